@@ -1,0 +1,83 @@
+"""The `samtl` command: parses, calls one function of the library, draws what comes back."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from samtl.errors import EXIT_INTERRUPTED, SamtlError
+
+from . import demo, embed, fit, listing
+from ._render import complain
+
+EXIT_BUG = 70  # sysexits' EX_SOFTWARE: Python's own 1 would pass for "done, with quarantined rows"
+
+app = typer.Typer(
+    name="samtl",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done; 1 done, with quarantined rows; 2 bad input or damage; 3 the store was made in "
+    "another way; 4 another process writes to it; 5 disk, device or network gave out; 130 stopped by Ctrl-C.",
+)
+app.command("embed")(embed.embed)
+app.command("fit-head")(fit.fit_head)
+app.command("info")(listing.info)
+app.command("ls")(listing.ls)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"samtl {version('samtl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find out how far a frozen Segment Anything encoder takes you on your remote-sensing images.
+
+    Embed once, then fit any head on any split:
+
+        samtl embed --dataset eurosat --device cuda
+
+        samtl fit-head --head mlp --split 0.2
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with the documented code."""
+    # Before torch loads its OpenMP: threads that spin at barriers fight the decoding thread for the cores, and one
+    # other busy process makes the encoder many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app()
+    except SamtlError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complain(
+            "stopped; whatever was committed before is kept, and the same command goes on from there"
+        )
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        sys.exit(5)
+    except Exception:
+        traceback.print_exc()
+        complain(
+            "this is a defect of samtl, not of your input; please report it with the lines above"
+        )
+        sys.exit(EXIT_BUG)

@@ -1,0 +1,5 @@
+"""`python -m samtl.cli` is `samtl`."""
+
+from . import main
+
+main()

@@ -1,0 +1,140 @@
+"""Everything that is drawn: messages, tables, progress."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+# In a log file, where a bar cannot move, this often a line.
+SECONDS_BETWEEN_LINES = 20
+
+
+def complain(message: str) -> None:
+    """Print why the command ends, on standard error."""
+    err.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
+
+
+def say(message: str, style: str = "") -> None:
+    """Print a line."""
+    out.print(Text(message, style=style), soft_wrap=True)
+
+
+def warn_untrained(weights: str) -> None:
+    """Print, beside every figure made with random weights, that they are."""
+    say(f"The encoder's weights are {weights}: its figures say nothing about SAM.", "yellow")
+
+
+def size(count: float) -> str:
+    """Write a number of bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Write a time span in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def facts(rows: Mapping[str, str]) -> None:
+    """Print names and values in two columns."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    out.print(table)
+
+
+def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Print a table; `right` names the columns of numbers."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)
+
+
+def write_json(path: Path | None, content: Mapping[str, object]) -> None:
+    """Write what was printed as one JSON object, if a file was asked for."""
+    if path is not None:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class EmbedBar:
+    """A progress bar for the encoder pass on a terminal, or a line now and then in a log."""
+
+    def __init__(self) -> None:
+        self._last_line = 0.0
+        self._bar = Progress(
+            TextColumn("embedding"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[written]} written"),
+            TextColumn("{task.fields[bad]}"),
+            console=err,
+            disable=not err.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=1, rate="", left="", written="0 B", bad="")
+
+    def __enter__(self) -> EmbedBar:
+        """Start to draw."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def line(self, message: str, style: str = "") -> None:
+        """Print a line above the bar."""
+        err.print(Text(message, style=style), soft_wrap=True)
+
+    def update(
+        self, done: int, total: int, rate: float, left: float | None, written: int, bad: int
+    ) -> None:
+        """Draw how far the pass is."""
+        cells = {
+            "rate": f"{rate:.2f} img/s" if rate else "",
+            "left": f"{duration(left)} left" if left is not None else "",
+            "written": size(written),
+            "bad": f"{bad} bad" if bad else "",
+        }
+        self._bar.update(self._task, completed=done, total=total)
+        self._bar.tasks[self._task].fields.update(cells)
+        now = time.monotonic()
+        if not err.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            told = ", ".join(
+                filter(
+                    None,
+                    [cells["rate"], cells["left"], f"{cells['written']} written", cells["bad"]],
+                )
+            )
+            self.line(f"embedding {done}/{total}: {told}")

@@ -1,0 +1,48 @@
+"""`samtl demo`: the whole way on generated images, offline, in about a minute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import _render as render
+from . import embed as embed_command
+from . import fit as fit_command
+from ._options import Json
+
+IMAGES_PER_CLASS = 30
+
+
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the store. [default: $SAMTL_CACHE or ./cache]", show_default=False
+        ),
+    ] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the runs. [default: $SAMTL_RUNS or ./runs]", show_default=False
+        ),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads."""
+    render.say(f"samtl embed --dataset synthetic:{IMAGES_PER_CLASS} --encoder tiny", "bold")
+    options = {"out": out}
+    result, stopped_by = embed_command.run(f"synthetic:{IMAGES_PER_CLASS}", "tiny", options)
+    embed_command.draw_result(result)
+    if stopped_by:
+        raise typer.Exit(stopped_by)
+    fits = []
+    for head in ("logreg", "mlp"):
+        render.say("")
+        render.say(f"samtl fit-head --head {head} --split 0.2 --cache {result.store}", "bold")
+        fits.append(fit_command.run(result.store, head, 0.2, 0, runs))
+        fit_command.draw(fits[-1])
+    render.write_json(
+        json, {"embed": result.to_json(), "fits": [fitted.to_json() for fitted in fits]}
+    )

@@ -1,0 +1,192 @@
+"""`samtl embed`: a dataset through a frozen encoder into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from samtl.errors import EXIT_QUARANTINED
+
+from . import _render as render
+from ._options import Json
+from ._signals import polite_stop
+
+if TYPE_CHECKING:
+    from samtl.embedding import EmbedResult, Event
+    from samtl.planning import Plan
+
+LISTED = 20  # bad images printed one by one; all of them are in the store and in --json
+
+
+def embed(
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="eurosat, synthetic[:N[:SEED]], or folder:PATH with one sub-folder per class."
+        ),
+    ] = "eurosat",
+    encoder: Annotated[str, typer.Option(help="See samtl ls encoders.")] = "sam_vit_b",
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the dataset's files are: a folder or zip; else they are downloaded.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="official, a FILE of the same architecture, or random:SEED for untrained weights. "
+            "[default: official, and random:0 for tiny]",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="What to compute in: auto, float32, bfloat16 or float16. auto is what the store was begun with, else "
+            "bfloat16 where the hardware multiplies it natively, else float32."
+        ),
+    ] = "auto",
+    tiers: Annotated[
+        str, typer.Option(help="What to keep: any of pooled, grid16, dense, separated by commas.")
+    ] = "pooled,grid16,dense",
+    limit: Annotated[
+        int | None,
+        typer.Option(help="At most so many images, a fixed random choice.", show_default=False),
+    ] = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            help="So many images of each class, a fixed random choice.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Images per encoder call: auto or a number.")
+    ] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The store (NAME.zarr), or the folder it goes into. [default: $SAMTL_CACHE or ./cache]",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and stop there.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Push every image through the frozen encoder, once, into a store; goes on where it was interrupted."""
+    options: dict[str, Any] = {
+        "root": root,
+        "checkpoint": checkpoint,
+        "device": device,
+        "dtype": dtype,
+        "tiers": [name.strip() for name in tiers.split(",")],
+        "limit": limit,
+        "per_class": per_class,
+        "batch_size": batch_size,
+        "out": out,
+    }
+    if dry_run:
+        from samtl.planning import plan as plan_of
+
+        plan = plan_of(dataset, encoder, **options)
+        draw_plan(plan)
+        render.write_json(json, plan.to_json())
+        return
+    result, stopped_by = run(dataset, encoder, options)
+    draw_result(result)
+    render.write_json(json, result.to_json())
+    if stopped_by:
+        raise typer.Exit(stopped_by)
+    if result.quarantined:
+        raise typer.Exit(EXIT_QUARANTINED)
+
+
+def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResult, int]:
+    """Embed with a progress bar; gives the result, and the exit code of the signal that ended it early or 0."""
+    from samtl import embedding
+    from samtl.planning import Plan
+
+    bar = render.EmbedBar()
+    told = 0
+
+    def show(event: Event) -> None:
+        nonlocal told
+        if isinstance(event, Plan):
+            draw_plan(event)
+        elif isinstance(event, embedding.Progress):
+            bar.update(
+                event.encoded,
+                event.pending_rows,
+                event.images_per_second,
+                event.seconds_left,
+                event.bytes_written,
+                event.quarantined,
+            )
+        else:
+            told += 1
+            if told <= LISTED:
+                bar.line(f"quarantined {event.sample_id}: {event.code}: {event.reason}", "yellow")
+
+    def announce() -> None:
+        bar.line("stopping after the block in flight; press Ctrl-C again to stop at once", "yellow")
+
+    with polite_stop(announce) as stop, bar:
+        result = embedding.embed(dataset, encoder, **options, on_event=show, should_stop=stop)
+    return result, stop.exit_code if result.interrupted else 0
+
+
+def draw_plan(plan: Plan) -> None:
+    """Print what a pass will do."""
+    todo = f"{plan.rows} rows"
+    if plan.resumes:
+        todo += (
+            f", {plan.pending_rows} of them still to do"
+            if plan.pending_rows
+            else ", nothing left to do"
+        )
+    kept = "  ".join(f"{tier} {render.size(count)}" for tier, count in plan.bytes_by_tier.items())
+    render.facts(
+        {
+            "store": str(plan.store),
+            "dataset": f"{plan.dataset}, {todo}",
+            "encoder": f"{plan.encoder}, weights {plan.weights}, {plan.compute_dtype} on {plan.device}, "
+            f"batches of {plan.batch_size}",
+            "size": kept,
+            "disk": f"{render.size(plan.bytes_to_write)} to write, {render.size(plan.bytes_free)} free",
+            "time": "known after the first batches" if plan.pending_rows else "none",
+            **({"note": plan.note} if plan.note else {}),
+        }
+    )
+
+
+def draw_result(result: EmbedResult) -> None:
+    """Print what a pass did."""
+    if result.encoded:
+        render.say(
+            f"{result.encoded} images in {render.duration(result.seconds)}: {result.images_per_second:.2f} img/s, "
+            f"{render.size(result.bytes_written)} written, peak memory {render.size(result.peak_memory)}"
+        )
+    if result.quarantined:
+        render.say(f"{len(result.quarantined)} of {result.rows} rows are quarantined:", "yellow")
+        for bad in result.quarantined[:LISTED]:
+            render.say(f"  {bad.sample_id}: {bad.code}: {bad.reason}", "yellow")
+        if len(result.quarantined) > LISTED:
+            render.say(
+                f"  and {len(result.quarantined) - LISTED} more; --json FILE lists all", "yellow"
+            )
+    if result.untrained:
+        render.warn_untrained(result.weights)
+    if result.interrupted:
+        done = result.rows - result.missing
+        render.say(
+            f"stopped with {done} of {result.rows} rows in {result.store}; the same command goes on from there",
+            "yellow",
+        )
+    else:
+        render.say(f"{result.rows} rows are in {result.store}")

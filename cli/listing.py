@@ -1,0 +1,113 @@
+"""`samtl info` and `samtl ls`: what a store holds, and what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samtl import registry
+from samtl.errors import EXIT_QUARANTINED, SamtlError, UnknownName
+
+from . import _render as render
+from ._options import Cache, Json
+
+
+def info(
+    store: Annotated[
+        Path | None, typer.Argument(help="A store; the same as --cache.", show_default=False)
+    ] = None,
+    cache: Cache = None,
+    json: Json = None,
+) -> None:
+    """Show what a store holds: rows, classes, arrays, encoder, identity."""
+    from samtl.store.find import locate
+    from samtl.store.reader import open_store
+
+    opened = open_store(locate(store or cache))
+    summary = opened.summary()
+    render.facts(
+        {
+            "store": str(opened.path),
+            "dataset": opened.dataset,
+            "rows": f"{summary.rows}: {summary.ok} embedded, {len(summary.quarantined)} quarantined, "
+            f"{summary.missing} missing",
+            "classes": ", ".join(f"{name} {n}" for name, n in summary.per_class.items()),
+            "encoder": f"{opened.encoder}, weights {opened.weights}, computed in {opened.identity['compute_dtype']}",
+            "fingerprint": opened.fingerprint,
+            "snapshot": opened.snapshot,
+            **({"note": opened.note} if opened.note else {}),
+        }
+    )
+    render.grid(
+        ("array", "shape", "dtype", "rows", "on disk"),
+        [
+            (a.name, " x ".join(map(str, a.shape)), a.dtype, str(a.rows), render.size(a.bytes))
+            for a in summary.arrays
+        ],
+        right=(3, 4),
+    )
+    for bad in summary.quarantined:
+        render.say(f"quarantined {bad.sample_id}: {bad.code}: {bad.reason}", "yellow")
+    if opened.untrained:
+        render.warn_untrained(opened.weights)
+    if summary.missing:
+        render.say(f"{summary.missing} rows are missing: run samtl embed again to go on", "yellow")
+    render.write_json(json, summary.to_json())
+    if summary.quarantined:
+        raise typer.Exit(EXIT_QUARANTINED)
+
+
+def ls(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="datasets, encoders, heads or stores; all of them by default.", show_default=False
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where to look for stores.", show_default=False)
+    ] = None,
+) -> None:
+    """List the datasets, encoders, heads and stores there are."""
+    kinds = (*registry.KINDS, "stores")
+    if kind is not None and kind not in kinds:
+        raise UnknownName("kind of thing", kind, kinds)
+    for shown in kinds if kind is None else (kind,):
+        if kind is None:
+            render.say(shown, "bold")
+        if shown == "stores":
+            _ls_stores(cache)
+        else:
+            render.grid(("name", "what"), list(registry.names(shown).items()))
+        if kind is None:
+            render.say("")
+
+
+def _ls_stores(cache: Path | None) -> None:
+    from samtl.store.find import cache_folder, stores_in
+    from samtl.store.reader import open_store
+
+    folder = cache or cache_folder()
+    rows = []
+    for path in stores_in(folder):
+        try:
+            store = open_store(path)
+        except SamtlError as error:  # one damaged store must not hide the others
+            rows.append((str(path), "", "", "", f"cannot be opened: {error}"))
+            continue
+        s = store.summary()
+        rows.append(
+            (
+                str(path),
+                f"{s.rows - s.missing}/{s.rows}",
+                ",".join(store.tiers),
+                render.size(s.bytes),
+                store.weights,
+            )
+        )
+    if rows:
+        render.grid(("store", "rows", "tiers", "on disk", "weights"), rows, right=(1, 3))
+    else:
+        render.say(f"no stores in {folder}; samtl embed makes one")

@@ -1,0 +1,63 @@
+"""samtl: how far a frozen Segment Anything encoder takes you on your remote-sensing images.
+
+The same verbs as on the command line::
+
+    import samtl
+
+    result = samtl.embed("eurosat", "sam_vit_b", device="cuda")
+    store = samtl.open(result.store)
+    run = samtl.fit_head(store, head="mlp", split=0.2)
+
+Names are imported when they are first used: `import samtl` loads neither torch nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samtl.datasets import Dataset as Dataset
+    from samtl.embedding import EmbedResult as EmbedResult
+    from samtl.embedding import embed as embed
+    from samtl.errors import SamtlError as SamtlError
+    from samtl.fit import FitResult as FitResult
+    from samtl.fit import fit_head as fit_head
+    from samtl.store.reader import Store as Store
+    from samtl.store.reader import open_store as open
+
+_PUBLIC = {
+    "embed": ("samtl.embedding", "embed"),
+    "open": ("samtl.store.reader", "open_store"),
+    "fit_head": ("samtl.fit", "fit_head"),
+    "Dataset": ("samtl.datasets", "Dataset"),
+    "Store": ("samtl.store.reader", "Store"),
+    "EmbedResult": ("samtl.embedding", "EmbedResult"),
+    "FitResult": ("samtl.fit", "FitResult"),
+    "SamtlError": ("samtl.errors", "SamtlError"),
+}
+__all__ = [
+    "Dataset",
+    "EmbedResult",
+    "FitResult",
+    "SamtlError",
+    "Store",
+    "embed",
+    "fit_head",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("samtl")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'samtl' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC, "__version__"])

@@ -1,0 +1,57 @@
+"""Datasets: what there is, by name, and what all of them look like to the rest of samtl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samtl import registry
+from samtl.datasets._base import Dataset, Reader, shuffled, subset
+from samtl.errors import InputError
+
+__all__ = ["resolve", "shuffled", "subset", "Dataset", "Reader"]
+
+
+def resolve(
+    spec: str | Dataset, root: str | Path | None = None, *, download: bool = True
+) -> Dataset:
+    """Find a dataset by its name and list it.
+
+    Parameters
+    ----------
+    spec : str or Dataset
+        `NAME` or `NAME:ARGUMENT`, such as `eurosat`, `folder:PATH` or `synthetic:100`; a dataset is
+        given back as it is.
+    root : str or Path, optional
+        Where the data lie, for datasets that are files.
+    download : bool
+        Whether a dataset that is not on this machine may be fetched.
+
+    Returns
+    -------
+    Dataset
+        In natural order: class by class, files by number. Nothing is decoded yet.
+
+    Raises
+    ------
+    UnknownName
+        Where no dataset has that name.
+    InputError
+        Where the data are missing or not laid out as expected.
+    ResourceError
+        Where a download fails.
+    """
+    if isinstance(spec, Dataset):
+        if root is not None:
+            raise InputError(f"a ready dataset was given, {spec.name!r}; it takes no root")
+        return spec
+    if not isinstance(spec, str):
+        raise InputError(f"a dataset is named by text or is a Dataset, got {type(spec).__name__}")
+    name, colon, argument = spec.partition(":")
+    if name not in registry.names("datasets") and Path(spec).is_dir():
+        raise InputError(
+            f"no dataset is called {spec!r}, but a folder is: read it with folder:{spec}"
+        )
+    module = registry.load("datasets", name)
+    where = None if root is None else Path(root).expanduser()
+    dataset: Dataset = module.open_dataset(argument if colon else None, where, download)
+    return dataset

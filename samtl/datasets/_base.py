@@ -1,0 +1,110 @@
+"""What a dataset is to the rest of samtl: ids, labels, and the bytes of each image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from samtl.errors import InputError
+
+
+class Reader(Protocol):
+    """Gives the encoded bytes of one image."""
+
+    def __call__(self, sample_id: str) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, listed but not yet read.
+
+    Attributes
+    ----------
+    name : str
+        What stores made from it are called and what they are checked against; never a path.
+    classes : tuple of str
+        Class names; a label is an index into them.
+    sample_ids : tuple of str
+        One for each image: its path relative to the dataset's root, with `/`, unique.
+    labels : tuple of int
+        Class index of each image, -1 where there is none.
+    read : callable
+        `read(sample_id)` gives the image file's bytes. Thread-safe. Raises `OSError` or
+        `InputError` for an image that cannot be read; the caller quarantines it.
+    note : str
+        What a reader of figures made from it must know, or "".
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    sample_ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    read: Reader
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+def shuffled(dataset: Dataset) -> Dataset:
+    """Put the images in an order that mixes classes and depends on nothing but their ids.
+
+    Rows of a store are in this order (sha256 of the id): neighbours are of different classes, an
+    interrupted pass is a fair sample of the whole, and training can read blocks in sequence.
+    Subsets taken from its start nest.
+    """
+    order = sorted(
+        range(len(dataset)), key=lambda i: hashlib.sha256(dataset.sample_ids[i].encode()).digest()
+    )
+    return _take(dataset, order)
+
+
+def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = None) -> Dataset:
+    """Take the first images: `per_class` of each class, then at most `limit` in all.
+
+    Given a shuffled dataset, subsets of growing size nest. Classes keep their names and labels.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    limit : int, optional
+        At most this many images in all.
+    per_class : int, optional
+        Exactly this many images of each class. Images without a label are left out.
+
+    Raises
+    ------
+    InputError
+        Where a count is below 1, or a class has fewer than `per_class` images.
+    """
+    for option, count in (("--limit", limit), ("--per-class", per_class)):
+        if count is not None and count < 1:
+            raise InputError(f"{option} must be at least 1, got {count}")
+    rows = list(range(len(dataset)))
+    if per_class is not None:
+        seen = [0] * len(dataset.classes)
+        kept = []
+        for i in rows:
+            label = dataset.labels[i]
+            if label >= 0 and seen[label] < per_class:
+                seen[label] += 1
+                kept.append(i)
+        short = {name: n for name, n in zip(dataset.classes, seen, strict=True) if n < per_class}
+        if short:
+            have = ", ".join(f"{name} has {n}" for name, n in short.items())
+            raise InputError(
+                f"--per-class {per_class} needs that many images of every class, but {have}; "
+                f"use --per-class {min(short.values())} or less"
+            )
+        rows = kept
+    return _take(dataset, rows[:limit])
+
+
+def _take(dataset: Dataset, rows: Sequence[int]) -> Dataset:
+    return replace(
+        dataset,
+        sample_ids=tuple(dataset.sample_ids[i] for i in rows),
+        labels=tuple(dataset.labels[i] for i in rows),
+    )

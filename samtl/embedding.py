@@ -1,0 +1,489 @@
+"""The encoder pass: a dataset through a frozen encoder into a store, once.
+
+Decoding and resizing (threads), encoding (this thread) and writing (one thread) overlap. The unit
+of progress is a block of 16 rows: what is interrupted goes on at the first block that is not committed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import itertools
+import os
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl import registry
+from samtl.datasets import Dataset
+from samtl.errors import InputError, ResourceError
+from samtl.images import BadImage, decode, statistics
+from samtl.planning import STORED_DTYPES, TIERS, Job, Plan, prepare
+from samtl.preprocess import resize_longest_side
+from samtl.store.fingerprint import Fingerprint
+from samtl.store.layout import BLOCK_ROWS
+from samtl.store.log import OK, QUARANTINED
+from samtl.store.reader import Quarantined, open_store
+from samtl.store.writer import StoreWriter, open_writer
+
+if TYPE_CHECKING:
+    from samtl.encoders.sam import Encoder
+
+WRITES_AHEAD = 2  # blocks that may wait for the disk: 32 MiB of `embeddings` each
+SPARE = 1.02  # of the bytes to be written, for folders and records
+
+_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+}
+_OUT_OF_RESOURCES = _DISK - {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a pass is.
+
+    Attributes
+    ----------
+    encoded : int
+        Rows encoded by this pass.
+    pending_rows : int
+        Rows that it has to encode in all.
+    bytes_written : int
+        Committed to disk so far.
+    quarantined : int
+        Images of this pass that could not be used.
+    images_per_second : float
+        Since the end of the first batch, which warms up; 0 until then.
+    seconds_left : float or None
+        None until there is a rate.
+    """
+
+    encoded: int
+    pending_rows: int
+    bytes_written: int
+    quarantined: int
+    images_per_second: float
+    seconds_left: float | None
+
+
+Event = Plan | Progress | Quarantined
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What a pass did.
+
+    Attributes
+    ----------
+    store : Path
+    fingerprint, snapshot : str
+        Identity of the store's rows, and of what is committed now.
+    weights : str
+        What the encoder's weights are.
+    untrained : bool
+        True where they are random numbers.
+    rows, encoded, missing : int
+        Rows of the store; encoded by this pass; still to be encoded after it.
+    quarantined : tuple of Quarantined
+        All of the store's, not only of this pass.
+    bytes_written : int
+    seconds : float
+        From the first image to the last commit.
+    images_per_second : float
+    peak_memory : int
+        The process's largest resident size so far, in bytes.
+    interrupted : bool
+    plan : Plan
+    """
+
+    store: Path
+    fingerprint: str
+    snapshot: str
+    weights: str
+    untrained: bool
+    rows: int
+    encoded: int
+    missing: int
+    quarantined: tuple[Quarantined, ...]
+    bytes_written: int
+    seconds: float
+    images_per_second: float
+    peak_memory: int
+    interrupted: bool
+    plan: Plan
+
+    def to_json(self) -> dict[str, object]:
+        """Give the result as JSON values, the plan's fields beside its own."""
+        content = asdict(self)
+        return {**content.pop("plan"), **content, "store": str(self.store)}
+
+
+def embed(
+    dataset: str | Dataset = "eurosat",
+    encoder: str = "sam_vit_b",
+    *,
+    root: str | Path | None = None,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    tiers: Sequence[str] = TIERS,
+    limit: int | None = None,
+    per_class: int | None = None,
+    batch_size: int | str = "auto",
+    out: str | Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> EmbedResult:
+    """Push every image of a dataset through a frozen encoder and keep the embeddings.
+
+    Where the store exists already, only what it lacks is computed: the rest of an interrupted pass, or further tiers.
+
+    Parameters
+    ----------
+    dataset : str or Dataset
+        A name that `samtl ls datasets` shows, `folder:PATH`, or a dataset of your own.
+    encoder : str
+        A name that `samtl ls encoders` shows.
+    root : str or Path, optional
+        Where the dataset's files are.
+    checkpoint : str, optional
+        `official`, a file, or `random:SEED` for untrained weights.
+    device : str
+        `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+    dtype : str
+        What to compute in: `auto`, `float32`, `bfloat16` or `float16`. `auto` is what the store was
+        begun with, if it was; else bfloat16 where the hardware multiplies it natively, else float32.
+    tiers : sequence of {"pooled", "grid16", "dense"}
+    limit, per_class : int, optional
+        Take only some images, at random but the same ones each time: see `samtl.datasets.subset`.
+    batch_size : int or "auto"
+    out : str or Path, optional
+        The store; a path that does not end in `.zarr` is the folder in which it gets its usual name.
+    on_event : callable, optional
+        Called with a `Plan`, then `Progress` after each batch, and `Quarantined` for each image that cannot be used.
+    should_stop : callable, optional
+        Asked between batches; where it says True, the pass ends after the block in flight.
+
+    Returns
+    -------
+    EmbedResult
+
+    Raises
+    ------
+    InputError
+        For an argument, dataset or checkpoint that is not what it must be.
+    MismatchError
+        Where the store was made with another encoder, preprocessing or dataset.
+    LockedError
+        Where another process writes to the store.
+    ResourceError
+        Where the disk or the device gives out; what was committed stays.
+    """
+    tell = on_event or (lambda event: None)
+    job = prepare(
+        dataset, encoder, root=root, checkpoint=checkpoint, device=device, dtype=dtype, tiers=tiers,
+        limit=limit, per_class=per_class, batch_size=batch_size, out=out,
+    )  # fmt: skip
+    tell(job.plan)
+    if job.plan.bytes_to_write * SPARE > job.plan.bytes_free:
+        raise ResourceError(
+            f"{job.plan.store} needs {job.plan.bytes_to_write / 2**30:.2f} GiB more, but its disk has "
+            f"{job.plan.bytes_free / 2**30:.2f} GiB free: free some, choose another disk with --out, or keep less "
+            "with --tiers pooled,grid16"
+        )
+    model = registry.load("encoders", encoder).Encoder(encoder, checkpoint, device, job.dtype)
+    try:
+        return _run(job, model, tell, should_stop)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise ResourceError(
+            f"the disk of {job.plan.store} gave out: {error.strerror}. What was committed before is kept; "
+            "make room or mend it, then run the same command again to go on"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """One image, ready for the encoder, or what was wrong with it."""
+
+    row: int
+    image_sha256: str
+    pixels: NDArray[np.uint8] | None = None
+    original_size: tuple[int, int] = (0, 0)
+    image_stats: NDArray[np.float32] | None = None
+    code: str = ""
+    reason: str = ""
+
+
+def _decode(dataset: Dataset, row: int, image_size: int) -> _Decoded:
+    """Read, decode, measure and resize one image; runs in several threads at once."""
+    digest = ""
+    try:
+        data = dataset.read(dataset.sample_ids[row])
+        digest = hashlib.sha256(data).hexdigest()
+        pixels = decode(data)
+    except BadImage as bad:
+        return _Decoded(row, digest, code=bad.code, reason=str(bad))
+    except (OSError, InputError) as error:
+        if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+            raise ResourceError(
+                f"reading {dataset.sample_ids[row]} failed: {error.strerror}"
+            ) from error
+        return _Decoded(row, digest, code="unreadable", reason=str(error))
+    return _Decoded(
+        row,
+        digest,
+        resize_longest_side(pixels, image_size),
+        (pixels.shape[0], pixels.shape[1]),
+        statistics(pixels),
+    )
+
+
+def _ahead(
+    work: Callable[[int], _Decoded], rows: Iterator[int], workers: int, depth: int
+) -> Iterator[_Decoded]:
+    """Map over rows in order, in threads, with at most `depth` results waiting."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        waiting = deque(pool.submit(work, row) for row in itertools.islice(rows, depth))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(work, row) for row in itertools.islice(rows, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass
+class _Block:
+    """The rows of a block as they come from the encoder."""
+
+    number: int
+    rows: range
+    arrays: dict[str, list[object]]
+    status: list[str] = field(default_factory=list)
+    reasons: dict[int, str] = field(default_factory=dict)
+    images: list[str] = field(default_factory=list)
+
+
+def _run(
+    job: Job, model: Encoder, tell: Callable[[Event], None], should_stop: Callable[[], bool]
+) -> EmbedResult:
+    weights = model.weights
+    fingerprint = Fingerprint(
+        model.name,
+        weights.sha256,
+        model.preprocessing.to_dict(),
+        model.preprocessing.image_size,
+        model.compute_dtype,
+        STORED_DTYPES,
+    )
+    about = {"weights": weights.description, "untrained": weights.untrained}
+    with open_writer(
+        job.plan.store, fingerprint, about, job.rows, job.columns, job.arrays
+    ) as writer:
+        done = _Pass(job, model, writer, tell, should_stop)
+        done.run()
+        store = open_store(job.plan.store)
+    return EmbedResult(
+        store=job.plan.store,
+        fingerprint=store.fingerprint,
+        snapshot=store.snapshot,
+        weights=weights.description,
+        untrained=weights.untrained,
+        rows=len(store),
+        encoded=done.encoded,
+        missing=store.missing,
+        quarantined=store.quarantined,
+        bytes_written=done.bytes_written,
+        seconds=done.seconds,
+        images_per_second=done.encoded / done.seconds if done.seconds else 0.0,
+        peak_memory=peak_memory(),
+        interrupted=done.interrupted,
+        plan=job.plan,
+    )
+
+
+class _Pass:
+    """One pass over the blocks that are not committed."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: Encoder,
+        writer: StoreWriter,
+        tell: Callable[[Event], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.job, self.model, self.writer = job, model, writer
+        self.tell, self.should_stop = tell, should_stop
+        self.encoded = self.bytes_written = self.bad = 0
+        self.seconds = 0.0
+        self.interrupted = False
+        self._started = self._warm = 0.0
+        self._warm_rows = 0
+        self._writes: deque[Future[int]] = deque()
+        self._about = _environment(job.plan)
+
+    def run(self) -> None:
+        """Encode and commit, block after block."""
+        pending = [b for b in range(self.writer.blocks) if self.writer.missing(b)]
+        rows = (row for block in pending for row in self.writer.block_rows(block))
+        size = self.model.preprocessing.image_size
+        on_cpu = self.job.plan.device == "cpu"
+        # On a CPU the encoder has the cores; one thread keeps ahead of it easily.
+        workers = 1 if on_cpu else min(32, os.cpu_count() or 1)
+        decoded = _ahead(
+            lambda row: _decode(self.job.dataset, row, size),
+            rows,
+            workers,
+            depth=self.job.plan.batch_size + 2 * workers,
+        )
+        block: _Block | None = None
+        self._started = time.monotonic()
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
+            while True:
+                stopping = self.should_stop()
+                if stopping and block is None:
+                    self.interrupted = True
+                    break
+                # When stopping, only what the block in flight still lacks.
+                room = len(block.rows) - len(block.status) if block and stopping else None
+                batch = list(itertools.islice(decoded, room or self.job.plan.batch_size))
+                if not batch:
+                    break
+                for item, arrays in zip(batch, self._encode(batch), strict=True):
+                    block = block or self._new_block(item.row)
+                    self._add(block, item, arrays)
+                    if len(block.status) == len(block.rows):
+                        self._commit(disk, block)
+                        block = None
+                self._advance(len(batch))
+            while self._writes:
+                self.bytes_written += self._writes.popleft().result()
+        decoded.close()  # type: ignore[attr-defined]
+        self.seconds = time.monotonic() - self._started
+        self._report()
+
+    def _encode(self, batch: Sequence[_Decoded]) -> list[dict[str, NDArray[Any]] | None]:
+        """Give each image's arrays, or None where there was no image or no finite result."""
+        good = [item.pixels for item in batch if item.pixels is not None]
+        outputs = self.model.encode(good, self.job.plan.tiers) if good else {}
+        position = itertools.count()
+        found: list[dict[str, NDArray[Any]] | None] = []
+        for item in batch:
+            if item.pixels is None:
+                found.append(None)
+                continue
+            i = next(position)
+            arrays = {name: output[i] for name, output in outputs.items()}
+            finite = all(bool(np.isfinite(array).all()) for array in arrays.values())
+            found.append(arrays if finite else None)
+        return found
+
+    def _new_block(self, row: int) -> _Block:
+        number = row // BLOCK_ROWS
+        return _Block(
+            number,
+            self.writer.block_rows(number),
+            {name: [] for name in self.writer.missing(number)},
+        )
+
+    def _add(
+        self, block: _Block, item: _Decoded, arrays: Mapping[str, NDArray[Any]] | None
+    ) -> None:
+        code, reason = item.code, item.reason
+        if item.pixels is not None and arrays is None:
+            code, reason = "nonfinite", "the encoder gave NaN or infinity for this image"
+        earlier = self.writer.earlier_images(block.number)
+        if earlier and earlier[len(block.status)] != item.image_sha256:
+            code = "changed"
+            reason = "the image is not the one that this row's other arrays were made from"
+        row: dict[str, object] = {
+            **(arrays or {}),
+            "image_stats": item.image_stats,
+            "original_size": item.original_size,
+        }
+        if code:
+            row = {name: self.writer.specs[name].empty_row() for name in block.arrays}
+            quarantined = Quarantined(item.row, self.job.rows.sample_ids[item.row], code, reason)
+            block.reasons[item.row] = reason
+            self.bad += 1
+            self.tell(quarantined)
+        # What is known without the image is kept even where there is none.
+        row |= {
+            "label": self.job.rows.labels[item.row],
+            "sample_id": self.job.rows.sample_ids[item.row],
+        }
+        for name, values in block.arrays.items():
+            values.append(row[name])
+        block.status.append(QUARANTINED + code if code else OK)
+        block.images.append(item.image_sha256)
+
+    def _commit(self, disk: ThreadPoolExecutor, block: _Block) -> None:
+        """Hand a block to the writing thread, waiting where the disk is behind."""
+        while len(self._writes) >= WRITES_AHEAD:
+            self.bytes_written += self._writes.popleft().result()
+        self._writes.append(disk.submit(self._write, block))
+
+    def _write(self, block: _Block) -> int:
+        record = self.writer.write_block(
+            block.number, block.arrays, block.status, block.reasons, block.images, self._about
+        )
+        return sum(file.size for file in record.files.values())
+
+    def _advance(self, rows: int) -> None:
+        self.encoded += rows
+        if not self._warm:
+            self._warm, self._warm_rows = time.monotonic(), self.encoded
+        while self._writes and self._writes[0].done():
+            self.bytes_written += self._writes.popleft().result()
+        self._report()
+
+    def _report(self) -> None:
+        since = self.encoded - self._warm_rows
+        rate = since / (time.monotonic() - self._warm) if since else 0.0
+        left = self.job.plan.pending_rows - self.encoded
+        self.tell(
+            Progress(
+                self.encoded,
+                self.job.plan.pending_rows,
+                self.bytes_written,
+                self.bad,
+                rate,
+                left / rate if rate else None,
+            )
+        )
+
+
+def peak_memory() -> int:
+    """Give the largest resident size that this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _environment(plan: Plan) -> dict[str, object]:
+    """What is worth knowing about how a row was made, though it is not identity."""
+    packages = ("samtl", "torch", "segment-anything", "numpy", "pillow")
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": plan.device,
+        "batch_size": plan.batch_size,
+    }

@@ -1,0 +1,65 @@
+"""Which device and which compute dtype an encoder runs in."""
+
+from __future__ import annotations
+
+import torch
+
+from samtl.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that is there.
+
+    `auto` takes the first of CUDA, MPS and the CPU that exists.
+
+    Raises
+    ------
+    InputError
+        For another word, or a device that this machine or this torch does not have.
+    """
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+        raise InputError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if kind == "cuda" and not has_cuda:
+        built = torch.version.cuda is not None
+        why = "no usable NVIDIA GPU was found" if built else "this torch was built without CUDA"
+        raise InputError(f"--device {name} needs CUDA, but {why}; use --device cpu or auto")
+    if kind == "mps" and not has_mps:
+        raise InputError("--device mps needs an Apple GPU, and there is none; use --device cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device {name} does not exist: CUDA sees {torch.cuda.device_count()} device(s)"
+        )
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn `auto`, `float32`, `bfloat16` or `float16` into a compute dtype.
+
+    `auto` is bfloat16 where the hardware multiplies it natively, else float32: elsewhere it is emulated and slower.
+
+    Raises
+    ------
+    InputError
+        For another word.
+    """
+    if name == "auto":
+        return torch.bfloat16 if _native_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # AVX-512 alone would emulate it. Older torch cannot tell: then float32 is the safe answer.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return False

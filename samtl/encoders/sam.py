@@ -1,0 +1,242 @@
+"""SAM's image encoder (Kirillov et al. 2023) at its three published sizes, and a tiny one of the same architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from samtl.encoders import _tiers
+from samtl.encoders._attention import attend
+from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.encoders._modeling import modeling
+from samtl.encoders._weights import Official, Weights, load_weights
+from samtl.errors import ResourceError
+from samtl.preprocess import PATCH, PIXEL_MEAN, PIXEL_STD, Preprocessing, valid_tokens
+
+NAMES = {
+    "sam_vit_b": "SAM ViT-B: 768 wide, 12 deep, 90 M parameters, checkpoint of 375 MB",
+    "sam_vit_l": "SAM ViT-L: 1024 wide, 24 deep, 308 M parameters, checkpoint of 1.2 GB",
+    "sam_vit_h": "SAM ViT-H: 1280 wide, 32 deep, 637 M parameters, checkpoint of 2.6 GB",
+    "tiny": "SAM's architecture, 192 wide and 6 deep, with untrained seeded weights: no download",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Numbers that make an architecture; `taps` are the blocks with global attention."""
+
+    width: int
+    depth: int
+    heads: int
+    taps: tuple[int, ...]
+    official: Official | None
+    default_checkpoint: str = "official"
+
+
+VARIANTS = {
+    "sam_vit_b": Variant(
+        768, 12, 12, (2, 5, 8, 11),
+        Official(
+            "sam_vit_b_01ec64.pth", 375042383,
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        ),
+    ),
+    "sam_vit_l": Variant(
+        1024, 24, 16, (5, 11, 17, 23),
+        Official(
+            "sam_vit_l_0b3195.pth", 1249524607,
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        ),
+    ),
+    "sam_vit_h": Variant(
+        1280, 32, 16, (7, 15, 23, 31),
+        Official(
+            "sam_vit_h_4b8939.pth", 2564550879,
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        ),
+    ),
+    "tiny": Variant(192, 6, 3, (2, 5), None, default_checkpoint="random:0"),
+}  # fmt: skip
+
+
+def build(name: str, image_size: int = 1024) -> nn.Module:
+    """Build the plain `ImageEncoderViT` of a name, as `segment_anything.build_sam` does; weights are not set."""
+    variant = VARIANTS[name]
+    return modeling().ImageEncoderViT(  # type: ignore[no-any-return]
+        img_size=image_size,
+        patch_size=PATCH,
+        embed_dim=variant.width,
+        depth=variant.depth,
+        num_heads=variant.heads,
+        norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
+        use_rel_pos=True,
+        window_size=14,
+        global_attn_indexes=variant.taps,
+        out_chans=_tiers.CHANNELS,
+    )
+
+
+class Encoder:
+    """A frozen encoder on a device, from resized pixels to the arrays that a store keeps.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+    checkpoint : str, optional
+        `official`, `random:SEED` or a file; by default what the variant says.
+    device : str
+        `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+    dtype : str
+        `auto`, `float32`, `bfloat16` or `float16`: what the encoder computes in.
+
+    Attributes
+    ----------
+    weights : Weights
+        What they are, whether they are untrained, and the digest over the tensors.
+    columns : tuple of str
+        Names of the columns of `pooled`.
+    preprocessing : Preprocessing
+        What `encode` expects to have been done to the pixels, and does itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        variant = VARIANTS[name]
+        self.name = name
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
+        self.preprocessing = Preprocessing()
+        model = build(name, self.preprocessing.image_size)
+        self.weights: Weights = load_weights(
+            model, checkpoint or variant.default_checkpoint, variant.official, name
+        )
+        self.columns = _tiers.pooled_columns(variant.taps, variant.width)
+        self._taps = variant.taps
+        try:
+            self._model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(f"{name} does not fit in the memory of {self.device}") from error
+        self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
+
+    @property
+    def compute_dtype(self) -> str:
+        """The compute dtype's name, such as "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @torch.inference_mode()
+    def encode(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str] = _tiers.TIERS
+    ) -> dict[str, NDArray[np.float16] | NDArray[np.float32]]:
+        """Encode a batch of images.
+
+        Parameters
+        ----------
+        pixels : sequence of ndarray of uint8, (h, w, 3)
+            RGB, the longest side resized to `preprocessing.image_size`; sizes may differ between images.
+        tiers : sequence of {"pooled", "grid16", "dense"}
+
+        Returns
+        -------
+        dict
+            For the tiers asked for: `pooled` float32 (batch, columns), `grid16` float16 (batch, 256, side / 4,
+            side / 4), `embeddings` float16 (batch, 256, side, side), where side = image_size / 16.
+
+        Raises
+        ------
+        ResourceError
+            Where one image alone does not fit in the device's memory. A larger batch is halved instead.
+        """
+        try:
+            return self._encode(pixels, tiers)
+        except torch.OutOfMemoryError as error:
+            if len(pixels) == 1:
+                raise ResourceError(
+                    f"one image through {self.name} does not fit in the memory of {self.device}; "
+                    "use --dtype bfloat16, a smaller encoder or --device cpu"
+                ) from error
+        half = (
+            len(pixels) // 2
+        )  # after the except block, so that the failed attempt's tensors are gone
+        parts = [self.encode(part, tiers) for part in (pixels[:half], pixels[half:])]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def _encode(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
+    ) -> dict[str, NDArray[np.float16] | NDArray[np.float32]]:
+        size = self.preprocessing.image_size
+        tokens = [valid_tokens(image.shape[0], image.shape[1], size) for image in pixels]
+        mask = _tiers.validity(tokens, size // PATCH, self.device)
+        output, block_means = self._forward(self._normalised(pixels), mask)
+        dense = output.to(torch.float16)
+        kept: dict[str, Tensor] = {}
+        if "pooled" in tiers:
+            kept["pooled"] = _tiers.pooled(dense, block_means, mask)
+        if "grid16" in tiers:
+            kept["grid16"] = _tiers.grid16(dense, mask)
+        if "dense" in tiers:
+            kept["embeddings"] = dense
+        return {name: tensor.contiguous().cpu().numpy() for name, tensor in kept.items()}
+
+    def _normalised(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Normalise in float32, then pad with zeros: (batch, 3, size, size) in the compute dtype."""
+        size = self.preprocessing.image_size
+        batch = torch.zeros(len(pixels), 3, size, size, dtype=self.dtype, device=self.device)
+        for square, image in zip(batch, pixels, strict=True):
+            # A copy, since Pillow's buffers are read-only and torch warns about those.
+            raw = torch.from_numpy(image.copy()).to(self.device).permute(2, 0, 1)
+            square[:, : image.shape[0], : image.shape[1]] = (raw - self._mean) / self._std
+        return batch
+
+    def _forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run `ImageEncoderViT.forward`, keeping the means of the tapped blocks on the way.
+
+        Returns the output (batch, 256, side, side) and one (batch, width) float32 mean for each tap.
+        """
+        model = self._model
+        x = model.patch_embed(x)  # type: ignore[operator]
+        x = x + model.pos_embed  # type: ignore[operator]  # (batch, side, side, width)
+        means = []
+        for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
+            x = _block(block, x)
+            if index in self._taps:
+                means.append(_tiers.masked_mean(x.permute(0, 3, 1, 2), mask))
+        return model.neck(x.permute(0, 3, 1, 2)), means  # type: ignore[operator]
+
+
+def _block(block: nn.Module, x: Tensor) -> Tensor:
+    """Run `segment_anything`'s `Block.forward` with the attention of `_attention`."""
+    inside = block.norm1(x)  # type: ignore[operator]
+    window: int = block.window_size  # type: ignore[assignment]
+    if window == 0:
+        inside = attend(block.attn, inside)  # type: ignore[arg-type]
+    else:
+        tools = modeling().image_encoder
+        size = inside.shape[1:3]
+        inside, padded = tools.window_partition(inside, window)
+        inside = attend(block.attn, inside)  # type: ignore[arg-type]
+        inside = tools.window_unpartition(inside, window, padded, size)
+    x = x + inside
+    return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return,operator]
+
+
+def columns(name: str) -> tuple[str, ...]:
+    """Name the columns of `pooled` that an encoder gives, without loading it."""
+    variant = VARIANTS[name]
+    return _tiers.pooled_columns(variant.taps, variant.width)
+
+
+def default_checkpoint(name: str) -> str:
+    """Say which weights an encoder has where none are asked for."""
+    return VARIANTS[name].default_checkpoint

@@ -1,0 +1,89 @@
+"""Every error that a user can cause, with the exit code that the command line ends with.
+
+::
+
+    SamtlError                 anything samtl reports itself
+    ├── InputError         2   an argument, a file or a dataset is not what it must be
+    │   ├── UnknownName    2   no dataset, encoder or head of that name
+    │   └── DamageError    2   a store holds something other than what its records say
+    ├── MismatchError      3   the store was made with another fingerprint or dataset
+    ├── LockedError        4   another process is writing to the store
+    └── ResourceError      5   disk, device or network gave out
+
+Each message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+# Beside the codes above: done, done with quarantined rows, and the shell's own code for Ctrl-C.
+EXIT_DONE = 0
+EXIT_QUARANTINED = 1
+EXIT_INTERRUPTED = 130
+
+
+class SamtlError(Exception):
+    """Base of all errors that samtl raises on purpose.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line exits with when this error ends it.
+    """
+
+    exit_code = 2
+
+
+class InputError(SamtlError):
+    """An argument, a file or a dataset is not what it must be."""
+
+
+class UnknownName(InputError, LookupError):
+    """A name that nothing goes by; the message offers the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = list(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        super().__init__(f"no {kind} is called {name!r}: {hint}known are {', '.join(names)}")
+        self.nearest = near
+
+
+class DamageError(InputError):
+    """Bytes in a store differ from what its commit records say."""
+
+
+class MismatchError(SamtlError):
+    """A store was made in another way than the one asked for.
+
+    Parameters
+    ----------
+    message : str
+        What was compared and what to do.
+    differences : sequence of (field, stored, wanted)
+        One entry for each field that differs, as printable text.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, differences: Sequence[tuple[str, str, str]]) -> None:
+        lines = [
+            f"  {field}: the store has {have}, asked for is {want}"
+            for field, have, want in differences
+        ]
+        super().__init__("\n".join([message, *lines]))
+        self.differences = list(differences)
+
+
+class LockedError(SamtlError):
+    """Another process is writing to the store."""
+
+    exit_code = 4
+
+
+class ResourceError(SamtlError):
+    """The disk, the device or the network gave out."""
+
+    exit_code = 5

@@ -1,0 +1,315 @@
+"""Image files as pixels: JPEG, PNG, WebP, TIFF or BMP bytes, from anyone, to 8-bit RGB.
+
+What comes out is the pixels as they are stored. Orientation tags are not applied: a tile's labels
+and masks are aligned with its stored rows and columns. Alpha is dropped, not blended; of animations
+and multi-page files the first image counts. A file that decodes is not thereby undamaged (a JPEG
+with a flipped bit usually decodes), so whoever needs integrity hashes the bytes.
+
+Pillow's plugins are opened directly, not through `PIL.Image.open`: that warns about large images
+before its caller can look at their size, and the filters that would silence it belong to the whole
+process, not to one thread. The few other warnings that Pillow has, for odd TIFF and APNG metadata,
+follow the process's filters; where these make them errors, the image is refused. Of a damaged
+compressed TIFF, libtiff itself writes a line to standard error.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from samtl.errors import InputError
+
+MAX_BYTES = 512 * 2**20
+MAX_PIXELS = 89_478_485
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+STATISTICS = tuple(f"{name}_{band}" for name in ("mean", "std", "min", "max") for band in "rgb")
+
+Code = Literal["empty", "not_an_image", "truncated", "too_large", "unsupported_mode", "undecodable"]
+
+_TO_RGB = "convert it to 8-bit RGB first"
+_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+_STRIP_PIXELS = 2**22
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339
+_TIFF_TYPE_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    16: 8,
+}
+_TIFF_UNSIGNED = {3: "u2", 4: "u4", 16: "u8"}
+_TIFF_SPANS = frozenset({273, 279, 324, 325})  # offsets and sizes of strips, of tiles
+_BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
+
+
+class BadImage(InputError):
+    """An image that cannot become 8-bit RGB pixels.
+
+    Parameters
+    ----------
+    code : str
+        One of `empty`, `not_an_image`, `truncated`, `too_large`, `unsupported_mode`, `undecodable`.
+    reason : str
+        What was expected, what came, what to do.
+    """
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(code, reason)  # both, so that it survives pickling between processes
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class _Jpeg(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Leave EXIF alone: nothing here needs it, and damaged EXIF makes Pillow warn."""
+
+
+class _Tiff(TiffImageFile):
+    def load_end(self) -> None:
+        """Leave the pixels as stored: for TIFF, Pillow would apply the orientation tag here."""
+
+
+_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
+    "JPEG": _Jpeg,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+    "TIFF": _Tiff,
+    "BMP": BmpImageFile,
+}
+
+
+def decode(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode an image file held in memory.
+
+    Safe to call from several threads at once.
+
+    Parameters
+    ----------
+    data : bytes
+        A JPEG, PNG, WebP, TIFF or BMP file of at most `MAX_BYTES` bytes and `MAX_PIXELS` pixels;
+        grey, palette, RGB, CMYK or YCbCr with up to 8 bits a sample, with or without alpha.
+
+    Returns
+    -------
+    ndarray, (H, W, 3) uint8
+        Red, green, blue in [0, 255].
+
+    Raises
+    ------
+    BadImage
+        Whatever is wrong with the file; nothing else is raised for any bytes.
+    """
+    kind = _kind(data)
+    try:
+        with _OPENERS[kind](io.BytesIO(data)) as image:
+            _check(image, data)
+            image.load()
+            image.info.pop("transparency", None)  # Pillow would warn of dropping it
+            return _to_array(image)
+    except BadImage:
+        raise
+    except Exception as error:  # plugins raise anything, MemoryError and struct.error included
+        raise _refusal(kind, data, error) from error
+
+
+def statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Describe an image by the moments and the range of its colours, and by nothing else.
+
+    This is the cheapest description that classifies remote-sensing images at all, and so the floor
+    that other results are compared with ("image statistics" in Corley et al., arXiv 2305.13456).
+
+    Parameters
+    ----------
+    pixels : ndarray, (H, W, 3) uint8
+
+    Returns
+    -------
+    ndarray, (12,) float32
+        Mean, population standard deviation, minimum and maximum of each channel, in [0, 255]; the
+        order is that of `STATISTICS`.
+
+    Raises
+    ------
+    InputError
+        Where `pixels` is of another shape or type, or empty.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise InputError(
+            "pixels must be (H, W, 3) uint8 with H and W at least 1, got "
+            f"{pixels.shape} {pixels.dtype}; samtl.images.decode gives such an array"
+        )
+    rows = pixels.reshape(-1, 3)
+    n = len(rows)
+    # Exact integers: no rounding, and no float64 copy of a large image.
+    sums = [int(s) for s in rows.sum(axis=0, dtype=np.uint64)]
+    squares = [int(s) for s in np.square(rows, dtype=np.uint16).sum(axis=0, dtype=np.uint64)]
+    means = [s / n for s in sums]
+    deviations = [((n * q - s * s) / n**2) ** 0.5 for s, q in zip(sums, squares, strict=True)]
+    return np.array([*means, *deviations, *rows.min(axis=0), *rows.max(axis=0)], dtype=np.float32)
+
+
+def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    width, height = image.im.size  # `image.size` is turned where a TIFF's orientation tag says so
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    step = max(1, _STRIP_PIXELS // width)
+    for top in range(
+        0, height, step
+    ):  # in strips: converted whole, a large image is held four times
+        bottom = min(top + step, height)
+        pixels[top:bottom] = image.crop((0, top, width, bottom)).convert("RGB")
+    return pixels
+
+
+def _kind(data: bytes) -> str:
+    if not data:
+        raise BadImage("empty", "an image file was expected, this one has no bytes; replace it")
+    if len(data) > MAX_BYTES:
+        raise BadImage(
+            "too_large",
+            f"an image file may have at most {MAX_BYTES // 2**20} MiB, this one has "
+            f"{len(data) / 2**20:,.1f} MiB; cut it into tiles",
+        )
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    # "BM" alone would also claim texts that begin so.
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
+        return "BMP"
+    raise BadImage(
+        "not_an_image",
+        f"a JPEG, PNG, WebP, TIFF or BMP file was expected, this one begins with {data[:8]!r}; "
+        "convert or remove it",
+    )
+
+
+def _check(image: ImageFile, data: bytes) -> None:
+    """Refuse, from the header alone, what must not or cannot be decoded."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_many_pixels(f"{width} x {height}")
+    bits, bands, signed = 8, len(image.getbands()), False
+    if isinstance(image, PngImageFile):
+        bits = data[24]  # IHDR; the mode does not tell 16-bit RGB from 8-bit RGB
+    elif isinstance(image, TiffImageFile):
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+        bands = max(bands, image.tag_v2.get(_SAMPLES_PER_PIXEL, 1))
+        signed = any(f != 1 for f in image.tag_v2.get(_SAMPLE_FORMAT, (1,)))
+    if image.mode not in _MODES or bits > 8 or signed or bands > 4:
+        raise BadImage(
+            "unsupported_mode",
+            "grey, palette, RGB or CMYK with up to 8 bits a sample was expected, this image has "
+            f"{bands} band{'s' * (bands > 1)} of {bits} bits in mode {image.mode!r}"
+            f"{', not unsigned integers' * signed}; {_TO_RGB}",
+        )
+
+
+def _too_many_pixels(size: str) -> BadImage:
+    return BadImage(
+        "too_large",
+        f"an image may have at most {MAX_PIXELS:,} pixels, this one says it has {size}; "
+        "cut it into tiles",
+    )
+
+
+def _refusal(kind: str, data: bytes, error: Exception) -> BadImage:
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return _too_many_pixels("far more")
+    if _cut_short(kind, data, error):
+        return BadImage(
+            "truncated",
+            f"a whole {kind} file was expected, this one is cut short ({said}); copy it again",
+        )
+    if kind == "TIFF" and isinstance(error, SyntaxError) and _odd_samples(str(error)):
+        return BadImage(
+            "unsupported_mode",
+            "grey, palette, RGB or CMYK with up to 8 bits a sample was expected, this TIFF has "
+            f"other bands ({said}); {_TO_RGB}",
+        )
+    return BadImage(
+        "undecodable",
+        f"a valid {kind} file was expected, Pillow cannot read this one ({said}); replace it",
+    )
+
+
+def _odd_samples(message: str) -> bool:
+    return message in {
+        "unknown pixel mode",
+        "unknown data organization",
+        "Invalid value for samples per pixel",
+    }
+
+
+def _cut_short(kind: str, data: bytes, error: Exception) -> bool:
+    if isinstance(error, EOFError | struct.error) or "truncated" in str(error).lower():
+        return True
+    if kind == "JPEG":  # no end-of-image marker after the last start of scan
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+    if kind == "PNG":
+        return b"IEND" not in data[-64:]
+    if kind == "WebP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return kind == "TIFF" and _tiff_reaches_beyond(data)
+
+
+def _tiff_reaches_beyond(data: bytes) -> bool:
+    """Whether a TIFF's first directory, a value in it, or pixels of it lie past the file's end."""
+    order = "<" if data[:1] == b"I" else ">"
+    big = b"+" in data[2:4]
+    at, pointer, counter, entry = (8, "Q", "Q", "HHQ8s") if big else (4, "I", "H", "HHI4s")
+    spans: dict[int, npt.NDArray[np.uint64]] = {}
+    try:
+        (directory,) = struct.unpack_from(order + pointer, data, at)
+        (count,) = struct.unpack_from(order + counter, data, directory)
+        first = directory + struct.calcsize(order + counter)
+        for i in range(min(count, 4096)):
+            tag, kind, n, value = struct.unpack_from(
+                order + entry, data, first + i * struct.calcsize(order + entry)
+            )
+            size = n * _TIFF_TYPE_SIZES.get(kind, 0)
+            start = 0
+            if size > len(value):
+                (start,) = struct.unpack(order + pointer, value)
+                if start + size > len(data):
+                    return True
+            if tag in _TIFF_SPANS and kind in _TIFF_UNSIGNED:
+                source = data if size > len(value) else value
+                spans[tag] = np.frombuffer(source, order + _TIFF_UNSIGNED[kind], n, start).astype(
+                    np.uint64
+                )
+    except (struct.error, OverflowError):
+        return True
+    for offsets, sizes in ((273, 279), (324, 325)):
+        if offsets in spans and sizes in spans:
+            n = min(len(spans[offsets]), len(spans[sizes]))
+            if n and int((spans[offsets][:n] + spans[sizes][:n]).max()) > len(data):
+                return True
+    return False

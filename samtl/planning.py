@@ -1,0 +1,237 @@
+"""What an encoder pass will do, known before weights are loaded or a byte is written."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samtl import registry
+from samtl.datasets import Dataset, resolve, shuffled, subset
+from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.errors import InputError
+from samtl.images import STATISTICS
+from samtl.preprocess import PATCH, Preprocessing
+from samtl.store.find import cache_folder
+from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
+from samtl.store.layout import BLOCK_ROWS, TIER_ARRAYS, ArraySpec, array_specs
+from samtl.store.log import committed, read_log
+from samtl.store.rows import Rows
+from samtl.store.writer import check_identity, refuse_foreign
+
+TIERS = tuple(TIER_ARRAYS)
+ALWAYS = ("image_stats", "original_size", "label", "sample_id")
+STORED_DTYPES = {"pooled": "float32", "grid16": "float16", "dense": "float16"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass will do, known before it starts.
+
+    Attributes
+    ----------
+    store : Path
+    dataset, encoder, weights, device, compute_dtype : str
+        `weights` is what was asked for; what they are is known once they are loaded.
+    tiers : tuple of str
+    rows : int
+        Rows of the store.
+    pending_rows : int
+        Rows that remain to be encoded.
+    bytes_by_tier : dict
+        Size on disk of each tier, and of `labels` (everything else), for the whole store.
+    bytes_to_write : int
+    bytes_free : int
+        On the store's disk.
+    batch_size : int
+    resumes : bool
+        True where the store is there already.
+    note : str
+        What is to be known about the dataset, or "".
+    """
+
+    store: Path
+    dataset: str
+    encoder: str
+    weights: str
+    device: str
+    compute_dtype: str
+    tiers: tuple[str, ...]
+    rows: int
+    pending_rows: int
+    bytes_by_tier: dict[str, int]
+    bytes_to_write: int
+    bytes_free: int
+    batch_size: int
+    resumes: bool
+    note: str
+
+    def to_json(self) -> dict[str, object]:
+        """Give the plan as JSON values."""
+        return {**asdict(self), "store": str(self.store)}
+
+
+def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **options: Any) -> Plan:
+    """Tell what `embed` would do with the same arguments, without loading weights or writing anything.
+
+    Raises
+    ------
+    InputError, MismatchError
+        As `embed` does; a difference in weights alone is found only once they are loaded.
+    """
+    return prepare(dataset, encoder, **options).plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything about a pass but the loaded encoder."""
+
+    plan: Plan
+    dataset: Dataset
+    rows: Rows
+    columns: Mapping[str, Sequence[str]]
+    arrays: tuple[str, ...]
+    dtype: str
+
+
+def prepare(
+    dataset: str | Dataset,
+    encoder: str,
+    *,
+    root: str | Path | None = None,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    tiers: Sequence[str] = TIERS,
+    limit: int | None = None,
+    per_class: int | None = None,
+    batch_size: int | str = "auto",
+    out: str | Path | None = None,
+) -> Job:
+    tiers = _parse_tiers(tiers)
+    module = registry.load("encoders", encoder)
+    columns = {"pooled": module.columns(encoder), "image_stats": STATISTICS}
+    target = resolve_device(device)
+
+    source = subset(shuffled(resolve(dataset, root)), limit=limit, per_class=per_class)
+    if not len(source):
+        raise InputError(f"the dataset {source.name} has no images")
+    rows = Rows(source.name, source.classes, source.sample_ids, source.labels, source.note)
+
+    wanted_weights = checkpoint or module.default_checkpoint(encoder)
+    path = _store_path(out, source.name, encoder, checkpoint, limit, per_class)
+    refuse_foreign(path)
+    resumes = (path / FILE).exists()
+    preprocessing = Preprocessing()
+    weights_sha256 = ""
+    if resumes:
+        stored = read_fingerprint(path)["fingerprint"]
+        weights_sha256 = str(stored["encoder"]["weights_sha256"])  # compared once they are loaded
+        if dtype == "auto":
+            dtype = str(stored["compute_dtype"])
+    compute_dtype = str(resolve_dtype(dtype, target)).removeprefix("torch.")
+    fingerprint = Fingerprint(
+        encoder,
+        weights_sha256,
+        preprocessing.to_dict(),
+        preprocessing.image_size,
+        compute_dtype,
+        STORED_DTYPES,
+    )
+    check_identity(path, fingerprint, rows)
+
+    specs = array_specs(preprocessing.image_size // PATCH, columns)
+    arrays = (*ALWAYS, *(TIER_ARRAYS[tier] for tier in tiers))
+    done = committed(read_log(path)) if resumes else {}
+    blocks = range(-(-len(rows) // BLOCK_ROWS))
+    lacking = {b: [a for a in arrays if b not in done.get(a, {})] for b in blocks}
+    size_of = {name: _shard_bytes(specs[name], rows) for name in arrays}
+    by_tier = {tier: size_of[TIER_ARRAYS[tier]] * len(blocks) for tier in tiers}
+    by_tier["labels"] = sum(size_of[name] for name in ALWAYS) * len(blocks)
+    return Job(
+        plan=Plan(
+            store=path,
+            dataset=source.name,
+            encoder=encoder,
+            weights=wanted_weights,
+            device=str(target),
+            compute_dtype=compute_dtype,
+            tiers=tiers,
+            rows=len(rows),
+            pending_rows=sum(
+                min(BLOCK_ROWS, len(rows) - b * BLOCK_ROWS) for b, names in lacking.items() if names
+            ),
+            bytes_by_tier=by_tier,
+            bytes_to_write=sum(size_of[name] for names in lacking.values() for name in names),
+            bytes_free=_free_bytes(path),
+            batch_size=_batch_size(batch_size, target.type),
+            resumes=resumes,
+            note=source.note,
+        ),
+        dataset=source,
+        rows=rows,
+        columns=columns,
+        arrays=arrays,
+        dtype=compute_dtype,
+    )
+
+
+def _parse_tiers(tiers: Sequence[str]) -> tuple[str, ...]:
+    unknown = [tier for tier in tiers if tier not in TIERS]
+    if unknown or not tiers:
+        raise InputError(
+            f"--tiers takes one or more of {','.join(TIERS)}, separated by commas, got {','.join(tiers)!r}"
+        )
+    return tuple(tier for tier in TIERS if tier in tiers)
+
+
+def _batch_size(asked: int | str, device: str) -> int:
+    if asked == "auto":
+        # On a CPU, one image at a time keeps the activations in the cache; a GPU wants more in flight.
+        return 1 if device == "cpu" else 8
+    if not str(asked).isdigit() or int(asked) < 1:
+        raise InputError(f"--batch-size must be auto or a whole number from 1, got {asked!r}")
+    return int(asked)
+
+
+def _store_path(
+    out: str | Path | None,
+    dataset: str,
+    encoder: str,
+    checkpoint: str | None,
+    limit: int | None,
+    per_class: int | None,
+) -> Path:
+    """Name the store after what decides its content, so that different passes do not meet."""
+    if out is not None and Path(out).suffix == ".zarr":
+        return Path(out)
+    parts = [
+        dataset,
+        f"per-class-{per_class}" if per_class else "",
+        f"limit-{limit}" if limit else "",
+        encoder if checkpoint in (None, "official") else f"{encoder}-{_weights_slug(checkpoint)}",
+        str(Preprocessing().image_size),
+    ]
+    folder = Path(out) if out is not None else cache_folder()
+    return folder / (".".join(filter(None, parts)) + ".zarr")
+
+
+def _weights_slug(checkpoint: str) -> str:
+    stem = checkpoint if checkpoint.startswith("random:") else Path(checkpoint).stem
+    return re.sub(r"[^A-Za-z0-9_-]+", "", stem)
+
+
+def _shard_bytes(spec: ArraySpec, rows: Rows) -> int:
+    """Size of a full shard; for strings, of one with ids of the mean length."""
+    if spec.dtype != "string":
+        return spec.shard_bytes()
+    mean = sum(len(s.encode()) for s in rows.sample_ids) / len(rows)
+    return BLOCK_ROWS * (int(mean) + 12 + 16)
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free

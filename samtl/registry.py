@@ -1,0 +1,64 @@
+"""What datasets, encoders and heads there are: the folder is the list, a new file is a new entry.
+
+A file `samtl/heads/mlp.py` is the head `mlp`, and the first line of its docstring is its description. A file that
+holds a family says so in a literal `NAMES = {name: description}`; `sam.py` does. Both are read from the source
+text: listing names imports nothing, so that `samtl --help` and `samtl ls` never wait for torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from samtl.errors import UnknownName
+
+KINDS = ("datasets", "encoders", "heads")
+
+
+@functools.cache
+def _entries(kind: str) -> dict[str, tuple[str, str]]:
+    """Map each name to (module name, description)."""
+    if kind not in KINDS:
+        raise UnknownName("kind of entry", kind, KINDS)
+    found: dict[str, tuple[str, str]] = {}
+    for path in sorted((Path(__file__).parent / kind).glob("[!_]*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        summary = (ast.get_docstring(tree) or "").partition("\n")[0]
+        names = {path.stem: summary}
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NAMES":
+                names = ast.literal_eval(node.value)
+        found.update({name: (path.stem, text) for name, text in names.items()})
+    return found
+
+
+def names(kind: str) -> dict[str, str]:
+    """List what there is of one kind.
+
+    Parameters
+    ----------
+    kind : {"datasets", "encoders", "heads"}
+
+    Returns
+    -------
+    dict
+        Each name with its one-line description.
+    """
+    return {name: text for name, (_, text) in _entries(kind).items()}
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """Import the module that a name stands for.
+
+    Raises
+    ------
+    UnknownName
+        Where nothing of that kind goes by `name`; the nearest names are offered.
+    """
+    known = _entries(kind)
+    if name not in known:
+        raise UnknownName(kind.removesuffix("s"), name, known)
+    return importlib.import_module(f"samtl.{kind}.{known[name][0]}")

@@ -1,0 +1,61 @@
+"""JSON documents that notice when they were altered: each carries the sha256 of the rest of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from samtl.errors import DamageError
+
+# A record of a block is about 5 KB and a list of a million rows about 60 MB; nothing honest is larger.
+MAX_BYTES = 1 << 30
+
+
+def canonical(content: Mapping[str, object]) -> bytes:
+    """Write JSON so that equal content gives equal bytes: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest(content: Mapping[str, object]) -> str:
+    """Compute the sha256 of the canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def seal(content: Mapping[str, object]) -> bytes:
+    """Write a document with its own digest under `checksum`."""
+    return canonical({**content, "checksum": digest(content)}) + b"\n"
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """Read a sealed document.
+
+    Returns
+    -------
+    dict
+        The content, `checksum` included.
+
+    Raises
+    ------
+    DamageError
+        Where the file is not such a document, or its content does not match its checksum.
+    OSError
+        Where it cannot be read.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise DamageError(f"{path} is larger than any file of its kind: the store is damaged")
+    try:
+        content = json.loads(path.read_bytes())
+        checksum = content.pop("checksum")
+        intact = checksum == digest(content)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise DamageError(
+            f"{path} is not a document of a store: it is damaged or cut short"
+        ) from error
+    if not intact:
+        raise DamageError(f"{path} fails its own checksum: it was altered or is damaged")
+    return {**content, "checksum": checksum}

@@ -1,0 +1,86 @@
+"""Files that are there whole or not at all, and stay after a power cut.
+
+Publishing is: write under a temporary name in the same folder, fsync, link to the final name (which
+fails where that exists), fsync the folder. So a final name never shows a part of a file, is never
+overwritten, and of two writers one wins.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+
+
+def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write a file once.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder must exist.
+    pieces : iterable of bytes-like
+        The content, in order.
+
+    Raises
+    ------
+    FileExistsError
+        Where the name is taken; that file is left as it is.
+    OSError
+        Where the disk gives out; nothing is left behind.
+    """
+    temporary = _write_temporary(path, pieces)
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    sync_folder(path.parent)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file that may take the place of an older one; readers see the one or the other."""
+    temporary = _write_temporary(path, [content])
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents so that they stay."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
+    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary

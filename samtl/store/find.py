@@ -1,0 +1,48 @@
+"""Where stores are: the one that is meant when none is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from samtl.errors import InputError
+from samtl.store.fingerprint import FILE
+
+DEFAULT_CACHE = "cache"
+
+
+def cache_folder() -> Path:
+    """Where stores land by default: `$SAMTL_CACHE`, else `./cache`."""
+    return Path(os.environ.get("SAMTL_CACHE") or DEFAULT_CACHE)
+
+
+def stores_in(folder: Path) -> list[Path]:
+    """List the stores directly in a folder, by name."""
+    return sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+
+
+def locate(cache: str | Path | None = None) -> Path:
+    """Find the store that is meant.
+
+    Parameters
+    ----------
+    cache : str or Path, optional
+        A store, or a folder with exactly one; by default `cache_folder()`.
+
+    Raises
+    ------
+    InputError
+        Where there is none, or several; these are listed.
+    """
+    folder = Path(cache) if cache is not None else cache_folder()
+    if (folder / FILE).is_file():
+        return folder
+    found = stores_in(folder)
+    if not found:
+        raise InputError(
+            f"there is no store in {folder}; make one with samtl embed, or name one with --cache"
+        )
+    if len(found) > 1:
+        listed = "\n".join(f"  --cache {path}" for path in found)
+        raise InputError(f"there are several stores in {folder}; choose one:\n{listed}")
+    return found[0]

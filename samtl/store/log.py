@@ -1,0 +1,203 @@
+"""The commit log: which rows count, and what their bytes must be.
+
+`log/BLOCK.json` is the first record of a block, `log/BLOCK.1.json` the second and so on. Each record
+commits the shards of some arrays for the rows of its block; a tier that is added later is one more record.
+Nothing else is evidence: a shard without a record is left over from a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samtl.errors import DamageError
+from samtl.store.documents import unseal
+from samtl.store.layout import BLOCK_ROWS
+
+OK = "ok"
+QUARANTINED = (
+    "quarantined:"  # followed by a code such as `truncated`; the row's arrays hold fill values
+)
+
+_NAME = re.compile(r"(\d+)(?:\.(\d+))?\.json")
+
+
+@dataclass(frozen=True)
+class CommittedFile:
+    """One shard as its record describes it.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the store.
+    size : int
+        Bytes.
+    sha256 : str
+        Of the file.
+    crc32c : tuple of int
+        Of each row's bytes, in order.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    crc32c: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One commit of one block.
+
+    Attributes
+    ----------
+    block, sequence : int
+        Its place in the log.
+    fingerprint : str
+        Digest of the fingerprint that the rows were made with.
+    status : tuple of str
+        For each row `ok`, or `quarantined:CODE`.
+    reasons : mapping
+        Row number in the store (as text, since JSON keys are text) to what was wrong with a quarantined row.
+    image_sha256 : tuple of str
+        Of each image file's bytes, "" where it could not be read.
+    files : mapping
+        Array name to the shard that is committed.
+    withdrawn : tuple of str
+        Arrays whose earlier commits of this block no longer count, such as after damage; their shards may be redone.
+    writer : mapping
+        Who wrote it, with what versions, when; for people, not identity.
+    checksum : str
+        Digest of the record itself.
+    """
+
+    block: int
+    sequence: int
+    fingerprint: str
+    status: tuple[str, ...]
+    reasons: Mapping[str, str]
+    image_sha256: tuple[str, ...]
+    files: Mapping[str, CommittedFile]
+    writer: Mapping[str, object]
+    withdrawn: tuple[str, ...] = ()
+    checksum: str = field(default="", compare=False)
+
+    @property
+    def first_row(self) -> int:
+        """The store's row that is the block's first."""
+        return self.block * BLOCK_ROWS
+
+    def to_dict(self) -> dict[str, object]:
+        """Give the record as JSON values, without the checksum."""
+        return {
+            "block": self.block,
+            "sequence": self.sequence,
+            "first_row": self.first_row,
+            "fingerprint": self.fingerprint,
+            "status": list(self.status),
+            "reasons": dict(self.reasons),
+            "image_sha256": list(self.image_sha256),
+            "files": {
+                name: {"path": f.path, "size": f.size, "sha256": f.sha256, "crc32c": list(f.crc32c)}
+                for name, f in self.files.items()
+            },
+            "withdrawn": list(self.withdrawn),
+            "writer": dict(self.writer),
+        }
+
+
+def record_name(block: int, sequence: int) -> str:
+    """Path of a record relative to the store."""
+    return f"log/{block}.json" if sequence == 0 else f"log/{block}.{sequence}.json"
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises
+    ------
+    DamageError
+        Where the file is not a record, or not the one that its name says.
+    """
+    content = unseal(path)
+    try:
+        record = _parse(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamageError(
+            f"{path} is not a commit record: field {error} is missing or wrong"
+        ) from error
+    if record_name(record.block, record.sequence) != f"log/{path.name}":
+        raise DamageError(f"{path} holds the record of block {record.block}.{record.sequence}")
+    return record
+
+
+def _parse(content: Mapping[str, Any]) -> Record:
+    files = {
+        str(name): CommittedFile(
+            str(f["path"]), int(f["size"]), str(f["sha256"]), tuple(int(c) for c in f["crc32c"])
+        )
+        for name, f in content["files"].items()
+    }
+    status = tuple(str(s) for s in content["status"])
+    images = tuple(str(s) for s in content["image_sha256"])
+    lengths = {len(status), len(images), *(len(f.crc32c) for f in files.values())}
+    if len(lengths) != 1 or not 1 <= len(status) <= BLOCK_ROWS:
+        raise ValueError("status")
+    return Record(
+        block=int(content["block"]),
+        sequence=int(content["sequence"]),
+        fingerprint=str(content["fingerprint"]),
+        status=status,
+        reasons={str(k): str(v) for k, v in content["reasons"].items()},
+        image_sha256=images,
+        files=files,
+        writer=dict(content["writer"]),
+        withdrawn=tuple(str(name) for name in content["withdrawn"]),
+        checksum=str(content["checksum"]),
+    )
+
+
+def read_log(store: Path) -> list[Record]:
+    """Read every record of a store, ordered by block and sequence.
+
+    Raises
+    ------
+    DamageError
+        Where a record is damaged, or one before the last of a block is missing.
+    """
+    found: list[tuple[int, int, Path]] = []
+    for path in (store / "log").glob("[!.]*"):
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise DamageError(f"{path} does not belong into a store's log; move it elsewhere")
+        found.append((int(match[1]), int(match[2] or 0), path))
+    records = [read_record(path) for _, _, path in sorted(found)]
+    expected: dict[int, int] = {}
+    for record in records:
+        if record.sequence != expected.get(record.block, 0):
+            raise DamageError(
+                f"{store / record_name(record.block, expected.get(record.block, 0))} is missing, "
+                "but later records of its block are there: the store is damaged"
+            )
+        expected[record.block] = record.sequence + 1
+    return records
+
+
+def committed(records: list[Record]) -> dict[str, dict[int, Record]]:
+    """Fold the log, in its order: for each array, the record that commits each block."""
+    state: dict[str, dict[int, Record]] = {}
+    for record in records:
+        for name in record.withdrawn:
+            state.get(name, {}).pop(record.block, None)
+        for name in record.files:
+            state.setdefault(name, {})[record.block] = record
+    return state
+
+
+def snapshot(records: list[Record]) -> str:
+    """Name what is committed: the sha256 over the records' checksums, sorted."""
+    text = "".join(sorted(record.checksum for record in records))
+    return hashlib.sha256(text.encode()).hexdigest()

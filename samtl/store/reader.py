@@ -1,0 +1,413 @@
+"""Reading a store: memory-mapped shards, every row's checksum verified, only committed rows handed out."""
+
+from __future__ import annotations
+
+import functools
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samtl.errors import DamageError, InputError
+from samtl.store.fingerprint import FILE, read_fingerprint
+from samtl.store.layout import (
+    BLOCK_ROWS,
+    MISSING,
+    TIER_ARRAYS,
+    ArraySpec,
+    array_specs,
+    crc32c,
+    shard_index,
+)
+from samtl.store.log import OK, Record, committed, read_log, snapshot
+from samtl.store.rows import Rows, read_rows
+
+if TYPE_CHECKING:
+    import zarr
+
+# Mapped shards kept open; each is a file descriptor's worth of kernel bookkeeping but no memory of its own.
+OPEN_SHARDS = 512
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A row that holds nothing because its image could not be used."""
+
+    row: int
+    sample_id: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ArraySummary:
+    """One array: its whole shape, how many of its rows are committed, and their bytes on disk."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `samtl info` shows.
+
+    Attributes
+    ----------
+    rows, ok, missing : int
+        All rows; those that hold an embedding in every array; those not yet committed in every array.
+    per_class : dict
+        Class name to number of rows.
+    arrays : tuple of ArraySummary
+    quarantined : tuple of Quarantined
+    about : dict
+        Names and digests: store, dataset, encoder, weights, fingerprint and so on.
+    """
+
+    rows: int
+    ok: int
+    missing: int
+    per_class: dict[str, int]
+    arrays: tuple[ArraySummary, ...]
+    quarantined: tuple[Quarantined, ...]
+    about: dict[str, object]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk of all committed shards."""
+        return sum(array.bytes for array in self.arrays)
+
+    def to_json(self) -> dict[str, object]:
+        """Give the summary as JSON values."""
+        content = asdict(self)
+        return {**content.pop("about"), **content, "bytes": self.bytes}
+
+
+class Store:
+    """What is committed in a store at the moment it is opened.
+
+    Made by `samtl.open`. Rows that are committed later are not seen; open it again for those.
+
+    Attributes
+    ----------
+    path : Path
+    fingerprint : str
+        sha256 of the identity of its rows.
+    identity : dict
+        The fields behind it: encoder, weights, preprocessing, dtypes.
+    snapshot : str
+        sha256 over the commit records that were read.
+    weights : str
+        What the encoder's weights are, such as "untrained (random:0)".
+    untrained : bool
+        True where they are random numbers.
+    arrays : tuple of str
+        Names of the arrays with at least one committed block.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content = read_fingerprint(path)
+        self.fingerprint: str = content["sha256"]
+        self.identity: dict[str, Any] = content["fingerprint"]
+        self.weights: str = str(content["about"].get("weights", "unknown"))
+        self.untrained = bool(content["about"].get("untrained", True))
+        self._rows: Rows = read_rows(path)
+        records = read_log(path)
+        for record in records:
+            self._check_record(record)
+        self.snapshot = snapshot(records)
+        self._records = committed(records)
+        self._specs = array_specs(int(self.identity["image_size"]) // 16, content["columns"])
+        unknown = self._records.keys() - self._specs.keys()
+        if unknown:
+            raise DamageError(
+                f"{path}: the log names arrays that format 1 does not have: {sorted(unknown)}"
+            )
+        self.arrays = tuple(name for name in self._specs if self._records.get(name))
+        self._shard = functools.lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
+
+    def __repr__(self) -> str:
+        done = int(self.valid().sum())
+        return (
+            f"<samtl store {self.path}: {done} of {len(self)} rows, {', '.join(self.arrays)}; "
+            f"{self.encoder}, weights {self.weights}>"
+        )
+
+    def __len__(self) -> int:
+        """Count the rows, embedded or not."""
+        return len(self._rows)
+
+    @property
+    def name(self) -> str:
+        """The folder's name without `.zarr`."""
+        return self.path.name.removesuffix(".zarr")
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name."""
+        return str(self.identity["encoder"]["name"])
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self._rows.dataset
+
+    @property
+    def note(self) -> str:
+        """What readers of figures must know about the dataset, or ""."""
+        return self._rows.note
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; a label is an index into them."""
+        return self._rows.classes
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """The id of every row: its image's path below the dataset's root."""
+        return self._rows.sample_ids
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """The class index of every row, (rows,) int32, -1 where there is none."""
+        return np.array(self._rows.labels, dtype=np.int32)
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers with at least one committed block."""
+        return tuple(tier for tier, array in TIER_ARRAYS.items() if array in self.arrays)
+
+    def columns(self, array: str) -> tuple[str, ...]:
+        """Names of the columns of `pooled` or `image_stats`."""
+        return tuple(str(c) for c in self._spec(array).attributes["columns"])  # type: ignore[attr-defined]
+
+    def shape(self, array: str) -> tuple[int, ...]:
+        """The whole shape of an array."""
+        return (len(self), *self._spec(array).row_shape)
+
+    def dtype(self, array: str) -> str:
+        """The name of an array's dtype; "string" for `sample_id`."""
+        return self._spec(array).dtype
+
+    def valid(self, *arrays: str) -> NDArray[np.bool_]:
+        """Mark the rows that are committed and hold an embedding.
+
+        Parameters
+        ----------
+        *arrays : str
+            Arrays in which they must; by default all that the store has.
+
+        Returns
+        -------
+        ndarray of bool, (rows,)
+        """
+        return self._every(arrays, lambda record: np.array([s == OK for s in record.status]))
+
+    @property
+    def missing(self) -> int:
+        """How many rows are not committed in every array that the store has."""
+        return len(self) - int(
+            self._every((), lambda record: np.ones(len(record.status), dtype=bool)).sum()
+        )
+
+    @property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """The rows whose images could not be used, in the order of rows."""
+        found: dict[int, Quarantined] = {}
+        for by_block in self._records.values():
+            for record in by_block.values():
+                for position, status in enumerate(record.status):
+                    row = record.first_row + position
+                    if status != OK:
+                        code = status.partition(":")[2]
+                        reason = record.reasons.get(str(row), "")
+                        found[row] = Quarantined(row, self.sample_ids[row], code, reason)
+        return tuple(found[row] for row in sorted(found))
+
+    def image_sha256(self, row: int) -> str:
+        """The sha256 of the image file's bytes that a row was made from; "" where it is not committed."""
+        for by_block in self._records.values():
+            record = by_block.get(row // BLOCK_ROWS)
+            if record is not None:
+                return record.image_sha256[row % BLOCK_ROWS]
+        return ""
+
+    def read(self, array: str, rows: ArrayLike | None = None) -> NDArray[Any]:
+        """Copy rows into memory, verified.
+
+        Parameters
+        ----------
+        array : str
+            A name in `arrays`.
+        rows : array_like of int, optional
+            Row numbers in any order, repeats allowed; all rows by default.
+
+        Returns
+        -------
+        ndarray, (number of rows, ...)
+            In the array's dtype; object for `sample_id`. Quarantined rows hold fill values: NaN for floats.
+
+        Raises
+        ------
+        DamageError
+            Where a row's bytes do not match its record.
+        InputError
+            Where a row is not committed, or there is no such array or row.
+        """
+        spec = self._spec(array)
+        wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        dtype = object if spec.dtype == "string" else np.dtype(spec.dtype)
+        out = np.empty((len(wanted), *spec.row_shape), dtype=dtype)
+        # In the order of the file, so that a shard is mapped once however the rows are shuffled.
+        for position in np.argsort(wanted, kind="stable"):
+            out[position] = self.row(array, int(wanted[position]))
+        return out
+
+    def row(self, array: str, row: int) -> Any:
+        """Give one row without copying it, verified.
+
+        Returns
+        -------
+        ndarray or str
+            Read-only and backed by the mapped file.
+
+        Raises
+        ------
+        DamageError, InputError
+            As `read` does.
+        """
+        if not 0 <= row < len(self):
+            raise InputError(f"{self.path} has rows 0 to {len(self) - 1}, asked for {row}")
+        spec = self._spec(array)
+        block, position = divmod(row, BLOCK_ROWS)
+        record = self._records.get(array, {}).get(block)
+        if record is None:
+            raise InputError(
+                f"row {row} of {array} is not in {self.path} yet; run samtl embed again to go on with it"
+            )
+        file = record.files[array]
+        shard, index = self._shard(array, block)
+        offset, length = (int(n) for n in index[position])
+        data = shard[offset : offset + length - 4] if offset != MISSING else b""
+        if offset == MISSING or crc32c(data) != file.crc32c[position]:
+            raise DamageError(
+                f"{self.path / file.path}: row {row} fails its checksum; the store is damaged there"
+            )
+        return spec.decode_row(data)
+
+    def iter_rows(self, array: str, rows: Sequence[int]) -> Iterator[Any]:
+        """Give rows one by one in the order asked for, without copying."""
+        return (self.row(array, row) for row in rows)
+
+    def summary(self) -> Summary:
+        """Count what the store holds."""
+        arrays = []
+        for name in self.arrays:
+            records = self._records[name].values()
+            arrays.append(
+                ArraySummary(
+                    name,
+                    self.shape(name),
+                    self.dtype(name),
+                    sum(len(record.status) for record in records),
+                    sum(record.files[name].size for record in records),
+                )
+            )
+        labels = self.labels
+        return Summary(
+            rows=len(self),
+            ok=int(self.valid().sum()),
+            missing=self.missing,
+            per_class={name: int((labels == i).sum()) for i, name in enumerate(self.classes)},
+            arrays=tuple(arrays),
+            quarantined=self.quarantined,
+            about={
+                "store": str(self.path),
+                "dataset": self.dataset,
+                "note": self.note,
+                "classes": list(self.classes),
+                "encoder": self.encoder,
+                "weights": self.weights,
+                "untrained": self.untrained,
+                "identity": self.identity,
+                "fingerprint": self.fingerprint,
+                "snapshot": self.snapshot,
+                "tiers": list(self.tiers),
+            },
+        )
+
+    def zarr(self) -> zarr.Group:
+        """Open the store as a plain read-only Zarr group; no checksum of the log is verified on that way."""
+        import zarr
+
+        return zarr.open_group(self.path, mode="r")
+
+    def _spec(self, array: str) -> ArraySpec:
+        if array not in self._records:
+            raise InputError(
+                f"{self.path} has no array {array!r}; it has {', '.join(self.arrays) or 'none yet'}"
+            )
+        return self._specs[array]
+
+    def _every(self, arrays: Sequence[str], marks: Any) -> NDArray[np.bool_]:
+        """Mark the rows for which `marks(record)` holds in each of some arrays."""
+        result = np.full(len(self), bool(self.arrays), dtype=bool)
+        for array in arrays or self.arrays:
+            here = np.zeros(len(self), dtype=bool)
+            for record in self._records.get(array, {}).values():
+                here[record.first_row : record.first_row + len(record.status)] = marks(record)
+            result &= here
+        return result
+
+    def _check_record(self, record: Record) -> None:
+        rows = min(BLOCK_ROWS, len(self._rows) - record.first_row)
+        if record.fingerprint != self.fingerprint or len(record.status) != rows:
+            raise DamageError(
+                f"{self.path}: the record of block {record.block} belongs to another store"
+            )
+
+    def _map_shard(self, array: str, block: int) -> tuple[memoryview, NDArray[np.uint64]]:
+        committed_file = self._records[array][block].files[array]
+        expected_path = self._specs[array].shard_path(block)
+        path = self.path / expected_path
+        try:
+            with path.open("rb") as file:
+                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+            raise DamageError(
+                f"{path} cannot be read ({error}): the store is damaged there"
+            ) from error
+        if len(mapped) != committed_file.size or committed_file.path != expected_path:
+            raise DamageError(
+                f"{path} has {len(mapped)} bytes, but {committed_file.size} were committed: the store is damaged there"
+            )
+        return mapped, shard_index(mapped, str(path))
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store for reading.
+
+    Parameters
+    ----------
+    path : str or Path
+        The `NAME.zarr` folder.
+
+    Raises
+    ------
+    InputError
+        Where there is no store, or one of another format.
+    DamageError
+        Where its log or its lists are damaged.
+    """
+    folder = Path(path)
+    if not (folder / FILE).is_file():
+        what = "is not a samtl store" if folder.exists() else "does not exist"
+        raise InputError(f"{path} {what}; expected a folder NAME.zarr made by `samtl embed`")
+    return Store(folder)

@@ -1,0 +1,332 @@
+"""Writing a store: one writer at a time, a block at a time, each committed by a record.
+
+The order is what makes a crash harmless: a block's shards are published and durable, then read back and
+checksummed, and only then is the record published that makes them count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from samtl.errors import DamageError, InputError, LockedError, MismatchError
+from samtl.store import documents, durable, rows
+from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
+from samtl.store.layout import (
+    BLOCK_ROWS,
+    FORMAT,
+    ArraySpec,
+    EncodedShard,
+    array_specs,
+    crc32c,
+    encode_shard,
+    group_metadata,
+    shard_index,
+)
+from samtl.store.log import CommittedFile, Record, committed, read_log, record_name
+from samtl.store.rows import Rows
+
+
+@dataclass
+class StoreWriter:
+    """A store that is locked for writing; made by `open_writer`.
+
+    Attributes
+    ----------
+    path : Path
+    specs : mapping
+        The arrays to be written, by name.
+    rows : Rows
+    fingerprint : Fingerprint
+    """
+
+    path: Path
+    specs: Mapping[str, ArraySpec]
+    rows: Rows
+    fingerprint: Fingerprint
+    _committed: dict[str, dict[int, Record]] = field(default_factory=dict)
+    _sequence: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the store has, the last one perhaps partly filled."""
+        return -(-len(self.rows) // BLOCK_ROWS)
+
+    def block_rows(self, block: int) -> range:
+        """The rows of a block."""
+        return range(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, len(self.rows)))
+
+    def missing(self, block: int) -> tuple[str, ...]:
+        """Names of the arrays that are not yet committed for a block."""
+        return tuple(name for name in self.specs if block not in self._committed.get(name, {}))
+
+    def earlier_images(self, block: int) -> Sequence[str]:
+        """The sha256 of a block's images in its earlier records; empty where there are none."""
+        for by_block in self._committed.values():
+            if block in by_block:
+                return by_block[block].image_sha256
+        return ()
+
+    def write_block(
+        self,
+        block: int,
+        arrays: Mapping[str, Sequence[object]],
+        status: Sequence[str],
+        reasons: Mapping[int, str],
+        image_sha256: Sequence[str],
+        about: Mapping[str, object],
+    ) -> Record:
+        """Write and commit the arrays of a block.
+
+        Parameters
+        ----------
+        block : int
+        arrays : mapping
+            For each array its rows, one for each row of the block; rows that are not `ok` hold fill values.
+        status : sequence of str
+            `ok` or `quarantined:CODE` for each row.
+        reasons : mapping
+            Row of the store to what was wrong.
+        image_sha256 : sequence of str
+        about : mapping
+            Versions, device and the like, for the record.
+
+        Raises
+        ------
+        DamageError
+            Where what was read back is not what was written.
+        LockedError
+            Where another writer committed the block first.
+        OSError
+            Where the disk gives out; the block does not count and is redone next time.
+        """
+        files = {}
+        for name, values in arrays.items():
+            shard = encode_shard(self.specs[name], values)
+            relative = self.specs[name].shard_path(block)
+            self._publish_shard(relative, shard)
+            files[name] = self._read_back(relative, shard)
+        sequence = self._sequence.get(block, 0)
+        record = Record(
+            block=block,
+            sequence=sequence,
+            fingerprint=self.fingerprint.sha256,
+            status=tuple(status),
+            reasons={str(row): reason for row, reason in reasons.items()},
+            image_sha256=tuple(image_sha256),
+            files=files,
+            writer={**about, **_whoami(), "committed": _now()},
+        )
+        try:
+            durable.publish(
+                self.path / record_name(block, sequence), [documents.seal(record.to_dict())]
+            )
+        except FileExistsError as error:
+            raise LockedError(
+                f"another writer committed block {block} of {self.path} meanwhile; start again to go on from there"
+            ) from error
+        self._sequence[block] = sequence + 1
+        for name in files:
+            self._committed.setdefault(name, {})[block] = record
+        return record
+
+    def _publish_shard(self, relative: str, shard: EncodedShard) -> None:
+        path = self.path / relative
+        try:
+            durable.publish(path, shard.pieces)
+        except FileExistsError:
+            # A crash left it between the shards and the record: it does not count, and we hold the lock.
+            path.unlink()
+            durable.publish(path, shard.pieces)
+
+    def _read_back(self, relative: str, shard: EncodedShard) -> CommittedFile:
+        """Describe the file as it is on disk, after comparing every row's checksum with what was meant."""
+        whole = hashlib.sha256()
+        with (self.path / relative).open("rb") as file:
+            for position, expected in enumerate(shard.row_crc32c):
+                row = file.read(len(shard.pieces[2 * position]))
+                trailer = file.read(4)
+                if crc32c(row) != expected or trailer != expected.to_bytes(4, "little"):
+                    raise DamageError(
+                        f"{self.path / relative}: what the disk gives back is not what was written; check the disk"
+                    )
+                whole.update(row)
+                whole.update(trailer)
+            rest = file.read()
+            shard_index(memoryview(rest), relative, beyond=shard.size)
+            whole.update(rest)
+            size = file.tell()
+        return CommittedFile(relative, size, whole.hexdigest(), tuple(shard.row_crc32c))
+
+
+@contextmanager
+def open_writer(
+    path: Path,
+    fingerprint: Fingerprint,
+    about: Mapping[str, object],
+    wanted_rows: Rows,
+    columns: Mapping[str, Sequence[str]],
+    arrays: Sequence[str],
+) -> Iterator[StoreWriter]:
+    """Lock a store for writing, making it if it is not there.
+
+    Parameters
+    ----------
+    path : Path
+        The store's folder.
+    fingerprint : Fingerprint
+    about : mapping
+        What people want to know about the encoder beside its identity: `weights`, `untrained`.
+    wanted_rows : Rows
+    columns : mapping
+        Names of the columns of `pooled` and `image_stats`.
+    arrays : sequence of str
+        Names of the arrays to be written. Arrays that the store has besides are left alone.
+
+    Raises
+    ------
+    LockedError
+        Where another process writes to it.
+    MismatchError
+        Where the store was made with another fingerprint or from another dataset; nothing is changed.
+    InputError
+        Where the folder holds something else.
+    """
+    refuse_foreign(path)
+    durable.make_folder(path)
+    with _lock(path):
+        check_identity(path, fingerprint, wanted_rows)
+        known = array_specs(fingerprint.image_size // 16, columns)
+        specs = {name: known[name] for name in arrays}
+        _write_skeleton(path, fingerprint, about, wanted_rows, columns, specs)
+        for folder in ("log", "rows", ".", *specs):
+            _sweep(path / folder)
+        writer = StoreWriter(path, specs, wanted_rows, fingerprint)
+        records = read_log(path)
+        writer._committed = committed(records)
+        writer._sequence = {record.block: record.sequence + 1 for record in records}
+        yield writer
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise InputError where a path is taken by something that is not a store."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; a store is a folder: name another with --out")
+    if path.is_dir() and not (path / FILE).exists():
+        others = [p.name for p in path.iterdir() if not p.name.startswith(".")]
+        if others:
+            raise InputError(
+                f"{path} is a folder that holds something else ({others[0]}); name a new one with --out"
+            )
+
+
+def check_identity(path: Path, fingerprint: Fingerprint, wanted_rows: Rows) -> None:
+    """Raise MismatchError where a store at `path` is not the one that would be written there."""
+    if not (path / FILE).exists():
+        return
+    found = differences(read_fingerprint(path)["fingerprint"], fingerprint.to_dict())
+    if found:
+        raise MismatchError(
+            f"{path} was made in another way; name another store with --out, or ask for the same:",
+            found,
+        )
+    if (path / rows.PATH).exists():
+        rows.require_same(rows.read_rows(path), wanted_rows, path)
+
+
+def _write_skeleton(
+    path: Path,
+    fingerprint: Fingerprint,
+    about: Mapping[str, object],
+    wanted_rows: Rows,
+    columns: Mapping[str, Sequence[str]],
+    specs: Mapping[str, ArraySpec],
+) -> None:
+    """Write what stands before any row: the fingerprint first, the root's metadata last.
+
+    Each step is skipped where it was already done, so a crash in between is taken up where it happened.
+    """
+    identity = {
+        "fingerprint": fingerprint.to_dict(),
+        "sha256": fingerprint.sha256,
+        "about": dict(about),
+        "columns": {name: list(names) for name, names in columns.items()},
+    }
+    _publish_if_absent(path / FILE, documents.seal(identity))
+    _publish_if_absent(path / rows.PATH, documents.seal(wanted_rows.to_dict()))
+    durable.make_folder(path / "log")
+    for name, spec in specs.items():
+        metadata = documents.canonical(spec.metadata(len(wanted_rows)))
+        _publish_if_absent(path / name / "zarr.json", metadata)
+    arrays = {
+        file.parent.name: json.loads(file.read_bytes()) for file in sorted(path.glob("*/zarr.json"))
+    }
+    attributes = {
+        "samtl": {
+            "format": FORMAT,
+            "fingerprint": fingerprint.sha256,
+            "encoder": fingerprint.encoder,
+            **about,
+            "dataset": wanted_rows.dataset,
+            "classes": list(wanted_rows.classes),
+        }
+    }
+    root = documents.canonical(group_metadata(arrays, attributes))
+    metadata_file = path / "zarr.json"
+    if not metadata_file.exists() or metadata_file.read_bytes() != root:
+        durable.replace(metadata_file, root)
+
+
+def _publish_if_absent(path: Path, content: bytes) -> None:
+    if not path.exists():
+        durable.make_folder(path.parent)
+        durable.publish(path, [content])
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left; only the lock's holder may."""
+    for leftover in folder.glob(f"{durable.TEMPORARY}*"):
+        leftover.unlink()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the store's lock (flock: the kernel frees it when the process dies, however it dies)."""
+    lock = FileLock(path / ".lock", timeout=0)
+    holder = path / ".writer.json"
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockedError(
+            f"{path} is being written by {_describe(holder)}; wait for it to end, or stop it"
+        ) from None
+    try:
+        durable.replace(holder, json.dumps({**_whoami(), "since": _now()}).encode())
+        yield
+    finally:
+        lock.release()
+
+
+def _describe(holder: Path) -> str:
+    try:
+        who = json.loads(holder.read_bytes())
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def _whoami() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": platform.node()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

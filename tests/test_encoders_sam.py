@@ -1,0 +1,201 @@
+"""The encoder gives what `segment_anything`'s own modules give."""
+
+import numpy as np
+import pytest
+import torch
+
+from samtl.encoders import _tiers, sam
+from samtl.encoders._attention import attend
+from samtl.encoders._modeling import modeling
+from samtl.errors import InputError
+from samtl.preprocess import PIXEL_MEAN, PIXEL_STD
+
+
+def relative_l2(ours, reference):
+    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+    return np.linalg.norm(ours - reference) / np.linalg.norm(reference)
+
+
+@torch.inference_mode()
+def plain(model, pixels):
+    """The plain modules as `segment_anything` runs them: Sam.preprocess, then ImageEncoderViT.forward."""
+    mean, std = torch.tensor(PIXEL_MEAN).view(-1, 1, 1), torch.tensor(PIXEL_STD).view(-1, 1, 1)
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
+    x = (x - mean) / std
+    h, w = x.shape[-2:]
+    return model(torch.nn.functional.pad(x, (0, 1024 - w, 0, 1024 - h)))[0].numpy()
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return sam.Encoder("tiny", "random:7", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((1024, 1024), (1024, 333))]
+
+
+@pytest.fixture(scope="module")
+def reference(encoder, images):
+    model = sam.build("tiny").eval()
+    model.load_state_dict(encoder._model.state_dict())
+    return [plain(model, image) for image in images]
+
+
+def test_random_weights_leave_no_parameter_at_zero(encoder):
+    for name, parameter in encoder._model.named_parameters():
+        assert parameter.std() > 0, name
+        assert "rel_pos" not in name or parameter.abs().max() > 0.01
+
+
+def test_output_is_that_of_segment_anything(encoder, images, reference):
+    dense = encoder.encode(images, ("dense",))["embeddings"]
+    assert dense.dtype == np.float16
+    assert dense.shape == (2, 256, 64, 64)
+    for ours, theirs in zip(dense, reference, strict=True):
+        assert relative_l2(ours, theirs) < 1e-3
+
+
+def test_bfloat16_stays_near(encoder, images, reference):
+    low = sam.Encoder("tiny", "random:7", device="cpu", dtype="bfloat16")
+    assert relative_l2(low.encode(images[:1], ("dense",))["embeddings"][0], reference[0]) < 0.03
+
+
+def test_a_batch_gives_what_single_images_give(encoder, images):
+    together = encoder.encode(images)
+    for i, image in enumerate(images):
+        alone = encoder.encode([image])
+        for name in together:
+            assert relative_l2(alone[name][0], together[name][i]) < 1e-4, name
+
+
+def test_only_the_tiers_asked_for(encoder, images):
+    assert encoder.encode(images[:1], ("pooled",)).keys() == {"pooled"}
+
+
+def test_pooled_follows_its_definition(encoder, images):
+    """Checked against sums written out in numpy, for an image whose right part is padding."""
+    out = encoder.encode(images)
+    valid = out["embeddings"][1][:, :, :21].astype(
+        np.float64
+    )  # 333 pixels reach ceil(333 / 16) = 21 columns
+    expected = [valid.mean((1, 2)), valid.max((1, 2)), valid.std((1, 2))]
+    columns = sam.columns("tiny")
+    pooled = out["pooled"][1]
+    assert pooled.shape == (len(columns),) == (3 * 256 + 2 * 192,)
+    assert columns[0] == "mean_000"
+    assert columns[256] == "max_000"
+    assert columns[512] == "std_000"
+    np.testing.assert_allclose(pooled[:768], np.concatenate(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_block_means_are_those_of_the_blocks_outputs(encoder, images):
+    model = sam.build("tiny").eval()
+    model.load_state_dict(encoder._model.state_dict())
+    seen = {}
+    for index in (2, 5):
+        model.blocks[index].register_forward_hook(
+            lambda module, args, output, index=index: seen.__setitem__(index, output)
+        )
+    plain(model, images[1])
+    pooled = encoder.encode(images[1:], ("pooled",))["pooled"][0]
+    columns = sam.columns("tiny")
+    for index in (2, 5):
+        at = columns.index(f"block{index:02d}_mean_0000")
+        expected = seen[index][0, :, :21].mean((0, 1)).numpy()
+        np.testing.assert_allclose(pooled[at : at + 192], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_grid16_averages_valid_tokens_only(encoder, images):
+    out = encoder.encode(images)
+    dense = out["embeddings"].astype(np.float64)
+    grid = out["grid16"].astype(np.float64)
+    assert out["grid16"].dtype == np.float16
+    square = dense[0].reshape(256, 16, 4, 16, 4).mean((2, 4))
+    np.testing.assert_allclose(grid[0], square, rtol=2e-3, atol=2e-3)
+    # 21 valid columns: five whole cells, one with a single valid column, then nothing.
+    np.testing.assert_allclose(
+        grid[1][:, :, 5], dense[1][:, :, 20].reshape(256, 16, 4).mean(2), rtol=2e-3, atol=2e-3
+    )
+    assert (grid[1][:, :, 6:] == 0).all()
+
+
+@pytest.mark.parametrize("side", [14, 8])
+def test_attention_in_bands_is_segment_anythings(side):
+    torch.manual_seed(0)
+    attention = modeling().image_encoder.Attention(
+        48, num_heads=3, use_rel_pos=True, input_size=(side, side)
+    )
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.normal_(std=0.3)
+    x = torch.randn(2, side, side, 48)
+    with torch.inference_mode():
+        torch.testing.assert_close(attend(attention, x), attention(x), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_spans_several_bands(monkeypatch):
+    monkeypatch.setattr("samtl.encoders._attention.BAND", 10)
+    test_attention_in_bands_is_segment_anythings(8)
+
+
+def test_an_out_of_memory_batch_is_halved(encoder, images, monkeypatch):
+    small = [image[:64, :64] for image in images]
+    whole = encoder._encode
+
+    def scarce(pixels, tiers):
+        if len(pixels) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return whole(pixels, tiers)
+
+    monkeypatch.setattr(encoder, "_encode", scarce)
+    halved = encoder.encode(small * 2, ("pooled",))["pooled"]
+    assert halved.shape[0] == 4
+    np.testing.assert_array_equal(halved[:2], halved[2:])
+
+
+def test_one_image_that_does_not_fit_is_a_clear_error(encoder, images, monkeypatch):
+    def never(pixels, tiers):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(encoder, "_encode", never)
+    with pytest.raises(Exception, match="does not fit in the memory of cpu") as caught:
+        encoder.encode(images[:1])
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("name", sorted(sam.NAMES))
+def test_every_name_builds_the_published_shape(name):
+    variant = sam.VARIANTS[name]
+    with torch.device("meta"):  # shapes without memory
+        model = sam.build(name)
+    assert len(model.blocks) == variant.depth
+    assert model.pos_embed.shape == (1, 64, 64, variant.width)
+    assert [i for i, b in enumerate(model.blocks) if b.window_size == 0] == list(variant.taps)
+    assert len(sam.columns(name)) == 768 + len(variant.taps) * variant.width
+
+
+def test_padding_is_excluded_from_the_mask():
+    mask = _tiers.validity([(64, 21), (1, 64)], 64, torch.device("cpu"))
+    assert mask[0].sum() == 64 * 21
+    assert mask[1].sum() == 64
+    assert mask[1, 0, 1:].sum() == 0
+
+
+def test_modeling_leaves_the_real_package_alone():
+    import sys
+
+    modeling()
+    assert "segment_anything" not in sys.modules
+    assert modeling() is modeling()
+
+
+def test_missing_package_is_told(monkeypatch):
+    modeling.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install segment-anything"):
+        modeling()
+    monkeypatch.undo()
+    modeling()

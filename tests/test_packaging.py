@@ -1,0 +1,61 @@
+"""What is installed is what lies in the folders, and the README's tree is the tree."""
+
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import samtl
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_package_is_listed():
+    """`packages` is explicit, since `cli` is installed under another name; a forgotten one would miss the wheel."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(project["tool"]["setuptools"]["packages"])
+    folders = {p.parent for p in (ROOT / "samtl").rglob("__init__.py")}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"samtl.cli"}
+    assert listed == found
+
+
+def test_cli_is_not_importable_under_its_folders_name():
+    files = importlib.metadata.files("samtl") or []
+    assert not [f for f in files if f.parts[0] == "cli"]
+
+
+def test_requirements_are_pinned():
+    """Each direct requirement has an exact version among the constraints that the Makefile installs with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[<>=]", requirement)[0] for requirement in wanted}
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)==\S+$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert names <= set(pins)
+
+
+def test_public_names():
+    for name in samtl.__all__:
+        assert getattr(samtl, name).__module__.startswith("samtl.")
+    assert samtl.__version__ == importlib.metadata.version("samtl")
+    assert set(samtl.__all__) <= set(dir(samtl))
+    # The verbs stay functions also after the modules that hold them were imported.
+    assert callable(samtl.embed)
+    assert callable(samtl.fit_head)
+
+
+def test_the_readmes_tree_is_the_tree():
+    text = (ROOT / "README.md").read_text()
+    block = text.split("## The tree")[1].split("```")[1]
+    told = set(re.findall(r"[\w.]+\.py\b", block))
+    found = {p.name for folder in ("samtl", "cli") for p in (ROOT / folder).rglob("*.py")}
+    assert found - {"__init__.py", "__main__.py"} == told - {"__init__.py", "__main__.py"}
+
+
+def test_no_machine_paths():
+    """The project speaks only of itself."""
+    suffixes = {".py", ".md", ".toml", ".txt", ".cff"}
+    files = [p for p in ROOT.rglob("*") if p.suffix in suffixes and ".venv" not in p.parts]
+    assert files
+    for path in files:
+        if path != Path(__file__):
+            assert not re.search(r"/work/|/root/|\.library|/tmp/bash_jobs", path.read_text()), path

@@ -1,0 +1,91 @@
+"""The same pixels as SAM's own transform, and which tokens they reach."""
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from samtl.preprocess import Preprocessing, resize_longest_side, resized_shape, valid_tokens
+
+
+@pytest.fixture(scope="module")
+def sam_transform():
+    """segment_anything's own ResizeLongestSide, on the two torchvision functions that it calls.
+
+    For a Pillow image, torchvision's `resize` is `Image.resize` with the (width, height) swapped and bilinear by default.
+    """
+    spec = importlib.util.find_spec("segment_anything")
+    path = Path(spec.submodule_search_locations[0]) / "utils" / "transforms.py"
+    functional = types.ModuleType("torchvision.transforms.functional")
+    functional.to_pil_image = Image.fromarray
+    functional.resize = lambda image, size: image.resize(size[::-1], Image.Resampling.BILINEAR)
+    stubs = {
+        "torchvision": types.ModuleType("torchvision"),
+        "torchvision.transforms": types.ModuleType("torchvision.transforms"),
+        "torchvision.transforms.functional": functional,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in stubs.items():
+            patch.setitem(sys.modules, name, module)
+        loaded = importlib.util.spec_from_file_location("_sam_transforms", path)
+        module = importlib.util.module_from_spec(loaded)
+        loaded.loader.exec_module(module)
+    return module.ResizeLongestSide(1024)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (64, 64),
+        (1024, 1024),
+        (600, 800),
+        (37, 911),
+        (911, 37),
+        (2000, 1500),
+        (1, 1),
+        (3, 2),
+        (1025, 7),
+    ],
+)
+def test_pixels_are_those_of_sam(sam_transform, height, width):
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    theirs = sam_transform.apply_image(pixels)
+    ours = resize_longest_side(pixels)
+    assert ours.dtype == np.uint8
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() == 0
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+@settings(deadline=None)
+def test_size_is_that_of_sam(sam_transform, height, width):
+    theirs = sam_transform.get_preprocess_shape(height, width, 1024)
+    assert resized_shape(height, width) == tuple(max(1, side) for side in theirs)
+
+
+def test_an_image_too_thin_for_sam_keeps_one_pixel():
+    pixels = np.zeros((1, 3000, 3), np.uint8)
+    assert resize_longest_side(pixels).shape == (1, 1024, 3)
+    assert valid_tokens(1, 3000) == (1, 64)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_valid_tokens_cover_every_pixel_and_no_more(height, width):
+    h, w = resized_shape(height, width)
+    rows, columns = valid_tokens(height, width)
+    assert max(rows, columns) == 64
+    assert (rows - 1) * 16 < h <= rows * 16
+    assert (columns - 1) * 16 < w <= columns * 16
+    assert valid_tokens(h, w) == (rows, columns)  # the encoder asks with the resized size
+
+
+def test_preprocessing_is_json_and_names_the_size():
+    fields = Preprocessing(512).to_dict()
+    assert fields["image_size"] == 512
+    assert fields["pixel_mean"] == [123.675, 116.28, 103.53]
