@@ -12,7 +12,7 @@ from . import embed as embed_command
 from . import fit as fit_command
 from ._options import Json
 
-IMAGES_PER_CLASS = 30
+IMAGES_PER_CLASS = 25
 
 
 def demo(

@@ -15,8 +15,9 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,7 +259,7 @@ def _decode(dataset: Dataset, row: int, image_size: int) -> _Decoded:
 
 def _ahead(
     work: Callable[[int], _Decoded], rows: Iterator[int], workers: int, depth: int
-) -> Iterator[_Decoded]:
+) -> Generator[_Decoded, None, None]:
     """Map over rows in order, in threads, with at most `depth` results waiting."""
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting = deque(pool.submit(work, row) for row in itertools.islice(rows, depth))
@@ -346,7 +347,7 @@ class _Pass:
         """Encode and commit, block after block."""
         pending = [b for b in range(self.writer.blocks) if self.writer.missing(b)]
         rows = (row for block in pending for row in self.writer.block_rows(block))
-        size = self.model.preprocessing.image_size
+        size, most = self.model.preprocessing.image_size, self.job.plan.batch_size
         on_cpu = self.job.plan.device == "cpu"
         # On a CPU the encoder has the cores; one thread keeps ahead of it easily.
         workers = 1 if on_cpu else min(32, os.cpu_count() or 1)
@@ -354,19 +355,18 @@ class _Pass:
             lambda row: _decode(self.job.dataset, row, size),
             rows,
             workers,
-            depth=self.job.plan.batch_size + 2 * workers,
+            depth=most + 2 * workers,
         )
         block: _Block | None = None
         self._started = time.monotonic()
-        with ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
+        with closing(decoded), ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
             while True:
                 stopping = self.should_stop()
                 if stopping and block is None:
-                    self.interrupted = True
                     break
                 # When stopping, only what the block in flight still lacks.
-                room = len(block.rows) - len(block.status) if block and stopping else None
-                batch = list(itertools.islice(decoded, room or self.job.plan.batch_size))
+                room = len(block.rows) - len(block.status) if block and stopping else most
+                batch = list(itertools.islice(decoded, min(room, most)))
                 if not batch:
                     break
                 for item, arrays in zip(batch, self._encode(batch), strict=True):
@@ -378,7 +378,7 @@ class _Pass:
                 self._advance(len(batch))
             while self._writes:
                 self.bytes_written += self._writes.popleft().result()
-        decoded.close()  # type: ignore[attr-defined]
+        self.interrupted = self.encoded < sum(len(self.writer.block_rows(b)) for b in pending)
         self.seconds = time.monotonic() - self._started
         self._report()
 

@@ -163,12 +163,20 @@ def statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         )
     rows = pixels.reshape(-1, 3)
     n = len(rows)
-    # Exact integers: no rounding, and no float64 copy of a large image.
-    sums = [int(s) for s in rows.sum(axis=0, dtype=np.uint64)]
-    squares = [int(s) for s in np.square(rows, dtype=np.uint16).sum(axis=0, dtype=np.uint64)]
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for start in range(0, n, _STRIP_PIXELS):
+        for band in range(3):
+            values = rows[start : start + _STRIP_PIXELS, band]
+            counts[band] += np.bincount(values, minlength=256)
+    levels = np.arange(256)
+    # Whole numbers, so that nothing is rounded before the last step.
+    sums = [int(s) for s in counts @ levels]
+    squares = [int(s) for s in counts @ levels**2]
     means = [s / n for s in sums]
     deviations = [((n * q - s * s) / n**2) ** 0.5 for s, q in zip(sums, squares, strict=True)]
-    return np.array([*means, *deviations, *rows.min(axis=0), *rows.max(axis=0)], dtype=np.float32)
+    present = counts > 0
+    lowest, highest = present.argmax(axis=1), 255 - present[:, ::-1].argmax(axis=1)
+    return np.array([*means, *deviations, *lowest, *highest], dtype=np.float32)
 
 
 def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:

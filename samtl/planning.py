@@ -17,7 +17,7 @@ from samtl.images import STATISTICS
 from samtl.preprocess import PATCH, Preprocessing
 from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
-from samtl.store.layout import BLOCK_ROWS, TIER_ARRAYS, ArraySpec, array_specs
+from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
 from samtl.store.log import committed, read_log
 from samtl.store.rows import Rows
 from samtl.store.writer import check_identity, refuse_foreign
@@ -121,7 +121,7 @@ def prepare(
         raise InputError(f"the dataset {source.name} has no images")
     rows = Rows(source.name, source.classes, source.sample_ids, source.labels, source.note)
 
-    wanted_weights = checkpoint or module.default_checkpoint(encoder)
+    wanted = checkpoint or module.default_checkpoint(encoder)
     path = _store_path(out, source.name, encoder, checkpoint, limit, per_class)
     refuse_foreign(path)
     resumes = (path / FILE).exists()
@@ -146,26 +146,24 @@ def prepare(
     specs = array_specs(preprocessing.image_size // PATCH, columns)
     arrays = (*ALWAYS, *(TIER_ARRAYS[tier] for tier in tiers))
     done = committed(read_log(path)) if resumes else {}
-    blocks = range(-(-len(rows) // BLOCK_ROWS))
-    lacking = {b: [a for a in arrays if b not in done.get(a, {})] for b in blocks}
-    size_of = {name: _shard_bytes(specs[name], rows) for name in arrays}
-    by_tier = {tier: size_of[TIER_ARRAYS[tier]] * len(blocks) for tier in tiers}
-    by_tier["labels"] = sum(size_of[name] for name in ALWAYS) * len(blocks)
+    blocks = [rows.sample_ids[i : i + BLOCK_ROWS] for i in range(0, len(rows), BLOCK_ROWS)]
+    lacking = [[a for a in arrays if b not in done.get(a, {})] for b in range(len(blocks))]
+    sizes = {name: [_shard_bytes(specs[name], ids) for ids in blocks] for name in arrays}
+    by_tier = {tier: sum(sizes[TIER_ARRAYS[tier]]) for tier in tiers}
+    by_tier["labels"] = sum(sum(sizes[name]) for name in ALWAYS)
     return Job(
         plan=Plan(
             store=path,
             dataset=source.name,
             encoder=encoder,
-            weights=wanted_weights,
+            weights=f"untrained ({wanted})" if wanted.startswith("random:") else wanted,
             device=str(target),
             compute_dtype=compute_dtype,
             tiers=tiers,
             rows=len(rows),
-            pending_rows=sum(
-                min(BLOCK_ROWS, len(rows) - b * BLOCK_ROWS) for b, names in lacking.items() if names
-            ),
+            pending_rows=sum(len(ids) for ids, names in zip(blocks, lacking, strict=True) if names),
             bytes_by_tier=by_tier,
-            bytes_to_write=sum(size_of[name] for names in lacking.values() for name in names),
+            bytes_to_write=sum(sizes[name][b] for b, names in enumerate(lacking) for name in names),
             bytes_free=_free_bytes(path),
             batch_size=_batch_size(batch_size, target.type),
             resumes=resumes,
@@ -192,7 +190,7 @@ def _batch_size(asked: int | str, device: str) -> int:
     if asked == "auto":
         # On a CPU, one image at a time keeps the activations in the cache; a GPU wants more in flight.
         return 1 if device == "cpu" else 8
-    if not str(asked).isdigit() or int(asked) < 1:
+    if not str(asked).isdecimal() or int(asked) < 1:
         raise InputError(f"--batch-size must be auto or a whole number from 1, got {asked!r}")
     return int(asked)
 
@@ -224,12 +222,11 @@ def _weights_slug(checkpoint: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "", stem)
 
 
-def _shard_bytes(spec: ArraySpec, rows: Rows) -> int:
-    """Size of a full shard; for strings, of one with ids of the mean length."""
-    if spec.dtype != "string":
-        return spec.shard_bytes()
-    mean = sum(len(s.encode()) for s in rows.sample_ids) / len(rows)
-    return BLOCK_ROWS * (int(mean) + 12 + 16)
+def _shard_bytes(spec: ArraySpec, sample_ids: Sequence[str]) -> int:
+    """Size of the shard of a block with these rows."""
+    if spec.dtype == "string":  # each id beside its two lengths and its checksum
+        return sum(len(i.encode()) + 12 for i in sample_ids) + INDEX_BYTES
+    return spec.shard_bytes(len(sample_ids))
 
 
 def _free_bytes(path: Path) -> int:

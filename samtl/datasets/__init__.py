@@ -6,6 +6,7 @@ from pathlib import Path
 
 from samtl import registry
 from samtl.datasets._base import Dataset, Reader, shuffled, subset
+from samtl.datasets._listing import kind_of
 from samtl.errors import InputError
 
 __all__ = ["resolve", "shuffled", "subset", "Dataset", "Reader"]
@@ -47,7 +48,7 @@ def resolve(
     if not isinstance(spec, str):
         raise InputError(f"a dataset is named by text or is a Dataset, got {type(spec).__name__}")
     name, colon, argument = spec.partition(":")
-    if name not in registry.names("datasets") and Path(spec).is_dir():
+    if name not in registry.names("datasets") and spec and kind_of(Path(spec)) == "folder":
         raise InputError(
             f"no dataset is called {spec!r}, but a folder is: read it with folder:{spec}"
         )

@@ -354,14 +354,14 @@ def _parse(directory: bytes, count: int) -> list[_Entry]:
 
 
 def _name(raw: bytes) -> str:
+    if len(raw) > MAX_PATH_BYTES:
+        raise _OddError(f"the name {raw[:40]!r}... has {len(raw):,} bytes")
     # The flag that promises UTF-8 is not asked: it is missing from archives made on a Mac.
     try:
         name = raw.decode()
     except UnicodeDecodeError:
         raise _OddError(f"the name {raw!r} is not UTF-8") from None
     parts = name.removesuffix("/").split("/")
-    if len(raw) > MAX_PATH_BYTES:
-        raise _OddError(f"the name {name[:40]!a}... has {len(raw):,} bytes")
     if not {"", ".", ".."}.isdisjoint(parts) or "\\" in name or re.match(r"[A-Za-z]:", name):
         raise _OddError(f"the name {name!a} may lead out of the target")
     for what in map(flaw, parts):

@@ -95,7 +95,8 @@ class _Dice:
 
 
 def _lightness(scene: Field) -> Field:
-    return (scene[0] + scene[1] + scene[2]) / np.float32(3)
+    lightness: Field = (scene[0] + scene[1] + scene[2]) / np.float32(3)
+    return lightness
 
 
 def draw(seed: int, name: str, index: int) -> npt.NDArray[np.uint8]:
@@ -167,7 +168,8 @@ def _noise(dice: _Dice, cell: float) -> Field:
     lattice = dice.table(int(index[-1]) + 2, int(index[-1]) + 2)
     rows = lattice[index] + (lattice[index + 1] - lattice[index]) * t[:, None]
     columns = np.ascontiguousarray(rows.T)
-    return (columns[index] + (columns[index + 1] - columns[index]) * t[:, None]).T
+    noise: Field = (columns[index] + (columns[index + 1] - columns[index]) * t[:, None]).T
+    return noise
 
 
 def _relief(dice: _Dice, cell: float, octaves: int = 3) -> Field:
@@ -184,13 +186,15 @@ def _course(dice: _Dice, along: Field, cell: float) -> Field:
     """Smooth noise in [-1, 1] that varies along one coordinate only."""
     index, t = _split(along, cell)
     lattice = dice.table(64) * np.float32(2) - np.float32(1)
-    low, high = lattice[index % 64], lattice[(index + 1) % 64]
+    low: Field = lattice[index % 64]
+    high: Field = lattice[(index + 1) % 64]
     return low + (high - low) * _smooth(t)
 
 
 def _edge(distance: Field, softness: float = 1.5) -> Field:
     """1 where the signed distance in pixels is well below 0, 0 well above, a ramp between."""
-    return np.clip(np.float32(0.5) - distance / np.float32(softness), 0, 1)
+    ramp: Field = np.float32(0.5) - distance / np.float32(softness)
+    return ramp.clip(0, 1)
 
 
 def _mix(below: Field, above: Field, amount: Field) -> Field:
@@ -354,10 +358,8 @@ def _residential(dice: _Dice) -> Field:
     column, t = _split(along, length)
     row, s = _split(across, depth)
     lot = (row % 64, column % 64)
-    wide, deep = (
-        dice.table(64, 64)[lot] * 2 + np.float32(2.6),
-        dice.table(64, 64)[lot] * 2 + np.float32(2.6),
-    )
+    wide = np.float32(2.6) + dice.table(64, 64)[lot] * np.float32(2)
+    deep = np.float32(2.6) + dice.table(64, 64)[lot] * np.float32(2)
     dx = (t - np.float32(0.42) - dice.table(64, 64)[lot] * np.float32(0.16)) * np.float32(length)
     dy = (s - np.float32(0.42) - dice.table(64, 64)[lot] * np.float32(0.16)) * np.float32(depth)
     mark = dice.table(64, 64)[lot]

@@ -8,11 +8,12 @@ read, `EuroSAT.zip` (`eurosat/2750/<Class>/*.jpg`) and `EuroSAT_RGB.zip`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from samtl.datasets._archive import Archive
 from samtl.datasets._base import Dataset, Reader
@@ -197,7 +198,7 @@ def _official_archive(download: bool) -> Path:
     folder = Path(os.environ.get("SAMTL_DATA_CACHE") or pooch.os_cache("samtl"))
     for source in SOURCES:
         path = folder / source.file_name
-        if path.is_file() and pooch.hash_matches(path, source.known_hash):
+        if path.is_file() and _is_official(path, source):
             return path
     by_hand = f"download {SOURCES[0].url} by hand and give the file with --root"
     if not download:
@@ -217,11 +218,16 @@ def _fetch(source: Source, folder: Path) -> Path:
     import pooch
 
     partial = folder / f".{source.file_name}.{secrets.token_hex(8)}.partial"
+    # pooch closes no response that says "not found", so they are kept to be closed here.
+    answers: list[Any] = []
+    download = pooch.HTTPDownloader(
+        chunk_size=2**20, hooks={"response": lambda answer, **_: answers.append(answer)}
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not pooch.retrieve: that logs to standard error, which is not the library's to write to.
-        pooch.HTTPDownloader(chunk_size=2**20)(source.url, str(partial), None)
-        if not pooch.hash_matches(partial, source.known_hash):
+        download(source.url, str(partial), None)
+        if not _is_official(partial, source):
             raise InputError(
                 f"{source.url} gave {partial.stat().st_size:,} bytes whose hash is not "
                 f"{source.known_hash}"
@@ -230,4 +236,14 @@ def _fetch(source: Source, folder: Path) -> Path:
     except OSError as error:  # the network's errors are OSErrors, too
         raise ResourceError(f"{source.url} failed ({type(error).__name__}: {error})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        for answer in answers:
+            answer.close()
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _is_official(path: Path, source: Source) -> bool:
+    import pooch
+
+    algorithm, _, digest = source.known_hash.partition(":")
+    return bool(pooch.file_hash(str(path), alg=algorithm) == digest)

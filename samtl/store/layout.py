@@ -74,9 +74,9 @@ class ArraySpec:
         """Path of a block's shard relative to the store."""
         return ".".join([f"{self.name}/c", str(block), *["0"] * len(self.row_shape)])
 
-    def shard_bytes(self) -> int:
-        """Size of a full shard; 0 for strings."""
-        return BLOCK_ROWS * (self.row_bytes + 4) + INDEX_BYTES if self.row_bytes else 0
+    def shard_bytes(self, rows: int = BLOCK_ROWS) -> int:
+        """Size of a shard with so many rows; 0 for strings."""
+        return rows * (self.row_bytes + 4) + INDEX_BYTES if self.row_bytes else 0
 
     def encode_row(self, row: object) -> bytes | memoryview:
         """Give a row's bytes, without the checksum."""
@@ -259,7 +259,9 @@ def shard_index(shard: memoryview, path: str, beyond: int | None = None) -> NDAr
         )
     index = np.frombuffer(packed, "<u8").reshape(BLOCK_ROWS, 2)
     present = index[index[:, 0] != MISSING]
-    if present.size and int(present.sum(axis=1).max()) > (beyond or len(shard)) - INDEX_BYTES:
+    room = (beyond or len(shard)) - INDEX_BYTES
+    # Each number by itself first, since the sum of two large ones wraps around.
+    if (present > room).any() or (present.sum(axis=1) > room).any():
         raise DamageError(
             f"{path}: the shard's index points outside the file: the store is damaged there"
         )

@@ -262,7 +262,13 @@ class Store:
             Where a row is not committed, or there is no such array or row.
         """
         spec = self._spec(array)
-        wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        wanted = np.arange(len(self)) if rows is None else np.asarray(rows)
+        # An empty list has no integers to be seen; a mask of booleans would quietly mean rows 0 and 1.
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise InputError(
+                f"rows must be a list of row numbers, got shape {wanted.shape} of {wanted.dtype}; "
+                "of a mask, take numpy.flatnonzero"
+            )
         dtype = object if spec.dtype == "string" else np.dtype(spec.dtype)
         out = np.empty((len(wanted), *spec.row_shape), dtype=dtype)
         # In the order of the file, so that a shard is mapped once however the rows are shuffled.

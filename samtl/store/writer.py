@@ -109,13 +109,14 @@ class StoreWriter:
         OSError
             Where the disk gives out; the block does not count and is redone next time.
         """
+        sequence = self._sequence.get(block, 0)
+        record_path = self.path / record_name(block, sequence)
         files = {}
         for name, values in arrays.items():
             shard = encode_shard(self.specs[name], values)
             relative = self.specs[name].shard_path(block)
-            self._publish_shard(relative, shard)
+            self._publish_shard(relative, shard, record_path)
             files[name] = self._read_back(relative, shard)
-        sequence = self._sequence.get(block, 0)
         record = Record(
             block=block,
             sequence=sequence,
@@ -127,24 +128,22 @@ class StoreWriter:
             writer={**about, **_whoami(), "committed": _now()},
         )
         try:
-            durable.publish(
-                self.path / record_name(block, sequence), [documents.seal(record.to_dict())]
-            )
+            durable.publish(record_path, [documents.seal(record.to_dict())])
         except FileExistsError as error:
-            raise LockedError(
-                f"another writer committed block {block} of {self.path} meanwhile; start again to go on from there"
-            ) from error
+            raise _overtaken(record_path) from error
         self._sequence[block] = sequence + 1
         for name in files:
             self._committed.setdefault(name, {})[block] = record
         return record
 
-    def _publish_shard(self, relative: str, shard: EncodedShard) -> None:
+    def _publish_shard(self, relative: str, shard: EncodedShard, record_path: Path) -> None:
         path = self.path / relative
         try:
             durable.publish(path, shard.pieces)
-        except FileExistsError:
-            # A crash left it between the shards and the record: it does not count, and we hold the lock.
+        except FileExistsError as error:
+            if record_path.exists():  # the lock did not hold: some network file systems ignore it
+                raise _overtaken(record_path) from error
+            # A crash left it between the shards and the record: it does not count.
             path.unlink()
             durable.publish(path, shard.pieces)
 
@@ -202,13 +201,15 @@ def open_writer(
         Where the folder holds something else.
     """
     refuse_foreign(path)
+    # Once before the lock, since even its file would be a change, and once more when nobody else can write.
+    check_identity(path, fingerprint, wanted_rows)
     durable.make_folder(path)
     with _lock(path):
         check_identity(path, fingerprint, wanted_rows)
         known = array_specs(fingerprint.image_size // 16, columns)
         specs = {name: known[name] for name in arrays}
         _write_skeleton(path, fingerprint, about, wanted_rows, columns, specs)
-        for folder in ("log", "rows", ".", *specs):
+        for folder in ("log", "rows", ".", *known):
             _sweep(path / folder)
         writer = StoreWriter(path, specs, wanted_rows, fingerprint)
         records = read_log(path)
@@ -219,8 +220,9 @@ def open_writer(
 
 def refuse_foreign(path: Path) -> None:
     """Raise InputError where a path is taken by something that is not a store."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; a store is a folder: name another with --out")
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        raise InputError(f"{existing} is a file; a store is a folder: name another with --out")
     if path.is_dir() and not (path / FILE).exists():
         others = [p.name for p in path.iterdir() if not p.name.startswith(".")]
         if others:
@@ -267,9 +269,7 @@ def _write_skeleton(
     for name, spec in specs.items():
         metadata = documents.canonical(spec.metadata(len(wanted_rows)))
         _publish_if_absent(path / name / "zarr.json", metadata)
-    arrays = {
-        file.parent.name: json.loads(file.read_bytes()) for file in sorted(path.glob("*/zarr.json"))
-    }
+    arrays = {file.parent.name: _read_json(file) for file in sorted(path.glob("*/zarr.json"))}
     attributes = {
         "samtl": {
             "format": FORMAT,
@@ -284,6 +284,13 @@ def _write_skeleton(
     metadata_file = path / "zarr.json"
     if not metadata_file.exists() or metadata_file.read_bytes() != root:
         durable.replace(metadata_file, root)
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamageError(f"{path} is damaged; remove it, and it is written anew") from error
 
 
 def _publish_if_absent(path: Path, content: bytes) -> None:
@@ -314,6 +321,12 @@ def _lock(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _overtaken(record_path: Path) -> LockedError:
+    return LockedError(
+        f"another writer published {record_path} meanwhile; start again to go on from there"
+    )
 
 
 def _describe(holder: Path) -> str:

@@ -1,0 +1,237 @@
+"""A run: what one training came to, and its folder, which is there whole or not at all.
+
+The folder is written under a hidden temporary name beside its place and renamed when complete; a name that is taken
+is never touched, the next one is `NAME.2`, then `NAME.3` and so on.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import itertools
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl.errors import ResourceError
+from samtl.metrics import PerClass, Score
+from samtl.splits import Split
+
+DEFAULT_RUNS = "runs"
+
+
+def runs_folder(out: str | Path | None = None) -> Path:
+    """Where run folders land: `out`, else `$SAMTL_RUNS`, else `./runs`."""
+    return Path(out if out is not None else os.environ.get("SAMTL_RUNS") or DEFAULT_RUNS)
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """What one training came to.
+
+    Attributes
+    ----------
+    metrics : dict of str to Score
+        On the held-out rows: `accuracy`, `balanced_accuracy`, `macro_f1`, `ece`, `log_loss` (nats), with 95 %
+        bootstrap intervals.
+    floor : dict of str to Score, or None
+        The same figures of logistic regression on image statistics, same split.
+    floor_missing : str
+        Why there is no floor, or "".
+    split : Split
+    fingerprint, snapshot : str
+        Of the store.
+    run : Path
+        The run folder.
+    seconds : dict of str to float
+        Wall time of each stage, and `total`.
+    head : str
+    classes : tuple of str
+    confusion : (K, K) int64
+        Rows are the truth.
+    per_class : PerClass
+    n_train, n_validation, n_test : int
+        Rows that the head learned from, was chosen on, and was scored on.
+    left_out_because : dict of str to int
+        Rows that took no part: `quarantined`, `missing` (not embedded yet), `unlabelled`.
+    store, dataset, encoder, weights : str
+    untrained : bool
+        Whether the encoder's weights are random numbers.
+    note : str
+        What readers of figures must know about the dataset, or "".
+    """
+
+    metrics: dict[str, Score]
+    floor: dict[str, Score] | None
+    floor_missing: str
+    split: Split
+    fingerprint: str
+    snapshot: str
+    run: Path
+    seconds: dict[str, float]
+    head: str
+    classes: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    per_class: PerClass
+    n_train: int
+    n_validation: int
+    n_test: int
+    left_out_because: dict[str, int]
+    store: str
+    dataset: str
+    encoder: str
+    weights: str
+    untrained: bool
+    note: str
+
+    @property
+    def left_out(self) -> int:
+        """How many rows took no part."""
+        return sum(self.left_out_because.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the result as JSON values."""
+        return {
+            "metrics": {name: asdict(score) for name, score in self.metrics.items()},
+            "floor": self.floor and {name: asdict(score) for name, score in self.floor.items()},
+            "floor_missing": self.floor_missing,
+            "split": split_json(self.split),
+            "fingerprint": self.fingerprint,
+            "run": str(self.run),
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+            "head": self.head,
+            "store": self.store,
+            "dataset": self.dataset,
+            "note": self.note,
+            "encoder": self.encoder,
+            "weights": self.weights,
+            "untrained": self.untrained,
+            "snapshot": self.snapshot,
+            "counts": {
+                "train": self.n_train,
+                "validation": self.n_validation,
+                "test": self.n_test,
+                "left_out": self.left_out_because,
+            },
+            "per_class": {
+                name: {
+                    "precision": float(self.per_class.precision[i]),
+                    "recall": float(self.per_class.recall[i]),
+                    "f1": float(self.per_class.f1[i]),
+                    "support": int(self.per_class.support[i]),
+                }
+                for i, name in enumerate(self.classes)
+            },
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def split_json(split: Split) -> dict[str, Any]:
+    """Name a split as JSON values."""
+    return {"name": split.name, "share": split.share, "seed": split.seed, "digest": split.digest}
+
+
+class RunFolder:
+    """A run folder being written; a context manager that leaves nothing behind unless `publish` was reached.
+
+    Parameters
+    ----------
+    parent : Path
+        Made where it does not exist.
+
+    Attributes
+    ----------
+    path : Path
+        Where files go until it is published.
+
+    Raises
+    ------
+    ResourceError
+        Where the disk does not take it.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self.parent = parent
+        self.path = parent / f".tmp-{uuid.uuid4().hex}"
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise _refused(parent, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what the disk refuses within a `with` block into a `ResourceError`."""
+        try:
+            yield
+        except OSError as error:
+            raise _refused(self.parent, error) from error
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON object."""
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        with self.writing():
+            (self.path / name).write_text(text + "\n", encoding="utf-8")
+
+    def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a table."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(header)
+        table.writerows(rows)
+        with self.writing():
+            (self.path / name).write_text(text.getvalue(), encoding="utf-8")
+
+    def publish(self, name: str) -> Path:
+        """Move the folder to its name, or the next free one; gives its path."""
+        with self.writing():
+            for file in self.path.iterdir():
+                _sync(file)
+            for count in itertools.count(1):
+                target = self.parent / (name if count == 1 else f"{name}.{count}")
+                try:
+                    # Fails where a file or a folder with content is, and a run folder is never empty.
+                    self.path.rename(target)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                        raise
+                else:
+                    break
+            _sync(self.parent)
+        return target
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refused(parent: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"cannot write a run into {parent}: {error.strerror or error}; "
+        "choose another folder with --out, or make room"
+    )

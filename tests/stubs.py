@@ -1,0 +1,187 @@
+"""Stand-ins that are fast and never the same twice: generated images, and encoders that hash their input."""
+
+import functools
+import hashlib
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from samtl import planning, registry
+from samtl.datasets import Dataset
+from samtl.encoders._weights import Weights
+from samtl.errors import InputError
+from samtl.preprocess import PATCH, Preprocessing
+
+SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
+
+
+def png(seed, shape=(20, 20)):
+    """Give the bytes of a PNG with random colours."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def huge_png():
+    """Give a PNG whose header alone says that it has 2.5 gigapixels."""
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes(1000)),
+        b"IEND": b"",
+    }
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in chunks.items():
+        data += struct.pack(">I", len(content)) + name + content
+        data += struct.pack(">I", zlib.crc32(name + content))
+    return data
+
+
+# What can be wrong with an image file, by the code under which its row is quarantined.
+BROKEN = {
+    "empty": b"",
+    "truncated": png(0)[:200],
+    "not_an_image": b"Dear reader, this is no image.\n",
+    "too_large": huge_png(),
+    "unreadable": OSError("the network drive is gone"),
+    "gone": InputError("it was taken out of the archive"),
+}
+
+
+def toy_dataset(n=21, classes=3, bad=None, name="toy"):
+    """Give a dataset of `n` small images, square, wide and tall in turn.
+
+    Parameters
+    ----------
+    n, classes : int
+    bad : dict, optional
+        Number of an image to what stands in its place: bytes, an exception to raise, or a key of `BROKEN`.
+    """
+    files = {f"class{i % classes}/{i:04d}.png": png(i, SHAPES[i % 3]) for i in range(n)}
+    ids = tuple(files)
+    for number, content in (bad or {}).items():
+        files[ids[number]] = BROKEN[content] if isinstance(content, str) else content
+
+    def read(sample_id):
+        content = files[sample_id]
+        if isinstance(content, Exception):
+            raise content
+        return content
+
+    labels = tuple(i % classes for i in range(n))
+    return Dataset(name, tuple(f"class{i}" for i in range(classes)), ids, labels, read)
+
+
+def small_dataset():
+    """Give the images of the `small` fixture: 37, two of them broken."""
+    return toy_dataset(37, bad={3: "truncated", 30: "empty"})
+
+
+class StubEncoders:
+    """Has what `samtl/encoders/sam.py` has for the embedding: `Encoder`, `columns`, `default_checkpoint`.
+
+    Attributes
+    ----------
+    images, largest_batch : int
+        How many images were encoded, and the most at once.
+    before_batch : callable
+        Called with the pixels of a batch before it is encoded; may raise.
+    spoil : callable
+        Called with the finished outputs of a batch; may alter them.
+    """
+
+    def __init__(self, image_size=64, seconds=0.0, tally=None):
+        self.preprocessing = Preprocessing(image_size)
+        self.seconds = seconds
+        self.tally = tally  # a file that gets a byte for each image: it outlives the process
+        self.images = self.largest_batch = 0
+        self.before_batch = lambda pixels: None
+        self.spoil = lambda outputs: None
+
+    def Encoder(self, name, checkpoint=None, device="auto", dtype="auto"):
+        return StubEncoder(self, name, checkpoint or self.default_checkpoint(name), dtype)
+
+    def columns(self, name):
+        return tuple(f"column_{i}" for i in range(10))
+
+    def default_checkpoint(self, name):
+        return "random:0"
+
+
+class StubEncoder:
+    """Gives random numbers, seeded by the weights, the array's name and the image: equal input, equal output."""
+
+    def __init__(self, owner, name, checkpoint, dtype):
+        self.owner, self.name, self.compute_dtype = owner, name, dtype
+        self.preprocessing = owner.preprocessing
+        self.columns = owner.columns(name)
+        digest = hashlib.sha256(f"{name} {checkpoint}".encode()).hexdigest()
+        self.weights = Weights(f"untrained ({checkpoint})", untrained=True, sha256=digest)
+
+    def encode(self, pixels, tiers):
+        self.owner.before_batch(pixels)
+        side = self.preprocessing.image_size // PATCH
+        arrays = {
+            "pooled": ("pooled", (len(self.columns),), np.float32),
+            "grid16": ("grid16", (256, side // 4, side // 4), np.float16),
+            "dense": ("embeddings", (256, side, side), np.float16),
+        }
+        outputs = {}
+        for name, shape, dtype in (arrays[tier] for tier in tiers):
+            outputs[name] = np.stack([self._draw(name, image, shape, dtype) for image in pixels])
+        time.sleep(self.owner.seconds * len(pixels))
+        self.owner.images += len(pixels)
+        self.owner.largest_batch = max(self.owner.largest_batch, len(pixels))
+        if self.owner.tally:
+            with self.owner.tally.open("ab") as file:
+                file.write(b"." * len(pixels))
+        self.owner.spoil(outputs)
+        return outputs
+
+    def _draw(self, array, image, shape, dtype):
+        key = f"{self.weights.sha256} {array} {image.shape} {zlib.crc32(image)}"
+        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+        return np.random.default_rng(seed).random(shape, np.float32).astype(dtype)
+
+
+def install(encoders, setattr_=setattr):
+    """Put a stub in the place of all encoders; give it back.
+
+    Parameters
+    ----------
+    encoders : StubEncoders
+    setattr_ : callable
+        `monkeypatch.setattr` in tests.
+    """
+    load = registry.load
+
+    def load_or_stub(kind, name):
+        return encoders if kind == "encoders" else load(kind, name)
+
+    setattr_(registry, "load", load_or_stub)
+    image_size = encoders.preprocessing.image_size
+    setattr_(planning, "Preprocessing", functools.partial(Preprocessing, image_size))
+    return encoders
+
+
+def contents(folder, hidden=True):
+    """Map every file of a folder to what shows any change to it."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            path.stat().st_ino,
+            path.read_bytes(),
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (hidden or not path.name.startswith("."))
+    }
+
+
+def everything(store):
+    """Map each array of a store to its rows: bytes of numbers, so that NaN equals NaN, and a list of strings."""
+    rows = {name: store.read(name) for name in store.arrays}
+    return {name: r.tolist() if r.dtype == object else r.tobytes() for name, r in rows.items()}

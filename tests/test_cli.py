@@ -1,0 +1,372 @@
+"""The command line as a user meets it: what it prints, what it writes, and how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stubs
+import torch
+from PIL import Image
+
+import samtl
+
+ROOT = Path(__file__).parent.parent
+main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `samtl ARGS` in this process; gives (exit code, standard output, standard error)."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["samtl", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        output, errors = capsys.readouterr()
+        assert "Traceback" not in errors
+        return code, output, errors
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of 24 images in two classes."""
+    root = tmp_path / "images"
+    for name in ("field", "town"):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            (root / name / f"{i}.png").write_bytes(stubs.png(f"{name}{i}".__hash__() % 1000))
+    return root
+
+
+def untouched(path):
+    return not path.exists() or not list(path.rglob("*"))
+
+
+def test_help_names_every_verb(run):
+    code, output, _ = run("--help")
+    assert code == 0
+    for verb in ("embed", "fit-head", "info", "ls", "demo"):
+        assert verb in output
+    assert "Exit codes" in output
+
+
+@pytest.mark.parametrize("verb", ["embed", "fit-head", "info", "ls", "demo"])
+def test_every_option_is_in_the_readme(run, verb):
+    _, output, _ = run(verb, "--help")
+    options = set(re.findall(r"--[a-z][a-z-]+", output)) - {"--help", "--no-allow-partial"}
+    text = (ROOT / "README.md").read_text()
+    assert options
+    assert not [option for option in options if option not in text]
+
+
+def test_version(run):
+    assert run("--version")[1].strip() == f"samtl {samtl.__version__}"
+
+
+def test_embed_prints_the_plan_then_the_result(run, encoders, folder):
+    code, output, _ = run(
+        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--json", "e.json"
+    )
+    assert code == 0
+    for told in (
+        "24 rows",
+        "pooled",
+        "grid16",
+        "dense",
+        "free",
+        "img/s",
+        "untrained",
+        "peak memory",
+    ):
+        assert told in output
+    written = json.loads(Path("e.json").read_text())
+    store = samtl.open(written["store"])
+    assert store.path == Path("cache/folder-images.tiny.1024.zarr") or store.path.parent == Path(
+        "cache"
+    )
+    assert written["rows"] == written["encoded"] == len(store) == 24
+    assert written["fingerprint"] == store.fingerprint
+    assert written["untrained"] is True
+    assert written["quarantined"] == []
+
+
+def test_dry_run_writes_nothing(run, encoders, folder):
+    code, output, _ = run(
+        "embed",
+        "--dataset",
+        f"folder:{folder}",
+        "--encoder",
+        "tiny",
+        "--dry-run",
+        "--json",
+        "p.json",
+    )
+    assert code == 0
+    assert "24 rows" in output
+    assert untouched(Path("cache"))
+    assert encoders.images == 0
+    assert json.loads(Path("p.json").read_text())["pending_rows"] == 24
+
+
+def test_bad_images_are_listed_and_end_with_1(run, encoders, folder):
+    (folder / "field" / "zero.png").write_bytes(b"")
+    (folder / "town" / "text.jpg").write_bytes(b"no image")
+    args = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--json", "e.json")
+    code, output, errors = run(*args)
+    assert code == 1
+    assert "2 of 26 rows are quarantined" in output
+    assert "field/zero.png: empty" in output
+    assert "town/text.jpg: not_an_image" in output
+    assert "field/zero.png" in errors  # told when it happens, too
+    bad = {q["sample_id"]: q["code"] for q in json.loads(Path("e.json").read_text())["quarantined"]}
+    assert bad == {"field/zero.png": "empty", "town/text.jpg": "not_an_image"}
+    code, output, _ = run("info")
+    assert code == 1
+    assert "24 embedded, 2 quarantined, 0 missing" in output
+    code, output, _ = run(*args)
+    assert code == 1
+    assert "nothing left to do" in output
+
+
+def test_info_as_json(run, encoders, folder):
+    run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--tiers", "pooled")
+    code, output, _ = run("info", "--json", "i.json")
+    assert code == 0
+    told = json.loads(Path("i.json").read_text())
+    assert told["rows"] == told["ok"] == 24
+    assert told["per_class"] == {"field": 12, "town": 12}
+    assert told["tiers"] == ["pooled"]
+    assert {a["name"]: a["rows"] for a in told["arrays"]}["pooled"] == 24
+    assert told["fingerprint"] in output
+
+
+def test_ls(run, encoders, folder):
+    code, output, _ = run("ls")
+    assert code == 0
+    for name in (
+        "eurosat",
+        "folder",
+        "synthetic",
+        "sam_vit_b",
+        "sam_vit_h",
+        "tiny",
+        "logreg",
+        "mlp",
+        "no stores",
+    ):
+        assert name in output
+    run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
+    _, output, _ = run("ls", "stores")
+    assert "24/24" in output
+    assert "untrained" in output
+    assert "nearest" not in run("ls", "encoders")[1]
+
+
+def test_a_damaged_store_does_not_hide_the_others(run, encoders, folder):
+    run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", "cache/good.zarr")
+    run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", "cache/bad.zarr")
+    Path("cache/bad.zarr/fingerprint.json").write_text("{")
+    code, output, _ = run("ls", "stores")
+    assert code == 0
+    assert "24/24" in output
+    assert "cannot be opened" in output
+
+
+def test_which_store_is_meant(run, encoders, folder):
+    code, _, errors = run("info")
+    assert code == 2
+    assert "there is no store in cache" in errors
+    for name in ("a", "b"):
+        run(
+            "embed",
+            "--dataset",
+            f"folder:{folder}",
+            "--encoder",
+            "tiny",
+            "--out",
+            f"cache/{name}.zarr",
+        )
+    code, _, errors = run("info")
+    assert code == 2
+    assert "--cache cache/a.zarr" in errors
+    assert "--cache cache/b.zarr" in errors
+    assert run("info", "--cache", "cache/a.zarr")[0] == 0
+    assert run("info", "cache/b.zarr")[0] == 0
+
+
+BAD_INPUT = {
+    "unknown verb": (("emebd",), "embed"),
+    "unknown dataset": (("embed", "--dataset", "eurosta", "--encoder", "tiny"), "did you mean eurosat?"),
+    "unknown encoder": (("embed", "--dataset", "folder:images", "--encoder", "sam_vit_x"), "did you mean sam_vit_"),
+    "unknown kind": (("ls", "encoder"), "did you mean encoders?"),
+    "missing root": (("embed", "--dataset", "folder:nowhere", "--encoder", "tiny"), "nowhere"),
+    "missing eurosat root": (("embed", "--root", "nowhere", "--encoder", "tiny"), "nowhere"),
+    "empty folder": (("embed", "--dataset", "folder:empty", "--encoder", "tiny"), "empty"),
+    "unknown tier": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--tiers", "pooled,thick"), "--tiers"),
+    "batch size": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--batch-size", "0"), "--batch-size"),
+    "too many per class": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--per-class", "99"), "field has 12"),
+    "limit": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--limit", "0"), "--limit"),
+    "device": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--device", "gpu"), "--device must be"),
+    "dtype": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--dtype", "int8"), "--dtype must be"),
+    "seed of weights": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--checkpoint", "random:x"), "random:SEED"),
+    "missing checkpoint": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--checkpoint", "w.pth"), "no such file"),
+    "not a store": (("info", "images"), "no store in images"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_message_and_exit_code_2(run, folder, case):
+    args, told = BAD_INPUT[case]
+    Path("empty").mkdir()
+    code, _, errors = run(*args)
+    assert code == 2
+    assert told in re.sub(r"\s+", " ", errors)
+    assert untouched(Path("cache"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none(run, folder):
+    code, _, errors = run(
+        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--device", "cuda"
+    )
+    assert code == 2
+    assert "--device cuda needs CUDA" in errors
+    assert untouched(Path("cache"))
+
+
+def test_a_checkpoint_of_another_architecture(run, folder):
+    torch.save({"pos_embed": torch.zeros(1, 64, 64, 768)}, "b.pth")
+    code, _, errors = run(
+        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--checkpoint", "b.pth"
+    )
+    assert code == 2
+    assert "is not of the architecture tiny" in errors
+    assert untouched(Path("cache"))
+
+
+def test_too_little_disk(run, encoders, folder, monkeypatch):
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: os.terminal_size((0, 0)) and type("U", (), {"free": 1000})(),
+    )
+    code, _, errors = run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
+    assert code == 5
+    assert "GiB free" in errors
+    assert untouched(Path("cache"))
+
+
+def test_a_store_of_another_making_is_refused_field_by_field(run, encoders, folder):
+    args = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", "s.zarr")
+    assert run(*args)[0] == 0
+    before = stubs.contents(Path("s.zarr"))
+    code, _, errors = run(*args, "--checkpoint", "random:5")
+    assert code == 3
+    assert "encoder.weights_sha256" in errors
+    code, _, errors = run(*args, "--dtype", "float32")
+    if samtl.open("s.zarr").identity["compute_dtype"] != "float32":
+        assert code == 3
+        assert "compute_dtype: the store has bfloat16, asked for is float32" in errors
+    code, _, errors = run(
+        "embed", "--dataset", "synthetic:3", "--encoder", "tiny", "--out", "s.zarr"
+    )
+    assert code == 3
+    assert "dataset: the store has folder-images, asked for is synthetic" in errors
+    after = stubs.contents(Path("s.zarr"))
+    assert {k: v for k, v in after.items() if not k.startswith(".")} == {
+        k: v for k, v in before.items() if not k.startswith(".")
+    }
+
+
+SLOW_EMBED = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    import stubs
+    stubs.install(stubs.StubEncoders(seconds=0.05))
+    from importlib.metadata import entry_points
+    main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
+    sys.argv = ["samtl", "embed", "--dataset", "synthetic:20", "--encoder", "tiny", "--out", "s.zarr"]
+    main()
+"""
+
+
+def start_slow_embed():
+    code = textwrap.dedent(SLOW_EMBED.format(tests=str(ROOT / "tests")))
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_a_record(store):
+    deadline = time.monotonic() + 60
+    while not list((store / "log").glob("*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_pass_after_the_block_in_flight(number, expected):
+    process = start_slow_embed()
+    wait_for_a_record(Path("s.zarr"))
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == expected
+    assert "stopping after the block in flight" in errors
+    assert "the same command goes on from there" in output
+    store = samtl.open("s.zarr")
+    done = len(store) - store.missing
+    assert 0 < done < len(store)
+    assert done % 16 == 0
+    assert not [p for p in Path("s.zarr").rglob("*") if p.name.startswith(".tmp-")]
+    again = start_slow_embed()
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert f"{len(store) - done} of them still to do" in output
+    assert samtl.open("s.zarr").missing == 0
+
+
+def test_a_second_writer_leaves_with_code_4():
+    process = start_slow_embed()
+    wait_for_a_record(Path("s.zarr"))
+    other = start_slow_embed()
+    _, errors = other.communicate(timeout=60)
+    assert other.returncode == 4
+    assert f"process {process.pid}" in errors
+    process.kill()
+    process.communicate()
+
+
+def test_a_defect_is_not_taken_for_a_finished_pass(monkeypatch, capsys):
+    """Python's own exit code for an uncaught error is 1, which means "done, with quarantined rows" here."""
+
+    def broken(path):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("samtl.store.find.locate", broken)
+    monkeypatch.setattr(sys, "argv", ["samtl", "info"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 70
+    assert "please report it" in capsys.readouterr().err
+
+
+def test_sixteen_bit_images_are_quarantined_with_advice(run, encoders, folder):
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(folder / "field" / "deep.tif")
+    code, output, _ = run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
+    assert code == 1
+    assert "field/deep.tif: unsupported_mode" in output

@@ -1,0 +1,185 @@
+"""What every dataset has in common: order, subsets, and finding one by its name."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samtl import datasets
+from samtl.datasets import Dataset, resolve, shuffled, subset
+from samtl.errors import InputError, UnknownName
+
+
+def no_reading(sample_id):
+    raise AssertionError("listing must read nothing")
+
+
+def made(labels, classes=3):
+    ids = tuple(f"{label}/{i}.png" for i, label in enumerate(labels))
+    names = tuple("abcdefgh"[:classes])
+    return Dataset("made", names, ids, tuple(labels), no_reading, note="a note")
+
+
+ample = st.lists(st.integers(-1, 2), max_size=20).flatmap(
+    lambda more: st.permutations([0, 1, 2] * 5 + more).map(made)
+)
+some = st.lists(st.integers(-1, 2), max_size=40).map(made)
+
+
+def rows(dataset):
+    return list(zip(dataset.sample_ids, dataset.labels, strict=True))
+
+
+class TestShuffled:
+    @given(some)
+    def test_reorders_and_nothing_else(self, dataset):
+        result = shuffled(dataset)
+        assert sorted(rows(result)) == sorted(rows(dataset))
+        assert (result.name, result.classes, result.note) == ("made", ("a", "b", "c"), "a note")
+        assert result.read is no_reading
+
+    @given(some, st.randoms(use_true_random=False))
+    def test_depends_on_the_ids_only(self, dataset, random):
+        order = list(range(len(dataset)))
+        random.shuffle(order)
+        other = Dataset(
+            "other",
+            dataset.classes,
+            tuple(dataset.sample_ids[i] for i in order),
+            tuple(dataset.labels[i] for i in order),
+            no_reading,
+        )
+        assert rows(shuffled(other)) == rows(shuffled(dataset))
+
+    @given(some, st.sets(st.integers(0, 39)))
+    def test_leaving_images_out_does_not_reorder_the_rest(self, dataset, out):
+        kept = [row for i, row in enumerate(rows(dataset)) if i not in out]
+        ids, labels = zip(*kept, strict=True) if kept else ((), ())
+        fewer = Dataset("made", dataset.classes, ids, labels, no_reading)
+        assert rows(shuffled(fewer)) == [row for row in rows(shuffled(dataset)) if row in kept]
+
+    def test_the_order_is_that_of_sha256(self):
+        # Fixed for ever: stores are in this order.
+        ids = ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg", "c/1.jpg")
+        dataset = Dataset("x", ("a", "b", "c"), ids, (0, 0, 1, 1, 2), no_reading)
+        assert shuffled(dataset).sample_ids == (
+            "b/2.jpg",
+            "a/2.jpg",
+            "a/1.jpg",
+            "c/1.jpg",
+            "b/1.jpg",
+        )
+
+    def test_classes_mix(self):
+        labels = shuffled(made([0] * 500 + [1] * 500 + [2] * 500)).labels
+        for start in range(0, 1500, 300):
+            counts = [labels[start : start + 300].count(c) for c in range(3)]
+            assert min(counts) > 60
+
+
+class TestSubset:
+    @given(some, st.integers(1, 50), st.integers(1, 50))
+    def test_limits_nest(self, dataset, one, other):
+        small, large = sorted((one, other))
+        few, more = subset(dataset, limit=small), subset(dataset, limit=large)
+        assert rows(few) == rows(more)[:small]
+        assert rows(more) == rows(dataset)[:large]
+
+    @given(ample, st.integers(1, 5), st.integers(1, 5))
+    def test_counts_per_class_nest(self, dataset, one, other):
+        small, large = sorted((one, other))
+        few, more = subset(dataset, per_class=small), subset(dataset, per_class=large)
+        assert [few.labels.count(c) for c in range(3)] == [small] * 3
+        assert [row for row in rows(more) if row in rows(few)] == rows(few)
+        assert -1 not in more.labels
+
+    def test_the_first_of_each_class_are_taken_in_order(self):
+        result = subset(made([0, 1, 0, 2, 1, -1, 2, 0]), per_class=2)
+        assert result.sample_ids == (
+            "0/0.png",
+            "1/1.png",
+            "0/2.png",
+            "2/3.png",
+            "1/4.png",
+            "2/6.png",
+        )
+
+    def test_both(self):
+        result = subset(made([0, 0, 1, 1, 2, 2]), limit=2, per_class=1)
+        assert result.sample_ids == ("0/0.png", "1/2.png")
+
+    def test_neither_is_the_whole(self):
+        dataset = made([0, 1, 2, -1])
+        assert rows(subset(dataset)) == rows(dataset)
+
+    @pytest.mark.parametrize("count", [0, -1])
+    @pytest.mark.parametrize("option", ["limit", "per_class"])
+    def test_counts_below_1_are_refused(self, option, count):
+        with pytest.raises(InputError, match=f"--{option.replace('_', '-')} must be at least 1"):
+            subset(made([0, 1, 2]), **{option: count})
+
+    def test_a_class_that_is_too_small_is_named(self):
+        with pytest.raises(InputError, match="b has 1; use --per-class 1 or less"):
+            subset(made([0, 0, 1, 2, 2]), per_class=2)
+
+
+class TestResolve:
+    def test_a_ready_dataset_is_given_back(self):
+        dataset = made([0])
+        assert resolve(dataset) is dataset
+        with pytest.raises(InputError, match="takes no root"):
+            resolve(dataset, "somewhere")
+
+    def test_unknown_names_offer_the_nearest(self):
+        with pytest.raises(UnknownName, match="did you mean eurosat"):
+            resolve("eurosatt")
+        with pytest.raises(UnknownName, match="synthetic"):
+            resolve("syntetic:5")
+
+    def test_a_bare_folder_is_told_how_it_is_read(self, tmp_path):
+        with pytest.raises(InputError, match=f"folder:{tmp_path}"):
+            resolve(str(tmp_path))
+
+    @pytest.mark.parametrize("spec", ["", ":", ":folder", "_base", "__init__", "../eurosat"])
+    def test_other_texts_are_unknown_names(self, spec):
+        with pytest.raises(UnknownName):
+            resolve(spec)
+
+    def test_other_types(self):
+        with pytest.raises(InputError, match="got NoneType"):
+            resolve(None)
+
+    def test_what_follows_the_first_colon_is_the_argument(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(
+            "samtl.datasets.synthetic.open_dataset", lambda *args: calls.append(args) or made([0])
+        )
+        resolve("synthetic")
+        resolve("synthetic:")
+        resolve("synthetic:a:b", download=False)
+        assert calls == [(None, None, True), ("", None, True), ("a:b", None, False)]
+
+    def test_roots_are_paths_and_may_begin_at_home(self, monkeypatch, tmp_path):
+        calls = []
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setattr(
+            "samtl.datasets.synthetic.open_dataset", lambda *args: calls.append(args) or made([0])
+        )
+        resolve("synthetic", "~/data")
+        assert calls == [(None, tmp_path / "data", True)]
+
+    def test_public_names(self):
+        assert set(datasets.__all__) >= {"Dataset", "resolve", "shuffled", "subset"}
+
+
+def test_listing_and_decoding_load_nothing_heavy():
+    code = (
+        "import sys, samtl.images, samtl.datasets\n"
+        "import samtl.datasets.eurosat, samtl.datasets.folder, samtl.datasets.synthetic\n"
+        "samtl.datasets.resolve('synthetic:1')\n"
+        "print(*{'torch', 'sklearn', 'pooch', 'requests', 'zarr'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,509 @@
+"""The encoder pass: what is kept of bad images, interruptions and full disks, and what is not computed twice."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stubs import (
+    BROKEN,
+    StubEncoders,
+    contents,
+    everything,
+    install,
+    png,
+    small_dataset,
+    toy_dataset,
+)
+
+from samtl import embedding
+from samtl.embedding import WRITES_AHEAD, Progress, embed
+from samtl.errors import InputError, MismatchError, ResourceError
+from samtl.images import decode, statistics
+from samtl.planning import Plan
+from samtl.preprocess import resize_longest_side
+from samtl.store import durable
+from samtl.store.log import read_log
+from samtl.store.reader import Quarantined, open_store
+from samtl.store.writer import StoreWriter
+
+ROWS = 112  # seven blocks
+
+
+def run(dataset=None, out="a.zarr", **options):
+    return embed(dataset or toy_dataset(ROWS), "stub", out=out, device="cpu", **options)
+
+
+def rows_of(path):
+    return everything(open_store(path))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Give the rows of an uninterrupted pass over the toy dataset."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(StubEncoders(), patch.setattr)
+        return rows_of(run(out=tmp_path_factory.mktemp("whole") / "a.zarr").store)
+
+
+# What a pass leaves
+
+
+def test_each_row_is_what_the_encoder_gives_for_its_image(encoders):
+    dataset = toy_dataset(21)
+    result = run(dataset, batch_size=4)
+    store = open_store(result.store)
+    model = encoders.Encoder("stub", dtype="float32")
+    for row, sample_id in enumerate(store.sample_ids):
+        pixels = decode(dataset.read(sample_id))
+        wanted = model.encode([resize_longest_side(pixels, 64)], ("pooled", "grid16", "dense"))
+        for name, arrays in wanted.items():
+            np.testing.assert_array_equal(store.row(name, row), arrays[0])
+        np.testing.assert_array_equal(store.row("image_stats", row), statistics(pixels))
+        assert store.row("original_size", row).tolist() == list(pixels.shape[:2])
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16, 40])
+def test_the_batch_size_does_not_show(encoders, whole, batch_size):
+    assert rows_of(run(batch_size=batch_size).store) == whole
+    assert encoders.largest_batch == batch_size
+    assert encoders.images == ROWS
+
+
+def test_the_result_says_what_was_done(encoders):
+    result = run(small_dataset())
+    store = open_store("a.zarr")
+    assert (result.rows, result.encoded, result.missing) == (37, 37, 0)
+    assert (result.fingerprint, result.snapshot) == (store.fingerprint, store.snapshot)
+    assert (result.weights, result.untrained) == ("untrained (random:0)", True)
+    assert result.interrupted is False
+    assert result.seconds > 0
+    assert result.images_per_second == result.encoded / result.seconds
+    assert result.peak_memory > 10 * 2**20
+    printed = json.loads(json.dumps(result.to_json()))
+    assert printed["store"] == "a.zarr"
+    assert printed["batch_size"] == 1
+    assert len(printed["quarantined"]) == 2
+
+
+def test_progress_is_told_from_plan_to_end(encoders):
+    events = []
+    result = run(small_dataset(), batch_size=4, on_event=events.append)
+    assert events[0] == result.plan
+    assert [type(event) for event in events].count(Plan) == 1
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert [p.encoded for p in progress] == [*range(4, 37, 4), 37, 37]
+    assert {p.pending_rows for p in progress} == {37}
+    assert progress[0].seconds_left is None
+    assert progress[-1].seconds_left == 0
+    written = [p.bytes_written for p in progress]
+    assert written == sorted(written)
+    assert written[-1] == result.bytes_written
+    assert progress[-1].quarantined == 2
+    assert {e for e in events if isinstance(e, Quarantined)} == set(result.quarantined)
+
+
+def test_a_whole_store_is_not_computed_again(encoders, small):
+    before = contents(small, hidden=False)
+    result = run(small_dataset(), out=small)
+    assert (result.encoded, result.bytes_written, encoders.images) == (0, 0, 0)
+    assert len(result.quarantined) == 2
+    assert contents(small, hidden=False) == before
+
+
+def test_at_real_size_the_arrays_are_as_designed(monkeypatch):
+    install(StubEncoders(image_size=1024), monkeypatch.setattr)
+    store = open_store(run(toy_dataset(17)).store)
+    assert store.shape("embeddings") == (17, 256, 64, 64)
+    assert store.shape("grid16") == (17, 256, 16, 16)
+    assert Path("a.zarr/embeddings/c.0.0.0.0").stat().st_size == 16 * (2**21 + 4) + 260
+    theirs = store.zarr()["embeddings"]
+    assert theirs.shards == (16, 256, 64, 64)
+    assert theirs[16].tobytes() == store.row("embeddings", 16).tobytes()
+
+
+# Bad images
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_bad_image_is_set_aside_and_the_pass_goes_on(encoders, kind):
+    result = run(toy_dataset(21, bad={4: kind}))
+    (bad,) = result.quarantined
+    assert bad.sample_id == "class1/0004.png"
+    assert bad.code == ("unreadable" if kind == "gone" else kind)
+    assert bad.reason
+    store = open_store("a.zarr")
+    assert store.valid().sum() == 20
+    assert not store.valid()[bad.row]
+    for name in ("embeddings", "grid16", "pooled", "image_stats"):
+        assert np.isnan(store.row(name, bad.row)).all()
+    assert store.row("label", bad.row) == 1
+    assert store.row("sample_id", bad.row) == bad.sample_id
+    assert store.missing == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("array", ["pooled", "embeddings"])
+def test_an_output_that_is_not_finite_is_set_aside(encoders, array, value):
+    def spoil_the_seventh(outputs):
+        if encoders.images == 7:
+            outputs[array][0].flat[3] = value
+
+    encoders.spoil = spoil_the_seventh
+    (bad,) = run(toy_dataset(21)).quarantined
+    assert (bad.row, bad.code) == (6, "nonfinite")
+    assert np.isnan(open_store("a.zarr").read("grid16", [6])).all()
+
+
+def test_a_dataset_of_bad_images_alone_ends(encoders):
+    result = run(toy_dataset(18, bad=dict.fromkeys(range(18), "empty")), batch_size=4)
+    assert len(result.quarantined) == 18
+    assert (result.missing, encoders.images) == (0, 0)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO])
+def test_an_image_that_the_machine_cannot_read_now_is_not_the_images_fault(encoders, code):
+    dataset = toy_dataset(40, bad={7: OSError(code, os.strerror(code))})
+    with pytest.raises(ResourceError, match=r"reading class1/0007\.png failed") as caught:
+        run(dataset)
+    assert caught.value.exit_code == 5
+    assert open_store("a.zarr").quarantined == ()
+    assert run(toy_dataset(40)).missing == 0
+
+
+# Further tiers
+
+
+def test_a_tier_that_is_added_later_is_the_one_of_a_single_pass(encoders, whole):
+    run(tiers=["pooled"])
+    first = contents(Path("a.zarr"), hidden=False)
+    assert open_store("a.zarr").tiers == ("pooled",)
+    result = run()
+    assert result.encoded == ROWS
+    after = contents(Path("a.zarr"), hidden=False)
+    new = after.keys() - first.keys()
+    assert {name for name in new if name.startswith("log/")} == {
+        f"log/{b}.1.json" for b in range(7)
+    }
+    assert {name for name in first if after[name] != first[name]} == {"zarr.json"}
+    assert rows_of("a.zarr") == whole
+    assert (set(read_log(Path("a.zarr"))[1].files)) == {"grid16", "embeddings"}
+
+
+def test_tiers_that_are_not_asked_for_again_stay(encoders, whole):
+    run(tiers=["grid16"])
+    run(tiers=["pooled"])
+    store = open_store("a.zarr")
+    assert store.tiers == ("pooled", "grid16")
+    assert rows_of("a.zarr") == {k: v for k, v in whole.items() if k != "embeddings"}
+
+
+def test_an_image_that_changed_between_two_passes_is_set_aside(encoders):
+    run(toy_dataset(21), tiers=["pooled"])
+    before = rows_of("a.zarr")
+    result = run(toy_dataset(21, bad={4: png(999), 5: "truncated"}))
+    store = open_store("a.zarr")
+    assert {(q.sample_id, q.code) for q in result.quarantined} == {
+        ("class1/0004.png", "changed"),
+        ("class2/0005.png", "changed"),
+    }
+    changed = [q.row for q in result.quarantined]
+    assert np.isnan(store.read("grid16", changed)).all()
+    assert np.isnan(store.read("embeddings", changed)).all()
+    assert {name: rows_of("a.zarr")[name] for name in before} == before
+    assert store.valid("pooled").all()
+    assert np.flatnonzero(~store.valid()).tolist() == changed
+    assert not np.isnan(np.delete(store.read("grid16"), changed, axis=0)).any()
+
+
+def test_a_bad_image_that_is_still_bad_keeps_its_reason(encoders):
+    dataset = toy_dataset(21, bad={4: "truncated", 5: "unreadable"})
+    first = run(dataset, tiers=["pooled"])
+    assert run(dataset).quarantined == first.quarantined
+
+
+# Stores made in another way
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"checkpoint": "random:1"}, "encoder.weights_sha256"),
+        ({"dtype": "bfloat16"}, "compute_dtype"),
+        ({"limit": 5}, "sample_ids"),
+        ({"per_class": 5}, "sample_ids"),
+        ({"dataset": toy_dataset(37, name="other")}, "dataset"),
+    ],
+)
+def test_another_way_is_refused_and_nothing_touched(encoders, small, options, field):
+    before = contents(small)
+    with pytest.raises(MismatchError, match=f"{field}: the store has") as caught:
+        run(**{"dataset": small_dataset(), "out": small, **options})
+    assert caught.value.exit_code == 3
+    assert contents(small) == before
+    assert encoders.images == 0
+
+
+def test_another_encoder_is_refused_and_nothing_touched(encoders, small):
+    before = contents(small)
+    with pytest.raises(
+        MismatchError, match=r"encoder\.name: the store has stub, asked for is other"
+    ):
+        embed(small_dataset(), "other", out=small, device="cpu")
+    assert contents(small) == before
+
+
+def test_another_image_size_is_refused_and_nothing_touched(monkeypatch, small):
+    install(StubEncoders(image_size=128), monkeypatch.setattr)
+    before = contents(small)
+    with pytest.raises(MismatchError, match=r"preprocessing\.image_size: the store has 64"):
+        run(small_dataset(), out=small)
+    assert contents(small) == before
+
+
+# Order and memory
+
+
+def test_shards_are_published_before_their_record_and_the_fingerprint_first(encoders, monkeypatch):
+    published, publish = [], durable.publish
+
+    def record(path, pieces):
+        publish(path, pieces)
+        published.append(path.relative_to("a.zarr").as_posix())
+
+    monkeypatch.setattr(durable, "publish", record)
+    run(batch_size=40)
+    assert published[0] == "fingerprint.json"
+    assert len(published) == len(set(published))
+    for one in read_log(Path("a.zarr")):
+        at = published.index(f"log/{one.block}.json")
+        assert len(one.files) == 7
+        assert all(published.index(file.path) < at for file in one.files.values())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_are_decoded_ahead_and_given_in_order(workers):
+    def work(row):
+        started.append(row)
+        time.sleep(random.Random(row).uniform(0, 0.005))
+        return row
+
+    started, depth = [], 6
+    decoded = embedding._ahead(work, iter(range(50)), workers, depth)
+    for row, given in enumerate(decoded):
+        assert given == row
+        assert len(started) <= row + 1 + depth
+    assert sorted(started) == list(range(50))
+
+
+def test_decoding_stops_with_the_pass(encoders):
+    read = []
+    dataset = toy_dataset(ROWS)
+    counted = embedding.Dataset(
+        "toy", dataset.classes, dataset.sample_ids, dataset.labels,
+        lambda sample_id: read.append(sample_id) or dataset.read(sample_id),
+    )  # fmt: skip
+
+    def fail(pixels):
+        raise RuntimeError("the encoder is broken")
+
+    encoders.before_batch = fail
+    with pytest.raises(RuntimeError, match="the encoder is broken") as caught:
+        run(counted, batch_size=4)
+    assert len(read) <= 4 + 4 + 2
+    alive = [t.name for t in threading.enumerate() if t.name.startswith(("decode", "write"))]
+    assert alive == [], caught  # whoever keeps the error keeps no thread with it
+
+
+def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch):
+    write_block, outputs, most = StoreWriter.write_block, [], []
+
+    def write_slowly(*arguments):
+        time.sleep(0.03)
+        return write_block(*arguments)
+
+    monkeypatch.setattr(StoreWriter, "write_block", write_slowly)
+    encoders.spoil = lambda arrays: outputs.append(weakref.ref(arrays["embeddings"]))
+    encoders.before_batch = lambda pixels: most.append(sum(o() is not None for o in outputs))
+    run(toy_dataset(160), batch_size=16)
+    assert len(most) == 10
+    assert (
+        WRITES_AHEAD <= max(most) <= WRITES_AHEAD + 1
+    )  # and the last batch's, until the next is there
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize(("batch_size", "seed"), [(1, 0), (1, 1), (5, 2), (5, 3), (40, 4), (40, 5)])
+def test_a_pass_that_is_asked_to_stop_loses_nothing(encoders, whole, batch_size, seed):
+    moments, passes = random.Random(seed), 0
+    while True:
+        before = encoders.images
+        asked = iter([False] * moments.randrange(60 // batch_size + 1))
+        result = run(batch_size=batch_size, should_stop=lambda asked=asked: next(asked, True))
+        passes += 1
+        done = sum(len(record.status) for record in read_log(Path("a.zarr")))
+        assert result.encoded == encoders.images - before
+        assert encoders.images == done  # nothing is computed that is not committed
+        assert result.missing == ROWS - done
+        assert result.interrupted is (done < ROWS)
+        if not result.interrupted:
+            break
+    assert passes > 1
+    assert rows_of("a.zarr") == whole
+    assert encoders.largest_batch <= batch_size
+
+
+@pytest.mark.parametrize(("batch_size", "seed"), [(1, 0), (1, 1), (8, 2), (8, 3)])
+def test_a_pass_that_fails_loses_at_most_a_block(encoders, whole, batch_size, seed):
+    moments, failures = random.Random(seed), 0
+
+    def fail_at(number):
+        def check(pixels):
+            if encoders.images + len(pixels) > number:
+                raise KeyboardInterrupt
+
+        return check
+
+    while True:
+        before = encoders.images
+        committed = sum(len(record.status) for record in read_log(Path("a.zarr")))
+        encoders.before_batch = fail_at(before + moments.randrange(60))
+        try:
+            run(batch_size=batch_size)
+        except KeyboardInterrupt:
+            failures += 1
+            now = sum(len(record.status) for record in read_log(Path("a.zarr")))
+            assert (encoders.images - before) - (now - committed) <= 16
+        else:
+            break
+    assert failures > 0
+    assert encoders.images <= ROWS + 16 * failures
+    assert rows_of("a.zarr") == whole
+    assert list(Path("a.zarr").rglob(".tmp-*")) == []
+
+
+KILLED = """
+import os, pathlib, random, signal, sys, time
+import stubs
+from samtl.embedding import embed
+from samtl.store.log import read_log
+
+out, tally, rows = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+dataset, moments = stubs.toy_dataset(rows), random.Random(7)
+tally.touch()
+for more in (5, 23, 17, 70):
+    before = tally.stat().st_size, sum(len(r.status) for r in read_log(out))
+    child = os.fork()
+    if child == 0:
+        stubs.install(stubs.StubEncoders(seconds=0.01, tally=tally))
+        embed(dataset, "stub", out=out, device="cpu")
+        os._exit(0)
+    while tally.stat().st_size < before[0] + more:
+        time.sleep(0.001)
+    time.sleep(moments.uniform(0, 0.02))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    encoded = tally.stat().st_size - before[0]
+    committed = sum(len(r.status) for r in read_log(out)) - before[1]
+    print(os.WTERMSIG(status), encoded, committed)
+"""
+
+
+def test_a_pass_that_is_killed_again_and_again_loses_no_more_than_was_in_flight(encoders, whole):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, "a.zarr", "tally", str(ROWS)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kills = [[int(n) for n in line.split()] for line in done.stdout.splitlines()]
+    assert [signal for signal, _, _ in kills] == [9, 9, 9, 9]
+    # The block that was being filled, and beside it those that waited for the disk.
+    assert all(encoded - committed <= 16 * (1 + WRITES_AHEAD) for _, encoded, committed in kills)
+    committed = sum(committed for _, _, committed in kills)
+    assert 0 < committed < ROWS
+    assert run().missing == 0
+    assert encoders.images == ROWS - committed
+    assert rows_of("a.zarr") == whole
+    assert list(Path("a.zarr").rglob(".tmp-*")) == []
+
+
+# Disks
+
+
+@pytest.mark.parametrize("call", [1, 4, 12, 30, 45, 60, 75, 90])
+def test_a_disk_that_gives_out_keeps_what_was_committed(encoders, whole, monkeypatch, call):
+    calls, fsync = iter(range(1, 10**6)), os.fsync
+
+    def fail_from_now_on(descriptor):
+        if next(calls) >= call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail_from_now_on)
+        with pytest.raises(ResourceError, match="gave out: No space left on device") as caught:
+            run(batch_size=16)
+    assert caught.value.exit_code == 5
+    assert list(Path("a.zarr").rglob(".tmp-*")) == []
+    kept = [record.block for record in read_log(Path("a.zarr"))]
+    assert kept == list(range(len(kept)))
+    before = contents(Path("a.zarr"), hidden=False)
+    encoders.images = 0
+    run(batch_size=16)
+    assert encoders.images == ROWS - 16 * len(kept)
+    assert rows_of("a.zarr") == whole
+    after = contents(Path("a.zarr"), hidden=False)
+    committed = [f.path for r in read_log(Path("a.zarr"))[: len(kept)] for f in r.files.values()]
+    assert all(after[path] == before[path] for path in committed)
+
+
+def test_an_error_that_is_not_the_disks_is_not_called_so(encoders, monkeypatch):
+    def refuse(path, pieces):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(durable, "publish", refuse)
+    with pytest.raises(PermissionError):
+        run()
+
+
+def test_withdrawn_rows_are_computed_again(encoders, small):
+    from dataclasses import replace
+
+    from samtl.store.documents import seal
+
+    before = rows_of(small)
+    record = read_log(small)[1]
+    withdrawal = replace(record, sequence=1, files={}, withdrawn=("embeddings",))
+    (small / "log" / "1.1.json").write_bytes(seal(withdrawal.to_dict()))
+    for path in small.glob("embeddings/c.1.*"):
+        path.write_bytes(b"damaged")
+    result = run(small_dataset(), out=small)
+    assert (result.encoded, result.missing) == (16, 0)
+    assert rows_of(small) == before
+    assert set(read_log(small)[-2].files) == {"embeddings"}
+
+
+def test_a_store_may_be_moved_and_gone_on_with(encoders, whole, tmp_path):
+    asked = iter([False] * 20)
+    run(should_stop=lambda: next(asked, True))
+    shutil.move("a.zarr", tmp_path / "moved.zarr")
+    assert run(out=tmp_path / "moved.zarr").encoded < ROWS
+    assert rows_of(tmp_path / "moved.zarr") == whole
+
+
+def test_a_ready_dataset_takes_no_root(encoders):
+    with pytest.raises(InputError, match="takes no root"):
+        run(root=".")

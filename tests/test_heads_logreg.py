@@ -1,0 +1,184 @@
+"""`logreg` is scikit-learn's logistic regression, faster, with its two settings chosen on validation samples."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from samtl.heads import logreg
+from samtl.heads._base import moments, reciprocal, scaled
+from samtl.heads.logreg import Head
+
+
+def problem(n=300, f=20, k=4, seed=0, spread=1.0, labels_seed=9):
+    """Features of many scales, classes overlapping: half the columns say something about them."""
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(labels_seed).normal(size=(k, f)) * (np.arange(f) % 2)
+    y = random.integers(0, k, n)
+    X = centres[y] * spread + random.normal(size=(n, f))
+    return (X * 10.0 ** (np.arange(f) % 5 - 2) + 3).astype(np.float32), y
+
+
+@parametrize_with_checks([Head()])
+def test_is_a_scikit_learn_estimator(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("shape", [(300, 20), (60, 150)], ids=["tall", "wide"])
+@pytest.mark.parametrize("C", [0.01, 1.0])
+def test_solution_is_that_of_scikit_learn(k, shape, C):
+    X, y = problem(*shape, k=k)
+    ours = Head(scaling="standard", C=C, tol=1e-12).fit(X, y)
+    scaler = StandardScaler().fit(X.astype(np.float64))
+    theirs = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(scaler.transform(X), y)
+    expected = theirs.predict_proba(scaler.transform(X))
+    np.testing.assert_allclose(ours.predict_proba(X), expected, atol=2e-4)
+    if k > 2:
+        np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=2e-3)
+    else:
+        np.testing.assert_allclose(ours.coef_[1:] - ours.coef_[:1], theirs.coef_, atol=2e-3)
+
+
+def test_without_scaling_only_proportions_count():
+    """`none` is scikit-learn on centred features, with all of them in one other unit."""
+    X, y = problem()
+    ours = Head(scaling="none", C=1.0, tol=1e-12).fit(X, y)
+    unit = np.sqrt(X.astype(np.float64).var(axis=0).mean())
+    Z = (X - X.mean(axis=0, dtype=np.float64)) / unit
+    theirs = LogisticRegression(tol=1e-8, max_iter=10_000).fit(Z, y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(Z), atol=1e-3)
+    again = Head(scaling="none", C=1.0, tol=1e-12).fit(X * 1024, y)
+    np.testing.assert_allclose(again.predict_proba(X * 1024), ours.predict_proba(X), atol=1e-4)
+
+
+def test_the_best_candidate_wins_and_is_fitted_to_both_parts():
+    X, y = problem(400, spread=0.5)
+    Xv, yv = problem(150, seed=1, spread=0.5)
+    head = Head(tol=1e-10).fit(X, y, validation=(Xv, yv))
+    curves = head.curves_
+    assert set(curves["scaling"]) == {"standard", "none"}
+    best = int(np.argmin(curves["validation_loss"]))
+    assert (head.scaling_, head.C_) == (curves["scaling"][best], curves["C"][best])
+    both = np.concatenate([X, Xv]), np.concatenate([y, yv])
+    alone = Head(scaling=head.scaling_, C=head.C_, tol=1e-10).fit(*both)
+    np.testing.assert_allclose(head.predict_proba(X), alone.predict_proba(X), atol=1e-3)
+    assert alone.curves_["C"] == []  # with both settings given there is nothing to choose
+
+
+def test_candidates_are_judged_on_samples_that_set_nothing():
+    """Scaling and weights of the search come from the training part: scikit-learn on it gives the same losses."""
+    X, y = problem(200, spread=0.5)
+    Xv, yv = problem(100, seed=1, spread=0.5)
+    Xv = Xv + np.float32(5)  # elsewhere: scaling by both parts would show
+    head = Head(scaling="standard").fit(X, y, validation=(Xv, yv))
+    scaler = StandardScaler().fit(X.astype(np.float64))
+    for C, loss in zip(head.curves_["C"], head.curves_["validation_loss"], strict=True):
+        plain = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(scaler.transform(X), y)
+        right = plain.predict_proba(scaler.transform(Xv))[np.arange(len(yv)), yv]
+        assert loss == pytest.approx(-np.log(right).mean(), rel=0.03)
+
+
+def test_the_search_ends_when_the_loss_rises():
+    X, y = problem(60, f=60, spread=0.3)  # as many features as samples: weak penalties overfit
+    losses = Head(scaling="standard").fit(X, y).curves_["validation_loss"]
+    assert len(losses) < len(logreg.GRID)
+    assert losses[-1] > min(losses) < losses[-2]
+    assert int(np.argmin(losses)) == len(losses) - 3
+
+
+def test_each_candidate_is_announced():
+    X, y = problem(100)
+    seen = []
+    head = Head().fit(X, y, on_event=seen.append)
+    assert [event.C for event in seen] == head.curves_["C"]
+    assert "scaling" in str(seen[0])
+
+
+def test_the_validation_part_decides():
+    """Validation labels at odds with the training ones call for the strongest penalty."""
+    X, y = problem(300, spread=3.0)
+    held, yh = problem(100, seed=1, spread=3.0)
+    assert Head().fit(X, y, validation=(held, yh)).C_ > 0.01
+    strongest = logreg.GRID[0]
+    assert strongest == Head().fit(X, y, validation=(held, (yh + 1) % 4)).C_
+
+
+def test_constant_columns_and_wild_scales_do_no_harm():
+    X, y = problem(spread=2.0)
+    plain = Head(scaling="standard", C=0.1).fit(X, y)
+    wild = np.concatenate(
+        [X, np.full((len(X), 2), 0.1), X[:, :1] * 1e30, X[:, 1:2] * 1e-30], axis=1
+    ).astype(np.float32)
+    for scaling in ("standard", "none", "auto"):
+        head = Head(scaling=scaling).fit(wild, y)
+        assert np.isfinite(head.predict_proba(wild)).all()
+        assert head.converged_
+    doubled = np.concatenate([X, X[:, :2]], axis=1)  # what the wild columns amount to
+    expected = Head(scaling="standard", C=0.1).fit(doubled, y).predict_proba(doubled)
+    head = Head(scaling="standard", C=0.1).fit(wild, y)
+    np.testing.assert_allclose(head.predict_proba(wild), expected, atol=1e-3)
+    moved = wild.copy()
+    moved[:, 20] = 1e20  # a column that was constant says nothing, whatever it holds now
+    np.testing.assert_array_equal(head.predict_proba(moved), head.predict_proba(wild))
+    assert plain.score(X, y) > 0.9
+
+
+def test_features_that_are_all_constant_give_the_shares_of_the_classes():
+    y = np.array([0] * 30 + [1] * 10)
+    head = Head().fit(np.ones((40, 3)), y)
+    np.testing.assert_allclose(head.predict_proba(np.zeros((1, 3))), [[0.75, 0.25]], atol=1e-3)
+
+
+def test_running_out_of_iterations_is_recorded_not_warned():
+    X, y = problem()
+    head = Head(scaling="standard", C=10.0, max_iter=2).fit(X, y)
+    assert not head.converged_
+    assert head.n_iter_ == 2
+    assert Head(scaling="standard", C=10.0).fit(X, y).converged_
+
+
+def test_classes_of_one_sample_need_no_validation_part():
+    X = np.eye(3, dtype=np.float32)
+    head = Head().fit(X, ["a", "b", "c"])
+    assert head.C_ == 1.0
+    assert head.predict(X).tolist() == ["a", "b", "c"]
+
+
+def test_the_same_seed_gives_the_same_head():
+    X, y = problem()
+    first, second, other = (Head(random_state=seed).fit(X, y) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.coef_, second.coef_)
+    assert first.curves_ == second.curves_
+    assert first.curves_ != other.curves_  # another validation part
+
+
+def test_labels_of_the_validation_part_must_be_known():
+    X, y = problem(50)
+    with pytest.raises(ValueError, match=r"labels unknown to y: \[7\]"):
+        Head().fit(X, y, validation=(X[:2], [0, 7]))
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"scaling": "robust"}, "scaling must be auto, standard or none, got 'robust'"),
+        ({"C": 0}, "C must be above 0"),
+    ],
+)
+def test_parameters_out_of_range(params, said):
+    with pytest.raises(ValueError, match=said):
+        Head(**params).fit(*problem(50))
+
+
+def test_scaling_is_exact_for_large_means():
+    """Deviations of a column far from zero come from float64 sums, and slices do not change them."""
+    random = np.random.default_rng(0)
+    X = (random.normal(size=(10_000, 3)) * [1, 1e-3, 1e4] + [1e4, 1, 0]).astype(np.float32)
+    mean, deviation = moments(X)
+    np.testing.assert_allclose(mean, X.astype(np.float64).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(deviation, X.astype(np.float64).std(axis=0), rtol=1e-9)
+    Z = scaled(X, mean, reciprocal(deviation))
+    assert Z.dtype == np.float32
+    np.testing.assert_allclose(Z.std(axis=0, dtype=np.float64), 1, rtol=1e-5)

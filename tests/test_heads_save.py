@@ -1,0 +1,190 @@
+"""A saved head predicts bit for bit what it did, and nothing but a saved head is loaded."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from samtl.errors import InputError, UnknownName
+from samtl.heads import logreg, mlp
+from samtl.heads._save import load, save
+
+MAKERS = {
+    "logreg": lambda: logreg.Head(),
+    "mlp": lambda: mlp.Head(hidden=(16, 8), epochs=5),
+}
+
+
+def data(strings=False):
+    random = np.random.default_rng(0)
+    y = random.integers(0, 3, 90)
+    X = random.normal(size=(90, 7)).astype(np.float32) + y[:, None]
+    return X, np.array(["river", "forest", "crop"])[y] if strings else y
+
+
+@pytest.fixture(params=list(MAKERS))
+def saved(request, tmp_path):
+    """A head, saved."""
+    head = MAKERS[request.param]().fit(*data())
+    save(head, tmp_path, columns=[f"c{i}" for i in range(7)], class_names=["a", "b", "c"])
+    return head
+
+
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_predictions_are_the_same_to_the_bit(name, strings, tmp_path):
+    X, y = data(strings)
+    head = MAKERS[name]().fit(X, y)
+    save(head, tmp_path)
+    again = load(tmp_path)
+    assert type(again) is type(head)
+    assert again.get_params() == head.get_params()
+    assert again.classes_.tolist() == head.classes_.tolist()
+    assert again.n_features_in_ == 7
+    np.testing.assert_array_equal(again.predict_proba(X), head.predict_proba(X))
+    np.testing.assert_array_equal(again.predict(X), head.predict(X))
+    for fact in head.facts:
+        assert getattr(again, fact) == getattr(head, fact)
+
+
+def test_another_process_predicts_the_same_without_torch(tmp_path):
+    X, y = data()
+    np.save(tmp_path / "X.npy", X)
+    head = mlp.Head(epochs=3).fit(X, y)
+    save(head, tmp_path)
+    code = (
+        "import sys, numpy as np\n"
+        "from samtl.heads._save import load\n"
+        "print(load(sys.argv[1]).predict_proba(np.load(sys.argv[1] + '/X.npy')).tobytes().hex())\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == head.predict_proba(X).tobytes().hex()
+
+
+def test_the_card_can_be_read_by_people(saved, tmp_path):
+    card = json.loads((tmp_path / "head.json").read_text())
+    assert card["head"] in MAKERS
+    assert card["columns"] == [f"c{i}" for i in range(7)]
+    assert card["classes"] == [0, 1, 2]
+    assert card["class_names"] == ["a", "b", "c"]
+    tensors = load_file(tmp_path / "head.safetensors")
+    assert {role: list(array.shape) for role, array in tensors.items()} == {
+        role: entry["shape"] for role, entry in card["tensors"].items()
+    }
+
+
+def test_a_loaded_head_can_be_saved_and_fitted_again(saved, tmp_path):
+    head = load(tmp_path)
+    assert head.columns_ == tuple(f"c{i}" for i in range(7))
+    (tmp_path / "copy").mkdir()
+    save(head, tmp_path / "copy")
+    assert load(tmp_path / "copy").columns_ == head.columns_
+    head.fit(*data())
+    np.testing.assert_array_equal(head.predict_proba(data()[0]), saved.predict_proba(data()[0]))
+
+
+def test_nothing_is_pickled(saved, tmp_path):
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head.json", "head.safetensors"]
+    assert b"pickle" not in (tmp_path / "head.safetensors").read_bytes()
+
+
+def edit(path, change):
+    card = json.loads((path / "head.json").read_text())
+    change(card)
+    (path / "head.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda card: card.pop("facts"), "expected the fields"),
+        (lambda card: card.update(more=1), "expected the fields"),
+        (lambda card: card.update(format=2), "format 2, and this samtl reads 1"),
+        (lambda card: card["parameters"].update(gamma=1), "expected the parameters"),
+        (lambda card: card["parameters"].popitem(), "expected the parameters"),
+        (lambda card: card["facts"].popitem(), "expected the facts"),
+        (lambda card: card.update(parameters=[1]), "not a head that samtl wrote"),
+        (lambda card: card.update(classes=[0]), "classes must be a list of 2 or more"),
+        (lambda card: card.update(classes=[0.5, 1.5, 2.5]), "integers or strings"),
+        (lambda card: card.update(classes=[[0], [1, 2]]), "not a head that samtl wrote"),
+        (lambda card: card.update(classes=[0, 1, 2, 3]), "must be float(32|64) of shape"),
+        (lambda card: card.update(columns=["a"]), "1 columns for 7 features"),
+        (lambda card: card.update(head="../mlp"), "no head is called"),
+    ],
+)
+def test_a_card_that_is_not_as_written_is_refused(saved, tmp_path, change, said):
+    edit(tmp_path, change)
+    with pytest.raises(InputError, match=said):
+        load(tmp_path)
+
+
+def test_an_unknown_head_is_named_with_the_nearest(saved, tmp_path):
+    edit(tmp_path, lambda card: card.update(head="logrek"))
+    with pytest.raises(UnknownName, match="did you mean logreg"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, "\xff"])
+def test_a_card_that_is_no_object_is_refused(saved, tmp_path, text):
+    (tmp_path / "head.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="not a head that samtl wrote"):
+        load(tmp_path)
+
+
+def damage(path, change):
+    tensors = load_file(path / "head.safetensors")
+    change(tensors)
+    save_file(tensors, path / "head.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("factor"), "must hold the tensors"),
+        (lambda t: t.pop("mean"), "must hold a row `mean`"),
+        (lambda t: t.update(mean=t["mean"][None]), "must hold a row `mean`"),
+        (lambda t: t.update(extra=t["mean"]), "must hold the tensors"),
+        (
+            lambda t: t.update(factor=t["factor"][:-1]),
+            r"factor must be float64 of shape \(7,\), and is .*\(6,\)",
+        ),
+        (lambda t: t.update(factor=t["factor"].astype(np.float32)), "is float32"),
+        (lambda t: t.update(mean=t["mean"][:-1], factor=t["factor"][:-1]), r"shape \((3|16), 6\)"),
+        (lambda t: t.update(mean=t["mean"] * np.nan), "mean holds numbers that are not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(saved, tmp_path, change, said):
+    damage(tmp_path, change)
+    with pytest.raises(InputError, match=said):
+        load(tmp_path)
+
+
+def test_a_file_cut_short_is_refused(saved, tmp_path):
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InputError, match="not a safetensors file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["head.json", "head.safetensors"])
+def test_a_missing_file_is_said(saved, tmp_path, name):
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match="holds no saved head"):
+        load(tmp_path)
+
+
+def test_what_cannot_be_saved_is_said(tmp_path):
+    X, y = data()
+    with pytest.raises(InputError, match="cannot be saved; use plain numbers"):
+        save(logreg.Head(random_state=np.random.RandomState(0)).fit(X, y), tmp_path)
+    with pytest.raises(InputError, match="takes 7 features, but 2 column names"):
+        save(logreg.Head().fit(X, y), tmp_path, columns=["a", "b"])
+    with pytest.raises(InputError, match="integer or string labels"):
+        save(logreg.Head().fit(X, y == 1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
