@@ -84,7 +84,7 @@ def draw(result: FitResult) -> None:
         ("", result.head, "95 % interval", "floor", "95 % interval"), rows, right=(1, 2, 3, 4)
     )
     if result.floor is None:
-        render.say("no floor: the store has no image_stats", "yellow")
+        render.say(f"no floor: {result.floor_missing}", "yellow")
     else:
         render.say(
             "floor: logistic regression on means, deviations and extremes of the pixels", "dim"

@@ -40,7 +40,6 @@ from samtl.store.writer import StoreWriter, open_writer
 if TYPE_CHECKING:
     from samtl.encoders.sam import Encoder
 
-WRITES_AHEAD = 2  # blocks that may wait for the disk: 32 MiB of `embeddings` each
 SPARE = 1.02  # of the bytes to be written, for folders and records
 
 _DISK = {
@@ -340,7 +339,7 @@ class _Pass:
         self.interrupted = False
         self._started = self._warm = 0.0
         self._warm_rows = 0
-        self._writes: deque[Future[int]] = deque()
+        self._writing: Future[int] | None = None
         self._about = _environment(job.plan)
 
     def run(self) -> None:
@@ -369,15 +368,17 @@ class _Pass:
                 batch = list(itertools.islice(decoded, min(room, most)))
                 if not batch:
                     break
-                for item, arrays in zip(batch, self._encode(batch), strict=True):
+                encoded = self._encode(batch)
+                # The disk had the time of one batch; so a kill costs a block and a batch at most.
+                self._settle()
+                for item, arrays in zip(batch, encoded, strict=True):
                     block = block or self._new_block(item.row)
                     self._add(block, item, arrays)
                     if len(block.status) == len(block.rows):
                         self._commit(disk, block)
                         block = None
                 self._advance(len(batch))
-            while self._writes:
-                self.bytes_written += self._writes.popleft().result()
+            self._settle()
         self.interrupted = self.encoded < sum(len(self.writer.block_rows(b)) for b in pending)
         self.seconds = time.monotonic() - self._started
         self._report()
@@ -438,10 +439,15 @@ class _Pass:
         block.images.append(item.image_sha256)
 
     def _commit(self, disk: ThreadPoolExecutor, block: _Block) -> None:
-        """Hand a block to the writing thread, waiting where the disk is behind."""
-        while len(self._writes) >= WRITES_AHEAD:
-            self.bytes_written += self._writes.popleft().result()
-        self._writes.append(disk.submit(self._write, block))
+        """Hand a block to the writing thread, which works while the next batch is encoded."""
+        self._settle()
+        self._writing = disk.submit(self._write, block)
+
+    def _settle(self) -> None:
+        """Wait for the block that is being written."""
+        if self._writing is not None:
+            self.bytes_written += self._writing.result()
+            self._writing = None
 
     def _write(self, block: _Block) -> int:
         record = self.writer.write_block(
@@ -453,8 +459,6 @@ class _Pass:
         self.encoded += rows
         if not self._warm:
             self._warm, self._warm_rows = time.monotonic(), self.encoded
-        while self._writes and self._writes[0].done():
-            self.bytes_written += self._writes.popleft().result()
         self._report()
 
     def _report(self) -> None:

@@ -75,14 +75,14 @@ class Plan:
 
 
 def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **options: Any) -> Plan:
-    """Tell what `embed` would do with the same arguments, without loading weights or writing anything.
+    """Tell what `embed` would do with the same arguments, without downloading or writing anything.
 
     Raises
     ------
     InputError, MismatchError
         As `embed` does; a difference in weights alone is found only once they are loaded.
     """
-    return prepare(dataset, encoder, **options).plan
+    return prepare(dataset, encoder, **options, download=False).plan
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,16 @@ def prepare(
     per_class: int | None = None,
     batch_size: int | str = "auto",
     out: str | Path | None = None,
+    download: bool = True,
 ) -> Job:
     tiers = _parse_tiers(tiers)
     module = registry.load("encoders", encoder)
     columns = {"pooled": module.columns(encoder), "image_stats": STATISTICS}
     target = resolve_device(device)
 
-    source = subset(shuffled(resolve(dataset, root)), limit=limit, per_class=per_class)
-    if not len(source):
-        raise InputError(f"the dataset {source.name} has no images")
+    listed = resolve(dataset, root, download=download)
+    _require_usable(listed)
+    source = subset(shuffled(listed), limit=limit, per_class=per_class)
     rows = Rows(source.name, source.classes, source.sample_ids, source.labels, source.note)
 
     wanted = checkpoint or module.default_checkpoint(encoder)
@@ -175,6 +176,27 @@ def prepare(
         arrays=arrays,
         dtype=compute_dtype,
     )
+
+
+def _require_usable(source: Dataset) -> None:
+    """Refuse a dataset that cannot become a store; those that samtl lists itself always can."""
+    if not len(source):
+        raise InputError(f"the dataset {source.name} has no images")
+    if not re.fullmatch(r"[\w][\w.-]*", source.name):
+        raise InputError(
+            "a dataset's name names its stores, so it must be of letters, digits, '.', '_' and '-', "
+            f"got {source.name!r}"
+        )
+    if len(set(source.sample_ids)) != len(source) or len(source.labels) != len(source):
+        raise InputError(
+            f"the dataset {source.name} must have one unique id and one label for each image, got "
+            f"{len(source)} ids, {len(set(source.sample_ids))} of them different, and {len(source.labels)} labels"
+        )
+    if not all(-1 <= label < len(source.classes) for label in source.labels):
+        raise InputError(
+            f"labels of the dataset {source.name} must be -1 or below {len(source.classes)}, "
+            "the number of its classes"
+        )
 
 
 def _parse_tiers(tiers: Sequence[str]) -> tuple[str, ...]:

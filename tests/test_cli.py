@@ -50,7 +50,7 @@ def folder(tmp_path):
     for name in ("field", "town"):
         (root / name).mkdir(parents=True)
         for i in range(12):
-            (root / name / f"{i}.png").write_bytes(stubs.png(f"{name}{i}".__hash__() % 1000))
+            (root / name / f"{i}.png").write_bytes(stubs.png(len(name) * 100 + i))
     return root
 
 
@@ -210,6 +210,8 @@ def test_which_store_is_meant(run, encoders, folder):
     assert run("info", "cache/b.zarr")[0] == 0
 
 
+EMBED = ("embed", "--encoder", "tiny", "--dataset", "folder:images")
+
 BAD_INPUT = {
     "unknown verb": (("emebd",), "embed"),
     "unknown dataset": (("embed", "--dataset", "eurosta", "--encoder", "tiny"), "did you mean eurosat?"),
@@ -218,14 +220,14 @@ BAD_INPUT = {
     "missing root": (("embed", "--dataset", "folder:nowhere", "--encoder", "tiny"), "nowhere"),
     "missing eurosat root": (("embed", "--root", "nowhere", "--encoder", "tiny"), "nowhere"),
     "empty folder": (("embed", "--dataset", "folder:empty", "--encoder", "tiny"), "empty"),
-    "unknown tier": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--tiers", "pooled,thick"), "--tiers"),
-    "batch size": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--batch-size", "0"), "--batch-size"),
-    "too many per class": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--per-class", "99"), "field has 12"),
-    "limit": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--limit", "0"), "--limit"),
-    "device": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--device", "gpu"), "--device must be"),
-    "dtype": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--dtype", "int8"), "--dtype must be"),
-    "seed of weights": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--checkpoint", "random:x"), "random:SEED"),
-    "missing checkpoint": (("embed", "--dataset", "folder:images", "--encoder", "tiny", "--checkpoint", "w.pth"), "no such file"),
+    "unknown tier": ((*EMBED, "--tiers", "pooled,thick"), "--tiers"),
+    "batch size": ((*EMBED, "--batch-size", "0"), "--batch-size"),
+    "too many per class": ((*EMBED, "--per-class", "99"), "field has 12"),
+    "limit": ((*EMBED, "--limit", "0"), "--limit"),
+    "device": ((*EMBED, "--device", "gpu"), "--device must be"),
+    "dtype": ((*EMBED, "--dtype", "int8"), "--dtype must be"),
+    "seed of weights": ((*EMBED, "--checkpoint", "random:x"), "random:SEED"),
+    "missing checkpoint": ((*EMBED, "--checkpoint", "w.pth"), "no such file"),
     "not a store": (("info", "images"), "no store in images"),
 }  # fmt: skip
 

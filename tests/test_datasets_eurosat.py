@@ -262,7 +262,7 @@ class TestDownload:
 
     def test_nothing_is_fetched_against_the_users_will(self, server, tmp_path, monkeypatch):
         offer(server, tmp_path, monkeypatch, True, True)
-        with pytest.raises(InputError, match=r"not to be downloaded; download http.* by hand"):
+        with pytest.raises(InputError, match=r"not to download it.*or download http.* by hand"):
             resolve("eurosat", download=False)
         assert server.asked == []
 

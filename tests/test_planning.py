@@ -1,5 +1,6 @@
 """What a pass will do, told before it does anything."""
 
+import dataclasses
 import json
 import shutil
 from collections import namedtuple
@@ -232,3 +233,17 @@ def test_a_store_that_was_only_begun_is_gone_on_with(small):
     assert (small / FILE).exists()
     again = plan_of(dataset=small_dataset(), out=small)
     assert (again.resumes, again.pending_rows) == (True, 37)
+
+
+def test_a_dataset_of_ones_own_is_checked():
+    good = toy_dataset(6)
+    for broken, told in (
+        ({"name": "a/b"}, "name names its stores"),
+        ({"sample_ids": ("x",) * 6}, "1 of them different"),
+        ({"labels": (0,) * 5}, "5 labels"),
+        ({"labels": (3,) * 6}, "below 3"),
+        ({"sample_ids": (), "labels": ()}, "has no images"),
+    ):
+        with pytest.raises(InputError, match=told):
+            plan_of(dataset=dataclasses.replace(good, **broken))
+    assert not Path("cache").exists()

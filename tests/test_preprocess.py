@@ -18,7 +18,7 @@ from samtl.preprocess import Preprocessing, resize_longest_side, resized_shape, 
 def sam_transform():
     """segment_anything's own ResizeLongestSide, on the two torchvision functions that it calls.
 
-    For a Pillow image, torchvision's `resize` is `Image.resize` with the (width, height) swapped and bilinear by default.
+    For a Pillow image, torchvision's `resize` is `Image.resize`, (width, height) swapped, bilinear.
     """
     spec = importlib.util.find_spec("segment_anything")
     path = Path(spec.submodule_search_locations[0]) / "utils" / "transforms.py"

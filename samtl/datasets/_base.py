@@ -94,9 +94,10 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
         short = {name: n for name, n in zip(dataset.classes, seen, strict=True) if n < per_class}
         if short:
             have = ", ".join(f"{name} has {n}" for name, n in short.items())
+            least = min(short.values())
+            remedy = f"use --per-class {least} or less" if least else "add images of it"
             raise InputError(
-                f"--per-class {per_class} needs that many images of every class, but {have}; "
-                f"use --per-class {min(short.values())} or less"
+                f"--per-class {per_class} needs that many images of every class, but {have}; {remedy}"
             )
         rows = kept
     return _take(dataset, rows[:limit])

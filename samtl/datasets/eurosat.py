@@ -202,7 +202,9 @@ def _official_archive(download: bool) -> Path:
             return path
     by_hand = f"download {SOURCES[0].url} by hand and give the file with --root"
     if not download:
-        raise InputError(f"EuroSAT is not in {folder} and was not to be downloaded; {by_hand}")
+        raise InputError(
+            f"EuroSAT is not in {folder} and a dry run is not to download it: run without --dry-run, or {by_hand}"
+        )
     failures = []
     for source in SOURCES:
         try:

@@ -28,6 +28,9 @@ class Head(PooledHead):
     Inputs are standardised by mean and deviation of the training part. Trained by `samtl.heads._train`; the weights
     kept are those of the epoch with the least loss on the validation part. Predicting needs no torch.
 
+    The defaults were found on EuroSAT with 1,152 features of random convolutions and 50 to 21,600 training samples:
+    a larger rate would suit many samples, a smaller one few.
+
     Parameters
     ----------
     hidden : sequence of int
@@ -37,7 +40,7 @@ class Head(PooledHead):
     epochs : int
         Most passes over the training part.
     batch_size : int
-        Samples in one step; a small training part is cut into at least 10 steps an epoch.
+        Most samples in one step; a small training part still gives about 8 steps an epoch.
     lr : float
         Learning rate at the end of the warm-up.
     weight_decay : float
@@ -65,10 +68,10 @@ class Head(PooledHead):
     def __init__(
         self,
         hidden: Sequence[int] = (512,),
-        dropout: float = 0.5,
-        epochs: int = 60,
-        batch_size: int = 256,
-        lr: float = 1e-3,
+        dropout: float = 0.3,
+        epochs: int = 40,
+        batch_size: int = 128,
+        lr: float = 5e-4,
         weight_decay: float = 1e-2,
         patience: int = 10,
         random_state: Any = 0,
@@ -118,7 +121,7 @@ class Head(PooledHead):
                 source(held),
                 _train.Recipe(
                     epochs=self.epochs,
-                    batch_size=min(self.batch_size, len(train)),
+                    batch_size=min(self.batch_size, max(16, len(train) // 8)),
                     learning_rate=self.lr,
                     weight_decay=self.weight_decay,
                     patience=self.patience,
