@@ -372,3 +372,95 @@ def test_sixteen_bit_images_are_quarantined_with_advice(run, encoders, folder):
     code, output, _ = run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
     assert code == 1
     assert "field/deep.tif: unsupported_mode" in output
+
+
+@pytest.fixture
+def embedded(run, encoders, folder):
+    """A store of 24 images in two classes in the default place."""
+    assert run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")[0] == 0
+
+
+@pytest.mark.parametrize("head", ["logreg", "mlp"])
+def test_fit_head_prints_scores_beside_the_floor(run, embedded, head):
+    code, output, _ = run("fit-head", "--head", head, "--split", "0.25", "--json", "f.json")
+    assert code == 0
+    for told in (
+        "accuracy",
+        "95 % interval",
+        "floor",
+        "untrained",
+        "14 images to train on",
+        "6 held out",
+    ):
+        assert told in output
+    told = json.loads(Path("f.json").read_text())
+    assert {"metrics", "floor", "split", "fingerprint", "run", "seconds"} <= told.keys()
+    for score in told["metrics"].values():
+        assert score["low"] <= score["value"] <= score["high"]
+    assert told["split"]["share"] == 0.25
+    folder = Path(told["run"])
+    assert folder.parent == Path("runs")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.json", "split.json", "metrics.json", "confusion.csv", "curves.csv",
+        "predictions.csv", "head.safetensors", "head.json",
+    }  # fmt: skip
+    assert f"run: {folder}" in output
+
+
+def test_runs_are_never_overwritten(run, embedded):
+    for _ in range(3):
+        assert run("fit-head", "--head", "logreg")[0] == 0
+    names = sorted(path.name for path in Path("runs").iterdir())
+    assert len(names) == 3
+    assert names[1] == f"{names[0]}.2"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--split", "1.5"), "--split must lie between 0 and 1 (the held-out share), got 1.5"),
+        (("--split", "0"), "--split must lie between 0 and 1"),
+        (("--split", "0.01"), "choose a share from"),
+        (("--head", "mpl"), "did you mean mlp?"),
+        (("--cache", "nowhere"), "there is no store in nowhere"),
+        (("--split", "half"), "Invalid value for '--split'"),
+        (("--seed", "-1"), "Invalid value for '--seed'"),
+    ],
+)
+def test_fit_head_on_bad_input(run, embedded, args, told):
+    code, _, errors = run("fit-head", *args)
+    assert code == 2
+    assert told in re.sub(r"[\s│]+", " ", errors)
+    assert untouched(Path("runs"))
+
+
+def test_a_class_too_small_to_split(run, encoders, folder):
+    for image in sorted((folder / "town").iterdir())[1:]:
+        image.unlink()
+    run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
+    code, _, errors = run("fit-head")
+    assert code == 2
+    assert "class 'town' has 1 labelled sample" in errors
+
+
+def test_an_unfinished_store_is_refused_unless_allowed(run, embedded):
+    store = next(Path("cache").glob("*.zarr"))
+    (store / "log" / "1.json").unlink()
+    code, _, errors = run("fit-head", "--head", "logreg")
+    assert code == 2
+    assert "8 of 24 rows" in errors
+    code, output, _ = run("fit-head", "--head", "logreg", "--allow-partial")
+    assert code == 0
+    assert "8 rows were left out" in output
+
+
+def test_a_damaged_store_ends_with_2(run, embedded):
+    shard = next(Path("cache").glob("*.zarr")) / "pooled" / "c.0.0"
+    content = bytearray(shard.read_bytes())
+    content[3] ^= 1
+    shard.write_bytes(content)
+    code, _, errors = run("fit-head", "--head", "logreg")
+    assert code == 2
+    assert "fails its checksum" in errors
+    assert untouched(Path("runs"))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from samtl import registry
 from samtl.errors import InputError
@@ -81,7 +82,7 @@ def save(
     }
     text = json.dumps(card, indent=1, allow_nan=False, ensure_ascii=False)
     Path(folder, CARD).write_text(text + "\n", encoding="utf-8")
-    save_file(tensors, Path(folder, TENSORS))
+    Path(folder, TENSORS).write_bytes(to_bytes(tensors))
 
 
 def load(folder: str | Path) -> PooledHead:

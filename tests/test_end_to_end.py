@@ -1,0 +1,126 @@
+"""From image files to predictions through the real encoder: the store changes nothing on the way."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import samtl
+from samtl import splits
+from samtl.datasets import resolve, shuffled, subset
+from samtl.encoders import sam
+from samtl.heads import logreg, mlp
+from samtl.images import decode
+from samtl.preprocess import PIXEL_MEAN, PIXEL_STD, resize_longest_side
+
+
+@torch.inference_mode()
+def plain_segment_anything(pixels):
+    """What `segment_anything` itself computes: its modules, its preprocessing, float32."""
+    model = sam.build("tiny").eval()
+    ours = sam.Encoder("tiny", "random:11", device="cpu", dtype="float32")
+    model.load_state_dict(ours._model.state_dict())
+    assert min(p.abs().max() for n, p in model.named_parameters() if "rel_pos" in n) > 0.01
+    mean, std = torch.tensor(PIXEL_MEAN).view(-1, 1, 1), torch.tensor(PIXEL_STD).view(-1, 1, 1)
+    x = (torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() - mean) / std
+    x = torch.nn.functional.pad(x, (0, 1024 - x.shape[2], 0, 1024 - x.shape[1]))
+    return model(x[None])[0].numpy()
+
+
+def test_the_store_holds_what_segment_anything_computes(tmp_path):
+    sizes = {"wide": (40, 100), "tall": (90, 31), "square": (64, 64)}
+    for number, (name, size) in enumerate(sizes.items()):
+        folder = tmp_path / "images" / ("ab"[number % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    result = samtl.embed(
+        "folder:images", "tiny", checkpoint="random:11", dtype="float32", device="cpu"
+    )
+    store = samtl.open(result.store)
+    assert len(store) == 3
+    for row, sample_id in enumerate(store.sample_ids):
+        pixels = np.asarray(Image.open(Path("images") / sample_id))
+        reference = plain_segment_anything(resize_longest_side(pixels)).astype(np.float64)
+        stored = store.row("embeddings", row).astype(np.float64)
+        error = np.linalg.norm(stored - reference) / np.linalg.norm(reference)
+        assert error < 1e-3, sample_id
+
+
+def test_a_head_from_the_store_is_a_head_from_the_features():
+    """Train on the store, and on features that never saw one: the same predictions."""
+    dataset = subset(shuffled(resolve("synthetic:5")))
+    encoder = sam.Encoder("tiny", device="cpu")
+    features = np.concatenate(
+        [
+            encoder.encode([resize_longest_side(decode(dataset.read(i)))], ("pooled",))["pooled"]
+            for i in dataset.sample_ids
+        ]
+    )
+    labels = np.array(dataset.labels)
+    parts = splits.holdout(dataset.sample_ids, labels, 0.2, seed=1)
+    inner = splits.inner(parts, dataset.sample_ids, labels)
+
+    result = samtl.embed("synthetic:5", "tiny", device="cpu", tiers=["pooled"], batch_size=1)
+    assert samtl.open(result.store).sample_ids == dataset.sample_ids
+    for name, module in (("logreg", logreg), ("mlp", mlp)):
+        run = samtl.fit_head(result.store, head=name, split=0.2, seed=1)
+        assert run.split.digest == parts.digest
+        head = module.Head(random_state=1)
+        held = features[inner.test], labels[inner.test]
+        head.fit(features[inner.train], labels[inner.train], held)
+        lines = (run.run / "predictions.csv").read_text().splitlines()[1:]
+        told = [line.split(",")[2] for line in lines]
+        assert told == [dataset.classes[i] for i in head.predict(features[parts.test])]
+
+
+def samtl_command(*args, **environment):
+    main = Path(sys.executable).parent / "samtl"
+    return subprocess.run(
+        [main, *map(str, args)], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.slow
+def test_the_demo_beats_its_floor():
+    done = samtl_command("demo", "--json", "demo.json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(Path("demo.json").read_text())
+    assert "untrained" in done.stdout
+    assert told["embed"]["untrained"] is True
+    for fit in told["fits"]:
+        assert fit["metrics"]["accuracy"]["value"] > fit["floor"]["accuracy"]["value"]
+        assert Path(fit["run"], "head.safetensors").is_file()
+        assert f"run: {fit['run']}" in done.stdout
+    assert told["embed"]["peak_memory"] < 2.5 * 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif("SAMTL_DATA" not in os.environ, reason="SAMTL_DATA is unset: no real images")
+def test_eurosat_end_to_end():
+    """A few real images: the way is whole, and the figures come with their intervals and their floor."""
+    archive = Path(os.environ["SAMTL_DATA"]) / "EuroSAT.zip"
+    args = ("--dataset", "eurosat", "--root", archive, "--encoder", "tiny", "--per-class", "12")
+    done = samtl_command("embed", *args, "--json", "e.json")
+    assert done.returncode == 0, done.stderr
+    embedded = json.loads(Path("e.json").read_text())
+    assert embedded["rows"] == 120
+    assert (
+        samtl_command(
+            "fit-head", "--head", "logreg", "--split", "0.25", "--json", "f.json"
+        ).returncode
+        == 0
+    )
+    fit = json.loads(Path("f.json").read_text())
+    assert fit["fingerprint"] == embedded["fingerprint"]
+    assert fit["counts"]["test"] == 30
+    score = fit["metrics"]["accuracy"]
+    assert 0.2 < score["low"] <= score["value"] <= score["high"]  # ten classes: chance is 0.1
+    assert fit["floor"]["accuracy"]["value"] > 0.2
