@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -10,12 +11,24 @@ from typing import Annotated
 
 import typer
 
-from samtl.errors import EXIT_INTERRUPTED, SamtlError
+from samtl.errors import EXIT_INTERRUPTED, ResourceError, SamtlError
 
 from . import demo, embed, fit, listing
-from ._render import complain
+from ._render import complain, show_log
+from ._signals import StopNow
 
 EXIT_BUG = 70  # sysexits' EX_SOFTWARE: Python's own 1 would pass for "done, with quarantined rows"
+
+# What a path that the user gave can be wrong in; anything else is the disk's or the network's fault.
+_WRONG_PATH = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 
 app = typer.Typer(
     name="samtl",
@@ -25,7 +38,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 done, with quarantined rows; 2 bad input or damage; 3 the store was made in "
-    "another way; 4 another process writes to it; 5 disk, device or network gave out; 130 stopped by Ctrl-C.",
+    "another way; 4 another process writes to it; 5 disk, device or network gave out; 70 a defect of samtl; "
+    "130 stopped by Ctrl-C, 143 by SIGTERM.",
 )
 app.command("embed")(embed.embed)
 app.command("fit-head")(fit.fit_head)
@@ -66,19 +80,23 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # Pillow warns of odd metadata in images that it reads all the same.
     warnings.filterwarnings("ignore", module="PIL")
+    show_log()
     try:
         app()
     except SamtlError as error:
         complain(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except StopNow:
         complain(
-            "stopped; whatever was committed before is kept, and the same command goes on from there"
+            "stopped; what was committed before is kept, and the same command goes on from there"
         )
         sys.exit(EXIT_INTERRUPTED)
+    except MemoryError:
+        complain("this machine's memory gave out; close other programs or use a smaller encoder")
+        sys.exit(ResourceError.exit_code)
     except OSError as error:
         complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-        sys.exit(5)
+        sys.exit(SamtlError.exit_code if error.errno in _WRONG_PATH else ResourceError.exit_code)
     except Exception:
         traceback.print_exc()
         complain(

@@ -7,18 +7,31 @@ from typing import Annotated
 
 import typer
 
+from samtl.errors import InputError
+
+
+def _place_for_json(path: Path | None) -> Path | None:
+    """Refuse a place that cannot take the file now, not after hours of work."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise InputError(f"--json {path}: expected a file in a folder that exists")
+    return path
+
+
 Cache = Annotated[
     Path | None,
     typer.Option(
         "--cache",
-        help="A store, or a folder with one. [default: the only store in $SAMTL_CACHE or ./cache]",
-        show_default=False,
+        help="A store, or a folder with one.",
+        show_default="the only store in $SAMTL_CACHE or ./cache",
     ),
 ]
 Json = Annotated[
     Path | None,
     typer.Option(
-        "--json", help="Write what is printed to this file as one JSON object.", show_default=False
+        "--json",
+        help="Write what is printed to this file as one JSON object.",
+        show_default=False,
+        callback=_place_for_json,
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the split and of the training.", min=0)]

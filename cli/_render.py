@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,18 @@ def write_json(path: Path | None, content: Mapping[str, object]) -> None:
     """Write what was printed as one JSON object, if a file was asked for."""
     if path is not None:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def show_log() -> None:
+    """Print what the library logs, such as downloads, on standard error."""
+    logger = logging.getLogger("samtl")
+    logger.handlers = [_Told()]
+    logger.setLevel(logging.INFO)
+
+
+class _Told(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(Text(record.getMessage(), style="dim"), soft_wrap=True)
 
 
 class EmbedBar:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+class StopNow(BaseException):
+    """The second signal. Not a KeyboardInterrupt, which Typer would swallow without a word."""
 
 
 class StopRequest:
@@ -26,21 +31,22 @@ class StopRequest:
 
 
 @contextmanager
-def polite_stop(announce: Callable[[], None]) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request, and the next into KeyboardInterrupt.
+def polite_stop(announcement: str) -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request, and the next into StopNow.
 
     Parameters
     ----------
-    announce : callable
-        Called when the first one comes.
+    announcement : str
+        Written to standard error when the first one comes.
     """
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request():
-            raise KeyboardInterrupt
+            raise StopNow
         request.exit_code = 128 + number
-        announce()
+        # Straight to the descriptor: a handler may run in the middle of another write to the stream.
+        os.write(2, f"\n{announcement}\n".encode())
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -18,21 +18,20 @@ IMAGES_PER_CLASS = 25
 def demo(
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for the store. [default: $SAMTL_CACHE or ./cache]", show_default=False
-        ),
+        typer.Option(help="Folder for the store.", show_default="demo in $SAMTL_CACHE or ./cache"),
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for the runs. [default: $SAMTL_RUNS or ./runs]", show_default=False
-        ),
+        typer.Option(help="Folder for the runs.", show_default="$SAMTL_RUNS or ./runs"),
     ] = None,
     json: Json = None,
 ) -> None:
     """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads."""
+    from samtl.store.find import cache_folder
+
     render.say(f"samtl embed --dataset synthetic:{IMAGES_PER_CLASS} --encoder tiny", "bold")
-    options = {"out": out}
+    # In a folder of its own, so that the demo's store is not taken for, or in the way of, the user's.
+    options = {"out": out or cache_folder() / "demo"}
     result, stopped_by = embed_command.run(f"synthetic:{IMAGES_PER_CLASS}", "tiny", options)
     embed_command.draw_result(result)
     if stopped_by:

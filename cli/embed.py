@@ -38,9 +38,8 @@ def embed(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="official, a FILE of the same architecture, or random:SEED for untrained weights. "
-            "[default: official, and random:0 for tiny]",
-            show_default=False,
+            help="official, a FILE of the same architecture, or random:SEED for untrained weights. ",
+            show_default="official, and random:0 for tiny",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -70,8 +69,8 @@ def embed(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The store (NAME.zarr), or the folder it goes into. [default: $SAMTL_CACHE or ./cache]",
-            show_default=False,
+            help="The store (NAME.zarr), or the folder it goes into.",
+            show_default="$SAMTL_CACHE or ./cache",
         ),
     ] = None,
     dry_run: Annotated[
@@ -133,10 +132,8 @@ def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResul
             if told <= LISTED:
                 bar.line(f"quarantined {event.sample_id}: {event.code}: {event.reason}", "yellow")
 
-    def announce() -> None:
-        bar.line("stopping after the block in flight; press Ctrl-C again to stop at once", "yellow")
-
-    with polite_stop(announce) as stop, bar:
+    announcement = "stopping after the block in flight; press Ctrl-C again to stop at once"
+    with polite_stop(announcement) as stop, bar:
         result = embedding.embed(dataset, encoder, **options, on_event=show, should_stop=stop)
     return result, stop.exit_code if result.interrupted else 0
 
@@ -190,3 +187,5 @@ def draw_result(result: EmbedResult) -> None:
         )
     else:
         render.say(f"{result.rows} rows are in {result.store}")
+        if "pooled" in result.plan.tiers:
+            render.say(f"next: samtl fit-head --head mlp --split 0.2 --cache {result.store}", "dim")

@@ -35,9 +35,7 @@ def fit_head(
     cache: Cache = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for the run. [default: $SAMTL_RUNS or ./runs]", show_default=False
-        ),
+        typer.Option(help="Folder for the run.", show_default="$SAMTL_RUNS or ./runs"),
     ] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Use a store whose pass is not finished.")

@@ -94,7 +94,7 @@ def _ls_stores(cache: Path | None) -> None:
     for path in stores_in(folder):
         try:
             store = open_store(path)
-        except SamtlError as error:  # one damaged store must not hide the others
+        except (SamtlError, OSError) as error:  # one damaged store must not hide the others
             rows.append((str(path), "", "", "", f"cannot be opened: {error}"))
             continue
         s = store.summary()

@@ -51,7 +51,13 @@ _DISK = {
     errno.ENFILE,
     errno.ENOMEM,
 }
-_OUT_OF_RESOURCES = _DISK - {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# What reading an image may meet that is no property of the image.
+_OUT_OF_RESOURCES = {
+    *(_DISK - {errno.ENOSPC, errno.EDQUOT, errno.EROFS}),
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def embed(
     encoder: str = "sam_vit_b",
     *,
     root: str | Path | None = None,
-    checkpoint: str | None = None,
+    checkpoint: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     tiers: Sequence[str] = TIERS,
@@ -162,7 +168,7 @@ def embed(
         A name that `samtl ls encoders` shows.
     root : str or Path, optional
         Where the dataset's files are.
-    checkpoint : str, optional
+    checkpoint : str or Path, optional
         `official`, a file, or `random:SEED` for untrained weights.
     device : str
         `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -207,7 +213,8 @@ def embed(
             f"{job.plan.bytes_free / 2**30:.2f} GiB free: free some, choose another disk with --out, or keep less "
             "with --tiers pooled,grid16"
         )
-    model = registry.load("encoders", encoder).Encoder(encoder, checkpoint, device, job.dtype)
+    weights = None if checkpoint is None else str(checkpoint)
+    model = registry.load("encoders", encoder).Encoder(encoder, weights, device, job.dtype)
     try:
         return _run(job, model, tell, should_stop)
     except OSError as error:
@@ -281,6 +288,15 @@ class _Block:
     status: list[str] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
+
+
+def _require_readable(block: _Block) -> None:
+    """Stop where a whole block of files cannot be read: a drive that went away is no property of its images."""
+    if len(block.status) == BLOCK_ROWS and set(block.status) == {f"{QUARANTINED}unreadable"}:
+        raise ResourceError(
+            f"{BLOCK_ROWS} images in a row cannot be read ({next(iter(block.reasons.values()))}): is the dataset "
+            "still where it was? What was committed before is kept; run the same command again to go on"
+        )
 
 
 def _run(
@@ -375,6 +391,7 @@ class _Pass:
                     block = block or self._new_block(item.row)
                     self._add(block, item, arrays)
                     if len(block.status) == len(block.rows):
+                        _require_readable(block)
                         self._commit(disk, block)
                         block = None
                 self._advance(len(batch))
@@ -414,7 +431,8 @@ class _Pass:
         if item.pixels is not None and arrays is None:
             code, reason = "nonfinite", "the encoder gave NaN or infinity for this image"
         earlier = self.writer.earlier_images(block.number)
-        if earlier and earlier[len(block.status)] != item.image_sha256:
+        before = earlier[len(block.status)] if earlier else ""
+        if before and item.image_sha256 and before != item.image_sha256:
             code = "changed"
             reason = "the image is not the one that this row's other arrays were made from"
         row: dict[str, object] = {

@@ -18,8 +18,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-# Beside the codes above: done, done with quarantined rows, and the shell's own code for Ctrl-C.
-EXIT_DONE = 0
+# Beside the codes above: done with quarantined rows, and the shell's own code for Ctrl-C.
 EXIT_QUARANTINED = 1
 EXIT_INTERRUPTED = 130
 

@@ -12,6 +12,7 @@ from typing import Any
 from samtl import registry
 from samtl.datasets import Dataset, resolve, shuffled, subset
 from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.encoders._weights import check_source
 from samtl.errors import InputError
 from samtl.images import STATISTICS
 from samtl.preprocess import PATCH, Preprocessing
@@ -102,7 +103,7 @@ def prepare(
     encoder: str,
     *,
     root: str | Path | None = None,
-    checkpoint: str | None = None,
+    checkpoint: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     tiers: Sequence[str] = TIERS,
@@ -113,6 +114,9 @@ def prepare(
     download: bool = True,
 ) -> Job:
     tiers = _parse_tiers(tiers)
+    checkpoint = None if checkpoint is None else str(checkpoint)
+    if checkpoint is not None:
+        check_source(checkpoint)
     module = registry.load("encoders", encoder)
     columns = {"pooled": module.columns(encoder), "image_stats": STATISTICS}
     target = resolve_device(device)
@@ -122,8 +126,10 @@ def prepare(
     source = subset(shuffled(listed), limit=limit, per_class=per_class)
     rows = Rows(source.name, source.classes, source.sample_ids, source.labels, source.note)
 
-    wanted = checkpoint or module.default_checkpoint(encoder)
-    path = _store_path(out, source.name, encoder, checkpoint, limit, per_class)
+    default = module.default_checkpoint(encoder)
+    wanted = checkpoint or default
+    suffix = "" if wanted == default else f"-{_weights_slug(wanted)}"
+    path = _store_path(out, source.name, encoder + suffix, limit, per_class)
     refuse_foreign(path)
     resumes = (path / FILE).exists()
     preprocessing = Preprocessing()
@@ -221,7 +227,6 @@ def _store_path(
     out: str | Path | None,
     dataset: str,
     encoder: str,
-    checkpoint: str | None,
     limit: int | None,
     per_class: int | None,
 ) -> Path:
@@ -232,7 +237,7 @@ def _store_path(
         dataset,
         f"per-class-{per_class}" if per_class else "",
         f"limit-{limit}" if limit else "",
-        encoder if checkpoint in (None, "official") else f"{encoder}-{_weights_slug(checkpoint)}",
+        encoder,
         str(Preprocessing().image_size),
     ]
     folder = Path(out) if out is not None else cache_folder()
@@ -241,7 +246,7 @@ def _store_path(
 
 def _weights_slug(checkpoint: str) -> str:
     stem = checkpoint if checkpoint.startswith("random:") else Path(checkpoint).stem
-    return re.sub(r"[^A-Za-z0-9_-]+", "", stem)
+    return re.sub(r"[^\w-]+", "", stem) or "file"
 
 
 def _shard_bytes(spec: ArraySpec, sample_ids: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """What every test stands on: a clean environment, its own folder, and stand-ins for slow things."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ def _isolated(monkeypatch, tmp_path):
     for name in ("SAMTL_CACHE", "SAMTL_RUNS", "SAMTL_WEIGHTS", "SAMTL_DATA_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    # The command line gives this logger a handler, which must not outlive the test.
+    monkeypatch.setattr(logging.getLogger("samtl"), "handlers", [])
     # What must be on disk before what is tested by the order of the calls; to wait for a disk proves nothing.
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 

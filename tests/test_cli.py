@@ -228,6 +228,7 @@ BAD_INPUT = {
     "dtype": ((*EMBED, "--dtype", "int8"), "--dtype must be"),
     "seed of weights": ((*EMBED, "--checkpoint", "random:x"), "random:SEED"),
     "missing checkpoint": ((*EMBED, "--checkpoint", "w.pth"), "no such file"),
+    "nowhere for the JSON": ((*EMBED, "--json", "no/such/folder/e.json"), "in a folder that exists"),
     "not a store": (("info", "images"), "no store in images"),
 }  # fmt: skip
 

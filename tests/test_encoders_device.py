@@ -21,7 +21,7 @@ def test_cuda_without_cuda(name):
         resolve_device(name)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:0", "mps:1", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:²", "cpu:", "cpu:0", "mps:1", ""])
 def test_unknown_devices(name):
     with pytest.raises(InputError, match="--device must be auto, cpu, cuda, cuda:N or mps"):
         resolve_device(name)

@@ -198,12 +198,15 @@ def test_a_device_that_is_not_there_is_refused(device):
         ({"limit": 10}, "toy.limit-10.stub.64.zarr"),
         ({"per_class": 4}, "toy.per-class-4.stub.64.zarr"),
         ({"per_class": 4, "limit": 10}, "toy.per-class-4.limit-10.stub.64.zarr"),
-        ({"checkpoint": "official"}, "toy.stub.64.zarr"),
+        ({"checkpoint": "random:0"}, "toy.stub.64.zarr"),  # the default of this one
+        ({"checkpoint": "official"}, "toy.stub-official.64.zarr"),
         ({"checkpoint": "random:3"}, "toy.stub-random3.64.zarr"),
         ({"checkpoint": "weights/My SAM_b.v2.pth"}, "toy.stub-MySAM_bv2.64.zarr"),
     ],
 )
 def test_stores_are_named_after_what_decides_their_content(options, name):
+    Path("weights").mkdir()
+    Path("weights/My SAM_b.v2.pth").touch()
     assert plan_of(**options).store == Path("cache", name)
 
 

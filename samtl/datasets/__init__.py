@@ -6,7 +6,7 @@ from pathlib import Path
 
 from samtl import registry
 from samtl.datasets._base import Dataset, Reader, shuffled, subset
-from samtl.datasets._listing import kind_of
+from samtl.datasets._listing import expanded, kind_of
 from samtl.errors import InputError
 
 __all__ = ["resolve", "shuffled", "subset", "Dataset", "Reader"]
@@ -53,6 +53,6 @@ def resolve(
             f"no dataset is called {spec!r}, but a folder is: read it with folder:{spec}"
         )
     module = registry.load("datasets", name)
-    where = None if root is None else Path(root).expanduser()
+    where = None if root is None else expanded(root)
     dataset: Dataset = module.open_dataset(argument if colon else None, where, download)
     return dataset

@@ -1,5 +1,8 @@
 """Zip archives from anyone: the directory is checked whole before a byte of any member is used.
 
+Members are read in place and nothing is ever unpacked to a disk, so there is nothing that could land outside a
+target, be left half done, or need cleaning up.
+
 `zipfile` is not used: it opens archives whose members overlap, whose names climb out of the target
 or whose sizes are lies, and what it lets pass differs between Python versions (CVE-2024-0450 is in
 the oldest ones that samtl runs on). The reader here knows plain and deflated files, with or without
@@ -12,8 +15,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import secrets
-import shutil
 import stat
 import struct
 import unicodedata
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samtl.datasets._listing import flaw
-from samtl.errors import InputError, ResourceError
+from samtl.errors import InputError
 
 MAX_PATH_BYTES = 1024
 
@@ -182,56 +183,6 @@ class Archive:
             f"{name!r} in {self.path} is not what the archive's directory says (size or checksum); "
             "the archive is damaged, get it again"
         )
-
-
-def extract(archive: Path, target: Path, caps: Caps | None = None) -> None:
-    """Unpack a zip archive into a new folder: all of it or nothing.
-
-    Every member is read and checked before the first byte is written. The files then go to a
-    temporary folder beside `target`, which takes its name at the end, so that a killed extraction
-    leaves a `.partial` folder, never half a dataset that looks whole.
-
-    Parameters
-    ----------
-    archive : Path
-    target : Path
-        Must not exist; its parent must.
-    caps : Caps, optional
-
-    Raises
-    ------
-    InputError
-        Where the archive is refused, or `target` exists.
-    ResourceError
-        Where the disk is too small or cannot be written.
-    """
-    opened = Archive(archive, caps)
-    for name in opened.names:
-        opened.read(name)
-    if os.path.lexists(target):
-        raise InputError(f"{target} exists already; remove it or name another folder")
-    partial = target.parent / f".{target.name}.{secrets.token_hex(8)}.partial"
-    try:
-        free = shutil.disk_usage(target.parent).free
-        if free < opened.total_bytes:
-            raise ResourceError(
-                f"unpacking {archive} takes {opened.total_bytes / 2**20:,.0f} MiB, "
-                f"{target.parent} has {free / 2**20:,.0f} MiB free; make room or choose another"
-            )
-        partial.mkdir()
-        for name in opened.names:
-            # The folder is new and names were checked, so no link can lead this out of it.
-            path = partial / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
-                file.write(opened.read(name))
-        partial.rename(target)
-    except OSError as error:
-        raise ResourceError(
-            f"{archive} cannot be unpacked into {target.parent}: {error.strerror}"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _open(path: Path) -> int:

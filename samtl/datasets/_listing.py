@@ -32,6 +32,20 @@ def natural_path(path: str) -> list[tuple[list[tuple[int, str]], str]]:
     return [natural(part) for part in path.split("/")]
 
 
+def expanded(path: str | Path) -> Path:
+    """Replace a leading `~` by the home folder.
+
+    Raises
+    ------
+    InputError
+        Where there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{str(path)!r}: {error}; write the whole path") from error
+
+
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
     """Tell what a path given by the user leads to; `file` is whatever is there and no folder.
 

@@ -9,6 +9,7 @@ read, `EuroSAT.zip` (`eurosat/2750/<Class>/*.jpg`) and `EuroSAT_RGB.zip`
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from samtl.datasets._listing import (
     subfolders,
 )
 from samtl.errors import InputError, ResourceError
+
+_log = logging.getLogger(__name__)
 
 # The study's slide gives Pasture 2,500; the published set has 2,000, and 27,000 in all.
 COUNTS = {
@@ -227,6 +230,7 @@ def _fetch(source: Source, folder: Path) -> Path:
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _log.info("downloading %s into %s", source.url, folder)
         # Not pooch.retrieve: that logs to standard error, which is not the library's to write to.
         download(source.url, str(partial), None)
         if not _is_official(partial, source):

@@ -6,7 +6,14 @@ import re
 from pathlib import Path
 
 from samtl.datasets._base import Dataset
-from samtl.datasets._listing import FolderReader, images_below, is_hidden, kind_of, subfolders
+from samtl.datasets._listing import (
+    FolderReader,
+    expanded,
+    images_below,
+    is_hidden,
+    kind_of,
+    subfolders,
+)
 from samtl.errors import InputError
 from samtl.images import SUFFIXES
 
@@ -44,7 +51,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         Where the folder is not laid out as expected.
     """
     if argument and root is None:
-        path = Path(argument).expanduser()
+        path = expanded(argument)
     elif root is not None and argument is None:
         path = root
     else:

@@ -22,8 +22,9 @@ def resolve_device(name: str) -> torch.device:
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+    kind, colon, index = name.partition(":")
+    numbered = kind == "cuda" and index.isascii() and index.isdecimal()
+    if kind not in ("cpu", "cuda", "mps") or (colon and not numbered):
         raise InputError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
     if kind == "cuda" and not has_cuda:
         built = torch.version.cuda is not None

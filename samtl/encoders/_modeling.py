@@ -7,7 +7,6 @@ torch. `modeling` is plain torch, so it is loaded from the installed distributio
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from samtl.errors import InputError
 _NAME = "samtl.encoders._segment_anything_modeling"
 
 
-@functools.cache
 def modeling() -> ModuleType:
     """Load `segment_anything.modeling`.
 
@@ -27,6 +25,8 @@ def modeling() -> ModuleType:
     InputError
         Where the `segment-anything` distribution is not installed.
     """
+    if _NAME in sys.modules:
+        return sys.modules[_NAME]
     found = importlib.util.find_spec("segment_anything")
     if found is None or not found.submodule_search_locations:
         raise InputError("the package segment-anything is missing: pip install segment-anything")

@@ -7,6 +7,7 @@ with the architecture tensor by tensor before it is used.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import pickle
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from samtl.errors import InputError, ResourceError
+
+_log = logging.getLogger(__name__)
 
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -76,12 +79,11 @@ def load_weights(
     ResourceError
         Where the download fails.
     """
+    check_source(checkpoint)
     if checkpoint.startswith("random:"):
-        seed = checkpoint.removeprefix("random:")
-        if not seed.isdigit():
-            raise InputError(f"--checkpoint random:SEED needs a whole number from 0, got {seed!r}")
-        _fill_at_random(encoder, int(seed))
-        return Weights(f"untrained (random:{int(seed)})", True, tensors_digest(encoder))
+        seed = int(checkpoint.removeprefix("random:"))
+        _fill_at_random(encoder, seed)
+        return Weights(f"untrained (random:{seed})", True, tensors_digest(encoder))
     if checkpoint == "official":
         if official is None:
             raise InputError(
@@ -92,10 +94,6 @@ def load_weights(
     else:
         path = Path(checkpoint)
         description = f"file {path.name}"
-        if not path.is_file():
-            raise InputError(
-                f"--checkpoint {checkpoint}: no such file (expected a file, 'official' or 'random:SEED')"
-            )
         if official is not None and path.name == official.file:
             # Whoever calls a file so means the published one: a truncated or altered copy must not pass for it.
             found = _file_sha256(path)
@@ -107,6 +105,18 @@ def load_weights(
             description = f"official {official.file}"
     _fill_from(encoder, _read_tensors(path), path, name)
     return Weights(description, False, tensors_digest(encoder))
+
+
+def check_source(checkpoint: str) -> None:
+    """Raise InputError where `official`, `random:SEED` or a file is not what was named; reads nothing."""
+    if checkpoint.startswith("random:"):
+        seed = checkpoint.removeprefix("random:")
+        if not (seed.isascii() and seed.isdecimal()):
+            raise InputError(f"--checkpoint random:SEED needs a whole number from 0, got {seed!r}")
+    elif checkpoint != "official" and not Path(checkpoint).is_file():
+        raise InputError(
+            f"--checkpoint {checkpoint}: no such file (expected a file, 'official' or 'random:SEED')"
+        )
 
 
 def tensors_digest(encoder: nn.Module) -> str:
@@ -146,6 +156,9 @@ def _download(official: Official) -> Path:
 
     folder = Path(os.environ.get("SAMTL_WEIGHTS") or pooch.os_cache("samtl") / "weights")
     url = BASE_URL + official.file
+    pooch.get_logger().setLevel(logging.WARNING)  # samtl tells it in its own words
+    if not (folder / official.file).is_file():
+        _log.info("downloading %s (%d MB) into %s", url, official.size // 10**6, folder)
     try:
         found = pooch.retrieve(
             url, known_hash=f"sha256:{official.sha256}", fname=official.file, path=folder

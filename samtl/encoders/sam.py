@@ -125,7 +125,9 @@ class Encoder:
         self._taps = variant.taps
         try:
             self._model = model.eval().requires_grad_(False).to(self.device, self.dtype)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             raise ResourceError(f"{name} does not fit in the memory of {self.device}") from error
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
@@ -160,7 +162,11 @@ class Encoder:
         """
         try:
             return self._encode(pixels, tiers)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if isinstance(error, torch.AcceleratorError):
+                raise ResourceError(f"the device {self.device} gave out: {error}") from error
+            if not _is_out_of_memory(error):
+                raise
             if len(pixels) == 1:
                 raise ResourceError(
                     f"one image through {self.name} does not fit in the memory of {self.device}; "
@@ -213,6 +219,13 @@ class Encoder:
             if index in self._taps:
                 means.append(_tiers.masked_mean(x.permute(0, 3, 1, 2), mask))
         return model.neck(x.permute(0, 3, 1, 2)), means  # type: ignore[operator]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell lack of memory from a defect: CUDA has a class for it, MPS and the CPU only words."""
+    told = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in told for word in words)
 
 
 def _block(block: nn.Module, x: Tensor) -> Tensor:

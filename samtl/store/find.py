@@ -17,7 +17,9 @@ def cache_folder() -> Path:
 
 
 def stores_in(folder: Path) -> list[Path]:
-    """List the stores directly in a folder, by name."""
+    """List the stores directly in a folder, by name; a store is the only one of itself."""
+    if (folder / FILE).is_file():
+        return [folder]
     return sorted(path.parent for path in folder.glob(f"*/{FILE}"))
 
 
@@ -35,8 +37,6 @@ def locate(cache: str | Path | None = None) -> Path:
         Where there is none, or several; these are listed.
     """
     folder = Path(cache) if cache is not None else cache_folder()
-    if (folder / FILE).is_file():
-        return folder
     found = stores_in(folder)
     if not found:
         raise InputError(

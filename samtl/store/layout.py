@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import DamageError
+from samtl.preprocess import PATCH
 
 FORMAT = 1
 BLOCK_ROWS = 16
@@ -173,6 +174,10 @@ def array_specs(side: int, columns: Mapping[str, Sequence[str]]) -> dict[str, Ar
         ArraySpec(
             "original_size", (2,), "int32", 0, ("height_width",),
             {"description": "height and width of the original image in pixels"},
+        ),
+        ArraySpec(
+            "mask", (side * PATCH, side * PATCH), "uint8", 255, ("mask_y", "mask_x"),
+            {"description": "the target on the encoder's padded square; 255 is to be ignored"},
         ),
         ArraySpec("label", (), "int32", -1, (), {"description": "class index, -1 where none"}),
         ArraySpec(

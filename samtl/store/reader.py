@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl.errors import DamageError, InputError
-from samtl.store.fingerprint import FILE, read_fingerprint
+from samtl.errors import DamageError, InputError, ResourceError
+from samtl.preprocess import PATCH
+from samtl.store.fingerprint import FILE, read_fingerprint, row_key
 from samtl.store.layout import (
     BLOCK_ROWS,
     MISSING,
@@ -29,8 +31,8 @@ from samtl.store.rows import Rows, read_rows
 if TYPE_CHECKING:
     import zarr
 
-# Mapped shards kept open; each is a file descriptor's worth of kernel bookkeeping but no memory of its own.
-OPEN_SHARDS = 512
+# Mapped shards kept open. Each holds a file descriptor, of which a process may have as few as 256.
+OPEN_SHARDS = 128
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Store:
             self._check_record(record)
         self.snapshot = snapshot(records)
         self._records = committed(records)
-        self._specs = array_specs(int(self.identity["image_size"]) // 16, content["columns"])
+        self._specs = array_specs(int(self.identity["image_size"]) // PATCH, content["columns"])
         unknown = self._records.keys() - self._specs.keys()
         if unknown:
             raise DamageError(
@@ -147,7 +149,7 @@ class Store:
     @property
     def name(self) -> str:
         """The folder's name without `.zarr`."""
-        return self.path.name.removesuffix(".zarr")
+        return self.path.resolve().name.removesuffix(".zarr")
 
     @property
     def encoder(self) -> str:
@@ -308,9 +310,9 @@ class Store:
             )
         return spec.decode_row(data)
 
-    def iter_rows(self, array: str, rows: Sequence[int]) -> Iterator[Any]:
-        """Give rows one by one in the order asked for, without copying."""
-        return (self.row(array, row) for row in rows)
+    def key(self, row: int) -> str:
+        """Name a row's embedding for good: a hash of the fingerprint and of the image file's bytes."""
+        return row_key(self.fingerprint, self.image_sha256(row))
 
     def summary(self) -> Summary:
         """Count what the store holds."""
@@ -386,7 +388,11 @@ class Store:
         try:
             with path.open("rb") as file:
                 mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
+                raise DamageError(f"{path} is no file: the store is damaged there") from error
+            raise ResourceError(f"{path} cannot be read: {error.strerror}") from error
+        except ValueError as error:  # an empty file cannot be mapped
             raise DamageError(
                 f"{path} cannot be read ({error}): the store is damaged there"
             ) from error

@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from samtl.errors import DamageError, InputError, LockedError, MismatchError
+from samtl.preprocess import PATCH
 from samtl.store import documents, durable, rows
 from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
 from samtl.store.layout import (
@@ -206,7 +207,7 @@ def open_writer(
     durable.make_folder(path)
     with _lock(path):
         check_identity(path, fingerprint, wanted_rows)
-        known = array_specs(fingerprint.image_size // 16, columns)
+        known = array_specs(fingerprint.image_size // PATCH, columns)
         specs = {name: known[name] for name in arrays}
         _write_skeleton(path, fingerprint, about, wanted_rows, columns, specs)
         for folder in ("log", "rows", ".", *known):
