@@ -62,7 +62,7 @@ class FitResult:
         Rows are the truth.
     per_class : PerClass
     n_train, n_validation, n_test : int
-        Rows that the head learned from, was chosen on, and was scored on.
+        Rows that the head learned from, was chosen on (`logreg` then learns from these, too), and was scored on.
     left_out_because : dict of str to int
         Rows that took no part: `quarantined`, `missing` (not embedded yet), `unlabelled`.
     store, dataset, encoder, weights : str
