@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -19,9 +21,12 @@ def test_every_package_is_listed():
     assert listed == found
 
 
-def test_cli_is_not_importable_under_its_folders_name():
-    files = importlib.metadata.files("samtl") or []
-    assert not [f for f in files if f.parts[0] == "cli"]
+def test_cli_is_not_importable_under_its_folders_name(tmp_path):
+    code = "import importlib.util as u; print(u.find_spec('cli'), u.find_spec('samtl.cli') is None)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["None", "False"]
 
 
 def test_requirements_are_pinned():
