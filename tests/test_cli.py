@@ -300,7 +300,7 @@ SLOW_EMBED = """
     import sys
     sys.path.insert(0, {tests!r})
     import stubs
-    stubs.install(stubs.StubEncoders(seconds=0.05))
+    stubs.install(stubs.StubEncoders(seconds={seconds}))
     from importlib.metadata import entry_points
     main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
     sys.argv = ["samtl", "embed", "--dataset", "synthetic:20", "--encoder", "tiny", "--out", "s.zarr"]
@@ -308,8 +308,8 @@ SLOW_EMBED = """
 """
 
 
-def start_slow_embed():
-    code = textwrap.dedent(SLOW_EMBED.format(tests=str(ROOT / "tests")))
+def start_slow_embed(seconds=0.05):
+    code = textwrap.dedent(SLOW_EMBED.format(tests=str(ROOT / "tests"), seconds=seconds))
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -341,6 +341,21 @@ def test_a_signal_ends_the_pass_after_the_block_in_flight(number, expected):
     assert again.returncode == 0, errors
     assert f"{len(store) - done} of them still to do" in output
     assert samtl.open("s.zarr").missing == 0
+
+
+def test_a_second_signal_stops_at_once():
+    process = start_slow_embed(seconds=0.5)
+    deadline = time.monotonic() + 60
+    while not Path("s.zarr/zarr.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=6)  # the block in flight alone would take 8 seconds
+    assert process.returncode == 130
+    assert "error: stopped; what was committed before is kept" in errors
 
 
 def test_a_second_writer_leaves_with_code_4():

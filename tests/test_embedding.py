@@ -1,5 +1,6 @@
 """The encoder pass: what is kept of bad images, interruptions and full disks, and what is not computed twice."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -223,6 +224,30 @@ def test_an_image_that_changed_between_two_passes_is_set_aside(encoders):
     assert store.valid("pooled").all()
     assert np.flatnonzero(~store.valid()).tolist() == changed
     assert not np.isnan(np.delete(store.read("grid16"), changed, axis=0)).any()
+
+
+def test_an_image_that_became_unreadable_is_told_as_that(encoders):
+    run(toy_dataset(21), tiers=["pooled"])
+    result = run(toy_dataset(21, bad={4: "unreadable"}))
+    assert [(q.sample_id, q.code) for q in result.quarantined] == [
+        ("class1/0004.png", "unreadable")
+    ]
+
+
+def test_a_drive_that_went_away_stops_the_pass_and_spoils_no_row(encoders, whole):
+    good = toy_dataset(ROWS)
+
+    def read(sample_id):
+        if encoders.images >= 32:
+            raise FileNotFoundError(2, "No such file or directory")
+        return good.read(sample_id)
+
+    with pytest.raises(ResourceError, match="16 images in a row cannot be read"):
+        run(dataclasses.replace(good, read=read))
+    store = open_store("a.zarr")
+    assert all(q.code == "unreadable" for q in store.quarantined)
+    assert len(store.quarantined) < 16  # those read ahead, in a block with readable ones
+    assert store.missing >= 16
 
 
 def test_a_bad_image_that_is_still_bad_keeps_its_reason(encoders):
