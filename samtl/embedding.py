@@ -278,6 +278,9 @@ def _ahead(
                 future.cancel()
 
 
+_UNREADABLE = f"{QUARANTINED}unreadable"
+
+
 @dataclass
 class _Block:
     """The rows of a block as they come from the encoder."""
@@ -290,13 +293,26 @@ class _Block:
     images: list[str] = field(default_factory=list)
 
 
-def _require_readable(block: _Block) -> None:
-    """Stop where a whole block of files cannot be read: a drive that went away is no property of its images."""
-    if len(block.status) == BLOCK_ROWS and set(block.status) == {f"{QUARANTINED}unreadable"}:
-        raise ResourceError(
-            f"{BLOCK_ROWS} images in a row cannot be read ({next(iter(block.reasons.values()))}): is the dataset "
-            "still where it was? What was committed before is kept; run the same command again to go on"
-        )
+def _require_readable(block: _Block, dataset: Dataset) -> None:
+    """Stop where unreadable images are the drive's fault, which is no property of theirs to be kept.
+
+    It is where a whole block is unreadable, or where an image that could be read before cannot be any more.
+    """
+    fine = [row for row, s in zip(block.rows, block.status, strict=True) if s != _UNREADABLE]
+    if len(fine) == len(block.rows) or (not fine and len(block.rows) < BLOCK_ROWS):
+        return
+    why = next(iter(block.reasons.values()))
+    if fine:
+        try:
+            dataset.read(dataset.sample_ids[fine[0]])
+        except (OSError, InputError) as error:
+            why = str(error)
+        else:
+            return
+    raise ResourceError(
+        f"images of {dataset.name} cannot be read any more ({why}): is it still where it was? What was "
+        "committed before is kept; run the same command again to go on"
+    )
 
 
 def _run(
@@ -391,7 +407,7 @@ class _Pass:
                     block = block or self._new_block(item.row)
                     self._add(block, item, arrays)
                     if len(block.status) == len(block.rows):
-                        _require_readable(block)
+                        _require_readable(block, self.job.dataset)
                         self._commit(disk, block)
                         block = None
                 self._advance(len(batch))

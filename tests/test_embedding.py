@@ -242,12 +242,23 @@ def test_a_drive_that_went_away_stops_the_pass_and_spoils_no_row(encoders, whole
             raise FileNotFoundError(2, "No such file or directory")
         return good.read(sample_id)
 
-    with pytest.raises(ResourceError, match="16 images in a row cannot be read"):
+    with pytest.raises(ResourceError, match="cannot be read any more") as caught:
         run(dataclasses.replace(good, read=read))
+    assert caught.value.exit_code == 5
     store = open_store("a.zarr")
-    assert all(q.code == "unreadable" for q in store.quarantined)
-    assert len(store.quarantined) < 16  # those read ahead, in a block with readable ones
-    assert store.missing >= 16
+    assert store.quarantined == ()
+    assert 16 <= len(store) - store.missing <= 32
+    assert run().missing == 0
+    assert rows_of("a.zarr") == whole
+
+
+def test_a_drive_that_was_never_there_stops_the_pass(encoders):
+    def read(sample_id):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    with pytest.raises(ResourceError, match="No such file or directory"):
+        run(dataclasses.replace(toy_dataset(ROWS), read=read))
+    assert open_store("a.zarr").missing == ROWS
 
 
 def test_a_bad_image_that_is_still_bad_keeps_its_reason(encoders):
