@@ -113,6 +113,15 @@ def prepare(
     out: str | Path | None = None,
     download: bool = True,
 ) -> Job:
+    """Check every argument of a pass and say what is left to do; writes nothing to the store.
+
+    Arguments are those of `samtl.embed`; `download` says whether a dataset may be fetched.
+
+    Raises
+    ------
+    InputError, MismatchError, ResourceError
+        As `samtl.embed` does.
+    """
     tiers = _parse_tiers(tiers)
     checkpoint = None if checkpoint is None else str(checkpoint)
     if checkpoint is not None:

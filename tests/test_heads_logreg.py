@@ -47,8 +47,8 @@ def test_without_scaling_only_proportions_count():
     ours = Head(scaling="none", C=1.0, tol=1e-12).fit(X, y)
     unit = np.sqrt(X.astype(np.float64).var(axis=0).mean())
     Z = (X - X.mean(axis=0, dtype=np.float64)) / unit
-    theirs = LogisticRegression(tol=1e-8, max_iter=10_000).fit(Z, y)
-    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(Z), atol=1e-3)
+    theirs = LogisticRegression(tol=1e-8, max_iter=10_000).fit(Z.astype(np.float32), y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(Z), atol=2e-4)
     again = Head(scaling="none", C=1.0, tol=1e-12).fit(X * 1024, y)
     np.testing.assert_allclose(again.predict_proba(X * 1024), ours.predict_proba(X), atol=1e-4)
 

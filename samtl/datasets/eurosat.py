@@ -240,7 +240,12 @@ def _fetch(source: Source, folder: Path) -> Path:
             )
         return partial.replace(folder / source.file_name)
     except OSError as error:  # the network's errors are OSErrors, too
-        raise ResourceError(f"{source.url} failed ({type(error).__name__}: {error})") from error
+        # The network's own words are a nest of nested errors; the traceback keeps them.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        what = (
+            f"answered with HTTP status {status}" if status else f"failed ({type(error).__name__})"
+        )
+        raise ResourceError(f"{source.url} {what}") from error
     finally:
         for answer in answers:
             answer.close()
