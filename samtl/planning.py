@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -133,7 +134,16 @@ def prepare(
     listed = resolve(dataset, root, download=download)
     _require_usable(listed)
     source = subset(shuffled(listed), limit=limit, per_class=per_class)
-    rows = Rows(source.name, source.classes, source.sample_ids, source.labels, source.note)
+    rows = Rows(
+        source.name,
+        source.classes,
+        source.sample_ids,
+        source.labels,
+        source.note,
+        source.task,
+        source.groups,
+        source.parts,
+    )
 
     default = module.default_checkpoint(encoder)
     wanted = checkpoint or default
@@ -160,13 +170,14 @@ def prepare(
     check_identity(path, fingerprint, rows)
 
     specs = array_specs(preprocessing.image_size // PATCH, columns)
-    arrays = (*ALWAYS, *(TIER_ARRAYS[tier] for tier in tiers))
+    always = ALWAYS if source.read_mask is None else (*ALWAYS, "mask")
+    arrays = (*always, *(TIER_ARRAYS[tier] for tier in tiers))
     done = committed(read_log(path)) if resumes else {}
     blocks = [rows.sample_ids[i : i + BLOCK_ROWS] for i in range(0, len(rows), BLOCK_ROWS)]
     lacking = [[a for a in arrays if b not in done.get(a, {})] for b in range(len(blocks))]
     sizes = {name: [_shard_bytes(specs[name], ids) for ids in blocks] for name in arrays}
     by_tier = {tier: sum(sizes[TIER_ARRAYS[tier]]) for tier in tiers}
-    by_tier["labels"] = sum(sum(sizes[name]) for name in ALWAYS)
+    by_tier["labels"] = sum(sum(sizes[name]) for name in always)
     return Job(
         plan=Plan(
             store=path,
@@ -225,8 +236,8 @@ def _parse_tiers(tiers: Sequence[str]) -> tuple[str, ...]:
 
 def _batch_size(asked: int | str, device: str) -> int:
     if asked == "auto":
-        # On a CPU, one image at a time keeps the activations in the cache; a GPU wants more in flight.
-        return 1 if device == "cpu" else 8
+        # On a CPU an image for each core, so that none waits for another; a GPU wants more in flight.
+        return min(8, os.cpu_count() or 1) if device == "cpu" else 8
     if not str(asked).isdecimal() or int(asked) < 1:
         raise InputError(f"--batch-size must be auto or a whole number from 1, got {asked!r}")
     return int(asked)

@@ -15,7 +15,7 @@ from types import ModuleType
 
 from samtl.errors import UnknownName
 
-KINDS = ("datasets", "encoders", "heads")
+KINDS = ("datasets", "encoders", "heads", "baselines")
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def names(kind: str) -> dict[str, str]:
 
     Parameters
     ----------
-    kind : {"datasets", "encoders", "heads"}
+    kind : {"datasets", "encoders", "heads", "baselines"}
 
     Returns
     -------

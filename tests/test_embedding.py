@@ -81,7 +81,7 @@ def test_the_batch_size_does_not_show(encoders, whole, batch_size):
 
 
 def test_the_result_says_what_was_done(encoders):
-    result = run(small_dataset())
+    result = run(small_dataset(), batch_size=1)
     store = open_store("a.zarr")
     assert (result.rows, result.encoded, result.missing) == (37, 37, 0)
     assert (result.fingerprint, result.snapshot) == (store.fingerprint, store.snapshot)
@@ -160,7 +160,7 @@ def test_an_output_that_is_not_finite_is_set_aside(encoders, array, value):
             outputs[array][0].flat[3] = value
 
     encoders.spoil = spoil_the_seventh
-    (bad,) = run(toy_dataset(21)).quarantined
+    (bad,) = run(toy_dataset(21), batch_size=1).quarantined
     assert (bad.row, bad.code) == (6, "nonfinite")
     assert np.isnan(open_store("a.zarr").read("grid16", [6])).all()
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
     "errors", "registry", "preprocess", "images", "splits", "metrics",
-    "datasets", "encoders", "store", "planning", "embedding", "heads", "runs", "fit", "cli",
+    "datasets", "encoders", "store", "planning", "embedding", "heads", "baselines", "runs", "fit", "cli",
 ]  # fmt: skip
 STRANGERS = {"datasets", "encoders", "store", "heads"}  # do not know each other
 

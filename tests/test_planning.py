@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -148,7 +149,7 @@ def test_a_batch_size_that_is_no_number_is_refused(size):
         plan_of(batch_size=size)
 
 
-@pytest.mark.parametrize(("asked", "given"), [("auto", 1), (5, 5), ("12", 12)])
+@pytest.mark.parametrize(("asked", "given"), [("auto", min(8, os.cpu_count())), (5, 5), ("12", 12)])
 def test_a_batch_size_is_a_number_or_auto(asked, given):
     assert plan_of(batch_size=asked).batch_size == given
 

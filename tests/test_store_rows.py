@@ -34,12 +34,26 @@ def test_a_list_that_does_not_fit_is_damage(tmp_path, change):
         read_rows(tmp_path)
 
 
-@pytest.mark.parametrize("field", ROWS.to_dict())
+LATER = {"task", "groups", "parts"}  # fields that the first stores did not have
+
+
+@pytest.mark.parametrize("field", sorted(ROWS.to_dict().keys() - LATER))
 def test_a_list_that_lacks_a_field_is_damage(tmp_path, field):
     content = ROWS.to_dict()
     del content[field]
     with pytest.raises(DamageError, match=field):
         read_rows(write(tmp_path, content))
+
+
+def test_a_list_of_the_first_stores_is_read(tmp_path):
+    content = {name: value for name, value in ROWS.to_dict().items() if name not in LATER}
+    assert read_rows(write(tmp_path, content)) == ROWS
+
+
+@pytest.mark.parametrize("field", ["groups", "parts"])
+def test_as_many_groups_as_rows(tmp_path, field):
+    with pytest.raises(DamageError, match="2 ids but 1 groups or parts"):
+        read_rows(write(tmp_path, {**ROWS.to_dict(), field: ["a"]}))
 
 
 @pytest.mark.parametrize(

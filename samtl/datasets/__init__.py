@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from samtl import registry
-from samtl.datasets._base import Dataset, Reader, shuffled, subset
+from samtl.datasets._base import IGNORE, PARTS, Dataset, MaskReader, Reader, shuffled, subset
 from samtl.datasets._listing import expanded, kind_of
 from samtl.errors import InputError
 
-__all__ = ["resolve", "shuffled", "subset", "Dataset", "Reader"]
+__all__ = ["resolve", "shuffled", "subset", "Dataset", "MaskReader", "Reader", "IGNORE", "PARTS"]
 
 
 def resolve(

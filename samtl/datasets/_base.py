@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samtl.errors import InputError
+
+PARTS = ("train", "validation", "test")
+IGNORE = 255  # in a mask: nobody knows, or nobody cares
 
 
 class Reader(Protocol):
@@ -16,9 +22,15 @@ class Reader(Protocol):
     def __call__(self, sample_id: str) -> bytes: ...
 
 
+class MaskReader(Protocol):
+    """Gives the target of one image: class indices, (height, width) uint8 of the image's size, 255 to be ignored."""
+
+    def __call__(self, sample_id: str) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images, listed but not yet read.
+    """Labelled images, or images with masks, listed but not yet read.
 
     Attributes
     ----------
@@ -35,6 +47,13 @@ class Dataset:
         `InputError` for an image that cannot be read; the caller quarantines it.
     note : str
         What a reader of figures made from it must know, or "".
+    read_mask : callable, optional
+        `read_mask(sample_id)` gives the target where every pixel has a class; `labels` are all -1 then, and class 0
+        is the background. Thread-safe. Raises `BadImage`, `OSError` or `InputError` where there is no usable mask.
+    groups : tuple of str
+        What each image was cut from (its scene), so that no split tears a scene apart; or empty.
+    parts : tuple of str
+        The part of the shipped split that each image is in, of `PARTS`; or empty.
     """
 
     name: str
@@ -43,6 +62,14 @@ class Dataset:
     labels: tuple[int, ...]
     read: Reader
     note: str = ""
+    read_mask: MaskReader | None = None
+    groups: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """Tell what is to be predicted: `classification` of images, or `segmentation` of their pixels."""
+        return "classification" if self.read_mask is None else "segmentation"
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -108,4 +135,6 @@ def _take(dataset: Dataset, rows: Sequence[int]) -> Dataset:
         dataset,
         sample_ids=tuple(dataset.sample_ids[i] for i in rows),
         labels=tuple(dataset.labels[i] for i in rows),
+        groups=tuple(dataset.groups[i] for i in rows) if dataset.groups else (),
+        parts=tuple(dataset.parts[i] for i in rows) if dataset.parts else (),
     )

@@ -1,8 +1,9 @@
 """SAM's attention without the N x N bias: the same sums in the same precision, a band of queries at a time.
 
 As shipped, a global block of ViT-B holds several (12, 4096, 4096) tensors at once and passes over each
-from main memory. Here the scores of a band of queries are made, biased, normalised and used up while
-they are in the cache.
+from main memory. Here the scores of a band of queries are made, normalised and used up while they are in the
+cache; and the bias is part of the product that makes them, since a query's bias for a key is its bias for the
+key's row plus that for the key's column: a dot product with two one-hot vectors.
 """
 
 from __future__ import annotations
@@ -50,23 +51,27 @@ def attend(attention: nn.Module, x: Tensor) -> Tensor:
     tokens = height * width
     qkv = attention.qkv(x).reshape(batch, tokens, 3, heads, -1)  # type: ignore[operator]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_dim)
+    size = q.shape[-1]
+    queries = q.new_empty(batch, heads, tokens, size + height + width)
+    torch.mul(q, attention.scale, out=queries[..., :size])  # type: ignore[arg-type]
+    grid = q.reshape(batch, heads, height, width, size)
+    for start, side, table, formula in (
+        (size, height, attention.rel_pos_h, "bnhwc,hkc->bnhwk"),
+        (size + height, width, attention.rel_pos_w, "bnhwc,wkc->bnhwk"),
+    ):
+        bias = torch.einsum(formula, grid, relative_positions(side, table))  # type: ignore[arg-type]
+        queries[..., start : start + side] = bias.flatten(2, 3)
+    # A key is followed by ones at its row and at its column: they pick its two biases from the query's.
+    place = torch.arange(tokens, device=x.device)
+    keys = q.new_zeros(batch, heads, size + height + width, tokens)
+    keys[:, :, :size] = k.transpose(-1, -2)
+    keys[:, :, size + place // width, place] = 1
+    keys[:, :, size + height + place % width, place] = 1
 
-    by_row = relative_positions(height, attention.rel_pos_h)  # type: ignore[arg-type]
-    by_column = relative_positions(width, attention.rel_pos_w)  # type: ignore[arg-type]
-    grid = q.reshape(batch, heads, height, width, -1)
-    bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid, by_row).reshape(batch, heads, tokens, height, 1)
-    bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, by_column).reshape(
-        batch, heads, tokens, 1, width
-    )
-
-    q = q * attention.scale
-    keys = k.transpose(-1, -2)
+    v = v.contiguous()
     out = torch.empty_like(q)
     for start in range(0, tokens, BAND):
         band = slice(start, start + BAND)
-        scores = q[:, :, band] @ keys
-        scores = scores.unflatten(-1, (height, width))
-        scores = scores.add_(bias_h[:, :, band]).add_(bias_w[:, :, band]).flatten(-2)
-        out[:, :, band] = scores.softmax(dim=-1) @ v
+        out[:, :, band] = (queries[:, :, band] @ keys).softmax(dim=-1) @ v
     out = out.transpose(1, 2).reshape(batch, height, width, dim)
     return attention.proj(out)  # type: ignore[no-any-return,operator]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,6 +163,8 @@ class Encoder:
             Where one image alone does not fit in the device's memory. A larger batch is halved instead.
         """
         try:
+            if self.device.type == "cpu" and len(pixels) > 1:
+                return self._encode_side_by_side(pixels, tiers)
             return self._encode(pixels, tiers)
         except RuntimeError as error:
             if isinstance(error, torch.AcceleratorError):
@@ -177,6 +181,20 @@ class Encoder:
         )  # after the except block, so that the failed attempt's tensors are gone
         parts = [self.encode(part, tiers) for part in (pixels[:half], pixels[half:])]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def _encode_side_by_side(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
+    ) -> dict[str, NDArray[np.float16] | NDArray[np.float32]]:
+        """Encode each image on a core of its own: cores that share one image wait for each other at every step."""
+
+        def alone(image: NDArray[np.uint8]) -> dict[str, Any]:
+            with torch.inference_mode():  # a thread's own setting, as the next one is
+                torch.set_num_threads(1)
+                return self._encode([image], tiers)
+
+        with ThreadPoolExecutor(min(len(pixels), torch.get_num_threads())) as pool:
+            parts = list(pool.map(alone, pixels))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _encode(
         self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]

@@ -168,8 +168,23 @@ class Store:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; a label is an index into them."""
+        """The names of the classes; a label, or a pixel of a mask, is an index into them."""
         return self._rows.classes
+
+    @property
+    def task(self) -> str:
+        """What the targets are for: `classification` (labels) or `segmentation` (masks)."""
+        return self._rows.task
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What each row's image was cut from, such as its scene; empty where that is not known."""
+        return self._rows.groups
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Each row's part of the split that the dataset ships with: `train`, `validation`, `test`; or empty."""
+        return self._rows.parts
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
@@ -341,6 +356,7 @@ class Store:
                 "dataset": self.dataset,
                 "note": self.note,
                 "classes": list(self.classes),
+                "task": self.task,
                 "encoder": self.encoder,
                 "weights": self.weights,
                 "untrained": self.untrained,

@@ -29,6 +29,12 @@ class Rows:
         Class index of each row, -1 where there is none.
     note : str
         What readers of figures must know about the dataset, or "".
+    task : str
+        `classification` or `segmentation`.
+    groups : tuple of str
+        What each sample was cut from, or empty.
+    parts : tuple of str
+        `train`, `validation` or `test` where the dataset ships with a split, or empty.
     """
 
     dataset: str
@@ -36,6 +42,9 @@ class Rows:
     sample_ids: tuple[str, ...]
     labels: tuple[int, ...]
     note: str = ""
+    task: str = "classification"
+    groups: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -48,6 +57,9 @@ class Rows:
             "sample_ids": list(self.sample_ids),
             "labels": list(self.labels),
             "note": self.note,
+            "task": self.task,
+            "groups": list(self.groups),
+            "parts": list(self.parts),
         }
 
 
@@ -68,6 +80,10 @@ def read_rows(store: Path) -> Rows:
             tuple(str(s) for s in content["sample_ids"]),
             tuple(int(n) for n in content["labels"]),
             str(content["note"]),
+            # Stores made before there were masks say nothing about these.
+            str(content.get("task", "classification")),
+            tuple(str(g) for g in content.get("groups", ())),
+            tuple(str(p) for p in content.get("parts", ())),
         )
     except FileNotFoundError as error:
         raise DamageError(
@@ -79,6 +95,9 @@ def read_rows(store: Path) -> Rows:
         ) from error
     if len(rows.sample_ids) != len(rows.labels):
         raise DamageError(f"{path} has {len(rows.sample_ids)} ids but {len(rows.labels)} labels")
+    for field in (rows.groups, rows.parts):
+        if field and len(field) != len(rows):
+            raise DamageError(f"{path} has {len(rows)} ids but {len(field)} groups or parts")
     return rows
 
 
@@ -94,7 +113,7 @@ def require_same(stored: Rows, wanted: Rows, store: Path) -> None:
     del have["note"], want["note"]
     found = []
     for field, old, new in differences(have, want):
-        if field in ("sample_ids", "labels"):
+        if field in ("sample_ids", "labels", "groups", "parts"):
             old, new = _summary(have[field], want[field]), _summary(want[field], have[field])
         found.append((field, old, new))
     if found:
