@@ -13,7 +13,7 @@ import typer
 
 from samtl.errors import EXIT_INTERRUPTED, ResourceError, SamtlError
 
-from . import demo, embed, fit, listing
+from . import bench, demo, embed, fit, listing
 from ._render import complain, show_log
 from ._signals import StopNow
 
@@ -45,6 +45,7 @@ app.command("embed")(embed.embed)
 app.command("fit-head")(fit.fit_head)
 app.command("info")(listing.info)
 app.command("ls")(listing.ls)
+app.add_typer(bench.app, name="bench")
 app.command("demo")(demo.demo)
 
 

@@ -34,4 +34,13 @@ Json = Annotated[
         callback=_place_for_json,
     ),
 ]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by",
+        metavar="REGEX",
+        help="What in an image's path says which scene it was cut from, so that no split tears one apart.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the split and of the training.", min=0)]

@@ -40,7 +40,7 @@ def demo(
     for head in ("logreg", "mlp"):
         render.say("")
         render.say(f"samtl fit-head --head {head} --split 0.2 --cache {result.store}", "bold")
-        fits.append(fit_command.run(result.store, head, 0.2, 0, runs))
+        fits.append(fit_command.run_head(result.store, head, split=0.2, seed=0, out=runs))
         fit_command.draw(fits[-1])
     render.write_json(
         json, {"embed": result.to_json(), "fits": [fitted.to_json() for fitted in fits]}

@@ -24,7 +24,8 @@ def embed(
     dataset: Annotated[
         str,
         typer.Option(
-            help="eurosat, synthetic[:N[:SEED]], or folder:PATH with one sub-folder per class."
+            help="A name that samtl ls datasets shows; folder:PATH with one sub-folder per class; or masks:PATH with a "
+            "folder of images and one of masks."
         ),
     ] = "eurosat",
     encoder: Annotated[str, typer.Option(help="See samtl ls encoders.")] = "sam_vit_b",
@@ -32,6 +33,14 @@ def embed(
         Path | None,
         typer.Option(
             help="Where the dataset's files are: a folder or zip; else they are downloaded.",
+            show_default=False,
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="What in a file's name says which scene it was cut from, so that no split tears one apart.",
             show_default=False,
         ),
     ] = None,
@@ -81,6 +90,7 @@ def embed(
     """Push every image through the frozen encoder, once, into a store; goes on where it was interrupted."""
     options: dict[str, Any] = {
         "root": root,
+        "group_by": group_by,
         "checkpoint": checkpoint,
         "device": device,
         "dtype": dtype,

@@ -1,42 +1,88 @@
-"""`samtl fit-head`: one head on one split of a store."""
+"""`samtl fit-head` and `samtl fit-baseline`: one head on one split of a store, or one baseline on the pixels."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import _render as render
-from ._options import Cache, Json, Seed
+from ._options import Cache, GroupBy, Json, Seed
 
 if TYPE_CHECKING:
-    from samtl.fit import FitResult
+    from collections.abc import Callable
+
+    from samtl.runs import FitResult
 
 SHOWN = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "ece": "calibration error",
-    "log_loss": "log loss",
+    "classification": {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "macro_f1": "macro F1",
+        "ece": "calibration error",
+        "log_loss": "log loss",
+    },
+    "segmentation": {
+        "iou": "IoU",
+        "dice": "Dice",
+        "precision": "precision",
+        "recall": "recall",
+        "f1": "F1, background too",
+        "accuracy": "accuracy of pixels",
+        "pooled_iou": "IoU, pixels pooled",
+        "pooled_dice": "Dice, pixels pooled",
+    },
 }
-SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "ece")  # printed as percentages
+FLOORS = {
+    "classification": "floor: logistic regression on means, deviations and extremes of the pixels",
+    "segmentation": "floor: the most frequent class everywhere",
+}
+
+Split = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="The share held out for the final score (0.2 is 80-20 in the study's words), or shipped.",
+        show_default="shipped where the dataset comes with a split, else 0.2",
+    ),
+]
+SameSplitAs = Annotated[
+    Path | None,
+    typer.Option(help="Take over the split of this run.", show_default=False),
+]
+Runs = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the run.", show_default="$SAMTL_RUNS or ./runs"),
+]
+Epochs = Annotated[int | None, typer.Option(help="Most passes over the training part.", min=1)]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate after the warm-up.")]
+BatchSize = Annotated[int | None, typer.Option(help="Samples in one step.", min=1)]
+Patience = Annotated[
+    int | None,
+    typer.Option(help="Epochs without a better validation loss before training ends.", min=1),
+]
 
 
 def fit_head(
     head: Annotated[str, typer.Option(help="See samtl ls heads.")] = "mlp",
-    split: Annotated[
-        float,
-        typer.Option(
-            help="The share held out for the final score; 0.2 is 80-20 in the study's words."
-        ),
-    ] = 0.2,
+    split: Split = None,
+    same_split_as: SameSplitAs = None,
+    group_by: GroupBy = None,
     seed: Seed = 0,
-    cache: Cache = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the run.", show_default="$SAMTL_RUNS or ./runs"),
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of pooled to learn from: patterns such as mean,std or block*.",
+            show_default="all",
+        ),
     ] = None,
+    epochs: Epochs = None,
+    lr: Rate = None,
+    batch_size: BatchSize = None,
+    patience: Patience = None,
+    cache: Cache = None,
+    out: Runs = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Use a store whose pass is not finished.")
     ] = False,
@@ -45,53 +91,82 @@ def fit_head(
     """Train a head on the embeddings of a store and score it on the images held out."""
     from samtl.store.find import locate
 
-    result = run(locate(cache), head, split, seed, out, allow_partial)
+    result = run_head(
+        locate(cache),
+        head,
+        split=split,
+        same_split_as=same_split_as,
+        group_by=group_by,
+        seed=seed,
+        features=features,
+        params=_given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience),
+        out=out,
+        allow_partial=allow_partial,
+    )
     draw(result)
     render.write_json(json, result.to_json())
 
 
-def run(
-    store: Path, head: str, split: float, seed: int, out: Path | None, allow_partial: bool = False
-) -> FitResult:
+def run_head(store: Path, head: str, **options: Any) -> FitResult:
     """Fit with a line that tells the stage."""
     from samtl import fit
 
-    with render.err.status("reading the store") as status:
-        return fit.fit_head(
-            store,
-            head=head,
-            split=split,
-            seed=seed,
-            out=out,
-            allow_partial=allow_partial,
-            on_event=lambda event: status.update(str(event)),
-        )
+    return _told(lambda tell: fit.fit_head(store, head, on_event=tell, **options))
+
+
+def _told(work: Callable[[Callable[[object], None]], FitResult]) -> FitResult:
+    with render.err.status("reading") as status:
+        return work(lambda event: status.update(str(event)))
+
+
+def _given(**params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def draw(result: FitResult) -> None:
     """Print the scores with their intervals beside those of the floor."""
     render.say(
-        f"{result.head} on {result.store}: {result.n_train} images to train on, {result.n_validation} to validate, "
-        f"{result.n_test} held out"
+        f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
+        f"{result.n_validation} to validate, {result.n_test} held out"
     )
+    compared = {"floor": result.floor, **result.also} if result.floor else dict(result.also)
+    headers = [""]
+    for name in (result.name, *compared):
+        headers += [name, "95 % interval"]
     rows = []
-    for key, name in SHOWN.items():
-        floor = result.floor[key] if result.floor else None
-        rows.append((name, *_cells(key, result.metrics[key]), *_cells(key, floor)))
-    render.grid(
-        ("", result.head, "95 % interval", "floor", "95 % interval"), rows, right=(1, 2, 3, 4)
-    )
+    for key, name in SHOWN[result.task].items():
+        cells = _cells(key, result.metrics[key])
+        for scores in compared.values():
+            cells += _cells(key, scores[key])
+        rows.append((name, *cells))
+    render.grid(headers, rows, right=range(1, len(headers)))
     if result.floor is None:
         render.say(f"no floor: {result.floor_missing}", "yellow")
     else:
-        render.say(
-            "floor: logistic regression on means, deviations and extremes of the pixels", "dim"
+        render.say(FLOORS[result.task], "dim")
+    if result.training:
+        facts = result.training
+        speed = (
+            f", {facts['samples_per_second']:.0f} samples a second" if "waiting" in facts else ""
         )
+        waiting = f", {facts['waiting']:.1%} of it waiting for data" if "waiting" in facts else ""
+        render.say(
+            f"trained for {facts['epochs']} epochs, the best was {facts['best_epoch']}{speed}{waiting}",
+            "dim",
+        )
+        if facts["stopped"].startswith("diverged"):
+            render.say(
+                f"training {facts['stopped']}: the loss was no number any more; kept are the weights of epoch "
+                f"{facts['best_epoch']}. Lower --lr",
+                "yellow",
+            )
+    render.say(
+        f"{render.duration(result.seconds['total'])}, peak memory {render.size(result.peak_memory)}",
+        "dim",
+    )
     if result.left_out:
-        render.say(
-            f"{result.left_out} rows were left out: quarantined, missing or without a label",
-            "yellow",
-        )
+        why = ", ".join(f"{n} {what}" for what, n in result.left_out_because.items() if n)
+        render.say(f"{result.left_out} images were left out: {why}", "yellow")
     if result.note:
         render.say(result.note, "yellow")
     if result.untrained:
@@ -99,10 +174,8 @@ def draw(result: FitResult) -> None:
     render.say(f"run: {result.run}")
 
 
-def _cells(key: str, score: object) -> tuple[str, str]:
-    if score is None:
-        return "", ""
-    value, low, high = score.value, score.low, score.high  # type: ignore[attr-defined]
-    if key in SHARES:
-        return f"{value:.1%}", f"{low:.1%} to {high:.1%}"
-    return f"{value:.3f}", f"{low:.3f} to {high:.3f}"
+def _cells(key: str, score: Any) -> list[str]:
+    value, low, high = score.value, score.low, score.high
+    if key == "log_loss":
+        return [f"{value:.3f}", f"{low:.3f} to {high:.3f}"]
+    return [f"{value:.1%}", f"{low:.1%} to {high:.1%}"]

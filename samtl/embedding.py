@@ -30,7 +30,7 @@ from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
 from samtl.images import BadImage, decode, statistics
 from samtl.planning import STORED_DTYPES, TIERS, Job, Plan, prepare
-from samtl.preprocess import resize_longest_side
+from samtl.preprocess import IGNORE, mask_square, resize_longest_side
 from samtl.store.fingerprint import Fingerprint
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.log import OK, QUARANTINED
@@ -145,6 +145,7 @@ def embed(
     encoder: str = "sam_vit_b",
     *,
     root: str | Path | None = None,
+    group_by: str | None = None,
     checkpoint: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -168,6 +169,9 @@ def embed(
         A name that `samtl ls encoders` shows.
     root : str or Path, optional
         Where the dataset's files are.
+    group_by : str, optional
+        A regular expression that finds in each sample id what the image was cut from, such as its scene; see
+        `samtl.datasets.groups_by`. Replaces the dataset's own groups.
     checkpoint : str or Path, optional
         `official`, a file, or `random:SEED` for untrained weights.
     device : str
@@ -203,8 +207,8 @@ def embed(
     """
     tell = on_event or (lambda event: None)
     job = prepare(
-        dataset, encoder, root=root, checkpoint=checkpoint, device=device, dtype=dtype, tiers=tiers,
-        limit=limit, per_class=per_class, batch_size=batch_size, out=out,
+        dataset, encoder, root=root, group_by=group_by, checkpoint=checkpoint, device=device, dtype=dtype,
+        tiers=tiers, limit=limit, per_class=per_class, batch_size=batch_size, out=out,
     )  # fmt: skip
     tell(job.plan)
     if job.plan.bytes_to_write * SPARE > job.plan.bytes_free:
@@ -228,24 +232,31 @@ def embed(
 
 @dataclass(frozen=True)
 class _Decoded:
-    """One image, ready for the encoder, or what was wrong with it."""
+    """One image, ready for the encoder, and its target where that is a mask; or what was wrong with them."""
 
     row: int
     image_sha256: str
     pixels: NDArray[np.uint8] | None = None
     original_size: tuple[int, int] = (0, 0)
     image_stats: NDArray[np.float32] | None = None
+    mask: NDArray[np.uint8] | None = None
     code: str = ""
     reason: str = ""
+    unread: bool = False  # no bytes were had, which may be the drive's fault
 
 
 def _decode(dataset: Dataset, row: int, image_size: int) -> _Decoded:
-    """Read, decode, measure and resize one image; runs in several threads at once."""
-    digest = ""
+    """Read, decode, measure and resize one image and its mask; runs in several threads at once."""
+    digest, mask, code = "", None, "unreadable"
     try:
         data = dataset.read(dataset.sample_ids[row])
         digest = hashlib.sha256(data).hexdigest()
         pixels = decode(data)
+        size = pixels.shape[0], pixels.shape[1]
+        if dataset.read_mask is not None:
+            code = "mask_unreadable"
+            mask = dataset.read_mask(dataset.sample_ids[row])
+            _require_fitting(mask, size, dataset.classes)
     except BadImage as bad:
         return _Decoded(row, digest, code=bad.code, reason=str(bad))
     except (OSError, InputError) as error:
@@ -253,14 +264,37 @@ def _decode(dataset: Dataset, row: int, image_size: int) -> _Decoded:
             raise ResourceError(
                 f"reading {dataset.sample_ids[row]} failed: {error.strerror}"
             ) from error
-        return _Decoded(row, digest, code="unreadable", reason=str(error))
+        return _Decoded(row, digest, code=code, reason=str(error), unread=True)
     return _Decoded(
         row,
         digest,
         resize_longest_side(pixels, image_size),
-        (pixels.shape[0], pixels.shape[1]),
+        size,
         statistics(pixels),
+        None if mask is None else mask_square(mask, image_size),
     )
+
+
+def _require_fitting(mask: NDArray[Any], size: tuple[int, int], classes: Sequence[str]) -> None:
+    """Refuse a mask that cannot be the target of an image of this height and width."""
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise BadImage(
+            "mask_unreadable",
+            f"a mask must be (height, width) uint8, this one is {mask.shape} {mask.dtype}",
+        )
+    if mask.shape != size:
+        raise BadImage(
+            "mask_size",
+            f"a mask of the image's size, {size[1]} x {size[0]}, was expected, this one is "
+            f"{mask.shape[1]} x {mask.shape[0]}; bring both to one size",
+        )
+    beyond = mask[(mask >= len(classes)) & (mask != IGNORE)]
+    if beyond.size:
+        raise BadImage(
+            "mask_values",
+            f"a mask must hold class indices below {len(classes)}, or {IGNORE} to be ignored, this one holds "
+            f"{beyond.max()}",
+        )
 
 
 def _ahead(
@@ -278,9 +312,6 @@ def _ahead(
                 future.cancel()
 
 
-_UNREADABLE = f"{QUARANTINED}unreadable"
-
-
 @dataclass
 class _Block:
     """The rows of a block as they come from the encoder."""
@@ -289,22 +320,28 @@ class _Block:
     rows: range
     arrays: dict[str, list[object]]
     status: list[str] = field(default_factory=list)
+    unread: list[bool] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
 
 
 def _require_readable(block: _Block, dataset: Dataset) -> None:
-    """Stop where unreadable images are the drive's fault, which is no property of theirs to be kept.
+    """Stop where unreadable files are the drive's fault, which is no property of theirs to be kept.
 
-    It is where a whole block is unreadable, or where an image that could be read before cannot be any more.
+    It is where a whole block is unreadable, or where an image that could be read before, or its mask, cannot be any
+    more.
     """
-    fine = [row for row, s in zip(block.rows, block.status, strict=True) if s != _UNREADABLE]
+    fine = [row for row, unread in zip(block.rows, block.unread, strict=True) if not unread]
     if len(fine) == len(block.rows) or (not fine and len(block.rows) < BLOCK_ROWS):
         return
     why = next(iter(block.reasons.values()))
     if fine:
         try:
             dataset.read(dataset.sample_ids[fine[0]])
+            if dataset.read_mask is not None:
+                dataset.read_mask(dataset.sample_ids[fine[0]])
+        except BadImage:  # bytes were had
+            return
         except (OSError, InputError) as error:
             why = str(error)
         else:
@@ -455,6 +492,7 @@ class _Pass:
             **(arrays or {}),
             "image_stats": item.image_stats,
             "original_size": item.original_size,
+            "mask": item.mask,
         }
         if code:
             row = {name: self.writer.specs[name].empty_row() for name in block.arrays}
@@ -470,6 +508,7 @@ class _Pass:
         for name, values in block.arrays.items():
             values.append(row[name])
         block.status.append(QUARANTINED + code if code else OK)
+        block.unread.append(item.unread)
         block.images.append(item.image_sha256)
 
     def _commit(self, disk: ThreadPoolExecutor, block: _Block) -> None:

@@ -5,66 +5,69 @@ The held-out rows are read after the head is trained and everything about it is 
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl import metrics, registry, splits
+from samtl import metrics, pixel_metrics, registry
+from samtl.datasets import groups_by
 from samtl.errors import InputError, UnknownName
-from samtl.heads._base import Candidate, Epoch, PooledHead
+from samtl.feed import Feed, Targets, held_in_memory
+from samtl.heads._base import PooledHead
+from samtl.heads._grid import GridHead
 from samtl.heads._save import plain, save
+from samtl.machine import peak_memory
 from samtl.metrics import Score
+from samtl.preprocess import IGNORE, resized_shape
 from samtl.runs import FitResult as FitResult
 from samtl.runs import RunFolder, runs_folder, split_json
 from samtl.splits import Split
 from samtl.store.documents import digest
+from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import Store, open_store
+from samtl.trial import (
+    Clock,
+    OnEvent,
+    Samples,
+    Scores,
+    choose,
+    mask_name,
+    score_classes,
+    score_masks,
+    versions,
+    write_mask,
+    write_scores,
+    write_split,
+)
 
-FEATURES = "pooled"
 FLOOR_FEATURES = "image_stats"
 FLOOR_HEAD = "logreg"
-_DOING = {
-    "read": "reading the features",
-    "fit": "training the head",
-    "score": "scoring what was held out",
-    "floor": "fitting the floor",
-    "write": "writing the run",
-}
-_LIBRARIES = ("samtl", "numpy", "scipy", "scikit-learn", "torch", "safetensors")
+FLOORS = {"classification": "logistic regression on image statistics", "segmentation": "majority"}
+_AT_ONCE = 4  # dense embeddings, and masks of 1024 x 1024, in memory at a time
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the work begins: `read`, `fit`, `score`, `floor` or `write`."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return _DOING[self.name]
-
-
-OnEvent = Callable[[Stage | Epoch | Candidate], None]
+Head = PooledHead | GridHead
 
 
 def fit_head(
     store: str | Path | Store,
     head: str = "mlp",
-    split: float | Split = 0.2,
+    split: float | str | Split | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     *,
     params: Mapping[str, Any] | None = None,
+    features: str | None = None,
+    group_by: str | None = None,
+    same_split_as: str | Path | None = None,
     allow_partial: bool = False,
     on_event: OnEvent | None = None,
 ) -> FitResult:
-    """Train a head on the pooled features of a store, score it on what was held out, write a run folder.
+    """Train a head on the features of a store, score it on what was held out, write a run folder.
 
     A fifth of the training part serves as validation part: early stopping and hyper-parameters are decided there.
 
@@ -73,14 +76,23 @@ def fit_head(
     store : path or Store
     head : str
         A name in `samtl.registry.names("heads")`.
-    split : float or Split
-        The held-out share, in (0, 1): 0.2 is "80-20". Or a split of this store's rows, made elsewhere.
+    split : float, "shipped" or Split, optional
+        The held-out share, in (0, 1): 0.2 is "80-20". Or the split that the dataset comes with, which is the default
+        where there is one (else 0.2). Or a split of this store's rows, made elsewhere.
     seed : int
         For the split, the head and the intervals; 0 to 2**32 - 1.
     out : path, optional
         The folder in which the run folder is made; by default `$SAMTL_RUNS`, else `./runs`.
     params : mapping, optional
         Parameters of the head that differ from its defaults.
+    features : str, optional
+        Which columns of `pooled` a head learns from: patterns of their names without the number, separated by commas,
+        such as "mean,std" or "block*".
+    group_by : str, optional
+        A regular expression that finds what an image was cut from in its id; such groups stay together in every
+        part. By default those that the store knows of.
+    same_split_as : path, optional
+        A run whose held-out, validation and training part are taken over.
     allow_partial : bool
         Whether to go on with a store in which rows are not embedded yet.
     on_event : callable, optional
@@ -89,62 +101,61 @@ def fit_head(
     Raises
     ------
     InputError
-        Where there is no such head, parameter or store, the store is incomplete or lacks the features, the share is
-        out of range, a class is too small to be in every part, or features are not finite.
+        Where there is no such head, parameter or store, the head is for another task, the store is incomplete or lacks
+        the features, no such split is possible, or features are not finite.
     ResourceError
         Where the run folder cannot be written.
     """
-    began = time.perf_counter()
-    clock = _Clock(on_event or (lambda event: None))
+    clock = Clock(on_event)
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}")
-    estimator = _configured(head, params or {}, seed)
+    estimator = configured("heads", head, params or {}, seed)
     opened = store if not isinstance(store, (str, Path)) else open_store(store)
-    data = _Data(opened, split, seed, allow_partial)
-    config = _config(opened, store, head, estimator, seed, data)
+    array = _array(opened, head, estimator)
+    data = _Data(opened, array, features, group_by, allow_partial)
+    parts = Parts(*choose(data.samples, split, seed, same_split_as))
+    work = (_Segmentation if opened.task == "segmentation" else _Classification)(data, parts, seed)
+    config = _config(opened, store, head, estimator, seed, data, parts)
 
     with RunFolder(runs_folder(out)) as folder:
         clock.start("read")
-        train, held = (
-            data.features(FEATURES, rows) for rows in (data.inner.train, data.inner.test)
-        )
-        clock.start("fit")
-        validation = held, data.labels[data.inner.test]
         try:
-            estimator.fit(train, data.labels[data.inner.train], validation, clock.on_event)
+            work.train(estimator, clock)
         except ValueError as error:  # a parameter out of its range
             raise InputError(f"the head {head} cannot be trained: {error}") from error
-        del train, held, validation
         clock.start("score")
-        truth = data.labels[data.split.test]
-        chances = estimator.predict_proba(data.features(FEATURES, data.split.test))
-        matrix = metrics.confusion(truth, chances.argmax(1), len(opened.classes))
-        scores = metrics.bootstrap(truth, chances, seed=seed)
+        scores = work.score(estimator, folder)
         clock.start("floor")
-        floor, why = _floor(data, seed)
+        floor, why = work.floor()
         clock.start("write")
-
         with folder.writing():
-            save(estimator, folder.path, opened.columns(FEATURES), opened.classes)
+            save(estimator, folder.path, data.columns, opened.classes)
         folder.write_json("config.json", config)
-        _write_tables(folder, data, estimator, matrix, chances)
-        clock.stop()
+        write_split(folder, data.samples, *parts)
+        write_scores(folder, data.samples, parts.split, scores, estimator.curves_, work.chances)
         result = FitResult(
-            metrics=scores,
+            kind="head",
+            name=head,
+            task=opened.task,
+            metrics=scores.metrics,
             floor=floor,
             floor_missing=why,
-            split=data.split,
+            also={},
+            split=parts.split,
             fingerprint=opened.fingerprint,
             snapshot=opened.snapshot,
             run=folder.path,
-            seconds={**clock.seconds, "total": time.perf_counter() - began},
-            head=head,
+            seconds=clock.stop(),
+            training=training_facts(estimator),
+            peak_memory=peak_memory(),
+            features=array,
             classes=tuple(opened.classes),
-            confusion=matrix,
-            per_class=metrics.per_class(matrix),
-            n_train=len(data.inner.train),
-            n_validation=len(data.inner.test),
-            n_test=len(data.split.test),
+            confusion=scores.confusion,
+            per_class=scores.per_class,
+            images=scores.images,
+            n_train=len(parts.inner.train),
+            n_validation=len(parts.inner.test),
+            n_test=len(parts.split.test),
             left_out_because=data.left_out,
             store=opened.name,
             dataset=opened.dataset,
@@ -156,203 +167,348 @@ def fit_head(
         content = result.to_json()
         del content["run"]
         folder.write_json("metrics.json", content)
-        name = f"{opened.name}-{head}-{data.split.share:g}-s{seed}-{config['digest'][:8]}"
+        name = f"{opened.name}-{head}-{parts.split.share:.3g}-s{seed}-{config['digest'][:8]}"
         return replace(result, run=folder.publish(name))
 
 
-class _Data:
-    """The usable rows of a store and their parts; features are read when they are asked for."""
+class Parts(NamedTuple):
+    """Who is held out, and within the others who validates."""
 
-    def __init__(self, store: Store, split: float | Split, seed: int, allow_partial: bool) -> None:
-        self.store, self.ids = store, store.sample_ids
-        if FEATURES not in store.arrays:
-            raise InputError(
-                f"the head needs the array {FEATURES!r}, and {store.path} has {', '.join(store.arrays) or 'none'}: "
-                f"add it with samtl embed --tiers {FEATURES}"
-            )
-        valid = store.valid(FEATURES)
+    split: Split
+    inner: Split
+
+
+class _Data:
+    """The usable rows of a store."""
+
+    def __init__(
+        self,
+        store: Store,
+        array: str,
+        features: str | None,
+        group_by: str | None,
+        allow_partial: bool,
+    ) -> None:
+        self.store, self.array = store, array
+        self.columns, self._chosen = _columns(store, array, features)
+        needed = (array, "mask") if store.task == "segmentation" else (array,)
+        valid = store.valid(*needed)
         quarantined = np.zeros_like(valid)
         quarantined[[entry.row for entry in store.quarantined]] = True
         missing = ~valid & ~quarantined
         if missing.any() and not allow_partial:
             raise InputError(
-                f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {FEATURES!r} yet; run "
+                f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {array!r} yet; run "
                 "samtl embed again to finish it, or go on without them with --allow-partial"
             )
-        stored = np.asarray(store.labels, dtype=np.int64)
-        unlabelled = valid & (stored < 0)
+        labels = np.asarray(store.labels, dtype=np.int64)
+        unlabelled = valid & (labels < 0) if store.task == "classification" else valid & False
         self.left_out = {
             "quarantined": int((~valid & quarantined).sum()),
             "missing": int(missing.sum()),
             "unlabelled": int(unlabelled.sum()),
         }
-        self.labels = np.where(valid, stored, -1)
-        if len(store.classes) < 2 or not (self.labels >= 0).any():
+        usable = valid & ~unlabelled
+        if len(store.classes) < 2 or not usable.any():
             raise InputError(
-                f"a classifier needs embedded rows of at least 2 classes, and {store.path} has "
-                f"{(self.labels >= 0).sum()} labelled rows of {len(store.classes)} classes"
+                f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} rows that can "
+                f"be used, and {len(store.classes)} classes"
             )
-        if isinstance(split, Split):
-            self._check(split)
-            self.split = split
-        else:
-            self.split = splits.holdout(self.ids, self.labels, split, seed, store.classes)
-        self.inner = splits.inner(self.split, self.ids, self.labels, classes=store.classes)
+        self.samples = Samples(
+            str(store.path),
+            store.task,
+            store.sample_ids,
+            store.classes,
+            labels,
+            usable,
+            groups_by(store.sample_ids, group_by) if group_by is not None else store.groups,
+            store.parts,
+        )
 
-    def _check(self, split: Split) -> None:
-        rows = np.concatenate([split.train, split.test])
-        if (
-            rows.min(initial=0) < 0
-            or rows.max(initial=0) >= len(self.ids)
-            or splits.digest_of(self.ids, split.train, split.test) != split.digest
-        ):
-            raise InputError(
-                f"the split {split.name!r} was made for other samples than those of {self.store.path}"
-            )
-        unusable = rows[self.labels[rows] < 0]
-        if len(unusable):
-            raise InputError(
-                f"the split {split.name!r} has {len(unusable)} rows that {self.store.path} holds no label or no "
-                f"{FEATURES!r} for, such as {self.ids[unusable[0]]!r}"
-            )
-
-    def features(self, array: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def features(self, rows: NDArray[np.int64], array: str | None = None) -> NDArray[np.float32]:
         """Read (n, F) features and make sure that they are numbers."""
-        values: NDArray[np.float32] = self.store.read(array, rows)
+        name = array or self.array
+        values: NDArray[np.float32] = self.store.read(name, rows)
         if not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
             raise InputError(
-                f"{array} of sample {self.ids[rows[row]]!r} is not finite in column "
-                f"{self.store.columns(array)[column]!r}: check the store with samtl verify, and embed it again"
+                f"{name} of sample {self.samples.ids[rows[row]]!r} is not finite in column "
+                f"{self.store.columns(name)[column]!r}: check the store with samtl verify, and embed it again"
             )
+        return values if self._chosen is None or array else values[:, self._chosen]
+
+    def feeds(self, parts: Parts, labels: NDArray[np.int64] | None) -> tuple[Feed, Feed]:
+        """Give the training and validation part as batches."""
+        targets = Targets(self.store, labels)
+        held = held_in_memory(self.store, self.array, len(parts.split.train))
+        training = Feed(self.store, self.array, parts.inner.train, targets, held)
+        return training, Feed(self.store, self.array, parts.inner.test, targets, held)
+
+
+class _Classification:
+    """One label for each sample."""
+
+    chances: NDArray[np.float64] | None = None
+
+    def __init__(self, data: _Data, parts: Parts, seed: int) -> None:
+        self.data, self.parts, self.seed = data, parts, seed
+        self.labels = data.samples.labels
+
+    def train(self, head: Head, clock: Clock) -> None:
+        """Read the training part and learn from it."""
+        train, held = self.parts.inner.train, self.parts.inner.test
+        if isinstance(head, PooledHead):
+            X, validation = self.data.features(train), self.data.features(held)
+            clock.start("fit")
+            head.fit(X, self.labels[train], (validation, self.labels[held]), clock.on_event)
+            return
+        feeds = self.data.feeds(self.parts, self.labels)
+        clock.start("fit")
+        head.fit(
+            *feeds,
+            task="classification",
+            n_classes=len(self.data.samples.classes),
+            shape=self.data.store.shape(self.data.array)[1:],
+            on_event=clock.on_event,
+        )
+
+    def score(self, head: Head, folder: RunFolder) -> Scores:
+        """Predict the held-out rows, a slice at a time, and score them."""
+        rows = self.parts.split.test
+        read = self.data.features if isinstance(head, PooledHead) else self._grids
+        slices = [head.predict_proba(read(rows[i : i + 512])) for i in range(0, len(rows), 512)]
+        self.chances = np.concatenate(slices)
+        return score_classes(
+            self.labels[rows], self.chances, len(self.data.samples.classes), self.seed
+        )
+
+    def floor(self) -> tuple[dict[str, Score] | None, str]:
+        """Score logistic regression on image statistics, same parts; or say why there is no floor."""
+        store, parts = self.data.store, (*self._inner(), self.parts.split.test)
+        if FLOOR_FEATURES not in store.arrays:
+            return None, f"the store has no {FLOOR_FEATURES}"
+        valid = store.valid(FLOOR_FEATURES)
+        absent = sum(int((~valid[rows]).sum()) for rows in parts)
+        if absent:
+            return None, f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
+        floor = configured("heads", FLOOR_HEAD, {}, self.seed)
+        train, held, test = (self.data.features(rows, FLOOR_FEATURES) for rows in parts)
+        y = self.labels
+        floor.fit(train, y[parts[0]], validation=(held, y[parts[1]]))
+        return metrics.bootstrap(y[parts[2]], floor.predict_proba(test), seed=self.seed), ""
+
+    def _inner(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.parts.inner.train, self.parts.inner.test
+
+    def _grids(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        values: NDArray[np.float16] = self.data.store.read(self.data.array, rows)
         return values
 
 
-class _Clock:
-    """Times the stages and announces them."""
+class _Segmentation:
+    """A class for each pixel."""
 
-    def __init__(self, on_event: OnEvent) -> None:
-        self.on_event = on_event
-        self.seconds: dict[str, float] = {}
-        self._stage, self._since = "", 0.0
+    chances = None
 
-    def start(self, stage: str) -> None:
-        self.stop()
-        self._stage, self._since = stage, time.perf_counter()
-        self.on_event(Stage(stage))
+    def __init__(self, data: _Data, parts: Parts, seed: int) -> None:
+        self.data, self.parts, self.seed = data, parts, seed
+        self.classes = data.samples.classes
 
-    def stop(self) -> None:
-        if self._stage:
-            self.seconds[self._stage] = time.perf_counter() - self._since
-        self._stage = ""
+    def train(self, head: Head, clock: Clock) -> None:
+        """Check that every class occurs in the training part, and learn from it."""
+        assert isinstance(head, GridHead)  # others have no tier for this task
+        feeds = self.data.feeds(self.parts, None)
+        pixels = np.zeros(len(self.classes), dtype=np.int64)
+        for row in self.parts.inner.train:
+            pixels += np.bincount(self._mask(row).ravel(), minlength=256)[: len(self.classes)]
+        self.majority = int(np.argmax(pixels))
+        absent = [name for name, n in zip(self.classes, pixels, strict=True) if not n]
+        if absent:
+            raise InputError(
+                f"no pixel of the training part is of class {absent[0]!r}, so it cannot be learnt: choose another "
+                "--seed or a smaller --split, or embed more images of it"
+            )
+        clock.start("fit")
+        head.fit(
+            *feeds,
+            task="segmentation",
+            n_classes=len(self.classes),
+            shape=self.data.store.shape(self.data.array)[1:],
+            on_event=clock.on_event,
+        )
+
+    def score(self, head: Head, folder: RunFolder) -> Scores:
+        """Predict the masks of the held-out rows, keep them, and score them at the encoder's resolution."""
+        assert isinstance(head, GridHead)
+        ids = self.data.samples.ids
+        with folder.writing():
+            (folder.path / "masks").mkdir()
+        matrices = []
+        for position, (row, guess) in enumerate(self._predict(head, self.parts.split.test)):
+            with folder.writing():
+                write_mask(folder.path / "masks" / mask_name(position, ids[row]), guess)
+            truth = self._mask(row)
+            if (truth == IGNORE).all():
+                raise InputError(
+                    f"the mask of sample {ids[row]!r} has no pixel of a known class, so nothing can be scored"
+                )
+            matrices.append(pixel_metrics.confusion(truth, guess, len(self.classes)))
+        return score_masks(matrices, self.seed)
+
+    def floor(self) -> tuple[dict[str, Score] | None, str]:
+        """Score the most frequent class everywhere: for roads, that nothing is a road."""
+        matrices = []
+        for row in self.parts.split.test:
+            truth = self._mask(row)
+            guess = np.full_like(truth, self.majority)
+            matrices.append(pixel_metrics.confusion(truth, guess, len(self.classes)))
+        return score_masks(matrices, self.seed).metrics, ""
+
+    def _shape(self, row: int) -> tuple[int, int]:
+        height, width = self.data.store.row("original_size", int(row))
+        return resized_shape(int(height), int(width), int(self.data.store.identity["image_size"]))
+
+    def _mask(self, row: int) -> NDArray[np.uint8]:
+        """The mask of a row without its padding."""
+        height, width = self._shape(row)
+        mask: NDArray[np.uint8] = self.data.store.row("mask", int(row))[:height, :width]
+        return mask
+
+    def _predict(
+        self, head: GridHead, rows: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        side = int(self.data.store.identity["image_size"])
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            shapes = [self._shape(row) for row in some]
+            maps = head.class_maps(self.data.store.read(self.data.array, some), shapes, side)
+            yield from zip(some.tolist(), maps, strict=True)
 
 
-def _configured(name: str, params: Mapping[str, Any], seed: int) -> PooledHead:
-    made: type[PooledHead] = registry.load("heads", name).Head
+def training_facts(model: Any) -> dict[str, Any]:
+    """Give how training went, of a model that learns by steps."""
+    if not hasattr(model, "stopped_"):
+        return {}
+    facts: dict[str, Any] = {
+        "stopped": model.stopped_,
+        "epochs": model.n_iter_,
+        "best_epoch": model.best_epoch_,
+    }
+    if hasattr(model, "rate_"):
+        facts |= {
+            "samples_per_second": round(model.rate_, 2),
+            "waiting": round(model.waiting_, 4),
+        }
+    return facts
+
+
+def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:
+    """Make a head or baseline with its parameters, refusing those that it does not have."""
+    module = registry.load(kind, name)
+    made = module.Head if kind == "heads" else module.Baseline
     known = made().get_params()
     for key in params:
         if key not in known:
-            raise UnknownName(f"parameter of the head {name}", key, known)
+            raise UnknownName(f"parameter of the {kind.removesuffix('s')} {name}", key, known)
     return made(**{"random_state": seed, **params})
 
 
-def _floor(data: _Data, seed: int) -> tuple[dict[str, Score] | None, str]:
-    """Score logistic regression on image statistics, same parts; or say why there is no floor."""
-    if FLOOR_FEATURES not in data.store.arrays:
-        return None, f"the store has no {FLOOR_FEATURES}"
-    valid = data.store.valid(FLOOR_FEATURES)
-    parts = (data.inner.train, data.inner.test, data.split.test)
-    absent = sum(int((~valid[rows]).sum()) for rows in parts)
-    if absent:
-        return None, f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
-    floor = _configured(FLOOR_HEAD, {}, seed)
-    train, held, test = (data.features(FLOOR_FEATURES, rows) for rows in parts)
-    y = data.labels
-    floor.fit(train, y[parts[0]], validation=(held, y[parts[1]]))
-    return metrics.bootstrap(y[parts[2]], floor.predict_proba(test), seed=seed), ""
+def _array(store: Store, name: str, head: Head) -> str:
+    """Give the array that a head reads for the store's task, or say what is missing."""
+    array = head.tiers.get(store.task)
+    if array is None:
+        others = [
+            other
+            for other in registry.names("heads")
+            if store.task in registry.load("heads", other).Head.tiers
+        ]
+        raise InputError(
+            f"the head {name} is for {' and '.join(head.tiers)}, and {store.path} is for {store.task}: heads for that "
+            f"are {', '.join(others)}"
+        )
+    if array not in store.arrays:
+        tier = next(tier for tier, held in TIER_ARRAYS.items() if held == array)
+        have = [tier for tier, held in TIER_ARRAYS.items() if held in store.arrays]
+        raise InputError(
+            f"the head {name} needs the tier {tier} for {store.task}, and {store.path} has "
+            f"{', '.join(have) or 'none'}: add it with samtl embed --dataset ... --tiers {tier} --out {store.path} "
+            f"(and the --dataset, --root and --encoder that the store was made with)"
+        )
+    return array
+
+
+def _columns(
+    store: Store, array: str, features: str | None
+) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    """Give the names of the columns that are learnt from, and which they are where it is not all."""
+    if array != "pooled":
+        if features is not None:
+            raise InputError(
+                f"--features chooses columns of pooled, and this head reads {array}: leave it out"
+            )
+        return (), None
+    names = store.columns(array)
+    if features is None:
+        return names, None
+    groups = [name.rpartition("_")[0] for name in names]
+    known = list(dict.fromkeys(groups))
+    patterns = [pattern.strip() for pattern in features.split(",")]
+    for pattern in patterns:
+        if not any(fnmatchcase(group, pattern) for group in known):
+            raise UnknownName("group of columns", pattern, known)
+    kept = [
+        i
+        for i, group in enumerate(groups)
+        if any(fnmatchcase(group, pattern) for pattern in patterns)
+    ]
+    return tuple(names[i] for i in kept), np.array(kept, dtype=np.int64)
 
 
 def _config(
     store: Store,
     given: str | Path | Store,
     head: str,
-    estimator: PooledHead,
+    estimator: Head,
     seed: int,
     data: _Data,
+    parts: Parts,
 ) -> dict[str, Any]:
     """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
     decides = {
         "head": head,
         "params": {name: plain(value) for name, value in estimator.get_params().items()},
-        "features": FEATURES,
+        "task": store.task,
+        "features": data.array,
+        "columns": _named(data.columns, store, data.array),
         "seed": seed,
-        "split": split_json(data.split),
-        "validation": split_json(data.inner),
+        "split": split_json(parts.split),
+        "validation": split_json(parts.inner),
         "fingerprint": store.fingerprint,
     }
     return {
-        "format": 1,
+        "format": 2,
+        "kind": "head",
         **decides,
         "digest": digest(decides),
         "bootstrap": {"resamples": metrics.RESAMPLES, "level": metrics.LEVEL, "seed": seed},
-        "floor": {"head": FLOOR_HEAD, "features": FLOOR_FEATURES},
+        "floor": FLOORS[store.task],
         "store": {
             "path": str(given if isinstance(given, (str, Path)) else store.path),
             "name": store.name,
             "snapshot": store.snapshot,
             "dataset": store.dataset,
+            "identity": store.identity,
             "encoder": store.encoder,
             "weights": store.weights,
             "untrained": store.untrained,
         },
-        "versions": {"python": platform.python_version(), **_versions()},
+        "classes": list(store.classes),
+        "versions": versions(),
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
-
-
-def _write_tables(
-    folder: RunFolder,
-    data: _Data,
-    estimator: PooledHead,
-    matrix: NDArray[np.int64],
-    chances: NDArray[np.float64],
-) -> None:
-    names, ids = data.store.classes, data.ids
-    folder.write_json(
-        "split.json",
-        {
-            **split_json(data.split),
-            "validation_digest": data.inner.digest,
-            "held_out": [ids[row] for row in data.split.test],
-            "validation": [ids[row] for row in data.inner.test],
-        },
-    )
-    folder.write_csv(
-        "confusion.csv",
-        ["truth", *names],
-        ([name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True)),
-    )
-    curves = estimator.curves_
-    folder.write_csv("curves.csv", list(curves), zip(*curves.values(), strict=True))
-    folder.write_csv(
-        "predictions.csv",
-        ["sample_id", "label", "predicted", *(f"p_{name}" for name in names)],
-        (
-            [
-                ids[row],
-                names[data.labels[row]],
-                names[chance.argmax()],
-                *map("{:.9g}".format, chance),
-            ]
-            for row, chance in zip(data.split.test, chances, strict=True)
-        ),
-    )
+def _named(columns: Sequence[str], store: Store, array: str) -> list[str] | str:
+    """Name the groups of columns in use; "all" where it is all of them."""
+    if not columns or len(columns) == len(store.columns(array)):
+        return "all"
+    return list(dict.fromkeys(column.rpartition("_")[0] for column in columns))

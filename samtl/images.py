@@ -1,4 +1,4 @@
-"""Image files as pixels: JPEG, PNG, WebP, TIFF or BMP bytes, from anyone, to 8-bit RGB.
+"""Image files as pixels: JPEG, PNG, WebP, TIFF or BMP bytes, from anyone, to 8-bit RGB or to a mask's values.
 
 What comes out is the pixels as they are stored. Orientation tags are not applied: a tile's labels
 and masks are aligned with its stored rows and columns. Alpha is dropped, not blended; of animations
@@ -14,10 +14,11 @@ compressed TIFF, libtiff itself writes a line to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +37,18 @@ MAX_PIXELS = 89_478_485
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 STATISTICS = tuple(f"{name}_{band}" for name in ("mean", "std", "min", "max") for band in "rgb")
 
-Code = Literal["empty", "not_an_image", "truncated", "too_large", "unsupported_mode", "undecodable"]
+Code = Literal[
+    "empty", "not_an_image", "truncated", "too_large", "unsupported_mode", "undecodable",
+    "mask_unreadable", "mask_size", "mask_values",
+]  # fmt: skip
 
 _TO_RGB = "convert it to 8-bit RGB first"
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+# JPEG and WebP blur values that stand for classes.
+_MASK_FORMATS, _MASK_MODES = frozenset({"PNG", "TIFF", "BMP"}), frozenset({"1", "L", "P", "RGB"})
+_HEAD_BYTES = 32  # what tells the format, and a PNG's depth
 _STRIP_PIXELS = 2**22
+_IMAGE_WIDTH, _IMAGE_LENGTH = 256, 257
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339
 _TIFF_TYPE_SIZES = {
     1: 1,
@@ -63,12 +71,13 @@ _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
 
 
 class BadImage(InputError):
-    """An image that cannot become 8-bit RGB pixels.
+    """An image that cannot become 8-bit RGB pixels, or one whose mask cannot be its target.
 
     Parameters
     ----------
     code : str
-        One of `empty`, `not_an_image`, `truncated`, `too_large`, `unsupported_mode`, `undecodable`.
+        One of `empty`, `not_an_image`, `truncated`, `too_large`, `unsupported_mode`, `undecodable`;
+        for a mask that is no use to its image, `mask_unreadable`, `mask_size`, `mask_values`.
     reason : str
         What was expected, what came, what to do.
     """
@@ -92,7 +101,7 @@ class _Tiff(TiffImageFile):
         """Leave the pixels as stored: for TIFF, Pillow would apply the orientation tag here."""
 
 
-_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
+_OPENERS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
     "JPEG": _Jpeg,
     "PNG": PngImageFile,
     "WebP": WebPImageFile,
@@ -122,17 +131,63 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
     BadImage
         Whatever is wrong with the file; nothing else is raised for any bytes.
     """
-    kind = _kind(data)
-    try:
-        with _OPENERS[kind](io.BytesIO(data)) as image:
-            _check(image, data)
-            image.load()
-            image.info.pop("transparency", None)  # Pillow would warn of dropping it
-            return _to_array(image)
-    except BadImage:
-        raise
-    except Exception as error:  # plugins raise anything, MemoryError and struct.error included
-        raise _refusal(kind, data, error) from error
+    with _opened(io.BytesIO(data)) as image:
+        return _to_array(image)
+
+
+def decode_mask(data: bytes, *, lookup: bool = False) -> npt.NDArray[np.uint8]:
+    """Decode a mask held in memory to the values that are stored in it.
+
+    Safe to call from several threads at once. Of 1-bit files the values are 0 and 255, and grey of
+    2 or 4 bits is spread over the same range.
+
+    Parameters
+    ----------
+    data : bytes
+        A PNG, TIFF or BMP file, as small as `decode` takes them: grey or palette with up to 8 bits,
+        or RGB whose three channels are equal.
+    lookup : bool
+        Whether a palette's colours count, which must be greys then, instead of its indices.
+
+    Returns
+    -------
+    ndarray, (H, W) uint8
+
+    Raises
+    ------
+    BadImage
+        Whatever is wrong with the file; `unsupported_mode` where it is no mask of this kind.
+    """
+    with _opened(io.BytesIO(data)) as image:
+        if image.format not in _MASK_FORMATS or image.mode not in _MASK_MODES:
+            raise _no_mask(f"this is a {image.format} in mode {image.mode!r}")
+        if image.mode == "P" and not lookup:
+            # `image.size` is turned where a TIFF's orientation tag says so, pixels are not.
+            return np.array(image.crop((0, 0, *_loaded(image).im.size)))
+        pixels = _to_array(image)
+    if (pixels[..., 1:] != pixels[..., :1]).any():
+        raise _no_mask("this one is coded in colours")
+    return np.ascontiguousarray(pixels[..., 0])
+
+
+def size(file: IO[bytes]) -> tuple[int, int]:
+    """Read an image's height and width in pixels from its header; no pixel is decoded.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for reading, at its start, and seekable.
+
+    Raises
+    ------
+    BadImage
+        Where the header alone shows that `decode` would refuse the file.
+    """
+    with _opened(file) as image:
+        if isinstance(image, TiffImageFile):  # as stored, before its orientation tag
+            return int(image.tag_v2[_IMAGE_LENGTH]), int(image.tag_v2[_IMAGE_WIDTH])
+        width, height = image.size
+        return height, width
 
 
 def statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -179,8 +234,33 @@ def statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.array([*means, *deviations, *lowest, *highest], dtype=np.float32)
 
 
-def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
-    width, height = image.im.size  # `image.size` is turned where a TIFF's orientation tag says so
+@contextlib.contextmanager
+def _opened(file: IO[bytes]) -> Iterator[ImageFile]:
+    """Open an image whose header is in order; what goes wrong while it is in use is a `BadImage`."""
+    head = file.read(_HEAD_BYTES)
+    kind = _kind(head, file.seek(0, io.SEEK_END))
+    file.seek(0)
+    try:
+        with _OPENERS[kind](file) as image:
+            _check(image, head)
+            yield image
+    except BadImage:
+        raise
+    except Exception as error:  # plugins raise anything, MemoryError and struct.error included
+        file.seek(0)
+        raise _refusal(kind, file.read(), error) from error
+
+
+def _loaded(image: ImageFile) -> ImageFile:
+    image.load()
+    image.info.pop("transparency", None)  # Pillow would warn of dropping it
+    return image
+
+
+def _to_array(image: ImageFile) -> npt.NDArray[np.uint8]:
+    width, height = _loaded(
+        image
+    ).im.size  # `image.size` is turned where a TIFF's orientation tag says so
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     step = max(1, _STRIP_PIXELS // width)
     for top in range(
@@ -191,14 +271,15 @@ def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _kind(data: bytes) -> str:
+def _kind(data: bytes, length: int) -> str:
+    """Tell the format from a file's first bytes, where it is not too long to be read."""
     if not data:
         raise BadImage("empty", "an image file was expected, this one has no bytes; replace it")
-    if len(data) > MAX_BYTES:
+    if length > MAX_BYTES:
         raise BadImage(
             "too_large",
             f"an image file may have at most {MAX_BYTES // 2**20} MiB, this one has "
-            f"{len(data) / 2**20:,.1f} MiB; cut it into tiles",
+            f"{length / 2**20:,.1f} MiB; cut it into tiles",
         )
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -218,14 +299,14 @@ def _kind(data: bytes) -> str:
     )
 
 
-def _check(image: ImageFile, data: bytes) -> None:
+def _check(image: ImageFile, head: bytes) -> None:
     """Refuse, from the header alone, what must not or cannot be decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_many_pixels(f"{width} x {height}")
     bits, bands, signed = 8, len(image.getbands()), False
     if isinstance(image, PngImageFile):
-        bits = data[24]  # IHDR; the mode does not tell 16-bit RGB from 8-bit RGB
+        bits = head[24]  # IHDR; the mode does not tell 16-bit RGB from 8-bit RGB
     elif isinstance(image, TiffImageFile):
         bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
         bands = max(bands, image.tag_v2.get(_SAMPLES_PER_PIXEL, 1))
@@ -237,6 +318,14 @@ def _check(image: ImageFile, data: bytes) -> None:
             f"{bands} band{'s' * (bands > 1)} of {bits} bits in mode {image.mode!r}"
             f"{', not unsigned integers' * signed}; {_TO_RGB}",
         )
+
+
+def _no_mask(came: str) -> BadImage:
+    return BadImage(
+        "unsupported_mode",
+        "a mask was expected as a PNG, TIFF or BMP file of one channel, or of three equal ones, with a "
+        f"value for each class, {came}; write the values of the classes into one channel of 8 bits",
+    )
 
 
 def _too_many_pixels(size: str) -> BadImage:

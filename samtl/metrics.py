@@ -5,6 +5,7 @@ Scores of a confusion matrix take any number of leading axes, so that a thousand
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from samtl.errors import InputError
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Draws = NDArray[np.int32]
 
 CALIBRATION_BINS = 15
 RESAMPLES = 1000
@@ -79,30 +81,30 @@ def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> Counts:
 
 def accuracy(matrix: Counts) -> Floats:
     """Part of the samples predicted correctly, (..., K, K) to (...)."""
-    return _ratio(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
+    return ratio(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
 
 
 def balanced_accuracy(matrix: Counts) -> Floats:
     """Mean recall over the classes that occur in the truth, (..., K, K) to (...)."""
     support = matrix.sum(-1)
-    recall = _ratio(np.diagonal(matrix, axis1=-2, axis2=-1), support)
-    return _ratio(recall.sum(-1), (support > 0).sum(-1))
+    recall = ratio(np.diagonal(matrix, axis1=-2, axis2=-1), support)
+    return ratio(recall.sum(-1), (support > 0).sum(-1))
 
 
 def macro_f1(matrix: Counts) -> Floats:
     """Mean F1 over the classes that occur in the truth or the predictions, (..., K, K) to (...)."""
     either = matrix.sum(-1) + matrix.sum(-2)
-    f1 = _ratio(2 * np.diagonal(matrix, axis1=-2, axis2=-1), either)
-    return _ratio(f1.sum(-1), (either > 0).sum(-1))
+    f1 = ratio(2 * np.diagonal(matrix, axis1=-2, axis2=-1), either)
+    return ratio(f1.sum(-1), (either > 0).sum(-1))
 
 
 def per_class(matrix: Counts) -> PerClass:
     """Precision, recall and F1 of each class of one (K, K) confusion matrix."""
     right, true, guessed = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
     return PerClass(
-        precision=_ratio(right, guessed),
-        recall=_ratio(right, true),
-        f1=_ratio(2 * right, true + guessed),
+        precision=ratio(right, guessed),
+        recall=ratio(right, true),
+        f1=ratio(2 * right, true + guessed),
         support=true,
     )
 
@@ -119,7 +121,7 @@ def calibration_error(truth: ArrayLike, probabilities: ArrayLike) -> float:
     probabilities : (n, K) float
         Rows sum to 1.
     """
-    return float(_Samples(truth, probabilities).figures(None)["ece"][0])
+    return float(_Samples(truth, probabilities).figures()["ece"][0])
 
 
 def log_loss(truth: ArrayLike, probabilities: ArrayLike) -> float:
@@ -131,7 +133,7 @@ def log_loss(truth: ArrayLike, probabilities: ArrayLike) -> float:
     probabilities : (n, K) float
         Rows sum to 1.
     """
-    return float(_Samples(truth, probabilities).figures(None)["log_loss"][0])
+    return float(_Samples(truth, probabilities).figures()["log_loss"][0])
 
 
 def bootstrap(
@@ -168,21 +170,62 @@ def bootstrap(
     InputError
         Where there are no samples, labels are out of range, or rows are not probabilities.
     """
+    samples = _Samples(truth, probabilities)
+    return resample(samples.figures, samples.n, samples.classes**2, resamples, seed, level)
+
+
+def resample(
+    figures: Callable[[Draws], Mapping[str, Floats]],
+    n: int,
+    size: int,
+    resamples: int,
+    seed: int,
+    level: float,
+) -> dict[str, Score]:
+    """Draw n of n things with replacement, again and again: percentile intervals of figures.
+
+    Parameters
+    ----------
+    figures : callable
+        Gives each figure, (B,) float64, for draws (B, n) int32 of indices in [0, n).
+    n : int
+    size : int
+        Numbers that `figures` holds for each draw, beside n.
+    resamples, seed, level
+        As for `bootstrap`.
+
+    Returns
+    -------
+    dict of Score
+        The value is that of each thing once; the interval is widened where it would not hold it.
+
+    Raises
+    ------
+    InputError
+        Where `resamples` or `level` is out of range.
+    """
     if resamples < 1 or not 0 < level < 1:
         raise InputError(f"expected resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
-    samples = _Samples(truth, probabilities)
     random = np.random.default_rng(seed)
-    at_once = max(1, _BUDGET // max(samples.n, samples.classes**2))
+    at_once = max(1, _BUDGET // max(n, size))
     parts = []
     for start in range(0, resamples, at_once):
-        size = (min(at_once, resamples - start), samples.n)
-        parts.append(samples.figures(random.integers(0, samples.n, size, dtype=np.int32)))
+        shape = (min(at_once, resamples - start), n)
+        parts.append(figures(random.integers(0, n, shape, dtype=np.int32)))
     tails = [(1 - level) / 2, (1 + level) / 2]
     scores = {}
-    for name, (value,) in samples.figures(None).items():
+    for name, (value,) in figures(np.arange(n, dtype=np.int32)[None]).items():
         low, high = np.quantile(np.concatenate([part[name] for part in parts]), tails)
         scores[name] = Score(float(value), float(min(low, value)), float(max(high, value)))
     return scores
+
+
+def ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:
+    """Divide, with 0 where the whole is 0."""
+    below = np.asarray(whole, dtype=np.float64)
+    out = np.zeros_like(below)
+    np.divide(part, below, out=out, where=below > 0)
+    return out
 
 
 class _Samples:
@@ -213,7 +256,7 @@ class _Samples:
         right = chances[np.arange(self.n), true]
         self.surprise = -np.log(np.clip(right, np.finfo(np.float64).eps, 1))
 
-    def figures(self, draws: NDArray[np.int32] | None) -> dict[str, Floats]:
+    def figures(self, draws: Draws | None = None) -> dict[str, Floats]:
         """Give every figure, (B,), for draws (B, n) of sample numbers; for all samples once without."""
         if draws is None:
             draws = np.arange(self.n, dtype=np.int32)[None]
@@ -231,14 +274,6 @@ class _Samples:
             "ece": abs(gaps).reshape(b, -1).sum(1) / self.n,
             "log_loss": self.surprise[draws].mean(1),
         }
-
-
-def _ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:
-    """Divide, with 0 where the whole is 0."""
-    below = np.asarray(whole, dtype=np.float64)
-    out = np.zeros_like(below)
-    np.divide(part, below, out=out, where=below > 0)
-    return out
 
 
 def _indices(values: ArrayLike, n_classes: int, what: str) -> Counts:

@@ -6,12 +6,12 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from samtl import registry
-from samtl.datasets import Dataset, resolve, shuffled, subset
+from samtl.datasets import IGNORE, PARTS, Dataset, groups_by, resolve, shuffled, subset
 from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.encoders._weights import check_source
 from samtl.errors import InputError
@@ -104,6 +104,7 @@ def prepare(
     encoder: str,
     *,
     root: str | Path | None = None,
+    group_by: str | None = None,
     checkpoint: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -132,6 +133,8 @@ def prepare(
     target = resolve_device(device)
 
     listed = resolve(dataset, root, download=download)
+    if group_by is not None:
+        listed = replace(listed, groups=groups_by(listed.sample_ids, group_by))
     _require_usable(listed)
     source = subset(shuffled(listed), limit=limit, per_class=per_class)
     rows = Rows(
@@ -222,6 +225,29 @@ def _require_usable(source: Dataset) -> None:
         raise InputError(
             f"labels of the dataset {source.name} must be -1 or below {len(source.classes)}, "
             "the number of its classes"
+        )
+    if source.read_mask is not None:
+        # Above that a class would have the number that says "ignore".
+        if not 2 <= len(source.classes) <= IGNORE:
+            raise InputError(
+                f"a dataset with masks must have 2 to {IGNORE} classes, the background the first, {source.name} has "
+                f"{len(source.classes)}"
+            )
+        if any(label != -1 for label in source.labels):
+            raise InputError(
+                f"in the dataset {source.name} the masks are the target, so every label must be -1, got "
+                f"{next(label for label in source.labels if label != -1)}"
+            )
+    for what, entries in (("groups", source.groups), ("parts", source.parts)):
+        if entries and len(entries) != len(source):
+            raise InputError(
+                f"the dataset {source.name} must have {what} for all of its {len(source)} images or for none, got "
+                f"{len(entries)}"
+            )
+    unknown = sorted(set(source.parts) - set(PARTS))
+    if unknown:
+        raise InputError(
+            f"parts of the dataset {source.name} must be of {', '.join(PARTS)}, got {', '.join(map(repr, unknown[:5]))}"
         )
 
 

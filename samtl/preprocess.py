@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 PATCH = 16  # pixels of the resized image per token, in both directions
+IGNORE = 255  # in a mask: nobody knows what is there, or it lies beyond the image
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # R, G, B on the 0 to 255 scale
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -72,6 +73,27 @@ def resize_longest_side(pixels: NDArray[np.uint8], image_size: int = 1024) -> ND
     height, width = resized_shape(pixels.shape[0], pixels.shape[1], image_size)
     image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+def mask_square(mask: NDArray[np.uint8], image_size: int = 1024) -> NDArray[np.uint8]:
+    """Bring a mask onto the encoder's padded square, where its image's pixels come to lie.
+
+    Parameters
+    ----------
+    mask : ndarray of uint8, (height, width)
+        Class indices, 255 to be ignored, in the image's original size.
+    image_size : int
+
+    Returns
+    -------
+    ndarray of uint8, (image_size, image_size)
+        Resized to the nearest pixel, so that no class is made up; 255 right of the image and below.
+    """
+    height, width = resized_shape(mask.shape[0], mask.shape[1], image_size)
+    square = np.full((image_size, image_size), IGNORE, dtype=np.uint8)
+    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    square[:height, :width] = np.asarray(resized)
+    return square
 
 
 def valid_tokens(height: int, width: int, image_size: int = 1024) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.errors import ResourceError
+from samtl.errors import InputError, ResourceError
 from samtl.metrics import PerClass, Score
 from samtl.splits import Split
 
@@ -42,48 +42,73 @@ class FitResult:
 
     Attributes
     ----------
+    kind : str
+        `head` or `baseline`.
+    name : str
+        The head's or baseline's.
+    task : str
+        `classification` or `segmentation`.
     metrics : dict of str to Score
-        On the held-out rows: `accuracy`, `balanced_accuracy`, `macro_f1`, `ece`, `log_loss` (nats), with 95 %
-        bootstrap intervals.
+        On the held-out samples, with 95 % bootstrap intervals. Classification: `accuracy`, `balanced_accuracy`,
+        `macro_f1`, `ece`, `log_loss` (nats). Segmentation: see `samtl.pixel_metrics.bootstrap`.
     floor : dict of str to Score, or None
-        The same figures of logistic regression on image statistics, same split.
+        The same figures of the floor, same split: of logistic regression on image statistics; of the most frequent
+        class everywhere.
     floor_missing : str
         Why there is no floor, or "".
+    also : dict
+        Further models that were scored in the same run: name to figures.
     split : Split
     fingerprint, snapshot : str
-        Of the store.
+        Of the store; "" where pixels were read.
     run : Path
         The run folder.
     seconds : dict of str to float
         Wall time of each stage, and `total`.
-    head : str
+    training : dict
+        Of what learns by steps: `stopped` (why it ended), `epochs`, `best_epoch`, `samples_per_second`, and
+        `waiting`, the part of the time spent waiting for data; else empty.
+    peak_memory : int
+        The process's largest resident size so far, in bytes.
+    features : str
+        What was learnt from: an array of the store, or `pixels`.
     classes : tuple of str
     confusion : (K, K) int64
-        Rows are the truth.
+        Of samples or pixels; rows are the truth.
     per_class : PerClass
+    images : dict of str to (n,) float64
+        Of a segmentation, the scores of each held-out image; else empty.
     n_train, n_validation, n_test : int
-        Rows that the head learned from, was chosen on (`logreg` then learns from these, too), and was scored on.
+        Samples that were learnt from, chosen on (`logreg` then learns from these, too), and scored on.
     left_out_because : dict of str to int
-        Rows that took no part: `quarantined`, `missing` (not embedded yet), `unlabelled`.
+        Samples that took no part: `quarantined`, `missing` (not embedded yet), `unlabelled`.
     store, dataset, encoder, weights : str
+        "" where there is none.
     untrained : bool
-        Whether the encoder's weights are random numbers.
+        Whether the weights that features came from are random numbers.
     note : str
         What readers of figures must know about the dataset, or "".
     """
 
+    kind: str
+    name: str
+    task: str
     metrics: dict[str, Score]
     floor: dict[str, Score] | None
     floor_missing: str
+    also: dict[str, dict[str, Score]]
     split: Split
     fingerprint: str
     snapshot: str
     run: Path
     seconds: dict[str, float]
-    head: str
+    training: dict[str, Any]
+    peak_memory: int
+    features: str
     classes: tuple[str, ...]
     confusion: NDArray[np.int64]
     per_class: PerClass
+    images: dict[str, NDArray[np.float64]]
     n_train: int
     n_validation: int
     n_test: int
@@ -97,20 +122,25 @@ class FitResult:
 
     @property
     def left_out(self) -> int:
-        """How many rows took no part."""
+        """How many samples took no part."""
         return sum(self.left_out_because.values())
 
     def to_json(self) -> dict[str, Any]:
         """Give the result as JSON values."""
         return {
-            "metrics": {name: asdict(score) for name, score in self.metrics.items()},
-            "floor": self.floor and {name: asdict(score) for name, score in self.floor.items()},
+            self.kind: self.name,
+            "task": self.task,
+            "metrics": _plain(self.metrics),
+            "floor": self.floor and _plain(self.floor),
             "floor_missing": self.floor_missing,
+            "also": {name: _plain(scores) for name, scores in self.also.items()},
             "split": split_json(self.split),
             "fingerprint": self.fingerprint,
             "run": str(self.run),
             "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
-            "head": self.head,
+            "training": self.training,
+            "peak_memory": self.peak_memory,
+            "features": self.features,
             "store": self.store,
             "dataset": self.dataset,
             "note": self.note,
@@ -137,9 +167,52 @@ class FitResult:
         }
 
 
+def _plain(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
+    return {name: asdict(score) for name, score in scores.items()}
+
+
 def split_json(split: Split) -> dict[str, Any]:
     """Name a split as JSON values."""
     return {"name": split.name, "share": split.share, "seed": split.seed, "digest": split.digest}
+
+
+def read_run(path: str | Path, file: str = "config.json") -> dict[str, Any]:
+    """Read a JSON object of a run folder.
+
+    Raises
+    ------
+    InputError
+        Where the folder is no run, or the file is not what a run holds.
+    """
+    try:
+        content = json.loads(Path(path, file).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            f"{path} is no run: expected a folder with {file}, which samtl fit-head and samtl fit-baseline write"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{Path(path, file)} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{Path(path, file)} is damaged: expected a JSON object")
+    return content
+
+
+def read_split(path: str | Path) -> dict[str, Any]:
+    """Read who was in which part of a run, by id.
+
+    Raises
+    ------
+    InputError
+        As `read_run`; also where a field is missing or of another type.
+    """
+    content = read_run(path, "split.json")
+    expected = {"name": str, "share": float, "seed": int, "digest": str}
+    lists = ("held_out", "validation", "left_out")
+    wrong = [name for name, kind in expected.items() if not isinstance(content.get(name), kind)]
+    wrong += [name for name in lists if not isinstance(content.get(name), list)]
+    if wrong:
+        raise InputError(f"{Path(path, 'split.json')} is damaged: {', '.join(wrong)}")
+    return content
 
 
 class RunFolder:
@@ -206,8 +279,9 @@ class RunFolder:
     def publish(self, name: str) -> Path:
         """Move the folder to its name, or the next free one; gives its path."""
         with self.writing():
-            for file in self.path.iterdir():
-                _sync(file)
+            for entry in self.path.rglob("*"):
+                _sync(entry)
+            _sync(self.path)
             for count in itertools.count(1):
                 target = self.parent / (name if count == 1 else f"{name}.{count}")
                 try:

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from samtl import datasets
-from samtl.datasets import Dataset, resolve, shuffled, subset
+from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError, UnknownName
 
 
@@ -120,6 +121,12 @@ class TestSubset:
         with pytest.raises(InputError, match=f"--{option.replace('_', '-')} must be at least 1"):
             subset(made([0, 1, 2]), **{option: count})
 
+    def test_images_with_masks_have_no_class_to_be_counted_by(self):
+        masked = replace(made([-1, -1]), read_mask=no_reading)
+        assert len(subset(masked, limit=1)) == 1
+        with pytest.raises(InputError, match="in made every pixel has one; use --limit"):
+            subset(masked, per_class=1)
+
     def test_a_class_that_is_too_small_is_named(self):
         with pytest.raises(InputError, match="b has 1; use --per-class 1 or less"):
             subset(made([0, 0, 1, 2, 2]), per_class=2)
@@ -171,14 +178,48 @@ class TestResolve:
         assert calls == [(None, tmp_path / "data", True)]
 
     def test_public_names(self):
-        assert set(datasets.__all__) >= {"Dataset", "resolve", "shuffled", "subset"}
+        assert set(datasets.__all__) >= {"Dataset", "resolve", "shuffled", "subset", "groups_by"}
+
+
+class TestGroups:
+    def test_a_group_is_what_the_first_parenthesis_finds_or_all_that_is_found(self):
+        ids = ("a/dubai_t1_003.jpg", "a/dubai_t12_001.jpg", "b/dubai_t1_9.jpg")
+        assert groups_by(ids, r"dubai_(t\d+)") == ("t1", "t12", "t1")
+        assert groups_by(ids, r"t\d+_0*") == ("t1_00", "t12_00", "t1_")
+        assert groups_by(ids, r"^[ab]") == ("a", "a", "b")
+        assert groups_by((), "x") == ()
+
+    @given(st.lists(st.tuples(st.sampled_from("pqr"), st.integers(0, 99))))
+    def test_ids_that_begin_alike_are_together(self, parts):
+        ids = [f"{scene}{number}.png" for scene, number in parts]
+        assert groups_by(ids, "^([pqr])") == tuple(scene for scene, _ in parts)
+
+    @pytest.mark.parametrize("regex", ["t3", "x*", "(t2)|a", "a/(x?)"])
+    def test_the_first_id_in_which_nothing_is_found_is_named(self, regex):
+        with pytest.raises(InputError, match=r"it finds nothing in 'a/t1\.png'"):
+            groups_by(("a/t1.png", "a/t4.png"), regex)
+
+    @pytest.mark.parametrize("regex", ["(", "*", "[a", "(?P<n>"])
+    def test_what_is_no_regular_expression(self, regex):
+        with pytest.raises(InputError, match="is no regular expression"):
+            groups_by(("a",), regex)
+
+    def test_groups_and_parts_go_where_their_images_go(self):
+        ids = tuple(f"{i}.png" for i in range(20))
+        parts = tuple("train" if i % 3 else "test" for i in range(20))
+        dataset = Dataset("x", ("a",), ids, (0,) * 20, no_reading, groups=ids, parts=parts)
+        taken = subset(shuffled(dataset), limit=7)
+        assert taken.groups == taken.sample_ids
+        assert taken.parts == tuple(parts[ids.index(i)] for i in taken.sample_ids)
 
 
 def test_listing_and_decoding_load_nothing_heavy():
     code = (
         "import sys, samtl.images, samtl.datasets\n"
         "import samtl.datasets.eurosat, samtl.datasets.folder, samtl.datasets.synthetic\n"
+        "import samtl.datasets.masks, samtl.datasets.roads\n"
         "samtl.datasets.resolve('synthetic:1')\n"
+        "samtl.datasets.resolve('synthetic-roads:1')\n"
         "print(*{'torch', 'sklearn', 'pooch', 'requests', 'zarr'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

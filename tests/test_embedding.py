@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from stubs import (
     BROKEN,
+    SHAPES,
     StubEncoders,
     contents,
     everything,
@@ -27,11 +29,12 @@ from stubs import (
 )
 
 from samtl import embedding
+from samtl.datasets import Dataset, resolve
 from samtl.embedding import Progress, embed
 from samtl.errors import InputError, MismatchError, ResourceError
-from samtl.images import decode, statistics
+from samtl.images import BadImage, decode, statistics
 from samtl.planning import Plan
-from samtl.preprocess import resize_longest_side
+from samtl.preprocess import mask_square, resize_longest_side
 from samtl.store import durable
 from samtl.store.log import read_log
 from samtl.store.reader import Quarantined, open_store
@@ -179,6 +182,156 @@ def test_an_image_that_the_machine_cannot_read_now_is_not_the_images_fault(encod
     assert caught.value.exit_code == 5
     assert open_store("a.zarr").quarantined == ()
     assert run(toy_dataset(40)).missing == 0
+
+
+# Masks
+
+
+def masked_dataset(n=37, bad=None, unreadable=()):
+    """Give small images with masks of three classes; `bad` maps a number to what stands in a mask's place."""
+    images = toy_dataset(n, bad=dict.fromkeys(unreadable, "unreadable"))
+    ids = tuple(i.rpartition("/")[2] for i in images.sample_ids)
+    paths = dict(zip(ids, images.sample_ids, strict=True))
+    masks = {}
+    for number, sample_id in enumerate(ids):
+        random_ = np.random.default_rng(number)
+        masks[sample_id] = random_.integers(0, 3, SHAPES[number % 3], np.uint8)
+        masks[sample_id][0, 0] = 255
+    masks |= {ids[number]: content for number, content in (bad or {}).items()}
+
+    def read_mask(sample_id):
+        content = masks[sample_id]
+        if isinstance(content, Exception):
+            raise content
+        return content
+
+    return Dataset(
+        "masked", ("background", "road", "roof"), ids, (-1,) * n, lambda i: images.read(paths[i]),
+        read_mask=read_mask, groups=tuple(f"scene{i % 4}" for i in range(n)),
+        parts=tuple(("train", "validation", "test")[i % 3] for i in range(n)),
+    )  # fmt: skip
+
+
+def test_masks_lie_on_the_encoders_square(encoders):
+    dataset = masked_dataset()
+    store = open_store(run(dataset).store)
+    assert (store.task, store.classes) == ("segmentation", ("background", "road", "roof"))
+    assert store.shape("mask") == (37, 64, 64)
+    assert store.labels.tolist() == [-1] * 37
+    rows = store.read("mask")
+    for row, sample_id in enumerate(store.sample_ids):
+        np.testing.assert_array_equal(rows[row], mask_square(dataset.read_mask(sample_id), 64))
+        number = dataset.sample_ids.index(sample_id)
+        assert store.groups[row] == dataset.groups[number]
+        assert store.parts[row] == dataset.parts[number]
+    np.testing.assert_array_equal(store.zarr()["mask"][:], rows)
+
+
+def test_generated_roads_become_a_store(encoders):
+    dataset = resolve("synthetic-roads:8")
+    store = open_store(run("synthetic-roads:8", group_by=r"_(\d+)\.png").store)
+    assert store.quarantined == ()
+    assert store.task == "segmentation"
+    assert store.groups == tuple(
+        i.rpartition("_")[2].removesuffix(".png") for i in store.sample_ids
+    )
+    for row, sample_id in enumerate(store.sample_ids):
+        mask = store.row("mask", row)
+        np.testing.assert_array_equal(mask, mask_square(dataset.read_mask(sample_id), 64))
+        assert {0, 1} <= set(np.unique(mask)) <= {0, 1, 255}
+
+
+def test_a_pass_with_masks_that_was_stopped_goes_on(encoders):
+    whole = rows_of(run(masked_dataset(), out="whole.zarr").store)
+    asked = iter([False] * 2)
+    first = run(masked_dataset(), batch_size=8, should_stop=lambda: next(asked, True))
+    assert first.interrupted
+    assert run(masked_dataset()).encoded == 37 - first.encoded
+    assert rows_of("a.zarr") == whole
+
+
+def test_masks_of_other_groups_are_those_of_another_dataset(encoders):
+    run(masked_dataset())
+    with pytest.raises(MismatchError, match="groups: the store has 37 rows"):
+        run(masked_dataset(), group_by=r"^\d")
+    with pytest.raises(MismatchError, match="task: the store has segmentation"):
+        run(dataclasses.replace(masked_dataset(), read_mask=None))
+
+
+def test_an_added_tier_leaves_masks_alone(encoders):
+    whole = rows_of(run(masked_dataset(), out="whole.zarr").store)
+    run(masked_dataset(), tiers=["pooled"])
+    run(masked_dataset())
+    assert rows_of("a.zarr") == whole
+    assert set(read_log(Path("a.zarr"))[1].files) == {"grid16", "embeddings"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "told"),
+    [
+        (BadImage("mask_values", "this one has 9 too"), "mask_values", "this one has 9 too"),
+        (BadImage("mask_unreadable", "cut short"), "mask_unreadable", "cut short"),
+        (InputError("taken out of the archive"), "mask_unreadable", "taken out of the archive"),
+        (FileNotFoundError(2, "No such file"), "mask_unreadable", "No such file"),
+        (np.zeros((20, 21), np.uint8), "mask_size", "size, 30 x 12, was expected, this one is 21 x 20"),
+        (np.zeros((30, 12), np.uint8), "mask_size", "30 x 12, was expected, this one is 12 x 30"),
+        (np.full((12, 30), 3, np.uint8), "mask_values", "indices below 3, or 255 to be ignored, this one holds 3"),
+        (np.zeros((12, 30), np.int64), "mask_unreadable", r"\(12, 30\) int64"),
+        (np.zeros((12, 30, 1), np.uint8), "mask_unreadable", r"\(12, 30, 1\) uint8"),
+    ],
+)  # fmt: skip
+def test_a_bad_mask_sets_its_row_aside(encoders, content, code, told):
+    (bad,) = run(masked_dataset(bad={7: content})).quarantined
+    assert (bad.sample_id, bad.code) == ("0007.png", code)
+    assert re.search(told, bad.reason)
+    store = open_store("a.zarr")
+    assert (store.row("mask", bad.row) == 255).all()
+    assert np.isnan(store.row("embeddings", bad.row)).all()
+    assert store.valid().sum() == 36
+    assert run(masked_dataset(bad={7: content})).encoded == 0
+
+
+def test_a_bad_image_is_told_before_its_mask(encoders):
+    dataset = masked_dataset(bad={7: BadImage("mask_values", "9")}, unreadable=(7,))
+    assert [bad.code for bad in run(dataset).quarantined] == ["unreadable"]
+
+
+def test_a_mask_does_not_count_to_the_image_it_belongs_to(encoders):
+    """The image's hash is of its own bytes: an added tier takes the row, whatever became of the mask."""
+    run(masked_dataset(), tiers=["pooled"])
+    other = np.zeros(SHAPES[1], np.uint8)
+    assert run(masked_dataset(bad={7: other})).quarantined == ()
+
+
+@pytest.mark.parametrize("what", ["mask", "block"])
+def test_masks_that_went_away_stop_the_pass(encoders, what):
+    good = masked_dataset()
+
+    def read_mask(sample_id):
+        if encoders.images >= (20 if what == "mask" else 0):
+            raise FileNotFoundError(2, "No such file or directory")
+        return good.read_mask(sample_id)
+
+    with pytest.raises(ResourceError, match="cannot be read any more"):
+        run(dataclasses.replace(good, read_mask=read_mask), batch_size=2)
+    assert open_store("a.zarr").quarantined == ()
+    assert run(masked_dataset()).missing == 0
+
+
+def test_bad_masks_in_a_whole_block_do_not_stop_the_pass(encoders):
+    bad = dict.fromkeys(range(37), BadImage("mask_unreadable", "cut short"))
+    assert len(run(masked_dataset(bad=bad)).quarantined) == 37
+
+
+def test_a_mask_that_the_machine_cannot_read_now_is_not_the_masks_fault(encoders):
+    with pytest.raises(ResourceError, match=r"reading 0007\.png failed"):
+        run(masked_dataset(bad={7: OSError(errno.EIO, os.strerror(errno.EIO))}))
+
+
+def test_bad_masks_beside_unreadable_files_do_not_look_like_a_drive_that_went_away(encoders):
+    """What is tried again to find out may itself be a row whose mask is bad."""
+    bad = dict.fromkeys(range(36), BadImage("mask_values", "9"))
+    assert len(run(masked_dataset(bad=bad, unreadable=(36,))).quarantined) == 37
 
 
 # Further tiers

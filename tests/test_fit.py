@@ -10,7 +10,8 @@ import pytest
 
 from samtl import fit, metrics, splits
 from samtl.errors import InputError, UnknownName
-from samtl.fit import Stage, fit_head
+from samtl.fit import fit_head
+from samtl.trial import Stage
 from samtl.heads._base import Candidate, Epoch
 from samtl.heads._save import load
 

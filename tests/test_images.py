@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from samtl import images
 from samtl.errors import InputError
-from samtl.images import BadImage, decode, statistics
+from samtl.images import BadImage, decode, decode_mask, statistics
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 TURNED = Image.Exif()
@@ -348,6 +348,102 @@ class TestRefusals:
             outcome(data)
         after = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, list(warnings.filters))
         assert after == before
+
+
+GREY = RGB[..., 0]
+
+
+class TestMasks:
+    @pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_one_channel_or_three_equal_ones(self, form, channels):
+        pixels = GREY if channels == 1 else np.repeat(GREY[..., None], 3, axis=2)
+        for lookup in (False, True):
+            found = decode_mask(encoded(pixels, form), lookup=lookup)
+            assert found.dtype == np.uint8
+            assert found.flags.c_contiguous
+            np.testing.assert_array_equal(found, GREY)
+
+    @pytest.mark.parametrize("form", ["PNG", "TIFF"])
+    def test_palettes_give_their_indices_or_their_greys(self, form):
+        indices = Image.new("P", GREY.shape[::-1])
+        indices.putdata((GREY % 3).ravel().tolist())
+        indices.putpalette([0, 0, 0, 255, 255, 255, 7, 7, 7])
+        data = encoded(indices, form)
+        np.testing.assert_array_equal(decode_mask(data), GREY % 3)
+        greys = np.array([0, 255, 7], np.uint8)[GREY % 3]
+        np.testing.assert_array_equal(decode_mask(data, lookup=True), greys)
+
+    def test_one_bit_is_0_and_255(self):
+        bits = GREY > 127
+        for form in ("PNG", "TIFF", "BMP"):
+            found = decode_mask(encoded(Image.fromarray(bits), form))
+            np.testing.assert_array_equal(found, bits * np.uint8(255))
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            encoded(RGB, "PNG"),
+            encoded(GREY, "JPEG"),
+            encoded(RGB, "WEBP", lossless=True),
+            encoded(np.dstack([GREY, GREY]), "PNG"),
+            encoded(np.dstack([GREY] * 4), "PNG"),
+            encoded(GREY.astype(np.uint16), "PNG"),
+            tiff(1, 16, 1),
+        ],
+        ids=["colours", "jpeg", "webp", "grey and alpha", "rgb and alpha", "16-bit png", "16-bit tiff"],
+    )  # fmt: skip
+    def test_other_files_are_refused_with_what_to_do(self, data):
+        with pytest.raises(BadImage, match=r"expected.*; (write|convert)") as caught:
+            decode_mask(data)
+        assert caught.value.code == "unsupported_mode"
+
+    def test_a_palette_of_colours_has_no_greys(self):
+        data = encoded(Image.fromarray(RGB).quantize(4), "PNG")
+        assert decode_mask(data).max() == 3
+        with pytest.raises(BadImage, match="coded in colours"):
+            decode_mask(data, lookup=True)
+
+    def test_as_stored_whatever_the_orientation_tag(self):
+        indices = Image.fromarray(GREY).quantize(5)
+        for image in (Image.fromarray(GREY), indices):
+            data = encoded(image, "TIFF", exif=TURNED)
+            np.testing.assert_array_equal(decode_mask(data), np.asarray(image))
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"text", png(99_999, 99_999, 8, 0), encoded(GREY, "PNG")[:60]]
+    )
+    def test_what_is_no_image_is_no_mask(self, data):
+        with pytest.raises(BadImage) as caught:
+            decode_mask(data)
+        assert caught.value.code == code_of(data)
+
+
+class TestSize:
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_is_that_of_the_pixels(self, seed):
+        assert images.size(io.BytesIO(SEEDS[seed])) == RGB.shape[:2]
+
+    @pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG"])
+    def test_is_that_of_the_pixels_whatever_the_orientation_tag(self, form):
+        assert images.size(io.BytesIO(encoded(RGB, form, exif=TURNED))) == RGB.shape[:2]
+
+    def test_needs_the_header_only(self):
+        assert images.size(io.BytesIO(png(4321, 1234, 8, 2))) == (1234, 4321)
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"text", png(99_999, 99_999, 8, 0), png(2, 2, 16, 2), b"\x89PNG\r\n\x1a\n"]
+    )
+    def test_what_the_header_shows_is_refused(self, data):
+        with pytest.raises(BadImage) as caught:
+            images.size(io.BytesIO(data))
+        assert caught.value.code == code_of(data)
+
+    def test_a_file_on_disk_stays_open_for_its_owner(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(SEEDS["png"])
+        with (tmp_path / "a.png").open("rb") as file:
+            assert images.size(file) == RGB.shape[:2]
+            assert not file.closed
 
 
 class TestStatistics:

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
-    "errors", "registry", "preprocess", "images", "splits", "metrics",
-    "datasets", "encoders", "store", "planning", "embedding", "heads", "baselines", "runs", "fit", "cli",
+    "errors", "registry", "weights", "machine", "preprocess", "images", "splits", "metrics", "pixel_metrics",
+    "datasets", "encoders", "store", "planning", "embedding", "heads", "baselines", "runs", "trial", "feed", "fit", "bench", "cli",
 ]  # fmt: skip
 STRANGERS = {"datasets", "encoders", "store", "heads"}  # do not know each other
 

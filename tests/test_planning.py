@@ -13,7 +13,7 @@ from stubs import contents, small_dataset, toy_dataset
 from samtl.datasets import subset
 from samtl.embedding import embed
 from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
-from samtl.planning import TIERS, plan
+from samtl.planning import TIERS, plan, prepare
 from samtl.store.fingerprint import FILE
 
 pytestmark = pytest.mark.usefixtures("encoders")
@@ -241,6 +241,7 @@ def test_a_store_that_was_only_begun_is_gone_on_with(small):
 
 def test_a_dataset_of_ones_own_is_checked():
     good = toy_dataset(6)
+    masked = dataclasses.replace(good, labels=(-1,) * 6, read_mask=good.read)
     for broken, told in (
         ({"name": "a/b"}, "name names its stores"),
         ({"sample_ids": ("x",) * 6}, "1 of them different"),
@@ -250,4 +251,33 @@ def test_a_dataset_of_ones_own_is_checked():
     ):
         with pytest.raises(InputError, match=told):
             plan_of(dataset=dataclasses.replace(good, **broken))
+    for broken, told in (
+        ({"classes": ("background",)}, "2 to 255 classes, the background the first, toy has 1"),
+        ({"classes": tuple(map(str, range(256)))}, "2 to 255 classes.* toy has 256"),
+        ({"labels": (-1, -1, 0, 1, -1, -1)}, "every label must be -1, got 0"),
+        ({"groups": ("a",) * 5}, "groups for all of its 6 images or for none, got 5"),
+        ({"parts": ("test",) * 7}, "parts for all of its 6 images or for none, got 7"),
+        ({"parts": ("test", "val", "dev") * 2}, "of train, validation, test, got 'dev', 'val'"),
+    ):
+        with pytest.raises(InputError, match=told):
+            plan_of(dataset=dataclasses.replace(masked, **broken))
+    most = tuple(map(str, range(255)))
+    plan_of(
+        dataset=dataclasses.replace(masked, classes=most, groups=("a",) * 6, parts=("test",) * 6)
+    )
     assert not Path("cache").exists()
+
+
+def test_groups_are_asked_for_by_a_regular_expression():
+    own = dataclasses.replace(toy_dataset(6), groups=tuple("abcdef"))
+    assert prepare(own, "stub", device="cpu").rows.groups != ()
+    job = prepare(own, "stub", device="cpu", group_by=r"^class\d")
+    assert job.rows.groups == tuple(i.partition("/")[0] for i in job.rows.sample_ids)
+    with pytest.raises(InputError, match=r"finds nothing in 'class0/0000\.png'"):
+        plan_of(dataset=own, group_by="scene")
+
+
+def test_the_mask_is_planned_where_there_is_one():
+    masked = dataclasses.replace(toy_dataset(37), labels=(-1,) * 37, read_mask=lambda i: None)
+    more = plan_of(dataset=masked).bytes_to_write - plan_of().bytes_to_write
+    assert more == 37 * (64 * 64 + 4) + 3 * 260

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from samtl.preprocess import Preprocessing, resize_longest_side, resized_shape, valid_tokens
+from samtl.preprocess import (
+    IGNORE,
+    Preprocessing,
+    mask_square,
+    resize_longest_side,
+    resized_shape,
+    valid_tokens,
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,51 @@ def test_valid_tokens_cover_every_pixel_and_no_more(height, width):
     assert (rows - 1) * 16 < h <= rows * 16
     assert (columns - 1) * 16 < w <= columns * 16
     assert valid_tokens(h, w) == (rows, columns)  # the encoder asks with the resized size
+
+
+masks = st.tuples(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1)).map(
+    lambda drawn: np.random.default_rng(drawn[2]).integers(0, 6, drawn[:2], np.uint8)
+)
+
+
+@given(masks, st.sampled_from([16, 64, 80]))
+def test_a_mask_fills_its_part_of_the_square_and_no_more(mask, size):
+    square = mask_square(mask, size)
+    assert square.shape == (size, size)
+    assert square.dtype == np.uint8
+    height, width = resized_shape(*mask.shape, size)
+    inside = np.zeros((size, size), bool)
+    inside[:height, :width] = True
+    np.testing.assert_array_equal(square == IGNORE, ~inside)
+    assert set(np.unique(square[inside])) <= set(np.unique(mask))
+
+
+@given(masks)
+def test_a_mask_of_the_encoders_size_stays_as_it_is(mask):
+    square = mask_square(mask, max(mask.shape))
+    np.testing.assert_array_equal(square[: mask.shape[0], : mask.shape[1]], mask)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 5))
+def test_an_enlarged_mask_keeps_its_corners_and_its_ignored_pixels(height, width, times):
+    mask = np.random.default_rng(height * width).integers(0, 3, (height, width), np.uint8)
+    mask[0, -1] = IGNORE
+    square = mask_square(mask, max(height, width) * times)
+    expected = mask.repeat(times, axis=0).repeat(times, axis=1)
+    np.testing.assert_array_equal(square[: height * times, : width * times], expected)
+
+
+@pytest.mark.parametrize("shape", [(100, 75), (37, 61), (200, 190), (64, 64), (30, 9)])
+def test_a_mask_lies_where_its_image_does(shape):
+    """A disc, as an image and as its mask, comes out in the same place."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    disc = (y - shape[0] * 0.6) ** 2 + (x - shape[1] * 0.4) ** 2 < (min(shape) * 0.3) ** 2
+    image = resize_longest_side(np.repeat(disc[..., None] * np.uint8(255), 3, axis=2), 64)
+    height, width, _ = image.shape
+    mask = mask_square(disc.astype(np.uint8), 64)[:height, :width]
+    clear = (image[..., 0] < 32) | (image[..., 0] > 223)  # away from the blurred edge
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(mask[clear], image[..., 0][clear] > 127)
 
 
 def test_preprocessing_is_json_and_names_the_size():

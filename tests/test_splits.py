@@ -193,3 +193,293 @@ def test_a_training_part_too_small_to_cut_is_named():
     split = splits.holdout(ids, labels, 0.25)
     with pytest.raises(InputError, match="class 'Forest' has 1 training sample beside"):
         splits.inner(split, ids, labels, classes=["Forest", "River"])
+
+
+def scenes(sizes):
+    """Ids and groups of scenes with the given numbers of images, scenes mixed."""
+    ids, scene = samples(sizes)
+    return ids, [f"scene{s}" for s in scene]
+
+
+def members(groups, rows):
+    return {groups[i] for i in rows}
+
+
+def in_another_order(random, *columns):
+    order = list(range(len(columns[0])))
+    random.shuffle(order)
+    return [[column[i] for i in order] for column in columns]
+
+
+GROUP_SIZES = st.lists(st.integers(1, 12), min_size=3, max_size=9)
+SHARES = st.floats(0.001, 0.999)
+
+
+def test_stored_runs_keep_their_digests():
+    ids, labels = [f"c/{i}.png" for i in range(40)], np.arange(40) % 4
+    split = splits.holdout(ids, labels, 0.2, 3)
+    assert split.test.tolist() == [8, 11, 18, 22, 29, 32, 37, 39]
+    assert split.digest.startswith("a5ae5dcf7d784bf5")
+    assert splits.inner(split, ids, labels).digest.startswith("da0f22d80775a425")
+
+
+@given(GROUP_SIZES, SHARES, st.integers(0, 99), st.randoms(use_true_random=False))
+def test_groups_are_never_torn(sizes, share, seed, random):
+    ids, groups = scenes(sizes)
+    usable = np.array([random.random() < 0.9 for _ in ids])
+    here = members(groups, np.flatnonzero(usable))
+    if len(here) < 2:
+        return
+    split = splits.holdout(ids, None, share, seed, groups=groups, usable=usable)
+    assert split == splits.holdout(ids, None, share, seed, groups=groups, usable=usable)
+    assert sorted([*split.train, *split.test]) == np.flatnonzero(usable).tolist()
+    out, left = members(groups, split.test), members(groups, split.train)
+    assert out
+    assert left
+    assert not out & left
+    ids2, groups2, usable2 = in_another_order(random, ids, groups, usable)
+    other = splits.holdout(ids2, None, share, seed, groups=groups2, usable=usable2)
+    assert other == split
+    if len(left) < 2:
+        return
+    part = splits.inner(split, ids, None, groups=groups)
+    assert sorted([*part.train, *part.test]) == split.train.tolist()
+    assert not members(groups, part.test) & members(groups, part.train)
+    assert len(part.test)
+    assert len(part.train)
+    assert splits.inner(other, ids2, None, groups=groups2) == part
+
+
+@given(GROUP_SIZES, SHARES, st.integers(0, 99))
+def test_as_many_groups_are_held_out_as_come_closest(sizes, share, seed):
+    ids, groups = scenes(sizes)
+    split = splits.holdout(ids, None, share, seed, groups=groups)
+
+    def rank(group):
+        return hashlib.sha256(f"samtl grouped {seed}\n{group}".encode()).digest()
+
+    ranked = sorted(set(groups), key=rank)
+    assert members(groups, split.test) == set(ranked[: len(members(groups, split.test))])
+    wanted = share * len(ids)
+    possible = [sum(g in ranked[:n] for g in groups) for n in range(1, len(ranked))]
+    assert abs(len(split.test) - wanted) <= min(abs(n - wanted) for n in possible) + 1e-9
+
+
+def test_between_two_that_are_as_close_the_fewer_groups_are_held_out():
+    ids, groups = scenes([10, 10, 10, 10])
+    split = splits.holdout(ids, None, 0.375, groups=groups)  # 15: 10 or 20
+    assert len(split.test) == 10
+
+
+def test_a_grouped_split_says_so():
+    ids, groups = scenes([5] * 6)
+    split = splits.holdout(ids, None, 0.3, 4, groups=groups)
+    assert (split.name, split.share, split.seed) == ("grouped", 0.3, 4)
+    assert len(split.test) == 10
+    part = splits.inner(split, ids, None, 0.25, groups=groups)
+    assert (part.name, part.share, part.seed) == ("validation", 0.25, 4)
+    assert len(part.test) == 5
+    with pytest.raises(ValueError, match="read-only"):
+        split.test[0] = 0
+
+
+def test_labels_do_not_change_which_groups_are_held_out():
+    ids, groups = scenes([8] * 5)
+    labels = np.array([int(i.split("/")[1].split(".")[0]) % 2 for i in ids])
+    split = splits.holdout(ids, labels, 0.2, groups=groups, classes=["a", "b"])
+    assert split == splits.holdout(ids, None, 0.2, groups=groups)
+    labels[split.test[0]] = -1
+    less = splits.holdout(ids, labels, 0.2, groups=groups)
+    assert less.test.tolist() == split.test[1:].tolist()
+
+
+def test_a_class_that_whole_groups_leave_out_is_named():
+    ids, groups = scenes([8] * 5)
+    free = splits.holdout(ids, None, 0.2, groups=groups)
+    (out,) = members(groups, free.test)
+    names = ["River", "Forest"]
+    both = np.arange(40) // 5 % 2  # each of the five groups has both
+    held = np.array([g == out for g in groups])
+    with pytest.raises(
+        InputError, match=r"class 'Forest' has no held-out samples .* in 4 of 5 groups.*--seed"
+    ):
+        splits.holdout(ids, np.where(held, 0, both), 0.2, groups=groups, classes=names)
+    with pytest.raises(InputError, match=r"class '1' has no training samples .* in 1 of 5 groups"):
+        splits.holdout(ids, np.where(held, both, 0), 0.2, groups=groups)
+    split = splits.holdout(ids, both, 0.2, groups=groups, classes=names)
+    (next_out,) = members(groups, splits.inner(split, ids, both, groups=groups).test)
+    labels = np.where([g == next_out for g in groups], 1, both)
+    with pytest.raises(InputError, match=r"'River' has no validation samples .* in 3 of 4 groups"):
+        splits.inner(split, ids, labels, groups=groups, classes=names)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_too_few_groups_are_counted(labelled):
+    ids, labels = samples([6, 6])
+    truth = labels if labelled else None
+    with pytest.raises(InputError, match=r"at least 2 groups .*, got 1, 'all'"):
+        splits.holdout(ids, truth, 0.5, groups=["all"] * 12)
+    groups = [str(int(i.split("/")[1].split(".")[0]) % 2) for i in ids]
+    split = splits.holdout(ids, None, 0.5, groups=groups)
+    left = groups[split.train[0]]
+    with pytest.raises(InputError, match=f"at least 3 groups are needed in all .* has 1, '{left}'"):
+        splits.inner(split, ids, None, groups=groups)
+
+
+def test_every_row_needs_its_group():
+    ids, groups = scenes([4, 4])
+    with pytest.raises(InputError, match="the group of each of 8 samples, got 0"):
+        splits.holdout(ids, None, 0.5, groups=())
+    split = splits.holdout(ids, None, 0.5, groups=groups)
+    with pytest.raises(InputError, match="the group of each of 8 samples, got 7"):
+        splits.inner(split, ids, None, groups=groups[1:])
+
+
+@given(st.integers(2, 60), SHARES, st.integers(0, 99))
+def test_without_labels_all_samples_are_one_class(n, share, seed):
+    ids = [f"{i}.png" for i in range(n)]
+    try:
+        split = splits.holdout(ids, None, share, seed, classes=["background", "road"])
+    except InputError:
+        assert not 1 < share * n < n - 1
+        return
+    assert split == splits.holdout(ids, np.zeros(n, dtype=int), share, seed)
+    assert sorted([*split.train, *split.test]) == list(range(n))
+    if len(split.train) > 1:
+        part = splits.inner(split, ids, None, classes=["background", "road"])
+        assert sorted([*part.train, *part.test]) == split.train.tolist()
+        assert 1 <= len(part.test) < len(split.train)
+
+
+def test_rows_that_cannot_be_used_are_in_no_part():
+    ids, labels = samples([20, 20])
+    usable = np.ones(40, dtype=bool)
+    usable[[3, 17]] = False
+    for truth in (labels, None):
+        split = splits.holdout(ids, truth, 0.2, usable=usable)
+        assert not {3, 17} & {*split.train, *split.test}
+        assert len(split.train) + len(split.test) == 38
+    hidden = np.where(usable, labels, -1)
+    assert splits.holdout(ids, labels, 0.2, usable=usable) == splits.holdout(ids, hidden, 0.2)
+
+
+def test_too_few_samples_are_counted():
+    with pytest.raises(InputError, match=r"at least 2 samples .*, got 1 of 3"):
+        splits.holdout(["a", "b", "c"], None, 0.5, usable=[False, True, False])
+    with pytest.raises(InputError, match=r"at least 2 samples .*, got 0 of 2"):
+        splits.holdout(["a", "b"], [-1, -1], 0.5)
+    split = splits.holdout(["a", "b"], None, 0.5)
+    with pytest.raises(InputError, match=r"training part needs at least 2 samples .*, got 1"):
+        splits.inner(split, ["a", "b"], None)
+    with pytest.raises(InputError, match=r"holds out 0, .* empty: choose a share from 0.1 to 0.9"):
+        splits.holdout([str(i) for i in range(10)], None, 0.01)
+
+
+@pytest.mark.parametrize("usable", [[True], [1, 1], [[True, True]]])
+def test_usable_must_be_a_row_of_booleans(usable):
+    with pytest.raises(InputError, match="usable must be 2 booleans"):
+        splits.holdout(["a", "b"], None, 0.5, usable=usable)
+
+
+def test_a_shipped_split_is_taken_as_it_is():
+    parts = ["train", "test", "validation", "train", "train", "test", "train", "test"]
+    ids = [f"{i}.bmp" for i in range(8)]
+    split, part = splits.shipped(ids, parts, usable=[True] * 7 + [False], classes=["a", "b"])
+    assert split.test.tolist() == [1, 5]
+    assert split.train.tolist() == [0, 2, 3, 4, 6]
+    assert part.test.tolist() == [2]
+    assert part.train.tolist() == [0, 3, 4, 6]
+    assert (split.name, split.share, split.seed) == ("shipped", 2 / 7, 0)
+    assert (part.name, part.share, part.seed) == ("validation", 1 / 5, 0)
+    assert split.digest == splits.digest_of(ids, split.train, split.test)
+    assert part.digest == splits.digest_of(ids, part.train, part.test)
+    with pytest.raises(ValueError, match="read-only"):
+        part.train[0] = 1
+
+
+@given(st.lists(st.sampled_from(splits.PARTS), max_size=20), st.randoms(use_true_random=False))
+def test_a_shipped_split_covers_every_row_in_any_order(more, random):
+    parts = [*splits.PARTS, *more]
+    ids = [f"{i}.bmp" for i in range(len(parts))]
+    split, part = splits.shipped(ids, parts)
+    assert sorted([*part.train, *part.test, *split.test]) == list(range(len(ids)))
+    for rows, name in zip((part.train, part.test, split.test), splits.PARTS, strict=True):
+        assert {parts[i] for i in rows} == {name}
+    ids2, parts2 = in_another_order(random, ids, parts)
+    assert splits.shipped(ids2, parts2) == (split, part)
+
+
+@pytest.mark.parametrize(
+    ("parts", "labels", "said"),
+    [
+        (["train", "train", "test"], None, "got 2 in train, 0 in validation, 1 in test: .*--split"),
+        (["train", "val", "test"], None, "one of train, validation, test, got 'val'"),
+        (["train", "test"], None, "of each of 3 samples, got 2"),
+        (["train", "validation", "test"], [0, -1, 0], "0 in validation"),
+        (
+            ["train", "validation", "test"],
+            [0, 0, 1],
+            "class 'Lake' has no test samples in the shipped",
+        ),
+        (["train", "validation", "test"], [0, 0, 0], "class 'River' has no train samples in the"),
+        (["train", "validation", "test"], [0, 0, 2], "below the number of classes, 2, got 2"),
+    ],
+)
+def test_a_shipped_split_must_be_whole(parts, labels, said):
+    with pytest.raises(InputError, match=said):
+        splits.shipped(["a", "b", "c"], parts, labels, classes=["Lake", "River"])
+
+
+def record(ids, split, part):
+    """What a run folder keeps of its split."""
+    used = {*split.train, *split.test}
+    return {
+        "held_out": [ids[i] for i in split.test],
+        "validation": [ids[i] for i in part.test],
+        "left_out": [ids[i] for i in range(len(ids)) if i not in used],
+        "name": split.name,
+        "share": split.share,
+        "seed": split.seed,
+        "digest": split.digest,
+    }
+
+
+@given(st.lists(st.integers(4, 12), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_a_recorded_split_is_found_again_in_any_order(sizes, random):
+    ids, labels = samples(sizes)
+    labels[0] = -1
+    split = splits.holdout(ids, labels, 0.4, 5)
+    part = splits.inner(split, ids, labels)
+    kept = record(ids, split, part)
+    assert splits.from_ids(ids, **kept) == (split, part)
+    (ids2,) = in_another_order(random, ids)
+    again, inner = splits.from_ids(ids2, **kept)
+    assert (again, inner) == (split, part)
+    assert {ids2[i] for i in inner.train} == {ids[i] for i in part.train}
+    assert sorted([*inner.train, *inner.test]) == again.train.tolist()
+
+
+def test_a_recorded_split_keeps_its_validation_share():
+    ids = [f"{i}.bmp" for i in range(9)]
+    split, part = splits.shipped(ids, ["train", "test", "validation"] * 3)
+    found = splits.from_ids(ids, **record(ids, split, part), validation_share=part.share)
+    assert found == (split, part)
+
+
+def test_a_recorded_split_of_other_samples_is_refused():
+    ids, labels = samples([10, 10])
+    split = splits.holdout(ids, labels, 0.2)
+    kept = record(ids, split, splits.inner(split, ids, labels))
+    fewer = [i for i in ids if i not in kept["held_out"][:2]]
+    with pytest.raises(
+        InputError, match=f"2 of the 7 .* not here, the first is '{kept['held_out'][0]}'"
+    ):
+        splits.from_ids(fewer, **kept)
+    with pytest.raises(InputError, match="the 17 left to train and validate on are not those"):
+        splits.from_ids([*ids, "new.jpg"], **kept)
+    gone = ids[splits.inner(split, ids, labels).train[0]]
+    with pytest.raises(InputError, match="the 15 left to train and validate on are not those"):
+        splits.from_ids([i for i in ids if i != gone], **kept)
+    twice = {**kept, "validation": kept["held_out"]}
+    with pytest.raises(InputError, match=f"'{kept['held_out'][0]}' is listed more than once"):
+        splits.from_ids(ids, **twice)

@@ -5,11 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from samtl import registry
-from samtl.datasets._base import IGNORE, PARTS, Dataset, MaskReader, Reader, shuffled, subset
+from samtl.datasets._base import (
+    IGNORE,
+    PARTS,
+    Dataset,
+    MaskReader,
+    Reader,
+    groups_by,
+    shuffled,
+    subset,
+)
 from samtl.datasets._listing import expanded, kind_of
 from samtl.errors import InputError
 
-__all__ = ["resolve", "shuffled", "subset", "Dataset", "MaskReader", "Reader", "IGNORE", "PARTS"]
+__all__ = [
+    "resolve",
+    "shuffled",
+    "subset",
+    "groups_by",
+    "Dataset",
+    "MaskReader",
+    "Reader",
+    "IGNORE",
+    "PARTS",
+]
 
 
 def resolve(
@@ -20,8 +39,8 @@ def resolve(
     Parameters
     ----------
     spec : str or Dataset
-        `NAME` or `NAME:ARGUMENT`, such as `eurosat`, `folder:PATH` or `synthetic:100`; a dataset is
-        given back as it is.
+        `NAME` or `NAME:ARGUMENT`, such as `eurosat`, `folder:PATH`, `masks:PATH` or
+        `synthetic:100`; a dataset is given back as it is.
     root : str or Path, optional
         Where the data lie, for datasets that are files.
     download : bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError
-
-PARTS = ("train", "validation", "test")
-IGNORE = 255  # in a mask: nobody knows, or nobody cares
+from samtl.preprocess import IGNORE as IGNORE
+from samtl.splits import PARTS as PARTS
 
 
 class Reader(Protocol):
@@ -104,11 +104,15 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
     Raises
     ------
     InputError
-        Where a count is below 1, or a class has fewer than `per_class` images.
+        Where a count is below 1, a class has fewer than `per_class` images, or `per_class` is asked of masks.
     """
     for option, count in (("--limit", limit), ("--per-class", per_class)):
         if count is not None and count < 1:
             raise InputError(f"{option} must be at least 1, got {count}")
+    if per_class is not None and dataset.read_mask is not None:
+        raise InputError(
+            f"--per-class counts images by their class, but in {dataset.name} every pixel has one; use --limit"
+        )
     rows = list(range(len(dataset)))
     if per_class is not None:
         seen = [0] * len(dataset.classes)
@@ -128,6 +132,43 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
             )
         rows = kept
     return _take(dataset, rows[:limit])
+
+
+def groups_by(sample_ids: Sequence[str], regex: str) -> tuple[str, ...]:
+    r"""Name the group of each image, such as its scene, by what a regular expression finds in its id.
+
+    Parameters
+    ----------
+    sample_ids : sequence of str
+    regex : str
+        Searched anywhere in an id. Its first group names the image's group, or all that it finds
+        where it has no group: `tile(\d+)_`.
+
+    Returns
+    -------
+    tuple of str
+        One for each id, not empty.
+
+    Raises
+    ------
+    InputError
+        Where it is no regular expression, or finds nothing in an id.
+    """
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise InputError(f"{regex!r} is no regular expression: {error}") from error
+    found = []
+    for sample_id in sample_ids:
+        match = pattern.search(sample_id)
+        name = match[1 if pattern.groups else 0] if match else None
+        if not name:
+            raise InputError(
+                f"the regular expression {regex!r} must find something in every file's name, but it finds nothing in "
+                f"{sample_id!r}"
+            )
+        found.append(name)
+    return tuple(found)
 
 
 def _take(dataset: Dataset, rows: Sequence[int]) -> Dataset:

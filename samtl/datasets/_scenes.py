@@ -1,4 +1,4 @@
-"""Land-cover-like scenes drawn from random numbers: what `synthetic` shows.
+"""Land-cover-like scenes drawn from random numbers: what `synthetic` and `synthetic-roads` show.
 
 A scene's class is in its structure (rows, crowns, grids, bands, shorelines), hardly in its colours:
 tones are drawn without regard to the class wherever nature allows, and every image is brought to a
@@ -119,8 +119,50 @@ def draw(seed: int, name: str, index: int) -> npt.NDArray[np.uint8]:
     return _developed(dice, SCENES[name](dice))
 
 
-def _developed(dice: _Dice, scene: Field) -> npt.NDArray[np.uint8]:
-    """Add specks, then bring the scene to a random brightness, contrast, tint and grain."""
+def draw_roads(
+    seed: int, place: int, index: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Draw one to three winding roads through fields and houses.
+
+    The images of a place share its tones and its light. Colour alone does not give the roads away:
+    some fields and a third of the roofs are paved in the same tone.
+
+    Parameters
+    ----------
+    seed, place, index : int
+        Not negative; `index` says which image, whatever its place.
+
+    Returns
+    -------
+    pixels : ndarray, (H, W, 3) uint8
+        One side of 256, the other of 192 to 256.
+    road : ndarray, (H, W) bool
+        Exactly the pixels whose middle is on a road.
+    """
+    look, dice = _Dice(seed, "place of roads", place), _Dice(seed, "roads", index)
+    paved = look.tone(_PAVED)
+    scene = _settled(look, dice, paved)
+    road = np.zeros((SIZE, SIZE), dtype=np.bool_)
+    verge = look.tone(_GROUND)
+    for _ in range(int(dice.between(1, 4))):
+        side, along = _winding(dice)
+        beyond = side - np.float32(dice.between(4, 10))
+        scene = _mix(scene, verge, _edge(beyond - np.float32(2), 4) * np.float32(0.5))
+        scene = _mix(scene, paved + _ripple(dice), _edge(beyond))
+        if dice.chance(0.5):
+            _, t = _split(along, 11.0)
+            dashes = _edge(side - np.float32(0.6)) * (t < np.float32(0.5))
+            scene = _mix(scene, np.full((3, 1, 1), 0.8, dtype=np.float32), dashes)
+        road |= beyond <= 0
+    pixels = _developed(dice, scene, look)
+    short = int(dice.between(192, SIZE + 1))
+    height, width = (short, SIZE) if dice.chance(0.5) else (SIZE, short)
+    return np.ascontiguousarray(pixels[:height, :width]), road[:height, :width].copy()
+
+
+def _developed(dice: _Dice, scene: Field, look: _Dice | None = None) -> npt.NDArray[np.uint8]:
+    """Add specks, then bring the scene to a brightness, contrast and tint of its look, and add grain."""
+    look = look or dice
     for _ in range(int(dice.between(0, 16))):  # huts, boats, carts: extremes that tell nothing
         x, y = int(dice.between(0, SIZE)), int(dice.between(0, SIZE))
         scene[:, y : y + 2, x : x + 3] = 0.9 if dice.chance(0.5) else 0.1
@@ -129,14 +171,14 @@ def _developed(dice: _Dice, scene: Field) -> npt.NDArray[np.uint8]:
     steps = (light * np.float32(4096)).astype(np.int64)
     mean = int(steps.sum()) / steps.size
     deviation = float(np.sqrt(int((steps * steps).sum()) / steps.size - mean * mean))
-    contrast = np.float32(dice.between(0.11, 0.21) / (deviation / 4096))
-    level = np.float32(dice.between(0.34, 0.58))
+    contrast = np.float32(look.between(0.11, 0.21) / (deviation / 4096))
+    level = np.float32(look.between(0.34, 0.58))
     # The same is added to all channels: contrast changes, hues do not.
     wanted = (light - np.float32(mean / 4096)) * contrast
     wanted /= np.float32(1) + np.abs(wanted) * np.float32(1.5)  # glare and shadow do not clip
     change = wanted + level - light
     change += (dice.table(SIZE, SIZE) - np.float32(0.5)) * np.float32(dice.between(0.02, 0.05))
-    tint = np.float32(255) + (dice.table(3, 1, 1) - np.float32(0.5)) * np.float32(36)
+    tint = np.float32(255) + (look.table(3, 1, 1) - np.float32(0.5)) * np.float32(36)
     pixels = np.clip((scene + change) * tint + np.float32(0.5), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
@@ -396,6 +438,41 @@ def _river(dice: _Dice) -> Field:
 
 def _ripple(dice: _Dice) -> Field:
     return (_noise(dice, dice.between(3, 6)) - np.float32(0.5)) * np.float32(0.03)
+
+
+def _settled(look: _Dice, dice: _Dice, paved: Field) -> Field:
+    """Fields, shrubs and houses in a place's own tones, some of them as grey as its roads."""
+    scene = _mix(*look.pair(_GROUND), _relief(dice, dice.between(24, 90), 4))
+    _, _, parcel = _parcels(dice)
+    scene = _mix(scene, look.tone(_GROUND), dice.table(16, 16)[parcel] * np.float32(0.8))
+    grey = (dice.table(16, 16) < np.float32(0.12))[parcel]
+    scene = _mix(scene, paved + _ripple(dice), grey * np.float32(0.9))
+    distance, mark, _ = _crowns(dice, dice.between(9, 16))
+    shrubs = _edge((distance - np.float32(0.42)) * np.float32(10))
+    shrubs *= mark < np.float32(dice.between(0.1, 0.5))
+    scene = _mix(scene, look.tone(_GROUND), shrubs)
+    along, across = _turned(dice)
+    length, depth = dice.between(22, 32), dice.between(22, 32)
+    (column, t), (row, s) = _split(along, length), _split(across, depth)
+    mark = dice.table(64, 64)[row % 64, column % 64]
+    half = np.float32(5) + mark * np.float32(4)
+    dx = (t - np.float32(0.5)) * np.float32(length)
+    dy = (s - np.float32(0.5)) * np.float32(depth)
+    built = dice.table(64, 64)[row % 64, column % 64] < np.float32(dice.between(0.05, 0.4))
+    roofs = np.concatenate([paved[:, 0], *(look.tone(_ROOFS)[:, 0] for _ in range(2))], axis=1)
+    roof = roofs[:, (mark * np.float32(37)).astype(np.intp) % 3]
+    walls = np.maximum(np.abs(dx), np.abs(dy)) - half
+    return _mix(scene, roof, _edge(walls) * built)
+
+
+def _winding(dice: _Dice) -> tuple[Field, Field]:
+    """Distance in pixels from a winding line through the image, and how far along it a pixel lies."""
+    along, across = _turned(dice)
+    bends = _course(dice, along, dice.between(70, 120)) * np.float32(dice.between(8, 30))
+    away = across - bends
+    down, right = np.gradient(away)
+    # Where the line runs aslant, the difference in one coordinate overstates the distance.
+    return np.abs(away) / np.sqrt(down * down + right * right), along
 
 
 SCENES: dict[str, Callable[[_Dice], Field]] = {

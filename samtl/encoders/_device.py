@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from samtl.errors import InputError
+from samtl.machine import native_bfloat16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,17 +51,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         For another word.
     """
     if name == "auto":
-        return torch.bfloat16 if _native_bfloat16(device) else torch.float32
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
     return DTYPES[name]
-
-
-def _native_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        # AVX-512 alone would emulate it. Older torch cannot tell: then float32 is the safe answer.
-        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    return False

@@ -7,7 +7,7 @@ else; rows of features come in as (n, F) arrays, wherever they were stored.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from samtl.errors import InputError
 from samtl.splits import VALIDATION_SHARE
 
 Rows = NDArray[np.int64]
@@ -79,8 +80,35 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
     n_features_in_: int
     curves_: dict[str, list[Any]]
     columns_: tuple[str, ...] = ()
+    #: Which of a store's arrays each task reads.
+    tiers: ClassVar[dict[str, str]] = {"classification": "pooled"}
     #: Fitted attributes, beside arrays, that are saved with a head: plain JSON values.
     facts: ClassVar[tuple[str, ...]] = ()
+    task_: ClassVar[str] = "classification"
+
+    @property
+    def shape_(self) -> tuple[int, ...]:
+        """Shape of a sample, (F,), once fitted."""
+        return (self.n_features_in_,)
+
+    def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
+        """Take on what a saved head is for, before it is restored.
+
+        Raises
+        ------
+        InputError
+            Where that is no task, labels or shape of a head on pooled features.
+        """
+        labels = np.array(classes)
+        if labels.ndim != 1 or labels.dtype.kind not in "iU" or len(labels) < 2:
+            raise InputError("classes must be a list of 2 or more integers or strings")
+        if task not in self.tiers or len(shape) != 1 or shape[0] < 1:
+            raise InputError(
+                f"a head on pooled features is for classification of rows (F,), not for {task} of {tuple(shape)}"
+            )
+        self.classes_ = labels
+        self.n_features_in_ = int(shape[0])
+        self.columns_ = ()
 
     def fit(
         self,

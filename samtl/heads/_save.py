@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,17 @@ from safetensors.numpy import save as to_bytes
 
 from samtl import registry
 from samtl.errors import InputError
-from samtl.heads._base import PooledHead
 
-FORMAT = 1
+FORMAT = 2
 CARD = "head.json"
 TENSORS = "head.safetensors"
 _FIELDS = {
     "format",
-    "head",
+    "kind",
+    "name",
     "parameters",
+    "task",
+    "shape",
     "classes",
     "class_names",
     "columns",
@@ -31,24 +33,44 @@ _FIELDS = {
     "tensors",
 }
 _SCALARS = (str, int, float, bool, type(None))
+#: What the class of each kind of model is called in its module.
+CLASSES = {"heads": "Head", "baselines": "Baseline"}
+
+
+class Model(Protocol):
+    """What can be saved: a head, or a baseline."""
+
+    facts: ClassVar[tuple[str, ...]]
+    classes_: NDArray[Any]
+    columns_: tuple[str, ...]
+
+    @property
+    def task_(self) -> str: ...
+    @property
+    def shape_(self) -> tuple[int, ...]: ...
+    def get_params(self) -> dict[str, Any]: ...
+    def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None: ...
+    def tensors(self) -> dict[str, NDArray[Any]]: ...
+    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]: ...
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None: ...
 
 
 def save(
-    head: PooledHead,
+    model: Model,
     folder: str | Path,
     columns: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write a fitted head into a folder.
+    """Write a fitted model into a folder.
 
     Parameters
     ----------
-    head : PooledHead
-        Fitted; of a module in `samtl.heads`.
+    model : Model
+        Fitted; of a module in `samtl.heads` or `samtl.baselines`.
     folder : path
         Exists; files of the same names in it are replaced.
     columns : sequence of (F,) str, optional
-        Names of the features, in the order of X; by default those the head was loaded with.
+        Names of pooled features, in the order of X; by default those the head was loaded with.
     class_names : sequence of str, optional
         What the labels 0, 1, ... stand for.
 
@@ -57,24 +79,29 @@ def save(
     InputError
         Where names are not as many as features, or labels are neither integers nor strings.
     """
-    names = list(head.columns_ if columns is None else columns)
-    if names and len(names) != head.n_features_in_:
+    names = list(model.columns_ if columns is None else columns)
+    if names and len(names) != model.shape_[0]:
         raise InputError(
-            f"the head takes {head.n_features_in_} features, but {len(names)} column names were given"
+            f"the head takes {model.shape_[0]} features, but {len(names)} column names were given"
         )
-    if head.classes_.dtype.kind not in "iuU":
+    if model.classes_.dtype.kind not in "iuU":
         raise InputError(
-            f"only heads with integer or string labels can be saved, these are {head.classes_.dtype}"
+            f"only heads with integer or string labels can be saved, these are {model.classes_.dtype}"
         )
-    tensors = {role: np.ascontiguousarray(array) for role, array in head.tensors().items()}
+    tensors = {role: np.ascontiguousarray(array) for role, array in model.tensors().items()}
+    package, _, module = type(model).__module__.rpartition(".")
+    kind = package.rpartition(".")[2]
     card = {
         "format": FORMAT,
-        "head": type(head).__module__.rpartition(".")[2],
-        "parameters": {name: plain(value) for name, value in head.get_params().items()},
-        "classes": head.classes_.tolist(),
+        "kind": kind,
+        "name": module,
+        "parameters": {name: plain(value) for name, value in model.get_params().items()},
+        "task": model.task_,
+        "shape": list(model.shape_),
+        "classes": model.classes_.tolist(),
         "class_names": list(class_names or ()),
         "columns": names,
-        "facts": {name: plain(getattr(head, name)) for name in head.facts},
+        "facts": {name: plain(getattr(model, name)) for name in model.facts},
         "tensors": {
             role: {"dtype": str(array.dtype), "shape": list(array.shape)}
             for role, array in tensors.items()
@@ -85,39 +112,49 @@ def save(
     Path(folder, TENSORS).write_bytes(to_bytes(tensors))
 
 
-def load(folder: str | Path) -> PooledHead:
-    """Read a head that `save` wrote; it predicts bit for bit what the saved one did.
+def load(folder: str | Path) -> Any:
+    """Read a model that `save` wrote; it predicts bit for bit what the saved one did.
 
     Parameters
     ----------
     folder : path
         A run folder, or any other with both files.
 
+    Returns
+    -------
+    Model
+        A `Head` or a `Baseline`.
+
     Raises
     ------
     InputError
-        Where a file is missing, names an unknown head, or anything in it is not as `save` writes it.
+        Where a file is missing, names an unknown model, or anything in it is not as `save` writes it.
     """
     path = Path(folder, CARD)
     try:
         return _load(Path(folder), path)
     except FileNotFoundError as error:
         raise InputError(
-            f"{folder} holds no saved head: expected {CARD} and {TENSORS}, which samtl fit-head writes"
+            f"{folder} holds no saved model: expected {CARD} and {TENSORS}, which samtl fit-head writes"
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
-        raise InputError(f"{path} is not a head that samtl wrote: {error}") from error
+        raise InputError(f"{path} is not a model that samtl wrote: {error}") from error
 
 
-def _load(folder: Path, path: Path) -> PooledHead:
+def _load(folder: Path, path: Path) -> Model:
     card: Any = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(card, dict) or card.keys() != _FIELDS:
+    if not isinstance(card, dict) or "format" not in card:
         raise ValueError(f"expected the fields {', '.join(sorted(_FIELDS))}")
     if card["format"] != FORMAT:
         raise InputError(
-            f"{path} has format {card['format']!r}, and this samtl reads {FORMAT}: update samtl"
+            f"{path} has format {card['format']!r}, and this samtl reads {FORMAT}: train the head again, or use the "
+            "samtl that wrote it"
         )
-    made: type[PooledHead] = registry.load("heads", str(card["head"])).Head
+    if card.keys() != _FIELDS:
+        raise ValueError(f"expected the fields {', '.join(sorted(_FIELDS))}")
+    if card["kind"] not in CLASSES:
+        raise ValueError(f"kind must be one of {', '.join(CLASSES)}")
+    made = getattr(registry.load(card["kind"], str(card["name"])), CLASSES[card["kind"]])
     parameters = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in card["parameters"].items()
@@ -127,23 +164,19 @@ def _load(folder: Path, path: Path) -> PooledHead:
         raise ValueError(f"expected the parameters {', '.join(known)}")
     if card["facts"].keys() != set(made.facts):
         raise ValueError(f"expected the facts {', '.join(made.facts)}")
-    head = made(**parameters)
+    model: Model = made(**parameters)
     for name, value in card["facts"].items():
-        setattr(head, name, value)
-    head.classes_ = np.array(card["classes"])
-    if head.classes_.ndim != 1 or head.classes_.dtype.kind not in "iU" or len(head.classes_) < 2:
-        raise ValueError("classes must be a list of 2 or more integers or strings")
+        setattr(model, name, value)
+    if not all(isinstance(n, int) and 0 < n < 2**31 for n in card["shape"]):
+        raise ValueError("shape must be a list of whole numbers")
+    model.adopt(str(card["task"]), card["classes"], card["shape"])
     tensors = _tensors(folder / TENSORS)
-    mean = tensors.get("mean")
-    if mean is None or mean.ndim != 1:
-        raise InputError(f"{folder / TENSORS} must hold a row `mean`, one number for each feature")
-    head.n_features_in_ = len(mean)
-    _compare(folder / TENSORS, tensors, head.layout())
-    head.columns_ = tuple(str(name) for name in card["columns"])
-    if head.columns_ and len(head.columns_) != head.n_features_in_:
-        raise ValueError(f"{len(head.columns_)} columns for {head.n_features_in_} features")
-    head.restore(tensors)
-    return head
+    _compare(folder / TENSORS, tensors, model.layout())
+    model.columns_ = tuple(str(name) for name in card["columns"])
+    if model.columns_ and len(model.columns_) != model.shape_[0]:
+        raise ValueError(f"{len(model.columns_)} columns for {model.shape_[0]} features")
+    model.restore(tensors)
+    return model
 
 
 def _tensors(path: Path) -> dict[str, NDArray[Any]]:

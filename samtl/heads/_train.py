@@ -1,15 +1,18 @@
-"""The one training loop of the heads that learn by gradient steps.
+"""The one training loop of everything that learns by gradient steps.
 
-It knows nothing of features, grids or masks: a model, a loss, and sources of batches. AdamW, linear warm-up into a
-cosine, clipped gradients, early stopping on the validation part with the best weights kept.
+It knows nothing of features, grids or pixels: a model, a loss, and sources of batches. AdamW, linear warm-up into a
+cosine, clipped gradients, early stopping on the validation part with the best weights kept; bfloat16 products where
+the hardware has them, float32 weights everywhere.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +21,8 @@ from torch import Tensor, nn
 
 from samtl.errors import InputError
 from samtl.heads._base import Epoch
+from samtl.machine import native_bfloat16
+from samtl.preprocess import IGNORE
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -76,6 +81,8 @@ class Recipe:
         Part of all steps, in [0, 1), over which the rate rises.
     clip : float
         Largest norm of a step's gradient.
+    precision : {"auto", "float32", "bfloat16"}
+        What products are computed in; `auto` is bfloat16 where the CPU multiplies it natively.
     """
 
     epochs: int
@@ -85,18 +92,23 @@ class Recipe:
     patience: int
     warmup: float = 0.05
     clip: float = 1.0
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a training run; the model holds the weights of `best_epoch` (counted from 1).
 
-    `stopped` says why it ended: `epochs`, `patience`, or `diverged at step N`.
+    `stopped` says why it ended: `epochs`, `patience`, or `diverged at step N`. `samples` were learnt from in
+    `seconds` of training (validation not counted), of which `waited` were spent waiting for data.
     """
 
     curves: tuple[Epoch, ...]
     best_epoch: int
     stopped: str
+    samples: int
+    seconds: float
+    waited: float
 
 
 @contextmanager
@@ -156,11 +168,14 @@ def train(
     curves: list[Epoch] = []
     best: tuple[float, int, dict[str, Tensor]] = (math.inf, 0, {})
     stopped = "epochs"
+    samples, seconds, waited = 0, 0.0, 0.0
+    mixed = _autocast(recipe.precision)
     with isolated(seed):
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             tally = _Tally()
-            for inputs, targets in training.batches(recipe.batch_size, order):
+            clock = _Waiting(training.batches(recipe.batch_size, order))
+            for inputs, targets in clock:
                 rate = (
                     (step + 1) / rising
                     if step < rising
@@ -170,8 +185,9 @@ def train(
                     group["lr"] = recipe.learning_rate * rate
                 step += 1
                 optimiser.zero_grad(set_to_none=True)
-                logits = model(inputs)
-                value = loss(logits, targets)
+                with mixed():
+                    logits = model(inputs)
+                value = loss(logits.float(), targets)
                 tally.add(value.item(), logits, targets)
                 if not math.isfinite(tally.loss):
                     stopped = f"diverged at step {step}"
@@ -179,7 +195,10 @@ def train(
                 value.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
                 optimiser.step()
-            judged = _judge(model, loss, validation, recipe.batch_size)
+            samples += tally.samples
+            seconds += clock.seconds
+            waited += clock.waited
+            judged = _judge(model, loss, validation, recipe.batch_size, mixed)
             if stopped != "epochs" or not math.isfinite(judged.mean_loss):
                 stopped = stopped if stopped != "epochs" else f"diverged at step {step}"
                 break
@@ -206,7 +225,23 @@ def train(
         )
     model.load_state_dict(best[2])
     model.eval()
-    return Outcome(tuple(curves), best[1], stopped)
+    return Outcome(tuple(curves), best[1], stopped, samples, seconds, waited)
+
+
+class _Waiting:
+    """Goes through batches and keeps the time: in all, and how much of it was spent waiting for the next one."""
+
+    def __init__(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        self.batches = batches
+        self.seconds = self.waited = 0.0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        began = asked = time.perf_counter()
+        for batch in self.batches:
+            self.waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
+            self.seconds = asked - began
 
 
 class _Tally:
@@ -220,7 +255,8 @@ class _Tally:
         self.loss += value * len(targets)
         self.right += int((logits.argmax(1) == targets).sum())
         self.samples += len(targets)
-        self.targets += targets.numel()
+        # Of masks, pixels count.
+        self.targets += len(targets) if targets.ndim == 1 else int((targets != IGNORE).sum())
 
     @property
     def mean_loss(self) -> float:
@@ -228,14 +264,27 @@ class _Tally:
 
     @property
     def accuracy(self) -> float:
-        return self.right / self.targets
+        return self.right / max(self.targets, 1)
 
 
-def _judge(model: nn.Module, loss: Loss, source: Source, batch_size: int) -> _Tally:
+def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
+    if precision == "bfloat16" or (precision == "auto" and native_bfloat16(torch.device("cpu"))):
+        return functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    return nullcontext
+
+
+def _judge(
+    model: nn.Module,
+    loss: Loss,
+    source: Source,
+    batch_size: int,
+    mixed: Callable[[], AbstractContextManager[Any]],
+) -> _Tally:
     model.eval()
     tally = _Tally()
     with torch.no_grad():
-        for inputs, targets in source.batches(max(batch_size, 1024), None):
-            logits = model(inputs)
+        for inputs, targets in source.batches(2 * batch_size, None):
+            with mixed():
+                logits = model(inputs).float()
             tally.add(loss(logits, targets).item(), logits, targets)
     return tally

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,10 @@ from samtl.store.rows import Rows, read_rows
 if TYPE_CHECKING:
     import zarr
 
-# Mapped shards kept open. Each holds a file descriptor, of which a process may have as few as 256.
-OPEN_SHARDS = 128
+# Mapped shards kept open, for each array. Each holds a file descriptor, of which a process may have as few as 256; and
+# what was read of them counts as the process's memory.
+OPEN_SHARDS = 64
+OPEN_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Store:
                 f"{path}: the log names arrays that format 1 does not have: {sorted(unknown)}"
             )
         self.arrays = tuple(name for name in self._specs if self._records.get(name))
-        self._shard = functools.lru_cache(maxsize=OPEN_SHARDS)(self._map_shard)
+        self._shards = {name: self._cached(self._specs[name]) for name in self.arrays}
 
     def __repr__(self) -> str:
         done = int(self.valid().sum())
@@ -316,7 +318,7 @@ class Store:
                 f"row {row} of {array} is not in {self.path} yet; run samtl embed again to go on with it"
             )
         file = record.files[array]
-        shard, index = self._shard(array, block)
+        shard, index = self._shards[array](block)
         offset, length = (int(n) for n in index[position])
         data = shard[offset : offset + length - 4] if offset != MISSING else b""
         if offset == MISSING or crc32c(data) != file.crc32c[position]:
@@ -396,6 +398,10 @@ class Store:
             raise DamageError(
                 f"{self.path}: the record of block {record.block} belongs to another store"
             )
+
+    def _cached(self, spec: ArraySpec) -> Callable[[int], tuple[memoryview, NDArray[np.uint64]]]:
+        most = max(2, min(OPEN_SHARDS, OPEN_BYTES // max(spec.shard_bytes(), 1)))
+        return functools.lru_cache(most)(functools.partial(self._map_shard, spec.name))
 
     def _map_shard(self, array: str, block: int) -> tuple[memoryview, NDArray[np.uint64]]:
         committed_file = self._records[array][block].files[array]

@@ -1,0 +1,171 @@
+"""What colours alone give: statistics of an image's pixels, or the colour of each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import KNeighborsClassifier
+
+from samtl.baselines._base import PixelBaseline, Predictions, check_ranges
+from samtl.baselines._linear import blank_logreg, fit_logreg, restore_logreg
+from samtl.baselines._pixels import Pixel, Rows, ahead, read_image, read_mask
+from samtl.datasets import Dataset
+from samtl.heads._base import Features, Floats, OnEvent, moments, reciprocal, scaled
+from samtl.images import STATISTICS, statistics
+from samtl.preprocess import IGNORE, resize_longest_side
+
+_AT_ONCE = 256  # images
+_STRIP = 2**18  # pixels
+_ROUNDING = 1 / 12  # variance of a colour that is rounded to a whole number
+
+
+class Baseline(PixelBaseline):
+    """The floor: what is not above it has learnt nothing but colours.
+
+    Classification: mean, deviation, minimum and maximum of each channel (`samtl.images.statistics`), classified by the
+    head `logreg` (the principal) and by the nearest neighbours of the standardised statistics (the companion `knn`).
+
+    Segmentation: each pixel goes to the class with the nearest mean colour, in colours whitened by the covariance
+    within the classes, which they share; this is linear discriminant analysis without the classes' frequencies (the
+    principal, `mean-colour`). The companion gives the most frequent class to every pixel; it is called
+    `all-background` where that is class 0, else `all-` and the class.
+
+    Where there is nothing to choose, the validation part is learnt from like the training part.
+
+    Parameters
+    ----------
+    neighbours : int
+        How many neighbours vote in `knn`.
+    random_state : int
+        For the choice of the penalty where there is no validation part.
+    """
+
+    tasks = ("classification", "segmentation")
+    facts = ("task_", "n_images_")
+
+    def __init__(self, neighbours: int = 5, random_state: Any = 0) -> None:
+        self.neighbours = neighbours
+        self.random_state = random_state
+
+    def _check(self) -> None:
+        check_ranges(self, neighbours="count")
+
+    def _fit(self, dataset: Dataset, train: Rows, held: Rows, seed: int, on_event: OnEvent) -> None:
+        rows = np.append(train, held)
+        self.n_images_ = len(rows)
+        if self.task_ == "segmentation":
+            self.curves_ = {}
+            self._tensors = _colours(dataset, rows)
+            return
+        self._features = np.concatenate(list(_described(dataset, rows)))
+        self._codes = np.array(dataset.labels, dtype=np.int64)[rows]
+        self._head = fit_logreg(dataset, train, held, self._features, seed, on_event)
+        self._find_neighbours()
+        self.curves_ = self._head.curves_
+
+    def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:
+        if self.task_ == "classification":
+            for features in _described(dataset, rows):
+                yield {
+                    "logreg": self._head.predict_proba(features),
+                    "knn": self._knn.predict_proba(scaled(features, *self._scaling)),
+                }
+            return
+        coef, intercept = _discriminant(**self._tensors)
+        most = int(self._tensors["counts"].argmax())
+        for row in rows:
+            pixels = resize_longest_side(read_image(dataset, row), image_size)
+            yield {
+                "mean-colour": _nearest(pixels, coef, intercept),
+                f"all-{dataset.classes[most] if most else 'background'}": np.full(
+                    pixels.shape[:2], most, dtype=np.uint8
+                ),
+            }
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Give what `logreg` gives, and the neighbours' features and codes; or moments of the classes' colours."""
+        if self.task_ == "segmentation":
+            return dict(self._tensors)
+        return {**self._head.tensors(), "features": self._features, "codes": self._codes}
+
+    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Give dtype and shape of each of `tensors()`."""
+        k, n, f = len(self.classes_), self.n_images_, len(STATISTICS)
+        if self.task_ == "segmentation":
+            return {
+                "counts": ("int64", (k,)),
+                "means": ("float64", (k, 3)),
+                "covariance": ("float64", (3, 3)),
+            }
+        own = {"features": ("float32", (n, f)), "codes": ("int64", (n,))}
+        return {**blank_logreg(self.classes_, f).layout(), **own}
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Take arrays that match `layout()`."""
+        if self.task_ == "segmentation":
+            self._tensors = dict(tensors)
+            return
+        self._head = restore_logreg(self.classes_, tensors, len(STATISTICS))
+        self._features, self._codes = tensors["features"], tensors["codes"]
+        self._find_neighbours()
+
+    def _find_neighbours(self) -> None:
+        mean, deviation = moments(self._features)
+        self._scaling = mean, reciprocal(deviation)
+        self._knn = KNeighborsClassifier(min(self.neighbours, len(self._codes)))
+        self._knn.fit(scaled(self._features, *self._scaling), self._codes)
+
+
+def _described(dataset: Dataset, rows: Rows) -> Iterator[Features]:
+    """Give (n, 12) float32 statistics, some images at a time."""
+
+    def load(part: Rows) -> Features:
+        return np.stack([statistics(read_image(dataset, row)) for row in part])
+
+    return ahead(load, [rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE)])
+
+
+def _colours(dataset: Dataset, rows: Rows) -> dict[str, NDArray[Any]]:
+    """Count each class's pixels, with their mean colour (0 where there are none) and the covariance within classes."""
+    k = len(dataset.classes)
+    # Sums of whole numbers, exact in float64 up to some 10^11 pixels.
+    counts, sums, products = np.zeros(k, dtype=np.int64), np.zeros((k, 3)), np.zeros((3, 3))
+    for row in rows:
+        pixels = read_image(dataset, row)
+        mask = read_mask(dataset, row, pixels.shape[:2])
+        colours, codes = pixels[mask != IGNORE], mask[mask != IGNORE]
+        counts += np.bincount(codes, minlength=k)
+        for start in range(0, len(codes), _STRIP):
+            part = colours[start : start + _STRIP].astype(np.float64)
+            products += part.T @ part
+            for band in range(3):
+                sums[:, band] += np.bincount(
+                    codes[start : start + _STRIP], part[:, band], minlength=k
+                )
+    means = sums / np.maximum(counts, 1)[:, None]
+    within = products - means.T @ sums
+    return {"counts": counts, "means": means, "covariance": within / max(counts.sum(), 1)}
+
+
+def _discriminant(
+    counts: NDArray[np.int64], means: Floats, covariance: Floats
+) -> tuple[Floats, Floats]:
+    """Linear scores (K, 3) and (K,): the highest is that of the class with the nearest mean in whitened colours."""
+    variances, axes = np.linalg.eigh(covariance)
+    coef = means @ (axes / np.maximum(variances, _ROUNDING)) @ axes.T
+    intercept = -0.5 * (coef * means).sum(axis=1)
+    intercept[counts == 0] = -np.inf
+    return coef, intercept
+
+
+def _nearest(pixels: Pixel, coef: Floats, intercept: Floats) -> NDArray[np.uint8]:
+    """Classify each pixel, (h, w, 3) to (h, w), in strips that bound memory."""
+    colours = pixels.reshape(-1, 3)
+    found = np.empty(len(colours), dtype=np.uint8)
+    for start in range(0, len(colours), _STRIP):
+        scores = colours[start : start + _STRIP] @ coef.T + intercept
+        found[start : start + _STRIP] = scores.argmax(axis=1)
+    return found.reshape(pixels.shape[:2])

@@ -1,0 +1,91 @@
+"""A UNet (Ronneberger et al. 2015) with batch norm and padding, trained from scratch."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samtl.baselines._base import check_ranges
+from samtl.baselines._networks import NetworkBaseline, convolution
+
+LEVELS = 5
+
+
+class Baseline(NetworkBaseline):
+    """The UNet of Ronneberger et al. 2015 (arXiv 1505.04597), half as wide as there.
+
+    Five levels, each twice as wide as the last and at half its resolution. Unlike there, convolutions are padded and
+    followed by batch norm, so that the mask has the image's size. Trained on cross-entropy and Dice together.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first level. With the default 32 (up to 512, 7.8 M weights) an epoch of 1,000 images takes
+        about 2 minutes on 2 CPU cores with bfloat16; with 16 a third of that.
+    image_size, epochs, batch_size, lr, weight_decay, patience, random_state
+        See `NetworkBaseline`.
+    """
+
+    tasks = ("segmentation",)
+
+    def __init__(
+        self,
+        image_size: int = 256,
+        width: int = 32,
+        epochs: int = 60,
+        batch_size: int = 8,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        patience: int = 10,
+        random_state: Any = 0,
+    ) -> None:
+        self.image_size = image_size
+        self.width = width
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.patience = patience
+        self.random_state = random_state
+
+    def _check(self) -> None:
+        super()._check()
+        check_ranges(self, width="count")
+
+    def _network(self, n_classes: int) -> nn.Module:
+        return UNet(self.width, n_classes)
+
+
+class UNet(nn.Module):
+    """Down and up again, with what was there on the way down beside what comes up.
+
+    Maps (batch, 3, height, width) to (batch, n_classes, height, width); both sides are multiples of 16.
+    """
+
+    def __init__(self, width: int, n_classes: int) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(LEVELS)]
+        self.down = nn.ModuleList(_twice(a, b) for a, b in itertools.pairwise([3, *widths]))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(low, high, 2, stride=2) for high, low in itertools.pairwise(widths)
+        )
+        self.merge = nn.ModuleList(_twice(2 * high, high) for high in widths[:-1])
+        self.score = nn.Conv2d(width, n_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score every pixel."""
+        passed: list[Tensor] = []
+        for level, stage in enumerate(self.down):
+            x = stage(nn.functional.max_pool2d(x, 2) if level else x)
+            passed.append(x)
+        for level in reversed(range(LEVELS - 1)):
+            x = self.merge[level](torch.cat([passed[level], self.up[level](x)], dim=1))
+        scores: Tensor = self.score(x)
+        return scores
+
+
+def _twice(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(convolution(channels, width), convolution(width, width))

@@ -1,0 +1,159 @@
+"""VGG-19 (Simonyan and Zisserman 2014), pretrained on ImageNet and frozen, with logistic regression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from samtl import weights as sources
+from samtl.baselines._base import REDUCTION, PixelBaseline, Predictions, check_ranges, check_size
+from samtl.baselines._linear import blank_logreg, fit_logreg, restore_logreg
+from samtl.baselines._networks import Normalised
+from samtl.baselines._pixels import Rows, squares
+from samtl.datasets import Dataset
+from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.errors import InputError
+from samtl.heads._base import Features, OnEvent
+from samtl.preprocess import resized_shape
+
+BASE_URL = "https://download.pytorch.org/models/"
+# torchvision's own; as is its custom, the name ends in the first digits of the file's sha256, and no more is published.
+OFFICIAL = sources.Official("vgg19-dcbb9e9d.pth", 574673361, "dcbb9e9d")
+
+# Configuration E: how wide each 3 x 3 convolution is; after each block, the size is halved.
+BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
+N_FEATURES = 2 * BLOCKS[-1][-1]
+_AT_ONCE = 2**20  # pixels in one call: bounds memory
+
+
+def convolutions() -> nn.Sequential:
+    """Build VGG-19's 16 convolutions, with the names of torchvision's `features`; their weights are not set."""
+    layers: list[nn.Module] = []
+    channels = 3
+    with torch.device("meta"):
+        for block in BLOCKS:
+            for width in block:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers).to_empty(device="cpu")
+
+
+class Baseline(PixelBaseline):
+    """Frozen VGG-19 (arXiv 1409.1556, configuration E) and the head `logreg`.
+
+    Features are the mean and the maximum of the last block's 512 channels, over the cells that see the image and not
+    its padding. VGG-19's own three linear layers are left out.
+
+    Parameters
+    ----------
+    checkpoint : str
+        `official` (torchvision's, downloaded once, 575 MB), `random:SEED`, or a file with torchvision's names.
+    image_size : int
+        Longest side that images are brought to, a multiple of 32.
+    device : str
+        What the network runs on: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+    random_state : int
+        For the choice of the penalty where there is no validation part.
+
+    Attributes
+    ----------
+    weights_sha256 : str
+        Over the convolutions' tensors.
+    """
+
+    tasks = ("classification",)
+    facts = ("task_", "weights", "untrained", "weights_sha256")
+
+    weights_sha256: str = ""
+    _model: Normalised | None = None  # loaded when it is needed
+
+    def __init__(
+        self,
+        checkpoint: str = "official",
+        image_size: int = 224,
+        device: str = "auto",
+        random_state: Any = 0,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.image_size = image_size
+        self.device = device
+        self.random_state = random_state
+
+    def _check(self) -> None:
+        check_ranges(self, image_size="count")
+        check_size(self.image_size)
+        sources.check_source(self.checkpoint)
+        resolve_device(self.device)
+
+    def _fit(self, dataset: Dataset, train: Rows, held: Rows, seed: int, on_event: OnEvent) -> None:
+        loaded = self._load()
+        self.weights, self.untrained = loaded.description, loaded.untrained
+        self.weights_sha256 = loaded.sha256
+        features = np.concatenate(list(self._features(dataset, np.append(train, held))))
+        self._head = fit_logreg(dataset, train, held, features, seed, on_event)
+        self.curves_ = self._head.curves_
+
+    def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:
+        if self._model is None:
+            found = self._load()
+            if found.sha256 != self.weights_sha256:
+                raise InputError(
+                    f"this baseline was fitted with the weights {self.weights}, and --checkpoint {self.checkpoint} "
+                    "now holds others: give it the file that it was fitted with"
+                )
+        for features in self._features(dataset, rows):
+            yield {"vgg19": self._head.predict_proba(features)}
+
+    def _load(self) -> sources.Weights:
+        network = convolutions()
+        origin = sources.Origin(
+            BASE_URL, "features.", "Pass the state dict of torchvision's vgg19", gain=2
+        )
+        loaded = sources.load_weights(network, self.checkpoint, OFFICIAL, "vgg19", origin)
+        self._device = resolve_device(self.device)
+        self._dtype = resolve_dtype("auto", self._device)
+        self._model = Normalised(network).eval().requires_grad_(False).to(self._device)
+        return loaded
+
+    def _features(self, dataset: Dataset, rows: Rows) -> Iterator[Features]:
+        """Give (n, 1024) float32 features, some images at a time."""
+        at_once = max(1, _AT_ONCE // self.image_size**2)
+        for inputs, shapes in squares(dataset, rows, self.image_size, at_once):
+            yield self._pooled(self._run(inputs), shapes)
+
+    @torch.inference_mode()
+    def _run(self, inputs: Tensor) -> Tensor:
+        """Compute the last block's channels, (n, 512, side / 32, side / 32) float32."""
+        assert self._model is not None  # whoever calls this has loaded it
+        with torch.autocast(
+            self._device.type, self._dtype, enabled=self._dtype is not torch.float32
+        ):
+            out: Tensor = self._model(inputs.to(self._device))
+        return out.float().cpu()
+
+    def _pooled(self, cells: Tensor, shapes: list[tuple[int, int]]) -> Features:
+        rows = []
+        for each, shape in zip(cells, shapes, strict=True):
+            height, width = resized_shape(*shape, self.image_size)
+            seen = each[:, : -(-height // REDUCTION), : -(-width // REDUCTION)]
+            rows.append(torch.cat([seen.mean((1, 2)), seen.amax((1, 2))]))
+        return torch.stack(rows).numpy()
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Give what `logreg` gives; the frozen weights are named by `weights_sha256`, not kept."""
+        return self._head.tensors()
+
+    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Give dtype and shape of each of `tensors()`."""
+        return blank_logreg(self.classes_, N_FEATURES).layout()
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Take arrays that match `layout()`; the weights are loaded again when they are needed."""
+        self._head = restore_logreg(self.classes_, tensors, N_FEATURES)
+        self._model = None

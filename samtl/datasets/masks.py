@@ -1,0 +1,169 @@
+"""Images with masks of your own, `masks:PATH`: a folder of images beside a folder of masks, or a zip of both."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from samtl.datasets._base import IGNORE, Dataset, groups_by
+from samtl.datasets._listing import expanded
+from samtl.datasets._masks import Coding, indexed, light, matched, stem, valued, with_masks
+from samtl.datasets._tree import located, open_tree, own_name
+from samtl.errors import InputError
+
+_IMAGES = frozenset({"images", "image", "img", "sat"})
+_MASKS = frozenset({"masks", "mask", "labels", "label", "map", "gt"})
+_LAYOUT = (
+    "expected is a folder, or a zip of one, with images in PATH/images (or image, img, sat) and masks of the same "
+    "names but for the suffix in PATH/masks (or mask, labels, label, map, gt)"
+)
+_OPTIONS = {
+    "stem": "REGEX that finds in an image's name what its mask's name has too",
+    "foreground": "VALUE[,VALUE...] of the foreground; all other values are background",
+    "classes": "NAME[:VALUE],NAME[:VALUE]... with the value of each class, 0, 1, 2 ... by default",
+    "ignore": "VALUE[,VALUE...] of pixels to be left out",
+    "group": "REGEX that finds in an image's name what it was cut from",
+}
+
+
+def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
+    """List images and their masks.
+
+    Parameters
+    ----------
+    argument : str, optional
+        `PATH`, `PATH?OPTIONS` or `?OPTIONS`, with options as in the address of a web page:
+        `stem=REGEX&foreground=255&group=REGEX`, percent signs and `&` escaped as there, but with
+        `+` as it is. Without `foreground` and `classes`, masks are light where the foreground is,
+        above 127 of 255.
+    root : Path, optional
+        The folder or zip, where `argument` has no path.
+    download : bool
+        Has no meaning here.
+
+    Returns
+    -------
+    Dataset
+        Named `masks-` and the folder's or the zip's own name, and after the coding where it is not
+        the default. Ids are the images' paths below the folder of images.
+
+    Raises
+    ------
+    InputError
+        Where the folder is not laid out as expected, images and masks do not fit, or an option is
+        not of its form.
+    """
+    text, question, query = (argument or "").partition("?")
+    if bool(text) == (root is not None):
+        came = f"both {text!r} and {str(root)!r}" if text else "neither"
+        raise InputError(f"images with masks are named by masks:PATH or by --root, got {came}")
+    path = expanded(text) if root is None else root
+    options = _parse(query) if question else {}
+    coding, suffix = _coding(options)
+    tree = open_tree(path, _LAYOUT)
+    images, masks = located(tree, _LAYOUT, _IMAGES, _MASKS)
+    names, mask_names = tree.images(images), tree.images(masks)
+    if not names or not mask_names:
+        what = f"images in {images!r}" if not names else f"masks in {masks!r}"
+        raise InputError(f"{str(path)!r} has no {what}; {_LAYOUT}")
+    key = _key(options.get("stem"))
+    found = matched(
+        names,
+        mask_names,
+        key,
+        key,
+        where=repr(str(path)),
+        remedy="an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX "
+        "finds in both, as in masks:PATH?stem=^(\\d+)_",
+    )
+    return with_masks(
+        f"masks-{own_name(path)}{suffix}",
+        tree,
+        {name: (f"{images}/{name}", f"{masks}/{mask}") for name, mask in found.items()},
+        coding,
+        groups=groups_by(tuple(found), options["group"]) if "group" in options else (),
+    )
+
+
+def _parse(query: str) -> dict[str, str]:
+    try:
+        # In an address `+` is a space, but regular expressions are full of it.
+        fields = parse_qs(
+            query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query)
+        )
+    except ValueError as error:
+        raise InputError(f"{_expected()}, got {query!r} ({error})") from error
+    for name, values in fields.items():
+        if name not in _OPTIONS or len(values) > 1 or not values[0]:
+            what = "unknown" if name not in _OPTIONS else "given twice or empty"
+            raise InputError(f"{_expected()}, got {name!r}, which is {what}")
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _expected() -> str:
+    known = "; ".join(f"{name}={form}" for name, form in _OPTIONS.items())
+    return f"options of masks are written masks:PATH?NAME=VALUE&NAME=VALUE, known are {known}"
+
+
+def _coding(options: dict[str, str]) -> tuple[Coding, str]:
+    """Give the coding that is asked for, and what tells a dataset's name that it is not the default."""
+    if "foreground" in options and "classes" in options:
+        raise InputError("masks take foreground= (two classes) or classes= (any number), not both")
+    ignore = _values("ignore", options["ignore"]) if "ignore" in options else []
+    named: list[int] = []
+    if "classes" in options:
+        classes = _classes(options["classes"])
+        named = list(classes.values())
+        coding = indexed(classes, ignore)
+    elif "foreground" in options:
+        named = _values("foreground", options["foreground"])
+        coding = valued("foreground", named, ignore)
+    else:
+        coding = light("foreground", ignore)
+    both = sorted(set(named) & set(ignore))
+    if both:
+        raise InputError(f"a mask's value is a class or ignored, {both[0]} is asked to be both")
+    if coding == light("foreground"):
+        return coding, ""
+    # Else masks read in one way would be taken for those of a store that were read in another.
+    return coding, f"-coding-{hashlib.sha256(repr(coding).encode()).hexdigest()[:8]}"
+
+
+def _classes(text: str) -> dict[str, int]:
+    pairs = [part.strip().partition(":") for part in text.split(",")]
+    names = [name.strip() for name, _, _ in pairs]
+    values = [
+        _values("classes", value)[0] if colon else number
+        for number, (_, colon, value) in enumerate(pairs)
+    ]
+    classes = dict(zip(names, values, strict=True))
+    if not 2 <= len(pairs) <= IGNORE or not all(names):
+        raise InputError(
+            f"classes= names 2 to {IGNORE} classes, the background first, got {text!r}"
+        )
+    if len(classes) < len(pairs) or len(set(values)) < len(pairs):
+        raise InputError(
+            f"classes= takes each name and each value once, as in classes=background:0,road:255, got {text!r}"
+        )
+    return classes
+
+
+def _values(option: str, text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(
+        re.fullmatch(r"\s*[0-9]{1,3}\s*", part, re.ASCII) and int(part) <= 255 for part in parts
+    ):
+        raise InputError(f"{option}= takes values from 0 to 255, separated by commas, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _key(regex: str | None) -> Callable[[str], str]:
+    return stem if regex is None else functools.partial(_found, regex)
+
+
+def _found(regex: str, name: str) -> str:
+    return groups_by((name,), regex)[0]

@@ -1,0 +1,102 @@
+"""Roads of Cheng et al. (2017): 224 Google Earth images of 1.2 m a pixel with road masks, to be had by hand.
+
+The data are those of "Automatic Road Detection and Centerline Extraction via Cascaded End-to-End
+Convolutional Neural Network", IEEE TGRS 55(6), 3322-3337, doi 10.1109/TGRS.2017.2669341, shipped
+in a part to train on, one to validate and one to test. Centrelines are not read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Set
+from pathlib import Path
+
+from samtl.datasets._base import PARTS, Dataset
+from samtl.datasets._masks import light, matched, stem, with_masks
+from samtl.datasets._tree import located, open_tree
+from samtl.errors import InputError
+
+COUNTS = {"train": 160, "validation": 20, "test": 44}
+
+_IMAGE, _LABEL = frozenset({"image"}), frozenset({"label"})
+_LAYOUT = (
+    "expected is the folder or the zip with Train, Validation and Test, in each of them image/*.bmp and label/*.bmp "
+    "(.png, .tif and, for images, .jpg will do)"
+)
+_NOTE = (
+    'Google Earth imagery, licence "publicly available" only: research use, do not redistribute images '
+    "or embeddings"
+)
+_PREFIX = "image"  # of an image's name, where its label's has none
+
+
+def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
+    """List the roads.
+
+    Parameters
+    ----------
+    argument : None
+        There is none.
+    root : Path
+        The folder or the zip. It cannot be downloaded without a login.
+    download : bool
+        Has no meaning here.
+
+    Returns
+    -------
+    Dataset
+        Ids are `<part>/<file>`. `note` says so where it is not the whole set.
+
+    Raises
+    ------
+    InputError
+        Where there is no `root`, or it is not laid out as expected.
+    """
+    if argument is not None:
+        raise InputError(
+            f"roads takes no argument, got {argument!r}; a copy of the data is named with --root"
+        )
+    if root is None:
+        raise InputError(
+            "roads cannot be downloaded without a login: get the dataset ipythonx/tgrs-road from Kaggle and name it "
+            f"with --root; {_LAYOUT}"
+        )
+    tree = open_tree(root, _LAYOUT)
+    folders = located(tree, _LAYOUT, *(frozenset({part}) for part in PARTS))
+    pairs: dict[str, tuple[str, str]] = {}
+    parts: list[str] = []
+    for part, folder in zip(PARTS, folders, strict=True):
+        images, labels = located(tree, _LAYOUT, _IMAGE, _LABEL, below=folder)
+        names, label_names = tree.images(images), tree.images(labels)
+        known = {stem(name) for name in label_names}
+        found = matched(
+            names,
+            label_names,
+            functools.partial(_key, labels=known),
+            where=f"{folder!r} of {str(root)!r}",
+            remedy="an image and its label must have the same name but for the suffix, or for "
+            f"{_PREFIX!r} at its start",
+        )
+        pairs |= {f"{part}/{n}": (f"{images}/{n}", f"{labels}/{m}") for n, m in found.items()}
+        parts += [part] * len(found)
+    if not pairs:
+        raise InputError(f"{str(root)!r} has no images; {_LAYOUT}")
+    return with_masks("roads", tree, pairs, light("road"), note=_note(parts), parts=tuple(parts))
+
+
+def _key(image: str, labels: Set[str]) -> str:
+    """Give the name of an image's label: its own, or that without `image` at its start."""
+    own = stem(image)
+    folder, slash, name = own.rpartition("/")
+    if own not in labels and name.lower().startswith(_PREFIX):
+        return folder + slash + name[len(_PREFIX) :]
+    return own
+
+
+def _note(parts: list[str]) -> str:
+    counts = {part: parts.count(part) for part in PARTS}
+    if counts == COUNTS:
+        return _NOTE
+    whole = sum(COUNTS.values())
+    came = ", ".join(f"{n} {part}" for part, n in counts.items())
+    return f"{_NOTE}; not the published set: {whole} expected, got {len(parts)} ({came})"

@@ -1,0 +1,107 @@
+"""Layers that the heads on grids share; activations are channels-last in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+
+class Stem(nn.Module):
+    """Standardises channels and mixes them: (batch, channels, side, side) to (batch, width, side / patch, ...).
+
+    Subtracting the mean and dividing by the deviation of each channel would be a pass over the largest tensor there
+    is. It is linear, and so is the product that follows: the two are one product with other weights.
+
+    Parameters
+    ----------
+    channels, width : int
+    patch : int
+        Each `patch` x `patch` cells become one.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    def __init__(self, channels: int, width: int, patch: int = 1) -> None:
+        super().__init__()
+        self.patch = patch
+        product = nn.Conv2d(channels, width, patch, stride=patch)
+        self.weight, self.bias = product.weight, product.bias
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("factor", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the product; x in any float dtype that convolutions take."""
+        weight = self.weight * self.factor[:, None, None]
+        assert self.bias is not None  # as made above
+        bias = self.bias - (weight * self.mean[:, None, None]).sum((1, 2, 3))
+        return conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride=self.patch)
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each place, as SAM's decoder has it; shape (batch, channels, height, width)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; the permutations copy nothing where x is channels-last."""
+        normed: Tensor = self.norm(x.permute(0, 2, 3, 1))
+        return normed.permute(0, 3, 1, 2)
+
+
+def upsampler(width: int, n_classes: int) -> nn.Sequential:
+    """Four times the resolution by two transposed convolutions, as in SAM's mask decoder, then a score for each class.
+
+    Returns
+    -------
+    nn.Sequential
+        (batch, width, side, side) to (batch, n_classes, 4 side, 4 side).
+    """
+    return nn.Sequential(
+        nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+        ChannelNorm(width // 2),
+        nn.GELU(),
+        nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
+        ChannelNorm(width // 4),
+        nn.GELU(),
+        nn.Conv2d(width // 4, n_classes, 1),
+    )
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block (Dosovitskiy et al. 2021) on (batch, tokens, width).
+
+    The attention is written out. Fused attention on a CPU is made for long sequences: on 64 tokens its backward pass
+    alone takes longer than all products of the block. There is no dropout on attention weights either: it forces
+    (batch, heads, tokens, tokens) random numbers, which a CPU draws one by one.
+
+    Parameters
+    ----------
+    width, heads : int
+    ratio : int
+        Width of the hidden layer over that of the block.
+    """
+
+    def __init__(self, width: int, heads: int, ratio: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend and transform, both added to x."""
+        batch, tokens, width = x.shape
+        split = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1)
+        q, k, v = split.permute(2, 0, 3, 1, 4).flatten(1, 2)  # (batch * heads, tokens, size)
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(1, 2)).softmax(dim=-1)
+        seen = (weights @ v).view(batch, self.heads, tokens, -1)
+        x = x + self.proj(seen.transpose(1, 2).reshape(batch, tokens, width))
+        added: Tensor = self.mlp(self.norm2(x))
+        return x + added

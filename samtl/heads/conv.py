@@ -1,0 +1,84 @@
+"""SAM-CONV: a convolutional classifier on grid16, or transposed convolutions from the dense embedding to a mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samtl.heads._grid import GridHead
+from samtl.heads._layers import ChannelNorm, Stem, upsampler
+
+
+class Head(GridHead):
+    """Convolutions on the embedding's grid.
+
+    Classification: channels are mixed down to `width`, then two 3 x 3 convolutions, the first with stride 2, and mean
+    and maximum over the 8 x 8 places that are left. Segmentation: a 3 x 3 convolution at the embedding's resolution,
+    then two transposed convolutions to four times that.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first layer; a multiple of 4.
+    dropout : float
+        In [0, 1); on the pooled features of a classifier, on whole channels of a segmenter.
+    epochs, batch_size, lr, weight_decay, patience, random_state
+        See `GridHead`.
+    """
+
+    def __init__(
+        self,
+        width: int = 96,
+        dropout: float = 0.2,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        weight_decay: float = 0.05,
+        patience: int = 8,
+        random_state: Any = 0,
+    ) -> None:
+        super().__init__(epochs, batch_size, lr, weight_decay, patience, random_state)
+        self.width = width
+        self.dropout = dropout
+
+    def _classifier(self, channels: int, side: int, n_classes: int) -> nn.Module:
+        wide = self.width * 4 // 3
+        return _Classifier(
+            nn.Sequential(
+                Stem(channels, self.width),
+                ChannelNorm(self.width),
+                nn.ReLU(),
+                nn.Conv2d(self.width, wide, 3, stride=2, padding=1),
+                ChannelNorm(wide),
+                nn.ReLU(),
+                nn.Conv2d(wide, wide, 3, padding=1),
+                ChannelNorm(wide),
+                nn.ReLU(),
+            ),
+            nn.Sequential(nn.Dropout(self.dropout), nn.Linear(2 * wide, n_classes)),
+        )
+
+    def _segmenter(self, channels: int, side: int, n_classes: int) -> nn.Module:
+        return nn.Sequential(
+            Stem(channels, self.width),
+            ChannelNorm(self.width),
+            nn.GELU(),
+            nn.Dropout2d(self.dropout),
+            nn.Conv2d(self.width, self.width, 3, padding=1),
+            ChannelNorm(self.width),
+            nn.GELU(),
+            upsampler(self.width, n_classes),
+        )
+
+
+class _Classifier(nn.Module):
+    def __init__(self, features: nn.Module, scores: nn.Module) -> None:
+        super().__init__()
+        self.features, self.scores = features, scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+        return self.scores(pooled)  # type: ignore[no-any-return]

@@ -1,0 +1,116 @@
+"""SAM-ViT: a transformer block over 2 x 2 patches of the embedding, for classes or for masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samtl.heads._grid import GridHead
+from samtl.heads._layers import Block, ChannelNorm, Stem, upsampler
+
+PATCH = 2
+
+
+class Head(GridHead):
+    """Transformer blocks over the tokens, with learnt positions.
+
+    A token is a 2 x 2 patch: 64 of them on grid16, 1,024 on the dense embedding. Classification takes the mean over the
+    tokens. Segmentation brings the tokens back to the embedding's resolution by a transposed convolution, adds what
+    the embedding itself says at each place, and samples up as SAM-CONV does.
+
+    Parameters
+    ----------
+    width : int
+        Of the tokens; a multiple of 64, the size of a head of attention.
+    depth : int
+        Transformer blocks.
+    dropout : float
+        In [0, 1); on the mean token of a classifier, on whole channels of a segmenter.
+    epochs, batch_size, lr, weight_decay, patience, random_state
+        See `GridHead`.
+    """
+
+    def __init__(
+        self,
+        width: int = 192,
+        depth: int = 1,
+        dropout: float = 0.2,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        weight_decay: float = 0.05,
+        patience: int = 8,
+        random_state: Any = 0,
+    ) -> None:
+        super().__init__(epochs, batch_size, lr, weight_decay, patience, random_state)
+        self.width = width
+        self.depth = depth
+        self.dropout = dropout
+
+    def _check(self) -> None:
+        super()._check()
+        if self.width % 64 or self.width < 64:
+            raise ValueError(f"width must be a multiple of 64, got {self.width!r}")
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1, got {self.depth!r}")
+
+    def _classifier(self, channels: int, side: int, n_classes: int) -> nn.Module:
+        return nn.Sequential(
+            _Tokens(channels, side, self.width, self.depth),
+            _Mean(),
+            nn.Dropout(self.dropout),
+            nn.Linear(self.width, n_classes),
+        )
+
+    def _segmenter(self, channels: int, side: int, n_classes: int) -> nn.Module:
+        tokens = _Tokens(channels, side, self.width, self.depth)
+        return _Segmenter(channels, side, tokens, self.width, self.dropout, n_classes)
+
+
+class _Tokens(nn.Module):
+    """(batch, channels, side, side) to (batch, (side / 2)^2, width)."""
+
+    def __init__(self, channels: int, side: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.stem = Stem(channels, width, PATCH)
+        self.positions = nn.Parameter(torch.zeros(1, (side // PATCH) ** 2, width))
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        self.blocks = nn.Sequential(*(Block(width, width // 64) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        return self.norm(self.blocks(tokens + self.positions.to(tokens.dtype)))  # type: ignore[no-any-return]
+
+
+class _Mean(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(dim=1)
+
+
+class _Segmenter(nn.Module):
+    def __init__(
+        self,
+        channels: int,
+        side: int,
+        tokens: nn.Module,
+        width: int,
+        dropout: float,
+        n_classes: int,
+    ) -> None:
+        super().__init__()
+        self.side = side // PATCH
+        narrow = width // 2
+        self.tokens = tokens
+        self.spread = nn.ConvTranspose2d(width, narrow, PATCH, stride=PATCH)
+        self.near = Stem(channels, narrow)
+        self.up = nn.Sequential(
+            ChannelNorm(narrow), nn.GELU(), nn.Dropout2d(dropout), upsampler(narrow, n_classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(x)
+        grid = tokens.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
+        return self.up(self.spread(grid) + self.near(x))  # type: ignore[no-any-return]

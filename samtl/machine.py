@@ -1,0 +1,25 @@
+"""What this machine can do, and what this process has used of it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bfloat16 natively; elsewhere it is emulated, and slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # AVX-512 alone would emulate it. Older torch cannot tell: then float32 is the safe answer.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return False
+
+
+def peak_memory() -> int:
+    """Give the largest resident size that this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

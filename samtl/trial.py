@@ -1,0 +1,346 @@
+"""What every trial has in common, whether it reads a store or pixels: who is held out, the scores, the tables."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samtl import metrics, pixel_metrics, splits
+from samtl.errors import InputError
+from samtl.heads._base import Candidate, Epoch
+from samtl.metrics import PerClass, Score
+from samtl.runs import RunFolder, read_split, split_json
+from samtl.splits import Split
+
+DEFAULT_SHARE = 0.2
+SHIPPED = "shipped"
+_DOING = {
+    "read": "reading the features",
+    "fit": "training",
+    "score": "scoring what was held out",
+    "floor": "fitting the floor",
+    "write": "writing the run",
+}
+_LIBRARIES = ("samtl", "numpy", "scipy", "scikit-learn", "torch", "safetensors")
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work begins: `read`, `fit`, `score`, `floor` or `write`."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return _DOING[self.name]
+
+
+OnEvent = Callable[[Stage | Epoch | Candidate], None]
+
+
+class Clock:
+    """Times the stages and announces them."""
+
+    def __init__(self, on_event: OnEvent | None) -> None:
+        self.on_event = on_event or (lambda event: None)
+        self.seconds: dict[str, float] = {}
+        self._stage = ""
+        self._began = self._since = time.perf_counter()
+
+    def start(self, stage: str) -> None:
+        """End the stage before and begin another."""
+        self.stop()
+        self._stage, self._since = stage, time.perf_counter()
+        self.on_event(Stage(stage))
+
+    def stop(self) -> dict[str, float]:
+        """End the last stage; gives the seconds of each, and `total`."""
+        now = time.perf_counter()
+        if self._stage:
+            self.seconds[self._stage] = now - self._since
+        self._stage = ""
+        return {**self.seconds, "total": now - self._began}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples that a trial may draw on.
+
+    Attributes
+    ----------
+    where : str
+        The store or dataset, for messages.
+    task : str
+    ids : tuple of str
+    classes : tuple of str
+    labels : (N,) int64
+        -1 where there is none; all -1 for segmentation.
+    usable : (N,) bool
+        Samples that can take part: embedded, and labelled where labels are needed.
+    groups, parts : tuple of str
+        As of the dataset, or empty.
+    """
+
+    where: str
+    task: str
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    usable: NDArray[np.bool_]
+    groups: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    @property
+    def left_out(self) -> list[str]:
+        """The ids of those that take no part."""
+        return [self.ids[row] for row in np.flatnonzero(~self.usable)]
+
+
+def choose(
+    samples: Samples,
+    split: float | str | Split | None,
+    seed: int,
+    same_split_as: str | Path | None,
+) -> tuple[Split, Split]:
+    """Decide who is held out, and which of the others validate.
+
+    Parameters
+    ----------
+    samples : Samples
+    split : float, "shipped", Split or None
+        The held-out share; or the split that the dataset comes with, which None means where there is one (else 0.2);
+        or a split of the same samples, made elsewhere.
+    seed : int
+    same_split_as : path, optional
+        A run whose parts are to be taken over, validation part included.
+
+    Returns
+    -------
+    split, inner : Split
+
+    Raises
+    ------
+    InputError
+        Where no such split of these samples is possible.
+    """
+    if same_split_as is not None:
+        if split is not None:
+            raise InputError(
+                "--split and --same-split-as exclude each other; leave one of them out"
+            )
+        return _again(samples, Path(same_split_as))
+    labels = (
+        None if samples.task == "segmentation" else np.where(samples.usable, samples.labels, -1)
+    )
+    groups = samples.groups or None
+    if split is None:
+        split = SHIPPED if samples.parts else DEFAULT_SHARE
+    if isinstance(split, Split):
+        _require_same_samples(samples, split)
+        outer = split
+    elif split == SHIPPED:
+        if not samples.parts:
+            raise InputError(
+                f"{samples.where} comes with no split of its own; give the held-out share, such as --split 0.2"
+            )
+        return splits.shipped(samples.ids, samples.parts, labels, samples.usable, samples.classes)
+    else:
+        outer = splits.holdout(
+            samples.ids,
+            labels,
+            _share(split),
+            seed,
+            samples.classes,
+            groups=groups,
+            usable=samples.usable,
+        )
+    return outer, splits.inner(outer, samples.ids, labels, classes=samples.classes, groups=groups)
+
+
+def _share(split: float | str) -> float:
+    try:
+        return float(split)
+    except ValueError as error:
+        raise InputError(
+            f"--split takes the held-out share, such as 0.2, or {SHIPPED}, got {split!r}"
+        ) from error
+
+
+def _again(samples: Samples, run: Path) -> tuple[Split, Split]:
+    content = read_split(run)
+    try:
+        outer, inner = splits.from_ids(
+            samples.ids,
+            content["held_out"],
+            content["validation"],
+            content["left_out"],
+            name=content["name"],
+            share=content["share"],
+            seed=content["seed"],
+            digest=content["digest"],
+        )
+    except InputError as error:
+        raise InputError(f"the split of {run} is none of {samples.where}: {error}") from error
+    _require_usable(samples, outer)
+    return outer, inner
+
+
+def _require_same_samples(samples: Samples, split: Split) -> None:
+    rows = np.concatenate([split.train, split.test])
+    if (
+        rows.min(initial=0) < 0
+        or rows.max(initial=0) >= len(samples.ids)
+        or splits.digest_of(samples.ids, split.train, split.test) != split.digest
+    ):
+        raise InputError(
+            f"the split {split.name!r} was made for other samples than those of {samples.where}"
+        )
+    _require_usable(samples, split)
+
+
+def _require_usable(samples: Samples, split: Split) -> None:
+    rows = np.concatenate([split.train, split.test])
+    unusable = rows[~samples.usable[rows]]
+    if len(unusable):
+        raise InputError(
+            f"the split {split.name!r} has {len(unusable)} samples that {samples.where} holds no label or no "
+            f"features for, such as {samples.ids[unusable[0]]!r}"
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a trial came to on the held-out samples.
+
+    Attributes
+    ----------
+    metrics : dict of str to Score
+    confusion : (K, K) int64
+        Of samples, or of all pixels; rows are the truth.
+    per_class : PerClass
+    images : dict of str to (n,) float64
+        Scores of each image of a segmentation, in the order of the held-out samples; else empty.
+    """
+
+    metrics: dict[str, Score]
+    confusion: NDArray[np.int64]
+    per_class: PerClass
+    images: dict[str, NDArray[np.float64]]
+
+
+def score_classes(truth: Rows, chances: NDArray[np.float64], n_classes: int, seed: int) -> Scores:
+    """Score class probabilities, (n, K), against class indices, (n,)."""
+    matrix = metrics.confusion(truth, chances.argmax(1), n_classes)
+    found = metrics.bootstrap(truth, chances, seed=seed)
+    return Scores(found, matrix, metrics.per_class(matrix), {})
+
+
+def score_masks(matrices: Sequence[NDArray[np.int64]], seed: int) -> Scores:
+    """Score the confusions, (K, K) each, of the masks of several images."""
+    stacked = np.stack(matrices)
+    total = stacked.sum(0)
+    return Scores(
+        pixel_metrics.bootstrap(stacked, seed=seed),
+        total,
+        metrics.per_class(total),
+        pixel_metrics.per_image(stacked),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Name the versions of Python and of the libraries that decide figures."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def write_split(folder: RunFolder, samples: Samples, split: Split, inner: Split) -> None:
+    """Write who was held out, who validated, and who took no part; everyone else was learnt from."""
+    folder.write_json(
+        "split.json",
+        {
+            **split_json(split),
+            "validation_digest": inner.digest,
+            "held_out": [samples.ids[row] for row in split.test],
+            "validation": [samples.ids[row] for row in inner.test],
+            "left_out": samples.left_out,
+        },
+    )
+
+
+def write_scores(
+    folder: RunFolder,
+    samples: Samples,
+    split: Split,
+    scores: Scores,
+    curves: Mapping[str, list[Any]],
+    chances: NDArray[np.float64] | None,
+) -> None:
+    """Write confusion, curves, and the predictions or the scores of each image."""
+    names, ids = samples.classes, samples.ids
+    folder.write_csv(
+        "confusion.csv",
+        ["truth", *names],
+        ([name, *counts] for name, counts in zip(names, scores.confusion.tolist(), strict=True)),
+    )
+    folder.write_csv("curves.csv", list(curves), zip(*curves.values(), strict=True))
+    if chances is not None:
+        folder.write_csv(
+            "predictions.csv",
+            ["sample_id", "label", "predicted", *(f"p_{name}" for name in names)],
+            (
+                [
+                    ids[row],
+                    names[samples.labels[row]],
+                    names[chance.argmax()],
+                    *map("{:.9g}".format, chance),
+                ]
+                for row, chance in zip(split.test, chances, strict=True)
+            ),
+        )
+    else:
+        figures = scores.images
+        folder.write_csv(
+            "images.csv",
+            ["sample_id", "mask", *figures],
+            (
+                [ids[row], f"masks/{mask_name(i, ids[row])}", *map("{:.6g}".format, values)]
+                for i, (row, *values) in enumerate(zip(split.test, *figures.values(), strict=True))
+            ),
+        )
+
+
+def mask_name(position: int, sample_id: str) -> str:
+    """Name the file of a predicted mask; an id may hold anything, its place makes it unique."""
+    return f"{position:05d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', sample_id)[-120:]}.png"
+
+
+def write_mask(path: Path, classes: NDArray[np.uint8]) -> None:
+    """Write a map of class indices, (height, width), as a PNG whose palette lets a person see them."""
+    image = Image.fromarray(classes)
+    image.putpalette(PALETTE)  # which turns grey levels into indices
+    image.save(path, "PNG")
+
+
+def _palette() -> bytes:
+    """Black for the background, then Okabe and Ito's colours, which colour-blind readers can tell apart, repeated."""
+    colours = ["e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7"]
+    return bytes(3) + b"".join(bytes.fromhex(colours[i % len(colours)]) for i in range(255))
+
+
+PALETTE = _palette()

@@ -1,0 +1,242 @@
+"""What every baseline keeps to: it learns, repeats itself, survives saving, and reads only what it may."""
+
+import numpy as np
+import pytest
+import torch
+import toys
+from safetensors.numpy import load, save
+
+from samtl import registry
+from samtl.datasets import IGNORE
+from samtl.errors import InputError
+from samtl.preprocess import resized_shape
+
+# Small and quick to train; parameters that are not here have their defaults.
+SMALL = {
+    "cnn": {"image_size": 32, "epochs": 12, "batch_size": 16},
+    "floor": {},
+    "unet": {"image_size": 32, "width": 8, "epochs": 30, "batch_size": 4, "lr": 1e-2},
+    "vgg19": {"checkpoint": "random:0", "image_size": 32, "device": "cpu"},
+}
+SIZE = 32  # longest side of class maps: that of the images, so that colours stay as they are
+CASES = [
+    (name, task)
+    for name in registry.names("baselines")
+    for task in registry.load("baselines", name).Baseline.tasks
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Spare threads the waiting for each other that products this small would consist of."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_every_baseline_is_tried():
+    assert set(SMALL) == set(registry.names("baselines"))
+    assert {task for _, task in CASES} == {"classification", "segmentation"}
+
+
+def make(name, **parameters):
+    return registry.load("baselines", name).Baseline(**{**SMALL[name], **parameters})
+
+
+def toy(task, **parameters):
+    return toys.stripes(**parameters) if task == "classification" else toys.blobs(**parameters)
+
+
+def parts(dataset):
+    """Rows to train on, to validate on, to test on: of each class in each part."""
+    train, validation = len(dataset) // 2, len(dataset) * 3 // 4
+    return np.split(np.arange(len(dataset)), [train, validation])
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def fitted(request):
+    """Give (name, task, dataset, baseline)."""
+    name, task = request.param
+    dataset = toy(task)
+    train, validation, test = parts(dataset)
+    out_of_bounds = {dataset.sample_ids[row] for row in test}
+    readers = [r for r in (dataset.read, dataset.read_mask) if r is not None]
+    for reader in readers:
+        reader.forbidden = out_of_bounds
+    baseline = make(name).fit(dataset, train, validation)
+    assert {*dataset.read.asked} == {dataset.sample_ids[row] for row in (*train, *validation)}
+    dataset.read.forbidden = set()  # the masks stay so: predicting needs none
+    return name, task, dataset, baseline
+
+
+def predicted(baseline, dataset, rows):
+    return list(baseline.predict(dataset, rows, image_size=SIZE))
+
+
+def test_it_learns_what_can_be_told_apart(fitted):
+    _, task, dataset, baseline = fitted
+    rows = parts(dataset)[2]
+    found = predicted(baseline, dataset, rows)
+    if task == "classification":
+        chances = np.concatenate(found)
+        assert chances.shape == (len(rows), 3)
+        assert chances.dtype == np.float64
+        np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-9)
+        hits = chances.argmax(axis=1) == np.array(dataset.labels)[rows]
+    else:
+        assert len(found) == len(rows)
+        truth = [dataset.read_mask.content[dataset.sample_ids[row]] for row in rows]
+        for mask, guess in zip(truth, found, strict=True):
+            assert guess.dtype == np.uint8
+            assert guess.shape == mask.shape
+        hits = np.concatenate([(m == g)[m != IGNORE] for m, g in zip(truth, found, strict=True)])
+    assert hits.mean() >= 0.99
+
+
+def test_the_principal_comes_first(fitted):
+    _, _, dataset, baseline = fitted
+    rows = parts(dataset)[2][:5]
+    everything = list(baseline.predict_all(dataset, rows, image_size=SIZE))
+    for first, found in zip(predicted(baseline, dataset, rows), everything, strict=True):
+        np.testing.assert_array_equal(first, next(iter(found.values())))
+        assert len({each.shape for each in found.values()}) == 1
+
+
+def test_a_seed_gives_the_same_weights(fitted):
+    name, task, _, baseline = fitted
+    fresh = toy(task)
+    again = make(name).fit(fresh, *parts(fresh)[:2])
+    assert again.tensors().keys() == baseline.tensors().keys()
+    for role, tensor in baseline.tensors().items():
+        np.testing.assert_array_equal(tensor, again.tensors()[role], err_msg=role)
+    assert again.curves_ == baseline.curves_
+
+
+def test_a_restored_one_predicts_the_same(fitted):
+    _, task, dataset, baseline = fitted
+    tensors = load(
+        save({role: np.ascontiguousarray(each) for role, each in baseline.tensors().items()})
+    )
+    restored = type(baseline)(**baseline.get_params())
+    for fact in baseline.facts:
+        setattr(restored, fact, getattr(baseline, fact))
+    restored.adopt(task, baseline.classes_.tolist())
+    assert restored.layout() == {k: (str(v.dtype), v.shape) for k, v in tensors.items()}
+    restored.restore(tensors)
+    rows = parts(dataset)[2]
+    expected = list(baseline.predict_all(dataset, rows, image_size=SIZE))
+    for before, after in zip(
+        expected, restored.predict_all(dataset, rows, image_size=SIZE), strict=True
+    ):
+        assert list(before) == list(after)
+        for who in before:
+            np.testing.assert_array_equal(before[who], after[who])
+
+
+def test_what_is_told_of_the_training(fitted):
+    name, _, _, baseline = fitted
+    assert baseline.untrained == (name == "vgg19")
+    assert baseline.weights == ("untrained (random:0)" if name == "vgg19" else "")
+    if name in ("cnn", "unet"):
+        assert baseline.stopped_ in ("epochs", "patience")
+        assert baseline.curves_["epoch"] == list(range(1, baseline.n_iter_ + 1))
+        least = int(np.argmin(baseline.curves_["validation_loss"])) + 1
+        assert baseline.best_epoch_ == least
+        assert baseline.rate_ > 0
+        assert 0 <= baseline.waiting_ <= 1
+
+
+def test_maps_are_as_large_as_they_are_scored(fitted):
+    _, task, dataset, baseline = fitted
+    if task == "segmentation":
+        maps = baseline.predict(dataset, [0, 1, 2], image_size=100)
+        assert [m.shape for m in maps] == [resized_shape(*shape, 100) for shape in toys.SHAPES]
+        default = next(baseline.predict(dataset, [1]))
+        assert default.shape == (1024, 640)
+
+
+def test_another_dataset_is_refused(fitted):
+    _, task, _, baseline = fitted
+    with pytest.raises(InputError, match=r"knows \d classes"):
+        baseline.predict(toy(task, classes=4), [0])
+    other = "segmentation" if task == "classification" else "classification"
+    with pytest.raises(InputError, match=f"was fitted for {task}"):
+        baseline.predict(toy(other), [0])
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_a_task_that_it_is_not_for_is_refused(name, task):
+    if len(registry.load("baselines", name).Baseline.tasks) == 1:
+        other = toy("segmentation" if task == "classification" else "classification")
+        with pytest.raises(InputError, match=f"the baseline {name} is for {task}, not"):
+            make(name).fit(other, [0, 1, 2], [3])
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize(
+    ("train", "validation", "said"),
+    [
+        ([], [1], "at least one image to train on"),
+        ([0, 1, 2], [2], "1 are for both"),
+        ([0, 1, 1], [2], "each image once"),
+        ([0, 1, 99], [2], "train_rows must lie from 0 to"),
+        ([0, 1, 2], [-1], "validation_rows must lie from 0 to"),
+        ([0.5, 1.5], [2], "whole numbers"),
+        ([[0, 1, 2]], [3], "whole numbers"),
+    ],
+)
+def test_rows_that_are_none_are_refused(name, task, train, validation, said):
+    with pytest.raises(InputError, match=said):
+        make(name).fit(toy(task), train, validation)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("cnn", {"epochs": 0}),
+        ("cnn", {"batch_size": 1.5}),
+        ("cnn", {"lr": 0}),
+        ("cnn", {"lr": float("nan")}),
+        ("cnn", {"weight_decay": -1}),
+        ("cnn", {"patience": "long"}),
+        ("cnn", {"dropout": 1}),
+        ("cnn", {"image_size": 40}),
+        ("unet", {"width": 0}),
+        ("unet", {"image_size": 16}),
+        ("vgg19", {"image_size": 100}),
+        ("floor", {"neighbours": 0}),
+    ],
+)
+def test_parameters_out_of_range_are_refused(name, parameters):
+    baseline = make(name, **parameters)
+    with pytest.raises(InputError, match=f"{next(iter(parameters))} must be"):
+        baseline.fit(toy(baseline.tasks[0]), [0, 1, 2], [3])
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_an_image_that_is_gone_is_named(name, task):
+    dataset = toy(task)
+    lost = dataset.sample_ids[4]
+    dataset.read.content[lost] = FileNotFoundError(2, "No such file or directory")
+    with pytest.raises(InputError, match=f"image '{lost}' of .* cannot be read .* where it was"):
+        make(name).fit(dataset, *parts(dataset)[:2])
+
+
+@pytest.mark.parametrize("name", [name for name, task in CASES if task == "classification"])
+def test_labels_that_are_missing_are_named(name):
+    dataset = toys.stripes()
+    with pytest.raises(InputError, match="'class2' has none"):
+        make(name).fit(dataset, [0, 1, 3], [2])
+    dataset = toys.Dataset("x", ("a", "b"), dataset.sample_ids[:4], (0, 1, -1, 0), dataset.read)
+    with pytest.raises(InputError, match=r"'2/002\.png' has no label"):
+        make(name).fit(dataset, [0, 1, 2], [3])
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_a_validation_part_may_be_empty(name, task):
+    dataset = toy(task)
+    short = {"epochs": 1} if name in ("cnn", "unet") else {}
+    baseline = make(name, **short).fit(dataset, np.arange(24))
+    assert predicted(baseline, dataset, []) == []
+    assert len(predicted(baseline, dataset, [0])) == 1

@@ -1,0 +1,109 @@
+"""The floor is what it says: known classifiers on known statistics, and colours alone."""
+
+import numpy as np
+import pytest
+import toys
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from samtl.baselines._pixels import read_image
+from samtl.baselines.floor import Baseline
+from samtl.datasets import IGNORE
+from samtl.heads import logreg
+from samtl.images import statistics
+
+TRAIN, HELD, TEST = np.arange(30), np.arange(30, 45), np.arange(45, 60)
+
+
+def test_classification_is_of_the_statistics():
+    dataset = toys.stripes(classes=4)
+    found = list(Baseline().fit(dataset, TRAIN, HELD).predict_all(dataset, TEST))
+    assert [list(each) for each in found] == [["logreg", "knn"]]
+    X = np.stack([statistics(read_image(dataset, row)) for row in range(60)])
+    y = np.array(dataset.labels)
+    head = logreg.Head().fit(X[TRAIN], y[TRAIN], (X[HELD], y[HELD]))
+    np.testing.assert_array_equal(found[0]["logreg"], head.predict_proba(X[TEST]))
+    knn = make_pipeline(StandardScaler(), KNeighborsClassifier(5)).fit(X[:45], y[:45])
+    np.testing.assert_array_equal(found[0]["knn"], knn.predict_proba(X[TEST]))
+
+
+def test_more_neighbours_than_images():
+    dataset = toys.stripes()
+    baseline = Baseline(neighbours=50).fit(dataset, np.arange(6))
+    chances = next(baseline.predict_all(dataset, [7]))["knn"]
+    np.testing.assert_allclose(chances, [[1 / 3] * 3])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_colours_that_never_vary_are_told_apart_exactly(classes):
+    dataset = toys.blobs(classes=classes, noise=0)
+    baseline = Baseline().fit(dataset, np.arange(12), [])
+    for row, made in enumerate(baseline.predict(dataset, np.arange(24), image_size=32)):
+        mask = dataset.read_mask(dataset.sample_ids[row])
+        np.testing.assert_array_equal(made[mask != IGNORE], mask[mask != IGNORE])
+
+
+def test_mean_colour_is_discriminant_analysis_without_frequencies():
+    dataset = toys.blobs(classes=4, noise=60)  # overlapping
+    rows = np.arange(24)
+    images = [read_image(dataset, row) for row in rows]
+    masks = [dataset.read_mask(sample) for sample in dataset.sample_ids]
+    colours = np.concatenate([i[m != IGNORE] for i, m in zip(images, masks, strict=True)])
+    codes = np.concatenate([m[m != IGNORE] for m in masks])
+    known = LinearDiscriminantAnalysis(priors=[0.25] * 4).fit(colours, codes)
+    made = Baseline().fit(dataset, rows[:16], rows[16:]).predict(dataset, rows, image_size=32)
+    found, expected = [], []
+    for image, guess in zip(images, made, strict=True):
+        found.append(guess.ravel())
+        expected.append(known.predict(image.reshape(-1, 3)))
+    agreement = np.concatenate(found) == np.concatenate(expected)
+    assert agreement.mean() > 0.9995  # ties between rounded colours
+    assert len(np.unique(np.concatenate(found))) == 4
+
+
+def test_the_most_frequent_class_everywhere():
+    dataset = toys.blobs()
+    found = list(Baseline().fit(dataset, [0, 1], [2]).predict_all(dataset, [3, 4], image_size=50))
+    for each in found:
+        assert list(each) == ["mean-colour", "all-background"]
+        assert not each["all-background"].any()
+        assert each["all-background"].shape == each["mean-colour"].shape
+    for mask in dataset.read_mask.content.values():
+        mask[mask == 0] = 2
+    found = list(Baseline().fit(dataset, [0, 1], [2]).predict_all(dataset, [3], image_size=50))
+    assert (found[0]["all-class2"] == 2).all()
+
+
+def test_a_class_without_pixels_is_never_claimed_and_what_is_ignored_never_learnt():
+    dataset = toys.blobs(classes=3, noise=0)
+    for mask in dataset.read_mask.content.values():
+        mask[mask == 2] = IGNORE
+    baseline = Baseline().fit(dataset, np.arange(12), [])
+    assert baseline.tensors()["counts"][2] == 0
+    seen = np.unique(list(baseline.predict(dataset, [0, 3], image_size=32)))
+    assert set(seen) <= {0, 1}
+    np.testing.assert_allclose(baseline.tensors()["means"], [*toys.COLOURS[:2], [0, 0, 0]])
+
+
+def test_what_is_kept_are_the_moments(monkeypatch):
+    from samtl.baselines import floor
+
+    dataset = toys.blobs(classes=3, noise=25)
+    whole = Baseline().fit(dataset, np.arange(9), []).tensors()
+    monkeypatch.setattr(
+        floor, "_STRIP", 100
+    )  # sums of whole numbers do not hang on how they are cut
+    cut = Baseline().fit(dataset, np.arange(9)[::-1], []).tensors()
+    for role, tensor in whole.items():
+        np.testing.assert_array_equal(tensor, cut[role])
+    masks = [dataset.read_mask(s) for s in dataset.sample_ids[:9]]
+    images = [read_image(dataset, row) for row in range(9)]
+    residuals = []
+    for code in range(3):
+        pixels = np.concatenate([i[m == code] for i, m in zip(images, masks, strict=True)])
+        np.testing.assert_allclose(whole["means"][code], pixels.mean(axis=0))
+        residuals.append(pixels - pixels.mean(axis=0))
+    together = np.concatenate(residuals)
+    np.testing.assert_allclose(whole["covariance"], together.T @ together / len(together))

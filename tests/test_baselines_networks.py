@@ -1,0 +1,71 @@
+"""The networks: their sizes, what they are given, and how scores become a map."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from samtl.baselines import cnn, unet
+from samtl.baselines._networks import Normalised, class_map
+
+
+def n_weights(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_pixels_are_normalised_as_imagenet_is():
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(Normalised(nn.Identity())(pixels), (pixels / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_the_cnn_takes_squares_of_any_size(size):
+    network = cnn.Baseline()._network(10).eval()
+    assert n_weights(network) == 585_450
+    assert network(torch.randn(2, 3, size, size)).shape == (2, 10)
+
+
+def test_the_unet_scores_every_pixel_and_sees_far():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = unet.UNet(4, 3).eval()
+        image = torch.randn(1, 3, 64, 96)
+    scores = network(image)
+    assert scores.shape == (1, 3, 64, 96)
+    # Five levels: a pixel's score hangs on the whole of an image this small.
+    image[0, :, 0, 0] += 10
+    assert ((network(image) - scores)[0].abs().amax(0) > 0).float().mean() > 0.9
+
+
+def test_the_unet_is_half_as_wide_as_the_published_one():
+    """As published it has 31,031,745 weights with biases and no norms, for 1 channel in and 2 classes."""
+    with torch.device("meta"):
+        network = unet.UNet(64, 2)
+    products = sum(m.weight.numel() for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)))  # fmt: skip
+    widths = [64, 128, 256, 512, 1024]
+    down = sum(9 * (a * b + b * b) for a, b in zip([3, *widths], widths, strict=False))
+    up = sum(4 * a * b + 9 * (2 * a * a + a * a) for a, b in zip(widths, widths[1:], strict=False))
+    assert products == down + up + 2 * 64
+    with torch.device("meta"):
+        assert n_weights(unet.Baseline()._network(2)) == 7_763_074
+
+
+def test_a_map_has_the_images_own_shape():
+    # Left half class 1, right half class 0, of a wide image that fills the upper half of the square.
+    scores = torch.zeros(2, 8, 8)
+    scores[1, :4, :4], scores[0, :4, 4:] = 1, 1
+    scores[1, 4:] = 100  # beneath the image: padding
+    made = class_map(scores, 50, 100, 64)
+    assert made.shape == (32, 64)
+    assert made.dtype == np.uint8
+    assert (made[:24, :32] == 1).all()
+    assert (made[:24, 32:] == 0).all()
+
+
+def test_scores_are_interpolated_not_classes():
+    scores = torch.tensor([[[0.0, 0.0]] * 2, [[3.0, -1.0]] * 2])
+    made = class_map(scores, 8, 8, 8)
+    # 3 falls to -1 between the centres at 2 and 6, and passes 0 at 5.
+    np.testing.assert_array_equal(made, [[1, 1, 1, 1, 1, 0, 0, 0]] * 8)

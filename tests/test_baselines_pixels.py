@@ -1,0 +1,200 @@
+"""Pixels come once each, as squares, turned together with their masks, and only from what can be read."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import toys
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from samtl.baselines import _pixels
+from samtl.baselines._pixels import Pixels, ahead, read_mask, square, squares, turned
+from samtl.datasets import IGNORE, Dataset, resolve
+from samtl.errors import InputError
+from samtl.preprocess import PIXEL_MEAN, mask_square, resize_longest_side
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def everything(source, size, order=None):
+    inputs, targets = zip(*source.batches(size, order), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (40, 13), (9, 40), (500, 1), (3, 5)])
+def test_a_square_holds_the_image_and_the_mean_colour(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    resized = resize_longest_side(pixels, 32)
+    height, width, _ = resized.shape
+    made = square(pixels, 32)
+    assert made.shape == (32, 32, 3)
+    np.testing.assert_array_equal(made[:height, :width], resized)
+    for padded in (made[height:].reshape(-1, 3), made[:, width:].reshape(-1, 3)):
+        assert (abs(padded - np.array(PIXEL_MEAN)) <= 0.5).all()
+
+
+def test_labelled_images_in_order():
+    dataset = toys.stripes(n=20)
+    rows = np.array([7, 3, 11])
+    source = Pixels(dataset, rows, 32, augment=True)
+    assert len(source) == 3
+    batches = list(source.batches(2, None))
+    assert [tuple(inputs.shape) for inputs, _ in batches] == [(2, 3, 32, 32), (1, 3, 32, 32)]
+    inputs, targets = everything(source, 2)
+    assert (inputs.dtype, targets.dtype) == (torch.uint8, torch.int64)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    assert targets.tolist() == [dataset.labels[row] for row in rows]
+    for row, made in zip(rows, inputs, strict=True):  # in order, nothing is turned
+        expected = square(_pixels.read_image(dataset, row), 32)
+        np.testing.assert_array_equal(made.permute(1, 2, 0).numpy(), expected)
+
+
+def test_masks_lie_on_their_images():
+    dataset = toys.blobs(n=6)
+    inputs, targets = everything(Pixels(dataset, np.arange(6), 64), 4)
+    assert targets.shape == (6, 64, 64)
+    assert targets.dtype == torch.int64
+    for i, target in enumerate(targets):
+        expected = mask_square(dataset.read_mask.content[dataset.sample_ids[i]], 64)
+        np.testing.assert_array_equal(target.numpy(), expected)
+    assert (targets[1] == IGNORE).sum() > 20 * 64  # the second is tall: right of it is nothing
+    assert inputs.shape == (6, 3, 64, 64)
+
+
+@pytest.mark.parametrize("make", [toys.stripes, toys.blobs])
+def test_kept_or_decoded_anew_is_the_same(make, monkeypatch):
+    dataset, rows = make(n=23), np.arange(22, 0, -1)
+    kept = Pixels(dataset, rows, 32, augment=True)
+    monkeypatch.setattr(_pixels, "HELD_BYTES", 0)
+    dataset.read.asked.clear()
+    streamed = Pixels(dataset, rows, 32, augment=True)
+    assert not dataset.read.asked
+    for order in (lambda: None, generator):
+        for one, other in zip(
+            everything(kept, 5, order()), everything(streamed, 5, order()), strict=True
+        ):
+            assert torch.equal(one, other)
+    assert len(dataset.read.asked) == 2 * len(rows)
+
+
+def test_shuffled_batches_hold_every_image_once():
+    dataset = toys.stripes(n=30)
+    source = Pixels(dataset, np.arange(30), 32)
+    plain = everything(source, 7)[0]
+    mixed, labels = everything(source, 7, generator())
+    keys = [image.numpy().tobytes() for image in plain]
+    order = [keys.index(image.numpy().tobytes()) for image in mixed]
+    assert sorted(order) == list(range(30))
+    assert order != list(range(30))
+    assert labels.tolist() == [dataset.labels[i] for i in order]
+    again = everything(source, 7, generator())[0]
+    assert torch.equal(mixed, again)
+    assert not torch.equal(mixed, everything(source, 7, generator(1))[0])
+
+
+def ways(image):
+    """The eight ways to lay a square down."""
+    turns = [np.rot90(image, k) for k in range(4)]
+    return [way for turn in turns for way in (turn, turn[:, ::-1])]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(2, 5))
+def test_turning_moves_pixels_and_masks_alike(seed, n, side):
+    masks = torch.arange(n * side * side).view(n, side, side)
+    inputs = torch.stack([masks, masks + 1, masks + 2], dim=3)
+    made, targets = turned(inputs, masks, generator(seed))
+    assert made.shape == inputs.shape
+    assert made.is_contiguous()
+    for c in range(3):
+        assert torch.equal(made[..., c], targets + c)
+    for before, after in zip(masks.numpy(), targets.numpy(), strict=True):
+        assert any(np.array_equal(after, way) for way in ways(before))
+
+
+def test_all_eight_ways_are_equally_likely():
+    image = torch.arange(9, dtype=torch.uint8).view(3, 3, 1)
+    labels = torch.arange(4000)
+    made, targets = turned(image.expand(4000, 3, 3, 1), labels, generator())
+    assert torch.equal(targets, labels)
+    _, counts = made.flatten(1).unique(dim=0, return_counts=True)
+    assert len(counts) == 8
+    assert counts.min() > 430
+
+
+def test_images_to_predict_on_are_read_without_targets():
+    dataset = toys.blobs(n=7)
+    dataset.read_mask.forbidden = set(dataset.sample_ids)
+    found = list(squares(dataset, np.array([6, 0, 1, 2, 5]), 32, 2))
+    assert [len(inputs) for inputs, _ in found] == [2, 2, 1]
+    assert [shape for _, shapes in found for shape in shapes] == [
+        toys.SHAPES[row % 3] for row in (6, 0, 1, 2, 5)
+    ]
+
+
+def test_a_damaged_image_is_named():
+    dataset = toys.stripes()
+    dataset.read.content[dataset.sample_ids[2]] = b"no image"
+    with pytest.raises(InputError, match=r"image '2/002\.png' of stripes cannot be used \(a JPEG"):
+        Pixels(dataset, np.arange(4), 32)
+
+
+def test_an_image_that_goes_during_training_is_named(monkeypatch):
+    dataset = toys.stripes()
+    monkeypatch.setattr(_pixels, "HELD_BYTES", 0)
+    batches = Pixels(dataset, np.arange(9), 32).batches(2, None)
+    next(batches)
+    dataset.read.content[dataset.sample_ids[7]] = OSError("the network drive is gone")
+    with pytest.raises(InputError, match=r"'1/007\.png' of stripes .*the network drive is gone"):
+        list(batches)
+
+
+def test_a_folder_that_is_gone(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / f"{i}.png")
+    dataset = resolve(f"folder:{tmp_path / 'images'}")
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(InputError, match=r"image 'a/1\.png' .* put the dataset back where it was"):
+        Pixels(dataset, np.array([1, 0, 2]), 32)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.zeros((31, 32), np.uint8), r"must have its image's shape \(32, 32\), got \(31, 32\)"),
+        (np.full((32, 32), 3, np.uint8), "must hold classes below 3, or 255 to be ignored, and holds 3"),
+        (FileNotFoundError("no such file"), "cannot be read"),
+        (_pixels.BadImage("truncated", "cut short"), r"cannot be used \(cut short\)"),
+    ],
+)  # fmt: skip
+def test_a_mask_that_does_not_fit_is_named(mask, said):
+    dataset = toys.blobs()
+    dataset.read_mask.content["000.png"] = mask
+    with pytest.raises(InputError, match=rf"the mask of '?'000\.png' of blobs .*{said}"):
+        Pixels(dataset, np.arange(3), 32)
+
+
+def test_a_dataset_without_masks_has_none():
+    dataset = Dataset("labelled", ("a", "b"), ("x",), (0,), toys.Reads({}))
+    with pytest.raises(InputError, match="has labels, not masks"):
+        read_mask(dataset, 0, (1, 1))
+
+
+def test_reading_keeps_one_ahead():
+    loaded = []
+
+    def load(window):
+        loaded.append(window)
+        return -window
+
+    given = []
+    for value in ahead(load, range(6)):
+        given.append(value)
+        assert len(loaded) <= len(given) + 1
+    assert given == [0, -1, -2, -3, -4, -5]

@@ -1,0 +1,183 @@
+"""VGG-19 has the published architecture, its weights come from where they are said to, and stay what they are."""
+
+import hashlib
+import http.server
+import threading
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+from samtl.baselines import vgg19
+from samtl.baselines.vgg19 import Baseline, convolutions
+from samtl.errors import InputError, ResourceError
+from samtl.weights import Official
+
+ROWS = np.arange(24), np.arange(24, 36), np.arange(36, 60)
+
+
+def test_the_architecture_is_that_of_the_published_weights():
+    state = convolutions().state_dict()
+    places = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]
+    assert list(state) == [f"{n}.{part}" for n in places for part in ("weight", "bias")]
+    widths = [3, 64, 64, 128, 128, *[256] * 4, *[512] * 8]
+    shapes = [tuple(state[f"{n}.weight"].shape) for n in places]
+    assert shapes == [(b, a, 3, 3) for a, b in zip(widths, widths[1:], strict=False)]
+    assert sum(tensor.numel() for tensor in state.values()) == 20_024_384
+    assert vgg19.OFFICIAL.file == f"vgg19-{vgg19.OFFICIAL.sha256}.pth"
+
+
+def test_no_random_number_is_used_up():
+    before = torch.random.get_rng_state()
+    convolutions()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Make the network narrow, which is quick; all else about it stays."""
+    monkeypatch.setattr(vgg19, "BLOCKS", ((4,), (4, 4), (8,), (8,), (8,)))
+    monkeypatch.setattr(vgg19, "N_FEATURES", 16)
+
+
+def published_state(seed=0):
+    """A state dict with torchvision's names, the linear layers' among them."""
+    network = convolutions()
+    random = torch.Generator().manual_seed(seed)
+    state = {
+        f"features.{key}": torch.randn(tensor.shape, generator=random) / 4
+        for key, tensor in network.state_dict().items()
+    }
+    return {**state, "classifier.0.weight": torch.zeros(2, 2), "classifier.0.bias": torch.zeros(2)}
+
+
+@pytest.fixture
+def served(narrow, tmp_path, monkeypatch):
+    """An official checkpoint on a server of our own; gives the file that is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    torch.save(published_state(), folder / "state.pth")
+    digest = hashlib.sha256((folder / "state.pth").read_bytes()).hexdigest()
+    file = (folder / "state.pth").rename(folder / f"vgg19-{digest[:8]}.pth")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(vgg19, "BASE_URL", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(vgg19, "OFFICIAL", Official(file.name, file.stat().st_size, digest[:8]))
+        monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
+        yield file
+        server.shutdown()
+
+
+def make(**parameters):
+    return Baseline(**{"image_size": 32, "device": "cpu", **parameters})
+
+
+def test_official_weights_are_fetched_once_and_named(served, tmp_path):
+    dataset = toys.stripes()
+    baseline = make().fit(dataset, *ROWS[:2])
+    assert baseline.weights == f"official {served.name}"
+    assert not baseline.untrained
+    chances = np.concatenate(list(baseline.predict(dataset, ROWS[2])))
+    served.unlink()  # the second time it must come from the disk
+    assert (tmp_path / "weights" / served.name).is_file()
+    again = make().fit(dataset, *ROWS[:2])
+    assert again.weights_sha256 == baseline.weights_sha256
+    np.testing.assert_array_equal(chances, np.concatenate(list(again.predict(dataset, ROWS[2]))))
+    kept = make(checkpoint=str(tmp_path / "weights" / served.name)).fit(dataset, *ROWS[:2])
+    assert kept.weights == baseline.weights
+
+
+def test_a_download_of_something_else_is_refused_and_not_kept(served, tmp_path):
+    prefix = served.stem.removeprefix("vgg19-")
+    torch.save(published_state(seed=1), served)
+    with pytest.raises(InputError, match=rf"does not have the sha256 {prefix}\.\.\.: try again"):
+        make().fit(toys.stripes(), *ROWS[:2])
+    assert not list((tmp_path / "weights").iterdir())
+
+
+def test_a_damaged_kept_copy_is_fetched_again(served, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / served.name).write_bytes(b"cut short")
+    assert make().fit(toys.stripes(), *ROWS[:2]).weights == f"official {served.name}"
+
+
+def test_no_server(narrow, monkeypatch, tmp_path):
+    monkeypatch.setattr(vgg19, "BASE_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(ResourceError, match=r"could not download .*vgg19-dcbb9e9d\.pth"):
+        make().fit(toys.stripes(), *ROWS[:2])
+
+
+def test_files_of_ones_own(narrow, tmp_path):
+    state = published_state()
+    torch.save(state, tmp_path / "own.pth")
+    dataset = toys.stripes()
+    baseline = make(checkpoint=str(tmp_path / "own.pth")).fit(dataset, *ROWS[:2])
+    assert (baseline.weights, baseline.untrained) == ("file own.pth", False)
+    del state["features.0.bias"]
+    state["features.50.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(
+        InputError,
+        match=r"not of the architecture vgg19: 1 tensors are missing .*torchvision's vgg19",
+    ):
+        make(checkpoint=str(tmp_path / "other.pth")).fit(dataset, *ROWS[:2])
+    with pytest.raises(InputError, match="no such file"):
+        make(checkpoint="nowhere.pth").fit(dataset, *ROWS[:2])
+
+
+def restored(baseline):
+    made = type(baseline)(**baseline.get_params())
+    for fact in baseline.facts:
+        setattr(made, fact, getattr(baseline, fact))
+    made.adopt(baseline.task_, baseline.classes_.tolist())
+    made.restore(baseline.tensors())
+    return made
+
+
+def test_weights_that_were_exchanged_are_noticed(narrow, tmp_path):
+    dataset = toys.stripes()
+    torch.save(published_state(), tmp_path / "own.pth")
+    baseline = make(checkpoint=str(tmp_path / "own.pth")).fit(dataset, *ROWS[:2])
+    expected = next(baseline.predict(dataset, [5]))
+    np.testing.assert_array_equal(next(restored(baseline).predict(dataset, [5])), expected)
+    torch.save(published_state(seed=1), tmp_path / "own.pth")
+    with pytest.raises(
+        InputError, match=r"fitted with the weights file own\.pth, and .*holds others"
+    ):
+        next(restored(baseline).predict(dataset, [5]))
+
+
+def test_features_are_mean_and_maximum_of_what_sees_the_image():
+    cells = torch.zeros(2, 512, 3, 3)
+    cells[0, :, :2, :] = torch.arange(6.0).view(2, 3)  # a wide image, 96 x 60 of 96 x 96
+    cells[0, :, 2, :] = 1e6
+    cells[1] = 4
+    features = make(image_size=96)._pooled(cells, [(10, 16), (5, 5)])
+    assert features.shape == (2, vgg19.N_FEATURES)
+    np.testing.assert_array_equal(features[0], [2.5] * 512 + [5] * 512)
+    np.testing.assert_array_equal(features[1], [4] * 1024)
+
+
+def test_random_weights_carry_the_image_to_the_last_layer():
+    """Without the gain for ReLU, signals fade by 2 ** -8 on their way through 16 layers."""
+    baseline = make(checkpoint="random:0")
+    loaded = baseline._load()
+    assert (loaded.description, loaded.untrained) == ("untrained (random:0)", True)
+    images = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    images = images.to(torch.uint8)
+    baseline._dtype = torch.float32
+    exact = baseline._run(images)
+    assert exact.shape == (2, 512, 1, 1)
+    assert 0.3 < exact.std() < 30
+    baseline._dtype = torch.bfloat16
+    torch.testing.assert_close(baseline._run(images), exact, rtol=0.1, atol=0.1)

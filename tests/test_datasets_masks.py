@@ -1,0 +1,378 @@
+"""Images with masks: which belong together, what their values mean, and what is refused before hours are spent."""
+
+import io
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from samtl.datasets import _masks, resolve
+from samtl.datasets._masks import indexed, light, matched, valued
+from samtl.errors import InputError
+from samtl.images import BadImage
+from samtl.planning import _require_usable
+
+HEIGHT, WIDTH = 5, 7
+
+
+def encoded(pixels, form="PNG"):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def picture(value=0, shape=(HEIGHT, WIDTH), form="PNG"):
+    return encoded(np.full((*shape, 3), value, np.uint8), form)
+
+
+def values(*some, shape=(HEIGHT, WIDTH)):
+    """Give an array that holds these values and no others."""
+    return np.resize(np.array(some, np.uint8), shape)
+
+
+def mask(*some, **options):
+    return encoded(values(*some, **options))
+
+
+def unpack(path, files):
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def pack(path, files):
+    path = path.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, data in files.items():
+            made.writestr(name, data)
+    return path
+
+
+FILES = {f"images/{i}.jpg": picture(i, form="JPEG") for i in (1, 2, 10)} | {
+    f"masks/{i}.png": mask(0, 255, i) for i in (1, 2, 10)
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return unpack(tmp_path / "My Roads", FILES)
+
+
+def listed(root, options=""):
+    return resolve(f"masks:{root}{options}")
+
+
+def replaced(root, **files):
+    """Replace or add files; `__` stands for the slash and `_` before the suffix for the dot."""
+    unpack(root, {re.sub("_(?=[a-z]+$)", ".", k.replace("__", "/")): v for k, v in files.items()})
+    return root
+
+
+class TestListing:
+    @pytest.mark.parametrize("make", [pack, unpack])
+    def test_images_in_natural_order_with_their_masks(self, tmp_path, make):
+        dataset = listed(make(tmp_path / "a", FILES))
+        assert dataset.name == "masks-a"
+        assert dataset.sample_ids == ("1.jpg", "2.jpg", "10.jpg")
+        assert dataset.labels == (-1, -1, -1)
+        assert dataset.classes == ("background", "foreground")
+        assert (dataset.task, dataset.groups, dataset.parts) == ("segmentation", (), ())
+        assert dataset.read("10.jpg") == FILES["images/10.jpg"]
+        for sample_id in dataset.sample_ids:
+            found = dataset.read_mask(sample_id)
+            assert found.dtype == np.uint8
+            np.testing.assert_array_equal(found, values(0, 1, 0))
+
+    @pytest.mark.parametrize("make", [pack, unpack])
+    def test_it_can_be_sent_to_another_process(self, tmp_path, make):
+        dataset = pickle.loads(pickle.dumps(listed(make(tmp_path / "a", FILES))))
+        assert dataset.read("1.jpg") == FILES["images/1.jpg"]
+        assert dataset.read_mask("1.jpg").shape == (HEIGHT, WIDTH)
+
+    @pytest.mark.parametrize("make", [pack, unpack])
+    @pytest.mark.parametrize("top", ["", "top/"])
+    @pytest.mark.parametrize(
+        ("images", "masks"),
+        [("images", "masks"), ("Image", "MASK"), ("img", "labels"), ("SAT", "Map"), ("sat", "gt")],
+    )
+    def test_folders_go_by_several_names(self, tmp_path, make, top, images, masks):
+        files = {f"{top}{images}/a.png": picture(), f"{top}{masks}/a.png": mask(0, 255)}
+        assert listed(make(tmp_path / "a", files)).sample_ids == ("a.png",)
+
+    @pytest.mark.parametrize("make", [pack, unpack])
+    def test_what_else_lies_there_is_left_out(self, tmp_path, make):
+        more = {
+            "images/.1.jpg": b"", "images/list.txt": b"", "__MACOSX/images/._1.jpg": b"",
+            "docs/paper.png": b"", ".git/masks/1.png": b"",
+        }  # fmt: skip
+        assert len(listed(make(tmp_path / "a", FILES | more))) == 3
+
+    def test_sub_folders_are_part_of_the_name(self, root):
+        replaced(root, images__a__1_png=picture(), masks__a__1_tif=encoded(values(0, 255), "TIFF"))
+        dataset = listed(root)
+        assert dataset.sample_ids[-1] == "a/1.png"
+        assert dataset.read_mask("a/1.png").max() == 1
+
+    def test_root_and_argument_mean_the_same(self, root):
+        assert resolve("masks", root) == listed(root)
+        assert resolve("masks:?foreground=255", root) == listed(root, "?foreground=255")
+
+    def test_other_ids_are_not_read(self, root):
+        for read in (listed(root).read, listed(root).read_mask):
+            with pytest.raises(InputError, match="has no sample"):
+                read("../images/1.jpg")
+
+    def test_no_or_two_places(self, root):
+        for spec in ("masks", "masks:", "masks:?foreground=1"):
+            with pytest.raises(InputError, match="named by masks:PATH or by --root, got neither"):
+                resolve(spec)
+        with pytest.raises(InputError, match="got both"):
+            resolve(f"masks:{root}", root)
+
+    @pytest.mark.parametrize(
+        ("files", "told"),
+        [
+            ({}, "has no folder"),
+            ({"images/1.png": b""}, "has the folders 'images'.*called gt or label or"),
+            ({"a/1.png": b"", "b/1.png": b""}, "has the folders 'a', 'b'"),
+            ({"top/a/1.png": b""}, "has in 'top' the folders 'a'"),
+            ({"images/1.png": b"", "img/1.png": b"", "masks/1.png": b""}, "exactly one called image"),
+            ({"images/1.txt": b"", "masks/1.png": b""}, "has no images in 'images'"),
+            ({"images/1.png": b"", "masks/1.txt": b""}, "has no masks in 'masks'"),
+        ],
+    )  # fmt: skip
+    def test_other_layouts_are_refused_with_the_one_expected(self, tmp_path, files, told):
+        (tmp_path / "a").mkdir()
+        with pytest.raises(InputError, match=told) as caught:
+            listed(unpack(tmp_path / "a", files))
+        assert "PATH/images (or image, img, sat)" in str(caught.value)
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(InputError, match=r"there is no .*PATH/masks"):
+            listed(tmp_path / "nowhere")
+
+
+class TestMatching:
+    def test_both_directions_are_told_at_once(self, tmp_path):
+        files = {f"images/{i}.png": picture() for i in range(1, 9)}
+        files |= {f"masks/{i}.png": mask(0) for i in range(5, 11)}
+        with pytest.raises(InputError, match="stem=REGEX") as caught:
+            listed(unpack(tmp_path, files))
+        assert "4 of 8 images have no mask (1.png, 2.png, 3.png, ...)" in str(caught.value)
+        assert "and 2 of 6 masks have no image (9.png, 10.png)" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("name", "what"),
+        [("images/1.png", "two images are both known as '1'"), ("masks/1.bmp", "two masks")],
+    )
+    def test_two_files_of_one_stem(self, root, name, what):
+        with pytest.raises(InputError, match=what):
+            listed(unpack(root, {name: picture()}))
+
+    @pytest.mark.parametrize("option", [r"^(\d+)_", r"\d+", r"(\d+)_(?:sat|mask)"])
+    def test_names_are_matched_by_what_a_regex_finds(self, tmp_path, option):
+        files = {f"sat/{i}_sat.jpg": picture(form="JPEG") for i in (7, 12)}
+        files |= {f"gt/{i}_mask.png": mask(0, 255) for i in (7, 12)}
+        dataset = listed(unpack(tmp_path / "a", files), f"?stem={option}")
+        assert dataset.sample_ids == ("7_sat.jpg", "12_sat.jpg")
+        assert dataset.read_mask.files.names["12_sat.jpg"] == "gt/12_mask.png"
+
+    @pytest.mark.parametrize(
+        ("option", "told"),
+        [
+            ("(", "is no regular expression"),
+            ("^2", "finds nothing in '1.png'"),
+            (".", "two masks are both known as '1'"),
+        ],
+    )
+    def test_a_regex_that_does_not_do(self, root, option, told):
+        with pytest.raises(InputError, match=told):
+            listed(root, f"?stem={option}")
+
+    def test_groups_by_a_regex(self, root):
+        assert listed(root, "?group=^\\d").groups == ("1", "2", "1")
+        with pytest.raises(InputError, match="finds nothing in"):
+            listed(root, "?group=scene")
+
+    @given(st.dictionaries(st.text("ab/", min_size=1), st.integers(0, 3), min_size=1))
+    def test_one_to_one_or_refused(self, keys):
+        """Whatever the names are: each image gets the one mask with its key."""
+        images = [f"i{key}" for key in keys]
+        masks = [f"m{key}" for key in reversed(keys)]
+        found = matched(
+            images, masks, lambda n: n[1:], lambda n: n[1:], where="here", remedy="there"
+        )
+        assert list(found) == images
+        assert all(image[1:] == mask[1:] for image, mask in found.items())
+        with pytest.raises(InputError, match=r"1 of .* images have no mask .*there"):
+            matched(images, masks[1:], lambda n: n[1:], lambda n: n[1:], where="", remedy="there")
+
+
+class TestCoding:
+    @given(hnp.arrays(np.uint8, (4, 4)), st.sets(st.integers(0, 255), min_size=1, max_size=4))
+    def test_what_a_binary_mask_becomes(self, raw, some):
+        np.testing.assert_array_equal(light("road").decode(raw), raw > 127)
+        expected = np.isin(raw, list(some))
+        np.testing.assert_array_equal(valued("road", sorted(some)).decode(raw), expected)
+        ignored = valued("road", [], sorted(some)).decode(raw)
+        np.testing.assert_array_equal(ignored == 255, expected)
+        assert set(np.unique(ignored[~expected])) <= {0}
+
+    @given(st.permutations(range(256)).map(lambda order: order[:5]), st.data())
+    def test_what_a_mask_of_several_classes_becomes(self, order, data):
+        *named, ignored = order
+        coding = indexed(dict(zip("abcd", named, strict=True)), [ignored])
+        assert coding.classes == tuple("abcd")
+        raw = data.draw(hnp.arrays(np.uint8, (3, 4), elements=st.sampled_from(order)))
+        expected = np.array([255 if v == ignored else named.index(v) for v in raw.flat])
+        np.testing.assert_array_equal(coding.decode(raw).ravel(), expected)
+        stranger = next(v for v in range(256) if v not in order)
+        raw[0, 0] = stranger
+        with pytest.raises(BadImage, match=f"has {stranger} too") as caught:
+            coding.decode(raw)
+        assert caught.value.code == "mask_values"
+
+    @pytest.mark.parametrize(
+        ("option", "classes", "expected"),
+        [
+            ("", ("background", "foreground"), (0, 0, 1, 1)),
+            ("?", ("background", "foreground"), (0, 0, 1, 1)),
+            ("?foreground=3", ("background", "foreground"), (0, 1, 0, 0)),
+            ("?foreground=3,200", ("background", "foreground"), (0, 1, 1, 0)),
+            ("?foreground=3&ignore=255", ("background", "foreground"), (0, 1, 0, 255)),
+            ("?ignore=3,255", ("background", "foreground"), (0, 255, 1, 255)),
+            ("?classes=sea:0,road:3,roof:200,tree:255", ("sea", "road", "roof", "tree"), (0, 1, 2, 3)),
+            ("?classes=road:3,sea:0&ignore=200,255", ("road", "sea"), (1, 0, 255, 255)),
+        ],
+    )  # fmt: skip
+    def test_options(self, tmp_path, option, classes, expected):
+        raw = values(0, 3, 200, 255)
+        dataset = listed(
+            unpack(tmp_path, {"images/a.png": picture(), "masks/a.png": encoded(raw)}), option
+        )
+        assert dataset.classes == classes
+        np.testing.assert_array_equal(dataset.read_mask("a.png"), values(*expected))
+
+    def test_classes_count_from_0_by_default(self, tmp_path):
+        files = {"images/a.png": picture(), "masks/a.png": mask(0, 1, 2)}
+        dataset = listed(unpack(tmp_path, files), "?classes=ground,road,roof")
+        np.testing.assert_array_equal(dataset.read_mask("a.png"), values(0, 1, 2))
+
+    def test_another_coding_is_another_dataset(self, root):
+        """Else a store of masks that were read in one way would be gone on with in another."""
+        options = ("", "?foreground=255", "?foreground=2", "?ignore=2", "?foreground=255&ignore=2")
+        names = [listed(root, option).name for option in options]
+        assert names[0] == "masks-My-Roads"
+        assert len(set(names)) == len(names)
+        for option in options:
+            _require_usable(listed(root, option))
+
+    @pytest.mark.parametrize(
+        ("option", "told"),
+        [
+            ("?foregrund=1", "known are stem=.*foreground=.*classes=.*ignore=.*group=.*'foregrund', which is unknown"),
+            ("?foreground", "bad query field"),
+            ("?foreground=", "given twice or empty"),
+            ("?foreground=1&foreground=2", "given twice or empty"),
+            ("?foreground=1&classes=a,b", "not both"),
+            ("?foreground=256", "foreground= takes values from 0 to 255"),
+            ("?foreground=white", "foreground= takes values from 0 to 255"),
+            ("?ignore=1,,2", "ignore= takes values from 0 to 255"),
+            ("?ignore=-1", "ignore= takes values from 0 to 255"),
+            ("?foreground=7&ignore=7", "7 is asked to be both"),
+            ("?classes=a:7,b:8&ignore=8", "8 is asked to be both"),
+            ("?classes=a", "names 2 to 255 classes"),
+            ("?classes=a,", "names 2 to 255 classes"),
+            ("?classes=a,a", "each name and each value once"),
+            ("?classes=a:1,b", "each name and each value once"),
+            ("?classes=a:x,b", "classes= takes values from 0 to 255"),
+            ("?classes=a:,b", "classes= takes values from 0 to 255"),
+        ],
+    )  # fmt: skip
+    def test_options_that_are_none(self, root, option, told):
+        with pytest.raises(InputError, match=told):
+            listed(root, option)
+
+
+class TestWrongMasks:
+    def test_another_size_is_told_when_listed(self, root):
+        replaced(root, masks__2_png=mask(0, shape=(WIDTH, HEIGHT)))
+        told = r"1 of 3 masks.*images/2\.jpg is 7 x 5, its mask 5 x 7\. Bring both"
+        with pytest.raises(InputError, match=told):
+            listed(root)
+
+    def test_unknown_values_are_told_when_listed(self, root):
+        told = r"masks/1\.png in .*no values but 0, 255 was expected, this one has 1 too"
+        with pytest.raises(InputError, match=told):
+            listed(root, "?classes=a:0,b:255")
+
+    def test_unknown_values_beyond_the_first_masks_are_told_when_read(self, tmp_path):
+        files = {f"images/{i}.png": picture() for i in range(_masks.SAMPLED + 1)}
+        files |= {f"masks/{i}.png": mask(0, 1) for i in range(_masks.SAMPLED)}
+        files |= {f"masks/{_masks.SAMPLED}.png": mask(0, 9)}
+        dataset = listed(unpack(tmp_path, files), "?classes=a,b")
+        with pytest.raises(BadImage, match="has 9 too") as caught:
+            dataset.read_mask(f"{_masks.SAMPLED}.png")
+        assert caught.value.code == "mask_values"
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            encoded(np.dstack([values(0, 255)] * 2 + [values(0)])),
+            encoded(np.full((HEIGHT, WIDTH), 300, np.uint16)),
+            encoded(np.full((HEIGHT, WIDTH, 4), 255, np.uint8)),
+            picture(form="JPEG"),
+        ],
+        ids=["colours", "16 bits", "alpha", "jpeg"],
+    )
+    def test_a_kind_of_mask_that_is_not_read_is_told_when_listed(self, root, data):
+        with pytest.raises(InputError, match=r"the mask masks/2\.png in .* cannot be used"):
+            listed(replaced(root, masks__2_png=data))
+
+    def test_no_foreground_is_fine(self, tmp_path):
+        files = {"images/a.png": picture(), "masks/a.png": mask(0)}
+        assert listed(unpack(tmp_path, files)).read_mask("a.png").max() == 0
+
+    @pytest.mark.parametrize("make", [pack, unpack])
+    @pytest.mark.parametrize("data", [b"", mask(0, 255)[:44], b"no mask"])
+    def test_a_damaged_mask_is_told_when_read(self, tmp_path, make, data):
+        dataset = listed(make(tmp_path / "a", FILES | {"masks/2.png": data}))
+        assert dataset.read_mask("1.jpg").max() == 1
+        with pytest.raises(BadImage, match="the image's mask cannot be used") as caught:
+            dataset.read_mask("2.jpg")
+        assert caught.value.code == "mask_unreadable"
+
+    @pytest.mark.parametrize("data", [b"", b"no image", FILES["images/2.jpg"][:10]])
+    def test_a_damaged_image_does_not_stop_the_listing(self, root, data):
+        assert len(listed(replaced(root, images__2_jpg=data))) == 3
+
+    def test_a_mask_that_went_away_is_the_systems_error(self, root):
+        dataset = listed(root)
+        (root / "masks/2.png").unlink()
+        with pytest.raises(FileNotFoundError):
+            dataset.read_mask("2.jpg")
+
+
+@pytest.mark.data
+def test_the_real_roads():
+    if "SAMTL_DATA" not in os.environ:
+        pytest.skip("SAMTL_DATA is unset: no folder with roads_dubai.zip to read")
+    path = Path(os.environ["SAMTL_DATA"]) / "roads_dubai.zip"
+    dataset = listed(path, r"?group=dubai_(t\d+)&classes=background:0,road:255")
+    assert len(dataset) == 72
+    assert dataset.classes == ("background", "road")
+    assert sorted(set(dataset.groups)) == [f"t{i}" for i in range(1, 9)]
+    for sample_id in dataset.sample_ids[::23]:
+        found = dataset.read_mask(sample_id)
+        assert set(np.unique(found)) <= {0, 1}
+        assert found.shape == np.asarray(Image.open(io.BytesIO(dataset.read(sample_id)))).shape[:2]

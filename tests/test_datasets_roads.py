@@ -1,0 +1,127 @@
+"""The roads of Cheng et al. in their shipped parts, as they may lie on a disk."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samtl.datasets import PARTS, resolve, roads
+from samtl.errors import InputError
+
+
+def encoded(pixels, suffix):
+    buffer = io.BytesIO()
+    forms = {"bmp": "BMP", "png": "PNG", "jpg": "JPEG", "tif": "TIFF"}
+    Image.fromarray(pixels).save(buffer, forms[suffix])
+    return buffer.getvalue()
+
+
+ROAD = np.zeros((6, 8, 3), np.uint8)
+ROAD[2:4] = 255
+
+
+def made(
+    image="image{}.bmp", label="{}.bmp", numbers=(1, 2, 10), parts=("Train", "Validation", "Test")
+):
+    """Give the files of a small copy."""
+    files = {}
+    for part in parts:
+        for i in numbers:
+            files[f"{part}/image/{image.format(i)}"] = encoded(ROAD // 2 + i, image[-3:])
+            files[f"{part}/label/{label.format(i)}"] = encoded(ROAD, label[-3:])
+            files[f"{part}/centerline/{label.format(i)}"] = encoded(ROAD, label[-3:])
+    return files
+
+
+def unpack(path, files):
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def pack(path, files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("make", [pack, unpack])
+@pytest.mark.parametrize("top", ["", "TGRS road/"])
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("image{}.bmp", "{}.bmp"),
+        ("Image{}.jpg", "{}.tif"),
+        ("{}.png", "{}.png"),
+        ("image{}.bmp", "image{}.png"),
+    ],
+)
+def test_images_with_labels_in_their_parts(tmp_path, make, top, image, label):
+    files = {f"{top}{name}": data for name, data in made(image, label).items()}
+    dataset = resolve("roads", make(tmp_path / "data", files))
+    assert dataset.name == "roads"
+    assert dataset.classes == ("background", "road")
+    assert dataset.sample_ids == tuple(f"{p}/{image.format(i)}" for p in PARTS for i in (1, 2, 10))
+    assert dataset.parts == tuple(p for p in PARTS for _ in range(3))
+    assert dataset.labels == (-1,) * 9
+    assert dataset.task == "segmentation"
+    sample_id = dataset.sample_ids[4]
+    assert dataset.read(sample_id) == files[f"{top}Validation/image/{image.format(2)}"]
+    np.testing.assert_array_equal(dataset.read_mask(sample_id), ROAD[..., 0] > 127)
+
+
+def test_names_of_folders_in_any_case(tmp_path):
+    files = {k.upper().replace("BMP", "bmp"): v for k, v in made("{}.bmp").items()}
+    dataset = resolve("roads", unpack(tmp_path, files))
+    assert dataset.sample_ids[0] == "train/1.bmp"
+
+
+def test_the_whole_is_160_20_44_and_a_part_says_so(tmp_path, monkeypatch):
+    assert sum(roads.COUNTS.values()) == 224
+    assert list(roads.COUNTS.items()) == [("train", 160), ("validation", 20), ("test", 44)]
+    root = unpack(tmp_path, made())
+    note = resolve("roads", root).note
+    assert "do not redistribute images or embeddings" in note
+    assert note.endswith("224 expected, got 9 (3 train, 3 validation, 3 test)")
+    monkeypatch.setattr(roads, "COUNTS", dict.fromkeys(PARTS, 3))
+    assert resolve("roads", root).note == note.partition("; not the published")[0]
+
+
+def test_without_a_root_it_says_where_to_get_it():
+    for download in (True, False):
+        with pytest.raises(
+            InputError, match=r"ipythonx/tgrs-road.*--root; expected.*image/\*\.bmp"
+        ):
+            resolve("roads", download=download)
+    with pytest.raises(InputError, match="takes no argument, got '5'"):
+        resolve("roads:5")
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (made(parts=("Train", "Test")), "exactly one called validation"),
+        ({k: v for k, v in made().items() if "Test/label" not in k}, "in 'Test' the folders"),
+        ({k: v for k, v in made().items() if "label/2." not in k}, "1 of 3 images have no mask"),
+        (made(image="image_{}.bmp"), "3 of 3 images have no mask .* and 3 of 3 masks"),
+        (made() | {"Test/image/2.bmp": encoded(ROAD, "bmp")}, "two images are both known as '2'"),
+        (made() | {"Train/label/2.bmp": encoded(ROAD[1:], "bmp")}, "image2.bmp is 8 x 6, its mask 8 x 5"),
+        (dict.fromkeys((f"{p}/{n}/x.txt" for p in PARTS for n in ("image", "label")), b""), "no images"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("make", [pack, unpack])
+def test_other_layouts_are_refused(tmp_path, make, files, told):
+    with pytest.raises(InputError, match=told):
+        resolve("roads", make(tmp_path / "data", files))
+
+
+def test_a_flat_label_of_over_a_mebibyte_in_a_zip(tmp_path):
+    """A 24-bit bitmap of nothing shrinks 1000-fold, which an archive of images would be refused for."""
+    flat = encoded(np.zeros((700, 700, 3), np.uint8), "bmp")
+    files = {f"{p}/{n}/1.bmp": flat for p in PARTS for n in ("image", "label")}
+    dataset = resolve("roads", pack(tmp_path / "a.zip", files))
+    assert dataset.read_mask("train/1.bmp").shape == (700, 700)
