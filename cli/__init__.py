@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 app.command("embed")(embed.embed)
 app.command("fit-head")(fit.fit_head)
+app.command("fit-baseline")(fit.fit_baseline)
 app.command("info")(listing.info)
 app.command("ls")(listing.ls)
 app.add_typer(bench.app, name="bench")

@@ -43,4 +43,26 @@ GroupBy = Annotated[
         show_default=False,
     ),
 ]
+DatasetSpec = Annotated[
+    str,
+    typer.Option(
+        help="A name that samtl ls datasets shows; folder:PATH with one sub-folder per class; or masks:PATH with a "
+        "folder of images and one of masks."
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the dataset's files are: a folder or zip; else they are downloaded.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="At most so many images, a fixed random choice.", show_default=False),
+]
+PerClass = Annotated[
+    int | None,
+    typer.Option(help="So many images of each class, a fixed random choice.", show_default=False),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the split and of the training.", min=0)]

@@ -10,7 +10,7 @@ import typer
 from samtl.errors import EXIT_QUARANTINED
 
 from . import _render as render
-from ._options import Json
+from ._options import DatasetSpec, GroupBy, Json, Limit, PerClass, Root
 from ._signals import polite_stop
 
 if TYPE_CHECKING:
@@ -21,29 +21,10 @@ LISTED = 20  # bad images printed one by one; all of them are in the store and i
 
 
 def embed(
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="A name that samtl ls datasets shows; folder:PATH with one sub-folder per class; or masks:PATH with a "
-            "folder of images and one of masks."
-        ),
-    ] = "eurosat",
+    dataset: DatasetSpec = "eurosat",
     encoder: Annotated[str, typer.Option(help="See samtl ls encoders.")] = "sam_vit_b",
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the dataset's files are: a folder or zip; else they are downloaded.",
-            show_default=False,
-        ),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX",
-            help="What in a file's name says which scene it was cut from, so that no split tears one apart.",
-            show_default=False,
-        ),
-    ] = None,
+    root: Root = None,
+    group_by: GroupBy = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -62,16 +43,8 @@ def embed(
     tiers: Annotated[
         str, typer.Option(help="What to keep: any of pooled, grid16, dense, separated by commas.")
     ] = "pooled,grid16,dense",
-    limit: Annotated[
-        int | None,
-        typer.Option(help="At most so many images, a fixed random choice.", show_default=False),
-    ] = None,
-    per_class: Annotated[
-        int | None,
-        typer.Option(
-            help="So many images of each class, a fixed random choice.", show_default=False
-        ),
-    ] = None,
+    limit: Limit = None,
+    per_class: PerClass = None,
     batch_size: Annotated[
         str, typer.Option(help="Images per encoder call: auto or a number.")
     ] = "auto",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import _render as render
-from ._options import Cache, GroupBy, Json, Seed
+from ._options import Cache, DatasetSpec, GroupBy, Json, Limit, PerClass, Root, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +102,60 @@ def fit_head(
         params=_given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience),
         out=out,
         allow_partial=allow_partial,
+    )
+    draw(result)
+    render.write_json(json, result.to_json())
+
+
+def fit_baseline(
+    baseline: Annotated[str, typer.Option(help="See samtl ls baselines.")] = "cnn",
+    dataset: DatasetSpec = "eurosat",
+    root: Root = None,
+    split: Split = None,
+    same_split_as: SameSplitAs = None,
+    group_by: GroupBy = None,
+    seed: Seed = 0,
+    limit: Limit = None,
+    per_class: PerClass = None,
+    epochs: Epochs = None,
+    lr: Rate = None,
+    batch_size: BatchSize = None,
+    patience: Patience = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Longest side of the pixels that are learnt from.", min=32)
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="vgg19's weights: official, a FILE, or random:SEED for untrained ones."),
+    ] = None,
+    out: Runs = None,
+    json: Json = None,
+) -> None:
+    """Train a baseline on the pixels of a dataset and score it on the images held out."""
+    from samtl.baseline_fit import fit_baseline as fit
+
+    result = _told(
+        lambda tell: fit(
+            dataset,
+            baseline,
+            split,
+            seed,
+            out,
+            root=root,
+            limit=limit,
+            per_class=per_class,
+            group_by=group_by,
+            same_split_as=same_split_as,
+            params=_given(
+                epochs=epochs,
+                lr=lr,
+                batch_size=batch_size,
+                patience=patience,
+                image_size=image_size,
+                checkpoint=checkpoint,
+            ),
+            on_event=tell,
+        )
     )
     draw(result)
     render.write_json(json, result.to_json())

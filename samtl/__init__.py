@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from samtl.embedding import EmbedResult as EmbedResult
     from samtl.embedding import embed as embed
     from samtl.errors import SamtlError as SamtlError
+    from samtl.baseline_fit import fit_baseline as fit_baseline
     from samtl.fit import FitResult as FitResult
     from samtl.fit import fit_head as fit_head
     from samtl.store.reader import Store as Store
@@ -30,6 +31,7 @@ _PUBLIC = {
     "embed": ("samtl.embedding", "embed"),
     "open": ("samtl.store.reader", "open_store"),
     "fit_head": ("samtl.fit", "fit_head"),
+    "fit_baseline": ("samtl.baseline_fit", "fit_baseline"),
     "Dataset": ("samtl.datasets", "Dataset"),
     "Store": ("samtl.store.reader", "Store"),
     "EmbedResult": ("samtl.embedding", "EmbedResult"),
@@ -43,6 +45,7 @@ __all__ = [
     "SamtlError",
     "Store",
     "embed",
+    "fit_baseline",
     "fit_head",
     "open",
 ]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl import metrics, pixel_metrics, registry
+from samtl import metrics, registry
 from samtl.datasets import groups_by
 from samtl.errors import InputError, UnknownName
 from samtl.feed import Feed, Targets, held_in_memory
@@ -23,7 +23,7 @@ from samtl.heads._grid import GridHead
 from samtl.heads._save import plain, save
 from samtl.machine import peak_memory
 from samtl.metrics import Score
-from samtl.preprocess import IGNORE, resized_shape
+from samtl.preprocess import resized_shape
 from samtl.runs import FitResult as FitResult
 from samtl.runs import RunFolder, runs_folder, split_json
 from samtl.splits import Split
@@ -36,11 +36,10 @@ from samtl.trial import (
     Samples,
     Scores,
     choose,
-    mask_name,
     score_classes,
+    score_maps,
     score_masks,
     versions,
-    write_mask,
     write_scores,
     write_split,
 )
@@ -341,18 +340,11 @@ class _Segmentation:
         """Predict the masks of the held-out rows, keep them, and score them at the encoder's resolution."""
         assert isinstance(head, GridHead)
         ids = self.data.samples.ids
-        with folder.writing():
-            (folder.path / "masks").mkdir()
-        matrices = []
-        for position, (row, guess) in enumerate(self._predict(head, self.parts.split.test)):
-            with folder.writing():
-                write_mask(folder.path / "masks" / mask_name(position, ids[row]), guess)
-            truth = self._mask(row)
-            if (truth == IGNORE).all():
-                raise InputError(
-                    f"the mask of sample {ids[row]!r} has no pixel of a known class, so nothing can be scored"
-                )
-            matrices.append(pixel_metrics.confusion(truth, guess, len(self.classes)))
+        predicted = stored_masks(self.data.store, head, self.parts.split.test)
+        matrices = [
+            score_maps(folder, position, ids[row], self._mask(row), guess, self.classes)
+            for position, (row, guess) in enumerate(predicted)
+        ]
         return score_masks(matrices, self.seed)
 
     def floor(self) -> tuple[dict[str, Score] | None, str]:
@@ -361,28 +353,39 @@ class _Segmentation:
         for row in self.parts.split.test:
             truth = self._mask(row)
             guess = np.full_like(truth, self.majority)
-            matrices.append(pixel_metrics.confusion(truth, guess, len(self.classes)))
+            matrices.append(score_maps(None, 0, "", truth, guess, self.classes))
         return score_masks(matrices, self.seed).metrics, ""
-
-    def _shape(self, row: int) -> tuple[int, int]:
-        height, width = self.data.store.row("original_size", int(row))
-        return resized_shape(int(height), int(width), int(self.data.store.identity["image_size"]))
 
     def _mask(self, row: int) -> NDArray[np.uint8]:
         """The mask of a row without its padding."""
-        height, width = self._shape(row)
+        height, width = _shape(self.data.store, row)
         mask: NDArray[np.uint8] = self.data.store.row("mask", int(row))[:height, :width]
         return mask
 
-    def _predict(
-        self, head: GridHead, rows: NDArray[np.int64]
-    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        side = int(self.data.store.identity["image_size"])
-        for start in range(0, len(rows), _AT_ONCE):
-            some = rows[start : start + _AT_ONCE]
-            shapes = [self._shape(row) for row in some]
-            maps = head.class_maps(self.data.store.read(self.data.array, some), shapes, side)
-            yield from zip(some.tolist(), maps, strict=True)
+
+def stored_masks(
+    store: Store, head: GridHead, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Predict the masks of some rows, a few at a time.
+
+    Yields
+    ------
+    row : int
+    classes : (height, width) uint8
+        Class indices at the encoder's resolution, without padding.
+    """
+    side = int(store.identity["image_size"])
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        shapes = [_shape(store, row) for row in some]
+        maps = head.class_maps(store.read(head.tiers["segmentation"], some), shapes, side)
+        yield from zip(some.tolist(), maps, strict=True)
+
+
+def _shape(store: Store, row: int) -> tuple[int, int]:
+    """Height and width of a row's image at the encoder's resolution."""
+    height, width = store.row("original_size", int(row))
+    return resized_shape(int(height), int(width), int(store.identity["image_size"]))
 
 
 def training_facts(model: Any) -> dict[str, Any]:

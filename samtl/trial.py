@@ -19,6 +19,7 @@ from samtl import metrics, pixel_metrics, splits
 from samtl.errors import InputError
 from samtl.heads._base import Candidate, Epoch
 from samtl.metrics import PerClass, Score
+from samtl.preprocess import IGNORE
 from samtl.runs import RunFolder, read_split, split_json
 from samtl.splits import Split
 
@@ -256,6 +257,33 @@ def score_masks(matrices: Sequence[NDArray[np.int64]], seed: int) -> Scores:
         metrics.per_class(total),
         pixel_metrics.per_image(stacked),
     )
+
+
+def score_maps(
+    folder: RunFolder | None,
+    position: int,
+    sample_id: str,
+    truth: NDArray[np.uint8],
+    guess: NDArray[np.uint8],
+    classes: Sequence[str],
+) -> NDArray[np.int64]:
+    """Count the pixels of one predicted mask, (height, width), and keep it in the folder, if there is one.
+
+    Raises
+    ------
+    InputError
+        Where no pixel of the true mask is of a known class.
+    """
+    if (truth == IGNORE).all():
+        raise InputError(
+            f"the mask of sample {sample_id!r} has no pixel of a known class, so nothing can be scored"
+        )
+    if folder is not None:
+        with folder.writing():
+            path = folder.path / "masks" / mask_name(position, sample_id)
+            path.parent.mkdir(exist_ok=True)
+            write_mask(path, guess)
+    return pixel_metrics.confusion(truth, guess, len(classes))
 
 
 def versions() -> dict[str, str]:

@@ -148,6 +148,36 @@ class StubEncoder:
         return np.random.default_rng(seed).random(shape, np.float32).astype(dtype)
 
 
+class SeeingEncoders(StubEncoders):
+    """Stubs whose features tell what is in the image, so that heads can learn from them."""
+
+    def Encoder(self, name, checkpoint=None, device="auto", dtype="auto"):
+        return SeeingEncoder(self, name, checkpoint or self.default_checkpoint(name), dtype)
+
+    def columns(self, name):
+        names = [f"{what}_{i}" for what in ("mean", "std", "block3") for i in range(3)]
+        return (*names, "max_0")
+
+
+class SeeingEncoder(StubEncoder):
+    """Gives a token the colours of its 4 x 4 cells of pixels, in the first 48 channels; the others hold nothing."""
+
+    def _draw(self, array, image, shape, dtype):
+        if array == "pooled":
+            flat = image.reshape(-1, 3) / 255
+            features = [flat.mean(0), flat.std(0), image[0, 0] / 255, flat.max()]
+            return np.hstack(features).astype(dtype)
+        side = self.preprocessing.image_size // PATCH
+        square = np.zeros((side * PATCH, side * PATCH, 3))
+        square[: image.shape[0], : image.shape[1]] = image / 255
+        cells = square.reshape(side, 4, 4, side, 4, 4, 3).mean((2, 5))  # y, cell, x, cell, colour
+        grid = np.zeros((256, side, side))
+        grid[:48] = cells.transpose(1, 3, 4, 0, 2).reshape(48, side, side)
+        if array == "grid16":
+            grid = grid.reshape(256, side // 4, 4, side // 4, 4).mean((2, 4))
+        return grid.astype(dtype)
+
+
 def install(encoders, setattr_=setattr):
     """Put a stub in the place of all encoders; give it back.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import itertools
 import threading
 
 import numpy as np
@@ -23,7 +24,7 @@ def test_the_architecture_is_that_of_the_published_weights():
     assert list(state) == [f"{n}.{part}" for n in places for part in ("weight", "bias")]
     widths = [3, 64, 64, 128, 128, *[256] * 4, *[512] * 8]
     shapes = [tuple(state[f"{n}.weight"].shape) for n in places]
-    assert shapes == [(b, a, 3, 3) for a, b in zip(widths, widths[1:], strict=False)]
+    assert shapes == [(b, a, 3, 3) for a, b in itertools.pairwise(widths)]
     assert sum(tensor.numel() for tensor in state.values()) == 20_024_384
     assert vgg19.OFFICIAL.file == f"vgg19-{vgg19.OFFICIAL.sha256}.pth"
 

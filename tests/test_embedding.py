@@ -594,7 +594,7 @@ for more in (5, 23, 17, 70):
     child = os.fork()
     if child == 0:
         stubs.install(stubs.StubEncoders(seconds=0.01, tally=tally))
-        embed(dataset, "stub", out=out, device="cpu")
+        embed(dataset, "stub", out=out, device="cpu", batch_size=1)
         os._exit(0)
     while tally.stat().st_size < before[0] + more:
         time.sleep(0.001)

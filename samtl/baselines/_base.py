@@ -54,6 +54,8 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
     curves_: dict[str, list[Any]]
     weights: str = ""
     untrained: bool = False
+    shape_: tuple[int, ...] = ()
+    columns_: tuple[str, ...] = ()
 
     def fit(
         self,
@@ -153,8 +155,8 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
             raise InputError(f"image_size must be at least 1, got {image_size}")
         return self._predict(dataset, chosen, image_size)
 
-    def adopt(self, task: str, classes: Sequence[int]) -> None:
-        """Take on what a baseline is for, before it is fitted or restored.
+    def adopt(self, task: str, classes: Sequence[int], shape: Sequence[int] = ()) -> None:
+        """Take on what a baseline is for, before it is fitted or restored; `shape` is (), since images are of any size.
 
         Raises
         ------

@@ -210,11 +210,16 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         return chances
 
     def class_maps(
-        self, rows: NDArray[Any], shapes: Sequence[tuple[int, int]], image_size: int
+        self,
+        rows: NDArray[Any],
+        shapes: Sequence[tuple[int, int]],
+        image_size: int,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[NDArray[np.uint8]]:
-        """Predict masks at the encoder's resolution.
+        """Predict masks at the encoder's resolution, or at the images' own.
 
-        Scores are sampled up bilinearly to the encoder's square before the largest is taken.
+        Scores are sampled up bilinearly to the encoder's square before the largest is taken; and from there, without
+        the padding, to the images' own size where that is given.
 
         Parameters
         ----------
@@ -223,20 +228,20 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             Of each image after its longest side was resized to `image_size`.
         image_size : int
             Side of the encoder's square in pixels.
+        sizes : sequence of (height, width), optional
+            Of each image before that, and so of the masks.
 
         Returns
         -------
         list of (height, width) uint8
             Class indices.
         """
-        scores = torch.from_numpy(self.logits(rows))
-        return [
-            interpolate(one[None], (image_size, image_size), mode="bilinear")[0, :, :height, :width]
-            .argmax(0)
-            .to(torch.uint8)
-            .numpy()
-            for one, (height, width) in zip(scores, shapes, strict=True)
-        ]
+        maps = []
+        for i, one in enumerate(torch.from_numpy(self.logits(rows))):
+            height, width = shapes[i]
+            square = interpolate(one[None], (image_size, image_size), mode="bilinear")[0]
+            maps.append(_largest(square[:, :height, :width], sizes[i] if sizes else None))
+        return maps
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
         """Take on what a head is for, before it is trained or restored.
@@ -325,6 +330,20 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
         if self.width < 4 or self.width % 4:
             raise ValueError(f"width must be a multiple of 4, got {self.width!r}")
+
+
+def _largest(scores: Tensor, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """Give the class with the largest score, (K, h, w) to (h, w), or to another size."""
+    if size is None:
+        return scores.argmax(0).to(torch.uint8).numpy()
+    # Class by class: the scores of all classes at the size of a large image would not fit in memory.
+    best = torch.full(size, -torch.inf)
+    classes = torch.zeros(size, dtype=torch.uint8)
+    for index, one in enumerate(scores):
+        resized = interpolate(one[None, None], size, mode="bilinear", antialias=True)[0, 0]
+        classes[resized > best] = index
+        best = torch.maximum(best, resized)
+    return classes.numpy()
 
 
 class _Cast(nn.Module):

@@ -1,0 +1,232 @@
+"""Train one baseline on the pixels of a dataset: a run folder comes out, beside those of the heads.
+
+The same samples give the same split as a store made of them, by digest; what is held out is read for the score alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl import metrics
+from samtl.baselines._base import PixelBaseline
+from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
+from samtl.errors import InputError
+from samtl.fit import FLOORS, Parts, configured, training_facts
+from samtl.heads._save import plain, save
+from samtl.machine import peak_memory
+from samtl.metrics import Score
+from samtl.preprocess import Preprocessing, mask_square, resized_shape
+from samtl.runs import FitResult, RunFolder, runs_folder, split_json
+from samtl.splits import Split
+from samtl.store.documents import digest
+from samtl.trial import (
+    Clock,
+    OnEvent,
+    Samples,
+    Scores,
+    choose,
+    score_classes,
+    score_maps,
+    score_masks,
+    versions,
+    write_scores,
+    write_split,
+)
+
+FLOOR = "floor"
+IMAGE_SIZE = (
+    Preprocessing().image_size
+)  # masks are scored at the encoder's resolution, as those of the heads are
+
+
+def fit_baseline(
+    dataset: str | Dataset = "eurosat",
+    baseline: str = "cnn",
+    split: float | str | Split | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    per_class: int | None = None,
+    group_by: str | None = None,
+    same_split_as: str | Path | None = None,
+    params: Mapping[str, Any] | None = None,
+    on_event: OnEvent | None = None,
+) -> FitResult:
+    """Train a baseline on the pixels of a dataset, score it on what was held out, write a run folder.
+
+    Parameters
+    ----------
+    dataset : str or Dataset
+        As for `samtl.embed`, with `root`, `limit` and `per_class`: the same images then give the same split.
+    baseline : str
+        A name in `samtl.registry.names("baselines")`.
+    split, seed, out, group_by, same_split_as, on_event
+        As for `samtl.fit_head`; `same_split_as` may name a run of a head.
+    params : mapping, optional
+        Parameters of the baseline that differ from its defaults.
+
+    Raises
+    ------
+    InputError
+        Where there is no such baseline, parameter or dataset, the baseline is for another task, no such split is
+        possible, or an image is gone or cannot be used.
+    ResourceError
+        Where the run folder cannot be written.
+    """
+    clock = Clock(on_event)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}")
+    model: PixelBaseline = configured("baselines", baseline, params or {}, seed)
+    data = subset(shuffled(resolve(dataset, root)), limit=limit, per_class=per_class)
+    if data.task not in model.tasks:
+        raise InputError(
+            f"the baseline {baseline} is for {' and '.join(model.tasks)}, and {data.name} is for {data.task}"
+        )
+    if group_by is not None:
+        data = replace(data, groups=groups_by(data.sample_ids, group_by))
+    samples = _samples(data)
+    parts = Parts(*choose(samples, split, seed, same_split_as))
+    config = _config(data, baseline, model, seed, parts)
+
+    with RunFolder(runs_folder(out)) as folder:
+        clock.start("fit")
+        model.fit(data, parts.inner.train, parts.inner.test, clock.on_event)
+        clock.start("score")
+        found, chances = _score(model, data, parts, seed, folder)
+        scores, also = found[0][1], {name: other.metrics for name, other in found[1:]}
+        clock.start("floor")
+        floor = None if baseline == FLOOR else _floor(data, parts, seed)
+        if floor is not None:
+            also = {name: other for name, other in floor.items() if name != _floor_name(floor)}
+        clock.start("write")
+        with folder.writing():
+            save(model, folder.path, (), data.classes)
+        folder.write_json("config.json", config)
+        write_split(folder, samples, *parts)
+        write_scores(folder, samples, parts.split, scores, model.curves_, chances)
+        result = FitResult(
+            kind="baseline",
+            name=baseline,
+            task=data.task,
+            metrics=scores.metrics,
+            floor=None if floor is None else floor[_floor_name(floor)],
+            floor_missing="this is the floor" if floor is None else "",
+            also=also,
+            split=parts.split,
+            fingerprint="",
+            snapshot="",
+            run=folder.path,
+            seconds=clock.stop(),
+            training=training_facts(model),
+            peak_memory=peak_memory(),
+            features="pixels",
+            classes=data.classes,
+            confusion=scores.confusion,
+            per_class=scores.per_class,
+            images=scores.images,
+            n_train=len(parts.inner.train),
+            n_validation=len(parts.inner.test),
+            n_test=len(parts.split.test),
+            left_out_because={"unlabelled": len(samples.left_out)},
+            store="",
+            dataset=data.name,
+            encoder="",
+            weights=model.weights,
+            untrained=model.untrained,
+            note=data.note,
+        )
+        content = result.to_json()
+        del content["run"]
+        folder.write_json("metrics.json", content)
+        name = f"{data.name}-{baseline}-{parts.split.share:.3g}-s{seed}-{config['digest'][:8]}"
+        return replace(result, run=folder.publish(name))
+
+
+def _samples(data: Dataset) -> Samples:
+    labels = np.array(data.labels, dtype=np.int64)
+    usable = np.ones(len(data), dtype=bool) if data.task == "segmentation" else labels >= 0
+    return Samples(
+        data.name, data.task, data.sample_ids, data.classes, labels, usable, data.groups, data.parts
+    )
+
+
+def _score(
+    model: PixelBaseline, data: Dataset, parts: Parts, seed: int, folder: RunFolder | None
+) -> tuple[list[tuple[str, Scores]], NDArray[np.float64] | None]:
+    """Score a fitted baseline and its companions on the held-out images, the principal first.
+
+    Gives the principal's probabilities, too, where there are labels. A principal's masks are kept in the folder.
+    """
+    rows = parts.split.test
+    predictions = model.predict_all(data, rows, image_size=IMAGE_SIZE)
+    if data.task == "classification":
+        blocks = list(predictions)
+        labels = np.array(data.labels, dtype=np.int64)[rows]
+        by_name = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        found = [
+            (name, score_classes(labels, chances, len(data.classes), seed))
+            for name, chances in by_name.items()
+        ]
+        return found, next(iter(by_name.values()))
+    matrices: dict[str, list[NDArray[np.int64]]] = {}
+    for position, (row, maps) in enumerate(zip(rows.tolist(), predictions, strict=True)):
+        truth = _mask(data, row)
+        for name, guess in maps.items():
+            kept = None if name in list(maps)[1:] else folder
+            matrix = score_maps(kept, position, data.sample_ids[row], truth, guess, data.classes)
+            matrices.setdefault(name, []).append(matrix)
+    return [(name, score_masks(counted, seed)) for name, counted in matrices.items()], None
+
+
+def _mask(data: Dataset, row: int) -> NDArray[np.uint8]:
+    """Read a mask at the encoder's resolution, without padding."""
+    assert data.read_mask is not None  # the task says so
+    mask = data.read_mask(data.sample_ids[row])
+    height, width = resized_shape(mask.shape[0], mask.shape[1], IMAGE_SIZE)
+    return mask_square(mask, IMAGE_SIZE)[:height, :width]
+
+
+def _floor(data: Dataset, parts: Parts, seed: int) -> dict[str, dict[str, Score]]:
+    """Fit the floor to the same parts; gives the figures of each of its models."""
+    floor: PixelBaseline = configured("baselines", FLOOR, {}, seed)
+    floor.fit(data, parts.inner.train, parts.inner.test)
+    return {name: scores.metrics for name, scores in _score(floor, data, parts, seed, None)[0]}
+
+
+def _floor_name(floor: Mapping[str, Any]) -> str:
+    """Of the floor's models, the one that heads have beside them, too."""
+    return next((name for name in floor if name.startswith("all-")), next(iter(floor)))
+
+
+def _config(
+    data: Dataset, baseline: str, model: PixelBaseline, seed: int, parts: Parts
+) -> dict[str, Any]:
+    """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
+    decides = {
+        "baseline": baseline,
+        "params": {name: plain(value) for name, value in model.get_params().items()},
+        "task": data.task,
+        "features": "pixels",
+        "dataset": data.name,
+        "seed": seed,
+        "split": split_json(parts.split),
+        "validation": split_json(parts.inner),
+    }
+    return {
+        "format": 2,
+        "kind": "baseline",
+        **decides,
+        "digest": digest(decides),
+        "bootstrap": {"resamples": metrics.RESAMPLES, "level": metrics.LEVEL, "seed": seed},
+        "floor": FLOORS[data.task],
+        "classes": list(data.classes),
+        "versions": versions(),
+    }
