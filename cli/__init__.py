@@ -13,7 +13,7 @@ import typer
 
 from samtl.errors import EXIT_INTERRUPTED, ResourceError, SamtlError
 
-from . import bench, demo, embed, fit, listing
+from . import bench, demo, embed, fit, listing, predict
 from ._render import complain, show_log
 from ._signals import StopNow
 
@@ -44,6 +44,7 @@ app = typer.Typer(
 app.command("embed")(embed.embed)
 app.command("fit-head")(fit.fit_head)
 app.command("fit-baseline")(fit.fit_baseline)
+app.command("predict")(predict.predict)
 app.command("info")(listing.info)
 app.command("ls")(listing.ls)
 app.add_typer(bench.app, name="bench")

@@ -170,5 +170,6 @@ def draw_result(result: EmbedResult) -> None:
         )
     else:
         render.say(f"{result.rows} rows are in {result.store}")
-        if "pooled" in result.plan.tiers:
-            render.say(f"next: samtl fit-head --head mlp --split 0.2 --cache {result.store}", "dim")
+        head, tier = ("conv", "dense") if result.plan.task == "segmentation" else ("mlp", "pooled")
+        if tier in result.plan.tiers:
+            render.say(f"next: samtl fit-head --head {head} --cache {result.store}", "dim")

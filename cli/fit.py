@@ -184,15 +184,11 @@ def draw(result: FitResult) -> None:
         f"{result.n_validation} to validate, {result.n_test} held out"
     )
     compared = {"floor": result.floor, **result.also} if result.floor else dict(result.also)
-    headers = [""]
-    for name in (result.name, *compared):
-        headers += [name, "95 % interval"]
-    rows = []
-    for key, name in SHOWN[result.task].items():
-        cells = _cells(key, result.metrics[key])
-        for scores in compared.values():
-            cells += _cells(key, scores[key])
-        rows.append((name, *cells))
+    rows = [
+        (name, *(_cell(key, scores[key]) for scores in (result.metrics, *compared.values())))
+        for key, name in SHOWN[result.task].items()
+    ]
+    headers = ("95 % interval", result.name, *compared)
     render.grid(headers, rows, right=range(1, len(headers)))
     if result.floor is None:
         render.say(f"no floor: {result.floor_missing}", "yellow")
@@ -228,8 +224,8 @@ def draw(result: FitResult) -> None:
     render.say(f"run: {result.run}")
 
 
-def _cells(key: str, score: Any) -> list[str]:
+def _cell(key: str, score: Any) -> str:
     value, low, high = score.value, score.low, score.high
     if key == "log_loss":
-        return [f"{value:.3f}", f"{low:.3f} to {high:.3f}"]
-    return [f"{value:.1%}", f"{low:.1%} to {high:.1%}"]
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"

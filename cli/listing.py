@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +14,9 @@ from samtl.errors import EXIT_QUARANTINED, SamtlError, UnknownName
 
 from . import _render as render
 from ._options import Cache, Json
+
+if TYPE_CHECKING:
+    from samtl.store.reader import Store
 
 
 def info(
@@ -33,7 +38,9 @@ def info(
             "dataset": opened.dataset,
             "rows": f"{summary.rows}: {summary.ok} embedded, {len(summary.quarantined)} quarantined, "
             f"{summary.missing} missing",
-            "classes": ", ".join(f"{name} {n}" for name, n in summary.per_class.items()),
+            "task": opened.task,
+            "classes": _classes(opened, summary.per_class),
+            **_scenes(opened),
             "encoder": f"{opened.encoder}, weights {opened.weights}, computed in {opened.identity['compute_dtype']}",
             "fingerprint": opened.fingerprint,
             "snapshot": opened.snapshot,
@@ -59,18 +66,36 @@ def info(
         raise typer.Exit(EXIT_QUARANTINED)
 
 
+def _classes(store: Store, per_class: Mapping[str, int]) -> str:
+    if store.task == "segmentation":
+        return ", ".join(per_class)
+    return ", ".join(f"{name} {n}" for name, n in per_class.items())
+
+
+def _scenes(store: Store) -> dict[str, str]:
+    """Say what keeps rows together, where anything does."""
+    told = {}
+    if store.groups:
+        told["groups"] = f"{len(set(store.groups))}, which no split tears apart"
+    if store.parts:
+        counts = Counter(store.parts)
+        told["shipped split"] = ", ".join(f"{name} {n}" for name, n in counts.items())
+    return told
+
+
 def ls(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="datasets, encoders, heads or stores; all of them by default.", show_default=False
+            help="datasets, encoders, heads, baselines or stores; all of them by default.",
+            show_default=False,
         ),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Where to look for stores.", show_default=False)
     ] = None,
 ) -> None:
-    """List the datasets, encoders, heads and stores there are."""
+    """List the datasets, encoders, heads, baselines and stores there are."""
     kinds = (*registry.KINDS, "stores")
     if kind is not None and kind not in kinds:
         raise UnknownName("kind of thing", kind, kinds)

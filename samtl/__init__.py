@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from samtl.baseline_fit import fit_baseline as fit_baseline
     from samtl.fit import FitResult as FitResult
     from samtl.fit import fit_head as fit_head
+    from samtl.predicting import PredictResult as PredictResult
+    from samtl.predicting import predict as predict
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
 
@@ -32,22 +34,26 @@ _PUBLIC = {
     "open": ("samtl.store.reader", "open_store"),
     "fit_head": ("samtl.fit", "fit_head"),
     "fit_baseline": ("samtl.baseline_fit", "fit_baseline"),
+    "predict": ("samtl.predicting", "predict"),
     "Dataset": ("samtl.datasets", "Dataset"),
     "Store": ("samtl.store.reader", "Store"),
     "EmbedResult": ("samtl.embedding", "EmbedResult"),
     "FitResult": ("samtl.fit", "FitResult"),
+    "PredictResult": ("samtl.predicting", "PredictResult"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }
 __all__ = [
     "Dataset",
     "EmbedResult",
     "FitResult",
+    "PredictResult",
     "SamtlError",
     "Store",
     "embed",
     "fit_baseline",
     "fit_head",
     "open",
+    "predict",
 ]
 
 

@@ -53,6 +53,8 @@ class Plan:
         True where the store is there already.
     note : str
         What is to be known about the dataset, or "".
+    task : str
+        `classification` or `segmentation`.
     """
 
     store: Path
@@ -70,6 +72,7 @@ class Plan:
     batch_size: int
     resumes: bool
     note: str
+    task: str
 
     def to_json(self) -> dict[str, object]:
         """Give the plan as JSON values."""
@@ -195,9 +198,10 @@ def prepare(
             bytes_by_tier=by_tier,
             bytes_to_write=sum(sizes[name][b] for b, names in enumerate(lacking) for name in names),
             bytes_free=_free_bytes(path),
-            batch_size=_batch_size(batch_size, target.type),
+            batch_size=images_per_call(batch_size, target.type),
             resumes=resumes,
             note=source.note,
+            task=source.task,
         ),
         dataset=source,
         rows=rows,
@@ -260,7 +264,8 @@ def _parse_tiers(tiers: Sequence[str]) -> tuple[str, ...]:
     return tuple(tier for tier in TIERS if tier in tiers)
 
 
-def _batch_size(asked: int | str, device: str) -> int:
+def images_per_call(asked: int | str, device: str) -> int:
+    """Turn --batch-size into a number of images, for a type of device such as `cpu`."""
     if asked == "auto":
         # On a CPU an image for each core, so that none waits for another; a GPU wants more in flight.
         return min(8, os.cpu_count() or 1) if device == "cpu" else 8

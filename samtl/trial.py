@@ -299,6 +299,8 @@ def versions() -> dict[str, str]:
 
 def write_split(folder: RunFolder, samples: Samples, split: Split, inner: Split) -> None:
     """Write who was held out, who validated, and who took no part; everyone else was learnt from."""
+    taken = np.concatenate([split.train, split.test])
+    absent = np.setdiff1d(np.arange(len(samples.ids)), taken)  # unusable, or not in this split
     folder.write_json(
         "split.json",
         {
@@ -306,7 +308,7 @@ def write_split(folder: RunFolder, samples: Samples, split: Split, inner: Split)
             "validation_digest": inner.digest,
             "held_out": [samples.ids[row] for row in split.test],
             "validation": [samples.ids[row] for row in inner.test],
-            "left_out": samples.left_out,
+            "left_out": [samples.ids[row] for row in absent],
         },
     )
 

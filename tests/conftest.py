@@ -32,6 +32,17 @@ def _isolated(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Let torch compute in one thread: toy networks are too small to share, and the cores are not ours alone."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def encoders(monkeypatch):
     """Give a stub in place of every encoder, with small outputs; other kinds of plugins load as ever."""

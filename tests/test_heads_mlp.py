@@ -1,27 +1,18 @@
 """`mlp` learns what a line cannot separate, is the same for the same seed, and leaves torch as it was."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from samtl.errors import InputError
 from samtl.heads import logreg
-from samtl.heads._train import InMemory, Recipe, train
 from samtl.heads.mlp import Head
+from samtl.machine import native_bfloat16
 
 SMALL = {"hidden": (32,), "epochs": 40, "lr": 3e-3}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These nets are too small to share, and the cores are not ours alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def blobs(n=300, k=3, f=8, seed=0, spread=3.0):
@@ -116,7 +107,9 @@ def test_the_best_weights_are_kept():
     assert head.n_iter_ == len(losses) == head.best_epoch_ + 5 < 200
     assert losses[head.best_epoch_ - 1] == min(losses)
     right = head.predict_proba(Xv)[np.arange(50), yv]
-    assert -np.log(right).mean() == pytest.approx(min(losses), rel=1e-5)
+    # Training computes products in bfloat16 where it is native, which has 8 bits; predicting never does.
+    precision = 2**-7 if native_bfloat16(torch.device("cpu")) else 1e-5
+    assert -np.log(right).mean() == pytest.approx(min(losses), rel=precision)
 
 
 def test_curves_say_what_was_seen():
@@ -182,93 +175,3 @@ def test_classes_of_one_sample_need_no_validation_part():
 def test_parameters_out_of_range(params, said):
     with pytest.raises(ValueError, match=said):
         Head(**params).fit(*blobs(50))
-
-
-class Exploding(torch.nn.Linear):
-    """A model whose outputs are no numbers from a given call in training on."""
-
-    def __init__(self, after):
-        super().__init__(8, 3)
-        self.calls, self.after = 0, after
-
-    def forward(self, x):
-        self.calls += self.training
-        return super().forward(x) * (float("nan") if self.calls > self.after else 1)
-
-
-def parts():
-    X, y = blobs(64)
-    return InMemory(torch.from_numpy(X), torch.from_numpy(y))
-
-
-RECIPE = Recipe(epochs=5, batch_size=16, learning_rate=1e-3, weight_decay=0.0, patience=5)
-
-
-def run(model, recipe=RECIPE, seen=None):
-    loss = torch.nn.functional.cross_entropy
-    return train(
-        model, loss, parts(), parts(), recipe, 0, (seen if seen is not None else []).append
-    )
-
-
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights():
-    torch.manual_seed(0)
-    model, seen = Exploding(after=10), []
-    outcome = run(model, seen=seen)
-    assert outcome.stopped == "diverged at step 11"  # in the third pass of four steps
-    assert outcome.best_epoch == len(seen) == 2
-    assert torch.isfinite(model.weight).all()
-
-
-def test_a_loss_that_never_was_a_number_is_an_error():
-    with pytest.raises(InputError, match=r"diverged at step 1: .*lower the learning rate"):
-        run(Exploding(after=0))
-
-
-def test_every_sample_comes_once_and_in_another_order_each_time():
-    source = InMemory(torch.arange(10)[:, None], torch.arange(10))
-    generator = torch.Generator().manual_seed(0)
-    orders = [
-        torch.cat([targets for _, targets in source.batches(4, generator)]).tolist()
-        for _ in range(2)
-    ]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(10))
-    assert orders[0] != orders[1]
-    plain = [targets.tolist() for _, targets in source.batches(4, None)]
-    assert plain == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
-def test_the_rate_rises_then_falls(monkeypatch):
-    rates = []
-    step = torch.optim.AdamW.step
-
-    def spy(self, *args, **kwargs):
-        rates.append([group["lr"] for group in self.param_groups])
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    run(torch.nn.Linear(8, 3), Recipe(5, 16, 1.0, 0.0, 5, warmup=0.2, clip=1.0))
-    assert all(a == b for a, b in rates)
-    rates = [a for a, _ in rates]
-    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
-    assert 0 < rates[-1] < 0.02
-
-
-def test_only_matrices_decay():
-    """With no slope to follow, AdamW's decay is all that moves a weight; biases stay."""
-    model = torch.nn.Linear(8, 3)
-    with torch.no_grad():
-        model.weight.fill_(1.0)
-        model.bias.fill_(1.0)
-    train(
-        model,
-        lambda logits, targets: logits.sum() * 0.0,
-        parts(),
-        parts(),
-        Recipe(1, 16, 0.1, 0.5, 5),
-        0,
-        print,
-    )
-    assert (model.weight < 1).all()
-    assert (model.bias == 1).all()

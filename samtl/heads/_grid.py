@@ -190,10 +190,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         InputError
             Where the shape is not that the head was trained on.
         """
-        if tuple(rows.shape[1:]) != self.shape_:
-            raise InputError(
-                f"this head takes features of shape {self.shape_}, one for each sample, got {rows.shape[1:]}"
-            )
+        _require_shape(rows.shape, self.shape_)
         parts = []
         with torch.inference_mode():
             for start in range(0, len(rows), _AT_ONCE):
@@ -272,7 +269,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Give dtype and shape of each of `tensors()`."""
-        with torch.device("meta"):
+        with isolated(0), torch.device("meta"):
             return {
                 name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
                 for name, value in self.network().state_dict().items()
@@ -280,7 +277,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Take arrays that match `layout()`; the head then predicts as the one that gave them."""
-        with torch.random.fork_rng(devices=[]):
+        with isolated(0):
             self._network = self.network()
         self._network.load_state_dict({name: torch.from_numpy(a) for name, a in tensors.items()})
         self._network.eval()
@@ -289,17 +286,14 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         """Build the network anew, with initial weights from torch's generator; `adopt` was called before."""
         channels, side, _ = self.shape_
         build = self._classifier if self.task_ == "classification" else self._segmenter
-        return _Cast(build(channels, side, len(self.classes_)))
+        return _Cast(build(channels, side, len(self.classes_)), self.shape_)
 
     def _standardise(self, training: Source, batch_size: int) -> None:
         """Set mean and factor of every stem from the first rows, which are a random choice: the store shuffles."""
         total = square = torch.zeros((), dtype=torch.float64)
         seen = samples = 0
         for inputs, _ in training.batches(batch_size, None):
-            if tuple(inputs.shape[1:]) != self.shape_:
-                raise InputError(
-                    f"expected features of shape {self.shape_} for each sample, got {tuple(inputs.shape[1:])}"
-                )
+            _require_shape(inputs.shape, self.shape_)
             values = inputs.double()
             total = total + values.sum((0, 2, 3))
             square = square + (values**2).sum((0, 2, 3))
@@ -332,6 +326,13 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             raise ValueError(f"width must be a multiple of 4, got {self.width!r}")
 
 
+def _require_shape(got: Sequence[int], shape: tuple[int, ...]) -> None:
+    if tuple(got[1:]) != shape:
+        raise InputError(
+            f"this head takes features of shape {shape}, one for each sample, got {tuple(got[1:])}"
+        )
+
+
 def _largest(scores: Tensor, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """Give the class with the largest score, (K, h, w) to (h, w), or to another size."""
     if size is None:
@@ -347,13 +348,18 @@ def _largest(scores: Tensor, size: tuple[int, int] | None) -> NDArray[np.uint8]:
 
 
 class _Cast(nn.Module):
-    """Brings stored float16 to the dtype that products are computed in, and to channels-last on the way."""
+    """Brings stored float16 to the dtype that products are computed in, and to channels-last on the way.
 
-    def __init__(self, network: nn.Module) -> None:
+    Refuses samples of another shape.
+    """
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
+        self.shape = shape
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
+        _require_shape(x.shape, self.shape)
         dtype = (
             torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from samtl.errors import InputError
 from samtl.preprocess import IGNORE
 
 
@@ -25,7 +26,16 @@ def cross_entropy_dice(logits: Tensor, targets: Tensor) -> Tensor:
     Returns
     -------
     Tensor, ()
+
+    Raises
+    ------
+    InputError
+        Where there is not a target for each place that is scored.
     """
+    if (len(logits), *logits.shape[2:]) != tuple(targets.shape):
+        raise InputError(
+            f"expected masks of shape {(len(logits), *logits.shape[2:])}, got {tuple(targets.shape)}"
+        )
     valid = targets != IGNORE
     known = torch.where(valid, targets, 0)
     log_chances = logits.log_softmax(dim=1)

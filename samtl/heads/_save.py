@@ -137,7 +137,8 @@ def load(folder: str | Path) -> Any:
         raise InputError(
             f"{folder} holds no saved model: expected {CARD} and {TENSORS}, which samtl fit-head writes"
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
+    # RuntimeError: too deep for JSON (RecursionError), or parameters that torch makes no network of.
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
         raise InputError(f"{path} is not a model that samtl wrote: {error}") from error
 
 

@@ -113,13 +113,19 @@ class Outcome:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Make models and train them here: a caller's no_grad, inference_mode and random state neither matter nor change.
+    """Make models and train them here: what a caller set torch to neither matters nor changes.
 
-    Initial weights and dropout can only draw from torch's global generator, which therefore starts at `seed`.
+    That is no_grad, inference_mode, the default dtype and the random state. Initial weights and dropout can only draw
+    from torch's global generator, which therefore starts at `seed`.
     """
+    dtype = torch.get_default_dtype()
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def train(

@@ -1,0 +1,38 @@
+"""The bench measures the heads that there are; how fast they are is no matter of a test."""
+
+import pytest
+
+from samtl import registry
+from samtl.bench.heads import CASES, Case, bench_heads
+
+
+def test_every_head_on_grids_is_measured_on_each_of_its_tasks():
+    told = {(case.head, case.task) for case in CASES}
+    there = {
+        (name, task)
+        for name in registry.names("heads")
+        for task, tier in registry.load("heads", name).Head.tiers.items()
+        if tier != "pooled"
+    }
+    assert told == there
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("conv", "grid16", "classification", "grid16", 16, 3, 8, 1, 1, 1),
+        Case("vit", "grid16", "classification", "grid16", 16, 3, 8, 1, 1, 1),
+        Case("conv", "dense", "segmentation", "embeddings", 64, 2, 2, 1, 1, 1),
+    ],
+)
+def test_figures_of_a_case(case):
+    seen = []
+    rows = bench_heads(1, [case], seen.append)
+    assert rows == seen
+    train, waiting = rows
+    assert train.name == f"{case.head}/{case.tier}/train"
+    assert (train.unit, train.vs) == ("samples/s", "plain")
+    assert train.value > 0
+    assert train.ratio > 0
+    assert waiting.name == f"{case.head}/{case.tier}/waiting"
+    assert 0 <= waiting.value <= 1

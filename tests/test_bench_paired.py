@@ -1,0 +1,33 @@
+"""Paired figures are medians, and the first round, which warms up, does not count."""
+
+import json
+
+import pytest
+
+from samtl.bench._paired import Row, machine, paired, to_json
+
+
+def test_medians_of_both_sides_without_the_first_round():
+    ours, theirs = iter([99.0, 10.0, 30.0, 20.0]), iter([1.0, 5.0, 5.0, 40.0])
+    row = paired("a", "samples/s", lambda: next(ours), "plain", lambda: next(theirs), rounds=3)
+    assert row == Row("a", 20.0, "samples/s", "plain", 2.0)  # ratios 2, 6 and 0.5
+
+
+def test_sides_take_turns():
+    order = []
+
+    def side(name):
+        order.append(name)
+        return 1.0
+
+    paired("a", "s", lambda: side("o"), "plain", lambda: side("t"), rounds=3)
+    assert order == ["o", "t", "t", "o", "o", "t", "t", "o"]
+
+
+def test_what_is_written_is_json():
+    content = json.loads(json.dumps(to_json([Row("waiting", 0.1, "share")])))
+    assert content["rows"] == [
+        {"name": "waiting", "value": 0.1, "unit": "share", "vs": "", "ratio": None}
+    ]
+    assert content["machine"].keys() == machine().keys()
+    assert content["machine"]["cores"] == pytest.approx(machine()["cores"])
