@@ -103,7 +103,8 @@ def draw(result: PredictResult) -> None:
         "dim",
     )
     if result.skipped:
-        render.say(f"{len(result.skipped)} images were skipped:", "yellow")
+        total = result.rows + len(result.skipped)
+        render.say(f"{len(result.skipped)} of {total} images were skipped:", "yellow")
         for bad in result.skipped[:LISTED]:
             render.say(f"  {bad.image}: {bad.code}: {bad.reason}", "yellow")
         if len(result.skipped) > LISTED:

@@ -17,11 +17,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from samtl.baseline_fit import fit_baseline as fit_baseline
     from samtl.datasets import Dataset as Dataset
     from samtl.embedding import EmbedResult as EmbedResult
     from samtl.embedding import embed as embed
     from samtl.errors import SamtlError as SamtlError
-    from samtl.baseline_fit import fit_baseline as fit_baseline
     from samtl.fit import FitResult as FitResult
     from samtl.fit import fit_head as fit_head
     from samtl.predicting import PredictResult as PredictResult

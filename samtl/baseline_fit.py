@@ -22,7 +22,7 @@ from samtl.heads._save import plain, save
 from samtl.machine import peak_memory
 from samtl.metrics import Score
 from samtl.preprocess import Preprocessing, mask_square, resized_shape
-from samtl.runs import FitResult, RunFolder, runs_folder, split_json
+from samtl.runs import FORMAT, FitResult, RunFolder, runs_folder, split_json
 from samtl.splits import Split
 from samtl.store.documents import digest
 from samtl.trial import (
@@ -221,7 +221,7 @@ def _config(
         "validation": split_json(parts.inner),
     }
     return {
-        "format": 2,
+        "format": FORMAT,
         "kind": "baseline",
         **decides,
         "digest": digest(decides),

@@ -7,15 +7,10 @@ of progress is a block of 16 rows: what is interrupted goes on at the first bloc
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib.metadata
 import itertools
-import os
-import resource
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -27,10 +22,11 @@ from numpy.typing import NDArray
 
 from samtl import registry
 from samtl.datasets import Dataset
+from samtl.decoding import Decoded, decoded_ahead
 from samtl.errors import InputError, ResourceError
-from samtl.images import BadImage, decode, statistics
+from samtl.images import BadImage
+from samtl.machine import peak_memory
 from samtl.planning import STORED_DTYPES, TIERS, Job, Plan, prepare
-from samtl.preprocess import IGNORE, mask_square, resize_longest_side
 from samtl.store.fingerprint import Fingerprint
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.log import OK, QUARANTINED
@@ -50,13 +46,6 @@ _DISK = {
     errno.EMFILE,
     errno.ENFILE,
     errno.ENOMEM,
-}
-# What reading an image may meet that is no property of the image.
-_OUT_OF_RESOURCES = {
-    *(_DISK - {errno.ENOSPC, errno.EDQUOT, errno.EROFS}),
-    errno.ESTALE,
-    errno.ENOTCONN,
-    errno.ETIMEDOUT,
 }
 
 
@@ -230,88 +219,6 @@ def embed(
         ) from error
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """One image, ready for the encoder, and its target where that is a mask; or what was wrong with them."""
-
-    row: int
-    image_sha256: str
-    pixels: NDArray[np.uint8] | None = None
-    original_size: tuple[int, int] = (0, 0)
-    image_stats: NDArray[np.float32] | None = None
-    mask: NDArray[np.uint8] | None = None
-    code: str = ""
-    reason: str = ""
-    unread: bool = False  # no bytes were had, which may be the drive's fault
-
-
-def _decode(dataset: Dataset, row: int, image_size: int) -> _Decoded:
-    """Read, decode, measure and resize one image and its mask; runs in several threads at once."""
-    digest, mask, code = "", None, "unreadable"
-    try:
-        data = dataset.read(dataset.sample_ids[row])
-        digest = hashlib.sha256(data).hexdigest()
-        pixels = decode(data)
-        size = pixels.shape[0], pixels.shape[1]
-        if dataset.read_mask is not None:
-            code = "mask_unreadable"
-            mask = dataset.read_mask(dataset.sample_ids[row])
-            _require_fitting(mask, size, dataset.classes)
-    except BadImage as bad:
-        return _Decoded(row, digest, code=bad.code, reason=str(bad))
-    except (OSError, InputError) as error:
-        if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
-            raise ResourceError(
-                f"reading {dataset.sample_ids[row]} failed: {error.strerror}"
-            ) from error
-        return _Decoded(row, digest, code=code, reason=str(error), unread=True)
-    return _Decoded(
-        row,
-        digest,
-        resize_longest_side(pixels, image_size),
-        size,
-        statistics(pixels),
-        None if mask is None else mask_square(mask, image_size),
-    )
-
-
-def _require_fitting(mask: NDArray[Any], size: tuple[int, int], classes: Sequence[str]) -> None:
-    """Refuse a mask that cannot be the target of an image of this height and width."""
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise BadImage(
-            "mask_unreadable",
-            f"a mask must be (height, width) uint8, this one is {mask.shape} {mask.dtype}",
-        )
-    if mask.shape != size:
-        raise BadImage(
-            "mask_size",
-            f"a mask of the image's size, {size[1]} x {size[0]}, was expected, this one is "
-            f"{mask.shape[1]} x {mask.shape[0]}; bring both to one size",
-        )
-    beyond = mask[(mask >= len(classes)) & (mask != IGNORE)]
-    if beyond.size:
-        raise BadImage(
-            "mask_values",
-            f"a mask must hold class indices below {len(classes)}, or {IGNORE} to be ignored, this one holds "
-            f"{beyond.max()}",
-        )
-
-
-def _ahead(
-    work: Callable[[int], _Decoded], rows: Iterator[int], workers: int, depth: int
-) -> Generator[_Decoded, None, None]:
-    """Map over rows in order, in threads, with at most `depth` results waiting."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        waiting = deque(pool.submit(work, row) for row in itertools.islice(rows, depth))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, row) for row in itertools.islice(rows, 1))
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 @dataclass
 class _Block:
     """The rows of a block as they come from the encoder."""
@@ -416,15 +323,7 @@ class _Pass:
         pending = [b for b in range(self.writer.blocks) if self.writer.missing(b)]
         rows = (row for block in pending for row in self.writer.block_rows(block))
         size, most = self.model.preprocessing.image_size, self.job.plan.batch_size
-        on_cpu = self.job.plan.device == "cpu"
-        # On a CPU the encoder has the cores; one thread keeps ahead of it easily.
-        workers = 1 if on_cpu else min(32, os.cpu_count() or 1)
-        decoded = _ahead(
-            lambda row: _decode(self.job.dataset, row, size),
-            rows,
-            workers,
-            depth=most + 2 * workers,
-        )
+        decoded = decoded_ahead(self.job.dataset, rows, size, most, self.job.plan.device)
         block: _Block | None = None
         self._started = time.monotonic()
         with closing(decoded), ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
@@ -453,7 +352,7 @@ class _Pass:
         self.seconds = time.monotonic() - self._started
         self._report()
 
-    def _encode(self, batch: Sequence[_Decoded]) -> list[dict[str, NDArray[Any]] | None]:
+    def _encode(self, batch: Sequence[Decoded]) -> list[dict[str, NDArray[Any]] | None]:
         """Give each image's arrays, or None where there was no image or no finite result."""
         good = [item.pixels for item in batch if item.pixels is not None]
         outputs = self.model.encode(good, self.job.plan.tiers) if good else {}
@@ -477,9 +376,7 @@ class _Pass:
             {name: [] for name in self.writer.missing(number)},
         )
 
-    def _add(
-        self, block: _Block, item: _Decoded, arrays: Mapping[str, NDArray[Any]] | None
-    ) -> None:
+    def _add(self, block: _Block, item: Decoded, arrays: Mapping[str, NDArray[Any]] | None) -> None:
         code, reason = item.code, item.reason
         if item.pixels is not None and arrays is None:
             code, reason = "nonfinite", "the encoder gave NaN or infinity for this image"
@@ -548,12 +445,6 @@ class _Pass:
                 left / rate if rate else None,
             )
         )
-
-
-def peak_memory() -> int:
-    """Give the largest resident size that this process has had, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _environment(plan: Plan) -> dict[str, object]:

@@ -24,8 +24,8 @@ from samtl.heads._save import plain, save
 from samtl.machine import peak_memory
 from samtl.metrics import Score
 from samtl.preprocess import resized_shape
+from samtl.runs import FORMAT, RunFolder, runs_folder, split_json
 from samtl.runs import FitResult as FitResult
-from samtl.runs import RunFolder, runs_folder, split_json
 from samtl.splits import Split
 from samtl.store.documents import digest
 from samtl.store.layout import TIER_ARRAYS
@@ -489,7 +489,7 @@ def _config(
         "fingerprint": store.fingerprint,
     }
     return {
-        "format": 2,
+        "format": FORMAT,
         "kind": "head",
         **decides,
         "digest": digest(decides),

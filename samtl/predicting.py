@@ -7,7 +7,6 @@ learnt from; anything else is refused. What comes out is there whole or not at a
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -23,7 +22,7 @@ from samtl import registry
 from samtl.baselines._base import PixelBaseline
 from samtl.datasets import Dataset, Reader
 from samtl.datasets._listing import FolderReader, expanded, flaw, images_below, kind_of
-from samtl.embedding import _ahead, _decode, _Decoded
+from samtl.decoding import Decoded, decode_row, decoded_ahead
 from samtl.encoders._device import resolve_device
 from samtl.errors import InputError, MismatchError
 from samtl.fit import stored_masks
@@ -328,16 +327,9 @@ def _encoded(
         )
     chosen = trained.chosen(encoder.columns)
     side = encoder.preprocessing.image_size
-    # As in the encoder pass, on a CPU the encoder has the cores.
-    workers = 1 if target.type == "cpu" else min(32, os.cpu_count() or 1)
 
     def items() -> Generator[_Item, None, None]:
-        decoded = _ahead(
-            lambda row: _decode(dataset, row, side),
-            iter(range(len(dataset))),
-            workers,
-            depth=at_once + 2 * workers,
-        )
+        decoded = decoded_ahead(dataset, iter(range(len(dataset))), side, at_once, str(target))
         with closing(decoded):
             while batch := list(itertools.islice(decoded, at_once)):
                 good = [item for item in batch if item.pixels is not None]
@@ -370,7 +362,7 @@ def _answers(
     trained: Trained,
     features: NDArray[Any],
     chosen: NDArray[np.int64] | None,
-    images: Sequence[_Decoded],
+    images: Sequence[Decoded],
     side: int,
 ) -> list[NDArray[Any] | None]:
     """Predict from the encoder's output; None where it is not finite."""
@@ -397,7 +389,7 @@ def _chances(trained: Trained, features: NDArray[Any], chosen: NDArray[np.int64]
     return chances
 
 
-def _item(dataset: Dataset, decoded: _Decoded, answer: NDArray[Any] | None) -> _Item:
+def _item(dataset: Dataset, decoded: Decoded, answer: NDArray[Any] | None) -> _Item:
     image = dataset.sample_ids[decoded.row]
     code, reason = decoded.code, decoded.reason
     if answer is None and not code:
@@ -422,7 +414,7 @@ def _by_pixels(
         for start in range(0, len(dataset), at_once):
             once = replace(dataset, read=_Once(dataset.read))
             rows = range(start, min(start + at_once, len(dataset)))
-            batch = [_decode(once, row, 1) for row in rows]
+            batch = [decode_row(once, row, 1) for row in rows]
             good = [item for item in batch if item.pixels is not None]
             answers = iter(_by_baseline(trained, once, good))
             for item in batch:
@@ -445,7 +437,7 @@ class _Once:
 
 
 def _by_baseline(
-    trained: Trained, dataset: Dataset, images: Sequence[_Decoded]
+    trained: Trained, dataset: Dataset, images: Sequence[Decoded]
 ) -> Iterator[NDArray[Any]]:
     """Predict from the files that could be decoded."""
     masks = _no_mask if trained.task == "segmentation" else None

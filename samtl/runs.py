@@ -29,6 +29,7 @@ from samtl.metrics import PerClass, Score
 from samtl.splits import Split
 
 DEFAULT_RUNS = "runs"
+FORMAT = 2  # of a run's config.json
 
 
 def runs_folder(out: str | Path | None = None) -> Path:

@@ -14,11 +14,9 @@ from samtl.baselines._base import PixelBaseline
 from samtl.errors import InputError
 from samtl.heads._base import PooledHead
 from samtl.heads._save import load
-from samtl.runs import read_run
+from samtl.runs import FORMAT, read_run
 from samtl.store.documents import digest
 from samtl.store.layout import TIER_ARRAYS
-
-FORMAT = 2  # of a run's config.json
 
 
 @dataclass(frozen=True)

@@ -61,14 +61,17 @@ def untouched(path):
 def test_help_names_every_verb(run):
     code, output, _ = run("--help")
     assert code == 0
-    for verb in ("embed", "fit-head", "info", "ls", "demo"):
+    for verb in ("embed", "fit-head", "predict", "info", "ls", "demo"):
         assert verb in output
     assert "Exit codes" in output
 
 
-@pytest.mark.parametrize("verb", ["embed", "fit-head", "info", "ls", "demo"])
+@pytest.mark.parametrize(
+    "verb",
+    ["embed", "fit-head", "fit-baseline", "predict", "info", "ls", "bench heads", "demo"],
+)
 def test_every_option_is_in_the_readme(run, verb):
-    _, output, _ = run(verb, "--help")
+    _, output, _ = run(*verb.split(), "--help")
     options = set(re.findall(r"--[a-z][a-z-]+", output)) - {"--help", "--no-allow-partial"}
     text = (ROOT / "README.md").read_text()
     assert options
@@ -480,3 +483,62 @@ def test_a_damaged_store_ends_with_2(run, embedded):
     assert code == 2
     assert "fails its checksum" in errors
     assert untouched(Path("runs"))
+
+
+@pytest.fixture
+def trained(run, embedded):
+    """A run on the store of 24 images."""
+    assert run("fit-head", "--head", "logreg", "--json", "f.json")[0] == 0
+    return json.loads(Path("f.json").read_text())["run"]
+
+
+def test_predict_prints_classes_and_lists_bad_images(run, trained, folder):
+    code, output, _ = run("predict", "--run", trained, "--images", folder, "--json", "p.json")
+    assert code == 0
+    for told in ("field", "town", "mean probability", "24 images", "untrained", "predictions.csv"):
+        assert told in output
+    assert len(Path("predictions.csv").read_text().splitlines()) == 25
+    (folder / "field" / "zero.png").write_bytes(b"")
+    args = ("predict", "--run", trained, "--images", folder, "--json", "p.json")
+    code, _, errors = run(*args)
+    assert code == 2
+    assert "--overwrite" in errors
+    code, output, _ = run(*args, "--overwrite")
+    assert code == 1
+    assert "1 of 25 images were skipped" in output
+    assert "field/zero.png: empty" in output
+    told = json.loads(Path("p.json").read_text())
+    assert told["rows"] == 24
+    assert [bad["image"] for bad in told["skipped"]] == ["field/zero.png"]
+
+
+def test_predict_from_the_only_store(run, trained, folder):
+    code, output, _ = run("predict", "--run", trained, "--from-store", "--out", "stored.csv")
+    assert code == 0
+    assert "table: stored.csv" in output
+    assert Path("stored.csv").read_text().startswith("sample_id,predicted,p_field,p_town\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        ((), 2, "give one of --images, --from-store"),
+        (("--images", "images", "--from-store"), 2, "give one of --images, --from-store"),
+        (("--images", "images", "--cache", "cache"), 2, "--cache names the store for --from-store"),
+        (("--images", "images", "--checkpoint", "random:1"), 3, "encoder.weights_sha256"),
+        (("--images", "nowhere"), 2, "does not exist"),
+        (("--images", "images", "--device", "gpu"), 2, "--device must be"),
+        (("--images", "images", "--batch-size", "0"), 2, "--batch-size"),
+    ],
+)
+def test_predict_on_bad_input(run, trained, args, code, told):
+    ended, _, errors = run("predict", "--run", trained, *args)
+    assert ended == code
+    assert told in re.sub(r"\s+", " ", errors)
+    assert not Path("predictions.csv").exists()
+
+
+def test_predict_without_a_run(run, folder):
+    code, _, errors = run("predict", "--run", folder, "--images", folder)
+    assert code == 2
+    assert "is no run" in errors

@@ -479,21 +479,6 @@ def test_shards_are_published_before_their_record_and_the_fingerprint_first(enco
         assert all(published.index(file.path) < at for file in one.files.values())
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_images_are_decoded_ahead_and_given_in_order(workers):
-    def work(row):
-        started.append(row)
-        time.sleep(random.Random(row).uniform(0, 0.005))
-        return row
-
-    started, depth = [], 6
-    decoded = embedding._ahead(work, iter(range(50)), workers, depth)
-    for row, given in enumerate(decoded):
-        assert given == row
-        assert len(started) <= row + 1 + depth
-    assert sorted(started) == list(range(50))
-
-
 def test_decoding_stops_with_the_pass(encoders):
     read = []
     dataset = toy_dataset(ROWS)

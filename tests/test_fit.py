@@ -2,18 +2,28 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
+from stubs import SeeingEncoders, install
+from toys import blobs, stripes
 
-from samtl import fit, metrics, splits
+from samtl import feed, fit, metrics, pixel_metrics, registry, splits
+from samtl.datasets import IGNORE, Dataset
+from samtl.embedding import embed
 from samtl.errors import InputError, UnknownName
 from samtl.fit import fit_head
-from samtl.trial import Stage
 from samtl.heads._base import Candidate, Epoch
 from samtl.heads._save import load
+from samtl.preprocess import resized_shape
+from samtl.store.reader import Store, open_store
+from samtl.trial import Stage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("Crop", "Forest", "River")
 FAST = {"hidden": (16,), "epochs": 6, "lr": 5e-3}
@@ -27,6 +37,8 @@ class FakeStore:
         self.path, self.name = Path("cache/toy.tiny.64.zarr"), "toy.tiny.64"
         self.fingerprint, self.snapshot = "f" * 64, "a" * 64
         self.dataset, self.classes, self.note = "toy", CLASSES, "generated"
+        self.task, self.groups, self.parts = "classification", (), ()
+        self.identity = {"image_size": 64}
         self.encoder, self.weights, self.untrained = "tiny", "untrained (random:0)", True
         self.labels = (np.arange(n) % 3).astype(np.int32)
         self.sample_ids = tuple(f"{CLASSES[c]}/{i}.png" for i, c in enumerate(self.labels))
@@ -45,7 +57,7 @@ class FakeStore:
         return tuple(SimpleNamespace(row=row) for row in self.bad)
 
     def columns(self, array):
-        return tuple(f"{array}{i}" for i in range(self.data[array].shape[1]))
+        return tuple(f"{array}_{i}" for i in range(self.data[array].shape[1]))
 
     def valid(self, *arrays):
         assert arrays
@@ -59,17 +71,13 @@ class FakeStore:
         return self.data[array][rows].copy()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    torch = pytest.importorskip("torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def predictions(run):
     return (run / "predictions.csv").read_text()
+
+
+def curves_of(result):
+    with (result.run / "curves.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def test_scores_are_those_of_the_saved_head_on_what_was_held_out():
@@ -82,6 +90,8 @@ def test_scores_are_those_of_the_saved_head_on_what_was_held_out():
     matrix = metrics.confusion(store.labels[test], chances.argmax(1), 3)
     np.testing.assert_array_equal(result.confusion, matrix)
     np.testing.assert_array_equal(result.per_class.recall, metrics.per_class(matrix).recall)
+    assert (result.kind, result.name, result.task) == ("head", "logreg", "classification")
+    assert (result.features, result.images, result.also) == ("pooled", {}, {})
     assert (result.n_train, result.n_validation, result.n_test) == (72, 18, 30)
     assert result.metrics["accuracy"].value > 0.7
     assert result.left_out == 0
@@ -179,6 +189,12 @@ def test_a_run_folder_holds_everything(tmp_path):
         "metrics.json", "predictions.csv", "split.json",
     ]  # fmt: skip
 
+    assert (config["format"], config["kind"], config["head"]) == (2, "head", "mlp")
+    assert (config["task"], config["features"], config["columns"]) == (
+        "classification",
+        "pooled",
+        "all",
+    )
     assert config["params"]["hidden"] == [16]
     assert config["params"]["random_state"] == config["seed"] == 5
     assert config["store"]["path"] == "cache/toy.tiny.64.zarr"
@@ -192,6 +208,8 @@ def test_a_run_folder_holds_everything(tmp_path):
     assert (split["share"], split["seed"]) == (0.2, 5)
     assert len(split["validation"]) == result.n_validation
     assert not set(split["validation"]) & set(held)
+    assert split["left_out"] == []
+    assert split["validation_digest"] == config["validation"]["digest"]
 
     content = json.loads((run / "metrics.json").read_text())
     assert content["metrics"]["accuracy"] == {
@@ -205,6 +223,13 @@ def test_a_run_folder_holds_everything(tmp_path):
     assert content["fingerprint"] == "f" * 64
     assert content["snapshot"] == "a" * 64
     assert content["counts"]["test"] == 24
+    assert (content["head"], content["task"], content["also"]) == ("mlp", "classification", {})
+    assert content["training"] == {
+        "stopped": result.training["stopped"],
+        "epochs": len((run / "curves.csv").read_text().splitlines()) - 1,
+        "best_epoch": load(run).best_epoch_,
+    }
+    assert content["peak_memory"] == result.peak_memory > 2**20
     assert content["per_class"]["River"]["support"] == 8
     assert set(content["seconds"]) == {"read", "fit", "score", "floor", "write", "total"}
 
@@ -223,8 +248,7 @@ def test_a_run_folder_holds_everything(tmp_path):
     for name, score in result.metrics.items():
         assert again[name].value == pytest.approx(score.value)
 
-    with (run / "curves.csv").open() as file:
-        curves = list(csv.DictReader(file))
+    curves = curves_of(result)
     assert [int(row["epoch"]) for row in curves] == list(range(1, len(curves) + 1))
 
     head = load(run)
@@ -293,6 +317,8 @@ def test_quarantined_and_unlabelled_rows_are_left_out_and_counted():
     result = fit_head(store, "logreg")
     assert result.left_out_because == {"quarantined": 2, "missing": 0, "unlabelled": 3}
     assert result.left_out == 5
+    split = json.loads((result.run / "split.json").read_text())
+    assert split["left_out"] == [store.sample_ids[row] for row in (0, 5, 7, 8, 9)]
     used = {*result.split.train, *result.split.test}
     assert not used & {0, 5, 7, 8, 9}
     assert len(used) == 115
@@ -315,9 +341,14 @@ def test_a_store_without_the_features_says_how_to_get_them():
     store = FakeStore()
     store.arrays = ("grid16", "label")
     with pytest.raises(
-        InputError, match="has grid16, label: add it with samtl embed --tiers pooled"
+        InputError,
+        match=r"head mlp needs the tier pooled for classification, and .* has grid16: add it with samtl embed "
+        r".*--tiers pooled --out cache/toy",
     ):
         fit_head(store)
+    store.arrays = ("label",)
+    with pytest.raises(InputError, match=r"has none: add it with samtl embed .*--tiers grid16"):
+        fit_head(store, "vit")
 
 
 @pytest.mark.parametrize("array", ["pooled", "image_stats"])
@@ -325,7 +356,7 @@ def test_features_that_are_no_numbers_are_named(array, tmp_path):
     store = FakeStore()
     store.data[array][17, 3] = np.inf
     with pytest.raises(
-        InputError, match=f"{array} of sample 'River/17.png' is not finite in column '{array}3'"
+        InputError, match=f"{array} of sample 'River/17.png' is not finite in column '{array}_3'"
     ):
         fit_head(store, "logreg", out=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -357,7 +388,7 @@ def test_a_class_too_small_is_named(samples, said):
 def test_a_store_without_labels_is_refused():
     store = FakeStore()
     store.labels[:] = -1
-    with pytest.raises(InputError, match="has 0 labelled rows of 3 classes"):
+    with pytest.raises(InputError, match="has 0 rows that can be used, and 3 classes"):
         fit_head(store)
 
 
@@ -403,7 +434,7 @@ def test_a_split_with_rows_that_are_quarantined_is_refused():
     store.bad = [11]
     with pytest.raises(
         InputError,
-        match=r"1 rows that .* holds no label or no 'pooled' for, such as 'River/11.png'",
+        match=r"1 samples that .* holds no label or no features for, such as 'River/11.png'",
     ):
         fit_head(store, split=split)
 
@@ -411,3 +442,467 @@ def test_a_split_with_rows_that_are_quarantined_is_refused():
 def test_a_path_that_is_no_store_is_said(tmp_path):
     with pytest.raises(InputError, match=r"does not exist; expected a folder NAME\.zarr"):
         fit_head(tmp_path / "no.zarr")
+
+
+# Which columns, which samples
+
+
+def test_a_head_may_learn_from_some_columns():
+    store = FakeStore()
+    names = ("mean_0", "mean_1", "std_0", "block2_0", "block2_1", "block5_0", "max_0", "max_1")
+    store.columns = lambda array: names if array == "pooled" else tuple("abcde")
+    for features, kept in (
+        ("mean", [0, 1]),
+        ("mean,std", [0, 1, 2]),
+        ("max , block*", [3, 4, 5, 6, 7]),
+        ("*", list(range(8))),
+    ):
+        result = fit_head(store, "logreg", features=features)
+        head = load(result.run)
+        assert head.columns_ == tuple(names[i] for i in kept)
+        chances = head.predict_proba(store.data["pooled"][result.split.test][:, kept])
+        expected = metrics.bootstrap(store.labels[result.split.test], chances)
+        assert result.metrics == expected
+        config = json.loads((result.run / "config.json").read_text())
+        groups = list(dict.fromkeys(names[i].rpartition("_")[0] for i in kept))
+        assert config["columns"] == ("all" if len(kept) == 8 else groups)
+    assert len({path.name for path in Path("runs").iterdir()}) == 4
+
+
+def test_columns_that_are_not_there_are_met_with_the_nearest():
+    store = FakeStore()
+    store.columns = lambda array: tuple(f"mean_{i}" for i in range(8))
+    with pytest.raises(
+        UnknownName, match="no group of columns is called 'meen': did you mean mean"
+    ):
+        fit_head(store, "logreg", features="mean,meen")
+
+
+def parts_of(result):
+    """Ids in each part of a run."""
+    split = json.loads((result.run / "split.json").read_text())
+    return {name: split[name] for name in ("held_out", "validation", "left_out", "digest")}
+
+
+def last_digit(ids):
+    return {i[-5] for i in ids}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_groups_stay_together(known):
+    store, options = FakeStore(), {}
+    if known:
+        store.groups = tuple(i[-5] for i in store.sample_ids)
+    else:
+        options["group_by"] = r"(\d)\.png$"
+    result = fit_head(store, "logreg", 0.3, **options)
+    inner = parts_of(result)
+    assert result.split.name == "grouped"
+    held, validation = last_digit(inner["held_out"]), last_digit(inner["validation"])
+    used = {*inner["held_out"], *inner["validation"]}
+    rest = last_digit(i for i in store.sample_ids if i not in used)
+    assert not held & validation
+    assert not (held | validation) & rest
+    assert held | validation | rest == set("0123456789")
+
+
+def test_what_is_no_way_to_group_is_refused():
+    with pytest.raises(InputError, match="is no regular expression"):
+        fit_head(FakeStore(), "logreg", group_by="(")
+    with pytest.raises(InputError, match=r"it finds nothing in 'Crop/0\.png'"):
+        fit_head(FakeStore(), "logreg", group_by="scene")
+
+
+def shipping():
+    store = FakeStore()
+    which = np.random.default_rng(1).permutation(120) % 10
+    store.parts = tuple(("test", "validation", *["train"] * 8)[w] for w in which)
+    return store
+
+
+@pytest.mark.parametrize("split", [None, "shipped"])
+def test_a_shipped_split_is_the_default(split):
+    store = shipping()
+    result = fit_head(store, "logreg", split)
+    assert result.split.name == "shipped"
+    found = parts_of(result)
+    for part, name in (("held_out", "test"), ("validation", "validation")):
+        expected = {i for i, p in zip(store.sample_ids, store.parts, strict=True) if p == name}
+        assert set(found[part]) == expected
+    assert (result.n_train, result.n_validation, result.n_test) == (96, 12, 12)
+
+
+def test_a_share_goes_before_a_shipped_split():
+    store = shipping()
+    assert fit_head(store, "logreg", 0.25).split == fit_head(FakeStore(), "logreg", 0.25).split
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("shipped", r"cache/toy.tiny.64.zarr comes with no split of its own; give .*--split 0.2"),
+        ("half", "--split takes the held-out share, such as 0.2, or shipped, got 'half'"),
+        ("nan", "--split must lie between 0 and 1"),
+    ],
+)
+def test_what_is_no_split_is_refused(split, said):
+    with pytest.raises(InputError, match=said):
+        fit_head(FakeStore(), "logreg", split)
+
+
+# The split of another run
+
+
+def test_another_head_on_the_same_split():
+    store = FakeStore()
+    store.labels[[7, 8]] = -1
+    first = fit_head(store, "logreg", 0.3, seed=5)
+    second = fit_head(store, "mlp", seed=9, params=FAST, same_split_as=first.run)
+    assert second.split == first.split
+    assert parts_of(second) == parts_of(first)
+    assert second.n_train == first.n_train
+    np.testing.assert_array_equal(second.split.test, first.split.test)
+    rounded = fit_head(store, "logreg", seed=5, same_split_as=str(second.run))
+    assert rounded.metrics == first.metrics
+
+
+def test_a_shipped_split_is_taken_over():
+    store = shipping()
+    first = fit_head(store, "logreg")
+    store.parts = ()
+    second = fit_head(store, "logreg", same_split_as=first.run)
+    assert (second.split, second.metrics) == (first.split, first.metrics)
+
+
+def test_who_was_not_yet_embedded_is_left_out_again_and_again():
+    """The store has grown since: who was learnt from must not."""
+    store = FakeStore()
+    store.committed[90:] = False
+    runs = [fit_head(store, "logreg", allow_partial=True)]
+    store.committed[:] = True
+    for _ in range(2):
+        runs.append(fit_head(store, "logreg", same_split_as=runs[-1].run))
+    assert [parts_of(run) for run in runs] == [parts_of(runs[0])] * 3
+    assert len(parts_of(runs[2])["left_out"]) == 30
+    assert runs[2].metrics == runs[0].metrics
+
+
+def test_the_split_of_a_run_of_other_samples_is_refused():
+    first = fit_head(FakeStore(), "logreg")
+    other = FakeStore(60)
+    with pytest.raises(InputError, match=r"the split of .* is none of cache/toy.tiny.64.zarr: the run "
+                       r"was made of other samples") as caught:  # fmt: skip
+        fit_head(other, "logreg", same_split_as=first.run)
+    assert "\n" not in str(caught.value)
+    lost = FakeStore()
+    lost.bad = [int(first.split.test[0])]
+    with pytest.raises(InputError, match=r"1 samples that .* holds no label or no features for"):
+        fit_head(lost, "logreg", same_split_as=first.run)
+
+
+def test_one_split_is_enough():
+    first = fit_head(FakeStore(), "logreg")
+    with pytest.raises(InputError, match="--split and --same-split-as exclude each other"):
+        fit_head(FakeStore(), "logreg", 0.2, same_split_as=first.run)
+
+
+def test_what_is_no_run_has_no_split(tmp_path):
+    with pytest.raises(InputError, match=r"is no run: expected a folder with split.json"):
+        fit_head(FakeStore(), same_split_as=tmp_path)
+
+
+# Nothing is left behind
+
+
+@pytest.mark.parametrize("at", ["read", "fit", "score", "floor", "write", "epoch"])
+def test_an_interrupted_run_leaves_nothing(at, tmp_path):
+    def stop(event):
+        if event == Stage(at) or (at == "epoch" and isinstance(event, Epoch)):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_head(FakeStore(), "mlp", params=FAST, out=tmp_path / "runs", on_event=stop)
+    assert list(tmp_path.glob("runs/*")) == list(tmp_path.glob("runs/.*")) == []
+
+
+# Numbers that are none
+
+
+def test_a_rate_far_too_high_keeps_the_last_good_weights():
+    params = FAST | {"lr": 1e6, "epochs": 1000, "patience": 1000}
+    result = fit_head(FakeStore(), "mlp", params=params)
+    stopped, step = result.training["stopped"].rsplit(" ", 1)
+    assert stopped == "diverged at step"
+    assert int(step) > result.training["best_epoch"] >= 1
+    head = load(result.run)
+    assert all(np.isfinite(array).all() for array in head.tensors().values())
+    assert result.training["best_epoch"] <= len(curves_of(result)) < 1000
+
+
+def test_a_rate_that_never_gave_a_number_leaves_no_run(tmp_path):
+    params = FAST | {"lr": 1e30}
+    with pytest.raises(InputError, match="training diverged at step .*lower the learning rate"):
+        fit_head(FakeStore(), "mlp", params=params, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("head", ["mlp", "logreg"])
+def test_validation_features_that_overflow_are_told_of(head, tmp_path):
+    """Finite, but beyond float32 once they are scaled as the training part asks for."""
+    store = FakeStore()
+    inner = splits.inner(
+        splits.holdout(store.sample_ids, store.labels, 0.2), store.sample_ids, store.labels
+    )
+    store.data["pooled"][:, 3] *= np.float32(1e-20)
+    store.data["pooled"][inner.test[0], 3] = 3e38
+    params = FAST if head == "mlp" else {"scaling": "standard"}
+    with pytest.raises(
+        InputError, match=r"extreme values in the features|cannot be trained.*infin"
+    ):
+        fit_head(store, head, params=params, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Heads on grids, and masks: stores on disk
+
+
+GRIDS = {
+    "logreg": {},
+    "mlp": FAST,
+    "conv": {"width": 32, "epochs": 12, "lr": 1e-2},
+    "vit": {"width": 64, "epochs": 12},
+}
+CASES = [
+    (name, task)
+    for name in registry.names("heads")
+    for task in registry.load("heads", name).Head.tiers
+]
+
+
+def embedded(folder, dataset, image_size, tiers):
+    with pytest.MonkeyPatch.context() as patch:
+        install(SeeingEncoders(image_size), patch.setattr)
+        out = folder / f"{dataset.name}.zarr"
+        return embed(dataset, "stub", out=out, device="cpu", dtype="float32", tiers=tiers).store
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """A small store of each task, whose features tell what is to be told."""
+    folder = tmp_path_factory.mktemp("stores")
+    return {
+        "classification": embedded(folder, stripes(60), 256, ("pooled", "grid16")),
+        "segmentation": embedded(folder, blobs(40, classes=3), 64, ("dense",)),
+    }
+
+
+@pytest.fixture(scope="module")
+def masks(stores, tmp_path_factory):
+    """A run of `conv` on masks."""
+    out = tmp_path_factory.mktemp("runs")
+    params = GRIDS["conv"] | {"epochs": 30}
+    return fit_head(stores["segmentation"], "conv", 0.25, seed=2, out=out, params=params)
+
+
+class Guarded(Store):
+    """A store of which some rows must not be read yet."""
+
+    forbidden: frozenset = frozenset()
+    late = 0
+
+    def row(self, array, row):
+        assert row not in self.forbidden, f"row {row} of {array} is held out"
+        self.late += row in self.held_out
+        return super().row(array, row)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["held", "streamed"])
+@pytest.mark.parametrize(("head", "task"), CASES, ids=["-".join(case) for case in CASES])
+def test_held_out_rows_are_not_read_before_the_score(head, task, streamed, stores, monkeypatch):
+    if streamed:
+        if head in ("logreg", "mlp"):
+            pytest.skip("heads on pooled features hold them all")
+        monkeypatch.setattr(feed, "HELD_BYTES", 0)
+    store = Guarded(stores[task])
+    labels = store.labels if task == "classification" else None
+    split = splits.holdout(store.sample_ids, labels, 0.25)
+    store.forbidden = store.held_out = frozenset(split.test.tolist())
+
+    def release(event):
+        if event == Stage("score"):
+            assert store.late == 0
+            store.forbidden = frozenset()
+
+    epochs = {"epochs": 2} if "epochs" in GRIDS[head] else {}
+    result = fit_head(store, head, 0.25, params=GRIDS[head] | epochs, on_event=release)
+    assert set(result.split.test.tolist()) == store.held_out
+    assert store.late >= len(split.test)
+
+
+def test_the_guard_would_bark(stores):
+    store = Guarded(stores["segmentation"])
+    store.forbidden = store.held_out = frozenset([3])
+    with pytest.raises(AssertionError, match="row 3 of embeddings is held out"):
+        store.read("embeddings", [2, 3])
+
+
+@pytest.mark.parametrize("head", ["conv", "vit"])
+def test_heads_on_grids_tell_classes_apart(head, stores):
+    result = fit_head(stores["classification"], head, params=GRIDS[head])
+    assert (result.features, result.task, result.images) == ("grid16", "classification", {})
+    assert result.metrics["accuracy"].value > 0.9
+    assert {"samples_per_second", "waiting"} < result.training.keys()
+    store = open_store(stores["classification"])
+    chances = load(result.run).predict_proba(store.read("grid16", result.split.test))
+    assert result.metrics == metrics.bootstrap(store.labels[result.split.test], chances)
+    assert "predictions.csv" in {path.name for path in result.run.iterdir()}
+
+
+def test_masks_are_found(masks):
+    floor = masks.floor
+    assert (masks.features, masks.task, masks.n_test) == ("embeddings", "segmentation", 10)
+    assert masks.metrics["iou"].value > 0.5
+    assert floor["iou"].value == 0  # the floor says that there is nothing but background
+    assert masks.metrics["accuracy"].value > floor["accuracy"].value > 0.5
+    assert masks.floor_missing == ""
+
+
+def test_the_run_of_a_segmentation_keeps_its_masks(masks, stores):
+    run, store = masks.run, open_store(stores["segmentation"])
+    assert sorted(path.name for path in run.iterdir()) == [
+        "config.json", "confusion.csv", "curves.csv", "head.json", "head.safetensors",
+        "images.csv", "masks", "metrics.json", "split.json",
+    ]  # fmt: skip
+    with (run / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sample_id"] for row in rows] == parts_of(masks)["held_out"]
+    assert {row["mask"] for row in rows} == {
+        path.relative_to(run).as_posix() for path in run.glob("masks/*")
+    }
+    maps, head = [], load(run)
+    matrices = []
+    for line, row in zip(rows, masks.split.test, strict=True):
+        height, width = resized_shape(*map(int, store.row("original_size", row)), 64)
+        with Image.open(run / line["mask"]) as image:
+            guess = np.array(image)
+        assert guess.shape == (height, width)
+        truth = store.row("mask", row)[:height, :width]
+        assert (truth == IGNORE).any()  # a corner of each is unknown
+        matrices.append(pixel_metrics.confusion(truth, guess, 3))
+        maps += head.class_maps(store.read("embeddings", [row]), [(height, width)], 64)
+        np.testing.assert_array_equal(guess, maps[-1])
+    expected = pixel_metrics.bootstrap(np.stack(matrices), seed=2)
+    assert masks.metrics == expected
+    np.testing.assert_array_equal(masks.confusion, np.sum(matrices, axis=0))
+    of_each = pixel_metrics.per_image(np.stack(matrices))
+    for name, values in of_each.items():
+        assert [float(row[name]) for row in rows] == pytest.approx(values, abs=1e-5)
+        np.testing.assert_array_equal(masks.images[name], values)
+    content = json.loads((run / "metrics.json").read_text())
+    assert content["metrics"]["pooled_iou"]["value"] == expected["pooled_iou"].value
+    assert content["confusion"] == masks.confusion.tolist()
+
+
+def test_two_classes_and_the_transformer(tmp_path):
+    store = embedded(tmp_path, blobs(30, classes=2), 64, ("dense",))
+    params = GRIDS["vit"] | {"epochs": 20, "lr": 5e-3}
+    result = fit_head(store, "vit", params=params)
+    assert result.classes == ("background", "class1")
+    assert result.metrics["dice"].value > 0.5 > result.floor["dice"].value
+
+
+def test_streaming_learns_as_well_and_the_same_for_the_same_seed(stores, monkeypatch):
+    monkeypatch.setattr(feed, "HELD_BYTES", 0)
+    monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
+    params = GRIDS["conv"]
+    runs = [fit_head(stores["classification"], "conv", params=params) for _ in range(2)]
+    assert runs[0].metrics["accuracy"].value > 0.9
+    assert runs[0].metrics == runs[1].metrics
+    tensors = [(run.run / "head.safetensors").read_bytes() for run in runs]
+    assert tensors[0] == tensors[1]
+
+
+def test_a_head_for_another_task_names_those_that_there_are(stores):
+    with pytest.raises(
+        InputError,
+        match=r"the head mlp is for classification, and .*blobs.zarr is for segmentation: heads for that are conv, vit",
+    ):
+        fit_head(stores["segmentation"], "mlp")
+
+
+def test_a_missing_tier_is_named_with_the_command(stores, tmp_path):
+    store = embedded(tmp_path, blobs(4, classes=3), 64, ("pooled",))
+    with pytest.raises(
+        InputError, match=r"the head conv needs the tier dense for segmentation, and .* has pooled: "
+        r"add it with samtl embed .* --tiers dense --out .*blobs.zarr",
+    ):  # fmt: skip
+        fit_head(store, "conv")
+
+
+def test_columns_are_of_pooled_features_alone(stores):
+    with pytest.raises(
+        InputError, match="--features chooses columns of pooled, and this head reads grid16"
+    ):
+        fit_head(stores["classification"], "conv", features="mean")
+
+
+def test_a_parameter_of_another_head_is_unknown(stores, tmp_path):
+    with pytest.raises(UnknownName, match="no parameter of the head conv is called 'depht'"):
+        fit_head(stores["classification"], "conv", params={"depht": 2}, out=tmp_path)
+    with pytest.raises(UnknownName, match="no parameter of the head logreg is called 'epochs'"):
+        fit_head(stores["classification"], "logreg", params={"epochs": 2}, out=tmp_path)
+    with pytest.raises(InputError, match="the head vit cannot be trained: width must be"):
+        fit_head(stores["classification"], "vit", params={"width": 20}, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def masked(n, mask_of):
+    """Images whose masks are given: `mask_of(i)`."""
+    dataset = blobs(n)
+    masks = {sample: mask_of(i) for i, sample in enumerate(dataset.sample_ids)}
+    return Dataset(
+        "masked",
+        ("background", "road", "river"),
+        dataset.sample_ids,
+        dataset.labels,
+        dataset.read,
+        read_mask=lambda i: np.full(dataset.read_mask(i).shape, masks[i], dtype=np.uint8),
+    )
+
+
+def test_a_class_that_cannot_be_learnt_is_named(tmp_path):
+    store = embedded(tmp_path, masked(16, lambda i: i % 2), 64, ("dense",))
+    with pytest.raises(
+        InputError,
+        match="no pixel of the training part is of class 'river', so it cannot be learnt",
+    ):
+        fit_head(store, "conv", params=GRIDS["conv"], out=tmp_path / "runs")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_held_out_mask_without_a_known_pixel_is_named(tmp_path):
+    store = open_store(embedded(tmp_path, masked(24, lambda i: i % 3), 64, ("dense",)))
+    split = splits.holdout(store.sample_ids, None, 0.25)
+    unknown = store.sample_ids[split.test[1]]
+    number = int(unknown.removesuffix(".png"))
+    shutil.rmtree(store.path)
+    embedded(tmp_path, masked(24, lambda i: IGNORE if i == number else i % 3), 64, ("dense",))
+    with pytest.raises(
+        InputError, match=f"mask of sample '{unknown}' has no pixel of a known class"
+    ):
+        fit_head(store.path, "conv", 0.25, params=GRIDS["conv"] | {"epochs": 1})
+
+
+def test_a_mask_that_was_quarantined_is_left_out(tmp_path):
+    dataset = blobs(24, classes=3)
+    read = dataset.read_mask
+
+    def some(sample_id):
+        mask = read(sample_id)
+        return mask[:-1] if sample_id == "005.png" else mask
+
+    broken = Dataset(**{**vars(dataset), "read_mask": some})
+    store = embedded(tmp_path, broken, 64, ("dense",))
+    result = fit_head(store, "conv", params=GRIDS["conv"] | {"epochs": 1})
+    assert result.left_out_because == {"quarantined": 1, "missing": 0, "unlabelled": 0}
+    assert parts_of(result)["left_out"] == ["005.png"]

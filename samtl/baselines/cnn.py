@@ -31,7 +31,7 @@ class Baseline(NetworkBaseline):
         self,
         image_size: int = 64,
         dropout: float = 0.3,
-        epochs: int = 40,
+        epochs: int = 25,
         batch_size: int = 128,
         lr: float = 2e-3,
         weight_decay: float = 0.05,

@@ -224,8 +224,10 @@ def reciprocal(deviation: Floats) -> Floats:
 def scaled(X: Features, mean: Floats, factor: Floats) -> Features:
     """(X - mean) * factor in float64, stored as float32, in slices so that no float64 copy of X exists."""
     out = np.empty(X.shape, dtype=np.float32)
-    for i in range(0, len(X), 4096):
-        out[i : i + 4096] = (X[i : i + 4096] - mean) * factor
+    # What is far beyond the training part becomes infinite, which training tells of.
+    with np.errstate(over="ignore"):
+        for i in range(0, len(X), 4096):
+            out[i : i + 4096] = (X[i : i + 4096] - mean) * factor
     return out
 
 

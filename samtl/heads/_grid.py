@@ -216,7 +216,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         """Predict masks at the encoder's resolution, or at the images' own.
 
         Scores are sampled up bilinearly to the encoder's square before the largest is taken; and from there, without
-        the padding, to the images' own size where that is given.
+        the padding, to the images' own size where that is given (bilinearly, antialiased where that is smaller).
 
         Parameters
         ----------

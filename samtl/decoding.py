@@ -1,0 +1,164 @@
+"""Images of a dataset on their way to an encoder: read, decoded and resized ahead of it, in threads."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl.datasets import Dataset
+from samtl.errors import InputError, ResourceError
+from samtl.images import BadImage, decode, statistics
+from samtl.preprocess import IGNORE, mask_square, resize_longest_side
+
+# What reading an image may meet that is no property of the image.
+_OUT_OF_RESOURCES = {
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+}
+
+
+def decoded_ahead(
+    dataset: Dataset, rows: Iterator[int], image_size: int, batch_size: int, device: str
+) -> Generator[Decoded, None, None]:
+    """Give images in order, at least a batch of them ready while the encoder works on the one before.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    rows : iterator of int
+    image_size : int
+        Longest side that images are resized to.
+    batch_size : int
+    device : str
+        What the encoder runs on, such as `cpu`.
+    """
+    # On a CPU the encoder has the cores; one thread keeps ahead of it easily.
+    workers = 1 if device == "cpu" else min(32, os.cpu_count() or 1)
+    return ahead(
+        lambda row: decode_row(dataset, row, image_size),
+        rows,
+        workers,
+        depth=batch_size + 2 * workers,
+    )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image, ready for the encoder, and its target where that is a mask; or what was wrong with them.
+
+    Attributes
+    ----------
+    row : int
+        Its place in the dataset.
+    image_sha256 : str
+        Of the file's bytes, "" where none were had.
+    pixels : (h, w, 3) uint8, or None
+        Resized for the encoder.
+    original_size : (height, width)
+    image_stats : (12,) float32, or None
+        See `samtl.images.statistics`; of the original pixels.
+    mask : (image_size, image_size) uint8, or None
+        See `samtl.preprocess.mask_square`.
+    code, reason : str
+        What was wrong, "" where nothing was.
+    unread : bool
+        Whether no bytes were had, which may be the drive's fault.
+    """
+
+    row: int
+    image_sha256: str
+    pixels: NDArray[np.uint8] | None = None
+    original_size: tuple[int, int] = (0, 0)
+    image_stats: NDArray[np.float32] | None = None
+    mask: NDArray[np.uint8] | None = None
+    code: str = ""
+    reason: str = ""
+    unread: bool = False
+
+
+def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
+    """Read, decode, measure and resize one image and its mask; runs in several threads at once.
+
+    Raises
+    ------
+    ResourceError
+        Where the drive gives out, which is no property of the image.
+    """
+    digest, mask, code = "", None, "unreadable"
+    try:
+        data = dataset.read(dataset.sample_ids[row])
+        digest = hashlib.sha256(data).hexdigest()
+        pixels = decode(data)
+        size = pixels.shape[0], pixels.shape[1]
+        if dataset.read_mask is not None:
+            code = "mask_unreadable"
+            mask = dataset.read_mask(dataset.sample_ids[row])
+            _require_fitting(mask, size, dataset.classes)
+    except BadImage as bad:
+        return Decoded(row, digest, code=bad.code, reason=str(bad))
+    except (OSError, InputError) as error:
+        if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+            raise ResourceError(
+                f"reading {dataset.sample_ids[row]} failed: {error.strerror}"
+            ) from error
+        return Decoded(row, digest, code=code, reason=str(error), unread=True)
+    return Decoded(
+        row,
+        digest,
+        resize_longest_side(pixels, image_size),
+        size,
+        statistics(pixels),
+        None if mask is None else mask_square(mask, image_size),
+    )
+
+
+def _require_fitting(mask: NDArray[Any], size: tuple[int, int], classes: Sequence[str]) -> None:
+    """Refuse a mask that cannot be the target of an image of this height and width."""
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise BadImage(
+            "mask_unreadable",
+            f"a mask must be (height, width) uint8, this one is {mask.shape} {mask.dtype}",
+        )
+    if mask.shape != size:
+        raise BadImage(
+            "mask_size",
+            f"a mask of the image's size, {size[1]} x {size[0]}, was expected, this one is "
+            f"{mask.shape[1]} x {mask.shape[0]}; bring both to one size",
+        )
+    beyond = mask[(mask >= len(classes)) & (mask != IGNORE)]
+    if beyond.size:
+        raise BadImage(
+            "mask_values",
+            f"a mask must hold class indices below {len(classes)}, or {IGNORE} to be ignored, this one holds "
+            f"{beyond.max()}",
+        )
+
+
+def ahead(
+    work: Callable[[int], Decoded], rows: Iterator[int], workers: int, depth: int
+) -> Generator[Decoded, None, None]:
+    """Map over rows in order, in threads, with at most `depth` results waiting."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        waiting = deque(pool.submit(work, row) for row in itertools.islice(rows, depth))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(work, row) for row in itertools.islice(rows, 1))
+        finally:
+            for future in waiting:
+                future.cancel()

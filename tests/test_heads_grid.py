@@ -1,0 +1,233 @@
+"""What the heads on grids share: standardising by the training part, masks at any size, defaults of each task."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from samtl.errors import InputError
+from samtl.heads import _grid, conv
+from samtl.heads._base import Epoch
+from samtl.heads._grid import GridHead
+from samtl.heads._layers import Stem
+from samtl.heads._train import InMemory, Outcome
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def samples(n=24, k=3, channels=6, side=4, seed=0):
+    """Grids whose class is the channel with the largest numbers."""
+    random = torch.Generator().manual_seed(seed)
+    targets = torch.arange(n) % k
+    inputs = torch.randn(n, channels, side, side, generator=random)
+    inputs[torch.arange(n), targets] += 3
+    return InMemory(inputs, targets)
+
+
+def fit(head, training, validation=None, task="classification", k=3):
+    return head.fit(
+        training,
+        validation or training,
+        task=task,
+        n_classes=k,
+        shape=training.inputs.shape[1:],
+    )
+
+
+def small(**params):
+    return conv.Head(**{"width": 16, "epochs": 10, "lr": 1e-2, **params})
+
+
+def stem(head):
+    return next(m for m in head._network.modules() if isinstance(m, Stem))
+
+
+# Standardising
+
+
+def test_channels_are_standardised_by_the_training_part():
+    training, validation = samples(), samples(seed=1)
+    scale = torch.tensor([1e-3, 1.0, 30.0, 1.0, 1.0, 1.0])[:, None, None]
+    training = InMemory(training.inputs * scale + 2, training.targets)
+    head = fit(small(epochs=1), training, InMemory(validation.inputs + 100, validation.targets))
+    flat = training.inputs.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(stem(head).mean.double(), flat.mean(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        1 / stem(head).factor.double(), flat.std(1, correction=0), rtol=1e-3, atol=0
+    )
+
+
+def test_scales_do_not_matter():
+    plain = samples()
+    scales = torch.tensor([1.0, 64.0, 2.0**-6, 1.0, 512.0, 1.0])[:, None, None]
+    moved = InMemory(plain.inputs * scales, plain.targets)
+    one, other = fit(small(), plain), fit(small(), moved)
+    expected = one.predict_proba(plain.inputs.numpy())
+    np.testing.assert_allclose(other.predict_proba(moved.inputs.numpy()), expected, atol=1e-2)
+
+
+def test_a_constant_channel_says_nothing_whatever_it_holds_later():
+    training = samples()
+    training.inputs[:, 4] = 0.1
+    training.inputs[:, 5] = 0
+    head = fit(small(), training)
+    inputs = training.inputs.numpy()
+    moved = inputs.copy()
+    moved[:, 4:] = 1000
+    assert stem(head).factor[4:].tolist() == [0, 0]
+    np.testing.assert_allclose(head.logits(moved), head.logits(inputs), rtol=1e-6, atol=1e-6)
+
+
+def test_float16_is_what_it_is_in_float32():
+    half = InMemory(samples().inputs.half(), samples().targets)
+    whole = InMemory(half.inputs.float(), half.targets)
+    inputs = half.inputs.numpy()
+    one, other = fit(small(epochs=2), half), fit(small(epochs=2), whole)
+    np.testing.assert_array_equal(one.logits(inputs), other.logits(inputs.astype(np.float32)))
+
+
+def test_statistics_need_only_the_first_rows(monkeypatch):
+    monkeypatch.setattr(_grid, "STATISTICS_ROWS", 8)
+    training = samples(24)
+    read = []
+
+    class Watched(InMemory):
+        def batches(self, size, generator):
+            for batch in super().batches(size, generator):
+                read.append((len(batch[1]), generator is None))
+                yield batch
+
+    head = fit(
+        small(epochs=1, batch_size=4), Watched(training.inputs, training.targets), samples(6)
+    )
+    assert [n for n, in_order in read if in_order] == [4, 4]
+    flat = training.inputs[:8].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(stem(head).mean, flat.mean(1))
+
+
+# Predicting
+
+
+def test_predicting_is_in_float32_whatever_training_was_in():
+    head = fit(small(), samples())
+    inputs = samples(seed=2).inputs.numpy()
+    plain = head.logits(inputs)
+    assert plain.dtype == np.float32
+    network = head._network
+    with torch.no_grad():
+        whole = network(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(plain, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_many_rows_are_predicted_a_few_at_a_time(monkeypatch):
+    head = fit(small(epochs=1), samples())
+    inputs = samples(20).inputs.numpy()
+    expected = head.predict_proba(inputs)
+    monkeypatch.setattr(_grid, "_AT_ONCE", 3)
+    np.testing.assert_allclose(head.predict_proba(inputs), expected, atol=1e-6)
+
+
+class Known(GridHead):
+    """A head whose scores are its first channels, sampled up: nothing is learnt."""
+
+    def __init__(self):
+        super().__init__(1, None, None, 0.0, 1, 0)
+        self.width, self.dropout = 4, 0.0
+
+    def _classifier(self, channels, side, n_classes):
+        return nn.Flatten()
+
+    def _segmenter(self, channels, side, n_classes):
+        return nn.Upsample(scale_factor=4, mode="nearest")
+
+
+@pytest.fixture
+def known():
+    """Give such a head with two classes and a grid of 4 x 4, and scores for one image: class 1 in the right half."""
+    head = Known()
+    head.adopt("segmentation", [0, 1], (2, 4, 4))
+    head._network = head.network()
+    scores = np.zeros((1, 2, 4, 4), dtype=np.float32)
+    scores[0, 1, :, 2:] = 2
+    scores[0, 0] = 1
+    return head, scores
+
+
+def test_masks_are_cut_to_the_image(known):
+    head, scores = known
+    (square,) = head.class_maps(scores, [(64, 64)], 64)
+    assert (square.dtype, square.shape) == (np.uint8, (64, 64))
+    assert (square[:, 34:] == 1).all()
+    assert (square[:, :30] == 0).all()
+    (part,) = head.class_maps(scores, [(20, 50)], 64)
+    np.testing.assert_array_equal(part, square[:20, :50])
+
+
+def test_the_edge_runs_where_scores_are_equal(known):
+    """Between two tokens the scores go over into each other, and the edge lies in the middle."""
+    head, scores = known
+    (square,) = head.class_maps(scores, [(64, 64)], 64)
+    np.testing.assert_array_equal(square, np.arange(64)[None] >= np.full((64, 1), 32))
+
+
+@pytest.mark.parametrize("size", [(128, 128), (32, 32), (40, 100)])
+def test_masks_at_the_image_s_own_size(known, size):
+    head, scores = known
+    shape = (64, 64) if size[0] == size[1] else (26, 64)
+    (mask,) = head.class_maps(scores, [shape], 64, [size])
+    assert (mask.dtype, mask.shape) == (np.uint8, size)
+    edge = size[1] // 2
+    np.testing.assert_array_equal(mask, np.tile(np.arange(size[1]) >= edge, (size[0], 1)))
+
+
+def test_several_images_of_several_sizes(known):
+    head, scores = known
+    both = np.concatenate([scores, scores[:, ::-1]])
+    maps = head.class_maps(both, [(64, 40), (10, 64)], 64)
+    assert [m.shape for m in maps] == [(64, 40), (10, 64)]
+    assert maps[0][0, 0] == 0
+    assert maps[1][0, 0] == 1
+
+
+# What it is told
+
+
+def test_what_is_left_open_depends_on_the_task(monkeypatch):
+    recipes = []
+
+    def watch(model, loss, training, validation, recipe, *rest):
+        recipes.append((recipe, loss.__name__))
+        curves = (Epoch(1, 1, 0.0, 0.0, 0.0, 0.0),)
+        return Outcome(curves, 1, "epochs", samples=30, seconds=2.0, waited=0.5)
+
+    monkeypatch.setattr(_grid, "train", watch)
+    images = samples(2000, channels=3)
+    masks = InMemory(images.inputs, torch.zeros(2000, 16, 16, dtype=torch.int64))
+    head = fit(conv.Head(width=4), images)
+    assert (head.rate_, head.waiting_) == (15, 0.25)
+    fit(conv.Head(width=4), masks, task="segmentation")
+    fit(conv.Head(width=4, epochs=3, batch_size=7, lr=0.5), masks, task="segmentation")
+    found = [(r.epochs, r.batch_size, r.learning_rate, loss) for r, loss in recipes]
+    assert found == [
+        (20, 128, 2e-3, "cross_entropy"),
+        (60, 4, 2e-3, "cross_entropy_dice"),
+        (3, 7, 0.5, "cross_entropy_dice"),
+    ]
+    fit(conv.Head(width=4), samples(100, channels=3))
+    assert recipes[-1][0].batch_size == 12  # eight steps in a pass over few samples
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "shape", "said"),
+    [
+        ("detection", 3, (6, 4, 4), "classification or segmentation, and there is no task"),
+        ("classification", 1, (6, 4, 4), "at least 2 classes, numbered from 0"),
+        ("classification", 3, (6, 4), r"\(channels, side, side\), .*got \(6, 4\)"),
+        ("classification", 3, (6, 4, 8), "the side a multiple of 4"),
+        ("classification", 3, (6, 6, 6), "the side a multiple of 4"),
+        ("classification", 3, (0, 4, 4), "a grid of features"),
+    ],
+)
+def test_what_a_grid_head_is_not_for(task, classes, shape, said):
+    with pytest.raises(InputError, match=said):
+        small().fit(samples(), samples(), task=task, n_classes=classes, shape=shape)

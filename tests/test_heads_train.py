@@ -1,0 +1,306 @@
+"""The one training loop: its rate, its decay, its early stopping, and what it does when a loss is no number."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from samtl.errors import InputError
+from samtl.heads import _train
+from samtl.heads._train import InMemory, Recipe, isolated, train
+from samtl.machine import native_bfloat16
+from samtl.preprocess import IGNORE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RECIPE = Recipe(epochs=5, batch_size=16, learning_rate=1e-3, weight_decay=0.0, patience=5)
+
+
+def parts(n=64, seed=0):
+    """Samples of three classes, around centres that are apart."""
+    random = torch.Generator().manual_seed(seed)
+    targets = torch.arange(n) % 3
+    inputs = 3 * torch.eye(3, 8)[targets] + torch.randn(n, 8, generator=random)
+    return InMemory(inputs, targets)
+
+
+def linear(seed=0):
+    with isolated(seed):
+        return nn.Linear(8, 3)
+
+
+def run(model, recipe=RECIPE, seen=None, loss=nn.functional.cross_entropy, held=None, seed=0):
+    tell = (seen if seen is not None else []).append
+    return train(model, loss, parts(), held or parts(24, seed=1), recipe, seed, tell)
+
+
+def but(**changes):
+    return Recipe(**{**vars(RECIPE), **changes})
+
+
+# What is learnt
+
+
+def test_learns():
+    model, seen = linear(), []
+    outcome = run(model, but(epochs=30, learning_rate=1e-2), seen)
+    assert outcome.curves == tuple(seen)
+    assert [epoch.epoch for epoch in seen] == list(range(1, 31))
+    assert seen[-1].validation_accuracy > 0.95
+    assert seen[-1].train_loss < seen[0].train_loss / 2
+    assert (outcome.samples, outcome.stopped) == (30 * 64, "epochs")
+    assert not model.training
+
+
+def test_figures_are_means_over_samples_whatever_the_batches():
+    """With a rate of nothing the model stays, and its loss is that of all samples at once."""
+    model, seen = linear(), []
+    run(model, but(epochs=1, batch_size=7, learning_rate=1e-30, precision="float32"), seen)
+    for source, loss, accuracy in (
+        (parts(), seen[0].train_loss, seen[0].train_accuracy),
+        (parts(24, seed=1), seen[0].validation_loss, seen[0].validation_accuracy),
+    ):
+        with torch.no_grad():
+            logits = model(source.inputs)
+        expected = nn.functional.cross_entropy(logits, source.targets).item()
+        assert loss == pytest.approx(expected, rel=1e-5)
+        hits = (logits.argmax(1) == source.targets).float().mean().item()
+        assert accuracy == pytest.approx(hits)
+
+
+def test_of_masks_known_pixels_are_counted():
+    targets = torch.zeros(4, 2, 2, dtype=torch.int64)
+    targets[:, 0] = IGNORE
+    targets[0, 1, 0] = 1
+    source = InMemory(torch.zeros(4, 1, 2, 2), targets)
+
+    class Zeroes(nn.Conv2d):
+        """Says class 0 everywhere."""
+
+        def forward(self, x):
+            return torch.cat([x + 1, x], dim=1) + 0 * super().forward(x)
+
+    seen = []
+    entropy = nn.CrossEntropyLoss(ignore_index=IGNORE)
+    train(Zeroes(1, 2, 1), entropy, source, source, but(epochs=1), 0, seen.append)
+    assert seen[0].train_accuracy == seen[0].validation_accuracy == 7 / 8
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_same_seed_gives_the_same_weights(dropout):
+    weights = []
+    for seed in (3, 3, 4):
+        torch.rand(5)
+        state = torch.get_rng_state()
+        model = linear()
+        run(nn.Sequential(nn.Dropout(dropout), model), seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        weights.append(model.weight.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_every_sample_comes_once_and_in_another_order_each_time():
+    source = InMemory(torch.arange(10)[:, None], torch.arange(10))
+    generator = torch.Generator().manual_seed(0)
+    orders = [
+        torch.cat([targets for _, targets in source.batches(4, generator)]).tolist()
+        for _ in range(2)
+    ]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(10))
+    assert orders[0] != orders[1]
+    plain = [targets.tolist() for _, targets in source.batches(4, None)]
+    assert plain == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+# How it steps
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Collect what the optimiser sees in each step: (rate, norm of the gradient)."""
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def spy(self, *args, **kwargs):
+        groups = self.param_groups
+        assert groups[0]["lr"] == groups[1]["lr"]
+        gradients = [p.grad.norm() for group in groups for p in group["params"]]
+        seen.append((groups[0]["lr"], torch.stack(gradients).norm().item()))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    return seen
+
+
+def test_the_rate_rises_then_falls(steps):
+    run(linear(), but(learning_rate=1.0, warmup=0.2))
+    rates = [rate for rate, _ in steps]
+    assert len(rates) == 20
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+    assert 0 < rates[-1] < 0.02
+
+
+def test_gradients_are_clipped(steps):
+    run(linear(), but(clip=0.1), loss=lambda *a: 1e4 * nn.functional.cross_entropy(*a))
+    assert all(norm == pytest.approx(0.1, rel=1e-3) for _, norm in steps)
+
+
+def test_only_matrices_decay():
+    """With no slope to follow, AdamW's decay is all that moves a weight; biases stay."""
+    model = nn.Linear(8, 3)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+        model.bias.fill_(1.0)
+    recipe = but(epochs=1, learning_rate=0.1, weight_decay=0.5)
+    run(model, recipe, loss=lambda logits, targets: logits.sum() * 0.0)
+    assert (model.weight < 1).all()
+    assert (model.bias == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("precision", "native", "mixed"),
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("float32", True, False),
+        ("bfloat16", False, True),
+    ],
+)
+def test_products_are_in_bfloat16_where_it_is_native(precision, native, mixed, monkeypatch):
+    monkeypatch.setattr(_train, "native_bfloat16", lambda device: native)
+    seen = set()
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            seen.add(out.dtype)
+            return out
+
+    model = Watched(8, 3)
+    run(model, but(epochs=1, precision=precision))
+    assert seen == {torch.bfloat16 if mixed else torch.float32}
+    assert model.weight.dtype == torch.float32
+
+
+def test_bfloat16_learns_nearly_the_same():
+    if not native_bfloat16(torch.device("cpu")):
+        pytest.skip("bfloat16 is emulated here, which proves nothing")
+    losses = [
+        run(linear(), but(precision=precision)).curves[-1].validation_loss
+        for precision in ("float32", "bfloat16")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=2**-5)
+
+
+# When it ends
+
+
+def test_training_ends_after_patience_with_the_best_weights():
+    """Validation labels at odds with the training ones: every pass makes it worse, the first stays."""
+    held = parts(24, seed=1)
+    held = InMemory(held.inputs, (held.targets + 1) % 3)
+    model, states = linear(), []
+
+    class Seen(list):
+        def append(self, epoch):
+            super().append(epoch)
+            states.append(model.weight.detach().clone())
+
+    seen = Seen()
+    outcome = run(model, but(epochs=50, patience=3, learning_rate=1e-2), seen, held=held)
+    assert (outcome.stopped, outcome.best_epoch, len(seen)) == ("patience", 1, 4)
+    assert torch.equal(model.weight, states[0])
+    assert not torch.equal(model.weight, states[-1])
+
+
+class Exploding(nn.Linear):
+    """A model whose outputs are no numbers from a given call in training on."""
+
+    def __init__(self, after):
+        super().__init__(8, 3)
+        self.calls, self.after = 0, after
+
+    def forward(self, x):
+        self.calls += self.training
+        return super().forward(x) * (float("nan") if self.calls > self.after else 1)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights():
+    model, seen = Exploding(after=10), []
+    outcome = run(model, seen=seen)
+    assert outcome.stopped == "diverged at step 11"  # in the third pass of four steps
+    assert outcome.best_epoch == len(seen) == 2
+    assert torch.isfinite(model.weight).all()
+
+
+def test_a_loss_that_never_was_a_number_is_an_error():
+    with pytest.raises(InputError, match=r"diverged at step 1: .*lower the learning rate"):
+        run(Exploding(after=0))
+
+
+def test_a_rate_far_too_high_stops_with_its_step():
+    """Decay times such a rate multiplies weights in each step, until they overflow in the second pass."""
+    model, seen = linear(), []
+    recipe = but(epochs=2, learning_rate=1e6, weight_decay=1e3, precision="float32")
+    outcome = run(model, recipe, seen)
+    assert outcome.stopped.startswith("diverged at step ")
+    assert 4 < int(outcome.stopped.split()[-1]) <= 8
+    assert outcome.best_epoch == 1
+    assert all(map(math.isfinite, (seen[0].train_loss, seen[0].validation_loss)))
+    assert torch.isfinite(model.weight).all()
+
+
+def test_a_slope_that_is_no_number_is_noticed_in_the_next_step():
+    def root(logits, targets):
+        return (logits.sum() * 0).sqrt()  # finite at 0, its slope is not
+
+    with pytest.raises(InputError, match="diverged at step 2"):
+        run(linear(), loss=root)
+
+
+def test_a_validation_loss_that_is_no_number_counts_as_diverged():
+    held = parts(24, seed=1)
+    held.inputs[5, 5] = float("inf")
+    with pytest.raises(InputError, match=r"diverged at step 4: .*extreme values in the features"):
+        run(linear(), held=held)
+
+
+def test_what_a_listener_raises_ends_training():
+    class Enough(Exception):
+        pass
+
+    def stop(epoch):
+        raise Enough
+
+    state = torch.get_rng_state()
+    with pytest.raises(Enough):
+        train(linear(), nn.functional.cross_entropy, parts(), parts(), RECIPE, 0, stop)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_time_spent_waiting_is_told(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_train.time, "perf_counter", lambda: now[0])
+
+    class Slow(InMemory):
+        def batches(self, size, generator):
+            for batch in super().batches(size, generator):
+                now[0] += 3.0  # to read it
+                yield batch
+
+    class Model(nn.Linear):
+        def forward(self, x):
+            now[0] += 1.0 if self.training else 100.0
+            return super().forward(x)
+
+    source = parts()
+    slow = Slow(source.inputs, source.targets)
+    outcome = train(
+        Model(8, 3), nn.functional.cross_entropy, slow, parts(), but(epochs=2), 0, print
+    )
+    assert outcome.waited == 2 * 4 * 3.0
+    assert outcome.seconds == 2 * 4 * 4.0  # validation is not counted
