@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl.ahead import ahead
 from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
 from samtl.images import BadImage, decode, statistics
@@ -147,18 +145,3 @@ def _require_fitting(mask: NDArray[Any], size: tuple[int, int], classes: Sequenc
             f"a mask must hold class indices below {len(classes)}, or {IGNORE} to be ignored, this one holds "
             f"{beyond.max()}",
         )
-
-
-def ahead(
-    work: Callable[[int], Decoded], rows: Iterator[int], workers: int, depth: int
-) -> Generator[Decoded, None, None]:
-    """Map over rows in order, in threads, with at most `depth` results waiting."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        waiting = deque(pool.submit(work, row) for row in itertools.islice(rows, depth))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, row) for row in itertools.islice(rows, 1))
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -7,16 +7,15 @@ blocks are as good as windows of single rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samtl.ahead import ahead
 from samtl.errors import InputError
 from samtl.heads._grid import UPSAMPLING
 from samtl.preprocess import PATCH
@@ -101,7 +100,7 @@ class Feed:
                 yield inputs[at], targets[at].long()
             return
         left: tuple[Tensor, Tensor] | None = None
-        for inputs, targets in _ahead(self._load, self._windows(generator)):
+        for inputs, targets in ahead(self._load, self._windows(generator)):
             if left is not None:
                 # Only what is needed to fill up a batch is joined: a copy of the window would double the memory.
                 need = size - len(left[1])
@@ -158,18 +157,3 @@ def held_in_memory(store: Store, array: str, n: int) -> bool:
     """Tell whether so many rows of features are few enough to be kept."""
     shape = store.shape(array)[1:]
     return n * int(np.prod(shape)) * np.dtype(store.dtype(array)).itemsize <= HELD_BYTES
-
-
-def _ahead(
-    load: Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]], windows: list[NDArray[np.int64]]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Load windows in a thread, one ahead of the one that is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        coming: Any = None
-        for window in windows:
-            ready, coming = coming, pool.submit(load, window)
-            if ready is not None:
-                yield ready.result()
-                del ready
-        if coming is not None:
-            yield coming.result()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samtl.baselines import _pixels
-from samtl.baselines._pixels import Pixels, ahead, read_mask, square, squares, turned
+from samtl.baselines._pixels import Pixels, read_mask, square, squares, turned
 from samtl.datasets import IGNORE, Dataset, resolve
 from samtl.errors import InputError
 from samtl.preprocess import PIXEL_MEAN, mask_square, resize_longest_side
@@ -184,17 +184,3 @@ def test_a_dataset_without_masks_has_none():
     dataset = Dataset("labelled", ("a", "b"), ("x",), (0,), toys.Reads({}))
     with pytest.raises(InputError, match="has labels, not masks"):
         read_mask(dataset, 0, (1, 1))
-
-
-def test_reading_keeps_one_ahead():
-    loaded = []
-
-    def load(window):
-        loaded.append(window)
-        return -window
-
-    given = []
-    for value in ahead(load, range(6)):
-        given.append(value)
-        assert len(loaded) <= len(given) + 1
-    assert given == [0, -1, -2, -3, -4, -5]

@@ -1,9 +1,6 @@
 """Images come in order, ahead of whoever takes them but not without bound, and what is wrong with one is told."""
 
 import errno
-import random
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -13,30 +10,6 @@ from samtl import decoding
 from samtl.datasets import Dataset
 from samtl.errors import ResourceError
 from samtl.images import statistics
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_images_are_decoded_ahead_and_given_in_order(workers):
-    def work(row):
-        started.append(row)
-        time.sleep(random.Random(row).uniform(0, 0.005))
-        return row
-
-    started, depth = [], 6
-    decoded = decoding.ahead(work, iter(range(50)), workers, depth)
-    for row, given in enumerate(decoded):
-        assert given == row
-        assert len(started) <= row + 1 + depth
-    assert sorted(started) == list(range(50))
-
-
-def test_the_threads_end_when_nobody_takes_any_more():
-    before = threading.active_count()
-    decoded = decoding.ahead(lambda row: row, iter(range(10**6)), 3, 6)
-    assert next(decoded) == 0
-    assert threading.active_count() > before
-    decoded.close()
-    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
-    "errors", "registry", "weights", "machine", "preprocess", "images", "splits", "metrics", "pixel_metrics",
+    "errors", "ahead", "registry", "weights", "machine", "preprocess", "images", "splits", "metrics", "pixel_metrics",
     "datasets", "encoders", "store", "planning", "decoding", "embedding", "heads", "baselines", "runs", "trial", "feed",
     "fit", "trained", "output", "predicting", "baseline_fit", "bench", "cli",
 ]  # fmt: skip

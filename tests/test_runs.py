@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from samtl.errors import ResourceError
-from samtl.runs import RunFolder, runs_folder
+from samtl.errors import InputError, ResourceError
+from samtl.runs import RunFolder, read_run, read_split, runs_folder
 
 
 def publish(parent, name="run", content=1):
@@ -71,3 +71,59 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
 def test_what_is_no_number_is_not_written(tmp_path):
     with RunFolder(tmp_path) as folder, pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_json("a.json", {"x": float("nan")})
+
+
+def test_folders_within_are_published_too(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        (folder.path / "masks").mkdir()
+        (folder.path / "masks" / "0.png").write_bytes(b"mask")
+        run = folder.publish("run")
+    assert (run / "masks" / "0.png").read_bytes() == b"mask"
+
+
+# Reading one again
+
+
+SPLIT = {"name": "holdout", "share": 0.2, "seed": 3, "digest": "d" * 64}
+LISTS = {"held_out": ["a"], "validation": ["b"], "left_out": []}
+
+
+def written(folder, content, name="split.json"):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_what_was_written_is_read(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.write_json("config.json", {"kind": "head", "näme": "x"})
+        folder.write_json("split.json", {**SPLIT, **LISTS, "validation_digest": ""})
+        run = folder.publish("run")
+    assert read_run(run) == {"kind": "head", "näme": "x"}
+    assert read_split(str(run)) == {**SPLIT, **LISTS, "validation_digest": ""}
+
+
+@pytest.mark.parametrize("file", ["config.json", "split.json"])
+def test_what_is_no_run_is_said(tmp_path, file):
+    for path in (tmp_path, tmp_path / "none", Path(__file__)):
+        with pytest.raises(InputError, match=f"is no run: expected a folder with {file}, which"):
+            read_run(path, file)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"a": 1'])
+def test_what_is_no_object_is_damage(tmp_path, content):
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        read_run(written(tmp_path / "run", content, "config.json"))
+
+
+@pytest.mark.parametrize("field", [*SPLIT, *LISTS])
+@pytest.mark.parametrize("value", [None, {}, "missing"])
+def test_a_split_with_a_wrong_field_is_named(tmp_path, field, value):
+    content = {**SPLIT, **LISTS, field: value}
+    if value == "missing":
+        if field in ("name", "digest"):
+            content[field] = 1
+        else:
+            del content[field]
+    with pytest.raises(InputError, match=rf"split\.json is damaged: {field}$"):
+        read_split(written(tmp_path / "run", content))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -159,6 +160,56 @@ def test_each_shard_is_mapped_once_however_the_rows_are_shuffled(small, monkeypa
     monkeypatch.setattr(reader.Store, "_map_shard", count)
     open_store(small).read("pooled", np.random.default_rng(0).permutation(37))
     assert mapped == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("most", "size", "kept"),
+    [
+        (64, 2**30, 3),  # all there are
+        (2, 2**30, 2),
+        (64, 0, 2),  # so that two blocks can be read in turn
+    ],
+)
+def test_shards_that_are_kept_open_are_bounded_by_number_and_bytes(
+    small, monkeypatch, most, size, kept
+):
+    monkeypatch.setattr(reader, "OPEN_SHARDS", most)
+    monkeypatch.setattr(reader, "OPEN_BYTES", size)
+    alive = []
+    map_shard = reader.Store._map_shard
+
+    def remember(self, array, block):
+        shard, index = map_shard(self, array, block)
+        alive.append(weakref.ref(shard))
+        return shard, index
+
+    monkeypatch.setattr(reader.Store, "_map_shard", remember)
+    store = open_store(small)
+    for row in (0, 16, 32):
+        store.read("embeddings", [row])
+    assert sum(ref() is not None for ref in alive) == kept
+    mapped = len(alive)
+    store.read("embeddings", [36, 20])  # the last two are kept in any case
+    assert len(alive) == mapped
+
+
+def test_of_small_rows_more_shards_are_kept_than_of_large_ones(small, monkeypatch):
+    """Bytes decide: three shards of `pooled` where of `embeddings` there is room for two."""
+    monkeypatch.setattr(reader, "OPEN_BYTES", 2**18)
+    mapped, map_shard = [], reader.Store._map_shard
+
+    def count(self, array, block):
+        mapped.append(array)
+        return map_shard(self, array, block)
+
+    monkeypatch.setattr(reader.Store, "_map_shard", count)
+    store = open_store(small)
+    for _ in range(2):
+        for row in (0, 16, 32):
+            store.row("pooled", row)
+            store.row("embeddings", row)
+    assert mapped.count("pooled") == 3
+    assert mapped.count("embeddings") == 6
 
 
 @pytest.mark.parametrize("row", [37, -1, 10**12])

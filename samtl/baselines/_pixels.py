@@ -6,15 +6,14 @@ smaller. What is padded has the mean colour that networks subtract, and is ignor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samtl.ahead import ahead
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.images import BadImage, decode
@@ -22,8 +21,6 @@ from samtl.preprocess import IGNORE, PIXEL_MEAN, mask_square, resize_longest_sid
 
 Rows = NDArray[np.int64]
 Pixel = NDArray[np.uint8]
-_Window = TypeVar("_Window")
-_Loaded = TypeVar("_Loaded")
 
 HELD_BYTES = 2**30  # pixels and masks up to this size are decoded once and kept
 
@@ -197,18 +194,6 @@ def turned(inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple
         return torch.where(diagonal, squares.transpose(1, 2), squares).contiguous()
 
     return lay(inputs), lay(targets) if targets.ndim > 1 else targets
-
-
-def ahead(load: Callable[[_Window], _Loaded], windows: Sequence[_Window]) -> Iterator[_Loaded]:
-    """Load windows in a thread, one ahead of the one that is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        coming: Future[_Loaded] | None = None
-        for window in windows:
-            ready, coming = coming, pool.submit(load, window)
-            if ready is not None:
-                yield ready.result()
-        if coming is not None:
-            yield coming.result()
 
 
 def _gone(what: str, dataset: Dataset, sample_id: str, error: Exception) -> InputError:

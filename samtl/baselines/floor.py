@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
+from samtl.ahead import ahead
 from samtl.baselines._base import PixelBaseline, Predictions, check_ranges
 from samtl.baselines._linear import blank_logreg, fit_logreg, restore_logreg
-from samtl.baselines._pixels import Pixel, Rows, ahead, read_image, read_mask
+from samtl.baselines._pixels import Pixel, Rows, read_image, read_mask
 from samtl.datasets import Dataset
 from samtl.heads._base import Features, Floats, OnEvent, moments, reciprocal, scaled
 from samtl.images import STATISTICS, statistics
