@@ -208,7 +208,7 @@ def test_two_windows_are_all_that_is_in_memory(size, monkeypatch):
     source = make(store=Store(10 * 32), rows=np.arange(10 * 32))
     alive = []
     for _batch in _Waiting(source.batches(size, generator())):  # as the training loop does
-        time.sleep(0.01)  # time to read the next
+        time.sleep(0.005)  # time to read the next
         alive.append(sum(window() is not None for window in given))
     assert len(given) == 11  # the first is half as large as the others
     assert max(alive) == 2

@@ -43,6 +43,19 @@ def test_a_pixel_sees_the_tokens_beside_its_own_and_no_further():
     assert torch.equal(changed, expected)
 
 
+def test_a_classifier_is_told_mean_and_maximum_of_what_was_found():
+    """A narrow road is in the maximum, a forest in the mean."""
+    net = network("classification").network
+    seen = []
+    for part in (net.features, net.scores):
+        part.register_forward_hook(lambda part, inputs, out: seen.append((inputs[0], out)))
+    net(torch.randn(2, 10, 8, 8, generator=torch.Generator().manual_seed(0)))
+    (_, features), (pooled, _) = seen
+    assert features.shape == (2, 21, 4, 4)  # half as many places on each side
+    flat = features.flatten(2)
+    assert torch.equal(pooled, torch.cat([features.mean((2, 3)), flat.max(2).values], dim=1))
+
+
 def test_the_default_is_as_small_as_it_is_said_to_be():
     """Light heads: a fraction of the encoder's 90 million weights."""
     for task, most in (("classification", 400_000), ("segmentation", 200_000)):

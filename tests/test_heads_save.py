@@ -30,12 +30,16 @@ def data(strings=False):
     return X, np.array(["river", "forest", "crop"])[y] if strings else y
 
 
-@pytest.fixture(params=list(MAKERS))
-def saved(request, tmp_path):
+@pytest.fixture(scope="module", params=list(MAKERS))
+def fitted(request):
+    return MAKERS[request.param]().fit(*data())
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
     """A head, saved."""
-    head = MAKERS[request.param]().fit(*data())
-    save(head, tmp_path, columns=[f"c{i}" for i in range(7)], class_names=["a", "b", "c"])
-    return head
+    save(fitted, tmp_path, columns=[f"c{i}" for i in range(7)], class_names=["a", "b", "c"])
+    return fitted
 
 
 @pytest.mark.parametrize("strings", [False, True])
@@ -224,6 +228,11 @@ def grid_head(made=conv.Head, task="segmentation", **params):
     return head.fit(source, source, task=task, n_classes=3, shape=(5, 4, 4)), inputs.numpy()
 
 
+@pytest.fixture(scope="module")
+def masks():
+    return grid_head()[0]
+
+
 def test_another_process_predicts_the_same_from_grids(tmp_path):
     expected = []
     for made in (conv.Head, vit.Head):
@@ -267,8 +276,8 @@ def test_another_process_predicts_the_same_from_grids(tmp_path):
         (lambda card: card.update(columns=["a"]), "1 columns for 5 features"),
     ],
 )
-def test_a_card_of_a_grid_that_is_not_as_written_is_refused(tmp_path, change, said):
-    save(grid_head()[0], tmp_path)
+def test_a_card_of_a_grid_that_is_not_as_written_is_refused(masks, tmp_path, change, said):
+    save(masks, tmp_path)
     edit(tmp_path, change)
     with pytest.raises(InputError, match=said):
         load(tmp_path)
