@@ -216,7 +216,7 @@ def draw(result: FitResult) -> None:
     )
     if result.left_out:
         why = ", ".join(f"{n} {what}" for what, n in result.left_out_because.items() if n)
-        render.say(f"{result.left_out} images were left out: {why}", "yellow")
+        render.say(f"{result.left_out} rows were left out: {why}", "yellow")
     if result.note:
         render.say(result.note, "yellow")
     if result.untrained:

@@ -31,6 +31,7 @@ from samtl.trial import (
     Samples,
     Scores,
     choose,
+    left_out,
     score_classes,
     score_maps,
     score_masks,
@@ -135,7 +136,9 @@ def fit_baseline(
             n_train=len(parts.inner.train),
             n_validation=len(parts.inner.test),
             n_test=len(parts.split.test),
-            left_out_because={"unlabelled": len(samples.left_out)},
+            left_out_because=left_out(
+                samples, parts.split, {"unlabelled": int((~samples.usable).sum())}
+            ),
             store="",
             dataset=data.name,
             encoder="",

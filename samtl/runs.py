@@ -82,7 +82,7 @@ class FitResult:
     n_train, n_validation, n_test : int
         Samples that were learnt from, chosen on (`logreg` then learns from these, too), and scored on.
     left_out_because : dict of str to int
-        Samples that took no part: `quarantined`, `missing` (not embedded yet), `unlabelled`.
+        Samples that took no part: `quarantined`, `missing` (not embedded yet), `unlabelled`, `not_in_the_split`.
     store, dataset, encoder, weights : str
         "" where there is none.
     untrained : bool
@@ -207,7 +207,13 @@ def read_split(path: str | Path) -> dict[str, Any]:
         As `read_run`; also where a field is missing or of another type.
     """
     content = read_run(path, "split.json")
-    expected = {"name": str, "share": float, "seed": int, "digest": str}
+    expected = {
+        "name": str,
+        "share": float,
+        "seed": int,
+        "digest": str,
+        "validation_share": float,
+    }
     lists = ("held_out", "validation", "left_out")
     wrong = [name for name, kind in expected.items() if not isinstance(content.get(name), kind)]
     wrong += [name for name in lists if not isinstance(content.get(name), list)]

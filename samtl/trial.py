@@ -102,11 +102,6 @@ class Samples:
     groups: tuple[str, ...]
     parts: tuple[str, ...]
 
-    @property
-    def left_out(self) -> list[str]:
-        """The ids of those that take no part."""
-        return [self.ids[row] for row in np.flatnonzero(~self.usable)]
-
 
 def choose(
     samples: Samples,
@@ -190,6 +185,7 @@ def _again(samples: Samples, run: Path) -> tuple[Split, Split]:
             share=content["share"],
             seed=content["seed"],
             digest=content["digest"],
+            validation_share=content["validation_share"],
         )
     except InputError as error:
         raise InputError(f"the split of {run} is none of {samples.where}: {error}") from error
@@ -297,18 +293,29 @@ def versions() -> dict[str, str]:
     return found
 
 
+def not_in(samples: Samples, split: Split) -> Rows:
+    """Rows that are in neither part: unusable, or left out by the run whose split this is."""
+    taken = np.concatenate([split.train, split.test])
+    return np.setdiff1d(np.arange(len(samples.ids)), taken)
+
+
+def left_out(samples: Samples, split: Split, why: Mapping[str, int]) -> dict[str, int]:
+    """Count the rows that take no part by reason, those that are usable but not in the split among them."""
+    others = int(samples.usable[not_in(samples, split)].sum())
+    return {**why, "not_in_the_split": others} if others else dict(why)
+
+
 def write_split(folder: RunFolder, samples: Samples, split: Split, inner: Split) -> None:
     """Write who was held out, who validated, and who took no part; everyone else was learnt from."""
-    taken = np.concatenate([split.train, split.test])
-    absent = np.setdiff1d(np.arange(len(samples.ids)), taken)  # unusable, or not in this split
     folder.write_json(
         "split.json",
         {
             **split_json(split),
             "validation_digest": inner.digest,
+            "validation_share": inner.share,
             "held_out": [samples.ids[row] for row in split.test],
             "validation": [samples.ids[row] for row in inner.test],
-            "left_out": [samples.ids[row] for row in absent],
+            "left_out": [samples.ids[row] for row in not_in(samples, split)],
         },
     )
 

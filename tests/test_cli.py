@@ -217,7 +217,7 @@ EMBED = ("embed", "--encoder", "tiny", "--dataset", "folder:images")
 
 BAD_INPUT = {
     "unknown verb": (("emebd",), "embed"),
-    "unknown dataset": (("embed", "--dataset", "eurosta", "--encoder", "tiny"), "did you mean eurosat?"),
+    "unknown dataset": (("embed", "--dataset", "eurosta", "--encoder", "tiny"), "did you mean eurosat"),
     "unknown encoder": (("embed", "--dataset", "folder:images", "--encoder", "sam_vit_x"), "did you mean sam_vit_"),
     "unknown kind": (("ls", "encoder"), "did you mean encoders?"),
     "missing root": (("embed", "--dataset", "folder:nowhere", "--encoder", "tiny"), "nowhere"),
@@ -443,7 +443,7 @@ def test_runs_are_never_overwritten(run, embedded):
         (("--split", "0.01"), "choose a share from"),
         (("--head", "mpl"), "did you mean mlp?"),
         (("--cache", "nowhere"), "there is no store in nowhere"),
-        (("--split", "half"), "Invalid value for '--split'"),
+        (("--split", "half"), "--split takes the held-out share, such as 0.2, or shipped"),
         (("--seed", "-1"), "Invalid value for '--seed'"),
     ],
 )

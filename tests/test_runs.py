@@ -84,7 +84,13 @@ def test_folders_within_are_published_too(tmp_path):
 # Reading one again
 
 
-SPLIT = {"name": "holdout", "share": 0.2, "seed": 3, "digest": "d" * 64}
+SPLIT = {
+    "name": "holdout",
+    "share": 0.2,
+    "seed": 3,
+    "digest": "d" * 64,
+    "validation_share": 0.2,
+}
 LISTS = {"held_out": ["a"], "validation": ["b"], "left_out": []}
 
 

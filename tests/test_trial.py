@@ -19,6 +19,7 @@ from samtl.trial import (
     Samples,
     Stage,
     choose,
+    left_out,
     mask_name,
     score_classes,
     score_maps,
@@ -95,8 +96,9 @@ def test_who_is_not_usable_takes_no_part(task, tmp_path):
     outer, inner = choose(some, 0.2, 0, None)
     used = np.concatenate([outer.test, inner.test, inner.train])
     assert sorted(used) == np.flatnonzero(usable).tolist()
-    assert some.left_out == [f"image{i:03d}" for i in range(2, 60, 7)]
-    assert read_split(saved(tmp_path, some, outer, inner))["left_out"] == some.left_out
+    left = [f"image{i:03d}" for i in range(2, 60, 7)]
+    assert read_split(saved(tmp_path, some, outer, inner))["left_out"] == left
+    assert left_out(some, outer, {"missing": len(left)}) == {"missing": len(left)}
 
 
 @given(
