@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from samtl import metrics
 from samtl.baselines._base import PixelBaseline
+from samtl.baselines._pixels import read_image, read_mask
 from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError
 from samtl.fit import FLOORS, Parts, configured, training_facts
@@ -94,8 +95,16 @@ def fit_baseline(
     if group_by is not None:
         data = replace(data, groups=groups_by(data.sample_ids, group_by))
     samples = _samples(data)
-    parts = Parts(*choose(samples, split, seed, same_split_as))
-    config = _config(data, baseline, model, seed, parts)
+    parts = Parts(*choose(samples, split, seed, same_split_as, group_by))
+    given = {
+        "root": None if root is None else str(root),
+        "limit": limit,
+        "per_class": per_class,
+        "split": None if isinstance(split, Split) else split,
+        "group_by": group_by,
+        "same_split_as": None if same_split_as is None else str(same_split_as),
+    }
+    config = _config(data, given, baseline, model, seed, parts)
 
     with RunFolder(runs_folder(out)) as folder:
         clock.start("fit")
@@ -110,7 +119,7 @@ def fit_baseline(
         clock.start("write")
         with folder.writing():
             save(model, folder.path, (), data.classes)
-        folder.write_json("config.json", config)
+        folder.write_json("config.json", {**config, "recipe": training_facts(model).get("recipe")})
         write_split(folder, samples, *parts)
         write_scores(folder, samples, parts.split, scores, model.curves_, chances)
         result = FitResult(
@@ -191,8 +200,7 @@ def _score(
 
 def _mask(data: Dataset, row: int) -> NDArray[np.uint8]:
     """Read a mask at the encoder's resolution, without padding."""
-    assert data.read_mask is not None  # the task says so
-    mask = data.read_mask(data.sample_ids[row])
+    mask = read_mask(data, row, read_image(data, row).shape[:2])
     height, width = resized_shape(mask.shape[0], mask.shape[1], IMAGE_SIZE)
     return mask_square(mask, IMAGE_SIZE)[:height, :width]
 
@@ -210,7 +218,12 @@ def _floor_name(floor: Mapping[str, Any]) -> str:
 
 
 def _config(
-    data: Dataset, baseline: str, model: PixelBaseline, seed: int, parts: Parts
+    data: Dataset,
+    given: Mapping[str, Any],
+    baseline: str,
+    model: PixelBaseline,
+    seed: int,
+    parts: Parts,
 ) -> dict[str, Any]:
     """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
     decides = {
@@ -230,6 +243,7 @@ def _config(
         "digest": digest(decides),
         "bootstrap": {"resamples": metrics.RESAMPLES, "level": metrics.LEVEL, "seed": seed},
         "floor": FLOORS[data.task],
+        "given": given,
         "classes": list(data.classes),
         "versions": versions(),
     }

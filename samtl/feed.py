@@ -27,6 +27,7 @@ Rows = NDArray[np.int64]
 HELD_BYTES = (
     2**30
 )  # features of training and validation part up to this size are read once and kept
+CHECKED = 16  # rows that are looked through at a time for what is no number
 WINDOW_BYTES = 64 * 2**20  # of features; two windows are in memory at a time
 
 # Masks are learnt at four times the embedding's resolution, which is one pixel in four of the encoder's square, taken
@@ -139,8 +140,11 @@ class Feed:
     def _load(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         rows = self.rows[positions]
         inputs = torch.from_numpy(self.store.read(self.array, rows))
-        if not bool(torch.isfinite(inputs.sum(dtype=torch.float32))):
-            self._refuse(inputs, rows)
+        # Slice by slice, since sums of float16 are made of a float32 copy.
+        for start in range(0, len(rows), CHECKED):
+            part = inputs[start : start + CHECKED]
+            if not bool(torch.isfinite(part.sum(dtype=torch.float32))):
+                self._refuse(part, rows[start : start + CHECKED])
         return inputs, self.targets.read(rows)
 
     def _refuse(self, inputs: Tensor, rows: Rows) -> None:
@@ -149,7 +153,7 @@ class Feed:
             return
         bad = self.store.sample_ids[int(rows[int((~finite).nonzero()[0])])]
         raise InputError(
-            f"{self.array} of sample {bad!r} is not finite: check the store with samtl verify, and embed it again"
+            f"{self.array} of sample {bad!r} is not finite: embed it again, into another store"
         )
 
 

@@ -6,7 +6,7 @@ The held-out rows are read after the head is trained and everything about it is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,9 +113,16 @@ def fit_head(
     opened = store if not isinstance(store, (str, Path)) else open_store(store)
     array = _array(opened, head, estimator)
     data = _Data(opened, array, features, group_by, allow_partial)
-    parts = Parts(*choose(data.samples, split, seed, same_split_as))
+    parts = Parts(*choose(data.samples, split, seed, same_split_as, group_by))
     work = (_Segmentation if opened.task == "segmentation" else _Classification)(data, parts, seed)
-    config = _config(opened, store, head, estimator, seed, data, parts)
+    given = {
+        "store": str(store if isinstance(store, (str, Path)) else opened.path),
+        "split": None if isinstance(split, Split) else split,
+        "group_by": group_by,
+        "same_split_as": None if same_split_as is None else str(same_split_as),
+        "allow_partial": allow_partial,
+    }
+    config = _config(opened, given, head, estimator, seed, data, parts)
 
     with RunFolder(runs_folder(out)) as folder:
         clock.start("read")
@@ -130,7 +137,9 @@ def fit_head(
         clock.start("write")
         with folder.writing():
             save(estimator, folder.path, data.columns, opened.classes)
-        folder.write_json("config.json", config)
+        folder.write_json(
+            "config.json", {**config, "recipe": training_facts(estimator).get("recipe")}
+        )
         write_split(folder, data.samples, *parts)
         write_scores(folder, data.samples, parts.split, scores, estimator.curves_, work.chances)
         result = FitResult(
@@ -233,7 +242,7 @@ class _Data:
             row, column = np.argwhere(~np.isfinite(values))[0]
             raise InputError(
                 f"{name} of sample {self.samples.ids[rows[row]]!r} is not finite in column "
-                f"{self.store.columns(name)[column]!r}: check the store with samtl verify, and embed it again"
+                f"{self.store.columns(name)[column]!r}: embed it again, into another store"
             )
         return values if self._chosen is None or array else values[:, self._chosen]
 
@@ -398,12 +407,11 @@ def training_facts(model: Any) -> dict[str, Any]:
         "epochs": model.n_iter_,
         "best_epoch": model.best_epoch_,
     }
-    if hasattr(model, "rate_"):
-        facts |= {
-            "samples_per_second": round(model.rate_, 2),
-            "waiting": round(model.waiting_, 4),
-        }
-    return facts
+    return facts | {
+        "samples_per_second": round(model.rate_, 2),
+        "waiting": round(model.waiting_, 4),
+        "recipe": asdict(model.recipe_),
+    }
 
 
 def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:
@@ -435,8 +443,8 @@ def _array(store: Store, name: str, head: Head) -> str:
         have = [tier for tier, held in TIER_ARRAYS.items() if held in store.arrays]
         raise InputError(
             f"the head {name} needs the tier {tier} for {store.task}, and {store.path} has "
-            f"{', '.join(have) or 'none'}: add it with samtl embed --dataset ... --tiers {tier} --out {store.path} "
-            f"(and the --dataset, --root and --encoder that the store was made with)"
+            f"{', '.join(have) or 'none'}: add it with samtl embed --tiers {tier} --out {store.path}, and the "
+            "--dataset, --encoder and other options that the store was made with"
         )
     return array
 
@@ -470,7 +478,7 @@ def _columns(
 
 def _config(
     store: Store,
-    given: str | Path | Store,
+    given: Mapping[str, Any],
     head: str,
     estimator: Head,
     seed: int,
@@ -496,8 +504,9 @@ def _config(
         "digest": digest(decides),
         "bootstrap": {"resamples": metrics.RESAMPLES, "level": metrics.LEVEL, "seed": seed},
         "floor": FLOORS[store.task],
+        "given": given,
         "store": {
-            "path": str(given if isinstance(given, (str, Path)) else store.path),
+            "path": given["store"],
             "name": store.name,
             "snapshot": store.snapshot,
             "dataset": store.dataset,

@@ -108,6 +108,7 @@ def choose(
     split: float | str | Split | None,
     seed: int,
     same_split_as: str | Path | None,
+    group_by: str | None = None,
 ) -> tuple[Split, Split]:
     """Decide who is held out, and which of the others validate.
 
@@ -120,6 +121,8 @@ def choose(
     seed : int
     same_split_as : path, optional
         A run whose parts are to be taken over, validation part included.
+    group_by : str, optional
+        What the user wants kept together; refused where that has no bearing on the split.
 
     Returns
     -------
@@ -135,6 +138,10 @@ def choose(
             raise InputError(
                 "--split and --same-split-as exclude each other; leave one of them out"
             )
+        if group_by is not None:
+            raise InputError(
+                "--group-by and --same-split-as exclude each other: the run's split is taken as it is; leave one out"
+            )
         return _again(samples, Path(same_split_as))
     labels = (
         None if samples.task == "segmentation" else np.where(samples.usable, samples.labels, -1)
@@ -149,6 +156,11 @@ def choose(
         if not samples.parts:
             raise InputError(
                 f"{samples.where} comes with no split of its own; give the held-out share, such as --split 0.2"
+            )
+        if group_by is not None:
+            raise InputError(
+                f"--group-by has no bearing on the split that {samples.where} comes with: give a share, such as "
+                "--split 0.2, or leave it out"
             )
         return splits.shipped(samples.ids, samples.parts, labels, samples.usable, samples.classes)
     else:

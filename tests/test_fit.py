@@ -224,11 +224,16 @@ def test_a_run_folder_holds_everything(tmp_path):
     assert content["snapshot"] == "a" * 64
     assert content["counts"]["test"] == 24
     assert (content["head"], content["task"], content["also"]) == ("mlp", "classification", {})
-    assert content["training"] == {
-        "stopped": result.training["stopped"],
-        "epochs": len((run / "curves.csv").read_text().splitlines()) - 1,
-        "best_epoch": load(run).best_epoch_,
-    }
+    training = content["training"]
+    assert training["stopped"] == result.training["stopped"]
+    assert training["epochs"] == len((run / "curves.csv").read_text().splitlines()) - 1
+    assert training["best_epoch"] == load(run).best_epoch_
+    assert training["samples_per_second"] > 0
+    assert 0 <= training["waiting"] <= 1
+    # What the defaults and the size of the training part came to, not only what was asked for.
+    assert config["recipe"] == training["recipe"]
+    assert config["recipe"]["batch_size"] == 16
+    assert config["given"]["split"] == 0.2
     assert content["peak_memory"] == result.peak_memory > 2**20
     assert content["per_class"]["River"]["support"] == 8
     assert set(content["seconds"]) == {"read", "fit", "score", "floor", "write", "total"}
@@ -835,7 +840,7 @@ def test_a_missing_tier_is_named_with_the_command(stores, tmp_path):
     store = embedded(tmp_path, blobs(4, classes=3), 64, ("pooled",))
     with pytest.raises(
         InputError, match=r"the head conv needs the tier dense for segmentation, and .* has pooled: "
-        r"add it with samtl embed .* --tiers dense --out .*blobs.zarr",
+        r"add it with samtl embed --tiers dense --out .*blobs.zarr, and the",
     ):  # fmt: skip
         fit_head(store, "conv")
 

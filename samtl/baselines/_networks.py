@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from samtl.baselines._base import PixelBaseline, Predictions, check_ranges, check_size
 from samtl.baselines._pixels import Pixels, Rows, squares
 from samtl.datasets import Dataset
-from samtl.heads._base import Epoch, OnEvent
+from samtl.heads._base import OnEvent
 from samtl.heads._losses import cross_entropy, cross_entropy_dice
 from samtl.heads._train import Recipe, isolated, train
 from samtl.preprocess import PIXEL_MEAN, PIXEL_STD, resized_shape
@@ -100,15 +100,7 @@ class NetworkBaseline(PixelBaseline):
                 seed,
                 on_event,
             )
-        self.n_iter_, self.best_epoch_ = len(outcome.curves), outcome.best_epoch
-        self.stopped_ = outcome.stopped
-        self.rate_ = outcome.samples / max(outcome.seconds, 1e-9)
-        self.waiting_ = outcome.waited / max(outcome.seconds, 1e-9)
-        self.curves_ = {
-            name: [getattr(epoch, name) for epoch in outcome.curves]
-            for name in Epoch.__dataclass_fields__
-            if name != "epochs"
-        }
+        outcome.tell(self)
 
     def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:
         name = type(self).__module__.rpartition(".")[2]

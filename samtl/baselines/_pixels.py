@@ -38,7 +38,8 @@ def read_image(dataset: Dataset, row: int) -> Pixel:
         return decode(dataset.read(sample_id))
     except BadImage as error:
         raise InputError(
-            f"image {sample_id!r} of {dataset.name} cannot be used ({error}); replace it, or leave it out"
+            f"image {sample_id!r} of {dataset.name} cannot be used ({error}); replace it, or take over the split of a "
+            "run that left it out with --same-split-as"
         ) from error
     except (OSError, InputError) as error:
         raise _gone("image", dataset, sample_id, error) from error
@@ -59,7 +60,8 @@ def read_mask(dataset: Dataset, row: int, shape: tuple[int, int]) -> Pixel:
         mask = dataset.read_mask(sample_id)
     except BadImage as error:
         raise InputError(
-            f"the mask of {sample_id!r} of {dataset.name} cannot be used ({error}); replace it, or leave it out"
+            f"the mask of {sample_id!r} of {dataset.name} cannot be used ({error}); replace it, or take over the split "
+            "of a run that left it out with --same-split-as"
         ) from error
     except (OSError, InputError) as error:
         raise _gone("the mask of", dataset, sample_id, error) from error

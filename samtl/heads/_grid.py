@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from samtl.errors import InputError
-from samtl.heads._base import Epoch, Floats, OnEvent
+from samtl.heads._base import Floats, OnEvent
 from samtl.heads._layers import Stem
 from samtl.heads._losses import cross_entropy, cross_entropy_dice
 from samtl.heads._train import Recipe, Source, isolated, train
@@ -163,15 +163,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
                 on_event or (lambda event: None),
             )
         self._network.eval()
-        self.n_iter_, self.best_epoch_ = len(outcome.curves), outcome.best_epoch
-        self.stopped_ = outcome.stopped
-        self.rate_ = outcome.samples / max(outcome.seconds, 1e-9)
-        self.waiting_ = outcome.waited / max(outcome.seconds, 1e-9)
-        self.curves_ = {
-            name: [getattr(epoch, name) for epoch in outcome.curves]
-            for name in Epoch.__dataclass_fields__
-            if name != "epochs"
-        }
+        outcome.tell(self)
         return self
 
     def logits(self, rows: NDArray[Any]) -> NDArray[np.float32]:

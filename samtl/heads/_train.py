@@ -109,6 +109,24 @@ class Outcome:
     samples: int
     seconds: float
     waited: float
+    recipe: Recipe
+
+    def tell(self, model: Any) -> None:
+        """Set what a trained head or baseline knows of its training.
+
+        `curves_`, `n_iter_`, `best_epoch_`, `stopped_`; `rate_`, samples learnt from in a second; `waiting_`, the part
+        of the time spent waiting for data; `recipe_`, with what the defaults came to.
+        """
+        model.n_iter_, model.best_epoch_ = len(self.curves), self.best_epoch
+        model.stopped_ = self.stopped
+        model.rate_ = self.samples / max(self.seconds, 1e-9)
+        model.waiting_ = self.waited / max(self.seconds, 1e-9)
+        model.recipe_ = self.recipe
+        model.curves_ = {
+            name: [getattr(epoch, name) for epoch in self.curves]
+            for name in Epoch.__dataclass_fields__
+            if name != "epochs"
+        }
 
 
 @contextmanager
@@ -231,7 +249,7 @@ def train(
         )
     model.load_state_dict(best[2])
     model.eval()
-    return Outcome(tuple(curves), best[1], stopped, samples, seconds, waited)
+    return Outcome(tuple(curves), best[1], stopped, samples, seconds, waited, recipe)
 
 
 class _Waiting:

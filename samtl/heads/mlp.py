@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.heads._base import (
-    Epoch,
     Features,
     Floats,
     OnEvent,
@@ -134,13 +133,7 @@ class Head(PooledHead):
             for part in model
             if isinstance(part, nn.Linear)
         ]
-        self.n_iter_, self.best_epoch_ = len(outcome.curves), outcome.best_epoch
-        self.stopped_ = outcome.stopped
-        self.curves_ = {
-            name: [getattr(epoch, name) for epoch in outcome.curves]
-            for name in Epoch.__dataclass_fields__
-            if name != "epochs"
-        }
+        outcome.tell(self)
 
     def _check(self) -> None:
         whole = {"epochs": self.epochs, "batch_size": self.batch_size, "patience": self.patience}
