@@ -28,7 +28,7 @@ def heads(
     rounds: Annotated[int, typer.Option(help="Rounds of each pair.", min=1)] = 5,
     json: Json = None,
 ) -> None:
-    """Measure how fast heads train on random numbers, against the same written plainly, and what they wait for data."""
+    """Measure how fast heads train, against the layers that one would write first, and whether they wait for data."""
     from samtl.bench import _paired
     from samtl.bench.heads import bench_heads
 

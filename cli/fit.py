@@ -194,6 +194,13 @@ def draw(result: FitResult) -> None:
         render.say(f"no floor: {result.floor_missing}", "yellow")
     else:
         render.say(FLOORS[result.task], "dim")
+    if absent := [
+        name for name, n in zip(result.classes, result.per_class.support, strict=True) if not n
+    ]:
+        render.say(
+            f"held out is nothing of {', '.join(absent)}: no figure says how well that is found",
+            "yellow",
+        )
     if result.training:
         facts = result.training
         speed = (

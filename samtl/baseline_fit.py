@@ -33,6 +33,7 @@ from samtl.trial import (
     Scores,
     choose,
     left_out,
+    require_pixels,
     score_classes,
     score_maps,
     score_masks,
@@ -106,6 +107,8 @@ def fit_baseline(
     }
     config = _config(data, given, baseline, model, seed, parts)
 
+    if data.task == "segmentation":
+        _require_classes(data, parts.inner.train)
     with RunFolder(runs_folder(out)) as folder:
         clock.start("fit")
         model.fit(data, parts.inner.train, parts.inner.test, clock.on_event)
@@ -168,6 +171,15 @@ def _samples(data: Dataset) -> Samples:
     return Samples(
         data.name, data.task, data.sample_ids, data.classes, labels, usable, data.groups, data.parts
     )
+
+
+def _require_classes(data: Dataset, rows: NDArray[np.int64]) -> None:
+    """Refuse a training part without a pixel of some class, as `fit_head` does."""
+    pixels = np.zeros(len(data.classes), dtype=np.int64)
+    for row in rows:
+        mask = read_mask(data, row, read_image(data, row).shape[:2])
+        pixels += np.bincount(mask.ravel(), minlength=256)[: len(data.classes)]
+    require_pixels(data.classes, pixels)
 
 
 def _score(

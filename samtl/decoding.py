@@ -138,6 +138,11 @@ def _require_fitting(mask: NDArray[Any], size: tuple[int, int], classes: Sequenc
             f"a mask of the image's size, {size[1]} x {size[0]}, was expected, this one is "
             f"{mask.shape[1]} x {mask.shape[0]}; bring both to one size",
         )
+    if (mask == IGNORE).all():
+        raise BadImage(
+            "mask_values",
+            "a mask must have a pixel of a known class, all of this one are to be ignored; leave the image out",
+        )
     beyond = mask[(mask >= len(classes)) & (mask != IGNORE)]
     if beyond.size:
         raise BadImage(

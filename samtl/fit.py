@@ -37,6 +37,7 @@ from samtl.trial import (
     Scores,
     choose,
     left_out,
+    require_pixels,
     score_classes,
     score_maps,
     score_masks,
@@ -331,12 +332,7 @@ class _Segmentation:
         for row in self.parts.inner.train:
             pixels += np.bincount(self._mask(row).ravel(), minlength=256)[: len(self.classes)]
         self.majority = int(np.argmax(pixels))
-        absent = [name for name, n in zip(self.classes, pixels, strict=True) if not n]
-        if absent:
-            raise InputError(
-                f"no pixel of the training part is of class {absent[0]!r}, so it cannot be learnt: choose another "
-                "--seed or a smaller --split, or embed more images of it"
-            )
+        require_pixels(self.classes, pixels)
         clock.start("fit")
         head.fit(
             *feeds,

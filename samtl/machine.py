@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from samtl.errors import ResourceError
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -31,3 +35,21 @@ def peak_memory() -> int:
             return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Tell lack of memory from a defect: CUDA has a class for it, MPS and the CPU only words."""
+    told = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in told for word in words)
+
+
+@contextmanager
+def bounded(what: str, remedy: str) -> Iterator[None]:
+    """Turn a lack of memory within a `with` block into a `ResourceError` that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise ResourceError(f"{what} does not fit in the memory that there is; {remedy}") from error

@@ -294,6 +294,22 @@ def score_maps(
     return pixel_metrics.confusion(truth, guess, len(classes))
 
 
+def require_pixels(classes: Sequence[str], pixels: NDArray[np.int64]) -> None:
+    """Refuse a training part that a class has no pixel in.
+
+    Raises
+    ------
+    InputError
+        Naming the class.
+    """
+    absent = [name for name, n in zip(classes, pixels, strict=True) if not n]
+    if absent:
+        raise InputError(
+            f"no pixel of the training part is of class {absent[0]!r}, so it cannot be learnt: choose another "
+            "--seed or a smaller --split, or see whether the masks' values were named rightly"
+        )
+
+
 def versions() -> dict[str, str]:
     """Name the versions of Python and of the libraries that decide figures."""
     found = {"python": platform.python_version()}

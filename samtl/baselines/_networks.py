@@ -15,6 +15,7 @@ from samtl.baselines._base import PixelBaseline, Predictions, check_ranges, chec
 from samtl.baselines._pixels import Pixels, Rows, squares
 from samtl.datasets import Dataset
 from samtl.heads._base import OnEvent
+from samtl.heads._grid import largest
 from samtl.heads._losses import cross_entropy, cross_entropy_dice
 from samtl.heads._train import Recipe, isolated, train
 from samtl.preprocess import PIXEL_MEAN, PIXEL_STD, resized_shape
@@ -186,10 +187,7 @@ def class_map(scores: Tensor, height: int, width: int, image_size: int) -> NDArr
         With (h, w) from `resized_shape`: scores are interpolated before the highest is taken.
     """
     h, w = resized_shape(height, width, image_size)
-    large = nn.functional.interpolate(
-        scores[None], (image_size, image_size), mode="bilinear", align_corners=False
-    )
-    return large[0, :, :h, :w].argmax(0).numpy().astype(np.uint8)
+    return largest(scores, (image_size, image_size))[:h, :w]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -69,6 +69,11 @@ def read_mask(dataset: Dataset, row: int, shape: tuple[int, int]) -> Pixel:
         raise InputError(
             f"the mask of {sample_id!r} of {dataset.name} must have its image's shape {shape}, got {mask.shape}"
         )
+    if (mask == IGNORE).all():
+        raise InputError(
+            f"the mask of {sample_id!r} of {dataset.name} has no pixel of a known class; leave the image out, or take "
+            "over the split of a run that left it out with --same-split-as"
+        )
     strange = mask[(mask >= len(dataset.classes)) & (mask != IGNORE)]
     if strange.size:
         raise InputError(

@@ -19,6 +19,7 @@ from samtl.datasets import Dataset
 from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.errors import InputError
 from samtl.heads._base import Features, OnEvent
+from samtl.machine import bounded
 from samtl.preprocess import resized_shape
 
 BASE_URL = "https://download.pytorch.org/models/"
@@ -65,12 +66,15 @@ class Baseline(PixelBaseline):
     ----------
     weights_sha256 : str
         Over the convolutions' tensors.
+    compute_dtype : str
+        What the network computed in when it was fitted, and does when it predicts.
     """
 
     tasks = ("classification",)
-    facts = ("task_", "weights", "untrained", "weights_sha256")
+    facts = ("task_", "weights", "untrained", "weights_sha256", "compute_dtype")
 
     weights_sha256: str = ""
+    compute_dtype: str = "auto"
     _model: Normalised | None = None  # loaded when it is needed
 
     def __init__(
@@ -92,7 +96,9 @@ class Baseline(PixelBaseline):
         resolve_device(self.device)
 
     def _fit(self, dataset: Dataset, train: Rows, held: Rows, seed: int, on_event: OnEvent) -> None:
+        self.compute_dtype = "auto"
         loaded = self._load()
+        self.compute_dtype = str(self._dtype).removeprefix("torch.")
         self.weights, self.untrained = loaded.description, loaded.untrained
         self.weights_sha256 = loaded.sha256
         features = np.concatenate(list(self._features(dataset, np.append(train, held))))
@@ -117,7 +123,8 @@ class Baseline(PixelBaseline):
         )
         loaded = sources.load_weights(network, self.checkpoint, OFFICIAL, "vgg19", origin)
         self._device = resolve_device(self.device)
-        self._dtype = resolve_dtype("auto", self._device)
+        # What it was fitted in, wherever it predicts.
+        self._dtype = resolve_dtype(self.compute_dtype, self._device)
         self._model = Normalised(network).eval().requires_grad_(False).to(self._device)
         return loaded
 
@@ -131,8 +138,12 @@ class Baseline(PixelBaseline):
     def _run(self, inputs: Tensor) -> Tensor:
         """Compute the last block's channels, (n, 512, side / 32, side / 32) float32."""
         assert self._model is not None  # whoever calls this has loaded it
-        with torch.autocast(
-            self._device.type, self._dtype, enabled=self._dtype is not torch.float32
+        remedy = "use a smaller --image-size, or another device"
+        with (
+            bounded("VGG-19", remedy),
+            torch.autocast(
+                self._device.type, self._dtype, enabled=self._dtype is not torch.float32
+            ),
         ):
             out: Tensor = self._model(inputs.to(self._device))
         return out.float().cpu()

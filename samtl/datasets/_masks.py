@@ -239,15 +239,25 @@ def _check_sizes(tree: Tree, pairs: Mapping[str, tuple[str, str]]) -> None:
 
 
 def _check_values(tree: Tree, names: Sequence[str], coding: Coding) -> None:
+    found, values = False, set[int]()
     for name in names:
         try:
-            coding.decode(decode_mask(tree.read(name), lookup=coding.lookup))
+            mask = decode_mask(tree.read(name), lookup=coding.lookup)
+            classes = coding.decode(mask)
+            found = found or bool(((classes > 0) & (classes != IGNORE)).any())
+            values.update(np.unique(mask).tolist())
         except BadImage as bad:
             # Other codes are of damaged files; these two are of a wrong idea of all the masks.
             if bad.code in ("mask_values", "unsupported_mode"):
                 raise InputError(f"the mask {name} in {tree.path} cannot be used: {bad}") from bad
         except (OSError, InputError):
             continue
+    # Values, named by the user, that are nowhere, while others than one are: a slip, not empty scenes.
+    if not found and not coding.lookup and len(values) > 1:
+        raise InputError(
+            f"none of the first {len(names)} masks in {tree.path} has a pixel of the foreground: they hold the values "
+            f"{_some(sorted(values))}; name other values with foreground= or classes="
+        )
 
 
 def _some(things: Sequence[object]) -> str:

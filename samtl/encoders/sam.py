@@ -18,6 +18,7 @@ from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.encoders._modeling import modeling
 from samtl.encoders._weights import Official, Weights, load_weights
 from samtl.errors import ResourceError
+from samtl.machine import out_of_memory
 from samtl.preprocess import PATCH, PIXEL_MEAN, PIXEL_STD, Preprocessing, valid_tokens
 
 NAMES = {
@@ -128,7 +129,7 @@ class Encoder:
         try:
             self._model = model.eval().requires_grad_(False).to(self.device, self.dtype)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise ResourceError(f"{name} does not fit in the memory of {self.device}") from error
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
@@ -169,7 +170,7 @@ class Encoder:
         except RuntimeError as error:
             if isinstance(error, torch.AcceleratorError):
                 raise ResourceError(f"the device {self.device} gave out: {error}") from error
-            if not _is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(pixels) == 1:
                 raise ResourceError(
@@ -237,13 +238,6 @@ class Encoder:
             if index in self._taps:
                 means.append(_tiers.masked_mean(x.permute(0, 3, 1, 2), mask))
         return model.neck(x.permute(0, 3, 1, 2)), means  # type: ignore[operator]
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell lack of memory from a defect: CUDA has a class for it, MPS and the CPU only words."""
-    told = str(error).lower()
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in told for word in words)
 
 
 def _block(block: nn.Module, x: Tensor) -> Tensor:

@@ -28,9 +28,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training part. Losses are mean cross-entropy in nats, accuracies lie in [0, 1].
+    """One pass over the training part.
 
-    The training figures are averages over the pass, with dropout on; the validation figures follow the pass.
+    Losses are mean cross-entropy in nats (of masks, with the Dice loss added, averaged over batches), accuracies lie in
+    [0, 1]. The training figures are averages over the pass, with dropout on; the validation figures follow the pass.
     """
 
     epoch: int

@@ -229,7 +229,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         for i, one in enumerate(torch.from_numpy(self.logits(rows))):
             height, width = shapes[i]
             square = interpolate(one[None], (image_size, image_size), mode="bilinear")[0]
-            maps.append(_largest(square[:, :height, :width], sizes[i] if sizes else None))
+            maps.append(largest(square[:, :height, :width], sizes[i] if sizes else None))
         return maps
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
@@ -325,7 +325,7 @@ def _require_shape(got: Sequence[int], shape: tuple[int, ...]) -> None:
         )
 
 
-def _largest(scores: Tensor, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+def largest(scores: Tensor, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """Give the class with the largest score, (K, h, w) to (h, w), or to another size."""
     if size is None:
         return scores.argmax(0).to(torch.uint8).numpy()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from samtl.errors import InputError
 from samtl.heads._base import Epoch
-from samtl.machine import native_bfloat16
+from samtl.machine import bounded, native_bfloat16
 from samtl.preprocess import IGNORE
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -177,6 +177,8 @@ def train(
     ------
     InputError
         Where the loss stops being finite before there are weights worth keeping.
+    ResourceError
+        Where memory gives out.
     """
     order = torch.Generator().manual_seed(seed)
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -194,7 +196,8 @@ def train(
     stopped = "epochs"
     samples, seconds, waited = 0, 0.0, 0.0
     mixed = _autocast(recipe.precision)
-    with isolated(seed):
+    remedy = "lower --batch-size, or --image-size where pixels are read"
+    with isolated(seed), bounded("training", remedy):
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             tally = _Tally()
