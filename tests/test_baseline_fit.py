@@ -160,3 +160,21 @@ def test_a_run_of_other_samples_is_no_split_of_these():
     run = fit_baseline(stripes(), "floor", 0.2).run
     with pytest.raises(InputError, match="is none of stripes"):
         fit_baseline(stripes(48), "floor", same_split_as=run)
+
+
+def test_a_class_without_a_training_pixel_cannot_be_learnt(tmp_path):
+    data = blobs()
+    data = replace(data, classes=(*data.classes, "river"))
+    with pytest.raises(InputError, match="no pixel of the training part is of class 'river'"):
+        fit_baseline(data, "unet", 0.25, params={**FAST, "width": 4})
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_held_out_mask_of_another_size_is_refused():
+    data = blobs()
+    ordered = shuffled(data)
+    held = splits.holdout(ordered.sample_ids, None, 0.25).test
+    name = ordered.sample_ids[held[0]]
+    data.read_mask.content[name] = np.repeat(data.read_mask.content[name], 2, 0).repeat(2, 1)
+    with pytest.raises(InputError, match="must have its image's shape"):
+        fit_baseline(data, "floor", 0.25)

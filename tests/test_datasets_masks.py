@@ -376,3 +376,18 @@ def test_the_real_roads():
         found = dataset.read_mask(sample_id)
         assert set(np.unique(found)) <= {0, 1}
         assert found.shape == np.asarray(Image.open(io.BytesIO(dataset.read(sample_id)))).shape[:2]
+
+
+def test_a_foreground_that_is_nowhere_is_told_before_hours_are_spent(tmp_path):
+    files = {f"images/{i}.png": picture() for i in range(3)}
+    files |= {f"masks/{i}.png": mask(0, 255) for i in range(3)}
+    root = unpack(tmp_path, files)
+    with pytest.raises(InputError, match=r"none of the first 3 masks .* hold the values 0, 255"):
+        resolve("masks:?foreground=1", root)
+    assert len(resolve("masks:?foreground=255", root)) == 3
+
+
+def test_scenes_without_foreground_are_no_slip(tmp_path):
+    files = {f"images/{i}.png": picture() for i in range(3)}
+    files |= {f"masks/{i}.png": mask(0) for i in range(3)}
+    assert len(resolve("masks:?foreground=1", unpack(tmp_path, files))) == 3

@@ -307,3 +307,21 @@ def test_versions_are_those_of_what_decides_figures():
     assert {"python", "samtl", "numpy", "torch", "scikit-learn"} <= found.keys()
     assert json.loads(json.dumps(found)) == found
     assert found["numpy"] == np.__version__
+
+
+def test_groups_that_have_no_bearing_are_refused(tmp_path):
+    some = samples()
+    run = saved(tmp_path, some, *choose(some, 0.25, 0, None))
+    with pytest.raises(InputError, match="--group-by and --same-split-as exclude each other"):
+        choose(some, None, 0, run, "image(.)")
+    shipped = samples(parts=tuple(splits.PARTS[i // 3 % 3] for i in range(60)))
+    with pytest.raises(
+        InputError, match=r"--group-by has no bearing on the split that toy\.zarr comes"
+    ):
+        choose(shipped, None, 0, None, "image(.)")
+
+
+def test_a_takeover_has_the_validation_share_of_the_run(tmp_path):
+    some = samples(parts=tuple(splits.PARTS[i // 3 % 3] for i in range(60)))
+    outer, inner = choose(some, "shipped", 0, None)
+    assert choose(some, None, 0, saved(tmp_path, some, outer, inner)) == (outer, inner)
