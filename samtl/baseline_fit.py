@@ -33,6 +33,7 @@ from samtl.trial import (
     Scores,
     choose,
     left_out,
+    published,
     require_pixels,
     score_classes,
     score_maps,
@@ -141,6 +142,7 @@ def fit_baseline(
             training=training_facts(model),
             peak_memory=peak_memory(),
             features="pixels",
+            seed=seed,
             classes=data.classes,
             confusion=scores.confusion,
             per_class=scores.per_class,
@@ -158,11 +160,7 @@ def fit_baseline(
             untrained=model.untrained,
             note=data.note,
         )
-        content = result.to_json()
-        del content["run"]
-        folder.write_json("metrics.json", content)
-        name = f"{data.name}-{baseline}-{parts.split.share:.3g}-s{seed}-{config['digest'][:8]}"
-        return replace(result, run=folder.publish(name))
+        return published(folder, result, data.name, config["digest"])
 
 
 def _samples(data: Dataset) -> Samples:

@@ -6,7 +6,7 @@ The held-out rows are read after the head is trained and everything about it is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from samtl.trial import (
     Scores,
     choose,
     left_out,
+    published,
     require_pixels,
     score_classes,
     score_maps,
@@ -159,6 +160,7 @@ def fit_head(
             training=training_facts(estimator),
             peak_memory=peak_memory(),
             features=array,
+            seed=seed,
             classes=tuple(opened.classes),
             confusion=scores.confusion,
             per_class=scores.per_class,
@@ -174,11 +176,7 @@ def fit_head(
             untrained=opened.untrained,
             note=opened.note,
         )
-        content = result.to_json()
-        del content["run"]
-        folder.write_json("metrics.json", content)
-        name = f"{opened.name}-{head}-{parts.split.share:.3g}-s{seed}-{config['digest'][:8]}"
-        return replace(result, run=folder.publish(name))
+        return published(folder, result, opened.name, config["digest"])
 
 
 class Parts(NamedTuple):

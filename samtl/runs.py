@@ -73,6 +73,8 @@ class FitResult:
         The process's largest resident size so far, in bytes.
     features : str
         What was learnt from: an array of the store, or `pixels`.
+    seed : int
+        Of the split, the model and the intervals.
     classes : tuple of str
     confusion : (K, K) int64
         Of samples or pixels; rows are the truth.
@@ -106,6 +108,7 @@ class FitResult:
     training: dict[str, Any]
     peak_memory: int
     features: str
+    seed: int
     classes: tuple[str, ...]
     confusion: NDArray[np.int64]
     per_class: PerClass
@@ -142,6 +145,7 @@ class FitResult:
             "training": self.training,
             "peak_memory": self.peak_memory,
             "features": self.features,
+            "seed": self.seed,
             "store": self.store,
             "dataset": self.dataset,
             "note": self.note,

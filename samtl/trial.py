@@ -7,7 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from samtl.errors import InputError
 from samtl.heads._base import Candidate, Epoch
 from samtl.metrics import PerClass, Score
 from samtl.preprocess import IGNORE
-from samtl.runs import RunFolder, read_split, split_json
+from samtl.runs import FitResult, RunFolder, read_split, split_json
 from samtl.splits import Split
 
 DEFAULT_SHARE = 0.2
@@ -388,6 +388,16 @@ def write_scores(
                 for i, (row, *values) in enumerate(zip(split.test, *figures.values(), strict=True))
             ),
         )
+
+
+def published(folder: RunFolder, result: FitResult, source: str, digest: str) -> FitResult:
+    """Write the figures, and move the folder to its name: of what it learnt from, the model, the split, the seed."""
+    content = result.to_json()
+    del content["run"]
+    folder.write_json("metrics.json", content)
+    split = result.split
+    name = f"{source}-{result.name}-{split.share:.3g}-s{result.seed}-{digest[:8]}"
+    return replace(result, run=folder.publish(name))
 
 
 def mask_name(position: int, sample_id: str) -> str:

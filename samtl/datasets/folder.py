@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from samtl.datasets._base import Dataset
@@ -14,6 +13,7 @@ from samtl.datasets._listing import (
     kind_of,
     subfolders,
 )
+from samtl.datasets._tree import own_name
 from samtl.errors import InputError
 from samtl.images import SUFFIXES
 
@@ -65,7 +65,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     listed = {name: images_below(path / name, path, SUFFIXES) for name in classes}
     _check(path, listed)
     return Dataset(
-        name=_name(path),
+        name=f"folder-{own_name(path)}",
         classes=classes,
         sample_ids=tuple(f"{name}/{file}" for name in classes for file in listed[name]),
         labels=tuple(i for i, name in enumerate(classes) for _ in listed[name]),
@@ -93,9 +93,3 @@ def _check(path: Path, listed: dict[str, list[str]]) -> None:
             f"{str(path)!r} has no image in {', '.join(map(repr, empty[:5]))}; add some or remove "
             f"the folder: {_LAYOUT}"
         )
-
-
-def _name(path: Path) -> str:
-    """Make the dataset's name from the folder's own, never from the way to it."""
-    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip("-.")[:100]
-    return f"folder-{cleaned or 'images'}"

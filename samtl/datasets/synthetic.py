@@ -18,6 +18,7 @@ from samtl.errors import InputError
 DEFAULT_COUNT = 40
 MAX_COUNT = 1_000_000
 MAX_SEED = 2**32 - 1
+NOTE = "generated images: figures show that the machinery works, and nothing about real data"
 
 _ID = re.compile(r"(?P<name>[A-Za-z]+)/(?P=name)_(?P<number>[1-9][0-9]{0,6})\.png")
 
@@ -63,7 +64,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     """
     if root is not None:
         raise InputError(f"synthetic images are made, not read; leave --root {root} out")
-    count, seed = _parse(argument)
+    count, seed = count_and_seed(argument, "synthetic", DEFAULT_COUNT, " of each class")
     classes = tuple(sorted(_scenes.SCENES))
     return Dataset(
         name=f"synthetic-seed{seed}" if seed else "synthetic",
@@ -71,7 +72,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         sample_ids=tuple(f"{name}/{name}_{i}.png" for name in classes for i in range(1, count + 1)),
         labels=tuple(i for i in range(len(classes)) for _ in range(count)),
         read=_Generator(seed),
-        note="generated images: figures show that the machinery works, and nothing about real data",
+        note=NOTE,
     )
 
 
@@ -108,14 +109,23 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _parse(argument: str | None) -> tuple[int, int]:
+def count_and_seed(
+    argument: str | None, name: str, default: int, each: str = ""
+) -> tuple[int, int]:
+    """Read the argument `N` or `N:SEED` of a generated dataset; `each` says of what there are N.
+
+    Raises
+    ------
+    InputError
+        Where it is not of that form, or a number is out of its range.
+    """
     if argument is None:
-        return DEFAULT_COUNT, 0
+        return default, 0
     match = re.fullmatch(r"([0-9]{1,7})(?::([0-9]{1,10}))?", argument, re.ASCII)
     count, seed = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
     if not 1 <= count <= MAX_COUNT or seed > MAX_SEED:
         raise InputError(
-            f"synthetic takes N or N:SEED, N images of each class from 1 to {MAX_COUNT:,} and a "
-            f"seed up to {MAX_SEED}, as in synthetic:100; got {argument!r}"
+            f"{name} takes N or N:SEED, N images{each} from 1 to {MAX_COUNT:,} and a seed up to {MAX_SEED}, as in "
+            f"{name}:100; got {argument!r}"
         )
     return count, seed

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from samtl.datasets import _scenes
 from samtl.datasets._base import Dataset
-from samtl.datasets.synthetic import MAX_COUNT, MAX_SEED, png
+from samtl.datasets.synthetic import NOTE, count_and_seed, png
 from samtl.errors import InputError
 
 NAMES = {
@@ -77,7 +77,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     """
     if root is not None:
         raise InputError(f"synthetic roads are made, not read; leave --root {root} out")
-    count, seed = _parse(argument)
+    count, seed = count_and_seed(argument, "synthetic-roads", DEFAULT_COUNT)
     numbers = range(1, count + 1)
     groups = tuple(f"scene_{_scene(i)}" for i in numbers)
     return Dataset(
@@ -88,7 +88,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         ),
         labels=(-1,) * count,
         read=_Images(seed),
-        note="generated images: figures show that the machinery works, and nothing about real data",
+        note=NOTE,
         read_mask=_Masks(seed),
         groups=groups,
     )
@@ -96,16 +96,3 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
 
 def _scene(number: int) -> int:
     return (number - 1) // PER_SCENE + 1
-
-
-def _parse(argument: str | None) -> tuple[int, int]:
-    if argument is None:
-        return DEFAULT_COUNT, 0
-    match = re.fullmatch(r"([0-9]{1,7})(?::([0-9]{1,10}))?", argument, re.ASCII)
-    count, seed = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
-    if not 1 <= count <= MAX_COUNT or seed > MAX_SEED:
-        raise InputError(
-            f"synthetic-roads takes N or N:SEED, N images from 1 to {MAX_COUNT:,} and a seed up to "
-            f"{MAX_SEED}, as in synthetic-roads:48; got {argument!r}"
-        )
-    return count, seed
