@@ -259,7 +259,9 @@ def test_what_fails_while_reading_reaches_the_consumer(monkeypatch):
 def test_features_that_are_no_numbers_are_named(held, bad):
     store = MemoryStore(100)
     store.data[41, 1, 2, 3] = bad
-    with pytest.raises(InputError, match=r"embeddings of sample 'image41' is not finite: embed it again"):
+    with pytest.raises(
+        InputError, match=r"embeddings of sample 'image41' is not finite: embed it again"
+    ):
         list(make(store=store, held=held).batches(8, None))
     rows = np.delete(np.arange(100), 41)
     assert order(make(store=store, rows=rows).batches(8, None)) == rows.tolist()
