@@ -198,7 +198,7 @@ def test_what_is_left_open_depends_on_the_task(monkeypatch):
     def watch(model, loss, training, validation, recipe, *rest):
         recipes.append((recipe, loss.__name__))
         curves = (Epoch(1, 1, 0.0, 0.0, 0.0, 0.0),)
-        return Outcome(curves, 1, "epochs", samples=30, seconds=2.0, waited=0.5)
+        return Outcome(curves, 1, "epochs", 30, 2.0, 0.5, recipe)
 
     monkeypatch.setattr(_grid, "train", watch)
     images = samples(2000, channels=3)
