@@ -226,7 +226,12 @@ def draw(result: FitResult) -> None:
         render.say(f"{result.left_out} rows were left out: {why}", "yellow")
     if result.note:
         render.say(result.note, "yellow")
-    if result.untrained:
+    if result.untrained and result.kind == "baseline":
+        render.say(
+            f"The weights are {result.weights}: the figures say nothing about {result.name}.",
+            "yellow",
+        )
+    elif result.untrained:
         render.warn_untrained(result.weights)
     render.say(f"run: {result.run}")
 
