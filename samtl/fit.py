@@ -292,7 +292,8 @@ class _Classification:
 
     def floor(self) -> tuple[dict[str, Score] | None, str]:
         """Score logistic regression on image statistics, same parts; or say why there is no floor."""
-        store, parts = self.data.store, (*self._inner(), self.parts.split.test)
+        store, inner = self.data.store, self.parts.inner
+        parts = (inner.train, inner.test, self.parts.split.test)
         if FLOOR_FEATURES not in store.arrays:
             return None, f"the store has no {FLOOR_FEATURES}"
         valid = store.valid(FLOOR_FEATURES)
@@ -304,9 +305,6 @@ class _Classification:
         y = self.labels
         floor.fit(train, y[parts[0]], validation=(held, y[parts[1]]))
         return metrics.bootstrap(y[parts[2]], floor.predict_proba(test), seed=self.seed), ""
-
-    def _inner(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.parts.inner.train, self.parts.inner.test
 
     def _grids(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         values: NDArray[np.float16] = self.data.store.read(self.data.array, rows)
