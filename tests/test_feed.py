@@ -19,7 +19,6 @@ from samtl import feed
 from samtl.embedding import embed
 from samtl.errors import DamageError, InputError
 from samtl.feed import Feed, Targets, held_in_memory
-from samtl.heads._train import _Waiting
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.reader import open_store
 
@@ -207,7 +206,7 @@ def test_two_windows_are_all_that_is_in_memory(size, monkeypatch):
 
     source = make(store=Store(10 * 32), rows=np.arange(10 * 32))
     alive = []
-    for _batch in _Waiting(source.batches(size, generator())):  # as the training loop does
+    for _batch in source.batches(size, generator()):  # as the training loop does
         time.sleep(0.005)  # time to read the next
         alive.append(sum(window() is not None for window in given))
     assert len(given) == 11  # the first is half as large as the others

@@ -195,12 +195,16 @@ def test_several_images_of_several_sizes(known):
 def test_what_is_left_open_depends_on_the_task(monkeypatch):
     recipes = []
 
-    def watch(model, loss, training, validation, recipe, *rest):
-        recipes.append((recipe, loss.__name__))
-        curves = (Epoch(1, 1, 0.0, 0.0, 0.0, 0.0),)
-        return Outcome(curves, 1, "epochs", 30, 2.0, 0.5, recipe)
+    def watch(self, training, validation):
+        recipes.append((self.recipe, self.loss.__name__))
+        return self
 
-    monkeypatch.setattr(_grid, "train", watch)
+    def outcome(self):
+        curves = (Epoch(1, 1, 0.0, 0.0, 0.0, 0.0),)
+        return Outcome(curves, 1, "epochs", 30, 2.0, 0.5, self.recipe)
+
+    monkeypatch.setattr(_grid.Trainer, "run", watch)
+    monkeypatch.setattr(_grid.Trainer, "outcome", outcome)
     images = samples(2000, channels=3)
     masks = InMemory(images.inputs, torch.zeros(2000, 16, 16, dtype=torch.int64))
     head = fit(conv.Head(width=4), images)

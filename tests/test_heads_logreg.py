@@ -1,4 +1,4 @@
-"""`logreg` is scikit-learn's logistic regression, faster, with its two settings chosen on validation samples."""
+"""`logreg` has the optimum of scikit-learn's logistic regression, its two settings chosen on validation samples."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_without_scaling_only_proportions_count():
     ours = Head(scaling="none", C=1.0, tol=1e-12).fit(X, y)
     unit = np.sqrt(X.astype(np.float64).var(axis=0).mean())
     Z = (X - X.mean(axis=0, dtype=np.float64)) / unit
-    theirs = LogisticRegression(tol=1e-8, max_iter=10_000).fit(Z.astype(np.float32), y)
+    theirs = LogisticRegression(tol=1e-8, max_iter=10_000).fit(Z, y)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(Z), atol=2e-4)
     again = Head(scaling="none", C=1.0, tol=1e-12).fit(X * 1024, y)
     np.testing.assert_allclose(again.predict_proba(X * 1024), ours.predict_proba(X), atol=1e-4)
@@ -182,3 +182,18 @@ def test_scaling_is_exact_for_large_means():
     Z = scaled(X, mean, reciprocal(deviation))
     assert Z.dtype == np.float32
     np.testing.assert_allclose(Z.std(axis=0, dtype=np.float64), 1, rtol=1e-5)
+
+
+def test_starting_from_a_head_of_fewer_samples_comes_to_the_same():
+    X, y = problem(600, spread=0.5)
+    validation = problem(150, seed=1, spread=0.5)
+    few = Head().fit(X[:200], y[:200], validation)
+    cold = Head(tol=1e-12).fit(X, y, validation)
+    warm = Head(tol=1e-12)
+    warm.start_from(few)
+    warm.fit(X, y, validation)
+    assert (warm.scaling_, warm.C_) == (cold.scaling_, cold.C_)
+    np.testing.assert_allclose(warm.predict_proba(X), cold.predict_proba(X), atol=1e-4)
+    assert len(warm.curves_["C"]) < len(cold.curves_["C"])
+    fresh = warm.fit(X, y, validation)  # a start is for one fit
+    assert len(fresh.curves_["C"]) == len(cold.curves_["C"])

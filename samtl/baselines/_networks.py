@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from samtl.datasets import Dataset
 from samtl.heads._base import OnEvent
 from samtl.heads._grid import largest
 from samtl.heads._losses import cross_entropy, cross_entropy_dice
-from samtl.heads._train import Recipe, isolated, train
+from samtl.heads._train import Recipe, isolated, train, warmed
 from samtl.preprocess import PIXEL_MEAN, PIXEL_STD, resized_shape
 
 _AT_ONCE = 2**20  # pixels in one call when predicting: bounds memory
@@ -86,18 +86,23 @@ class NetworkBaseline(PixelBaseline):
         validation = Pixels(dataset, held if len(held) else train_rows, self.image_size)
         with isolated(seed):
             self._model = self._build()
+            recipe = Recipe(
+                epochs=self.epochs,
+                batch_size=min(self.batch_size, max(4, len(training) // 8)),
+                learning_rate=self.lr,
+                weight_decay=self.weight_decay,
+                patience=self.patience,
+            )
+            start: NetworkBaseline | None = self.__dict__.pop("_start", None)
+            if start is not None:
+                self._load(start.tensors())
+                recipe = warmed(recipe, len(training))
             outcome = train(
                 self._model,
                 cross_entropy if self.task_ == "classification" else cross_entropy_dice,
                 training,
                 validation,
-                Recipe(
-                    epochs=self.epochs,
-                    batch_size=min(self.batch_size, max(4, len(training) // 8)),
-                    learning_rate=self.lr,
-                    weight_decay=self.weight_decay,
-                    patience=self.patience,
-                ),
+                recipe,
                 seed,
                 on_event,
             )
@@ -136,9 +141,16 @@ class NetworkBaseline(PixelBaseline):
         """Take arrays that match `layout()`."""
         with torch.random.fork_rng(devices=[]):
             self._model = self._build()
+        self._load(tensors)
+        self._model.eval()
+
+    def start_from(self, other: Self) -> None:
+        """Let the next training begin with the weights of a fitted baseline and be shorter: see `warmed`."""
+        self._start = other
+
+    def _load(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         loaded = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
         self._model.load_state_dict({**self._model.state_dict(), **loaded})
-        self._model.eval()
 
     def _build(self) -> nn.Module:
         return Normalised(self._network(len(self.classes_)))

@@ -20,7 +20,7 @@ from samtl.errors import InputError
 from samtl.heads._base import Floats, OnEvent
 from samtl.heads._layers import Stem
 from samtl.heads._losses import cross_entropy, cross_entropy_dice
-from samtl.heads._train import Recipe, Source, isolated, train
+from samtl.heads._train import Recipe, Source, Trainer, isolated, warmed
 
 STATISTICS_ROWS = (
     1024  # rows of the training part that channel means are taken over; more change nothing
@@ -138,33 +138,62 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         """
         self._check()
         self.adopt(task, list(range(n_classes)), shape)
-        loss = cross_entropy if task == "classification" else cross_entropy_dice
+        moments = self._first(training)
+        trainer = self.begin(len(training), moments, on_event)
+        return self.finish(trainer.run(training, validation))
+
+    def begin(
+        self, n: int, moments: tuple[Tensor, Tensor], on_event: OnEvent | None = None
+    ) -> Trainer:
+        """Make the network and what trains it, once the head was told what for (`adopt`); `finish` ends it.
+
+        Parameters
+        ----------
+        n : int
+            Samples of the training part.
+        moments : (channels,) and (channels,) Tensor of float64
+            Mean and mean square of each channel.
+        on_event : callable, optional
+
+        Raises
+        ------
+        ValueError
+            For a parameter out of its range.
+        """
+        self._check()
+        loss = cross_entropy if self.task_ == "classification" else cross_entropy_dice
         chosen = {
             name: value if (value := getattr(self, name)) is not None else default
-            for name, default in _DEFAULTS[task].items()
+            for name, default in _DEFAULTS[self.task_].items()
         }
+        recipe = Recipe(
+            epochs=chosen["epochs"],
+            batch_size=min(chosen["batch_size"], max(4, n // 8)),
+            learning_rate=chosen["lr"],
+            weight_decay=self.weight_decay,
+            patience=self.patience,
+        )
         seed = int(self.random_state or 0)
+        start = self.__dict__.pop("_start", None)
         with isolated(seed):
             self._network = self.network()
-            self._standardise(training, chosen["batch_size"])
-            outcome = train(
-                self._network,
-                loss,
-                training,
-                validation,
-                Recipe(
-                    epochs=chosen["epochs"],
-                    batch_size=min(chosen["batch_size"], max(4, len(training) // 8)),
-                    learning_rate=chosen["lr"],
-                    weight_decay=self.weight_decay,
-                    patience=self.patience,
-                ),
-                seed,
-                on_event or (lambda event: None),
-            )
+            if start is not None:
+                self._network.load_state_dict(start)
+                recipe = warmed(recipe, n)
+            self._standardise(*moments)
+            return Trainer(self._network, loss, n, recipe, seed, on_event or (lambda event: None))
+
+    def finish(self, trainer: Trainer) -> Self:
+        """Take note of how training went, once it is finished."""
         self._network.eval()
-        outcome.tell(self)
+        trainer.outcome().tell(self)
         return self
+
+    def start_from(self, other: GridHead) -> None:
+        """Let the next training begin with the weights of a fitted head and be shorter: see `warmed`."""
+        self._start = {
+            name: torch.from_numpy(value.copy()) for name, value in other.tensors().items()
+        }
 
     def logits(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Score rows of features, in float32 whatever training computed in, so that machines agree.
@@ -280,21 +309,23 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         build = self._classifier if self.task_ == "classification" else self._segmenter
         return _Cast(build(channels, side, len(self.classes_)), self.shape_)
 
-    def _standardise(self, training: Source, batch_size: int) -> None:
-        """Set mean and factor of every stem from the first rows, which are a random choice: the store shuffles."""
-        total = square = torch.zeros((), dtype=torch.float64)
-        seen = samples = 0
-        for inputs, _ in training.batches(batch_size, None):
+    def _first(self, training: Source) -> tuple[Tensor, Tensor]:
+        """Mean and mean square of the channels of the first rows, a random choice: the store shuffles."""
+        totals = torch.zeros(2, self.shape_[0], dtype=torch.float64)
+        samples = 0
+        size = self.batch_size or _DEFAULTS[self.task_]["batch_size"]
+        for inputs, _ in training.batches(size, None):
             _require_shape(inputs.shape, self.shape_)
-            values = inputs.double()
-            total = total + values.sum((0, 2, 3))
-            square = square + (values**2).sum((0, 2, 3))
-            seen += values[:, 0].numel()
+            totals += moments(inputs).sum(0)
             samples += len(inputs)
             if samples >= STATISTICS_ROWS:
                 break
-        mean = total / seen
-        deviation = (square / seen - mean**2).clamp(min=0).sqrt()
+        mean, square = totals / samples
+        return mean, square
+
+    def _standardise(self, mean: Tensor, square: Tensor) -> None:
+        """Set mean and factor of every stem."""
+        deviation = (square - mean**2).clamp(min=0).sqrt()
         # A channel that never changes says nothing, whatever it holds later.
         constant = deviation <= mean.abs() * 5e-4
         factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=1e-12))
@@ -316,6 +347,12 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
         if self.width < 4 or self.width % 4:
             raise ValueError(f"width must be a multiple of 4, got {self.width!r}")
+
+
+def moments(rows: Tensor) -> Tensor:
+    """Mean and mean square of each channel of each row, (n, channels, side, side) to (n, 2, channels) float64."""
+    values = rows.double()
+    return torch.stack([values.mean((2, 3)), (values**2).mean((2, 3))], dim=1)
 
 
 def _require_shape(got: Sequence[int], shape: tuple[int, ...]) -> None:

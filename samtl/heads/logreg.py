@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from samtl.heads._base import (
@@ -23,16 +21,16 @@ from samtl.heads._base import (
     reciprocal,
     scaled,
 )
+from samtl.heads._logistic import Problem
 
 GRID = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # C from 1e-4 to 1e3 in half decades
-# The search stops each fit early: the ranking of penalties shows long before the last digit does. A looser
-# tolerance would be met before the first step of a warm start, and the same fit counted twice.
-SEARCH_TOL, SEARCH_ITER = 1e-4, 200
+# The search stops each fit early: the ranking of penalties shows long before the last digit does.
+SEARCH_TOL, SEARCH_ITER = 1e-5, 200
 RISES = 2  # candidates in a row with a worse loss, after which weaker penalties are not tried
 
 
 class Head(PooledHead):
-    """scikit-learn's `LogisticRegression` (L2 penalty, L-BFGS) on scaled features.
+    """Logistic regression with an L2 penalty on scaled features: the optimum is that of scikit-learn's.
 
     The pair (scaling, C) with the least log-loss on the validation part wins; log-loss rather than accuracy because it
     is smooth in C where accuracy is a staircase with ties, and because it keeps the probabilities honest. The winner is
@@ -48,7 +46,7 @@ class Head(PooledHead):
     max_iter : int
         Most iterations of the final fit.
     tol : float
-        Largest slope at which the final fit ends, as in scikit-learn.
+        Relative decrease of the mean loss, in one iteration, at which the final fit ends.
     random_state : int
         For the validation part that is drawn where none is given.
 
@@ -74,7 +72,7 @@ class Head(PooledHead):
         scaling: str = "auto",
         C: float | None = None,
         max_iter: int = 1000,
-        tol: float = 1e-4,
+        tol: float = 1e-7,
         random_state: Any = 0,
     ) -> None:
         self.scaling = scaling
@@ -82,6 +80,13 @@ class Head(PooledHead):
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
+
+    def start_from(self, other: Self) -> None:
+        """Let the next fit begin with the settings and weights of a fitted head, such as one of fewer samples.
+
+        The scaling is then the other's, and the search leaves its penalty only for better ones beside it.
+        """
+        self._start = other
 
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
@@ -93,58 +98,29 @@ class Head(PooledHead):
         scalings = ("standard", "none") if self.scaling == "auto" else (self.scaling,)
         grid = GRID if self.C is None else (self.C,)
         tried: list[Candidate] = []
-        with threadpool_limits(1, "blas"), warnings.catch_warnings():
-            # One thread: products with so few columns (one for each class) spend their time at barriers
-            # otherwise; on 2 cores and 21,600 x 1,152 features two threads take 2.8 times as long.
-            # That a fit stopped before the tolerance is kept in `converged_`.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        start = self.__dict__.pop("_start", None)
+        k = len(self.classes_)
+        with threadpool_limits(1, "blas"):
+            # One thread: products with so few columns (one for each class) spend their time at barriers otherwise.
             if len(held) and len(scalings) * len(grid) > 1:
-                for scaling in scalings:
-                    tried += self._search(scaling, grid, X, codes, train, held, on_event)
+                for scaling in scalings if start is None else (start.scaling_,):
+                    search = _Search(scaling, grid, X, codes, train, held, k, start, on_event)
+                    tried += search.all() if start is None else search.nearby()
                 best = min(tried, key=lambda candidate: candidate.validation_loss)
                 self.scaling_, self.C_ = best.scaling, best.C
             else:  # nothing to choose, or (one sample of each class) nothing to choose on
                 self.scaling_, self.C_ = scalings[0], 1.0 if self.C is None else self.C
             self.mean_, self.factor_ = _scale(X, self.scaling_)
-            model = LogisticRegression(C=self.C_, tol=self.tol, max_iter=self.max_iter)
-            model.fit(scaled(X, self.mean_, self.factor_), codes)
+            begin = _moved(start, self.mean_, self.factor_, k)
+            problem = Problem(scaled(X, self.mean_, self.factor_), codes, k)
+            self.coef_, self.intercept_, self.n_iter_ = problem.solve(
+                self.C_, *begin, self.tol, self.max_iter
+            )
         self.curves_ = {
             name: [getattr(candidate, name) for candidate in tried]
             for name in Candidate.__dataclass_fields__
         }
-        self.coef_, self.intercept_ = _one_row_per_class(model)
-        self.n_iter_ = int(model.n_iter_[0])
         self.converged_ = self.n_iter_ < self.max_iter
-
-    def _search(
-        self,
-        scaling: str,
-        grid: tuple[float, ...],
-        X: Features,
-        codes: Rows,
-        train: Rows,
-        held: Rows,
-        on_event: OnEvent,
-    ) -> list[Candidate]:
-        """Walk from strong to weak penalties, each fit starting from the last, while the loss improves."""
-        mean, factor = _scale(X[train], scaling)
-        seen, judge = scaled(X[train], mean, factor), scaled(X[held], mean, factor)
-        model = LogisticRegression(warm_start=True, tol=SEARCH_TOL, max_iter=SEARCH_ITER)
-        tried: list[Candidate] = []
-        rises = 0
-        for C in grid:
-            model.set_params(C=C).fit(seen, codes[train])
-            chances = model.predict_proba(judge).astype(np.float64)
-            right = chances[np.arange(len(held)), codes[held]]
-            loss = -np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean()
-            hits = (chances.argmax(axis=1) == codes[held]).mean()
-            tried.append(Candidate(scaling, C, float(loss), float(hits), int(model.n_iter_[0])))
-            on_event(tried[-1])
-            least = min(candidate.validation_loss for candidate in tried)
-            rises = 0 if loss <= least else rises + 1
-            if rises == RISES:
-                break
-        return tried
 
     def _logits(self, X: Features) -> Floats:
         return np.asarray(((X - self.mean_) * self.factor_) @ self.coef_.T + self.intercept_)
@@ -183,11 +159,78 @@ def _scale(X: Features, scaling: str) -> tuple[Floats, Floats]:
     return mean, reciprocal(deviation)
 
 
-def _one_row_per_class(model: LogisticRegression) -> tuple[Floats, Floats]:
-    """Weights (K, F) and intercepts (K,) in float64; of two classes scikit-learn keeps the second alone."""
-    coef = np.asarray(model.coef_, dtype=np.float64)
-    intercept = np.asarray(model.intercept_, dtype=np.float64)
-    if len(coef) == 1:
-        coef = np.vstack([np.zeros_like(coef), coef])
-        intercept = np.append(0.0, intercept)
-    return coef, intercept
+def _moved(start: Head | None, mean: Floats, factor: Floats, k: int) -> tuple[Floats, Floats]:
+    """Give weights for features that are scaled so, which predict as those of a fitted head; or zeros."""
+    if start is None:
+        return np.zeros((k, len(mean))), np.zeros(k)
+    raw = start.coef_ * start.factor_
+    intercept = start.intercept_ + raw @ (mean - start.mean_)
+    return raw * np.divide(1.0, factor, out=np.zeros_like(factor), where=factor > 0), intercept
+
+
+class _Search:
+    """Tries penalties for one scaling; each fit starts from the last."""
+
+    def __init__(
+        self,
+        scaling: str,
+        grid: tuple[float, ...],
+        X: Features,
+        codes: Rows,
+        train: Rows,
+        held: Rows,
+        k: int,
+        start: Head | None,
+        on_event: OnEvent,
+    ) -> None:
+        self.scaling, self.grid, self.on_event = scaling, grid, on_event
+        mean, factor = _scale(X[train], scaling)
+        self.problem = Problem(scaled(X[train], mean, factor), codes[train], k)
+        self.judged, self.truth = scaled(X[held], mean, factor), codes[held]
+        if not np.isfinite(self.judged).all():
+            raise ValueError(
+                "the validation part holds infinity once it is scaled as the training part asks for"
+            )
+        self.weights = _moved(start, mean, factor, k)
+        self.first = min(
+            range(len(grid)), key=lambda i: abs(np.log(grid[i] / (start.C_ if start else 1)))
+        )
+        self.tried: dict[int, Candidate] = {}
+
+    def all(self) -> list[Candidate]:
+        """Walk from strong to weak penalties while the loss improves."""
+        rises = 0
+        for i in range(len(self.grid)):
+            loss = self._loss(i)
+            least = min(candidate.validation_loss for candidate in self.tried.values())
+            rises = 0 if loss <= least else rises + 1
+            if rises == RISES:
+                break
+        return list(self.tried.values())
+
+    def nearby(self) -> list[Candidate]:
+        """Go from the penalty that was best before to whichever neighbour is better."""
+        at = self.first
+        self._loss(at)
+        for step in (1, -1):
+            while 0 <= at + step < len(self.grid) and self._loss(at + step) < self._loss(at):
+                at += step
+            if at != self.first:  # what lies the other way was better nowhere
+                break
+        return list(self.tried.values())
+
+    def _loss(self, i: int) -> float:
+        if i not in self.tried:
+            coef, intercept, iterations = self.problem.solve(
+                self.grid[i], *self.weights, SEARCH_TOL, SEARCH_ITER
+            )
+            self.weights = coef, intercept
+            chances = softmax(self.judged @ coef.T + intercept, axis=1)
+            right = chances[np.arange(len(self.truth)), self.truth]
+            loss = -np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean()
+            hits = (chances.argmax(axis=1) == self.truth).mean()
+            self.tried[i] = Candidate(
+                self.scaling, self.grid[i], float(loss), float(hits), iterations
+            )
+            self.on_event(self.tried[i])
+        return self.tried[i].validation_loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,8 @@ class Head(PooledHead):
 
     facts = ("n_iter_", "best_epoch_", "stopped_")
 
+    layers_: list[tuple[Features, Features]]
+
     def __init__(
         self,
         hidden: Sequence[int] = (512,),
@@ -83,6 +85,10 @@ class Head(PooledHead):
         self.weight_decay = weight_decay
         self.patience = patience
         self.random_state = random_state
+
+    def start_from(self, other: Self) -> None:
+        """Let the next fit begin with the weights of a fitted head and be shorter: see `samtl.heads._train.warmed`."""
+        self._start = other
 
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
@@ -113,18 +119,25 @@ class Head(PooledHead):
                     nn.Dropout(self.dropout),
                 ]
             model = nn.Sequential(*parts[:-2])
+            recipe = _train.Recipe(
+                epochs=self.epochs,
+                batch_size=min(self.batch_size, max(16, len(train) // 8)),
+                learning_rate=self.lr,
+                weight_decay=self.weight_decay,
+                patience=self.patience,
+            )
+            start: Head | None = self.__dict__.pop("_start", None)
+            if start is not None:
+                recipe = _train.warmed(recipe, len(train))
+                for part, layer in zip(model[::3], start.layers_, strict=True):
+                    for own, other in zip(part.parameters(), layer, strict=True):
+                        own.data.copy_(torch.from_numpy(other))
             outcome = _train.train(
                 model,
                 nn.functional.cross_entropy,
                 source(train),
                 source(held),
-                _train.Recipe(
-                    epochs=self.epochs,
-                    batch_size=min(self.batch_size, max(16, len(train) // 8)),
-                    learning_rate=self.lr,
-                    weight_decay=self.weight_decay,
-                    patience=self.patience,
-                ),
+                recipe,
                 seed,
                 on_event,
             )
