@@ -13,7 +13,7 @@ import typer
 
 from samtl.errors import EXIT_INTERRUPTED, ResourceError, SamtlError
 
-from . import bench, demo, embed, fit, listing, predict
+from . import bench, demo, embed, fit, listing, predict, report
 from ._render import complain, show_log
 from ._signals import StopNow
 
@@ -45,6 +45,7 @@ app.command("embed")(embed.embed)
 app.command("fit-head")(fit.fit_head)
 app.command("fit-baseline")(fit.fit_baseline)
 app.command("predict")(predict.predict)
+app.command("report")(report.report)
 app.command("info")(listing.info)
 app.command("ls")(listing.ls)
 app.add_typer(bench.app, name="bench")

@@ -42,8 +42,10 @@ FLOORS = {
 Split = Annotated[
     str | None,
     typer.Option(
-        metavar="SHARE",
-        help="The share held out for the final score (0.2 is 80-20 in the study's words), or shipped.",
+        metavar="SPLIT",
+        help="Who is held out for the final score: a share (0.2 is 80-20 in the study's words), shipped, fold:1/5, "
+        "label:0.1@0.2 (of what 0.2 leaves, a tenth of the labels), shots:5@0.2 (5 of each class), torchgeo, "
+        "torchgeo-spatial, or file:PATH.",
         show_default="shipped where the dataset comes with a split, else 0.2",
     ),
 ]

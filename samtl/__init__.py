@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from samtl.fit import fit_head as fit_head
     from samtl.predicting import PredictResult as PredictResult
     from samtl.predicting import predict as predict
+    from samtl.report.making import ReportResult as ReportResult
+    from samtl.report.making import make_report as make_report
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
 
@@ -35,11 +37,13 @@ _PUBLIC = {
     "fit_head": ("samtl.fit", "fit_head"),
     "fit_baseline": ("samtl.baseline_fit", "fit_baseline"),
     "predict": ("samtl.predicting", "predict"),
+    "make_report": ("samtl.report.making", "make_report"),
     "Dataset": ("samtl.datasets", "Dataset"),
     "Store": ("samtl.store.reader", "Store"),
     "EmbedResult": ("samtl.embedding", "EmbedResult"),
     "FitResult": ("samtl.fit", "FitResult"),
     "PredictResult": ("samtl.predicting", "PredictResult"),
+    "ReportResult": ("samtl.report.making", "ReportResult"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }
 __all__ = [
@@ -47,11 +51,13 @@ __all__ = [
     "EmbedResult",
     "FitResult",
     "PredictResult",
+    "ReportResult",
     "SamtlError",
     "Store",
     "embed",
     "fit_baseline",
     "fit_head",
+    "make_report",
     "open",
     "predict",
 ]

@@ -44,6 +44,7 @@ from samtl.trial import (
 )
 
 FLOOR = "floor"
+Floors = dict[str, dict[str, Score]]  # figures of each of the floor's models
 IMAGE_SIZE = (
     Preprocessing().image_size
 )  # masks are scored at the encoder's resolution, as those of the heads are
@@ -96,7 +97,7 @@ def fit_baseline(
         )
     if group_by is not None:
         data = replace(data, groups=groups_by(data.sample_ids, group_by))
-    samples = _samples(data)
+    samples = samples_of(data)
     parts = Parts(*choose(samples, split, seed, same_split_as, group_by))
     given = {
         "root": None if root is None else str(root),
@@ -106,64 +107,126 @@ def fit_baseline(
         "group_by": group_by,
         "same_split_as": None if same_split_as is None else str(same_split_as),
     }
-    config = _config(data, given, baseline, model, seed, parts)
-
-    if data.task == "segmentation":
-        _require_classes(data, parts.inner.train)
+    trial = BaselineTrial(data, samples, baseline, model, parts, seed, given)
     with RunFolder(runs_folder(out)) as folder:
-        clock.start("fit")
-        model.fit(data, parts.inner.train, parts.inner.test, clock.on_event)
-        clock.start("score")
-        found, chances = _score(model, data, parts, seed, folder)
-        scores, also = found[0][1], {name: other.metrics for name, other in found[1:]}
+        scores, also = trial.run(folder, clock)
         clock.start("floor")
-        floor = None if baseline == FLOOR else _floor(data, parts, seed)
-        if floor is not None:
-            also = {name: other for name, other in floor.items() if name != _floor_name(floor)}
+        floor = trial.floor()
         clock.start("write")
+        return trial.conclude(folder, clock, scores, also, floor)
+
+
+class BaselineTrial:
+    """One baseline on one split of a dataset.
+
+    Parameters
+    ----------
+    data : Dataset
+    samples : Samples
+        As `samples_of` gives them.
+    name : str
+        The baseline's.
+    model : PixelBaseline
+        Not trained yet.
+    parts : Parts
+    seed : int
+    given : mapping
+        What the user asked for, to be written down.
+    warm_start : str
+        The run whose weights training begins with, or "".
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        samples: Samples,
+        name: str,
+        model: PixelBaseline,
+        parts: Parts,
+        seed: int,
+        given: Mapping[str, Any],
+        warm_start: str = "",
+    ) -> None:
+        self.data, self.samples, self.name, self.model = data, samples, name, model
+        self.parts, self.seed, self.warm_start = parts, seed, warm_start
+        self.config = _config(data, given, name, model, seed, parts, warm_start)
+
+    def run(self, folder: RunFolder, clock: Clock) -> tuple[Scores, dict[str, Scores]]:
+        """Train, and score what was held out; gives the scores of the baseline and of its companions."""
+        data, inner = self.data, self.parts.inner
+        if data.task == "segmentation":
+            _require_classes(data, inner.train)
+        clock.start("fit")
+        self.model.fit(data, inner.train, inner.test, clock.on_event)
+        clock.start("score")
+        found, self._chances = _score(self.model, data, self.parts, self.seed, folder)
+        #: Figures of the baseline and its companions by name, as `floor` gives those of the floor.
+        self.figures = {name: scores.metrics for name, scores in found}
+        return found[0][1], dict(found[1:])
+
+    def floor(self) -> Floors | None:
+        """Fit the floor to the same parts; gives the figures of each of its models, or None of the floor itself."""
+        return None if self.name == FLOOR else _floor(self.data, self.parts, self.seed)
+
+    def conclude(
+        self,
+        folder: RunFolder,
+        clock: Clock,
+        scores: Scores,
+        also: Mapping[str, Scores],
+        floor: Floors | None,
+        shared: Path | None = None,
+    ) -> FitResult:
+        """Write the run; with `shared`, its split goes there and probabilities are left out."""
+        data, model, samples, (split, inner) = self.data, self.model, self.samples, self.parts
+        beside = {name: other.metrics for name, other in also.items()}
+        if floor is not None:
+            beside = {name: other for name, other in floor.items() if name != _floor_name(floor)}
         with folder.writing():
             save(model, folder.path, (), data.classes)
-        folder.write_json("config.json", {**config, "recipe": training_facts(model).get("recipe")})
-        write_split(folder, samples, *parts)
-        write_scores(folder, samples, parts.split, scores, model.curves_, chances)
+        facts = training_facts(model)
+        folder.write_json("config.json", {**self.config, "recipe": facts.get("recipe")})
+        write_split(folder, samples, split, inner, shared)
+        lean = shared is not None
+        write_scores(folder, samples, split, scores, model.curves_, self._chances, lean)
         result = FitResult(
             kind="baseline",
-            name=baseline,
+            name=self.name,
             task=data.task,
             metrics=scores.metrics,
             floor=None if floor is None else floor[_floor_name(floor)],
             floor_missing="this is the floor" if floor is None else "",
-            also=also,
-            split=parts.split,
+            also=beside,
+            split=split,
             fingerprint="",
             snapshot="",
             run=folder.path,
             seconds=clock.stop(),
-            training=training_facts(model),
+            training=facts,
             peak_memory=peak_memory(),
             features="pixels",
-            seed=seed,
+            seed=self.seed,
             classes=data.classes,
             confusion=scores.confusion,
             per_class=scores.per_class,
             images=scores.images,
-            n_train=len(parts.inner.train),
-            n_validation=len(parts.inner.test),
-            n_test=len(parts.split.test),
-            left_out_because=left_out(
-                samples, parts.split, {"unlabelled": int((~samples.usable).sum())}
-            ),
+            n_train=len(inner.train),
+            n_validation=len(inner.test),
+            n_test=len(split.test),
+            left_out_because=left_out(samples, split, {"unlabelled": int((~samples.usable).sum())}),
             store="",
             dataset=data.name,
             encoder="",
             weights=model.weights,
             untrained=model.untrained,
             note=data.note,
+            warm_start=self.warm_start,
         )
-        return published(folder, result, data.name, config["digest"])
+        return published(folder, result, data.name, self.config["digest"])
 
 
-def _samples(data: Dataset) -> Samples:
+def samples_of(data: Dataset) -> Samples:
+    """Give what splits are made of."""
     labels = np.array(data.labels, dtype=np.int64)
     usable = np.ones(len(data), dtype=bool) if data.task == "segmentation" else labels >= 0
     return Samples(
@@ -215,7 +278,7 @@ def _mask(data: Dataset, row: int) -> NDArray[np.uint8]:
     return mask_square(mask, IMAGE_SIZE)[:height, :width]
 
 
-def _floor(data: Dataset, parts: Parts, seed: int) -> dict[str, dict[str, Score]]:
+def _floor(data: Dataset, parts: Parts, seed: int) -> Floors:
     """Fit the floor to the same parts; gives the figures of each of its models."""
     floor: PixelBaseline = configured("baselines", FLOOR, {}, seed)
     floor.fit(data, parts.inner.train, parts.inner.test)
@@ -234,9 +297,10 @@ def _config(
     model: PixelBaseline,
     seed: int,
     parts: Parts,
+    warm_start: str,
 ) -> dict[str, Any]:
     """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
-    decides = {
+    decides: dict[str, Any] = {
         "baseline": baseline,
         "params": {name: plain(value) for name, value in model.get_params().items()},
         "task": data.task,
@@ -246,6 +310,8 @@ def _config(
         "split": split_json(parts.split),
         "validation": split_json(parts.inner),
     }
+    if warm_start:
+        decides["start"] = "warm"
     return {
         "format": FORMAT,
         "kind": "baseline",
@@ -254,6 +320,7 @@ def _config(
         "bootstrap": {"resamples": metrics.RESAMPLES, "level": metrics.LEVEL, "seed": seed},
         "floor": FLOORS[data.task],
         "given": given,
+        "warm_start": warm_start,
         "classes": list(data.classes),
         "versions": versions(),
     }

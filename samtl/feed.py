@@ -72,8 +72,7 @@ class Feed:
         self, store: Store, array: str, rows: Rows, targets: Targets, held: bool = False
     ) -> None:
         self.store, self.array, self.rows, self.targets = store, array, rows, targets
-        size = int(np.prod(store.shape(array)[1:])) * np.dtype(store.dtype(array)).itemsize
-        self.window = max(BLOCK_ROWS, WINDOW_BYTES // size)
+        self.window = window_rows(store, array)
         self._all: tuple[Tensor, Tensor] | None = None
         if held:
             self._all = self._load(np.arange(len(rows)))
@@ -139,22 +138,36 @@ class Feed:
 
     def _load(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         rows = self.rows[positions]
-        inputs = torch.from_numpy(self.store.read(self.array, rows))
-        # Slice by slice, since sums of float16 are made of a float32 copy.
-        for start in range(0, len(rows), CHECKED):
-            part = inputs[start : start + CHECKED]
-            if not bool(torch.isfinite(part.sum(dtype=torch.float32))):
-                self._refuse(part, rows[start : start + CHECKED])
-        return inputs, self.targets.read(rows)
+        return checked(self.store, self.array, rows), self.targets.read(rows)
 
-    def _refuse(self, inputs: Tensor, rows: Rows) -> None:
-        finite = torch.isfinite(inputs).flatten(1).all(1)
-        if bool(finite.all()):  # many large numbers, whose sum alone was not finite
-            return
-        bad = self.store.sample_ids[int(rows[int((~finite).nonzero()[0])])]
-        raise InputError(
-            f"{self.array} of sample {bad!r} is not finite: embed it again, into another store"
-        )
+
+def checked(store: Store, array: str, rows: Rows) -> Tensor:
+    """Read rows of features, (n, ...), and see that they are numbers.
+
+    Raises
+    ------
+    InputError
+        Naming the first sample whose features are not.
+    """
+    inputs = torch.from_numpy(store.read(array, rows))
+    # Slice by slice, since sums of float16 are made of a float32 copy.
+    for start in range(0, len(rows), CHECKED):
+        part = inputs[start : start + CHECKED]
+        if bool(torch.isfinite(part.sum(dtype=torch.float32))):
+            continue
+        finite = torch.isfinite(part).flatten(1).all(1)
+        if not bool(finite.all()):  # else many large numbers, whose sum alone was not finite
+            bad = store.sample_ids[int(rows[start + int((~finite).nonzero()[0])])]
+            raise InputError(
+                f"{array} of sample {bad!r} is not finite: embed it again, into another store"
+            )
+    return inputs
+
+
+def window_rows(store: Store, array: str) -> int:
+    """Rows of a window, at least one block of them."""
+    size = int(np.prod(store.shape(array)[1:])) * np.dtype(store.dtype(array)).itemsize
+    return max(BLOCK_ROWS, WINDOW_BYTES // size)
 
 
 def held_in_memory(store: Store, array: str, n: int) -> bool:

@@ -5,11 +5,13 @@ The held-out rows are read after the head is trained and everything about it is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,9 +80,9 @@ def fit_head(
     store : path or Store
     head : str
         A name in `samtl.registry.names("heads")`.
-    split : float, "shipped" or Split, optional
-        The held-out share, in (0, 1): 0.2 is "80-20". Or the split that the dataset comes with, which is the default
-        where there is one (else 0.2). Or a split of this store's rows, made elsewhere.
+    split : float, str or Split, optional
+        The held-out share, in (0, 1): 0.2 is "80-20". Or any other way to hold out: see `samtl.protocols`. Or a split
+        of this store's rows, made elsewhere. By default the split that the dataset comes with, else 0.2.
     seed : int
         For the split, the head and the intervals; 0 to 2**32 - 1.
     out : path, optional
@@ -113,10 +115,8 @@ def fit_head(
         raise InputError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}")
     estimator = configured("heads", head, params or {}, seed)
     opened = store if not isinstance(store, (str, Path)) else open_store(store)
-    array = _array(opened, head, estimator)
-    data = _Data(opened, array, features, group_by, allow_partial)
+    data = Data(opened, array_for(opened, head, estimator), features, group_by, allow_partial)
     parts = Parts(*choose(data.samples, split, seed, same_split_as, group_by))
-    work = (_Segmentation if opened.task == "segmentation" else _Classification)(data, parts, seed)
     given = {
         "store": str(store if isinstance(store, (str, Path)) else opened.path),
         "split": None if isinstance(split, Split) else split,
@@ -124,59 +124,17 @@ def fit_head(
         "same_split_as": None if same_split_as is None else str(same_split_as),
         "allow_partial": allow_partial,
     }
-    config = _config(opened, given, head, estimator, seed, data, parts)
-
+    trial = head_trial(data, head, estimator, parts, seed, given)
     with RunFolder(runs_folder(out)) as folder:
         clock.start("read")
-        try:
-            work.train(estimator, clock)
-        except ValueError as error:  # a parameter out of its range
-            raise InputError(f"the head {head} cannot be trained: {error}") from error
+        with trial.refusing():
+            trial.train(clock)
         clock.start("score")
-        scores = work.score(estimator, folder)
+        scores = trial.score(folder)
         clock.start("floor")
-        floor, why = work.floor()
+        floor = trial.floor()
         clock.start("write")
-        with folder.writing():
-            save(estimator, folder.path, data.columns, opened.classes)
-        folder.write_json(
-            "config.json", {**config, "recipe": training_facts(estimator).get("recipe")}
-        )
-        write_split(folder, data.samples, *parts)
-        write_scores(folder, data.samples, parts.split, scores, estimator.curves_, work.chances)
-        result = FitResult(
-            kind="head",
-            name=head,
-            task=opened.task,
-            metrics=scores.metrics,
-            floor=floor,
-            floor_missing=why,
-            also={},
-            split=parts.split,
-            fingerprint=opened.fingerprint,
-            snapshot=opened.snapshot,
-            run=folder.path,
-            seconds=clock.stop(),
-            training=training_facts(estimator),
-            peak_memory=peak_memory(),
-            features=array,
-            seed=seed,
-            classes=tuple(opened.classes),
-            confusion=scores.confusion,
-            per_class=scores.per_class,
-            images=scores.images,
-            n_train=len(parts.inner.train),
-            n_validation=len(parts.inner.test),
-            n_test=len(parts.split.test),
-            left_out_because=left_out(data.samples, parts.split, data.left_out),
-            store=opened.name,
-            dataset=opened.dataset,
-            encoder=opened.encoder,
-            weights=opened.weights,
-            untrained=opened.untrained,
-            note=opened.note,
-        )
-        return published(folder, result, opened.name, config["digest"])
+        return trial.conclude(folder, clock, scores, *floor)
 
 
 class Parts(NamedTuple):
@@ -186,7 +144,7 @@ class Parts(NamedTuple):
     inner: Split
 
 
-class _Data:
+class Data:
     """The usable rows of a store."""
 
     def __init__(
@@ -199,6 +157,7 @@ class _Data:
     ) -> None:
         self.store, self.array = store, array
         self.columns, self._chosen = _columns(store, array, features)
+        self._held: NDArray[np.float32] | None = None
         needed = (array, "mask") if store.task == "segmentation" else (array,)
         valid = store.valid(*needed)
         quarantined = np.zeros_like(valid)
@@ -233,17 +192,30 @@ class _Data:
             store.parts,
         )
 
+    def hold(self) -> None:
+        """Read all features now and keep them, where they are few enough."""
+        if self._held is None and held_in_memory(self.store, self.array, len(self.store)):
+            values: NDArray[np.float32] = self.store.read(self.array)
+            self._held = values if self._chosen is None else values[:, self._chosen]
+
     def features(self, rows: NDArray[np.int64], array: str | None = None) -> NDArray[np.float32]:
         """Read (n, F) features and make sure that they are numbers."""
         name = array or self.array
-        values: NDArray[np.float32] = self.store.read(name, rows)
+        values: NDArray[np.float32] = (
+            self._held[rows]
+            if self._held is not None and not array
+            else self.store.read(name, rows)
+        )
         if not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
+            columns = self.store.columns(name) if array or self._held is None else self.columns
             raise InputError(
                 f"{name} of sample {self.samples.ids[rows[row]]!r} is not finite in column "
-                f"{self.store.columns(name)[column]!r}: embed it again, into another store"
+                f"{columns[column]!r}: embed it again, into another store"
             )
-        return values if self._chosen is None or array else values[:, self._chosen]
+        if self._held is not None or self._chosen is None or array:
+            return values
+        return values[:, self._chosen]
 
     def feeds(self, parts: Parts, labels: NDArray[np.int64] | None) -> tuple[Feed, Feed]:
         """Give the training and validation part as batches."""
@@ -253,45 +225,176 @@ class _Data:
         return training, Feed(self.store, self.array, parts.inner.test, targets, held)
 
 
-class _Classification:
-    """One label for each sample."""
+class HeadTrial(ABC):
+    """One head on one split of a store.
 
+    Parameters
+    ----------
+    data : Data
+    name : str
+        The head's.
+    head : Head
+        Not trained yet.
+    parts : Parts
+    seed : int
+    given : mapping
+        What the user asked for, to be written down.
+    warm_start : str
+        The run whose weights training begins with, or "".
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        name: str,
+        head: Head,
+        parts: Parts,
+        seed: int,
+        given: Mapping[str, Any],
+        warm_start: str = "",
+    ) -> None:
+        self.data, self.name, self.head, self.parts, self.seed = data, name, head, parts, seed
+        self.warm_start = warm_start
+        self.labels, self.classes = data.samples.labels, data.samples.classes
+        self.config = _config(data.store, given, name, head, seed, data, parts, warm_start)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Within a `with` block, what a head calls a wrong value is the user's error."""
+        try:
+            yield
+        except ValueError as error:  # a parameter out of its range
+            raise InputError(f"the head {self.name} cannot be trained: {error}") from error
+
+    @abstractmethod
+    def train(self, clock: Clock) -> None:
+        """Read the training part and learn from it."""
+
+    @abstractmethod
+    def answer(
+        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
+    ) -> None:
+        """Predict some of the held-out samples, by their place among these, from their features."""
+
+    @abstractmethod
+    def scores(self) -> Scores:
+        """Score the answers, once all held-out samples were predicted."""
+
+    @abstractmethod
+    def floor(self) -> tuple[dict[str, Score] | None, str]:
+        """Score the floor on the same parts; or say why there is none."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse a training part that nothing can be learnt from, as far as the split does not see to that."""
+
+    #: Held-out samples that are predicted at a time.
+    at_once: ClassVar[int] = 512
     chances: NDArray[np.float64] | None = None
 
-    def __init__(self, data: _Data, parts: Parts, seed: int) -> None:
-        self.data, self.parts, self.seed = data, parts, seed
-        self.labels = data.samples.labels
+    def score(self, folder: RunFolder) -> Scores:
+        """Read and predict the held-out samples, and score the answers."""
+        rows = self.parts.split.test
+        read = self.data.features if isinstance(self.head, PooledHead) else self._stored
+        for start in range(0, len(rows), self.at_once):
+            positions = np.arange(start, min(start + self.at_once, len(rows)))
+            self.answer(positions, read(rows[positions]), folder)
+        return self.scores()
 
-    def train(self, head: Head, clock: Clock) -> None:
-        """Read the training part and learn from it."""
+    def _stored(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self.data.store.read(self.data.array, rows)
+
+    def conclude(
+        self,
+        folder: RunFolder,
+        clock: Clock,
+        scores: Scores,
+        floor: dict[str, Score] | None,
+        floor_missing: str,
+        shared: Path | None = None,
+    ) -> FitResult:
+        """Write the run; with `shared`, its split goes there and probabilities are left out."""
+        store, head, (split, inner) = self.data.store, self.head, self.parts
+        samples = self.data.samples
+        with folder.writing():
+            save(head, folder.path, self.data.columns, store.classes)
+        facts = training_facts(head)
+        folder.write_json("config.json", {**self.config, "recipe": facts.get("recipe")})
+        write_split(folder, samples, split, inner, shared)
+        write_scores(folder, samples, split, scores, head.curves_, self.chances, shared is not None)
+        result = FitResult(
+            kind="head",
+            name=self.name,
+            task=store.task,
+            metrics=scores.metrics,
+            floor=floor,
+            floor_missing=floor_missing,
+            also={},
+            split=split,
+            fingerprint=store.fingerprint,
+            snapshot=store.snapshot,
+            run=folder.path,
+            seconds=clock.stop(),
+            training=facts,
+            peak_memory=peak_memory(),
+            features=self.data.array,
+            seed=self.seed,
+            classes=tuple(store.classes),
+            confusion=scores.confusion,
+            per_class=scores.per_class,
+            images=scores.images,
+            n_train=len(inner.train),
+            n_validation=len(inner.test),
+            n_test=len(split.test),
+            left_out_because=left_out(samples, split, self.data.left_out),
+            store=store.name,
+            dataset=store.dataset,
+            encoder=store.encoder,
+            weights=store.weights,
+            untrained=store.untrained,
+            note=store.note,
+            warm_start=self.warm_start,
+        )
+        return published(folder, result, store.name, self.config["digest"])
+
+
+class _Classification(HeadTrial):
+    """One label for each sample."""
+
+    def train(self, clock: Clock) -> None:
         train, held = self.parts.inner.train, self.parts.inner.test
-        if isinstance(head, PooledHead):
+        if isinstance(self.head, PooledHead):
             X, validation = self.data.features(train), self.data.features(held)
             clock.start("fit")
-            head.fit(X, self.labels[train], (validation, self.labels[held]), clock.on_event)
+            self.head.fit(X, self.labels[train], (validation, self.labels[held]), clock.on_event)
             return
         feeds = self.data.feeds(self.parts, self.labels)
         clock.start("fit")
-        head.fit(
+        self.head.fit(
             *feeds,
             task="classification",
-            n_classes=len(self.data.samples.classes),
+            n_classes=len(self.classes),
             shape=self.data.store.shape(self.data.array)[1:],
             on_event=clock.on_event,
         )
 
-    def score(self, head: Head, folder: RunFolder) -> Scores:
-        """Predict the held-out rows, a slice at a time, and score them."""
-        rows = self.parts.split.test
-        read = self.data.features if isinstance(head, PooledHead) else self._grids
-        slices = [head.predict_proba(read(rows[i : i + 512])) for i in range(0, len(rows), 512)]
-        self.chances = np.concatenate(slices)
-        return score_classes(
-            self.labels[rows], self.chances, len(self.data.samples.classes), self.seed
-        )
+    def check(self) -> None:
+        """See to nothing: splits have every class in both parts."""
+
+    def answer(
+        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
+    ) -> None:
+        if self.chances is None:
+            self.chances = np.full((len(self.parts.split.test), len(self.classes)), np.nan)
+        self.chances[positions] = self.head.predict_proba(features)
+
+    def scores(self) -> Scores:
+        assert self.chances is not None
+        truth = self.labels[self.parts.split.test]
+        return score_classes(truth, self.chances, len(self.classes), self.seed)
 
     def floor(self) -> tuple[dict[str, Score] | None, str]:
-        """Score logistic regression on image statistics, same parts; or say why there is no floor."""
+        """Logistic regression on image statistics."""
         store, inner = self.data.store, self.parts.inner
         parts = (inner.train, inner.test, self.parts.split.test)
         if FLOOR_FEATURES not in store.arrays:
@@ -306,31 +409,18 @@ class _Classification:
         floor.fit(train, y[parts[0]], validation=(held, y[parts[1]]))
         return metrics.bootstrap(y[parts[2]], floor.predict_proba(test), seed=self.seed), ""
 
-    def _grids(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        values: NDArray[np.float16] = self.data.store.read(self.data.array, rows)
-        return values
 
-
-class _Segmentation:
+class _Segmentation(HeadTrial):
     """A class for each pixel."""
 
-    chances = None
+    at_once = _AT_ONCE
 
-    def __init__(self, data: _Data, parts: Parts, seed: int) -> None:
-        self.data, self.parts, self.seed = data, parts, seed
-        self.classes = data.samples.classes
-
-    def train(self, head: Head, clock: Clock) -> None:
-        """Check that every class occurs in the training part, and learn from it."""
-        assert isinstance(head, GridHead)  # others have no tier for this task
+    def train(self, clock: Clock) -> None:
+        assert isinstance(self.head, GridHead)  # others have no tier for this task
         feeds = self.data.feeds(self.parts, None)
-        pixels = np.zeros(len(self.classes), dtype=np.int64)
-        for row in self.parts.inner.train:
-            pixels += np.bincount(self._mask(row).ravel(), minlength=256)[: len(self.classes)]
-        self.majority = int(np.argmax(pixels))
-        require_pixels(self.classes, pixels)
+        self.check()
         clock.start("fit")
-        head.fit(
+        self.head.fit(
             *feeds,
             task="segmentation",
             n_classes=len(self.classes),
@@ -338,23 +428,38 @@ class _Segmentation:
             on_event=clock.on_event,
         )
 
-    def score(self, head: Head, folder: RunFolder) -> Scores:
-        """Predict the masks of the held-out rows, keep them, and score them at the encoder's resolution."""
-        assert isinstance(head, GridHead)
-        ids = self.data.samples.ids
-        predicted = stored_masks(self.data.store, head, self.parts.split.test)
-        matrices = [
-            score_maps(folder, position, ids[row], self._mask(row), guess, self.classes)
-            for position, (row, guess) in enumerate(predicted)
-        ]
-        return score_masks(matrices, self.seed)
+    def check(self) -> None:
+        """Refuse a training part that lacks a class; takes note of the most frequent one."""
+        pixels = np.zeros(len(self.classes), dtype=np.int64)
+        for row in self.parts.inner.train:
+            pixels += np.bincount(self._mask(row).ravel(), minlength=256)[: len(self.classes)]
+        self._majority = int(np.argmax(pixels))
+        require_pixels(self.classes, pixels)
+
+    def answer(
+        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
+    ) -> None:
+        assert isinstance(self.head, GridHead)
+        if not hasattr(self, "_matrices"):
+            k = len(self.classes)
+            self._matrices = np.zeros((len(self.parts.split.test), k, k), dtype=np.int64)
+        ids, rows = self.data.samples.ids, self.parts.split.test[positions]
+        shapes = [_shape(self.data.store, row) for row in rows]
+        maps = self.head.class_maps(features, shapes, _side(self.data.store))
+        for position, row, guess in zip(positions.tolist(), rows, maps, strict=True):
+            self._matrices[position] = score_maps(
+                folder, position, ids[row], self._mask(row), guess, self.classes
+            )
+
+    def scores(self) -> Scores:
+        return score_masks(list(self._matrices), self.seed)
 
     def floor(self) -> tuple[dict[str, Score] | None, str]:
-        """Score the most frequent class everywhere: for roads, that nothing is a road."""
+        """The most frequent class everywhere: for roads, that nothing is a road."""
         matrices = []
         for row in self.parts.split.test:
             truth = self._mask(row)
-            guess = np.full_like(truth, self.majority)
+            guess = np.full_like(truth, self._majority)
             matrices.append(score_maps(None, 0, "", truth, guess, self.classes))
         return score_masks(matrices, self.seed).metrics, ""
 
@@ -363,6 +468,20 @@ class _Segmentation:
         height, width = _shape(self.data.store, row)
         mask: NDArray[np.uint8] = self.data.store.row("mask", int(row))[:height, :width]
         return mask
+
+
+def head_trial(
+    data: Data,
+    name: str,
+    head: Head,
+    parts: Parts,
+    seed: int,
+    given: Mapping[str, Any],
+    warm_start: str = "",
+) -> HeadTrial:
+    """Make the trial for a store's task."""
+    kind = _Segmentation if data.store.task == "segmentation" else _Classification
+    return kind(data, name, head, parts, seed, given, warm_start)
 
 
 def stored_masks(
@@ -376,7 +495,7 @@ def stored_masks(
     classes : (height, width) uint8
         Class indices at the encoder's resolution, without padding.
     """
-    side = int(store.identity["image_size"])
+    side = _side(store)
     for start in range(0, len(rows), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
         shapes = [_shape(store, row) for row in some]
@@ -387,7 +506,12 @@ def stored_masks(
 def _shape(store: Store, row: int) -> tuple[int, int]:
     """Height and width of a row's image at the encoder's resolution."""
     height, width = store.row("original_size", int(row))
-    return resized_shape(int(height), int(width), int(store.identity["image_size"]))
+    return resized_shape(int(height), int(width), _side(store))
+
+
+def _side(store: Store) -> int:
+    """Side of the encoder's square in pixels."""
+    return int(store.identity["image_size"])
 
 
 def training_facts(model: Any) -> dict[str, Any]:
@@ -417,7 +541,7 @@ def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> An
     return made(**{"random_state": seed, **params})
 
 
-def _array(store: Store, name: str, head: Head) -> str:
+def array_for(store: Store, name: str, head: Head) -> str:
     """Give the array that a head reads for the store's task, or say what is missing."""
     array = head.tiers.get(store.task)
     if array is None:
@@ -474,11 +598,12 @@ def _config(
     head: str,
     estimator: Head,
     seed: int,
-    data: _Data,
+    data: Data,
     parts: Parts,
+    warm_start: str,
 ) -> dict[str, Any]:
     """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
-    decides = {
+    decides: dict[str, Any] = {
         "head": head,
         "params": {name: plain(value) for name, value in estimator.get_params().items()},
         "task": store.task,
@@ -489,6 +614,8 @@ def _config(
         "validation": split_json(parts.inner),
         "fingerprint": store.fingerprint,
     }
+    if warm_start:
+        decides["start"] = "warm"
     return {
         "format": FORMAT,
         "kind": "head",
@@ -497,8 +624,9 @@ def _config(
         "bootstrap": {"resamples": metrics.RESAMPLES, "level": metrics.LEVEL, "seed": seed},
         "floor": FLOORS[store.task],
         "given": given,
+        "warm_start": warm_start,
         "store": {
-            "path": given["store"],
+            "path": str(given.get("store", store.path)),
             "name": store.name,
             "snapshot": store.snapshot,
             "dataset": store.dataset,

@@ -91,6 +91,8 @@ class FitResult:
         Whether the weights that features came from are random numbers.
     note : str
         What readers of figures must know about the dataset, or "".
+    warm_start : str
+        The run of a sweep whose weights training began with, or "".
     """
 
     kind: str
@@ -123,6 +125,7 @@ class FitResult:
     weights: str
     untrained: bool
     note: str
+    warm_start: str = ""
 
     @property
     def left_out(self) -> int:
@@ -152,6 +155,7 @@ class FitResult:
             "encoder": self.encoder,
             "weights": self.weights,
             "untrained": self.untrained,
+            "warm_start": self.warm_start,
             "snapshot": self.snapshot,
             "counts": {
                 "train": self.n_train,
@@ -190,15 +194,20 @@ def read_run(path: str | Path, file: str = "config.json") -> dict[str, Any]:
         Where the folder is no run, or the file is not what a run holds.
     """
     try:
-        content = json.loads(Path(path, file).read_text(encoding="utf-8"))
+        return _read_object(Path(path, file))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"{path} is no run: expected a folder with {file}, which samtl fit-head and samtl fit-baseline write"
         ) from error
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{Path(path, file)} is damaged: {error}") from error
+        raise InputError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{Path(path, file)} is damaged: expected a JSON object")
+        raise InputError(f"{file} is damaged: expected a JSON object")
     return content
 
 
@@ -208,9 +217,45 @@ def read_split(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        As `read_run`; also where a field is missing or of another type.
+        As `read_run` and `read_split_file`.
     """
-    content = read_run(path, "split.json")
+    return _whole_split(Path(path, "split.json"), read_run(path, "split.json"))
+
+
+def read_split_file(path: str | Path) -> dict[str, Any]:
+    """Read a file like the `split.json` of a run.
+
+    Raises
+    ------
+    InputError
+        Where there is no such file, a field is missing or of another type, or the file of a sweep's split that it names
+        is gone or is of another split.
+    """
+    try:
+        return _whole_split(Path(path), _read_object(Path(path)))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(
+            f"there is no split file {path}: expected is one like a run's split.json"
+        ) from error
+
+
+def _whole_split(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Check the fields of a split; runs of a sweep name a file that they share, with the ids."""
+    if "file" in content:
+        shared = Path(file.parent, str(content["file"]))
+        try:
+            whole = _read_object(shared)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise InputError(
+                f"{file} names {shared}, which is not there: keep the runs of a sweep and its splits together"
+            ) from error
+        for field in ("digest", "validation_digest"):
+            if field in content and content[field] != whole.get(field):
+                raise InputError(
+                    f"{shared} is not the split that {file} names: its {field} is {whole.get(field)!r}, and should be "
+                    f"{content[field]!r}"
+                )
+        content = {**whole, **content}
     expected = {
         "name": str,
         "share": float,
@@ -220,9 +265,12 @@ def read_split(path: str | Path) -> dict[str, Any]:
     }
     lists = ("held_out", "validation", "left_out")
     wrong = [name for name, kind in expected.items() if not isinstance(content.get(name), kind)]
-    wrong += [name for name in lists if not isinstance(content.get(name), list)]
+    for name in lists:
+        ids = content.get(name)
+        if not (isinstance(ids, list) and all(isinstance(i, str) for i in ids)):
+            wrong.append(name)
     if wrong:
-        raise InputError(f"{Path(path, 'split.json')} is damaged: {', '.join(wrong)}")
+        raise InputError(f"{file} is damaged: {', '.join(wrong)}")
     return content
 
 

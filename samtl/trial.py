@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtl import metrics, pixel_metrics, splits
+from samtl import metrics, pixel_metrics, protocols, splits
 from samtl.errors import InputError
 from samtl.heads._base import Candidate, Epoch
 from samtl.metrics import PerClass, Score
 from samtl.preprocess import IGNORE
+from samtl.protocols import Samples as Samples
 from samtl.runs import FitResult, RunFolder, read_split, split_json
 from samtl.splits import Split
 
 DEFAULT_SHARE = 0.2
-SHIPPED = "shipped"
 _DOING = {
     "read": "reading the features",
     "fit": "training",
@@ -74,33 +76,23 @@ class Clock:
         return {**self.seconds, "total": now - self._began}
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The samples that a trial may draw on.
+class SharedClock(Clock):
+    """Times a trial that takes turns with others: only what is spent on it counts, in `total`, too."""
 
-    Attributes
-    ----------
-    where : str
-        The store or dataset, for messages.
-    task : str
-    ids : tuple of str
-    classes : tuple of str
-    labels : (N,) int64
-        -1 where there is none; all -1 for segmentation.
-    usable : (N,) bool
-        Samples that can take part: embedded, and labelled where labels are needed.
-    groups, parts : tuple of str
-        As of the dataset, or empty.
-    """
+    @contextmanager
+    def spending(self, stage: str) -> Iterator[None]:
+        """Count what a `with` block takes towards a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
-    where: str
-    task: str
-    ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    usable: NDArray[np.bool_]
-    groups: tuple[str, ...]
-    parts: tuple[str, ...]
+    def stop(self) -> dict[str, float]:
+        """End the last stage; gives the seconds of each, and their sum as `total`."""
+        super().stop()
+        return {**self.seconds, "total": sum(self.seconds.values())}
 
 
 def choose(
@@ -115,9 +107,9 @@ def choose(
     Parameters
     ----------
     samples : Samples
-    split : float, "shipped", Split or None
-        The held-out share; or the split that the dataset comes with, which None means where there is one (else 0.2);
-        or a split of the same samples, made elsewhere.
+    split : float, str, Split or None
+        A protocol as in `samtl.protocols`, such as the held-out share; None is the split that the dataset comes with,
+        where there is one, else 0.2. Or a split of the same samples, made elsewhere.
     seed : int
     same_split_as : path, optional
         A run whose parts are to be taken over, validation part included.
@@ -132,6 +124,8 @@ def choose(
     ------
     InputError
         Where no such split of these samples is possible.
+    ResourceError
+        Where lists of samples cannot be downloaded.
     """
     if same_split_as is not None:
         if split is not None:
@@ -142,67 +136,19 @@ def choose(
             raise InputError(
                 "--group-by and --same-split-as exclude each other: the run's split is taken as it is; leave one out"
             )
-        return _again(samples, Path(same_split_as))
-    labels = (
-        None if samples.task == "segmentation" else np.where(samples.usable, samples.labels, -1)
-    )
-    groups = samples.groups or None
+        return protocols.taken_over(samples, read_split(same_split_as), same_split_as)
     if split is None:
-        split = SHIPPED if samples.parts else DEFAULT_SHARE
+        split = protocols.SHIPPED if samples.parts else DEFAULT_SHARE
     if isinstance(split, Split):
         _require_same_samples(samples, split)
-        outer = split
-    elif split == SHIPPED:
-        if not samples.parts:
-            raise InputError(
-                f"{samples.where} comes with no split of its own; give the held-out share, such as --split 0.2"
-            )
-        if group_by is not None:
-            raise InputError(
-                f"--group-by has no bearing on the split that {samples.where} comes with: give a share, such as "
-                "--split 0.2, or leave it out"
-            )
-        return splits.shipped(samples.ids, samples.parts, labels, samples.usable, samples.classes)
-    else:
-        outer = splits.holdout(
-            samples.ids,
-            labels,
-            _share(split),
-            seed,
-            samples.classes,
-            groups=groups,
-            usable=samples.usable,
-        )
-    return outer, splits.inner(outer, samples.ids, labels, classes=samples.classes, groups=groups)
-
-
-def _share(split: float | str) -> float:
-    try:
-        return float(split)
-    except ValueError as error:
+        return split, protocols.validation_of(samples, split)
+    protocol = protocols.parse(split)
+    if group_by is not None and not protocol.draws:
         raise InputError(
-            f"--split takes the held-out share, such as 0.2, or {SHIPPED}, got {split!r}"
-        ) from error
-
-
-def _again(samples: Samples, run: Path) -> tuple[Split, Split]:
-    content = read_split(run)
-    try:
-        outer, inner = splits.from_ids(
-            samples.ids,
-            content["held_out"],
-            content["validation"],
-            content["left_out"],
-            name=content["name"],
-            share=content["share"],
-            seed=content["seed"],
-            digest=content["digest"],
-            validation_share=content["validation_share"],
+            f"--group-by has no bearing on --split {protocol.spec}, which takes the samples of {samples.where} as they "
+            "are listed: give a share, such as --split 0.2, or leave it out"
         )
-    except InputError as error:
-        raise InputError(f"the split of {run} is none of {samples.where}: {error}") from error
-    _require_usable(samples, outer)
-    return outer, inner
+    return protocols.choose(samples, protocol, seed)
 
 
 def _require_same_samples(samples: Samples, split: Split) -> None:
@@ -215,17 +161,7 @@ def _require_same_samples(samples: Samples, split: Split) -> None:
         raise InputError(
             f"the split {split.name!r} was made for other samples than those of {samples.where}"
         )
-    _require_usable(samples, split)
-
-
-def _require_usable(samples: Samples, split: Split) -> None:
-    rows = np.concatenate([split.train, split.test])
-    unusable = rows[~samples.usable[rows]]
-    if len(unusable):
-        raise InputError(
-            f"the split {split.name!r} has {len(unusable)} samples that {samples.where} holds no label or no "
-            f"features for, such as {samples.ids[unusable[0]]!r}"
-        )
+    protocols.require_usable(samples, split)
 
 
 @dataclass(frozen=True)
@@ -333,19 +269,35 @@ def left_out(samples: Samples, split: Split, why: Mapping[str, int]) -> dict[str
     return {**why, "not_in_the_split": others} if others else dict(why)
 
 
-def write_split(folder: RunFolder, samples: Samples, split: Split, inner: Split) -> None:
-    """Write who was held out, who validated, and who took no part; everyone else was learnt from."""
-    folder.write_json(
-        "split.json",
-        {
-            **split_json(split),
-            "validation_digest": inner.digest,
-            "validation_share": inner.share,
-            "held_out": [samples.ids[row] for row in split.test],
-            "validation": [samples.ids[row] for row in inner.test],
-            "left_out": [samples.ids[row] for row in not_in(samples, split)],
-        },
-    )
+def write_split(
+    folder: RunFolder, samples: Samples, split: Split, inner: Split, shared: Path | None = None
+) -> None:
+    """Write who was held out, who validated, and who took no part; everyone else was learnt from.
+
+    With `shared`, a folder beside that of the runs, the lists go there, once for all runs of the split.
+    """
+    names = {
+        **split_json(split),
+        "validation_digest": inner.digest,
+        "validation_share": inner.share,
+    }
+    lists = {
+        "held_out": [samples.ids[row] for row in split.test],
+        "validation": [samples.ids[row] for row in inner.test],
+        "left_out": [samples.ids[row] for row in not_in(samples, split)],
+    }
+    if shared is None:
+        folder.write_json("split.json", {**names, **lists})
+        return
+    file = f"{split.digest[:16]}-{inner.digest[:8]}.json"
+    with folder.writing():
+        if not (shared / file).exists():
+            shared.mkdir(exist_ok=True)
+            # Several processes may write the same text at once.
+            writing = shared / f".{file}.{folder.path.name}"
+            writing.write_text(json.dumps({**names, **lists}, indent=1) + "\n", encoding="utf-8")
+            writing.replace(shared / file)
+    folder.write_json("split.json", {**names, "file": f"../../{shared.name}/{file}"})
 
 
 def write_scores(
@@ -355,8 +307,9 @@ def write_scores(
     scores: Scores,
     curves: Mapping[str, list[Any]],
     chances: NDArray[np.float64] | None,
+    lean: bool = False,
 ) -> None:
-    """Write confusion, curves, and the predictions or the scores of each image."""
+    """Write confusion, curves, and the predictions or the scores of each image; `lean` leaves out probabilities."""
     names, ids = samples.classes, samples.ids
     folder.write_csv(
         "confusion.csv",
@@ -367,13 +320,13 @@ def write_scores(
     if chances is not None:
         folder.write_csv(
             "predictions.csv",
-            ["sample_id", "label", "predicted", *(f"p_{name}" for name in names)],
+            ["sample_id", "label", "predicted", *([] if lean else [f"p_{name}" for name in names])],
             (
                 [
                     ids[row],
                     names[samples.labels[row]],
                     names[chance.argmax()],
-                    *map("{:.9g}".format, chance),
+                    *([] if lean else map("{:.9g}".format, chance)),
                 ]
                 for row, chance in zip(split.test, chances, strict=True)
             ),
@@ -395,9 +348,15 @@ def published(folder: RunFolder, result: FitResult, source: str, digest: str) ->
     content = result.to_json()
     del content["run"]
     folder.write_json("metrics.json", content)
-    split = result.split
-    name = f"{source}-{result.name}-{split.share:.3g}-s{result.seed}-{digest[:8]}"
-    return replace(result, run=folder.publish(name))
+    return replace(
+        result,
+        run=folder.publish(run_name(source, result.name, result.split, result.seed, digest)),
+    )
+
+
+def run_name(source: str, model: str, split: Split, seed: int, digest: str) -> str:
+    """Name a run: what it learnt from, the model, the held-out share, the seed, and what decides its outcome."""
+    return f"{source}-{model}-{split.share:.3g}-s{seed}-{digest[:8]}"
 
 
 def mask_name(position: int, sample_id: str) -> str:

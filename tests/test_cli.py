@@ -443,7 +443,7 @@ def test_runs_are_never_overwritten(run, embedded):
         (("--split", "0.01"), "choose a share from"),
         (("--head", "mpl"), "did you mean mlp?"),
         (("--cache", "nowhere"), "there is no store in nowhere"),
-        (("--split", "half"), "--split takes the held-out share, such as 0.2, or shipped"),
+        (("--split", "half"), "no split is called 'half': known are 0.2, shipped, fold:1/5"),
         (("--seed", "-1"), "Invalid value for '--seed'"),
     ],
 )

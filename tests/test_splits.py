@@ -483,3 +483,76 @@ def test_a_recorded_split_of_other_samples_is_refused():
     twice = {**kept, "validation": kept["held_out"]}
     with pytest.raises(InputError, match=f"'{kept['held_out'][0]}' is listed more than once"):
         splits.from_ids(ids, **twice)
+
+
+@given(
+    sizes=st.lists(st.integers(5, 20), min_size=1, max_size=5),
+    folds=st.integers(2, 5),
+    seed=st.integers(0, 99),
+    random=st.randoms(use_true_random=False),
+)
+def test_every_sample_is_in_one_fold(sizes, folds, seed, random):
+    ids, labels = samples(sizes)
+    made = [splits.fold(ids, labels, i, folds, seed) for i in range(1, folds + 1)]
+    assert sorted(np.concatenate([split.test for split in made])) == list(range(len(ids)))
+    for split in made:
+        assert sorted([*split.train, *split.test]) == list(range(len(ids)))
+        assert (split.name, split.share, split.seed) == ("fold", 1 / folds, seed)
+    counts = np.array([per_class(labels, split.test, len(sizes)) for split in made])
+    assert np.ptp(counts, axis=0).max() <= 1
+    assert np.ptp(counts.sum(1)) <= 1
+    ids2, labels2 = in_another_order(random, ids, labels)
+    assert [splits.fold(ids2, labels2, i, folds, seed) for i in range(1, folds + 1)] == made
+
+
+def test_folds_are_drawn_anew_by_each_seed_and_can_be_cut():
+    ids, labels = samples([20, 30])
+    assert len({splits.fold(ids, labels, 1, 5, seed).digest for seed in range(9)}) == 9
+    fold = splits.fold(ids, labels, 1, 5)
+    part = splits.inner(fold, ids, labels)
+    assert sorted([*part.train, *part.test]) == fold.train.tolist()
+    assert per_class(labels, part.test, 2) == [3, 5]
+
+
+@given(GROUP_SIZES, st.integers(0, 99), st.randoms(use_true_random=False))
+def test_folds_of_groups_tear_none_and_are_as_large(sizes, seed, random):
+    ids, groups = scenes(sizes)
+    usable = np.arange(len(ids)) % 7 != 3
+    if len(members(groups, np.flatnonzero(usable))) < 3:
+        return
+    made = [splits.fold(ids, None, i, 3, seed, groups=groups, usable=usable) for i in range(1, 4)]
+    held = [members(groups, split.test) for split in made]
+    assert all(held)
+    assert sum(map(len, held)) == len(set().union(*held))
+    assert sorted(np.concatenate([split.test for split in made])) == np.flatnonzero(usable).tolist()
+    assert np.ptp([len(split.test) for split in made]) <= max(sizes)
+    assert {split.name for split in made} == {"grouped-fold"}
+    ids2, groups2, usable2 = in_another_order(random, ids, groups, usable)
+    assert made[1] == splits.fold(ids2, None, 2, 3, seed, groups=groups2, usable=usable2)
+
+
+@pytest.mark.parametrize(
+    ("which", "folds", "more", "said"),
+    [
+        (0, 5, {}, "I from 1 to K, got I = 0, K = 5"),
+        (3, 2, {}, "got I = 3, K = 2"),
+        (1, 1, {}, "K from 2"),
+        (1, 30, {}, "30 folds need at least 30 samples that can be used, got 16 of 16"),
+        (1, 7, {}, "7 samples of each class, and class 'Lake' has 6"),
+        (1, 5, {"groups": ["a", "b", "c", "d"] * 4}, "at least 5 groups, got 4"),
+        (1, 2, {"groups": ["a"] * 8 + ["b"] * 8}, "class 'Lake' has no .* where groups stay whole"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(which, folds, more, said):
+    ids = [f"{i}.png" for i in range(16)]
+    labels = np.array([0] * 6 + [1] * 10)
+    with pytest.raises(InputError, match=said):
+        splits.fold(ids, labels, which, folds, classes=["Lake", "River"], **more)
+
+
+def test_a_recorded_split_needs_its_parts():
+    ids, labels = samples([10, 10])
+    split = splits.holdout(ids, labels, 0.2)
+    kept = {**record(ids, split, splits.inner(split, ids, labels)), "validation": []}
+    with pytest.raises(InputError, match="for validation and held out, got 16, 0 and 4"):
+        splits.from_ids(ids, **kept)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from samtl import metrics, pixel_metrics, splits, trial
+from samtl import metrics, pixel_metrics, protocols, splits, trial
 from samtl.errors import InputError
 from samtl.preprocess import IGNORE
 from samtl.runs import RunFolder, read_split
@@ -80,6 +80,19 @@ def test_a_share_is_that_of_the_classes():
     assert inner == splits.inner(outer, some.ids, some.labels)
     assert choose(some, "0.25", 4, None) == (outer, inner)
     assert choose(some, outer, 9, None) == (outer, inner)
+
+
+@pytest.mark.parametrize("split", ["fold:2/3", "label:0.5@0.25", "shots:4@fold:1/3"])
+def test_a_protocol_is_chosen_and_taken_over(split, tmp_path):
+    some = samples()
+    parts = choose(some, split, 4, None)
+    assert parts == protocols.choose(some, protocols.parse(split), 4)
+    run = saved(tmp_path, some, *parts)
+    assert choose(some, None, 0, run) == parts
+    assert choose(some, f"file:{run / 'split.json'}", 0, None) == parts
+    learnt = len(parts[0].train) + len(parts[0].test)
+    left = {"not_in_the_split": 60 - learnt} if learnt < 60 else {}
+    assert left_out(some, parts[0], {}) == left
 
 
 def test_of_masks_every_sample_counts_alike():
@@ -163,7 +176,7 @@ def test_groups_are_kept_whole_in_every_part():
     ("split", "said"),
     [
         ("shipped", "toy.zarr comes with no split of its own"),
-        ("a fifth", "or shipped, got 'a fifth'"),
+        ("a fifth", "no split is called 'a fifth': known are 0.2, shipped, "),
         (0.0, r"between 0 and 1 \(the held-out share\), got 0.0"),
     ],
 )
@@ -315,10 +328,10 @@ def test_groups_that_have_no_bearing_are_refused(tmp_path):
     with pytest.raises(InputError, match="--group-by and --same-split-as exclude each other"):
         choose(some, None, 0, run, "image(.)")
     shipped = samples(parts=tuple(splits.PARTS[i // 3 % 3] for i in range(60)))
-    with pytest.raises(
-        InputError, match=r"--group-by has no bearing on the split that toy\.zarr comes"
-    ):
-        choose(shipped, None, 0, None, "image(.)")
+    for split in (None, "shipped", "label:0.5@shipped", "torchgeo", "file:mine"):
+        spec = split or "shipped"
+        with pytest.raises(InputError, match=f"--group-by has no bearing on --split {spec}, which"):
+            choose(shipped, split, 0, None, "image(.)")
 
 
 def test_a_takeover_has_the_validation_share_of_the_run(tmp_path):

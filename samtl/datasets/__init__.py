@@ -12,6 +12,7 @@ from samtl.datasets._base import (
     MaskReader,
     Reader,
     groups_by,
+    only,
     shuffled,
     subset,
 )
@@ -21,6 +22,7 @@ from samtl.errors import InputError
 __all__ = [
     "resolve",
     "shuffled",
+    "only",
     "subset",
     "groups_by",
     "Dataset",

@@ -88,6 +88,24 @@ def shuffled(dataset: Dataset) -> Dataset:
     return _take(dataset, order)
 
 
+def only(dataset: Dataset, sample_ids: Sequence[str]) -> Dataset:
+    """Take the images with these ids, in this order.
+
+    Raises
+    ------
+    InputError
+        Where an id is none of the dataset's.
+    """
+    place = {sample_id: i for i, sample_id in enumerate(dataset.sample_ids)}
+    absent = [sample_id for sample_id in sample_ids if sample_id not in place]
+    if absent:
+        raise InputError(
+            f"{dataset.name} has no image for {len(absent)} of {len(sample_ids)} ids, the first is {absent[0]!r}: "
+            "give the --dataset and --root that these were made from"
+        )
+    return _take(dataset, [place[sample_id] for sample_id in sample_ids])
+
+
 def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = None) -> Dataset:
     """Take the first images: `per_class` of each class, then at most `limit` in all.
 

@@ -52,6 +52,28 @@ class ChannelNorm(nn.Module):
         return normed.permute(0, 3, 1, 2)
 
 
+class Dropout(nn.Module):
+    """Dropout whose random numbers are bytes: torch's takes as long as the products around it on a CPU.
+
+    Parameters
+    ----------
+    p : float
+        In [0, 1), rounded to a whole number of 256ths.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.dropped = min(round(256 * p), 255)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero some numbers and scale up the others, while training."""
+        if not self.training or not self.dropped:
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        return x * kept * (256 / (256 - self.dropped))
+
+
 def upsampler(width: int, n_classes: int) -> nn.Sequential:
     """Four times the resolution by two transposed convolutions, as in SAM's mask decoder, then a score for each class.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ class Head(PooledHead):
         scaling: str = "auto",
         C: float | None = None,
         max_iter: int = 1000,
-        tol: float = 1e-7,
+        tol: float = 1e-6,
         random_state: Any = 0,
     ) -> None:
         self.scaling = scaling
@@ -98,20 +98,23 @@ class Head(PooledHead):
         scalings = ("standard", "none") if self.scaling == "auto" else (self.scaling,)
         grid = GRID if self.C is None else (self.C,)
         tried: list[Candidate] = []
-        start = self.__dict__.pop("_start", None)
+        start: Head | None = self.__dict__.pop("_start", None)
+        point = None if start is None else start._point()
         k = len(self.classes_)
         with threadpool_limits(1, "blas"):
             # One thread: products with so few columns (one for each class) spend their time at barriers otherwise.
             if len(held) and len(scalings) * len(grid) > 1:
                 for scaling in scalings if start is None else (start.scaling_,):
-                    search = _Search(scaling, grid, X, codes, train, held, k, start, on_event)
-                    tried += search.all() if start is None else search.nearby()
-                best = min(tried, key=lambda candidate: candidate.validation_loss)
-                self.scaling_, self.C_ = best.scaling, best.C
+                    search = _Search(scaling, grid, X, codes, train, held, k, point, on_event)
+                    found = search.all() if start is None else search.nearby(start.C_)
+                    least = min(tried + found, key=lambda candidate: candidate.validation_loss)
+                    tried += found
+                    if least in found:
+                        self.scaling_, self.C_, point = scaling, least.C, search.points[least.C]
             else:  # nothing to choose, or (one sample of each class) nothing to choose on
                 self.scaling_, self.C_ = scalings[0], 1.0 if self.C is None else self.C
             self.mean_, self.factor_ = _scale(X, self.scaling_)
-            begin = _moved(start, self.mean_, self.factor_, k)
+            begin = _moved(point, self.mean_, self.factor_, k)
             problem = Problem(scaled(X, self.mean_, self.factor_), codes, k)
             self.coef_, self.intercept_, self.n_iter_ = problem.solve(
                 self.C_, *begin, self.tol, self.max_iter
@@ -121,6 +124,9 @@ class Head(PooledHead):
             for name in Candidate.__dataclass_fields__
         }
         self.converged_ = self.n_iter_ < self.max_iter
+
+    def _point(self) -> _Point:
+        return _Point(self.coef_, self.intercept_, self.mean_, self.factor_)
 
     def _logits(self, X: Features) -> Floats:
         return np.asarray(((X - self.mean_) * self.factor_) @ self.coef_.T + self.intercept_)
@@ -159,12 +165,21 @@ def _scale(X: Features, scaling: str) -> tuple[Floats, Floats]:
     return mean, reciprocal(deviation)
 
 
-def _moved(start: Head | None, mean: Floats, factor: Floats, k: int) -> tuple[Floats, Floats]:
-    """Give weights for features that are scaled so, which predict as those of a fitted head; or zeros."""
+class _Point(NamedTuple):
+    """Weights, and how the features that they are for are scaled."""
+
+    coef: Floats
+    intercept: Floats
+    mean: Floats
+    factor: Floats
+
+
+def _moved(start: _Point | None, mean: Floats, factor: Floats, k: int) -> tuple[Floats, Floats]:
+    """Give weights for features that are scaled so, which predict as those at a point; or zeros."""
     if start is None:
         return np.zeros((k, len(mean))), np.zeros(k)
-    raw = start.coef_ * start.factor_
-    intercept = start.intercept_ + raw @ (mean - start.mean_)
+    raw = start.coef * start.factor
+    intercept = start.intercept + raw @ (mean - start.mean)
     return raw * np.divide(1.0, factor, out=np.zeros_like(factor), where=factor > 0), intercept
 
 
@@ -180,11 +195,11 @@ class _Search:
         train: Rows,
         held: Rows,
         k: int,
-        start: Head | None,
+        start: _Point | None,
         on_event: OnEvent,
     ) -> None:
         self.scaling, self.grid, self.on_event = scaling, grid, on_event
-        mean, factor = _scale(X[train], scaling)
+        mean, factor = self.scale = _scale(X[train], scaling)
         self.problem = Problem(scaled(X[train], mean, factor), codes[train], k)
         self.judged, self.truth = scaled(X[held], mean, factor), codes[held]
         if not np.isfinite(self.judged).all():
@@ -192,10 +207,8 @@ class _Search:
                 "the validation part holds infinity once it is scaled as the training part asks for"
             )
         self.weights = _moved(start, mean, factor, k)
-        self.first = min(
-            range(len(grid)), key=lambda i: abs(np.log(grid[i] / (start.C_ if start else 1)))
-        )
         self.tried: dict[int, Candidate] = {}
+        self.points: dict[float, _Point] = {}
 
     def all(self) -> list[Candidate]:
         """Walk from strong to weak penalties while the loss improves."""
@@ -208,14 +221,14 @@ class _Search:
                 break
         return list(self.tried.values())
 
-    def nearby(self) -> list[Candidate]:
+    def nearby(self, C: float) -> list[Candidate]:
         """Go from the penalty that was best before to whichever neighbour is better."""
-        at = self.first
+        first = at = min(range(len(self.grid)), key=lambda i: abs(np.log(self.grid[i] / C)))
         self._loss(at)
         for step in (1, -1):
             while 0 <= at + step < len(self.grid) and self._loss(at + step) < self._loss(at):
                 at += step
-            if at != self.first:  # what lies the other way was better nowhere
+            if at != first:  # what lies the other way was better nowhere
                 break
         return list(self.tried.values())
 
@@ -225,6 +238,7 @@ class _Search:
                 self.grid[i], *self.weights, SEARCH_TOL, SEARCH_ITER
             )
             self.weights = coef, intercept
+            self.points[self.grid[i]] = _Point(coef, intercept, *self.scale)
             chances = softmax(self.judged @ coef.T + intercept, axis=1)
             right = chances[np.arange(len(self.truth)), self.truth]
             loss = -np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean()

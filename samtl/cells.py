@@ -1,0 +1,299 @@
+"""The cells of a sweep and how they are worked off: what can be shared between them is read or computed once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samtl.baseline_fit import BaselineTrial, Floors, samples_of
+from samtl.datasets import Dataset, only, resolve, shuffled
+from samtl.errors import SamtlError
+from samtl.fit import Data, HeadTrial, Parts, array_for, configured, head_trial
+from samtl.heads._save import load
+from samtl.metrics import Score
+from samtl.runs import RunFolder
+from samtl.store.reader import Store, open_store
+from samtl.together import Job, fit_together
+from samtl.trial import Clock
+
+CELLS, SPLITS, FLOORS = "cells", "splits", "floors"  # folders of a sweep
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One training of a sweep.
+
+    Attributes
+    ----------
+    number : int
+        In the order of the plan.
+    kind : str
+        `heads` or `baselines`.
+    name : str
+    store : str
+        Path of the store; "" for a baseline.
+    features : str or None
+        Which columns of `pooled`.
+    split : str
+        As it was asked for.
+    seed : int
+    parts : Parts
+    digest : str
+        Of the configuration.
+    run : str
+        Name of the run folder.
+    start : str
+        Run folder of the cell that training starts from, or "".
+    """
+
+    number: int
+    kind: str
+    name: str
+    store: str
+    features: str | None
+    split: str
+    seed: int
+    parts: Parts
+    digest: str = ""
+    run: str = ""
+    start: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Cells that one process works off.
+
+    Attributes
+    ----------
+    lanes : tuple of tuple of Cell
+        In a lane each cell may start from one before it. Where there are several lanes, they share their passes over
+        the store.
+    """
+
+    lanes: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All of them."""
+        return [cell for lane in self.lanes for cell in lane]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What all cells of a sweep have in common.
+
+    Attributes
+    ----------
+    out : Path
+        The sweep's folder.
+    params : dict
+        Of heads and baselines, by name.
+    dataset, root : str or None
+        Where baselines find their images.
+    group_by : str or None
+    allow_partial : bool
+    """
+
+    out: Path
+    params: Mapping[str, Mapping[str, Any]]
+    dataset: str | Dataset | None = None
+    root: str | None = None
+    group_by: str | None = None
+    allow_partial: bool = False
+
+
+#: Called with a cell and what becomes of it: `started`, `event`, `done` or `failed`, and a text.
+Tell = Callable[[Cell, str, str], None]
+
+
+class Workshop:
+    """Works off units; keeps stores, features and floors between them.
+
+    Parameters
+    ----------
+    given : Given
+    """
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        self.store = functools.cache(open_store)
+        self.data = functools.cache(self._data)
+        self.images = functools.cache(self._images)
+        self._trained: dict[str, Any] = {}
+
+    def trial(self, cell: Cell) -> HeadTrial | BaselineTrial:
+        """Make the trial of a cell; nothing is read or trained."""
+        params = self.given.params.get(cell.name, {})
+        model = configured(cell.kind, cell.name, params, cell.seed)
+        given = {"sweep": self.given.out.name, "split": cell.split, "group_by": self.given.group_by}
+        if cell.kind == "heads":
+            array = array_of(self.store(cell.store), cell.name)
+            data = self.data(cell.store, array, cell.features)
+            return head_trial(data, cell.name, model, cell.parts, cell.seed, given, cell.start)
+        images, samples = self.images(cell.store)
+        return BaselineTrial(
+            images, samples, cell.name, model, cell.parts, cell.seed, given, cell.start
+        )
+
+    def perform(self, unit: Unit, tell: Tell) -> None:
+        """Work off a unit; a cell that fails is told of, and the others go on."""
+        first = unit.cells[0]
+        if first.kind == "heads":
+            store = self.store(first.store)
+            array = array_of(store, first.name)
+            if array != "pooled":
+                jobs = [[self._job(cell, tell) for cell in lane] for lane in unit.lanes]
+                fit_together(store, array, jobs)
+                self._trained.clear()
+                return
+            # For all cells to come; what is already there is not read again.
+            self.data(first.store, array, first.features).hold()
+        for lane in unit.lanes:
+            for cell in lane:
+                self._alone(cell, tell)
+            self._trained.clear()
+
+    def _alone(self, cell: Cell, tell: Tell) -> None:
+        tell(cell, "started", "")
+        try:
+            clock = Clock(lambda event: tell(cell, "event", str(event)))
+            trial = self._started(cell)
+            with self._folder() as folder:
+                if isinstance(trial, BaselineTrial):
+                    scores, also = trial.run(folder, clock)
+                    clock.start("floor")
+                    floors = self._floors_of_pixels(trial)
+                    clock.start("write")
+                    trial.conclude(folder, clock, scores, also, floors, self._shared)
+                    self._trained[cell.run] = trial.model
+                else:
+                    clock.start("read")
+                    with trial.refusing():
+                        trial.train(clock)
+                    clock.start("score")
+                    found = trial.score(folder)
+                    self._conclude(trial, folder, clock, found)
+                    self._trained[cell.run] = trial.head
+        except Exception as error:
+            tell(cell, "failed", why(error))
+        else:
+            tell(cell, "done", "")
+
+    def _job(self, cell: Cell, tell: Tell) -> Job:
+        def make() -> HeadTrial:
+            tell(cell, "started", "")
+            trial = self._started(cell)
+            assert isinstance(trial, HeadTrial)
+            # The next in the lane begins while this one is still answering.
+            self._trained[cell.run] = trial.head
+            return trial
+
+        def done(trial: HeadTrial, folder: RunFolder, clock: Clock) -> None:
+            with folder:
+                self._conclude(trial, folder, clock, trial.scores())
+            tell(cell, "done", "")
+
+        return Job(
+            make,
+            self._folder,
+            done,
+            lambda error: tell(cell, "failed", why(error)),
+            lambda event: tell(cell, "event", str(event)),
+        )
+
+    def _started(self, cell: Cell) -> HeadTrial | BaselineTrial:
+        """Make a trial whose model starts from the one that the plan names."""
+        trial = self.trial(cell)
+        if cell.start:
+            other = self._trained.get(cell.start)
+            if other is None:
+                other = load(self.given.out / CELLS / cell.start)
+            (trial.head if isinstance(trial, HeadTrial) else trial.model).start_from(other)
+        return trial
+
+    def _folder(self) -> RunFolder:
+        return RunFolder(self.given.out / CELLS)
+
+    @property
+    def _shared(self) -> Path:
+        return self.given.out / SPLITS
+
+    def _conclude(self, trial: HeadTrial, folder: RunFolder, clock: Clock, scores: Any) -> None:
+        clock.start("floor")
+        name = f"store-{trial.data.store.fingerprint[:8]}"
+
+        def fit() -> Floors:
+            floor, missing = trial.floor()
+            return {missing: {}} if floor is None else {"": floor}
+
+        ((missing, floor),) = self._floor(name, trial.parts, trial.seed, fit).items()
+        clock.start("write")
+        trial.conclude(folder, clock, scores, floor or None, missing, self._shared)
+
+    def _floors_of_pixels(self, trial: BaselineTrial) -> Floors | None:
+        floors = trial.floor
+        if trial.name == "floor":
+            self._floor("pixels", trial.parts, trial.seed, lambda: trial.figures)
+            return None
+        return self._floor("pixels", trial.parts, trial.seed, lambda: floors() or {})
+
+    def _floor(self, name: str, parts: Parts, seed: int, fit: Callable[[], Floors]) -> Floors:
+        """Give the figures of a floor on a split: it is the same beside every model, and fitted once."""
+        key = f"{name}-{parts.split.digest[:16]}-{parts.inner.digest[:8]}-s{seed}.json"
+        path = self.given.out / FLOORS / key
+        if not path.exists():
+            found = fit()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writing = path.with_name(f".{uuid.uuid4().hex}")
+            writing.write_text(
+                json.dumps({n: {m: asdict(s) for m, s in f.items()} for n, f in found.items()}),
+                encoding="utf-8",
+            )
+            writing.replace(path)
+            return found
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {n: {m: Score(**s) for m, s in f.items()} for n, f in content.items()}
+
+    def _data(self, store: str, array: str, features: str | None) -> Data:
+        given = self.given
+        return Data(self.store(store), array, features, given.group_by, given.allow_partial)
+
+    def _images(self, store: str) -> tuple[Dataset, Any]:
+        """Open the images of a store's rows, in their order; or all where there is no store."""
+        assert self.given.dataset is not None
+        found = resolve(self.given.dataset, self.given.root)
+        if not store:
+            found = shuffled(found)
+            return found, samples_of(found)
+        data = only(found, self.store(store).sample_ids)
+        return data, samples_of(data)
+
+
+def why(error: BaseException) -> str:
+    """Say in one line why a cell failed."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, SamtlError) else f"{type(error).__name__}: {text}"
+
+
+def array_of(store: Store, name: str) -> str:
+    """Give the array that a head reads."""
+    return array_for(store, name, configured("heads", name, {}, 0))
+
+
+def lanes_of(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Divide cells into those that start from one another, and order them so that each comes after its start."""
+    lane: dict[str, list[Cell]] = {}
+    lanes: list[list[Cell]] = []
+    for cell in sorted(cells, key=lambda cell: (len(cell.parts.split.train), cell.number)):
+        found = lane.get(cell.start)
+        if found is None:
+            found = []
+            lanes.append(found)
+        found.append(cell)
+        lane[cell.run] = found
+    return lanes

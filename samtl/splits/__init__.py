@@ -1,0 +1,36 @@
+"""Which samples are held out: index arithmetic with a digest, nothing else.
+
+Who goes where depends on sample ids, labels and the seed, never on the order of rows: within each class, samples
+are ranked by sha256 of (seed, id) and the first of them are held out. So the same dataset embedded in another
+order gives the same split, and a larger share holds out the same samples and more, but for what rounding shifts.
+
+Images cut from one scene look alike, and a head that has seen one of them knows the others: where samples have
+groups, it is the groups that are ranked, and none is ever torn. Where a dataset ships a split, `shipped` takes it.
+How few labels do is asked of one split: `fewer` and `shots` leave samples out of its training part.
+"""
+
+from __future__ import annotations
+
+from samtl.splits._base import VALIDATION_SHARE, Rows, Split, digest_of, require_share
+from samtl.splits._draw import fold, holdout, inner, require_fold
+from samtl.splits._fewer import fewer, require_part, require_shots, shots
+from samtl.splits._given import PARTS, from_ids, shipped
+
+__all__ = [
+    "Split",
+    "Rows",
+    "holdout",
+    "fold",
+    "inner",
+    "fewer",
+    "shots",
+    "shipped",
+    "from_ids",
+    "digest_of",
+    "require_share",
+    "require_fold",
+    "require_part",
+    "require_shots",
+    "PARTS",
+    "VALIDATION_SHARE",
+]

@@ -1,0 +1,501 @@
+"""Heads x splits x seeds: every training of a study, in as few passes over a store as possible, and resumable.
+
+A sweep is a folder: `results.csv`, one row for each cell and metric; `cells/`, a run folder for each cell; `splits/`,
+who was in which part; `floors/`, what image statistics alone come to. A cell is finished when its run folder is there,
+which appears whole or not at all; so a sweep that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from samtl import crew, protocols, results
+from samtl.cells import CELLS, Cell, Given, Unit, Workshop, array_of, lanes_of, why
+from samtl.datasets import Dataset
+from samtl.errors import InputError, LockedError, ResourceError, SamtlError
+from samtl.fit import Data, HeadTrial, Parts, configured
+from samtl.results import Results
+from samtl.runs import read_run, runs_folder
+from samtl.store.reader import Store
+from samtl.trial import Samples, run_name
+
+DEFAULT_HEADS = {
+    "classification": ("logreg", "mlp", "conv", "vit"),
+    "segmentation": ("conv", "vit"),
+}
+DEFAULT_SPLITS = "0.1,0.2,...,0.9"
+# How long a training takes for one sample, roughly and relative to each other: long ones begin first.
+_COSTS = {
+    "floor": 0.5,
+    "logreg": 1.0,
+    "mlp": 0.5,
+    "conv": 6.0,
+    "vit": 9.0,
+    "cnn": 10.0,
+    "unet": 60.0,
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What became of a cell: `planned`, `skipped`, `started`, `event`, `done` or `failed`.
+
+    `text` is the event's or the reason's; of a cell that is done or was skipped, `figures` are its metrics by name.
+    """
+
+    cell: Cell
+    what: str
+    text: str = ""
+    figures: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user must know."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """What a sweep came to.
+
+    Attributes
+    ----------
+    out : Path
+        Its folder.
+    done, skipped : int
+        Cells that were trained now; that were finished before.
+    failed : dict of str to str
+        What each cell that came to nothing was, and why.
+    rows : list of dict
+        Of `results.csv`, those of this sweep's cells.
+    seconds : float
+    notes : tuple of str
+    """
+
+    out: Path
+    done: int
+    skipped: int
+    failed: dict[str, str]
+    rows: list[dict[str, Any]]
+    seconds: float
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the result as JSON values."""
+        return {
+            "out": str(self.out),
+            "done": self.done,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
+        }
+
+
+OnEvent = Callable[[Progress | Note], None]
+
+
+def sweep(
+    stores: str | Path | Sequence[str | Path],
+    heads: Sequence[str] | None = None,
+    splits: str = DEFAULT_SPLITS,
+    seeds: int | Sequence[int] = 1,
+    out: str | Path | None = None,
+    *,
+    baselines: Sequence[str] = (),
+    features: Sequence[str] = (),
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    dataset: str | Dataset | None = None,
+    root: str | Path | None = None,
+    group_by: str | None = None,
+    warm_start: bool = True,
+    jobs: int = 1,
+    allow_partial: bool = False,
+    on_event: OnEvent | None = None,
+) -> SweepResult:
+    """Train every head on every split with every seed, and every baseline beside them.
+
+    Finished cells are skipped, so the same call resumes. A cell that fails is recorded and tried again next time.
+
+    Parameters
+    ----------
+    stores : path or sequence of paths
+        May be empty where there are only baselines.
+    heads : sequence of str, optional
+        By default all for the store's task.
+    splits : str
+        Separated by commas, "..." continues a row: see `samtl.protocols.several`.
+    seeds : int or sequence of int
+        How many, from 0; or which.
+    out : path, optional
+        The sweep's folder; by default `sweep-STORE` in `$SAMTL_RUNS` or `./runs`.
+    baselines : sequence of str
+        Are trained on the pixels of `dataset`, on the same samples.
+    features : sequence of str
+        Patterns of columns of `pooled`, as in `samtl.fit_head`; each head on pooled features is trained on each.
+    params : mapping, optional
+        By head or baseline, its parameters that differ from the defaults.
+    dataset, root
+        As for `samtl.embed`; needed for baselines.
+    group_by : str, optional
+        As for `samtl.fit_head`.
+    warm_start : bool
+        Whether a cell starts from the one whose training part is the largest within its own (same model and seed), and
+        trains shorter. Up to 3 % of the samples that then validate were learnt from before; held-out ones never.
+    jobs : int
+        Processes at a time. More than 1 start this program anew: a script needs `if __name__ == "__main__":`.
+    allow_partial : bool
+        Whether to use a store in which rows are not embedded yet.
+    on_event : callable, optional
+        Called with each `Progress` and `Note`.
+
+    Raises
+    ------
+    InputError
+        Where there is nothing to do, or a name, split, seed or store is not one.
+    LockedError
+        Where another sweep writes to the folder.
+    ResourceError
+        Where it cannot be written.
+    """
+    began = time.perf_counter()
+    paths = [str(stores)] if isinstance(stores, (str, Path)) else [str(path) for path in stores]
+    chosen = _seeds(seeds)
+    if jobs < 1:
+        raise InputError(f"--jobs must be at least 1, got {jobs}")
+    if baselines and dataset is None:
+        raise InputError(
+            f"the baselines {', '.join(baselines)} read pixels: say which with --dataset (and --root)"
+        )
+    asked = protocols.several(splits)
+    folder = Path(out) if out is not None else runs_folder() / f"sweep-{_named(paths, dataset)}"
+    given = Given(
+        folder,
+        dict(params or {}),
+        dataset,
+        None if root is None else str(root),
+        group_by,
+        allow_partial,
+    )
+    shop = Workshop(given)
+    cells = _plan(shop, paths, heads, asked, chosen, tuple(baselines), features, warm_start)
+    _known_params(given.params, cells)
+    with _locked(folder):
+        return _Sweep(shop, cells, folder, on_event or (lambda event: None)).run(jobs, began)
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not chosen:
+        raise InputError(f"--seeds takes how many, such as 3, or which, such as 0,5,7, got {seeds}")
+    twice = sorted({seed for seed in chosen if chosen.count(seed) > 1})
+    if twice:
+        raise InputError(
+            f"the seed {twice[0]} is given twice, and would count twice in every mean; leave one out"
+        )
+    for seed in chosen:
+        if not 0 <= seed < 2**32:
+            raise InputError(f"a seed must lie between 0 and {2**32 - 1}, got {seed}")
+    return chosen
+
+
+def _named(paths: Sequence[str], dataset: str | Dataset | None) -> str:
+    if paths:
+        return "-".join(Path(path).name.removesuffix(".zarr") for path in paths)[:100]
+    name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
+    return "".join(c if c.isalnum() or c in "-." else "-" for c in name)[:100]
+
+
+def _known_params(params: Mapping[str, Any], cells: Sequence[Cell]) -> None:
+    unused = sorted(set(params) - {cell.name for cell in cells})
+    if unused:
+        raise InputError(
+            f"parameters are given for {unused[0]}, which is not in this sweep: leave them out"
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One sweep at a time in a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        with lock:
+            yield
+    except Timeout as error:
+        raise LockedError(
+            f"another sweep writes to {folder}; wait for it, or choose another folder with --out"
+        ) from error
+    except OSError as error:
+        if isinstance(error, SamtlError):
+            raise
+        raise ResourceError(
+            f"cannot write a sweep into {folder}: {error.strerror or error}; choose another folder with --out, or "
+            "make room"
+        ) from error
+
+
+def _plan(
+    shop: Workshop,
+    paths: Sequence[str],
+    heads: Sequence[str] | None,
+    asked: Sequence[protocols.Protocol],
+    seeds: Sequence[int],
+    baselines: Sequence[str],
+    features: Sequence[str],
+    warm_start: bool,
+) -> list[Cell]:
+    """List the cells, with who is in which part, what decides their outcome, and where each starts."""
+    counter = itertools.count()
+    plan: list[Cell] = []
+
+    def several(store: str, kind: str, name: str, chosen: str | None, parts: _Chosen) -> None:
+        cells = [
+            Cell(next(counter), kind, name, store, chosen, spec, seed, found)
+            for (spec, seed), found in parts.items()
+        ]
+        for group in _by_seed(cells):
+            plan.extend(_chained(shop, group, warm_start))
+
+    for path in paths:
+        store = shop.store(path)
+        names = list(heads) if heads is not None else DEFAULT_HEADS[store.task]
+        split: dict[str, _Chosen] = {}  # of each array: it decides which rows are usable
+        for name in names:
+            array = array_of(store, name)
+            data = shop.data(path, array, None)
+            if array not in split:
+                split[array] = _parts(data.samples, asked, seeds)
+            for some in (features or (None,)) if array == "pooled" else (None,):
+                several(path, "heads", name, some, split[array])
+    base = paths[0] if paths else ""
+    if baselines:
+        samples = _pixel_samples(shop, base)
+        parts = _parts(samples, asked, seeds)
+        for name in baselines:
+            several(base, "baselines", name, None, parts)
+    if not plan:
+        raise InputError("there is nothing to sweep: name --heads or --baselines")
+    return plan
+
+
+_Chosen = Mapping[tuple[str, int], Parts]
+
+
+def _pixel_samples(shop: Workshop, store: str) -> Samples:
+    """Give the samples that baselines are split by: those of the store, where there is one."""
+    images: Dataset
+    samples: Samples
+    images, samples = shop.images(store)
+    if not store:
+        return samples
+    opened: Store = shop.store(store)
+    usable = next(
+        (array for array in ("pooled", "grid16", "embeddings") if array in opened.arrays), None
+    )
+    if usable is None:
+        raise InputError(f"{opened.path} holds no features yet; run samtl embed first")
+    data: Data = shop.data(store, usable, None)
+    if images.task != data.samples.task:
+        raise InputError(
+            f"{opened.path} is for {data.samples.task}, and {images.name} for {images.task}: give the --dataset that "
+            "the store was made from"
+        )
+    return replace(samples, usable=data.samples.usable, groups=data.samples.groups)
+
+
+def _parts(
+    samples: Samples, asked: Sequence[protocols.Protocol], seeds: Sequence[int]
+) -> dict[tuple[str, int], Parts]:
+    """Draw every split, with every seed that makes a difference."""
+    found: dict[tuple[str, int], Parts] = {}
+    for protocol, seed in itertools.product(asked, seeds):
+        found[protocol.spec, seed] = Parts(*protocols.choose(samples, protocol, seed))
+    return found
+
+
+def _by_seed(cells: Sequence[Cell]) -> list[list[Cell]]:
+    seeds = dict.fromkeys(cell.seed for cell in cells)
+    return [[cell for cell in cells if cell.seed == seed] for seed in seeds]
+
+
+def _chained(shop: Workshop, cells: Sequence[Cell], warm_start: bool) -> list[Cell]:
+    """Name the cells, each with the one that it starts from: the largest whose training part is within its own."""
+    made = configured(cells[0].kind, cells[0].name, shop.given.params.get(cells[0].name, {}), 0)
+    can = warm_start and hasattr(made, "start_from")
+    named: list[Cell] = []
+    for cell in sorted(cells, key=lambda cell: len(cell.parts.split.train)):
+        train = cell.parts.split.train
+        within = [
+            other
+            for other in named
+            if can
+            and len(other.parts.split.train) < len(train)
+            and np.isin(other.parts.split.train, train, assume_unique=True).all()
+        ]
+        cell = replace(cell, start=within[-1].run if within else "")
+        trial = shop.trial(cell)
+        digest = trial.config["digest"]
+        source = trial.data.store.name if isinstance(trial, HeadTrial) else trial.data.name
+        run = run_name(source, cell.name, cell.parts.split, cell.seed, digest)
+        named.append(replace(cell, digest=digest, run=run))
+    return named
+
+
+class _Sweep:
+    """The bookkeeping: what is finished, what became of the rest."""
+
+    def __init__(self, shop: Workshop, cells: Sequence[Cell], out: Path, on_event: OnEvent) -> None:
+        self.shop, self.cells, self.out, self.on_event = shop, list(cells), out, on_event
+        self.results = Results(out / results.FILE)
+        self.done = 0
+        self.failed: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def run(self, jobs: int, began: float) -> SweepResult:
+        for old in (self.out / CELLS).glob(".tmp-*"):  # of processes that were killed
+            shutil.rmtree(old, ignore_errors=True)
+        self._note(self.results.mend())
+        for cell in self.cells:
+            self.on_event(Progress(cell, "planned"))
+        finished = self.results.done()
+        left = []
+        for cell in self.cells:
+            if cell.digest in finished:
+                self.on_event(Progress(cell, "skipped", figures=None))
+            elif self._whole(cell):
+                self._record(cell)
+                self.on_event(Progress(cell, "skipped", figures=self._figures(cell)))
+            else:
+                left.append(cell)
+        if left:
+            crew.work(self._units(left, jobs), self.shop.given, jobs, self._tell)
+        digests = {cell.digest for cell in self.cells}
+        rows = [row for row in self.results.read() if row["cell"] in digests]
+        return SweepResult(
+            self.out,
+            self.done,
+            len(self.cells) - len(left),
+            self.failed,
+            rows,
+            time.perf_counter() - began,
+            tuple(self.notes),
+        )
+
+    def _note(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            self.notes.append(text)
+            self.on_event(Note(text))
+
+    def _whole(self, cell: Cell) -> bool:
+        """Tell whether a cell's run folder is there."""
+        folder = self.out / CELLS / cell.run
+        if not folder.is_dir():
+            return False
+        try:
+            return bool(read_run(folder)["digest"] == cell.digest)
+        except (InputError, KeyError):
+            return False
+
+    def _tell(self, cell: Cell, what: str, text: str) -> None:
+        figures = None
+        if what == "done":
+            try:
+                self._record(cell)
+                figures = self._figures(cell)
+                self.done += 1
+            except InputError as error:  # the folder went away, or is damaged
+                what, text = "failed", why(error)
+        if what == "failed":
+            self.failed[cell.run] = text
+            self.results.append([self._failed(cell, text)])
+        self.on_event(Progress(cell, what, text, figures))
+
+    def _record(self, cell: Cell) -> None:
+        folder = self.out / CELLS / cell.run
+        card = read_run(folder, "head.json")
+        self.results.append(
+            results.rows_of(
+                read_run(folder, "metrics.json"),
+                read_run(folder),
+                cell=cell.digest,
+                split_spec=cell.split,
+                run=f"{CELLS}/{cell.run}",
+                best_c=card["facts"].get("C_"),
+            )
+        )
+
+    def _figures(self, cell: Cell) -> dict[str, float]:
+        found = read_run(self.out / CELLS / cell.run, "metrics.json")["metrics"]
+        return {name: score["value"] for name, score in found.items()}
+
+    def _failed(self, cell: Cell, why: str) -> dict[str, Any]:
+        split = cell.parts.split
+        return results.failed_row(
+            cell=cell.digest,
+            error=why,
+            method=cell.name,
+            kind="head" if cell.kind == "heads" else "baseline",
+            features=cell.features or "",
+            split=cell.split,
+            split_name=split.name,
+            share=split.share,
+            split_digest=split.digest,
+            seed=cell.seed,
+            run=f"{CELLS}/{cell.run}",
+        )
+
+    def _units(self, cells: Sequence[Cell], jobs: int) -> list[Unit]:
+        """Divide what is left among processes: long units first, the floor before what is held against it."""
+        units: list[Unit] = []
+        grids: dict[tuple[str, str], list[Cell]] = {}
+        for cell in cells:
+            if cell.kind == "heads":
+                store = self.shop.store(cell.store)
+                array = array_of(store, cell.name)
+                if array != "pooled":
+                    grids.setdefault((cell.store, array), []).append(cell)
+        for (path, array), some in grids.items():
+            bins = jobs if _fits(self.shop.store(path), array) else 1
+            units += [Unit(tuple(map(tuple, lanes))) for lanes in _dealt(lanes_of(some), bins)]
+        in_grids = {cell.number for some in grids.values() for cell in some}
+        rest = [cell for cell in cells if cell.number not in in_grids]
+        units += [Unit((tuple(lane),)) for lane in lanes_of(rest)]
+        units.sort(key=lambda unit: (unit.cells[0].name != "floor", -_cost(unit.cells)))
+        return units
+
+
+def _cost(cells: Sequence[Cell]) -> float:
+    return sum(len(cell.parts.split.train) * _COSTS.get(cell.name, 5.0) for cell in cells)
+
+
+def _dealt(lanes: Sequence[list[Cell]], bins: int) -> list[list[list[Cell]]]:
+    """Deal lanes out, the costliest first, each to where there is least to do."""
+    hands: list[list[list[Cell]]] = [[] for _ in range(min(bins, len(lanes)))]
+    for lane in sorted(lanes, key=_cost, reverse=True):
+        min(hands, key=lambda hand: sum(map(_cost, hand))).append(lane)
+    return hands
+
+
+def _fits(store: Store, array: str) -> bool:
+    """Tell whether an array can stay in memory, so that a pass for each process is not a pass over the disk."""
+    size = int(np.prod(store.shape(array))) * np.dtype(store.dtype(array)).itemsize
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return size <= pages // 2
