@@ -46,6 +46,8 @@ class Targets:
         """Give (n,) int64 class indices, or (n, 4 side, 4 side) uint8 masks."""
         if self.labels is not None:
             return torch.from_numpy(self.labels[rows])
+        if not len(rows):
+            return torch.empty(0, dtype=torch.uint8)
         masks = [
             self.store.row("mask", int(row))[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
             for row in rows

@@ -59,6 +59,10 @@ class Progress:
     text: str = ""
     figures: Mapping[str, float] | None = None
 
+    def __str__(self) -> str:
+        cell = self.cell
+        return f"{cell.name}, split {cell.split}, seed {cell.seed}: {self.text or self.what}"
+
 
 @dataclass(frozen=True)
 class Note:

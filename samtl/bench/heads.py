@@ -20,16 +20,14 @@ from torch import Tensor, nn
 
 from samtl import registry
 from samtl.bench._paired import Row, paired
+from samtl.bench._store import Make, write_store
 from samtl.feed import Feed, Targets
 from samtl.heads._grid import UPSAMPLING
 from samtl.heads._losses import cross_entropy, cross_entropy_dice
 from samtl.heads._train import InMemory, Recipe, train
 from samtl.preprocess import PATCH
-from samtl.store.fingerprint import Fingerprint
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.reader import open_store
-from samtl.store.rows import Rows
-from samtl.store.writer import open_writer
 
 CHANNELS = 256
 ROUNDS = 5
@@ -157,30 +155,14 @@ def _write_store(case: Case, path: Path) -> Path:
     """Write a store of random numbers: the same block over and over, which a reader cannot know."""
     random = np.random.default_rng(0)
     n, size = case.blocks * BLOCK_ROWS, 64 * PATCH
-    task = case.task
-    ids = tuple(f"{i:06d}" for i in range(n))
-    labels = tuple((i % case.classes) if task == "classification" else -1 for i in range(n))
-    classes = tuple(f"class {i}" for i in range(case.classes))
-    fingerprint = Fingerprint("none", "0" * 64, {}, size, "float32", {})
-    names = [case.array, "label", *(["mask"] if task == "segmentation" else [])]
-    grids = random.standard_normal((BLOCK_ROWS, CHANNELS, case.side, case.side), np.float32)
-    grids = grids.astype(np.float16)
+    shape = (BLOCK_ROWS, CHANNELS, case.side, case.side)
+    grids = random.standard_normal(shape, np.float32).astype(np.float16)
     masks = random.integers(0, case.classes, (BLOCK_ROWS, size, size), np.uint8)
-    with open_writer(
-        path,
-        fingerprint,
-        {"weights": "none", "untrained": True},
-        Rows("bench", classes, ids, labels, "random numbers", task),
-        {"pooled": (), "image_stats": ()},
-        names,
-    ) as writer:
-        for block in range(case.blocks):
-            here = writer.block_rows(block)
-            arrays = {case.array: list(grids), "label": [labels[row] for row in here]}
-            if "mask" in names:
-                arrays["mask"] = list(masks)
-            writer.write_block(block, arrays, ["ok"] * len(here), {}, ["0" * 64] * len(here), {})
-    return path
+    arrays: dict[str, Make] = {case.array: lambda rows: grids}
+    if case.task == "segmentation":
+        arrays["mask"] = lambda rows: masks
+    labels = [i % case.classes if case.task == "classification" else -1 for i in range(n)]
+    return write_store(path, labels, case.classes, case.task, arrays)
 
 
 def _random(case: Case) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,31 @@
+"""`samtl bench sweep` measures what it says, at a size that a test can wait for."""
+
+import pytest
+
+from samtl.bench import sweep as bench
+
+
+def test_a_line_through_some_times_gives_the_others():
+    assert bench._over_all([10, 30], [3.0, 7.0], [10, 20, 30]) == pytest.approx(15.0)
+    assert bench._over_all([10, 30], [3.0, 7.0], [10, 30]) == 10.0  # measured is measured
+    assert bench._over_all([10], [3.0], [10, 20]) == 6.0
+
+
+def test_a_sweep_of_pooled_features_beside_the_loop(one_thread):
+    seen = []
+    rows = bench.bench_sweep(["pooled"], rows=320, splits="0.5,0.6", seeds=2, on_row=seen.append)
+    assert [row.name for row in rows] == ["logreg+mlp/2x2", "logreg+mlp/2x2/naive"]
+    assert seen == rows
+    ours, naive = rows
+    assert (ours.unit, ours.vs, naive.unit) == ("s", "naive", "s")
+    assert ours.ratio == pytest.approx(naive.value / ours.value)
+
+
+@pytest.mark.slow
+def test_heads_on_dense_embeddings_read_the_store_once_an_epoch(one_thread, monkeypatch):
+    monkeypatch.setattr(bench, "DENSE_HEADS", 3)
+    passes, seconds = bench.bench_sweep(["dense"], dense_rows=48)
+    assert passes.name == "3xconv/dense/passes"
+    assert bench.DENSE_EPOCHS < passes.value <= bench.DENSE_EPOCHS + 3
+    assert passes.ratio > 0
+    assert seconds.value > 0
