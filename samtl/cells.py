@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from samtl.baseline_fit import BaselineTrial, Floors, samples_of
-from samtl.datasets import Dataset, only, resolve, shuffled
-from samtl.errors import SamtlError
+from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
+from samtl.errors import InputError, SamtlError
 from samtl.fit import Data, HeadTrial, Parts, array_for, configured, head_trial
 from samtl.heads._save import load
 from samtl.metrics import Score
@@ -142,6 +143,22 @@ class Workshop:
 
     def perform(self, unit: Unit, tell: Tell) -> None:
         """Work off a unit; a cell that fails is told of, and the others go on."""
+        left = {cell.number: cell for cell in unit.cells}
+
+        def told(cell: Cell, what: str, text: str) -> None:
+            if what in ("done", "failed"):
+                left.pop(cell.number, None)
+            tell(cell, what, text)
+
+        try:
+            self._perform(unit, told)
+        except Exception as error:  # of what they share, such as the store
+            for cell in list(left.values()):
+                told(cell, "failed", why(error))
+        finally:
+            self._trained.clear()
+
+    def _perform(self, unit: Unit, tell: Tell) -> None:
         first = unit.cells[0]
         if first.kind == "heads":
             store = self.store(first.store)
@@ -149,14 +166,14 @@ class Workshop:
             if array != "pooled":
                 jobs = [[self._job(cell, tell) for cell in lane] for lane in unit.lanes]
                 fit_together(store, array, jobs)
-                self._trained.clear()
                 return
-            # For all cells to come; what is already there is not read again.
-            self.data(first.store, array, first.features).hold()
+            # For all cells to come; what is already there is not read again. Rows that cannot be read are told of by
+            # the cells that need them.
+            with contextlib.suppress(SamtlError):
+                self.data(first.store, array, first.features).hold()
         for lane in unit.lanes:
             for cell in lane:
                 self._alone(cell, tell)
-            self._trained.clear()
 
     def _alone(self, cell: Cell, tell: Tell) -> None:
         tell(cell, "started", "")
@@ -193,6 +210,10 @@ class Workshop:
             self._trained[cell.run] = trial.head
             return trial
 
+        def failed(error: Exception) -> None:
+            self._trained.pop(cell.run, None)
+            tell(cell, "failed", why(error))
+
         def done(trial: HeadTrial, folder: RunFolder, clock: Clock) -> None:
             with folder:
                 self._conclude(trial, folder, clock, trial.scores())
@@ -202,7 +223,7 @@ class Workshop:
             make,
             self._folder,
             done,
-            lambda error: tell(cell, "failed", why(error)),
+            failed,
             lambda event: tell(cell, "event", str(event)),
         )
 
@@ -212,7 +233,12 @@ class Workshop:
         if cell.start:
             other = self._trained.get(cell.start)
             if other is None:
-                other = load(self.given.out / CELLS / cell.start)
+                folder = self.given.out / CELLS / cell.start
+                if not folder.is_dir():
+                    raise InputError(
+                        f"it starts from {cell.start}, which came to nothing: sweep again, or without warm starts"
+                    )
+                other = load(folder)
             (trial.head if isinstance(trial, HeadTrial) else trial.model).start_from(other)
         return trial
 
@@ -267,10 +293,9 @@ class Workshop:
         """Open the images of a store's rows, in their order; or all where there is no store."""
         assert self.given.dataset is not None
         found = resolve(self.given.dataset, self.given.root)
-        if not store:
-            found = shuffled(found)
-            return found, samples_of(found)
-        data = only(found, self.store(store).sample_ids)
+        data = only(found, self.store(store).sample_ids) if store else shuffled(found)
+        if self.given.group_by is not None:
+            data = replace(data, groups=groups_by(data.sample_ids, self.given.group_by))
         return data, samples_of(data)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import signal
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -16,8 +16,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from samtl.cells import Cell, Given, Tell, Unit, Workshop
-
-_LOOK = 0.5  # seconds between looks at whether the others are alive
+from samtl.errors import InputError
 
 
 def cores() -> int:
@@ -37,6 +36,11 @@ def work(units: Sequence[Unit], given: Given, jobs: int, tell: Tell) -> None:
         Processes at a time; with 1, the work is done in this one. Together they use as many threads as there are cores.
     tell : callable
         See `samtl.cells.Tell`; called in this process. Of a cell whose process was killed it is told that it failed.
+
+    Raises
+    ------
+    InputError
+        Where a process does not get as far as working, as those of a script do that is not guarded.
     """
     if jobs == 1:
         shop = Workshop(given)
@@ -46,80 +50,100 @@ def work(units: Sequence[Unit], given: Given, jobs: int, tell: Tell) -> None:
     _Crew(units, given, jobs, tell).run()
 
 
+@dataclass(eq=False)
+class _Worker:
+    """A process, the line to it, and what it is at; `ready` once it has asked for work."""
+
+    process: BaseProcess
+    line: Any
+    unit: Unit | None = None
+    ready: bool = False
+
+
 class _Crew:
+    """The parent's side. Each process has a line of its own: one that is killed can spoil no other's."""
+
     def __init__(self, units: Sequence[Unit], given: Given, jobs: int, tell: Tell) -> None:
         self.given, self.jobs, self.tell = given, jobs, tell
         self.context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        self.told: Any = self.context.Queue()
         self.units = list(units)
         self.cells = {cell.number: cell for unit in units for cell in unit.cells}
-        self.busy: dict[int, tuple[BaseProcess, Any, Unit | None]] = {}
+        self.busy: list[_Worker] = []
         self.settled: set[int] = set()
 
     def run(self) -> None:
         try:
-            for pid in [self._hire() for _ in range(min(self.jobs, len(self.units)))]:
-                self._order(pid)
+            for _ in range(min(self.jobs, len(self.units))):
+                self._hire()
             while self.busy:
-                self._listen()
-                self._look_after()
+                lines = {worker.line: worker for worker in self.busy}
+                for line in connection.wait(list(lines)):
+                    self._listen(lines[line])
         finally:
-            for process, _, _ in self.busy.values():
-                process.terminate()
-            for process, _, _ in self.busy.values():
-                process.join()
+            for worker in self.busy:
+                worker.process.terminate()
+            for worker in self.busy:
+                worker.process.join()
 
-    def _hire(self) -> int:
-        orders = self.context.SimpleQueue()
+    def _hire(self) -> None:
+        ours, theirs = self.context.Pipe()
         threads = max(1, cores() // self.jobs)
         process = self.context.Process(
-            target=_serve, args=(self.given, threads, orders, self.told, os.getpid()), daemon=True
+            target=_serve, args=(self.given, threads, theirs), daemon=True
         )
-        process.start()
-        assert process.pid is not None
-        self.busy[process.pid] = (process, orders, None)
-        return process.pid
-
-    def _order(self, pid: int) -> None:
-        """Give a process its next unit, or send it home."""
-        process, orders, _ = self.busy[pid]
-        unit = self.units.pop(0) if self.units else None
-        self.busy[pid] = (process, orders, unit)
-        orders.put(unit)
-
-    def _listen(self) -> None:
         try:
-            pid, number, what, text = self.told.get(timeout=_LOOK)
-        except queue.Empty:
+            process.start()
+        except BrokenPipeError as error:
+            raise _unguarded() from error
+        theirs.close()  # so that the line ends when the process does
+        self.busy.append(_Worker(process, ours))
+
+    def _listen(self, worker: _Worker) -> None:
+        try:
+            number, what, text = worker.line.recv()
+        except (EOFError, OSError):
+            self._part(worker)
             return
         if what == "ready":
-            self._order(pid)
+            worker.ready = True
+            self._order(worker)
             return
         if what in ("done", "failed"):
             self.settled.add(number)
         self.tell(self.cells[number], what, text)
 
-    def _look_after(self) -> None:
-        for pid, (process, _, unit) in list(self.busy.items()):
-            if process.is_alive() or not self.told.empty():
-                continue
-            process.join()
-            del self.busy[pid]
-            if unit is None:
-                continue
+    def _order(self, worker: _Worker) -> None:
+        """Give a process its next unit, or send it home."""
+        worker.unit = self.units.pop(0) if self.units else None
+        try:
+            worker.line.send(worker.unit)
+        except OSError:  # it ended meanwhile, and has begun on nothing
+            self.units[:0] = [worker.unit] if worker.unit else []
+            worker.unit = None
+            self._part(worker)
+
+    def _part(self, worker: _Worker) -> None:
+        """Take note that a process has ended; another goes on with what it was at."""
+        self.busy.remove(worker)
+        worker.line.close()
+        worker.process.join()
+        if not worker.ready:
+            raise _unguarded()
+        if worker.unit is not None:
             # Killed, or out of memory: what it was at is lost, the rest is tried by another.
             left = [
-                [cell for cell in lane if cell.number not in self.settled] for lane in unit.lanes
+                [cell for cell in lane if cell.number not in self.settled]
+                for lane in worker.unit.lanes
             ]
             for lane in left:
                 if lane:
                     lost = lane.pop(0)
                     self.settled.add(lost.number)
-                    self.tell(lost, "failed", _ended(process.exitcode))
+                    self.tell(lost, "failed", _ended(worker.process.exitcode))
             if rest := tuple(tuple(lane) for lane in left if lane):
                 self.units.insert(0, Unit(rest))
-            if self.units:
-                self._order(self._hire())
+        if self.units and len(self.busy) < self.jobs:
+            self._hire()
 
 
 def _ended(code: int | None) -> str:
@@ -127,25 +151,33 @@ def _ended(code: int | None) -> str:
     return f"its process was ended {how}; where memory is short, fewer --jobs need less"
 
 
-def _serve(given: Given, threads: int, orders: Any, told: Any, parent: int) -> None:
-    """Work off units until there are none; the first was ordered when the process was started."""
+def _unguarded() -> InputError:
+    return InputError(
+        'a process of the sweep ended before it began: a script needs `if __name__ == "__main__":` around what starts '
+        "a sweep with jobs above 1; where that is there, try jobs=1"
+    )
+
+
+def _serve(given: Given, threads: int, line: Any) -> None:
+    """Work off units until there are none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch, daemon=True).start()
     torch.set_num_threads(threads)
-    pid = os.getpid()
 
     def tell(cell: Cell, what: str, text: str) -> None:
-        told.put((pid, cell.number, what, text))
+        line.send((cell.number, what, text))
 
     with threadpool_limits(threads):
         shop = Workshop(given)
-        while (unit := orders.get()) is not None:
+        line.send((-1, "ready", ""))
+        while (unit := line.recv()) is not None:
             shop.perform(unit, tell)
-            told.put((pid, -1, "ready", ""))
+            line.send((-1, "ready", ""))
 
 
-def _watch(parent: int, end: Callable[[int], None] = os._exit) -> None:
+def _watch() -> None:
     """End when the parent is gone: one that was killed cannot say so."""
-    while os.getppid() == parent:
-        time.sleep(_LOOK)
-    end(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

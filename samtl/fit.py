@@ -158,6 +158,7 @@ class Data:
         self.store, self.array = store, array
         self.columns, self._chosen = _columns(store, array, features)
         self._held: NDArray[np.float32] | None = None
+        self._place = np.full(len(store.sample_ids), -1)  # of a row in what is held
         needed = (array, "mask") if store.task == "segmentation" else (array,)
         valid = store.valid(*needed)
         quarantined = np.zeros_like(valid)
@@ -194,15 +195,17 @@ class Data:
 
     def hold(self) -> None:
         """Read all features now and keep them, where they are few enough."""
-        if self._held is None and held_in_memory(self.store, self.array, len(self.store)):
-            values: NDArray[np.float32] = self.store.read(self.array)
+        rows = np.flatnonzero(self.samples.usable)  # others may not be there yet
+        if self._held is None and held_in_memory(self.store, self.array, len(rows)):
+            values: NDArray[np.float32] = self.store.read(self.array, rows)
+            self._place[rows] = np.arange(len(rows))
             self._held = values if self._chosen is None else values[:, self._chosen]
 
     def features(self, rows: NDArray[np.int64], array: str | None = None) -> NDArray[np.float32]:
         """Read (n, F) features and make sure that they are numbers."""
         name = array or self.array
         values: NDArray[np.float32] = (
-            self._held[rows]
+            self._held[self._place[rows]]
             if self._held is not None and not array
             else self.store.read(name, rows)
         )

@@ -21,7 +21,18 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from samtl import crew, protocols, results
-from samtl.cells import CELLS, Cell, Given, Unit, Workshop, array_of, lanes_of, why
+from samtl.cells import (
+    CELLS,
+    FLOORS,
+    SPLITS,
+    Cell,
+    Given,
+    Unit,
+    Workshop,
+    array_of,
+    lanes_of,
+    why,
+)
 from samtl.datasets import Dataset
 from samtl.errors import InputError, LockedError, ResourceError, SamtlError
 from samtl.fit import Data, HeadTrial, Parts, configured
@@ -161,8 +172,9 @@ def sweep(
     group_by : str, optional
         As for `samtl.fit_head`.
     warm_start : bool
-        Whether a cell starts from the one whose training part is the largest within its own (same model and seed), and
-        trains shorter. Up to 3 % of the samples that then validate were learnt from before; held-out ones never.
+        Whether a cell starts from the one whose training part is the largest within its own (same model and seed),
+        where training is then shorter. Up to 3 % of the samples that then validate were learnt from before; held-out
+        ones never.
     jobs : int
         Processes at a time. More than 1 start this program anew: a script needs `if __name__ == "__main__":`.
     allow_partial : bool
@@ -297,6 +309,15 @@ def _plan(
             several(base, "baselines", name, None, parts)
     if not plan:
         raise InputError("there is nothing to sweep: name --heads or --baselines")
+    seen: dict[str, Cell] = {}
+    for cell in plan:
+        other = seen.setdefault(cell.digest, cell)
+        if other is not cell:
+            raise InputError(
+                f"{cell.name} with seed {cell.seed} would be trained twice in the same way, on the split {other.split} "
+                f"and on {cell.split}: a head, baseline, store, split or choice of features is given twice; leave one "
+                "out"
+            )
     return plan
 
 
@@ -342,15 +363,19 @@ def _by_seed(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 def _chained(shop: Workshop, cells: Sequence[Cell], warm_start: bool) -> list[Cell]:
     """Name the cells, each with the one that it starts from: the largest whose training part is within its own."""
-    made = configured(cells[0].kind, cells[0].name, shop.given.params.get(cells[0].name, {}), 0)
-    can = warm_start and hasattr(made, "start_from")
+    first = cells[0]
+    made = configured(first.kind, first.name, shop.given.params.get(first.name, {}), 0)
+    heads = first.kind == "heads"
+    task = shop.store(first.store).task if heads else shop.images(first.store)[0].task
     named: list[Cell] = []
     for cell in sorted(cells, key=lambda cell: len(cell.parts.split.train)):
         train = cell.parts.split.train
         within = [
             other
             for other in named
-            if can
+            if warm_start
+            and hasattr(made, "start_from")
+            and made.gains(len(cell.parts.inner.train), task)
             and len(other.parts.split.train) < len(train)
             and np.isin(other.parts.split.train, train, assume_unique=True).all()
         ]
@@ -374,29 +399,31 @@ class _Sweep:
         self.notes: list[str] = []
 
     def run(self, jobs: int, began: float) -> SweepResult:
-        for old in (self.out / CELLS).glob(".tmp-*"):  # of processes that were killed
-            shutil.rmtree(old, ignore_errors=True)
+        self._tidy()
         self._note(self.results.mend())
         for cell in self.cells:
             self.on_event(Progress(cell, "planned"))
         finished = self.results.done()
-        left = []
+        left, skipped = [], 0
         for cell in self.cells:
             if cell.digest in finished:
-                self.on_event(Progress(cell, "skipped", figures=None))
-            elif self._whole(cell):
-                self._record(cell)
-                self.on_event(Progress(cell, "skipped", figures=self._figures(cell)))
+                self.on_event(Progress(cell, "skipped"))
+                skipped += 1
+            elif (self.out / CELLS / cell.run).exists():
+                skipped += self._adopt(cell)
             else:
                 left.append(cell)
         if left:
-            crew.work(self._units(left, jobs), self.shop.given, jobs, self._tell)
+            try:
+                crew.work(self._units(left, jobs), self.shop.given, jobs, self._tell)
+            finally:
+                self._tidy()
         digests = {cell.digest for cell in self.cells}
         rows = [row for row in self.results.read() if row["cell"] in digests]
         return SweepResult(
             self.out,
             self.done,
-            len(self.cells) - len(left),
+            skipped,
             self.failed,
             rows,
             time.perf_counter() - began,
@@ -408,15 +435,31 @@ class _Sweep:
             self.notes.append(text)
             self.on_event(Note(text))
 
-    def _whole(self, cell: Cell) -> bool:
-        """Tell whether a cell's run folder is there."""
+    def _tidy(self) -> None:
+        """Remove what processes that were killed have left half-written; nobody else writes here."""
+        for folder in (CELLS, SPLITS, FLOORS):
+            for old in (self.out / folder).glob(".*"):
+                if old.is_dir():
+                    shutil.rmtree(old, ignore_errors=True)
+                else:
+                    old.unlink(missing_ok=True)
+
+    def _adopt(self, cell: Cell) -> bool:
+        """Take up a run folder that has no rows yet; tells whether it could be."""
         folder = self.out / CELLS / cell.run
-        if not folder.is_dir():
-            return False
         try:
-            return bool(read_run(folder)["digest"] == cell.digest)
-        except (InputError, KeyError):
+            if read_run(folder).get("digest") != cell.digest:
+                raise InputError(f"{folder} is of another training")
+            self._record(cell)
+        except (InputError, KeyError) as error:
+            self._tell(
+                cell,
+                "failed",
+                f"{why(error)}; take {cell.run} out of {CELLS} and run the sweep again",
+            )
             return False
+        self.on_event(Progress(cell, "skipped", figures=self._figures(cell)))
+        return True
 
     def _tell(self, cell: Cell, what: str, text: str) -> None:
         figures = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samtl.ahead import ahead
+from samtl.errors import SamtlError
 from samtl.feed import Targets, checked, window_rows
 from samtl.fit import HeadTrial
 from samtl.heads._grid import STATISTICS_ROWS, GridHead, moments
@@ -79,30 +80,41 @@ def fit_together(store: Store, array: str, lanes: Sequence[Sequence[Job]]) -> in
         Bytes of features that were read.
     """
     stream = _Stream(store, array)
-    active = [_Lane(stream, jobs) for jobs in lanes]
-    with isolated(0):
-        while active := [lane for lane in active if lane.begin_pass()]:
-            wanted = np.logical_or.reduce([lane.wanted() for lane in active])
-            learnt_from = np.logical_or.reduce([lane.targets_wanted() for lane in active])
-            asked = time.perf_counter()
-            for window in stream.windows(wanted, learnt_from):
-                waited = (time.perf_counter() - asked) / len(active)
-                for lane in active:
-                    lane.take(window, waited)
+    active = every = [_Lane(stream, jobs) for jobs in lanes]
+    try:
+        with isolated(0):
+            while active := [lane for lane in active if lane.begin_pass()]:
+                wanted = np.logical_or.reduce([lane.wanted() for lane in active])
+                learnt_from = np.logical_or.reduce([lane.targets_wanted() for lane in active])
                 asked = time.perf_counter()
-            for lane in active:
-                lane.end_pass()
+                for window in stream.windows(wanted, learnt_from):
+                    waited = (time.perf_counter() - asked) / len(active)
+                    for lane in active:
+                        lane.take(window, waited)
+                    asked = time.perf_counter()
+                for lane in active:
+                    lane.end_pass()
+    finally:
+        for lane in every:
+            lane.abandon()
     return stream.bytes
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Rows in memory: `targets` are those of `rows[learnt]`."""
+    """Rows in memory: `targets` are those of `rows[learnt]`; `lost` says of other rows why they are not here."""
 
     rows: Rows
     inputs: Tensor
     learnt: NDArray[np.bool_]
     targets: Tensor
+    lost: Mapping[int, SamtlError]
+
+    def require(self, needed: NDArray[np.bool_]) -> None:
+        """Raise what kept one of these rows of the store from being read."""
+        for row, error in self.lost.items():
+            if needed[row]:
+                raise error
 
 
 class _Stream:
@@ -129,10 +141,30 @@ class _Stream:
         kept = [np.sort(rows[wanted[rows]]) for rows in cut]
 
         def load(rows: Rows) -> _Window:
-            learnt = learnt_from[rows]
-            return _Window(rows, self.read(rows), learnt, self.targets.read(rows[learnt]))
+            try:
+                return self._load(rows, learnt_from, {})
+            except SamtlError:
+                # A row that is damaged ends only the heads that need it.
+                lost = self._lost(rows, learnt_from)
+                there = np.array([row for row in rows.tolist() if row not in lost], dtype=np.int64)
+                return self._load(there, learnt_from, lost)
 
         return ahead(load, [rows for rows in kept if len(rows)])
+
+    def _load(
+        self, rows: Rows, learnt_from: NDArray[np.bool_], lost: Mapping[int, SamtlError]
+    ) -> _Window:
+        learnt = learnt_from[rows]
+        return _Window(rows, self.read(rows), learnt, self.targets.read(rows[learnt]), lost)
+
+    def _lost(self, rows: Rows, learnt_from: NDArray[np.bool_]) -> dict[int, SamtlError]:
+        found: dict[int, SamtlError] = {}
+        for row in rows:
+            try:
+                self._load(np.array([row]), learnt_from, {})
+            except SamtlError as error:
+                found[int(row)] = error
+        return found
 
     def read(self, rows: Rows) -> Tensor:
         inputs = checked(self.store, self.array, rows)
@@ -214,6 +246,11 @@ class _Lane:
     def _score(self, training: _Training) -> None:
         self.scoring = _Scoring(self.stream, training)
 
+    def abandon(self) -> None:
+        """Leave no folder behind that is not whole, where the work was broken off."""
+        if self.scoring is not None:
+            self.scoring.abandon()
+
     @staticmethod
     def _safely(job: Job, work: Callable[[], None]) -> bool:
         try:
@@ -252,6 +289,7 @@ class _Training:
         self._epochs = 0
 
     def take(self, window: _Window, waited: float) -> None:
+        window.require(self.learnt | self.judged)
         self.trainer.waited += waited
         with self.clock.spending("fit"):
             self._take(window)
@@ -336,6 +374,7 @@ class _Scoring:
         self.folder = self.job.folder()
 
     def take(self, window: _Window) -> None:
+        window.require(self.position >= 0)
         positions = self.position[window.rows]
         mine = np.flatnonzero(positions >= 0)
         with self.clock.spending("score"):

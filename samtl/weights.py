@@ -122,7 +122,7 @@ def load_weights(
             raise InputError(
                 f"{name} has no official checkpoint; use --checkpoint random:SEED or a file"
             )
-        path = _download(official, origin.base_url)
+        path = download(official, origin.base_url)
         description = f"official {official.file}"
     else:
         path = Path(checkpoint)
@@ -184,7 +184,16 @@ def _fill_at_random(model: nn.Module, seed: int, gain: int) -> None:
             parameter.copy_(torch.from_numpy(values))
 
 
-def _download(official: Official, base_url: str) -> Path:
+def download(official: Official, base_url: str) -> Path:
+    """Fetch a published checkpoint, where it is not on this machine yet, and give its path.
+
+    Raises
+    ------
+    InputError
+        Where what comes is another file.
+    ResourceError
+        Where nothing comes.
+    """
     import pooch
 
     folder = Path(os.environ.get("SAMTL_WEIGHTS") or pooch.os_cache("samtl") / "weights")

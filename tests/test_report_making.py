@@ -291,6 +291,7 @@ def test_how_long_the_pass_took_is_not_known_without_its_store(tmp_path):
     assert read_from(store, committed(tmp_path / "b.zarr", [0, 4])) is None
     assert read_from(store, fingerprint="other") is None
     assert read_from(committed(tmp_path / "one.zarr", [0])) is None
+    assert read_from(committed(tmp_path / "at-once.zarr", [0, 0, 0])) is None
     assert read_from() is None
     (store / "log" / "1.json").write_text("{")
     assert read_from(store) is None

@@ -17,7 +17,7 @@ from samtl.datasets import Dataset
 from samtl.heads._base import OnEvent
 from samtl.heads._grid import largest
 from samtl.heads._losses import cross_entropy, cross_entropy_dice
-from samtl.heads._train import Recipe, isolated, train, warmed
+from samtl.heads._train import Recipe, isolated, shortened, train, warmed
 from samtl.preprocess import PIXEL_MEAN, PIXEL_STD, resized_shape
 
 _AT_ONCE = 2**20  # pixels in one call when predicting: bounds memory
@@ -143,6 +143,10 @@ class NetworkBaseline(PixelBaseline):
             self._model = self._build()
         self._load(tensors)
         self._model.eval()
+
+    def gains(self, n: int, task: str) -> bool:
+        """Tell whether training on n images is shorter from another baseline's weights."""
+        return shortened(self.epochs, n)
 
     def start_from(self, other: Self) -> None:
         """Let the next training begin with the weights of a fitted baseline and be shorter: see `warmed`."""

@@ -20,7 +20,7 @@ from samtl.errors import InputError
 from samtl.heads._base import Floats, OnEvent
 from samtl.heads._layers import Stem
 from samtl.heads._losses import cross_entropy, cross_entropy_dice
-from samtl.heads._train import Recipe, Source, Trainer, isolated, warmed
+from samtl.heads._train import Recipe, Source, Trainer, isolated, shortened, warmed
 
 STATISTICS_ROWS = (
     1024  # rows of the training part that channel means are taken over; more change nothing
@@ -188,6 +188,10 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         self._network.eval()
         trainer.outcome().tell(self)
         return self
+
+    def gains(self, n: int, task: str) -> bool:
+        """Tell whether training on n samples is shorter from another head's weights."""
+        return shortened(self.epochs or _DEFAULTS[task]["epochs"], n)
 
     def start_from(self, other: GridHead) -> None:
         """Let the next training begin with the weights of a fitted head and be shorter: see `warmed`."""

@@ -113,6 +113,11 @@ def warmed(recipe: Recipe, n: int) -> Recipe:
     return replace(recipe, epochs=min(recipe.epochs, shorter))
 
 
+def shortened(epochs: int, n: int) -> bool:
+    """Tell whether training on n samples is shorter from a warm start; else there is no use in one."""
+    return warmed(Recipe(epochs, 1, 1.0, 0.0, 1), n).epochs < epochs
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a training run; the model holds the weights of `best_epoch` (counted from 1).
@@ -165,9 +170,10 @@ def isolated(seed: int) -> Iterator[None]:
 
 
 class Tally:
-    """Running sums over batches: of the loss, and of what was right."""
+    """Running sums over batches: of the loss, and of what was right; `step` is the one that an epoch ended with."""
 
     def __init__(self) -> None:
+        self.step = 0
         self.loss = self.right = 0.0
         self.samples = self.targets = 0
 
@@ -241,7 +247,7 @@ class Trainer:
         self._tally = Tally()
         self._curves: list[Epoch] = []
         self._best: tuple[float, int, dict[str, Tensor]] = (math.inf, 0, {})
-        self._diverged = ""
+        self._diverged = False
         self._stopped = ""
         self._samples, self._seconds, self.waited = 0, 0.0, 0.0
 
@@ -253,7 +259,7 @@ class Trainer:
     @property
     def diverged(self) -> bool:
         """Whether the loss was no number any more; what is left of the epoch is then not learnt."""
-        return bool(self._diverged)
+        return self._diverged
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -282,7 +288,7 @@ class Trainer:
             value = self.loss(logits.float(), targets)
             self._tally.add(value.item(), logits, targets)
             if not math.isfinite(self._tally.loss):
-                self._diverged = f"diverged at step {self._step}"
+                self._diverged = True
             else:
                 value.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
@@ -300,6 +306,7 @@ class Trainer:
     def seal(self) -> Tally:
         """End an epoch; gives what it came to, and the next begins."""
         tally, self._tally = self._tally, Tally()
+        tally.step = self._step
         return tally
 
     def judge(self, model: nn.Module, tally: Tally, inputs: Tensor, targets: Tensor) -> None:
@@ -328,7 +335,7 @@ class Trainer:
         if self._stopped:
             return
         if not math.isfinite(learnt.loss) or not math.isfinite(judged.mean_loss):
-            self._stop(self._diverged or f"diverged at step {self._step}")
+            self._stop(f"diverged at step {learnt.step}")
             return
         epoch, epochs = len(self._curves) + 1, self.recipe.epochs
         self._curves.append(

@@ -67,6 +67,9 @@ class Head(PooledHead):
 
     facts = ("C_", "scaling_", "n_iter_", "converged_")
 
+    C_: float
+    scaling_: str
+
     def __init__(
         self,
         scaling: str = "auto",
@@ -80,6 +83,10 @@ class Head(PooledHead):
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
+
+    def gains(self, n: int, task: str) -> bool:
+        """Tell whether fitting n samples is shorter from another head: it is, and comes to the same."""
+        return True
 
     def start_from(self, other: Self) -> None:
         """Let the next fit begin with the settings and weights of a fitted head, such as one of fewer samples.

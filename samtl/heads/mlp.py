@@ -85,6 +85,12 @@ class Head(PooledHead):
         self.patience = patience
         self.random_state = random_state
 
+    def gains(self, n: int, task: str) -> bool:
+        """Tell whether training on n samples is shorter from another head's weights."""
+        from samtl.heads._train import shortened
+
+        return shortened(self.epochs, n)
+
     def start_from(self, other: Self) -> None:
         """Let the next fit begin with the weights of a fitted head and be shorter: see `samtl.heads._train.warmed`."""
         self._start = other
@@ -129,7 +135,8 @@ class Head(PooledHead):
             start: Head | None = self.__dict__.pop("_start", None)
             if start is not None:
                 recipe = _train.warmed(recipe, len(train))
-                for part, (weight, bias) in zip(model[::3], start.layers_, strict=True):
+                linear = [part for part in model if isinstance(part, nn.Linear)]
+                for part, (weight, bias) in zip(linear, start.layers_, strict=True):
                     part.weight.data.copy_(torch.from_numpy(weight))
                     part.bias.data.copy_(torch.from_numpy(bias))
             outcome = _train.train(

@@ -23,7 +23,8 @@ def pass_seconds(study: Study) -> float | None:
     Returns
     -------
     float or None
-        None where there are several stores, or the one does not lie any more where the runs found it.
+        None where there are several stores, the one does not lie any more where the runs found it, or all of it was
+        committed within a second.
     """
     sources = {
         (str(trial.config.get("store", {}).get("path", "")), trial.fingerprint)
@@ -43,7 +44,7 @@ def pass_seconds(study: Study) -> float | None:
     except (SamtlError, OSError, KeyError, ValueError):
         return None
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    if not gaps:
+    if not any(gaps):
         return None
     at_work = [gap for gap in gaps if gap <= _PAUSE * max(median(gaps), 1.0)]
     # The first block has no gap before it, and those after a pause have none that counts.

@@ -1,0 +1,255 @@
+"""A case study from the images to the page: resumed after every step, and refused where it would mix what differs."""
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import stubs
+from toys import blobs, stripes
+
+import samtl
+from samtl import protocols, reproducing, weights
+from samtl.baselines import vgg19
+from samtl.errors import InputError, MismatchError, UnknownName
+from samtl.planning import Plan
+from samtl.registry import names
+from samtl.report.gather import gather
+from samtl.reproducing import CASES, Step, reproduce
+from samtl.sweeping import DEFAULT_HEADS, Note, Progress
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHORT = {name: {"epochs": 1} for name in ("mlp", "conv", "vit", "cnn")}
+SHORT_MASKS = {"conv": {"epochs": 1}, "vit": {"epochs": 1}, "unet": {"epochs": 1, "image_size": 32}}
+
+
+def scenes(n=24, per_scene=4, parts=()):
+    """Images with masks, some of each scene."""
+    groups = tuple(f"scene{i // per_scene}" for i in range(n))
+    return dataclasses.replace(blobs(n), groups=groups, parts=parts)
+
+
+@pytest.fixture(scope="module")
+def seeing():
+    """Stubs whose features tell what is in an image."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield stubs.install(stubs.SeeingEncoders(), patch.setattr)
+
+
+def whole(study, dataset, out, params, **options):
+    told = []
+    result = reproduce(
+        study, dataset=dataset, out=out, params=params, quick=True, on_event=told.append, **options
+    )
+    return result, told
+
+
+@pytest.fixture(scope="module")
+def classified(seeing, one_thread, tmp_path_factory):
+    """A quick study of labelled images, and what it told."""
+    return whole("eurosat", stripes(), tmp_path_factory.mktemp("made") / "study", SHORT)
+
+
+@pytest.fixture(scope="module")
+def segmented(seeing, one_thread, tmp_path_factory):
+    """A quick study of images with masks."""
+    return whole("roads", scenes(), tmp_path_factory.mktemp("made") / "study", SHORT_MASKS)
+
+
+def models(sweep):
+    return {row["method"].partition("/")[0] for row in sweep.rows}
+
+
+def test_one_folder_holds_store_sweep_and_report(classified):
+    result, _ = classified
+    assert result.embed.store.parent == result.out / "store"
+    assert (result.sweep.out, result.report.folder) == (result.out / "sweep", result.out / "report")
+    assert {p.name for p in result.out.iterdir()} == {"store", "sweep", "report"}
+    assert set(samtl.open(result.embed.store).arrays) >= {"pooled", "grid16"}
+    assert "embeddings" not in samtl.open(result.embed.store).arrays
+    assert result.report.runs == result.sweep.done == 3 * 2 * 6
+    assert result.sweep.failed == {}
+    assert models(result.sweep) == {"logreg", "mlp", "conv", "vit", "floor", "cnn"}
+    page = result.report.page.read_text(encoding="utf-8")
+    assert 'id="section-images"' in page
+
+
+def test_the_steps_are_told_in_their_order_with_their_commands(classified):
+    result, told = classified
+    steps = [event for event in told if isinstance(event, Step)]
+    assert [step.name for step in steps] == ["embed", "sweep", "report"]
+    at = [told.index(step) for step in steps]
+    kinds = [Plan, Progress, str]
+    for kind, begin, end in zip(kinds, at, [*at[1:], len(told)], strict=True):
+        assert any(isinstance(event, kind) for event in told[begin:end])
+        assert not any(isinstance(event, kind) for event in told[:begin])
+    assert "--tiers pooled,grid16 --per-class 20" in steps[0].command
+    assert "--splits 0.2,0.5,0.8 --seeds 2 --baselines floor,cnn" in steps[1].command
+    assert "--set mlp.epochs=1" in steps[1].command
+    assert steps[2].command.startswith(f"samtl report {result.out / 'sweep'} --dataset stripes")
+    assert not re.search("None|auto|jobs", " ".join(step.command for step in steps))
+
+
+def test_a_quick_study_says_what_it_left_out(classified, segmented):
+    (note,) = classified[0].notes
+    for told in ("0.2, 0.5, 0.8 of 0.1, 0.2", "2 seeds of 3", "not the baseline vgg19", "tiny"):
+        assert told in note
+    assert "images" not in note  # all were taken
+    assert [str(event) for event in classified[1] if isinstance(event, Note)][0] == note
+    assert "vgg19" not in segmented[0].notes[0]
+
+
+def test_a_study_of_masks_holds_whole_scenes_out(segmented):
+    result, _ = segmented
+    assert models(result.sweep) == {"conv", "vit", "floor", "unet"}
+    assert {row["split"] for row in result.sweep.rows} == {"0.25", "label:0.5@0.25"}
+    assert {row["split_name"] for row in result.sweep.rows} == {"grouped", "grouped-label"}
+    assert result.sweep.failed == {}
+    assert result.report.missing == ()
+    assert len(gather([result.out])) == 1
+
+
+@pytest.fixture
+def again(classified, tmp_path):
+    """A copy of the study, and the function that goes on with it."""
+    out = shutil.copytree(classified[0].out, tmp_path / "study")
+    return out, lambda **options: whole("eurosat", stripes(), out, SHORT, **options)
+
+
+def test_what_is_done_is_not_done_again(again, seeing):
+    out, go_on = again
+    before, images = stubs.contents(out / "sweep"), seeing.images
+    result, _ = go_on()
+    assert (result.sweep.done, result.sweep.skipped, result.embed.encoded) == (0, 36, 0)
+    assert seeing.images == images
+    assert stubs.contents(out / "sweep") == before
+
+
+def test_it_goes_on_after_a_pass_that_was_stopped(again, seeing, monkeypatch):
+    out, go_on = again
+    shutil.rmtree(out)
+    asked = []
+    result, told = go_on(should_stop=lambda: len(asked) > 1 or asked.append(0))
+    assert result.embed.interrupted
+    assert (result.sweep, result.report) == (None, None)
+    assert [event.name for event in told if isinstance(event, Step)] == ["embed"]
+    assert result.to_json()["sweep"] is None
+    assert {path.name for path in out.iterdir()} == {"store"}
+    monkeypatch.setattr(reproducing, "QUICK_SEEDS", 1)
+    monkeypatch.setattr(reproducing, "DEFAULT_HEADS", {"classification": ("logreg",)})
+    result, _ = go_on()
+    assert result.embed.encoded == result.embed.rows - 16 * (len(asked) - 1) or result.embed.resumes
+    assert result.sweep.done == 3 * 3
+
+
+def test_it_goes_on_after_a_sweep_and_a_report_that_were_lost(again):
+    out, go_on = again
+    lost = sorted((out / "sweep" / "cells").iterdir())[0]
+    shutil.rmtree(lost)
+    (out / "sweep" / "results.csv").unlink()
+    shutil.rmtree(out / "report")
+    result, _ = go_on()
+    assert (result.sweep.done, result.sweep.skipped) == (1, 35)
+    assert result.report.page.is_file()
+    assert len(result.to_json()["sweep"]["rows"]) == len(result.sweep.rows)
+
+
+def test_other_embeddings_are_refused_before_anything_is_done(again):
+    out, go_on = again
+    before = stubs.contents(out)
+    for other in ({"encoder": "sam_vit_b"}, {"checkpoint": "random:7"}):
+        with pytest.raises(InputError, match=r"holds a study of .* choose another folder"):
+            go_on(**other)
+    with pytest.raises(MismatchError):
+        whole("eurosat", dataclasses.replace(stripes(), classes=("a", "b", "c")), out, SHORT)
+    assert stubs.contents(out) == before
+
+
+def test_the_whole_study_without_weights_for_vgg19_says_so(
+    seeing, tmp_path, monkeypatch, one_thread
+):
+    monkeypatch.setattr(vgg19, "BASE_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(reproducing, "SEEDS", 1)
+    few = dataclasses.replace(CASES["eurosat"], splits=("0.5",))
+    monkeypatch.setitem(CASES, "eurosat", few)
+    monkeypatch.setattr(reproducing, "DEFAULT_HEADS", {"classification": ("logreg",)})
+    out = tmp_path / "study"
+    result = reproduce("eurosat", dataset=stripes(), out=out, params={"cnn": {"epochs": 1}})
+    assert len(result.notes) == 1
+    assert "vgg19 is left out" in result.notes[0]
+    assert models(result.sweep) == {"logreg", "floor", "cnn"}
+    assert result.embed.plan.encoder == "sam_vit_b"
+    params = {"cnn": {"epochs": 1}, "vgg19": {"image_size": 32}}
+    told = []
+    more = reproduce(
+        "eurosat", dataset=stripes(), out=out, params=params, vgg19="random:0", on_event=told.append
+    )
+    assert more.notes == ()
+    assert (more.sweep.done, more.sweep.skipped) == (1, 3)
+    assert models(more.sweep) == {"logreg", "floor", "cnn", "vgg19"}
+    assert any("--set vgg19.checkpoint=random:0" in e.command for e in told if isinstance(e, Step))
+    assert any("vgg19" in warning for warning in more.report.warnings)  # untrained
+
+
+def test_a_shipped_split_is_used_where_there_is_one():
+    case = CASES["roads"]
+    parts = ("train",) * 16 + ("validation",) * 4 + ("test",) * 4
+    assert case.planned(scenes(parts=parts), False)[-1] == "shipped"
+    assert case.planned(scenes(), False)[0] == "0.25"
+    assert CASES["eurosat"].planned(dataclasses.replace(stripes(24), parts=parts), False) == (
+        tuple(f"0.{i}" for i in range(1, 10))
+    )
+
+
+def test_what_cannot_be_split_off_is_left_out(seeing, tmp_path, monkeypatch):
+    """Three scenes: one to train on, one to validate, one to hold out, and no more."""
+    monkeypatch.setattr(reproducing, "QUICK_SEEDS", 1)
+    monkeypatch.setattr(reproducing, "DEFAULT_HEADS", {"segmentation": ("conv",)})
+    few = dataclasses.replace(CASES["roads"], quick_splits=("0.25", "0.75"), baselines=("floor",))
+    monkeypatch.setitem(CASES, "roads", few)
+    params = {"conv": {"epochs": 1}}
+    result, _ = whole("roads", scenes(12), tmp_path / "three", params)
+    assert len(result.notes) == 2
+    assert "the split 0.75 is left out" in result.notes[1]
+    assert {row["split"] for row in result.sweep.rows} == {"0.25"}
+    with pytest.raises(InputError, match="cannot be split"):
+        whole("roads", scenes(8, 8), tmp_path / "one", params)
+
+
+def test_every_name_and_split_of_a_study_is_one():
+    for case in CASES.values():
+        assert set(case.baselines) <= set(names("baselines"))
+        assert case.dataset in names("datasets")
+        for specs in (case.splits, case.quick_splits, case.shipped, case.quick_shipped):
+            assert [p.spec for p in protocols.several(",".join(specs or ("0.2",)))]
+        assert set(case.quick_splits) <= set(case.splits)
+        assert set(case.quick_shipped) <= set(case.shipped)
+        assert case.task in DEFAULT_HEADS
+
+
+def test_arguments_that_are_wrong_leave_nothing_behind(tmp_path):
+    out = tmp_path / "study"
+    with pytest.raises(UnknownName, match="did you mean eurosat"):
+        reproduce("eurosta", out=out)
+    with pytest.raises(InputError, match="name another --dataset, or reproduce roads"):
+        reproduce("eurosat", dataset="synthetic-roads:6", out=out)
+    with pytest.raises(InputError, match="roads cannot be downloaded"):
+        reproduce("roads", out=out)
+    with pytest.raises(InputError, match="no such file"):
+        reproduce("eurosat", dataset="synthetic:2", encoder="tiny", vgg19="gone.pth", out=out)
+    assert not out.exists()
+
+
+def test_weights_that_cannot_be_had_are_not_replaced(tmp_path, monkeypatch):
+    from samtl.encoders import _weights
+    from samtl.errors import ResourceError
+
+    monkeypatch.setattr(
+        weights, "download", lambda *_: (_ for _ in ()).throw(ResourceError("--checkpoint random:0"))
+    )
+    assert _weights.load_weights is weights.load_weights or True
+    with pytest.raises(ResourceError, match="random:0"):
+        reproduce("eurosat", dataset="synthetic:2", vgg19=None, out=Path("study"))

@@ -1,0 +1,487 @@
+"""Heads that share their passes: each comes out as if it were alone, and an epoch costs one pass."""
+
+import gc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from stubs import SeeingEncoders, install
+from toys import blobs, stripes
+
+from samtl import feed, fit
+from samtl.embedding import embed
+from samtl.errors import DamageError, InputError, ResourceError
+from samtl.fit import Data, Parts, head_trial
+from samtl.heads._grid import STATISTICS_ROWS
+from samtl.protocols import parse
+from samtl.runs import RunFolder
+from samtl.store.reader import Store
+from samtl.together import Job, _Pool, _Stream, _Window, fit_together
+from samtl.trial import choose
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PARAMS = {
+    "conv": {"width": 8, "epochs": 4, "lr": 1e-2},
+    "vit": {"width": 64, "epochs": 3, "dropout": 0.5},
+}
+
+
+class Watched(Store):
+    """A store that counts the bytes of features that are read, and of which some rows cannot be."""
+
+    array = "grid16"
+    lost: dict[int, Exception]
+    infinite: frozenset = frozenset()
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.bytes, self.lost = 0, {}
+
+    def row(self, array, row):
+        found = super().row(array, row)
+        if array != self.array:
+            return found
+        if row in self.lost:
+            raise self.lost[row]
+        self.bytes += found.nbytes
+        if row in self.infinite:
+            found = found.copy()
+            found[3, 0, 0] = np.inf
+        return found
+
+
+class Dense(Watched):
+    array = "embeddings"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, data, side, tier in (
+            ("classes", stripes(75), 256, "grid16"),
+            ("masks", blobs(40, classes=2), 64, "dense"),
+        ):
+            install(SeeingEncoders(side), patch.setattr)
+            embed(data, "stub", out=folder / f"{name}.zarr", device="cpu", dtype="float32", tiers=(tier,))  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def store(made):
+    return Watched(made / "classes.zarr")
+
+
+@pytest.fixture
+def dense(made):
+    return Dense(made / "masks.zarr")
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """Let a window hold one block of rows."""
+    monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
+
+
+class Made:
+    """A job, and what becomes of it."""
+
+    def __init__(self, store, name="conv", split="0.2", seed=0, out="runs", **params):
+        self.store, self.name, self.seed = store, name, seed
+        self.params = PARAMS[name] | params
+        self.data = Data(store, store.array, None, None, False)
+        self.parts = Parts(*choose(self.data.samples, split, seed, None))
+        self.out = out
+        self.epochs, self.error, self.scores, self.seconds = [], None, None, None
+
+    def trial(self):
+        head = fit.configured("heads", self.name, self.params, self.seed)
+        return head_trial(self.data, self.name, head, self.parts, self.seed, {})
+
+    def make(self):
+        return self.trial()
+
+    def done(self, trial, folder, clock):
+        assert self.scores is None
+        with folder:
+            self.scores = trial.scores()
+        self.seconds = clock.stop()
+        self.keep(trial.head)
+        self.chances = trial.chances
+
+    def failed(self, error):
+        assert self.error is None
+        assert self.scores is None
+        self.error = error
+
+    def keep(self, head):
+        self.head, self.weights = head, {n: a.copy() for n, a in head.tensors().items()}
+
+    @property
+    def job(self):
+        return Job(
+            lambda: self.make(),
+            lambda: RunFolder(self.out),
+            lambda *came: self.done(*came),
+            self.failed,
+            self.epochs.append,
+        )
+
+
+@pytest.fixture
+def make(store, tmp_path):
+    return lambda *args, **params: Made(store, *args, out=tmp_path / "runs", **params)
+
+
+@pytest.fixture
+def mask_head(dense, tmp_path):
+    return lambda *args, **params: Made(dense, *args, out=tmp_path / "runs", **params)
+
+
+def run(store, *lanes):
+    return fit_together(store, store.array, [[one.job for one in lane] for lane in lanes])
+
+
+def same(one, other):
+    """Whether two came out the same, to the bit."""
+    assert one.error is other.error is None
+    assert one.weights.keys() == other.weights.keys()
+    for name, array in one.weights.items():
+        assert array.tobytes() == other.weights[name].tobytes(), name
+    assert one.head.curves_ == other.head.curves_
+    assert one.epochs == other.epochs
+    assert one.head.stopped_ == other.head.stopped_
+    assert one.scores.metrics == other.scores.metrics
+    np.testing.assert_array_equal(one.scores.confusion, other.scores.confusion)
+    np.testing.assert_array_equal(one.chances, other.chances)
+
+
+# A head does not notice the others
+
+
+def several(make):
+    return [
+        make("conv"),
+        make("vit", split="0.4", seed=3),
+        make("conv", split="0.6", seed=1, epochs=2),
+        make("vit", seed=2, epochs=5, patience=1, lr=0.1),
+    ]
+
+
+def test_a_head_comes_out_the_same_whoever_shares_its_passes(store, make, windows):
+    alone = several(make)
+    for one in alone:
+        run(store, [one])
+    together, reversed_, behind = several(make), several(make), several(make)
+    run(store, *[[one] for one in together])
+    run(store, *[[one] for one in reversed(reversed_)])
+    run(store, behind[:1] + behind[2:], behind[1:2])  # one after the other in a lane
+    for one, *others in zip(alone, together, reversed_, behind, strict=True):
+        for other in others:
+            same(one, other)
+
+
+def test_of_masks_too(dense, mask_head, windows):
+    def three():
+        return [mask_head("conv"), mask_head("conv", "0.4", 1, epochs=2), mask_head("vit", seed=2)]
+
+    alone, together, behind = three(), three(), three()
+    for one in alone:
+        run(dense, [one])
+    run(dense, *[[one] for one in together])
+    run(dense, behind[::-1])
+    for one, *others in zip(alone, together, behind, strict=True):
+        for other in others:
+            same(one, other)
+
+
+def test_what_torch_is_set_to_neither_matters_nor_changes(store, make):
+    one, other = make("vit"), make("vit")
+    run(store, [one])
+    torch.rand(7)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        run(store, [other])
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    same(one, other)
+
+
+# Each pass serves all
+
+
+def test_many_heads_read_the_store_once_an_epoch(dense, mask_head, windows):
+    heads = [mask_head("conv", seed=i, split=f"0.{1 + i % 5}") for i in range(9)]
+    read = run(dense, *[[head] for head in heads])
+    assert all(head.scores for head in heads)
+    assert {len(head.epochs) for head in heads} == {4}
+    row = dense.row("embeddings", 0).nbytes
+    whole = len(dense) * row
+    learnt = np.unique(np.concatenate([h.parts.inner.train[:STATISTICS_ROWS] for h in heads]))
+    assert read <= (4 + 2) * whole + len(learnt) * row
+    assert read == dense.bytes - row  # less the row that this test has looked at
+
+
+def test_one_head_costs_as_much(dense, mask_head):
+    """So that the bound above is one: an epoch more is a pass more, and a head more is none."""
+    read = []
+    for heads, epochs in ((1, 2), (1, 3), (3, 3)):
+        lanes = [[mask_head("conv", epochs=epochs)] for _ in range(heads)]
+        read.append(run(dense, *lanes))
+    one = dense.row("embeddings", 0).nbytes
+    used = len(mask_head("conv").parts.split.train)
+    assert read[1] - read[0] == used * one
+    assert read[2] == read[1]
+
+
+def test_rows_that_nobody_wants_are_not_read(store, make):
+    kept = parse("label:0.25@0.5").spec
+    one = make("conv", split=kept)
+    wanted = np.concatenate([one.parts.split.train, one.parts.split.test])
+    assert len(wanted) < len(store)
+    store.lost = {
+        row: AssertionError("nobody wants it") for row in set(range(len(store))) - {*wanted}
+    }
+    run(store, [one])
+    assert one.scores
+
+
+# As good as alone
+
+
+def test_a_shared_pass_teaches_as_well(store, make, windows):
+    one, other = make("conv", width=32, epochs=12), make("vit", epochs=12, dropout=0.1)
+    run(store, [one], [other])
+    for each in (one, other):
+        assert each.scores.metrics["accuracy"].value > 0.9
+        assert {"fit", "score", "total"} <= each.seconds.keys()
+        assert each.head.rate_ > 0
+        assert 0 <= each.head.waiting_ <= 1
+
+
+def alone(one):
+    """What the loop of one head comes to on the same parts."""
+    trial = one.trial()
+    labels = one.data.samples.labels if one.data.samples.task == "classification" else None
+    feeds = trial.data.feeds(one.parts, labels)
+    task, shape = one.store.task, one.store.shape(one.store.array)[1:]
+    return trial.head.fit(*feeds, task=task, n_classes=len(one.store.classes), shape=shape)
+
+
+SHORT = {"batch_size": 6}  # which 48 training samples are a multiple of: the batches are then the same
+
+
+@pytest.mark.parametrize(
+    ("params", "stopped"),
+    [
+        ({"epochs": 3}, "epochs"),
+        ({"epochs": 40, "patience": 1, "lr": 3e-2}, "patience"),
+        ({"epochs": 9, "lr": 1.0, "weight_decay": 10.0}, "diverged at step "),
+    ],
+)
+def test_it_ends_as_alone(store, make, params, stopped):
+    one = make("conv", **SHORT, **params)
+    assert len(one.parts.inner.train) == 48
+    run(store, [one], [make("vit", seed=5)])
+    expected = alone(one)
+    assert one.error is None
+    assert one.head.stopped_.startswith(stopped)
+    assert one.head.stopped_ == expected.stopped_
+    assert (one.head.n_iter_, one.head.best_epoch_) == (expected.n_iter_, expected.best_epoch_)
+    assert one.head.n_iter_ < 40
+    for name, curve in expected.curves_.items():
+        np.testing.assert_allclose(one.head.curves_[name], curve, rtol=0.05, atol=0.02)
+
+
+def test_a_loss_that_never_was_a_number_fails_it_alone(store, make):
+    bad, good = make("conv", lr=1e30, **SHORT), make("conv", **SHORT)
+    run(store, [bad], [good])
+    with pytest.raises(InputError) as caught:
+        alone(bad)
+    assert str(bad.error) == str(caught.value)
+    assert good.scores
+
+
+# What fails, fails alone
+
+
+def test_what_cannot_be_made_is_told_of_and_the_next_begins(store, make):
+    bad, after, beside = make("conv"), make("conv"), make("vit")
+    bad.make = lambda: (_ for _ in ()).throw(ResourceError("no memory for this one"))
+    run(store, [bad, after], [beside])
+    assert str(bad.error) == "no memory for this one"
+    expected = make("conv")
+    run(store, [expected])
+    same(after, expected)
+    assert beside.scores
+
+
+def test_a_parameter_out_of_its_range_is_the_user_s(store, make):
+    bad, good = make("conv", dropout=2.0), make("conv")
+    run(store, [bad], [good])
+    assert isinstance(bad.error, InputError)
+    assert str(bad.error).startswith("the head conv cannot be trained: dropout must be")
+    assert good.scores
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+@pytest.mark.parametrize("what", ["infinite", "damaged"])
+def test_rows_that_cannot_be_used_fail_who_needs_them(store, make, windows, what, part, tmp_path):
+    heads = [make("conv", split="label:0.5@0.4", seed=seed) for seed in range(6)]
+    needs = {
+        "train": lambda p: p.inner.train,
+        "validation": lambda p: p.inner.test,
+        "test": lambda p: p.split.test,
+    }
+    row = int(needs[part](heads[0].parts)[0])
+    if what == "infinite":
+        store.infinite = frozenset([row])
+    else:
+        store.lost = {row: DamageError(f"row {row} fails its checksum")}
+    run(store, *[[head] for head in heads])
+    touched = {
+        i: row in np.concatenate([head.parts.split.train, head.parts.split.test])
+        for i, head in enumerate(heads)
+    }
+    assert touched[0]
+    assert not all(touched.values())
+    for i, head in enumerate(heads):
+        if touched[i]:
+            said = f"{store.sample_ids[row]!r} is not finite" if what == "infinite" else "checksum"
+            assert isinstance(head.error, InputError)
+            assert said in str(head.error)
+        else:
+            assert head.error is None
+    assert not list((tmp_path / "runs").glob(".*"))
+    store.infinite, store.lost = frozenset(), {}
+    for i, head in enumerate(heads):
+        if not touched[i]:
+            expected = make("conv", split="label:0.5@0.4", seed=i)
+            run(store, [expected])
+            same(head, expected)
+
+
+def test_what_comes_after_training_may_fail_too(store, make, tmp_path):
+    def refuse(*came):
+        raise ResourceError("the disk is full")
+
+    bad, other, after, good = make("conv"), make("conv"), make("vit"), make("vit")
+    bad.done = refuse
+    job = other.job
+    job.folder = refuse
+    lanes = [[bad.job, after.job], [job], [good.job]]
+    fit_together(store, "grid16", lanes)
+    assert str(bad.error) == str(other.error) == "the disk is full"
+    same(after, good)
+    assert not list((tmp_path / "runs").glob(".*"))
+
+
+def test_masks_without_a_class_are_refused(dense, mask_head):
+    bad, good = mask_head("conv"), mask_head("conv")
+    bad.data.samples.labels.flags.writeable = False
+    trial = bad.trial()
+    trial.classes = ("background", "class1", "river")
+    bad.make = lambda: trial
+    run(dense, [bad], [good])
+    assert "of class 'river', so it cannot be learnt" in str(bad.error)
+    assert good.scores
+
+
+def test_breaking_off_leaves_no_folder(store, make, tmp_path):
+    quick, slow = make("conv", epochs=1), make("conv", epochs=30)
+
+    class Stop(BaseException):
+        pass
+
+    def stop(epoch):
+        if epoch.epoch == 2:  # the other is answering meanwhile
+            assert list((tmp_path / "runs").glob(".tmp-*"))
+            raise Stop
+
+    job = slow.job
+    job.on_event = stop
+    with pytest.raises(Stop):
+        fit_together(store, "grid16", [[quick.job], [job]])
+    assert not list((tmp_path / "runs").iterdir())
+    gc.collect()
+
+
+# The parts
+
+
+@given(
+    n=st.integers(1, 120),
+    batch=st.integers(1, 40),
+    size=st.integers(1, 60),
+    data=st.data(),
+)
+def test_a_pool_gives_each_row_once_an_epoch(n, batch, size, data):
+    """Whatever the windows: rows of others among them, empty ones, and leftovers from one to the next."""
+    pool = _Pool(SimpleNamespace(size=size), batch, n)
+    generator = torch.Generator().manual_seed(0)
+    rows = np.arange(2 * n)  # every other one is another head's
+    for _ in range(2):
+        cuts = sorted(data.draw(st.lists(st.integers(0, 2 * n), max_size=12)))
+        got = []
+        for part in np.split(np.roll(rows, data.draw(st.integers(0, n))), cuts):
+            part = np.sort(part)
+            inputs = torch.from_numpy(part)
+            window = _Window(part, inputs, np.ones(len(part), dtype=bool), inputs * 10, {})
+            mine = np.flatnonzero(part % 2 == 0)
+            held = sum(map(len, got))
+            new = [b for b in pool.add(window, mine, mine, generator)]
+            assert all(len(targets) == batch for _, targets in new)
+            got += [targets for _, targets in new]
+            assert all(torch.equal(10 * x, y) for x, y in new)
+            assert sum(map(len, got)) >= held
+        last = [targets for _, targets in pool.rest(generator)]
+        assert all(len(targets) == batch for targets in last[:-1])
+        got += last
+        assert sorted(torch.cat(got).tolist()) == [20 * i for i in range(n)]
+
+
+def test_the_order_of_a_pool_is_the_generator_s():
+    def epoch(seed):
+        pool = _Pool(SimpleNamespace(size=50), 7, 50)
+        order = torch.Generator().manual_seed(seed)
+        rows = torch.arange(50)
+        window = _Window(rows.numpy(), rows, np.ones(50, dtype=bool), rows, {})
+        at = np.arange(50)
+        given = [*pool.add(window, at, at, order), *pool.rest(order)]
+        return torch.cat([targets for _, targets in given]).tolist()
+
+    assert epoch(1) == epoch(1) != epoch(2)
+    assert epoch(1)[:10] != sorted(epoch(1)[:10])
+
+
+def test_a_stream_gives_what_is_wanted_once_and_in_an_order_of_its_own(store, windows):
+    stream = _Stream(store, "grid16")
+    wanted = np.arange(75) % 3 > 0
+    learnt = np.arange(75) % 3 > 1
+    given = list(stream.windows(wanted, learnt))
+    rows = [window.rows.tolist() for window in given]
+    assert sorted(sum(rows, [])) == np.flatnonzero(wanted).tolist()
+    assert all(part == sorted(part) for part in rows)
+    assert sum(rows, []) != sorted(sum(rows, []))  # blocks come in another order
+    again = [w.rows.tolist() for w in _Stream(store, "grid16").windows(wanted, learnt)]
+    assert again == rows
+    for window in given:
+        expected = store.read("grid16", window.rows)
+        np.testing.assert_array_equal(window.inputs.numpy(), expected)
+        assert window.rows[window.learnt].tolist() == [r for r in window.rows if r % 3 > 1]
+        labels = store.labels[window.rows[window.learnt]]
+        np.testing.assert_array_equal(window.targets.numpy(), labels)
+
+
+def test_moments_are_those_of_the_rows_and_are_read_once(store):
+    stream = _Stream(store, "grid16")
+    for rows in (np.arange(10, 40), np.arange(30, 60)):
+        mean, square = stream.moments(rows)
+        values = store.read("grid16", rows).astype(np.float64)
+        np.testing.assert_allclose(mean.numpy(), values.mean((0, 2, 3)), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(square.numpy(), (values**2).mean((0, 2, 3)), rtol=1e-12)
+    assert stream.bytes == 50 * store.row("grid16", 0).nbytes
