@@ -13,11 +13,11 @@ import typer
 
 from samtl.errors import EXIT_INTERRUPTED, ResourceError, SamtlError
 
-from . import bench, demo, embed, fit, listing, predict, report
+from . import bench, demo, embed, fit, listing, predict, report, sweep
 from ._render import complain, show_log
 from ._signals import StopNow
 
-EXIT_BUG = 70  # sysexits' EX_SOFTWARE: Python's own 1 would pass for "done, with quarantined rows"
+EXIT_BUG = 70  # sysexits' EX_SOFTWARE: Python's own 1 would pass for "done, with ..."
 
 # What a path that the user gave can be wrong in; anything else is the disk's or the network's fault.
 _WRONG_PATH = {
@@ -37,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 done, with quarantined rows; 2 bad input or damage; 3 the store was made in "
+    epilog="Exit codes: 0 done; 1 done, with quarantined rows or failed cells; 2 bad input or damage; 3 the store was made in "
     "another way; 4 another process writes to it; 5 disk, device or network gave out; 70 a defect of samtl; "
     "130 stopped by Ctrl-C, 143 by SIGTERM.",
 )
@@ -45,6 +45,7 @@ app.command("embed")(embed.embed)
 app.command("fit-head")(fit.fit_head)
 app.command("fit-baseline")(fit.fit_baseline)
 app.command("predict")(predict.predict)
+app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
 app.command("info")(listing.info)
 app.command("ls")(listing.ls)

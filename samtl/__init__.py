@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from samtl.report.making import make_report as make_report
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
+    from samtl.sweeping import SweepResult as SweepResult
+    from samtl.sweeping import sweep as sweep
 
 _PUBLIC = {
     "embed": ("samtl.embedding", "embed"),
@@ -37,6 +39,7 @@ _PUBLIC = {
     "fit_head": ("samtl.fit", "fit_head"),
     "fit_baseline": ("samtl.baseline_fit", "fit_baseline"),
     "predict": ("samtl.predicting", "predict"),
+    "sweep": ("samtl.sweeping", "sweep"),
     "make_report": ("samtl.report.making", "make_report"),
     "Dataset": ("samtl.datasets", "Dataset"),
     "Store": ("samtl.store.reader", "Store"),
@@ -44,6 +47,7 @@ _PUBLIC = {
     "FitResult": ("samtl.fit", "FitResult"),
     "PredictResult": ("samtl.predicting", "PredictResult"),
     "ReportResult": ("samtl.report.making", "ReportResult"),
+    "SweepResult": ("samtl.sweeping", "SweepResult"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }
 __all__ = [
@@ -54,12 +58,14 @@ __all__ = [
     "ReportResult",
     "SamtlError",
     "Store",
+    "SweepResult",
     "embed",
     "fit_baseline",
     "fit_head",
     "make_report",
     "open",
     "predict",
+    "sweep",
 ]
 
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-# Beside the codes above: done with quarantined rows, and the shell's own code for Ctrl-C.
+# Beside the codes above: done, with quarantined rows or failed cells, and the shell's own code for Ctrl-C.
 EXIT_QUARANTINED = 1
+EXIT_FAILED_CELLS = 1
 EXIT_INTERRUPTED = 130
 
 

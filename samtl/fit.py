@@ -534,14 +534,23 @@ def training_facts(model: Any) -> dict[str, Any]:
 
 
 def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:
-    """Make a head or baseline with its parameters, refusing those that it does not have."""
+    """Make a head or baseline with its parameters, refusing those that it does not have or that are out of range."""
     module = registry.load(kind, name)
     made = module.Head if kind == "heads" else module.Baseline
     known = made().get_params()
     for key in params:
         if key not in known:
             raise UnknownName(f"parameter of the {kind.removesuffix('s')} {name}", key, known)
-    return made(**{"random_state": seed, **params})
+    model = made(**{"random_state": seed, **params})
+    try:
+        model._check()
+    except (TypeError, ValueError, InputError) as error:
+        told = ", ".join(f"{key} = {value!r}" for key, value in params.items())
+        among = f" with {told}" if isinstance(error, TypeError) else ""  # names no parameter
+        raise InputError(
+            f"the {kind.removesuffix('s')} {name} cannot be trained{among}: {error}"
+        ) from error
+    return model
 
 
 def array_for(store: Store, name: str, head: Head) -> str:

@@ -309,7 +309,7 @@ def _left_out(case: Case, images: Dataset, encoder: str, asked: str | None) -> s
     told = [
         f"{count:,} of {len(images):,} images" if count < len(images) else "",
         f"the splits {', '.join(case.planned(images, True))} of {', '.join(case.planned(images, False))}",
-        f"{QUICK_SEEDS} seeds of {SEEDS}",
+        f"{QUICK_SEEDS} of {SEEDS} seeds",
         f"not the baseline {_FROZEN}" if _FROZEN in case.baselines else "",
         "" if asked else f"the small encoder {encoder} in the place of {ENCODER}",
     ]

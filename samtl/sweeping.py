@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +98,7 @@ class SweepResult:
     failed : dict of str to str
         What each cell that came to nothing was, and why.
     rows : list of dict
-        Of `results.csv`, those of this sweep's cells.
+        Of `results.csv`, those of this sweep's cells, in the order in which they were asked for.
     seconds : float
     notes : tuple of str
     """
@@ -217,6 +217,20 @@ def sweep(
         return _Sweep(shop, cells, folder, on_event or (lambda event: None)).run(jobs, began)
 
 
+def labelled(models: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """Name models, given by name, features and store: by the latter two where models of one name differ in them."""
+    found = list(models)
+    names = {}
+    for model in found:
+        name, features, store = model
+        by_features, by_store = (
+            len({other[i] for other in found if other[0] == name}) > 1 for i in (1, 2)
+        )
+        on = f" on {features or 'all'}" if by_features else ""
+        names[model] = f"{name}{on}{f' @ {store}' if by_store and store else ''}"
+    return names
+
+
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
     chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if not chosen:
@@ -244,6 +258,11 @@ def _known_params(params: Mapping[str, Any], cells: Sequence[Cell]) -> None:
     if unused:
         raise InputError(
             f"parameters are given for {unused[0]}, which is not in this sweep: leave them out"
+        )
+    seeded = next((name for name, some in params.items() if "random_state" in some), None)
+    if seeded is not None:
+        raise InputError(
+            f"random_state of {seeded} is what each seed of a sweep sets: name the --seeds instead"
         )
 
 
@@ -404,10 +423,16 @@ class _Sweep:
         for cell in self.cells:
             self.on_event(Progress(cell, "planned"))
         finished = self.results.done()
+        recorded = self.results.cells()
         left, skipped = [], 0
         for cell in self.cells:
             if cell.digest in finished:
-                self.on_event(Progress(cell, "skipped"))
+                figures = {
+                    row["metric_name"]: row["metric_value"]
+                    for row in recorded[cell.digest]
+                    if row["method"] == cell.name
+                }
+                self.on_event(Progress(cell, "skipped", figures=figures))
                 skipped += 1
             elif (self.out / CELLS / cell.run).exists():
                 skipped += self._adopt(cell)
@@ -418,8 +443,9 @@ class _Sweep:
                 crew.work(self._units(left, jobs), self.shop.given, jobs, self._tell)
             finally:
                 self._tidy()
-        digests = {cell.digest for cell in self.cells}
-        rows = [row for row in self.results.read() if row["cell"] in digests]
+        recorded = self.results.cells()
+        asked = sorted(self.cells, key=lambda cell: cell.number)
+        rows = [row for cell in asked for row in recorded.get(cell.digest, ())]
         return SweepResult(
             self.out,
             self.done,
@@ -525,19 +551,20 @@ class _Sweep:
         in_grids = {cell.number for some in grids.values() for cell in some}
         rest = [cell for cell in cells if cell.number not in in_grids]
         units += [Unit((tuple(lane),)) for lane in lanes_of(rest)]
-        units.sort(key=lambda unit: (unit.cells[0].name != "floor", -_cost(unit.cells)))
+        units.sort(key=lambda unit: (unit.cells[0].name != "floor", -cost(unit.cells)))
         return units
 
 
-def _cost(cells: Sequence[Cell]) -> float:
+def cost(cells: Sequence[Cell]) -> float:
+    """Say how long cells take to train, roughly and relative to others."""
     return sum(len(cell.parts.split.train) * _COSTS.get(cell.name, 5.0) for cell in cells)
 
 
 def _dealt(lanes: Sequence[list[Cell]], bins: int) -> list[list[list[Cell]]]:
     """Deal lanes out, the costliest first, each to where there is least to do."""
     hands: list[list[list[Cell]]] = [[] for _ in range(min(bins, len(lanes)))]
-    for lane in sorted(lanes, key=_cost, reverse=True):
-        min(hands, key=lambda hand: sum(map(_cost, hand))).append(lane)
+    for lane in sorted(lanes, key=cost, reverse=True):
+        min(hands, key=lambda hand: sum(map(cost, hand))).append(lane)
     return hands
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toys import blobs, stripes
 
 from samtl.baselines import cnn, unet
 from samtl.baselines._networks import Normalised, class_map
+from samtl.heads import _train
 
 
 def n_weights(network):
@@ -71,3 +73,53 @@ def test_scores_are_interpolated_not_classes():
     made = class_map(scores, 8, 8, 8)
     # 3 falls to -1 between the centres at 2 and 6, and passes 0 at 5.
     np.testing.assert_array_equal(made, [[1, 1, 1, 1, 1, 0, 0, 0]] * 8)
+
+
+# Warm starts
+
+FAST = {"image_size": 32, "epochs": 2}
+WARM = [(cnn.Baseline, stripes, {}), (unet.Baseline, blobs, {"width": 4})]
+
+
+def state(baseline):
+    return {name: array.copy() for name, array in baseline.tensors().items()}
+
+
+@pytest.mark.parametrize(("kind", "data", "params"), WARM)
+@pytest.mark.usefixtures("one_thread")
+def test_training_starts_from_the_weights_of_another(kind, data, params, monkeypatch):
+    rows = np.arange(20)
+    first = kind(**FAST, **params, random_state=1).fit(data(), rows[:8], rows[8:12])
+    before = state(first)
+    began = []
+    learn = _train.Trainer.learn
+
+    def watch(self, *batch):
+        if not began:
+            began.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return learn(self, *batch)
+
+    monkeypatch.setattr(_train.Trainer, "learn", watch)
+    warm = kind(**FAST, **params)
+    warm.start_from(first)
+    warm.fit(data(), rows[:12], rows[12:16])
+    for name, array in before.items():
+        np.testing.assert_array_equal(began[0][name].numpy(), array)
+        np.testing.assert_array_equal(first.tensors()[name], array)  # which stays as it was
+    found = state(warm)
+    assert any(not np.array_equal(found[name], array) for name, array in before.items())
+    # Once only: the next training is that of one that was never told.
+    warm.fit(data(), rows[:12], rows[12:16])
+    cold = kind(**FAST, **params).fit(data(), rows[:12], rows[12:16])
+    for name, array in state(cold).items():
+        np.testing.assert_array_equal(warm.tensors()[name], array)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_warm_training_is_shorter_where_there_are_samples_enough(monkeypatch):
+    monkeypatch.setattr(_train, "WARM_SAMPLES", 20)
+    rows = np.arange(20)
+    first = cnn.Baseline(**FAST).fit(stripes(), rows[:8], rows[8:12])
+    warm = cnn.Baseline(image_size=32, epochs=8, patience=8)
+    warm.start_from(first)
+    assert warm.fit(stripes(), rows[:12], rows[12:16]).recipe_.epochs == 2

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from samtl.errors import InputError
-from samtl.heads import _grid, conv
+from samtl.heads import _grid, _train, conv, vit
 from samtl.heads._base import Epoch
 from samtl.heads._grid import GridHead
 from samtl.heads._layers import Stem
@@ -235,3 +235,84 @@ def test_what_is_left_open_depends_on_the_task(monkeypatch):
 def test_what_a_grid_head_is_not_for(task, classes, shape, said):
     with pytest.raises(InputError, match=said):
         small().fit(samples(), samples(), task=task, n_classes=classes, shape=shape)
+
+
+# Warm starts
+
+WARM = [
+    (conv.Head, {"width": 16}, "classification"),
+    (vit.Head, {"width": 64}, "classification"),
+    (conv.Head, {"width": 8}, "segmentation"),
+    (vit.Head, {"width": 64}, "segmentation"),
+]
+
+
+def of_task(task, seed=0):
+    source = samples(seed=seed)
+    if task == "classification":
+        return source
+    masks = torch.arange(24 * 256).view(24, 16, 16) % 3
+    return InMemory(source.inputs, masks)
+
+
+@pytest.mark.parametrize(("kind", "params", "task"), WARM)
+def test_training_starts_from_the_weights_of_another(kind, params, task):
+    first = fit(kind(**params, epochs=2, lr=1e-2), of_task(task), task=task)
+    before = {name: array.copy() for name, array in first.tensors().items()}
+    head = kind(**params, random_state=7)
+    head.start_from(first)
+    other = InMemory(2 * of_task(task).inputs + 1, of_task(task).targets)
+    head.adopt(task, [0, 1, 2], (6, 4, 4))
+    statistics = head._first(other)
+    trainer = head.begin(24, statistics)
+    scales = ("mean", "factor")  # of the samples at hand
+    for name, array in head.tensors().items():
+        same = np.array_equal(array, before[name])
+        assert same != name.endswith(scales), name
+    trainer.run(other, other)
+    head.finish(trainer)
+    for name, array in first.tensors().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert any(not np.array_equal(a, before[n]) for n, a in head.tensors().items())
+
+
+@pytest.mark.parametrize(("kind", "params", "task"), WARM[:2])
+def test_a_warm_start_is_for_one_training(kind, params, task):
+    cold = fit(kind(**params, epochs=2), of_task(task)).tensors()
+    first = fit(kind(**params, epochs=2, random_state=5), of_task(task))
+    head = kind(**params, epochs=2)
+    head.start_from(first)
+    warm = {name: array.copy() for name, array in fit(head, of_task(task)).tensors().items()}
+    again = fit(head, of_task(task)).tensors()
+    for name, array in cold.items():
+        np.testing.assert_array_equal(again[name], array)
+    assert any(not np.array_equal(warm[name], array) for name, array in cold.items())
+
+
+def test_a_warm_training_is_shorter_where_there_are_samples_enough(monkeypatch):
+    monkeypatch.setattr(_train, "WARM_SAMPLES", 40)
+    first = fit(small(), samples())
+    head = small()
+    head.start_from(first)
+    assert fit(head, samples()).recipe_.epochs == 3
+    assert fit(head, samples()).recipe_.epochs == first.recipe_.epochs == 10
+
+
+def test_training_in_steps_is_training():
+    whole = fit(small(), samples())
+    head = small()
+    head.adopt("classification", [0, 1, 2], (6, 4, 4))
+    trainer = head.begin(24, head._first(samples()))
+    head.finish(trainer.run(samples(), samples()))
+    for name, array in whole.tensors().items():
+        np.testing.assert_array_equal(head.tensors()[name], array)
+    assert head.curves_ == whole.curves_
+
+
+def test_moments_are_those_of_each_row():
+    rows = samples().inputs.half()
+    found = _grid.moments(rows)
+    assert (found.shape, found.dtype) == ((24, 2, 6), torch.float64)
+    values = rows.double().flatten(2)
+    torch.testing.assert_close(found[:, 0], values.mean(2))
+    torch.testing.assert_close(found[:, 1], (values**2).mean(2))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from samtl.heads._layers import Block, ChannelNorm, Stem, upsampler
+from samtl.heads._layers import Block, ChannelNorm, Dropout, Stem, upsampler
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,3 +98,56 @@ def test_a_block_is_torch_s_transformer_layer():
     theirs.load_state_dict(state)
     x = torch.randn(3, 10, 32)
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_zeroes_a_share_and_keeps_the_mean(p, dtype):
+    x = torch.ones(400, 500, dtype=dtype)
+    out = Dropout(p)(x)
+    zeros = (out == 0).float().mean().item()
+    assert out.dtype == dtype
+    assert zeros == pytest.approx(round(256 * p) / 256, abs=0.005)
+    assert out.float().mean().item() == pytest.approx(1, rel=0.03)
+    assert len(out.unique()) == 2
+    # Neither rows nor columns go together.
+    dropped = (out == 0).float()
+    assert dropped.mean(0).std().item() == pytest.approx((p * (1 - p) / 400) ** 0.5, rel=0.2)
+    assert dropped.mean(1).std().item() == pytest.approx((p * (1 - p) / 500) ** 0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.001])
+def test_dropout_of_nothing_is_none_and_draws_nothing(p):
+    x = torch.randn(5, 7)
+    state = torch.get_rng_state()
+    assert Dropout(p)(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_there_is_no_dropout_when_judging():
+    x = torch.randn(5, 7)
+    assert Dropout(0.5).eval()(x) is x
+
+
+def test_dropout_is_never_of_everything():
+    assert (Dropout(0.9999)(torch.ones(100_000)) > 0).any()
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 5), (2, 3, 4, 5)])
+def test_the_slope_is_masked_where_the_value_is(shape):
+    x = torch.randn(shape).add(5).requires_grad_()
+    out = Dropout(0.5)(x)
+    out.backward(torch.ones(shape))
+    assert out.shape == shape
+    torch.testing.assert_close(x.grad, torch.where(out == 0, 0.0, 2.0))
+    torch.testing.assert_close(out, x * x.grad)
+
+
+def test_dropout_draws_from_torch_s_generator():
+    x, drop = torch.ones(1000), Dropout(0.5)
+    state = torch.get_rng_state()
+    one, other = drop(x), drop(x)
+    assert not torch.equal(one, other)
+    torch.set_rng_state(state)
+    assert torch.equal(drop(x), one)
+    assert torch.equal(drop(x), other)

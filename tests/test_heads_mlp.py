@@ -141,3 +141,67 @@ def test_classes_of_one_sample_need_no_validation_part():
 def test_parameters_out_of_range(params, said):
     with pytest.raises(ValueError, match=said):
         Head(**params).fit(*blobs(50))
+
+
+# Warm starts
+
+
+def started(X, y, other, **params):
+    """The weights that training of `X`, `y` from another head starts with: a rate of next to nothing leaves them."""
+    head = Head(**SMALL | {"lr": 1e-30, "weight_decay": 0.0, "epochs": 1} | params)
+    head.start_from(other)
+    return head.fit(X, y)
+
+
+def test_training_starts_from_the_weights_of_another():
+    first = Head(**SMALL).fit(*blobs())
+    head = started(*blobs(500, seed=3), first)
+    for (weight, bias), (other, other_bias) in zip(head.layers_, first.layers_, strict=True):
+        np.testing.assert_array_equal(weight, other)
+        np.testing.assert_array_equal(bias, other_bias)
+        assert weight is not other
+    # Features are scaled by the samples at hand, as ever.
+    plain = Head(**SMALL).fit(*blobs(500, seed=3))
+    np.testing.assert_array_equal(head.mean_, plain.mean_)
+    np.testing.assert_array_equal(head.factor_, plain.factor_)
+
+
+def test_the_other_is_left_as_it_was():
+    X, y = blobs()
+    first = Head(**SMALL).fit(X, y)
+    before = [(weight.copy(), bias.copy()) for weight, bias in first.layers_]
+    head = Head(**SMALL)
+    head.start_from(first)
+    head.fit(*blobs(500, seed=3))
+    for (weight, bias), (old, old_bias) in zip(first.layers_, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+        np.testing.assert_array_equal(bias, old_bias)
+    assert not np.array_equal(head.layers_[0][0], before[0][0])
+
+
+def test_a_warm_start_is_for_one_training():
+    X, y = blobs()
+    first = Head(**SMALL).fit(X, y)
+    head = Head(**SMALL | {"epochs": 5})
+    cold = head.fit(X, y).predict_proba(X)
+    head.start_from(first)
+    assert head.fit(X, y).curves_["train_loss"][0] < 0.1 < first.curves_["train_loss"][0]
+    np.testing.assert_array_equal(head.fit(X, y).predict_proba(X), cold)
+
+
+def test_a_warm_training_is_shorter_where_there_are_samples_enough(monkeypatch):
+    from samtl.heads import _train
+
+    monkeypatch.setattr(_train, "WARM_SAMPLES", 100)
+    X, y = blobs()
+    first = Head(**SMALL).fit(X, y)
+    head = Head(**SMALL)
+    head.start_from(first)
+    assert head.fit(X, y).recipe_.epochs == 10
+    assert head.fit(X, y).recipe_.epochs == first.recipe_.epochs == 40
+
+
+def test_a_head_of_another_shape_is_no_start():
+    first = Head(**SMALL | {"hidden": (16,)}).fit(*blobs())
+    with pytest.raises(RuntimeError, match="size"):
+        started(*blobs(), first)

@@ -1,15 +1,19 @@
 """The one training loop: its rate, its decay, its early stopping, and what it does when a loss is no number."""
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from samtl.errors import InputError
 from samtl.heads import _train
-from samtl.heads._train import InMemory, Recipe, isolated, train
+from samtl.heads._layers import Dropout
+from samtl.heads._train import InMemory, Recipe, Tally, Trainer, isolated, train, warmed
 from samtl.machine import native_bfloat16
 from samtl.preprocess import IGNORE
 
@@ -304,3 +308,170 @@ def test_the_time_spent_waiting_is_told(monkeypatch):
     )
     assert outcome.waited == 2 * 4 * 3.0
     assert outcome.seconds == 2 * 4 * 4.0  # validation is not counted
+
+
+# In steps
+
+
+def dropping(seed):
+    """A model that draws random numbers in every step, of torch's own dropout and of ours."""
+    with isolated(seed):
+        return nn.Sequential(
+            nn.Linear(8, 16), nn.Dropout(0.3), nn.ReLU(), Dropout(0.3), nn.Linear(16, 3)
+        )
+
+
+def trainer(seed=0, seen=None, model=None, **changes):
+    tell = (seen if seen is not None else []).append
+    model = model or dropping(seed)
+    return Trainer(model, nn.functional.cross_entropy, 64, but(**changes), seed, tell)
+
+
+def weights(one):
+    return {name: value.clone() for name, value in one.model.state_dict().items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def steps_of(one, held):
+    """Train a step at a time, judging at once."""
+    while not one.finished:
+        for inputs, targets in parts().batches(16, one.order):
+            one.learn(inputs, targets)
+            yield
+        learnt, judged = one.seal(), Tally()
+        one.judge(one.model, judged, held.inputs, held.targets)
+        one.settle(learnt, judged, one.model.state_dict())
+
+
+@given(
+    turns=st.lists(st.integers(0, 2), max_size=60),
+    rates=st.tuples(*[st.sampled_from([1e-3, 1e-2, 0.3])] * 3),
+)
+def test_trainers_that_take_turns_learn_as_alone(turns, rates):
+    held = parts(24, seed=1)
+    several = [trainer(i, learning_rate=rate, patience=1) for i, rate in enumerate(rates)]
+    alone = [trainer(i, learning_rate=rate, patience=1) for i, rate in enumerate(rates)]
+    for one in alone:
+        assert list(steps_of(one, held))
+    going = [steps_of(one, held) for one in several]
+    for turn in turns:
+        next(going[turn], None)
+        torch.rand(3)  # whatever else draws meanwhile
+    for one in going:
+        assert list(one) is not None
+    for one, other in zip(several, alone, strict=True):
+        assert equal(weights(one), weights(other))
+        assert one.outcome().curves == other.outcome().curves
+    assert not equal(weights(several[0]), weights(several[1]))
+
+
+def test_steps_are_those_of_a_run():
+    held = parts(24, seed=1)
+    one, other = trainer(3), trainer(3)
+    assert len(list(steps_of(one, held))) == 20
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        other.run(parts(), held)
+    assert equal(weights(one), weights(other))
+    assert one.outcome().curves == other.outcome().curves
+
+
+def late(one, held, epochs):
+    """Train with each epoch judged by a copy, after the next was learnt."""
+    frozen, sealed = copy.deepcopy(one.model), None
+    for epoch in range(epochs + 1):
+        if epoch < epochs:
+            for inputs, targets in parts().batches(16, one.order):
+                one.learn(inputs, targets)
+        if sealed is not None:
+            judged = Tally()
+            one.judge(frozen, judged, held.inputs, held.targets)
+            one.settle(sealed, judged, frozen.state_dict())
+        if one.finished:
+            return
+        sealed = one.seal()
+        frozen.load_state_dict(one.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "stopped"),
+    [({}, "epochs"), ({"epochs": 40, "patience": 2, "learning_rate": 0.3}, "patience")],
+)
+def test_judging_late_comes_to_the_same(changes, stopped):
+    held = parts(24, seed=1)
+    held = InMemory(held.inputs, (held.targets + (torch.arange(24) % 4 == 0)) % 3)
+    seen, seen_late = [], []
+    one, other = trainer(2, seen, **changes), trainer(2, seen_late, **changes)
+    one.run(parts(), held)
+    late(other, held, other.recipe.epochs)
+    assert one.outcome().stopped == other.outcome().stopped == stopped
+    assert seen == seen_late
+    assert one.outcome().best_epoch == other.outcome().best_epoch
+    assert equal(weights(one), weights(other))
+    assert not other.model.training
+
+
+class Judged(nn.Linear):
+    """A model whose outputs are no numbers once it has seen so many training batches, but only when it is judged."""
+
+    def __init__(self, after):
+        with isolated(0):
+            super().__init__(8, 3)
+        self.after = after
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += self.training
+        bad = not self.training and self.calls > self.after
+        return super().forward(x) * (float("nan") if bad else 1)
+
+
+def test_divergence_that_is_seen_late_is_that_of_its_epoch():
+    held = parts(24, seed=1)
+    one, other = trainer(model=Judged(9)), trainer(model=Judged(9))
+    one.run(parts(), held)
+    late(other, held, 5)
+    assert one.outcome().stopped == other.outcome().stopped == "diverged at step 12"
+    assert one.outcome().best_epoch == other.outcome().best_epoch == 2
+    assert equal(weights(one), weights(other))
+
+
+def test_nothing_is_learnt_after_the_end():
+    one = trainer(epochs=1).run(parts(), parts(24, seed=1))
+    before, curves = weights(one), one.outcome().curves
+    for inputs, targets in parts().batches(16, None):
+        one.learn(inputs, targets)
+    one.settle(one.seal(), Tally(), one.model.state_dict())
+    assert equal(weights(one), before)
+    assert one.outcome().curves == curves
+
+
+# From weights that were learnt before
+
+
+@pytest.mark.parametrize(
+    ("n", "epochs", "expected"),
+    [
+        (75_000, 40, 10),  # a quarter
+        (75_000, 41, 11),  # rounded up
+        (15_000, 8, 5),  # enough to see 75,000 samples
+        (21_600, 20, 5),
+        (2_700, 20, 20),  # never more than without
+        (10**9, 3, 1),
+        (1, 7, 7),
+    ],
+)
+def test_a_warm_training_is_shorter(n, epochs, expected):
+    recipe = but(epochs=epochs)
+    assert warmed(recipe, n) == but(epochs=expected)
+    assert recipe.epochs == epochs
+
+
+@given(n=st.integers(1, 10**6), epochs=st.integers(1, 200))
+def test_how_much_shorter(n, epochs):
+    short = warmed(but(epochs=epochs), n).epochs
+    assert 1 <= short <= epochs
+    assert short == epochs or (short * n >= _train.WARM_SAMPLES and 4 * short >= epochs)

@@ -3,16 +3,17 @@
 import dataclasses
 import re
 import shutil
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 import stubs
 from toys import blobs, stripes
 
 import samtl
-from samtl import protocols, reproducing, weights
+from samtl import protocols, reproducing
 from samtl.baselines import vgg19
-from samtl.errors import InputError, MismatchError, UnknownName
+from samtl.encoders import _weights
+from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
 from samtl.planning import Plan
 from samtl.registry import names
 from samtl.report.gather import gather
@@ -31,11 +32,16 @@ def scenes(n=24, per_scene=4, parts=()):
     return dataclasses.replace(blobs(n), groups=groups, parts=parts)
 
 
-@pytest.fixture(scope="module")
-def seeing():
-    """Stubs whose features tell what is in an image."""
+@contextmanager
+def sighted(size, **changed):
+    """Stubs whose features tell what is in an image, and studies with fewer splits and seeds."""
     with pytest.MonkeyPatch.context() as patch:
-        yield stubs.install(stubs.SeeingEncoders(), patch.setattr)
+        for name, case in CASES.items():
+            patch.setitem(CASES, name, dataclasses.replace(case, **changed.get(name, {})))
+        for name in ("SEEDS", "QUICK_SEEDS", "DEFAULT_HEADS"):
+            if name in changed:
+                patch.setattr(reproducing, name, changed[name])
+        yield stubs.install(stubs.SeeingEncoders(size), patch.setattr)
 
 
 def whole(study, dataset, out, params, **options):
@@ -46,16 +52,22 @@ def whole(study, dataset, out, params, **options):
     return result, told
 
 
+FEW = {"eurosat": {"quick_splits": ("0.2", "0.5")}, "SEEDS": 2, "QUICK_SEEDS": 1}
+GRID = 256  # pixels that the heads on grids need
+
+
 @pytest.fixture(scope="module")
-def classified(seeing, one_thread, tmp_path_factory):
+def classified(one_thread, tmp_path_factory):
     """A quick study of labelled images, and what it told."""
-    return whole("eurosat", stripes(), tmp_path_factory.mktemp("made") / "study", SHORT)
+    with sighted(GRID, **FEW):
+        return whole("eurosat", stripes(30), tmp_path_factory.mktemp("made") / "study", SHORT)
 
 
 @pytest.fixture(scope="module")
-def segmented(seeing, one_thread, tmp_path_factory):
+def segmented(one_thread, tmp_path_factory):
     """A quick study of images with masks."""
-    return whole("roads", scenes(), tmp_path_factory.mktemp("made") / "study", SHORT_MASKS)
+    with sighted(64, QUICK_SEEDS=1):
+        return whole("roads", scenes(), tmp_path_factory.mktemp("made") / "study", SHORT_MASKS)
 
 
 def models(sweep):
@@ -69,8 +81,8 @@ def test_one_folder_holds_store_sweep_and_report(classified):
     assert {p.name for p in result.out.iterdir()} == {"store", "sweep", "report"}
     assert set(samtl.open(result.embed.store).arrays) >= {"pooled", "grid16"}
     assert "embeddings" not in samtl.open(result.embed.store).arrays
-    assert result.report.runs == result.sweep.done == 3 * 2 * 6
     assert result.sweep.failed == {}
+    assert result.report.runs == result.sweep.done == 2 * 6
     assert models(result.sweep) == {"logreg", "mlp", "conv", "vit", "floor", "cnn"}
     page = result.report.page.read_text(encoding="utf-8")
     assert 'id="section-images"' in page
@@ -85,8 +97,8 @@ def test_the_steps_are_told_in_their_order_with_their_commands(classified):
     for kind, begin, end in zip(kinds, at, [*at[1:], len(told)], strict=True):
         assert any(isinstance(event, kind) for event in told[begin:end])
         assert not any(isinstance(event, kind) for event in told[:begin])
-    assert "--tiers pooled,grid16 --per-class 20" in steps[0].command
-    assert "--splits 0.2,0.5,0.8 --seeds 2 --baselines floor,cnn" in steps[1].command
+    assert "--tiers pooled,grid16 --per-class 10" in steps[0].command
+    assert "--splits 0.2,0.5 --seeds 1 --baselines floor,cnn" in steps[1].command
     assert "--set mlp.epochs=1" in steps[1].command
     assert steps[2].command.startswith(f"samtl report {result.out / 'sweep'} --dataset stripes")
     assert not re.search("None|auto|jobs", " ".join(step.command for step in steps))
@@ -94,7 +106,7 @@ def test_the_steps_are_told_in_their_order_with_their_commands(classified):
 
 def test_a_quick_study_says_what_it_left_out(classified, segmented):
     (note,) = classified[0].notes
-    for told in ("0.2, 0.5, 0.8 of 0.1, 0.2", "2 seeds of 3", "not the baseline vgg19", "tiny"):
+    for told in ("0.2, 0.5 of 0.1, 0.2", "1 of 2 seeds", "not the baseline vgg19", "tiny"):
         assert told in note
     assert "images" not in note  # all were taken
     assert [str(event) for event in classified[1] if isinstance(event, Note)][0] == note
@@ -115,83 +127,78 @@ def test_a_study_of_masks_holds_whole_scenes_out(segmented):
 def again(classified, tmp_path):
     """A copy of the study, and the function that goes on with it."""
     out = shutil.copytree(classified[0].out, tmp_path / "study")
-    return out, lambda **options: whole("eurosat", stripes(), out, SHORT, **options)
+    return out, lambda **options: whole("eurosat", stripes(30), out, SHORT, **options)
 
 
-def test_what_is_done_is_not_done_again(again, seeing):
+def test_it_goes_on_where_it_was(again):
+    """What is lost is done again, and nothing else."""
     out, go_on = again
-    before, images = stubs.contents(out / "sweep"), seeing.images
-    result, _ = go_on()
-    assert (result.sweep.done, result.sweep.skipped, result.embed.encoded) == (0, 36, 0)
-    assert seeing.images == images
-    assert stubs.contents(out / "sweep") == before
-
-
-def test_it_goes_on_after_a_pass_that_was_stopped(again, seeing, monkeypatch):
-    out, go_on = again
-    shutil.rmtree(out)
-    asked = []
-    result, told = go_on(should_stop=lambda: len(asked) > 1 or asked.append(0))
-    assert result.embed.interrupted
-    assert (result.sweep, result.report) == (None, None)
-    assert [event.name for event in told if isinstance(event, Step)] == ["embed"]
-    assert result.to_json()["sweep"] is None
-    assert {path.name for path in out.iterdir()} == {"store"}
-    monkeypatch.setattr(reproducing, "QUICK_SEEDS", 1)
-    monkeypatch.setattr(reproducing, "DEFAULT_HEADS", {"classification": ("logreg",)})
-    result, _ = go_on()
-    assert result.embed.encoded == result.embed.rows - 16 * (len(asked) - 1) or result.embed.resumes
-    assert result.sweep.done == 3 * 3
-
-
-def test_it_goes_on_after_a_sweep_and_a_report_that_were_lost(again):
-    out, go_on = again
-    lost = sorted((out / "sweep" / "cells").iterdir())[0]
+    lost, *kept = sorted((out / "sweep" / "cells").iterdir())
     shutil.rmtree(lost)
     (out / "sweep" / "results.csv").unlink()
     shutil.rmtree(out / "report")
-    result, _ = go_on()
-    assert (result.sweep.done, result.sweep.skipped) == (1, 35)
+    before = {path: stubs.contents(path) for path in [out / "store", *kept]}
+    with sighted(GRID, **FEW) as encoders:
+        result, _ = go_on()
+    assert encoders.images == 0
+    assert (result.embed.encoded, result.sweep.done, result.sweep.skipped) == (0, 1, 11)
+    assert {path: stubs.contents(path) for path in before} == before
     assert result.report.page.is_file()
-    assert len(result.to_json()["sweep"]["rows"]) == len(result.sweep.rows)
+    assert result.to_json()["report"]["runs"] == 12
+
+
+def test_it_goes_on_after_a_pass_that_was_stopped(tmp_path):
+    asked, params = [], {"mlp": {"epochs": 1}}
+    given = ("eurosat", stripes(40), tmp_path / "study", params)
+    changed = {"eurosat": {"baselines": (), "quick_splits": ("0.2",)}, "QUICK_SEEDS": 1}
+    with sighted(64, **changed, DEFAULT_HEADS={"classification": ("mlp",)}):
+        result, told = whole(*given, should_stop=lambda: len(asked) > 1 or asked.append(0))
+        assert result.embed.interrupted
+        assert (result.sweep, result.report) == (None, None)
+        assert [event.name for event in told if isinstance(event, Step)] == ["embed"]
+        assert result.to_json()["sweep"] is None
+        assert {path.name for path in result.out.iterdir()} == {"store"}
+        left = result.embed.missing
+        assert 0 < left < result.embed.rows
+        result, _ = whole(*given)
+    assert result.embed.encoded == left
+    assert result.sweep.done == result.report.runs == 1
 
 
 def test_other_embeddings_are_refused_before_anything_is_done(again):
     out, go_on = again
     before = stubs.contents(out)
-    for other in ({"encoder": "sam_vit_b"}, {"checkpoint": "random:7"}):
-        with pytest.raises(InputError, match=r"holds a study of .* choose another folder"):
-            go_on(**other)
-    with pytest.raises(MismatchError):
-        whole("eurosat", dataclasses.replace(stripes(), classes=("a", "b", "c")), out, SHORT)
+    with sighted(GRID, **FEW):
+        for other in ({"encoder": "sam_vit_b"}, {"checkpoint": "random:7"}):
+            with pytest.raises(InputError, match=r"holds a study of .* choose another folder"):
+                go_on(**other)
+        with pytest.raises(MismatchError):
+            whole("eurosat", dataclasses.replace(stripes(30), classes=tuple("abc")), out, SHORT)
     assert stubs.contents(out) == before
 
 
-def test_the_whole_study_without_weights_for_vgg19_says_so(
-    seeing, tmp_path, monkeypatch, one_thread
-):
+def test_vgg19_takes_part_where_there_are_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(vgg19, "BASE_URL", "http://127.0.0.1:9/")
     monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
-    monkeypatch.setattr(reproducing, "SEEDS", 1)
-    few = dataclasses.replace(CASES["eurosat"], splits=("0.5",))
-    monkeypatch.setitem(CASES, "eurosat", few)
-    monkeypatch.setattr(reproducing, "DEFAULT_HEADS", {"classification": ("logreg",)})
-    out = tmp_path / "study"
-    result = reproduce("eurosat", dataset=stripes(), out=out, params={"cnn": {"epochs": 1}})
-    assert len(result.notes) == 1
-    assert "vgg19 is left out" in result.notes[0]
-    assert models(result.sweep) == {"logreg", "floor", "cnn"}
-    assert result.embed.plan.encoder == "sam_vit_b"
-    params = {"cnn": {"epochs": 1}, "vgg19": {"image_size": 32}}
-    told = []
-    more = reproduce(
-        "eurosat", dataset=stripes(), out=out, params=params, vgg19="random:0", on_event=told.append
-    )
-    assert more.notes == ()
-    assert (more.sweep.done, more.sweep.skipped) == (1, 3)
-    assert models(more.sweep) == {"logreg", "floor", "cnn", "vgg19"}
+    changed = {"eurosat": {"splits": ("0.5",), "baselines": ("vgg19",)}, "SEEDS": 1}
+    given = {
+        "dataset": stripes(30),
+        "out": tmp_path / "study",
+        "params": {"vgg19": {"image_size": 32}},
+    }
+    with sighted(64, **changed, DEFAULT_HEADS={"classification": ("logreg",)}):
+        result = reproduce("eurosat", **given, should_stop=lambda: True)
+        assert result.embed.plan.encoder == "sam_vit_b"
+        (note,) = result.notes
+        assert "vgg19 is left out: could not download" in note
+        assert reproduce("eurosat", **given, vgg19=None, should_stop=lambda: True).notes == ()
+        told = []
+        result = reproduce("eurosat", **given, vgg19="random:0", on_event=told.append)
+    assert result.notes == ()
+    assert models(result.sweep) == {"logreg", "vgg19"}
+    assert result.sweep.failed == {}
     assert any("--set vgg19.checkpoint=random:0" in e.command for e in told if isinstance(e, Step))
-    assert any("vgg19" in warning for warning in more.report.warnings)  # untrained
+    assert "vgg19" in result.report.warnings[0]  # untrained
 
 
 def test_a_shipped_split_is_used_where_there_is_one():
@@ -204,19 +211,17 @@ def test_a_shipped_split_is_used_where_there_is_one():
     )
 
 
-def test_what_cannot_be_split_off_is_left_out(seeing, tmp_path, monkeypatch):
+def test_what_cannot_be_split_off_is_left_out(tmp_path):
     """Three scenes: one to train on, one to validate, one to hold out, and no more."""
-    monkeypatch.setattr(reproducing, "QUICK_SEEDS", 1)
-    monkeypatch.setattr(reproducing, "DEFAULT_HEADS", {"segmentation": ("conv",)})
-    few = dataclasses.replace(CASES["roads"], quick_splits=("0.25", "0.75"), baselines=("floor",))
-    monkeypatch.setitem(CASES, "roads", few)
+    changed = {"roads": {"quick_splits": ("0.25", "0.75"), "baselines": ()}, "QUICK_SEEDS": 1}
     params = {"conv": {"epochs": 1}}
-    result, _ = whole("roads", scenes(12), tmp_path / "three", params)
-    assert len(result.notes) == 2
-    assert "the split 0.75 is left out" in result.notes[1]
-    assert {row["split"] for row in result.sweep.rows} == {"0.25"}
-    with pytest.raises(InputError, match="cannot be split"):
-        whole("roads", scenes(8, 8), tmp_path / "one", params)
+    with sighted(64, **changed, DEFAULT_HEADS={"segmentation": ("conv",)}):
+        result, _ = whole("roads", scenes(12), tmp_path / "three", params)
+        assert len(result.notes) == 2
+        assert "the split 0.75 is left out" in result.notes[1]
+        assert {row["split"] for row in result.sweep.rows} == {"0.25"}
+        with pytest.raises(InputError, match="cannot be split"):
+            whole("roads", scenes(8, 8), tmp_path / "one", params)
 
 
 def test_every_name_and_split_of_a_study_is_one():
@@ -244,12 +249,8 @@ def test_arguments_that_are_wrong_leave_nothing_behind(tmp_path):
 
 
 def test_weights_that_cannot_be_had_are_not_replaced(tmp_path, monkeypatch):
-    from samtl.encoders import _weights
-    from samtl.errors import ResourceError
-
-    monkeypatch.setattr(
-        weights, "download", lambda *_: (_ for _ in ()).throw(ResourceError("--checkpoint random:0"))
-    )
-    assert _weights.load_weights is weights.load_weights or True
-    with pytest.raises(ResourceError, match="random:0"):
-        reproduce("eurosat", dataset="synthetic:2", vgg19=None, out=Path("study"))
+    monkeypatch.setattr(_weights, "BASE_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(ResourceError, match="could not download .* --checkpoint random:0"):
+        reproduce("eurosat", dataset="synthetic:2", vgg19=None, out=tmp_path / "study")
+    assert not (tmp_path / "study" / "sweep").exists()

@@ -1,6 +1,5 @@
 """Heads that share their passes: each comes out as if it were alone, and an epoch costs one pass."""
 
-import gc
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,8 +24,8 @@ from samtl.trial import choose
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PARAMS = {
-    "conv": {"width": 8, "epochs": 4, "lr": 1e-2},
-    "vit": {"width": 64, "epochs": 3, "dropout": 0.5},
+    "conv": {"width": 8, "epochs": 3, "lr": 1e-2},
+    "vit": {"width": 64, "epochs": 2, "dropout": 0.5},
 }
 
 
@@ -168,7 +167,7 @@ def several(make):
         make("conv"),
         make("vit", split="0.4", seed=3),
         make("conv", split="0.6", seed=1, epochs=2),
-        make("vit", seed=2, epochs=5, patience=1, lr=0.1),
+        make("vit", seed=2, epochs=4, patience=1, lr=0.1),
     ]
 
 
@@ -218,11 +217,11 @@ def test_many_heads_read_the_store_once_an_epoch(dense, mask_head, windows):
     heads = [mask_head("conv", seed=i, split=f"0.{1 + i % 5}") for i in range(9)]
     read = run(dense, *[[head] for head in heads])
     assert all(head.scores for head in heads)
-    assert {len(head.epochs) for head in heads} == {4}
+    assert {len(head.epochs) for head in heads} == {3}
     row = dense.row("embeddings", 0).nbytes
     whole = len(dense) * row
     learnt = np.unique(np.concatenate([h.parts.inner.train[:STATISTICS_ROWS] for h in heads]))
-    assert read <= (4 + 2) * whole + len(learnt) * row
+    assert read <= (3 + 2) * whole + len(learnt) * row
     assert read == dense.bytes - row  # less the row that this test has looked at
 
 
@@ -272,14 +271,16 @@ def alone(one):
     return trial.head.fit(*feeds, task=task, n_classes=len(one.store.classes), shape=shape)
 
 
-SHORT = {"batch_size": 6}  # which 48 training samples are a multiple of: the batches are then the same
+SHORT = {
+    "batch_size": 6
+}  # which 48 training samples are a multiple of: the batches are then the same
 
 
 @pytest.mark.parametrize(
     ("params", "stopped"),
     [
         ({"epochs": 3}, "epochs"),
-        ({"epochs": 40, "patience": 1, "lr": 3e-2}, "patience"),
+        ({"epochs": 40, "patience": 1, "lr": 1e-1}, "patience"),
         ({"epochs": 9, "lr": 1.0, "weight_decay": 10.0}, "diverged at step "),
     ],
 )
@@ -328,10 +329,12 @@ def test_a_parameter_out_of_its_range_is_the_user_s(store, make):
     assert good.scores
 
 
-@pytest.mark.parametrize("part", ["train", "validation", "test"])
-@pytest.mark.parametrize("what", ["infinite", "damaged"])
+@pytest.mark.parametrize(
+    ("what", "part"),
+    [("infinite", "train"), ("infinite", "test"), ("damaged", "validation"), ("damaged", "test")],
+)
 def test_rows_that_cannot_be_used_fail_who_needs_them(store, make, windows, what, part, tmp_path):
-    heads = [make("conv", split="label:0.5@0.4", seed=seed) for seed in range(6)]
+    heads = [make("conv", split="label:0.5@0.4", seed=seed, epochs=1) for seed in range(4)]
     needs = {
         "train": lambda p: p.inner.train,
         "validation": lambda p: p.inner.test,
@@ -360,7 +363,7 @@ def test_rows_that_cannot_be_used_fail_who_needs_them(store, make, windows, what
     store.infinite, store.lost = frozenset(), {}
     for i, head in enumerate(heads):
         if not touched[i]:
-            expected = make("conv", split="label:0.5@0.4", seed=i)
+            expected = make("conv", split="label:0.5@0.4", seed=i, epochs=1)
             run(store, [expected])
             same(head, expected)
 
@@ -405,9 +408,8 @@ def test_breaking_off_leaves_no_folder(store, make, tmp_path):
     job = slow.job
     job.on_event = stop
     with pytest.raises(Stop):
-        fit_together(store, "grid16", [[quick.job], [job]])
+        fit_together(store, "grid16", [[job], [quick.job]])
     assert not list((tmp_path / "runs").iterdir())
-    gc.collect()
 
 
 # The parts
@@ -432,12 +434,10 @@ def test_a_pool_gives_each_row_once_an_epoch(n, batch, size, data):
             inputs = torch.from_numpy(part)
             window = _Window(part, inputs, np.ones(len(part), dtype=bool), inputs * 10, {})
             mine = np.flatnonzero(part % 2 == 0)
-            held = sum(map(len, got))
-            new = [b for b in pool.add(window, mine, mine, generator)]
+            new = list(pool.add(window, mine, mine, generator))
             assert all(len(targets) == batch for _, targets in new)
             got += [targets for _, targets in new]
             assert all(torch.equal(10 * x, y) for x, y in new)
-            assert sum(map(len, got)) >= held
         last = [targets for _, targets in pool.rest(generator)]
         assert all(len(targets) == batch for targets in last[:-1])
         got += last
@@ -464,9 +464,10 @@ def test_a_stream_gives_what_is_wanted_once_and_in_an_order_of_its_own(store, wi
     learnt = np.arange(75) % 3 > 1
     given = list(stream.windows(wanted, learnt))
     rows = [window.rows.tolist() for window in given]
-    assert sorted(sum(rows, [])) == np.flatnonzero(wanted).tolist()
+    in_order = np.concatenate(rows).tolist()
+    assert sorted(in_order) == np.flatnonzero(wanted).tolist()
     assert all(part == sorted(part) for part in rows)
-    assert sum(rows, []) != sorted(sum(rows, []))  # blocks come in another order
+    assert in_order != sorted(in_order)  # blocks come in another order
     again = [w.rows.tolist() for w in _Stream(store, "grid16").windows(wanted, learnt)]
     assert again == rows
     for window in given:

@@ -179,6 +179,10 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         return np.asarray(self.classes_[chances.argmax(axis=1)])
 
     @abstractmethod
+    def _check(self) -> None:
+        """Raise ValueError where a parameter is out of its range."""
+
+    @abstractmethod
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:

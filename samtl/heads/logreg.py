@@ -95,13 +95,16 @@ class Head(PooledHead):
         """
         self._start = other
 
-    def _fit(
-        self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
-    ) -> None:
+    def _check(self) -> None:
         if self.scaling not in ("auto", "standard", "none"):
             raise ValueError(f"scaling must be auto, standard or none, got {self.scaling!r}")
         if self.C is not None and not self.C > 0:
             raise ValueError(f"C must be above 0, got {self.C!r}")
+
+    def _fit(
+        self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
+    ) -> None:
+        self._check()
         scalings = ("standard", "none") if self.scaling == "auto" else (self.scaling,)
         grid = GRID if self.C is None else (self.C,)
         tried: list[Candidate] = []

@@ -212,7 +212,7 @@ def _chapter(study: Study, dataset: Dataset | None, why: str, seconds: float | N
         Section("scores", "Scores", parts=(*by_share[1:], charts.scores_table(study))),
         Section(
             "differences", "Which differences are shown",
-            (_DIFFERENCES,) if table else (), parts=(table,) if table else (),
+            _how_compared(study) if table else (), parts=(table,) if table else (),
         ),
         Section("images", "The images", missing, parts=of_dataset.drawings),
         Section("masks", "Masks", parts=(*of_masks.drawings, *charts.image_scores(study))),
@@ -233,6 +233,17 @@ _DIFFERENCES = (
     "Two models are compared on the very samples that both were scored on, so that a difference can be told apart "
     "although the intervals of their scores overlap."
 )
+
+
+_GROUPS = (
+    "Whole groups of images (such as scenes) were held out, and the bootstrap draws single images. Those of a group are "
+    "alike, so intervals are narrower than what other groups would show: with few groups, take them for a lower bound."
+)
+
+
+def _how_compared(study: Study) -> tuple[str, ...]:
+    grouped = any(trial.split["name"].startswith("grouped") for trial in study.trials)
+    return (_DIFFERENCES, _GROUPS) if grouped else (_DIFFERENCES,)
 
 
 def _counted(study: Study) -> str:
