@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from samtl.errors import EXIT_INTERRUPTED, ResourceError, SamtlError
+from samtl.errors import ResourceError, SamtlError
 
-from . import bench, demo, embed, fit, listing, predict, report, sweep
+from . import bench, demo, embed, fit, listing, predict, report, reproduce, sweep
 from ._render import complain, show_log
 from ._signals import StopNow
 
@@ -37,8 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 done, with quarantined rows or failed cells; 2 bad input or damage; 3 the store was made in "
-    "another way; 4 another process writes to it; 5 disk, device or network gave out; 70 a defect of samtl; "
+    epilog="Exit codes: 0 done; 1 done, with quarantined rows or failed cells; 2 bad input or damage; 3 the store was "
+    "made in another way; 4 another process writes to it; 5 disk, device or network gave out; 70 a defect of samtl; "
     "130 stopped by Ctrl-C, 143 by SIGTERM.",
 )
 app.command("embed")(embed.embed)
@@ -47,6 +47,7 @@ app.command("fit-baseline")(fit.fit_baseline)
 app.command("predict")(predict.predict)
 app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.command("info")(listing.info)
 app.command("ls")(listing.ls)
 app.add_typer(bench.app, name="bench")
@@ -91,11 +92,11 @@ def main() -> None:
     except SamtlError as error:
         complain(str(error))
         sys.exit(error.exit_code)
-    except StopNow:
+    except StopNow as stop:
         complain(
             "stopped; what was committed before is kept, and the same command goes on from there"
         )
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(stop.exit_code)
     except MemoryError:
         complain("this machine's memory gave out; close other programs or use a smaller encoder")
         sys.exit(ResourceError.exit_code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 import threading
 import time
@@ -28,6 +28,7 @@ MARK_RUNNING, MARK_FAILED = "*", "!"
 _RUNNING_SHOWN = 3  # cells whose last word is shown
 _FINISHED = ("done", "skipped")
 _EPOCH = re.compile(r"epoch (\d+) of (\d+)")
+_MARKS = ":@/"  # what the parts of a split's spec are parted by
 _FEWEST = 0.03  # of the work, before the time left is guessed
 
 
@@ -145,11 +146,11 @@ class Board:
         work = done = 0.0
         for number, cell in self.cells.items():
             state = self._state[number]
-            if state == "skipped":
+            if state in ("skipped", "failed"):  # a failure may take no time at all
                 continue
             share = cost([cell])
             work += share
-            if state in ("done", "failed"):
+            if state == "done":
                 done += share
             elif found := _EPOCH.match(self._words.get(number, "")):
                 done += share * (int(found[1]) - 1) / int(found[2])
@@ -253,22 +254,29 @@ class Board:
         if "failed" in states:
             mark, style = MARK_FAILED, "red"
         text = f"{mean} {count}" if both and mean else count
-        return Text(f"{text}{mark}" if numbers else "", style=style)
+        return Text(f"{mark}{text}" if numbers else "", style=style)
 
 
 def shortened(splits: Sequence[str]) -> tuple[list[str], str]:
     """Take from specs of splits what all begin and end with; gives them, and what was taken as `BEGIN...END`.
 
-    Such as "0.1", "0.5" and "label:...@0.2". What is taken ends or begins with one of `:`, `@` and `/`.
+    Of `label:0.1@0.2` and `label:0.5@0.2` are left `0.1` and `0.5`, and `label:...@0.2`.
     """
-    begin = os.path.commonprefix(list(splits)) if len(splits) > 1 else ""
-    begin = begin[: max(begin.rfind(mark) for mark in ":@/") + 1]
-    rest = [split[len(begin) :] for split in splits]
-    end = os.path.commonprefix([text[::-1] for text in rest])[::-1] if len(splits) > 1 else ""
-    marks = [end.find(mark) for mark in ":@/" if mark in end]
-    end = end[min(marks) :] if marks else ""
-    short = [text[: len(text) - len(end)] for text in rest]
-    return short, f"{begin}...{end}" if begin or end else ""
+    parts = [re.findall(r"[^:@/]+|[:@/]", split) for split in splits]
+    begin = _shared(parts) if len(parts) > 1 else []
+    rest = [words[len(begin) :] for words in parts]
+    end = _shared([words[::-1] for words in rest])[::-1] if len(parts) > 1 else []
+    short = ["".join(words[: len(words) - len(end)]) for words in rest]
+    return short, f"{''.join(begin)}...{''.join(end)}" if begin or end else ""
+
+
+def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
+    """What all lists begin with, up to the last mark in it."""
+    alike = itertools.takewhile(lambda words: len(set(words)) == 1, zip(*lists, strict=False))
+    shared = [words[0] for words in alike]
+    while shared and shared[-1] not in _MARKS:
+        shared.pop()
+    return shared
 
 
 def _called(cell: Cell) -> str:

@@ -14,9 +14,12 @@ from ._options import DatasetSpec, GroupBy, Json, Limit, PerClass, Root
 from ._signals import polite_stop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from samtl.embedding import EmbedResult, Event
     from samtl.planning import Plan
 
+STOPPING = "stopping after the block in flight; press Ctrl-C again to stop at once"
 LISTED = 20  # bad images printed one by one; all of them are in the store and in --json
 
 
@@ -92,9 +95,20 @@ def embed(
 def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResult, int]:
     """Embed with a progress bar; gives the result, and the exit code of the signal that ended it early or 0."""
     from samtl import embedding
-    from samtl.planning import Plan
 
     bar = render.EmbedBar()
+    with polite_stop(STOPPING) as stop, bar:
+        result = embedding.embed(
+            dataset, encoder, **options, on_event=shown_on(bar), should_stop=stop
+        )
+    return result, stop.exit_code if result.interrupted else 0
+
+
+def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
+    """Give what draws the events of a pass: its plan, its progress, and the first bad images."""
+    from samtl import embedding
+    from samtl.planning import Plan
+
     told = 0
 
     def show(event: Event) -> None:
@@ -115,10 +129,7 @@ def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResul
             if told <= LISTED:
                 bar.line(f"quarantined {event.sample_id}: {event.code}: {event.reason}", "yellow")
 
-    announcement = "stopping after the block in flight; press Ctrl-C again to stop at once"
-    with polite_stop(announcement) as stop, bar:
-        result = embedding.embed(dataset, encoder, **options, on_event=show, should_stop=stop)
-    return result, stop.exit_code if result.interrupted else 0
+    return show
 
 
 def draw_plan(plan: Plan) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from samtl.predicting import predict as predict
     from samtl.report.making import ReportResult as ReportResult
     from samtl.report.making import make_report as make_report
+    from samtl.reproducing import ReproduceResult as ReproduceResult
+    from samtl.reproducing import reproduce as reproduce
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
     from samtl.sweeping import SweepResult as SweepResult
@@ -41,12 +43,14 @@ _PUBLIC = {
     "predict": ("samtl.predicting", "predict"),
     "sweep": ("samtl.sweeping", "sweep"),
     "make_report": ("samtl.report.making", "make_report"),
+    "reproduce": ("samtl.reproducing", "reproduce"),
     "Dataset": ("samtl.datasets", "Dataset"),
     "Store": ("samtl.store.reader", "Store"),
     "EmbedResult": ("samtl.embedding", "EmbedResult"),
     "FitResult": ("samtl.fit", "FitResult"),
     "PredictResult": ("samtl.predicting", "PredictResult"),
     "ReportResult": ("samtl.report.making", "ReportResult"),
+    "ReproduceResult": ("samtl.reproducing", "ReproduceResult"),
     "SweepResult": ("samtl.sweeping", "SweepResult"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }
@@ -56,6 +60,7 @@ __all__ = [
     "FitResult",
     "PredictResult",
     "ReportResult",
+    "ReproduceResult",
     "SamtlError",
     "Store",
     "SweepResult",
@@ -65,6 +70,7 @@ __all__ = [
     "make_report",
     "open",
     "predict",
+    "reproduce",
     "sweep",
 ]
 

@@ -306,12 +306,18 @@ def _config(
         "task": data.task,
         "features": "pixels",
         "dataset": data.name,
+        "samples": digest(
+            {
+                "classes": list(data.classes),
+                "samples": list(zip(data.sample_ids, data.labels, strict=True)),
+            }
+        ),
         "seed": seed,
         "split": split_json(parts.split),
         "validation": split_json(parts.inner),
     }
     if warm_start:
-        decides["start"] = "warm"
+        decides["start"] = warm_start  # which names what that was trained from in turn
     return {
         "format": FORMAT,
         "kind": "baseline",

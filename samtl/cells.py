@@ -13,7 +13,7 @@ from typing import Any
 
 from samtl.baseline_fit import BaselineTrial, Floors, samples_of
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
-from samtl.errors import InputError, SamtlError
+from samtl.errors import SamtlError
 from samtl.fit import Data, HeadTrial, Parts, array_for, configured, head_trial
 from samtl.heads._save import load
 from samtl.metrics import Score
@@ -108,8 +108,14 @@ class Given:
     allow_partial: bool = False
 
 
-#: Called with a cell and what becomes of it: `started`, `event`, `done` or `failed`, and a text.
+#: What ends a cell's turn. One is orphaned when the cell that it starts from came to nothing.
+SETTLED = ("done", "failed", "orphaned")
+#: Called with a cell and what becomes of it: `started`, `event` or one of these, and a text.
 Tell = Callable[[Cell, str, str], None]
+
+
+class Orphaned(Exception):
+    """The cell to start from came to nothing."""
 
 
 class Workshop:
@@ -146,7 +152,7 @@ class Workshop:
         left = {cell.number: cell for cell in unit.cells}
 
         def told(cell: Cell, what: str, text: str) -> None:
-            if what in ("done", "failed"):
+            if what in SETTLED:
                 left.pop(cell.number, None)
             tell(cell, what, text)
 
@@ -196,6 +202,8 @@ class Workshop:
                     found = trial.score(folder)
                     self._conclude(trial, folder, clock, found)
                     self._trained[cell.run] = trial.head
+        except Orphaned:
+            tell(cell, "orphaned", "")
         except Exception as error:
             tell(cell, "failed", why(error))
         else:
@@ -212,7 +220,10 @@ class Workshop:
 
         def failed(error: Exception) -> None:
             self._trained.pop(cell.run, None)
-            tell(cell, "failed", why(error))
+            if isinstance(error, Orphaned):
+                tell(cell, "orphaned", "")
+            else:
+                tell(cell, "failed", why(error))
 
         def done(trial: HeadTrial, folder: RunFolder, clock: Clock) -> None:
             with folder:
@@ -235,9 +246,7 @@ class Workshop:
             if other is None:
                 folder = self.given.out / CELLS / cell.start
                 if not folder.is_dir():
-                    raise InputError(
-                        f"it starts from {cell.start}, which came to nothing: sweep again, or without warm starts"
-                    )
+                    raise Orphaned
                 other = load(folder)
             (trial.head if isinstance(trial, HeadTrial) else trial.model).start_from(other)
         return trial
@@ -254,17 +263,22 @@ class Workshop:
         name = f"store-{trial.data.store.fingerprint[:8]}"
 
         def fit() -> Floors:
-            floor, missing = trial.floor()
-            return {missing: {}} if floor is None else {"": floor}
+            floor, why_not = trial.floor()
+            missing.append(why_not)
+            return {} if floor is None else {"": floor}
 
-        ((missing, floor),) = self._floor(name, trial.parts, trial.seed, fit).items()
+        missing = [""]
+        found = self._floor(name, trial.parts, trial.seed, fit)
         clock.start("write")
-        trial.conclude(folder, clock, scores, floor or None, missing, self._shared)
+        trial.conclude(folder, clock, scores, found.get(""), missing[-1], self._shared)
 
     def _floors_of_pixels(self, trial: BaselineTrial) -> Floors | None:
         floors = trial.floor
         if trial.name == "floor":
-            self._floor("pixels", trial.parts, trial.seed, lambda: trial.figures)
+            if not self.given.params.get(
+                "floor"
+            ):  # beside others stands the floor as it is by default
+                self._floor("pixels", trial.parts, trial.seed, lambda: trial.figures)
             return None
         return self._floor("pixels", trial.parts, trial.seed, lambda: floors() or {})
 
@@ -274,6 +288,8 @@ class Workshop:
         path = self.given.out / FLOORS / key
         if not path.exists():
             found = fit()
+            if not found:  # there may be one another time
+                return found
             path.parent.mkdir(parents=True, exist_ok=True)
             writing = path.with_name(f".{uuid.uuid4().hex}")
             writing.write_text(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -15,8 +17,8 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from samtl.cells import Cell, Given, Tell, Unit, Workshop
-from samtl.errors import InputError
+from samtl.cells import SETTLED, Cell, Given, Tell, Unit, Workshop
+from samtl.errors import InputError, ResourceError
 
 
 def cores() -> int:
@@ -69,7 +71,9 @@ class _Crew:
         self.units = list(units)
         self.cells = {cell.number: cell for unit in units for cell in unit.cells}
         self.busy: list[_Worker] = []
+        self.started = False  # whether any process ever got as far as working
         self.settled: set[int] = set()
+        self.lost: Counter[int] = Counter()
 
     def run(self) -> None:
         try:
@@ -95,6 +99,15 @@ class _Crew:
             process.start()
         except BrokenPipeError as error:
             raise _unguarded() from error
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise InputError(
+                f"the dataset cannot be handed to another process ({error}): its functions must be those of a module, "
+                "or jobs=1"
+            ) from error
+        except OSError as error:
+            raise ResourceError(
+                f"no further process could be started: {error.strerror or error}; try fewer --jobs"
+            ) from error
         theirs.close()  # so that the line ends when the process does
         self.busy.append(_Worker(process, ours))
 
@@ -105,10 +118,10 @@ class _Crew:
             self._part(worker)
             return
         if what == "ready":
-            worker.ready = True
+            worker.ready = self.started = True
             self._order(worker)
             return
-        if what in ("done", "failed"):
+        if what in SETTLED:
             self.settled.add(number)
         self.tell(self.cells[number], what, text)
 
@@ -127,21 +140,26 @@ class _Crew:
         self.busy.remove(worker)
         worker.line.close()
         worker.process.join()
-        if not worker.ready:
+        if not self.started:
             raise _unguarded()
+        if not worker.ready:
+            if self.busy:
+                return  # the others go on
+            raise ResourceError(
+                f"no further process could be started: {_ended(worker.process.exitcode)}"
+            )
         if worker.unit is not None:
-            # Killed, or out of memory: what it was at is lost, the rest is tried by another.
-            left = [
-                [cell for cell in lane if cell.number not in self.settled]
-                for lane in worker.unit.lanes
-            ]
-            for lane in left:
-                if lane:
-                    lost = lane.pop(0)
-                    self.settled.add(lost.number)
-                    self.tell(lost, "failed", _ended(worker.process.exitcode))
-            if rest := tuple(tuple(lane) for lane in left if lane):
-                self.units.insert(0, Unit(rest))
+            # Killed, or out of memory: what it was at is tried once more, each lane by itself, before it is given up.
+            for lane in worker.unit.lanes:
+                left = [cell for cell in lane if cell.number not in self.settled]
+                if left:
+                    self.lost[left[0].number] += 1
+                if left and self.lost[left[0].number] > 1:
+                    given_up = left.pop(0)
+                    self.settled.add(given_up.number)
+                    self.tell(given_up, "failed", _ended(worker.process.exitcode))
+                if left:
+                    self.units.insert(0, Unit((tuple(left),)))
         if self.units and len(self.busy) < self.jobs:
             self._hire()
 

@@ -5,6 +5,7 @@ The held-out rows are read after the head is trained and everything about it is 
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -193,6 +194,14 @@ class Data:
             store.parts,
         )
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Name the usable samples, with their labels and the hashes of their images."""
+        rows = np.flatnonzero(self.samples.usable).tolist()
+        ids, labels = self.samples.ids, self.samples.labels
+        named = [[ids[i], int(labels[i]), self.store.image_sha256(i)] for i in rows]
+        return digest({"classes": list(self.samples.classes), "samples": named})
+
     def hold(self) -> None:
         """Read all features now and keep them, where they are few enough."""
         rows = np.flatnonzero(self.samples.usable)  # others may not be there yet
@@ -218,7 +227,8 @@ class Data:
             )
         if self._held is not None or self._chosen is None or array:
             return values
-        return values[:, self._chosen]
+        # Else the columns lie one after the other, and products differ in the last digit from those of rows.
+        return np.ascontiguousarray(values[:, self._chosen])
 
     def feeds(self, parts: Parts, labels: NDArray[np.int64] | None) -> tuple[Feed, Feed]:
         """Give the training and validation part as batches."""
@@ -625,9 +635,10 @@ def _config(
         "split": split_json(parts.split),
         "validation": split_json(parts.inner),
         "fingerprint": store.fingerprint,
+        "samples": data.digest,
     }
     if warm_start:
-        decides["start"] = "warm"
+        decides["start"] = warm_start  # which names what that was trained from in turn
     return {
         "format": FORMAT,
         "kind": "head",

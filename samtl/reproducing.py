@@ -99,8 +99,8 @@ class Step:
     command: str
 
 
-#: What happens: a `Step` begins; then what `samtl.embed`, `samtl.sweep` and, as lines, `samtl.make_report` tell.
-Event = Step | embedding.Event | Progress | Note | str
+#: What happens: a `Step` begins; what `samtl.embed`, `samtl.sweep` and, as lines, `samtl.make_report` tell; its result.
+Event = Step | embedding.Event | EmbedResult | Progress | Note | SweepResult | str | ReportResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +228,7 @@ def reproduce(
     source = {"dataset": spec, "root": root}
     tell(Step("embed", _command("embed", **source, encoder=name, **_but(options, "root"))))
     embedded = embedding.embed(given, name, **options, on_event=tell, should_stop=should_stop)
+    tell(embedded)
     swept: SweepResult | None = None
     report: ReportResult | None = None
     if not embedded.interrupted:
@@ -246,11 +247,13 @@ def reproduce(
         swept = sweep(
             embedded.store, **parts, dataset=given, root=root, params=chosen, on_event=tell
         )
+        tell(swept)
         target = folder / REPORT
         tell(
             Step("report", _command(f"report {shlex.quote(str(swept.out))}", **source, out=target))
         )
         report = make_report([swept.out], target, dataset=given, root=root, on_event=tell)
+        tell(report)
     return ReproduceResult(
         study, folder, embedded, swept, report, tuple(notes), time.perf_counter() - began
     )

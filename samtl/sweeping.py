@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from samtl import crew, protocols, results
 from samtl.cells import (
@@ -38,6 +39,7 @@ from samtl.errors import InputError, LockedError, ResourceError, SamtlError
 from samtl.fit import Data, HeadTrial, Parts, configured
 from samtl.results import Results
 from samtl.runs import read_run, runs_folder
+from samtl.splits import Split
 from samtl.store.reader import Store
 from samtl.trial import Samples, run_name
 
@@ -47,6 +49,8 @@ DEFAULT_HEADS = {
 }
 DEFAULT_SPLITS = "0.1,0.2,...,0.9"
 # How long a training takes for one sample, roughly and relative to each other: long ones begin first.
+MOST_KNOWN = 0.05  # part of a validation part that a warm start may have learnt from
+_LANES = 12  # heads on grids at a time in one process: each holds some of its rows
 _COSTS = {
     "floor": 0.5,
     "logreg": 1.0,
@@ -125,6 +129,7 @@ class SweepResult:
 
 
 OnEvent = Callable[[Progress | Note], None]
+Rows = NDArray[np.int64]
 
 
 def sweep(
@@ -173,8 +178,8 @@ def sweep(
         As for `samtl.fit_head`.
     warm_start : bool
         Whether a cell starts from the one whose training part is the largest within its own (same model and seed),
-        where training is then shorter. Up to 3 % of the samples that then validate were learnt from before; held-out
-        ones never.
+        where training is then shorter and at most 5 % of its validation part were learnt from on the way; held-out
+        samples never are.
     jobs : int
         Processes at a time. More than 1 start this program anew: a script needs `if __name__ == "__main__":`.
     allow_partial : bool
@@ -201,6 +206,8 @@ def sweep(
             f"the baselines {', '.join(baselines)} read pixels: say which with --dataset (and --root)"
         )
     asked = protocols.several(splits)
+    if group_by is not None and not any(protocol.draws for protocol in asked):
+        raise InputError(f"--group-by has no bearing on the splits {splits}: leave it out")
     folder = Path(out) if out is not None else runs_folder() / f"sweep-{_named(paths, dataset)}"
     given = Given(
         folder,
@@ -326,6 +333,10 @@ def _plan(
         parts = _parts(samples, asked, seeds)
         for name in baselines:
             several(base, "baselines", name, None, parts)
+    if features and not any(cell.features for cell in plan):
+        raise InputError(
+            "--features chooses columns of pooled, and no head of this sweep reads these: leave it out"
+        )
     if not plan:
         raise InputError("there is nothing to sweep: name --heads or --baselines")
     seen: dict[str, Cell] = {}
@@ -384,11 +395,15 @@ def _chained(shop: Workshop, cells: Sequence[Cell], warm_start: bool) -> list[Ce
     """Name the cells, each with the one that it starts from: the largest whose training part is within its own."""
     first = cells[0]
     made = configured(first.kind, first.name, shop.given.params.get(first.name, {}), 0)
+    convex = getattr(made, "convex", False)
     heads = first.kind == "heads"
     task = shop.store(first.store).task if heads else shop.images(first.store)[0].task
     named: list[Cell] = []
+    known: dict[str, Rows] = {
+        "": np.zeros(0, dtype=np.int64)
+    }  # by run: learnt from, starts included
     for cell in sorted(cells, key=lambda cell: len(cell.parts.split.train)):
-        train = cell.parts.split.train
+        train, (learnt, judged) = cell.parts.split.train, _rows(cell.parts.inner)
         within = [
             other
             for other in named
@@ -397,14 +412,25 @@ def _chained(shop: Workshop, cells: Sequence[Cell], warm_start: bool) -> list[Ce
             and made.gains(len(cell.parts.inner.train), task)
             and len(other.parts.split.train) < len(train)
             and np.isin(other.parts.split.train, train, assume_unique=True).all()
+            and (convex or np.isin(judged, known[other.run]).mean() <= MOST_KNOWN)
         ]
-        cell = replace(cell, start=within[-1].run if within else "")
-        trial = shop.trial(cell)
-        digest = trial.config["digest"]
-        source = trial.data.store.name if isinstance(trial, HeadTrial) else trial.data.name
-        run = run_name(source, cell.name, cell.parts.split, cell.seed, digest)
-        named.append(replace(cell, digest=digest, run=run))
+        cell = _named_by(shop, replace(cell, start=within[-1].run if within else ""))
+        known[cell.run] = np.union1d(known[cell.start], learnt)
+        named.append(cell)
     return named
+
+
+def _rows(split: Split) -> tuple[Rows, Rows]:
+    return split.train, split.test
+
+
+def _named_by(shop: Workshop, cell: Cell) -> Cell:
+    """Name a cell after what decides its outcome."""
+    trial = shop.trial(cell)
+    digest = trial.config["digest"]
+    source = trial.data.store.name if isinstance(trial, HeadTrial) else trial.data.name
+    run = run_name(source, cell.name, cell.parts.split, cell.seed, digest)
+    return replace(cell, digest=digest, run=run)
 
 
 class _Sweep:
@@ -438,11 +464,16 @@ class _Sweep:
                 skipped += self._adopt(cell)
             else:
                 left.append(cell)
-        if left:
+        # What is asked for decides the processes, and so the threads of each: a sweep that resumes has as many.
+        jobs = min(jobs, len(self._units(self.cells, jobs)))
+        left += self._starts_of(left)
+        while left:
+            self.orphans: list[Cell] = []
             try:
                 crew.work(self._units(left, jobs), self.shop.given, jobs, self._tell)
             finally:
                 self._tidy()
+            left = self._adopted()
         recorded = self.results.cells()
         asked = sorted(self.cells, key=lambda cell: cell.number)
         rows = [row for cell in asked for row in recorded.get(cell.digest, ())]
@@ -455,6 +486,37 @@ class _Sweep:
             time.perf_counter() - began,
             tuple(self.notes),
         )
+
+    def _starts_of(self, left: Sequence[Cell]) -> list[Cell]:
+        """Give the finished cells that others are to start from, and whose run folder is gone."""
+        by_run = {cell.run: cell for cell in self.cells}
+        needed: dict[str, Cell] = {}
+        starts = [cell.start for cell in left]
+        while starts:
+            start = by_run.get(starts.pop())
+            if start is None or start in left or start.run in needed:
+                continue
+            if not (self.out / CELLS / start.run).exists():
+                needed[start.run] = start
+                starts.append(start.start)
+        return list(needed.values())
+
+    def _adopted(self) -> list[Cell]:
+        """Let the cells whose start came to nothing start from what that started from, or from nothing."""
+        by_run = {cell.run: cell for cell in self.cells}
+        left = []
+        for orphan in self.orphans:
+            start = by_run[orphan.start].start
+            while start and not (self.out / CELLS / start).exists():
+                start = by_run[start].start
+            cell = _named_by(self.shop, replace(orphan, start=start))
+            self.cells[self.cells.index(orphan)] = cell
+            self._note([f"{orphan.start} came to nothing, so {cell.run} starts without it"])
+            if (self.out / CELLS / cell.run).exists():
+                self._adopt(cell)
+            else:
+                left.append(cell)
+        return left
 
     def _note(self, texts: Sequence[str]) -> None:
         for text in texts:
@@ -489,12 +551,15 @@ class _Sweep:
 
     def _tell(self, cell: Cell, what: str, text: str) -> None:
         figures = None
+        if what == "orphaned":
+            self.orphans.append(cell)
+            return
         if what == "done":
             try:
                 self._record(cell)
                 figures = self._figures(cell)
                 self.done += 1
-            except InputError as error:  # the folder went away, or is damaged
+            except (InputError, KeyError) as error:  # the folder went away, or is damaged
                 what, text = "failed", why(error)
         if what == "failed":
             self.failed[cell.run] = text
@@ -521,12 +586,20 @@ class _Sweep:
 
     def _failed(self, cell: Cell, why: str) -> dict[str, Any]:
         split = cell.parts.split
+        trial = self.shop.trial(cell)
+        config = trial.config
+        store = trial.data.store if isinstance(trial, HeadTrial) else None
         return results.failed_row(
             cell=cell.digest,
             error=why,
             method=cell.name,
-            kind="head" if cell.kind == "heads" else "baseline",
-            features=cell.features or "",
+            kind=config["kind"],
+            task=config["task"],
+            dataset=store.dataset if store is not None else config["dataset"],
+            store=store.name if store is not None else "",
+            fingerprint=store.fingerprint if store is not None else "",
+            snapshot=store.snapshot if store is not None else "",
+            features=results.features_of(config),
             split=cell.split,
             split_name=split.name,
             share=split.share,
@@ -547,7 +620,9 @@ class _Sweep:
                     grids.setdefault((cell.store, array), []).append(cell)
         for (path, array), some in grids.items():
             bins = jobs if _fits(self.shop.store(path), array) else 1
-            units += [Unit(tuple(map(tuple, lanes))) for lanes in _dealt(lanes_of(some), bins)]
+            lanes = lanes_of(some)
+            bins = max(bins, -(-len(lanes) // _LANES))
+            units += [Unit(tuple(map(tuple, hand))) for hand in _dealt(lanes, bins)]
         in_grids = {cell.number for some in grids.values() for cell in some}
         rest = [cell for cell in cells if cell.number not in in_grids]
         units += [Unit((tuple(lane),)) for lane in lanes_of(rest)]

@@ -204,7 +204,7 @@ class _Lane:
         """Tell which rows of the store are needed in this pass."""
         found = np.zeros(len(self.stream.store), dtype=bool)
         if self.training is not None:
-            found |= self.training.learnt | self.training.judged
+            found |= self.training.wanted()
         if self.scoring is not None:
             found |= self.scoring.position >= 0
         return found
@@ -213,7 +213,7 @@ class _Lane:
         """Tell which rows are needed with their targets."""
         if self.training is None:
             return np.zeros(len(self.stream.store), dtype=bool)
-        return self.training.learnt | self.training.judged
+        return self.training.wanted()
 
     def take(self, window: _Window, waited: float) -> None:
         """Use the rows of a window."""
@@ -288,9 +288,19 @@ class _Training:
         self._judged = Tally()
         self._epochs = 0
 
+    def wanted(self) -> NDArray[np.bool_]:
+        """Tell which rows are learnt from or judged on in this pass."""
+        found = np.zeros_like(self.learnt)
+        if self._epochs < self.trainer.recipe.epochs:
+            found |= self.learnt
+        if self._sealed is not None:
+            found |= self.judged
+        return found
+
     def take(self, window: _Window, waited: float) -> None:
-        window.require(self.learnt | self.judged)
+        window.require(self.wanted())
         self.trainer.waited += waited
+        self.clock.seconds["read"] = self.clock.seconds.get("read", 0.0) + waited
         with self.clock.spending("fit"):
             self._take(window)
 

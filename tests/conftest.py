@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
+from importlib.metadata import entry_points
 from pathlib import Path
 
 # Before anything imports torch: OpenMP threads that spin at barriers starve whatever else runs.
@@ -68,3 +70,43 @@ def _small_store(tmp_path_factory):
 def small(_small_store, tmp_path):
     """Give a fresh copy of the small store, to read or to damage."""
     return shutil.copytree(_small_store.store, tmp_path / "small.zarr")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `samtl ARGS` in this process; gives (exit code, standard output, standard error)."""
+    main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["samtl", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        output, errors = capsys.readouterr()
+        assert "Traceback" not in errors
+        return code, output, errors
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of 24 images in two classes."""
+    import stubs
+
+    root = tmp_path / "images"
+    for name in ("field", "town"):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            (root / name / f"{i}.png").write_bytes(stubs.png(len(name) * 100 + i))
+    return root
+
+
+@pytest.fixture
+def embedded(run, encoders, folder):
+    """A store of 24 images in two classes in the default place."""
+    assert run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")[0] == 0

@@ -10,12 +10,14 @@ from PIL import Image
 from toys import blobs, stripes
 
 from samtl import pixel_metrics, splits
-from samtl.baseline_fit import fit_baseline
+from samtl.baseline_fit import BaselineTrial, fit_baseline, samples_of
 from samtl.datasets import shuffled
 from samtl.errors import InputError, UnknownName
+from samtl.fit import Parts, configured
 from samtl.heads._save import load
 from samtl.preprocess import mask_square, resized_shape
-from samtl.trial import Stage
+from samtl.runs import RunFolder, read_split
+from samtl.trial import Clock, Stage, choose
 
 FAST = {"epochs": 2, "image_size": 32}
 
@@ -134,7 +136,7 @@ def test_a_saved_baseline_predicts_as_it_did():
         ),
         (stripes, "cn", {}, "did you mean cnn"),
         (stripes, "floor", {"split": 1.5}, "--split must lie between 0 and 1"),
-        (stripes, "floor", {"split": "half"}, "--split takes the held-out share"),
+        (stripes, "floor", {"split": "half"}, "no split is called 'half': known are 0.2, shipped"),
         (stripes, "floor", {"split": "shipped"}, "comes with no split of its own"),
         (stripes, "floor", {"seed": -1}, "--seed must lie between"),
         (stripes, "floor", {"split": 0.2, "same_split_as": "runs/x"}, "exclude each other"),
@@ -178,3 +180,41 @@ def test_a_held_out_mask_of_another_size_is_refused():
     data.read_mask.content[name] = np.repeat(data.read_mask.content[name], 2, 0).repeat(2, 1)
     with pytest.raises(InputError, match="must have its image's shape"):
         fit_baseline(data, "floor", 0.25)
+
+
+# In a sweep
+
+
+def tried(folder, data, name, start=None, **params):
+    """Run the trial of one baseline as a sweep does, without a floor of its own."""
+    samples = samples_of(data)
+    parts = Parts(*choose(samples, 0.2, 0, None))
+    model = configured("baselines", name, params, 0)
+    trial = BaselineTrial(data, samples, name, model, parts, 0, {}, start or "")
+    clock = Clock(None)
+    with RunFolder(folder / "cells") as run:
+        found = trial.run(run, clock)
+        return trial, trial.conclude(run, clock, *found, None, folder / "splits")
+
+
+def test_a_trial_of_a_sweep_names_its_split_and_what_it_started_from(tmp_path):
+    data = shuffled(stripes())
+    cold, first = tried(tmp_path, data, "cnn", **FAST)
+    warm, second = tried(tmp_path, data, "cnn", start=first.run.name, **FAST)
+    assert cold.config["digest"] != warm.config["digest"]
+    assert "start" not in cold.config
+    assert warm.config["start"] == first.run.name
+    assert second.warm_start == first.run.name
+    assert len(list((tmp_path / "splits").iterdir())) == 1
+    assert read_split(first.run)["digest"] == first.split.digest
+    assert set(table(first.run / "predictions.csv")[0]) == {"sample_id", "label", "predicted"}
+    alone = fit_baseline(stripes(), "cnn", 0.2, params=FAST)
+    assert first.metrics == alone.metrics
+    assert json.loads((alone.run / "config.json").read_text())["digest"] == cold.config["digest"]
+
+
+def test_figures_of_a_floor_are_those_beside_others(tmp_path):
+    floor, _ = tried(tmp_path, shuffled(stripes()), "floor")
+    other, _ = tried(tmp_path, shuffled(stripes()), "cnn", **FAST)
+    assert floor.floor() is None
+    assert other.floor() == floor.figures

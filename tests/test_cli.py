@@ -23,37 +23,6 @@ ROOT = Path(__file__).parent.parent
 main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run `samtl ARGS` in this process; gives (exit code, standard output, standard error)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["samtl", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        output, errors = capsys.readouterr()
-        assert "Traceback" not in errors
-        return code, output, errors
-
-    return run
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder of 24 images in two classes."""
-    root = tmp_path / "images"
-    for name in ("field", "town"):
-        (root / name).mkdir(parents=True)
-        for i in range(12):
-            (root / name / f"{i}.png").write_bytes(stubs.png(len(name) * 100 + i))
-    return root
-
-
 def untouched(path):
     return not path.exists() or not list(path.rglob("*"))
 
@@ -61,14 +30,25 @@ def untouched(path):
 def test_help_names_every_verb(run):
     code, output, _ = run("--help")
     assert code == 0
-    for verb in ("embed", "fit-head", "predict", "info", "ls", "demo"):
+    for verb in ("embed", "fit-head", "predict", "sweep", "report", "info", "ls", "demo"):
         assert verb in output
     assert "Exit codes" in output
 
 
 @pytest.mark.parametrize(
     "verb",
-    ["embed", "fit-head", "fit-baseline", "predict", "info", "ls", "bench heads", "demo"],
+    [
+        "embed",
+        "fit-head",
+        "fit-baseline",
+        "predict",
+        "sweep",
+        "report",
+        "info",
+        "ls",
+        "bench heads",
+        "demo",
+    ],
 )
 def test_every_option_is_in_the_readme(run, verb):
     _, output, _ = run(*verb.split(), "--help")
@@ -391,12 +371,6 @@ def test_sixteen_bit_images_are_quarantined_with_advice(run, encoders, folder):
     code, output, _ = run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
     assert code == 1
     assert "field/deep.tif: unsupported_mode" in output
-
-
-@pytest.fixture
-def embedded(run, encoders, folder):
-    """A store of 24 images in two classes in the default place."""
-    assert run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")[0] == 0
 
 
 @pytest.mark.parametrize("head", ["logreg", "mlp"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samtl import datasets
-from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
+from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
 from samtl.errors import InputError, UnknownName
 
 
@@ -130,6 +130,32 @@ class TestSubset:
     def test_a_class_that_is_too_small_is_named(self):
         with pytest.raises(InputError, match="b has 1; use --per-class 1 or less"):
             subset(made([0, 0, 1, 2, 2]), per_class=2)
+
+
+class TestOnly:
+    @given(some, st.data())
+    def test_the_images_with_these_ids_in_this_order(self, dataset, data):
+        ids = data.draw(st.permutations(dataset.sample_ids))
+        ids = ids[: data.draw(st.integers(0, len(ids)))]
+        result = only(dataset, ids)
+        assert result.sample_ids == tuple(ids)
+        assert set(rows(result)) <= set(rows(dataset))
+        assert (result.name, result.classes, result.note) == ("made", ("a", "b", "c"), "a note")
+
+    def test_groups_and_parts_go_with_them(self):
+        ids = ("a", "b", "c")
+        parts = ("train", "test", "validation")
+        dataset = Dataset("x", ("k",), ids, (0, 0, 0), no_reading, groups=ids, parts=parts)
+        result = only(dataset, ["c", "a"])
+        assert (result.groups, result.parts) == (("c", "a"), ("validation", "train"))
+
+    def test_an_id_that_is_not_there_is_named(self):
+        dataset = made([0, 1, 2])
+        with pytest.raises(
+            InputError,
+            match=r"made has no image for 2 of 3 ids, the first is 'x': give the --dataset and --root",
+        ):
+            only(dataset, ["0/0.png", "x", "y"])
 
 
 class TestResolve:

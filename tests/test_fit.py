@@ -55,6 +55,9 @@ class FakeStore:
     def quarantined(self):
         return tuple(SimpleNamespace(row=row) for row in self.bad)
 
+    def image_sha256(self, row):
+        return f"hash of {self.sample_ids[row]}"
+
     def columns(self, array):
         return tuple(f"{array}_{i}" for i in range(self.data[array].shape[1]))
 
@@ -448,6 +451,58 @@ def test_a_path_that_is_no_store_is_said(tmp_path):
         fit_head(tmp_path / "no.zarr")
 
 
+# What a sweep holds
+
+
+@pytest.mark.parametrize("features", [None, "mean,block*"])
+def test_held_features_are_those_that_are_read(stores, features):
+    store = open_store(stores["classification"])
+    held, plain = (fit.Data(store, "pooled", features, None, False) for _ in range(2))
+    held.hold()
+    rows = np.array([41, 3, 3, 17])
+    for array in (None, "image_stats"):
+        found, expected = held.features(rows, array), plain.features(rows, array)
+        np.testing.assert_array_equal(found, expected)
+        # Products of other layouts differ in the last digit.
+        assert found.flags.c_contiguous
+        assert expected.flags.c_contiguous
+
+
+def test_held_features_are_read_once(stores, monkeypatch):
+    data = fit.Data(open_store(stores["classification"]), "pooled", None, None, False)
+    data.hold()
+    expected = data.features(np.arange(5))
+    monkeypatch.setattr(Store, "read", None)
+    data.hold()
+    np.testing.assert_array_equal(data.features(np.arange(5)), expected)
+
+
+def test_what_is_too_large_is_not_held(stores, monkeypatch):
+    monkeypatch.setattr(feed, "HELD_BYTES", 100)
+    data = fit.Data(open_store(stores["classification"]), "pooled", None, None, False)
+    data.hold()
+    assert data._held is None
+
+
+def test_rows_that_are_not_there_yet_are_not_held(tmp_path):
+    path = embedded(tmp_path, stripes(60), 256, ("pooled",))
+    for record in (path / "log").glob("3*.json"):
+        record.unlink()
+    data = fit.Data(open_store(path), "pooled", None, None, True)
+    data.hold()
+    rows = np.flatnonzero(data.samples.usable)
+    assert len(rows) == 48
+    np.testing.assert_array_equal(data.features(rows), open_store(path).read("pooled", rows))
+
+
+def test_held_features_that_are_no_numbers_are_named(stores):
+    data = fit.Data(open_store(stores["classification"]), "pooled", "std,mean", None, False)
+    data.hold()
+    data._held[:, -1] = np.nan
+    with pytest.raises(InputError, match=r"pooled of sample '.*' is not finite in column 'std_2'"):
+        data.features(np.array([7]))
+
+
 # Which columns, which samples
 
 
@@ -545,7 +600,7 @@ def test_a_share_goes_before_a_shipped_split():
     ("split", "said"),
     [
         ("shipped", r"cache/toy.tiny.64.zarr comes with no split of its own; give .*--split 0.2"),
-        ("half", "--split takes the held-out share, such as 0.2, or shipped, got 'half'"),
+        ("half", "no split is called 'half': known are 0.2, shipped, fold:1/5, "),
         ("nan", "--split must lie between 0 and 1"),
     ],
 )

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -346,6 +346,7 @@ def steps_of(one, held):
         one.settle(learnt, judged, one.model.state_dict())
 
 
+@settings(max_examples=12)
 @given(
     turns=st.lists(st.integers(0, 2), max_size=60),
     rates=st.tuples(*[st.sampled_from([1e-3, 1e-2, 0.3])] * 3),

@@ -62,7 +62,7 @@ def test_the_readme_is_finished():
 
 def test_no_machine_paths():
     """The project speaks only of itself."""
-    suffixes = {".py", ".md", ".toml", ".txt", ".cff"}
+    suffixes = {".py", ".ipynb", ".md", ".toml", ".txt", ".cff"}
     folders = [ROOT / name for name in ("samtl", "cli", "tests", "cache", "notebooks")]
     files = [p for folder in folders for p in folder.rglob("*") if p.suffix in suffixes]
     files += [p for p in ROOT.glob("*") if p.suffix in suffixes]

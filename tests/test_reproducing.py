@@ -1,12 +1,17 @@
 """A case study from the images to the page: resumed after every step, and refused where it would mix what differs."""
 
 import dataclasses
+import json
+import os
 import re
 import shutil
+import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import stubs
+from samtl.cli._board import Board
 from toys import blobs, stripes
 
 import samtl
@@ -109,7 +114,7 @@ def test_a_quick_study_says_what_it_left_out(classified, segmented):
     for told in ("0.2, 0.5 of 0.1, 0.2", "1 of 2 seeds", "not the baseline vgg19", "tiny"):
         assert told in note
     assert "images" not in note  # all were taken
-    assert [str(event) for event in classified[1] if isinstance(event, Note)][0] == note
+    assert next(str(event) for event in classified[1] if isinstance(event, Note)) == note
     assert "vgg19" not in segmented[0].notes[0]
 
 
@@ -137,12 +142,12 @@ def test_it_goes_on_where_it_was(again):
     shutil.rmtree(lost)
     (out / "sweep" / "results.csv").unlink()
     shutil.rmtree(out / "report")
-    before = {path: stubs.contents(path) for path in [out / "store", *kept]}
+    before = {path: stubs.contents(path, hidden=False) for path in [out / "store", *kept]}
     with sighted(GRID, **FEW) as encoders:
         result, _ = go_on()
     assert encoders.images == 0
     assert (result.embed.encoded, result.sweep.done, result.sweep.skipped) == (0, 1, 11)
-    assert {path: stubs.contents(path) for path in before} == before
+    assert {path: stubs.contents(path, hidden=False) for path in before} == before
     assert result.report.page.is_file()
     assert result.to_json()["report"]["runs"] == 12
 
@@ -251,6 +256,76 @@ def test_arguments_that_are_wrong_leave_nothing_behind(tmp_path):
 def test_weights_that_cannot_be_had_are_not_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(_weights, "BASE_URL", "http://127.0.0.1:9/")
     monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
-    with pytest.raises(ResourceError, match="could not download .* --checkpoint random:0"):
+    with pytest.raises(ResourceError, match=r"could not download .* --checkpoint random:0"):
         reproduce("eurosat", dataset="synthetic:2", vgg19=None, out=tmp_path / "study")
     assert not (tmp_path / "study" / "sweep").exists()
+
+
+POOLED = {
+    "eurosat": {"quick_splits": ("0.25", "0.5"), "baselines": ("floor",)},
+    "QUICK_SEEDS": 1,
+    "DEFAULT_HEADS": {"classification": ("logreg", "mlp")},
+}
+COMMAND = ("reproduce", "eurosat", "--dataset", "synthetic:4", "--quick", "--jobs", 1)
+
+
+def test_the_command_draws_every_step_under_its_own(run, monkeypatch):
+    """Interrupted in the pass, then in the sweep, the same command goes on."""
+    shown = Board.tell
+
+    def interrupt(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with sighted(64, **POOLED) as encoders:
+        encoders.before_batch = lambda pixels: encoders.images == 2 and interrupt()
+        code, output, errors = run(*COMMAND)
+        assert code == 130
+        assert "stopped with 16 of 32 rows" in output
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Board, "tell", lambda b, e: interrupt() if e.what == "done" else shown(b, e)
+            )
+            code, output, errors = run(*COMMAND)
+        assert code == 130
+        assert "the same command goes on" in errors
+        code, output, errors = run(*COMMAND, "--json", "told.json")
+    assert code == 0
+    told = json.loads(Path("told.json").read_text())
+    assert told["embed"]["missing"] == told["embed"]["encoded"] == 0
+    assert (told["sweep"]["done"], told["sweep"]["skipped"]) == (5, 1)
+    places = [output.index(line) for line in (
+        "a quick study: ", "samtl embed --dataset synthetic:4 --encoder tiny", "its figures say nothing about SAM",
+        "32 rows are in eurosat-quick/store", "samtl sweep --cache eurosat-quick/store", "samtl report eurosat-quick/sweep",
+        "page: eurosat-quick/report/index.html",
+    )]  # fmt: skip
+    assert places == sorted(places)
+
+
+def test_the_command_ends_with_1_where_something_failed(run, folder):
+    """A grid of 1 x 1 is too small for conv; an image is none."""
+    args = ("reproduce", "eurosat", "--dataset", f"folder:{folder}", "--quick", "--jobs", 1)
+    changed = POOLED | {"DEFAULT_HEADS": {"classification": ("logreg", "conv")}}
+    with sighted(64, **changed):
+        code, output, _ = run(*args, "--out", "failed")
+    assert code == 1
+    assert "2 cells failed" in output
+    assert "page: failed/report/index.html" in output
+    for number in range(12):
+        (folder / "town" / f"more{number}.png").write_bytes(b"no image" * (number == 0))
+    (folder / "field" / "none.png").write_bytes(b"no image")
+    with sighted(64, **POOLED):
+        code, output, _ = run(*args, "--out", "bad")
+    assert code == 1
+    assert "quarantined" in output
+    assert Path("bad/report/index.html").is_file()
+
+
+def test_the_command_refuses_in_one_line(run):
+    for args, told in (
+        (("eurosta",), "did you mean eurosat"),
+        (("roads",), "with --root"),
+        (("roads", "--dataset", "synthetic:4"), "reproduce eurosat"),
+    ):
+        code, output, errors = run("reproduce", *args)
+        assert (code, output) == (2, "")
+        assert told in errors

@@ -17,6 +17,7 @@ from samtl.trial import (
     PALETTE,
     Clock,
     Samples,
+    SharedClock,
     Stage,
     choose,
     left_out,
@@ -68,6 +69,22 @@ def test_stages_are_announced_and_timed(monkeypatch):
     assert seen == [Stage("read"), Stage("fit")]
     assert [str(stage) for stage in seen] == ["reading the features", "training"]
     Clock(None).start("write")
+
+
+def test_a_clock_of_one_that_takes_turns_counts_its_own_turns(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    clock = SharedClock(None)
+    for seconds in (1, 2):
+        with clock.spending("fit"):
+            now[0] += seconds
+        now[0] += 50  # another's turn
+    with clock.spending("score"):
+        now[0] += 4
+    now[0] += 50
+    clock.start("write")
+    now[0] += 8
+    assert clock.stop() == {"fit": 3, "score": 4, "write": 8, "total": 15}
 
 
 # Who is in which part
@@ -274,6 +291,41 @@ def test_the_tables_of_a_classification(tmp_path):
     assert [[int(row[name]) for name in "abc"] for row in table(run / "confusion.csv")] == (
         scores.confusion.tolist()
     )
+
+
+def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path):
+    some = samples(usable=np.arange(60) % 7 != 2)
+    parts = choose(some, 0.25, 0, None)
+    shared = tmp_path / "splits"
+    runs = []
+    for name in ("a", "b"):
+        with RunFolder(tmp_path / "cells") as folder:
+            write_split(folder, some, *parts, shared)
+            runs.append(folder.publish(name))
+    (file,) = shared.iterdir()
+    assert file.name == f"{parts[0].digest[:16]}-{parts[1].digest[:8]}.json"
+    alone = read_split(saved(tmp_path, some, *parts))
+    for run in runs:
+        content = json.loads((run / "split.json").read_text())
+        assert content["file"] == f"../../splits/{file.name}"
+        assert "held_out" not in content
+        found = read_split(run)
+        assert {name: found[name] for name in alone} == alone
+        assert choose(some, None, 9, run) == parts
+
+
+def test_lean_tables_have_no_probabilities(tmp_path):
+    some = samples(12)
+    split, _ = choose(some, 0.5, 0, None)
+    chances = np.random.default_rng(0).dirichlet([1, 1, 1], len(split.test))
+    scores = score_classes(some.labels[split.test], chances, 3, 0)
+    found = []
+    for lean in (False, True):
+        with RunFolder(tmp_path) as folder:
+            write_scores(folder, some, split, scores, {}, chances, lean)
+            found.append(table(folder.publish("run") / "predictions.csv"))
+    kept = ("sample_id", "label", "predicted")
+    assert found[1] == [{name: row[name] for name in kept} for row in found[0]]
 
 
 def test_the_tables_of_a_segmentation(tmp_path):

@@ -43,7 +43,7 @@ class Problem:
 
     def solve(
         self, C: float, coef: Floats, intercept: Floats, tol: float, max_iter: int
-    ) -> tuple[Floats, Floats, int]:
+    ) -> tuple[Floats, Floats, int, bool]:
         """Solve for one penalty, from a starting point.
 
         Parameters
@@ -53,13 +53,15 @@ class Problem:
         coef : (K, F) float64
         intercept : (K,) float64
         tol : float
-            Relative decrease of the mean loss in one iteration at which it ends.
+            Decrease of the mean loss in one iteration, relative to it where it is above 1, at which it ends.
         max_iter : int
 
         Returns
         -------
         coef, intercept
         iterations : int
+        converged : bool
+            Whether it ended for the tolerance.
         """
         k = self.classes
         weight = (2 if k == 2 else 1) / C  # scikit-learn penalises the one row of two classes
@@ -87,7 +89,12 @@ class Problem:
             options={"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": tol, "gtol": 0.0},
         )
         weights, offsets = unpacked(found.x)
-        return (self._axes @ weights).T, offsets - offsets.mean(), int(found.nit)
+        return (
+            (self._axes @ weights).T,
+            offsets - offsets.mean(),
+            int(found.nit),
+            bool(found.success),
+        )
 
     def _loss(self, weights: Floats, offsets: Floats) -> tuple[float, Floats, Floats]:
         """Sum of cross-entropies, and its slopes (F, K) and (K,), in the rotated features."""

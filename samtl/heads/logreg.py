@@ -46,7 +46,7 @@ class Head(PooledHead):
     max_iter : int
         Most iterations of the final fit.
     tol : float
-        Relative decrease of the mean loss, in one iteration, at which the final fit ends.
+        Decrease of the mean loss in one iteration, relative to it where it is above 1, at which the final fit ends.
     random_state : int
         For the validation part that is drawn where none is given.
 
@@ -67,6 +67,8 @@ class Head(PooledHead):
 
     facts = ("C_", "scaling_", "n_iter_", "converged_")
 
+    #: There is one best head, wherever the search for it starts.
+    convex = True
     C_: float
     scaling_: str
 
@@ -126,14 +128,13 @@ class Head(PooledHead):
             self.mean_, self.factor_ = _scale(X, self.scaling_)
             begin = _moved(point, self.mean_, self.factor_, k)
             problem = Problem(scaled(X, self.mean_, self.factor_), codes, k)
-            self.coef_, self.intercept_, self.n_iter_ = problem.solve(
+            self.coef_, self.intercept_, self.n_iter_, self.converged_ = problem.solve(
                 self.C_, *begin, self.tol, self.max_iter
             )
         self.curves_ = {
             name: [getattr(candidate, name) for candidate in tried]
             for name in Candidate.__dataclass_fields__
         }
-        self.converged_ = self.n_iter_ < self.max_iter
 
     def _point(self) -> _Point:
         return _Point(self.coef_, self.intercept_, self.mean_, self.factor_)
@@ -244,7 +245,7 @@ class _Search:
 
     def _loss(self, i: int) -> float:
         if i not in self.tried:
-            coef, intercept, iterations = self.problem.solve(
+            coef, intercept, iterations, _ = self.problem.solve(
                 self.grid[i], *self.weights, SEARCH_TOL, SEARCH_ITER
             )
             self.weights = coef, intercept

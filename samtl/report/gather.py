@@ -216,9 +216,18 @@ class _Found:
                 self._take(folder)
 
     def newest(self) -> Iterator[_Run]:
-        """Give the runs, of those that are repetitions of one another the last."""
+        """Give the runs; of those of one model, split and seed the last, however it was trained."""
         runs = sorted(self.runs, key=lambda run: (run.written, str(run.path)))
-        return iter({run.config["digest"]: run for run in runs}.values())
+        last = {
+            (run.dataset, *run.model, run.split["digest"], run.config["seed"]): run for run in runs
+        }
+        differ = len({run.config["digest"] for run in runs}) - len(last)
+        if differ > 0:
+            self.warnings.append(
+                f"{differ} runs are left out: the same model was trained on the same split with the same seed in "
+                "another way (such as from a warm start), and the last counts"
+            )
+        return iter(last.values())
 
     def _take(self, folder: Path) -> bool:
         """Read a folder that is a run or a sweep; tell whether it was."""

@@ -236,7 +236,7 @@ _DIFFERENCES = (
 
 
 _GROUPS = (
-    "Whole groups of images (such as scenes) were held out, and the bootstrap draws single images. Those of a group are "
+    "Whole groups of images (such as scenes) were held out, and the bootstrap draws images. Those of a group are "
     "alike, so intervals are narrower than what other groups would show: with few groups, take them for a lower bound."
 )
 

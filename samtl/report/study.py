@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from samtl.metrics import Score
+from samtl.report._style import png
 
 Cell = str | int | float | None
 
@@ -217,6 +218,10 @@ class Drawing:
     figure: Figure
     table: Table
     picture: bool = False
+
+    def _repr_png_(self) -> bytes:
+        """Show it in a notebook."""
+        return png(self.figure)
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,9 @@ def _words(out: Path, rows: Sequence[Row]) -> tuple[str, ...]:
     for row in rows:
         seen = row["n_train"] + row["n_val"]
         learnt[row["split"]].append(seen / (seen + row["n_test"]))
-    off = {split: round(abs(float(np.mean(x)) - 1 + STANDARD_SHARE), 2) for split, x in learnt.items()}
+    off = {
+        split: round(abs(float(np.mean(x)) - 1 + STANDARD_SHARE), 2) for split, x in learnt.items()
+    }
     nearest = {split for split, distance in off.items() if distance == min(off.values())}
     runs = dict.fromkeys(out / row["run"] for row in rows if row["split"] in nearest)
     try:

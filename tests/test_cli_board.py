@@ -1,0 +1,186 @@
+"""The grid of a sweep as it fills up: what it shows, and that it fits wherever it is shown."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from samtl.cli import _render
+from samtl.cli._board import Board, shortened
+
+from samtl.sweeping import Note, Progress
+
+
+def cells(models, splits, seeds):
+    """Cells with what the grid asks of them."""
+    train = SimpleNamespace(split=SimpleNamespace(train=range(100)))
+    return [
+        SimpleNamespace(number=n, name=model, features=None, store="s.zarr", split=split, seed=seed, parts=train)
+        for n, (model, split, seed) in enumerate(
+            (m, sp, s) for m in models for sp in splits for s in range(seeds)
+        )
+    ]  # fmt: skip
+
+
+def board(some, width=140, height=30, terminal=True):
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=width,
+        height=height,
+        color_system=None,
+        legacy_windows=False,
+        _environ={"TERM": "xterm"},
+    )
+    made = Board(console)
+    for cell in some:
+        made.tell(Progress(cell, "planned"))
+    return made
+
+
+def drawn(made):
+    """Lines of the table as it is now."""
+    with made.console.capture() as capture:
+        made.console.print(made._draw())
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def printed(made):
+    return made.console.file.getvalue().splitlines()
+
+
+def half(**size):
+    """A grid of 2 models x 2 splits x 3 seeds to which everything has happened."""
+    some = cells(["logreg", "vit"], ["0.1", "0.2"], 3)
+    made = board(some, **size)
+    for event in (
+        *(Progress(some[i], "skipped", figures={"accuracy": 0.80 + 0.01 * i}) for i in range(3)),
+        Progress(some[3], "done", figures={"accuracy": 0.7, "macro_f1": 0.1}),
+        Progress(some[6], "started"),
+        Progress(some[6], "event", "epoch 3 of 20: validation accuracy 51.0%"),
+        Progress(some[9], "failed", "no memory"),
+    ):
+        made.tell(event)
+    return made
+
+
+def test_each_place_shows_how_far_it_is():
+    lines = drawn(half())
+    assert lines[0].split() == ["0.1", "0.2"]
+    assert lines[1].split() == ["logreg", "81.0", "70.0", "1/3"]
+    assert lines[2].split() == ["vit", "*0/3", "!0/3"]
+    assert lines[3].startswith("4/12 cells, 1 failed, 1 running, ")
+    assert lines[4] == "* vit, split 0.1, seed 0: epoch 3 of 20: validation accuracy 51.0%"
+
+
+def test_narrow_places_show_the_count_until_they_have_a_mean():
+    lines = drawn(half(width=24))
+    assert lines[1].split() == ["logreg", "81.0", "1/3"]
+    assert all(len(line) < 24 for line in lines)
+
+
+def test_where_splits_do_not_fit_they_are_told_of_as_one():
+    some = cells(["logreg"], [f"0.{i}" for i in range(10, 40)], 2)
+    made = board(some, width=80)
+    made.tell(Progress(some[5], "done", figures={"iou": 0.5, "accuracy": 0.9}))
+    lines = drawn(made)
+    assert lines[0].split() == ["30", "splits"]
+    assert lines[1].split() == ["logreg", "50.0", "1/60"]
+
+
+def test_models_at_work_are_shown_where_not_all_fit():
+    some = cells([f"head{i:02d}" for i in range(40)], ["0.2"], 1)
+    made = board(some, height=12)
+    made.tell(Progress(some[33], "started"))
+    lines = drawn(made)
+    assert len(lines) < 12
+    assert any(line.startswith("head33") for line in lines)
+    assert "more models" in "\n".join(lines)
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(1, 3),
+    st.integers(30, 200),
+    st.integers(10, 50),
+    st.data(),
+)
+def test_it_fits_any_terminal(n_models, n_splits, seeds, width, height, data):
+    names = [f"a-model-of-a-long-name-{i}" for i in range(n_models)]
+    some = cells(names, [f"label:0.{i + 1}@0.2" for i in range(n_splits)], seeds)
+    made = board(some, width, height)
+    for number in data.draw(st.lists(st.integers(0, len(some) - 1), max_size=20)):
+        what = data.draw(st.sampled_from(["started", "event", "done"]))
+        figures = {"accuracy": 1.0} if what == "done" else None
+        made.tell(Progress(some[number], what, "epoch 1 of 2", figures))
+    lines = drawn(made)
+    assert len(lines) < height
+    assert max(map(len, lines)) < width
+
+
+def test_a_log_has_a_line_for_each_cell_that_ended(monkeypatch):
+    monkeypatch.setattr(_render, "SECONDS_BETWEEN_LINES", -1)
+    made = half(terminal=False)
+    made.tell(Note("the last line was half-written"))
+    lines = printed(made)
+    assert lines[0] == "3 of 12 cells were finished before"
+    assert lines[1] == "4/12 logreg, split 0.2, seed 0: accuracy 70.0%"
+    assert lines[2].startswith("4/12 cells, 1 running, ")
+    assert lines[2].endswith("; vit, split 0.1, seed 0: epoch 3 of 20: validation accuracy 51.0%")
+    assert lines[3:] == [
+        "5/12 vit, split 0.2, seed 0: failed: no memory",
+        "the last line was half-written",
+    ]
+
+
+def test_a_log_is_not_told_of_every_epoch():
+    assert not [line for line in printed(half(terminal=False)) if "epoch" in line]
+
+
+def test_what_fails_is_told_of_above_the_table():
+    some = cells(["vit"], ["0.2"], 1)
+    with board(some) as made:
+        made.tell(Progress(some[0], "failed", "no memory"))
+    assert any("vit, split 0.2, seed 0: failed: no memory" in line for line in printed(made))
+
+
+def test_the_time_left_is_guessed_from_what_is_done(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    some = cells(["mlp"], ["0.2"], 5)
+    made = board(some)
+    made.tell(Progress(some[0], "skipped"))
+    assert made._left() is None
+    now = 60.0
+    made.tell(Progress(some[1], "done"))
+    assert made._left() == pytest.approx(180)
+    made.tell(Progress(some[2], "event", "epoch 6 of 10: validation accuracy 51.0%"))
+    assert made._left() == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("splits", "short", "pattern"),
+    [
+        (["0.1", "0.2"], ["0.1", "0.2"], ""),
+        (["label:0.1@0.2", "label:0.15@0.2"], ["0.1", "0.15"], "label:...@0.2"),
+        (["fold:1/5", "fold:2/5"], ["1", "2"], "fold:.../5"),
+        (["label:0.1@0.2", "0.2"], ["label:0.1@0.2", "0.2"], ""),
+        (["shots:5@0.2"], ["shots:5@0.2"], ""),
+    ],
+)
+def test_what_all_splits_share_is_told_once(splits, short, pattern):
+    assert shortened(splits) == (short, pattern)
+
+
+@given(st.lists(st.text("a1.:@/", min_size=1, max_size=8), min_size=2, max_size=5, unique=True))
+def test_what_is_taken_from_splits_can_be_put_back(splits):
+    short, pattern = shortened(splits)
+    assert len(set(short)) == len(splits)
+    if pattern:
+        whole = [len(split) - len(text) for split, text in zip(splits, short, strict=True)]
+        assert set(whole) == {len(pattern) - 3}
+        assert all(text in split for split, text in zip(splits, short, strict=True))

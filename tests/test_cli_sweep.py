@@ -1,0 +1,205 @@
+"""`samtl sweep` as a user meets it: the table at the end, what is refused, what failed, and how it is stopped."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from samtl.heads import logreg
+from samtl.results import Results
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SWEEP = ("sweep", "--heads", "logreg", "--splits", "0.25,0.5", "--seeds", "2", "--jobs", "1")
+OUT = Path("runs/sweep-folder-images.tiny.64")
+
+
+def test_a_sweep_prints_the_scores_beside_the_floor_and_goes_on(run, embedded):
+    code, output, errors = run(*SWEEP, "--json", "s.json")
+    assert code == 0
+    assert re.search(r"accuracy on folder-images in %, mean and deviation over seeds", output)
+    assert re.search(r"^ +0\.25 +0\.5$", output, re.MULTILINE)
+    for model in ("logreg", "floor"):
+        assert re.search(rf"^{model}( +[\d.]+ ± [\d.]+){{2}}$", output, re.MULTILINE)
+    for told in (
+        "untrained",
+        "4 cells trained in",
+        f"sweep: {OUT}",
+        f"next: samtl report {OUT}",
+    ):
+        assert told in output
+    assert "4/4 logreg, split 0." in errors
+    written = json.loads(Path("s.json").read_text())
+    assert (written["done"], written["skipped"], written["failed"]) == (4, 0, {})
+    assert [row["split"] for row in written["rows"] if row["metric_name"] == "ece"] == [
+        "0.25", "0.25", "0.5", "0.5",
+    ]  # fmt: skip
+    code, again, errors = run(*SWEEP)
+    assert code == 0
+    assert "0 cells trained" in again
+    assert "4 were finished before" in again
+    assert again.splitlines()[:4] == output.splitlines()[:4]
+    assert errors == ""
+
+
+def test_words_say_which_model_is_better(run, embedded):
+    code, output, _ = run(
+        "sweep", "--heads", "logreg,mlp", "--splits", "0.25", "--jobs", "1", "--set", "mlp.epochs=2"
+    )
+    assert code == 0
+    assert "accuracy on folder-images in %, one seed" in output
+    assert re.search(r"(logreg|mlp) \(untrained\) (beats|and)", output)
+
+
+def test_baselines_need_no_store(run, folder):
+    code, output, _ = run(
+        *("sweep", "--heads", "none", "--baselines", "floor", "--dataset", f"folder:{folder}"),
+        *("--splits", "0.25", "--jobs", "1", "--out", "pixels"),
+    )
+    assert code == 0
+    assert re.search(r"^floor +[\d.]+$", output, re.MULTILINE)
+    assert Results("pixels/results.csv").done()
+
+
+def test_a_cell_that_fails_is_told_of_and_ends_with_1(run, embedded, monkeypatch):
+    fit = logreg.Head._fit
+
+    def failing(self, X, codes, train, *others):
+        if len(train) > 12:
+            raise FloatingPointError("no number came out")
+        return fit(self, X, codes, train, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logreg.Head, "_fit", failing)
+        code, output, errors = run(*SWEEP)
+    assert code == 1
+    assert "2 cells failed:" in output
+    reason = "FloatingPointError: no number came out"
+    assert re.search(rf"logreg.*, split 0.25, seed 0 and 1 more: {reason}", output)
+    assert output.count(reason) == 1
+    assert errors.count(f"failed: {reason}") == 2
+    assert re.search(r"^logreg +[\d.]+ ± [\d.]+ *$", output, re.MULTILINE)
+    assert "2 cells trained" in output
+    code, output, _ = run(*SWEEP)
+    assert code == 0
+    assert "2 cells trained" in output
+    assert "2 were finished before" in output
+
+
+BAD = {
+    "no number of seeds": (("--seeds", "many"), "--seeds takes how many, such as 3, or which"),
+    "no seeds": (("--seeds", "0"), "--seeds takes how many"),
+    "a seed twice": (("--seeds", "1,1"), "the seed 1 is given twice"),
+    "a head twice": (("--heads", "logreg,logreg"), "given twice"),
+    "an unknown head": (("--heads", "lgreg"), "did you mean logreg?"),
+    "no name": (("--heads", "logreg,"), "--heads takes names separated by commas, got 'logreg,'"),
+    "an unknown baseline": (("--baselines", "cn", "--dataset", "folder:images"), "cnn"),
+    "no pixels": (("--baselines", "floor"), "say which with --dataset"),
+    "nothing": (("--heads", "none"), "there is nothing to sweep"),
+    "a share": (("--splits", "2"), "must lie between 0 and 1"),
+    "an unknown split": (("--splits", "half"), "no split is called 'half'"),
+    "an unknown store": (("--cache", "nowhere"), "there is no store in nowhere"),
+    "unknown columns": (("--features", "depth"), "no group of columns is called 'depth'"),
+    "no setting": (("--set", "epochs=5"), "--set takes MODEL.PARAMETER=VALUE"),
+    "a setting twice": (("--set", "logreg.C=1", "--set", "logreg.C=2"), "gives logreg.C twice"),
+    "an unknown parameter": (("--set", "logreg.depth=2"), "no parameter of the head logreg is called 'depth'"),
+    "out of range": (("--set", "logreg.C=-1"), "the head logreg cannot be trained: C must be above 0, got -1"),
+    "another kind": (("--set", "logreg.C=much"), "the head logreg cannot be trained with C = 'much'"),
+    "a seed as a parameter": (("--set", "logreg.random_state=3"), "name the --seeds instead"),
+    "a model that is not there": (("--set", "vit.epochs=5"), "parameters are given for vit"),
+    "processes": (("--jobs", "0"), "Invalid value for '--jobs'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_before_anything_is_trained(run, embedded, case):
+    args, told = BAD[case]
+    code, _, errors = run("sweep", "--heads", "logreg", "--splits", "0.25", "--jobs", "1", *args)
+    assert code == 2
+    assert told in re.sub(r"[\s│]+", " ", errors)
+    assert not Path("runs").exists()
+
+
+def test_a_narrow_table_is_turned_then_told_row_by_row(run, embedded, monkeypatch):
+    many = (
+        *SWEEP[:4],
+        ",".join(f"0.{i}" for i in range(30, 50)),
+        *SWEEP[5:],
+        "--set",
+        "logreg.C=1",
+    )
+    _, output, _ = run(*many)  # 20 splits are too wide for any terminal
+    assert re.search(r"^ +logreg +floor$", output, re.MULTILINE)
+    assert re.search(r"^0\.31 +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+$", output, re.MULTILINE)
+
+
+def start(store, jobs):
+    args = ("--heads", "mlp", "--splits", "0.2,0.3,0.4,0.5", "--seeds", "20", "--jobs", str(jobs))
+    # Long enough that it is never done by itself before the signal comes.
+    settings = ("--set", "mlp.epochs=60", "--set", "mlp.patience=60")
+    code = "from samtl.cli import main; main()"
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "sweep",
+            "--cache",
+            str(store),
+            *args,
+            *settings,
+            "--out",
+            "o",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def gone(group):
+    """Whether no process of a group is left, once they had a moment to end."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("number", "jobs", "expected"),
+    [
+        (signal.SIGINT, 1, 130),
+        pytest.param(signal.SIGINT, 2, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2, 143, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_stops_it_and_keeps_what_is_finished(small, number, jobs, expected):
+    process = start(small, jobs)
+    results = Results("o/results.csv")
+    deadline = time.monotonic() + 120
+    while len(results.done()) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == expected
+    assert "Traceback" not in errors
+    assert gone(process.pid)
+    told = re.search(
+        r"stopped with (\d+) of 80 cells finished; they are kept, and the same", output
+    )
+    assert 1 <= int(told[1]) <= len(results.done())
+    assert not list(Path("o/cells").glob(".tmp-*"))

@@ -1,0 +1,738 @@
+"""A sweep comes to the same however it was cut up: every cell once, every row there, what failed done again."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from stubs import SeeingEncoders, install
+from threadpoolctl import threadpool_limits
+from toys import blobs, stripes
+
+from samtl import sweeping
+from samtl.baselines import floor
+from samtl.cells import CELLS, FLOORS, SPLITS, Given, Workshop
+from samtl.embedding import embed
+from samtl.errors import InputError, LockedError, ResourceError, UnknownName
+from samtl.fit import fit_head
+from samtl.heads import _train, mlp
+from samtl.protocols import several
+from samtl.results import Results
+from samtl.runs import read_run, read_split
+from samtl.sweeping import Note, Progress, sweep
+from samtl.trained import read_trained
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FAST = {
+    "logreg": {"C": 1.0},
+    "mlp": {"hidden": (8,), "epochs": 3, "lr": 1e-2},
+    "conv": {"width": 4, "epochs": 2},
+    "cnn": {"image_size": 32, "epochs": 1},
+}
+NESTED = "0.6,0.4,0.2"
+ONE_CELL = {"heads": ["logreg"], "splits": "0.2"}
+# What may differ between two sweeps of the same.
+PASSING = {"seconds", "fit_seconds", "peak_memory", "finished"}
+
+
+def embedded(folder, dataset, image_size, tiers, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        install(SeeingEncoders(image_size), patch.setattr)
+        out = folder / f"{dataset.name}.zarr"
+        return embed(dataset, "stub", out=out, device="cpu", dtype="float32", tiers=tiers, **options).store  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return embedded(tmp_path_factory.mktemp("store"), stripes(75), 256, ("pooled", "grid16"))
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "sweep"
+
+
+@pytest.fixture(autouse=True)
+def _warm(monkeypatch):
+    """Let warm starts shorten trainings on few samples, too."""
+    monkeypatch.setattr(_train, "WARM_SAMPLES", 30)
+    monkeypatch.setattr(sweeping, "MOST_KNOWN", 1.0)
+
+
+def run(store, out, heads=("logreg", "mlp"), splits=NESTED, seeds=1, **options):
+    names = (*heads, *options.get("baselines", ()))
+    known = {name: FAST[name] for name in names if name in FAST}
+    return sweep(store, heads, splits, seeds, out, **{"params": known, **options})
+
+
+def plan(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), features=(), warm=True):
+    dataset = stripes(75) if baselines else None
+    shop = Workshop(Given(Path("out"), {}, dataset))
+    paths = [str(store)] if store else []
+    return sweeping._plan(shop, paths, heads, several(splits), seeds, baselines, features, warm)
+
+
+def lasting(rows):
+    """Rows in an order of their own, without what passes."""
+    kept = [{name: row[name] for name in row if name not in PASSING} for row in rows]
+    return sorted(kept, key=lambda row: (row["cell"], row["method"], row["metric_name"]))
+
+
+def cells_of(out):
+    return sorted(path.name for path in (out / CELLS).iterdir())
+
+
+def hidden(out):
+    return [p for folder in (CELLS, SPLITS, FLOORS) for p in (out / folder).glob(".*")]
+
+
+def whats(seen):
+    return Counter(event.what for event in seen if isinstance(event, Progress))
+
+
+# The plan
+
+
+def test_cells_are_heads_by_splits_by_seeds(store):
+    cells = plan(store, seeds=(0, 7), heads=("logreg", "mlp", "conv"), baselines=("floor",))
+    expected = {
+        (name, split, seed)
+        for name in ("logreg", "mlp", "conv", "floor")
+        for split in NESTED.split(",")
+        for seed in (0, 7)
+    }
+    assert {(cell.name, cell.split, cell.seed) for cell in cells} == expected
+    assert len(cells) == len(expected) == 24
+    for what in ("digest", "run", "number"):
+        assert len({getattr(cell, what) for cell in cells}) == 24
+    assert {cell.kind for cell in cells if cell.name == "floor"} == {"baselines"}
+
+
+@pytest.mark.parametrize("name", ["logreg", "mlp", "conv", "vit", "cnn"])
+def test_a_cell_starts_from_the_largest_within_it(store, name):
+    splits = "0.6,0.2,label:0.5@0.2,0.4,label:0.3@0.2"
+    kind = {"baselines": (name,), "heads": ()} if name == "cnn" else {"heads": (name,)}
+    cells = plan(store, splits, seeds=(0, 1), **kind)
+    starts = 0
+    for cell in cells:
+        train = set(cell.parts.split.train.tolist())
+        within = [
+            other
+            for other in cells
+            if other.seed == cell.seed and set(other.parts.split.train.tolist()) < train
+        ]
+        if not within:
+            assert cell.start == ""
+            continue
+        starts += 1
+        (start,) = [other for other in cells if other.run == cell.start]
+        assert len(start.parts.split.train) == max(len(o.parts.split.train) for o in within)
+        assert not set(start.parts.split.train) & set(cell.parts.split.test)
+        assert start in within
+    assert starts >= 6
+
+
+@pytest.mark.parametrize("name", ["floor", "vgg19"])
+def test_what_cannot_start_from_another_never_does(store, name):
+    assert {cell.start for cell in plan(store, heads=(), baselines=(name,))} == {""}
+
+
+def test_folds_are_not_within_each_other(store):
+    cells = plan(store, "kfold:3", heads=("mlp", "logreg"))
+    assert [cell.split for cell in cells[:3]] == ["fold:1/3", "fold:2/3", "fold:3/3"]
+    assert {cell.start for cell in cells} == {""}
+
+
+def test_a_start_is_of_the_same_columns(store):
+    cells = plan(store, features=("mean", "std"))
+    by_run = {cell.run: cell for cell in cells}
+    started = [cell for cell in cells if cell.start]
+    assert len(started) == 4
+    assert all(by_run[cell.start].features == cell.features for cell in started)
+
+
+def test_cold_and_warm_are_different_cells(store):
+    warm, cold = plan(store), plan(store, warm=False)
+    assert {cell.start for cell in cold} == {""}
+    both = {cell.digest for cell in warm} & {cell.digest for cell in cold}
+    assert both == {cell.digest for cell in warm if not cell.start}
+
+
+def test_all_heads_for_the_task_are_the_default(store):
+    assert {cell.name for cell in plan(store, heads=None)} == {"logreg", "mlp", "conv", "vit"}
+
+
+# What comes of it
+
+
+def test_every_cell_has_its_rows_and_its_run(store, out):
+    seen = []
+    result = run(store, out, ("logreg", "mlp", "conv"), seeds=[0, 5], on_event=seen.append)
+    assert (result.done, result.skipped, result.failed, result.notes) == (18, 0, {}, ())
+    assert whats(seen)["planned"] == whats(seen)["started"] == whats(seen)["done"] == 18
+    assert whats(seen)["event"] > 18
+    assert all(str(event) for event in seen)
+    done = {event.cell.run: event.figures for event in seen if event.what == "done"}
+    assert cells_of(out) == sorted(done)
+    assert not hidden(out)
+    by_cell = {}
+    for row in result.rows:
+        by_cell.setdefault(row["cell"], []).append(row)
+    assert len(by_cell) == 18
+    for rows in by_cell.values():
+        folder = out / rows[0]["run"]
+        content, config = read_run(folder, "metrics.json"), read_run(folder)
+        assert len(rows) == rows[0]["n_metrics"] == len(content["metrics"])
+        assert {row["metric_name"]: row["metric_value"] for row in rows} == done[folder.name]
+        for row in rows:
+            score = content["metrics"][row["metric_name"]]
+            found = [row[name] for name in ("metric_value", "ci_lower", "ci_upper")]
+            assert found == [score["value"], score["low"], score["high"]]
+        row = rows[0]
+        split = read_split(folder)
+        counts = content["counts"]
+        assert row["n_test"] == counts["test"] == len(split["held_out"])
+        assert row["n_val"] == counts["validation"] == len(split["validation"])
+        assert row["n_train"] + row["n_val"] + row["n_test"] == 75
+        assert row["split_digest"] == split["digest"]
+        assert row["cell"] == config["digest"]
+        assert row["dataset"] == "stripes"
+        assert row["best_c"] == (1.0 if row["method"] == "logreg" else None)
+        assert (row["epochs"] is None) == (row["method"] == "logreg")
+        assert row["warm_start"] == config["warm_start"] == content["warm_start"]
+        assert (row["warm_start"] == "") == (row["split"] == "0.6")
+        trained = read_trained(folder)  # what samtl predict begins with
+        assert trained.name == row["method"]
+    assert lasting(Results(out / "results.csv").read()) == lasting(result.rows)
+    shared = {path.name for path in (out / SPLITS).iterdir()}
+    assert len(shared) == 6  # of three splits with two seeds, for all heads
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_the_same_call_again_skips_all(store, out):
+    first = run(store, out)
+    before = (out / "results.csv").read_bytes()
+    seen = []
+    again = run(store, out, on_event=seen.append)
+    assert (again.done, again.skipped) == (0, first.done) == (0, 6)
+    assert whats(seen) == {"planned": 6, "skipped": 6}
+    assert again.rows == first.rows
+    assert (out / "results.csv").read_bytes() == before
+
+
+def test_a_sweep_may_grow(store, out):
+    run(store, out, ["logreg"], splits="0.6")
+    grown = run(store, out, seeds=2)
+    assert (grown.done, grown.skipped) == (11, 1)
+    assert len({row["cell"] for row in grown.rows}) == 12
+    # What is asked for is what is given back.
+    assert {row["method"] for row in run(store, out, ["logreg"]).rows} == {"logreg"}
+
+
+def test_a_sweep_is_the_same_with_the_same_seeds(store, out, tmp_path):
+    heads = ("logreg", "mlp", "conv", "vit")
+    known = FAST | {"vit": {"width": 64, "epochs": 1}}
+    params = {name: known[name] for name in heads}
+    first = run(store, out, heads, params=params)
+    # In another order, and bit by bit: what a cell starts from is then read from its folder.
+    other = tmp_path / "other"
+    for split in ("0.6", "0.4,0.6", "0.2,0.4,0.6"):
+        for head in reversed(heads):
+            run(store, other, [head], splits=split, params={head: params[head]})
+    again = run(store, other, heads, params=params)
+    assert (again.done, again.skipped) == (0, 12)
+    assert lasting(again.rows) == lasting(first.rows)
+    assert cells_of(other) == cells_of(out)
+    for name in cells_of(out):
+        one, two = (folder / CELLS / name / "head.safetensors" for folder in (out, other))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_torn_last_line_is_dropped_and_its_rows_come_back(store, out, monkeypatch):
+    first = run(store, out)
+    path = out / "results.csv"
+    content = path.read_bytes()
+    path.write_bytes(content[:-30])
+    monkeypatch.setattr(sweeping.crew, "work", None)  # nothing is trained again
+    seen = []
+    again = run(store, out, on_event=seen.append)
+    assert (again.done, again.skipped, again.failed) == (0, 6, {})
+    assert [str(event) for event in seen if isinstance(event, Note)] == list(again.notes)
+    assert "the last line of results.csv was half-written and was dropped" in again.notes[0]
+    assert lasting(again.rows) == lasting(first.rows)
+    intact = content.splitlines()[: -first.rows[-1]["n_metrics"]]
+    assert path.read_bytes().splitlines()[: len(intact)] == intact
+
+
+def test_a_results_file_that_is_gone_is_made_from_the_runs(store, out):
+    first = run(store, out)
+    (out / "results.csv").unlink()
+    again = run(store, out)
+    assert (again.done, again.skipped) == (0, 6)
+    assert lasting(again.rows) == lasting(first.rows)
+
+
+def test_a_start_whose_folder_is_gone_is_trained_again(store, out):
+    first = run(store, out, ["mlp"])
+    for share in (0.6, 0.2):
+        shutil.rmtree(out / CELLS / next(n for n in cells_of(out) if f"-{share}-" in n))
+    Results(out / "results.csv").path.unlink()
+    again = run(store, out, ["mlp"])
+    assert (again.done, again.skipped) == (2, 1)
+    assert lasting(again.rows) == lasting(first.rows)
+
+
+def test_cells_know_which_splits_they_came_by(store, out, tmp_path):
+    """A start that comes between two cells makes another cell of the larger one."""
+    run(store, out, ["mlp"], splits="0.6,0.2")
+    grown = run(store, out, ["mlp"])
+    assert (grown.done, grown.skipped) == (2, 1)
+    assert lasting(grown.rows) == lasting(run(store, tmp_path / "other", ["mlp"]).rows)
+
+
+def test_other_features_of_the_same_samples_are_other_cells(store, out, tmp_path):
+    changed = replace(stripes(75), labels=tuple((i + 1) % 3 for i in range(75)))
+    other = embedded(tmp_path, changed, 256, ("pooled",))
+    first = run(store, out, **ONE_CELL)
+    second = run(other, out, **ONE_CELL)
+    assert (second.done, second.skipped) == (1, 0)
+    assert {row["cell"] for row in first.rows}.isdisjoint(row["cell"] for row in second.rows)
+
+
+def test_no_warm_start_where_much_of_the_validation_part_was_learnt_from(store, monkeypatch):
+    monkeypatch.setattr(sweeping, "MOST_KNOWN", 0.0)
+    assert [cell.start for cell in plan(store, NESTED)] == ["", "", ""]
+    assert all(cell.start for cell in plan(store, NESTED, heads=("logreg",))[1:])
+
+
+def test_a_folder_that_is_gone_is_not_missed(store, out):
+    first = run(store, out)
+    shutil.rmtree(out / CELLS / cells_of(out)[0])
+    again = run(store, out)
+    assert (again.done, again.skipped) == (0, 6)
+    assert again.rows == first.rows
+
+
+@pytest.mark.parametrize("what", ["config.json", "metrics.json"])
+def test_a_folder_that_is_damaged_is_told_of_and_left(store, out, what):
+    first = run(store, out)
+    name = cells_of(out)[0]
+    (out / "results.csv").unlink()
+    (out / CELLS / name / what).write_text("{}" if what == "config.json" else "{")
+    again = run(store, out)
+    assert (again.done, again.skipped) == (0, 5)
+    assert list(again.failed) == [name]
+    assert f"take {name} out of cells and run the sweep again" in again.failed[name]
+    shutil.rmtree(out / CELLS / name)
+    last = run(store, out)
+    assert (last.done, last.skipped, last.failed) == (1, 5, {})
+    assert lasting(last.rows) == lasting(first.rows)
+
+
+def test_what_killed_processes_leave_is_swept_away(store, out):
+    run(store, out, **ONE_CELL)
+    for folder, name in ((CELLS, ".tmp-1"), (SPLITS, ".a.json.tmp-1"), (FLOORS, ".b")):
+        (out / folder / name).mkdir() if folder == CELLS else (out / folder / name).write_text("")
+    run(store, out, **ONE_CELL)
+    assert not hidden(out)
+
+
+# What fails
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(store, out):
+    params = {"mlp": FAST["mlp"] | {"lr": 1e30}}
+    result = run(store, out, params=params, warm_start=False)
+    assert (result.done, result.skipped, len(result.failed)) == (3, 0, 3)
+    assert all("mlp" in name for name in result.failed)
+    assert all("lower the learning rate" in text for text in result.failed.values())
+    failed = [row for row in result.rows if row["status"] == "failed"]
+    assert len(failed) == 3
+    for row in failed:
+        assert row["error"] == result.failed[Path(row["run"]).name]
+        assert (row["method"], row["kind"], row["seed"]) == ("mlp", "head", 0)
+        assert row["split"] in NESTED.split(",")
+    assert len(cells_of(out)) == 3
+    assert not hidden(out)
+    again = run(store, out, params=params, warm_start=False)
+    assert (again.done, again.skipped, again.failed) == (0, 3, result.failed)
+
+
+def test_what_failed_is_tried_again_and_what_was_to_start_from_it_goes_on(
+    store, out, tmp_path, monkeypatch
+):
+    fitted, calls = mlp.Head._fit, []
+
+    def flaky(self, *args):
+        calls.append(self)
+        if len(calls) == 2:
+            raise InputError("the second fails")
+        fitted(self, *args)
+
+    monkeypatch.setattr(mlp.Head, "_fit", flaky)
+    result = run(store, out)
+    assert result.done == 5
+    assert list(result.failed.values()) == ["the second fails"]
+    (note,) = result.notes
+    assert "came to nothing, so" in note
+    again = run(store, out)
+    assert (again.done, again.skipped, again.failed) == (2, 4, {})
+    assert {row["status"] for row in again.rows} == {"done"}
+    assert lasting(again.rows) == lasting(run(store, tmp_path / "other").rows)
+
+
+def test_a_damaged_store_fails_the_cells_that_need_the_row(store, out, tmp_path):
+    copy = shutil.copytree(store, tmp_path / "stripes.zarr")
+    shard = next((copy / "grid16").glob("c.0*"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1  # in row 0
+    shard.write_bytes(content)
+    result = run(copy, out, ("logreg", "conv"), splits="kfold:3")
+    assert result.done == 3
+    assert len(result.failed) == 3
+    assert all("conv" in n and "fails its checksum" in t for n, t in result.failed.items())
+    assert not hidden(out)
+
+
+def test_a_damaged_row_of_few_features_fails_the_cells_that_need_it(store, out, tmp_path):
+    copy = shutil.copytree(store, tmp_path / "stripes.zarr")
+    shard = next((copy / "pooled").glob("c.0*"))
+    content = bytearray(shard.read_bytes())
+    content[0] ^= 1
+    shard.write_bytes(content)
+    splits = "label:0.3@0.5,label:0.9@0.5"
+    result = run(copy, out, ["logreg"], splits, seeds=4, warm_start=False)
+    assert result.done > 0 < len(result.failed)
+    assert result.done + len(result.failed) == 8
+    assert all("fails its checksum" in text for text in result.failed.values())
+
+
+def test_a_break_leaves_what_is_done(store, out):
+    def stop(event):
+        if isinstance(event, Progress) and (event.what, event.cell.split) == ("started", "0.2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(store, out, ["mlp"], on_event=stop)
+    assert not hidden(out)
+    again = run(store, out, ["mlp"])
+    assert (again.done, again.skipped) == (1, 2)
+
+
+# Beside fit_head
+
+
+@pytest.mark.parametrize("features", [(), ("mean,block*",), ("std",)])
+def test_a_cold_cell_is_the_run_of_fit_head(store, out, tmp_path, features):
+    options = {"seeds": [3], "features": features, "warm_start": False}
+    result = run(store, out, splits="0.4,fold:2/3,label:0.5@0.2", **options)
+    assert result.done == 6
+    for row in result.rows:
+        if row["metric_name"] != "log_loss":
+            continue
+        folder = out / row["run"]
+        alone = fit_head(
+            store,
+            row["method"],
+            row["split"],
+            3,
+            tmp_path / "runs" / folder.name,
+            params=FAST[row["method"]],
+            features=features[0] if features else None,
+        )
+        config = read_run(folder)
+        assert alone.metrics[row["metric_name"]].value == row["metric_value"]
+        assert alone.metrics[row["metric_name"]].low == row["ci_lower"]
+        assert read_run(alone.run)["digest"] == config["digest"] == row["cell"]
+        for name in ("head.safetensors", "confusion.csv", "curves.csv", "head.json"):
+            assert (alone.run / name).read_bytes() == (folder / name).read_bytes()
+        content = read_run(folder, "metrics.json")
+        assert content["floor"] == json.loads(json.dumps(alone.to_json()["floor"]))
+        one, other = read_split(folder), read_split(alone.run)
+        assert {k: one[k] for k in other} == other
+        with (folder / "predictions.csv").open() as lean, (alone.run / "predictions.csv").open() as full:  # fmt: skip
+            keys = ("sample_id", "label", "predicted")
+            found = list(csv.DictReader(lean))
+            assert found == [{k: line[k] for k in keys} for line in csv.DictReader(full)]
+
+
+def test_a_store_that_is_not_complete(out, tmp_path):
+    whole = embedded(tmp_path, stripes(60), 256, ("pooled", "grid16"))
+    for record in (whole / "log").glob("3*.json"):
+        record.unlink()
+    with pytest.raises(InputError, match="is not complete: 12 of 60 rows"):
+        run(whole, out)
+    result = run(whole, out, ("logreg", "conv"), splits="0.4", allow_partial=True)
+    assert (result.done, result.failed) == (2, {})
+    assert {row["n_train"] + row["n_val"] + row["n_test"] for row in result.rows} == {48}
+
+
+# Baselines, masks, several stores
+
+
+def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
+    fits = []
+    fit = floor.Baseline.fit
+    monkeypatch.setattr(floor.Baseline, "fit", lambda self, *a: fits.append(1) or fit(self, *a))
+    data = stripes(75)
+    result = run(store, out, ["logreg"], "0.4,0.2", baselines=("cnn", "floor"), dataset=data)
+    assert (result.done, result.failed) == (6, {})
+    assert len(fits) == 2  # once for each split, whatever it is held against
+    digests = {}
+    for row in result.rows:
+        digests.setdefault(row["split"], set()).add(row["split_digest"])
+    assert [len(found) for found in digests.values()] == [1, 1]
+    assert len(list((out / SPLITS).iterdir())) == 2
+    methods = {row["method"] for row in result.rows}
+    assert methods == {"logreg", "cnn", "cnn/knn", "floor", "floor/knn"}
+    figures = {
+        (row["method"], row["split"], row["metric_name"]): row["metric_value"]
+        for row in result.rows
+    }
+    for name in cells_of(out):
+        content, config = read_run(out / CELLS / name, "metrics.json"), read_run(out / CELLS / name)
+        read_trained(out / CELLS / name)
+        if config["kind"] == "baseline" and config["baseline"] == "cnn":
+            split = next(r["split"] for r in result.rows if r["run"].endswith(name))
+            for metric, score in content["floor"].items():
+                assert figures["floor", split, metric] == score["value"]
+    assert run(store, out, ["logreg"], "0.4,0.2", baselines=("cnn", "floor"), dataset=data).skipped == 6  # fmt: skip
+
+
+def test_baselines_alone_keep_groups_together(out):
+    options = {"baselines": ("floor",), "dataset": stripes(60), "group_by": r"(\d)\.png"}
+    result = run([], out, (), "0.3", **options)
+    (folder,) = (out / CELLS).iterdir()
+    split = read_split(folder)
+    held = {name[-5] for name in split["held_out"]}
+    rest = {name[-5] for name in stripes(60).sample_ids if name not in split["held_out"]}
+    assert result.done == 1
+    assert split["name"] == "grouped"
+    assert held
+    assert not held & rest
+
+
+def test_a_sweep_of_masks(out, tmp_path):
+    data = blobs(12, classes=2)
+    path = embedded(tmp_path, data, 64, ("dense",))
+    given = {"heads": ["conv"], "splits": "0.25", "baselines": ("floor",), "dataset": data}
+    result = run(path, out, **given)
+    assert (result.done, result.failed) == (2, {})
+    assert {row["features"] for row in result.rows if row["method"] == "conv"} == {"embeddings"}
+    assert "pooled_iou" in {row["metric_name"] for row in result.rows}
+    for name in cells_of(out):
+        trained = read_trained(out / CELLS / name)
+        assert trained.task == "segmentation"
+        assert (out / CELLS / name / "images.csv").is_file()
+        assert list((out / CELLS / name / "masks").iterdir())
+    assert run(path, out, **given).skipped == 2
+
+
+def test_several_stores(store, out, tmp_path):
+    other = embedded(tmp_path, replace(stripes(45), name="few"), 256, ("pooled",))
+    result = run([store, other], out, ["logreg"], "0.4")
+    assert result.done == 2
+    assert {row["store"] for row in result.rows} == {"stripes", "few"}
+    assert {row["dataset"] for row in result.rows} == {"stripes", "few"}
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"seeds": [1, 2, 1]}, InputError, "the seed 1 is given twice"),
+        ({"seeds": []}, InputError, "--seeds takes how many"),
+        ({"seeds": 0}, InputError, "--seeds takes how many"),
+        ({"seeds": [-1]}, InputError, "a seed must lie between 0 and"),
+        ({"heads": ["mpl"]}, UnknownName, "did you mean mlp"),
+        ({"heads": ["mlp", "mlp"]}, InputError, "mlp with seed 0 would be trained twice"),
+        ({"heads": []}, InputError, "there is nothing to sweep"),
+        ({"features": ["mean,std", "std, mean"]}, InputError, "would be trained twice"),
+        ({"features": ["meen"]}, UnknownName, "did you mean mean"),
+        ({"splits": "0.2,0.20"}, InputError, "the split 0.2 is given twice"),
+        ({"splits": "half"}, UnknownName, "no split is called 'half'"),
+        ({"splits": "shipped"}, InputError, "comes with no split of its own"),
+        ({"baselines": ["cnn"]}, InputError, "the baselines cnn read pixels: say which with --dat"),
+        ({"baselines": ["cn"], "dataset": "synthetic:3"}, InputError, "has no image for 75 of 75"),
+        ({"params": {"vit": {}}}, InputError, "parameters are given for vit, which is not in"),
+        ({"params": {"mlp": {"widht": 3}}}, UnknownName, "no parameter of the head mlp is called"),
+        ({"jobs": 0}, InputError, "--jobs must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(store, out, options, error, said):
+    with pytest.raises(error, match=said):
+        sweep(store, **{"heads": ["mlp"], "splits": "0.2", "out": out, **options})
+    assert not out.exists()
+
+
+def test_a_store_given_twice_or_that_is_none(store, out):
+    with pytest.raises(InputError, match="would be trained twice"):
+        run([store, store], out)
+    with pytest.raises(InputError, match="does not exist; expected a folder"):
+        run("nowhere.zarr", out)
+    data = replace(blobs(75), sample_ids=stripes(75).sample_ids)
+    with pytest.raises(InputError, match=r"is for classification, and blobs for segmentation"):
+        run(store, out, baselines=("unet",), dataset=data)
+
+
+def test_where_nothing_can_be_written(store, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"cannot write a sweep into .*choose another folder"):
+        run(store, tmp_path / "file" / "sweep")
+
+
+def test_a_full_disk_ends_the_sweep(store, out, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("samtl.results._add", full)
+    with pytest.raises(ResourceError, match=r"cannot write .*results.csv: No space left"):
+        run(store, out)
+
+
+def test_one_sweep_at_a_time(store, out):
+    out.mkdir()
+    with FileLock(out / ".lock"), pytest.raises(LockedError, match="another sweep writes to"):
+        run(store, out, **ONE_CELL)
+    assert run(store, out, **ONE_CELL).done == 1
+
+
+def test_a_file_that_is_no_results_file_is_left(store, out):
+    out.mkdir()
+    (out / "results.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="is no results file of samtl"):
+        run(store, out)
+    assert (out / "results.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_the_default_folder_is_named_after_the_store(store, monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMTL_RUNS", str(tmp_path / "mine"))
+    assert run(store, None, **ONE_CELL).out == tmp_path / "mine" / "sweep-stripes"
+
+
+# Several processes, and their end
+
+HEADS = ("logreg", "mlp", "conv")
+
+
+@pytest.mark.slow
+def test_two_processes_come_to_the_same(store, out, tmp_path, monkeypatch):
+    monkeypatch.setattr(_train, "WARM_SAMPLES", 75_000)  # as in the processes
+    options = {"baselines": ("cnn", "floor"), "dataset": stripes(75), "seeds": 2}
+    with threadpool_limits(1):
+        one = run(store, out, HEADS, **options)
+        two = run(store, tmp_path / "other", HEADS, jobs=2, **options)
+    assert torch.get_num_threads() == 1  # as the workers have on a machine of few cores
+    assert (one.done, two.done, two.failed) == (30, 30, {})
+    assert cells_of(out) == cells_of(tmp_path / "other")
+    if len(os.sched_getaffinity(0)) < 4:
+        assert lasting(one.rows) == lasting(two.rows)
+
+
+SCRIPT = """
+    import os, sys
+    os.fsync = lambda descriptor: None
+    import torch
+    torch.set_num_threads(1)
+    from samtl.heads import _train
+    _train.WARM_SAMPLES = 30
+    from samtl import sweeping
+    sweeping.MOST_KNOWN = 1.0
+    from samtl.sweeping import sweep
+
+    PARAMS = {
+        "logreg": {"C": 1.0},
+        "mlp": {"hidden": (8,), "epochs": 60, "lr": 1e-2, "patience": 60},
+        "conv": {"width": 8, "epochs": 30, "patience": 30},
+    }
+
+    def main():
+        store, out = sys.argv[1:]
+        told = lambda event: print(getattr(event, "what", "note"), flush=True)
+        result = sweep(store, list(PARAMS), "0.6,0.4,0.2", 2, out, params=PARAMS, jobs=2, on_event=told)
+        print("finished", result.done, result.skipped, result.failed, flush=True)
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+def processes(session):
+    """Ids of the processes of a session that are still there, zombies not counted."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_sweep_killed_at_any_moment_ends_with_the_same_rows(store, out, tmp_path, whole_group):
+    script = tmp_path / "study.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+
+    def start(folder, log):
+        command = [sys.executable, str(script), str(store), str(folder)]
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        assert start(tmp_path / "whole", file).wait(300) == 0
+    assert "finished 18 0 {}" in log.read_text()
+    expected = Results(tmp_path / "whole" / "results.csv").read()
+
+    random = np.random.default_rng(whole_group)
+    kills = 0
+    for _ in range(40):
+        with log.open("w") as file:
+            process = start(out, file)
+            # From the first cell on, which comes after some seconds of loading.
+            while process.poll() is None and "started" not in log.read_text():
+                time.sleep(0.02)
+            if kills < 10:
+                try:
+                    process.wait(random.random() * 0.8)
+                except subprocess.TimeoutExpired:
+                    kills += 1
+                    kill = os.killpg if whole_group else os.kill
+                    kill(process.pid, signal.SIGKILL)
+            process.wait(300)
+        ended = time.monotonic()
+        while processes(process.pid) and time.monotonic() - ended < 10:
+            time.sleep(0.05)
+        assert time.monotonic() - ended < 2  # nobody goes on without the parent
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, log.read_text()
+    assert kills >= 5
+    assert "{}" in log.read_text().splitlines()[-1]
+    found = Results(out / "results.csv").read()
+    assert lasting(found) == lasting(expected)
+    assert cells_of(out) == cells_of(tmp_path / "whole")
+    assert not hidden(out)
+    for name in cells_of(out):
+        one, two = (
+            folder / CELLS / name / "head.safetensors" for folder in (out, tmp_path / "whole")
+        )
+        assert one.read_bytes() == two.read_bytes()
