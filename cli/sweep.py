@@ -46,6 +46,7 @@ def sweep(
         list[Path] | None,
         typer.Option(
             "--cache",
+            metavar="STORE",
             help="A store, or a folder with one; give it several times for several stores.",
             show_default="the only store in $SAMTL_CACHE or ./cache",
         ),
@@ -53,6 +54,7 @@ def sweep(
     features: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="PATTERNS",
             help="Columns of pooled to learn from, as of fit-head; give it several times to compare.",
             show_default="all",
         ),
@@ -74,7 +76,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="MODEL.PARAMETER=VALUE",
+            metavar="MODEL.NAME=VALUE",
             help="A parameter of a head or baseline, such as vit.epochs=5; give it several times for several.",
             show_default=False,
         ),
@@ -264,14 +266,12 @@ def _seeds(text: str) -> int | list[int]:
 
 
 def _params(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """Read MODEL.PARAMETER=VALUE; a value is JSON, or else text."""
+    """Read MODEL.NAME=VALUE; a value is JSON, or else text."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for setting in settings:
         parts = _SETTING.fullmatch(setting)
         if parts is None:
-            raise InputError(
-                f"--set takes MODEL.PARAMETER=VALUE, such as vit.epochs=5, got {setting!r}"
-            )
+            raise InputError(f"--set takes MODEL.NAME=VALUE, such as vit.epochs=5, got {setting!r}")
         model, name, text = parts.groups()
         if name in found[model]:
             raise InputError(f"--set gives {model}.{name} twice; leave one out")

@@ -323,20 +323,31 @@ def _possible(store: Path, case: Case, quick: bool, note: Callable[[str], None])
     """Write the splits down that this store can be divided by: with few scenes, not every share can be held out."""
     opened = open_store(store)
     samples = Data(opened, TIER_ARRAYS[case.tiers[-1]], None, None, False).samples
-    found: list[str] = []
+    # By who is in which part: of few scenes, a fraction is soon all of them.
+    found: dict[tuple[bytes, ...], str] = {}
     refused: InputError | None = None
     for split in case.planned(samples, quick):
+        protocol = protocols.parse(split)
         try:
-            for seed in range(QUICK_SEEDS if quick else SEEDS):
-                protocols.choose(samples, protocols.parse(split), seed)
+            drawn = [
+                protocols.choose(samples, protocol, seed)
+                for seed in range(QUICK_SEEDS if quick else SEEDS)
+            ]
         except InputError as error:
             refused = error
             note(f"the split {split} is left out: {error}")
-        else:
-            found.append(split)
+            continue
+        parts = tuple(
+            rows.tobytes()
+            for outer, inner in drawn
+            for rows in (outer.test, inner.train, inner.test)
+        )
+        same = found.setdefault(parts, split)
+        if same != split:
+            note(f"the split {split} is left out: with these images it is the same as {same}")
     if refused is not None and not found:
         raise InputError(f"{store} cannot be split: {refused}") from refused
-    return ",".join(found)
+    return ",".join(found.values())
 
 
 def _but(options: Mapping[str, Any], name: str) -> dict[str, Any]:

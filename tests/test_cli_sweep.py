@@ -106,7 +106,7 @@ BAD = {
     "an unknown split": (("--splits", "half"), "no split is called 'half'"),
     "an unknown store": (("--cache", "nowhere"), "there is no store in nowhere"),
     "unknown columns": (("--features", "depth"), "no group of columns is called 'depth'"),
-    "no setting": (("--set", "epochs=5"), "--set takes MODEL.PARAMETER=VALUE"),
+    "no setting": (("--set", "epochs=5"), "--set takes MODEL.NAME=VALUE"),
     "a setting twice": (("--set", "logreg.C=1", "--set", "logreg.C=2"), "gives logreg.C twice"),
     "an unknown parameter": (("--set", "logreg.depth=2"), "no parameter of the head logreg is called 'depth'"),
     "out of range": (("--set", "logreg.C=-1"), "the head logreg cannot be trained: C must be above 0, got -1"),
@@ -142,7 +142,7 @@ def test_a_narrow_table_is_turned_then_told_row_by_row(run, embedded, monkeypatc
 def start(store, jobs):
     args = ("--heads", "mlp", "--splits", "0.2,0.3,0.4,0.5", "--seeds", "20", "--jobs", str(jobs))
     # Long enough that it is never done by itself before the signal comes.
-    settings = ("--set", "mlp.epochs=60", "--set", "mlp.patience=60")
+    settings = ("--set", "mlp.epochs=20", "--set", "mlp.patience=20")
     code = "from samtl.cli import main; main()"
     return subprocess.Popen(
         [

@@ -218,12 +218,16 @@ def test_a_shipped_split_is_used_where_there_is_one():
 
 def test_what_cannot_be_split_off_is_left_out(tmp_path):
     """Three scenes: one to train on, one to validate, one to hold out, and no more."""
-    changed = {"roads": {"quick_splits": ("0.25", "0.75"), "baselines": ()}, "QUICK_SEEDS": 1}
+    splits = ("0.25", "label:0.5@0.25", "0.75")
+    changed = {"roads": {"quick_splits": splits, "baselines": ()}, "QUICK_SEEDS": 1}
     params = {"conv": {"epochs": 1}}
     with sighted(64, **changed, DEFAULT_HEADS={"segmentation": ("conv",)}):
         result, _ = whole("roads", scenes(12), tmp_path / "three", params)
-        assert len(result.notes) == 2
-        assert "the split 0.75 is left out" in result.notes[1]
+        assert len(result.notes) == 3
+        assert result.notes[1].endswith(
+            "label:0.5@0.25 is left out: with these images it is the same as 0.25"
+        )
+        assert "the split 0.75 is left out: at least 3 groups" in result.notes[2]
         assert {row["split"] for row in result.sweep.rows} == {"0.25"}
         with pytest.raises(InputError, match="cannot be split"):
             whole("roads", scenes(8, 8), tmp_path / "one", params)
@@ -295,8 +299,8 @@ def test_the_command_draws_every_step_under_its_own(run, monkeypatch):
     assert (told["sweep"]["done"], told["sweep"]["skipped"]) == (5, 1)
     places = [output.index(line) for line in (
         "a quick study: ", "samtl embed --dataset synthetic:4 --encoder tiny", "its figures say nothing about SAM",
-        "32 rows are in eurosat-quick/store", "samtl sweep --cache eurosat-quick/store", "samtl report eurosat-quick/sweep",
-        "page: eurosat-quick/report/index.html",
+        "32 rows are in eurosat-quick/store", "samtl sweep --cache eurosat-quick/store",
+        "samtl report eurosat-quick/sweep", "page: eurosat-quick/report/index.html",
     )]  # fmt: skip
     assert places == sorted(places)
 
