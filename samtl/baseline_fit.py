@@ -309,7 +309,7 @@ def _config(
         "samples": digest(
             {
                 "classes": list(data.classes),
-                "samples": list(zip(data.sample_ids, data.labels, strict=True)),
+                "samples": sorted(zip(data.sample_ids, data.labels, strict=True)),
             }
         ),
         "seed": seed,

@@ -200,7 +200,7 @@ class Data:
         rows = np.flatnonzero(self.samples.usable).tolist()
         ids, labels = self.samples.ids, self.samples.labels
         named = [[ids[i], int(labels[i]), self.store.image_sha256(i)] for i in rows]
-        return digest({"classes": list(self.samples.classes), "samples": named})
+        return digest({"classes": list(self.samples.classes), "samples": sorted(named)})
 
     def hold(self) -> None:
         """Read all features now and keep them, where they are few enough."""

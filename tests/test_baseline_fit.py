@@ -19,6 +19,8 @@ from samtl.preprocess import mask_square, resized_shape
 from samtl.runs import RunFolder, read_split
 from samtl.trial import Clock, Stage, choose
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FAST = {"epochs": 2, "image_size": 32}
 
 

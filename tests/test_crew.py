@@ -160,7 +160,7 @@ def test_a_script_without_a_guard_is_told_of(store, tmp_path):
             """
             import sys
             from samtl.sweeping import sweep
-            sweep(sys.argv[1], ["logreg"], "0.2,0.3", 1, sys.argv[2], jobs=2)
+            sweep(sys.argv[1], ["logreg"], "kfold:3", 1, sys.argv[2], jobs=2)
             """
         )
     )
