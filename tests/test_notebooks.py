@@ -36,6 +36,7 @@ def test_it_is_valid_and_stripped(path):
 @each
 def test_it_runs_and_draws(path, tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR"):
+        (tmp_path / "settings" / name).mkdir(parents=True)
         monkeypatch.setenv(name, str(tmp_path / "settings" / name))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9/")  # nothing is to be downloaded
     notebook = read(path)

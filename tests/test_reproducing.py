@@ -72,7 +72,7 @@ def classified(one_thread, tmp_path_factory):
 def segmented(one_thread, tmp_path_factory):
     """A quick study of images with masks."""
     with sighted(64, QUICK_SEEDS=1):
-        return whole("roads", scenes(), tmp_path_factory.mktemp("made") / "study", SHORT_MASKS)
+        return whole("roads", scenes(16), tmp_path_factory.mktemp("made") / "study", SHORT_MASKS)
 
 
 def models(sweep):
