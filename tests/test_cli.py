@@ -30,7 +30,17 @@ def untouched(path):
 def test_help_names_every_verb(run):
     code, output, _ = run("--help")
     assert code == 0
-    for verb in ("embed", "fit-head", "predict", "sweep", "report", "info", "ls", "demo"):
+    for verb in (
+        "embed",
+        "fit-head",
+        "predict",
+        "sweep",
+        "report",
+        "reproduce",
+        "info",
+        "ls",
+        "demo",
+    ):
         assert verb in output
     assert "Exit codes" in output
 
@@ -44,6 +54,7 @@ def test_help_names_every_verb(run):
         "predict",
         "sweep",
         "report",
+        "reproduce",
         "info",
         "ls",
         "bench heads",
