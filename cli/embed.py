@@ -10,7 +10,7 @@ import typer
 from samtl.errors import EXIT_QUARANTINED
 
 from . import _render as render
-from ._options import DatasetSpec, GroupBy, Json, Limit, PerClass, Root
+from ._options import DatasetSpec, GroupBy, ImageSize, Json, Limit, PerClass, Root
 from ._signals import polite_stop
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def embed(
             "bfloat16 where the hardware multiplies it natively, else float32."
         ),
     ] = "auto",
+    image_size: ImageSize = None,
     tiers: Annotated[
         str, typer.Option(help="What to keep: any of pooled, grid16, dense, separated by commas.")
     ] = "pooled,grid16,dense",
@@ -70,6 +71,7 @@ def embed(
         "checkpoint": checkpoint,
         "device": device,
         "dtype": dtype,
+        "image_size": image_size,
         "tiers": [name.strip() for name in tiers.split(",")],
         "limit": limit,
         "per_class": per_class,

@@ -15,7 +15,7 @@ from . import embed as embed_command
 from . import report as report_command
 from . import sweep as sweep_command
 from ._board import Board
-from ._options import GroupBy, Json, Root
+from ._options import GroupBy, ImageSize, Json, Root
 from ._signals import StopRequest, polite_stop, stop_at_once
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def reproduce(
     device: Annotated[
         str, typer.Option(help="Of the encoder: auto, cpu, cuda, cuda:N or mps.")
     ] = "auto",
+    image_size: ImageSize = None,
     vgg19: Annotated[
         str,
         typer.Option(
@@ -96,6 +97,7 @@ def reproduce(
             encoder=encoder,
             checkpoint=checkpoint,
             device=device,
+            image_size=image_size,
             vgg19=None if vgg19 == NO_VGG19 else vgg19,
             out=out,
             quick=quick,

@@ -16,7 +16,7 @@ from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.encoders._weights import check_source
 from samtl.errors import InputError
 from samtl.images import STATISTICS
-from samtl.preprocess import PATCH, Preprocessing
+from samtl.preprocess import PATCH, Preprocessing, check_image_size
 from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
@@ -48,6 +48,8 @@ class Plan:
     bytes_to_write : int
     bytes_free : int
         On the store's disk.
+    image_size : int
+        Side of the encoder's input in pixels.
     batch_size : int
     resumes : bool
         True where the store is there already.
@@ -69,6 +71,7 @@ class Plan:
     bytes_by_tier: dict[str, int]
     bytes_to_write: int
     bytes_free: int
+    image_size: int
     batch_size: int
     resumes: bool
     note: str
@@ -111,6 +114,7 @@ def prepare(
     checkpoint: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    image_size: int | None = None,
     tiers: Sequence[str] = TIERS,
     limit: int | None = None,
     per_class: int | None = None,
@@ -133,6 +137,8 @@ def prepare(
         check_source(checkpoint)
     module = registry.load("encoders", encoder)
     columns = {"pooled": module.columns(encoder), "image_stats": STATISTICS}
+    if image_size is not None:
+        check_image_size(image_size)
     target = resolve_device(device)
 
     listed = resolve(dataset, root, download=download)
@@ -154,16 +160,18 @@ def prepare(
     default = module.default_checkpoint(encoder)
     wanted = checkpoint or default
     suffix = "" if wanted == default else f"-{_weights_slug(wanted)}"
-    path = _store_path(out, source.name, encoder + suffix, limit, per_class)
+    name = f"{encoder}{suffix}.{image_size or module.IMAGE_SIZE}"
+    path = _store_path(out, source.name, name, limit, per_class)
     refuse_foreign(path)
     resumes = (path / FILE).exists()
-    preprocessing = Preprocessing()
     weights_sha256 = ""
     if resumes:
         stored = read_fingerprint(path)["fingerprint"]
         weights_sha256 = str(stored["encoder"]["weights_sha256"])  # compared once they are loaded
         if dtype == "auto":
             dtype = str(stored["compute_dtype"])
+        image_size = image_size or int(stored["image_size"])
+    preprocessing = Preprocessing(image_size or module.IMAGE_SIZE)
     compute_dtype = str(resolve_dtype(dtype, target)).removeprefix("torch.")
     fingerprint = Fingerprint(
         encoder,
@@ -198,6 +206,7 @@ def prepare(
             bytes_by_tier=by_tier,
             bytes_to_write=sum(sizes[name][b] for b, names in enumerate(lacking) for name in names),
             bytes_free=_free_bytes(path),
+            image_size=preprocessing.image_size,
             batch_size=images_per_call(batch_size, target.type),
             resumes=resumes,
             note=source.note,
@@ -289,7 +298,6 @@ def _store_path(
         f"per-class-{per_class}" if per_class else "",
         f"limit-{limit}" if limit else "",
         encoder,
-        str(Preprocessing().image_size),
     ]
     folder = Path(out) if out is not None else cache_folder()
     return folder / (".".join(filter(None, parts)) + ".zarr")

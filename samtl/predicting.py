@@ -309,6 +309,7 @@ def _encoded(
         checkpoint or _checkpoint(trained),
         device,
         str(trained.identity["compute_dtype"]),
+        int(trained.identity["image_size"]),
     )
     loaded = Fingerprint(
         encoder.name,

@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from samtl.errors import InputError
+
 PATCH = 16  # pixels of the resized image per token, in both directions
 IGNORE = 255  # in a mask: nobody knows what is there, or it lies beyond the image
+LARGEST = 2048  # side of an encoder's input in pixels: above it the attention's cost has grown by 16 and more
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # R, G, B on the 0 to 255 scale
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -43,6 +46,15 @@ class Preprocessing:
             "pixel_mean": list(self.pixel_mean),
             "pixel_std": list(self.pixel_std),
         }
+
+
+def check_image_size(image_size: int) -> None:
+    """Raise InputError for a side that no encoder takes: a multiple of 16 up to 2048."""
+    if not PATCH <= image_size <= LARGEST or image_size % PATCH:
+        raise InputError(
+            f"--image-size must be a multiple of {PATCH} from {PATCH} to {LARGEST}, such as 256, 512 or 1024, got "
+            f"{image_size}"
+        )
 
 
 def resized_shape(height: int, width: int, image_size: int = 1024) -> tuple[int, int]:
@@ -94,6 +106,11 @@ def mask_square(mask: NDArray[np.uint8], image_size: int = 1024) -> NDArray[np.u
     resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
     square[:height, :width] = np.asarray(resized)
     return square
+
+
+def grid_cells(side: int) -> int:
+    """Cells along a side of `grid16`, for so many tokens: 16, or as many as there are tokens where that is fewer."""
+    return min(16, side)
 
 
 def valid_tokens(height: int, width: int, image_size: int = 1024) -> tuple[int, int]:

@@ -152,6 +152,7 @@ def reproduce(
     encoder: str | None = None,
     checkpoint: str | Path | None = None,
     device: str = "auto",
+    image_size: int | None = None,
     vgg19: str | Path | None = "official",
     out: str | Path | None = None,
     quick: bool = False,
@@ -172,7 +173,7 @@ def reproduce(
         As for `samtl.embed`: another dataset of the same task.
     encoder : str, optional
         By default `sam_vit_b`, for a quick study `tiny`.
-    checkpoint, device
+    checkpoint, device, image_size
         As for `samtl.embed`.
     vgg19 : str, path or None
         Weights of the baseline of that name: `official`, a file, or `random:SEED`. It is left out where the official
@@ -216,7 +217,8 @@ def reproduce(
     _require_task(study, images)
     name = encoder or (QUICK_ENCODER if quick else ENCODER)
     options: dict[str, Any] = {
-        "root": root, "group_by": group_by, "checkpoint": checkpoint, "device": device, "tiers": case.tiers,
+        "root": root, "group_by": group_by, "checkpoint": checkpoint, "device": device, "image_size": image_size,
+        "tiers": case.tiers,
         **(_fewer(images) if quick else {}), "out": folder / STORE,
     }  # fmt: skip
     _require_same_store(folder, planning.plan(given, name, **options).store)
@@ -274,7 +276,7 @@ def _require_same_store(folder: Path, store: Path) -> None:
     if others:
         raise InputError(
             f"{folder} holds a study of {others[0].name}, and asked for is {store.name}: the dataset, the encoder, its "
-            "weights or the number of images differ; choose another folder with --out"
+            "weights, the image size or the number of images differ; choose another folder with --out"
         )
 
 

@@ -1,6 +1,5 @@
 """Stand-ins that are fast and never the same twice: generated images, and encoders that hash their input."""
 
-import functools
 import hashlib
 import io
 import struct
@@ -10,11 +9,11 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from samtl import planning, registry
+from samtl import registry
 from samtl.datasets import Dataset
 from samtl.encoders._weights import Weights
 from samtl.errors import InputError
-from samtl.preprocess import PATCH, Preprocessing
+from samtl.preprocess import PATCH, Preprocessing, grid_cells
 
 SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
 
@@ -95,15 +94,17 @@ class StubEncoders:
     """
 
     def __init__(self, image_size=64, seconds=0.0, tally=None):
-        self.preprocessing = Preprocessing(image_size)
+        self.IMAGE_SIZE = image_size
         self.seconds = seconds
         self.tally = tally  # a file that gets a byte for each image: it outlives the process
         self.images = self.largest_batch = 0
         self.before_batch = lambda pixels: None
         self.spoil = lambda outputs: None
 
-    def Encoder(self, name, checkpoint=None, device="auto", dtype="auto"):
-        return StubEncoder(self, name, checkpoint or self.default_checkpoint(name), dtype)
+    def Encoder(self, name, checkpoint=None, device="auto", dtype="auto", image_size=None):
+        return StubEncoder(
+            self, name, checkpoint or self.default_checkpoint(name), dtype, image_size
+        )
 
     def columns(self, name):
         return tuple(f"column_{i}" for i in range(10))
@@ -115,9 +116,9 @@ class StubEncoders:
 class StubEncoder:
     """Gives random numbers, seeded by the weights, the array's name and the image: equal input, equal output."""
 
-    def __init__(self, owner, name, checkpoint, dtype):
+    def __init__(self, owner, name, checkpoint, dtype, image_size):
         self.owner, self.name, self.compute_dtype = owner, name, dtype
-        self.preprocessing = owner.preprocessing
+        self.preprocessing = Preprocessing(image_size or owner.IMAGE_SIZE)
         self.columns = owner.columns(name)
         digest = hashlib.sha256(f"{name} {checkpoint}".encode()).hexdigest()
         self.weights = Weights(f"untrained ({checkpoint})", untrained=True, sha256=digest)
@@ -127,7 +128,7 @@ class StubEncoder:
         side = self.preprocessing.image_size // PATCH
         arrays = {
             "pooled": ("pooled", (len(self.columns),), np.float32),
-            "grid16": ("grid16", (256, side // 4, side // 4), np.float16),
+            "grid16": ("grid16", (256, *[grid_cells(side)] * 2), np.float16),
             "dense": ("embeddings", (256, side, side), np.float16),
         }
         outputs = {}
@@ -151,8 +152,10 @@ class StubEncoder:
 class SeeingEncoders(StubEncoders):
     """Stubs whose features tell what is in the image, so that heads can learn from them."""
 
-    def Encoder(self, name, checkpoint=None, device="auto", dtype="auto"):
-        return SeeingEncoder(self, name, checkpoint or self.default_checkpoint(name), dtype)
+    def Encoder(self, name, checkpoint=None, device="auto", dtype="auto", image_size=None):
+        return SeeingEncoder(
+            self, name, checkpoint or self.default_checkpoint(name), dtype, image_size
+        )
 
     def columns(self, name):
         names = [f"{what}_{i}" for what in ("mean", "std", "block3") for i in range(3)]
@@ -174,7 +177,8 @@ class SeeingEncoder(StubEncoder):
         grid = np.zeros((256, side, side))
         grid[:48] = cells.transpose(1, 3, 4, 0, 2).reshape(48, side, side)
         if array == "grid16":
-            grid = grid.reshape(256, side // 4, 4, side // 4, 4).mean((2, 4))
+            cells = grid_cells(side)
+            grid = grid.reshape(256, cells, side // cells, cells, side // cells).mean((2, 4))
         return grid.astype(dtype)
 
 
@@ -193,8 +197,6 @@ def install(encoders, setattr_=setattr):
         return encoders if kind == "encoders" else load(kind, name)
 
     setattr_(registry, "load", load_or_stub)
-    image_size = encoders.preprocessing.image_size
-    setattr_(planning, "Preprocessing", functools.partial(Preprocessing, image_size))
     return encoders
 
 

@@ -31,7 +31,7 @@ PARAMS = {
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        install(SeeingEncoders(256), patch.setattr)
+        install(SeeingEncoders(64), patch.setattr)
         out = tmp_path_factory.mktemp("store") / "stripes.zarr"
         tiers = ("pooled", "grid16")
         embed(stripes(60), "stub", out=out, device="cpu", dtype="float32", tiers=tiers)

@@ -28,7 +28,7 @@ PARAMS = {"mlp": {"hidden": (8,), "epochs": 3}, "logreg": {"C": 1.0}}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        install(SeeingEncoders(256), patch.setattr)
+        install(SeeingEncoders(64), patch.setattr)
         out = tmp_path_factory.mktemp("store") / "stripes.zarr"
         return embed(stripes(60), "stub", out=out, device="cpu", dtype="float32", tiers=("pooled",)).store  # fmt: skip
 

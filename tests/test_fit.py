@@ -484,7 +484,7 @@ def test_what_is_too_large_is_not_held(stores, monkeypatch):
 
 
 def test_rows_that_are_not_there_yet_are_not_held(tmp_path):
-    path = embedded(tmp_path, stripes(60), 256, ("pooled",))
+    path = embedded(tmp_path, stripes(60), 64, ("pooled",))
     for record in (path / "log").glob("3*.json"):
         record.unlink()
     data = fit.Data(open_store(path), "pooled", None, None, True)
@@ -749,7 +749,7 @@ def stores(tmp_path_factory):
     """A small store of each task, whose features tell what is to be told."""
     folder = tmp_path_factory.mktemp("stores")
     return {
-        "classification": embedded(folder, stripes(60), 256, ("pooled", "grid16")),
+        "classification": embedded(folder, stripes(60), 64, ("pooled", "grid16")),
         "segmentation": embedded(folder, blobs(40, classes=3), 64, ("dense",)),
     }
 

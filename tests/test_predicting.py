@@ -389,9 +389,9 @@ def test_the_weights_are_found_again_by_what_the_run_says_of_them(
     wanted = []
 
     class Asked(Encoders):
-        def Encoder(self, name, checkpoint=None, device="auto", dtype="auto"):
+        def Encoder(self, name, checkpoint=None, device="auto", dtype="auto", image_size=None):
             wanted.append(checkpoint)
-            made_it = super().Encoder(name, "random:0", device, dtype)
+            made_it = super().Encoder(name, "random:0", device, dtype, image_size)
             made_it.weights = Weights(description, False, made_it.weights.sha256)
             return made_it
 

@@ -58,7 +58,7 @@ def whole(study, dataset, out, params, **options):
 
 
 FEW = {"eurosat": {"quick_splits": ("0.2", "0.5")}, "SEEDS": 2, "QUICK_SEEDS": 1}
-GRID = 256  # pixels that the heads on grids need
+GRID = 64  # pixels that the heads on grids need
 
 
 @pytest.fixture(scope="module")

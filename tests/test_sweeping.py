@@ -57,7 +57,7 @@ def embedded(folder, dataset, image_size, tiers, **options):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return embedded(tmp_path_factory.mktemp("store"), stripes(75), 256, ("pooled", "grid16"))
+    return embedded(tmp_path_factory.mktemp("store"), stripes(75), 64, ("pooled", "grid16"))
 
 
 @pytest.fixture
@@ -305,7 +305,7 @@ def test_cells_know_which_splits_they_came_by(store, out, tmp_path):
 
 def test_other_features_of_the_same_samples_are_other_cells(store, out, tmp_path):
     changed = replace(stripes(75), labels=tuple((i + 1) % 3 for i in range(75)))
-    other = embedded(tmp_path, changed, 256, ("pooled",))
+    other = embedded(tmp_path, changed, 64, ("pooled",))
     first = run(store, out, **ONE_CELL)
     second = run(other, out, **ONE_CELL)
     assert (second.done, second.skipped) == (1, 0)
@@ -470,7 +470,7 @@ def test_a_cold_cell_is_the_run_of_fit_head(store, out, tmp_path, features):
 
 
 def test_a_store_that_is_not_complete(out, tmp_path):
-    whole = embedded(tmp_path, stripes(60), 256, ("pooled", "grid16"))
+    whole = embedded(tmp_path, stripes(60), 64, ("pooled", "grid16"))
     for record in (whole / "log").glob("3*.json"):
         record.unlink()
     with pytest.raises(InputError, match="is not complete: 12 of 60 rows"):
@@ -542,7 +542,7 @@ def test_a_sweep_of_masks(out, tmp_path):
 
 
 def test_several_stores(store, out, tmp_path):
-    other = embedded(tmp_path, replace(stripes(45), name="few"), 256, ("pooled",))
+    other = embedded(tmp_path, replace(stripes(45), name="few"), 64, ("pooled",))
     result = run([store, other], out, ["logreg"], "0.4")
     assert result.done == 2
     assert {row["store"] for row in result.rows} == {"stripes", "few"}

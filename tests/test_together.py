@@ -62,7 +62,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
     with pytest.MonkeyPatch.context() as patch:
         for name, data, side, tier in (
-            ("classes", stripes(75), 256, "grid16"),
+            ("classes", stripes(75), 64, "grid16"),
             ("masks", blobs(40, classes=2), 64, "dense"),
         ):
             install(SeeingEncoders(side), patch.setattr)

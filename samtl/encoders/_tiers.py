@@ -1,4 +1,4 @@
-"""What is kept of one forward pass: the dense output, its 16 x 16 average, and pooled statistics.
+"""What is kept of one forward pass: the dense output, its average in 16 x 16 cells, and pooled statistics.
 
 Everything but the block means is a function of the output *as stored* (float16), so a tier that is added later, or
 recomputed from the `embeddings` array, comes out the same. Padding never enters an average.
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from samtl.preprocess import grid_cells
 
 TIERS = ("pooled", "grid16", "dense")
 CHANNELS = 256
-CELL = 4  # tokens per cell of grid16, in both directions
 
 
 def pooled_columns(taps: Sequence[int], width: int) -> tuple[str, ...]:
@@ -51,7 +53,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def grid16(dense: Tensor, mask: Tensor) -> Tensor:
-    """Average valid tokens in cells of 4 x 4.
+    """Average valid tokens in cells: 4 x 4 tokens each where an image is 1024 pixels wide.
 
     Parameters
     ----------
@@ -60,12 +62,14 @@ def grid16(dense: Tensor, mask: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor of float16, (batch, 256, side / 4, side / 4)
-        0 in cells without a valid token.
+    Tensor of float16, (batch, 256, cells, cells)
+        With `samtl.preprocess.grid_cells(side)` cells; 0 in those without a valid token.
     """
-    totals = torch.nn.functional.avg_pool2d(dense.float() * mask, CELL)
-    shares = torch.nn.functional.avg_pool2d(mask, CELL)
-    return (totals / shares.clamp(min=1 / CELL**2)).to(torch.float16)
+    side = dense.shape[-1]
+    cells = grid_cells(side)
+    totals = adaptive_avg_pool2d(dense.float() * mask, cells)
+    shares = adaptive_avg_pool2d(mask, cells)
+    return (totals / shares.clamp(min=1 / side**2)).to(torch.float16)
 
 
 def pooled(dense: Tensor, block_means: Sequence[Tensor], mask: Tensor) -> Tensor:

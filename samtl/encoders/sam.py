@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from samtl.encoders import _tiers
 from samtl.encoders._attention import attend
@@ -19,7 +20,14 @@ from samtl.encoders._modeling import modeling
 from samtl.encoders._weights import Official, Weights, load_weights
 from samtl.errors import ResourceError
 from samtl.machine import out_of_memory
-from samtl.preprocess import PATCH, PIXEL_MEAN, PIXEL_STD, Preprocessing, valid_tokens
+from samtl.preprocess import (
+    PATCH,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    Preprocessing,
+    check_image_size,
+    valid_tokens,
+)
 
 NAMES = {
     "sam_vit_b": "SAM ViT-B: 768 wide, 12 deep, 90 M parameters, checkpoint of 375 MB",
@@ -40,6 +48,8 @@ class Variant:
     official: Official | None
     default_checkpoint: str = "official"
 
+
+IMAGE_SIZE = 1024  # side of the input that the published weights were trained for
 
 VARIANTS = {
     "sam_vit_b": Variant(
@@ -67,7 +77,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def build(name: str, image_size: int = 1024) -> nn.Module:
+def build(name: str, image_size: int = IMAGE_SIZE) -> nn.Module:
     """Build the plain `ImageEncoderViT` of a name, as `segment_anything.build_sam` does; weights are not set."""
     variant = VARIANTS[name]
     return modeling().ImageEncoderViT(  # type: ignore[no-any-return]
@@ -84,6 +94,31 @@ def build(name: str, image_size: int = 1024) -> nn.Module:
     )
 
 
+@torch.no_grad()
+def resampled(model: nn.Module, target: nn.Module) -> nn.Module:
+    """Give an encoder of another image size the weights of one, its positions resampled.
+
+    Absolute positions are a map over the token grid: bicubic, antialiased where there are fewer tokens, as timm does.
+    Relative positions of the blocks with global attention are a table over distances: linear, as `segment_anything`
+    itself does where a table does not fit. Windows are 14 x 14 tokens at every size.
+    """
+    tensors = model.state_dict()
+    for name, wanted in target.state_dict().items():
+        have = tensors[name]
+        if have.shape == wanted.shape:
+            continue
+        if name == "pos_embed":
+            grid = have.permute(0, 3, 1, 2)
+            size = wanted.shape[1:3]
+            grid = interpolate(grid, size, mode="bicubic", antialias=True, align_corners=False)
+            tensors[name] = grid.permute(0, 2, 3, 1).contiguous()
+        else:
+            table = interpolate(have.T[None], wanted.shape[0], mode="linear")
+            tensors[name] = table[0].T.contiguous()
+    target.load_state_dict(tensors)
+    return target
+
+
 class Encoder:
     """A frozen encoder on a device, from resized pixels to the arrays that a store keeps.
 
@@ -97,6 +132,9 @@ class Encoder:
         `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
     dtype : str
         `auto`, `float32`, `bfloat16` or `float16`: what the encoder computes in.
+    image_size : int
+        Side of the input in pixels, a multiple of 16. Where it is not the 1024 that the weights were trained for, the
+        learnt positions are resampled; see `resampled`.
 
     Attributes
     ----------
@@ -114,16 +152,20 @@ class Encoder:
         checkpoint: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        image_size: int = IMAGE_SIZE,
     ) -> None:
+        check_image_size(image_size)
         variant = VARIANTS[name]
         self.name = name
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
-        self.preprocessing = Preprocessing()
-        model = build(name, self.preprocessing.image_size)
+        self.preprocessing = Preprocessing(image_size)
+        model = build(name)
         self.weights: Weights = load_weights(
             model, checkpoint or variant.default_checkpoint, variant.official, name
         )
+        if image_size != IMAGE_SIZE:
+            model = resampled(model, build(name, image_size))
         self.columns = _tiers.pooled_columns(variant.taps, variant.width)
         self._taps = variant.taps
         try:
@@ -155,8 +197,9 @@ class Encoder:
         Returns
         -------
         dict
-            For the tiers asked for: `pooled` float32 (batch, columns), `grid16` float16 (batch, 256, side / 4,
-            side / 4), `embeddings` float16 (batch, 256, side, side), where side = image_size / 16.
+            For the tiers asked for: `pooled` float32 (batch, columns), `grid16` float16 (batch, 256, cells,
+            cells), `embeddings` float16 (batch, 256, side, side), where side = image_size / 16 and cells = min(16,
+            side).
 
         Raises
         ------
@@ -175,7 +218,7 @@ class Encoder:
             if len(pixels) == 1:
                 raise ResourceError(
                     f"one image through {self.name} does not fit in the memory of {self.device}; "
-                    "use --dtype bfloat16, a smaller encoder or --device cpu"
+                    "use --dtype bfloat16, a smaller --image-size, a smaller encoder or --device cpu"
                 ) from error
         half = (
             len(pixels) // 2

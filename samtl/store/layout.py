@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import DamageError
-from samtl.preprocess import PATCH
+from samtl.preprocess import PATCH, grid_cells
 
 FORMAT = 1
 BLOCK_ROWS = 16
@@ -152,7 +152,7 @@ def array_specs(side: int, columns: Mapping[str, Sequence[str]]) -> dict[str, Ar
         Names of the columns of `pooled` and of `image_stats`.
     """
     nan = float("nan")
-    small = side // 4
+    cells = grid_cells(side)
     pooled, statistics = list(columns["pooled"]), list(columns["image_stats"])
     specs = [
         ArraySpec(
@@ -160,8 +160,8 @@ def array_specs(side: int, columns: Mapping[str, Sequence[str]]) -> dict[str, Ar
             {"description": "the encoder's output"},
         ),
         ArraySpec(
-            "grid16", (256, small, small), "float16", nan, ("channel", "y16", "x16"),
-            {"description": "mean of the valid tokens in cells of 4 x 4; 0 in cells without any"},
+            "grid16", (256, cells, cells), "float16", nan, ("channel", "y16", "x16"),
+            {"description": "mean of the valid tokens in each cell; 0 in cells without any"},
         ),
         ArraySpec(
             "pooled", (len(pooled),), "float32", nan, ("feature",),
