@@ -56,6 +56,10 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(help="Processes.", min=1, show_default="one for each core")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A new folder that keeps the sweeps.", show_default="nothing is kept"),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Measure how long sweeps take, against a loop of one training after the other, and how often they read a store."""
@@ -77,6 +81,7 @@ def sweep(
             splits,
             seeds,
             jobs or crew.cores(),
+            out,
             on_row=lambda row: render.err.print(f"{row.name}: {row.value:,.1f} {row.unit}"),
             on_event=status.update,
         )

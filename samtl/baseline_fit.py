@@ -23,7 +23,7 @@ from samtl.heads._save import plain, save
 from samtl.machine import peak_memory
 from samtl.metrics import Score
 from samtl.preprocess import Preprocessing, mask_square, resized_shape
-from samtl.runs import FORMAT, FitResult, RunFolder, runs_folder, split_json
+from samtl.runs import FORMAT, FitResult, RunFolder, read_run, runs_folder, split_json
 from samtl.splits import Split
 from samtl.store.documents import digest
 from samtl.trial import (
@@ -45,9 +45,7 @@ from samtl.trial import (
 
 FLOOR = "floor"
 Floors = dict[str, dict[str, Score]]  # figures of each of the floor's models
-IMAGE_SIZE = (
-    Preprocessing().image_size
-)  # masks are scored at the encoder's resolution, as those of the heads are
+IMAGE_SIZE = Preprocessing().image_size  # of an encoder, where none is named
 
 
 def fit_baseline(
@@ -107,7 +105,8 @@ def fit_baseline(
         "group_by": group_by,
         "same_split_as": None if same_split_as is None else str(same_split_as),
     }
-    trial = BaselineTrial(data, samples, baseline, model, parts, seed, given)
+    size = IMAGE_SIZE if same_split_as is None else _image_size_of(Path(same_split_as))
+    trial = BaselineTrial(data, samples, baseline, model, parts, seed, given, image_size=size)
     with RunFolder(runs_folder(out)) as folder:
         scores, also = trial.run(folder, clock)
         clock.start("floor")
@@ -134,6 +133,8 @@ class BaselineTrial:
         What the user asked for, to be written down.
     warm_start : str
         The run whose weights training begins with, or "".
+    image_size : int
+        Masks are scored at this resolution, the encoder's of the heads that they are compared with.
     """
 
     def __init__(
@@ -146,10 +147,12 @@ class BaselineTrial:
         seed: int,
         given: Mapping[str, Any],
         warm_start: str = "",
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         self.data, self.samples, self.name, self.model = data, samples, name, model
         self.parts, self.seed, self.warm_start = parts, seed, warm_start
-        self.config = _config(data, given, name, model, seed, parts, warm_start)
+        self.image_size = image_size
+        self.config = _config(data, given, name, model, seed, parts, warm_start, image_size)
 
     def run(self, folder: RunFolder, clock: Clock) -> tuple[Scores, dict[str, Scores]]:
         """Train, and score what was held out; gives the scores of the baseline and of its companions."""
@@ -159,14 +162,55 @@ class BaselineTrial:
         clock.start("fit")
         self.model.fit(data, inner.train, inner.test, clock.on_event)
         clock.start("score")
-        found, self._chances = _score(self.model, data, self.parts, self.seed, folder)
+        found, self._chances = self._score(self.model, folder)
         #: Figures of the baseline and its companions by name, as `floor` gives those of the floor.
         self.figures = {name: scores.metrics for name, scores in found}
         return found[0][1], dict(found[1:])
 
     def floor(self) -> Floors | None:
         """Fit the floor to the same parts; gives the figures of each of its models, or None of the floor itself."""
-        return None if self.name == FLOOR else _floor(self.data, self.parts, self.seed)
+        if self.name == FLOOR:
+            return None
+        floor: PixelBaseline = configured("baselines", FLOOR, {}, self.seed)
+        floor.fit(self.data, self.parts.inner.train, self.parts.inner.test)
+        return {name: scores.metrics for name, scores in self._score(floor, None)[0]}
+
+    def _score(
+        self, model: PixelBaseline, folder: RunFolder | None
+    ) -> tuple[list[tuple[str, Scores]], NDArray[np.float64] | None]:
+        """Score a fitted baseline and its companions on the held-out images, the principal first.
+
+        Gives the principal's probabilities, too, where there are labels. A principal's masks are kept in the folder.
+        """
+        data, rows, seed = self.data, self.parts.split.test, self.seed
+        predictions = model.predict_all(data, rows, image_size=self.image_size)
+        if data.task == "classification":
+            blocks = list(predictions)
+            labels = np.array(data.labels, dtype=np.int64)[rows]
+            by_name = {
+                name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]
+            }
+            found = [
+                (name, score_classes(labels, chances, len(data.classes), seed))
+                for name, chances in by_name.items()
+            ]
+            return found, next(iter(by_name.values()))
+        matrices: dict[str, list[NDArray[np.int64]]] = {}
+        for position, (row, maps) in enumerate(zip(rows.tolist(), predictions, strict=True)):
+            truth = self._mask(row)
+            for name, guess in maps.items():
+                kept = None if name in list(maps)[1:] else folder
+                matrix = score_maps(
+                    kept, position, data.sample_ids[row], truth, guess, data.classes
+                )
+                matrices.setdefault(name, []).append(matrix)
+        return [(name, score_masks(counted, seed)) for name, counted in matrices.items()], None
+
+    def _mask(self, row: int) -> NDArray[np.uint8]:
+        """Read a mask at the encoder's resolution, without padding."""
+        mask = read_mask(self.data, row, read_image(self.data, row).shape[:2])
+        height, width = resized_shape(mask.shape[0], mask.shape[1], self.image_size)
+        return mask_square(mask, self.image_size)[:height, :width]
 
     def conclude(
         self,
@@ -243,46 +287,11 @@ def _require_classes(data: Dataset, rows: NDArray[np.int64]) -> None:
     require_pixels(data.classes, pixels)
 
 
-def _score(
-    model: PixelBaseline, data: Dataset, parts: Parts, seed: int, folder: RunFolder | None
-) -> tuple[list[tuple[str, Scores]], NDArray[np.float64] | None]:
-    """Score a fitted baseline and its companions on the held-out images, the principal first.
-
-    Gives the principal's probabilities, too, where there are labels. A principal's masks are kept in the folder.
-    """
-    rows = parts.split.test
-    predictions = model.predict_all(data, rows, image_size=IMAGE_SIZE)
-    if data.task == "classification":
-        blocks = list(predictions)
-        labels = np.array(data.labels, dtype=np.int64)[rows]
-        by_name = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        found = [
-            (name, score_classes(labels, chances, len(data.classes), seed))
-            for name, chances in by_name.items()
-        ]
-        return found, next(iter(by_name.values()))
-    matrices: dict[str, list[NDArray[np.int64]]] = {}
-    for position, (row, maps) in enumerate(zip(rows.tolist(), predictions, strict=True)):
-        truth = _mask(data, row)
-        for name, guess in maps.items():
-            kept = None if name in list(maps)[1:] else folder
-            matrix = score_maps(kept, position, data.sample_ids[row], truth, guess, data.classes)
-            matrices.setdefault(name, []).append(matrix)
-    return [(name, score_masks(counted, seed)) for name, counted in matrices.items()], None
-
-
-def _mask(data: Dataset, row: int) -> NDArray[np.uint8]:
-    """Read a mask at the encoder's resolution, without padding."""
-    mask = read_mask(data, row, read_image(data, row).shape[:2])
-    height, width = resized_shape(mask.shape[0], mask.shape[1], IMAGE_SIZE)
-    return mask_square(mask, IMAGE_SIZE)[:height, :width]
-
-
-def _floor(data: Dataset, parts: Parts, seed: int) -> Floors:
-    """Fit the floor to the same parts; gives the figures of each of its models."""
-    floor: PixelBaseline = configured("baselines", FLOOR, {}, seed)
-    floor.fit(data, parts.inner.train, parts.inner.test)
-    return {name: scores.metrics for name, scores in _score(floor, data, parts, seed, None)[0]}
+def _image_size_of(run: Path) -> int:
+    """At which resolution a run's masks were scored."""
+    config = read_run(run)
+    asked = config["store"]["identity"] if "store" in config else config
+    return int(asked.get("image_size", IMAGE_SIZE))
 
 
 def _floor_name(floor: Mapping[str, Any]) -> str:
@@ -298,6 +307,7 @@ def _config(
     seed: int,
     parts: Parts,
     warm_start: str,
+    image_size: int,
 ) -> dict[str, Any]:
     """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
     decides: dict[str, Any] = {
@@ -316,6 +326,8 @@ def _config(
         "split": split_json(parts.split),
         "validation": split_json(parts.inner),
     }
+    if data.task == "segmentation":
+        decides["image_size"] = image_size
     if warm_start:
         decides["start"] = warm_start  # which names what that was trained from in turn
     return {

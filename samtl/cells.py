@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from samtl.baseline_fit import BaselineTrial, Floors, samples_of
+from samtl.baseline_fit import IMAGE_SIZE, BaselineTrial, Floors, samples_of
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.errors import SamtlError
 from samtl.fit import Data, HeadTrial, Parts, array_for, configured, head_trial
@@ -143,8 +143,9 @@ class Workshop:
             data = self.data(cell.store, array, cell.features)
             return head_trial(data, cell.name, model, cell.parts, cell.seed, given, cell.start)
         images, samples = self.images(cell.store)
+        size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
         return BaselineTrial(
-            images, samples, cell.name, model, cell.parts, cell.seed, given, cell.start
+            images, samples, cell.name, model, cell.parts, cell.seed, given, cell.start, size
         )
 
     def perform(self, unit: Unit, tell: Tell) -> None:
@@ -273,14 +274,16 @@ class Workshop:
         trial.conclude(folder, clock, scores, found.get(""), missing[-1], self._shared)
 
     def _floors_of_pixels(self, trial: BaselineTrial) -> Floors | None:
-        floors = trial.floor
+        floors, name = trial.floor, "pixels"
+        if trial.data.task == "segmentation":
+            name += f"-{trial.image_size}"
         if trial.name == "floor":
             if not self.given.params.get(
                 "floor"
             ):  # beside others stands the floor as it is by default
-                self._floor("pixels", trial.parts, trial.seed, lambda: trial.figures)
+                self._floor(name, trial.parts, trial.seed, lambda: trial.figures)
             return None
-        return self._floor("pixels", trial.parts, trial.seed, lambda: floors() or {})
+        return self._floor(name, trial.parts, trial.seed, lambda: floors() or {})
 
     def _floor(self, name: str, parts: Parts, seed: int, fit: Callable[[], Floors]) -> Floors:
         """Give the figures of a floor on a split: it is the same beside every model, and fitted once."""

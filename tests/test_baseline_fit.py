@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import stubs
 from PIL import Image
 from toys import blobs, stripes
 
 from samtl import pixel_metrics, splits
 from samtl.baseline_fit import BaselineTrial, fit_baseline, samples_of
 from samtl.datasets import shuffled
+from samtl.embedding import embed
 from samtl.errors import InputError, UnknownName
-from samtl.fit import Parts, configured
+from samtl.fit import Parts, configured, fit_head
 from samtl.heads._save import load
 from samtl.preprocess import mask_square, resized_shape
 from samtl.runs import RunFolder, read_split
@@ -102,6 +104,20 @@ def test_a_run_of_segmentation():
         assert float(row["dice"]) == pytest.approx(pixel_metrics.scores(matrix)["dice"], abs=1e-5)
     mean = np.mean([float(row["iou"]) for row in rows])
     assert result.metrics["iou"].value == pytest.approx(mean, abs=1e-5)
+
+
+def test_masks_are_scored_at_the_resolution_of_the_run_compared_with(tmp_path, monkeypatch):
+    data = blobs()
+    stubs.install(stubs.SeeingEncoders(64), monkeypatch.setattr)
+    store = tmp_path / "small.zarr"
+    embed(data, "stub", device="cpu", dtype="float32", tiers=["dense"], out=store)
+    head = fit_head(store, "conv", 0.25, params={"width": 4, "epochs": 1})
+    result = fit_baseline(data, "floor", same_split_as=head.run)
+    again = fit_baseline(data, "floor", same_split_as=result.run)
+    for run in (head.run, result.run, again.run):
+        sizes = {Image.open(mask).size for mask in (run / "masks").iterdir()}
+        assert {max(size) for size in sizes} == {64}, run
+    assert result.metrics == again.metrics
 
 
 def test_scenes_stay_together():

@@ -3,6 +3,8 @@
 import pytest
 
 from samtl.bench import sweep as bench
+from samtl.errors import InputError
+from samtl.sweeping import sweep
 
 
 def test_a_line_through_some_times_gives_the_others():
@@ -14,11 +16,25 @@ def test_a_line_through_some_times_gives_the_others():
 def test_a_sweep_of_pooled_features_beside_the_loop(one_thread):
     seen = []
     rows = bench.bench_sweep(["pooled"], rows=320, splits="0.5,0.6", seeds=2, on_row=seen.append)
-    assert [row.name for row in rows] == ["logreg+mlp/2x2", "logreg+mlp/2x2/naive"]
+    name = "logreg+mlp/2x2"
+    assert [row.name for row in rows] == [name, f"{name}/naive", f"{name}/peak memory"]
     assert seen == rows
-    ours, naive = rows
+    ours, naive, peak = rows
+    assert 0.05 < peak.value < 24
     assert (ours.unit, ours.vs, naive.unit) == ("s", "naive", "s")
     assert ours.ratio == pytest.approx(naive.value / ours.value)
+
+
+def test_a_sweep_that_is_kept_can_be_gone_on_with(one_thread, tmp_path):
+    options = {"rows": 320, "splits": "0.5", "seeds": 1, "out": tmp_path / "kept"}
+    bench.bench_sweep(["pooled"], **options)
+    kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert kept == ["loop", "pooled.zarr", "sweep-pooled"]
+    store, folder = tmp_path / "kept" / "pooled.zarr", tmp_path / "kept" / "sweep-pooled"
+    again = sweep(store, ("logreg", "mlp"), "0.5", 1, folder)
+    assert (again.skipped, again.done) == (2, 0)
+    with pytest.raises(InputError, match=r"is not empty: .* name a new folder"):
+        bench.bench_sweep(["pooled"], **options)
 
 
 @pytest.mark.slow

@@ -19,13 +19,13 @@ def relative_l2(ours, reference):
 
 
 @torch.inference_mode()
-def plain(model, pixels):
+def plain(model, pixels, size=1024):
     """The plain modules as `segment_anything` runs them: Sam.preprocess, then ImageEncoderViT.forward."""
     mean, std = torch.tensor(PIXEL_MEAN).view(-1, 1, 1), torch.tensor(PIXEL_STD).view(-1, 1, 1)
     x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
     x = (x - mean) / std
     h, w = x.shape[-2:]
-    return model(torch.nn.functional.pad(x, (0, 1024 - w, 0, 1024 - h)))[0].numpy()
+    return model(torch.nn.functional.pad(x, (0, size - w, 0, size - h)))[0].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,55 @@ def test_a_batch_gives_what_single_images_give(encoder, images):
         alone = encoder.encode([image])
         for name in together:
             assert relative_l2(alone[name][0], together[name][i]) < 1e-4, name
+
+
+@pytest.mark.parametrize("size", [256, 400])
+def test_another_image_size_resamples_the_positions(encoder, size):
+    """`segment_anything` itself, whose attention stretches a table of relative positions that does not fit."""
+    model = sam.build("tiny", size).eval()
+    tensors = encoder._model.state_dict()
+    grid = tensors["pos_embed"].permute(0, 3, 1, 2)
+    side = size // 16
+    grid = torch.nn.functional.interpolate(grid, (side, side), mode="bicubic", antialias=True)
+    for name in [name for name, _ in model.named_parameters()]:
+        value = grid.permute(0, 2, 3, 1) if name == "pos_embed" else tensors[name]
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+    small = sam.Encoder("tiny", "random:7", device="cpu", dtype="float32", image_size=size)
+    assert small.weights.sha256 == encoder.weights.sha256
+    rng = np.random.default_rng(1)
+    for shape in ((size, size), (size, size // 3)):
+        image = rng.integers(0, 256, (*shape, 3), np.uint8)
+        out = small.encode([image])
+        assert out["embeddings"].shape == (1, 256, side, side)
+        assert out["grid16"].shape == (1, 256, 16, 16)
+        assert relative_l2(out["embeddings"][0], plain(model, image, size)) < 1e-3
+
+
+def test_an_image_size_of_its_own_changes_no_weight(encoder, images, reference):
+    same = sam.resampled(sam.build("tiny"), sam.build("tiny"))
+    same.load_state_dict(encoder._model.state_dict())
+    again = sam.resampled(same, sam.build("tiny"))
+    for name, value in same.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("side", [3, 16, 20, 32, 64])
+def test_grid16_has_a_cell_for_each_sixteenth_of_the_side(side):
+    rng = np.random.default_rng(0)
+    dense = torch.from_numpy(rng.standard_normal((1, 2, side, side)).astype(np.float16))
+    rows, columns = side, max(1, side // 3)
+    mask = _tiers.validity([(rows, columns)], side, torch.device("cpu"))
+    grid = _tiers.grid16(dense, mask)[0].numpy()
+    cells = min(16, side)
+    assert grid.shape == (2, cells, cells)
+    edges = [(i * side // cells, -(-(i + 1) * side // cells)) for i in range(cells)]
+    values = dense[0].numpy().astype(np.float64)
+    for y, (top, bottom) in enumerate(edges):
+        for x, (left, right) in enumerate(edges):
+            inside = values[:, top : min(bottom, rows), left : min(right, columns)]
+            expected = inside.mean((1, 2)) if inside.size else np.zeros(2)
+            np.testing.assert_allclose(grid[:, y, x], expected, rtol=2e-3, atol=2e-3)
 
 
 def test_only_the_tiers_asked_for(encoder, images):

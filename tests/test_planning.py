@@ -114,6 +114,7 @@ def test_a_place_that_is_taken_is_refused(tmp_path, what):
     [
         ({"limit": 5}, "sample_ids: the store has 37 rows"),
         ({"dtype": "bfloat16"}, "compute_dtype: the store has float32, asked for is bfloat16"),
+        ({"image_size": 128}, "image_size: the store has 64, asked for is 128"),
         ({"dataset": toy_dataset(37, name="other")}, "dataset: the store has toy"),
         ({"dataset": toy_dataset(37, classes=4)}, "labels: the store has 37 rows"),
     ],
@@ -130,7 +131,24 @@ def test_the_dtype_of_a_store_is_kept_where_none_is_asked_for():
     assert plan_of(dataset=toy_dataset(1), out="a.zarr").compute_dtype == "float16"
 
 
+def test_the_image_size_of_a_store_is_kept_where_none_is_asked_for():
+    embed(toy_dataset(1), "stub", device="cpu", image_size=32, out="a.zarr")
+    assert plan_of(dataset=toy_dataset(1), out="a.zarr").image_size == 32
+
+
+def test_each_image_size_has_a_store_of_its_own():
+    assert plan_of().store.name == "toy.stub.64.zarr"
+    assert plan_of(image_size=256).store.name == "toy.stub.256.zarr"
+    assert plan_of(image_size=256).image_size == 256
+
+
 # Arguments
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096])
+def test_image_sizes_are_checked(size):
+    with pytest.raises(InputError, match=f"--image-size must be a multiple of 16 .* got {size}"):
+        plan_of(image_size=size)
 
 
 @pytest.mark.parametrize("tiers", [(), ("pooled", "dens"), ("",), ("embeddings",), "pooled"])

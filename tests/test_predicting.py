@@ -346,9 +346,21 @@ def test_other_weights_are_refused_field_by_field(made, encoders, tmp_path):
     assert_nothing_left(tmp_path)
 
 
+def test_the_encoder_is_loaded_at_the_image_size_of_the_run(made, encoders, monkeypatch):
+    root, runs = made
+    expected = predict(runs["grid"], root / "labelled", out="as-it-was.csv")
+    monkeypatch.setattr(encoders, "IMAGE_SIZE", 1024)
+    found = predict(runs["grid"], root / "labelled", out="as-it-is.csv")
+    assert table(found.table) == table(expected.table)
+
+
 def test_another_preprocessing_is_refused(made, monkeypatch):
     root, runs = made
-    stubs.install(stubs.StubEncoders(image_size=64), monkeypatch.setattr)
+    other = stubs.StubEncoders()
+    monkeypatch.setattr(
+        other, "Encoder", lambda *asked: stubs.StubEncoder(other, *asked[:2], "float32", 64)
+    )
+    stubs.install(other, monkeypatch.setattr)
     with pytest.raises(MismatchError) as caught:
         predict(runs["logreg"], root / "labelled")
     assert [field for field, _, _ in caught.value.differences] == [

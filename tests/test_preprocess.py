@@ -11,14 +11,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from samtl.errors import InputError
 from samtl.preprocess import (
     IGNORE,
     Preprocessing,
+    check_image_size,
+    grid_cells,
     mask_square,
     resize_longest_side,
     resized_shape,
     valid_tokens,
 )
+
+
+@pytest.mark.parametrize("size", [0, -16, 8, 100, 1000, 2064])
+def test_a_side_that_no_encoder_takes_is_refused(size):
+    with pytest.raises(InputError, match=f"a multiple of 16 from 16 to 2048.*got {size}"):
+        check_image_size(size)
+
+
+@pytest.mark.parametrize("size", [16, 256, 1024, 2048])
+def test_multiples_of_a_patch_are_taken(size):
+    check_image_size(size)
+
+
+@pytest.mark.parametrize(("side", "cells"), [(1, 1), (15, 15), (16, 16), (17, 16), (64, 16)])
+def test_a_grid_has_sixteen_cells_or_its_tokens(side, cells):
+    assert grid_cells(side) == cells
 
 
 @pytest.fixture(scope="module")

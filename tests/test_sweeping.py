@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 from stubs import SeeingEncoders, install
 from threadpoolctl import threadpool_limits
 from toys import blobs, stripes
@@ -537,7 +538,9 @@ def test_a_sweep_of_masks(out, tmp_path):
         trained = read_trained(out / CELLS / name)
         assert trained.task == "segmentation"
         assert (out / CELLS / name / "images.csv").is_file()
-        assert list((out / CELLS / name / "masks").iterdir())
+        masks = sorted((out / CELLS / name / "masks").iterdir())
+        # Of heads and baselines alike, at the encoder's resolution.
+        assert {max(Image.open(mask).size) for mask in masks} == {64}
     assert run(path, out, **given).skipped == 2
 
 

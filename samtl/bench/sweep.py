@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from samtl import protocols
 from samtl.bench._paired import Row
 from samtl.bench._store import Make, write_store
 from samtl.cells import CELLS
+from samtl.errors import InputError
 from samtl.fit import fit_head
 from samtl.preprocess import PATCH
 from samtl.runs import read_run
@@ -72,6 +74,7 @@ def bench_sweep(
     splits: str = SPLITS,
     seeds: int | None = None,
     jobs: int = 1,
+    out: str | Path | None = None,
     on_row: Callable[[Row], None] | None = None,
     on_event: Told | None = None,
 ) -> list[Row]:
@@ -89,16 +92,19 @@ def bench_sweep(
     seeds : int, optional
         Instead of the 5 of `pooled` and the 3 of `grid16`.
     jobs : int
+    out : path, optional
+        A new folder that keeps the sweeps, as `sweep-pooled` and so on, and the runs of the loop; `samtl.sweep` goes on
+        with one. By default nothing is kept.
     on_row, on_event : callable, optional
         Called with each figure as soon as it is there; and with what goes on.
 
     Returns
     -------
     list of Row
-        `HEADS/SPLITSxSEEDS` in seconds, its ratio that of the loop's time to the sweep's, and `HEADS/.../naive`, the
-        loop's time. `9xconv/dense/passes`: how often the store is read in all, against a loop in which each of nine
-        heads reads its own: one pass an epoch, and up to three to standardise channels, to judge the last epoch and to
-        score.
+        `HEADS/SPLITSxSEEDS` in seconds, its ratio that of the loop's time to the sweep's; `HEADS/.../naive`, the loop's
+        time; `HEADS/.../peak memory` in GiB, the largest of the sweep's processes times their number.
+        `9xconv/dense/passes`: how often the store is read in all, against a loop in which each of nine heads reads its
+        own: one pass an epoch, and up to three to standardise channels, to judge the last epoch and to score.
     """
     told = on_event or (lambda text: None)
     found: list[Row] = []
@@ -109,7 +115,12 @@ def bench_sweep(
             if on_row is not None:
                 on_row(row)
 
-    with tempfile.TemporaryDirectory(prefix="samtl-bench-") as folder:
+    if out is not None and Path(out).exists() and any(Path(out).iterdir()):
+        raise InputError(
+            f"{out} is not empty: sweeps are measured from their beginning; name a new folder"
+        )
+    with ExitStack() as stack:
+        folder = out or stack.enter_context(tempfile.TemporaryDirectory(prefix="samtl-bench-"))
         for name in cases:
             if name == "dense":
                 told("writing a dense store")
@@ -173,7 +184,14 @@ def _beside_the_loop(
     return [
         Row(name, ours, "s", "naive", naive / ours),
         Row(f"{name}/naive", naive, "s"),
+        Row(f"{name}/peak memory", jobs * _peak(out) / 2**30, "GiB"),
     ]
+
+
+def _peak(sweep_folder: Path) -> int:
+    """Bytes of the largest process that finished a cell."""
+    runs = (sweep_folder / CELLS).iterdir()
+    return max(int(read_run(run, "metrics.json")["peak_memory"]) for run in runs)
 
 
 def _sizes(sweep_folder: Path, head: str, specs: Sequence[str]) -> list[int]:
