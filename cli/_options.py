@@ -73,4 +73,12 @@ PerClass = Annotated[
     int | None,
     typer.Option(help="So many images of each class, a fixed random choice.", show_default=False),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that train at a time; they share the cores.",
+        min=1,
+        show_default="one for each core",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the split and of the training.", min=0)]

@@ -14,6 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from samtl.units import duration as duration
+from samtl.units import size as size
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -34,24 +37,6 @@ def say(message: str, style: str = "") -> None:
 def warn_untrained(weights: str) -> None:
     """Print, beside every figure made with random weights, that they are."""
     say(f"The encoder's weights are {weights}: its figures say nothing about SAM.", "yellow")
-
-
-def size(count: float) -> str:
-    """Write a number of bytes with a binary unit."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """Write a time span in its two largest units."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def facts(rows: Mapping[str, str]) -> None:

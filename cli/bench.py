@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import _render as render
-from ._options import Json
+from ._options import Jobs, Json
 
 if TYPE_CHECKING:
     from samtl.bench._paired import Row
@@ -53,9 +53,7 @@ def sweep(
     seeds: Annotated[
         int | None, typer.Option(help="How many.", min=1, show_default="5, and 3 of grid16")
     ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(help="Processes.", min=1, show_default="one for each core")
-    ] = None,
+    jobs: Jobs = None,
     out: Annotated[
         Path | None,
         typer.Option(help="A new folder that keeps the sweeps.", show_default="nothing is kept"),

@@ -15,7 +15,7 @@ from . import embed as embed_command
 from . import report as report_command
 from . import sweep as sweep_command
 from ._board import Board
-from ._options import GroupBy, ImageSize, Json, Root
+from ._options import GroupBy, ImageSize, Jobs, Json, Root
 from ._signals import StopRequest, polite_stop, stop_at_once
 
 if TYPE_CHECKING:
@@ -64,14 +64,7 @@ def reproduce(
         bool,
         typer.Option("--quick", help="Fewer images, splits and seeds, for a small machine."),
     ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes that train at a time; they share the cores.",
-            min=1,
-            show_default="one for each core",
-        ),
-    ] = None,
+    jobs: Jobs = None,
     out: Annotated[
         Path | None,
         typer.Option(

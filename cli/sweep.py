@@ -14,7 +14,7 @@ from samtl.errors import EXIT_FAILED_CELLS, InputError
 
 from . import _render as render
 from ._board import Board
-from ._options import GroupBy, Json, Root
+from ._options import GroupBy, Jobs, Json, Root
 from ._signals import StopNow, stop_at_once
 
 if TYPE_CHECKING:
@@ -88,14 +88,7 @@ def sweep(
             help="Whether a training starts from that on a part of its samples, which is shorter.",
         ),
     ] = True,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes at a time; they share the cores.",
-            min=1,
-            show_default="one for each core",
-        ),
-    ] = None,
+    jobs: Jobs = None,
     out: Annotated[
         Path | None,
         typer.Option(

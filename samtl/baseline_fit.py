@@ -18,7 +18,6 @@ from samtl.baselines._base import PixelBaseline
 from samtl.baselines._pixels import read_image, read_mask
 from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError
-from samtl.fit import FLOORS, Parts, configured, training_facts
 from samtl.heads._save import plain, save
 from samtl.machine import peak_memory
 from samtl.metrics import Score
@@ -27,17 +26,21 @@ from samtl.runs import FORMAT, FitResult, RunFolder, read_run, runs_folder, spli
 from samtl.splits import Split
 from samtl.store.documents import digest
 from samtl.trial import (
+    FLOORS,
     Clock,
     OnEvent,
+    Parts,
     Samples,
     Scores,
     choose,
+    configured,
     left_out,
     published,
     require_pixels,
     score_classes,
     score_maps,
     score_masks,
+    training_facts,
     versions,
     write_scores,
     write_split,

@@ -14,13 +14,14 @@ from typing import Any
 from samtl.baseline_fit import IMAGE_SIZE, BaselineTrial, Floors, samples_of
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.errors import SamtlError
-from samtl.fit import Data, HeadTrial, Parts, array_for, configured, head_trial
+from samtl.head_trial import HeadTrial, head_trial
 from samtl.heads._save import load
 from samtl.metrics import Score
 from samtl.runs import RunFolder
 from samtl.store.reader import Store, open_store
 from samtl.together import Job, fit_together
-from samtl.trial import Clock
+from samtl.trial import Clock, Parts, configured
+from samtl.usable import Data, array_for
 
 CELLS, SPLITS, FLOORS = "cells", "splits", "floors"  # folders of a sweep
 

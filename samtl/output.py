@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from samtl.datasets._listing import expanded, kind_of
 from samtl.errors import InputError, ResourceError
 from samtl.heads._base import Floats
+from samtl.store.durable import replace_folder
 from samtl.trial import write_mask
 
 TABLE = "predictions.csv"
@@ -173,17 +174,7 @@ class Output:
             if self.task == "classification":
                 (self._folder / TABLE).replace(self._final)
                 return
-            if not self._final.is_dir():
-                self._folder.rename(self._final)
-                return
-            old = self._folder.with_name(f"{self._folder.name}-old")
-            self._final.rename(old)
-            try:
-                self._folder.rename(self._final)
-            except OSError:
-                old.rename(self._final)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(self._folder, self._final)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ from samtl.datasets._listing import FolderReader, expanded, flaw, images_below, 
 from samtl.decoding import Decoded, decode_row, decoded_ahead
 from samtl.encoders._device import resolve_device
 from samtl.errors import InputError, MismatchError
-from samtl.fit import stored_masks
+from samtl.head_trial import stored_masks
 from samtl.heads._base import Floats
 from samtl.heads._grid import GridHead
 from samtl.images import SUFFIXES

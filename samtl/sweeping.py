@@ -36,12 +36,13 @@ from samtl.cells import (
 )
 from samtl.datasets import Dataset
 from samtl.errors import InputError, LockedError, ResourceError, SamtlError
-from samtl.fit import Data, HeadTrial, Parts, configured
+from samtl.head_trial import HeadTrial
 from samtl.results import Results
 from samtl.runs import read_run, runs_folder
 from samtl.splits import Split
 from samtl.store.reader import Store
-from samtl.trial import Samples, run_name
+from samtl.trial import Parts, Samples, configured, run_name
+from samtl.usable import Data
 
 DEFAULT_HEADS = {
     "classification": ("logreg", "mlp", "conv", "vit"),

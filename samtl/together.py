@@ -24,7 +24,7 @@ from torch import Tensor
 from samtl.ahead import ahead
 from samtl.errors import SamtlError
 from samtl.feed import Targets, checked, window_rows
-from samtl.fit import HeadTrial
+from samtl.head_trial import HeadTrial
 from samtl.heads._grid import STATISTICS_ROWS, GridHead, moments
 from samtl.heads._train import Tally, isolated
 from samtl.machine import bounded

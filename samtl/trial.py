@@ -9,16 +9,16 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtl import metrics, pixel_metrics, protocols, splits
-from samtl.errors import InputError
+from samtl import metrics, pixel_metrics, protocols, registry, splits
+from samtl.errors import InputError, UnknownName
 from samtl.heads._base import Candidate, Epoch
 from samtl.metrics import PerClass, Score
 from samtl.preprocess import IGNORE
@@ -27,6 +27,7 @@ from samtl.runs import FitResult, RunFolder, read_split, split_json
 from samtl.splits import Split
 
 DEFAULT_SHARE = 0.2
+FLOORS = {"classification": "logistic regression on image statistics", "segmentation": "majority"}
 _DOING = {
     "read": "reading the features",
     "fit": "training",
@@ -93,6 +94,49 @@ class SharedClock(Clock):
         """End the last stage; gives the seconds of each, and their sum as `total`."""
         super().stop()
         return {**self.seconds, "total": sum(self.seconds.values())}
+
+
+class Parts(NamedTuple):
+    """Who is held out, and within the others who validates."""
+
+    split: Split
+    inner: Split
+
+
+def training_facts(model: Any) -> dict[str, Any]:
+    """Give how training went, of a model that learns by steps."""
+    if not hasattr(model, "stopped_"):
+        return {}
+    facts: dict[str, Any] = {
+        "stopped": model.stopped_,
+        "epochs": model.n_iter_,
+        "best_epoch": model.best_epoch_,
+    }
+    return facts | {
+        "samples_per_second": round(model.rate_, 2),
+        "waiting": round(model.waiting_, 4),
+        "recipe": asdict(model.recipe_),
+    }
+
+
+def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:
+    """Make a head or baseline with its parameters, refusing those that it does not have or that are out of range."""
+    module = registry.load(kind, name)
+    made = module.Head if kind == "heads" else module.Baseline
+    known = made().get_params()
+    for key in params:
+        if key not in known:
+            raise UnknownName(f"parameter of the {kind.removesuffix('s')} {name}", key, known)
+    model = made(**{"random_state": seed, **params})
+    try:
+        model._check()
+    except (TypeError, ValueError, InputError) as error:
+        told = ", ".join(f"{key} = {value!r}" for key, value in params.items())
+        among = f" with {told}" if isinstance(error, TypeError) else ""  # names no parameter
+        raise InputError(
+            f"the {kind.removesuffix('s')} {name} cannot be trained{among}: {error}"
+        ) from error
+    return model
 
 
 def choose(

@@ -7,10 +7,12 @@ import time
 import zlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from samtl import registry
 from samtl.datasets import Dataset
+from samtl.embedding import embed
 from samtl.encoders._weights import Weights
 from samtl.errors import InputError
 from samtl.preprocess import PATCH, Preprocessing, grid_cells
@@ -217,3 +219,12 @@ def everything(store):
     """Map each array of a store to its rows: bytes of numbers, so that NaN equals NaN, and a list of strings."""
     rows = {name: store.read(name) for name in store.arrays}
     return {name: r.tolist() if r.dtype == object else r.tobytes() for name, r in rows.items()}
+
+
+def embedded(folder, dataset, image_size, tiers, **options):
+    """Write a store of seeing stubs' features; gives its path."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(SeeingEncoders(image_size), patch.setattr)
+        out = folder / f"{dataset.name}.zarr"
+        options = {"device": "cpu", "dtype": "float32", "tiers": tiers, **options}
+        return embed(dataset, "stub", out=out, **options).store

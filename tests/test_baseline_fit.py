@@ -15,11 +15,11 @@ from samtl.baseline_fit import BaselineTrial, fit_baseline, samples_of
 from samtl.datasets import shuffled
 from samtl.embedding import embed
 from samtl.errors import InputError, UnknownName
-from samtl.fit import Parts, configured, fit_head
+from samtl.fit import fit_head
 from samtl.heads._save import load
 from samtl.preprocess import mask_square, resized_shape
 from samtl.runs import RunFolder, read_split
-from samtl.trial import Clock, Stage, choose
+from samtl.trial import Clock, Parts, Stage, choose, configured
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

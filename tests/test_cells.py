@@ -5,19 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stubs import SeeingEncoders, install
+from stubs import embedded
 from toys import stripes
 
 from samtl import cells, fit
 from samtl.cells import CELLS, FLOORS, SPLITS, Cell, Given, Unit, Workshop, lanes_of, why
-from samtl.embedding import embed
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.fit import Parts, fit_head
+from samtl.fit import fit_head
 from samtl.heads import conv, logreg, mlp
 from samtl.protocols import parse
 from samtl.runs import read_run
 from samtl.store.reader import Store, open_store
-from samtl.trial import choose
+from samtl.trial import Parts, choose
+from samtl.usable import Data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,18 +30,13 @@ PARAMS = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        install(SeeingEncoders(64), patch.setattr)
-        out = tmp_path_factory.mktemp("store") / "stripes.zarr"
-        tiers = ("pooled", "grid16")
-        embed(stripes(60), "stub", out=out, device="cpu", dtype="float32", tiers=tiers)
-    return out
+    return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled", "grid16"))
 
 
 @pytest.fixture
 def make(store):
     """Make cells that are called as their runs will be."""
-    samples = fit.Data(open_store(store), "pooled", None, None, False).samples
+    samples = Data(open_store(store), "pooled", None, None, False).samples
 
     def cell(number, name="logreg", split="0.3", seed=0, start="", features=None, shop=None):
         parts = Parts(*choose(samples, split, seed, None))

@@ -9,16 +9,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from stubs import SeeingEncoders, install
+from stubs import embedded
 from toys import stripes
 
 from samtl import crew
 from samtl.cells import CELLS, Cell, Given, Unit
-from samtl.embedding import embed
-from samtl.fit import Parts
 from samtl.splits import holdout, inner
 from samtl.store.reader import open_store
 from samtl.sweeping import Progress, sweep
+from samtl.trial import Parts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,10 +26,7 @@ PARAMS = {"mlp": {"hidden": (8,), "epochs": 3}, "logreg": {"C": 1.0}}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        install(SeeingEncoders(64), patch.setattr)
-        out = tmp_path_factory.mktemp("store") / "stripes.zarr"
-        return embed(stripes(60), "stub", out=out, device="cpu", dtype="float32", tiers=("pooled",)).store  # fmt: skip
+    return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled",))
 
 
 def cell(store, number, name="logreg", seed=0, start=""):

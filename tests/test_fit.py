@@ -8,12 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from stubs import SeeingEncoders, install
+from stubs import embedded
 from toys import blobs, stripes
 
 from samtl import feed, fit, metrics, pixel_metrics, registry, splits
 from samtl.datasets import IGNORE, Dataset
-from samtl.embedding import embed
 from samtl.errors import InputError, UnknownName
 from samtl.fit import fit_head
 from samtl.heads._base import Candidate, Epoch
@@ -450,58 +449,6 @@ def test_a_path_that_is_no_store_is_said(tmp_path):
         fit_head(tmp_path / "no.zarr")
 
 
-# What a sweep holds
-
-
-@pytest.mark.parametrize("features", [None, "mean,block*"])
-def test_held_features_are_those_that_are_read(stores, features):
-    store = open_store(stores["classification"])
-    held, plain = (fit.Data(store, "pooled", features, None, False) for _ in range(2))
-    held.hold()
-    rows = np.array([41, 3, 3, 17])
-    for array in (None, "image_stats"):
-        found, expected = held.features(rows, array), plain.features(rows, array)
-        np.testing.assert_array_equal(found, expected)
-        # Products of other layouts differ in the last digit.
-        assert found.flags.c_contiguous
-        assert expected.flags.c_contiguous
-
-
-def test_held_features_are_read_once(stores, monkeypatch):
-    data = fit.Data(open_store(stores["classification"]), "pooled", None, None, False)
-    data.hold()
-    expected = data.features(np.arange(5))
-    monkeypatch.setattr(Store, "read", None)
-    data.hold()
-    np.testing.assert_array_equal(data.features(np.arange(5)), expected)
-
-
-def test_what_is_too_large_is_not_held(stores, monkeypatch):
-    monkeypatch.setattr(feed, "HELD_BYTES", 100)
-    data = fit.Data(open_store(stores["classification"]), "pooled", None, None, False)
-    data.hold()
-    assert data._held is None
-
-
-def test_rows_that_are_not_there_yet_are_not_held(tmp_path):
-    path = embedded(tmp_path, stripes(60), 64, ("pooled",))
-    for record in (path / "log").glob("3*.json"):
-        record.unlink()
-    data = fit.Data(open_store(path), "pooled", None, None, True)
-    data.hold()
-    rows = np.flatnonzero(data.samples.usable)
-    assert len(rows) == 48
-    np.testing.assert_array_equal(data.features(rows), open_store(path).read("pooled", rows))
-
-
-def test_held_features_that_are_no_numbers_are_named(stores):
-    data = fit.Data(open_store(stores["classification"]), "pooled", "std,mean", None, False)
-    data.hold()
-    data._held[:, -1] = np.nan
-    with pytest.raises(InputError, match=r"pooled of sample '.*' is not finite in column 'std_2'"):
-        data.features(np.array([7]))
-
-
 # Which columns, which samples
 
 
@@ -735,13 +682,6 @@ CASES = [
     for name in registry.names("heads")
     for task in registry.load("heads", name).Head.tiers
 ]
-
-
-def embedded(folder, dataset, image_size, tiers):
-    with pytest.MonkeyPatch.context() as patch:
-        install(SeeingEncoders(image_size), patch.setattr)
-        out = folder / f"{dataset.name}.zarr"
-        return embed(dataset, "stub", out=out, device="cpu", dtype="float32", tiers=tiers).store
 
 
 @pytest.fixture(scope="module")

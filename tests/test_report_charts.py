@@ -17,7 +17,7 @@ from samtl.metrics import Score
 from samtl.report import charts
 from samtl.report._style import looks, png, svg
 from samtl.report.charts._confusions import _percent
-from samtl.report.charts._costs import duration, payback
+from samtl.report.charts._costs import payback
 from samtl.report.charts._groups import at_share, cells
 from samtl.report.charts._shares import spaced
 from samtl.report.study import ImageScores, Study, Trial
@@ -432,21 +432,6 @@ def test_the_pass_has_paid_when_all_heads_together_are_cheaper(encoder, pixel, h
     slack = 1e-6 * (encoder + fits * pixel)
     assert encoder + fits * head <= fits * pixel + slack
     assert encoder + (fits - 1) * head >= (fits - 1) * pixel - slack
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.25, "0.25 s"),
-        (9.9, "9.9 s"),
-        (59.6, "1 min"),
-        (61, "1 min 1 s"),
-        (7200, "2 h"),
-        (3700, "1 h 1 min"),
-    ],
-)
-def test_durations(seconds, words):
-    assert duration(seconds) == words
 
 
 def test_scores_stand_beside_their_floor(whole):

@@ -138,3 +138,37 @@ def test_every_folder_on_the_way_is_made_durable(tmp_path, calls):
     durable.make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     assert calls == [f"fsync folder {tmp_path.name}", "fsync folder a"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_takes_the_place_of_an_older_one(tmp_path, there):
+    new, place = tmp_path / ".tmp-new", tmp_path / "place"
+    new.mkdir()
+    (new / "a").write_text("new")
+    if there:
+        place.mkdir()
+        (place / "b").write_text("old")
+    durable.replace_folder(new, place)
+    assert names(tmp_path) == ["place"]
+    assert names(place) == ["a"]
+
+
+def test_an_older_folder_is_there_again_where_the_new_one_cannot_take_its_place(
+    tmp_path, monkeypatch
+):
+    new, place = tmp_path / ".tmp-new", tmp_path / "place"
+    for folder in (new, place):
+        folder.mkdir()
+        (folder / folder.name).write_text("")
+    rename = Path.rename
+
+    def refused(source, target):
+        if source == new:
+            raise OSError(errno.EACCES, "no")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="no"):
+        durable.replace_folder(new, place)
+    assert names(tmp_path) == [".tmp-new", "place"]
+    assert names(place) == ["place"]

@@ -18,14 +18,13 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from stubs import SeeingEncoders, install
+from stubs import embedded
 from threadpoolctl import threadpool_limits
 from toys import blobs, stripes
 
 from samtl import sweeping
 from samtl.baselines import floor
 from samtl.cells import CELLS, FLOORS, SPLITS, Given, Workshop
-from samtl.embedding import embed
 from samtl.errors import InputError, LockedError, ResourceError, UnknownName
 from samtl.fit import fit_head
 from samtl.heads import _train, mlp
@@ -47,13 +46,6 @@ NESTED = "0.6,0.4,0.2"
 ONE_CELL = {"heads": ["logreg"], "splits": "0.2"}
 # What may differ between two sweeps of the same.
 PASSING = {"seconds", "fit_seconds", "peak_memory", "finished"}
-
-
-def embedded(folder, dataset, image_size, tiers, **options):
-    with pytest.MonkeyPatch.context() as patch:
-        install(SeeingEncoders(image_size), patch.setattr)
-        out = folder / f"{dataset.name}.zarr"
-        return embed(dataset, "stub", out=out, device="cpu", dtype="float32", tiers=tiers, **options).store  # fmt: skip
 
 
 @pytest.fixture(scope="module")

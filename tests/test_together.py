@@ -13,13 +13,14 @@ from toys import blobs, stripes
 from samtl import feed, fit
 from samtl.embedding import embed
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.fit import Data, Parts, head_trial
+from samtl.head_trial import head_trial
 from samtl.heads._grid import STATISTICS_ROWS
 from samtl.protocols import parse
 from samtl.runs import RunFolder
 from samtl.store.reader import Store
 from samtl.together import Job, _Pool, _Stream, _Window, fit_together
-from samtl.trial import choose
+from samtl.trial import Parts, choose
+from samtl.usable import Data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from samtl.errors import InputError, ResourceError
+from samtl.store.durable import replace_folder
 
 MARKER = "report.json"
 _FORMAT = 1
@@ -68,17 +69,7 @@ class ReportFolder:
             marker = {"samtl_report": _FORMAT, **about, "files": files}
             text = json.dumps(marker, indent=1, ensure_ascii=False) + "\n"
             (self.path / MARKER).write_text(text, encoding="utf-8")
-            if not self.place.is_dir():
-                self.path.rename(self.place)
-                return
-            old = self.path.with_name(f"{self.path.name}-old")
-            self.place.rename(old)
-            try:
-                self.path.rename(self.place)
-            except OSError:
-                old.rename(self.place)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(self.path, self.place)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ overwritten, and of two writers one wins.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,6 +50,27 @@ def replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Put a folder in the place of an older one, which is there again where that fails.
+
+    Parameters
+    ----------
+    new, place : Path
+        In one parent folder; `new` is under a temporary name.
+    """
+    if not place.is_dir():
+        new.rename(place)
+        return
+    old = new.with_name(f"{new.name}-old")
+    place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

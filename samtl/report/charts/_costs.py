@@ -24,6 +24,7 @@ from samtl.report.charts._groups import (
 )
 from samtl.report.study import Cell as Value
 from samtl.report.study import Drawing, Study, Table, Trial
+from samtl.units import duration
 
 _MIB = 2**20
 _MINUTE, _HOUR, _DAY = 60, 3600, 24 * 3600
@@ -296,16 +297,3 @@ def _ticks(low: float, high: float) -> list[float]:
         if len(ticks) + 2 <= _MOST_TICKS:
             break
     return [first, *ticks, last]
-
-
-def duration(seconds: float) -> str:
-    """Write a time span in its one or two largest units."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    if not minutes:
-        return f"{rest} s"
-    return f"{minutes} min {rest} s" if rest else f"{minutes} min"

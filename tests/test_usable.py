@@ -1,0 +1,68 @@
+"""The features of a sweep are read once, and are those that a single fit reads."""
+
+import numpy as np
+import pytest
+from stubs import embedded
+from toys import stripes
+
+from samtl import feed
+from samtl.errors import InputError
+from samtl.store.reader import Store, open_store
+from samtl.usable import Data
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A small store whose features tell what is to be told."""
+    return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled",))
+
+
+@pytest.mark.parametrize("features", [None, "mean,block*"])
+def test_held_features_are_those_that_are_read(path, features):
+    store = open_store(path)
+    held, plain = (Data(store, "pooled", features, None, False) for _ in range(2))
+    held.hold()
+    rows = np.array([41, 3, 3, 17])
+    for array in (None, "image_stats"):
+        found, expected = held.features(rows, array), plain.features(rows, array)
+        np.testing.assert_array_equal(found, expected)
+        # Products of other layouts differ in the last digit.
+        assert found.flags.c_contiguous
+        assert expected.flags.c_contiguous
+
+
+def test_held_features_are_read_once(path, monkeypatch):
+    data = Data(open_store(path), "pooled", None, None, False)
+    data.hold()
+    expected = data.features(np.arange(5))
+    monkeypatch.setattr(Store, "read", None)
+    data.hold()
+    np.testing.assert_array_equal(data.features(np.arange(5)), expected)
+
+
+def test_what_is_too_large_is_not_held(path, monkeypatch):
+    monkeypatch.setattr(feed, "HELD_BYTES", 100)
+    data = Data(open_store(path), "pooled", None, None, False)
+    data.hold()
+    assert data._held is None
+
+
+def test_rows_that_are_not_there_yet_are_not_held(tmp_path):
+    path = embedded(tmp_path, stripes(60), 64, ("pooled",))
+    for record in (path / "log").glob("3*.json"):
+        record.unlink()
+    data = Data(open_store(path), "pooled", None, None, True)
+    data.hold()
+    rows = np.flatnonzero(data.samples.usable)
+    assert len(rows) == 48
+    np.testing.assert_array_equal(data.features(rows), open_store(path).read("pooled", rows))
+
+
+def test_held_features_that_are_no_numbers_are_named(path):
+    data = Data(open_store(path), "pooled", "std,mean", None, False)
+    data.hold()
+    data._held[:, -1] = np.nan
+    with pytest.raises(InputError, match=r"pooled of sample '.*' is not finite in column 'std_2'"):
+        data.features(np.array([7]))
