@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from samtl import registry
 from samtl.baseline_fit import IMAGE_SIZE, BaselineTrial, Floors, samples_of
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.errors import SamtlError
@@ -133,6 +134,7 @@ class Workshop:
         self.data = functools.cache(self._data)
         self.images = functools.cache(self._images)
         self._trained: dict[str, Any] = {}
+        self._kept: dict[tuple[str, str], dict[Any, Any]] = {}
 
     def trial(self, cell: Cell) -> HeadTrial | BaselineTrial:
         """Make the trial of a cell; nothing is read or trained."""
@@ -144,6 +146,8 @@ class Workshop:
             data = self.data(cell.store, array, cell.features)
             return head_trial(data, cell.name, model, cell.parts, cell.seed, given, cell.start)
         images, samples = self.images(cell.store)
+        if model.keeps:
+            model.keep(self._kept.setdefault((cell.store, cell.name), {}))
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
         return BaselineTrial(
             images, samples, cell.name, model, cell.parts, cell.seed, given, cell.start, size
@@ -323,6 +327,12 @@ def why(error: BaseException) -> str:
     """Say in one line why a cell failed."""
     text = " ".join(str(error).split())
     return text if isinstance(error, SamtlError) else f"{type(error).__name__}: {text}"
+
+
+def keeps(name: str) -> bool:
+    """Tell whether one process should work off all cells of a baseline, since they share most of their work."""
+    found: bool = registry.load("baselines", name).Baseline.keeps
+    return found
 
 
 def array_of(store: Store, name: str) -> str:

@@ -31,6 +31,7 @@ from samtl.cells import (
     Unit,
     Workshop,
     array_of,
+    keeps,
     lanes_of,
     why,
 )
@@ -624,8 +625,13 @@ class _Sweep:
             lanes = lanes_of(some)
             bins = max(bins, -(-len(lanes) // _LANES))
             units += [Unit(tuple(map(tuple, hand))) for hand in _dealt(lanes, bins)]
-        in_grids = {cell.number for some in grids.values() for cell in some}
-        rest = [cell for cell in cells if cell.number not in in_grids]
+        shared: dict[tuple[str, str], list[Cell]] = {}
+        for cell in cells:
+            if cell.kind == "baselines" and keeps(cell.name):
+                shared.setdefault((cell.store, cell.name), []).append(cell)
+        units += [Unit(tuple((cell,) for cell in some)) for some in shared.values()]
+        taken = {cell.number for unit in units for cell in unit.cells}
+        rest = [cell for cell in cells if cell.number not in taken]
         units += [Unit((tuple(lane),)) for lane in lanes_of(rest)]
         units.sort(key=lambda unit: (unit.cells[0].name != "floor", -cost(unit.cells)))
         return units

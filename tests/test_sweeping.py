@@ -23,7 +23,8 @@ from threadpoolctl import threadpool_limits
 from toys import blobs, stripes
 
 from samtl import sweeping
-from samtl.baselines import floor
+from samtl.baseline_fit import fit_baseline
+from samtl.baselines import floor, vgg19
 from samtl.cells import CELLS, FLOORS, SPLITS, Given, Workshop
 from samtl.errors import InputError, LockedError, ResourceError, UnknownName
 from samtl.fit import fit_head
@@ -516,6 +517,29 @@ def test_baselines_alone_keep_groups_together(out):
     assert split["name"] == "grouped"
     assert held
     assert not held & rest
+
+
+def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeypatch):
+    monkeypatch.setattr(vgg19, "BLOCKS", ((4,), (4,), (4,), (4,), (8,)))
+    monkeypatch.setattr(vgg19, "N_FEATURES", 16)
+    images = []
+    forward = vgg19.Baseline._run
+    monkeypatch.setattr(
+        vgg19.Baseline,
+        "_run",
+        lambda self, inputs: images.append(len(inputs)) or forward(self, inputs),
+    )
+    data, params = stripes(60), {"checkpoint": "random:0", "image_size": 32}
+    given = {"baselines": ("vgg19",), "dataset": data, "params": {"vgg19": params}}
+    result = run([], out, (), "0.5,0.3", seeds=2, **given)
+    assert (result.done, result.failed) == (4, {})
+    assert sum(images) == 60
+    for name in cells_of(out):
+        config = read_run(out / CELLS / name)
+        split, seed = config["given"]["split"], config["seed"]
+        alone = fit_baseline(data, "vgg19", split, seed, out=tmp_path / "alone", params=params)
+        content = read_run(out / CELLS / name, "metrics.json")
+        assert content["metrics"]["accuracy"]["value"] == alone.metrics["accuracy"].value
 
 
 def test_a_sweep_of_masks(out, tmp_path):

@@ -48,6 +48,9 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
     #: Fitted attributes, beside tensors, that are saved with a baseline: plain JSON values.
     facts: ClassVar[tuple[str, ...]] = ("task_",)
 
+    #: Whether `keep` is of use.
+    keeps: ClassVar[bool] = False
+
     random_state: Any
     task_: str
     classes_: NDArray[np.int64]
@@ -154,6 +157,9 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
         if image_size < 1:
             raise InputError(f"image_size must be at least 1, got {image_size}")
         return self._predict(dataset, chosen, image_size)
+
+    def keep(self, kept: dict[Any, Any]) -> None:
+        """Take a place for what does not hang on who is held out; all that are given the same one read one dataset."""
 
     def adopt(self, task: str, classes: Sequence[int], shape: Sequence[int] = ()) -> None:
         """Take on what a baseline is for, before it is fitted or restored; `shape` is (), since images are of any size.

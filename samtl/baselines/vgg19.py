@@ -73,6 +73,9 @@ class Baseline(PixelBaseline):
     tasks = ("classification",)
     facts = ("task_", "weights", "untrained", "weights_sha256", "compute_dtype")
 
+    keeps = True
+    _kept: dict[Any, Any] | None = None
+
     weights_sha256: str = ""
     compute_dtype: str = "auto"
     _model: Normalised | None = None  # loaded when it is needed
@@ -128,9 +131,25 @@ class Baseline(PixelBaseline):
         self._model = Normalised(network).eval().requires_grad_(False).to(self._device)
         return loaded
 
+    def keep(self, kept: dict[Any, Any]) -> None:
+        """Take a place for features: nothing of them is learnt, so they are the same on every split."""
+        self._kept = kept
+
     def _features(self, dataset: Dataset, rows: Rows) -> Iterator[Features]:
         """Give (n, 1024) float32 features, some images at a time."""
         at_once = max(1, _AT_ONCE // self.image_size**2)
+        if self._kept is None:
+            yield from self._computed(dataset, rows, at_once)
+            return
+        about = (self.weights_sha256, self.image_size, str(self._dtype))
+        known: dict[int, Features] = self._kept.setdefault(about, {})
+        lacking = np.array([row for row in rows.tolist() if row not in known], dtype=np.int64)
+        computed = (row for some in self._computed(dataset, lacking, at_once) for row in some)
+        known.update(zip(lacking.tolist(), computed, strict=True))
+        for start in range(0, len(rows), at_once):
+            yield np.stack([known[row] for row in rows[start : start + at_once].tolist()])
+
+    def _computed(self, dataset: Dataset, rows: Rows, at_once: int) -> Iterator[Features]:
         for inputs, shapes in squares(dataset, rows, self.image_size, at_once):
             yield self._pooled(self._run(inputs), shapes)
 
