@@ -13,37 +13,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl import metrics
 from samtl.baselines._base import PixelBaseline
 from samtl.baselines._pixels import read_image, read_mask
 from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError
-from samtl.heads._save import plain, save
-from samtl.machine import peak_memory
 from samtl.metrics import Score
 from samtl.preprocess import Preprocessing, mask_square, resized_shape
-from samtl.runs import FORMAT, FitResult, RunFolder, read_run, runs_folder, split_json
+from samtl.runs import FitResult, RunFolder, read_run, runs_folder
 from samtl.splits import Split
 from samtl.store.documents import digest
 from samtl.trial import (
-    FLOORS,
     Clock,
     OnEvent,
     Parts,
     Samples,
     Scores,
+    Trial,
     choose,
     configured,
-    left_out,
-    published,
     require_pixels,
     score_classes,
     score_maps,
     score_masks,
-    training_facts,
-    versions,
-    write_scores,
-    write_split,
 )
 
 FLOOR = "floor"
@@ -118,7 +109,7 @@ def fit_baseline(
         return trial.conclude(folder, clock, scores, also, floor)
 
 
-class BaselineTrial:
+class BaselineTrial(Trial):
     """One baseline on one split of a dataset.
 
     Parameters
@@ -152,10 +143,18 @@ class BaselineTrial:
         warm_start: str = "",
         image_size: int = IMAGE_SIZE,
     ) -> None:
-        self.data, self.samples, self.name, self.model = data, samples, name, model
-        self.parts, self.seed, self.warm_start = parts, seed, warm_start
-        self.image_size = image_size
-        self.config = _config(data, given, name, model, seed, parts, warm_start, image_size)
+        super().__init__(samples, parts, seed, warm_start)
+        self.data, self.name, self.model, self.image_size = data, name, model, image_size
+        labelled = sorted(zip(data.sample_ids, data.labels, strict=True))
+        decides: dict[str, Any] = {
+            "baseline": name,
+            "features": "pixels",
+            "dataset": data.name,
+            "samples": digest({"classes": list(data.classes), "samples": labelled}),
+        }
+        if data.task == "segmentation":
+            decides["image_size"] = image_size
+        self.config = self.described("baseline", model, decides, given)
 
     def run(self, folder: RunFolder, clock: Clock) -> tuple[Scores, dict[str, Scores]]:
         """Train, and score what was held out; gives the scores of the baseline and of its companions."""
@@ -165,7 +164,7 @@ class BaselineTrial:
         clock.start("fit")
         self.model.fit(data, inner.train, inner.test, clock.on_event)
         clock.start("score")
-        found, self._chances = self._score(self.model, folder)
+        found, self.chances = self._score(self.model, folder)
         #: Figures of the baseline and its companions by name, as `floor` gives those of the floor.
         self.figures = {name: scores.metrics for name, scores in found}
         return found[0][1], dict(found[1:])
@@ -225,51 +224,33 @@ class BaselineTrial:
         shared: Path | None = None,
     ) -> FitResult:
         """Write the run; with `shared`, its split goes there and probabilities are left out."""
-        data, model, samples, (split, inner) = self.data, self.model, self.samples, self.parts
+        data, model, samples = self.data, self.model, self.samples
         beside = {name: other.metrics for name, other in also.items()}
         if floor is not None:
             beside = {name: other for name, other in floor.items() if name != _floor_name(floor)}
-        with folder.writing():
-            save(model, folder.path, (), data.classes)
-        facts = training_facts(model)
-        folder.write_json("config.json", {**self.config, "recipe": facts.get("recipe")})
-        write_split(folder, samples, split, inner, shared)
-        lean = shared is not None
-        write_scores(folder, samples, split, scores, model.curves_, self._chances, lean)
-        result = FitResult(
+        return self.written(
+            folder,
+            clock,
+            model,
+            scores,
+            data.name,
+            {"unlabelled": int((~samples.usable).sum())},
+            shared,
             kind="baseline",
             name=self.name,
-            task=data.task,
-            metrics=scores.metrics,
             floor=None if floor is None else floor[_floor_name(floor)],
             floor_missing="this is the floor" if floor is None else "",
             also=beside,
-            split=split,
+            features="pixels",
             fingerprint="",
             snapshot="",
-            run=folder.path,
-            seconds=clock.stop(),
-            training=facts,
-            peak_memory=peak_memory(),
-            features="pixels",
-            seed=self.seed,
-            classes=data.classes,
-            confusion=scores.confusion,
-            per_class=scores.per_class,
-            images=scores.images,
-            n_train=len(inner.train),
-            n_validation=len(inner.test),
-            n_test=len(split.test),
-            left_out_because=left_out(samples, split, {"unlabelled": int((~samples.usable).sum())}),
             store="",
             dataset=data.name,
             encoder="",
             weights=model.weights,
             untrained=model.untrained,
             note=data.note,
-            warm_start=self.warm_start,
         )
-        return published(folder, result, data.name, self.config["digest"])
 
 
 def samples_of(data: Dataset) -> Samples:
@@ -300,48 +281,3 @@ def _image_size_of(run: Path) -> int:
 def _floor_name(floor: Mapping[str, Any]) -> str:
     """Of the floor's models, the one that heads have beside them, too."""
     return next((name for name in floor if name.startswith("all-")), next(iter(floor)))
-
-
-def _config(
-    data: Dataset,
-    given: Mapping[str, Any],
-    baseline: str,
-    model: PixelBaseline,
-    seed: int,
-    parts: Parts,
-    warm_start: str,
-    image_size: int,
-) -> dict[str, Any]:
-    """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
-    decides: dict[str, Any] = {
-        "baseline": baseline,
-        "params": {name: plain(value) for name, value in model.get_params().items()},
-        "task": data.task,
-        "features": "pixels",
-        "dataset": data.name,
-        "samples": digest(
-            {
-                "classes": list(data.classes),
-                "samples": sorted(zip(data.sample_ids, data.labels, strict=True)),
-            }
-        ),
-        "seed": seed,
-        "split": split_json(parts.split),
-        "validation": split_json(parts.inner),
-    }
-    if data.task == "segmentation":
-        decides["image_size"] = image_size
-    if warm_start:
-        decides["start"] = warm_start  # which names what that was trained from in turn
-    return {
-        "format": FORMAT,
-        "kind": "baseline",
-        **decides,
-        "digest": digest(decides),
-        "bootstrap": {"resamples": metrics.RESAMPLES, "level": metrics.LEVEL, "seed": seed},
-        "floor": FLOORS[data.task],
-        "given": given,
-        "warm_start": warm_start,
-        "classes": list(data.classes),
-        "versions": versions(),
-    }

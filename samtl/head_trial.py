@@ -18,28 +18,19 @@ from samtl import metrics
 from samtl.errors import InputError
 from samtl.heads._base import PooledHead
 from samtl.heads._grid import GridHead
-from samtl.heads._save import plain, save
-from samtl.machine import peak_memory
 from samtl.metrics import Score
-from samtl.runs import FORMAT, FitResult, RunFolder, split_json
-from samtl.store.documents import digest
+from samtl.runs import FitResult, RunFolder
 from samtl.store.reader import Store
 from samtl.trial import (
-    FLOORS,
     Clock,
     Parts,
     Scores,
+    Trial,
     configured,
-    left_out,
-    published,
     require_pixels,
     score_classes,
     score_maps,
     score_masks,
-    training_facts,
-    versions,
-    write_scores,
-    write_split,
 )
 from samtl.usable import Data, Head, named_columns, shape_of, side_of
 
@@ -48,7 +39,7 @@ FLOOR_HEAD = "logreg"
 _AT_ONCE = 4  # dense embeddings, and masks of 1024 x 1024, in memory at a time
 
 
-class HeadTrial(ABC):
+class HeadTrial(Trial, ABC):
     """One head on one split of a store.
 
     Parameters
@@ -76,10 +67,28 @@ class HeadTrial(ABC):
         given: Mapping[str, Any],
         warm_start: str = "",
     ) -> None:
-        self.data, self.name, self.head, self.parts, self.seed = data, name, head, parts, seed
-        self.warm_start = warm_start
+        super().__init__(data.samples, parts, seed, warm_start)
+        self.data, self.name, self.head = data, name, head
         self.labels, self.classes = data.samples.labels, data.samples.classes
-        self.config = _config(data.store, given, name, head, seed, data, parts, warm_start)
+        store = data.store
+        decides = {
+            "head": name,
+            "features": data.array,
+            "columns": named_columns(data.columns, store, data.array),
+            "fingerprint": store.fingerprint,
+            "samples": data.digest,
+        }
+        about = {
+            "path": str(given.get("store", store.path)),
+            "name": store.name,
+            "snapshot": store.snapshot,
+            "dataset": store.dataset,
+            "identity": store.identity,
+            "encoder": store.encoder,
+            "weights": store.weights,
+            "untrained": store.untrained,
+        }
+        self.config = self.described("head", head, decides, given, store=about)
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
@@ -113,7 +122,6 @@ class HeadTrial(ABC):
 
     #: Held-out samples that are predicted at a time.
     at_once: ClassVar[int] = 512
-    chances: NDArray[np.float64] | None = None
 
     def score(self, folder: RunFolder) -> Scores:
         """Read and predict the held-out samples, and score the answers."""
@@ -137,48 +145,31 @@ class HeadTrial(ABC):
         shared: Path | None = None,
     ) -> FitResult:
         """Write the run; with `shared`, its split goes there and probabilities are left out."""
-        store, head, (split, inner) = self.data.store, self.head, self.parts
-        samples = self.data.samples
-        with folder.writing():
-            save(head, folder.path, self.data.columns, store.classes)
-        facts = training_facts(head)
-        folder.write_json("config.json", {**self.config, "recipe": facts.get("recipe")})
-        write_split(folder, samples, split, inner, shared)
-        write_scores(folder, samples, split, scores, head.curves_, self.chances, shared is not None)
-        result = FitResult(
+        data, store = self.data, self.data.store
+        return self.written(
+            folder,
+            clock,
+            self.head,
+            scores,
+            store.name,
+            data.left_out,
+            shared,
+            data.columns,
             kind="head",
             name=self.name,
-            task=store.task,
-            metrics=scores.metrics,
             floor=floor,
             floor_missing=floor_missing,
             also={},
-            split=split,
+            features=data.array,
             fingerprint=store.fingerprint,
             snapshot=store.snapshot,
-            run=folder.path,
-            seconds=clock.stop(),
-            training=facts,
-            peak_memory=peak_memory(),
-            features=self.data.array,
-            seed=self.seed,
-            classes=tuple(store.classes),
-            confusion=scores.confusion,
-            per_class=scores.per_class,
-            images=scores.images,
-            n_train=len(inner.train),
-            n_validation=len(inner.test),
-            n_test=len(split.test),
-            left_out_because=left_out(samples, split, self.data.left_out),
             store=store.name,
             dataset=store.dataset,
             encoder=store.encoder,
             weights=store.weights,
             untrained=store.untrained,
             note=store.note,
-            warm_start=self.warm_start,
         )
-        return published(folder, result, store.name, self.config["digest"])
 
 
 class _Classification(HeadTrial):
@@ -324,52 +315,3 @@ def stored_masks(
         shapes = [shape_of(store, row) for row in some]
         maps = head.class_maps(store.read(head.tiers["segmentation"], some), shapes, side)
         yield from zip(some.tolist(), maps, strict=True)
-
-
-def _config(
-    store: Store,
-    given: Mapping[str, Any],
-    head: str,
-    estimator: Head,
-    seed: int,
-    data: Data,
-    parts: Parts,
-    warm_start: str,
-) -> dict[str, Any]:
-    """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
-    decides: dict[str, Any] = {
-        "head": head,
-        "params": {name: plain(value) for name, value in estimator.get_params().items()},
-        "task": store.task,
-        "features": data.array,
-        "columns": named_columns(data.columns, store, data.array),
-        "seed": seed,
-        "split": split_json(parts.split),
-        "validation": split_json(parts.inner),
-        "fingerprint": store.fingerprint,
-        "samples": data.digest,
-    }
-    if warm_start:
-        decides["start"] = warm_start  # which names what that was trained from in turn
-    return {
-        "format": FORMAT,
-        "kind": "head",
-        **decides,
-        "digest": digest(decides),
-        "bootstrap": {"resamples": metrics.RESAMPLES, "level": metrics.LEVEL, "seed": seed},
-        "floor": FLOORS[store.task],
-        "given": given,
-        "warm_start": warm_start,
-        "store": {
-            "path": str(given.get("store", store.path)),
-            "name": store.name,
-            "snapshot": store.snapshot,
-            "dataset": store.dataset,
-            "identity": store.identity,
-            "encoder": store.encoder,
-            "weights": store.weights,
-            "untrained": store.untrained,
-        },
-        "classes": list(store.classes),
-        "versions": versions(),
-    }

@@ -16,15 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.base import BaseEstimator
 
 from samtl import metrics, pixel_metrics, protocols, registry, splits
 from samtl.errors import InputError, UnknownName
 from samtl.heads._base import Candidate, Epoch
+from samtl.heads._save import plain, save
+from samtl.machine import peak_memory
 from samtl.metrics import PerClass, Score
 from samtl.preprocess import IGNORE
 from samtl.protocols import Samples as Samples
-from samtl.runs import FitResult, RunFolder, read_split, split_json
+from samtl.runs import FORMAT, FitResult, RunFolder, read_split, split_json
 from samtl.splits import Split
+from samtl.store import documents
 
 DEFAULT_SHARE = 0.2
 FLOORS = {"classification": "logistic regression on image statistics", "segmentation": "majority"}
@@ -422,3 +426,113 @@ def _palette() -> bytes:
 
 
 PALETTE = _palette()
+
+
+class Trial:
+    """A model on one split: what heads on a store and baselines on pixels have in common.
+
+    Parameters
+    ----------
+    samples : Samples
+    parts : Parts
+    seed : int
+    warm_start : str
+        The run whose weights training begins with, or "".
+
+    Attributes
+    ----------
+    config : dict
+        What is needed to repeat the run: see `described`.
+    chances : (n, K) float64 or None
+        Of the held-out samples, once they are answered; None of masks.
+    """
+
+    config: dict[str, Any]
+    chances: NDArray[np.float64] | None = None
+
+    def __init__(self, samples: Samples, parts: Parts, seed: int, warm_start: str) -> None:
+        self.samples, self.parts, self.seed, self.warm_start = samples, parts, seed, warm_start
+
+    def described(
+        self,
+        kind: str,
+        model: BaseEstimator,
+        decides: Mapping[str, Any],
+        given: Mapping[str, Any],
+        **more: Any,
+    ) -> dict[str, Any]:
+        """Give everything that is needed to repeat the run; `digest` covers what decides its outcome."""
+        task, (split, inner) = self.samples.task, self.parts
+        decides = {
+            **decides,
+            "params": {name: plain(value) for name, value in model.get_params().items()},
+            "task": task,
+            "seed": self.seed,
+            "split": split_json(split),
+            "validation": split_json(inner),
+        }
+        if self.warm_start:
+            decides["start"] = self.warm_start  # which names what that was trained from in turn
+        return {
+            "format": FORMAT,
+            "kind": kind,
+            **decides,
+            "digest": documents.digest(decides),
+            "bootstrap": {
+                "resamples": metrics.RESAMPLES,
+                "level": metrics.LEVEL,
+                "seed": self.seed,
+            },
+            "floor": FLOORS[task],
+            "given": given,
+            "warm_start": self.warm_start,
+            **more,
+            "classes": list(self.samples.classes),
+            "versions": versions(),
+        }
+
+    def written(
+        self,
+        folder: RunFolder,
+        clock: Clock,
+        model: Any,
+        scores: Scores,
+        source: str,
+        left: Mapping[str, int],
+        shared: Path | None,
+        columns: Sequence[str] = (),
+        **about: Any,
+    ) -> FitResult:
+        """Write the run and give its result; with `shared`, its split goes there and probabilities are left out.
+
+        `about` has the fields of the result that only heads, or only baselines, know of.
+        """
+        samples, (split, inner) = self.samples, self.parts
+        with folder.writing():
+            save(model, folder.path, columns, samples.classes)
+        facts = training_facts(model)
+        folder.write_json("config.json", {**self.config, "recipe": facts.get("recipe")})
+        write_split(folder, samples, split, inner, shared)
+        lean = shared is not None
+        write_scores(folder, samples, split, scores, model.curves_, self.chances, lean)
+        result = FitResult(
+            task=samples.task,
+            metrics=scores.metrics,
+            split=split,
+            run=folder.path,
+            seconds=clock.stop(),
+            training=facts,
+            peak_memory=peak_memory(),
+            seed=self.seed,
+            classes=tuple(samples.classes),
+            confusion=scores.confusion,
+            per_class=scores.per_class,
+            images=scores.images,
+            n_train=len(inner.train),
+            n_validation=len(inner.test),
+            n_test=len(split.test),
+            left_out_because=left_out(samples, split, left),
+            warm_start=self.warm_start,
+            **about,
+        )
+        return published(folder, result, source, self.config["digest"])
