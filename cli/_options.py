@@ -60,9 +60,9 @@ Root = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Pixels that an image's longest side is resized to, a multiple of 16 up to 2048; 256 costs a sixteenth of "
-        "1024 and less.",
-        show_default="what the store was begun with, else 1024",
+        help="Pixels that an image's longest side is resized to, a multiple of 16 up to 2048; the cost goes roughly "
+        "with its square.",
+        show_default="1024; of a store named by --out, its own",
     ),
 ]
 Limit = Annotated[

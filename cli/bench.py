@@ -56,7 +56,10 @@ def sweep(
     jobs: Jobs = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="A new folder that keeps the sweeps.", show_default="nothing is kept"),
+        typer.Option(
+            help="A new folder that keeps all of it, made-up stores too.",
+            show_default="nothing is kept",
+        ),
     ] = None,
     json: Json = None,
 ) -> None:

@@ -148,8 +148,8 @@ def draw_plan(plan: Plan) -> None:
         {
             "store": str(plan.store),
             "dataset": f"{plan.dataset}, {todo}",
-            "encoder": f"{plan.encoder}, weights {plan.weights}, {plan.compute_dtype} on {plan.device}, "
-            f"batches of {plan.batch_size}",
+            "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
+            f"{plan.compute_dtype} on {plan.device}, batches of {plan.batch_size}",
             "size": kept,
             "disk": f"{render.size(plan.bytes_to_write)} to write, {render.size(plan.bytes_free)} free",
             "time": "known after the first batches" if plan.pending_rows else "none",

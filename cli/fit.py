@@ -51,7 +51,10 @@ Split = Annotated[
 ]
 SameSplitAs = Annotated[
     Path | None,
-    typer.Option(help="Take over the split of this run.", show_default=False),
+    typer.Option(
+        help="Take over the split of this run, and of masks the resolution at which they are scored.",
+        show_default=False,
+    ),
 ]
 Runs = Annotated[
     Path | None,

@@ -41,7 +41,8 @@ def info(
             "task": opened.task,
             "classes": _classes(opened, summary.per_class),
             **_scenes(opened),
-            "encoder": f"{opened.encoder}, weights {opened.weights}, computed in {opened.identity['compute_dtype']}",
+            "encoder": f"{opened.encoder} at {opened.identity['image_size']} pixels, weights {opened.weights}, "
+            f"computed in {opened.identity['compute_dtype']}",
             "fingerprint": opened.fingerprint,
             "snapshot": opened.snapshot,
             **({"note": opened.note} if opened.note else {}),

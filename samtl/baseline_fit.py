@@ -19,7 +19,7 @@ from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError
 from samtl.metrics import Score
 from samtl.preprocess import Preprocessing, mask_square, resized_shape
-from samtl.runs import FitResult, RunFolder, read_run, runs_folder
+from samtl.runs import FitResult, RunFolder, read_run, runs_folder, scored_at
 from samtl.splits import Split
 from samtl.store.documents import digest
 from samtl.trial import (
@@ -66,7 +66,8 @@ def fit_baseline(
     baseline : str
         A name in `samtl.registry.names("baselines")`.
     split, seed, out, group_by, same_split_as, on_event
-        As for `samtl.fit_head`; `same_split_as` may name a run of a head.
+        As for `samtl.fit_head`; `same_split_as` may name a run of a head. Masks are scored at the resolution of that
+        run, else at 1024 pixels.
     params : mapping, optional
         Parameters of the baseline that differ from its defaults.
 
@@ -99,7 +100,9 @@ def fit_baseline(
         "group_by": group_by,
         "same_split_as": None if same_split_as is None else str(same_split_as),
     }
-    size = IMAGE_SIZE if same_split_as is None else _image_size_of(Path(same_split_as))
+    size = IMAGE_SIZE
+    if data.task == "segmentation" and same_split_as is not None:
+        size = _image_size_of(Path(same_split_as))
     trial = BaselineTrial(data, samples, baseline, model, parts, seed, given, image_size=size)
     with RunFolder(runs_folder(out)) as folder:
         scores, also = trial.run(folder, clock)
@@ -163,8 +166,10 @@ class BaselineTrial(Trial):
             _require_classes(data, inner.train)
         clock.start("fit")
         self.model.fit(data, inner.train, inner.test, clock.on_event)
+        clock.owe(self.model.spared())
         clock.start("score")
         found, self.chances = self._score(self.model, folder)
+        clock.owe(self.model.spared())
         #: Figures of the baseline and its companions by name, as `floor` gives those of the floor.
         self.figures = {name: scores.metrics for name, scores in found}
         return found[0][1], dict(found[1:])
@@ -274,8 +279,10 @@ def _require_classes(data: Dataset, rows: NDArray[np.int64]) -> None:
 def _image_size_of(run: Path) -> int:
     """At which resolution a run's masks were scored."""
     config = read_run(run)
-    asked = config["store"]["identity"] if "store" in config else config
-    return int(asked.get("image_size", IMAGE_SIZE))
+    try:
+        return scored_at(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run / 'config.json'} is damaged: {error!r}") from error
 
 
 def _floor_name(floor: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ class Unit:
     ----------
     lanes : tuple of tuple of Cell
         In a lane each cell may start from one before it. Where there are several lanes, they share their passes over
-        the store.
+        the store; those of a baseline are worked off one after the other, and share what it keeps.
     """
 
     lanes: tuple[tuple[Cell, ...], ...]

@@ -171,8 +171,8 @@ def embed(
         begun with, if it was; else bfloat16 where the hardware multiplies it natively, else float32.
     image_size : int, optional
         What an image's longest side is resized to before the encoder sees it, in pixels, a multiple of 16 up to 2048.
-        By default what the store was begun with, if it was; else the 1024 that SAM was trained with. The cost falls
-        with its square and faster.
+        By default the 1024 that SAM was trained with; of a store that `out` names, what that was begun with. The cost
+        goes roughly with its square. Heads on grids need an even number of tokens a side.
     tiers : sequence of {"pooled", "grid16", "dense"}
     limit, per_class : int, optional
         Take only some images, at random but the same ones each time: see `samtl.datasets.subset`.

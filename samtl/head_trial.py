@@ -36,7 +36,7 @@ from samtl.usable import Data, Head, named_columns, shape_of, side_of
 
 FLOOR_FEATURES = "image_stats"
 FLOOR_HEAD = "logreg"
-_AT_ONCE = 4  # dense embeddings, and masks of 1024 x 1024, in memory at a time
+_AT_ONCE = 4  # dense embeddings, and masks of the encoder's square, in memory at a time
 
 
 class HeadTrial(Trial, ABC):

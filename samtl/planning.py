@@ -16,7 +16,7 @@ from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.encoders._weights import check_source
 from samtl.errors import InputError
 from samtl.images import STATISTICS
-from samtl.preprocess import PATCH, Preprocessing, check_image_size
+from samtl.preprocess import PATCH, Preprocessing, check_image_size, grid_cells
 from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
@@ -146,6 +146,8 @@ def prepare(
         listed = replace(listed, groups=groups_by(listed.sample_ids, group_by))
     _require_usable(listed)
     source = subset(shuffled(listed), limit=limit, per_class=per_class)
+    if image_size is not None:
+        _require_even(image_size, tiers, source.task)
     rows = Rows(
         source.name,
         source.classes,
@@ -220,6 +222,18 @@ def prepare(
     )
 
 
+def _require_even(image_size: int, tiers: Sequence[str], task: str) -> None:
+    """Refuse a pass whose grids no head could read: they take tokens, or cells, in pairs."""
+    read = "dense" if task == "segmentation" else "grid16"
+    side = image_size // PATCH
+    cells = side if read == "dense" else grid_cells(side)
+    if read in tiers and cells % 2:
+        raise InputError(
+            f"--image-size {image_size} gives {read} {cells} x {cells} cells, and heads take them in pairs: choose a "
+            f"multiple of {2 * PATCH}, or leave {read} out of --tiers"
+        )
+
+
 def _require_usable(source: Dataset) -> None:
     """Refuse a dataset that cannot become a store; those that samtl lists itself always can."""
     if not len(source):
@@ -286,7 +300,7 @@ def images_per_call(asked: int | str, device: str) -> int:
 def _store_path(
     out: str | Path | None,
     dataset: str,
-    encoder: str,
+    embedding: str,
     limit: int | None,
     per_class: int | None,
 ) -> Path:
@@ -297,7 +311,7 @@ def _store_path(
         dataset,
         f"per-class-{per_class}" if per_class else "",
         f"limit-{limit}" if limit else "",
-        encoder,
+        embedding,
     ]
     folder = Path(out) if out is not None else cache_folder()
     return folder / (".".join(filter(None, parts)) + ".zarr")

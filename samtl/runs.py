@@ -368,3 +368,12 @@ def _refused(parent: Path, error: OSError) -> ResourceError:
         f"cannot write a run into {parent}: {error.strerror or error}; "
         "choose another folder with --out, or make room"
     )
+
+
+def scored_at(config: Mapping[str, Any]) -> int:
+    """Give the longest side at which the masks of a run were scored, from its `config.json`; 0 of labels."""
+    if config["task"] != "segmentation":
+        return 0
+    return int(
+        config["store"]["identity"]["image_size"] if "store" in config else config["image_size"]
+    )

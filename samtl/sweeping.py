@@ -331,6 +331,12 @@ def _plan(
                 several(path, "heads", name, some, split[array])
     base = paths[0] if paths else ""
     if baselines:
+        sizes = {int(shop.store(path).identity["image_size"]) for path in paths}
+        if len(sizes) > 1 and shop.store(base).task == "segmentation":
+            raise InputError(
+                "masks of baselines are scored at the resolution of the heads that they are compared with, and these "
+                f"stores have images of {' and '.join(map(str, sorted(sizes)))} pixels: sweep each by itself"
+            )
         samples = _pixel_samples(shop, base)
         parts = _parts(samples, asked, seeds)
         for name in baselines:

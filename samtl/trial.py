@@ -72,6 +72,11 @@ class Clock:
         self._stage, self._since = stage, time.perf_counter()
         self.on_event(Stage(stage))
 
+    def owe(self, seconds: float) -> None:
+        """Count towards this stage what was spent before on something that it makes use of."""
+        self._since -= seconds
+        self._began -= seconds
+
     def stop(self) -> dict[str, float]:
         """End the last stage; gives the seconds of each, and `total`."""
         now = time.perf_counter()

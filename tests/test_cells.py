@@ -8,7 +8,7 @@ import pytest
 from stubs import embedded
 from toys import stripes
 
-from samtl import cells, fit
+from samtl import cells, head_trial
 from samtl.cells import CELLS, FLOORS, SPLITS, Cell, Given, Unit, Workshop, lanes_of, why
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.fit import fit_head
@@ -236,7 +236,7 @@ def test_splits_and_floors_are_written_once(shop, make, tmp_path, monkeypatch):
 
 
 def test_where_there_is_no_floor_the_reason_is_kept(shop, make, monkeypatch):
-    monkeypatch.setattr(fit, "FLOOR_FEATURES", "nothing")
+    monkeypatch.setattr(head_trial, "FLOOR_FEATURES", "nothing")
     pair = [make(0), make(1, "mlp")]
     for one in pair:
         shop.perform(unit([one]), Told())

@@ -100,6 +100,19 @@ def test_embed_prints_the_plan_then_the_result(run, encoders, folder):
     assert written["quarantined"] == []
 
 
+def test_embed_at_another_image_size(run, encoders, folder):
+    args = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--image-size", "128")
+    code, output, _ = run(*args)
+    assert code == 0
+    assert "tiny at 128 pixels" in output
+    (store,) = Path("cache").glob("*.128.zarr")
+    assert samtl.open(store).identity["image_size"] == 128
+    assert "tiny at 128 pixels" in run("info")[1]
+    code, _, errors = run(*args[:-1], "100")
+    assert code == 2
+    assert "--image-size must be a multiple of 16 from 16 to 2048" in errors
+
+
 def test_dry_run_writes_nothing(run, encoders, folder):
     code, output, _ = run(
         "embed",

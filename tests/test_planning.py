@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from stubs import contents, small_dataset, toy_dataset
+from toys import blobs
 
 from samtl.datasets import subset
 from samtl.embedding import embed
@@ -143,6 +144,26 @@ def test_each_image_size_has_a_store_of_its_own():
 
 
 # Arguments
+
+
+@pytest.mark.parametrize(
+    ("size", "masks", "tiers", "refused"),
+    [
+        (80, False, TIERS, "grid16 5 x 5"),
+        (80, False, ("pooled", "dense"), ""),
+        (272, False, TIERS, ""),  # 16 cells of 17 tokens
+        (272, True, ("dense",), "dense 17 x 17"),
+        (272, True, ("pooled",), ""),
+        (288, True, ("dense",), ""),
+    ],
+)
+def test_grids_that_no_head_reads_are_refused_before_the_pass(size, masks, tiers, refused):
+    options = {"dataset": blobs() if masks else toy_dataset(3), "tiers": tiers, "image_size": size}
+    if not refused:
+        assert plan_of(**options).image_size == size
+        return
+    with pytest.raises(InputError, match=f"--image-size {size} gives {refused} cells.*of 32, or"):
+        plan_of(**options)
 
 
 @pytest.mark.parametrize("size", [0, 100, 4096])

@@ -525,3 +525,11 @@ def test_baselines_alone_are_a_study(tmp_path):
     a_baseline(tmp_path, "floor")
     (study,) = gather([tmp_path])
     assert study.models == ("floor", "cnn")
+
+
+def test_masks_that_were_scored_at_other_resolutions_are_not_compared(tmp_path):
+    run = fit_baseline(blobs(), "floor", 0.25, out=tmp_path).run
+    smaller = shutil.copytree(run, tmp_path / "smaller")
+    edit(smaller / "config.json", lambda config: config.update(image_size=512, digest="another"))
+    assert len(gather([tmp_path])) == 2
+    refused(tmp_path, r"masks scored at (512 pixels and at 1024|1024 pixels and at 512)")

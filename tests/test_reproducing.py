@@ -57,8 +57,27 @@ def whole(study, dataset, out, params, **options):
     return result, told
 
 
+GRID = 64  # pixels of an image
+
+
+def test_another_image_size(tmp_path):
+    told = []
+    few = {"quick_splits": ("0.5",), "baselines": ()}
+    with sighted(GRID, eurosat=few, QUICK_SEEDS=1, DEFAULT_HEADS={"classification": ("logreg",)}):
+        result = reproduce(
+            "eurosat",
+            dataset=stripes(60),
+            out=tmp_path / "study",
+            quick=True,
+            image_size=128,
+            on_event=told.append,
+        )
+    assert samtl.open(result.embed.store).identity["image_size"] == 128
+    (step,) = [event for event in told if isinstance(event, Step) and event.name == "embed"]
+    assert "--image-size 128" in step.command
+
+
 FEW = {"eurosat": {"quick_splits": ("0.2", "0.5")}, "SEEDS": 2, "QUICK_SEEDS": 1}
-GRID = 64  # pixels that the heads on grids need
 
 
 @pytest.fixture(scope="module")

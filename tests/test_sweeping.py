@@ -529,6 +529,11 @@ def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeyp
         "_run",
         lambda self, inputs: images.append(len(inputs)) or forward(self, inputs),
     )
+    spared = []
+    ask = vgg19.Baseline.spared
+    monkeypatch.setattr(
+        vgg19.Baseline, "spared", lambda self: spared.append(ask(self)) or spared[-1]
+    )
     data, params = stripes(60), {"checkpoint": "random:0", "image_size": 32}
     given = {"baselines": ("vgg19",), "dataset": data, "params": {"vgg19": params}}
     result = run([], out, (), "0.5,0.3", seeds=2, **given)
@@ -540,6 +545,11 @@ def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeyp
         alone = fit_baseline(data, "vgg19", split, seed, out=tmp_path / "alone", params=params)
         content = read_run(out / CELLS / name, "metrics.json")
         assert content["metrics"]["accuracy"]["value"] == alone.metrics["accuracy"].value
+    # Whatever was found ready is counted all the same: what a fit costs does not hang on its company.
+    seconds = [read_run(out / CELLS / name, "metrics.json")["seconds"] for name in cells_of(out)]
+    assert sum(spared) > 0
+    for found in seconds:
+        assert found["total"] >= found["fit"] + found["score"] > max(spared) / 2
 
 
 def test_a_sweep_of_masks(out, tmp_path):
@@ -558,6 +568,14 @@ def test_a_sweep_of_masks(out, tmp_path):
         # Of heads and baselines alike, at the encoder's resolution.
         assert {max(Image.open(mask).size) for mask in masks} == {64}
     assert run(path, out, **given).skipped == 2
+
+
+def test_masks_of_several_resolutions_have_no_baseline_in_common(out, tmp_path):
+    data = blobs(12, classes=2)
+    stores = [embedded(tmp_path / str(size), data, size, ("dense",)) for size in (64, 128)]
+    options = {"splits": "0.25", "baselines": ("floor",), "dataset": data}
+    with pytest.raises(InputError, match="images of 64 and 128 pixels: sweep each by itself"):
+        run(stores, out, ["conv"], **options)
 
 
 def test_several_stores(store, out, tmp_path):

@@ -161,6 +161,10 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
     def keep(self, kept: dict[Any, Any]) -> None:
         """Take a place for what does not hang on who is held out; all that are given the same one read one dataset."""
 
+    def spared(self) -> float:
+        """Give the seconds that it once took to make what was found in that place since this was last asked."""
+        return 0.0
+
     def adopt(self, task: str, classes: Sequence[int], shape: Sequence[int] = ()) -> None:
         """Take on what a baseline is for, before it is fitted or restored; `shape` is (), since images are of any size.
 

@@ -93,8 +93,8 @@ def bench_sweep(
         Instead of the 5 of `pooled` and the 3 of `grid16`.
     jobs : int
     out : path, optional
-        A new folder that keeps the sweeps, as `sweep-pooled` and so on, and the runs of the loop; `samtl.sweep` goes on
-        with one. By default nothing is kept.
+        A new folder that keeps everything: the sweeps, as `sweep-pooled` and so on, with which `samtl.sweep` goes on,
+        the runs of the loop, and made-up stores (some gigabytes). By default nothing is kept.
     on_row, on_event : callable, optional
         Called with each figure as soon as it is there; and with what goes on.
 
@@ -102,7 +102,7 @@ def bench_sweep(
     -------
     list of Row
         `HEADS/SPLITSxSEEDS` in seconds, its ratio that of the loop's time to the sweep's; `HEADS/.../naive`, the loop's
-        time; `HEADS/.../peak memory` in GiB, the largest of the sweep's processes times their number.
+        time; `HEADS/.../peak memory` in GiB, of the sweep's largest process.
         `9xconv/dense/passes`: how often the store is read in all, against a loop in which each of nine heads reads its
         own: one pass an epoch, and up to three to standardise channels, to judge the last epoch and to score.
     """
@@ -184,7 +184,7 @@ def _beside_the_loop(
     return [
         Row(name, ours, "s", "naive", naive / ours),
         Row(f"{name}/naive", naive, "s"),
-        Row(f"{name}/peak memory", jobs * _peak(out) / 2**30, "GiB"),
+        Row(f"{name}/peak memory", _peak(out) / 2**30, "GiB a process"),
     ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from samtl.preprocess import grid_cells
 
@@ -67,9 +67,18 @@ def grid16(dense: Tensor, mask: Tensor) -> Tensor:
     """
     side = dense.shape[-1]
     cells = grid_cells(side)
-    totals = adaptive_avg_pool2d(dense.float() * mask, cells)
-    shares = adaptive_avg_pool2d(mask, cells)
+    totals, shares = _averaged(dense.float() * mask, cells), _averaged(mask, cells)
     return (totals / shares.clamp(min=1 / side**2)).to(torch.float16)
+
+
+def _averaged(x: Tensor, cells: int) -> Tensor:
+    """Average in cells that overlap by a token where the side is no multiple of their number."""
+    side = x.shape[-1]
+    if side % cells == 0:
+        return avg_pool2d(x, side // cells)
+    if x.device.type == "mps":  # where torch has this for multiples alone
+        return adaptive_avg_pool2d(x.cpu(), cells).to(x.device)
+    return adaptive_avg_pool2d(x, cells)
 
 
 def pooled(dense: Tensor, block_means: Sequence[Tensor], mask: Tensor) -> Tensor:

@@ -277,9 +277,9 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             raise InputError(
                 f"a head is for {' or '.join(self.tiers)}, and there is no task {task!r}"
             )
-        if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 4 or min(shape) < 1:
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 2 or min(shape) < 1:
             raise InputError(
-                f"a grid of features is (channels, side, side), the side a multiple of 4, got {tuple(shape)}"
+                f"a grid of features is (channels, side, side), the side even, got {tuple(shape)}"
             )
         if list(classes) != list(range(max(2, len(classes)))):
             raise InputError(f"expected at least 2 classes, numbered from 0, got {list(classes)}")

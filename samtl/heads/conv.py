@@ -15,8 +15,8 @@ class Head(GridHead):
     """Convolutions on the embedding's grid.
 
     Classification: channels are mixed down to `width`, then two 3 x 3 convolutions, the first with stride 2, and mean
-    and maximum over the 8 x 8 places that are left. Segmentation: a 3 x 3 convolution at the embedding's resolution,
-    then two transposed convolutions to four times that.
+    and maximum over the places that are left (8 x 8 of 16 x 16). Segmentation: a 3 x 3 convolution at the embedding's
+    resolution, then two transposed convolutions to four times that.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ from samtl.metrics import Score
 from samtl.protocols import leaks
 from samtl.report.study import ImageScores, Predictions, Study, Trial
 from samtl.results import FAILED, FILE, Results, Row, features_of
-from samtl.runs import FORMAT, read_run
+from samtl.runs import FORMAT, read_run, scored_at
 
 CELLS = "cells"
 # Any of them makes a folder a run, if a damaged one.
@@ -118,6 +118,9 @@ def _told_apart(a: Study, b: Study) -> str:
             for store in stores
         )
         return f"from the stores {first} and {second}"
+    sizes = [scored_at(study.trials[0].config) for study in (a, b)]
+    if sizes[0] != sizes[1]:
+        return f"of masks scored at {sizes[0]} pixels and at {sizes[1]}"
     kinds = [" and ".join(sorted({t.split["name"] for t in study.trials})) for study in (a, b)]
     if leaks(a.trials[0].split["name"]) != leaks(b.trials[0].split["name"]):
         return f"on splits that keep places apart and splits that do not, {kinds[0]} and {kinds[1]}"
@@ -185,7 +188,8 @@ class _Run:
     def model(self) -> tuple[str, str, str, tuple[tuple[str, Any], ...], str]:
         """What tells models apart."""
         params = {k: repr(v) for k, v in self.config["params"].items() if k != "random_state"}
-        name, mark = str(self.config[self.kind]), str(self.metrics["fingerprint"])
+        name = str(self.config[self.kind])
+        mark = str(self.metrics["fingerprint"]) or str(scored_at(self.config))
         return self.kind, name, features_of(self.config), tuple(sorted(params.items())), mark
 
 
@@ -484,7 +488,7 @@ def _joins(model: list[_Run], group: list[list[_Run]]) -> bool:
 def _alike(a: list[_Run], b: list[_Run]) -> bool:
     """Tell whether two models learnt from one store, if from any, and were scored on the same samples."""
     marks = {run.metrics["fingerprint"] for run in (a[0], b[0])} - {""}
-    if len(marks) > 1:
+    if len(marks) > 1 or scored_at(a[0].config) != scored_at(b[0].config):
         return False
     splits, others = _digests(a), _digests(b)
     if any(splits[place].isdisjoint(others[place]) for place in splits.keys() & others.keys()):
