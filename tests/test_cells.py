@@ -121,7 +121,7 @@ def test_a_lane_is_worked_off_and_each_starts_from_the_one_before(shop, make, na
     assert len(started) == 2
     for one in (first, second):
         tensors = [s.given.out / CELLS / one.run / "head.safetensors" for s in (shop, other)]
-        assert tensors[0].read_bytes() == tensors[1].read_bytes()
+        assert tensors[0].read_bytes() == tensors[1].read_bytes(), one.number
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv"])

@@ -451,11 +451,10 @@ def test_another_encoder_is_refused_and_nothing_touched(encoders, small):
     assert contents(small) == before
 
 
-def test_another_image_size_is_refused_and_nothing_touched(monkeypatch, small):
-    install(StubEncoders(image_size=128), monkeypatch.setattr)
+def test_another_image_size_is_refused_and_nothing_touched(encoders, small):
     before = contents(small)
     with pytest.raises(MismatchError, match=r"preprocessing\.image_size: the store has 64"):
-        run(small_dataset(), out=small)
+        run(small_dataset(), out=small, image_size=128)
     assert contents(small) == before
 
 

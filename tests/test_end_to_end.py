@@ -57,10 +57,13 @@ def test_the_store_holds_what_segment_anything_computes(tmp_path):
 def test_a_head_from_the_store_is_a_head_from_the_features():
     """Train on the store, and on features that never saw one: the same predictions."""
     dataset = subset(shuffled(resolve("synthetic:5")))
-    encoder = sam.Encoder("tiny", device="cpu")
+    size = 256  # which is quick
+    encoder = sam.Encoder("tiny", device="cpu", image_size=size)
     features = np.concatenate(
         [
-            encoder.encode([resize_longest_side(decode(dataset.read(i)))], ("pooled",))["pooled"]
+            encoder.encode([resize_longest_side(decode(dataset.read(i)), size)], ("pooled",))[
+                "pooled"
+            ]
             for i in dataset.sample_ids
         ]
     )
@@ -68,7 +71,8 @@ def test_a_head_from_the_store_is_a_head_from_the_features():
     parts = splits.holdout(dataset.sample_ids, labels, 0.2, seed=1)
     inner = splits.inner(parts, dataset.sample_ids, labels)
 
-    result = samtl.embed("synthetic:5", "tiny", device="cpu", tiers=["pooled"], batch_size=1)
+    options = {"device": "cpu", "image_size": size, "tiers": ["pooled"], "batch_size": 1}
+    result = samtl.embed("synthetic:5", "tiny", **options)
     assert samtl.open(result.store).sample_ids == dataset.sample_ids
     for name, module in (("logreg", logreg), ("mlp", mlp)):
         run = samtl.fit_head(result.store, head=name, split=0.2, seed=1)

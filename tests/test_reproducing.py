@@ -328,7 +328,7 @@ def test_the_command_ends_with_1_where_something_failed(run, folder):
     """A grid of 1 x 1 is too small for conv; an image is none."""
     args = ("reproduce", "eurosat", "--dataset", f"folder:{folder}", "--quick", "--jobs", 1)
     changed = POOLED | {"DEFAULT_HEADS": {"classification": ("logreg", "conv")}}
-    with sighted(64, **changed):
+    with sighted(16, **changed):
         code, output, _ = run(*args, "--out", "failed")
     assert code == 1
     assert "2 cells failed" in output
