@@ -50,7 +50,7 @@ def reproduce(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Of the encoder: auto, cpu, cuda, cuda:N or mps.")
+        str, typer.Option(help="Of the encoder and of vgg19: auto, cpu, cuda, cuda:N or mps.")
     ] = "auto",
     image_size: ImageSize = None,
     vgg19: Annotated[

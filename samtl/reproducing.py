@@ -174,7 +174,7 @@ def reproduce(
     encoder : str, optional
         By default `sam_vit_b`, for a quick study `tiny`.
     checkpoint, device, image_size
-        As for `samtl.embed`.
+        Of the encoder, and the device of `vgg19`, too: as for `samtl.embed`.
     vgg19 : str, path or None
         Weights of the baseline of that name: `official`, a file, or `random:SEED`. It is left out where the official
         ones cannot be had, where None is given, and in a quick study.
@@ -235,8 +235,12 @@ def reproduce(
     report: ReportResult | None = None
     if not embedded.interrupted:
         chosen = {model: dict(values) for model, values in (params or {}).items()}
-        if _FROZEN in baselines and vgg19 != "official":
-            chosen.setdefault(_FROZEN, {})["checkpoint"] = str(vgg19)
+        if _FROZEN in baselines:
+            frozen = chosen.setdefault(_FROZEN, {})
+            if vgg19 != "official":
+                frozen["checkpoint"] = str(vgg19)
+            if device != "auto":
+                frozen.setdefault("device", device)
         parts: dict[str, Any] = {
             "heads": DEFAULT_HEADS[case.task],
             "splits": _possible(embedded.store, case, quick, note),
