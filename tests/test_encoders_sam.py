@@ -179,8 +179,11 @@ def test_attention_in_bands_is_segment_anythings(side):
         torch.testing.assert_close(attend(attention, x), attention(x), rtol=1e-4, atol=1e-5)
 
 
-def test_attention_spans_several_bands(monkeypatch):
+@pytest.mark.parametrize("many", [0, 10**6])
+def test_attention_spans_several_bands(many, monkeypatch):
     monkeypatch.setattr("samtl.encoders._attention.BAND", 10)
+    monkeypatch.setattr("samtl.encoders._attention.CPU_BAND", 10)
+    monkeypatch.setattr("samtl.encoders._attention.MANY", many)
     test_attention_in_bands_is_segment_anythings(8)
 
 
