@@ -13,7 +13,7 @@ from torch import nn
 from samtl.errors import InputError
 from samtl.heads import _train
 from samtl.heads._layers import Dropout
-from samtl.heads._train import InMemory, Recipe, Tally, Trainer, isolated, train, warmed
+from samtl.heads._train import InMemory, Recipe, Tally, Trainer, isolated, shortened, train, warmed
 from samtl.machine import native_bfloat16
 from samtl.preprocess import IGNORE
 
@@ -470,6 +470,20 @@ def test_a_warm_training_is_shorter(n, epochs, expected):
     # To its end: the weights get worse before they get better.
     assert warmed(recipe, n) == but(epochs=expected, patience=expected)
     assert recipe.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "n", "pays"),
+    [
+        (20, 7_499, False),
+        (20, 7_500, True),
+        (21, 7_142, False),
+        (4, 10**6, True),
+        (1, 10**6, False),
+    ],
+)
+def test_a_warm_start_pays_where_it_halves_the_training(epochs, n, pays):
+    assert shortened(epochs, n) is pays
 
 
 @given(n=st.integers(1, 10**6), epochs=st.integers(1, 200))
