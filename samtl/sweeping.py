@@ -1,8 +1,8 @@
 """Heads x splits x seeds: every training of a study, in as few passes over a store as possible, and resumable.
 
 A sweep is a folder: `results.csv`, one row for each cell and metric; `cells/`, a run folder for each cell; `splits/`,
-who was in which part; `floors/`, what image statistics alone come to. A cell is finished when its run folder is there,
-which appears whole or not at all; so a sweep that was killed goes on where it was.
+who was in which part; `floors/`, what image statistics alone come to. A cell is finished when its rows are there,
+or its run folder, which appears whole or not at all; so a sweep that was killed goes on where it was.
 """
 
 from __future__ import annotations
