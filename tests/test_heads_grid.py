@@ -227,8 +227,8 @@ def test_what_is_left_open_depends_on_the_task(monkeypatch):
         ("detection", 3, (6, 4, 4), "classification or segmentation, and there is no task"),
         ("classification", 1, (6, 4, 4), "at least 2 classes, numbered from 0"),
         ("classification", 3, (6, 4), r"\(channels, side, side\), .*got \(6, 4\)"),
-        ("classification", 3, (6, 4, 8), "the side a multiple of 4"),
-        ("classification", 3, (6, 6, 6), "the side a multiple of 4"),
+        ("classification", 3, (6, 4, 8), "the side even"),
+        ("classification", 3, (6, 5, 5), "the side even"),
         ("classification", 3, (0, 4, 4), "a grid of features"),
     ],
 )
