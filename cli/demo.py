@@ -1,4 +1,4 @@
-"""`samtl demo`: the whole way on generated images, offline, in about a minute."""
+"""`samtl demo`: the whole way on generated images, offline, in under a minute."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from . import fit as fit_command
 from ._options import Json
 
 IMAGES_PER_CLASS = 25
+IMAGE_SIZE = 512  # a quarter of the time that 1024 takes
 
 
 def demo(
@@ -29,10 +30,11 @@ def demo(
     """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads."""
     from samtl.store.find import cache_folder
 
-    render.say(f"samtl embed --dataset synthetic:{IMAGES_PER_CLASS} --encoder tiny", "bold")
+    dataset = f"synthetic:{IMAGES_PER_CLASS}"
+    render.say(f"samtl embed --dataset {dataset} --encoder tiny --image-size {IMAGE_SIZE}", "bold")
     # In a folder of its own, so that the demo's store is not taken for, or in the way of, the user's.
-    options = {"out": out or cache_folder() / "demo"}
-    result, stopped_by = embed_command.run(f"synthetic:{IMAGES_PER_CLASS}", "tiny", options)
+    options = {"image_size": IMAGE_SIZE, "out": out or cache_folder() / "demo"}
+    result, stopped_by = embed_command.run(dataset, "tiny", options)
     embed_command.draw_result(result)
     if stopped_by:
         raise typer.Exit(stopped_by)
