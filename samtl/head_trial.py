@@ -132,6 +132,19 @@ class HeadTrial(Trial, ABC):
             self.answer(positions, read(rows[positions]), folder)
         return self.scores()
 
+    def _fit_grid(self, head: GridHead, labels: NDArray[np.int64] | None, clock: Clock) -> None:
+        """Train a head on batches; without labels, on masks."""
+        training, validation = self.data.feeds(self.parts, labels)
+        clock.start("fit")
+        head.fit(
+            training,
+            validation,
+            task=self.samples.task,
+            n_classes=len(self.classes),
+            shape=self.data.store.shape(self.data.array)[1:],
+            on_event=clock.on_event,
+        )
+
     def _stored(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         return self.data.store.read(self.data.array, rows)
 
@@ -182,15 +195,7 @@ class _Classification(HeadTrial):
             clock.start("fit")
             self.head.fit(X, self.labels[train], (validation, self.labels[held]), clock.on_event)
             return
-        feeds = self.data.feeds(self.parts, self.labels)
-        clock.start("fit")
-        self.head.fit(
-            *feeds,
-            task="classification",
-            n_classes=len(self.classes),
-            shape=self.data.store.shape(self.data.array)[1:],
-            on_event=clock.on_event,
-        )
+        self._fit_grid(self.head, self.labels, clock)
 
     def check(self) -> None:
         """See to nothing: splits have every class in both parts."""
@@ -231,16 +236,8 @@ class _Segmentation(HeadTrial):
 
     def train(self, clock: Clock) -> None:
         assert isinstance(self.head, GridHead)  # others have no tier for this task
-        feeds = self.data.feeds(self.parts, None)
         self.check()
-        clock.start("fit")
-        self.head.fit(
-            *feeds,
-            task="segmentation",
-            n_classes=len(self.classes),
-            shape=self.data.store.shape(self.data.array)[1:],
-            on_event=clock.on_event,
-        )
+        self._fit_grid(self.head, None, clock)
 
     def check(self) -> None:
         """Refuse a training part that lacks a class; takes note of the most frequent one."""
