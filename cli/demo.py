@@ -13,7 +13,7 @@ from . import fit as fit_command
 from ._options import Json
 
 IMAGES_PER_CLASS = 25
-IMAGE_SIZE = 512  # a quarter of the time that 1024 takes
+IMAGE_SIZE = 512  # far quicker than 1024
 
 
 def demo(
