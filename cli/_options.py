@@ -57,6 +57,7 @@ Root = Annotated[
         show_default=False,
     ),
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 ImageSize = Annotated[
     int | None,
     typer.Option(

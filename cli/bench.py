@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import _render as render
-from ._options import Jobs, Json
+from ._options import DatasetSpec, Device, ImageSize, Jobs, Json, Limit, Root
 
 if TYPE_CHECKING:
     from samtl.bench._paired import Row
+
+Rounds = Annotated[int, typer.Option(help="Rounds, in which all sides take turns.", min=1)]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +23,7 @@ app = typer.Typer(
 
 @app.command("heads")
 def heads(
-    rounds: Annotated[int, typer.Option(help="Rounds of each pair.", min=1)] = 5,
+    rounds: Rounds = 5,
     json: Json = None,
 ) -> None:
     """Measure how fast heads train, against the layers that one would write first, and whether they wait for data."""
@@ -31,8 +33,101 @@ def heads(
     with render.err.status("measuring") as status:
         rows = bench_heads(rounds, on_row=lambda row: status.update(f"measured {row.name}"))
     draw(rows)
-    machine = _paired.machine()
-    render.say(", ".join(f"{name} {value}" for name, value in machine.items()), "dim")
+    tell_machine()
+    render.write_json(json, _paired.to_json(rows))
+
+
+@app.command("encoder")
+def encoder(
+    encoder: Annotated[str, typer.Option(help="See samtl ls encoders.")] = "sam_vit_b",
+    checkpoint: Annotated[str, typer.Option(help="No speed depends on it.")] = "random:0",
+    device: Device = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="What samtl computes in, separated by commas.")
+    ] = "auto,float32",
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=16)] = 1024,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Images at a time, for every side.",
+            min=1,
+            show_default="the fastest; on a CPU one, and for samtl one for each core",
+        ),
+    ] = None,
+    others: Annotated[
+        str,
+        typer.Option(
+            "--against",
+            help="What to compare with, separated by commas. transformers is left out where it is not installed.",
+        ),
+    ] = "shipped float32,shipped autocast,shipped bfloat16,transformers",
+    rounds: Rounds = 5,
+    json: Json = None,
+) -> None:
+    """Measure the encoder beside segment_anything as it is shipped and beside transformers, and how exact it is."""
+    from samtl.bench import _paired
+    from samtl.bench.encoder import bench_encoder
+
+    with render.err.status("measuring") as status:
+        rows = bench_encoder(
+            encoder,
+            checkpoint,
+            device,
+            [name.strip() for name in dtype.split(",")],
+            image_size,
+            batch_size,
+            rounds,
+            [name.strip() for name in others.split(",") if name.strip()],
+            on_event=status.update,
+        )
+    draw(rows)
+    tell_machine()
+    render.write_json(json, _paired.to_json(rows))
+
+
+@app.command("embed")
+def embed(
+    encoder: Annotated[str, typer.Option(help="See samtl ls encoders.")] = "tiny",
+    checkpoint: Annotated[str, typer.Option(help="No speed depends on it.")] = "random:0",
+    dataset: DatasetSpec = "synthetic:8",
+    root: Root = None,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="What to compute in, as for samtl embed.")] = "auto",
+    image_size: ImageSize = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Images per encoder call: auto or a number.")
+    ] = "auto",
+    limit: Limit = None,
+    rounds: Rounds = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder on the disk to measure with.", show_default="that of temporary files"
+        ),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Measure a whole encoder pass for several choices of tiers, beside the encoder alone."""
+    from samtl.bench import _paired
+    from samtl.bench.embed import bench_embed
+
+    with render.err.status("measuring") as status:
+        rows = bench_embed(
+            encoder,
+            checkpoint,
+            dataset,
+            root=root,
+            device=device,
+            dtype=dtype,
+            image_size=image_size,
+            batch_size=batch_size,
+            limit=limit,
+            rounds=rounds,
+            out=out,
+            on_event=status.update,
+        )
+    draw(rows)
+    tell_machine()
     render.write_json(json, _paired.to_json(rows))
 
 
@@ -91,24 +186,46 @@ def sweep(
         "naive is a loop of samtl fit-head; some of its splits are run, the others follow by their size",
         "dim",
     )
-    machine = _paired.machine()
-    render.say(", ".join(f"{name} {value}" for name, value in machine.items()), "dim")
+    tell_machine()
     render.write_json(json, _paired.to_json(found))
 
 
+def tell_machine() -> None:
+    """Say what the figures were measured on."""
+    from samtl.bench import _paired
+
+    machine = _paired.machine()
+    render.say(", ".join(f"{name} {value}" for name, value in machine.items()), "dim")
+
+
 def draw(rows: list[Row]) -> None:
-    """Print figures and ratios."""
+    """Print figures, ratios, and how far rounds lay apart."""
     render.grid(
-        ("what", "value", "unit", "ratio", "against"),
+        ("what", "value", "unit", "ratio", "against", "rounds"),
         [
             (
                 row.name,
-                f"{row.value:.1%}" if row.unit == "share" else f"{row.value:,.1f}",
+                _figure(row.value, row.unit),
                 "" if row.unit == "share" else row.unit,
-                "" if row.ratio is None else f"{row.ratio:.1f} x",
+                "" if row.ratio is None else f"{row.ratio:.2f} x",
                 row.vs,
+                _spread(row),
             )
             for row in rows
         ],
         right=(1, 3),
     )
+
+
+def _figure(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{value:.1%}"
+    return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
+
+
+def _spread(row: Row) -> str:
+    if row.spread is None:
+        return ""
+    if row.ratio is not None:
+        return "{:.2f} to {:.2f} x".format(*row.spread)
+    return " to ".join(_figure(value, row.unit) for value in row.spread)

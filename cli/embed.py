@@ -10,7 +10,7 @@ import typer
 from samtl.errors import EXIT_QUARANTINED
 
 from . import _render as render
-from ._options import DatasetSpec, GroupBy, ImageSize, Json, Limit, PerClass, Root
+from ._options import DatasetSpec, Device, GroupBy, ImageSize, Json, Limit, PerClass, Root
 from ._signals import polite_stop
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def embed(
             show_default="official, and random:0 for tiny",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         str,
         typer.Option(
@@ -59,6 +59,12 @@ def embed(
             show_default="$SAMTL_CACHE or ./cache",
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="fast, or reference: segment_anything's own forward pass, to compare with."
+        ),
+    ] = "fast",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and stop there.")
     ] = False,
@@ -76,6 +82,7 @@ def embed(
         "limit": limit,
         "per_class": per_class,
         "batch_size": batch_size,
+        "engine": engine,
         "out": out,
     }
     if dry_run:

@@ -10,7 +10,7 @@ import typer
 from samtl.errors import EXIT_QUARANTINED, InputError
 
 from . import _render as render
-from ._options import Cache, Json
+from ._options import Cache, Device, Json
 from ._signals import polite_stop
 from .embed import LISTED
 
@@ -48,7 +48,7 @@ def predict(
             show_default="those that the run names",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     batch_size: Annotated[
         str, typer.Option(help="Images per encoder call: auto or a number.")
     ] = "auto",

@@ -143,6 +143,7 @@ def embed(
     limit: int | None = None,
     per_class: int | None = None,
     batch_size: int | str = "auto",
+    engine: str = "fast",
     out: str | Path | None = None,
     on_event: Callable[[Event], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -177,6 +178,8 @@ def embed(
     limit, per_class : int, optional
         Take only some images, at random but the same ones each time: see `samtl.datasets.subset`.
     batch_size : int or "auto"
+    engine : {"fast", "reference"}
+        Which way the encoder computes; `reference` is `segment_anything`'s own forward pass, to compare with.
     out : str or Path, optional
         The store; a path that does not end in `.zarr` is the folder in which it gets its usual name.
     on_event : callable, optional
@@ -202,7 +205,8 @@ def embed(
     tell = on_event or (lambda event: None)
     job = prepare(
         dataset, encoder, root=root, group_by=group_by, checkpoint=checkpoint, device=device, dtype=dtype,
-        image_size=image_size, tiers=tiers, limit=limit, per_class=per_class, batch_size=batch_size, out=out,
+        image_size=image_size, tiers=tiers, limit=limit, per_class=per_class, batch_size=batch_size, engine=engine,
+        out=out,
     )  # fmt: skip
     tell(job.plan)
     if job.plan.bytes_to_write * SPARE > job.plan.bytes_free:
@@ -213,7 +217,7 @@ def embed(
         )
     weights = None if checkpoint is None else str(checkpoint)
     model = registry.load("encoders", encoder).Encoder(
-        encoder, weights, device, job.dtype, job.plan.image_size
+        encoder, weights, device, job.dtype, job.plan.image_size, engine
     )
     try:
         return _run(job, model, tell, should_stop)
@@ -460,5 +464,6 @@ def _environment(plan: Plan) -> dict[str, object]:
     return {
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "device": plan.device,
+        "engine": plan.engine,
         "batch_size": plan.batch_size,
     }

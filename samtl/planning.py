@@ -13,6 +13,7 @@ from typing import Any
 from samtl import registry
 from samtl.datasets import IGNORE, PARTS, Dataset, groups_by, resolve, shuffled, subset
 from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.encoders._engines import check_engine
 from samtl.encoders._weights import check_source
 from samtl.errors import InputError
 from samtl.images import STATISTICS
@@ -51,6 +52,7 @@ class Plan:
     image_size : int
         Side of the encoder's input in pixels.
     batch_size : int
+    engine : str
     resumes : bool
         True where the store is there already.
     note : str
@@ -73,6 +75,7 @@ class Plan:
     bytes_free: int
     image_size: int
     batch_size: int
+    engine: str
     resumes: bool
     note: str
     task: str
@@ -119,6 +122,7 @@ def prepare(
     limit: int | None = None,
     per_class: int | None = None,
     batch_size: int | str = "auto",
+    engine: str = "fast",
     out: str | Path | None = None,
     download: bool = True,
 ) -> Job:
@@ -136,6 +140,7 @@ def prepare(
     if checkpoint is not None:
         check_source(checkpoint)
     module = registry.load("encoders", encoder)
+    check_engine(engine)
     columns = {"pooled": module.columns(encoder), "image_stats": STATISTICS}
     if image_size is not None:
         check_image_size(image_size)
@@ -210,6 +215,7 @@ def prepare(
             bytes_free=_free_bytes(path),
             image_size=preprocessing.image_size,
             batch_size=images_per_call(batch_size, target.type),
+            engine=engine,
             resumes=resumes,
             note=source.note,
             task=source.task,

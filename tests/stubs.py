@@ -103,7 +103,9 @@ class StubEncoders:
         self.before_batch = lambda pixels: None
         self.spoil = lambda outputs: None
 
-    def Encoder(self, name, checkpoint=None, device="auto", dtype="auto", image_size=None):
+    def Encoder(
+        self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
+    ):
         return StubEncoder(
             self, name, checkpoint or self.default_checkpoint(name), dtype, image_size
         )
@@ -154,7 +156,9 @@ class StubEncoder:
 class SeeingEncoders(StubEncoders):
     """Stubs whose features tell what is in the image, so that heads can learn from them."""
 
-    def Encoder(self, name, checkpoint=None, device="auto", dtype="auto", image_size=None):
+    def Encoder(
+        self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
+    ):
         return SeeingEncoder(
             self, name, checkpoint or self.default_checkpoint(name), dtype, image_size
         )

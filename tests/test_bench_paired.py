@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from samtl.bench._paired import Row, machine, paired, to_json
+from samtl.bench._paired import Row, against, alone, alternating, machine, paired, to_json
 
 
 def test_medians_of_both_sides_without_the_first_round():
     ours, theirs = iter([99.0, 10.0, 30.0, 20.0]), iter([1.0, 5.0, 5.0, 40.0])
     row = paired("a", "samples/s", lambda: next(ours), "plain", lambda: next(theirs), rounds=3)
-    assert row == Row("a", 20.0, "samples/s", "plain", 2.0)  # ratios 2, 6 and 0.5
+    assert row == Row("a", 20.0, "samples/s", "plain", 2.0, (0.5, 6.0))  # ratios 2, 6, 0.5
 
 
 def test_sides_take_turns():
@@ -24,10 +24,21 @@ def test_sides_take_turns():
     assert order == ["o", "t", "t", "o", "o", "t", "t", "o"]
 
 
+def test_several_sides_take_turns():
+    order = []
+    sides = {name: lambda name=name: float(order.append(name) or len(order)) for name in "abc"}
+    values = alternating(sides, rounds=2)
+    assert "".join(order) == "abccbaabc"
+    assert values == {"a": [6.0, 7.0], "b": [5.0, 8.0], "c": [4.0, 9.0]}
+    assert alone("a", "s", values["a"]) == Row("a", 6.5, "s", spread=(6.0, 7.0))
+    row = against("a", "s", values["a"], "c", values["c"])
+    assert (row.vs, row.ratio) == ("c", pytest.approx((6 / 4 + 7 / 9) / 2))
+
+
 def test_what_is_written_is_json():
     content = json.loads(json.dumps(to_json([Row("waiting", 0.1, "share")])))
     assert content["rows"] == [
-        {"name": "waiting", "value": 0.1, "unit": "share", "vs": "", "ratio": None}
+        {"name": "waiting", "value": 0.1, "unit": "share", "vs": "", "ratio": None, "spread": None}
     ]
     assert content["machine"].keys() == machine().keys()
     assert content["machine"]["cores"] == pytest.approx(machine()["cores"])

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from samtl.encoders import _tiers, sam
-from samtl.encoders._attention import attend
 from samtl.encoders._modeling import modeling
 from samtl.errors import InputError
 from samtl.preprocess import PIXEL_MEAN, PIXEL_STD
@@ -163,28 +162,6 @@ def test_grid16_averages_valid_tokens_only(encoder, images):
         grid[1][:, :, 5], dense[1][:, :, 20].reshape(256, 16, 4).mean(2), rtol=2e-3, atol=2e-3
     )
     assert (grid[1][:, :, 6:] == 0).all()
-
-
-@pytest.mark.parametrize("side", [14, 8])
-def test_attention_in_bands_is_segment_anythings(side):
-    torch.manual_seed(0)
-    attention = modeling().image_encoder.Attention(
-        48, num_heads=3, use_rel_pos=True, input_size=(side, side)
-    )
-    with torch.no_grad():
-        for parameter in attention.parameters():
-            parameter.normal_(std=0.3)
-    x = torch.randn(2, side, side, 48)
-    with torch.inference_mode():
-        torch.testing.assert_close(attend(attention, x), attention(x), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("many", [0, 10**6])
-def test_attention_spans_several_bands(many, monkeypatch):
-    monkeypatch.setattr("samtl.encoders._attention.BAND", 10)
-    monkeypatch.setattr("samtl.encoders._attention.CPU_BAND", 10)
-    monkeypatch.setattr("samtl.encoders._attention.MANY", many)
-    test_attention_in_bands_is_segment_anythings(8)
 
 
 def test_an_out_of_memory_batch_is_halved(encoder, images, monkeypatch):

@@ -3,20 +3,29 @@
 As shipped, a global block of ViT-B holds several (12, 4096, 4096) tensors at once and passes over each from main
 memory. Here the scores of a band of queries are made, normalised and used up while they are in the cache. The bias of a
 query for a key is its bias for the key's row plus that for the key's column, and comes in on the way in one of two
-forms: written out for the band and added by the product that makes the scores; or as a part of that product, its dot
-product with two one-hot vectors. The first needs fewer multiplications and an array as large as the scores, the second
-fewer calls.
+forms: written out for the band, where the product that makes the scores is added to it; or as a part of that product,
+its dot product with two one-hot vectors. The first needs fewer multiplications and an array as large as the scores. The
+second makes it the plain attention for which a GPU has a fused kernel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from samtl.encoders._windows import merge, split
 
 # Queries per band: for many tokens on a CPU, one head at a time; and else. Windows of 196 tokens fit in one band.
 CPU_BAND, BAND = 128, 256
 # With more tokens a CPU is faster where the bias is written out.
 MANY = 1024
+# Fused kernels take queries of so many channels at most, in eights.
+WIDEST, EIGHT = 256, 8
+
+Way = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def relative_positions(size: int, table: Tensor) -> Tensor:
@@ -37,73 +46,112 @@ def relative_positions(size: int, table: Tensor) -> Tensor:
     return table[steps[:, None] - steps[None, :] + size - 1]
 
 
-def attend(attention: nn.Module, x: Tensor) -> Tensor:
-    """Compute what `segment_anything`'s `Attention.forward` does.
+class Attention:
+    """What `segment_anything`'s `Attention.forward` does, windows included, with everything constant computed once.
 
     Parameters
     ----------
-    attention : nn.Module
+    module : nn.Module
         A `segment_anything.modeling.image_encoder.Attention` with relative positions.
-    x : Tensor, (batch, height, width, dim)
-
-    Returns
-    -------
-    Tensor, (batch, height, width, dim)
+    window : int
+        Tokens along the side of the squares in which all see each other; the image's for global attention.
     """
-    batch, height, width, dim = x.shape
-    heads: int = attention.num_heads  # type: ignore[assignment]
-    tokens = height * width
-    qkv = attention.qkv(x).reshape(batch, tokens, 3, heads, -1)  # type: ignore[operator]
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2)  # each (batch * heads, tokens, head_dim)
-    grid = q.reshape(batch * heads, height, width, -1)
-    of_rows, of_columns = (
-        torch.einsum(formula, grid, relative_positions(side, table)).flatten(1, 2)  # type: ignore[arg-type]
-        for side, table, formula in (
-            (height, attention.rel_pos_h, "bhwc,hkc->bhwk"),
-            (width, attention.rel_pos_w, "bhwc,wkc->bhwk"),
-        )
-    )
-    q = q * attention.scale
-    way = _added if x.device.type == "cpu" and tokens > MANY else _folded
-    out = way(q, k, v, of_rows, of_columns)
-    out = out.reshape(batch, heads, tokens, -1).transpose(1, 2).reshape(batch, height, width, dim)
-    return attention.proj(out)  # type: ignore[no-any-return,operator]
+
+    def __init__(self, module: nn.Module, window: int) -> None:
+        self.module, self.window = module, window
+        self.heads: int = module.num_heads  # type: ignore[assignment]
+        self.scale: float = module.scale  # type: ignore[assignment]
+        self.padding: Tensor = module.qkv.bias  # type: ignore[union-attr,assignment]
+        self.of_rows = relative_positions(window, module.rel_pos_h)  # type: ignore[arg-type]
+        self.of_columns = relative_positions(window, module.rel_pos_w)  # type: ignore[arg-type]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Attend: (batch, height, width, dim) to the same."""
+        qkv = self.module.qkv(x)  # type: ignore[operator]
+        q, k, v = split(qkv, self.padding, self.heads, self.window)
+        seen = merge(self._seen(q, k, v), *x.shape[:3], self.window)
+        return self.module.proj(seen)  # type: ignore[no-any-return,operator]
+
+    def _seen(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend within windows; all are (windows, heads, tokens, size)."""
+        grid = q.unflatten(2, (self.window, self.window))
+        rows = torch.einsum("nhyxc,ykc->nhyxk", grid, self.of_rows).flatten(2, 3)
+        columns = torch.einsum("nhyxc,xkc->nhyxk", grid, self.of_columns).flatten(2, 3)
+        q = q * self.scale
+        return _way(q.device.type, q.shape[2], q.shape[3] + 2 * self.window)(q, k, v, rows, columns)
 
 
-def _added(q: Tensor, k: Tensor, v: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+def _way(device: str, tokens: int, wide: int) -> Way:
+    """Choose: `wide` is the channels of a query with its biases."""
+    if device == "cpu":
+        return _added if tokens > MANY else _folded
+    return _fused if wide <= WIDEST else _folded
+
+
+def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Attend with the bias of a band written out, one head after the other.
 
     Parameters
     ----------
-    q, k, v : Tensor, (batch, tokens, head_dim)
+    q, k, v : Tensor, (windows, heads, tokens, size)
         The queries scaled.
-    of_rows, of_columns : Tensor, (batch, tokens, height) and (batch, tokens, width)
+    rows, columns : Tensor, (windows, heads, tokens, window)
         The bias of each query for the rows and the columns of keys.
+
+    Returns
+    -------
+    Tensor, (windows, heads, tokens, size)
+        Tokens before heads in memory, as `merge` wants them.
     """
-    out = torch.empty_like(q)
-    for one in range(len(q)):
-        keys, values = k[one].T.contiguous(), v[one].contiguous()
-        for start in range(0, q.shape[1], CPU_BAND):
-            band = slice(start, start + CPU_BAND)
-            bias = (of_rows[one, band, :, None] + of_columns[one, band, None, :]).flatten(1)
-            out[one, band] = torch.addmm(bias, q[one, band], keys).softmax(dim=-1) @ values
+    windows, heads, tokens, size = q.shape
+    out = q.new_empty(windows, tokens, heads, size).transpose(1, 2)
+    side = rows.shape[-1]
+    scores = q.new_empty(min(CPU_BAND, tokens), side, side)
+    for window in range(windows):
+        for head in range(heads):
+            one = window, head
+            keys, values = k[one].T.contiguous(), v[one].contiguous()
+            for start in range(0, tokens, CPU_BAND):
+                band = slice(start, start + CPU_BAND)
+                here = scores[: tokens - start]
+                torch.add(rows[one][band, :, None], columns[one][band, None, :], out=here)
+                flat = here.flatten(1).addmm_(q[one][band], keys)
+                out[one][band] = flat.softmax(dim=-1) @ values
     return out
 
 
-def _folded(q: Tensor, k: Tensor, v: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Attend with the bias as a part of the product of queries and keys; arguments are those of `_added`."""
-    batch, tokens, size = q.shape
-    height, width = of_rows.shape[-1], of_columns.shape[-1]
-    queries = torch.cat([q, of_rows, of_columns], dim=-1)
-    # A key is followed by ones at its row and at its column: they pick its two biases from the query's.
-    place = torch.arange(tokens, device=q.device)
-    keys = q.new_zeros(batch, size + height + width, tokens)
-    keys[:, :size] = k.transpose(-1, -2)
-    keys[:, size + place // width, place] = 1
-    keys[:, size + height + place % width, place] = 1
-    v = v.contiguous()
-    out = torch.empty_like(q)
+    queries, keys = _with_bias(q, k, rows, columns)
+    keys = keys.transpose(-1, -2)
+    windows, heads, tokens, size = q.shape
+    out = q.new_empty(windows, tokens, heads, size).transpose(1, 2)
     for start in range(0, tokens, BAND):
         band = slice(start, start + BAND)
-        out[:, band] = (queries[:, band] @ keys).softmax(dim=-1) @ v
+        out[:, :, band] = (queries[:, :, band] @ keys).softmax(dim=-1) @ v
     return out
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attend as `_folded` does, by torch's fused attention; it wants values as wide as queries."""
+    queries, keys = _with_bias(q, k, rows, columns)
+    size, wide = v.shape[-1], queries.shape[-1]
+    more = -wide % EIGHT
+    queries, keys = pad(queries, (0, more)), pad(keys, (0, more))
+    values = pad(v, (0, wide + more - size))
+    return scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :size]
+
+
+def _with_bias(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengthen queries and keys so that their products contain the bias: (windows, heads, tokens, size + 2 * side).
+
+    A query is followed by its biases for all rows and columns, a key by ones at its own, which pick two of them.
+    """
+    windows, heads, tokens, size = k.shape
+    side = rows.shape[-1]
+    place = torch.arange(tokens, device=k.device)
+    keys = k.new_zeros(windows, heads, tokens, size + 2 * side)
+    keys[..., :size] = k
+    keys[:, :, place, size + place // side] = 1
+    keys[:, :, place, size + side + place % side] = 1
+    return torch.cat([q, rows, columns], dim=-1), keys

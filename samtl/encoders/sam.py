@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from samtl.encoders import _tiers
-from samtl.encoders._attention import attend
 from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.encoders._engines import check_engine
+from samtl.encoders._engines import engine as engine_of
 from samtl.encoders._modeling import modeling
 from samtl.encoders._weights import Official, Weights, load_weights
 from samtl.errors import ResourceError
@@ -28,6 +29,9 @@ from samtl.preprocess import (
     check_image_size,
     valid_tokens,
 )
+
+_Item = TypeVar("_Item")
+_Part = TypeVar("_Part")
 
 NAMES = {
     "sam_vit_b": "SAM ViT-B: 768 wide, 12 deep, 90 M parameters, checkpoint of 375 MB",
@@ -49,6 +53,7 @@ class Variant:
     default_checkpoint: str = "official"
 
 
+WINDOW = 14  # tokens along the side of a window, in the blocks without global attention
 IMAGE_SIZE = 1024  # side of the input that the published weights were trained for
 
 VARIANTS = {
@@ -88,7 +93,7 @@ def build(name: str, image_size: int = IMAGE_SIZE) -> nn.Module:
         num_heads=variant.heads,
         norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
         use_rel_pos=True,
-        window_size=14,
+        window_size=WINDOW,
         global_attn_indexes=variant.taps,
         out_chans=_tiers.CHANNELS,
     )
@@ -135,6 +140,8 @@ class Encoder:
     image_size : int
         Side of the input in pixels, a multiple of 16. Where it is not the 1024 that the weights were trained for, the
         learnt positions are resampled; see `resampled`.
+    engine : {"fast", "reference"}
+        `reference` is `segment_anything`'s own forward pass, `fast` the same sums in less time.
 
     Attributes
     ----------
@@ -153,8 +160,10 @@ class Encoder:
         device: str = "auto",
         dtype: str = "auto",
         image_size: int = IMAGE_SIZE,
+        engine: str = "fast",
     ) -> None:
         check_image_size(image_size)
+        check_engine(engine)
         variant = VARIANTS[name]
         self.name = name
         self.device = resolve_device(device)
@@ -167,15 +176,20 @@ class Encoder:
         if image_size != IMAGE_SIZE:
             model = resampled(model, build(name, image_size))
         self.columns = _tiers.pooled_columns(variant.taps, variant.width)
-        self._taps = variant.taps
         try:
             self._model = model.eval().requires_grad_(False).to(self.device, self.dtype)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             raise ResourceError(f"{name} does not fit in the memory of {self.device}") from error
+        self._engine = engine_of(engine, self._model, variant.taps)
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
+
+    @property
+    def module(self) -> nn.Module:
+        """The plain `ImageEncoderViT`."""
+        return self._model
 
     @property
     def compute_dtype(self) -> str:
@@ -229,15 +243,7 @@ class Encoder:
     def _encode_side_by_side(
         self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
     ) -> dict[str, NDArray[np.float16] | NDArray[np.float32]]:
-        """Encode each image on a core of its own: cores that share one image wait for each other at every step."""
-
-        def alone(image: NDArray[np.uint8]) -> dict[str, Any]:
-            with torch.inference_mode():  # a thread's own setting, as the next one is
-                torch.set_num_threads(1)
-                return self._encode([image], tiers)
-
-        with ThreadPoolExecutor(min(len(pixels), torch.get_num_threads())) as pool:
-            parts = list(pool.map(alone, pixels))
+        parts = _on_a_core_each(lambda image: self._encode([image], tiers), pixels)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _encode(
@@ -257,6 +263,24 @@ class Encoder:
             kept["embeddings"] = dense
         return {name: tensor.contiguous().cpu().numpy() for name, tensor in kept.items()}
 
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the network alone.
+
+        Parameters
+        ----------
+        x : Tensor, (batch, 3, size, size)
+            Normalised and padded, in the compute dtype, on the encoder's device.
+
+        Returns
+        -------
+        Tensor, (batch, 256, side, side)
+            In the compute dtype.
+        """
+        if self.device.type == "cpu" and len(x) > 1:
+            return torch.cat(_on_a_core_each(self.forward, torch.split(x, 1)))
+        return self._engine(x, lambda tokens: None)
+
     def _normalised(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Normalise in float32, then pad with zeros: (batch, 3, size, size) in the compute dtype."""
         size = self.preprocessing.image_size
@@ -268,35 +292,45 @@ class Encoder:
         return batch
 
     def _forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run `ImageEncoderViT.forward`, keeping the means of the tapped blocks on the way.
+        """Run the network, keeping the means of the tapped blocks on the way.
 
         Returns the output (batch, 256, side, side) and one (batch, width) float32 mean for each tap.
         """
-        model = self._model
-        x = model.patch_embed(x)  # type: ignore[operator]
-        x = x + model.pos_embed  # type: ignore[operator]  # (batch, side, side, width)
-        means = []
-        for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
-            x = _block(block, x)
-            if index in self._taps:
-                means.append(_tiers.masked_mean(x.permute(0, 3, 1, 2), mask))
-        return model.neck(x.permute(0, 3, 1, 2)), means  # type: ignore[operator]
+        means: list[Tensor] = []
+
+        def tap(tokens: Tensor) -> None:
+            means.append(_tiers.masked_mean(tokens.permute(0, 3, 1, 2), mask))
+
+        return self._engine(x, tap), means
 
 
-def _block(block: nn.Module, x: Tensor) -> Tensor:
-    """Run `segment_anything`'s `Block.forward` with the attention of `_attention`."""
-    inside = block.norm1(x)  # type: ignore[operator]
-    window: int = block.window_size  # type: ignore[assignment]
-    if window == 0:
-        inside = attend(block.attn, inside)  # type: ignore[arg-type]
-    else:
-        tools = modeling().image_encoder
-        size = inside.shape[1:3]
-        inside, padded = tools.window_partition(inside, window)
-        inside = attend(block.attn, inside)  # type: ignore[arg-type]
-        inside = tools.window_unpartition(inside, window, padded, size)
-    x = x + inside
-    return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return,operator]
+def _on_a_core_each(work: Callable[[_Item], _Part], items: Sequence[_Item]) -> list[_Part]:
+    """Map over images, each on a core of its own: cores that share one image wait for each other at every step."""
+
+    def alone(item: _Item) -> _Part:
+        with torch.inference_mode():  # a thread's own setting, as the next one is
+            torch.set_num_threads(1)
+            return work(item)
+
+    with ThreadPoolExecutor(min(len(items), torch.get_num_threads())) as pool:
+        return list(pool.map(alone, items))
+
+
+def operations(name: str, image_size: int = IMAGE_SIZE) -> int:
+    """Count the floating-point operations of the products for one image, a multiplication and an addition each.
+
+    Of windows at the edge, queries on padding are not counted, keys on padding are: every query sees 14 x 14 of them.
+    """
+    variant, side = VARIANTS[name], image_size // PATCH
+    tokens, width = side * side, variant.width
+    everywhere = len(variant.taps)
+    linear = variant.depth * 12 * width**2 + 3 * PATCH**2 * width
+    neck = width * _tiers.CHANNELS + 9 * _tiers.CHANNELS**2
+    # Scores and weighted values for each key, and the two relative positions for each row and column of keys.
+    attention = everywhere * (2 * tokens + 2 * side) + (variant.depth - everywhere) * (
+        2 * WINDOW**2 + 2 * WINDOW
+    )
+    return 2 * tokens * (linear + neck + attention * width)
 
 
 def columns(name: str) -> tuple[str, ...]:

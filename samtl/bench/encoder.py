@@ -1,0 +1,340 @@
+"""How fast the encoder is, beside `segment_anything` as it is shipped and beside transformers, and how exact.
+
+Every side gets the same normalised pixels on its device and gives the neck's output. On a CPU the others get one
+image at a time, which is how `SamPredictor` would be looped over, and all cores for it; samtl gets one image for each
+core, as in an encoder pass. On a GPU every side has the batch that it is fastest with.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samtl.bench._paired import Row, against, alone, alternating
+from samtl.encoders import sam
+from samtl.encoders._device import DTYPES, resolve_device, resolve_dtype
+from samtl.errors import InputError, UnknownName
+from samtl.machine import out_of_memory, peak_memory, resident_memory
+
+OTHERS = ("shipped float32", "shipped autocast", "shipped bfloat16", "transformers")
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+WORTH = 1.02  # how much faster a larger batch must be to be taken
+SECONDS = 0.5  # that a measurement takes at least, on a GPU
+SIDE_OF_PRODUCT = {"cpu": 4096, "cuda": 8192, "mps": 4096}
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to encode.
+
+    Attributes
+    ----------
+    name : str
+    dtype : torch.dtype
+        Of the pixels that it takes.
+    run : callable
+        Maps (batch, 3, size, size) to (batch, 256, side, side).
+    """
+
+    name: str
+    dtype: torch.dtype
+    run: Run
+
+
+def bench_encoder(
+    encoder: str = "sam_vit_b",
+    checkpoint: str = "random:0",
+    device: str = "auto",
+    dtypes: Sequence[str] = ("auto", "float32"),
+    image_size: int = sam.IMAGE_SIZE,
+    batch_size: int | None = None,
+    rounds: int = 5,
+    others: Sequence[str] = OTHERS,
+    on_row: Callable[[Row], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """Measure an encoder, alternating with the others.
+
+    Parameters
+    ----------
+    encoder, checkpoint, device : str
+        As `samtl.embed` has them. Weights matter to no speed; random ones fill the relative positions, too.
+    dtypes : sequence of str
+        What samtl computes in.
+    image_size : int
+        Where it is not 1024, transformers is left out: it does not resample positions.
+    batch_size : int, optional
+        For every side; by default as this module says.
+    rounds : int
+    others : sequence of {"shipped float32", "shipped autocast", "shipped bfloat16", "transformers"}
+        transformers is left out where it is not installed.
+    on_row, on_event : callable, optional
+        Called with each figure when it is there; and with what goes on.
+
+    Returns
+    -------
+    list of Row
+        `ENCODER/samtl DTYPE` in img/s, once for each other side with the ratio to it; `.../rate` in TFLOP/s;
+        `.../of peak`, its share of what the product of two square matrices in this dtype reached in the same round;
+        `.../memory`, above what was held before; `.../error`, the relative L2 distance from `segment_anything`'s
+        float32 output, for bfloat16 with the ratio to that of `segment_anything` in bfloat16.
+
+    Raises
+    ------
+    InputError
+        For an encoder, device, dtype or side that there is not.
+    """
+    if encoder not in sam.VARIANTS:
+        raise UnknownName("encoder", encoder, sam.VARIANTS)
+    for name in others:
+        if name not in OTHERS:
+            raise UnknownName("side of the bench", name, OTHERS)
+    if not dtypes:
+        raise InputError(f"at least one dtype is needed, of auto, {', '.join(DTYPES)}")
+    told = on_event or (lambda text: None)
+    found: list[Row] = []
+
+    def add(*rows: Row) -> None:
+        for row in rows:
+            found.append(row)
+            if on_row is not None:
+                on_row(row)
+
+    target = resolve_device(device)
+    told(f"making {encoder} ready")
+    model = sam.Encoder(encoder, checkpoint, str(target), "float32", image_size, "reference")
+    plain = model.module
+    ours = []
+    for dtype in dict.fromkeys(resolve_dtype(name, target) for name in dtypes):
+        short = _short(dtype)
+        fast = sam.Encoder(encoder, checkpoint, str(target), short, image_size)
+        ours.append(Side(f"samtl {short}", dtype, fast.forward))
+    theirs = [_shipped(name, plain, target) for name in others if name.startswith("shipped")]
+    if "transformers" in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
+        theirs.append(_transformers(encoder, target))
+
+    most = batch_size or (torch.get_num_threads() if target.type == "cpu" else max(BATCHES))
+    shape = max(most, 2), 3, image_size, image_size
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
+    batches = {}
+    for side in (*ours, *theirs):
+        told(f"looking for the batch size of {side.name}")
+        batches[side.name] = _batch(side, pixels, target, batch_size, side in ours)
+
+    measures: dict[str, Callable[[], float]] = {}
+    for side in (*ours, *theirs):
+        x = pixels[: batches[side.name]].to(side.dtype)
+        measures[side.name] = lambda side=side, x=x: _rate(side, x, target)  # type: ignore[misc]
+    for side in ours:
+        name = _peak_name(side.dtype)
+        measures[name] = lambda dtype=side.dtype: _product_rate(target, dtype)  # type: ignore[misc]
+    told(f"{rounds + 1} rounds of {', '.join(measures)}")
+    values = alternating(measures, rounds)
+
+    per_image = sam.operations(encoder, image_size) / 1e12
+    for side in ours:
+        name = f"{encoder}/{side.name}"
+        rates = values[side.name]
+        add(*(against(name, "img/s", rates, other.name, values[other.name]) for other in theirs))
+        if not theirs:
+            add(alone(name, "img/s", rates))
+        flops = [rate * per_image for rate in rates]
+        add(alone(f"{name}/rate", "TFLOP/s", flops))
+        peak = values[_peak_name(side.dtype)]
+        shares = [mine / most for mine, most in zip(flops, peak, strict=True)]
+        add(alone(f"{name}/of peak", "share", shares))
+        add(Row(f"{name}/batch", batches[side.name], "images"))
+    for side in theirs:
+        add(alone(f"{encoder}/{side.name}", "img/s", values[side.name]))
+    for side in (*ours, *theirs):
+        told(f"memory of {side.name}")
+        used = _memory(side, pixels[: batches[side.name]].to(side.dtype), target)
+        if used is not None:
+            add(Row(f"{encoder}/{side.name}/memory", used / 2**20, "MiB"))
+    add(*_errors(encoder, ours, theirs, plain, pixels[:2]))
+    return found
+
+
+def _shipped(name: str, plain: nn.Module, device: torch.device) -> Side:
+    """Give the plain modules, as `segment_anything` makes them or in bfloat16."""
+    how = name.removeprefix("shipped ")
+    if how == "bfloat16":
+        return Side(name, torch.bfloat16, copy.deepcopy(plain).bfloat16())
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+    if how == "autocast":
+        around = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731
+
+    def run(x: Tensor) -> Tensor:
+        with around():
+            return plain(x)  # type: ignore[no-any-return]
+
+    return Side(name, torch.float32, run)
+
+
+def _has_transformers() -> bool:
+    return importlib.util.find_spec("transformers") is not None
+
+
+def _transformers(encoder: str, device: torch.device) -> Side:
+    """Give transformers' own encoder of the same shape, in bfloat16 with fused attention, on weights of its own."""
+    from transformers import SamVisionConfig, SamVisionModel
+
+    variant = sam.VARIANTS[encoder]
+    config = SamVisionConfig(
+        hidden_size=variant.width,
+        num_hidden_layers=variant.depth,
+        num_attention_heads=variant.heads,
+        mlp_dim=4 * variant.width,
+        global_attn_indexes=list(variant.taps),
+        window_size=sam.WINDOW,
+        image_size=sam.IMAGE_SIZE,
+    )
+    config._attn_implementation = "sdpa"
+    model = SamVisionModel(config).eval().requires_grad_(False).to(device, torch.bfloat16)
+    for parameter in model.parameters():  # relative positions begin at zero
+        parameter.copy_(0.02 * torch.randn(parameter.shape))
+
+    def run(x: Tensor) -> Tensor:
+        return model(x).last_hidden_state  # type: ignore[no-any-return]
+
+    return Side("transformers", torch.bfloat16, run)
+
+
+def _batch(side: Side, pixels: Tensor, device: torch.device, asked: int | None, ours: bool) -> int:
+    """Choose how many images a side gets at a time."""
+    if asked is not None:
+        return asked
+    if device.type == "cpu":
+        return torch.get_num_threads() if ours else 1
+    best, at = 0.0, 1
+    for size in BATCHES:
+        try:
+            rate = _rate(side, pixels[:size].to(side.dtype), device)
+        except RuntimeError as error:
+            if not out_of_memory(error) or size == 1:
+                raise
+            torch.cuda.empty_cache()
+            break
+        if rate < WORTH * best:
+            break
+        best, at = rate, size
+    return at
+
+
+@torch.inference_mode()
+def _rate(side: Side, x: Tensor, device: torch.device) -> float:
+    """Measure images a second, for at least `SECONDS` on a GPU; on a CPU one call takes long enough."""
+    if device.type != "cpu":
+        side.run(x)
+    done, began = 0, _now(device)
+    while True:
+        side.run(x)
+        done += len(x)
+        seconds = _now(device) - began
+        if device.type == "cpu" or seconds >= SECONDS:
+            return done / seconds
+
+
+def _now(device: torch.device) -> float:
+    """Read the clock when the device is through with what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def _peak_name(dtype: torch.dtype) -> str:
+    return f"product {_short(dtype)}"
+
+
+@torch.inference_mode()
+def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the product of two square matrices of random numbers, in TFLOP/s: the best of three."""
+    n = SIDE_OF_PRODUCT[device.type]
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(4):
+        began = _now(device)
+        a @ b
+        times.append(_now(device) - began)
+    return 2 * n**3 / min(times[1:]) / 1e12
+
+
+def _memory(side: Side, x: Tensor, device: torch.device) -> int | None:
+    """Measure the bytes that a call takes beside what is held before; None where that cannot be told."""
+    with torch.inference_mode():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            side.run(x)
+            return torch.cuda.max_memory_allocated(device) - before
+        with _peak_from_here() as peak:
+            side.run(x)
+        return peak()
+
+
+@contextmanager
+def _peak_from_here() -> Iterator[Callable[[], int | None]]:
+    """Within a `with` block, Linux counts the process's largest resident size from its present one."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        yield lambda: None
+        return
+    reset.write_text("5")
+    before, largest = resident_memory(), 0
+
+    def peak() -> int:
+        return largest - before
+
+    yield peak
+    largest = peak_memory()
+
+
+@torch.inference_mode()
+def _errors(
+    encoder: str, ours: Sequence[Side], theirs: Sequence[Side], plain: nn.Module, pixels: Tensor
+) -> list[Row]:
+    """Compare outputs with the float32 output of the plain modules."""
+    exact = torch.cat([plain(x) for x in torch.split(pixels, 1)]).double()
+
+    def error(side: Side) -> float:
+        out = torch.cat([side.run(x.to(side.dtype)) for x in torch.split(pixels, 1)]).double()
+        return float((out - exact).norm() / exact.norm())
+
+    own = {side.dtype: error(side) for side in theirs if side.name == "shipped bfloat16"}
+    rows = [
+        Row(f"{encoder}/shipped {_short(dtype)}/error", value, "relative L2")
+        for dtype, value in own.items()
+    ]
+    for side in ours:
+        value = error(side)
+        name = f"{encoder}/{side.name}/error"
+        if side.dtype in own:
+            rows.append(
+                Row(
+                    name,
+                    value,
+                    "relative L2",
+                    f"shipped {_short(side.dtype)}",
+                    value / own[side.dtype],
+                )
+            )
+        else:
+            rows.append(Row(name, value, "relative L2"))
+    return rows
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,108 @@
+"""Two ways through the same modules with the same weights: as `segment_anything` goes, and fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from samtl.encoders._attention import Attention
+from samtl.errors import UnknownName
+
+Tap = Callable[[Tensor], None]
+
+
+class Engine(Protocol):
+    """Maps normalised, padded pixels to the neck's output."""
+
+    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
+        """Run the encoder.
+
+        Parameters
+        ----------
+        x : Tensor, (batch, 3, size, size)
+            In the model's dtype.
+        tap : callable
+            Called with the output (batch, side, side, width) of each block with global attention.
+
+        Returns
+        -------
+        Tensor, (batch, 256, side, side)
+        """
+        ...
+
+
+class Reference:
+    """`ImageEncoderViT.forward` itself.
+
+    Parameters
+    ----------
+    model : nn.Module
+        An `ImageEncoderViT`.
+    taps : sequence of int
+        Blocks with global attention.
+    """
+
+    def __init__(self, model: nn.Module, taps: Sequence[int]) -> None:
+        self.model, self.taps = model, taps
+
+    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
+        """Run the plain modules; see `Engine`."""
+        blocks: nn.ModuleList = self.model.blocks  # type: ignore[assignment]
+        hooks = [
+            blocks[index].register_forward_hook(lambda block, inputs, output: tap(output))
+            for index in self.taps
+        ]
+        try:
+            return self.model(x)  # type: ignore[no-any-return]
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class Fast:
+    """The same sums with the attention of `_attention`; parameters are those of `Reference`."""
+
+    def __init__(self, model: nn.Module, taps: Sequence[int]) -> None:
+        self.model, self.taps = model, taps
+        side: int = model.pos_embed.shape[1]  # type: ignore[union-attr,assignment]
+        self.blocks = [_Block(block, side) for block in model.blocks]  # type: ignore[union-attr]
+
+    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
+        """Run the blocks; see `Engine`."""
+        x = self.model.patch_embed(x)  # type: ignore[operator]
+        x = x + self.model.pos_embed  # type: ignore[operator]  # (batch, side, side, width)
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.taps:
+                tap(x)
+        return self.model.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return,operator]
+
+
+class _Block:
+    """What `segment_anything`'s `Block.forward` does; `side` is that of the image in tokens."""
+
+    def __init__(self, block: nn.Module, side: int) -> None:
+        self.block = block
+        window: int = block.window_size  # type: ignore[assignment]
+        self.attention = Attention(block.attn, window or side)  # type: ignore[arg-type]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        block = self.block
+        x = x + self.attention(block.norm1(x))  # type: ignore[operator]
+        return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return,operator]
+
+
+ENGINES: dict[str, type[Reference] | type[Fast]] = {"fast": Fast, "reference": Reference}
+
+
+def check_engine(name: str) -> None:
+    """Raise UnknownName unless there is an engine of this name."""
+    if name not in ENGINES:
+        raise UnknownName("engine", name, ENGINES)
+
+
+def engine(name: str, model: nn.Module, taps: Sequence[int]) -> Engine:
+    """Give the engine of a name that `check_engine` knows."""
+    return ENGINES[name](model, taps)

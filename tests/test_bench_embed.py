@@ -1,0 +1,51 @@
+"""The bench of passes makes real ones, of every choice of tiers; how long they take is no matter of a test."""
+
+import pytest
+
+from samtl import embedding
+from samtl.bench import embed as bench
+from samtl.bench.embed import CHOICES, bench_embed
+from samtl.errors import InputError
+
+
+def test_every_choice_is_a_pass_beside_the_encoder_alone(tmp_path, monkeypatch):
+    passes = []
+
+    def embed(dataset, encoder, **options):
+        result = embedding.embed(dataset, encoder, **options)
+        passes.append((options["tiers"], result.rows, result.encoded, result.missing))
+        return result
+
+    monkeypatch.setattr(bench, "embed", embed)
+    rows = bench_embed(
+        "tiny", dataset="synthetic:2", device="cpu", image_size=64, limit=5, rounds=1, out=tmp_path
+    )
+    assert passes == [(tiers, 5, 5, 0) for tiers in (*CHOICES, *CHOICES[::-1])]
+    assert [row.name for row in rows] == [
+        "tiny/pooled", "tiny/pooled+grid16", "tiny/pooled+grid16+dense", "tiny/alone",
+    ]  # fmt: skip
+    alone = rows[-1].value
+    for row in rows[:-1]:
+        assert (row.unit, row.vs) == ("s", "encoder alone")
+        assert row.ratio == pytest.approx(row.value / alone)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_encoder_alone_sees_every_image(tmp_path, monkeypatch):
+    from samtl.encoders import sam
+
+    seen, forward = [], sam.Encoder.forward
+    monkeypatch.setattr(
+        sam.Encoder, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
+    )
+    bench_embed(
+        "tiny", dataset="synthetic:1", device="cpu", image_size=64, batch_size=3, rounds=1,
+        choices=[("pooled",)], out=tmp_path,
+    )  # fmt: skip
+    batches = [n for n in seen if n > 1]
+    assert batches == [3, 3, 2] * 2  # 8 images in each of two rounds
+
+
+def test_what_no_pass_takes_is_refused(tmp_path):
+    with pytest.raises(InputError):
+        bench_embed("tiny", dataset="no-such", device="cpu", out=tmp_path)

@@ -1,0 +1,122 @@
+"""The bench measures every side that there is and tells errors truly; how fast they are is no matter of a test."""
+
+import pytest
+import torch
+
+from samtl.bench import encoder as bench
+from samtl.bench.encoder import OTHERS, Side, bench_encoder
+from samtl.encoders import sam
+from samtl.errors import InputError, UnknownName
+
+SHIPPED = [name for name in OTHERS if name != "transformers"]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return bench_encoder(
+        "tiny", "random:3", "cpu", ("float32", "bfloat16"), 64, rounds=1, others=SHIPPED
+    )
+
+
+def value(rows, name, vs=""):
+    (row,) = [row for row in rows if row.name == name and row.vs == vs]
+    return row.value
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_each_dtype_is_measured_against_each_other_side(rows, dtype):
+    ours = [row for row in rows if row.name == f"tiny/samtl {dtype}"]
+    assert [row.vs for row in ours] == SHIPPED
+    for row in ours:
+        theirs = value(rows, f"tiny/{row.vs}")
+        assert row.ratio == pytest.approx(
+            row.value / theirs
+        )  # of one round, median and ratio agree
+        assert row.spread == (row.ratio, row.ratio)
+
+
+def test_the_rate_counts_operations(rows):
+    speed = value(rows, "tiny/samtl float32", SHIPPED[0])
+    rate = value(rows, "tiny/samtl float32/rate")
+    assert rate == pytest.approx(speed * sam.operations("tiny", 64) / 1e12)
+    assert value(rows, "tiny/samtl float32/of peak") > 0
+
+
+def test_errors_are_those_of_the_dtype(rows):
+    assert value(rows, "tiny/samtl float32/error") < 1e-5
+    (low,) = [row for row in rows if row.name == "tiny/samtl bfloat16/error"]
+    assert 1e-3 < low.value < 0.05
+    assert low.vs == "shipped bfloat16"
+    assert low.ratio == pytest.approx(low.value / value(rows, "tiny/shipped bfloat16/error"))
+
+
+def test_a_side_that_computes_something_else_shows(monkeypatch):
+    forward = sam.Encoder.forward
+    monkeypatch.setattr(sam.Encoder, "forward", lambda self, x: forward(self, x) * 1.1)
+    rows = bench_encoder(
+        "tiny", device="cpu", dtypes=("float32",), image_size=64, rounds=1, others=()
+    )
+    assert value(rows, "tiny/samtl float32/error") == pytest.approx(0.1, rel=1e-3)
+    assert value(rows, "tiny/samtl float32") > 0
+
+
+def test_memory_is_that_of_the_call():
+    def hold(x):
+        return torch.ones(64 * 2**20 // 4) * 2  # two of them at once
+
+    used = bench._memory(Side("hold", torch.float32, hold), torch.zeros(1), torch.device("cpu"))
+    if used is None:
+        pytest.skip("this system does not tell")
+    assert 100 * 2**20 < used < 200 * 2**20
+
+
+def test_transformers_gives_the_same_shape():
+    pytest.importorskip("transformers")
+    side = bench._transformers("tiny", torch.device("cpu"))
+    with torch.inference_mode():
+        out = side.run(torch.zeros(1, 3, 1024, 1024, dtype=side.dtype))
+    assert out.shape == (1, 256, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"encoder": "sam_vit_x"}, UnknownName),
+        ({"others": ["plain"]}, UnknownName),
+        ({"dtypes": ["int8"]}, InputError),
+        ({"dtypes": []}, InputError),
+        ({"image_size": 100}, InputError),
+        ({"device": "cuda:99"}, InputError),
+    ],
+)
+def test_what_there_is_not_is_refused(arguments, error):
+    with pytest.raises(error):
+        bench_encoder(**({"encoder": "tiny", "device": "cpu", "rounds": 1} | arguments))
+
+
+@pytest.mark.parametrize("fails_from", [3, None])
+def test_the_largest_batch_that_is_worth_it(monkeypatch, fails_from):
+    """Twice as fast up to 8 images, no faster from there on."""
+    tried = []
+
+    def rate(side, x, device):
+        tried.append(len(x))
+        if fails_from and len(x) >= fails_from:
+            raise torch.OutOfMemoryError
+        return min(len(x), 8)
+
+    monkeypatch.setattr(bench, "_rate", rate)
+    side = Side("side", torch.float32, lambda x: x)
+    best = bench._batch(side, torch.zeros(64, 1), torch.device("mps"), None, ours=True)
+    assert (best, tried) == ((2, [1, 2, 4]) if fails_from else (8, [1, 2, 4, 8, 16]))
+
+
+def test_operations_are_those_of_the_plain_modules():
+    """Counted by torch on ViT-B's plain modules, which also compute queries on padding at the edge."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = sam.build("sam_vit_b", 224)  # 14 x 14 tokens: one window, nothing padded
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, 3, 224, 224))
+    assert sam.operations("sam_vit_b", 224) == pytest.approx(counter.get_total_flops(), rel=1e-9)
