@@ -22,6 +22,10 @@ def made(side, heads=3, width=48):
     return module.eval().requires_grad_(False)
 
 
+def attend(module, window, x):
+    return Attention(module, window, x.shape[1]).plus(x, torch.zeros_like(x))
+
+
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     monkeypatch.setattr(_attention, "_way", lambda *of: getattr(_attention, request.param))
@@ -36,7 +40,7 @@ def test_global_attention(way, side, batch, band, monkeypatch):
     monkeypatch.setattr(_attention, "CPU_BAND", band)
     module = made(side)
     x = torch.randn(batch, side, side, 48)
-    torch.testing.assert_close(Attention(module, side)(x), module(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attend(module, side, x), module(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 8), (9, 9), (3, 3), (9, 6), (2, 7)])
@@ -47,7 +51,7 @@ def test_windows(way, size):
     x = torch.randn(2, *size, 48)
     windows, padded = tools.window_partition(x, 4)
     expected = tools.window_unpartition(module(windows), 4, padded, size)
-    torch.testing.assert_close(Attention(module, 4)(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attend(module, 4, x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -57,7 +61,7 @@ def test_half_precision_errs_as_much_as_theirs(way, dtype):
     x = torch.randn(2, 14, 14, 48)
     exact = module(x)
     module.to(dtype)
-    theirs, ours = module(x.to(dtype)), Attention(module, 14)(x.to(dtype))
+    theirs, ours = module(x.to(dtype)), attend(module, 14, x.to(dtype))
     error, own = ((out.float() - exact).norm() for out in (ours, theirs))
     assert ours.dtype == dtype
     assert error < 1.2 * own
@@ -69,7 +73,7 @@ def test_a_scale_that_is_no_power_of_two(way):
         6, heads=3, width=60
     )  # 20 channels a head, as ViT-H's 80 are no power of four either
     x = torch.randn(1, 6, 6, 60)
-    torch.testing.assert_close(Attention(module, 6)(x), module(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attend(module, 6, x), module(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +89,10 @@ def test_a_scale_that_is_no_power_of_two(way):
 )
 def test_the_way_that_is_fast_there(of, expected):
     assert _attention._way(*of) is getattr(_attention, expected)
+
+
+@torch.inference_mode()
+def test_something_is_added():
+    module, x, other = made(6), torch.randn(1, 6, 6, 48), torch.randn(1, 6, 6, 48)
+    ours = Attention(module, 6, 6).plus(x, other)
+    torch.testing.assert_close(ours, module(x) + other, rtol=1e-4, atol=1e-5)

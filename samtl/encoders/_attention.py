@@ -11,11 +11,13 @@ second makes it the plain attention for which a GPU has a fused kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from samtl.encoders._linear import Linear
 from samtl.encoders._windows import merge, split
 
 # Queries per band: for many tokens on a CPU, one head at a time; and else. Windows of 196 tokens fit in one band.
@@ -55,26 +57,28 @@ class Attention:
         A `segment_anything.modeling.image_encoder.Attention` with relative positions.
     window : int
         Tokens along the side of the squares in which all see each other; the image's for global attention.
+    side : int
+        Tokens along the image's side.
     """
 
-    def __init__(self, module: nn.Module, window: int) -> None:
-        self.module, self.window = module, window
-        self.heads: int = module.num_heads  # type: ignore[assignment]
-        self.scale: float = module.scale  # type: ignore[assignment]
-        self.padding: Tensor = module.qkv.bias  # type: ignore[union-attr,assignment]
-        self.of_rows = relative_positions(window, module.rel_pos_h)  # type: ignore[arg-type]
-        self.of_columns = relative_positions(window, module.rel_pos_w)  # type: ignore[arg-type]
+    def __init__(self, module: Any, window: int, side: int) -> None:
+        self.window = window
+        self.heads: int = module.num_heads
+        self.scale: float = module.scale
+        self.qkv, self.proj = (Linear(layer, side**2) for layer in (module.qkv, module.proj))
+        self.of_rows = relative_positions(window, module.rel_pos_h)
+        self.of_columns = relative_positions(window, module.rel_pos_w)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Attend: (batch, height, width, dim) to the same."""
-        qkv = self.module.qkv(x)  # type: ignore[operator]
-        q, k, v = split(qkv, self.padding, self.heads, self.window)
-        seen = merge(self._seen(q, k, v), *x.shape[:3], self.window)
-        return self.module.proj(seen)  # type: ignore[no-any-return,operator]
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """Attend, and add something: both are (batch, height, width, dim), and so is the result."""
+        batch, height, width, _ = x.shape
+        q, k, v = split(self.qkv(x), self.qkv.bias, self.heads, self.window)
+        seen = merge(self._seen(q, k, v), batch, height, width, self.window)
+        return self.proj.plus(seen, other)
 
     def _seen(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend within windows; all are (windows, heads, tokens, size)."""
-        grid = q.unflatten(2, (self.window, self.window))
+        grid = torch.unflatten(q, 2, (self.window, self.window))
         rows = torch.einsum("nhyxc,ykc->nhyxk", grid, self.of_rows).flatten(2, 3)
         columns = torch.einsum("nhyxc,xkc->nhyxk", grid, self.of_columns).flatten(2, 3)
         q = q * self.scale

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from samtl.encoders._attention import Attention
+from samtl.encoders._linear import Linear
 from samtl.errors import UnknownName
 
 Tap = Callable[[Tensor], None]
@@ -64,34 +65,34 @@ class Reference:
 class Fast:
     """The same sums with the attention of `_attention`; parameters are those of `Reference`."""
 
-    def __init__(self, model: nn.Module, taps: Sequence[int]) -> None:
+    def __init__(self, model: Any, taps: Sequence[int]) -> None:
         self.model, self.taps = model, taps
-        side: int = model.pos_embed.shape[1]  # type: ignore[union-attr,assignment]
-        self.blocks = [_Block(block, side) for block in model.blocks]  # type: ignore[union-attr]
+        side = model.pos_embed.shape[1]
+        self.blocks = [_Block(block, side) for block in model.blocks]
 
     def __call__(self, x: Tensor, tap: Tap) -> Tensor:
         """Run the blocks; see `Engine`."""
-        x = self.model.patch_embed(x)  # type: ignore[operator]
-        x = x + self.model.pos_embed  # type: ignore[operator]  # (batch, side, side, width)
+        x = self.model.patch_embed(x) + self.model.pos_embed  # (batch, side, side, width)
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self.taps:
                 tap(x)
-        return self.model.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return,operator]
+        return self.model.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
 
 class _Block:
     """What `segment_anything`'s `Block.forward` does; `side` is that of the image in tokens."""
 
-    def __init__(self, block: nn.Module, side: int) -> None:
-        self.block = block
-        window: int = block.window_size  # type: ignore[assignment]
-        self.attention = Attention(block.attn, window or side)  # type: ignore[arg-type]
+    def __init__(self, block: Any, side: int) -> None:
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.attention = Attention(block.attn, block.window_size or side, side)
+        self.wider, self.back = (
+            Linear(layer, side**2) for layer in (block.mlp.lin1, block.mlp.lin2)
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
-        block = self.block
-        x = x + self.attention(block.norm1(x))  # type: ignore[operator]
-        return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return,operator]
+        x = self.attention.plus(self.norm1(x), x)
+        return self.back.plus(self.wider.gelu(self.norm2(x)), x)
 
 
 ENGINES: dict[str, type[Reference] | type[Fast]] = {"fast": Fast, "reference": Reference}

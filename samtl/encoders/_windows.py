@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor
+from torch import Tensor, unflatten
 
 
 def split(qkv: Tensor, padding: Tensor, heads: int, window: int) -> Tensor:
@@ -39,9 +39,9 @@ def split(qkv: Tensor, padding: Tensor, heads: int, window: int) -> Tensor:
         for j, columns in _regions(width, window):
             part = qkv[:, rows, columns]
             tall, wide = (min(window, side) for side in part.shape[1:3])
-            cut = part.unflatten(2, (-1, wide)).unflatten(1, (-1, tall))
+            cut = unflatten(unflatten(part, 2, (-1, wide)), 1, (-1, tall))
             # (batch, down, tall, across, wide, 3, heads, size)
-            cut = cut.unflatten(5, (3, heads, size))
+            cut = unflatten(cut, 5, (3, heads, size))
             out[:, :, i, j, :, :tall, :wide] = cut.permute(5, 0, 1, 3, 6, 2, 4, 7)
     outside = padding.view(3, 1, 1, heads, 1, 1, size)
     if height % window:
@@ -73,7 +73,7 @@ def merge(seen: Tensor, batch: int, height: int, width: int, window: int) -> Ten
         for j, columns in _regions(width, window):
             part = out[:, rows, columns]
             tall, wide = (min(window, side) for side in part.shape[1:3])
-            cut = part.unflatten(2, (-1, wide)).unflatten(1, (-1, tall))
+            cut = unflatten(unflatten(part, 2, (-1, wide)), 1, (-1, tall))
             cut.copy_(grid[:, i, j, :, :tall, :wide].permute(0, 1, 4, 2, 5, 3, 6))
     return out.flatten(3)
 
