@@ -1,7 +1,7 @@
 """The encoder pass: a dataset through a frozen encoder into a store, once.
 
-Decoding and resizing (threads), encoding (this thread) and writing (one thread) overlap. The unit
-of progress is a block of 16 rows: what is interrupted goes on at the first block that is not committed.
+Decoding and resizing (threads), encoding (on a CPU this thread, for a GPU threads) and writing (threads) overlap. The
+unit of progress is a block of 16 rows: what is interrupted goes on at the first block that is not committed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import errno
 import importlib.metadata
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl import registry
+from samtl.ahead import ahead
 from samtl.datasets import Dataset
 from samtl.decoding import Decoded, decoded_ahead
 from samtl.errors import InputError, ResourceError
@@ -78,6 +80,32 @@ class Progress:
 
 
 Event = Plan | Progress | Quarantined
+_Encoded = tuple[list[Decoded], list[dict[str, NDArray[Any]] | None]]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What goes on at the same time, and is lost if the process is killed.
+
+    Attributes
+    ----------
+    batches : int
+        That the encoder has beside the one that is taken over; 0 where it is this thread that encodes.
+    writes : int
+        Blocks that are being written.
+    """
+
+    batches: int
+    writes: int
+
+
+def overlap(device: str) -> Overlap:
+    """Say what a pass does at the same time on a device such as `cpu`.
+
+    A GPU is through with a batch before its results are at their place in memory, or on disk; so there are two in
+    flight, and several blocks. On a CPU the encoder has the cores, and images are dear.
+    """
+    return Overlap(0, 1) if device == "cpu" else Overlap(2, 4)
 
 
 @dataclass(frozen=True)
@@ -326,7 +354,8 @@ class _Pass:
         self.interrupted = False
         self._started = self._warm = 0.0
         self._warm_rows = 0
-        self._writing: Future[int] | None = None
+        self._writing: deque[Future[int]] = deque()
+        self.overlap = overlap(job.plan.device)
         self._about = _environment(job.plan)
 
     def run(self) -> None:
@@ -337,20 +366,15 @@ class _Pass:
         decoded = decoded_ahead(self.job.dataset, rows, size, most, self.job.plan.device)
         block: _Block | None = None
         self._started = time.monotonic()
-        with closing(decoded), ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
-            while True:
-                stopping = self.should_stop()
-                if stopping and block is None:
-                    break
-                # When stopping, only what the block in flight still lacks.
-                room = len(block.rows) - len(block.status) if block and stopping else most
-                batch = list(itertools.islice(decoded, min(room, most)))
-                if not batch:
-                    break
-                encoded = self._encode(batch)
+        with (
+            closing(decoded),
+            closing(self._encoded(decoded)) as encoded,
+            ThreadPoolExecutor(self.overlap.writes, thread_name_prefix="write") as disk,
+        ):
+            for batch, outputs in encoded:
                 # The disk had the time of one batch; so a kill costs a block and a batch at most.
-                self._settle()
-                for item, arrays in zip(batch, encoded, strict=True):
+                self._settle(self.overlap.writes - 1)
+                for item, arrays in zip(batch, outputs, strict=True):
                     block = block or self._new_block(item.row)
                     self._add(block, item, arrays)
                     if len(block.status) == len(block.rows):
@@ -362,6 +386,32 @@ class _Pass:
         self.interrupted = self.encoded < sum(len(self.writer.block_rows(b)) for b in pending)
         self.seconds = time.monotonic() - self._started
         self._report()
+
+    def _encoded(self, decoded: Iterator[Decoded]) -> Generator[_Encoded, None, None]:
+        """Give batches with what the encoder made of them."""
+
+        def encode(batch: list[Decoded]) -> _Encoded:
+            return batch, self._encode(batch)
+
+        if not self.overlap.batches:
+            yield from map(encode, self._batches(decoded))
+            return
+        workers = self.overlap.batches
+        yield from ahead(encode, self._batches(decoded), workers, depth=workers + 1)
+
+    def _batches(self, decoded: Iterator[Decoded]) -> Iterator[list[Decoded]]:
+        """Take batches until the images are through; when stopping, only what the block in flight still lacks."""
+        left = 0  # of the block that the last image belongs to
+        while True:
+            room = self.job.plan.batch_size
+            if self.should_stop():
+                room = min(room, left)
+            batch = list(itertools.islice(decoded, room))
+            if not batch:
+                return
+            last = batch[-1].row
+            left = self.writer.block_rows(last // BLOCK_ROWS).stop - 1 - last
+            yield batch
 
     def _encode(self, batch: Sequence[Decoded]) -> list[dict[str, NDArray[Any]] | None]:
         """Give each image's arrays, or None where there was no image or no finite result."""
@@ -420,15 +470,14 @@ class _Pass:
         block.images.append(item.image_sha256)
 
     def _commit(self, disk: ThreadPoolExecutor, block: _Block) -> None:
-        """Hand a block to the writing thread, which works while the next batch is encoded."""
-        self._settle()
-        self._writing = disk.submit(self._write, block)
+        """Hand a block to a writing thread, which works while the next batch is encoded."""
+        self._settle(self.overlap.writes - 1)
+        self._writing.append(disk.submit(self._write, block))
 
-    def _settle(self) -> None:
-        """Wait for the block that is being written."""
-        if self._writing is not None:
-            self.bytes_written += self._writing.result()
-            self._writing = None
+    def _settle(self, left: int = 0) -> None:
+        """Wait until no more than so many blocks are being written."""
+        while len(self._writing) > left:
+            self.bytes_written += self._writing.popleft().result()
 
     def _write(self, block: _Block) -> int:
         record = self.writer.write_block(

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import struct
+import threading
 import time
 import zlib
 
@@ -100,6 +101,7 @@ class StubEncoders:
         self.seconds = seconds
         self.tally = tally  # a file that gets a byte for each image: it outlives the process
         self.images = self.largest_batch = 0
+        self.counting = threading.Lock()
         self.before_batch = lambda pixels: None
         self.spoil = lambda outputs: None
 
@@ -139,7 +141,8 @@ class StubEncoder:
         for name, shape, dtype in (arrays[tier] for tier in tiers):
             outputs[name] = np.stack([self._draw(name, image, shape, dtype) for image in pixels])
         time.sleep(self.owner.seconds * len(pixels))
-        self.owner.images += len(pixels)
+        with self.owner.counting:
+            self.owner.images += len(pixels)
         self.owner.largest_batch = max(self.owner.largest_batch, len(pixels))
         if self.owner.tally:
             with self.owner.tally.open("ab") as file:

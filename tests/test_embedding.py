@@ -30,7 +30,7 @@ from stubs import (
 
 from samtl import embedding
 from samtl.datasets import Dataset, resolve
-from samtl.embedding import Progress, embed
+from samtl.embedding import Overlap, Progress, embed
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.images import BadImage, decode, statistics
 from samtl.planning import Plan
@@ -510,6 +510,107 @@ def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch):
     run(toy_dataset(160), batch_size=16)
     assert len(most) == 10
     assert max(most) == 1  # the block that is being written while the next batch is encoded
+
+
+# What goes on at the same time
+
+
+@pytest.fixture
+def overlapped(monkeypatch):
+    """As on a GPU: two batches in the encoder beside the one taken over, four blocks on their way to disk."""
+    monkeypatch.setattr(embedding, "overlap", lambda device: Overlap(2, 4))
+
+
+def test_a_gpu_is_kept_busy_and_a_cpu_keeps_little_in_flight():
+    assert embedding.overlap("cpu") == Overlap(0, 1)
+    assert embedding.overlap("cuda:1") == embedding.overlap("mps") == Overlap(2, 4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16, 40])
+def test_overlapping_does_not_show(encoders, overlapped, whole, batch_size):
+    encoders.before_batch = lambda pixels: time.sleep(random.uniform(0, 0.003))
+    events = []
+    assert rows_of(run(batch_size=batch_size, on_event=events.append).store) == whole
+    assert encoders.images == ROWS
+    progress = [event.encoded for event in events if isinstance(event, Progress)]
+    assert progress == [*range(batch_size, ROWS, batch_size), ROWS, ROWS]
+
+
+def test_encoding_goes_on_while_results_are_taken_over_and_written(
+    encoders, overlapped, monkeypatch
+):
+    """Three in the encoder at once, and four blocks held by a disk that does not answer."""
+    write_block, disk, written = StoreWriter.write_block, threading.Event(), []
+
+    def write(*arguments):
+        written.append(encoders.images)
+        assert disk.wait(20)
+        return write_block(*arguments)
+
+    monkeypatch.setattr(StoreWriter, "write_block", write)
+
+    def before(pixels):
+        if encoders.images >= 4 * 16:
+            disk.set()  # only if blocks are encoded that the disk has not taken yet does it ever answer
+
+    encoders.before_batch = before
+    assert run(batch_size=16).missing == 0
+    assert len(written) == ROWS // 16
+
+
+def test_a_slow_disk_holds_a_gpu_back(encoders, overlapped, monkeypatch):
+    write_block, outputs, most = StoreWriter.write_block, [], []
+
+    def write_slowly(*arguments):
+        time.sleep(0.05)
+        return write_block(*arguments)
+
+    monkeypatch.setattr(StoreWriter, "write_block", write_slowly)
+    encoders.spoil = lambda arrays: outputs.append(weakref.ref(arrays["embeddings"]))
+    encoders.before_batch = lambda pixels: most.append(sum(o() is not None for o in outputs))
+    run(toy_dataset(320), batch_size=16)
+    assert len(most) == 20
+    assert 1 < max(most) <= 4 + 3  # on their way to disk, and encoded ahead
+
+
+@pytest.mark.parametrize(("batch_size", "seed"), [(1, 0), (5, 1), (16, 2), (40, 3)])
+def test_an_overlapped_pass_that_is_asked_to_stop_loses_nothing(
+    encoders, overlapped, whole, batch_size, seed
+):
+    moments, interrupted = random.Random(seed), 0
+    while True:
+        asked = iter([False] * moments.randrange(60 // batch_size + 1))
+        result = run(batch_size=batch_size, should_stop=lambda asked=asked: next(asked, True))
+        done = sum(len(record.status) for record in read_log(Path("a.zarr")))
+        assert encoders.images == done  # nothing is computed that is not committed
+        if not result.interrupted:
+            break
+        interrupted += 1
+    assert interrupted
+    assert rows_of("a.zarr") == whole
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_an_overlapped_pass_that_fails_goes_on_where_it_was(
+    encoders, overlapped, whole, batch_size
+):
+    for failures, number in enumerate((1, 40, 90), start=1):
+
+        def check(pixels, number=number):
+            if encoders.images + len(pixels) > number:
+                raise ResourceError("the device gave out")
+
+        encoders.before_batch = check
+        with pytest.raises(ResourceError, match="the device gave out"):
+            run(batch_size=batch_size)
+        # Blocks that were whole are written; two batches beside the failed one, and the rows of a block, are lost.
+        done = sum(len(record.status) for record in read_log(Path("a.zarr")))
+        assert encoders.images - done <= failures * (16 + 2 * batch_size)
+    encoders.before_batch = lambda pixels: None
+    assert run(batch_size=batch_size).missing == 0
+    assert rows_of("a.zarr") == whole
+    names = [t.name for t in threading.enumerate() if t.name.startswith(("ahead", "write"))]
+    assert names == []
 
 
 # Interruptions

@@ -34,12 +34,11 @@ def test_engines_agree_on_the_output_and_at_the_taps(model, batch):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_reference_is_the_plain_module_and_leaves_no_hook(model):
+def test_the_reference_is_the_plain_module(model):
     x = torch.randn(1, 3, 256, 256)
     out, _ = run("reference", model, x)
     with torch.inference_mode():
         torch.testing.assert_close(out, model(x), rtol=0, atol=0)
-    assert not any(block._forward_hooks for block in model.blocks)
 
 
 def test_names():
@@ -50,11 +49,11 @@ def test_names():
         sam.Encoder("tiny", device="cpu", engine="other")
 
 
-@pytest.mark.parametrize("tiers", [("pooled", "grid16", "dense")])
-def test_an_encoder_gives_the_same_by_both(tiers):
-    images = [torch.randint(0, 256, (128, 96, 3), dtype=torch.uint8).numpy()] * 2
+def test_an_encoder_gives_the_same_by_both():
+    """Two images at a time, which on a CPU are encoded in threads."""
+    images = [torch.randint(0, 256, (128, 96, 3), dtype=torch.uint8).numpy() for _ in range(2)]
     fast, reference = (
-        sam.Encoder("tiny", "random:5", "cpu", "float32", 128, name).encode(images, tiers)
+        sam.Encoder("tiny", "random:5", "cpu", "float32", 128, name).encode(images)
         for name in ("fast", "reference")
     )
     for name, expected in reference.items():

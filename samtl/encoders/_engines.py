@@ -34,8 +34,25 @@ class Engine(Protocol):
         ...
 
 
-class Reference:
-    """`ImageEncoderViT.forward` itself.
+class _Engine:
+    """What `ImageEncoderViT.forward` does, given blocks that map tokens to tokens, (batch, side, side, width)."""
+
+    def __init__(
+        self, model: Any, blocks: Sequence[Callable[[Tensor], Tensor]], taps: Sequence[int]
+    ) -> None:
+        self.model, self.blocks, self.taps = model, blocks, taps
+
+    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
+        x = self.model.patch_embed(x) + self.model.pos_embed
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.taps:
+                tap(x)
+        return self.model.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+
+class Reference(_Engine):
+    """Every module's own forward pass.
 
     Parameters
     ----------
@@ -45,39 +62,16 @@ class Reference:
         Blocks with global attention.
     """
 
-    def __init__(self, model: nn.Module, taps: Sequence[int]) -> None:
-        self.model, self.taps = model, taps
-
-    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
-        """Run the plain modules; see `Engine`."""
-        blocks: nn.ModuleList = self.model.blocks  # type: ignore[assignment]
-        hooks = [
-            blocks[index].register_forward_hook(lambda block, inputs, output: tap(output))
-            for index in self.taps
-        ]
-        try:
-            return self.model(x)  # type: ignore[no-any-return]
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def __init__(self, model: Any, taps: Sequence[int]) -> None:
+        super().__init__(model, list(model.blocks), taps)
 
 
-class Fast:
-    """The same sums with the attention of `_attention`; parameters are those of `Reference`."""
+class Fast(_Engine):
+    """The same sums in less time; parameters are those of `Reference`."""
 
     def __init__(self, model: Any, taps: Sequence[int]) -> None:
-        self.model, self.taps = model, taps
         side = model.pos_embed.shape[1]
-        self.blocks = [_Block(block, side) for block in model.blocks]
-
-    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
-        """Run the blocks; see `Engine`."""
-        x = self.model.patch_embed(x) + self.model.pos_embed  # (batch, side, side, width)
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in self.taps:
-                tap(x)
-        return self.model.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+        super().__init__(model, [_Block(block, side) for block in model.blocks], taps)
 
 
 class _Block:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -182,9 +184,13 @@ class Encoder:
             if not out_of_memory(error):
                 raise
             raise ResourceError(f"{name} does not fit in the memory of {self.device}") from error
+        self._pinned = self.device.type == "cuda"
+        self._threads = threading.local()
         self._engine = engine_of(engine, self._model, variant.taps)
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
+        if self._pinned:
+            torch.cuda.synchronize(self.device)  # threads that encode have streams of their own
 
     @property
     def module(self) -> nn.Module:
@@ -223,7 +229,8 @@ class Encoder:
         try:
             if self.device.type == "cpu" and len(pixels) > 1:
                 return self._encode_side_by_side(pixels, tiers)
-            return self._encode(pixels, tiers)
+            with self._stream():
+                return self._encode(pixels, tiers)
         except RuntimeError as error:
             if isinstance(error, torch.AcceleratorError):
                 raise ResourceError(f"the device {self.device} gave out: {error}") from error
@@ -261,7 +268,7 @@ class Encoder:
             kept["grid16"] = _tiers.grid16(dense, mask)
         if "dense" in tiers:
             kept["embeddings"] = dense
-        return {name: tensor.contiguous().cpu().numpy() for name, tensor in kept.items()}
+        return {name: self._fetched(tensor) for name, tensor in kept.items()}
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Tensor:
@@ -282,14 +289,37 @@ class Encoder:
         return self._engine(x, lambda tokens: None)
 
     def _normalised(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Normalise in float32, then pad with zeros: (batch, 3, size, size) in the compute dtype."""
+        """Normalise in float32, then pad with zeros: (batch, 3, size, size) in the compute dtype.
+
+        Pixels travel to the device as the bytes that they are.
+        """
         size = self.preprocessing.image_size
-        batch = torch.zeros(len(pixels), 3, size, size, dtype=self.dtype, device=self.device)
+        raw = torch.zeros(len(pixels), size, size, 3, dtype=torch.uint8, pin_memory=self._pinned)
+        for square, image in zip(raw.numpy(), pixels, strict=True):
+            square[: image.shape[0], : image.shape[1]] = image
+        there = raw.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        batch = ((there - self._mean) / self._std).to(self.dtype)
         for square, image in zip(batch, pixels, strict=True):
-            # A copy, since Pillow's buffers are read-only and torch warns about those.
-            raw = torch.from_numpy(image.copy()).to(self.device).permute(2, 0, 1)
-            square[:, : image.shape[0], : image.shape[1]] = (raw - self._mean) / self._std
+            square[:, image.shape[0] :] = 0
+            square[:, :, image.shape[1] :] = 0
         return batch
+
+    def _fetched(self, tensor: Tensor) -> NDArray[np.float16] | NDArray[np.float32]:
+        """Copy a result to the host's memory; on a GPU only this thread waits for it."""
+        if not self._pinned:
+            return tensor.contiguous().cpu().numpy()
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host.copy_(tensor, non_blocking=True)
+        torch.cuda.current_stream(self.device).synchronize()
+        return host.numpy()
+
+    def _stream(self) -> AbstractContextManager[Any]:
+        """Queue this thread's work on a GPU beside that of other threads, not after it."""
+        if not self._pinned:
+            return nullcontext()
+        if not hasattr(self._threads, "stream"):
+            self._threads.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._threads.stream)
 
     def _forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the network, keeping the means of the tapped blocks on the way.
