@@ -10,7 +10,7 @@ import typer
 from samtl.errors import EXIT_QUARANTINED
 
 from . import _render as render
-from ._options import DatasetSpec, Device, GroupBy, ImageSize, Json, Limit, PerClass, Root
+from ._options import DatasetSpec, GroupBy, ImageSize, Json, Limit, PerClass, Root
 from ._signals import polite_stop
 
 if TYPE_CHECKING:
@@ -35,7 +35,12 @@ def embed(
             show_default="official, and random:0 for tiny",
         ),
     ] = None,
-    device: Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="auto, cpu, cuda, cuda:N or mps. Several GPUs, as cuda:0,cuda:1 or cuda:all, share the work."
+        ),
+    ] = "auto",
     dtype: Annotated[
         str,
         typer.Option(
@@ -115,7 +120,7 @@ def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResul
 
 def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
     """Give what draws the events of a pass: its plan, its progress, and the first bad images."""
-    from samtl import embedding
+    from samtl.encoding import Progress
     from samtl.planning import Plan
 
     told = 0
@@ -124,7 +129,7 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
         nonlocal told
         if isinstance(event, Plan):
             draw_plan(event)
-        elif isinstance(event, embedding.Progress):
+        elif isinstance(event, Progress):
             bar.update(
                 event.encoded,
                 event.pending_rows,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import signal
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from samtl.cells import SETTLED, Cell, Given, Tell, Unit, Workshop
 from samtl.errors import InputError, ResourceError
+from samtl.processes import ended, serve_parent
 
 
 def cores() -> int:
@@ -165,8 +164,7 @@ class _Crew:
 
 
 def _ended(code: int | None) -> str:
-    how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
-    return f"its process was ended {how}; where memory is short, fewer --jobs need less"
+    return f"its process was ended {ended(code)}; where memory is short, fewer --jobs need less"
 
 
 def _unguarded() -> InputError:
@@ -178,8 +176,7 @@ def _unguarded() -> InputError:
 
 def _serve(given: Given, threads: int, line: Any) -> None:
     """Work off units until there are none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_watch, daemon=True).start()
+    serve_parent()
     torch.set_num_threads(threads)
 
     def tell(cell: Cell, what: str, text: str) -> None:
@@ -191,11 +188,3 @@ def _serve(given: Given, threads: int, line: Any) -> None:
         while (unit := line.recv()) is not None:
             shop.perform(unit, tell)
             line.send((-1, "ready", ""))
-
-
-def _watch() -> None:
-    """End when the parent is gone: one that was killed cannot say so."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -31,7 +31,12 @@ _OUT_OF_RESOURCES = {
 
 
 def decoded_ahead(
-    dataset: Dataset, rows: Iterator[int], image_size: int, batch_size: int, device: str
+    dataset: Dataset,
+    rows: Iterator[int],
+    image_size: int,
+    batch_size: int,
+    device: str,
+    processes: int = 1,
 ) -> Generator[Decoded, None, None]:
     """Give images in order, at least a batch of them ready while the encoder works on the one before.
 
@@ -44,9 +49,11 @@ def decoded_ahead(
     batch_size : int
     device : str
         What the encoder runs on, such as `cpu`.
+    processes : int
+        That share this machine's cores.
     """
     # On a CPU the encoder has the cores; one thread keeps ahead of it easily.
-    workers = 1 if device == "cpu" else min(32, os.cpu_count() or 1)
+    workers = 1 if device == "cpu" else max(1, min(32, (os.cpu_count() or 1) // processes))
     return ahead(
         lambda row: decode_row(dataset, row, image_size),
         rows,

@@ -12,7 +12,7 @@ from typing import Any
 
 from samtl import registry
 from samtl.datasets import IGNORE, PARTS, Dataset, groups_by, resolve, shuffled, subset
-from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.encoders._device import resolve_devices, resolve_dtype
 from samtl.encoders._engines import check_engine
 from samtl.encoders._weights import check_source
 from samtl.errors import InputError
@@ -144,7 +144,7 @@ def prepare(
     columns = {"pooled": module.columns(encoder), "image_stats": STATISTICS}
     if image_size is not None:
         check_image_size(image_size)
-    target = resolve_device(device)
+    devices = resolve_devices(device)
 
     listed = resolve(dataset, root, download=download)
     if group_by is not None:
@@ -179,7 +179,7 @@ def prepare(
             dtype = str(stored["compute_dtype"])
         image_size = image_size or int(stored["image_size"])
     preprocessing = Preprocessing(image_size or module.IMAGE_SIZE)
-    compute_dtype = str(resolve_dtype(dtype, target)).removeprefix("torch.")
+    compute_dtype = str(resolve_dtype(dtype, devices[0])).removeprefix("torch.")
     fingerprint = Fingerprint(
         encoder,
         weights_sha256,
@@ -205,7 +205,7 @@ def prepare(
             dataset=source.name,
             encoder=encoder,
             weights=f"untrained ({wanted})" if wanted.startswith("random:") else wanted,
-            device=str(target),
+            device=",".join(map(str, devices)),
             compute_dtype=compute_dtype,
             tiers=tiers,
             rows=len(rows),
@@ -214,7 +214,7 @@ def prepare(
             bytes_to_write=sum(sizes[name][b] for b, names in enumerate(lacking) for name in names),
             bytes_free=_free_bytes(path),
             image_size=preprocessing.image_size,
-            batch_size=images_per_call(batch_size, target.type),
+            batch_size=images_per_call(batch_size, devices[0].type),
             engine=engine,
             resumes=resumes,
             note=source.note,

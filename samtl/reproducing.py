@@ -174,7 +174,7 @@ def reproduce(
     encoder : str, optional
         By default `sam_vit_b`, for a quick study `tiny`.
     checkpoint, device, image_size
-        Of the encoder, and the device of `vgg19`, too: as for `samtl.embed`.
+        Of the encoder, and the (first) device of `vgg19`, too: as for `samtl.embed`.
     vgg19 : str, path or None
         Weights of the baseline of that name: `official`, a file, or `random:SEED`. It is left out where the official
         ones cannot be had, where None is given, and in a quick study.
@@ -240,7 +240,8 @@ def reproduce(
             if vgg19 != "official":
                 frozen["checkpoint"] = str(vgg19)
             if device != "auto":
-                frozen.setdefault("device", device)
+                # One of several is enough for it.
+                frozen.setdefault("device", device.split(",")[0].replace(":all", ""))
         parts: dict[str, Any] = {
             "heads": DEFAULT_HEADS[case.task],
             "splits": _possible(embedded.store, case, quick, note),

@@ -28,9 +28,10 @@ from stubs import (
     toy_dataset,
 )
 
-from samtl import embedding
+from samtl import encoding
 from samtl.datasets import Dataset, resolve
-from samtl.embedding import Overlap, Progress, embed
+from samtl.embedding import embed
+from samtl.encoding import Overlap, Progress
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.images import BadImage, decode, statistics
 from samtl.planning import Plan
@@ -481,7 +482,7 @@ def test_shards_are_published_before_their_record_and_the_fingerprint_first(enco
 def test_decoding_stops_with_the_pass(encoders):
     read = []
     dataset = toy_dataset(ROWS)
-    counted = embedding.Dataset(
+    counted = Dataset(
         "toy", dataset.classes, dataset.sample_ids, dataset.labels,
         lambda sample_id: read.append(sample_id) or dataset.read(sample_id),
     )  # fmt: skip
@@ -518,12 +519,12 @@ def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch):
 @pytest.fixture
 def overlapped(monkeypatch):
     """As on a GPU: two batches in the encoder beside the one taken over, four blocks on their way to disk."""
-    monkeypatch.setattr(embedding, "overlap", lambda device: Overlap(2, 4))
+    monkeypatch.setattr(encoding, "overlap", lambda device: Overlap(2, 4))
 
 
 def test_a_gpu_is_kept_busy_and_a_cpu_keeps_little_in_flight():
-    assert embedding.overlap("cpu") == Overlap(0, 1)
-    assert embedding.overlap("cuda:1") == embedding.overlap("mps") == Overlap(2, 4)
+    assert encoding.overlap("cpu") == Overlap(0, 1)
+    assert encoding.overlap("cuda:1") == encoding.overlap("mps") == Overlap(2, 4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16, 40])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.encoders._device import resolve_device, resolve_devices, resolve_dtype
 from samtl.errors import InputError
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -54,3 +54,25 @@ def test_named_dtypes():
         assert str(resolve_dtype(name, torch.device("cpu"))) == f"torch.{name}"
     with pytest.raises(InputError, match="--dtype must be auto, float32"):
         resolve_dtype("fp16", torch.device("cpu"))
+
+
+def test_several_devices(monkeypatch):
+    assert resolve_devices("cpu") == (torch.device("cpu"),)
+    assert resolve_devices("cpu, cpu") == (torch.device("cpu"),) * 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    gpus = [torch.device("cuda", i) for i in range(3)]
+    assert resolve_devices("cuda:0,cuda:2") == (gpus[0], gpus[2])
+    assert resolve_devices("cuda:all") == tuple(gpus)
+    with pytest.raises(InputError, match="twice"):
+        resolve_devices("cuda:1,cuda:1")
+    with pytest.raises(InputError, match="does not exist"):
+        resolve_devices("cuda:0,cuda:7")
+    with pytest.raises(InputError, match="--device must be"):
+        resolve_devices("cpu,")
+
+
+def test_all_gpus_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="needs CUDA"):
+        resolve_devices("cuda:all")

@@ -40,6 +40,24 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolve_devices(names: str) -> tuple[torch.device, ...]:
+    """Turn devices separated by commas, or `cuda:all`, into those that are there.
+
+    Raises
+    ------
+    InputError
+        As `resolve_device`, and where a GPU is named twice.
+    """
+    if names == "cuda:all":
+        resolve_device("cuda")  # says why, where there is none
+        return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
+    found = tuple(resolve_device(name.strip()) for name in names.split(","))
+    gpus = [device for device in found if device.type != "cpu"]
+    if len(found) > 1 and len(set(gpus)) < len(gpus):
+        raise InputError(f"--device names a GPU twice: {names!r}")
+    return found
+
+
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Turn `auto`, `float32`, `bfloat16` or `float16` into a compute dtype.
 

@@ -1,0 +1,121 @@
+"""Several processes leave the store that one would, whatever becomes of them."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samtl.datasets import Dataset, resolve
+from samtl.embedding import embed
+from samtl.encoding import Progress
+from samtl.errors import InputError, ResourceError
+from samtl.fleet import _portable
+from samtl.store.log import read_log
+from samtl.store.reader import open_store
+
+ROWS = 64  # four blocks
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(devices="cpu,cpu", dataset="synthetic:8", out="a.zarr", **options):
+    return embed(
+        dataset, "tiny", device=devices, dtype="float32", image_size=64, batch_size=2, out=out, **options
+    )  # fmt: skip
+
+
+def processes(path):
+    return {record.writer["pid"] for record in read_log(Path(path))}
+
+
+def test_two_devices_leave_what_one_does():
+    events = []
+    result = run(on_event=events.append)
+    assert (result.rows, result.encoded, result.missing) == (ROWS, ROWS, 0)
+    assert result.plan.device == "cpu,cpu"
+    assert result.bytes_written > 0
+    assert not result.interrupted
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert progress[-1].encoded == progress[-1].pending_rows == ROWS
+    assert [p.encoded for p in progress] == sorted(p.encoded for p in progress)
+    one = open_store(run("cpu", out="one.zarr").store)
+    two = open_store(result.store)
+    assert two.fingerprint == one.fingerprint
+    for name in ("pooled", "grid16", "embeddings", "image_stats", "label"):
+        np.testing.assert_allclose(two.read(name), one.read(name), rtol=1e-3, atol=1e-3)
+    pids = processes("a.zarr")
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert processes("one.zarr") == {os.getpid()}
+
+
+def test_a_stop_ends_all_and_loses_nothing():
+    seen = []
+    result = run(on_event=seen.append, should_stop=lambda: len(seen) > 3)
+    assert result.interrupted
+    done = sum(len(record.status) for record in read_log(Path("a.zarr")))
+    assert result.encoded == done < ROWS
+    assert result.missing == ROWS - done
+    again = run()
+    assert (again.encoded, again.missing) == (ROWS - done, 0)
+
+
+def test_a_process_that_is_killed_is_told_and_the_rest_can_be_taken_up():
+    def kill(event):
+        if isinstance(event, Progress) and event.encoded:
+            for child in multiprocessing.active_children()[:1]:
+                os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(ResourceError, match=r"signal 9.*run the same command again"):
+        run(on_event=kill)
+    assert multiprocessing.active_children() == []
+    assert run().missing == 0
+
+
+def test_what_goes_wrong_in_a_process_is_raised_in_this_one(tmp_path):
+    source = resolve("synthetic:8")
+    for sample_id in source.sample_ids:
+        path = tmp_path / "images" / sample_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source.read(sample_id))
+
+    def take_away(event):
+        if isinstance(event, Progress):
+            shutil.rmtree(tmp_path / "images", ignore_errors=True)
+
+    with pytest.raises(ResourceError, match="cannot be read any more"):
+        run(dataset=f"folder:{tmp_path / 'images'}", on_event=take_away)
+
+
+def test_a_dataset_that_cannot_travel_is_refused():
+    source = resolve("synthetic:2")
+    own = Dataset(
+        "own", source.classes, source.sample_ids, source.labels, lambda name: source.read(name)
+    )
+    with pytest.raises(InputError, match="--device must name one"):
+        run(dataset=own)
+
+
+def test_an_error_that_cannot_travel_is_told_in_words():
+    class Stuck(Exception):
+        def __init__(self, one, two):
+            super().__init__(f"{one} and {two}")
+
+    found = _portable(Stuck("a", "b"))
+    assert type(found) is RuntimeError
+    assert "a and b" in str(found)
+    kept = ResourceError("the disk gave out")
+    assert _portable(kept) is kept
+
+
+def test_json_names_all_devices():
+    printed = json.loads(json.dumps(run(dataset="synthetic:2").to_json()))
+    assert printed["device"] == "cpu,cpu"
