@@ -161,7 +161,7 @@ def draw_plan(plan: Plan) -> None:
             "store": str(plan.store),
             "dataset": f"{plan.dataset}, {todo}",
             "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
-            f"{plan.compute_dtype} on {plan.device}, batches of {plan.batch_size}",
+            f"{plan.compute_dtype} on {plan.device}, batches of {plan.batch_size or 'the size that is fastest'}",
             "size": kept,
             "disk": f"{render.size(plan.bytes_to_write)} to write, {render.size(plan.bytes_free)} free",
             "time": "known after the first batches" if plan.pending_rows else "none",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -242,5 +242,5 @@ def _run(
         images_per_second=done.encoded / seconds if seconds else 0.0,
         peak_memory=peak_memory(),
         interrupted=done.encoded < sum(len(writer.block_rows(block)) for block in pending),
-        plan=plan,
+        plan=replace(plan, batch_size=done.batch_size),
     )

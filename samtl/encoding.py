@@ -109,6 +109,8 @@ class Pass:
     Attributes
     ----------
     encoded, bytes_written : int
+    batch_size : int
+        The plan's, or what the device was found to be fastest with.
     """
 
     def __init__(
@@ -128,7 +130,8 @@ class Pass:
         self._warm_rows = 0
         self._writing: deque[Future[int]] = deque()
         self.overlap = overlap(job.plan.device)
-        self._about = _environment(job.plan)
+        self.batch_size = job.plan.batch_size or model.best_batch()
+        self._about = _environment(job.plan, self.batch_size)
 
     def run(self, blocks: Iterable[int]) -> None:
         """Encode and commit blocks, one after the other; each is asked for a little before its turn."""
@@ -137,7 +140,7 @@ class Pass:
             self.job.dataset,
             rows,
             self.model.preprocessing.image_size,
-            self.job.plan.batch_size,
+            self.batch_size,
             self.job.plan.device,
             self.processes,
         )
@@ -177,7 +180,7 @@ class Pass:
         """Take batches until the images are through; when stopping, only what the block in flight still lacks."""
         left = 0  # of the block that the last image belongs to
         while True:
-            room = self.job.plan.batch_size
+            room = self.batch_size
             if self.should_stop():
                 room = min(room, left)
             batch = list(itertools.islice(decoded, room))
@@ -321,12 +324,12 @@ def _require_readable(block: _Block, dataset: Dataset) -> None:
     )
 
 
-def _environment(plan: Plan) -> dict[str, object]:
+def _environment(plan: Plan, batch_size: int) -> dict[str, object]:
     """What is worth knowing about how a row was made, though it is not identity."""
     packages = ("samtl", "torch", "segment-anything", "numpy", "pillow")
     return {
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "device": plan.device,
         "engine": plan.engine,
-        "batch_size": plan.batch_size,
+        "batch_size": batch_size,
     }

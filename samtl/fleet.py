@@ -39,6 +39,8 @@ class _Worker:
 class Fleet:
     """Passes on several devices; parameters and attributes are those of `samtl.encoding.Pass`.
 
+    Each device has its own batch size; `batch_size` is the plan's.
+
     The store's lock is this process's; the others write blocks that only they were given.
 
     Parameters
@@ -60,6 +62,7 @@ class Fleet:
         self.job, self.devices, self.checkpoint = job, devices, checkpoint
         self.writer, self.tell, self.should_stop = writer, tell, should_stop
         self.encoded = self.bytes_written = 0
+        self.batch_size = job.plan.batch_size
         self._context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self._stopping = self._context.Event()
         self._workers: list[_Worker] = []

@@ -52,6 +52,7 @@ class Plan:
     image_size : int
         Side of the encoder's input in pixels.
     batch_size : int
+        0 where the device is tried first.
     engine : str
     resumes : bool
         True where the store is there already.
@@ -214,7 +215,7 @@ def prepare(
             bytes_to_write=sum(sizes[name][b] for b, names in enumerate(lacking) for name in names),
             bytes_free=_free_bytes(path),
             image_size=preprocessing.image_size,
-            batch_size=images_per_call(batch_size, devices[0].type),
+            batch_size=images_per_call(batch_size, devices[0].type, untold=0),
             engine=engine,
             resumes=resumes,
             note=source.note,
@@ -293,11 +294,11 @@ def _parse_tiers(tiers: Sequence[str]) -> tuple[str, ...]:
     return tuple(tier for tier in TIERS if tier in tiers)
 
 
-def images_per_call(asked: int | str, device: str) -> int:
-    """Turn --batch-size into a number of images, for a type of device such as `cpu`."""
+def images_per_call(asked: int | str, device: str, untold: int) -> int:
+    """Turn --batch-size into a number of images, for a type of device such as `cpu`; `untold` is a GPU's `auto`."""
     if asked == "auto":
         # On a CPU an image for each core, so that none waits for another; a GPU wants more in flight.
-        return min(8, os.cpu_count() or 1) if device == "cpu" else 8
+        return min(8, os.cpu_count() or 1) if device == "cpu" else untold
     if not str(asked).isdecimal() or int(asked) < 1:
         raise InputError(f"--batch-size must be auto or a whole number from 1, got {asked!r}")
     return int(asked)

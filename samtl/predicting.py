@@ -302,7 +302,7 @@ def _encoded(
 ) -> _Source:
     """Load the run's encoder, and predict from what it makes of the images."""
     target = resolve_device(device)
-    at_once = images_per_call(batch_size, target.type)
+    at_once = images_per_call(batch_size, target.type, untold=8)
     module = registry.load("encoders", trained.encoder)
     encoder = module.Encoder(
         trained.encoder,
@@ -409,7 +409,9 @@ def _by_pixels(
             model.set_params(checkpoint=checkpoint)
     elif checkpoint is not None:
         raise InputError(f"the baseline {trained.name} loads no weights: leave --checkpoint out")
-    at_once = _IMAGES_AT_ONCE if batch_size == "auto" else images_per_call(batch_size, "cpu")
+    at_once = (
+        _IMAGES_AT_ONCE if batch_size == "auto" else images_per_call(batch_size, "cpu", untold=8)
+    )
 
     def items() -> Generator[_Item, None, None]:
         for start in range(0, len(dataset), at_once):

@@ -94,23 +94,6 @@ def test_what_there_is_not_is_refused(arguments, error):
         bench_encoder(**({"encoder": "tiny", "device": "cpu", "rounds": 1} | arguments))
 
 
-@pytest.mark.parametrize("fails_from", [3, None])
-def test_the_largest_batch_that_is_worth_it(monkeypatch, fails_from):
-    """Twice as fast up to 8 images, no faster from there on."""
-    tried = []
-
-    def rate(side, x, device):
-        tried.append(len(x))
-        if fails_from and len(x) >= fails_from:
-            raise torch.OutOfMemoryError
-        return min(len(x), 8)
-
-    monkeypatch.setattr(bench, "_rate", rate)
-    side = Side("side", torch.float32, lambda x: x)
-    best = bench._batch(side, torch.zeros(64, 1), torch.device("mps"), None, ours=True)
-    assert (best, tried) == ((2, [1, 2, 4]) if fails_from else (8, [1, 2, 4, 8, 16]))
-
-
 def test_operations_are_those_of_the_plain_modules():
     """Counted by torch on ViT-B's plain modules, which also compute queries on padding at the edge."""
     from torch.utils.flop_counter import FlopCounterMode

@@ -19,6 +19,7 @@ import pytest
 from stubs import (
     BROKEN,
     SHAPES,
+    StubEncoder,
     StubEncoders,
     contents,
     everything,
@@ -511,6 +512,17 @@ def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch):
     run(toy_dataset(160), batch_size=16)
     assert len(most) == 10
     assert max(most) == 1  # the block that is being written while the next batch is encoded
+
+
+def test_without_a_batch_size_the_encoder_is_asked(encoders, monkeypatch, whole):
+    monkeypatch.setattr("samtl.planning.images_per_call", lambda *arguments, untold: untold)
+    monkeypatch.setattr(StubEncoder, "best_batch", lambda self: 7, raising=False)
+    plans = []
+    result = run(on_event=lambda event: plans.append(event) if isinstance(event, Plan) else None)
+    assert [plan.batch_size for plan in plans] == [0]  # not known yet
+    assert result.plan.batch_size == encoders.largest_batch == 7
+    assert {record.writer["batch_size"] for record in read_log(Path("a.zarr"))} == {7}
+    assert rows_of("a.zarr") == whole
 
 
 # What goes on at the same time

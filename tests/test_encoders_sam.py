@@ -164,19 +164,25 @@ def test_grid16_averages_valid_tokens_only(encoder, images):
     assert (grid[1][:, :, 6:] == 0).all()
 
 
-def test_an_out_of_memory_batch_is_halved(encoder, images, monkeypatch):
-    small = [image[:64, :64] for image in images]
-    whole = encoder._encode
+def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkeypatch):
+    """As on a GPU, where a batch is one call."""
+    encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
+    images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(11)]
+    expected = encoder.encode(images, ("pooled",))["pooled"]
+    whole, tried = encoder._encode, []
 
     def scarce(pixels, tiers):
-        if len(pixels) > 1:
+        tried.append(len(pixels))
+        if len(pixels) > 3:
             raise torch.OutOfMemoryError("no room")
         return whole(pixels, tiers)
 
-    monkeypatch.setattr(encoder, "_encode", scarce)
-    halved = encoder.encode(small * 2, ("pooled",))["pooled"]
-    assert halved.shape[0] == 4
-    np.testing.assert_array_equal(halved[:2], halved[2:])
+    monkeypatch.setattr(encoder, "_encode_side_by_side", scarce)
+    for times in ([11, 5, 2, 2, 2, 2], [2, 2, 2, 2, 2]):
+        found = encoder.encode(images, ("pooled",))["pooled"]
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+        assert tried == times  # the last image, alone, goes another way
+        tried.clear()
 
 
 def test_one_image_that_does_not_fit_is_a_clear_error(encoder, images, monkeypatch):
@@ -218,3 +224,21 @@ def test_missing_package_is_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install segment-anything"):
         modeling()
+
+
+def test_the_best_batch_is_that_of_its_own_network(monkeypatch):
+    """Here as if four images took as long as one, and more of them four times that."""
+    encoder, shapes = sam.Encoder("tiny", "random:7", "cpu", "float32", 64), []
+
+    def rate(work, images, device):
+        work()
+        return images if images <= 4 else images / 4
+
+    def forward(x):
+        shapes.append((*x.shape, x.dtype))
+        return x
+
+    monkeypatch.setattr(sam, "rate_of", rate)
+    monkeypatch.setattr(encoder, "forward", forward)
+    assert encoder.best_batch() == 4
+    assert shapes == [(n, 3, 64, 64, torch.float32) for n in (1, 2, 4, 8)]

@@ -66,7 +66,9 @@ def bench_embed(
     model = registry.load("encoders", encoder).Encoder(
         encoder, checkpoint, plan.device, plan.compute_dtype, plan.image_size
     )
-    shape = plan.batch_size, 3, plan.image_size, plan.image_size
+    # The same for all, also where each pass would look for it.
+    options["batch_size"] = batch = plan.batch_size or model.best_batch()
+    shape = batch, 3, plan.image_size, plan.image_size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(
         model.device, model.dtype
     )
@@ -74,7 +76,7 @@ def bench_embed(
     def alone() -> float:
         told("the encoder alone")
         began = time.perf_counter()
-        for start in range(0, plan.rows, plan.batch_size):
+        for start in range(0, plan.rows, batch):
             output = model.forward(pixels[: plan.rows - start])
         output[0, 0, 0, 0].item()  # waits for the device
         return time.perf_counter() - began

@@ -21,15 +21,13 @@ from torch import Tensor, nn
 
 from samtl.bench._paired import Row, against, alone, alternating
 from samtl.encoders import sam
+from samtl.encoders._batching import SIZES, knee, now, rate_of
 from samtl.encoders._device import DTYPES, resolve_device, resolve_dtype
 from samtl.errors import InputError, UnknownName
-from samtl.machine import out_of_memory, peak_memory, resident_memory
+from samtl.machine import peak_memory, resident_memory
 
 OTHERS = ("shipped float32", "shipped autocast", "shipped bfloat16", "transformers")
-BATCHES = (1, 2, 4, 8, 16, 32, 64)
-WORTH = 1.02  # how much faster a larger batch must be to be taken
-SECONDS = 0.5  # that a measurement takes at least, on a GPU
-SIDE_OF_PRODUCT = {"cpu": 4096, "cuda": 8192, "mps": 4096}
+SIDE_OF_PRODUCT = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 
 Run = Callable[[Tensor], Tensor]
 
@@ -124,7 +122,7 @@ def bench_encoder(
     if "transformers" in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
         theirs.append(_transformers(encoder, target))
 
-    most = batch_size or (torch.get_num_threads() if target.type == "cpu" else max(BATCHES))
+    most = batch_size or (torch.get_num_threads() if target.type == "cpu" else max(SIZES))
     shape = max(most, 2), 3, image_size, image_size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
     batches = {}
@@ -217,42 +215,17 @@ def _batch(side: Side, pixels: Tensor, device: torch.device, asked: int | None, 
         return asked
     if device.type == "cpu":
         return torch.get_num_threads() if ours else 1
-    best, at = 0.0, 1
-    for size in BATCHES:
-        try:
-            rate = _rate(side, pixels[:size].to(side.dtype), device)
-        except RuntimeError as error:
-            if not out_of_memory(error) or size == 1:
-                raise
-            torch.cuda.empty_cache()
-            break
-        if rate < WORTH * best:
-            break
-        best, at = rate, size
-    return at
+    return knee(lambda size: _rate(side, pixels[:size].to(side.dtype), device))
 
 
 @torch.inference_mode()
 def _rate(side: Side, x: Tensor, device: torch.device) -> float:
-    """Measure images a second, for at least `SECONDS` on a GPU; on a CPU one call takes long enough."""
+    """Measure images a second; on a CPU one call takes long enough."""
     if device.type != "cpu":
-        side.run(x)
-    done, began = 0, _now(device)
-    while True:
-        side.run(x)
-        done += len(x)
-        seconds = _now(device) - began
-        if device.type == "cpu" or seconds >= SECONDS:
-            return done / seconds
-
-
-def _now(device: torch.device) -> float:
-    """Read the clock when the device is through with what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    return time.perf_counter()
+        return rate_of(lambda: side.run(x), len(x), device)
+    began = time.perf_counter()
+    side.run(x)
+    return len(x) / (time.perf_counter() - began)
 
 
 def _peak_name(dtype: torch.dtype) -> str:
@@ -266,9 +239,9 @@ def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     times = []
     for _ in range(4):
-        began = _now(device)
+        began = now(device)
         a @ b
-        times.append(_now(device) - began)
+        times.append(now(device) - began)
     return 2 * n**3 / min(times[1:]) / 1e12
 
 

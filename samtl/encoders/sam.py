@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from samtl.encoders import _tiers
+from samtl.encoders._batching import knee, rate_of
 from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.encoders._engines import check_engine
 from samtl.encoders._engines import engine as engine_of
@@ -185,6 +187,7 @@ class Encoder:
                 raise
             raise ResourceError(f"{name} does not fit in the memory of {self.device}") from error
         self._pinned = self.device.type == "cuda"
+        self._most = sys.maxsize  # images at a time, as far as memory has been found to reach
         self._threads = threading.local()
         self._engine = engine_of(engine, self._model, variant.taps)
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
@@ -224,8 +227,11 @@ class Encoder:
         Raises
         ------
         ResourceError
-            Where one image alone does not fit in the device's memory. A larger batch is halved instead.
+            Where one image alone does not fit in the device's memory. A larger batch is halved instead, and so are
+            those that follow.
         """
+        if len(pixels) > self._most:
+            return self._in_parts(pixels, tiers)
         try:
             if self.device.type == "cpu" and len(pixels) > 1:
                 return self._encode_side_by_side(pixels, tiers)
@@ -241,10 +247,26 @@ class Encoder:
                     f"one image through {self.name} does not fit in the memory of {self.device}; "
                     "use --dtype bfloat16, a smaller --image-size, a smaller encoder or --device cpu"
                 ) from error
-        half = (
-            len(pixels) // 2
-        )  # after the except block, so that the failed attempt's tensors are gone
-        parts = [self.encode(part, tiers) for part in (pixels[:half], pixels[half:])]
+        # After the except block, so that the failed attempt's tensors are gone.
+        self._most = len(pixels) // 2
+        return self._in_parts(pixels, tiers)
+
+    def best_batch(self) -> int:
+        """Find how many images at a time this device is fastest with; takes a few seconds on a GPU."""
+        size = self.preprocessing.image_size
+
+        def rate(images: int) -> float:
+            x = torch.randn(images, 3, size, size, dtype=self.dtype, device=self.device)
+            return rate_of(lambda: self.forward(x), images, self.device)
+
+        return knee(rate)
+
+    def _in_parts(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
+    ) -> dict[str, NDArray[np.float16] | NDArray[np.float32]]:
+        most = self._most
+        starts = range(0, len(pixels), most)
+        parts = [self.encode(pixels[start : start + most], tiers) for start in starts]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def _encode_side_by_side(
