@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from samtl.cells import SETTLED, Cell, Given, Tell, Unit, Workshop
 from samtl.errors import InputError, ResourceError
-from samtl.processes import ended, serve_parent
+from samtl.processes import deaf_children, ended, serve_parent
 
 
 def cores() -> int:
@@ -90,19 +90,12 @@ class _Crew:
 
     def _hire(self) -> None:
         ours, theirs = self.context.Pipe()
-        threads = max(1, cores() // self.jobs)
-        process = self.context.Process(
-            target=_serve, args=(self.given, threads, theirs), daemon=True
-        )
+        process = self.context.Process(target=_serve, args=(theirs,), daemon=True)
         try:
-            process.start()
+            with deaf_children():
+                process.start()
         except BrokenPipeError as error:
             raise _unguarded() from error
-        except (AttributeError, TypeError, pickle.PicklingError) as error:
-            raise InputError(
-                f"the dataset cannot be handed to another process ({error}): its functions must be those of a module, "
-                "or jobs=1"
-            ) from error
         except OSError as error:
             raise ResourceError(
                 f"no further process could be started: {error.strerror or error}; try fewer --jobs"
@@ -116,6 +109,9 @@ class _Crew:
         except (EOFError, OSError):
             self._part(worker)
             return
+        if what == "hello":
+            self._hand_over(worker)
+            return
         if what == "ready":
             worker.ready = self.started = True
             self._order(worker)
@@ -123,6 +119,18 @@ class _Crew:
         if what in SETTLED:
             self.settled.add(number)
         self.tell(self.cells[number], what, text)
+
+    def _hand_over(self, worker: _Worker) -> None:
+        """Give a process what it needs. Not at its start: that would wait for ever for one that dies meanwhile."""
+        try:
+            worker.line.send((self.given, max(1, cores() // self.jobs)))
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise InputError(
+                f"the dataset cannot be handed to another process ({error}): its functions must be those of a module, "
+                "or jobs=1"
+            ) from error
+        except OSError:
+            self._part(worker)
 
     def _order(self, worker: _Worker) -> None:
         """Give a process its next unit, or send it home."""
@@ -174,9 +182,11 @@ def _unguarded() -> InputError:
     )
 
 
-def _serve(given: Given, threads: int, line: Any) -> None:
+def _serve(line: Any) -> None:
     """Work off units until there are none."""
     serve_parent()
+    line.send((-1, "hello", ""))
+    given, threads = line.recv()
     torch.set_num_threads(threads)
 
     def tell(cell: Cell, what: str, text: str) -> None:

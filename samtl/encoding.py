@@ -85,9 +85,10 @@ def overlap(device: str) -> Overlap:
     """Say what a pass does at the same time on a device such as `cpu`.
 
     A GPU is through with a batch before its results are at their place in memory, or on disk; so there are two in
-    flight, and several blocks. On a CPU the encoder has the cores, and images are dear.
+    flight, and several blocks. On MPS one thread alone may use the device. On a CPU the encoder has the cores, and
+    images are dear.
     """
-    return Overlap(0, 1) if device == "cpu" else Overlap(2, 4)
+    return {"cpu": Overlap(0, 1), "mps": Overlap(1, 4)}.get(device, Overlap(2, 4))
 
 
 class Pass:
@@ -130,7 +131,7 @@ class Pass:
         self._warm_rows = 0
         self._writing: deque[Future[int]] = deque()
         self.overlap = overlap(job.plan.device)
-        self.batch_size = job.plan.batch_size or model.best_batch()
+        self.batch_size = job.plan.batch_size or model.best_batch(job.plan.pending_rows)
         self._about = _environment(job.plan, self.batch_size)
 
     def run(self, blocks: Iterable[int]) -> None:

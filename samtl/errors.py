@@ -35,6 +35,19 @@ class SamtlError(Exception):
 
     exit_code = 2
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel to another process, whatever the class's own arguments are."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(
+    kind: type[SamtlError], arguments: tuple[object, ...], state: dict[str, object]
+) -> SamtlError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error
+
 
 class InputError(SamtlError):
     """An argument, a file or a dataset is not what it must be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import pickle
 import traceback
@@ -15,9 +16,9 @@ import torch
 
 from samtl import registry
 from samtl.encoding import Pass, Progress
-from samtl.errors import InputError, MismatchError, ResourceError
+from samtl.errors import InputError, MismatchError, ResourceError, SamtlError
 from samtl.planning import Job
-from samtl.processes import ended, serve_parent
+from samtl.processes import deaf_children, ended, serve_parent
 from samtl.store.reader import Quarantined
 from samtl.store.writer import StoreWriter
 
@@ -39,9 +40,8 @@ class _Worker:
 class Fleet:
     """Passes on several devices; parameters and attributes are those of `samtl.encoding.Pass`.
 
-    Each device has its own batch size; `batch_size` is the plan's.
-
-    The store's lock is this process's; the others write blocks that only they were given.
+    The store's lock is this process's; the others write blocks that only they were given. Each device has its own batch
+    size; `batch_size` is the plan's.
 
     Parameters
     ----------
@@ -64,7 +64,8 @@ class Fleet:
         self.encoded = self.bytes_written = 0
         self.batch_size = job.plan.batch_size
         self._context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        self._stopping = self._context.Event()
+        # Without a lock, which a process that is killed could leave locked.
+        self._stopping = self._context.RawValue(ctypes.c_bool, False)
         self._workers: list[_Worker] = []
         self._failure: BaseException | None = None
 
@@ -83,7 +84,7 @@ class Fleet:
             busy = list(self._workers)
             while busy:
                 if self.should_stop():
-                    self._stopping.set()
+                    self._stopping.value = True
                 for line in connection.wait([worker.line for worker in busy], LISTEN):
                     worker = next(worker for worker in busy if worker.line is line)
                     if not self._listen(worker, waiting):
@@ -99,16 +100,14 @@ class Fleet:
     def _start(self, device: str) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_serve,
-            args=(self.job, device, self.checkpoint, self.writer, theirs, self._stopping, len(self.devices)),
-            daemon=True,
-        )  # fmt: skip
+            target=_serve, args=(theirs, self._stopping, len(self.devices)), daemon=True
+        )
         try:
-            process.start()
-        except (AttributeError, TypeError, pickle.PicklingError) as error:
-            raise InputError(
-                f"the dataset cannot be handed to another process ({error}): its functions must be those of a module, "
-                "or --device must name one device"
+            with deaf_children():
+                process.start()
+        except OSError as error:
+            raise ResourceError(
+                f"no process could be started for {device}: {error.strerror or error}"
             ) from error
         theirs.close()  # so that the line ends when the process does
         self._workers.append(_Worker(device, process, ours))
@@ -117,26 +116,39 @@ class Fleet:
         """Take a message; says whether there will be another."""
         try:
             what, content = worker.line.recv()
+            if what == "hello":
+                worker.ready = True
+                self._hand_over(worker)
+            elif what == "next":
+                worker.line.send(None if self._stopping.value else next(waiting, None))
         except (EOFError, OSError):
             worker.process.join()
             self._fail(_ended(worker))
             return False
-        if what == "next":
-            worker.ready = True
-            worker.line.send(None if self._stopping.is_set() else next(waiting, None))
-        elif what == "failed":
+        if what == "failed":
             self._fail(content)
             return False
-        elif isinstance(content, Progress):
+        if isinstance(content, Progress):
             worker.progress = content
             self._report()
         elif content is not None:
             self.tell(content)
         return bool(what != "done")
 
+    def _hand_over(self, worker: _Worker) -> None:
+        """Give a process what it needs. Not at its start: that would wait for ever for one that dies meanwhile."""
+        plan = replace(self.job.plan, device=worker.device)
+        try:
+            worker.line.send((replace(self.job, plan=plan), self.checkpoint, self.writer))
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise InputError(
+                f"the dataset cannot be handed to another process ({error}): its functions must be those of a module, "
+                "or --device must name one device"
+            ) from error
+
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
-        self._stopping.set()
+        self._stopping.value = True
 
     def _report(self) -> None:
         all_of = [worker.progress for worker in self._workers]
@@ -169,19 +181,13 @@ def _ended(worker: _Worker) -> Exception:
     )
 
 
-def _serve(
-    job: Job,
-    device: str,
-    checkpoint: str | None,
-    writer: StoreWriter,
-    line: Any,
-    stopping: Any,
-    processes: int,
-) -> None:
+def _serve(line: Any, stopping: Any, processes: int) -> None:
     """Work off blocks until there are none."""
     serve_parent()
+    line.send(("hello", None))
+    job, checkpoint, writer = line.recv()
     try:
-        _work(job, device, checkpoint, writer, line, stopping, processes)
+        _work(job, checkpoint, writer, line, lambda: bool(stopping.value), processes)
     except Exception as error:  # whatever it is, the parent tells it
         line.send(("failed", _portable(error)))
     else:
@@ -190,17 +196,19 @@ def _serve(
 
 def _work(
     job: Job,
-    device: str,
     checkpoint: str | None,
     writer: StoreWriter,
     line: Any,
-    stopping: Any,
+    should_stop: Callable[[], bool],
     processes: int,
 ) -> None:
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    plan = replace(job.plan, device=device)
+    plan = job.plan
+    if plan.device == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    elif plan.device.startswith("cuda"):
+        torch.cuda.set_device(plan.device)  # else something of this process lands on the first
     model = registry.load("encoders", plan.encoder).Encoder(
-        plan.encoder, checkpoint, device, job.dtype, plan.image_size, plan.engine
+        plan.encoder, checkpoint, plan.device, job.dtype, plan.image_size, plan.engine
     )
     if model.weights.sha256 != writer.fingerprint.weights_sha256:
         raise MismatchError(f"the weights of {plan.encoder} changed while they were read", [])
@@ -216,13 +224,16 @@ def _work(
     def tell(event: Progress | Quarantined) -> None:
         line.send(("event", event))
 
-    Pass(replace(job, plan=plan), model, writer, tell, stopping.is_set, processes).run(blocks())
+    Pass(job, model, writer, tell, should_stop, processes).run(blocks())
 
 
 def _portable(error: Exception) -> Exception:
-    """Give an exception that another process can be sent: itself, or what it says."""
+    """Give an exception that another process can be sent: itself, or what it says; a defect says where it was."""
+    told = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))  # what this line made itself
     except Exception:
-        return RuntimeError("".join(traceback.format_exception(error)))
+        return RuntimeError(told)
+    if not isinstance(error, SamtlError):
+        error.add_note(told)
     return error

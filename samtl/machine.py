@@ -53,7 +53,7 @@ def _told(field: str) -> int | None:
 def out_of_memory(error: RuntimeError) -> bool:
     """Tell lack of memory from a defect: CUDA has a class for it, MPS and the CPU only words."""
     told = str(error).lower()
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     return isinstance(error, torch.OutOfMemoryError) or any(word in told for word in words)
 
 

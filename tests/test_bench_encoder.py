@@ -94,12 +94,54 @@ def test_what_there_is_not_is_refused(arguments, error):
         bench_encoder(**({"encoder": "tiny", "device": "cpu", "rounds": 1} | arguments))
 
 
-def test_operations_are_those_of_the_plain_modules():
-    """Counted by torch on ViT-B's plain modules, which also compute queries on padding at the edge."""
+@pytest.mark.parametrize("size", [224, 448])
+def test_operations_are_those_of_the_plain_modules(size):
+    """Counted by torch on ViT-B's plain modules, whole windows: they also compute queries on padding at the edge."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        model = sam.build("sam_vit_b", 224)  # 14 x 14 tokens: one window, nothing padded
+        model = sam.build("sam_vit_b", size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.zeros(1, 3, 224, 224))
-    assert sam.operations("sam_vit_b", 224) == pytest.approx(counter.get_total_flops(), rel=1e-9)
+            model(torch.zeros(1, 3, size, size))
+    assert sam.operations("sam_vit_b", size) == pytest.approx(counter.get_total_flops(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fits", "expected"), [(64, 8), (5, 4), (0, None)], ids=["all", "four", "none"]
+)
+def test_on_a_gpu_each_side_has_the_batch_that_it_is_fastest_with(monkeypatch, fits, expected):
+    def rate(side, x, device):
+        if len(x) > fits:
+            raise torch.OutOfMemoryError("no room")
+        return min(len(x), 8)
+
+    monkeypatch.setattr(bench, "_rate", rate)
+    side = Side("side", torch.float32, lambda x: x)
+    assert bench._batch(side, False, torch.zeros(64, 1), torch.device("mps")) == expected
+
+
+def test_on_a_cpu_samtl_has_an_image_for_each_core_and_one_alone(one_thread):
+    torch.set_num_threads(3)
+    x, cpu = torch.zeros(3, 1), torch.device("cpu")
+    ours, one, theirs = (
+        Side(name, x.dtype, len) for name in ("samtl", "samtl, one image", "shipped")
+    )
+    assert bench._batch(ours, True, x, cpu) == 3
+    assert bench._batch(one, True, x, cpu) == 1
+    assert bench._batch(theirs, False, x, cpu) == 1
+
+
+def test_a_side_of_which_not_one_image_fits_is_told_and_left_out(monkeypatch):
+    batch = bench._batch
+
+    def scarce(side, *rest):
+        return None if side.name == "shipped autocast" else batch(side, *rest)
+
+    monkeypatch.setattr(bench, "_batch", scarce)
+    rows = bench_encoder(
+        "tiny", device="cpu", dtypes=("float32",), image_size=64, rounds=1,
+        others=("shipped float32", "shipped autocast"),
+    )  # fmt: skip
+    told = [row for row in rows if "autocast" in row.name + row.vs]
+    assert [(row.value, row.unit) for row in told] == [(0.0, "img/s, since not one image fits")]
+    assert value(rows, "tiny/samtl float32", "shipped float32") > 0

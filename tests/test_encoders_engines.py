@@ -1,5 +1,7 @@
 """Both engines are one function, block by block."""
 
+import copy
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def model():
 def run(name, model, x):
     seen = []
     with torch.inference_mode():
-        return engine(name, model, (2, 5))(x, seen.append), seen
+        return engine(name, copy.deepcopy(model), (2, 5))(x, seen.append), seen
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -1,5 +1,7 @@
 """Packed layers compute what plain ones do, and where there are none, plain ones are used."""
 
+import platform
+
 import pytest
 import torch
 from torch.nn.functional import gelu
@@ -14,6 +16,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 def way(request, monkeypatch):
     if request.param == "plain":
         monkeypatch.setattr(_linear, "packs", lambda dtype: False)
+    return request.param
 
 
 def made(dtype, shape=(2, 5, 7, 24)):
@@ -28,6 +31,7 @@ def test_each_way_is_the_plain_layer(way, dtype):
     module, x, other = made(dtype)
     exact = torch.nn.functional.linear(x.float(), module.weight.float(), module.bias.float())
     layer = Linear(module, 70)
+    assert (layer._packed is not None) is (way == "packed" and packs(dtype))
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.01, "atol": 0.02}
     for ours, expected in (
         (layer(x), exact),
@@ -41,7 +45,22 @@ def test_each_way_is_the_plain_layer(way, dtype):
 @torch.inference_mode()
 def test_another_number_of_rows_than_was_said(way):
     module, x, _ = made(torch.float32, (3, 24))
-    torch.testing.assert_close(Linear(module, 4096)(x), module(x), rtol=1e-5, atol=1e-5)
+    expected = module(x)
+    torch.testing.assert_close(Linear(module, 4096)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_weights_are_held_once(way):
+    module, _, _ = made(torch.float32)
+    layer = Linear(module, 70)
+    assert (module.weight.numel() == 0) is (layer._packed is not None)
+
+
+def test_this_torch_has_the_operators_in_float32():
+    """On x86-64 it always did; if this fails, packing has silently become dead code."""
+    if platform.machine() != "x86_64" or not torch.backends.mkldnn.is_available():
+        pytest.skip("oneDNN is for x86-64 here")
+    assert packs(torch.float32)
 
 
 @torch.inference_mode()
@@ -61,7 +80,7 @@ def test_a_torch_without_the_operators(monkeypatch):
     try:
         assert not packs(torch.float32)
         module, x, _ = made(torch.float32)
-        assert torch.equal(Linear(module, 70)(x), module(x))
+        assert torch.equal(Linear(module, 70)(x), module(x))  # nothing was taken from it
     finally:
         packs.cache_clear()
 

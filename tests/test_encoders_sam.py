@@ -1,6 +1,9 @@
 """The encoder gives what `segment_anything`'s own modules give."""
 
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -40,13 +43,13 @@ def images():
 
 @pytest.fixture(scope="module")
 def reference(encoder, images):
-    model = sam.build("tiny").eval()
-    model.load_state_dict(encoder._model.state_dict())
+    model, _ = sam.load("tiny", "random:7")
     return [plain(model, image) for image in images]
 
 
-def test_random_weights_leave_no_parameter_at_zero(encoder):
-    for name, parameter in encoder._model.named_parameters():
+def test_random_weights_leave_no_parameter_at_zero():
+    model, _ = sam.load("tiny", "random:7")
+    for name, parameter in model.named_parameters():
         assert parameter.std() > 0, name
         assert "rel_pos" not in name or parameter.abs().max() > 0.01
 
@@ -76,7 +79,7 @@ def test_a_batch_gives_what_single_images_give(encoder, images):
 def test_another_image_size_resamples_the_positions(encoder, size):
     """`segment_anything` itself, whose attention stretches a table of relative positions that does not fit."""
     model = sam.build("tiny", size).eval()
-    tensors = encoder._model.state_dict()
+    tensors = sam.load("tiny", "random:7")[0].state_dict()
     grid = tensors["pos_embed"].permute(0, 3, 1, 2)
     side = size // 16
     grid = torch.nn.functional.interpolate(grid, (side, side), mode="bicubic", antialias=True)
@@ -134,8 +137,7 @@ def test_pooled_follows_its_definition(encoder, images):
 
 
 def test_block_means_are_those_of_the_blocks_outputs(encoder, images):
-    model = sam.build("tiny").eval()
-    model.load_state_dict(encoder._model.state_dict())
+    model, _ = sam.load("tiny", "random:7")
     seen = {}
     for index in (2, 5):
         model.blocks[index].register_forward_hook(
@@ -178,11 +180,38 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkey
         return whole(pixels, tiers)
 
     monkeypatch.setattr(encoder, "_encode_side_by_side", scarce)
-    for times in ([11, 5, 2, 2, 2, 2], [2, 2, 2, 2, 2]):
+    for times in ([11, 11, 5, 5, 2, 2, 2, 2], [2, 2, 2, 2, 2]):
         found = encoder.encode(images, ("pooled",))["pooled"]
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
-        assert tried == times  # the last image, alone, goes another way
+        assert tried == times  # each size once more alone; the last image goes another way
         tried.clear()
+
+
+def test_a_thread_that_finds_no_room_waits_for_the_others(monkeypatch):
+    """Two threads with one image each, and room for one: neither gives up."""
+    encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
+    whole, inside, met = encoder._encode, [], threading.Barrier(2)
+    crowded = []
+
+    def scarce(pixels, tiers):
+        inside.append(1)
+        try:
+            if not crowded:
+                met.wait(20)
+                crowded.append(1)
+            if len(inside) > 1:
+                raise torch.OutOfMemoryError("no room")
+            return whole(pixels, tiers)
+        finally:
+            time.sleep(0.05)
+            inside.pop()
+
+    monkeypatch.setattr(encoder, "_encode", scarce)
+    image = np.zeros((64, 64, 3), np.uint8)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: encoder.encode([image], ("pooled",)), range(2)))
+    assert [out["pooled"].shape[0] for out in found] == [1, 1]
+    assert encoder._most == sys.maxsize
 
 
 def test_one_image_that_does_not_fit_is_a_clear_error(encoder, images, monkeypatch):
@@ -240,5 +269,7 @@ def test_the_best_batch_is_that_of_its_own_network(monkeypatch):
 
     monkeypatch.setattr(sam, "rate_of", rate)
     monkeypatch.setattr(encoder, "forward", forward)
-    assert encoder.best_batch() == 4
+    assert encoder.best_batch(100) == 4
     assert shapes == [(n, 3, 64, 64, torch.float32) for n in (1, 2, 4, 8)]
+    assert encoder.best_batch(3) == 2  # of three images, no four are tried
+    assert encoder.best_batch(0) == 1

@@ -24,9 +24,7 @@ from samtl.preprocess import PIXEL_MEAN, PIXEL_STD, resize_longest_side
 @torch.inference_mode()
 def plain_segment_anything(pixels):
     """What `segment_anything` itself computes: its modules, its preprocessing, float32."""
-    model = sam.build("tiny").eval()
-    ours = sam.Encoder("tiny", "random:11", device="cpu", dtype="float32")
-    model.load_state_dict(ours._model.state_dict())
+    model, _ = sam.load("tiny", "random:11")
     assert min(p.abs().max() for n, p in model.named_parameters() if "rel_pos" in n) > 0.01
     mean, std = torch.tensor(PIXEL_MEAN).view(-1, 1, 1), torch.tensor(PIXEL_STD).view(-1, 1, 1)
     x = (torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() - mean) / std

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,8 +43,10 @@ def bench_embed(
 
     Parameters
     ----------
-    encoder, checkpoint, dataset, root, device, dtype, image_size, batch_size, limit
-        As `samtl.embed` has them.
+    encoder, checkpoint, dataset, root, dtype, image_size, batch_size, limit
+        As `samtl.embed` has them. On a GPU it takes some tens of batches until what goes on at the same time shows.
+    device : str
+        One.
     choices : sequence of sequence of {"pooled", "grid16", "dense"}
     rounds : int
     out : path, optional
@@ -57,17 +60,18 @@ def bench_embed(
         `ENCODER/TIERS` in seconds, with the ratio to the encoder alone; then `ENCODER/alone`.
     """
     told = on_event or (lambda text: None)
-    options = {
+    options: dict[str, Any] = {
         "root": root, "checkpoint": checkpoint, "device": device, "dtype": dtype, "image_size": image_size,
         "batch_size": batch_size, "limit": limit,
     }  # fmt: skip
-    plan = plan_of(dataset, encoder, **options)
+    with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
+        plan = plan_of(dataset, encoder, out=Path(folder) / "bench.zarr", **options)
     told(f"making {encoder} ready")
     model = registry.load("encoders", encoder).Encoder(
         encoder, checkpoint, plan.device, plan.compute_dtype, plan.image_size
     )
     # The same for all, also where each pass would look for it.
-    options["batch_size"] = batch = plan.batch_size or model.best_batch()
+    options["batch_size"] = batch = plan.batch_size or model.best_batch(plan.rows)
     shape = batch, 3, plan.image_size, plan.image_size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(
         model.device, model.dtype
@@ -85,7 +89,7 @@ def bench_embed(
         told(f"a pass that keeps {', '.join(tiers)}")
         with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
             store = Path(folder) / "bench.zarr"
-            return embed(dataset, encoder, tiers=tiers, out=store, **options).seconds  # type: ignore[arg-type]
+            return embed(dataset, encoder, tiers=tiers, out=store, **options).seconds
 
     sides: dict[str, Callable[[], float]] = {"alone": alone}
     for tiers in choices:

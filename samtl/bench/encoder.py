@@ -1,8 +1,9 @@
 """How fast the encoder is, beside `segment_anything` as it is shipped and beside transformers, and how exact.
 
 Every side gets the same normalised pixels on its device and gives the neck's output. On a CPU the others get one
-image at a time, which is how `SamPredictor` would be looped over, and all cores for it; samtl gets one image for each
-core, as in an encoder pass. On a GPU every side has the batch that it is fastest with.
+image at a time, which is how `SamPredictor` would be looped over, and all cores for it; samtl is measured so, too, and
+with one image for each core, as in an encoder pass. On a GPU every side has the batch that it is fastest with while the
+weights of all sides are in its memory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from samtl.encoders import sam
 from samtl.encoders._batching import SIZES, knee, now, rate_of
 from samtl.encoders._device import DTYPES, resolve_device, resolve_dtype
 from samtl.errors import InputError, UnknownName
-from samtl.machine import peak_memory, resident_memory
+from samtl.machine import out_of_memory, peak_memory, resident_memory
 
 OTHERS = ("shipped float32", "shipped autocast", "shipped bfloat16", "transformers")
+ONE = ", one image"
 SIDE_OF_PRODUCT = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 
 Run = Callable[[Tensor], Tensor]
@@ -85,8 +87,9 @@ def bench_encoder(
     list of Row
         `ENCODER/samtl DTYPE` in img/s, once for each other side with the ratio to it; `.../rate` in TFLOP/s;
         `.../of peak`, its share of what the product of two square matrices in this dtype reached in the same round;
-        `.../memory`, above what was held before; `.../error`, the relative L2 distance from `segment_anything`'s
-        float32 output, for bfloat16 with the ratio to that of `segment_anything` in bfloat16.
+        `.../batch`, images at a time; `.../memory` of a call for an image, beside what was held before, weights too;
+        `.../error`, the relative L2 distance from `segment_anything`'s float32 output, for bfloat16 with the ratio to
+        that of `segment_anything` in bfloat16. A side of which not one image fits has a row that says so, and no other.
 
     Raises
     ------
@@ -111,24 +114,32 @@ def bench_encoder(
 
     target = resolve_device(device)
     told(f"making {encoder} ready")
-    model = sam.Encoder(encoder, checkpoint, str(target), "float32", image_size, "reference")
-    plain = model.module
+    plain, _ = sam.load(encoder, checkpoint, image_size)
+    plain = plain.to(target)
     ours = []
     for dtype in dict.fromkeys(resolve_dtype(name, target) for name in dtypes):
-        short = _short(dtype)
-        fast = sam.Encoder(encoder, checkpoint, str(target), short, image_size)
-        ours.append(Side(f"samtl {short}", dtype, fast.forward))
+        fast = sam.Encoder(encoder, checkpoint, str(target), _short(dtype), image_size)
+        ours.append(Side(f"samtl {_short(dtype)}", dtype, fast.forward))
     theirs = [_shipped(name, plain, target) for name in others if name.startswith("shipped")]
     if "transformers" in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
         theirs.append(_transformers(encoder, target))
 
-    most = batch_size or (torch.get_num_threads() if target.type == "cpu" else max(SIZES))
+    threads = torch.get_num_threads()
+    on_cpu = target.type == "cpu"
+    most = batch_size or (threads if on_cpu else max(SIZES))
     shape = max(most, 2), 3, image_size, image_size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
+    if on_cpu and most > 1:
+        ours += [replace(side, name=side.name + ONE) for side in ours]
     batches = {}
     for side in (*ours, *theirs):
         told(f"looking for the batch size of {side.name}")
-        batches[side.name] = _batch(side, pixels, target, batch_size, side in ours)
+        found_size = batch_size or _batch(side, side in ours, pixels, target)
+        if found_size is None:
+            add(Row(f"{encoder}/{side.name}", 0.0, "img/s, since not one image fits"))
+        else:
+            batches[side.name] = found_size
+    ours, theirs = ([side for side in sides if side.name in batches] for sides in (ours, theirs))
 
     measures: dict[str, Callable[[], float]] = {}
     for side in (*ours, *theirs):
@@ -152,14 +163,16 @@ def bench_encoder(
         peak = values[_peak_name(side.dtype)]
         shares = [mine / most for mine, most in zip(flops, peak, strict=True)]
         add(alone(f"{name}/of peak", "share", shares))
-        add(Row(f"{name}/batch", batches[side.name], "images"))
     for side in theirs:
         add(alone(f"{encoder}/{side.name}", "img/s", values[side.name]))
     for side in (*ours, *theirs):
         told(f"memory of {side.name}")
-        used = _memory(side, pixels[: batches[side.name]].to(side.dtype), target)
+        batch = batches[side.name]
+        add(Row(f"{encoder}/{side.name}/batch", batch, "images"))
+        used = _memory(side, pixels[:batch].to(side.dtype), target)
         if used is not None:
-            add(Row(f"{encoder}/{side.name}/memory", used / 2**20, "MiB"))
+            add(Row(f"{encoder}/{side.name}/memory", used / batch / 2**20, "MiB an image"))
+    told("comparing outputs")
     add(*_errors(encoder, ours, theirs, plain, pixels[:2]))
     return found
 
@@ -209,13 +222,17 @@ def _transformers(encoder: str, device: torch.device) -> Side:
     return Side("transformers", torch.bfloat16, run)
 
 
-def _batch(side: Side, pixels: Tensor, device: torch.device, asked: int | None, ours: bool) -> int:
-    """Choose how many images a side gets at a time."""
-    if asked is not None:
-        return asked
+@torch.inference_mode()
+def _batch(side: Side, ours: bool, pixels: Tensor, device: torch.device) -> int | None:
+    """Choose how many images a side gets at a time; None where not even one fits."""
     if device.type == "cpu":
-        return torch.get_num_threads() if ours else 1
-    return knee(lambda size: _rate(side, pixels[:size].to(side.dtype), device))
+        return torch.get_num_threads() if ours and not side.name.endswith(ONE) else 1
+    try:
+        return knee(lambda size: _rate(side, pixels[:size].to(side.dtype), device))
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return None
 
 
 @torch.inference_mode()
@@ -280,32 +297,29 @@ def _errors(
     encoder: str, ours: Sequence[Side], theirs: Sequence[Side], plain: nn.Module, pixels: Tensor
 ) -> list[Row]:
     """Compare outputs with the float32 output of the plain modules."""
-    exact = torch.cat([plain(x) for x in torch.split(pixels, 1)]).double()
+    try:
+        exact = torch.cat([plain(x) for x in torch.split(pixels, 1)]).cpu().double()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return []
 
-    def error(side: Side) -> float:
-        out = torch.cat([side.run(x.to(side.dtype)) for x in torch.split(pixels, 1)]).double()
-        return float((out - exact).norm() / exact.norm())
+    def error_of(side: Side) -> float:
+        out = torch.cat([side.run(x.to(side.dtype)) for x in torch.split(pixels, 1)])
+        return float((out.cpu().double() - exact).norm() / exact.norm())
 
-    own = {side.dtype: error(side) for side in theirs if side.name == "shipped bfloat16"}
-    rows = [
-        Row(f"{encoder}/shipped {_short(dtype)}/error", value, "relative L2")
-        for dtype, value in own.items()
-    ]
+    low = [side for side in theirs if side.name in ("shipped bfloat16", "shipped autocast")]
+    errors = {side.name: error_of(side) for side in low}
+    rows = [Row(f"{encoder}/{name}/error", value, "relative L2") for name, value in errors.items()]
     for side in ours:
-        value = error(side)
-        name = f"{encoder}/{side.name}/error"
-        if side.dtype in own:
-            rows.append(
-                Row(
-                    name,
-                    value,
-                    "relative L2",
-                    f"shipped {_short(side.dtype)}",
-                    value / own[side.dtype],
-                )
-            )
-        else:
+        if side.name.endswith(ONE):
+            continue  # the same function
+        value, name = error_of(side), f"{encoder}/{side.name}/error"
+        own = errors.get("shipped bfloat16") if side.dtype == torch.bfloat16 else None
+        if own is None:
             rows.append(Row(name, value, "relative L2"))
+        else:
+            rows.append(Row(name, value, "relative L2", "shipped bfloat16", value / own))
     return rows
 
 

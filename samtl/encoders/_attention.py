@@ -89,7 +89,7 @@ def _way(device: str, tokens: int, wide: int) -> Way:
     """Choose: `wide` is the channels of a query with its biases."""
     if device == "cpu":
         return _added if tokens > MANY else _folded
-    return _fused if wide <= WIDEST else _folded
+    return _fused if device == "cuda" and wide <= WIDEST else _folded
 
 
 def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -46,16 +46,26 @@ def resolve_devices(names: str) -> tuple[torch.device, ...]:
     Raises
     ------
     InputError
-        As `resolve_device`, and where a GPU is named twice.
+        As `resolve_device`, and where they are of several kinds, or a GPU is named twice.
     """
     if names == "cuda:all":
         resolve_device("cuda")  # says why, where there is none
         return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
     found = tuple(resolve_device(name.strip()) for name in names.split(","))
-    gpus = [device for device in found if device.type != "cpu"]
-    if len(found) > 1 and len(set(gpus)) < len(gpus):
+    if len(found) == 1:
+        return found
+    numbered = [
+        device if device.type == "cpu" else torch.device(device.type, device.index or 0)
+        for device in found
+    ]
+    kinds = sorted({device.type for device in numbered})
+    if len(kinds) > 1:
+        raise InputError(
+            f"--device takes several of one kind, got {' and '.join(kinds)}: {names!r}"
+        )
+    if kinds != ["cpu"] and len(set(numbered)) < len(numbered):
         raise InputError(f"--device names a GPU twice: {names!r}")
-    return found
+    return tuple(numbered)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

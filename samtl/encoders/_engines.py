@@ -67,7 +67,7 @@ class Reference(_Engine):
 
 
 class Fast(_Engine):
-    """The same sums in less time; parameters are those of `Reference`."""
+    """The same sums in less time; parameters are those of `Reference`. The model is used up: see `Linear`."""
 
     def __init__(self, model: Any, taps: Sequence[int]) -> None:
         side = model.pos_embed.shape[1]

@@ -20,16 +20,18 @@ class Linear:
     Parameters
     ----------
     module : nn.Linear
-        With a bias.
+        With a bias. Its weights are taken from it where they are laid out anew: twice would be too much for ViT-H.
     rows : int
         Tokens in a call, or so.
     """
 
     def __init__(self, module: nn.Linear, rows: int) -> None:
-        self.weight, self.bias = module.weight, module.bias
+        weight = module.weight
         self._packed: Tensor | None = None
-        if self.weight.device.type == "cpu" and packs(self.weight.dtype):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
+        if weight.device.type == "cpu" and packs(weight.dtype):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+        self.weight, self.bias = module.weight, module.bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute x W + b: (..., inputs) to (..., outputs)."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from samtl.encoders import _tiers
-from samtl.encoders._batching import knee, rate_of
+from samtl.encoders._batching import SIZES, knee, rate_of
 from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.encoders._engines import check_engine
 from samtl.encoders._engines import engine as engine_of
@@ -128,6 +128,58 @@ def resampled(model: nn.Module, target: nn.Module) -> nn.Module:
     return target
 
 
+def load(
+    name: str, checkpoint: str | None = None, image_size: int = IMAGE_SIZE
+) -> tuple[nn.Module, Weights]:
+    """Give the plain `ImageEncoderViT` with its weights, in float32 on the CPU, ready to be used and not to be trained.
+
+    Parameters
+    ----------
+    name, checkpoint, image_size
+        See `Encoder`.
+    """
+    variant = VARIANTS[name]
+    model = build(name)
+    source = checkpoint or variant.default_checkpoint
+    weights = load_weights(model, source, variant.official, name)
+    if image_size != IMAGE_SIZE:
+        model = resampled(model, build(name, image_size))
+    return model.eval().requires_grad_(False), weights
+
+
+class _Turns:
+    """Several threads at the same time, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._together, self._alone = 0, False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._together += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._together -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = True
+            self._changed.wait_for(lambda: not self._together)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
 class Encoder:
     """A frozen encoder on a device, from resized pixels to the arrays that a store keeps.
 
@@ -173,15 +225,10 @@ class Encoder:
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         self.preprocessing = Preprocessing(image_size)
-        model = build(name)
-        self.weights: Weights = load_weights(
-            model, checkpoint or variant.default_checkpoint, variant.official, name
-        )
-        if image_size != IMAGE_SIZE:
-            model = resampled(model, build(name, image_size))
         self.columns = _tiers.pooled_columns(variant.taps, variant.width)
+        model, self.weights = load(name, checkpoint, image_size)
         try:
-            self._model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+            self._engine = engine_of(engine, model.to(self.device, self.dtype), variant.taps)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -189,16 +236,11 @@ class Encoder:
         self._pinned = self.device.type == "cuda"
         self._most = sys.maxsize  # images at a time, as far as memory has been found to reach
         self._threads = threading.local()
-        self._engine = engine_of(engine, self._model, variant.taps)
+        self._turns = _Turns()
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
         if self._pinned:
             torch.cuda.synchronize(self.device)  # threads that encode have streams of their own
-
-    @property
-    def module(self) -> nn.Module:
-        """The plain `ImageEncoderViT`."""
-        return self._model
 
     @property
     def compute_dtype(self) -> str:
@@ -232,34 +274,56 @@ class Encoder:
         """
         if len(pixels) > self._most:
             return self._in_parts(pixels, tiers)
+        with self._turns.together():
+            done = self._attempt(pixels, tiers)
+        if done is None:  # there may be room when no other thread holds any
+            with self._turns.alone():
+                done = self._attempt(pixels, tiers)
+                if done is None:
+                    if len(pixels) == 1:
+                        raise ResourceError(
+                            f"one image through {self.name} does not fit in the memory of {self.device}; "
+                            "use --dtype bfloat16, a smaller --image-size, a smaller encoder or --device cpu"
+                        )
+                    self._most = min(self._most, len(pixels) // 2)
+        return self._in_parts(pixels, tiers) if done is None else done
+
+    def _attempt(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
+    ) -> dict[str, NDArray[np.float16] | NDArray[np.float32]] | None:
+        """Encode, or give None where memory does not reach."""
         try:
             if self.device.type == "cpu" and len(pixels) > 1:
                 return self._encode_side_by_side(pixels, tiers)
             with self._stream():
                 return self._encode(pixels, tiers)
         except RuntimeError as error:
-            if isinstance(error, torch.AcceleratorError):
-                raise ResourceError(f"the device {self.device} gave out: {error}") from error
             if not out_of_memory(error):
+                if isinstance(error, torch.AcceleratorError):
+                    raise ResourceError(f"the device {self.device} gave out: {error}") from error
                 raise
-            if len(pixels) == 1:
-                raise ResourceError(
-                    f"one image through {self.name} does not fit in the memory of {self.device}; "
-                    "use --dtype bfloat16, a smaller --image-size, a smaller encoder or --device cpu"
-                ) from error
-        # After the except block, so that the failed attempt's tensors are gone.
-        self._most = len(pixels) // 2
-        return self._in_parts(pixels, tiers)
+        if self._pinned:
+            torch.cuda.empty_cache()  # after the except block, so that the attempt's tensors are gone
+        return None
 
-    def best_batch(self) -> int:
-        """Find how many images at a time this device is fastest with; takes a few seconds on a GPU."""
+    def best_batch(self, most: int) -> int:
+        """Find how many images at a time this device is fastest with; takes a few seconds on a GPU.
+
+        Parameters
+        ----------
+        most : int
+            That there are.
+        """
         size = self.preprocessing.image_size
 
         def rate(images: int) -> float:
             x = torch.randn(images, 3, size, size, dtype=self.dtype, device=self.device)
-            return rate_of(lambda: self.forward(x), images, self.device)
+            found = rate_of(lambda: self.forward(x), images, self.device)
+            if self._pinned and images > 1 and _used(self.device) > 0.5:
+                raise torch.OutOfMemoryError("two batches are in flight at a time")
+            return found
 
-        return knee(rate)
+        return knee(rate, [size for size in SIZES if size <= max(1, most)]) if most else 1
 
     def _in_parts(
         self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
@@ -354,6 +418,12 @@ class Encoder:
             means.append(_tiers.masked_mean(tokens.permute(0, 3, 1, 2), mask))
 
         return self._engine(x, tap), means
+
+
+def _used(device: torch.device) -> float:
+    """Tell which part of a GPU's memory torch has had in use at most."""
+    _, total = torch.cuda.mem_get_info(device)
+    return torch.cuda.max_memory_allocated(device) / total
 
 
 def _on_a_core_each(work: Callable[[_Item], _Part], items: Sequence[_Item]) -> list[_Part]:

@@ -72,7 +72,7 @@ class StoreWriter:
 
     def earlier_images(self, block: int) -> Sequence[str]:
         """The sha256 of a block's images in its earlier records; empty where there are none."""
-        for by_block in self._committed.values():
+        for by_block in list(self._committed.values()):  # threads that write add to it
             if block in by_block:
                 return by_block[block].image_sha256
         return ()
