@@ -232,6 +232,20 @@ def test_training_curves_are_the_runs_own_and_name_those_without(whole):
     np.testing.assert_allclose(panels[1].lines[-2].get_ydata(), whole_losses(whole, "cnn"))
 
 
+def test_training_that_went_on_from_other_weights_is_marked(whole):
+    """Such a curve begins where those weights were, which without a word would look like quick learning."""
+    mixed = Study(
+        "eurosat", "classification", CLASSES, (trial("mlp"), trial("vit", warm_start="earlier"))
+    )
+    (drawing,) = charts.training_curves(mixed)
+    assert "marked warm" in drawing.caption
+    legend = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
+    assert legend == ["mlp", "vit (warm)"]
+    assert {row["model"] for row in rows(drawing.table)} == {"mlp", "vit (warm)"}
+    assert "vit (warm) validation loss" in drawing.alt
+    assert "warm" not in charts.training_curves(whole)[0].caption
+
+
 def whole_losses(of, model):
     return next(
         t.curves["validation_loss"]

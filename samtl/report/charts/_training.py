@@ -59,6 +59,10 @@ def training_curves(study: Study, share: float = STANDARD_SHARE) -> list[Drawing
                 f"{what}, seed {learnt[0].seed}.",
                 "A ring marks the epoch whose weights were kept: the lowest validation loss.",
                 "Figures of the training part are taken while it is learnt from, with whatever dropout a model has.",
+                "Curves marked warm go on from weights that were learnt on fewer of these samples: they begin where those "
+                "were, and are shorter; `samtl sweep --no-warm-start` begins every one from nothing."
+                if any(trial.warm_start for trial in learnt)
+                else "",
                 f"Without a curve, since they have no epochs: {listed(others)}." if others else "",
                 untrained_words(learnt),
             ),
@@ -75,7 +79,7 @@ def training_curves(study: Study, share: float = STANDARD_SHARE) -> list[Drawing
                 ("model", "epoch", *(title for _, title in _PANELS), "kept"),
                 tuple(
                     (
-                        trial.model,
+                        _named(trial),
                         int(epoch),
                         *(_rounded(trial.curves[key][i]) for key, _ in _PANELS),
                         "kept" if i == _kept(trial) else "",
@@ -119,7 +123,9 @@ def _drawn(study: Study, trials: list[Trial]) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         drawn.legend(
             handles=[
-                Line2D([], [], color=style[t.model].colour, ls=style[t.model].dashes, label=t.model)
+                Line2D(
+                    [], [], color=style[t.model].colour, ls=style[t.model].dashes, label=_named(t)
+                )
                 for t in trials
             ],
             loc="outside lower center",
@@ -145,11 +151,15 @@ def _kept(trial: Trial) -> int:
     return int(np.argmin(trial.curves["validation_loss"]))
 
 
+def _named(trial: Trial) -> str:
+    return f"{trial.model} (warm)" if trial.warm_start else trial.model
+
+
 def _ended(trial: Trial) -> str:
     loss, accuracy = (
         trial.curves[key][_kept(trial)] for key in ("validation_loss", "validation_accuracy")
     )
-    return f"{trial.model} validation loss {loss:.3f}, accuracy {accuracy:.3f}"
+    return f"{_named(trial)} validation loss {loss:.3f}, accuracy {accuracy:.3f}"
 
 
 def _rounded(value: float) -> float:
