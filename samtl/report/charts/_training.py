@@ -59,8 +59,8 @@ def training_curves(study: Study, share: float = STANDARD_SHARE) -> list[Drawing
                 f"{what}, seed {learnt[0].seed}.",
                 "A ring marks the epoch whose weights were kept: the lowest validation loss.",
                 "Figures of the training part are taken while it is learnt from, with whatever dropout a model has.",
-                "Curves marked warm go on from weights that were learnt on fewer of these samples: they begin where those "
-                "were, and are shorter; `samtl sweep --no-warm-start` begins every one from nothing."
+                "Curves marked warm go on from weights that were learnt on fewer of these samples: they begin where "
+                "those were, and are shorter; `samtl sweep --no-warm-start` begins every one from nothing."
                 if any(trial.warm_start for trial in learnt)
                 else "",
                 f"Without a curve, since they have no epochs: {listed(others)}." if others else "",
