@@ -278,10 +278,12 @@ def read_from(*stores, fingerprint="f"):
     return pass_seconds(SimpleNamespace(trials=(*trials, pixels)))
 
 
-def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path):
+def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
     store = committed(tmp_path / "a.zarr", [0, 4, 6, 5, 3600, 5])
     assert read_from(store) == 6 * 5.0
     assert read_from(store, store) == 30.0
+    monkeypatch.chdir(tmp_path)
+    assert read_from(store, "a.zarr", "../" + tmp_path.name + "/a.zarr") == 30.0
     assert read_from(committed(tmp_path / "quick.zarr", [0, 0, 1, 0, 1])) == 5 * 0.5
 
 

@@ -27,7 +27,8 @@ def pass_seconds(study: Study) -> float | None:
         committed within a second.
     """
     sources = {
-        (str(trial.config.get("store", {}).get("path", "")), trial.fingerprint)
+        # Resolved, since the same store may have been named from several folders.
+        (Path(trial.config.get("store", {}).get("path", "")).resolve(), trial.fingerprint)
         for trial in study.trials
         if trial.store
     }
@@ -35,7 +36,7 @@ def pass_seconds(study: Study) -> float | None:
         return None
     path, fingerprint = sources.pop()
     try:
-        records = read_log(Path(path))
+        records = read_log(path)
         times = sorted(
             datetime.fromisoformat(str(record.writer["committed"])).timestamp()
             for record in records

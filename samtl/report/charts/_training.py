@@ -129,7 +129,8 @@ def _drawn(study: Study, trials: list[Trial]) -> Figure:
                 for t in trials
             ],
             loc="outside lower center",
-            ncols=min(4, len(trials)),
+            # Names with a word more need more room.
+            ncols=min(2 if any(trial.warm_start for trial in trials) else 4, len(trials)),
             handlelength=3.2,
         )
         return settled(drawn, untrained(trials))
