@@ -181,7 +181,7 @@ def sweep(
     warm_start : bool
         Whether a cell starts from the one whose training part is the largest within its own (same model and seed),
         where training is then shorter and at most 5 % of its validation part were learnt from on the way; held-out
-        samples never are.
+        samples never are. `vit`, which loses by it, always begins with nothing.
     jobs : int
         Processes at a time. More than 1 start this program anew: a script needs `if __name__ == "__main__":`.
     allow_partial : bool

@@ -115,7 +115,13 @@ def test_cells_are_heads_by_splits_by_seeds(store):
     assert {cell.kind for cell in cells if cell.name == "floor"} == {"baselines"}
 
 
-@pytest.mark.parametrize("name", ["logreg", "mlp", "conv", "vit", "cnn"])
+def test_what_loses_by_a_start_begins_with_nothing(store):
+    cells = plan(store, seeds=(0, 1), heads=("vit",))
+    assert len(cells) > 2
+    assert {cell.start for cell in cells} == {""}
+
+
+@pytest.mark.parametrize("name", ["logreg", "mlp", "conv", "cnn"])
 def test_a_cell_starts_from_the_largest_within_it(store, name):
     splits = "0.6,0.2,label:0.5@0.2,0.4,label:0.3@0.2"
     kind = {"baselines": (name,), "heads": ()} if name == "cnn" else {"heads": (name,)}

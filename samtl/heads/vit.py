@@ -56,6 +56,14 @@ class Head(GridHead):
         if self.depth < 1:
             raise ValueError(f"depth must be at least 1, got {self.depth!r}")
 
+    def gains(self, n: int, task: str) -> bool:
+        """Tell whether training on n samples is shorter from another head's weights: it is not to be.
+
+        After a chain of such trainings this head was 2.8 points of accuracy behind one that began with nothing, more
+        than seeds deviate by (EuroSAT at 256 pixels, 90 % of the images); `conv` and `mlp` were not.
+        """
+        return False
+
     def _classifier(self, channels: int, side: int, n_classes: int) -> nn.Module:
         return nn.Sequential(
             _Tokens(channels, side, self.width, self.depth),
