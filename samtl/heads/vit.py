@@ -60,7 +60,7 @@ class Head(GridHead):
         """Tell whether training on n samples is shorter from another head's weights: it is not to be.
 
         After a chain of such trainings this head was 2.8 points of accuracy behind one that began with nothing, more
-        than seeds deviate by (EuroSAT at 256 pixels, 90 % of the images); `conv` and `mlp` were not.
+        than seeds deviate by (EuroSAT at 256 pixels, 90 % of the images, one seed). `conv` lost nothing there.
         """
         return False
 
