@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.encoders._engines import check_engine
 from samtl.encoders._engines import engine as engine_of
 from samtl.encoders._modeling import modeling
+from samtl.encoders._turns import Turns
 from samtl.encoders._weights import Official, Weights, load_weights
 from samtl.errors import ResourceError
 from samtl.machine import out_of_memory
@@ -147,39 +148,6 @@ def load(
     return model.eval().requires_grad_(False), weights
 
 
-class _Turns:
-    """Several threads at the same time, or one alone."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._together, self._alone = 0, False
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._together += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._together -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._alone = True
-            self._changed.wait_for(lambda: not self._together)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._alone = False
-                self._changed.notify_all()
-
-
 class Encoder:
     """A frozen encoder on a device, from resized pixels to the arrays that a store keeps.
 
@@ -236,7 +204,7 @@ class Encoder:
         self._pinned = self.device.type == "cuda"
         self._most = sys.maxsize  # images at a time, as far as memory has been found to reach
         self._threads = threading.local()
-        self._turns = _Turns()
+        self._turns = Turns()
         self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=self.device).view(3, 1, 1)
         if self._pinned:
