@@ -21,7 +21,8 @@ from . import _render as render
 
 if TYPE_CHECKING:
     from samtl.cells import Cell
-    from samtl.sweeping import Note, Progress
+    from samtl.notes import Note
+    from samtl.sweeping import Progress
 
 HEADLINES = {"iou": "IoU", "accuracy": "accuracy"}  # of segmentation, which has both, and the rest
 MARK_RUNNING, MARK_FAILED = "*", "!"
@@ -84,7 +85,7 @@ class Board:
 
     def tell(self, event: Progress | Note) -> None:
         """Take note of what happens."""
-        from samtl.sweeping import Note
+        from samtl.notes import Note
 
         if isinstance(event, Note):
             self._line(str(event), "yellow")

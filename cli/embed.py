@@ -67,7 +67,8 @@ def embed(
     engine: Annotated[
         str,
         typer.Option(
-            help="fast, or reference: segment_anything's own forward pass, to compare with."
+            help="fast; compiled: that by torch.compile, for GPUs; or reference: segment_anything's own forward pass, "
+            "to compare with."
         ),
     ] = "fast",
     dry_run: Annotated[
@@ -121,6 +122,7 @@ def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResul
 def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
     """Give what draws the events of a pass: its plan, its progress, and the first bad images."""
     from samtl.encoding import Progress
+    from samtl.notes import Note
     from samtl.planning import Plan
 
     told = 0
@@ -138,6 +140,8 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
                 event.bytes_written,
                 event.quarantined,
             )
+        elif isinstance(event, Note):
+            bar.line(str(event), "yellow")
         else:
             told += 1
             if told <= LISTED:

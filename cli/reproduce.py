@@ -21,8 +21,8 @@ from ._signals import StopRequest, polite_stop, stop_at_once
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from samtl.notes import Note
     from samtl.reproducing import Event, Step
-    from samtl.sweeping import Note
 
 NO_VGG19 = "none"
 

@@ -15,6 +15,7 @@ from samtl.encoding import Pass, Progress
 from samtl.errors import ResourceError
 from samtl.fleet import Fleet
 from samtl.machine import peak_memory
+from samtl.notes import Note
 from samtl.planning import STORED_DTYPES, TIERS, Job, Plan, prepare
 from samtl.store.fingerprint import Fingerprint
 from samtl.store.reader import Quarantined, open_store
@@ -37,7 +38,7 @@ _DISK = {
 }
 
 
-Event = Plan | Progress | Quarantined
+Event = Plan | Progress | Quarantined | Note
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,14 @@ def embed(
     limit, per_class : int, optional
         Take only some images, at random but the same ones each time: see `samtl.datasets.subset`.
     batch_size : int or "auto"
-    engine : {"fast", "reference"}
-        Which way the encoder computes; `reference` is `segment_anything`'s own forward pass, to compare with.
+    engine : {"fast", "compiled", "reference"}
+        Which way the encoder computes; `compiled` is `fast` translated by torch.compile, for GPUs, and `reference` is
+        `segment_anything`'s own forward pass, to compare with.
     out : str or Path, optional
         The store; a path that does not end in `.zarr` is the folder in which it gets its usual name.
     on_event : callable, optional
-        Called with a `Plan`, then `Progress` after each batch, and `Quarantined` for each image that cannot be used.
+        Called with a `Plan`, then `Progress` after each batch, `Quarantined` for each image that cannot be used, and
+        `Note`.
     should_stop : callable, optional
         Asked between batches; where it says True, the pass ends after the block in flight.
 

@@ -24,6 +24,7 @@ from samtl.datasets import Dataset
 from samtl.decoding import Decoded, decoded_ahead
 from samtl.errors import InputError, ResourceError
 from samtl.images import BadImage
+from samtl.notes import Note
 from samtl.planning import Job, Plan
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.log import OK, QUARANTINED
@@ -62,6 +63,7 @@ class Progress:
     seconds_left: float | None
 
 
+Told = Progress | Quarantined | Note
 _Encoded = tuple[list[Decoded], list[dict[str, NDArray[Any]] | None]]
 
 
@@ -101,7 +103,8 @@ class Pass:
     model : Encoder
     writer : StoreWriter
     tell : callable
-        Called with `Progress` of this pass after each batch, and `Quarantined` for each image that cannot be used.
+        Called with `Progress` of this pass after each batch, `Quarantined` for each image that cannot be used, and
+        each `Note`.
     should_stop : callable
         Asked between batches; where it says True, the pass ends after the block in flight.
     processes : int
@@ -119,7 +122,7 @@ class Pass:
         job: Job,
         model: Encoder,
         writer: StoreWriter,
-        tell: Callable[[Progress | Quarantined], None],
+        tell: Callable[[Told], None],
         should_stop: Callable[[], bool],
         processes: int = 1,
     ) -> None:
@@ -127,6 +130,7 @@ class Pass:
         self.tell, self.should_stop = tell, should_stop
         self.processes = processes
         self.encoded = self.bytes_written = self.bad = 0
+        self._note = ""
         self._warm = 0.0
         self._warm_rows = 0
         self._writing: deque[Future[int]] = deque()
@@ -265,6 +269,9 @@ class Pass:
 
     def _advance(self, rows: int) -> None:
         self.encoded += rows
+        if self.model.note != self._note:
+            self._note = self.model.note
+            self.tell(Note(self._note))
         if not self._warm:
             self._warm, self._warm_rows = time.monotonic(), self.encoded
         self._report()

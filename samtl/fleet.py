@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from samtl import registry
-from samtl.encoding import Pass, Progress
+from samtl.encoding import Pass, Progress, Told
 from samtl.errors import InputError, MismatchError, ResourceError, SamtlError
 from samtl.planning import Job
 from samtl.processes import deaf_children, ended, serve_parent
-from samtl.store.reader import Quarantined
 from samtl.store.writer import StoreWriter
 
 NOTHING = Progress(0, 0, 0, 0, 0.0, None)
@@ -56,7 +55,7 @@ class Fleet:
         devices: Sequence[str],
         checkpoint: str | None,
         writer: StoreWriter,
-        tell: Callable[[Progress | Quarantined], None],
+        tell: Callable[[Told], None],
         should_stop: Callable[[], bool],
     ) -> None:
         self.job, self.devices, self.checkpoint = job, devices, checkpoint
@@ -221,7 +220,7 @@ def _work(
                 return
             yield block
 
-    def tell(event: Progress | Quarantined) -> None:
+    def tell(event: Told) -> None:
         line.send(("event", event))
 
     Pass(job, model, writer, tell, should_stop, processes).run(blocks())

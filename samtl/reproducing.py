@@ -17,12 +17,13 @@ from samtl import embedding, planning, protocols, registry, weights
 from samtl.datasets import Dataset, resolve
 from samtl.embedding import EmbedResult
 from samtl.errors import InputError, ResourceError, UnknownName
+from samtl.notes import Note
 from samtl.protocols import Samples
 from samtl.report.making import ReportResult, make_report
 from samtl.store.find import stores_in
 from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store
-from samtl.sweeping import DEFAULT_HEADS, Note, Progress, SweepResult, sweep
+from samtl.sweeping import DEFAULT_HEADS, Progress, SweepResult, sweep
 from samtl.usable import Data
 
 STORE, SWEEP, REPORT = "store", "sweep", "report"  # folders of a study

@@ -38,6 +38,7 @@ from samtl.cells import (
 from samtl.datasets import Dataset
 from samtl.errors import InputError, LockedError, ResourceError, SamtlError
 from samtl.head_trial import HeadTrial
+from samtl.notes import Note
 from samtl.results import Results
 from samtl.runs import read_run, runs_folder
 from samtl.splits import Split
@@ -79,16 +80,6 @@ class Progress:
     def __str__(self) -> str:
         cell = self.cell
         return f"{cell.name}, split {cell.split}, seed {cell.seed}: {self.text or self.what}"
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something that the user must know."""
-
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True, eq=False)

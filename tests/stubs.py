@@ -94,6 +94,8 @@ class StubEncoders:
         Called with the pixels of a batch before it is encoded; may raise.
     spoil : callable
         Called with the finished outputs of a batch; may alter them.
+    note : str
+        What encoders say of themselves.
     """
 
     def __init__(self, image_size=64, seconds=0.0, tally=None):
@@ -104,6 +106,7 @@ class StubEncoders:
         self.counting = threading.Lock()
         self.before_batch = lambda pixels: None
         self.spoil = lambda outputs: None
+        self.note = ""
 
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
@@ -128,6 +131,7 @@ class StubEncoder:
         self.columns = owner.columns(name)
         digest = hashlib.sha256(f"{name} {checkpoint}".encode()).hexdigest()
         self.weights = Weights(f"untrained ({checkpoint})", untrained=True, sha256=digest)
+        self.note = owner.note
 
     def encode(self, pixels, tiers):
         self.owner.before_batch(pixels)

@@ -10,7 +10,8 @@ from rich.console import Console
 from samtl.cli import _render
 from samtl.cli._board import Board, shortened
 
-from samtl.sweeping import Note, Progress
+from samtl.notes import Note
+from samtl.sweeping import Progress
 
 
 def cells(models, splits, seeds):

@@ -35,6 +35,7 @@ from samtl.embedding import embed
 from samtl.encoding import Overlap, Progress
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.images import BadImage, decode, statistics
+from samtl.notes import Note
 from samtl.planning import Plan
 from samtl.preprocess import mask_square, resize_longest_side
 from samtl.store import durable
@@ -101,6 +102,13 @@ def test_the_result_says_what_was_done(encoders):
     assert len(printed["quarantined"]) == 2
 
 
+def test_what_the_encoder_says_is_told_once(encoders):
+    encoders.note = "torch.compile took 40 s"
+    events = []
+    run(small_dataset(), batch_size=4, on_event=events.append)
+    assert [event for event in events if isinstance(event, Note)] == [Note(encoders.note)]
+
+
 def test_progress_is_told_from_plan_to_end(encoders):
     events = []
     result = run(small_dataset(), batch_size=4, on_event=events.append)
@@ -111,6 +119,7 @@ def test_progress_is_told_from_plan_to_end(encoders):
     assert {p.pending_rows for p in progress} == {37}
     assert progress[0].seconds_left is None
     assert progress[-1].seconds_left == 0
+    assert not any(isinstance(event, Note) for event in events)
     written = [p.bytes_written for p in progress]
     assert written == sorted(written)
     assert written[-1] == result.bytes_written

@@ -44,7 +44,7 @@ def test_the_reference_is_the_plain_module(model):
 
 
 def test_names():
-    assert set(ENGINES) == {"fast", "reference"}
+    assert set(ENGINES) == {"fast", "compiled", "reference"}
     with pytest.raises(UnknownName, match="fast"):
         check_engine("fsat")
     with pytest.raises(InputError, match="engine"):

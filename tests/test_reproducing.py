@@ -19,11 +19,12 @@ from samtl import protocols, reproducing
 from samtl.baselines import vgg19
 from samtl.encoders import _weights
 from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
+from samtl.notes import Note
 from samtl.planning import Plan
 from samtl.registry import names
 from samtl.report.gather import gather
 from samtl.reproducing import CASES, Step, reproduce
-from samtl.sweeping import DEFAULT_HEADS, Note, Progress
+from samtl.sweeping import DEFAULT_HEADS, Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -29,10 +29,11 @@ from samtl.cells import CELLS, FLOORS, SPLITS, Given, Workshop
 from samtl.errors import InputError, LockedError, ResourceError, UnknownName
 from samtl.fit import fit_head
 from samtl.heads import _train, mlp
+from samtl.notes import Note
 from samtl.protocols import several
 from samtl.results import Results
 from samtl.runs import read_run, read_split
-from samtl.sweeping import Note, Progress, sweep
+from samtl.sweeping import Progress, sweep
 from samtl.trained import read_trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -3,7 +3,7 @@
 Every side gets the same normalised pixels on its device and gives the neck's output. On a CPU the others get one
 image at a time, which is how `SamPredictor` would be looped over, and all cores for it; samtl is measured so, too, and
 with one image for each core, as in an encoder pass. On a GPU every side has the batch that it is fastest with while the
-weights of all sides are in its memory.
+weights of all sides are in its memory, and samtl is measured by torch.compile, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from samtl.errors import InputError, UnknownName
 from samtl.machine import out_of_memory, peak_memory, resident_memory
 
 OTHERS = ("shipped float32", "shipped autocast", "shipped bfloat16", "transformers")
-ONE = ", one image"
+ONE, COMPILED = ", one image", ", compiled"
 SIDE_OF_PRODUCT = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 
 Run = Callable[[Tensor], Tensor]
@@ -118,8 +118,10 @@ def bench_encoder(
     plain = plain.to(target)
     ours = []
     for dtype in dict.fromkeys(resolve_dtype(name, target) for name in dtypes):
-        fast = sam.Encoder(encoder, checkpoint, str(target), _short(dtype), image_size)
-        ours.append(Side(f"samtl {_short(dtype)}", dtype, fast.forward))
+        for engine in ("fast",) if target.type == "cpu" else ("fast", "compiled"):
+            made = sam.Encoder(encoder, checkpoint, str(target), _short(dtype), image_size, engine)
+            name = f"samtl {_short(dtype)}" + (COMPILED if engine == "compiled" else "")
+            ours.append(Side(name, dtype, made.forward))
     theirs = [_shipped(name, plain, target) for name in others if name.startswith("shipped")]
     if "transformers" in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
         theirs.append(_transformers(encoder, target))

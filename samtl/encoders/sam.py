@@ -164,8 +164,9 @@ class Encoder:
     image_size : int
         Side of the input in pixels, a multiple of 16. Where it is not the 1024 that the weights were trained for, the
         learnt positions are resampled; see `resampled`.
-    engine : {"fast", "reference"}
-        `reference` is `segment_anything`'s own forward pass, `fast` the same sums in less time.
+    engine : {"fast", "compiled", "reference"}
+        `reference` is `segment_anything`'s own forward pass, `fast` the same sums in less time, `compiled` those
+        translated by torch.compile, for GPUs.
 
     Attributes
     ----------
@@ -195,6 +196,9 @@ class Encoder:
         self.preprocessing = Preprocessing(image_size)
         self.columns = _tiers.pooled_columns(variant.taps, variant.width)
         model, self.weights = load(name, checkpoint, image_size)
+        self._note = ""
+        if engine == "compiled" and self.device.type == "cpu":
+            engine, self._note = "fast", "torch.compile gains nothing on a CPU: the engine is fast"
         try:
             self._engine = engine_of(engine, model.to(self.device, self.dtype), variant.taps)
         except RuntimeError as error:
@@ -214,6 +218,11 @@ class Encoder:
     def compute_dtype(self) -> str:
         """The compute dtype's name, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def note(self) -> str:
+        """What a user should know of the engine by now, in a line, or ""."""
+        return self._note or self._engine.note
 
     @torch.inference_mode()
     def encode(
