@@ -60,7 +60,7 @@ def encoder(
             "--against",
             help="What to compare with, separated by commas. transformers is left out where it is not installed.",
         ),
-    ] = "shipped float32,shipped autocast,shipped bfloat16,transformers",
+    ] = "shipped-float32,shipped-autocast,shipped-bfloat16,transformers-bfloat16",
     rounds: Rounds = 5,
     json: Json = None,
 ) -> None:

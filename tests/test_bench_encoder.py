@@ -8,7 +8,7 @@ from samtl.bench.encoder import OTHERS, Side, bench_encoder
 from samtl.encoders import sam
 from samtl.errors import InputError, UnknownName
 
-SHIPPED = [name for name in OTHERS if name != "transformers"]
+SHIPPED = [name for name in OTHERS if name != "transformers-bfloat16"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def value(rows, name, vs=""):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_each_dtype_is_measured_against_each_other_side(rows, dtype):
-    ours = [row for row in rows if row.name == f"tiny/samtl {dtype}"]
+    ours = [row for row in rows if row.name == f"tiny/{dtype}/64"]
     assert [row.vs for row in ours] == SHIPPED
     for row in ours:
         theirs = value(rows, f"tiny/{row.vs}")
@@ -36,18 +36,19 @@ def test_each_dtype_is_measured_against_each_other_side(rows, dtype):
 
 
 def test_the_rate_counts_operations(rows):
-    speed = value(rows, "tiny/samtl float32", SHIPPED[0])
-    rate = value(rows, "tiny/samtl float32/rate")
+    speed = value(rows, "tiny/float32/64", SHIPPED[0])
+    rate = value(rows, "tiny/float32/64/rate")
     assert rate == pytest.approx(speed * sam.operations("tiny", 64) / 1e12)
-    assert value(rows, "tiny/samtl float32/of peak") > 0
+    share = value(rows, "tiny/float32/64/of-peak")
+    assert share == pytest.approx(rate / value(rows, "matmul-peak/float32"))
 
 
 def test_errors_are_those_of_the_dtype(rows):
-    assert value(rows, "tiny/samtl float32/error") < 1e-5
-    (low,) = [row for row in rows if row.name == "tiny/samtl bfloat16/error"]
+    assert value(rows, "tiny/float32/64/error") < 1e-5
+    (low,) = [row for row in rows if row.name == "tiny/bfloat16/64/error"]
     assert 1e-3 < low.value < 0.05
-    assert low.vs == "shipped bfloat16"
-    assert low.ratio == pytest.approx(low.value / value(rows, "tiny/shipped bfloat16/error"))
+    assert low.vs == "shipped-bfloat16"
+    assert low.ratio == pytest.approx(low.value / value(rows, "tiny/shipped-bfloat16/error"))
 
 
 def test_a_side_that_computes_something_else_shows(monkeypatch):
@@ -56,8 +57,8 @@ def test_a_side_that_computes_something_else_shows(monkeypatch):
     rows = bench_encoder(
         "tiny", device="cpu", dtypes=("float32",), image_size=64, rounds=1, others=()
     )
-    assert value(rows, "tiny/samtl float32/error") == pytest.approx(0.1, rel=1e-3)
-    assert value(rows, "tiny/samtl float32") > 0
+    assert value(rows, "tiny/float32/64/error") == pytest.approx(0.1, rel=1e-3)
+    assert value(rows, "tiny/float32/64") > 0
 
 
 def test_memory_is_that_of_the_call():
@@ -124,7 +125,7 @@ def test_on_a_cpu_samtl_has_an_image_for_each_core_and_one_alone(one_thread):
     torch.set_num_threads(3)
     x, cpu = torch.zeros(3, 1), torch.device("cpu")
     ours, one, theirs = (
-        Side(name, x.dtype, len) for name in ("samtl", "samtl, one image", "shipped")
+        Side(name, x.dtype, len) for name in ("samtl", "samtl/one-image", "shipped")
     )
     assert bench._batch(ours, True, x, cpu) == 3
     assert bench._batch(one, True, x, cpu) == 1
@@ -135,13 +136,13 @@ def test_a_side_of_which_not_one_image_fits_is_told_and_left_out(monkeypatch):
     batch = bench._batch
 
     def scarce(side, *rest):
-        return None if side.name == "shipped autocast" else batch(side, *rest)
+        return None if side.name == "shipped-autocast" else batch(side, *rest)
 
     monkeypatch.setattr(bench, "_batch", scarce)
     rows = bench_encoder(
         "tiny", device="cpu", dtypes=("float32",), image_size=64, rounds=1,
-        others=("shipped float32", "shipped autocast"),
+        others=("shipped-float32", "shipped-autocast"),
     )  # fmt: skip
     told = [row for row in rows if "autocast" in row.name + row.vs]
     assert [(row.value, row.unit) for row in told] == [(0.0, "img/s, since not one image fits")]
-    assert value(rows, "tiny/samtl float32", "shipped float32") > 0
+    assert value(rows, "tiny/float32/64", "shipped-float32") > 0

@@ -57,7 +57,7 @@ def bench_embed(
     Returns
     -------
     list of Row
-        `ENCODER/TIERS` in seconds, with the ratio to the encoder alone; then `ENCODER/alone`.
+        `embed/TIERS` in seconds, with the ratio to `encoder-alone`; then that.
     """
     told = on_event or (lambda text: None)
     options: dict[str, Any] = {
@@ -97,10 +97,9 @@ def bench_embed(
     values = alternating(sides, rounds)
     of = values.pop("alone")
     rows = [
-        against(f"{encoder}/{name}", "s", found, "encoder alone", of)
-        for name, found in values.items()
+        against(f"embed/{name}", "s", found, "encoder-alone", of) for name, found in values.items()
     ]
-    rows.append(alone_row(f"{encoder}/alone", "s", of))
+    rows.append(alone_row("encoder-alone", "s", of))
     for row in rows:
         if on_row is not None:
             on_row(row)

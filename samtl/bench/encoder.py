@@ -27,8 +27,9 @@ from samtl.encoders._device import DTYPES, resolve_device, resolve_dtype
 from samtl.errors import InputError, UnknownName
 from samtl.machine import out_of_memory, peak_memory, resident_memory
 
-OTHERS = ("shipped float32", "shipped autocast", "shipped bfloat16", "transformers")
-ONE, COMPILED = ", one image", ", compiled"
+SHIPPED, TRANSFORMERS = "shipped-", "transformers-bfloat16"
+OTHERS = (f"{SHIPPED}float32", f"{SHIPPED}autocast", f"{SHIPPED}bfloat16", TRANSFORMERS)
+ONE, COMPILED = "/one-image", "/compiled"
 SIDE_OF_PRODUCT = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 
 Run = Callable[[Tensor], Tensor]
@@ -77,7 +78,7 @@ def bench_encoder(
     batch_size : int, optional
         For every side; by default as this module says.
     rounds : int
-    others : sequence of {"shipped float32", "shipped autocast", "shipped bfloat16", "transformers"}
+    others : sequence of {"shipped-float32", "shipped-autocast", "shipped-bfloat16", "transformers-bfloat16"}
         transformers is left out where it is not installed.
     on_row, on_event : callable, optional
         Called with each figure when it is there; and with what goes on.
@@ -85,11 +86,13 @@ def bench_encoder(
     Returns
     -------
     list of Row
-        `ENCODER/samtl DTYPE` in img/s, once for each other side with the ratio to it; `.../rate` in TFLOP/s;
-        `.../of peak`, its share of what the product of two square matrices in this dtype reached in the same round;
-        `.../batch`, images at a time; `.../memory` of a call for an image, beside what was held before, weights too;
-        `.../error`, the relative L2 distance from `segment_anything`'s float32 output, for bfloat16 with the ratio to
-        that of `segment_anything` in bfloat16. A side of which not one image fits has a row that says so, and no other.
+        `ENCODER/DTYPE/SIZE` in img/s, once for each other side with the ratio to it; on a CPU with an image for each
+        core, and `.../one-image`; on a GPU also `.../compiled`. For each of these, `.../rate` in TFLOP/s;
+        `.../of-peak`, its share of `matmul-peak/DTYPE` in the same round, what the product of two square matrices
+        reached; `.../batch`, images at a time; `.../memory` of a call for an image, beside what was held before, weights
+        too; `.../error`, the relative L2 distance from `segment_anything`'s float32 output, for bfloat16 with the ratio
+        to that of `segment_anything` in bfloat16. `ENCODER/SIDE` is that of another side. A side of which not one image
+        fits has a row that says so, and no other.
 
     Raises
     ------
@@ -120,10 +123,10 @@ def bench_encoder(
     for dtype in dict.fromkeys(resolve_dtype(name, target) for name in dtypes):
         for engine in ("fast",) if target.type == "cpu" else ("fast", "compiled"):
             made = sam.Encoder(encoder, checkpoint, str(target), _short(dtype), image_size, engine)
-            name = f"samtl {_short(dtype)}" + (COMPILED if engine == "compiled" else "")
+            name = f"{_short(dtype)}/{image_size}" + (COMPILED if engine == "compiled" else "")
             ours.append(Side(name, dtype, made.forward))
-    theirs = [_shipped(name, plain, target) for name in others if name.startswith("shipped")]
-    if "transformers" in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
+    theirs = [_shipped(name, plain, target) for name in others if name.startswith(SHIPPED)]
+    if TRANSFORMERS in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
         theirs.append(_transformers(encoder, target))
 
     threads = torch.get_num_threads()
@@ -164,9 +167,11 @@ def bench_encoder(
         add(alone(f"{name}/rate", "TFLOP/s", flops))
         peak = values[_peak_name(side.dtype)]
         shares = [mine / most for mine, most in zip(flops, peak, strict=True)]
-        add(alone(f"{name}/of peak", "share", shares))
+        add(alone(f"{name}/of-peak", "share", shares))
     for side in theirs:
         add(alone(f"{encoder}/{side.name}", "img/s", values[side.name]))
+    for name in dict.fromkeys(_peak_name(side.dtype) for side in ours):
+        add(alone(name, "TFLOP/s", values[name]))
     for side in (*ours, *theirs):
         told(f"memory of {side.name}")
         batch = batches[side.name]
@@ -181,7 +186,7 @@ def bench_encoder(
 
 def _shipped(name: str, plain: nn.Module, device: torch.device) -> Side:
     """Give the plain modules, as `segment_anything` makes them or in bfloat16."""
-    how = name.removeprefix("shipped ")
+    how = name.removeprefix(SHIPPED)
     if how == "bfloat16":
         return Side(name, torch.bfloat16, copy.deepcopy(plain).bfloat16())
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -221,7 +226,7 @@ def _transformers(encoder: str, device: torch.device) -> Side:
     def run(x: Tensor) -> Tensor:
         return model(x).last_hidden_state  # type: ignore[no-any-return]
 
-    return Side("transformers", torch.bfloat16, run)
+    return Side(TRANSFORMERS, torch.bfloat16, run)
 
 
 @torch.inference_mode()
@@ -248,7 +253,7 @@ def _rate(side: Side, x: Tensor, device: torch.device) -> float:
 
 
 def _peak_name(dtype: torch.dtype) -> str:
-    return f"product {_short(dtype)}"
+    return f"matmul-peak/{_short(dtype)}"
 
 
 @torch.inference_mode()
@@ -310,18 +315,18 @@ def _errors(
         out = torch.cat([side.run(x.to(side.dtype)) for x in torch.split(pixels, 1)])
         return float((out.cpu().double() - exact).norm() / exact.norm())
 
-    low = [side for side in theirs if side.name in ("shipped bfloat16", "shipped autocast")]
+    low = [side for side in theirs if side.name in (f"{SHIPPED}bfloat16", f"{SHIPPED}autocast")]
     errors = {side.name: error_of(side) for side in low}
     rows = [Row(f"{encoder}/{name}/error", value, "relative L2") for name, value in errors.items()]
     for side in ours:
         if side.name.endswith(ONE):
             continue  # the same function
         value, name = error_of(side), f"{encoder}/{side.name}/error"
-        own = errors.get("shipped bfloat16") if side.dtype == torch.bfloat16 else None
+        own = errors.get(f"{SHIPPED}bfloat16") if side.dtype == torch.bfloat16 else None
         if own is None:
             rows.append(Row(name, value, "relative L2"))
         else:
-            rows.append(Row(name, value, "relative L2", "shipped bfloat16", value / own))
+            rows.append(Row(name, value, "relative L2", f"{SHIPPED}bfloat16", value / own))
     return rows
 
 
