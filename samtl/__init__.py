@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from samtl.store.reader import open_store as open
     from samtl.sweeping import SweepResult as SweepResult
     from samtl.sweeping import sweep as sweep
+    from samtl.verifying import Verification as Verification
+    from samtl.verifying import verify as verify
 
 _PUBLIC = {
     "embed": ("samtl.embedding", "embed"),
@@ -42,6 +44,7 @@ _PUBLIC = {
     "fit_baseline": ("samtl.baseline_fit", "fit_baseline"),
     "predict": ("samtl.predicting", "predict"),
     "sweep": ("samtl.sweeping", "sweep"),
+    "verify": ("samtl.verifying", "verify"),
     "make_report": ("samtl.report.making", "make_report"),
     "reproduce": ("samtl.reproducing", "reproduce"),
     "Dataset": ("samtl.datasets", "Dataset"),
@@ -52,6 +55,7 @@ _PUBLIC = {
     "ReportResult": ("samtl.report.making", "ReportResult"),
     "ReproduceResult": ("samtl.reproducing", "ReproduceResult"),
     "SweepResult": ("samtl.sweeping", "SweepResult"),
+    "Verification": ("samtl.verifying", "Verification"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }
 __all__ = [
@@ -64,6 +68,7 @@ __all__ = [
     "SamtlError",
     "Store",
     "SweepResult",
+    "Verification",
     "embed",
     "fit_baseline",
     "fit_head",
@@ -72,6 +77,7 @@ __all__ = [
     "predict",
     "reproduce",
     "sweep",
+    "verify",
 ]
 
 

@@ -7,7 +7,6 @@ learnt from; anything else is refused. What comes out is there whole or not at a
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl import registry
 from samtl.baselines._base import PixelBaseline
 from samtl.datasets import Dataset, Reader
 from samtl.datasets._listing import FolderReader, expanded, flaw, images_below, kind_of
@@ -30,10 +28,11 @@ from samtl.heads._base import Floats
 from samtl.heads._grid import GridHead
 from samtl.images import SUFFIXES
 from samtl.output import TABLE, Output, place_for
-from samtl.planning import STORED_DTYPES, images_per_call
+from samtl.planning import images_per_call
 from samtl.preprocess import resized_shape
+from samtl.reloading import reload_encoder
 from samtl.store.find import locate
-from samtl.store.fingerprint import Fingerprint, differences
+from samtl.store.fingerprint import differences
 from samtl.store.reader import Store, open_store
 from samtl.trained import Trained, read_trained
 from samtl.trial import mask_name
@@ -303,29 +302,14 @@ def _encoded(
     """Load the run's encoder, and predict from what it makes of the images."""
     target = resolve_device(device)
     at_once = images_per_call(batch_size, target.type, untold=8)
-    module = registry.load("encoders", trained.encoder)
-    encoder = module.Encoder(
-        trained.encoder,
-        checkpoint or _checkpoint(trained),
+    encoder = reload_encoder(
+        trained.identity,
+        trained.weights,
+        trained.path,
+        f"the one that the head of {trained.path} learnt from",
+        checkpoint,
         device,
-        str(trained.identity["compute_dtype"]),
-        int(trained.identity["image_size"]),
     )
-    loaded = Fingerprint(
-        encoder.name,
-        encoder.weights.sha256,
-        encoder.preprocessing.to_dict(),
-        encoder.preprocessing.image_size,
-        encoder.compute_dtype,
-        STORED_DTYPES,
-    )
-    found = differences(trained.identity, loaded.to_dict())
-    if found:
-        raise MismatchError(
-            f"the encoder is not the one that the head of {trained.path} learnt from; name its weights with "
-            "--checkpoint:",
-            found,
-        )
     chosen = trained.chosen(encoder.columns)
     side = encoder.preprocessing.image_size
 
@@ -336,7 +320,7 @@ def _encoded(
                 good = [item for item in batch if item.pixels is not None]
                 answers: Iterator[NDArray[Any] | None] = iter(())
                 if good:
-                    pixels = [item.pixels for item in good]
+                    pixels = [item.pixels for item in good if item.pixels is not None]
                     features = encoder.encode(pixels, [trained.tier])[trained.array]
                     answers = iter(_answers(trained, features, chosen, good, side))
                 for item in batch:
@@ -344,19 +328,6 @@ def _encoded(
 
     about = encoder.weights
     return _Source("image", len(dataset), about.description, about.untrained, items())
-
-
-def _checkpoint(trained: Trained) -> str:
-    """Name the weights again that a store's description of them names."""
-    at_random = re.fullmatch(r"untrained \((random:\d+)\)", trained.weights)
-    if at_random:
-        return at_random[1]
-    if trained.weights.startswith("official "):
-        return "official"
-    raise InputError(
-        f"the encoder of {trained.path} had weights of a file ({trained.weights.removeprefix('file ')}): name it with "
-        "--checkpoint"
-    )
 
 
 def _answers(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -550,3 +551,38 @@ def test_predict_without_a_run(run, folder):
     code, _, errors = run("predict", "--run", folder, "--images", folder)
     assert code == 2
     assert "is no run" in errors
+
+
+def test_verify_and_repair(run, embedded):
+    (store,) = Path("cache").glob("*.zarr")
+    code, output, _ = run("verify", "--json", "v.json")
+    assert (code, json.loads(Path("v.json").read_text())["findings"]) == (0, [])
+    assert "whole" in output
+    damaged = Path(shutil.copytree(store, "damaged.zarr"))
+    shard = next(damaged.glob("pooled/c.*"))
+    shard.write_bytes(shard.read_bytes()[::-1])
+    code, output, _ = run("verify", str(damaged), "--json", "v.json")
+    assert code == 2
+    assert "pooled/c." in output
+    assert "--repair" in output
+    assert json.loads(Path("v.json").read_text())["findings"][0]["array"] == "pooled"
+    assert run("verify", str(damaged), "--quick")[0] == 0
+    code, output, _ = run("verify", str(damaged), "--repair")
+    assert code == 1
+    assert "embedded again" in output
+    code, output, _ = run("verify", str(damaged), "--deep")
+    assert code == 1
+    assert "missing" in output
+
+
+def test_verify_on_bad_input(run, embedded):
+    for arguments, told in (
+        (("--quick", "--deep"), "give one of them"),
+        (("--recompute", "1"), "--dataset"),
+    ):
+        code, _, error = run("verify", *arguments)
+        assert code == 2
+        assert told in error
+    code, _, error = run("verify", "nowhere")
+    assert code == 2
+    assert "no store" in error

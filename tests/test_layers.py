@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     "errors", "units", "notes", "ahead", "registry", "weights", "machine", "processes", "preprocess", "images",
     "splits", "split_lists", "metrics", "pixel_metrics", "comparing", "datasets", "encoders", "store", "planning",
-    "decoding", "encoding", "fleet", "embedding", "heads", "baselines", "runs", "protocols", "trial", "results",
-    "feed", "usable", "head_trial", "fit", "trained", "output", "predicting", "baseline_fit", "together",
-    "cells", "crew", "sweeping", "report", "reproducing", "bench", "cli",
+    "decoding", "reloading", "encoding", "fleet", "embedding", "verifying", "heads", "baselines", "runs", "protocols",
+    "trial", "results", "feed", "usable", "head_trial", "fit", "trained", "output", "predicting", "baseline_fit",
+    "together", "cells", "crew", "sweeping", "report", "reproducing", "bench", "cli",
 ]  # fmt: skip
 STRANGERS = {"datasets", "encoders", "store", "heads"}  # do not know each other
 

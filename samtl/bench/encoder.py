@@ -89,10 +89,10 @@ def bench_encoder(
         `ENCODER/DTYPE/SIZE` in img/s, once for each other side with the ratio to it; on a CPU with an image for each
         core, and `.../one-image`; on a GPU also `.../compiled`. For each of these, `.../rate` in TFLOP/s;
         `.../of-peak`, its share of `matmul-peak/DTYPE` in the same round, what the product of two square matrices
-        reached; `.../batch`, images at a time; `.../memory` of a call for an image, beside what was held before, weights
-        too; `.../error`, the relative L2 distance from `segment_anything`'s float32 output, for bfloat16 with the ratio
-        to that of `segment_anything` in bfloat16. `ENCODER/SIDE` is that of another side. A side of which not one image
-        fits has a row that says so, and no other.
+        reached; `.../batch`, images at a time; `.../memory` of a call for an image, beside what was held before,
+        weights too; `.../error`, the relative L2 distance from `segment_anything`'s float32 output, for bfloat16 with
+        the ratio to that of `segment_anything` in bfloat16. `ENCODER/SIDE` is that of another side. A side of which not
+        one image fits has a row that says so, and no other.
 
     Raises
     ------

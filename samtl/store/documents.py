@@ -52,7 +52,9 @@ def unseal(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
         checksum = content.pop("checksum")
         intact = checksum == digest(content)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (
+        ValueError, KeyError, AttributeError, TypeError, RecursionError, IsADirectoryError
+    ) as error:  # fmt: skip
         raise DamageError(
             f"{path} is not a document of a store: it is damaged or cut short"
         ) from error

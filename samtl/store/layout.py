@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -187,14 +188,32 @@ def array_specs(side: int, columns: Mapping[str, Sequence[str]]) -> dict[str, Ar
     return {spec.name: spec for spec in specs}
 
 
-def group_metadata(
-    arrays: Mapping[str, object], attributes: Mapping[str, object]
+def root_metadata(
+    identity: Mapping[str, Any], dataset: str, classes: Sequence[str], arrays: Mapping[str, object]
 ) -> dict[str, object]:
-    """Give the root's `zarr.json`, the metadata of its arrays inlined so that readers need list nothing."""
+    """Give the root's `zarr.json`, the metadata of its arrays inlined so that readers need list nothing.
+
+    Parameters
+    ----------
+    identity : mapping
+        Content of `fingerprint.json`.
+    dataset, classes
+        As `rows/0.json` has them.
+    arrays : mapping
+        Name to `zarr.json` of each array that is there.
+    """
+    attributes = {
+        "format": FORMAT,
+        "fingerprint": identity["sha256"],
+        "encoder": identity["fingerprint"]["encoder"]["name"],
+        **identity["about"],
+        "dataset": dataset,
+        "classes": list(classes),
+    }
     return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": attributes,
+        "attributes": {"samtl": attributes},
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,

@@ -23,6 +23,7 @@ QUARANTINED = (
     "quarantined:"  # followed by a code such as `truncated`; the row's arrays hold fill values
 )
 
+LOG = "log"
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?\.json")
 
 
@@ -111,7 +112,16 @@ class Record:
 
 def record_name(block: int, sequence: int) -> str:
     """Path of a record relative to the store."""
-    return f"log/{block}.json" if sequence == 0 else f"log/{block}.{sequence}.json"
+    return f"{LOG}/{block}.json" if sequence == 0 else f"{LOG}/{block}.{sequence}.json"
+
+
+def place_in_log(name: str) -> tuple[int, int] | None:
+    """Give the block and sequence that a file's name in the log stands for; None where it is no record's."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    place = int(match[1]), int(match[2] or 0)
+    return place if record_name(*place) == f"{LOG}/{name}" else None
 
 
 def read_record(path: Path) -> Record:
@@ -129,7 +139,7 @@ def read_record(path: Path) -> Record:
         raise DamageError(
             f"{path} is not a commit record: field {error} is missing or wrong"
         ) from error
-    if record_name(record.block, record.sequence) != f"log/{path.name}":
+    if record_name(record.block, record.sequence) != f"{LOG}/{path.name}":
         raise DamageError(f"{path} holds the record of block {record.block}.{record.sequence}")
     return record
 
@@ -169,11 +179,11 @@ def read_log(store: Path) -> list[Record]:
         Where a record is damaged, or one before the last of a block is missing.
     """
     found: list[tuple[int, int, Path]] = []
-    for path in (store / "log").glob("[!.]*"):
-        match = _NAME.fullmatch(path.name)
-        if match is None:
+    for path in (store / LOG).glob("[!.]*"):
+        place = place_in_log(path.name)
+        if place is None:
             raise DamageError(f"{path} does not belong into a store's log; move it elsewhere")
-        found.append((int(match[1]), int(match[2] or 0), path))
+        found.append((*place, path))
     records = [read_record(path) for _, _, path in sorted(found)]
     expected: dict[int, int] = {}
     for record in records:

@@ -24,16 +24,15 @@ from samtl.store import documents, durable, rows
 from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
 from samtl.store.layout import (
     BLOCK_ROWS,
-    FORMAT,
     ArraySpec,
     EncodedShard,
     array_specs,
     crc32c,
     encode_shard,
-    group_metadata,
+    root_metadata,
     shard_index,
 )
-from samtl.store.log import CommittedFile, Record, committed, read_log, record_name
+from samtl.store.log import LOG, CommittedFile, Record, committed, read_log, record_name
 from samtl.store.rows import Rows
 
 
@@ -126,7 +125,7 @@ class StoreWriter:
             reasons={str(row): reason for row, reason in reasons.items()},
             image_sha256=tuple(image_sha256),
             files=files,
-            writer={**about, **_whoami(), "committed": _now()},
+            writer={**about, **whoami(), "committed": now()},
         )
         try:
             durable.publish(record_path, [documents.seal(record.to_dict())])
@@ -205,12 +204,12 @@ def open_writer(
     # Once before the lock, since even its file would be a change, and once more when nobody else can write.
     check_identity(path, fingerprint, wanted_rows)
     durable.make_folder(path)
-    with _lock(path):
+    with locked(path):
         check_identity(path, fingerprint, wanted_rows)
         known = array_specs(fingerprint.image_size // PATCH, columns)
         specs = {name: known[name] for name in arrays}
         _write_skeleton(path, fingerprint, about, wanted_rows, columns, specs)
-        for folder in ("log", "rows", ".", *known):
+        for folder in (LOG, "rows", ".", *known):
             _sweep(path / folder)
         writer = StoreWriter(path, specs, wanted_rows, fingerprint)
         records = read_log(path)
@@ -266,22 +265,15 @@ def _write_skeleton(
     }
     _publish_if_absent(path / FILE, documents.seal(identity))
     _publish_if_absent(path / rows.PATH, documents.seal(wanted_rows.to_dict()))
-    durable.make_folder(path / "log")
+    durable.make_folder(path / LOG)
     for name, spec in specs.items():
         metadata = documents.canonical(spec.metadata(len(wanted_rows)))
         _publish_if_absent(path / name / "zarr.json", metadata)
     arrays = {file.parent.name: _read_json(file) for file in sorted(path.glob("*/zarr.json"))}
-    attributes = {
-        "samtl": {
-            "format": FORMAT,
-            "fingerprint": fingerprint.sha256,
-            "encoder": fingerprint.encoder,
-            **about,
-            "dataset": wanted_rows.dataset,
-            "classes": list(wanted_rows.classes),
-        }
-    }
-    root = documents.canonical(group_metadata(arrays, attributes))
+    stored = read_fingerprint(path)  # what the first writer said of the weights stays
+    root = documents.canonical(
+        root_metadata(stored, wanted_rows.dataset, wanted_rows.classes, arrays)
+    )
     metadata_file = path / "zarr.json"
     if not metadata_file.exists() or metadata_file.read_bytes() != root:
         durable.replace(metadata_file, root)
@@ -307,8 +299,14 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the store's lock (flock: the kernel frees it when the process dies, however it dies)."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold a store's lock (flock: the kernel frees it when the process dies, however it dies).
+
+    Raises
+    ------
+    LockedError
+        Where another process holds it; says which.
+    """
     lock = FileLock(path / ".lock", timeout=0)
     holder = path / ".writer.json"
     try:
@@ -318,7 +316,7 @@ def _lock(path: Path) -> Iterator[None]:
             f"{path} is being written by {_describe(holder)}; wait for it to end, or stop it"
         ) from None
     try:
-        durable.replace(holder, json.dumps({**_whoami(), "since": _now()}).encode())
+        durable.replace(holder, json.dumps({**whoami(), "since": now()}).encode())
         yield
     finally:
         lock.release()
@@ -338,9 +336,11 @@ def _describe(holder: Path) -> str:
         return "another process"
 
 
-def _whoami() -> dict[str, object]:
+def whoami() -> dict[str, object]:
+    """Say who writes a record."""
     return {"pid": os.getpid(), "host": platform.node()}
 
 
-def _now() -> str:
+def now() -> str:
+    """Give the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,189 @@
+"""`samtl verify`: whether a store is what was committed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samtl.errors import InputError
+
+from . import _render as render
+from ._options import Cache, Device, Json, Root
+
+if TYPE_CHECKING:
+    from samtl.verifying import Verification
+
+LISTED = 20  # findings printed one by one; all of them are in --json
+
+
+def verify(
+    store: Annotated[
+        Path | None, typer.Argument(help="A store; the same as --cache.", show_default=False)
+    ] = None,
+    cache: Cache = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Sizes and records only: reads no row.")
+    ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="The sha256 of every file, too; of images with --dataset."),
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Withdraw what is damaged: the next samtl embed redoes exactly that.",
+        ),
+    ] = False,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="What the store was made from, as samtl embed takes it: for --deep and --recompute.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Root = None,
+    recompute: Annotated[
+        int,
+        typer.Option(metavar="K", min=0, help="So many random rows go through the encoder again."),
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="For which rows these are.", min=0)] = 0,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="The encoder's weights.", show_default="those that the store names"),
+    ] = None,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Hold a store against its commit log: every row's checksum, or more, or less."""
+    from samtl import verifying
+
+    if quick and deep:
+        raise InputError("--quick and --deep are two depths: give one of them")
+    with render.err.status("reading the log") as status:
+        found = verifying.verify(
+            store or cache,
+            "quick" if quick else "deep" if deep else "rows",
+            repair_it=repair,
+            dataset=dataset,
+            root=root,
+            recompute=recompute,
+            seed=seed,
+            checkpoint=checkpoint,
+            device=device,
+            on_progress=lambda what, done, all_of: status.update(_progress(what, done, all_of)),
+        )
+    draw(found)
+    render.write_json(json, found.to_json())
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+def _progress(what: str, done: int, all_of: int) -> str:
+    if what.startswith("bytes"):
+        return f"{render.size(done)} of {render.size(all_of)} of shards"
+    return f"{what}: {done} of {all_of}"
+
+
+def draw(found: Verification) -> None:
+    """Print what was found."""
+    checked = found.checked
+    how = {
+        "quick": "sizes compared, no row read",
+        "rows": "every row's checksum compared",
+        "deep": "every row's checksum and every file's sha256 compared",
+    }[found.level]
+    render.facts(
+        {
+            "store": str(found.store),
+            "rows": f"{checked.rows}: {checked.ok} embedded, {checked.quarantined} quarantined, "
+            f"{checked.missing} missing",
+            "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; {how}",
+            **_images(found),
+        }
+    )
+    if found.findings:
+        render.grid(
+            ("what", "file", "rows", "told"),
+            [
+                (one.what, one.path, _rows(one.damaged_rows), one.told)
+                for one in found.findings[:LISTED]
+            ],
+        )
+        _more(len(found.findings))
+    for image in found.images[:LISTED]:
+        render.say(f"{image.what} {image.sample_id} (row {image.row}): {image.told}", "yellow")
+    _more(len(found.images))
+    if found.recomputed:
+        render.grid(
+            ("row", "sample", "relative L2", "tier", ""),
+            [
+                (
+                    str(r.row),
+                    r.sample_id,
+                    f"{r.distance:.1e}",
+                    r.tier,
+                    "" if r.within else "too far",
+                )
+                for r in found.recomputed
+            ],
+            right=(0, 2),
+        )
+    if checked.leftovers:
+        render.say(
+            f"{len(checked.leftovers)} files count for nothing, left by a pass that was interrupted or by a damaged "
+            "record; the next pass replaces them",
+            "dim",
+        )
+    render.say(*_verdict(found))
+
+
+def _images(found: Verification) -> dict[str, str]:
+    if not found.images_compared:
+        return {}
+    added = f"; {found.images_added} of the dataset have no row" if found.images_added else ""
+    return {
+        "images": f"{found.images_compared} compared, {len(found.images)} not what they were{added}"
+    }
+
+
+def _rows(rows: tuple[int, ...]) -> str:
+    if not rows:
+        return ""
+    if rows == tuple(range(rows[0], rows[-1] + 1)) and len(rows) > 1:
+        return f"{rows[0]} to {rows[-1]}"
+    return ", ".join(map(str, rows))
+
+
+def _more(count: int) -> None:
+    if count > LISTED:
+        render.say(f"and {count - LISTED} more; --json FILE lists all", "yellow")
+
+
+def _verdict(found: Verification) -> tuple[str, str]:
+    if found.repaired is not None:
+        done = []
+        if found.repaired.blocks:
+            done.append(
+                f"{found.repaired.blocks} blocks have to be embedded again: run samtl embed as before, on this store"
+            )
+        if found.repaired.rewritten:
+            done.append(f"{len(found.repaired.rewritten)} files of metadata were written anew")
+        return "repaired: " + "; ".join(done), "yellow"
+    if found.findings:
+        hint = "; --repair withdraws it, for samtl embed to redo"
+        return f"damaged: {len(found.findings)} findings{hint}", "red"
+    if not all(row.within for row in found.recomputed):
+        return "damaged: the encoder gives something else for rows above", "red"
+    if found.images:
+        return "the store is whole, but images are not those that it was made from", "yellow"
+    if found.checked.missing:
+        return (
+            f"undamaged, and {found.checked.missing} rows are missing: run samtl embed to go on",
+            "yellow",
+        )
+    if found.checked.quarantined:
+        return "undamaged; the images of some rows could not be used: see samtl info", "yellow"
+    return "whole", "green"

@@ -1,0 +1,354 @@
+"""A store's files held against its commit log: everything that is wrong with them, not only what is met first.
+
+What cannot be trusted is taken as if it were not there: of a block whose record is damaged, neither that record nor a
+later one says anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samtl.ahead import ahead
+from samtl.errors import DamageError, InputError
+from samtl.preprocess import PATCH
+from samtl.store import durable, rows
+from samtl.store.fingerprint import FILE, read_fingerprint
+from samtl.store.layout import (
+    BLOCK_ROWS,
+    INDEX_BYTES,
+    MISSING,
+    ArraySpec,
+    array_specs,
+    crc32c,
+    root_metadata,
+    shard_index,
+)
+from samtl.store.log import LOG, OK, CommittedFile, Record, committed, place_in_log, read_record
+from samtl.store.rows import Rows, read_rows
+
+LEVELS = ("quick", "rows", "deep")
+ROOT = "zarr.json"
+_READERS = 2  # shards that are read and summed at a time
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was committed.
+
+    Attributes
+    ----------
+    what : {"identity", "rows", "metadata", "record", "file", "size", "row", "index", "sha256"}
+        What does not hold.
+    path : str
+        Of the file, relative to the store.
+    told : str
+        What was expected and what is there.
+    array : str
+        Which one is damaged; "" where it is no array.
+    block : int or None
+    damaged_rows : tuple of int
+        Rows of the store whose bytes are not what was committed, where that is known.
+    """
+
+    what: str
+    path: str
+    told: str
+    array: str = ""
+    block: int | None = None
+    damaged_rows: tuple[int, ...] = ()
+
+
+@dataclass
+class Checked:
+    """What a check came to.
+
+    Attributes
+    ----------
+    findings : list of Finding
+        Empty where everything is as it was committed.
+    rows, ok, quarantined, missing : int
+        All rows; those that hold an embedding in every array; those whose image could not be used; those that are not
+        committed in every array.
+    blocks, files, bytes : int
+        Committed blocks; the shards that were looked at, and their bytes.
+    leftovers : list of str
+        Files that nothing commits, of an interrupted pass or of a damaged record; the next pass replaces them.
+    records : dict
+        Block to its records that can be trusted.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    rows: int = 0
+    ok: int = 0
+    quarantined: int = 0
+    missing: int = 0
+    blocks: int = 0
+    files: int = 0
+    bytes: int = 0
+    leftovers: list[str] = field(default_factory=list)
+    records: dict[int, list[Record]] = field(default_factory=dict)
+
+
+def check(
+    store: Path, level: str = "rows", on_progress: Callable[[int, int], None] | None = None
+) -> Checked:
+    """Hold every file of a store against what is committed.
+
+    Parameters
+    ----------
+    store : Path
+    level : {"quick", "rows", "deep"}
+        `quick` reads the lists and records and compares the shards' sizes; `rows` reads every shard and compares every
+        row's checksum; `deep` the sha256 of every shard, too.
+    on_progress : callable, optional
+        Called with the bytes that were read of the shards, and those that are to be read.
+
+    Raises
+    ------
+    InputError
+        Where there is no store, or one of another format.
+    OSError
+        Where the disk does not give what is there.
+    """
+    if level not in LEVELS:
+        raise InputError(f"a check is one of {', '.join(LEVELS)}, got {level!r}")
+    if not (store / FILE).exists() and not (store / LOG).exists():
+        raise InputError(f"{store} is no samtl store; expected a folder NAME.zarr")
+    found = Checked()
+    try:
+        identity = read_fingerprint(store)
+        specs = array_specs(
+            int(identity["fingerprint"]["image_size"]) // PATCH, identity["columns"]
+        )
+    except (DamageError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        found.findings.append(Finding("identity", FILE, f"{error}"))
+        return found
+    try:
+        listed = read_rows(store)
+    except DamageError as error:
+        found.findings.append(Finding("rows", rows.PATH, str(error)))
+        return found
+    found.rows = len(listed)
+    found.findings += _metadata(store, identity, listed, specs)
+    found.findings += _log(store, str(identity["sha256"]), listed, specs, found.records)
+    _shards(store, found, specs, level, on_progress or (lambda done, all_of: None))
+    _count(found)
+    return found
+
+
+def _metadata(
+    store: Path, identity: Mapping[str, Any], listed: Rows, specs: Mapping[str, ArraySpec]
+) -> Iterator[Finding]:
+    """Compare what plain Zarr readers read."""
+    there: dict[str, object] = {}
+    for name, spec in specs.items():
+        if not (store / name).is_dir():
+            continue
+        path = f"{name}/{ROOT}"
+        there[name] = spec.metadata(len(listed))
+        if _json(store / path) != there[name]:
+            yield Finding("metadata", path, "it is not the metadata of this array", name)
+    root = root_metadata(identity, listed.dataset, listed.classes, there)
+    if _json(store / ROOT) != root:
+        yield Finding("metadata", ROOT, "it is not the metadata of this store")
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        return None
+
+
+def _log(
+    store: Path,
+    fingerprint: str,
+    listed: Rows,
+    specs: Mapping[str, ArraySpec],
+    trusted: dict[int, list[Record]],
+) -> Iterator[Finding]:
+    """Read the records; those of a block up to the first that cannot be trusted go to `trusted`."""
+    by_block: dict[int, list[tuple[int, str]]] = {}
+    for name in _names(store / LOG):
+        place = place_in_log(name)
+        if place is None:
+            yield Finding("record", f"{LOG}/{name}", "it does not belong into a store's log")
+        else:
+            by_block.setdefault(place[0], []).append((place[1], name))
+    blocks = -(-len(listed) // BLOCK_ROWS)
+    for block, places in sorted(by_block.items()):
+        for expected, (sequence, name) in enumerate(sorted(places)):
+            path = f"{LOG}/{name}"
+            if sequence != expected:
+                told = f"the block's record {expected} is missing, so this one says nothing"
+                yield Finding("record", path, told, block=block)
+                break
+            try:
+                record = read_record(store / path)
+            except DamageError as error:
+                yield Finding("record", path, str(error), block=block)
+                break
+            told = _foreign(record, fingerprint, blocks, len(listed), specs)
+            if told:
+                yield Finding("record", path, told, block=block)
+                break
+            trusted.setdefault(block, []).append(record)
+
+
+def _foreign(
+    record: Record, fingerprint: str, blocks: int, n: int, specs: Mapping[str, ArraySpec]
+) -> str:
+    """Tell why a whole record is not one of this store's, or ""."""
+    if record.fingerprint != fingerprint or record.block >= blocks:
+        return "it is the record of another store"
+    if len(record.status) != min(BLOCK_ROWS, n - record.first_row):
+        return f"it has {len(record.status)} rows, and the block has another number"
+    for name, file in record.files.items():
+        if name not in specs:
+            return f"it commits an array {name!r} that a store of format 1 does not have"
+        if file.path != specs[name].shard_path(record.block):
+            return f"it commits {file.path!r}, which is not where the block's rows of {name} are"
+    return ""
+
+
+def _shards(
+    store: Path,
+    found: Checked,
+    specs: Mapping[str, ArraySpec],
+    level: str,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Compare the shards with their records."""
+    state = _committed(found)
+    sizes: list[tuple[ArraySpec, Record, CommittedFile]] = []
+    for name, spec in specs.items():
+        present = _sizes(store / name)
+        present.pop(ROOT, None)
+        for block, record in state.get(name, {}).items():
+            file = record.files[name]
+            size = present.pop(file.path.partition("/")[2], None)
+            if size is None:
+                told = "it is not there"
+                found.findings.append(Finding("file", file.path, told, name, block, _of(record)))
+            elif size != file.size:
+                told = f"it has {size} bytes, and {file.size} were committed"
+                found.findings.append(Finding("size", file.path, told, name, block, _of(record)))
+            else:
+                sizes.append((spec, record, file))
+            found.files += 1
+        found.leftovers += [f"{name}/{rest}" for rest in sorted(present)]
+    found.leftovers += [
+        f"{folder}/{name}"
+        for folder in (LOG, Path(rows.PATH).parent.name)
+        for name in _names(store / folder, hidden=True)
+        if name.startswith(durable.TEMPORARY)
+    ]
+    total = sum(file.size for _, _, file in sizes)
+    found.bytes, done = total, 0
+    if level == "quick":
+        return
+    work = ahead(
+        lambda item: (item[2].size, _read(store, *item, level == "deep")),
+        sizes,
+        _READERS,
+        _READERS + 1,
+    )
+    for size, findings in work:
+        found.findings += findings
+        done += size
+        on_progress(done, total)
+
+
+def _read(
+    store: Path, spec: ArraySpec, record: Record, file: CommittedFile, deep: bool
+) -> list[Finding]:
+    """Compare every byte of a shard: rows by their checksums, the rest by the index's."""
+
+    def finding(what: str, told: str, damaged: Sequence[int]) -> Finding:
+        return Finding(what, file.path, told, spec.name, record.block, tuple(damaged))
+
+    try:
+        data = memoryview((store / file.path).read_bytes())
+    except FileNotFoundError:  # between the look at its size and now
+        return [finding("file", "it is not there", _of(record))]
+    if len(data) != file.size:
+        return [finding("size", f"it has {len(data)} bytes by now", _of(record))]
+    try:
+        index = shard_index(data, file.path)
+    except DamageError as error:
+        return [finding("index", str(error), _of(record))]
+    damaged: list[int] = []
+    for position, expected in enumerate(file.crc32c):
+        offset, length = (int(n) for n in index[position])
+        row = data[offset : offset + length - 4] if offset != MISSING and length >= 4 else b""
+        trailer = data[offset + length - 4 : offset + length] if len(row) else b""
+        if crc32c(row) != expected or trailer != expected.to_bytes(4, "little"):
+            damaged.append(record.first_row + position)
+    if damaged:
+        told = f"{len(damaged)} of its {len(file.crc32c)} rows fail their checksums"
+        return [finding("row", told, damaged)]
+    ends = sorted(
+        (int(offset), int(offset + length)) for offset, length in index[: len(file.crc32c)]
+    )
+    whole = [(0, 0), *ends, (file.size - INDEX_BYTES, file.size)]
+    if any(one[1] != other[0] for one, other in itertools.pairwise(whole)):
+        return [finding("index", "its rows do not fill it", _of(record))]
+    if deep and hashlib.sha256(data).hexdigest() != file.sha256:
+        return [finding("sha256", "its sha256 is not the committed one", ())]
+    return []
+
+
+def _count(found: Checked) -> None:
+    state = _committed(found)
+    found.blocks = len({block for by_block in state.values() for block in by_block})
+    for block in range(-(-found.rows // BLOCK_ROWS)):
+        n = min(BLOCK_ROWS, found.rows - block * BLOCK_ROWS)
+        records = [by_block[block] for by_block in state.values() if block in by_block]
+        if not state or len(records) < len(state):
+            found.missing += n
+            continue
+        for statuses in zip(*(record.status for record in records), strict=True):
+            if all(status == OK for status in statuses):
+                found.ok += 1
+            else:
+                found.quarantined += 1
+
+
+def _committed(found: Checked) -> dict[str, dict[int, Record]]:
+    """Fold the records that can be trusted; of arrays that were withdrawn altogether there is nothing."""
+    state = committed([record for records in found.records.values() for record in records])
+    return {name: by_block for name, by_block in state.items() if by_block}
+
+
+def _of(record: Record) -> tuple[int, ...]:
+    return tuple(range(record.first_row, record.first_row + len(record.status)))
+
+
+def _names(folder: Path, hidden: bool = False) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if hidden or not e.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Map each regular file of a folder to its size."""
+    found = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                about = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(about.st_mode):
+                    found[entry.name] = about.st_size
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    return found

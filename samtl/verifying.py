@@ -1,0 +1,291 @@
+"""Whether a store is still what was committed, what its images are by now, and what the encoder says of its rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl.datasets import Dataset, resolve
+from samtl.decoding import decode_row
+from samtl.errors import InputError, MismatchError
+from samtl.images import BadImage
+from samtl.reloading import reload_encoder
+from samtl.store.find import locate
+from samtl.store.fingerprint import FILE
+from samtl.store.layout import TIER_ARRAYS
+from samtl.store.reader import Store, open_store
+from samtl.store.repair import Repaired, repair
+from samtl.store.verify import Checked, Finding, check
+from samtl.store.writer import locked
+
+#: Largest relative L2 distance of a row from what the encoder gives now, by what it computes in. Engines and devices
+#: differ by less, other images and other weights by more.
+TOLERANCE = {"float32": 2e-3, "float16": 1e-2, "bfloat16": 5e-2}
+
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ImageFinding:
+    """A row whose image is not what it was made from: `changed`, or `gone` with the reason."""
+
+    row: int
+    sample_id: str
+    what: str
+    told: str
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A row that went through the encoder again: its largest relative L2 distance over the tiers, and in which."""
+
+    row: int
+    sample_id: str
+    distance: float
+    tier: str
+    within: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What became of it.
+
+    Attributes
+    ----------
+    store : Path
+    level : str
+    checked : Checked
+        What the files are like; of before the repair, where there was one.
+    repaired : Repaired or None
+    images : tuple of ImageFinding
+    images_compared : int
+    images_added : int
+        Of the dataset, that the store has no row for.
+    recomputed : tuple of Recomputed
+    """
+
+    store: Path
+    level: str
+    checked: Checked
+    repaired: Repaired | None
+    images: tuple[ImageFinding, ...]
+    images_compared: int
+    images_added: int
+    recomputed: tuple[Recomputed, ...]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is not as it was committed."""
+        return self.checked.findings
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with.
+
+        2 where something is damaged and stays so, 3 where images are not those that the rows were made from, 1 where
+        rows hold no embedding, else 0.
+        """
+        if (self.findings and self.repaired is None) or not all(
+            row.within for row in self.recomputed
+        ):
+            return InputError.exit_code
+        if self.images:
+            return MismatchError.exit_code
+        lost = self.repaired is not None and self.repaired.blocks
+        return 1 if lost or self.checked.quarantined or self.checked.missing else 0
+
+    def to_json(self) -> dict[str, object]:
+        """Give it as JSON values."""
+        checked = asdict(self.checked)
+        del checked["records"]
+        return {
+            "store": str(self.store),
+            "level": self.level,
+            **checked,
+            "repaired": None if self.repaired is None else asdict(self.repaired),
+            "images": [asdict(one) for one in self.images],
+            "images_compared": self.images_compared,
+            "images_added": self.images_added,
+            "recomputed": [asdict(one) for one in self.recomputed],
+            "exit_code": self.exit_code,
+        }
+
+
+def verify(
+    store: str | Path | None = None,
+    level: str = "rows",
+    *,
+    repair_it: bool = False,
+    dataset: str | Dataset | None = None,
+    root: str | Path | None = None,
+    recompute: int = 0,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    on_progress: OnProgress | None = None,
+) -> Verification:
+    """Hold a store against its commit log, and against its images and encoder where these are at hand.
+
+    Parameters
+    ----------
+    store : path, optional
+        By default the only one in the cache folder.
+    level : {"quick", "rows", "deep"}
+        Sizes and records; every row's checksum; sha256 of every file, and of every image where there is a dataset.
+    repair_it : bool
+        Withdraw what is damaged, so that the next `embed` redoes exactly that, and write damaged metadata anew.
+    dataset, root
+        What the store was made from; as `samtl.embed` has them.
+    recompute : int
+        So many rows, drawn at random, go through the encoder again.
+    seed : int
+        Of that draw.
+    checkpoint, device
+        Of that encoder; by default the weights that the store names.
+    on_progress : callable, optional
+        Called with what is done, how much of it, and how much there is.
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    InputError
+        Where there is no store, or `recompute` lacks a dataset.
+    DamageError
+        Where what is to be repaired cannot be.
+    MismatchError
+        Where the encoder, or the dataset, is not that of the store.
+    LockedError
+        Where another process writes to a store that is to be repaired.
+    """
+    if recompute < 0:
+        raise InputError(f"--recompute must not be below 0, got {recompute}")
+    if recompute and dataset is None:
+        raise InputError("--recompute needs the images: name the store's --dataset")
+    path = _path(store)
+    tell = on_progress or (lambda what, done, all_of: None)
+    repaired = None
+    with locked(path) if repair_it else nullcontext():
+        checked = check(path, level, lambda done, all_of: tell("bytes of shards", done, all_of))
+        if repair_it and checked.findings:
+            repaired = repair(path, checked)
+    images: tuple[ImageFinding, ...] = ()
+    compared = added = 0
+    recomputed: tuple[Recomputed, ...] = ()
+    if dataset is not None and (repaired is not None or not checked.findings):
+        opened = open_store(path)
+        listed = resolve(dataset, root)
+        where = _places(opened, listed)
+        if level == "deep":
+            images, compared = _images(opened, listed, where, tell)
+            added = len(listed) - len(where)
+        if recompute:
+            source = None if checkpoint is None else str(checkpoint)
+            recomputed = _recomputed(opened, listed, where, recompute, seed, source, device, tell)
+    return Verification(path, level, checked, repaired, images, compared, added, recomputed)
+
+
+def _path(store: str | Path | None) -> Path:
+    """Find the store; one whose fingerprint is gone is found by its own name only."""
+    if store is not None and Path(store).suffix == ".zarr" and not (Path(store) / FILE).exists():
+        return Path(store)
+    return locate(store)
+
+
+def _places(store: Store, listed: Dataset) -> dict[int, int]:
+    """Map rows of a store to images of a dataset."""
+    if listed.name != store.dataset:
+        raise MismatchError(
+            f"{store.path} was made from another dataset:",
+            [("dataset", store.dataset, listed.name)],
+        )
+    at = {sample_id: i for i, sample_id in enumerate(listed.sample_ids)}
+    return {row: at[name] for row, name in enumerate(store.sample_ids) if name in at}
+
+
+def _images(
+    store: Store, listed: Dataset, where: dict[int, int], tell: OnProgress
+) -> tuple[tuple[ImageFinding, ...], int]:
+    """Compare the images with what the rows were made from."""
+    found = []
+    compared = 0
+    for row, sample_id in enumerate(store.sample_ids):
+        expected = store.image_sha256(row)
+        if not expected:
+            continue  # not committed, or never read
+        compared += 1
+        what = (
+            _image(listed, sample_id, expected)
+            if row in where
+            else ("gone", "it is not listed any more")
+        )
+        if what:
+            found.append(ImageFinding(row, sample_id, *what))
+        tell("images", row + 1, len(store))
+    return tuple(found), compared
+
+
+def _image(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | None:
+    try:
+        content = listed.read(sample_id)
+    except (BadImage, InputError, OSError) as error:
+        return "gone", str(error)
+    if hashlib.sha256(content).hexdigest() != expected:
+        return "changed", "its bytes are not those that the row was made from"
+    return None
+
+
+def _recomputed(
+    store: Store,
+    listed: Dataset,
+    where: dict[int, int],
+    k: int,
+    seed: int,
+    checkpoint: str | None,
+    device: str,
+    tell: OnProgress,
+) -> tuple[Recomputed, ...]:
+    """Put some rows through the encoder again."""
+    encoder = reload_encoder(
+        store.identity,
+        store.weights,
+        store.path,
+        f"the one that made {store.path}",
+        checkpoint,
+        device,
+    )
+    whole = np.flatnonzero(store.valid())
+    rows = np.random.default_rng(seed).permutation([row for row in whole.tolist() if row in where])
+    found = []
+    for done, row in enumerate(rows[:k].tolist()):
+        tell("rows through the encoder", done, min(k, len(rows)))
+        sample_id = store.sample_ids[row]
+        decoded = decode_row(listed, where[row], encoder.preprocessing.image_size)
+        if decoded.pixels is None or decoded.image_sha256 != store.image_sha256(row):
+            raise MismatchError(
+                f"the image {sample_id} is not the one that row {row} was made from:",
+                [("image_sha256", store.image_sha256(row), decoded.image_sha256 or decoded.reason)],
+            )
+        outputs = encoder.encode([decoded.pixels], store.tiers)
+        distances = {
+            tier: _distance(store.read(TIER_ARRAYS[tier], [row])[0], outputs[TIER_ARRAYS[tier]][0])
+            for tier in store.tiers
+        }
+        tier = max(distances, key=lambda name: distances[name])
+        within = distances[tier] <= TOLERANCE[str(store.identity["compute_dtype"])]
+        found.append(Recomputed(row, sample_id, distances[tier], tier, within))
+    return tuple(found)
+
+
+def _distance(stored: NDArray[np.floating], now: NDArray[np.floating]) -> float:
+    """Give the relative L2 distance."""
+    have, want = stored.astype(np.float64), now.astype(np.float64)
+    return float(np.linalg.norm(have - want)) / max(float(np.linalg.norm(want)), 1e-12)

@@ -1,0 +1,194 @@
+"""A store beside its images and its encoder."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stubs import StubEncoders, install, toy_dataset
+
+import samtl
+from samtl import verifying
+from samtl.embedding import embed
+from samtl.errors import InputError, LockedError, MismatchError
+from samtl.store.layout import crc32c
+from samtl.store.reader import open_store
+from samtl.store.writer import locked
+from samtl.verifying import verify
+
+ROWS = 20
+
+
+@pytest.fixture(autouse=True)
+def encoders(monkeypatch):
+    return install(StubEncoders(), monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        install(StubEncoders(), patch.setattr)
+        out = tmp_path_factory.mktemp("verify") / "a.zarr"
+        return embed(toy_dataset(ROWS), "stub", out=out, device="cpu", checkpoint="random:4").store
+
+
+@pytest.fixture
+def store(original, tmp_path):
+    return Path(shutil.copytree(original, tmp_path / "a.zarr"))
+
+
+def replaced(dataset, changes):
+    """A dataset whose images are others, or raise."""
+
+    def read(sample_id):
+        content = changes.get(sample_id, dataset.read)
+        if isinstance(content, Exception):
+            raise content
+        return content(sample_id) if callable(content) else content
+
+    return dataclasses.replace(dataset, read=read)
+
+
+def test_whole(store):
+    found = verify(store, "deep", dataset=toy_dataset(ROWS), recompute=3, device="cpu")
+    assert found.exit_code == 0
+    assert found.findings == []
+    assert (found.images_compared, found.images, found.images_added) == (ROWS, (), 0)
+    assert len(found.recomputed) == 3
+    assert all(row.within and row.distance < 1e-3 for row in found.recomputed)
+    assert json.loads(json.dumps(found.to_json()))["exit_code"] == 0
+
+
+def test_images_that_changed_or_are_gone(store):
+    dataset = toy_dataset(ROWS)
+    a, b, c = dataset.sample_ids[3], dataset.sample_ids[5], dataset.sample_ids[7]
+    changed = replaced(dataset, {a: b"other bytes", b: OSError("the drive is gone")})
+    keep = [i for i, name in enumerate(changed.sample_ids) if name != c]
+    changed = dataclasses.replace(
+        changed,
+        sample_ids=(*(changed.sample_ids[i] for i in keep), "class0/new.png"),
+        labels=(*(changed.labels[i] for i in keep), 0),
+    )
+    found = verify(store, "deep", dataset=changed)
+    assert {one.sample_id: one.what for one in found.images} == {a: "changed", b: "gone", c: "gone"}
+    assert {open_store(store).sample_ids[one.row] for one in found.images} == {a, b, c}
+    assert found.images_added == 1
+    assert found.exit_code == 3
+    assert verify(store, "rows", dataset=changed).exit_code == 0  # which reads no image
+
+
+def test_a_row_that_the_encoder_does_not_give(store):
+    """Its checksums are all right: someone wrote them anew."""
+    from samtl.store import documents
+    from samtl.store.layout import INDEX_BYTES
+
+    path = store / "pooled" / "c.0.0"
+    data = bytearray(path.read_bytes())
+    length = (len(data) - INDEX_BYTES) // 16
+    row = np.frombuffer(data[: length - 4], "<f4") + np.float32(0.5)
+    data[:length] = row.tobytes() + crc32c(row.tobytes()).to_bytes(4, "little")
+    path.write_bytes(data)
+    record = documents.unseal(store / "log" / "0.json")
+    record.pop("checksum")
+    record["files"]["pooled"]["crc32c"][0] = crc32c(row.tobytes())
+    (store / "log" / "0.json").write_bytes(documents.seal(record))
+    found = verify(store, dataset=toy_dataset(ROWS), recompute=ROWS, device="cpu")
+    assert found.findings == []
+    far = [one for one in found.recomputed if not one.within]
+    assert [(one.row, one.tier) for one in far] == [(0, "pooled")]
+    assert len(found.recomputed) == ROWS
+    assert found.exit_code == 2
+
+
+def test_the_seed_draws_the_rows(store):
+    def rows(seed):
+        found = verify(
+            store, "quick", dataset=toy_dataset(ROWS), recompute=4, seed=seed, device="cpu"
+        )
+        return [one.row for one in found.recomputed]
+
+    assert rows(0) == rows(0) != rows(1)
+
+
+def test_another_encoder_or_dataset_is_refused(store):
+    with pytest.raises(MismatchError, match="weights_sha256"):
+        verify(store, dataset=toy_dataset(ROWS), recompute=1, checkpoint="random:5", device="cpu")
+    with pytest.raises(MismatchError, match="dataset"):
+        verify(store, "deep", dataset=toy_dataset(ROWS, name="other"))
+    other = replaced(toy_dataset(ROWS), dict.fromkeys(toy_dataset(ROWS).sample_ids, b"x"))
+    with pytest.raises(MismatchError, match="image_sha256"):
+        verify(store, dataset=other, recompute=1, device="cpu")
+
+
+def test_repair_withdraws_and_says_so(store):
+    path = store / "grid16" / "c.1.0.0.0"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert verify(store, "quick").exit_code == 2
+    found = verify(store, "quick", repair_it=True)
+    assert found.repaired is not None
+    assert found.repaired.withdrawn == {1: ["grid16"]}
+    assert found.exit_code == 1
+    assert open_store(store).missing == ROWS - 16
+    found = verify(store, "quick", repair_it=True)
+    assert (found.repaired, found.exit_code) == (None, 1)
+    embed(toy_dataset(ROWS), "stub", out=store, device="cpu", checkpoint="random:4")
+    assert verify(store, "deep").exit_code == 0
+
+
+def test_damage_that_is_not_repaired_leaves_images_alone(store):
+    (store / "label" / "c.0").unlink()
+    found = verify(store, "deep", dataset=toy_dataset(ROWS), recompute=2, device="cpu")
+    assert found.exit_code == 2
+    assert (found.images_compared, found.recomputed) == (0, ())
+
+
+def test_metadata_that_was_mended_is_no_loss(store):
+    (store / "zarr.json").write_text("{}")
+    found = verify(store, repair_it=True)
+    assert (found.repaired.rewritten, found.exit_code) == (["zarr.json"], 0)
+
+
+def test_a_repair_wants_the_store_for_itself(store):
+    with locked(store):
+        assert verify(store).exit_code == 0
+        with pytest.raises(LockedError):
+            verify(store, repair_it=True)
+
+
+def test_arguments(store, tmp_path):
+    with pytest.raises(InputError, match="dataset"):
+        verify(store, recompute=1)
+    with pytest.raises(InputError, match="below 0"):
+        verify(store, recompute=-1)
+    with pytest.raises(InputError):
+        verify(tmp_path / "nothing.zarr")
+    with pytest.raises(InputError):
+        verify(tmp_path / "nowhere")
+
+
+def test_a_store_without_its_fingerprint_is_looked_at_where_it_is_named(store):
+    (store / "fingerprint.json").unlink()
+    found = verify(store)
+    assert [one.what for one in found.findings] == ["identity"]
+    assert found.exit_code == 2
+
+
+def test_progress_is_told(store):
+    seen = []
+    verify(
+        store, "deep", dataset=toy_dataset(ROWS), recompute=2, device="cpu",
+        on_progress=lambda *event: seen.append(event),
+    )  # fmt: skip
+    assert {what for what, _, _ in seen} == {
+        "bytes of shards",
+        "images",
+        "rows through the encoder",
+    }
+    assert all(0 <= done <= all_of for _, done, all_of in seen)
+
+
+def test_it_is_public():
+    assert samtl.verify is verify
+    assert samtl.Verification is verifying.Verification
