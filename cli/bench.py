@@ -131,6 +131,32 @@ def embed(
     render.write_json(json, _paired.to_json(rows))
 
 
+@app.command("store")
+def store(
+    rows: Annotated[int, typer.Option(help="Rows of 2 MiB, a multiple of 16.", min=16)] = 512,
+    log_rows: Annotated[
+        int, typer.Option(help="Rows of the store that is opened; 0 to leave it out.", min=0)
+    ] = 1_000_000,
+    rounds: Rounds = 5,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder on the disk to measure.", show_default="that of temporary files"
+        ),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Measure how fast rows are read, beside other readers, and committed, and how long a large store opens."""
+    from samtl.bench import _paired
+    from samtl.bench.store import bench_store
+
+    with render.err.status("measuring") as status:
+        found = bench_store(rows, log_rows, rounds, out, on_event=status.update)
+    draw(found)
+    tell_machine()
+    render.write_json(json, _paired.to_json(found))
+
+
 @app.command("sweep")
 def sweep(
     only: Annotated[

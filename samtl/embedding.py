@@ -14,7 +14,7 @@ from samtl.datasets import Dataset
 from samtl.encoding import Pass, Progress
 from samtl.errors import ResourceError
 from samtl.fleet import Fleet
-from samtl.machine import peak_memory
+from samtl.memory import peak_memory
 from samtl.notes import Note
 from samtl.planning import STORED_DTYPES, TIERS, Job, Plan, prepare
 from samtl.store.fingerprint import Fingerprint

@@ -22,7 +22,7 @@ from samtl import metrics, pixel_metrics, protocols, registry, splits
 from samtl.errors import InputError, UnknownName
 from samtl.heads._base import Candidate, Epoch
 from samtl.heads._save import plain, save
-from samtl.machine import peak_memory
+from samtl.memory import peak_memory
 from samtl.metrics import PerClass, Score
 from samtl.preprocess import IGNORE
 from samtl.protocols import Samples as Samples

@@ -298,7 +298,7 @@ import numpy as np
 from samtl import feed
 from samtl.feed import Feed, Targets
 from samtl.heads.conv import Head
-from samtl.machine import peak_memory
+from samtl.memory import peak_memory
 from samtl.store import reader
 
 feed.WINDOW_BYTES = 32 * 2**20

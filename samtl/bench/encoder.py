@@ -25,7 +25,8 @@ from samtl.encoders import sam
 from samtl.encoders._batching import SIZES, knee, now, rate_of
 from samtl.encoders._device import DTYPES, resolve_device, resolve_dtype
 from samtl.errors import InputError, UnknownName
-from samtl.machine import out_of_memory, peak_memory, resident_memory
+from samtl.machine import out_of_memory
+from samtl.memory import peak_memory, resident_memory
 
 SHIPPED, TRANSFORMERS = "shipped-", "transformers-bfloat16"
 OTHERS = (f"{SHIPPED}float32", f"{SHIPPED}autocast", f"{SHIPPED}bfloat16", TRANSFORMERS)

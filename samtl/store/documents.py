@@ -49,9 +49,10 @@ def unseal(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise DamageError(f"{path} is larger than any file of its kind: the store is damaged")
     try:
-        content = json.loads(path.read_bytes())
+        raw = path.read_bytes()
+        content = json.loads(raw, parse_constant=_refuse)
         checksum = content.pop("checksum")
-        intact = checksum == digest(content)
+        intact = _is_sealed(raw, checksum) or checksum == digest(content)
     except (
         ValueError, KeyError, AttributeError, TypeError, RecursionError, IsADirectoryError
     ) as error:  # fmt: skip
@@ -61,3 +62,20 @@ def unseal(path: Path) -> dict[str, Any]:
     if not intact:
         raise DamageError(f"{path} fails its own checksum: it was altered or is damaged")
     return {**content, "checksum": checksum}
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _is_sealed(raw: bytes, checksum: object) -> bool:
+    """Tell whether these are the bytes that `seal` gives, without writing the document again: a third of the time."""
+    mark = f'"checksum":"{checksum}"'.encode()
+    before, _, after = raw.partition(mark)
+    if before.endswith(b"{"):
+        after = after.removeprefix(b",")
+    else:
+        before = before.removesuffix(b",")
+    rest = hashlib.sha256(before)
+    rest.update(after.removesuffix(b"\n"))
+    return rest.hexdigest() == checksum

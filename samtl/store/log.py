@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,18 @@ class CommittedFile:
         Bytes.
     sha256 : str
         Of the file.
-    crc32c : tuple of int
-        Of each row's bytes, in order.
+    crc32c : sequence of int
+        Of each row's bytes, in order; kept as an array of 4 bytes each, since a large store has millions.
     """
 
     path: str
     size: int
     sha256: str
-    crc32c: tuple[int, ...]
+    crc32c: Sequence[int]
+
+    def __post_init__(self) -> None:
+        """Pack the checksums; raises OverflowError or TypeError where one is none."""
+        object.__setattr__(self, "crc32c", array("I", self.crc32c))
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def read_record(path: Path) -> Record:
     content = unseal(path)
     try:
         record = _parse(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DamageError(
             f"{path} is not a commit record: field {error} is missing or wrong"
         ) from error
@@ -146,13 +151,11 @@ def read_record(path: Path) -> Record:
 
 def _parse(content: Mapping[str, Any]) -> Record:
     files = {
-        str(name): CommittedFile(
-            str(f["path"]), int(f["size"]), str(f["sha256"]), tuple(int(c) for c in f["crc32c"])
-        )
+        str(name): CommittedFile(str(f["path"]), int(f["size"]), str(f["sha256"]), f["crc32c"])
         for name, f in content["files"].items()
     }
-    status = tuple(str(s) for s in content["status"])
-    images = tuple(str(s) for s in content["image_sha256"])
+    status = tuple(OK if s == OK else str(s) for s in content["status"])  # one text, not millions
+    images = tuple(map(str, content["image_sha256"]))
     lengths = {len(status), len(images), *(len(f.crc32c) for f in files.values())}
     if len(lengths) != 1 or not 1 <= len(status) <= BLOCK_ROWS:
         raise ValueError("status")
