@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow test-all lint format clean
+.PHONY: help demo test test-slow test-all torture lint format clean
 
 help:
 	@echo "make demo       the whole way on generated images: embed, fit two heads, print their accuracy"
 	@echo "make test       the fast tests: no network, no weights, no GPU"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make torture    passes killed, and disks failing, at every system call"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make format     let ruff rewrite the files"
 	@echo "make clean      remove the virtual environment and what tools leave behind; stores and runs stay"
@@ -38,6 +39,9 @@ test-slow: $(VENV)/installed-dev
 
 test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+torture: $(VENV)/installed-dev
+	SAMTL_TORTURE=1 $(BIN)/python -m pytest -m slow tests/test_torture_*.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

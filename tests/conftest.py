@@ -110,3 +110,11 @@ def folder(tmp_path):
 def embedded(run, encoders, folder):
     """A store of 24 images in two classes in the default place."""
     assert run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")[0] == 0
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say at how many points a fault struck, where tests count them."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "points":
+                terminalreporter.write_line(f"{report.nodeid}: {value} points")

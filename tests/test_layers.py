@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
     "errors", "units", "notes", "ahead", "registry", "weights", "machine", "memory", "processes", "preprocess",
-    "images", "splits", "split_lists", "metrics", "pixel_metrics", "comparing", "datasets", "encoders", "store", "planning",
-    "decoding", "reloading", "encoding", "fleet", "embedding", "verifying", "heads", "baselines", "runs", "protocols",
-    "trial", "results", "feed", "usable", "head_trial", "fit", "trained", "output", "predicting", "baseline_fit",
-    "together", "cells", "crew", "sweeping", "report", "reproducing", "bench", "cli",
+    "images", "splits", "split_lists", "metrics", "pixel_metrics", "comparing", "datasets", "encoders", "store",
+    "planning", "decoding", "reloading", "encoding", "fleet", "embedding", "verifying", "heads", "baselines", "runs",
+    "protocols", "trial", "results", "feed", "usable", "head_trial", "fit", "trained", "output", "predicting",
+    "baseline_fit", "together", "cells", "crew", "sweeping", "report", "reproducing", "bench", "cli",
 ]  # fmt: skip
 STRANGERS = {"datasets", "encoders", "store", "heads"}  # do not know each other
 
