@@ -1,0 +1,160 @@
+"""After a power cut at any moment no row is wrong, and the pass goes on; zarr's own store fails the same test."""
+
+import os
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chaos import BATCH, ROWS, Machine, needs_strace
+from power import Call, Disk, laid_out, recorded
+from stubs import everything
+
+from samtl.store.fingerprint import FILE
+from samtl.store.reader import open_store
+from samtl.store.verify import check
+
+STATES = 2_000 if os.environ.get("SAMTL_TORTURE") else 60
+
+EMBED = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from stubs import StubEncoders, install, toy_dataset
+from samtl.embedding import embed
+install(StubEncoders())
+embed(toy_dataset({ROWS}), "stub", out=sys.argv[1], device="cpu", batch_size={BATCH})
+"""
+
+ZARR = """
+import sys
+import numpy as np
+import zarr
+array = zarr.create_array(sys.argv[1], shape=(64, 1024), chunks=(1, 1024), shards=(16, 1024), dtype="f4", fill_value=0)
+for block in range(4):
+    array[16 * block : 16 * block + 16] = 1 + np.random.default_rng(block).random((16, 1024), np.float32)
+"""
+
+
+def states(calls, root, n):
+    """Draw so many moments and what may be lost at each; gives the number of calls made, and the state."""
+    chance = random.Random(0)
+    moments = [*sorted(chance.randrange(len(calls)) for _ in range(n - 2)), len(calls), len(calls)]
+    disk, done = Disk(root), 0
+    for moment in moments:
+        for call in calls[done:moment]:
+            disk.apply(call)
+        done = moment
+        yield moment, disk.cut(chance)
+
+
+@needs_strace
+@pytest.mark.slow
+def test_no_power_cut_makes_a_row_wrong(tmp_path, record_property):
+    root = tmp_path / "recorded.zarr"
+    calls = recorded([sys.executable, "-c", EMBED, str(root)], root)
+    expected = open_store(root)
+    assert sum(call.what == "sync" for call in calls) > 4 * 2 * len(expected.arrays)
+    rows, seen = [], 0
+    with Machine(tmp_path) as machine:
+        for number, (_, state) in enumerate(states(calls, root, STATES)):
+            store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
+            committed = 0
+            if (store / FILE).exists() and (store / "rows" / "0.json").exists():
+                assert check(store, "deep").findings == []
+                opened = open_store(store)
+                there = np.flatnonzero(opened.valid())
+                for name in opened.arrays:
+                    np.testing.assert_array_equal(
+                        opened.read(name, there), expected.read(name)[there]
+                    )
+                committed = len(there)
+            rows.append(committed)
+            seen += 1
+            if number % 20 == 0:
+                done = machine.embed(store)
+                assert done.code == 0, done.told
+                assert done.encoded == ROWS - committed
+                assert everything(open_store(store)) == everything(expected)
+            shutil.rmtree(tmp_path / "cut")
+    record_property("points", seen)
+    assert set(rows) == {0, 16, 32, 48, 64}  # all ways between nothing and all of it
+
+
+@needs_strace
+@pytest.mark.slow
+def test_what_was_committed_stays(tmp_path):
+    """A record that a caller saw is there after every power cut that follows."""
+    root = tmp_path / "recorded.zarr"
+    calls = recorded([sys.executable, "-c", EMBED, str(root)], root)
+    end = {
+        number: next(
+            i for i, call in enumerate(calls)
+            if call.what == "link" and call.path.endswith(f"/log/{number}.json")
+        )
+        for number in range(4)
+    }  # fmt: skip
+    folder = os.path.realpath(root / "log")
+    synced = {
+        number: next(i for i in range(at, len(calls)) if calls[i] == Call("sync", folder))
+        for number, at in end.items()
+    }
+    for moment, state in states(calls, root, STATES):
+        for number, at in synced.items():
+            if moment > at:
+                assert f"{folder}/{number}.json" in state
+
+
+@needs_strace
+@pytest.mark.slow
+def test_the_harness_finds_fault_with_a_store_that_syncs_nothing(tmp_path):
+    root = tmp_path / "recorded.zarr"
+    calls = recorded([sys.executable, "-c", ZARR, str(root)], root)
+    import zarr
+
+    expected = zarr.open_array(root, mode="r")[:]
+    wrong = 0
+    for _, state in states(calls, root, 60):
+        store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
+        for path in store.glob("c/*/*"):
+            block = int(path.parent.name)
+            try:
+                rows = zarr.open_array(store, mode="r")[16 * block : 16 * block + 16]
+            except Exception:  # it notices
+                continue
+            wrong += not np.array_equal(rows, expected[16 * block : 16 * block + 16])
+        shutil.rmtree(tmp_path / "cut")
+    assert wrong > 0
+
+
+def test_what_was_synced_is_safe_and_nothing_else(tmp_path):
+    root = os.path.realpath(tmp_path)
+    steps = [
+        Call("create", f"{root}/a"),
+        Call("write", f"{root}/a", data=b"12345678"),
+        Call("sync", f"{root}/a"),
+        Call("write", f"{root}/a", data=b"unsafe"),
+        Call("link", f"{root}/b", f"{root}/a"),
+        Call("sync", root),
+        Call("mkdir", f"{root}/c"),
+        Call("create", f"{root}/c/d"),
+        Call("rename", f"{root}/e", f"{root}/b"),
+    ]
+    disk = Disk(root)
+    for step in steps:
+        disk.apply(step)
+    chance = random.Random(0)
+    seen = [disk.cut(chance) for _ in range(300)]
+    names = {frozenset(path.rpartition("/")[2] for path in state) for state in seen}
+    assert all("a" in state for state in names)
+    assert all({"b", "e"} & state for state in names)
+    assert any("e" in state for state in names)
+    assert any({"b", "e"} <= state for state in names)
+    assert any("c" not in state for state in names)
+    assert not any("d" in state and "c" not in state for state in names)
+    contents = {state[f"{root}/a"] for state in seen}
+    assert b"12345678" in contents
+    assert b"12345678unsafe" in contents
+    assert any(len(content) > 8 and content[8] == 0 for content in contents)
+    assert all(content.startswith(b"12345678") for content in contents)
