@@ -1,0 +1,149 @@
+"""FORMAT.md says enough: a reader written from the page alone, without samtl, reads every row and refuses damage."""
+
+import hashlib
+import json
+import re
+import struct
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+from stubs import StubEncoders, install, toy_dataset
+
+from samtl.embedding import embed
+from samtl.store.layout import array_specs
+from samtl.store.reader import open_store
+
+PAGE = Path(__file__).parent.parent / "FORMAT.md"
+DTYPES = {"embeddings": "<f2", "grid16": "<f2", "pooled": "<f4", "image_stats": "<f4", "original_size": "<i4",
+          "mask": "u1", "label": "<i4"}  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    install(StubEncoders(), monkeypatch.setattr)
+    dataset = toy_dataset(37, bad={5: "truncated", 20: "empty"})
+    path = embed(dataset, "stub", out=tmp_path / "a.zarr", device="cpu", tiers=["pooled"]).store
+    embed(dataset, "stub", out=path, device="cpu")  # the other tiers, by records of their own
+    return path
+
+
+def unsealed(path):
+    content = json.loads(path.read_bytes())
+    checksum = content.pop("checksum")
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if hashlib.sha256(text.encode()).hexdigest() != checksum:
+        raise ValueError(f"{path.name} is damaged")
+    return content, checksum
+
+
+class Reader:
+    """By the page's last section."""
+
+    def __init__(self, store):
+        self.store = store
+        identity, _ = unsealed(store / "fingerprint.json")
+        if identity["fingerprint"]["format"] != 1:
+            raise ValueError("another format")
+        self.identity = identity
+        self.rows, _ = unsealed(store / "rows" / "0.json")
+        self.n = len(self.rows["sample_ids"])
+        side = identity["fingerprint"]["image_size"] // 16
+        cells = min(16, side)
+        self.shapes = {
+            "embeddings": (256, side, side), "grid16": (256, cells, cells),
+            "pooled": (len(identity["columns"]["pooled"]),), "image_stats": (12,), "original_size": (2,),
+            "mask": (16 * side, 16 * side), "label": (), "sample_id": (),
+        }  # fmt: skip
+        places = []
+        for path in (store / "log").iterdir():
+            match = re.fullmatch(r"(\d+)(?:\.(\d+))?\.json", path.name)
+            if match:
+                places.append((int(match[1]), int(match[2] or 0), path))
+        self.committed = {}
+        checksums = []
+        for block, _, path in sorted(places):
+            record, checksum = unsealed(path)
+            if record["fingerprint"] != identity["sha256"]:
+                raise ValueError("another store's")
+            if len(record["status"]) != min(16, self.n - record["first_row"]):
+                raise ValueError("another number of rows")
+            checksums.append(checksum)
+            for array in record["withdrawn"]:
+                self.committed.pop((array, block), None)
+            for array in record["files"]:
+                self.committed[array, block] = record
+        self.snapshot = hashlib.sha256("".join(sorted(checksums)).encode()).hexdigest()
+
+    def row(self, array, row):
+        block, position = divmod(row, 16)
+        record = self.committed[array, block]
+        if record["status"][position] != "ok":
+            return None
+        file = record["files"][array]
+        data = (self.store / file["path"]).read_bytes()
+        index, checksum = data[-260:-4], data[-4:]
+        if len(data) != file["size"] or google_crc32c.value(index) != int.from_bytes(
+            checksum, "little"
+        ):
+            raise ValueError("damaged")
+        offset, length = struct.unpack_from("<QQ", index, 16 * position)
+        found, trailer = (
+            data[offset : offset + length - 4],
+            data[offset + length - 4 : offset + length],
+        )
+        expected = file["crc32c"][position]
+        if google_crc32c.value(found) != expected or int.from_bytes(trailer, "little") != expected:
+            raise ValueError("damaged")
+        if array == "sample_id":
+            one, size = struct.unpack_from("<II", found)
+            assert (one, size) == (1, len(found) - 8)
+            return found[8:].decode()
+        return np.frombuffer(found, DTYPES[array]).reshape(self.shapes[array])
+
+
+def test_a_reader_of_the_page_reads_every_row(store):
+    theirs, ours = Reader(store), open_store(store)
+    assert theirs.snapshot == ours.snapshot
+    assert theirs.n == len(ours)
+    assert {array for array, _ in theirs.committed} == set(ours.arrays)
+    valid = ours.valid()
+    assert 0 < valid.sum() < len(ours)
+    for array in ours.arrays:
+        rows = ours.read(array)
+        for row in range(len(ours)):
+            found = theirs.row(array, row)
+            assert (found is not None) == valid[row]
+            if found is not None:
+                np.testing.assert_array_equal(found, rows[row])
+    row = 7
+    image = theirs.committed["label", 0]["image_sha256"][row]
+    name = hashlib.sha256((theirs.identity["sha256"] + image).encode()).hexdigest()
+    assert name == ours.key(row)
+
+
+def test_what_it_must_refuse(store):
+    shard = store / "pooled" / "c.0.0"
+    data = bytearray(shard.read_bytes())
+    data[3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        Reader(store).row("pooled", 0)
+    record = store / "log" / "1.json"
+    record.write_bytes(record.read_bytes().replace(b'"ok"', b'"no"', 1))
+    with pytest.raises(ValueError, match="damaged"):
+        Reader(store)
+
+
+def test_the_page_names_every_array_and_field(store):
+    page = PAGE.read_text()
+    specs = array_specs(4, {"pooled": ["a"], "image_stats": ["b"]})
+    for name, spec in specs.items():
+        assert re.search(rf"^\| `{name}` \| .* \| {spec.dtype} \|", page, re.MULTILINE), name
+    told = set(re.findall(r"`([a-z_0-9]+)`", page))
+    for path in ("fingerprint.json", "rows/0.json", "log/0.json"):
+        content, _ = unsealed(store / path)
+        assert set(content) <= told, path
+    identity, _ = unsealed(store / "fingerprint.json")
+    assert set(identity["fingerprint"]) <= told
