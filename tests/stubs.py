@@ -239,3 +239,10 @@ def embedded(folder, dataset, image_size, tiers, **options):
         out = folder / f"{dataset.name}.zarr"
         options = {"device": "cpu", "dtype": "float32", "tiers": tiers, **options}
         return embed(dataset, "stub", out=out, **options).store
+
+
+def stub_store(folder, rows):
+    """Write a store of all tiers of the toy dataset, by stubs; gives its path."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(StubEncoders(), patch.setattr)
+        return embed(toy_dataset(rows), "stub", out=folder / "a.zarr", device="cpu").store

@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stubs import StubEncoders, everything, install, toy_dataset
-from test_store_verify import DAMAGES, ROWS, content
+from stubs import StubEncoders, everything, install, stub_store, toy_dataset
+from test_store_verify import ROWS, content
+from test_torture_rot import DAMAGES
 
 from samtl.embedding import embed
 from samtl.errors import DamageError, InputError
@@ -24,10 +25,7 @@ def encoders(monkeypatch):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        install(StubEncoders(), patch.setattr)
-        out = tmp_path_factory.mktemp("repair") / "a.zarr"
-        return embed(toy_dataset(ROWS), "stub", out=out, device="cpu").store
+    return stub_store(tmp_path_factory.mktemp("repair"), ROWS)
 
 
 @pytest.fixture
