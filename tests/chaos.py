@@ -29,9 +29,11 @@ import torch
 from stubs import StubEncoders, install, toy_dataset
 from samtl.embedding import embed
 from samtl.errors import SamtlError
-import samtl.store.reader, samtl.encoding, filelock
+import samtl.store.reader, samtl.store.writer, samtl.encoding, filelock
 dataset = toy_dataset(int(sys.argv[2]))
 torch.set_num_threads(1)
+if sys.argv[4] == "no locks":  # as on a drive that ignores them
+    samtl.store.writer.locked = contextlib.nullcontext
 
 
 def work(order):
@@ -91,13 +93,22 @@ class Pass:
 class Machine:
     """Where passes run that something happens to; a context manager."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, locks=True):
         self.folder = Path(folder)
+        self.locks = locks
         self.turn = 0
 
     def __enter__(self):
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(Path(__file__).parent), str(ROWS), str(BATCH)],
+            [
+                sys.executable,
+                "-c",
+                SERVER,
+                str(Path(__file__).parent),
+                str(ROWS),
+                str(BATCH),
+                "locks" if self.locks else "no locks",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -108,6 +119,27 @@ class Machine:
         self.server.stdin.close()
         self.server.wait()
         self.server.stdout.close()
+
+    def begin(self, out):
+        """Start a pass, and let the caller have its process; `end` waits for it."""
+        self.turn += 1
+        tally, log = (self.folder / f"{self.turn}.{name}" for name in ("tally", "log"))
+        order = {
+            "out": str(out),
+            "tally": str(tally),
+            "log": str(log),
+            "tiers": ["pooled", "grid16", "dense"],
+        }
+        pid = self._ask(order)["pid"]
+        self.server.stdin.write("\n")
+        self.server.stdin.flush()
+        return pid
+
+    def end(self):
+        """Wait for what was begun; gives how it went."""
+        code = json.loads(self.server.stdout.readline())["code"]
+        tally, log = (self.folder / f"{self.turn}.{name}" for name in ("tally", "log"))
+        return Pass(code, tally.stat().st_size if tally.exists() else 0, log.read_text(), code < 0)
 
     def embed(self, out, call="", nth=1, fault="", tiers=("pooled", "grid16", "dense")):
         """Run a pass.

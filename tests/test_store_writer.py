@@ -274,7 +274,7 @@ def test_a_second_writer_that_the_lock_did_not_stop_overwrites_nothing(store):
         with writing(store) as first:
             write(first, 1, value=1)
             committed = contents(store)
-            with pytest.raises(LockedError, match=r"another writer published .*log/1\.json"):
+            with pytest.raises(LockedError, match=r"another writer was at .*log/1\.json"):
                 write(late, 1, value=2)
             assert contents(store) == committed
     assert open_store(store).read("pooled", [16]).tolist() == [[1, 1]]

@@ -30,6 +30,8 @@ def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     ------
     FileExistsError
         Where the name is taken; that file is left as it is.
+    FileNotFoundError
+        Where the folder is gone, or someone removed the temporary file.
     OSError
         Where the disk gives out; nothing is left behind.
     """
@@ -37,7 +39,7 @@ def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     try:
         os.link(temporary, path)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -55,6 +55,7 @@ class StoreWriter:
     fingerprint: Fingerprint
     _committed: dict[str, dict[int, Record]] = field(default_factory=dict)
     _sequence: dict[int, int] = field(default_factory=dict)
+    _orphans: set[str] = field(default_factory=set)
 
     @property
     def blocks(self) -> int:
@@ -129,7 +130,7 @@ class StoreWriter:
         )
         try:
             durable.publish(record_path, [documents.seal(record.to_dict())])
-        except FileExistsError as error:
+        except (FileExistsError, FileNotFoundError) as error:
             raise _overtaken(record_path) from error
         self._sequence[block] = sequence + 1
         for name in files:
@@ -140,10 +141,14 @@ class StoreWriter:
         path = self.path / relative
         try:
             durable.publish(path, shard.pieces)
+        except FileNotFoundError as error:  # another writer took the temporary file for a leftover
+            raise _overtaken(record_path) from error
         except FileExistsError as error:
-            if record_path.exists():  # the lock did not hold: some network file systems ignore it
+            # Some network file systems ignore locks: what came since this writer began is another's.
+            if record_path.exists() or relative not in self._orphans:
                 raise _overtaken(record_path) from error
             # A crash left it between the shards and the record: it does not count.
+            self._orphans.discard(relative)
             path.unlink()
             durable.publish(path, shard.pieces)
 
@@ -215,6 +220,7 @@ def open_writer(
         records = read_log(path)
         writer._committed = committed(records)
         writer._sequence = {record.block: record.sequence + 1 for record in records}
+        writer._orphans = _orphans(path, specs, writer._committed)
         yield writer
 
 
@@ -289,7 +295,22 @@ def _read_json(path: Path) -> object:
 def _publish_if_absent(path: Path, content: bytes) -> None:
     if not path.exists():
         durable.make_folder(path.parent)
-        durable.publish(path, [content])
+        try:
+            durable.publish(path, [content])
+        except (FileExistsError, FileNotFoundError) as error:
+            raise _overtaken(path) from error
+
+
+def _orphans(
+    path: Path, specs: Mapping[str, ArraySpec], state: Mapping[str, Mapping[int, Record]]
+) -> set[str]:
+    """Name the shards that are there and that nothing commits."""
+    found = set()
+    for name, spec in specs.items():
+        counted = {spec.shard_path(block) for block in state.get(name, {})}
+        with os.scandir(path / name) as entries:
+            found |= {f"{name}/{entry.name}" for entry in entries} - counted
+    return found
 
 
 def _sweep(folder: Path) -> None:
@@ -324,7 +345,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def _overtaken(record_path: Path) -> LockedError:
     return LockedError(
-        f"another writer published {record_path} meanwhile; start again to go on from there"
+        f"another writer was at {record_path} meanwhile; start again to go on from there"
     )
 
 
