@@ -74,11 +74,14 @@ class Unit:
     Attributes
     ----------
     lanes : tuple of tuple of Cell
-        In a lane each cell may start from one before it. Where there are several lanes, they share their passes over
-        the store; those of a baseline are worked off one after the other, and share what it keeps.
+        In a lane each cell may start from one before it.
+    streamed : bool
+        Whether the lanes share their passes over the store; else they are worked off one after the other, and share
+        what a baseline keeps.
     """
 
     lanes: tuple[tuple[Cell, ...], ...]
+    streamed: bool = False
 
     @property
     def cells(self) -> list[Cell]:
@@ -175,14 +178,15 @@ class Workshop:
         if first.kind == "heads":
             store = self.store(first.store)
             array = array_of(store, first.name)
-            if array != "pooled":
+            if unit.streamed:
                 jobs = [[self._job(cell, tell) for cell in lane] for lane in unit.lanes]
                 fit_together(store, array, jobs)
                 return
-            # For all cells to come; what is already there is not read again. Rows that cannot be read are told of by
-            # the cells that need them.
-            with contextlib.suppress(SamtlError):
-                self.data(first.store, array, first.features).hold()
+            if array == "pooled":
+                # For all cells to come; what is already there is not read again. Rows that cannot be read are told of
+                # by the cells that need them.
+                with contextlib.suppress(SamtlError):
+                    self.data(first.store, array, first.features).hold()
         for lane in unit.lanes:
             for cell in lane:
                 self._alone(cell, tell)

@@ -1,11 +1,14 @@
-"""What this process has used of the machine's memory."""
+"""What this process may use of the machine's memory, and has used."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import resource
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 
 def peak_memory() -> int:
@@ -31,3 +34,27 @@ def _told(field: str) -> int | None:
         return None
     found = re.search(rf"^{field}:\s*(\d+) kB", status.read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
+
+
+def machine_memory() -> int:
+    """Give the bytes of memory that this process may use: the machine's, or its control group's where that has less."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _limits():
+        with contextlib.suppress(OSError, ValueError):  # "max" is none
+            found = min(found, int(limit.read_text()))
+    return found
+
+
+def _limits() -> Iterator[Path]:
+    """Name the files that may hold the limit of a control group that this process is in, or of one around that."""
+    groups = Path("/proc/self/cgroup")
+    if not groups.exists():
+        return
+    for line in groups.read_text().splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, file = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        place = PurePosixPath(name)
+        for group in (place, *place.parents):
+            yield Path("/sys/fs/cgroup", root, str(group).lstrip("/"), file)

@@ -8,7 +8,6 @@ or its run folder, which appears whole or not at all; so a sweep that was killed
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from samtl.cells import (
 from samtl.datasets import Dataset
 from samtl.errors import InputError, LockedError, ResourceError, SamtlError
 from samtl.head_trial import HeadTrial
+from samtl.memory import machine_memory
 from samtl.notes import Note
 from samtl.results import Results
 from samtl.runs import read_run, runs_folder
@@ -141,6 +141,7 @@ def sweep(
     warm_start: bool = True,
     jobs: int = 1,
     allow_partial: bool = False,
+    room: int | None = None,
     on_event: OnEvent | None = None,
 ) -> SweepResult:
     """Train every head on every split with every seed, and every baseline beside them.
@@ -177,6 +178,10 @@ def sweep(
         Processes at a time. More than 1 start this program anew: a script needs `if __name__ == "__main__":`.
     allow_partial : bool
         Whether to use a store in which rows are not embedded yet.
+    room : int, optional
+        Bytes of features that can stay in memory; half of what this process may use by default. Heads on grids of a
+        larger store share their passes over it, and then see its blocks in one order in every epoch; else each is
+        trained as `samtl.fit_head` does, which learns a little more.
     on_event : callable, optional
         Called with each `Progress` and `Note`.
 
@@ -214,7 +219,9 @@ def sweep(
     cells = _plan(shop, paths, heads, asked, chosen, tuple(baselines), features, warm_start)
     _known_params(given.params, cells)
     with _locked(folder):
-        return _Sweep(shop, cells, folder, on_event or (lambda event: None)).run(jobs, began)
+        allowed = machine_memory() // 2 if room is None else room
+        made = _Sweep(shop, cells, folder, on_event or (lambda event: None), allowed)
+        return made.run(jobs, began)
 
 
 def labelled(models: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
@@ -435,8 +442,11 @@ def _named_by(shop: Workshop, cell: Cell) -> Cell:
 class _Sweep:
     """The bookkeeping: what is finished, what became of the rest."""
 
-    def __init__(self, shop: Workshop, cells: Sequence[Cell], out: Path, on_event: OnEvent) -> None:
+    def __init__(
+        self, shop: Workshop, cells: Sequence[Cell], out: Path, on_event: OnEvent, room: int
+    ) -> None:
         self.shop, self.cells, self.out, self.on_event = shop, list(cells), out, on_event
+        self.room = room
         self.results = Results(out / results.FILE)
         self.done = 0
         self.failed: dict[str, str] = {}
@@ -464,12 +474,12 @@ class _Sweep:
             else:
                 left.append(cell)
         # What is asked for decides the processes, and so the threads of each: a sweep that resumes has as many.
-        jobs = min(jobs, len(self._units(self.cells, jobs)))
+        jobs = min(jobs, len(self._units(self.cells)))
         left += self._starts_of(left)
         while left:
             self.orphans: list[Cell] = []
             try:
-                crew.work(self._units(left, jobs), self.shop.given, jobs, self._tell)
+                crew.work(self._units(left), self.shop.given, jobs, self._tell)
             finally:
                 self._tidy()
             left = self._adopted()
@@ -607,7 +617,7 @@ class _Sweep:
             run=f"{CELLS}/{cell.run}",
         )
 
-    def _units(self, cells: Sequence[Cell], jobs: int) -> list[Unit]:
+    def _units(self, cells: Sequence[Cell]) -> list[Unit]:
         """Divide what is left among processes: long units first, the floor before what is held against it."""
         units: list[Unit] = []
         grids: dict[tuple[str, str], list[Cell]] = {}
@@ -618,10 +628,11 @@ class _Sweep:
                 if array != "pooled":
                     grids.setdefault((cell.store, array), []).append(cell)
         for (path, array), some in grids.items():
-            bins = jobs if _fits(self.shop.store(path), array) else 1
+            if self.shop.store(path).bytes_of(array) <= self.room:
+                continue
             lanes = lanes_of(some)
-            bins = max(bins, -(-len(lanes) // _LANES))
-            units += [Unit(tuple(map(tuple, hand))) for hand in _dealt(lanes, bins)]
+            hands = _dealt(lanes, -(-len(lanes) // _LANES))
+            units += [Unit(tuple(map(tuple, hand)), streamed=True) for hand in hands]
         shared: dict[tuple[str, str], list[Cell]] = {}
         for cell in cells:
             if cell.kind == "baselines" and keeps(cell.name):
@@ -645,10 +656,3 @@ def _dealt(lanes: Sequence[list[Cell]], bins: int) -> list[list[list[Cell]]]:
     for lane in sorted(lanes, key=cost, reverse=True):
         min(hands, key=lambda hand: sum(map(cost, hand))).append(lane)
     return hands
-
-
-def _fits(store: Store, array: str) -> bool:
-    """Tell whether an array can stay in memory, so that a pass for each process is not a pass over the disk."""
-    size = int(np.prod(store.shape(array))) * np.dtype(store.dtype(array)).itemsize
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return size <= pages // 2

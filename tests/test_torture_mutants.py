@@ -16,7 +16,7 @@ TESTS = ("durable", "documents", "log", "writer", "reader", "verify")
 MUTANTS = {
     "sync of the bytes": ("durable.py", "os.fsync(file.fileno())", "pass"),
     "sync of the name": (
-        "durable.py", "        temporary.unlink(missing_ok=True)\n    sync_folder(path.parent)", "        temporary.unlink(missing_ok=True)",
+        "durable.py", "unlink(missing_ok=True)\n    sync_folder(path.parent)", "unlink(missing_ok=True)",
     ),
     "sync of a replaced name": (
         "durable.py", "        raise\n    sync_folder(path.parent)\n", "        raise\n",

@@ -211,6 +211,10 @@ class Store:
         """The whole shape of an array."""
         return (len(self), *self._spec(array).row_shape)
 
+    def bytes_of(self, array: str) -> int:
+        """How many bytes all rows of an array of numbers come to, committed or not."""
+        return len(self) * self._spec(array).row_bytes
+
     def dtype(self, array: str) -> str:
         """The name of an array's dtype; "string" for `sample_id`."""
         return self._spec(array).dtype
