@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -50,13 +51,17 @@ def facts(rows: Mapping[str, str]) -> None:
 
 
 def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Print a table; `right` names the columns of numbers."""
+    """Print a table; `right` names the columns of numbers. What is no terminal gets lines as long as they need."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for index, header in enumerate(headers):
         table.add_column(header, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    out.print(table)
+    if out.is_terminal:
+        out.print(table)
+        return
+    whole = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
+    Console(file=out.file, width=max(out.width, whole)).print(table)
 
 
 def write_json(path: Path | None, content: Mapping[str, object]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from samtl.memory import peak_memory, resident_memory
+from samtl.memory import machine_memory, peak_memory, resident_memory
 
 PEAK = """
 from samtl.memory import peak_memory
@@ -51,3 +51,46 @@ def test_resident_memory_falls_again():
     del block
     assert during - before > 0.9 * 2**26 or during == peak_memory()
     assert resident_memory() <= peak_memory()
+
+
+def limits(monkeypatch, groups, files):
+    """Let the process be in control groups."""
+    real = Path.read_text
+
+    def read(path, *rest, **options):
+        if str(path) == "/proc/self/cgroup":
+            return groups
+        if str(path).startswith("/sys/fs/cgroup"):
+            if str(path) not in files:
+                raise FileNotFoundError(path)
+            return files[str(path)]
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "read_text", read)
+
+
+needs_groups = pytest.mark.skipif(
+    not Path("/proc/self/cgroup").exists(), reason="this system has no control groups"
+)
+
+
+@needs_groups
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/a/b\n", {"/sys/fs/cgroup/a/memory.max": "1000000\n", "/sys/fs/cgroup/a/b/memory.max": "max\n"}, 10**6),
+        ("0::/a/b\n", {"/sys/fs/cgroup/a/memory.max": "1000000\n", "/sys/fs/cgroup/a/b/memory.max": "7\n"}, 7),
+        ("4:memory:/x\n3:cpu:/y\n", {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes": "4096\n"}, 4096),
+        ("4:memory:/\n", {"/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ("0::/\n", {}, None),
+    ],
+)  # fmt: skip
+def test_a_control_groups_limit_counts(monkeypatch, groups, files, expected):
+    limits(monkeypatch, "0::/\n", {})
+    whole = machine_memory()
+    limits(monkeypatch, groups, files)
+    assert machine_memory() == (whole if expected is None else expected)
+
+
+def test_a_machine_has_more_memory_than_a_process_has_used():
+    assert machine_memory() > peak_memory() > 0

@@ -18,11 +18,12 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors.numpy import load_file
 from stubs import embedded
 from threadpoolctl import threadpool_limits
 from toys import blobs, stripes
 
-from samtl import sweeping
+from samtl import cells, sweeping
 from samtl.baseline_fit import fit_baseline
 from samtl.baselines import floor, vgg19
 from samtl.cells import CELLS, FLOORS, SPLITS, Given, Workshop
@@ -33,6 +34,7 @@ from samtl.notes import Note
 from samtl.protocols import several
 from samtl.results import Results
 from samtl.runs import read_run, read_split
+from samtl.store.reader import open_store
 from samtl.sweeping import Progress, sweep
 from samtl.trained import read_trained
 
@@ -706,9 +708,9 @@ SCRIPT = """
     }
 
     def main():
-        store, out = sys.argv[1:]
+        store, out, room = sys.argv[1:]
         told = lambda event: print(getattr(event, "what", "note"), flush=True)
-        result = sweep(store, list(PARAMS), "0.6,0.4,0.2", 2, out, params=PARAMS, jobs=2, on_event=told)
+        result = sweep(store, list(PARAMS), "0.6,0.4,0.2", 2, out, params=PARAMS, jobs=2, room=int(room), on_event=told)
         print("finished", result.done, result.skipped, result.failed, flush=True)
 
     if __name__ == "__main__":
@@ -737,7 +739,9 @@ def test_a_sweep_killed_at_any_moment_ends_with_the_same_rows(store, out, tmp_pa
     script.write_text(textwrap.dedent(SCRIPT))
 
     def start(folder, log):
-        command = [sys.executable, str(script), str(store), str(folder)]
+        # Once with what fits in memory, once with passes that are shared.
+        room = "0" if whole_group else str(10**9)
+        command = [sys.executable, str(script), str(store), str(folder), room]
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     log = tmp_path / "log"
@@ -780,3 +784,51 @@ def test_a_sweep_killed_at_any_moment_ends_with_the_same_rows(store, out, tmp_pa
             folder / CELLS / name / "head.safetensors" for folder in (out, tmp_path / "whole")
         )
         assert one.read_bytes() == two.read_bytes()
+
+
+# What fits in memory, and what does not
+
+
+def weights_of(folder):
+    return load_file(folder / "head.safetensors")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_head_on_grids_learns_what_fit_head_teaches_it(store, out, tmp_path, jobs):
+    torch.set_num_threads(jobs)  # which the processes share: one thread each
+    run(store, out, ("conv",), seeds=2, jobs=jobs, warm_start=False)
+    torch.set_num_threads(1)
+    for seed, split in ((0, "0.2"), (1, "0.6")):
+        alone = fit_head(store, "conv", split, seed, tmp_path / "runs", params=FAST["conv"])
+        (cell,) = (out / CELLS).glob(f"*-conv-{split}-s{seed}-*")
+        for name, expected in weights_of(alone.run).items():
+            np.testing.assert_array_equal(weights_of(cell)[name], expected)
+
+
+@pytest.mark.parametrize(("room", "shared"), [(None, 0), (0, 1), (10**9, 0), (1, 1)])
+def test_passes_are_shared_over_what_does_not_fit(store, out, monkeypatch, room, shared):
+    asked, together = [], cells.fit_together
+    monkeypatch.setattr(
+        cells, "fit_together", lambda *of: asked.append(len(of[2])) or together(*of)
+    )
+    result = run(store, out, ("conv", "mlp"), seeds=2, room=room)
+    assert not result.failed
+    assert asked == [2] * shared  # a lane for each seed
+    assert whats_of(result) == {"conv": 6, "mlp": 6}
+
+
+def whats_of(result):
+    done = {(row["method"], row["cell"]) for row in result.rows if row["kind"] == "head"}
+    return Counter(method for method, _ in done)
+
+
+def test_the_room_is_half_of_what_the_process_may_use(store, out, monkeypatch):
+    size = open_store(store).bytes_of("grid16")
+    asked, together = [], cells.fit_together
+    monkeypatch.setattr(cells, "fit_together", lambda *of: asked.append(of) or together(*of))
+    monkeypatch.setattr(sweeping, "machine_memory", lambda: 2 * size)
+    run(store, out / "a", ("conv",), "0.2")
+    assert not asked
+    monkeypatch.setattr(sweeping, "machine_memory", lambda: 2 * size - 2)
+    run(store, out / "b", ("conv",), "0.2")
+    assert len(asked) == 1
