@@ -82,7 +82,7 @@ def with_mutant(folder, name):
 def test_a_test_fails_without(name, tmp_path):
     if not ALL and name != "what the disk gives back":
         pytest.skip("make torture takes every step out")
-    done = tested(with_mutant(tmp_path, name))
+    done = run_tests_of(with_mutant(tmp_path, name))
     assert done.returncode == 1, done.stdout[-2000:]
     assert "failed" in done.stdout
 
@@ -92,11 +92,11 @@ def test_with_all_of_them_none_fails(tmp_path):
     """Or those above might fail for another reason."""
     if not ALL:
         pytest.skip("make test has run these tests")
-    done = tested(with_mutant(tmp_path, None))
+    done = run_tests_of(with_mutant(tmp_path, None))
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def tested(folder):
+def run_tests_of(folder):
     """Run the store's tests on a copy."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
