@@ -41,7 +41,7 @@ test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 torture: $(VENV)/installed-dev
-	SAMTL_TORTURE=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_torture_*.py
+	SAMTL_TORTURE=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_torture_*.py tests/test_encoders_engines.py tests/test_sweeping.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -189,7 +189,8 @@ def prepare(
         compute_dtype,
         STORED_DTYPES,
     )
-    check_identity(path, fingerprint, rows)
+    if resumes:  # else another process may be making it just now, and the weights to compare with are not known
+        check_identity(path, fingerprint, rows)
 
     specs = array_specs(preprocessing.image_size // PATCH, columns)
     always = ALWAYS if source.read_mask is None else (*ALWAYS, "mask")

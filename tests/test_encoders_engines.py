@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -93,6 +94,8 @@ def padded(batch, size):
 @torch.inference_mode()
 def test_every_size_of_sam_in_every_dtype(name, size, batch):
     """In float32 the same; in 16 bits no further from that than `segment_anything` itself is."""
+    if size == 1024 and name != "sam_vit_b" and not os.environ.get("SAMTL_TORTURE"):
+        pytest.skip("make torture tries the larger ones at this size, too")
     plain, x = shallow(name, size), padded(batch, size)
     exact = plain(x)
 
