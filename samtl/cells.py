@@ -52,6 +52,8 @@ class Cell:
         Name of the run folder.
     start : str
         Run folder of the cell that training starts from, or "".
+    streamed : bool
+        Whether it is trained by passes over the store that it shares.
     """
 
     number: int
@@ -65,6 +67,7 @@ class Cell:
     digest: str = ""
     run: str = ""
     start: str = ""
+    streamed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +78,11 @@ class Unit:
     ----------
     lanes : tuple of tuple of Cell
         In a lane each cell may start from one before it.
-    streamed : bool
-        Whether the lanes share their passes over the store; else they are worked off one after the other, and share
+        Those of streamed cells share their passes over the store; others are worked off one after the other, and share
         what a baseline keeps.
     """
 
     lanes: tuple[tuple[Cell, ...], ...]
-    streamed: bool = False
 
     @property
     def cells(self) -> list[Cell]:
@@ -147,7 +148,9 @@ class Workshop:
         if cell.kind == "heads":
             array = array_of(self.store(cell.store), cell.name)
             data = self.data(cell.store, array, cell.features)
-            return head_trial(data, cell.name, model, cell.parts, cell.seed, given, cell.start)
+            return head_trial(
+                data, cell.name, model, cell.parts, cell.seed, given, cell.start, cell.streamed
+            )
         images, samples = self.images(cell.store)
         if model.keeps:
             model.keep(self._kept.setdefault((cell.store, cell.name), {}))
@@ -178,7 +181,7 @@ class Workshop:
         if first.kind == "heads":
             store = self.store(first.store)
             array = array_of(store, first.name)
-            if unit.streamed:
+            if first.streamed:
                 jobs = [[self._job(cell, tell) for cell in lane] for lane in unit.lanes]
                 fit_together(store, array, jobs)
                 return

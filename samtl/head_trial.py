@@ -55,6 +55,8 @@ class HeadTrial(Trial, ABC):
         What the user asked for, to be written down.
     warm_start : str
         The run whose weights training begins with, or "".
+    streamed : bool
+        Whether it is trained by passes over the store that other heads share, in their order.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class HeadTrial(Trial, ABC):
         seed: int,
         given: Mapping[str, Any],
         warm_start: str = "",
+        streamed: bool = False,
     ) -> None:
         super().__init__(data.samples, parts, seed, warm_start)
         self.data, self.name, self.head = data, name, head
@@ -78,6 +81,8 @@ class HeadTrial(Trial, ABC):
             "fingerprint": store.fingerprint,
             "samples": data.digest,
         }
+        if data.array != "pooled":
+            decides["order"] = "shared" if streamed else "own"
         about = {
             "path": str(given.get("store", store.path)),
             "name": store.name,
@@ -289,10 +294,11 @@ def head_trial(
     seed: int,
     given: Mapping[str, Any],
     warm_start: str = "",
+    streamed: bool = False,
 ) -> HeadTrial:
     """Make the trial for a store's task."""
     kind = _Segmentation if data.store.task == "segmentation" else _Classification
-    return kind(data, name, head, parts, seed, given, warm_start)
+    return kind(data, name, head, parts, seed, given, warm_start, streamed)
 
 
 def stored_masks(

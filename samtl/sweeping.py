@@ -216,12 +216,13 @@ def sweep(
         allow_partial,
     )
     shop = Workshop(given)
-    cells = _plan(shop, paths, heads, asked, chosen, tuple(baselines), features, warm_start)
+    allowed = machine_memory() // 2 if room is None else room
+    cells = _plan(
+        shop, paths, heads, asked, chosen, tuple(baselines), features, warm_start, allowed
+    )
     _known_params(given.params, cells)
     with _locked(folder):
-        allowed = machine_memory() // 2 if room is None else room
-        made = _Sweep(shop, cells, folder, on_event or (lambda event: None), allowed)
-        return made.run(jobs, began)
+        return _Sweep(shop, cells, folder, on_event or (lambda event: None)).run(jobs, began)
 
 
 def labelled(models: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
@@ -303,14 +304,17 @@ def _plan(
     baselines: Sequence[str],
     features: Sequence[str],
     warm_start: bool,
+    room: int,
 ) -> list[Cell]:
     """List the cells, with who is in which part, what decides their outcome, and where each starts."""
     counter = itertools.count()
     plan: list[Cell] = []
 
-    def several(store: str, kind: str, name: str, chosen: str | None, parts: _Chosen) -> None:
+    def several(
+        store: str, kind: str, name: str, chosen: str | None, parts: _Chosen, streamed: bool = False
+    ) -> None:
         cells = [
-            Cell(next(counter), kind, name, store, chosen, spec, seed, found)
+            Cell(next(counter), kind, name, store, chosen, spec, seed, found, streamed=streamed)
             for (spec, seed), found in parts.items()
         ]
         for group in _by_seed(cells):
@@ -326,7 +330,8 @@ def _plan(
             if array not in split:
                 split[array] = _parts(data.samples, asked, seeds)
             for some in (features or (None,)) if array == "pooled" else (None,):
-                several(path, "heads", name, some, split[array])
+                streamed = array != "pooled" and store.bytes_of(array) > room
+                several(path, "heads", name, some, split[array], streamed)
     base = paths[0] if paths else ""
     if baselines:
         sizes = {int(shop.store(path).identity["image_size"]) for path in paths}
@@ -442,11 +447,8 @@ def _named_by(shop: Workshop, cell: Cell) -> Cell:
 class _Sweep:
     """The bookkeeping: what is finished, what became of the rest."""
 
-    def __init__(
-        self, shop: Workshop, cells: Sequence[Cell], out: Path, on_event: OnEvent, room: int
-    ) -> None:
+    def __init__(self, shop: Workshop, cells: Sequence[Cell], out: Path, on_event: OnEvent) -> None:
         self.shop, self.cells, self.out, self.on_event = shop, list(cells), out, on_event
-        self.room = room
         self.results = Results(out / results.FILE)
         self.done = 0
         self.failed: dict[str, str] = {}
@@ -622,17 +624,13 @@ class _Sweep:
         units: list[Unit] = []
         grids: dict[tuple[str, str], list[Cell]] = {}
         for cell in cells:
-            if cell.kind == "heads":
-                store = self.shop.store(cell.store)
-                array = array_of(store, cell.name)
-                if array != "pooled":
-                    grids.setdefault((cell.store, array), []).append(cell)
-        for (path, array), some in grids.items():
-            if self.shop.store(path).bytes_of(array) <= self.room:
-                continue
+            if cell.streamed:
+                array = array_of(self.shop.store(cell.store), cell.name)
+                grids.setdefault((cell.store, array), []).append(cell)
+        for some in grids.values():
             lanes = lanes_of(some)
             hands = _dealt(lanes, -(-len(lanes) // _LANES))
-            units += [Unit(tuple(map(tuple, hand)), streamed=True) for hand in hands]
+            units += [Unit(tuple(map(tuple, hand))) for hand in hands]
         shared: dict[tuple[str, str], list[Cell]] = {}
         for cell in cells:
             if cell.kind == "baselines" and keeps(cell.name):

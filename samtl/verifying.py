@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +102,7 @@ class Verification:
 
     def to_json(self) -> dict[str, object]:
         """Give it as JSON values."""
-        checked = asdict(self.checked)
+        checked = asdict(replace(self.checked, records={}))  # of a large store they are many
         del checked["records"]
         return {
             "store": str(self.store),

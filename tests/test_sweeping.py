@@ -79,7 +79,9 @@ def plan(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), feature
     dataset = stripes(75) if baselines else None
     shop = Workshop(Given(Path("out"), {}, dataset))
     paths = [str(store)] if store else []
-    return sweeping._plan(shop, paths, heads, several(splits), seeds, baselines, features, warm)
+    return sweeping._plan(
+        shop, paths, heads, several(splits), seeds, baselines, features, warm, 10**9
+    )
 
 
 def lasting(rows):
@@ -833,3 +835,11 @@ def test_the_room_is_half_of_what_the_process_may_use(store, out, monkeypatch):
     monkeypatch.setattr(sweeping, "machine_memory", lambda: 2 * size - 2)
     run(store, out / "b", ("conv",), "0.2")
     assert len(asked) == 1
+
+
+def test_what_is_trained_in_another_order_is_another_cell(store, out):
+    """A sweep that goes on where there is less memory mixes nothing."""
+    first = run(store, out, ("conv", "mlp"), "0.2")
+    again = run(store, out, ("conv", "mlp"), "0.2", room=0)
+    assert (first.done, again.done, again.skipped) == (2, 1, 1)
+    assert len([name for name in cells_of(out) if "-conv-" in name]) == 2

@@ -77,6 +77,12 @@ def with_mutant(folder, name):
     return folder
 
 
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_step_is_where_it_is_looked_for(name):
+    file, code, _ = MUTANTS[name]
+    assert (ROOT / "samtl" / "store" / file).read_text().count(code) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_test_fails_without(name, tmp_path):
