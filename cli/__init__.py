@@ -13,7 +13,7 @@ import typer
 
 from samtl.errors import ResourceError, SamtlError
 
-from . import bench, demo, embed, fit, listing, predict, report, reproduce, sweep, verify
+from . import bench, compact, demo, embed, fit, listing, predict, report, reproduce, sweep, verify
 from ._render import complain, show_log
 from ._signals import StopNow
 
@@ -51,6 +51,7 @@ app.command("reproduce")(reproduce.reproduce)
 app.command("info")(listing.info)
 app.command("ls")(listing.ls)
 app.command("verify")(verify.verify)
+app.command("compact")(compact.compact)
 app.add_typer(bench.app, name="bench")
 app.command("demo")(demo.demo)
 

@@ -85,10 +85,11 @@ class _Told(logging.Handler):
 class EmbedBar:
     """A progress bar for the encoder pass on a terminal, or a line now and then in a log."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "embedding") -> None:
         self._last_line = 0.0
+        self._what = what
         self._bar = Progress(
-            TextColumn("embedding"),
+            TextColumn("{task.fields[what]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[rate]}"),
@@ -99,7 +100,9 @@ class EmbedBar:
             disable=not err.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=1, rate="", left="", written="0 B", bad="")
+        self._task = self._bar.add_task(
+            "", total=1, what=what, rate="", left="", written="0 B", bad=""
+        )
 
     def __enter__(self) -> EmbedBar:
         """Start to draw."""
@@ -119,6 +122,10 @@ class EmbedBar:
         """Print a line above the bar."""
         err.print(Text(message, style=style), soft_wrap=True)
 
+    def count(self, done: int, total: int) -> None:
+        """Draw how many images were read to be compared."""
+        self._bar.update(self._task, completed=done, total=total, what="reading images")
+
     def update(
         self, done: int, total: int, rate: float, left: float | None, written: int, bad: int
     ) -> None:
@@ -129,7 +136,7 @@ class EmbedBar:
             "written": size(written),
             "bad": f"{bad} bad" if bad else "",
         }
-        self._bar.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, completed=done, total=total, what=self._what)
         self._bar.tasks[self._task].fields.update(cells)
         now = time.monotonic()
         if not err.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:

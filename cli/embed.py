@@ -71,12 +71,23 @@ def embed(
             "to compare with."
         ),
     ] = "fast",
+    check_images: Annotated[
+        bool,
+        typer.Option(
+            "--check-images/--no-check-images",
+            help="Read the images of rows that are done already, to see whether a file has changed.",
+        ),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and stop there.")
     ] = False,
     json: Json = None,
 ) -> None:
-    """Push every image through the frozen encoder, once, into a store; goes on where it was interrupted."""
+    """Push every image through the frozen encoder, once, into a store; goes on where it was interrupted.
+
+    After a change of the dataset the same command brings the store up to it: new and changed images are embedded, rows
+    of images that are gone or changed count no more, labels are those of now. The plan says so first; --dry-run.
+    """
     options: dict[str, Any] = {
         "root": root,
         "group_by": group_by,
@@ -90,11 +101,13 @@ def embed(
         "batch_size": batch_size,
         "engine": engine,
         "out": out,
+        "check_images": check_images,
     }
     if dry_run:
         from samtl.planning import plan as plan_of
 
-        plan = plan_of(dataset, encoder, **options)
+        with render.EmbedBar("reading images") as bar:
+            plan = plan_of(dataset, encoder, **options, on_read=bar.count)
         draw_plan(plan)
         render.write_json(json, plan.to_json())
         return
@@ -121,6 +134,7 @@ def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResul
 
 def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
     """Give what draws the events of a pass: its plan, its progress, and the first bad images."""
+    from samtl.embedding import Reading
     from samtl.encoding import Progress
     from samtl.notes import Note
     from samtl.planning import Plan
@@ -140,6 +154,8 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
                 event.bytes_written,
                 event.quarantined,
             )
+        elif isinstance(event, Reading):
+            bar.count(event.done, event.images)
         elif isinstance(event, Note):
             bar.line(str(event), "yellow")
         else:
@@ -159,11 +175,23 @@ def draw_plan(plan: Plan) -> None:
             if plan.pending_rows
             else ", nothing left to do"
         )
+    changes = ", ".join(
+        f"{n} {what}"
+        for n, what in (
+            (plan.added, "images new"),
+            (plan.changed, "changed, so their old rows no longer count"),
+            (plan.removed, "gone, so their rows no longer count"),
+            (plan.returned, "back, whose rows count again"),
+            (plan.relabelled, "with another label"),
+        )
+        if n
+    )
     kept = "  ".join(f"{tier} {render.size(count)}" for tier, count in plan.bytes_by_tier.items())
     render.facts(
         {
             "store": str(plan.store),
             "dataset": f"{plan.dataset}, {todo}",
+            **({"changes": changes} if changes else {}),
             "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
             f"{plan.compute_dtype} on {plan.device}, batches of {plan.batch_size or 'the size that is fastest'}",
             "size": kept,

@@ -37,7 +37,8 @@ def info(
             "store": str(opened.path),
             "dataset": opened.dataset,
             "rows": f"{summary.rows}: {summary.ok} embedded, {len(summary.quarantined)} quarantined, "
-            f"{summary.missing} missing",
+            f"{summary.missing} missing"
+            + (f", and {summary.superseded} superseded" if summary.superseded else ""),
             "task": opened.task,
             "classes": _classes(opened, summary.per_class),
             **_scenes(opened),
@@ -62,6 +63,12 @@ def info(
         render.warn_untrained(opened.weights)
     if summary.missing:
         render.say(f"{summary.missing} rows are missing: run samtl embed again to go on", "yellow")
+    if summary.superseded:
+        render.say(
+            f"{summary.superseded} rows do not count any more, their images are gone or changed: samtl compact makes "
+            "room",
+            "dim",
+        )
     render.write_json(json, summary.to_json())
     if summary.quarantined:
         raise typer.Exit(EXIT_QUARANTINED)

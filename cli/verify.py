@@ -99,7 +99,8 @@ def draw(found: Verification) -> None:
         {
             "store": str(found.store),
             "rows": f"{checked.rows}: {checked.ok} embedded, {checked.quarantined} quarantined, "
-            f"{checked.missing} missing",
+            f"{checked.missing} missing"
+            + (f", and {checked.superseded} superseded" if checked.superseded else ""),
             "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; {how}",
             **_images(found),
         }

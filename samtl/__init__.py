@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from samtl.report.making import make_report as make_report
     from samtl.reproducing import ReproduceResult as ReproduceResult
     from samtl.reproducing import reproduce as reproduce
+    from samtl.store.compact import Compacted as Compacted
+    from samtl.store.compact import compact as compact
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
     from samtl.sweeping import SweepResult as SweepResult
@@ -45,6 +47,7 @@ _PUBLIC = {
     "predict": ("samtl.predicting", "predict"),
     "sweep": ("samtl.sweeping", "sweep"),
     "verify": ("samtl.verifying", "verify"),
+    "compact": ("samtl.store.compact", "compact"),
     "make_report": ("samtl.report.making", "make_report"),
     "reproduce": ("samtl.reproducing", "reproduce"),
     "Dataset": ("samtl.datasets", "Dataset"),
@@ -55,10 +58,12 @@ _PUBLIC = {
     "ReportResult": ("samtl.report.making", "ReportResult"),
     "ReproduceResult": ("samtl.reproducing", "ReproduceResult"),
     "SweepResult": ("samtl.sweeping", "SweepResult"),
+    "Compacted": ("samtl.store.compact", "Compacted"),
     "Verification": ("samtl.verifying", "Verification"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }
 __all__ = [
+    "Compacted",
     "Dataset",
     "EmbedResult",
     "FitResult",
@@ -69,6 +74,7 @@ __all__ = [
     "Store",
     "SweepResult",
     "Verification",
+    "compact",
     "embed",
     "fit_baseline",
     "fit_head",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
 from samtl.images import BadImage, decode, statistics
 from samtl.preprocess import IGNORE, mask_square, resize_longest_side
+from samtl.store.log import SUPERSEDED
 
 # What reading an image may meet that is no property of the image.
 _OUT_OF_RESOURCES = {
@@ -37,6 +38,7 @@ def decoded_ahead(
     batch_size: int,
     device: str,
     processes: int = 1,
+    left_out: Container[int] = (),
 ) -> Generator[Decoded, None, None]:
     """Give images in order, at least a batch of them ready while the encoder works on the one before.
 
@@ -51,11 +53,17 @@ def decoded_ahead(
         What the encoder runs on, such as `cpu`.
     processes : int
         That share this machine's cores.
+    left_out : container of int
+        Rows that are not read: they do not count any more.
     """
     # On a CPU the encoder has the cores; one thread keeps ahead of it easily.
     workers = 1 if device == "cpu" else max(1, min(32, (os.cpu_count() or 1) // processes))
     return ahead(
-        lambda row: decode_row(dataset, row, image_size),
+        lambda row: (
+            Decoded(row, "", code=SUPERSEDED, reason="the row no longer counts")
+            if row in left_out
+            else decode_row(dataset, row, image_size)
+        ),
         rows,
         workers,
         depth=batch_size + 2 * workers,

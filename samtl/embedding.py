@@ -38,7 +38,15 @@ _DISK = {
 }
 
 
-Event = Plan | Progress | Quarantined | Note
+@dataclass(frozen=True)
+class Reading:
+    """How many images of a store's rows were read to see whether they are what they were, and how many are to be."""
+
+    done: int
+    images: int
+
+
+Event = Reading | Plan | Progress | Quarantined | Note
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class EmbedResult:
     untrained : bool
         True where they are random numbers.
     rows, encoded, missing : int
-        Rows of the store; encoded by this pass; still to be encoded after it.
+        Rows of the store that count; encoded by this pass; still to be encoded after it.
     quarantined : tuple of Quarantined
         All of the store's, not only of this pass.
     bytes_written : int
@@ -106,12 +114,15 @@ def embed(
     batch_size: int | str = "auto",
     engine: str = "fast",
     out: str | Path | None = None,
+    check_images: bool = True,
     on_event: Callable[[Event], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> EmbedResult:
     """Push every image of a dataset through a frozen encoder and keep the embeddings.
 
-    Where the store exists already, only what it lacks is computed: the rest of an interrupted pass, or further tiers.
+    Where the store exists already, only what it lacks is computed: the rest of an interrupted pass, further tiers, or
+    images that came to the dataset since, or changed. Rows of images that were taken out of it, or changed, no longer
+    count, and labels are those that the dataset has now.
 
     Parameters
     ----------
@@ -145,9 +156,11 @@ def embed(
         `segment_anything`'s own forward pass, to compare with.
     out : str or Path, optional
         The store; a path that does not end in `.zarr` is the folder in which it gets its usual name.
+    check_images : bool
+        Whether to read the image of each row that is done already, to see whether the file has changed.
     on_event : callable, optional
-        Called with a `Plan`, then `Progress` after each batch, `Quarantined` for each image that cannot be used, and
-        `Note`.
+        Called with `Reading` while images are read to be compared, with a `Plan`, then `Progress` after each batch,
+        `Quarantined` for each image that cannot be used, and `Note`.
     should_stop : callable, optional
         Asked between batches; where it says True, the pass ends after the block in flight.
 
@@ -170,7 +183,8 @@ def embed(
     job = prepare(
         dataset, encoder, root=root, group_by=group_by, checkpoint=checkpoint, device=device, dtype=dtype,
         image_size=image_size, tiers=tiers, limit=limit, per_class=per_class, batch_size=batch_size, engine=engine,
-        out=out,
+        out=out, check_images=check_images,
+        on_read=lambda done, all_of: tell(Reading(done, all_of)),
     )  # fmt: skip
     tell(job.plan)
     if job.plan.bytes_to_write * SPARE > job.plan.bytes_free:

@@ -27,7 +27,7 @@ from samtl.images import BadImage
 from samtl.notes import Note
 from samtl.planning import Job, Plan
 from samtl.store.layout import BLOCK_ROWS
-from samtl.store.log import OK, QUARANTINED
+from samtl.store.log import OK, QUARANTINED, SUPERSEDED
 from samtl.store.reader import Quarantined
 from samtl.store.writer import StoreWriter
 
@@ -148,6 +148,7 @@ class Pass:
             self.batch_size,
             self.job.plan.device,
             self.processes,
+            frozenset(self.job.rows.superseded),
         )
         block: _Block | None = None
         with (
@@ -236,10 +237,11 @@ class Pass:
         }
         if code:
             row = {name: self.writer.specs[name].empty_row() for name in block.arrays}
-            quarantined = Quarantined(item.row, self.job.rows.sample_ids[item.row], code, reason)
             block.reasons[item.row] = reason
-            self.bad += 1
-            self.tell(quarantined)
+            if code != SUPERSEDED:
+                name = self.job.rows.sample_ids[item.row]
+                self.bad += 1
+                self.tell(Quarantined(item.row, name, code, reason))
         # What is known without the image is kept even where there is none.
         row |= {
             "label": self.job.rows.labels[item.row],
@@ -249,7 +251,7 @@ class Pass:
             values.append(row[name])
         block.status.append(QUARANTINED + code if code else OK)
         block.unread.append(item.unread)
-        block.images.append(item.image_sha256)
+        block.images.append(item.image_sha256 or (before if code == SUPERSEDED else ""))
 
     def _commit(self, disk: ThreadPoolExecutor, block: _Block) -> None:
         """Hand a block to a writing thread, which works while the next batch is encoded."""
@@ -311,10 +313,11 @@ def _require_readable(block: _Block, dataset: Dataset) -> None:
     It is where a whole block is unreadable, or where an image that could be read before, or its mask, cannot be any
     more.
     """
-    fine = [row for row, unread in zip(block.rows, block.unread, strict=True) if not unread]
-    if len(fine) == len(block.rows) or (not fine and len(block.rows) < BLOCK_ROWS):
+    counted = [i for i, s in enumerate(block.status) if s != QUARANTINED + SUPERSEDED]
+    fine = [block.rows[i] for i in counted if not block.unread[i]]
+    if len(fine) == len(counted) or (not fine and len(counted) < BLOCK_ROWS):
         return
-    why = next(iter(block.reasons.values()))
+    why = next(block.reasons[block.rows[i]] for i in counted if block.unread[i])
     if fine:
         try:
             dataset.read(dataset.sample_ids[fine[0]])

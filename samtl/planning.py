@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from samtl import registry
+from samtl.changes import Changes, find_changes
 from samtl.datasets import IGNORE, PARTS, Dataset, groups_by, resolve, shuffled, subset
 from samtl.encoders._device import resolve_devices, resolve_dtype
 from samtl.encoders._engines import check_engine
@@ -20,10 +21,10 @@ from samtl.images import STATISTICS
 from samtl.preprocess import PATCH, Preprocessing, check_image_size, grid_cells
 from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
-from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
+from samtl.store.layout import INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
 from samtl.store.log import committed, read_log
-from samtl.store.rows import Rows
-from samtl.store.writer import check_identity, refuse_foreign
+from samtl.store.rows import Rows, generations
+from samtl.store.writer import check_identity, lacking, refuse_foreign
 
 TIERS = tuple(TIER_ARRAYS)
 ALWAYS = ("image_stats", "original_size", "label", "sample_id")
@@ -41,7 +42,7 @@ class Plan:
         `weights` is what was asked for; what they are is known once they are loaded.
     tiers : tuple of str
     rows : int
-        Rows of the store.
+        Rows of the store that count.
     pending_rows : int
         Rows that remain to be encoded.
     bytes_by_tier : dict
@@ -56,6 +57,8 @@ class Plan:
     engine : str
     resumes : bool
         True where the store is there already.
+    added, changed, removed, returned, relabelled : int
+        How the dataset differs from what the store was made from: see `samtl.changes.Changes`.
     note : str
         What is to be known about the dataset, or "".
     task : str
@@ -80,6 +83,11 @@ class Plan:
     resumes: bool
     note: str
     task: str
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    returned: int = 0
+    relabelled: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Give the plan as JSON values."""
@@ -99,7 +107,7 @@ def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **optio
 
 @dataclass(frozen=True)
 class Job:
-    """Everything about a pass but the loaded encoder."""
+    """Everything about a pass but the loaded encoder; the dataset's images are in the order of the store's rows."""
 
     plan: Plan
     dataset: Dataset
@@ -125,11 +133,14 @@ def prepare(
     batch_size: int | str = "auto",
     engine: str = "fast",
     out: str | Path | None = None,
+    check_images: bool = True,
     download: bool = True,
+    on_read: Callable[[int, int], None] = lambda done, all_of: None,
 ) -> Job:
     """Check every argument of a pass and say what is left to do; writes nothing to the store.
 
-    Arguments are those of `samtl.embed`; `download` says whether a dataset may be fetched.
+    Arguments are those of `samtl.embed`; `download` says whether a dataset may be fetched, and `on_read` is called with
+    the number of images that were read to see whether they changed, and of those that are to be read.
 
     Raises
     ------
@@ -190,14 +201,21 @@ def prepare(
         STORED_DTYPES,
     )
     if resumes:  # else another process may be making it just now, and the weights to compare with are not known
-        check_identity(path, fingerprint, rows)
+        check_identity(path, fingerprint)
+    found = Changes(rows)
+    if resumes and generations(path):
+        found = find_changes(path, rows, source, check_images, on_read)
+        rows = found.rows
+        source = _in_order_of(rows, source)
 
     specs = array_specs(preprocessing.image_size // PATCH, columns)
     always = ALWAYS if source.read_mask is None else (*ALWAYS, "mask")
     arrays = (*always, *(TIER_ARRAYS[tier] for tier in tiers))
     done = committed(read_log(path)) if resumes else {}
-    blocks = [rows.sample_ids[i : i + BLOCK_ROWS] for i in range(0, len(rows), BLOCK_ROWS)]
-    lacking = [[a for a in arrays if b not in done.get(a, {})] for b in range(len(blocks))]
+    blocks = [
+        [rows.sample_ids[row] for row in rows.block_rows(block)] for block in range(rows.blocks)
+    ]
+    todo = [lacking(rows, block, arrays, done) for block in range(rows.blocks)]
     sizes = {name: [_shard_bytes(specs[name], ids) for ids in blocks] for name in arrays}
     by_tier = {tier: sum(sizes[TIER_ARRAYS[tier]]) for tier in tiers}
     by_tier["labels"] = sum(sum(sizes[name]) for name in always)
@@ -210,10 +228,10 @@ def prepare(
             device=",".join(map(str, devices)),
             compute_dtype=compute_dtype,
             tiers=tiers,
-            rows=len(rows),
-            pending_rows=sum(len(ids) for ids, names in zip(blocks, lacking, strict=True) if names),
+            rows=len(rows.current),
+            pending_rows=sum(len(ids) for ids, names in zip(blocks, todo, strict=True) if names),
             bytes_by_tier=by_tier,
-            bytes_to_write=sum(sizes[name][b] for b, names in enumerate(lacking) for name in names),
+            bytes_to_write=sum(sizes[name][b] for b, names in enumerate(todo) for name in names),
             bytes_free=_free_bytes(path),
             image_size=preprocessing.image_size,
             batch_size=images_per_call(batch_size, devices[0].type, untold=0),
@@ -221,12 +239,28 @@ def prepare(
             resumes=resumes,
             note=source.note,
             task=source.task,
+            added=found.added,
+            changed=found.changed,
+            removed=found.removed,
+            returned=found.returned,
+            relabelled=found.relabelled,
         ),
         dataset=source,
         rows=rows,
         columns=columns,
         arrays=arrays,
         dtype=compute_dtype,
+    )
+
+
+def _in_order_of(rows: Rows, source: Dataset) -> Dataset:
+    """Put a dataset's images where their rows are; at rows that do not count is none that will be asked for."""
+    return replace(
+        source,
+        sample_ids=rows.sample_ids,
+        labels=rows.labels,
+        groups=rows.groups,
+        parts=rows.parts,
     )
 
 

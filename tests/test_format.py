@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import pytest
 from stubs import StubEncoders, install, toy_dataset
+from stubs import png as stubs_png
 
 from samtl.embedding import embed
 from samtl.store.layout import array_specs
@@ -47,8 +49,12 @@ class Reader:
         if identity["fingerprint"]["format"] != 1:
             raise ValueError("another format")
         self.identity = identity
-        self.rows, _ = unsealed(store / "rows" / "0.json")
+        newest = max(int(path.stem) for path in (store / "rows").glob("[0-9]*.json"))
+        self.rows, list_checksum = unsealed(store / "rows" / f"{newest}.json")
         self.n = len(self.rows["sample_ids"])
+        spans = self.rows.get("spans", [[0, self.n]])
+        gone = self.rows.get("superseded", [])
+        self.current = [row for span in spans for row in range(*span) if row not in gone]
         side = identity["fingerprint"]["image_size"] // 16
         cells = min(16, side)
         self.shapes = {
@@ -67,14 +73,17 @@ class Reader:
             record, checksum = unsealed(path)
             if record["fingerprint"] != identity["sha256"]:
                 raise ValueError("another store's")
-            if len(record["status"]) != min(16, self.n - record["first_row"]):
+            first = record["first_row"]
+            stop = next(stop for start, stop in spans if start <= first < stop)
+            if len(record["status"]) != min(16, stop - first):
                 raise ValueError("another number of rows")
             checksums.append(checksum)
             for array in record["withdrawn"]:
                 self.committed.pop((array, block), None)
             for array in record["files"]:
                 self.committed[array, block] = record
-        self.snapshot = hashlib.sha256("".join(sorted(checksums)).encode()).hexdigest()
+        text = "".join(sorted(checksums)) + (list_checksum if newest else "")
+        self.snapshot = hashlib.sha256(text.encode()).hexdigest()
 
     def row(self, array, row):
         block, position = divmod(row, 16)
@@ -123,6 +132,25 @@ def test_a_reader_of_the_page_reads_every_row(store):
     assert name == ours.key(row)
 
 
+def test_after_a_change_it_reads_the_rows_that_count(store, monkeypatch):
+    now = toy_dataset(41, bad={5: "truncated", 7: stubs_png(999)})
+    labels = (2, *now.labels[1:])
+    embed(replace(now, labels=labels), "stub", out=store, device="cpu")
+    theirs, ours = Reader(store), open_store(store)
+    assert theirs.snapshot == ours.snapshot
+    assert [theirs.rows["sample_ids"][row] for row in theirs.current] == list(ours.sample_ids)
+    assert len(theirs.current) == 41 < theirs.n
+    for array in ours.arrays:
+        rows = ours.read(array)
+        for row, place in enumerate(theirs.current):
+            found = theirs.row(array, place)
+            assert (found is None) == (ours.sample_ids[row] in {now.sample_ids[5]})
+            if found is not None:
+                np.testing.assert_array_equal(found, rows[row])
+    place = theirs.current[ours.sample_ids.index(now.sample_ids[0])]
+    assert theirs.row("label", place) == 2
+
+
 def test_what_it_must_refuse(store):
     shard = store / "pooled" / "c.0.0"
     data = bytearray(shard.read_bytes())
@@ -142,7 +170,10 @@ def test_the_page_names_every_array_and_field(store):
     for name, spec in specs.items():
         assert re.search(rf"^\| `{name}` \| .* \| {spec.dtype} \|", page, re.MULTILINE), name
     told = set(re.findall(r"`([a-z_0-9]+)`", page))
-    for path in ("fingerprint.json", "rows/0.json", "log/0.json"):
+    now = toy_dataset(41, bad={5: "truncated", 20: "empty"})
+    for path in ("fingerprint.json", "rows/0.json", "log/0.json", "rows/1.json"):
+        if path == "rows/1.json":
+            embed(now, "stub", out=store, device="cpu")
         content, _ = unsealed(store / path)
         assert set(content) <= told, path
     identity, _ = unsealed(store / "fingerprint.json")

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     "errors", "units", "notes", "ahead", "registry", "weights", "machine", "memory", "processes", "preprocess",
     "images", "splits", "split_lists", "metrics", "pixel_metrics", "comparing", "datasets", "encoders", "store",
+    "changes",
     "planning", "decoding", "reloading", "encoding", "fleet", "embedding", "verifying", "heads", "baselines", "runs",
     "protocols", "trial", "results", "feed", "usable", "head_trial", "fit", "trained", "output", "predicting",
     "baseline_fit", "together", "cells", "crew", "sweeping", "report", "reproducing", "bench", "cli",

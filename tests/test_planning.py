@@ -117,7 +117,7 @@ def test_a_place_that_is_taken_is_refused(tmp_path, what):
         ({"dtype": "bfloat16"}, "compute_dtype: the store has float32, asked for is bfloat16"),
         ({"image_size": 128}, "image_size: the store has 64, asked for is 128"),
         ({"dataset": toy_dataset(37, name="other")}, "dataset: the store has toy"),
-        ({"dataset": toy_dataset(37, classes=4)}, "labels: the store has 37 rows"),
+        ({"dataset": toy_dataset(37, classes=4)}, "10 of the store's are among them"),
     ],
 )
 def test_what_a_store_was_made_with_must_be_asked_for_again(small, options, field):

@@ -6,7 +6,7 @@ import pytest
 
 from samtl.errors import DamageError, MismatchError
 from samtl.store.documents import seal
-from samtl.store.rows import PATH, Rows, read_rows, require_same
+from samtl.store.rows import PATH, Rows, generations, newest, read_rows, require_kin
 
 ROWS = Rows("toy", ("cat", "dog"), ("cat/1.png", "dog/ö.png"), (0, 1), note="a note")
 
@@ -60,31 +60,102 @@ def test_as_many_groups_as_rows(tmp_path, field):
     ("change", "field", "have", "want"),
     [
         ({"dataset": "other"}, "dataset", "toy", "other"),
-        ({"classes": ("cat", "cow")}, "classes", "['cat', 'dog']", "['cat', 'cow']"),
-        ({"labels": (0, 0)}, "labels", "2 rows, row 1 is 1", "2 rows, row 1 is 0"),
+        ({"task": "segmentation"}, "task", "classification", "segmentation"),
         (
-            {"sample_ids": ("cat/1.png", "dog/2.png")},
+            {"sample_ids": ("cat/3.png", "dog/2.png")},
             "sample_ids",
-            "2 rows, row 1 is 'dog/ö.png'",
-            "2 rows, row 1 is 'dog/2.png'",
+            "2 rows, row 0 is 'cat/1.png'",
+            "2 rows, row 0 is 'cat/3.png'; 0 of the store's are among them",
         ),
     ],
 )
-def test_other_rows_are_refused_by_field(tmp_path, change, field, have, want):
+def test_rows_of_another_dataset_are_refused_by_field(tmp_path, change, field, have, want):
     with pytest.raises(MismatchError, match=f"{field}: the store has") as caught:
-        require_same(ROWS, replace(ROWS, **change), tmp_path)
+        require_kin(ROWS, replace(ROWS, **change), tmp_path)
     assert caught.value.differences == [(field, have, want)]
 
 
-def test_fewer_rows_are_told_by_their_number(tmp_path):
-    fewer = replace(ROWS, sample_ids=ROWS.sample_ids[:1], labels=ROWS.labels[:1])
-    with pytest.raises(MismatchError) as caught:
-        require_same(ROWS, fewer, tmp_path)
-    assert caught.value.differences == [
-        ("labels", "2 rows", "1 rows"),
-        ("sample_ids", "2 rows", "1 rows"),
-    ]
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"note": "another"},
+        {"labels": (1, 0)},
+        {"classes": ("cat", "cow", "dog")},
+        {"sample_ids": ("cat/1.png", "dog/2.png")},
+        {"groups": ("a", "b")},
+        {"sample_ids": ("cat/1.png",), "labels": (0,)},
+    ],
+)
+def test_the_same_dataset_may_change(tmp_path, change):
+    require_kin(ROWS, replace(ROWS, **change), tmp_path)
 
 
-def test_a_note_is_not_identity(tmp_path):
-    require_same(ROWS, replace(ROWS, note="another"), tmp_path)
+LATER_ROWS = Rows(
+    "toy",
+    ("cat", "dog"),
+    ("a", "b", *[""] * 14, "b", "c"),
+    (0, 1, *[-1] * 14, 1, 0),
+    generation=2,
+    previous="0" * 64,
+    superseded=(1,),
+    spans=((0, 2), (16, 18)),
+)
+
+
+def write_later(store, **change):
+    rows = replace(LATER_ROWS, **change)
+    (store / "rows").mkdir(exist_ok=True)
+    (store / rows.path).write_bytes(seal(rows.to_dict()))
+
+
+def test_rows_that_changed_come_back(tmp_path):
+    write_later(tmp_path)
+    rows = read_rows(tmp_path)
+    assert rows == LATER_ROWS
+    assert list(rows.current) == [0, 16, 17]
+    assert [list(rows.block_rows(block)) for block in range(rows.blocks)] == [[0, 1], [16, 17]]
+    assert 1 not in rows.counts
+    assert rows.attributes()["superseded"] == [1]
+
+
+def test_the_latest_list_counts(tmp_path):
+    write(tmp_path, ROWS.to_dict())
+    write_later(tmp_path)
+    write_later(tmp_path, generation=10)
+    (tmp_path / "rows" / "11.json.tmp").write_bytes(b"")
+    assert (generations(tmp_path), newest(tmp_path)) == ([0, 2, 10], "rows/10.json")
+    assert read_rows(tmp_path).generation == 10
+
+
+def test_a_list_that_is_taken_away_meanwhile_is_looked_for_again(tmp_path, monkeypatch):
+    """As a writer does that has added the next."""
+    write_later(tmp_path)
+    found = iter(([0], [0], [2], [2]))
+    monkeypatch.setattr("samtl.store.rows.generations", lambda store: next(found))
+    assert read_rows(tmp_path) == LATER_ROWS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spans": ((0, 2), (17, 18))},
+        {"spans": ((0, 2), (16, 17))},
+        {"spans": ((0, 2), (16, 16), (16, 18))},
+        {"spans": ((16, 18),)},
+        {"spans": ((0, 2), (32, 18))},
+        {"superseded": (5,)},
+        {"superseded": (18,)},
+        {"superseded": (0,)},  # then two rows of one sample count
+    ],
+)
+def test_a_changed_list_that_does_not_fit_is_damage(tmp_path, change):
+    write_later(tmp_path, **change)
+    with pytest.raises(DamageError, match=r"rows/2\.json is not a list of rows"):
+        read_rows(tmp_path)
+
+
+def test_a_list_under_another_name_is_damage(tmp_path):
+    write_later(tmp_path)
+    (tmp_path / "rows/2.json").rename(tmp_path / "rows/3.json")
+    with pytest.raises(DamageError, match=r"rows/3\.json holds the list of generation 2"):
+        read_rows(tmp_path)

@@ -17,10 +17,10 @@ def cache_folder() -> Path:
 
 
 def stores_in(folder: Path) -> list[Path]:
-    """List the stores directly in a folder, by name; a store is the only one of itself."""
+    """List the stores directly in a folder, by name, but for hidden ones; a store is the only one of itself."""
     if (folder / FILE).is_file():
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+    return sorted(path.parent for path in folder.glob(f"[!.]*/{FILE}"))
 
 
 def locate(cache: str | Path | None = None) -> Path:

@@ -54,6 +54,19 @@ class Fingerprint:
             "stored_dtypes": dict(self.stored_dtypes),
         }
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Fingerprint:
+        """Take the fields back from what `to_dict` gave."""
+        return cls(
+            str(content["encoder"]["name"]),
+            str(content["encoder"]["weights_sha256"]),
+            content["preprocessing"],
+            int(content["image_size"]),
+            str(content["compute_dtype"]),
+            content["stored_dtypes"],
+            int(content["format"]),
+        )
+
     @property
     def sha256(self) -> str:
         """The digest by which everything refers to it."""

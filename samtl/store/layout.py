@@ -4,7 +4,7 @@ A store is a folder::
 
     NAME.zarr/
       fingerprint.json            what the embeddings are; written first, never again
-      rows/0.json                 which sample each row is: ids, labels, classes, dataset
+      rows/0.json                 which sample each row is: ids, labels, classes, dataset; rows/1.json after a change
       zarr.json                   the Zarr v3 group, with the metadata of its arrays inlined
       ARRAY/zarr.json             one Zarr v3 array
       ARRAY/c.BLOCK[.0...]        one shard: rows 16 * BLOCK to 16 * BLOCK + 15
@@ -189,7 +189,7 @@ def array_specs(side: int, columns: Mapping[str, Sequence[str]]) -> dict[str, Ar
 
 
 def root_metadata(
-    identity: Mapping[str, Any], dataset: str, classes: Sequence[str], arrays: Mapping[str, object]
+    identity: Mapping[str, Any], listed: Mapping[str, object], arrays: Mapping[str, object]
 ) -> dict[str, object]:
     """Give the root's `zarr.json`, the metadata of its arrays inlined so that readers need list nothing.
 
@@ -197,8 +197,8 @@ def root_metadata(
     ----------
     identity : mapping
         Content of `fingerprint.json`.
-    dataset, classes
-        As `rows/0.json` has them.
+    listed : mapping
+        What the list of rows has for these readers: `Rows.attributes`.
     arrays : mapping
         Name to `zarr.json` of each array that is there.
     """
@@ -207,8 +207,7 @@ def root_metadata(
         "fingerprint": identity["sha256"],
         "encoder": identity["fingerprint"]["encoder"]["name"],
         **identity["about"],
-        "dataset": dataset,
-        "classes": list(classes),
+        **listed,
     }
     return {
         "zarr_format": 3,

@@ -23,6 +23,8 @@ OK = "ok"
 QUARANTINED = (
     "quarantined:"  # followed by a code such as `truncated`; the row's arrays hold fill values
 )
+# The code of a row that did not count any more when an array was written.
+SUPERSEDED = "superseded"
 
 LOG = "log"
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?\.json")
@@ -210,7 +212,7 @@ def committed(records: list[Record]) -> dict[str, dict[int, Record]]:
     return state
 
 
-def snapshot(records: list[Record]) -> str:
-    """Name what is committed: the sha256 over the records' checksums, sorted."""
-    text = "".join(sorted(record.checksum for record in records))
+def snapshot(records: list[Record], listed: str = "") -> str:
+    """Name what is committed: the sha256 over the records' checksums, sorted, then that of a changed list of rows."""
+    text = "".join(sorted(record.checksum for record in records)) + listed
     return hashlib.sha256(text.encode()).hexdigest()

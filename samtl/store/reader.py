@@ -66,6 +66,8 @@ class Summary:
     ----------
     rows, ok, missing : int
         All rows; those that hold an embedding in every array; those not yet committed in every array.
+    superseded : int
+        Rows beside these that no longer count: their images were taken out of the dataset, or changed.
     per_class : dict
         Class name to number of rows.
     arrays : tuple of ArraySummary
@@ -77,6 +79,7 @@ class Summary:
     rows: int
     ok: int
     missing: int
+    superseded: int
     per_class: dict[str, int]
     arrays: tuple[ArraySummary, ...]
     quarantined: tuple[Quarantined, ...]
@@ -96,7 +99,9 @@ class Summary:
 class Store:
     """What is committed in a store at the moment it is opened.
 
-    Made by `samtl.open`. Rows that are committed later are not seen; open it again for those.
+    Made by `samtl.open`. Rows that are committed later are not seen; open it again for those. Rows that no longer
+    count, since their images were taken out of the dataset or changed, are left out, and the others are numbered
+    without them; in the plain Zarr arrays they are still there.
 
     Attributes
     ----------
@@ -106,7 +111,7 @@ class Store:
     identity : dict
         The fields behind it: encoder, weights, preprocessing, dtypes.
     snapshot : str
-        sha256 over the commit records that were read.
+        sha256 over the commit records that were read, and over the list of rows where it changed.
     weights : str
         What the encoder's weights are, such as "untrained (random:0)".
     untrained : bool
@@ -123,10 +128,13 @@ class Store:
         self.weights: str = str(content["about"].get("weights", "unknown"))
         self.untrained = bool(content["about"].get("untrained", True))
         self._rows: Rows = read_rows(path)
+        self._places: NDArray[np.int64] | None = None  # of the rows that count, where not all do
+        if self._rows.generation:
+            self._places = np.array(self._rows.current, dtype=np.int64)
         records = read_log(path)
         for record in records:
             self._check_record(record)
-        self.snapshot = snapshot(records)
+        self.snapshot = snapshot(records, self._rows.checksum if self._rows.generation else "")
         self._records = committed(records)
         self._specs = array_specs(int(self.identity["image_size"]) // PATCH, content["columns"])
         unknown = self._records.keys() - self._specs.keys()
@@ -146,7 +154,7 @@ class Store:
 
     def __len__(self) -> int:
         """Count the rows, embedded or not."""
-        return len(self._rows)
+        return len(self._rows.current)
 
     @property
     def name(self) -> str:
@@ -181,22 +189,22 @@ class Store:
     @property
     def groups(self) -> tuple[str, ...]:
         """What each row's image was cut from, such as its scene; empty where that is not known."""
-        return self._rows.groups
+        return self._counted(self._rows.groups)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Each row's part of the split that the dataset ships with: `train`, `validation`, `test`; or empty."""
-        return self._rows.parts
+        return self._counted(self._rows.parts)
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
         """The id of every row: its image's path below the dataset's root."""
-        return self._rows.sample_ids
+        return self._counted(self._rows.sample_ids)
 
     @property
     def labels(self) -> NDArray[np.int32]:
         """The class index of every row, (rows,) int32, -1 where there is none."""
-        return np.array(self._rows.labels, dtype=np.int32)
+        return np.array(self._counted(self._rows.labels), dtype=np.int32)
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -208,7 +216,7 @@ class Store:
         return tuple(str(c) for c in self._spec(array).attributes["columns"])  # type: ignore[attr-defined]
 
     def shape(self, array: str) -> tuple[int, ...]:
-        """The whole shape of an array."""
+        """The shape of an array with a row for each that counts."""
         return (len(self), *self._spec(array).row_shape)
 
     def bytes_of(self, array: str) -> int:
@@ -243,23 +251,27 @@ class Store:
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
         """The rows whose images could not be used, in the order of rows."""
-        found: dict[int, Quarantined] = {}
+        found: dict[int, tuple[str, str]] = {}
         for by_block in self._records.values():
             for record in by_block.values():
-                for position, status in enumerate(record.status):
-                    row = record.first_row + position
-                    if status != OK:
+                for place, status in enumerate(record.status, record.first_row):
+                    if status != OK and place in self._rows.counts:
                         code = status.partition(":")[2]
-                        reason = record.reasons.get(str(row), "")
-                        found[row] = Quarantined(row, self.sample_ids[row], code, reason)
-        return tuple(found[row] for row in sorted(found))
+                        found[place] = code, record.reasons.get(str(place), "")
+        places = sorted(found)
+        rows = places if self._places is None else np.searchsorted(self._places, places).tolist()
+        return tuple(
+            Quarantined(row, self._rows.sample_ids[place], *found[place])
+            for row, place in zip(rows, places, strict=True)
+        )
 
     def image_sha256(self, row: int) -> str:
         """The sha256 of the image file's bytes that a row was made from; "" where it is not committed."""
+        block, position = divmod(self._place(row), BLOCK_ROWS)
         for by_block in self._records.values():
-            record = by_block.get(row // BLOCK_ROWS)
+            record = by_block.get(block)
             if record is not None:
-                return record.image_sha256[row % BLOCK_ROWS]
+                return record.image_sha256[position]
         return ""
 
     def read(self, array: str, rows: ArrayLike | None = None) -> NDArray[Any]:
@@ -315,7 +327,7 @@ class Store:
         if not 0 <= row < len(self):
             raise InputError(f"{self.path} has rows 0 to {len(self) - 1}, asked for {row}")
         spec = self._spec(array)
-        block, position = divmod(row, BLOCK_ROWS)
+        block, position = divmod(self._place(row), BLOCK_ROWS)
         record = self._records.get(array, {}).get(block)
         if record is None:
             raise InputError(
@@ -354,6 +366,7 @@ class Store:
             rows=len(self),
             ok=int(self.valid().sum()),
             missing=self.missing,
+            superseded=len(self._rows.superseded),
             per_class={name: int((labels == i).sum()) for i, name in enumerate(self.classes)},
             arrays=tuple(arrays),
             quarantined=self.quarantined,
@@ -388,17 +401,27 @@ class Store:
 
     def _every(self, arrays: Sequence[str], marks: Any) -> NDArray[np.bool_]:
         """Mark the rows for which `marks(record)` holds in each of some arrays."""
-        result = np.full(len(self), bool(self.arrays), dtype=bool)
+        result = np.full(len(self._rows), bool(self.arrays), dtype=bool)
         for array in arrays or self.arrays:
-            here = np.zeros(len(self), dtype=bool)
+            here = np.zeros(len(self._rows), dtype=bool)
             for record in self._records.get(array, {}).values():
                 here[record.first_row : record.first_row + len(record.status)] = marks(record)
             result &= here
-        return result
+        return result if self._places is None else result[self._places]
+
+    def _place(self, row: int) -> int:
+        """Give the place in the arrays of a row that counts."""
+        return row if self._places is None else int(self._places[row])
+
+    def _counted(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Take the entries of the rows that count, of a list with one for each row or with none."""
+        if self._places is None or not entries:
+            return entries
+        return tuple(entries[place] for place in self._rows.current)
 
     def _check_record(self, record: Record) -> None:
-        rows = min(BLOCK_ROWS, len(self._rows) - record.first_row)
-        if record.fingerprint != self.fingerprint or len(record.status) != rows:
+        rows = self._rows.block_rows(record.block)
+        if record.fingerprint != self.fingerprint or len(record.status) != len(rows):
             raise DamageError(
                 f"{self.path}: the record of block {record.block} belongs to another store"
             )

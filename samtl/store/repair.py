@@ -15,10 +15,10 @@ from samtl.preprocess import PATCH
 from samtl.store import documents, durable
 from samtl.store.fingerprint import read_fingerprint
 from samtl.store.layout import array_specs, root_metadata
-from samtl.store.log import LOG, Record, place_in_log, record_name
+from samtl.store.log import LOG, place_in_log
 from samtl.store.rows import read_rows
 from samtl.store.verify import ROOT, Checked, Finding
-from samtl.store.writer import now, whoami
+from samtl.store.writer import withdraw
 
 ASIDE = ".damaged"
 
@@ -71,7 +71,7 @@ def repair(store: Path, checked: Checked) -> Repaired:
     done = Repaired()
     _set_aside(store, [f for f in checked.findings if f.what == "record"], done)
     for block, arrays in _damaged(checked.findings).items():
-        _withdraw(store, checked.records[block], arrays)
+        withdraw(store, checked.records[block][-1], arrays)
         done.withdrawn[block] = arrays
     if any(finding.what == "metadata" for finding in checked.findings):
         _rewrite(store, [f for f in checked.findings if f.what == "metadata"], done)
@@ -124,30 +124,13 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _withdraw(store: Path, records: Sequence[Record], arrays: Sequence[str]) -> None:
-    last = records[-1]
-    record = Record(
-        block=last.block,
-        sequence=last.sequence + 1,
-        fingerprint=last.fingerprint,
-        status=last.status,
-        reasons=last.reasons,
-        image_sha256=last.image_sha256,
-        files={},
-        writer={**whoami(), "committed": now()},
-        withdrawn=tuple(arrays),
-    )
-    path = store / record_name(record.block, record.sequence)
-    durable.publish(path, [documents.seal(record.to_dict())])
-
-
 def _rewrite(store: Path, findings: Sequence[Finding], done: Repaired) -> None:
     identity, listed = read_fingerprint(store), read_rows(store)
     specs = array_specs(int(identity["fingerprint"]["image_size"]) // PATCH, identity["columns"])
     all_of = {
         name: spec.metadata(len(listed)) for name, spec in specs.items() if (store / name).is_dir()
     }
-    root = root_metadata(identity, listed.dataset, listed.classes, all_of)
+    root = root_metadata(identity, listed.attributes(), all_of)
     for finding in findings:
         content = root if finding.path == ROOT else all_of[finding.array]
         durable.replace(store / finding.path, documents.canonical(content))

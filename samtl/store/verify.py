@@ -22,7 +22,6 @@ from samtl.preprocess import PATCH
 from samtl.store import durable, rows
 from samtl.store.fingerprint import FILE, read_fingerprint
 from samtl.store.layout import (
-    BLOCK_ROWS,
     INDEX_BYTES,
     MISSING,
     ArraySpec,
@@ -75,8 +74,10 @@ class Checked:
     findings : list of Finding
         Empty where everything is as it was committed.
     rows, ok, quarantined, missing : int
-        All rows; those that hold an embedding in every array; those whose image could not be used; those that are not
-        committed in every array.
+        Those that count; of them, those that hold an embedding in every array; those whose image could not be used;
+        those that are not committed in every array.
+    superseded : int
+        Rows that no longer count: their images were taken out of the dataset, or changed.
     blocks, files, bytes : int
         Committed blocks; the shards that were looked at, and their bytes.
     leftovers : list of str
@@ -90,6 +91,7 @@ class Checked:
     ok: int = 0
     quarantined: int = 0
     missing: int = 0
+    superseded: int = 0
     blocks: int = 0
     files: int = 0
     bytes: int = 0
@@ -134,13 +136,14 @@ def check(
     try:
         listed = read_rows(store)
     except DamageError as error:
-        found.findings.append(Finding("rows", rows.PATH, str(error)))
+        found.findings.append(Finding("rows", rows.newest(store), str(error)))
         return found
-    found.rows = len(listed)
+    found.rows = len(listed.current)
+    found.superseded = len(listed.superseded)
     found.findings += _log(store, str(identity["sha256"]), listed, specs, found.records)
     found.findings += _metadata(store, identity, listed, specs, set(_committed(found)))
     _shards(store, found, specs, level, on_progress or (lambda done, all_of: None))
-    _count(found)
+    _count(found, listed)
     return found
 
 
@@ -169,7 +172,7 @@ def _metadata(
     arrays = {
         name: known[name] for name in specs if name in there and (name in in_use or name in told)
     }
-    if root != root_metadata(identity, listed.dataset, listed.classes, arrays):
+    if root != root_metadata(identity, listed.attributes(), arrays):
         yield Finding("metadata", ROOT, "it is not the metadata of this store")
 
 
@@ -203,7 +206,6 @@ def _log(
             yield Finding("record", f"{LOG}/{name}", "it does not belong into a store's log")
         else:
             by_block.setdefault(place[0], []).append((place[1], name))
-    blocks = -(-len(listed) // BLOCK_ROWS)
     for block, places in sorted(by_block.items()):
         for expected, (sequence, name) in enumerate(sorted(places)):
             path = f"{LOG}/{name}"
@@ -216,20 +218,18 @@ def _log(
             except DamageError as error:
                 yield Finding("record", path, str(error), block=block)
                 break
-            told = _foreign(record, fingerprint, blocks, len(listed), specs)
+            told = _foreign(record, fingerprint, listed, specs)
             if told:
                 yield Finding("record", path, told, block=block)
                 break
             trusted.setdefault(block, []).append(record)
 
 
-def _foreign(
-    record: Record, fingerprint: str, blocks: int, n: int, specs: Mapping[str, ArraySpec]
-) -> str:
+def _foreign(record: Record, fingerprint: str, listed: Rows, specs: Mapping[str, ArraySpec]) -> str:
     """Tell why a whole record is not one of this store's, or ""."""
-    if record.fingerprint != fingerprint or record.block >= blocks:
+    if record.fingerprint != fingerprint or record.block >= listed.blocks:
         return "it is the record of another store"
-    if len(record.status) != min(BLOCK_ROWS, n - record.first_row):
+    if len(record.status) != len(listed.block_rows(record.block)):
         return f"it has {len(record.status)} rows, and the block has another number"
     for name, file in record.files.items():
         if name not in specs:
@@ -267,7 +267,7 @@ def _shards(
         found.leftovers += [f"{name}/{rest}" for rest in sorted(present)]
     found.leftovers += [
         f"{folder}/{name}"
-        for folder in (LOG, Path(rows.PATH).parent.name)
+        for folder in (LOG, rows.FOLDER)
         for name in _names(store / folder, hidden=True)
         if name.startswith(durable.TEMPORARY)
     ]
@@ -326,19 +326,21 @@ def _read(
     return []
 
 
-def _count(found: Checked) -> None:
+def _count(found: Checked, listed: Rows) -> None:
     state = _committed(found)
     found.blocks = len({block for by_block in state.values() for block in by_block})
-    for block in range(-(-found.rows // BLOCK_ROWS)):
-        n = min(BLOCK_ROWS, found.rows - block * BLOCK_ROWS)
+    current = listed.counts
+    for block in range(listed.blocks):
+        rows = listed.block_rows(block)
         records = [by_block[block] for by_block in state.values() if block in by_block]
         if not state or len(records) < len(state):
-            found.missing += n
+            found.missing += sum(row in current for row in rows)
             continue
-        for statuses in zip(*(record.status for record in records), strict=True):
-            if all(status == OK for status in statuses):
+        statuses = zip(*(record.status for record in records), strict=True)
+        for row, of_row in zip(rows, statuses, strict=True):
+            if row in current and all(status == OK for status in of_row):
                 found.ok += 1
-            else:
+            elif row in current:
                 found.quarantined += 1
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from samtl.preprocess import PATCH
 from samtl.store import documents, durable, rows
 from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
 from samtl.store.layout import (
-    BLOCK_ROWS,
     ArraySpec,
     EncodedShard,
     array_specs,
@@ -59,16 +58,16 @@ class StoreWriter:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the store has, the last one perhaps partly filled."""
-        return -(-len(self.rows) // BLOCK_ROWS)
+        """How many blocks the store has, some of them perhaps partly filled."""
+        return self.rows.blocks
 
     def block_rows(self, block: int) -> range:
         """The rows of a block."""
-        return range(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, len(self.rows)))
+        return self.rows.block_rows(block)
 
     def missing(self, block: int) -> tuple[str, ...]:
-        """Names of the arrays that are not yet committed for a block."""
-        return tuple(name for name in self.specs if block not in self._committed.get(name, {}))
+        """Names of the arrays that are not yet committed for a block; none where no row of it counts any more."""
+        return lacking(self.rows, block, tuple(self.specs), self._committed)
 
     def earlier_images(self, block: int) -> Sequence[str]:
         """The sha256 of a block's images in its earlier records; empty where there are none."""
@@ -152,6 +151,37 @@ class StoreWriter:
             path.unlink()
             durable.publish(path, shard.pieces)
 
+    def relabel(self) -> None:
+        """Write the labels anew in blocks that hold others than the list of rows; everything else stays as it is.
+
+        A block is without labels for a moment, so a reader that opens the store then finds its rows not embedded yet.
+        """
+        if "label" not in self.specs:
+            return
+        spec = self.specs["label"]
+        sums = {label: crc32c(spec.encode_row(label)) for label in {*self.rows.labels}}
+        for block in range(self.blocks):
+            labels = [self.rows.labels[row] for row in self.block_rows(block)]
+            have = self._committed.get("label", {}).get(block)
+            if have is not None:
+                if list(have.files["label"].crc32c) == [sums[label] for label in labels]:
+                    continue
+                self._withdraw(block, have, "label")
+            else:
+                others = (by.get(block) for by in self._committed.values())
+                have = next((record for record in others if record is not None), None)
+                if have is None:
+                    continue  # nothing of it is there: the pass writes it
+            reasons = {int(row): reason for row, reason in have.reasons.items()}
+            self.write_block(block, {"label": labels}, have.status, reasons, have.image_sha256, {})
+
+    def _withdraw(self, block: int, record: Record, array: str) -> None:
+        last = replace(record, sequence=self._sequence[block] - 1)
+        withdraw(self.path, last, [array])
+        self._sequence[block] += 1
+        del self._committed[array][block]
+        self._orphans.add(self.specs[array].shard_path(block))
+
     def _read_back(self, relative: str, shard: EncodedShard) -> CommittedFile:
         """Describe the file as it is on disk, after comparing every row's checksum with what was meant."""
         whole = hashlib.sha256()
@@ -170,6 +200,41 @@ class StoreWriter:
             whole.update(rest)
             size = file.tell()
         return CommittedFile(relative, size, whole.hexdigest(), tuple(shard.row_crc32c))
+
+
+def withdraw(store: Path, last: Record, arrays: Sequence[str]) -> None:
+    """Publish that arrays of a block do not count any more.
+
+    Parameters
+    ----------
+    store : Path
+        Locked by the caller.
+    last : Record
+        The latest of the block.
+    arrays : sequence of str
+    """
+    record = replace(
+        last,
+        sequence=last.sequence + 1,
+        files={},
+        writer={**whoami(), "committed": now()},
+        withdrawn=tuple(arrays),
+    )
+    try:
+        durable.publish(
+            store / record_name(record.block, record.sequence), [documents.seal(record.to_dict())]
+        )
+    except FileExistsError as error:
+        raise _overtaken(store / record_name(record.block, record.sequence)) from error
+
+
+def lacking(
+    listed: Rows, block: int, arrays: Sequence[str], state: Mapping[str, Mapping[int, Record]]
+) -> tuple[str, ...]:
+    """Name the arrays that are not committed for a block; none where no row of it counts any more."""
+    if not any(row in listed.counts for row in listed.block_rows(block)):
+        return ()
+    return tuple(name for name in arrays if block not in state.get(name, {}))
 
 
 @contextmanager
@@ -191,6 +256,7 @@ def open_writer(
     about : mapping
         What people want to know about the encoder beside its identity: `weights`, `untrained`.
     wanted_rows : Rows
+        Those of the store, or the next generation of them.
     columns : mapping
         Names of the columns of `pooled` and `image_stats`.
     arrays : sequence of str
@@ -199,7 +265,7 @@ def open_writer(
     Raises
     ------
     LockedError
-        Where another process writes to it.
+        Where another process writes to it, or its rows are not those any more that `wanted_rows` follow on.
     MismatchError
         Where the store was made with another fingerprint or from another dataset; nothing is changed.
     InputError
@@ -207,13 +273,15 @@ def open_writer(
     """
     refuse_foreign(path)
     # Once before the lock, since even its file would be a change, and once more when nobody else can write.
-    check_identity(path, fingerprint, wanted_rows)
+    check_identity(path, fingerprint)
+    _check_rows(path, wanted_rows)
     durable.make_folder(path)
     with locked(path):
-        check_identity(path, fingerprint, wanted_rows)
+        check_identity(path, fingerprint)
+        _check_rows(path, wanted_rows)
         known = array_specs(fingerprint.image_size // PATCH, columns)
         specs = {name: known[name] for name in arrays}
-        _write_skeleton(path, fingerprint, about, wanted_rows, columns, specs)
+        _write_skeleton(path, fingerprint, about, wanted_rows, columns, known, specs)
         for folder in (LOG, "rows", ".", *known):
             _sweep(path / folder)
         writer = StoreWriter(path, specs, wanted_rows, fingerprint)
@@ -221,6 +289,8 @@ def open_writer(
         writer._committed = committed(records)
         writer._sequence = {record.block: record.sequence + 1 for record in records}
         writer._orphans = _orphans(path, specs, writer._committed)
+        if wanted_rows.generation:
+            writer.relabel()
         yield writer
 
 
@@ -237,8 +307,8 @@ def refuse_foreign(path: Path) -> None:
             )
 
 
-def check_identity(path: Path, fingerprint: Fingerprint, wanted_rows: Rows) -> None:
-    """Raise MismatchError where a store at `path` is not the one that would be written there."""
+def check_identity(path: Path, fingerprint: Fingerprint) -> None:
+    """Raise MismatchError where a store at `path` is not of this fingerprint."""
     if not (path / FILE).exists():
         return
     found = differences(read_fingerprint(path)["fingerprint"], fingerprint.to_dict())
@@ -247,8 +317,24 @@ def check_identity(path: Path, fingerprint: Fingerprint, wanted_rows: Rows) -> N
             f"{path} was made in another way; name another store with --out, or ask for the same:",
             found,
         )
-    if (path / rows.PATH).exists():
-        rows.require_same(rows.read_rows(path), wanted_rows, path)
+
+
+def _check_rows(path: Path, wanted: Rows) -> None:
+    """Refuse rows that are neither those of the store at `path` nor follow on them."""
+    if not rows.generations(path):
+        return
+    stored = rows.read_rows(path)
+    if wanted.previous == stored.checksum or _same(stored, wanted):
+        return
+    rows.require_kin(stored, wanted, path)
+    raise LockedError(
+        f"another writer changed what the rows of {path} are meanwhile; start again to go on from there"
+    )
+
+
+def _same(stored: Rows, wanted: Rows) -> bool:
+    """Tell whether two lists are one; what is noted about the dataset is no part of it."""
+    return replace(stored, note="") == replace(wanted, note="")
 
 
 def _write_skeleton(
@@ -257,6 +343,7 @@ def _write_skeleton(
     about: Mapping[str, object],
     wanted_rows: Rows,
     columns: Mapping[str, Sequence[str]],
+    known: Mapping[str, ArraySpec],
     specs: Mapping[str, ArraySpec],
 ) -> None:
     """Write what stands before any row: the fingerprint first, the root's metadata last.
@@ -270,16 +357,21 @@ def _write_skeleton(
         "columns": {name: list(names) for name, names in columns.items()},
     }
     _publish_if_absent(path / FILE, documents.seal(identity))
-    _publish_if_absent(path / rows.PATH, documents.seal(wanted_rows.to_dict()))
+    _publish_if_absent(path / wanted_rows.path, documents.seal(wanted_rows.to_dict()))
+    for earlier in rows.generations(path)[:-1]:
+        (path / rows.FOLDER / f"{earlier}.json").unlink()
     durable.make_folder(path / LOG)
-    for name, spec in specs.items():
+    for name, spec in known.items():
+        metadata_file = path / name / "zarr.json"
         metadata = documents.canonical(spec.metadata(len(wanted_rows)))
-        _publish_if_absent(path / name / "zarr.json", metadata)
+        if not metadata_file.exists():
+            if name in specs:
+                _publish_if_absent(metadata_file, metadata)
+        elif wanted_rows.generation and metadata_file.read_bytes() != metadata:
+            durable.replace(metadata_file, metadata)  # the store has grown
     arrays = {file.parent.name: _read_json(file) for file in sorted(path.glob("*/zarr.json"))}
     stored = read_fingerprint(path)  # what the first writer said of the weights stays
-    root = documents.canonical(
-        root_metadata(stored, wanted_rows.dataset, wanted_rows.classes, arrays)
-    )
+    root = documents.canonical(root_metadata(stored, wanted_rows.attributes(), arrays))
     metadata_file = path / "zarr.json"
     if not metadata_file.exists() or metadata_file.read_bytes() != root:
         durable.replace(metadata_file, root)

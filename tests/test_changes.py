@@ -1,0 +1,337 @@
+"""What a store makes of a dataset that changed."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import stubs
+from hypothesis import given
+from hypothesis import strategies as st
+
+import samtl
+from samtl.changes import reconcile
+from samtl.embedding import Reading, embed
+from samtl.errors import LockedError, MismatchError
+from samtl.planning import Plan
+from samtl.planning import plan as plan_of
+from samtl.store.rows import Rows
+from samtl.store.verify import check
+
+
+def rows_of(images, classes=("cat", "dog"), dataset="toy"):
+    """The rows of a dataset that has these images: id to label."""
+    return Rows(dataset, classes, tuple(images), tuple(images.values()))
+
+
+IDS = st.sampled_from([f"{i}.png" for i in range(40)])
+DATASETS = st.dictionaries(IDS, st.integers(-1, 1), min_size=1)
+
+
+@given(
+    first=DATASETS,
+    later=st.lists(st.tuples(DATASETS, st.sets(IDS), st.sets(IDS)), max_size=5),
+)
+def test_rows_follow_the_dataset_and_none_moves(first, later):
+    stored = replace(rows_of(first), checksum="0")
+    images = dict.fromkeys(first, 0)  # id to the version of its file
+    made_from = [(name, 0) for name in stored.sample_ids]  # of each row
+    for number, (wanted, touched, old) in enumerate(later, 1):
+        before = {name: images.get(name, 0) for name in wanted}
+        # Some images get other bytes, some of them bytes that they had before.
+        images = {
+            name: 0 if name in old else number if name in touched else version
+            for name, version in before.items()
+        }
+        current = set(stored.current)
+        at = {stored.sample_ids[row]: row for row in current}
+        changed = {
+            row for name, row in at.items() if name in images and made_from[row][1] != images[name]
+        }
+        back = {
+            made_from[row][0]: row
+            for row in stored.superseded
+            if images.get(made_from[row][0]) == made_from[row][1]
+            and (made_from[row][0] not in at or at[made_from[row][0]] in changed)
+        }
+        found = reconcile(stored, rows_of(wanted), changed, back)
+        rows = found.rows
+        # The dataset is there, each image once, in its present version and with its present label.
+        assert {rows.sample_ids[row]: rows.labels[row] for row in rows.current} == wanted
+        assert len(rows.current) == len(wanted)
+        made_from += [("", -1)] * (len(rows) - len(made_from))
+        for row in set(range(len(stored), len(rows))) & set(rows.current):
+            made_from[row] = rows.sample_ids[row], images[rows.sample_ids[row]]
+        assert all(made_from[row] == (n, images[n]) for row in rows.current
+                   for n in [rows.sample_ids[row]])  # fmt: skip
+        # No row became another's, and every row that was, is.
+        assert rows.sample_ids[: len(stored)] == stored.sample_ids
+        assert {*rows.current, *rows.superseded} >= {*stored.current, *stored.superseded}
+        assert not set(rows.current) & set(rows.superseded)
+        # Blocks that were there have the rows that they had.
+        assert [rows.block_rows(b) for b in range(stored.blocks)] == [
+            stored.block_rows(b) for b in range(stored.blocks)
+        ]
+        told = found.added + found.changed + found.removed + found.returned + found.relabelled
+        assert (rows is stored) == (told == 0)
+        stored = rows if rows is stored else replace(rows, checksum=str(number))
+
+
+def test_labels_follow_the_names_of_their_classes():
+    stored = rows_of({"a": 0, "b": 1, "c": 1})
+    wanted = rows_of({"a": 1, "b": 2}, ("ape", "cat", "dog"))
+    found = reconcile(stored, wanted, set(), {})
+    assert found.rows.labels == (1, 2, 2)  # that of the row that is gone, too
+    assert (found.removed, found.relabelled) == (1, 0)
+    assert reconcile(stored, rows_of({"a": 1, "b": 1, "c": 1}), set(), {}).relabelled == 1
+
+
+# ------------------------------------------------------------------------------------------------- with a real store
+
+
+def dataset(n=20, labels=None, **contents):
+    """Images 0 to n - 1, those in `contents` with other bytes, and None where there is none."""
+    seeds = {f"i{i}": i for i in range(n)} | contents
+    seeds = {name: seed for name, seed in seeds.items() if seed is not None}
+    files = {name: stubs.png(seed) for name, seed in seeds.items()}
+    given = labels or {}
+    return samtl.datasets.Dataset(
+        "toy",
+        ("even", "odd"),
+        tuple(files),
+        tuple(given.get(name, int(name[1:]) % 2) for name in files),
+        files.__getitem__,
+    )
+
+
+@pytest.fixture
+def made(encoders):
+    def make(of, **options):
+        events = []
+        result = embed(
+            of,
+            "stub",
+            out="a.zarr",
+            device="cpu",
+            dtype="float32",
+            on_event=events.append,
+            **options,
+        )
+        make.plan = next(event for event in events if isinstance(event, Plan))
+        make.read = sum(isinstance(event, Reading) for event in events)
+        return result
+
+    return make
+
+
+def fresh(of):
+    """The embeddings of a store that was made from nothing, by the id of the sample."""
+    embed(of, "stub", out="fresh.zarr", device="cpu", dtype="float32")
+    return content("fresh.zarr")
+
+
+def content(path="a.zarr"):
+    store = samtl.open(path)
+    return {
+        name: (int(label), pooled.tobytes(), dense.tobytes())
+        for name, label, pooled, dense in zip(
+            store.sample_ids,
+            store.labels,
+            store.read("pooled"),
+            store.read("embeddings"),
+            strict=True,
+        )
+    }
+
+
+def counts(plan):
+    return {
+        name: getattr(plan, name)
+        for name in ("added", "changed", "removed", "returned", "relabelled")
+        if getattr(plan, name)
+    }
+
+
+@pytest.mark.parametrize(
+    ("now", "told", "encoded"),
+    [
+        (dataset(23), {"added": 3}, 3),
+        (dataset(i7=None, i8=None), {"removed": 2}, 0),
+        (dataset(i7=77), {"changed": 1}, 1),
+        (dataset(labels={"i0": 1, "i1": -1}), {"relabelled": 2}, 0),
+        (dataset(40, labels={"i5": 0}, i7=77, i8=None),
+         {"added": 20, "changed": 1, "removed": 1, "relabelled": 1}, 21),
+    ],
+)  # fmt: skip
+def test_a_store_follows_its_dataset(made, now, told, encoded):
+    made(dataset())
+    result = made(now)
+    assert counts(made.plan) == told
+    assert (result.encoded, result.rows, result.missing) == (encoded, len(now), 0)
+    assert made.plan.pending_rows == encoded
+    assert content() == fresh(now)
+    found = check(result.store, "deep")
+    assert (found.findings, found.leftovers, found.ok) == ([], [], len(now))
+    assert found.superseded == told.get("changed", 0) + told.get("removed", 0)
+    # And then it is what it is.
+    again = made(now)
+    assert (counts(made.plan), again.encoded, again.snapshot) == ({}, 0, result.snapshot)
+    store = samtl.open(result.store)
+    assert (store.snapshot, store.summary().superseded) == (result.snapshot, found.superseded)
+
+
+def test_what_plain_readers_see(made):
+    made(dataset())
+    made(dataset(22, labels={"i0": 1}, i3=None))
+    store = samtl.open("a.zarr")
+    group = store.zarr()
+    assert group["embeddings"].shape[0] == 34  # 20, room to the next block, 2
+    attributes = group.attrs["samtl"]
+    gone = attributes["superseded"]
+    ids = group["sample_id"][:]
+    assert [ids[row] for row in gone] == ["i3"]
+    current = [row for row, name in enumerate(ids) if name and row not in gone]
+    assert [ids[row] for row in current] == list(store.sample_ids)
+    assert group["label"][:][current].tolist() == store.labels.tolist()
+    assert np.array_equal(group["pooled"][:][current], store.read("pooled"))
+
+
+def test_an_image_that_comes_back_is_not_embedded_again(made):
+    made(dataset())
+    made(dataset(i3=None, i4=44))
+    result = made(dataset())
+    assert (counts(made.plan), result.encoded) == ({"changed": 1, "returned": 2}, 0)
+    assert content() == fresh(dataset())
+    assert samtl.open("a.zarr").summary().superseded == 1  # the other i4
+
+
+def test_a_bad_image_that_was_mended_is_embedded(made):
+    good = dataset()
+    bad = replace(good, read=lambda name: b"no image" if name == "i5" else good.read(name))
+    assert [entry.sample_id for entry in made(bad).quarantined] == ["i5"]
+    result = made(good)
+    assert (counts(made.plan), result.quarantined) == ({"changed": 1}, ())
+    assert content() == fresh(good)
+
+
+def test_an_image_that_cannot_be_read_now_keeps_its_row(made):
+    good = dataset()
+    before = made(good).snapshot
+
+    def failing(name):
+        if name == "i5":
+            raise OSError(5, "gone for now")
+        return good.read(name)
+
+    assert made(replace(good, read=failing)).snapshot == before
+
+
+def test_images_need_not_be_read(made):
+    made(dataset())
+    assert made.read == 0
+    made(dataset())
+    assert made.read == 20
+    result = made(dataset(i7=77), check_images=False)
+    assert (made.read, counts(made.plan), result.encoded) == (0, {}, 0)
+
+
+def test_a_plan_tells_and_changes_nothing(made, encoders):
+    made(dataset())
+    before = sorted(
+        (p, p.read_bytes()) for p in samtl.open("a.zarr").path.rglob("*") if p.is_file()
+    )
+    options = {"out": "a.zarr", "device": "cpu", "dtype": "float32"}
+    plan = plan_of(dataset(22, i7=77), "stub", **options)
+    assert counts(plan) == {"added": 2, "changed": 1}
+    assert (plan.rows, plan.pending_rows) == (22, 3)
+    after = sorted((p, p.read_bytes()) for p in samtl.open("a.zarr").path.rglob("*") if p.is_file())
+    assert after == before
+
+
+@pytest.mark.parametrize("stop_after", [0, 1])
+def test_a_change_that_was_interrupted_goes_on(made, stop_after):
+    made(dataset())
+    now = dataset(60, labels={"i0": 1}, i7=77)
+    asked = iter(range(100))
+    made(now, should_stop=lambda: next(asked) >= stop_after, batch_size=8)
+    assert samtl.open("a.zarr").missing > 0
+    made(now)
+    assert content() == fresh(now)
+    assert check(samtl.open("a.zarr").path, "deep").findings == []
+
+
+def test_the_dataset_may_change_again_before_it_is_done(made):
+    made(dataset())
+    made(dataset(60), should_stop=lambda: True)
+    now = dataset(30, i25=725)
+    made(now)
+    assert content() == fresh(now)
+
+
+def test_a_tier_is_added_to_rows_that_count(made):
+    made(dataset(), tiers=["pooled"])
+    made(dataset(i3=None, i4=44), tiers=["pooled"])
+    read = []
+    now = dataset(i3=None, i4=44)
+    made(replace(now, read=lambda name: read.append(name) or now.read(name)), check_images=False)
+    # No image of a row that does not count, but once to see whether the first i4 is back.
+    assert sorted(read) == sorted([*now.sample_ids, "i4"])
+    assert content() == fresh(now)
+    # A row that was left out when the tier was added cannot count again as it is.
+    result = made(dataset())
+    assert (counts(made.plan), result.encoded) == ({"added": 1, "changed": 1}, 2)
+    assert content() == fresh(dataset())
+
+
+def test_most_of_a_dataset_does_not_vanish_by_mistake(made):
+    made(dataset())
+    before = samtl.open("a.zarr").snapshot
+    with pytest.raises(MismatchError, match="9 of the store's are among them"):
+        made(dataset(9))
+    assert samtl.open("a.zarr").snapshot == before
+    made(dataset(10))
+
+
+def test_two_writers_with_different_changes(made, encoders, monkeypatch):
+    """The second planned before the first was through."""
+    made(dataset())
+    from samtl import embedding
+
+    inner = embedding._run
+
+    def overtaken(*args):
+        monkeypatch.setattr(embedding, "_run", inner)
+        made(dataset(22))
+        return inner(*args)
+
+    monkeypatch.setattr(embedding, "_run", overtaken)
+    with pytest.raises(LockedError, match="changed what the rows"):
+        made(dataset(23))
+    made(dataset(23))
+    assert content() == fresh(dataset(23))
+
+
+def test_keys_and_hashes_are_those_of_the_rows_that_count(made):
+    made(dataset())
+    now = dataset(22, i0=None)
+    made(now)
+    store = samtl.open("a.zarr")
+    for row, name in enumerate(store.sample_ids):
+        assert store.image_sha256(row) == hashlib.sha256(now.read(name)).hexdigest()
+
+
+def test_the_command_line_says_what_it_will_do(run, encoders, folder):
+    command = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
+    assert run(*command)[0] == 0
+    (folder / "town" / "0.png").unlink()
+    (folder / "town" / "1.png").write_bytes(stubs.png(4711))
+    (folder / "field" / "2.png").rename(folder / "town" / "2b.png")
+    (folder / "field" / "new.png").write_bytes(stubs.png(4712))
+    code, output, _ = run(*command, "--dry-run")
+    assert code == 0
+    assert "2 images new, 1 changed, so their old rows no longer count, 2 gone" in output
+    assert run(*command)[0] == 0
+    output = run("info")[1]
+    assert "24: 24 embedded, 0 quarantined, 0 missing, and 3 superseded" in output
+    assert "samtl compact" in output
+    assert run("verify")[0] == 0
