@@ -75,7 +75,7 @@ def embed(
         bool,
         typer.Option(
             "--check-images/--no-check-images",
-            help="Read the images of rows that are done already, to see whether a file has changed.",
+            help="Read the images and masks of rows that are done already, to see whether they changed.",
         ),
     ] = True,
     dry_run: Annotated[
@@ -183,6 +183,7 @@ def draw_plan(plan: Plan) -> None:
             (plan.removed, "gone, so their rows no longer count"),
             (plan.returned, "back, whose rows count again"),
             (plan.relabelled, "with another label"),
+            (plan.remasked, "with another mask"),
         )
         if n
     )

@@ -1,18 +1,19 @@
-"""What became of a dataset since a store was made from it: images that came, went or changed, and other labels."""
+"""What became of a dataset since a store was made from it: images that came, went or changed, labels and masks."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samtl.ahead import ahead
 from samtl.datasets import Dataset
 from samtl.errors import InputError
-from samtl.images import BadImage
-from samtl.store.layout import BLOCK_ROWS
-from samtl.store.log import QUARANTINED, SUPERSEDED, Record, committed, read_log
+from samtl.images import BadImage, mask_sha256
+from samtl.store.layout import BLOCK_ROWS, TIER_ARRAYS
+from samtl.store.log import OK, QUARANTINED, SUPERSEDED, Record, committed, read_log
 from samtl.store.rows import Rows, read_rows, require_kin
 
 _READERS = 4  # images that are read and summed at a time
@@ -36,6 +37,8 @@ class Changes:
         Images whose rows were superseded, and count again.
     relabelled : int
         Rows that stay, with another label.
+    remasked : tuple of int
+        Rows that stay, with another mask.
     """
 
     rows: Rows
@@ -44,6 +47,7 @@ class Changes:
     removed: int = 0
     returned: int = 0
     relabelled: int = 0
+    remasked: tuple[int, ...] = ()
 
 
 def find_changes(
@@ -63,7 +67,7 @@ def find_changes(
     source : Dataset
         Gives its images.
     read_images : bool
-        Whether to read the image of each row that is done, to see whether it is still the same file. An image that
+        Whether to read the image of each row that is done, and its mask, to see whether they are still the same. What
         cannot be read now is taken to be the same: that is for `verify` to tell.
     on_progress : callable, optional
         Called with the number of images that were read, and are to be read.
@@ -78,29 +82,45 @@ def find_changes(
     stored = read_rows(store)
     require_kin(stored, wanted, store)
     state = committed(read_log(store))
-    made_from = _hashes(state)
+    made_from = _made_from(state)
+    masks = source.read_mask is not None
     here = set(wanted.sample_ids)
     known = {stored.sample_ids[row] for row in stored.current}
     # Of a row that no longer counts, the image may be back.
     whole = set(stored.superseded) & made_from.keys() - _unfinished(state)
     gone = sorted(row for row in whole if stored.sample_ids[row] in here)
     asked = [row for row in stored.current if row in made_from and stored.sample_ids[row] in here]
-    now: dict[int, str | None] = {}
     rows = [*(asked if read_images else ()), *gone]
+    now: dict[int, _Found] = {}
     hashed = ahead(
-        lambda row: (row, _hash(source, stored.sample_ids[row])), rows, _READERS, 4 * _READERS
+        lambda row: (row, _look(source, stored.sample_ids[row])), rows, _READERS, 4 * _READERS
     )
-    for row, digest in hashed:
-        now[row] = digest
+    for row, found in hashed:
+        now[row] = found
         on_progress(len(now), len(rows))
-    changed = {row for row in asked if now.get(row) not in (None, made_from[row])}
+    other_mask = {
+        row for row, found in now.items()
+        if masks and found.mask is not None and made_from[row].mask not in (None, found.mask)
+    }  # fmt: skip
+    embedded = _embedded(state) if other_mask else set()
+    changed = {
+        row for row in asked
+        if row in now and (
+            now[row].image not in (None, made_from[row].image)
+            # Of an image that was put aside because of its mask, nothing was embedded.
+            or (row in other_mask and row not in embedded)
+        )
+    }  # fmt: skip
     free = here - known | {stored.sample_ids[row] for row in changed}
     back = {
         stored.sample_ids[row]: row
         for row in gone
-        if now[row] == made_from[row] and stored.sample_ids[row] in free
+        if now[row].image == made_from[row].image
+        and stored.sample_ids[row] in free
+        and (row not in other_mask or row in embedded)
     }
-    return reconcile(stored, wanted, changed, back)
+    stay = (set(asked) - changed | set(back.values())) & other_mask
+    return replace(reconcile(stored, wanted, changed, back), remasked=tuple(sorted(stay)))
 
 
 def reconcile(
@@ -192,14 +212,38 @@ def reconcile(
     return Changes(result, added, n_changed, removed, len(back), relabelled)
 
 
-def _hashes(state: Mapping[str, Mapping[int, Record]]) -> dict[int, str]:
-    """Give the sha256 of each image that a committed row was made from; "" of one that could not be read."""
-    found: dict[int, str] = {}
+@dataclass(frozen=True)
+class _Found:
+    """What an image, and its mask, are: sha256; "" of what was there and no use, None where nothing is known."""
+
+    image: str | None
+    mask: str | None = None
+
+
+def _made_from(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Found]:
+    """Say of each committed row what it was made from."""
+    images: dict[int, str] = {}
     for by_block in state.values():
         for record in by_block.values():
             for row, digest in enumerate(record.image_sha256, record.first_row):
-                found[row] = digest or found.get(row, "")
-    return found
+                images[row] = digest or images.get(row, "")
+    masks: dict[int, str] = {}
+    for record in state.get(
+        "mask", {}
+    ).values():  # an earlier one of the block tells of earlier masks
+        masks |= dict(enumerate(record.mask_sha256, record.first_row))
+    return {row: _Found(image, masks.get(row)) for row, image in images.items()}
+
+
+def _embedded(state: Mapping[str, Mapping[int, Record]]) -> set[int]:
+    """Name the rows that hold an embedding in each tier that their blocks have."""
+    bad: set[int] = set()
+    there: set[int] = set()
+    for array in TIER_ARRAYS.values():
+        for record in state.get(array, {}).values():
+            for row, status in enumerate(record.status, record.first_row):
+                (there if status == OK else bad).add(row)
+    return there - bad
 
 
 def _unfinished(state: Mapping[str, Mapping[int, Record]]) -> set[int]:
@@ -213,11 +257,15 @@ def _unfinished(state: Mapping[str, Mapping[int, Record]]) -> set[int]:
     }
 
 
-def _hash(source: Dataset, sample_id: str) -> str | None:
-    """Give the sha256 of an image's bytes; "" where the image is none to be read, None where it cannot be read now."""
+def _look(source: Dataset, sample_id: str) -> _Found:
+    """Read an image and its mask."""
+    mask = None
     try:
-        return hashlib.sha256(source.read(sample_id)).hexdigest()
+        if source.read_mask is not None:
+            with contextlib.suppress(OSError, InputError):
+                mask = mask_sha256(source.read_mask(sample_id))
+        return _Found(hashlib.sha256(source.read(sample_id)).hexdigest(), mask)
     except BadImage:
-        return ""
+        return _Found("", mask)
     except (OSError, InputError):
-        return None
+        return _Found(None, mask)

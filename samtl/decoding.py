@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from samtl.ahead import ahead
 from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
-from samtl.images import BadImage, decode, statistics
+from samtl.images import BadImage, decode, mask_sha256, statistics
 from samtl.preprocess import IGNORE, mask_square, resize_longest_side
 from samtl.store.log import SUPERSEDED
 
@@ -87,6 +87,8 @@ class Decoded:
         See `samtl.images.statistics`; of the original pixels.
     mask : (image_size, image_size) uint8, or None
         See `samtl.preprocess.mask_square`.
+    mask_sha256 : str
+        Of the mask as the dataset gives it, "" where none was had.
     code, reason : str
         What was wrong, "" where nothing was.
     unread : bool
@@ -99,6 +101,7 @@ class Decoded:
     original_size: tuple[int, int] = (0, 0)
     image_stats: NDArray[np.float32] | None = None
     mask: NDArray[np.uint8] | None = None
+    mask_sha256: str = ""
     code: str = ""
     reason: str = ""
     unread: bool = False
@@ -112,7 +115,7 @@ def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
     ResourceError
         Where the drive gives out, which is no property of the image.
     """
-    digest, mask, code = "", None, "unreadable"
+    digest, mask, named, code = "", None, "", "unreadable"
     try:
         data = dataset.read(dataset.sample_ids[row])
         digest = hashlib.sha256(data).hexdigest()
@@ -121,9 +124,10 @@ def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
         if dataset.read_mask is not None:
             code = "mask_unreadable"
             mask = dataset.read_mask(dataset.sample_ids[row])
+            named = mask_sha256(mask)
             _require_fitting(mask, size, dataset.classes)
     except BadImage as bad:
-        return Decoded(row, digest, code=bad.code, reason=str(bad))
+        return Decoded(row, digest, mask_sha256=named, code=bad.code, reason=str(bad))
     except (OSError, InputError) as error:
         if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
             raise ResourceError(
@@ -137,6 +141,7 @@ def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
         size,
         statistics(pixels),
         None if mask is None else mask_square(mask, image_size),
+        named,
     )
 
 

@@ -157,7 +157,7 @@ def embed(
     out : str or Path, optional
         The store; a path that does not end in `.zarr` is the folder in which it gets its usual name.
     check_images : bool
-        Whether to read the image of each row that is done already, to see whether the file has changed.
+        Whether to read the image of each row that is done already, and its mask, to see whether they changed.
     on_event : callable, optional
         Called with `Reading` while images are read to be compared, with a `Plan`, then `Progress` after each batch,
         `Quarantined` for each image that cannot be used, and `Note`.
@@ -238,6 +238,8 @@ def _run(
     plan = job.plan
     about = {"weights": weights.description, "untrained": weights.untrained}
     with open_writer(plan.store, fingerprint, about, job.rows, job.columns, job.arrays) as writer:
+        for block in sorted(job.other_masks):
+            writer.withdraw(block, "mask")
         pending = [block for block in range(writer.blocks) if writer.missing(block)]
         done = begin(writer)
         began = time.monotonic()

@@ -26,7 +26,7 @@ from samtl.errors import InputError, ResourceError
 from samtl.images import BadImage
 from samtl.notes import Note
 from samtl.planning import Job, Plan
-from samtl.store.layout import BLOCK_ROWS
+from samtl.store.layout import BLOCK_ROWS, TIER_ARRAYS
 from samtl.store.log import OK, QUARANTINED, SUPERSEDED
 from samtl.store.reader import Quarantined
 from samtl.store.writer import StoreWriter
@@ -136,6 +136,7 @@ class Pass:
         self._writing: deque[Future[int]] = deque()
         self.overlap = overlap(job.plan.device)
         self.batch_size = job.plan.batch_size or model.best_batch(job.plan.pending_rows)
+        self._tiers = frozenset(TIER_ARRAYS.values())
         self._about = _environment(job.plan, self.batch_size)
 
     def run(self, blocks: Iterable[int]) -> None:
@@ -198,19 +199,28 @@ class Pass:
 
     def _encode(self, batch: Sequence[Decoded]) -> list[dict[str, NDArray[Any]] | None]:
         """Give each image's arrays, or None where there was no image or no finite result."""
-        good = [item.pixels for item in batch if item.pixels is not None]
+        encoded = [item.pixels is not None and self._wants_encoder(item.row) for item in batch]
+        good = [
+            b.pixels
+            for b, wanted in zip(batch, encoded, strict=True)
+            if wanted and b.pixels is not None
+        ]
         outputs = self.model.encode(good, self.job.plan.tiers) if good else {}
         position = itertools.count()
         found: list[dict[str, NDArray[Any]] | None] = []
-        for item in batch:
-            if item.pixels is None:
-                found.append(None)
+        for item, wanted in zip(batch, encoded, strict=True):
+            if not wanted:
+                found.append(None if item.pixels is None else {})
                 continue
             i = next(position)
             arrays = {name: output[i] for name, output in outputs.items()}
             finite = all(bool(np.isfinite(array).all()) for array in arrays.values())
             found.append(arrays if finite else None)
         return found
+
+    def _wants_encoder(self, row: int) -> bool:
+        """Tell whether the block of a row lacks more than what can be read off the dataset."""
+        return any(name in self._tiers for name in self.writer.missing(row // BLOCK_ROWS))
 
     def _new_block(self, row: int) -> _Block:
         number = row // BLOCK_ROWS
@@ -251,6 +261,8 @@ class Pass:
             values.append(row[name])
         block.status.append(QUARANTINED + code if code else OK)
         block.unread.append(item.unread)
+        if "mask" in block.arrays:
+            block.masks.append(item.mask_sha256)
         block.images.append(item.image_sha256 or (before if code == SUPERSEDED else ""))
 
     def _commit(self, disk: ThreadPoolExecutor, block: _Block) -> None:
@@ -265,7 +277,13 @@ class Pass:
 
     def _write(self, block: _Block) -> int:
         record = self.writer.write_block(
-            block.number, block.arrays, block.status, block.reasons, block.images, self._about
+            block.number,
+            block.arrays,
+            block.status,
+            block.reasons,
+            block.images,
+            self._about,
+            block.masks,
         )
         return sum(file.size for file in record.files.values())
 
@@ -305,6 +323,7 @@ class _Block:
     unread: list[bool] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
 
 
 def _require_readable(block: _Block, dataset: Dataset) -> None:

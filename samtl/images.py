@@ -15,6 +15,7 @@ compressed TIFF, libtiff itself writes a line to standard error.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import struct
 from collections.abc import Callable, Iterator
@@ -168,6 +169,12 @@ def decode_mask(data: bytes, *, lookup: bool = False) -> npt.NDArray[np.uint8]:
     if (pixels[..., 1:] != pixels[..., :1]).any():
         raise _no_mask("this one is coded in colours")
     return np.ascontiguousarray(pixels[..., 0])
+
+
+def mask_sha256(mask: npt.NDArray[np.uint8]) -> str:
+    """Name a mask by its shape and values: (H, W) uint8 to 64 hexadecimal digits, whatever file it came from."""
+    head = f"{mask.dtype} {mask.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(mask).tobytes()).hexdigest()
 
 
 def size(file: IO[bytes]) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from samtl.images import STATISTICS
 from samtl.preprocess import PATCH, Preprocessing, check_image_size, grid_cells
 from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
-from samtl.store.layout import INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
+from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
 from samtl.store.log import committed, read_log
 from samtl.store.rows import Rows, generations
 from samtl.store.writer import check_identity, lacking, refuse_foreign
@@ -57,7 +57,7 @@ class Plan:
     engine : str
     resumes : bool
         True where the store is there already.
-    added, changed, removed, returned, relabelled : int
+    added, changed, removed, returned, relabelled, remasked : int
         How the dataset differs from what the store was made from: see `samtl.changes.Changes`.
     note : str
         What is to be known about the dataset, or "".
@@ -88,6 +88,7 @@ class Plan:
     removed: int = 0
     returned: int = 0
     relabelled: int = 0
+    remasked: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Give the plan as JSON values."""
@@ -115,6 +116,9 @@ class Job:
     columns: Mapping[str, Sequence[str]]
     arrays: tuple[str, ...]
     dtype: str
+    other_masks: frozenset[int] = (
+        frozenset()
+    )  # blocks whose masks are not those of the dataset any more
 
 
 def prepare(
@@ -212,6 +216,8 @@ def prepare(
     always = ALWAYS if source.read_mask is None else (*ALWAYS, "mask")
     arrays = (*always, *(TIER_ARRAYS[tier] for tier in tiers))
     done = committed(read_log(path)) if resumes else {}
+    for row in found.remasked:
+        done["mask"].pop(row // BLOCK_ROWS, None)
     blocks = [
         [rows.sample_ids[row] for row in rows.block_rows(block)] for block in range(rows.blocks)
     ]
@@ -244,12 +250,14 @@ def prepare(
             removed=found.removed,
             returned=found.returned,
             relabelled=found.relabelled,
+            remasked=len(found.remasked),
         ),
         dataset=source,
         rows=rows,
         columns=columns,
         arrays=arrays,
         dtype=compute_dtype,
+        other_masks=frozenset(row // BLOCK_ROWS for row in found.remasked),
     )
 
 

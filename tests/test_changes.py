@@ -335,3 +335,79 @@ def test_the_command_line_says_what_it_will_do(run, encoders, folder):
     assert "24: 24 embedded, 0 quarantined, 0 missing, and 3 superseded" in output
     assert "samtl compact" in output
     assert run("verify")[0] == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ masks
+
+
+def masked(n=20, bad=(), **seeds):
+    """The same images, with masks: of those in `seeds` another one."""
+    images = dataset(n)
+
+    def read_mask(name):
+        if name in bad:
+            return np.zeros((3, 3), np.uint8)
+        return np.random.default_rng(seeds.get(name, int(name[1:]))).integers(
+            0, 2, (20, 20), np.uint8
+        )
+
+    return replace(images, labels=(-1,) * n, read_mask=read_mask)
+
+
+def masks(path="a.zarr"):
+    store = samtl.open(path)
+    return dict(zip(store.sample_ids, (m.tobytes() for m in store.read("mask")), strict=True))
+
+
+def test_masks_follow_without_the_encoder(made, encoders):
+    made(masked())
+    encoders.images = 0
+    now = masked(i3=33, i4=44)
+    result = made(now)
+    assert (counts(made.plan), made.plan.remasked, encoders.images) == ({}, 2, 0)
+    assert result.missing == 0
+    assert check(result.store, "deep").findings == []
+    ours = masks()
+    fresh(now)
+    assert ours == masks("fresh.zarr")
+    assert made(now).encoded == made.plan.remasked == 0
+    assert made(masked(i3=3), check_images=False).encoded == 0
+
+
+def test_a_mask_that_became_bad_and_good_again(made, encoders):
+    made(masked())
+    encoders.images = 0
+    assert [q.code for q in made(masked(bad=("i5",))).quarantined] == ["mask_size"]
+    assert made(masked(bad=("i5",))).encoded == 0
+    result = made(masked())
+    assert (result.quarantined, encoders.images, made.plan.remasked) == ((), 0, 1)
+    ours = masks()
+    fresh(masked())
+    assert ours == masks("fresh.zarr")
+
+
+def test_a_mask_that_was_bad_from_the_beginning(made, encoders):
+    """Then nothing of its image was embedded."""
+    made(masked(bad=("i5",)))
+    encoders.images = 0
+    result = made(masked())
+    assert (result.quarantined, counts(made.plan), encoders.images) == ((), {"changed": 1}, 1)
+
+
+def test_an_image_that_comes_back_with_another_mask(made, encoders):
+    made(masked(20))
+    made(masked(19))
+    encoders.images = 0
+    made(masked(20, i19=7))
+    assert (counts(made.plan), made.plan.remasked, encoders.images) == ({"returned": 1}, 1, 0)
+    ours = masks()
+    fresh(masked(20, i19=7))
+    assert ours == masks("fresh.zarr")
+
+
+def test_compacting_keeps_what_is_known_of_masks(made):
+    made(masked(20))
+    made(masked(19))
+    samtl.compact("a.zarr")
+    made(masked(19, i3=33))
+    assert (counts(made.plan), made.plan.remasked) == ({}, 1)

@@ -92,6 +92,9 @@ def compact(
         _recover(Path(store).absolute())
     path = locate(store).resolve()
     with locked(path):
+        new = _beside(path)
+        for left in (new, _old(new)):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         opened, listed = open_store(path), read_rows(path)
         before = opened.summary().bytes
         if len(listed.current) == len(listed):
@@ -109,8 +112,6 @@ def compact(
                 f"a second store of {wanted / 2**30:.2f} GiB is needed beside {path} for a while, and its disk has "
                 f"{free / 2**30:.2f} GiB free"
             )
-        new = _beside(path)
-        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
         _copy(opened, listed, new, on_progress)
         durable.replace_folder(new, path)
         durable.sync_folder(path.parent)
@@ -124,12 +125,17 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{durable.TEMPORARY}{path.name}")
 
 
+def _old(new: Path) -> Path:
+    """Where `durable.replace_folder` keeps the old store until the new one is in its place."""
+    return new.with_name(f"{new.name}-old")
+
+
 def _recover(path: Path) -> None:
     """Put a store in its place that a killed process left beside it."""
     if path.exists():
         return
     new = _beside(path)
-    old = new.with_name(f"{new.name}-old")
+    old = _old(new)
     if old.is_dir() and new.is_dir():  # the new one was whole before the old one was moved
         new.rename(path)
         durable.sync_folder(path.parent)
@@ -172,15 +178,18 @@ def _copy_block(
         statuses = tuple(_of(state, name, place)[0] for place in places)
         together.setdefault(statuses, []).append(name)
     for statuses, names in together.items():
-        reasons, images = {}, []
+        reasons, images, masks = {}, [], []
         for row, place in zip(here, places, strict=True):
             _, record = _of(state, names[0], place)
+            if "mask" in names:
+                known = state["mask"][place // BLOCK_ROWS].mask_sha256
+                masks.append(known[place % BLOCK_ROWS] if known else "")
             images.append(source.image_sha256(row))
             if str(place) in record.reasons:
                 reasons[row] = record.reasons[str(place)]
         told = {key: record.writer[key] for key in _TOLD if key in record.writer}
         arrays = {name: [source.row(name, row) for row in here] for name in names}
-        writer.write_block(here.start // BLOCK_ROWS, arrays, statuses, reasons, images, told)
+        writer.write_block(here.start // BLOCK_ROWS, arrays, statuses, reasons, images, told, masks)
 
 
 def _of(state: Mapping[str, Mapping[int, Record]], array: str, place: int) -> tuple[str, Record]:

@@ -76,6 +76,9 @@ class Record:
         Array name to the shard that is committed.
     withdrawn : tuple of str
         Arrays whose earlier commits of this block no longer count, such as after damage; their shards may be redone.
+    mask_sha256 : tuple of str
+        Of each mask as the dataset gave it, "" where none was had; empty where the record commits no masks, or is of
+        a time when this was not kept.
     writer : mapping
         Who wrote it, with what versions, when; for people, not identity.
     checksum : str
@@ -91,6 +94,7 @@ class Record:
     files: Mapping[str, CommittedFile]
     writer: Mapping[str, object]
     withdrawn: tuple[str, ...] = ()
+    mask_sha256: tuple[str, ...] = ()
     checksum: str = field(default="", compare=False)
 
     @property
@@ -114,6 +118,7 @@ class Record:
             },
             "withdrawn": list(self.withdrawn),
             "writer": dict(self.writer),
+            **({"mask_sha256": list(self.mask_sha256)} if self.mask_sha256 else {}),
         }
 
 
@@ -158,7 +163,13 @@ def _parse(content: Mapping[str, Any]) -> Record:
     }
     status = tuple(OK if s == OK else str(s) for s in content["status"])  # one text, not millions
     images = tuple(map(str, content["image_sha256"]))
-    lengths = {len(status), len(images), *(len(f.crc32c) for f in files.values())}
+    masks = tuple(map(str, content.get("mask_sha256", ())))
+    lengths = {
+        len(status),
+        len(images),
+        len(masks) or len(status),
+        *(len(f.crc32c) for f in files.values()),
+    }
     if len(lengths) != 1 or not 1 <= len(status) <= BLOCK_ROWS:
         raise ValueError("status")
     return Record(
@@ -171,6 +182,7 @@ def _parse(content: Mapping[str, Any]) -> Record:
         files=files,
         writer=dict(content["writer"]),
         withdrawn=tuple(str(name) for name in content["withdrawn"]),
+        mask_sha256=masks,
         checksum=str(content["checksum"]),
     )
 

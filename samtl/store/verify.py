@@ -271,6 +271,7 @@ def _shards(
         for name in _names(store / folder, hidden=True)
         if name.startswith(durable.TEMPORARY)
     ]
+    found.leftovers += [f"{rows.FOLDER}/{n}.json" for n in rows.generations(store)[:-1]]
     total = sum(file.size for _, _, file in sizes)
     found.bytes, done = total, 0
     if level == "quick":

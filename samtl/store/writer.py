@@ -84,6 +84,7 @@ class StoreWriter:
         reasons: Mapping[int, str],
         image_sha256: Sequence[str],
         about: Mapping[str, object],
+        mask_sha256: Sequence[str] = (),
     ) -> Record:
         """Write and commit the arrays of a block.
 
@@ -99,6 +100,8 @@ class StoreWriter:
         image_sha256 : sequence of str
         about : mapping
             Versions, device and the like, for the record.
+        mask_sha256 : sequence of str
+            Where masks are written.
 
         Raises
         ------
@@ -125,6 +128,7 @@ class StoreWriter:
             reasons={str(row): reason for row, reason in reasons.items()},
             image_sha256=tuple(image_sha256),
             files=files,
+            mask_sha256=tuple(mask_sha256),
             writer={**about, **whoami(), "committed": now()},
         )
         try:
@@ -150,6 +154,12 @@ class StoreWriter:
             self._orphans.discard(relative)
             path.unlink()
             durable.publish(path, shard.pieces)
+
+    def withdraw(self, block: int, array: str) -> None:
+        """Take back an array of a block, where it is committed, so that it is missing."""
+        record = self._committed.get(array, {}).get(block)
+        if record is not None:
+            self._withdraw(block, record, array)
 
     def relabel(self) -> None:
         """Write the labels anew in blocks that hold others than the list of rows; everything else stays as it is.
@@ -217,6 +227,7 @@ def withdraw(store: Path, last: Record, arrays: Sequence[str]) -> None:
         last,
         sequence=last.sequence + 1,
         files={},
+        mask_sha256=(),
         writer={**whoami(), "committed": now()},
         withdrawn=tuple(arrays),
     )

@@ -1,0 +1,307 @@
+"""Anything that may happen to a dataset and its store, in any order; what the store hands out is always true.
+
+`make torture` plays 1,000 games of 200 steps; here are some short ones.
+"""
+
+import hashlib
+import os
+import random
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stubs
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from test_torture_rot import cut, deleted, emptied, flipped, means_the_same, state
+
+from samtl.datasets import Dataset
+from samtl.embedding import embed
+from samtl.errors import InputError, LockedError, MismatchError
+from samtl.images import decode
+from samtl.preprocess import resize_longest_side
+from samtl.store.compact import compact
+from samtl.store.fingerprint import FILE
+from samtl.store.reader import open_store
+from samtl.store.repair import repair
+from samtl.store.rows import generations
+from samtl.store.verify import check
+from samtl.store.writer import locked
+
+ALL = bool(os.environ.get("SAMTL_TORTURE"))
+GAMES, STEPS = (1_000, 200) if ALL else (4, 40)
+    (1_000, 200) if ALL else (int(os.environ.get("G", 25)), int(os.environ.get("ST", 50)))
+)
+SIZE = 32
+CLASSES = ("a", "b", "c")
+DAMAGES = (flipped, cut, deleted, emptied)
+
+
+class Killed(BaseException):
+    """The process is gone: whatever it still tries to do to its files does not happen."""
+
+
+@contextmanager
+def killed_at(calls):
+    """Let a process make so many changes of names, and none after that."""
+    left = [calls]
+    names = ("link", "unlink", "rename", "replace", "mkdir", "rmdir")
+
+    def guarded(real):
+        def call(*args, **options):
+            if left[0] <= 0:
+                raise Killed
+            left[0] -= 1
+            return real(*args, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(os, name, guarded(getattr(os, name)))
+        with suppress(Killed):
+            yield
+
+
+@cache
+def image(name, version):
+    """The bytes of an image's file; version 0 of some is none that can be used."""
+    if name % 7 == 0 and version == 0:
+        return b"no image"
+    return stubs.png(1000 * name + version, (8 + name % 3, 9))
+
+
+@cache
+def truth(encoder, content):
+    """What a row made from these bytes must hold."""
+    try:
+        pixels = decode(content)
+    except Exception:
+        return None
+    return encoder.encode([resize_longest_side(pixels, SIZE)], ("pooled", "dense"))
+
+
+class Game(RuleBasedStateMachine):
+    """The dataset as a model, and the store that follows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.encoders = stubs.install(stubs.StubEncoders(SIZE), self.patch.setattr)
+        self.patch.setattr(os, "fsync", lambda descriptor: None)
+        self.encoder = self.encoders.Encoder("stub")
+        self.folder = Path(tempfile.mkdtemp(prefix="samtl-game-"))
+        self.path = self.folder / "a.zarr"
+        self.images = {i: (0, i % 3) for i in range(3)}  # name to version and label
+        self.settled = True  # whether the last pass was not killed
+
+    def teardown(self):
+        self.patch.undo()
+        shutil.rmtree(self.folder)
+
+    @property
+    def begun(self):
+        return (self.path / FILE).exists() and bool(generations(self.path))
+
+    def dataset(self):
+        images = dict(self.images)
+        return Dataset(
+            "game",
+            CLASSES,
+            tuple(f"{name}.png" for name in images),
+            tuple(label for _, label in images.values()),
+            lambda sample_id: image(
+                int(sample_id.removesuffix(".png")), images[int(sample_id.removesuffix(".png"))][0]
+            ),
+        )
+
+    def pass_over(self, **options):
+        return embed(
+            self.dataset(),
+            "stub",
+            out=self.path,
+            device="cpu",
+            dtype="float32",
+            tiers=["pooled", "dense"],
+            **options,
+        )
+
+    # ------------------------------------------------------------------------------- the dataset
+
+    @rule(n=st.integers(1, 20))
+    def images_come(self, n):
+        first = max(self.images, default=-1) + 1
+        self.images |= {name: (0, name % 3) for name in range(first, first + n)}
+
+    @precondition(lambda self: len(self.images) > 4)
+    @rule(chance=st.randoms(use_true_random=False), share=st.floats(0, 0.4))
+    def images_go(self, chance, share):
+        for name in chance.sample(sorted(self.images), int(share * len(self.images))):
+            del self.images[name]
+
+    @rule(chance=st.randoms(use_true_random=False), version=st.integers(0, 2))
+    def images_change(self, chance, version):
+        for name in chance.sample(sorted(self.images), 1 + len(self.images) // 5):
+            self.images[name] = version, self.images[name][1]
+
+    @rule(chance=st.randoms(use_true_random=False), label=st.integers(-1, 2))
+    def labels_change(self, chance, label):
+        for name in chance.sample(sorted(self.images), 1 + len(self.images) // 4):
+            self.images[name] = self.images[name][0], label
+
+    # --------------------------------------------------------------------------------- the store
+
+    @rule(batch_size=st.integers(1, 20))
+    def embed_it(self, batch_size):
+        if self.begun:
+            have = open_store(self.path).sample_ids
+            kept = sum(f"{name}.png" in have for name in self.images)
+            if 2 * kept < len(have):
+                with pytest.raises(MismatchError):
+                    self.pass_over()
+                shutil.rmtree(self.path)
+        result = self.pass_over(batch_size=batch_size)
+        store = open_store(self.path)
+        assert result.missing == store.missing == 0
+        data = self.dataset()
+        assert dict(zip(store.sample_ids, store.labels.tolist(), strict=True)) == dict(
+            zip(data.sample_ids, data.labels, strict=True)
+        )
+        for row, name in enumerate(store.sample_ids):
+            assert store.image_sha256(row) == hashlib.sha256(data.read(name)).hexdigest()
+        bad = {name for name in data.sample_ids if truth(self.encoder, data.read(name)) is None}
+        assert {entry.sample_id for entry in store.quarantined} == bad
+        found = check(self.path, "deep")
+        assert (found.findings, found.leftovers) == ([], [])
+        self.settled = True
+
+    @rule(at=st.integers(0, 4))
+    def embed_and_stop(self, at):
+        asked = iter(range(10_000))
+        try:
+            self.pass_over(batch_size=4, should_stop=lambda: next(asked) >= at)
+        except MismatchError:
+            return
+        self.settled = True
+
+    @rule(calls=st.integers(0, 120))
+    def embed_and_be_killed(self, calls):
+        try:
+            with killed_at(calls):
+                self.pass_over(batch_size=8)
+        except MismatchError:
+            return
+        self.settled = False
+
+    @precondition(lambda self: self.begun)
+    @rule()
+    def compact_it(self):
+        store = open_store(self.path)
+        before = dict(zip(store.sample_ids, store.labels, strict=True))
+        if store.missing or not store.arrays:
+            return
+        done = compact(self.path)
+        store = open_store(self.path)
+        assert dict(zip(store.sample_ids, store.labels, strict=True)) == before
+        assert (len(store), store.summary().superseded) == (done.rows, 0)
+        if done.dropped:
+            assert check(self.path, "deep").findings == []
+
+    @precondition(lambda self: self.begun)
+    @rule(calls=st.integers(0, 200))
+    def compact_and_be_killed(self, calls):
+        before = open_store(self.path).sample_ids
+        try:
+            with killed_at(calls):
+                compact(self.path)
+        except InputError:  # rows are missing
+            pass
+        if not self.path.exists():
+            compact(self.path)
+        assert open_store(self.path).sample_ids == before
+
+    @precondition(lambda self: self.begun)
+    @rule()
+    def a_second_writer_is_refused(self):
+        before = state(self.path)
+        with locked(self.path), pytest.raises((LockedError, MismatchError)):
+            self.pass_over()
+        assert state(self.path) == before
+
+    @precondition(lambda self: self.begun)
+    @rule(seed=st.integers(0, 2**32), damage=st.sampled_from(DAMAGES))
+    def something_is_damaged_and_repaired(self, seed, damage):
+        before, chance = state(self.path), random.Random(seed)
+        whole = check(self.path)
+        files = [name for name, content in before.items() if content is not None]
+        name = chance.choice(sorted(set(files) - set(whole.leftovers)))
+        path = self.path / name
+        kept = path.read_bytes()
+        if not kept:
+            return
+        damage(path, chance)
+        if means_the_same(self.path, before):
+            return
+        if name == FILE and not path.exists() and not list((self.path / "log").iterdir()):
+            path.write_bytes(kept)
+            return
+        found = check(self.path)
+        known = {(one.what, one.path) for one in whole.findings}
+        new = [one for one in found.findings if (one.what, one.path) not in known]
+        # Of metadata that a killed pass had not written yet, it is no news that it is not there.
+        assert new or found.missing or known or not self.settled, name
+        if any(one.what in ("identity", "rows") for one in found.findings):
+            path.write_bytes(kept)  # from a copy, as the message says
+            return
+        with locked(self.path):
+            repair(self.path, check(self.path))
+        left = check(self.path).findings
+        assert [one for one in left if one.what != "file"] == []
+        assert not {one.path for one in left} & {one.path for one in found.findings}
+
+    @invariant()
+    def what_is_handed_out_is_true(self):
+        if not self.begun:
+            return
+        store = open_store(self.path)
+        there = np.flatnonzero(store.valid())
+        if not store.arrays:
+            return
+        dense, pooled = (
+            store.read(name, there) if name in store.arrays else None
+            for name in ("embeddings", "pooled")
+        )
+        for position, row in enumerate(there.tolist()):
+            name = int(store.sample_ids[row].removesuffix(".png"))
+            digest = store.image_sha256(row)
+            content = next(
+                image(name, v)
+                for v in range(3)
+                if hashlib.sha256(image(name, v)).hexdigest() == digest
+            )
+            expected = truth(self.encoder, content)
+            assert expected is not None
+            if pooled is not None:
+                assert np.array_equal(pooled[position], expected["pooled"][0])
+            if dense is not None:
+                assert np.array_equal(dense[position], expected["embeddings"][0])
+        assert len(set(store.sample_ids)) == len(store)
+        found = check(self.path)
+        if self.settled:
+            assert found.findings == []
+        else:
+            assert {one.what for one in found.findings} <= {"metadata"}
+
+
+Game.TestCase.settings = settings(
+    max_examples=GAMES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestGame = pytest.mark.slow(Game.TestCase)
