@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import stubs
 import tensorstore
 import xarray
 import zarr
 from stubs import everything, small_dataset
 
+from samtl.embedding import embed
 from samtl.errors import DamageError, InputError
 from samtl.store import reader
 from samtl.store.documents import seal
@@ -431,3 +433,59 @@ def test_the_plain_zarr_group_is_read_only(small):
     assert group["pooled"].shape == (37, 10)
     with pytest.raises(ValueError, match="read-only"):
         group["pooled"][0] = 0
+
+
+def hostile(**change):
+    """Array metadata of a file that somebody else wrote."""
+
+    def written(path):
+        content = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**content, **change}))
+
+    return written
+
+
+GZIP = [{"name": "gzip", "configuration": {"level": 9}}]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        hostile(shape=[10**15, 10]),
+        hostile(shape=[-1, 10]),
+        hostile(shape=[37.0, 10]),
+        hostile(shape="37"),
+        hostile(codecs=GZIP),
+        hostile(codecs=[]),
+        hostile(data_type="object"),
+        hostile(zarr_format=2, filters=[{"id": "pickle"}], dtype="|O"),
+        hostile(fill_value=0),
+        hostile(chunk_grid={"name": "regular", "configuration": {"chunk_shape": [10**12, 10]}}),
+        hostile(attributes={"x": "y"}),
+        hostile(storage_transformers=[{"name": "x"}]),
+        hostile(more="fields"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"[" * 100_000),
+        lambda path: path.write_bytes(b'{"a": ' * 10_000),
+        lambda path: path.write_bytes(b"\xff\xfe{}"),
+        lambda path: path.write_bytes(b"null"),
+        lambda path: path.write_bytes(b" " * (64 * 2**20 + 1)),
+        lambda path: path.unlink(),
+    ],
+)
+@pytest.mark.parametrize("name", ["pooled/zarr.json", "zarr.json"])
+def test_zarr_sees_no_metadata_that_is_not_this_stores(small, monkeypatch, name, damage):
+    monkeypatch.setattr(zarr, "open_group", lambda *args, **options: pytest.fail("zarr saw it"))
+    damage(small / name)
+    store = open_store(small)
+    with pytest.raises(DamageError, match=name):
+        store.zarr()
+    assert len(store.read("pooled")) == 37  # which does not go by it
+
+
+def test_the_plain_zarr_group_of_a_store_that_grew_meanwhile(small, monkeypatch):
+    store = open_store(small)
+    stubs.install(stubs.StubEncoders(), monkeypatch.setattr)
+    embed(stubs.toy_dataset(41, bad={3: "truncated", 30: "empty"}), "stub", out=small, device="cpu")
+    assert store.zarr()["pooled"].shape == (52, 10)
+    assert len(store) == 37

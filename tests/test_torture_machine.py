@@ -35,8 +35,6 @@ from samtl.store.writer import locked
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 GAMES, STEPS = (1_000, 200) if ALL else (4, 40)
-    (1_000, 200) if ALL else (int(os.environ.get("G", 25)), int(os.environ.get("ST", 50)))
-)
 SIZE = 32
 CLASSES = ("a", "b", "c")
 DAMAGES = (flipped, cut, deleted, emptied)

@@ -27,6 +27,7 @@ from samtl.store.layout import (
 )
 from samtl.store.log import OK, Record, committed, read_log, snapshot
 from samtl.store.rows import Rows, read_rows
+from samtl.store.verify import wrong_metadata
 
 if TYPE_CHECKING:
     import zarr
@@ -387,7 +388,21 @@ class Store:
         )
 
     def zarr(self) -> zarr.Group:
-        """Open the store as a plain read-only Zarr group; no checksum of the log is verified on that way."""
+        """Open the store as a plain read-only Zarr group; no checksum of the log is verified on that way.
+
+        Raises
+        ------
+        DamageError
+            Where the group's metadata, or an array's, is not exactly what this store's must be: Zarr itself would
+            follow any shape and any codec that a file tells it of.
+        """
+        identity = read_fingerprint(self.path)
+        for wrong in wrong_metadata(
+            self.path, identity, read_rows(self.path), self._specs, set(self.arrays)
+        ):
+            raise DamageError(
+                f"{self.path / wrong.path}: {wrong.told}; samtl verify --repair writes it anew"
+            )
         import zarr
 
         return zarr.open_group(self.path, mode="r")
