@@ -21,7 +21,12 @@ FINGERPRINT = Fingerprint(
 def document(**changes):
     """Give the content of a good `fingerprint.json`, with some fields replaced."""
     fields = FINGERPRINT.to_dict()
-    content = {"fingerprint": fields, "sha256": digest(fields), "about": {}, "columns": {}}
+    content = {
+        "fingerprint": fields,
+        "sha256": digest(fields),
+        "about": {"untrained": False},
+        "columns": {"pooled": ["a", "b"], "image_stats": ["c"]},
+    }
     return {**content, **changes}
 
 
@@ -87,6 +92,9 @@ def test_another_format_is_refused_as_such(tmp_path):
         ({"sha256": "00" * 32}, "digest"),
         ({"about": "weights"}, "lacks the field about"),
         ({"columns": None}, "lacks the field columns"),
+        ({"columns": {"pooled": ["a"]}}, r"columns\.image_stats is missing or wrong"),
+        ({"columns": {"pooled": "ab", "image_stats": []}}, r"columns\.pooled is missing or wrong"),
+        ({"about": {"untrained": 1}}, r"about\.untrained is missing or wrong"),
         ({"fingerprint": []}, "lacks the field fingerprint"),
     ],
 )

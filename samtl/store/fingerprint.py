@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl.errors import DamageError, InputError
+from samtl.preprocess import check_image_size
 from samtl.store.documents import digest, unseal
 from samtl.store.layout import FORMAT
 
@@ -127,4 +128,28 @@ def read_fingerprint(store: Path) -> dict[str, Any]:
         )
     if digest(fields) != content.get("sha256"):
         raise DamageError(f"{path}: its digest is not that of its fields")
+    wrong = _wrong_field(content)
+    if wrong:
+        raise DamageError(
+            f"{path} is not the identity of a store: field {wrong} is missing or wrong"
+        )
     return content
+
+
+def _wrong_field(content: Mapping[str, Any]) -> str:
+    """Name a field that is not what `Fingerprint.to_dict` and the writer give, or ""."""
+    fields, columns = content["fingerprint"], content["columns"]
+    try:
+        given = Fingerprint.from_dict(fields)
+        check_image_size(given.image_size)
+        if given.to_dict() != fields:
+            return "fingerprint"
+    except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
+        return f"fingerprint ({error})"
+    if not isinstance(content["about"].get("untrained"), bool):
+        return "about.untrained"
+    for array in ("pooled", "image_stats"):
+        names = columns.get(array)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return f"columns.{array}"
+    return ""

@@ -342,7 +342,12 @@ class Store:
             raise DamageError(
                 f"{self.path / file.path}: row {row} fails its checksum; the store is damaged there"
             )
-        return spec.decode_row(data)
+        try:
+            return spec.decode_row(data)
+        except ValueError as error:  # its checksum is right, so it was written like this
+            raise DamageError(
+                f"{self.path / file.path}: row {row} is no row of {array}; the store is damaged there"
+            ) from error
 
     def key(self, row: int) -> str:
         """Name a row's embedding for good: a hash of the fingerprint and of the image file's bytes."""

@@ -1,0 +1,255 @@
+"""Documents that somebody else wrote, their checksums right: whatever they say, what comes is a message.
+
+`make torture` goes on for half an hour or a million documents with each; here are a few hundred.
+"""
+
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stubs import stub_store
+
+from samtl.errors import SamtlError
+from samtl.heads import logreg, mlp
+from samtl.heads._save import load, save
+from samtl.runs import read_run, read_split, read_split_file
+from samtl.store import rows
+from samtl.store.documents import seal
+from samtl.store.fingerprint import FILE
+from samtl.store.reader import open_store
+from samtl.store.verify import check
+from samtl.trained import read_trained
+
+ALL = bool(os.environ.get("SAMTL_TORTURE"))
+MOST, SECONDS = (1_000_000, 1_800) if ALL else (120, 20)
+ODD = (
+    None, True, False, 0, 1, -1, 15, 16, 17, 2**31, 2**63, 2**70, -(2**40), 1.5, 1e300, "", "x", "0", "-1", "ok",
+    "quarantined:", "quarantined:empty", "pooled", "label", "../../../etc/passwd", "/", "\0", "c" * 5000, "\ud800",
+    [], {}, [[]], [None], [0], ["x"], [1] * 16, {"x": 1}, {"": []}, [{"name": "x"}],
+)  # fmt: skip
+
+
+def odd(chance):
+    """One that nobody else has."""
+    return json.loads(json.dumps(chance.choice(ODD)))
+
+
+def places(content, path=()):
+    """Every place in a JSON value."""
+    yield path
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+def mutated(content, chance):
+    """A copy with something else in one to three places."""
+    content = json.loads(json.dumps(content))
+    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+        path = chance.choice(list(places(content)))
+        if not path:
+            return odd(chance)
+        inner = content
+        for key in path[:-1]:
+            inner = inner[key]
+        what = chance.randrange(5)
+        if what == 0:
+            del inner[path[-1]]
+        elif what == 1 and isinstance(inner, list):
+            inner.insert(path[-1], inner[path[-1]])
+        elif what == 2 and isinstance(inner[path[-1]], int):
+            inner[path[-1]] += chance.choice((-1, 1, 16, -16, 256))
+        elif what == 3 and isinstance(inner, dict):
+            inner[f"{path[-1]}x"] = inner.pop(path[-1])
+        else:
+            inner[path[-1]] = odd(chance)
+    return content
+
+
+def sealed(content):
+    """With a checksum that fits, where that can be."""
+    if not isinstance(content, dict):
+        return json.dumps(content).encode()
+    content.pop("checksum", None)
+    try:
+        return seal(content)
+    except (ValueError, RecursionError):  # a lone surrogate, say, is no UTF-8
+        return json.dumps(content).encode()
+
+
+def damaged(raw, chance):
+    """Bytes of a file with some changed, some cut, some doubled."""
+    data = bytearray(raw)
+    for _ in range(chance.randrange(1, 6)):
+        at = chance.randrange(len(data) + 1)
+        what = chance.randrange(4)
+        if what == 0 and at < len(data):
+            data[at] = chance.randrange(256)
+        elif what == 1:
+            del data[at : at + chance.randrange(1, 50)]
+        elif what == 2:
+            data[at:at] = data[at : at + chance.randrange(1, 50)]
+        else:
+            data[at:at] = chance.choice((b"[", b"{", b'"', b"\0", b"1e999", b"NaN", b"\xff"))
+    return bytes(data)
+
+
+def play(use, record_property, seed):
+    """Do something with one odd thing after the other; nothing but `SamtlError` may come."""
+    chance = random.Random(seed)
+    began, done, refused = time.monotonic(), 0, 0
+    while done < MOST and time.monotonic() - began < SECONDS:
+        done += 1
+        try:
+            use(chance)
+        except SamtlError:
+            refused += 1
+    record_property("points", done)
+    assert refused > done // 3
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two blocks, and a list of rows as after a change."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    first = stub_store(folder, 21)
+    later = Path(shutil.copytree(first, folder / "later.zarr"))
+    listed = rows.read_rows(first).to_dict()
+    changed = {"generation": 1, "previous": "0", "superseded": [3], "spans": [[0, 21]]}
+    (later / "rows/1.json").write_bytes(seal({**listed, **changed}))
+    (later / "rows/0.json").unlink()
+    assert len(open_store(later)) == 20
+    return first, later
+
+
+def use_store(path):
+    opened = open_store(path)
+    summary = opened.summary()
+    json.dumps(summary.to_json())
+    assert summary.ok + summary.missing + len(summary.quarantined) >= 0
+    assert len(opened.labels) == len(opened.sample_ids) == len(opened)
+    for array in opened.arrays:
+        there = np.flatnonzero(opened.valid(array))
+        assert len(opened.read(array, there[:3])) == min(3, len(there))
+
+
+@pytest.mark.parametrize("way", ["sealed", "bytes"])
+@pytest.mark.parametrize(
+    "name", [FILE, "rows/0.json", "rows/1.json", "log/1.json", "zarr.json", "pooled/zarr.json"]
+)
+def test_documents_of_a_store(store, record_property, name, way):
+    path = store[1] if name == "rows/1.json" else store[0]
+    raw = (path / name).read_bytes()
+    content = json.loads(raw)
+
+    def use(chance):
+        new = sealed(mutated(content, chance)) if way == "sealed" else damaged(raw, chance)
+        (path / name).write_bytes(new)
+        found = check(path)
+        json.dumps([str(finding) for finding in found.findings])
+        opened = open_store(path)
+        if "zarr" in name:
+            opened.zarr()
+        else:
+            use_store(path)
+
+    try:
+        play(use, record_property, f"{name} {way}")
+    finally:
+        (path / name).write_bytes(raw)
+    use_store(path)
+
+
+@pytest.mark.parametrize("way", ["shard", "index"])
+def test_shards_of_a_store(store, record_property, way):
+    """With the record's checksum of the file's size alone, as of a file that was exchanged."""
+    path = store[0] / "pooled" / "c.0.0"
+    raw = path.read_bytes()
+
+    def use(chance):
+        data = bytearray(raw)
+        start = len(raw) - 260 if way == "index" else 0
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(start, len(raw))
+            data[at] = (data[at] + chance.randrange(1, 256)) % 256
+        path.write_bytes(data)
+        use_store(store[0])
+        for row in range(16):
+            open_store(store[0]).row("pooled", row)
+
+    try:
+        play(use, record_property, way)
+    finally:
+        path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("maker", [logreg.Head, lambda: mlp.Head(hidden=(4,), epochs=1)])
+@pytest.mark.parametrize("name", ["head.json", "head.safetensors"])
+@pytest.mark.parametrize("way", ["values", "bytes"])
+def test_heads(tmp_path, record_property, maker, name, way):
+    random_ = np.random.default_rng(0)
+    X, y = random_.random((60, 5), np.float32), random_.integers(0, 3, 60)
+    save(maker().fit(X, y), tmp_path, columns=list("abcde"), class_names=["x", "y", "z"])
+    path = tmp_path / name
+    raw = path.read_bytes()
+    if way == "values" and name.endswith("safetensors"):
+        pytest.skip("it has no JSON but its header, which the bytes cover")
+
+    def use(chance):
+        if way == "values":
+            content = mutated(json.loads(raw), chance)
+            path.write_text(json.dumps(content))
+        else:
+            path.write_bytes(damaged(raw, chance))
+        load(tmp_path).predict_proba(X)
+
+    play(use, record_property, f"{name} {way}")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    from stubs import embedded, toy_dataset
+
+    from samtl.fit import fit_head
+
+    folder = tmp_path_factory.mktemp("runs")
+    path = embedded(folder, toy_dataset(60), 64, ["pooled"])
+    return fit_head(path, "logreg", 0.5, 0, folder / "runs").run
+
+
+@pytest.mark.parametrize("name", ["config.json", "split.json", "metrics.json", "head.json"])
+def test_runs(run_folder, record_property, name):
+    path = run_folder / name
+    raw = path.read_bytes()
+
+    def use(chance):
+        new = (
+            json.dumps(mutated(json.loads(raw), chance)).encode()
+            if chance.random() < 0.7
+            else damaged(raw, chance)
+        )
+        path.write_bytes(new)
+        if name == "split.json":
+            read_split(run_folder)
+            read_split_file(path)
+        elif name == "metrics.json":
+            read_run(run_folder, name)
+            raise SamtlError("only its form is looked at here")
+        else:
+            read_trained(run_folder)
+
+    try:
+        play(use, record_property, name)
+    finally:
+        path.write_bytes(raw)
