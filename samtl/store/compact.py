@@ -63,8 +63,8 @@ def compact(
 
     The old one stays until the new one is whole and durable; a process that is killed leaves one of them in the store's
     place, or between the two renames neither, and the next call that names the store puts that right. Every row's
-    checksum is compared on the way. Rows keep their order, and their embeddings to the bit. Programs that have the store
-    open must open it again: they would find its files to be others.
+    checksum is compared on the way. Rows keep their order, and their embeddings to the bit. Programs that have the
+    store open must open it again: they would find its files to be others.
 
     Parameters
     ----------
