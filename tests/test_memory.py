@@ -1,12 +1,13 @@
 """Memory is that of this process alone, at its largest and now."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from samtl.memory import machine_memory, peak_memory
+from samtl.memory import machine_memory, peak_memory, without_collecting
 
 PEAK = """
 from samtl.memory import peak_memory
@@ -104,3 +105,17 @@ def test_a_control_groups_limit_counts(monkeypatch, groups, files, expected):
 
 def test_a_machine_has_more_memory_than_a_process_has_used():
     assert machine_memory() > peak_memory() > 0
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_cycles_are_collected_again_as_before(enabled):
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with without_collecting():
+            assert not gc.isenabled()
+        with pytest.raises(KeyError), without_collecting():
+            raise KeyError
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()

@@ -7,7 +7,9 @@ Nothing else is evidence: a shard without a record is left over from a crash.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 from array import array
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl.errors import DamageError
+from samtl.memory import without_collecting
 from samtl.store.documents import unseal
 from samtl.store.layout import BLOCK_ROWS
 
@@ -136,7 +139,7 @@ def place_in_log(name: str) -> tuple[int, int] | None:
     return place if record_name(*place) == f"{LOG}/{name}" else None
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: str | Path) -> Record:
     """Read one record.
 
     Raises
@@ -151,7 +154,8 @@ def read_record(path: Path) -> Record:
         raise DamageError(
             f"{path} is not a commit record: field {error} is missing or wrong"
         ) from error
-    if record_name(record.block, record.sequence) != f"{LOG}/{path.name}":
+    name = os.path.basename(path)  # noqa: PTH119
+    if record_name(record.block, record.sequence) != f"{LOG}/{name}":
         raise DamageError(f"{path} holds the record of block {record.block}.{record.sequence}")
     return record
 
@@ -195,13 +199,17 @@ def read_log(store: Path) -> list[Record]:
     DamageError
         Where a record is damaged, or one before the last of a block is missing.
     """
-    found: list[tuple[int, int, Path]] = []
-    for path in (store / LOG).glob("[!.]*"):
-        place = place_in_log(path.name)
+    found: list[tuple[int, int, str]] = []
+    folder = str(store / LOG)
+    for name in _names(folder):
+        place = place_in_log(name)
         if place is None:
-            raise DamageError(f"{path} does not belong into a store's log; move it elsewhere")
-        found.append((*place, path))
-    records = [read_record(path) for _, _, path in sorted(found)]
+            raise DamageError(
+                f"{folder}/{name} does not belong into a store's log; move it elsewhere"
+            )
+        found.append((*place, f"{folder}/{name}"))
+    with without_collecting():
+        records = [read_record(path) for _, _, path in sorted(found)]
     expected: dict[int, int] = {}
     for record in records:
         if record.sequence != expected.get(record.block, 0):
@@ -211,6 +219,12 @@ def read_log(store: Path) -> list[Record]:
             )
         expected[record.block] = record.sequence + 1
     return records
+
+
+def _names(folder: str) -> list[str]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208
+    return []
 
 
 def committed(records: list[Record]) -> dict[str, dict[int, Record]]:

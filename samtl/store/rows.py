@@ -198,7 +198,7 @@ def _read(path: Path, generation: int) -> Rows:
         raise DamageError(f"{path} holds the list of generation {rows.generation}")
     if len(rows.sample_ids) != len(rows.labels):
         raise DamageError(f"{path} has {len(rows.sample_ids)} ids but {len(rows.labels)} labels")
-    if not all(-1 <= label < len(rows.classes) for label in rows.labels):
+    if rows.labels and not -1 <= min(rows.labels) <= max(rows.labels) < len(rows.classes):
         raise DamageError(f"{path} has labels that are none of its {len(rows.classes)} classes")
     for entries in (rows.groups, rows.parts):
         if entries and len(entries) != len(rows):

@@ -18,6 +18,7 @@ from typing import Any
 
 from samtl.ahead import ahead
 from samtl.errors import DamageError, InputError
+from samtl.memory import without_collecting
 from samtl.preprocess import PATCH
 from samtl.store import durable, rows
 from samtl.store.documents import canonical
@@ -142,7 +143,8 @@ def check(
         return found
     found.rows = len(listed.current)
     found.superseded = len(listed.superseded)
-    found.findings += _log(store, str(identity["sha256"]), listed, specs, found.records)
+    with without_collecting():
+        found.findings += _log(store, str(identity["sha256"]), listed, specs, found.records)
     found.findings += wrong_metadata(store, identity, listed, specs, set(_committed(found)))
     _shards(store, found, specs, level, on_progress or (lambda done, all_of: None))
     _count(found, listed)
