@@ -125,6 +125,10 @@ class EmbedBar:
     def count(self, done: int, total: int) -> None:
         """Draw how many images were read to be compared."""
         self._bar.update(self._task, completed=done, total=total, what="reading images")
+        now = time.monotonic()
+        if not err.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self.line(f"reading images {done}/{total} to see whether they changed")
 
     def update(
         self, done: int, total: int, rate: float, left: float | None, written: int, bad: int

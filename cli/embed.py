@@ -182,7 +182,8 @@ def draw_plan(plan: Plan) -> None:
             (plan.changed, "changed, so their old rows no longer count"),
             (plan.removed, "gone, so their rows no longer count"),
             (plan.returned, "back, whose rows count again"),
-            (plan.relabelled, "with another label"),
+            (plan.relabelled, "whose labels are written anew"),
+            (plan.regrouped, "in another group or part"),
             (plan.remasked, "with another mask"),
         )
         if n

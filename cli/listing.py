@@ -62,7 +62,13 @@ def info(
     if opened.untrained:
         render.warn_untrained(opened.weights)
     if summary.missing:
-        render.say(f"{summary.missing} rows are missing: run samtl embed again to go on", "yellow")
+        tiers = ",".join(opened.tiers)
+        render.say(
+            f"{summary.missing} rows are missing: run samtl embed again to go on, with --tiers {tiers}"
+            if tiers
+            else f"{summary.missing} rows are missing: run samtl embed again to go on",
+            "yellow",
+        )
     if summary.superseded:
         render.say(
             f"{summary.superseded} rows do not count any more, their images are gone or changed: samtl compact makes "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from samtl.ahead import ahead
@@ -13,9 +13,12 @@ from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.images import BadImage, mask_sha256
 from samtl.store.layout import BLOCK_ROWS, TIER_ARRAYS
-from samtl.store.log import OK, QUARANTINED, SUPERSEDED, Record, committed, read_log
+from samtl.store.log import OK, QUARANTINED, SUPERSEDED, Record
 from samtl.store.rows import Rows, read_rows, require_kin
 
+# Codes of rows that are tried again once their images can be read: nothing was wrong with these images themselves, or
+# they were other ones for a while.
+_MENDABLE = {"unreadable", "changed"}
 _READERS = 4  # images that are read and summed at a time
 
 
@@ -36,7 +39,9 @@ class Changes:
     returned : int
         Images whose rows were superseded, and count again.
     relabelled : int
-        Rows that stay, with another label.
+        Rows whose label is written anew: their class is another, or has another number.
+    regrouped : int
+        Rows that stay, in another group or part.
     remasked : tuple of int
         Rows that stay, with another mask.
     """
@@ -47,6 +52,7 @@ class Changes:
     removed: int = 0
     returned: int = 0
     relabelled: int = 0
+    regrouped: int = 0
     remasked: tuple[int, ...] = ()
 
 
@@ -54,8 +60,10 @@ def find_changes(
     store: Path,
     wanted: Rows,
     source: Dataset,
+    state: Mapping[str, Mapping[int, Record]],
     read_images: bool = True,
     on_progress: Callable[[int, int], None] = lambda done, all_of: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Changes:
     """Compare a dataset with the store that was made from it; nothing is written.
 
@@ -66,11 +74,15 @@ def find_changes(
         What the dataset has now, in any order.
     source : Dataset
         Gives its images.
+    state : mapping
+        What is committed: see `samtl.store.log.committed`.
     read_images : bool
         Whether to read the image of each row that is done, and its mask, to see whether they are still the same. What
         cannot be read now is taken to be the same: that is for `verify` to tell.
     on_progress : callable, optional
         Called with the number of images that were read, and are to be read.
+    should_stop : callable, optional
+        Asked after each image; those that were not read then are taken to be the same.
 
     Raises
     ------
@@ -81,46 +93,53 @@ def find_changes(
     """
     stored = read_rows(store)
     require_kin(stored, wanted, store)
-    state = committed(read_log(store))
-    made_from = _made_from(state)
+    facts = _facts(state)
     masks = source.read_mask is not None
     here = set(wanted.sample_ids)
     known = {stored.sample_ids[row] for row in stored.current}
     # Of a row that no longer counts, the image may be back.
-    whole = set(stored.superseded) & made_from.keys() - _unfinished(state)
-    gone = sorted(row for row in whole if stored.sample_ids[row] in here)
-    asked = [row for row in stored.current if row in made_from and stored.sample_ids[row] in here]
+    gone = [
+        row for row in stored.superseded if stored.sample_ids[row] in here
+        and row in facts and SUPERSEDED not in facts[row].codes
+    ]  # fmt: skip
+    asked = [row for row in stored.current if row in facts and stored.sample_ids[row] in here]
     rows = [*(asked if read_images else ()), *gone]
-    now: dict[int, _Found] = {}
-    hashed = ahead(
-        lambda row: (row, _look(source, stored.sample_ids[row])), rows, _READERS, 4 * _READERS
-    )
-    for row, found in hashed:
-        now[row] = found
-        on_progress(len(now), len(rows))
+    names = list(dict.fromkeys(stored.sample_ids[row] for row in rows))
+    found: dict[str, _Found] = {}
+    for name, seen in ahead(
+        lambda name: (name, _look(source, name)), names, _READERS, 4 * _READERS
+    ):
+        found[name] = seen
+        on_progress(len(found), len(names))
+        if should_stop():
+            break
+    now = {row: found[stored.sample_ids[row]] for row in rows if stored.sample_ids[row] in found}
     other_mask = {
-        row for row, found in now.items()
-        if masks and found.mask is not None and made_from[row].mask not in (None, found.mask)
+        row for row, seen in now.items()
+        if masks and seen.mask is not None and facts[row].mask not in (None, seen.mask)
     }  # fmt: skip
-    embedded = _embedded(state) if other_mask else set()
     changed = {
         row for row in asked
-        if row in now and (
-            now[row].image not in (None, made_from[row].image)
-            # Of an image that was put aside because of its mask, nothing was embedded.
-            or (row in other_mask and row not in embedded)
+        if row in now and now[row].image is not None and (
+            now[row].image != facts[row].image
+            # What was put aside for something that may have been mended since.
+            or (now[row].image != "" and facts[row].codes & _MENDABLE)
+            or (row in other_mask and any(code.startswith("mask_") for code in facts[row].codes)
+                and not facts[row].embedded)
         )
     }  # fmt: skip
     free = here - known | {stored.sample_ids[row] for row in changed}
     back = {
         stored.sample_ids[row]: row
         for row in gone
-        if now[row].image == made_from[row].image
+        if row in now
+        and now[row].image == facts[row].image
         and stored.sample_ids[row] in free
-        and (row not in other_mask or row in embedded)
+        and not facts[row].codes
     }
     stay = (set(asked) - changed | set(back.values())) & other_mask
-    return replace(reconcile(stored, wanted, changed, back), remasked=tuple(sorted(stay)))
+    remasked = tuple(sorted(row for row in stay if facts[row].embedded))
+    return replace(reconcile(stored, wanted, changed, back), remasked=remasked)
 
 
 def reconcile(
@@ -165,10 +184,7 @@ def reconcile(
         wanted.labels[of_row[row]] if row in of_row else old_label(row)
         for row in range(len(stored))
     ]  # fmt: skip
-    relabelled = sum(
-        row in of_row and row not in back and labels[row] != old_label(row)
-        for row in range(len(stored))
-    )
+    relabelled = sum(new != old for new, old in zip(labels, stored.labels, strict=True))
 
     def column(old: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, ...]:
         """Take what the dataset says of its images now, and of the others what it said."""
@@ -209,52 +225,66 @@ def reconcile(
     )
     if same:
         return Changes(stored)
-    return Changes(result, added, n_changed, removed, len(back), relabelled)
+    regrouped = sum(
+        any(new and new[row] != (old[row] if old else "") for new, old in (
+            (result.groups, stored.groups), (result.parts, stored.parts)
+        ))
+        for row in of_row
+    )  # fmt: skip
+    return Changes(result, added, n_changed, removed, len(back), relabelled, regrouped)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What an image, and its mask, are: sha256; "" of what was there and no use, None where nothing is known."""
+    """What an image, and its mask, are: sha256; "" of an image that is no use, None where nothing is known."""
 
     image: str | None
+    mask: str | None
+
+
+@dataclass
+class _Facts:
+    """What a committed row was made from, and what became of it.
+
+    Attributes
+    ----------
+    image : str
+        The sha256 that its embeddings were made from; of a row without any, of what was read.
+    mask : str or None
+        Of its mask; None where that was not read, or not kept.
+    codes : set of str
+        Why it was left out of arrays.
+    embedded : bool
+        Whether it is in each tier that its block has.
+    """
+
+    image: str = ""
     mask: str | None = None
+    codes: set[str] = field(default_factory=set)
+    embedded: bool = True
 
 
-def _made_from(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Found]:
-    """Say of each committed row what it was made from."""
-    images: dict[int, str] = {}
-    for by_block in state.values():
+def _facts(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Facts]:
+    """Say of each committed row what is known of it."""
+    found: dict[int, _Facts] = {}
+    tiers = set(TIER_ARRAYS.values())
+    for array, by_block in state.items():
         for record in by_block.values():
-            for row, digest in enumerate(record.image_sha256, record.first_row):
-                images[row] = digest or images.get(row, "")
-    masks: dict[int, str] = {}
-    for record in state.get(
-        "mask", {}
-    ).values():  # an earlier one of the block tells of earlier masks
-        masks |= dict(enumerate(record.mask_sha256, record.first_row))
-    return {row: _Found(image, masks.get(row)) for row, image in images.items()}
-
-
-def _embedded(state: Mapping[str, Mapping[int, Record]]) -> set[int]:
-    """Name the rows that hold an embedding in each tier that their blocks have."""
-    bad: set[int] = set()
-    there: set[int] = set()
-    for array in TIER_ARRAYS.values():
-        for record in state.get(array, {}).values():
-            for row, status in enumerate(record.status, record.first_row):
-                (there if status == OK else bad).add(row)
-    return there - bad
-
-
-def _unfinished(state: Mapping[str, Mapping[int, Record]]) -> set[int]:
-    """Name the rows that a later pass left out of an array because they did not count."""
-    return {
-        row
-        for by_block in state.values()
-        for record in by_block.values()
-        for row, status in enumerate(record.status, record.first_row)
-        if status == QUARANTINED + SUPERSEDED
-    }
+            masks = record.mask_sha256 if array == "mask" else ()
+            for position, status in enumerate(record.status):
+                facts = found.setdefault(record.first_row + position, _Facts())
+                image = record.image_sha256[position]
+                if status == OK:
+                    facts.image = image
+                else:
+                    facts.codes.add(status.removeprefix(QUARANTINED))
+                    facts.image = facts.image or image
+                    facts.embedded = facts.embedded and array not in tiers
+                if masks:
+                    facts.mask = masks[position] or None
+                    if not masks[position] and f"{QUARANTINED}mask_unreadable" == status:
+                        facts.mask = ""
+    return found
 
 
 def _look(source: Dataset, sample_id: str) -> _Found:

@@ -184,7 +184,7 @@ def embed(
         dataset, encoder, root=root, group_by=group_by, checkpoint=checkpoint, device=device, dtype=dtype,
         image_size=image_size, tiers=tiers, limit=limit, per_class=per_class, batch_size=batch_size, engine=engine,
         out=out, check_images=check_images,
-        on_read=lambda done, all_of: tell(Reading(done, all_of)),
+        on_read=lambda done, all_of: tell(Reading(done, all_of)), should_stop=should_stop,
     )  # fmt: skip
     tell(job.plan)
     if job.plan.bytes_to_write * SPARE > job.plan.bytes_free:
@@ -238,8 +238,7 @@ def _run(
     plan = job.plan
     about = {"weights": weights.description, "untrained": weights.untrained}
     with open_writer(plan.store, fingerprint, about, job.rows, job.columns, job.arrays) as writer:
-        for block in sorted(job.other_masks):
-            writer.withdraw(block, "mask")
+        writer.stale["mask"] = job.other_masks
         pending = [block for block in range(writer.blocks) if writer.missing(block)]
         done = begin(writer)
         began = time.monotonic()

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.ahead import ahead
-from samtl.datasets import Dataset
 from samtl.decoding import Decoded, decoded_ahead
 from samtl.errors import InputError, ResourceError
 from samtl.images import BadImage
@@ -164,7 +163,7 @@ class Pass:
                     block = block or self._new_block(item.row)
                     self._add(block, item, arrays)
                     if len(block.status) == len(block.rows):
-                        _require_readable(block, self.job.dataset)
+                        self._require_readable(block)
                         self._commit(disk, block)
                         block = None
                 self._advance(len(batch))
@@ -265,6 +264,40 @@ class Pass:
             block.masks.append(item.mask_sha256)
         block.images.append(item.image_sha256 or (before if code == SUPERSEDED else ""))
 
+    def _require_readable(self, block: _Block) -> None:
+        """Stop where unreadable files are the drive's fault, which is no property of theirs to be kept.
+
+        It is where a whole block is unreadable, or where an image that could be read before, or its mask, cannot be any
+        more.
+        """
+        counted = [i for i, s in enumerate(block.status) if s != QUARANTINED + SUPERSEDED]
+        fine = [block.rows[i] for i in counted if not block.unread[i]]
+        if len(fine) == len(counted):
+            return
+        if not fine and len(counted) < BLOCK_ROWS:
+            # Of a few images, all may be bad by themselves: see whether another can be read that could.
+            known = self.writer.known_good()
+            fine = [] if known is None else [known]
+            if not fine:
+                return
+        why = next(block.reasons[block.rows[i]] for i in counted if block.unread[i])
+        if fine:
+            dataset, name = self.job.dataset, self.job.dataset.sample_ids[fine[0]]
+            try:
+                dataset.read(name)
+                if dataset.read_mask is not None:
+                    dataset.read_mask(name)
+            except BadImage:  # bytes were had
+                return
+            except (OSError, InputError) as error:
+                why = str(error)
+            else:
+                return
+        raise ResourceError(
+            f"images of {self.job.dataset.name} cannot be read any more ({why}): is it still where it was? What was "
+            "committed before is kept; run the same command again to go on"
+        )
+
     def _commit(self, disk: ThreadPoolExecutor, block: _Block) -> None:
         """Hand a block to a writing thread, which works while the next batch is encoded."""
         self._settle(self.overlap.writes - 1)
@@ -324,34 +357,6 @@ class _Block:
     reasons: dict[int, str] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
-
-
-def _require_readable(block: _Block, dataset: Dataset) -> None:
-    """Stop where unreadable files are the drive's fault, which is no property of theirs to be kept.
-
-    It is where a whole block is unreadable, or where an image that could be read before, or its mask, cannot be any
-    more.
-    """
-    counted = [i for i, s in enumerate(block.status) if s != QUARANTINED + SUPERSEDED]
-    fine = [block.rows[i] for i in counted if not block.unread[i]]
-    if len(fine) == len(counted) or (not fine and len(counted) < BLOCK_ROWS):
-        return
-    why = next(block.reasons[block.rows[i]] for i in counted if block.unread[i])
-    if fine:
-        try:
-            dataset.read(dataset.sample_ids[fine[0]])
-            if dataset.read_mask is not None:
-                dataset.read_mask(dataset.sample_ids[fine[0]])
-        except BadImage:  # bytes were had
-            return
-        except (OSError, InputError) as error:
-            why = str(error)
-        else:
-            return
-    raise ResourceError(
-        f"images of {dataset.name} cannot be read any more ({why}): is it still where it was? What was "
-        "committed before is kept; run the same command again to go on"
-    )
 
 
 def _environment(plan: Plan, batch_size: int) -> dict[str, object]:

@@ -24,7 +24,7 @@ from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
 from samtl.store.log import committed, read_log
 from samtl.store.rows import Rows, generations
-from samtl.store.writer import check_identity, lacking, refuse_foreign
+from samtl.store.writer import check_identity, lacking, refuse_foreign, require_unlocked
 
 TIERS = tuple(TIER_ARRAYS)
 ALWAYS = ("image_stats", "original_size", "label", "sample_id")
@@ -57,7 +57,7 @@ class Plan:
     engine : str
     resumes : bool
         True where the store is there already.
-    added, changed, removed, returned, relabelled, remasked : int
+    added, changed, removed, returned, relabelled, regrouped, remasked : int
         How the dataset differs from what the store was made from: see `samtl.changes.Changes`.
     note : str
         What is to be known about the dataset, or "".
@@ -88,6 +88,7 @@ class Plan:
     removed: int = 0
     returned: int = 0
     relabelled: int = 0
+    regrouped: int = 0
     remasked: int = 0
 
     def to_json(self) -> dict[str, object]:
@@ -140,11 +141,13 @@ def prepare(
     check_images: bool = True,
     download: bool = True,
     on_read: Callable[[int, int], None] = lambda done, all_of: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Job:
     """Check every argument of a pass and say what is left to do; writes nothing to the store.
 
     Arguments are those of `samtl.embed`; `download` says whether a dataset may be fetched, and `on_read` is called with
-    the number of images that were read to see whether they changed, and of those that are to be read.
+    the number of images that were read to see whether they changed, and of those that are to be read; `should_stop` is
+    asked after each.
 
     Raises
     ------
@@ -206,16 +209,18 @@ def prepare(
     )
     if resumes:  # else another process may be making it just now, and the weights to compare with are not known
         check_identity(path, fingerprint)
+        if download and path.is_dir():
+            require_unlocked(path)  # before images are read for nothing
+    done = committed(read_log(path)) if resumes else {}
     found = Changes(rows)
     if resumes and generations(path):
-        found = find_changes(path, rows, source, check_images, on_read)
+        found = find_changes(path, rows, source, done, check_images, on_read, should_stop)
         rows = found.rows
         source = _in_order_of(rows, source)
 
     specs = array_specs(preprocessing.image_size // PATCH, columns)
     always = ALWAYS if source.read_mask is None else (*ALWAYS, "mask")
     arrays = (*always, *(TIER_ARRAYS[tier] for tier in tiers))
-    done = committed(read_log(path)) if resumes else {}
     for row in found.remasked:
         done["mask"].pop(row // BLOCK_ROWS, None)
     blocks = [
@@ -250,6 +255,7 @@ def prepare(
             removed=found.removed,
             returned=found.returned,
             relabelled=found.relabelled,
+            regrouped=found.regrouped,
             remasked=len(found.remasked),
         ),
         dataset=source,

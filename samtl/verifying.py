@@ -16,6 +16,7 @@ from samtl.decoding import decode_row
 from samtl.errors import InputError, MismatchError
 from samtl.images import BadImage
 from samtl.reloading import reload_encoder
+from samtl.store.durable import recover_folder
 from samtl.store.find import locate
 from samtl.store.fingerprint import FILE
 from samtl.store.layout import TIER_ARRAYS
@@ -195,6 +196,8 @@ def verify(
 
 def _path(store: str | Path | None) -> Path:
     """Find the store; one whose fingerprint is gone is found by its own name only."""
+    if store is not None:
+        recover_folder(Path(store).resolve())
     if store is not None and Path(store).suffix == ".zarr" and not (Path(store) / FILE).exists():
         return Path(store)
     return locate(store)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 import samtl
 from samtl.changes import reconcile
 from samtl.embedding import Reading, embed
-from samtl.errors import LockedError, MismatchError
+from samtl.errors import LockedError, MismatchError, ResourceError
 from samtl.planning import Plan
 from samtl.planning import plan as plan_of
 from samtl.store.rows import Rows
 from samtl.store.verify import check
+from samtl.store.writer import locked
 
 
 def rows_of(images, classes=("cat", "dog"), dataset="toy"):
@@ -82,7 +83,7 @@ def test_labels_follow_the_names_of_their_classes():
     wanted = rows_of({"a": 1, "b": 2}, ("ape", "cat", "dog"))
     found = reconcile(stored, wanted, set(), {})
     assert found.rows.labels == (1, 2, 2)  # that of the row that is gone, too
-    assert (found.removed, found.relabelled) == (1, 0)
+    assert (found.removed, found.relabelled) == (1, 3)  # their classes have other numbers
     assert reconcile(stored, rows_of({"a": 1, "b": 1, "c": 1}), set(), {}).relabelled == 1
 
 
@@ -147,7 +148,7 @@ def content(path="a.zarr"):
 def counts(plan):
     return {
         name: getattr(plan, name)
-        for name in ("added", "changed", "removed", "returned", "relabelled")
+        for name in ("added", "changed", "removed", "returned", "relabelled", "regrouped")
         if getattr(plan, name)
     }
 
@@ -411,3 +412,182 @@ def test_compacting_keeps_what_is_known_of_masks(made):
     samtl.compact("a.zarr")
     made(masked(19, i3=33))
     assert (counts(made.plan), made.plan.remasked) == ({}, 1)
+
+
+def test_a_bad_image_with_a_good_mask_is_tried_once(made):
+    good = masked()
+    bad = replace(
+        good, read=lambda name: stubs.BROKEN["truncated"] if name == "i5" else good.read(name)
+    )
+    made(bad)
+    for _ in range(2):
+        assert (made(bad).encoded, counts(made.plan), made.plan.remasked) == (0, {}, 0)
+    assert made(good).quarantined == ()
+
+
+def test_masks_do_not_change_their_meaning(made):
+    """They hold the numbers of classes."""
+    made(masked())
+    turned = replace(masked(), classes=("odd", "even"))
+    with pytest.raises(MismatchError, match="classes"):
+        made(turned)
+    with pytest.raises(MismatchError, match="classes"):
+        made(turned, check_images=False)
+    made(replace(masked(), classes=("even", "odd", "more")))
+    assert samtl.open("a.zarr").classes == ("even", "odd", "more")
+
+
+def test_a_reader_that_was_open_while_a_mask_was_written_anew(made):
+    made(masked())
+    store = samtl.open("a.zarr")
+    rows = [store.sample_ids.index(name) for name in ("i3", "i4")]
+    made(masked(i3=33))
+    with pytest.raises(LockedError, match="open it again"):
+        store.read("mask", rows)
+    assert len(store.read("pooled")) == 20
+    samtl.open("a.zarr").read("mask")
+
+
+# ---------------------------------------------------------------------------- what was put aside, and what is not there
+
+
+@pytest.mark.parametrize("meanwhile", ["changed", "unreadable"])
+def test_a_row_that_only_a_later_tier_lacks_is_made_anew(made, meanwhile):
+    made(dataset(), tiers=["pooled"])
+    good = dataset(i4=44) if meanwhile == "changed" else dataset()
+
+    def read(name):
+        if meanwhile == "unreadable" and name == "i4":
+            raise OSError("not now")
+        return good.read(name)
+
+    result = made(replace(good, read=read), check_images=False)
+    assert [(q.sample_id, q.code) for q in result.quarantined] == [("i4", meanwhile)]
+    result = made(good)
+    assert (counts(made.plan), result.encoded, result.quarantined) == ({"changed": 1}, 1, ())
+    assert content() == fresh(good)
+    assert made(good).encoded == 0
+
+
+def test_a_drive_that_goes_away_stops_a_pass_over_few_rows(made):
+    """A block with rows that do not count has less than 16 to read."""
+    made(dataset(64), tiers=["pooled"])
+    gone = dict.fromkeys(f"i{i}" for i in range(0, 64, 9))
+    now = dataset(64, **gone)
+    made(now, tiers=["pooled"])
+    reads = []
+
+    def read(name):
+        reads.append(name)
+        if len(reads) > 20:
+            raise OSError("the drive is gone")
+        return now.read(name)
+
+    with pytest.raises(ResourceError, match="cannot be read any more"):
+        made(replace(now, read=read), check_images=False)
+    assert samtl.open("a.zarr").quarantined == ()
+    made(now)
+    assert content() == fresh(now)
+
+
+def test_few_new_images_that_are_all_bad(made):
+    made(dataset())
+    more = dataset(22)
+    bad = replace(more, read=lambda name: b"" if name in ("i20", "i21") else more.read(name))
+    assert len(made(bad).quarantined) == 2
+
+    def read(name):
+        if name in ("i22", "i23"):
+            raise OSError("never there")
+        return bad.read(name)
+
+    assert len(made(replace(dataset(24), read=read)).quarantined) == 4
+
+
+def test_groups_are_not_dropped_by_mistake(made):
+    grouped = replace(dataset(), groups=tuple(f"s{i % 4}" for i in range(20)))
+    made(grouped)
+    with pytest.raises(MismatchError, match="--group-by"):
+        made(dataset())
+    made(replace(grouped, groups=tuple(f"s{i % 5}" for i in range(20))))
+    assert counts(made.plan)["regrouped"] > 10
+    assert set(samtl.open("a.zarr").groups) == {"s0", "s1", "s2", "s3", "s4"}
+
+
+def test_no_image_is_read_beside_another_writer(made):
+    made(dataset())
+    reads = []
+    now = dataset()
+    with locked(samtl.open("a.zarr").path), pytest.raises(LockedError, match="being written by"):
+        made(replace(now, read=lambda name: reads.append(name) or now.read(name)))
+    assert reads == []
+
+
+def test_reading_images_can_be_stopped(made):
+    made(dataset(200))
+    reads = []
+    now = dataset(200)
+    reading = replace(now, read=lambda name: reads.append(name) or now.read(name))
+    result = made(reading, should_stop=lambda: True)
+    assert (result.encoded, result.missing) == (0, 0)
+    assert len(reads) < 100
+
+
+def test_metadata_of_before_is_no_damage(made, monkeypatch):
+    """As after a pass that was killed when it had published the new list of rows."""
+    from samtl.store import durable
+
+    made(dataset())
+
+    class Killed(BaseException):
+        pass
+
+    def killed(path, content):
+        if path.name == "zarr.json":
+            raise Killed
+        inner(path, content)
+
+    inner = durable.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "replace", killed)
+        with pytest.raises(Killed):
+            made(dataset(22, i3=None))
+    store = samtl.open("a.zarr")
+    assert (len(store), store.missing) == (21, 2)
+    assert check(store.path).findings == []
+    assert store.zarr()["pooled"].shape[0] == 20
+    made(dataset(22, i3=None))
+    assert samtl.open("a.zarr").zarr()["pooled"].shape[0] == 34
+
+
+def test_what_no_pass_will_come_to_is_taken_away(made, encoders, monkeypatch):
+    """Shards of a block that was never committed, and whose rows do not count any more."""
+    from samtl.store import durable
+
+    made(dataset())
+
+    class Killed(BaseException):
+        pass
+
+    inner = durable.publish
+
+    def killed(path, pieces):
+        if path.parent.name == "log":
+            raise Killed
+        inner(path, pieces)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "publish", killed)
+        with pytest.raises(Killed):
+            made(dataset(22))
+    assert check(samtl.open("a.zarr").path).leftovers
+    made(dataset())
+    found = check(samtl.open("a.zarr").path)
+    assert (found.findings, found.leftovers) == ([], [])
+
+
+def test_info_counts_rows_that_count(made):
+    made(dataset())
+    made(dataset(22, i3=None))
+    for array in samtl.open("a.zarr").summary().arrays:
+        assert (array.shape[0], array.rows) == (21, 21)

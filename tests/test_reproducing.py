@@ -198,7 +198,7 @@ def test_other_embeddings_are_refused_before_anything_is_done(again):
             with pytest.raises(InputError, match=r"holds a study of .* choose another folder"):
                 go_on(**other)
         with pytest.raises(MismatchError):
-            whole("eurosat", dataclasses.replace(stripes(30), classes=tuple("abc")), out, SHORT)
+            whole("eurosat", dataclasses.replace(stripes(30), name="others"), out, SHORT)
     assert stubs.contents(out) == before
 
 

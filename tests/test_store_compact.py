@@ -54,7 +54,18 @@ def test_a_pass_goes_on_with_it(changed, made):
     assert made(dataset(30, i3=None, i4=44)).encoded == 8
 
 
-def test_where_every_row_counts_there_is_nothing_to_do(made):
+def test_rows_come_into_the_order_of_a_store_made_from_nothing(made):
+    made(dataset())
+    now = dataset(60)
+    made(now)
+    done = compact("a.zarr")
+    assert (done.rows, done.dropped) == (60, 0)
+    fresh(now)
+    assert samtl.open("a.zarr").sample_ids == samtl.open("fresh.zarr").sample_ids
+    assert content() == content("fresh.zarr")
+
+
+def test_where_the_dataset_never_changed_there_is_nothing_to_do(made):
     made(dataset())
     before = samtl.open("a.zarr").snapshot
     done = compact("a.zarr")
@@ -94,7 +105,7 @@ def test_an_array_may_lack_a_row_that_another_has(made):
 def test_rows_that_are_missing_are_asked_for_first(made):
     made(dataset())
     made(dataset(40, i3=None), should_stop=lambda: True)
-    with pytest.raises(InputError, match="run samtl embed first"):
+    with pytest.raises(InputError, match="run samtl embed with --tiers pooled,grid16,dense first"):
         compact("a.zarr")
 
 
@@ -124,8 +135,18 @@ def test_there_must_be_room_for_both(changed, monkeypatch):
     assert samtl.open(changed).summary().superseded == 2
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda path, made: samtl.open(path),
+        lambda path, made: made(NOW),
+        lambda path, made: samtl.verify(path),
+        lambda path, made: compact(path),
+    ],
+    ids=["open", "embed", "verify", "compact"],
+)
 @pytest.mark.parametrize("at", range(2))
-def test_a_process_that_is_killed_while_they_change_places(changed, monkeypatch, at):
+def test_a_process_that_is_killed_while_they_change_places(changed, made, monkeypatch, at, way):
     before = content()
 
     class Killed(BaseException):
@@ -142,9 +163,26 @@ def test_a_process_that_is_killed_while_they_change_places(changed, monkeypatch,
             compact(changed)
     assert (changed / FILE).exists() == (at == 0)
     assert samtl.store.find.stores_in(changed.parent) == ([changed] if at == 0 else [])
-    done = compact(changed)
-    assert done.dropped == (2 if at == 0 else 0)
+    way(changed, made)
     assert content() == before
+    compact(changed)
+    assert samtl.open(changed).summary().superseded == 0
+    assert content() == before
+    assert not list(changed.parent.glob(".tmp-*"))
+
+
+def test_where_folders_cannot_change_places_at_once(changed, monkeypatch):
+    monkeypatch.setattr(durable, "_exchange", lambda one, other: False)
+    before = content()
+    assert compact(changed).dropped == 2
+    assert content() == before
+    assert not list(changed.parent.glob(".tmp-*"))
+
+
+def test_a_copy_that_fails_leaves_nothing(changed, monkeypatch):
+    monkeypatch.setattr(compacting, "_copy_block", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compact(changed)
     assert not list(changed.parent.glob(".tmp-*"))
 
 

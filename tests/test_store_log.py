@@ -85,7 +85,7 @@ def test_what_a_killed_writer_left_is_no_record(tmp_path):
     assert read_log(tmp_path) == [record()]
 
 
-@pytest.mark.parametrize("field", record().to_dict().keys() - {"first_row"})
+@pytest.mark.parametrize("field", sorted(record().to_dict().keys() - {"first_row"}))
 def test_a_record_that_lacks_a_field_is_damage(tmp_path, field):
     publish(tmp_path, record())
     content = record().to_dict()

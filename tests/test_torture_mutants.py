@@ -32,7 +32,7 @@ MUTANTS = {
     ),
     "checksum of a document": ("documents.py", "if not intact:", "if False:"),
     "place of a record": (
-        "log.py", 'if record_name(record.block, record.sequence) != f"{LOG}/{path.name}":', "if False:",
+        "log.py", 'if record_name(record.block, record.sequence) != f"{LOG}/{name}":', "if False:",
     ),
     "no record is missing": ("log.py", "if record.sequence != expected.get(record.block, 0):", "if False:"),
     "what the disk gives back": (
@@ -47,7 +47,7 @@ MUTANTS = {
     ),
     "size of a shard": ("reader.py", "if len(mapped) != committed_file.size or", "if"),
     "record of another store": (
-        "reader.py", "if record.fingerprint != self.fingerprint or len(record.status) != rows:", "if False:",
+        "reader.py", "if record.fingerprint != self.fingerprint or len(record.status) != len(rows):", "if False:",
     ),
     "checksum of an index": (
         "layout.py", 'if end < 0 or crc32c(packed) != int.from_bytes(shard[-4:], "little"):', "if end < 0:",

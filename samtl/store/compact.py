@@ -14,7 +14,7 @@ from samtl.store.fingerprint import Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.log import Record, committed, read_log
 from samtl.store.reader import Store, open_store
-from samtl.store.rows import Rows, read_rows
+from samtl.store.rows import Rows, hash_order, read_rows
 from samtl.store.writer import StoreWriter, locked, open_writer
 
 SPARE = 1.02  # of the bytes to be written, for folders and records
@@ -61,10 +61,9 @@ def compact(
 ) -> Compacted:
     """Write a store anew without superseded rows, and put it in the place of the old one.
 
-    The old one stays until the new one is whole and durable; a process that is killed leaves one of them in the store's
-    place, or between the two renames neither, and the next call that names the store puts that right. Every row's
-    checksum is compared on the way. Rows keep their order, and their embeddings to the bit. Programs that have the
-    store open must open it again: they would find its files to be others.
+    The old one stays until the new one is whole and durable. Every row's checksum is compared on the way. Rows come
+    into the order that they have in a store made from nothing, which mixes the classes, and keep their embeddings to
+    the bit. Programs that have the store open must open it again.
 
     Parameters
     ----------
@@ -76,7 +75,7 @@ def compact(
     Returns
     -------
     Compacted
-        Where every row counts nothing is done.
+        Where the dataset never changed nothing is done.
 
     Raises
     ------
@@ -89,71 +88,50 @@ def compact(
     ResourceError
         Where the disk has no room for both.
     """
-    if store is not None:
-        _recover(Path(store).absolute())
     path = locate(store).resolve()
     with locked(path):
-        new = _beside(path)
-        for left in (new, _old(new)):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        new = durable.beside(path)
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
         opened, listed = open_store(path), read_rows(path)
         before = opened.summary().bytes
-        if len(listed.current) == len(listed):
+        if not listed.generation:
             return Compacted(path, len(opened), 0, before, before, opened.snapshot)
         if opened.missing:
             raise InputError(
-                f"{path} is not complete, {opened.missing} of its rows are not embedded yet: run samtl embed first"
+                f"{path} is not complete, {opened.missing} of its rows are not in every array: run samtl embed with "
+                f"--tiers {','.join(opened.tiers)} first"
             )
         free = shutil.disk_usage(path).free
-        wanted = (
-            before * len(listed.current) // max(len(listed.current) + len(listed.superseded), 1)
-        )
-        if wanted * SPARE > free:
+        if before * SPARE > free:
             raise ResourceError(
-                f"a second store of {wanted / 2**30:.2f} GiB is needed beside {path} for a while, and its disk has "
+                f"a second store of {before / 2**30:.2f} GiB is needed beside {path} for a while, and its disk has "
                 f"{free / 2**30:.2f} GiB free"
             )
-        _copy(opened, listed, new, on_progress)
+        try:
+            _copy(opened, listed, new, on_progress)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
         durable.replace_folder(new, path)
-        durable.sync_folder(path.parent)
         after = open_store(path)
         return Compacted(
             path, len(after), len(listed.superseded), before, after.summary().bytes, after.snapshot
         )
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{durable.TEMPORARY}{path.name}")
-
-
-def _old(new: Path) -> Path:
-    """Where `durable.replace_folder` keeps the old store until the new one is in its place."""
-    return new.with_name(f"{new.name}-old")
-
-
-def _recover(path: Path) -> None:
-    """Put a store in its place that a killed process left beside it."""
-    if path.exists():
-        return
-    new = _beside(path)
-    old = _old(new)
-    if old.is_dir() and new.is_dir():  # the new one was whole before the old one was moved
-        new.rename(path)
-        durable.sync_folder(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def _copy(source: Store, listed: Rows, new: Path, on_progress: Callable[[int, int], None]) -> None:
     identity = read_fingerprint(source.path)
+    labels = source.labels.tolist()
+    order = hash_order(source.sample_ids)
     rows = Rows(
         listed.dataset,
         listed.classes,
-        source.sample_ids,
-        tuple(source.labels.tolist()),
+        tuple(source.sample_ids[row] for row in order),
+        tuple(labels[row] for row in order),
         listed.note,
         listed.task,
-        source.groups,
-        source.parts,
+        tuple(source.groups[row] for row in order) if source.groups else (),
+        tuple(source.parts[row] for row in order) if source.parts else (),
     )
     state = committed(read_log(source.path))
     fingerprint = Fingerprint.from_dict(identity["fingerprint"])
@@ -162,12 +140,14 @@ def _copy(source: Store, listed: Rows, new: Path, on_progress: Callable[[int, in
     ) as writer:
         for block in range(writer.blocks):
             here = writer.block_rows(block)
-            _copy_block(source, [listed.current[row] for row in here], here, state, writer)
+            taken = [order[row] for row in here]
+            _copy_block(source, taken, [listed.current[row] for row in taken], here, state, writer)
             on_progress(here.stop, len(rows))
 
 
 def _copy_block(
     source: Store,
+    rows: Sequence[int],
     places: Sequence[int],
     here: range,
     state: Mapping[str, Mapping[int, Record]],
@@ -176,20 +156,23 @@ def _copy_block(
     """Write a block: a record for the arrays that have one status in each of its rows."""
     together: dict[tuple[str, ...], list[str]] = {}
     for name in source.arrays:
-        statuses = tuple(_of(state, name, place)[0] for place in places)
+        # What is known of masks is in the records that commit them.
+        statuses = (str(name == "mask"), *(_of(state, name, place)[0] for place in places))
         together.setdefault(statuses, []).append(name)
-    for statuses, names in together.items():
+    for (_, *found), names in together.items():
+        statuses = tuple(found)
         reasons, images, masks = {}, [], []
         for row, place in zip(here, places, strict=True):
             _, record = _of(state, names[0], place)
-            if "mask" in names:
-                known = state["mask"][place // BLOCK_ROWS].mask_sha256
-                masks.append(known[place % BLOCK_ROWS] if known else "")
-            images.append(source.image_sha256(row))
+            if "mask" in names and record.mask_sha256:
+                masks.append(record.mask_sha256[place % BLOCK_ROWS])
+            images.append(record.image_sha256[place % BLOCK_ROWS])
             if str(place) in record.reasons:
                 reasons[row] = record.reasons[str(place)]
+        if len(masks) < len(here):  # not known of some
+            masks = []
         told = {key: record.writer[key] for key in _TOLD if key in record.writer}
-        arrays = {name: [source.row(name, row) for row in here] for name in names}
+        arrays = {name: [source.row(name, row) for row in rows] for name in names}
         writer.write_block(here.start // BLOCK_ROWS, arrays, statuses, reasons, images, told, masks)
 
 

@@ -7,8 +7,10 @@ overwritten, and of two writers one wins.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,6 +59,9 @@ def replace(path: Path, content: bytes) -> None:
 def replace_folder(new: Path, place: Path) -> None:
     """Put a folder in the place of an older one, which is there again where that fails.
 
+    On Linux they change places in one step. Elsewhere there is a moment without either, and `recover_folder` mends what
+    a process leaves that is killed in it.
+
     Parameters
     ----------
     new, place : Path
@@ -65,14 +70,49 @@ def replace_folder(new: Path, place: Path) -> None:
     if not place.is_dir():
         new.rename(place)
         return
-    old = new.with_name(f"{new.name}-old")
-    place.rename(old)
-    try:
-        new.rename(place)
-    except OSError:
-        old.rename(place)
-        raise
+    if _exchange(new, place):
+        old = new
+    else:
+        old = _old(new)
+        place.rename(old)
+        try:
+            new.rename(place)
+        except OSError:
+            old.rename(place)
+            raise
+    sync_folder(place.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def beside(place: Path) -> Path:
+    """Name the folder that is to take another's place, for `replace_folder` and `recover_folder`."""
+    return place.with_name(f"{TEMPORARY}{place.name}")
+
+
+def recover_folder(place: Path) -> None:
+    """Put a folder in its place that a process left beside it which was killed in `replace_folder`."""
+    new = beside(place)
+    # The new one was whole before the old one was moved.
+    if not place.exists() and new.is_dir() and _old(new).is_dir():
+        new.rename(place)
+        sync_folder(place.parent)
+        shutil.rmtree(_old(new), ignore_errors=True)
+
+
+def _old(new: Path) -> Path:
+    return new.with_name(f"{new.name}-old")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, where the system can."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # an old C library
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0)
 
 
 def make_folder(path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from samtl.errors import InputError
+from samtl.store.durable import recover_folder
 from samtl.store.fingerprint import FILE
 
 DEFAULT_CACHE = "cache"
@@ -37,6 +38,7 @@ def locate(cache: str | Path | None = None) -> Path:
         Where there is none, or several; these are listed.
     """
     folder = Path(cache) if cache is not None else cache_folder()
+    recover_folder(folder.resolve())
     found = stores_in(folder)
     if not found:
         raise InputError(

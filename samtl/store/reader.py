@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl.errors import DamageError, InputError, ResourceError
+from samtl.errors import DamageError, InputError, LockedError, ResourceError
 from samtl.preprocess import PATCH
+from samtl.store.durable import recover_folder
 from samtl.store.fingerprint import FILE, read_fingerprint, row_key
 from samtl.store.layout import (
     BLOCK_ROWS,
@@ -25,8 +26,8 @@ from samtl.store.layout import (
     crc32c,
     shard_index,
 )
-from samtl.store.log import OK, Record, committed, read_log, snapshot
-from samtl.store.rows import Rows, read_rows
+from samtl.store.log import OK, Record, committed, read_log, record_name, snapshot
+from samtl.store.rows import Rows, newest, read_rows
 from samtl.store.verify import wrong_metadata
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Store:
         records = read_log(path)
         for record in records:
             self._check_record(record)
+        self._latest = {record.block: record.sequence for record in records}
         self.snapshot = snapshot(records, self._rows.checksum if self._rows.generation else "")
         self._records = committed(records)
         self._specs = array_specs(int(self.identity["image_size"]) // PATCH, content["columns"])
@@ -245,9 +247,7 @@ class Store:
     @property
     def missing(self) -> int:
         """How many rows are not committed in every array that the store has."""
-        return len(self) - int(
-            self._every((), lambda record: np.ones(len(record.status), dtype=bool)).sum()
-        )
+        return len(self) - int(self._every((), _all_of).sum())
 
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
@@ -296,6 +296,8 @@ class Store:
             Where a row's bytes do not match its record.
         InputError
             Where a row is not committed, or there is no such array or row.
+        LockedError
+            Where another process wrote the row anew since the store was opened.
         """
         spec = self._spec(array)
         wanted = np.arange(len(self)) if rows is None else np.asarray(rows)
@@ -322,7 +324,7 @@ class Store:
 
         Raises
         ------
-        DamageError, InputError
+        DamageError, InputError, LockedError
             As `read` does.
         """
         if not 0 <= row < len(self):
@@ -334,8 +336,23 @@ class Store:
             raise InputError(
                 f"row {row} of {array} is not in {self.path} yet; run samtl embed again to go on with it"
             )
-        file = record.files[array]
-        shard, index = self._shards[array](block)
+        try:
+            return self._verified(spec, record, row, position)
+        except DamageError as error:
+            if self._written_since(block):
+                raise LockedError(
+                    f"{self.path} was written to since it was opened, and row {row} of {array} with it: open it again"
+                ) from error
+            raise
+
+    def _written_since(self, block: int) -> bool:
+        """Tell whether a block was committed again, or the rows are others, since the store was opened."""
+        later = self.path / record_name(block, self._latest[block] + 1)
+        return later.exists() or newest(self.path) != self._rows.path
+
+    def _verified(self, spec: ArraySpec, record: Record, row: int, position: int) -> Any:
+        array, file = spec.name, record.files[spec.name]
+        shard, index = self._shards[array](record.block)
         offset, length = (int(n) for n in index[position])
         data = shard[offset : offset + length - 4] if offset != MISSING else b""
         if offset == MISSING or crc32c(data) != file.crc32c[position]:
@@ -363,7 +380,7 @@ class Store:
                     name,
                     self.shape(name),
                     self.dtype(name),
-                    sum(len(record.status) for record in records),
+                    int(self._every((name,), _all_of).sum()),
                     sum(record.files[name].size for record in records),
                 )
             )
@@ -472,6 +489,10 @@ class Store:
         return mapped, shard_index(mapped, str(path))
 
 
+def _all_of(record: Record) -> NDArray[np.bool_]:
+    return np.ones(len(record.status), dtype=bool)
+
+
 def open_store(path: str | Path) -> Store:
     """Open a store for reading.
 
@@ -488,6 +509,7 @@ def open_store(path: str | Path) -> Store:
         Where its log or its lists are damaged.
     """
     folder = Path(path)
+    recover_folder(folder.resolve())
     if not (folder / FILE).is_file():
         what = "is not a samtl store" if folder.exists() else "does not exist"
         raise InputError(f"{path} {what}; expected a folder NAME.zarr made by `samtl embed`")

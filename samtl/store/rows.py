@@ -6,6 +6,7 @@ block on, and those that no longer count are said to be superseded. No row is ev
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,6 +137,13 @@ class Rows:
         }
 
 
+def hash_order(sample_ids: Sequence[str]) -> list[int]:
+    """Put samples in an order that mixes classes and depends on nothing but their ids: that of their sha256."""
+    return sorted(
+        range(len(sample_ids)), key=lambda i: hashlib.sha256(sample_ids[i].encode()).digest()
+    )
+
+
 def generations(store: Path) -> list[int]:
     """List the generations whose lists are there, ascending; the last one counts."""
     names = (path.name.removesuffix(".json") for path in (store / FOLDER).glob("[!.]*.json"))
@@ -236,6 +244,11 @@ def require_kin(stored: Rows, wanted: Rows, store: Path) -> None:
         {name: value for name, value in have.items() if name not in lists},
         {name: value for name, value in want.items() if name not in lists},
     )
+    if stored.task == "segmentation" and wanted.classes[: len(stored.classes)] != stored.classes:
+        # Masks hold the numbers of classes.
+        found.append(("classes", str(list(stored.classes)), str(list(wanted.classes))))
+    if stored.groups and not wanted.groups:
+        found.append(("groups", "groups of rows (--group-by)", "none"))
     ids = [stored.sample_ids[row] for row in stored.current]
     kept = len(set(ids) & set(wanted.sample_ids))
     if 2 * kept < len(ids):

@@ -31,7 +31,7 @@ from samtl.store.layout import (
     root_metadata,
     shard_index,
 )
-from samtl.store.log import LOG, CommittedFile, Record, committed, read_log, record_name
+from samtl.store.log import LOG, OK, CommittedFile, Record, committed, read_log, record_name
 from samtl.store.rows import Rows
 
 
@@ -46,12 +46,15 @@ class StoreWriter:
         The arrays to be written, by name.
     rows : Rows
     fingerprint : Fingerprint
+    stale : dict
+        For arrays, blocks that are committed and to be written anew; each is withdrawn only when its rows are there.
     """
 
     path: Path
     specs: Mapping[str, ArraySpec]
     rows: Rows
     fingerprint: Fingerprint
+    stale: dict[str, frozenset[int]] = field(default_factory=dict)
     _committed: dict[str, dict[int, Record]] = field(default_factory=dict)
     _sequence: dict[int, int] = field(default_factory=dict)
     _orphans: set[str] = field(default_factory=set)
@@ -67,7 +70,9 @@ class StoreWriter:
 
     def missing(self, block: int) -> tuple[str, ...]:
         """Names of the arrays that are not yet committed for a block; none where no row of it counts any more."""
-        return lacking(self.rows, block, tuple(self.specs), self._committed)
+        found = lacking(self.rows, block, tuple(self.specs), self._committed)
+        anew = (name for name in self.specs if block in self.stale.get(name, ()))
+        return tuple(dict.fromkeys((*found, *anew)))
 
     def earlier_images(self, block: int) -> Sequence[str]:
         """The sha256 of a block's images in its earlier records; empty where there are none."""
@@ -112,6 +117,12 @@ class StoreWriter:
         OSError
             Where the disk gives out; the block does not count and is redone next time.
         """
+        for name in arrays:
+            if block in self.stale.get(name, ()):
+                have = self._committed.get(name, {}).get(block)
+                if have is not None:
+                    self._withdraw(block, have, name)
+                self.stale[name] -= {block}
         sequence = self._sequence.get(block, 0)
         record_path = self.path / record_name(block, sequence)
         files = {}
@@ -155,11 +166,14 @@ class StoreWriter:
             path.unlink()
             durable.publish(path, shard.pieces)
 
-    def withdraw(self, block: int, array: str) -> None:
-        """Take back an array of a block, where it is committed, so that it is missing."""
-        record = self._committed.get(array, {}).get(block)
-        if record is not None:
-            self._withdraw(block, record, array)
+    def known_good(self) -> int | None:
+        """Give a row that counts and was embedded earlier; None where there is none."""
+        for by_block in list(self._committed.values()):
+            for record in list(by_block.values()):
+                for row, status in enumerate(record.status, record.first_row):
+                    if status == OK and row in self.rows.counts:
+                        return row
+        return None
 
     def relabel(self) -> None:
         """Write the labels anew in blocks that hold others than the list of rows; everything else stays as it is.
@@ -300,6 +314,13 @@ def open_writer(
         writer._committed = committed(records)
         writer._sequence = {record.block: record.sequence + 1 for record in records}
         writer._orphans = _orphans(path, specs, writer._committed)
+        for block in range(writer.blocks):  # no pass will come to these
+            if wanted_rows.generation and not any(
+                r in wanted_rows.counts for r in writer.block_rows(block)
+            ):
+                for spec in specs.values():
+                    if spec.shard_path(block) in writer._orphans:
+                        (path / spec.shard_path(block)).unlink()
         if wanted_rows.generation:
             writer.relabel()
         yield writer
@@ -307,6 +328,7 @@ def open_writer(
 
 def refuse_foreign(path: Path) -> None:
     """Raise InputError where a path is taken by something that is not a store."""
+    durable.recover_folder(path.resolve())
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         raise InputError(f"{existing} is a file; a store is a folder: name another with --out")
@@ -422,6 +444,18 @@ def _sweep(folder: Path) -> None:
         leftover.unlink()
 
 
+def require_unlocked(path: Path) -> None:
+    """Raise LockedError where another process writes to a store just now; nothing is changed."""
+    if not (path / ".lock").exists():
+        return
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise _held(path) from None
+    lock.release()
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a store's lock (flock: the kernel frees it when the process dies, however it dies).
@@ -436,14 +470,18 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise LockedError(
-            f"{path} is being written by {_describe(holder)}; wait for it to end, or stop it"
-        ) from None
+        raise _held(path) from None
     try:
         durable.replace(holder, json.dumps({**whoami(), "since": now()}).encode())
         yield
     finally:
         lock.release()
+
+
+def _held(path: Path) -> LockedError:
+    return LockedError(
+        f"{path} is being written by {_describe(path / '.writer.json')}; wait for it to end, or stop it"
+    )
 
 
 def _overtaken(record_path: Path) -> LockedError:
