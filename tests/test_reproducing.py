@@ -197,8 +197,14 @@ def test_other_embeddings_are_refused_before_anything_is_done(again):
         for other in ({"encoder": "sam_vit_b"}, {"checkpoint": "random:7"}):
             with pytest.raises(InputError, match=r"holds a study of .* choose another folder"):
                 go_on(**other)
+        same = stripes(30)
+        others = dataclasses.replace(
+            same,
+            sample_ids=tuple(f"x{name}" for name in same.sample_ids),
+            read=lambda name: same.read(name[1:]),
+        )
         with pytest.raises(MismatchError):
-            whole("eurosat", dataclasses.replace(stripes(30), name="others"), out, SHORT)
+            whole("eurosat", others, out, SHORT)
     assert stubs.contents(out) == before
 
 

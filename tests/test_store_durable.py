@@ -168,7 +168,35 @@ def test_an_older_folder_is_there_again_where_the_new_one_cannot_take_its_place(
         return rename(source, target)
 
     monkeypatch.setattr(Path, "rename", refused)
+    monkeypatch.setattr(durable, "_exchange", lambda one, other: False)
     with pytest.raises(OSError, match="no"):
         durable.replace_folder(new, place)
     assert names(tmp_path) == [".tmp-new", "place"]
     assert names(place) == ["place"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_older_folder_goes_when_the_new_one_is_in_its_place(tmp_path, monkeypatch, at_once):
+    place = tmp_path / "place"
+    new = durable.beside(place)
+    for folder in (new, place):
+        folder.mkdir()
+        (folder / folder.name).write_text("")
+    if not at_once:
+        monkeypatch.setattr(durable, "_exchange", lambda one, other: False)
+    durable.replace_folder(new, place)
+    assert names(tmp_path) == ["place"]
+    assert names(place) == [".tmp-place"]
+
+
+def test_a_folder_is_put_back_that_a_killed_process_left_beside_its_place(tmp_path):
+    place = tmp_path / "place"
+    durable.recover_folder(place)
+    assert names(tmp_path) == []
+    new = durable.beside(place)
+    new.mkdir()
+    durable.recover_folder(place)  # it may not be whole
+    assert names(tmp_path) == [".tmp-place"]
+    (tmp_path / ".tmp-place-old").mkdir()
+    durable.recover_folder(place)
+    assert names(tmp_path) == ["place"]

@@ -38,7 +38,9 @@ MUTANTS = {
     "what the disk gives back": (
         "writer.py", 'if crc32c(row) != expected or trailer != expected.to_bytes(4, "little"):', "if False:",
     ),
-    "one writer": ("writer.py", "        lock.acquire()\n", "        pass\n"),
+    "one writer": (
+        "writer.py", '"\n    try:\n        lock.acquire()\n', '"\n    try:\n        pass\n',
+    ),
     "identity": (
         "writer.py", "    if found:\n        raise MismatchError(", "    if False:\n        raise MismatchError(",
     ),
