@@ -19,6 +19,7 @@ from samtl.store.rows import Rows, read_rows, require_kin
 # Codes of rows that are tried again once their images can be read: nothing was wrong with these images themselves, or
 # they were other ones for a while.
 _MENDABLE = {"unreadable", "changed"}
+_TIERS = frozenset(TIER_ARRAYS.values())
 _READERS = 4  # images that are read and summed at a time
 
 
@@ -242,7 +243,7 @@ class _Found:
     mask: str | None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Facts:
     """What a committed row was made from, and what became of it.
 
@@ -252,7 +253,7 @@ class _Facts:
         The sha256 that its embeddings were made from; of a row without any, of what was read.
     mask : str or None
         Of its mask; None where that was not read, or not kept.
-    codes : set of str
+    codes : frozenset of str
         Why it was left out of arrays.
     embedded : bool
         Whether it is in each tier that its block has.
@@ -260,30 +261,32 @@ class _Facts:
 
     image: str = ""
     mask: str | None = None
-    codes: set[str] = field(default_factory=set)
+    codes: frozenset[str] = frozenset()
     embedded: bool = True
 
 
 def _facts(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Facts]:
     """Say of each committed row what is known of it."""
-    found: dict[int, _Facts] = {}
-    tiers = set(TIER_ARRAYS.values())
+    arrays_of: dict[tuple[int, int], tuple[Record, list[str]]] = {}  # a record commits several
     for array, by_block in state.items():
         for record in by_block.values():
-            masks = record.mask_sha256 if array == "mask" else ()
-            for position, status in enumerate(record.status):
-                facts = found.setdefault(record.first_row + position, _Facts())
-                image = record.image_sha256[position]
-                if status == OK:
-                    facts.image = image
-                else:
-                    facts.codes.add(status.removeprefix(QUARANTINED))
-                    facts.image = facts.image or image
-                    facts.embedded = facts.embedded and array not in tiers
-                if masks:
-                    facts.mask = masks[position] or None
-                    if not masks[position] and f"{QUARANTINED}mask_unreadable" == status:
-                        facts.mask = ""
+            arrays_of.setdefault((record.block, record.sequence), (record, []))[1].append(array)
+    found: dict[int, _Facts] = {}
+    for record, arrays in arrays_of.values():
+        masks = record.mask_sha256 if "mask" in arrays else ()
+        has_tier = not _TIERS.isdisjoint(arrays)
+        for position, status in enumerate(record.status):
+            facts = found.setdefault(record.first_row + position, _Facts())
+            image = record.image_sha256[position]
+            if status == OK:
+                facts.image = image
+            else:
+                facts.codes |= {status.removeprefix(QUARANTINED)}
+                facts.image = facts.image or image
+                facts.embedded = facts.embedded and not has_tier
+            if masks:
+                unread = status == f"{QUARANTINED}mask_unreadable"
+                facts.mask = masks[position] or ("" if unread else None)
     return found
 
 
