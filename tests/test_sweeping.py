@@ -676,7 +676,7 @@ def test_the_default_folder_is_named_after_the_store(store, monkeypatch, tmp_pat
 # Several processes, and their end
 
 HEADS = ("logreg", "mlp", "conv")
-KILLS = 10 if os.environ.get("SAMTL_TORTURE") else 5
+KILLS = 10 if os.environ.get("SAMTL_TORTURE") else 3
 
 
 @pytest.mark.slow
