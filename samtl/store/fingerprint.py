@@ -146,7 +146,7 @@ def _wrong_field(content: Mapping[str, Any]) -> str:
             return "fingerprint"
     except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
         return f"fingerprint ({error})"
-    if not isinstance(content["about"].get("untrained"), bool):
+    if not isinstance(content["about"].get("untrained", True), bool):
         return "about.untrained"
     for array in ("pooled", "image_stats"):
         names = columns.get(array)
