@@ -25,6 +25,9 @@ Cache = Annotated[
         show_default="the only store in $SAMTL_CACHE or ./cache",
     ),
 ]
+StoreArgument = Annotated[
+    Path | None, typer.Argument(help="A store; the same as --cache.", show_default=False)
+]
 Json = Annotated[
     Path | None,
     typer.Option(

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from . import _render as render
-from ._options import Cache, Json
+from ._options import Cache, Json, StoreArgument
 
 
 def compact(
-    store: Annotated[
-        Path | None, typer.Argument(help="A store; the same as --cache.", show_default=False)
-    ] = None,
+    store: StoreArgument = None,
     cache: Cache = None,
     json: Json = None,
 ) -> None:

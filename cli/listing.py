@@ -13,16 +13,14 @@ from samtl import registry
 from samtl.errors import EXIT_QUARANTINED, SamtlError, UnknownName
 
 from . import _render as render
-from ._options import Cache, Json
+from ._options import Cache, Json, StoreArgument
 
 if TYPE_CHECKING:
     from samtl.store.reader import Store
 
 
 def info(
-    store: Annotated[
-        Path | None, typer.Argument(help="A store; the same as --cache.", show_default=False)
-    ] = None,
+    store: StoreArgument = None,
     cache: Cache = None,
     json: Json = None,
 ) -> None:

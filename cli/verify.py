@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from samtl.errors import InputError
 
 from . import _render as render
-from ._options import Cache, Device, Json, Root
+from ._options import Cache, Device, Json, Root, StoreArgument
 
 if TYPE_CHECKING:
     from samtl.verifying import Verification
@@ -19,9 +18,7 @@ LISTED = 20  # findings printed one by one; all of them are in --json
 
 
 def verify(
-    store: Annotated[
-        Path | None, typer.Argument(help="A store; the same as --cache.", show_default=False)
-    ] = None,
+    store: StoreArgument = None,
     cache: Cache = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Sizes and records only: reads no row.")

@@ -162,8 +162,8 @@ def embed(
         Called with `Reading` while images are read to be compared, with a `Plan`, then `Progress` after each batch,
         `Quarantined` for each image that cannot be used, and `Note`.
     should_stop : callable, optional
-        Asked between batches, and between images that are compared; where it says True, the pass ends after the block in
-        flight.
+        Asked between batches, and between images that are compared; where it says True, the pass ends after the block
+        in flight.
 
     Returns
     -------

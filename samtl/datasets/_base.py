@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError
+from samtl.ordering import hash_order
 from samtl.preprocess import IGNORE as IGNORE
 from samtl.splits import PARTS as PARTS
 
@@ -82,10 +82,7 @@ def shuffled(dataset: Dataset) -> Dataset:
     interrupted pass is a fair sample of the whole, and training can read blocks in sequence.
     Subsets taken from its start nest.
     """
-    order = sorted(
-        range(len(dataset)), key=lambda i: hashlib.sha256(dataset.sample_ids[i].encode()).digest()
-    )
-    return _take(dataset, order)
+    return _take(dataset, hash_order(dataset.sample_ids))
 
 
 def only(dataset: Dataset, sample_ids: Sequence[str]) -> Dataset:

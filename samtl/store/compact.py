@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from samtl.errors import InputError, ResourceError
+from samtl.ordering import hash_order
 from samtl.store import durable
 from samtl.store.find import locate
 from samtl.store.fingerprint import Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.log import Record, committed, read_log
 from samtl.store.reader import Store, open_store
-from samtl.store.rows import Rows, hash_order, read_rows
+from samtl.store.rows import Rows, read_rows
 from samtl.store.writer import StoreWriter, locked, open_writer
 
 SPARE = 1.02  # of the bytes to be written, for folders and records

@@ -6,7 +6,6 @@ block on, and those that no longer count are said to be superseded. No row is ev
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,13 +134,6 @@ class Rows:
             "groups": list(self.groups),
             "parts": list(self.parts),
         }
-
-
-def hash_order(sample_ids: Sequence[str]) -> list[int]:
-    """Put samples in an order that mixes classes and depends on nothing but their ids: that of their sha256."""
-    return sorted(
-        range(len(sample_ids)), key=lambda i: hashlib.sha256(sample_ids[i].encode()).digest()
-    )
 
 
 def generations(store: Path) -> list[int]:
