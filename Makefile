@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Files of tests that run at a time.
+AT_A_TIME ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-slow test-all torture lint format clean
@@ -32,16 +35,16 @@ demo: $(VENV)/installed
 	$(BIN)/samtl demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 torture: $(VENV)/installed-dev
-	SAMTL_TORTURE=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_torture_*.py tests/test_encoders_engines.py tests/test_sweeping.py
+	SAMTL_TORTURE=1 $(PYTEST) -m "slow or not slow" tests/test_torture_*.py tests/test_encoders_engines.py tests/test_sweeping.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

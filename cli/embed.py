@@ -197,7 +197,8 @@ def draw_plan(plan: Plan) -> None:
             "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
             f"{plan.compute_dtype} on {plan.device}, batches of {plan.batch_size or 'the size that is fastest'}",
             "size": kept,
-            "disk": f"{render.size(plan.bytes_to_write)} to write, {render.size(plan.bytes_free)} free",
+            "disk": f"{render.size(plan.bytes_to_write)} to write"
+            + ("" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"),
             "time": "known after the first batches" if plan.pending_rows else "none",
             **({"note": plan.note} if plan.note else {}),
         }

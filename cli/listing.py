@@ -125,8 +125,9 @@ def ls(
 def _ls_stores(cache: Path | None) -> None:
     from samtl.store.find import cache_folder, stores_in
     from samtl.store.reader import open_store
+    from samtl.store.remote import as_path
 
-    folder = cache or cache_folder()
+    folder = as_path(cache) if cache else cache_folder()
     rows = []
     for path in stores_in(folder):
         try:

@@ -188,10 +188,11 @@ def embed(
         on_read=lambda done, all_of: tell(Reading(done, all_of)), should_stop=should_stop,
     )  # fmt: skip
     tell(job.plan)
-    if job.plan.bytes_to_write * SPARE > job.plan.bytes_free:
+    free = job.plan.bytes_free
+    if free is not None and job.plan.bytes_to_write * SPARE > free:
         raise ResourceError(
             f"{job.plan.store} needs {job.plan.bytes_to_write / 2**30:.2f} GiB more, but its disk has "
-            f"{job.plan.bytes_free / 2**30:.2f} GiB free: free some, choose another disk with --out, or keep less "
+            f"{free / 2**30:.2f} GiB free: free some, choose another disk with --out, or keep less "
             "with --tiers pooled,grid16"
         )
     source = None if checkpoint is None else str(checkpoint)

@@ -23,6 +23,7 @@ from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
 from samtl.store.log import committed, read_log
+from samtl.store.remote import RemotePath, as_path
 from samtl.store.rows import Rows, generations
 from samtl.store.writer import check_identity, lacking, refuse_foreign, require_unlocked
 
@@ -48,8 +49,8 @@ class Plan:
     bytes_by_tier : dict
         Size on disk of each tier, and of `labels` (everything else), for the whole store.
     bytes_to_write : int
-    bytes_free : int
-        On the store's disk.
+    bytes_free : int, optional
+        On the store's disk; None in a bucket.
     image_size : int
         Side of the encoder's input in pixels.
     batch_size : int
@@ -76,7 +77,7 @@ class Plan:
     pending_rows: int
     bytes_by_tier: dict[str, int]
     bytes_to_write: int
-    bytes_free: int
+    bytes_free: int | None
     image_size: int
     batch_size: int
     engine: str
@@ -362,14 +363,14 @@ def _store_path(
 ) -> Path:
     """Name the store after what decides its content, so that different passes do not meet."""
     if out is not None and Path(out).suffix == ".zarr":
-        return Path(out)
+        return as_path(out)
     parts = [
         dataset,
         f"per-class-{per_class}" if per_class else "",
         f"limit-{limit}" if limit else "",
         embedding,
     ]
-    folder = Path(out) if out is not None else cache_folder()
+    folder = as_path(out) if out is not None else cache_folder()
     return folder / (".".join(filter(None, parts)) + ".zarr")
 
 
@@ -385,6 +386,8 @@ def _shard_bytes(spec: ArraySpec, sample_ids: Sequence[str]) -> int:
     return spec.shard_bytes(len(sample_ids))
 
 
-def _free_bytes(path: Path) -> int:
+def _free_bytes(path: Path) -> int | None:
+    if isinstance(path, RemotePath):
+        return None
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free

@@ -21,6 +21,7 @@ from samtl.store.find import locate
 from samtl.store.fingerprint import FILE
 from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import Store, open_store
+from samtl.store.remote import as_path
 from samtl.store.repair import Repaired, repair
 from samtl.store.verify import Checked, Finding, check
 from samtl.store.writer import locked
@@ -197,9 +198,10 @@ def verify(
 def _path(store: str | Path | None) -> Path:
     """Find the store; one whose fingerprint is gone is found by its own name only."""
     if store is not None:
-        recover_folder(Path(store).resolve())
-    if store is not None and Path(store).suffix == ".zarr" and not (Path(store) / FILE).exists():
-        return Path(store)
+        path = as_path(store)
+        recover_folder(path.resolve())
+        if path.suffix == ".zarr" and not (path / FILE).exists():
+            return path
     return locate(store)
 
 

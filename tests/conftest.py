@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+from datetime import timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -25,7 +26,13 @@ settings.load_profile("samtl")
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path):
     """Take the user's settings away and work in an empty folder, so that nothing lands in the tree."""
-    for name in ("SAMTL_CACHE", "SAMTL_RUNS", "SAMTL_WEIGHTS", "SAMTL_DATA_CACHE"):
+    for name in (
+        "SAMTL_CACHE",
+        "SAMTL_RUNS",
+        "SAMTL_WEIGHTS",
+        "SAMTL_DATA_CACHE",
+        "SAMTL_ROW_CACHE",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     # The command line gives this logger a handler, which must not outlive the test.
@@ -70,6 +77,43 @@ def _small_store(tmp_path_factory):
 def small(_small_store, tmp_path):
     """Give a fresh copy of the small store, to read or to damage."""
     return shutil.copytree(_small_store.store, tmp_path / "small.zarr")
+
+
+@pytest.fixture(scope="session")
+def _bucket_server():
+    pytest.importorskip("obstore")
+    pytest.importorskip("moto")
+    import bucket
+
+    server = bucket.Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket_server(_bucket_server, monkeypatch, tmp_path):
+    """Start an object store, once for all tests; settings point there, and nothing is waited for long."""
+    from samtl.store import remote
+
+    _bucket_server.reset()
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _bucket_server.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("SAMTL_ROW_CACHE", str(tmp_path / "kept"))
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
+    pauses = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=50)}
+    monkeypatch.setattr(remote, "_RETRY", {**remote._RETRY, "backoff": pauses})
+    return _bucket_server
+
+
+@pytest.fixture
+def bucket(bucket_server):
+    """Give the URL of an empty bucket."""
+    return bucket_server.make_bucket()
 
 
 @pytest.fixture

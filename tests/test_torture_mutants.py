@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
-TESTS = ("durable", "documents", "log", "writer", "reader", "verify")
+TESTS = ("durable", "documents", "log", "writer", "reader", "verify", "remote", "lease", "fetched")
 
 # What is taken out: the file, the code, and what stands in its place.
 MUTANTS = {
@@ -45,7 +45,7 @@ MUTANTS = {
         "writer.py", "    if found:\n        raise MismatchError(", "    if False:\n        raise MismatchError(",
     ),
     "checksum of a row": (
-        "reader.py", "if offset == MISSING or crc32c(data) != file.crc32c[position]:", "if offset == MISSING:",
+        "reader.py", "if start == stop or crc32c(data) != file.crc32c[position]:", "if start == stop:",
     ),
     "size of a shard": ("reader.py", "if len(mapped) != committed_file.size or", "if"),
     "record of another store": (
@@ -59,6 +59,25 @@ MUTANTS = {
     ),
     "sha256 of a shard, verified": (
         "verify.py", "if deep and hashlib.sha256(data).hexdigest() != file.sha256:", "if False:",
+    ),
+    "an object is created once": (
+        "remote.py", 'mode: PutMode = "create" if version is None', 'mode: PutMode = "overwrite" if version is None',
+    ),
+    "an answer that was lost": ("remote.py", "if there == content:", "if False:"),
+    "an object of another": (
+        "remote.py", "raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))", "return now",
+    ),
+    "a server that overwrites": (
+        "lease.py", 'probe.create(b"2")\n        except FileExistsError:', "raise FileExistsError\n        except FileExistsError:",
+    ),
+    "a hold of another": ("lease.py", "if now - renewed <= SECONDS + 1:", "if False:"),
+    "a hold that ended": ("lease.py", "        if self._over():\n            raise", "        if False:\n            raise"),
+    "a hold is asked for": (
+        "durable.py", "lease.require_held(path)\n        path.create(", "path.create(",
+    ),
+    "size of an object": ("fetched.py", "if there != self.file.size:", "if False:"),
+    "what is kept wrongly": (
+        "reader.py", "shard.forget()  # what is kept here may be what is wrong\n            data", "data",
     ),
 }  # fmt: skip
 

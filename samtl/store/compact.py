@@ -15,6 +15,7 @@ from samtl.store.fingerprint import Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.log import Record, committed, read_log
 from samtl.store.reader import Store, open_store
+from samtl.store.remote import RemotePath
 from samtl.store.rows import Rows, read_rows
 from samtl.store.writer import StoreWriter, locked, open_writer
 
@@ -90,6 +91,11 @@ def compact(
         Where the disk has no room for both.
     """
     path = locate(store).resolve()
+    if isinstance(path, RemotePath):
+        raise InputError(
+            f"{path} is in a bucket, where no store takes the place of another in one step: copy it to a disk, compact "
+            "it there, and copy it back under another name"
+        )
     with locked(path):
         new = durable.beside(path)
         shutil.rmtree(new, ignore_errors=True)  # of a process that was killed

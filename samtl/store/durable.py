@@ -2,7 +2,7 @@
 
 Publishing is: write under a temporary name in the same folder, fsync, link to the final name (which
 fails where that exists), fsync the folder. So a final name never shows a part of a file, is never
-overwritten, and of two writers one wins.
+overwritten, and of two writers one wins. In a bucket an object is put there on condition that there is none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import sys
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+
+from samtl.store import lease
+from samtl.store.remote import RemotePath
 
 TEMPORARY = ".tmp-"
 
@@ -36,7 +39,13 @@ def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         Where the folder is gone, or someone removed the temporary file.
     OSError
         Where the disk gives out; nothing is left behind.
+    LockedError
+        In a bucket, where this process may not write there any more.
     """
+    if isinstance(path, RemotePath):
+        lease.require_held(path)
+        path.create(b"".join(pieces))
+        return
     temporary = _write_temporary(path, pieces)
     try:
         os.link(temporary, path)
@@ -47,6 +56,10 @@ def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file that may take the place of an older one; readers see the one or the other."""
+    if isinstance(path, RemotePath):
+        lease.require_held(path)
+        path.replace_with(content)
+        return
     temporary = _write_temporary(path, [content])
     try:
         temporary.replace(path)
@@ -92,6 +105,8 @@ def beside(place: Path) -> Path:
 def recover_folder(place: Path) -> None:
     """Put a folder in its place that a process left beside it which was killed in `replace_folder`."""
     new = beside(place)
+    if isinstance(place, RemotePath):
+        return
     # The new one was whole before the old one was moved.
     if not place.exists() and new.is_dir() and _old(new).is_dir():
         new.rename(place)
@@ -116,8 +131,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents so that they stay."""
-    if path.is_dir():
+    """Make a folder and its parents so that they stay; a bucket has none."""
+    if isinstance(path, RemotePath) or path.is_dir():
         return
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
@@ -125,7 +140,9 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable; in a bucket they are."""
+    if isinstance(path, RemotePath):
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

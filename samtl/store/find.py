@@ -8,13 +8,14 @@ from pathlib import Path
 from samtl.errors import InputError
 from samtl.store.durable import recover_folder
 from samtl.store.fingerprint import FILE
+from samtl.store.remote import as_path
 
 DEFAULT_CACHE = "cache"
 
 
 def cache_folder() -> Path:
     """Where stores land by default: `$SAMTL_CACHE`, else `./cache`."""
-    return Path(os.environ.get("SAMTL_CACHE") or DEFAULT_CACHE)
+    return as_path(os.environ.get("SAMTL_CACHE") or DEFAULT_CACHE)
 
 
 def stores_in(folder: Path) -> list[Path]:
@@ -30,14 +31,14 @@ def locate(cache: str | Path | None = None) -> Path:
     Parameters
     ----------
     cache : str or Path, optional
-        A store, or a folder with exactly one; by default `cache_folder()`.
+        A store, or a folder with exactly one, on a disk or in a bucket (`s3://...`); by default `cache_folder()`.
 
     Raises
     ------
     InputError
         Where there is none, or several; these are listed.
     """
-    folder = Path(cache) if cache is not None else cache_folder()
+    folder = as_path(cache) if cache is not None else cache_folder()
     recover_folder(folder.resolve())
     found = stores_in(folder)
     if not found:

@@ -7,20 +7,22 @@ Nothing else is evidence: a shard without a record is left over from a crash.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samtl.ahead import ahead
 from samtl.errors import DamageError
 from samtl.memory import without_collecting
 from samtl.store.documents import unseal
+from samtl.store.folders import names
 from samtl.store.layout import BLOCK_ROWS
+from samtl.store.remote import RemotePath
 
 OK = "ok"
 QUARANTINED = (
@@ -30,6 +32,7 @@ QUARANTINED = (
 SUPERSEDED = "superseded"
 
 LOG = "log"
+_REQUESTS = 32  # at a time
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?\.json")
 
 
@@ -154,7 +157,7 @@ def read_record(path: str | Path) -> Record:
         raise DamageError(
             f"{path} is not a commit record: field {error} is missing or wrong"
         ) from error
-    name = os.path.basename(path)  # noqa: PTH119
+    name = os.path.basename(str(path))  # noqa: PTH119
     if record_name(record.block, record.sequence) != f"{LOG}/{name}":
         raise DamageError(f"{path} holds the record of block {record.block}.{record.sequence}")
     return record
@@ -200,16 +203,16 @@ def read_log(store: Path) -> list[Record]:
         Where a record is damaged, or one before the last of a block is missing.
     """
     found: list[tuple[int, int, str]] = []
-    folder = str(store / LOG)
-    for name in _names(folder):
+    folder = store / LOG
+    for name in names(folder):
         place = place_in_log(name)
         if place is None:
             raise DamageError(
                 f"{folder}/{name} does not belong into a store's log; move it elsewhere"
             )
-        found.append((*place, f"{folder}/{name}"))
+        found.append((*place, name))
     with without_collecting():
-        records = [read_record(path) for _, _, path in sorted(found)]
+        records = list(_each(folder, [name for _, _, name in sorted(found)]))
     expected: dict[int, int] = {}
     for record in records:
         if record.sequence != expected.get(record.block, 0):
@@ -221,10 +224,12 @@ def read_log(store: Path) -> list[Record]:
     return records
 
 
-def _names(folder: str) -> list[str]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208
-    return []
+def _each(folder: Path, listed: list[str]) -> Iterator[Record]:
+    if isinstance(folder, RemotePath):  # where each takes a request
+        yield from ahead(lambda name: read_record(folder / name), listed, _REQUESTS, 2 * _REQUESTS)
+        return
+    parent = str(folder)  # texts are a third quicker than paths
+    yield from (read_record(f"{parent}/{name}") for name in listed)
 
 
 def committed(records: list[Record]) -> dict[str, dict[int, Record]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import functools
 import mmap
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samtl.ahead import ahead
 from samtl.errors import DamageError, InputError, LockedError, ResourceError
 from samtl.preprocess import PATCH
 from samtl.store.durable import recover_folder
+from samtl.store.fetched import FetchedShard, RowCache, row_cache
 from samtl.store.fingerprint import FILE, read_fingerprint, row_key
 from samtl.store.layout import (
     BLOCK_ROWS,
@@ -26,7 +29,8 @@ from samtl.store.layout import (
     crc32c,
     shard_index,
 )
-from samtl.store.log import OK, Record, committed, read_log, record_name, snapshot
+from samtl.store.log import OK, CommittedFile, Record, committed, read_log, record_name, snapshot
+from samtl.store.remote import RemotePath, as_path, client
 from samtl.store.rows import Rows, newest, read_rows
 from samtl.store.verify import wrong_metadata
 
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 # what was read of them counts as the process's memory.
 OPEN_SHARDS = 64
 OPEN_BYTES = 256 * 2**20
+_FETCHERS = 4  # blocks that are read at a time from a bucket
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ class Store:
                 f"{path}: the log names arrays that format 1 does not have: {sorted(unknown)}"
             )
         self.arrays = tuple(name for name in self._specs if self._records.get(name))
+        self._row_cache: RowCache | None = row_cache() if isinstance(path, RemotePath) else None
         self._shards = {name: self._cached(self._specs[name]) for name in self.arrays}
 
     def __repr__(self) -> str:
@@ -310,9 +316,37 @@ class Store:
         dtype = object if spec.dtype == "string" else np.dtype(spec.dtype)
         out = np.empty((len(wanted), *spec.row_shape), dtype=dtype)
         # In the order of the file, so that a shard is mapped once however the rows are shuffled.
-        for position in np.argsort(wanted, kind="stable"):
+        order = np.argsort(wanted, kind="stable")
+        if isinstance(self.path, RemotePath) and len(wanted):
+            for positions, values in self._fetched(array, wanted, order):
+                for position, value in zip(positions, values, strict=True):
+                    out[position] = value
+            return out
+        for position in order:
             out[position] = self.row(array, int(wanted[position]))
         return out
+
+    def _fetched(
+        self, array: str, wanted: NDArray[Any], order: NDArray[np.intp]
+    ) -> Iterator[tuple[NDArray[np.intp], list[Any]]]:
+        """Read rows of a store in a bucket: those of a block with few requests, several blocks at a time."""
+        places = np.arange(len(self)) if self._places is None else self._places
+        inside = wanted[order].clip(0, len(self) - 1)  # `row` refuses the others
+        blocks = places[inside] // BLOCK_ROWS
+        groups = np.split(order, np.flatnonzero(np.diff(blocks)) + 1)
+
+        def fetch(positions: NDArray[np.intp]) -> tuple[NDArray[np.intp], list[Any]]:
+            rows = [int(wanted[position]) for position in positions]
+            if rows and 0 <= rows[0] < len(self):
+                block = self._place(rows[0]) // BLOCK_ROWS
+                if block in self._records.get(array, {}):
+                    shard, index = self._shards[array](block)
+                    if isinstance(shard, FetchedShard):
+                        here = {self._place(row) % BLOCK_ROWS for row in rows if row < len(self)}
+                        shard.pieces(_extent(index, place) for place in sorted(here))
+            return positions, [self.row(array, row) for row in rows]
+
+        yield from ahead(fetch, groups, _FETCHERS, _FETCHERS + 1)
 
     def row(self, array: str, row: int) -> Any:
         """Give one row without copying it, verified.
@@ -353,9 +387,12 @@ class Store:
     def _verified(self, spec: ArraySpec, record: Record, row: int, position: int) -> Any:
         array, file = spec.name, record.files[spec.name]
         shard, index = self._shards[array](record.block)
-        offset, length = (int(n) for n in index[position])
-        data = shard[offset : offset + length - 4] if offset != MISSING else b""
-        if offset == MISSING or crc32c(data) != file.crc32c[position]:
+        start, stop = _extent(index, position)
+        data = shard[start:stop]
+        if isinstance(shard, FetchedShard) and crc32c(data) != file.crc32c[position]:
+            shard.forget()  # what is kept here may be what is wrong
+            data = shard[start:stop]
+        if start == stop or crc32c(data) != file.crc32c[position]:
             raise DamageError(
                 f"{self.path / file.path}: row {row} fails its checksum; the store is damaged there"
             )
@@ -427,6 +464,11 @@ class Store:
             )
         import zarr
 
+        if isinstance(self.path, RemotePath):
+            from zarr.storage import ObjectStore
+
+            bucket = client(self.path.parts[0], "/".join(self.path.parts[1:]), os.getpid())
+            return zarr.open_group(ObjectStore(bucket, read_only=True), mode="r")
         return zarr.open_group(self.path, mode="r")
 
     def _spec(self, array: str) -> ArraySpec:
@@ -463,14 +505,22 @@ class Store:
                 f"{self.path}: the record of block {record.block} belongs to another store"
             )
 
-    def _cached(self, spec: ArraySpec) -> Callable[[int], tuple[memoryview, NDArray[np.uint64]]]:
+    def _cached(
+        self, spec: ArraySpec
+    ) -> Callable[[int], tuple[memoryview | FetchedShard, NDArray[np.uint64]]]:
         most = max(2, min(OPEN_SHARDS, OPEN_BYTES // max(spec.shard_bytes(), 1)))
         return functools.lru_cache(most)(functools.partial(self._map_shard, spec.name))
 
-    def _map_shard(self, array: str, block: int) -> tuple[memoryview, NDArray[np.uint64]]:
+    def _map_shard(
+        self, array: str, block: int
+    ) -> tuple[memoryview | FetchedShard, NDArray[np.uint64]]:
         committed_file = self._records[array][block].files[array]
         expected_path = self._specs[array].shard_path(block)
         path = self.path / expected_path
+        if isinstance(path, RemotePath) and self._row_cache is not None:
+            if committed_file.path != expected_path:
+                raise DamageError(f"{path} is not what was committed: the store is damaged there")
+            return _fetched_shard(path, committed_file, self._row_cache)
         try:
             with path.open("rb") as file:
                 mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -487,6 +537,23 @@ class Store:
                 f"{path} has {len(mapped)} bytes, but {committed_file.size} were committed: the store is damaged there"
             )
         return mapped, shard_index(mapped, str(path))
+
+
+def _fetched_shard(
+    path: RemotePath, file: CommittedFile, cache: RowCache
+) -> tuple[FetchedShard, NDArray[np.uint64]]:
+    shard = FetchedShard(path, file, cache)
+    try:
+        return shard, shard_index(shard.end(), str(path), beyond=file.size)
+    except DamageError:
+        shard.forget()  # what is kept here may be what is wrong
+        return shard, shard_index(shard.end(), str(path), beyond=file.size)
+
+
+def _extent(index: NDArray[np.uint64], position: int) -> tuple[int, int]:
+    """Give where the bytes of a row begin and stop, its checksum left out; the same where there is no such row."""
+    offset, length = (int(n) for n in index[position])
+    return (0, 0) if offset == MISSING else (offset, max(offset, offset + length - 4))
 
 
 def _all_of(record: Record) -> NDArray[np.bool_]:
@@ -508,7 +575,7 @@ def open_store(path: str | Path) -> Store:
     DamageError
         Where its log or its lists are damaged.
     """
-    folder = Path(path)
+    folder = as_path(path)
     recover_folder(folder.resolve())
     if not (folder / FILE).is_file():
         what = "is not a samtl store" if folder.exists() else "does not exist"

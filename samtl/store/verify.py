@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ from samtl.ahead import ahead
 from samtl.errors import DamageError, InputError
 from samtl.memory import without_collecting
 from samtl.preprocess import PATCH
-from samtl.store import durable, rows
+from samtl.store import durable, folders, rows
 from samtl.store.documents import canonical
 from samtl.store.fingerprint import FILE, read_fingerprint
 from samtl.store.layout import (
@@ -145,7 +143,7 @@ def check(
 
 def _state(store: Path) -> tuple[str, list[str]]:
     """Give what every write to a store changes."""
-    return rows.newest(store), _names(store / LOG)
+    return rows.newest(store), folders.names(store / LOG)
 
 
 def _check(store: Path, level: str, on_progress: Callable[[int, int], None]) -> Checked:
@@ -272,7 +270,7 @@ def _log(
 ) -> Iterator[Finding]:
     """Read the records; those of a block up to the first that cannot be trusted go to `trusted`."""
     by_block: dict[int, list[tuple[int, str]]] = {}
-    for name in _names(store / LOG):
+    for name in folders.names(store / LOG):
         place = place_in_log(name)
         if place is None:
             yield Finding("record", f"{LOG}/{name}", "it does not belong into a store's log")
@@ -322,7 +320,7 @@ def _shards(
     state = _committed(found)
     sizes: list[tuple[ArraySpec, Record, CommittedFile]] = []
     for name, spec in specs.items():
-        present = _sizes(store / name)
+        present = folders.sizes(store / name)
         present.pop(ROOT, None)
         for block, record in state.get(name, {}).items():
             file = record.files[name]
@@ -340,7 +338,7 @@ def _shards(
     found.leftovers += [
         f"{folder}/{name}"
         for folder in (LOG, rows.FOLDER)
-        for name in _names(store / folder, hidden=True)
+        for name in folders.names(store / folder, hidden=True)
         if name.startswith(durable.TEMPORARY)
     ]
     found.leftovers += [f"{rows.FOLDER}/{n}.json" for n in rows.generations(store)[:-1]]
@@ -425,25 +423,3 @@ def _committed(found: Checked) -> dict[str, dict[int, Record]]:
 
 def _of(record: Record) -> tuple[int, ...]:
     return tuple(range(record.first_row, record.first_row + len(record.status)))
-
-
-def _names(folder: Path, hidden: bool = False) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if hidden or not e.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """Map each regular file of a folder to its size."""
-    found = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                about = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(about.st_mode):
-                    found[entry.name] = about.st_size
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    return found

@@ -18,10 +18,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from samtl.ahead import ahead
 from samtl.errors import DamageError, InputError, LockedError, MismatchError
 from samtl.preprocess import PATCH
-from samtl.store import documents, durable, rows
+from samtl.store import documents, durable, lease, rows
 from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
+from samtl.store.folders import names
 from samtl.store.layout import (
     ArraySpec,
     EncodedShard,
@@ -32,6 +34,7 @@ from samtl.store.layout import (
     shard_index,
 )
 from samtl.store.log import LOG, OK, CommittedFile, Record, committed, read_log, record_name
+from samtl.store.remote import RemotePath
 from samtl.store.rows import Rows
 
 
@@ -125,12 +128,17 @@ class StoreWriter:
                 self.stale[name] -= {block}
         sequence = self._sequence.get(block, 0)
         record_path = self.path / record_name(block, sequence)
-        files = {}
-        for name, values in arrays.items():
-            shard = encode_shard(self.specs[name], values)
+
+        def write(name: str) -> tuple[str, CommittedFile]:
+            shard = encode_shard(self.specs[name], arrays[name])
             relative = self.specs[name].shard_path(block)
             self._publish_shard(relative, shard, record_path)
-            files[name] = self._read_back(relative, shard)
+            return name, self._read_back(relative, shard)
+
+        if isinstance(self.path, RemotePath):  # where most of the time is waiting
+            files = dict(ahead(write, arrays, len(arrays) or 1, len(arrays) or 1))
+        else:
+            files = dict(map(write, arrays))
         record = Record(
             block=block,
             sequence=sequence,
@@ -433,8 +441,7 @@ def _orphans(
     found = set()
     for name, spec in specs.items():
         counted = {spec.shard_path(block) for block in state.get(name, {})}
-        with os.scandir(path / name) as entries:
-            found |= {f"{name}/{entry.name}" for entry in entries} - counted
+        found |= {f"{name}/{file}" for file in names(path / name, hidden=True)} - counted
     return found
 
 
@@ -446,6 +453,9 @@ def _sweep(folder: Path) -> None:
 
 def require_unlocked(path: Path) -> None:
     """Raise LockedError where another process writes to a store just now; nothing is changed."""
+    if isinstance(path, RemotePath):
+        lease.require_free(path)
+        return
     if not (path / ".lock").exists():
         return
     lock = FileLock(path / ".lock", timeout=0)
@@ -458,13 +468,20 @@ def require_unlocked(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a store's lock (flock: the kernel frees it when the process dies, however it dies).
+    """Hold a store's lock (flock: the kernel frees it when the process dies, however it dies; in a bucket, a lease).
 
     Raises
     ------
     LockedError
         Where another process holds it; says which.
     """
+    if isinstance(path, RemotePath):
+        hold = lease.Lease(path, {**whoami(), "since": now()})
+        try:
+            yield
+        finally:
+            hold.end()
+        return
     lock = FileLock(path / ".lock", timeout=0)
     holder = path / ".writer.json"
     try:

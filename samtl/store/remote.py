@@ -1,0 +1,424 @@
+"""Stores in a bucket: what the code of a store asks of a path, answered by an object store.
+
+A `RemotePath` looks like a path. What would touch this machine's disk by mistake fails: it has no name there. There
+are no folders in a bucket, so that one "exists" where an object's key begins with its name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import functools
+import io
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path, PosixPath
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from samtl.errors import InputError, ResourceError
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta, PutMode, PutResult, UpdateVersion
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+_Result = TypeVar("_Result")
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive's name has one letter
+SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # and what its settings' names begin with
+# How often what may have failed is tried, the client's own attempts at what is safe to repeat not counted.
+ATTEMPTS = 5
+_FIRST_PAUSE = 0.1  # seconds, doubled each time, and up to half of it by chance
+_RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
+_CLIENT: ClientConfig = {"connect_timeout": "10s", "timeout": "120s"}
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+class RemotePath(PosixPath):
+    """The place of an object, or of several under one prefix: `s3://BUCKET/KEY`.
+
+    Only what stores need is there: reading, listing, publishing. Renaming copies.
+    """
+
+    def __str__(self) -> str:
+        """Give the URL."""
+        if not self.parts or not self.parts[0].endswith(":"):
+            return "/".join(self.parts) or "."  # relative to another
+        scheme, *rest = self.parts
+        return f"{scheme}//{'/'.join(rest)}"
+
+    def __repr__(self) -> str:
+        """Give the URL as Python."""
+        return f"RemotePath({str(self)!r})"
+
+    def __fspath__(self) -> str:
+        """Refuse to be a name on this machine's disk."""
+        raise TypeError(f"{self} is in a bucket: there is no file of that name")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process by the URL."""
+        return remote, (str(self),)
+
+    @property
+    def key(self) -> str:
+        """The object's name in its bucket."""
+        return "/".join(self.parts[2:])
+
+    @property
+    def bucket(self) -> ObjectStore:
+        """The client of its bucket."""
+        return client(self.parts[0], self.parts[1], os.getpid())
+
+    # What paths on a disk can, too
+
+    def resolve(self, strict: bool = False) -> RemotePath:
+        """Give the path: there are no links in a bucket."""
+        return self
+
+    def absolute(self) -> RemotePath:
+        """Give the path."""
+        return self
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """Give the size of an object, and when it was written by the server's clock."""
+        import obstore
+
+        with self._asked():
+            about = obstore.head(self.bucket, self.key)
+        seconds = int(about["last_modified"].timestamp())
+        return os.stat_result((0o100644, 0, 0, 1, 0, 0, about["size"], seconds, seconds, seconds))
+
+    def is_file(self, **options: bool) -> bool:
+        """Tell whether there is an object of that name."""
+        if len(self.parts) < 3:
+            return False
+        try:
+            self.stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self, **options: bool) -> bool:
+        """Tell whether an object's name begins with this one; a bucket's always does."""
+        import obstore
+
+        if len(self.parts) < 3:
+            return True
+        with self._asked():
+            return next(iter(obstore.list(self.bucket, self.key, chunk_size=1)), None) is not None
+
+    def exists(self, **options: bool) -> bool:
+        """Tell whether there is an object of that name, or one whose name begins with it."""
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Generator[RemotePath, None, None]:
+        """List what is directly below."""
+        for name in self.names():
+            yield self / name
+
+    def glob(self, pattern: str, **options: bool) -> Iterator[RemotePath]:  # type: ignore[override]
+        """List what is below and fits a pattern, which may have several parts but no `**`."""
+        first, _, rest = pattern.partition("/")
+        for name in sorted(self.names()):
+            if not fnmatch.fnmatchcase(name, first):
+                continue
+            if not rest:
+                yield self / name
+            elif any(sign in rest for sign in "*?["):
+                yield from (self / name).glob(rest)
+            elif (self / name / rest).exists():
+                yield self / name / rest
+
+    def read_bytes(self) -> bytes:
+        """Read an object."""
+        import obstore
+
+        with self._asked():
+            return bytes(obstore.get(self.bucket, self.key).bytes())
+
+    def open(self, mode: str = "r", *arguments: Any, **options: Any) -> IO[Any]:  # type: ignore[override]
+        """Read an object, as a file of bytes."""
+        if mode != "rb":
+            raise ValueError(f"an object is opened with 'rb', not with {mode!r}")
+        return io.BytesIO(self.read_bytes())
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove an object."""
+        import obstore
+
+        with self._asked():
+            obstore.delete(self.bucket, self.key)
+
+    def rename(self, target: str | os.PathLike[str]) -> RemotePath:
+        """Copy an object, then remove it."""
+        import obstore
+
+        other = remote(str(target))
+        with self._asked():
+            obstore.copy(self.bucket, self.key, other.key)
+        self.unlink()
+        return other
+
+    # What is other than on a disk
+
+    def names(self) -> list[str]:
+        """List the names of what is directly below."""
+        objects, folders = self._below()
+        return [*objects, *folders]
+
+    def sizes(self) -> dict[str, int]:
+        """Map each object directly below to its size in bytes."""
+        return self._below()[0]
+
+    def _below(self) -> tuple[dict[str, int], list[str]]:
+        import obstore
+
+        with self._asked():
+            found = obstore.list_with_delimiter(self.bucket, self.key or None)
+        return (
+            {one["path"].rpartition("/")[2]: one["size"] for one in found["objects"]},
+            [name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"]],
+        )
+
+    def read_range(self, start: int, stop: int) -> bytes:
+        """Read the bytes of an object from `start` to before `stop`."""
+        import obstore
+
+        with self._asked():
+            return bytes(obstore.get_range(self.bucket, self.key, start=start, end=stop))
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read several ranges of an object, those near each other at once."""
+        import obstore
+
+        starts, ends = [start for start, _ in ranges], [stop for _, stop in ranges]
+        with self._asked():
+            found = obstore.get_ranges(self.bucket, self.key, starts=starts, ends=ends)
+        return [bytes(one) for one in found]
+
+    def read_end(self, length: int) -> tuple[bytes, int]:
+        """Read the last bytes of an object, and its size."""
+        import obstore
+
+        with self._asked():
+            found = obstore.get(self.bucket, self.key, options={"range": {"suffix": length}})
+            return bytes(found.bytes()), found.meta["size"]
+
+    def create(self, content: bytes) -> None:
+        """Write an object that is not there yet; it is there whole or not at all.
+
+        Raises
+        ------
+        FileExistsError
+            Where it is there with another content; that stays.
+        ResourceError
+            Where the server does not answer in several attempts.
+        """
+        self.swap(content, None)
+
+    def swap(self, content: bytes, version: UpdateVersion | None) -> UpdateVersion:
+        """Write an object where it is still of a version, or is not there.
+
+        An answer may be lost after the object was written, and a server may say of two writes at a time that the object
+        exists when neither wrote it. So what is there is read and compared before anything is believed.
+
+        Parameters
+        ----------
+        content : bytes
+        version : UpdateVersion, optional
+            What `version` gave, or an earlier `swap`; None where there must be no such object.
+
+        Returns
+        -------
+        UpdateVersion
+            Of what is there now.
+
+        Raises
+        ------
+        FileExistsError
+            Where it is of another version, and of another content; that stays.
+        FileNotFoundError
+            Where it is gone.
+        ResourceError
+            Where the server does not answer in several attempts.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+        def attempt() -> UpdateVersion | None:
+            failed: BaseError | None = None
+            mode: PutMode = "create" if version is None else version
+            try:
+                done = obstore.put(self.bucket, self.key, content, mode=mode, use_multipart=False)
+                return _version(done)
+            except (AlreadyExistsError, PreconditionError):
+                pass
+            except BaseError as error:
+                failed = error
+            try:
+                found = obstore.get(self.bucket, self.key)
+                there = bytes(found.bytes())
+            except FileNotFoundError:
+                if failed is not None:
+                    raise failed from None
+                if version is not None:
+                    raise
+                return None
+            now = _version(found.meta)
+            if there == content:
+                return now
+            if failed is not None and now == version:
+                raise failed
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
+
+        return self._often(attempt)
+
+    def version(self) -> tuple[UpdateVersion, float]:
+        """Give the version of an object, and when it was written by the server's clock, in seconds since 1970."""
+        import obstore
+
+        with self._asked():
+            about = obstore.head(self.bucket, self.key)
+        return _version(about), about["last_modified"].timestamp()
+
+    def replace_with(self, content: bytes) -> None:
+        """Write an object, in the place of an older one if there is one."""
+        import obstore
+
+        self._often(
+            lambda: obstore.put(
+                self.bucket, self.key, content, mode="overwrite", use_multipart=False
+            )
+        )
+
+    def _often(self, attempt: Callable[[], _Result | None]) -> _Result:
+        """Try until there is a result; `attempt` raises what the client does."""
+        for number in range(ATTEMPTS):
+            with self._asked(last=number == ATTEMPTS - 1):
+                result = attempt()
+                if result is not None:
+                    return result
+            pause = _FIRST_PAUSE * 2**number
+            time.sleep(pause + random.uniform(0, pause / 2))
+        raise ResourceError(
+            f"{self} cannot be written: the server says that it exists, and does not give it; tried {ATTEMPTS} times"
+        )
+
+    @contextmanager
+    def _asked(self, last: bool = True) -> Iterator[None]:
+        """Say in samtl's own words what an object store answers."""
+        from obstore.exceptions import (
+            BaseError,
+            InvalidPathError,
+            PermissionDeniedError,
+            UnauthenticatedError,
+        )
+
+        try:
+            yield
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            prefix = SCHEMES[self.parts[0].rstrip(":")]
+            raise ResourceError(
+                f"{self}: the server refuses access ({_first_line(error)}); set the credentials by {prefix}_... in the "
+                "environment, and see what they may do"
+            ) from error
+        except InvalidPathError as error:
+            raise InputError(f"{self} is no name of an object: {_first_line(error)}") from error
+        except (FileNotFoundError, BaseError) as error:
+            if "NoSuchBucket" in str(error):
+                raise InputError(
+                    f"{self}: there is no bucket {self.parts[1]!r}; make it first, or name another"
+                ) from error
+            if isinstance(error, FileNotFoundError):
+                raise FileNotFoundError(
+                    errno.ENOENT, os.strerror(errno.ENOENT), str(self)
+                ) from error
+            if last:
+                raise ResourceError(
+                    f"{self}: the server does not answer as it should ({_first_line(error)}); nothing that was "
+                    "committed is lost, run it again once it does"
+                ) from error
+
+
+def remote(url: str) -> RemotePath:
+    """Make a path of a URL.
+
+    Raises
+    ------
+    InputError
+        Where its scheme is none that can be had, no bucket is named, or the package is not installed.
+    """
+    scheme, _, rest = url.partition(":")
+    parts = [part for part in rest.split("/") if part]
+    if scheme not in SCHEMES or not parts:
+        raise InputError(
+            f"{url} is no place for a store: expected a folder, or "
+            f"{' or '.join(f'{name}://BUCKET/PREFIX' for name in SCHEMES)}"
+        )
+    try:
+        import obstore  # noqa: F401
+    except ImportError:
+        raise InputError(
+            f"{url}: buckets need the package obstore; pip install 'samtl[cloud]'"
+        ) from None
+    return RemotePath(f"{scheme}:", *parts)
+
+
+def as_path(path: str | Path) -> Path:
+    """Make a path of what a user gave: a folder, or a URL, which a command line may have taken for a path."""
+    if isinstance(path, RemotePath):
+        return path
+    if _URL.match(str(path)) and not Path(path).exists():
+        return remote(str(path))
+    return Path(path)
+
+
+@functools.cache
+def client(scheme: str, bucket: str, process: int) -> ObjectStore:
+    """Connect to a bucket; settings come from the environment.
+
+    Parameters
+    ----------
+    scheme : str
+        With its colon.
+    bucket : str
+    process : int
+        The number of this process: a client does not survive a fork.
+    """
+    if _first_process.setdefault("pid", process) != process:
+        raise InputError(
+            f"{scheme}//{bucket}: this process was forked from one that reads a bucket, and would hang; start it with "
+            "spawn or forkserver (of a DataLoader: multiprocessing_context='spawn')"
+        )
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    # Whoever names a server without TLS means it.
+    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    try:
+        return from_url(
+            f"{scheme}//{bucket}",
+            retry_config=_RETRY,
+            client_options={**_CLIENT, "allow_http": plain},
+        )
+    except (BaseError, ValueError) as error:
+        raise InputError(f"{scheme}//{bucket} cannot be used: {_first_line(error)}") from error
+
+
+_first_process: dict[str, int] = {}
+
+
+def _version(about: ObjectMeta | PutResult) -> UpdateVersion:
+    """Take what names a version from what a server says of an object."""
+    found: UpdateVersion = {"e_tag": about["e_tag"]}
+    if about["version"] is not None:
+        found["version"] = about["version"]
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

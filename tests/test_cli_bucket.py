@@ -1,0 +1,132 @@
+"""The command line on stores in a bucket."""
+
+import json
+import sys
+
+import pytest
+
+pytest.importorskip("obstore")
+
+from samtl.store.remote import as_path
+
+
+@pytest.fixture
+def made(run, encoders, folder, bucket):
+    code, _, errors = run(
+        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", bucket
+    )
+    assert code == 0, errors
+    (name,) = as_path(bucket).names()
+    return f"{bucket}/{name}"
+
+
+def test_a_store_lands_where_out_says(made, bucket):
+    assert made == f"{bucket}/folder-images.tiny.64.zarr"
+    assert "log" in as_path(made).names()
+
+
+def test_it_is_shown_checked_and_learnt_from(run, made, bucket, tmp_path):
+    code, output, _ = run("info", bucket)
+    assert code == 0
+    assert made in output
+    assert "24 embedded" in output
+    code, output, _ = run("ls", "stores", "--cache", bucket)
+    assert code == 0
+    assert "24/24" in output
+    code, output, _ = run("verify", made)
+    assert code == 0, output
+    code, output, errors = run(
+        "fit-head",
+        "--head",
+        "logreg",
+        "--cache",
+        made,
+        "--split",
+        "0.5",
+        "--json",
+        tmp_path / "fit.json",
+    )
+    assert code == 0, errors
+    assert json.loads((tmp_path / "fit.json").read_text())["store"] == made
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.json", "images", "kept", "runs"]
+
+
+def test_the_cache_of_the_environment_may_be_a_bucket(run, made, bucket, monkeypatch):
+    monkeypatch.setenv("SAMTL_CACHE", bucket)
+    assert run("info")[0] == 0
+    code, output, _ = run("ls", "stores")
+    assert code == 0
+    assert made in output
+
+
+def test_damage_is_found_mended_and_redone(run, made, folder):
+    shard = as_path(made) / "pooled" / "c.0.0"
+    content = shard.read_bytes()
+    shard.replace_with(content[:5] + b"x" + content[6:])
+    (as_path(made) / "log" / "1.json").replace_with(b"{}")
+    assert run("verify", made)[0] == 2
+    code, output, _ = run("verify", made, "--repair")
+    assert code == 1  # rows are to be embedded again
+    assert "log/1.json" in output
+    assert (as_path(made) / ".damaged" / "1.json.0").read_bytes() == b"{}"
+    code, _, errors = run(
+        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", made
+    )
+    assert code == 0, errors
+    assert run("verify", made)[0] == 0
+
+
+def test_images_that_come_later_are_added(run, made, folder):
+    (folder / "town" / "more.png").write_bytes((folder / "field" / "0.png").read_bytes())
+    code, output, _ = run(
+        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", made
+    )
+    assert code == 0
+    assert "free" not in output  # there is no disk to be full
+    assert "25: 25 embedded" in run("info", made)[1]
+
+
+def test_compacting_is_refused(run, made):
+    code, _, errors = run("compact", made)
+    assert code == 2
+    assert "copy it to a disk" in errors
+
+
+def test_a_bucket_that_is_not_there(run, bucket_server, folder, encoders):
+    absent = "s3://no-such-bucket"
+    embed = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", absent)
+    for command in (("info", f"{absent}/a.zarr"), ("verify", f"{absent}/a.zarr"), embed):
+        code, _, errors = run(*command)
+        assert code == 2
+        assert "there is no bucket 'no-such-bucket'" in errors
+
+
+def test_a_server_that_is_away(run, made, bucket_server):
+    bucket_server.rate, bucket_server.faults = 1.0, ["503"]
+    code, _, errors = run("info", made)
+    assert code == 5
+    assert "does not answer as it should" in errors
+
+
+def test_a_server_that_overwrites(run, bucket, bucket_server, folder, encoders):
+    bucket_server.obeys = False
+    code, _, errors = run(
+        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", bucket
+    )
+    assert code == 5
+    assert "If-None-Match" in errors
+    bucket_server.obeys = True
+    assert as_path(bucket).names() == []
+
+
+def test_without_the_package(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    code, _, errors = run("info", "s3://some-bucket/a.zarr")
+    assert code == 2
+    assert "pip install 'samtl[cloud]'" in errors
+
+
+def test_other_urls(run):
+    code, _, errors = run("info", "ftp://host/a.zarr")
+    assert code == 2
+    assert "expected a folder, or s3://BUCKET/PREFIX" in errors

@@ -1,0 +1,255 @@
+"""Paths of objects: what a store asks of them, and what a server answers."""
+
+import multiprocessing
+import os
+import pickle
+import sys
+import time
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+pytest.importorskip("obstore")
+
+from samtl.errors import InputError, ResourceError
+from samtl.store import durable, remote
+from samtl.store.remote import RemotePath, as_path
+
+# Names
+
+
+def test_a_url_stays_one_whoever_took_it_for_a_path():
+    for given in ("s3://b/x/a.zarr", "s3://b//x/a.zarr/", Path("s3://b/x/a.zarr")):
+        path = as_path(given)
+        assert isinstance(path, RemotePath)
+        assert str(path) == f"{path}" == "s3://b/x/a.zarr"
+        assert repr(path) == "RemotePath('s3://b/x/a.zarr')"
+        assert path == as_path("s3://b/x/a.zarr")
+        assert hash(path) == hash(as_path("s3://b/x/a.zarr"))
+
+
+def test_parts_of_names_are_those_of_paths():
+    path = as_path("s3://b/x/a.zarr")
+    assert (path.name, path.suffix, path.stem, path.key) == ("a.zarr", ".zarr", "a", "x/a.zarr")
+    assert str(path.parent) == "s3://b/x"
+    assert str(path / "log" / "0.json") == "s3://b/x/a.zarr/log/0.json"
+    assert str(path.with_name("b.zarr")) == "s3://b/x/b.zarr"
+    assert str((path / "log").relative_to(path)) == "log"
+    assert isinstance(path.parent / "y", RemotePath)
+    assert path.resolve() is path.absolute() is path
+    assert pickle.loads(pickle.dumps(path)) == path
+
+
+def test_paths_on_a_disk_stay_what_they_are(tmp_path, monkeypatch):
+    for given in ("a/b", tmp_path, "", "a:b", "C:/x", "eurosat.zarr"):
+        assert type(as_path(given)) is type(Path("a"))
+        assert as_path(given) == Path(given)
+    assert as_path(PurePosixPath("x")) == Path("x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s3:" / "b").mkdir(parents=True)
+    assert type(as_path("s3:/b")) is type(Path("a"))
+
+
+@pytest.mark.parametrize("url", ["ftp://b/x", "s3://", "http://host/a.zarr", "S3://b/x"])
+def test_other_urls_are_refused(url):
+    with pytest.raises(InputError, match="expected a folder, or s3://BUCKET/PREFIX"):
+        as_path(url)
+
+
+def test_it_is_never_a_name_on_this_disk(tmp_path):
+    path = as_path("s3://b/x")
+    for wrong in (
+        lambda: open(path), lambda: os.listdir(path), lambda: os.stat(path), lambda: path.touch(),  # noqa: PTH116, PTH123, PTH208, SIM115
+        lambda: os.fspath(path), lambda: path.mkdir(),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="in a bucket"):
+            wrong()
+    with pytest.raises(ValueError, match="'rb'"):
+        path.write_bytes(b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Objects
+
+
+@pytest.fixture
+def base(bucket):
+    return as_path(bucket) / "x"
+
+
+def test_what_was_created_can_be_read(base):
+    (base / "a").create(b"0123456789")
+    path = base / "a"
+    assert path.read_bytes() == b"0123456789"
+    assert path.open("rb").read(3) == b"012"
+    assert path.read_range(2, 5) == b"234"
+    assert path.read_ranges([(0, 2), (8, 10)]) == [b"01", b"89"]
+    assert path.read_end(3) == (b"789", 10)
+    assert path.stat().st_size == 10
+    assert abs(path.stat().st_mtime - time.time()) < 60
+    assert (path.exists(), path.is_file(), path.is_dir()) == (True, True, False)
+    assert (base.exists(), base.is_file(), base.is_dir()) == (True, False, True)
+    with pytest.raises(ValueError, match="'rb'"):
+        path.open("w")
+
+
+def test_what_is_not_there_says_so(base):
+    path = base / "no"
+    assert not path.exists()
+    assert base.names() == []
+    for ask in (path.read_bytes, path.stat, lambda: path.read_end(3), path.version):
+        with pytest.raises(FileNotFoundError, match="no"):
+            ask()
+    path.unlink(missing_ok=True)
+
+
+def test_names_below(base):
+    for name in ("a.json", "b.json", ".hidden", "one/zarr.json", "two/zarr.json", "two/deep/er"):
+        (base / name).create(name.encode())
+    (base.parent / "xylophone").create(b"")  # its name begins like the folder's
+    assert sorted(base.names()) == [".hidden", "a.json", "b.json", "one", "two"]
+    assert base.sizes() == {"a.json": 6, "b.json": 6, ".hidden": 7}
+    assert sorted(p.name for p in base.iterdir()) == sorted(base.names())
+
+    def found(pattern):
+        return [str(p.relative_to(base)) for p in base.glob(pattern)]
+
+    assert found("*/zarr.json") == ["one/zarr.json", "two/zarr.json"]
+    assert found("[!.]*.json") == ["a.json", "b.json"]
+    assert found("t*/*/er") == ["two/deep/er"]
+    assert sorted(p.name for p in base.parent.iterdir()) == ["x", "xylophone"]
+
+
+def test_more_names_than_a_server_gives_at_once(base, bucket_server):
+    for i in range(1_003):
+        (base / f"{i:04}").replace_with(b"")
+    assert len(base.names()) == 1_003
+
+
+def test_renaming_moves(base):
+    (base / "a").create(b"1")
+    assert (base / "a").rename(base / "b" / "c") == base / "b" / "c"
+    assert base.names() == ["b"]
+    assert (base / "b" / "c").read_bytes() == b"1"
+
+
+# Writing on a condition
+
+
+def test_what_is_there_stays(base):
+    (base / "a").create(b"first")
+    with pytest.raises(FileExistsError, match="s3://"):
+        (base / "a").create(b"second")
+    assert (base / "a").read_bytes() == b"first"
+    (base / "a").create(b"first")  # as an answer that was lost
+    (base / "a").replace_with(b"second")
+    assert (base / "a").read_bytes() == b"second"
+
+
+def test_swapping_takes_only_what_was_seen(base):
+    path = base / "a"
+    first = path.swap(b"1", None)
+    assert path.version()[0] == first
+    second = path.swap(b"2", first)
+    with pytest.raises(FileExistsError):
+        path.swap(b"3", first)
+    assert path.read_bytes() == b"2"
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        path.swap(b"3", second)
+
+
+def test_publishing_goes_to_the_bucket(base):
+    durable.make_folder(base)
+    durable.publish(base / "log" / "0.json", [b"ab", memoryview(b"cd")])
+    assert (base / "log" / "0.json").read_bytes() == b"abcd"
+    with pytest.raises(FileExistsError):
+        durable.publish(base / "log" / "0.json", [b"other"])
+    durable.replace(base / "zarr.json", b"1")
+    durable.sync_folder(base)
+    durable.recover_folder(base)
+    assert (base / "zarr.json").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "409", "reset", "lost"])
+def test_one_fault_does_not_show(base, bucket_server, fault):
+    struck = 0
+    for seed in range(8):
+        bucket_server.reset(seed)
+        bucket_server.rate, bucket_server.faults = 0.4, [fault]
+        path = base / f"{fault}-{seed}"
+        path.create(b"content")
+        bucket_server.rate = 0
+        assert path.read_bytes() == b"content"
+        with pytest.raises(FileExistsError):
+            path.create(b"other")
+        struck += bucket_server.struck[fault]
+    assert struck >= 3
+
+
+def test_a_server_that_never_answers_ends_in_one_message(base, bucket_server):
+    bucket_server.rate, bucket_server.faults = 1.0, ["503"]
+    with pytest.raises(ResourceError, match="does not answer as it should") as caught:
+        (base / "a").create(b"1")
+    assert "\n" not in str(caught.value)
+    writes = [one for one in bucket_server.requests if one[0] == "PUT"]
+    assert remote.ATTEMPTS <= len(writes) <= remote.ATTEMPTS * (1 + remote._RETRY["max_retries"])
+
+
+def test_nobody_there(base, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(ResourceError, match="does not answer"):
+        as_path("s3://other-bucket/x").names()
+
+
+def test_no_such_bucket(bucket_server):
+    path = as_path("s3://no-such-bucket/x/a")
+    for ask in (path.names, path.read_bytes, lambda: path.create(b"1")):
+        with pytest.raises(InputError, match="there is no bucket 'no-such-bucket'"):
+            ask()
+
+
+def test_who_may_not_is_told(base, monkeypatch):
+    import obstore
+    from obstore.exceptions import PermissionDeniedError
+
+    def refuse(*arguments, **options):
+        raise PermissionDeniedError("403 Forbidden\nlong text")
+
+    monkeypatch.setattr(obstore, "get", refuse)
+    with pytest.raises(
+        ResourceError, match=r"refuses access \(403 Forbidden\); set the credentials by AWS_"
+    ):
+        (base / "a").read_bytes()
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(InputError, match=r"pip install 'samtl\[cloud\]'"):
+        as_path("s3://a-bucket-of-nobody/x")
+
+
+def _names(url, answers):
+    begun = time.monotonic()
+    try:
+        answers.put(as_path(url).names())
+    except InputError as error:
+        answers.put((str(error), time.monotonic() - begun))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_processes_are_refused_at_once_and_spawned_ones_read(base):
+    (base / "a").create(b"1")
+    for method in ("fork", "spawn"):
+        context = multiprocessing.get_context(method)
+        answers = context.Queue()
+        process = context.Process(target=_names, args=(str(base), answers))
+        process.start()
+        answer = answers.get(timeout=60)
+        process.join(60)
+        assert process.exitcode == 0
+        if method == "fork":
+            assert "spawn or forkserver" in answer[0]
+            assert answer[1] < 1
+        else:
+            assert answer == ["a"]
