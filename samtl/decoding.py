@@ -1,4 +1,4 @@
-"""Images of a dataset on their way to an encoder: read, decoded and resized ahead of it, in threads."""
+"""Images of a dataset on their way to an encoder: read ahead of it in threads, decoded and resized in processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from samtl.ahead import ahead
 from samtl.datasets import Dataset
+from samtl.decoder_process import prepare
 from samtl.errors import InputError, ResourceError
-from samtl.images import BadImage, decode, mask_sha256, statistics
-from samtl.preprocess import IGNORE, mask_square, resize_longest_side
+from samtl.images import BadImage, mask_sha256
+from samtl.preprocess import IGNORE, mask_square
 from samtl.store.log import SUPERSEDED
 
 # What reading an image may meet that is no property of the image.
@@ -119,13 +120,12 @@ def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
     try:
         data = dataset.read(dataset.sample_ids[row])
         digest = hashlib.sha256(data).hexdigest()
-        pixels = decode(data)
-        size = pixels.shape[0], pixels.shape[1]
+        prepared = prepare(data, image_size)
         if dataset.read_mask is not None:
             code = "mask_unreadable"
             mask = dataset.read_mask(dataset.sample_ids[row])
             named = mask_sha256(mask)
-            _require_fitting(mask, size, dataset.classes)
+            _require_fitting(mask, prepared.size, dataset.classes)
     except BadImage as bad:
         return Decoded(row, digest, mask_sha256=named, code=bad.code, reason=str(bad))
     except (OSError, InputError) as error:
@@ -137,9 +137,9 @@ def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
     return Decoded(
         row,
         digest,
-        resize_longest_side(pixels, image_size),
-        size,
-        statistics(pixels),
+        prepared.pixels,
+        prepared.size,
+        prepared.statistics,
         None if mask is None else mask_square(mask, image_size),
         named,
     )

@@ -9,7 +9,7 @@ import stubs
 from samtl import decoding
 from samtl.datasets import Dataset
 from samtl.errors import ResourceError
-from samtl.images import statistics
+from samtl.images import decode, statistics
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
@@ -24,7 +24,7 @@ def test_each_image_is_resized_and_measured(device):
         shape = stubs.SHAPES[item.row % 3]
         assert item.original_size == shape
         assert max(item.pixels.shape[:2]) == 64
-        pixels = np.asarray(decoding.decode(dataset.read(dataset.sample_ids[item.row])))
+        pixels = np.asarray(decode(dataset.read(dataset.sample_ids[item.row])))
         np.testing.assert_array_equal(item.image_stats, statistics(pixels))
 
 

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
     "errors", "units", "notes", "ordering", "ahead", "registry", "weights", "machine", "memory", "processes",
-    "preprocess", "images", "splits", "split_lists", "metrics", "pixel_metrics", "comparing", "datasets",
-    "encoders", "store", "changes", "planning", "decoding", "reloading", "encoding", "fleet", "embedding",
-    "verifying", "heads", "baselines", "runs", "protocols", "trial", "results", "feed", "usable",
-    "head_trial", "fit", "trained", "output", "predicting", "baseline_fit", "together", "cells", "crew",
-    "sweeping", "report", "reproducing", "bench", "cli",
+    "preprocess", "images", "decoder_process", "splits", "split_lists", "metrics", "pixel_metrics",
+    "comparing", "datasets", "encoders", "store", "changes", "planning", "decoding", "reloading", "encoding",
+    "fleet", "embedding", "verifying", "heads", "baselines", "runs", "protocols", "trial", "results", "feed",
+    "usable", "head_trial", "fit", "trained", "output", "predicting", "baseline_fit", "together", "cells",
+    "crew", "sweeping", "report", "reproducing", "bench", "cli",
 ]  # fmt: skip
 STRANGERS = {"datasets", "encoders", "store", "heads"}  # do not know each other
 

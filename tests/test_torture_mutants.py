@@ -68,10 +68,12 @@ MUTANTS = {
         "remote.py", "raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))", "return now",
     ),
     "a server that overwrites": (
-        "lease.py", 'probe.create(b"2")\n        except FileExistsError:', "raise FileExistsError\n        except FileExistsError:",
+        "lease.py", 'probe.create(b"2")\n        except', "raise FileExistsError\n        except",
     ),
     "a hold of another": ("lease.py", "if now - renewed <= SECONDS + 1:", "if False:"),
-    "a hold that ended": ("lease.py", "        if self._over():\n            raise", "        if False:\n            raise"),
+    "a hold that ended": (
+        "lease.py", "        if self._over():\n            raise", "        if False:\n            raise",
+    ),
     "a hold is asked for": (
         "durable.py", "lease.require_held(path)\n        path.create(", "path.create(",
     ),

@@ -1,0 +1,259 @@
+"""Images that hang, crash or bomb their decoder cost their own row."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import stubs
+
+from samtl import decoder_process, images
+from samtl.decoder_process import Decoder, prepare, prepare_here
+from samtl.errors import ResourceError
+from samtl.images import BadImage
+
+HANGING = """
+import samtl.decoder_process as d, sys, os, time
+real = d.prepare_here
+def prepare_here(data, image_size):
+    if data.startswith(b"hang"):
+        while True: pass
+    if data.startswith(b"crash"):
+        os.kill(os.getpid(), 11)
+    if data.startswith(b"leave"):
+        os._exit(3)
+    if data.startswith(b"bomb"):
+        return bytearray(4 * 2**30)
+    if data.startswith(b"grow"):
+        kept = []
+        while True: kept.append(bytes(2**20))
+    if data.startswith(b"print"):
+        print("to nobody"); sys.stdout.flush(); os.write(1, b"nor this")
+        data = data[5:]
+    return real(data, image_size)
+d.prepare_here = prepare_here
+"""
+
+
+@pytest.fixture
+def none_idle():
+    decoder_process._end_all()
+    yield
+    decoder_process._end_all()
+
+
+@pytest.fixture
+def odd(monkeypatch, none_idle):
+    """Processes that do what certain files say."""
+    start = decoder_process._START.replace("; from samtl", f"; exec({HANGING!r}); from samtl")
+    start = start.replace("import serve", "import serve").replace("{'", "{{'")
+    monkeypatch.setattr(decoder_process, "_START", start)
+
+
+def same(one, other):
+    return (
+        one.size == other.size
+        and np.array_equal(one.pixels, other.pixels)
+        and np.array_equal(one.statistics, other.statistics)
+    )
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (7, 31), (300, 200)])
+@pytest.mark.parametrize("side", [16, 64, 256])
+def test_what_comes_back_is_what_would_be_made_here(shape, side):
+    data = stubs.png(3, shape)
+    prepared = prepare(data, side)
+    assert same(prepared, prepare_here(data, side))
+    assert prepared.size == shape
+    assert max(prepared.pixels.shape[:2]) == side
+    prepared.pixels[:] = 0  # it is the caller's own
+
+
+def test_one_process_serves_many(none_idle):
+    prepare(stubs.png(0), 16)
+    first = [decoder._process.pid for decoder in decoder_process._idle]
+    for i in range(20):
+        prepare(stubs.png(i), 16)
+        with pytest.raises(BadImage):
+            prepare(b"no image", 16)
+    assert [decoder._process.pid for decoder in decoder_process._idle] == first
+    assert len(first) == 1
+
+
+def test_threads_have_one_each(none_idle):
+    files = [stubs.png(i, (40, 40)) for i in range(60)]
+    found = [None] * 60
+
+    def work(mine):
+        for i in mine:
+            found[i] = prepare(files[i], 64)
+
+    threads = [threading.Thread(target=work, args=(range(k, 60, 4),)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(one, prepare_here(data, 64)) for one, data in zip(found, files, strict=True))
+    assert 1 <= len(decoder_process._idle) <= 4
+
+
+def test_refusals_are_those_of_the_decoder():
+    for data in (b"", b"nothing", stubs.png(1)[:60], stubs.huge_png()):
+        with pytest.raises(BadImage) as there:
+            prepare(data, 16)
+        with pytest.raises(BadImage) as here:
+            images.decode(data)
+        assert (there.value.code, there.value.reason) == (here.value.code, here.value.reason)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "told"),
+    [
+        (b"crash", "undecodable", "ended by signal 11, 2 times"),
+        (b"leave", "undecodable", "ended with code 3, 2 times"),
+        (b"bomb", "too_large", "in 1536 MiB"),
+        (b"grow", "too_large", "in 1536 MiB"),
+    ],
+)
+def test_what_ends_the_process_is_the_images_fault(odd, data, code, told):
+    with pytest.raises(BadImage, match=told) as caught:
+        prepare(data, 16)
+    assert caught.value.code == code
+    assert same(prepare(stubs.png(2), 16), prepare_here(stubs.png(2), 16))
+
+
+def test_a_file_has_its_time(odd, monkeypatch):
+    monkeypatch.setattr(decoder_process, "SECONDS", 1)
+    begun = time.monotonic()
+    with pytest.raises(BadImage, match="ended when its time was over, 2 times"):
+        prepare(b"hang", 16)
+    assert time.monotonic() - begun < 60
+    assert same(prepare(stubs.png(2), 16), prepare_here(stubs.png(2), 16))
+
+
+def test_time_is_counted_for_each_file(odd, monkeypatch):
+    """A process that has served for long has not used up the time of the next file."""
+    monkeypatch.setattr(decoder_process, "SECONDS", 1)
+    data = stubs.png(0, (1500, 1500))
+    begun = time.process_time()
+    first = prepare(data, 16)
+    (decoder,) = decoder_process._idle
+    while _used(decoder) < 3:
+        assert same(prepare(data, 16), first)
+    assert decoder_process._idle == [decoder]
+    assert time.process_time() - begun < 30
+
+
+def _used(decoder):
+    fields = open(f"/proc/{decoder._process.pid}/stat").read().rpartition(")")[2].split()  # noqa: PTH123, SIM115
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_what_libraries_print_is_no_answer(odd, capfd):
+    data = stubs.png(5)
+    assert same(prepare(b"print" + data, 16), prepare_here(data, 16))
+    assert capfd.readouterr().out == ""
+
+
+def test_one_that_was_killed_between_two_files_is_replaced(none_idle):
+    prepare(stubs.png(0), 16)
+    (decoder,) = decoder_process._idle
+    os.kill(decoder._process.pid, signal.SIGKILL)
+    decoder._process.wait()
+    assert same(prepare(stubs.png(1), 16), prepare_here(stubs.png(1), 16))
+
+
+def test_one_without_work_ends_by_itself(none_idle, monkeypatch):
+    monkeypatch.setattr(decoder_process, "IDLE", 0.2)
+    prepare(stubs.png(0), 16)
+    (decoder,) = decoder_process._idle
+    assert decoder._process.wait(30) == 0
+    assert same(prepare(stubs.png(1), 16), prepare_here(stubs.png(1), 16))
+
+
+def test_it_ends_with_the_process_that_it_serves(tmp_path):
+    code = (
+        "import sys, os, signal, stubs\n"
+        "from samtl import decoder_process\n"
+        "decoder_process.prepare(stubs.png(0), 16)\n"
+        "print(decoder_process._idle[0]._process.pid, flush=True)\n"
+        "if sys.argv[1] == 'killed': os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    here = os.path.dirname(__file__)  # noqa: PTH120
+    for how in ("killed", "ended"):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, how], capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])},
+        )  # fmt: skip
+        assert done.returncode == (-signal.SIGKILL if how == "killed" else 0), done.stderr
+        assert done.stderr == ""
+        for _ in range(200):
+            if not os.path.exists(f"/proc/{int(done.stdout)}"):  # noqa: PTH110
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the process is still there")
+
+
+def test_ctrl_c_does_not_reach_it(none_idle):
+    prepare(stubs.png(0), 16)
+    (decoder,) = decoder_process._idle
+    os.kill(decoder._process.pid, signal.SIGINT)
+    time.sleep(0.1)
+    assert decoder.alive
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_has_its_own(none_idle):
+    prepare(stubs.png(0), 16)
+    child = os.fork()
+    if child == 0:
+        right = same(prepare(stubs.png(1), 16), prepare_here(stubs.png(1), 16))
+        gc.collect()
+        decoder_process._end_all()
+        os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    (decoder,) = decoder_process._idle
+    assert decoder.alive
+    assert same(prepare(stubs.png(1), 16), prepare_here(stubs.png(1), 16))
+
+
+def test_where_none_can_be_started_no_image_is_blamed(none_idle, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with pytest.raises(ResourceError, match="no process can be started"):
+        prepare(stubs.png(0), 16)
+    monkeypatch.undo()
+    monkeypatch.setattr(decoder_process, "_START", "import sys; sys.exit(9)")
+    with pytest.raises(ResourceError, match="ended with code 9 before it began"):
+        prepare(stubs.png(0), 16)
+
+
+def test_within_another_program_it_decodes_here(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "")
+    monkeypatch.setattr(decoder_process, "Decoder", None)
+    assert prepare(stubs.png(0), 16).size == (20, 20)
+
+
+def test_its_start_is_light():
+    """Neither torch nor zarr: it starts in a moment, and its memory is that of an image."""
+    code = (
+        "import sys, samtl.decoder_process\n"
+        "print([m for m in ('torch', 'sklearn', 'zarr', 'scipy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_decoder_that_was_ended_can_be_ended_again():
+    decoder = Decoder()
+    decoder.end()
+    decoder.end()
+    assert not decoder.alive
