@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,7 +52,6 @@ def none_idle():
 def odd(monkeypatch, none_idle):
     """Processes that do what certain files say."""
     start = decoder_process._START.replace("; from samtl", f"; exec({HANGING!r}); from samtl")
-    start = start.replace("import serve", "import serve").replace("{'", "{{'")
     monkeypatch.setattr(decoder_process, "_START", start)
 
 
@@ -150,7 +150,7 @@ def test_time_is_counted_for_each_file(odd, monkeypatch):
 
 
 def _used(decoder):
-    fields = open(f"/proc/{decoder._process.pid}/stat").read().rpartition(")")[2].split()  # noqa: PTH123, SIM115
+    fields = Path(f"/proc/{decoder._process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -178,22 +178,21 @@ def test_one_without_work_ends_by_itself(none_idle, monkeypatch):
 
 def test_it_ends_with_the_process_that_it_serves(tmp_path):
     code = (
-        "import sys, os, signal, stubs\n"
+        "import sys, os, signal\n"
         "from samtl import decoder_process\n"
-        "decoder_process.prepare(stubs.png(0), 16)\n"
+        "decoder_process.prepare(bytes.fromhex(sys.argv[2]), 16)\n"
         "print(decoder_process._idle[0]._process.pid, flush=True)\n"
         "if sys.argv[1] == 'killed': os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    here = os.path.dirname(__file__)  # noqa: PTH120
     for how in ("killed", "ended"):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, how], capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])},
+            [sys.executable, "-W", "error", "-c", code, how, stubs.png(0).hex()], capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         assert done.returncode == (-signal.SIGKILL if how == "killed" else 0), done.stderr
         assert done.stderr == ""
         for _ in range(200):
-            if not os.path.exists(f"/proc/{int(done.stdout)}"):  # noqa: PTH110
+            if not Path(f"/proc/{int(done.stdout)}").exists():
                 break
             time.sleep(0.05)
         else:
