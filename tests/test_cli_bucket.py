@@ -47,7 +47,7 @@ def test_it_is_shown_checked_and_learnt_from(run, made, bucket, tmp_path):
         tmp_path / "fit.json",
     )
     assert code == 0, errors
-    assert json.loads((tmp_path / "fit.json").read_text())["store"] == made
+    assert json.loads((tmp_path / "fit.json").read_text())["store"] == "folder-images.tiny.64"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.json", "images", "kept", "runs"]
 
 

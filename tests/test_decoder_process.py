@@ -186,7 +186,8 @@ def test_it_ends_with_the_process_that_it_serves(tmp_path):
     )
     for how in ("killed", "ended"):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, how, stubs.png(0).hex()], capture_output=True, text=True, check=False,
+            [sys.executable, "-W", "error", "-c", code, how, stubs.png(0).hex()],
+            capture_output=True, text=True, check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         assert done.returncode == (-signal.SIGKILL if how == "killed" else 0), done.stderr

@@ -2,6 +2,7 @@
 
 import json
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -164,3 +165,14 @@ def test_an_index_that_points_outside_the_rows_is_damage(shard, entry):
     shard[-4:] = crc32c(bytes(shard[end:-4])).to_bytes(4, "little")
     with pytest.raises(DamageError, match="points outside the file"):
         shard_index(memoryview(shard), "pooled/c.0")
+
+
+@given(st.binary(max_size=2_000), st.integers(0, 70))
+def test_the_checksum_is_the_one_of_zarr(data, start):
+    """That of another library, at every length and alignment."""
+    view = memoryview(data)[start:]
+    assert crc32c(view) == crc32c(bytes(view)) == google_crc32c.value(bytes(view))
+
+
+def test_the_checksum_of_the_standard():
+    assert crc32c(b"123456789") == 0xE3069283

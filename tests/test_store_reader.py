@@ -5,6 +5,7 @@ import json
 import shutil
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,19 +165,9 @@ def test_each_shard_is_mapped_once_however_the_rows_are_shuffled(small, monkeypa
     assert mapped == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("most", "size", "kept"),
-    [
-        (64, 2**30, 3),  # all there are
-        (2, 2**30, 2),
-        (64, 0, 2),  # so that two blocks can be read in turn
-    ],
-)
-def test_shards_that_are_kept_open_are_bounded_by_number_and_bytes(
-    small, monkeypatch, most, size, kept
-):
+@pytest.mark.parametrize(("most", "kept"), [(64, 3), (2, 2)])
+def test_shards_that_are_kept_open_are_bounded_by_number(small, monkeypatch, most, kept):
     monkeypatch.setattr(reader, "OPEN_SHARDS", most)
-    monkeypatch.setattr(reader, "OPEN_BYTES", size)
     alive = []
     map_shard = reader.Store._map_shard
 
@@ -195,23 +186,41 @@ def test_shards_that_are_kept_open_are_bounded_by_number_and_bytes(
     assert len(alive) == mapped
 
 
-def test_of_small_rows_more_shards_are_kept_than_of_large_ones(small, monkeypatch):
-    """Bytes decide: three shards of `pooled` where of `embeddings` there is room for two."""
-    monkeypatch.setattr(reader, "OPEN_BYTES", 2**18)
-    mapped, map_shard = [], reader.Store._map_shard
+def in_memory(folder):
+    """The bytes of files below a folder that count as this process's memory."""
+    found, here = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.partition(" ")[0]:
+            here = str(folder) in line
+        elif here and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
 
-    def count(self, array, block):
-        mapped.append(array)
-        return map_shard(self, array, block)
 
-    monkeypatch.setattr(reader.Store, "_map_shard", count)
-    store = open_store(small)
+@pytest.mark.parametrize("shards", [2, 5])
+def test_of_large_shards_only_the_last_ones_count_as_memory(
+    tmp_path, encoders, monkeypatch, shards
+):
+    """They stay mapped, so that nothing is looked up again when they are read once more."""
+    encoders.IMAGE_SIZE = 512
+    path = embed(stubs.toy_dataset(160), "stub", out=tmp_path / "a.zarr", device="cpu").store
+    store = open_store(path)
+    size = store._records["embeddings"][0].files["embeddings"].size
+    assert size > 2**22
+    monkeypatch.setattr(reader, "OPEN_BYTES", shards * size)
+    good = store.read("embeddings")
+    rows = np.random.default_rng(0).permutation(160)
     for _ in range(2):
-        for row in (0, 16, 32):
-            store.row("pooled", row)
+        assert np.array_equal(store.read("embeddings", rows), good[rows])
+        kept = store.row("embeddings", 0)
+        most = 0
+        for row in rows[:40].tolist():
             store.row("embeddings", row)
-    assert mapped.count("pooled") == 3
-    assert mapped.count("embeddings") == 6
+            most = max(most, in_memory(path))
+        # A page is mapped with its neighbours, and one shard more while another one goes.
+        assert size // 16 <= most <= (shards + 1) * size
+        assert np.array_equal(kept, good[0])  # what was handed out earlier stays what it is
+    assert store._shards["embeddings"].cache_info().misses == 10
 
 
 @pytest.mark.parametrize("row", [37, -1, 10**12])

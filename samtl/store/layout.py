@@ -19,12 +19,13 @@ crc32c. Rows beyond the end of the array have the pair (2**64 - 1, 2**64 - 1). T
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
 import numpy as np
+from awscrt import checksums
 from numpy.typing import NDArray
 
 from samtl.errors import DamageError
@@ -95,7 +96,7 @@ class ArraySpec:
         """Give a row back from its bytes: a str, or a read-only array that shares their memory."""
         if self.dtype == "string":
             return bytes(data[8:]).decode("utf-8")
-        return np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.row_shape)
+        return np.frombuffer(data, _little_endian(self.dtype)).reshape(self.row_shape)
 
     def empty_row(self) -> object:
         """Give the row that stands where there is nothing."""
@@ -291,7 +292,11 @@ def shard_index(shard: memoryview, path: str, beyond: int | None = None) -> NDAr
     return index.astype(np.uint64)
 
 
+@functools.cache
+def _little_endian(dtype: str) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("<")
+
+
 def crc32c(data: bytes | memoryview) -> int:
     """Compute the CRC-32C (Castagnoli) of bytes."""
-    # Through numpy because the C extension refuses memoryviews.
-    return int(google_crc32c.value(np.frombuffer(data, np.uint8)))
+    return int(checksums.crc32c(data))

@@ -68,7 +68,7 @@ class Lease:
         """Give it back."""
         _held.pop(str(self._store), None)
         self._ended.set()
-        self._thread.join()
+        self._thread.join(10)  # it may wait for a server that is gone
         if not self._over():
             with contextlib.suppress(SamtlError, OSError):
                 self._object.unlink()

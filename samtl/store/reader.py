@@ -6,6 +6,7 @@ import errno
 import functools
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,10 +38,11 @@ from samtl.store.verify import wrong_metadata
 if TYPE_CHECKING:
     import zarr
 
-# Mapped shards kept open, for each array. Each holds a file descriptor, of which a process may have as few as 256; and
-# what was read of them counts as the process's memory.
+# Mapped shards kept open, for each array: each holds a file descriptor, of which a process may have as few as 256. What
+# was read of them counts as the process's memory, so only these many bytes of them are kept at hand.
 OPEN_SHARDS = 64
 OPEN_BYTES = 256 * 2**20
+Index = list[list[int]]  # offset and length of each row of a shard
 _FETCHERS = 4  # blocks that are read at a time from a bucket
 
 
@@ -151,6 +153,11 @@ class Store:
                 f"{path}: the log names arrays that format 1 does not have: {sorted(unknown)}"
             )
         self.arrays = tuple(name for name in self._specs if self._records.get(name))
+        self._using = threading.Lock()
+        self._read_of: dict[
+            tuple[str, int], memoryview
+        ] = {}  # the one that was read last at the end
+        self._bytes_read = 0
         self._row_cache: RowCache | None = row_cache() if isinstance(path, RemotePath) else None
         self._shards = {name: self._cached(self._specs[name]) for name in self.arrays}
 
@@ -387,6 +394,9 @@ class Store:
     def _verified(self, spec: ArraySpec, record: Record, row: int, position: int) -> Any:
         array, file = spec.name, record.files[spec.name]
         shard, index = self._shards[array](record.block)
+        # Of smaller ones, all that are mapped come to less.
+        if isinstance(shard, memoryview) and len(shard) * OPEN_SHARDS > OPEN_BYTES:
+            self._in_use(spec.name, record.block, shard)
         start, stop = _extent(index, position)
         data = shard[start:stop]
         if isinstance(shard, FetchedShard) and crc32c(data) != file.crc32c[position]:
@@ -402,6 +412,20 @@ class Store:
             raise DamageError(
                 f"{self.path / file.path}: row {row} is no row of {array}; the store is damaged there"
             ) from error
+
+    def _in_use(self, array: str, block: int, shard: memoryview) -> None:
+        """Let go of the pages of shards that were not read for a while; they stay mapped."""
+        place = array, block
+        with self._using:
+            if self._read_of.pop(place, None) is None:
+                self._bytes_read += len(shard)
+            self._read_of[place] = shard
+            while self._bytes_read > OPEN_BYTES and len(self._read_of) > 1:
+                old = self._read_of.pop(next(iter(self._read_of)))
+                self._bytes_read -= len(old)
+                mapped = old.obj
+                if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                    mapped.madvise(mmap.MADV_DONTNEED)
 
     def key(self, row: int) -> str:
         """Name a row's embedding for good: a hash of the fingerprint and of the image file's bytes."""
@@ -505,15 +529,13 @@ class Store:
                 f"{self.path}: the record of block {record.block} belongs to another store"
             )
 
-    def _cached(
-        self, spec: ArraySpec
-    ) -> Callable[[int], tuple[memoryview | FetchedShard, NDArray[np.uint64]]]:
-        most = max(2, min(OPEN_SHARDS, OPEN_BYTES // max(spec.shard_bytes(), 1)))
+    def _cached(self, spec: ArraySpec) -> Callable[[int], tuple[memoryview | FetchedShard, Index]]:
+        most = OPEN_SHARDS
+        if isinstance(self.path, RemotePath):  # what is fetched is this process's own memory
+            most = max(2, min(most, OPEN_BYTES // max(spec.shard_bytes(), 1)))
         return functools.lru_cache(most)(functools.partial(self._map_shard, spec.name))
 
-    def _map_shard(
-        self, array: str, block: int
-    ) -> tuple[memoryview | FetchedShard, NDArray[np.uint64]]:
+    def _map_shard(self, array: str, block: int) -> tuple[memoryview | FetchedShard, Index]:
         committed_file = self._records[array][block].files[array]
         expected_path = self._specs[array].shard_path(block)
         path = self.path / expected_path
@@ -536,23 +558,23 @@ class Store:
             raise DamageError(
                 f"{path} has {len(mapped)} bytes, but {committed_file.size} were committed: the store is damaged there"
             )
-        return mapped, shard_index(mapped, str(path))
+        return mapped, shard_index(mapped, str(path)).tolist()
 
 
 def _fetched_shard(
     path: RemotePath, file: CommittedFile, cache: RowCache
-) -> tuple[FetchedShard, NDArray[np.uint64]]:
+) -> tuple[FetchedShard, Index]:
     shard = FetchedShard(path, file, cache)
     try:
-        return shard, shard_index(shard.end(), str(path), beyond=file.size)
+        return shard, shard_index(shard.end(), str(path), beyond=file.size).tolist()
     except DamageError:
         shard.forget()  # what is kept here may be what is wrong
-        return shard, shard_index(shard.end(), str(path), beyond=file.size)
+        return shard, shard_index(shard.end(), str(path), beyond=file.size).tolist()
 
 
-def _extent(index: NDArray[np.uint64], position: int) -> tuple[int, int]:
+def _extent(index: Index, position: int) -> tuple[int, int]:
     """Give where the bytes of a row begin and stop, its checksum left out; the same where there is no such row."""
-    offset, length = (int(n) for n in index[position])
+    offset, length = index[position]
     return (0, 0) if offset == MISSING else (offset, max(offset, offset + length - 4))
 
 
