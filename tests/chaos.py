@@ -30,6 +30,8 @@ from stubs import StubEncoders, install, toy_dataset
 from samtl.embedding import embed
 from samtl.errors import SamtlError
 import samtl.store.reader, samtl.store.writer, samtl.encoding, filelock
+import samtl.decoder_process, samtl.decoding
+samtl.decoding.prepare = samtl.decoder_process.prepare_here  # a process for each pass would take longer than the pass
 dataset = toy_dataset(int(sys.argv[2]))
 torch.set_num_threads(1)
 if sys.argv[4] == "no locks":  # as on a drive that ignores them
@@ -139,7 +141,8 @@ class Machine:
         """Wait for what was begun; gives how it went."""
         code = json.loads(self.server.stdout.readline())["code"]
         tally, log = (self.folder / f"{self.turn}.{name}" for name in ("tally", "log"))
-        return Pass(code, tally.stat().st_size if tally.exists() else 0, log.read_text(), code < 0)
+        told = log.read_text() if log.exists() else ""  # it may be killed before it begins
+        return Pass(code, tally.stat().st_size if tally.exists() else 0, told, code < 0)
 
     def embed(self, out, call="", nth=1, fault="", tiers=("pooled", "grid16", "dense")):
         """Run a pass.
