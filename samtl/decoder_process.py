@@ -18,13 +18,13 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import ResourceError
-from samtl.images import BadImage, decode, statistics
+from samtl.images import MAX_PIXELS, STATISTICS, BadImage, Code, decode, statistics
 from samtl.preprocess import resize_longest_side
 from samtl.processes import deaf_children, ended
 
@@ -33,7 +33,11 @@ MEMORY = (
 )  # bytes beyond what the process has at its start; the largest image that is allowed takes 1.2 GB
 SECONDS = 10  # of processor time for a file
 IDLE = 60.0  # seconds after which a process without work ends
+PATIENCE = 180.0  # seconds for an answer, however busy the machine
 TRIES = 2
+CODES = frozenset(get_args(Code))
+# How a process ends that the image did not end.
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
 
 _START = (
     "import sys; sys.path[:] = {path!r}; from samtl.decoder_process import serve; serve({limits!r})"
@@ -81,26 +85,40 @@ def prepare(data: bytes, image_size: int) -> Prepared:
     """
     if not sys.executable:  # Python within another program
         return prepare_here(data, image_size)
-    told = ""
-    for _ in range(TRIES):
-        decoder = _take()
+    for attempt in range(TRIES):
+        decoder = Decoder() if attempt else _take()
         try:
             prepared = decoder.prepare(data, image_size)
         except BadImage:
             _give_back(decoder)
             raise
+        except TimeoutError:
+            decoder.end(wait=0)
+            raise _refused(f"was stopped after {PATIENCE:.0f} s") from None
         except (OSError, ValueError, EOFError):
-            told = decoder.end()
+            code = decoder.end()
+            if code == -signal.SIGXCPU:
+                raise _refused("ended when its time was over") from None
         except BaseException:  # Ctrl-C between a request and its answer
-            decoder.end()
+            decoder.end(wait=0)
             raise
         else:
             _give_back(decoder)
             return prepared
-    raise BadImage(
+    if code in _FROM_OUTSIDE:
+        raise ResourceError(
+            f"the process in which images are decoded was ended {ended(code)}, as when memory runs out; end other "
+            "programs, and go on with the same command"
+        )
+    how = "gave no answer" if code is None else f"ended {ended(code)}"
+    raise _refused(f"{how}, {TRIES} times")
+
+
+def _refused(told: str) -> BadImage:
+    return BadImage(
         "undecodable",
         f"an image was expected that decodes within {SECONDS} s of processor time and {MEMORY // 2**20} MiB, with this "
-        f"one the process ended {told}, {TRIES} times; replace it",
+        f"one the process {told}; replace it",
     )
 
 
@@ -133,7 +151,8 @@ class Decoder:
         self._out: IO[bytes] = self._process.stdout  # type: ignore[assignment]
         if self._out.readline() != b"ready\n":
             raise ResourceError(
-                f"the process in which images are decoded ended {self.end()} before it began; what it wrote is above"
+                f"the process in which images are decoded ended {ended(self.end())} before it began; what it wrote is "
+                "above"
             )
 
     @property
@@ -146,34 +165,50 @@ class Decoder:
         self._in.write(json.dumps([image_size, len(data)]).encode() + b"\n")
         self._in.write(data)
         self._in.flush()
-        line = self._out.readline()
+        # Whatever the file has made of the process: its answer is not believed before it is looked at.
+        if not select.select([self._out], [], [], PATIENCE)[0]:
+            raise TimeoutError
+        line = self._out.readline(2**16)
         if not line:
             raise EOFError
         answer = json.loads(line)
+        if not isinstance(answer, dict):
+            raise ValueError("answer")
         if "code" in answer:
-            raise BadImage(answer["code"], answer["reason"])
-        pixels = np.empty(answer["shape"], dtype=np.uint8)
-        values = np.empty(answer["statistics"], dtype=np.float32)
+            if answer["code"] not in CODES:
+                raise ValueError("code")
+            raise BadImage(answer["code"], str(answer.get("reason")))
+        shape, size = _whole(answer.get("shape"), 3), _whole(answer.get("size"), 2)
+        if shape[2] != 3 or max(shape[:2]) != image_size or size[0] * size[1] > MAX_PIXELS:
+            raise ValueError("shape")
+        pixels = np.empty(shape, dtype=np.uint8)
+        values = np.empty(len(STATISTICS), dtype=np.float32)
         for array in (pixels, values):
             view = memoryview(array.data).cast("B")
             if self._out.readinto(view) != len(view):  # type: ignore[attr-defined]
                 raise EOFError
-        height, width = answer["size"]
-        return Prepared(pixels, (height, width), values)
+        return Prepared(pixels, (size[0], size[1]), values)
 
-    def end(self) -> str:
-        """End it, and say how it ended where it had by itself."""
+    def end(self, wait: float = 1.0) -> int | None:
+        """End it; gives how it ended as `subprocess` does, None where it had not by itself."""
         for file in (self._in, self._out):
             with contextlib.suppress(OSError):
                 file.close()
         try:
-            code = self._process.wait(1)
+            return self._process.wait(wait)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
-        if code == -signal.SIGXCPU:
-            return "when its time was over"
-        return ended(code)
+            self._process.wait()
+            return None
+
+
+def _whole(numbers: object, count: int) -> tuple[int, ...]:
+    """Take so many whole numbers from 1 from an answer."""
+    if not isinstance(numbers, list) or len(numbers) != count:
+        raise ValueError("numbers")
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise ValueError("numbers")
+    return tuple(numbers)
 
 
 def _take() -> Decoder:
@@ -216,6 +251,14 @@ if hasattr(os, "register_at_fork"):
 def serve(limits: tuple[int, int, float]) -> None:
     """Answer requests until there are no more, or none for a while."""
     memory, seconds, idle = limits
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with its parent, which hears these
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
+        _serve(memory, seconds, idle)
+
+
+def _serve(memory: int, seconds: int, idle: float) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     requests = sys.stdin.buffer
@@ -251,7 +294,6 @@ def _answer(answers: IO[bytes], requests: IO[bytes], image_size: int, length: in
     head = {
         "size": prepared.size,
         "shape": prepared.pixels.shape,
-        "statistics": prepared.statistics.shape,
     }
     answers.write(json.dumps(head).encode() + b"\n")
     answers.write(np.ascontiguousarray(prepared.pixels).data)

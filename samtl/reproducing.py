@@ -23,6 +23,7 @@ from samtl.report.making import ReportResult, make_report
 from samtl.store.find import stores_in
 from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store
+from samtl.store.remote import as_folder
 from samtl.sweeping import DEFAULT_HEADS, Progress, SweepResult, sweep
 from samtl.usable import Data
 
@@ -206,7 +207,7 @@ def reproduce(
     if study not in CASES:
         raise UnknownName("case study", study, CASES)
     case, tell = CASES[study], on_event or (lambda event: None)
-    folder = Path(out) if out is not None else Path(f"{study}-{'quick' if quick else 'study'}")
+    folder = as_folder(out) if out is not None else Path(f"{study}-{'quick' if quick else 'study'}")
     notes: list[str] = []
 
     def note(text: str) -> None:

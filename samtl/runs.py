@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from samtl.errors import InputError, ResourceError
 from samtl.metrics import PerClass, Score
 from samtl.splits import Split
+from samtl.store.remote import as_folder
 
 DEFAULT_RUNS = "runs"
 FORMAT = 2  # of a run's config.json
@@ -34,7 +35,7 @@ FORMAT = 2  # of a run's config.json
 
 def runs_folder(out: str | Path | None = None) -> Path:
     """Where run folders land: `out`, else `$SAMTL_RUNS`, else `./runs`."""
-    return Path(out if out is not None else os.environ.get("SAMTL_RUNS") or DEFAULT_RUNS)
+    return as_folder(out if out is not None else os.environ.get("SAMTL_RUNS") or DEFAULT_RUNS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,6 +43,7 @@ from samtl.results import Results
 from samtl.runs import read_run, runs_folder
 from samtl.splits import Split
 from samtl.store.reader import Store
+from samtl.store.remote import as_folder
 from samtl.trial import Parts, Samples, configured, run_name
 from samtl.usable import Data
 
@@ -206,7 +207,9 @@ def sweep(
     asked = protocols.several(splits)
     if group_by is not None and not any(protocol.draws for protocol in asked):
         raise InputError(f"--group-by has no bearing on the splits {splits}: leave it out")
-    folder = Path(out) if out is not None else runs_folder() / f"sweep-{_named(paths, dataset)}"
+    folder = (
+        as_folder(out) if out is not None else runs_folder() / f"sweep-{_named(paths, dataset)}"
+    )
     given = Given(
         folder,
         dict(params or {}),

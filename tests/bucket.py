@@ -33,8 +33,8 @@ class Server:
     struck : Counter
         How often each did.
     requests : list of (method, path, headers)
-    obeys : bool
-        False where conditions of writes are taken away before they arrive.
+    ignores : sequence of str
+        Headers, in small letters, that are taken away before they arrive.
     """
 
     def __init__(self):
@@ -56,7 +56,7 @@ class Server:
 
     def reset(self, seed=0):
         self.rate, self.faults, self.struck = 0.0, FAULTS, Counter()
-        self.requests, self.obeys = [], True
+        self.requests, self.ignores = [], ()
         self._random = random.Random(seed)
 
     def make_bucket(self):
@@ -95,8 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         server.requests.append((self.command, self.path, headers))
         lower = {name.lower() for name in headers}
         fault = server.fault(self.command, bool(lower & {"if-match", "if-none-match"}))
-        if not server.obeys:
-            headers = {k: v for k, v in headers.items() if not k.lower().startswith("if-")}
+        headers = {k: v for k, v in headers.items() if k.lower() not in server.ignores}
         if fault == "reset":
             self.close_connection = True
             return

@@ -109,13 +109,13 @@ def test_a_server_that_is_away(run, made, bucket_server):
 
 
 def test_a_server_that_overwrites(run, bucket, bucket_server, folder, encoders):
-    bucket_server.obeys = False
+    bucket_server.ignores = ("if-none-match",)
     code, _, errors = run(
         "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", bucket
     )
     assert code == 5
     assert "If-None-Match" in errors
-    bucket_server.obeys = True
+    bucket_server.ignores = ()
     assert as_path(bucket).names() == []
 
 
@@ -130,3 +130,31 @@ def test_other_urls(run):
     code, _, errors = run("info", "ftp://host/a.zarr")
     assert code == 2
     assert "expected a folder, or s3://BUCKET/PREFIX" in errors
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sweep", "--heads", "logreg"),
+        ("fit-head", "--head", "logreg"),
+        ("report", "runs"),
+        ("reproduce", "eurosat", "--quick"),
+        ("predict", "--run", "runs/a", "--images", "images"),
+    ],
+)
+def test_only_stores_are_in_buckets(run, embedded, command, tmp_path):
+    """And nothing lands in a folder of this disk that is called like a URL."""
+    code, _, _ = run(*command, "--out", "s3://some-bucket/x")
+    assert code == 2
+    assert "s3:" not in [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_report_tells_how_long_the_pass_took(run, made, tmp_path):
+    from samtl.report._pass import pass_seconds
+
+    assert run("fit-head", "--head", "logreg", "--cache", made, "--split", "0.5")[0] == 0
+    from samtl.report.gather import gather
+
+    (study,) = gather([tmp_path / "runs"])
+    assert study.trials[0].config["store"]["path"] == made
+    assert pass_seconds(study) is None or pass_seconds(study) > 0

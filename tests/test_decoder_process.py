@@ -130,7 +130,7 @@ def test_what_ends_the_process_is_the_images_fault(odd, data, code, told):
 def test_a_file_has_its_time(odd, monkeypatch):
     monkeypatch.setattr(decoder_process, "SECONDS", 1)
     begun = time.monotonic()
-    with pytest.raises(BadImage, match="ended when its time was over, 2 times"):
+    with pytest.raises(BadImage, match="ended when its time was over; replace it"):
         prepare(b"hang", 16)
     assert time.monotonic() - begun < 60
     assert same(prepare(stubs.png(2), 16), prepare_here(stubs.png(2), 16))
@@ -152,6 +152,64 @@ def test_time_is_counted_for_each_file(odd, monkeypatch):
 def _used(decoder):
     fields = Path(f"/proc/{decoder._process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_what_the_machine_ends_is_not_the_images_fault(none_idle, monkeypatch, number):
+    """As where memory runs out: the pass stops, and no row is put aside."""
+    start = decoder_process._START.replace(
+        "; from samtl",
+        "; import os, signal, samtl.decoder_process as d; "
+        f"d._answer = lambda *a: (signal.signal({int(number)}, 0) if {int(number)} != 9 else 0, "
+        f"os.kill(os.getpid(), {int(number)})); from samtl",
+    )
+    monkeypatch.setattr(decoder_process, "_START", start)
+    with pytest.raises(ResourceError, match=f"ended by signal {int(number)}, as when memory"):
+        prepare(stubs.png(0), 16)
+
+
+def test_signals_for_its_parent_do_not_end_it(none_idle):
+    prepare(stubs.png(0), 16)
+    (decoder,) = decoder_process._idle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(decoder._process.pid, number)
+    assert same(prepare(stubs.png(1), 16), prepare_here(stubs.png(1), 16))
+    assert decoder_process._idle == [decoder]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"", b"[]\n", b"7\n", b"{}\n", b"no json\n", b'{"code": "invented", "reason": ""}\n',
+        b'{"shape": [1000000, 1000000, 3], "size": [1, 1]}\n', b'{"shape": [16, 16, 3], "size": [1]}\n',
+        b'{"shape": [16, 16, 4], "size": [9, 9]}\n', b'{"shape": [16, 0, 3], "size": [9, 9]}\n',
+        b'{"shape": [16, 16, 3], "size": [true, 9]}\n', b'{"shape": [16, 16, 3], "size": [9, 9]}\nshort',
+        b"1" * 70_000,
+    ],
+)  # fmt: skip
+def test_no_answer_is_believed_unseen(none_idle, monkeypatch, answer):
+    """A file may have made anything of the process that read it."""
+    told = repr(answer).replace("{", "{{").replace("}", "}}")
+    start = decoder_process._START.replace(
+        "; from samtl",
+        "; import sys, samtl.decoder_process as d; "
+        f"d._answer = lambda answers, *a: (answers.write({told}), answers.flush(), sys.exit(5)); from samtl",
+    )
+    monkeypatch.setattr(decoder_process, "_START", start)
+    with pytest.raises(BadImage, match=r"ended with code [05], 2 times"):
+        prepare(stubs.png(0), 16)
+
+
+def test_one_that_never_answers_is_stopped(none_idle, monkeypatch):
+    monkeypatch.setattr(decoder_process, "PATIENCE", 0.3)
+    start = decoder_process._START.replace(
+        "; from samtl",
+        "; import time, samtl.decoder_process as d; d._answer = lambda *a: time.sleep(100); from samtl",
+    )
+    monkeypatch.setattr(decoder_process, "_START", start)
+    with pytest.raises(BadImage, match=r"was stopped after 0 s"):
+        prepare(stubs.png(0), 16)
+    assert decoder_process._idle == []
 
 
 def test_what_libraries_print_is_no_answer(odd, capfd):

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("obstore")
 
 from samtl.errors import LockedError, ResourceError
-from samtl.store import durable, lease
+from samtl.store import durable, lease, remote
 from samtl.store.lease import Lease
 from samtl.store.remote import as_path
 from samtl.store.writer import locked, require_unlocked
@@ -26,7 +26,7 @@ def dies(held):
     """Let a holder end as when it is killed: nothing is renewed any more, and nothing given back."""
     held._ended.set()
     held._thread.join()
-    lease._held.clear()
+    remote.holds.clear()
 
 
 def test_one_holds_it_and_others_are_told_who(store):
@@ -35,7 +35,7 @@ def test_one_holds_it_and_others_are_told_who(store):
         with pytest.raises(LockedError, match=r"process 7 on there since 2026.*ends by itself in"):
             ask()
     held.end()
-    assert store.names() == []  # neither it nor what was tried at the start stays
+    assert store.names() == [lease.NAME]  # what was tried at the start does not stay
     require_unlocked(store)
     Lease(store, WHO).end()
 
@@ -48,7 +48,9 @@ def test_writers_lock_a_bucket_by_it(store):
             pass
     with pytest.raises(RuntimeError), locked(store):
         raise RuntimeError
-    assert store.names() == []
+    with locked(store):
+        pass
+    assert json.loads((store / lease.NAME).read_bytes())[lease.RELEASED]
 
 
 def test_of_several_that_begin_together_one_gets_it(store):
@@ -79,7 +81,7 @@ def test_it_is_renewed_while_it_is_held(store, monkeypatch):
     assert (store / lease.NAME).version()[0] != first
     held.require()
     held.end()
-    assert store.names() == []
+    require_unlocked(store)
 
 
 def test_that_of_a_dead_holder_ends_by_itself(store, monkeypatch):
@@ -98,19 +100,24 @@ def test_a_holder_that_slept_publishes_nothing_more(store, monkeypatch):
     sleeper._ended.set()  # nothing runs in a process that is stopped
     sleeper._thread.join()
     time.sleep(3.1)
-    lease._held.clear()
+    remote.holds.clear()
     other = Lease(store, {**WHO, "pid": 8})
-    lease._held[str(store)] = sleeper  # as in its own process
-    for publish in (durable.publish, durable.replace):
-        content = [b"1"] if publish is durable.publish else b"1"
+    remote.holds[str(store)] = sleeper.require  # as in its own process
+    there = store / "log" / "0.json"
+    for write in (
+        lambda: durable.publish(there, [b"1"]), lambda: durable.replace(there, b"1"), there.unlink,
+        lambda: there.rename(store / "x"), lambda: there.swap(b"1", None),
+    ):  # fmt: skip
         with pytest.raises(LockedError, match="could not renew its hold for 1 s"):
-            publish(store / "log" / "0.json", content)
+            write()
     sleeper.end()
     assert store.names() == [lease.NAME]  # the other's, and nothing else
-    lease._held[str(store)] = other
-    durable.publish(store / "log" / "0.json", [b"1"])
+    with pytest.raises(LockedError):
+        Lease(store, WHO)
+    remote.holds[str(store)] = other.require
+    durable.publish(there, [b"1"])
     other.end()
-    assert store.names() == ["log"]
+    assert sorted(store.names()) == [lease.NAME, "log"]
 
 
 def test_one_that_was_taken_over_is_noticed_when_it_is_renewed(store, monkeypatch):
@@ -138,9 +145,10 @@ def test_a_server_that_is_away_for_a_moment_costs_nothing(store, monkeypatch, bu
     held.end()
 
 
-def test_a_server_that_overwrites_is_refused(store, bucket_server):
-    bucket_server.obeys = False
-    with pytest.raises(ResourceError, match="ignores If-None-Match"):
+@pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
+def test_a_server_that_overwrites_is_refused(store, bucket_server, header):
+    bucket_server.ignores = (header.lower(),)
+    with pytest.raises(ResourceError, match=f"ignores {header}"):
         Lease(store, WHO)
     assert store.names() == []
 
@@ -149,3 +157,35 @@ def test_a_hold_that_says_nothing_is_one_all_the_same(store):
     (store / lease.NAME).create(b"torn")
     with pytest.raises(LockedError, match="written by another process"):
         Lease(store, WHO)
+
+
+def test_time_goes_on_while_the_machine_sleeps(store, monkeypatch):
+    now = lease._now()
+    held = Lease(store, WHO)
+    monkeypatch.setattr(
+        lease, "_now", lambda: now + 600
+    )  # the clock of the process's own life stood still
+    with pytest.raises(LockedError, match="could not renew"):
+        held.require()
+    held.end()
+    assert not json.loads((store / lease.NAME).read_bytes()).get(lease.RELEASED)
+
+
+def test_asking_whether_it_is_free_writes_nothing(store, bucket_server):
+    held = Lease(store, WHO)
+    bucket_server.requests.clear()
+    with pytest.raises(LockedError):
+        require_unlocked(store)
+    assert {method for method, _, _ in bucket_server.requests} <= {"GET", "HEAD"}
+    held.end()
+
+
+def test_what_a_probe_left_is_swept(bucket, encoders):
+    from stubs import toy_dataset
+
+    from samtl.embedding import embed
+
+    left = as_path(bucket) / "a.zarr" / f"{lease.PROBE}of-one-that-was-killed"
+    left.create(b"1")
+    embed(toy_dataset(4), "stub", out=f"{bucket}/a.zarr", device="cpu")
+    assert not left.exists()

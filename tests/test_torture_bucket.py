@@ -130,7 +130,7 @@ def test_a_writer_that_sleeps_through_another(bucket_server, encoders, whole, mo
             if count == point + 4 and not slept:  # after the hold was taken
                 slept.append(str(self))
                 monkeypatch.setattr(remote.RemotePath, "swap", swap)
-                mine = lease._held.pop(url, None)
+                mine = remote.holds.pop(url, None)
                 (as_path(url) / lease.NAME).unlink()  # as when its time is over
                 with monkeypatch.context() as other:
                     other.setattr(lease, "SECONDS", 60.0)
@@ -138,7 +138,7 @@ def test_a_writer_that_sleeps_through_another(bucket_server, encoders, whole, mo
                     other.setattr(lease.Lease, "_renew", real)
                     assert into(url).missing == 0
                 if mine is not None:
-                    lease._held[url] = mine
+                    remote.holds[url] = mine
                 time.sleep(0.5)
             return swap(self, content, version)
 

@@ -68,14 +68,19 @@ MUTANTS = {
         "remote.py", "raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))", "return now",
     ),
     "a server that overwrites": (
-        "lease.py", 'probe.create(b"2")\n        except', "raise FileExistsError\n        except",
+        "lease.py", "if _overwrites(probe, None):", "if False:",
     ),
-    "a hold of another": ("lease.py", "if now - renewed <= SECONDS + 1:", "if False:"),
+    "a server that looks at no version": (
+        "lease.py", "if _overwrites(probe, first):", "if False:",
+    ),
+    "a hold of another": (
+        "lease.py", "if not content.get(RELEASED) and abs(now - renewed) <= SECONDS + 1:", "if False:",
+    ),
     "a hold that ended": (
         "lease.py", "        if self._over():\n            raise", "        if False:\n            raise",
     ),
     "a hold is asked for": (
-        "durable.py", "lease.require_held(path)\n        path.create(", "path.create(",
+        "remote.py", "self._require_held()\n            failed", "failed",
     ),
     "size of an object": ("fetched.py", "if there != self.file.size:", "if False:"),
     "what is kept wrongly": (

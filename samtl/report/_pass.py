@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 
 from samtl.errors import SamtlError
 from samtl.report.study import Study
 from samtl.store.log import read_log
+from samtl.store.remote import as_path
 
 _PAUSE = 10  # times the usual gap between two commits, above which the pass was not at work
 
@@ -28,7 +28,7 @@ def pass_seconds(study: Study) -> float | None:
     """
     sources = {
         # Resolved, since the same store may have been named from several folders.
-        (Path(trial.config.get("store", {}).get("path", "")).resolve(), trial.fingerprint)
+        (as_path(trial.config.get("store", {}).get("path", "")).resolve(), trial.fingerprint)
         for trial in study.trials
         if trial.store
     }

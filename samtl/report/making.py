@@ -26,6 +26,7 @@ from samtl.report.gather import comparable, gather
 from samtl.report.html import render
 from samtl.report.study import Drawing, Page, Section, Study, Table
 from samtl.runs import runs_folder
+from samtl.store.remote import as_folder
 
 DEFAULT_OUT = "report"
 PAGE = "index.html"
@@ -115,7 +116,7 @@ def make_report(
     began = time.perf_counter()
     tell = on_event or (lambda line: None)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    with ReportFolder(Path(out)) as folder:
+    with ReportFolder(as_folder(out)) as folder:
         tell("reading runs")
         studies = comparable(gather(given or [runs_folder()]), separate)
         chapters = []

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from samtl.store import lease
 from samtl.store.remote import RemotePath
 
 TEMPORARY = ".tmp-"
@@ -43,7 +42,6 @@ def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         In a bucket, where this process may not write there any more.
     """
     if isinstance(path, RemotePath):
-        lease.require_held(path)
         path.create(b"".join(pieces))
         return
     temporary = _write_temporary(path, pieces)
@@ -57,7 +55,6 @@ def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 def replace(path: Path, content: bytes) -> None:
     """Write a file that may take the place of an older one; readers see the one or the other."""
     if isinstance(path, RemotePath):
-        lease.require_held(path)
         path.replace_with(content)
         return
     temporary = _write_temporary(path, [content])

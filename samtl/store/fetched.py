@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from samtl.errors import DamageError, InputError
+from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store.layout import INDEX_BYTES
 from samtl.store.log import CommittedFile
 from samtl.store.remote import RemotePath
@@ -45,9 +45,10 @@ class RowCache:
         path = self._path(sha256, start, stop)
         try:
             content = path.read_bytes()
-            os.utime(path)
         except OSError:
             return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return content if len(content) == stop - start else None
 
     def put(self, sha256: str, start: int, stop: int, content: bytes) -> None:
@@ -111,11 +112,11 @@ def row_cache() -> RowCache:
 
     given = os.environ.get("SAMTL_ROW_CACHE_GIB") or DEFAULT_GIB
     try:
-        gib = float(given)
-    except ValueError:
+        most = int(float(given) * 2**30)
+    except (ValueError, OverflowError):
         raise InputError(f"SAMTL_ROW_CACHE_GIB must be a number of GiB, got {given!r}") from None
     folder = Path(os.environ.get("SAMTL_ROW_CACHE") or pooch.os_cache("samtl") / "rows")
-    return RowCache(folder, max(0, int(gib * 2**30)))
+    return RowCache(folder, max(0, most))
 
 
 class FetchedShard:
@@ -188,6 +189,9 @@ class FetchedShard:
                 fetched = self.path.read_ranges(lacking)
             except FileNotFoundError as error:
                 raise self._gone() from error
+            except ResourceError:
+                self._check_size(self.path.stat().st_size)  # or there are no such bytes
+                raise
             for one, content in zip(lacking, fetched, strict=True):
                 found[one] = memoryview(content)
                 self._cache.put(self.file.sha256, *one, content)
@@ -202,8 +206,9 @@ class FetchedShard:
 
     def _whole(self) -> memoryview:
         every = (0, self.file.size)
-        if every in self._recent:
-            return self._recent[every]
+        recent = self._recent  # another thread may put another in its place
+        if every in recent:
+            return recent[every]
         kept = self._cache.get(self.file.sha256, *every)
         if kept is None:
             try:
@@ -212,8 +217,9 @@ class FetchedShard:
                 raise self._gone() from error
             self._check_size(len(kept))
             self._cache.put(self.file.sha256, *every, kept)
-        self._recent = {every: memoryview(kept)}
-        return self._recent[every]
+        whole = memoryview(kept)
+        self._recent = {every: whole}
+        return whole
 
     def _check_size(self, there: int) -> None:
         if there != self.file.size:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 import uuid
@@ -19,16 +20,28 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from samtl.errors import LockedError, ResourceError, SamtlError
-from samtl.store.remote import RemotePath
+from samtl.store.remote import RemotePath, client, holds
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion
+    from obstore.store import ObjectStore
 
 NAME = ".lock"
+PROBE = ".probe-"
+RELEASED = "released"
 SECONDS = 60.0  # after which a lease that was not renewed ends
 RENEWALS = 4  # in that time
 
-_held: dict[str, Lease] = {}  # of this process, by the store's URL
+
+class _Lock(RemotePath):
+    """The object that is the lease; a request that hangs must not take the time of the next."""
+
+    attempts = 1
+
+    @property
+    def bucket(self) -> ObjectStore:
+        """A client that does not wait for long."""
+        return client(self.parts[0], self.parts[1], os.getpid(), patient=False)
 
 
 class Lease:
@@ -50,28 +63,29 @@ class Lease:
 
     def __init__(self, store: RemotePath, who: Mapping[str, object]) -> None:
         self._store, self._who = store, dict(who)
-        self._object = store / NAME
+        self._object = _Lock(*(store / NAME).parts)
         self._lost = False
         self._ended = threading.Event()
-        found = _held_by(store, _probe(store))
-        begun = time.monotonic()
+        found = _left_over(store, _probe(store))
+        begun = _now()
         try:
-            self._version = self._object.swap(self._content(), found)
+            self._version = (store / NAME).swap(self._content(), found)
         except (FileExistsError, FileNotFoundError):
             raise _locked(store) from None
         self._until = begun + SECONDS
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
-        _held[str(store)] = self
+        holds[str(store)] = self.require
 
     def end(self) -> None:
         """Give it back."""
-        _held.pop(str(self._store), None)
+        holds.pop(str(self._store), None)
         self._ended.set()
-        self._thread.join(10)  # it may wait for a server that is gone
-        if not self._over():
+        self._thread.join(20)
+        if not self._over() and not self._thread.is_alive():
             with contextlib.suppress(SamtlError, OSError):
-                self._object.unlink()
+                # Not removed: that could not be made to depend on whose it is by then.
+                self._object.swap(self._content(**{RELEASED: True}), self._version)
 
     def require(self) -> None:
         """Raise LockedError where it may be another's by now."""
@@ -82,75 +96,95 @@ class Lease:
             )
 
     def _over(self) -> bool:
-        return self._lost or time.monotonic() >= self._until
+        return self._lost or _now() >= self._until
 
     def _renew(self) -> None:
-        while not self._ended.wait(SECONDS / RENEWALS):
-            begun = time.monotonic()
+        pause = SECONDS / RENEWALS
+        while not self._ended.wait(pause):
+            begun = _now()
             try:
                 self._version = self._object.swap(self._content(), self._version)
             except (FileExistsError, FileNotFoundError):
                 self._lost = True
                 return
-            except SamtlError:
-                continue  # the server may answer again before the time is over
-            self._until = begun + SECONDS
+            except SamtlError:  # the server may answer again before the time is over
+                pause = min(1.0, SECONDS / RENEWALS)
+                continue
+            self._until, pause = begun + SECONDS, SECONDS / RENEWALS
 
-    def _content(self) -> bytes:
+    def _content(self, **more: object) -> bytes:
         # Each time another, since equal contents have equal versions.
-        return json.dumps({**self._who, "token": uuid.uuid4().hex}).encode()
-
-
-def require_held(path: RemotePath) -> None:
-    """Raise LockedError where this process held the lease of the store that a path is in, and may not any more."""
-    for parent in path.parents:
-        lease = _held.get(str(parent))
-        if lease is not None:
-            lease.require()
+        return json.dumps({**self._who, **more, "token": uuid.uuid4().hex}).encode()
 
 
 def require_free(store: RemotePath) -> None:
-    """Raise LockedError where a writer holds the lease of a store."""
-    if (store / NAME).is_file():
-        _held_by(store, _probe(store))
+    """Raise LockedError where a writer seems to hold a store, by this machine's clock; nothing is written."""
+    _left_over(store, time.time())
+
+
+def _now() -> float:
+    """Give the seconds of a clock that goes on while the machine sleeps."""
+    # Python's own monotonic clock stands still then, on Linux and on macOS.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _probe(store: RemotePath) -> float:
     """Give the server's time, having seen that it overwrites nothing that it was asked not to."""
-    probe = store / f".probe-{uuid.uuid4().hex}"
+    probe = store / f"{PROBE}{uuid.uuid4().hex}"
     try:
-        probe.create(b"1")
-        try:
-            probe.create(b"2")
-        except FileExistsError:
-            return probe.version()[1]
-        raise ResourceError(
-            f"{store}: this server overwrites what it was asked not to (it ignores If-None-Match), so that two writers "
-            "could destroy each other's rows; keep stores on a server that honours it, or on a disk"
-        )
+        first = probe.swap(b"1", None)
+        if _overwrites(probe, None):
+            raise _unfit(store, "If-None-Match")
+        probe.swap(b"2", first)
+        if _overwrites(probe, first):
+            raise _unfit(store, "If-Match")
+        return probe.version()[1]
     finally:
         with contextlib.suppress(SamtlError, OSError):
             probe.unlink()
 
 
-def _held_by(store: RemotePath, now: float) -> UpdateVersion | None:
-    """Give the version of a lease that has ended by itself, None where there is none; refuse one that has not."""
+def _overwrites(probe: RemotePath, version: UpdateVersion | None) -> bool:
+    try:
+        probe.swap(b"3", version)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _unfit(store: RemotePath, condition: str) -> ResourceError:
+    return ResourceError(
+        f"{store}: this server overwrites what it was asked not to (it ignores {condition}), so that two writers could "
+        "destroy each other's rows; keep stores on a server that honours it, or on a disk"
+    )
+
+
+def _left_over(store: RemotePath, now: float) -> UpdateVersion | None:
+    """Give the version of a lease that ended or was given back, None where there is none; refuse one that is held."""
     try:
         version, renewed = (store / NAME).version()
+        content = _read(store)  # a newer one has another version, so that nobody takes its place
     except FileNotFoundError:
         return None
     # Servers give times in whole seconds.
-    if now - renewed <= SECONDS + 1:
+    if not content.get(RELEASED) and abs(now - renewed) <= SECONDS + 1:
         raise _locked(store, now - renewed)
     return version
 
 
-def _locked(store: RemotePath, since: float = 0.0) -> LockedError:
+def _read(store: RemotePath) -> dict[str, object]:
     try:
-        who = json.loads((store / NAME).read_bytes())
+        content = json.loads((store / NAME).read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _locked(store: RemotePath, since: float = 0.0) -> LockedError:
+    holder = "another process"
+    with contextlib.suppress(SamtlError, OSError, KeyError):
+        who = _read(store)
         holder = f"process {who['pid']} on {who['host']} since {who['since']}"
-    except (OSError, SamtlError, ValueError, KeyError, TypeError):
-        holder = "another process"
     return LockedError(
         f"{store} is being written by {holder}; wait for it to end, or stop it. If it was killed, its hold ends by "
         f"itself in {max(SECONDS + 2 - since, 1):.0f} s"

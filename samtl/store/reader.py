@@ -7,7 +7,7 @@ import functools
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -324,7 +324,7 @@ class Store:
         out = np.empty((len(wanted), *spec.row_shape), dtype=dtype)
         # In the order of the file, so that a shard is mapped once however the rows are shuffled.
         order = np.argsort(wanted, kind="stable")
-        if isinstance(self.path, RemotePath) and len(wanted):
+        if isinstance(self.path, RemotePath) and len(wanted) and len(self):
             for positions, values in self._fetched(array, wanted, order):
                 for position, value in zip(positions, values, strict=True):
                     out[position] = value
@@ -350,7 +350,8 @@ class Store:
                     shard, index = self._shards[array](block)
                     if isinstance(shard, FetchedShard):
                         here = {self._place(row) % BLOCK_ROWS for row in rows if row < len(self)}
-                        shard.pieces(_extent(index, place) for place in sorted(here))
+                        extents = (_extent(index, place) for place in sorted(here))
+                        shard.pieces(one for one in extents if one != (0, 0))
             return positions, [self.row(array, row) for row in rows]
 
         yield from ahead(fetch, groups, _FETCHERS, _FETCHERS + 1)
@@ -398,8 +399,8 @@ class Store:
         if isinstance(shard, memoryview) and len(shard) * OPEN_SHARDS > OPEN_BYTES:
             self._in_use(spec.name, record.block, shard)
         start, stop = _extent(index, position)
-        data = shard[start:stop]
-        if isinstance(shard, FetchedShard) and crc32c(data) != file.crc32c[position]:
+        data = shard[start:stop] if start < stop else b""
+        if isinstance(shard, FetchedShard) and data and crc32c(data) != file.crc32c[position]:
             shard.forget()  # what is kept here may be what is wrong
             data = shard[start:stop]
         if start == stop or crc32c(data) != file.crc32c[position]:
@@ -426,6 +427,14 @@ class Store:
                 mapped = old.obj
                 if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
                     mapped.madvise(mmap.MADV_DONTNEED)
+
+    def _let_go(self) -> None:
+        """Unmap every shard that nobody uses: each has a descriptor."""
+        with self._using:
+            self._read_of.clear()
+            self._bytes_read = 0
+        for shards in self._shards.values():
+            shards.cache_clear()
 
     def key(self, row: int) -> str:
         """Name a row's embedding for good: a hash of the fingerprint and of the image file's bytes."""
@@ -529,7 +538,9 @@ class Store:
                 f"{self.path}: the record of block {record.block} belongs to another store"
             )
 
-    def _cached(self, spec: ArraySpec) -> Callable[[int], tuple[memoryview | FetchedShard, Index]]:
+    def _cached(
+        self, spec: ArraySpec
+    ) -> functools._lru_cache_wrapper[tuple[memoryview | FetchedShard, Index]]:
         most = OPEN_SHARDS
         if isinstance(self.path, RemotePath):  # what is fetched is this process's own memory
             most = max(2, min(most, OPEN_BYTES // max(spec.shard_bytes(), 1)))
@@ -547,6 +558,9 @@ class Store:
             with path.open("rb") as file:
                 mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and self._read_of:
+                self._let_go()
+                return self._map_shard(array, block)
             if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
                 raise DamageError(f"{path} is no file: the store is damaged there") from error
             raise ResourceError(f"{path} cannot be read: {error.strerror}") from error

@@ -30,19 +30,27 @@ _Result = TypeVar("_Result")
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive's name has one letter
 SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # and what its settings' names begin with
+# For stores that this process holds: what raises where it may not write there any more.
+holds: dict[str, Callable[[], None]] = {}
 # How often what may have failed is tried, the client's own attempts at what is safe to repeat not counted.
 ATTEMPTS = 5
 _FIRST_PAUSE = 0.1  # seconds, doubled each time, and up to half of it by chance
 _RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
 _CLIENT: ClientConfig = {"connect_timeout": "10s", "timeout": "120s"}
+_NO_RETRY: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=5)}
+_QUICK_CLIENT: ClientConfig = {"connect_timeout": "5s", "timeout": "8s"}
+_ASKED_BY_NOBODY = (".lock", ".probe-")  # of what is held itself
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 class RemotePath(PosixPath):
     """The place of an object, or of several under one prefix: `s3://BUCKET/KEY`.
 
-    Only what stores need is there: reading, listing, publishing. Renaming copies.
+    Only what stores need is there: reading, listing, publishing. Renaming copies. What writes asks first whether this
+    process still holds the store, where it did.
     """
+
+    attempts = ATTEMPTS
 
     def __str__(self) -> str:
         """Give the URL."""
@@ -72,6 +80,15 @@ class RemotePath(PosixPath):
     def bucket(self) -> ObjectStore:
         """The client of its bucket."""
         return client(self.parts[0], self.parts[1], os.getpid())
+
+    def _require_held(self) -> None:
+        """Raise LockedError where the store is held by this process no more."""
+        if self.name.startswith(_ASKED_BY_NOBODY):
+            return
+        for parent in self.parents:
+            require = holds.get(str(parent))
+            if require is not None:
+                require()
 
     # What paths on a disk can, too
 
@@ -150,6 +167,7 @@ class RemotePath(PosixPath):
         """Remove an object."""
         import obstore
 
+        self._require_held()
         with self._asked():
             obstore.delete(self.bucket, self.key)
 
@@ -158,6 +176,7 @@ class RemotePath(PosixPath):
         import obstore
 
         other = remote(str(target))
+        self._require_held()
         with self._asked():
             obstore.copy(self.bucket, self.key, other.key)
         self.unlink()
@@ -250,6 +269,7 @@ class RemotePath(PosixPath):
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
         def attempt() -> UpdateVersion | None:
+            self._require_held()
             failed: BaseError | None = None
             mode: PutMode = "create" if version is None else version
             try:
@@ -271,8 +291,10 @@ class RemotePath(PosixPath):
             now = _version(found.meta)
             if there == content:
                 return now
-            if failed is not None and now == version:
-                raise failed
+            if now == version:
+                if failed is not None:
+                    raise failed
+                return None  # another write was on its way, and failed
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
 
         return self._often(attempt)
@@ -289,23 +311,26 @@ class RemotePath(PosixPath):
         """Write an object, in the place of an older one if there is one."""
         import obstore
 
-        self._often(
-            lambda: obstore.put(
+        def attempt() -> PutResult:
+            self._require_held()
+            return obstore.put(
                 self.bucket, self.key, content, mode="overwrite", use_multipart=False
             )
-        )
+
+        self._often(attempt)
 
     def _often(self, attempt: Callable[[], _Result | None]) -> _Result:
         """Try until there is a result; `attempt` raises what the client does."""
-        for number in range(ATTEMPTS):
-            with self._asked(last=number == ATTEMPTS - 1):
+        for number in range(self.attempts):
+            with self._asked(last=number == self.attempts - 1):
                 result = attempt()
                 if result is not None:
                     return result
             pause = _FIRST_PAUSE * 2**number
             time.sleep(pause + random.uniform(0, pause / 2))
         raise ResourceError(
-            f"{self} cannot be written: the server says that it exists, and does not give it; tried {ATTEMPTS} times"
+            f"{self} cannot be written: the server refuses it as if another wrote it, and nobody does; tried "
+            f"{self.attempts} times"
         )
 
     @contextmanager
@@ -326,7 +351,7 @@ class RemotePath(PosixPath):
                 f"{self}: the server refuses access ({_first_line(error)}); set the credentials by {prefix}_... in the "
                 "environment, and see what they may do"
             ) from error
-        except InvalidPathError as error:
+        except (InvalidPathError, ValueError) as error:
             raise InputError(f"{self} is no name of an object: {_first_line(error)}") from error
         except (FileNotFoundError, BaseError) as error:
             if "NoSuchBucket" in str(error):
@@ -354,7 +379,7 @@ def remote(url: str) -> RemotePath:
     """
     scheme, _, rest = url.partition(":")
     parts = [part for part in rest.split("/") if part]
-    if scheme not in SCHEMES or not parts:
+    if scheme not in SCHEMES or not parts or {".", ".."} & {*parts} or not url.isprintable():
         raise InputError(
             f"{url} is no place for a store: expected a folder, or "
             f"{' or '.join(f'{name}://BUCKET/PREFIX' for name in SCHEMES)}"
@@ -368,17 +393,30 @@ def remote(url: str) -> RemotePath:
     return RemotePath(f"{scheme}:", *parts)
 
 
+def as_folder(path: str | Path) -> Path:
+    """Make a path of what must be a folder on a disk.
+
+    Raises
+    ------
+    InputError
+        Where it is a URL.
+    """
+    if isinstance(as_path(path), RemotePath):
+        raise InputError(f"{path} is in a bucket, where only stores can be; name a folder")
+    return Path(path)
+
+
 def as_path(path: str | Path) -> Path:
     """Make a path of what a user gave: a folder, or a URL, which a command line may have taken for a path."""
     if isinstance(path, RemotePath):
         return path
-    if _URL.match(str(path)) and not Path(path).exists():
+    if _URL.match(str(path)):
         return remote(str(path))
     return Path(path)
 
 
 @functools.cache
-def client(scheme: str, bucket: str, process: int) -> ObjectStore:
+def client(scheme: str, bucket: str, process: int, patient: bool = True) -> ObjectStore:
     """Connect to a bucket; settings come from the environment.
 
     Parameters
@@ -388,6 +426,8 @@ def client(scheme: str, bucket: str, process: int) -> ObjectStore:
     bucket : str
     process : int
         The number of this process: a client does not survive a fork.
+    patient : bool
+        Whether it may wait for an answer for minutes.
     """
     if _first_process.setdefault("pid", process) != process:
         raise InputError(
@@ -402,8 +442,8 @@ def client(scheme: str, bucket: str, process: int) -> ObjectStore:
     try:
         return from_url(
             f"{scheme}//{bucket}",
-            retry_config=_RETRY,
-            client_options={**_CLIENT, "allow_http": plain},
+            retry_config=_RETRY if patient else _NO_RETRY,
+            client_options={**(_CLIENT if patient else _QUICK_CLIENT), "allow_http": plain},
         )
     except (BaseError, ValueError) as error:
         raise InputError(f"{scheme}//{bucket} cannot be used: {_first_line(error)}") from error

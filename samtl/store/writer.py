@@ -166,11 +166,19 @@ class StoreWriter:
         except FileNotFoundError as error:  # another writer took the temporary file for a leftover
             raise _overtaken(record_path) from error
         except FileExistsError as error:
+            # Before the record is looked for: what is put in its place is then put in the place of this one.
+            version = path.version()[0] if isinstance(path, RemotePath) else None
             # Some network file systems ignore locks: what came since this writer began is another's.
             if record_path.exists() or relative not in self._orphans:
                 raise _overtaken(record_path) from error
             # A crash left it between the shards and the record: it does not count.
             self._orphans.discard(relative)
+            if isinstance(path, RemotePath):
+                try:
+                    path.swap(b"".join(shard.pieces), version)
+                except (FileExistsError, FileNotFoundError) as gone:
+                    raise _overtaken(record_path) from gone
+                return
             path.unlink()
             durable.publish(path, shard.pieces)
 
@@ -447,8 +455,9 @@ def _orphans(
 
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left; only the lock's holder may."""
-    for leftover in folder.glob(f"{durable.TEMPORARY}*"):
-        leftover.unlink()
+    for mark in (durable.TEMPORARY, lease.PROBE):
+        for leftover in folder.glob(f"{mark}*"):
+            leftover.unlink()
 
 
 def require_unlocked(path: Path) -> None:
