@@ -189,3 +189,17 @@ def test_what_a_probe_left_is_swept(bucket, encoders):
     left.create(b"1")
     embed(toy_dataset(4), "stub", out=f"{bucket}/a.zarr", device="cpu")
     assert not left.exists()
+
+
+def test_a_probe_that_another_took_away(store, monkeypatch):
+    swap = remote.RemotePath.swap
+
+    def swap_and_lose(self, content, version):
+        done = swap(self, content, version)
+        if content == b"2":
+            self.unlink()
+        return done
+
+    monkeypatch.setattr(remote.RemotePath, "swap", swap_and_lose)
+    with pytest.raises(LockedError, match="another process"):
+        Lease(store, WHO)

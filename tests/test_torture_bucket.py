@@ -127,7 +127,7 @@ def test_a_writer_that_sleeps_through_another(bucket_server, encoders, whole, mo
         def sleep_there(self, content, version, url=url, swap=swap, point=point, slept=slept):
             nonlocal count
             count += 1
-            if count == point + 4 and not slept:  # after the hold was taken
+            if count == point + 6 and not slept:  # after the hold was taken
                 slept.append(str(self))
                 monkeypatch.setattr(remote.RemotePath, "swap", swap)
                 mine = remote.holds.pop(url, None)

@@ -139,6 +139,8 @@ def _probe(store: RemotePath) -> float:
         if _overwrites(probe, first):
             raise _unfit(store, "If-Match")
         return probe.version()[1]
+    except FileNotFoundError:  # a writer that holds the store took it for a leftover
+        raise _locked(store) from None
     finally:
         with contextlib.suppress(SamtlError, OSError):
             probe.unlink()
