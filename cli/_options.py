@@ -21,7 +21,7 @@ Cache = Annotated[
     Path | None,
     typer.Option(
         "--cache",
-        help="A store, or a folder with one.",
+        help="A store, or a folder with one; or s3://BUCKET/PREFIX.",
         show_default="the only store in $SAMTL_CACHE or ./cache",
     ),
 ]

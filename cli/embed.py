@@ -60,7 +60,7 @@ def embed(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The store (NAME.zarr), or the folder it goes into.",
+            help="The store (NAME.zarr), or the folder it goes into; or s3://BUCKET/PREFIX.",
             show_default="$SAMTL_CACHE or ./cache",
         ),
     ] = None,

@@ -155,7 +155,8 @@ def embed(
         Which way the encoder computes; `compiled` is `fast` translated by torch.compile, for GPUs, and `reference` is
         `segment_anything`'s own forward pass, to compare with.
     out : str or Path, optional
-        The store; a path that does not end in `.zarr` is the folder in which it gets its usual name.
+        The store; a path that does not end in `.zarr` is the folder in which it gets its usual name. `s3://BUCKET/...`
+        is one in a bucket.
     check_images : bool
         Whether to read the image of each row that is done already, and its mask, to see whether they changed.
     on_event : callable, optional
