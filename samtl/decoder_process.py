@@ -17,12 +17,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, get_args
+from typing import IO, Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl import images
 from samtl.errors import ResourceError
 from samtl.images import MAX_PIXELS, STATISTICS, BadImage, Code, decode, statistics
 from samtl.preprocess import resize_longest_side
@@ -42,6 +44,8 @@ _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
 _START = (
     "import sys; sys.path[:] = {path!r}; from samtl.decoder_process import serve; serve({limits!r})"
 )
+_Made = TypeVar("_Made")
+_Array = TypeVar("_Array", bound=NDArray[Any])
 _idle: list[Decoder] = []
 _inherited: list[Decoder] = []
 _guard = threading.Lock()
@@ -85,10 +89,27 @@ def prepare(data: bytes, image_size: int) -> Prepared:
     """
     if not sys.executable:  # Python within another program
         return prepare_here(data, image_size)
+    return _apart(lambda decoder: decoder.prepare(data, image_size))
+
+
+def decode_mask(data: bytes, *, lookup: bool = False) -> NDArray[np.uint8]:
+    """Decode a mask, as `samtl.images.decode_mask` does; raises what `prepare` does.
+
+    Returns
+    -------
+    ndarray, (H, W) uint8
+    """
+    if not sys.executable:
+        return images.decode_mask(data, lookup=lookup)
+    return _apart(lambda decoder: decoder.decode_mask(data, lookup))
+
+
+def _apart(ask: Callable[[Decoder], _Made]) -> _Made:
+    """Let a process make something of an image; where it ends, let another one try."""
     for attempt in range(TRIES):
         decoder = Decoder() if attempt else _take()
         try:
-            prepared = decoder.prepare(data, image_size)
+            made = ask(decoder)
         except BadImage:
             _give_back(decoder)
             raise
@@ -104,7 +125,7 @@ def prepare(data: bytes, image_size: int) -> Prepared:
             raise
         else:
             _give_back(decoder)
-            return prepared
+            return made
     if code in _FROM_OUTSIDE:
         raise ResourceError(
             f"the process in which images are decoded was ended {ended(code)}, as when memory runs out; end other "
@@ -162,7 +183,23 @@ class Decoder:
 
     def prepare(self, data: bytes, image_size: int) -> Prepared:
         """Let it prepare an image; raises OSError, ValueError or EOFError where it ends meanwhile."""
-        self._in.write(json.dumps([image_size, len(data)]).encode() + b"\n")
+        answer = self._ask(image_size, data)
+        shape, size = _whole(answer.get("shape"), 3), _whole(answer.get("size"), 2)
+        if shape[2] != 3 or max(shape[:2]) != image_size or size[0] * size[1] > MAX_PIXELS:
+            raise ValueError("shape")
+        pixels = self._take(np.empty(shape, dtype=np.uint8))
+        values = self._take(np.empty(len(STATISTICS), dtype=np.float32))
+        return Prepared(pixels, (size[0], size[1]), values)
+
+    def decode_mask(self, data: bytes, lookup: bool) -> NDArray[np.uint8]:
+        """Let it decode a mask; raises as `prepare` does."""
+        shape = _whole(self._ask(lookup, data).get("shape"), 2)
+        if shape[0] * shape[1] > MAX_PIXELS:
+            raise ValueError("shape")
+        return self._take(np.empty(shape, dtype=np.uint8))
+
+    def _ask(self, job: int, data: bytes) -> dict[str, Any]:
+        self._in.write(json.dumps([job, len(data)]).encode() + b"\n")
         self._in.write(data)
         self._in.flush()
         # Whatever the file has made of the process: its answer is not believed before it is looked at.
@@ -178,16 +215,13 @@ class Decoder:
             if answer["code"] not in CODES:
                 raise ValueError("code")
             raise BadImage(answer["code"], str(answer.get("reason")))
-        shape, size = _whole(answer.get("shape"), 3), _whole(answer.get("size"), 2)
-        if shape[2] != 3 or max(shape[:2]) != image_size or size[0] * size[1] > MAX_PIXELS:
-            raise ValueError("shape")
-        pixels = np.empty(shape, dtype=np.uint8)
-        values = np.empty(len(STATISTICS), dtype=np.float32)
-        for array in (pixels, values):
-            view = memoryview(array.data).cast("B")
-            if self._out.readinto(view) != len(view):  # type: ignore[attr-defined]
-                raise EOFError
-        return Prepared(pixels, (size[0], size[1]), values)
+        return answer
+
+    def _take(self, array: _Array) -> _Array:
+        view = memoryview(array.data).cast("B")
+        if self._out.readinto(view) != len(view):  # type: ignore[attr-defined]
+            raise EOFError
+        return array
 
     def end(self, wait: float = 1.0) -> int | None:
         """End it; gives how it ended as `subprocess` does, None where it had not by itself."""
@@ -269,18 +303,24 @@ def _serve(memory: int, seconds: int, idle: float) -> None:
         line = requests.readline()
         if not line:
             return
-        image_size, length = json.loads(line)
+        job, length = json.loads(line)
         _limit_time(seconds)
-        _answer(answers, requests, image_size, length)
+        _answer(answers, requests, job, length)
         answers.flush()
 
 
-def _answer(answers: IO[bytes], requests: IO[bytes], image_size: int, length: int) -> None:
+def _answer(answers: IO[bytes], requests: IO[bytes], job: int, length: int) -> None:
+    """Make of an image what is asked: a side's length means pixels of that size, a truth value those of a mask."""
     data = requests.read(length)
     if len(data) < length:
         raise SystemExit  # whoever asked is gone
     try:
-        prepared = prepare_here(data, image_size)
+        if isinstance(job, bool):
+            arrays: tuple[NDArray[Any], ...] = (images.decode_mask(data, lookup=job),)
+            head = {}
+        else:
+            prepared = prepare_here(data, job)
+            arrays, head = (prepared.pixels, prepared.statistics), {"size": prepared.size}
     except BadImage as bad:
         _refuse(answers, bad.code, bad.reason)
         return
@@ -291,13 +331,9 @@ def _answer(answers: IO[bytes], requests: IO[bytes], image_size: int, length: in
             f"an image was expected that decodes in {MEMORY // 2**20} MiB, this one takes more; cut it into tiles",
         )
         return
-    head = {
-        "size": prepared.size,
-        "shape": prepared.pixels.shape,
-    }
-    answers.write(json.dumps(head).encode() + b"\n")
-    answers.write(np.ascontiguousarray(prepared.pixels).data)
-    answers.write(np.ascontiguousarray(prepared.statistics).data)
+    answers.write(json.dumps({**head, "shape": arrays[0].shape}).encode() + b"\n")
+    for array in arrays:
+        answers.write(np.ascontiguousarray(array).data)
 
 
 def _refuse(answers: IO[bytes], code: str, reason: str) -> None:

@@ -1,6 +1,7 @@
 """Images that hang, crash or bomb their decoder cost their own row."""
 
 import gc
+import io
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stubs
+from PIL import Image
 
 from samtl import decoder_process, images
-from samtl.decoder_process import Decoder, prepare, prepare_here
+from samtl.decoder_process import Decoder, decode_mask, prepare, prepare_here
 from samtl.errors import ResourceError
 from samtl.images import BadImage
 
@@ -38,6 +40,10 @@ def prepare_here(data, image_size):
         data = data[5:]
     return real(data, image_size)
 d.prepare_here = prepare_here
+def decode_mask(data, lookup):
+    if data.startswith(b"crash"):
+        os.kill(os.getpid(), 11)
+d.images.decode_mask = decode_mask
 """
 
 
@@ -315,3 +321,33 @@ def test_a_decoder_that_was_ended_can_be_ended_again():
     decoder.end()
     decoder.end()
     assert not decoder.alive
+
+
+@pytest.mark.parametrize("lookup", [False, True])
+def test_masks_are_decoded_there_too(none_idle, lookup):
+    values = np.random.default_rng(0).integers(0, 256, (31, 17), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    mask = decode_mask(file.getvalue(), lookup=lookup)
+    assert np.array_equal(mask, values)
+    assert mask.flags.writeable
+    (decoder,) = decoder_process._idle
+    assert same(prepare(stubs.png(1), 16), prepare_here(stubs.png(1), 16))
+    for data in (b"", b"no mask", stubs.png(1)):
+        with pytest.raises(BadImage) as there:
+            decode_mask(data)
+        with pytest.raises(BadImage) as here:
+            images.decode_mask(data)
+        assert (there.value.code, there.value.reason) == (here.value.code, here.value.reason)
+    assert decoder_process._idle == [decoder]
+
+
+def test_a_mask_that_crashes_its_decoder(odd):
+    with pytest.raises(BadImage, match="ended by signal 11, 2 times"):
+        decode_mask(b"crash")
+
+
+def test_masks_within_another_program(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(BadImage):
+        decode_mask(b"no mask")

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from samtl.datasets._base import IGNORE, Dataset
 from samtl.datasets._tree import Files, Tree
+from samtl.decoder_process import decode_mask
 from samtl.errors import InputError
-from samtl.images import BadImage, decode_mask, size
+from samtl.images import BadImage, size
 
 # Masks whose values are looked at when a dataset is listed, before hours are spent on encoding.
 SAMPLED = 16
