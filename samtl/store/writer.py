@@ -135,10 +135,11 @@ class StoreWriter:
             self._publish_shard(relative, shard, record_path)
             return name, self._read_back(relative, shard)
 
-        if isinstance(self.path, RemotePath):  # where most of the time is waiting
-            files = dict(ahead(write, arrays, len(arrays) or 1, len(arrays) or 1))
-        else:
-            files = dict(map(write, arrays))
+        with _alone_at(record_path):
+            if isinstance(self.path, RemotePath):  # where most of the time is waiting
+                files = dict(ahead(write, arrays, len(arrays) or 1, len(arrays) or 1))
+            else:
+                files = dict(map(write, arrays))
         record = Record(
             block=block,
             sequence=sequence,
@@ -150,10 +151,8 @@ class StoreWriter:
             mask_sha256=tuple(mask_sha256),
             writer={**about, **whoami(), "committed": now()},
         )
-        try:
+        with _alone_at(record_path):
             durable.publish(record_path, [documents.seal(record.to_dict())])
-        except (FileExistsError, FileNotFoundError) as error:
-            raise _overtaken(record_path) from error
         self._sequence[block] = sequence + 1
         for name in files:
             self._committed.setdefault(name, {})[block] = record
@@ -163,21 +162,16 @@ class StoreWriter:
         path = self.path / relative
         try:
             durable.publish(path, shard.pieces)
-        except FileNotFoundError as error:  # another writer took the temporary file for a leftover
-            raise _overtaken(record_path) from error
-        except FileExistsError as error:
+        except FileExistsError:
             # Before the record is looked for: what is put in its place is then put in the place of this one.
             version = path.version()[0] if isinstance(path, RemotePath) else None
             # Some network file systems ignore locks: what came since this writer began is another's.
             if record_path.exists() or relative not in self._orphans:
-                raise _overtaken(record_path) from error
+                raise
             # A crash left it between the shards and the record: it does not count.
             self._orphans.discard(relative)
             if isinstance(path, RemotePath):
-                try:
-                    path.swap(b"".join(shard.pieces), version)
-                except (FileExistsError, FileNotFoundError) as gone:
-                    raise _overtaken(record_path) from gone
+                path.swap(b"".join(shard.pieces), version)
                 return
             path.unlink()
             durable.publish(path, shard.pieces)
@@ -261,12 +255,9 @@ def withdraw(store: Path, last: Record, arrays: Sequence[str]) -> None:
         writer={**whoami(), "committed": now()},
         withdrawn=tuple(arrays),
     )
-    try:
-        durable.publish(
-            store / record_name(record.block, record.sequence), [documents.seal(record.to_dict())]
-        )
-    except FileExistsError as error:
-        raise _overtaken(store / record_name(record.block, record.sequence)) from error
+    path = store / record_name(record.block, record.sequence)
+    with _alone_at(path):
+        durable.publish(path, [documents.seal(record.to_dict())])
 
 
 def lacking(
@@ -322,7 +313,8 @@ def open_writer(
         _check_rows(path, wanted_rows)
         known = array_specs(fingerprint.image_size // PATCH, columns)
         specs = {name: known[name] for name in arrays}
-        _write_skeleton(path, fingerprint, about, wanted_rows, columns, known, specs)
+        with _alone_at(path / FILE):
+            _write_skeleton(path, fingerprint, about, wanted_rows, columns, known, specs)
         for folder in (LOG, "rows", ".", *known):
             _sweep(path / folder)
         writer = StoreWriter(path, specs, wanted_rows, fingerprint)
@@ -336,7 +328,7 @@ def open_writer(
             ):
                 for spec in specs.values():
                     if spec.shard_path(block) in writer._orphans:
-                        (path / spec.shard_path(block)).unlink()
+                        (path / spec.shard_path(block)).unlink(missing_ok=True)
         if wanted_rows.generation:
             writer.relabel()
         yield writer
@@ -436,10 +428,8 @@ def _read_json(path: Path) -> object:
 def _publish_if_absent(path: Path, content: bytes) -> None:
     if not path.exists():
         durable.make_folder(path.parent)
-        try:
+        with _alone_at(path):
             durable.publish(path, [content])
-        except (FileExistsError, FileNotFoundError) as error:
-            raise _overtaken(path) from error
 
 
 def _orphans(
@@ -457,7 +447,7 @@ def _sweep(folder: Path) -> None:
     """Remove what killed writers left; only the lock's holder may."""
     for mark in (durable.TEMPORARY, lease.PROBE):
         for leftover in folder.glob(f"{mark}*"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
 
 
 def require_unlocked(path: Path) -> None:
@@ -508,6 +498,15 @@ def _held(path: Path) -> LockedError:
     return LockedError(
         f"{path} is being written by {_describe(path / '.writer.json')}; wait for it to end, or stop it"
     )
+
+
+@contextmanager
+def _alone_at(path: Path) -> Iterator[None]:
+    """Say that another writer is there, where files come or go that only one writer touches."""
+    try:
+        yield
+    except (FileExistsError, FileNotFoundError) as error:
+        raise _overtaken(path) from error
 
 
 def _overtaken(record_path: Path) -> LockedError:
