@@ -164,3 +164,23 @@ def test_plain_zarr_reads_it(made, local):
     there, here = open_store(made).zarr(), open_store(local).zarr()
     for name in ("pooled", "embeddings", "label"):
         assert np.array_equal(there[name][:], here[name][:])
+
+
+def test_of_what_is_kept_a_row_alone_may_be_wrong(made, monkeypatch):
+    monkeypatch.setattr(fetched, "WHOLE", 0)
+    store = open_store(made)
+    good = store.read("embeddings")
+    sizes = {record.files["embeddings"].size for record in store._records["embeddings"].values()}
+    kept = [path for path in Path(os.environ["SAMTL_ROW_CACHE"]).rglob("*-*") if path.is_file()]
+    rows = [path for path in kept if int(path.name.partition("-")[2]) not in sizes]
+    assert len(rows) == ROWS
+    for path in rows:
+        path.write_bytes(bytes(path.stat().st_size))
+    assert np.array_equal(open_store(made).read("embeddings"), good)
+
+
+def test_an_object_that_has_grown_is_damage(made):
+    path = as_path(made) / "embeddings" / "c.0.0.0.0"
+    path.replace_with(path.read_bytes() + b"more")
+    with pytest.raises(DamageError, match="bytes, but"):
+        open_store(made).read("embeddings", [0])
