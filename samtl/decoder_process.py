@@ -30,9 +30,8 @@ from samtl.images import MAX_PIXELS, STATISTICS, BadImage, Code, decode, statist
 from samtl.preprocess import resize_longest_side
 from samtl.processes import deaf_children, ended
 
-MEMORY = (
-    1536 * 2**20
-)  # bytes beyond what the process has at its start; the largest image that is allowed takes 1.2 GB
+# Bytes beyond what the process has at its start; the largest image that is allowed takes 1.2 GB.
+MEMORY = 1536 * 2**20
 SECONDS = 10  # of processor time for a file
 IDLE = 60.0  # seconds after which a process without work ends
 PATIENCE = 180.0  # seconds for an answer, however busy the machine
@@ -187,8 +186,8 @@ class Decoder:
         shape, size = _whole(answer.get("shape"), 3), _whole(answer.get("size"), 2)
         if shape[2] != 3 or max(shape[:2]) != image_size or size[0] * size[1] > MAX_PIXELS:
             raise ValueError("shape")
-        pixels = self._take(np.empty(shape, dtype=np.uint8))
-        values = self._take(np.empty(len(STATISTICS), dtype=np.float32))
+        pixels = self._receive(np.empty(shape, dtype=np.uint8))
+        values = self._receive(np.empty(len(STATISTICS), dtype=np.float32))
         return Prepared(pixels, (size[0], size[1]), values)
 
     def decode_mask(self, data: bytes, lookup: bool) -> NDArray[np.uint8]:
@@ -196,7 +195,7 @@ class Decoder:
         shape = _whole(self._ask(lookup, data).get("shape"), 2)
         if shape[0] * shape[1] > MAX_PIXELS:
             raise ValueError("shape")
-        return self._take(np.empty(shape, dtype=np.uint8))
+        return self._receive(np.empty(shape, dtype=np.uint8))
 
     def _ask(self, job: int, data: bytes) -> dict[str, Any]:
         self._in.write(json.dumps([job, len(data)]).encode() + b"\n")
@@ -217,7 +216,7 @@ class Decoder:
             raise BadImage(answer["code"], str(answer.get("reason")))
         return answer
 
-    def _take(self, array: _Array) -> _Array:
+    def _receive(self, array: _Array) -> _Array:
         view = memoryview(array.data).cast("B")
         if self._out.readinto(view) != len(view):  # type: ignore[attr-defined]
             raise EOFError

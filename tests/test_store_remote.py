@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("obstore")
 
-from samtl.errors import InputError, ResourceError
+from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store import durable, remote
 from samtl.store.remote import RemotePath, as_folder, as_path
 
@@ -84,7 +84,9 @@ def test_what_was_created_can_be_read(base):
     path = base / "a"
     assert path.read_bytes() == b"0123456789"
     assert path.open("rb").read(3) == b"012"
-    assert path.read_range(2, 5) == b"234"
+    assert path.read_bytes(10) == b"0123456789"
+    with pytest.raises(DamageError, match="has 10 bytes, but at most 9"):
+        path.read_bytes(9)
     assert path.read_ranges([(0, 2), (8, 10)]) == [b"01", b"89"]
     assert path.read_end(3) == (b"789", 10)
     assert path.stat().st_size == 10

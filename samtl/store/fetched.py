@@ -36,9 +36,8 @@ class RowCache:
     def __init__(self, folder: Path, most: int) -> None:
         self.folder, self.most = folder, most
         self._lock = threading.Lock()
-        self._since = (
-            most  # bytes that were kept since the folder was looked through; at first nobody knows
-        )
+        # Bytes that were kept since the folder was looked through; at first nobody knows.
+        self._since = most
 
     def get(self, sha256: str, start: int, stop: int) -> bytes | None:
         """Give a piece of a shard, None where it is not kept."""
@@ -212,7 +211,7 @@ class FetchedShard:
         kept = self._cache.get(self.file.sha256, *every)
         if kept is None:
             try:
-                kept = self.path.read_bytes()
+                kept = self.path.read_bytes(self.file.size)
             except FileNotFoundError as error:
                 raise self._gone() from error
             self._check_size(len(kept))

@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path, PosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from samtl.errors import InputError, ResourceError
+from samtl.errors import DamageError, InputError, ResourceError
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutMode, PutResult, UpdateVersion
@@ -39,7 +39,7 @@ _RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
 _CLIENT: ClientConfig = {"connect_timeout": "10s", "timeout": "120s"}
 _NO_RETRY: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=5)}
 _QUICK_CLIENT: ClientConfig = {"connect_timeout": "5s", "timeout": "8s"}
-_ASKED_BY_NOBODY = (".lock", ".probe-")  # of what is held itself
+_ASKED_BY_NOBODY = (".lock", ".probe-")  # what `samtl.store.lease` itself writes
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -150,12 +150,16 @@ class RemotePath(PosixPath):
             elif (self / name / rest).exists():
                 yield self / name / rest
 
-    def read_bytes(self) -> bytes:
-        """Read an object."""
+    def read_bytes(self, most: int | None = None) -> bytes:
+        """Read an object; raises DamageError where it has more bytes than it may, before they are fetched."""
         import obstore
 
         with self._asked():
-            return bytes(obstore.get(self.bucket, self.key).bytes())
+            found = obstore.get(self.bucket, self.key)
+            size = found.meta["size"]
+            if most is None or size <= most:
+                return bytes(found.bytes())
+        raise DamageError(f"{self} has {size} bytes, but at most {most} may be: it is damaged")
 
     def open(self, mode: str = "r", *arguments: Any, **options: Any) -> IO[Any]:  # type: ignore[override]
         """Read an object, as a file of bytes."""
@@ -202,13 +206,6 @@ class RemotePath(PosixPath):
             {one["path"].rpartition("/")[2]: one["size"] for one in found["objects"]},
             [name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"]],
         )
-
-    def read_range(self, start: int, stop: int) -> bytes:
-        """Read the bytes of an object from `start` to before `stop`."""
-        import obstore
-
-        with self._asked():
-            return bytes(obstore.get_range(self.bucket, self.key, start=start, end=stop))
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read several ranges of an object, those near each other at once."""
