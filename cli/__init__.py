@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from samtl.errors import ResourceError, SamtlError
+from samtl.signals import StopNow
 
 from . import bench, compact, demo, embed, fit, listing, predict, report, reproduce, sweep, verify
 from ._render import complain, show_log
-from ._signals import StopNow
 
 EXIT_BUG = 70  # sysexits' EX_SOFTWARE: Python's own 1 would pass for "done, with ..."
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samtl.errors import EXIT_QUARANTINED
+from samtl.signals import polite_stop
 
 from . import _render as render
 from ._options import DatasetSpec, GroupBy, ImageSize, Json, Limit, PerClass, Root
-from ._signals import polite_stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samtl.errors import EXIT_QUARANTINED, InputError
+from samtl.signals import polite_stop
 
 from . import _render as render
 from ._options import Cache, Device, Json
-from ._signals import polite_stop
 from .embed import LISTED
 
 if TYPE_CHECKING:

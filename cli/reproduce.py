@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samtl.errors import EXIT_FAILED_CELLS, EXIT_QUARANTINED
+from samtl.signals import StopRequest, polite_stop, stop_at_once
 
 from . import _render as render
 from . import embed as embed_command
@@ -16,7 +17,6 @@ from . import report as report_command
 from . import sweep as sweep_command
 from ._board import Board
 from ._options import GroupBy, ImageSize, Jobs, Json, Root
-from ._signals import StopRequest, polite_stop, stop_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samtl.errors import EXIT_FAILED_CELLS, InputError
+from samtl.signals import StopNow, stop_at_once
 
 from . import _render as render
 from ._board import Board
 from ._options import GroupBy, Jobs, Json, Root
-from ._signals import StopNow, stop_at_once
 
 if TYPE_CHECKING:
     from samtl.comparing import Spread

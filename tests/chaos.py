@@ -58,11 +58,13 @@ def told(code, error):
 for line in sys.stdin:
     order = json.loads(line)
     go, start = os.pipe()
+    ready, there = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(start)
+        os.close(start), os.close(ready)
         out = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1), os.dup2(out, 2)
+        os.close(there)
         os.read(go, 1)
         code = 70
         try:
@@ -72,7 +74,9 @@ for line in sys.stdin:
             traceback.print_exc()
         finally:
             os._exit(code)
-    os.close(go)
+    os.close(go), os.close(there)
+    os.read(ready, 1)  # only what a pass does itself is to fail
+    os.close(ready)
     print(json.dumps({"pid": child}), flush=True)
     sys.stdin.readline()
     os.write(start, b"x")

@@ -9,7 +9,7 @@ from samtl.encoders import _attention
 from samtl.encoders._attention import Attention
 from samtl.encoders._modeling import modeling
 
-WAYS = ["_added", "_folded", "_fused"]
+WAYS = ["_added", "_folded", "fused"]
 
 
 def made(side, heads=3, width=48):
@@ -84,8 +84,8 @@ def test_a_scale_that_is_no_power_of_two(way):
     [
         (("cpu", 4096, 192), "_added"),
         (("cpu", 196, 92), "_folded"),
-        (("cuda", 4096, 192), "_fused"),
-        (("cuda", 4096, 208), "_fused"),  # ViT-H
+        (("cuda", 4096, 192), "fused"),
+        (("cuda", 4096, 208), "fused"),  # ViT-H
         (("cuda", 16384, 320), "_folded"),  # 2048 pixels: too wide for a fused kernel
         (("mps", 196, 92), "_folded"),
     ],

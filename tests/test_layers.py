@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
-    "errors", "units", "notes", "ordering", "ahead", "registry", "weights", "machine", "memory", "processes",
+    "errors", "signals", "units", "notes", "ordering", "ahead", "registry", "weights", "machine", "memory", "processes",
     "preprocess", "images", "decoder_process", "splits", "split_lists", "metrics", "pixel_metrics",
     "comparing", "datasets", "encoders", "store", "changes", "planning", "decoding", "reloading", "encoding",
     "fleet", "embedding", "verifying", "heads", "baselines", "runs", "protocols", "trial", "results", "feed",

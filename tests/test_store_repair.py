@@ -101,6 +101,19 @@ def test_metadata_is_written_again(store, original):
     assert check(store, "deep").findings == []
 
 
+def test_metadata_of_an_array_that_nothing_is_committed_of(store, original, encoders):
+    """A repair that leaves a finding would do the same again and again."""
+    for path in (store / "log").iterdir():
+        path.unlink()
+    (store / "pooled" / "zarr.json").unlink()
+    assert [one.path for one in check(store).findings] == ["zarr.json"]
+    assert repair(store, check(store)).rewritten == ["zarr.json"]
+    assert check(store).findings == []
+    assert again(store).encoded == ROWS
+    assert check(store, "deep").findings == []
+    assert everything(open_store(store)) == everything(open_store(original))
+
+
 @pytest.mark.parametrize("name", [FILE, "rows/0.json"])
 def test_what_everything_refers_to_cannot_be_repaired(store, name):
     (store / name).write_bytes(b"{}")

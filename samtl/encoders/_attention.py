@@ -78,18 +78,36 @@ class Attention:
 
     def _seen(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend within windows; all are (windows, heads, tokens, size)."""
-        grid = torch.unflatten(q, 2, (self.window, self.window))
-        rows = torch.einsum("nhyxc,ykc->nhyxk", grid, self.of_rows).flatten(2, 3)
-        columns = torch.einsum("nhyxc,xkc->nhyxk", grid, self.of_columns).flatten(2, 3)
+        rows, columns = of_queries(q, self.of_rows, self.of_columns)
         q = q * self.scale
         return _way(q.device.type, q.shape[2], q.shape[3] + 2 * self.window)(q, k, v, rows, columns)
+
+
+def of_queries(q: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the bias of each query for the rows and the columns of keys.
+
+    Parameters
+    ----------
+    q : Tensor, (windows, heads, window * window, size)
+        Not scaled.
+    of_rows, of_columns : Tensor, (window, window, size)
+        As `relative_positions` gives them.
+
+    Returns
+    -------
+    rows, columns : Tensor, (windows, heads, window * window, window)
+    """
+    grid = torch.unflatten(q, 2, of_rows.shape[:2])
+    rows = torch.einsum("nhyxc,ykc->nhyxk", grid, of_rows).flatten(2, 3)
+    columns = torch.einsum("nhyxc,xkc->nhyxk", grid, of_columns).flatten(2, 3)
+    return rows, columns
 
 
 def _way(device: str, tokens: int, wide: int) -> Way:
     """Choose: `wide` is the channels of a query with its biases."""
     if device == "cpu":
         return _added if tokens > MANY else _folded
-    return _fused if device == "cuda" and wide <= WIDEST else _folded
+    return fused if device == "cuda" and wide <= WIDEST else _folded
 
 
 def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -136,7 +154,7 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> T
     return out
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def fused(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Attend as `_folded` does, by torch's fused attention; it wants values as wide as queries."""
     queries, keys = _with_bias(q, k, rows, columns)
     size, wide = v.shape[-1], queries.shape[-1]

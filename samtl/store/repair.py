@@ -127,8 +127,12 @@ def _free(path: Path) -> Path:
 def _rewrite(store: Path, findings: Sequence[Finding], done: Repaired) -> None:
     identity, listed = read_fingerprint(store), read_rows(store)
     specs = array_specs(int(identity["fingerprint"]["image_size"]) // PATCH, identity["columns"])
+    # An array that nothing is committed of, and whose own metadata is gone, is not there.
+    in_need = {finding.array for finding in findings}
     all_of = {
-        name: spec.metadata(len(listed)) for name, spec in specs.items() if (store / name).is_dir()
+        name: spec.metadata(len(listed))
+        for name, spec in specs.items()
+        if name in in_need or (store / name / ROOT).exists()
     }
     root = root_metadata(identity, listed.attributes(), all_of)
     for finding in findings:
