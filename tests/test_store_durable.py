@@ -189,6 +189,18 @@ def test_an_older_folder_goes_when_the_new_one_is_in_its_place(tmp_path, monkeyp
     assert names(place) == [".tmp-place"]
 
 
+def test_an_older_folder_that_a_killed_process_left_is_not_in_the_way(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    new = durable.beside(place)
+    for folder in (new, place, tmp_path / ".tmp-place-old"):
+        folder.mkdir()
+        (folder / "a").write_text(folder.name)
+    monkeypatch.setattr(durable, "_exchange", lambda one, other: False)
+    durable.replace_folder(new, place)
+    assert names(tmp_path) == ["place"]
+    assert (place / "a").read_text() == ".tmp-place"
+
+
 def test_a_folder_is_put_back_that_a_killed_process_left_beside_its_place(tmp_path):
     place = tmp_path / "place"
     durable.recover_folder(place)

@@ -1,12 +1,17 @@
 """Documents that somebody else wrote, their checksums right: whatever they say, what comes is a message.
 
-`make torture` goes on for half an hour or a million documents with each; here are a few hundred.
+`make torture` gives each loader a million documents led by the code they reach, or half an hour of them, and 20,000
+made by chance to the whole of a store; here are a few hundred.
 """
 
+import importlib.util
 import json
 import os
 import random
+import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,7 +31,8 @@ from samtl.store.verify import check
 from samtl.trained import read_trained
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
-MOST, SECONDS = (1_000_000, 1_800) if ALL else (40, 20)
+MOST, SECONDS = (20_000, 600) if ALL else (40, 20)
+RUNS = 1_000_000 if ALL else 2_000
 ODD = (
     None, True, False, 0, 1, -1, 15, 16, 17, 2**31, 2**63, 2**70, -(2**40), 1.5, 1e300, "", "x", "0", "-1", "ok",
     "quarantined:", "quarantined:empty", "pooled", "label", "../../../etc/passwd", "/", "\0", "c" * 5000, "\ud800",
@@ -253,3 +259,34 @@ def test_runs(run_folder, record_property, name):
         play(use, record_property, name)
     finally:
         path.write_bytes(raw)
+
+
+def saved_head(folder):
+    random_ = np.random.default_rng(0)
+    X, y = random_.random((60, 5), np.float32), random_.integers(0, 3, 60)
+    save(logreg.Head().fit(X, y), folder, columns=list("abcde"), class_names=["x", "y", "z"])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not here")
+@pytest.mark.parametrize(
+    "target", ["identity", "rows", "record", "group", "array", "shard", "head", "tensors"]
+)
+def test_led_by_the_code(tmp_path, record_property, target):
+    (tmp_path / "head").mkdir()
+    folder = (
+        saved_head(tmp_path / "head") if target in ("head", "tensors") else stub_store(tmp_path, 21)
+    )
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, str(tests / "fuzzing.py"), target, str(folder), f"-runs={RUNS}", "-max_total_time=1800"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    runs = int(re.search(r"Done (\d+) runs", done.stderr)[1])
+    record_property("points", runs)
+    # One that refuses all at once proves nothing.
+    assert (tmp_path / "taken").stat().st_size > 0
+    assert runs >= (1 if ALL else RUNS)

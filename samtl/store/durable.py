@@ -84,6 +84,9 @@ def replace_folder(new: Path, place: Path) -> None:
         old = new
     else:
         old = _old(new)
+        shutil.rmtree(
+            old, ignore_errors=True
+        )  # of a process that was killed after it had put its own in place
         place.rename(old)
         try:
             new.rename(place)

@@ -1,0 +1,105 @@
+"""Loaders given documents that somebody else wrote, led by what the code does with them; run as a program by atheris.
+
+`python fuzzing.py TARGET FOLDER [options of libFuzzer]`: the folder is that of a store or a saved head, and is changed.
+Whatever a document says, nothing but `SamtlError` may come; anything else ends the program with another code than 0.
+"""
+
+import json
+import os
+import random
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["samtl.store", "samtl.heads"]):
+    from samtl.heads._save import load
+    from samtl.store.documents import digest, seal
+    from samtl.store.fingerprint import read_fingerprint
+    from samtl.store.layout import array_specs
+    from samtl.store.log import read_record
+    from samtl.store.reader import open_store
+    from samtl.store.rows import read_rows
+    from samtl.store.verify import wrong_metadata
+
+from test_torture_fuzz import damaged, mutated
+
+from samtl.errors import SamtlError
+from samtl.preprocess import PATCH
+
+
+def sealed(data):
+    """Bytes with a checksum that fits, and an identity's digest, where that can be."""
+    try:
+        content = json.loads(data)
+        content.pop("checksum", None)
+        if "sha256" in content and isinstance(content.get("fingerprint"), dict):
+            content["sha256"] = digest(content["fingerprint"])
+        return seal(content)
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return data
+
+
+def metadata(folder):
+    """What plain Zarr readers would be shown."""
+    identity = read_fingerprint(folder)
+    specs = array_specs(int(identity["fingerprint"]["image_size"]) // PATCH, identity["columns"])
+    return list(wrong_metadata(folder, identity, read_rows(folder), specs, {"pooled", "label"}))
+
+
+def rows(folder):
+    """Every row of a block, each time anew, as it must be or not at all."""
+    store = open_store(folder)
+    for row in range(16):
+        store.row("pooled", row)
+
+
+# What is changed, and what is done with it.
+TARGETS = {
+    "identity": ("fingerprint.json", read_fingerprint),
+    "rows": ("rows/0.json", read_rows),
+    "record": ("log/1.json", lambda folder: read_record(folder / "log/1.json")),
+    "group": ("zarr.json", metadata),
+    "array": ("pooled/zarr.json", metadata),
+    "shard": ("pooled/c.0.0", rows),
+    "head": ("head.json", load),
+    "tensors": ("head.safetensors", load),
+}
+
+
+def main():
+    target, folder = sys.argv[1], Path(sys.argv[2])
+    name, use = TARGETS[target]
+    path = folder / name
+    raw = path.read_bytes()
+    close = sealed if name in ("fingerprint.json", "rows/0.json", "log/1.json") else bytes
+
+    def one(data):
+        path.write_bytes(close(data))
+        with suppress(SamtlError):
+            use(folder)
+            os.write(taken, b".")
+
+    def changed(data, most, seed):
+        chance = random.Random(seed)
+        way = chance.randrange(4)
+        if way == 0 and name.endswith(".json"):
+            with suppress(ValueError, RecursionError):
+                return json.dumps(mutated(json.loads(data or raw), chance)).encode()[:most]
+        if way == 1 and data:
+            return damaged(data, chance)[:most]
+        return atheris.Mutate(data or raw, most)
+
+    use(folder)  # as it is, it is whole
+    taken = os.open(folder.parent / "taken", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    corpus = folder.parent / "corpus"
+    corpus.mkdir()
+    (corpus / "whole").write_bytes(raw)
+    options = [sys.argv[0], f"-max_len={2 * len(raw)}", "-timeout=10", *sys.argv[3:], str(corpus)]
+    atheris.Setup(options, one, custom_mutator=changed)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
