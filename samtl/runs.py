@@ -205,7 +205,7 @@ def read_run(path: str | Path, file: str = "config.json") -> dict[str, Any]:
 def _read_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} is damaged: expected a JSON object")

@@ -116,7 +116,7 @@ def test_what_is_no_run_is_said(tmp_path, file):
             read_run(path, file)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"a": 1'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"a": 1', "[" * 100_000])
 def test_what_is_no_object_is_damage(tmp_path, content):
     with pytest.raises(InputError, match=r"config\.json is damaged"):
         read_run(written(tmp_path / "run", content, "config.json"))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from stubs import StubEncoders, install, stub_store, toy_dataset
 from samtl.embedding import embed
 from samtl.errors import DamageError, InputError, SamtlError
 from samtl.store import documents
+from samtl.store.compact import compact
 from samtl.store.layout import INDEX_BYTES
+from samtl.store.log import read_record
 from samtl.store.reader import open_store
+from samtl.store.repair import repair
 from samtl.store.verify import LEVELS, check
 from samtl.store.writer import locked
 
@@ -105,6 +109,43 @@ def test_quarantined_and_missing_rows_are_counted(tmp_path, monkeypatch):
     assert found.quarantined == len(store.quarantined) == 1
     assert found.ok == int(store.valid().sum())
     assert not found.findings
+
+
+@pytest.mark.parametrize("array", ["pooled", "label", "grid16"])
+def test_an_array_that_was_withdrawn_altogether_is_missing(tmp_path, array):
+    """In a store of one block nothing else says that it was there."""
+    store = stub_store(tmp_path, 7)
+    spec = next((store / array).glob("c.*"))
+    spec.write_bytes(spec.read_bytes()[:-1])
+    with locked(store):
+        repair(store, check(store))
+    found = check(store)
+    assert (found.findings, found.ok, found.missing) == ([], 0, 7)
+    opened = open_store(store)
+    assert (opened.missing, opened.summary().missing, opened.valid().sum()) == (7, 7, 0)
+    other = "grid16" if array == "pooled" else "pooled"
+    assert opened.valid(other).sum() == 7
+
+
+def test_masks_whose_record_is_gone_are_missing(tmp_path, monkeypatch):
+    """After a compaction they have one of their own, the last of their block."""
+    install(StubEncoders(), monkeypatch.setattr)
+
+    def read_mask(sample_id):
+        return np.zeros((9, 12), np.uint8)
+
+    def segmented(rows):
+        return replace(toy_dataset(rows), labels=(-1,) * rows, read_mask=read_mask)
+
+    store = embed(segmented(9), "stub", out=tmp_path / "a.zarr", device="cpu").store
+    embed(segmented(7), "stub", out=store, device="cpu")
+    assert compact(store).rows == 7
+    last = store / "log" / "0.1.json"
+    assert set(read_record(last).files) == {"mask"}
+    last.unlink()
+    found = check(store)
+    assert (found.findings, found.ok, found.missing) == ([], 0, 7)
+    assert open_store(store).missing == 7
 
 
 def test_records_after_a_damaged_one_say_nothing(store):

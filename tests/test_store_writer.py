@@ -264,6 +264,13 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(store, holder):
         assert write(writer, 1).block == 1
 
 
+@pytest.mark.parametrize("told", ["", "[]", "{}", "[" * 100_000, '{"pid": 1, "host": {}}'])
+def test_who_writes_may_not_be_known(store, holder, told):
+    (store / ".writer.json").write_text(told)
+    with pytest.raises(LockedError, match="being written by another process"), writing(store):
+        pass
+
+
 def test_a_store_can_be_read_while_it_is_written(store, holder):
     assert open_store(store).read("label", range(16)).tolist() == [7] * 16
 

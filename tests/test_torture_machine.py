@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_torture_rot import cut, deleted, emptied, flipped, means_the_same, state
 
+from samtl import decoding
 from samtl.datasets import Dataset
+from samtl.decoder_process import prepare_here
 from samtl.embedding import embed
 from samtl.errors import InputError, LockedError, MismatchError
 from samtl.images import decode
 from samtl.preprocess import mask_square, resize_longest_side
-from samtl.store import durable
+from samtl.store import durable, verify
 from samtl.store.compact import compact
 from samtl.store.fingerprint import FILE
 from samtl.store.reader import open_store
@@ -36,7 +38,7 @@ from samtl.store.writer import locked
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 GAMES, STEPS = (1_000, 200) if ALL else (4, 40)
-SIZE = 32
+SIZE, MOST = 32, 60
 CLASSES = ("a", "b", "c")
 DAMAGES = (flipped, cut, deleted, emptied)
 
@@ -101,6 +103,9 @@ class Game(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.encoders = stubs.install(stubs.StubEncoders(SIZE), self.patch.setattr)
         self.patch.setattr(os, "fsync", lambda descriptor: None)
+        # Waiting for processes and threads would take most of a game.
+        self.patch.setattr(decoding, "prepare", prepare_here)
+        self.patch.setattr(verify, "ahead", lambda do, items, workers, depth: map(do, items))
         self.encoder = self.encoders.Encoder("stub")
         self.folder = Path(tempfile.mkdtemp(prefix="samtl-game-"))
         self.path = self.folder / "a.zarr"
@@ -151,6 +156,7 @@ class Game(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------------- the dataset
 
+    @precondition(lambda self: len(self.images) < MOST)
     @rule(n=st.integers(1, 20))
     def images_come(self, n):
         first = max(self.images, default=-1) + 1

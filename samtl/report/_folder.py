@@ -107,7 +107,7 @@ def _written_by_us(folder: Path) -> set[str]:
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         return {MARKER, *marker["files"]} if "samtl_report" in marker else set()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,17 @@ def committed(records: list[Record]) -> dict[str, dict[int, Record]]:
         for name in record.files:
             state.setdefault(name, {})[record.block] = record
     return state
+
+
+def required(records: Iterable[Record], task: str) -> tuple[str, ...]:
+    """Name the arrays that every row must be in: those that were ever committed, and the masks of a segmentation.
+
+    An array that was withdrawn altogether, or whose last record is gone, is missing, and not one that nobody wanted.
+    """
+    found = dict.fromkeys(name for record in records for name in record.files)
+    if found and task == "segmentation":
+        found["mask"] = None
+    return tuple(found)
 
 
 def snapshot(records: list[Record], listed: str = "") -> str:

@@ -30,7 +30,16 @@ from samtl.store.layout import (
     crc32c,
     shard_index,
 )
-from samtl.store.log import OK, CommittedFile, Record, committed, read_log, record_name, snapshot
+from samtl.store.log import (
+    OK,
+    CommittedFile,
+    Record,
+    committed,
+    read_log,
+    record_name,
+    required,
+    snapshot,
+)
 from samtl.store.remote import RemotePath, as_path, client
 from samtl.store.rows import Rows, newest, read_rows
 from samtl.store.verify import wrong_metadata
@@ -146,6 +155,7 @@ class Store:
         self._latest = {record.block: record.sequence for record in records}
         self.snapshot = snapshot(records, self._rows.checksum if self._rows.generation else "")
         self._records = committed(records)
+        self._required = required(records, self._rows.task)
         self._specs = array_specs(int(self.identity["image_size"]) // PATCH, content["columns"])
         unknown = self._records.keys() - self._specs.keys()
         if unknown:
@@ -249,7 +259,7 @@ class Store:
         Parameters
         ----------
         *arrays : str
-            Arrays in which they must; by default all that the store has.
+            Arrays in which they must; by default all that the store has, or had before they were withdrawn.
 
         Returns
         -------
@@ -259,7 +269,7 @@ class Store:
 
     @property
     def missing(self) -> int:
-        """How many rows are not committed in every array that the store has."""
+        """How many rows are not committed in every array that the store has, or had before it was withdrawn."""
         return len(self) - int(self._every((), _all_of).sum())
 
     @property
@@ -514,7 +524,7 @@ class Store:
     def _every(self, arrays: Sequence[str], marks: Any) -> NDArray[np.bool_]:
         """Mark the rows for which `marks(record)` holds in each of some arrays."""
         result = np.full(len(self._rows), bool(self.arrays), dtype=bool)
-        for array in arrays or self.arrays:
+        for array in arrays or self._required:
             here = np.zeros(len(self._rows), dtype=bool)
             for record in self._records.get(array, {}).values():
                 here[record.first_row : record.first_row + len(record.status)] = marks(record)

@@ -30,7 +30,16 @@ from samtl.store.layout import (
     root_metadata,
     shard_index,
 )
-from samtl.store.log import LOG, OK, CommittedFile, Record, committed, place_in_log, read_record
+from samtl.store.log import (
+    LOG,
+    OK,
+    CommittedFile,
+    Record,
+    committed,
+    place_in_log,
+    read_record,
+    required,
+)
 from samtl.store.rows import Rows, read_rows
 
 LEVELS = ("quick", "rows", "deep")
@@ -399,12 +408,13 @@ def _read(
 
 def _count(found: Checked, listed: Rows) -> None:
     state = _committed(found)
+    wanted = required((one for by in found.records.values() for one in by), listed.task)
     found.blocks = len({block for by_block in state.values() for block in by_block})
     current = listed.counts
     for block in range(listed.blocks):
         rows = listed.block_rows(block)
-        records = [by_block[block] for by_block in state.values() if block in by_block]
-        if not state or len(records) < len(state):
+        records = [state[name][block] for name in wanted if block in state.get(name, ())]
+        if not state or len(records) < len(wanted):
             found.missing += sum(row in current for row in rows)
             continue
         statuses = zip(*(record.status for record in records), strict=True)

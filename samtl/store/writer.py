@@ -421,7 +421,7 @@ def _write_skeleton(
 def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamageError(f"{path} is damaged; remove it, and it is written anew") from error
 
 
@@ -519,7 +519,7 @@ def _describe(holder: Path) -> str:
     try:
         who = json.loads(holder.read_bytes())
         return f"process {who['pid']} on {who['host']} since {who['since']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
 

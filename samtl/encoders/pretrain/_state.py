@@ -63,7 +63,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it has no iterator
             about = json.loads((file.metadata() or {})[_ABOUT])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is no state of a training run ({type(error).__name__}): remove it to begin anew, or give "
             "another --out"

@@ -365,7 +365,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf  # a line that was being written when the machine went down
 
 
