@@ -12,14 +12,13 @@ from samtl.ahead import ahead
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.images import BadImage, mask_sha256
-from samtl.store.layout import BLOCK_ROWS, TIER_ARRAYS
+from samtl.store.layout import BLOCK_ROWS
 from samtl.store.log import OK, QUARANTINED, SUPERSEDED, Record
 from samtl.store.rows import Rows, read_rows, require_kin
 
 # Codes of rows that are tried again once their images can be read: nothing was wrong with these images themselves, or
 # they were other ones for a while.
 _MENDABLE = {"unreadable", "changed"}
-_TIERS = frozenset(TIER_ARRAYS.values())
 _READERS = 4  # images that are read and summed at a time
 
 
@@ -256,7 +255,7 @@ class _Facts:
     codes : frozenset of str
         Why it was left out of arrays.
     embedded : bool
-        Whether it is in each tier that its block has.
+        Whether it is in everything that its block has, but for its mask.
     """
 
     image: str = ""
@@ -274,7 +273,7 @@ def _facts(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Facts]:
     found: dict[int, _Facts] = {}
     for record, arrays in arrays_of.values():
         masks = record.mask_sha256 if "mask" in arrays else ()
-        has_tier = not _TIERS.isdisjoint(arrays)
+        more_than_masks = set(arrays) != {"mask"}
         for position, status in enumerate(record.status):
             facts = found.setdefault(record.first_row + position, _Facts())
             image = record.image_sha256[position]
@@ -283,7 +282,7 @@ def _facts(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Facts]:
             else:
                 facts.codes |= {status.removeprefix(QUARANTINED)}
                 facts.image = facts.image or image
-                facts.embedded = facts.embedded and not has_tier
+                facts.embedded = facts.embedded and not more_than_masks
             if masks:
                 unread = status == f"{QUARANTINED}mask_unreadable"
                 facts.mask = masks[position] or ("" if unread else None)

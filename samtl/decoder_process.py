@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from samtl import images
 from samtl.errors import ResourceError
-from samtl.images import MAX_PIXELS, STATISTICS, BadImage, Code, decode, statistics
-from samtl.preprocess import resize_longest_side
+from samtl.images import MAX_PIXELS, STATISTICS, BadImage, Code
+from samtl.preprocess import resize_image
 from samtl.processes import deaf_children, ended
 
 # Bytes beyond what the process has at its start; the largest image that is allowed takes 1.2 GB.
@@ -144,9 +144,9 @@ def _refused(told: str) -> BadImage:
 
 def prepare_here(data: bytes, image_size: int) -> Prepared:
     """Do the same in this process."""
-    pixels = decode(data)
-    size = pixels.shape[0], pixels.shape[1]
-    return Prepared(resize_longest_side(pixels, image_size), size, statistics(pixels))
+    with images.opened_rgb(data) as image:
+        pixels = resize_image(image, image_size)
+        return Prepared(pixels, (image.height, image.width), images.statistics_of(image))
 
 
 class Decoder:

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Literal
 
 import numpy as np
@@ -136,6 +136,23 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         return _to_array(image)
 
 
+@contextlib.contextmanager
+def opened_rgb(data: bytes) -> Iterator[Image.Image]:
+    """Open an image file held in memory as an image in mode RGB, for as long as a `with` block lasts.
+
+    The pixels are those of `decode`, which would hold them twice.
+
+    Raises
+    ------
+    BadImage
+        As `decode` does.
+    """
+    with _opened(io.BytesIO(data)) as image:
+        whole = _loaded(image).im.size
+        straight = image if image.size == whole else image.crop((0, 0, *whole))
+        yield straight if straight.mode == "RGB" else straight.convert("RGB")
+
+
 def decode_mask(data: bytes, *, lookup: bool = False) -> npt.NDArray[np.uint8]:
     """Decode a mask held in memory to the values that are stored in it.
 
@@ -224,12 +241,21 @@ def statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
             f"{pixels.shape} {pixels.dtype}; samtl.images.decode gives such an array"
         )
     rows = pixels.reshape(-1, 3)
-    n = len(rows)
-    counts = np.zeros((3, 256), dtype=np.int64)
-    for start in range(0, n, _STRIP_PIXELS):
+    strips = (rows[start : start + _STRIP_PIXELS] for start in range(0, len(rows), _STRIP_PIXELS))
+    return _moments(strips)
+
+
+def statistics_of(image: Image.Image) -> npt.NDArray[np.float32]:
+    """Describe an image in mode RGB as `statistics` does its pixels."""
+    return _moments(strip.reshape(-1, 3) for _, strip in _strips(image))
+
+
+def _moments(strips: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    n, counts = 0, np.zeros((3, 256), dtype=np.int64)
+    for strip in strips:
+        n += len(strip)
         for band in range(3):
-            values = rows[start : start + _STRIP_PIXELS, band]
-            counts[band] += np.bincount(values, minlength=256)
+            counts[band] += np.bincount(strip[:, band], minlength=256)
     levels = np.arange(256)
     # Whole numbers, so that nothing is rounded before the last step.
     sums = [int(s) for s in counts @ levels]
@@ -265,17 +291,20 @@ def _loaded(image: ImageFile) -> ImageFile:
 
 
 def _to_array(image: ImageFile) -> npt.NDArray[np.uint8]:
-    width, height = _loaded(
-        image
-    ).im.size  # `image.size` is turned where a TIFF's orientation tag says so
+    width, height = _loaded(image).im.size  # `image.size` is turned where a TIFF's tag says so
     pixels = np.empty((height, width, 3), dtype=np.uint8)
-    step = max(1, _STRIP_PIXELS // width)
-    for top in range(
-        0, height, step
-    ):  # in strips: converted whole, a large image is held four times
-        bottom = min(top + step, height)
-        pixels[top:bottom] = image.crop((0, top, width, bottom)).convert("RGB")
+    for top, strip in _strips(image):
+        pixels[top : top + len(strip)] = strip
     return pixels
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Give rows as pixels, and the first one's number: converted whole, a large image is held four times."""
+    width, height = image.im.size
+    step = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, step):
+        strip = image.crop((0, top, width, min(top + step, height)))
+        yield top, np.asarray(strip.convert("RGB"))
 
 
 def _kind(data: bytes, length: int) -> str:

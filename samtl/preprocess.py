@@ -82,9 +82,13 @@ def resize_longest_side(pixels: NDArray[np.uint8], image_size: int = 1024) -> ND
     ndarray of uint8, (h, w, 3)
         With (h, w) from `resized_shape`.
     """
-    height, width = resized_shape(pixels.shape[0], pixels.shape[1], image_size)
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return resize_image(Image.fromarray(pixels), image_size)
+
+
+def resize_image(image: Image.Image, image_size: int = 1024) -> NDArray[np.uint8]:
+    """Do the same to an image in mode RGB."""
+    height, width = resized_shape(image.height, image.width, image_size)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def mask_square(mask: NDArray[np.uint8], image_size: int = 1024) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from samtl.embedding import Reading, embed
 from samtl.errors import LockedError, MismatchError, ResourceError
 from samtl.planning import Plan
 from samtl.planning import plan as plan_of
+from samtl.store.repair import repair
 from samtl.store.rows import Rows
 from samtl.store.verify import check
 from samtl.store.writer import locked
@@ -393,6 +394,22 @@ def test_a_mask_that_was_bad_from_the_beginning(made, encoders):
     encoders.images = 0
     result = made(masked())
     assert (result.quarantined, counts(made.plan), encoders.images) == ((), {"changed": 1}, 1)
+
+
+@pytest.mark.parametrize("array", ["image_stats", "pooled", "mask"])
+def test_what_was_redone_while_a_mask_was_bad(made, array):
+    """It was put aside then, whatever it was."""
+    store = made(masked()).store
+    path = next((store / array).glob("c.0.*"))
+    path.write_bytes(path.read_bytes()[::-1])
+    with locked(store):
+        repair(store, check(store))
+    assert [q.code for q in made(masked(bad=("i5",))).quarantined] == ["mask_size"]
+    assert made(masked()).quarantined == ()
+    assert samtl.open(store).missing == 0
+    ours = masks()
+    fresh(masked())
+    assert ours == masks("fresh.zarr")
 
 
 def test_an_image_that_comes_back_with_another_mask(made, encoders):
