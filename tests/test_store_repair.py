@@ -51,6 +51,20 @@ def test_a_damaged_row_costs_its_block_and_no_other(store, original, encoders):
     assert everything(open_store(store)) == everything(open_store(original))
 
 
+def test_a_folder_in_the_place_of_a_shard_is_not_removed(store, encoders):
+    path = store / "pooled" / "c.1.0"
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("of somebody")
+    assert repair(store, check(store)).withdrawn == {1: ["pooled"]}
+    with pytest.raises(DamageError, match=r"c\.1\.0 is a folder.*move it elsewhere"):
+        again(store)
+    assert (path / "notes.txt").exists()
+    path.rename(store.parent / "elsewhere")
+    assert again(store).encoded == 16
+    assert check(store, "deep").findings == []
+
+
 def test_only_the_damaged_arrays_are_withdrawn(store, encoders):
     (store / "label" / "c.0").unlink()
     (store / "grid16" / "c.0.0.0.0").write_bytes(b"")
