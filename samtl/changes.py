@@ -124,8 +124,9 @@ def find_changes(
             now[row].image != facts[row].image
             # What was put aside for something that may have been mended since.
             or (now[row].image != "" and facts[row].codes & _MENDABLE)
-            or (row in other_mask and any(code.startswith("mask_") for code in facts[row].codes)
-                and not facts[row].embedded)
+            # Of a mask that was no use, what it was may be gone with a damaged record: then it is looked at again.
+            or (masks and now[row].mask not in (None, facts[row].mask) and not facts[row].embedded
+                and any(code.startswith("mask_") for code in facts[row].codes))
         )
     }  # fmt: skip
     free = here - known | {stored.sample_ids[row] for row in changed}

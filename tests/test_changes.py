@@ -412,6 +412,24 @@ def test_what_was_redone_while_a_mask_was_bad(made, array):
     assert ours == masks("fresh.zarr")
 
 
+def test_a_bad_mask_that_is_not_known_any_more(made):
+    """Its record was damaged, and in the meantime the mask was mended, or not."""
+    store = made(masked(bad=("i5", "i6"))).store
+    made(masked(19, bad=("i5", "i6")))
+    samtl.compact(store)  # which gives masks records of their own
+    for path in (store / "log").glob("*.1.json"):
+        path.write_bytes(path.read_bytes()[:-9])
+    with locked(store):
+        repair(store, check(store))
+    assert [q.sample_id for q in made(masked(19, bad=("i6",))).quarantined] == ["i6"]
+    assert made(masked(19, bad=("i6",))).encoded == 0
+    assert (made.plan.remasked, counts(made.plan)) == (0, {})
+    assert made(masked(19)).quarantined == ()
+    ours = masks()
+    fresh(masked(19))
+    assert ours == masks("fresh.zarr")
+
+
 def test_an_image_that_comes_back_with_another_mask(made, encoders):
     made(masked(20))
     made(masked(19))
