@@ -144,9 +144,14 @@ def _refused(told: str) -> BadImage:
 
 def prepare_here(data: bytes, image_size: int) -> Prepared:
     """Do the same in this process."""
+    full: MemoryError | None = None
     with images.opened_rgb(data) as image:
-        pixels = resize_image(image, image_size)
-        return Prepared(pixels, (image.height, image.width), images.statistics_of(image))
+        try:
+            pixels = resize_image(image, image_size)
+            return Prepared(pixels, (image.height, image.width), images.statistics_of(image))
+        except MemoryError as error:  # which would be told as a fault of the file
+            full = error
+    raise full
 
 
 class Decoder:

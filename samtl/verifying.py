@@ -267,7 +267,7 @@ def _recomputed(
         checkpoint,
         device,
     )
-    whole = np.flatnonzero(store.valid())
+    whole = np.flatnonzero(store.valid(*(TIER_ARRAYS[tier] for tier in store.tiers)))
     rows = np.random.default_rng(seed).permutation([row for row in whole.tolist() if row in where])
     found = []
     for done, row in enumerate(rows[:k].tolist()):

@@ -115,6 +115,23 @@ def test_metadata_is_written_again(store, original):
     assert check(store, "deep").findings == []
 
 
+def test_an_array_whose_folder_is_gone(store, original, encoders):
+    shutil.rmtree(store / "grid16")
+    done = repair(store, check(store))
+    assert sorted(done.withdrawn) == [0, 1, 2]
+    assert check(store).findings == []
+    assert open_store(store).wanted_tiers == ("pooled", "grid16", "dense")
+    assert again(store).missing == 0
+    assert everything(open_store(store)) == everything(open_store(original))
+
+
+def test_metadata_whose_place_is_taken_by_a_folder(store):
+    (store / "pooled" / "zarr.json").unlink()
+    (store / "pooled" / "zarr.json").mkdir()
+    with pytest.raises(DamageError, match=r"zarr\.json is a folder.*move it elsewhere"):
+        repair(store, check(store))
+
+
 def test_metadata_of_an_array_that_nothing_is_committed_of(store, original, encoders):
     """A repair that leaves a finding would do the same again and again."""
     for path in (store / "log").iterdir():

@@ -106,7 +106,7 @@ def compact(
         if opened.missing:
             raise InputError(
                 f"{path} is not complete, {opened.missing} of its rows are not in every array: run samtl embed with "
-                f"--tiers {','.join(opened.tiers)} first"
+                f"--tiers {','.join(opened.wanted_tiers)} first"
             )
         free = shutil.disk_usage(path).free
         if before * SPARE > free:

@@ -237,6 +237,11 @@ class Store:
         """The tiers with at least one committed block."""
         return tuple(tier for tier, array in TIER_ARRAYS.items() if array in self.arrays)
 
+    @property
+    def wanted_tiers(self) -> tuple[str, ...]:
+        """The tiers that its rows are to be in: those that it has, and those that were withdrawn."""
+        return tuple(tier for tier, name in TIER_ARRAYS.items() if name in self._required)
+
     def columns(self, array: str) -> tuple[str, ...]:
         """Names of the columns of `pooled` or `image_stats`."""
         return tuple(str(c) for c in self._spec(array).attributes["columns"])  # type: ignore[attr-defined]

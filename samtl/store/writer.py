@@ -331,8 +331,9 @@ def open_writer(
                 r in wanted_rows.counts for r in writer.block_rows(block)
             ):
                 for spec in specs.values():
-                    if spec.shard_path(block) in writer._orphans:
-                        (path / spec.shard_path(block)).unlink(missing_ok=True)
+                    shard = path / spec.shard_path(block)
+                    if spec.shard_path(block) in writer._orphans and not shard.is_dir():
+                        shard.unlink(missing_ok=True)
         if wanted_rows.generation:
             writer.relabel()
         yield writer

@@ -12,7 +12,7 @@ from pathlib import Path
 from samtl.encoders._device import resolve_device, resolve_dtype
 from samtl.encoders.pretrain._export import describe, export
 from samtl.encoders.pretrain._images import read_images
-from samtl.encoders.pretrain._recipe import STAGES, Recipe, Stage
+from samtl.encoders.pretrain._recipe import ROUND, ROUNDS, STAGES, Recipe, Stage
 from samtl.encoders.pretrain._training import Progress, Training, remaining
 from samtl.errors import InputError, SamtlError
 from samtl.signals import StopNow, polite_stop, stop_at_once
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    until = time.monotonic() + 60 * (options.minutes or float("inf"))
     device = resolve_device(options.device)
     dtype = str(resolve_dtype(options.dtype, device)).removeprefix("torch.")
     if dtype == "float16":
@@ -83,20 +84,19 @@ def _run(options: argparse.Namespace) -> int:
     )
     told = f"; {left_out} cannot be decoded and are left out" if left_out else ""
     _log.info("%d images on %s%s; %s", len(images), device, told, describe(recipe))
-    until = time.monotonic() + 60 * (options.minutes or float("inf"))
     with polite_stop("stopping after this step; once more to stop at once") as stop:
         training = Training(images, digest, recipe, options.out, device)
         ended = training.run(
             lambda: stop() or time.monotonic() > until, _Teller(recipe, training.step)
         )
+    made = export(training, options.dataset, options.limit)
+    _log.info("%s: %s, sha256 %s; %s", made.weights, size(made.bytes), made.sha256, made.card)
     if not ended:
         _log.info(
             "stopped after step %d of %d, kept in %s: the same command goes on",
             training.step, recipe.steps, options.out,
         )  # fmt: skip
         return stop.exit_code
-    made = export(training, options.dataset, options.limit)
-    _log.info("%s: %s, sha256 %s; %s", made.weights, size(made.bytes), made.sha256, made.card)
     _log.info(
         "samtl embed --dataset %s --encoder %s --checkpoint %s",
         options.dataset, recipe.encoder, made.weights,
@@ -155,7 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         "--stage", action="append", metavar="TOKENS:BATCH:STEPS[:SMALLEST-LARGEST]",
         help="views of so many tokens a side, images in a step, steps, and sides of crops as parts of the image's; "
         "may be repeated; default: "
-        + ", ".join(f"{s.tokens}:{s.batch_size}:{s.steps}:{s.smallest}-{s.largest}" for s in STAGES),
+        + ", ".join(f"{s.tokens}:{s.batch_size}:{s.steps}:{s.smallest}-{s.largest}" for s in ROUND)
+        + f", and so on {ROUNDS} times",
     )  # fmt: skip
     option(
         "--pixels", type=int, default=64, help="side that images are brought to first; default: 64"
@@ -164,10 +165,14 @@ def _parser() -> argparse.ArgumentParser:
     option(
         "--wide",
         type=int,
-        default=2048,
-        help="channels that the loss is computed on; default: 2048",
+        default=1024,
+        help="channels that the loss is computed on; default: 1024",
     )
-    option("--minutes", type=float, help="rest after so many; the same command goes on")
+    option(
+        "--minutes",
+        type=float,
+        help="rest after so many, counted from the start; the same command goes on",
+    )
     return parser
 
 

@@ -32,7 +32,7 @@ class Exported:
 
 
 def export(training: Training, dataset: str, limit: int | None) -> Exported:
-    """Write the encoder of a finished run, and its card.
+    """Write the encoder of a run as it is now, and its card, which says so where the run is not at its end.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def _card(training: Training, dataset: str, limit: int | None, count: int, sha25
         ("Images", f"{len(training.images)} of {data}{f' (--limit {limit})' * (limit is not None)}"),
         ("Digest of the images", f"`{training.about['images']}`"),
         ("Labels", "none: the script never reads them"),
-        ("Training", f"{recipe.steps} steps, {duration(training.seconds)} on {training.device.type}"),
+        ("Training", f"{_steps(training)}, {duration(training.seconds)} on {training.device.type}"),
         ("Last step", ", ".join(f"{key} {last[key]}" for key in _TOLD if key in last)),
     ]  # fmt: skip
     table = "\n".join(f"| {key} | {value} |" for key, value in facts)
@@ -123,15 +123,26 @@ _TOLD = (
 )
 
 
+def _steps(training: Training) -> str:
+    if training.done:
+        return f"{training.step} steps"
+    return f"UNFINISHED, {training.step} steps of {training.recipe.steps}"
+
+
 def _last_line(path: Path) -> dict[str, object]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found: dict[str, object] = json.loads(lines[-1]) if lines else {}
     return found
 
 
 def describe(recipe: Recipe) -> str:
     """Tell a recipe in a line."""
-    stages = ", then ".join(
-        f"{s.steps} steps of {s.batch_size} images, {s.tokens} tokens a side" for s in recipe.stages
+    steps: dict[tuple[int, int], int] = {}
+    for stage in recipe.stages:
+        kind = stage.batch_size, stage.tokens
+        steps[kind] = steps.get(kind, 0) + stage.steps
+    stages = ", ".join(
+        f"{n} steps of {images} images, {tokens} tokens a side"
+        for (images, tokens), n in steps.items()
     )
     return f"{recipe.encoder}: {stages}; {recipe.dtype}, seed {recipe.seed}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
@@ -37,7 +39,9 @@ class Network(nn.Module):
             torch.zeros(VARIANTS[name].width)
         )  # stands where a token is hidden
         for parameter, value in self.encoder.named_parameters():
-            if value.ndim == 2 or parameter == "pos_embed":  # relative positions, too
+            if "rel_pos" in parameter:
+                continue  # 0: distances that are seldom seen favour nothing
+            if value.ndim == 2 or parameter == "pos_embed":
                 trunc_normal_(value, std=INITIAL_STD)
             elif parameter.endswith("bias"):
                 zeros_(value)
@@ -79,7 +83,10 @@ class Network(nn.Module):
             x = torch.where(hidden[..., None], self.hidden.to(x.dtype), x)
         row, column = corner
         tokens = x.shape[1]
-        x = x + self.encoder.pos_embed[:, row : row + tokens, column : column + tokens]
+        # Contiguous: a convolution's output is not, and all that follows would have its order in memory.
+        x = (
+            x + self.encoder.pos_embed[:, row : row + tokens, column : column + tokens]
+        ).contiguous()
         means = []
         for index, block in enumerate(self.encoder.blocks):
             if recompute and torch.is_grad_enabled():
@@ -118,7 +125,11 @@ def _through(block: Any, x: Tensor) -> Tensor:
             for t in (layer.rel_pos_h, layer.rel_pos_w)
         ),
     )
-    seen = merge(fused(q * layer.scale, k, v, rows, columns), batch, height, width, window)
+    # Others are reported to give NaN on the way back (cuDNN), or hold every score (math).
+    ways = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    with sdpa_kernel(ways) if x.device.type == "cuda" else nullcontext():
+        heads = fused(q * layer.scale, k, v, rows, columns)
+    seen = merge(heads, batch, height, width, window)
     x = x + layer.proj(seen)
     return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return]
 

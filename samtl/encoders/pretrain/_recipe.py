@@ -67,9 +67,12 @@ class Stage:
         return stage
 
 
-# Most steps on views of 28 tokens, in which a pixel of a 64-pixel image is about a token, as it is when a whole image
-# is embedded at 1024; the last on views of all 64 tokens, so that nothing in an embedding is seen for the first time.
-STAGES = (Stage(28, 512, 6_000, 0.5, 0.9), Stage(64, 128, 1_000, 0.6, 1.0))
+# An image of 64 pixels that is embedded at 1024 has a token for each pixel. Views of 28 tokens have 0.6 to 0.9 of one
+# and are many for their cost; those of 42 have 0.7 to 1.3, and those of 64 all the distances and positions that there
+# are, at 1 to 1.7. They take turns, so that the rate is high and low for each.
+ROUND = (Stage(28, 512, 300, 0.5, 0.7), Stage(42, 224, 100), Stage(64, 128, 40, 0.6, 1.0))
+ROUNDS = 7
+STAGES = ROUND * ROUNDS
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Recipe:
     points: int = 8
     hidden_share: float = 0.4
     hidden_often: float = 0.5
-    wide: int = 2048
+    wide: int = 1024
     dtype: str = "float32"
 
     @property

@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 LOG_EVERY, SAVE_EVERY = 50, 120.0  # steps; seconds
-# Above so many tokens along a side, what blocks keep for their gradients would fill a GPU.
-RECOMPUTED = 32
+# Of more tokens in a step and view, what blocks keep for their gradients would fill a GPU of 80 GB.
+MOST_KEPT = 420_000
 _RANKED = 512  # rows that the effective rank is computed of, at most
 
 
@@ -249,16 +249,20 @@ class Training:
             )
             free = network.side - stage.tokens + 1
             row, column = (int(torch.randint(free, (), generator=generator)) for _ in both)
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"
-            ):
+            with self._mixed():
                 dense, means = network(
-                    view, (row, column), hidden.to(self.device), stage.tokens > RECOMPUTED
+                    view,
+                    (row, column),
+                    hidden.to(self.device),
+                    stage.batch_size * stage.tokens**2 > MOST_KEPT,
                 )
             kept.append(pooled(dense, means))
             seen_by_both.append(at_points(dense.float(), points.to(self.device)).flatten(0, 1))
-        whole = vicreg(*(self.learner.whole(features) for features in kept))
-        parts = vicreg(*(self.learner.places(features) for features in seen_by_both))
+        with self._mixed():
+            wholes = [self.learner.whole(features) for features in kept]
+            places_ = [self.learner.places(features) for features in seen_by_both]
+        whole = vicreg(*(embedded.float() for embedded in wholes))
+        parts = vicreg(*(embedded.float() for embedded in places_))
         share = recipe.dense_share
         loss = (1 - share) * whole.total + share * parts.total
         for group in self.optimiser.param_groups:
@@ -275,6 +279,11 @@ class Training:
             **_named("dense", parts),
             "rank": effective_rank(kept[0].detach()[:_RANKED]),
         }
+
+    def _mixed(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.recipe.dtype == "bfloat16"
+        )
 
     def _rows(self, seen: int, count: int) -> Tensor:
         """Give the next images of an endless sequence of permutations."""

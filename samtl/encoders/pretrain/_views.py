@@ -1,7 +1,7 @@
 """Two views of each image: crops, flips, right-angle turns and colours, for a whole batch at a time on any device.
 
-What a satellite sees has no up and no left, so all eight flips and turns are alike; colours change little, since land
-cover is told by them.
+What a satellite sees has no up and no left, so all eight flips and turns are alike. Hues stay, since land cover is told
+by them; light and haze differ, and so do brightness and contrast.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolat
 
 from samtl.preprocess import PIXEL_MEAN, PIXEL_STD
 
-# How far brightness and contrast, and how far saturation, are multiplied; how often any of them; and how often an image
-# turns grey or is blurred.
-BRIGHTNESS, SATURATION, COLOURED, GREY, BLURRED = 0.4, 0.2, 0.8, 0.1, 0.2
+# How far brightness and contrast, both, and how far saturation are multiplied; how often any of them; and how often an
+# image turns grey or is blurred.
+BRIGHTNESS, SATURATION, COLOURED, GREY, BLURRED = 0.3, 0.2, 0.8, 0.1, 0.2
 CELL = 4  # tokens along the side of the squares that are hidden
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
