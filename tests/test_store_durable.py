@@ -201,6 +201,17 @@ def test_an_older_folder_that_a_killed_process_left_is_not_in_the_way(tmp_path, 
     assert (place / "a").read_text() == ".tmp-place"
 
 
+def test_what_was_half_written_is_never_put_in_a_place(tmp_path):
+    """One process was killed when all was done but to clear up, the next while it wrote, and then the folder went."""
+    place = tmp_path / "place"
+    for folder in (place, tmp_path / ".tmp-place-old"):
+        folder.mkdir()
+    durable.clear_beside(place).mkdir()
+    place.rmdir()
+    durable.recover_folder(place)
+    assert names(tmp_path) == [".tmp-place"]
+
+
 def test_a_folder_is_put_back_that_a_killed_process_left_beside_its_place(tmp_path):
     place = tmp_path / "place"
     durable.recover_folder(place)

@@ -97,8 +97,7 @@ def compact(
             "it there, and copy it back under another name"
         )
     with locked(path):
-        new = durable.beside(path)
-        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        new = durable.clear_beside(path)
         opened, listed = open_store(path), read_rows(path)
         before = opened.summary().bytes
         if not listed.generation:

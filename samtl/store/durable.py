@@ -102,6 +102,18 @@ def beside(place: Path) -> Path:
     return place.with_name(f"{TEMPORARY}{place.name}")
 
 
+def clear_beside(place: Path) -> Path:
+    """Remove what killed processes left beside a folder that is in its place; gives the name of the one to come.
+
+    The older one first: with both of them there, and the folder itself removed by its owner, `recover_folder` would
+    take what was half written for what was to come.
+    """
+    new = beside(place)
+    for left in (_old(new), new):
+        shutil.rmtree(left, ignore_errors=True)
+    return new
+
+
 def recover_folder(place: Path) -> None:
     """Put a folder in its place that a process left beside it which was killed in `replace_folder`."""
     new = beside(place)
