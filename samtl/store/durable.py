@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from samtl.errors import DamageError
 from samtl.store.remote import RemotePath
 
 TEMPORARY = ".tmp-"
@@ -64,6 +65,14 @@ def replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def require_no_folder(path: Path) -> None:
+    """Raise DamageError where a folder has the name of a file of a store: whose it is, nobody knows."""
+    if path.is_dir() and not path.is_symlink():
+        raise DamageError(
+            f"{path} is a folder, and a file of the store belongs there: move it elsewhere and start again"
+        )
 
 
 def replace_folder(new: Path, place: Path) -> None:

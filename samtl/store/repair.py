@@ -137,11 +137,7 @@ def _rewrite(store: Path, findings: Sequence[Finding], done: Repaired) -> None:
     root = root_metadata(identity, listed.attributes(), all_of)
     for finding in findings:
         content = root if finding.path == ROOT else all_of[finding.array]
-        if (store / finding.path).is_dir():
-            raise DamageError(
-                f"{store / finding.path} is a folder, and a file of the store belongs there: move it elsewhere and "
-                "start again"
-            )
+        durable.require_no_folder(store / finding.path)
         durable.make_folder((store / finding.path).parent)
         durable.replace(store / finding.path, documents.canonical(content))
         done.rewritten.append(finding.path)

@@ -173,10 +173,7 @@ class StoreWriter:
             if isinstance(path, RemotePath):
                 path.swap(b"".join(shard.pieces), version)
                 return
-            if path.is_dir() and not path.is_symlink():
-                raise DamageError(
-                    f"{path} is a folder, and a file of the store belongs there: move it elsewhere and start again"
-                ) from None
+            durable.require_no_folder(path)
             path.unlink()
             durable.publish(path, shard.pieces)
 

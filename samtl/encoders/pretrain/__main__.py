@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samtl.encoders._device import resolve_device, resolve_dtype
-from samtl.encoders.pretrain._export import describe, export
+from samtl.encoders.pretrain._export import export
 from samtl.encoders.pretrain._images import read_images
 from samtl.encoders.pretrain._recipe import ROUND, ROUNDS, STAGES, Recipe, Stage
 from samtl.encoders.pretrain._training import Progress, Training, remaining
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         options.dataset, options.root, options.limit, recipe.pixels
     )
     told = f"; {left_out} cannot be decoded and are left out" if left_out else ""
-    _log.info("%d images on %s%s; %s", len(images), device, told, describe(recipe))
+    _log.info("%d images on %s%s; %s", len(images), device, told, recipe.describe())
     with polite_stop("stopping after this step; once more to stop at once") as stop:
         training = Training(images, digest, recipe, options.out, device)
         ended = training.run(

@@ -1,4 +1,4 @@
-"""What a finished run gives: an encoder's weights in float16, and a card that says what they are."""
+"""What a run gives: an encoder's weights in float16, and a card that says what they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from samtl.encoders.pretrain._recipe import Recipe
 from samtl.encoders.pretrain._state import write_tensors
 from samtl.encoders.pretrain._training import LOG, Training
 from samtl.errors import ResourceError, SamtlError
@@ -133,16 +132,3 @@ def _last_line(path: Path) -> dict[str, object]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found: dict[str, object] = json.loads(lines[-1]) if lines else {}
     return found
-
-
-def describe(recipe: Recipe) -> str:
-    """Tell a recipe in a line."""
-    steps: dict[tuple[int, int], int] = {}
-    for stage in recipe.stages:
-        kind = stage.batch_size, stage.tokens
-        steps[kind] = steps.get(kind, 0) + stage.steps
-    stages = ", ".join(
-        f"{n} steps of {images} images, {tokens} tokens a side"
-        for (images, tokens), n in steps.items()
-    )
-    return f"{recipe.encoder}: {stages}; {recipe.dtype}, seed {recipe.seed}"

@@ -135,6 +135,18 @@ class Recipe:
                 yield stage, seen
                 seen += stage.batch_size
 
+    def describe(self) -> str:
+        """Tell it in a line."""
+        steps: dict[tuple[int, int], int] = {}
+        for stage in self.stages:
+            kind = stage.batch_size, stage.tokens
+            steps[kind] = steps.get(kind, 0) + stage.steps
+        stages = ", ".join(
+            f"{n} steps of {images} images, {tokens} tokens a side"
+            for (images, tokens), n in steps.items()
+        )
+        return f"{self.encoder}: {stages}; {self.dtype}, seed {self.seed}"
+
     def to_dict(self) -> dict[str, object]:
         """Give the fields as JSON values."""
         return {**dataclasses.asdict(self), "stages": [dataclasses.asdict(s) for s in self.stages]}

@@ -259,10 +259,10 @@ class Training:
             kept.append(pooled(dense, means))
             seen_by_both.append(at_points(dense.float(), points.to(self.device)).flatten(0, 1))
         with self._mixed():
-            wholes = [self.learner.whole(features) for features in kept]
-            places_ = [self.learner.places(features) for features in seen_by_both]
-        whole = vicreg(*(embedded.float() for embedded in wholes))
-        parts = vicreg(*(embedded.float() for embedded in places_))
+            of_wholes = [self.learner.whole(features) for features in kept]
+            of_places = [self.learner.places(features) for features in seen_by_both]
+        whole = vicreg(*(embedded.float() for embedded in of_wholes))
+        parts = vicreg(*(embedded.float() for embedded in of_places))
         share = recipe.dense_share
         loss = (1 - share) * whole.total + share * parts.total
         for group in self.optimiser.param_groups:
