@@ -19,11 +19,11 @@ def compact(
             store or cache,
             lambda rows, all_of: status.update(f"{rows} of {all_of} rows written"),
         )
-    if done.dropped:
+    if done.rewritten:
         render.say(
             f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {render.size(done.bytes_after)}, "
             f"{render.size(done.bytes_before)} before"
         )
     else:
-        render.say(f"every row of {done.store} counts: nothing to do")
+        render.say(f"every row of {done.store} is where it was made: nothing to do")
     render.write_json(json, done.to_json())

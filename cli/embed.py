@@ -180,7 +180,7 @@ def draw_plan(plan: Plan) -> None:
         for n, what in (
             (plan.added, "images new"),
             (plan.changed, "changed, so their old rows no longer count"),
-            (plan.removed, "gone, so their rows no longer count"),
+            (plan.removed, "gone or left out, so their rows no longer count"),
             (plan.returned, "back, whose rows count again"),
             (plan.relabelled, "whose labels are written anew"),
             (plan.regrouped, "in another group or part"),

@@ -14,6 +14,7 @@ from ._options import Cache, Device, Json, Root, StoreArgument
 if TYPE_CHECKING:
     from samtl.verifying import Verification
 
+LISTS = {"identity", "rows"}  # findings about what everything else refers to
 LISTED = 20  # findings printed one by one; all of them are in --json
 
 
@@ -171,17 +172,36 @@ def _verdict(found: Verification) -> tuple[str, str]:
             done.append(f"{len(found.repaired.rewritten)} files of metadata were written anew")
         return "repaired: " + "; ".join(done), "yellow"
     if found.findings:
-        hint = "; --repair withdraws it, for samtl embed to redo"
-        return f"damaged: {len(found.findings)} findings{hint}", "red"
+        if found.refused:
+            return f"damaged, and not repaired: {found.refused}", "red"
+        count = len(found.findings)
+        return f"damaged: {count} {'findings' if count > 1 else 'finding'}; {_advice(found)}", "red"
     if not all(row.within for row in found.recomputed):
         return "damaged: the encoder gives something else for rows above", "red"
     if found.images:
         return "the store is whole, but images are not those that it was made from", "yellow"
     if found.checked.missing:
+        stale = found.checked.relabelled
+        why = f", {stale} of them with the label of before a change" if stale else ""
         return (
-            f"undamaged, and {found.checked.missing} rows are missing: run samtl embed to go on",
+            f"undamaged, and {found.checked.missing} rows are missing{why}: run samtl embed to go on",
             "yellow",
         )
     if found.checked.quarantined:
         return "undamaged; the images of some rows could not be used: see samtl info", "yellow"
+    if found.level == "quick":
+        return "complete, by the sizes of its files; their content was not looked at", "green"
     return "whole", "green"
+
+
+def _advice(found: Verification) -> str:
+    """Say what can be done about damage."""
+    kinds = {one.what for one in found.findings}
+    if kinds & LISTS:
+        return (
+            "what the rows are is known from that file alone, so --repair cannot help: take it from a copy of the "
+            "store, or embed anew under another name"
+        )
+    if kinds == {"metadata"}:
+        return "--repair writes it anew"
+    return "--repair withdraws it, for samtl embed to redo"

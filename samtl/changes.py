@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samtl.ahead import ahead
 from samtl.datasets import Dataset
-from samtl.errors import InputError
+from samtl.errors import InputError, MismatchError
 from samtl.images import BadImage, mask_sha256
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.log import OK, QUARANTINED, SUPERSEDED, Record
@@ -35,7 +35,7 @@ class Changes:
     changed : int
         Images whose files have other bytes: the old row is superseded, and there is a new one.
     removed : int
-        Images that the dataset does not have any more: their rows are superseded.
+        Images that the dataset does not have any more, or that the part asked for does not: their rows are superseded.
     returned : int
         Images whose rows were superseded, and count again.
     relabelled : int
@@ -64,6 +64,7 @@ def find_changes(
     read_images: bool = True,
     on_progress: Callable[[int, int], None] = lambda done, all_of: None,
     should_stop: Callable[[], bool] = lambda: False,
+    left_out: Container[str] = frozenset(),
 ) -> Changes:
     """Compare a dataset with the store that was made from it; nothing is written.
 
@@ -83,16 +84,20 @@ def find_changes(
         Called with the number of images that were read, and are to be read.
     should_stop : callable, optional
         Asked after each image; those that were not read then are taken to be the same.
+    left_out : container of str
+        Ids that the dataset has, and that are not asked for: `limit` or `per_class` leaves them out.
 
     Raises
     ------
     MismatchError
-        Where it is another dataset, or has less than half of the store's rows.
+        Where it is another dataset, or has less than half of the store's rows; where fewer images are asked for than
+        the store has, and not since they are gone.
     DamageError
         Where the store's lists are damaged.
     """
     stored = read_rows(store)
     require_kin(stored, wanted, store)
+    _refuse_fewer(store, stored, wanted, left_out)
     facts = _facts(state)
     masks = source.read_mask is not None
     here = set(wanted.sample_ids)
@@ -141,6 +146,20 @@ def find_changes(
     stay = (set(asked) - changed | set(back.values())) & other_mask
     remasked = tuple(sorted(row for row in stay if facts[row].embedded))
     return replace(reconcile(stored, wanted, changed, back), remasked=remasked)
+
+
+def _refuse_fewer(store: Path, stored: Rows, wanted: Rows, left_out: Container[str]) -> None:
+    """Refuse to take rows back of images that are still there, where only a smaller part of them is asked for.
+
+    Where as many are asked for as before, it is the dataset that has grown, and the part is another by now.
+    """
+    fewer = [name for row in stored.current if (name := stored.sample_ids[row]) in left_out]
+    if fewer and len(wanted) < len(stored.current):
+        raise MismatchError(
+            f"--limit or --per-class leaves images out that {store} has rows of: ask for at least as many, leave the "
+            "option out, or name another store with --out:",
+            [("rows", str(len(stored.current)), f"{len(wanted)}, without {fewer[0]!r} for one")],
+        )
 
 
 def reconcile(

@@ -19,12 +19,13 @@ from samtl.encoders._weights import check_source
 from samtl.errors import InputError
 from samtl.images import STATISTICS
 from samtl.preprocess import PATCH, Preprocessing, check_image_size, grid_cells
+from samtl.store.agreement import other_labels
 from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
 from samtl.store.log import committed, read_log
 from samtl.store.remote import RemotePath, as_path
-from samtl.store.rows import Rows, generations
+from samtl.store.rows import Rows, has_rows
 from samtl.store.writer import check_identity, lacking, refuse_foreign, require_unlocked
 
 TIERS = tuple(TIER_ARRAYS)
@@ -214,12 +215,16 @@ def prepare(
             require_unlocked(path)  # before images are read for nothing
     done = committed(read_log(path)) if resumes else {}
     found = Changes(rows)
-    if resumes and generations(path):
-        found = find_changes(path, rows, source, done, check_images, on_read, should_stop)
+    if resumes and has_rows(path):
+        left_out = frozenset(listed.sample_ids) - frozenset(source.sample_ids)
+        found = find_changes(path, rows, source, done, check_images, on_read, should_stop, left_out)
         rows = found.rows
         source = _in_order_of(rows, source)
 
     specs = array_specs(preprocessing.image_size // PATCH, columns)
+    # Of a change that was not seen to its end, too.
+    waiting = other_labels(rows, specs["label"], done.get("label", {}))
+    relabelled = max(found.relabelled, sum(map(len, waiting.values())))
     always = ALWAYS if source.read_mask is None else (*ALWAYS, "mask")
     arrays = (*always, *(TIER_ARRAYS[tier] for tier in tiers))
     for row in found.remasked:
@@ -255,7 +260,7 @@ def prepare(
             changed=found.changed,
             removed=found.removed,
             returned=found.returned,
-            relabelled=found.relabelled,
+            relabelled=relabelled,
             regrouped=found.regrouped,
             remasked=len(found.remasked),
         ),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from samtl.datasets import Dataset, resolve
 from samtl.decoding import decode_row
-from samtl.errors import InputError, MismatchError
+from samtl.errors import DamageError, InputError, MismatchError
 from samtl.images import BadImage
 from samtl.reloading import reload_encoder
 from samtl.store.durable import recover_folder
@@ -65,6 +65,8 @@ class Verification:
     checked : Checked
         What the files are like; of before the repair, where there was one.
     repaired : Repaired or None
+    refused : str
+        Why there was no repair, where one was asked for, or "".
     images : tuple of ImageFinding
     images_compared : int
     images_added : int
@@ -76,6 +78,7 @@ class Verification:
     level: str
     checked: Checked
     repaired: Repaired | None
+    refused: str
     images: tuple[ImageFinding, ...]
     images_compared: int
     images_added: int
@@ -111,6 +114,7 @@ class Verification:
             "level": self.level,
             **checked,
             "repaired": None if self.repaired is None else asdict(self.repaired),
+            "refused": self.refused,
             "images": [asdict(one) for one in self.images],
             "images_compared": self.images_compared,
             "images_added": self.images_added,
@@ -161,8 +165,6 @@ def verify(
     ------
     InputError
         Where there is no store, or `recompute` lacks a dataset.
-    DamageError
-        Where what is to be repaired cannot be.
     MismatchError
         Where the encoder, or the dataset, is not that of the store.
     LockedError
@@ -174,11 +176,14 @@ def verify(
         raise InputError("--recompute needs the images: name the store's --dataset")
     path = _path(store)
     tell = on_progress or (lambda what, done, all_of: None)
-    repaired = None
+    repaired, refused = None, ""
     with locked(path) if repair_it else nullcontext():
         checked = check(path, level, lambda done, all_of: tell("bytes of shards", done, all_of))
         if repair_it and checked.findings:
-            repaired = repair(path, checked)
+            try:
+                repaired = repair(path, checked)
+            except DamageError as error:  # the findings are to be had all the same
+                refused = str(error)
     images: tuple[ImageFinding, ...] = ()
     compared = added = 0
     recomputed: tuple[Recomputed, ...] = ()
@@ -192,7 +197,9 @@ def verify(
         if recompute:
             source = None if checkpoint is None else str(checkpoint)
             recomputed = _recomputed(opened, listed, where, recompute, seed, source, device, tell)
-    return Verification(path, level, checked, repaired, images, compared, added, recomputed)
+    return Verification(
+        path, level, checked, repaired, refused, images, compared, added, recomputed
+    )
 
 
 def _path(store: str | Path | None) -> Path:

@@ -228,6 +228,31 @@ def test_an_image_that_cannot_be_read_now_keeps_its_row(made):
     assert made(replace(good, read=failing)).snapshot == before
 
 
+@pytest.mark.parametrize("fewer", [{"limit": 15}, {"per_class": 8}])
+def test_a_smaller_part_takes_no_row_back(made, fewer):
+    before = made(dataset()).snapshot
+    with pytest.raises(MismatchError, match="--limit or --per-class leaves images out") as caught:
+        made(dataset(), **fewer)
+    assert "rows: the store has 20, asked for is 1" in str(caught.value)
+    assert samtl.open("a.zarr").snapshot == before
+    assert made(dataset(), limit=20).snapshot == before
+
+
+def test_a_part_grows_and_follows_the_dataset(made):
+    made(dataset(40), limit=15)
+    first = set(samtl.open("a.zarr").sample_ids)
+    assert made(dataset(40), limit=20).encoded == 5
+    assert first < set(samtl.open("a.zarr").sample_ids)
+    # Of more images, the first 20 are others.
+    made(dataset(60), limit=20)
+    assert made.plan.rows == 20
+    assert made.plan.removed == made.plan.added > 0
+    # One that is gone is gone, whatever part it was.
+    name = samtl.open("a.zarr").sample_ids[0]
+    result = made(dataset(60, **{name: None}), limit=20)
+    assert (result.rows, made.plan.removed) == (20, 1)
+
+
 def test_images_need_not_be_read(made):
     made(dataset())
     assert made.read == 0

@@ -306,10 +306,15 @@ class TestCoding:
 
 class TestWrongMasks:
     def test_another_size_is_told_when_listed(self, root):
-        replaced(root, masks__2_png=mask(0, shape=(WIDTH, HEIGHT)))
-        told = r"1 of 3 masks.*images/2\.jpg is 7 x 5, its mask 5 x 7\. Bring both"
+        turned = mask(0, shape=(WIDTH, HEIGHT))
+        replaced(root, masks__2_png=turned, masks__10_png=turned)
+        told = r"2 of 3 masks.*images/2\.jpg is 7 x 5, its mask 5 x 7; .*Bring both"
         with pytest.raises(InputError, match=told):
             listed(root)
+
+    def test_a_few_of_another_size_are_for_the_pass_to_set_aside(self, root):
+        replaced(root, masks__2_png=mask(0, shape=(WIDTH, HEIGHT)))
+        assert listed(root).sample_ids == ("1.jpg", "2.jpg", "10.jpg")
 
     def test_unknown_values_are_told_when_listed(self, root):
         told = r"masks/1\.png in .*no values but 0, 255 was expected, this one has 1 too"

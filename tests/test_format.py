@@ -87,6 +87,12 @@ class Reader:
 
     def row(self, array, row):
         block, position = divmod(row, 16)
+        if ("sample_id", block) in self.committed:
+            name = self.rows["sample_ids"][row].encode()
+            framed = struct.pack("<II", 1, len(name)) + name
+            of_block = self.committed["sample_id", block]["files"]["sample_id"]["crc32c"]
+            if google_crc32c.value(framed) != of_block[position]:
+                raise ValueError("another store's list")
         record = self.committed[array, block]
         if record["status"][position] != "ok":
             return None
@@ -162,6 +168,19 @@ def test_what_it_must_refuse(store):
     record.write_bytes(record.read_bytes().replace(b'"ok"', b'"no"', 1))
     with pytest.raises(ValueError, match="damaged"):
         Reader(store)
+
+
+def test_a_list_of_other_rows_is_refused(store):
+    path = store / "rows" / "0.json"
+    content, _ = unsealed(path)
+    content["sample_ids"][:2] = reversed(content["sample_ids"][:2])
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps({**content, "checksum": checksum}))
+    for row in (0, 1):
+        with pytest.raises(ValueError, match="another store's list"):
+            Reader(store).row("pooled", row)
+    assert Reader(store).row("pooled", 2) is not None
 
 
 def test_the_page_names_every_array_and_field(store):

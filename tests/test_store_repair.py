@@ -56,11 +56,18 @@ def test_a_folder_in_the_place_of_a_shard_is_not_removed(store, encoders):
     path.unlink()
     path.mkdir()
     (path / "notes.txt").write_text("of somebody")
-    assert repair(store, check(store)).withdrawn == {1: ["pooled"]}
+    before = sorted((store / "log").iterdir())
+    assert check(store).findings[0].told == "a folder is in its place"
     with pytest.raises(DamageError, match=r"c\.1\.0 is a folder.*move it elsewhere"):
-        again(store)
+        repair(store, check(store))
+    assert sorted((store / "log").iterdir()) == before
     assert (path / "notes.txt").exists()
     path.rename(store.parent / "elsewhere")
+    assert repair(store, check(store)).withdrawn == {1: ["pooled"]}
+    path.mkdir()  # it comes after the withdrawal
+    with pytest.raises(DamageError, match=r"c\.1\.0 is a folder.*move it elsewhere"):
+        again(store)
+    path.rmdir()
     assert again(store).encoded == 16
     assert check(store, "deep").findings == []
 

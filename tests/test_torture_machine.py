@@ -25,7 +25,7 @@ from samtl import decoding
 from samtl.datasets import Dataset
 from samtl.decoder_process import prepare_here
 from samtl.embedding import embed
-from samtl.errors import InputError, LockedError, MismatchError
+from samtl.errors import InputError, LockedError, MismatchError, SamtlError
 from samtl.images import decode
 from samtl.preprocess import mask_square, resize_longest_side
 from samtl.store import durable, verify
@@ -297,6 +297,28 @@ class Game(RuleBasedStateMachine):
         left = check(self.path).findings
         assert [one for one in left if one.what != "file"] == []
         assert not {one.path for one in left} & {one.path for one in found.findings}
+
+    @precondition(lambda self: self.begun)
+    @rule(
+        seed=st.integers(0, 2**32), damage=st.sampled_from(DAMAGES), batch_size=st.integers(1, 20)
+    )
+    def something_is_damaged_and_nobody_looks(self, seed, damage, batch_size):
+        """A pass over it may do what it can; but what then passes for whole must be true."""
+        chance, copy = random.Random(seed), self.folder / "copy.zarr"
+        shutil.copytree(self.path, copy)
+        # A list or a record as often as any of the many shards.
+        place = chance.choice(sorted(p for p in self.path.iterdir() if p.name[0] != "."))
+        within = (p for p in place.rglob("*") if p.is_file() and p.name[0] != ".")
+        files = [p for p in within if p.stat().st_size] if place.is_dir() else [place]
+        for path in files and [chance.choice(sorted(files))]:
+            damage(path, chance)
+        with suppress(SamtlError):
+            self.pass_over(batch_size=batch_size)
+        if check(self.path).findings:
+            shutil.rmtree(self.path)
+            copy.rename(self.path)
+        else:
+            shutil.rmtree(copy)
 
     def counts_no_more(self, name):
         """Tell whether it is the record of a block all of whose rows are superseded."""

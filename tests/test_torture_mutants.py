@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
-TESTS = ("durable", "documents", "log", "writer", "reader", "verify", "remote", "lease", "fetched")
+TESTS = (
+    "durable",
+    "documents",
+    "log",
+    "writer",
+    "reader",
+    "verify",
+    "agreement",
+    "remote",
+    "lease",
+    "fetched",
+)
 
 # What is taken out: the file, the code, and what stands in its place.
 MUTANTS = {
@@ -51,6 +62,17 @@ MUTANTS = {
     "record of another store": (
         "reader.py", "if record.fingerprint != self.fingerprint or len(record.status) != len(rows):", "if False:",
     ),
+    "samples of another store": ("reader.py", "if block not in self._named:", "if False:"),
+    "samples of another store, verified": (
+        "verify.py", "    if others:\n        found.findings", "    if False:\n        found.findings",
+    ),
+    "samples of another store, written to": (
+        "writer.py", "    if others:\n        raise DamageError(", "    if False:\n        raise DamageError(",
+    ),
+    "records of another store, written to": ("writer.py", "        if told:\n", "        if False:\n"),
+    "a list before any record": ("rows.py", "    read_rows(store)  # there was none", "    return False  #"),
+    "labels of before a change": ("reader.py", "            del labels[block]", "            pass"),
+    "labels of before a change, verified": ("verify.py", "        del labels[block]", "        pass"),
     "checksum of an index": (
         "layout.py", 'if end < 0 or crc32c(packed) != int.from_bytes(shard[-4:], "little"):', "if end < 0:",
     ),

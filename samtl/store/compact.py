@@ -43,6 +43,8 @@ class Compacted:
         Of all its shards.
     snapshot : str
         What is committed now.
+    rewritten : bool
+        Whether the store was written anew: not where the dataset never changed.
     """
 
     store: Path
@@ -51,6 +53,7 @@ class Compacted:
     bytes_before: int
     bytes_after: int
     snapshot: str
+    rewritten: bool
 
     def to_json(self) -> dict[str, object]:
         """Give the result as JSON values."""
@@ -101,7 +104,7 @@ def compact(
         opened, listed = open_store(path), read_rows(path)
         before = opened.summary().bytes
         if not listed.generation:
-            return Compacted(path, len(opened), 0, before, before, opened.snapshot)
+            return Compacted(path, len(opened), 0, before, before, opened.snapshot, False)
         if opened.missing:
             raise InputError(
                 f"{path} is not complete, {opened.missing} of its rows are not in every array: run samtl embed with "
@@ -121,7 +124,13 @@ def compact(
         durable.replace_folder(new, path)
         after = open_store(path)
         return Compacted(
-            path, len(after), len(listed.superseded), before, after.summary().bytes, after.snapshot
+            path,
+            len(after),
+            len(listed.superseded),
+            before,
+            after.summary().bytes,
+            after.snapshot,
+            rewritten=True,
         )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from samtl.ahead import ahead
 from samtl.errors import DamageError, InputError, LockedError, ResourceError
 from samtl.preprocess import PATCH
+from samtl.store.agreement import other_labels, other_samples, strangers
 from samtl.store.durable import recover_folder
 from samtl.store.fetched import FetchedShard, RowCache, row_cache
 from samtl.store.fingerprint import FILE, read_fingerprint, row_key
@@ -163,6 +164,10 @@ class Store:
                 f"{path}: the log names arrays that format 1 does not have: {sorted(unknown)}"
             )
         self.arrays = tuple(name for name in self._specs if self._records.get(name))
+        labels = self._records.get("label", {})
+        for block in other_labels(self._rows, self._specs["label"], labels):
+            del labels[block]  # those of the list are still to be written
+        self._named: set[int] = set()  # blocks that were committed as the samples of the list
         self._using = threading.Lock()
         self._read_of: dict[
             tuple[str, int], memoryview
@@ -394,6 +399,8 @@ class Store:
                 f"row {row} of {array} is not in {self.path} yet; run samtl embed again to go on with it"
             )
         try:
+            if block not in self._named:
+                self._require_named(block)
             return self._verified(spec, record, row, position)
         except DamageError as error:
             if self._written_since(block):
@@ -401,6 +408,17 @@ class Store:
                     f"{self.path} was written to since it was opened, and row {row} of {array} with it: open it again"
                 ) from error
             raise
+
+    def _require_named(self, block: int) -> None:
+        """Refuse rows that were committed as other samples than the list names, once for each block."""
+        spec, record = self._specs["sample_id"], self._records.get("sample_id", {}).get(block)
+        others = [] if record is None else other_samples(self._rows, spec, {block: record})
+        if others:
+            raise DamageError(
+                f"{self.path / self._rows.path}: {strangers(self._rows, others)}; take the right one from a copy of "
+                "the store"
+            )
+        self._named.add(block)
 
     def _written_since(self, block: int) -> bool:
         """Tell whether a block was committed again, or the rows are others, since the store was opened."""

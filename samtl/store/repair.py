@@ -60,14 +60,17 @@ def repair(store: Path, checked: Checked) -> Repaired:
     Raises
     ------
     DamageError
-        Where the lists that everything refers to are damaged: they are to be had from a copy only.
+        Where the lists that everything refers to are damaged: they are to be had from a copy only. Where a folder is in
+        a file's place, since whatever it holds is not samtl's to remove. Nothing is changed then.
     """
     for finding in checked.findings:
         if finding.what in ("identity", "rows"):
             raise DamageError(
                 f"{store / finding.path} cannot be repaired, since what the rows are is known from it alone: take it "
-                f"from a copy of the store, or embed anew. {finding.told}"
+                f"from a copy of the store, or embed anew under another name. {finding.told}"
             )
+        if finding.what != "record":  # these are set aside, folders too
+            durable.require_no_folder(store / finding.path)
     done = Repaired()
     _set_aside(store, [f for f in checked.findings if f.what == "record"], done)
     for block, arrays in _damaged(checked.findings).items():
@@ -137,7 +140,6 @@ def _rewrite(store: Path, findings: Sequence[Finding], done: Repaired) -> None:
     root = root_metadata(identity, listed.attributes(), all_of)
     for finding in findings:
         content = root if finding.path == ROOT else all_of[finding.array]
-        durable.require_no_folder(store / finding.path)
         durable.make_folder((store / finding.path).parent)
         durable.replace(store / finding.path, documents.canonical(content))
         done.rewritten.append(finding.path)

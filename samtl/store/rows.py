@@ -16,7 +16,9 @@ from typing import Any
 from samtl.errors import DamageError, MismatchError
 from samtl.store.documents import unseal
 from samtl.store.fingerprint import differences
+from samtl.store.folders import names
 from samtl.store.layout import BLOCK_ROWS
+from samtl.store.log import LOG
 
 FOLDER = "rows"
 PATH = f"{FOLDER}/0.json"
@@ -147,6 +149,22 @@ def newest(store: Path) -> str:
     return f"{FOLDER}/{(generations(store) or [0])[-1]}.json"
 
 
+def has_rows(store: Path) -> bool:
+    """Tell whether a store has a list of rows yet.
+
+    Raises
+    ------
+    DamageError
+        Where it has none, and records of rows: a list made now could name other samples for what they commit.
+    """
+    if generations(store):
+        return True
+    if not names(store / LOG):
+        return False
+    read_rows(store)  # there was none a moment ago; a list comes before any record
+    return True
+
+
 def read_rows(store: Path) -> Rows:
     """Read a store's list of rows.
 
@@ -167,7 +185,8 @@ def read_rows(store: Path) -> Rows:
     else:
         raise DamageError(f"{store / FOLDER} changes while it is read") from lost
     raise DamageError(
-        f"{store / PATH} is missing: the store is damaged or was not copied whole"
+        f"{store / FOLDER} holds no list of rows, so nobody knows which images the rows are: the store is damaged or "
+        "was not copied whole. Take the list from a copy of the store, or embed anew under another name"
     ) from None
 
 

@@ -19,6 +19,7 @@ from samtl.errors import DamageError, InputError
 from samtl.memory import without_collecting
 from samtl.preprocess import PATCH
 from samtl.store import durable, folders, rows
+from samtl.store.agreement import foreign, other_labels, other_samples, strangers
 from samtl.store.documents import canonical
 from samtl.store.fingerprint import FILE, read_fingerprint
 from samtl.store.layout import (
@@ -89,6 +90,9 @@ class Checked:
         those that are not committed in every array.
     superseded : int
         Rows that no longer count: their images were taken out of the dataset, or changed.
+    relabelled : int
+        Rows that count whose committed label is that of an earlier list: the pass that was to write the others was
+        killed. They, and the others of their blocks, are missing.
     blocks, files, bytes : int
         Committed blocks; the shards that were looked at, and their bytes.
     leftovers : list of str
@@ -103,6 +107,7 @@ class Checked:
     quarantined: int = 0
     missing: int = 0
     superseded: int = 0
+    relabelled: int = 0
     blocks: int = 0
     files: int = 0
     bytes: int = 0
@@ -162,21 +167,29 @@ def _check(store: Path, level: str, on_progress: Callable[[int, int], None]) -> 
         specs = array_specs(
             int(identity["fingerprint"]["image_size"]) // PATCH, identity["columns"]
         )
-    except (DamageError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+    except FileNotFoundError:
+        found.findings.append(Finding("identity", FILE, "it is not there"))
+        return found
+    except (DamageError, KeyError, TypeError, ValueError) as error:
         found.findings.append(Finding("identity", FILE, f"{error}"))
         return found
     try:
         listed = read_rows(store)
     except DamageError as error:
-        found.findings.append(Finding("rows", rows.newest(store), str(error)))
+        where = rows.newest(store) if rows.generations(store) else rows.FOLDER
+        found.findings.append(Finding("rows", where, str(error)))
         return found
     found.rows = len(listed.current)
     found.superseded = len(listed.superseded)
     with without_collecting():
         found.findings += _log(store, str(identity["sha256"]), listed, specs, found.records)
-    found.findings += wrong_metadata(store, identity, listed, specs, set(_committed(found)))
+    state = _committed(found)
+    others = other_samples(listed, specs["sample_id"], state.get("sample_id", {}))
+    if others:
+        found.findings.append(Finding("rows", rows.newest(store), strangers(listed, others)))
+    found.findings += wrong_metadata(store, identity, listed, specs, set(state))
     _shards(store, found, specs, level, on_progress)
-    _count(found, listed)
+    _count(found, listed, specs)
     return found
 
 
@@ -297,25 +310,11 @@ def _log(
             except DamageError as error:
                 yield Finding("record", path, str(error), block=block)
                 break
-            told = _foreign(record, fingerprint, listed, specs)
+            told = foreign(record, fingerprint, listed, specs)
             if told:
                 yield Finding("record", path, told, block=block)
                 break
             trusted.setdefault(block, []).append(record)
-
-
-def _foreign(record: Record, fingerprint: str, listed: Rows, specs: Mapping[str, ArraySpec]) -> str:
-    """Tell why a whole record is not one of this store's, or ""."""
-    if record.fingerprint != fingerprint or record.block >= listed.blocks:
-        return "it is the record of another store"
-    if len(record.status) != len(listed.block_rows(record.block)):
-        return f"it has {len(record.status)} rows, and the block has another number"
-    for name, file in record.files.items():
-        if name not in specs:
-            return f"it commits an array {name!r} that a store of format 1 does not have"
-        if file.path != specs[name].shard_path(record.block):
-            return f"it commits {file.path!r}, which is not where the block's rows of {name} are"
-    return ""
 
 
 def _shards(
@@ -335,7 +334,8 @@ def _shards(
             file = record.files[name]
             size = present.pop(file.path.partition("/")[2], None)
             if size is None:
-                told = "it is not there"
+                in_place = (store / file.path).is_dir()
+                told = "a folder is in its place" if in_place else "it is not there"
                 found.findings.append(Finding("file", file.path, told, name, block, _of(record)))
             elif size != file.size:
                 told = f"it has {size} bytes, and {file.size} were committed"
@@ -406,8 +406,13 @@ def _read(
     return []
 
 
-def _count(found: Checked, listed: Rows) -> None:
+def _count(found: Checked, listed: Rows, specs: Mapping[str, ArraySpec]) -> None:
     state = _committed(found)
+    # Their rows wait for the labels of the list, as if none were there.
+    labels = state.get("label", {})
+    for block, of_block in other_labels(listed, specs["label"], labels).items():
+        del labels[block]
+        found.relabelled += sum(row in listed.counts for row in of_block)
     wanted = required((one for by in found.records.values() for one in by), listed.task)
     found.blocks = len({block for by_block in state.values() for block in by_block})
     current = listed.counts

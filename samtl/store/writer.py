@@ -22,6 +22,7 @@ from samtl.ahead import ahead
 from samtl.errors import DamageError, InputError, LockedError, MismatchError
 from samtl.preprocess import PATCH
 from samtl.store import documents, durable, lease, rows
+from samtl.store.agreement import foreign, other_labels, other_samples, strangers
 from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
 from samtl.store.folders import names
 from samtl.store.layout import (
@@ -193,18 +194,18 @@ class StoreWriter:
         """
         if "label" not in self.specs:
             return
-        spec = self.specs["label"]
-        sums = {label: crc32c(spec.encode_row(label)) for label in {*self.rows.labels}}
+        by_block = self._committed.get("label", {})
+        others = other_labels(self.rows, self.specs["label"], by_block)
         for block in range(self.blocks):
             labels = [self.rows.labels[row] for row in self.block_rows(block)]
-            have = self._committed.get("label", {}).get(block)
+            have = by_block.get(block)
             if have is not None:
-                if list(have.files["label"].crc32c) == [sums[label] for label in labels]:
+                if block not in others:
                     continue
                 self._withdraw(block, have, "label")
             else:
-                others = (by.get(block) for by in self._committed.values())
-                have = next((record for record in others if record is not None), None)
+                beside = (by.get(block) for by in self._committed.values())
+                have = next((record for record in beside if record is not None), None)
                 if have is None:
                     continue  # nothing of it is there: the pass writes it
             reasons = {int(row): reason for row, reason in have.reasons.items()}
@@ -303,6 +304,8 @@ def open_writer(
         Where the store was made with another fingerprint or from another dataset; nothing is changed.
     InputError
         Where the folder holds something else.
+    DamageError
+        Where records are not of these rows, or the list of rows is gone; nothing is changed.
     """
     refuse_foreign(path)
     # Once before the lock, since even its file would be a change, and once more when nobody else can write.
@@ -314,12 +317,13 @@ def open_writer(
         _check_rows(path, wanted_rows)
         known = array_specs(fingerprint.image_size // PATCH, columns)
         specs = {name: known[name] for name in arrays}
+        records = read_log(path)
+        _require_own(path, records, fingerprint, wanted_rows, known)
         with _alone_at(path / FILE):
             _write_skeleton(path, fingerprint, about, wanted_rows, columns, known, specs)
         for folder in (LOG, "rows", ".", *known):
             _sweep(path / folder)
         writer = StoreWriter(path, specs, wanted_rows, fingerprint)
-        records = read_log(path)
         writer._committed = committed(records)
         writer._sequence = {record.block: record.sequence + 1 for record in records}
         writer._orphans = _orphans(path, specs, writer._committed)
@@ -337,13 +341,18 @@ def open_writer(
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise InputError where a path is taken by something that is not a store."""
+    """Raise InputError where a path is taken by something that is not a store, DamageError by one without identity."""
     durable.recover_folder(path.resolve())
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         raise InputError(f"{existing} is a file; a store is a folder: name another with --out")
     if path.is_dir() and not (path / FILE).exists():
-        others = [p.name for p in path.iterdir() if not p.name.startswith(".")]
+        others = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+        if LOG in others:
+            raise DamageError(
+                f"{path / FILE} is missing, so nobody knows what the rows of this store are: take it from a copy of "
+                "the store, or name a new one with --out"
+            )
         if others:
             raise InputError(
                 f"{path} is a folder that holds something else ({others[0]}); name a new one with --out"
@@ -364,7 +373,7 @@ def check_identity(path: Path, fingerprint: Fingerprint) -> None:
 
 def _check_rows(path: Path, wanted: Rows) -> None:
     """Refuse rows that are neither those of the store at `path` nor follow on them."""
-    if not rows.generations(path):
+    if not rows.has_rows(path):
         return
     stored = rows.read_rows(path)
     if wanted.previous == stored.checksum or _same(stored, wanted):
@@ -373,6 +382,25 @@ def _check_rows(path: Path, wanted: Rows) -> None:
     raise LockedError(
         f"another writer changed what the rows of {path} are meanwhile; start again to go on from there"
     )
+
+
+def _require_own(
+    path: Path,
+    records: list[Record],
+    fingerprint: Fingerprint,
+    wanted: Rows,
+    known: Mapping[str, ArraySpec],
+) -> None:
+    """Refuse to go on from records that are not of these rows: what they commit would pass for something else."""
+    for record in records:
+        told = foreign(record, fingerprint.sha256, wanted, known)
+        if told:
+            raise DamageError(f"{path / record_name(record.block, record.sequence)}: {told}")
+    others = other_samples(wanted, known["sample_id"], committed(records).get("sample_id", {}))
+    if others:
+        raise DamageError(
+            f"{path / rows.newest(path)}: {strangers(wanted, others)}; take the right one from a copy of the store"
+        )
 
 
 def _same(stored: Rows, wanted: Rows) -> bool:
