@@ -109,7 +109,8 @@ def test_without_a_root_it_says_where_to_get_it():
         ({k: v for k, v in made().items() if "label/2." not in k}, "1 of 3 images have no mask"),
         (made(image="image_{}.bmp"), "3 of 3 images have no mask .* and 3 of 3 masks"),
         (made() | {"Test/image/2.bmp": encoded(ROAD, "bmp")}, "two images are both known as '2'"),
-        (made() | {"Train/label/2.bmp": encoded(ROAD[1:], "bmp")}, "image2.bmp is 8 x 6, its mask 8 x 5"),
+        (made() | {f"{p}/label/{i}.bmp": encoded(ROAD[1:], "bmp") for p in ("Train", "Test") for i in (1, 2, 10)},
+         "6 of 9 masks .*image1.bmp is 8 x 6, its mask 8 x 5"),
         (dict.fromkeys((f"{p}/{n}/x.txt" for p in PARTS for n in ("image", "label")), b""), "no images"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ from samtl.bench._store import write_store
 from samtl.errors import InputError
 from samtl.store import documents
 from samtl.store.fingerprint import FILE, Fingerprint
-from samtl.store.layout import BLOCK_ROWS, array_specs, encode_shard
+from samtl.store.layout import BLOCK_ROWS, array_specs, crc32c, encode_shard
 from samtl.store.log import LOG, OK, CommittedFile, Record, record_name
 from samtl.store.reader import open_store
 from samtl.store.rows import PATH, Rows
@@ -210,12 +210,19 @@ def _log(path: Path, rows: int) -> Path:
     random = np.random.default_rng(0)
     for start in range(0, rows, BLOCK_ROWS):
         n, block = min(BLOCK_ROWS, rows - start), start // BLOCK_ROWS
+        sums: dict[str, list[int]] = {
+            spec.name: random.integers(0, 2**32, n).tolist() for spec in arrays
+        }
+        # These two are held against the list.
+        for name, column in (("label", listed.labels), ("sample_id", listed.sample_ids)):
+            of_block: Sequence[object] = column[start : start + n]
+            sums[name] = [crc32c(specs[name].encode_row(entry)) for entry in of_block]
         files = {
             spec.name: CommittedFile(
                 spec.shard_path(block),
                 max(spec.shard_bytes(n), 500),
                 random.bytes(32).hex(),
-                random.integers(0, 2**32, n).tolist(),
+                sums[spec.name],
             )
             for spec in arrays
         }

@@ -6,10 +6,9 @@ such as an older copy of the store, is told from the right one without a shard b
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections.abc import Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 
 from samtl.store.layout import ArraySpec, crc32c
 from samtl.store.log import Record
@@ -30,12 +29,10 @@ def foreign(record: Record, fingerprint: str, listed: Rows, specs: Mapping[str, 
     return ""
 
 
-def label_sums(listed: Rows, spec: ArraySpec) -> NDArray[np.uint32]:
-    """Give the checksum that each row's label must have, (N,)."""
-    first = -1  # the label of rows without one
-    sums = [crc32c(spec.encode_row(label)) for label in range(first, len(listed.classes))]
-    codes = np.array(listed.labels, dtype=np.int64) - first
-    return np.array(sums, dtype=np.uint32)[codes]
+def label_sums(listed: Rows, spec: ArraySpec) -> array[int]:
+    """Give the checksum that each row's label must have, N of them."""
+    known = {label: crc32c(spec.encode_row(label)) for label in range(-1, len(listed.classes))}
+    return array("I", map(known.__getitem__, listed.labels))
 
 
 def other_labels(
@@ -47,13 +44,12 @@ def other_labels(
     """
     sums, found = label_sums(listed, spec), {}
     for block, record in by_block.items():
-        have = np.array(record.files[spec.name].crc32c, dtype=np.uint32)
+        have = record.files[spec.name].crc32c
         expected = sums[record.first_row : record.first_row + len(have)]
-        if len(expected) < len(have):  # it is not of these rows: that is for others to say
-            continue
-        differs = np.flatnonzero(have != expected)
-        if len(differs):
-            found[block] = tuple((differs + record.first_row).tolist())
+        # A record of more rows than the list has is not of these rows: that is for others to say.
+        if have != expected and len(expected) == len(have):
+            differs = (a != b for a, b in zip(have, expected, strict=True))
+            found[block] = tuple(itertools.compress(itertools.count(record.first_row), differs))
     return found
 
 
