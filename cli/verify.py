@@ -180,6 +180,8 @@ def _verdict(found: Verification) -> tuple[str, str]:
         return "damaged: the encoder gives something else for rows above", "red"
     if found.images:
         return "the store is whole, but images are not those that it was made from", "yellow"
+    if not found.checked.begun:
+        return "undamaged, and no row is in it yet: run samtl embed to go on", "yellow"
     if found.checked.missing:
         stale = found.checked.relabelled
         why = f", {stale} of them with the label of before a change" if stale else ""
@@ -197,6 +199,13 @@ def _verdict(found: Verification) -> tuple[str, str]:
 def _advice(found: Verification) -> str:
     """Say what can be done about damage."""
     kinds = {one.what for one in found.findings}
+    in_the_way = [
+        one.path
+        for one in found.findings
+        if one.what in ("file", "metadata") and (found.store / one.path).is_dir()
+    ]
+    if in_the_way:
+        return f"move the folder {in_the_way[0]} elsewhere, then --repair withdraws what is damaged"
     if kinds & LISTS:
         return (
             "what the rows are is known from that file alone, so --repair cannot help: take it from a copy of the "

@@ -153,12 +153,15 @@ def _refuse_fewer(store: Path, stored: Rows, wanted: Rows, left_out: Container[s
 
     Where as many are asked for as before, it is the dataset that has grown, and the part is another by now.
     """
-    fewer = [name for row in stored.current if (name := stored.sample_ids[row]) in left_out]
-    if fewer and len(wanted) < len(stored.current):
+    asked = set(wanted.sample_ids)
+    ids = [stored.sample_ids[row] for row in stored.current]
+    there = [name for name in ids if name in asked or name in left_out]
+    fewer = [name for name in there if name not in asked]
+    if fewer and len(wanted) < len(there):
         raise MismatchError(
             f"--limit or --per-class leaves images out that {store} has rows of: ask for at least as many, leave the "
             "option out, or name another store with --out:",
-            [("rows", str(len(stored.current)), f"{len(wanted)}, without {fewer[0]!r} for one")],
+            [("rows", f"{len(there)} of them", f"{len(wanted)}, without {fewer[0]!r} for one")],
         )
 
 

@@ -19,13 +19,13 @@ from samtl.encoders._weights import check_source
 from samtl.errors import InputError
 from samtl.images import STATISTICS
 from samtl.preprocess import PATCH, Preprocessing, check_image_size, grid_cells
-from samtl.store.agreement import other_labels
+from samtl.store.agreement import other_labels, require_own
 from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
 from samtl.store.log import committed, read_log
 from samtl.store.remote import RemotePath, as_path
-from samtl.store.rows import Rows, has_rows
+from samtl.store.rows import Rows, has_rows, read_rows
 from samtl.store.writer import check_identity, lacking, refuse_foreign, require_unlocked
 
 TIERS = tuple(TIER_ARRAYS)
@@ -213,15 +213,17 @@ def prepare(
         check_identity(path, fingerprint)
         if download and path.is_dir():
             require_unlocked(path)  # before images are read for nothing
-    done = committed(read_log(path)) if resumes else {}
+    specs = array_specs(preprocessing.image_size // PATCH, columns)
+    records = read_log(path) if resumes else []
+    done = committed(records)
     found = Changes(rows)
     if resumes and has_rows(path):
+        require_own(path, records, str(read_fingerprint(path)["sha256"]), read_rows(path), specs)
         left_out = frozenset(listed.sample_ids) - frozenset(source.sample_ids)
         found = find_changes(path, rows, source, done, check_images, on_read, should_stop, left_out)
         rows = found.rows
         source = _in_order_of(rows, source)
 
-    specs = array_specs(preprocessing.image_size // PATCH, columns)
     # Of a change that was not seen to its end, too.
     waiting = other_labels(rows, specs["label"], done.get("label", {}))
     relabelled = max(found.relabelled, sum(map(len, waiting.values())))

@@ -103,7 +103,8 @@ class Verification:
         if self.images:
             return MismatchError.exit_code
         lost = self.repaired is not None and self.repaired.blocks
-        return 1 if lost or self.checked.quarantined or self.checked.missing else 0
+        short = self.checked.quarantined or self.checked.missing or not self.checked.begun
+        return 1 if lost or short else 0
 
     def to_json(self) -> dict[str, object]:
         """Give it as JSON values."""

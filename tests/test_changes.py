@@ -233,7 +233,7 @@ def test_a_smaller_part_takes_no_row_back(made, fewer):
     before = made(dataset()).snapshot
     with pytest.raises(MismatchError, match="--limit or --per-class leaves images out") as caught:
         made(dataset(), **fewer)
-    assert "rows: the store has 20, asked for is 1" in str(caught.value)
+    assert "rows: the store has 20 of them, asked for is 1" in str(caught.value)
     assert samtl.open("a.zarr").snapshot == before
     assert made(dataset(), limit=20).snapshot == before
 
@@ -251,6 +251,23 @@ def test_a_part_grows_and_follows_the_dataset(made):
     name = samtl.open("a.zarr").sample_ids[0]
     result = made(dataset(60, **{name: None}), limit=20)
     assert (result.rows, made.plan.removed) == (20, 1)
+
+
+def test_a_class_that_is_gone_leaves_a_smaller_part(made):
+    """As many of each class are asked for as before; which of them, hangs on the images that came."""
+
+    def of(numbers, classes):
+        labels = tuple(i % 3 for i in numbers)
+        whole = dataset(100)
+        ids = tuple(f"i{i}" for i in numbers)
+        return replace(whole, sample_ids=ids, labels=labels, classes=classes)
+
+    made(of(range(60), ("a", "b", "c")), per_class=6)
+    kept = [i for i in range(66) if i % 3 < 2]
+    made(of(kept, ("a", "b")), per_class=6)
+    assert made.plan.rows == 12
+    assert made.plan.removed == 6 + made.plan.added
+    assert made.plan.added > 0
 
 
 def test_images_need_not_be_read(made):

@@ -87,6 +87,21 @@ class TestListThatIsGone:
         assert not has_rows(STORE)
         assert made(dataset(40)).missing == 0
 
+    def test_before_any_record_nothing_is_damaged(self, monkeypatch):
+        """A pass was killed between the fingerprint and the list."""
+        from samtl.store import writer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer.documents, "seal", killed_after(1, writer.documents.seal))
+            with pytest.raises(ZeroDivisionError):
+                made(dataset(40))
+        assert [path.name for path in STORE.glob("[!.]*")] == ["fingerprint.json"]
+        code, output = run("verify", STORE)
+        assert (code, "run samtl embed to go on" in output) == (1, True)
+        with pytest.raises(InputError, match="no row is in it yet: run samtl embed again"):
+            open_store(STORE)
+        assert made(dataset(40)).missing == 0
+
     def test_verify_says_so_and_that_no_repair_helps(self):
         made(dataset(40))
         (STORE / "rows" / "0.json").unlink()
@@ -108,6 +123,16 @@ def test_a_store_without_its_fingerprint_is_not_taken_for_another_folder():
     with pytest.raises(DamageError, match=r"fingerprint\.json is missing.*from a copy"):
         made(dataset(40))
     assert check(STORE).findings[0].told == "it is not there"
+
+
+def killed_after(calls, real):
+    left = [calls]
+
+    def call(*args):
+        left[0] -= 1
+        return real(*args) if left[0] >= 0 else 1 / 0
+
+    return call
 
 
 class TestListOfAnotherStore:
@@ -137,9 +162,26 @@ class TestListOfAnotherStore:
     @pytest.mark.parametrize("now", [dataset(40), dataset(41, i3=None), dataset(50)])
     def test_no_pass_goes_on(self, forged, now):
         before = contents(STORE, hidden=False)
+        told = []
         with pytest.raises(DamageError, match="committed as other samples"):
-            made(now)
+            embed(now, "stub", **OPTIONS, on_event=told.append)
+        assert told == []  # no image was read, no plan made
         assert contents(STORE, hidden=False) == before
+
+    def test_nor_one_whose_plan_was_made_before(self, monkeypatch):
+        from samtl.store import writer
+
+        made(dataset(40))
+        embed(dataset(41, i3=None), "stub", **{**OPTIONS, "out": "b.zarr"})
+        hold = writer.locked
+
+        def locked_late(path):
+            shutil.copytree("b.zarr/log", path / "log", dirs_exist_ok=True)
+            return hold(path)
+
+        monkeypatch.setattr(writer, "locked", locked_late)
+        with pytest.raises(DamageError, match="committed as other samples"):
+            made(dataset(40))
 
     def test_records_of_another_store_stop_a_pass_before_it_writes(self):
         made(dataset(40))
@@ -200,6 +242,44 @@ class TestLabelsOfBeforeAChange:
         store = open_store(STORE)
         assert store.read("label").tolist() == store.labels.tolist()
         assert {name: label for name, (label, _, _) in rows_by_id().items()}["i1"] == -1
+
+    def test_so_it_is_where_an_older_list_came_back(self):
+        """The list of a store that was never changed is the same in all but its labels."""
+        now = dataset(40, labels={"i0": 1})
+        made(now)
+        embed(dataset(40), "stub", **{**OPTIONS, "out": "b.zarr"})
+        shutil.copy("b.zarr/rows/0.json", STORE / "rows" / "0.json")
+        assert (check(STORE).relabelled, check(STORE).findings) == (1, [])
+        result = made(dataset(40))
+        assert (result.encoded, result.missing) == (0, 0)
+        found = check(STORE, "deep")
+        assert (found.relabelled, found.missing, found.findings) == (0, 0, [])
+        store = open_store(STORE)
+        assert store.read("label").tolist() == store.labels.tolist()
+
+    def test_a_change_while_it_is_looked_at_is_none(self, monkeypatch):
+        """The list is read, another process writes all labels anew, and then the log is read."""
+        from samtl.store import reader
+        from samtl.store import verify as verifying
+
+        made(dataset(40))
+        real, now = read_rows, []
+
+        def read_late(path):
+            listed = real(path)
+            if now:
+                made(now.pop())
+            return listed
+
+        for module in (reader, verifying):
+            monkeypatch.setattr(module, "read_rows", read_late)
+        now.append(self.NOW)
+        found = check(STORE)
+        assert (found.relabelled, found.missing, found.ok, now) == (0, 0, 40, [])
+        now.append(dataset(40))
+        store = open_store(STORE)
+        assert (store.missing, now) == (0, [])
+        assert store.read("label").tolist() == store.labels.tolist()
 
     def test_so_it_is_where_the_records_of_new_labels_are_lost(self):
         made(dataset(40))

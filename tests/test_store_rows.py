@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from samtl.errors import DamageError, MismatchError
+from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.documents import seal
 from samtl.store.rows import PATH, Rows, generations, newest, read_rows, require_kin
 
@@ -23,6 +23,10 @@ def test_rows_come_back(tmp_path):
 
 
 def test_a_missing_list_is_damage(tmp_path):
+    with pytest.raises(InputError, match="no row is in it yet"):
+        read_rows(tmp_path)
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "0.json").touch()
     with pytest.raises(DamageError, match="rows holds no list of rows"):
         read_rows(tmp_path)
 

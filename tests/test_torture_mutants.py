@@ -67,9 +67,10 @@ MUTANTS = {
         "verify.py", "    if others:\n        found.findings", "    if False:\n        found.findings",
     ),
     "samples of another store, written to": (
-        "writer.py", "    if others:\n        raise DamageError(", "    if False:\n        raise DamageError(",
+        "agreement.py", "    if others:\n        raise DamageError(", "    if False:\n        raise DamageError(",
     ),
-    "records of another store, written to": ("writer.py", "        if told:\n", "        if False:\n"),
+    "records of another store, written to": ("agreement.py", "        if told:\n", "        if False:\n"),
+    "they are looked at under the lock": ("writer.py", "        require_own(path, records,", "        (lambda *args: None)(path, records,"),
     "a list before any record": ("rows.py", "    read_rows(store)  # there was none", "    return False  #"),
     "labels of before a change": ("reader.py", "            del labels[block]", "            pass"),
     "labels of before a change, verified": ("verify.py", "        del labels[block]", "        pass"),

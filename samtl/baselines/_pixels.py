@@ -67,7 +67,8 @@ def read_mask(dataset: Dataset, row: int, shape: tuple[int, int]) -> Pixel:
         raise _gone("the mask of", dataset, sample_id, error) from error
     if mask.shape != shape:
         raise InputError(
-            f"the mask of {sample_id!r} of {dataset.name} must have its image's shape {shape}, got {mask.shape}"
+            f"the mask of {sample_id!r} of {dataset.name} must have its image's shape {shape}, got {mask.shape}; "
+            "replace it, or take over the split of a run that left it out with --same-split-as"
         )
     if (mask == IGNORE).all():
         raise InputError(

@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from samtl.errors import DamageError
 from samtl.store.layout import ArraySpec, crc32c
-from samtl.store.log import Record
-from samtl.store.rows import Rows
+from samtl.store.log import Record, committed, record_name
+from samtl.store.rows import Rows, newest
 
 
 def foreign(record: Record, fingerprint: str, listed: Rows, specs: Mapping[str, ArraySpec]) -> str:
@@ -72,3 +74,39 @@ def strangers(listed: Rows, rows: Sequence[int]) -> str:
         f"{some} committed as other samples than it names, row {rows[0]} for one is not "
         f"{listed.sample_ids[rows[0]]!r}: it is not the list that belongs to these rows"
     )
+
+
+def require_own(
+    store: Path,
+    records: list[Record],
+    fingerprint: str,
+    listed: Rows,
+    specs: Mapping[str, ArraySpec],
+) -> None:
+    """Refuse to go on from records that are not of these rows: what they commit would pass for something else.
+
+    Parameters
+    ----------
+    store : Path
+    records : list of Record
+        The whole log.
+    fingerprint : str
+        The sha256 of the store's fingerprint.
+    listed : Rows
+        The store's list, or the next generation of it.
+    specs : mapping
+        Every array that a store may have.
+
+    Raises
+    ------
+    DamageError
+    """
+    for record in records:
+        told = foreign(record, fingerprint, listed, specs)
+        if told:
+            raise DamageError(f"{store / record_name(record.block, record.sequence)}: {told}")
+    others = other_samples(listed, specs["sample_id"], committed(records).get("sample_id", {}))
+    if others:
+        raise DamageError(
+            f"{store / newest(store)}: {strangers(listed, others)}; take the right one from a copy of the store"
+        )

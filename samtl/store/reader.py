@@ -146,11 +146,14 @@ class Store:
         self.identity: dict[str, Any] = content["fingerprint"]
         self.weights: str = str(content["about"].get("weights", "unknown"))
         self.untrained = bool(content["about"].get("untrained", True))
-        self._rows: Rows = read_rows(path)
+        for _ in range(3):
+            self._rows: Rows = read_rows(path)
+            records = read_log(path)
+            if newest(path) == self._rows.path:
+                break  # else the records may be of a list that came meanwhile
         self._places: NDArray[np.int64] | None = None  # of the rows that count, where not all do
         if self._rows.generation:
             self._places = np.array(self._rows.current, dtype=np.int64)
-        records = read_log(path)
         for record in records:
             self._check_record(record)
         self._latest = {record.block: record.sequence for record in records}

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from samtl.errors import DamageError, MismatchError
+from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.documents import unseal
 from samtl.store.fingerprint import differences
 from samtl.store.folders import names
@@ -172,6 +172,8 @@ def read_rows(store: Path) -> Rows:
     ------
     DamageError
         Where it is missing, damaged, or not such a list.
+    InputError
+        Where nothing was written yet but what the rows are to be.
     """
     for _ in range(3):
         path = store / newest(store)
@@ -184,6 +186,8 @@ def read_rows(store: Path) -> Rows:
             lost = error
     else:
         raise DamageError(f"{store / FOLDER} changes while it is read") from lost
+    if not names(store / LOG):
+        raise InputError(f"{store} was begun, and no row is in it yet: run samtl embed again")
     raise DamageError(
         f"{store / FOLDER} holds no list of rows, so nobody knows which images the rows are: the store is damaged or "
         "was not copied whole. Take the list from a copy of the store, or embed anew under another name"

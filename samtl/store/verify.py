@@ -93,6 +93,8 @@ class Checked:
     relabelled : int
         Rows that count whose committed label is that of an earlier list: the pass that was to write the others was
         killed. They, and the others of their blocks, are missing.
+    begun : bool
+        False where a pass was stopped before it wrote which images the rows are: then nothing else is known.
     blocks, files, bytes : int
         Committed blocks; the shards that were looked at, and their bytes.
     leftovers : list of str
@@ -108,6 +110,7 @@ class Checked:
     missing: int = 0
     superseded: int = 0
     relabelled: int = 0
+    begun: bool = True
     blocks: int = 0
     files: int = 0
     bytes: int = 0
@@ -143,15 +146,17 @@ def check(
     progress = on_progress or (lambda done, all_of: None)
     before = _state(store)
     found = _check(store, level, progress)
-    if found.findings and _state(store) != before:  # a pass wrote to it meanwhile
+    # A pass wrote to it meanwhile.
+    if (found.findings or found.relabelled) and _state(store) != before:
         now = _check(store, "quick", progress)
-        found.findings = now.findings + [
+        now.findings += [
             one
             for one in found.findings
             if one.what in ("row", "index", "sha256")
             and one.block is not None
             and len(now.records.get(one.block, ())) == len(found.records[one.block])
         ]
+        return now
     return found
 
 
@@ -174,6 +179,9 @@ def _check(store: Path, level: str, on_progress: Callable[[int, int], None]) -> 
         found.findings.append(Finding("identity", FILE, f"{error}"))
         return found
     try:
+        found.begun = rows.has_rows(store)
+        if not found.begun:
+            return found
         listed = read_rows(store)
     except DamageError as error:
         where = rows.newest(store) if rows.generations(store) else rows.FOLDER

@@ -22,7 +22,7 @@ from samtl.ahead import ahead
 from samtl.errors import DamageError, InputError, LockedError, MismatchError
 from samtl.preprocess import PATCH
 from samtl.store import documents, durable, lease, rows
-from samtl.store.agreement import foreign, other_labels, other_samples, strangers
+from samtl.store.agreement import other_labels, require_own
 from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
 from samtl.store.folders import names
 from samtl.store.layout import (
@@ -318,7 +318,7 @@ def open_writer(
         known = array_specs(fingerprint.image_size // PATCH, columns)
         specs = {name: known[name] for name in arrays}
         records = read_log(path)
-        _require_own(path, records, fingerprint, wanted_rows, known)
+        require_own(path, records, fingerprint.sha256, wanted_rows, known)
         with _alone_at(path / FILE):
             _write_skeleton(path, fingerprint, about, wanted_rows, columns, known, specs)
         for folder in (LOG, "rows", ".", *known):
@@ -335,8 +335,7 @@ def open_writer(
                     shard = path / spec.shard_path(block)
                     if spec.shard_path(block) in writer._orphans and not shard.is_dir():
                         shard.unlink(missing_ok=True)
-        if wanted_rows.generation:
-            writer.relabel()
+        writer.relabel()
         yield writer
 
 
@@ -382,25 +381,6 @@ def _check_rows(path: Path, wanted: Rows) -> None:
     raise LockedError(
         f"another writer changed what the rows of {path} are meanwhile; start again to go on from there"
     )
-
-
-def _require_own(
-    path: Path,
-    records: list[Record],
-    fingerprint: Fingerprint,
-    wanted: Rows,
-    known: Mapping[str, ArraySpec],
-) -> None:
-    """Refuse to go on from records that are not of these rows: what they commit would pass for something else."""
-    for record in records:
-        told = foreign(record, fingerprint.sha256, wanted, known)
-        if told:
-            raise DamageError(f"{path / record_name(record.block, record.sequence)}: {told}")
-    others = other_samples(wanted, known["sample_id"], committed(records).get("sample_id", {}))
-    if others:
-        raise DamageError(
-            f"{path / rows.newest(path)}: {strangers(wanted, others)}; take the right one from a copy of the store"
-        )
 
 
 def _same(stored: Rows, wanted: Rows) -> bool:
