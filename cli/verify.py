@@ -165,17 +165,17 @@ def _verdict(found: Verification) -> tuple[str, str]:
     if found.repaired is not None:
         done = []
         if found.repaired.blocks:
-            done.append(
-                f"{found.repaired.blocks} blocks have to be embedded again: run samtl embed as before, on this store"
-            )
+            blocks = _counted(found.repaired.blocks, "block has", "blocks have")
+            done.append(f"{blocks} to be embedded again: run samtl embed as before, on this store")
         if found.repaired.rewritten:
-            done.append(f"{len(found.repaired.rewritten)} files of metadata were written anew")
+            files = _counted(len(found.repaired.rewritten), "file", "files")
+            done.append(f"{files} of metadata written anew")
         return "repaired: " + "; ".join(done), "yellow"
     if found.findings:
         if found.refused:
             return f"damaged, and not repaired: {found.refused}", "red"
-        count = len(found.findings)
-        return f"damaged: {count} {'findings' if count > 1 else 'finding'}; {_advice(found)}", "red"
+        count = _counted(len(found.findings), "finding", "findings")
+        return f"damaged: {count}; {_advice(found)}", "red"
     if not all(row.within for row in found.recomputed):
         return "damaged: the encoder gives something else for rows above", "red"
     if found.images:
@@ -194,6 +194,10 @@ def _verdict(found: Verification) -> tuple[str, str]:
     if found.level == "quick":
         return "complete, by the sizes of its files; their content was not looked at", "green"
     return "whole", "green"
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
 
 
 def _advice(found: Verification) -> str:

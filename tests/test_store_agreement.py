@@ -107,7 +107,7 @@ class TestListThatIsGone:
         (STORE / "rows" / "0.json").unlink()
         code, output = run("verify", STORE)
         assert code == 2
-        assert "holds no list of rows" in output
+        assert "it holds no list of rows any more" in output
         assert "--repair cannot help" in output
         before = contents(STORE, hidden=False)
         code, output = run("verify", STORE, "--repair", "--json", "found.json")

@@ -1,9 +1,10 @@
 """Anything that may happen to a dataset and its store, in any order; what the store hands out is always true.
 
-`make torture` plays 1,000 games of 200 steps, others each time; here are 50 of 50, the same every time.
+`make torture` plays 1,000 games of 200 steps, others each time; here are 200 of 50, the same every time.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import random
@@ -39,10 +40,11 @@ from samtl.store.verify import check
 from samtl.store.writer import locked
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
-GAMES, STEPS = (1_000, 200) if ALL else (50, 50)
+GAMES, STEPS = (1_000, 200) if ALL else (200, 50)
 SIZE, MOST = 32, 60
 CLASSES = ("a", "b", "c")
 DAMAGES = (flipped, cut, deleted, emptied)
+VERSION = cache(importlib.metadata.version)
 
 
 class Killed(BaseException):
@@ -112,6 +114,7 @@ class Game(RuleBasedStateMachine):
         self.patch.setattr(os, "fsync", lambda descriptor: None)
         # Waiting for processes and threads would take most of a game.
         self.patch.setattr(decoding, "prepare", prepare_here)
+        self.patch.setattr(importlib.metadata, "version", VERSION)
         self.patch.setattr(verify, "ahead", lambda do, items, workers, depth: map(do, items))
         self.encoder = self.encoders.Encoder("stub")
         self.folder = Path(tempfile.mkdtemp(prefix="samtl-game-"))

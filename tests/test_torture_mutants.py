@@ -70,7 +70,9 @@ MUTANTS = {
         "agreement.py", "    if others:\n        raise DamageError(", "    if False:\n        raise DamageError(",
     ),
     "records of another store, written to": ("agreement.py", "        if told:\n", "        if False:\n"),
-    "they are looked at under the lock": ("writer.py", "        require_own(path, records,", "        (lambda *args: None)(path, records,"),
+    "they are looked at under the lock": (
+        "writer.py", "        require_own(path, records,", "        (lambda *args: None)(path, records,",
+    ),
     "a list before any record": ("rows.py", "    read_rows(store)  # there was none", "    return False  #"),
     "labels of before a change": ("reader.py", "            del labels[block]", "            pass"),
     "labels of before a change, verified": ("verify.py", "        del labels[block]", "        pass"),

@@ -66,8 +66,8 @@ def repair(store: Path, checked: Checked) -> Repaired:
     for finding in checked.findings:
         if finding.what in ("identity", "rows"):
             raise DamageError(
-                f"{store / finding.path} cannot be repaired, since what the rows are is known from it alone: take it "
-                f"from a copy of the store, or embed anew under another name. {finding.told}"
+                f"{store / finding.path} cannot be repaired ({finding.told}), since what the rows are is known from it "
+                "alone: take it from a copy of the store, or embed anew under another name"
             )
         if finding.what != "record":  # these are set aside, folders too
             durable.require_no_folder(store / finding.path)

@@ -184,8 +184,10 @@ def _check(store: Path, level: str, on_progress: Callable[[int, int], None]) -> 
             return found
         listed = read_rows(store)
     except DamageError as error:
-        where = rows.newest(store) if rows.generations(store) else rows.FOLDER
-        found.findings.append(Finding("rows", where, str(error)))
+        gone = not rows.generations(store)
+        where = rows.FOLDER if gone else rows.newest(store)
+        told = "it holds no list of rows any more" if gone else str(error)
+        found.findings.append(Finding("rows", where, told))
         return found
     found.rows = len(listed.current)
     found.superseded = len(listed.superseded)
