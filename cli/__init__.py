@@ -105,7 +105,9 @@ def main() -> None:
     except OSError as error:
         complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(SamtlError.exit_code if error.errno in _WRONG_PATH else ResourceError.exit_code)
-    except Exception:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # what a library written in Rust panics with is no Exception
         traceback.print_exc()
         complain(
             "this is a defect of samtl, not of your input; please report it with the lines above"

@@ -62,14 +62,18 @@ class Server:
     def make_bucket(self):
         """Make a bucket of its own; gives its URL."""
         name = f"bucket-{next(_numbers)}"
-        boto3.client(
+        self.client().create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    def client(self):
+        """Give what other programs write to buckets with."""
+        return boto3.client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{self._behind}",
             aws_access_key_id="a",
             aws_secret_access_key="b",
             region_name="us-east-1",
-        ).create_bucket(Bucket=name)
-        return f"s3://{name}"
+        )
 
     def fault(self, method, conditional):
         if self._random.random() >= self.rate:

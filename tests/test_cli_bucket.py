@@ -158,3 +158,31 @@ def test_a_report_tells_how_long_the_pass_took(run, made, tmp_path):
     (study,) = gather([tmp_path / "runs"])
     assert study.trials[0].config["store"]["path"] == made
     assert pass_seconds(study) is None or pass_seconds(study) > 0
+
+
+def test_strange_objects_are_set_aside(run, made, bucket_server):
+    """Marks of folders are nothing; what lies under the log's names can be told, and moved."""
+    boto = bucket_server.client()
+    _, _, bucket, name = made.split("/")
+    for key in ("log/", "pooled/", ".damaged/", ""):
+        boto.put_object(Bucket=bucket, Key=f"{name}/{key}", Body=b"")
+    code, output, _ = run("verify", made)
+    assert (code, "count for nothing" in output) == (0, False)
+    assert run("info", made)[0] == 0
+
+    record = boto.get_object(Bucket=bucket, Key=f"{name}/log/0.json")["Body"].read()
+    boto.put_object(Bucket=bucket, Key=f"{name}/log/sub/x.json", Body=b"{}")
+    boto.delete_object(Bucket=bucket, Key=f"{name}/log/0.json")
+    boto.put_object(Bucket=bucket, Key=f"{name}/log/0.json/x", Body=record)
+    code, output, _ = run("verify", made)
+    assert code == 2
+    assert "log/sub" in output
+    assert "log/0.json is not a document" in output
+    assert run("verify", made, "--repair")[0] == 1
+    assert sorted(as_path(made + "/.damaged").names()) == ["0.json.0", "sub.0"]
+    assert run("verify", made)[0] == 1  # the rows of the record are missing
+
+    boto.put_object(Bucket=bucket, Key=f"{name}/zarr.json/x", Body=b"{}")
+    boto.delete_object(Bucket=bucket, Key=f"{name}/zarr.json")
+    code, output, _ = run("verify", made)
+    assert (code, "move the folder zarr.json elsewhere" in output) == (2, True)

@@ -12,7 +12,7 @@ from samtl.errors import LockedError, ResourceError
 from samtl.store import durable, lease, remote
 from samtl.store.lease import Lease
 from samtl.store.remote import as_path
-from samtl.store.writer import locked, require_unlocked
+from samtl.store.writer import locked, require_unlocked, whoami
 
 WHO = {"pid": 7, "host": "there", "since": "2026-01-01T00:00:00+00:00"}
 
@@ -157,6 +157,12 @@ def test_a_hold_that_says_nothing_is_one_all_the_same(store):
     (store / lease.NAME).create(b"torn")
     with pytest.raises(LockedError, match="written by another process"):
         Lease(store, WHO)
+
+
+def test_the_empty_lock_of_a_disk_that_was_copied_holds_nothing(store):
+    (store / lease.NAME).replace_with(b"")
+    with locked(store):
+        assert json.loads((store / lease.NAME).read_bytes())["pid"] == whoami()["pid"]
 
 
 def test_time_goes_on_while_the_machine_sleeps(store, monkeypatch):

@@ -51,7 +51,17 @@ def test_paths_on_a_disk_stay_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://b/x", "s3://", "http://host/a.zarr", "S3://b/x", "s3://b/../x", "s3://b/a\nb"]
+    "url",
+    [
+        "ftp://b/x",
+        "s3://",
+        "s3:",
+        "gs:",
+        "http://host/a.zarr",
+        "S3://b/x",
+        "s3://b/../x",
+        "s3://b/a\nb",
+    ],
 )
 def test_other_urls_are_refused(url):
     with pytest.raises(InputError, match="expected a folder, or s3://BUCKET/PREFIX"):
@@ -135,6 +145,78 @@ def test_renaming_moves(base):
     assert (base / "a").rename(base / "b" / "c") == base / "b" / "c"
     assert base.names() == ["b"]
     assert (base / "b" / "c").read_bytes() == b"1"
+
+
+def test_what_is_below_is_moved_with_its_name(base):
+    for name in ("a/b", "a/c/d"):
+        (base / name).create(name.encode())
+    (base / "a").rename(base / "z" / "a.0")
+    assert (base.names(), sorted((base / "z" / "a.0").names())) == (["z"], ["b", "c"])
+    assert (base / "z" / "a.0" / "c" / "d").read_bytes() == b"a/c/d"
+    with pytest.raises(FileNotFoundError):
+        (base / "no").rename(base / "y")
+
+
+def test_a_prefix_is_no_object(base):
+    (base / "a" / "b").create(b"1")
+    with pytest.raises(IsADirectoryError):
+        (base / "a").read_bytes()
+    with pytest.raises(DamageError, match="is a folder"):
+        durable.require_no_folder(base / "a")
+    durable.require_no_folder(base / "a" / "b")
+
+
+def test_marks_of_folders_are_nothing(base, bucket_server):
+    """Some tools write an empty object `NAME/` for a folder."""
+    boto = bucket_server.client()
+    bucket = base.parts[1]
+    for name in ("x/", "x/a/", "x/a/b", "x/empty/"):
+        boto.put_object(Bucket=bucket, Key=name, Body=b"1" if name == "x/a/b" else b"")
+    assert sorted(base.names()) == ["a", "empty"]
+    assert base.sizes() == {}
+    assert (base / "a").sizes() == {"b": 1}
+    assert (base / "empty").names() == []
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("value", ["", "localhost:9000", "nonsense", "http://", "ftp://host"])
+def test_an_endpoint_that_is_none(base, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    remote.client.cache_clear()
+    with pytest.raises(InputError, match=rf"{name} must be .* got '{value}'"):
+        base.exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["http://localhost", "https://a-b.example.org:9000/", "http://127.0.0.1:1", "http://[::1]:5", "https://x/y"],
+)  # fmt: skip
+def test_an_endpoint_that_may_be_one(monkeypatch, value):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+    remote.client.cache_clear()
+    assert remote.client("s3:", "b", os.getpid()) is not None
+    remote.client.cache_clear()
+
+
+def test_without_credentials(base, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    # The service that gives a machine of Amazon's its own, where nobody listens.
+    monkeypatch.setattr(remote, "_MACHINES", ("127.0.0.1:9/",))
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(remote, "_RETRY", remote._NO_RETRY)
+    remote.client.cache_clear()
+    with pytest.raises(ResourceError, match=r"no credentials; set AWS_ACCESS_KEY_ID and"):
+        base.names()
+    remote.client.cache_clear()
+
+
+def test_rows_are_not_kept_in_a_bucket(monkeypatch):
+    from samtl.store.fetched import row_cache
+
+    monkeypatch.setenv("SAMTL_ROW_CACHE", "s3://b/rows")
+    with pytest.raises(InputError, match=r"s3://b/rows is in a bucket.*name a folder"):
+        row_cache()
 
 
 # Writing on a condition

@@ -276,6 +276,24 @@ def test_a_store_can_be_read_while_it_is_written(store, holder):
     assert open_store(store).read("label", range(16)).tolist() == [0, 1] * 8
 
 
+def test_arrays_that_are_not_of_a_store_stay_out_of_its_metadata(store):
+    (store / "other").mkdir()
+    (store / "other" / "zarr.json").write_text("{}")
+    before = (store / "zarr.json").read_bytes()
+    with writing(store) as writer:
+        write(writer, 1)
+    assert (store / "zarr.json").read_bytes() == before
+    assert (store / "other" / "zarr.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "pooled/zarr.json"])
+def test_a_folder_in_the_place_of_metadata_stops_a_pass(store, name):
+    (store / name).unlink()
+    (store / name).mkdir()
+    with pytest.raises(DamageError, match=f"{name} is a folder.*move it elsewhere"), writing(store):
+        pass
+
+
 def test_a_second_writer_that_the_lock_did_not_stop_overwrites_nothing(store):
     with writing(store) as late:
         (store / ".lock").unlink()  # as some network file systems do not lock at all

@@ -16,7 +16,7 @@ from pathlib import Path
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store.layout import INDEX_BYTES
 from samtl.store.log import CommittedFile
-from samtl.store.remote import RemotePath
+from samtl.store.remote import RemotePath, as_folder
 
 # A shard of up to so many bytes is fetched whole with its first row: a request takes longer than the bytes.
 WHOLE = 4 * 2**20
@@ -114,7 +114,7 @@ def row_cache() -> RowCache:
         most = int(float(given) * 2**30)
     except (ValueError, OverflowError):
         raise InputError(f"SAMTL_ROW_CACHE_GIB must be a number of GiB, got {given!r}") from None
-    folder = Path(os.environ.get("SAMTL_ROW_CACHE") or pooch.os_cache("samtl") / "rows")
+    folder = as_folder(os.environ.get("SAMTL_ROW_CACHE") or pooch.os_cache("samtl") / "rows")
     return RowCache(folder, max(0, most))
 
 

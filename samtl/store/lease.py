@@ -176,7 +176,10 @@ def _left_over(store: RemotePath, now: float) -> UpdateVersion | None:
 
 def _read(store: RemotePath) -> dict[str, object]:
     try:
-        content = json.loads((store / NAME).read_bytes())
+        raw = (store / NAME).read_bytes()
+        if not raw:  # of a store that was copied from a disk
+            return {RELEASED: True}
+        content = json.loads(raw)
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive's name has one letter
 SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # and what its settings' names begin with
+# A drive's name has one letter; of a URL without a bucket, a path keeps the scheme alone.
+_URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]+:/|({'|'.join(SCHEMES)}):$")
 # For stores that this process holds: what raises where it may not write there any more.
 holds: dict[str, Callable[[], None]] = {}
 # How often what may have failed is tried, the client's own attempts at what is safe to repeat not counted.
@@ -40,6 +41,14 @@ _CLIENT: ClientConfig = {"connect_timeout": "10s", "timeout": "120s"}
 _NO_RETRY: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=5)}
 _QUICK_CLIENT: ClientConfig = {"connect_timeout": "5s", "timeout": "8s"}
 _ASKED_BY_NOBODY = (".lock", ".probe-")  # what `samtl.store.lease` itself writes
+_CREDENTIALS = {
+    "AWS": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "GOOGLE": "GOOGLE_APPLICATION_CREDENTIALS",
+    "AZURE": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+# Where a client without credentials asks for those of the machine, in a cloud that it is not in.
+_MACHINES = ("169.254.169.254", "169.254.170.2", "metadata.google")
+_ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -128,6 +137,10 @@ class RemotePath(PosixPath):
         with self._asked():
             return next(iter(obstore.list(self.bucket, self.key, chunk_size=1)), None) is not None
 
+    def is_symlink(self) -> bool:
+        """Say that it is none."""
+        return False
+
     def exists(self, **options: bool) -> bool:
         """Tell whether there is an object of that name, or one whose name begins with it."""
         return self.is_file() or self.is_dir()
@@ -155,7 +168,14 @@ class RemotePath(PosixPath):
         import obstore
 
         with self._asked():
-            found = obstore.get(self.bucket, self.key)
+            try:
+                found = obstore.get(self.bucket, self.key)
+            except FileNotFoundError:
+                if self.is_dir():  # as a disk says of a folder
+                    raise IsADirectoryError(
+                        errno.EISDIR, os.strerror(errno.EISDIR), str(self)
+                    ) from None
+                raise
             size = found.meta["size"]
             if most is None or size <= most:
                 return bytes(found.bytes())
@@ -176,13 +196,20 @@ class RemotePath(PosixPath):
             obstore.delete(self.bucket, self.key)
 
     def rename(self, target: str | os.PathLike[str]) -> RemotePath:
-        """Copy an object, then remove it."""
+        """Copy an object, or all below, then remove what was copied."""
         import obstore
 
         other = remote(str(target))
         self._require_held()
         with self._asked():
-            obstore.copy(self.bucket, self.key, other.key)
+            try:
+                obstore.copy(self.bucket, self.key, other.key)
+            except FileNotFoundError:
+                if not self.is_dir():
+                    raise
+                for name in self.names():
+                    (self / name).rename(other / name)
+                return other
         self.unlink()
         return other
 
@@ -191,7 +218,7 @@ class RemotePath(PosixPath):
     def names(self) -> list[str]:
         """List the names of what is directly below."""
         objects, folders = self._below()
-        return [*objects, *folders]
+        return list(dict.fromkeys([*objects, *folders]))
 
     def sizes(self) -> dict[str, int]:
         """Map each object directly below to its size in bytes."""
@@ -202,10 +229,15 @@ class RemotePath(PosixPath):
 
         with self._asked():
             found = obstore.list_with_delimiter(self.bucket, self.key or None)
-        return (
-            {one["path"].rpartition("/")[2]: one["size"] for one in found["objects"]},
-            [name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"]],
-        )
+        folders = [name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"]]
+        objects = {
+            one["path"].rpartition("/")[2]: one["size"]
+            for one in found["objects"]
+            if one["path"] != self.key  # "NAME/", which some tools write for a folder
+        }
+        return {
+            name: size for name, size in objects.items() if size or name not in folders
+        }, folders
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read several ranges of an object, those near each other at once."""
@@ -350,7 +382,15 @@ class RemotePath(PosixPath):
             ) from error
         except (InvalidPathError, ValueError) as error:
             raise InputError(f"{self} is no name of an object: {_first_line(error)}") from error
+        except IsADirectoryError:
+            raise
         except (FileNotFoundError, BaseError) as error:
+            if any(machine in str(error) for machine in _MACHINES):
+                prefix = SCHEMES[self.parts[0].rstrip(":")]
+                raise ResourceError(
+                    f"{self}: there are no credentials; set {_CREDENTIALS[prefix]} in the environment (profiles of "
+                    "command-line tools are not read)"
+                ) from error
             if "NoSuchBucket" in str(error):
                 raise InputError(
                     f"{self}: there is no bucket {self.parts[1]!r}; make it first, or name another"
@@ -399,7 +439,7 @@ def as_folder(path: str | Path) -> Path:
         Where it is a URL.
     """
     if isinstance(as_path(path), RemotePath):
-        raise InputError(f"{path} is in a bucket, where only stores can be; name a folder")
+        raise InputError(f"{as_path(path)} is in a bucket, where only stores can be; name a folder")
     return Path(path)
 
 
@@ -434,6 +474,13 @@ def client(scheme: str, bucket: str, process: int, patient: bool = True) -> Obje
     from obstore.exceptions import BaseError
     from obstore.store import from_url
 
+    for name in _ENDPOINTS if scheme == "s3:" else ():
+        endpoint = os.environ.get(name)
+        if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):  # the client would panic
+            raise InputError(
+                f"{name} must be the server's http://HOST or https://HOST, with its port where it has one, got "
+                f"{endpoint!r}; set it, or unset it for Amazon's own"
+            )
     # Whoever names a server without TLS means it.
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
     try:

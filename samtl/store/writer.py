@@ -415,22 +415,29 @@ def _write_skeleton(
     for name, spec in known.items():
         metadata_file = path / name / "zarr.json"
         metadata = documents.canonical(spec.metadata(len(wanted_rows)))
+        durable.require_no_folder(metadata_file)
         if not metadata_file.exists():
             if name in specs:
                 _publish_if_absent(metadata_file, metadata)
         elif wanted_rows.generation and metadata_file.read_bytes() != metadata:
             durable.replace(metadata_file, metadata)  # the store has grown
-    arrays = {file.parent.name: _read_json(file) for file in sorted(path.glob("*/zarr.json"))}
+    arrays = {
+        name: found for name in sorted(known) if (found := _read_json(path / name / "zarr.json"))
+    }
     stored = read_fingerprint(path)  # what the first writer said of the weights stays
     root = documents.canonical(root_metadata(stored, wanted_rows.attributes(), arrays))
     metadata_file = path / "zarr.json"
+    durable.require_no_folder(metadata_file)
     if not metadata_file.exists() or metadata_file.read_bytes() != root:
         durable.replace(metadata_file, root)
 
 
 def _read_json(path: Path) -> object:
+    durable.require_no_folder(path)
     try:
         return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
     except (ValueError, RecursionError) as error:
         raise DamageError(f"{path} is damaged; remove it, and it is written anew") from error
 
