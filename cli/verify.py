@@ -14,7 +14,6 @@ from ._options import Cache, Device, Json, Root, StoreArgument
 if TYPE_CHECKING:
     from samtl.verifying import Verification
 
-LISTS = {"identity", "rows"}  # findings about what everything else refers to
 LISTED = 20  # findings printed one by one; all of them are in --json
 
 
@@ -202,6 +201,8 @@ def _counted(count: int, one: str, several: str) -> str:
 
 def _advice(found: Verification) -> str:
     """Say what can be done about damage."""
+    from samtl.store.verify import LISTS
+
     kinds = {one.what for one in found.findings}
     in_the_way = [
         one.path
@@ -210,7 +211,7 @@ def _advice(found: Verification) -> str:
     ]
     if in_the_way:
         return f"move the folder {in_the_way[0]} elsewhere, then --repair withdraws what is damaged"
-    if kinds & LISTS:
+    if kinds & {*LISTS}:
         return (
             "what the rows are is known from that file alone, so --repair cannot help: take it from a copy of the "
             "store, or embed anew under another name"

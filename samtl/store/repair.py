@@ -17,7 +17,7 @@ from samtl.store.fingerprint import read_fingerprint
 from samtl.store.layout import array_specs, root_metadata
 from samtl.store.log import LOG, place_in_log
 from samtl.store.rows import read_rows
-from samtl.store.verify import ROOT, Checked, Finding
+from samtl.store.verify import LISTS, ROOT, Checked, Finding
 from samtl.store.writer import withdraw
 
 ASIDE = ".damaged"
@@ -64,7 +64,7 @@ def repair(store: Path, checked: Checked) -> Repaired:
         a file's place, since whatever it holds is not samtl's to remove. Nothing is changed then.
     """
     for finding in checked.findings:
-        if finding.what in ("identity", "rows"):
+        if finding.what in LISTS:
             raise DamageError(
                 f"{store / finding.path} cannot be repaired ({finding.told}), since what the rows are is known from it "
                 "alone: take it from a copy of the store, or embed anew under another name"

@@ -43,6 +43,7 @@ from samtl.store.log import (
 )
 from samtl.store.rows import Rows, read_rows
 
+LISTS = ("identity", "rows")  # findings about what everything else refers to
 LEVELS = ("quick", "rows", "deep")
 ROOT = "zarr.json"
 METADATA_BYTES = 64 * 2**20  # a list of millions of rows that do not count is not larger

@@ -421,9 +421,8 @@ def _write_skeleton(
                 _publish_if_absent(metadata_file, metadata)
         elif wanted_rows.generation and metadata_file.read_bytes() != metadata:
             durable.replace(metadata_file, metadata)  # the store has grown
-    arrays = {
-        name: found for name in sorted(known) if (found := _read_json(path / name / "zarr.json"))
-    }
+    there = ((name, _read_json(path / name / "zarr.json")) for name in sorted(known))
+    arrays = {name: metadata for name, metadata in there if metadata is not None}
     stored = read_fingerprint(path)  # what the first writer said of the weights stays
     root = documents.canonical(root_metadata(stored, wanted_rows.attributes(), arrays))
     metadata_file = path / "zarr.json"
@@ -433,6 +432,7 @@ def _write_skeleton(
 
 
 def _read_json(path: Path) -> object:
+    """Read a file of metadata; None where there is none."""
     durable.require_no_folder(path)
     try:
         return json.loads(path.read_bytes())
