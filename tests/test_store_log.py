@@ -1,6 +1,7 @@
 """Commit records, and what they add up to."""
 
 import re
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -28,7 +29,9 @@ def record(block=0, sequence=0, arrays=("pooled",), **changes):
         "status": (OK, "quarantined:truncated"),
         "reasons": {str(16 * block + 1): "cut short"},
         "image_sha256": ("a" * 64, ""),
-        "files": {a: CommittedFile(f"{a}/c.{block}", 99, "b" * 64, (1, 2)) for a in arrays},
+        "files": {
+            a: CommittedFile(f"{a}/c.{block}", 99, "b" * 64, array("I", (1, 2))) for a in arrays
+        },
         "writer": {"pid": 1},
     }
     return Record(**{**fields, **changes})
@@ -101,7 +104,7 @@ def test_a_record_that_lacks_a_field_is_damage(tmp_path, field):
     [
         {"status": (OK,)},
         {"image_sha256": ("a" * 64,) * 3},
-        {"files": {"pooled": CommittedFile("pooled/c.0", 99, "b" * 64, (1, 2, 3))}},
+        {"files": {"pooled": CommittedFile("pooled/c.0", 99, "b" * 64, array("I", (1, 2, 3)))}},
         {"status": (), "image_sha256": (), "files": {}},
         {"status": (OK,) * 17, "image_sha256": ("",) * 17, "files": {}},
     ],

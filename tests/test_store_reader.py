@@ -223,6 +223,22 @@ def test_of_large_shards_only_the_last_ones_count_as_memory(
     assert store._shards["embeddings"].cache_info().misses == 10
 
 
+def test_rows_count_as_memory_and_not_the_shards_that_they_are_in(tmp_path, encoders, monkeypatch):
+    encoders.IMAGE_SIZE = 512
+    path = embed(stubs.toy_dataset(160), "stub", out=tmp_path / "a.zarr", device="cpu").store
+    store = open_store(path)
+    size = store._records["embeddings"][0].files["embeddings"].size
+    monkeypatch.setattr(reader, "OPEN_BYTES", size)
+    one_of_each = list(range(0, 160, 16))
+    for _ in range(3):  # read again, they are no more
+        store.read("embeddings", one_of_each)
+        assert in_memory(path) >= 10 * size // 16
+    store.read(
+        "embeddings", [*range(1, 8), *range(16, 160, 16)]
+    )  # too much together, so that the first goes
+    assert in_memory(path) <= size + 2**20
+
+
 @pytest.mark.parametrize("row", [37, -1, 10**12])
 def test_a_row_that_does_not_exist_is_refused(small, row):
     with pytest.raises(InputError, match="rows 0 to 36, asked for"):
@@ -414,7 +430,7 @@ def test_a_record_of_an_unknown_array_is_damage(small):
 
 def test_a_record_that_points_elsewhere_is_damage(small):
     record = read_log(small)[0]
-    files = {**record.files, "pooled": replace(record.files["pooled"], path="../outside")}
+    files = {**record.files, "pooled": record.files["pooled"]._replace(path="../outside")}
     (small / "log" / "0.json").write_bytes(seal(replace(record, files=files).to_dict()))
     with pytest.raises(DamageError, match="pooled"):
         open_store(small).read("pooled")

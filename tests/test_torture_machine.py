@@ -40,7 +40,7 @@ from samtl.store.verify import check
 from samtl.store.writer import locked
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
-GAMES, STEPS = (1_000, 200) if ALL else (50, 50)
+GAMES, STEPS = (1_000, 200) if ALL else (200, 50)
 SIZE, MOST = 32, 60
 CLASSES = ("a", "b", "c")
 DAMAGES = (flipped, cut, deleted, emptied)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -222,7 +223,7 @@ def _log(path: Path, rows: int) -> Path:
                 spec.shard_path(block),
                 max(spec.shard_bytes(n), 500),
                 random.bytes(32).hex(),
-                sums[spec.name],
+                array("I", sums[spec.name]),
             )
             for spec in arrays
         }

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from samtl.errors import DamageError
 from samtl.store.remote import RemotePath
 
@@ -51,7 +53,7 @@ def unseal(path: str | Path) -> dict[str, Any]:
     # A store of a million rows has 62,500 of these: what is done here counts.
     try:
         raw = _read(path)
-        content = _DECODER.decode(raw.decode())
+        content = orjson.loads(raw)
         checksum = content.pop("checksum")
         intact = _is_sealed(raw, checksum) or checksum == digest(content)
     except (
@@ -68,17 +70,18 @@ def unseal(path: str | Path) -> dict[str, Any]:
 def _read(path: str | Path) -> bytes:
     if isinstance(path, RemotePath):
         return path.read_bytes(MAX_BYTES)
-    with open(path, "rb") as file:  # noqa: PTH123  # a third quicker than by the path
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+    # A file object for each takes as long again as all that it is asked for.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > MAX_BYTES:
             raise DamageError(f"{path} is larger than any file of its kind: the store is damaged")
-        return file.read()
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+        raw = os.read(descriptor, size)
+        while len(raw) < size and (more := os.read(descriptor, size - len(raw))):
+            raw += more
+    finally:
+        os.close(descriptor)
+    return raw
 
 
 def _is_sealed(raw: bytes, checksum: object) -> bool:

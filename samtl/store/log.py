@@ -11,10 +11,10 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from samtl.ahead import ahead
 from samtl.errors import DamageError
@@ -36,9 +36,8 @@ _REQUESTS = 32  # at a time
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?\.json")
 
 
-@dataclass(frozen=True)
-class CommittedFile:
-    """One shard as its record describes it.
+class CommittedFile(NamedTuple):
+    """One shard as its record describes it; a large store has half a million, so these are tuples.
 
     Attributes
     ----------
@@ -48,18 +47,14 @@ class CommittedFile:
         Bytes.
     sha256 : str
         Of the file.
-    crc32c : sequence of int
-        Of each row's bytes, in order; kept as an array of 4 bytes each, since a large store has millions.
+    crc32c : array of uint32
+        Of each row's bytes, in order; 4 bytes each, since a large store has millions.
     """
 
     path: str
     size: int
     sha256: str
-    crc32c: Sequence[int]
-
-    def __post_init__(self) -> None:
-        """Pack the checksums; raises OverflowError or TypeError where one is none."""
-        object.__setattr__(self, "crc32c", array("I", self.crc32c))
+    crc32c: array[int]
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,9 @@ def read_record(path: str | Path) -> Record:
 
 def _parse(content: Mapping[str, Any]) -> Record:
     files = {
-        str(name): CommittedFile(str(f["path"]), int(f["size"]), str(f["sha256"]), f["crc32c"])
+        str(name): CommittedFile(
+            str(f["path"]), int(f["size"]), str(f["sha256"]), array("I", f["crc32c"])
+        )
         for name, f in content["files"].items()
     }
     status = tuple(OK if s == OK else str(s) for s in content["status"])  # one text, not millions

@@ -115,6 +115,15 @@ class Summary:
         return {**content.pop("about"), **content, "bytes": self.bytes}
 
 
+@dataclass
+class _Read:
+    """A mapped shard, the positions of its rows that were read, and their bytes: about what is in memory of it."""
+
+    shard: memoryview
+    positions: set[int]
+    size: int = 0
+
+
 class Store:
     """What is committed in a store at the moment it is opened.
 
@@ -172,9 +181,7 @@ class Store:
             del labels[block]  # those of the list are still to be written
         self._named: set[int] = set()  # blocks that were committed as the samples of the list
         self._using = threading.Lock()
-        self._read_of: dict[
-            tuple[str, int], memoryview
-        ] = {}  # the one that was read last at the end
+        self._read_of: dict[tuple[str, int], _Read] = {}  # the one that was read last at the end
         self._bytes_read = 0
         self._row_cache: RowCache | None = row_cache() if isinstance(path, RemotePath) else None
         self._shards = {name: self._cached(self._specs[name]) for name in self.arrays}
@@ -431,10 +438,10 @@ class Store:
     def _verified(self, spec: ArraySpec, record: Record, row: int, position: int) -> Any:
         array, file = spec.name, record.files[spec.name]
         shard, index = self._shards[array](record.block)
+        start, stop = _extent(index, position)
         # Of smaller ones, all that are mapped come to less.
         if isinstance(shard, memoryview) and len(shard) * OPEN_SHARDS > OPEN_BYTES:
-            self._in_use(spec.name, record.block, shard)
-        start, stop = _extent(index, position)
+            self._in_use((spec.name, record.block), shard, position, stop - start)
         data = shard[start:stop] if start < stop else b""
         if isinstance(shard, FetchedShard) and data and crc32c(data) != file.crc32c[position]:
             shard.forget()  # what is kept here may be what is wrong
@@ -450,17 +457,24 @@ class Store:
                 f"{self.path / file.path}: row {row} is no row of {array}; the store is damaged there"
             ) from error
 
-    def _in_use(self, array: str, block: int, shard: memoryview) -> None:
+    def _in_use(self, place: tuple[str, int], shard: memoryview, position: int, size: int) -> None:
         """Let go of the pages of shards that were not read for a while; they stay mapped."""
-        place = array, block
         with self._using:
-            if self._read_of.pop(place, None) is None:
-                self._bytes_read += len(shard)
-            self._read_of[place] = shard
-            while self._bytes_read > OPEN_BYTES and len(self._read_of) > 1:
+            read = self._read_of.pop(place, None)
+            if read is None or read.shard is not shard:
+                self._bytes_read -= 0 if read is None else read.size
+                read = _Read(shard, set())
+            self._read_of[place] = read
+            if position not in read.positions:
+                read.positions.add(position)
+                read.size += size
+                self._bytes_read += size
+            while len(self._read_of) > 1 and (
+                self._bytes_read > OPEN_BYTES or len(self._read_of) > OPEN_SHARDS
+            ):
                 old = self._read_of.pop(next(iter(self._read_of)))
-                self._bytes_read -= len(old)
-                mapped = old.obj
+                self._bytes_read -= old.size
+                mapped = old.shard.obj
                 if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
                     mapped.madvise(mmap.MADV_DONTNEED)
 

@@ -199,17 +199,17 @@ def _read(path: Path, generation: int) -> Rows:
         content: Mapping[str, Any] = unseal(path)
         rows = Rows(
             str(content["dataset"]),
-            tuple(str(c) for c in content["classes"]),
-            tuple(str(s) for s in content["sample_ids"]),
-            tuple(int(n) for n in content["labels"]),
+            tuple(map(str, content["classes"])),
+            tuple(map(str, content["sample_ids"])),
+            tuple(map(int, content["labels"])),
             str(content["note"]),
             # Stores made before there were masks say nothing about these.
             str(content.get("task", "classification")),
-            tuple(str(g) for g in content.get("groups", ())),
-            tuple(str(p) for p in content.get("parts", ())),
+            tuple(map(str, content.get("groups", ()))),
+            tuple(map(str, content.get("parts", ()))),
             int(content.get("generation", 0)),
             str(content.get("previous", "")),
-            tuple(int(row) for row in content.get("superseded", ())),
+            tuple(map(int, content.get("superseded", ()))),
             tuple((int(first), int(stop)) for first, stop in content.get("spans", ())),
             str(content["checksum"]),
         )

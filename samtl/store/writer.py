@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -235,7 +236,7 @@ class StoreWriter:
             shard_index(memoryview(rest), relative, beyond=shard.size)
             whole.update(rest)
             size = file.tell()
-        return CommittedFile(relative, size, whole.hexdigest(), tuple(shard.row_crc32c))
+        return CommittedFile(relative, size, whole.hexdigest(), array("I", shard.row_crc32c))
 
 
 def withdraw(store: Path, last: Record, arrays: Sequence[str]) -> None:
