@@ -1,6 +1,6 @@
 """Anything that may happen to a dataset and its store, in any order; what the store hands out is always true.
 
-`make torture` plays 1,000 games of 200 steps, others each time; here are 50 of 50, the same every time.
+`make torture` plays 1,000 games of 200 steps, others each time; here are 200 of 50, the same every time.
 """
 
 import hashlib
