@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Files of tests that run at a time.
 AT_A_TIME ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile
+# In the order of their names: by the number of tests, files with few that take long would come last.
+PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-slow test-all torture lint format clean
