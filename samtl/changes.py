@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
@@ -274,7 +273,7 @@ class _Facts:
     image : str
         The sha256 that its embeddings were made from; of a row without any, of what was read.
     mask : str or None
-        Of its mask; None where that was not read, or not kept.
+        Of its mask, "" of one that was no use; None where it was not read, or not kept.
     codes : frozenset of str
         Why it was left out of arrays.
     embedded : bool
@@ -307,8 +306,8 @@ def _facts(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Facts]:
                 facts.image = facts.image or image
                 facts.embedded = facts.embedded and not more_than_masks
             if masks:
-                unread = status == f"{QUARANTINED}mask_unreadable"
-                facts.mask = masks[position] or ("" if unread else None)
+                no_use = status.startswith(f"{QUARANTINED}mask_")
+                facts.mask = masks[position] or ("" if no_use else None)
     return found
 
 
@@ -317,8 +316,12 @@ def _look(source: Dataset, sample_id: str) -> _Found:
     mask = None
     try:
         if source.read_mask is not None:
-            with contextlib.suppress(OSError, InputError):
+            try:
                 mask = mask_sha256(source.read_mask(sample_id))
+            except BadImage:
+                mask = ""
+            except (OSError, InputError):
+                pass
         return _Found(hashlib.sha256(source.read(sample_id)).hexdigest(), mask)
     except BadImage:
         return _Found("", mask)

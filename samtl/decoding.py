@@ -123,7 +123,7 @@ def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
         prepared = prepare(data, image_size)
         if dataset.read_mask is not None:
             code = "mask_unreadable"
-            mask = dataset.read_mask(dataset.sample_ids[row])
+            mask = _mask(dataset, dataset.sample_ids[row])
             named = mask_sha256(mask)
             _require_fitting(mask, prepared.size, dataset.classes)
     except BadImage as bad:
@@ -143,6 +143,17 @@ def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
         None if mask is None else mask_square(mask, image_size),
         named,
     )
+
+
+def _mask(dataset: Dataset, sample_id: str) -> NDArray[np.uint8]:
+    """Read a mask; where it is no use, the code says that it is the mask."""
+    assert dataset.read_mask is not None
+    try:
+        return dataset.read_mask(sample_id)
+    except BadImage as bad:
+        if bad.code.startswith("mask_"):
+            raise
+        raise BadImage("mask_unreadable", f"the image's mask cannot be used: {bad}") from bad
 
 
 def _require_fitting(mask: NDArray[Any], size: tuple[int, int], classes: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from samtl.fleet import Fleet
 from samtl.memory import peak_memory
 from samtl.notes import Note
 from samtl.planning import STORED_DTYPES, TIERS, Job, Plan, prepare
+from samtl.store.durable import DISK_ERRORS
 from samtl.store.fingerprint import Fingerprint
 from samtl.store.reader import Quarantined, open_store
 from samtl.store.writer import StoreWriter, open_writer
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
     from samtl.encoders.sam import Encoder
 
 SPARE = 1.02  # of the bytes to be written, for folders and records
-
-_DISK = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.EROFS,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-}
 
 
 @dataclass(frozen=True)
@@ -213,7 +203,7 @@ def embed(
     try:
         return _run(job, fingerprint, weights, begin)
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in DISK_ERRORS:
             raise
         raise ResourceError(
             f"the disk of {job.plan.store} gave out: {error.strerror}. What was committed before is kept; "

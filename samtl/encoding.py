@@ -233,8 +233,7 @@ class Pass:
         code, reason = item.code, item.reason
         if item.pixels is not None and arrays is None:
             code, reason = "nonfinite", "the encoder gave NaN or infinity for this image"
-        earlier = self.writer.earlier_images(block.number)
-        before = earlier[len(block.status)] if earlier else ""
+        before = self.writer.earlier_image(item.row)
         if before and item.image_sha256 and before != item.image_sha256:
             code = "changed"
             reason = "the image is not the one that this row's other arrays were made from"

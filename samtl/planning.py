@@ -19,7 +19,7 @@ from samtl.encoders._weights import check_source
 from samtl.errors import InputError
 from samtl.images import STATISTICS
 from samtl.preprocess import PATCH, Preprocessing, check_image_size, grid_cells
-from samtl.store.agreement import other_labels, require_own
+from samtl.store.agreement import other_labels, require_newest, require_own
 from samtl.store.find import cache_folder
 from samtl.store.fingerprint import FILE, Fingerprint, read_fingerprint
 from samtl.store.layout import BLOCK_ROWS, INDEX_BYTES, TIER_ARRAYS, ArraySpec, array_specs
@@ -218,7 +218,9 @@ def prepare(
     done = committed(records)
     found = Changes(rows)
     if resumes and has_rows(path):
-        require_own(path, records, str(read_fingerprint(path)["sha256"]), read_rows(path), specs)
+        stored_rows = read_rows(path)
+        require_newest(path, stored_rows)
+        require_own(path, records, str(read_fingerprint(path)["sha256"]), stored_rows, specs)
         left_out = frozenset(listed.sample_ids) - frozenset(source.sample_ids)
         found = find_changes(path, rows, source, done, check_images, on_read, should_stop, left_out)
         rows = found.rows

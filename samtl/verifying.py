@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from samtl.datasets import Dataset, resolve
 from samtl.decoding import decode_row
 from samtl.errors import DamageError, InputError, MismatchError
-from samtl.images import BadImage
+from samtl.images import BadImage, mask_sha256
 from samtl.reloading import reload_encoder
 from samtl.store.durable import recover_folder
 from samtl.store.find import locate
@@ -35,7 +35,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ImageFinding:
-    """A row whose image is not what it was made from: `changed`, or `gone` with the reason."""
+    """A row whose image, or mask, is not what it was made from: `changed`, or `gone` with the reason."""
 
     row: int
     sample_id: str
@@ -227,19 +227,21 @@ def _places(store: Store, listed: Dataset) -> dict[int, int]:
 def _images(
     store: Store, listed: Dataset, where: dict[int, int], tell: OnProgress
 ) -> tuple[tuple[ImageFinding, ...], int]:
-    """Compare the images with what the rows were made from."""
+    """Compare the images, and their masks, with what the rows were made from."""
     found = []
     compared = 0
     for row, sample_id in enumerate(store.sample_ids):
-        expected = store.image_sha256(row)
-        if not expected:
+        image, mask = store.image_sha256(row), store.mask_sha256(row)
+        if not image and not mask:
             continue  # not committed, or never read
         compared += 1
-        what = (
-            _image(listed, sample_id, expected)
-            if row in where
-            else ("gone", "it is not listed any more")
-        )
+        what: tuple[str, str] | None = None
+        if row not in where:
+            what = "gone", "it is not listed any more"
+        if what is None and image:
+            what = _image(listed, sample_id, image)
+        if what is None and mask:
+            what = _mask(listed, sample_id, mask)
         if what:
             found.append(ImageFinding(row, sample_id, *what))
         tell("images", row + 1, len(store))
@@ -253,6 +255,18 @@ def _image(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | 
         return "gone", str(error)
     if hashlib.sha256(content).hexdigest() != expected:
         return "changed", "its bytes are not those that the row was made from"
+    return None
+
+
+def _mask(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | None:
+    if listed.read_mask is None:
+        return "gone", "the dataset has no masks"
+    try:
+        there = mask_sha256(listed.read_mask(sample_id))
+    except (BadImage, InputError, OSError) as error:
+        return "gone", f"its mask: {error}"
+    if there != expected:
+        return "changed", "its mask is not the one that the row has"
     return None
 
 

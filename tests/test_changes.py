@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 import samtl
 from samtl.changes import reconcile
 from samtl.embedding import Reading, embed
-from samtl.errors import LockedError, MismatchError, ResourceError
+from samtl.errors import DamageError, LockedError, MismatchError, ResourceError
+from samtl.images import BadImage
 from samtl.planning import Plan
 from samtl.planning import plan as plan_of
 from samtl.store.repair import repair
-from samtl.store.rows import Rows
+from samtl.store.rows import Rows, newest
 from samtl.store.verify import check
-from samtl.store.writer import locked
+from samtl.store.writer import StoreWriter, locked
+from samtl.verifying import verify
 
 
 def rows_of(images, classes=("cat", "dog"), dataset="toy"):
@@ -180,6 +183,43 @@ def test_a_store_follows_its_dataset(made, now, told, encoded):
     assert (counts(made.plan), again.encoded, again.snapshot) == ({}, 0, result.snapshot)
     store = samtl.open(result.store)
     assert (store.snapshot, store.summary().superseded) == (result.snapshot, found.superseded)
+
+
+def test_an_older_list_of_rows_is_refused(made):
+    """Rows would count again that do not."""
+    made(dataset())
+    made(dataset(i7=None))
+    older = Path("a.zarr/rows/1.json").read_bytes()
+    result = made(dataset(i7=None, i8=None))
+    newer = Path("a.zarr/rows/2.json")
+    kept = newer.rename(newer.with_name("kept"))
+    newer.with_name("1.json").write_bytes(older)
+    told = "older than what is committed"
+    (finding,) = [one for one in check(result.store).findings if one.what == "rows"]
+    assert told in finding.told
+    verified = verify(result.store, repair_it=True)
+    assert (verified.exit_code, verified.repaired) == (2, None)
+    assert "from a copy of the store" in verified.refused
+    with pytest.raises(DamageError, match=told):
+        samtl.open("a.zarr")
+    with pytest.raises(DamageError, match=told):
+        made(dataset(i7=None, i8=None))
+    kept.rename(newer)
+    newer.with_name("1.json").unlink()
+    assert verify(result.store).exit_code == 0
+    assert len(samtl.open("a.zarr")) == 18
+
+
+def test_a_reader_of_a_store_that_another_took_the_place_of(made):
+    """Its files may have the names that they had."""
+    made(dataset())
+    made(dataset(i7=None))
+    store = samtl.open("a.zarr")
+    samtl.compact("a.zarr")
+    made(dataset(i7=None, i8=None))
+    assert newest(store.path) == "rows/1.json"
+    with pytest.raises(LockedError, match="open it again"):
+        list(map(store.read, store.arrays))
 
 
 def test_what_plain_readers_see(made):
@@ -430,6 +470,48 @@ def test_a_mask_that_became_bad_and_good_again(made, encoders):
     assert ours == masks("fresh.zarr")
 
 
+@pytest.mark.parametrize("code", ["mask_unreadable", "mask_values", "truncated"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_mask_that_is_no_mask_any_more(made, encoders, code, first):
+    """Or is none at first."""
+
+    def read_mask(name):
+        if name == "i5":
+            raise BadImage(code, "it is cut short")
+        return masked().read_mask(name)
+
+    broken = replace(masked(), read_mask=read_mask)
+    made(masked() if first else broken)
+    encoders.images = 0
+    result = made(broken)
+    (lost,) = result.quarantined
+    assert (lost.sample_id, lost.code.startswith("mask_")) == ("i5", True)
+    assert (encoders.images, made.plan.remasked) == (0, int(first))
+    for _ in range(2):
+        assert (made(broken).encoded, made.plan.remasked, counts(made.plan)) == (0, 0, {})
+    assert made(masked()).quarantined == ()
+    ours = masks()
+    fresh(masked())
+    assert ours == masks("fresh.zarr")
+
+
+def test_masks_are_held_against_the_dataset(made):
+    made(masked())
+
+    def read_mask(name):
+        if name == "i6":
+            raise OSError("not there")
+        return masked(i5=55).read_mask(name)
+
+    found = verify("a.zarr", "deep", dataset=replace(masked(), read_mask=read_mask))
+    assert found.exit_code == 3
+    assert {one.sample_id: (one.what, one.told) for one in found.images} == {
+        "i5": ("changed", "its mask is not the one that the row has"),
+        "i6": ("gone", "its mask: not there"),
+    }
+    assert verify("a.zarr", "deep", dataset=masked()).exit_code == 0
+
+
 def test_a_mask_that_was_bad_from_the_beginning(made, encoders):
     """Then nothing of its image was embedded."""
     made(masked(bad=("i5",)))
@@ -544,6 +626,69 @@ def test_a_row_that_only_a_later_tier_lacks_is_made_anew(made, meanwhile):
     assert (counts(made.plan), result.encoded, result.quarantined) == ({"changed": 1}, 1, ())
     assert content() == fresh(good)
     assert made(good).encoded == 0
+
+
+def image_of(name):
+    return hashlib.sha256(stubs.png(name)).hexdigest()
+
+
+def key_of(name):
+    store = samtl.open("a.zarr")
+    row = store.sample_ids.index(name)
+    return store.image_sha256(row), store.key(row)
+
+
+def test_a_row_is_named_by_the_image_that_it_was_made_from(made):
+    """And not by one that a later pass refused, whichever array is looked at first."""
+    made(dataset(), tiers=["pooled"])
+    before = key_of("i4")
+    made(dataset(i4=44), tiers=["grid16"], check_images=False)
+    made(dataset(i4=44, i5=None), tiers=["pooled", "grid16"], check_images=False)
+    assert key_of("i4") == before
+    samtl.compact("a.zarr")  # grid16 comes first then
+    assert key_of("i4") == before == (image_of(4), before[1])
+    found = verify("a.zarr", "deep", dataset=dataset(i4=44, i5=None))
+    assert [(one.sample_id, one.what) for one in found.images] == [("i4", "changed")]
+    # No tier of another image comes beside it.
+    result = made(dataset(i4=44, i5=None), tiers=["dense"], check_images=False)
+    assert [(q.sample_id, q.code) for q in result.quarantined] == [("i4", "changed")]
+    assert not samtl.open("a.zarr").valid("embeddings")[samtl.open("a.zarr").sample_ids.index("i4")]
+    assert check(result.store).findings == []
+    made(dataset(i4=44, i5=None))
+    assert content() == fresh(dataset(i4=44, i5=None))
+
+
+def test_rows_of_two_images_are_found(made, monkeypatch):
+    """No pass commits them; what mixes copies of a store may."""
+    store = made(dataset(), tiers=["pooled"]).store
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "earlier_image", lambda self, row: "")
+        made(dataset(i4=44), tiers=["grid16"], check_images=False)
+    row = samtl.open(store).sample_ids.index("i4")
+    for level in ("quick", "rows", "deep"):
+        (finding,) = check(store, level).findings
+        assert (finding.what, finding.array, finding.damaged_rows) == ("row", "grid16", (row,))
+    with locked(store):
+        assert repair(store, check(store)).withdrawn == {row // 16: ["grid16"]}
+    made(dataset(i4=44), tiers=["grid16"], check_images=False)
+    assert check(store).findings == []
+    assert not samtl.open(store).valid("grid16")[row]
+
+
+@pytest.mark.parametrize("later", [4, 44])
+def test_a_row_that_was_unreadable_at_first(made, later):
+    def read(name):
+        if name == "i4":
+            raise OSError("not now")
+        return dataset().read(name)
+
+    made(replace(dataset(), read=read), tiers=["pooled"])
+    made(dataset(), tiers=["grid16"], check_images=False)
+    result = made(dataset(i4=later), tiers=["dense"], check_images=False)
+    assert key_of("i4")[0] == image_of(4)
+    row = samtl.open("a.zarr").sample_ids.index("i4")
+    assert samtl.open("a.zarr").valid("embeddings")[row] == (later == 4)
+    assert check(result.store).findings == []
 
 
 def test_a_drive_that_goes_away_stops_a_pass_over_few_rows(made):

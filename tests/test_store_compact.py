@@ -1,6 +1,8 @@
 """A store without the rows that no longer count."""
 
+import errno
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -18,7 +20,7 @@ from samtl.store import durable
 from samtl.store.compact import compact
 from samtl.store.fingerprint import FILE
 from samtl.store.verify import check
-from samtl.store.writer import locked
+from samtl.store.writer import StoreWriter, locked
 
 NOW = dataset(22, labels={"i0": 1}, i3=None, i4=44)
 
@@ -177,6 +179,19 @@ def test_where_folders_cannot_change_places_at_once(changed, monkeypatch):
     assert compact(changed).dropped == 2
     assert content() == before
     assert not list(changed.parent.glob(".tmp-*"))
+
+
+def test_a_disk_that_is_full(changed, monkeypatch):
+    before = content()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(StoreWriter, "write_block", full)
+    with pytest.raises(ResourceError, match=r"a\.zarr gave out: No space .* as it was"):
+        compact(changed)
+    assert not list(changed.parent.glob(".tmp-*"))
+    assert content() == before
 
 
 def test_a_copy_that_fails_leaves_nothing(changed, monkeypatch):

@@ -327,8 +327,8 @@ def test_arrays_are_added_by_a_second_record(tmp_path, store):
     before = contents(store, hidden=False)
     with writing(store, arrays=("pooled", "label", "image_stats")) as writer:
         assert writer.missing(0) == ("image_stats",)
-        assert writer.earlier_images(0) == ("a" * 64,) * 16
-        assert writer.earlier_images(1) == ()
+        assert writer.earlier_image(15) == "a" * 64
+        assert writer.earlier_image(16) == ""
         writer.write_block(0, {"image_stats": [[3]] * 16}, [OK] * 16, {}, ["a" * 64] * 16, {})
     after = contents(store, hidden=False)
     assert after.keys() - before.keys() == {

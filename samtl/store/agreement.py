@@ -7,13 +7,14 @@ such as an older copy of the store, is told from the right one without a shard b
 from __future__ import annotations
 
 import itertools
+import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from samtl.errors import DamageError
-from samtl.store.layout import ArraySpec, crc32c
-from samtl.store.log import Record, committed, record_name
+from samtl.store.layout import METADATA_BYTES, ROOT, ArraySpec, crc32c
+from samtl.store.log import OK, Record, committed, record_name
 from samtl.store.rows import Rows, newest
 
 
@@ -74,6 +75,83 @@ def strangers(listed: Rows, rows: Sequence[int]) -> str:
         f"{some} committed as other samples than it names, row {rows[0]} for one is not "
         f"{listed.sample_ids[rows[0]]!r}: it is not the list that belongs to these rows"
     )
+
+
+def other_images(
+    state: Mapping[str, Mapping[int, Record]],
+) -> Iterator[tuple[str, Record, list[int]]]:
+    """Find arrays whose rows were made from other images than those that were committed before them.
+
+    No pass commits such rows; what mixes the records of two copies of a store may.
+
+    Parameters
+    ----------
+    state : mapping
+        What is committed: see `samtl.store.log.committed`.
+
+    Yields
+    ------
+    array : str
+    record : Record
+        That commits it.
+    rows : list of int
+    """
+    of_block: dict[int, dict[int, tuple[Record, list[str]]]] = {}
+    for name, by_block in state.items():
+        for block, record in by_block.items():
+            of_block.setdefault(block, {}).setdefault(record.sequence, (record, []))[1].append(name)
+    for records in of_block.values():
+        if len({record.image_sha256 for record, _ in records.values()}) < 2:
+            continue
+        images: dict[int, str] = {}
+        for _, (record, arrays) in sorted(records.items()):
+            good = [
+                (record.first_row + position, image)
+                for position, (image, status) in enumerate(
+                    zip(record.image_sha256, record.status, strict=True)
+                )
+                if status == OK
+            ]
+            rows = [row for row, image in good if images.setdefault(row, image) != image]
+            if rows:
+                yield from ((name, record, rows) for name in arrays)
+
+
+def newer_list(store: Path, listed: Rows) -> str:
+    """Tell why the list of rows is an older one than the store had, or "".
+
+    A pass writes the list before it writes of it in the group's metadata, so that is never ahead of the list. A
+    generation alone may be a digit that is damaged; with other rows superseded it is not.
+    """
+    path = store / ROOT
+    try:
+        if path.stat().st_size > METADATA_BYTES:
+            return ""
+        told = json.loads(path.read_bytes())["attributes"]["samtl"]
+        generation, superseded = told["generation"], told["superseded"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    if (
+        type(generation) is not int
+        or generation <= listed.generation
+        or not isinstance(superseded, list)
+    ):
+        return ""
+    if superseded == list(listed.superseded):
+        return ""
+    return (
+        f"it is the list of generation {listed.generation}, and {ROOT} tells of generation {generation}: it is older "
+        "than what is committed"
+    )
+
+
+def require_newest(store: Path, listed: Rows) -> None:
+    """Raise DamageError where a list of rows is an older one than the store had: rows would count that do not."""
+    told = newer_list(store, listed)
+    if told and newest(store) == listed.path:  # else a pass wrote both meanwhile
+        raise DamageError(
+            f"{store / listed.path}: {told}; take the right one from a copy of the store"
+        )
 
 
 def require_own(

@@ -118,6 +118,14 @@ def compact(
             )
         try:
             _copy(opened, listed, new, on_progress)
+        except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            if error.errno not in durable.DISK_ERRORS:
+                raise
+            raise ResourceError(
+                f"the disk of {path} gave out: {error.strerror}. The store is as it was; make room or mend the disk, "
+                "then compact again"
+            ) from error
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise

@@ -8,6 +8,7 @@ overwritten, and of two writers one wins. In a bucket an object is put there on 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import sys
@@ -19,6 +20,19 @@ from samtl.errors import DamageError
 from samtl.store.remote import RemotePath
 
 TEMPORARY = ".tmp-"
+#: Where a disk, or what a process may have of it, gives out.
+DISK_ERRORS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EROFS,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
+)
 
 
 def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:

@@ -35,6 +35,8 @@ FORMAT = 1
 BLOCK_ROWS = 16
 MISSING = 2**64 - 1
 INDEX_BYTES = BLOCK_ROWS * 16 + 4
+ROOT = "zarr.json"  # of the group; of an array, in its folder
+METADATA_BYTES = 64 * 2**20  # a list of millions of rows that do not count is not larger
 
 # Which array each tier is kept in. `dense` is the encoder's output itself.
 TIER_ARRAYS = {"pooled": "pooled", "grid16": "grid16", "dense": "embeddings"}

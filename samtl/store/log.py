@@ -240,6 +240,30 @@ def committed(records: list[Record]) -> dict[str, dict[int, Record]]:
     return state
 
 
+def image_of(records: Iterable[Record], position: int) -> str:
+    """Give the sha256 of the image that a row was made from, "" where none is known.
+
+    Parameters
+    ----------
+    records : iterable of Record
+        Those that commit the arrays of its block.
+    position : int
+        Its place in the block.
+
+    Returns
+    -------
+    str
+        Of the earliest in which the row is `ok`. One in which it is not may name an image that was refused.
+    """
+    found = ""
+    for record in sorted(records, key=lambda record: record.sequence):
+        image = record.image_sha256[position]
+        if record.status[position] == OK:
+            return image
+        found = found or image
+    return found
+
+
 def required(records: Iterable[Record], task: str) -> tuple[str, ...]:
     """Name the arrays that every row must be in: those that were ever committed, and the masks of a segmentation.
 

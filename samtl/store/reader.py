@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl.ahead import ahead
-from samtl.errors import DamageError, InputError, LockedError, ResourceError
+from samtl.errors import DamageError, InputError, LockedError, ResourceError, SamtlError
 from samtl.preprocess import PATCH
-from samtl.store.agreement import other_labels, other_samples, strangers
+from samtl.store.agreement import other_labels, other_samples, require_newest, strangers
 from samtl.store.durable import recover_folder
 from samtl.store.fetched import FetchedShard, RowCache, row_cache
 from samtl.store.fingerprint import FILE, read_fingerprint, row_key
@@ -36,7 +36,9 @@ from samtl.store.log import (
     CommittedFile,
     Record,
     committed,
+    image_of,
     read_log,
+    read_record,
     record_name,
     required,
     snapshot,
@@ -160,12 +162,13 @@ class Store:
             records = read_log(path)
             if newest(path) == self._rows.path:
                 break  # else the records may be of a list that came meanwhile
+        require_newest(path, self._rows)
         self._places: NDArray[np.int64] | None = None  # of the rows that count, where not all do
         if self._rows.generation:
             self._places = np.array(self._rows.current, dtype=np.int64)
         for record in records:
             self._check_record(record)
-        self._latest = {record.block: record.sequence for record in records}
+        self._latest = {record.block: (record.sequence, record.checksum) for record in records}
         self.snapshot = snapshot(records, self._rows.checksum if self._rows.generation else "")
         self._records = committed(records)
         self._required = required(records, self._rows.task)
@@ -312,11 +315,14 @@ class Store:
     def image_sha256(self, row: int) -> str:
         """The sha256 of the image file's bytes that a row was made from; "" where it is not committed."""
         block, position = divmod(self._place(row), BLOCK_ROWS)
-        for by_block in self._records.values():
-            record = by_block.get(block)
-            if record is not None:
-                return record.image_sha256[position]
-        return ""
+        records = (by_block.get(block) for by_block in self._records.values())
+        return image_of((record for record in records if record is not None), position)
+
+    def mask_sha256(self, row: int) -> str:
+        """The sha256 of a row's mask as the dataset gave it; "" where none was had, or it was not kept."""
+        block, position = divmod(self._place(row), BLOCK_ROWS)
+        record = self._records.get("mask", {}).get(block)
+        return record.mask_sha256[position] if record is not None and record.mask_sha256 else ""
 
     def read(self, array: str, rows: ArrayLike | None = None) -> NDArray[Any]:
         """Copy rows into memory, verified.
@@ -431,9 +437,16 @@ class Store:
         self._named.add(block)
 
     def _written_since(self, block: int) -> bool:
-        """Tell whether a block was committed again, or the rows are others, since the store was opened."""
-        later = self.path / record_name(block, self._latest[block] + 1)
-        return later.exists() or newest(self.path) != self._rows.path
+        """Tell whether a block was committed again, or the store is another, since it was opened."""
+        sequence, checksum = self._latest[block]
+        if (self.path / record_name(block, sequence + 1)).exists():
+            return True
+        try:
+            # Of a store that took the place of this one, both may have the names that they had.
+            there = read_record(self.path / record_name(block, sequence)).checksum
+            return there != checksum or read_rows(self.path).checksum != self._rows.checksum
+        except (SamtlError, OSError):
+            return newest(self.path) != self._rows.path
 
     def _verified(self, spec: ArraySpec, record: Record, row: int, position: int) -> Any:
         array, file = spec.name, record.files[spec.name]

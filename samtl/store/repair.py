@@ -14,10 +14,10 @@ from samtl.errors import DamageError
 from samtl.preprocess import PATCH
 from samtl.store import documents, durable
 from samtl.store.fingerprint import read_fingerprint
-from samtl.store.layout import array_specs, root_metadata
+from samtl.store.layout import ROOT, array_specs, root_metadata
 from samtl.store.log import LOG, place_in_log
 from samtl.store.rows import read_rows
-from samtl.store.verify import LISTS, ROOT, Checked, Finding
+from samtl.store.verify import LISTS, Checked, Finding
 from samtl.store.writer import withdraw
 
 ASIDE = ".damaged"

@@ -6,6 +6,7 @@ later one says anything.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -19,12 +20,21 @@ from samtl.errors import DamageError, InputError
 from samtl.memory import without_collecting
 from samtl.preprocess import PATCH
 from samtl.store import durable, folders, rows
-from samtl.store.agreement import foreign, other_labels, other_samples, strangers
+from samtl.store.agreement import (
+    foreign,
+    newer_list,
+    other_images,
+    other_labels,
+    other_samples,
+    strangers,
+)
 from samtl.store.documents import canonical
 from samtl.store.fingerprint import FILE, read_fingerprint
 from samtl.store.layout import (
     INDEX_BYTES,
+    METADATA_BYTES,
     MISSING,
+    ROOT,
     ArraySpec,
     array_specs,
     crc32c,
@@ -45,8 +55,6 @@ from samtl.store.rows import Rows, read_rows
 
 LISTS = ("identity", "rows")  # findings about what everything else refers to
 LEVELS = ("quick", "rows", "deep")
-ROOT = "zarr.json"
-METADATA_BYTES = 64 * 2**20  # a list of millions of rows that do not count is not larger
 _READERS = 2  # shards that are read and summed at a time
 
 
@@ -161,9 +169,13 @@ def check(
     return found
 
 
-def _state(store: Path) -> tuple[str, list[str]]:
-    """Give what every write to a store changes."""
-    return rows.newest(store), folders.names(store / LOG)
+def _state(store: Path) -> tuple[object, ...]:
+    """Give what every write to a store changes, and its being replaced."""
+    newest, about = rows.newest(store), None
+    with contextlib.suppress(OSError):
+        found = (store / newest).stat()
+        about = found.st_ino, found.st_mtime_ns
+    return newest, about, folders.names(store / LOG)
 
 
 def _check(store: Path, level: str, on_progress: Callable[[int, int], None]) -> Checked:
@@ -198,6 +210,15 @@ def _check(store: Path, level: str, on_progress: Callable[[int, int], None]) -> 
     others = other_samples(listed, specs["sample_id"], state.get("sample_id", {}))
     if others:
         found.findings.append(Finding("rows", rows.newest(store), strangers(listed, others)))
+    older = newer_list(store, listed)
+    if older:
+        found.findings.append(Finding("rows", rows.newest(store), older))
+    for name, record, of_rows in other_images(state):
+        told = (
+            "its rows were made from other images than those of the arrays that were there before"
+        )
+        path = record.files[name].path
+        found.findings.append(Finding("row", path, told, name, record.block, tuple(of_rows)))
     found.findings += wrong_metadata(store, identity, listed, specs, set(state))
     _shards(store, found, specs, level, on_progress)
     _count(found, listed, specs)

@@ -23,10 +23,12 @@ from samtl.ahead import ahead
 from samtl.errors import DamageError, InputError, LockedError, MismatchError
 from samtl.preprocess import PATCH
 from samtl.store import documents, durable, lease, rows
-from samtl.store.agreement import other_labels, require_own
+from samtl.store.agreement import other_labels, require_newest, require_own
 from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
 from samtl.store.folders import names
 from samtl.store.layout import (
+    BLOCK_ROWS,
+    ROOT,
     ArraySpec,
     EncodedShard,
     array_specs,
@@ -35,7 +37,16 @@ from samtl.store.layout import (
     root_metadata,
     shard_index,
 )
-from samtl.store.log import LOG, OK, CommittedFile, Record, committed, read_log, record_name
+from samtl.store.log import (
+    LOG,
+    OK,
+    CommittedFile,
+    Record,
+    committed,
+    image_of,
+    read_log,
+    record_name,
+)
 from samtl.store.remote import RemotePath
 from samtl.store.rows import Rows
 
@@ -79,12 +90,12 @@ class StoreWriter:
         anew = (name for name in self.specs if block in self.stale.get(name, ()))
         return tuple(dict.fromkeys((*found, *anew)))
 
-    def earlier_images(self, block: int) -> Sequence[str]:
-        """The sha256 of a block's images in its earlier records; empty where there are none."""
-        for by_block in list(self._committed.values()):  # threads that write add to it
-            if block in by_block:
-                return by_block[block].image_sha256
-        return ()
+    def earlier_image(self, row: int) -> str:
+        """The sha256 of the image that the earlier arrays of a row were made from; "" where there are none."""
+        block, position = divmod(row, BLOCK_ROWS)
+        # Threads that write add to it.
+        records = [by_block.get(block) for by_block in list(self._committed.values())]
+        return image_of((record for record in records if record is not None), position)
 
     def write_block(
         self,
@@ -376,6 +387,7 @@ def _check_rows(path: Path, wanted: Rows) -> None:
     if not rows.has_rows(path):
         return
     stored = rows.read_rows(path)
+    require_newest(path, stored)
     if wanted.previous == stored.checksum or _same(stored, wanted):
         return
     rows.require_kin(stored, wanted, path)
@@ -414,7 +426,7 @@ def _write_skeleton(
         (path / rows.FOLDER / f"{earlier}.json").unlink()
     durable.make_folder(path / LOG)
     for name, spec in known.items():
-        metadata_file = path / name / "zarr.json"
+        metadata_file = path / name / ROOT
         metadata = documents.canonical(spec.metadata(len(wanted_rows)))
         durable.require_no_folder(metadata_file)
         if not metadata_file.exists():
@@ -422,11 +434,11 @@ def _write_skeleton(
                 _publish_if_absent(metadata_file, metadata)
         elif wanted_rows.generation and metadata_file.read_bytes() != metadata:
             durable.replace(metadata_file, metadata)  # the store has grown
-    there = ((name, _read_json(path / name / "zarr.json")) for name in sorted(known))
+    there = ((name, _read_json(path / name / ROOT)) for name in sorted(known))
     arrays = {name: metadata for name, metadata in there if metadata is not None}
     stored = read_fingerprint(path)  # what the first writer said of the weights stays
     root = documents.canonical(root_metadata(stored, wanted_rows.attributes(), arrays))
-    metadata_file = path / "zarr.json"
+    metadata_file = path / ROOT
     durable.require_no_folder(metadata_file)
     if not metadata_file.exists() or metadata_file.read_bytes() != root:
         durable.replace(metadata_file, root)
