@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +12,14 @@ from hypothesis import strategies as st
 import samtl
 from samtl.changes import reconcile
 from samtl.embedding import Reading, embed
-from samtl.errors import DamageError, LockedError, MismatchError, ResourceError
+from samtl.errors import LockedError, MismatchError, ResourceError
 from samtl.images import BadImage
 from samtl.planning import Plan
 from samtl.planning import plan as plan_of
 from samtl.store.repair import repair
 from samtl.store.rows import Rows, newest
 from samtl.store.verify import check
-from samtl.store.writer import StoreWriter, locked
+from samtl.store.writer import locked
 from samtl.verifying import verify
 
 
@@ -183,31 +182,6 @@ def test_a_store_follows_its_dataset(made, now, told, encoded):
     assert (counts(made.plan), again.encoded, again.snapshot) == ({}, 0, result.snapshot)
     store = samtl.open(result.store)
     assert (store.snapshot, store.summary().superseded) == (result.snapshot, found.superseded)
-
-
-def test_an_older_list_of_rows_is_refused(made):
-    """Rows would count again that do not."""
-    made(dataset())
-    made(dataset(i7=None))
-    older = Path("a.zarr/rows/1.json").read_bytes()
-    result = made(dataset(i7=None, i8=None))
-    newer = Path("a.zarr/rows/2.json")
-    kept = newer.rename(newer.with_name("kept"))
-    newer.with_name("1.json").write_bytes(older)
-    told = "older than what is committed"
-    (finding,) = [one for one in check(result.store).findings if one.what == "rows"]
-    assert told in finding.told
-    verified = verify(result.store, repair_it=True)
-    assert (verified.exit_code, verified.repaired) == (2, None)
-    assert "from a copy of the store" in verified.refused
-    with pytest.raises(DamageError, match=told):
-        samtl.open("a.zarr")
-    with pytest.raises(DamageError, match=told):
-        made(dataset(i7=None, i8=None))
-    kept.rename(newer)
-    newer.with_name("1.json").unlink()
-    assert verify(result.store).exit_code == 0
-    assert len(samtl.open("a.zarr")) == 18
 
 
 def test_a_reader_of_a_store_that_another_took_the_place_of(made):
@@ -656,23 +630,6 @@ def test_a_row_is_named_by_the_image_that_it_was_made_from(made):
     assert check(result.store).findings == []
     made(dataset(i4=44, i5=None))
     assert content() == fresh(dataset(i4=44, i5=None))
-
-
-def test_rows_of_two_images_are_found(made, monkeypatch):
-    """No pass commits them; what mixes copies of a store may."""
-    store = made(dataset(), tiers=["pooled"]).store
-    with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "earlier_image", lambda self, row: "")
-        made(dataset(i4=44), tiers=["grid16"], check_images=False)
-    row = samtl.open(store).sample_ids.index("i4")
-    for level in ("quick", "rows", "deep"):
-        (finding,) = check(store, level).findings
-        assert (finding.what, finding.array, finding.damaged_rows) == ("row", "grid16", (row,))
-    with locked(store):
-        assert repair(store, check(store)).withdrawn == {row // 16: ["grid16"]}
-    made(dataset(i4=44), tiers=["grid16"], check_images=False)
-    assert check(store).findings == []
-    assert not samtl.open(store).valid("grid16")[row]
 
 
 @pytest.mark.parametrize("later", [4, 44])

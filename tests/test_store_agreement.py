@@ -1,5 +1,6 @@
 """Records and the list of rows belong together: nobody takes one store's list for another's, nor makes a new one."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from samtl.embedding import embed
 from samtl.errors import DamageError, InputError, SamtlError
 from samtl.planning import plan as plan_of
 from samtl.store import documents
-from samtl.store.agreement import label_sums, other_labels, other_samples
+from samtl.store.agreement import label_sums, newer_list, other_labels, other_samples
 from samtl.store.layout import array_specs, crc32c
 from samtl.store.log import committed, read_log
 from samtl.store.reader import open_store
+from samtl.store.repair import repair
 from samtl.store.rows import Rows, has_rows, read_rows
 from samtl.store.verify import LEVELS, check
 from samtl.store.writer import StoreWriter, locked
@@ -35,8 +37,8 @@ def encoders(monkeypatch, tmp_path):
     return install(StubEncoders(), monkeypatch.setattr)
 
 
-def made(of):
-    return embed(of, "stub", **OPTIONS)
+def made(of, **options):
+    return embed(of, "stub", **OPTIONS, **options)
 
 
 def run(*arguments):
@@ -319,3 +321,60 @@ def test_a_list_that_is_too_short_is_for_others_to_tell():
     assert "record" in {one.what for one in check(STORE).findings}
     with pytest.raises(DamageError):
         samtl.open(STORE)
+
+
+def test_an_older_list_of_rows_is_refused():
+    """Rows would count again that do not."""
+    made(dataset())
+    made(dataset(i7=None))
+    older = (STORE / "rows" / "1.json").read_bytes()
+    result = made(dataset(i7=None, i8=None))
+    newer = STORE / "rows" / "2.json"
+    kept = newer.rename(newer.with_name("kept"))
+    newer.with_name("1.json").write_bytes(older)
+    told = "older than what is committed"
+    (finding,) = [one for one in check(result.store).findings if one.what == "rows"]
+    assert told in finding.told
+    verified = verify(result.store, repair_it=True)
+    assert (verified.exit_code, verified.repaired) == (2, None)
+    assert "from a copy of the store" in verified.refused
+    with pytest.raises(DamageError, match=told):
+        open_store(STORE)
+    with pytest.raises(DamageError, match=told):
+        made(dataset(i7=None, i8=None))
+    kept.rename(newer)
+    newer.with_name("1.json").unlink()
+    assert verify(result.store).exit_code == 0
+    assert len(open_store(STORE)) == 18
+
+
+def test_a_generation_alone_tells_nothing():
+    """It may be a digit that is damaged: then the metadata is, and can be written anew."""
+    made(dataset())
+    path = made(dataset(i7=None)).store / "zarr.json"
+    content = json.loads(path.read_bytes())
+    content["attributes"]["samtl"]["generation"] = 3
+    path.write_text(json.dumps(content))
+    assert [one.what for one in check(STORE).findings] == ["metadata"]
+    assert verify(STORE, repair_it=True).repaired.rewritten == ["zarr.json"]
+    for odd in (None, [], "3", {"attributes": {"samtl": {"generation": True, "superseded": []}}}):
+        path.write_text(json.dumps(odd))
+        assert newer_list(STORE, read_rows(STORE)) == ""
+        assert len(open_store(STORE)) == 19
+
+
+def test_rows_of_two_images_are_found(monkeypatch):
+    """No pass commits them; what mixes copies of a store may."""
+    store = made(dataset(), tiers=["pooled"]).store
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "earlier_image", lambda self, row: "")
+        made(dataset(i4=44), tiers=["grid16"], check_images=False)
+    row = open_store(store).sample_ids.index("i4")
+    for level in ("quick", "rows", "deep"):
+        (finding,) = check(store, level).findings
+        assert (finding.what, finding.array, finding.damaged_rows) == ("row", "grid16", (row,))
+    with locked(store):
+        assert repair(store, check(store)).withdrawn == {row // 16: ["grid16"]}
+    made(dataset(i4=44), tiers=["grid16"], check_images=False)
+    assert check(store).findings == []
+    assert not open_store(store).valid("grid16")[row]

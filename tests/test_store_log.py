@@ -13,6 +13,7 @@ from samtl.store.log import (
     CommittedFile,
     Record,
     committed,
+    image_of,
     read_log,
     read_record,
     record_name,
@@ -51,6 +52,17 @@ def test_a_record_comes_back(tmp_path):
     assert back == wanted
     assert back.first_row == 48
     assert re.fullmatch("[0-9a-f]{64}", back.checksum)
+
+
+def test_the_image_of_a_row_is_that_of_the_first_record_in_which_it_is_ok():
+    bad = "quarantined:changed"
+    first = record(status=(OK, bad), image_sha256=("a", "b"))
+    second = record(sequence=1, status=(bad, bad), image_sha256=("c", "d"))
+    third = record(sequence=2, status=(OK, OK), image_sha256=("e", "f"))
+    assert [image_of([third, second, first], at) for at in (0, 1)] == ["a", "f"]
+    assert [image_of([second, first], at) for at in (0, 1)] == ["a", "b"]
+    assert image_of([record(status=(OK, bad), image_sha256=("a", "")), second], 1) == "d"
+    assert image_of([], 0) == ""
 
 
 def test_records_are_read_in_the_order_of_their_commits(tmp_path):

@@ -73,6 +73,12 @@ MUTANTS = {
     "they are looked at under the lock": (
         "writer.py", "        require_own(path, records,", "        (lambda *args: None)(path, records,",
     ),
+    "an older list": (
+        "agreement.py", "    if told and newest(store) == listed.path:", "    if False:",
+    ),
+    "an older list, verified": ("verify.py", "    if older:", "    if False:"),
+    "rows of two images": ("verify.py", "in other_images(state):", "in ():"),
+    "the image of a row": ("log.py", "        if record.status[position] == OK:\n", "        if True:\n"),
     "a list before any record": ("rows.py", "    read_rows(store)  # there was none", "    return False  #"),
     "labels of before a change": ("reader.py", "            del labels[block]", "            pass"),
     "labels of before a change, verified": ("verify.py", "        del labels[block]", "        pass"),
