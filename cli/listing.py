@@ -27,6 +27,7 @@ def info(
     """Show what a store holds: rows, classes, arrays, encoder, identity."""
     from samtl.store.find import locate
     from samtl.store.reader import open_store
+    from samtl.store.remote import RemotePath
 
     opened = open_store(locate(store or cache))
     summary = opened.summary()
@@ -68,9 +69,10 @@ def info(
             "yellow",
         )
     if summary.superseded:
+        # It does not compact what is in a bucket.
+        room = "" if isinstance(opened.path, RemotePath) else ": samtl compact makes room"
         render.say(
-            f"{summary.superseded} rows do not count any more, their images are gone or changed: samtl compact makes "
-            "room",
+            f"{summary.superseded} rows do not count any more, their images are gone or changed{room}",
             "dim",
         )
     render.write_json(json, summary.to_json())

@@ -33,6 +33,8 @@ class Server:
     struck : Counter
         How often each did.
     requests : list of (method, path, headers)
+    answer : (int, str), optional
+        A status and the text of an error, which every request gets.
     ignores : sequence of str
         Headers, in small letters, that are taken away before they arrive.
     """
@@ -56,7 +58,7 @@ class Server:
 
     def reset(self, seed=0):
         self.rate, self.faults, self.struck = 0.0, FAULTS, Counter()
-        self.requests, self.ignores = [], ()
+        self.requests, self.ignores, self.answer = [], (), None
         self._random = random.Random(seed)
 
     def make_bucket(self):
@@ -97,6 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = dict(self.headers.items())
         server.requests.append((self.command, self.path, headers))
+        if server.answer is not None:
+            status, text = server.answer
+            text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{text}</Error>'
+            self._answer(status, [], text.encode())
+            return
         lower = {name.lower() for name in headers}
         fault = server.fault(self.command, bool(lower & {"if-match", "if-none-match"}))
         headers = {k: v for k, v in headers.items() if k.lower() not in server.ignores}

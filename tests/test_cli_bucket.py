@@ -86,6 +86,14 @@ def test_images_that_come_later_are_added(run, made, folder):
     assert "25: 25 embedded" in run("info", made)[1]
 
 
+def test_nobody_is_sent_to_compact_it(run, made, folder):
+    (folder / "town" / "0.png").unlink()
+    assert run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", made)[0] == 0
+    output = run("info", made)[1]
+    assert "1 rows do not count any more, their images are gone or changed\n" in output
+    assert "compact" not in output
+
+
 def test_compacting_is_refused(run, made):
     code, _, errors = run("compact", made)
     assert code == 2
@@ -106,6 +114,25 @@ def test_a_server_that_is_away(run, made, bucket_server):
     code, _, errors = run("info", made)
     assert code == 5
     assert "does not answer as it should" in errors
+
+
+def test_credentials_that_have_expired(run, made, bucket_server):
+    bucket_server.answer = (400, "<Code>ExpiredToken</Code>")
+    code, _, errors = run("info", made)
+    assert code == 5
+    assert "the credentials have expired" in errors
+
+
+@pytest.mark.parametrize("bucket", ["b#x", "b:80", "user@b", "b?x"])
+def test_a_bucket_of_no_such_name(run, bucket_server, folder, encoders, bucket):
+    """No other bucket is asked."""
+    url = f"s3://{bucket}/a.zarr"
+    embed = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--out", url)
+    for command in (("info", url), ("ls", "stores", "--cache", url), embed):
+        code, _, errors = run(*command)
+        assert code == 2
+        assert f"digits, '.', '_' and '-' alone, got '{bucket}'" in errors
+    assert bucket_server.requests == []
 
 
 def test_a_server_that_overwrites(run, bucket, bucket_server, folder, encoders):

@@ -98,6 +98,29 @@ def test_what_is_kept_wrongly_is_asked_for_again(made, monkeypatch, whole):
 
 
 @pytest.mark.parametrize("whole", [0, fetched.WHOLE])
+@pytest.mark.parametrize("refused", ["iterdir", "unlink"])
+def test_what_is_kept_wrongly_for_good_is_passed_over(made, monkeypatch, whole, refused):
+    """As another's files, which may be read and not removed."""
+    monkeypatch.setattr(fetched, "WHOLE", whole)
+    good = open_store(made).read("embeddings")
+    kept = [path for path in Path(os.environ["SAMTL_ROW_CACHE"]).rglob("*") if path.is_file()]
+    for path in kept:
+        path.write_bytes(bytes(path.stat().st_size))
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "made up")
+
+    with monkeypatch.context() as patch:
+        for name in (refused, "replace", "write_bytes"):
+            patch.setattr(Path, name, refuse)
+        store = open_store(made)
+        for _ in range(2):
+            assert np.array_equal(store.read("embeddings"), good)
+        assert np.array_equal(store.row("embeddings", 3), good[3])
+    assert all(path.read_bytes() == bytes(path.stat().st_size) for path in kept)
+
+
+@pytest.mark.parametrize("whole", [0, fetched.WHOLE])
 def test_damage_in_the_bucket_is_damage(made, monkeypatch, whole):
     monkeypatch.setattr(fetched, "WHOLE", whole)
     store = open_store(made)
@@ -164,6 +187,25 @@ def test_plain_zarr_reads_it(made, local):
     there, here = open_store(made).zarr(), open_store(local).zarr()
     for name in ("pooled", "embeddings", "label"):
         assert np.array_equal(there[name][:], here[name][:])
+
+
+def test_plain_zarr_opens_no_other_store(made, bucket, bucket_server, local):
+    """Where a URL of the name would be taken apart, or decoded, there is another store."""
+    embed(stubs.toy_dataset(3), "stub", out=f"{bucket}/b.zarr", device="cpu")
+    boto, where = bucket_server.client(), as_path(bucket).parts[1]
+
+    def copy(store, name):
+        for one in boto.list_objects_v2(Bucket=where, Prefix=f"{store}/")["Contents"]:
+            key = f"x/{name}.zarr/{one['Key'].partition('/')[2]}"
+            boto.copy_object(Bucket=where, Key=key, CopySource={"Bucket": where, "Key": one["Key"]})
+
+    for other in ("aA", "a", "a/b"):
+        copy("b.zarr", other)
+    for name in ("a%41", "a#b", "a?b=c", "a%2Fb", "a b+\u00fc", "%61"):
+        copy("a.zarr", name)
+        there, here = open_store(f"{bucket}/x/{name}.zarr").zarr(), open_store(local).zarr()
+        for array in ("pooled", "label"):
+            assert np.array_equal(there[array][:], here[array][:])
 
 
 def test_of_what_is_kept_a_row_alone_may_be_wrong(made, monkeypatch):

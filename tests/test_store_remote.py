@@ -19,7 +19,13 @@ from samtl.store.remote import RemotePath, as_folder, as_path
 
 
 def test_a_url_stays_one_whoever_took_it_for_a_path():
-    for given in ("s3://b/x/a.zarr", "s3://b//x/a.zarr/", Path("s3://b/x/a.zarr")):
+    for given in (
+        "s3://b/x/a.zarr",
+        "s3://b//x/a.zarr/",
+        "S3://b/x/a.zarr",
+        Path("s3://b/x/a.zarr"),
+        Path("S3://b/x/a.zarr"),
+    ):
         path = as_path(given)
         assert isinstance(path, RemotePath)
         assert str(path) == f"{path}" == "s3://b/x/a.zarr"
@@ -58,7 +64,7 @@ def test_paths_on_a_disk_stay_what_they_are(tmp_path):
         "s3:",
         "gs:",
         "http://host/a.zarr",
-        "S3://b/x",
+        "S3:",
         "s3://b/../x",
         "s3://b/a\nb",
     ],
@@ -66,6 +72,29 @@ def test_paths_on_a_disk_stay_what_they_are(tmp_path):
 def test_other_urls_are_refused(url):
     with pytest.raises(InputError, match="expected a folder, or s3://BUCKET/PREFIX"):
         as_path(url)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_what_a_url_would_be_taken_apart_by_is_no_part_of_a_buckets_name(scheme):
+    for bucket in (
+        "b#x",
+        "b?x",
+        "user@b",
+        "b:80",
+        "b%61",
+        "b b",
+        "b\\c",
+        "[b]",
+        "\u00fc",
+        "*",
+        "@",
+    ):
+        for end in ("", "/a.zarr"):
+            with pytest.raises(InputError, match="a bucket's name has letters") as caught:
+                as_path(f"{scheme}://{bucket}{end}")
+            assert repr(bucket) in str(caught.value)
+    for bucket in ("b", "Old_Bucket", "a.b-c", "0"):
+        assert as_path(f"{scheme}://{bucket}/x").parts[1] == bucket
 
 
 def test_it_is_never_a_name_on_this_disk(tmp_path):
@@ -211,6 +240,27 @@ def test_without_credentials(base, monkeypatch):
     remote.client.cache_clear()
 
 
+@pytest.mark.parametrize("lacking", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_half_of_the_credentials(base, monkeypatch, lacking):
+    monkeypatch.delenv(lacking)
+    remote.client.cache_clear()
+    with pytest.raises(ResourceError, match=r"no credentials; set AWS_ACCESS_KEY_ID and"):
+        base.names()
+    remote.client.cache_clear()
+
+
+@pytest.mark.parametrize("scheme", ["s3:", "gs:", "az:"])
+def test_a_prefix_is_not_decoded(monkeypatch, scheme):
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "a")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    remote.client.cache_clear()
+    for prefix in ("x/a%41", "x/a#b", "x/a?b=c", "x/%2e%2e", "x/a b\u00fc"):
+        assert remote.client(scheme, "b", os.getpid(), prefix=prefix).prefix == prefix
+    remote.client.cache_clear()
+
+
 def test_rows_are_not_kept_in_a_bucket(monkeypatch):
     from samtl.store.fetched import row_cache
 
@@ -306,6 +356,68 @@ def test_who_may_not_is_told(base, monkeypatch):
     with pytest.raises(
         ResourceError, match=r"refuses access \(403 Forbidden\); set the credentials by AWS_"
     ):
+        (base / "a").read_bytes()
+
+
+def _asks(path):
+    """Each kind of request, by its name."""
+    return {
+        "HEAD": path.stat,
+        "GET": path.read_bytes,
+        "PUT": lambda: path.replace_with(b"1"),
+        "list": path.names,
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kinds", "told"),
+    [
+        (400, "<Code>ExpiredToken</Code>", "GET PUT list", "have expired; set new ones by AWS_"),
+        (403, "<Code>ExpiredToken</Code>", "GET PUT list", "have expired; set new ones by AWS_"),
+        (
+            400,
+            "<Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region>",
+            "GET PUT list",
+            "the bucket is in the region eu-west-1; set AWS_REGION to that",
+        ),
+        (
+            400,
+            "<Code>IllegalLocationConstraintException</Code>",
+            "GET PUT list",
+            "the bucket is in another region; set AWS_REGION to that",
+        ),
+        (
+            301,
+            "<Code>PermanentRedirect</Code>",
+            "HEAD GET PUT list",
+            "the bucket is in another region; set AWS_REGION to that",
+        ),
+        (400, "", "HEAD", "400 and no reason.* expired or .* another region; .* or AWS_REGION"),
+        (
+            403,
+            "<Code>AccessDenied</Code>",
+            "list",
+            r"refuses to list .*\(AccessDenied\).* may list",
+        ),
+        (403, "<Code>AccessDenied</Code>", "GET PUT", "refuses access .* see what they may do$"),
+        (403, "<Code>AccessDenied</Code>", "HEAD", "refuses access .*; one whose clock is wrong"),
+        (403, "<Code>RequestTimeTooSkewed</Code>", "GET PUT list", "set this machine's clock"),
+    ],
+)
+def test_what_an_answer_means_is_told(base, bucket_server, status, text, kinds, told):
+    bucket_server.answer = (status, text)
+    for kind in kinds.split():
+        bucket_server.requests.clear()
+        with pytest.raises(ResourceError, match=told) as caught:
+            _asks(base / "a")[kind]()
+        assert "\n" not in str(caught.value)
+        # To ask again would change nothing.
+        assert len(bucket_server.requests) == 1
+
+
+def test_an_answer_that_is_not_known_stays_as_it_came(base, bucket_server):
+    bucket_server.answer = (400, "<Code>ExpiredFish</Code>")
+    with pytest.raises(ResourceError, match=r"does not answer as it should .*400 Bad Request"):
         (base / "a").read_bytes()
 
 

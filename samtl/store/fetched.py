@@ -38,9 +38,12 @@ class RowCache:
         self._lock = threading.Lock()
         # Bytes that were kept since the folder was looked through; at first nobody knows.
         self._since = most
+        self._stuck: set[str] = set()  # shards whose pieces could not be removed
 
     def get(self, sha256: str, start: int, stop: int) -> bytes | None:
         """Give a piece of a shard, None where it is not kept."""
+        if sha256 in self._stuck:
+            return None
         path = self._path(sha256, start, stop)
         try:
             content = path.read_bytes()
@@ -71,10 +74,14 @@ class RowCache:
                 self._make_room()
 
     def drop(self, sha256: str) -> None:
-        """Forget all pieces of a shard."""
-        with contextlib.suppress(OSError):
+        """Forget all pieces of a shard; where they cannot be removed, give none of them any more."""
+        try:
             for path in (self.folder / sha256).iterdir():
                 path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            self._stuck.add(sha256)
 
     def _path(self, sha256: str, start: int, stop: int) -> Path:
         return self.folder / sha256 / f"{start}-{stop}"

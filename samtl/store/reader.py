@@ -563,8 +563,9 @@ class Store:
         if isinstance(self.path, RemotePath):
             from zarr.storage import ObjectStore
 
-            bucket = client(self.path.parts[0], "/".join(self.path.parts[1:]), os.getpid())
-            return zarr.open_group(ObjectStore(bucket, read_only=True), mode="r")
+            scheme, bucket = self.path.parts[:2]
+            below = client(scheme, bucket, os.getpid(), prefix=self.path.key)
+            return zarr.open_group(ObjectStore(below, read_only=True), mode="r")
         return zarr.open_group(self.path, mode="r")
 
     def _spec(self, array: str) -> ArraySpec:

@@ -30,7 +30,9 @@ _Result = TypeVar("_Result")
 
 SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # and what its settings' names begin with
 # A drive's name has one letter; of a URL without a bucket, a path keeps the scheme alone.
-_URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]+:/|({'|'.join(SCHEMES)}):$")
+_URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]+:/|(?i:{'|'.join(SCHEMES)}):$")
+# No sign by which a URL would be taken apart: what is left of it may be the name of another bucket.
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 # For stores that this process holds: what raises where it may not write there any more.
 holds: dict[str, Callable[[], None]] = {}
 # How often what may have failed is tried, the client's own attempts at what is safe to repeat not counted.
@@ -49,6 +51,17 @@ _CREDENTIALS = {
 # Where a client without credentials asks for those of the machine, in a cloud that it is not in.
 _MACHINES = ("169.254.169.254", "169.254.170.2", "metadata.google")
 _ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
+# What S3 answers, as the client's text has it: the answer to a HEAD has no code.
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_REGION = re.compile(r"<Region>([\w-]+)</Region>")
+_HEAD = "Error performing HEAD"
+_LIST = "Error performing list request"
+_OTHER_REGION = (
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+)
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -372,13 +385,19 @@ class RemotePath(PosixPath):
             UnauthenticatedError,
         )
 
+        prefix = SCHEMES[self.parts[0].rstrip(":")]
         try:
             yield
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            prefix = SCHEMES[self.parts[0].rstrip(":")]
+            self._raise_known(error)
+            clock = (
+                "; one whose clock is wrong is refused like this, too"
+                if _HEAD in str(error)
+                else ""
+            )
             raise ResourceError(
                 f"{self}: the server refuses access ({_first_line(error)}); set the credentials by {prefix}_... in the "
-                "environment, and see what they may do"
+                f"environment, and see what they may do{clock}"
             ) from error
         except (InvalidPathError, ValueError) as error:
             raise InputError(f"{self} is no name of an object: {_first_line(error)}") from error
@@ -386,11 +405,7 @@ class RemotePath(PosixPath):
             raise
         except (FileNotFoundError, BaseError) as error:
             if any(machine in str(error) for machine in _MACHINES):
-                prefix = SCHEMES[self.parts[0].rstrip(":")]
-                raise ResourceError(
-                    f"{self}: there are no credentials; set {_CREDENTIALS[prefix]} in the environment (profiles of "
-                    "command-line tools are not read)"
-                ) from error
+                raise _no_credentials(str(self), prefix) from error
             if "NoSuchBucket" in str(error):
                 raise InputError(
                     f"{self}: there is no bucket {self.parts[1]!r}; make it first, or name another"
@@ -399,11 +414,20 @@ class RemotePath(PosixPath):
                 raise FileNotFoundError(
                     errno.ENOENT, os.strerror(errno.ENOENT), str(self)
                 ) from error
+            self._raise_known(error)
             if last:
                 raise ResourceError(
                     f"{self}: the server does not answer as it should ({_first_line(error)}); nothing that was "
                     "committed is lost, run it again once it does"
                 ) from error
+
+    def _raise_known(self, error: BaseException) -> None:
+        """Raise ResourceError where an answer is one that asking again does not change, and it is known why."""
+        what = _meaning(str(error), SCHEMES[self.parts[0].rstrip(":")])
+        if what:
+            raise ResourceError(
+                f"{self}: {what}, then run it again: nothing that was committed is lost"
+            ) from error
 
 
 def remote(url: str) -> RemotePath:
@@ -412,14 +436,20 @@ def remote(url: str) -> RemotePath:
     Raises
     ------
     InputError
-        Where its scheme is none that can be had, no bucket is named, or the package is not installed.
+        Where its scheme is none that can be had, no bucket is named or none that can be, or the package is not
+        installed.
     """
-    scheme, _, rest = url.partition(":")
+    given, _, rest = url.partition(":")
+    scheme = given.lower()
     parts = [part for part in rest.split("/") if part]
     if scheme not in SCHEMES or not parts or {".", ".."} & {*parts} or not url.isprintable():
         raise InputError(
             f"{url} is no place for a store: expected a folder, or "
             f"{' or '.join(f'{name}://BUCKET/PREFIX' for name in SCHEMES)}"
+        )
+    if not _BUCKET.fullmatch(parts[0]):
+        raise InputError(
+            f"{url}: a bucket's name has letters from A to Z, digits, '.', '_' and '-' alone, got {parts[0]!r}"
         )
     try:
         import obstore  # noqa: F401
@@ -453,7 +483,9 @@ def as_path(path: str | Path) -> Path:
 
 
 @functools.cache
-def client(scheme: str, bucket: str, process: int, patient: bool = True) -> ObjectStore:
+def client(
+    scheme: str, bucket: str, process: int, patient: bool = True, prefix: str | None = None
+) -> ObjectStore:
     """Connect to a bucket; settings come from the environment.
 
     Parameters
@@ -465,6 +497,8 @@ def client(scheme: str, bucket: str, process: int, patient: bool = True) -> Obje
         The number of this process: a client does not survive a fork.
     patient : bool
         Whether it may wait for an answer for minutes.
+    prefix : str, optional
+        What the keys that are asked of it are below, as it is: nothing in it is decoded.
     """
     if _first_process.setdefault("pid", process) != process:
         raise InputError(
@@ -472,7 +506,7 @@ def client(scheme: str, bucket: str, process: int, patient: bool = True) -> Obje
             "spawn or forkserver (of a DataLoader: multiprocessing_context='spawn')"
         )
     from obstore.exceptions import BaseError
-    from obstore.store import from_url
+    from obstore.store import AzureStore, GCSStore, S3Store
 
     for name in _ENDPOINTS if scheme == "s3:" else ():
         endpoint = os.environ.get(name)
@@ -484,12 +518,21 @@ def client(scheme: str, bucket: str, process: int, patient: bool = True) -> Obje
     # Whoever names a server without TLS means it.
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
     try:
-        return from_url(
-            f"{scheme}//{bucket}",
+        # Not by its URL, of which the client would take a part for something else, or decode it.
+        kind: type[S3Store | GCSStore | AzureStore] = {
+            "s3:": S3Store,
+            "gs:": GCSStore,
+            "az:": AzureStore,
+        }[scheme]
+        return kind(
+            bucket,
+            prefix=prefix,
             retry_config=_RETRY if patient else _NO_RETRY,
             client_options={**(_CLIENT if patient else _QUICK_CLIENT), "allow_http": plain},
         )
     except (BaseError, ValueError) as error:
+        if _first_line(error).endswith(("Missing AccessKeyId", "Missing SecretAccessKey")):
+            raise _no_credentials(f"{scheme}//{bucket}", "AWS") from error
         raise InputError(f"{scheme}//{bucket} cannot be used: {_first_line(error)}") from error
 
 
@@ -502,6 +545,40 @@ def _version(about: ObjectMeta | PutResult) -> UpdateVersion:
     if about["version"] is not None:
         found["version"] = about["version"]
     return found
+
+
+def _no_credentials(where: str, prefix: str) -> ResourceError:
+    return ResourceError(
+        f"{where}: there are no credentials; set {_CREDENTIALS[prefix]} in the environment (profiles of command-line "
+        "tools are not read)"
+    )
+
+
+def _meaning(text: str, prefix: str) -> str:
+    """Say what a server's answer means and what to do; nothing where that is not known."""
+    status, code, region = (
+        found[1] if (found := sign.search(text)) else "" for sign in (_STATUS, _CODE, _REGION)
+    )
+    if code == "ExpiredToken":
+        return f"the credentials have expired; set new ones by {prefix}_... in the environment"
+    if code == "RequestTimeTooSkewed":
+        return "the server's time is far from this machine's; set this machine's clock"
+    if status in ("401", "403") and _LIST in text:
+        return (
+            f"the server refuses to list what is there ({code or status}); set credentials by {prefix}_... in the "
+            "environment that may list the bucket"
+        )
+    if prefix != "AWS":
+        return ""
+    if code in _OTHER_REGION or status == "301" or "redirect without LOCATION" in text:
+        where = f"the region {region}" if region else "another region"
+        return f"the bucket is in {where}; set AWS_REGION to that"
+    if status == "400" and _HEAD in text:
+        return (
+            "the server answers 400 and no reason, as where the credentials have expired or the bucket is in another "
+            "region; set new credentials by AWS_... in the environment, or AWS_REGION"
+        )
+    return ""
 
 
 def _first_line(error: BaseException) -> str:
