@@ -283,7 +283,9 @@ class Game(RuleBasedStateMachine):
         damage(path, chance)
         if means_the_same(self.path, before):
             return
-        if name == FILE and not path.exists() and not list((self.path / "log").iterdir()):
+        # Where every record was set aside nothing is committed, and a store without its list is one that was begun.
+        nothing_is = not list((self.path / "log").iterdir())
+        if (name == FILE or name.startswith("rows/")) and not path.exists() and nothing_is:
             path.write_bytes(kept)
             return
         found = check(self.path)
