@@ -285,7 +285,10 @@ class Game(RuleBasedStateMachine):
             return
         # Where every record was set aside nothing is committed, and a store without its list is one that was begun.
         nothing_is = not list((self.path / "log").iterdir())
-        if (name == FILE or name.startswith("rows/")) and not path.exists() and nothing_is:
+        # Where the list before is there still, a pass was killed that had done nothing else yet: it never was.
+        back = any(left.startswith("rows/") and left.endswith(".json") for left in whole.leftovers)
+        of_rows = name.startswith("rows/")
+        if not path.exists() and ((nothing_is and (name == FILE or of_rows)) or (back and of_rows)):
             path.write_bytes(kept)
             return
         found = check(self.path)
