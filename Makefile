@@ -4,8 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Files of tests that run at a time.
 AT_A_TIME ?= 2
-# In the order of their names: by the number of tests, files with few that take long would come last.
-PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-slow test-all torture lint format clean
@@ -38,8 +37,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(PYTEST)
 
+# In the order of their names: by the number of tests, files with few that take long would come last.
 test-slow: $(VENV)/installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) --no-loadscope-reorder -m slow
 
 test-all: $(VENV)/installed-dev
 	$(PYTEST) -m "slow or not slow"
