@@ -122,7 +122,7 @@ def test_eurosat_end_to_end():
     """A few real images: the way is whole, and the figures come with their intervals and their floor."""
     archive = Path(os.environ["SAMTL_DATA"]) / "EuroSAT.zip"
     args = ("--dataset", "eurosat", "--root", archive, "--encoder", "tiny", "--per-class", "12")
-    done = samtl_command("embed", *args, "--json", "e.json")
+    done = samtl_command("embed", *args, "--image-size", "256", "--json", "e.json")
     assert done.returncode == 0, done.stderr
     embedded = json.loads(Path("e.json").read_text())
     assert embedded["rows"] == 120
