@@ -30,6 +30,14 @@ _WRONG_PATH = {
     errno.ELOOP,
 }
 
+_REMEDIES = {
+    errno.EACCES: "whoever runs samtl must have the right to that",
+    errno.EROFS: "mount that drive for writing, or work on a copy elsewhere",
+    errno.ENOSPC: "make room there and start again",
+    errno.EDQUOT: "make room there and start again",
+    errno.EMFILE: "let a process open more files (ulimit -n) and start again",
+}
+
 app = typer.Typer(
     name="samtl",
     no_args_is_help=True,
@@ -103,7 +111,9 @@ def main() -> None:
         complain("this machine's memory gave out; close other programs or use a smaller encoder")
         sys.exit(ResourceError.exit_code)
     except OSError as error:
-        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        where = f": {error.filename}" if error.filename else ""
+        remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
+        complain(f"{error.strerror or error}{where}{remedy}")
         sys.exit(SamtlError.exit_code if error.errno in _WRONG_PATH else ResourceError.exit_code)
     except (SystemExit, KeyboardInterrupt):
         raise

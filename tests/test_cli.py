@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, what it writes, and how it ends."""
 
+import errno
 import json
 import os
 import re
@@ -573,6 +574,34 @@ def test_verify_and_repair(run, embedded):
     code, output, _ = run("verify", str(damaged), "--deep")
     assert code == 1
     assert "missing" in output
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "remedy"),
+    [
+        (errno.EROFS, 5, "mount that drive for writing, or work on a copy elsewhere"),
+        (errno.ENOSPC, 5, "make room there and start again"),
+        (errno.EIO, 5, ""),
+        (errno.EACCES, 2, "whoever runs samtl must have the right to that"),
+    ],
+)
+def test_what_a_drive_refuses_is_told_with_a_remedy(
+    run, embedded, monkeypatch, number, code, remedy
+):
+    (store,) = Path("cache").glob("*.zarr")
+    opened, shard = os.open, store / "pooled" / "c.0.0"
+    shard.write_bytes(bytes(shard.stat().st_size))
+
+    def refuse(path, *options, **named):
+        if str(path).endswith(".lock"):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *options, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    ended, _, errors = run("verify", store, "--repair")
+    assert ended == code
+    told = f"{os.strerror(number)}: {store.resolve() / '.lock'}"
+    assert (f"{told}; {remedy}" if remedy else told) in " ".join(errors.split())
 
 
 def test_verify_on_bad_input(run, embedded):

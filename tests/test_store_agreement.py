@@ -17,7 +17,7 @@ from samtl.embedding import embed
 from samtl.errors import DamageError, InputError, SamtlError
 from samtl.planning import plan as plan_of
 from samtl.store import documents
-from samtl.store.agreement import label_sums, newer_list, other_labels, other_samples
+from samtl.store.agreement import label_sums, older_list, other_labels, other_samples
 from samtl.store.layout import array_specs, crc32c
 from samtl.store.log import committed, read_log
 from samtl.store.reader import open_store
@@ -359,7 +359,7 @@ def test_a_generation_alone_tells_nothing():
     assert verify(STORE, repair_it=True).repaired.rewritten == ["zarr.json"]
     for odd in (None, [], "3", {"attributes": {"samtl": {"generation": True, "superseded": []}}}):
         path.write_text(json.dumps(odd))
-        assert newer_list(STORE, read_rows(STORE)) == ""
+        assert older_list(STORE, read_rows(STORE)) == ""
         assert len(open_store(STORE)) == 19
 
 

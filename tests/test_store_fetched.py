@@ -1,6 +1,7 @@
 """Rows from a bucket, and what is kept of them on this disk."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,46 @@ def test_what_is_kept_wrongly_for_good_is_passed_over(made, monkeypatch, whole, 
             assert np.array_equal(store.read("embeddings"), good)
         assert np.array_equal(store.row("embeddings", 3), good[3])
     assert all(path.read_bytes() == bytes(path.stat().st_size) for path in kept)
+
+
+@pytest.mark.parametrize("whole", [0, fetched.WHOLE])
+def test_what_another_thread_keeps_wrongly_is_not_damage(made, monkeypatch, whole):
+    """One has read what is wrong on the disk, and keeps it in memory after the other has let go of it."""
+    monkeypatch.setattr(fetched, "WHOLE", whole)
+    good = open_store(made).row("embeddings", 3)
+    store = open_store(made)
+    store._shards["embeddings"](0)[0]._recent = {}  # its index is known
+    for path in Path(os.environ["SAMTL_ROW_CACHE"]).rglob("*-*"):
+        path.write_bytes(bytes(path.stat().st_size))
+    has_read, has_let_go, keeps_it, is_done = (threading.Event() for _ in range(4))
+    get, forget = fetched.RowCache.get, fetched.FetchedShard._forget
+
+    def one_gets(*of):
+        found = get(*of)
+        if threading.current_thread() is one:
+            has_read.set()
+            assert has_let_go.wait(10)
+        return found
+
+    def both_let_go(of):
+        if threading.current_thread() is one:
+            keeps_it.set()
+            assert is_done.wait(10)
+        forget(of)
+        if threading.current_thread() is not one:
+            has_let_go.set()
+            assert keeps_it.wait(10)
+
+    monkeypatch.setattr(fetched.RowCache, "get", one_gets)
+    monkeypatch.setattr(fetched.FetchedShard, "_forget", both_let_go)
+    of_one = []
+    one = threading.Thread(target=lambda: of_one.append(store.row("embeddings", 3)))
+    one.start()
+    assert has_read.wait(10)
+    assert np.array_equal(store.row("embeddings", 3), good)
+    is_done.set()
+    one.join()
+    assert np.array_equal(of_one[0], good)
 
 
 @pytest.mark.parametrize("whole", [0, fetched.WHOLE])

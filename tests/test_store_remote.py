@@ -227,6 +227,21 @@ def test_an_endpoint_that_may_be_one(monkeypatch, value):
     remote.client.cache_clear()
 
 
+@pytest.mark.parametrize("style", ["true", "1", "Yes"])
+def test_an_endpoint_that_begins_with_no_bucket(bucket, monkeypatch, style):
+    """Where the host is to name the bucket, a key's first part would be taken for one."""
+    monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", style)
+    remote.client.cache_clear()
+    told = r"AWS_ENDPOINT_URL must begin with the bucket's name, http\(s\)://bucket-\d+.HOST, where AWS_VIRTUAL_HO"
+    with pytest.raises(InputError, match=told):
+        as_path(f"{bucket}/a.zarr").exists()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{bucket.removeprefix('s3://')}.localhost:1")
+    assert remote.client("s3:", bucket.removeprefix("s3://"), os.getpid()) is not None
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert remote.client("s3:", bucket.removeprefix("s3://"), os.getpid(), False) is not None
+    remote.client.cache_clear()
+
+
 def test_without_credentials(base, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

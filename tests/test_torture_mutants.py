@@ -115,7 +115,10 @@ MUTANTS = {
     ),
     "size of an object": ("remote.py", "if most is None or size <= most:", "if True:"),
     "what is kept wrongly": (
-        "reader.py", "shard.forget()  # what is kept here may be what is wrong\n            data", "data",
+        "reader.py", "shard.pieces([(start, stop)], anew=True)", "shard.pieces([(start, stop)])",
+    ),
+    "what another thread keeps wrongly": (
+        "fetched.py", "if anew:\n            return None\n        kept", "kept",
     ),
 }  # fmt: skip
 

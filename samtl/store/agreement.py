@@ -117,7 +117,7 @@ def other_images(
                 yield from ((name, record, rows) for name in arrays)
 
 
-def newer_list(store: Path, listed: Rows) -> str:
+def older_list(store: Path, listed: Rows) -> str:
     """Tell why the list of rows is an older one than the store had, or "".
 
     A pass writes the list before it writes of it in the group's metadata, so that is never ahead of the list. A
@@ -147,7 +147,7 @@ def newer_list(store: Path, listed: Rows) -> str:
 
 def require_newest(store: Path, listed: Rows) -> None:
     """Raise DamageError where a list of rows is an older one than the store had: rows would count that do not."""
-    told = newer_list(store, listed)
+    told = older_list(store, listed)
     if told and newest(store) == listed.path:  # else a pass wrote both meanwhile
         raise DamageError(
             f"{store / listed.path}: {told}; take the right one from a copy of the store"

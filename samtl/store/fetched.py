@@ -147,8 +147,13 @@ class FetchedShard:
         """Give the bytes from `start` to before `stop`."""
         return self.pieces([(int(part.start), int(part.stop))])[0]
 
-    def end(self) -> memoryview:
+    def end(self, *, anew: bool = False) -> memoryview:
         """Give the shard's index.
+
+        Parameters
+        ----------
+        anew : bool
+            Whether to ask the bucket whatever is kept.
 
         Raises
         ------
@@ -156,21 +161,30 @@ class FetchedShard:
             Where the object is gone or of another size.
         """
         size = self.file.size
-        if size <= WHOLE:
-            return self._whole()[size - INDEX_BYTES :]
         start = size - INDEX_BYTES
-        kept = self._cache.get(self.file.sha256, start, size)
-        if kept is None:
-            try:
-                kept, there = self.path.read_end(INDEX_BYTES)
-            except FileNotFoundError as error:
-                raise self._gone() from error
-            self._check_size(there)
-            self._cache.put(self.file.sha256, start, size, kept)
-        return memoryview(kept)
+        if anew:
+            self._forget()
+        if size <= WHOLE:
+            return self._whole(anew)[start:]
+        kept = self._kept((start, size), anew)
+        if kept is not None:
+            return kept
+        try:
+            content, there = self.path.read_end(INDEX_BYTES)
+        except FileNotFoundError as error:
+            raise self._gone() from error
+        self._check_size(there)
+        self._cache.put(self.file.sha256, start, size, content)
+        return memoryview(content)
 
-    def pieces(self, ranges: Iterable[tuple[int, int]]) -> list[memoryview]:
+    def pieces(self, ranges: Iterable[tuple[int, int]], *, anew: bool = False) -> list[memoryview]:
         """Give several ranges, those that are not kept in as few requests as it takes.
+
+        Parameters
+        ----------
+        ranges : iterable of (start, stop)
+        anew : bool
+            Whether to ask the bucket whatever is kept: that may be what is wrong.
 
         Raises
         ------
@@ -178,18 +192,19 @@ class FetchedShard:
             Where the object is gone or of another size.
         """
         asked = list(ranges)
+        if anew:
+            self._forget()
         if self.file.size <= WHOLE:
-            whole = self._whole()
+            whole = self._whole(anew)
             return [whole[start:stop] for start, stop in asked]
-        recent = self._recent
         found: dict[tuple[int, int], memoryview] = {}
         lacking = []
         for one in dict.fromkeys(asked):
-            kept = recent.get(one) or self._cache.get(self.file.sha256, *one)
+            kept = self._kept(one, anew)
             if kept is None:
                 lacking.append(one)
             else:
-                found[one] = memoryview(kept)
+                found[one] = kept
         if lacking:
             try:
                 fetched = self.path.read_ranges(lacking)
@@ -201,29 +216,32 @@ class FetchedShard:
             for one, content in zip(lacking, fetched, strict=True):
                 found[one] = memoryview(content)
                 self._cache.put(self.file.sha256, *one, content)
-        if not recent.keys() >= found.keys():
+        if anew or not self._recent.keys() >= found.keys():
             self._recent = found
         return [found[one] for one in asked]
 
-    def forget(self) -> None:
-        """Let go of what is kept of it, to ask for it again."""
+    def _forget(self) -> None:
+        # In memory another thread, which had the same from the disk already, may keep it again.
         self._recent = {}
         self._cache.drop(self.file.sha256)
 
-    def _whole(self) -> memoryview:
+    def _kept(self, piece: tuple[int, int], anew: bool) -> memoryview | None:
+        if anew:
+            return None
+        kept = self._recent.get(piece) or self._cache.get(self.file.sha256, *piece)
+        return None if kept is None else memoryview(kept)
+
+    def _whole(self, anew: bool) -> memoryview:
         every = (0, self.file.size)
-        recent = self._recent  # another thread may put another in its place
-        if every in recent:
-            return recent[every]
-        kept = self._cache.get(self.file.sha256, *every)
-        if kept is None:
+        whole = self._kept(every, anew)
+        if whole is None:
             try:
-                kept = self.path.read_bytes(self.file.size)
+                content = self.path.read_bytes(self.file.size)
             except FileNotFoundError as error:
                 raise self._gone() from error
-            self._check_size(len(kept))
-            self._cache.put(self.file.sha256, *every, kept)
-        whole = memoryview(kept)
+            self._check_size(len(content))
+            self._cache.put(self.file.sha256, *every, content)
+            whole = memoryview(content)
         self._recent = {every: whole}
         return whole
 

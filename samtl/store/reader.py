@@ -457,8 +457,7 @@ class Store:
             self._in_use((spec.name, record.block), shard, position, stop - start)
         data = shard[start:stop] if start < stop else b""
         if isinstance(shard, FetchedShard) and data and crc32c(data) != file.crc32c[position]:
-            shard.forget()  # what is kept here may be what is wrong
-            data = shard[start:stop]
+            (data,) = shard.pieces([(start, stop)], anew=True)
         if start == stop or crc32c(data) != file.crc32c[position]:
             raise DamageError(
                 f"{self.path / file.path}: row {row} fails its checksum; the store is damaged there"
@@ -646,8 +645,7 @@ def _fetched_shard(
     try:
         return shard, shard_index(shard.end(), str(path), beyond=file.size).tolist()
     except DamageError:
-        shard.forget()  # what is kept here may be what is wrong
-        return shard, shard_index(shard.end(), str(path), beyond=file.size).tolist()
+        return shard, shard_index(shard.end(anew=True), str(path), beyond=file.size).tolist()
 
 
 def _extent(index: Index, position: int) -> tuple[int, int]:

@@ -63,6 +63,7 @@ _OTHER_REGION = (
     "PermanentRedirect",
 )
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_VIRTUAL = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
 
 
 class RemotePath(PosixPath):
@@ -508,12 +509,19 @@ def client(
     from obstore.exceptions import BaseError
     from obstore.store import AzureStore, GCSStore, S3Store
 
+    virtual = os.environ.get(_VIRTUAL, "").lower() in ("1", "true", "on", "yes", "y")
     for name in _ENDPOINTS if scheme == "s3:" else ():
         endpoint = os.environ.get(name)
         if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):  # the client would panic
             raise InputError(
                 f"{name} must be the server's http://HOST or https://HOST, with its port where it has one, got "
                 f"{endpoint!r}; set it, or unset it for Amazon's own"
+            )
+        if virtual and endpoint and not endpoint.partition("//")[2].startswith(f"{bucket}."):
+            # A key's first part would pass for the bucket there, and a list of buckets for an empty one.
+            raise InputError(
+                f"{name} must begin with the bucket's name, http(s)://{bucket}.HOST, where {_VIRTUAL} is set, got "
+                f"{endpoint!r}; unset the one, or mend the other"
             )
     # Whoever names a server without TLS means it.
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)

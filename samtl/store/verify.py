@@ -22,7 +22,7 @@ from samtl.preprocess import PATCH
 from samtl.store import durable, folders, rows
 from samtl.store.agreement import (
     foreign,
-    newer_list,
+    older_list,
     other_images,
     other_labels,
     other_samples,
@@ -210,7 +210,7 @@ def _check(store: Path, level: str, on_progress: Callable[[int, int], None]) -> 
     others = other_samples(listed, specs["sample_id"], state.get("sample_id", {}))
     if others:
         found.findings.append(Finding("rows", rows.newest(store), strangers(listed, others)))
-    older = newer_list(store, listed)
+    older = older_list(store, listed)
     if older:
         found.findings.append(Finding("rows", rows.newest(store), older))
     for name, record, of_rows in other_images(state):
