@@ -283,8 +283,9 @@ class Game(RuleBasedStateMachine):
         damage(path, chance)
         if means_the_same(self.path, before):
             return
-        # Where every record was set aside nothing is committed, and a store without its list is one that was begun.
-        nothing_is = not list((self.path / "log").iterdir())
+        # Where every record was set aside nothing is committed, and a store without its list is one that was begun;
+        # a pass may have been killed before there was a log.
+        nothing_is = not list((self.path / "log").glob("*"))
         # Where the list before is there still, a pass was killed that had done nothing else yet: it never was.
         back = any(left.startswith("rows/") and left.endswith(".json") for left in whole.leftovers)
         of_rows = name.startswith("rows/")
