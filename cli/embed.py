@@ -182,7 +182,7 @@ def draw_plan(plan: Plan) -> None:
             (plan.changed, "changed, so their old rows no longer count"),
             (plan.removed, "gone or left out, so their rows no longer count"),
             (plan.returned, "back, whose rows count again"),
-            (plan.relabelled, "whose labels are written anew"),
+            (plan.relabelled, "whose class is another, or has another number or name"),
             (plan.regrouped, "in another group or part"),
             (plan.remasked, "with another mask"),
         )

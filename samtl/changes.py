@@ -18,6 +18,7 @@ from samtl.store.rows import Rows, read_rows, require_kin
 # Codes of rows that are tried again once their images can be read: nothing was wrong with these images themselves, or
 # they were other ones for a while.
 _MENDABLE = {"unreadable", "changed"}
+_VALUES = "mask_values"
 _READERS = 4  # images that are read and summed at a time
 
 
@@ -38,9 +39,9 @@ class Changes:
     returned : int
         Images whose rows were superseded, and count again.
     relabelled : int
-        Rows whose label is written anew: their class is another, or has another number.
+        Rows whose class is another, or has another number or name.
     regrouped : int
-        Rows that stay, in another group or part.
+        Rows that stay, in another group or part, or in none any more.
     remasked : tuple of int
         Rows that stay, with another mask.
     """
@@ -118,7 +119,12 @@ def find_changes(
         if should_stop():
             break
     now = {row: found[stored.sample_ids[row]] for row in rows if stored.sample_ids[row] in found}
-    other_mask = {
+    # With other classes a mask that stayed the same may be of use.
+    judged_anew = {
+        row for row, seen in now.items()
+        if seen.mask is not None and wanted.classes != stored.classes and _VALUES in facts[row].codes
+    }  # fmt: skip
+    other_mask = judged_anew | {
         row for row, seen in now.items()
         if masks and seen.mask is not None and facts[row].mask not in (None, seen.mask)
     }  # fmt: skip
@@ -129,7 +135,8 @@ def find_changes(
             # What was put aside for something that may have been mended since.
             or (now[row].image != "" and facts[row].codes & _MENDABLE)
             # Of a mask that was no use, what it was may be gone with a damaged record: then it is looked at again.
-            or (masks and now[row].mask not in (None, facts[row].mask) and not facts[row].embedded
+            or (masks and (row in judged_anew or now[row].mask not in (None, facts[row].mask))
+                and not facts[row].embedded
                 and any(code.startswith("mask_") for code in facts[row].codes))
         )
     }  # fmt: skip
@@ -206,7 +213,11 @@ def reconcile(
         wanted.labels[of_row[row]] if row in of_row else old_label(row)
         for row in range(len(stored))
     ]  # fmt: skip
-    relabelled = sum(new != old for new, old in zip(labels, stored.labels, strict=True))
+    names, old_names = (*wanted.classes, ""), (*stored.classes, "")  # -1 is none
+    relabelled = sum(
+        (new, names[new]) != (old, old_names[old])
+        for new, old in zip(labels, stored.labels, strict=True)
+    )
 
     def column(old: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, ...]:
         """Take what the dataset says of its images now, and of the others what it said."""
@@ -248,7 +259,7 @@ def reconcile(
     if same:
         return Changes(stored)
     regrouped = sum(
-        any(new and new[row] != (old[row] if old else "") for new, old in (
+        any((new[row] if new else "") != (old[row] if old else "") for new, old in (
             (result.groups, stored.groups), (result.parts, stored.parts)
         ))
         for row in of_row

@@ -1,6 +1,7 @@
 """What a store makes of a dataset that changed."""
 
 import hashlib
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -12,14 +13,15 @@ from hypothesis import strategies as st
 import samtl
 from samtl.changes import reconcile
 from samtl.embedding import Reading, embed
-from samtl.errors import LockedError, MismatchError, ResourceError
+from samtl.errors import InputError, LockedError, MismatchError, ResourceError
 from samtl.images import BadImage
 from samtl.planning import Plan
 from samtl.planning import plan as plan_of
+from samtl.store.compact import compact
 from samtl.store.repair import repair
 from samtl.store.rows import Rows, newest
 from samtl.store.verify import check
-from samtl.store.writer import locked
+from samtl.store.writer import StoreWriter, locked
 from samtl.verifying import verify
 
 
@@ -88,6 +90,14 @@ def test_labels_follow_the_names_of_their_classes():
     assert found.rows.labels == (1, 2, 2)  # that of the row that is gone, too
     assert (found.removed, found.relabelled) == (1, 3)  # their classes have other numbers
     assert reconcile(stored, rows_of({"a": 1, "b": 1, "c": 1}), set(), {}).relabelled == 1
+    renamed = rows_of({"a": 0, "b": 1, "c": 1}, ("cat", "hound"))
+    assert reconcile(stored, renamed, set(), {}).relabelled == 2  # their numbers are the same
+
+
+def test_what_the_dataset_says_no_more_is_told():
+    stored = replace(rows_of({"a": 0, "b": 1, "c": -1}), parts=("train", "", "test"))
+    found = reconcile(stored, rows_of({"a": 0, "b": 1, "c": -1}), set(), {})
+    assert (found.rows.parts, found.regrouped) == ((), 2)
 
 
 # ------------------------------------------------------------------------------------------------- with a real store
@@ -210,6 +220,53 @@ def test_what_plain_readers_see(made):
     assert [ids[row] for row in current] == list(store.sample_ids)
     assert group["label"][:][current].tolist() == store.labels.tolist()
     assert np.array_equal(group["pooled"][:][current], store.read("pooled"))
+
+
+def test_plain_readers_are_refused_labels_that_wait(made, monkeypatch):
+    """A pass was killed after it had named the classes anew, and before it wrote the labels."""
+    made(dataset())
+    now = replace(
+        dataset(), classes=("dawn", "even", "odd"), labels=tuple(i % 2 + 1 for i in range(20))
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "relabel", lambda writer: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            made(now)
+    store = samtl.open("a.zarr")
+    assert store.classes == ("dawn", "even", "odd")
+    with pytest.raises(
+        InputError, match=r"labels of 2 blocks anew, and the old ones .* run samtl embed again"
+    ):
+        store.zarr()
+    made(now)
+    store = samtl.open("a.zarr")
+    assert store.zarr()["label"][:20].tolist() == store.labels.tolist()
+
+
+def test_plain_readers_are_refused_rows_in_other_places(made):
+    made(dataset())
+    made(dataset(i3=33))
+    store = samtl.open("a.zarr")
+    made(dataset(22, i3=33))
+    assert store.zarr()["pooled"].shape[0] > 22  # one that grew is the same, and more
+    compact("a.zarr")
+    with pytest.raises(
+        LockedError, match=r"what the rows of .* are has changed since it was opened"
+    ):
+        store.zarr()
+    assert samtl.open("a.zarr").zarr()["pooled"].shape[0] == 22
+
+
+def test_a_store_travels_to_another_process_as_long_as_its_rows_are_these(made):
+    made(dataset())
+    store = samtl.open("a.zarr")
+    sent = pickle.dumps(store)
+    there = pickle.loads(sent)
+    assert (there.sample_ids, there.snapshot) == (store.sample_ids, store.snapshot)
+    assert np.array_equal(there.read("pooled"), store.read("pooled"))
+    made(dataset(i3=33))
+    with pytest.raises(LockedError, match="changed since it was opened: open it again"):
+        pickle.loads(sent)
 
 
 def test_an_image_that_comes_back_is_not_embedded_again(made):
@@ -545,6 +602,28 @@ def test_compacting_keeps_what_is_known_of_masks(made):
     samtl.compact("a.zarr")
     made(masked(19, i3=33))
     assert (counts(made.plan), made.plan.remasked) == ({}, 1)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_mask_that_more_classes_make_one(made, encoders, first):
+    """Its class comes to be one later, and it stayed the same."""
+
+    def read_mask(sample_id):
+        return masked().read_mask(sample_id) + np.uint8(sample_id == "i5")
+
+    beyond = replace(masked(), read_mask=read_mask)
+    if not first:
+        made(masked())
+    assert [(q.sample_id, q.code) for q in made(beyond).quarantined] == [("i5", "mask_values")]
+    assert made(beyond).encoded == 0
+    grown = replace(beyond, classes=(*beyond.classes, "more"))
+    encoders.images = 0
+    assert made(grown).quarantined == ()
+    assert encoders.images == int(first)  # embedded it was, where its mask was good
+    assert made(grown).encoded == made.plan.remasked == 0
+    store = samtl.open("a.zarr")
+    assert (store.read("mask", [store.sample_ids.index("i5")]) == 2).any()
+    assert check(store.path, "deep").findings == []
 
 
 def test_a_bad_image_with_a_good_mask_is_tried_once(made):

@@ -196,6 +196,10 @@ class Store:
             f"{self.encoder}, weights {self.weights}>"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process, which opens it there."""
+        return _opened_again, (self.path, self._rows.checksum)
+
     def __len__(self) -> int:
         """Count the rows, embedded or not."""
         return len(self._rows.current)
@@ -549,11 +553,22 @@ class Store:
         DamageError
             Where the group's metadata, or an array's, is not exactly what this store's must be: Zarr itself would
             follow any shape and any codec that a file tells it of.
+        LockedError
+            Where the rows have other places since the store was opened, as `samtl compact` gives them.
+        InputError
+            Where labels wait to be written anew: what is there are the numbers of other classes.
         """
-        identity = read_fingerprint(self.path)
-        for wrong in wrong_metadata(
-            self.path, identity, read_rows(self.path), self._specs, set(self.arrays)
-        ):
+        identity, listed = read_fingerprint(self.path), read_rows(self.path)
+        if listed.sample_ids[: len(self._rows)] != self._rows.sample_ids:
+            raise _other_rows(self.path)
+        labelled = self._records.get("label", {}).keys()
+        waiting = {block for of in self._records.values() for block in of} - labelled
+        if waiting:
+            raise InputError(
+                f"{self.path}: a pass was stopped before it wrote the labels of {len(waiting)} blocks anew, and the "
+                "old ones are there still; run samtl embed again to go on with it"
+            )
+        for wrong in wrong_metadata(self.path, identity, listed, self._specs, set(self.arrays)):
             raise DamageError(
                 f"{self.path / wrong.path}: {wrong.told}; samtl verify --repair writes it anew"
             )
@@ -656,6 +671,19 @@ def _extent(index: Index, position: int) -> tuple[int, int]:
 
 def _all_of(record: Record) -> NDArray[np.bool_]:
     return np.ones(len(record.status), dtype=bool)
+
+
+def _other_rows(path: Path) -> LockedError:
+    return LockedError(
+        f"what the rows of {path} are has changed since it was opened: open it again"
+    )
+
+
+def _opened_again(path: Path, rows: str) -> Store:
+    store = open_store(path)
+    if store._rows.checksum != rows:
+        raise _other_rows(path)
+    return store
 
 
 def open_store(path: str | Path) -> Store:
