@@ -148,7 +148,7 @@ def verify(
     repair_it : bool
         Withdraw what is damaged, so that the next `embed` redoes exactly that, and write damaged metadata anew.
     dataset, root
-        What the store was made from; as `samtl.embed` has them.
+        What the store was made from; as `samtl.embed` has them. Read by level "deep" and by `recompute` only.
     recompute : int
         So many rows, drawn at random, go through the encoder again.
     seed : int
@@ -165,7 +165,7 @@ def verify(
     Raises
     ------
     InputError
-        Where there is no store, or `recompute` lacks a dataset.
+        Where there is no store, `recompute` lacks a dataset, or nothing reads the dataset that is named.
     MismatchError
         Where the encoder, or the dataset, is not that of the store.
     LockedError
@@ -175,6 +175,8 @@ def verify(
         raise InputError(f"--recompute must not be below 0, got {recompute}")
     if recompute and dataset is None:
         raise InputError("--recompute needs the images: name the store's --dataset")
+    if dataset is not None and level != "deep" and not recompute:
+        raise InputError("--dataset is read by --deep and --recompute only: add one of them")
     path = _path(store)
     tell = on_progress or (lambda what, done, all_of: None)
     repaired, refused = None, ""

@@ -608,6 +608,7 @@ def test_verify_on_bad_input(run, embedded):
     for arguments, told in (
         (("--quick", "--deep"), "give one of them"),
         (("--recompute", "1"), "--dataset"),
+        (("--dataset", "synthetic:4"), "--deep and --recompute only: add one of them"),
     ):
         code, _, error = run("verify", *arguments)
         assert code == 2

@@ -76,7 +76,6 @@ def test_images_that_changed_or_are_gone(store):
     assert {open_store(store).sample_ids[one.row] for one in found.images} == {a, b, c}
     assert found.images_added == 1
     assert found.exit_code == 3
-    assert verify(store, "rows", dataset=changed).exit_code == 0  # which reads no image
 
 
 def test_a_row_that_the_encoder_does_not_give(store):
@@ -162,6 +161,9 @@ def test_arguments(store, tmp_path):
         verify(store, recompute=1)
     with pytest.raises(InputError, match="below 0"):
         verify(store, recompute=-1)
+    for level in ("quick", "rows"):  # which read no image
+        with pytest.raises(InputError, match="--deep and --recompute only"):
+            verify(store, level, dataset=toy_dataset(ROWS))
     with pytest.raises(InputError):
         verify(tmp_path / "nothing.zarr")
     with pytest.raises(InputError):
