@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets import Dataset, resolve
-from samtl.decoding import decode_row
-from samtl.errors import DamageError, InputError, MismatchError
+from samtl.decoding import OUT_OF_RESOURCES, decode_row
+from samtl.errors import DamageError, InputError, MismatchError, ResourceError
 from samtl.images import BadImage, mask_sha256
 from samtl.reloading import reload_encoder
 from samtl.store.durable import recover_folder
@@ -170,6 +170,8 @@ def verify(
         Where the encoder, or the dataset, is not that of the store.
     LockedError
         Where another process writes to a store that is to be repaired.
+    ResourceError
+        Where the drive of the store, or of the images, gives out.
     """
     if recompute < 0:
         raise InputError(f"--recompute must not be below 0, got {recompute}")
@@ -254,7 +256,7 @@ def _image(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | 
     try:
         content = listed.read(sample_id)
     except (BadImage, InputError, OSError) as error:
-        return "gone", str(error)
+        return _gone(sample_id, error)
     if hashlib.sha256(content).hexdigest() != expected:
         return "changed", "its bytes are not those that the row was made from"
     return None
@@ -266,10 +268,16 @@ def _mask(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | N
     try:
         there = mask_sha256(listed.read_mask(sample_id))
     except (BadImage, InputError, OSError) as error:
-        return "gone", f"its mask: {error}"
+        return _gone(sample_id, error, "its mask: ")
     if there != expected:
         return "changed", "its mask is not the one that the row has"
     return None
+
+
+def _gone(sample_id: str, error: Exception, which: str = "") -> tuple[str, str]:
+    if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
+        raise ResourceError(f"reading {sample_id} failed: {error.strerror}") from error
+    return "gone", f"{which}{error}"
 
 
 def _recomputed(

@@ -1,18 +1,20 @@
 """A store beside its images and its encoder."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stubs import StubEncoders, install, toy_dataset
+from stubs import SHAPES, StubEncoders, install, toy_dataset
 
 import samtl
 from samtl import verifying
 from samtl.embedding import embed
-from samtl.errors import InputError, LockedError, MismatchError
+from samtl.errors import InputError, LockedError, MismatchError, ResourceError
 from samtl.store.layout import crc32c
 from samtl.store.reader import open_store
 from samtl.store.writer import locked
@@ -76,6 +78,29 @@ def test_images_that_changed_or_are_gone(store):
     assert {open_store(store).sample_ids[one.row] for one in found.images} == {a, b, c}
     assert found.images_added == 1
     assert found.exit_code == 3
+
+
+@pytest.mark.parametrize("of", ["read", "read_mask"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
+def test_a_drive_that_fails_is_no_image_that_is_gone(tmp_path, number, of):
+    whole = dataclasses.replace(
+        toy_dataset(ROWS, classes=2),
+        labels=(-1,) * ROWS,
+        read_mask=lambda sample_id: np.eye(*SHAPES[int(sample_id[-8:-4]) % 3], dtype=np.uint8),
+    )
+    store = embed(whole, "stub", out=tmp_path / "m.zarr", device="cpu", tiers=["pooled"]).store
+
+    def fail(sample_id):
+        raise OSError(number, os.strerror(number), sample_id)
+
+    dataset = dataclasses.replace(whole, **{of: fail})
+    if number == errno.ENOENT:
+        found = verify(store, "deep", dataset=dataset)
+        assert {one.what for one in found.images} == {"gone"}
+        assert (len(found.images), found.exit_code) == (ROWS, 3)
+    else:
+        with pytest.raises(ResourceError, match=r"reading class.*Input/output error"):
+            verify(store, "deep", dataset=dataset)
 
 
 def test_a_row_that_the_encoder_does_not_give(store):
