@@ -165,7 +165,8 @@ def verify(
     Raises
     ------
     InputError
-        Where there is no store, `recompute` lacks a dataset, or nothing reads the dataset that is named.
+        Where there is no store, `recompute` lacks a dataset, or nothing reads the dataset that is named; where an image
+        that is to be recomputed cannot be decoded.
     MismatchError
         Where the encoder, or the dataset, is not that of the store.
     LockedError
@@ -301,15 +302,21 @@ def _recomputed(
     )
     whole = np.flatnonzero(store.valid(*(TIER_ARRAYS[tier] for tier in store.tiers)))
     rows = np.random.default_rng(seed).permutation([row for row in whole.tolist() if row in where])
+    images = replace(listed, read_mask=None)  # the encoder sees no mask
     found = []
     for done, row in enumerate(rows[:k].tolist()):
         tell("rows through the encoder", done, min(k, len(rows)))
         sample_id = store.sample_ids[row]
-        decoded = decode_row(listed, where[row], encoder.preprocessing.image_size)
-        if decoded.pixels is None or decoded.image_sha256 != store.image_sha256(row):
+        decoded = decode_row(images, where[row], encoder.preprocessing.image_size)
+        if decoded.image_sha256 != store.image_sha256(row):
             raise MismatchError(
                 f"the image {sample_id} is not the one that row {row} was made from:",
                 [("image_sha256", store.image_sha256(row), decoded.image_sha256 or decoded.reason)],
+            )
+        if decoded.pixels is None:
+            raise InputError(
+                f"the image {sample_id} is the one that row {row} was made from, but cannot be decoded here: "
+                f"{decoded.reason}"
             )
         outputs = encoder.encode([decoded.pixels], store.tiers)
         distances = {

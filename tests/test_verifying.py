@@ -12,9 +12,10 @@ import pytest
 from stubs import SHAPES, StubEncoders, install, toy_dataset
 
 import samtl
-from samtl import verifying
+from samtl import decoding, verifying
 from samtl.embedding import embed
 from samtl.errors import InputError, LockedError, MismatchError, ResourceError
+from samtl.images import BadImage
 from samtl.store.layout import crc32c
 from samtl.store.reader import open_store
 from samtl.store.writer import locked
@@ -80,15 +81,23 @@ def test_images_that_changed_or_are_gone(store):
     assert found.exit_code == 3
 
 
-@pytest.mark.parametrize("of", ["read", "read_mask"])
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
-def test_a_drive_that_fails_is_no_image_that_is_gone(tmp_path, number, of):
-    whole = dataclasses.replace(
+def masked():
+    return dataclasses.replace(
         toy_dataset(ROWS, classes=2),
         labels=(-1,) * ROWS,
         read_mask=lambda sample_id: np.eye(*SHAPES[int(sample_id[-8:-4]) % 3], dtype=np.uint8),
     )
-    store = embed(whole, "stub", out=tmp_path / "m.zarr", device="cpu", tiers=["pooled"]).store
+
+
+def pooled(dataset, out):
+    return embed(dataset, "stub", out=out, device="cpu", tiers=["pooled"]).store
+
+
+@pytest.mark.parametrize("of", ["read", "read_mask"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
+def test_a_drive_that_fails_is_no_image_that_is_gone(tmp_path, number, of):
+    whole = masked()
+    store = pooled(whole, tmp_path / "m.zarr")
 
     def fail(sample_id):
         raise OSError(number, os.strerror(number), sample_id)
@@ -124,6 +133,23 @@ def test_a_row_that_the_encoder_does_not_give(store):
     assert [(one.row, one.tier) for one in far] == [(0, "pooled")]
     assert len(found.recomputed) == ROWS
     assert found.exit_code == 2
+
+
+def test_an_image_is_recomputed_without_its_mask(tmp_path):
+    store = pooled(masked(), tmp_path / "m.zarr")
+    bad = dataclasses.replace(masked(), read_mask=lambda sample_id: np.zeros((3, 3), np.uint8))
+    for dataset in (bad, dataclasses.replace(bad, read_mask=None)):
+        found = verify(store, dataset=dataset, recompute=ROWS, device="cpu")
+        assert (len(found.recomputed), found.exit_code) == (ROWS, 0)
+
+
+def test_the_same_image_that_cannot_be_decoded_is_not_called_another(store, monkeypatch):
+    def prepare(data, image_size):
+        raise BadImage("undecodable", "its decoder is not installed")
+
+    monkeypatch.setattr(decoding, "prepare", prepare)
+    with pytest.raises(InputError, match=r"is the one that .* here: its decoder is not installed"):
+        verify(store, dataset=toy_dataset(ROWS), recompute=1, device="cpu")
 
 
 def test_the_seed_draws_the_rows(store):
