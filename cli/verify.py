@@ -100,6 +100,7 @@ def draw(found: Verification) -> None:
             + (f", and {checked.superseded} superseded" if checked.superseded else ""),
             "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; {how}",
             **_images(found),
+            **_recomputed(found),
         }
     )
     if found.findings:
@@ -145,6 +146,17 @@ def _images(found: Verification) -> dict[str, str]:
     return {
         "images": f"{found.images_compared} compared, {len(found.images)} not what they were{added}"
     }
+
+
+def _recomputed(found: Verification) -> dict[str, str]:
+    if not found.recompute:
+        return {}
+    told = f"{len(found.recomputed)} of {found.recompute} rows asked for"
+    if found.findings and found.repaired is None:
+        told += "; that is for stores without damage"
+    elif len(found.recomputed) < found.recompute:
+        told += "; no more have an embedding, and an image in the dataset"
+    return {"recomputed": told}
 
 
 def _rows(rows: tuple[int, ...]) -> str:

@@ -15,6 +15,7 @@ from samtl.datasets import Dataset, resolve
 from samtl.decoding import OUT_OF_RESOURCES, decode_row
 from samtl.errors import DamageError, InputError, MismatchError, ResourceError
 from samtl.images import BadImage, mask_sha256
+from samtl.planning import require_usable
 from samtl.reloading import reload_encoder
 from samtl.store.durable import recover_folder
 from samtl.store.find import locate
@@ -72,6 +73,8 @@ class Verification:
     images_added : int
         Of the dataset, that the store has no row for.
     recomputed : tuple of Recomputed
+    recompute : int
+        How many of these were asked for.
     """
 
     store: Path
@@ -83,6 +86,7 @@ class Verification:
     images_compared: int
     images_added: int
     recomputed: tuple[Recomputed, ...]
+    recompute: int
 
     @property
     def findings(self) -> list[Finding]:
@@ -119,6 +123,7 @@ class Verification:
             "images": [asdict(one) for one in self.images],
             "images_compared": self.images_compared,
             "images_added": self.images_added,
+            "recompute": self.recompute,
             "recomputed": [asdict(one) for one in self.recomputed],
             "exit_code": self.exit_code,
         }
@@ -150,7 +155,7 @@ def verify(
     dataset, root
         What the store was made from; as `samtl.embed` has them. Read by level "deep" and by `recompute` only.
     recompute : int
-        So many rows, drawn at random, go through the encoder again.
+        So many rows, drawn at random, go through the encoder again; fewer where fewer have an embedding and an image.
     seed : int
         Of that draw.
     checkpoint, device
@@ -165,10 +170,11 @@ def verify(
     Raises
     ------
     InputError
-        Where there is no store, `recompute` lacks a dataset, or nothing reads the dataset that is named; where an image
-        that is to be recomputed cannot be decoded.
+        Where there is no store, `recompute` lacks a dataset, or nothing reads the dataset that is named; where that one
+        could not become a store, or an image that is to be recomputed cannot be decoded.
     MismatchError
-        Where the encoder, or the dataset, is not that of the store.
+        Where the encoder, or the dataset, is not that of the store; where rows are to be recomputed and the dataset has
+        the image of none.
     LockedError
         Where another process writes to a store that is to be repaired.
     ResourceError
@@ -196,6 +202,7 @@ def verify(
     if dataset is not None and (repaired is not None or not checked.findings):
         opened = open_store(path)
         listed = resolve(dataset, root)
+        require_usable(listed)
         where = _places(opened, listed)
         if level == "deep":
             images, compared = _images(opened, listed, where, tell)
@@ -204,7 +211,7 @@ def verify(
             source = None if checkpoint is None else str(checkpoint)
             recomputed = _recomputed(opened, listed, where, recompute, seed, source, device, tell)
     return Verification(
-        path, level, checked, repaired, refused, images, compared, added, recomputed
+        path, level, checked, repaired, refused, images, compared, added, recomputed, recompute
     )
 
 
@@ -292,6 +299,15 @@ def _recomputed(
     tell: OnProgress,
 ) -> tuple[Recomputed, ...]:
     """Put some rows through the encoder again."""
+    whole = np.flatnonzero(store.valid(*(TIER_ARRAYS[tier] for tier in store.tiers)))
+    rows = np.random.default_rng(seed).permutation([row for row in whole.tolist() if row in where])
+    if len(whole) and not len(rows):
+        had, has = store.sample_ids[whole[0]], listed.sample_ids[0]
+        raise MismatchError(
+            f"none of the {len(whole)} embedded rows of {store.path} can be recomputed: the dataset lists no image of "
+            "theirs any more, as where folders were renamed; give the --dataset and --root that it was made from:",
+            [("sample_id", f"{had!r} for one", f"{has!r} for one")],
+        )
     encoder = reload_encoder(
         store.identity,
         store.weights,
@@ -300,8 +316,6 @@ def _recomputed(
         checkpoint,
         device,
     )
-    whole = np.flatnonzero(store.valid(*(TIER_ARRAYS[tier] for tier in store.tiers)))
-    rows = np.random.default_rng(seed).permutation([row for row in whole.tolist() if row in where])
     images = replace(listed, read_mask=None)  # the encoder sees no mask
     found = []
     for done, row in enumerate(rows[:k].tolist()):

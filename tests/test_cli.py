@@ -604,6 +604,24 @@ def test_what_a_drive_refuses_is_told_with_a_remedy(
     assert (f"{told}; {remedy}" if remedy else told) in " ".join(errors.split())
 
 
+def test_verify_says_how_many_rows_it_recomputed(run, embedded, folder):
+    images = ("--dataset", f"folder:{folder}", "--recompute", "24", "--json", "v.json")
+    code, output, _ = run("verify", *images)
+    assert (code, "24 of 24 rows asked for" in output) == (0, True)
+    (folder / "town").rename(folder / "city")
+    code, output, _ = run("verify", *images)
+    assert (code, "12 of 24 rows asked for; no more have" in output) == (0, True)
+    told = json.loads(Path("v.json").read_text())
+    assert (len(told["recomputed"]), told["recompute"]) == (12, 24)
+    (folder / "field").rename(folder / "meadow")
+    code, _, errors = run("verify", *images)
+    assert (code, "can be recomputed" in errors) == (3, True)
+    (store,) = Path("cache").glob("*.zarr")
+    next(store.glob("pooled/c.*")).unlink()
+    code, output, _ = run("verify", *images)
+    assert (code, "0 of 24 rows asked for" in output) == (2, True)
+
+
 def test_verify_on_bad_input(run, embedded):
     for arguments, told in (
         (("--quick", "--deep"), "give one of them"),

@@ -59,7 +59,7 @@ def test_whole(store):
     assert found.exit_code == 0
     assert found.findings == []
     assert (found.images_compared, found.images, found.images_added) == (ROWS, (), 0)
-    assert len(found.recomputed) == 3
+    assert len(found.recomputed) == found.recompute == 3
     assert all(row.within and row.distance < 1e-3 for row in found.recomputed)
     assert json.loads(json.dumps(found.to_json()))["exit_code"] == 0
 
@@ -133,6 +133,31 @@ def test_a_row_that_the_encoder_does_not_give(store):
     assert [(one.row, one.tier) for one in far] == [(0, "pooled")]
     assert len(found.recomputed) == ROWS
     assert found.exit_code == 2
+
+
+def test_rows_whose_images_are_not_listed_cannot_be_recomputed(store):
+    dataset = toy_dataset(ROWS)
+    renamed = dataclasses.replace(
+        dataset,
+        sample_ids=tuple(f"x{name}" for name in dataset.sample_ids),
+        read=lambda sample_id: dataset.read(sample_id[1:]),
+    )
+    with pytest.raises(MismatchError, match=r"(?s)none of the 20 .* 'xclass0/0000.png'"):
+        verify(store, dataset=renamed, recompute=5, device="cpu")
+    none = dataclasses.replace(dataset, sample_ids=(), labels=())
+    with pytest.raises(InputError, match="has no images"):
+        verify(store, dataset=none, recompute=5, device="cpu")
+    few = dataclasses.replace(dataset, sample_ids=dataset.sample_ids[:2], labels=(0, 1))
+    found = verify(store, dataset=few, recompute=5, device="cpu")
+    assert {row.sample_id for row in found.recomputed} == set(few.sample_ids)
+    told = found.to_json()
+    assert (len(told["recomputed"]), told["recompute"], found.exit_code) == (2, 5, 0)
+
+
+def test_a_store_without_embeddings_has_none_to_recompute(tmp_path):
+    bad = toy_dataset(3, bad=dict.fromkeys(range(3), "empty"))
+    found = verify(pooled(bad, tmp_path / "b.zarr"), dataset=bad, recompute=2, device="cpu")
+    assert (found.recomputed, found.recompute, found.exit_code) == ((), 2, 1)
 
 
 def test_an_image_is_recomputed_without_its_mask(tmp_path):
