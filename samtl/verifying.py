@@ -36,7 +36,17 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ImageFinding:
-    """A row whose image, or mask, is not what it was made from: `changed`, or `gone` with the reason."""
+    """A row that is not what the dataset has now.
+
+    Attributes
+    ----------
+    row : int
+    sample_id : str
+    what : {"changed", "gone", "relabelled", "regrouped"}
+        Its image, or mask, is not what it was made from, or is not to be had; both are, and its class is another, or
+        its part of the split that the dataset ships with.
+    told : str
+    """
 
     row: int
     sample_id: str
@@ -97,8 +107,8 @@ class Verification:
     def exit_code(self) -> int:
         """What the command ends with.
 
-        2 where something is damaged and stays so, 3 where images are not those that the rows were made from, 1 where
-        rows hold no embedding, else 0.
+        2 where something is damaged and stays so, 3 where images are not those that the rows were made from, or of
+        another class or part, 1 where rows hold no embedding, else 0.
         """
         if (self.findings and self.repaired is None) or not all(
             row.within for row in self.recomputed
@@ -149,7 +159,8 @@ def verify(
     store : path, optional
         By default the only one in the cache folder.
     level : {"quick", "rows", "deep"}
-        Sizes and records; every row's checksum; sha256 of every file, and of every image where there is a dataset.
+        Sizes and records; every row's checksum; sha256 of every file, and where there is a dataset, of every image and
+        mask, beside the classes and parts of the images. Groups are left out: `embed` may have made its own.
     repair_it : bool
         Withdraw what is damaged, so that the next `embed` redoes exactly that, and write damaged metadata anew.
     dataset, root
@@ -239,21 +250,23 @@ def _places(store: Store, listed: Dataset) -> dict[int, int]:
 def _images(
     store: Store, listed: Dataset, where: dict[int, int], tell: OnProgress
 ) -> tuple[tuple[ImageFinding, ...], int]:
-    """Compare the images, and their masks, with what the rows were made from."""
+    """Compare the images, their masks, classes and parts with what the rows were made from."""
     found = []
     compared = 0
+    had, has = _targets(store), _targets(listed)
     for row, sample_id in enumerate(store.sample_ids):
         image, mask = store.image_sha256(row), store.mask_sha256(row)
-        if not image and not mask:
-            continue  # not committed, or never read
-        compared += 1
         what: tuple[str, str] | None = None
-        if row not in where:
-            what = "gone", "it is not listed any more"
+        if image or mask:  # else it is not committed, or was never read
+            compared += 1
+            if row not in where:
+                what = "gone", "it is not listed any more"
         if what is None and image:
             what = _image(listed, sample_id, image)
         if what is None and mask:
             what = _mask(listed, sample_id, mask)
+        if what is None and row in where:
+            what = _target(had[row], has[where[row]])
         if what:
             found.append(ImageFinding(row, sample_id, *what))
         tell("images", row + 1, len(store))
@@ -279,6 +292,23 @@ def _mask(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | N
         return _gone(sample_id, error, "its mask: ")
     if there != expected:
         return "changed", "its mask is not the one that the row has"
+    return None
+
+
+def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
+    """Give the name of each image's class, and its part, "" where there is none; classes of masks are in the masks."""
+    names = (*of.classes, "")  # which is what the label -1 is
+    classes = [names[label] if of.task == "classification" else "" for label in of.labels]
+    return list(zip(classes, of.parts or [""] * len(of), strict=True))
+
+
+def _target(had: tuple[str, str], has: tuple[str, str]) -> tuple[str, str] | None:
+    for what, of, old, new in zip(
+        ("relabelled", "regrouped"), ("class", "part"), had, has, strict=True
+    ):
+        if old != new:
+            now, then = (repr(name) if name else "none" for name in (new, old))
+            return what, f"its {of} is {now}, the row has {then}"
     return None
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 
 import samtl
+from samtl.datasets import folder as folder_module
 
 ROOT = Path(__file__).parent.parent
 main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
@@ -620,6 +622,30 @@ def test_verify_says_how_many_rows_it_recomputed(run, embedded, folder):
     next(store.glob("pooled/c.*")).unlink()
     code, output, _ = run("verify", *images)
     assert (code, "0 of 24 rows asked for" in output) == (2, True)
+
+
+def test_verify_says_what_to_do_about_another_class(run, embedded, monkeypatch):
+    listed = folder_module.open_dataset
+
+    def swapped(*arguments):
+        return replace(listed(*arguments), classes=("town", "field"))
+
+    images = ("verify", "--deep", "--dataset", f"folder:{Path('images').resolve()}")
+    code, output, _ = run(*images)
+    assert code == 0
+    assert "24 compared, 0 not what they were" in output
+    assert "another class" not in output
+    monkeypatch.setattr(folder_module, "open_dataset", swapped)
+    code, output, _ = run(*images)
+    assert code == 3
+    assert "24 compared, 0 not what they were, 24 of another class or part" in output
+    assert "relabelled town/" in output
+    assert "run samtl embed, which takes these" in output
+    (Path("images") / "town" / "0.png").unlink()
+    code, output, _ = run(*images)
+    assert code == 3
+    assert "24 compared, 1 not what they were, 23 of another class or part" in output
+    assert "images are not those that it was made from; classes" in output
 
 
 def test_verify_on_bad_input(run, embedded):

@@ -81,6 +81,58 @@ def test_images_that_changed_or_are_gone(store):
     assert found.exit_code == 3
 
 
+def test_classes_are_compared_by_name(store):
+    dataset = toy_dataset(ROWS)
+    first, last = dataset.sample_ids[0], dataset.sample_ids[-1]
+    moved = dataclasses.replace(dataset, labels=(1, *dataset.labels[1:-1], -1))
+    found = verify(store, "deep", dataset=moved)
+    assert {one.sample_id: (one.what, one.told) for one in found.images} == {
+        first: ("relabelled", "its class is 'class1', the row has 'class0'"),
+        last: ("relabelled", "its class is none, the row has 'class1'"),
+    }
+    assert (found.images_compared, found.exit_code) == (ROWS, 3)
+    swapped = dataclasses.replace(dataset, classes=("class1", "class0", "class2"))
+    found = verify(store, "deep", dataset=swapped)
+    assert len(found.images) == sum(label < 2 for label in dataset.labels)
+    numbers = dataclasses.replace(swapped, labels=tuple((1, 0, 2)[i] for i in dataset.labels))
+    assert verify(store, "deep", dataset=numbers).exit_code == 0
+    embed(swapped, "stub", out=store, device="cpu", checkpoint="random:4")
+    assert verify(store, "deep", dataset=swapped).exit_code == 0
+    embed(moved, "stub", out=store, device="cpu", checkpoint="random:4")
+    found = verify(store, "deep", dataset=replaced(dataset, {first: b"other bytes"}))
+    assert {one.sample_id: one.what for one in found.images} == {
+        first: "changed",
+        last: "relabelled",
+    }
+
+
+def test_classes_of_images_that_could_not_be_used_are_compared(tmp_path):
+    bad = toy_dataset(4, bad={1: "unreadable"})
+    store = pooled(bad, tmp_path / "b.zarr")
+    found = verify(store, "deep", dataset=dataclasses.replace(bad, labels=(0, 2, 2, 0)))
+    assert [(one.sample_id, one.what) for one in found.images] == [
+        (bad.sample_ids[1], "relabelled")
+    ]
+    assert (found.images_compared, found.exit_code) == (3, 3)
+
+
+def test_parts_are_compared(tmp_path):
+    dataset = dataclasses.replace(toy_dataset(4), parts=("train", "train", "test", "test"))
+    store = pooled(dataset, tmp_path / "p.zarr")
+    for parts, told in (
+        (("train", "test", "test", "test"), "its part is 'test', the row has 'train'"),
+        ((), "its part is none, the row has 'train'"),
+    ):
+        other = dataclasses.replace(dataset, parts=parts)
+        found = verify(store, "deep", dataset=other)
+        one = next(one for one in found.images if one.sample_id == dataset.sample_ids[1])
+        assert (one.what, one.told, found.exit_code) == ("regrouped", told, 3)
+        assert len(found.images) == (1 if parts else 4)
+    pooled(other, store)
+    assert verify(store, "deep", dataset=other).exit_code == 0
+    assert verify(store, "deep", dataset=dataset).exit_code == 3
+
+
 def masked():
     return dataclasses.replace(
         toy_dataset(ROWS, classes=2),
