@@ -25,7 +25,10 @@ def verify(
     ] = False,
     deep: Annotated[
         bool,
-        typer.Option("--deep", help="The sha256 of every file, too; of images with --dataset."),
+        typer.Option(
+            "--deep",
+            help="The sha256 of every file, too; with --dataset of images, and their classes.",
+        ),
     ] = False,
     repair: Annotated[
         bool,
@@ -100,6 +103,7 @@ def draw(found: Verification) -> None:
             + (f", and {checked.superseded} superseded" if checked.superseded else ""),
             "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; {how}",
             **_images(found),
+            **_recomputed(found),
         }
     )
     if found.findings:
@@ -142,9 +146,27 @@ def _images(found: Verification) -> dict[str, str]:
     if not found.images_compared:
         return {}
     added = f"; {found.images_added} of the dataset have no row" if found.images_added else ""
+    others = len(found.images) - _moved(found)
+    moved = f", {_moved(found)} of another class or part" if _moved(found) else ""
     return {
-        "images": f"{found.images_compared} compared, {len(found.images)} not what they were{added}"
+        "images": f"{found.images_compared} compared, {others} not what they were{moved}{added}"
     }
+
+
+def _moved(found: Verification) -> int:
+    """Count the images that are what they were, and of another class or part."""
+    return sum(image.what in ("relabelled", "regrouped") for image in found.images)
+
+
+def _recomputed(found: Verification) -> dict[str, str]:
+    if not found.recompute:
+        return {}
+    told = f"{len(found.recomputed)} of {found.recompute} rows asked for"
+    if found.findings and found.repaired is None:
+        told += "; that is for stores without damage"
+    elif len(found.recomputed) < found.recompute:
+        told += "; no more have an embedding, and an image in the dataset"
+    return {"recomputed": told}
 
 
 def _rows(rows: tuple[int, ...]) -> str:
@@ -178,7 +200,15 @@ def _verdict(found: Verification) -> tuple[str, str]:
     if not all(row.within for row in found.recomputed):
         return "damaged: the encoder gives something else for rows above", "red"
     if found.images:
-        return "the store is whole, but images are not those that it was made from", "yellow"
+        told = []
+        if len(found.images) > _moved(found):
+            told.append("images are not those that it was made from")
+        if _moved(found):
+            told.append(
+                "classes or parts of images are others by now: run samtl embed, which takes these and leaves "
+                "embeddings as they are"
+            )
+        return f"undamaged, but {'; '.join(told)}", "yellow"
     if not found.checked.begun:
         return "undamaged, and no row is in it yet: run samtl embed to go on", "yellow"
     if found.checked.missing:

@@ -21,7 +21,7 @@ from samtl.preprocess import IGNORE, mask_square
 from samtl.store.log import SUPERSEDED
 
 # What reading an image may meet that is no property of the image.
-_OUT_OF_RESOURCES = {
+OUT_OF_RESOURCES = {
     errno.EIO,
     errno.EMFILE,
     errno.ENFILE,
@@ -129,7 +129,7 @@ def decode_row(dataset: Dataset, row: int, image_size: int) -> Decoded:
     except BadImage as bad:
         return Decoded(row, digest, mask_sha256=named, code=bad.code, reason=str(bad))
     except (OSError, InputError) as error:
-        if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+        if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
             raise ResourceError(
                 f"reading {dataset.sample_ids[row]} failed: {error.strerror}"
             ) from error

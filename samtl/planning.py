@@ -170,7 +170,7 @@ def prepare(
     listed = resolve(dataset, root, download=download)
     if group_by is not None:
         listed = replace(listed, groups=groups_by(listed.sample_ids, group_by))
-    _require_usable(listed)
+    require_usable(listed)
     source = subset(shuffled(listed), limit=limit, per_class=per_class)
     if image_size is not None:
         _require_even(image_size, tiers, source.task)
@@ -300,8 +300,13 @@ def _require_even(image_size: int, tiers: Sequence[str], task: str) -> None:
         )
 
 
-def _require_usable(source: Dataset) -> None:
-    """Refuse a dataset that cannot become a store; those that samtl lists itself always can."""
+def require_usable(source: Dataset) -> None:
+    """Refuse a dataset that cannot become a store; those that samtl lists itself always can.
+
+    Raises
+    ------
+    InputError
+    """
     if not len(source):
         raise InputError(f"the dataset {source.name} has no images")
     if not re.fullmatch(r"[\w][\w.-]*", source.name):

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets import Dataset, resolve
-from samtl.decoding import decode_row
-from samtl.errors import DamageError, InputError, MismatchError
+from samtl.decoding import OUT_OF_RESOURCES, decode_row
+from samtl.errors import DamageError, InputError, MismatchError, ResourceError
 from samtl.images import BadImage, mask_sha256
+from samtl.planning import require_usable
 from samtl.reloading import reload_encoder
 from samtl.store.durable import recover_folder
 from samtl.store.find import locate
@@ -35,7 +36,17 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ImageFinding:
-    """A row whose image, or mask, is not what it was made from: `changed`, or `gone` with the reason."""
+    """A row that is not what the dataset has now.
+
+    Attributes
+    ----------
+    row : int
+    sample_id : str
+    what : {"changed", "gone", "relabelled", "regrouped"}
+        Its image, or mask, is not what it was made from, or is not to be had; both are, and its class is another, or
+        its part of the split that the dataset ships with.
+    told : str
+    """
 
     row: int
     sample_id: str
@@ -72,6 +83,8 @@ class Verification:
     images_added : int
         Of the dataset, that the store has no row for.
     recomputed : tuple of Recomputed
+    recompute : int
+        How many of these were asked for.
     """
 
     store: Path
@@ -83,6 +96,7 @@ class Verification:
     images_compared: int
     images_added: int
     recomputed: tuple[Recomputed, ...]
+    recompute: int
 
     @property
     def findings(self) -> list[Finding]:
@@ -93,8 +107,8 @@ class Verification:
     def exit_code(self) -> int:
         """What the command ends with.
 
-        2 where something is damaged and stays so, 3 where images are not those that the rows were made from, 1 where
-        rows hold no embedding, else 0.
+        2 where something is damaged and stays so, 3 where images are not those that the rows were made from, or of
+        another class or part, 1 where rows hold no embedding, else 0.
         """
         if (self.findings and self.repaired is None) or not all(
             row.within for row in self.recomputed
@@ -119,6 +133,7 @@ class Verification:
             "images": [asdict(one) for one in self.images],
             "images_compared": self.images_compared,
             "images_added": self.images_added,
+            "recompute": self.recompute,
             "recomputed": [asdict(one) for one in self.recomputed],
             "exit_code": self.exit_code,
         }
@@ -144,13 +159,14 @@ def verify(
     store : path, optional
         By default the only one in the cache folder.
     level : {"quick", "rows", "deep"}
-        Sizes and records; every row's checksum; sha256 of every file, and of every image where there is a dataset.
+        Sizes and records; every row's checksum; sha256 of every file, and where there is a dataset, of every image and
+        mask, beside the classes and parts of the images. Groups are left out: `embed` may have made its own.
     repair_it : bool
         Withdraw what is damaged, so that the next `embed` redoes exactly that, and write damaged metadata anew.
     dataset, root
-        What the store was made from; as `samtl.embed` has them.
+        What the store was made from; as `samtl.embed` has them. Read by level "deep" and by `recompute` only.
     recompute : int
-        So many rows, drawn at random, go through the encoder again.
+        So many rows, drawn at random, go through the encoder again; fewer where fewer have an embedding and an image.
     seed : int
         Of that draw.
     checkpoint, device
@@ -165,16 +181,22 @@ def verify(
     Raises
     ------
     InputError
-        Where there is no store, or `recompute` lacks a dataset.
+        Where there is no store, `recompute` lacks a dataset, or nothing reads the dataset that is named; where that one
+        could not become a store, or an image that is to be recomputed cannot be decoded.
     MismatchError
-        Where the encoder, or the dataset, is not that of the store.
+        Where the encoder, or the dataset, is not that of the store; where rows are to be recomputed and the dataset has
+        the image of none.
     LockedError
         Where another process writes to a store that is to be repaired.
+    ResourceError
+        Where the drive of the store, or of the images, gives out.
     """
     if recompute < 0:
         raise InputError(f"--recompute must not be below 0, got {recompute}")
     if recompute and dataset is None:
         raise InputError("--recompute needs the images: name the store's --dataset")
+    if dataset is not None and level != "deep" and not recompute:
+        raise InputError("--dataset is read by --deep and --recompute only: add one of them")
     path = _path(store)
     tell = on_progress or (lambda what, done, all_of: None)
     repaired, refused = None, ""
@@ -191,6 +213,7 @@ def verify(
     if dataset is not None and (repaired is not None or not checked.findings):
         opened = open_store(path)
         listed = resolve(dataset, root)
+        require_usable(listed)
         where = _places(opened, listed)
         if level == "deep":
             images, compared = _images(opened, listed, where, tell)
@@ -199,7 +222,7 @@ def verify(
             source = None if checkpoint is None else str(checkpoint)
             recomputed = _recomputed(opened, listed, where, recompute, seed, source, device, tell)
     return Verification(
-        path, level, checked, repaired, refused, images, compared, added, recomputed
+        path, level, checked, repaired, refused, images, compared, added, recomputed, recompute
     )
 
 
@@ -227,21 +250,23 @@ def _places(store: Store, listed: Dataset) -> dict[int, int]:
 def _images(
     store: Store, listed: Dataset, where: dict[int, int], tell: OnProgress
 ) -> tuple[tuple[ImageFinding, ...], int]:
-    """Compare the images, and their masks, with what the rows were made from."""
+    """Compare the images, their masks, classes and parts with what the rows were made from."""
     found = []
     compared = 0
+    had, has = _targets(store), _targets(listed)
     for row, sample_id in enumerate(store.sample_ids):
         image, mask = store.image_sha256(row), store.mask_sha256(row)
-        if not image and not mask:
-            continue  # not committed, or never read
-        compared += 1
         what: tuple[str, str] | None = None
-        if row not in where:
-            what = "gone", "it is not listed any more"
+        if image or mask:  # else it is not committed, or was never read
+            compared += 1
+            if row not in where:
+                what = "gone", "it is not listed any more"
         if what is None and image:
             what = _image(listed, sample_id, image)
         if what is None and mask:
             what = _mask(listed, sample_id, mask)
+        if what is None and row in where:
+            what = _target(had[row], has[where[row]])
         if what:
             found.append(ImageFinding(row, sample_id, *what))
         tell("images", row + 1, len(store))
@@ -252,7 +277,7 @@ def _image(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | 
     try:
         content = listed.read(sample_id)
     except (BadImage, InputError, OSError) as error:
-        return "gone", str(error)
+        return _gone(sample_id, error)
     if hashlib.sha256(content).hexdigest() != expected:
         return "changed", "its bytes are not those that the row was made from"
     return None
@@ -264,10 +289,33 @@ def _mask(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | N
     try:
         there = mask_sha256(listed.read_mask(sample_id))
     except (BadImage, InputError, OSError) as error:
-        return "gone", f"its mask: {error}"
+        return _gone(sample_id, error, "its mask: ")
     if there != expected:
         return "changed", "its mask is not the one that the row has"
     return None
+
+
+def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
+    """Give the name of each image's class, and its part, "" where there is none; classes of masks are in the masks."""
+    names = (*of.classes, "")  # which is what the label -1 is
+    classes = [names[label] if of.task == "classification" else "" for label in of.labels]
+    return list(zip(classes, of.parts or [""] * len(of), strict=True))
+
+
+def _target(had: tuple[str, str], has: tuple[str, str]) -> tuple[str, str] | None:
+    for what, of, old, new in zip(
+        ("relabelled", "regrouped"), ("class", "part"), had, has, strict=True
+    ):
+        if old != new:
+            now, then = (repr(name) if name else "none" for name in (new, old))
+            return what, f"its {of} is {now}, the row has {then}"
+    return None
+
+
+def _gone(sample_id: str, error: Exception, which: str = "") -> tuple[str, str]:
+    if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
+        raise ResourceError(f"reading {sample_id} failed: {error.strerror}") from error
+    return "gone", f"{which}{error}"
 
 
 def _recomputed(
@@ -281,6 +329,15 @@ def _recomputed(
     tell: OnProgress,
 ) -> tuple[Recomputed, ...]:
     """Put some rows through the encoder again."""
+    whole = np.flatnonzero(store.valid(*(TIER_ARRAYS[tier] for tier in store.tiers)))
+    rows = np.random.default_rng(seed).permutation([row for row in whole.tolist() if row in where])
+    if len(whole) and not len(rows):
+        had, has = store.sample_ids[whole[0]], listed.sample_ids[0]
+        raise MismatchError(
+            f"none of the {len(whole)} embedded rows of {store.path} can be recomputed: the dataset lists no image of "
+            "theirs any more, as where folders were renamed; give the --dataset and --root that it was made from:",
+            [("sample_id", f"{had!r} for one", f"{has!r} for one")],
+        )
     encoder = reload_encoder(
         store.identity,
         store.weights,
@@ -289,17 +346,21 @@ def _recomputed(
         checkpoint,
         device,
     )
-    whole = np.flatnonzero(store.valid(*(TIER_ARRAYS[tier] for tier in store.tiers)))
-    rows = np.random.default_rng(seed).permutation([row for row in whole.tolist() if row in where])
+    images = replace(listed, read_mask=None)  # the encoder sees no mask
     found = []
     for done, row in enumerate(rows[:k].tolist()):
         tell("rows through the encoder", done, min(k, len(rows)))
         sample_id = store.sample_ids[row]
-        decoded = decode_row(listed, where[row], encoder.preprocessing.image_size)
-        if decoded.pixels is None or decoded.image_sha256 != store.image_sha256(row):
+        decoded = decode_row(images, where[row], encoder.preprocessing.image_size)
+        if decoded.image_sha256 != store.image_sha256(row):
             raise MismatchError(
                 f"the image {sample_id} is not the one that row {row} was made from:",
                 [("image_sha256", store.image_sha256(row), decoded.image_sha256 or decoded.reason)],
+            )
+        if decoded.pixels is None:
+            raise InputError(
+                f"the image {sample_id} is the one that row {row} was made from, but cannot be decoded here: "
+                f"{decoded.reason}"
             )
         outputs = encoder.encode([decoded.pixels], store.tiers)
         distances = {

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 
 import samtl
+from samtl.datasets import folder as folder_module
 
 ROOT = Path(__file__).parent.parent
 main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
@@ -604,10 +606,53 @@ def test_what_a_drive_refuses_is_told_with_a_remedy(
     assert (f"{told}; {remedy}" if remedy else told) in " ".join(errors.split())
 
 
+def test_verify_says_how_many_rows_it_recomputed(run, embedded, folder):
+    images = ("--dataset", f"folder:{folder}", "--recompute", "24", "--json", "v.json")
+    code, output, _ = run("verify", *images)
+    assert (code, "24 of 24 rows asked for" in output) == (0, True)
+    (folder / "town").rename(folder / "city")
+    code, output, _ = run("verify", *images)
+    assert (code, "12 of 24 rows asked for; no more have" in output) == (0, True)
+    told = json.loads(Path("v.json").read_text())
+    assert (len(told["recomputed"]), told["recompute"]) == (12, 24)
+    (folder / "field").rename(folder / "meadow")
+    code, _, errors = run("verify", *images)
+    assert (code, "can be recomputed" in errors) == (3, True)
+    (store,) = Path("cache").glob("*.zarr")
+    next(store.glob("pooled/c.*")).unlink()
+    code, output, _ = run("verify", *images)
+    assert (code, "0 of 24 rows asked for" in output) == (2, True)
+
+
+def test_verify_says_what_to_do_about_another_class(run, embedded, monkeypatch):
+    listed = folder_module.open_dataset
+
+    def swapped(*arguments):
+        return replace(listed(*arguments), classes=("town", "field"))
+
+    images = ("verify", "--deep", "--dataset", f"folder:{Path('images').resolve()}")
+    code, output, _ = run(*images)
+    assert code == 0
+    assert "24 compared, 0 not what they were" in output
+    assert "another class" not in output
+    monkeypatch.setattr(folder_module, "open_dataset", swapped)
+    code, output, _ = run(*images)
+    assert code == 3
+    assert "24 compared, 0 not what they were, 24 of another class or part" in output
+    assert "relabelled town/" in output
+    assert "run samtl embed, which takes these" in output
+    (Path("images") / "town" / "0.png").unlink()
+    code, output, _ = run(*images)
+    assert code == 3
+    assert "24 compared, 1 not what they were, 23 of another class or part" in output
+    assert "images are not those that it was made from; classes" in output
+
+
 def test_verify_on_bad_input(run, embedded):
     for arguments, told in (
         (("--quick", "--deep"), "give one of them"),
         (("--recompute", "1"), "--dataset"),
+        (("--dataset", "synthetic:4"), "--deep and --recompute only: add one of them"),
     ):
         code, _, error = run("verify", *arguments)
         assert code == 2

@@ -18,7 +18,7 @@ from samtl.datasets import _masks, resolve
 from samtl.datasets._masks import indexed, light, matched, valued
 from samtl.errors import InputError
 from samtl.images import BadImage
-from samtl.planning import _require_usable
+from samtl.planning import require_usable
 
 HEIGHT, WIDTH = 5, 7
 
@@ -275,7 +275,7 @@ class TestCoding:
         assert names[0] == "masks-My-Roads"
         assert len(set(names)) == len(names)
         for option in options:
-            _require_usable(listed(root, option))
+            require_usable(listed(root, option))
 
     @pytest.mark.parametrize(
         ("option", "told"),

@@ -1,18 +1,21 @@
 """A store beside its images and its encoder."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stubs import StubEncoders, install, toy_dataset
+from stubs import SHAPES, StubEncoders, install, toy_dataset
 
 import samtl
-from samtl import verifying
+from samtl import decoding, verifying
 from samtl.embedding import embed
-from samtl.errors import InputError, LockedError, MismatchError
+from samtl.errors import InputError, LockedError, MismatchError, ResourceError
+from samtl.images import BadImage
 from samtl.store.layout import crc32c
 from samtl.store.reader import open_store
 from samtl.store.writer import locked
@@ -56,7 +59,7 @@ def test_whole(store):
     assert found.exit_code == 0
     assert found.findings == []
     assert (found.images_compared, found.images, found.images_added) == (ROWS, (), 0)
-    assert len(found.recomputed) == 3
+    assert len(found.recomputed) == found.recompute == 3
     assert all(row.within and row.distance < 1e-3 for row in found.recomputed)
     assert json.loads(json.dumps(found.to_json()))["exit_code"] == 0
 
@@ -76,7 +79,89 @@ def test_images_that_changed_or_are_gone(store):
     assert {open_store(store).sample_ids[one.row] for one in found.images} == {a, b, c}
     assert found.images_added == 1
     assert found.exit_code == 3
-    assert verify(store, "rows", dataset=changed).exit_code == 0  # which reads no image
+
+
+def test_classes_are_compared_by_name(store):
+    dataset = toy_dataset(ROWS)
+    first, last = dataset.sample_ids[0], dataset.sample_ids[-1]
+    moved = dataclasses.replace(dataset, labels=(1, *dataset.labels[1:-1], -1))
+    found = verify(store, "deep", dataset=moved)
+    assert {one.sample_id: (one.what, one.told) for one in found.images} == {
+        first: ("relabelled", "its class is 'class1', the row has 'class0'"),
+        last: ("relabelled", "its class is none, the row has 'class1'"),
+    }
+    assert (found.images_compared, found.exit_code) == (ROWS, 3)
+    swapped = dataclasses.replace(dataset, classes=("class1", "class0", "class2"))
+    found = verify(store, "deep", dataset=swapped)
+    assert len(found.images) == sum(label < 2 for label in dataset.labels)
+    numbers = dataclasses.replace(swapped, labels=tuple((1, 0, 2)[i] for i in dataset.labels))
+    assert verify(store, "deep", dataset=numbers).exit_code == 0
+    embed(swapped, "stub", out=store, device="cpu", checkpoint="random:4")
+    assert verify(store, "deep", dataset=swapped).exit_code == 0
+    embed(moved, "stub", out=store, device="cpu", checkpoint="random:4")
+    found = verify(store, "deep", dataset=replaced(dataset, {first: b"other bytes"}))
+    assert {one.sample_id: one.what for one in found.images} == {
+        first: "changed",
+        last: "relabelled",
+    }
+
+
+def test_classes_of_images_that_could_not_be_used_are_compared(tmp_path):
+    bad = toy_dataset(4, bad={1: "unreadable"})
+    store = pooled(bad, tmp_path / "b.zarr")
+    found = verify(store, "deep", dataset=dataclasses.replace(bad, labels=(0, 2, 2, 0)))
+    assert [(one.sample_id, one.what) for one in found.images] == [
+        (bad.sample_ids[1], "relabelled")
+    ]
+    assert (found.images_compared, found.exit_code) == (3, 3)
+
+
+def test_parts_are_compared(tmp_path):
+    dataset = dataclasses.replace(toy_dataset(4), parts=("train", "train", "test", "test"))
+    store = pooled(dataset, tmp_path / "p.zarr")
+    for parts, told in (
+        (("train", "test", "test", "test"), "its part is 'test', the row has 'train'"),
+        ((), "its part is none, the row has 'train'"),
+    ):
+        other = dataclasses.replace(dataset, parts=parts)
+        found = verify(store, "deep", dataset=other)
+        one = next(one for one in found.images if one.sample_id == dataset.sample_ids[1])
+        assert (one.what, one.told, found.exit_code) == ("regrouped", told, 3)
+        assert len(found.images) == (1 if parts else 4)
+    pooled(other, store)
+    assert verify(store, "deep", dataset=other).exit_code == 0
+    assert verify(store, "deep", dataset=dataset).exit_code == 3
+
+
+def masked():
+    return dataclasses.replace(
+        toy_dataset(ROWS, classes=2),
+        labels=(-1,) * ROWS,
+        read_mask=lambda sample_id: np.eye(*SHAPES[int(sample_id[-8:-4]) % 3], dtype=np.uint8),
+    )
+
+
+def pooled(dataset, out):
+    return embed(dataset, "stub", out=out, device="cpu", tiers=["pooled"]).store
+
+
+@pytest.mark.parametrize("of", ["read", "read_mask"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
+def test_a_drive_that_fails_is_no_image_that_is_gone(tmp_path, number, of):
+    whole = masked()
+    store = pooled(whole, tmp_path / "m.zarr")
+
+    def fail(sample_id):
+        raise OSError(number, os.strerror(number), sample_id)
+
+    dataset = dataclasses.replace(whole, **{of: fail})
+    if number == errno.ENOENT:
+        found = verify(store, "deep", dataset=dataset)
+        assert {one.what for one in found.images} == {"gone"}
+        assert (len(found.images), found.exit_code) == (ROWS, 3)
+    else:
+        with pytest.raises(ResourceError, match=r"reading class.*Input/output error"):
+            verify(store, "deep", dataset=dataset)
 
 
 def test_a_row_that_the_encoder_does_not_give(store):
@@ -100,6 +185,48 @@ def test_a_row_that_the_encoder_does_not_give(store):
     assert [(one.row, one.tier) for one in far] == [(0, "pooled")]
     assert len(found.recomputed) == ROWS
     assert found.exit_code == 2
+
+
+def test_rows_whose_images_are_not_listed_cannot_be_recomputed(store):
+    dataset = toy_dataset(ROWS)
+    renamed = dataclasses.replace(
+        dataset,
+        sample_ids=tuple(f"x{name}" for name in dataset.sample_ids),
+        read=lambda sample_id: dataset.read(sample_id[1:]),
+    )
+    with pytest.raises(MismatchError, match=r"(?s)none of the 20 .* 'xclass0/0000.png'"):
+        verify(store, dataset=renamed, recompute=5, device="cpu")
+    none = dataclasses.replace(dataset, sample_ids=(), labels=())
+    with pytest.raises(InputError, match="has no images"):
+        verify(store, dataset=none, recompute=5, device="cpu")
+    few = dataclasses.replace(dataset, sample_ids=dataset.sample_ids[:2], labels=(0, 1))
+    found = verify(store, dataset=few, recompute=5, device="cpu")
+    assert {row.sample_id for row in found.recomputed} == set(few.sample_ids)
+    told = found.to_json()
+    assert (len(told["recomputed"]), told["recompute"], found.exit_code) == (2, 5, 0)
+
+
+def test_a_store_without_embeddings_has_none_to_recompute(tmp_path):
+    bad = toy_dataset(3, bad=dict.fromkeys(range(3), "empty"))
+    found = verify(pooled(bad, tmp_path / "b.zarr"), dataset=bad, recompute=2, device="cpu")
+    assert (found.recomputed, found.recompute, found.exit_code) == ((), 2, 1)
+
+
+def test_an_image_is_recomputed_without_its_mask(tmp_path):
+    store = pooled(masked(), tmp_path / "m.zarr")
+    bad = dataclasses.replace(masked(), read_mask=lambda sample_id: np.zeros((3, 3), np.uint8))
+    for dataset in (bad, dataclasses.replace(bad, read_mask=None)):
+        found = verify(store, dataset=dataset, recompute=ROWS, device="cpu")
+        assert (len(found.recomputed), found.exit_code) == (ROWS, 0)
+
+
+def test_the_same_image_that_cannot_be_decoded_is_not_called_another(store, monkeypatch):
+    def prepare(data, image_size):
+        raise BadImage("undecodable", "its decoder is not installed")
+
+    monkeypatch.setattr(decoding, "prepare", prepare)
+    with pytest.raises(InputError, match=r"is the one that .* here: its decoder is not installed"):
+        verify(store, dataset=toy_dataset(ROWS), recompute=1, device="cpu")
 
 
 def test_the_seed_draws_the_rows(store):
@@ -162,6 +289,9 @@ def test_arguments(store, tmp_path):
         verify(store, recompute=1)
     with pytest.raises(InputError, match="below 0"):
         verify(store, recompute=-1)
+    for level in ("quick", "rows"):  # which read no image
+        with pytest.raises(InputError, match="--deep and --recompute only"):
+            verify(store, level, dataset=toy_dataset(ROWS))
     with pytest.raises(InputError):
         verify(tmp_path / "nothing.zarr")
     with pytest.raises(InputError):
