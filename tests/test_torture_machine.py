@@ -284,8 +284,8 @@ class Game(RuleBasedStateMachine):
         if means_the_same(self.path, before):
             return
         # Where every record was set aside nothing is committed, and a store without its list is one that was begun;
-        # a pass may have been killed before there was a log.
-        nothing_is = not list((self.path / "log").glob("*"))
+        # a pass may have been killed before there was a log, or before its first record had a name.
+        nothing_is = not list((self.path / "log").glob("[!.]*"))
         # Where the list before is there still, a pass was killed that had done nothing else yet: it never was.
         back = any(left.startswith("rows/") and left.endswith(".json") for left in whole.leftovers)
         of_rows = name.startswith("rows/")
