@@ -662,3 +662,16 @@ def test_folds_and_other_seeds_of_one_state_all_count(tmp_path):
             a_head(tmp_path, stripes(60, 2), split=f"fold:{which}/3", seed=seed)
     (study,) = gather([tmp_path / "runs"])
     assert len(study.trials) == 6
+
+
+def test_a_baseline_on_the_samples_of_each_of_two_stores_stands_beside_both(tmp_path):
+    for n, mark in ((100, "f"), (60, "e")):
+        a_run(tmp_path, "mlp", samples=n, fingerprint=mark * 64, store=f"toy.{mark}")
+        run = a_baseline(tmp_path, "cnn", samples=n)
+        edit(
+            run / "config.json",
+            lambda c, n=n: c.update(samples=f"{n} samples", given={"split": "0.2"}, digest=str(n)),
+        )
+    studies = gather([tmp_path])
+    assert [study.models for study in studies] == [("mlp", "cnn")] * 2
+    assert not [text for study in studies for text in study.warnings if "left out" in text]

@@ -293,8 +293,17 @@ class _Found:
                 f"{differ} runs are left out: the same model was trained on the same split with the same seed in "
                 "another way (such as from a warm start), and the last counts"
             )
-        now = {run.asked: run.state for run in runs}
-        kept = [run for run in last.values() if run.state == now[run.asked]]
+        now = {run.asked: run for run in runs}
+        kept = [run for run in last.values() if run.state == now[run.asked].state]
+        beside = {run.split["digest"] for run in kept if run.kind == "head"}
+        # A sweep of several stores has a baseline on the samples of each, and nothing in it says of which.
+        kept += [
+            run
+            for run in last.values()
+            if run.kind != "head"
+            and run.state != now[run.asked].state
+            and run.split["digest"] in beside - {now[run.asked].split["digest"]}
+        ]
         if len(kept) < len(last):
             self.warnings.append(
                 f"{len(last) - len(kept)} runs are left out: the dataset changed since (its samples, images, masks, "
