@@ -675,3 +675,14 @@ def test_a_baseline_on_the_samples_of_each_of_two_stores_stands_beside_both(tmp_
     studies = gather([tmp_path])
     assert [study.models for study in studies] == [("mlp", "cnn")] * 2
     assert not [text for study in studies for text in study.warnings if "left out" in text]
+
+
+def test_baselines_from_before_the_dataset_grew_go_with_the_heads_from_before(tmp_path):
+    runs = []
+    for data in (stripes(40, 2), stripes(60, 2)):
+        run = fit_baseline(data, "floor", 0.2, out=tmp_path / "runs").run
+        runs.append({a_head(tmp_path, data), run})
+    (study,) = gather([tmp_path / "runs"])
+    assert {trial.path for trial in study.trials} == runs[1]
+    (said,) = [text for text in study.warnings if "left out" in text]
+    assert said.startswith("2 runs are left out: the dataset changed since ")
