@@ -87,6 +87,7 @@ class HeadTrial(Trial, ABC):
             "path": str(given.get("store", store.path)),
             "name": store.name,
             "snapshot": store.snapshot,
+            "samples": data.digests,
             "dataset": store.dataset,
             "identity": store.identity,
             "encoder": store.encoder,

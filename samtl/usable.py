@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -80,6 +81,17 @@ class Data:
         ids, labels = self.samples.ids, self.samples.labels
         named = [[ids[i], int(labels[i]), self.store.image_sha256(i)] for i in rows]
         return digest({"classes": list(self.samples.classes), "samples": sorted(named)})
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """Name the usable samples of each array of the store that a head may read, as `digest` does."""
+        found = {self.array: self.digest}
+        for array in TIER_ARRAYS.values():
+            if array in self.store.arrays and array not in found:
+                # One that has no row yet that could be used names nothing.
+                with contextlib.suppress(InputError):
+                    found[array] = Data(self.store, array, None, None, True).digest
+        return found
 
     def hold(self) -> None:
         """Read all features now and keep them, where they are few enough."""

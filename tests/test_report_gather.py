@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from stubs import embedded
 from toys import blobs, stripes
 
 from samtl.baseline_fit import fit_baseline
 from samtl.comparing import difference
 from samtl.errors import InputError
+from samtl.fit import fit_head
 from samtl.metrics import Score
 from samtl.report.gather import comparable, gather
 from samtl.results import Results, failed_row, rows_of
@@ -533,3 +535,154 @@ def test_masks_that_were_scored_at_other_resolutions_are_not_compared(tmp_path):
     edit(smaller / "config.json", lambda config: config.update(image_size=512, digest="another"))
     assert len(gather([tmp_path])) == 2
     refused(tmp_path, r"masks scored at (512 pixels and at 1024|1024 pixels and at 512)")
+
+
+# While the dataset changes
+
+
+def a_head(folder, data, head="logreg", split=0.2, tiers=("pooled",), **options):
+    """Bring the store up to date with a dataset, and train a head on it."""
+    store = embedded(folder, data, 64, tiers)
+    params = {} if head == "logreg" else {"epochs": 1}
+    return fit_head(store, head, split, params=params, out=folder / "runs", **options).run
+
+
+def repainted(data, which):
+    """Give the dataset with other images under some of its ids."""
+    other = stripes(2 * len(data), 2)
+    new = dict(zip(data.sample_ids, other.sample_ids[len(data) :], strict=True))
+    return replace(
+        data,
+        read=lambda name: other.read(new[name]) if name in which else data.read(name),
+    )
+
+
+def relabelled(data):
+    """Give the dataset with the labels of its last two images changed for each other."""
+    *rest, a, b = data.labels
+    assert a != b
+    return replace(data, labels=(*rest, b, a))
+
+
+def grouped(data, count):
+    return replace(data, groups=tuple(f"place {i // 2 % count}" for i in range(len(data))))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (stripes(40, 2), stripes(60, 2)),
+        (stripes(60, 2), repainted(stripes(60, 2), stripes(60, 2).sample_ids[:5])),
+        (stripes(60, 2), relabelled(stripes(60, 2))),
+        (grouped(stripes(60, 2), 10), grouped(stripes(60, 2), 6)),
+    ],
+    ids=["grew", "images", "labels", "groups"],
+)
+def test_runs_of_a_dataset_that_changed_since_are_no_repeats(tmp_path, before, after):
+    for head in ("logreg", "mlp"):
+        a_head(tmp_path, before, head)
+    new = [a_head(tmp_path, after, head) for head in ("logreg", "mlp")]
+    (study,) = gather([tmp_path / "runs"])
+    assert [trial.path for trial in study.trials] == new
+    (said,) = [text for text in study.warnings if "left out" in text]
+    assert said.startswith("2 runs are left out: the dataset changed since (its samples, images, ")
+    assert "warm start" not in said
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        repainted(stripes(60, 2), stripes(60, 2).sample_ids[:5]),
+        relabelled(stripes(60, 2)),
+    ],
+    ids=["images", "labels"],
+)
+@pytest.mark.parametrize("split", [0.2, "lists"])
+def test_heads_of_the_dataset_before_and_after_it_changed_are_refused(tmp_path, after, split):
+    before = stripes(60, 2)
+    if split == "lists":
+        for part, ids in {"train": slice(40), "val": slice(40, 50), "test": slice(50, 60)}.items():
+            named = "".join(f"{name}\n" for name in before.sample_ids[ids])
+            (tmp_path / f"lists-{part}.txt").write_text(named)
+        split = f"file:{tmp_path / 'lists'}"
+    old = a_head(tmp_path, before, "mlp", split)
+    new = a_head(tmp_path, after, "logreg", split)
+    runs = "|".join(rf"{a} \(\w+\) and {b} \(\w+\)" for a, b in ((old, new), (new, old)))
+    refused(
+        tmp_path / "runs",
+        rf"of a dataset before and after it changed, such as ({runs}): train the older one again; name the runs",
+    )
+
+
+def test_a_tier_that_was_added_changes_no_samples(tmp_path):
+    data = stripes(60, 2)
+    a_head(tmp_path, data, "logreg")
+    a_head(tmp_path, data, "mlp", tiers=("pooled", "grid16"))
+    a_head(tmp_path, data, "vit", tiers=("pooled", "grid16"))
+    fit_baseline(data, "floor", 0.2, out=tmp_path / "runs")
+    (study,) = gather([tmp_path / "runs"])
+    assert study.models == ("floor", "logreg", "mlp", "vit")
+    assert len({trial.config["store"]["snapshot"] for trial in study.trials[1:]}) == 2
+    assert not [text for text in study.warnings if "left out" in text]
+
+
+def test_an_image_that_one_tier_lacks_is_no_change(tmp_path):
+    """Heads of one store that read other arrays may not have the very same samples."""
+    for model, features in (("mlp", "pooled"), ("vit", "grid16")):
+        run = a_run(tmp_path, model, features=features)
+        held = {"pooled": "60 samples", "grid16": "59 samples"}
+        edit(
+            run / "config.json",
+            lambda c, held=held: c.update(store={"samples": held}, samples=held[c["features"]]),
+        )
+    (study,) = gather([tmp_path])
+    assert study.models == ("mlp", "vit")
+
+
+def test_a_baseline_with_other_labels_than_the_heads_is_refused(tmp_path):
+    data = stripes(60, 2)
+    named = {"train": data.sample_ids[:40], "val": data.sample_ids[40:50]}
+    for part, ids in {**named, "test": data.sample_ids[50:]}.items():
+        (tmp_path / f"lists-{part}.txt").write_text("".join(f"{name}\n" for name in ids))
+    split = f"file:{tmp_path / 'lists'}"
+    head = a_head(tmp_path, data, "logreg", split)
+    base = fit_baseline(relabelled(data), "floor", split, out=tmp_path / "runs").run
+    with pytest.raises(
+        InputError, match=r"scored with different labels, such as of '[01]/05"
+    ) as told:
+        comparable(gather([tmp_path / "runs"]))
+    assert str(head) in str(told.value)
+    assert str(base) in str(told.value)
+    assert len(comparable(gather([tmp_path / "runs"]), separate=True)) == 2
+
+
+def test_folds_and_other_seeds_of_one_state_all_count(tmp_path):
+    for which in (1, 2, 3):
+        for seed in (0, 1):
+            a_head(tmp_path, stripes(60, 2), split=f"fold:{which}/3", seed=seed)
+    (study,) = gather([tmp_path / "runs"])
+    assert len(study.trials) == 6
+
+
+def test_a_baseline_on_the_samples_of_each_of_two_stores_stands_beside_both(tmp_path):
+    for n, mark in ((100, "f"), (60, "e")):
+        a_run(tmp_path, "mlp", samples=n, fingerprint=mark * 64, store=f"toy.{mark}")
+        run = a_baseline(tmp_path, "cnn", samples=n)
+        edit(
+            run / "config.json",
+            lambda c, n=n: c.update(samples=f"{n} samples", given={"split": "0.2"}, digest=str(n)),
+        )
+    studies = gather([tmp_path])
+    assert [study.models for study in studies] == [("mlp", "cnn")] * 2
+    assert not [text for study in studies for text in study.warnings if "left out" in text]
+
+
+def test_baselines_from_before_the_dataset_grew_go_with_the_heads_from_before(tmp_path):
+    runs = []
+    for data in (stripes(40, 2), stripes(60, 2)):
+        run = fit_baseline(data, "floor", 0.2, out=tmp_path / "runs").run
+        runs.append({a_head(tmp_path, data), run})
+    (study,) = gather([tmp_path / "runs"])
+    assert {trial.path for trial in study.trials} == runs[1]
+    (said,) = [text for text in study.warnings if "left out" in text]
+    assert said.startswith("2 runs are left out: the dataset changed since ")

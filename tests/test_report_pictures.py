@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from toys import blobs, stripes
 
 from samtl import metrics, pixel_metrics
+from samtl.baseline_fit import fit_baseline
 from samtl.datasets import resolve
 from samtl.metrics import Score
 from samtl.preprocess import IGNORE, mask_square, resized_shape
@@ -18,6 +19,7 @@ from samtl.report import pictures
 from samtl.report._overlays import FALSE_ALARM, HIT, MISSED, MIXED_UP, UNCOUNTED, judged, mapped
 from samtl.report._sheet import DPI, WIDE, Cell, Row, sheet, shortened
 from samtl.report._style import png
+from samtl.report.gather import gather
 from samtl.report.study import ImageScores, Predictions, Study, Trial
 from samtl.trial import write_mask
 
@@ -264,6 +266,27 @@ class TestPanels:
         roads.read_mask.content[best] = np.zeros((7, 32), np.uint8)
         found = pictures.panels(three, roads)
         assert "does not fit" in found.notes[0]
+
+    def test_masks_that_changed_since_are_not_laid_under_the_old_scores(self, three, roads):
+        worst = pictures.panels(three, roads).drawings[0].table.rows[-1][1]
+        mask = roads.read_mask.content[worst]
+        roads.read_mask.content[worst] = np.where(mask == IGNORE, mask, 1 - mask)
+        found = pictures.panels(three, roads)
+        looks_right(found.drawings[0])
+        assert len(images_in(found.drawings[0])) == 3 * 5 - 1
+        assert found.notes == (
+            f"Masks: 1 could not be shown, such as {worst!r} (its true mask is not the one that it was scored by).",
+        )
+        roads.read_mask.content[worst] = np.full_like(mask, IGNORE)
+        assert "no pixel of a known class" in pictures.panels(three, roads).notes[0]
+
+    def test_masks_of_a_real_run_are_those_that_it_was_scored_by(self, tmp_path):
+        data = blobs()
+        fit_baseline(data, "unet", 0.25, out=tmp_path, params={"epochs": 1, "image_size": 32})
+        (made,) = gather([tmp_path])
+        found = pictures.panels(made, data)
+        assert found.notes == ()
+        assert len(images_in(found.drawings[0])) == 3 * 3
 
     @pytest.mark.parametrize("n", [1, 2])
     def test_few_images(self, tmp_path, n):

@@ -66,3 +66,13 @@ def test_held_features_that_are_no_numbers_are_named(path):
     data._held[:, -1] = np.nan
     with pytest.raises(InputError, match=r"pooled of sample '.*' is not finite in column 'std_2'"):
         data.features(np.array([7]))
+
+
+def test_samples_are_named_for_each_array_whatever_head_reads_which(path, tmp_path):
+    both = embedded(tmp_path, stripes(60), 64, ("pooled", "grid16"))
+    alone = Data(open_store(path), "pooled", None, None, False).digests
+    first, second = (
+        Data(open_store(both), array, None, None, False).digests for array in ("pooled", "grid16")
+    )
+    assert alone.keys() == {"pooled"}
+    assert first == second == {"pooled": alone["pooled"], "grid16": alone["pooled"]}

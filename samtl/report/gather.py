@@ -1,8 +1,9 @@
 """Runs and sweeps on disk to studies: which trials there are, and which of them may be compared.
 
-Trials may be compared that learnt from one store (or from the pixels of its dataset) and were scored on the same
-held-out samples wherever both have the same share and seed. Splits that keep places apart and splits that do not are
-never in one study: scores on the latter are higher for a reason that has nothing to do with the models.
+Trials may be compared that learnt from one store (or from the pixels of its dataset), while what it holds was the same,
+and were scored on the same held-out samples wherever both have the same share and seed. Splits that keep places apart
+and splits that do not are never in one study: scores on the latter are higher for a reason that has nothing to do with
+the models.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ CELLS = "cells"
 _MARKS = ("config.json", "metrics.json", "head.json")
 _TIERS = ("pooled", "grid16", "embeddings")
 _ABOUT = "sample_id", "label", "predicted"
+_ASKED = "group_by", "same_split_as", "root", "limit", "per_class"
 
 
 def gather(sources: Sequence[str | Path]) -> list[Study]:
@@ -94,7 +97,7 @@ def comparable(studies: Sequence[Study], separate: bool = False) -> list[Study]:
         return list(studies)
     if not separate:
         raise InputError(
-            f"these runs cannot be compared, they are {_told_apart(studies[0], studies[1])}: name the runs of one of "
+            f"these runs cannot be compared, they are {_told_apart(studies[0], studies[1])}; name the runs of one of "
             "them, or report each by itself with --separate"
         )
     found = []
@@ -118,6 +121,15 @@ def _told_apart(a: Study, b: Study) -> str:
             for store in stores
         )
         return f"from the stores {first} and {second}"
+    for one, other in itertools.product(a.trials, b.trials):
+        runs = f"{one.path} ({one.model}) and {other.path} ({other.model})"
+        if _changed(one.config, other.config):
+            return f"of a dataset before and after it changed, such as {runs}: train the older one again"
+        if (sample_id := _labelled_apart(one, other)) is not None:
+            return (
+                f"scored with different labels, such as of {sample_id!r} in {runs}: train the older one again, a head "
+                "after samtl embed"
+            )
     sizes = [scored_at(study.trials[0].config) for study in (a, b)]
     if sizes[0] != sizes[1]:
         return f"of masks scored at {sizes[0]} pixels and at {sizes[1]}"
@@ -128,6 +140,19 @@ def _told_apart(a: Study, b: Study) -> str:
         f"{study.trials[0].split['digest'][:8]} ({', '.join(study.models)})" for study in (a, b)
     )
     return f"on different held-out samples, such as those of the splits {first} and {second}"
+
+
+def _labelled_apart(a: Trial, b: Trial) -> str | None:
+    """Name a sample that a head and a baseline were scored on with different labels on one split."""
+    if a.kind == b.kind or a.split["digest"] != b.split["digest"]:
+        return None
+    if a.predictions is None or b.predictions is None:
+        return None
+    first, second = (
+        dict(zip(found.ids, found.truth.tolist(), strict=True))
+        for found in (a.predictions, b.predictions)
+    )
+    return next((name for name in first if first[name] != second.get(name)), None)
 
 
 def _stores(study: Study) -> dict[str, str]:
@@ -192,6 +217,39 @@ class _Run:
         mark = str(self.metrics["fingerprint"]) or str(scored_at(self.config))
         return self.kind, name, features_of(self.config), tuple(sorted(params.items())), mark
 
+    @property
+    def named(self) -> str:
+        """A digest of the samples that the model learnt and was scored with, where it is known."""
+        return str(self.config.get("samples", ""))
+
+    @property
+    def asked(self) -> tuple[Any, ...]:
+        """What was asked for: where nothing changed since, the same comes out of it."""
+        given, store = self.config.get("given") or {}, self.config.get("store") or {}
+        # Resolved, since the same store may have been named from several folders.
+        path = Path(str(store.get("path", ""))).resolve()
+        spec = self.split["share"] if given.get("split") is None else str(given["split"])
+        how = (str(given.get(name)) for name in _ASKED)
+        about = self.metrics["store"], path, self.split["name"], spec
+        return self.dataset, *self.model, *about, *how, self.config["seed"]
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """What runs that ask for the same have in common while nothing changes."""
+        # A split that was handed over as such may be one of several.
+        fixed = (self.config.get("given") or {}).get("split") is not None
+        return self.named, self.split["digest"] if fixed else ""
+
+    @cached_property
+    def truth(self) -> dict[str, int]:
+        """The labels of the held-out samples by id; nothing where the table of them is damaged."""
+        try:
+            path, n = self.path / "predictions.csv", int(self.metrics["counts"]["test"])
+            found = _predictions(path, self.classes, n, {})
+        except InputError:
+            return {}  # which is told when it is read for its predictions
+        return dict(zip(found.ids, found.truth.tolist(), strict=True))
+
 
 @dataclass
 class _Found:
@@ -220,10 +278,14 @@ class _Found:
                 self._take(folder)
 
     def newest(self) -> Iterator[_Run]:
-        """Give the runs; of those of one model, split and seed the last, however it was trained."""
+        """Give the runs; of those of one model, split and seed the last, however it was trained.
+
+        Those are left out that were trained again after what they were made of had changed.
+        """
         runs = sorted(self.runs, key=lambda run: (run.written, str(run.path)))
         last = {
-            (run.dataset, *run.model, run.split["digest"], run.config["seed"]): run for run in runs
+            (run.dataset, *run.model, run.named, run.split["digest"], run.config["seed"]): run
+            for run in runs
         }
         differ = len({run.config["digest"] for run in runs}) - len(last)
         if differ > 0:
@@ -231,7 +293,24 @@ class _Found:
                 f"{differ} runs are left out: the same model was trained on the same split with the same seed in "
                 "another way (such as from a warm start), and the last counts"
             )
-        return iter(last.values())
+        now = {run.asked: run for run in runs}
+        kept = [run for run in last.values() if run.state == now[run.asked].state]
+        beside = {run.split["digest"] for run in kept if run.kind == "head"}
+        # A sweep of several stores has a baseline on the samples of each, and nothing in it says of which.
+        kept += [
+            run
+            for run in last.values()
+            if run.kind != "head"
+            and run.state != now[run.asked].state
+            and run.split["digest"] in beside - {now[run.asked].split["digest"]}
+        ]
+        if len(kept) < len(last):
+            self.warnings.append(
+                f"{len(last) - len(kept)} runs are left out: the dataset changed since (its samples, images, masks, "
+                "labels or groups, or the lists that split it), and the same model was trained again with the same "
+                "seed on what it is now"
+            )
+        return iter(kept)
 
     def _take(self, folder: Path) -> bool:
         """Read a folder that is a run or a sweep; tell whether it was."""
@@ -294,7 +373,8 @@ def _read(path: Path) -> _Run:
     try:
         run = replace(run, written=(path / "metrics.json").stat().st_mtime)
         trial = _trial(run, "", {})
-        if hash((run.dataset, run.model, run.place, trial.split["name"], trial.split["digest"])):
+        known = run.asked, run.state, tuple(_samples_of(config).items())
+        if hash((known, run.place, trial.split["name"], trial.split["digest"])):
             config["digest"].encode()
         k = len(run.classes)
         if trial.confusion.shape != (k, k) or not trial.metrics:
@@ -456,7 +536,7 @@ def _may_be_compared(runs: Iterable[_Run]) -> list[list[_Run]]:
     """Group the runs of one dataset: those of one store, and of pixels, with the same held-out samples."""
     by_model: dict[Any, list[_Run]] = defaultdict(list)
     for run in runs:
-        by_model[run.model].append(run)
+        by_model[run.model, run.named].append(run)
     heads = [model for model in by_model.values() if model[0].kind == "head"]
     others = [model for model in by_model.values() if model[0].kind != "head"]
     groups: list[list[list[_Run]]] = []
@@ -486,9 +566,11 @@ def _joins(model: list[_Run], group: list[list[_Run]]) -> bool:
 
 
 def _alike(a: list[_Run], b: list[_Run]) -> bool:
-    """Tell whether two models learnt from one store, if from any, and were scored on the same samples."""
+    """Tell whether two models learnt from one state of one store, if from any, and were scored on the same samples."""
     marks = {run.metrics["fingerprint"] for run in (a[0], b[0])} - {""}
     if len(marks) > 1 or scored_at(a[0].config) != scored_at(b[0].config):
+        return False
+    if _changed(a[0].config, b[0].config) or _relabelled(a, b):
         return False
     splits, others = _digests(a), _digests(b)
     if any(splits[place].isdisjoint(others[place]) for place in splits.keys() & others.keys()):
@@ -496,6 +578,38 @@ def _alike(a: list[_Run], b: list[_Run]) -> bool:
     if not set().union(*splits.values()).isdisjoint(set().union(*others.values())):
         return True
     return not {run.samples for run in a}.isdisjoint(run.samples for run in b)
+
+
+def _samples_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Give the digests of the samples that there were, by what is learnt from: an array of the store, or pixels."""
+    found = dict((config.get("store") or {}).get("samples", {}))
+    if "samples" in config:
+        found[str(config["features"])] = str(config["samples"])
+    return found
+
+
+def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Tell whether the dataset is known to have changed between two runs.
+
+    Who could take part may differ from array to array. A store that gained an array has the same samples in the others.
+    """
+    first, second = _samples_of(a), _samples_of(b)
+    both = first.keys() & second.keys()
+    return bool(both) and all(first[array] != second[array] for array in both)
+
+
+def _relabelled(a: list[_Run], b: list[_Run]) -> bool:
+    """Tell whether a head and a baseline were scored with other labels on a split that both have.
+
+    Pixels and the store may be of the dataset at different times, and the digests of their samples do not tell.
+    """
+    if a[0].kind == b[0].kind or a[0].task != "classification":
+        return False
+    first, second = ({run.split["digest"]: run for run in model} for model in (a, b))
+    both = min(first.keys() & second.keys(), default="")
+    if not both or not first[both].truth or not second[both].truth:
+        return False
+    return first[both].truth != second[both].truth
 
 
 def _digests(runs: Iterable[_Run]) -> dict[tuple[Any, ...], set[str]]:

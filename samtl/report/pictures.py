@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl import metrics
+from samtl import metrics, pixel_metrics
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.images import decode, decode_mask
@@ -264,6 +264,26 @@ class _Album:
             self._failed[sample_id] = str(error)
             return None
 
+    def scored(
+        self, images: ImageScores, sample_id: str, truth: Pixels, guess: Pixels, n_classes: int
+    ) -> bool:
+        """Tell whether a predicted mask comes to its scores by this truth, and not by one that changed since."""
+        place = images.ids.index(sample_id)
+        try:
+            found = pixel_metrics.scores(pixel_metrics.confusion(truth, guess, n_classes))
+        except InputError as error:
+            self._failed[sample_id] = str(error)
+            return False
+        # Tables of scores have six digits.
+        same = all(
+            np.isclose(value, images.scores[name][place], rtol=1e-5, atol=1e-6)
+            for name, value in found.items()
+            if name in images.scores
+        )
+        if not same:
+            self._failed[sample_id] = "its true mask is not the one that it was scored by"
+        return same
+
     def some(self, sample_ids: Iterable[str], most: int) -> list[tuple[str, Pixels]]:
         """Give the first images that can be read, at most so many."""
         read = ((sample_id, self.photograph(sample_id)) for sample_id in sample_ids)
@@ -397,6 +417,8 @@ def _panel(
     for of, text in zip(images, under, strict=True):
         guess = album.predicted(of, sample_id)
         truth = None if guess is None else album.truth(sample_id, guess.shape)
+        if guess is not None and truth is not None:
+            truth = truth if album.scored(of, sample_id, truth, guess, len(classes)) else None
         ground = None if truth is None else album.photograph(sample_id, max(truth.shape))
         if guess is None:
             masks.append(Cell(None, text))
