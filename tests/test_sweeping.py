@@ -317,6 +317,20 @@ def test_other_features_of_the_same_samples_are_other_cells(store, out, tmp_path
     assert {row["cell"] for row in first.rows}.isdisjoint(row["cell"] for row in second.rows)
 
 
+def test_other_masks_of_the_same_images_are_other_cells(out, tmp_path):
+    data = blobs(12, classes=2)
+    turned = {name: np.roll(mask, 3, 1) for name, mask in data.read_mask.content.items()}
+    other = replace(data, read_mask=turned.__getitem__)
+    seen = []
+    for source in (data, other, other):
+        path = embedded(tmp_path, source, 64, ("dense",))
+        result = run(path, out, ("conv",), "0.25")
+        seen.append((result.done, result.skipped, {row["cell"] for row in result.rows}))
+    assert [of[:2] for of in seen] == [(1, 0), (1, 0), (0, 1)]
+    assert seen[0][2].isdisjoint(seen[1][2])
+    assert seen[1][2] == seen[2][2]
+
+
 def test_no_warm_start_where_much_of_the_validation_part_was_learnt_from(store, monkeypatch):
     monkeypatch.setattr(sweeping, "MOST_KNOWN", 0.0)
     assert [cell.start for cell in plan(store, NESTED)] == ["", "", ""]
