@@ -281,7 +281,7 @@ class Workshop:
             return {} if floor is None else {"": floor}
 
         missing = [""]
-        found = self._floor(name, trial.parts, trial.seed, fit)
+        found = self._floor(name, trial, fit)
         clock.start("write")
         trial.conclude(folder, clock, scores, found.get(""), missing[-1], self._shared)
 
@@ -293,14 +293,18 @@ class Workshop:
             if not self.given.params.get(
                 "floor"
             ):  # beside others stands the floor as it is by default
-                self._floor(name, trial.parts, trial.seed, lambda: trial.figures)
+                self._floor(name, trial, lambda: trial.figures)
             return None
-        return self._floor(name, trial.parts, trial.seed, lambda: floors() or {})
+        return self._floor(name, trial, lambda: floors() or {})
 
-    def _floor(self, name: str, parts: Parts, seed: int, fit: Callable[[], Floors]) -> Floors:
+    def _floor(
+        self, name: str, trial: HeadTrial | BaselineTrial, fit: Callable[[], Floors]
+    ) -> Floors:
         """Give the figures of a floor on a split: it is the same beside every model, and fitted once."""
-        key = f"{name}-{parts.split.digest[:16]}-{parts.inner.digest[:8]}-s{seed}.json"
-        path = self.given.out / FLOORS / key
+        samples, (split, inner) = trial.config["samples"], trial.parts
+        # A split is named by the ids in it; what these stand for may change.
+        of = f"{samples[:16]}-{split.digest[:16]}-{inner.digest[:8]}-s{trial.seed}"
+        path = self.given.out / FLOORS / f"{name}-{of}.json"
         if not path.exists():
             found = fit()
             if not found:  # there may be one another time

@@ -331,6 +331,21 @@ def test_other_masks_of_the_same_images_are_other_cells(out, tmp_path):
     assert seen[1][2] == seen[2][2]
 
 
+def test_the_floor_is_that_of_the_images_as_they_are(out, tmp_path):
+    """Other images of the same names and labels have the same split."""
+    data = stripes(60)
+    files = dict(zip(data.sample_ids, data.read.content.values(), strict=True))
+    mixed = dict(zip(data.sample_ids, sorted(files.values()), strict=True))
+    for source in (data, replace(data, read=mixed.__getitem__)):
+        path = embedded(tmp_path, source, 64, ("pooled",))
+        result = run(path, out, ["logreg"], "0.4")
+        assert result.done == 1
+        content = read_run(out / result.rows[0]["run"], "metrics.json")
+        alone = fit_head(path, "logreg", 0.4, out=tmp_path / "runs", params=FAST["logreg"])
+        assert content["split"] == alone.to_json()["split"]
+        assert content["floor"] == alone.to_json()["floor"]
+
+
 def test_no_warm_start_where_much_of_the_validation_part_was_learnt_from(store, monkeypatch):
     monkeypatch.setattr(sweeping, "MOST_KNOWN", 0.0)
     assert [cell.start for cell in plan(store, NESTED)] == ["", "", ""]
