@@ -14,14 +14,14 @@ from typing import Any
 from samtl import registry
 from samtl.baseline_fit import IMAGE_SIZE, BaselineTrial, Floors, samples_of
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
-from samtl.errors import SamtlError
+from samtl.errors import MismatchError, SamtlError
 from samtl.head_trial import HeadTrial, head_trial
 from samtl.heads._save import load
 from samtl.metrics import Score
 from samtl.runs import RunFolder
 from samtl.store.reader import Store, open_store
 from samtl.together import Job, fit_together
-from samtl.trial import Clock, Parts, configured
+from samtl.trial import Clock, Parts, configured, same_samples
 from samtl.usable import Data, array_for
 
 CELLS, SPLITS, FLOORS = "cells", "splits", "floors"  # folders of a sweep
@@ -252,8 +252,16 @@ class Workshop:
         )
 
     def _started(self, cell: Cell) -> HeadTrial | BaselineTrial:
-        """Make a trial whose model starts from the one that the plan names."""
+        """Make a trial whose model starts from the one that the plan names; of what the plan was made of only."""
         trial = self.trial(cell)
+        # A store may be written to, or a folder of images grow, for hours before the turn of a cell comes: its rows are
+        # others then, or those of other samples.
+        if trial.config["digest"] != cell.digest or not all(
+            same_samples(trial.samples, part) for part in trial.parts
+        ):
+            raise MismatchError(
+                f"{trial.samples.where} changed while the sweep ran: run the same sweep again", []
+            )
         if cell.start:
             other = self._trained.get(cell.start)
             if other is None:

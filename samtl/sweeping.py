@@ -40,7 +40,7 @@ from samtl.head_trial import HeadTrial
 from samtl.memory import machine_memory
 from samtl.notes import Note
 from samtl.results import Results
-from samtl.runs import read_run, runs_folder
+from samtl.runs import read_run, read_split, runs_folder
 from samtl.splits import Split
 from samtl.store.reader import Store
 from samtl.store.remote import as_folder
@@ -552,6 +552,7 @@ class _Sweep:
         try:
             if read_run(folder).get("digest") != cell.digest:
                 raise InputError(f"{folder} is of another training")
+            self._require_parts(cell, folder)
             self._record(cell)
         except (InputError, KeyError) as error:
             self._tell(
@@ -562,6 +563,14 @@ class _Sweep:
             return False
         self.on_event(Progress(cell, "skipped", figures=self._figures(cell)))
         return True
+
+    def _require_parts(self, cell: Cell, folder: Path) -> None:
+        """Refuse a run whose samples are in other parts than the plan says."""
+        ids, content = self.shop.trial(cell).samples.ids, read_split(folder)
+        split, inner = cell.parts
+        for part, rows in (("held_out", split.test), ("validation", inner.test)):
+            if set(content[part]) != {ids[row] for row in rows}:
+                raise InputError(f"{folder} is of other samples: its {part} part is another")
 
     def _tell(self, cell: Cell, what: str, text: str) -> None:
         figures = None

@@ -204,13 +204,18 @@ def choose(
     return protocols.choose(samples, protocol, seed)
 
 
-def _require_same_samples(samples: Samples, split: Split) -> None:
+def same_samples(samples: Samples, split: Split) -> bool:
+    """Tell whether the rows of a split are, among these, the samples that it was made for."""
     rows = np.concatenate([split.train, split.test])
-    if (
-        rows.min(initial=0) < 0
-        or rows.max(initial=0) >= len(samples.ids)
-        or splits.digest_of(samples.ids, split.train, split.test) != split.digest
-    ):
+    return (
+        rows.min(initial=0) >= 0
+        and rows.max(initial=0) < len(samples.ids)
+        and splits.digest_of(samples.ids, split.train, split.test) == split.digest
+    )
+
+
+def _require_same_samples(samples: Samples, split: Split) -> None:
+    if not same_samples(samples, split):
         raise InputError(
             f"the split {split.name!r} was made for other samples than those of {samples.where}"
         )

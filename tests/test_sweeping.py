@@ -34,6 +34,7 @@ from samtl.notes import Note
 from samtl.protocols import several
 from samtl.results import Results
 from samtl.runs import read_run, read_split
+from samtl.store.compact import compact
 from samtl.store.reader import open_store
 from samtl.sweeping import Progress, sweep
 from samtl.trained import read_trained
@@ -96,6 +97,22 @@ def cells_of(out):
 
 def hidden(out):
     return [p for folder in (CELLS, SPLITS, FLOORS) for p in (out / folder).glob(".*")]
+
+
+def once_planned(change):
+    """Do something between the plan of a sweep and its work."""
+    left = [change]
+
+    def on_event(event):
+        if isinstance(event, Progress) and event.what == "planned" and left:
+            left.pop()()
+
+    return on_event
+
+
+def predicted(folder):
+    with (folder / "predictions.csv").open() as file:
+        return [line["sample_id"] for line in csv.DictReader(file)]
 
 
 def whats(seen):
@@ -360,6 +377,25 @@ def test_a_folder_that_is_gone_is_not_missed(store, out):
     assert again.rows == first.rows
 
 
+def test_a_folder_of_other_samples_is_told_of_and_left(store, out):
+    first = run(store, out, **ONE_CELL)
+    (name,) = cells_of(out)
+    (file,) = (out / SPLITS).iterdir()
+    content = json.loads(file.read_text())
+    for one, other in (("held_out", "validation"), ("validation", "held_out")):
+        swapped = {one: [content[other][0], *content[one][1:]]}
+        file.write_text(json.dumps({**content, **swapped}))
+        (out / "results.csv").unlink()
+        again = run(store, out, **ONE_CELL)
+        assert (again.done, again.skipped) == (0, 0)
+        assert (
+            f"is of other samples: its {one} part is another; take {name} out" in again.failed[name]
+        )
+    file.write_text(json.dumps(content))
+    (out / "results.csv").unlink()
+    assert lasting(run(store, out, **ONE_CELL).rows) == lasting(first.rows)
+
+
 @pytest.mark.parametrize("what", ["config.json", "metrics.json"])
 def test_a_folder_that_is_damaged_is_told_of_and_left(store, out, what):
     first = run(store, out)
@@ -452,6 +488,68 @@ def test_a_damaged_row_of_few_features_fails_the_cells_that_need_it(store, out, 
     assert result.done > 0 < len(result.failed)
     assert result.done + len(result.failed) == 8
     assert all("fails its checksum" in text for text in result.failed.values())
+
+
+@pytest.mark.parametrize("head", ["logreg", "mlp", "conv"])
+@pytest.mark.parametrize("change", ["images", "rows"])
+def test_a_store_that_changes_after_the_plan_is_not_learnt_from(out, tmp_path, head, change):
+    """Row numbers of the plan are of other samples then, and its names of other images."""
+    data = stripes(60)
+    files = data.read.content
+    id_of = dict(zip("abc", data.sample_ids, strict=False))
+    tiers = ("pooled", "grid16")
+
+    def embed_with(**others):
+        changed = {id_of[word]: files[id_of[other]] for word, other in others.items()}
+        source = replace(data, read={**files, **changed}.__getitem__)
+        return embedded(tmp_path, source, 64, tiers)
+
+    path = embed_with()
+    embed_with(a="b")  # whose new row is the last
+
+    def later():
+        if change == "images":
+            embed_with(a="b", c="b")
+        else:
+            compact(path)
+
+    options = {"heads": (head,), "splits": "0.2,0.4", "room": 0}
+    result = run(path, out, **options, on_event=once_planned(later))
+    assert (result.done, len(result.failed)) == (0, 2)
+    assert {*result.failed.values()} == {
+        f"{path} changed while the sweep ran: run the same sweep again"
+    }
+    assert not (out / CELLS).exists() or cells_of(out) == []
+    assert not (out / SPLITS).exists()
+    again = run(path, out, **options)
+    assert (again.done, again.skipped, again.failed) == (2, 0, {})
+    for name in cells_of(out):
+        alone = fit_head(
+            path, head, same_split_as=out / CELLS / name, out=tmp_path / "runs", params=FAST[head]
+        )
+        one, other = (predicted(folder) for folder in (out / CELLS / name, alone.run))
+        assert one == other
+
+
+def test_images_that_come_after_the_plan_are_not_learnt_from(out, tmp_path):
+    data = stripes(60)
+    for name, content in data.read.content.items():
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def later():
+        shutil.copy(path, path.with_name("new.png"))
+
+    spec = f"folder:{tmp_path / 'images'}"
+    options = {"baselines": ("floor",), "dataset": spec, "splits": "0.4,0.2"}
+    result = run([], out, (), **options, on_event=once_planned(later))
+    assert (result.done, len(result.failed)) == (0, 2)
+    assert all("changed while the sweep ran" in text for text in result.failed.values())
+    assert not (out / CELLS).exists() or cells_of(out) == []
+    again = run([], out, (), **options)
+    assert (again.done, again.skipped, again.failed) == (2, 0, {})
+    assert {row["n_train"] + row["n_val"] + row["n_test"] for row in again.rows} == {61}
 
 
 def test_a_break_leaves_what_is_done(store, out):
