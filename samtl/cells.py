@@ -104,6 +104,8 @@ class Given:
         Where baselines find their images.
     group_by : str or None
     allow_partial : bool
+    pixels : str
+        A digest of these images, and of their masks, when the sweep was planned; "" where nothing reads them.
     """
 
     out: Path
@@ -112,6 +114,7 @@ class Given:
     root: str | None = None
     group_by: str | None = None
     allow_partial: bool = False
+    pixels: str = ""
 
 
 #: What ends a cell's turn. One is orphaned when the cell that it starts from came to nothing.
@@ -156,7 +159,16 @@ class Workshop:
             model.keep(self._kept.setdefault((cell.store, cell.name), {}))
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
         return BaselineTrial(
-            images, samples, cell.name, model, cell.parts, cell.seed, given, cell.start, size
+            images,
+            samples,
+            cell.name,
+            model,
+            cell.parts,
+            cell.seed,
+            given,
+            cell.start,
+            size,
+            self.given.pixels,
         )
 
     def perform(self, unit: Unit, tell: Tell) -> None:

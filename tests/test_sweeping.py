@@ -21,15 +21,16 @@ from PIL import Image
 from safetensors.numpy import load_file
 from stubs import embedded
 from threadpoolctl import threadpool_limits
-from toys import blobs, stripes
+from toys import Reads, blobs, stripes
 
 from samtl import cells, sweeping
 from samtl.baseline_fit import fit_baseline
 from samtl.baselines import floor, vgg19
 from samtl.cells import CELLS, FLOORS, SPLITS, Given, Workshop
-from samtl.errors import InputError, LockedError, ResourceError, UnknownName
+from samtl.errors import InputError, LockedError, MismatchError, ResourceError, UnknownName
 from samtl.fit import fit_head
 from samtl.heads import _train, mlp
+from samtl.images import BadImage
 from samtl.notes import Note
 from samtl.protocols import several
 from samtl.results import Results
@@ -642,6 +643,109 @@ def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
             for metric, score in content["floor"].items():
                 assert figures["floor", split, metric] == score["value"]
     assert run(store, out, ["logreg"], "0.4,0.2", baselines=("cnn", "floor"), dataset=data).skipped == 6  # fmt: skip
+
+
+def with_files(data, **others):
+    """The dataset with other files for some of its images, given by their place in it."""
+    changed = {data.sample_ids[int(place[1:])]: content for place, content in others.items()}
+    return replace(data, read=Reads({**data.read.content, **changed}))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_baselines_of_other_images_are_other_cells(out, tmp_path, alone):
+    """Names, labels and split are the same."""
+    data = stripes(60)
+    mixed = replace(
+        data,
+        read=Reads(dict(zip(data.sample_ids, sorted(data.read.content.values()), strict=True))),
+    )
+    n, figures = 1 if alone else 2, []
+    for source in (data, mixed):
+        paths = [] if alone else embedded(tmp_path, source, 64, ("pooled",))
+        heads = () if alone else ("logreg",)
+        options = {"baselines": ("floor",), "dataset": source}
+        result = run(paths, out, heads, "0.4", **options)
+        assert (result.done, result.skipped, result.failed) == (n, 0, {})
+        assert run(paths, out, heads, "0.4", **options).skipped == n
+        (row,) = (r for r in result.rows if (r["method"], r["metric_name"]) == ("floor", "accuracy"))  # fmt: skip
+        expected = fit_baseline(source, "floor", 0.4, out=tmp_path / "runs")
+        assert row["metric_value"] == expected.metrics["accuracy"].value
+        assert row["split_digest"] == expected.split.digest
+        figures.append(row["metric_value"])
+    assert figures[0] != figures[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda d: with_files(d, i3=d.read(d.sample_ids[0])),
+            "image of '0/003.png': the store has sha256 .{16}, asked for is sha256 ",
+        ),
+        (
+            lambda d: replace(d, labels=(1, *d.labels[1:])),
+            "label of '0/000.png': the store has class0, asked for is class1",
+        ),
+        (
+            lambda d: replace(d, labels=(-1, *d.labels[1:])),
+            "label of '0/000.png': the store has class0, asked for is none",
+        ),
+        (
+            lambda d: replace(d, classes=("class1", "class0", "class2")),
+            "classes: the store has class0, class1, class2, asked for is class1, class0, class2",
+        ),
+    ],
+)
+def test_baselines_of_other_images_than_the_heads_are_refused(store, out, change, said):
+    data = change(stripes(75))
+    with pytest.raises(MismatchError, match=f"(?s)run samtl embed to bring the store up.*{said}"):
+        run(store, out, ["logreg"], baselines=("floor",), dataset=data)
+    assert not out.exists()
+    assert run(store, out, **ONE_CELL, dataset=data).done == 1  # nothing reads them
+
+
+def test_baselines_of_other_masks_than_the_heads_are_refused(out, tmp_path):
+    data = blobs(12, classes=2)
+    path = embedded(tmp_path, data, 64, ("dense",))
+    name = data.sample_ids[5]
+    for mask, told in (
+        (np.roll(data.read_mask(name), 3, 1), "sha256 "),
+        (BadImage("mask_values", "it has values that no class has"), "none that can be used"),
+    ):
+        other = replace(data, read_mask=Reads({**data.read_mask.content, name: mask}))
+        said = (
+            f"(?s)run samtl embed.*mask of '005.png': the store has sha256 .*, asked for is {told}"
+        )
+        with pytest.raises(MismatchError, match=said):
+            run(path, out, ("conv",), "0.25", baselines=("floor",), dataset=other)
+
+
+def test_images_of_rows_that_take_no_part_are_not_compared(out, tmp_path):
+    data = stripes(60)
+    path = embedded(tmp_path, with_files(data, i7=b""), 64, ("pooled",))
+    result = run(path, out, ["logreg"], "0.4", baselines=("floor",), dataset=data)
+    assert (result.done, result.failed) == (2, {})
+
+
+def test_an_image_that_cannot_be_read_fails_the_baselines_that_need_it(out, tmp_path):
+    data = stripes(60)
+    path = embedded(tmp_path, data, 64, ("pooled",))
+    gone = with_files(data, i7=FileNotFoundError(2, "No such file"))
+    result = run(path, out, ["logreg"], "0.4", baselines=("floor",), dataset=gone)
+    assert (result.done, len(result.failed)) == (1, 1)
+    again = run(path, out, ["logreg"], "0.4", baselines=("floor",), dataset=data)
+    assert (again.done, again.skipped, again.failed) == (1, 1, {})
+
+
+def test_each_image_is_compared_once_for_all_cells(store):
+    data = stripes(75)
+    shop = Workshop(Given(Path("out"), {}, data))
+    baselines = ("floor", "cnn")
+    cells = sweeping._plan(
+        shop, [str(store)], (), several(NESTED), (0, 1), baselines, (), True, 10**9
+    )
+    assert len(cells) == 12
+    assert sorted(data.read.asked) == sorted(data.sample_ids)
 
 
 def test_baselines_alone_keep_groups_together(out):
