@@ -132,6 +132,8 @@ class BaselineTrial(Trial):
         The run whose weights training begins with, or "".
     image_size : int
         Masks are scored at this resolution, the encoder's of the heads that they are compared with.
+    pixels : str
+        A digest of the images and masks, where they were read before; or "".
     """
 
     def __init__(
@@ -145,15 +147,21 @@ class BaselineTrial(Trial):
         given: Mapping[str, Any],
         warm_start: str = "",
         image_size: int = IMAGE_SIZE,
+        pixels: str = "",
     ) -> None:
         super().__init__(samples, parts, seed, warm_start)
         self.data, self.name, self.model, self.image_size = data, name, model, image_size
-        labelled = sorted(zip(data.sample_ids, data.labels, strict=True))
+        named: dict[str, Any] = {
+            "classes": list(data.classes),
+            "samples": sorted(zip(data.sample_ids, data.labels, strict=True)),
+        }
+        if pixels:
+            named["pixels"] = pixels
         decides: dict[str, Any] = {
             "baseline": name,
             "features": "pixels",
             "dataset": data.name,
-            "samples": digest({"classes": list(data.classes), "samples": labelled}),
+            "samples": digest(named),
         }
         if data.task == "segmentation":
             decides["image_size"] = image_size

@@ -14,14 +14,14 @@ from typing import Any
 from samtl import registry
 from samtl.baseline_fit import IMAGE_SIZE, BaselineTrial, Floors, samples_of
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
-from samtl.errors import SamtlError
+from samtl.errors import MismatchError, SamtlError
 from samtl.head_trial import HeadTrial, head_trial
 from samtl.heads._save import load
 from samtl.metrics import Score
 from samtl.runs import RunFolder
 from samtl.store.reader import Store, open_store
 from samtl.together import Job, fit_together
-from samtl.trial import Clock, Parts, configured
+from samtl.trial import Clock, Parts, configured, same_samples
 from samtl.usable import Data, array_for
 
 CELLS, SPLITS, FLOORS = "cells", "splits", "floors"  # folders of a sweep
@@ -104,6 +104,8 @@ class Given:
         Where baselines find their images.
     group_by : str or None
     allow_partial : bool
+    pixels : str
+        A digest of these images, and of their masks, when the sweep was planned; "" where nothing reads them.
     """
 
     out: Path
@@ -112,6 +114,7 @@ class Given:
     root: str | None = None
     group_by: str | None = None
     allow_partial: bool = False
+    pixels: str = ""
 
 
 #: What ends a cell's turn. One is orphaned when the cell that it starts from came to nothing.
@@ -156,7 +159,16 @@ class Workshop:
             model.keep(self._kept.setdefault((cell.store, cell.name), {}))
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
         return BaselineTrial(
-            images, samples, cell.name, model, cell.parts, cell.seed, given, cell.start, size
+            images,
+            samples,
+            cell.name,
+            model,
+            cell.parts,
+            cell.seed,
+            given,
+            cell.start,
+            size,
+            self.given.pixels,
         )
 
     def perform(self, unit: Unit, tell: Tell) -> None:
@@ -252,8 +264,16 @@ class Workshop:
         )
 
     def _started(self, cell: Cell) -> HeadTrial | BaselineTrial:
-        """Make a trial whose model starts from the one that the plan names."""
+        """Make a trial whose model starts from the one that the plan names; of what the plan was made of only."""
         trial = self.trial(cell)
+        # A store may be written to, or a folder of images grow, for hours before the turn of a cell comes: its rows are
+        # others then, or those of other samples.
+        if trial.config["digest"] != cell.digest or not all(
+            same_samples(trial.samples, part) for part in trial.parts
+        ):
+            raise MismatchError(
+                f"{trial.samples.where} changed while the sweep ran: run the same sweep again", []
+            )
         if cell.start:
             other = self._trained.get(cell.start)
             if other is None:
@@ -281,7 +301,7 @@ class Workshop:
             return {} if floor is None else {"": floor}
 
         missing = [""]
-        found = self._floor(name, trial.parts, trial.seed, fit)
+        found = self._floor(name, trial, fit)
         clock.start("write")
         trial.conclude(folder, clock, scores, found.get(""), missing[-1], self._shared)
 
@@ -293,14 +313,18 @@ class Workshop:
             if not self.given.params.get(
                 "floor"
             ):  # beside others stands the floor as it is by default
-                self._floor(name, trial.parts, trial.seed, lambda: trial.figures)
+                self._floor(name, trial, lambda: trial.figures)
             return None
-        return self._floor(name, trial.parts, trial.seed, lambda: floors() or {})
+        return self._floor(name, trial, lambda: floors() or {})
 
-    def _floor(self, name: str, parts: Parts, seed: int, fit: Callable[[], Floors]) -> Floors:
+    def _floor(
+        self, name: str, trial: HeadTrial | BaselineTrial, fit: Callable[[], Floors]
+    ) -> Floors:
         """Give the figures of a floor on a split: it is the same beside every model, and fitted once."""
-        key = f"{name}-{parts.split.digest[:16]}-{parts.inner.digest[:8]}-s{seed}.json"
-        path = self.given.out / FLOORS / key
+        samples, (split, inner) = trial.config["samples"], trial.parts
+        # A split is named by the ids in it; what these stand for may change.
+        of = f"{samples[:16]}-{split.digest[:16]}-{inner.digest[:8]}-s{trial.seed}"
+        path = self.given.out / FLOORS / f"{name}-{of}.json"
         if not path.exists():
             found = fit()
             if not found:  # there may be one another time

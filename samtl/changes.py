@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,10 +110,8 @@ def find_changes(
     asked = [row for row in stored.current if row in facts and stored.sample_ids[row] in here]
     rows = [*(asked if read_images else ()), *gone]
     names = list(dict.fromkeys(stored.sample_ids[row] for row in rows))
-    found: dict[str, _Found] = {}
-    for name, seen in ahead(
-        lambda name: (name, _look(source, name)), names, _READERS, 4 * _READERS
-    ):
+    found: dict[str, Found] = {}
+    for name, seen in look(source, names):
         found[name] = seen
         on_progress(len(found), len(names))
         if should_stop():
@@ -268,7 +266,7 @@ def reconcile(
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What an image, and its mask, are: sha256; "" of an image that is no use, None where nothing is known."""
 
     image: str | None
@@ -322,7 +320,12 @@ def _facts(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Facts]:
     return found
 
 
-def _look(source: Dataset, sample_id: str) -> _Found:
+def look(source: Dataset, sample_ids: Iterable[str]) -> Iterator[tuple[str, Found]]:
+    """Read images and their masks, several at a time; gives each id, in order, with what is there."""
+    return ahead(lambda name: (name, _look(source, name)), sample_ids, _READERS, 4 * _READERS)
+
+
+def _look(source: Dataset, sample_id: str) -> Found:
     """Read an image and its mask."""
     mask = None
     try:
@@ -333,8 +336,8 @@ def _look(source: Dataset, sample_id: str) -> _Found:
                 mask = ""
             except (OSError, InputError):
                 pass
-        return _Found(hashlib.sha256(source.read(sample_id)).hexdigest(), mask)
+        return Found(hashlib.sha256(source.read(sample_id)).hexdigest(), mask)
     except BadImage:
-        return _Found("", mask)
+        return Found("", mask)
     except (OSError, InputError):
-        return _Found(None, mask)
+        return Found(None, mask)

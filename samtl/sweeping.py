@@ -34,14 +34,16 @@ from samtl.cells import (
     lanes_of,
     why,
 )
+from samtl.changes import look
 from samtl.datasets import Dataset
-from samtl.errors import InputError, LockedError, ResourceError, SamtlError
+from samtl.errors import InputError, LockedError, MismatchError, ResourceError, SamtlError
 from samtl.head_trial import HeadTrial
 from samtl.memory import machine_memory
 from samtl.notes import Note
 from samtl.results import Results
-from samtl.runs import read_run, runs_folder
+from samtl.runs import read_run, read_split, runs_folder
 from samtl.splits import Split
+from samtl.store.documents import digest
 from samtl.store.reader import Store
 from samtl.store.remote import as_folder
 from samtl.trial import Parts, Samples, configured, run_name
@@ -190,6 +192,8 @@ def sweep(
     ------
     InputError
         Where there is nothing to do, or a name, split, seed or store is not one.
+    MismatchError
+        Where baselines would read other images, labels or masks than the store was made from.
     LockedError
         Where another sweep writes to the folder.
     ResourceError
@@ -344,6 +348,7 @@ def _plan(
                 f"stores have images of {' and '.join(map(str, sorted(sizes)))} pixels: sweep each by itself"
             )
         samples = _pixel_samples(shop, base)
+        shop.given = replace(shop.given, pixels=_pixels(shop, base, samples))
         parts = _parts(samples, asked, seeds)
         for name in baselines:
             several(base, "baselines", name, None, parts)
@@ -387,7 +392,56 @@ def _pixel_samples(shop: Workshop, store: str) -> Samples:
             f"{opened.path} is for {data.samples.task}, and {images.name} for {images.task}: give the --dataset that "
             "the store was made from"
         )
+    _require_labels(opened, images, data.samples.usable)
     return replace(samples, usable=data.samples.usable, groups=data.samples.groups)
+
+
+def _require_labels(store: Store, images: Dataset, usable: NDArray[np.bool_]) -> None:
+    """Refuse labels that are not those which the heads learn from."""
+    have, now = store.labels, np.array(images.labels)
+    differ: list[tuple[str, str, str]] = []
+    if images.classes != store.classes:
+        differ = [("classes", ", ".join(store.classes), ", ".join(images.classes))]
+    elif len(rows := np.flatnonzero(usable & (have != now))):
+        names = (*store.classes, "none")  # of -1
+        row = rows[0]
+        differ = [(f"label of {images.sample_ids[row]!r}", names[have[row]], names[now[row]])]
+    if differ:
+        raise MismatchError(_outdated(store, images), differ)
+
+
+def _pixels(shop: Workshop, store: str, samples: Samples) -> str:
+    """Name the images, and masks, of the usable samples; of a store, they must be those that it was made from."""
+    images: Dataset = shop.images(store)[0]
+    opened: Store | None = shop.store(store) if store else None
+    rows = np.flatnonzero(samples.usable).tolist()
+    seen = []
+    for row, (name, found) in zip(
+        rows, look(images, [samples.ids[row] for row in rows]), strict=True
+    ):
+        seen.append([name, found.image, found.mask])
+        if opened is None:
+            continue
+        for what, have, now in (
+            ("image", opened.image_sha256(row), found.image),
+            ("mask", opened.mask_sha256(row), found.mask),
+        ):
+            # What cannot be read is for those to tell that need it.
+            if have and now is not None and have != now:
+                told = f"sha256 {now[:16]}" if now else "none that can be used"
+                raise MismatchError(
+                    _outdated(opened, images),
+                    [(f"{what} of {name!r}", f"sha256 {have[:16]}", told)],
+                )
+    return digest({"samples": sorted(seen)})
+
+
+def _outdated(store: Store, images: Dataset) -> str:
+    return (
+        f"{store.path} was made from other images or labels than {images.name} has now, and heads cannot be compared "
+        "with baselines of these: run samtl embed to bring the store up to date, or give the --dataset that it was "
+        "made from:"
+    )
 
 
 def _parts(
@@ -552,6 +606,7 @@ class _Sweep:
         try:
             if read_run(folder).get("digest") != cell.digest:
                 raise InputError(f"{folder} is of another training")
+            self._require_parts(cell, folder)
             self._record(cell)
         except (InputError, KeyError) as error:
             self._tell(
@@ -562,6 +617,14 @@ class _Sweep:
             return False
         self.on_event(Progress(cell, "skipped", figures=self._figures(cell)))
         return True
+
+    def _require_parts(self, cell: Cell, folder: Path) -> None:
+        """Refuse a run whose samples are in other parts than the plan says."""
+        ids, content = self.shop.trial(cell).samples.ids, read_split(folder)
+        split, inner = cell.parts
+        for part, rows in (("held_out", split.test), ("validation", inner.test)):
+            if set(content[part]) != {ids[row] for row in rows}:
+                raise InputError(f"{folder} is of other samples: its {part} part is another")
 
     def _tell(self, cell: Cell, what: str, text: str) -> None:
         figures = None

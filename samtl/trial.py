@@ -204,13 +204,18 @@ def choose(
     return protocols.choose(samples, protocol, seed)
 
 
-def _require_same_samples(samples: Samples, split: Split) -> None:
+def same_samples(samples: Samples, split: Split) -> bool:
+    """Tell whether the rows of a split are, among these, the samples that it was made for."""
     rows = np.concatenate([split.train, split.test])
-    if (
-        rows.min(initial=0) < 0
-        or rows.max(initial=0) >= len(samples.ids)
-        or splits.digest_of(samples.ids, split.train, split.test) != split.digest
-    ):
+    return (
+        rows.min(initial=0) >= 0
+        and rows.max(initial=0) < len(samples.ids)
+        and splits.digest_of(samples.ids, split.train, split.test) == split.digest
+    )
+
+
+def _require_same_samples(samples: Samples, split: Split) -> None:
+    if not same_samples(samples, split):
         raise InputError(
             f"the split {split.name!r} was made for other samples than those of {samples.where}"
         )
@@ -339,16 +344,18 @@ def write_split(
         "validation": [samples.ids[row] for row in inner.test],
         "left_out": [samples.ids[row] for row in not_in(samples, split)],
     }
+    whole = {**names, **lists}
     if shared is None:
-        folder.write_json("split.json", {**names, **lists})
+        folder.write_json("split.json", whole)
         return
-    file = f"{split.digest[:16]}-{inner.digest[:8]}.json"
+    # The digests do not tell who took no part.
+    file = f"{split.digest[:16]}-{inner.digest[:8]}-{documents.digest(whole)[:8]}.json"
     with folder.writing():
         if not (shared / file).exists():
             shared.mkdir(exist_ok=True)
             # Several processes may write the same text at once.
             writing = shared / f".{file}.{folder.path.name}"
-            writing.write_text(json.dumps({**names, **lists}, indent=1) + "\n", encoding="utf-8")
+            writing.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
             writing.replace(shared / file)
     folder.write_json("split.json", {**names, "file": f"../../{shared.name}/{file}"})
 

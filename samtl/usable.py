@@ -76,10 +76,13 @@ class Data:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Name the usable samples, with their labels and the hashes of their images."""
+        """Name the usable samples, with their labels, the hashes of their images and the checksums of their masks."""
         rows = np.flatnonzero(self.samples.usable).tolist()
-        ids, labels = self.samples.ids, self.samples.labels
-        named = [[ids[i], int(labels[i]), self.store.image_sha256(i)] for i in rows]
+        ids, labels, store = self.samples.ids, self.samples.labels, self.store
+        named = [[ids[i], int(labels[i]), store.image_sha256(i)] for i in rows]
+        if store.task == "segmentation":
+            # As they are learnt from; the hashes of those that the dataset gave are not kept of all rows.
+            named = [[*of, store.checksum("mask", i)] for of, i in zip(named, rows, strict=True)]
         return digest({"classes": list(self.samples.classes), "samples": sorted(named)})
 
     @functools.cached_property

@@ -218,8 +218,9 @@ def test_splits_and_floors_are_written_once(shop, make, tmp_path, monkeypatch):
     (path,) = (out / FLOORS).iterdir()
     split, inner = pair[0].parts
     store = open_store(pair[0].store)
+    samples = Data(store, "pooled", None, None, False).digest
     assert path.name == (
-        f"store-{store.fingerprint[:8]}-{split.digest[:16]}-{inner.digest[:8]}-s0.json"
+        f"store-{store.fingerprint[:8]}-{samples[:16]}-{split.digest[:16]}-{inner.digest[:8]}-s0.json"
     )
     found = [read_run(out / CELLS / one.run, "metrics.json")["floor"] for one in pair]
     alone = fit_head(store, "logreg", 0.3, out=tmp_path / "runs", params=PARAMS["logreg"])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from stubs import embedded
 from toys import stripes
 
 from samtl import crew
-from samtl.cells import CELLS, Cell, Given, Unit
+from samtl.cells import CELLS, Cell, Given, Unit, Workshop
 from samtl.splits import holdout, inner
 from samtl.store.reader import open_store
 from samtl.sweeping import Progress, sweep
@@ -29,12 +30,14 @@ def store(tmp_path_factory):
     return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled",))
 
 
-def cell(store, number, name="logreg", seed=0, start=""):
+def cell(store, number, name="logreg", seed=0, start="", params=PARAMS):
     opened = open_store(store)
     split = holdout(opened.sample_ids, opened.labels, 0.3, seed)
     parts = Parts(split, inner(split, opened.sample_ids, opened.labels))
-    names = {"digest": f"digest{number}", "run": f"run{number}", "start": start}
-    return Cell(number, "heads", name, str(store), None, "0.3", seed, parts, **names)
+    names = {"run": f"run{number}", "start": start}
+    found = Cell(number, "heads", name, str(store), None, "0.3", seed, parts, **names)
+    config = Workshop(Given(Path("out"), params)).trial(found).config
+    return replace(found, digest=config["digest"])
 
 
 def test_the_cores_that_this_process_may_use_are_counted(monkeypatch):
@@ -142,7 +145,7 @@ def test_what_stops_the_parent_ends_the_processes(store, tmp_path):
             raise Stop
 
     params = {"mlp": {"hidden": (64,), "epochs": 4000, "patience": 4000}}
-    units = [Unit(((cell(store, i, "mlp", seed=i),),)) for i in range(4)]
+    units = [Unit(((cell(store, i, "mlp", seed=i, params=params),),)) for i in range(4)]
     with pytest.raises(Stop):
         crew.work(units, Given(tmp_path, params), 2, tell)
     assert not multiprocessing.active_children()

@@ -136,6 +136,17 @@ def test_the_store_knows_its_columns_and_images(small):
     assert repr(store).startswith("<samtl store")
 
 
+def test_checksums_are_those_of_the_bytes_that_are_read(small):
+    store = open_store(small)
+    for row in (0, 17, 36):
+        assert store.checksum("pooled", row) == crc32c(store.row("pooled", row).tobytes())
+    next((small / "log").glob("1.json")).unlink()
+    with pytest.raises(InputError, match=r"row 17 of pooled is not in .*; run samtl embed again"):
+        open_store(small).checksum("pooled", 17)
+    with pytest.raises(InputError, match="has no array 'mask'"):
+        open_store(small).checksum("mask", 0)
+
+
 def test_a_copy_elsewhere_reads_the_same(small, tmp_path):
     before = everything(open_store(small))
     assert everything(open_store(small.rename(tmp_path / "elsewhere"))) == before

@@ -21,19 +21,21 @@ from PIL import Image
 from safetensors.numpy import load_file
 from stubs import embedded
 from threadpoolctl import threadpool_limits
-from toys import blobs, stripes
+from toys import Reads, blobs, stripes
 
 from samtl import cells, sweeping
 from samtl.baseline_fit import fit_baseline
 from samtl.baselines import floor, vgg19
 from samtl.cells import CELLS, FLOORS, SPLITS, Given, Workshop
-from samtl.errors import InputError, LockedError, ResourceError, UnknownName
+from samtl.errors import InputError, LockedError, MismatchError, ResourceError, UnknownName
 from samtl.fit import fit_head
 from samtl.heads import _train, mlp
+from samtl.images import BadImage
 from samtl.notes import Note
 from samtl.protocols import several
 from samtl.results import Results
 from samtl.runs import read_run, read_split
+from samtl.store.compact import compact
 from samtl.store.reader import open_store
 from samtl.sweeping import Progress, sweep
 from samtl.trained import read_trained
@@ -96,6 +98,22 @@ def cells_of(out):
 
 def hidden(out):
     return [p for folder in (CELLS, SPLITS, FLOORS) for p in (out / folder).glob(".*")]
+
+
+def once_planned(change):
+    """Do something between the plan of a sweep and its work."""
+    left = [change]
+
+    def on_event(event):
+        if isinstance(event, Progress) and event.what == "planned" and left:
+            left.pop()()
+
+    return on_event
+
+
+def predicted(folder):
+    with (folder / "predictions.csv").open() as file:
+        return [line["sample_id"] for line in csv.DictReader(file)]
 
 
 def whats(seen):
@@ -317,6 +335,35 @@ def test_other_features_of_the_same_samples_are_other_cells(store, out, tmp_path
     assert {row["cell"] for row in first.rows}.isdisjoint(row["cell"] for row in second.rows)
 
 
+def test_other_masks_of_the_same_images_are_other_cells(out, tmp_path):
+    data = blobs(12, classes=2)
+    turned = {name: np.roll(mask, 3, 1) for name, mask in data.read_mask.content.items()}
+    other = replace(data, read_mask=turned.__getitem__)
+    seen = []
+    for source in (data, other, other):
+        path = embedded(tmp_path, source, 64, ("dense",))
+        result = run(path, out, ("conv",), "0.25")
+        seen.append((result.done, result.skipped, {row["cell"] for row in result.rows}))
+    assert [of[:2] for of in seen] == [(1, 0), (1, 0), (0, 1)]
+    assert seen[0][2].isdisjoint(seen[1][2])
+    assert seen[1][2] == seen[2][2]
+
+
+def test_the_floor_is_that_of_the_images_as_they_are(out, tmp_path):
+    """Other images of the same names and labels have the same split."""
+    data = stripes(60)
+    files = dict(zip(data.sample_ids, data.read.content.values(), strict=True))
+    mixed = dict(zip(data.sample_ids, sorted(files.values()), strict=True))
+    for source in (data, replace(data, read=mixed.__getitem__)):
+        path = embedded(tmp_path, source, 64, ("pooled",))
+        result = run(path, out, ["logreg"], "0.4")
+        assert result.done == 1
+        content = read_run(out / result.rows[0]["run"], "metrics.json")
+        alone = fit_head(path, "logreg", 0.4, out=tmp_path / "runs", params=FAST["logreg"])
+        assert content["split"] == alone.to_json()["split"]
+        assert content["floor"] == alone.to_json()["floor"]
+
+
 def test_no_warm_start_where_much_of_the_validation_part_was_learnt_from(store, monkeypatch):
     monkeypatch.setattr(sweeping, "MOST_KNOWN", 0.0)
     assert [cell.start for cell in plan(store, NESTED)] == ["", "", ""]
@@ -329,6 +376,25 @@ def test_a_folder_that_is_gone_is_not_missed(store, out):
     again = run(store, out)
     assert (again.done, again.skipped) == (0, 6)
     assert again.rows == first.rows
+
+
+def test_a_folder_of_other_samples_is_told_of_and_left(store, out):
+    first = run(store, out, **ONE_CELL)
+    (name,) = cells_of(out)
+    (file,) = (out / SPLITS).iterdir()
+    content = json.loads(file.read_text())
+    for one, other in (("held_out", "validation"), ("validation", "held_out")):
+        swapped = {one: [content[other][0], *content[one][1:]]}
+        file.write_text(json.dumps({**content, **swapped}))
+        (out / "results.csv").unlink()
+        again = run(store, out, **ONE_CELL)
+        assert (again.done, again.skipped) == (0, 0)
+        assert (
+            f"is of other samples: its {one} part is another; take {name} out" in again.failed[name]
+        )
+    file.write_text(json.dumps(content))
+    (out / "results.csv").unlink()
+    assert lasting(run(store, out, **ONE_CELL).rows) == lasting(first.rows)
 
 
 @pytest.mark.parametrize("what", ["config.json", "metrics.json"])
@@ -425,6 +491,68 @@ def test_a_damaged_row_of_few_features_fails_the_cells_that_need_it(store, out, 
     assert all("fails its checksum" in text for text in result.failed.values())
 
 
+@pytest.mark.parametrize("head", ["logreg", "mlp", "conv"])
+@pytest.mark.parametrize("change", ["images", "rows"])
+def test_a_store_that_changes_after_the_plan_is_not_learnt_from(out, tmp_path, head, change):
+    """Row numbers of the plan are of other samples then, and its names of other images."""
+    data = stripes(60)
+    files = data.read.content
+    id_of = dict(zip("abc", data.sample_ids, strict=False))
+    tiers = ("pooled", "grid16")
+
+    def embed_with(**others):
+        changed = {id_of[word]: files[id_of[other]] for word, other in others.items()}
+        source = replace(data, read={**files, **changed}.__getitem__)
+        return embedded(tmp_path, source, 64, tiers)
+
+    path = embed_with()
+    embed_with(a="b")  # whose new row is the last
+
+    def later():
+        if change == "images":
+            embed_with(a="b", c="b")
+        else:
+            compact(path)
+
+    options = {"heads": (head,), "splits": "0.2,0.4", "room": 0}
+    result = run(path, out, **options, on_event=once_planned(later))
+    assert (result.done, len(result.failed)) == (0, 2)
+    assert {*result.failed.values()} == {
+        f"{path} changed while the sweep ran: run the same sweep again"
+    }
+    assert not (out / CELLS).exists() or cells_of(out) == []
+    assert not (out / SPLITS).exists()
+    again = run(path, out, **options)
+    assert (again.done, again.skipped, again.failed) == (2, 0, {})
+    for name in cells_of(out):
+        alone = fit_head(
+            path, head, same_split_as=out / CELLS / name, out=tmp_path / "runs", params=FAST[head]
+        )
+        one, other = (predicted(folder) for folder in (out / CELLS / name, alone.run))
+        assert one == other
+
+
+def test_images_that_come_after_the_plan_are_not_learnt_from(out, tmp_path):
+    data = stripes(60)
+    for name, content in data.read.content.items():
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def later():
+        shutil.copy(path, path.with_name("new.png"))
+
+    spec = f"folder:{tmp_path / 'images'}"
+    options = {"baselines": ("floor",), "dataset": spec, "splits": "0.4,0.2"}
+    result = run([], out, (), **options, on_event=once_planned(later))
+    assert (result.done, len(result.failed)) == (0, 2)
+    assert all("changed while the sweep ran" in text for text in result.failed.values())
+    assert not (out / CELLS).exists() or cells_of(out) == []
+    again = run([], out, (), **options)
+    assert (again.done, again.skipped, again.failed) == (2, 0, {})
+    assert {row["n_train"] + row["n_val"] + row["n_test"] for row in again.rows} == {61}
+
+
 def test_a_break_leaves_what_is_done(store, out):
     def stop(event):
         if isinstance(event, Progress) and (event.what, event.cell.split) == ("started", "0.2"):
@@ -515,6 +643,109 @@ def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
             for metric, score in content["floor"].items():
                 assert figures["floor", split, metric] == score["value"]
     assert run(store, out, ["logreg"], "0.4,0.2", baselines=("cnn", "floor"), dataset=data).skipped == 6  # fmt: skip
+
+
+def with_files(data, **others):
+    """The dataset with other files for some of its images, given by their place in it."""
+    changed = {data.sample_ids[int(place[1:])]: content for place, content in others.items()}
+    return replace(data, read=Reads({**data.read.content, **changed}))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_baselines_of_other_images_are_other_cells(out, tmp_path, alone):
+    """Names, labels and split are the same."""
+    data = stripes(60)
+    mixed = replace(
+        data,
+        read=Reads(dict(zip(data.sample_ids, sorted(data.read.content.values()), strict=True))),
+    )
+    n, figures = 1 if alone else 2, []
+    for source in (data, mixed):
+        paths = [] if alone else embedded(tmp_path, source, 64, ("pooled",))
+        heads = () if alone else ("logreg",)
+        options = {"baselines": ("floor",), "dataset": source}
+        result = run(paths, out, heads, "0.4", **options)
+        assert (result.done, result.skipped, result.failed) == (n, 0, {})
+        assert run(paths, out, heads, "0.4", **options).skipped == n
+        (row,) = (r for r in result.rows if (r["method"], r["metric_name"]) == ("floor", "accuracy"))  # fmt: skip
+        expected = fit_baseline(source, "floor", 0.4, out=tmp_path / "runs")
+        assert row["metric_value"] == expected.metrics["accuracy"].value
+        assert row["split_digest"] == expected.split.digest
+        figures.append(row["metric_value"])
+    assert figures[0] != figures[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda d: with_files(d, i3=d.read(d.sample_ids[0])),
+            "image of '0/003.png': the store has sha256 .{16}, asked for is sha256 ",
+        ),
+        (
+            lambda d: replace(d, labels=(1, *d.labels[1:])),
+            "label of '0/000.png': the store has class0, asked for is class1",
+        ),
+        (
+            lambda d: replace(d, labels=(-1, *d.labels[1:])),
+            "label of '0/000.png': the store has class0, asked for is none",
+        ),
+        (
+            lambda d: replace(d, classes=("class1", "class0", "class2")),
+            "classes: the store has class0, class1, class2, asked for is class1, class0, class2",
+        ),
+    ],
+)
+def test_baselines_of_other_images_than_the_heads_are_refused(store, out, change, said):
+    data = change(stripes(75))
+    with pytest.raises(MismatchError, match=f"(?s)run samtl embed to bring the store up.*{said}"):
+        run(store, out, ["logreg"], baselines=("floor",), dataset=data)
+    assert not out.exists()
+    assert run(store, out, **ONE_CELL, dataset=data).done == 1  # nothing reads them
+
+
+def test_baselines_of_other_masks_than_the_heads_are_refused(out, tmp_path):
+    data = blobs(12, classes=2)
+    path = embedded(tmp_path, data, 64, ("dense",))
+    name = data.sample_ids[5]
+    for mask, told in (
+        (np.roll(data.read_mask(name), 3, 1), "sha256 "),
+        (BadImage("mask_values", "it has values that no class has"), "none that can be used"),
+    ):
+        other = replace(data, read_mask=Reads({**data.read_mask.content, name: mask}))
+        said = (
+            f"(?s)run samtl embed.*mask of '005.png': the store has sha256 .*, asked for is {told}"
+        )
+        with pytest.raises(MismatchError, match=said):
+            run(path, out, ("conv",), "0.25", baselines=("floor",), dataset=other)
+
+
+def test_images_of_rows_that_take_no_part_are_not_compared(out, tmp_path):
+    data = stripes(60)
+    path = embedded(tmp_path, with_files(data, i7=b""), 64, ("pooled",))
+    result = run(path, out, ["logreg"], "0.4", baselines=("floor",), dataset=data)
+    assert (result.done, result.failed) == (2, {})
+
+
+def test_an_image_that_cannot_be_read_fails_the_baselines_that_need_it(out, tmp_path):
+    data = stripes(60)
+    path = embedded(tmp_path, data, 64, ("pooled",))
+    gone = with_files(data, i7=FileNotFoundError(2, "No such file"))
+    result = run(path, out, ["logreg"], "0.4", baselines=("floor",), dataset=gone)
+    assert (result.done, len(result.failed)) == (1, 1)
+    again = run(path, out, ["logreg"], "0.4", baselines=("floor",), dataset=data)
+    assert (again.done, again.skipped, again.failed) == (1, 1, {})
+
+
+def test_each_image_is_compared_once_for_all_cells(store):
+    data = stripes(75)
+    shop = Workshop(Given(Path("out"), {}, data))
+    baselines = ("floor", "cnn")
+    cells = sweeping._plan(
+        shop, [str(store)], (), several(NESTED), (0, 1), baselines, (), True, 10**9
+    )
+    assert len(cells) == 12
+    assert sorted(data.read.asked) == sorted(data.sample_ids)
 
 
 def test_baselines_alone_keep_groups_together(out):

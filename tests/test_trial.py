@@ -13,6 +13,7 @@ from samtl import metrics, pixel_metrics, protocols, splits, trial
 from samtl.errors import InputError
 from samtl.preprocess import IGNORE
 from samtl.runs import RunFolder, read_split
+from samtl.store.documents import digest
 from samtl.trial import (
     PALETTE,
     Clock,
@@ -303,7 +304,8 @@ def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path):
             write_split(folder, some, *parts, shared)
             runs.append(folder.publish(name))
     (file,) = shared.iterdir()
-    assert file.name == f"{parts[0].digest[:16]}-{parts[1].digest[:8]}.json"
+    whole = digest(json.loads(file.read_text()))
+    assert file.name == f"{parts[0].digest[:16]}-{parts[1].digest[:8]}-{whole[:8]}.json"
     alone = read_split(saved(tmp_path, some, *parts))
     for run in runs:
         content = json.loads((run / "split.json").read_text())
@@ -311,6 +313,22 @@ def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path):
         assert "held_out" not in content
         found = read_split(run)
         assert {name: found[name] for name in alone} == alone
+        assert choose(some, None, 9, run) == parts
+
+
+def test_runs_of_a_sweep_name_who_took_no_part_in_theirs(tmp_path):
+    """A sample more that cannot be used makes no other split."""
+    runs = []
+    for n in (60, 61):
+        some = samples(n, usable=np.arange(n) < 60)
+        parts = choose(some, 0.25, 0, None)
+        with RunFolder(tmp_path / "cells") as folder:
+            write_split(folder, some, *parts, tmp_path / "splits")
+            runs.append((some, parts, folder.publish(f"of{n}")))
+    (_, before, _), (_, after, _) = runs
+    assert before == after
+    for some, parts, run in runs:
+        assert read_split(run)["left_out"] == list(some.ids[60:])
         assert choose(some, None, 9, run) == parts
 
 

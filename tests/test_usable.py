@@ -1,12 +1,15 @@
 """The features of a sweep are read once, and are those that a single fit reads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from stubs import embedded
-from toys import stripes
+from toys import blobs, stripes
 
 from samtl import feed
 from samtl.errors import InputError
+from samtl.store.compact import compact
 from samtl.store.reader import Store, open_store
 from samtl.usable import Data
 
@@ -76,3 +79,24 @@ def test_samples_are_named_for_each_array_whatever_head_reads_which(path, tmp_pa
     )
     assert alone.keys() == {"pooled"}
     assert first == second == {"pooled": alone["pooled"], "grid16": alone["pooled"]}
+
+
+def test_samples_are_named_by_their_masks_too(tmp_path):
+    def named(dataset):
+        path = embedded(tmp_path, dataset, 64, ("dense",))
+        return Data(open_store(path), "embeddings", None, None, False).digest
+
+    data = blobs(20, classes=2)
+    masks = data.read_mask
+    first = named(data)
+    one = data.sample_ids[3]
+    other = {**masks.content, one: np.roll(masks.content[one], 3, 1)}
+    assert named(replace(data, read_mask=other.__getitem__)) != first
+    assert named(data) == first
+    # What changes no sample does not change their name.
+    fewer = replace(data, sample_ids=data.sample_ids[:-1], labels=data.labels[:-1])
+    third = named(fewer)
+    compact(tmp_path / "blobs.zarr")
+    assert named(fewer) == third
+    grouped = replace(fewer, groups=tuple(name[:1] for name in fewer.sample_ids))
+    assert named(grouped) == third

@@ -328,6 +328,18 @@ class Store:
         record = self._records.get("mask", {}).get(block)
         return record.mask_sha256[position] if record is not None and record.mask_sha256 else ""
 
+    def checksum(self, array: str, row: int) -> int:
+        """The committed CRC-32C of a row's bytes, which `compact` keeps; nothing is read.
+
+        Raises
+        ------
+        InputError
+            Where the row is not committed, or there is no such array.
+        """
+        spec = self._spec(array)
+        block, position = divmod(self._place(row), BLOCK_ROWS)
+        return self._record(spec, row, block).files[array].crc32c[position]
+
     def read(self, array: str, rows: ArrayLike | None = None) -> NDArray[Any]:
         """Copy rows into memory, verified.
 
@@ -413,11 +425,7 @@ class Store:
             raise InputError(f"{self.path} has rows 0 to {len(self) - 1}, asked for {row}")
         spec = self._spec(array)
         block, position = divmod(self._place(row), BLOCK_ROWS)
-        record = self._records.get(array, {}).get(block)
-        if record is None:
-            raise InputError(
-                f"row {row} of {array} is not in {self.path} yet; run samtl embed again to go on with it"
-            )
+        record = self._record(spec, row, block)
         try:
             if block not in self._named:
                 self._require_named(block)
@@ -428,6 +436,14 @@ class Store:
                     f"{self.path} was written to since it was opened, and row {row} of {array} with it: open it again"
                 ) from error
             raise
+
+    def _record(self, spec: ArraySpec, row: int, block: int) -> Record:
+        record = self._records.get(spec.name, {}).get(block)
+        if record is None:
+            raise InputError(
+                f"row {row} of {spec.name} is not in {self.path} yet; run samtl embed again to go on with it"
+            )
+        return record
 
     def _require_named(self, block: int) -> None:
         """Refuse rows that were committed as other samples than the list names, once for each block."""
