@@ -117,7 +117,7 @@ def read_trained(run: str | Path) -> Trained:
             and list(range(len(classes))) == model.classes_.tolist()
             and (kind == "baseline" or digest(trained.identity) == config["fingerprint"])
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path / 'config.json'} is damaged: {error!r}") from error
     if not fits:
         raise InputError(

@@ -432,6 +432,12 @@ def other_identity(run):
     edit(run / "config.json", lambda c: c | {"store": c["store"] | {"identity": {"encoder": {}}}})
 
 
+def half_a_character(run):
+    edit(
+        run / "config.json", lambda c: c | {"store": c["store"] | {"identity": {"name": "\ud800"}}}
+    )
+
+
 def lost_field(run):
     edit(run / "config.json", lambda content: {k: v for k, v in content.items() if k != "store"})
 
@@ -455,6 +461,7 @@ def edit(path, change):
         (broken_format, "has run format 1, and this samtl reads 2"),
         (other_classes, "tell of different models"),
         (other_identity, "is damaged"),
+        (half_a_character, "config.json is damaged"),
         (lost_field, "config.json is damaged"),
         (other_columns, "as a column it names 'x'"),
         (cut_tensors, "is not a safetensors file"),
