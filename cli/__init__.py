@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from samtl._runtime import StopNow
 from samtl.errors import ResourceError, SamtlError
-from samtl.signals import StopNow
 
 from . import bench, compact, demo, embed, fit, listing, predict, report, reproduce, sweep, verify
 from ._render import complain, show_log

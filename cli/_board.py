@@ -20,9 +20,9 @@ from rich.text import Text
 from . import _render as render
 
 if TYPE_CHECKING:
-    from samtl.cells import Cell
-    from samtl.notes import Note
-    from samtl.sweeping import Progress
+    from samtl._runtime import Note
+    from samtl.sweep.api import Progress
+    from samtl.sweep.worker import Cell
 
 HEADLINES = {"iou": "IoU", "accuracy": "accuracy"}  # of segmentation, which has both, and the rest
 MARK_RUNNING, MARK_FAILED = "*", "!"
@@ -85,7 +85,7 @@ class Board:
 
     def tell(self, event: Progress | Note) -> None:
         """Take note of what happens."""
-        from samtl.notes import Note
+        from samtl._runtime import Note
 
         if isinstance(event, Note):
             self._line(str(event), "yellow")
@@ -142,7 +142,7 @@ class Board:
 
     def _left(self) -> float | None:
         """Guess the seconds that are left, from how long the work so far took; None where that says too little."""
-        from samtl.sweeping import cost
+        from samtl.sweep.api import cost
 
         work = done = 0.0
         for number, cell in self.cells.items():
@@ -183,7 +183,7 @@ class Board:
         return line
 
     def _table(self, height: int) -> RenderableType:
-        from samtl.sweeping import labelled
+        from samtl.sweep.api import labelled
 
         models: dict[tuple[str, str, str], dict[str, list[int]]] = defaultdict(
             lambda: defaultdict(list)

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from samtl.units import duration as duration
-from samtl.units import size as size
+from samtl._runtime import duration as duration
+from samtl._runtime import size as size
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samtl.errors import InputError
+
 from . import _render as render
 from ._options import DatasetSpec, Device, ImageSize, Jobs, Json, Limit, Root
 
 if TYPE_CHECKING:
-    from samtl.bench._paired import Row
+    from benchmarks.paired import Row
+
+# The measurements lie beside the library in a checkout, and are not installed with it.
+_CHECKOUT = Path(__file__).resolve().parent.parent
 
 Rounds = Annotated[int, typer.Option(help="Rounds, in which all sides take turns.", min=1)]
 
@@ -21,14 +27,25 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def find_benchmarks() -> None:
+    """Make the measurements of a checkout importable."""
+    if not (_CHECKOUT / "benchmarks").is_dir():
+        raise InputError(
+            "samtl bench runs in a checkout of the repository: git clone it, then pip install -e ."
+        )
+    if str(_CHECKOUT) not in sys.path:
+        sys.path.insert(0, str(_CHECKOUT))
+
+
 @app.command("heads")
 def heads(
     rounds: Rounds = 5,
     json: Json = None,
 ) -> None:
     """Measure how fast heads train, against the layers that one would write first, and whether they wait for data."""
-    from samtl.bench import _paired
-    from samtl.bench.heads import bench_heads
+    from benchmarks import paired as _paired
+    from benchmarks.heads import bench_heads
 
     with render.err.status("measuring") as status:
         rows = bench_heads(rounds, on_row=lambda row: status.update(f"measured {row.name}"))
@@ -65,8 +82,8 @@ def encoder(
     json: Json = None,
 ) -> None:
     """Measure the encoder beside segment_anything as it is shipped and beside transformers, and how exact it is."""
-    from samtl.bench import _paired
-    from samtl.bench.encoder import bench_encoder
+    from benchmarks import paired as _paired
+    from benchmarks.encoder import bench_encoder
 
     with render.err.status("measuring") as status:
         rows = bench_encoder(
@@ -108,8 +125,8 @@ def embed(
     json: Json = None,
 ) -> None:
     """Measure a whole encoder pass for several choices of tiers, beside the encoder alone."""
-    from samtl.bench import _paired
-    from samtl.bench.embed import bench_embed
+    from benchmarks import paired as _paired
+    from benchmarks.embed import bench_embed
 
     with render.err.status("measuring") as status:
         rows = bench_embed(
@@ -147,8 +164,8 @@ def store(
     json: Json = None,
 ) -> None:
     """Measure how fast rows are read, beside other readers, and committed, and how long a large store opens."""
-    from samtl.bench import _paired
-    from samtl.bench.store import bench_store
+    from benchmarks import paired as _paired
+    from benchmarks.store import bench_store
 
     with render.err.status("measuring") as status:
         found = bench_store(rows, log_rows, rounds, out, on_event=status.update)
@@ -160,19 +177,19 @@ def store(
 @app.command("sweep")
 def sweep(
     only: Annotated[
-        str, typer.Option(help="Which of pooled, grid16 and dense, separated by commas.")
-    ] = "pooled,grid16,dense",
+        str, typer.Option(help="Which of pooled, grid and dense, separated by commas.")
+    ] = "pooled,grid,dense",
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="A store with pooled and grid16 to measure on.", show_default="made-up features"
+            help="A store with pooled and grid to measure on.", show_default="made-up features"
         ),
     ] = None,
     rows: Annotated[int, typer.Option(help="Rows of made-up features.", min=160)] = 27_000,
     dense_rows: Annotated[int, typer.Option(help="Rows of made-up embeddings.", min=48)] = 2_400,
     splits: Annotated[str, typer.Option(help="As for samtl sweep.")] = "0.1,0.2,...,0.9",
     seeds: Annotated[
-        int | None, typer.Option(help="How many.", min=1, show_default="5, and 3 of grid16")
+        int | None, typer.Option(help="How many.", min=1, show_default="5, and 3 of grid")
     ] = None,
     jobs: Jobs = None,
     out: Annotated[
@@ -185,10 +202,10 @@ def sweep(
     json: Json = None,
 ) -> None:
     """Measure how long sweeps take, against a loop of one training after the other, and how often they read a store."""
-    from samtl import crew
-    from samtl.bench import _paired
-    from samtl.bench.sweep import CASES, bench_sweep
+    from benchmarks import paired as _paired
+    from benchmarks.sweep import CASES, bench_sweep
     from samtl.errors import UnknownName
+    from samtl.sweep import crew
 
     cases = [name.strip() for name in only.split(",")]
     for name in cases:
@@ -218,7 +235,7 @@ def sweep(
 
 def tell_machine() -> None:
     """Say what the figures were measured on."""
-    from samtl.bench import _paired
+    from benchmarks import paired as _paired
 
     machine = _paired.machine()
     render.say(", ".join(f"{name} {value}" for name, value in machine.items()), "dim")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samtl._runtime import polite_stop
 from samtl.errors import EXIT_QUARANTINED
-from samtl.signals import polite_stop
 
 from . import _render as render
 from ._options import DatasetSpec, GroupBy, ImageSize, Json, Limit, PerClass, Root
@@ -16,8 +16,8 @@ from ._options import DatasetSpec, GroupBy, ImageSize, Json, Limit, PerClass, Ro
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from samtl.embedding import EmbedResult, Event
-    from samtl.planning import Plan
+    from samtl.embed.api import EmbedResult, Event
+    from samtl.embed.plan import Plan
 
 STOPPING = "stopping after the block in flight; press Ctrl-C again to stop at once"
 LISTED = 20  # bad images printed one by one; all of them are in the store and in --json
@@ -50,8 +50,8 @@ def embed(
     ] = "auto",
     image_size: ImageSize = None,
     tiers: Annotated[
-        str, typer.Option(help="What to keep: any of pooled, grid16, dense, separated by commas.")
-    ] = "pooled,grid16,dense",
+        str, typer.Option(help="What to keep: any of pooled, grid, dense, separated by commas.")
+    ] = "pooled,grid,dense",
     limit: Limit = None,
     per_class: PerClass = None,
     batch_size: Annotated[
@@ -104,7 +104,7 @@ def embed(
         "check_images": check_images,
     }
     if dry_run:
-        from samtl.planning import plan as plan_of
+        from samtl.embed.plan import plan as plan_of
 
         with render.EmbedBar("reading images") as bar:
             plan = plan_of(dataset, encoder, **options, on_read=bar.count)
@@ -122,7 +122,7 @@ def embed(
 
 def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResult, int]:
     """Embed with a progress bar; gives the result, and the exit code of the signal that ended it early or 0."""
-    from samtl import embedding
+    from samtl.embed import api as embedding
 
     bar = render.EmbedBar()
     with polite_stop(STOPPING) as stop, bar:
@@ -134,10 +134,10 @@ def run(dataset: str, encoder: str, options: dict[str, Any]) -> tuple[EmbedResul
 
 def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
     """Give what draws the events of a pass: its plan, its progress, and the first bad images."""
-    from samtl.embedding import Reading
-    from samtl.encoding import Progress
-    from samtl.notes import Note
-    from samtl.planning import Plan
+    from samtl._runtime import Note
+    from samtl.embed.api import Reading
+    from samtl.embed.pipeline import Progress
+    from samtl.embed.plan import Plan
 
     told = 0
 

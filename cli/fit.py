@@ -13,7 +13,7 @@ from ._options import Cache, DatasetSpec, GroupBy, Json, Limit, PerClass, Root, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from samtl.runs import FitResult
+    from samtl.experiment.run import FitResult
 
 SHOWN = {
     "classification": {
@@ -137,7 +137,7 @@ def fit_baseline(
     json: Json = None,
 ) -> None:
     """Train a baseline on the pixels of a dataset and score it on the images held out."""
-    from samtl.baseline_fit import fit_baseline as fit
+    from samtl.experiment.baseline_fit import fit_baseline as fit
 
     result = _told(
         lambda tell: fit(
@@ -168,7 +168,7 @@ def fit_baseline(
 
 def run_head(store: Path, head: str, **options: Any) -> FitResult:
     """Fit with a line that tells the stage."""
-    from samtl import fit
+    from samtl.experiment import fit
 
     return _told(lambda tell: fit.fit_head(store, head, on_event=tell, **options))
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samtl._runtime import polite_stop
 from samtl.errors import EXIT_QUARANTINED, InputError
-from samtl.signals import polite_stop
 
 from . import _render as render
 from ._options import Cache, Device, Json
 from .embed import LISTED
 
 if TYPE_CHECKING:
-    from samtl.predicting import PredictResult
+    from samtl.experiment.predict import PredictResult
 
 
 def predict(
@@ -77,7 +77,7 @@ def predict(
 
 def _run(run: Path, images: Path | None, **options: Any) -> tuple[PredictResult, int]:
     """Predict with a line that tells how far it is; gives the exit code of the signal that ended it, too, or 0."""
-    from samtl import predicting
+    from samtl.experiment import predict as predicting
 
     announcement = "stopping after the images in flight; press Ctrl-C again to stop at once"
     with polite_stop(announcement) as stop, render.err.status("loading") as status:

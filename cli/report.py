@@ -11,7 +11,7 @@ from . import _render as render
 from ._options import Json, Root
 
 if TYPE_CHECKING:
-    from samtl.report.making import ReportResult
+    from samtl.report.api import ReportResult
 
 
 def report(
@@ -42,7 +42,7 @@ def report(
     json: Json = None,
 ) -> None:
     """Draw all figures of a study from its runs: one page that needs no network, and PNG, SVG and CSV files."""
-    from samtl.report.making import make_report
+    from samtl.report.api import make_report
 
     with render.err.status("loading") as status:
         result = make_report(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samtl._runtime import StopRequest, polite_stop, stop_at_once
 from samtl.errors import EXIT_FAILED_CELLS, EXIT_QUARANTINED
-from samtl.signals import StopRequest, polite_stop, stop_at_once
 
 from . import _render as render
 from . import embed as embed_command
@@ -21,8 +21,8 @@ from ._options import GroupBy, ImageSize, Jobs, Json, Root
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from samtl.notes import Note
-    from samtl.reproducing import Event, Step
+    from samtl._runtime import Note
+    from samtl.study import Event, Step
 
 NO_VGG19 = "none"
 
@@ -78,7 +78,8 @@ def reproduce(
 
     Where it was interrupted, the same command goes on.
     """
-    from samtl import crew, reproducing
+    from samtl import study as reproducing
+    from samtl.sweep import crew
 
     view = _View()
     with view:
@@ -133,10 +134,10 @@ class _View:
 
     def show(self, event: Event) -> None:
         """Draw what happens."""
-        from samtl.embedding import EmbedResult
-        from samtl.report.making import ReportResult
-        from samtl.reproducing import Step
-        from samtl.sweeping import SweepResult
+        from samtl.embed.api import EmbedResult
+        from samtl.report.api import ReportResult
+        from samtl.study import Step
+        from samtl.sweep.api import SweepResult
 
         if isinstance(event, Step):
             self._begin(event)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samtl._runtime import StopNow, stop_at_once
 from samtl.errors import EXIT_FAILED_CELLS, InputError
-from samtl.signals import StopNow, stop_at_once
 
 from . import _render as render
 from ._board import Board
 from ._options import GroupBy, Jobs, Json, Root
 
 if TYPE_CHECKING:
-    from samtl.comparing import Spread
+    from samtl.metrics.bootstrap import Spread
     from samtl.report.summary import Summary
-    from samtl.sweeping import SweepResult
+    from samtl.sweep.api import SweepResult
 
 NO_HEADS = "none"
 LISTED = 10  # reasons why cells failed, and notes; all of them are in results.csv and in --json
@@ -130,8 +130,9 @@ def sweep(
 
 def run(caches: list[Path] | list[None], jobs: int | None, options: dict[str, Any]) -> SweepResult:
     """Sweep with a live table."""
-    from samtl import crew, sweeping
     from samtl.store.find import locate
+    from samtl.sweep import api as sweeping
+    from samtl.sweep import crew
 
     stores = [locate(cache) for cache in caches]
     board = Board()
@@ -221,7 +222,7 @@ def written(score: Spread | None) -> str:
 
 def _draw_failed(result: SweepResult) -> None:
     """Print each reason once, and what failed for it."""
-    from samtl.results import FAILED
+    from samtl.sweep.results import FAILED
 
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in result.rows:

@@ -12,7 +12,7 @@ from . import _render as render
 from ._options import Cache, Device, Json, Root, StoreArgument
 
 if TYPE_CHECKING:
-    from samtl.verifying import Verification
+    from samtl.embed.verify import Verification
 
 LISTED = 20  # findings printed one by one; all of them are in --json
 
@@ -58,7 +58,7 @@ def verify(
     json: Json = None,
 ) -> None:
     """Hold a store against its commit log: every row's checksum, or more, or less."""
-    from samtl import verifying
+    from samtl.embed import verify as verifying
 
     if quick and deep:
         raise InputError("--quick and --deep are two depths: give one of them")

@@ -14,52 +14,54 @@ Names are imported when they are first used: `import samtl` loads neither torch 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from samtl.baseline_fit import fit_baseline as fit_baseline
     from samtl.datasets import Dataset as Dataset
-    from samtl.embedding import EmbedResult as EmbedResult
-    from samtl.embedding import embed as embed
+    from samtl.embed.api import EmbedResult as EmbedResult
+    from samtl.embed.api import embed as embed
+    from samtl.embed.verify import Verification as Verification
+    from samtl.embed.verify import verify as verify
     from samtl.errors import SamtlError as SamtlError
-    from samtl.fit import FitResult as FitResult
-    from samtl.fit import fit_head as fit_head
-    from samtl.predicting import PredictResult as PredictResult
-    from samtl.predicting import predict as predict
-    from samtl.report.making import ReportResult as ReportResult
-    from samtl.report.making import make_report as make_report
-    from samtl.reproducing import ReproduceResult as ReproduceResult
-    from samtl.reproducing import reproduce as reproduce
+    from samtl.experiment.baseline_fit import fit_baseline as fit_baseline
+    from samtl.experiment.fit import FitResult as FitResult
+    from samtl.experiment.fit import fit_head as fit_head
+    from samtl.experiment.predict import PredictResult as PredictResult
+    from samtl.experiment.predict import predict as predict
+    from samtl.report.api import ReportResult as ReportResult
+    from samtl.report.api import make_report as make_report
     from samtl.store.compact import Compacted as Compacted
     from samtl.store.compact import compact as compact
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
-    from samtl.sweeping import SweepResult as SweepResult
-    from samtl.sweeping import sweep as sweep
-    from samtl.verifying import Verification as Verification
-    from samtl.verifying import verify as verify
+    from samtl.study import ReproduceResult as ReproduceResult
+    from samtl.study import reproduce as reproduce
+    from samtl.sweep.api import SweepResult as SweepResult
+    from samtl.sweep.api import sweep as sweep
 
 _PUBLIC = {
-    "embed": ("samtl.embedding", "embed"),
+    "embed": ("samtl.embed.api", "embed"),
     "open": ("samtl.store.reader", "open_store"),
-    "fit_head": ("samtl.fit", "fit_head"),
-    "fit_baseline": ("samtl.baseline_fit", "fit_baseline"),
-    "predict": ("samtl.predicting", "predict"),
-    "sweep": ("samtl.sweeping", "sweep"),
-    "verify": ("samtl.verifying", "verify"),
+    "fit_head": ("samtl.experiment.fit", "fit_head"),
+    "fit_baseline": ("samtl.experiment.baseline_fit", "fit_baseline"),
+    "predict": ("samtl.experiment.predict", "predict"),
+    "sweep": ("samtl.sweep.api", "sweep"),
+    "verify": ("samtl.embed.verify", "verify"),
     "compact": ("samtl.store.compact", "compact"),
-    "make_report": ("samtl.report.making", "make_report"),
-    "reproduce": ("samtl.reproducing", "reproduce"),
+    "make_report": ("samtl.report.api", "make_report"),
+    "reproduce": ("samtl.study", "reproduce"),
     "Dataset": ("samtl.datasets", "Dataset"),
     "Store": ("samtl.store.reader", "Store"),
-    "EmbedResult": ("samtl.embedding", "EmbedResult"),
-    "FitResult": ("samtl.fit", "FitResult"),
-    "PredictResult": ("samtl.predicting", "PredictResult"),
-    "ReportResult": ("samtl.report.making", "ReportResult"),
-    "ReproduceResult": ("samtl.reproducing", "ReproduceResult"),
-    "SweepResult": ("samtl.sweeping", "SweepResult"),
+    "EmbedResult": ("samtl.embed.api", "EmbedResult"),
+    "FitResult": ("samtl.experiment.fit", "FitResult"),
+    "PredictResult": ("samtl.experiment.predict", "PredictResult"),
+    "ReportResult": ("samtl.report.api", "ReportResult"),
+    "ReproduceResult": ("samtl.study", "ReproduceResult"),
+    "SweepResult": ("samtl.sweep.api", "SweepResult"),
     "Compacted": ("samtl.store.compact", "Compacted"),
-    "Verification": ("samtl.verifying", "Verification"),
+    "Verification": ("samtl.embed.verify", "Verification"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }
 __all__ = [
@@ -100,3 +102,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_PUBLIC, "__version__"])
+
+
+class _Samtl(ModuleType):
+    """Keeps the functions `embed` and `sweep` from being hidden by the sub-packages of the same names."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing `samtl.embed.api` makes Python set the attribute `embed` of this module.
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Samtl

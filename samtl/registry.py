@@ -15,7 +15,14 @@ from types import ModuleType
 
 from samtl.errors import UnknownName
 
-KINDS = ("datasets", "encoders", "heads", "baselines")
+# A module is an entry if it defines this name; the other modules of the folder are what entries share.
+_DEFINES = {
+    "datasets": "open_dataset",
+    "encoders": "Encoder",
+    "heads": "Head",
+    "baselines": "Baseline",
+}
+KINDS = tuple(_DEFINES)
 
 
 @functools.cache
@@ -26,6 +33,8 @@ def _entries(kind: str) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for path in sorted((Path(__file__).parent / kind).glob("[!_]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
+        if not any(getattr(node, "name", "") == _DEFINES[kind] for node in tree.body):
+            continue
         summary = (ast.get_docstring(tree) or "").partition("\n")[0]
         names = {path.stem: summary}
         for node in tree.body:

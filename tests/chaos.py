@@ -27,11 +27,11 @@ import contextlib, json, os, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from stubs import StubEncoders, install, toy_dataset
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import SamtlError
-import samtl.store.reader, samtl.store.writer, samtl.encoding, filelock
-import samtl.decoder_process, samtl.decoding
-samtl.decoding.prepare = samtl.decoder_process.prepare_here  # a process for each pass would take longer than the pass
+import samtl.store.reader, samtl.store.writer, samtl.embed.pipeline, filelock
+import samtl.images.decoder_process, samtl.embed.decode
+__import__("sys").modules["samtl.embed.decode"].prepare = samtl.images.decoder_process.prepare_here  # no processes
 dataset = toy_dataset(int(sys.argv[2]))
 torch.set_num_threads(1)
 if sys.argv[4] == "no locks":  # as on a drive that ignores them
@@ -134,7 +134,7 @@ class Machine:
             "out": str(out),
             "tally": str(tally),
             "log": str(log),
-            "tiers": ["pooled", "grid16", "dense"],
+            "tiers": ["pooled", "grid", "dense"],
         }
         pid = self._ask(order)["pid"]
         self.server.stdin.write("\n")
@@ -148,7 +148,7 @@ class Machine:
         told = log.read_text() if log.exists() else ""  # it may be killed before it begins
         return Pass(code, tally.stat().st_size if tally.exists() else 0, told, code < 0)
 
-    def embed(self, out, call="", nth=1, fault="", tiers=("pooled", "grid16", "dense")):
+    def embed(self, out, call="", nth=1, fault="", tiers=("pooled", "grid", "dense")):
         """Run a pass.
 
         Parameters

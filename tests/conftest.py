@@ -65,7 +65,7 @@ def _small_store(tmp_path_factory):
     """Make a store of 37 rows once: two full blocks and one of five rows, two of the rows quarantined."""
     import stubs
 
-    from samtl.embedding import embed
+    from samtl.embed.api import embed
 
     with pytest.MonkeyPatch.context() as patch:
         stubs.install(stubs.StubEncoders(), patch.setattr)

@@ -14,7 +14,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["samtl.store", "samtl.heads"]):
-    from samtl.heads._save import load
+    from samtl.heads.io import load
     from samtl.store.documents import digest, seal
     from samtl.store.fingerprint import read_fingerprint
     from samtl.store.layout import INDEX_BYTES, array_specs, crc32c
@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["samtl.store", "samtl.heads"]):
 from test_torture_fuzz import damaged, mutated
 
 from samtl.errors import DamageError, SamtlError
-from samtl.preprocess import PATCH
+from samtl.images.transforms import PATCH
 
 
 def sealed(data):

@@ -5,8 +5,18 @@ import io
 import numpy as np
 from PIL import Image
 
-from samtl.report._style import LOOKS, figure, styled, svg
-from samtl.report.study import Drawing, Page, Section, Table
+from samtl.report.content import (
+    Drawing,
+    Page,
+    Section,
+    Table,
+)
+from samtl.report.style import (
+    LOOKS,
+    figure,
+    styled,
+    svg,
+)
 
 NASTY = "</title><script>alert('1')</script> & \"quoted\" <b>"
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from samtl import registry
 from samtl.datasets import Dataset
-from samtl.embedding import embed
-from samtl.encoders._weights import Weights
+from samtl.embed.api import embed
+from samtl.encoders.sources import Weights
 from samtl.errors import InputError
-from samtl.preprocess import PATCH, Preprocessing, grid_cells
+from samtl.images.transforms import PATCH, Preprocessing, grid_cells
 
 SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
 
@@ -138,8 +138,8 @@ class StubEncoder:
         side = self.preprocessing.image_size // PATCH
         arrays = {
             "pooled": ("pooled", (len(self.columns),), np.float32),
-            "grid16": ("grid16", (256, *[grid_cells(side)] * 2), np.float16),
-            "dense": ("embeddings", (256, side, side), np.float16),
+            "grid": ("grid", (256, *[grid_cells(side)] * 2), np.float16),
+            "dense": ("dense", (256, side, side), np.float16),
         }
         outputs = {}
         for name, shape, dtype in (arrays[tier] for tier in tiers):
@@ -189,7 +189,7 @@ class SeeingEncoder(StubEncoder):
         cells = square.reshape(side, 4, 4, side, 4, 4, 3).mean((2, 5))  # y, cell, x, cell, colour
         grid = np.zeros((256, side, side))
         grid[:48] = cells.transpose(1, 3, 4, 0, 2).reshape(48, side, side)
-        if array == "grid16":
+        if array == "grid":
             cells = grid_cells(side)
             grid = grid.reshape(256, cells, side // cells, cells, side // cells).mean((2, 4))
         return grid.astype(dtype)

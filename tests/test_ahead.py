@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from samtl.ahead import ahead
+from samtl._runtime import ahead
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -10,16 +10,24 @@ import stubs
 from PIL import Image
 from toys import blobs, stripes
 
-from samtl import pixel_metrics, splits
-from samtl.baseline_fit import BaselineTrial, fit_baseline, samples_of
+from samtl import splits
 from samtl.datasets import shuffled
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import InputError, UnknownName
-from samtl.fit import fit_head
-from samtl.heads._save import load
-from samtl.preprocess import mask_square, resized_shape
-from samtl.runs import RunFolder, read_split
-from samtl.trial import Clock, Parts, Stage, choose, configured
+from samtl.experiment.baseline_fit import BaselineTrial, fit_baseline, samples_of
+from samtl.experiment.fit import fit_head
+from samtl.experiment.run import RunFolder
+from samtl.experiment.trial import (
+    Clock,
+    Parts,
+    Stage,
+    choose,
+    configured,
+)
+from samtl.heads.io import load
+from samtl.images.transforms import mask_square, resized_shape
+from samtl.metrics import segmentation as pixel_metrics
+from samtl.splits.published import read_split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

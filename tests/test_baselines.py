@@ -9,7 +9,7 @@ from safetensors.numpy import load, save
 from samtl import registry
 from samtl.datasets import IGNORE
 from samtl.errors import InputError
-from samtl.preprocess import resized_shape
+from samtl.images.transforms import resized_shape
 
 # Small and quick to train; parameters that are not here have their defaults.
 SMALL = {

@@ -8,11 +8,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from samtl.baselines._pixels import read_image
 from samtl.baselines.floor import Baseline
+from samtl.baselines.pixels import read_image
 from samtl.datasets import IGNORE
 from samtl.heads import logreg
-from samtl.images import statistics
+from samtl.images.codecs import statistics
 
 TRAIN, HELD, TEST = np.arange(30), np.arange(30, 45), np.arange(45, 60)
 

@@ -9,8 +9,8 @@ from torch import nn
 from toys import blobs, stripes
 
 from samtl.baselines import cnn, unet
-from samtl.baselines._networks import Normalised, class_map
-from samtl.heads import _train
+from samtl.baselines.networks import Normalised, class_map
+from samtl.heads import trainer as _train
 
 
 def n_weights(network):

@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from samtl.baselines import _pixels
-from samtl.baselines._pixels import Pixels, read_mask, square, squares, turned
+from samtl.baselines import pixels as _pixels
+from samtl.baselines.pixels import (
+    Pixels,
+    read_mask,
+    square,
+    squares,
+    turned,
+)
 from samtl.datasets import IGNORE, Dataset, resolve
 from samtl.errors import InputError
-from samtl.preprocess import PIXEL_MEAN, mask_square, resize_longest_side
+from samtl.images.transforms import PIXEL_MEAN, mask_square, resize_longest_side
 
 
 def generator(seed=0):

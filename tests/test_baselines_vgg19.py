@@ -12,8 +12,8 @@ import toys
 
 from samtl.baselines import vgg19
 from samtl.baselines.vgg19 import Baseline, convolutions
+from samtl.encoders.checkpoints import Official
 from samtl.errors import InputError, ResourceError
-from samtl.weights import Official
 
 ROWS = np.arange(24), np.arange(24, 36), np.arange(36, 60)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from samtl.bench import encoder as bench
-from samtl.bench.encoder import OTHERS, Side, bench_encoder
+from benchmarks import encoder as bench
+from benchmarks.encoder import OTHERS, Side, bench_encoder
 from samtl.encoders import sam
 from samtl.errors import InputError, UnknownName
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.heads import CASES, Case, bench_heads
 from samtl import registry
-from samtl.bench.heads import CASES, Case, bench_heads
 
 
 def test_every_head_on_grids_is_measured_on_each_of_its_tasks():
@@ -20,9 +20,9 @@ def test_every_head_on_grids_is_measured_on_each_of_its_tasks():
 @pytest.mark.parametrize(
     "case",
     [
-        Case("conv", "grid16", "classification", "grid16", 16, 3, 8, 1, 1, 1),
-        Case("vit", "grid16", "classification", "grid16", 16, 3, 8, 1, 1, 1),
-        Case("conv", "dense", "segmentation", "embeddings", 64, 2, 2, 1, 1, 1),
+        Case("conv", "grid", "classification", "grid", 16, 3, 8, 1, 1, 1),
+        Case("vit", "grid", "classification", "grid", 16, 3, 8, 1, 1, 1),
+        Case("conv", "dense", "segmentation", "dense", 64, 2, 2, 1, 1, 1),
     ],
 )
 def test_figures_of_a_case(case):

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from samtl.bench._paired import Row, against, alone, alternating, machine, paired, to_json
+from benchmarks.paired import (
+    Row,
+    against,
+    alone,
+    alternating,
+    machine,
+    paired,
+    to_json,
+)
 
 
 def test_medians_of_both_sides_without_the_first_round():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from samtl.bench import store as bench
-from samtl.bench.store import bench_store
+from benchmarks import store as bench
+from benchmarks.store import bench_store
 from samtl.errors import InputError
 from samtl.store.reader import Store, open_store
 from samtl.store.verify import check
@@ -45,8 +45,8 @@ def test_all_sides_give_the_same_numbers(tmp_path):
     path = bench._store(tmp_path / "a.zarr", values, 32)
     for i in (3, 20):
         for row in (
-            open_store(path).row("embeddings", i),
-            open_store(path).zarr()["embeddings"][i],
+            open_store(path).row("dense", i),
+            open_store(path).zarr()["dense"][i],
             bench._tensorstore(path)[i].read().result(),
         ):
             np.testing.assert_array_equal(row, values[i % 16])
@@ -55,7 +55,7 @@ def test_all_sides_give_the_same_numbers(tmp_path):
 def test_the_large_log_is_that_of_a_store(tmp_path):
     store = open_store(bench._log(tmp_path / "a.zarr", 40))
     assert (len(store), store.missing) == (40, 0)
-    assert set(store.arrays) >= {"embeddings", "grid16", "pooled", "label"}
+    assert set(store.arrays) >= {"dense", "grid", "pooled", "label"}
     found = check(tmp_path / "a.zarr", "quick")
     assert {one.what for one in found.findings} == {"file", "metadata"}  # records alone
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from samtl.bench import sweep as bench
+from benchmarks import sweep as bench
 from samtl.errors import InputError
-from samtl.runs import read_run
-from samtl.sweeping import sweep
+from samtl.experiment.run import read_run
+from samtl.sweep.api import sweep
 
 
 def test_a_line_through_some_times_gives_the_others():

@@ -8,16 +8,27 @@ import pytest
 from stubs import embedded
 from toys import stripes
 
-from samtl import cells, head_trial
-from samtl.cells import CELLS, FLOORS, SPLITS, Cell, Given, Unit, Workshop, lanes_of, why
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.fit import fit_head
+from samtl.experiment import head_trial
+from samtl.experiment.features import Data
+from samtl.experiment.fit import fit_head
+from samtl.experiment.run import read_run
+from samtl.experiment.trial import Parts, choose
 from samtl.heads import conv, logreg, mlp
-from samtl.protocols import parse
-from samtl.runs import read_run
+from samtl.splits.spec import parse
 from samtl.store.reader import Store, open_store
-from samtl.trial import Parts, choose
-from samtl.usable import Data
+from samtl.sweep import worker as cells
+from samtl.sweep.worker import (
+    CELLS,
+    FLOORS,
+    SPLITS,
+    Cell,
+    Given,
+    Unit,
+    Workshop,
+    lanes_of,
+    why,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,7 +41,7 @@ PARAMS = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled", "grid16"))
+    return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled", "grid"))
 
 
 @pytest.fixture
@@ -249,5 +260,5 @@ def test_where_there_is_no_floor_the_reason_is_kept(shop, make, monkeypatch):
 
 def test_the_array_of_a_head(store):
     opened = open_store(store)
-    assert cells.array_of(opened, "conv") == "grid16"
+    assert cells.array_of(opened, "conv") == "grid"
     assert cells.array_of(opened, "mlp") == "pooled"

@@ -11,18 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import samtl
-from samtl.changes import reconcile
-from samtl.embedding import Reading, embed
-from samtl.errors import InputError, LockedError, MismatchError, ResourceError
-from samtl.images import BadImage
-from samtl.planning import Plan
-from samtl.planning import plan as plan_of
+from samtl.embed.api import Reading, embed
+from samtl.embed.changes import reconcile
+from samtl.embed.plan import Plan
+from samtl.embed.plan import plan as plan_of
+from samtl.embed.verify import verify
+from samtl.errors import (
+    InputError,
+    LockedError,
+    MismatchError,
+    ResourceError,
+)
+from samtl.images.codecs import BadImage
 from samtl.store.compact import compact
 from samtl.store.repair import repair
 from samtl.store.rows import Rows, newest
 from samtl.store.verify import check
 from samtl.store.writer import StoreWriter, locked
-from samtl.verifying import verify
 
 
 def rows_of(images, classes=("cat", "dog"), dataset="toy"):
@@ -152,7 +157,7 @@ def content(path="a.zarr"):
             store.sample_ids,
             store.labels,
             store.read("pooled"),
-            store.read("embeddings"),
+            store.read("dense"),
             strict=True,
         )
     }
@@ -211,7 +216,7 @@ def test_what_plain_readers_see(made):
     made(dataset(22, labels={"i0": 1}, i3=None))
     store = samtl.open("a.zarr")
     group = store.zarr()
-    assert group["embeddings"].shape[0] == 34  # 20, room to the next block, 2
+    assert group["dense"].shape[0] == 34  # 20, room to the next block, 2
     attributes = group.attrs["samtl"]
     gone = attributes["superseded"]
     ids = group["sample_id"][:]
@@ -410,7 +415,7 @@ def test_most_of_a_dataset_does_not_vanish_by_mistake(made):
 def test_two_writers_with_different_changes(made, encoders, monkeypatch):
     """The second planned before the first was through."""
     made(dataset())
-    from samtl import embedding
+    from samtl.embed import api as embedding
 
     inner = embedding._run
 
@@ -695,17 +700,17 @@ def test_a_row_is_named_by_the_image_that_it_was_made_from(made):
     """And not by one that a later pass refused, whichever array is looked at first."""
     made(dataset(), tiers=["pooled"])
     before = key_of("i4")
-    made(dataset(i4=44), tiers=["grid16"], check_images=False)
-    made(dataset(i4=44, i5=None), tiers=["pooled", "grid16"], check_images=False)
+    made(dataset(i4=44), tiers=["grid"], check_images=False)
+    made(dataset(i4=44, i5=None), tiers=["pooled", "grid"], check_images=False)
     assert key_of("i4") == before
-    samtl.compact("a.zarr")  # grid16 comes first then
+    samtl.compact("a.zarr")  # grid comes first then
     assert key_of("i4") == before == (image_of(4), before[1])
     found = verify("a.zarr", "deep", dataset=dataset(i4=44, i5=None))
     assert [(one.sample_id, one.what) for one in found.images] == [("i4", "changed")]
     # No tier of another image comes beside it.
     result = made(dataset(i4=44, i5=None), tiers=["dense"], check_images=False)
     assert [(q.sample_id, q.code) for q in result.quarantined] == [("i4", "changed")]
-    assert not samtl.open("a.zarr").valid("embeddings")[samtl.open("a.zarr").sample_ids.index("i4")]
+    assert not samtl.open("a.zarr").valid("dense")[samtl.open("a.zarr").sample_ids.index("i4")]
     assert check(result.store).findings == []
     made(dataset(i4=44, i5=None))
     assert content() == fresh(dataset(i4=44, i5=None))
@@ -719,11 +724,11 @@ def test_a_row_that_was_unreadable_at_first(made, later):
         return dataset().read(name)
 
     made(replace(dataset(), read=read), tiers=["pooled"])
-    made(dataset(), tiers=["grid16"], check_images=False)
+    made(dataset(), tiers=["grid"], check_images=False)
     result = made(dataset(i4=later), tiers=["dense"], check_images=False)
     assert key_of("i4")[0] == image_of(4)
     row = samtl.open("a.zarr").sample_ids.index("i4")
-    assert samtl.open("a.zarr").valid("embeddings")[row] == (later == 4)
+    assert samtl.open("a.zarr").valid("dense")[row] == (later == 4)
     assert check(result.store).findings == []
 
 

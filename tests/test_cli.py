@@ -85,7 +85,7 @@ def test_embed_prints_the_plan_then_the_result(run, encoders, folder):
     for told in (
         "24 rows",
         "pooled",
-        "grid16",
+        "grid",
         "dense",
         "free",
         "img/s",

@@ -10,8 +10,8 @@ from rich.console import Console
 from samtl.cli import _render
 from samtl.cli._board import Board, shortened
 
-from samtl.notes import Note
-from samtl.sweeping import Progress
+from samtl._runtime import Note
+from samtl.sweep.api import Progress
 
 
 def cells(models, splits, seeds):

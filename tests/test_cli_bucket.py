@@ -177,10 +177,10 @@ def test_only_stores_are_in_buckets(run, embedded, command, tmp_path):
 
 
 def test_a_report_tells_how_long_the_pass_took(run, made, tmp_path):
-    from samtl.report._pass import pass_seconds
+    from samtl.report.encoder_cost import pass_seconds
 
     assert run("fit-head", "--head", "logreg", "--cache", made, "--split", "0.5")[0] == 0
-    from samtl.report.gather import gather
+    from samtl.report.load import gather
 
     (study,) = gather([tmp_path / "runs"])
     assert study.trials[0].config["store"]["path"] == made

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from samtl.heads import logreg
-from samtl.results import Results
+from samtl.sweep.results import Results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

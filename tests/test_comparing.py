@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from samtl.comparing import (
+from samtl.errors import InputError, UnknownName
+from samtl.metrics.bootstrap import (
     FEWEST,
     METRICS,
     Difference,
@@ -19,7 +20,6 @@ from samtl.comparing import (
     over_seeds,
     told,
 )
-from samtl.errors import InputError, UnknownName
 
 K = 4
 

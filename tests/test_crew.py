@@ -13,12 +13,18 @@ import pytest
 from stubs import embedded
 from toys import stripes
 
-from samtl import crew
-from samtl.cells import CELLS, Cell, Given, Unit, Workshop
+from samtl.experiment.trial import Parts
 from samtl.splits import holdout, inner
 from samtl.store.reader import open_store
-from samtl.sweeping import Progress, sweep
-from samtl.trial import Parts
+from samtl.sweep import crew
+from samtl.sweep.api import Progress, sweep
+from samtl.sweep.worker import (
+    CELLS,
+    Cell,
+    Given,
+    Unit,
+    Workshop,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -158,7 +164,7 @@ def test_a_script_without_a_guard_is_told_of(store, tmp_path):
         textwrap.dedent(
             """
             import sys
-            from samtl.sweeping import sweep
+            from samtl.sweep.api import sweep
             sweep(sys.argv[1], ["logreg"], "kfold:3", 1, sys.argv[2], jobs=2)
             """
         )

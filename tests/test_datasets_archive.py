@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtl.datasets import _archive
-from samtl.datasets._archive import Archive, Caps
+from samtl.datasets import archive as _archive
+from samtl.datasets.archive import Archive, Caps
 from samtl.errors import InputError
 
 TEXT = b"to be or not to be, " * 50

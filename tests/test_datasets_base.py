@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samtl import datasets
-from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
+from samtl.datasets import (
+    Dataset,
+    groups_by,
+    only,
+    resolve,
+    shuffled,
+    subset,
+)
 from samtl.errors import InputError, UnknownName
 
 

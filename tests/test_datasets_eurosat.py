@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtl import images
 from samtl.datasets import eurosat, resolve
 from samtl.errors import InputError, ResourceError
+from samtl.images import codecs as images
 
 LAYOUTS = ("eurosat/2750", "EuroSAT_RGB")
 

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from samtl import images
-from samtl.datasets import _listing, resolve
+from samtl.datasets import listing as _listing
+from samtl.datasets import resolve
 from samtl.errors import InputError
-from samtl.images import BadImage
+from samtl.images import codecs as images
+from samtl.images.codecs import BadImage
 
 
 def image_bytes(value=0, form="PNG"):

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from samtl.datasets import _masks, resolve
-from samtl.datasets._masks import indexed, light, matched, valued
+from samtl.datasets import mask_files as _masks
+from samtl.datasets import resolve
+from samtl.datasets.mask_files import (
+    indexed,
+    light,
+    matched,
+    valued,
+)
+from samtl.embed.plan import require_usable
 from samtl.errors import InputError
-from samtl.images import BadImage
-from samtl.planning import require_usable
+from samtl.images.codecs import BadImage
 
 HEIGHT, WIDTH = 5, 7
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from samtl import images
-from samtl.datasets import _scenes, resolve
+from samtl.datasets import landscapes as _scenes
+from samtl.datasets import resolve
 from samtl.datasets.synthetic import png
 from samtl.errors import InputError
+from samtl.images import codecs as images
 
 # Of image 1 of each class under seed 0. Rows of stores are recognised by their bytes, so a change
 # here makes every store of generated images a stranger.

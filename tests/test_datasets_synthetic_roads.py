@@ -6,9 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
-from samtl.datasets import _scenes, resolve
+from samtl.datasets import landscapes as _scenes
+from samtl.datasets import resolve
 from samtl.errors import InputError
-from samtl.images import decode
+from samtl.images.codecs import decode
 
 # Of the first images under seed 0. Rows of stores are recognised by their bytes.
 DIGESTS = {1: "d43816e3547f4e2a", 2: "366060ff4fbd9e36", 3: "66ab9728c9674450"}

@@ -15,13 +15,19 @@ import pytest
 import stubs
 from PIL import Image
 
-from samtl import decoder_process, images
-from samtl.decoder_process import Decoder, decode_mask, prepare, prepare_here
 from samtl.errors import ResourceError
-from samtl.images import BadImage
+from samtl.images import codecs as images
+from samtl.images import decoder_process
+from samtl.images.codecs import BadImage
+from samtl.images.decoder_process import (
+    Decoder,
+    decode_mask,
+    prepare,
+    prepare_here,
+)
 
 HANGING = """
-import samtl.decoder_process as d, sys, os, time
+import samtl.images.decoder_process as d, sys, os, time
 real = d.prepare_here
 def prepare_here(data, image_size):
     if data.startswith(b"hang"):
@@ -165,7 +171,7 @@ def test_what_the_machine_ends_is_not_the_images_fault(none_idle, monkeypatch, n
     """As where memory runs out: the pass stops, and no row is put aside."""
     start = decoder_process._START.replace(
         "; from samtl",
-        "; import os, signal, samtl.decoder_process as d; "
+        "; import os, signal, samtl.images.decoder_process as d; "
         f"d._answer = lambda *a: (signal.signal({int(number)}, 0) if {int(number)} != 9 else 0, "
         f"os.kill(os.getpid(), {int(number)})); from samtl",
     )
@@ -198,7 +204,7 @@ def test_no_answer_is_believed_unseen(none_idle, monkeypatch, answer):
     told = repr(answer).replace("{", "{{").replace("}", "}}")
     start = decoder_process._START.replace(
         "; from samtl",
-        "; import sys, samtl.decoder_process as d; "
+        "; import sys, samtl.images.decoder_process as d; "
         f"d._answer = lambda answers, *a: (answers.write({told}), answers.flush(), sys.exit(5)); from samtl",
     )
     monkeypatch.setattr(decoder_process, "_START", start)
@@ -210,7 +216,7 @@ def test_one_that_never_answers_is_stopped(none_idle, monkeypatch):
     monkeypatch.setattr(decoder_process, "PATIENCE", 0.3)
     start = decoder_process._START.replace(
         "; from samtl",
-        "; import time, samtl.decoder_process as d; d._answer = lambda *a: time.sleep(100); from samtl",
+        "; import time, samtl.images.decoder_process as d; d._answer = lambda *a: time.sleep(100); from samtl",
     )
     monkeypatch.setattr(decoder_process, "_START", start)
     with pytest.raises(BadImage, match=r"was stopped after 0 s"):
@@ -309,7 +315,7 @@ def test_within_another_program_it_decodes_here(monkeypatch):
 def test_its_start_is_light():
     """Neither torch nor zarr: it starts in a moment, and its memory is that of an image."""
     code = (
-        "import sys, samtl.decoder_process\n"
+        "import sys, samtl.images.decoder_process\n"
         "print([m for m in ('torch', 'sklearn', 'zarr', 'scipy', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import stubs
 
-from samtl import decoding
 from samtl.datasets import Dataset
+from samtl.embed import decode as decoding
 from samtl.errors import ResourceError
-from samtl.images import decode, statistics
+from samtl.images.codecs import decode, statistics
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])

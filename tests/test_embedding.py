@@ -29,15 +29,15 @@ from stubs import (
     toy_dataset,
 )
 
-from samtl import encoding
+from samtl._runtime import Note
 from samtl.datasets import Dataset, resolve
-from samtl.embedding import embed
-from samtl.encoding import Overlap, Progress
+from samtl.embed import pipeline as encoding
+from samtl.embed.api import embed
+from samtl.embed.pipeline import Overlap, Progress
+from samtl.embed.plan import Plan
 from samtl.errors import InputError, MismatchError, ResourceError
-from samtl.images import BadImage, decode, statistics
-from samtl.notes import Note
-from samtl.planning import Plan
-from samtl.preprocess import mask_square, resize_longest_side
+from samtl.images.codecs import BadImage, decode, statistics
+from samtl.images.transforms import mask_square, resize_longest_side
 from samtl.store import durable
 from samtl.store.log import read_log
 from samtl.store.reader import Quarantined, open_store
@@ -72,7 +72,7 @@ def test_each_row_is_what_the_encoder_gives_for_its_image(encoders):
     model = encoders.Encoder("stub", dtype="float32")
     for row, sample_id in enumerate(store.sample_ids):
         pixels = decode(dataset.read(sample_id))
-        wanted = model.encode([resize_longest_side(pixels, 64)], ("pooled", "grid16", "dense"))
+        wanted = model.encode([resize_longest_side(pixels, 64)], ("pooled", "grid", "dense"))
         for name, arrays in wanted.items():
             np.testing.assert_array_equal(store.row(name, row), arrays[0])
         np.testing.assert_array_equal(store.row("image_stats", row), statistics(pixels))
@@ -138,12 +138,12 @@ def test_a_whole_store_is_not_computed_again(encoders, small):
 def test_at_real_size_the_arrays_are_as_designed(monkeypatch):
     install(StubEncoders(image_size=1024), monkeypatch.setattr)
     store = open_store(run(toy_dataset(17)).store)
-    assert store.shape("embeddings") == (17, 256, 64, 64)
-    assert store.shape("grid16") == (17, 256, 16, 16)
-    assert Path("a.zarr/embeddings/c.0.0.0.0").stat().st_size == 16 * (2**21 + 4) + 260
-    theirs = store.zarr()["embeddings"]
+    assert store.shape("dense") == (17, 256, 64, 64)
+    assert store.shape("grid") == (17, 256, 16, 16)
+    assert Path("a.zarr/dense/c.0.0.0.0").stat().st_size == 16 * (2**21 + 4) + 260
+    theirs = store.zarr()["dense"]
     assert theirs.shards == (16, 256, 64, 64)
-    assert theirs[16].tobytes() == store.row("embeddings", 16).tobytes()
+    assert theirs[16].tobytes() == store.row("dense", 16).tobytes()
 
 
 # Bad images
@@ -159,7 +159,7 @@ def test_a_bad_image_is_set_aside_and_the_pass_goes_on(encoders, kind):
     store = open_store("a.zarr")
     assert store.valid().sum() == 20
     assert not store.valid()[bad.row]
-    for name in ("embeddings", "grid16", "pooled", "image_stats"):
+    for name in ("dense", "grid", "pooled", "image_stats"):
         assert np.isnan(store.row(name, bad.row)).all()
     assert store.row("label", bad.row) == 1
     assert store.row("sample_id", bad.row) == bad.sample_id
@@ -167,7 +167,7 @@ def test_a_bad_image_is_set_aside_and_the_pass_goes_on(encoders, kind):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("array", ["pooled", "embeddings"])
+@pytest.mark.parametrize("array", ["pooled", "dense"])
 def test_an_output_that_is_not_finite_is_set_aside(encoders, array, value):
     def spoil_the_seventh(outputs):
         if encoders.images == 7:
@@ -176,7 +176,7 @@ def test_an_output_that_is_not_finite_is_set_aside(encoders, array, value):
     encoders.spoil = spoil_the_seventh
     (bad,) = run(toy_dataset(21), batch_size=1).quarantined
     assert (bad.row, bad.code) == (6, "nonfinite")
-    assert np.isnan(open_store("a.zarr").read("grid16", [6])).all()
+    assert np.isnan(open_store("a.zarr").read("grid", [6])).all()
 
 
 def test_a_dataset_of_bad_images_alone_ends(encoders):
@@ -275,7 +275,7 @@ def test_an_added_tier_leaves_masks_alone(encoders):
     run(masked_dataset(), tiers=["pooled"])
     run(masked_dataset())
     assert rows_of("a.zarr") == whole
-    assert set(read_log(Path("a.zarr"))[1].files) == {"grid16", "embeddings"}
+    assert set(read_log(Path("a.zarr"))[1].files) == {"grid", "dense"}
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_bad_mask_sets_its_row_aside(encoders, content, code, told):
     assert re.search(told, bad.reason)
     store = open_store("a.zarr")
     assert (store.row("mask", bad.row) == 255).all()
-    assert np.isnan(store.row("embeddings", bad.row)).all()
+    assert np.isnan(store.row("dense", bad.row)).all()
     assert store.valid().sum() == 36
     assert run(masked_dataset(bad={7: content})).encoded == 0
 
@@ -362,15 +362,15 @@ def test_a_tier_that_is_added_later_is_the_one_of_a_single_pass(encoders, whole)
     }
     assert {name for name in first if after[name] != first[name]} == {"zarr.json"}
     assert rows_of("a.zarr") == whole
-    assert (set(read_log(Path("a.zarr"))[1].files)) == {"grid16", "embeddings"}
+    assert (set(read_log(Path("a.zarr"))[1].files)) == {"grid", "dense"}
 
 
 def test_tiers_that_are_not_asked_for_again_stay(encoders, whole):
-    run(tiers=["grid16"])
+    run(tiers=["grid"])
     run(tiers=["pooled"])
     store = open_store("a.zarr")
-    assert store.tiers == ("pooled", "grid16")
-    assert rows_of("a.zarr") == {k: v for k, v in whole.items() if k != "embeddings"}
+    assert store.tiers == ("pooled", "grid")
+    assert rows_of("a.zarr") == {k: v for k, v in whole.items() if k != "dense"}
 
 
 def test_an_image_that_changed_between_two_passes_is_set_aside(encoders):
@@ -384,12 +384,12 @@ def test_an_image_that_changed_between_two_passes_is_set_aside(encoders):
         ("class2/0005.png", "changed"),
     }
     changed = [q.row for q in result.quarantined]
-    assert np.isnan(store.read("grid16", changed)).all()
-    assert np.isnan(store.read("embeddings", changed)).all()
+    assert np.isnan(store.read("grid", changed)).all()
+    assert np.isnan(store.read("dense", changed)).all()
     assert {name: rows_of("a.zarr")[name] for name in before} == before
     assert store.valid("pooled").all()
     assert np.flatnonzero(~store.valid()).tolist() == changed
-    assert not np.isnan(np.delete(store.read("grid16"), changed, axis=0)).any()
+    assert not np.isnan(np.delete(store.read("grid"), changed, axis=0)).any()
 
 
 def test_an_image_that_became_unreadable_is_told_as_that(encoders):
@@ -518,7 +518,7 @@ def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch):
         return write_block(*arguments)
 
     monkeypatch.setattr(StoreWriter, "write_block", write_slowly)
-    encoders.spoil = lambda arrays: outputs.append(weakref.ref(arrays["embeddings"]))
+    encoders.spoil = lambda arrays: outputs.append(weakref.ref(arrays["dense"]))
     encoders.before_batch = lambda pixels: most.append(sum(o() is not None for o in outputs))
     run(toy_dataset(160), batch_size=16)
     assert len(most) == 10
@@ -526,7 +526,7 @@ def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch):
 
 
 def test_without_a_batch_size_the_encoder_is_asked(encoders, monkeypatch, whole):
-    monkeypatch.setattr("samtl.planning.images_per_call", lambda *arguments, untold: untold)
+    monkeypatch.setattr("samtl.embed.plan.images_per_call", lambda *arguments, untold: untold)
     monkeypatch.setattr(StubEncoder, "best_batch", lambda self, most: min(most, 7), raising=False)
     plans = []
     result = run(on_event=lambda event: plans.append(event) if isinstance(event, Plan) else None)
@@ -591,7 +591,7 @@ def test_a_slow_disk_holds_a_gpu_back(encoders, overlapped, monkeypatch):
         return write_block(*arguments)
 
     monkeypatch.setattr(StoreWriter, "write_block", write_slowly)
-    encoders.spoil = lambda arrays: outputs.append(weakref.ref(arrays["embeddings"]))
+    encoders.spoil = lambda arrays: outputs.append(weakref.ref(arrays["dense"]))
     encoders.before_batch = lambda pixels: most.append(sum(o() is not None for o in outputs))
     run(toy_dataset(320), batch_size=16)
     assert len(most) == 20
@@ -699,7 +699,7 @@ def test_a_pass_that_fails_loses_at_most_a_block(encoders, whole, batch_size, se
 KILLED = """
 import os, pathlib, random, signal, sys, time
 import stubs
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.store.log import read_log
 
 out, tally, rows = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
@@ -789,14 +789,14 @@ def test_withdrawn_rows_are_computed_again(encoders, small):
 
     before = rows_of(small)
     record = read_log(small)[1]
-    withdrawal = replace(record, sequence=1, files={}, withdrawn=("embeddings",))
+    withdrawal = replace(record, sequence=1, files={}, withdrawn=("dense",))
     (small / "log" / "1.1.json").write_bytes(seal(withdrawal.to_dict()))
-    for path in small.glob("embeddings/c.1.*"):
+    for path in small.glob("dense/c.1.*"):
         path.write_bytes(b"damaged")
     result = run(small_dataset(), out=small)
     assert (result.encoded, result.missing) == (16, 0)
     assert rows_of(small) == before
-    assert set(read_log(small)[-2].files) == {"embeddings"}
+    assert set(read_log(small)[-2].files) == {"dense"}
 
 
 def test_a_store_may_be_moved_and_gone_on_with(encoders, whole, tmp_path):

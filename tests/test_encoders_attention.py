@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from samtl.encoders import _attention
-from samtl.encoders._attention import Attention
-from samtl.encoders._modeling import modeling
+from samtl.encoders import attention as _attention
+from samtl.encoders.attention import Attention
+from samtl.encoders.modeling import modeling
 
 WAYS = ["_added", "_folded", "fused"]
 

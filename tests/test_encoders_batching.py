@@ -5,7 +5,12 @@ import time
 import pytest
 import torch
 
-from samtl.encoders._batching import SECONDS, SIZES, knee, rate_of
+from samtl.encoders.batching import (
+    SECONDS,
+    SIZES,
+    knee,
+    rate_of,
+)
 
 
 def faster_up_to(most, tried, fits=10**6):

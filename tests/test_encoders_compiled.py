@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from samtl.encoders import _linear, sam
-from samtl.encoders._blocks import Fast
-from samtl.encoders._compiled import Compiled
+from samtl.encoders import linear as _linear
+from samtl.encoders import sam
+from samtl.encoders.blocks import Fast
+from samtl.encoders.compiled import Compiled
 
 SIDE = 128
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samtl.encoders._device import resolve_device, resolve_devices, resolve_dtype
+from samtl.encoders.device import resolve_device, resolve_devices, resolve_dtype
 from samtl.errors import InputError
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from samtl.encoders import sam
-from samtl.encoders._engines import ENGINES, check_engine, engine
-from samtl.encoders._weights import load_weights
+from samtl.encoders.engines import ENGINES, check_engine, engine
+from samtl.encoders.sources import load_weights
 from samtl.errors import InputError, UnknownName
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from samtl.encoders import _linear
-from samtl.encoders._linear import Linear, packs
+from samtl.encoders import linear as _linear
+from samtl.encoders.linear import Linear, packs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

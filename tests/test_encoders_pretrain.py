@@ -11,16 +11,14 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from samtl import registry
-from samtl.encoders import sam
-from samtl.encoders.pretrain import __main__ as command
-from samtl.encoders.pretrain import _state
-from samtl.encoders.pretrain._images import read_images
-from samtl.encoders.pretrain._network import Network, pooled, pooled_width
-from samtl.encoders.pretrain._objective import effective_rank, vicreg
-from samtl.encoders.pretrain._recipe import STAGES, Recipe, Stage
-from samtl.encoders.pretrain._training import LOG, Training
-from samtl.encoders.pretrain._views import (
+from recipes.pretrain import __main__ as command
+from recipes.pretrain import state as _state
+from recipes.pretrain.images import read_images
+from recipes.pretrain.network import Network, pooled, pooled_width
+from recipes.pretrain.objective import effective_rank, vicreg
+from recipes.pretrain.recipe import STAGES, Recipe, Stage
+from recipes.pretrain.training import LOG, Training
+from recipes.pretrain.views import (
     at_points,
     cut,
     draw_crops,
@@ -29,8 +27,10 @@ from samtl.encoders.pretrain._views import (
     recoloured,
     shared_points,
 )
+from samtl import registry
+from samtl.encoders import sam
 from samtl.errors import InputError, SamtlError, UnknownName
-from samtl.preprocess import resize_longest_side
+from samtl.images.transforms import resize_longest_side
 
 CPU = torch.device("cpu")
 MINIATURE = Recipe(stages=(Stage(4, 6, 4, 0.5, 0.9), Stage(5, 3, 2)), pixels=16, wide=16, seed=3)
@@ -528,7 +528,7 @@ def test_it_rests_when_told_to(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_signal_ends_it_and_it_goes_on(tmp_path):
-    arguments = [sys.executable, "-m", "samtl.encoders.pretrain", *ARGUMENTS, "--stage", "4:4:9999"]
+    arguments = [sys.executable, "-m", "recipes.pretrain", *ARGUMENTS, "--stage", "4:4:9999"]
     arguments += ["--out", str(tmp_path)]
     kept = 0
     for number, line in ((signal.SIGTERM, "step 50 of"), (signal.SIGINT, "going on after step")):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from samtl.encoders import _tiers, sam
-from samtl.encoders._modeling import modeling
+from samtl.encoders import pooling as _tiers
+from samtl.encoders import sam
+from samtl.encoders.modeling import modeling
 from samtl.errors import InputError
-from samtl.preprocess import PIXEL_MEAN, PIXEL_STD
+from samtl.images.transforms import PIXEL_MEAN, PIXEL_STD
 
 
 def relative_l2(ours, reference):
@@ -55,7 +56,7 @@ def test_random_weights_leave_no_parameter_at_zero():
 
 
 def test_output_is_that_of_segment_anything(encoder, images, reference):
-    dense = encoder.encode(images, ("dense",))["embeddings"]
+    dense = encoder.encode(images, ("dense",))["dense"]
     assert dense.dtype == np.float16
     assert dense.shape == (2, 256, 64, 64)
     for ours, theirs in zip(dense, reference, strict=True):
@@ -64,7 +65,7 @@ def test_output_is_that_of_segment_anything(encoder, images, reference):
 
 def test_bfloat16_stays_near(encoder, images, reference):
     low = sam.Encoder("tiny", "random:7", device="cpu", dtype="bfloat16")
-    assert relative_l2(low.encode(images[:1], ("dense",))["embeddings"][0], reference[0]) < 0.03
+    assert relative_l2(low.encode(images[:1], ("dense",))["dense"][0], reference[0]) < 0.03
 
 
 def test_a_batch_gives_what_single_images_give(encoder, images):
@@ -93,9 +94,9 @@ def test_another_image_size_resamples_the_positions(encoder, size):
     for shape in ((size, size), (size, size // 3)):
         image = rng.integers(0, 256, (*shape, 3), np.uint8)
         out = small.encode([image])
-        assert out["embeddings"].shape == (1, 256, side, side)
-        assert out["grid16"].shape == (1, 256, 16, 16)
-        assert relative_l2(out["embeddings"][0], plain(model, image, size)) < 1e-3
+        assert out["dense"].shape == (1, 256, side, side)
+        assert out["grid"].shape == (1, 256, 16, 16)
+        assert relative_l2(out["dense"][0], plain(model, image, size)) < 1e-3
 
 
 @pytest.mark.parametrize("side", [3, 16, 20, 32, 64])
@@ -104,7 +105,7 @@ def test_grid16_has_a_cell_for_each_sixteenth_of_the_side(side):
     dense = torch.from_numpy(rng.standard_normal((1, 2, side, side)).astype(np.float16))
     rows, columns = side, max(1, side // 3)
     mask = _tiers.validity([(rows, columns)], side, torch.device("cpu"))
-    grid = _tiers.grid16(dense, mask)[0].numpy()
+    grid = _tiers.grid(dense, mask)[0].numpy()
     cells = min(16, side)
     assert grid.shape == (2, cells, cells)
     edges = [(i * side // cells, -(-(i + 1) * side // cells)) for i in range(cells)]
@@ -123,7 +124,7 @@ def test_only_the_tiers_asked_for(encoder, images):
 def test_pooled_follows_its_definition(encoder, images):
     """Checked against sums written out in numpy, for an image whose right part is padding."""
     out = encoder.encode(images)
-    valid = out["embeddings"][1][:, :, :21].astype(
+    valid = out["dense"][1][:, :, :21].astype(
         np.float64
     )  # 333 pixels reach ceil(333 / 16) = 21 columns
     expected = [valid.mean((1, 2)), valid.max((1, 2)), valid.std((1, 2))]
@@ -154,9 +155,9 @@ def test_block_means_are_those_of_the_blocks_outputs(encoder, images):
 
 def test_grid16_averages_valid_tokens_only(encoder, images):
     out = encoder.encode(images)
-    dense = out["embeddings"].astype(np.float64)
-    grid = out["grid16"].astype(np.float64)
-    assert out["grid16"].dtype == np.float16
+    dense = out["dense"].astype(np.float64)
+    grid = out["grid"].astype(np.float64)
+    assert out["grid"].dtype == np.float16
     square = dense[0].reshape(256, 16, 4, 16, 4).mean((2, 4))
     np.testing.assert_allclose(grid[0], square, rtol=2e-3, atol=2e-3)
     # 21 valid columns: five whole cells, one with a single valid column, then nothing.

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from samtl.encoders import _weights, sam
-from samtl.encoders._weights import Official, load_weights, tensors_digest
+from samtl.encoders import sam
+from samtl.encoders import sources as _weights
+from samtl.encoders.sources import Official, load_weights, tensors_digest
 from samtl.errors import InputError, ResourceError
 
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtl.encoders._modeling import modeling
-from samtl.encoders._windows import merge, split
+from samtl.encoders.modeling import modeling
+from samtl.encoders.windows import merge, split
 
 HEADS, SIZE = 2, 3
 WIDTH = HEADS * SIZE

@@ -16,8 +16,8 @@ from samtl import splits
 from samtl.datasets import resolve, shuffled, subset
 from samtl.encoders import sam
 from samtl.heads import logreg, mlp
-from samtl.images import decode
-from samtl.preprocess import PIXEL_MEAN, PIXEL_STD, resize_longest_side
+from samtl.images.codecs import decode
+from samtl.images.transforms import PIXEL_MEAN, PIXEL_STD, resize_longest_side
 
 
 @torch.inference_mode()
@@ -46,7 +46,7 @@ def test_the_store_holds_what_segment_anything_computes(tmp_path):
     for row, sample_id in enumerate(store.sample_ids):
         pixels = np.asarray(Image.open(Path("images") / sample_id))
         reference = plain_segment_anything(resize_longest_side(pixels)).astype(np.float64)
-        stored = store.row("embeddings", row).astype(np.float64)
+        stored = store.row("dense", row).astype(np.float64)
         error = np.linalg.norm(stored - reference) / np.linalg.norm(reference)
         assert error < 1e-3, sample_id
 

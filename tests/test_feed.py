@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from stubs import SeeingEncoders, install
 from toys import blobs
 
-from samtl import feed
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
-from samtl.feed import Feed, Targets, held_in_memory
+from samtl.experiment import feed
+from samtl.experiment.feed import Feed, Targets, held_in_memory
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.reader import open_store
 
@@ -35,14 +35,14 @@ class MemoryStore:
         self.reads, self.masks_read = [], []
 
     def shape(self, array):
-        assert array == "embeddings"
+        assert array == "dense"
         return self.data.shape
 
     def dtype(self, array):
         return str(self.data.dtype)
 
     def read(self, array, rows):
-        assert array == "embeddings"
+        assert array == "dense"
         self.reads.append(rows.tolist())
         return self.data[rows]
 
@@ -56,7 +56,7 @@ def make(n=100, rows=None, masks=False, held=False, store=None):
     store = store or MemoryStore(n)
     rows = np.arange(n) if rows is None else np.asarray(rows, dtype=np.int64)
     targets = Targets(store, None if masks else np.arange(len(store.data)))
-    return Feed(store, "embeddings", rows, targets, held)
+    return Feed(store, "dense", rows, targets, held)
 
 
 def generator(seed=0):
@@ -170,8 +170,8 @@ def test_what_is_streamed_is_read_in_each_pass(monkeypatch):
 def test_what_fits_is_held(monkeypatch):
     store = MemoryStore(10)
     monkeypatch.setattr(feed, "HELD_BYTES", 5 * ROW_BYTES)
-    assert held_in_memory(store, "embeddings", 5)
-    assert not held_in_memory(store, "embeddings", 6)
+    assert held_in_memory(store, "dense", 5)
+    assert not held_in_memory(store, "dense", 6)
 
 
 def test_masks_are_taken_from_the_middle_of_their_cells():
@@ -284,9 +284,9 @@ def test_a_store_is_fed_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
     rows = np.flatnonzero(store.valid())[::2]
     for held in (True, False):
-        source = Feed(store, "embeddings", rows, Targets(store), held)
+        source = Feed(store, "dense", rows, Targets(store), held)
         inputs, targets = map(torch.cat, zip(*source.batches(6, None), strict=True))
-        np.testing.assert_array_equal(inputs.numpy(), store.read("embeddings", rows))
+        np.testing.assert_array_equal(inputs.numpy(), store.read("dense", rows))
         masks = store.read("mask", rows)
         np.testing.assert_array_equal(targets.numpy(), masks[:, 2::4, 2::4])
         assert set(np.unique(targets)) == {0, 1, 2, 255}
@@ -296,9 +296,9 @@ STREAM = """
 import sys
 import numpy as np
 from samtl import feed
-from samtl.feed import Feed, Targets
+from samtl.experiment.feed import Feed, Targets
 from samtl.heads.conv import Head
-from samtl.memory import peak_memory
+from samtl._runtime import peak_memory
 from samtl.store import reader
 
 feed.WINDOW_BYTES = 32 * 2**20
@@ -307,9 +307,9 @@ store = reader.open_store(sys.argv[1])
 n = len(store)
 
 def train(rows):
-    source = Feed(store, "embeddings", rows, Targets(store), held=False)
+    source = Feed(store, "dense", rows, Targets(store), held=False)
     head = Head(width=16, epochs=1)
-    shape = store.shape("embeddings")[1:]
+    shape = store.shape("dense")[1:]
     return head.fit(source, source, task="segmentation", n_classes=2, shape=shape)
 
 train(np.arange(16))
@@ -351,13 +351,13 @@ def large_store(path, n):
     mask[300:700] = 1
     row[0] = mask[8::16, 8::16]
     random = np.random.default_rng(0)
-    with open_writer(path, fingerprint, {}, rows, columns, ("embeddings", "mask")) as writer:
+    with open_writer(path, fingerprint, {}, rows, columns, ("dense", "mask")) as writer:
         for block in range(writer.blocks):
             here = writer.block_rows(block)
             grids = []
             for _ in here:
                 row[1:9] = random.normal(size=(8, 64, 64))
                 grids.append(row.copy())
-            arrays = {"embeddings": grids, "mask": [mask] * len(here)}
+            arrays = {"dense": grids, "mask": [mask] * len(here)}
             writer.write_block(block, arrays, ["ok"] * len(here), {}, ["0" * 64] * len(here), {})
     return path

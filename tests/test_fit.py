@@ -11,15 +11,18 @@ from PIL import Image
 from stubs import embedded
 from toys import blobs, stripes
 
-from samtl import feed, fit, metrics, pixel_metrics, registry, splits
+from samtl import registry, splits
 from samtl.datasets import IGNORE, Dataset
 from samtl.errors import InputError, UnknownName
-from samtl.fit import fit_head
-from samtl.heads._base import Candidate, Epoch
-from samtl.heads._save import load
-from samtl.preprocess import resized_shape
+from samtl.experiment import feed, fit
+from samtl.experiment.fit import fit_head
+from samtl.experiment.trial import Stage
+from samtl.heads.base import Candidate, Epoch
+from samtl.heads.io import load
+from samtl.images.transforms import resized_shape
+from samtl.metrics import classification as metrics
+from samtl.metrics import segmentation as pixel_metrics
 from samtl.store.reader import Store, open_store
-from samtl.trial import Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -344,15 +347,15 @@ def test_an_incomplete_store_is_refused_unless_allowed():
 
 def test_a_store_without_the_features_says_how_to_get_them():
     store = FakeStore()
-    store.arrays = ("grid16", "label")
+    store.arrays = ("grid", "label")
     with pytest.raises(
         InputError,
-        match=r"head mlp needs the tier pooled for classification, and .* has grid16: add it with samtl embed "
+        match=r"head mlp needs the tier pooled for classification, and .* has grid: add it with samtl embed "
         r".*--tiers pooled --out cache/toy",
     ):
         fit_head(store)
     store.arrays = ("label",)
-    with pytest.raises(InputError, match=r"has none: add it with samtl embed .*--tiers grid16"):
+    with pytest.raises(InputError, match=r"has none: add it with samtl embed .*--tiers grid"):
         fit_head(store, "vit")
 
 
@@ -689,7 +692,7 @@ def stores(tmp_path_factory):
     """A small store of each task, whose features tell what is to be told."""
     folder = tmp_path_factory.mktemp("stores")
     return {
-        "classification": embedded(folder, stripes(60), 64, ("pooled", "grid16")),
+        "classification": embedded(folder, stripes(60), 64, ("pooled", "grid")),
         "segmentation": embedded(folder, blobs(40, classes=3), 64, ("dense",)),
     }
 
@@ -742,24 +745,24 @@ def test_the_guard_would_bark(stores):
     store = Guarded(stores["segmentation"])
     store.forbidden = store.held_out = frozenset([3])
     with pytest.raises(AssertionError, match="row 3 of embeddings is held out"):
-        store.read("embeddings", [2, 3])
+        store.read("dense", [2, 3])
 
 
 @pytest.mark.parametrize("head", ["conv", "vit"])
 def test_heads_on_grids_tell_classes_apart(head, stores):
     result = fit_head(stores["classification"], head, params=GRIDS[head])
-    assert (result.features, result.task, result.images) == ("grid16", "classification", {})
+    assert (result.features, result.task, result.images) == ("grid", "classification", {})
     assert result.metrics["accuracy"].value > 0.9
     assert {"samples_per_second", "waiting"} < result.training.keys()
     store = open_store(stores["classification"])
-    chances = load(result.run).predict_proba(store.read("grid16", result.split.test))
+    chances = load(result.run).predict_proba(store.read("grid", result.split.test))
     assert result.metrics == metrics.bootstrap(store.labels[result.split.test], chances)
     assert "predictions.csv" in {path.name for path in result.run.iterdir()}
 
 
 def test_masks_are_found(masks):
     floor = masks.floor
-    assert (masks.features, masks.task, masks.n_test) == ("embeddings", "segmentation", 10)
+    assert (masks.features, masks.task, masks.n_test) == ("dense", "segmentation", 10)
     assert masks.metrics["iou"].value > 0.5
     assert floor["iou"].value == 0  # the floor says that there is nothing but background
     assert masks.metrics["accuracy"].value > floor["accuracy"].value > 0.5
@@ -788,7 +791,7 @@ def test_the_run_of_a_segmentation_keeps_its_masks(masks, stores):
         truth = store.row("mask", row)[:height, :width]
         assert (truth == IGNORE).any()  # a corner of each is unknown
         matrices.append(pixel_metrics.confusion(truth, guess, 3))
-        maps += head.class_maps(store.read("embeddings", [row]), [(height, width)], 64)
+        maps += head.class_maps(store.read("dense", [row]), [(height, width)], 64)
         np.testing.assert_array_equal(guess, maps[-1])
     expected = pixel_metrics.bootstrap(np.stack(matrices), seed=2)
     assert masks.metrics == expected
@@ -840,7 +843,7 @@ def test_a_missing_tier_is_named_with_the_command(stores, tmp_path):
 
 def test_columns_are_of_pooled_features_alone(stores):
     with pytest.raises(
-        InputError, match="--features chooses columns of pooled, and this head reads grid16"
+        InputError, match="--features chooses columns of pooled, and this head reads grid"
     ):
         fit_head(stores["classification"], "conv", features="mean")
 

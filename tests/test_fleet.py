@@ -15,10 +15,15 @@ import numpy as np
 import pytest
 
 from samtl.datasets import Dataset, resolve
-from samtl.embedding import embed
-from samtl.encoding import Progress
-from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
-from samtl.fleet import Fleet, _portable, _Worker
+from samtl.embed.api import embed
+from samtl.embed.fleet import Fleet, _portable, _Worker
+from samtl.embed.pipeline import Progress
+from samtl.errors import (
+    InputError,
+    MismatchError,
+    ResourceError,
+    UnknownName,
+)
 from samtl.store.log import read_log
 from samtl.store.reader import open_store
 
@@ -54,7 +59,7 @@ def test_two_devices_leave_what_one_does():
     one = open_store(run("cpu", out="one.zarr").store)
     two = open_store(result.store)
     assert two.fingerprint == one.fingerprint
-    for name in ("pooled", "grid16", "embeddings", "image_stats", "label"):
+    for name in ("pooled", "grid", "dense", "image_stats", "label"):
         np.testing.assert_allclose(two.read(name), one.read(name), rtol=1e-3, atol=1e-3)
     pids = processes("a.zarr")
     assert len(pids) == 2

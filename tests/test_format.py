@@ -13,12 +13,12 @@ import pytest
 from stubs import StubEncoders, install, toy_dataset
 from stubs import png as stubs_png
 
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.store.layout import array_specs
 from samtl.store.reader import open_store
 
 PAGE = Path(__file__).parent.parent / "FORMAT.md"
-DTYPES = {"embeddings": "<f2", "grid16": "<f2", "pooled": "<f4", "image_stats": "<f4", "original_size": "<i4",
+DTYPES = {"dense": "<f2", "grid": "<f2", "pooled": "<f4", "image_stats": "<f4", "original_size": "<i4",
           "mask": "u1", "label": "<i4"}  # fmt: skip
 
 
@@ -58,7 +58,7 @@ class Reader:
         side = identity["fingerprint"]["image_size"] // 16
         cells = min(16, side)
         self.shapes = {
-            "embeddings": (256, side, side), "grid16": (256, cells, cells),
+            "dense": (256, side, side), "grid": (256, cells, cells),
             "pooled": (len(identity["columns"]["pooled"]),), "image_stats": (12,), "original_size": (2,),
             "mask": (16 * side, 16 * side), "label": (), "sample_id": (),
         }  # fmt: skip

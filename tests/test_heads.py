@@ -6,9 +6,9 @@ import torch
 
 from samtl import registry
 from samtl.errors import InputError
-from samtl.heads._base import Epoch, PooledHead
-from samtl.heads._save import load, save
-from samtl.heads._train import InMemory
+from samtl.heads.base import Epoch, PooledHead
+from samtl.heads.io import load, save
+from samtl.heads.trainer import InMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

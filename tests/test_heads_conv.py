@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from samtl.heads._train import isolated
 from samtl.heads.conv import Head
+from samtl.heads.trainer import isolated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,11 +6,20 @@ import torch
 from torch import nn
 
 from samtl.errors import InputError
-from samtl.heads import _grid, _train, conv, vit
-from samtl.heads._base import Epoch
-from samtl.heads._grid import GridHead
-from samtl.heads._layers import Stem
-from samtl.heads._train import InMemory, Outcome
+from samtl.heads import (
+    conv,
+    vit,
+)
+from samtl.heads import (
+    grid as _grid,
+)
+from samtl.heads import (
+    trainer as _train,
+)
+from samtl.heads.base import Epoch
+from samtl.heads.grid import GridHead
+from samtl.heads.layers import Stem
+from samtl.heads.trainer import InMemory, Outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

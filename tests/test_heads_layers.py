@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from samtl.heads._layers import Block, ChannelNorm, Dropout, Stem, upsampler
+from samtl.heads.layers import (
+    Block,
+    ChannelNorm,
+    Dropout,
+    Stem,
+    upsampler,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

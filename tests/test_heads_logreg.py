@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from samtl.heads import logreg
-from samtl.heads._base import moments, reciprocal, scaled
+from samtl.heads.base import moments, reciprocal, scaled
 from samtl.heads.logreg import Head
 
 

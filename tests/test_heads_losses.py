@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samtl.errors import InputError
-from samtl.heads._losses import cross_entropy_dice
-from samtl.preprocess import IGNORE
+from samtl.heads.losses import cross_entropy_dice
+from samtl.images.transforms import IGNORE
 
 
 def by_hand(logits, targets):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from samtl._runtime import native_bfloat16
 from samtl.heads import logreg
 from samtl.heads.mlp import Head
-from samtl.machine import native_bfloat16
 
 SMALL = {"hidden": (32,), "epochs": 40, "lr": 3e-3}
 
@@ -190,7 +190,7 @@ def test_a_warm_start_is_for_one_training():
 
 
 def test_a_warm_training_is_shorter_where_there_are_samples_enough(monkeypatch):
-    from samtl.heads import _train
+    from samtl.heads import trainer as _train
 
     monkeypatch.setattr(_train, "WARM_SAMPLES", 100)
     X, y = blobs()

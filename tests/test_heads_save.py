@@ -11,9 +11,14 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from samtl.errors import InputError, UnknownName
-from samtl.heads import conv, logreg, mlp, vit
-from samtl.heads._save import load, save
-from samtl.heads._train import InMemory
+from samtl.heads import (
+    conv,
+    logreg,
+    mlp,
+    vit,
+)
+from samtl.heads.io import load, save
+from samtl.heads.trainer import InMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,7 +71,7 @@ def test_another_process_predicts_the_same_without_torch(tmp_path):
     save(head, tmp_path)
     code = (
         "import sys, numpy as np\n"
-        "from samtl.heads._save import load\n"
+        "from samtl.heads.io import load\n"
         "print(load(sys.argv[1]).predict_proba(np.load(sys.argv[1] + '/X.npy')).tobytes().hex())\n"
         "assert 'torch' not in sys.modules"
     )
@@ -245,7 +250,7 @@ def test_another_process_predicts_the_same_from_grids(tmp_path):
             expected.append(hashlib.sha256(head.logits(inputs).tobytes()).hexdigest())
     code = (
         "import sys, hashlib, numpy as np, torch\n"
-        "from samtl.heads._save import load\n"
+        "from samtl.heads.io import load\n"
         "torch.set_num_threads(1)\n"
         "for folder in sys.argv[1:]:\n"
         "    scores = load(folder).logits(np.load(folder + '/X.npy'))\n"

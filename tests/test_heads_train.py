@@ -10,12 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from samtl._runtime import native_bfloat16
 from samtl.errors import InputError
-from samtl.heads import _train
-from samtl.heads._layers import Dropout
-from samtl.heads._train import InMemory, Recipe, Tally, Trainer, isolated, shortened, train, warmed
-from samtl.machine import native_bfloat16
-from samtl.preprocess import IGNORE
+from samtl.heads import trainer as _train
+from samtl.heads.layers import Dropout
+from samtl.heads.trainer import (
+    InMemory,
+    Recipe,
+    Tally,
+    Trainer,
+    isolated,
+    shortened,
+    train,
+    warmed,
+)
+from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

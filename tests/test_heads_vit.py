@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samtl.heads._train import isolated
+from samtl.heads.trainer import isolated
 from samtl.heads.vit import Head
 
 pytestmark = pytest.mark.usefixtures("one_thread")

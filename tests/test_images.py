@@ -15,9 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
-from samtl import images
 from samtl.errors import InputError
-from samtl.images import BadImage, decode, decode_mask, statistics
+from samtl.images import codecs as images
+from samtl.images.codecs import (
+    BadImage,
+    decode,
+    decode_mask,
+    statistics,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 TURNED = Image.Exif()

@@ -12,12 +12,8 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
-    "errors", "signals", "units", "notes", "ordering", "ahead", "registry", "weights", "machine", "memory", "processes",
-    "preprocess", "images", "decoder_process", "splits", "split_lists", "metrics", "pixel_metrics",
-    "comparing", "datasets", "encoders", "store", "changes", "planning", "decoding", "reloading", "encoding",
-    "fleet", "embedding", "verifying", "heads", "baselines", "runs", "protocols", "trial", "results", "feed",
-    "usable", "head_trial", "fit", "trained", "output", "predicting", "baseline_fit", "together", "cells",
-    "crew", "sweeping", "report", "reproducing", "bench", "cli",
+    "errors", "registry", "_io", "_runtime", "images", "splits", "metrics", "datasets", "encoders", "store",
+    "embed", "heads", "baselines", "experiment", "sweep", "report", "study", "cli",
 ]  # fmt: skip
 STRANGERS = {"datasets", "encoders", "store", "heads"}  # do not know each other
 
@@ -58,6 +54,16 @@ def test_imports_go_down_only(path, layer):
         assert other in LAYERS, f"{path} imports {name}"
         assert LAYERS.index(other) < LAYERS.index(layer), f"{path} imports {name}"
         assert not {other, layer} <= STRANGERS, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("path", "layer"), [pytest.param(p, n, id=str(p.relative_to(ROOT))) for p, n in modules()]
+)
+def test_no_other_packages_private_module_is_imported(path, layer):
+    for name in imported(path):
+        parts = name.split(".")
+        private = [part for part in parts[2:] if part.startswith("_") and not part.startswith("__")]
+        assert parts[0] != "samtl" or parts[1] == layer or not private, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize(

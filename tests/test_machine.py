@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samtl.machine import native_bfloat16
+from samtl._runtime import native_bfloat16
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from samtl.memory import machine_memory, peak_memory, without_collecting
+from samtl._runtime import machine_memory, peak_memory, without_collecting
 
 PEAK = """
-from samtl.memory import peak_memory
+from samtl._runtime import peak_memory
 print(peak_memory())
 block = bytearray(b"x") * 2**26
 print(peak_memory())
@@ -43,7 +43,7 @@ def test_the_peak_of_whoever_started_the_process_does_not_count():
 
 
 RESIDENT = """
-from samtl.memory import resident_memory
+from samtl._runtime import resident_memory
 print(resident_memory())
 block = bytearray(b"x") * 2**26
 print(resident_memory())

@@ -10,8 +10,8 @@ import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtl import metrics
 from samtl.errors import InputError
+from samtl.metrics import classification as metrics
 
 NAMES = {"accuracy", "balanced_accuracy", "macro_f1", "ece", "log_loss"}
 

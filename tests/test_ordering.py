@@ -5,7 +5,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtl.ordering import hash_order
+from samtl._runtime import hash_order
 
 
 @given(st.lists(st.text(), unique=True, max_size=30), st.randoms())

@@ -48,14 +48,6 @@ def test_public_names():
     assert callable(samtl.fit_head)
 
 
-def test_the_readmes_tree_is_the_tree():
-    text = (ROOT / "README.md").read_text()
-    block = text.split("## The tree")[1].split("```")[1]
-    told = set(re.findall(r"[\w.]+\.py\b", block))
-    found = {p.name for folder in ("samtl", "cli") for p in (ROOT / folder).rglob("*.py")}
-    assert found - {"__init__.py", "__main__.py"} == told - {"__init__.py", "__main__.py"}
-
-
 def test_the_readme_is_finished():
     assert not re.search(r"^(MEASURED|TREE|TODO)", (ROOT / "README.md").read_text(), re.M)
 

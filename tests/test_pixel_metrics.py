@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from samtl import metrics, pixel_metrics
 from samtl.errors import InputError
+from samtl.metrics import classification as metrics
+from samtl.metrics import segmentation as pixel_metrics
 
 NAMES = ["accuracy", "iou", "dice", "f1", "precision", "recall"]
 

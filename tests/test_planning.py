@@ -12,9 +12,14 @@ from stubs import contents, small_dataset, toy_dataset
 from toys import blobs
 
 from samtl.datasets import subset
-from samtl.embedding import embed
-from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
-from samtl.planning import TIERS, plan, prepare
+from samtl.embed.api import embed
+from samtl.embed.plan import TIERS, plan, prepare
+from samtl.errors import (
+    InputError,
+    MismatchError,
+    ResourceError,
+    UnknownName,
+)
 from samtl.store.fingerprint import FILE
 
 pytestmark = pytest.mark.usefixtures("encoders")
@@ -27,7 +32,7 @@ def plan_of(**options):
 # Bytes
 
 
-@pytest.mark.parametrize("tiers", [("pooled",), ("pooled", "grid16"), TIERS])
+@pytest.mark.parametrize("tiers", [("pooled",), ("pooled", "grid"), TIERS])
 @pytest.mark.parametrize("rows", [1, 16, 37])
 def test_the_bytes_planned_are_the_bytes_written(rows, tiers):
     dataset = toy_dataset(rows)
@@ -39,7 +44,7 @@ def test_the_bytes_planned_are_the_bytes_written(rows, tiers):
 
 
 def test_bytes_of_a_tier_are_those_of_its_array(small):
-    for tier, array in (("pooled", "pooled"), ("grid16", "grid16"), ("dense", "embeddings")):
+    for tier, array in (("pooled", "pooled"), ("grid", "grid"), ("dense", "dense")):
         on_disk = sum(path.stat().st_size for path in small.glob(f"{array}/c.*"))
         assert plan_of(dataset=small_dataset(), out=small).bytes_by_tier[tier] == on_disk
 
@@ -58,9 +63,9 @@ def test_an_uncommitted_block_is_left_to_do(small):
 
 def test_a_further_tier_is_planned_for_every_row():
     embed(toy_dataset(37), "stub", device="cpu", tiers=["pooled"], out="a.zarr")
-    further = plan_of(tiers=("pooled", "grid16"), out="a.zarr")
+    further = plan_of(tiers=("pooled", "grid"), out="a.zarr")
     assert further.pending_rows == 37
-    assert further.bytes_to_write == further.bytes_by_tier["grid16"]
+    assert further.bytes_to_write == further.bytes_by_tier["grid"]
 
 
 def test_a_disk_that_is_too_small_stops_the_pass_before_it_starts(monkeypatch, encoders):
@@ -149,7 +154,7 @@ def test_each_image_size_has_a_store_of_its_own():
 @pytest.mark.parametrize(
     ("size", "masks", "tiers", "refused"),
     [
-        (80, False, TIERS, "grid16 5 x 5"),
+        (80, False, TIERS, "grid 5 x 5"),
         (80, False, ("pooled", "dense"), ""),
         (272, False, TIERS, ""),  # 16 cells of 17 tokens
         (272, True, ("dense",), "dense 17 x 17"),
@@ -172,9 +177,9 @@ def test_image_sizes_are_checked(size):
         plan_of(image_size=size)
 
 
-@pytest.mark.parametrize("tiers", [(), ("pooled", "dens"), ("",), ("embeddings",), "pooled"])
+@pytest.mark.parametrize("tiers", [(), ("pooled", "dens"), ("",), ("dense",), "pooled"])
 def test_unknown_tiers_are_refused(tiers):
-    with pytest.raises(InputError, match="--tiers takes one or more of pooled,grid16,dense"):
+    with pytest.raises(InputError, match="--tiers takes one or more of pooled,grid,dense"):
         plan_of(tiers=tiers)
 
 

@@ -10,17 +10,17 @@ import stubs
 import toys
 from PIL import Image
 
-from samtl import predicting
-from samtl.baseline_fit import fit_baseline
-from samtl.embedding import embed
-from samtl.encoders._weights import Weights
+from samtl.embed.api import embed
+from samtl.encoders.sources import Weights
 from samtl.errors import InputError, MismatchError, ResourceError
-from samtl.fit import fit_head
+from samtl.experiment import predict as predicting
+from samtl.experiment.baseline_fit import fit_baseline
+from samtl.experiment.fit import fit_head
+from samtl.experiment.predict import Predicted, Skipped, predict
+from samtl.experiment.trial import PALETTE
 from samtl.heads import conv
-from samtl.predicting import Predicted, Skipped, predict
-from samtl.preprocess import resized_shape
+from samtl.images.transforms import resized_shape
 from samtl.store.reader import open_store
-from samtl.trial import PALETTE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,7 +57,7 @@ def made(tmp_path_factory):
         )
         put(labelled, root / "labelled")
         put(masked, root / "masked")
-        embed(labelled, "stub", tiers=["pooled", "grid16"], out=root / "labelled.zarr", **options)
+        embed(labelled, "stub", tiers=["pooled", "grid"], out=root / "labelled.zarr", **options)
         embed(masked, "stub", tiers=["dense"], out=root / "masked.zarr", **options)
         small = {"width": 4, "epochs": 1}
         runs = {
@@ -175,7 +175,7 @@ def test_only_the_tier_that_is_needed_is_computed(made, encoders, monkeypatch):
 
     monkeypatch.setattr(stubs.StubEncoder, "encode", watched)
     predict(runs["grid"], root / "labelled" / "class2", batch_size=5)
-    assert asked == [(5, "grid16"), (5, "grid16"), (2, "grid16")]
+    assert asked == [(5, "grid"), (5, "grid"), (2, "grid")]
 
 
 def test_one_image_by_its_name(made, encoders):
@@ -584,7 +584,7 @@ def test_a_disk_that_gives_out_is_no_defect(made, encoders, tmp_path, monkeypatc
     def full(path, classes):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("samtl.output.write_mask", full)
+    monkeypatch.setattr("samtl.experiment.output.write_mask", full)
     with pytest.raises(ResourceError, match=r"cannot write predictions to masks: No space left"):
         predict(runs["masks"], root / "masked")
     assert_nothing_left(tmp_path)

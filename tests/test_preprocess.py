@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samtl.errors import InputError
-from samtl.preprocess import (
+from samtl.images.transforms import (
     IGNORE,
     Preprocessing,
     check_image_size,

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-from samtl.processes import deaf_children, ended
+from samtl._runtime import deaf_children, ended
 
 ASK = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
 

@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtl import protocols, split_lists, splits
+from samtl import splits
 from samtl.errors import InputError, UnknownName
-from samtl.protocols import Protocol, Samples, choose, leaks, parse, several
+from samtl.splits import published as split_lists
+from samtl.splits import spec as protocols
+from samtl.splits.spec import (
+    Protocol,
+    Samples,
+    choose,
+    leaks,
+    parse,
+    several,
+)
 
 
 def samples(n=60, task="classification", groups=(), parts=()):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from stubs import StubEncoders, install
 
-from samtl.embedding import _fingerprint
+from samtl.embed.api import _fingerprint
+from samtl.embed.reload import reload_encoder
 from samtl.errors import InputError, MismatchError
-from samtl.reloading import reload_encoder
 
 OWNER = Path("a.zarr")
 

@@ -5,7 +5,7 @@ import shutil
 import pages
 import pytest
 
-from samtl.report.html import render
+from samtl.report.page import render
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -12,18 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtl import metrics, pixel_metrics
-from samtl.metrics import Score
-from samtl.report import charts
-from samtl.report._style import looks, png, svg
-from samtl.report.charts._confusions import _percent
-from samtl.report.charts._costs import payback
-from samtl.report.charts._groups import at_share, cells
-from samtl.report.charts._shares import spaced
-from samtl.report.study import ImageScores, Study, Trial
+from samtl.metrics import classification as metrics
+from samtl.metrics import segmentation as pixel_metrics
+from samtl.metrics.classification import Score
+from samtl.report import figures as charts
+from samtl.report.content import ImageScores, Study, Trial
+from samtl.report.figures.confusions import _percent
+from samtl.report.figures.costs import payback
+from samtl.report.figures.groups import at_share, cells
+from samtl.report.figures.shares import spaced
+from samtl.report.style import looks, png, svg
 
 CLASSES = tuple(f"Class{i}" for i in range(6))
-HEADS = {"logreg": "pooled", "mlp": "pooled", "conv": "grid16", "vit": "grid16"}
+HEADS = {"logreg": "pooled", "mlp": "pooled", "conv": "grid", "vit": "grid"}
 SHARES = tuple(i / 10 for i in range(1, 10))
 SKILL = {"floor": 0.7, "logreg": 0.82, "mlp": 0.83, "conv": 0.87, "vit": 0.88, "cnn": 0.95}
 SKILL |= {"unet": 0.93, "vgg19": 0.9}
@@ -76,7 +77,7 @@ def trial(name, share=0.2, seed=0, segments=False, left_out=0, **changes):
         "kind": "head" if head else "baseline",
         "name": name,
         "model": name,
-        "features": ("embeddings" if segments else HEADS[name]) if head else "pixels",
+        "features": ("dense" if segments else HEADS[name]) if head else "pixels",
         "seed": seed,
         "split": {
             "name": "label" if left_out else "holdout",

@@ -12,13 +12,13 @@ import pytest
 from stubs import embedded
 from toys import blobs, stripes
 
-from samtl.baseline_fit import fit_baseline
-from samtl.comparing import difference
 from samtl.errors import InputError
-from samtl.fit import fit_head
-from samtl.metrics import Score
-from samtl.report.gather import comparable, gather
-from samtl.results import Results, failed_row, rows_of
+from samtl.experiment.baseline_fit import fit_baseline
+from samtl.experiment.fit import fit_head
+from samtl.metrics.bootstrap import difference
+from samtl.metrics.classification import Score
+from samtl.report.load import comparable, gather
+from samtl.sweep.results import Results, failed_row, rows_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -328,7 +328,7 @@ def test_where_nothing_is_that_is_said(tmp_path):
 def a_sweep(folder, failed=True):
     results = Results(folder / "results.csv")
     for seed in (0, 1):
-        run = a_run(folder / "cells", "vit", seed=seed, features="grid16")
+        run = a_run(folder / "cells", "vit", seed=seed, features="grid")
         contents = (
             json.loads((run / f"{name}.json").read_text()) for name in ("metrics", "config")
         )
@@ -336,7 +336,7 @@ def a_sweep(folder, failed=True):
             rows_of(*contents, cell=f"cell{seed}", split_spec="0.2", run=f"cells/{run.name}")
         )
     if failed:
-        known = {"dataset": "toy", "features": "grid16", "split": "0.2", "seed": 2}
+        known = {"dataset": "toy", "features": "grid", "split": "0.2", "seed": 2}
         results.append([failed_row(cell="cell2", method="vit", error="no memory", **known)])
     return folder
 
@@ -347,7 +347,7 @@ def test_failed_cells_and_torn_lines_are_told(tmp_path):
         file.write("half of a li")
     before = (sweep / "results.csv").read_bytes()
     (study,) = gather([sweep])
-    assert study.failed == (("vit on grid16, split 0.2, seed 2", "no memory"),)
+    assert study.failed == (("vit on grid, split 0.2, seed 2", "no memory"),)
     assert "the last line of results.csv was half-written" in study.warnings[-1]
     assert (sweep / "results.csv").read_bytes() == before
 
@@ -389,7 +389,7 @@ def test_a_sweep_of_which_all_failed_says_why(tmp_path):
 
 
 def test_models_are_told_apart_by_what_differs(tmp_path):
-    a_run(tmp_path, "conv", features="grid16")
+    a_run(tmp_path, "conv", features="grid")
     a_run(tmp_path, "mlp")
     a_run(tmp_path, "mlp", columns=["mean"])
     a_run(tmp_path, "logreg")
@@ -410,7 +410,7 @@ def test_trials_are_in_the_order_of_models_shares_and_seeds(tmp_path):
     for seed in (1, 0):
         for share in (0.2, 0.5):
             a_baseline(tmp_path, "cnn", seed=seed, share=share)
-            a_run(tmp_path, "vit", seed=seed, share=share, features="grid16")
+            a_run(tmp_path, "vit", seed=seed, share=share, features="grid")
             a_run(tmp_path, "mlp", seed=seed, share=share)
             a_baseline(tmp_path, "floor", seed=seed, share=share)
     (study,) = gather([tmp_path])
@@ -617,8 +617,8 @@ def test_heads_of_the_dataset_before_and_after_it_changed_are_refused(tmp_path, 
 def test_a_tier_that_was_added_changes_no_samples(tmp_path):
     data = stripes(60, 2)
     a_head(tmp_path, data, "logreg")
-    a_head(tmp_path, data, "mlp", tiers=("pooled", "grid16"))
-    a_head(tmp_path, data, "vit", tiers=("pooled", "grid16"))
+    a_head(tmp_path, data, "mlp", tiers=("pooled", "grid"))
+    a_head(tmp_path, data, "vit", tiers=("pooled", "grid"))
     fit_baseline(data, "floor", 0.2, out=tmp_path / "runs")
     (study,) = gather([tmp_path / "runs"])
     assert study.models == ("floor", "logreg", "mlp", "vit")
@@ -628,9 +628,9 @@ def test_a_tier_that_was_added_changes_no_samples(tmp_path):
 
 def test_an_image_that_one_tier_lacks_is_no_change(tmp_path):
     """Heads of one store that read other arrays may not have the very same samples."""
-    for model, features in (("mlp", "pooled"), ("vit", "grid16")):
+    for model, features in (("mlp", "pooled"), ("vit", "grid")):
         run = a_run(tmp_path, model, features=features)
-        held = {"pooled": "60 samples", "grid16": "59 samples"}
+        held = {"pooled": "60 samples", "grid": "59 samples"}
         edit(
             run / "config.json",
             lambda c, held=held: c.update(store={"samples": held}, samples=held[c["features"]]),

@@ -12,9 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtl.report._style import GRID, INK
-from samtl.report.html import MOST_ROWS, render, sort_value, written
-from samtl.report.study import Page, Section, Table
+from samtl.report.content import Page, Section, Table
+from samtl.report.page import (
+    MOST_ROWS,
+    render,
+    sort_value,
+    written,
+)
+from samtl.report.style import GRID, INK
 
 ELEMENTS_WITHOUT_END = {"meta", "link", "img"}
 

@@ -14,13 +14,13 @@ from PIL import Image
 from toys import blobs, stripes
 
 import samtl
-from samtl.baseline_fit import fit_baseline
 from samtl.errors import InputError, ResourceError
-from samtl.report._differences import differences
-from samtl.report._folder import MARKER
-from samtl.report._pass import pass_seconds
-from samtl.report.gather import gather
-from samtl.report.making import make_report
+from samtl.experiment.baseline_fit import fit_baseline
+from samtl.report.api import make_report
+from samtl.report.compare import differences
+from samtl.report.encoder_cost import pass_seconds
+from samtl.report.folder import MARKER
+from samtl.report.load import gather
 from samtl.store.documents import seal
 from samtl.store.log import Record, record_name
 
@@ -176,7 +176,7 @@ def test_an_earlier_report_is_replaced(report, runs):
 
 def test_a_report_that_fails_leaves_the_earlier_one(report, runs, monkeypatch):
     before = (report / "index.html").read_bytes()
-    monkeypatch.setattr("samtl.report.making.render", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("samtl.report.api.render", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_report(runs, report)
     assert (report / "index.html").read_bytes() == before

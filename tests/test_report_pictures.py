@@ -10,18 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import blobs, stripes
 
-from samtl import metrics, pixel_metrics
-from samtl.baseline_fit import fit_baseline
 from samtl.datasets import resolve
-from samtl.metrics import Score
-from samtl.preprocess import IGNORE, mask_square, resized_shape
-from samtl.report import pictures
-from samtl.report._overlays import FALSE_ALARM, HIT, MISSED, MIXED_UP, UNCOUNTED, judged, mapped
-from samtl.report._sheet import DPI, WIDE, Cell, Row, sheet, shortened
-from samtl.report._style import png
-from samtl.report.gather import gather
-from samtl.report.study import ImageScores, Predictions, Study, Trial
-from samtl.trial import write_mask
+from samtl.experiment.baseline_fit import fit_baseline
+from samtl.experiment.trial import write_mask
+from samtl.images.transforms import IGNORE, mask_square, resized_shape
+from samtl.metrics import classification as metrics
+from samtl.metrics import segmentation as pixel_metrics
+from samtl.metrics.classification import Score
+from samtl.report import images as pictures
+from samtl.report.content import (
+    ImageScores,
+    Predictions,
+    Study,
+    Trial,
+)
+from samtl.report.load import gather
+from samtl.report.overlays import (
+    FALSE_ALARM,
+    HIT,
+    MISSED,
+    MIXED_UP,
+    UNCOUNTED,
+    judged,
+    mapped,
+)
+from samtl.report.sheet import (
+    DPI,
+    WIDE,
+    Cell,
+    Row,
+    sheet,
+    shortened,
+)
+from samtl.report.style import png
 
 SIZE = 64  # what stands for the encoder's resolution
 
@@ -37,7 +58,7 @@ def trial(name, kind="head", share=0.2, seed=0, digest="d0", untrained=False, **
         "kind": kind,
         "name": name,
         "model": name,
-        "features": "pixels" if kind == "baseline" else "grid16",
+        "features": "pixels" if kind == "baseline" else "grid",
         "seed": seed,
         "split": {"name": "holdout", "share": share, "seed": seed, "digest": digest},
         "n_train": round(n * (1 - share)),

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from samtl.report._style import DARK, INK, LOOKS, PAPER, figure, looks, png, settled, styled, svg
+from samtl.report.style import (
+    DARK,
+    INK,
+    LOOKS,
+    PAPER,
+    figure,
+    looks,
+    png,
+    settled,
+    styled,
+    svg,
+)
 
 # Machado, Oliveira and Fernandes 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency",
 # doi 10.1109/TVCG.2009.113, table 1, severity 1.0; for linear RGB.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from samtl.report.summary import summarise
-from samtl.sweeping import SweepResult, labelled
+from samtl.sweep.api import SweepResult, labelled
 
 
 def row(method, split, seed, value, **other):
@@ -97,7 +97,7 @@ def test_weights_that_are_not_trained_are_named_once():
 
 
 def test_models_are_told_apart_by_what_differs():
-    assert list(labelled([("mlp", "pooled", "a"), ("vit", "grid16", "a")]).values()) == [
+    assert list(labelled([("mlp", "pooled", "a"), ("vit", "grid", "a")]).values()) == [
         "mlp",
         "vit",
     ]

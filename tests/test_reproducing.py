@@ -15,16 +15,22 @@ from samtl.cli._board import Board
 from toys import blobs, stripes
 
 import samtl
-from samtl import protocols, reproducing
+from samtl import study as reproducing
+from samtl._runtime import Note
 from samtl.baselines import vgg19
-from samtl.encoders import _weights
-from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
-from samtl.notes import Note
-from samtl.planning import Plan
+from samtl.embed.plan import Plan
+from samtl.encoders import sources as _weights
+from samtl.errors import (
+    InputError,
+    MismatchError,
+    ResourceError,
+    UnknownName,
+)
 from samtl.registry import names
-from samtl.report.gather import gather
-from samtl.reproducing import CASES, Step, reproduce
-from samtl.sweeping import DEFAULT_HEADS, Progress
+from samtl.report.load import gather
+from samtl.splits import spec as protocols
+from samtl.study import CASES, Step, reproduce
+from samtl.sweep.api import DEFAULT_HEADS, Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,8 +110,8 @@ def test_one_folder_holds_store_sweep_and_report(classified):
     assert result.embed.store.parent == result.out / "store"
     assert (result.sweep.out, result.report.folder) == (result.out / "sweep", result.out / "report")
     assert {p.name for p in result.out.iterdir()} == {"store", "sweep", "report"}
-    assert set(samtl.open(result.embed.store).arrays) >= {"pooled", "grid16"}
-    assert "embeddings" not in samtl.open(result.embed.store).arrays
+    assert set(samtl.open(result.embed.store).arrays) >= {"pooled", "grid"}
+    assert "dense" not in samtl.open(result.embed.store).arrays
     assert result.sweep.failed == {}
     assert result.report.runs == result.sweep.done == 2 * 6
     assert models(result.sweep) == {"logreg", "mlp", "conv", "vit", "floor", "cnn"}
@@ -122,7 +128,7 @@ def test_the_steps_are_told_in_their_order_with_their_commands(classified):
     for kind, begin, end in zip(kinds, at, [*at[1:], len(told)], strict=True):
         assert any(isinstance(event, kind) for event in told[begin:end])
         assert not any(isinstance(event, kind) for event in told[:begin])
-    assert "--tiers pooled,grid16 --per-class 10" in steps[0].command
+    assert "--tiers pooled,grid --per-class 10" in steps[0].command
     assert "--splits 0.2,0.5 --seeds 1 --baselines floor,cnn" in steps[1].command
     assert "--set mlp.epochs=1" in steps[1].command
     assert steps[2].command.startswith(f"samtl report {result.out / 'sweep'} --dataset stripes")

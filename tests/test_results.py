@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtl import results
 from samtl.errors import InputError, LockedError, ResourceError
-from samtl.results import COLUMNS, Results, failed_row, features_of, rows_of
+from samtl.sweep import results
+from samtl.sweep.results import (
+    COLUMNS,
+    Results,
+    failed_row,
+    features_of,
+    rows_of,
+)
 
 METRICS = {
     "head": "mlp",

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from samtl.errors import InputError, ResourceError
-from samtl.runs import RunFolder, read_run, read_split, read_split_file, runs_folder
+from samtl.experiment.run import RunFolder, read_run, runs_folder
+from samtl.splits.published import read_split, read_split_file
 
 
 def publish(parent, name="run", content=1):

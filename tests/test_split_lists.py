@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from samtl import split_lists
 from samtl.datasets import resolve
 from samtl.errors import InputError, ResourceError
-from samtl.split_lists import parts_of, read_lists, torchgeo
+from samtl.splits import published as split_lists
+from samtl.splits.published import parts_of, read_lists, torchgeo
 
 IDS = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg"]
 

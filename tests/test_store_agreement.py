@@ -13,11 +13,17 @@ from test_changes import dataset
 from typer.testing import CliRunner
 
 import samtl
-from samtl.embedding import embed
+from samtl.embed.api import embed
+from samtl.embed.plan import plan as plan_of
+from samtl.embed.verify import verify
 from samtl.errors import DamageError, InputError, SamtlError
-from samtl.planning import plan as plan_of
 from samtl.store import documents
-from samtl.store.agreement import label_sums, older_list, other_labels, other_samples
+from samtl.store.agreement import (
+    label_sums,
+    older_list,
+    other_labels,
+    other_samples,
+)
 from samtl.store.layout import array_specs, crc32c
 from samtl.store.log import committed, read_log
 from samtl.store.reader import open_store
@@ -25,7 +31,6 @@ from samtl.store.repair import repair
 from samtl.store.rows import Rows, has_rows, read_rows
 from samtl.store.verify import LEVELS, check
 from samtl.store.writer import StoreWriter, locked
-from samtl.verifying import verify
 
 OPTIONS = {"out": "a.zarr", "device": "cpu", "dtype": "float32"}
 STORE = Path("a.zarr")
@@ -368,13 +373,13 @@ def test_rows_of_two_images_are_found(monkeypatch):
     store = made(dataset(), tiers=["pooled"]).store
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "earlier_image", lambda self, row: "")
-        made(dataset(i4=44), tiers=["grid16"], check_images=False)
+        made(dataset(i4=44), tiers=["grid"], check_images=False)
     row = open_store(store).sample_ids.index("i4")
     for level in ("quick", "rows", "deep"):
         (finding,) = check(store, level).findings
-        assert (finding.what, finding.array, finding.damaged_rows) == ("row", "grid16", (row,))
+        assert (finding.what, finding.array, finding.damaged_rows) == ("row", "grid", (row,))
     with locked(store):
-        assert repair(store, check(store)).withdrawn == {row // 16: ["grid16"]}
-    made(dataset(i4=44), tiers=["grid16"], check_images=False)
+        assert repair(store, check(store)).withdrawn == {row // 16: ["grid"]}
+    made(dataset(i4=44), tiers=["grid"], check_images=False)
     assert check(store).findings == []
-    assert not open_store(store).valid("grid16")[row]
+    assert not open_store(store).valid("grid")[row]

@@ -14,7 +14,12 @@ from test_changes import content, dataset, fresh
 from test_changes import made as made
 
 import samtl
-from samtl.errors import DamageError, InputError, LockedError, ResourceError
+from samtl.errors import (
+    DamageError,
+    InputError,
+    LockedError,
+    ResourceError,
+)
 from samtl.store import compact as compacting
 from samtl.store import durable
 from samtl.store.compact import compact
@@ -41,7 +46,7 @@ def test_what_counts_is_kept_to_the_bit(changed):
     assert content() == before == fresh(NOW)
     store = samtl.open(changed)
     assert (store.snapshot, len(store), store.summary().superseded) == (done.snapshot, 21, 0)
-    assert zarr.open_group(changed, mode="r")["embeddings"].shape[0] == 21
+    assert zarr.open_group(changed, mode="r")["dense"].shape[0] == 21
     found = check(changed, "deep")
     assert (found.findings, found.leftovers, found.rows) == ([], [], 21)
     assert told[-1] == (21, 21)
@@ -101,13 +106,13 @@ def test_an_array_may_lack_a_row_that_another_has(made):
     compact("a.zarr")
     store = samtl.open("a.zarr")
     assert [n for n, ok in zip(store.sample_ids, store.valid("pooled"), strict=True) if ok] == names
-    assert (~store.valid("embeddings")).sum() == 1
+    assert (~store.valid("dense")).sum() == 1
 
 
 def test_rows_that_are_missing_are_asked_for_first(made):
     made(dataset())
     made(dataset(40, i3=None), should_stop=lambda: True)
-    with pytest.raises(InputError, match="run samtl embed with --tiers pooled,grid16,dense first"):
+    with pytest.raises(InputError, match="run samtl embed with --tiers pooled,grid,dense first"):
         compact("a.zarr")
 
 

@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 
 from samtl.errors import DamageError
 from samtl.store import documents
-from samtl.store.documents import canonical, digest, seal, unseal
+from samtl.store.documents import (
+    canonical,
+    digest,
+    seal,
+    unseal,
+)
 
 json_values = st.recursive(
     st.none()

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("obstore")
 import stubs
 
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store import fetched
 from samtl.store.fetched import RowCache, row_cache
@@ -67,11 +67,11 @@ def test_rows_of_a_block_come_with_two_requests_and_then_from_the_disk(
     monkeypatch.setattr(fetched, "WHOLE", 0)
     store = open_store(made)
     bucket_server.requests.clear()
-    first = store.read("embeddings", range(16))
+    first = store.read("dense", range(16))
     assert len(gets(bucket_server)) == 2  # the index, and the rows
     again = open_store(made)
     bucket_server.requests.clear()
-    assert np.array_equal(again.read("embeddings", range(16)), first)
+    assert np.array_equal(again.read("dense", range(16)), first)
     assert gets(bucket_server) == []
 
 
@@ -87,15 +87,15 @@ def test_small_shards_come_whole(made, bucket_server):
 @pytest.mark.parametrize("whole", [0, fetched.WHOLE])
 def test_what_is_kept_wrongly_is_asked_for_again(made, monkeypatch, whole):
     monkeypatch.setattr(fetched, "WHOLE", whole)
-    good = open_store(made).read("embeddings")
+    good = open_store(made).read("dense")
     kept = [path for path in Path(os.environ["SAMTL_ROW_CACHE"]).rglob("*") if path.is_file()]
     assert kept
     for path in kept:
         path.write_bytes(bytes(path.stat().st_size))
-    assert np.array_equal(open_store(made).read("embeddings"), good)
+    assert np.array_equal(open_store(made).read("dense"), good)
     for path in kept:
         path.write_bytes(b"short")
-    assert np.array_equal(open_store(made).read("embeddings"), good)
+    assert np.array_equal(open_store(made).read("dense"), good)
 
 
 @pytest.mark.parametrize("whole", [0, fetched.WHOLE])
@@ -103,7 +103,7 @@ def test_what_is_kept_wrongly_is_asked_for_again(made, monkeypatch, whole):
 def test_what_is_kept_wrongly_for_good_is_passed_over(made, monkeypatch, whole, refused):
     """As another's files, which may be read and not removed."""
     monkeypatch.setattr(fetched, "WHOLE", whole)
-    good = open_store(made).read("embeddings")
+    good = open_store(made).read("dense")
     kept = [path for path in Path(os.environ["SAMTL_ROW_CACHE"]).rglob("*") if path.is_file()]
     for path in kept:
         path.write_bytes(bytes(path.stat().st_size))
@@ -116,8 +116,8 @@ def test_what_is_kept_wrongly_for_good_is_passed_over(made, monkeypatch, whole, 
             patch.setattr(Path, name, refuse)
         store = open_store(made)
         for _ in range(2):
-            assert np.array_equal(store.read("embeddings"), good)
-        assert np.array_equal(store.row("embeddings", 3), good[3])
+            assert np.array_equal(store.read("dense"), good)
+        assert np.array_equal(store.row("dense", 3), good[3])
     assert all(path.read_bytes() == bytes(path.stat().st_size) for path in kept)
 
 
@@ -125,9 +125,9 @@ def test_what_is_kept_wrongly_for_good_is_passed_over(made, monkeypatch, whole, 
 def test_what_another_thread_keeps_wrongly_is_not_damage(made, monkeypatch, whole):
     """One has read what is wrong on the disk, and keeps it in memory after the other has let go of it."""
     monkeypatch.setattr(fetched, "WHOLE", whole)
-    good = open_store(made).row("embeddings", 3)
+    good = open_store(made).row("dense", 3)
     store = open_store(made)
-    store._shards["embeddings"](0)[0]._recent = {}  # its index is known
+    store._shards["dense"](0)[0]._recent = {}  # its index is known
     for path in Path(os.environ["SAMTL_ROW_CACHE"]).rglob("*-*"):
         path.write_bytes(bytes(path.stat().st_size))
     has_read, has_let_go, keeps_it, is_done = (threading.Event() for _ in range(4))
@@ -152,10 +152,10 @@ def test_what_another_thread_keeps_wrongly_is_not_damage(made, monkeypatch, whol
     monkeypatch.setattr(fetched.RowCache, "get", one_gets)
     monkeypatch.setattr(fetched.FetchedShard, "_forget", both_let_go)
     of_one = []
-    one = threading.Thread(target=lambda: of_one.append(store.row("embeddings", 3)))
+    one = threading.Thread(target=lambda: of_one.append(store.row("dense", 3)))
     one.start()
     assert has_read.wait(10)
-    assert np.array_equal(store.row("embeddings", 3), good)
+    assert np.array_equal(store.row("dense", 3), good)
     is_done.set()
     one.join()
     assert np.array_equal(of_one[0], good)
@@ -165,7 +165,7 @@ def test_what_another_thread_keeps_wrongly_is_not_damage(made, monkeypatch, whol
 def test_damage_in_the_bucket_is_damage(made, monkeypatch, whole):
     monkeypatch.setattr(fetched, "WHOLE", whole)
     store = open_store(made)
-    spec = store._specs["embeddings"]
+    spec = store._specs["dense"]
     for block, spoil in enumerate(
         (lambda b: b[:9] + b"x" + b[10:], lambda b: b[:-1], lambda b: None)
     ):
@@ -175,22 +175,22 @@ def test_damage_in_the_bucket_is_damage(made, monkeypatch, whole):
         if content is not None:
             path.create(content)
         with pytest.raises(DamageError):
-            store.read("embeddings", range(16 * block, min(16 * block + 16, ROWS)))
+            store.read("dense", range(16 * block, min(16 * block + 16, ROWS)))
         with pytest.raises(DamageError):
-            store.row("embeddings", 16 * block)
+            store.row("dense", 16 * block)
 
 
 def test_without_room_nothing_is_kept_and_rows_come_all_the_same(made, monkeypatch, tmp_path):
     monkeypatch.setattr(fetched, "WHOLE", 0)
-    good = open_store(made).read("embeddings")
+    good = open_store(made).read("dense")
     monkeypatch.setenv("SAMTL_ROW_CACHE", str(tmp_path / "none"))
     monkeypatch.setenv("SAMTL_ROW_CACHE_GIB", "0")
-    assert np.array_equal(open_store(made).read("embeddings"), good)
+    assert np.array_equal(open_store(made).read("dense"), good)
     assert not (tmp_path / "none").exists()
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("SAMTL_ROW_CACHE", str(tmp_path / "file"))
     monkeypatch.delenv("SAMTL_ROW_CACHE_GIB")
-    assert np.array_equal(open_store(made).read("embeddings"), good)
+    assert np.array_equal(open_store(made).read("dense"), good)
 
 
 def test_the_oldest_go_first(tmp_path):
@@ -226,7 +226,7 @@ def test_a_server_that_is_away_is_no_damage(made, bucket_server):
 
 def test_plain_zarr_reads_it(made, local):
     there, here = open_store(made).zarr(), open_store(local).zarr()
-    for name in ("pooled", "embeddings", "label"):
+    for name in ("pooled", "dense", "label"):
         assert np.array_equal(there[name][:], here[name][:])
 
 
@@ -252,18 +252,18 @@ def test_plain_zarr_opens_no_other_store(made, bucket, bucket_server, local):
 def test_of_what_is_kept_a_row_alone_may_be_wrong(made, monkeypatch):
     monkeypatch.setattr(fetched, "WHOLE", 0)
     store = open_store(made)
-    good = store.read("embeddings")
-    sizes = {record.files["embeddings"].size for record in store._records["embeddings"].values()}
+    good = store.read("dense")
+    sizes = {record.files["dense"].size for record in store._records["dense"].values()}
     kept = [path for path in Path(os.environ["SAMTL_ROW_CACHE"]).rglob("*-*") if path.is_file()]
     rows = [path for path in kept if int(path.name.partition("-")[2]) not in sizes]
     assert len(rows) == ROWS
     for path in rows:
         path.write_bytes(bytes(path.stat().st_size))
-    assert np.array_equal(open_store(made).read("embeddings"), good)
+    assert np.array_equal(open_store(made).read("dense"), good)
 
 
 def test_an_object_that_has_grown_is_damage(made):
-    path = as_path(made) / "embeddings" / "c.0.0.0.0"
+    path = as_path(made) / "dense" / "c.0.0.0.0"
     path.replace_with(path.read_bytes() + b"more")
     with pytest.raises(DamageError, match="bytes, but"):
-        open_store(made).read("embeddings", [0])
+        open_store(made).read("dense", [0])

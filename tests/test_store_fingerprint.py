@@ -6,7 +6,13 @@ import pytest
 
 from samtl.errors import DamageError, InputError
 from samtl.store.documents import digest, seal
-from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint, row_key
+from samtl.store.fingerprint import (
+    FILE,
+    Fingerprint,
+    differences,
+    read_fingerprint,
+    row_key,
+)
 
 FINGERPRINT = Fingerprint(
     encoder="stub",

@@ -131,10 +131,10 @@ def test_dimensions_of_one_name_have_one_size():
 
 def test_sizes_are_those_of_format_1():
     specs = array_specs(64, COLUMNS)
-    assert specs["embeddings"].row_shape == (256, 64, 64)
-    assert specs["grid16"].row_shape == (256, 16, 16)
-    assert specs["embeddings"].shard_bytes() == 16 * (2 * 256 * 64 * 64 + 4) + 16 * 16 + 4
-    assert specs["embeddings"].shard_path(7) == "embeddings/c.7.0.0.0"
+    assert specs["dense"].row_shape == (256, 64, 64)
+    assert specs["grid"].row_shape == (256, 16, 16)
+    assert specs["dense"].shard_bytes() == 16 * (2 * 256 * 64 * 64 + 4) + 16 * 16 + 4
+    assert specs["dense"].shard_path(7) == "dense/c.7.0.0.0"
     assert specs["label"].shard_path(7) == "label/c.7"
 
 

@@ -189,7 +189,7 @@ def test_asking_whether_it_is_free_writes_nothing(store, bucket_server):
 def test_what_a_probe_left_is_swept(bucket, encoders):
     from stubs import toy_dataset
 
-    from samtl.embedding import embed
+    from samtl.embed.api import embed
 
     left = as_path(bucket) / "a.zarr" / f"{lease.PROBE}of-one-that-was-killed"
     left.create(b"1")

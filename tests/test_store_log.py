@@ -46,7 +46,7 @@ def publish(store, *records):
 
 
 def test_a_record_comes_back(tmp_path):
-    wanted = record(3, 1, arrays=("grid16", "label"), withdrawn=("grid16",))
+    wanted = record(3, 1, arrays=("grid", "label"), withdrawn=("grid",))
     publish(tmp_path, wanted)
     back = read_record(tmp_path / "log" / "3.1.json")
     assert back == wanted
@@ -128,12 +128,12 @@ def test_a_record_whose_lists_do_not_fit_is_damage(tmp_path, change):
 
 
 def test_each_array_is_committed_by_the_last_record_that_names_it():
-    first, second = record(0, 0, ("pooled", "label")), record(0, 1, ("grid16",))
+    first, second = record(0, 0, ("pooled", "label")), record(0, 1, ("grid",))
     other = record(1, 0, ("pooled",))
     assert committed([first, second, other]) == {
         "pooled": {0: first, 1: other},
         "label": {0: first},
-        "grid16": {0: second},
+        "grid": {0: second},
     }
 
 

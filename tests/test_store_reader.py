@@ -15,7 +15,7 @@ import xarray
 import zarr
 from stubs import everything, small_dataset
 
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
 from samtl.store import reader
 from samtl.store.documents import seal
@@ -24,7 +24,7 @@ from samtl.store.layout import INDEX_BYTES, crc32c
 from samtl.store.log import read_log, record_name
 from samtl.store.reader import open_store
 
-ARRAYS = ("embeddings", "grid16", "pooled", "image_stats", "original_size", "label", "sample_id")
+ARRAYS = ("dense", "grid", "pooled", "image_stats", "original_size", "label", "sample_id")
 NUMERIC = ARRAYS[:-1]
 
 
@@ -52,8 +52,8 @@ def test_zarr_reads_the_same(small, array):
 @pytest.mark.parametrize("array", ARRAYS)
 def test_xarray_reads_the_same_with_named_dimensions(small, array):
     dimensions = {
-        "embeddings": ("sample", "channel", "y", "x"),
-        "grid16": ("sample", "channel", "y16", "x16"),
+        "dense": ("sample", "channel", "y", "x"),
+        "grid": ("sample", "channel", "y_grid", "x_grid"),
         "pooled": ("sample", "feature"),
         "image_stats": ("sample", "statistic"),
         "original_size": ("sample", "height_width"),
@@ -108,7 +108,7 @@ def test_quarantined_rows_hold_nan_and_say_why(small):
         ("class0/0030.png", "empty"),
     }
     assert all("expected" in q.reason for q in bad.values())
-    for array in ("embeddings", "grid16", "pooled", "image_stats"):
+    for array in ("dense", "grid", "pooled", "image_stats"):
         is_nan = np.isnan(store.read(array)).reshape(37, -1)
         assert is_nan[sorted(bad)].all()
         assert is_nan.any(axis=1).sum() == 2
@@ -130,8 +130,8 @@ def test_the_store_knows_its_columns_and_images(small):
     assert store.columns("pooled") == tuple(f"column_{i}" for i in range(10))
     assert store.columns("image_stats")[:2] == ("mean_r", "mean_g")
     assert store.shape("pooled") == (37, 10)
-    assert (store.dtype("embeddings"), store.dtype("sample_id")) == ("float16", "string")
-    assert store.tiers == ("pooled", "grid16", "dense")
+    assert (store.dtype("dense"), store.dtype("sample_id")) == ("float16", "string")
+    assert store.tiers == ("pooled", "grid", "dense")
     assert len({store.image_sha256(row) for row in range(37)}) == 37
     assert repr(store).startswith("<samtl store")
 
@@ -190,10 +190,10 @@ def test_shards_that_are_kept_open_are_bounded_by_number(small, monkeypatch, mos
     monkeypatch.setattr(reader.Store, "_map_shard", remember)
     store = open_store(small)
     for row in (0, 16, 32):
-        store.read("embeddings", [row])
+        store.read("dense", [row])
     assert sum(ref() is not None for ref in alive) == kept
     mapped = len(alive)
-    store.read("embeddings", [36, 20])  # the last two are kept in any case
+    store.read("dense", [36, 20])  # the last two are kept in any case
     assert len(alive) == mapped
 
 
@@ -216,36 +216,36 @@ def test_of_large_shards_only_the_last_ones_count_as_memory(
     encoders.IMAGE_SIZE = 512
     path = embed(stubs.toy_dataset(160), "stub", out=tmp_path / "a.zarr", device="cpu").store
     store = open_store(path)
-    size = store._records["embeddings"][0].files["embeddings"].size
+    size = store._records["dense"][0].files["dense"].size
     assert size > 2**22
     monkeypatch.setattr(reader, "OPEN_BYTES", shards * size)
-    good = store.read("embeddings")
+    good = store.read("dense")
     rows = np.random.default_rng(0).permutation(160)
     for _ in range(2):
-        assert np.array_equal(store.read("embeddings", rows), good[rows])
-        kept = store.row("embeddings", 0)
+        assert np.array_equal(store.read("dense", rows), good[rows])
+        kept = store.row("dense", 0)
         most = 0
         for row in rows[:40].tolist():
-            store.row("embeddings", row)
+            store.row("dense", row)
             most = max(most, in_memory(path))
         # A page is mapped with its neighbours, and one shard more while another one goes.
         assert size // 16 <= most <= (shards + 1) * size
         assert np.array_equal(kept, good[0])  # what was handed out earlier stays what it is
-    assert store._shards["embeddings"].cache_info().misses == 10
+    assert store._shards["dense"].cache_info().misses == 10
 
 
 def test_rows_count_as_memory_and_not_the_shards_that_they_are_in(tmp_path, encoders, monkeypatch):
     encoders.IMAGE_SIZE = 512
     path = embed(stubs.toy_dataset(160), "stub", out=tmp_path / "a.zarr", device="cpu").store
     store = open_store(path)
-    size = store._records["embeddings"][0].files["embeddings"].size
+    size = store._records["dense"][0].files["dense"].size
     monkeypatch.setattr(reader, "OPEN_BYTES", size)
     one_of_each = list(range(0, 160, 16))
     for _ in range(3):  # read again, they are no more
-        store.read("embeddings", one_of_each)
+        store.read("dense", one_of_each)
         assert in_memory(path) >= 10 * size // 16
     store.read(
-        "embeddings", [*range(1, 8), *range(16, 160, 16)]
+        "dense", [*range(1, 8), *range(16, 160, 16)]
     )  # too much together, so that the first goes
     assert in_memory(path) <= size + 2**20
 
@@ -263,12 +263,12 @@ def test_what_is_not_a_list_of_row_numbers_is_refused(small, rows):
 
 
 def test_an_array_that_does_not_exist_is_refused(small):
-    with pytest.raises(InputError, match="no array 'dense'; it has embeddings, grid16"):
+    with pytest.raises(InputError, match="no array 'dense'; it has embeddings, grid"):
         open_store(small).read("dense")
 
 
 def test_a_row_is_not_copied_and_cannot_be_written(small):
-    row = open_store(small).row("embeddings", 0)
+    row = open_store(small).row("dense", 0)
     assert not row.flags.owndata
     with pytest.raises(ValueError, match="read-only"):
         row[:] = 0
@@ -304,15 +304,15 @@ def test_rows_committed_later_are_seen_when_opened_again(small):
 def test_withdrawn_arrays_are_not_handed_out(small):
     before = everything(open_store(small))
     record = read_log(small)[1]
-    withdrawal = replace(record, sequence=1, files={}, withdrawn=("grid16",))
+    withdrawal = replace(record, sequence=1, files={}, withdrawn=("grid",))
     (small / record_name(1, 1)).write_bytes(seal(withdrawal.to_dict()))
     store = open_store(small)
-    with pytest.raises(InputError, match="row 16 of grid16 is not in"):
-        store.read("grid16")
+    with pytest.raises(InputError, match="row 16 of grid is not in"):
+        store.read("grid")
     assert store.read("pooled").tobytes() == before["pooled"]
     assert store.missing == 16
     assert store.valid("pooled")[16:32].any()
-    assert not store.valid("grid16")[16:32].any()
+    assert not store.valid("grid")[16:32].any()
 
 
 # Damage
@@ -374,7 +374,7 @@ def test_no_flipped_byte_gives_a_wrong_row(small, array):
     assert refused > 0
 
 
-@pytest.mark.parametrize("array", ["embeddings", "pooled", "sample_id"])
+@pytest.mark.parametrize("array", ["dense", "pooled", "sample_id"])
 def test_exchanged_shards_are_found(small, array):
     one, two, _ = shards(small, array)
     three = one.rename(one.with_suffix(".moved"))

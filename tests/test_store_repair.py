@@ -9,7 +9,7 @@ from stubs import StubEncoders, everything, install, stub_store, toy_dataset
 from test_store_verify import ROWS, content
 from test_torture_rot import DAMAGES
 
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
 from samtl.store import documents
 from samtl.store.fingerprint import FILE
@@ -74,10 +74,10 @@ def test_a_folder_in_the_place_of_a_shard_is_not_removed(store, encoders):
 
 def test_only_the_damaged_arrays_are_withdrawn(store, encoders):
     (store / "label" / "c.0").unlink()
-    (store / "grid16" / "c.0.0.0.0").write_bytes(b"")
+    (store / "grid" / "c.0.0.0.0").write_bytes(b"")
     done = repair(store, check(store, "quick"))
     assert {block: sorted(arrays) for block, arrays in done.withdrawn.items()} == {
-        0: ["grid16", "label"]
+        0: ["grid", "label"]
     }
     whole = (store / "pooled" / "c.0.0").stat().st_ino
     again(store)
@@ -123,11 +123,11 @@ def test_metadata_is_written_again(store, original):
 
 
 def test_an_array_whose_folder_is_gone(store, original, encoders):
-    shutil.rmtree(store / "grid16")
+    shutil.rmtree(store / "grid")
     done = repair(store, check(store))
     assert sorted(done.withdrawn) == [0, 1, 2]
     assert check(store).findings == []
-    assert open_store(store).wanted_tiers == ("pooled", "grid16", "dense")
+    assert open_store(store).wanted_tiers == ("pooled", "grid", "dense")
     assert again(store).missing == 0
     assert everything(open_store(store)) == everything(open_store(original))
 

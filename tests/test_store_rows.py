@@ -6,7 +6,14 @@ import pytest
 
 from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.documents import seal
-from samtl.store.rows import PATH, Rows, generations, newest, read_rows, require_kin
+from samtl.store.rows import (
+    PATH,
+    Rows,
+    generations,
+    newest,
+    read_rows,
+    require_kin,
+)
 
 ROWS = Rows("toy", ("cat", "dog"), ("cat/1.png", "dog/ö.png"), (0, 1), note="a note")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stubs import StubEncoders, install, stub_store, toy_dataset
 
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError, SamtlError
 from samtl.store import documents
 from samtl.store.compact import compact
@@ -111,7 +111,7 @@ def test_quarantined_and_missing_rows_are_counted(tmp_path, monkeypatch):
     assert not found.findings
 
 
-@pytest.mark.parametrize("array", ["pooled", "label", "grid16"])
+@pytest.mark.parametrize("array", ["pooled", "label", "grid"])
 def test_an_array_that_was_withdrawn_altogether_is_missing(tmp_path, array):
     """In a store of one block nothing else says that it was there."""
     store = stub_store(tmp_path, 7)
@@ -123,7 +123,7 @@ def test_an_array_that_was_withdrawn_altogether_is_missing(tmp_path, array):
     assert (found.findings, found.ok, found.missing) == ([], 0, 7)
     opened = open_store(store)
     assert (opened.missing, opened.summary().missing, opened.valid().sum()) == (7, 7, 0)
-    other = "grid16" if array == "pooled" else "pooled"
+    other = "grid" if array == "pooled" else "pooled"
     assert opened.valid(other).sum() == 7
 
 

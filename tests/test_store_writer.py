@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from stubs import contents
 
-from samtl.errors import DamageError, InputError, LockedError, MismatchError
+from samtl.errors import (
+    DamageError,
+    InputError,
+    LockedError,
+    MismatchError,
+)
 from samtl.store import documents, durable
 from samtl.store.fingerprint import FILE, Fingerprint
 from samtl.store.log import OK, read_log
@@ -153,7 +158,7 @@ def test_a_shard_without_a_record_is_written_again(store):
 
 
 def test_what_killed_writers_left_is_swept_away(store):
-    left = [store / f / ".tmp-0123" for f in (".", "log", "rows", "pooled", "grid16")]
+    left = [store / f / ".tmp-0123" for f in (".", "log", "rows", "pooled", "grid")]
     left[-1].parent.mkdir()
     for path in left:
         path.write_bytes(b"half")

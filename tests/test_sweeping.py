@@ -23,22 +23,37 @@ from stubs import embedded
 from threadpoolctl import threadpool_limits
 from toys import Reads, blobs, stripes
 
-from samtl import cells, sweeping
-from samtl.baseline_fit import fit_baseline
+from samtl._runtime import Note
 from samtl.baselines import floor, vgg19
-from samtl.cells import CELLS, FLOORS, SPLITS, Given, Workshop
-from samtl.errors import InputError, LockedError, MismatchError, ResourceError, UnknownName
-from samtl.fit import fit_head
-from samtl.heads import _train, mlp
-from samtl.images import BadImage
-from samtl.notes import Note
-from samtl.protocols import several
-from samtl.results import Results
-from samtl.runs import read_run, read_split
+from samtl.errors import (
+    InputError,
+    LockedError,
+    MismatchError,
+    ResourceError,
+    UnknownName,
+)
+from samtl.experiment.baseline_fit import fit_baseline
+from samtl.experiment.fit import fit_head
+from samtl.experiment.run import read_run
+from samtl.experiment.trained import read_trained
+from samtl.heads import mlp
+from samtl.heads import trainer as _train
+from samtl.images.codecs import BadImage
+from samtl.splits.published import read_split
+from samtl.splits.spec import several
 from samtl.store.compact import compact
 from samtl.store.reader import open_store
-from samtl.sweeping import Progress, sweep
-from samtl.trained import read_trained
+from samtl.sweep import api as sweeping
+from samtl.sweep import worker as cells
+from samtl.sweep.api import Progress, sweep
+from samtl.sweep.results import Results
+from samtl.sweep.worker import (
+    CELLS,
+    FLOORS,
+    SPLITS,
+    Given,
+    Workshop,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +71,7 @@ PASSING = {"seconds", "fit_seconds", "peak_memory", "finished"}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return embedded(tmp_path_factory.mktemp("store"), stripes(75), 64, ("pooled", "grid16"))
+    return embedded(tmp_path_factory.mktemp("store"), stripes(75), 64, ("pooled", "grid"))
 
 
 @pytest.fixture
@@ -467,7 +482,7 @@ def test_what_failed_is_tried_again_and_what_was_to_start_from_it_goes_on(
 
 def test_a_damaged_store_fails_the_cells_that_need_the_row(store, out, tmp_path):
     copy = shutil.copytree(store, tmp_path / "stripes.zarr")
-    shard = next((copy / "grid16").glob("c.0*"))
+    shard = next((copy / "grid").glob("c.0*"))
     content = bytearray(shard.read_bytes())
     content[100] ^= 1  # in row 0
     shard.write_bytes(content)
@@ -498,7 +513,7 @@ def test_a_store_that_changes_after_the_plan_is_not_learnt_from(out, tmp_path, h
     data = stripes(60)
     files = data.read.content
     id_of = dict(zip("abc", data.sample_ids, strict=False))
-    tiers = ("pooled", "grid16")
+    tiers = ("pooled", "grid")
 
     def embed_with(**others):
         changed = {id_of[word]: files[id_of[other]] for word, other in others.items()}
@@ -603,7 +618,7 @@ def test_a_cold_cell_is_the_run_of_fit_head(store, out, tmp_path, features):
 
 
 def test_a_store_that_is_not_complete(out, tmp_path):
-    whole = embedded(tmp_path, stripes(60), 64, ("pooled", "grid16"))
+    whole = embedded(tmp_path, stripes(60), 64, ("pooled", "grid"))
     for record in (whole / "log").glob("3*.json"):
         record.unlink()
     with pytest.raises(InputError, match="is not complete: 12 of 60 rows"):
@@ -800,7 +815,7 @@ def test_a_sweep_of_masks(out, tmp_path):
     given = {"heads": ["conv"], "splits": "0.25", "baselines": ("floor",), "dataset": data}
     result = run(path, out, **given)
     assert (result.done, result.failed) == (2, {})
-    assert {row["features"] for row in result.rows if row["method"] == "conv"} == {"embeddings"}
+    assert {row["features"] for row in result.rows if row["method"] == "conv"} == {"dense"}
     assert "pooled_iou" in {row["metric_name"] for row in result.rows}
     for name in cells_of(out):
         trained = read_trained(out / CELLS / name)
@@ -879,7 +894,7 @@ def test_a_full_disk_ends_the_sweep(store, out, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("samtl.results._add", full)
+    monkeypatch.setattr("samtl.sweep.results._add", full)
     with pytest.raises(ResourceError, match=r"cannot write .*results.csv: No space left"):
         run(store, out)
 
@@ -933,7 +948,7 @@ SCRIPT = """
     _train.WARM_SAMPLES = 30
     from samtl import sweeping
     sweeping.MOST_KNOWN = 1.0
-    from samtl.sweeping import sweep
+    from samtl.sweep.api import sweep
 
     PARAMS = {
         "logreg": {"C": 1.0},
@@ -1057,7 +1072,7 @@ def whats_of(result):
 
 
 def test_the_room_is_half_of_what_the_process_may_use(store, out, monkeypatch):
-    size = open_store(store).bytes_of("grid16")
+    size = open_store(store).bytes_of("grid")
     asked, together = [], cells.fit_together
     monkeypatch.setattr(cells, "fit_together", lambda *of: asked.append(of) or together(*of))
     monkeypatch.setattr(sweeping, "machine_memory", lambda: 2 * size)

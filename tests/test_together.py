@@ -10,17 +10,23 @@ from hypothesis import strategies as st
 from stubs import SeeingEncoders, install
 from toys import blobs, stripes
 
-from samtl import feed, fit
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.head_trial import head_trial
-from samtl.heads._grid import STATISTICS_ROWS
-from samtl.protocols import parse
-from samtl.runs import RunFolder
+from samtl.experiment import feed, fit
+from samtl.experiment.features import Data
+from samtl.experiment.head_trial import head_trial
+from samtl.experiment.run import RunFolder
+from samtl.experiment.trial import Parts, choose
+from samtl.heads.grid import STATISTICS_ROWS
+from samtl.splits.spec import parse
 from samtl.store.reader import Store
-from samtl.together import Job, _Pool, _Stream, _Window, fit_together
-from samtl.trial import Parts, choose
-from samtl.usable import Data
+from samtl.sweep.shared_pass import (
+    Job,
+    _Pool,
+    _Stream,
+    _Window,
+    fit_together,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,7 +39,7 @@ PARAMS = {
 class Watched(Store):
     """A store that counts the bytes of features that are read, and of which some rows cannot be."""
 
-    array = "grid16"
+    array = "grid"
     lost: dict[int, Exception]
     infinite: frozenset = frozenset()
 
@@ -55,7 +61,7 @@ class Watched(Store):
 
 
 class Dense(Watched):
-    array = "embeddings"
+    array = "dense"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
     with pytest.MonkeyPatch.context() as patch:
         for name, data, side, tier in (
-            ("classes", stripes(75), 64, "grid16"),
+            ("classes", stripes(75), 64, "grid"),
             ("masks", blobs(40, classes=2), 64, "dense"),
         ):
             install(SeeingEncoders(side), patch.setattr)
@@ -219,7 +225,7 @@ def test_many_heads_read_the_store_once_an_epoch(dense, mask_head, windows):
     read = run(dense, *[[head] for head in heads])
     assert all(head.scores for head in heads)
     assert {len(head.epochs) for head in heads} == {3}
-    row = dense.row("embeddings", 0).nbytes
+    row = dense.row("dense", 0).nbytes
     whole = len(dense) * row
     learnt = np.unique(np.concatenate([h.parts.inner.train[:STATISTICS_ROWS] for h in heads]))
     assert read <= (3 + 2) * whole + len(learnt) * row
@@ -232,7 +238,7 @@ def test_one_head_costs_as_much(dense, mask_head):
     for heads, epochs in ((1, 2), (1, 3), (3, 3)):
         lanes = [[mask_head("conv", epochs=epochs)] for _ in range(heads)]
         read.append(run(dense, *lanes))
-    one = dense.row("embeddings", 0).nbytes
+    one = dense.row("dense", 0).nbytes
     used = len(mask_head("conv").parts.split.train)
     assert read[1] - read[0] == used * one
     assert read[2] == read[1]
@@ -378,7 +384,7 @@ def test_what_comes_after_training_may_fail_too(store, make, tmp_path):
     job = other.job
     job.folder = refuse
     lanes = [[bad.job, after.job], [job], [good.job]]
-    fit_together(store, "grid16", lanes)
+    fit_together(store, "grid", lanes)
     assert str(bad.error) == str(other.error) == "the disk is full"
     same(after, good)
     assert not list((tmp_path / "runs").glob(".*"))
@@ -409,7 +415,7 @@ def test_breaking_off_leaves_no_folder(store, make, tmp_path):
     job = slow.job
     job.on_event = stop
     with pytest.raises(Stop):
-        fit_together(store, "grid16", [[job], [quick.job]])
+        fit_together(store, "grid", [[job], [quick.job]])
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -460,7 +466,7 @@ def test_the_order_of_a_pool_is_the_generator_s():
 
 
 def test_a_stream_gives_what_is_wanted_once_and_in_an_order_of_its_own(store, windows):
-    stream = _Stream(store, "grid16")
+    stream = _Stream(store, "grid")
     wanted = np.arange(75) % 3 > 0
     learnt = np.arange(75) % 3 > 1
     given = list(stream.windows(wanted, learnt))
@@ -469,10 +475,10 @@ def test_a_stream_gives_what_is_wanted_once_and_in_an_order_of_its_own(store, wi
     assert sorted(in_order) == np.flatnonzero(wanted).tolist()
     assert all(part == sorted(part) for part in rows)
     assert in_order != sorted(in_order)  # blocks come in another order
-    again = [w.rows.tolist() for w in _Stream(store, "grid16").windows(wanted, learnt)]
+    again = [w.rows.tolist() for w in _Stream(store, "grid").windows(wanted, learnt)]
     assert again == rows
     for window in given:
-        expected = store.read("grid16", window.rows)
+        expected = store.read("grid", window.rows)
         np.testing.assert_array_equal(window.inputs.numpy(), expected)
         assert window.rows[window.learnt].tolist() == [r for r in window.rows if r % 3 > 1]
         labels = store.labels[window.rows[window.learnt]]
@@ -480,10 +486,10 @@ def test_a_stream_gives_what_is_wanted_once_and_in_an_order_of_its_own(store, wi
 
 
 def test_moments_are_those_of_the_rows_and_are_read_once(store):
-    stream = _Stream(store, "grid16")
+    stream = _Stream(store, "grid")
     for rows in (np.arange(10, 40), np.arange(30, 60)):
         mean, square = stream.moments(rows)
-        values = store.read("grid16", rows).astype(np.float64)
+        values = store.read("grid", rows).astype(np.float64)
         np.testing.assert_allclose(mean.numpy(), values.mean((0, 2, 3)), rtol=1e-12, atol=1e-15)
         np.testing.assert_allclose(square.numpy(), (values**2).mean((0, 2, 3)), rtol=1e-12)
-    assert stream.bytes == 50 * store.row("grid16", 0).nbytes
+    assert stream.bytes == 50 * store.row("grid", 0).nbytes

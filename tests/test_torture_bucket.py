@@ -9,13 +9,13 @@ import pytest
 pytest.importorskip("obstore")
 import stubs
 
-from samtl.embedding import embed
+from samtl.embed.api import embed
+from samtl.embed.verify import verify
 from samtl.errors import LockedError, ResourceError
 from samtl.store import lease, remote
 from samtl.store.log import read_log
 from samtl.store.reader import open_store
 from samtl.store.remote import as_path
-from samtl.verifying import verify
 
 pytestmark = pytest.mark.slow
 ALL = bool(os.environ.get("SAMTL_TORTURE"))

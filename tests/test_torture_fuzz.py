@@ -20,15 +20,16 @@ import pytest
 from stubs import stub_store
 
 from samtl.errors import SamtlError
+from samtl.experiment.run import read_run
+from samtl.experiment.trained import read_trained
 from samtl.heads import logreg, mlp
-from samtl.heads._save import load, save
-from samtl.runs import read_run, read_split, read_split_file
+from samtl.heads.io import load, save
+from samtl.splits.published import read_split, read_split_file
 from samtl.store import rows
 from samtl.store.documents import seal
 from samtl.store.fingerprint import FILE
 from samtl.store.reader import open_store
 from samtl.store.verify import check
-from samtl.trained import read_trained
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 MOST, SECONDS = (20_000, 600) if ALL else (40, 20)
@@ -227,7 +228,7 @@ def test_heads(tmp_path, record_property, maker, name, way):
 def run_folder(tmp_path_factory):
     from stubs import embedded, toy_dataset
 
-    from samtl.fit import fit_head
+    from samtl.experiment.fit import fit_head
 
     folder = tmp_path_factory.mktemp("runs")
     path = embedded(folder, toy_dataset(60), 64, ["pooled"])

@@ -21,19 +21,19 @@ import torch
 from stubs import png, stub_store
 from test_datasets_archive import Part, packed
 
+from recipes.pretrain import state as _state
 from samtl.datasets import resolve
 from samtl.encoders import sam
-from samtl.encoders.pretrain import _state
 from samtl.errors import SamtlError
+from samtl.experiment.output import Output
+from samtl.experiment.trial import mask_name
 from samtl.heads import logreg
-from samtl.heads._save import load, save
-from samtl.output import Output
-from samtl.results import Results
-from samtl.runs import read_split_file
+from samtl.heads.io import load, save
+from samtl.splits.published import read_split_file
 from samtl.store.documents import seal
 from samtl.store.reader import open_store
 from samtl.store.verify import check
-from samtl.trial import mask_name
+from samtl.sweep.results import Results
 
 # ------------------------------------------------------------------------------------------ pickles
 
@@ -359,7 +359,7 @@ def of_archive(folder, content):
 
 
 def of_image(folder, content):
-    from samtl import decoder_process
+    from samtl.images import decoder_process
 
     decoder_process.prepare(content, 64)
     decoder_process._end_all()

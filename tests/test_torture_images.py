@@ -12,11 +12,11 @@ import stubs
 from PIL import Image
 from test_images import RGB, SEEDS, encoded, png, tiff
 
-from samtl import decoder_process
 from samtl.datasets import Dataset
-from samtl.decoder_process import prepare, prepare_here
-from samtl.embedding import embed
-from samtl.images import BadImage
+from samtl.embed.api import embed
+from samtl.images import decoder_process
+from samtl.images.codecs import BadImage
+from samtl.images.decoder_process import prepare, prepare_here
 from samtl.store.reader import open_store
 
 pytestmark = pytest.mark.slow

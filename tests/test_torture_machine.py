@@ -22,13 +22,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_torture_rot import cut, deleted, emptied, flipped, means_the_same, state
 
-from samtl import decoding
 from samtl.datasets import Dataset
-from samtl.decoder_process import prepare_here
-from samtl.embedding import embed
-from samtl.errors import InputError, LockedError, MismatchError, SamtlError
-from samtl.images import decode
-from samtl.preprocess import mask_square, resize_longest_side
+from samtl.embed import decode as decoding
+from samtl.embed.api import embed
+from samtl.errors import (
+    InputError,
+    LockedError,
+    MismatchError,
+    SamtlError,
+)
+from samtl.images.codecs import decode
+from samtl.images.decoder_process import prepare_here
+from samtl.images.transforms import mask_square, resize_longest_side
 from samtl.store import durable, verify
 from samtl.store.compact import compact
 from samtl.store.fingerprint import FILE
@@ -351,7 +356,7 @@ class Game(RuleBasedStateMachine):
             return
         dense, pooled = (
             store.read(name, there) if name in store.arrays else None
-            for name in ("embeddings", "pooled")
+            for name in ("dense", "pooled")
         )
         for position, row in enumerate(there.tolist()):
             name = int(store.sample_ids[row].removesuffix(".png"))
@@ -366,7 +371,7 @@ class Game(RuleBasedStateMachine):
             if pooled is not None:
                 assert np.array_equal(pooled[position], expected["pooled"][0])
             if dense is not None:
-                assert np.array_equal(dense[position], expected["embeddings"][0])
+                assert np.array_equal(dense[position], expected["dense"][0])
         assert len(set(store.sample_ids)) == len(store)
         assert check(self.path).findings == []
 

@@ -23,7 +23,7 @@ EMBED = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from stubs import StubEncoders, install, toy_dataset
-from samtl.embedding import embed
+from samtl.embed.api import embed
 install(StubEncoders())
 embed(toy_dataset({ROWS}), "stub", out=sys.argv[1], device="cpu", batch_size={BATCH})
 """

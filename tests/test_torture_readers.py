@@ -16,10 +16,10 @@ import pytest
 import stubs
 
 from samtl.datasets import subset
-from samtl.embedding import embed
+from samtl.embed.api import embed
 from samtl.errors import InputError, ResourceError
-from samtl.images import decode
-from samtl.preprocess import resize_longest_side
+from samtl.images.codecs import decode
+from samtl.images.transforms import resize_longest_side
 from samtl.store.fingerprint import FILE
 from samtl.store.reader import open_store
 from samtl.store.rows import generations
@@ -57,7 +57,7 @@ def test_readers_beside_a_writer(tmp_path, encoders, record_property):
             store = open_store(path)
             for _ in range(20):
                 row = chance.randrange(len(store))
-                array = chance.choice(("pooled", "embeddings"))
+                array = chance.choice(("pooled", "dense"))
                 try:
                     found = store.row(array, row)
                 except InputError:
@@ -102,7 +102,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_full(small_disk, encoders, monkeypatch):
     """What was committed stays, and with room the pass goes on."""
     whole = embed(IMAGES, "stub", out=small_disk.parent / "whole.zarr", **OPTIONS)
-    monkeypatch.setattr("samtl.planning._free_bytes", lambda path: 2**40)  # so that it begins
+    monkeypatch.setattr("samtl.embed.plan._free_bytes", lambda path: 2**40)  # so that it begins
     out = small_disk / "a.zarr"
     kept = -1
     for size in ("500k", "600k"):

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from samtl import metrics, pixel_metrics, protocols, splits, trial
+from samtl import splits
 from samtl.errors import InputError
-from samtl.preprocess import IGNORE
-from samtl.runs import RunFolder, read_split
-from samtl.store.documents import digest
-from samtl.trial import (
+from samtl.experiment import trial
+from samtl.experiment.run import RunFolder
+from samtl.experiment.trial import (
     PALETTE,
     Clock,
     Samples,
@@ -31,6 +30,12 @@ from samtl.trial import (
     write_scores,
     write_split,
 )
+from samtl.images.transforms import IGNORE
+from samtl.metrics import classification as metrics
+from samtl.metrics import segmentation as pixel_metrics
+from samtl.splits import spec as protocols
+from samtl.splits.published import read_split
+from samtl.store.documents import digest
 
 
 def samples(n=60, task="classification", usable=None, groups=(), parts=(), prefix="image"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from samtl.units import duration, size
+from samtl._runtime import duration, size
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 from stubs import embedded
 from toys import blobs, stripes
 
-from samtl import feed
 from samtl.errors import InputError
+from samtl.experiment import feed
+from samtl.experiment.features import Data
 from samtl.store.compact import compact
 from samtl.store.reader import Store, open_store
-from samtl.usable import Data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,19 +72,19 @@ def test_held_features_that_are_no_numbers_are_named(path):
 
 
 def test_samples_are_named_for_each_array_whatever_head_reads_which(path, tmp_path):
-    both = embedded(tmp_path, stripes(60), 64, ("pooled", "grid16"))
+    both = embedded(tmp_path, stripes(60), 64, ("pooled", "grid"))
     alone = Data(open_store(path), "pooled", None, None, False).digests
     first, second = (
-        Data(open_store(both), array, None, None, False).digests for array in ("pooled", "grid16")
+        Data(open_store(both), array, None, None, False).digests for array in ("pooled", "grid")
     )
     assert alone.keys() == {"pooled"}
-    assert first == second == {"pooled": alone["pooled"], "grid16": alone["pooled"]}
+    assert first == second == {"pooled": alone["pooled"], "grid": alone["pooled"]}
 
 
 def test_samples_are_named_by_their_masks_too(tmp_path):
     def named(dataset):
         path = embedded(tmp_path, dataset, 64, ("dense",))
-        return Data(open_store(path), "embeddings", None, None, False).digest
+        return Data(open_store(path), "dense", None, None, False).digest
 
     data = blobs(20, classes=2)
     masks = data.read_mask

@@ -12,14 +12,20 @@ import pytest
 from stubs import SHAPES, StubEncoders, install, toy_dataset
 
 import samtl
-from samtl import decoding, verifying
-from samtl.embedding import embed
-from samtl.errors import InputError, LockedError, MismatchError, ResourceError
-from samtl.images import BadImage
+from samtl.embed import decode as decoding
+from samtl.embed import verify as verifying
+from samtl.embed.api import embed
+from samtl.embed.verify import verify
+from samtl.errors import (
+    InputError,
+    LockedError,
+    MismatchError,
+    ResourceError,
+)
+from samtl.images.codecs import BadImage
 from samtl.store.layout import crc32c
 from samtl.store.reader import open_store
 from samtl.store.writer import locked
-from samtl.verifying import verify
 
 ROWS = 20
 
@@ -250,12 +256,12 @@ def test_another_encoder_or_dataset_is_refused(store):
 
 
 def test_repair_withdraws_and_says_so(store):
-    path = store / "grid16" / "c.1.0.0.0"
+    path = store / "grid" / "c.1.0.0.0"
     path.write_bytes(path.read_bytes()[:-1])
     assert verify(store, "quick").exit_code == 2
     found = verify(store, "quick", repair_it=True)
     assert found.repaired is not None
-    assert found.repaired.withdrawn == {1: ["grid16"]}
+    assert found.repaired.withdrawn == {1: ["grid"]}
     assert found.exit_code == 1
     assert open_store(store).missing == ROWS - 16
     found = verify(store, "quick", repair_it=True)

@@ -5,8 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from samtl.encoders.checkpoints import (
+    Official,
+    Origin,
+    load_weights,
+    tensors_digest,
+)
 from samtl.errors import InputError
-from samtl.weights import Official, Origin, load_weights, tensors_digest
 
 HERE = Origin("http://127.0.0.1:9/", "body.", "Use another file")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from samtl.baselines._base import check_ranges
-from samtl.baselines._networks import NetworkBaseline, convolution
+from samtl.baselines.base import check_ranges
+from samtl.baselines.networks import NetworkBaseline, convolution
 
 
 class Baseline(NetworkBaseline):

@@ -9,14 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from samtl.ahead import ahead
-from samtl.baselines._base import PixelBaseline, Predictions, check_ranges
-from samtl.baselines._linear import blank_logreg, fit_logreg, restore_logreg
-from samtl.baselines._pixels import Pixel, Rows, read_image, read_mask
+from samtl._runtime import ahead
+from samtl.baselines.base import PixelBaseline, Predictions, check_ranges
+from samtl.baselines.linear import blank_logreg, fit_logreg, restore_logreg
+from samtl.baselines.pixels import (
+    Pixel,
+    Rows,
+    read_image,
+    read_mask,
+)
 from samtl.datasets import Dataset
-from samtl.heads._base import Features, Floats, OnEvent, moments, reciprocal, scaled
-from samtl.images import STATISTICS, statistics
-from samtl.preprocess import IGNORE, resize_longest_side
+from samtl.heads.base import (
+    Features,
+    Floats,
+    OnEvent,
+    moments,
+    reciprocal,
+    scaled,
+)
+from samtl.images.codecs import STATISTICS, statistics
+from samtl.images.transforms import IGNORE, resize_longest_side
 
 _AT_ONCE = 256  # images
 _STRIP = 2**18  # pixels
@@ -26,8 +38,9 @@ _ROUNDING = 1 / 12  # variance of a colour that is rounded to a whole number
 class Baseline(PixelBaseline):
     """The floor: what is not above it has learnt nothing but colours.
 
-    Classification: mean, deviation, minimum and maximum of each channel (`samtl.images.statistics`), classified by the
-    head `logreg` (the principal) and by the nearest neighbours of the standardised statistics (the companion `knn`).
+    Classification: mean, deviation, minimum and maximum of each channel (`samtl.images.codecs.statistics`),
+    classified by the head `logreg` (the principal) and by the nearest neighbours of the standardised statistics (the
+    companion `knn`).
 
     Segmentation: each pixel goes to the class with the nearest mean colour, in colours whitened by the covariance
     within the classes, which they share; this is linear discriminant analysis without the classes' frequencies (the

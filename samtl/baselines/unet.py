@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samtl.baselines._base import check_ranges
-from samtl.baselines._networks import NetworkBaseline, convolution
+from samtl.baselines.base import check_ranges
+from samtl.baselines.networks import NetworkBaseline, convolution
 
 LEVELS = 5
 

@@ -11,17 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samtl import weights as sources
-from samtl.baselines._base import REDUCTION, PixelBaseline, Predictions, check_ranges, check_size
-from samtl.baselines._linear import blank_logreg, fit_logreg, restore_logreg
-from samtl.baselines._networks import Normalised
-from samtl.baselines._pixels import Rows, squares
+from samtl._runtime import bounded
+from samtl.baselines.base import (
+    REDUCTION,
+    PixelBaseline,
+    Predictions,
+    check_ranges,
+    check_size,
+)
+from samtl.baselines.linear import blank_logreg, fit_logreg, restore_logreg
+from samtl.baselines.networks import Normalised
+from samtl.baselines.pixels import Rows, squares
 from samtl.datasets import Dataset
-from samtl.encoders._device import resolve_device, resolve_dtype
+from samtl.encoders import checkpoints as sources
+from samtl.encoders.device import resolve_device, resolve_dtype
 from samtl.errors import InputError
-from samtl.heads._base import Features, OnEvent
-from samtl.machine import bounded
-from samtl.preprocess import resized_shape
+from samtl.heads.base import Features, OnEvent
+from samtl.images.transforms import resized_shape
 
 BASE_URL = "https://download.pytorch.org/models/"
 # torchvision's own; as is its custom, the name ends in the first digits of the file's sha256, and no more is published.

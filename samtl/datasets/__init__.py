@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from samtl import registry
-from samtl.datasets._base import (
+from samtl.datasets.base import (
     IGNORE,
     PARTS,
     Dataset,
@@ -16,7 +16,7 @@ from samtl.datasets._base import (
     shuffled,
     subset,
 )
-from samtl.datasets._listing import expanded, kind_of
+from samtl.datasets.listing import expanded, kind_of
 from samtl.errors import InputError
 
 __all__ = [

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samtl.datasets._archive import Archive
-from samtl.datasets._base import Dataset, Reader
-from samtl.datasets._listing import (
+from samtl.datasets.archive import Archive
+from samtl.datasets.base import Dataset, Reader
+from samtl.datasets.listing import (
     FolderReader,
     images_below,
     is_hidden,

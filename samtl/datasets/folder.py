@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samtl.datasets._base import Dataset
-from samtl.datasets._listing import (
+from samtl.datasets.base import Dataset
+from samtl.datasets.listing import (
     FolderReader,
     expanded,
     images_below,
@@ -13,9 +13,9 @@ from samtl.datasets._listing import (
     kind_of,
     subfolders,
 )
-from samtl.datasets._tree import own_name
+from samtl.datasets.tree import own_name
 from samtl.errors import InputError
-from samtl.images import SUFFIXES
+from samtl.images.codecs import SUFFIXES
 
 _LAYOUT = (
     "expected is a folder with one sub-folder for each class, at least two, and images in them: "

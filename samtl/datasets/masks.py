@@ -9,10 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from samtl.datasets._base import IGNORE, Dataset, groups_by
-from samtl.datasets._listing import expanded
-from samtl.datasets._masks import Coding, indexed, light, matched, stem, valued, with_masks
-from samtl.datasets._tree import located, open_tree, own_name
+from samtl.datasets.base import IGNORE, Dataset, groups_by
+from samtl.datasets.listing import expanded
+from samtl.datasets.mask_files import (
+    Coding,
+    indexed,
+    light,
+    matched,
+    stem,
+    valued,
+    with_masks,
+)
+from samtl.datasets.tree import located, open_tree, own_name
 from samtl.errors import InputError
 
 _IMAGES = frozenset({"images", "image", "img", "sat"})

@@ -11,9 +11,14 @@ import functools
 from collections.abc import Set
 from pathlib import Path
 
-from samtl.datasets._base import PARTS, Dataset
-from samtl.datasets._masks import light, matched, stem, with_masks
-from samtl.datasets._tree import located, open_tree
+from samtl.datasets.base import PARTS, Dataset
+from samtl.datasets.mask_files import (
+    light,
+    matched,
+    stem,
+    with_masks,
+)
+from samtl.datasets.tree import located, open_tree
 from samtl.errors import InputError
 
 COUNTS = {"train": 160, "validation": 20, "test": 44}

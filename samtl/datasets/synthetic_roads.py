@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samtl.datasets import _scenes
-from samtl.datasets._base import Dataset
+from samtl.datasets import landscapes as _scenes
+from samtl.datasets.base import Dataset
 from samtl.datasets.synthetic import NOTE, count_and_seed, png
 from samtl.errors import InputError
 

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from samtl.encoders import _tiers
-from samtl.encoders._batching import SIZES, knee, rate_of
-from samtl.encoders._device import resolve_device, resolve_dtype
-from samtl.encoders._engines import check_engine
-from samtl.encoders._engines import engine as engine_of
-from samtl.encoders._modeling import modeling
-from samtl.encoders._turns import Turns
-from samtl.encoders._weights import Official, Weights, load_weights
+from samtl._runtime import out_of_memory
+from samtl.encoders import pooling as _tiers
+from samtl.encoders.batching import SIZES, knee, rate_of
+from samtl.encoders.device import resolve_device, resolve_dtype
+from samtl.encoders.engines import check_engine
+from samtl.encoders.engines import engine as engine_of
+from samtl.encoders.modeling import modeling
+from samtl.encoders.sources import Official, Weights, load_weights
+from samtl.encoders.turns import Turns
 from samtl.errors import ResourceError
-from samtl.machine import out_of_memory
-from samtl.preprocess import (
+from samtl.images.transforms import (
     PATCH,
     PIXEL_MEAN,
     PIXEL_STD,
@@ -234,13 +234,13 @@ class Encoder:
         ----------
         pixels : sequence of ndarray of uint8, (h, w, 3)
             RGB, the longest side resized to `preprocessing.image_size`; sizes may differ between images.
-        tiers : sequence of {"pooled", "grid16", "dense"}
+        tiers : sequence of {"pooled", "grid", "dense"}
 
         Returns
         -------
         dict
-            For the tiers asked for: `pooled` float32 (batch, columns), `grid16` float16 (batch, 256, cells,
-            cells), `embeddings` float16 (batch, 256, side, side), where side = image_size / 16 and cells = min(16,
+            For the tiers asked for: `pooled` float32 (batch, columns), `grid` float16 (batch, 256, cells,
+            cells), `dense` float16 (batch, 256, side, side), where side = image_size / 16 and cells = min(16,
             side).
 
         Raises
@@ -327,10 +327,10 @@ class Encoder:
         kept: dict[str, Tensor] = {}
         if "pooled" in tiers:
             kept["pooled"] = _tiers.pooled(dense, block_means, mask)
-        if "grid16" in tiers:
-            kept["grid16"] = _tiers.grid16(dense, mask)
+        if "grid" in tiers:
+            kept["grid"] = _tiers.grid(dense, mask)
         if "dense" in tiers:
-            kept["embeddings"] = dense
+            kept["dense"] = dense
         return {name: self._fetched(tensor) for name, tensor in kept.items()}
 
     @torch.inference_mode()

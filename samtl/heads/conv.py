@@ -1,4 +1,4 @@
-"""SAM-CONV: a convolutional classifier on grid16, or transposed convolutions from the dense embedding to a mask."""
+"""SAM-CONV: a convolutional classifier on grid, or transposed convolutions from the dense embedding to a mask."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samtl.heads._grid import GridHead
-from samtl.heads._layers import ChannelNorm, Stem, upsampler
+from samtl.heads.grid import GridHead
+from samtl.heads.layers import ChannelNorm, Stem, upsampler
 
 
 class Head(GridHead):

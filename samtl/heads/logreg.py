@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from samtl.heads._base import (
+from samtl.heads.base import (
     Candidate,
     Features,
     Floats,
@@ -21,7 +21,7 @@ from samtl.heads._base import (
     reciprocal,
     scaled,
 )
-from samtl.heads._logistic import Problem
+from samtl.heads.logistic import Problem
 
 GRID = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # C from 1e-4 to 1e3 in half decades
 # The search stops each fit early: the ranking of penalties shows long before the last digit does.

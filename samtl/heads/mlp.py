@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.heads._base import (
+from samtl.heads.base import (
     Features,
     Floats,
     OnEvent,
@@ -24,7 +24,7 @@ from samtl.heads._base import (
 class Head(PooledHead):
     """Multi-layer perceptron.
 
-    Inputs are standardised by mean and deviation of the training part. Trained by `samtl.heads._train`; the weights
+    Inputs are standardised by mean and deviation of the training part. Trained by `samtl.heads.trainer`; the weights
     kept are those of the epoch with the least loss on the validation part. Predicting needs no torch.
 
     The defaults were found on EuroSAT, with 1,152 features of an untrained encoder and 50 to 21,600 training samples.
@@ -87,12 +87,12 @@ class Head(PooledHead):
 
     def gains(self, n: int, task: str) -> bool:
         """Tell whether training on n samples is shorter from another head's weights."""
-        from samtl.heads._train import shortened
+        from samtl.heads.trainer import shortened
 
         return shortened(self.epochs, n)
 
     def start_from(self, other: Self) -> None:
-        """Let the next fit begin with the weights of a fitted head and be shorter: see `samtl.heads._train.warmed`."""
+        """Let the next fit begin with the weights of a fitted head and be shorter: see `samtl.heads.trainer.warmed`."""
         self._start = other
 
     def _fit(
@@ -102,8 +102,8 @@ class Head(PooledHead):
         import torch  # here, so that a saved head predicts without it
         from torch import nn
 
-        from samtl.heads import _train
-        from samtl.heads._layers import Dropout
+        from samtl.heads import trainer as _train
+        from samtl.heads.layers import Dropout
 
         if not len(
             held

@@ -7,8 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samtl.heads._grid import GridHead
-from samtl.heads._layers import Block, ChannelNorm, Stem, upsampler
+from samtl.heads.grid import GridHead
+from samtl.heads.layers import (
+    Block,
+    ChannelNorm,
+    Stem,
+    upsampler,
+)
 
 PATCH = 2
 
@@ -16,7 +21,7 @@ PATCH = 2
 class Head(GridHead):
     """Transformer blocks over the tokens, with learnt positions.
 
-    A token is a 2 x 2 patch: 64 of them on grid16, 1,024 on the dense embedding. Classification takes the mean over the
+    A token is a 2 x 2 patch: 64 of them on grid, 1,024 on the dense embedding. Classification takes the mean over the
     tokens. Segmentation brings the tokens back to the embedding's resolution by a transposed convolution, adds what
     the embedding itself says at each place, and samples up as SAM-CONV does.
 

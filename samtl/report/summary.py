@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from samtl.comparing import Spread, over_seeds
 from samtl.errors import SamtlError
-from samtl.report._differences import differences
-from samtl.report.charts._groups import FIGURES, FLOOR, STANDARD_SHARE, TITLES
-from samtl.report.gather import gather
-from samtl.results import DONE, Row
-from samtl.runs import read_run
-from samtl.sweeping import SweepResult, labelled
+from samtl.experiment.run import read_run
+from samtl.metrics.bootstrap import Spread, over_seeds
+from samtl.report.compare import differences
+from samtl.report.figures.groups import (
+    FIGURES,
+    FLOOR,
+    STANDARD_SHARE,
+    TITLES,
+)
+from samtl.report.load import gather
+from samtl.sweep.api import SweepResult, labelled
+from samtl.sweep.results import DONE, Row
 
 
 @dataclass(frozen=True)

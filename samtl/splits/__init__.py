@@ -11,10 +11,26 @@ How few labels do is asked of one split: `fewer` and `shots` leave samples out o
 
 from __future__ import annotations
 
-from samtl.splits._base import VALIDATION_SHARE, Rows, Split, digest_of, require_share
-from samtl.splits._draw import fold, holdout, inner, require_fold
-from samtl.splits._fewer import fewer, require_part, require_shots, shots
-from samtl.splits._given import PARTS, from_ids, shipped
+from samtl.splits.draw import (
+    fold,
+    holdout,
+    inner,
+    require_fold,
+)
+from samtl.splits.fewer import (
+    fewer,
+    require_part,
+    require_shots,
+    shots,
+)
+from samtl.splits.given import PARTS, from_ids, shipped
+from samtl.splits.split import (
+    VALIDATION_SHARE,
+    Rows,
+    Split,
+    digest_of,
+    require_share,
+)
 
 __all__ = [
     "Split",

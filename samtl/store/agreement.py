@@ -13,8 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from samtl.errors import DamageError
-from samtl.store.layout import METADATA_BYTES, ROOT, ArraySpec, crc32c
-from samtl.store.log import OK, Record, committed, record_name
+from samtl.store.layout import (
+    METADATA_BYTES,
+    ROOT,
+    ArraySpec,
+    crc32c,
+)
+from samtl.store.log import (
+    OK,
+    Record,
+    committed,
+    record_name,
+)
 from samtl.store.rows import Rows, newest
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from samtl._runtime import hash_order
 from samtl.errors import InputError, ResourceError
-from samtl.ordering import hash_order
 from samtl.store import durable
 from samtl.store.find import locate
 from samtl.store.fingerprint import Fingerprint, read_fingerprint

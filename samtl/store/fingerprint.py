@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl.errors import DamageError, InputError
-from samtl.preprocess import check_image_size
+from samtl.images.transforms import check_image_size
 from samtl.store.documents import digest, unseal
 from samtl.store.layout import FORMAT
 

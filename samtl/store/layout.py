@@ -29,7 +29,7 @@ from awscrt import checksums
 from numpy.typing import NDArray
 
 from samtl.errors import DamageError
-from samtl.preprocess import PATCH, grid_cells
+from samtl.images.transforms import PATCH, grid_cells
 
 FORMAT = 1
 BLOCK_ROWS = 16
@@ -39,7 +39,7 @@ ROOT = "zarr.json"  # of the group; of an array, in its folder
 METADATA_BYTES = 64 * 2**20  # a list of millions of rows that do not count is not larger
 
 # Which array each tier is kept in. `dense` is the encoder's output itself.
-TIER_ARRAYS = {"pooled": "pooled", "grid16": "grid16", "dense": "embeddings"}
+TIER_ARRAYS = {"pooled": "pooled", "grid": "grid", "dense": "dense"}
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,11 @@ def array_specs(side: int, columns: Mapping[str, Sequence[str]]) -> dict[str, Ar
     pooled, statistics = list(columns["pooled"]), list(columns["image_stats"])
     specs = [
         ArraySpec(
-            "embeddings", (256, side, side), "float16", nan, ("channel", "y", "x"),
+            "dense", (256, side, side), "float16", nan, ("channel", "y", "x"),
             {"description": "the encoder's output"},
         ),
         ArraySpec(
-            "grid16", (256, cells, cells), "float16", nan, ("channel", "y16", "x16"),
+            "grid", (256, cells, cells), "float16", nan, ("channel", "y_grid", "x_grid"),
             {"description": "mean of the valid tokens in each cell; 0 in cells without any"},
         ),
         ArraySpec(

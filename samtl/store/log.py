@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samtl.ahead import ahead
+from samtl._runtime import ahead, without_collecting
 from samtl.errors import DamageError
-from samtl.memory import without_collecting
 from samtl.store.documents import unseal
 from samtl.store.folders import names
 from samtl.store.layout import BLOCK_ROWS

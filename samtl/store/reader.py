@@ -15,10 +15,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl.ahead import ahead
-from samtl.errors import DamageError, InputError, LockedError, ResourceError, SamtlError
-from samtl.preprocess import PATCH
-from samtl.store.agreement import other_labels, other_samples, require_newest, strangers
+from samtl._runtime import ahead
+from samtl.errors import (
+    DamageError,
+    InputError,
+    LockedError,
+    ResourceError,
+    SamtlError,
+)
+from samtl.images.transforms import PATCH
+from samtl.store.agreement import (
+    other_labels,
+    other_samples,
+    require_newest,
+    strangers,
+)
 from samtl.store.durable import recover_folder
 from samtl.store.fetched import FetchedShard, RowCache, row_cache
 from samtl.store.fingerprint import FILE, read_fingerprint, row_key

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samtl.errors import DamageError
-from samtl.preprocess import PATCH
+from samtl.images.transforms import PATCH
 from samtl.store import documents, durable
 from samtl.store.fingerprint import read_fingerprint
 from samtl.store.layout import ROOT, array_specs, root_metadata

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samtl.ahead import ahead
+from samtl._runtime import ahead, without_collecting
 from samtl.errors import DamageError, InputError
-from samtl.memory import without_collecting
-from samtl.preprocess import PATCH
+from samtl.images.transforms import PATCH
 from samtl.store import durable, folders, rows
 from samtl.store.agreement import (
     foreign,

@@ -19,12 +19,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from samtl.ahead import ahead
-from samtl.errors import DamageError, InputError, LockedError, MismatchError
-from samtl.preprocess import PATCH
+from samtl._runtime import ahead
+from samtl.errors import (
+    DamageError,
+    InputError,
+    LockedError,
+    MismatchError,
+)
+from samtl.images.transforms import PATCH
 from samtl.store import documents, durable, lease, rows
 from samtl.store.agreement import other_labels, require_newest, require_own
-from samtl.store.fingerprint import FILE, Fingerprint, differences, read_fingerprint
+from samtl.store.fingerprint import (
+    FILE,
+    Fingerprint,
+    differences,
+    read_fingerprint,
+)
 from samtl.store.folders import names
 from samtl.store.layout import (
     BLOCK_ROWS,

@@ -1,0 +1,106 @@
+"""How long a whole encoder pass takes, beside the encoder alone on pixels that are ready in memory."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.paired import Row, against, alternating
+from benchmarks.paired import alone as alone_row
+from samtl import registry
+from samtl.embed.api import embed
+from samtl.embed.plan import plan as plan_of
+
+CHOICES = (("pooled",), ("pooled", "grid"), ("pooled", "grid", "dense"))
+
+
+def bench_embed(
+    encoder: str = "tiny",
+    checkpoint: str = "random:0",
+    dataset: str = "synthetic:8",
+    *,
+    root: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    image_size: int | None = None,
+    batch_size: int | str = "auto",
+    limit: int | None = None,
+    choices: Sequence[Sequence[str]] = CHOICES,
+    rounds: int = 3,
+    out: str | Path | None = None,
+    on_row: Callable[[Row], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """Measure passes over the same images with several choices of tiers, alternating with the encoder alone.
+
+    A pass is timed from the first image to the last commit: reading, decoding, resizing, encoding, reducing, writing.
+    The encoder alone gets as many images at a time, normalised and on its device, and its output stays there.
+
+    Parameters
+    ----------
+    encoder, checkpoint, dataset, root, dtype, image_size, batch_size, limit
+        As `samtl.embed` has them. On a GPU it takes some tens of batches until what goes on at the same time shows.
+    device : str
+        One.
+    choices : sequence of sequence of {"pooled", "grid", "dense"}
+    rounds : int
+    out : path, optional
+        A folder on the disk to write to, by default the one for temporary files. Stores are removed after each pass.
+    on_row, on_event : callable, optional
+        Called with each figure, and with what goes on.
+
+    Returns
+    -------
+    list of Row
+        `embed/TIERS` in seconds, with the ratio to `encoder-alone`; then that.
+    """
+    told = on_event or (lambda text: None)
+    options: dict[str, Any] = {
+        "root": root, "checkpoint": checkpoint, "device": device, "dtype": dtype, "image_size": image_size,
+        "batch_size": batch_size, "limit": limit,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
+        plan = plan_of(dataset, encoder, out=Path(folder) / "bench.zarr", **options)
+    told(f"making {encoder} ready")
+    model = registry.load("encoders", encoder).Encoder(
+        encoder, checkpoint, plan.device, plan.compute_dtype, plan.image_size
+    )
+    # The same for all, also where each pass would look for it.
+    options["batch_size"] = batch = plan.batch_size or model.best_batch(plan.rows)
+    shape = batch, 3, plan.image_size, plan.image_size
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(
+        model.device, model.dtype
+    )
+
+    def alone() -> float:
+        told("the encoder alone")
+        began = time.perf_counter()
+        for start in range(0, plan.rows, batch):
+            output = model.forward(pixels[: plan.rows - start])
+        output[0, 0, 0, 0].item()  # waits for the device
+        return time.perf_counter() - began
+
+    def whole(tiers: Sequence[str]) -> float:
+        told(f"a pass that keeps {', '.join(tiers)}")
+        with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
+            store = Path(folder) / "bench.zarr"
+            return embed(dataset, encoder, tiers=tiers, out=store, **options).seconds
+
+    sides: dict[str, Callable[[], float]] = {"alone": alone}
+    for tiers in choices:
+        sides["+".join(tiers).replace("grid", "grid16")] = lambda tiers=tiers: whole(tiers)  # type: ignore[misc]
+    values = alternating(sides, rounds)
+    of = values.pop("alone")
+    rows = [
+        against(f"embed/{name}", "s", found, "encoder-alone", of) for name, found in values.items()
+    ]
+    rows.append(alone_row("encoder-alone", "s", of))
+    for row in rows:
+        if on_row is not None:
+            on_row(row)
+    return rows

@@ -1,0 +1,355 @@
+"""How fast the encoder is, beside `segment_anything` as it is shipped and beside transformers, and how exact.
+
+Every side gets the same normalised pixels on its device and gives the neck's output. On a CPU the others get one
+image at a time, which is how `SamPredictor` would be looped over, and all cores for it; samtl is measured so, too, and
+with one image for each core, as in an encoder pass. On a GPU every side has the batch that it is fastest with while the
+weights of all sides are in its memory, and samtl is measured by torch.compile, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import gc
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.paired import (
+    Row,
+    against,
+    alone,
+    alternating,
+)
+from samtl._runtime import out_of_memory, peak_memory, resident_memory
+from samtl.encoders import sam
+from samtl.encoders.batching import (
+    SIZES,
+    knee,
+    now,
+    rate_of,
+)
+from samtl.encoders.device import DTYPES, resolve_device, resolve_dtype
+from samtl.errors import InputError, UnknownName
+
+SHIPPED, TRANSFORMERS = "shipped-", "transformers-bfloat16"
+OTHERS = (f"{SHIPPED}float32", f"{SHIPPED}autocast", f"{SHIPPED}bfloat16", TRANSFORMERS)
+ONE, COMPILED = "/one-image", "/compiled"
+SIDE_OF_PRODUCT = {"cpu": 2048, "cuda": 8192, "mps": 4096}
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to encode.
+
+    Attributes
+    ----------
+    name : str
+    dtype : torch.dtype
+        Of the pixels that it takes.
+    run : callable
+        Maps (batch, 3, size, size) to (batch, 256, side, side).
+    """
+
+    name: str
+    dtype: torch.dtype
+    run: Run
+
+
+def bench_encoder(
+    encoder: str = "sam_vit_b",
+    checkpoint: str = "random:0",
+    device: str = "auto",
+    dtypes: Sequence[str] = ("auto", "float32"),
+    image_size: int = sam.IMAGE_SIZE,
+    batch_size: int | None = None,
+    rounds: int = 5,
+    others: Sequence[str] = OTHERS,
+    on_row: Callable[[Row], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """Measure an encoder, alternating with the others.
+
+    Parameters
+    ----------
+    encoder, checkpoint, device : str
+        As `samtl.embed` has them. Weights matter to no speed; random ones fill the relative positions, too.
+    dtypes : sequence of str
+        What samtl computes in.
+    image_size : int
+        Where it is not 1024, transformers is left out: it does not resample positions.
+    batch_size : int, optional
+        For every side; by default as this module says.
+    rounds : int
+    others : sequence of {"shipped-float32", "shipped-autocast", "shipped-bfloat16", "transformers-bfloat16"}
+        transformers is left out where it is not installed.
+    on_row, on_event : callable, optional
+        Called with each figure when it is there; and with what goes on.
+
+    Returns
+    -------
+    list of Row
+        `ENCODER/DTYPE/SIZE` in img/s, once for each other side with the ratio to it; on a CPU with an image for each
+        core, and `.../one-image`; on a GPU also `.../compiled`. For each of these, `.../rate` in TFLOP/s;
+        `.../of-peak`, its share of `matmul-peak/DTYPE` in the same round, what the product of two square matrices
+        reached; `.../batch`, images at a time; `.../memory` of a call for an image, beside what was held before,
+        weights too; `.../error`, the relative L2 distance from `segment_anything`'s float32 output, for bfloat16 with
+        the ratio to that of `segment_anything` in bfloat16. `ENCODER/SIDE` is that of another side. A side of which not
+        one image fits has a row that says so, and no other.
+
+    Raises
+    ------
+    InputError
+        For an encoder, device, dtype or side that there is not.
+    """
+    if encoder not in sam.VARIANTS:
+        raise UnknownName("encoder", encoder, sam.VARIANTS)
+    for name in others:
+        if name not in OTHERS:
+            raise UnknownName("side of the bench", name, OTHERS)
+    if not dtypes:
+        raise InputError(f"at least one dtype is needed, of auto, {', '.join(DTYPES)}")
+    told = on_event or (lambda text: None)
+    found: list[Row] = []
+
+    def add(*rows: Row) -> None:
+        for row in rows:
+            found.append(row)
+            if on_row is not None:
+                on_row(row)
+
+    target = resolve_device(device)
+    told(f"making {encoder} ready")
+    plain, _ = sam.load(encoder, checkpoint, image_size)
+    plain = plain.to(target)
+    ours = []
+    for dtype in dict.fromkeys(resolve_dtype(name, target) for name in dtypes):
+        for engine in ("fast",) if target.type == "cpu" else ("fast", "compiled"):
+            made = sam.Encoder(encoder, checkpoint, str(target), _short(dtype), image_size, engine)
+            name = f"{_short(dtype)}/{image_size}" + (COMPILED if engine == "compiled" else "")
+            ours.append(Side(name, dtype, made.forward))
+    theirs = [_shipped(name, plain, target) for name in others if name.startswith(SHIPPED)]
+    if TRANSFORMERS in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
+        theirs.append(_transformers(encoder, target))
+
+    threads = torch.get_num_threads()
+    on_cpu = target.type == "cpu"
+    most = batch_size or (threads if on_cpu else max(SIZES))
+    shape = max(most, 2), 3, image_size, image_size
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
+    if on_cpu and most > 1:
+        ours += [replace(side, name=side.name + ONE) for side in ours]
+    batches = {}
+    for side in (*ours, *theirs):
+        told(f"looking for the batch size of {side.name}")
+        found_size = batch_size or _batch(side, side in ours, pixels, target)
+        if found_size is None:
+            add(Row(f"{encoder}/{side.name}", 0.0, "img/s, since not one image fits"))
+        else:
+            batches[side.name] = found_size
+    ours, theirs = ([side for side in sides if side.name in batches] for sides in (ours, theirs))
+
+    measures: dict[str, Callable[[], float]] = {}
+    for side in (*ours, *theirs):
+        x = pixels[: batches[side.name]].to(side.dtype)
+        measures[side.name] = lambda side=side, x=x: _rate(side, x, target)  # type: ignore[misc]
+    for side in ours:
+        name = _peak_name(side.dtype)
+        measures[name] = lambda dtype=side.dtype: _product_rate(target, dtype)  # type: ignore[misc]
+    told(f"{rounds + 1} rounds of {', '.join(measures)}")
+    values = alternating(measures, rounds)
+
+    per_image = sam.operations(encoder, image_size) / 1e12
+    for side in ours:
+        name = f"{encoder}/{side.name}"
+        rates = values[side.name]
+        add(*(against(name, "img/s", rates, other.name, values[other.name]) for other in theirs))
+        if not theirs:
+            add(alone(name, "img/s", rates))
+        flops = [rate * per_image for rate in rates]
+        add(alone(f"{name}/rate", "TFLOP/s", flops))
+        peak = values[_peak_name(side.dtype)]
+        shares = [mine / most for mine, most in zip(flops, peak, strict=True)]
+        add(alone(f"{name}/of-peak", "share", shares))
+    for side in theirs:
+        add(alone(f"{encoder}/{side.name}", "img/s", values[side.name]))
+    for name in dict.fromkeys(_peak_name(side.dtype) for side in ours):
+        add(alone(name, "TFLOP/s", values[name]))
+    for side in (*ours, *theirs):
+        told(f"memory of {side.name}")
+        batch = batches[side.name]
+        add(Row(f"{encoder}/{side.name}/batch", batch, "images"))
+        used = _memory(side, pixels[:batch].to(side.dtype), target)
+        if used is not None:
+            add(Row(f"{encoder}/{side.name}/memory", used / batch / 2**20, "MiB an image"))
+    told("comparing outputs")
+    add(*_errors(encoder, ours, theirs, plain, pixels[:2]))
+    return found
+
+
+def _shipped(name: str, plain: nn.Module, device: torch.device) -> Side:
+    """Give the plain modules, as `segment_anything` makes them or in bfloat16."""
+    how = name.removeprefix(SHIPPED)
+    if how == "bfloat16":
+        return Side(name, torch.bfloat16, copy.deepcopy(plain).bfloat16())
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+    if how == "autocast":
+        around = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731
+
+    def run(x: Tensor) -> Tensor:
+        with around():
+            return plain(x)  # type: ignore[no-any-return]
+
+    return Side(name, torch.float32, run)
+
+
+def _has_transformers() -> bool:
+    return importlib.util.find_spec("transformers") is not None
+
+
+def _transformers(encoder: str, device: torch.device) -> Side:
+    """Give transformers' own encoder of the same shape, in bfloat16 with fused attention, on weights of its own."""
+    from transformers import SamVisionConfig, SamVisionModel
+
+    variant = sam.VARIANTS[encoder]
+    config = SamVisionConfig(
+        hidden_size=variant.width,
+        num_hidden_layers=variant.depth,
+        num_attention_heads=variant.heads,
+        mlp_dim=4 * variant.width,
+        global_attn_indexes=list(variant.taps),
+        window_size=sam.WINDOW,
+        image_size=sam.IMAGE_SIZE,
+    )
+    config._attn_implementation = "sdpa"
+    model = SamVisionModel(config).eval().requires_grad_(False).to(device, torch.bfloat16)
+    for parameter in model.parameters():  # relative positions begin at zero
+        parameter.copy_(0.02 * torch.randn(parameter.shape))
+
+    def run(x: Tensor) -> Tensor:
+        return model(x).last_hidden_state  # type: ignore[no-any-return]
+
+    return Side(TRANSFORMERS, torch.bfloat16, run)
+
+
+@torch.inference_mode()
+def _batch(side: Side, ours: bool, pixels: Tensor, device: torch.device) -> int | None:
+    """Choose how many images a side gets at a time; None where not even one fits."""
+    if device.type == "cpu":
+        return torch.get_num_threads() if ours and not side.name.endswith(ONE) else 1
+    try:
+        return knee(lambda size: _rate(side, pixels[:size].to(side.dtype), device))
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return None
+
+
+@torch.inference_mode()
+def _rate(side: Side, x: Tensor, device: torch.device) -> float:
+    """Measure images a second; on a CPU one call takes long enough."""
+    if device.type != "cpu":
+        return rate_of(lambda: side.run(x), len(x), device)
+    began = time.perf_counter()
+    side.run(x)
+    return len(x) / (time.perf_counter() - began)
+
+
+def _peak_name(dtype: torch.dtype) -> str:
+    return f"matmul-peak/{_short(dtype)}"
+
+
+@torch.inference_mode()
+def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the product of two square matrices of random numbers, in TFLOP/s: the best of three."""
+    n = SIDE_OF_PRODUCT[device.type]
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(4):
+        began = now(device)
+        a @ b
+        times.append(now(device) - began)
+    return 2 * n**3 / min(times[1:]) / 1e12
+
+
+def _memory(side: Side, x: Tensor, device: torch.device) -> int | None:
+    """Measure the bytes that a call takes beside what is held before; None where that cannot be told."""
+    with torch.inference_mode():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            side.run(x)
+            return torch.cuda.max_memory_allocated(device) - before
+        with _peak_from_here() as peak:
+            side.run(x)
+        return peak()
+
+
+@contextmanager
+def _peak_from_here() -> Iterator[Callable[[], int | None]]:
+    """Within a `with` block, Linux counts the process's largest resident size from its present one."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        yield lambda: None
+        return
+    _trim()
+    reset.write_text("5")
+    before, largest = resident_memory(), 0
+
+    def peak() -> int:
+        return largest - before
+
+    yield peak
+    largest = peak_memory()
+
+
+def _trim() -> None:
+    """Give the system back what is free, which a call would else take without the process growing (glibc only)."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@torch.inference_mode()
+def _errors(
+    encoder: str, ours: Sequence[Side], theirs: Sequence[Side], plain: nn.Module, pixels: Tensor
+) -> list[Row]:
+    """Compare outputs with the float32 output of the plain modules."""
+    try:
+        exact = torch.cat([plain(x) for x in torch.split(pixels, 1)]).cpu().double()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return []
+
+    def error_of(side: Side) -> float:
+        out = torch.cat([side.run(x.to(side.dtype)) for x in torch.split(pixels, 1)])
+        return float((out.cpu().double() - exact).norm() / exact.norm())
+
+    low = [side for side in theirs if side.name in (f"{SHIPPED}bfloat16", f"{SHIPPED}autocast")]
+    errors = {side.name: error_of(side) for side in low}
+    rows = [Row(f"{encoder}/{name}/error", value, "relative L2") for name, value in errors.items()]
+    for side in ours:
+        if side.name.endswith(ONE):
+            continue  # the same function
+        value, name = error_of(side), f"{encoder}/{side.name}/error"
+        own = errors.get(f"{SHIPPED}bfloat16") if side.dtype == torch.bfloat16 else None
+        if own is None:
+            rows.append(Row(name, value, "relative L2"))
+        else:
+            rows.append(Row(name, value, "relative L2", f"{SHIPPED}bfloat16", value / own))
+    return rows
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,263 @@
+"""How fast heads train, beside the layers that one would write first, and whether reading the store holds them up.
+
+Training is forward, backward and the optimiser's step, on random numbers in memory. The plain versions are what one
+would write first: float32, tensors in torch's default order, standardising as a pass of its own, and for the
+transformer torch's `TransformerEncoderLayer` over all 256 cells of the grid and a class token, with its dropout of 0.1.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.made_store import Make, write_store
+from benchmarks.paired import Row, paired
+from samtl import registry
+from samtl.experiment.feed import Feed, Targets
+from samtl.heads.grid import UPSAMPLING
+from samtl.heads.losses import cross_entropy, cross_entropy_dice
+from samtl.heads.trainer import InMemory, Recipe, train
+from samtl.images.transforms import PATCH
+from samtl.store.layout import BLOCK_ROWS
+from samtl.store.reader import open_store
+
+CHANNELS = 256
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One head on one tier.
+
+    Attributes
+    ----------
+    head, tier, task, array : str
+    side : int
+        Cells along a side of the grid.
+    classes, batch : int
+    steps, plain_steps : int
+        Steps that are timed, of the head and of the plain version.
+    blocks : int
+        Blocks of 16 rows in the store that the head is fed from.
+    """
+
+    head: str
+    tier: str
+    task: str
+    array: str
+    side: int
+    classes: int
+    batch: int
+    steps: int
+    plain_steps: int
+    blocks: int
+
+
+CASES = (
+    Case("conv", "grid16", "classification", "grid", 16, 10, 128, 12, 3, 256),
+    Case("vit", "grid16", "classification", "grid", 16, 10, 128, 8, 1, 256),
+    Case("conv", "dense", "segmentation", "dense", 64, 2, 4, 4, 1, 8),
+    Case("vit", "dense", "segmentation", "dense", 64, 2, 4, 3, 1, 8),
+)
+
+
+def bench_heads(
+    rounds: int = ROUNDS, cases: Sequence[Case] = CASES, on_row: Callable[[Row], None] | None = None
+) -> list[Row]:
+    """Measure every case.
+
+    Parameters
+    ----------
+    rounds : int
+        Rounds of each pair; figures are medians.
+    cases : sequence of Case
+    on_row : callable, optional
+        Called with each figure as soon as it is there.
+
+    Returns
+    -------
+    list of Row
+        `HEAD/TIER/train` in samples a second against `plain`, and `HEAD/TIER/waiting`, the part of the time that
+        training from a store spends waiting for data.
+    """
+    rows = []
+    for case in cases:
+        for row in (_speed(case, rounds), _waiting(case)):
+            rows.append(row)
+            if on_row is not None:
+                on_row(row)
+    return rows
+
+
+def _speed(case: Case, rounds: int) -> Row:
+    inputs, targets = _random(case)
+
+    def ours() -> float:
+        head = _head(case)
+        source = InMemory(inputs.repeat(case.steps, 1, 1, 1), _repeat(targets, case.steps))
+        few = InMemory(inputs[:1], targets[:1])
+        recipe = Recipe(1, case.batch, 1e-3, 0.05, 1)
+        outcome = train(head, _loss(case), source, few, recipe, 0, lambda epoch: None)
+        # Forward, backward and step: what fetching costs is a figure of its own.
+        return outcome.samples / (outcome.seconds - outcome.waited)
+
+    def plain() -> float:
+        some = min(case.batch, 32)  # a larger batch makes it no faster, and a round long
+        return _plain_rate(case, inputs[:some].float(), targets[:some])
+
+    return paired(f"{case.head}/{case.tier}/train", "samples/s", ours, "plain", plain, rounds)
+
+
+def _plain_rate(case: Case, inputs: Tensor, targets: Tensor) -> float:
+    torch.manual_seed(0)
+    model = _plain(case)
+    loss = _loss(case)
+    optimiser = torch.optim.AdamW(model.parameters())
+    began = 0.0
+    for step in range(case.plain_steps + 1):
+        if step == 1:  # the first makes the optimiser's state, and does not count
+            began = time.perf_counter()
+        optimiser.zero_grad()
+        loss(model(inputs), targets).backward()
+        optimiser.step()
+    return case.plain_steps * len(inputs) / (time.perf_counter() - began)
+
+
+def _waiting(case: Case) -> Row:
+    """Train a pass from a store, streaming it, and say which part of the time there was nothing to learn from."""
+    with tempfile.TemporaryDirectory(prefix="samtl-bench-") as folder:
+        store = open_store(_write_store(case, Path(folder) / "bench.zarr"))
+        rows = np.arange(len(store))
+        labels = None if case.task == "segmentation" else store.labels.astype(np.int64)
+        targets = Targets(store, labels)
+        source, few = (Feed(store, case.array, part, targets) for part in (rows, rows[:1]))
+        outcome = train(
+            _head(case),
+            _loss(case),
+            source,
+            few,
+            Recipe(2, case.batch, 1e-3, 0.05, 2),
+            0,
+            lambda epoch: None,
+        )
+    return Row(f"{case.head}/{case.tier}/waiting", outcome.waited / outcome.seconds, "share")
+
+
+def _write_store(case: Case, path: Path) -> Path:
+    """Write a store of random numbers: the same block over and over, which a reader cannot know."""
+    random = np.random.default_rng(0)
+    n, size = case.blocks * BLOCK_ROWS, 64 * PATCH
+    shape = (BLOCK_ROWS, CHANNELS, case.side, case.side)
+    grids = random.standard_normal(shape, np.float32).astype(np.float16)
+    masks = random.integers(0, case.classes, (BLOCK_ROWS, size, size), np.uint8)
+    arrays: dict[str, Make] = {case.array: lambda rows: grids}
+    if case.task == "segmentation":
+        arrays["mask"] = lambda rows: masks
+    labels = [i % case.classes if case.task == "classification" else -1 for i in range(n)]
+    return write_store(path, labels, case.classes, case.task, arrays)
+
+
+def _random(case: Case) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(case.batch, CHANNELS, case.side, case.side, generator=random).half()
+    up = case.side * UPSAMPLING
+    shape = (case.batch,) if case.task == "classification" else (case.batch, up, up)
+    return inputs, torch.randint(0, case.classes, shape, generator=random)
+
+
+def _repeat(targets: Tensor, times: int) -> Tensor:
+    return targets.repeat(times, *[1] * (targets.ndim - 1))
+
+
+def _loss(case: Case) -> Any:
+    return cross_entropy if case.task == "classification" else cross_entropy_dice
+
+
+def _head(case: Case) -> nn.Module:
+    """The network that a head trains."""
+    head = registry.load("heads", case.head).Head()
+    head.adopt(case.task, list(range(case.classes)), (CHANNELS, case.side, case.side))
+    network: nn.Module = head.network()
+    return network
+
+
+def _plain(case: Case) -> nn.Module:
+    scaled = _Standardised()
+    if case.head == "conv" and case.task == "classification":
+        return nn.Sequential(
+            scaled,
+            *_plain_layers(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(128, case.classes),
+        )
+    if case.head == "conv":
+        return nn.Sequential(
+            scaled, nn.Conv2d(CHANNELS, 96, 1), nn.BatchNorm2d(96), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1),
+            nn.BatchNorm2d(96), nn.ReLU(), *_plain_upsampling(96, case.classes),
+        )  # fmt: skip
+    patch = 1 if case.task == "classification" else 2
+    return nn.Sequential(scaled, _PlainTransformer(case, patch))
+
+
+def _plain_layers() -> Iterator[nn.Module]:
+    for wide, narrow, kernel, stride in ((CHANNELS, 96, 1, 1), (96, 128, 3, 2), (128, 128, 3, 1)):
+        yield nn.Conv2d(wide, narrow, kernel, stride, padding=kernel // 2)
+        yield nn.BatchNorm2d(narrow)
+        yield nn.ReLU()
+
+
+def _plain_upsampling(width: int, classes: int) -> Iterator[nn.Module]:
+    for _ in range(2):
+        yield nn.ConvTranspose2d(width, width // 2, 2, stride=2)
+        yield nn.BatchNorm2d(width // 2)
+        yield nn.ReLU()
+        width //= 2
+    yield nn.Conv2d(width, classes, 1)
+
+
+class _Standardised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(CHANNELS, 1, 1), requires_grad=False)
+        self.deviation = nn.Parameter(torch.ones(CHANNELS, 1, 1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.deviation
+
+
+class _PlainTransformer(nn.Module):
+    """A class token and every cell (or patch), as wide as the embedding's channels."""
+
+    def __init__(self, case: Case, patch: int) -> None:
+        super().__init__()
+        self.task, self.side = case.task, case.side // patch
+        self.patches = (
+            nn.Conv2d(CHANNELS, CHANNELS, patch, stride=patch) if patch > 1 else nn.Identity()
+        )
+        self.token = nn.Parameter(torch.zeros(1, 1, CHANNELS))
+        self.positions = nn.Parameter(torch.zeros(1, self.side**2 + 1, CHANNELS))
+        self.layer = nn.TransformerEncoderLayer(CHANNELS, 8, batch_first=True)
+        self.scores = nn.Linear(CHANNELS, case.classes)
+        if case.task == "segmentation":
+            self.up = nn.Sequential(
+                nn.ConvTranspose2d(CHANNELS, CHANNELS // 2, patch, stride=patch),
+                *_plain_upsampling(CHANNELS // 2, case.classes),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), cells], dim=1) + self.positions
+        seen = self.layer(tokens)
+        if self.task == "classification":
+            return self.scores(seen[:, 0])  # type: ignore[no-any-return]
+        grid = seen[:, 1:].transpose(1, 2).unflatten(2, (self.side, self.side))
+        return self.up(grid)  # type: ignore[no-any-return]

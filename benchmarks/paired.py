@@ -1,0 +1,110 @@
+"""Paired measurements: both sides in turn, medians over the rounds, and what machine it was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from samtl._runtime import native_bfloat16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes
+    ----------
+    name : str
+    value : float
+        Median over the rounds.
+    unit : str
+    vs : str
+        What the ratio is against, or "".
+    ratio : float or None
+        Median over the rounds of value / the other side's value.
+    spread : (float, float) or None
+        The smallest and the largest value of a round, or of its ratio where there is one.
+    """
+
+    name: str
+    value: float
+    unit: str
+    vs: str = ""
+    ratio: float | None = None
+    spread: tuple[float, float] | None = None
+
+
+def paired(
+    name: str,
+    unit: str,
+    ours: Callable[[], float],
+    vs: str,
+    theirs: Callable[[], float],
+    rounds: int,
+) -> Row:
+    """Measure two sides in turn, as `alternating` does."""
+    rounds_of = alternating({"ours": ours, "theirs": theirs}, rounds)
+    return against(name, unit, rounds_of["ours"], vs, rounds_of["theirs"])
+
+
+def alternating(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Measure several sides in turn; the order is turned round in every other round, and the first is thrown away."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for round_ in range(rounds + 1):
+        for name in list(sides)[:: -1 if round_ % 2 else 1]:
+            value = sides[name]()
+            if round_:  # the first one warms up
+                found[name].append(value)
+    return found
+
+
+def alone(name: str, unit: str, values: list[float]) -> Row:
+    """Give the median of one side's rounds."""
+    return Row(name, statistics.median(values), unit, spread=(min(values), max(values)))
+
+
+def against(name: str, unit: str, ours: list[float], vs: str, theirs: list[float]) -> Row:
+    """Give the median of one side's rounds, and that of the ratios to another's in the same rounds."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    spread = min(ratios), max(ratios)
+    return Row(name, statistics.median(ours), unit, vs, statistics.median(ratios), spread)
+
+
+def machine() -> dict[str, object]:
+    """Say what the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "bfloat16": native_bfloat16(torch.device("cpu")),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def to_json(rows: list[Row]) -> dict[str, object]:
+    """Give figures and machine as JSON values."""
+    return {"rows": [asdict(row) for row in rows], "machine": machine()}
+
+
+def _processor() -> str:
+    """Linux has it in a file; elsewhere the platform's word for the architecture must do."""
+    for line in _lines(Path("/proc/cpuinfo")):
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.exists():
+        with path.open() as file:
+            yield from file

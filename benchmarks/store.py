@@ -1,0 +1,278 @@
+"""How fast rows come out of a store and go in, beside other readers of the same bytes, and how long a large one opens.
+
+All sides read the same rows, in the same random order, from files that the system has in memory, into one array of
+theirs each. numpy's memory map, on a file of the rows one after the other, verifies nothing and sets what can be had.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.made_store import write_store
+from benchmarks.paired import (
+    Row,
+    against,
+    alone,
+    alternating,
+)
+from samtl.errors import InputError
+from samtl.store import documents
+from samtl.store.fingerprint import FILE, Fingerprint
+from samtl.store.layout import (
+    BLOCK_ROWS,
+    array_specs,
+    crc32c,
+    encode_shard,
+)
+from samtl.store.log import (
+    LOG,
+    OK,
+    CommittedFile,
+    Record,
+    record_name,
+)
+from samtl.store.reader import open_store
+from samtl.store.rows import PATH, Rows
+
+ARRAY = "dense"
+ALWAYS = ("image_stats", "original_size", "label", "sample_id")
+Told = Callable[[str], None]
+
+
+def bench_store(
+    rows: int = 512,
+    log_rows: int = 1_000_000,
+    rounds: int = 5,
+    out: str | Path | None = None,
+    on_row: Callable[[Row], None] | None = None,
+    on_event: Told | None = None,
+) -> list[Row]:
+    """Measure a store of made-up dense embeddings, and the log of a large one.
+
+    Parameters
+    ----------
+    rows : int
+        Of 2 MiB; a multiple of 16.
+    log_rows : int
+        Of the large store, of which only the lists and records are made; 0 to leave it out.
+    rounds : int
+    out : path, optional
+        A folder on the disk to measure; by default that of temporary files.
+    on_row, on_event : callable, optional
+        Called with each figure when it is there; and with what goes on.
+
+    Returns
+    -------
+    list of Row
+        `rows/verified` in GiB/s, once against each of `memmap`, `tensorstore` (where it is installed) and
+        `zarr-python`; then these. `commit/row` in ms, what a commit takes, against a `plain-write` of the same bytes,
+        and `commit/row/overhead`, the difference. `open/LOG_ROWS` in seconds and `.../memory` in GiB, in a process of
+        its own.
+    """
+    if rows % BLOCK_ROWS or rows < BLOCK_ROWS:
+        raise InputError(f"--rows must be a multiple of {BLOCK_ROWS}, got {rows}")
+    told = on_event or (lambda text: None)
+    found: list[Row] = []
+
+    def add(*some: Row) -> None:
+        for row in some:
+            found.append(row)
+            if on_row is not None:
+                on_row(row)
+
+    with ExitStack() as stack:
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out))
+        )
+        told("writing embeddings")
+        block = np.random.default_rng(0).standard_normal((BLOCK_ROWS, 256, 64, 64), np.float32)
+        values = block.astype(np.float16)
+        path = _store(folder / "dense.zarr", values, rows)
+        plain = folder / "plain"
+        with plain.open("wb") as file:
+            for _ in range(rows // BLOCK_ROWS):
+                file.write(values.tobytes())
+        add(*_reading(path, plain, rows, rounds, told))
+        plain.unlink()
+        add(*_committing(folder, values, rounds, told))
+        if log_rows:
+            told("writing a large log")
+            large = _log(folder / "large.zarr", log_rows)
+            add(*_opening(large, log_rows, rounds, told))
+    return found
+
+
+def _store(path: Path, values: NDArray[np.float16], rows: int) -> Path:
+    return write_store(
+        path, [0] * rows, 2, "classification", {ARRAY: lambda here: values[: len(here)]}
+    )
+
+
+def _reading(path: Path, plain: Path, rows: int, rounds: int, told: Told) -> list[Row]:
+    store = open_store(path)
+    shape = store.shape(ARRAY)
+    order = np.random.default_rng(1).permutation(rows).tolist()
+    out = np.empty(shape[1:], np.float16)
+    size = rows * out.nbytes / 2**30
+
+    def timed(read: Callable[[int], Any]) -> Callable[[], float]:
+        def measure() -> float:
+            began = time.perf_counter()
+            for row in order:
+                np.copyto(out, read(row))
+            return size / (time.perf_counter() - began)
+
+        return measure
+
+    mapped = np.memmap(plain, np.float16, "r", shape=shape)
+    array: Any = store.zarr()[ARRAY]
+    sides = {
+        "verified": timed(lambda row: store.row(ARRAY, row)),
+        "memmap": timed(lambda row: mapped[row]),
+        "zarr-python": timed(lambda row: array[row]),
+    }
+    if importlib.util.find_spec("tensorstore") is not None:
+        theirs = _tensorstore(path)
+        sides["tensorstore"] = timed(lambda row: theirs[row].read().result())
+    told(f"reading rows by {', '.join(sides)}")
+    values = alternating(sides, rounds)
+    ours = values.pop("verified")
+    return [
+        *(against("rows/verified", "GiB/s", ours, name, other) for name, other in values.items()),
+        *(alone(f"rows/{name}", "GiB/s", other) for name, other in values.items()),
+    ]
+
+
+def _tensorstore(path: Path) -> Any:
+    import tensorstore
+
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path.absolute() / ARRAY)},
+    }
+    return tensorstore.open(spec, read=True).result()
+
+
+def _committing(folder: Path, values: NDArray[np.float16], rounds: int, told: Told) -> list[Row]:
+    """Commit blocks, and write the same bytes to a file and no more."""
+    told("committing blocks")
+    turn = iter(range(10**6))
+
+    def commit() -> float:
+        """Make a store of one block; all but the block's own commit is left out of the time."""
+        path = folder / f"commit-{next(turn)}.zarr"
+        seconds = 0.0
+
+        def given(here: Sequence[int]) -> NDArray[np.float16]:
+            nonlocal seconds
+            seconds = time.perf_counter()
+            return values[: len(here)]
+
+        write_store(path, [0] * BLOCK_ROWS, 2, "classification", {ARRAY: given})
+        return 1000 * (time.perf_counter() - seconds) / BLOCK_ROWS
+
+    spec = array_specs(64, {"pooled": (), "image_stats": ()})[ARRAY]
+
+    def write() -> float:
+        path = folder / f"write-{next(turn)}"
+        began = time.perf_counter()
+        with path.open("wb") as file:
+            for piece in encode_shard(spec, list(values)).pieces:
+                file.write(piece)
+        return 1000 * (time.perf_counter() - began) / BLOCK_ROWS
+
+    both = alternating({"commit": commit, "write": write}, rounds)
+    over = [mine - other for mine, other in zip(both["commit"], both["write"], strict=True)]
+    return [
+        against("commit/row", "ms", both["commit"], "plain-write", both["write"]),
+        alone("commit/row/overhead", "ms", over),
+    ]
+
+
+def _log(path: Path, rows: int) -> Path:
+    """Write the lists and records of a store, and not one row."""
+    columns = {"pooled": [f"mean_{i}" for i in range(768)], "image_stats": ["mean"]}
+    fingerprint = Fingerprint("none", "0" * 64, {}, 1024, "float32", {})
+    identity = {
+        "fingerprint": fingerprint.to_dict(),
+        "sha256": fingerprint.sha256,
+        "about": {"weights": "none", "untrained": True},
+        "columns": columns,
+    }
+    listed = Rows(
+        "bench",
+        ("a", "b"),
+        tuple(f"class_{row % 2}/image_{row:07d}.png" for row in range(rows)),
+        tuple(row % 2 for row in range(rows)),
+    )
+    for name, content in ((FILE, identity), (PATH, listed.to_dict())):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(documents.seal(content))
+    (path / LOG).mkdir()
+    specs = array_specs(64, columns)
+    arrays = [specs[name] for name in ("dense", "grid", "pooled", *ALWAYS)]
+    random = np.random.default_rng(0)
+    for start in range(0, rows, BLOCK_ROWS):
+        n, block = min(BLOCK_ROWS, rows - start), start // BLOCK_ROWS
+        sums: dict[str, list[int]] = {
+            spec.name: random.integers(0, 2**32, n).tolist() for spec in arrays
+        }
+        # These two are held against the list.
+        for name, column in (("label", listed.labels), ("sample_id", listed.sample_ids)):
+            of_block: Sequence[object] = column[start : start + n]
+            sums[name] = [crc32c(specs[name].encode_row(entry)) for entry in of_block]
+        files = {
+            spec.name: CommittedFile(
+                spec.shard_path(block),
+                max(spec.shard_bytes(n), 500),
+                random.bytes(32).hex(),
+                array("I", sums[spec.name]),
+            )
+            for spec in arrays
+        }
+        images = tuple(random.bytes(32).hex() for _ in range(n))
+        about = {"device": "cuda:0", "pid": 1, "host": "bench", "versions": {"torch": "2.13.0"}}
+        record = Record(block, 0, fingerprint.sha256, (OK,) * n, {}, images, files, about)
+        (path / record_name(block, 0)).write_bytes(documents.seal(record.to_dict()))
+    return path
+
+
+_OPEN = """
+import sys, time
+from samtl._runtime import peak_memory
+from samtl.store.reader import open_store
+began = time.perf_counter()
+store = open_store(sys.argv[1])
+print(len(store), time.perf_counter() - began, peak_memory())
+"""
+
+
+def _opening(path: Path, rows: int, rounds: int, told: Told) -> list[Row]:
+    told(f"opening a store of {rows} rows")
+    seconds, memory = [], []
+    for _ in range(rounds + 1):  # the first finds the files on disk
+        done = subprocess.run(
+            [sys.executable, "-c", _OPEN, path],
+            capture_output=True, text=True, check=True, env=os.environ,
+        )  # fmt: skip
+        n, took, resident = done.stdout.split()
+        assert int(n) == rows
+        seconds.append(float(took))
+        memory.append(int(resident) / 2**30)
+    return [
+        alone(f"open/{rows}", "s", seconds[1:]),
+        alone(f"open/{rows}/memory", "GiB", memory[1:]),
+    ]

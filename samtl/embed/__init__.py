@@ -1,0 +1,1 @@
+"""The encoder pass: from a dataset's images to a store of embeddings."""

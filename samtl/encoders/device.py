@@ -1,0 +1,85 @@
+"""Which device and which compute dtype an encoder runs in."""
+
+from __future__ import annotations
+
+import torch
+
+from samtl._runtime import native_bfloat16
+from samtl.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that is there.
+
+    `auto` takes the first of CUDA, MPS and the CPU that exists.
+
+    Raises
+    ------
+    InputError
+        For another word, or a device that this machine or this torch does not have.
+    """
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    kind, colon, index = name.partition(":")
+    numbered = kind == "cuda" and index.isascii() and index.isdecimal()
+    if kind not in ("cpu", "cuda", "mps") or (colon and not numbered):
+        raise InputError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if kind == "cuda" and not has_cuda:
+        built = torch.version.cuda is not None
+        why = "no usable NVIDIA GPU was found" if built else "this torch was built without CUDA"
+        raise InputError(f"--device {name} needs CUDA, but {why}; use --device cpu or auto")
+    if kind == "mps" and not has_mps:
+        raise InputError("--device mps needs an Apple GPU, and there is none; use --device cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device {name} does not exist: CUDA sees {torch.cuda.device_count()} device(s)"
+        )
+    return torch.device(name)
+
+
+def resolve_devices(names: str) -> tuple[torch.device, ...]:
+    """Turn devices separated by commas, or `cuda:all`, into those that are there.
+
+    Raises
+    ------
+    InputError
+        As `resolve_device`, and where they are of several kinds, or a GPU is named twice.
+    """
+    if names == "cuda:all":
+        resolve_device("cuda")  # says why, where there is none
+        return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
+    found = tuple(resolve_device(name.strip()) for name in names.split(","))
+    if len(found) == 1:
+        return found
+    numbered = [
+        device if device.type == "cpu" else torch.device(device.type, device.index or 0)
+        for device in found
+    ]
+    kinds = sorted({device.type for device in numbered})
+    if len(kinds) > 1:
+        raise InputError(
+            f"--device takes several of one kind, got {' and '.join(kinds)}: {names!r}"
+        )
+    if kinds != ["cpu"] and len(set(numbered)) < len(numbered):
+        raise InputError(f"--device names a GPU twice: {names!r}")
+    return tuple(numbered)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn `auto`, `float32`, `bfloat16` or `float16` into a compute dtype.
+
+    `auto` is bfloat16 where the hardware multiplies it natively, else float32: elsewhere it is emulated and slower.
+
+    Raises
+    ------
+    InputError
+        For another word.
+    """
+    if name == "auto":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]

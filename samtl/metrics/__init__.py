@@ -1,0 +1,1 @@
+"""Scores of classifications and segmentations, with bootstrap intervals."""

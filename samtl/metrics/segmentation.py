@@ -1,0 +1,180 @@
+"""How good predicted masks are: segmentation scores by image and pooled, and their bootstrap intervals.
+
+Class 0 is the background; what there is to find are the classes from 1 up. Only pixels with a known class count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl.errors import InputError
+from samtl.images.transforms import IGNORE
+from samtl.metrics import classification as metrics
+from samtl.metrics.classification import (
+    LEVEL,
+    RESAMPLES,
+    Counts,
+    Draws,
+    Floats,
+    Score,
+    ratio,
+)
+
+
+def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int) -> Counts:
+    """Count each pair of true and predicted class over the pixels of one image.
+
+    Parameters
+    ----------
+    truth : (height, width) uint8
+        Class indices in [0, n_classes); pixels of 255 do not count.
+    predicted : (height, width) uint8
+        Class indices in [0, n_classes); anything where `truth` is 255.
+    n_classes : int
+        2 to 255, the background included.
+
+    Returns
+    -------
+    (K, K) int64
+        Rows are the truth, columns the prediction.
+
+    Raises
+    ------
+    InputError
+        Where shapes differ, or dtype, number of classes or an index that counts is out of range.
+    """
+    if not 2 <= n_classes <= IGNORE:
+        raise InputError(
+            f"expected 2 to {IGNORE} classes, the background included, got {n_classes}"
+        )
+    for mask, what in ((truth, "the true mask"), (predicted, "the predicted mask")):
+        if mask.ndim != 2 or mask.dtype != np.uint8:
+            raise InputError(
+                f"{what} must be (height, width) uint8, got shape {mask.shape} of {mask.dtype}"
+            )
+    if truth.shape != predicted.shape:
+        raise InputError(
+            f"the predicted mask must be of the true mask's shape, {truth.shape}, got {predicted.shape}"
+        )
+    # Every pair of bytes is counted, those to be ignored, too: faster than to pick out the others first.
+    pairs = np.left_shift(truth, 8, dtype=np.uint16)
+    pairs |= predicted
+    table = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:IGNORE]
+    for counts, what in ((table.sum(1), "labels"), (table.sum(0), "predictions")):
+        highest = int(np.flatnonzero(counts).max(initial=0))
+        if highest >= n_classes:
+            raise InputError(f"{what} must lie between 0 and {n_classes - 1}, got {highest}")
+    return table[:n_classes, :n_classes].copy()
+
+
+def scores(matrices: Counts) -> dict[str, Floats]:
+    """Score confusion matrices.
+
+    `accuracy` is the part of all pixels predicted correctly. `iou`, `dice`, `precision` and `recall` are means over
+    the foreground classes (1 and up) that occur in the truth or the prediction; a class that occurs in only one of
+    them has 0 in each. Where none occurs, there was nothing to find and nothing was claimed: they are 1.
+
+    Dice and F1 are one formula, 2 TP / (2 TP + FP + FN), averaged differently: `dice` over the foreground classes,
+    which says how well the roads are found; `f1` over all classes that occur, the background among them, so it is
+    the higher one wherever the background is easy.
+
+    Parameters
+    ----------
+    matrices : (..., K, K) int64
+        Rows are the truth, the first class is the background; each counts at least one pixel.
+
+    Returns
+    -------
+    dict of (...) float64
+        `accuracy`, `iou`, `dice`, `f1`, `precision` and `recall`, in [0, 1].
+
+    Raises
+    ------
+    InputError
+        Where these are not confusion matrices of 2 classes or more, or one counts no pixels.
+    """
+    shape = matrices.shape
+    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2 or matrices.dtype.kind not in "iu":
+        raise InputError(
+            "expected counts of shape (..., classes, classes), at least 2 classes, got shape "
+            f"{shape} of {matrices.dtype}"
+        )
+    empty = matrices.sum((-2, -1)) == 0
+    if empty.any():
+        where = ", ".join(map(str, np.argwhere(empty)[0]))
+        raise InputError(
+            f"image {where or 0} has no pixel of a known class, and so no score: leave it out"
+        )
+    right = np.diagonal(matrices, axis1=-2, axis2=-1)[..., 1:]
+    true, guessed = matrices.sum(-1)[..., 1:], matrices.sum(-2)[..., 1:]
+    occurs = (true + guessed > 0).sum(-1)
+
+    def mean(of_each: Floats) -> Floats:
+        return np.where(occurs > 0, ratio(of_each.sum(-1), occurs), 1.0)
+
+    return {
+        "accuracy": metrics.accuracy(matrices),
+        "iou": mean(ratio(right, true + guessed - right)),
+        "dice": mean(ratio(2 * right, true + guessed)),
+        "f1": metrics.macro_f1(matrices),
+        "precision": mean(ratio(right, guessed)),
+        "recall": mean(ratio(right, true)),
+    }
+
+
+def per_image(matrices: Counts) -> dict[str, Floats]:
+    """Score each image by itself, (n, K, K) to (n,): see `scores`."""
+    if matrices.ndim != 3 or not len(matrices):
+        raise InputError(
+            "expected the confusion of at least one image, (images, classes, classes), got shape "
+            f"{matrices.shape}"
+        )
+    return scores(matrices)
+
+
+def bootstrap(
+    matrices: Counts, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+) -> dict[str, Score]:
+    """Score the masks of several images, with percentile bootstrap intervals over the images.
+
+    Neighbouring pixels are alike, so pixels are never drawn by themselves: an image is drawn with all of its pixels,
+    or not. Else as `metrics.bootstrap`.
+
+    Parameters
+    ----------
+    matrices : (n, K, K) int64
+        The confusion of each image.
+    resamples : int
+    seed : int
+    level : float
+        In (0, 1).
+
+    Returns
+    -------
+    dict of Score
+        Means over the images of what `scores` gives, under the same names; and `pooled_accuracy`, `pooled_iou` and so
+        on, of the pixels of all images counted together.
+
+    Raises
+    ------
+    InputError
+        Where there are no images, or one has no pixel of a known class.
+    """
+    single = per_image(matrices)
+    n, k, _ = matrices.shape
+    each = np.stack(list(single.values()), axis=1)
+    counts = matrices.reshape(n, -1).astype(np.float64)  # sums stay exact, far below 2**53
+
+    def figures(draws: Draws) -> dict[str, Floats]:
+        nth = np.arange(len(draws))[:, None]
+        times = np.bincount((nth * n + draws).ravel(), minlength=draws.size).reshape(-1, n)
+        drawn = times.astype(np.float64)
+        means = drawn @ each / n
+        pooled = scores((drawn @ counts).astype(np.int64).reshape(-1, k, k))
+        return {
+            **dict(zip(single, means.T, strict=True)),
+            **{f"pooled_{name}": values for name, values in pooled.items()},
+        }
+
+    return metrics.resample(figures, n, k * k, resamples, seed, level)
