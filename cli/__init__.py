@@ -1,4 +1,4 @@
-"""The `samtl` command: parses, calls one function of the library, draws what comes back."""
+"""The `samtl` command: parses, calls one function of the library, prints the result."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import typer
 from samtl._runtime import StopNow
 from samtl.errors import ResourceError, SamtlError
 
-from . import bench, compact, demo, embed, fit, listing, predict, report, reproduce, sweep, verify
-from ._render import complain, show_log
+from . import bench, demo, embed, fit, report, stores, sweep
+from .render import complain, show_log
 
-EXIT_BUG = 70  # sysexits' EX_SOFTWARE: Python's own 1 would pass for "done, with ..."
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits: Python's own 1 would mean "done, with ..."
 
-# What a path that the user gave can be wrong in; anything else is the disk's or the network's fault.
+# Errors of the path that the user named; any other OSError is the fault of the disk or the network.
 _WRONG_PATH = {
     errno.EACCES,
     errno.EPERM,
@@ -29,39 +29,41 @@ _WRONG_PATH = {
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
-
 _REMEDIES = {
-    errno.EACCES: "whoever runs samtl must have the right to that",
-    errno.EROFS: "mount that drive for writing, or work on a copy elsewhere",
-    errno.ENOSPC: "make room there and start again",
-    errno.EDQUOT: "make room there and start again",
-    errno.EMFILE: "let a process open more files (ulimit -n) and start again",
+    errno.EACCES: "samtl needs permission for it",
+    errno.EROFS: "mount the drive for writing, or work on a copy elsewhere",
+    errno.ENOSPC: "free some space there and start again",
+    errno.EDQUOT: "free some space there and start again",
+    errno.EMFILE: "allow more open files (ulimit -n) and start again",
 }
 
 app = typer.Typer(
     name="samtl",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 done, with quarantined rows or failed cells; 2 bad input or damage; 3 the store was "
-    "made in another way; 4 another process writes to it; 5 disk, device or network gave out; 70 a defect of samtl; "
-    "130 stopped by Ctrl-C, 143 by SIGTERM.",
+    epilog="Exit codes: 0 done; 1 done, with quarantined rows or failed cells; 2 bad input or damage; 3 the store has "
+    "another fingerprint or dataset; 5 disk, device or network failed; 70 a defect of samtl; 130 stopped by Ctrl-C, "
+    "143 by SIGTERM.",
 )
-app.command("embed")(embed.embed)
-app.command("fit-head")(fit.fit_head)
-app.command("fit-baseline")(fit.fit_baseline)
-app.command("predict")(predict.predict)
-app.command("sweep")(sweep.sweep)
-app.command("report")(report.report)
-app.command("reproduce")(reproduce.reproduce)
-app.command("info")(listing.info)
-app.command("ls")(listing.ls)
-app.command("verify")(verify.verify)
-app.command("compact")(compact.compact)
+for name, command in {
+    "embed": embed.embed,
+    "fit-head": fit.fit_head,
+    "fit-baseline": fit.fit_baseline,
+    "sweep": sweep.sweep,
+    "report": report.report,
+    "reproduce": report.reproduce,
+    "predict": fit.predict,
+    "info": stores.info,
+    "verify": stores.verify,
+    "compact": stores.compact,
+    "ls": stores.ls,
+    "demo": demo.demo,
+}.items():
+    app.command(name)(command)
 app.add_typer(bench.app, name="bench")
-app.command("demo")(demo.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -90,10 +92,6 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with the documented code."""
-    # Before torch and numpy load their threads: those that spin at barriers fight the decoding thread for the
-    # cores, and with one other busy process the encoder becomes 20 times slower, small matrix products 50 times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # Pillow warns of odd metadata in images that it reads all the same.
     warnings.filterwarnings("ignore", module="PIL")
     show_log()
@@ -103,12 +101,10 @@ def main() -> None:
         complain(str(error))
         sys.exit(error.exit_code)
     except StopNow as stop:
-        complain(
-            "stopped; what was committed before is kept, and the same command goes on from there"
-        )
+        complain("stopped; what was committed is kept, and the same command resumes")
         sys.exit(stop.exit_code)
     except MemoryError:
-        complain("this machine's memory gave out; close other programs or use a smaller encoder")
+        complain("out of memory; close other programs or use a smaller encoder")
         sys.exit(ResourceError.exit_code)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
@@ -117,9 +113,7 @@ def main() -> None:
         sys.exit(SamtlError.exit_code if error.errno in _WRONG_PATH else ResourceError.exit_code)
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException:  # what a library written in Rust panics with is no Exception
+    except BaseException:  # a panic in a library written in Rust is not an Exception
         traceback.print_exc()
-        complain(
-            "this is a defect of samtl, not of your input; please report it with the lines above"
-        )
+        complain("this is a defect of samtl; please report it with the lines above")
         sys.exit(EXIT_BUG)
