@@ -19,7 +19,7 @@ import typer
 from samtl.errors import InputError
 
 # Parameters that are for programs.
-_NOT_OPTIONS = frozenset({"on_event", "should_stop", "params"})
+_NOT_OPTIONS = frozenset({"on_event", "on_row", "should_stop", "params"})
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def declared(target: str) -> dict[str, Declared]:
     """
     module, _, name = target.partition(":")
     function = next(
-        node for node in _source(module).body if isinstance(node, ast.FunctionDef) and node.name == name
+        node
+        for node in _source(module).body
+        if isinstance(node, ast.FunctionDef) and node.name == name
     )
     described = _descriptions(ast.get_docstring(function) or "")
     spec = function.args
@@ -113,7 +115,9 @@ def _type(annotation: str) -> Any:
     kinds = [kind.strip() for kind in annotation.split("|")]
     optional = "None" in kinds
     kinds = [kind for kind in kinds if kind != "None"]
-    found: Any = {"bool": bool, "int": int, "float": float}.get(kinds[0], str) if len(kinds) == 1 else str
+    found: Any = (
+        {"bool": bool, "int": int, "float": float}.get(kinds[0], str) if len(kinds) == 1 else str
+    )
     return found | None if optional else found
 
 
@@ -199,4 +203,15 @@ Json = Annotated[
         show_default=False,
         callback=_place_for_json,
     ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="A store, or a folder with one; or s3://BUCKET/PREFIX.",
+        show_default="the only store in $SAMTL_CACHE or ./cache",
+    ),
+]
+StoreArgument = Annotated[
+    Path | None, typer.Argument(help="A store; the same as --cache.", show_default=False)
 ]

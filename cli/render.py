@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -18,11 +20,14 @@ from rich.text import Text
 from samtl._runtime import duration as duration
 from samtl._runtime import size as size
 
+if TYPE_CHECKING:
+    from samtl.embed.pipeline import Progress as EmbedProgress
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-# In a log file, where a bar cannot move, this often a line.
-SECONDS_BETWEEN_LINES = 20
+LISTED = 20  # bad images, findings and so on that are printed; --json FILE has all of them
+SECONDS_BETWEEN_LINES = 20  # in a log file, where a bar cannot move
 
 
 def complain(message: str) -> None:
@@ -35,23 +40,33 @@ def say(message: str, style: str = "") -> None:
     out.print(Text(message, style=style), soft_wrap=True)
 
 
+def listed(lines: Iterable[str], style: str = "yellow", most: int = LISTED) -> None:
+    """Print the first lines of a long list, and how many more there are."""
+    lines = iter(lines)
+    for line in itertools.islice(lines, most):
+        say(f"  {line}", style)
+    if more := sum(1 for _ in lines):
+        say(f"  and {more} more; --json FILE lists all", style)
+
+
 def warn_untrained(weights: str) -> None:
-    """Print, beside every figure made with random weights, that they are."""
-    say(f"The encoder's weights are {weights}: its figures say nothing about SAM.", "yellow")
+    """Print, beside every score made with random weights, that they are."""
+    say(f"The weights of the encoder are {weights}: its scores say nothing about SAM.", "yellow")
 
 
 def facts(rows: Mapping[str, str]) -> None:
-    """Print names and values in two columns."""
+    """Print names and values in two columns; empty values are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        if value:
+            table.add_row(name, Text(value))
     out.print(table)
 
 
 def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Print a table; `right` names the columns of numbers. What is no terminal gets lines as long as they need."""
+    """Print a table; `right` lists the columns of numbers. Pipes and files get lines as long as they need."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for index, header in enumerate(headers):
         table.add_column(header, justify="right" if index in right else "left", overflow="fold")
@@ -73,11 +88,11 @@ def write_json(path: Path | None, content: Mapping[str, object]) -> None:
 def show_log() -> None:
     """Print what the library logs, such as downloads, on standard error."""
     logger = logging.getLogger("samtl")
-    logger.handlers = [_Told()]
+    logger.handlers = [_Handler()]
     logger.setLevel(logging.INFO)
 
 
-class _Told(logging.Handler):
+class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         err.print(Text(record.getMessage(), style="dim"), soft_wrap=True)
 
@@ -85,27 +100,19 @@ class _Told(logging.Handler):
 class EmbedBar:
     """A progress bar for the encoder pass on a terminal, or a line now and then in a log."""
 
-    def __init__(self, what: str = "embedding") -> None:
+    def __init__(self) -> None:
         self._last_line = 0.0
-        self._what = what
         self._bar = Progress(
-            TextColumn("{task.fields[what]}"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[written]} written"),
-            TextColumn("{task.fields[bad]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[figures]}"),
             console=err,
             disable=not err.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task(
-            "", total=1, what=what, rate="", left="", written="0 B", bad=""
-        )
+        self._task = self._bar.add_task("starting", total=1, figures="")
 
     def __enter__(self) -> EmbedBar:
-        """Start to draw."""
         self._bar.start()
         return self
 
@@ -115,7 +122,6 @@ class EmbedBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away."""
         self._bar.stop()
 
     def line(self, message: str, style: str = "") -> None:
@@ -123,32 +129,25 @@ class EmbedBar:
         err.print(Text(message, style=style), soft_wrap=True)
 
     def count(self, done: int, total: int) -> None:
-        """Draw how many images were read to be compared."""
-        self._bar.update(self._task, completed=done, total=total, what="reading images")
-        now = time.monotonic()
-        if not err.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            self.line(f"reading images {done}/{total} to see whether they changed")
+        """Draw how many images were read to find changes."""
+        self._draw("reading images", done, total, "")
 
-    def update(
-        self, done: int, total: int, rate: float, left: float | None, written: int, bad: int
-    ) -> None:
+    def update(self, progress: EmbedProgress) -> None:
         """Draw how far the pass is."""
-        cells = {
-            "rate": f"{rate:.2f} img/s" if rate else "",
-            "left": f"{duration(left)} left" if left is not None else "",
-            "written": size(written),
-            "bad": f"{bad} bad" if bad else "",
-        }
-        self._bar.update(self._task, completed=done, total=total, what=self._what)
-        self._bar.tasks[self._task].fields.update(cells)
+        rate, left = progress.images_per_second, progress.seconds_left
+        figures = [
+            f"{rate:.2f} img/s" if rate else "",
+            f"{duration(left)} left" if left is not None else "",
+            f"{size(progress.bytes_written)} written",
+            f"{progress.quarantined} bad" if progress.quarantined else "",
+        ]
+        self._draw(
+            "embedding", progress.encoded, progress.pending_rows, ", ".join(filter(None, figures))
+        )
+
+    def _draw(self, what: str, done: int, total: int, figures: str) -> None:
+        self._bar.update(self._task, description=what, completed=done, total=total, figures=figures)
         now = time.monotonic()
         if not err.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
-            told = ", ".join(
-                filter(
-                    None,
-                    [cells["rate"], cells["left"], f"{cells['written']} written", cells["bad"]],
-                )
-            )
-            self.line(f"embedding {done}/{total}: {told}")
+            self.line(f"{what} {done}/{total}{': ' if figures else ''}{figures}")

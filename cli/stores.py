@@ -1,33 +1,29 @@
-"""`samtl info` and `samtl ls`: what a store holds, and what there is."""
+"""`samtl info`, `verify`, `compact` and `ls`: what stores contain, and whether they are sound."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from samtl import registry
-from samtl.errors import EXIT_QUARANTINED, SamtlError, UnknownName
+from samtl.errors import EXIT_QUARANTINED, InputError, SamtlError, UnknownName
 
-from . import _render as render
-from ._options import Cache, Json, StoreArgument
+from . import render
+from .options import Cache, Json, StoreArgument, verb
 
 if TYPE_CHECKING:
+    from samtl.embed.verify import Verification
     from samtl.store.reader import Store
 
 
-def info(
-    store: StoreArgument = None,
-    cache: Cache = None,
-    json: Json = None,
-) -> None:
-    """Show what a store holds: rows, classes, arrays, encoder, identity."""
+def info(store: StoreArgument = None, cache: Cache = None, json: Json = None) -> None:
+    """Show what a store contains: rows, classes, arrays, encoder, identity."""
     from samtl.store.find import locate
     from samtl.store.reader import open_store
-    from samtl.store.remote import RemotePath
 
     opened = open_store(locate(store or cache))
     summary = opened.summary()
@@ -35,17 +31,22 @@ def info(
         {
             "store": str(opened.path),
             "dataset": opened.dataset,
-            "rows": f"{summary.rows}: {summary.ok} embedded, {len(summary.quarantined)} quarantined, "
-            f"{summary.missing} missing"
-            + (f", and {summary.superseded} superseded" if summary.superseded else ""),
+            "rows": _rows_in_words(
+                summary.rows,
+                summary.ok,
+                len(summary.quarantined),
+                summary.missing,
+                summary.superseded,
+            ),
             "task": opened.task,
             "classes": _classes(opened, summary.per_class),
-            **_scenes(opened),
+            "groups": f"{len(set(opened.groups))}; no split divides one" if opened.groups else "",
+            "shipped split": ", ".join(f"{k} {n}" for k, n in Counter(opened.parts).items()),
             "encoder": f"{opened.encoder} at {opened.identity['image_size']} pixels, weights {opened.weights}, "
             f"computed in {opened.identity['compute_dtype']}",
             "fingerprint": opened.fingerprint,
             "snapshot": opened.snapshot,
-            **({"note": opened.note} if opened.note else {}),
+            "note": opened.note,
         }
     )
     render.grid(
@@ -62,17 +63,12 @@ def info(
         render.warn_untrained(opened.weights)
     if summary.missing:
         tiers = ",".join(opened.wanted_tiers)
-        render.say(
-            f"{summary.missing} rows are missing: run samtl embed again to go on, with --tiers {tiers}"
-            if tiers
-            else f"{summary.missing} rows are missing: run samtl embed again to go on",
-            "yellow",
-        )
+        options = f" with --tiers {tiers}" if tiers else ""
+        render.say(f"{summary.missing} rows are missing: run samtl embed again{options}", "yellow")
     if summary.superseded:
-        # It does not compact what is in a bucket.
-        room = "" if isinstance(opened.path, RemotePath) else ": samtl compact makes room"
         render.say(
-            f"{summary.superseded} rows do not count any more, their images are gone or changed{room}",
+            f"{summary.superseded} rows are not listed any more, their images are gone or changed: samtl compact frees "
+            "their space",
             "dim",
         )
     render.write_json(json, summary.to_json())
@@ -80,21 +76,15 @@ def info(
         raise typer.Exit(EXIT_QUARANTINED)
 
 
+def _rows_in_words(rows: int, ok: int, quarantined: int, missing: int, unlisted: int) -> str:
+    text = f"{rows}: {ok} embedded, {quarantined} quarantined, {missing} missing"
+    return f"{text}; {unlisted} more are not listed" if unlisted else text
+
+
 def _classes(store: Store, per_class: Mapping[str, int]) -> str:
     if store.task == "segmentation":
         return ", ".join(per_class)
     return ", ".join(f"{name} {n}" for name, n in per_class.items())
-
-
-def _scenes(store: Store) -> dict[str, str]:
-    """Say what keeps rows together, where anything does."""
-    told = {}
-    if store.groups:
-        told["groups"] = f"{len(set(store.groups))}, which no split tears apart"
-    if store.parts:
-        counts = Counter(store.parts)
-        told["shipped split"] = ", ".join(f"{name} {n}" for name, n in counts.items())
-    return told
 
 
 def ls(
@@ -112,7 +102,7 @@ def ls(
     """List the datasets, encoders, heads, baselines and stores there are."""
     kinds = (*registry.KINDS, "stores")
     if kind is not None and kind not in kinds:
-        raise UnknownName("kind of thing", kind, kinds)
+        raise UnknownName("kind of entry", kind, kinds)
     for shown in kinds if kind is None else (kind,):
         if kind is None:
             render.say(shown, "bold")
@@ -127,9 +117,8 @@ def ls(
 def _ls_stores(cache: Path | None) -> None:
     from samtl.store.find import cache_folder, stores_in
     from samtl.store.reader import open_store
-    from samtl.store.remote import as_path
 
-    folder = as_path(cache) if cache else cache_folder()
+    folder = cache or cache_folder()
     rows = []
     for path in stores_in(folder):
         try:
@@ -138,16 +127,160 @@ def _ls_stores(cache: Path | None) -> None:
             rows.append((str(path), "", "", "", f"cannot be opened: {error}"))
             continue
         s = store.summary()
-        rows.append(
-            (
-                str(path),
-                f"{s.rows - s.missing}/{s.rows}",
-                ",".join(store.tiers),
-                render.size(s.bytes),
-                store.weights,
-            )
-        )
+        done = f"{s.rows - s.missing}/{s.rows}"
+        tiers = ",".join(store.tiers)
+        rows.append((str(path), done, tiers, render.size(s.bytes), store.weights))
     if rows:
         render.grid(("store", "rows", "tiers", "on disk", "weights"), rows, right=(1, 3))
     else:
         render.say(f"no stores in {folder}; samtl embed makes one")
+
+
+def compact(store: StoreArgument = None, cache: Cache = None, json: Json = None) -> None:
+    """Write a store anew with only the listed rows. Nothing else may write to it meanwhile."""
+    from samtl.store.compact import compact as run
+
+    with render.err.status("reading the log") as status:
+        done = run(
+            store or cache,
+            lambda rows, total: status.update(f"{rows} of {total} rows written"),
+        )
+    if done.rewritten:
+        render.say(
+            f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {render.size(done.bytes_after)}, "
+            f"{render.size(done.bytes_before)} before"
+        )
+    else:
+        render.say(f"every row of {done.store} is listed: nothing to do")
+    render.write_json(json, done.to_json())
+
+
+@verb("samtl.embed.verify:verify", rename={"repair_it": "repair"}, skip=("store", "level"))
+def verify(
+    options: dict[str, Any],
+    store: StoreArgument = None,
+    cache: Cache = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare sizes and records only; read no row.")
+    ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Compare the sha256 of every file and, with --dataset, every image."
+        ),
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Check a store against its commit log: the checksum of every row, or more, or less."""
+    from samtl.embed.verify import verify as run
+
+    if quick and deep:
+        raise InputError("--quick and --deep exclude each other: choose one")
+    level = "quick" if quick else "deep" if deep else "rows"
+    with render.err.status("reading the log") as status:
+        found = run(
+            store or cache,
+            level,
+            **options,
+            on_progress=lambda what, done, total: status.update(_progress(what, done, total)),
+        )
+    draw(found)
+    render.write_json(json, found.to_json())
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+def _progress(what: str, done: int, total: int) -> str:
+    if what.startswith("bytes"):
+        return f"{render.size(done)} of {render.size(total)} of shards"
+    return f"{what}: {done} of {total}"
+
+
+def draw(found: Verification) -> None:
+    """Print what was found."""
+    checked = found.checked
+    how = {
+        "quick": "sizes compared, no row read",
+        "rows": "every row's checksum compared",
+        "deep": "every row's checksum and every file's sha256 compared",
+    }[found.level]
+    compared = ""
+    if found.images_compared:
+        added = f"; {found.images_added} of the dataset have no row" if found.images_added else ""
+        compared = f"{found.images_compared} compared, {len(found.images)} differ{added}"
+    recomputed = f"{len(found.recomputed)} of {found.recompute} rows" if found.recompute else ""
+    render.facts(
+        {
+            "store": str(found.store),
+            "rows": _rows_in_words(
+                checked.rows, checked.ok, checked.quarantined, checked.missing, checked.superseded
+            ),
+            "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; {how}",
+            "images": compared,
+            "recomputed": recomputed,
+        }
+    )
+    if found.findings:
+        render.grid(
+            ("what", "file", "rows", "finding"),
+            [
+                (one.what, one.path, _ranges(one.damaged_rows), one.told)
+                for one in found.findings[: render.LISTED]
+            ],
+        )
+        if (more := len(found.findings) - render.LISTED) > 0:
+            render.say(f"and {more} more; --json FILE lists all", "yellow")
+    render.listed(
+        f"{image.what} {image.sample_id} (row {image.row}): {image.told}" for image in found.images
+    )
+    if found.recomputed:
+        render.grid(
+            ("row", "sample", "relative L2", "tier", ""),
+            [
+                (
+                    str(r.row),
+                    r.sample_id,
+                    f"{r.distance:.1e}",
+                    r.tier,
+                    "" if r.within else "too far",
+                )
+                for r in found.recomputed
+            ],
+            right=(0, 2),
+        )
+    if checked.leftovers:
+        render.say(
+            f"{len(checked.leftovers)} files belong to no record, left by an interrupted pass or a damaged record",
+            "dim",
+        )
+    render.say(*_verdict(found))
+
+
+def _ranges(rows: tuple[int, ...]) -> str:
+    if len(rows) > 1 and rows == tuple(range(rows[0], rows[-1] + 1)):
+        return f"{rows[0]} to {rows[-1]}"
+    return ", ".join(map(str, rows))
+
+
+def _verdict(found: Verification) -> tuple[str, str]:
+    checked, repaired = found.checked, found.repaired
+    if repaired is not None:
+        done = [f"{repaired.blocks} blocks to embed again: run samtl embed as before"]
+        if repaired.rewritten:
+            done.append(f"{len(repaired.rewritten)} files of metadata rewritten")
+        return "repaired: " + "; ".join(done if repaired.blocks else done[1:]), "yellow"
+    if found.refused:
+        return f"damaged, and not repaired: {found.refused}", "red"
+    if found.findings:
+        return f"damaged: {len(found.findings)} findings; {found.advice}", "red"
+    if not all(row.within for row in found.recomputed):
+        return "damaged: the encoder computes something else for the rows above", "red"
+    if found.images:
+        return "undamaged, but the dataset differs: run samtl embed to update the store", "yellow"
+    if checked.missing or not checked.begun:
+        return f"undamaged, and {checked.missing} rows are missing: run samtl embed", "yellow"
+    if checked.quarantined:
+        return "undamaged; the images of some rows could not be used: see samtl info", "yellow"
+    if found.level == "quick":
+        return "complete, by the sizes of its files; their content was not read", "green"
+    return "complete and undamaged", "green"
