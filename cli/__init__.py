@@ -20,22 +20,9 @@ EXIT_BUG = 70  # EX_SOFTWARE of sysexits: Python's own 1 would mean "done, with 
 
 # Errors of the path that the user named; any other OSError is the fault of the disk or the network.
 _WRONG_PATH = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP")
 }
-_REMEDIES = {
-    errno.EACCES: "samtl needs permission for it",
-    errno.EROFS: "mount the drive for writing, or work on a copy elsewhere",
-    errno.ENOSPC: "free some space there and start again",
-    errno.EDQUOT: "free some space there and start again",
-    errno.EMFILE: "allow more open files (ulimit -n) and start again",
-}
-
 app = typer.Typer(
     name="samtl",
     no_args_is_help=True,
@@ -107,8 +94,7 @@ def main() -> None:
         sys.exit(ResourceError.exit_code)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
-        complain(f"{error.strerror or error}{where}{remedy}")
+        complain(f"{error.strerror or error}{where}")
         sys.exit(SamtlError.exit_code if error.errno in _WRONG_PATH else ResourceError.exit_code)
     except (SystemExit, KeyboardInterrupt):
         raise

@@ -13,7 +13,7 @@ import typer
 from samtl.errors import InputError
 
 from . import render
-from .options import Json, verb
+from .options import verb
 
 if TYPE_CHECKING:
     from benchmarks.paired import Row
@@ -51,7 +51,7 @@ def _command(name: str) -> Callable[..., None]:
         rename=rename,
         skip=("choices",) if name == "sweep" else ("choices", "cases"),
     )
-    def command(options: dict[str, Any], json: Json = None) -> None:
+    def command(options: dict[str, Any], json: Path | None = None) -> None:
         paired = importlib.import_module("benchmarks.paired")
         bench = getattr(importlib.import_module(f"benchmarks.{name}"), f"bench_{name}")
         with render.err.status("measuring") as status:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 import re
 import threading
 import time
@@ -103,10 +102,12 @@ class Board:
             score = self._scores.get(number)
             text = f": {HEADLINES[self._headline]} {score:.1%}" if score is not None else ""
             self._line(f"{ended}{text}")
-        elif self._live is None and event.what == "event":
-            now = time.monotonic()
-            if now - self._last_line > render.SECONDS_BETWEEN_LINES:
-                self._last_line = now
+        elif (
+            event.what == "event"
+            and time.monotonic() - self._last_line > render.SECONDS_BETWEEN_LINES
+        ):
+            self._last_line = time.monotonic()
+            if self._live is None:
                 self._line(f"{self._status()}; {_named(cell)}: {event.text}")
 
     def _line(self, text: str, style: str = "") -> None:
@@ -161,33 +162,22 @@ class Board:
     def _table(self, height: int) -> RenderableType:
         """Draw a row for each model and a column for each split; one column if the splits do not fit."""
         places: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        stores = {cell.store for cell in self.cells.values()}
+        splits = list(dict.fromkeys(cell.split for cell in self.cells.values()))
+        wide = sum(max(len(split), 5) + 2 for split in splits) + 32 > self.console.width
         for number, cell in sorted(self.cells.items()):
             features = f" on {cell.features}" if cell.features else ""
-            store = f", {Path(cell.store).name.removesuffix('.zarr')}" if len(stores) > 1 else ""
-            places[f"{cell.name}{features}{store}"][cell.split].append(number)
-        splits = list(dict.fromkeys(cell.split for cell in self.cells.values()))
-        heads, shared = shortened(splits)
-        first = min(max(map(len, places)), 30)
-        widths = [max(len(head), 5) for head in heads]
-        if first + sum(widths) + 2 * len(widths) > self.console.width - 1:
-            merged = {m: [n for some in by.values() for n in some] for m, by in places.items()}
-            places = {m: {"": numbers} for m, numbers in merged.items()}  # type: ignore[assignment]
-            splits, heads, shared, widths = [""], [f"{len(splits)} splits"], "", [12]
+            model = f"{cell.name}{features}, {Path(cell.store).name.removesuffix('.zarr')}"
+            places[model.removesuffix(", ")][
+                f"{len(splits)} splits" if wide else cell.split
+            ].append(number)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column(shared, width=first, no_wrap=True, overflow="ellipsis")
-        for head, width in zip(heads, widths, strict=True):
-            table.add_column(Text(head), justify="right", width=width, no_wrap=True)
-        running = {number for number, state in self._state.items() if state == "running"}
-        # If not all models fit, those that are being trained come first.
-        shown = sorted(
-            places, key=lambda m: not running & {n for some in places[m].values() for n in some}
-        )[:height]
-        for model in places if len(places) <= height else shown:
-            table.add_row(Text(model), *(self._place(places[model].get(s, [])) for s in splits))
-        if len(places) <= height:
-            return table
-        return Group(table, Text(f"and {len(places) - height} more models", style="dim"))
+        table.add_column("", max_width=30, no_wrap=True, overflow="ellipsis")
+        columns = list(dict.fromkeys(column for found in places.values() for column in found))
+        for column in columns:
+            table.add_column(Text(column), justify="right", no_wrap=True)
+        for model in list(places)[:height]:
+            table.add_row(Text(model), *(self._place(places[model].get(c, [])) for c in columns))
+        return table
 
     def _place(self, numbers: Sequence[int]) -> Text:
         """Write the mean score of a model on a split once all seeds are done, else how many are."""
@@ -205,21 +195,6 @@ class Board:
             else ("", "dim")
         )
         return Text(f"{mark}{done}/{len(numbers)}" if numbers else "", style=style)
-
-
-def shortened(splits: Sequence[str]) -> tuple[list[str], str]:
-    """Remove what all specs begin and end with; returns the rest, and `BEGIN...END`.
-
-    `label:0.1@0.2` and `label:0.5@0.2` become `0.1` and `0.5`, and `label:...@0.2`.
-    """
-    if len(splits) < 2:
-        return list(splits), ""
-    begin = re.sub(r"[^:@/]*$", "", os.path.commonprefix(list(splits)))
-    rest = [split[len(begin) :] for split in splits]
-    backwards = os.path.commonprefix([split[::-1] for split in rest])
-    end = re.sub(r"[^:@/]*$", "", backwards)[::-1]
-    short = [split[: len(split) - len(end)] for split in rest]
-    return short, f"{begin}...{end}" if begin or end else ""
 
 
 def _named(cell: Cell) -> str:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from . import embed, fit, render
-from .options import Json
+from .options import verb
 
 IMAGES_PER_CLASS = 25
 IMAGE_SIZE = 512  # much faster than 1024
 
 
-def demo(
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the store.", show_default="demo in $SAMTL_CACHE or ./cache"),
-    ] = None,
-    runs: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the runs.", show_default="$SAMTL_RUNS or ./runs"),
-    ] = None,
-    json: Json = None,
-) -> None:
-    """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads."""
+@verb()
+def demo(out: Path | None = None, runs: Path | None = None, json: Path | None = None) -> None:
+    """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads.
+
+    Parameters
+    ----------
+    out
+        Folder for the store; demo in $SAMTL_CACHE or ./cache by default.
+    runs
+        Folder for the runs; $SAMTL_RUNS or ./runs by default.
+    """
     from samtl.store.find import cache_folder
 
     dataset = f"synthetic:{IMAGES_PER_CLASS}"

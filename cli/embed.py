@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,7 +12,7 @@ from samtl._runtime import Note, polite_stop
 from samtl.errors import EXIT_QUARANTINED
 
 from . import render
-from .options import Json, verb
+from .options import verb
 
 if TYPE_CHECKING:
     from samtl.embed.api import EmbedResult, Event
@@ -21,15 +22,16 @@ STOPPING = "stopping after the block in flight; press Ctrl-C again to stop at on
 
 
 @verb("samtl.embed.api:embed")
-def embed(
-    options: dict[str, Any],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    json: Json = None,
-) -> None:
+def embed(options: dict[str, Any], dry_run: bool = False, json: Path | None = None) -> None:
     """Run every image through the frozen encoder, once, into a store; resume if it was interrupted.
 
     If the dataset changed, the same command brings the store up to date: new and changed images are embedded, rows of
     images that are gone or changed are no longer listed, and labels are updated. The plan is printed first.
+
+    Parameters
+    ----------
+    dry_run
+        Print the plan and stop.
     """
     if dry_run:
         from samtl.embed.plan import plan as plan_of

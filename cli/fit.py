@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from samtl._runtime import polite_stop
 from samtl.errors import EXIT_QUARANTINED, InputError
 
 from . import render
-from .options import Cache, Json, verb
+from .options import verb
 
 if TYPE_CHECKING:
     from samtl.experiment.predict import PredictResult
@@ -42,26 +42,16 @@ FLOORS = {
     "segmentation": "floor: the most frequent class everywhere",
 }
 
-Epochs = Annotated[
-    int | None, typer.Option(help="Maximum number of passes over the training part.", min=1)
-]
-Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate after the warm-up.")]
-BatchSize = Annotated[int | None, typer.Option(help="Samples in one step.", min=1)]
-Patience = Annotated[
-    int | None,
-    typer.Option(help="Epochs without a better validation loss before training stops.", min=1),
-]
-
 
 @verb("samtl.experiment.fit:fit_head", skip=("store",))
 def fit_head(
     options: dict[str, Any],
-    epochs: Epochs = None,
-    lr: Rate = None,
-    batch_size: BatchSize = None,
-    patience: Patience = None,
-    cache: Cache = None,
-    json: Json = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    patience: int | None = None,
+    cache: Path | None = None,
+    json: Path | None = None,
 ) -> None:
     """Train a head on the embeddings of a store and score it on the held-out images."""
     from samtl.store.find import locate
@@ -75,31 +65,29 @@ def fit_head(
 @verb("samtl.experiment.fit:fit_baseline")
 def fit_baseline(
     options: dict[str, Any],
-    epochs: Epochs = None,
-    lr: Rate = None,
-    batch_size: BatchSize = None,
-    patience: Patience = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Longest side of the images in pixels.", min=32)
-    ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(help="Weights of vgg19: official, a file, or random:SEED for untrained ones."),
-    ] = None,
-    json: Json = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    patience: int | None = None,
+    image_size: int | None = None,
+    checkpoint: str | None = None,
+    json: Path | None = None,
 ) -> None:
-    """Train a baseline on the pixels of a dataset and score it on the held-out images."""
+    """Train a baseline on the pixels of a dataset and score it on the held-out images.
+
+    Parameters
+    ----------
+    image_size
+        Longest side of the images in pixels.
+    checkpoint
+        Weights of vgg19: official, a file, or random:SEED for untrained ones.
+    """
     from samtl.experiment.fit import fit_baseline as fit
 
-    params = {
-        "epochs": epochs,
-        "lr": lr,
-        "batch_size": batch_size,
-        "patience": patience,
-        "image_size": image_size,
-        "checkpoint": checkpoint,
-    }
-    result = _with_status(lambda tell: fit(**options, params=_given(params), on_event=tell))
+    names = ("epochs", "lr", "batch_size", "patience", "image_size", "checkpoint")
+    values = (epochs, lr, batch_size, patience, image_size, checkpoint)
+    params = _given(dict(zip(names, values, strict=True)))
+    result = _with_status(lambda tell: fit(**options, params=params, on_event=tell))
     draw(result)
     render.write_json(json, result.to_json())
 
@@ -185,13 +173,19 @@ def _cell(key: str, score: Any) -> str:
 @verb("samtl.experiment.predict:predict", skip=("from_store",))
 def predict(
     options: dict[str, Any],
-    from_store: Annotated[
-        bool, typer.Option("--from-store", help="Predict the rows of a store; no image is needed.")
-    ] = False,
-    cache: Cache = None,
-    json: Json = None,
+    from_store: bool = False,
+    cache: Path | None = None,
+    json: Path | None = None,
 ) -> None:
-    """Predict the classes of new images as a table, or their masks, with the encoder of the run."""
+    """Predict the classes of new images as a table, or their masks, with the encoder of the run.
+
+    Parameters
+    ----------
+    from_store
+        Predict the rows of a store; no image is needed.
+    cache
+        The store of --from-store; the only store in $SAMTL_CACHE or ./cache by default.
+    """
     from samtl.experiment import predict as predicting
 
     if cache is not None and not from_store:

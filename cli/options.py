@@ -1,6 +1,7 @@
 """Options of the verbs, taken from the library's functions: an option is declared and described once, there.
 
-The source of the function is read, not imported, so that `samtl VERB --help` does not wait for torch.
+The source of the function is read, not imported, so that `samtl VERB --help` does not wait for torch. What a verb adds
+on the command line is described in the docstring of the command itself, in the same way.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ast
 import functools
 import importlib.util
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +20,22 @@ import typer
 
 from samtl.errors import InputError
 
-# Parameters that are for programs.
-_NOT_OPTIONS = frozenset({"on_event", "on_row", "should_stop", "params"})
+_NOT_OPTIONS = frozenset({"on_event", "on_row", "on_progress", "should_stop", "params"})
+_REQUIRED = inspect.Parameter.empty
+# Options that several commands have on the command line only.
+_SHARED = {
+    "store": "A store.",
+    "cache": "A store, a folder with one, or s3://BUCKET/PREFIX; the only store in $SAMTL_CACHE or ./cache by default.",
+    "epochs": "Maximum number of passes over the training part.",
+    "lr": "Learning rate after the warm-up.",
+    "batch_size": "Samples in one step.",
+    "patience": "Epochs without a better validation loss before training stops.",
+}
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A parameter of a library function.
-
-    Attributes
-    ----------
-    annotation : str
-        As written in the source.
-    default : object
-        `inspect.Parameter.empty` if the function requires it.
-    help : str
-        Its description in the docstring, on one line.
-    """
+    """A parameter of a library function: its annotation and default as in the source, and its description."""
 
     annotation: str
     default: Any
@@ -55,26 +56,22 @@ def declared(target: str) -> dict[str, Declared]:
     Parameters
     ----------
     target : str
-        `MODULE:FUNCTION`.
+        `MODULE:FUNCTION`. Defaults must be literals, or names of constants that are.
     """
     module, _, name = target.partition(":")
-    function = next(
-        node
-        for node in _source(module).body
-        if isinstance(node, ast.FunctionDef) and node.name == name
-    )
-    described = _descriptions(ast.get_docstring(function) or "")
-    spec = function.args
-    positional = [*spec.posonlyargs, *spec.args]
-    defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults))
+    functions = (node for node in _source(module).body if isinstance(node, ast.FunctionDef))
+    function = next(node for node in functions if node.name == name)
+    described = _descriptions(ast.get_docstring(function) or "")[1]
+    positional = [*function.args.posonlyargs, *function.args.args]
+    required = [None] * (len(positional) - len(function.args.defaults))
     pairs = [
-        *zip(positional, [*defaults, *spec.defaults], strict=True),
-        *zip(spec.kwonlyargs, spec.kw_defaults, strict=True),
+        *zip(positional, [*required, *function.args.defaults], strict=True),
+        *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True),
     ]
     return {
         argument.arg: Declared(
             ast.unparse(argument.annotation) if argument.annotation else "str",
-            inspect.Parameter.empty if default is None else _value(module, default),
+            _REQUIRED if default is None else _value(module, default),
             described.get(argument.arg, ""),
         )
         for argument, default in pairs
@@ -82,52 +79,46 @@ def declared(target: str) -> dict[str, Declared]:
     }
 
 
-def _descriptions(docstring: str) -> dict[str, str]:
-    """Map the names in the section `Parameters` of a numpydoc docstring to their descriptions."""
-    _, _, section = docstring.partition("Parameters\n----------\n")
+def _descriptions(docstring: str) -> tuple[str, dict[str, str]]:
+    """Split a numpydoc docstring into what precedes the parameters, and each parameter's description."""
+    text, _, section = docstring.partition("Parameters\n----------\n")
     found: dict[str, str] = {}
     names: list[str] = []
-    for line, following in zip(lines := section.splitlines(), [*lines[1:], ""], strict=True):
+    lines = section.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if following.startswith("---"):
             break
         if line and not line.startswith(" "):
             names = [name.strip(" *") for name in line.partition(" : ")[0].split(",")]
         for name in names if line.startswith(" ") else ():
             found[name] = f"{found.get(name, '')} {line.strip()}".strip()
-    return found
+    return text.strip(), found
 
 
 def _value(module: str, node: ast.expr) -> Any:
-    """Evaluate a default: a literal, or the name of a constant of the module or of one that it imports from."""
+    """Evaluate a default: a literal, or a constant of the module or of one that it imports from."""
     if not isinstance(node, ast.Name):
         return ast.literal_eval(node)
     for statement in _source(module).body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == node.id:
             return _value(module, statement.value)
-        if isinstance(statement, ast.ImportFrom) and statement.module:
-            if any((alias.asname or alias.name) == node.id for alias in statement.names):
-                return _value(statement.module, node)
+        imported = statement.names if isinstance(statement, ast.ImportFrom) else []
+        if any((alias.asname or alias.name) == node.id for alias in imported):
+            return _value(str(statement.module), node)  # type: ignore[attr-defined]
     raise LookupError(f"{module} has no constant {node.id}")
 
 
-def _type(annotation: str) -> Any:
-    """Choose the type that typer parses a parameter as; None is for options that may be left out."""
-    kinds = [kind.strip() for kind in annotation.split("|")]
-    optional = "None" in kinds
-    kinds = [kind for kind in kinds if kind != "None"]
-    found: Any = (
-        {"bool": bool, "int": int, "float": float}.get(kinds[0], str) if len(kinds) == 1 else str
-    )
-    return found | None if optional else found
-
-
 def verb(
-    target: str, *, rename: Mapping[str, str] | None = None, skip: tuple[str, ...] = ()
+    target: str = "",
+    *,
+    rename: Mapping[str, str] | None = None,
+    skip: tuple[str, ...] = (),
+    arguments: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a typer command of a function that calls a verb of the library.
 
-    The command has an option for each parameter of `target`, and those that the decorated function declares itself.
-    The function is called with a dict of the former and with the latter by name. Sequences are written with commas.
+    The command has an option for each parameter of `target`, and one for each parameter of the decorated function
+    after the first. The function is called with a dict of the former, and with the latter by name.
 
     Parameters
     ----------
@@ -136,56 +127,79 @@ def verb(
     rename : mapping, optional
         Parameter to the name of its option.
     skip : tuple of str
-        Parameters that are no options.
+        Parameters of `target` that are no options.
+    arguments : tuple of str
+        Parameters that are positional on the command line.
     """
-    names = rename or {}
 
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
-        inherited = {k: v for k, v in declared(target).items() if k not in skip}
-        own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
-        parameters = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        text, described = _descriptions(textwrap.dedent(inspect.getdoc(body) or ""))
+        library = {k: v for k, v in declared(target).items() if k not in skip} if target else {}
+        own = inspect.signature(body, eval_str=True).parameters
+        parameters = []
+        for name, one in library.items():
+            shown = (rename or {}).get(name, name)
+            parameters.append(_parameter(name, shown, _type(one.annotation), one.default, one.help))
+        for name, parameter in list(own.items())[1:] if target else own.items():
+            kind, default = parameter.annotation, parameter.default
+            if name == "json":
+                kind = Json
+            shown = "" if name in arguments else (rename or {}).get(name, name)
+            parameters.append(
+                _parameter(name, shown, kind, default, described.get(name, _SHARED.get(name, "")))
             )
-            for name, one in inherited.items()
-            for annotation, default in [_option(name, one, names.get(name, name))]
-        ]
 
-        @functools.wraps(body)
         def command(**given: Any) -> None:
-            options = {name: _read(name, inherited[name], given.pop(name)) for name in inherited}
-            body(options, **given)
+            options = {name: _read(name, library[name], given.pop(name)) for name in library}
+            body(*[options] if target else [], **given)
 
-        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*parameters, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
-        )
-        command.__annotations__ = {p.name: p.annotation for p in (*parameters, *own)}
+        command.__name__, command.__doc__ = body.__name__, text
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
 
     return decorate
 
 
-def _option(name: str, one: Declared, shown: str) -> tuple[Any, Any]:
-    flag = f"--{shown.replace('_', '-')}"
-    default = one.default
+def _parameter(name: str, shown: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+    """Describe an option to typer; without a shown name it is an argument."""
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    names = (flag, f"--no-{flag[2:]}") if default is True else (flag,)
-    option = typer.Option(*names, help=one.help, show_default=default not in (None, "", False))
-    required = default is inspect.Parameter.empty
-    return Annotated[_type(one.annotation), option], ... if required else default
+    show = default not in (None, "", False, _REQUIRED)
+    flag = f"--{shown.replace('_', '-')}"
+    if hasattr(kind, "__metadata__"):
+        annotation = kind
+    elif not shown:
+        annotation = Annotated[kind, typer.Argument(help=text, show_default=show)]
+    else:
+        flags = (flag, f"--no-{flag[2:]}") if default is True else (flag,)
+        annotation = Annotated[kind, typer.Option(*flags, help=text, show_default=show)]
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=... if default is _REQUIRED else default,
+        annotation=annotation,
+    )
+
+
+def _type(annotation: str) -> Any:
+    """Choose the type that typer parses an annotation of the library as."""
+    kinds = [kind.strip() for kind in annotation.split("|")]
+    others = [kind for kind in kinds if kind != "None"]
+    simple: dict[str, Any] = {"bool": bool, "int": int, "float": float}
+    found = simple.get(others[0], str) if len(others) == 1 else str
+    return found | None if len(others) < len(kinds) else found
 
 
 def _read(name: str, one: Declared, value: Any) -> Any:
-    """Turn what was parsed into what the function takes."""
-    if isinstance(value, str) and one.annotation.startswith("Sequence[str]"):
-        items = [item.strip() for item in value.split(",")]
-        if "" in items:
-            raise InputError(
-                f"--{name.replace('_', '-')} takes names separated by commas, got {value!r}"
-            )
-        return items
-    return value
+    """Split what the library takes as a sequence, and the command line with commas."""
+    if not (isinstance(value, str) and one.annotation.startswith("Sequence[str]")):
+        return value
+    items = [item.strip() for item in value.split(",")]
+    if "" in items:
+        option = f"--{name.replace('_', '-')}"
+        raise InputError(f"{option} takes names separated by commas, got {value!r}")
+    return items
 
 
 def _place_for_json(path: Path | None) -> Path | None:
@@ -203,15 +217,4 @@ Json = Annotated[
         show_default=False,
         callback=_place_for_json,
     ),
-]
-Cache = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        help="A store, or a folder with one; or s3://BUCKET/PREFIX.",
-        show_default="the only store in $SAMTL_CACHE or ./cache",
-    ),
-]
-StoreArgument = Annotated[
-    Path | None, typer.Argument(help="A store; the same as --cache.", show_default=False)
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,28 +13,26 @@ from samtl.errors import EXIT_FAILED_CELLS, EXIT_QUARANTINED
 
 from . import embed, render, sweep
 from .board import Board
-from .options import Json, verb
+from .options import verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from samtl._runtime import Note
     from samtl.report.api import ReportResult
-    from samtl.study import Event, Step
+    from samtl.study import Event
 
 
-@verb("samtl.report.api:make_report", skip=("sources",))
+@verb("samtl.report.api:make_report", skip=("sources",), arguments=("sources",))
 def report(
-    options: dict[str, Any],
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Runs, sweeps, or folders of them.", show_default="$SAMTL_RUNS or ./runs"
-        ),
-    ] = None,
-    json: Json = None,
+    options: dict[str, Any], sources: list[Path] | None = None, json: Path | None = None
 ) -> None:
-    """Draw all figures of a study from its runs: one page that needs no network, and PNG, SVG and CSV files."""
+    """Draw all figures of a study from its runs: one page that needs no network, and PNG, SVG and CSV files.
+
+    Parameters
+    ----------
+    sources
+        Runs, sweeps, or folders of them; $SAMTL_RUNS or ./runs by default.
+    """
     from samtl.report.api import make_report
 
     with render.err.status("loading") as status:
@@ -57,88 +55,55 @@ def draw(result: ReportResult) -> None:
     render.say(f"page: {result.page} ({render.size(result.bytes)})")
 
 
-@verb("samtl.study:reproduce", skip=("study",))
-def reproduce(
-    options: dict[str, Any],
-    study: Annotated[str, typer.Argument(help="eurosat or roads.")],
-    json: Json = None,
-) -> None:
+@verb("samtl.study:reproduce", skip=("study",), arguments=("study",))
+def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> None:
     """Run a whole case study: embed, train every head and baseline on every split, draw the report.
 
     If it was interrupted, the same command resumes.
+
+    Parameters
+    ----------
+    study
+        eurosat or roads.
     """
     from samtl import study as studies
 
-    with _View() as view:
+    stopping: StopRequest | None = None
+    tell: Callable[[Any], None] = lambda note: render.say(str(note), "yellow")
+
+    def show(event: Event) -> None:
+        nonlocal stopping, tell
+        if isinstance(event, studies.Step):
+            drawing.close()
+            render.say(f"\n{event.command}", "bold")
+            if event.name == "embed":
+                stopping = drawing.enter_context(polite_stop(embed.STOPPING))
+                tell = embed.shown_on(drawing.enter_context(render.EmbedBar()))
+            elif event.name == "sweep":
+                drawing.enter_context(stop_at_once())
+                tell = drawing.enter_context(Board()).tell
+            else:
+                tell = drawing.enter_context(render.err.status("loading")).update
+        elif hasattr(event, "to_json"):
+            drawing.close()
+            _DRAW[type(event).__name__](event)
+        else:
+            tell(event)
+
+    with ExitStack() as drawing:
         result = studies.reproduce(
-            study, **options, on_event=view.show, should_stop=view.should_stop
+            study,
+            **options,
+            on_event=show,
+            should_stop=lambda: stopping is not None and stopping(),
         )
     render.write_json(json, result.to_json())
     if result.sweep is None:
-        raise typer.Exit(view.stopped_by)
+        raise typer.Exit(stopping.exit_code if stopping else 0)
     if result.sweep.failed:
         raise typer.Exit(EXIT_FAILED_CELLS)
     if result.embed.quarantined:
         raise typer.Exit(EXIT_QUARANTINED)
 
 
-class _View:
-    """Draws each step under the command that does it alone, as that command does."""
-
-    def __init__(self) -> None:
-        self._drawing = ExitStack()  # what is on the screen now, and what signals do
-        self._tell: Callable[[Any], None] = _note
-        self._stop: StopRequest | None = None
-        self._begun = False
-
-    def __enter__(self) -> _View:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._drawing.close()
-
-    def should_stop(self) -> bool:
-        return self._stop is not None and self._stop()
-
-    @property
-    def stopped_by(self) -> int:
-        """The exit code of the signal that ended the pass early."""
-        return self._stop.exit_code if self._stop else 0
-
-    def show(self, event: Event) -> None:
-        from samtl.embed.api import EmbedResult
-        from samtl.report.api import ReportResult
-        from samtl.study import Step
-        from samtl.sweep.api import SweepResult
-
-        if isinstance(event, Step):
-            self._begin(event)
-        elif isinstance(event, EmbedResult | SweepResult | ReportResult):
-            self._drawing.close()
-            self._tell = _note
-            if isinstance(event, EmbedResult):
-                embed.draw_result(event)
-            elif isinstance(event, SweepResult):
-                sweep.draw(event)
-            else:
-                draw(event)
-        else:
-            self._tell(event)
-
-    def _begin(self, step: Step) -> None:
-        if self._begun:
-            render.say("")
-        self._begun = True
-        render.say(step.command, "bold")
-        if step.name == "embed":
-            self._stop = self._drawing.enter_context(polite_stop(embed.STOPPING))
-            self._tell = embed.shown_on(self._drawing.enter_context(render.EmbedBar()))
-        elif step.name == "sweep":
-            self._drawing.enter_context(stop_at_once())
-            self._tell = self._drawing.enter_context(Board()).tell
-        else:
-            self._tell = self._drawing.enter_context(render.err.status("loading")).update
-
-
-def _note(note: Note) -> None:
-    render.say(str(note), "yellow")
+_DRAW = {"EmbedResult": embed.draw_result, "SweepResult": sweep.draw, "ReportResult": draw}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,14 +13,15 @@ from samtl import registry
 from samtl.errors import EXIT_QUARANTINED, InputError, SamtlError, UnknownName
 
 from . import render
-from .options import Cache, Json, StoreArgument, verb
+from .options import verb
 
 if TYPE_CHECKING:
     from samtl.embed.verify import Verification
     from samtl.store.reader import Store
 
 
-def info(store: StoreArgument = None, cache: Cache = None, json: Json = None) -> None:
+@verb(arguments=("store",))
+def info(store: Path | None = None, cache: Path | None = None, json: Path | None = None) -> None:
     """Show what a store contains: rows, classes, arrays, encoder, identity."""
     from samtl.store.find import locate
     from samtl.store.reader import open_store
@@ -87,19 +88,17 @@ def _classes(store: Store, per_class: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in per_class.items())
 
 
-def ls(
-    kind: Annotated[
-        str | None,
-        typer.Argument(
-            help="datasets, encoders, heads, baselines or stores; all of them by default.",
-            show_default=False,
-        ),
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where to look for stores.", show_default=False)
-    ] = None,
-) -> None:
-    """List the datasets, encoders, heads, baselines and stores there are."""
+@verb(arguments=("kind",))
+def ls(kind: str | None = None, cache: Path | None = None) -> None:
+    """List the datasets, encoders, heads, baselines and stores there are.
+
+    Parameters
+    ----------
+    kind
+        datasets, encoders, heads, baselines or stores; all of them by default.
+    cache
+        Folder to look for stores in.
+    """
     kinds = (*registry.KINDS, "stores")
     if kind is not None and kind not in kinds:
         raise UnknownName("kind of entry", kind, kinds)
@@ -136,7 +135,8 @@ def _ls_stores(cache: Path | None) -> None:
         render.say(f"no stores in {folder}; samtl embed makes one")
 
 
-def compact(store: StoreArgument = None, cache: Cache = None, json: Json = None) -> None:
+@verb(arguments=("store",))
+def compact(store: Path | None = None, cache: Path | None = None, json: Path | None = None) -> None:
     """Write a store anew with only the listed rows. Nothing else may write to it meanwhile."""
     from samtl.store.compact import compact as run
 
@@ -155,23 +155,29 @@ def compact(store: StoreArgument = None, cache: Cache = None, json: Json = None)
     render.write_json(json, done.to_json())
 
 
-@verb("samtl.embed.verify:verify", rename={"repair_it": "repair"}, skip=("store", "level"))
+@verb(
+    "samtl.embed.verify:verify",
+    rename={"repair_it": "repair"},
+    skip=("store", "level"),
+    arguments=("store",),
+)
 def verify(
     options: dict[str, Any],
-    store: StoreArgument = None,
-    cache: Cache = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Compare sizes and records only; read no row.")
-    ] = False,
-    deep: Annotated[
-        bool,
-        typer.Option(
-            "--deep", help="Compare the sha256 of every file and, with --dataset, every image."
-        ),
-    ] = False,
-    json: Json = None,
+    store: Path | None = None,
+    cache: Path | None = None,
+    quick: bool = False,
+    deep: bool = False,
+    json: Path | None = None,
 ) -> None:
-    """Check a store against its commit log: the checksum of every row, or more, or less."""
+    """Check a store against its commit log: the checksum of every row, or more, or less.
+
+    Parameters
+    ----------
+    quick
+        Compare sizes and records only; read no row.
+    deep
+        Compare the sha256 of every file and, with --dataset, every image.
+    """
     from samtl.embed.verify import verify as run
 
     if quick and deep:
@@ -199,76 +205,57 @@ def _progress(what: str, done: int, total: int) -> str:
 def draw(found: Verification) -> None:
     """Print what was found."""
     checked = found.checked
-    how = {
-        "quick": "sizes compared, no row read",
-        "rows": "every row's checksum compared",
-        "deep": "every row's checksum and every file's sha256 compared",
-    }[found.level]
-    compared = ""
-    if found.images_compared:
-        added = f"; {found.images_added} of the dataset have no row" if found.images_added else ""
-        compared = f"{found.images_compared} compared, {len(found.images)} differ{added}"
-    recomputed = f"{len(found.recomputed)} of {found.recompute} rows" if found.recompute else ""
+    how = {"quick": "sizes", "rows": "every row's checksum", "deep": "every file's sha256"}
+    added = f"; {found.images_added} of the dataset have no row" if found.images_added else ""
     render.facts(
         {
             "store": str(found.store),
             "rows": _rows_in_words(
                 checked.rows, checked.ok, checked.quarantined, checked.missing, checked.superseded
             ),
-            "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; {how}",
-            "images": compared,
-            "recomputed": recomputed,
+            "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; "
+            f"{how[found.level]} compared",
+            "images": f"{found.images_compared} compared, {len(found.images)} differ{added}"
+            if found.images_compared
+            else "",
+            "recomputed": f"{len(found.recomputed)} of {found.recompute} rows"
+            if found.recompute
+            else "",
         }
     )
-    if found.findings:
-        render.grid(
-            ("what", "file", "rows", "finding"),
-            [
-                (one.what, one.path, _ranges(one.damaged_rows), one.told)
-                for one in found.findings[: render.LISTED]
-            ],
-        )
-        if (more := len(found.findings) - render.LISTED) > 0:
-            render.say(f"and {more} more; --json FILE lists all", "yellow")
+    render.listed(
+        (
+            f"{one.what} {one.path} {_ranges(one.damaged_rows)}: {one.told}"
+            for one in found.findings
+        ),
+        "red",
+    )
     render.listed(
         f"{image.what} {image.sample_id} (row {image.row}): {image.told}" for image in found.images
     )
-    if found.recomputed:
-        render.grid(
-            ("row", "sample", "relative L2", "tier", ""),
-            [
-                (
-                    str(r.row),
-                    r.sample_id,
-                    f"{r.distance:.1e}",
-                    r.tier,
-                    "" if r.within else "too far",
-                )
-                for r in found.recomputed
-            ],
-            right=(0, 2),
+    for row in found.recomputed:
+        far = "" if row.within else ", too far"
+        render.say(
+            f"  row {row.row} {row.sample_id}: {row.tier}, relative L2 {row.distance:.1e}{far}"
         )
     if checked.leftovers:
-        render.say(
-            f"{len(checked.leftovers)} files belong to no record, left by an interrupted pass or a damaged record",
-            "dim",
-        )
+        render.say(f"{len(checked.leftovers)} files belong to no record", "dim")
     render.say(*_verdict(found))
 
 
 def _ranges(rows: tuple[int, ...]) -> str:
     if len(rows) > 1 and rows == tuple(range(rows[0], rows[-1] + 1)):
-        return f"{rows[0]} to {rows[-1]}"
-    return ", ".join(map(str, rows))
+        return f"rows {rows[0]} to {rows[-1]}"
+    return f"rows {', '.join(map(str, rows))}" if rows else ""
 
 
 def _verdict(found: Verification) -> tuple[str, str]:
-    checked, repaired = found.checked, found.repaired
-    if repaired is not None:
-        done = [f"{repaired.blocks} blocks to embed again: run samtl embed as before"]
-        if repaired.rewritten:
-            done.append(f"{len(repaired.rewritten)} files of metadata rewritten")
-        return "repaired: " + "; ".join(done if repaired.blocks else done[1:]), "yellow"
+    checked = found.checked
+    if found.repaired is not None:
+        return (
+            f"repaired: {found.repaired.blocks} blocks to embed again (run samtl embed as before), "
+            f"{len(found.repaired.rewritten)} files of metadata rewritten"
+        ), "yellow"
     if found.refused:
         return f"damaged, and not repaired: {found.refused}", "red"
     if found.findings:

@@ -6,7 +6,7 @@ import json as json_format
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from samtl.errors import EXIT_FAILED_CELLS, InputError
 
 from . import render
 from .board import Board
-from .options import Json, verb
+from .options import verb
 
 if TYPE_CHECKING:
     from samtl.metrics.bootstrap import Spread
@@ -26,43 +26,32 @@ NO_HEADS = ["none"]
 _SETTING = re.compile(r"([^.=\s]+)\.([^.=\s]+)=(.*)", re.DOTALL)
 
 
-@verb("samtl.sweep.api:sweep", skip=("stores", "features", "seeds"))
+@verb("samtl.sweep.api:sweep", skip=("stores", "features", "seeds"), rename={"settings": "set"})
 def sweep(
     options: dict[str, Any],
-    seeds: Annotated[str, typer.Option(help="How many, such as 5, or which, such as 0,5,7.")] = "1",
-    cache: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--cache",
-            metavar="STORE",
-            help="A store, or a folder with one; repeat it for several stores.",
-            show_default="the only store in $SAMTL_CACHE or ./cache",
-        ),
-    ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERNS",
-            help="Columns of pooled to train on, as for fit-head; repeat it to compare several.",
-            show_default="all",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="MODEL.NAME=VALUE",
-            help="A parameter of a head or baseline, such as vit.epochs=5; repeat it for several.",
-            show_default=False,
-        ),
-    ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="Write the scores of all cells to this CSV file.", show_default=False),
-    ] = None,
-    json: Json = None,
+    seeds: str = "1",
+    cache: list[Path] | None = None,
+    features: list[str] | None = None,
+    settings: list[str] | None = None,
+    table: Path | None = None,
+    json: Path | None = None,
 ) -> None:
-    """Train every head on every split with every seed, and baselines beside them; skip what is finished."""
+    """Train every head on every split with every seed, and baselines beside them; skip what is finished.
+
+    Parameters
+    ----------
+    seeds
+        How many, such as 5, or which, such as 0,5,7.
+    cache
+        A store, or a folder with one; repeat it for several stores. The only store in $SAMTL_CACHE or ./cache by
+        default.
+    features
+        Columns of pooled to train on, as for fit-head; repeat it to compare several.
+    settings
+        A parameter of a head or baseline as MODEL.NAME=VALUE, such as vit.epochs=5; repeat it for several.
+    table
+        Write the scores of all cells to this CSV file.
+    """
     if options["heads"] == NO_HEADS:
         options["heads"] = []
     options |= {
@@ -71,7 +60,7 @@ def sweep(
         "params": _params(settings or []),
     }
     # Baselines alone need no store.
-    caches = cache or ([] if options["heads"] == [] else [None])
+    caches: list[Path | None] = [*(cache or [])] or ([] if options["heads"] == [] else [None])
     result = _run(caches, options)
     draw(result)
     if table is not None:
@@ -81,7 +70,7 @@ def sweep(
         raise typer.Exit(EXIT_FAILED_CELLS)
 
 
-def _run(caches: list[Path] | list[None], options: dict[str, Any]) -> SweepResult:
+def _run(caches: list[Path | None], options: dict[str, Any]) -> SweepResult:
     from samtl.store.find import locate
     from samtl.sweep import api
 
@@ -136,38 +125,20 @@ def _draw_summary(summary: Summary) -> None:
     scores = [score for line in summary.lines for score in line.scores.values()]
     means = "mean and deviation over seeds" if any(s.n > 1 for s in scores) else "one seed"
     render.say(f"{summary.title} on {summary.dataset} in %, {means}")
-    _draw_table(
-        [
-            ["", *summary.splits],
-            *(
-                [line.model, *(written(line.scores.get(split)) for split in summary.splits)]
-                for line in summary.lines
-            ),
-        ]
-    )
+    rows = [
+        [line.model, *(written(line.scores.get(split)) for split in summary.splits)]
+        for line in summary.lines
+    ]
+    table = [["", *summary.splits], *rows]
+    if len(summary.splits) > len(rows) + 2:  # models as columns
+        table = [list(column) for column in zip(*table, strict=True)]
+    render.grid(table[0], table[1:], right=range(1, len(table[0])))
     if not any(line.floor for line in summary.lines):
         render.say(f"no floor: {summary.floor_missing}", "yellow")
     for words in summary.words:
         render.say(words)
     for weights in summary.weights:
         render.warn_untrained(weights)
-
-
-def _draw_table(rows: list[list[str]]) -> None:
-    """Print models as rows if that fits, else as columns, else one score a row."""
-    for table in (rows, [list(column) for column in zip(*rows, strict=True)]):
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        if sum(widths) + 2 * (len(widths) - 1) <= render.out.width:
-            render.grid(table[0], table[1:], right=range(1, len(widths)))
-            return
-    (_, *splits), *models = rows
-    scores = [
-        [model, split, score]
-        for model, *found in models
-        for split, score in zip(splits, found, strict=True)
-        if score
-    ]
-    render.grid(["", "split", ""], scores, right=[2])
 
 
 def written(score: Spread | None) -> str:
