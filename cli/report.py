@@ -69,7 +69,7 @@ def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> 
     from samtl import study as studies
 
     stopping: StopRequest | None = None
-    tell: Callable[[Any], None] = lambda note: render.say(str(note), "yellow")
+    tell: Callable[[Any], None] = _note
 
     def show(event: Event) -> None:
         nonlocal stopping, tell
@@ -84,7 +84,7 @@ def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> 
                 tell = drawing.enter_context(Board()).tell
             else:
                 tell = drawing.enter_context(render.err.status("loading")).update
-        elif hasattr(event, "to_json"):
+        elif type(event).__name__ in _DRAW:
             drawing.close()
             _DRAW[type(event).__name__](event)
         else:
@@ -107,3 +107,7 @@ def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> 
 
 
 _DRAW = {"EmbedResult": embed.draw_result, "SweepResult": sweep.draw, "ReportResult": draw}
+
+
+def _note(note: object) -> None:
+    render.say(str(note), "yellow")
