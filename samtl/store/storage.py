@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from samtl import _io
-from samtl.errors import DamageError, InputError, ResourceError
+from samtl.errors import DamageError, InputError, ResourceError, require_extra
 
+Ranges = Sequence[tuple[int, int]]  # from start to before stop
 FOLDER = -1  # the size that `Storage.list` gives for a folder
 MAX_BYTES = 1 << 30  # no record, table or metadata is larger
 TEMPORARY = ".tmp-"  # what begins so was left by a process that was killed
 STALE_SECONDS = 86_400.0
 SCHEMES = ("s3", "gs", "az")
 # A drive's name has one letter. `Path` collapses the two slashes of a URL.
+# No character in a bucket's name by which a URL would be taken apart: the rest could be another bucket.
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 _URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]+:/|(?i:{'|'.join(SCHEMES)}):$")
 
 
@@ -46,8 +49,8 @@ class Storage(Protocol):
         """Read a file; FileNotFoundError if it is missing, DamageError if it is a folder or longer than `most`."""
 
     def read_ranges(
-        self, name: str, ranges: Sequence[tuple[int, int]], size: int, sha256: str, *, anew: bool = False
-    ) -> list[memoryview]:
+        self, name: str, ranges: Ranges, size: int, sha256: str, anew: bool = False
+    ) -> Sequence[bytes]:
         """Read parts of a committed file, each from `start` to before `stop`; shorter if the file is shorter.
 
         Parameters
@@ -61,7 +64,7 @@ class Storage(Protocol):
         """
 
     def list(self, folder: str = "") -> dict[str, int]:
-        """Map the names directly below a folder to their sizes in bytes, folders to `FOLDER`; empty if there is none."""
+        """Map the names directly below a folder to their sizes in bytes, folders to `FOLDER`; empty if missing."""
 
     def size(self, name: str) -> int | None:
         """Size of a file in bytes; None if there is none of that name."""
@@ -111,7 +114,9 @@ class DiskStorage:
             try:
                 size = os.fstat(descriptor).st_size
                 if size > most:
-                    raise DamageError(f"{path} has {size} bytes, at most {most} are expected: it is damaged")
+                    raise DamageError(
+                        f"{path} has {size} bytes, at most {most} are expected: it is damaged"
+                    )
                 content = os.read(descriptor, size + 1)
                 while len(content) < size and (more := os.read(descriptor, size - len(content))):
                     content += more
@@ -120,13 +125,14 @@ class DiskStorage:
         return content
 
     def read_ranges(
-        self, name: str, ranges: Sequence[tuple[int, int]], size: int, sha256: str, *, anew: bool = False
-    ) -> list[memoryview]:
+        self, name: str, ranges: Ranges, size: int, sha256: str, anew: bool = False
+    ) -> Sequence[bytes]:
         """Read parts of a file."""
-        with _explained(self.root / name, "read"), (self.root / name).open("rb", buffering=0) as file:
-            return [
-                memoryview(os.pread(file.fileno(), stop - start, start)) for start, stop in ranges
-            ]
+        with (
+            _explained(self.root / name, "read"),
+            (self.root / name).open("rb", buffering=0) as file,
+        ):
+            return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
 
     def list(self, folder: str = "") -> dict[str, int]:
         """Map names to sizes."""
@@ -136,7 +142,9 @@ class DiskStorage:
         except FileNotFoundError:
             return {}
         except NotADirectoryError as error:
-            raise DamageError(f"{self.root / folder} is not a folder: the store is damaged") from error
+            raise DamageError(
+                f"{self.root / folder} is not a folder: the store is damaged"
+            ) from error
         with _explained(self.root / folder, "read"), entries:
             for entry in entries:
                 with suppress(FileNotFoundError):  # removed meanwhile
@@ -184,7 +192,7 @@ class DiskStorage:
         try:
             require_exclusive(self, name)
         except OSError as error:  # such as EPERM where there are no hard links
-            raise self._unfit(error.strerror) from error
+            raise self._unfit(str(error.strerror)) from error
 
     def _unfit(self, why: str) -> ResourceError:
         return ResourceError(
@@ -195,7 +203,10 @@ class DiskStorage:
     def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
         """Remove old temporary files."""
         for folder in folders:
-            with _explained(self.root / folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
+            with (
+                _explained(self.root / folder, "read"),
+                suppress(FileNotFoundError, NotADirectoryError),
+            ):
                 for path in (self.root / folder).glob(f"{TEMPORARY}*"):
                     with suppress(FileNotFoundError):
                         if path.is_file() and time.time() - path.stat().st_mtime >= seconds:
@@ -251,12 +262,25 @@ def is_url(path: str | Path) -> bool:
     return _URL.match(str(path)) is not None
 
 
+def parse(url: str) -> tuple[str, str, str]:
+    """Split a URL into scheme, bucket and prefix; InputError if it names no place in a bucket."""
+    given, _, rest = url.partition(":")
+    scheme = given.lower()
+    parts = [part for part in rest.split("/") if part]
+    if scheme not in SCHEMES or not parts or {".", ".."} & {*parts} or not url.isprintable():
+        expected = " or ".join(f"{name}://BUCKET/PREFIX" for name in SCHEMES)
+        raise InputError(f"{url} is no place for a store: expected a folder, or {expected}")
+    if not _BUCKET.fullmatch(parts[0]):
+        raise InputError(
+            f"{url}: a bucket's name has letters from A to Z, digits, '.', '_' and '-' alone, got {parts[0]!r}"
+        )
+    return scheme, parts[0], "/".join(parts[1:])
+
+
 def as_place(path: str | Path) -> Path | str:
     """Return a folder as a `Path`, and a URL as the text that it was; InputError if no store can be there."""
     if not is_url(path):
         return Path(path)
-    from samtl.store.object_store import parse
-
     scheme, bucket, prefix = parse(str(path))
     return f"{scheme}://{bucket}/{prefix}".rstrip("/")
 
@@ -264,7 +288,9 @@ def as_place(path: str | Path) -> Path | str:
 def as_folder(path: str | Path) -> Path:
     """Return a folder on a disk; InputError for a URL, since only stores can be in buckets."""
     if is_url(path):
-        raise InputError(f"{as_place(path)} is in a bucket, where only stores can be; name a folder")
+        raise InputError(
+            f"{as_place(path)} is in a bucket, where only stores can be; name a folder"
+        )
     return Path(path)
 
 
@@ -272,6 +298,8 @@ def open_storage(place: str | Path) -> Storage:
     """Return the storage at a folder, or at a URL `s3://`, `gs://` or `az://BUCKET/PREFIX`."""
     if not is_url(place):
         return DiskStorage(place)
+    parse(str(place))
+    require_extra("obstore", "cloud")
     from samtl.store.object_store import BucketStorage
 
     return BucketStorage(str(place))
