@@ -5,6 +5,7 @@ A file is written once, under a name that nobody has taken, or replaced as a who
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -25,6 +26,7 @@ TEMPORARY = ".tmp-"  # what begins so was left by a process that was killed
 STALE_SECONDS = 86_400.0
 SCHEMES = ("s3", "gs", "az")
 # A drive's name has one letter. `Path` collapses the two slashes of a URL.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 # No character in a bucket's name by which a URL would be taken apart: the rest could be another bucket.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 _URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]+:/|(?i:{'|'.join(SCHEMES)}):$")
@@ -188,17 +190,15 @@ class DiskStorage:
 
     def probe(self) -> None:
         """Create a file twice; the second must fail."""
-        name = f"{TEMPORARY}probe-{uuid.uuid4().hex}"
         try:
-            require_exclusive(self, name)
-        except OSError as error:  # such as EPERM where there are no hard links
-            raise self._unfit(str(error.strerror)) from error
-
-    def _unfit(self, why: str) -> ResourceError:
-        return ResourceError(
-            f"{self.root}: this file system cannot create a file exclusively ({why}), so that two writers could "
-            "overwrite each other's rows; keep the store on one with hard links, such as ext4, xfs, APFS, NTFS or NFS"
-        )
+            require_exclusive(self, f"{TEMPORARY}probe-{uuid.uuid4().hex}")
+        except ResourceError as error:
+            if getattr(error.__cause__, "errno", None) not in _NO_LINKS:
+                raise
+            raise ResourceError(
+                f"{self.root}: this file system has no hard links, without which a file cannot be created exclusively "
+                "and two writers could overwrite each other's rows; keep the store on another one"
+            ) from error
 
     def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
         """Remove old temporary files."""
