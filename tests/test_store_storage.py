@@ -9,7 +9,17 @@ import pytest
 
 from samtl import _io
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.store.storage import FOLDER, DiskStorage, as_folder, as_place, open_storage
+from samtl.store.storage import (
+    FOLDER,
+    IDENTITY,
+    DiskStorage,
+    as_folder,
+    as_place,
+    cache_folder,
+    locate,
+    open_storage,
+    stores_in,
+)
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -162,3 +172,34 @@ def test_what_a_url_would_be_taken_apart_by_is_no_part_of_a_buckets_name(bucket)
         with pytest.raises(InputError, match="a bucket's name has letters") as caught:
             as_place(url)
         assert repr(bucket) in str(caught.value)
+
+
+# Which store is meant
+
+
+def make(place):
+    open_storage(place).create(IDENTITY, [b""])
+    return place
+
+
+def test_the_only_store_in_the_cache_is_meant(monkeypatch, tmp_path):
+    store = make(Path("cache/one.zarr"))
+    Path("cache/README.md").touch()
+    Path("cache/other").mkdir()
+    make(Path("cache/.tmp-1"))
+    assert locate() == locate(store) == locate(str(store)) == store
+    monkeypatch.setenv("SAMTL_CACHE", str(tmp_path / "elsewhere"))
+    assert cache_folder() == tmp_path / "elsewhere"
+    with pytest.raises(InputError, match="no store in .*elsewhere; make one with samtl embed"):
+        locate()
+
+
+def test_of_several_stores_one_must_be_chosen(tmp_path, bucket):
+    for place in (tmp_path / "x", bucket):
+        stores = [make(as_place(f"{place}/{name}")) for name in ("b.zarr", "a.zarr")]
+        assert stores_in(place) == stores[::-1]
+        with pytest.raises(InputError, match="several stores") as caught:
+            locate(place)
+        for store in stores:
+            assert f"--cache {store}" in str(caught.value)
+            assert locate(store) == store

@@ -1,4 +1,4 @@
-"""Where a store's files are: a folder on a disk, or a prefix in a bucket. Nothing else touches them.
+"""Where a store's files are: a folder on a disk, or a prefix in a bucket; and which stores are there.
 
 A file is written once, under a name that nobody has taken, or replaced as a whole; readers see all of it or nothing.
 """
@@ -23,6 +23,8 @@ Ranges = Sequence[tuple[int, int]]  # from start to before stop
 FOLDER = -1  # the size that `Storage.list` gives for a folder
 MAX_BYTES = 1 << 30  # no record, table or metadata is larger
 TEMPORARY = ".tmp-"  # what begins so was left by a process that was killed
+DEFAULT_CACHE = "cache"
+IDENTITY = "fingerprint.json"  # the file that makes a folder a store
 STALE_SECONDS = 86_400.0
 SCHEMES = ("s3", "gs", "az")
 # A drive's name has one letter. `Path` collapses the two slashes of a URL.
@@ -303,3 +305,51 @@ def open_storage(place: str | Path) -> Storage:
     from samtl.store.object_store import BucketStorage
 
     return BucketStorage(str(place))
+
+
+def cache_folder() -> Path | str:
+    """Return where stores land by default: `$SAMTL_CACHE`, else `./cache`."""
+    return as_place(os.environ.get("SAMTL_CACHE") or DEFAULT_CACHE)
+
+
+def below(place: Path | str, name: str) -> Path | str:
+    """Return the place of a name in a folder or below a URL."""
+    return place / name if isinstance(place, Path) else f"{place.rstrip('/')}/{name}"
+
+
+def stores_in(place: Path | str) -> list[Path | str]:
+    """List the stores directly in a folder by name, without hidden ones; a store is the only one in itself."""
+    storage = open_storage(place)
+    if storage.size(IDENTITY) is not None:
+        return [place]
+    folders = sorted(name for name, size in storage.list().items() if size == FOLDER)
+    return [
+        below(place, name)
+        for name in folders
+        if name[0] != "." and storage.size(f"{name}/{IDENTITY}") is not None
+    ]
+
+
+def locate(cache: str | Path | None = None) -> Path | str:
+    """Find the store that is meant.
+
+    Parameters
+    ----------
+    cache : str or Path, optional
+        A store, or a folder with exactly one, on a disk or in a bucket (`s3://...`); by default `cache_folder()`.
+
+    Raises
+    ------
+    InputError
+        If there is none, or there are several; these are listed.
+    """
+    place = as_place(cache) if cache is not None else cache_folder()
+    found = stores_in(place)
+    if not found:
+        raise InputError(
+            f"there is no store in {place}; make one with samtl embed, or name one with --cache"
+        )
+    if len(found) > 1:
+        listed = "\n".join(f"  --cache {one}" for one in found)
+        raise InputError(f"there are several stores in {place}; choose one:\n{listed}")
+    return found[0]
