@@ -190,7 +190,7 @@ def test_the_only_store_in_the_cache_is_meant(monkeypatch, tmp_path):
     assert locate() == locate(store) == locate(str(store)) == store
     monkeypatch.setenv("SAMTL_CACHE", str(tmp_path / "elsewhere"))
     assert cache_folder() == tmp_path / "elsewhere"
-    with pytest.raises(InputError, match="no store in .*elsewhere; make one with samtl embed"):
+    with pytest.raises(InputError, match=r"no store in .*elsewhere; make one with samtl embed"):
         locate()
 
 
