@@ -5,7 +5,7 @@ All of it follows from the sample table and the log, is replaced as a whole, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import canonical, crc32c
-from samtl.store.fingerprint import Identity
 from samtl.store.format import ROOT, ArraySpec
 from samtl.store.state import StoreState
 
@@ -43,7 +42,7 @@ def derived(state: StoreState, arrays: Sequence[str]) -> dict[str, bytes]:
     names = sorted(inlined.keys() - set(arrays))
     for name, content in inlined.items():
         files[f"{name}/{ROOT}"] = canonical(content)
-    # Values must be flat: netCDF has no others.
+    # Texts and numbers only: netCDF has no objects, and not every version has lists of texts.
     attributes: dict[str, object] = {
         "samtl_format": identity.fingerprint["format"],
         "samtl_fingerprint": identity.sha256,
@@ -51,7 +50,6 @@ def derived(state: StoreState, arrays: Sequence[str]) -> dict[str, bytes]:
         "samtl_snapshot": state.snapshot,
         "dataset": about.dataset,
         "task": about.task,
-        "classes": list(about.classes),
         "encoder": identity.encoder,
         "weights": str(identity.about.get("weights", "")),
         "coordinates": " ".join(names),
@@ -116,6 +114,7 @@ def _coordinates(state: StoreState, arrays: Sequence[str]) -> dict[str, _Coordin
         "label": spread(table.labels, -1, np.int32),
         "label_name": spread(classes[table.labels], "", object),
         "valid": spread(state.marked("ok"), False, bool),
+        "class_name": (classes[:-1], "class_name"),
     }
     for name, texts in (("group", table.groups), ("part", table.parts)):
         if texts:

@@ -6,13 +6,14 @@ later come by further records. A shard without a record is what an interrupted w
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from samtl._io import seal, unseal
+from samtl._io import canonical, seal, unseal
 from samtl._runtime import prefetch
 from samtl.errors import DamageError
 from samtl.store.fingerprint import Identity
@@ -84,6 +85,25 @@ def record_name(block: int, sequence: int) -> str:
     return f"{LOG}/{block}.{sequence}.json"
 
 
+def record_place(name: str) -> tuple[int, int] | None:
+    """Return the block and sequence of a record by its file's name; None if it is no record's."""
+    match = _RECORD.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def block_key(record: Record, array: str) -> bytes:
+    """Return the 32 bytes at the start of a shard: what its rows were made from, and with which outcome."""
+    content: dict[str, object] = {
+        "fingerprint": record.fingerprint,
+        "block": record.block,
+        "status": record.status,
+        "image_sha256": record.image_sha256,
+    }
+    if array == "mask":
+        content["mask_sha256"] = record.mask_sha256
+    return hashlib.sha256(canonical(content)).digest()
+
+
 def record_places(storage: Storage) -> list[tuple[int, int]]:
     """List the blocks and sequences of all records, ascending.
 
@@ -94,9 +114,9 @@ def record_places(storage: Storage) -> list[tuple[int, int]]:
     """
     found = []
     for name in storage.list(LOG):
-        match = _RECORD.fullmatch(name)
-        if match is not None:
-            found.append((int(match[1]), int(match[2])))
+        place = record_place(name)
+        if place is not None:
+            found.append(place)
         elif not name.startswith(".") and f"{LOG}/{name}" != PACKS:
             raise DamageError(f"{storage.url}/{LOG}/{name} is no record: move it elsewhere")
     return sorted(found)

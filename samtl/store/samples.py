@@ -300,8 +300,7 @@ def read_table(storage: Storage, identity: Identity, number: int | None = None) 
         about = msgspec.json.decode(columns.schema.metadata[_KEY], type=About)
         columns = columns.replace_schema_metadata().cast(_SCHEMA)
         intact = _digest(msgspec.structs.replace(about, digest=""), columns) == about.digest
-    # Arrow's errors include ValueError, KeyError and OSError
-    except (pa.ArrowException, msgspec.MsgspecError, ValueError, KeyError, TypeError, OSError, OverflowError) as error:  # fmt: skip
+    except (pa.ArrowException, ValueError, KeyError, TypeError, OSError, OverflowError) as error:
         raise DamageError(f"{where} is damaged or is no sample table: {error}") from error
     if not intact or about.number != number:
         raise DamageError(f"{where} fails its own digest: it was altered or is damaged")

@@ -22,7 +22,14 @@ from samtl.errors import DamageError
 from samtl.store.fingerprint import FILE, Identity, read_identity
 from samtl.store.format import ROOT
 from samtl.store.log import (
-    LOG, OK, PACKS, QUARANTINED, Record, read_log, record_name, record_places,
+    LOG,
+    OK,
+    PACKS,
+    QUARANTINED,
+    Record,
+    read_log,
+    record_name,
+    record_places,
 )  # fmt: skip
 from samtl.store.samples import FOLDER, SampleTable, read_table
 from samtl.store.storage import Storage
@@ -328,6 +335,16 @@ class StoreState:
             found.append("mask")
         return tuple(found)
 
+    @property
+    def superseded(self) -> int:
+        """Number of rows with a record that the table lists no longer."""
+        found = np.zeros(self.log.rows, bool)
+        for state in self.log.arrays.values():
+            found |= state.committed
+        if self.table is not None:
+            found[self.table.rows] = False
+        return int(found.sum())
+
     def marked(self, field: str, arrays: Iterable[str] = ()) -> NDArray[np.bool_]:
         """Mark the listed rows that are `committed` or `ok` in each of some arrays, by default the required ones."""
         rows = self.table.rows if self.table else np.zeros(0, np.int64)
@@ -363,8 +380,7 @@ def load_state(storage: Storage) -> StoreState | None:
     except FileNotFoundError:
         if places:
             raise DamageError(
-                f"{storage.url}/{FOLDER} has no table, so nobody knows which images the rows are: the store was not "
-                "copied whole; take the table from a copy"
+                f"{storage.url}/{FOLDER} has no table, so nobody knows which images the rows are: take it from a copy"
             ) from None
         return StoreState(storage, identity, None, LogState(identity.block_rows, 0))
     log = _from_pack(storage, identity, places)
@@ -377,7 +393,7 @@ def load_state(storage: Storage) -> StoreState | None:
     for record in read_log(storage, identity, rest):
         log.add(record, storage.url)
     state = StoreState(storage, identity, table, log, len(rest))
-    _check(state, table)
+    check_table(state)
     return state
 
 
@@ -395,7 +411,10 @@ def _from_pack(
     return None
 
 
-def _check(state: StoreState, table: SampleTable) -> None:
+def check_table(state: StoreState) -> None:
+    """Raise DamageError if the table contradicts the log, or is older than the one that the metadata names."""
+    table = state.table
+    assert table is not None
     where = f"{state.storage.url}/{table.path}"
     rows, digests, images = table.rows, table.digests(), state.log.images(table.rows)
     other = digests.any(axis=1) & images.any(axis=1) & (digests != images).any(axis=1)

@@ -14,13 +14,10 @@ import platform
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from samtl._io import canonical
 from samtl._runtime import prefetch
 from samtl.errors import DamageError, MismatchError
 from samtl.store.coordinates import derived, is_derived
@@ -32,7 +29,7 @@ from samtl.store.format import (
     check_shard,
     encode_shard,
 )
-from samtl.store.log import LOG, Record, Shard, read_record, record_name, record_places
+from samtl.store.log import LOG, Record, Shard, block_key, read_record, record_name, record_places
 from samtl.store.samples import FOLDER, SampleTable, read_table
 from samtl.store.state import LogState, StoreState, load_state, pack_name, pack_numbers
 from samtl.store.storage import Storage
@@ -222,15 +219,20 @@ class Writer:
         ResourceError
             If the storage is exhausted; the block does not count and is done again next time.
         """
-        content = {
-            "fingerprint": self.state.identity.sha256, "block": block, "status": list(status),
-            "image_sha256": list(images),
-        }  # fmt: skip
+        draft = Record(
+            block=block,
+            sequence=0,
+            fingerprint=self.state.identity.sha256,
+            status=list(status),
+            reasons={str(row): reason for row, reason in reasons.items()},
+            image_sha256=list(images),
+            arrays={},
+            writer={**self.about, "pid": os.getpid(), "host": platform.node()},
+            mask_sha256=list(masks),
+        )
 
         def write(name: str) -> tuple[str, Shard]:
-            extra = {"mask_sha256": list(masks)} if name == "mask" else {}
-            key = hashlib.sha256(canonical({**content, **extra})).digest()
-            return name, self._write_shard(name, block, arrays[name], key)
+            return name, self._write_shard(name, block, arrays[name], block_key(draft, name))
 
         if self.state.storage.path("") is None:  # where most of the time is waiting
             shards = dict(prefetch(write, arrays, len(arrays), len(arrays)))
@@ -239,17 +241,19 @@ class Writer:
         while shards:
             with self._lock:
                 sequence = int(self.state.log.next[block])
-            draft = Record(
-                **content,
+            record = msgspec.structs.replace(
+                draft,
                 sequence=sequence,
-                reasons={str(row): reason for row, reason in reasons.items()},
                 arrays=shards,
-                writer={**self.about, **_whoami()},
+                writer={
+                    **draft.writer,
+                    "committed": datetime.now(UTC).isoformat(timespec="seconds"),
+                },
                 mask_sha256=list(masks) if "mask" in shards else [],
             )
-            raw = draft.to_bytes()
+            raw = record.to_bytes()
             try:
-                self.state.storage.create(draft.name, [raw])
+                self.state.storage.create(record.name, [raw])
             except FileExistsError:
                 self._catch_up(block)
                 left = set(self.lacking(block))
