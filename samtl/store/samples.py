@@ -162,7 +162,7 @@ class SampleTable:
     @property
     def path(self) -> str:
         """The file, relative to the store."""
-        return f"{FOLDER}/{self.about.number:06d}.parquet"
+        return table_name(self.about.number)
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
@@ -272,6 +272,11 @@ class SampleTable:
         return bytes(sink.getvalue())
 
 
+def table_name(number: int) -> str:
+    """Path of a table relative to the store."""
+    return f"{FOLDER}/{number:06d}.parquet"
+
+
 def table_numbers(storage: Storage) -> list[int]:
     """List the numbers of the tables that are there, ascending; the last one counts."""
     found = (_NAME.fullmatch(name) for name in storage.list(FOLDER))
@@ -293,7 +298,7 @@ def read_table(storage: Storage, identity: Identity, number: int | None = None) 
         if not numbers:
             raise FileNotFoundError(FOLDER)
         number = numbers[-1]
-    name = f"{FOLDER}/{number:06d}.parquet"
+    name = table_name(number)
     raw, where = storage.read(name), f"{storage.url}/{name}"
     try:
         columns = pq.ParquetFile(pa.BufferReader(raw)).read()

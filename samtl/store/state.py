@@ -121,7 +121,7 @@ class LogState:
         self._image_ok = np.zeros(rows, bool)
         self._mask = np.zeros((rows, 32), np.uint8)
         self._checksums: list[str] = []
-        self._places: list[tuple[int, int]] = []
+        self.places: list[tuple[int, int]] = []
 
     def add(self, record: Record, where: str) -> None:
         """Fold one more record; those of a block must come in order.
@@ -166,7 +166,7 @@ class LogState:
             self.codes.setdefault(row, {})[code] = record.reasons.get(str(row), "")
         self.next[block] += 1
         self._checksums.append(record.checksum)
-        self._places.append((block, record.sequence))
+        self.places.append((block, record.sequence))
 
     def image(self, row: int) -> str:
         """sha256 of the image that a row was made from; "" if it is not known."""
@@ -194,7 +194,7 @@ class LogState:
     @property
     def records(self) -> int:
         """How many records there are."""
-        return len(self._places)
+        return len(self.places)
 
     def checksums(self) -> list[str]:
         """Checksums of all records, sorted."""
@@ -225,7 +225,7 @@ class LogState:
             "image": self._image,
             "image_ok": self._image_ok,
             "next": self.next,
-            "places": np.array(self._places, np.int64),
+            "places": np.array(self.places, np.int64),
             "checksums": np.frombuffer(bytes.fromhex("".join(self._checksums)), np.uint8),
         }
         if "mask" in self.arrays:
@@ -238,7 +238,17 @@ class LogState:
 
     @classmethod
     def unpack(cls, raw: bytes, identity: Identity) -> LogState:
-        """Read what `pack` gave; ValueError, KeyError or BadZipFile if it is damaged or another store's."""
+        """Read what `pack` gave; DamageError if it is damaged or another store's."""
+        try:
+            return cls._unpacked(raw, identity)
+        except (
+            ValueError, KeyError, TypeError, OSError, EOFError, MemoryError, msgspec.MsgspecError,
+            zipfile.BadZipFile,
+        ) as error:  # fmt: skip
+            raise DamageError(f"it is damaged, or another store's: {error}") from error
+
+    @classmethod
+    def _unpacked(cls, raw: bytes, identity: Identity) -> LogState:
         with np.load(io.BytesIO(raw)) as file:
             about = msgspec.json.decode(file["about"].tobytes(), type=_PackAbout)
             if (about.fingerprint, about.store_id) != (identity.sha256, identity.store_id):
@@ -252,16 +262,16 @@ class LogState:
                 empty = ArrayState.empty(found.rows, found.blocks)
                 fields = {k: _like(file[f"{name}.{k}"], v) for k, v in vars(empty).items()}
                 found.arrays[name] = ArrayState(**fields)
-            found._places = [(block, sequence) for block, sequence in file["places"].tolist()]
+            found.places = [(block, sequence) for block, sequence in file["places"].tolist()]
             text = file["checksums"].tobytes().hex()
         found._checksums = [text[at : at + 64] for at in range(0, len(text), 64)]
-        if len(found._checksums) != len(found._places):
+        if len(found._checksums) != len(found.places):
             raise ValueError("a pack that lacks checksums")
         return found
 
     def packed(self) -> set[tuple[int, int]]:
         """Places of the records that it holds."""
-        return set(self._places)
+        return set(self.places)
 
 
 class _PackAbout(msgspec.Struct):
@@ -404,7 +414,7 @@ def _from_pack(
     for number in pack_numbers(storage)[-1:]:
         try:
             log = LogState.unpack(storage.read(pack_name(number)), identity)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, msgspec.MsgspecError, zipfile.BadZipFile):  # fmt: skip
+        except (DamageError, FileNotFoundError):
             return None
         if log.packed() <= set(places):
             return log
