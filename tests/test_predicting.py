@@ -11,7 +11,7 @@ import toys
 from PIL import Image
 
 from samtl.embed.api import embed
-from samtl.encoders.sources import Weights
+from samtl.encoders.base import Weights
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.experiment import predict as predicting
 from samtl.experiment.baseline_fit import fit_baseline
