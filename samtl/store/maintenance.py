@@ -100,9 +100,6 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
         [pack_name(number) for number in pack_numbers(storage)] if checked.findings else [],
         done,
     )
-    _set_aside(
-        storage, [one.path for one in checked.findings if one.what in ("record", "table")], done
-    )
     for block, sequence in _first_to_redo(state, checked.findings).items():
         lost = [
             name for name, array in state.log.arrays.items() if array.sequence[block] >= sequence
@@ -115,6 +112,9 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
         _set_aside(storage, [record_name(block, number) for number in reversed(later)], done)
         _remove(storage, [state.identity.arrays[name].shard_path(block) for name in lost], done)
         done.withdrawn[block] = lost
+    _set_aside(
+        storage, [one.path for one in checked.findings if one.what in ("record", "table")], done
+    )
     _remove(storage, [name for name in checked.leftovers if name != ROOT], done)
     metadata = [one.path for one in checked.findings if one.what == "metadata"]
     now = load_state(storage)

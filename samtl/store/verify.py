@@ -185,8 +185,9 @@ class _Check:
             check_table(state)
         except DamageError as error:
             self.tell("rows", state.table.path, error)
+        else:
+            self._derived(state)
         self._packs(state)
-        self._derived(state)
         self._shards(state)
         self._count(state)
         for folder in ("", LOG, FOLDER, PACKS):
@@ -307,6 +308,7 @@ class _Check:
     def _before(self, state: StoreState, root: Any, arrays: list[str]) -> dict[str, bytes] | None:
         """Return what a killed pass may have left: what followed from an earlier log, and perhaps an earlier table."""
         assert state.table is not None
+        now = state.snapshot
         with suppress(DamageError, FileNotFoundError, KeyError, TypeError):
             told = root["attributes"]
             if told["samtl_table"] != state.table.about.number:
@@ -316,7 +318,7 @@ class _Check:
             mine = msgspec.json.decode(found[ROOT])
             mine["attributes"]["samtl_snapshot"] = str(told["samtl_snapshot"])
             found[ROOT] = canonical(mine)
-            if told["samtl_snapshot"] != state.snapshot and found[ROOT] == canonical(root):
+            if told["samtl_snapshot"] != now and found[ROOT] == canonical(root):
                 return found
         return None
 
