@@ -94,7 +94,7 @@ def fit_head(
     json: Json = None,
 ) -> None:
     """Train a head on the embeddings of a store and score it on the images held out."""
-    from samtl.store.find import locate
+    from samtl.store.storage import locate
 
     result = run_head(
         locate(cache),

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from samtl.experiment.predict import predict as predict
     from samtl.report.api import ReportResult as ReportResult
     from samtl.report.api import make_report as make_report
-    from samtl.store.compact import Compacted as Compacted
-    from samtl.store.compact import compact as compact
+    from samtl.store.maintenance import Compacted as Compacted
+    from samtl.store.maintenance import compact as compact
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
     from samtl.study import ReproduceResult as ReproduceResult

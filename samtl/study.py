@@ -25,10 +25,9 @@ from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
 from samtl.splits import spec as protocols
 from samtl.splits.spec import Samples
-from samtl.store.find import stores_in
 from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder, stores_in
 from samtl.sweep.api import (
     DEFAULT_HEADS,
     Progress,
@@ -288,7 +287,7 @@ def _require_task(study: str, images: Dataset) -> None:
 
 def _require_same_store(folder: Path, store: Path) -> None:
     """Refuse to mix embeddings in one study: nothing in it could be compared."""
-    others = [path for path in stores_in(store.parent) if path.name != store.name]
+    others = [Path(path) for path in stores_in(store.parent) if Path(path).name != store.name]
     if others:
         raise InputError(
             f"{folder} holds a study of {others[0].name}, and asked for is {store.name}: the dataset, the encoder, its "

@@ -28,7 +28,7 @@ from samtl._io import read_object
 from samtl.errors import InputError, ResourceError
 from samtl.metrics.classification import PerClass, Score
 from samtl.splits import Split
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
 FORMAT = 2  # of a run's config.json

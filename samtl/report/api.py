@@ -33,7 +33,7 @@ from samtl.report.folder import ReportFolder
 from samtl.report.load import comparable, gather
 from samtl.report.page import render
 from samtl.report.style import png, svg
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 
 DEFAULT_OUT = "report"
 PAGE = "index.html"

@@ -8,8 +8,7 @@ from statistics import median
 
 from samtl.errors import SamtlError
 from samtl.report.content import Study
-from samtl.store.log import read_log
-from samtl.store.remote import as_path
+from samtl.store.reader import open_store
 
 _PAUSE = 10  # times the usual gap between two commits, above which the pass was not at work
 
@@ -27,8 +26,7 @@ def pass_seconds(study: Study) -> float | None:
         committed within a second.
     """
     sources = {
-        # Resolved, since the same store may have been named from several folders.
-        (as_path(trial.config.get("store", {}).get("path", "")).resolve(), trial.fingerprint)
+        (str(trial.config.get("store", {}).get("path", "")), trial.fingerprint)
         for trial in study.trials
         if trial.store
     }
@@ -36,11 +34,11 @@ def pass_seconds(study: Study) -> float | None:
         return None
     path, fingerprint = sources.pop()
     try:
-        records = read_log(path)
+        store = open_store(path)
+        if store.fingerprint != fingerprint:
+            return None
         times = sorted(
-            datetime.fromisoformat(str(record.writer["committed"])).timestamp()
-            for record in records
-            if record.fingerprint == fingerprint
+            datetime.fromisoformat(str(one["committed"])).timestamp() for one in store.writers()
         )
     except (SamtlError, OSError, KeyError, ValueError):
         return None

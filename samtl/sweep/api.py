@@ -44,7 +44,7 @@ from samtl.splits import spec as protocols
 from samtl.splits.published import read_split
 from samtl.store.documents import digest
 from samtl.store.reader import Store
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 from samtl.sweep import crew, results
 from samtl.sweep.results import Results
 from samtl.sweep.worker import (
