@@ -267,11 +267,12 @@ class _Check:
         for number in pack_numbers(self.storage):
             name = pack_name(number)
             try:
-                pack = LogState.unpack(self.storage.read(name), state.identity)
+                raw = self.storage.read(name)
+                pack = LogState.unpack(raw, state.identity)
                 again = LogState(state.identity.block_rows, pack.rows)
                 for place in pack.places:
                     again.add(read_record(self.storage, state.identity, *place), self.storage.url)
-                if again.pack(state.identity) != pack.pack(state.identity):
+                if again.pack(state.identity) != raw:
                     self.tell("pack", name, "it does not say what the records say")
             except (DamageError, FileNotFoundError) as error:
                 self.tell("pack", name, error)
