@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from samtl import registry
 from samtl._runtime import Note, prefetch
+from samtl.datasets import Dataset
 from samtl.embed.decode import Decoded, Prepare, decoded_ahead
 from samtl.embed.plan import Job
 from samtl.encoders.base import Encoder
@@ -403,34 +404,43 @@ def _commit(writer: Writer, block: _Block) -> int | None:
 def _require_readable(job: Job, writer: Writer, block: _Block) -> None:
     """Raise ResourceError if unreadable files are the drive's fault, which is no property of the files.
 
-    That is so if a whole block is unreadable, or if an image that could be read before, or its mask, cannot be read any
-    more.
+    That is so if an image that could be read before, or its mask, cannot be read any more, and if none of as many
+    images as a block has can be read.
     """
     items = [item for item, _ in block.items.values()]
     unread = [item for item in items if item.unread]
     if not unread:
         return
     known = next((item.row for item in items if not item.unread), None)
-    if known is None and len(items) < job.block_rows:
-        # All of a few images may be bad. Another one, which could be read, tells.
-        row = writer.known_good()
-        if row is None:
-            return
+    if known is None and (row := writer.known_good()) is not None:
         known = int(job.table.position[row])
-    why = unread[0].reason
     if known is not None:
-        name = job.dataset.sample_ids[known]
-        try:
-            job.dataset.read(name)
-            if job.dataset.read_mask is not None:
-                job.dataset.read_mask(name)
-        except BadImage:  # bytes were had
+        why = _unreadable(job.dataset, known)
+        if not why:
             return
-        except (OSError, InputError) as error:
-            why = str(error)
-        else:
+    else:
+        why = unread[0].reason
+        more = [at for at in range(len(job.table)) if at not in block.positions]
+        more = more[: max(0, job.block_rows - len(items))]
+        if len(items) + len(more) < job.block_rows:
+            return
+        if not all(_unreadable(job.dataset, position) for position in more):
             return
     raise ResourceError(
         f"images of {job.dataset.name} cannot be read any more ({why}): is it still where it was? What was committed "
         "before is kept; run the same command again to go on"
     )
+
+
+def _unreadable(dataset: Dataset, position: int) -> str:
+    """Say why the bytes of an image, or of its mask, cannot be read; "" if they can."""
+    name = dataset.sample_ids[position]
+    try:
+        dataset.read(name)
+        if dataset.read_mask is not None:
+            dataset.read_mask(name)
+    except BadImage:
+        return ""
+    except (OSError, InputError) as error:
+        return str(error) or type(error).__name__
+    return ""
