@@ -7,6 +7,7 @@ later come by further records. A shard without a record is what an interrupted w
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -112,8 +113,15 @@ def record_places(storage: Storage) -> list[tuple[int, int]]:
     DamageError
         If something else is in the log's folder.
     """
+    folder = storage.path(LOG)
+    try:  # without sizes, since a large store has ten thousands
+        names = storage.list(LOG) if folder is None else os.listdir(folder)  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise DamageError(f"{folder} is not a folder: the store is damaged") from error
     found = []
-    for name in storage.list(LOG):
+    for name in names:
         place = record_place(name)
         if place is not None:
             found.append(place)

@@ -157,7 +157,9 @@ class LogState:
         if len(masks):
             self._mask[rows] = masks
         for name, shard in record.arrays.items():
-            state = self.arrays.setdefault(name, ArrayState.empty(self.rows, self.blocks))
+            if name not in self.arrays:
+                self.arrays[name] = ArrayState.empty(self.rows, self.blocks)
+            state = self.arrays[name]
             state.committed[rows], state.ok[rows], state.crc32c[rows] = True, ok, sums[name]
             state.sequence[block], state.size[block] = record.sequence, shard.size
             state.sha256[block] = np.frombuffer(shards[name], np.uint8)
@@ -176,9 +178,16 @@ class LogState:
         """sha256 of the mask that a row was made from; "" if it is not known."""
         return _hex(self._mask[row])
 
-    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """sha256 of the image of each row that is `ok` in some record, (n, 32); else zeros."""
-        return np.where(self._image_ok[rows, None], self._image[rows], np.uint8(0))
+    def other_images(
+        self, rows: NDArray[np.int64], digests: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Return those of some rows that were made from another image than `digests` names, (n, 32) with zeros."""
+        words = self._image.view(np.uint64)[rows] != np.ascontiguousarray(digests).view(np.uint64)
+        wrong = np.flatnonzero(words.any(axis=1))
+        found: NDArray[np.int64] = rows[
+            wrong[digests[wrong].any(axis=1) & self._image_ok[rows[wrong]]]
+        ]
+        return found
 
     def facts(self, row: int) -> Facts:
         """Collect what the log says of a row."""
@@ -426,11 +435,11 @@ def check_table(state: StoreState) -> None:
     table = state.table
     assert table is not None
     where = f"{state.storage.url}/{table.path}"
-    rows, digests, images = table.rows, table.digests(), state.log.images(table.rows)
-    other = digests.any(axis=1) & images.any(axis=1) & (digests != images).any(axis=1)
-    if other.any():
+    rows = table.rows
+    other = state.log.other_images(rows, table.digests())
+    if len(other):
         raise DamageError(
-            f"{where}: row {rows[other][0]} was made from another image than the table names; take the right table "
+            f"{where}: row {other[0]} was made from another image than the table names; take the right table "
             "from a copy of the store"
         )
     for name, array in state.log.arrays.items():
