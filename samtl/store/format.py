@@ -56,7 +56,7 @@ class ArraySpec(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse what no store has."""
-        if len(self.dimensions) != len(self.row_shape) or not all(n > 0 for n in self.row_shape):
+        if len(self.dimensions) != len(self.row_shape) or min(self.row_shape, default=1) < 0:
             raise ValueError(f"the shape of {self.name}")
         if self.row_bytes > 2**40:
             raise ValueError(f"the shape of {self.name}")
