@@ -25,7 +25,6 @@ from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
 from samtl.splits import spec as protocols
 from samtl.splits.spec import Samples
-from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store
 from samtl.store.storage import as_folder, stores_in
 from samtl.sweep.api import (
@@ -339,7 +338,7 @@ def _left_out(case: Case, images: Dataset, encoder: str, asked: str | None) -> s
 def _possible(store: Path, case: Case, quick: bool, note: Callable[[str], None]) -> str:
     """Write the splits down that this store can be divided by: with few scenes, not every share can be held out."""
     opened = open_store(store)
-    samples = Data(opened, TIER_ARRAYS[case.tiers[-1]], None, None, False).samples
+    samples = Data(opened, case.tiers[-1], None, None, False).samples
     # By who is in which part: of few scenes, a fraction is soon all of them.
     found: dict[tuple[bytes, ...], str] = {}
     refused: InputError | None = None

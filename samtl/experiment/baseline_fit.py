@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl._io import digest
 from samtl.baselines.base import PixelBaseline
 from samtl.baselines.pixels import read_image, read_mask
 from samtl.datasets import (
@@ -47,7 +48,6 @@ from samtl.experiment.trial import (
 from samtl.images.transforms import Preprocessing, mask_square, resized_shape
 from samtl.metrics.classification import Score
 from samtl.splits import Split
-from samtl.store.documents import digest
 
 FLOOR = "floor"
 Floors = dict[str, dict[str, Score]]  # figures of each of the floor's models

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl import registry
+from samtl._io import digest
 from samtl.datasets import groups_by
 from samtl.errors import InputError, UnknownName
 from samtl.experiment.feed import Feed, Targets, held_in_memory
@@ -18,8 +19,7 @@ from samtl.experiment.trial import Parts, Samples
 from samtl.heads.base import PooledHead
 from samtl.heads.grid import GridHead
 from samtl.images.transforms import resized_shape
-from samtl.store.documents import digest
-from samtl.store.layout import TIER_ARRAYS
+from samtl.store.format import TIERS
 from samtl.store.reader import Store
 
 Head = PooledHead | GridHead
@@ -89,7 +89,7 @@ class Data:
     def digests(self) -> dict[str, str]:
         """Name the usable samples of each array of the store that a head may read, as `digest` does."""
         found = {self.array: self.digest}
-        for array in TIER_ARRAYS.values():
+        for array in TIERS:
             if array in self.store.arrays and array not in found:
                 # One that has no row yet that could be used names nothing.
                 with contextlib.suppress(InputError):
@@ -148,8 +148,7 @@ def array_for(store: Store, name: str, head: Head) -> str:
             f"are {', '.join(others)}"
         )
     if array not in store.arrays:
-        tier = next(tier for tier, held in TIER_ARRAYS.items() if held == array)
-        have = [tier for tier, held in TIER_ARRAYS.items() if held in store.arrays]
+        tier, have = array, store.tiers
         raise InputError(
             f"the head {name} needs the tier {tier} for {store.task}, and {store.path} has "
             f"{', '.join(have) or 'none'}: add it with samtl embed --tiers {tier} --out {store.path}, and the "

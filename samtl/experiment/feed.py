@@ -19,7 +19,7 @@ from samtl._runtime import prefetch
 from samtl.errors import InputError
 from samtl.heads.grid import UPSAMPLING
 from samtl.images.transforms import PATCH
-from samtl.store.layout import BLOCK_ROWS
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
 
 Rows = NDArray[np.int64]

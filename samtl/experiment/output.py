@@ -15,11 +15,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl._io import replace_folder
 from samtl.datasets.listing import expanded, kind_of
 from samtl.errors import InputError, ResourceError
 from samtl.experiment.trial import write_mask
 from samtl.heads.base import Floats
-from samtl.store.durable import replace_folder
 
 TABLE = "predictions.csv"
 MASKS = "masks"

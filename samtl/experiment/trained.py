@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl._io import digest
 from samtl.baselines.base import PixelBaseline
 from samtl.errors import InputError
 from samtl.experiment.run import FORMAT, read_run
 from samtl.heads.base import PooledHead
 from samtl.heads.io import load
-from samtl.store.documents import digest
-from samtl.store.layout import TIER_ARRAYS
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Trained:
     @property
     def tier(self) -> str:
         """The tier that this array is of."""
-        return next(tier for tier, array in TIER_ARRAYS.items() if array == self.array)
+        return self.array
 
     def chosen(self, columns: Sequence[str]) -> NDArray[np.int64] | None:
         """Tell which of the columns of `pooled` the head reads; None where it is not `pooled`."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator
 
-from samtl import registry, splits
+from samtl import _io, registry, splits
 from samtl._runtime import peak_memory
 from samtl.errors import InputError, UnknownName
 from samtl.experiment.run import FORMAT, FitResult, RunFolder, split_json
@@ -32,7 +32,6 @@ from samtl.splits import Split
 from samtl.splits import spec as protocols
 from samtl.splits.published import read_split
 from samtl.splits.spec import Samples as Samples
-from samtl.store import documents
 
 DEFAULT_SHARE = 0.2
 FLOORS = {"classification": "logistic regression on image statistics", "segmentation": "majority"}
@@ -353,7 +352,7 @@ def write_split(
         folder.write_json("split.json", whole)
         return
     # The digests do not tell who took no part.
-    file = f"{split.digest[:16]}-{inner.digest[:8]}-{documents.digest(whole)[:8]}.json"
+    file = f"{split.digest[:16]}-{inner.digest[:8]}-{_io.digest(whole)[:8]}.json"
     with folder.writing():
         if not (shared / file).exists():
             shared.mkdir(exist_ok=True)
@@ -493,7 +492,7 @@ class Trial:
             "format": FORMAT,
             "kind": kind,
             **decides,
-            "digest": documents.digest(decides),
+            "digest": _io.digest(decides),
             "bootstrap": {
                 "resamples": metrics.RESAMPLES,
                 "level": metrics.LEVEL,

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from samtl._io import replace_folder
 from samtl.errors import InputError, ResourceError
-from samtl.store.durable import replace_folder
 
 MARKER = "report.json"
 _FORMAT = 1

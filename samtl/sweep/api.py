@@ -20,6 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from samtl._io import digest
 from samtl._runtime import Note, machine_memory
 from samtl.datasets import Dataset
 from samtl.embed.changes import look
@@ -42,7 +43,6 @@ from samtl.experiment.trial import (
 from samtl.splits import Split
 from samtl.splits import spec as protocols
 from samtl.splits.published import read_split
-from samtl.store.documents import digest
 from samtl.store.reader import Store
 from samtl.store.storage import as_folder
 from samtl.sweep import crew, results
