@@ -231,7 +231,8 @@ def _log(path: Path, rows: int) -> Path:
         record = Record(
             start // BLOCK_ROWS, 0, identity.sha256, [OK] * n, {}, made_from, shards, about
         )
-        (path / record.name).write_bytes(record.to_bytes())
+        raw, record = record.sealed()
+        (path / record.name).write_bytes(raw)
         log.add(record, str(path))
     # As the pass that wrote so many would have done.
     open_storage(path).create(pack_name(0), [log.pack(identity)])

@@ -54,6 +54,11 @@ class Identity(msgspec.Struct, frozen=True):
         """Side of the encoder's input in pixels."""
         return int(self.fingerprint["image_size"])
 
+    @property
+    def digest(self) -> str:
+        """sha256 of all of it."""
+        return digest({**msgspec.to_builtins(self), "checksum": ""})
+
     def to_bytes(self) -> bytes:
         """Return the sealed file."""
         return seal(msgspec.to_builtins(self))

@@ -76,9 +76,10 @@ class Record(msgspec.Struct, frozen=True):
         """Its file, relative to the store."""
         return record_name(self.block, self.sequence)
 
-    def to_bytes(self) -> bytes:
-        """Return the sealed file."""
-        return seal(msgspec.to_builtins(self))
+    def sealed(self) -> tuple[bytes, Record]:
+        """Return the file, and the record with its checksum."""
+        raw = seal(msgspec.to_builtins(self))
+        return raw, msgspec.json.decode(raw, type=Record)
 
 
 def record_name(block: int, sequence: int) -> str:
@@ -151,6 +152,10 @@ def read_record(storage: Storage, identity: Identity, block: int, sequence: int)
         or lengths != {rows}
         or not 1 <= rows <= identity.block_rows
         or not record.arrays.keys() <= identity.arrays.keys()
+        or any(
+            shard.size != identity.arrays[name].shard_bytes(rows, identity.block_rows)
+            for name, shard in record.arrays.items()
+        )
     ):
         raise DamageError(f"{where} belongs to another store, or to another place in this one")
     return record

@@ -469,7 +469,14 @@ class Store:
                 raise DamageError(
                     f"{self.path}/{name}/{ROOT} is damaged or outdated; samtl verify --repair writes it again"
                 )
-        return zarr.open_group(self.state.storage.zarr_store(), mode="r", use_consolidated=False)
+        try:
+            return zarr.open_group(
+                self.state.storage.zarr_store(), mode="r", use_consolidated=False
+            )
+        except Exception as error:  # whatever zarr runs into in a damaged file
+            raise DamageError(
+                f"{self.path}/{ROOT} is damaged ({error}); samtl verify --repair writes it again"
+            ) from error
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the listed rows as a dataset of dask arrays with a chunk for each block.

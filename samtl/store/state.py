@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +141,7 @@ class LogState:
         try:
             images = _digests(record.image_sha256)
             masks = _digests(record.mask_sha256)
-            shards = {name: bytes.fromhex(s.sha256) for name, s in record.arrays.items()}
+            shards = {name: _digests([s.sha256])[0] for name, s in record.arrays.items()}
             sums = {name: np.array(s.crc32c, np.uint32) for name, s in record.arrays.items()}
         except (ValueError, OverflowError) as error:
             raise DamageError(f"{where}/{record.name} is damaged: {error}") from error
@@ -162,7 +161,7 @@ class LogState:
             state = self.arrays[name]
             state.committed[rows], state.ok[rows], state.crc32c[rows] = True, ok, sums[name]
             state.sequence[block], state.size[block] = record.sequence, shard.size
-            state.sha256[block] = np.frombuffer(shards[name], np.uint8)
+            state.sha256[block] = shards[name]
         for row in (first + np.flatnonzero(~ok)).tolist():
             code = record.status[row - first].removeprefix(QUARANTINED)
             self.codes.setdefault(row, {})[code] = record.reasons.get(str(row), "")
@@ -226,7 +225,7 @@ class LogState:
     def pack(self, identity: Identity) -> bytes:
         """Dump the state, so that a large store opens without reading its records one by one."""
         about = {
-            "fingerprint": identity.sha256, "store_id": identity.store_id, "codes": self.codes,
+            "identity": identity.digest, "codes": self.codes,
             "arrays": list(self.arrays), "rows": self.rows,
         }  # fmt: skip
         found: dict[str, Any] = {
@@ -243,24 +242,23 @@ class LogState:
             found.update({f"{name}.{field}": value for field, value in vars(state).items()})
         file = io.BytesIO()
         np.savez(file, **found)
-        return file.getvalue()
+        return file.getvalue() + hashlib.sha256(file.getbuffer()).digest()
 
     @classmethod
     def unpack(cls, raw: bytes, identity: Identity) -> LogState:
         """Read what `pack` gave; DamageError if it is damaged or another store's."""
+        if hashlib.sha256(memoryview(raw)[:-32]).digest() != raw[-32:]:
+            raise DamageError("the pack fails its checksum")
         try:
-            return cls._unpacked(raw, identity)
-        except (
-            ValueError, KeyError, TypeError, OSError, EOFError, MemoryError, msgspec.MsgspecError,
-            zipfile.BadZipFile,
-        ) as error:  # fmt: skip
-            raise DamageError(f"it is damaged, or another store's: {error}") from error
+            return cls._unpacked(raw[:-32], identity)
+        except Exception as error:  # whatever numpy and zipfile run into
+            raise DamageError(f"the pack is damaged, or another store's: {error}") from error
 
     @classmethod
     def _unpacked(cls, raw: bytes, identity: Identity) -> LogState:
         with np.load(io.BytesIO(raw)) as file:
             about = msgspec.json.decode(file["about"].tobytes(), type=_PackAbout)
-            if (about.fingerprint, about.store_id) != (identity.sha256, identity.store_id):
+            if about.identity != identity.digest:
                 raise ValueError("a pack of another store")
             found = cls(identity.block_rows, about.rows)
             found.codes = about.codes
@@ -284,8 +282,7 @@ class LogState:
 
 
 class _PackAbout(msgspec.Struct):
-    fingerprint: str
-    store_id: str
+    identity: str
     codes: dict[int, dict[str, str]]
     arrays: list[str]
     rows: int

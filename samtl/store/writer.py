@@ -13,6 +13,7 @@ import os
 import platform
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -31,7 +32,7 @@ from samtl.store.format import (
 )
 from samtl.store.log import LOG, Record, Shard, block_key, read_record, record_name, record_places
 from samtl.store.samples import FOLDER, SampleTable, read_table
-from samtl.store.state import LogState, StoreState, load_state, pack_name, pack_numbers
+from samtl.store.state import LogState, StoreState, check_table, load_state, pack_name, pack_numbers
 from samtl.store.storage import Storage
 
 PACK_RECORDS = 1024  # that no pack has, from which on a pass writes one
@@ -94,6 +95,8 @@ def open_writer(
 def _publish(state: StoreState, table: SampleTable) -> None:
     """Give a store its next table, or take one of the same content that another writer gave it."""
     placed = table.placed(state.identity, state.table)
+    state.log.grow(placed.about.rows_end)
+    check_table(replace(state, table=placed))
     raw = placed.to_bytes()
     try:
         state.storage.create(placed.path, [raw])
@@ -107,7 +110,6 @@ def _publish(state: StoreState, table: SampleTable) -> None:
                 [("samples", _told(placed), _told(table))],
             ) from None
     state.table = placed
-    state.log.grow(placed.about.rows_end)
 
 
 def _told(table: SampleTable) -> str:
@@ -251,7 +253,7 @@ class Writer:
                 },
                 mask_sha256=list(masks) if "mask" in shards else [],
             )
-            raw = record.to_bytes()
+            raw, record = record.sealed()
             try:
                 self.state.storage.create(record.name, [raw])
             except FileExistsError:
@@ -260,7 +262,7 @@ class Writer:
                 shards = {name: shard for name, shard in shards.items() if name in left}
                 self._require_same_images(block, status, images)
             else:
-                self._add(msgspec.json.decode(raw, type=Record))
+                self._add(record)
                 return sum(shard.size for shard in shards.values())
         return None
 
