@@ -168,8 +168,17 @@ def test_stores_travel_to_other_processes(store):
 
 def test_few_shards_stay_mapped(original, monkeypatch):
     monkeypatch.setattr(reader, "OPEN_BYTES", 0)
-    store = open_store(original)
-    mapped = [weakref.ref(store.row("pooled", row).base.obj) for row in (0, 16, 32)]
+    store, mapped = open_store(original), []
+    real = reader.open_shard
+
+    def opened(storage, path):
+        shard = real(storage, path)
+        mapped.append(weakref.ref(shard.obj))
+        return shard
+
+    monkeypatch.setattr(reader, "open_shard", opened)
+    for row in (0, 1, 16, 32):
+        store.row("pooled", row)
     assert [one() is None for one in mapped] == [True, False, False]
 
 
