@@ -30,10 +30,10 @@ from benchmarks.paired import (
 from samtl.errors import InputError
 from samtl.store.fingerprint import FILE, make_identity
 from samtl.store.format import BLOCK_ROWS, ArraySpec, array_specs, encode_shard
-from samtl.store.log import OK, Record, Shard
+from samtl.store.log import OK, LogState, Record, Shard
 from samtl.store.reader import open_store
 from samtl.store.samples import SampleTable
-from samtl.store.state import LogState, pack_name
+from samtl.store.state import pack_name
 from samtl.store.storage import open_storage
 
 ARRAY = "dense"

@@ -19,7 +19,7 @@ from samtl.embed.plan import plan as plan_of
 from samtl.embed.verify import verify
 from samtl.errors import MismatchError, ResourceError
 from samtl.images.codecs import BadImage
-from samtl.store.state import Facts
+from samtl.store.log import Facts
 from samtl.store.verify import check
 
 BLOCK = 4

@@ -42,8 +42,8 @@ from samtl.images.codecs import BadImage, decode, statistics
 from samtl.images.transforms import mask_square, resize_longest_side
 from samtl.store.fingerprint import read_identity
 from samtl.store.log import read_record, record_places
-from samtl.store.reader import Quarantined, open_store
-from samtl.store.state import load_state
+from samtl.store.reader import open_store
+from samtl.store.state import Quarantined, load_state
 from samtl.store.storage import open_storage
 from samtl.store.writer import Writer
 

@@ -9,9 +9,9 @@ from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted
 from samtl._io import seal
 from samtl.errors import DamageError
 from samtl.store import writer
-from samtl.store.log import read_log
+from samtl.store.log import LogState, read_log
 from samtl.store.samples import SampleTable
-from samtl.store.state import LogState, load_state, pack_name, pack_numbers
+from samtl.store.state import load_state, pack_name, pack_numbers
 from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.writer import open_writer
 

@@ -14,8 +14,8 @@ from samtl.embed.devices import encode_on_devices
 from samtl.embed.pipeline import Progress, encode_blocks, load_encoder, start_writer
 from samtl.embed.plan import Plan, prepare
 from samtl.errors import ResourceError
-from samtl.store.reader import Quarantined, Store
-from samtl.store.state import load_state
+from samtl.store.reader import Store
+from samtl.store.state import Quarantined, load_state
 from samtl.store.writer import Writer
 
 _SPARE = 1.02  # of the bytes to be written, for folders and records

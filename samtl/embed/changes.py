@@ -12,8 +12,8 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, MismatchError
 from samtl.images.codecs import BadImage, mask_sha256
+from samtl.store.log import Facts
 from samtl.store.samples import SampleTable
-from samtl.store.state import Facts
 
 # Quarantined rows of these codes are embedded anew once their images can be read: nothing was wrong with the files.
 _MENDABLE = frozenset({"unreadable", "changed"})

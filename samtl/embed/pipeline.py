@@ -30,7 +30,7 @@ from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import BadImage, prepare
 from samtl.images.safe_decoder import SafeDecoder
 from samtl.store.log import OK, QUARANTINED, UNLISTED
-from samtl.store.reader import Quarantined
+from samtl.store.state import Quarantined
 from samtl.store.writer import Writer, open_writer
 
 

@@ -6,15 +6,19 @@ All of it follows from the sample table and the log, is replaced as a whole, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import canonical, crc32c
+from samtl.errors import require_extra
 from samtl.store.format import ROOT, ArraySpec
 from samtl.store.state import StoreState
+
+if TYPE_CHECKING:
+    import xarray
 
 _CONVENTION = "https://github.com/geo-embeddings/embeddings-zarr-convention"
 _COMMIT = "0655212938f36351245dbd3e5e8868f811d43663"
@@ -74,6 +78,22 @@ def array_metadata(state: StoreState, name: str) -> dict[str, object]:
         model = str(identity.about.get("model", identity.encoder))
         extra = _geoemb(spec, identity.image_size, model, state.table.about.dataset)
     return spec.metadata(state.table.about.rows_end, identity.block_rows, extra)
+
+
+def as_xarray(state: StoreState) -> xarray.Dataset:
+    """Open the listed rows with xarray, with the coordinates that they have now."""
+    require_extra("dask", "xarray")
+    table = state.table
+    assert table is not None
+    found: xarray.Dataset = require_extra("xarray", "xarray").open_zarr(
+        state.storage.zarr_store(), chunks=None, consolidated=True
+    )
+    if state.log.rows != len(table):
+        found = found.isel(sample=table.rows)
+    _, sizes = np.unique(table.rows // state.log.block_rows, return_counts=True)
+    now = _coordinates(state, ())
+    along = {name: ("sample", v[table.rows]) for name, (v, dim) in now.items() if dim == "sample"}
+    return found.chunk({"sample": tuple(sizes.tolist())}).assign_coords(**along)
 
 
 def is_derived(state: StoreState, arrays: Sequence[str]) -> bool:

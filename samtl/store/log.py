@@ -7,12 +7,16 @@ later come by further records. A shard without a record is what an interrupted w
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from samtl._io import canonical, seal, unseal
 from samtl._runtime import prefetch
@@ -171,3 +175,272 @@ def read_log(
     else:
         read = lambda place: read_record(storage, identity, *place)  # noqa: E731
         yield from prefetch(read, listed, _REQUESTS, 2 * _REQUESTS)
+
+
+@dataclass
+class ArrayState:
+    """What is committed of one array.
+
+    Attributes
+    ----------
+    committed, ok : (rows,) bool
+        Whether a record lists the row, and whether it holds an embedding.
+    crc32c : (rows,) uint32
+    sequence : (blocks,) int32
+        Of the record that commits the block, -1 if there is none.
+    size : (blocks,) int64
+        Of the shard, in bytes.
+    sha256 : (blocks, 32) uint8
+        Of the shard.
+    """
+
+    committed: NDArray[np.bool_]
+    ok: NDArray[np.bool_]
+    crc32c: NDArray[np.uint32]
+    sequence: NDArray[np.int32]
+    size: NDArray[np.int64]
+    sha256: NDArray[np.uint8]
+
+    @classmethod
+    def empty(cls, rows: int, blocks: int) -> ArrayState:
+        """Return the state of an array that nothing commits."""
+        return cls(
+            np.zeros(rows, bool),
+            np.zeros(rows, bool),
+            np.zeros(rows, np.uint32),
+            np.full(blocks, -1, np.int32),
+            np.zeros(blocks, np.int64),
+            np.zeros((blocks, 32), np.uint8),
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the log says of one row.
+
+    Attributes
+    ----------
+    committed : bool
+        Whether any record lists it.
+    ok : bool
+        Whether it is `ok` in every array that lists it.
+    image, mask : str
+        sha256 of what it was made from; "" if it is not known.
+    codes : dict
+        Codes for which it was quarantined, or `unlisted`, with the reasons.
+    """
+
+    committed: bool
+    ok: bool
+    image: str
+    mask: str
+    codes: dict[str, str]
+
+
+class LogState:
+    """All records, folded into arrays over the rows.
+
+    Attributes
+    ----------
+    block_rows, rows, blocks : int
+    arrays : dict of str to ArrayState
+        Those that at least one record commits.
+    codes : dict
+        Row to the codes for which it is not ok, with the reasons.
+    next : (blocks,) int32
+        Sequence of the next record of each block.
+    """
+
+    def __init__(self, block_rows: int, rows: int) -> None:
+        self.block_rows, self.rows = block_rows, rows
+        self.blocks = -(-rows // block_rows)
+        self.arrays: dict[str, ArrayState] = {}
+        self.codes: dict[int, dict[str, str]] = {}
+        self.next = np.zeros(self.blocks, np.int32)
+        self._image = np.zeros((rows, 32), np.uint8)
+        self._image_ok = np.zeros(rows, bool)
+        self._mask = np.zeros((rows, 32), np.uint8)
+        self._checksums: list[str] = []
+        self.places: list[tuple[int, int]] = []
+
+    def add(self, record: Record, where: str) -> None:
+        """Fold one more record; those of a block must come in order.
+
+        Raises
+        ------
+        DamageError
+            If one is missing before it, or it contradicts an earlier one.
+        """
+        block, first = record.block, record.block * self.block_rows
+        rows = slice(first, first + len(record.status))
+        if block >= self.blocks or rows.stop > self.rows:
+            raise DamageError(f"{where}/{record.name} has rows that the sample table does not know")
+        if record.sequence != self.next[block]:
+            lost = record_name(block, int(self.next[block]))
+            raise DamageError(f"{where}/{lost} is missing, but a later record of its block exists")
+        ok = np.array([status == OK for status in record.status])
+        try:
+            images = _digests(record.image_sha256)
+            masks = _digests(record.mask_sha256)
+            shards = {name: _digests([s.sha256])[0] for name, s in record.arrays.items()}
+            sums = {name: np.array(s.crc32c, np.uint32) for name, s in record.arrays.items()}
+        except (ValueError, OverflowError) as error:
+            raise DamageError(f"{where}/{record.name} is damaged: {error}") from error
+        before, known = self._image[rows], self._image_ok[rows]
+        if (before != images)[ok & known].any():
+            raise DamageError(
+                f"{where}/{record.name} was made from other images than the record before it"
+            )
+        taken = images.any(axis=1) & ~known
+        before[taken] = images[taken]
+        known |= ok
+        if len(masks):
+            self._mask[rows] = masks
+        for name, shard in record.arrays.items():
+            if name not in self.arrays:
+                self.arrays[name] = ArrayState.empty(self.rows, self.blocks)
+            state = self.arrays[name]
+            state.committed[rows], state.ok[rows], state.crc32c[rows] = True, ok, sums[name]
+            state.sequence[block], state.size[block] = record.sequence, shard.size
+            state.sha256[block] = shards[name]
+        for row in (first + np.flatnonzero(~ok)).tolist():
+            code = record.status[row - first].removeprefix(QUARANTINED)
+            self.codes.setdefault(row, {})[code] = record.reasons.get(str(row), "")
+        self.next[block] += 1
+        self._checksums.append(record.checksum)
+        self.places.append((block, record.sequence))
+
+    def image(self, row: int) -> str:
+        """sha256 of the image that a row was made from; "" if it is not known."""
+        return _hex(self._image[row])
+
+    def mask(self, row: int) -> str:
+        """sha256 of the mask that a row was made from; "" if it is not known."""
+        return _hex(self._mask[row])
+
+    def other_images(
+        self, rows: NDArray[np.int64], digests: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Return those of some rows that were made from another image than `digests` names, (n, 32) with zeros."""
+        words = self._image.view(np.uint64)[rows] != np.ascontiguousarray(digests).view(np.uint64)
+        wrong = np.flatnonzero(words.any(axis=1))
+        found: NDArray[np.int64] = rows[
+            wrong[digests[wrong].any(axis=1) & self._image_ok[rows[wrong]]]
+        ]
+        return found
+
+    def facts(self, row: int) -> Facts:
+        """Collect what the log says of a row."""
+        states = [state for state in self.arrays.values() if state.committed[row]]
+        return Facts(
+            bool(states),
+            bool(states) and all(bool(state.ok[row]) for state in states),
+            self.image(row),
+            self.mask(row),
+            self.codes.get(row, {}),
+        )
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+        return len(self.places)
+
+    def checksums(self) -> list[str]:
+        """Checksums of all records, sorted."""
+        return sorted(self._checksums)
+
+    def grow(self, rows: int) -> None:
+        """Make room for the rows of a later table."""
+        new = LogState(self.block_rows, rows)
+        for name in ("_image", "_image_ok", "_mask", "next"):
+            old = getattr(self, name)
+            getattr(new, name)[: len(old)] = old
+            setattr(self, name, getattr(new, name))
+        for array, state in self.arrays.items():
+            larger = ArrayState.empty(rows, new.blocks)
+            for name, old in vars(state).items():
+                getattr(larger, name)[: len(old)] = old
+            self.arrays[array] = larger
+        self.rows, self.blocks = rows, new.blocks
+
+    def pack(self, identity: Identity) -> bytes:
+        """Dump the state, so that a large store opens without reading its records one by one."""
+        about = {
+            "identity": identity.digest, "codes": self.codes,
+            "arrays": list(self.arrays), "rows": self.rows,
+        }  # fmt: skip
+        found: dict[str, Any] = {
+            "about": np.frombuffer(canonical(about), np.uint8),
+            "image": self._image,
+            "image_ok": self._image_ok,
+            "next": self.next,
+            "places": np.array(self.places, np.int64),
+            "checksums": np.frombuffer(bytes.fromhex("".join(self._checksums)), np.uint8),
+        }
+        if "mask" in self.arrays:
+            found["mask"] = self._mask
+        for name, state in self.arrays.items():
+            found.update({f"{name}.{field}": value for field, value in vars(state).items()})
+        file = io.BytesIO()
+        np.savez(file, **found)
+        return file.getvalue() + hashlib.sha256(file.getbuffer()).digest()
+
+    @classmethod
+    def unpack(cls, raw: bytes, identity: Identity) -> LogState:
+        """Read what `pack` gave; DamageError if it is damaged or another store's."""
+        if hashlib.sha256(memoryview(raw)[:-32]).digest() != raw[-32:]:
+            raise DamageError("the pack fails its checksum")
+        try:
+            return cls._unpacked(raw[:-32], identity)
+        except Exception as error:  # whatever numpy and zipfile run into
+            raise DamageError(f"the pack is damaged, or another store's: {error}") from error
+
+    @classmethod
+    def _unpacked(cls, raw: bytes, identity: Identity) -> LogState:
+        with np.load(io.BytesIO(raw)) as file:
+            about = msgspec.json.decode(file["about"].tobytes(), type=_PackAbout)
+            if about.identity != identity.digest:
+                raise ValueError("a pack of another store")
+            found = cls(identity.block_rows, about.rows)
+            found.codes = about.codes
+            for field in ("image", "image_ok", "next", *(("mask",) * ("mask" in about.arrays))):
+                field = field if field == "next" else f"_{field}"
+                setattr(found, field, _like(file[field.removeprefix("_")], getattr(found, field)))
+            for name in about.arrays:
+                empty = ArrayState.empty(found.rows, found.blocks)
+                fields = {k: _like(file[f"{name}.{k}"], v) for k, v in vars(empty).items()}
+                found.arrays[name] = ArrayState(**fields)
+            found.places = [(block, sequence) for block, sequence in file["places"].tolist()]
+            text = file["checksums"].tobytes().hex()
+        found._checksums = [text[at : at + 64] for at in range(0, len(text), 64)]
+        if len(found._checksums) != len(found.places):
+            raise ValueError("a pack that lacks checksums")
+        return found
+
+    def packed(self) -> set[tuple[int, int]]:
+        """Places of the records that it holds."""
+        return set(self.places)
+
+
+class _PackAbout(msgspec.Struct):
+    identity: str
+    codes: dict[int, dict[str, str]]
+    arrays: list[str]
+    rows: int
+
+
+def _like(found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[Any]:
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        raise ValueError("an array of another shape")
+    return found
+
+
+def _digests(texts: list[str]) -> NDArray[np.uint8]:
+    raw = bytes.fromhex("".join(text or "00" * 32 for text in texts))
+    if any(len(text) not in (0, 64) for text in texts):
+        raise ValueError("a sha256 has 64 digits")
+    return np.frombuffer(raw, np.uint8).reshape(-1, 32)
+
+
+def _hex(digest: NDArray[np.uint8]) -> str:
+    return bytes(digest).hex() if digest.any() else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from samtl._io import canonical, crc32c
 from samtl._runtime import prefetch
-from samtl.errors import DamageError, InputError, require_extra
-from samtl.store.coordinates import array_metadata
+from samtl.errors import DamageError, InputError
+from samtl.store.coordinates import array_metadata, as_xarray
 from samtl.store.fingerprint import row_key
 from samtl.store.format import ROOT, TIERS, ArraySpec
-from samtl.store.log import UNLISTED, read_log
+from samtl.store.log import UNLISTED, ArrayState, read_log
 from samtl.store.samples import SampleTable
-from samtl.store.state import ArrayState, StoreState, load_state
+from samtl.store.state import ArraySummary, Quarantined, StoreState, Summary, load_state
 from samtl.store.storage import as_place, open_storage
 from samtl.store.writer import open_shard
 
@@ -31,65 +30,6 @@ if TYPE_CHECKING:
 OPEN_SHARDS = 32
 OPEN_BYTES = 256 * 2**20
 _FETCHERS = 4  # blocks that are read at a time from a bucket
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A row that holds nothing because its image could not be used."""
-
-    row: int
-    sample_id: str
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ArraySummary:
-    """One array: its shape over the listed rows, its committed rows, and the bytes of its shards."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    rows: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What `samtl info` shows.
-
-    Attributes
-    ----------
-    rows, ok, missing : int
-        Listed rows; those that hold an embedding in every array; those not yet committed in every array.
-    superseded : int
-        Rows that the sample table lists no longer: their images were removed from the dataset, or changed.
-    per_class : dict
-        Class name to number of rows.
-    arrays : tuple of ArraySummary
-    quarantined : tuple of Quarantined
-    about : dict
-        Names and digests: store, dataset, encoder, weights, fingerprint and so on.
-    """
-
-    rows: int
-    ok: int
-    missing: int
-    superseded: int
-    per_class: dict[str, int]
-    arrays: tuple[ArraySummary, ...]
-    quarantined: tuple[Quarantined, ...]
-    about: dict[str, object]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all committed shards."""
-        return sum(array.bytes for array in self.arrays)
-
-    def to_json(self) -> dict[str, object]:
-        """Return the summary as JSON values."""
-        content = asdict(self)
-        return {**content.pop("about"), **content, "bytes": self.bytes}
 
 
 class Store:
@@ -484,21 +424,7 @@ class Store:
         Coordinates along `sample` are `sample`, `label`, `label_name`, `valid`, and `group` and `part` if known.
         Values are not verified against the records. Needs the extra `xarray`.
         """
-        require_extra("dask", "xarray")
-        found = require_extra("xarray", "xarray").open_zarr(
-            self.zarr().store, chunks={"sample": self.block_rows}, consolidated=False
-        )
-        if self.state.log.rows != len(self):
-            found = found.isel(sample=self._rows)
-        names = np.array([*self.classes, ""], object)[self.labels]
-        texts = {"sample": self.sample_ids, "label_name": names}
-        texts.update({"group": self.groups} if self.groups else {})
-        texts.update({"part": self.parts} if self.parts else {})
-        coordinates = {name: ("sample", np.array(values, object)) for name, values in texts.items()}
-        result: xarray.Dataset = found.assign_coords(
-            **coordinates, label=("sample", self.labels), valid=("sample", self.valid())
-        )
-        return result
+        return as_xarray(self.state)
 
     def _spec(self, array: str) -> ArraySpec:
         if array not in self.arrays:

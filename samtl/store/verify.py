@@ -22,10 +22,18 @@ from samtl.errors import DamageError, InputError
 from samtl.store.coordinates import derived
 from samtl.store.fingerprint import FILE, Identity, read_identity
 from samtl.store.format import KEY_BYTES, ROOT, ArraySpec
-from samtl.store.log import LOG, PACKS, Record, block_key, read_record, record_name, record_place
+from samtl.store.log import (
+    LOG,
+    PACKS,
+    LogState,
+    Record,
+    block_key,
+    read_record,
+    record_name,
+    record_place,
+)
 from samtl.store.samples import FOLDER, read_table, table_name, table_numbers
 from samtl.store.state import (
-    LogState,
     StoreState,
     check_table,
     pack_name,

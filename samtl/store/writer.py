@@ -30,9 +30,18 @@ from samtl.store.format import (
     check_shard,
     encode_shard,
 )
-from samtl.store.log import LOG, Record, Shard, block_key, read_record, record_name, record_places
+from samtl.store.log import (
+    LOG,
+    LogState,
+    Record,
+    Shard,
+    block_key,
+    read_record,
+    record_name,
+    record_places,
+)
 from samtl.store.samples import FOLDER, SampleTable, read_table
-from samtl.store.state import LogState, StoreState, check_table, load_state, pack_name, pack_numbers
+from samtl.store.state import StoreState, check_table, load_state, pack_name, pack_numbers
 from samtl.store.storage import Storage
 
 PACK_RECORDS = 1024  # that no pack has, from which on a pass writes one
