@@ -113,7 +113,9 @@ def test_what_was_written_is_read(tmp_path):
 @pytest.mark.parametrize("file", ["config.json", "split.json"])
 def test_what_is_no_run_is_said(tmp_path, file):
     for path in (tmp_path, tmp_path / "none", Path(__file__)):
-        with pytest.raises(InputError, match=f"is (no run|not a run): expected a folder with {file}, which"):
+        with pytest.raises(
+            InputError, match=f"is (no run|not a run): expected a folder with {file}, which"
+        ):
             read_run(path, file)
 
 
@@ -168,7 +170,7 @@ def test_the_split_of_a_sweep_is_read_from_where_it_is_kept(tmp_path, monkeypatc
             r"d1\.json is not the split that .* names: its digest is 'd2', expected 'd1'",
         ),
         ("d1", {"validation_digest": "v"}, "its validation_digest is None, expected 'v'"),
-        ("d1", {"file": "../d1.json"}, "which does not exist: keep the runs of a sweep and"),
+        ("d1", {"file": "../d1.json"}, "which does not exist: keep the runs of a sweep"),
         ("d1", {"file": ".."}, "which does not exist"),
         ("d1", {"share": None}, r"split\.json is damaged: .*share"),
     ],
