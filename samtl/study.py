@@ -23,7 +23,7 @@ from samtl.encoders import checkpoints as weights
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
-from samtl.splits.spec import Samples, parse, select
+from samtl.splits import Samples, parse, select
 from samtl.store.find import stores_in
 from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store

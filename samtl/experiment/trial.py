@@ -28,9 +28,9 @@ from samtl.images.transforms import IGNORE
 from samtl.metrics import classification as metrics
 from samtl.metrics import segmentation as pixel_metrics
 from samtl.metrics.classification import PerClass, Score
+from samtl.splits import Samples as Samples
 from samtl.splits import Split, read_split
-from samtl.splits import spec as split_spec
-from samtl.splits.spec import Samples as Samples
+from samtl.splits.spec import SHIPPED
 from samtl.store import documents
 
 DEFAULT_SHARE = 0.2
@@ -192,19 +192,19 @@ def choose(
             raise InputError(
                 "--group-by and --same-split-as exclude each other: the run's split is taken as it is; leave one out"
             )
-        return split_spec.reuse(samples, read_split(same_split_as), same_split_as)
+        return splits.reuse(samples, read_split(same_split_as), same_split_as)
     if split is None:
-        split = split_spec.SHIPPED if samples.parts else DEFAULT_SHARE
+        split = SHIPPED if samples.parts else DEFAULT_SHARE
     if isinstance(split, Split):
         _require_same_samples(samples, split)
-        return split, split_spec.validation_of(samples, split)
-    spec = split_spec.parse(split)
+        return split, splits.inner(samples, split)
+    spec = splits.parse(split)
     if group_by is not None and not spec.draws:
         raise InputError(
             f"--group-by has no bearing on --split {spec.text}, which takes the samples of {samples.where} as they "
             "are listed: give a share, such as --split 0.2, or leave it out"
         )
-    return split_spec.select(samples, spec, seed)
+    return splits.select(samples, spec, seed)
 
 
 def same_samples(samples: Samples, split: Split) -> bool:
@@ -222,7 +222,7 @@ def _require_same_samples(samples: Samples, split: Split) -> None:
         raise InputError(
             f"the split {split.name!r} was made for other samples than those of {samples.where}"
         )
-    split_spec.require_usable(samples, split)
+    splits.require_usable(samples, split)
 
 
 @dataclass(frozen=True)

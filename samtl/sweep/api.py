@@ -39,8 +39,7 @@ from samtl.experiment.trial import (
     configured,
     run_name,
 )
-from samtl.splits import Split, read_split
-from samtl.splits.spec import SplitSpec, parse_many, select
+from samtl.splits import Split, SplitSpec, parse_many, read_split, select
 from samtl.store.documents import digest
 from samtl.store.reader import Store
 from samtl.store.remote import as_folder
