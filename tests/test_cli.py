@@ -450,7 +450,7 @@ def test_runs_are_never_overwritten(run, embedded):
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("--split", "1.5"), "--split must lie between 0 and 1 (the held-out share), got 1.5"),
+        (("--split", "1.5"), "--split 1.5: a held-out share lies between 0 and 1"),
         (("--split", "0"), "--split must lie between 0 and 1"),
         (("--split", "0.01"), "choose a share from"),
         (("--head", "mpl"), "did you mean mlp?"),

@@ -32,8 +32,8 @@ def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
     Raises
     ------
     InputError
-        If the share leaves a part empty or without a class, there are fewer than 2 samples (of a class) or groups, or whole groups leave a
-        part without a class.
+        If the share leaves a part empty or without a class, there are fewer than 2 samples (of a class) or groups,
+        or whole groups leave a part without a class.
     """
     rows = samples.rows
     _require(samples, rows, 2, "a split")

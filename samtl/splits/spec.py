@@ -244,9 +244,10 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
             f"{spec.text} is {spec.count} splits: choose one of them, such as fold:1/{spec.count}, or run them all "
             "with samtl sweep"
         )
-    drawn = kind == "fold"
     outer = (
-        fold(samples, spec.fold, spec.count, seed) if drawn else holdout(samples, spec.share, seed)
+        fold(samples, spec.fold, spec.count, seed)
+        if kind == "fold"
+        else holdout(samples, spec.share, seed)
     )
     return outer, inner(samples, outer)
 
