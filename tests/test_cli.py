@@ -451,7 +451,7 @@ def test_runs_are_never_overwritten(run, embedded):
     ("args", "told"),
     [
         (("--split", "1.5"), "--split 1.5: a held-out share lies between 0 and 1"),
-        (("--split", "0"), "--split must lie between 0 and 1"),
+        (("--split", "0"), "--split 0: a held-out share lies between 0 and 1"),
         (("--split", "0.01"), "choose a share from"),
         (("--head", "mpl"), "did you mean mlp?"),
         (("--cache", "nowhere"), "there is no store in nowhere"),
@@ -553,7 +553,7 @@ def test_predict_on_bad_input(run, trained, args, code, told):
 def test_predict_without_a_run(run, folder):
     code, _, errors = run("predict", "--run", folder, "--images", folder)
     assert code == 2
-    assert "is no run" in errors
+    assert "is not a run" in errors
 
 
 def test_verify_and_repair(run, embedded):
