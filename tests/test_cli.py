@@ -472,7 +472,7 @@ def test_a_class_too_small_to_split(run, encoders, folder):
     run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
     code, _, errors = run("fit-head")
     assert code == 2
-    assert "class 'town' has 1 labelled sample" in errors
+    assert "class 'town', got 1" in errors
 
 
 def test_an_unfinished_store_is_refused_unless_allowed(run, embedded):
@@ -553,7 +553,7 @@ def test_predict_on_bad_input(run, trained, args, code, told):
 def test_predict_without_a_run(run, folder):
     code, _, errors = run("predict", "--run", folder, "--images", folder)
     assert code == 2
-    assert "is not a run" in errors
+    assert "is no run" in errors
 
 
 def test_verify_and_repair(run, embedded):

@@ -68,8 +68,8 @@ def shots(
             if len(members) < n:
                 of = "" if samples.task == "segmentation" else f" of class {name!r}"
                 raise InputError(
-                    f"--split shots:{count} needs {n} samples{of} {purpose}, got {len(members)}: ask for fewer, hold out "
-                    "less, or embed more images"
+                    f"--split shots:{count} needs {n} samples{of} {purpose}, got {len(members)}: ask for fewer, hold "
+                    "out less, or embed more images"
                 )
             chosen += sorted(members.tolist(), key=lambda i: _rank(samples.ids[i], seed))[:n]
         return chosen
