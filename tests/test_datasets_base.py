@@ -198,7 +198,6 @@ class TestDataset:
             {"name": "a b"},
             {"name": ""},
             {"name": "../a"},
-            {"sample_ids": ("x", "x")},
             {"sample_ids": ("x",)},
             {"sample_ids": ("x", "a\rb")},
             {"sample_ids": ("x", "\ud83d")},

@@ -84,12 +84,9 @@ class Dataset:
     def _flaw(self) -> str:
         n, classes = len(self.sample_ids), len(self.classes)
         if not re.fullmatch(r"\w[\w.-]*", self.name):
-            return "names its stores, so its name must be of letters, digits, '.', '_' and '-'"
-        if not n == len(self.labels) == len(set(self.sample_ids)):
-            return (
-                f"must have one unique id and one label for each image, got {n} ids, {len(set(self.sample_ids))} of "
-                f"them different, and {len(self.labels)} labels"
-            )
+            return "must be called by letters, digits, '.', '_' and '-', since its name names its stores"
+        if len(self.labels) != n:
+            return f"must have one label for each image, got {n} ids and {len(self.labels)} labels"
         for names in (self.sample_ids, self.classes, self.groups):
             if _UNPRINTABLE.search("".join(names)):
                 first = next(name for name in names if _UNPRINTABLE.search(name))

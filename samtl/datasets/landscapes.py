@@ -256,7 +256,7 @@ def draw_roads(seed: int, place: int, index: int) -> tuple[NDArray[np.uint8], ND
     scene = _mix(*look.pair(), draw.noise(draw.between(24, 90)))
     number, _ = draw.parcels()
     scene = _mix(scene, look.tone(), number * 0.8)
-    scene = _mix(scene, paved, (number < 0.12) * 0.9)
+    scene = _mix(scene, paved, np.where(number < 0.12, 0.9, 0.0))
     roofs = [paved, look.tone(_PAVED), look.tone(_PAVED)]
     scene = _houses(draw, scene, draw.between(22, 32), roofs, draw.between(0.05, 0.4))
     road = np.zeros((SIZE, SIZE), dtype=np.bool_)
@@ -273,8 +273,6 @@ def draw_roads(seed: int, place: int, index: int) -> tuple[NDArray[np.uint8], ND
 
 def _developed(look: _Draw, draw: _Draw, scene: Field) -> NDArray[np.uint8]:
     """Add specks and grain, and the brightness, contrast and tint of `look`."""
-    for x, y in (draw.table(int(draw.between(0, 16)), 2) * SIZE).astype(np.intp):
-        scene[:, y : y + 2, x : x + 3] = 0.9 if (x + y) % 2 else 0.1  # extremes that tell nothing
     light = (scene[0] + scene[1] + scene[2]) / 3
     steps = (light * 4096).astype(np.int64)  # sums of integers are exact in any order
     mean = int(steps.sum()) / steps.size
@@ -286,4 +284,6 @@ def _developed(look: _Draw, draw: _Draw, scene: Field) -> NDArray[np.uint8]:
     change += (draw.table(SIZE, SIZE) - 0.5) * draw.between(0.02, 0.05)
     tint = 255 + (look.table(3, 1, 1) - 0.5) * 36
     pixels = np.clip((scene + change) * tint + 0.5, 0, 255).astype(np.uint8)
+    for x, y in (draw.table(int(draw.between(0, 16)), 2) * SIZE).astype(np.intp):
+        pixels[:, y : y + 2, x : x + 3] = 225 if (x + y) % 2 else 30  # extremes that tell nothing
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))

@@ -16,7 +16,7 @@ from samtl.images.codecs import check_pixels, no_mask, unsupported
 _DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG"}
 
 
-class _Reader(DatasetReader):
+class _Reader(DatasetReader):  # type: ignore[misc]
     def read_transform(self) -> tuple[float, ...]:
         """Leave the georeference alone: rasterio warns if there is none."""
         return 0.0, 1.0, 0.0, 0.0, 0.0, 1.0
@@ -80,7 +80,7 @@ def _arranged(source: DatasetReader) -> NDArray[np.uint8]:
         table = np.zeros((256, 3), dtype=np.uint8)
         for value, colour in source.colormap(1).items():
             table[value] = colour[:3]
-        return table[bands[0]]
+        return np.asarray(table[bands[0]])
     if len(bands) < 3:
         scale = np.uint8(255 // (2 ** _bits(source) - 1))
         return np.repeat(bands[0, :, :, None] * scale, 3, axis=2)
