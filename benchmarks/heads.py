@@ -137,7 +137,7 @@ def _waiting(case: Case) -> Row:
         store = open_store(_write_store(case, Path(folder) / "bench.zarr"))
         rows = np.arange(len(store))
         labels = None if case.task == "segmentation" else store.labels.astype(np.int64)
-        targets = Targets(store, array, labels)
+        targets = Targets(store, case.array, labels)
         source, few = (Feed(store, case.array, part, targets) for part in (rows, rows[:1]))
         outcome = train(
             _head(case),

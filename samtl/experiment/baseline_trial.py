@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl._io import digest
 from samtl.baselines.base import PixelBaseline
 from samtl.baselines.floor import Baseline as FloorBaseline
 from samtl.baselines.pixels import read_image, read_mask
@@ -29,7 +30,6 @@ from samtl.experiment.trial import (
 )
 from samtl.images.transforms import Preprocessing, mask_square, resized_shape
 from samtl.splits.spec import Samples
-from samtl.store.documents import digest
 
 FLOOR = "floor"
 IMAGE_SIZE = Preprocessing().image_size  # of an encoder, if none is named
@@ -109,7 +109,7 @@ class BaselineTrial(Trial):
             require_pixels(data.classes, pixels)
         clock.start("fit")
         model.fit(data, inner.train, inner.test, clock.on_event)
-        clock.owe(model.spared())
+        clock.owe(model.cached_seconds())
         self.config = msgspec.structs.replace(
             self.config, weights=model.weights, untrained=model.untrained
         )
@@ -117,7 +117,7 @@ class BaselineTrial(Trial):
     def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scores]:
         """Predict and score the held-out images: by name, the baseline first, then its companions."""
         found = self._score(self.model, folder)
-        clock.owe(self.model.spared())
+        clock.owe(self.model.cached_seconds())
         return found
 
     def floor(self) -> tuple[Floors, str]:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samtl import registry
-from samtl._runtime import ahead
+from samtl._io import digest
+from samtl._runtime import prefetch
 from samtl.datasets import groups_by
 from samtl.errors import InputError, UnknownName
 from samtl.heads.base import PooledHead
@@ -27,7 +28,6 @@ from samtl.heads.grid import UPSAMPLING, GridHead
 from samtl.images.transforms import resized_shape
 from samtl.splits import Split
 from samtl.splits.spec import Samples
-from samtl.store.documents import digest
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.reader import Store
 
@@ -295,7 +295,7 @@ class Feed:
                 yield inputs[at], targets[at].long()
             return
         left: tuple[Tensor, Tensor] | None = None
-        for inputs, targets in ahead(self._load, self._windows(generator)):
+        for inputs, targets in prefetch(self._load, self._windows(generator)):
             if left is not None:
                 # Only what is needed to fill up a batch is joined: a copy of the window would double the memory.
                 need = size - len(left[1])

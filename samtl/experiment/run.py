@@ -8,18 +8,11 @@ so that a run whose files do not belong together is recognised.
 from __future__ import annotations
 
 import csv
-import errno
-import hashlib
-import io
-import itertools
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -27,13 +20,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from samtl._io import read_object
+from samtl._io import AtomicFolder, digest, file_sha256, read_object
 from samtl.errors import InputError, ResourceError
 from samtl.heads.io import TENSORS
 from samtl.metrics import classification
 from samtl.metrics.classification import PerClass, Score
 from samtl.splits import Split
-from samtl.store.documents import digest
 from samtl.store.remote import as_folder
 
 DEFAULT_RUNS = "runs"
@@ -323,7 +315,7 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
         if run.confusion.shape != (len(run.classes),) * 2 or not run.metrics:
             raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
-            if (whole or name != TENSORS) and _sha256(folder / name) != expected:
+            if (whole or name != TENSORS) and file_sha256(folder / name) != expected:
                 raise ValueError(f"{name} is not the file that was written with the run")
     except FileNotFoundError as error:
         raise InputError(
@@ -361,46 +353,13 @@ def _from_json(kind: type, value: Any) -> Any:
     return np.array(value, dtype=np.int64)  # the confusion
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class RunFolder:
-    """A run folder being written; a context manager that leaves nothing behind unless `publish` was reached.
-
-    Parameters
-    ----------
-    parent : Path
-        Made if it does not exist.
-
-    Attributes
-    ----------
-    path : Path
-        Where files go until the folder is published.
-
-    Raises
-    ------
-    ResourceError
-        The disk does not take it.
-    """
+class RunFolder(AtomicFolder):
+    """A run folder being written: an `AtomicFolder` whose errors are `ResourceError`s."""
 
     def __init__(self, parent: Path) -> None:
         self.parent = parent
-        self.path = parent / f".tmp-{uuid.uuid4().hex}"
         with self.writing():
-            self.path.mkdir(parents=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+            super().__init__(parent)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -421,46 +380,18 @@ class RunFolder:
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table."""
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)
-        with self.writing():
-            (self.path / name).write_text(text.getvalue(), encoding="utf-8")
+        with self.writing(), (self.path / name).open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(header)
+            table.writerows(rows)
 
     def record(self, result: FitResult) -> FitResult:
         """Write `config.json` and, after all other files, `metrics.json`, and move the folder to its name."""
         self.write_json(CONFIG, _builtins(result, Config.__struct_fields__))
         with self.writing():
-            files = {p.name: _sha256(p) for p in sorted(self.path.iterdir()) if p.is_file()}
-        result = msgspec.structs.replace(result, files=files)
-        content = figures(result)
-        self.write_json(METRICS, {**content, "checksum": digest(content)})
-        return msgspec.structs.replace(result, path=self.publish(result.run_name))
-
-    def publish(self, name: str) -> Path:
-        """Move the folder to its name, or the next free one such as `NAME.2`, and return its path."""
-        with self.writing():
-            for entry in self.path.rglob("*"):
-                _sync(entry)
-            _sync(self.path)
-            for count in itertools.count(1):
-                target = self.parent / (name if count == 1 else f"{name}.{count}")
-                try:
-                    # Fails if a file is there, or a folder with content, and a run folder is never empty.
-                    self.path.rename(target)
-                except OSError as error:
-                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                        raise
-                else:
-                    break
-            _sync(self.parent)
-        return target
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            files = {p.name: file_sha256(p) for p in sorted(self.path.iterdir()) if p.is_file()}
+            result = msgspec.structs.replace(result, files=files)
+            content = figures(result)
+            self.write_json(METRICS, {**content, "checksum": digest(content)})
+            path = self.publish(result.run_name, numbered=True)
+        return msgspec.structs.replace(result, path=path)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from samtl._io import digest, make_folder, replace
 from samtl.errors import InputError
 from samtl.experiment.run import Run, RunFolder
-from samtl.splits import Split
+from samtl.splits import SplitRecord
 from samtl.splits.spec import Samples
-from samtl.store.documents import digest
 
 Rows = NDArray[np.int64]
 
@@ -49,46 +49,23 @@ def write_mask(path: Path, classes: NDArray[np.uint8]) -> None:
     image.save(path, "PNG")
 
 
-def unused_rows(samples: Samples, split: Split) -> Rows:
-    """Return the rows in neither part: unusable, or left out by the run whose split this is."""
-    taken = np.concatenate([split.train, split.test])
-    return np.setdiff1d(np.arange(len(samples.ids)), taken)
-
-
-def write_split(
-    folder: RunFolder, samples: Samples, split: Split, inner: Split, shared: Path | None = None
-) -> None:
+def write_split(folder: RunFolder, record: SplitRecord, shared: Path | None = None) -> None:
     """Write who was held out, who validated and who took no part; everyone else was learnt from.
 
     With `shared`, a folder beside that of the runs, the lists go there, once for all runs of the split.
     """
-    names = {
-        "name": split.name,
-        "share": split.share,
-        "seed": split.seed,
-        "digest": split.digest,
-        "validation_digest": inner.digest,
-        "validation_share": inner.share,
-    }
-    lists = {
-        "held_out": [samples.ids[row] for row in split.test],
-        "validation": [samples.ids[row] for row in inner.test],
-        "left_out": [samples.ids[row] for row in unused_rows(samples, split)],
-    }
-    whole = {**names, **lists}
-    if shared is None:
-        folder.write_json(SPLIT, whole)
-        return
-    # The digests of the parts do not cover who took no part.
-    file = f"{split.digest[:16]}-{inner.digest[:8]}-{digest(whole)[:8]}.json"
-    with folder.writing():
-        if not (shared / file).exists():
-            shared.mkdir(exist_ok=True)
-            # Several processes may write the same text at once.
-            writing = shared / f".{file}.{folder.path.name}"
-            writing.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-            writing.replace(shared / file)
-    folder.write_json(SPLIT, {**names, "file": f"../../{shared.name}/{file}"})
+    content = msgspec.to_builtins(record)
+    if shared is not None:
+        # The digests of the parts do not cover who took no part.
+        name = f"{record.digest[:16]}-{record.validation_digest[:8]}-{digest(content)[:8]}.json"
+        with folder.writing():
+            make_folder(shared)
+            if not (shared / name).exists():  # several processes may write the same text at once
+                replace(shared / name, msgspec.json.format(msgspec.json.encode(content), indent=1))
+        lists = ("held_out", "validation", "left_out")
+        content = {key: value for key, value in content.items() if key not in lists}
+        content["file"] = f"../../{shared.name}/{name}"
+    folder.write_json(SPLIT, content)
 
 
 def write_confusion(folder: RunFolder, classes: Sequence[str], confusion: Rows) -> None:

@@ -35,7 +35,7 @@ from samtl.heads.io import plain, save
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification, segmentation
 from samtl.metrics.classification import Score
-from samtl.splits import Split
+from samtl.splits import Split, record_of
 from samtl.splits.spec import Samples
 
 FLOOR_MODELS = {
@@ -327,14 +327,14 @@ class Trial(ABC):
         model = self.model
         with folder.writing():
             save(model, folder.path, getattr(self, "columns", ()), samples.classes)
-        tables.write_split(folder, samples, split, inner, splits)
+        tables.write_split(folder, record_of(samples.ids, split, inner), splits)
         tables.write_confusion(folder, samples.classes, found.confusion)
         tables.write_curves(folder, model.curves_)
         if self.chances is not None:
             tables.write_predictions(folder, samples, split.test, self.chances, splits is not None)
         else:
             tables.write_images(folder, samples, split.test, found.images)
-        idle = int(samples.usable[tables.unused_rows(samples, split)].sum())
+        idle = int(samples.usable.sum()) - len(split.train) - len(split.test)
         config = msgspec.structs.asdict(self.config)
         return folder.record(
             FitResult(
