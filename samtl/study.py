@@ -23,7 +23,7 @@ from samtl.encoders import checkpoints as weights
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
-from samtl.splits.spec import Samples, parse, select
+from samtl.splits import Samples, parse, select
 from samtl.store.find import stores_in
 from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store
@@ -310,7 +310,7 @@ def _to_be_had(source: str | Path | None, quick: bool, note: Callable[[str], Non
     module = registry.load("baselines", _FROZEN)
     try:
         if source == "official":
-            weights.download(module.OFFICIAL, module.BASE_URL)
+            weights.download(module.OFFICIAL)
         else:
             weights.check_source(str(source))
     except ResourceError as error:
