@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from samtl.embed.fleet import Fleet, _portable, _Worker
 
 from samtl.datasets import Dataset, resolve
 from samtl.embed.api import embed
-from samtl.embed.fleet import Fleet, _portable, _Worker
 from samtl.embed.pipeline import Progress
 from samtl.errors import (
     InputError,

@@ -10,11 +10,11 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
+from samtl.store.layout import array_specs
 from stubs import StubEncoders, install, toy_dataset
 from stubs import png as stubs_png
 
 from samtl.embed.api import embed
-from samtl.store.layout import array_specs
 from samtl.store.reader import open_store
 
 PAGE = Path(__file__).parent.parent / "FORMAT.md"

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from samtl.store.documents import digest, seal
 
 from samtl.errors import DamageError, InputError
-from samtl.store.documents import digest, seal
 from samtl.store.fingerprint import (
     FILE,
     Fingerprint,

@@ -13,14 +13,14 @@ import stubs
 import tensorstore
 import xarray
 import zarr
+from samtl.store.documents import seal
+from samtl.store.layout import INDEX_BYTES, crc32c
 from stubs import everything, small_dataset
 
 from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
 from samtl.store import reader
-from samtl.store.documents import seal
 from samtl.store.fingerprint import FILE
-from samtl.store.layout import INDEX_BYTES, crc32c
 from samtl.store.log import read_log, record_name
 from samtl.store.reader import open_store
 

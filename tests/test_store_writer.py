@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from samtl.store.rows import Rows
 from stubs import contents
 
 from samtl.errors import (
@@ -22,7 +23,6 @@ from samtl.store import documents, durable
 from samtl.store.fingerprint import FILE, Fingerprint
 from samtl.store.log import OK, read_log
 from samtl.store.reader import open_store
-from samtl.store.rows import Rows
 from samtl.store.writer import open_writer
 
 COLUMNS = {"pooled": ["a", "b"], "image_stats": ["c"]}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samtl.store.layout import crc32c
 from stubs import SHAPES, StubEncoders, install, toy_dataset
 
 import samtl
@@ -23,7 +24,6 @@ from samtl.errors import (
     ResourceError,
 )
 from samtl.images.codecs import BadImage
-from samtl.store.layout import crc32c
 from samtl.store.reader import open_store
 from samtl.store.writer import locked
 
@@ -172,8 +172,9 @@ def test_a_drive_that_fails_is_no_image_that_is_gone(tmp_path, number, of):
 
 def test_a_row_that_the_encoder_does_not_give(store):
     """Its checksums are all right: someone wrote them anew."""
-    from samtl.store import documents
     from samtl.store.layout import INDEX_BYTES
+
+    from samtl.store import documents
 
     path = store / "pooled" / "c.0.0"
     data = bytearray(path.read_bytes())
