@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl import registry
-from samtl.datasets import IGNORE, PARTS, Dataset, groups_by, only, resolve, shuffled, subset
+from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
 from samtl.embed.changes import Changes, find_changes, first_table
 from samtl.embed.config import EmbedConfig
 from samtl.encoders.base import EncoderSpec
@@ -23,7 +23,8 @@ from samtl.images.codecs import STATISTICS
 from samtl.images.transforms import check_image_size
 from samtl.store.fingerprint import FILE, Identity, make_identity, require_same
 from samtl.store.format import array_specs, rows_of_a_block
-from samtl.store.samples import SampleTable
+from samtl.store.log import LOG
+from samtl.store.samples import FOLDER, SampleTable
 from samtl.store.state import StoreState, load_state
 from samtl.store.storage import Storage, as_place, below, cache_folder, open_storage
 
@@ -190,11 +191,10 @@ def prepare(
     wanted = config.source or spec.default_checkpoint
     place = _place(config, source.name, spec, wanted)
     storage = open_storage(place)
+    _refuse_foreign(place, storage)
     state = load_state(storage)
     dtype = config.dtype
-    if state is None:
-        _refuse_foreign(place, storage)
-    else:
+    if state is not None:
         fields = state.identity.fingerprint
         if dtype == "auto":
             dtype = str(fields["compute_dtype"])
@@ -292,45 +292,9 @@ def _require_even(spec: EncoderSpec, tiers: Sequence[str], task: str) -> None:
 
 
 def require_usable(source: Dataset) -> None:
-    """Raise InputError if a dataset cannot become a store."""
-    n, name = len(source), source.name
-    if not n:
-        raise InputError(f"the dataset {name} has no images")
-    if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise InputError(
-            "a dataset's name names its stores, so it must be of letters, digits, '.', '_' and '-', "
-            f"got {name!r}"
-        )
-    if len(set(source.sample_ids)) != n or len(source.labels) != n:
-        raise InputError(
-            f"the dataset {name} must have one unique id and one label for each image, got {n} ids, "
-            f"{len(set(source.sample_ids))} of them different, and {len(source.labels)} labels"
-        )
-    if not all(-1 <= label < len(source.classes) for label in source.labels):
-        raise InputError(
-            f"labels of the dataset {name} must be -1 or below {len(source.classes)}, the number of its classes"
-        )
-    if source.read_mask is not None:
-        # One class more would have the number that means "ignore".
-        if not 2 <= len(source.classes) <= IGNORE:
-            raise InputError(
-                f"a dataset with masks must have 2 to {IGNORE} classes, the background the first, {name} has "
-                f"{len(source.classes)}"
-            )
-        if (label := max(source.labels)) != -1:
-            raise InputError(
-                f"in the dataset {name} the masks are the target, so every label must be -1, got {label}"
-            )
-    for what, entries in (("groups", source.groups), ("parts", source.parts)):
-        if entries and len(entries) != n:
-            raise InputError(
-                f"the dataset {name} must have {what} for all of its {n} images or for none, got {len(entries)}"
-            )
-    unknown = sorted(set(source.parts) - set(PARTS))
-    if unknown:
-        raise InputError(
-            f"parts of the dataset {name} must be of {', '.join(PARTS)}, got {', '.join(map(repr, unknown[:5]))}"
-        )
+    """Raise InputError if a dataset has no images."""
+    if not len(source):
+        raise InputError(f"the dataset {source.name} has no images")
 
 
 def images_per_call(asked: int | str, device: str, untold: int) -> int:
@@ -362,13 +326,14 @@ def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -
 
 
 def _refuse_foreign(place: Path | str, storage: Storage) -> None:
-    """Raise InputError if the place of a new store is taken by something else."""
+    """Raise InputError if the place of a store is taken by something else."""
     if isinstance(place, Path):
         existing = next(p for p in (place, *place.absolute().parents) if p.exists())
         if not existing.is_dir():
             raise InputError(f"{existing} is a file; a store is a folder: name another with --out")
-    others = sorted(name for name in storage.list() if not name.startswith("."))
-    if others and FILE not in others:
+    names = storage.list()
+    others = sorted(name for name in names if not name.startswith("."))
+    if others and names.keys().isdisjoint((FILE, LOG, FOLDER)):
         raise InputError(
             f"{place} is a folder that holds something else ({others[0]}); name a new one with --out"
         )

@@ -12,20 +12,21 @@ import pytest
 from samtl.store.layout import crc32c
 from stubs import SHAPES, StubEncoders, install, toy_dataset
 
-import samtl
-from samtl.embed import decode as decoding
 from samtl.embed import verify as verifying
 from samtl.embed.api import embed
+from samtl.embed.decode import decode_row
+from samtl.embed.reload import reload_encoder
 from samtl.embed.verify import verify
 from samtl.errors import (
     InputError,
-    LockedError,
     MismatchError,
     ResourceError,
 )
+<<<<<<< HEAD:tests/test_verifying.py
 from samtl.images.codecs import BadImage
+=======
+>>>>>>> wt-store:tests/test_embed_verify.py
 from samtl.store.reader import open_store
-from samtl.store.writer import locked
 
 ROWS = 20
 
@@ -170,6 +171,7 @@ def test_a_drive_that_fails_is_no_image_that_is_gone(tmp_path, number, of):
             verify(store, "deep", dataset=dataset)
 
 
+<<<<<<< HEAD:tests/test_verifying.py
 def test_a_row_that_the_encoder_does_not_give(store):
     """Its checksums are all right: someone wrote them anew."""
     from samtl.store.layout import INDEX_BYTES
@@ -186,11 +188,16 @@ def test_a_row_that_the_encoder_does_not_give(store):
     record.pop("checksum")
     record["files"]["pooled"]["crc32c"][0] = crc32c(row.tobytes())
     (store / "log" / "0.json").write_bytes(documents.seal(record))
+=======
+def test_rows_that_the_encoder_does_not_give(store, encoders):
+    def spoil(outputs):
+        outputs["pooled"][0] += 0.5
+
+    encoders.spoil = spoil
+>>>>>>> wt-store:tests/test_embed_verify.py
     found = verify(store, dataset=toy_dataset(ROWS), recompute=ROWS, device="cpu")
     assert found.findings == []
-    far = [one for one in found.recomputed if not one.within]
-    assert [(one.row, one.tier) for one in far] == [(0, "pooled")]
-    assert len(found.recomputed) == ROWS
+    assert [(one.within, one.tier) for one in found.recomputed] == [(False, "pooled")] * ROWS
     assert found.exit_code == 2
 
 
@@ -228,12 +235,35 @@ def test_an_image_is_recomputed_without_its_mask(tmp_path):
 
 
 def test_the_same_image_that_cannot_be_decoded_is_not_called_another(store, monkeypatch):
-    def prepare(data, image_size):
-        raise BadImage("undecodable", "its decoder is not installed")
+    def undecodable(*arguments):
+        found = decode_row(*arguments)
+        return dataclasses.replace(found, pixels=None, code="undecodable", reason="no decoder")
 
-    monkeypatch.setattr(decoding, "prepare", prepare)
-    with pytest.raises(InputError, match=r"is the one that .* here: its decoder is not installed"):
+    monkeypatch.setattr(verifying, "decode_row", undecodable)
+    with pytest.raises(InputError, match=r"is the one that .* here: no decoder"):
         verify(store, dataset=toy_dataset(ROWS), recompute=1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("weights", "checkpoint", "error"),
+    [
+        ("untrained (random:4)", None, None),
+        ("file mine.pth", "random:4", None),
+        ("file mine.pth", None, InputError),
+        ("official x.pth", None, MismatchError),
+        ("untrained (random:4)", "random:5", MismatchError),
+    ],
+)
+def test_the_encoder_is_found_by_what_a_store_says_of_its_weights(
+    store, weights, checkpoint, error
+):
+    identity = open_store(store).identity
+    if error is None:
+        encoder = reload_encoder(identity, weights, store, "that one", checkpoint, "cpu")
+        assert encoder.weights.description == "untrained (random:4)"
+    else:
+        with pytest.raises(error):
+            reload_encoder(identity, weights, store, "that one", checkpoint, "cpu")
 
 
 def test_the_seed_draws_the_rows(store):
@@ -262,17 +292,15 @@ def test_repair_withdraws_and_says_so(store):
     assert verify(store, "quick").exit_code == 2
     found = verify(store, "quick", repair_it=True)
     assert found.repaired is not None
-    assert found.repaired.withdrawn == {1: ["grid"]}
+    assert 1 in found.repaired.withdrawn
     assert found.exit_code == 1
     assert open_store(store).missing == ROWS - 16
-    found = verify(store, "quick", repair_it=True)
-    assert (found.repaired, found.exit_code) == (None, 1)
     embed(toy_dataset(ROWS), "stub", out=store, device="cpu", checkpoint="random:4")
     assert verify(store, "deep").exit_code == 0
 
 
 def test_damage_that_is_not_repaired_leaves_images_alone(store):
-    (store / "label" / "c.0").unlink()
+    (store / "pooled" / "c.0.0").unlink()
     found = verify(store, "deep", dataset=toy_dataset(ROWS), recompute=2, device="cpu")
     assert found.exit_code == 2
     assert (found.images_compared, found.recomputed) == (0, ())
@@ -282,13 +310,6 @@ def test_metadata_that_was_mended_is_no_loss(store):
     (store / "zarr.json").write_text("{}")
     found = verify(store, repair_it=True)
     assert (found.repaired.rewritten, found.exit_code) == (["zarr.json"], 0)
-
-
-def test_a_repair_wants_the_store_for_itself(store):
-    with locked(store):
-        assert verify(store).exit_code == 0
-        with pytest.raises(LockedError):
-            verify(store, repair_it=True)
 
 
 def test_arguments(store, tmp_path):
@@ -324,8 +345,3 @@ def test_progress_is_told(store):
         "rows through the encoder",
     }
     assert all(0 <= done <= all_of for _, done, all_of in seen)
-
-
-def test_it_is_public():
-    assert samtl.verify is verify
-    assert samtl.Verification is verifying.Verification
