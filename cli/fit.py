@@ -137,7 +137,7 @@ def fit_baseline(
     json: Json = None,
 ) -> None:
     """Train a baseline on the pixels of a dataset and score it on the images held out."""
-    from samtl.experiment.baseline_fit import fit_baseline as fit
+    from samtl.experiment.fit import fit_baseline as fit
 
     result = _told(
         lambda tell: fit(
@@ -166,7 +166,7 @@ def fit_baseline(
     render.write_json(json, result.to_json())
 
 
-def run_head(store: Path, head: str, **options: Any) -> FitResult:
+def run_head(store: Path | str, head: str, **options: Any) -> FitResult:
     """Fit with a line that tells the stage."""
     from samtl.experiment import fit
 

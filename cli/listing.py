@@ -60,7 +60,7 @@ def info(
     if opened.untrained:
         render.warn_untrained(opened.weights)
     if summary.missing:
-        tiers = ",".join(opened.wanted_tiers)
+        tiers = ",".join(opened.tiers)
         render.say(
             f"{summary.missing} rows are missing: run samtl embed again to go on, with --tiers {tiers}"
             if tiers

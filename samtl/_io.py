@@ -101,7 +101,7 @@ def unseal(raw: bytes, kind: type[_Struct], where: str | Path) -> _Struct:
     DamageError
         If the bytes are not such a document or fail their own checksum.
     """
-    found = _decode(raw, kind, where)
+    found: _Struct = _decode(raw, kind, where)
     mark = f'"checksum":"{getattr(found, "checksum")}"'.encode()  # noqa: B009
     before, _, after = raw.removesuffix(b"\n").partition(mark)
     rest = before + after[1:] if before.endswith(b"{") else before[:-1] + after
@@ -112,7 +112,8 @@ def unseal(raw: bytes, kind: type[_Struct], where: str | Path) -> _Struct:
 
 def read_json(path: Path, kind: type[_Struct]) -> _Struct:
     """Read a JSON file into a `msgspec.Struct`; DamageError if its content does not fit."""
-    return _decode(path.read_bytes(), kind, path)
+    found: _Struct = _decode(path.read_bytes(), kind, path)
+    return found
 
 
 def read_object(path: Path) -> dict[str, Any]:

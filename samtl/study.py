@@ -23,8 +23,7 @@ from samtl.encoders import checkpoints as weights
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
-from samtl.splits import spec as protocols
-from samtl.splits.spec import Samples
+from samtl.splits import Samples, parse, select
 from samtl.store.reader import open_store
 from samtl.store.storage import as_folder, stores_in
 from samtl.sweep.api import (
@@ -83,7 +82,7 @@ CASES = {
         quick_splits=("0.2", "0.5", "0.8"),
     ),
     "roads": Case(
-        "segmentation", "roads", planning.TIERS, ("floor", "unet"),
+        "segmentation", "roads", ("pooled", "grid", "dense"), ("floor", "unet"),
         splits=("0.25", "0.5", "0.75", "label:0.25@0.25", "label:0.5@0.25"),
         quick_splits=("0.25", "label:0.5@0.25"),
         shipped=("label:0.1@shipped", "label:0.25@shipped", "label:0.5@shipped", "shipped"),
@@ -284,8 +283,9 @@ def _require_task(study: str, images: Dataset) -> None:
         )
 
 
-def _require_same_store(folder: Path, store: Path) -> None:
+def _require_same_store(folder: Path, place: Path | str) -> None:
     """Refuse to mix embeddings in one study: nothing in it could be compared."""
+    store = Path(place)
     others = [Path(path) for path in stores_in(store.parent) if Path(path).name != store.name]
     if others:
         raise InputError(
@@ -335,7 +335,7 @@ def _left_out(case: Case, images: Dataset, encoder: str, asked: str | None) -> s
     return f"a quick study: {'; '.join(filter(None, told))}"
 
 
-def _possible(store: Path, case: Case, quick: bool, note: Callable[[str], None]) -> str:
+def _possible(store: Path | str, case: Case, quick: bool, note: Callable[[str], None]) -> str:
     """Write the splits down that this store can be divided by: with few scenes, not every share can be held out."""
     opened = open_store(store)
     samples = Data(opened, case.tiers[-1], None, None, False).samples
@@ -343,12 +343,9 @@ def _possible(store: Path, case: Case, quick: bool, note: Callable[[str], None])
     found: dict[tuple[bytes, ...], str] = {}
     refused: InputError | None = None
     for split in case.planned(samples, quick):
-        protocol = protocols.parse(split)
+        spec = parse(split)
         try:
-            drawn = [
-                protocols.choose(samples, protocol, seed)
-                for seed in range(QUICK_SEEDS if quick else SEEDS)
-            ]
+            drawn = [select(samples, spec, seed) for seed in range(QUICK_SEEDS if quick else SEEDS)]
         except InputError as error:
             refused = error
             note(f"the split {split} is left out: {error}")

@@ -12,14 +12,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from samtl.store.layout import BLOCK_ROWS
 from stubs import SeeingEncoders, install
 from toys import blobs
 
 from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
-from samtl.experiment import feed
-from samtl.experiment.feed import Feed, Targets, held_in_memory
-from samtl.store.layout import BLOCK_ROWS
+from samtl.experiment import features as feed
+from samtl.experiment.features import Feed, Targets, held_in_memory
 from samtl.store.reader import open_store
 
 SHAPE = (2, 4, 4)
@@ -296,7 +296,7 @@ STREAM = """
 import sys
 import numpy as np
 from samtl import feed
-from samtl.experiment.feed import Feed, Targets
+from samtl.experiment.features import Feed, Targets
 from samtl.heads.conv import Head
 from samtl._runtime import peak_memory
 from samtl.store import reader
@@ -337,8 +337,9 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
 
 
 def large_store(path, n):
-    from samtl.store.fingerprint import Fingerprint
     from samtl.store.rows import Rows
+
+    from samtl.store.fingerprint import Fingerprint
     from samtl.store.writer import open_writer
 
     stored = {"dense": "float16"}

@@ -11,17 +11,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from samtl.store.documents import seal
 from toys import blobs, stripes
 
 import samtl
 from samtl.errors import InputError, ResourceError
-from samtl.experiment.baseline_fit import fit_baseline
+from samtl.experiment.fit import fit_baseline
 from samtl.report.api import make_report
 from samtl.report.compare import differences
 from samtl.report.encoder_cost import pass_seconds
 from samtl.report.folder import MARKER
 from samtl.report.load import gather
-from samtl.store.documents import seal
 from samtl.store.log import Record, record_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")

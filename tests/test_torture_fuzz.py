@@ -23,7 +23,7 @@ from samtl._io import digest, seal
 from samtl.errors import SamtlError
 from samtl.heads import logreg, mlp
 from samtl.heads.io import load, save
-from samtl.splits.published import read_split, read_split_file
+from samtl.splits import read_split, read_split_file
 from samtl.store.reader import open_store
 from samtl.store.verify import check
 

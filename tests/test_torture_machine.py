@@ -20,10 +20,12 @@ import stubs
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from samtl.store.compact import compact
+from samtl.store.repair import repair
+from samtl.store.rows import generations, read_rows
 from test_torture_rot import cut, deleted, emptied, flipped, means_the_same, state
 
 from samtl.datasets import Dataset
-from samtl.embed import decode as decoding
 from samtl.embed.api import embed
 from samtl.errors import (
     InputError,
@@ -32,15 +34,11 @@ from samtl.errors import (
     SamtlError,
 )
 from samtl.images.codecs import decode
-from samtl.images.decoder_process import prepare_here
 from samtl.images.transforms import mask_square, resize_longest_side
 from samtl.store import durable, verify
-from samtl.store.compact import compact
 from samtl.store.fingerprint import FILE
 from samtl.store.log import place_in_log
 from samtl.store.reader import open_store
-from samtl.store.repair import repair
-from samtl.store.rows import generations, read_rows
 from samtl.store.verify import check
 from samtl.store.writer import locked
 
@@ -118,7 +116,6 @@ class Game(RuleBasedStateMachine):
         self.encoders = stubs.install(stubs.StubEncoders(SIZE), self.patch.setattr)
         self.patch.setattr(os, "fsync", lambda descriptor: None)
         # Waiting for processes and threads would take most of a game.
-        self.patch.setattr(decoding, "prepare", prepare_here)
         self.patch.setattr(importlib.metadata, "version", VERSION)
         self.patch.setattr(verify, "ahead", lambda do, items, workers, depth: map(do, items))
         self.encoder = self.encoders.Encoder("stub")

@@ -142,7 +142,9 @@ class Pixels:
         if generator is not None:
             order = torch.randperm(len(self), generator=generator)
         chosen = torch.split(order, size)
-        for inputs, targets in map(self._take, chosen) if self._all else prefetch(self._load, chosen):
+        for inputs, targets in (
+            map(self._take, chosen) if self._all else prefetch(self._load, chosen)
+        ):
             if self.augment and generator is not None:
                 inputs, targets = turned(inputs, targets, generator)
             yield inputs.permute(0, 3, 1, 2), targets.long()

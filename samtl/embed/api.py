@@ -215,5 +215,5 @@ def embed(
         images_per_second=meter.encoded / seconds if seconds else 0.0,
         peak_memory=peak_memory(),
         interrupted=meter.encoded < meter.pending,
-        plan=replace(plan, batch_size=int(writer.about.get("batch_size", plan.batch_size))),
+        plan=replace(plan, batch_size=int(str(writer.about.get("batch_size", plan.batch_size)))),
     )

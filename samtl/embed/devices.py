@@ -92,7 +92,7 @@ def _explained(error: BaseException, device: str, begun: bool) -> BaseException:
 
 def _begin(*shared: Any) -> None:
     global _shared
-    _shared = shared  # type: ignore[assignment]
+    _shared = shared
 
 
 def _work(task: tuple[Job, str, int, int]) -> list[Told]:

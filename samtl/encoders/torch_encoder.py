@@ -88,13 +88,10 @@ class TorchEncoder:
         self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str] = TIERS
     ) -> dict[str, NDArray[Any]]:
         """Encode a batch of images; may be called by several threads."""
-        if len(pixels) > self._limit:
-            return self._joined(
-                [
-                    self.encode(pixels[start : start + self._limit], tiers)
-                    for start in range(0, len(pixels), self._limit)
-                ]
-            )
+        limit = self._limit
+        if len(pixels) > limit:
+            starts = range(0, len(pixels), limit)
+            return self._joined([self.encode(pixels[i : i + limit], tiers) for i in starts])
         try:
             return self._attempt(pixels, tiers)
         except RuntimeError as error:

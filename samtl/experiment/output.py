@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from samtl._io import replace_folder
 from samtl.datasets.listing import expanded, kind_of
 from samtl.errors import InputError, ResourceError
-from samtl.experiment.trial import write_mask
+from samtl.experiment.tables import write_mask
 from samtl.heads.base import Floats
 
 TABLE = "predictions.csv"

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 
-from samtl.metrics import bootstrap as comparing
-from samtl.metrics.bootstrap import Difference, Outcome, told
+from samtl.metrics.bootstrap import (
+    Difference,
+    Outcome,
+    describe,
+    paired_difference,
+    paired_differences,
+)
 from samtl.report.content import Cell as Value
 from samtl.report.content import Study, Table
 from samtl.report.figures.groups import (
@@ -60,7 +65,7 @@ def differences(study: Study) -> tuple[Table | None, tuple[str, ...]]:
         found = _compared(ranked, metric)
         for a, b in combinations(ranked, 2):
             if (gap := found.get((a.model, b.model))) is not None:
-                words[kind, a.model, b.model] = said = told(_name(a), _name(b), gap)
+                words[kind, a.model, b.model] = said = describe(_name(a), _name(b), gap)
                 rows.append(_row(a, b, gap, said))
     if not rows:
         return None, ()
@@ -105,7 +110,7 @@ def _compared(some: Sequence[Cell], metric: str) -> dict[tuple[str, str], Differ
     found: dict[tuple[str, str], Difference] = {}
     for splits, models in alike.items():  # those that have the same at once, which is quicker
         if splits and len(models) > 1:
-            found |= comparing.differences(
+            found |= paired_differences(
                 {model: [outcomes[model][split] for split in sorted(splits)] for model in models},
                 metric,
             )
@@ -113,7 +118,7 @@ def _compared(some: Sequence[Cell], metric: str) -> dict[tuple[str, str], Differ
         shared = sorted(outcomes[a].keys() & outcomes[b].keys())
         if shared and (a, b) not in found:
             first, second = ([outcomes[model][split] for split in shared] for model in (a, b))
-            found[a, b] = comparing.difference(first, second, metric)
+            found[a, b] = paired_difference(first, second, metric)
     return found
 
 

@@ -154,7 +154,8 @@ def _encode(values: NDArray[Any], dimension: str) -> tuple[dict[str, object], by
     from numcodecs import VLenUTF8
 
     if values.dtype == object:
-        kind, fill, data = "string", "", bytes(VLenUTF8().encode(values))
+        kind, data = "string", bytes(VLenUTF8().encode(values))
+        fill: object = ""
         serializer: dict[str, object] = {"name": "vlen-utf8"}
     else:
         kind, fill = values.dtype.name, False if values.dtype == bool else 0

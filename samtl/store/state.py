@@ -102,12 +102,17 @@ def load_state(storage: Storage) -> StoreState | None:
         If the store has another format.
     """
     identity = read_identity(storage)
-    if identity is None:
-        if storage.list(LOG) or storage.list(FOLDER):
+    if identity is None and (storage.list(LOG) or storage.list(FOLDER)):
+        identity = read_identity(storage)  # another writer may be creating the store
+        if identity is None:
             raise DamageError(
                 f"{storage.url}/{FILE} is missing, so nobody knows what the rows are: take it from a copy of the store"
             )
+    if identity is None:
         return None
+    # Others may write meanwhile: the metadata is read before the table, since no table is older than the one that it
+    # was derived from.
+    told = metadata_table(storage)
     # The table is read after the log is listed, so that it knows the rows of all records.
     places = record_places(storage)
     try:
@@ -128,7 +133,7 @@ def load_state(storage: Storage) -> StoreState | None:
     for record in read_log(storage, identity, rest):
         log.add(record, storage.url)
     state = StoreState(storage, identity, table, log, len(rest))
-    check_table(state)
+    check_table(state, told)
     return state
 
 
@@ -146,8 +151,16 @@ def _from_pack(
     return None
 
 
-def check_table(state: StoreState) -> None:
-    """Raise DamageError if the table contradicts the log, or is older than the one that the metadata names."""
+def metadata_table(storage: Storage) -> int:
+    """Return the number of the table that the metadata was derived from, 0 if that is not known."""
+    try:
+        return msgspec.json.decode(storage.read(ROOT), type=_Root).attributes.samtl_table
+    except (FileNotFoundError, DamageError, msgspec.MsgspecError, UnicodeDecodeError):
+        return 0  # derived: the next writer writes it again
+
+
+def check_table(state: StoreState, told: int = 0) -> None:
+    """Raise DamageError if the table contradicts the log, or is older than table `told` of the metadata."""
     table = state.table
     assert table is not None
     where = f"{state.storage.url}/{table.path}"
@@ -164,14 +177,10 @@ def check_table(state: StoreState) -> None:
             raise DamageError(
                 f"{where} lists row {rows[lost][0]}, which the record of its block in {name} does not have"
             )
-    try:
-        root = msgspec.json.decode(state.storage.read(ROOT), type=_Root)
-    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
-        return  # derived: the next writer writes it again
-    if root.attributes.samtl_table > table.about.number:
+    if told > table.about.number:
         raise DamageError(
-            f"{where} is older than the table {root.attributes.samtl_table} that {ROOT} was written for: the store was "
-            "not copied whole; take the newest table from a copy"
+            f"{where} is older than the table {told} that {ROOT} was written for: the store was not copied whole; take "
+            "the newest table from a copy"
         )
 
 

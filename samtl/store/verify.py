@@ -36,6 +36,7 @@ from samtl.store.samples import FOLDER, read_table, table_name, table_numbers
 from samtl.store.state import (
     StoreState,
     check_table,
+    metadata_table,
     pack_name,
     pack_numbers,
 )
@@ -182,15 +183,15 @@ class _Check:
         if identity is None:
             self.tell("identity", FILE, "it is missing")
             return self.found
-        # The table is read after the log is listed, so that it knows the rows of all records.
-        names = self.storage.list(LOG)
+        # In the order of `load_state`, since others may write meanwhile.
+        metadata, names = metadata_table(self.storage), self.storage.list(LOG)
         state = self._tables(identity, names)
         if state is None or state.table is None:
             return self.found
         self.found.state = state
         self._log(state, names)
         try:
-            check_table(state)
+            check_table(state, metadata)
         except DamageError as error:
             self.tell("rows", state.table.path, error)
         else:
