@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samtl.embed.fleet import Fleet, _portable, _Worker
 
 from samtl._runtime import Note
 from samtl.datasets import Dataset, resolve

@@ -724,7 +724,7 @@ KILLED = """
 import os, pathlib, random, signal, sys, time
 import stubs
 from samtl.embed.api import embed
-from samtl.store.state import load_state
+from samtl.store.state import Quarantined, load_state
 from samtl.store.storage import open_storage
 
 out, tally, rows = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])

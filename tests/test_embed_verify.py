@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samtl.store.layout import crc32c
 from stubs import SHAPES, StubEncoders, install, toy_dataset
 
 from samtl.embed import verify as verifying
@@ -22,10 +21,6 @@ from samtl.errors import (
     MismatchError,
     ResourceError,
 )
-<<<<<<< HEAD:tests/test_verifying.py
-from samtl.images.codecs import BadImage
-=======
->>>>>>> wt-store:tests/test_embed_verify.py
 from samtl.store.reader import open_store
 
 ROWS = 20
@@ -171,30 +166,11 @@ def test_a_drive_that_fails_is_no_image_that_is_gone(tmp_path, number, of):
             verify(store, "deep", dataset=dataset)
 
 
-<<<<<<< HEAD:tests/test_verifying.py
-def test_a_row_that_the_encoder_does_not_give(store):
-    """Its checksums are all right: someone wrote them anew."""
-    from samtl.store.layout import INDEX_BYTES
-
-    from samtl.store import documents
-
-    path = store / "pooled" / "c.0.0"
-    data = bytearray(path.read_bytes())
-    length = (len(data) - INDEX_BYTES) // 16
-    row = np.frombuffer(data[: length - 4], "<f4") + np.float32(0.5)
-    data[:length] = row.tobytes() + crc32c(row.tobytes()).to_bytes(4, "little")
-    path.write_bytes(data)
-    record = documents.unseal(store / "log" / "0.json")
-    record.pop("checksum")
-    record["files"]["pooled"]["crc32c"][0] = crc32c(row.tobytes())
-    (store / "log" / "0.json").write_bytes(documents.seal(record))
-=======
 def test_rows_that_the_encoder_does_not_give(store, encoders):
     def spoil(outputs):
         outputs["pooled"][0] += 0.5
 
     encoders.spoil = spoil
->>>>>>> wt-store:tests/test_embed_verify.py
     found = verify(store, dataset=toy_dataset(ROWS), recompute=ROWS, device="cpu")
     assert found.findings == []
     assert [(one.within, one.tier) for one in found.recomputed] == [(False, "pooled")] * ROWS
