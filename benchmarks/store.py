@@ -164,7 +164,7 @@ def _committing(folder: Path, values: NDArray[np.float16], rounds: int, told: To
         path = folder / f"commit-{next(turn)}.zarr"
         writer = begin_store(path, [0] * BLOCK_ROWS, 2, "classification", [ARRAY])
         began = time.perf_counter()
-        write_block(writer, 0, {ARRAY: values})
+        write_block(writer, 0, {ARRAY: list(values)})
         return 1000 * (time.perf_counter() - began) / BLOCK_ROWS
 
     spec = _specs()[ARRAY]

@@ -10,16 +10,8 @@ import google_crc32c
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-<<<<<<< HEAD
-from samtl.store.layout import array_specs
-from stubs import StubEncoders, install, toy_dataset
-from stubs import png as stubs_png
-
-from samtl.embed.api import embed
-=======
 from made import SPECS, make, relisted
 
->>>>>>> wt-store
 from samtl.store.reader import open_store
 
 PAGE = Path(__file__).parent.parent / "FORMAT.md"

@@ -11,26 +11,14 @@ import pytest
 import tensorstore
 import xarray
 import zarr
-<<<<<<< HEAD
-from samtl.store.documents import seal
-from samtl.store.layout import INDEX_BYTES, crc32c
-from stubs import everything, small_dataset
-=======
 from made import ARRAYS, DAMAGES, ROWS, SPECS, drawn, make, relisted, sha256
->>>>>>> wt-store
 
 import samtl
 from samtl.errors import DamageError, InputError
 from samtl.store import reader
-<<<<<<< HEAD
-from samtl.store.fingerprint import FILE
-from samtl.store.log import read_log, record_name
-from samtl.store.reader import open_store
-=======
 from samtl.store.fingerprint import row_key
 from samtl.store.reader import Store, open_store
 from samtl.store.storage import open_storage
->>>>>>> wt-store
 
 NUMBERS = (*ARRAYS, "dense", "original_size", "mask")
 

@@ -93,7 +93,7 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
     _, sizes = np.unique(table.rows // state.log.block_rows, return_counts=True)
     now = _coordinates(state, ())
     along = {name: ("sample", v[table.rows]) for name, (v, dim) in now.items() if dim == "sample"}
-    return found.chunk({"sample": tuple(sizes.tolist())}).assign_coords(**along)
+    return found.chunk({"sample": tuple(sizes.tolist())}).assign_coords(along)
 
 
 def is_derived(state: StoreState, arrays: Sequence[str]) -> bool:
