@@ -24,7 +24,7 @@ from samtl.errors import InputError
 from samtl.experiment.fit import fit_head
 from samtl.experiment.run import read_run
 from samtl.images.transforms import PATCH
-from samtl.splits import spec as protocols
+from samtl.splits.spec import parse_many
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.reader import Store, open_store
 from samtl.sweep.api import sweep
@@ -141,7 +141,7 @@ def _beside_the_loop(
     case: Case, path: Path, folder: Path, splits: str, seeds: int | None, jobs: int, told: Told
 ) -> list[Row]:
     n_seeds = seeds or case.seeds
-    specs = [protocol.spec for protocol in protocols.several(splits)]
+    specs = [spec.text for spec in parse_many(splits)]
     store = open_store(path)
     features = (
         case.features if case.array == "pooled" and len(store.columns("pooled")) > 1 else None

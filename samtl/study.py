@@ -23,8 +23,7 @@ from samtl.encoders import checkpoints as weights
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
-from samtl.splits import spec as protocols
-from samtl.splits.spec import Samples
+from samtl.splits.spec import Samples, parse, select
 from samtl.store.find import stores_in
 from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store
@@ -345,12 +344,9 @@ def _possible(store: Path, case: Case, quick: bool, note: Callable[[str], None])
     found: dict[tuple[bytes, ...], str] = {}
     refused: InputError | None = None
     for split in case.planned(samples, quick):
-        protocol = protocols.parse(split)
+        spec = parse(split)
         try:
-            drawn = [
-                protocols.choose(samples, protocol, seed)
-                for seed in range(QUICK_SEEDS if quick else SEEDS)
-            ]
+            drawn = [select(samples, spec, seed) for seed in range(QUICK_SEEDS if quick else SEEDS)]
         except InputError as error:
             refused = error
             note(f"the split {split} is left out: {error}")

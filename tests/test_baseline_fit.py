@@ -27,7 +27,7 @@ from samtl.experiment.trial import (
 from samtl.heads.io import load
 from samtl.images.transforms import mask_square, resized_shape
 from samtl.metrics import segmentation as pixel_metrics
-from samtl.splits.published import read_split
+from samtl.splits import read_split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -232,7 +232,7 @@ def test_a_trial_of_a_sweep_names_its_split_and_what_it_started_from(tmp_path):
     assert warm.config["start"] == first.run.name
     assert second.warm_start == first.run.name
     assert len(list((tmp_path / "splits").iterdir())) == 1
-    assert read_split(first.run)["digest"] == first.split.digest
+    assert read_split(first.run).digest == first.split.digest
     assert set(table(first.run / "predictions.csv")[0]) == {"sample_id", "label", "predicted"}
     alone = fit_baseline(stripes(), "cnn", 0.2, params=FAST)
     assert first.metrics == alone.metrics

@@ -15,10 +15,10 @@ from samtl.metrics.bootstrap import (
     Difference,
     Spread,
     _draws,
-    difference,
-    differences,
+    describe,
     over_seeds,
-    told,
+    paired_difference,
+    paired_differences,
 )
 
 K = 4
@@ -82,7 +82,7 @@ def test_a_spread_is_mean_and_sample_deviation():
 @given(st.integers(0, 1000), st.integers(0, 1000), st.sampled_from([*METRICS]))
 def test_the_other_way_round_is_the_same_with_the_other_sign(left, right, metric):
     a, b = trials(left), trials(right, right=0.8)
-    there, back = (difference(*pair, metric, resamples=60) for pair in ((a, b), (b, a)))
+    there, back = (paired_difference(*pair, metric, resamples=60) for pair in ((a, b), (b, a)))
     assert there.low <= there.value <= there.high
     assert (-back.value, -back.high, -back.low) == pytest.approx(
         (there.value, there.low, there.high), abs=1e-12
@@ -95,33 +95,33 @@ def test_the_other_way_round_is_the_same_with_the_other_sign(left, right, metric
 def test_equal_models_do_not_differ(seed, metric):
     a = trials(seed)
     again = [shuffled(outcome, seed) for outcome in a]
-    assert difference(a, again, metric, resamples=40) == Difference(0, 0, 0, False, 47, 3)
+    assert paired_difference(a, again, metric, resamples=40) == Difference(0, 0, 0, False, 47, 3)
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(0, 1000))
 def test_the_order_of_samples_and_seeds_does_not_matter(seed, order):
     a, b = trials(seed), trials(seed + 1)
-    expected = difference(a, b, "macro_f1", resamples=50)
-    mixed = difference(
+    expected = paired_difference(a, b, "macro_f1", resamples=50)
+    mixed = paired_difference(
         [shuffled(x, order) for x in a], [shuffled(x, order + 1) for x in b], "macro_f1", 50
     )
     assert mixed == expected
-    turned = difference(a[::-1], b[::-1], "macro_f1", 50)
+    turned = paired_difference(a[::-1], b[::-1], "macro_f1", 50)
     assert (turned.value, turned.low, turned.high) == pytest.approx(
         (expected.value, expected.low, expected.high), abs=1e-12
     )
     pictures, others = score_images(seed), score_images(seed + 1)
-    expected = difference(pictures, others, "iou", 50)
-    assert difference([shuffled(x, order) for x in pictures], others, "iou", 50) == expected
+    expected = paired_difference(pictures, others, "iou", 50)
+    assert paired_difference([shuffled(x, order) for x in pictures], others, "iou", 50) == expected
 
 
 def test_many_models_are_compared_as_two_are():
     models = {name: trials(i, right=0.6 + 0.1 * i) for i, name in enumerate("abc")}
-    found = differences(models, "accuracy")
+    found = paired_differences(models, "accuracy")
     assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
     for (a, b), value in found.items():
-        assert value == difference(models[a], models[b], "accuracy")
+        assert value == paired_difference(models[a], models[b], "accuracy")
 
 
 # Figures
@@ -152,7 +152,7 @@ def by_hand(outcomes, metric, times):
 def test_a_loop_over_draws_finds_the_same(metric):
     make = score_images if metric == "iou" else trials
     a, b = make(1), make(2)
-    found = difference(a, b, metric, resamples=150, seed=7)
+    found = paired_difference(a, b, metric, resamples=150, seed=7)
     names = sorted({name for outcome in a for name in outcome.ids})
     drawn = _draws(len(names), 150, 7)
     gaps = []
@@ -178,7 +178,9 @@ def test_the_interval_is_that_of_the_paired_differences():
     truth = np.zeros(n, int)
     guess = (np.arange(n) % 10 == 0).astype(int)
     ids = [f"{i:04d}" for i in range(n)]
-    found = difference([labels(ids, truth, truth)], [labels(ids, truth, guess)], "accuracy", 4000)
+    found = paired_difference(
+        [labels(ids, truth, truth)], [labels(ids, truth, guess)], "accuracy", 4000
+    )
     half = 1.96 * np.sqrt(0.1 * 0.9 / n)
     assert found.value == pytest.approx(0.1)
     assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.002)
@@ -187,8 +189,8 @@ def test_the_interval_is_that_of_the_paired_differences():
 
 def test_seeds_that_hold_out_the_same_samples_tell_no_more_than_one():
     a, b = trials(1, seeds=1), trials(2, seeds=1)
-    once = difference(a, b, "accuracy")
-    thrice = difference(a * 3, b * 3, "accuracy")
+    once = paired_difference(a, b, "accuracy")
+    thrice = paired_difference(a * 3, b * 3, "accuracy")
     assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
     assert (thrice.n_samples, thrice.n_seeds) == (25, 3)
 
@@ -197,7 +199,7 @@ def test_a_handful_of_samples_shows_nothing():
     for n in (1, FEWEST - 1, FEWEST):
         ids = [str(i) for i in range(n)]
         a, b = images(ids, iou=np.ones(n)), images(ids, iou=np.zeros(n))
-        found = difference([a], [b], "iou")
+        found = paired_difference([a], [b], "iou")
         assert (found.value, found.low, found.shown) == (1, 1, n == FEWEST)
 
 
@@ -230,20 +232,20 @@ def test_a_handful_of_samples_shows_nothing():
 )
 def test_what_cannot_be_compared_is_said(a, b, message):
     with pytest.raises(InputError, match=message):
-        difference(a, b, "accuracy")
+        paired_difference(a, b, "accuracy")
 
 
 def test_metrics_go_by_their_names():
     with pytest.raises(UnknownName, match="did you mean accuracy"):
-        difference(trials(), trials(1), "acuracy")
+        paired_difference(trials(), trials(1), "acuracy")
     with pytest.raises(UnknownName, match="no score of images is called 'dice'"):
-        difference(score_images(0), score_images(1), "dice")
+        paired_difference(score_images(0), score_images(1), "dice")
 
 
 @pytest.mark.parametrize(("resamples", "level"), [(0, 0.95), (10, 0), (10, 1)])
 def test_what_cannot_be_drawn_is_said(resamples, level):
     with pytest.raises(InputError, match=f"got {resamples} and {level}"):
-        difference(trials(), trials(1), "accuracy", resamples, level=level)
+        paired_difference(trials(), trials(1), "accuracy", resamples, level=level)
 
 
 # In words
@@ -261,9 +263,9 @@ def test_what_cannot_be_drawn_is_said(resamples, level):
     ],
 )  # fmt: skip
 def test_words(figures, text):
-    assert told("vit", "mlp", Difference(*figures, 99, 1)) == text
+    assert describe("vit", "mlp", Difference(*figures, 99, 1)) == text
 
 
 def test_words_say_why_a_handful_shows_nothing():
-    text = told("vit", "mlp", Difference(0.4, 0.3, 0.5, False, 3, 1))
+    text = describe("vit", "mlp", Difference(0.4, 0.3, 0.5, False, 3, 1))
     assert text.endswith("vit and mlp (40.0 points [30.0, 50.0], of 3 samples only)")

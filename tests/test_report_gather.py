@@ -15,7 +15,7 @@ from toys import blobs, stripes
 from samtl.errors import InputError
 from samtl.experiment.baseline_fit import fit_baseline
 from samtl.experiment.fit import fit_head
-from samtl.metrics.bootstrap import difference
+from samtl.metrics.bootstrap import paired_difference
 from samtl.metrics.classification import Score
 from samtl.report.load import comparable, gather
 from samtl.sweep.results import Results, failed_row, rows_of
@@ -215,7 +215,7 @@ def test_trials_of_one_split_share_their_ids(tmp_path):
     a, b = (trial.predictions for trial in study.trials)
     assert a.ids is b.ids
     assert a.truth is b.truth
-    assert difference([a], [b], "accuracy").value == 0
+    assert paired_difference([a], [b], "accuracy").value == 0
 
 
 def test_what_columns_and_curves_hold(tmp_path):

@@ -28,7 +28,7 @@ from samtl.errors import (
 )
 from samtl.registry import names
 from samtl.report.load import gather
-from samtl.splits import spec as protocols
+from samtl.splits.spec import parse_many
 from samtl.study import CASES, Step, reproduce
 from samtl.sweep.api import DEFAULT_HEADS, Progress
 
@@ -271,7 +271,7 @@ def test_every_name_and_split_of_a_study_is_one():
         assert set(case.baselines) <= set(names("baselines"))
         assert case.dataset in names("datasets")
         for specs in (case.splits, case.quick_splits, case.shipped, case.quick_shipped):
-            assert [p.spec for p in protocols.several(",".join(specs or ("0.2",)))]
+            assert [p.text for p in parse_many(",".join(specs or ("0.2",)))]
         assert set(case.quick_splits) <= set(case.splits)
         assert set(case.quick_shipped) <= set(case.shipped)
         assert case.task in DEFAULT_HEADS

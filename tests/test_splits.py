@@ -2,6 +2,7 @@
 
 import hashlib
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -430,18 +431,7 @@ def test_a_shipped_split_must_be_whole(parts, labels, said):
         splits.shipped(["a", "b", "c"], parts, labels, classes=["Lake", "River"])
 
 
-def record(ids, split, part):
-    """What a run folder keeps of its split."""
-    used = {*split.train, *split.test}
-    return {
-        "held_out": [ids[i] for i in split.test],
-        "validation": [ids[i] for i in part.test],
-        "left_out": [ids[i] for i in range(len(ids)) if i not in used],
-        "name": split.name,
-        "share": split.share,
-        "seed": split.seed,
-        "digest": split.digest,
-    }
+record = splits.record_of
 
 
 @given(st.lists(st.integers(4, 12), min_size=1, max_size=4), st.randoms(use_true_random=False))
@@ -451,9 +441,9 @@ def test_a_recorded_split_is_found_again_in_any_order(sizes, random):
     split = splits.holdout(ids, labels, 0.4, 5)
     part = splits.inner(split, ids, labels)
     kept = record(ids, split, part)
-    assert splits.from_ids(ids, **kept) == (split, part)
+    assert splits.from_record(ids, kept) == (split, part)
     (ids2,) = in_another_order(random, ids)
-    again, inner = splits.from_ids(ids2, **kept)
+    again, inner = splits.from_record(ids2, kept)
     assert (again, inner) == (split, part)
     assert {ids2[i] for i in inner.train} == {ids[i] for i in part.train}
     assert sorted([*inner.train, *inner.test]) == again.train.tolist()
@@ -462,7 +452,7 @@ def test_a_recorded_split_is_found_again_in_any_order(sizes, random):
 def test_a_recorded_split_keeps_its_validation_share():
     ids = [f"{i}.bmp" for i in range(9)]
     split, part = splits.shipped(ids, ["train", "test", "validation"] * 3)
-    found = splits.from_ids(ids, **record(ids, split, part), validation_share=part.share)
+    found = splits.from_record(ids, record(ids, split, part))
     assert found == (split, part)
 
 
@@ -470,19 +460,19 @@ def test_a_recorded_split_of_other_samples_is_refused():
     ids, labels = samples([10, 10])
     split = splits.holdout(ids, labels, 0.2)
     kept = record(ids, split, splits.inner(split, ids, labels))
-    fewer = [i for i in ids if i not in kept["held_out"][:2]]
+    fewer = [i for i in ids if i not in kept.held_out[:2]]
     with pytest.raises(
-        InputError, match=f"2 of the 7 .* not here, the first is '{kept['held_out'][0]}'"
+        InputError, match=f"2 of the 7 .* not here, the first is '{kept.held_out[0]}'"
     ):
-        splits.from_ids(fewer, **kept)
+        splits.from_record(fewer, kept)
     with pytest.raises(InputError, match="the 17 left to train and validate on are not those"):
-        splits.from_ids([*ids, "new.jpg"], **kept)
+        splits.from_record([*ids, "new.jpg"], kept)
     gone = ids[splits.inner(split, ids, labels).train[0]]
     with pytest.raises(InputError, match="the 15 left to train and validate on are not those"):
-        splits.from_ids([i for i in ids if i != gone], **kept)
-    twice = {**kept, "validation": kept["held_out"]}
-    with pytest.raises(InputError, match=f"'{kept['held_out'][0]}' is listed more than once"):
-        splits.from_ids(ids, **twice)
+        splits.from_record([i for i in ids if i != gone], kept)
+    twice = msgspec.structs.replace(kept, validation=kept.held_out)
+    with pytest.raises(InputError, match=f"'{kept.held_out[0]}' is listed more than once"):
+        splits.from_record(ids, twice)
 
 
 @given(
@@ -553,6 +543,8 @@ def test_folds_that_cannot_be_are_refused(which, folds, more, said):
 def test_a_recorded_split_needs_its_parts():
     ids, labels = samples([10, 10])
     split = splits.holdout(ids, labels, 0.2)
-    kept = {**record(ids, split, splits.inner(split, ids, labels)), "validation": []}
+    kept = msgspec.structs.replace(
+        record(ids, split, splits.inner(split, ids, labels)), validation=[]
+    )
     with pytest.raises(InputError, match="for validation and held out, got 16, 0 and 4"):
-        splits.from_ids(ids, **kept)
+        splits.from_record(ids, kept)

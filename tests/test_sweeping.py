@@ -39,8 +39,8 @@ from samtl.experiment.trained import read_trained
 from samtl.heads import mlp
 from samtl.heads import trainer as _train
 from samtl.images.codecs import BadImage
-from samtl.splits.published import read_split
-from samtl.splits.spec import several
+from samtl.splits import read_split
+from samtl.splits.spec import parse_many
 from samtl.store.compact import compact
 from samtl.store.reader import open_store
 from samtl.sweep import api as sweeping
@@ -97,7 +97,7 @@ def plan(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), feature
     shop = Workshop(Given(Path("out"), {}, dataset))
     paths = [str(store)] if store else []
     return sweeping._plan(
-        shop, paths, heads, several(splits), seeds, baselines, features, warm, 10**9
+        shop, paths, heads, parse_many(splits), seeds, baselines, features, warm, 10**9
     )
 
 
@@ -242,10 +242,10 @@ def test_every_cell_has_its_rows_and_its_run(store, out):
         row = rows[0]
         split = read_split(folder)
         counts = content["counts"]
-        assert row["n_test"] == counts["test"] == len(split["held_out"])
-        assert row["n_val"] == counts["validation"] == len(split["validation"])
+        assert row["n_test"] == counts["test"] == len(split.held_out)
+        assert row["n_val"] == counts["validation"] == len(split.validation)
         assert row["n_train"] + row["n_val"] + row["n_test"] == 75
-        assert row["split_digest"] == split["digest"]
+        assert row["split_digest"] == split.digest
         assert row["cell"] == config["digest"]
         assert row["dataset"] == "stripes"
         assert row["best_c"] == (1.0 if row["method"] == "logreg" else None)
@@ -610,7 +610,7 @@ def test_a_cold_cell_is_the_run_of_fit_head(store, out, tmp_path, features):
         content = read_run(folder, "metrics.json")
         assert content["floor"] == json.loads(json.dumps(alone.to_json()["floor"]))
         one, other = read_split(folder), read_split(alone.run)
-        assert {k: one[k] for k in other} == other
+        assert one == other
         with (folder / "predictions.csv").open() as lean, (alone.run / "predictions.csv").open() as full:  # fmt: skip
             keys = ("sample_id", "label", "predicted")
             found = list(csv.DictReader(lean))
@@ -757,7 +757,7 @@ def test_each_image_is_compared_once_for_all_cells(store):
     shop = Workshop(Given(Path("out"), {}, data))
     baselines = ("floor", "cnn")
     cells = sweeping._plan(
-        shop, [str(store)], (), several(NESTED), (0, 1), baselines, (), True, 10**9
+        shop, [str(store)], (), parse_many(NESTED), (0, 1), baselines, (), True, 10**9
     )
     assert len(cells) == 12
     assert sorted(data.read.asked) == sorted(data.sample_ids)
@@ -768,10 +768,10 @@ def test_baselines_alone_keep_groups_together(out):
     result = run([], out, (), "0.3", **options)
     (folder,) = (out / CELLS).iterdir()
     split = read_split(folder)
-    held = {name[-5] for name in split["held_out"]}
-    rest = {name[-5] for name in stripes(60).sample_ids if name not in split["held_out"]}
+    held = {name[-5] for name in split.held_out}
+    rest = {name[-5] for name in stripes(60).sample_ids if name not in split.held_out}
     assert result.done == 1
-    assert split["name"] == "grouped"
+    assert split.name == "grouped"
     assert held
     assert not held & rest
 
@@ -787,9 +787,9 @@ def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeyp
         lambda self, inputs: images.append(len(inputs)) or forward(self, inputs),
     )
     spared = []
-    ask = vgg19.Baseline.spared
+    ask = vgg19.Baseline.cached_seconds
     monkeypatch.setattr(
-        vgg19.Baseline, "spared", lambda self: spared.append(ask(self)) or spared[-1]
+        vgg19.Baseline, "cached_seconds", lambda self: spared.append(ask(self)) or spared[-1]
     )
     data, params = stripes(60), {"checkpoint": "random:0", "image_size": 32}
     given = {"baselines": ("vgg19",), "dataset": data, "params": {"vgg19": params}}

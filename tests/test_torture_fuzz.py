@@ -24,7 +24,7 @@ from samtl.experiment.run import read_run
 from samtl.experiment.trained import read_trained
 from samtl.heads import logreg, mlp
 from samtl.heads.io import load, save
-from samtl.splits.published import read_split, read_split_file
+from samtl.splits import read_split, read_split_file
 from samtl.store import rows
 from samtl.store.documents import seal
 from samtl.store.fingerprint import FILE

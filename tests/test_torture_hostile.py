@@ -29,7 +29,7 @@ from samtl.experiment.output import Output
 from samtl.experiment.trial import mask_name
 from samtl.heads import logreg
 from samtl.heads.io import load, save
-from samtl.splits.published import read_split_file
+from samtl.splits import read_split_file
 from samtl.store.documents import seal
 from samtl.store.reader import open_store
 from samtl.store.verify import check

@@ -33,8 +33,8 @@ from samtl.experiment.trial import (
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification as metrics
 from samtl.metrics import segmentation as pixel_metrics
-from samtl.splits import spec as protocols
-from samtl.splits.published import read_split
+from samtl.splits import read_split
+from samtl.splits.spec import parse, select
 from samtl.store.documents import digest
 
 
@@ -109,7 +109,7 @@ def test_a_share_is_that_of_the_classes():
 def test_a_protocol_is_chosen_and_taken_over(split, tmp_path):
     some = samples()
     parts = choose(some, split, 4, None)
-    assert parts == protocols.choose(some, protocols.parse(split), 4)
+    assert parts == select(some, parse(split), 4)
     run = saved(tmp_path, some, *parts)
     assert choose(some, None, 0, run) == parts
     assert choose(some, f"file:{run / 'split.json'}", 0, None) == parts
@@ -133,7 +133,7 @@ def test_who_is_not_usable_takes_no_part(task, tmp_path):
     used = np.concatenate([outer.test, inner.test, inner.train])
     assert sorted(used) == np.flatnonzero(usable).tolist()
     left = [f"image{i:03d}" for i in range(2, 60, 7)]
-    assert read_split(saved(tmp_path, some, outer, inner))["left_out"] == left
+    assert read_split(saved(tmp_path, some, outer, inner)).left_out == left
     assert left_out(some, outer, {"missing": len(left)}) == {"missing": len(left)}
 
 
@@ -317,7 +317,7 @@ def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path):
         assert content["file"] == f"../../splits/{file.name}"
         assert "held_out" not in content
         found = read_split(run)
-        assert {name: found[name] for name in alone} == alone
+        assert found == alone
         assert choose(some, None, 9, run) == parts
 
 
@@ -333,7 +333,7 @@ def test_runs_of_a_sweep_name_who_took_no_part_in_theirs(tmp_path):
     (_, before, _), (_, after, _) = runs
     assert before == after
     for some, parts, run in runs:
-        assert read_split(run)["left_out"] == list(some.ids[60:])
+        assert read_split(run).left_out == list(some.ids[60:])
         assert choose(some, None, 9, run) == parts
 
 

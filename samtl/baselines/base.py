@@ -48,8 +48,8 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
     #: Fitted attributes, beside tensors, that are saved with a baseline: plain JSON values.
     facts: ClassVar[tuple[str, ...]] = ("task_",)
 
-    #: Whether `keep` is of use.
-    keeps: ClassVar[bool] = False
+    #: Whether `use_cache` is of use.
+    caches: ClassVar[bool] = False
 
     random_state: Any
     task_: str
@@ -158,10 +158,10 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
             raise InputError(f"image_size must be at least 1, got {image_size}")
         return self._predict(dataset, chosen, image_size)
 
-    def keep(self, kept: dict[Any, Any]) -> None:
+    def use_cache(self, kept: dict[Any, Any]) -> None:
         """Take a place for what does not hang on who is held out; all that are given the same one read one dataset."""
 
-    def spared(self) -> float:
+    def cached_seconds(self) -> float:
         """Give the seconds that it once took to make what was found in that place since this was last asked."""
         return 0.0
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from samtl._runtime import ahead
+from samtl._runtime import prefetch
 from samtl.baselines.base import PixelBaseline, Predictions, check_ranges
 from samtl.baselines.linear import blank_logreg, fit_logreg, restore_logreg
 from samtl.baselines.pixels import (
@@ -139,7 +139,7 @@ def _described(dataset: Dataset, rows: Rows) -> Iterator[Features]:
     def load(part: Rows) -> Features:
         return np.stack([statistics(read_image(dataset, row)) for row in part])
 
-    return ahead(load, [rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE)])
+    return prefetch(load, [rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE)])
 
 
 def _colours(dataset: Dataset, rows: Rows) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtl._runtime import ahead
+from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode
@@ -142,7 +142,9 @@ class Pixels:
         if generator is not None:
             order = torch.randperm(len(self), generator=generator)
         chosen = torch.split(order, size)
-        for inputs, targets in map(self._take, chosen) if self._all else ahead(self._load, chosen):
+        for inputs, targets in (
+            map(self._take, chosen) if self._all else prefetch(self._load, chosen)
+        ):
             if self.augment and generator is not None:
                 inputs, targets = turned(inputs, targets, generator)
             yield inputs.permute(0, 3, 1, 2), targets.long()
@@ -185,7 +187,7 @@ def squares(
         inputs = torch.from_numpy(np.stack([square(pixels, size) for pixels in images]))
         return inputs.permute(0, 3, 1, 2), [pixels.shape[:2] for pixels in images]
 
-    yield from ahead(load, [rows[i : i + at_once] for i in range(0, len(rows), at_once)])
+    yield from prefetch(load, [rows[i : i + at_once] for i in range(0, len(rows), at_once)])
 
 
 def turned(inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

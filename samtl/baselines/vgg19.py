@@ -80,7 +80,7 @@ class Baseline(PixelBaseline):
     tasks = ("classification",)
     facts = ("task_", "weights", "untrained", "weights_sha256", "compute_dtype")
 
-    keeps = True
+    caches = True
     _kept: dict[Any, Any] | None = None
     _spared: float = 0.0
 
@@ -139,11 +139,11 @@ class Baseline(PixelBaseline):
         self._model = Normalised(network).eval().requires_grad_(False).to(self._device)
         return loaded
 
-    def keep(self, kept: dict[Any, Any]) -> None:
+    def use_cache(self, kept: dict[Any, Any]) -> None:
         """Take a place for features: nothing of them is learnt, so they are the same on every split."""
         self._kept = kept
 
-    def spared(self) -> float:
+    def cached_seconds(self) -> float:
         """Give the seconds that it once took to make what was found in that place since this was last asked."""
         spared, self._spared = self._spared, 0.0
         return spared

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from samtl._runtime import ahead
+from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, MismatchError
 from samtl.images.codecs import BadImage, mask_sha256
@@ -327,7 +327,7 @@ def _facts(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Facts]:
 
 def look(source: Dataset, sample_ids: Iterable[str]) -> Iterator[tuple[str, Found]]:
     """Read images and their masks, several at a time; gives each id, in order, with what is there."""
-    return ahead(lambda name: (name, _look(source, name)), sample_ids, _READERS, 4 * _READERS)
+    return prefetch(lambda name: (name, _look(source, name)), sample_ids, _READERS, 4 * _READERS)
 
 
 def _look(source: Dataset, sample_id: str) -> Found:

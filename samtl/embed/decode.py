@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl._runtime import ahead
+from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import BadImage, mask_sha256
@@ -59,7 +59,7 @@ def decoded_ahead(
     """
     # On a CPU the encoder has the cores; one thread keeps ahead of it easily.
     workers = 1 if device == "cpu" else max(1, min(32, (os.cpu_count() or 1) // processes))
-    return ahead(
+    return prefetch(
         lambda row: (
             Decoded(row, "", code=SUPERSEDED, reason="the row no longer counts")
             if row in left_out

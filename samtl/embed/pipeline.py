@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl._runtime import Note, ahead
+from samtl._runtime import Note, prefetch
 from samtl.embed.decode import Decoded, decoded_ahead
 from samtl.embed.plan import Job, Plan
 from samtl.errors import InputError, ResourceError
@@ -179,7 +179,7 @@ class Pass:
             yield from map(encode, self._batches(decoded))
             return
         workers = self.overlap.batches
-        yield from ahead(encode, self._batches(decoded), workers, depth=workers + 1)
+        yield from prefetch(encode, self._batches(decoded), workers, depth=workers + 1)
 
     def _batches(self, decoded: Iterator[Decoded]) -> Iterator[list[Decoded]]:
         """Take batches until the images are through; when stopping, only what the block in flight still lacks."""

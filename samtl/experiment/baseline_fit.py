@@ -186,10 +186,10 @@ class BaselineTrial(Trial):
             _require_classes(data, inner.train)
         clock.start("fit")
         self.model.fit(data, inner.train, inner.test, clock.on_event)
-        clock.owe(self.model.spared())
+        clock.owe(self.model.cached_seconds())
         clock.start("score")
         found, self.chances = self._score(self.model, folder)
-        clock.owe(self.model.spared())
+        clock.owe(self.model.cached_seconds())
         #: Figures of the baseline and its companions by name, as `floor` gives those of the floor.
         self.figures = {name: scores.metrics for name, scores in found}
         return found[0][1], dict(found[1:])

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtl._runtime import ahead
+from samtl._runtime import prefetch
 from samtl.errors import InputError
 from samtl.heads.grid import UPSAMPLING
 from samtl.images.transforms import PATCH
@@ -102,7 +102,7 @@ class Feed:
                 yield inputs[at], targets[at].long()
             return
         left: tuple[Tensor, Tensor] | None = None
-        for inputs, targets in ahead(self._load, self._windows(generator)):
+        for inputs, targets in prefetch(self._load, self._windows(generator)):
             if left is not None:
                 # Only what is needed to fill up a batch is joined: a copy of the window would double the memory.
                 need = size - len(left[1])

@@ -28,9 +28,8 @@ from samtl.images.transforms import IGNORE
 from samtl.metrics import classification as metrics
 from samtl.metrics import segmentation as pixel_metrics
 from samtl.metrics.classification import PerClass, Score
-from samtl.splits import Split
-from samtl.splits import spec as protocols
-from samtl.splits.published import read_split
+from samtl.splits import Split, read_split
+from samtl.splits import spec as split_spec
 from samtl.splits.spec import Samples as Samples
 from samtl.store import documents
 
@@ -165,8 +164,8 @@ def choose(
     ----------
     samples : Samples
     split : float, str, Split or None
-        A protocol as in `samtl.splits.spec`, such as the held-out share; None is the split that the dataset comes with,
-        where there is one, else 0.2. Or a split of the same samples, made elsewhere.
+        A split spec (see `samtl.splits.spec`), such as the held-out share; None is the split that the dataset comes
+        with, where there is one, else 0.2. Or a split of the same samples, made elsewhere.
     seed : int
     same_split_as : path, optional
         A run whose parts are to be taken over, validation part included.
@@ -193,19 +192,19 @@ def choose(
             raise InputError(
                 "--group-by and --same-split-as exclude each other: the run's split is taken as it is; leave one out"
             )
-        return protocols.taken_over(samples, read_split(same_split_as), same_split_as)
+        return split_spec.reuse(samples, read_split(same_split_as), same_split_as)
     if split is None:
-        split = protocols.SHIPPED if samples.parts else DEFAULT_SHARE
+        split = split_spec.SHIPPED if samples.parts else DEFAULT_SHARE
     if isinstance(split, Split):
         _require_same_samples(samples, split)
-        return split, protocols.validation_of(samples, split)
-    protocol = protocols.parse(split)
-    if group_by is not None and not protocol.draws:
+        return split, split_spec.validation_of(samples, split)
+    spec = split_spec.parse(split)
+    if group_by is not None and not spec.draws:
         raise InputError(
-            f"--group-by has no bearing on --split {protocol.spec}, which takes the samples of {samples.where} as they "
+            f"--group-by has no bearing on --split {spec.text}, which takes the samples of {samples.where} as they "
             "are listed: give a share, such as --split 0.2, or leave it out"
         )
-    return protocols.choose(samples, protocol, seed)
+    return split_spec.select(samples, spec, seed)
 
 
 def same_samples(samples: Samples, split: Split) -> bool:
@@ -223,7 +222,7 @@ def _require_same_samples(samples: Samples, split: Split) -> None:
         raise InputError(
             f"the split {split.name!r} was made for other samples than those of {samples.where}"
         )
-    protocols.require_usable(samples, split)
+    split_spec.require_usable(samples, split)
 
 
 @dataclass(frozen=True)

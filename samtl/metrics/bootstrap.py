@@ -115,7 +115,7 @@ def over_seeds(values: Iterable[float]) -> Spread:
     return Spread(float(found.mean()), deviation, len(found))
 
 
-def difference(
+def paired_difference(
     a: Sequence[Outcome],
     b: Sequence[Outcome],
     metric: str,
@@ -123,11 +123,11 @@ def difference(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Difference:
-    """Compare two models on the same held-out samples; see `differences`."""
-    return differences({"a": a, "b": b}, metric, resamples, seed, level)["a", "b"]
+    """Compare two models on the same held-out samples; see `paired_differences`."""
+    return paired_differences({"a": a, "b": b}, metric, resamples, seed, level)["a", "b"]
 
 
-def differences(
+def paired_differences(
     models: Mapping[str, Sequence[Outcome]],
     metric: str,
     resamples: int = RESAMPLES,
@@ -194,7 +194,7 @@ def _summary(gaps: Floats, level: float, n_samples: int, n_seeds: int) -> Differ
     return Difference(value, low, high, shown, n_samples, n_seeds)
 
 
-def told(name_a: str, name_b: str, difference: Difference, unit: str = "points") -> str:
+def describe(name_a: str, name_b: str, difference: Difference, unit: str = "points") -> str:
     """Say in plain words what a difference comes to, in hundredths of the score: the better model first.
 
     Such as "vit beats mlp by 1.2 points [0.4, 2.0]", or "no difference shown between vit and mlp (0.3 points

@@ -12,8 +12,7 @@ import numpy as np
 
 from samtl.experiment.run import Run
 from samtl.experiment.tables import read_images, read_predictions
-from samtl.metrics import bootstrap
-from samtl.metrics.bootstrap import Difference, Outcome, over_seeds, told
+from samtl.metrics.bootstrap import Difference, Outcome, describe, over_seeds, paired_differences
 from samtl.metrics.classification import Score
 from samtl.report.words import FLOOR
 
@@ -202,7 +201,9 @@ def compared(comparison: Comparison) -> list[Compared]:
         ranked = sorted(some, key=_badness(metric))
         gaps = _gaps({one.model: _outcomes(one) for one in ranked}, metric)
         found += [
-            Compared(a, b, gaps[a.model, b.model], told(_name(a), _name(b), gaps[a.model, b.model]))
+            Compared(
+                a, b, gaps[a.model, b.model], describe(_name(a), _name(b), gaps[a.model, b.model])
+            )
             for a, b in combinations(ranked, 2)
             if (a.model, b.model) in gaps
         ]
@@ -256,5 +257,5 @@ def _gaps(
     for splits, models in groups:
         if splits:
             several = {model: [outcomes[model][s] for s in sorted(splits)] for model in models}
-            found |= bootstrap.differences(several, metric)
+            found |= paired_differences(several, metric)
     return found

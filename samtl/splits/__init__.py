@@ -23,7 +23,8 @@ from samtl.splits.fewer import (
     require_shots,
     shots,
 )
-from samtl.splits.given import PARTS, from_ids, shipped
+from samtl.splits.given import PARTS, from_record, shipped
+from samtl.splits.record import SplitRecord, read_split, read_split_file, record_of
 from samtl.splits.split import (
     VALIDATION_SHARE,
     Rows,
@@ -41,7 +42,11 @@ __all__ = [
     "fewer",
     "shots",
     "shipped",
-    "from_ids",
+    "from_record",
+    "SplitRecord",
+    "record_of",
+    "read_split",
+    "read_split_file",
     "digest_of",
     "require_share",
     "require_fold",

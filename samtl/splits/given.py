@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from samtl.errors import InputError
+from samtl.splits.record import SplitRecord
 from samtl.splits.split import (
-    VALIDATION_SHARE,
     Split,
     checked,
     every_class,
@@ -76,35 +76,19 @@ def shipped(
     )
 
 
-def from_ids(
-    sample_ids: Sequence[str],
-    held_out: Sequence[str],
-    validation: Sequence[str],
-    left_out: Sequence[str] = (),
-    *,
-    name: str,
-    share: float,
-    seed: int,
-    digest: str,
-    validation_share: float = VALIDATION_SHARE,
-) -> tuple[Split, Split]:
-    """Make a split anew from the ids that were written down, by an earlier run or in a file.
+def from_record(sample_ids: Sequence[str], record: SplitRecord) -> tuple[Split, Split]:
+    """Restore a split, and its validation part, from the ids that a run or a file recorded.
 
     Parameters
     ----------
     sample_ids : sequence of (N,) str
-        Unique ids, one for each row of the store at hand.
-    held_out, validation, left_out : sequence of str
-        Who was held out, who was in the validation part, and who took no part; all others were trained on.
-    name, share, seed, digest
-        Of the split, as recorded.
-    validation_share : float
-        As recorded; only carried over.
+        Unique ids of the store's rows.
+    record : SplitRecord
 
     Returns
     -------
     split, inner : Split
-        Equal to those that were written down.
+        Equal to those that were recorded.
 
     Raises
     ------
@@ -114,7 +98,7 @@ def from_ids(
     """
     ids, _, _ = checked(sample_ids, None, None)
     row = {sample: i for i, sample in enumerate(ids)}
-    listed = [*held_out, *validation, *left_out]
+    listed = [*record.held_out, *record.validation, *record.left_out]
     absent = [sample for sample in listed if sample not in row]
     if absent:
         raise InputError(
@@ -128,11 +112,11 @@ def from_ids(
         )
     test, held, without = (
         np.array(sorted(row[sample] for sample in part), dtype=np.int64)
-        for part in (held_out, validation, left_out)
+        for part in (record.held_out, record.validation, record.left_out)
     )
     both = np.setdiff1d(np.arange(len(ids)), np.concatenate([test, without]))
-    split = made(ids, both, test, name, share, seed)
-    if split.digest != digest:
+    split = made(ids, both, test, record.name, record.share, record.seed)
+    if split.digest != record.digest:
         raise InputError(
             f"it was made of other samples: all of those held out there are here, but the {len(both)} left to "
             "train and validate on are not those there (there are more, fewer, or others); choose the store "
@@ -143,4 +127,5 @@ def from_ids(
             f"samples are needed to train on, for validation and held out, got {len(both) - len(held)}, {len(held)} "
             f"and {len(test)}"
         )
-    return split, made(ids, np.setdiff1d(both, held), held, "validation", validation_share, seed)
+    train = np.setdiff1d(both, held)
+    return split, made(ids, train, held, "validation", record.validation_share, record.seed)

@@ -10,11 +10,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from samtl._io import read_object
 from samtl.errors import InputError, ResourceError
-from samtl.splits import PARTS
+from samtl.splits.given import PARTS
 
 _log = logging.getLogger(__name__)
 
@@ -150,71 +148,3 @@ def torchgeo(name: str) -> dict[str, list[str]]:
                 f"{url} does not have the sha256 {SHA256[path.name]}: try again, or {by_hand}"
             ) from error
     return read_lists(prefix)
-
-
-def read_split(path: str | Path) -> dict[str, Any]:
-    """Read who was in which part of a run, by id.
-
-    Raises
-    ------
-    InputError
-        As `read_run` and `read_split_file`.
-    """
-    try:
-        return _whole_split(Path(path, "split.json"), read_object(Path(path, "split.json")))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
-            f"{path} is no run: expected a folder with split.json, which samtl fit-head and samtl fit-baseline write"
-        ) from error
-
-
-def read_split_file(path: str | Path) -> dict[str, Any]:
-    """Read a file like the `split.json` of a run.
-
-    Raises
-    ------
-    InputError
-        Where there is no such file, a field is missing or of another type, or the file of a sweep's split that it names
-        is gone or is of another split.
-    """
-    try:
-        return _whole_split(Path(path), read_object(Path(path)))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(
-            f"there is no split file {path}: expected is one like a run's split.json"
-        ) from error
-
-
-def _whole_split(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Check the fields of a split; runs of a sweep name a file that they share, with the ids."""
-    if "file" in content:
-        shared = Path(file.parent, str(content["file"]))
-        try:
-            whole = read_object(shared)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise InputError(
-                f"{file} names {shared}, which is not there: keep the runs of a sweep and its splits together"
-            ) from error
-        for field in ("digest", "validation_digest"):
-            if field in content and content[field] != whole.get(field):
-                raise InputError(
-                    f"{shared} is not the split that {file} names: its {field} is {whole.get(field)!r}, and should be "
-                    f"{content[field]!r}"
-                )
-        content = {**whole, **content}
-    expected = {
-        "name": str,
-        "share": float,
-        "seed": int,
-        "digest": str,
-        "validation_share": float,
-    }
-    lists = ("held_out", "validation", "left_out")
-    wrong = [name for name, kind in expected.items() if not isinstance(content.get(name), kind)]
-    for name in lists:
-        ids = content.get(name)
-        if not (isinstance(ids, list) and all(isinstance(i, str) for i in ids)):
-            wrong.append(name)
-    if wrong:
-        raise InputError(f"{file} is damaged: {', '.join(wrong)}")
-    return content

@@ -21,16 +21,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl import splits
 from samtl.errors import InputError, UnknownName
-from samtl.splits import Split
+from samtl.splits import Split, SplitRecord, read_split_file
 from samtl.splits import published as split_lists
-from samtl.splits.published import read_split_file
 
 SHIPPED = "shipped"
 FORMS = (
@@ -86,13 +84,13 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SplitSpec:
     """One way to decide who is held out.
 
     Attributes
     ----------
-    spec : str
-        As a user would write it; protocols that are the same have the same.
+    text : str
+        As a user would write it; specs that are the same have the same.
     kind : str
         `share`, or what `spec` begins with.
     share : float
@@ -103,32 +101,32 @@ class Protocol:
         Which fold, from 1; else 0.
     path : str
         Of `file`; else "".
-    base : Protocol or None
+    base : SplitSpec or None
         What holds out before `label` or `shots` leave labels out.
     """
 
-    spec: str
+    text: str
     kind: str
     share: float = 0.0
     count: int = 0
     fold: int = 0
     path: str = ""
-    base: Protocol | None = None
+    base: SplitSpec | None = None
 
     @property
     def draws(self) -> bool:
         """Whether samples, or groups of them, are drawn: else they are held out as they were given."""
         return (self.base or self).kind in ("share", "fold", "kfold")
 
-    def expand(self) -> list[Protocol]:
+    def expand(self) -> list[SplitSpec]:
         """Give the folds of a `kfold`; all others are one split, and give themselves."""
         if self.kind != "kfold":
             return [self]
         return [parse(f"fold:{which}/{self.count}") for which in range(1, self.count + 1)]
 
 
-def parse(spec: str | float) -> Protocol:
-    """Read one protocol.
+def parse(spec: str | float) -> SplitSpec:
+    """Read one spec.
 
     Raises
     ------
@@ -139,12 +137,12 @@ def parse(spec: str | float) -> Protocol:
     """
     text = str(spec).strip()
     if text == SHIPPED or text in split_lists.TORCHGEO:
-        return Protocol(text, text)
+        return SplitSpec(text, text)
     kind, colon, rest = text.partition(":")
     share = None if colon else _number(text)
     if share is not None:
         splits.require_share(share)
-        return Protocol(_written(share), "share", share=share)
+        return SplitSpec(_written(share), "share", share=share)
     if kind not in _ARGUMENTS:
         raise UnknownName("split", text, FORMS)
     found = _ARGUMENTS[kind].fullmatch(rest)
@@ -152,32 +150,32 @@ def parse(spec: str | float) -> Protocol:
         form = next(form for form in FORMS if form.startswith(f"{kind}:"))
         raise InputError(f"--split {kind} is written like {form}, got {text!r}")
     if kind == "file":
-        return Protocol(text, kind, path=rest)
+        return SplitSpec(text, kind, path=rest)
     if kind == "fold":
         which, folds = int(found[1]), int(found[2])
         splits.require_fold(which, folds)
-        return Protocol(f"fold:{which}/{folds}", kind, count=folds, fold=which)
+        return SplitSpec(f"fold:{which}/{folds}", kind, count=folds, fold=which)
     if kind == "kfold":
         splits.require_fold(1, int(found[1]))
-        return Protocol(f"kfold:{int(found[1])}", kind, count=int(found[1]))
+        return SplitSpec(f"kfold:{int(found[1])}", kind, count=int(found[1]))
     base = parse(found[2])
     if base.kind in ("kfold", "label", "shots"):
         raise InputError(
-            f"--split {kind} leaves labels out of the training part of one split, and {base.spec!r} after the @ is "
+            f"--split {kind} leaves labels out of the training part of one split, and {base.text!r} after the @ is "
             f"{'several' if base.kind == 'kfold' else 'without some already'}: name a share, as in {kind}:...@0.2"
         )
     if kind == "shots":
         splits.require_shots(int(found[1]))
-        return Protocol(f"shots:{int(found[1])}@{base.spec}", kind, count=int(found[1]), base=base)
+        return SplitSpec(f"shots:{int(found[1])}@{base.text}", kind, count=int(found[1]), base=base)
     kept = _number(found[1])
     if kept is None:
         raise InputError(f"--split label is written like label:0.1@0.2, got {text!r}")
     splits.require_part(kept)
-    return Protocol(f"label:{_written(kept)}@{base.spec}", kind, share=kept, base=base)
+    return SplitSpec(f"label:{_written(kept)}@{base.text}", kind, share=kept, base=base)
 
 
-def several(text: str) -> list[Protocol]:
-    """Read a list of protocols, each fold of a `kfold` for itself.
+def parse_many(text: str) -> list[SplitSpec]:
+    """Read a list of specs, each fold of a `kfold` for itself.
 
     Parameters
     ----------
@@ -203,13 +201,13 @@ def several(text: str) -> list[Protocol]:
             )
         else:
             written += _between(items[i - 2], items[i - 1], items[i + 1])
-    protocols = [one for item in written for one in parse(item).expand()]
+    specs = [one for item in written for one in parse(item).expand()]
     seen: set[str] = set()
-    for protocol in protocols:
-        if protocol.spec in seen:
-            raise InputError(f"the split {protocol.spec} is given twice in {text!r}; leave one out")
-        seen.add(protocol.spec)
-    return protocols
+    for spec in specs:
+        if spec.text in seen:
+            raise InputError(f"the split {spec.text} is given twice in {text!r}; leave one out")
+        seen.add(spec.text)
+    return specs
 
 
 def validation_of(samples: Samples, split: Split) -> Split:
@@ -223,13 +221,13 @@ def validation_of(samples: Samples, split: Split) -> Split:
     )
 
 
-def choose(samples: Samples, protocol: Protocol, seed: int) -> tuple[Split, Split]:
+def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
     """Decide who is held out, and which of the others validate.
 
     Parameters
     ----------
     samples : Samples
-    protocol : Protocol
+    spec : SplitSpec
         Any but a `kfold`, which is several splits.
     seed : int
         Not used where nothing is drawn.
@@ -248,13 +246,13 @@ def choose(samples: Samples, protocol: Protocol, seed: int) -> tuple[Split, Spli
     """
     ids, classes, usable = samples.ids, samples.classes, samples.usable
     labels = _labels(samples)
-    groups = (samples.groups or None) if protocol.draws else None
-    kind = protocol.kind
-    if protocol.base is not None:
-        outer, inner = choose(samples, protocol.base, seed)
+    groups = (samples.groups or None) if spec.draws else None
+    kind = spec.kind
+    if spec.base is not None:
+        outer, inner = select(samples, spec.base, seed)
         if kind == "shots":
-            return splits.shots(outer, inner, ids, labels, protocol.count, seed, classes)
-        return splits.fewer(outer, inner, ids, labels, protocol.share, seed, groups=groups)
+            return splits.shots(outer, inner, ids, labels, spec.count, seed, classes)
+        return splits.fewer(outer, inner, ids, labels, spec.share, seed, groups=groups)
     if kind == SHIPPED:
         if not samples.parts:
             raise InputError(
@@ -264,18 +262,16 @@ def choose(samples: Samples, protocol: Protocol, seed: int) -> tuple[Split, Spli
     if kind in split_lists.TORCHGEO:
         return _listed(samples, labels, split_lists.torchgeo(kind), f"the {kind} lists", kind)
     if kind == "file":
-        return _from_file(samples, labels, Path(protocol.path).expanduser())
+        return _from_file(samples, labels, Path(spec.path).expanduser())
     if kind == "fold":
-        which, folds = protocol.fold, protocol.count
+        which, folds = spec.fold, spec.count
         outer = splits.fold(ids, labels, which, folds, seed, classes, groups=groups, usable=usable)
     elif kind == "share":
-        outer = splits.holdout(
-            ids, labels, protocol.share, seed, classes, groups=groups, usable=usable
-        )
+        outer = splits.holdout(ids, labels, spec.share, seed, classes, groups=groups, usable=usable)
     else:
         raise InputError(
-            f"{protocol.spec} is {protocol.count} splits, and one is needed: name one of them, such as "
-            f"fold:1/{protocol.count}, or run them all with samtl sweep"
+            f"{spec.text} is {spec.count} splits, and one is needed: name one of them, such as "
+            f"fold:1/{spec.count}, or run them all with samtl sweep"
         )
     return outer, validation_of(samples, outer)
 
@@ -288,28 +284,18 @@ def leaks(name: str) -> bool:
     return name.removesuffix("-label").removesuffix("-shots") in RANDOM
 
 
-def taken_over(samples: Samples, content: Mapping[str, Any], of: str | Path) -> tuple[Split, Split]:
-    """Make a split anew from what a `split.json` holds.
+def reuse(samples: Samples, record: SplitRecord, source: str | Path) -> tuple[Split, Split]:
+    """Restore a recorded split.
 
     Raises
     ------
     InputError
-        Where it is of other samples, or of some that cannot be used.
+        If the split is of other samples, or contains samples that cannot be used.
     """
     try:
-        outer, inner = splits.from_ids(
-            samples.ids,
-            content["held_out"],
-            content["validation"],
-            content["left_out"],
-            name=content["name"],
-            share=content["share"],
-            seed=content["seed"],
-            digest=content["digest"],
-            validation_share=content["validation_share"],
-        )
+        outer, inner = splits.from_record(samples.ids, record)
     except InputError as error:
-        raise InputError(f"the split of {of} is none of {samples.where}: {error}") from error
+        raise InputError(f"the split of {source} does not fit {samples.where}: {error}") from error
     require_usable(samples, outer)
     return outer, inner
 
@@ -333,7 +319,7 @@ def _from_file(
     samples: Samples, labels: NDArray[np.int64] | None, path: Path
 ) -> tuple[Split, Split]:
     if path.is_file():
-        return taken_over(samples, read_split_file(path), path)
+        return reuse(samples, read_split_file(path), path)
     if not any(file.is_file() for file in split_lists.list_files(path).values()):
         raise InputError(
             f"--split file:{path}: there is no such file (expected is one like a run's split.json), and no "

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samtl._runtime import ahead, without_collecting
+from samtl._runtime import prefetch, without_collecting
 from samtl.errors import DamageError
 from samtl.store.documents import unseal
 from samtl.store.folders import names
@@ -222,7 +222,9 @@ def read_log(store: Path) -> list[Record]:
 
 def _each(folder: Path, listed: list[str]) -> Iterator[Record]:
     if isinstance(folder, RemotePath):  # where each takes a request
-        yield from ahead(lambda name: read_record(folder / name), listed, _REQUESTS, 2 * _REQUESTS)
+        yield from prefetch(
+            lambda name: read_record(folder / name), listed, _REQUESTS, 2 * _REQUESTS
+        )
         return
     parent = str(folder)  # texts are a third quicker than paths
     yield from (read_record(f"{parent}/{name}") for name in listed)

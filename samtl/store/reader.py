@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl._runtime import ahead
+from samtl._runtime import prefetch
 from samtl.errors import (
     DamageError,
     InputError,
@@ -417,7 +417,7 @@ class Store:
                         shard.pieces(one for one in extents if one != (0, 0))
             return positions, [self.row(array, row) for row in rows]
 
-        yield from ahead(fetch, groups, _FETCHERS, _FETCHERS + 1)
+        yield from prefetch(fetch, groups, _FETCHERS, _FETCHERS + 1)
 
     def row(self, array: str, row: int) -> Any:
         """Give one row without copying it, verified.

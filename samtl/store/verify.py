@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samtl._runtime import ahead, without_collecting
+from samtl._runtime import prefetch, without_collecting
 from samtl.errors import DamageError, InputError
 from samtl.images.transforms import PATCH
 from samtl.store import durable, folders, rows
@@ -386,7 +386,7 @@ def _shards(
     found.bytes, done = total, 0
     if level == "quick":
         return
-    work = ahead(
+    work = prefetch(
         lambda item: (item[2].size, _read(store, *item, level == "deep")),
         sizes,
         _READERS,

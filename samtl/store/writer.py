@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from samtl._runtime import ahead
+from samtl._runtime import prefetch
 from samtl.errors import (
     DamageError,
     InputError,
@@ -160,7 +160,7 @@ class StoreWriter:
 
         with _alone_at(record_path):
             if isinstance(self.path, RemotePath):  # where most of the time is waiting
-                files = dict(ahead(write, arrays, len(arrays) or 1, len(arrays) or 1))
+                files = dict(prefetch(write, arrays, len(arrays) or 1, len(arrays) or 1))
             else:
                 files = dict(map(write, arrays))
         record = Record(

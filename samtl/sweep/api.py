@@ -39,9 +39,8 @@ from samtl.experiment.trial import (
     configured,
     run_name,
 )
-from samtl.splits import Split
-from samtl.splits import spec as protocols
-from samtl.splits.published import read_split
+from samtl.splits import Split, read_split
+from samtl.splits.spec import SplitSpec, parse_many, select
 from samtl.store.documents import digest
 from samtl.store.reader import Store
 from samtl.store.remote import as_folder
@@ -170,7 +169,7 @@ def sweep(
     heads : sequence of str, optional
         By default all for the store's task.
     splits : str
-        Separated by commas, "..." continues a row: see `samtl.splits.spec.several`.
+        Separated by commas, "..." continues a row: see `samtl.splits.spec.parse_many`.
     seeds : int or sequence of int
         How many, from 0; or which.
     out : path, optional
@@ -220,8 +219,8 @@ def sweep(
         raise InputError(
             f"the baselines {', '.join(baselines)} read pixels: say which with --dataset (and --root)"
         )
-    asked = protocols.several(splits)
-    if group_by is not None and not any(protocol.draws for protocol in asked):
+    asked = parse_many(splits)
+    if group_by is not None and not any(spec.draws for spec in asked):
         raise InputError(f"--group-by has no bearing on the splits {splits}: leave it out")
     folder = (
         as_folder(out) if out is not None else runs_folder() / f"sweep-{_named(paths, dataset)}"
@@ -318,7 +317,7 @@ def _plan(
     shop: Workshop,
     paths: Sequence[str],
     heads: Sequence[str] | None,
-    asked: Sequence[protocols.Protocol],
+    asked: Sequence[SplitSpec],
     seeds: Sequence[int],
     baselines: Sequence[str],
     features: Sequence[str],
@@ -455,12 +454,12 @@ def _outdated(store: Store, images: Dataset) -> str:
 
 
 def _parts(
-    samples: Samples, asked: Sequence[protocols.Protocol], seeds: Sequence[int]
+    samples: Samples, asked: Sequence[SplitSpec], seeds: Sequence[int]
 ) -> dict[tuple[str, int], Parts]:
     """Draw every split, with every seed that makes a difference."""
     found: dict[tuple[str, int], Parts] = {}
-    for protocol, seed in itertools.product(asked, seeds):
-        found[protocol.spec, seed] = Parts(*protocols.choose(samples, protocol, seed))
+    for spec, seed in itertools.product(asked, seeds):
+        found[spec.text, seed] = Parts(*select(samples, spec, seed))
     return found
 
 
@@ -630,10 +629,10 @@ class _Sweep:
 
     def _require_parts(self, cell: Cell, folder: Path) -> None:
         """Refuse a run whose samples are in other parts than the plan says."""
-        ids, content = self.shop.trial(cell).samples.ids, read_split(folder)
+        ids, record = self.shop.trial(cell).samples.ids, read_split(folder)
         split, inner = cell.parts
         for part, rows in (("held_out", split.test), ("validation", inner.test)):
-            if set(content[part]) != {ids[row] for row in rows}:
+            if set(getattr(record, part)) != {ids[row] for row in rows}:
                 raise InputError(f"{folder} is of other samples: its {part} part is another")
 
     def _tell(self, cell: Cell, what: str, text: str) -> None:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtl._runtime import ahead, bounded
+from samtl._runtime import bounded, prefetch
 from samtl.errors import SamtlError
 from samtl.experiment.feed import Targets, checked, window_rows
 from samtl.experiment.head_trial import HeadTrial
@@ -148,7 +148,7 @@ class _Stream:
                 there = np.array([row for row in rows.tolist() if row not in lost], dtype=np.int64)
                 return self._load(there, learnt_from, lost)
 
-        return ahead(load, [rows for rows in kept if len(rows)])
+        return prefetch(load, [rows for rows in kept if len(rows)])
 
     def _load(
         self, rows: Rows, learnt_from: NDArray[np.bool_], lost: Mapping[int, SamtlError]

@@ -171,8 +171,8 @@ class Workshop:
                 data, cell.name, model, cell.parts, cell.seed, given, cell.start, cell.streamed
             )
         images, samples = self.images(cell.store)
-        if model.keeps:
-            model.keep(self._kept.setdefault((cell.store, cell.name), {}))
+        if model.caches:
+            model.use_cache(self._kept.setdefault((cell.store, cell.name), {}))
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
         return BaselineTrial(
             images,
@@ -378,7 +378,7 @@ def why(error: BaseException) -> str:
 
 def keeps(name: str) -> bool:
     """Tell whether one process should work off all cells of a baseline, since they share most of their work."""
-    found: bool = registry.load("baselines", name).Baseline.keeps
+    found: bool = registry.load("baselines", name).Baseline.caches
     return found
 
 

@@ -1,0 +1,109 @@
+"""The split of a run as it is written down, `split.json`: names, digests, and sample ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from samtl._io import read_object
+from samtl.errors import InputError
+from samtl.splits.split import Split
+
+
+class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `split.json`: samples that are in no list were trained on.
+
+    Attributes
+    ----------
+    name, share, seed, digest
+        As of `Split`.
+    validation_digest, validation_share
+        Of the split of the training part.
+    held_out, validation, left_out : list of str
+        Ids of the held-out samples, the validation part, and the samples in no part.
+    """
+
+    name: str
+    share: float
+    seed: int
+    digest: str
+    validation_digest: str = ""
+    validation_share: float
+    held_out: list[str]
+    validation: list[str]
+    left_out: list[str]
+
+
+def record_of(sample_ids: Sequence[str], split: Split, inner: Split) -> SplitRecord:
+    """Describe a split and its validation part by sample id."""
+    neither = np.setdiff1d(np.arange(len(sample_ids)), np.concatenate([split.train, split.test]))
+    return SplitRecord(
+        name=split.name,
+        share=split.share,
+        seed=split.seed,
+        digest=split.digest,
+        validation_digest=inner.digest,
+        validation_share=inner.share,
+        held_out=[sample_ids[row] for row in split.test],
+        validation=[sample_ids[row] for row in inner.test],
+        left_out=[sample_ids[row] for row in neither],
+    )
+
+
+def read_split(run: str | Path) -> SplitRecord:
+    """Read the split of a run folder.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no `split.json`, or as `read_split_file`.
+    """
+    file = Path(run, "split.json")
+    if not file.is_file():
+        raise InputError(
+            f"{run} is not a run: expected a folder with split.json, as samtl fit-head and samtl fit-baseline write it"
+        )
+    return read_split_file(file)
+
+
+def read_split_file(path: str | Path) -> SplitRecord:
+    """Read a file like the `split.json` of a run.
+
+    The runs of a sweep name a file that they share: their `file` holds the lists of ids.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, a field is missing or has another type, or the shared file is missing or describes
+        another split.
+    """
+    file = Path(path)
+    content = _object(file, f"there is no split file {file}: expected one like a run's split.json")
+    if "file" in content:
+        shared = file.parent / str(content["file"])
+        whole = _object(
+            shared,
+            f"{file} names {shared}, which does not exist: keep the runs of a sweep together with its splits",
+        )
+        for field in ("digest", "validation_digest"):
+            if field in content and content[field] != whole.get(field):
+                raise InputError(
+                    f"{shared} is not the split that {file} names: its {field} is {whole.get(field)!r}, expected "
+                    f"{content[field]!r}"
+                )
+        content = {**whole, **content}
+    try:
+        return msgspec.convert(content, SplitRecord)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{file} is damaged: {error}") from error
+
+
+def _object(file: Path, missing: str) -> dict[str, Any]:
+    try:
+        return read_object(file)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(missing) from error
