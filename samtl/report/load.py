@@ -216,7 +216,7 @@ def _grouped(runs: Iterable[Run]) -> list[list[Run]]:
     """Group the runs on one dataset: models join a group if they were scored on the same samples as its others."""
     units: dict[Any, list[Run]] = defaultdict(list)
     for run in runs:
-        units[model_of(run), run.samples].append(run)
+        units[model_of(run), run.samples_digest].append(run)
     groups: list[list[list[Run]]] = []
     for unit in sorted(units.values(), key=lambda unit: (unit[0].kind != "head", -len(unit))):
         fitting = [group for group in groups if all(_alike(unit, other) for other in group)]
@@ -317,7 +317,7 @@ def _cautions(comparison: Comparison) -> list[str]:
             "All splits are random: if images are neighbouring tiles of one place, models are scored next to what they "
             "were trained on, and scores are higher than they would be on new land."
         )
-    if len({run.samples for run in comparison.runs}) > 1:
+    if len({run.samples_digest for run in comparison.runs}) > 1:
         found.append(
             "Not all runs saw the same state of the dataset, although their held-out samples have the same labels: to "
             "be sure, train the older ones again."

@@ -128,9 +128,9 @@ def styled() -> AbstractContextManager[None]:
     return context
 
 
-def figure(height: float, width: float = WIDTH, layout: str = "constrained") -> Figure:
+def figure(height: float, width: float = WIDTH) -> Figure:
     """Make an empty figure, sizes in inches, with a transparent background; only within `styled`."""
-    return Figure(figsize=(width, height), layout=layout)  # type: ignore[arg-type]
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def settled(drawn: Figure, note: str = "") -> Figure:

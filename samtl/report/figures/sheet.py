@@ -5,20 +5,23 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from samtl.experiment.tables import PALETTE
 from samtl.images.transforms import IGNORE
-from samtl.report.style import GRID, figure, settled, styled
+from samtl.report.style import figure, settled, styled
 
 WIDE = 10.0  # inches
+_PIXELS = 1600  # of a row of pictures
+_GAP = 12
 _TEXT = 14.0
-_TALLEST = 1.6  # height / width of a cell
+_TALLEST = 1.3  # height / width of a cell
 _LETTERS = 104  # that fit across the sheet
 _LABEL = 20  # letters of a row's label in a line
 
@@ -69,34 +72,47 @@ def sheet(
     note : str
         A line above everything.
     """
-    tall = [max((_tallness(one) for one in row.pictures), default=1.0) for row in rows]
+    tile = _PIXELS // across
+    at: Any = {"fontsize": _TEXT - 2, "ha": "center"}
+    below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 4}
+    line = _PIXELS / WIDE * _TEXT / 60  # height of a line of text
+    tall = [round(tile * max(map(_tallness, row.pictures), default=1.0)) for row in rows]
+    under = [
+        max((p.under.count("\n") + 1 for p in row.pictures if p.under), default=0) for row in rows
+    ]
+    deep = [round(count * line) for count in under]
+    tops = np.cumsum(
+        [0, *(high + low + _GAP for high, low in zip(tall, deep, strict=True))]
+    ).tolist()
+    canvas = Image.new("RGBA", (across * (tile + _GAP), tops[-1]))
     with styled():
-        drawn = figure(3 + 1.5 * sum(tall) * WIDE / across, WIDE, "compressed")
-        grid = drawn.subplots(len(rows), across, squeeze=False, height_ratios=tall)
-        for axes in grid.ravel():
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            axes.grid(visible=False)
-        for axes, title in zip(grid[0], columns, strict=False):
-            axes.set_title(_fitted(title, across), fontsize=_TEXT, loc="center")
-        for row, line in zip(rows, grid, strict=True):
+        drawn = figure(2 + WIDE * canvas.height / canvas.width, WIDE)
+        axes = drawn.subplots()
+        for row, top, high in zip(rows, tops, tall, strict=False):
             label = textwrap.fill(row.label, _LABEL)
-            line[0].set_ylabel(label, fontsize=_TEXT, rotation=0, ha="right", va="center")
-            for picture, axes in zip(row.pictures, line, strict=False):
-                axes.set_xlabel(_fitted(picture.under, across), fontsize=_TEXT - 2)
+            axes.text(-_GAP, top + high / 2, label, fontsize=_TEXT, ha="right", va="center")
+            for place, picture in enumerate(row.pictures):
+                left = place * (tile + _GAP)
+                middle = left + tile / 2
+                axes.text(middle, top + high, _fitted(picture.under, across), va="top", **at)
                 if picture.pixels is None:
-                    axes.imshow(np.full((1, 1), 0), cmap="gray", alpha=0)
-                    axes.text(0, 0, "not available", ha="center", va="center", color=GRID)
+                    axes.text(middle, top + high / 2, "not available", va="center", **at)
                 else:
-                    axes.imshow(picture.pixels)
+                    image = ImageOps.contain(Image.fromarray(picture.pixels), (tile, high))
+                    canvas.paste(image, (left + (tile - image.width) // 2, top))
+        for place, title in enumerate(columns):
+            middle = place * (tile + _GAP) + tile / 2
+            axes.text(
+                middle, -_GAP, _fitted(title, across), fontsize=_TEXT, ha="center", va="bottom"
+            )
+        axes.imshow(canvas)
+        axes.set_axis_off()
         if legend:
             patches = [Patch(color=c, label=shortened(name, 40)) for name, c in legend.items()]
-            drawn.legend(handles=patches, loc="outside lower left", ncols=4, fontsize=_TEXT - 2)
-        # Images keep their shapes, so how high they are is known once they are laid out.
-        drawn.draw_without_rendering()
-        high = Bbox.union([axes.get_tightbbox() for axes in grid.ravel()]).height / drawn.dpi
-        drawn.set_figheight(high + 0.4 * bool(note) + 0.3 * -(-len(legend or ()) // 4) + 0.1)
-        return settled(drawn, note)
+            axes.legend(handles=patches, **below)
+        if note:
+            axes.set_title(note, fontsize=_TEXT - 2, fontweight="normal", style="italic")
+        return settled(drawn)
 
 
 def _tallness(picture: Picture) -> float:
