@@ -82,18 +82,8 @@ def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
     comparisons = [
         _comparison(some, found.warnings) for group in groups.values() for some in _grouped(group)
     ]
-    comparisons = [one for one in comparisons if not _superseded(one, comparisons)]
     comparisons.sort(key=lambda one: (one.dataset, -len(one.runs)))
     return _with_failures(comparisons, found.failed)
-
-
-def _superseded(one: Comparison, comparisons: Sequence[Comparison]) -> bool:
-    """Tell whether these are baselines alone, all of which others have beside heads: from before a change."""
-    models = set(map(model_of, one.runs))
-    return all(model.kind != "head" for model in models) and any(
-        one.dataset == other.dataset and models < set(map(model_of, other.runs))
-        for other in comparisons
-    )
 
 
 def require_one(comparisons: Sequence[Comparison], separate: bool = False) -> list[Comparison]:
@@ -191,14 +181,22 @@ def _folders(parent: Path) -> list[Path]:
 def _newest(runs: Iterable[Run], warnings: list[str]) -> list[Run]:
     """Return of the runs of which the same was asked the one that finished last."""
     found = sorted(runs, key=lambda run: (run.finished, str(run.path)))
-    last = {_asked(run): run for run in found}
-    older = len({run.digest for run in found}) - len(last)
+    newest = {_asked(run): run for run in found}
+    last = {(_asked(run), run.comparison_key): run for run in found}
+    # A sweep over several stores has each baseline on the samples of each.
+    beside = {run.comparison_key for run in newest.values() if run.kind == "head"}
+    kept = [
+        run
+        for run in last.values()
+        if run is newest[_asked(run)] or (run.kind != "head" and run.comparison_key in beside)
+    ]
+    older = len({run.digest for run in found}) - len(kept)
     if older > 0:
         warnings.append(
             f"{older} older runs are left out: the same model was trained again on the same kind of split with the "
             "same seed, after the dataset changed or from another start"
         )
-    return list(last.values())
+    return kept
 
 
 def _asked(run: Run) -> tuple[Any, ...]:
@@ -206,10 +204,8 @@ def _asked(run: Run) -> tuple[Any, ...]:
     given = run.given.get("split")
     # A split that was handed over as rows is one of any number.
     split = (run.split.share, run.split.digest) if given is None else str(given)
-    # A baseline does not know which store's samples it took, and a sweep may have several.
-    source = run.store if run.kind == "head" else run.comparison_key
     how = tuple(str(run.given.get(name)) for name in ("group_by", "same_split_as"))
-    return (run.dataset, model_of(run), run.split.name, split, *how, source, run.seed)
+    return (run.dataset, model_of(run), run.split.name, split, *how, run.store, run.seed)
 
 
 def _grouped(runs: Iterable[Run]) -> list[list[Run]]:
@@ -234,7 +230,7 @@ def _alike(a: Sequence[Run], b: Sequence[Run]) -> bool:
     first, second = _by_place(a), _by_place(b)
     if any(first[place].isdisjoint(second[place]) for place in first.keys() & second.keys()):
         return False
-    return bool(_keys(a) & _keys(b)) or not {map(_samples, a)}.isdisjoint(map(_samples, b))
+    return bool(_keys(a) & _keys(b)) or not set(map(_samples, a)).isdisjoint(map(_samples, b))
 
 
 def _keys(*units: Iterable[Run]) -> set[str]:
@@ -317,7 +313,9 @@ def _cautions(comparison: Comparison) -> list[str]:
             "All splits are random: if images are neighbouring tiles of one place, models are scored next to what they "
             "were trained on, and scores are higher than they would be on new land."
         )
-    if len({run.samples_digest for run in comparison.runs}) > 1:
+    # Pixels and each store are digested by themselves.
+    states = {(run.store, run.samples_digest) for run in comparison.runs}
+    if len(states) > len({run.store for run in comparison.runs}):
         found.append(
             "Not all runs saw the same state of the dataset, although their held-out samples have the same labels: to "
             "be sure, train the older ones again."
