@@ -1,5 +1,6 @@
 """The figures and tables of a comparison: curves, distributions, matrices, costs, scores, provenance."""
 
+from samtl.report import style as style  # first, since it checks that matplotlib is installed
 from samtl.report.figures.confusion import confusions as confusions
 from samtl.report.figures.costs import costs as costs
 from samtl.report.figures.image_scores import image_scores as image_scores

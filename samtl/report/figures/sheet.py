@@ -22,7 +22,7 @@ _PIXELS = 1600  # of a row of pictures
 _GAP = 12
 _TEXT = 14.0
 _TALLEST = 1.3  # height / width of a cell
-_LETTERS = 104  # that fit across the sheet
+_LETTERS = 72  # that fit across the pictures
 _LABEL = 20  # letters of a row's label in a line
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish; these differ in lightness, too.
@@ -74,7 +74,7 @@ def sheet(
     """
     tile = _PIXELS // across
     at: Any = {"fontsize": _TEXT - 2, "ha": "center"}
-    below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 4}
+    below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 3}
     line = _PIXELS / WIDE * _TEXT / 60  # height of a line of text
     tall = [round(tile * max(map(_tallness, row.pictures), default=1.0)) for row in rows]
     under = [
@@ -108,7 +108,7 @@ def sheet(
         axes.imshow(canvas)
         axes.set_axis_off()
         if legend:
-            patches = [Patch(color=c, label=shortened(name, 40)) for name, c in legend.items()]
+            patches = [Patch(color=c, label=shortened(name, 26)) for name, c in legend.items()]
             axes.legend(handles=patches, **below)
         if note:
             axes.set_title(note, fontsize=_TEXT - 2, fontweight="normal", style="italic")
