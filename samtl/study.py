@@ -23,7 +23,7 @@ from samtl.encoders import checkpoints
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
-from samtl.splits.spec import Samples, parse, select
+from samtl.splits import Samples, parse, select
 from samtl.store.find import stores_in
 from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store
@@ -283,7 +283,7 @@ def _available(source: str | Path | None, quick: bool, note: Callable[[str], Non
     module = registry.load("baselines", _PRETRAINED)
     try:
         if source == "official":
-            checkpoints.download(module.OFFICIAL, module.BASE_URL)
+            checkpoints.download(module.OFFICIAL)
         else:
             checkpoints.check_source(str(source))
     except ResourceError as error:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import stubs
 from PIL import Image
+from samtl.experiment.baseline_fit import BaselineTrial, fit_baseline, samples_of
 from toys import blobs, stripes
 
 from samtl import splits
 from samtl.datasets import shuffled
 from samtl.embed.api import embed
 from samtl.errors import InputError, UnknownName
-from samtl.experiment.baseline_fit import BaselineTrial, fit_baseline, samples_of
 from samtl.experiment.fit import fit_head
 from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import (
@@ -62,13 +62,15 @@ def test_the_split_is_that_of_any_trial_of_the_same_samples():
     data = stripes()
     ordered = shuffled(data)
     result = fit_baseline(data, "floor", 0.3, seed=4)
-    assert result.split == splits.holdout(ordered.sample_ids, ordered.labels, 0.3, 4, data.classes)
+    assert result.split == splits.holdout(
+        splits.Samples.of(ordered.sample_ids, ordered.labels), 0.3, 4
+    )
 
 
 def test_what_is_held_out_is_read_after_training():
     data = stripes()
     ordered = shuffled(data)
-    split = splits.holdout(ordered.sample_ids, ordered.labels, 0.2, 0, data.classes)
+    split = splits.holdout(splits.Samples.of(ordered.sample_ids, ordered.labels), 0.2, 0)
     data.read.forbidden = {ordered.sample_ids[row] for row in split.test}
 
     def allow(event):
@@ -161,12 +163,12 @@ def test_a_saved_baseline_predicts_as_it_did():
             "no parameter of the baseline cnn is called 'depth'",
         ),
         (stripes, "cn", {}, "did you mean cnn"),
-        (stripes, "floor", {"split": 1.5}, "--split must lie between 0 and 1"),
+        (stripes, "floor", {"split": 1.5}, "lies between 0 and 1"),
         (stripes, "floor", {"split": "half"}, "no split is called 'half': known are 0.2, shipped"),
-        (stripes, "floor", {"split": "shipped"}, "comes with no split of its own"),
+        (stripes, "floor", {"split": "shipped"}, "does not come with a split"),
         (stripes, "floor", {"seed": -1}, "--seed must lie between"),
         (stripes, "floor", {"split": 0.2, "same_split_as": "runs/x"}, "exclude each other"),
-        (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is no run"),
+        (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is not a run"),
         (stripes, "cnn", {"params": {"epochs": 0}}, "epochs must be a whole number from 1"),
     ],
 )
@@ -186,7 +188,7 @@ def test_images_that_are_gone_are_said(tmp_path):
 
 def test_a_run_of_other_samples_is_no_split_of_these():
     run = fit_baseline(stripes(), "floor", 0.2).run
-    with pytest.raises(InputError, match="is none of stripes"):
+    with pytest.raises(InputError, match="those of stripes"):
         fit_baseline(stripes(48), "floor", same_split_as=run)
 
 
@@ -201,7 +203,7 @@ def test_a_class_without_a_training_pixel_cannot_be_learnt(tmp_path):
 def test_a_held_out_mask_of_another_size_is_refused():
     data = blobs()
     ordered = shuffled(data)
-    held = splits.holdout(ordered.sample_ids, None, 0.25).test
+    held = splits.holdout(splits.Samples.of(ordered.sample_ids), 0.25).test
     name = ordered.sample_ids[held[0]]
     data.read_mask.content[name] = np.repeat(data.read_mask.content[name], 2, 0).repeat(2, 1)
     with pytest.raises(InputError, match="must have its image's shape"):

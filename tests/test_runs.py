@@ -7,7 +7,6 @@ import pytest
 
 from samtl.errors import InputError, ResourceError
 from samtl.experiment.run import RunFolder, read_run, runs_folder
-from samtl.splits import SplitRecord, read_split, read_split_file
 
 
 def publish(parent, name="run", content=1):
@@ -85,16 +84,6 @@ def test_folders_within_are_published_too(tmp_path):
 # Reading one again
 
 
-SPLIT = {
-    "name": "holdout",
-    "share": 0.2,
-    "seed": 3,
-    "digest": "d" * 64,
-    "validation_share": 0.2,
-}
-LISTS = {"held_out": ["a"], "validation": ["b"], "left_out": []}
-
-
 def written(folder, content, name="split.json"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
@@ -104,10 +93,8 @@ def written(folder, content, name="split.json"):
 def test_what_was_written_is_read(tmp_path):
     with RunFolder(tmp_path) as folder:
         folder.write_json("config.json", {"kind": "head", "näme": "x"})
-        folder.write_json("split.json", {**SPLIT, **LISTS, "validation_digest": ""})
         run = folder.publish("run")
     assert read_run(run) == {"kind": "head", "näme": "x"}
-    assert read_split(str(run)) == SplitRecord(**SPLIT, **LISTS)
 
 
 @pytest.mark.parametrize("file", ["config.json", "split.json"])
@@ -123,67 +110,3 @@ def test_what_is_no_run_is_said(tmp_path, file):
 def test_what_is_no_object_is_damage(tmp_path, content):
     with pytest.raises(InputError, match=r"config\.json is damaged"):
         read_run(written(tmp_path / "run", content, "config.json"))
-
-
-@pytest.mark.parametrize("field", [*SPLIT, *LISTS])
-@pytest.mark.parametrize("value", [None, {}, "missing"])
-def test_a_split_with_a_wrong_field_is_named(tmp_path, field, value):
-    content = {**SPLIT, **LISTS, field: value}
-    if value == "missing":
-        if field in ("name", "digest"):
-            content[field] = 1
-        else:
-            del content[field]
-    with pytest.raises(InputError, match=rf"split\.json is damaged: .*{field}"):
-        read_split(written(tmp_path / "run", content))
-
-
-def shared_split(sweep, digest="d1", **more):
-    """A run of a sweep, whose split is kept once beside the runs; gives the run."""
-    ids = {"held_out": ["a"], "validation": ["b"], "left_out": [], "validation_share": 0.2}
-    own = {"name": "holdout", "share": 0.2, "seed": 0, "digest": "d1"}
-    run = sweep / "cells" / "run"
-    run.mkdir(parents=True)
-    (sweep / "splits").mkdir()
-    (sweep / "splits" / "d1.json").write_text(json.dumps({**own, **ids, "digest": digest}))
-    named = {**own, "seed": 5, "file": "../../splits/d1.json", **more}
-    (run / "split.json").write_text(json.dumps(named))
-    return run
-
-
-def test_the_split_of_a_sweep_is_read_from_where_it_is_kept(tmp_path, monkeypatch):
-    run = shared_split(tmp_path)
-    monkeypatch.chdir(run)
-    for where in (run, "."):
-        content = read_split(where)
-        assert (content.held_out, content.validation) == (["a"], ["b"])
-        assert (content.seed, content.digest) == (5, "d1")
-    assert read_split_file(run / "split.json") == read_split(run)
-
-
-@pytest.mark.parametrize(
-    ("digest", "more", "said"),
-    [
-        (
-            "d2",
-            {},
-            r"d1\.json is not the split that .* names: its digest is 'd2', expected 'd1'",
-        ),
-        ("d1", {"validation_digest": "v"}, "its validation_digest is None, expected 'v'"),
-        ("d1", {"file": "../d1.json"}, "which does not exist: keep the runs of a sweep"),
-        ("d1", {"file": ".."}, "which does not exist"),
-        ("d1", {"share": None}, r"split\.json is damaged: .*share"),
-    ],
-)
-def test_another_split_than_that_of_the_run_is_refused(tmp_path, digest, more, said):
-    run = shared_split(tmp_path, digest, **more)
-    with pytest.raises(InputError, match=said):
-        read_split(run)
-
-
-def test_a_split_file_must_be_there(tmp_path):
-    with pytest.raises(InputError, match=r"there is no split file .*nothing\.json"):
-        read_split_file(tmp_path / "nothing.json")
-    (tmp_path / "a.json").write_text("[1]")
-    with pytest.raises(InputError, match=r"a\.json is damaged: expected a JSON object"):
-        read_split_file(tmp_path / "a.json")

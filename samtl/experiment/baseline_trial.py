@@ -29,7 +29,7 @@ from samtl.experiment.trial import (
     score_classes,
 )
 from samtl.images.transforms import Preprocessing, mask_square, resized_shape
-from samtl.splits.spec import Samples
+from samtl.splits import Samples
 
 FLOOR = "floor"
 IMAGE_SIZE = Preprocessing().image_size  # of an encoder, if none is named

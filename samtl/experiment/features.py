@@ -26,8 +26,7 @@ from samtl.errors import InputError, UnknownName
 from samtl.heads.base import PooledHead
 from samtl.heads.grid import UPSAMPLING, GridHead
 from samtl.images.transforms import resized_shape
-from samtl.splits import Split
-from samtl.splits.spec import Samples
+from samtl.splits import Samples, Split
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.reader import Store
 

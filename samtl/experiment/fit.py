@@ -18,9 +18,8 @@ from samtl.experiment.head_trial import head_trial
 from samtl.experiment.run import FitResult as FitResult
 from samtl.experiment.run import read_run, runs_folder
 from samtl.experiment.trial import Clock, OnEvent, Parts
-from samtl.splits import Split, read_split
-from samtl.splits import spec as split_spec
-from samtl.splits.spec import Samples
+from samtl.splits import Samples, Split, read_split
+from samtl.splits.spec import SHIPPED
 from samtl.store.reader import Store, open_store
 
 DEFAULT_SHARE = 0.2
@@ -212,23 +211,23 @@ def choose(
                     f"{option} and --same-split-as exclude each other, since the run's split is taken as it is; leave "
                     "one of them out"
                 )
-        return Parts(*split_spec.reuse(samples, read_split(same_split_as), same_split_as))
+        return Parts(*splits.reuse(samples, read_split(same_split_as), same_split_as))
     if split is None:
-        split = split_spec.SHIPPED if samples.parts else DEFAULT_SHARE
+        split = SHIPPED if samples.parts else DEFAULT_SHARE
     if isinstance(split, Split):
         if not same_samples(samples, split):
             raise InputError(
                 f"the split {split.name!r} was made for other samples than those of {samples.where}"
             )
-        split_spec.require_usable(samples, split)
-        return Parts(split, split_spec.validation_of(samples, split))
-    spec = split_spec.parse(split)
+        splits.require_usable(samples, split)
+        return Parts(split, splits.inner(samples, split))
+    spec = splits.parse(split)
     if group_by is not None and not spec.draws:
         raise InputError(
             f"--group-by has no bearing on --split {spec.text}, which takes the samples of {samples.where} as they "
             "are listed: use a share, such as --split 0.2, or leave it out"
         )
-    return Parts(*split_spec.select(samples, spec, seed))
+    return Parts(*splits.select(samples, spec, seed))
 
 
 def same_samples(samples: Samples, split: Split) -> bool:

@@ -18,8 +18,7 @@ from PIL import Image
 from samtl._io import digest, make_folder, replace
 from samtl.errors import InputError
 from samtl.experiment.run import Run, RunFolder
-from samtl.splits import SplitRecord
-from samtl.splits.spec import Samples
+from samtl.splits import Samples, SplitRecord
 
 Rows = NDArray[np.int64]
 

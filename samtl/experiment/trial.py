@@ -35,8 +35,7 @@ from samtl.heads.io import plain, save
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification, segmentation
 from samtl.metrics.classification import Score
-from samtl.splits import Split, record_of
-from samtl.splits.spec import Samples
+from samtl.splits import Samples, Split, record_of
 
 FLOOR_MODELS = {
     "classification": "logistic regression on image statistics",

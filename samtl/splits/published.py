@@ -1,7 +1,7 @@
-"""Split files as others publish them: three lists of file names, and where TorchGeo's lists of EuroSAT are.
+"""Split files as others publish them: three lists of file names, such as TorchGeo's lists of EuroSAT.
 
-`PREFIX-train.txt`, `PREFIX-val.txt` and `PREFIX-test.txt` hold one name on each line. A name is a sample's id, or what
-is left of it without folders and extension: EuroSAT's images are `.jpg` in one archive and `.tif` in another.
+`PREFIX-train.txt`, `PREFIX-val.txt` and `PREFIX-test.txt` hold one name on each line. A name is a sample's id, or its
+stem without folders and extension: EuroSAT's images are `.jpg` in one archive and `.tif` in another.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from samtl.errors import InputError, ResourceError
-from samtl.splits.given import PARTS
+from samtl.splits.split import PARTS
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ SHA256 = {
 
 
 def list_files(prefix: str | Path) -> dict[str, Path]:
-    """Name the file of each part, of `samtl.splits.PARTS`."""
+    """The list file of each part."""
     return {part: Path(f"{prefix}-{ending}.txt") for part, ending in ENDINGS.items()}
 
 
@@ -46,7 +46,7 @@ def read_lists(prefix: str | Path) -> dict[str, list[str]]:
     Raises
     ------
     InputError
-        Where a file is missing or is no text.
+        If a file is missing or is not text.
     """
     lists = {}
     for part, path in list_files(prefix).items():
@@ -54,7 +54,7 @@ def read_lists(prefix: str | Path) -> dict[str, list[str]]:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"the list {path} cannot be read ({type(error).__name__}): expected are three text files, "
+                f"the list {path} cannot be read ({type(error).__name__}): expected three text files, "
                 f"{', '.join(file.name for file in list_files(prefix).values())}, with a file name on each line"
             ) from error
         lists[part] = [line.strip() for line in lines if line.strip()]
@@ -62,89 +62,84 @@ def read_lists(prefix: str | Path) -> dict[str, list[str]]:
 
 
 def parts_of(
-    lists: Mapping[str, Sequence[str]], ids: Sequence[str], lists_of: str, where: str
+    lists: Mapping[str, Sequence[str]], ids: Sequence[str], source: str, where: str
 ) -> list[str]:
     """Find the part of each sample.
 
-    All names must be there: a split of part of them would be called the same, and its figures would not compare.
+    Every listed name must be a sample: figures on part of a published split would not compare.
 
     Parameters
     ----------
     lists : mapping of part to names
     ids : sequence of (N,) str
-    lists_of, where : str
-        Where the lists and the samples are from, for messages.
+    source, where : str
+        Where lists and samples are from, for messages.
 
     Returns
     -------
     list of (N,) str
-        "" where no list has the sample.
+        "" for a sample that is not listed.
 
     Raises
     ------
     InputError
-        Where a name is of no sample, of several, or of one that is listed already.
+        If a name matches no sample, several, or one that is listed already.
     """
     row = {sample: i for i, sample in enumerate(ids)}
-    alike: dict[str, list[int]] = {}
+    by_stem: dict[str, list[int]] = {}
     for i, sample in enumerate(ids):
-        alike.setdefault(PurePosixPath(sample).stem, []).append(i)
-    named = [(name, part) for part, names in lists.items() for name in names]
-    found = [
-        [row[name]] if name in row else alike.get(PurePosixPath(name).stem, []) for name, _ in named
-    ]
-    absent = [name for (name, _), rows in zip(named, found, strict=True) if not rows]
+        by_stem.setdefault(PurePosixPath(sample).stem, []).append(i)
+    parts, absent = [""] * len(ids), []
+    for part, names in lists.items():
+        for name in names:
+            rows = [row[name]] if name in row else by_stem.get(PurePosixPath(name).stem, [])
+            if not rows:
+                absent.append(name)
+                continue
+            if len(rows) > 1:
+                raise InputError(
+                    f"{source} name {name!r}, which may be {ids[rows[0]]!r} or {ids[rows[1]]!r} of {where}: list whole "
+                    "sample ids"
+                )
+            if parts[rows[0]]:
+                raise InputError(
+                    f"{source} name {ids[rows[0]]!r} twice, in {parts[rows[0]]} and in {part}"
+                )
+            parts[rows[0]] = part
     if absent:
         raise InputError(
-            f"{lists_of} name {len(absent)} samples, of {len(named)}, that are not in {where}, such as "
-            f"{absent[0]!r}: choose the dataset that they were made for, all of it (without --limit or --per-class), "
-            "or give the held-out share, such as --split 0.2"
+            f"{source} name {len(absent)} samples that are not in {where}, such as {absent[0]!r}: choose the whole "
+            "dataset that they were made for (without --limit or --per-class), or a held-out share, such as --split 0.2"
         )
-    parts = [""] * len(ids)
-    for (name, part), rows in zip(named, found, strict=True):
-        if len(rows) > 1:
-            raise InputError(
-                f"{lists_of} name {name!r}, which may be {ids[rows[0]]!r} or {ids[rows[1]]!r} of {where}: name "
-                "samples by their whole ids"
-            )
-        if parts[rows[0]]:
-            raise InputError(
-                f"{lists_of} name {ids[rows[0]]!r} more than once, in {parts[rows[0]]} and in {part}"
-            )
-        parts[rows[0]] = part
     return parts
 
 
 def torchgeo(name: str) -> dict[str, list[str]]:
-    """Read TorchGeo's lists of EuroSAT, of `TORCHGEO`; what is not among the downloads is fetched (500 kB).
+    """Read TorchGeo's lists of EuroSAT, of `TORCHGEO`; missing files are downloaded (500 kB).
 
     Raises
     ------
     InputError
-        Where the address gives other bytes than the published ones.
+        If a download is not the published file.
     ResourceError
-        Where the download fails.
+        If a download fails.
     """
     import pooch
 
     folder = Path(os.environ.get("SAMTL_DATA_CACHE") or pooch.os_cache("samtl"))
     prefix = folder / TORCHGEO[name]
-    pooch.get_logger().setLevel(logging.WARNING)  # samtl tells it in its own words
+    pooch.get_logger().setLevel(logging.WARNING)  # samtl reports downloads itself
     for path in list_files(prefix).values():
-        url = BASE_URL + path.name
-        by_hand = f"get {path.name} elsewhere and put it into {folder}"
+        url, digest = BASE_URL + path.name, SHA256[path.name]
+        remedy = f"try again, or put {path.name} into {folder} yourself"
         if not path.is_file():
             _log.info("downloading %s into %s", url, folder)
         try:
-            pooch.retrieve(
-                url, known_hash=f"sha256:{SHA256[path.name]}", fname=path.name, path=folder
-            )
-        except OSError as error:  # requests' errors are OSErrors
+            pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=path.name, path=folder)
+        except OSError as error:  # includes requests' errors
             raise ResourceError(
-                f"could not download {url} ({type(error).__name__}) into {folder}: try again, or {by_hand}"
+                f"could not download {url} into {folder} ({type(error).__name__}): {remedy}"
             ) from error
-        except ValueError as error:  # pooch's word for another hash
-            raise InputError(
-                f"{url} does not have the sha256 {SHA256[path.name]}: try again, or {by_hand}"
-            ) from error
+        except ValueError as error:  # another hash
+            raise InputError(f"{url} does not have the sha256 {digest}: {remedy}") from error
     return read_lists(prefix)

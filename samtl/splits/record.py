@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from samtl._io import read_object
-from samtl.errors import InputError
+from samtl.errors import DamageError, InputError
 from samtl.splits.split import Split
 
 
@@ -60,7 +60,7 @@ def read_split(run: str | Path) -> SplitRecord:
     Raises
     ------
     InputError
-        If the folder holds no `split.json`, or as `read_split_file`.
+        If the folder is not a run, or as `read_split_file`.
     """
     file = Path(run, "split.json")
     if not file.is_file():
@@ -73,36 +73,35 @@ def read_split(run: str | Path) -> SplitRecord:
 def read_split_file(path: str | Path) -> SplitRecord:
     """Read a file like the `split.json` of a run.
 
-    The runs of a sweep name a file that they share: their `file` holds the lists of ids.
+    The `split.json` of a sweep's run names a `file` with the lists of ids, which the sweep's runs share.
 
     Raises
     ------
     InputError
-        If there is no such file, a field is missing or has another type, or the shared file is missing or describes
-        another split.
+        If the file, or the one that it names, is missing, damaged, or of another split.
     """
     file = Path(path)
-    content = _object(file, f"there is no split file {file}: expected one like a run's split.json")
+    content = _read(file, f"{file} is not there: expected a file like a run's split.json")
     if "file" in content:
         shared = file.parent / str(content["file"])
-        whole = _object(
+        whole = _read(
             shared,
-            f"{file} names {shared}, which does not exist: keep the runs of a sweep together with its splits",
+            f"{file} names {shared}, which is not there: keep runs of a sweep with its splits",
         )
         for field in ("digest", "validation_digest"):
-            if field in content and content[field] != whole.get(field):
+            if content.get(field) != whole.get(field):
                 raise InputError(
                     f"{shared} is not the split that {file} names: its {field} is {whole.get(field)!r}, expected "
-                    f"{content[field]!r}"
+                    f"{content.get(field)!r}"
                 )
         content = {**whole, **content}
     try:
         return msgspec.convert(content, SplitRecord)
     except msgspec.ValidationError as error:
-        raise InputError(f"{file} is damaged: {error}") from error
+        raise DamageError(f"{file} is damaged: {error}") from error
 
 
-def _object(file: Path, missing: str) -> dict[str, Any]:
+def _read(file: Path, missing: str) -> dict[str, Any]:
     try:
         return read_object(file)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

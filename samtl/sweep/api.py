@@ -34,8 +34,7 @@ from samtl.experiment.features import Data
 from samtl.experiment.fit import configured
 from samtl.experiment.run import read_run, runs_folder
 from samtl.experiment.trial import Parts
-from samtl.splits import Split, read_split
-from samtl.splits.spec import Samples, SplitSpec, parse_many, select
+from samtl.splits import Samples, Split, SplitSpec, parse_many, read_split, select
 from samtl.store.documents import digest
 from samtl.store.reader import Store
 from samtl.store.remote import as_folder
