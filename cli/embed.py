@@ -67,8 +67,7 @@ def embed(
     engine: Annotated[
         str,
         typer.Option(
-            help="fast; compiled: that by torch.compile, for GPUs; or reference: segment_anything's own forward pass, "
-            "to compare with."
+            help="fast, or reference: segment_anything's own forward pass, to compare with."
         ),
     ] = "fast",
     check_images: Annotated[

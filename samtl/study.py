@@ -310,7 +310,7 @@ def _to_be_had(source: str | Path | None, quick: bool, note: Callable[[str], Non
     module = registry.load("baselines", _FROZEN)
     try:
         if source == "official":
-            weights.download(module.OFFICIAL, module.BASE_URL)
+            weights.download(module.OFFICIAL)
         else:
             weights.check_source(str(source))
     except ResourceError as error:

@@ -14,9 +14,9 @@ from PIL import Image
 from samtl import registry
 from samtl.datasets import Dataset
 from samtl.embed.api import embed
-from samtl.encoders.sources import Weights
+from samtl.encoders.base import EncoderSpec, Weights
 from samtl.errors import InputError
-from samtl.images.transforms import PATCH, Preprocessing, grid_cells
+from samtl.images.transforms import PATCH, grid_cells
 
 SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
 
@@ -84,7 +84,7 @@ def small_dataset():
 
 
 class StubEncoders:
-    """Has what `samtl/encoders/sam.py` has for the embedding: `Encoder`, `columns`, `default_checkpoint`.
+    """What the embedding uses of a module in `samtl/encoders`: `Encoder` and `spec`.
 
     Attributes
     ----------
@@ -111,38 +111,46 @@ class StubEncoders:
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
     ):
-        return StubEncoder(
-            self, name, checkpoint or self.default_checkpoint(name), dtype, image_size
+        return StubEncoder(self, self.spec(name, image_size), checkpoint, dtype)
+
+    features = tuple(f"column_{i}" for i in range(10))
+
+    def spec(self, name, image_size=None):
+        return EncoderSpec(
+            name,
+            image_size or self.IMAGE_SIZE,
+            patch=PATCH,
+            channels=256,
+            features=self.features,
+            bands=("red", "green", "blue"),
+            units="0 to 255",
+            scaling={},
+            preprocessing={"resize": "longest side"},
+            default_checkpoint="random:0",
         )
-
-    def columns(self, name):
-        return tuple(f"column_{i}" for i in range(10))
-
-    def default_checkpoint(self, name):
-        return "random:0"
 
 
 class StubEncoder:
     """Gives random numbers, seeded by the weights, the array's name and the image: equal input, equal output."""
 
-    def __init__(self, owner, name, checkpoint, dtype, image_size):
-        self.owner, self.name, self.compute_dtype = owner, name, dtype
-        self.preprocessing = Preprocessing(image_size or owner.IMAGE_SIZE)
-        self.columns = owner.columns(name)
-        digest = hashlib.sha256(f"{name} {checkpoint}".encode()).hexdigest()
+    def __init__(self, owner, spec, checkpoint, dtype):
+        self.owner, self.spec, self.compute_dtype = owner, spec, dtype
+        checkpoint = checkpoint or spec.default_checkpoint
+        digest = hashlib.sha256(f"{spec.name} {checkpoint}".encode()).hexdigest()
         self.weights = Weights(f"untrained ({checkpoint})", untrained=True, sha256=digest)
         self.note = owner.note
 
+    def fingerprint(self):
+        return self.spec.fingerprint(self.weights.sha256, self.compute_dtype)
+
+    def best_batch(self, most):
+        return max(1, min(most, 8))
+
     def encode(self, pixels, tiers):
         self.owner.before_batch(pixels)
-        side = self.preprocessing.image_size // PATCH
-        arrays = {
-            "pooled": ("pooled", (len(self.columns),), np.float32),
-            "grid": ("grid", (256, *[grid_cells(side)] * 2), np.float16),
-            "dense": ("dense", (256, side, side), np.float16),
-        }
         outputs = {}
-        for name, shape, dtype in (arrays[tier] for tier in tiers):
+        for name in tiers:
+            shape, dtype = self.spec.shape(name), self.spec.stored_dtypes[name]
             outputs[name] = np.stack([self._draw(name, image, shape, dtype) for image in pixels])
         time.sleep(self.owner.seconds * len(pixels))
         with self.owner.counting:
@@ -166,13 +174,9 @@ class SeeingEncoders(StubEncoders):
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
     ):
-        return SeeingEncoder(
-            self, name, checkpoint or self.default_checkpoint(name), dtype, image_size
-        )
+        return SeeingEncoder(self, self.spec(name, image_size), checkpoint, dtype)
 
-    def columns(self, name):
-        names = [f"{what}_{i}" for what in ("mean", "std", "block3") for i in range(3)]
-        return (*names, "max_0")
+    features = (*(f"{what}_{i}" for what in ("mean", "std", "block3") for i in range(3)), "max_0")
 
 
 class SeeingEncoder(StubEncoder):
@@ -183,7 +187,7 @@ class SeeingEncoder(StubEncoder):
             flat = image.reshape(-1, 3) / 255
             features = [flat.mean(0), flat.std(0), image[0, 0] / 255, flat.max()]
             return np.hstack(features).astype(dtype)
-        side = self.preprocessing.image_size // PATCH
+        side = self.spec.grid[0]
         square = np.zeros((side * PATCH, side * PATCH, 3))
         square[: image.shape[0], : image.shape[1]] = image / 255
         cells = square.reshape(side, 4, 4, side, 4, 4, 3).mean((2, 5))  # y, cell, x, cell, colour

@@ -1,5 +1,6 @@
 """VGG-19 has the published architecture, its weights come from where they are said to, and stay what they are."""
 
+import dataclasses
 import hashlib
 import http.server
 import itertools
@@ -71,8 +72,8 @@ def served(narrow, tmp_path, monkeypatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(vgg19, "BASE_URL", f"http://127.0.0.1:{server.server_port}/")
-        monkeypatch.setattr(vgg19, "OFFICIAL", Official(file.name, file.stat().st_size, digest[:8]))
+        url = f"http://127.0.0.1:{server.server_port}/{file.name}"
+        monkeypatch.setattr(vgg19, "OFFICIAL", Official(url, file.stat().st_size, digest[:8]))
         monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
         yield file
         server.shutdown()
@@ -100,7 +101,7 @@ def test_official_weights_are_fetched_once_and_named(served, tmp_path):
 def test_a_download_of_something_else_is_refused_and_not_kept(served, tmp_path):
     prefix = served.stem.removeprefix("vgg19-")
     torch.save(published_state(seed=1), served)
-    with pytest.raises(InputError, match=rf"does not have the sha256 {prefix}\.\.\.: try again"):
+    with pytest.raises(InputError, match=rf"does not have the sha256 {prefix}: try again"):
         make().fit(toys.stripes(), *ROWS[:2])
     assert not list((tmp_path / "weights").iterdir())
 
@@ -112,7 +113,8 @@ def test_a_damaged_kept_copy_is_fetched_again(served, tmp_path):
 
 
 def test_no_server(narrow, monkeypatch, tmp_path):
-    monkeypatch.setattr(vgg19, "BASE_URL", "http://127.0.0.1:9/")
+    away = dataclasses.replace(vgg19.OFFICIAL, url="http://127.0.0.1:9/vgg19-dcbb9e9d.pth")
+    monkeypatch.setattr(vgg19, "OFFICIAL", away)
     monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
     with pytest.raises(ResourceError, match=r"could not download .*vgg19-dcbb9e9d\.pth"):
         make().fit(toys.stripes(), *ROWS[:2])

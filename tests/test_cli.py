@@ -104,16 +104,6 @@ def test_embed_prints_the_plan_then_the_result(run, encoders, folder):
     assert written["quarantined"] == []
 
 
-def test_embed_says_that_a_cpu_needs_no_compiler(run, folder):
-    code, output, told = run(
-        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--image-size", "64", "--engine", "compiled",
-        "--device", "cpu", "--tiers", "pooled", "--batch-size", "4",
-    )  # fmt: skip
-    assert code == 0
-    assert "gains nothing on a CPU" in output + told
-    assert "24 rows are in" in output
-
-
 def test_embed_at_another_image_size(run, encoders, folder):
     args = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--image-size", "128")
     code, output, _ = run(*args)

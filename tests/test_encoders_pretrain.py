@@ -5,6 +5,7 @@ import math
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from samtl.encoders import sam
 from samtl.errors import InputError, SamtlError, UnknownName
 from samtl.images.transforms import resize_longest_side
 
+ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 MINIATURE = Recipe(stages=(Stage(4, 6, 4, 0.5, 0.9), Stage(5, 3, 2)), pixels=16, wide=16, seed=3)
 
@@ -532,7 +534,7 @@ def test_a_signal_ends_it_and_it_goes_on(tmp_path):
     arguments += ["--out", str(tmp_path)]
     kept = 0
     for number, line in ((signal.SIGTERM, "step 50 of"), (signal.SIGINT, "going on after step")):
-        with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
             told = next(told for told in iter(process.stderr.readline, "") if line in told)
             assert f"going on after step {kept} of" in told or not kept
             process.send_signal(number)

@@ -11,7 +11,7 @@ import toys
 from PIL import Image
 
 from samtl.embed.api import embed
-from samtl.encoders.sources import Weights
+from samtl.encoders.base import Weights
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.experiment import predict as predicting
 from samtl.experiment.baseline_fit import fit_baseline
@@ -28,8 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 class Encoders(stubs.StubEncoders):
     """Has columns of two groups, so that a head can learn from one."""
 
-    def columns(self, name):
-        return tuple(f"{group}_{i}" for group in ("mean", "max") for i in range(5))
+    features = tuple(f"{group}_{i}" for group in ("mean", "max") for i in range(5))
 
 
 def put(dataset, root):
@@ -358,7 +357,9 @@ def test_another_preprocessing_is_refused(made, monkeypatch):
     root, runs = made
     other = stubs.StubEncoders()
     monkeypatch.setattr(
-        other, "Encoder", lambda *asked: stubs.StubEncoder(other, *asked[:2], "float32", 64)
+        other,
+        "Encoder",
+        lambda *asked: stubs.StubEncoder(other, other.spec(asked[0], 64), asked[1], "float32"),
     )
     stubs.install(other, monkeypatch.setattr)
     with pytest.raises(MismatchError) as caught:

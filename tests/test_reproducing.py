@@ -19,7 +19,8 @@ from samtl import study as reproducing
 from samtl._runtime import Note
 from samtl.baselines import vgg19
 from samtl.embed.plan import Plan
-from samtl.encoders import sources as _weights
+from samtl.encoders import sam
+from samtl.encoders.checkpoints import Official
 from samtl.errors import (
     InputError,
     MismatchError,
@@ -215,7 +216,8 @@ def test_other_embeddings_are_refused_before_anything_is_done(again):
 
 
 def test_vgg19_takes_part_where_there_are_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(vgg19, "BASE_URL", "http://127.0.0.1:9/")
+    away = dataclasses.replace(vgg19.OFFICIAL, url="http://127.0.0.1:9/vgg19.pth")
+    monkeypatch.setattr(vgg19, "OFFICIAL", away)
     monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
     changed = {"eurosat": {"splits": ("0.5",), "baselines": ("vgg19",)}, "SEEDS": 1}
     given = {
@@ -291,7 +293,9 @@ def test_arguments_that_are_wrong_leave_nothing_behind(tmp_path):
 
 
 def test_weights_that_cannot_be_had_are_not_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(_weights, "BASE_URL", "http://127.0.0.1:9/")
+    away = Official("http://127.0.0.1:9/sam.pth", 1, "0" * 64)
+    variant = dataclasses.replace(sam.VARIANTS["sam_vit_b"], official=away)
+    monkeypatch.setitem(sam.VARIANTS, "sam_vit_b", variant)
     monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
     with pytest.raises(ResourceError, match=r"could not download .* --checkpoint random:0"):
         reproduce("eurosat", dataset="synthetic:2", vgg19=None, out=tmp_path / "study")

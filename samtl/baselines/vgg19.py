@@ -24,6 +24,7 @@ from samtl.baselines.networks import Normalised
 from samtl.baselines.pixels import Rows, squares
 from samtl.datasets import Dataset
 from samtl.encoders import checkpoints as sources
+from samtl.encoders.base import Weights
 from samtl.encoders.device import resolve_device, resolve_dtype
 from samtl.errors import InputError
 from samtl.heads.base import Features, OnEvent
@@ -31,7 +32,7 @@ from samtl.images.transforms import resized_shape
 
 BASE_URL = "https://download.pytorch.org/models/"
 # torchvision's own; as is its custom, the name ends in the first digits of the file's sha256, and no more is published.
-OFFICIAL = sources.Official("vgg19-dcbb9e9d.pth", 574673361, "dcbb9e9d")
+OFFICIAL = sources.Official(BASE_URL + "vgg19-dcbb9e9d.pth", 574673361, "dcbb9e9d")
 
 # Configuration E: how wide each 3 x 3 convolution is; after each block, the size is halved.
 BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
@@ -127,12 +128,17 @@ class Baseline(PixelBaseline):
         for features in self._features(dataset, rows):
             yield {"vgg19": self._head.predict_proba(features)}
 
-    def _load(self) -> sources.Weights:
+    def _load(self) -> Weights:
         network = convolutions()
-        origin = sources.Origin(
-            BASE_URL, "features.", "Pass the state dict of torchvision's vgg19", gain=2
+        loaded = sources.load_weights(
+            network,
+            self.checkpoint,
+            OFFICIAL,
+            "vgg19",
+            prefix="features.",
+            remedy="Pass the state dict of torchvision's vgg19",
+            gain=2,
         )
-        loaded = sources.load_weights(network, self.checkpoint, OFFICIAL, "vgg19", origin)
         self._device = resolve_device(self.device)
         # What it was fitted in, wherever it predicts.
         self._dtype = resolve_dtype(self.compute_dtype, self._device)

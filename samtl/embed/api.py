@@ -20,8 +20,9 @@ from samtl.embed.plan import (
     Plan,
     prepare,
 )
-from samtl.encoders.checkpoints import Weights
+from samtl.encoders.base import Weights
 from samtl.errors import ResourceError
+from samtl.images.transforms import Preprocessing
 from samtl.store.durable import DISK_ERRORS
 from samtl.store.fingerprint import Fingerprint
 from samtl.store.reader import Quarantined, open_store
@@ -146,9 +147,8 @@ def embed(
     limit, per_class : int, optional
         Take only some images, at random but the same ones each time: see `samtl.datasets.subset`.
     batch_size : int or "auto"
-    engine : {"fast", "compiled", "reference"}
-        Which way the encoder computes; `compiled` is `fast` translated by torch.compile, for GPUs, and `reference` is
-        `segment_anything`'s own forward pass, to compare with.
+    engine : {"fast", "reference"}
+        Which way the encoder computes; `reference` is `segment_anything`'s own forward pass, to compare with.
     out : str or Path, optional
         The store; a path that does not end in `.zarr` is the folder in which it gets its usual name. `s3://BUCKET/...`
         is one in a bucket.
@@ -218,10 +218,10 @@ def embed(
 
 def _fingerprint(model: Encoder) -> Fingerprint:
     return Fingerprint(
-        model.name,
+        model.spec.name,
         model.weights.sha256,
-        model.preprocessing.to_dict(),
-        model.preprocessing.image_size,
+        Preprocessing(model.spec.image_size).to_dict(),
+        model.spec.image_size,
         model.compute_dtype,
         STORED_DTYPES,
     )

@@ -143,7 +143,7 @@ class Pass:
         decoded = decoded_ahead(
             self.job.dataset,
             rows,
-            self.model.preprocessing.image_size,
+            self.model.spec.image_size,
             self.batch_size,
             self.job.plan.device,
             self.processes,

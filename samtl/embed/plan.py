@@ -21,9 +21,9 @@ from samtl.datasets import (
     subset,
 )
 from samtl.embed.changes import Changes, find_changes
+from samtl.encoders.checkpoints import check_source
 from samtl.encoders.device import resolve_devices, resolve_dtype
 from samtl.encoders.engines import check_engine
-from samtl.encoders.sources import check_source
 from samtl.errors import InputError
 from samtl.images.codecs import STATISTICS
 from samtl.images.transforms import (
@@ -186,7 +186,7 @@ def prepare(
         check_source(checkpoint)
     module = registry.load("encoders", encoder)
     check_engine(engine)
-    columns = {"pooled": module.columns(encoder), "image_stats": STATISTICS}
+    columns = {"pooled": module.spec(encoder).features, "image_stats": STATISTICS}
     if image_size is not None:
         check_image_size(image_size)
     devices = resolve_devices(device)
@@ -209,10 +209,10 @@ def prepare(
         source.parts,
     )
 
-    default = module.default_checkpoint(encoder)
+    default = module.spec(encoder).default_checkpoint
     wanted = checkpoint or default
     suffix = "" if wanted == default else f"-{_weights_slug(wanted)}"
-    name = f"{encoder}{suffix}.{image_size or module.IMAGE_SIZE}"
+    name = f"{encoder}{suffix}.{image_size or module.spec(encoder).image_size}"
     path = _store_path(out, source.name, name, limit, per_class)
     refuse_foreign(path)
     resumes = (path / FILE).exists()
@@ -223,7 +223,7 @@ def prepare(
         if dtype == "auto":
             dtype = str(stored["compute_dtype"])
         image_size = image_size or int(stored["image_size"])
-    preprocessing = Preprocessing(image_size or module.IMAGE_SIZE)
+    preprocessing = Preprocessing(image_size or module.spec(encoder).image_size)
     compute_dtype = str(resolve_dtype(dtype, devices[0])).removeprefix("torch.")
     fingerprint = Fingerprint(
         encoder,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samtl import registry
 from samtl.embed.plan import STORED_DTYPES
 from samtl.errors import InputError, MismatchError
+from samtl.images.transforms import Preprocessing
 from samtl.store.fingerprint import Fingerprint, differences
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def reload_encoder(
         int(identity["image_size"]),
     )
     loaded = Fingerprint(
-        encoder.name,
+        encoder.spec.name,
         encoder.weights.sha256,
-        encoder.preprocessing.to_dict(),
-        encoder.preprocessing.image_size,
+        Preprocessing(encoder.spec.image_size).to_dict(),
+        encoder.spec.image_size,
         encoder.compute_dtype,
         STORED_DTYPES,
     )

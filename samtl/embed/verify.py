@@ -356,7 +356,7 @@ def _recomputed(
     for done, row in enumerate(rows[:k].tolist()):
         tell("rows through the encoder", done, min(k, len(rows)))
         sample_id = store.sample_ids[row]
-        decoded = decode_row(images, where[row], encoder.preprocessing.image_size)
+        decoded = decode_row(images, where[row], encoder.spec.image_size)
         if decoded.image_sha256 != store.image_sha256(row):
             raise MismatchError(
                 f"the image {sample_id} is not the one that row {row} was made from:",

@@ -316,8 +316,8 @@ def _encoded(
         checkpoint,
         device,
     )
-    chosen = trained.chosen(encoder.columns)
-    side = encoder.preprocessing.image_size
+    chosen = trained.chosen(encoder.spec.features)
+    side = encoder.spec.image_size
 
     def items() -> Generator[_Item, None, None]:
         decoded = decoded_ahead(dataset, iter(range(len(dataset))), side, at_once, str(target))
