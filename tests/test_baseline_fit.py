@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import stubs
 from PIL import Image
+from samtl.experiment.baseline_fit import BaselineTrial, fit_baseline, samples_of
 from toys import blobs, stripes
 
 from samtl import splits
 from samtl.datasets import shuffled
 from samtl.embed.api import embed
 from samtl.errors import InputError, UnknownName
-from samtl.experiment.baseline_fit import BaselineTrial, fit_baseline, samples_of
 from samtl.experiment.fit import fit_head
 from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import (

@@ -26,7 +26,7 @@ from samtl.datasets import resolve
 from samtl.encoders import sam
 from samtl.errors import SamtlError
 from samtl.experiment.output import Output
-from samtl.experiment.trial import mask_name
+from samtl.experiment.tables import mask_name
 from samtl.heads import logreg
 from samtl.heads.io import load, save
 from samtl.splits import read_split_file
