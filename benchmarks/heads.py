@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.made_store import Make, write_store
 from benchmarks.paired import Row, paired
 from samtl import registry
-from samtl.experiment.feed import Feed, Targets
+from samtl.experiment.features import Feed, Targets
 from samtl.heads.grid import UPSAMPLING
 from samtl.heads.losses import cross_entropy, cross_entropy_dice
 from samtl.heads.trainer import InMemory, Recipe, train
@@ -136,7 +136,7 @@ def _waiting(case: Case) -> Row:
         store = open_store(_write_store(case, Path(folder) / "bench.zarr"))
         rows = np.arange(len(store))
         labels = None if case.task == "segmentation" else store.labels.astype(np.int64)
-        targets = Targets(store, labels)
+        targets = Targets(store, case.array, labels)
         source, few = (Feed(store, case.array, part, targets) for part in (rows, rows[:1]))
         recipe = Recipe(2, case.batch, 1e-3, 0.05, 2)
         done = train(_head(case), _loss(case), source, few, recipe, 0, lambda epoch: None)

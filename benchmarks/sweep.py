@@ -191,17 +191,16 @@ def _beside_the_loop(
 def _peak(sweep_folder: Path) -> int:
     """Bytes of the largest process that finished a cell."""
     runs = (sweep_folder / CELLS).iterdir()
-    return max(int(read_run(run, "metrics.json")["peak_memory"]) for run in runs)
+    return max(read_run(run).peak_memory for run in runs)
 
 
 def _sizes(sweep_folder: Path, head: str, specs: Sequence[str]) -> list[int]:
     """Samples that the first seed's cells learnt from."""
     sizes = {}
     for run in (sweep_folder / CELLS).iterdir():
-        config = read_run(run)
-        if config.get("head") == head and config["seed"] == 0:
-            metrics = read_run(run, "metrics.json")
-            sizes[config["given"]["split"]] = int(metrics["counts"]["train"])
+        found = read_run(run)
+        if found.name == head and found.seed == 0:
+            sizes[found.given["split"]] = found.n_train
     return [sizes[spec] for spec in specs]
 
 

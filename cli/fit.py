@@ -137,7 +137,7 @@ def fit_baseline(
     json: Json = None,
 ) -> None:
     """Train a baseline on the pixels of a dataset and score it on the images held out."""
-    from samtl.experiment.baseline_fit import fit_baseline as fit
+    from samtl.experiment.fit import fit_baseline as fit
 
     result = _told(
         lambda tell: fit(

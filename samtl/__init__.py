@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from samtl.embed.verify import Verification as Verification
     from samtl.embed.verify import verify as verify
     from samtl.errors import SamtlError as SamtlError
-    from samtl.experiment.baseline_fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import FitResult as FitResult
+    from samtl.experiment.fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import fit_head as fit_head
     from samtl.experiment.predict import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
@@ -45,7 +45,7 @@ _PUBLIC = {
     "embed": ("samtl.embed.api", "embed"),
     "open": ("samtl.store.reader", "open_store"),
     "fit_head": ("samtl.experiment.fit", "fit_head"),
-    "fit_baseline": ("samtl.experiment.baseline_fit", "fit_baseline"),
+    "fit_baseline": ("samtl.experiment.fit", "fit_baseline"),
     "predict": ("samtl.experiment.predict", "predict"),
     "sweep": ("samtl.sweep.api", "sweep"),
     "verify": ("samtl.embed.verify", "verify"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import struct
 import threading
 import time
@@ -12,11 +13,14 @@ import pytest
 from PIL import Image
 
 from samtl import registry
+from samtl._io import digest, file_sha256
 from samtl.datasets import Dataset
 from samtl.embed.api import embed
 from samtl.encoders.base import EncoderSpec, Weights
 from samtl.errors import InputError
+from samtl.experiment.run import METRICS, FitResult, SplitName
 from samtl.images.transforms import PATCH, grid_cells
+from samtl.metrics.classification import Score
 
 SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
 
@@ -250,3 +254,30 @@ def stub_store(folder, rows):
     with pytest.MonkeyPatch.context() as patch:
         install(StubEncoders(), patch.setattr)
         return embed(toy_dataset(rows), "stub", out=folder / "a.zarr", device="cpu").store
+
+
+def a_record(**fields):
+    """Make the record of a fit that never was: `FitResult` with some fields of your choice."""
+    parts = [SplitName("holdout", 0.2, seed, str(seed) * 64) for seed in (0, 1)]
+    scores = {"accuracy": Score(0.75, 0.5, 1.0)}
+    known = {
+        "kind": "head", "name": "mlp", "task": "classification", "classes": ("a", "b"),
+        "features": "pooled", "params": {}, "seed": 0, "split": parts[0], "validation": parts[1],
+        "samples_digest": "s" * 64, "dataset": "toy", "store": "toy.stub.64", "digest": "d" * 64,
+        "versions": {"samtl": "0.1.0"}, "metrics": scores, "floor": None, "floor_missing": "",
+        "also": {}, "confusion": np.array([[2, 1], [0, 1]]), "n_train": 12, "n_validation": 4,
+        "n_test": 4, "left_out_because": {}, "training": {}, "seconds": {"total": 1.0},
+        "peak_memory": 1, "finished": "2026-01-01T00:00:00.000+00:00", "comparison_key": "c" * 64,
+    }  # fmt: skip
+    return FitResult(**{**known, **fields})
+
+
+def edit_run(run, file, change):
+    """Change a JSON file of a run and seal the run again, as if it had been written so."""
+    content = json.loads((run / file).read_text())
+    (run / file).write_text(json.dumps(change(content)))
+    metrics = json.loads((run / METRICS).read_text())
+    if file != METRICS:
+        metrics["files"][file] = file_sha256(run / file)
+    del metrics["checksum"]
+    (run / METRICS).write_text(json.dumps({**metrics, "checksum": digest(metrics)}))

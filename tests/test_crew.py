@@ -44,7 +44,7 @@ def cell(store, number, name="logreg", seed=0, start="", params=PARAMS):
     names = {"run": f"run{number}", "start": start}
     found = Cell(number, "heads", name, str(store), None, "0.3", seed, parts, **names)
     config = Workshop(Given(Path("out"), params)).trial(found).config
-    return replace(found, digest=config["digest"])
+    return replace(found, digest=config.digest)
 
 
 def test_the_cores_that_this_process_may_use_are_counted(monkeypatch):

@@ -17,8 +17,8 @@ from toys import blobs
 
 from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
-from samtl.experiment import feed
-from samtl.experiment.feed import Feed, Targets, held_in_memory
+from samtl.experiment import features as feed
+from samtl.experiment.features import Feed, Targets, held_in_memory
 from samtl.store.layout import BLOCK_ROWS
 from samtl.store.reader import open_store
 
@@ -296,7 +296,7 @@ STREAM = """
 import sys
 import numpy as np
 from samtl import feed
-from samtl.experiment.feed import Feed, Targets
+from samtl.experiment.features import Feed, Targets
 from samtl.heads.conv import Head
 from samtl._runtime import peak_memory
 from samtl.store import reader

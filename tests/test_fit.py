@@ -14,7 +14,8 @@ from toys import blobs, stripes
 from samtl import registry, splits
 from samtl.datasets import IGNORE, Dataset
 from samtl.errors import InputError, UnknownName
-from samtl.experiment import feed, fit
+from samtl.experiment import features as feed
+from samtl.experiment import fit
 from samtl.experiment.fit import fit_head
 from samtl.experiment.trial import Stage
 from samtl.heads.base import Candidate, Epoch

@@ -14,10 +14,9 @@ from samtl.embed.api import embed
 from samtl.encoders.base import Weights
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.experiment import predict as predicting
-from samtl.experiment.baseline_fit import fit_baseline
-from samtl.experiment.fit import fit_head
+from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.experiment.predict import Predicted, Skipped, predict
-from samtl.experiment.trial import PALETTE
+from samtl.experiment.tables import PALETTE
 from samtl.heads import conv
 from samtl.images.transforms import resized_shape
 from samtl.store.reader import open_store

@@ -13,8 +13,7 @@ from stubs import embedded
 from toys import blobs, stripes
 
 from samtl.errors import InputError
-from samtl.experiment.baseline_fit import fit_baseline
-from samtl.experiment.fit import fit_head
+from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.metrics.bootstrap import paired_difference
 from samtl.metrics.classification import Score
 from samtl.report.load import comparable, gather

@@ -15,7 +15,7 @@ from toys import blobs, stripes
 
 import samtl
 from samtl.errors import InputError, ResourceError
-from samtl.experiment.baseline_fit import fit_baseline
+from samtl.experiment.fit import fit_baseline
 from samtl.report.api import make_report
 from samtl.report.compare import differences
 from samtl.report.encoder_cost import pass_seconds

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from toys import blobs, stripes
 
 from samtl.datasets import resolve
-from samtl.experiment.baseline_fit import fit_baseline
-from samtl.experiment.trial import write_mask
+from samtl.experiment.fit import fit_baseline
+from samtl.experiment.tables import write_mask
 from samtl.images.transforms import IGNORE, mask_square, resized_shape
 from samtl.metrics import classification as metrics
 from samtl.metrics import segmentation as pixel_metrics

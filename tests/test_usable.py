@@ -8,7 +8,7 @@ from stubs import embedded
 from toys import blobs, stripes
 
 from samtl.errors import InputError
-from samtl.experiment import feed
+from samtl.experiment import features as feed
 from samtl.experiment.features import Data
 from samtl.store.compact import compact
 from samtl.store.reader import Store, open_store

@@ -1,51 +1,42 @@
-"""A head on one split of a store, step by step: train, answer, score, write.
+"""A head on one split of a store.
 
 The held-out rows are read after the head is trained and everything about it is chosen, and are scored once.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError
-from samtl.experiment.features import (
-    Data,
-    Head,
-    named_columns,
-    shape_of,
-    side_of,
-)
-from samtl.experiment.run import FitResult, RunFolder
+from samtl.experiment.features import Data, Head, shape_of, side_of
+from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import (
     Clock,
+    Floors,
+    MaskScores,
     Parts,
+    Rows,
     Scores,
     Trial,
-    configured,
     require_pixels,
     score_classes,
-    score_maps,
-    score_masks,
 )
 from samtl.heads.base import PooledHead
 from samtl.heads.grid import GridHead
-from samtl.metrics import classification as metrics
-from samtl.metrics.classification import Score
+from samtl.heads.logreg import Head as FloorHead
 from samtl.store.reader import Store
 
 FLOOR_FEATURES = "image_stats"
-FLOOR_HEAD = "logreg"
 _AT_ONCE = 4  # dense embeddings, and masks of the encoder's square, in memory at a time
 
 
-class HeadTrial(Trial, ABC):
+class HeadTrial(Trial):
     """One head on one split of a store.
 
     Parameters
@@ -62,8 +53,11 @@ class HeadTrial(Trial, ABC):
     warm_start : str
         The run whose weights training begins with, or "".
     streamed : bool
-        Whether it is trained by passes over the store that other heads share, in their order.
+        Whether other heads share its passes over the store.
     """
+
+    #: Held-out samples that are predicted at a time.
+    at_once: ClassVar[int] = 512
 
     def __init__(
         self,
@@ -76,169 +70,131 @@ class HeadTrial(Trial, ABC):
         warm_start: str = "",
         streamed: bool = False,
     ) -> None:
-        super().__init__(data.samples, parts, seed, warm_start)
-        self.data, self.name, self.head = data, name, head
-        self.labels, self.classes = data.samples.labels, data.samples.classes
-        store = data.store
-        decides = {
-            "head": name,
-            "features": data.array,
-            "columns": named_columns(data.columns, store, data.array),
-            "fingerprint": store.fingerprint,
-            "samples": data.digest,
-        }
-        if data.array != "pooled":
-            decides["order"] = "shared" if streamed else "own"
-        about = {
-            "path": str(given.get("store", store.path)),
-            "name": store.name,
-            "snapshot": store.snapshot,
-            "samples": data.digests,
-            "dataset": store.dataset,
-            "identity": store.identity,
-            "encoder": store.encoder,
-            "weights": store.weights,
-            "untrained": store.untrained,
-        }
-        self.config = self.described("head", head, decides, given, store=about)
+        self.data, self.name, store = data, name, data.store
+        super().__init__(
+            data.samples,
+            parts,
+            head,
+            seed,
+            kind="head",
+            name=name,
+            features=data.array,
+            columns=data.chosen_groups,
+            samples_digest=data.digest,
+            resolution=side_of(store) if store.task == "segmentation" else 0,
+            order="" if data.array == "pooled" else "shared" if streamed else "own",
+            warm_start=warm_start,
+            dataset=store.dataset,
+            note=store.note,
+            store=store.name,
+            store_path=str(given.get("store", store.path)),
+            fingerprint=store.fingerprint,
+            snapshot=store.snapshot,
+            encoder=store.encoder,
+            identity=store.identity,
+            weights=store.weights,
+            untrained=store.untrained,
+            given=dict(given),
+        )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of `pooled` that the head learns from; empty for grids."""
+        return self.data.columns
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many samples take no part, by reason."""
+        return self.data.left_out
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Within a `with` block, what a head calls a wrong value is the user's error."""
+        """Report what a head calls a wrong value, within a `with` block, as the user's error."""
         try:
             yield
-        except ValueError as error:  # a parameter out of its range
+        except ValueError as error:
             raise InputError(f"the head {self.name} cannot be trained: {error}") from error
 
-    @abstractmethod
     def train(self, clock: Clock) -> None:
         """Read the training part and learn from it."""
-
-    @abstractmethod
-    def answer(
-        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
-    ) -> None:
-        """Predict some of the held-out samples, by their place among these, from their features."""
-
-    @abstractmethod
-    def scores(self) -> Scores:
-        """Score the answers, once all held-out samples were predicted."""
-
-    @abstractmethod
-    def floor(self) -> tuple[dict[str, Score] | None, str]:
-        """Score the floor on the same parts; or say why there is none."""
+        clock.start("read")
+        with self.refusing():
+            self.check()
+            self._train(clock)
 
     @abstractmethod
     def check(self) -> None:
-        """Refuse a training part that nothing can be learnt from, as far as the split does not see to that."""
+        """Raise InputError if nothing can be learnt from the training part."""
 
-    #: Held-out samples that are predicted at a time.
-    at_once: ClassVar[int] = 512
+    @abstractmethod
+    def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder | None) -> None:
+        """Predict some of the held-out samples, by their place among these, from their features."""
 
-    def score(self, folder: RunFolder) -> Scores:
-        """Read and predict the held-out samples, and score the answers."""
+    @abstractmethod
+    def scores(self) -> dict[str, Scores]:
+        """Score the answers, once all held-out samples were predicted."""
+
+    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scores]:
+        """Read, predict and score the held-out samples."""
         rows = self.parts.split.test
-        read = self.data.features if isinstance(self.head, PooledHead) else self._stored
         for start in range(0, len(rows), self.at_once):
             positions = np.arange(start, min(start + self.at_once, len(rows)))
-            self.answer(positions, read(rows[positions]), folder)
+            self.answer(positions, self.data.read(rows[positions]), folder)
         return self.scores()
 
-    def _fit_grid(self, head: GridHead, labels: NDArray[np.int64] | None, clock: Clock) -> None:
-        """Train a head on batches; without labels, on masks."""
-        training, validation = self.data.feeds(self.parts, labels)
+    def _train(self, clock: Clock) -> None:
+        train, held = self.parts.inner.train, self.parts.inner.test
+        labels = None if self.samples.task == "segmentation" else self.samples.labels
+        if isinstance(self.model, PooledHead):
+            assert labels is not None
+            X, validation = self.data.read(train), self.data.read(held)
+            clock.start("fit")
+            self.model.fit(X, labels[train], (validation, labels[held]), clock.on_event)
+            return
+        training, validating = self.data.feeds(self.parts.inner, labels)
         clock.start("fit")
-        head.fit(
+        self.model.fit(
             training,
-            validation,
+            validating,
             task=self.samples.task,
-            n_classes=len(self.classes),
+            n_classes=len(self.samples.classes),
             shape=self.data.store.shape(self.data.array)[1:],
             on_event=clock.on_event,
-        )
-
-    def _stored(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        return self.data.store.read(self.data.array, rows)
-
-    def conclude(
-        self,
-        folder: RunFolder,
-        clock: Clock,
-        scores: Scores,
-        floor: dict[str, Score] | None,
-        floor_missing: str,
-        shared: Path | None = None,
-    ) -> FitResult:
-        """Write the run; with `shared`, its split goes there and probabilities are left out."""
-        data, store = self.data, self.data.store
-        return self.written(
-            folder,
-            clock,
-            self.head,
-            scores,
-            store.name,
-            data.left_out,
-            shared,
-            data.columns,
-            kind="head",
-            name=self.name,
-            floor=floor,
-            floor_missing=floor_missing,
-            also={},
-            features=data.array,
-            fingerprint=store.fingerprint,
-            snapshot=store.snapshot,
-            store=store.name,
-            dataset=store.dataset,
-            encoder=store.encoder,
-            weights=store.weights,
-            untrained=store.untrained,
-            note=store.note,
         )
 
 
 class _Classification(HeadTrial):
     """One label for each sample."""
 
-    def train(self, clock: Clock) -> None:
-        train, held = self.parts.inner.train, self.parts.inner.test
-        if isinstance(self.head, PooledHead):
-            X, validation = self.data.features(train), self.data.features(held)
-            clock.start("fit")
-            self.head.fit(X, self.labels[train], (validation, self.labels[held]), clock.on_event)
-            return
-        self._fit_grid(self.head, self.labels, clock)
-
     def check(self) -> None:
-        """See to nothing: splits have every class in both parts."""
+        """Do nothing: splits have every class in each part."""
 
-    def answer(
-        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
-    ) -> None:
+    def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder | None) -> None:
         if self.chances is None:
-            self.chances = np.full((len(self.parts.split.test), len(self.classes)), np.nan)
-        self.chances[positions] = self.head.predict_proba(features)
+            shape = len(self.parts.split.test), len(self.samples.classes)
+            self.chances = np.full(shape, np.nan)
+        self.chances[positions] = self.model.predict_proba(features)
 
-    def scores(self) -> Scores:
+    def scores(self) -> dict[str, Scores]:
         assert self.chances is not None
-        truth = self.labels[self.parts.split.test]
-        return score_classes(truth, self.chances, len(self.classes), self.seed)
+        test = self.parts.split.test
+        return {self.name: score_classes(self.samples, test, self.chances, self.seed)}
 
-    def floor(self) -> tuple[dict[str, Score] | None, str]:
-        """Logistic regression on image statistics."""
-        store, inner = self.data.store, self.parts.inner
+    def floor(self) -> tuple[Floors, str]:
+        """Fit logistic regression to image statistics."""
+        store, inner, labels = self.data.store, self.parts.inner, self.samples.labels
         parts = (inner.train, inner.test, self.parts.split.test)
         if FLOOR_FEATURES not in store.arrays:
-            return None, f"the store has no {FLOOR_FEATURES}"
+            return {}, f"the store has no {FLOOR_FEATURES}"
         valid = store.valid(FLOOR_FEATURES)
         absent = sum(int((~valid[rows]).sum()) for rows in parts)
         if absent:
-            return None, f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
-        floor = configured("heads", FLOOR_HEAD, {}, self.seed)
-        train, held, test = (self.data.features(rows, FLOOR_FEATURES) for rows in parts)
-        y = self.labels
-        floor.fit(train, y[parts[0]], validation=(held, y[parts[1]]))
-        return metrics.bootstrap(y[parts[2]], floor.predict_proba(test), seed=self.seed), ""
+            return {}, f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
+        train, held, test = (self.data.read(rows, FLOOR_FEATURES) for rows in parts)
+        floor = FloorHead(random_state=self.seed)
+        floor.fit(train, labels[parts[0]], validation=(held, labels[parts[1]]))
+        found = score_classes(self.samples, parts[2], floor.predict_proba(test), self.seed)
+        return {"floor": found.metrics}, ""
 
 
 class _Segmentation(HeadTrial):
@@ -246,70 +202,52 @@ class _Segmentation(HeadTrial):
 
     at_once = _AT_ONCE
 
-    def train(self, clock: Clock) -> None:
-        assert isinstance(self.head, GridHead)  # others have no tier for this task
-        self.check()
-        self._fit_grid(self.head, None, clock)
-
     def check(self) -> None:
-        """Refuse a training part that lacks a class; takes note of the most frequent one."""
-        pixels = np.zeros(len(self.classes), dtype=np.int64)
+        """Raise InputError if a class has no pixel to be learnt from; note the most frequent class."""
+        pixels = np.zeros(len(self.samples.classes), dtype=np.int64)
         for row in self.parts.inner.train:
-            pixels += np.bincount(self._mask(row).ravel(), minlength=256)[: len(self.classes)]
+            pixels += np.bincount(self._mask(row).ravel(), minlength=256)[: len(pixels)]
         self._majority = int(np.argmax(pixels))
-        require_pixels(self.classes, pixels)
+        self._found = self._counter()
+        require_pixels(self.samples.classes, pixels)
 
-    def answer(
-        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
-    ) -> None:
-        assert isinstance(self.head, GridHead)
-        if not hasattr(self, "_matrices"):
-            k = len(self.classes)
-            self._matrices = np.zeros((len(self.parts.split.test), k, k), dtype=np.int64)
-        ids, rows = self.data.samples.ids, self.parts.split.test[positions]
+    def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder | None) -> None:
+        rows = self.parts.split.test[positions]
         shapes = [shape_of(self.data.store, row) for row in rows]
-        maps = self.head.class_maps(features, shapes, side_of(self.data.store))
+        maps = self.model.class_maps(features, shapes, side_of(self.data.store))
         for position, row, guess in zip(positions.tolist(), rows, maps, strict=True):
-            self._matrices[position] = score_maps(
-                folder, position, ids[row], self._mask(row), guess, self.classes
-            )
+            self._found.add(position, self._mask(row), guess, folder)
 
-    def scores(self) -> Scores:
-        return score_masks(list(self._matrices), self.seed)
+    def scores(self) -> dict[str, Scores]:
+        return {self.name: self._found.scores(self.seed)}
 
-    def floor(self) -> tuple[dict[str, Score] | None, str]:
-        """The most frequent class everywhere: for roads, that nothing is a road."""
-        matrices = []
-        for row in self.parts.split.test:
+    def floor(self) -> tuple[Floors, str]:
+        """Predict the most frequent class everywhere: for roads, that nothing is a road."""
+        found = self._counter()
+        for position, row in enumerate(self.parts.split.test):
             truth = self._mask(row)
-            guess = np.full_like(truth, self._majority)
-            matrices.append(score_maps(None, 0, "", truth, guess, self.classes))
-        return score_masks(matrices, self.seed).metrics, ""
+            found.add(position, truth, np.full_like(truth, self._majority))
+        return {"floor": found.scores(self.seed).metrics}, ""
+
+    def _counter(self) -> MaskScores:
+        ids = [self.samples.ids[row] for row in self.parts.split.test]
+        return MaskScores(ids, len(self.samples.classes))
 
     def _mask(self, row: int) -> NDArray[np.uint8]:
-        """The mask of a row without its padding."""
+        """Read the mask of a row without its padding."""
         height, width = shape_of(self.data.store, row)
         mask: NDArray[np.uint8] = self.data.store.row("mask", int(row))[:height, :width]
         return mask
 
 
-def head_trial(
-    data: Data,
-    name: str,
-    head: Head,
-    parts: Parts,
-    seed: int,
-    given: Mapping[str, Any],
-    warm_start: str = "",
-    streamed: bool = False,
-) -> HeadTrial:
-    """Make the trial for a store's task."""
+def head_trial(data: Data, *args: Any, **options: Any) -> HeadTrial:
+    """Make the trial for a store's task; takes the parameters of `HeadTrial`."""
     kind = _Segmentation if data.store.task == "segmentation" else _Classification
-    return kind(data, name, head, parts, seed, given, warm_start, streamed)
+    return kind(data, *args, **options)
 
 
 def stored_masks(
-    store: Store, head: GridHead, rows: NDArray[np.int64]
+    store: Store, head: GridHead, rows: Rows
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Predict the masks of some rows, a few at a time.
 

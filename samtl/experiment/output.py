@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from samtl.datasets.listing import expanded, kind_of
 from samtl.errors import InputError, ResourceError
-from samtl.experiment.trial import write_mask
+from samtl.experiment.tables import write_mask
 from samtl.heads.base import Floats
 from samtl.store.durable import replace_folder
 

@@ -33,8 +33,8 @@ from samtl.encoders.device import resolve_device
 from samtl.errors import InputError, MismatchError
 from samtl.experiment.head_trial import stored_masks
 from samtl.experiment.output import TABLE, Output, place_for
+from samtl.experiment.tables import mask_name
 from samtl.experiment.trained import Trained, read_trained
-from samtl.experiment.trial import mask_name
 from samtl.heads.base import Floats
 from samtl.heads.grid import GridHead
 from samtl.images.codecs import SUFFIXES
@@ -327,7 +327,7 @@ def _encoded(
                 answers: Iterator[NDArray[Any] | None] = iter(())
                 if good:
                     pixels = [item.pixels for item in good if item.pixels is not None]
-                    features = encoder.encode(pixels, [trained.tier])[trained.array]
+                    features = encoder.encode(pixels, [trained.array])[trained.array]
                     answers = iter(_answers(trained, features, chosen, good, side))
                 for item in batch:
                     yield _item(dataset, item, next(answers) if item.pixels is not None else None)
@@ -454,8 +454,8 @@ def _stored(trained: Trained, which: str | Path | Store | bool | None) -> _Sourc
         )
     if trained.array not in store.arrays:
         raise InputError(
-            f"the head of {trained.path} needs the tier {trained.tier}, and {store.path} has "
-            f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {trained.tier}"
+            f"the head of {trained.path} needs the tier {trained.array}, and {store.path} has "
+            f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {trained.array}"
         )
     return _Source(
         "sample_id",

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError
-from samtl.experiment.run import FORMAT, read_run, scored_at
+from samtl.experiment.run import Run, read_run
 from samtl.metrics.classification import Score
 from samtl.report.content import (
     ImageScores,
@@ -35,7 +35,6 @@ from samtl.sweep.results import (
     FILE,
     Results,
     Row,
-    features_of,
 )
 
 CELLS = "cells"
@@ -141,7 +140,7 @@ def _told_apart(a: Study, b: Study) -> str:
                 f"scored with different labels, such as of {sample_id!r} in {runs}: train the older one again, a head "
                 "after samtl embed"
             )
-    sizes = [scored_at(study.trials[0].config) for study in (a, b)]
+    sizes = [study.trials[0].config["resolution"] for study in (a, b)]
     if sizes[0] != sizes[1]:
         return f"of masks scored at {sizes[0]} pixels and at {sizes[1]}"
     kinds = [" and ".join(sorted({t.split["name"] for t in study.trials})) for study in (a, b)]
@@ -181,7 +180,7 @@ class _Run:
     path: Path
     config: dict[str, Any]
     metrics: dict[str, Any]
-    written: float
+    written: str
 
     @property
     def dataset(self) -> str:
@@ -225,8 +224,8 @@ class _Run:
         """What tells models apart."""
         params = {k: repr(v) for k, v in self.config["params"].items() if k != "random_state"}
         name = str(self.config[self.kind])
-        mark = str(self.metrics["fingerprint"]) or str(scored_at(self.config))
-        return self.kind, name, features_of(self.config), tuple(sorted(params.items())), mark
+        mark = str(self.metrics["fingerprint"]) or str(self.config["resolution"])
+        return self.kind, name, str(self.config["inputs"]), tuple(sorted(params.items())), mark
 
     @property
     def named(self) -> str:
@@ -375,14 +374,9 @@ def _read(path: Path) -> _Run:
     InputError
         Where it is damaged, or of another format.
     """
-    config = read_run(path)
-    if config.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has run format {config.get('format')!r}, and this samtl reads {FORMAT}"
-        )
-    run = _Run(path, config, read_run(path, "metrics.json"), 0.0)
+    config, metrics = _as_before(read_run(path))
+    run = _Run(path, config, metrics, metrics["finished"])
     try:
-        run = replace(run, written=(path / "metrics.json").stat().st_mtime)
         trial = _trial(run, "", {})
         known = run.asked, run.state, tuple(_samples_of(config).items())
         if hash((known, run.place, trial.split["name"], trial.split["digest"])):
@@ -397,6 +391,32 @@ def _read(path: Path) -> _Run:
     return run
 
 
+def _as_before(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give a run as the two dictionaries that this module works on."""
+    content = run.to_json()
+    store = {
+        "path": run.store_path,
+        "identity": run.identity,
+        "snapshot": run.snapshot,
+        "samples": {"store": run.samples_digest},
+    }
+    config = {
+        **content,
+        run.kind: run.name,
+        "inputs": run.inputs,
+        "samples": run.samples_digest,
+        "floor": run.floor_model,
+        "store": store if run.store else None,
+    }
+    counts = {
+        "train": run.n_train,
+        "validation": run.n_validation,
+        "test": run.n_test,
+        "left_out": run.left_out_because,
+    }
+    return config, {**content, "counts": counts}
+
+
 def _trial(run: _Run, model: str, shared: _Shared) -> Trial:
     config, metrics, counts = run.config, run.metrics, run.metrics["counts"]
     floor = metrics["floor"]
@@ -406,7 +426,7 @@ def _trial(run: _Run, model: str, shared: _Shared) -> Trial:
         kind=run.kind,
         name=str(config[run.kind]),
         model=model,
-        features=features_of(config),
+        features=str(config["inputs"]),
         seed=int(config["seed"]),
         split=run.split,
         n_train=int(counts["train"]),
@@ -579,7 +599,7 @@ def _joins(model: list[_Run], group: list[list[_Run]]) -> bool:
 def _alike(a: list[_Run], b: list[_Run]) -> bool:
     """Tell whether two models learnt from one state of one store, if from any, and were scored on the same samples."""
     marks = {run.metrics["fingerprint"] for run in (a[0], b[0])} - {""}
-    if len(marks) > 1 or scored_at(a[0].config) != scored_at(b[0].config):
+    if len(marks) > 1 or a[0].config["resolution"] != b[0].config["resolution"]:
         return False
     if _changed(a[0].config, b[0].config) or _relabelled(a, b):
         return False
@@ -594,7 +614,7 @@ def _alike(a: list[_Run], b: list[_Run]) -> bool:
 def _samples_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Give the digests of the samples that there were, by what is learnt from: an array of the store, or pixels."""
     found = dict((config.get("store") or {}).get("samples", {}))
-    if "samples" in config:
+    if not found:
         found[str(config["features"])] = str(config["samples"])
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.experiment.trial import PALETTE
+from samtl.experiment.tables import PALETTE
 from samtl.images.transforms import IGNORE
 
 Pixels = NDArray[np.uint8]

@@ -131,14 +131,14 @@ def _beside(out: Path, metric: str, rows: Sequence[Row]) -> tuple[dict[str, Spre
         if place in found:
             continue
         try:
-            content = read_run(out / row["run"], "metrics.json")
+            run = read_run(out / row["run"])
         except SamtlError as error:
             missing = str(error)
             continue
-        if content["floor"]:
-            found[place] = float(content["floor"][metric]["value"])
+        if run.floor:
+            found[place] = run.floor[metric].value
         else:
-            missing = str(content["floor_missing"])
+            missing = run.floor_missing
     return _spreads((split, value) for (split, _), value in found.items()), missing
 
 

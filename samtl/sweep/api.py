@@ -31,15 +31,10 @@ from samtl.errors import (
     SamtlError,
 )
 from samtl.experiment.features import Data
-from samtl.experiment.head_trial import HeadTrial
+from samtl.experiment.fit import configured
 from samtl.experiment.run import read_run, runs_folder
-from samtl.experiment.trial import (
-    Parts,
-    Samples,
-    configured,
-    run_name,
-)
-from samtl.splits import Split, SplitSpec, parse_many, read_split, select
+from samtl.experiment.trial import Parts
+from samtl.splits import Samples, Split, SplitSpec, parse_many, read_split, select
 from samtl.store.documents import digest
 from samtl.store.reader import Store
 from samtl.store.remote import as_folder
@@ -503,10 +498,7 @@ def _rows(split: Split) -> tuple[Rows, Rows]:
 def _named_by(shop: Workshop, cell: Cell) -> Cell:
     """Name a cell after what decides its outcome."""
     trial = shop.trial(cell)
-    digest = trial.config["digest"]
-    source = trial.data.store.name if isinstance(trial, HeadTrial) else trial.data.name
-    run = run_name(source, cell.name, cell.parts.split, cell.seed, digest)
-    return replace(cell, digest=digest, run=run)
+    return replace(cell, digest=trial.config.digest, run=trial.config.run_name)
 
 
 class _Sweep:
@@ -612,7 +604,7 @@ class _Sweep:
         """Take up a run folder that has no rows yet; tells whether it could be."""
         folder = self.out / CELLS / cell.run
         try:
-            if read_run(folder).get("digest") != cell.digest:
+            if read_run(folder).digest != cell.digest:
                 raise InputError(f"{folder} is of another training")
             self._require_parts(cell, folder)
             self._record(cell)
@@ -653,38 +645,27 @@ class _Sweep:
 
     def _record(self, cell: Cell) -> None:
         folder = self.out / CELLS / cell.run
-        card = read_run(folder, "head.json")
-        self.results.append(
-            results.rows_of(
-                read_run(folder, "metrics.json"),
-                read_run(folder),
-                cell=cell.digest,
-                split_spec=cell.split,
-                run=f"{CELLS}/{cell.run}",
-                best_c=card["facts"].get("C_"),
-            )
-        )
+        run = read_run(folder)
+        self.results.append(results.rows_of(run, split_spec=cell.split))
 
     def _figures(self, cell: Cell) -> dict[str, float]:
-        found = read_run(self.out / CELLS / cell.run, "metrics.json")["metrics"]
-        return {name: score["value"] for name, score in found.items()}
+        found = read_run(self.out / CELLS / cell.run).metrics
+        return {name: score.value for name, score in found.items()}
 
     def _failed(self, cell: Cell, why: str) -> dict[str, Any]:
         split = cell.parts.split
-        trial = self.shop.trial(cell)
-        config = trial.config
-        store = trial.data.store if isinstance(trial, HeadTrial) else None
+        config = self.shop.trial(cell).config
         return results.failed_row(
             cell=cell.digest,
             error=why,
             method=cell.name,
-            kind=config["kind"],
-            task=config["task"],
-            dataset=store.dataset if store is not None else config["dataset"],
-            store=store.name if store is not None else "",
-            fingerprint=store.fingerprint if store is not None else "",
-            snapshot=store.snapshot if store is not None else "",
-            features=results.features_of(config),
+            kind=config.kind,
+            task=config.task,
+            dataset=config.dataset,
+            store=config.store,
+            fingerprint=config.fingerprint,
+            snapshot=config.snapshot,
+            features=config.inputs,
             split=cell.split,
             split_name=split.name,
             share=split.share,
