@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samtl.store.layout import BLOCK_ROWS
 from stubs import SeeingEncoders, install
 from toys import blobs
 
@@ -20,6 +19,7 @@ from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
 from samtl.experiment import features as feed
 from samtl.experiment.features import Feed, Targets, held_in_memory
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import open_store
 
 SHAPE = (2, 4, 4)

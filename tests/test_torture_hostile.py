@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samtl.store.documents import seal
 from stubs import png, stub_store
 from zips import Part, packed
 
 from recipes.pretrain import state as _state
+from samtl._io import seal
 from samtl.datasets import resolve
 from samtl.encoders import sam
 from samtl.errors import SamtlError

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from samtl.store.documents import digest
 
 from samtl import splits
+from samtl._io import digest
 from samtl.errors import InputError
 from samtl.experiment import trial
 from samtl.experiment.run import RunFolder

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from samtl.store.compact import compact
 from stubs import embedded
 from toys import blobs, stripes
 
 from samtl.errors import InputError
 from samtl.experiment import features as feed
 from samtl.experiment.features import Data
+from samtl.store.maintenance import compact
 from samtl.store.reader import Store, open_store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
