@@ -89,8 +89,8 @@ def test_classes_are_compared_by_name(store):
     moved = dataclasses.replace(dataset, labels=(1, *dataset.labels[1:-1], -1))
     found = verify(store, "deep", dataset=moved)
     assert {one.sample_id: (one.what, one.told) for one in found.images} == {
-        first: ("relabelled", "its class is 'class1', the row has 'class0'"),
-        last: ("relabelled", "its class is none, the row has 'class1'"),
+        first: ("relabelled", "its class is class1, the row has class0"),
+        last: ("relabelled", "its class is none, the row has class1"),
     }
     assert (found.images_compared, found.exit_code) == (ROWS, 3)
     swapped = dataclasses.replace(dataset, classes=("class1", "class0", "class2"))
@@ -122,8 +122,8 @@ def test_parts_are_compared(tmp_path):
     dataset = dataclasses.replace(toy_dataset(4), parts=("train", "train", "test", "test"))
     store = pooled(dataset, tmp_path / "p.zarr")
     for parts, told in (
-        (("train", "test", "test", "test"), "its part is 'test', the row has 'train'"),
-        ((), "its part is none, the row has 'train'"),
+        (("train", "test", "test", "test"), "its part is test, the row has train"),
+        ((), "its part is none, the row has train"),
     ):
         other = dataclasses.replace(dataset, parts=parts)
         found = verify(store, "deep", dataset=other)

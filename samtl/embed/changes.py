@@ -50,6 +50,11 @@ class Changes:
     relabelled: int = 0
     regrouped: int = 0
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """All but the table."""
+        return {name: count for name, count in vars(self).items() if name != "table"}
+
 
 @dataclass(frozen=True)
 class Found:

@@ -16,14 +16,13 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import BadImage, Prepared, mask_sha256, prepare
+from samtl.images.safe_decoder import SafeDecoder
 from samtl.images.transforms import IGNORE, mask_square
 
 # What reading an image may raise that is no property of the image.
 _OUT_OF_RESOURCES = {
     errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
 }  # fmt: skip
-
-Prepare = Callable[[bytes, int], Prepared]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def decoded_ahead(
     batch_size: int,
     device: str,
     processes: int = 1,
-    prepare: Prepare = prepare,
+    untrusted: bool = False,
 ) -> Generator[Decoded, None, None]:
     """Yield images in order, at least a batch of them ready while the encoder works on the one before.
 
@@ -86,20 +85,27 @@ def decoded_ahead(
         What the encoder runs on, such as `cpu`.
     processes : int
         Number of processes that share this machine's cores.
-    prepare : callable
-        `samtl.images.codecs.prepare`, or that of a `SafeDecoder`.
+    untrusted : bool
+        Whether to decode in worker processes with limits of memory and time.
     """
     # On a CPU the encoder needs the cores, and one thread keeps ahead of it.
     workers = 1 if device == "cpu" else max(1, min(32, (os.cpu_count() or 1) // processes))
-    return prefetch(
-        lambda row: decode_row(dataset, row, image_size, prepare),
-        rows,
-        workers,
-        depth=batch_size + 2 * workers,
-    )
+    safe = SafeDecoder()  # starts a worker when it is used
+    decode = safe.prepare if untrusted else prepare
+    try:
+        yield from prefetch(
+            lambda row: decode_row(dataset, row, image_size, decode),
+            rows,
+            workers,
+            depth=batch_size + 2 * workers,
+        )
+    finally:
+        safe.close()
 
 
-def decode_row(dataset: Dataset, row: int, image_size: int, prepare: Prepare = prepare) -> Decoded:
+def decode_row(
+    dataset: Dataset, row: int, image_size: int, prepare: Callable[[bytes, int], Prepared] = prepare
+) -> Decoded:
     """Read, decode, measure and resize one image and its mask. Thread-safe.
 
     Raises

@@ -13,9 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from samtl import registry
 from samtl._runtime import Note, prefetch
 from samtl.datasets import Dataset
-from samtl.embed.decode import Decoded, Prepare, decoded_ahead
+from samtl.embed.decode import Decoded, decoded_ahead
 from samtl.embed.plan import Job
 from samtl.encoders.base import Encoder
 from samtl.errors import InputError, ResourceError
-from samtl.images.codecs import BadImage, prepare
-from samtl.images.safe_decoder import SafeDecoder
+from samtl.images.codecs import BadImage
 from samtl.store.log import OK, QUARANTINED, UNLISTED
 from samtl.store.state import Quarantined
 from samtl.store.writer import Writer, open_writer
@@ -40,10 +39,8 @@ class Progress:
 
     Attributes
     ----------
-    encoded : int
-        Images that this pass is through with.
-    pending_rows : int
-        Images that it has to encode in all.
+    encoded, pending_rows : int
+        Images that this pass is through with, and that it has to encode in all.
     bytes_written : int
         Committed so far.
     quarantined : int
@@ -65,8 +62,7 @@ class Progress:
 Told = Progress | Quarantined | Note
 
 
-@dataclass(frozen=True)
-class Overlap:
+class Overlap(NamedTuple):
     """What goes on at the same time: batches in the encoder, 0 if this thread encodes, and blocks being written."""
 
     batches: int
@@ -91,19 +87,6 @@ def load_encoder(job: Job, device: str) -> Encoder:
     return encoder
 
 
-@contextmanager
-def decoder(job: Job) -> Iterator[Prepare]:
-    """Within a `with` block, what decodes the images of a pass: in worker processes if they are untrusted."""
-    if not job.config.untrusted:
-        yield prepare
-        return
-    safe = SafeDecoder()
-    try:
-        yield safe.prepare
-    finally:
-        safe.close()
-
-
 def start_writer(job: Job, encoder: Encoder, device: str) -> Writer:
     """Open the store of a pass, making it if it is not there; MismatchError if another encoder made it."""
     weights = encoder.weights
@@ -122,13 +105,7 @@ def start_writer(job: Job, encoder: Encoder, device: str) -> Writer:
 
 @dataclass
 class Meter:
-    """Counts what a pass does and tells it.
-
-    Attributes
-    ----------
-    pending, encoded, quarantined, bytes_written : int
-        As in `Progress`.
-    """
+    """Counts what a pass does, under the names of `Progress`, and tells it."""
 
     tell: Callable[[Told], None]
     pending: int
@@ -158,18 +135,7 @@ class Meter:
 
 @dataclass
 class _Block:
-    """A block on its way.
-
-    Attributes
-    ----------
-    number : int
-    arrays : tuple of str
-        What it lacks.
-    positions : range
-        Its images in the table.
-    items : dict
-        Position to the image and its arrays, as they come.
-    """
+    """A block on its way: the arrays that it lacks, and its images by their positions in the table, as they come."""
 
     number: int
     arrays: tuple[str, ...]
@@ -217,9 +183,7 @@ def encode_blocks(
 
     Parameters
     ----------
-    job : Job
-    encoder : Encoder
-    writer : Writer
+    job, encoder, writer
     device : str
         The encoder's, such as `cpu`.
     tell : callable
@@ -256,27 +220,14 @@ def encode_blocks(
                 order.jump()
             meter.bytes_written += written or 0
 
+    decoded = decoded_ahead(
+        job.dataset, positions(), job.plan.image_size, batch_size, device, processes, job.config.untrusted
+    )  # fmt: skip
+    batches = _batches(decoded, blocks, batch_size, should_stop)
+    encoded = _encoded(encoder, batches, job.plan.tiers, meanwhile.batches)
     with (
-        decoder(job) as prepare,
-        closing(
-            decoded_ahead(
-                job.dataset,
-                positions(),
-                job.plan.image_size,
-                batch_size,
-                device,
-                processes,
-                prepare,
-            )
-        ) as decoded,
-        closing(
-            _encoded(
-                encoder,
-                _batches(decoded, blocks, batch_size, should_stop),
-                job.plan.tiers,
-                meanwhile.batches,
-            )
-        ) as encoded,
+        closing(decoded),
+        closing(encoded),
         ThreadPoolExecutor(meanwhile.writes, thread_name_prefix="write") as disk,
     ):
         for batch in encoded:
@@ -331,18 +282,13 @@ def _encoded(
 
     def encode(batch: _Batch) -> _Encoded:
         wanted = [name for name in tiers if any(name in block.arrays for block, _ in batch)]
-        lacking = [not set(wanted).isdisjoint(block.arrays) for block, _ in batch]
-        pixels = [
-            item.pixels
-            for (_, item), lacks in zip(batch, lacking, strict=True)
-            if lacks and item.pixels is not None
-        ]
-        outputs = encoder.encode(pixels, wanted) if pixels else {}
+        pixels = [item.pixels for _, item in batch if item.pixels is not None]
+        outputs = encoder.encode(pixels, wanted) if pixels and wanted else {}
         number = itertools.count()
         found: _Encoded = []
-        for (block, item), lacks in zip(batch, lacking, strict=True):
+        for block, item in batch:
             arrays: dict[str, NDArray[Any]] | None = {}
-            if lacks and item.pixels is not None:
+            if item.pixels is not None:
                 at = next(number)
                 arrays = {name: output[at] for name, output in outputs.items()}
                 if not all(bool(np.isfinite(array).all()) for array in arrays.values()):

@@ -40,13 +40,11 @@ class Plan:
     ----------
     store : Path or str
         str in a bucket.
-    dataset, encoder, weights, device, compute_dtype : str
-        `weights` is what was asked for; what they are is known once they are loaded.
+    dataset, encoder, weights, device, compute_dtype, engine, task, note
+        `weights` is what was asked for, and `note` what the user should know about the dataset, or "".
     tiers : tuple of str
-    rows : int
-        Samples of the store.
-    pending_rows : int
-        Samples that remain to be encoded.
+    rows, pending_rows : int
+        Samples of the store, and those that remain to be encoded.
     bytes_by_tier : dict
         Size on disk of each tier, and of `others` (all other arrays), for the whole store.
     bytes_to_write : int
@@ -56,13 +54,8 @@ class Plan:
         Side of the encoder's input in pixels.
     batch_size : int
         0 if the device is tried first.
-    engine : str
     resumes : bool
         Whether the store exists.
-    note : str
-        What the user should know about the dataset, or "".
-    task : str
-        `classification` or `segmentation`.
     added, changed, removed, returned, relabelled, regrouped : int
         How the dataset differs from the store: see `samtl.embed.changes.Changes`.
     """
@@ -109,21 +102,18 @@ def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **optio
 
 @dataclass(frozen=True)
 class Job:
-    """Everything about a pass but the loaded encoder; can be sent to another process.
+    """Everything about a pass but the loaded encoder; it can be sent to another process.
 
     Attributes
     ----------
-    config : EmbedConfig
-    plan : Plan
+    config, plan, spec, storage
     dataset : Dataset
         In the order of the table.
-    spec : EncoderSpec
     table : SampleTable
         The store's, or the next one.
     arrays : tuple of str
         What every row must be in.
     block_rows : int
-    storage : Storage
     state : StoreState or None
         The store as it was found; None if there was none, or in a worker process, which loads it itself.
     pending : tuple of int
@@ -143,8 +133,7 @@ class Job:
 
     def identity(self, fingerprint: dict[str, Any], about: dict[str, object]) -> Identity:
         """Return the identity of the store, if it is new."""
-        specs = _array_specs(self.spec)
-        return make_identity(fingerprint, specs, about, self.block_rows)
+        return make_identity(fingerprint, _array_specs(self.spec), about, self.block_rows)
 
 
 def prepare(
@@ -253,12 +242,7 @@ def prepare(
         resumes=state is not None,
         note=source.note,
         task=source.task,
-        added=found.added,
-        changed=found.changed,
-        removed=found.removed,
-        returned=found.returned,
-        relabelled=found.relabelled,
-        regrouped=found.regrouped,
+        **found.counts,
     )  # fmt: skip
     return Job(
         config, job_plan, only(source, table.samples), spec, table, arrays, block_rows, storage, state, tuple(pending)

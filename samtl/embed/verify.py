@@ -254,40 +254,29 @@ def _compare_images(
             compared += 1
             if row not in where:
                 what = "gone", "it is not listed any more"
-        if what is None and image:
-            what = _image(listed, sample_id, image)
-        if what is None and mask:
-            what = _mask(listed, sample_id, mask)
+            else:
+                what = _other_image(listed, sample_id, image, mask)
         if what is None and row in where:
-            what = _target(had[row], has[where[row]])
+            what = _other_target(had[row], has[where[row]])
         if what:
             found.append(ImageFinding(row, sample_id, *what))
         tell("images", row + 1, len(store))
     return tuple(found), compared
 
 
-def _image(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | None:
+def _other_image(listed: Dataset, sample_id: str, image: str, mask: str) -> tuple[str, str] | None:
+    """Say how an image or its mask differs from those with these digests, of which one may be "" for unknown."""
+    of = "image"
     try:
-        content = listed.read(sample_id)
+        now = hashlib.sha256(listed.read(sample_id)).hexdigest() if image else ""
+        if now == image and mask:
+            if listed.read_mask is None:
+                return "gone", "the dataset has no masks"
+            of, image, now = "mask", mask, mask_sha256(listed.read_mask(sample_id))
     except (BadImage, InputError, OSError) as error:
         require_drive(sample_id, error)
-        return "gone", str(error)
-    if hashlib.sha256(content).hexdigest() != expected:
-        return "changed", "its bytes are not those that the row was made from"
-    return None
-
-
-def _mask(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | None:
-    if listed.read_mask is None:
-        return "gone", "the dataset has no masks"
-    try:
-        there = mask_sha256(listed.read_mask(sample_id))
-    except (BadImage, InputError, OSError) as error:
-        require_drive(sample_id, error)
-        return "gone", f"its mask: {error}"
-    if there != expected:
-        return "changed", "its mask is not the one that the row has"
-    return None
+        return "gone", f"its {of}: {error}"
+    return None if now == image else ("changed", f"its {of} is not the one of the row")
 
 
 def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
@@ -297,12 +286,11 @@ def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
     return list(zip(classes, of.parts or [""] * len(of), strict=True))
 
 
-def _target(had: tuple[str, str], has: tuple[str, str]) -> tuple[str, str] | None:
+def _other_target(had: tuple[str, str], has: tuple[str, str]) -> tuple[str, str] | None:
     kinds = (("relabelled", "class"), ("regrouped", "part"))
     for (what, of), old, new in zip(kinds, had, has, strict=True):
         if old != new:
-            now, then = (repr(name) if name else "none" for name in (new, old))
-            return what, f"its {of} is {now}, the row has {then}"
+            return what, f"its {of} is {new or 'none'}, the row has {old or 'none'}"
     return None
 
 
