@@ -30,8 +30,6 @@ from stubs import StubEncoders, install, toy_dataset
 from samtl.embed.api import embed
 from samtl.errors import SamtlError
 import samtl.store.reader, samtl.store.writer, samtl.embed.pipeline, filelock
-import samtl.images.decoder_process, samtl.embed.decode
-__import__("sys").modules["samtl.embed.decode"].prepare = samtl.images.decoder_process.prepare_here  # no processes
 dataset = toy_dataset(int(sys.argv[2]))
 torch.set_num_threads(1)
 if sys.argv[4] == "no locks":  # as on a drive that ignores them

@@ -1,6 +1,5 @@
-"""VGG-19 has the published architecture, its weights come from where they are said to, and stay what they are."""
+"""VGG-19 has the published architecture, and its weights are those that it names."""
 
-import dataclasses
 import hashlib
 import http.server
 import itertools
@@ -14,7 +13,7 @@ import toys
 from samtl.baselines import vgg19
 from samtl.baselines.vgg19 import Baseline, convolutions
 from samtl.encoders.checkpoints import Official
-from samtl.errors import InputError, ResourceError
+from samtl.errors import InputError
 
 ROWS = np.arange(24), np.arange(24, 36), np.arange(36, 60)
 
@@ -98,44 +97,12 @@ def test_official_weights_are_fetched_once_and_named(served, tmp_path):
     assert kept.weights == baseline.weights
 
 
-def test_a_download_of_something_else_is_refused_and_not_kept(served, tmp_path):
-    prefix = served.stem.removeprefix("vgg19-")
-    torch.save(published_state(seed=1), served)
-    with pytest.raises(InputError, match=rf"does not have the sha256 {prefix}: try again"):
-        make().fit(toys.stripes(), *ROWS[:2])
-    assert not list((tmp_path / "weights").iterdir())
-
-
-def test_a_damaged_kept_copy_is_fetched_again(served, tmp_path):
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / served.name).write_bytes(b"cut short")
-    assert make().fit(toys.stripes(), *ROWS[:2]).weights == f"official {served.name}"
-
-
-def test_no_server(narrow, monkeypatch, tmp_path):
-    away = dataclasses.replace(vgg19.OFFICIAL, url="http://127.0.0.1:9/vgg19-dcbb9e9d.pth")
-    monkeypatch.setattr(vgg19, "OFFICIAL", away)
-    monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
-    with pytest.raises(ResourceError, match=r"could not download .*vgg19-dcbb9e9d\.pth"):
-        make().fit(toys.stripes(), *ROWS[:2])
-
-
-def test_files_of_ones_own(narrow, tmp_path):
+def test_a_file_of_another_architecture_is_refused(narrow, tmp_path):
     state = published_state()
-    torch.save(state, tmp_path / "own.pth")
-    dataset = toys.stripes()
-    baseline = make(checkpoint=str(tmp_path / "own.pth")).fit(dataset, *ROWS[:2])
-    assert (baseline.weights, baseline.untrained) == ("file own.pth", False)
     del state["features.0.bias"]
-    state["features.50.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(
-        InputError,
-        match=r"not of the architecture vgg19: 1 tensors are missing .*torchvision's vgg19",
-    ):
-        make(checkpoint=str(tmp_path / "other.pth")).fit(dataset, *ROWS[:2])
-    with pytest.raises(InputError, match="no such file"):
-        make(checkpoint="nowhere.pth").fit(dataset, *ROWS[:2])
+    with pytest.raises(InputError, match=r"architecture vgg19: 1 tensors are missing"):
+        make(checkpoint=str(tmp_path / "other.pth")).fit(toys.stripes(), *ROWS[:2])
 
 
 def restored(baseline):
@@ -154,9 +121,7 @@ def test_weights_that_were_exchanged_are_noticed(narrow, tmp_path):
     expected = next(baseline.predict(dataset, [5]))
     np.testing.assert_array_equal(next(restored(baseline).predict(dataset, [5])), expected)
     torch.save(published_state(seed=1), tmp_path / "own.pth")
-    with pytest.raises(
-        InputError, match=r"fitted with the weights file own\.pth, and .*holds others"
-    ):
+    with pytest.raises(InputError, match=r"fitted with the weights file own\.pth"):
         next(restored(baseline).predict(dataset, [5]))
 
 

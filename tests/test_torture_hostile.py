@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from stubs import png, stub_store
-from test_datasets_archive import Part, packed
+from zips import Part, packed
 
 from recipes.pretrain import state as _state
 from samtl.datasets import resolve
@@ -29,6 +29,7 @@ from samtl.experiment.output import Output
 from samtl.experiment.tables import mask_name
 from samtl.heads import logreg
 from samtl.heads.io import load, save
+from samtl.images.codecs import prepare
 from samtl.splits import read_split_file
 from samtl.store.documents import seal
 from samtl.store.reader import open_store
@@ -359,10 +360,7 @@ def of_archive(folder, content):
 
 
 def of_image(folder, content):
-    from samtl.images import decoder_process
-
-    decoder_process.prepare(content, 64)
-    decoder_process._end_all()
+    prepare(content, 64)
 
 
 MIB = 512  # that a bomb may take, beyond the code that meets it

@@ -23,7 +23,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from test_torture_rot import cut, deleted, emptied, flipped, means_the_same, state
 
 from samtl.datasets import Dataset
-from samtl.embed import decode as decoding
 from samtl.embed.api import embed
 from samtl.errors import (
     InputError,
@@ -32,7 +31,6 @@ from samtl.errors import (
     SamtlError,
 )
 from samtl.images.codecs import decode
-from samtl.images.decoder_process import prepare_here
 from samtl.images.transforms import mask_square, resize_longest_side
 from samtl.store import durable, verify
 from samtl.store.compact import compact
@@ -118,7 +116,6 @@ class Game(RuleBasedStateMachine):
         self.encoders = stubs.install(stubs.StubEncoders(SIZE), self.patch.setattr)
         self.patch.setattr(os, "fsync", lambda descriptor: None)
         # Waiting for processes and threads would take most of a game.
-        self.patch.setattr(decoding, "prepare", prepare_here)
         self.patch.setattr(importlib.metadata, "version", VERSION)
         self.patch.setattr(verify, "ahead", lambda do, items, workers, depth: map(do, items))
         self.encoder = self.encoders.Encoder("stub")

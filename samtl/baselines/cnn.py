@@ -13,9 +13,9 @@ from samtl.baselines.networks import NetworkBaseline, convolution
 class Baseline(NetworkBaseline):
     """Four stages of 3 x 3 convolutions, 32, 64, 128 and 256 wide, each at half the resolution of the last.
 
-    Seven convolutions with batch norm and ReLU, the first with stride 2, maximum pooling between stages, the mean over
-    all places, dropout, a linear layer: 0.6 M weights, and 43 M products for an image of 64 x 64 pixels. A first layer
-    at full resolution would take a CPU longer than all others together.
+    Seven convolutions with batch norm and ReLU, the first with stride 2, maximum pooling between stages, global average
+    pooling, dropout, a linear layer: 0.6 M weights, and 43 M multiplications for an image of 64 x 64 pixels. A first
+    layer at full resolution would take a CPU longer than all others together.
 
     Parameters
     ----------

@@ -17,8 +17,8 @@ LEVELS = 5
 class Baseline(NetworkBaseline):
     """The UNet of Ronneberger et al. 2015 (arXiv 1505.04597), half as wide as there.
 
-    Five levels, each twice as wide as the last and at half its resolution. Unlike there, convolutions are padded and
-    followed by batch norm, so that the mask has the image's size. Trained on cross-entropy and Dice together.
+    Five levels, each twice as wide as the last and at half its resolution. Unlike there, convolutions are padded, so
+    that the mask has the image's size, and followed by batch norm. The loss is the sum of cross-entropy and Dice.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Baseline(NetworkBaseline):
 
 
 class UNet(nn.Module):
-    """Down and up again, with what was there on the way down beside what comes up.
+    """An encoder and a decoder with skip connections between their levels.
 
     Maps (batch, 3, height, width) to (batch, n_classes, height, width); both sides are multiples of 16.
     """

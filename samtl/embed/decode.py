@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
-from samtl.images.codecs import BadImage, mask_sha256
-from samtl.images.decoder_process import prepare
+from samtl.images.codecs import BadImage, mask_sha256, prepare
 from samtl.images.transforms import IGNORE, mask_square
 from samtl.store.log import SUPERSEDED
 
