@@ -97,23 +97,6 @@ def test_masks_may_be_views_that_cannot_be_written_to():
     assert (pixel_metrics.confusion(truth, guess, 3) == expected).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_scores_agree_with_scikit_learn(seed):
-    truth, guess = masks(seed, k=4)
-    t, g = truth[truth != 255], guess[truth != 255]
-    found = pixel_metrics.scores(pixel_metrics.confusion(truth, guess, 4))
-    front = {"labels": [1, 2, 3], "average": "macro"}
-    expected = {
-        "accuracy": sklearn.metrics.accuracy_score(t, g),
-        "iou": sklearn.metrics.jaccard_score(t, g, **front),
-        "dice": sklearn.metrics.f1_score(t, g, **front),
-        "f1": sklearn.metrics.f1_score(t, g, average="macro"),
-        "precision": sklearn.metrics.precision_score(t, g, **front),
-        "recall": sklearn.metrics.recall_score(t, g, **front),
-    }
-    assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     ("matrix", "figures"),  # accuracy, iou, dice, f1
     [

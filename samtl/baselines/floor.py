@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ _STRIP = 2**18  # pixels
 _ROUNDING = 1 / 12  # variance of a colour that is rounded to a whole number
 
 
+@dataclass(eq=False, repr=False)
 class Baseline(PixelBaseline):
     """A model that is not better than this one has learnt nothing but colours.
 
@@ -55,12 +57,11 @@ class Baseline(PixelBaseline):
         For the choice of the penalty if there is no validation part.
     """
 
+    neighbours: int = 5
+    random_state: Any = 0
+
     tasks = ("classification", "segmentation")
     facts = ("task_", "n_images_")
-
-    def __init__(self, neighbours: int = 5, random_state: Any = 0) -> None:
-        self.neighbours = neighbours
-        self.random_state = random_state
 
     def _check(self) -> None:
         check_ranges(self, neighbours="count")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from samtl.baselines.networks import NetworkBaseline, convolution
 LEVELS = 5
 
 
+@dataclass(eq=False, repr=False)
 class Baseline(NetworkBaseline):
     """The UNet of Ronneberger et al. 2015 (arXiv 1505.04597), half as wide as there.
 
@@ -29,27 +31,16 @@ class Baseline(NetworkBaseline):
         See `NetworkBaseline`.
     """
 
-    tasks = ("segmentation",)
+    image_size: int = 256
+    width: int = 32
+    epochs: int = 60
+    batch_size: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    patience: int = 10
+    random_state: Any = 0
 
-    def __init__(
-        self,
-        image_size: int = 256,
-        width: int = 32,
-        epochs: int = 60,
-        batch_size: int = 8,
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        patience: int = 10,
-        random_state: Any = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.width = width
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.patience = patience
-        self.random_state = random_state
+    tasks = ("segmentation",)
 
     def _check(self) -> None:
         super()._check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ def convolutions() -> nn.Sequential:
     return nn.Sequential(*layers).to_empty(device="cpu")
 
 
+@dataclass(eq=False, repr=False)
 class Baseline(PixelBaseline):
     """Frozen VGG-19 (arXiv 1409.1556, configuration E) and the head `logreg`.
 
@@ -78,28 +80,21 @@ class Baseline(PixelBaseline):
         What the network computes in, when fitted and when predicting.
     """
 
+    checkpoint: str = "official"
+    image_size: int = 224
+    device: str = "auto"
+    random_state: Any = 0
+
     tasks = ("classification",)
     facts = ("task_", "weights", "untrained", "weights_sha256", "compute_dtype")
 
     caches = True
-    _cache: dict[Any, Any] | None = None
-    _cached_seconds: float = 0.0
+    _cache: dict[Any, Any] | None = field(default=None, init=False)
+    _cached_seconds: float = field(default=0.0, init=False)
 
-    weights_sha256: str = ""
-    compute_dtype: str = "auto"
-    _model: Normalised | None = None  # loaded when it is needed
-
-    def __init__(
-        self,
-        checkpoint: str = "official",
-        image_size: int = 224,
-        device: str = "auto",
-        random_state: Any = 0,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.image_size = image_size
-        self.device = device
-        self.random_state = random_state
+    weights_sha256: str = field(default="", init=False)
+    compute_dtype: str = field(default="auto", init=False)
+    _model: Normalised | None = field(default=None, init=False)  # loaded when it is needed
 
     def _check(self) -> None:
         check_ranges(self, image_size="side")
