@@ -138,6 +138,8 @@ def edit(path, change):
         (lambda run: (run / CONFIG).write_text(json.dumps({"format": FORMAT})), "missing|config"),
         (lambda run: edit_run(run, CONFIG, lambda c: c | {"seed": "3"}), "seed"),
         (lambda run: edit_run(run, METRICS, lambda c: c | {"confusion": "x"}), "invalid|x"),
+        (lambda run: edit_run(run, METRICS, lambda c: c | {"confusion": [[2**70]]}), "large"),
+        (lambda run: edit_run(run, METRICS, lambda c: c | {"confusion": [[1]]}), "classes"),
         (lambda run: edit_run(run, CONFIG, lambda c: c | {"format": 2}), "run format 2"),
         (lambda run: (run / METRICS).unlink(), "is no run"),
         (shutil.rmtree, "is no run"),

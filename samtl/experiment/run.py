@@ -232,10 +232,12 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
         if content.pop("checksum", None) != digest(content):
             raise ValueError(f"{METRICS} fails its checksum")
         run = msgspec.convert({**content, **config}, Run, dec_hook=_from_json)
+        if run.confusion.shape != (len(run.classes),) * 2:
+            raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
             if (whole or name != TENSORS) and file_sha256(folder / name) != expected:
                 raise ValueError(f"{name} is not the file that was written with the run")
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, OverflowError, RecursionError, OSError) as error:
         raise InputError(f"{folder} is damaged: {error}") from error
     return msgspec.structs.replace(run, path=folder)
 
