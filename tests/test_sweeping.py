@@ -32,9 +32,9 @@ from samtl.errors import (
     ResourceError,
     UnknownName,
 )
+from samtl.experiment.answers import read_trained
 from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.experiment.run import read_run
-from samtl.experiment.trained import read_trained
 from samtl.heads import mlp
 from samtl.heads import trainer as _train
 from samtl.images.codecs import BadImage
