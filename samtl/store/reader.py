@@ -16,9 +16,16 @@ from samtl.errors import DamageError, InputError
 from samtl.store.coordinates import array_metadata, as_xarray
 from samtl.store.fingerprint import row_key
 from samtl.store.format import ROOT, TIERS, ArraySpec
-from samtl.store.log import UNLISTED, ArrayState, read_log
+from samtl.store.log import ArrayState, read_log
 from samtl.store.samples import SampleTable
-from samtl.store.state import ArraySummary, Quarantined, StoreState, Summary, load_state
+from samtl.store.state import (
+    Quarantined,
+    StoreState,
+    Summary,
+    load_state,
+    quarantined,
+    summarise,
+)
 from samtl.store.storage import as_place, open_storage
 from samtl.store.writer import open_shard
 
@@ -192,14 +199,7 @@ class Store:
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
         """Rows whose images could not be used, in the order of rows."""
-        found = []
-        for place in sorted(self.state.log.codes):
-            row = int(self._table.position[place]) if place < len(self._table.position) else -1
-            if row >= 0:
-                codes = self.state.log.codes[place]
-                code = next((code for code in reversed(codes) if code != UNLISTED), UNLISTED)
-                found.append(Quarantined(row, self.sample_ids[row], code, codes[code]))
-        return tuple(found)
+        return quarantined(self.state)
 
     def image_sha256(self, row: int) -> str:
         """sha256 of the image file that a row was made from; "" if it is not committed."""
@@ -361,34 +361,7 @@ class Store:
 
     def summary(self) -> Summary:
         """Count what the store holds."""
-        labels = self.labels
-        names = (
-            "dataset", "note", "task", "encoder", "weights", "untrained", "identity", "fingerprint", "snapshot"
-        )  # fmt: skip
-        return Summary(
-            rows=len(self),
-            ok=int(self.valid().sum()),
-            missing=self.missing,
-            superseded=self.state.superseded,
-            per_class={name: int((labels == i).sum()) for i, name in enumerate(self.classes)},
-            arrays=tuple(
-                ArraySummary(
-                    name,
-                    self.shape(name),
-                    self.dtype(name),
-                    int(self.state.marked("committed", [name]).sum()),
-                    int(self.state.log.arrays[name].size.sum()),
-                )
-                for name in self.arrays
-            ),
-            quarantined=self.quarantined,
-            about={
-                "store": str(self.path),
-                **{name: getattr(self, name) for name in names},
-                "classes": list(self.classes),
-                "tiers": list(self.tiers),
-            },
-        )
+        return summarise(self.state)
 
     def zarr(self) -> zarr.Group:
         """Open the store as a plain read-only Zarr group; rows are those of the arrays, listed or not.
