@@ -111,13 +111,7 @@ def block_key(record: Record, array: str) -> bytes:
 
 
 def record_places(storage: Storage) -> list[tuple[int, int]]:
-    """List the blocks and sequences of all records, ascending.
-
-    Raises
-    ------
-    DamageError
-        If something else is in the log's folder.
-    """
+    """List the blocks and sequences of all records, ascending; DamageError if something else is in the folder."""
     folder = storage.path(LOG)
     try:  # without sizes, since a large store has ten thousands
         names = storage.list(LOG) if folder is None else os.listdir(folder)  # noqa: PTH208

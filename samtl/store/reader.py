@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl._io import canonical, crc32c
+from samtl._io import crc32c
 from samtl._runtime import prefetch
 from samtl.errors import DamageError, InputError
-from samtl.store.coordinates import array_metadata, as_xarray
+from samtl.store.coordinates import as_xarray, as_zarr
 from samtl.store.fingerprint import row_key
-from samtl.store.format import ROOT, TIERS, ArraySpec
+from samtl.store.format import TIERS, ArraySpec
 from samtl.store.log import ArrayState, read_log
 from samtl.store.samples import SampleTable
 from samtl.store.state import (
@@ -63,6 +63,11 @@ class Store:
         What the encoder's weights are, such as "untrained (random:0)".
     untrained : bool
         Whether they are random numbers.
+    dataset, note, task : str
+        `note` is what readers of figures must know; `task` is `classification` (labels) or `segmentation` (masks).
+    classes : tuple of str
+        A label, or a pixel of a mask, is an index into them.
+    encoder : str
     block_rows : int
         Rows that are written together.
     arrays : tuple of str
@@ -77,7 +82,9 @@ class Store:
         self.state = state
         self._table: SampleTable = state.table
         self._rows = state.table.rows  # in the arrays
-        identity = state.identity
+        about, identity = state.table.about, state.identity
+        self.dataset, self.note, self.task = about.dataset, about.note, about.task
+        self.classes, self.encoder = about.classes, identity.encoder
         self.path = as_place(state.storage.url)
         self.fingerprint: str = identity.sha256
         self.identity: dict[str, Any] = identity.fingerprint
@@ -110,31 +117,6 @@ class Store:
         """The folder's name without `.zarr`."""
         last = str(self.path) if isinstance(self.path, str) else self.path.resolve().name
         return last.rpartition("/")[2].removesuffix(".zarr")
-
-    @property
-    def encoder(self) -> str:
-        """The encoder's name."""
-        return self.state.identity.encoder
-
-    @property
-    def dataset(self) -> str:
-        """The dataset's name."""
-        return self._table.about.dataset
-
-    @property
-    def note(self) -> str:
-        """What readers of figures must know about the dataset, or ""."""
-        return self._table.about.note
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes; a label, or a pixel of a mask, is an index into them."""
-        return self._table.about.classes
-
-    @property
-    def task(self) -> str:
-        """`classification` (labels) or `segmentation` (masks)."""
-        return self._table.about.task
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -291,18 +273,7 @@ class Store:
         raise self._damaged(name, wrong[0])
 
     def row(self, array: str, row: int) -> NDArray[Any]:
-        """Return one row without copying it, verified.
-
-        Returns
-        -------
-        ndarray
-            Read-only and backed by the mapped file.
-
-        Raises
-        ------
-        DamageError, InputError
-            As `read` does.
-        """
+        """Return one row without copying it, verified as by `read`; read-only and backed by the mapped file."""
         state, place = self._committed(array, row), self._place(row)
         if self.state.storage.path("") is None:
             return self._fetch(array, [row])[0]
@@ -364,32 +335,14 @@ class Store:
         return summarise(self.state)
 
     def zarr(self) -> zarr.Group:
-        """Open the store as a plain read-only Zarr group; rows are those of the arrays, listed or not.
+        """Open the plain read-only Zarr group; its rows are those of the arrays, listed or not.
 
         Raises
         ------
         DamageError
-            If the metadata of an array is not what this store's must be: Zarr would follow any shape and codec.
+            If the metadata is not what this store's must be: Zarr would follow any shape and codec.
         """
-        import zarr
-
-        for name in self.arrays:
-            try:
-                found = self.state.storage.read(f"{name}/{ROOT}")
-            except FileNotFoundError:
-                found = b""
-            if found != canonical(array_metadata(self.state, name)):
-                raise DamageError(
-                    f"{self.path}/{name}/{ROOT} is damaged or outdated; samtl verify --repair writes it again"
-                )
-        try:
-            return zarr.open_group(
-                self.state.storage.zarr_store(), mode="r", use_consolidated=False
-            )
-        except Exception as error:  # whatever zarr runs into in a damaged file
-            raise DamageError(
-                f"{self.path}/{ROOT} is damaged ({error}); samtl verify --repair writes it again"
-            ) from error
+        return as_zarr(self.state)
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the listed rows as a dataset of dask arrays with a chunk for each block.
