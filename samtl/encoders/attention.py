@@ -62,7 +62,7 @@ class Attention:
 def relative_positions(size: int, table: Tensor) -> Tensor:
     """Look up the relative position of every query to every key along a side of `size` tokens.
 
-    `table` is the learnt parameter `rel_pos_h` or `rel_pos_w`, (2 * size - 1, head_dim); returns (size, size, head_dim).
+    `table` is the parameter `rel_pos_h` or `rel_pos_w`, (2 * size - 1, head_dim); returns (size, size, head_dim).
     """
     steps = torch.arange(size, device=table.device)
     return table[steps[:, None] - steps[None, :] + size - 1]
