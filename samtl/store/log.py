@@ -336,7 +336,8 @@ class LogState:
     def grow(self, rows: int) -> None:
         """Make room for the rows of a later table."""
         self.rows, self.blocks = rows, -(-rows // self.block_rows)
-        for old in (self._common, *self.arrays.values()):
+        parts: list[ArrayState | _Common] = [self._common, *self.arrays.values()]
+        for old in parts:
             larger = type(old)(rows, self.blocks)
             _take(vars(old), larger)
             vars(old).update(vars(larger))
