@@ -1,9 +1,8 @@
-"""How fast the encoder is, beside `segment_anything` as it is shipped and beside transformers, and how exact.
+"""Speed, memory and exactness of an encoder beside `segment_anything` as shipped and beside transformers.
 
-Every side gets the same normalised pixels on its device and gives the neck's output. On a CPU the others get one
-image at a time, which is how `SamPredictor` would be looped over, and all cores for it; samtl is measured so, too, and
-with one image for each core, as in an encoder pass. On a GPU every side has the batch that it is fastest with while the
-weights of all sides are in its memory, and samtl is measured by torch.compile, too.
+Every side gets the same normalised pixels on its device and returns the neck's output. On a CPU the others get one
+image at a time and all cores, as in a loop over `SamPredictor`; samtl is measured that way and with one image for each
+core, as in an encoder pass. On a GPU every side gets the same number of images, or as many as fit.
 """
 
 from __future__ import annotations
@@ -29,20 +28,16 @@ from benchmarks.paired import (
     alone,
     alternating,
 )
-from samtl._runtime import out_of_memory, peak_memory, resident_memory
+from samtl._runtime import out_of_memory, peak_memory
 from samtl.encoders import sam
-from samtl.encoders.batching import (
-    SIZES,
-    knee,
-    now,
-    rate_of,
-)
 from samtl.encoders.device import DTYPES, resolve_device, resolve_dtype
 from samtl.errors import InputError, UnknownName
+from samtl.images.transforms import PATCH
 
 SHIPPED, TRANSFORMERS = "shipped-", "transformers-bfloat16"
 OTHERS = (f"{SHIPPED}float32", f"{SHIPPED}autocast", f"{SHIPPED}bfloat16", TRANSFORMERS)
-ONE, COMPILED = "/one-image", "/compiled"
+ONE = "/one-image"
+GPU_BATCH, SECONDS = 8, 0.3
 SIDE_OF_PRODUCT = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 
 Run = Callable[[Tensor], Tensor]
@@ -83,34 +78,33 @@ def bench_encoder(
     Parameters
     ----------
     encoder, checkpoint, device : str
-        As `samtl.embed` has them. Weights matter to no speed; random ones fill the relative positions, too.
+        As in `samtl.embed`. No speed depends on the weights.
     dtypes : sequence of str
         What samtl computes in.
     image_size : int
-        Where it is not 1024, transformers is left out: it does not resample positions.
+        If it is not 1024, transformers is left out, because it does not resample positions.
     batch_size : int, optional
-        For every side; by default as this module says.
+        For every side; see this module's docstring for the default.
     rounds : int
     others : sequence of {"shipped-float32", "shipped-autocast", "shipped-bfloat16", "transformers-bfloat16"}
-        transformers is left out where it is not installed.
+        transformers is left out if it is not installed.
     on_row, on_event : callable, optional
-        Called with each figure when it is there; and with what goes on.
+        Called with each figure, and with a line about each step.
 
     Returns
     -------
     list of Row
         `ENCODER/DTYPE/SIZE` in img/s, once for each other side with the ratio to it; on a CPU with an image for each
-        core, and `.../one-image`; on a GPU also `.../compiled`. For each of these, `.../rate` in TFLOP/s;
-        `.../of-peak`, its share of `matmul-peak/DTYPE` in the same round, what the product of two square matrices
-        reached; `.../batch`, images at a time; `.../memory` of a call for an image, beside what was held before,
-        weights too; `.../error`, the relative L2 distance from `segment_anything`'s float32 output, for bfloat16 with
-        the ratio to that of `segment_anything` in bfloat16. `ENCODER/SIDE` is that of another side. A side of which not
-        one image fits has a row that says so, and no other.
+        core, and `.../one-image`. For each of these, `.../rate` in TFLOP/s; `.../of-peak`, its share of
+        `matmul-peak/DTYPE`, the rate of a product of two square matrices in the same round; `.../batch`, images at a
+        time; `.../memory` of a call per image, without the weights; `.../error`, the relative L2 distance from
+        `segment_anything`'s float32 output, for bfloat16 with the ratio to that of `segment_anything` in bfloat16.
+        `ENCODER/SIDE` is that of another side. A side for which one image does not fit has one row that says so.
 
     Raises
     ------
     InputError
-        For an encoder, device, dtype or side that there is not.
+        For an unknown encoder, device, dtype or side.
     """
     if encoder not in sam.VARIANTS:
         raise UnknownName("encoder", encoder, sam.VARIANTS)
@@ -134,26 +128,23 @@ def bench_encoder(
     plain = plain.to(target)
     ours = []
     for dtype in dict.fromkeys(resolve_dtype(name, target) for name in dtypes):
-        for engine in ("fast",) if target.type == "cpu" else ("fast", "compiled"):
-            made = sam.Encoder(encoder, checkpoint, str(target), _short(dtype), image_size, engine)
-            name = f"{_short(dtype)}/{image_size}" + (COMPILED if engine == "compiled" else "")
-            ours.append(Side(name, dtype, made.forward))
+        made = sam.Encoder(encoder, checkpoint, str(target), _short(dtype), image_size)
+        ours.append(Side(f"{_short(dtype)}/{image_size}", dtype, made.forward))
     theirs = [_shipped(name, plain, target) for name in others if name.startswith(SHIPPED)]
     if TRANSFORMERS in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
         theirs.append(_transformers(encoder, target))
 
     threads = torch.get_num_threads()
     on_cpu = target.type == "cpu"
-    most = batch_size or (threads if on_cpu else max(SIZES))
+    most = batch_size or (threads if on_cpu else GPU_BATCH)
     shape = max(most, 2), 3, image_size, image_size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
     if on_cpu and most > 1:
         ours += [replace(side, name=side.name + ONE) for side in ours]
     batches = {}
     for side in (*ours, *theirs):
-        told(f"looking for the batch size of {side.name}")
         found_size = batch_size or _batch(side, side in ours, pixels, target)
-        if found_size is None:
+        if not found_size:
             add(Row(f"{encoder}/{side.name}", 0.0, "img/s, since not one image fits"))
         else:
             batches[side.name] = found_size
@@ -169,7 +160,7 @@ def bench_encoder(
     told(f"{rounds + 1} rounds of {', '.join(measures)}")
     values = alternating(measures, rounds)
 
-    per_image = sam.operations(encoder, image_size) / 1e12
+    per_image = operations(encoder, image_size) / 1e12
     for side in ours:
         name = f"{encoder}/{side.name}"
         rates = values[side.name]
@@ -243,26 +234,56 @@ def _transformers(encoder: str, device: torch.device) -> Side:
 
 
 @torch.inference_mode()
-def _batch(side: Side, ours: bool, pixels: Tensor, device: torch.device) -> int | None:
-    """Choose how many images a side gets at a time; None where not even one fits."""
+def _batch(side: Side, ours: bool, pixels: Tensor, device: torch.device) -> int:
+    """Choose how many images a side gets at a time; 0 if one does not fit."""
     if device.type == "cpu":
         return torch.get_num_threads() if ours and not side.name.endswith(ONE) else 1
-    try:
-        return knee(lambda size: _rate(side, pixels[:size].to(side.dtype), device))
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        return None
+    size = len(pixels)
+    while size:
+        try:
+            side.run(pixels[:size].to(side.dtype))
+            return size
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        size //= 2
+    return 0
 
 
 @torch.inference_mode()
 def _rate(side: Side, x: Tensor, device: torch.device) -> float:
-    """Measure images a second; on a CPU one call takes long enough."""
-    if device.type != "cpu":
-        return rate_of(lambda: side.run(x), len(x), device)
-    began = time.perf_counter()
-    side.run(x)
-    return len(x) / (time.perf_counter() - began)
+    """Measure images per second; on a CPU one call takes long enough."""
+    began, done = _now(device), 0
+    while True:
+        side.run(x)
+        done += len(x)
+        seconds = _now(device) - began
+        if device.type == "cpu" or seconds >= SECONDS:
+            return done / seconds
+
+
+def _now(device: torch.device) -> float:
+    """Read the clock once a device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def operations(name: str, image_size: int = sam.IMAGE_SIZE) -> int:
+    """Count the floating-point operations of the products for one image: a multiplication and an addition each.
+
+    In windows at the edge, keys on padding count and queries do not: every query sees 14 x 14 keys.
+    """
+    variant, side = sam.VARIANTS[name], image_size // PATCH
+    tokens, width, taps = side * side, variant.width, len(variant.taps)
+    linear = variant.depth * 12 * width**2 + 3 * PATCH**2 * width
+    neck = width * sam.CHANNELS + 9 * sam.CHANNELS**2
+    # Scores and weighted values for each key, and two relative positions for each row and column of keys.
+    everywhere, windows = 2 * tokens + 2 * side, 2 * sam.WINDOW**2 + 2 * sam.WINDOW
+    attention = taps * everywhere + (variant.depth - taps) * windows
+    return 2 * tokens * (linear + neck + attention * width)
 
 
 def _peak_name(dtype: torch.dtype) -> str:
@@ -276,9 +297,9 @@ def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     times = []
     for _ in range(4):
-        began = now(device)
+        began = _now(device)
         a @ b
-        times.append(now(device) - began)
+        times.append(_now(device) - began)
     return 2 * n**3 / min(times[1:]) / 1e12
 
 
@@ -304,7 +325,7 @@ def _peak_from_here() -> Iterator[Callable[[], int | None]]:
         return
     _trim()
     reset.write_text("5")
-    before, largest = resident_memory(), 0
+    before, largest = peak_memory(), 0  # the peak was reset to the present size
 
     def peak() -> int:
         return largest - before

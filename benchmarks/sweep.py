@@ -24,8 +24,8 @@ from samtl.errors import InputError
 from samtl.experiment.fit import fit_head
 from samtl.experiment.run import read_run
 from samtl.images.transforms import PATCH
-from samtl.splits import spec as protocols
-from samtl.store.layout import BLOCK_ROWS
+from samtl.splits.spec import parse_many
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store, open_store
 from samtl.sweep.api import sweep
 from samtl.sweep.worker import CELLS
@@ -141,7 +141,7 @@ def _beside_the_loop(
     case: Case, path: Path, folder: Path, splits: str, seeds: int | None, jobs: int, told: Told
 ) -> list[Row]:
     n_seeds = seeds or case.seeds
-    specs = [protocol.spec for protocol in protocols.several(splits)]
+    specs = [spec.text for spec in parse_many(splits)]
     store = open_store(path)
     features = (
         case.features if case.array == "pooled" and len(store.columns("pooled")) > 1 else None
@@ -191,17 +191,16 @@ def _beside_the_loop(
 def _peak(sweep_folder: Path) -> int:
     """Bytes of the largest process that finished a cell."""
     runs = (sweep_folder / CELLS).iterdir()
-    return max(int(read_run(run, "metrics.json")["peak_memory"]) for run in runs)
+    return max(read_run(run).peak_memory for run in runs)
 
 
 def _sizes(sweep_folder: Path, head: str, specs: Sequence[str]) -> list[int]:
     """Samples that the first seed's cells learnt from."""
     sizes = {}
     for run in (sweep_folder / CELLS).iterdir():
-        config = read_run(run)
-        if config.get("head") == head and config["seed"] == 0:
-            metrics = read_run(run, "metrics.json")
-            sizes[config["given"]["split"]] = int(metrics["counts"]["train"])
+        found = read_run(run)
+        if found.name == head and found.seed == 0:
+            sizes[found.given["split"]] = found.n_train
     return [sizes[spec] for spec in specs]
 
 

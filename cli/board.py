@@ -21,9 +21,8 @@ from samtl._runtime import Note
 from . import render
 
 if TYPE_CHECKING:
-    from samtl.sweep.plan import Cell
-
     from samtl.sweep.api import Progress
+    from samtl.sweep.worker import Cell
 
 HEADLINES = {"iou": "IoU", "accuracy": "accuracy"}  # segmentation has both
 _RUNNING_SHOWN = 3  # cells whose last event is shown
@@ -126,7 +125,7 @@ class Board:
 
     def _seconds_left(self) -> float | None:
         """Estimate the time left from how long the work so far took; None if too little is done."""
-        from samtl.sweep.plan import cost
+        from samtl.sweep.api import cost
 
         work = done = 0.0
         for number, cell in self.cells.items():

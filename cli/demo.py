@@ -24,12 +24,12 @@ def demo(out: Path | None = None, runs: Path | None = None, json: Path | None = 
     runs
         Folder for the runs; $SAMTL_RUNS or ./runs by default.
     """
-    from samtl.store.find import cache_folder
+    from samtl.store.storage import below, cache_folder
 
     dataset = f"synthetic:{IMAGES_PER_CLASS}"
     render.say(f"samtl embed --dataset {dataset} --encoder tiny --image-size {IMAGE_SIZE}", "bold")
     # A folder of its own keeps the demo's store apart from the user's.
-    place = out or cache_folder() / "demo"
+    place = out or below(cache_folder(), "demo")
     result, stopped_by = embed.run(
         {"dataset": dataset, "encoder": "tiny", "image_size": IMAGE_SIZE, "out": place}
     )

@@ -54,7 +54,7 @@ def fit_head(
     json: Path | None = None,
 ) -> None:
     """Train a head on the embeddings of a store and score it on the held-out images."""
-    from samtl.store.find import locate
+    from samtl.store.storage import locate
 
     params = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "patience": patience}
     result = run({**options, "store": locate(cache), "params": _given(params)})
@@ -193,7 +193,7 @@ def predict(
     announcement = "stopping after the images in flight; press Ctrl-C again to stop at once"
     with polite_stop(announcement) as stop, render.err.status("loading") as status:
 
-        def show(event: predicting.Predicted | predicting.Skipped) -> None:
+        def show(event: object) -> None:
             if isinstance(event, predicting.Predicted):
                 status.update(str(event))
 

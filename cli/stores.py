@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @verb(arguments=("store",))
 def info(store: Path | None = None, cache: Path | None = None, json: Path | None = None) -> None:
     """Show what a store contains: rows, classes, arrays, encoder, identity."""
-    from samtl.store.find import locate
     from samtl.store.reader import open_store
+    from samtl.store.storage import locate
 
     opened = open_store(locate(store or cache))
     summary = opened.summary()
@@ -63,7 +63,7 @@ def info(store: Path | None = None, cache: Path | None = None, json: Path | None
     if opened.untrained:
         render.warn_untrained(opened.weights)
     if summary.missing:
-        tiers = ",".join(opened.wanted_tiers)
+        tiers = ",".join(opened.tiers)
         options = f" with --tiers {tiers}" if tiers else ""
         render.say(f"{summary.missing} rows are missing: run samtl embed again{options}", "yellow")
     if summary.superseded:
@@ -114,10 +114,10 @@ def ls(kind: str | None = None, cache: Path | None = None) -> None:
 
 
 def _ls_stores(cache: Path | None) -> None:
-    from samtl.store.find import cache_folder, stores_in
     from samtl.store.reader import open_store
+    from samtl.store.storage import as_place, cache_folder, stores_in
 
-    folder = cache or cache_folder()
+    folder = as_place(cache) if cache else cache_folder()
     rows = []
     for path in stores_in(folder):
         try:
@@ -138,7 +138,7 @@ def _ls_stores(cache: Path | None) -> None:
 @verb(arguments=("store",))
 def compact(store: Path | None = None, cache: Path | None = None, json: Path | None = None) -> None:
     """Write a store anew with only the listed rows. Nothing else may write to it meanwhile."""
-    from samtl.store.compact import compact as run
+    from samtl.store.maintenance import compact as run
 
     with render.err.status("reading the log") as status:
         done = run(

@@ -71,7 +71,7 @@ def sweep(
 
 
 def _run(caches: list[Path | None], options: dict[str, Any]) -> SweepResult:
-    from samtl.store.find import locate
+    from samtl.store.storage import locate
     from samtl.sweep import api
 
     stores = [locate(cache) for cache in caches]

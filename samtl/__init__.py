@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from samtl.embed.verify import Verification as Verification
     from samtl.embed.verify import verify as verify
     from samtl.errors import SamtlError as SamtlError
-    from samtl.experiment.baseline_fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import FitResult as FitResult
+    from samtl.experiment.fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import fit_head as fit_head
     from samtl.experiment.predict import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
     from samtl.report.api import ReportResult as ReportResult
     from samtl.report.api import make_report as make_report
-    from samtl.store.compact import Compacted as Compacted
-    from samtl.store.compact import compact as compact
+    from samtl.store.maintenance import Compacted as Compacted
+    from samtl.store.maintenance import compact as compact
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
     from samtl.study import ReproduceResult as ReproduceResult
@@ -45,11 +45,11 @@ _PUBLIC = {
     "embed": ("samtl.embed.api", "embed"),
     "open": ("samtl.store.reader", "open_store"),
     "fit_head": ("samtl.experiment.fit", "fit_head"),
-    "fit_baseline": ("samtl.experiment.baseline_fit", "fit_baseline"),
+    "fit_baseline": ("samtl.experiment.fit", "fit_baseline"),
     "predict": ("samtl.experiment.predict", "predict"),
     "sweep": ("samtl.sweep.api", "sweep"),
     "verify": ("samtl.embed.verify", "verify"),
-    "compact": ("samtl.store.compact", "compact"),
+    "compact": ("samtl.store.maintenance", "compact"),
     "make_report": ("samtl.report.api", "make_report"),
     "reproduce": ("samtl.study", "reproduce"),
     "Dataset": ("samtl.datasets", "Dataset"),
@@ -60,7 +60,7 @@ _PUBLIC = {
     "ReportResult": ("samtl.report.api", "ReportResult"),
     "ReproduceResult": ("samtl.study", "ReproduceResult"),
     "SweepResult": ("samtl.sweep.api", "SweepResult"),
-    "Compacted": ("samtl.store.compact", "Compacted"),
+    "Compacted": ("samtl.store.maintenance", "Compacted"),
     "Verification": ("samtl.embed.verify", "Verification"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }

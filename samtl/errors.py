@@ -16,7 +16,9 @@ Each message says what was expected, what came, and what to do.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 # Beside the codes above: done, with quarantined rows or failed cells, and the shell's own code for Ctrl-C.
 EXIT_QUARANTINED = 1
@@ -100,3 +102,19 @@ class ResourceError(SamtlError):
     """The disk, the device or the network gave out."""
 
     exit_code = 5
+
+
+def require_extra(module: str, extra: str) -> ModuleType:
+    """Import a module of an optional dependency.
+
+    Raises
+    ------
+    InputError
+        If it is not installed; names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"this needs {module.partition('.')[0]}, which is not installed: pip install 'samtl[{extra}]'"
+        ) from error

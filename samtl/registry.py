@@ -33,7 +33,9 @@ def _entries(kind: str) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for path in sorted((Path(__file__).parent / kind).glob("[!_]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        if not any(getattr(node, "name", "") == _DEFINES[kind] for node in tree.body):
+        if path.stem == "base" or not any(
+            getattr(node, "name", "") == _DEFINES[kind] for node in tree.body
+        ):
             continue
         summary = (ast.get_docstring(tree) or "").partition("\n")[0]
         names = {path.stem: summary}

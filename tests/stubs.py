@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import struct
 import threading
 import time
@@ -12,11 +13,14 @@ import pytest
 from PIL import Image
 
 from samtl import registry
+from samtl._io import digest, file_sha256
 from samtl.datasets import Dataset
 from samtl.embed.api import embed
-from samtl.encoders.sources import Weights
+from samtl.encoders.base import EncoderSpec, Weights
 from samtl.errors import InputError
-from samtl.images.transforms import PATCH, Preprocessing, grid_cells
+from samtl.experiment.run import METRICS, FitResult, SplitName
+from samtl.images.transforms import PATCH, grid_cells
+from samtl.metrics.classification import Score
 
 SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
 
@@ -84,7 +88,7 @@ def small_dataset():
 
 
 class StubEncoders:
-    """Has what `samtl/encoders/sam.py` has for the embedding: `Encoder`, `columns`, `default_checkpoint`.
+    """What the embedding uses of a module in `samtl/encoders`: `Encoder` and `spec`.
 
     Attributes
     ----------
@@ -111,38 +115,46 @@ class StubEncoders:
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
     ):
-        return StubEncoder(
-            self, name, checkpoint or self.default_checkpoint(name), dtype, image_size
+        return StubEncoder(self, self.spec(name, image_size), checkpoint, dtype)
+
+    features = tuple(f"column_{i}" for i in range(10))
+
+    def spec(self, name, image_size=None):
+        return EncoderSpec(
+            name,
+            image_size or self.IMAGE_SIZE,
+            patch=PATCH,
+            channels=256,
+            features=self.features,
+            bands=("red", "green", "blue"),
+            units="0 to 255",
+            scaling={},
+            preprocessing={"resize": "longest side"},
+            default_checkpoint="random:0",
         )
-
-    def columns(self, name):
-        return tuple(f"column_{i}" for i in range(10))
-
-    def default_checkpoint(self, name):
-        return "random:0"
 
 
 class StubEncoder:
     """Gives random numbers, seeded by the weights, the array's name and the image: equal input, equal output."""
 
-    def __init__(self, owner, name, checkpoint, dtype, image_size):
-        self.owner, self.name, self.compute_dtype = owner, name, dtype
-        self.preprocessing = Preprocessing(image_size or owner.IMAGE_SIZE)
-        self.columns = owner.columns(name)
-        digest = hashlib.sha256(f"{name} {checkpoint}".encode()).hexdigest()
+    def __init__(self, owner, spec, checkpoint, dtype):
+        self.owner, self.spec, self.compute_dtype = owner, spec, dtype
+        checkpoint = checkpoint or spec.default_checkpoint
+        digest = hashlib.sha256(f"{spec.name} {checkpoint}".encode()).hexdigest()
         self.weights = Weights(f"untrained ({checkpoint})", untrained=True, sha256=digest)
         self.note = owner.note
 
+    def fingerprint(self):
+        return self.spec.fingerprint(self.weights.sha256, self.compute_dtype)
+
+    def best_batch(self, most):
+        return max(1, min(most, 8))
+
     def encode(self, pixels, tiers):
         self.owner.before_batch(pixels)
-        side = self.preprocessing.image_size // PATCH
-        arrays = {
-            "pooled": ("pooled", (len(self.columns),), np.float32),
-            "grid": ("grid", (256, *[grid_cells(side)] * 2), np.float16),
-            "dense": ("dense", (256, side, side), np.float16),
-        }
         outputs = {}
-        for name, shape, dtype in (arrays[tier] for tier in tiers):
+        for name in tiers:
+            shape, dtype = self.spec.shape(name), self.spec.stored_dtypes[name]
             outputs[name] = np.stack([self._draw(name, image, shape, dtype) for image in pixels])
         time.sleep(self.owner.seconds * len(pixels))
         with self.owner.counting:
@@ -166,13 +178,9 @@ class SeeingEncoders(StubEncoders):
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
     ):
-        return SeeingEncoder(
-            self, name, checkpoint or self.default_checkpoint(name), dtype, image_size
-        )
+        return SeeingEncoder(self, self.spec(name, image_size), checkpoint, dtype)
 
-    def columns(self, name):
-        names = [f"{what}_{i}" for what in ("mean", "std", "block3") for i in range(3)]
-        return (*names, "max_0")
+    features = (*(f"{what}_{i}" for what in ("mean", "std", "block3") for i in range(3)), "max_0")
 
 
 class SeeingEncoder(StubEncoder):
@@ -183,7 +191,7 @@ class SeeingEncoder(StubEncoder):
             flat = image.reshape(-1, 3) / 255
             features = [flat.mean(0), flat.std(0), image[0, 0] / 255, flat.max()]
             return np.hstack(features).astype(dtype)
-        side = self.preprocessing.image_size // PATCH
+        side = self.spec.grid[0]
         square = np.zeros((side * PATCH, side * PATCH, 3))
         square[: image.shape[0], : image.shape[1]] = image / 255
         cells = square.reshape(side, 4, 4, side, 4, 4, 3).mean((2, 5))  # y, cell, x, cell, colour
@@ -246,3 +254,30 @@ def stub_store(folder, rows):
     with pytest.MonkeyPatch.context() as patch:
         install(StubEncoders(), patch.setattr)
         return embed(toy_dataset(rows), "stub", out=folder / "a.zarr", device="cpu").store
+
+
+def a_record(**fields):
+    """Make the record of a fit that never was: `FitResult` with some fields of your choice."""
+    parts = [SplitName("holdout", 0.2, seed, str(seed) * 64) for seed in (0, 1)]
+    scores = {"accuracy": Score(0.75, 0.5, 1.0)}
+    known = {
+        "kind": "head", "name": "mlp", "task": "classification", "classes": ("a", "b"),
+        "features": "pooled", "params": {}, "seed": 0, "split": parts[0], "validation": parts[1],
+        "samples_digest": "s" * 64, "dataset": "toy", "store": "toy.stub.64", "digest": "d" * 64,
+        "versions": {"samtl": "0.1.0"}, "metrics": scores, "floor": None, "floor_missing": "",
+        "also": {}, "confusion": np.array([[2, 1], [0, 1]]), "n_train": 12, "n_validation": 4,
+        "n_test": 4, "left_out_because": {}, "training": {}, "seconds": {"total": 1.0},
+        "peak_memory": 1, "finished": "2026-01-01T00:00:00.000+00:00", "comparison_key": "c" * 64,
+    }  # fmt: skip
+    return FitResult(**{**known, **fields})
+
+
+def edit_run(run, file, change):
+    """Change a JSON file of a run and seal the run again, as if it had been written so."""
+    content = json.loads((run / file).read_text())
+    (run / file).write_text(json.dumps(change(content)))
+    metrics = json.loads((run / METRICS).read_text())
+    if file != METRICS:
+        metrics["files"][file] = file_sha256(run / file)
+    metrics.pop("checksum", None)
+    (run / METRICS).write_text(json.dumps({**metrics, "checksum": digest(metrics)}))

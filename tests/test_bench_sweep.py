@@ -32,9 +32,7 @@ def test_a_sweep_that_is_kept_can_be_gone_on_with(one_thread, tmp_path):
     kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
     assert kept == ["loop", "pooled.zarr", "sweep-pooled"]
     store, folder = tmp_path / "kept" / "pooled.zarr", tmp_path / "kept" / "sweep-pooled"
-    largest = max(
-        read_run(run, "metrics.json")["peak_memory"] for run in (folder / "cells").iterdir()
-    )
+    largest = max(read_run(run).peak_memory for run in (folder / "cells").iterdir())
     assert peak.value * 2**30 == largest > 0
     again = sweep(store, ("logreg", "mlp"), "0.5", 1, folder)
     assert (again.skipped, again.done) == (2, 0)

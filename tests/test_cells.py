@@ -11,9 +11,9 @@ from toys import stripes
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.experiment import head_trial
 from samtl.experiment.features import Data
-from samtl.experiment.fit import fit_head
+from samtl.experiment.fit import choose, fit_head
 from samtl.experiment.run import read_run
-from samtl.experiment.trial import Parts, choose
+from samtl.experiment.trial import Parts
 from samtl.heads import conv, logreg, mlp
 from samtl.splits.spec import parse
 from samtl.store.reader import Store, open_store
@@ -52,12 +52,11 @@ def make(store):
     def cell(number, name="logreg", split="0.3", seed=0, start="", features=None, shop=None):
         parts = Parts(*choose(samples, split, seed, None))
         found = Cell(
-            number, "heads", name, str(store), features, parse(split).spec, seed, parts, start=start
+            number, "heads", name, str(store), features, parse(split).text, seed, parts, start=start
         )
         shop = shop or Workshop(Given(Path("out"), PARAMS))
         config = shop.trial(found).config
-        run = f"stripes-{name}-{parts.split.share:.3g}-s{seed}-{config['digest'][:8]}"
-        return replace(found, digest=config["digest"], run=run)
+        return replace(found, digest=config.digest, run=config.run_name)
 
     return cell
 
@@ -123,8 +122,7 @@ def test_a_lane_is_worked_off_and_each_starts_from_the_one_before(shop, make, na
     assert len(started) == 1
     folder = shop.given.out / CELLS
     assert sorted(path.name for path in folder.iterdir()) == sorted([first.run, second.run])
-    assert read_run(folder / second.run)["warm_start"] == first.run
-    assert read_run(folder / second.run)["start"] == first.run
+    assert read_run(folder / second.run).warm_start == first.run
     # From the disk it is the same.
     other = Workshop(replace(shop.given, out=shop.given.out.with_name("other")))
     for one in (first, second):
@@ -147,7 +145,7 @@ def test_what_was_to_start_from_a_cell_that_failed_is_told_of_and_the_rest_goes_
     def fail(cell):
         trial = started(cell)
         if cell.number == 0:
-            trial.head.lr = 1e30
+            trial.model.lr = 1e30
         return trial
 
     monkeypatch.setattr(shop, "_started", fail)
@@ -233,18 +231,18 @@ def test_splits_and_floors_are_written_once(shop, make, tmp_path, monkeypatch):
     assert path.name == (
         f"store-{store.fingerprint[:8]}-{samples[:16]}-{split.digest[:16]}-{inner.digest[:8]}-s0.json"
     )
-    found = [read_run(out / CELLS / one.run, "metrics.json")["floor"] for one in pair]
+    found = [read_run(out / CELLS / one.run).floor for one in pair]
     alone = fit_head(store, "logreg", 0.3, out=tmp_path / "runs", params=PARAMS["logreg"])
-    assert found[0] == found[1] == alone.to_json()["floor"]
-    assert json.loads(path.read_text()) == {"": found[0]}
+    assert found[0] == found[1] == alone.floor
+    assert json.loads(path.read_text())["floor"] == alone.to_json()["floor"]
     # It is taken from there, not fitted again.
     content = json.loads(path.read_text())
-    content[""]["accuracy"]["value"] = 0.125
+    content["floor"]["accuracy"]["value"] = 0.125
     path.write_text(json.dumps(content))
     third = make(2, "mlp", features="mean")
     Workshop(shop.given).perform(unit([third]), Told())
-    floor = read_run(out / CELLS / third.run, "metrics.json")["floor"]
-    assert floor["accuracy"]["value"] == 0.125
+    floor = read_run(out / CELLS / third.run).floor
+    assert floor["accuracy"].value == 0.125
 
 
 def test_where_there_is_no_floor_the_reason_is_kept(shop, make, monkeypatch):
@@ -253,9 +251,9 @@ def test_where_there_is_no_floor_the_reason_is_kept(shop, make, monkeypatch):
     for one in pair:
         shop.perform(unit([one]), Told())
     for one in pair:
-        content = read_run(shop.given.out / CELLS / one.run, "metrics.json")
-        assert content["floor"] is None
-        assert content["floor_missing"] == "the store has no nothing"
+        found = read_run(shop.given.out / CELLS / one.run)
+        assert found.floor is None
+        assert found.floor_missing == "the store has no nothing"
 
 
 def test_the_array_of_a_head(store):

@@ -102,7 +102,7 @@ BAD = {
     "an unknown baseline": (("--baselines", "cn", "--dataset", "folder:images"), "cnn"),
     "no pixels": (("--baselines", "floor"), "say which with --dataset"),
     "nothing": (("--heads", "none"), "there is nothing to sweep"),
-    "a share": (("--splits", "2"), "must lie between 0 and 1"),
+    "a share": (("--splits", "2"), "lies between 0 and 1"),
     "an unknown split": (("--splits", "half"), "no split is called 'half'"),
     "an unknown store": (("--cache", "nowhere"), "there is no store in nowhere"),
     "unknown columns": (("--features", "depth"), "no group of columns is called 'depth'"),

@@ -14,7 +14,7 @@ from stubs import embedded
 from toys import stripes
 
 from samtl.experiment.trial import Parts
-from samtl.splits import holdout, inner
+from samtl.splits import Samples, holdout, inner
 from samtl.store.reader import open_store
 from samtl.sweep import crew
 from samtl.sweep.api import Progress, sweep
@@ -38,12 +38,13 @@ def store(tmp_path_factory):
 
 def cell(store, number, name="logreg", seed=0, start="", params=PARAMS):
     opened = open_store(store)
-    split = holdout(opened.sample_ids, opened.labels, 0.3, seed)
-    parts = Parts(split, inner(split, opened.sample_ids, opened.labels))
+    samples = Samples.of(opened.sample_ids, opened.labels)
+    split = holdout(samples, 0.3, seed)
+    parts = Parts(split, inner(samples, split))
     names = {"run": f"run{number}", "start": start}
     found = Cell(number, "heads", name, str(store), None, "0.3", seed, parts, **names)
     config = Workshop(Given(Path("out"), params)).trial(found).config
-    return replace(found, digest=config["digest"])
+    return replace(found, digest=config.digest)
 
 
 def test_the_cores_that_this_process_may_use_are_counted(monkeypatch):

@@ -5,17 +5,18 @@ import http.server
 import io
 import os
 import pickle
+import shutil
 import threading
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from zips import pack, unpack
 
 from samtl.datasets import eurosat, resolve
 from samtl.errors import InputError, ResourceError
-from samtl.images import codecs as images
+from samtl.images.codecs import decode
 
 LAYOUTS = ("eurosat/2750", "EuroSAT_RGB")
 
@@ -33,128 +34,92 @@ FILES = {
 }
 
 
-def pack(path, files, top):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as made:
-        for name, data in files.items():
-            made.writestr(f"{top}/{name}" if top else name, data)
-    return path
+def below(top, files=FILES):
+    return {f"{top}/{name}" if top else name: data for name, data in files.items()}
 
 
-def unpack(root, files, top):
-    for name, data in files.items():
-        path = root / top / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return root
-
-
+@pytest.mark.parametrize("make", [pack, unpack])
 class TestLayouts:
     @pytest.mark.parametrize("top", [*LAYOUTS, "2750", ""])
-    @pytest.mark.parametrize("make", [pack, unpack])
     def test_all_give_the_same_dataset(self, tmp_path, top, make):
-        dataset = resolve("eurosat", make(tmp_path / "data", FILES, top))
+        dataset = resolve("eurosat", make(tmp_path / "data", below(top)))
         assert dataset.name == "eurosat"
         assert dataset.classes == tuple(eurosat.COUNTS)
         assert dataset.sample_ids[:4] == tuple(
             f"AnnualCrop/AnnualCrop_{i}.jpg" for i in (1, 2, 9, 10)
         )
-        assert set(dataset.sample_ids) == set(FILES)
         for sample_id, label in zip(dataset.sample_ids, dataset.labels, strict=True):
             assert dataset.classes[label] == sample_id.partition("/")[0]
-        assert {i: dataset.read(i) for i in dataset.sample_ids} == FILES
-
-    @pytest.mark.parametrize("top", LAYOUTS)
-    def test_a_folder_is_read_from_any_level(self, tmp_path, top):
-        unpack(tmp_path, FILES, top)
-        levels = [tmp_path, *(tmp_path / p for p in (top, Path(top).parts[0]))]
-        assert len({resolve("eurosat", level).sample_ids for level in levels}) == 1
-
-    @pytest.mark.parametrize("make", [pack, unpack])
-    def test_what_else_lies_there_is_left_out(self, tmp_path, make):
-        more = {
-            "License.txt": b"MIT",
-            "Forest/.Forest_3.jpg": b"",
-            "Forest/list.txt": b"",
-            "__MACOSX/Forest/._Forest_1.jpg": b"",
-            ".git/Forest_1.jpg": b"",
-        }
-        dataset = resolve("eurosat", make(tmp_path / "data", FILES | more, LAYOUTS[0]))
-        assert set(dataset.sample_ids) == set(FILES)
-
-    @pytest.mark.parametrize("make", [pack, unpack])
-    def test_it_can_be_sent_to_another_process(self, tmp_path, make):
-        dataset = resolve("eurosat", make(tmp_path / "data", FILES, LAYOUTS[1]))
         copy = pickle.loads(pickle.dumps(dataset))
-        assert copy.read("River/River_9.jpg") == FILES["River/River_9.jpg"]
+        assert {i: copy.read(i) for i in dataset.sample_ids} == FILES
+        assert dataset.note == "not the whole of EuroSAT: 40 of 27,000 images"
 
-    @pytest.mark.parametrize("make", [pack, unpack])
+    def test_what_else_lies_there_is_left_out(self, tmp_path, make):
+        more = (
+            "License.txt",
+            "Forest/.Forest_3.jpg",
+            "Forest/list.txt",
+            "__MACOSX/Forest/._Forest_1.jpg",
+            ".git/x.jpg",
+        )
+        files = below(LAYOUTS[0], FILES | dict.fromkeys(more, b"x"))
+        assert set(resolve("eurosat", make(tmp_path / "data", files)).sample_ids) == set(FILES)
+
     def test_other_ids_are_not_read(self, tmp_path, make):
-        dataset = resolve("eurosat", make(tmp_path / "data", FILES, LAYOUTS[0]))
+        dataset = resolve("eurosat", make(tmp_path / "data", below(LAYOUTS[0])))
         (tmp_path / "secret.jpg").write_bytes(b"x")
         for sample_id in ("../secret.jpg", "../../../secret.jpg", "Forest/Forest_99.jpg"):
-            with pytest.raises((InputError, OSError)):
+            with pytest.raises(InputError):
                 dataset.read(sample_id)
 
-
-class TestCompleteness:
-    def test_the_official_counts(self):
-        assert sum(eurosat.COUNTS.values()) == 27_000
-        assert list(eurosat.COUNTS) == sorted(eurosat.COUNTS)
-        assert eurosat.COUNTS["Pasture"] == 2000
-
-    def test_a_part_says_so(self, tmp_path):
-        note = resolve("eurosat", pack(tmp_path / "a.zip", FILES, LAYOUTS[0])).note
-        assert note == "not the whole of EuroSAT: 40 of 27,000 images"
-
-    def test_missing_classes_are_named_and_labels_close_up(self, tmp_path):
+    def test_missing_classes_are_named_and_labels_close_up(self, tmp_path, make):
         some = {k: v for k, v in FILES.items() if k.startswith(("River", "Forest"))}
-        dataset = resolve("eurosat", unpack(tmp_path / "data", some, LAYOUTS[0]))
+        dataset = resolve("eurosat", make(tmp_path / "data", below(LAYOUTS[0], some)))
         assert dataset.classes == ("Forest", "River")
         assert set(dataset.labels) == {0, 1}
         assert "8 of 27,000" in dataset.note
         assert "no AnnualCrop, HerbaceousVegetation" in dataset.note
 
-    def test_the_whole_says_nothing(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(eurosat, "COUNTS", dict.fromkeys(eurosat.COUNTS, 4))
-        assert resolve("eurosat", pack(tmp_path / "a.zip", FILES, LAYOUTS[0])).note == ""
+    @pytest.mark.parametrize(
+        ("files", "named"),
+        [
+            (below(LAYOUTS[0], FILES | {"Desert/1.jpg": b"x"}), "Desert"),
+            (below(LAYOUTS[0], {"River/River_1.tif": b"13 bands", "Forest/1.jpg": b"x"}), "River"),
+            (below("elsewhere"), "EuroSAT_RGB/<Class>"),
+            (below("eurosat/2750/deeper"), "EuroSAT_RGB/<Class>"),
+        ],
+        ids=["unknown class", "empty class", "elsewhere", "deeper"],
+    )
+    def test_other_layouts_are_refused(self, tmp_path, make, files, named):
+        with pytest.raises(InputError, match=named):
+            resolve("eurosat", make(tmp_path / "data", files))
 
-    @pytest.mark.parametrize("make", [pack, unpack])
-    def test_unknown_classes_are_refused(self, tmp_path, make):
-        root = make(tmp_path / "data", FILES | {"Desert/1.jpg": b"x"}, LAYOUTS[0])
-        with pytest.raises(InputError, match=r"not: Desert.*EuroSAT_RGB/<Class>"):
-            resolve("eurosat", root)
 
-    @pytest.mark.parametrize("make", [pack, unpack])
-    def test_empty_classes_are_refused(self, tmp_path, make):
-        files = {k: v for k, v in FILES.items() if not k.startswith("River")}
-        root = make(tmp_path / "data", files | {"River/River_1.tif": b"13 bands"}, LAYOUTS[0])
-        with pytest.raises(InputError, match=r"no JPEG images in River.*eurosat/2750/<Class>"):
-            resolve("eurosat", root)
+def test_a_folder_is_read_from_any_level(tmp_path):
+    for top in LAYOUTS:
+        unpack(tmp_path / "data", below(top))
+        levels = [tmp_path / "data" / p for p in ("", top, Path(top).parts[0])]
+        assert len({resolve("eurosat", level).sample_ids for level in levels}) == 1
+        shutil.rmtree(tmp_path / "data")
 
-    @pytest.mark.parametrize("make", [pack, unpack])
-    @pytest.mark.parametrize("top", ["elsewhere", "eurosat/2750/deeper"])
-    def test_other_layouts_are_refused(self, tmp_path, make, top):
-        with pytest.raises(InputError, match="no folder named after a EuroSAT class"):
-            resolve("eurosat", make(tmp_path / "data", FILES, top))
 
-    def test_a_missing_root(self, tmp_path):
-        with pytest.raises(InputError, match=r"there is no .*eurosat/2750/<Class>"):
-            resolve("eurosat", tmp_path / "none")
+def test_the_official_counts(tmp_path, monkeypatch):
+    assert sum(eurosat.COUNTS.values()) == 27_000
+    assert list(eurosat.COUNTS) == sorted(eurosat.COUNTS)
+    monkeypatch.setattr(eurosat, "COUNTS", dict.fromkeys(eurosat.COUNTS, 4))
+    assert resolve("eurosat", pack(tmp_path / "a.zip", below(LAYOUTS[0]))).note == ""
 
-    def test_a_folder_that_holds_the_zip_is_answered_helpfully(self, tmp_path):
-        pack(tmp_path / "EuroSAT.zip", FILES, LAYOUTS[0])
-        with pytest.raises(InputError, match=r"it holds EuroSAT\.zip: give that file itself"):
-            resolve("eurosat", tmp_path)
 
-    def test_a_zip_that_is_none(self, tmp_path):
-        (tmp_path / "a.zip").write_bytes(b"<html>404</html>")
-        with pytest.raises(InputError, match="no zip archive"):
-            resolve("eurosat", tmp_path / "a.zip")
-
-    def test_an_argument_is_refused(self):
-        with pytest.raises(InputError, match="takes no argument"):
-            resolve("eurosat:rgb")
+def test_other_roots_are_refused(tmp_path):
+    pack(tmp_path / "EuroSAT.zip", below(LAYOUTS[0]))
+    with pytest.raises(InputError, match=r"EuroSAT\.zip: name that file"):
+        resolve("eurosat", tmp_path)
+    (tmp_path / "a.zip").write_bytes(b"<html>404</html>")
+    for path in ("a.zip", "none"):
+        with pytest.raises(InputError, match=path):
+            resolve("eurosat", tmp_path / path)
+    with pytest.raises(InputError, match="'rgb'"):
+        resolve("eurosat:rgb")
 
 
 @pytest.fixture
@@ -190,7 +155,7 @@ def offer(server, tmp_path, monkeypatch, *right):
     """Put up one archive for each layout; `right` says which of the known hashes are true."""
     sources = []
     for name, top, is_right in zip(("one.zip", "two.zip"), LAYOUTS, right, strict=True):
-        data = pack(tmp_path / "served" / name, FILES, top).read_bytes()
+        data = pack(tmp_path / "served" / name, below(top)).read_bytes()
         known = hashlib.sha256(data if is_right else b"other").hexdigest()
         sources.append(eurosat.Source(f"{server.url}/{name}", name, f"sha256:{known}"))
     monkeypatch.setattr(eurosat, "SOURCES", tuple(sources))
@@ -202,7 +167,7 @@ def downloads(tmp_path):
 
 
 class TestDownload:
-    def test_the_first_address_is_enough_and_asked_once(self, server, tmp_path, monkeypatch):
+    def test_the_first_address_is_asked_once(self, server, tmp_path, monkeypatch, capfd):
         offer(server, tmp_path, monkeypatch, True, True)
         first = resolve("eurosat")
         assert server.asked == ["/one.zip"]
@@ -210,6 +175,7 @@ class TestDownload:
         assert downloads(tmp_path) == ["one.zip"]
         assert resolve("eurosat", download=False).sample_ids == first.sample_ids
         assert server.asked == ["/one.zip"]
+        assert capfd.readouterr() == ("", "")
 
     @pytest.mark.parametrize("trouble", ["missing", "wrong"])
     def test_the_second_address_helps_out(self, server, tmp_path, monkeypatch, trouble):
@@ -241,17 +207,9 @@ class TestDownload:
         offer(server, tmp_path, monkeypatch, True, True)
         server.shutdown()
         server.server_close()
-        with pytest.raises(ResourceError, match=r"Connection.*give the file with --root"):
+        with pytest.raises(ResourceError, match=r"Connection.*--root"):
             resolve("eurosat")
         assert downloads(tmp_path) == []
-
-    def test_a_cut_answer_is_refused(self, server, tmp_path, monkeypatch):
-        offer(server, tmp_path, monkeypatch, True, True)
-        for name in ("one.zip", "two.zip"):
-            path = tmp_path / "served" / name
-            path.write_bytes(path.read_bytes()[:-100])
-        with pytest.raises(InputError, match="hash is not"):
-            resolve("eurosat")
 
     def test_a_damaged_download_is_fetched_again(self, server, tmp_path, monkeypatch):
         offer(server, tmp_path, monkeypatch, True, True)
@@ -262,20 +220,15 @@ class TestDownload:
 
     def test_nothing_is_fetched_against_the_users_will(self, server, tmp_path, monkeypatch):
         offer(server, tmp_path, monkeypatch, True, True)
-        with pytest.raises(InputError, match=r"not to download it.*or download http.* by hand"):
+        with pytest.raises(InputError, match=r"download http.* by hand"):
             resolve("eurosat", download=False)
         assert server.asked == []
 
-    def test_a_full_or_forbidden_disk(self, server, tmp_path, monkeypatch):
+    def test_a_disk_that_refuses(self, server, tmp_path, monkeypatch):
         offer(server, tmp_path, monkeypatch, True, True)
         (tmp_path / "downloads").write_bytes(b"a file where the folder should be")
         with pytest.raises(ResourceError, match="by hand"):
             resolve("eurosat")
-
-    def test_nothing_is_printed(self, server, tmp_path, monkeypatch, capfd):
-        offer(server, tmp_path, monkeypatch, True, True)
-        resolve("eurosat")
-        assert capfd.readouterr() == ("", "")
 
     def test_the_official_addresses_are_pinned(self):
         assert [s.url.startswith("https://") for s in eurosat.SOURCES] == [True, True]
@@ -294,6 +247,6 @@ def test_the_real_images():
     assert counts == eurosat.COUNTS
     assert dataset.sample_ids[9] == "AnnualCrop/AnnualCrop_10.jpg"
     for sample_id in dataset.sample_ids[::2999]:
-        pixels = images.decode(dataset.read(sample_id))
+        pixels = decode(dataset.read(sample_id))
         assert pixels.shape == (64, 64, 3)
         assert pixels.std() > 0

@@ -1,18 +1,14 @@
 """The encoder gives what `segment_anything`'s own modules give."""
 
+import json
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from samtl.encoders import pooling as _tiers
-from samtl.encoders import sam
-from samtl.encoders.modeling import modeling
-from samtl.errors import InputError
+from samtl.encoders import pooling, sam
+from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.images.transforms import PIXEL_MEAN, PIXEL_STD
 
 
@@ -46,13 +42,6 @@ def images():
 def reference(encoder, images):
     model, _ = sam.load("tiny", "random:7")
     return [plain(model, image) for image in images]
-
-
-def test_random_weights_leave_no_parameter_at_zero():
-    model, _ = sam.load("tiny", "random:7")
-    for name, parameter in model.named_parameters():
-        assert parameter.std() > 0, name
-        assert "rel_pos" not in name or parameter.abs().max() > 0.01
 
 
 def test_output_is_that_of_segment_anything(encoder, images, reference):
@@ -100,12 +89,12 @@ def test_another_image_size_resamples_the_positions(encoder, size):
 
 
 @pytest.mark.parametrize("side", [3, 16, 20, 32, 64])
-def test_grid16_has_a_cell_for_each_sixteenth_of_the_side(side):
+def test_grid_has_a_cell_for_each_sixteenth_of_the_side(side):
     rng = np.random.default_rng(0)
     dense = torch.from_numpy(rng.standard_normal((1, 2, side, side)).astype(np.float16))
     rows, columns = side, max(1, side // 3)
-    mask = _tiers.validity([(rows, columns)], side, torch.device("cpu"))
-    grid = _tiers.grid(dense, mask)[0].numpy()
+    mask = pooling.valid_mask([(rows, columns)], (side, side), torch.device("cpu"))
+    grid = pooling.grid(dense, mask, min(16, side))[0].numpy()
     cells = min(16, side)
     assert grid.shape == (2, cells, cells)
     edges = [(i * side // cells, -(-(i + 1) * side // cells)) for i in range(cells)]
@@ -128,7 +117,7 @@ def test_pooled_follows_its_definition(encoder, images):
         np.float64
     )  # 333 pixels reach ceil(333 / 16) = 21 columns
     expected = [valid.mean((1, 2)), valid.max((1, 2)), valid.std((1, 2))]
-    columns = sam.columns("tiny")
+    columns = sam.spec("tiny").features
     pooled = out["pooled"][1]
     assert pooled.shape == (len(columns),) == (3 * 256 + 2 * 192,)
     assert columns[0] == "mean_000"
@@ -146,14 +135,14 @@ def test_block_means_are_those_of_the_blocks_outputs(encoder, images):
         )
     plain(model, images[1])
     pooled = encoder.encode(images[1:], ("pooled",))["pooled"][0]
-    columns = sam.columns("tiny")
+    columns = sam.spec("tiny").features
     for index in (2, 5):
         at = columns.index(f"block{index:02d}_mean_0000")
         expected = seen[index][0, :, :21].mean((0, 1)).numpy()
         np.testing.assert_allclose(pooled[at : at + 192], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_grid16_averages_valid_tokens_only(encoder, images):
+def test_grid_averages_valid_tokens_only(encoder, images):
     out = encoder.encode(images)
     dense = out["dense"].astype(np.float64)
     grid = out["grid"].astype(np.float64)
@@ -167,62 +156,62 @@ def test_grid16_averages_valid_tokens_only(encoder, images):
     assert (grid[1][:, :, 6:] == 0).all()
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkeypatch):
-    """As on a GPU, where a batch is one call."""
-    encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
-    images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(11)]
-    expected = encoder.encode(images, ("pooled",))["pooled"]
-    whole, tried = encoder._encode, []
+def scarce(encoder, monkeypatch, room):
+    """Let an encoder run out of memory with more than `room` images; returns the sizes that were tried."""
+    whole, tried = encoder._attempt, []
 
-    def scarce(pixels, tiers):
+    def attempt(pixels, tiers):
         tried.append(len(pixels))
-        if len(pixels) > 3:
+        if len(pixels) > room:
             raise torch.OutOfMemoryError("no room")
         return whole(pixels, tiers)
 
-    monkeypatch.setattr(encoder, "_encode_side_by_side", scarce)
-    for times in ([11, 11, 5, 5, 2, 2, 2, 2], [2, 2, 2, 2, 2]):
+    monkeypatch.setattr(encoder, "_attempt", attempt)
+    return tried
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkeypatch):
+    encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
+    images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(11)]
+    expected = encoder.encode(images, ("pooled",))["pooled"]
+    tried = scarce(encoder, monkeypatch, 3)
+    for times in ([11, 5, 2, 2, 1, 2, 2, 1, 1], [2, 2, 2, 2, 2, 1]):
         found = encoder.encode(images, ("pooled",))["pooled"]
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
-        assert tried == times  # each size once more alone; the last image goes another way
+        assert tried == times
         tried.clear()
 
 
-def test_a_thread_that_finds_no_room_waits_for_the_others(monkeypatch):
-    """Two threads with one image each, and room for one: neither gives up."""
+def test_one_image_that_does_not_fit_is_a_clear_error(monkeypatch):
     encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
-    whole, inside, met = encoder._encode, [], threading.Barrier(2)
-    crowded = []
-
-    def scarce(pixels, tiers):
-        inside.append(1)
-        try:
-            if not crowded:
-                met.wait(20)
-                crowded.append(1)
-            if len(inside) > 1:
-                raise torch.OutOfMemoryError("no room")
-            return whole(pixels, tiers)
-        finally:
-            time.sleep(0.05)
-            inside.pop()
-
-    monkeypatch.setattr(encoder, "_encode", scarce)
-    image = np.zeros((64, 64, 3), np.uint8)
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: encoder.encode([image], ("pooled",)), range(2)))
-    assert [out["pooled"].shape[0] for out in found] == [1, 1]
-    assert encoder._most == sys.maxsize
+    scarce(encoder, monkeypatch, 0)
+    with pytest.raises(ResourceError, match="memory of cpu"):
+        encoder.encode([np.zeros((64, 64, 3), np.uint8)])
 
 
-def test_one_image_that_does_not_fit_is_a_clear_error(encoder, images, monkeypatch):
-    def never(pixels, tiers):
-        raise torch.OutOfMemoryError("no room")
+def test_a_device_that_fails_is_no_defect(encoder, images, monkeypatch):
+    def fail(*arguments):
+        raise torch.AcceleratorError("unspecified launch failure")
 
-    monkeypatch.setattr(encoder, "_encode", never)
-    with pytest.raises(Exception, match="does not fit in the memory of cpu") as caught:
+    monkeypatch.setattr(encoder, "_attempt", fail)
+    with pytest.raises(ResourceError, match="launch failure"):
         encoder.encode(images[:1])
-    assert caught.value.exit_code == 5
+
+
+def test_the_batch_on_a_gpu_follows_its_memory(monkeypatch):
+    encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
+    assert 1 <= encoder.best_batch(100) <= 8
+    monkeypatch.setattr(encoder, "device", torch.device("cuda"))
+    monkeypatch.setattr(encoder, "_free_bytes", lambda: 1000)
+    for each, most, expected in (
+        (50, 100, 10),
+        (50, 3, 3),
+        (5, 100, 32),
+        (900, 100, 1),
+        (50, 0, 1),
+    ):
+        monkeypatch.setattr(encoder, "_bytes_per_image", lambda each=each: each)
+        assert encoder.best_batch(most) == expected
 
 
 @pytest.mark.parametrize("name", sorted(sam.NAMES))
@@ -233,44 +222,53 @@ def test_every_name_builds_the_published_shape(name):
     assert len(model.blocks) == variant.depth
     assert model.pos_embed.shape == (1, 64, 64, variant.width)
     assert [i for i, b in enumerate(model.blocks) if b.window_size == 0] == list(variant.taps)
-    assert len(sam.columns(name)) == 768 + len(variant.taps) * variant.width
+    assert len(sam.spec(name).features) == 768 + len(variant.taps) * variant.width
+
+
+def test_the_fingerprint_is_what_decides_the_values(encoder):
+    """A change of these fields would make every existing store another one."""
+    fields = encoder.fingerprint()
+    assert json.loads(json.dumps(fields)) == fields
+    assert fields["encoder"] == {"name": "tiny", "weights_sha256": encoder.weights.sha256}
+    assert (fields["image_size"], fields["compute_dtype"]) == (1024, "float32")
+    assert fields["scaling"] == {"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)}
+    assert set(fields) == {
+        "encoder", "bands", "units", "scaling", "preprocessing", "image_size", "stored_dtypes",
+        "compute_dtype",
+    }  # fmt: skip
+    assert sam.spec("tiny", 512).fingerprint("0" * 64, "float32") != fields
+
+
+def test_outputs_have_the_shapes_and_dtypes_of_the_spec(encoder, images):
+    out = encoder.encode(images)
+    for tier, dtype in encoder.spec.stored_dtypes.items():
+        assert out[tier].shape == (2, *encoder.spec.shape(tier))
+        assert out[tier].dtype == dtype
+
+
+def test_what_there_is_not_is_refused():
+    with pytest.raises(UnknownName, match="fast"):
+        sam.Encoder("tiny", device="cpu", engine="fsat")
+    for size in (100, 2064):
+        with pytest.raises(InputError, match=str(size)):
+            sam.spec("tiny", size)
 
 
 def test_padding_is_excluded_from_the_mask():
-    mask = _tiers.validity([(64, 21), (1, 64)], 64, torch.device("cpu"))
+    mask = pooling.valid_mask([(64, 21), (1, 64)], (64, 64), torch.device("cpu"))
     assert mask[0].sum() == 64 * 21
     assert mask[1].sum() == 64
     assert mask[1, 0, 1:].sum() == 0
 
 
 def test_modeling_leaves_the_real_package_alone():
-    modeling()
+    sam.modeling()
     assert "segment_anything" not in sys.modules
-    assert modeling() is modeling()
+    assert sam.modeling() is sam.modeling()
 
 
 def test_missing_package_is_told(monkeypatch):
-    monkeypatch.delitem(sys.modules, modeling().__name__)
+    monkeypatch.delitem(sys.modules, sam.modeling().__name__)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install segment-anything"):
-        modeling()
-
-
-def test_the_best_batch_is_that_of_its_own_network(monkeypatch):
-    """Here as if four images took as long as one, and more of them four times that."""
-    encoder, shapes = sam.Encoder("tiny", "random:7", "cpu", "float32", 64), []
-
-    def rate(work, images, device):
-        work()
-        return images if images <= 4 else images / 4
-
-    def forward(x):
-        shapes.append((*x.shape, x.dtype))
-        return x
-
-    monkeypatch.setattr(sam, "rate_of", rate)
-    monkeypatch.setattr(encoder, "forward", forward)
-    assert encoder.best_batch(100) == 4
-    assert shapes == [(n, 3, 64, 64, torch.float32) for n in (1, 2, 4, 8)]
-    assert encoder.best_batch(3) == 2  # of three images, no four are tried
-    assert encoder.best_batch(0) == 1
+        sam.modeling()

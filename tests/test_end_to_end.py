@@ -65,8 +65,8 @@ def test_a_head_from_the_store_is_a_head_from_the_features():
         ]
     )
     labels = np.array(dataset.labels)
-    parts = splits.holdout(dataset.sample_ids, labels, 0.2, seed=1)
-    inner = splits.inner(parts, dataset.sample_ids, labels)
+    parts = splits.holdout(splits.Samples.of(dataset.sample_ids, labels), 0.2, seed=1)
+    inner = splits.inner(splits.Samples.of(dataset.sample_ids, labels), parts)
 
     options = {"device": "cpu", "image_size": size, "tiers": ["pooled"], "batch_size": 1}
     result = samtl.embed("synthetic:5", "tiny", **options)

@@ -7,52 +7,33 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stubs import a_record
 
 from samtl.errors import InputError, LockedError, ResourceError
+from samtl.metrics.classification import Score
 from samtl.sweep import results
 from samtl.sweep.results import (
     COLUMNS,
     Results,
     failed_row,
-    features_of,
     rows_of,
 )
 
-METRICS = {
-    "head": "mlp",
-    "task": "classification",
-    "metrics": {
-        "accuracy": {"value": 0.1 + 0.2, "low": 1 / 3, "high": 0.5},
-        "ece": {"value": 1e-17, "low": 0.0, "high": 1.0},
-    },
-    "also": {"knn": {"accuracy": {"value": 0.25, "low": 0.2, "high": 0.3}}},
-    "split": {"name": "holdout", "share": 0.2, "seed": 0, "digest": "d" * 8},
-    "fingerprint": "f" * 8,
-    "seconds": {"read": 0.5, "fit": 2.25, "total": 3.125},
-    "training": {"epochs": 20, "best_epoch": 7},
-    "peak_memory": 123_456_789,
-    "features": "pooled",
-    "store": "toy.tiny.64",
-    "dataset": "toy",
-    "encoder": "tiny",
-    "weights": "untrained (random:0)",
-    "untrained": True,
-    "snapshot": "a" * 8,
-    "counts": {"train": 64, "validation": 16, "test": 20, "left_out": {}},
-}
-CONFIG = {
-    "kind": "head",
-    "params": {"lr": 0.005, "epochs": None},
-    "features": "pooled",
-    "columns": "all",
-    "seed": 3,
-    "versions": {"samtl": "0.1.0"},
-}
+RUN = a_record(
+    metrics={"accuracy": Score(0.1 + 0.2, 1 / 3, 0.5), "ece": Score(1e-17, 0.0, 1.0)},
+    also={"knn": {"accuracy": Score(0.25, 0.2, 0.3)}},
+    seconds={"read": 0.5, "fit": 2.25, "total": 3.125},
+    training={"epochs": 20, "best_epoch": 7},
+    params={"lr": 0.005, "epochs": None},
+    seed=3,
+    n_train=64,
+    n_validation=16,
+    n_test=20,
+)
 
 
 def rows(cell="c" * 64, **changed):
-    made = rows_of(METRICS, CONFIG, cell=cell, split_spec="0.2", run="cells/x")
-    return [{**row, **changed} for row in made]
+    return [{**row, "cell": cell, **changed} for row in rows_of(RUN, "0.2")]
 
 
 def a_file(tmp_path, *cells):
@@ -81,7 +62,7 @@ def test_rows_hold_every_metric_and_those_of_companions():
     assert set(first) == set(COLUMNS)
     assert (first["n_train"], first["n_val"], first["n_test"], first["seed"]) == (64, 16, 20, 3)
     assert (first["seconds"], first["fit_seconds"], first["epochs"]) == (3.125, 2.25, 20)
-    assert json.loads(first["params"]) == CONFIG["params"]
+    assert json.loads(first["params"]) == RUN.params
     assert (first["split"], first["split_name"], first["share"]) == ("0.2", "holdout", 0.2)
     assert first["finished"].endswith("+00:00")
 
@@ -90,12 +71,6 @@ def test_the_first_columns_are_those_of_torchgeo_bench():
     assert ",".join(COLUMNS).startswith(
         "dataset,method,metric_name,metric_value,ci_lower,ci_upper,n_train,n_val,n_test,seed,best_c,"
     )
-
-
-def test_chosen_columns_are_part_of_the_features():
-    assert features_of(CONFIG) == "pooled"
-    assert features_of({**CONFIG, "columns": ["mean", "std"]}) == "pooled[mean,std]"
-    assert features_of({"features": "pixels"}) == "pixels"
 
 
 def test_what_is_read_is_what_was_appended(tmp_path):

@@ -32,18 +32,19 @@ from samtl.errors import (
     ResourceError,
     UnknownName,
 )
-from samtl.experiment.baseline_fit import fit_baseline
-from samtl.experiment.fit import fit_head
+from samtl.experiment.answers import read_trained
+from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.experiment.run import read_run
-from samtl.experiment.trained import read_trained
 from samtl.heads import mlp
 from samtl.heads import trainer as _train
 from samtl.images.codecs import BadImage
-from samtl.splits.published import read_split
-from samtl.splits.spec import several
-from samtl.store.compact import compact
+from samtl.metrics.classification import Score
+from samtl.splits import read_split
+from samtl.splits.spec import parse_many
+from samtl.store.maintenance import compact
 from samtl.store.reader import open_store
 from samtl.sweep import api as sweeping
+from samtl.sweep import results
 from samtl.sweep import worker as cells
 from samtl.sweep.api import Progress, sweep
 from samtl.sweep.results import Results
@@ -97,7 +98,7 @@ def plan(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), feature
     shop = Workshop(Given(Path("out"), {}, dataset))
     paths = [str(store)] if store else []
     return sweeping._plan(
-        shop, paths, heads, several(splits), seeds, baselines, features, warm, 10**9
+        shop, paths, heads, parse_many(splits), seeds, baselines, features, warm, 10**9
     )
 
 
@@ -232,25 +233,23 @@ def test_every_cell_has_its_rows_and_its_run(store, out):
     assert len(by_cell) == 18
     for rows in by_cell.values():
         folder = out / rows[0]["run"]
-        content, config = read_run(folder, "metrics.json"), read_run(folder)
-        assert len(rows) == rows[0]["n_metrics"] == len(content["metrics"])
+        found = read_run(folder)
+        assert len(rows) == rows[0]["n_metrics"] == len(found.metrics)
         assert {row["metric_name"]: row["metric_value"] for row in rows} == done[folder.name]
         for row in rows:
-            score = content["metrics"][row["metric_name"]]
-            found = [row[name] for name in ("metric_value", "ci_lower", "ci_upper")]
-            assert found == [score["value"], score["low"], score["high"]]
+            score = Score(*(row[name] for name in ("metric_value", "ci_lower", "ci_upper")))
+            assert score == found.metrics[row["metric_name"]]
         row = rows[0]
         split = read_split(folder)
-        counts = content["counts"]
-        assert row["n_test"] == counts["test"] == len(split["held_out"])
-        assert row["n_val"] == counts["validation"] == len(split["validation"])
+        assert row["n_test"] == found.n_test == len(split.held_out)
+        assert row["n_val"] == found.n_validation == len(split.validation)
         assert row["n_train"] + row["n_val"] + row["n_test"] == 75
-        assert row["split_digest"] == split["digest"]
-        assert row["cell"] == config["digest"]
+        assert row["split_digest"] == split.digest
+        assert row["cell"] == found.digest
         assert row["dataset"] == "stripes"
         assert row["best_c"] == (1.0 if row["method"] == "logreg" else None)
         assert (row["epochs"] is None) == (row["method"] == "logreg")
-        assert row["warm_start"] == config["warm_start"] == content["warm_start"]
+        assert row["warm_start"] == found.warm_start
         assert (row["warm_start"] == "") == (row["split"] == "0.6")
         trained = read_trained(folder)  # what samtl predict begins with
         assert trained.name == row["method"]
@@ -373,10 +372,9 @@ def test_the_floor_is_that_of_the_images_as_they_are(out, tmp_path):
         path = embedded(tmp_path, source, 64, ("pooled",))
         result = run(path, out, ["logreg"], "0.4")
         assert result.done == 1
-        content = read_run(out / result.rows[0]["run"], "metrics.json")
+        found = read_run(out / result.rows[0]["run"])
         alone = fit_head(path, "logreg", 0.4, out=tmp_path / "runs", params=FAST["logreg"])
-        assert content["split"] == alone.to_json()["split"]
-        assert content["floor"] == alone.to_json()["floor"]
+        assert (found.split.digest, found.floor) == (alone.split.digest, alone.floor)
 
 
 def test_no_warm_start_where_much_of_the_validation_part_was_learnt_from(store, monkeypatch):
@@ -601,16 +599,16 @@ def test_a_cold_cell_is_the_run_of_fit_head(store, out, tmp_path, features):
             params=FAST[row["method"]],
             features=features[0] if features else None,
         )
-        config = read_run(folder)
+        found = read_run(folder)
         assert alone.metrics[row["metric_name"]].value == row["metric_value"]
         assert alone.metrics[row["metric_name"]].low == row["ci_lower"]
-        assert read_run(alone.run)["digest"] == config["digest"] == row["cell"]
+        assert alone.digest == found.digest == row["cell"]
         for name in ("head.safetensors", "confusion.csv", "curves.csv", "head.json"):
             assert (alone.run / name).read_bytes() == (folder / name).read_bytes()
-        content = read_run(folder, "metrics.json")
-        assert content["floor"] == json.loads(json.dumps(alone.to_json()["floor"]))
+        assert found.floor == alone.floor
+        assert found.comparison_key == alone.comparison_key
         one, other = read_split(folder), read_split(alone.run)
-        assert {k: one[k] for k in other} == other
+        assert one == other
         with (folder / "predictions.csv").open() as lean, (alone.run / "predictions.csv").open() as full:  # fmt: skip
             keys = ("sample_id", "label", "predicted")
             found = list(csv.DictReader(lean))
@@ -651,12 +649,11 @@ def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
         for row in result.rows
     }
     for name in cells_of(out):
-        content, config = read_run(out / CELLS / name, "metrics.json"), read_run(out / CELLS / name)
-        read_trained(out / CELLS / name)
-        if config["kind"] == "baseline" and config["baseline"] == "cnn":
+        found = read_trained(out / CELLS / name)
+        if found.name == "cnn":
             split = next(r["split"] for r in result.rows if r["run"].endswith(name))
-            for metric, score in content["floor"].items():
-                assert figures["floor", split, metric] == score["value"]
+            for metric, score in found.floor.items():
+                assert figures["floor", split, metric] == score.value
     assert run(store, out, ["logreg"], "0.4,0.2", baselines=("cnn", "floor"), dataset=data).skipped == 6  # fmt: skip
 
 
@@ -757,7 +754,7 @@ def test_each_image_is_compared_once_for_all_cells(store):
     shop = Workshop(Given(Path("out"), {}, data))
     baselines = ("floor", "cnn")
     cells = sweeping._plan(
-        shop, [str(store)], (), several(NESTED), (0, 1), baselines, (), True, 10**9
+        shop, [str(store)], (), parse_many(NESTED), (0, 1), baselines, (), True, 10**9
     )
     assert len(cells) == 12
     assert sorted(data.read.asked) == sorted(data.sample_ids)
@@ -768,10 +765,10 @@ def test_baselines_alone_keep_groups_together(out):
     result = run([], out, (), "0.3", **options)
     (folder,) = (out / CELLS).iterdir()
     split = read_split(folder)
-    held = {name[-5] for name in split["held_out"]}
-    rest = {name[-5] for name in stripes(60).sample_ids if name not in split["held_out"]}
+    held = {name[-5] for name in split.held_out}
+    rest = {name[-5] for name in stripes(60).sample_ids if name not in split.held_out}
     assert result.done == 1
-    assert split["name"] == "grouped"
+    assert split.name == "grouped"
     assert held
     assert not held & rest
 
@@ -787,9 +784,9 @@ def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeyp
         lambda self, inputs: images.append(len(inputs)) or forward(self, inputs),
     )
     spared = []
-    ask = vgg19.Baseline.spared
+    ask = vgg19.Baseline.cached_seconds
     monkeypatch.setattr(
-        vgg19.Baseline, "spared", lambda self: spared.append(ask(self)) or spared[-1]
+        vgg19.Baseline, "cached_seconds", lambda self: spared.append(ask(self)) or spared[-1]
     )
     data, params = stripes(60), {"checkpoint": "random:0", "image_size": 32}
     given = {"baselines": ("vgg19",), "dataset": data, "params": {"vgg19": params}}
@@ -797,13 +794,12 @@ def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeyp
     assert (result.done, result.failed) == (4, {})
     assert sum(images) == 60
     for name in cells_of(out):
-        config = read_run(out / CELLS / name)
-        split, seed = config["given"]["split"], config["seed"]
+        found = read_run(out / CELLS / name)
+        split, seed = found.given["split"], found.seed
         alone = fit_baseline(data, "vgg19", split, seed, out=tmp_path / "alone", params=params)
-        content = read_run(out / CELLS / name, "metrics.json")
-        assert content["metrics"]["accuracy"]["value"] == alone.metrics["accuracy"].value
+        assert found.metrics["accuracy"].value == alone.metrics["accuracy"].value
     # Whatever was found ready is counted all the same: what a fit costs does not hang on its company.
-    seconds = [read_run(out / CELLS / name, "metrics.json")["seconds"] for name in cells_of(out)]
+    seconds = [read_run(out / CELLS / name).seconds for name in cells_of(out)]
     assert sum(spared) > 0
     for found in seconds:
         assert found["total"] >= found["fit"] + found["score"] > max(spared) / 2
@@ -858,9 +854,9 @@ def test_several_stores(store, out, tmp_path):
         ({"heads": []}, InputError, "there is nothing to sweep"),
         ({"features": ["mean,std", "std, mean"]}, InputError, "would be trained twice"),
         ({"features": ["meen"]}, UnknownName, "did you mean mean"),
-        ({"splits": "0.2,0.20"}, InputError, "the split 0.2 is given twice"),
+        ({"splits": "0.2,0.20"}, InputError, "the split 0.2 is listed twice"),
         ({"splits": "half"}, UnknownName, "no split is called 'half'"),
-        ({"splits": "shipped"}, InputError, "comes with no split of its own"),
+        ({"splits": "shipped"}, InputError, "does not come with a split"),
         ({"baselines": ["cnn"]}, InputError, "the baselines cnn read pixels: say which with --dat"),
         ({"baselines": ["cn"], "dataset": "synthetic:3"}, InputError, "has no image for 75 of 75"),
         ({"params": {"vit": {}}}, InputError, "parameters are given for vit, which is not in"),
@@ -894,7 +890,7 @@ def test_a_full_disk_ends_the_sweep(store, out, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("samtl.sweep.results._add", full)
+    monkeypatch.setattr(results, "_add", full)
     with pytest.raises(ResourceError, match=r"cannot write .*results.csv: No space left"):
         run(store, out)
 

@@ -1,5 +1,6 @@
 """Heads that share their passes: each comes out as if it were alone, and an epoch costs one pass."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,13 @@ from toys import blobs, stripes
 
 from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.experiment import feed, fit
+from samtl.experiment import features as feed
+from samtl.experiment import fit
 from samtl.experiment.features import Data
-from samtl.experiment.head_trial import head_trial
+from samtl.experiment.fit import choose
+from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import RunFolder
-from samtl.experiment.trial import Parts, choose
+from samtl.experiment.trial import Parts
 from samtl.heads.grid import STATISTICS_ROWS
 from samtl.splits.spec import parse
 from samtl.store.reader import Store
@@ -106,7 +109,7 @@ class Made:
 
     def trial(self):
         head = fit.configured("heads", self.name, self.params, self.seed)
-        return head_trial(self.data, self.name, head, self.parts, self.seed, {})
+        return HeadTrial(self.data, self.name, head, self.parts, self.seed, {})
 
     def make(self):
         return self.trial()
@@ -114,9 +117,9 @@ class Made:
     def done(self, trial, folder, clock):
         assert self.scores is None
         with folder:
-            self.scores = trial.scores()
+            (self.scores,) = trial.scores().values()
         self.seconds = clock.stop()
-        self.keep(trial.head)
+        self.keep(trial.model)
         self.chances = trial.chances
 
     def failed(self, error):
@@ -245,7 +248,7 @@ def test_one_head_costs_as_much(dense, mask_head):
 
 
 def test_rows_that_nobody_wants_are_not_read(store, make):
-    kept = parse("label:0.25@0.5").spec
+    kept = parse("label:0.25@0.5").text
     one = make("conv", split=kept)
     wanted = np.concatenate([one.parts.split.train, one.parts.split.test])
     assert len(wanted) < len(store)
@@ -273,9 +276,9 @@ def alone(one):
     """What the loop of one head comes to on the same parts."""
     trial = one.trial()
     labels = one.data.samples.labels if one.data.samples.task == "classification" else None
-    feeds = trial.data.feeds(one.parts, labels)
+    feeds = trial.data.feeds(one.parts.inner, labels)
     task, shape = one.store.task, one.store.shape(one.store.array)[1:]
-    return trial.head.fit(*feeds, task=task, n_classes=len(one.store.classes), shape=shape)
+    return trial.model.fit(*feeds, task=task, n_classes=len(one.store.classes), shape=shape)
 
 
 SHORT = {
@@ -394,7 +397,7 @@ def test_masks_without_a_class_are_refused(dense, mask_head):
     bad, good = mask_head("conv"), mask_head("conv")
     bad.data.samples.labels.flags.writeable = False
     trial = bad.trial()
-    trial.classes = ("background", "class1", "river")
+    trial.samples = replace(trial.samples, classes=("background", "class1", "river"))
     bad.make = lambda: trial
     run(dense, [bad], [good])
     assert "of class 'river', so it cannot be learnt" in str(bad.error)

@@ -19,18 +19,19 @@ import numpy as np
 import pytest
 import torch
 from stubs import png, stub_store
-from test_datasets_archive import Part, packed
+from zips import Part, packed
 
 from recipes.pretrain import state as _state
+from samtl._io import seal
 from samtl.datasets import resolve
 from samtl.encoders import sam
 from samtl.errors import SamtlError
 from samtl.experiment.output import Output
-from samtl.experiment.trial import mask_name
+from samtl.experiment.tables import mask_name
 from samtl.heads import logreg
 from samtl.heads.io import load, save
-from samtl.splits.published import read_split_file
-from samtl.store.documents import seal
+from samtl.images.codecs import prepare
+from samtl.splits import read_split_file
 from samtl.store.reader import open_store
 from samtl.store.verify import check
 from samtl.sweep.results import Results
@@ -359,10 +360,7 @@ def of_archive(folder, content):
 
 
 def of_image(folder, content):
-    from samtl.images import decoder_process
-
-    decoder_process.prepare(content, 64)
-    decoder_process._end_all()
+    prepare(content, 64)
 
 
 MIB = 512  # that a bomb may take, beyond the code that meets it

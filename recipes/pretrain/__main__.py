@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     told = logging.StreamHandler()
-    logger = logging.getLogger("samtl")
-    logger.addHandler(told)
-    logger.setLevel(logging.INFO)
+    loggers = [logging.getLogger(name) for name in ("samtl", "recipes")]
+    for logger in loggers:
+        logger.addHandler(told)
+        logger.setLevel(logging.INFO)
     try:
         with stop_at_once():
             return _run(options)
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StopNow as stop:
         return stop.exit_code
     finally:
-        logger.removeHandler(told)
+        for logger in loggers:
+            logger.removeHandler(told)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -16,8 +16,7 @@ from torch.nn.functional import interpolate
 from samtl import registry
 from samtl._runtime import hash_order
 from samtl.errors import InputError
-from samtl.images.codecs import BadImage
-from samtl.images.decoder_process import prepare
+from samtl.images.codecs import BadImage, prepare
 
 
 def read_images(

@@ -11,10 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from samtl.encoders.attention import fused, of_queries, relative_positions
-from samtl.encoders.pooling import CHANNELS
-from samtl.encoders.sam import VARIANTS, WINDOW, build
-from samtl.encoders.windows import merge, split
+from samtl.encoders.attention import fused, merge, query_bias, relative_positions, split
+from samtl.encoders.sam import CHANNELS, VARIANTS, WINDOW, build
 
 INITIAL_STD = 0.02
 
@@ -118,7 +116,7 @@ def _through(block: Any, x: Tensor) -> Tensor:
     window = WINDOW if block.window_size else height
     layer, normed = block.attn, block.norm1(x)
     q, k, v = split(layer.qkv(normed), layer.qkv.bias, layer.num_heads, window)
-    rows, columns = of_queries(
+    rows, columns = query_bias(
         q,
         *(
             relative_positions(window, _middle(t, window))

@@ -35,7 +35,7 @@ from recipes.pretrain.views import (
     shared_points,
 )
 from samtl._runtime import bounded, duration
-from samtl.encoders.pooling import CHANNELS
+from samtl.encoders.sam import CHANNELS
 from samtl.errors import InputError, ResourceError, SamtlError
 from samtl.images.transforms import PATCH
 

@@ -1,4 +1,4 @@
-"""Datasets: what there is, by name, and what all of them look like to the rest of samtl."""
+"""Datasets by name, and `Dataset`, what the rest of samtl knows of them."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ __all__ = [
 def resolve(
     spec: str | Dataset, root: str | Path | None = None, *, download: bool = True
 ) -> Dataset:
-    """Find a dataset by its name and list it.
+    """List a dataset.
 
     Parameters
     ----------
     spec : str or Dataset
-        `NAME` or `NAME:ARGUMENT`, such as `eurosat`, `folder:PATH`, `masks:PATH` or
-        `synthetic:100`; a dataset is given back as it is.
+        `NAME` or `NAME:ARGUMENT`, such as `eurosat`, `folder:PATH`, `masks:PATH` or `synthetic:100`; a dataset is
+        returned as it is.
     root : str or Path, optional
-        Where the data lie, for datasets that are files.
+        The folder or archive of the data.
     download : bool
-        Whether a dataset that is not on this machine may be fetched.
+        Whether a dataset that is not on this machine may be downloaded.
 
     Returns
     -------
@@ -56,23 +56,21 @@ def resolve(
     Raises
     ------
     UnknownName
-        Where no dataset has that name.
+        If no dataset has that name.
     InputError
-        Where the data are missing or not laid out as expected.
+        If the data are missing or have another layout.
     ResourceError
-        Where a download fails.
+        If a download fails.
     """
     if isinstance(spec, Dataset):
         if root is not None:
-            raise InputError(f"a ready dataset was given, {spec.name!r}; it takes no root")
+            raise InputError(f"{spec.name!r} is a Dataset; it takes no root")
         return spec
     if not isinstance(spec, str):
         raise InputError(f"a dataset is named by text or is a Dataset, got {type(spec).__name__}")
     name, colon, argument = spec.partition(":")
     if name not in registry.names("datasets") and spec and kind_of(Path(spec)) == "folder":
-        raise InputError(
-            f"no dataset is called {spec!r}, but a folder is: read it with folder:{spec}"
-        )
+        raise InputError(f"no dataset is called {spec!r}, but a folder is; use folder:{spec}")
     module = registry.load("datasets", name)
     where = None if root is None else expanded(root)
     dataset: Dataset = module.open_dataset(argument if colon else None, where, download)

@@ -17,15 +17,19 @@ from samtl.splits import PARTS as PARTS
 
 
 class Reader(Protocol):
-    """Gives the encoded bytes of one image."""
+    """Returns the bytes of the image file of one sample."""
 
     def __call__(self, sample_id: str) -> bytes: ...
 
 
 class MaskReader(Protocol):
-    """Gives the target of one image: class indices, (height, width) uint8 of the image's size, 255 to be ignored."""
+    """Returns the target of one image: class indices, (height, width) uint8 of the image's size, 255 to be ignored."""
 
     def __call__(self, sample_id: str) -> NDArray[np.uint8]: ...
+
+
+# Control characters, line separators and halves of surrogate pairs: no table, log or terminal keeps them.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -35,25 +39,30 @@ class Dataset:
     Attributes
     ----------
     name : str
-        What stores made from it are called and what they are checked against; never a path.
+        Names the stores made from it and is checked against them; of letters, digits, `.`, `_` and `-`.
     classes : tuple of str
-        Class names; a label is an index into them.
+        Class names, unique; a label is an index into them.
     sample_ids : tuple of str
-        One for each image: its path relative to the dataset's root, with `/`, unique.
+        One for each image, unique: its path relative to the dataset's root, with `/`.
     labels : tuple of int
-        Class index of each image, -1 where there is none.
+        Class index of each image, -1 if it has none.
     read : callable
-        `read(sample_id)` gives the image file's bytes. Thread-safe. Raises `OSError` or
-        `InputError` for an image that cannot be read; the caller quarantines it.
+        `read(sample_id)` returns the image file's bytes. Thread-safe. It raises `OSError` or `InputError` for an image
+        that cannot be read; the caller quarantines it.
     note : str
         What a reader of figures made from it must know, or "".
     read_mask : callable, optional
-        `read_mask(sample_id)` gives the target where every pixel has a class; `labels` are all -1 then, and class 0
-        is the background. Thread-safe. Raises `BadImage`, `OSError` or `InputError` where there is no usable mask.
+        `read_mask(sample_id)` returns the target if every pixel has a class; then `labels` are all -1, and class 0 is
+        the background. Thread-safe. It raises `BadImage`, `OSError` or `InputError` if there is no usable mask.
     groups : tuple of str
-        What each image was cut from (its scene), so that no split tears a scene apart; or empty.
+        What each image was cut from (its scene), so that no split divides a scene; or empty.
     parts : tuple of str
-        The part of the shipped split that each image is in, of `PARTS`; or empty.
+        The part of the published split that each image is in, of `PARTS`; or empty.
+
+    Raises
+    ------
+    InputError
+        If the fields do not fit each other, or a name cannot be printed.
     """
 
     name: str
@@ -66,9 +75,42 @@ class Dataset:
     groups: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse fields that cannot become a store."""
+        wrong = self._flaw()
+        if wrong:
+            raise InputError(f"the dataset {self.name!a} {wrong}")
+
+    def _flaw(self) -> str:
+        n, classes = len(self.sample_ids), len(self.classes)
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            return "must be called by letters, digits, '.', '_' and '-', since its name names its stores"
+        if len(self.labels) != n:
+            return f"must have one label for each image, got {n} ids and {len(self.labels)} labels"
+        for names in (self.sample_ids, self.classes, self.groups):
+            if _UNPRINTABLE.search("".join(names)):
+                first = next(name for name in names if _UNPRINTABLE.search(name))
+                return f"has the name {first!a}, which holds a line break or another control character; rename it"
+        if len(set(self.classes)) < classes:
+            return f"must name each class once, got {', '.join(self.classes)}"
+        if not all(-1 <= label < classes for label in self.labels):
+            return f"has labels beyond -1 to {classes - 1}, the indices of its {classes} classes"
+        if self.read_mask is not None:
+            if (
+                not 2 <= classes <= IGNORE
+            ):  # above, a class would have the number that says "ignore"
+                return f"has masks and so must have 2 to {IGNORE} classes, the background first, got {classes}"
+            if set(self.labels) - {-1}:
+                return "has masks as its target, so every label must be -1"
+        for what, entries in (("groups", self.groups), ("parts", self.parts)):
+            if entries and len(entries) != n:
+                return f"must have {what} for all of its {n} images or for none, got {len(entries)}"
+        unknown = sorted(set(self.parts) - set(PARTS))
+        return f"has parts that are none of {', '.join(PARTS)}: {unknown}" if unknown else ""
+
     @property
     def task(self) -> str:
-        """Tell what is to be predicted: `classification` of images, or `segmentation` of their pixels."""
+        """`classification` of images, or `segmentation` of their pixels."""
         return "classification" if self.read_mask is None else "segmentation"
 
     def __len__(self) -> int:
@@ -76,50 +118,41 @@ class Dataset:
 
 
 def shuffled(dataset: Dataset) -> Dataset:
-    """Put the images in an order that mixes classes and depends on nothing but their ids.
+    """Order the images by the sha256 of their ids, which mixes classes.
 
-    Rows of a store are in this order (sha256 of the id): neighbours are of different classes, an
-    interrupted pass is a fair sample of the whole, and training can read blocks in sequence.
-    Subsets taken from its start nest.
+    Rows of a store are in this order: an interrupted pass is a fair sample of the whole, and training can read
+    blocks in sequence. Subsets taken from its start nest.
     """
     return _take(dataset, hash_order(dataset.sample_ids))
 
 
 def only(dataset: Dataset, sample_ids: Sequence[str]) -> Dataset:
-    """Take the images with these ids, in this order.
-
-    Raises
-    ------
-    InputError
-        Where an id is none of the dataset's.
-    """
+    """Take the images with these ids, in this order; raises InputError if an id is not in the dataset."""
     place = {sample_id: i for i, sample_id in enumerate(dataset.sample_ids)}
     absent = [sample_id for sample_id in sample_ids if sample_id not in place]
     if absent:
         raise InputError(
             f"{dataset.name} has no image for {len(absent)} of {len(sample_ids)} ids, the first is {absent[0]!r}: "
-            "give the --dataset and --root that these were made from"
+            "use the --dataset and --root that these were made from"
         )
     return _take(dataset, [place[sample_id] for sample_id in sample_ids])
 
 
 def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = None) -> Dataset:
-    """Take the first images: `per_class` of each class, then at most `limit` in all.
-
-    Given a shuffled dataset, subsets of growing size nest. Classes keep their names and labels.
+    """Take the first `per_class` images of each class, then at most `limit` in all; subsets of growing size nest.
 
     Parameters
     ----------
     dataset : Dataset
     limit : int, optional
-        At most this many images in all.
     per_class : int, optional
-        Exactly this many images of each class. Images without a label are left out.
+        Exactly this many of each class; images without a label are left out.
 
     Raises
     ------
     InputError
-        Where a count is below 1, a class has fewer than `per_class` images, or `per_class` is asked of masks.
+        If a count is below 1, a class has fewer than `per_class` images, or the dataset has masks and `per_class`
+        is set.
     """
     for option, count in (("--limit", limit), ("--per-class", per_class)):
         if count is not None and count < 1:
@@ -150,14 +183,14 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
 
 
 def groups_by(sample_ids: Sequence[str], regex: str) -> tuple[str, ...]:
-    r"""Name the group of each image, such as its scene, by what a regular expression finds in its id.
+    r"""Derive the group of each image, such as its scene, from its id with a regular expression.
 
     Parameters
     ----------
     sample_ids : sequence of str
     regex : str
-        Searched anywhere in an id. Its first group names the image's group, or all that it finds
-        where it has no group: `tile(\d+)_`.
+        Searched anywhere in an id. Its first group, or the whole match if it has none, is the image's group:
+        `tile(\d+)_`.
 
     Returns
     -------
@@ -167,7 +200,7 @@ def groups_by(sample_ids: Sequence[str], regex: str) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        Where it is no regular expression, or finds nothing in an id.
+        If `regex` is no regular expression, or finds nothing in an id.
     """
     try:
         pattern = re.compile(regex)

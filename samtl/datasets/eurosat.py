@@ -1,9 +1,8 @@
 """EuroSAT RGB: 27,000 Sentinel-2 tiles of 64 x 64 pixels in 10 land-cover classes.
 
-The data are by Helber et al. (arXiv 1709.00029), under the MIT licence. Both official archives are
-read, `EuroSAT.zip` (`eurosat/2750/<Class>/*.jpg`) and `EuroSAT_RGB.zip`
-(`EuroSAT_RGB/<Class>/*.jpg`), packed or unpacked, from any level. The sample id is
-`<Class>/<file>` in each of them, so that stores made from either agree. A zip is read in place.
+By Helber et al. (arXiv 1709.00029), under the MIT licence. Both official archives are read, `EuroSAT.zip`
+(`eurosat/2750/<Class>/*.jpg`) and `EuroSAT_RGB.zip` (`EuroSAT_RGB/<Class>/*.jpg`), packed or unpacked, from any
+level. Sample ids are `<Class>/<file>` in each of them, so that stores made from either agree.
 """
 
 from __future__ import annotations
@@ -12,20 +11,11 @@ import contextlib
 import logging
 import os
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samtl.datasets.archive import Archive
-from samtl.datasets.base import Dataset, Reader
-from samtl.datasets.listing import (
-    FolderReader,
-    images_below,
-    is_hidden,
-    kind_of,
-    natural_path,
-    subfolders,
-)
+from samtl.datasets.base import Dataset
+from samtl.datasets.listing import Files, Tree, open_tree
 from samtl.errors import InputError, ResourceError
 
 _log = logging.getLogger(__name__)
@@ -46,14 +36,14 @@ COUNTS = {
 
 
 class Source(NamedTuple):
-    """An address that the official archive can be had from."""
+    """An address of an official archive."""
 
     url: str
     file_name: str
     known_hash: str
 
 
-# In the order in which they are tried.
+# Tried in this order.
 SOURCES = (
     Source(
         "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
@@ -68,21 +58,12 @@ SOURCES = (
     ),
 )
 
-_SUFFIXES = frozenset({".jpg", ".jpeg"})
-_LEVELS = ("", "2750", "EuroSAT_RGB", "eurosat/2750", "eurosat", "EuroSAT/2750", "EuroSAT")
+_SUFFIXES = (".jpg", ".jpeg")
+_LEVELS = ("", "2750", "EuroSAT_RGB", "eurosat", "eurosat/2750", "EuroSAT", "EuroSAT/2750")
 _LAYOUT = (
     "expected is EuroSAT RGB as EuroSAT.zip (eurosat/2750/<Class>/*.jpg) or EuroSAT_RGB.zip "
     "(EuroSAT_RGB/<Class>/*.jpg), the zip itself or the folder that it unpacks to"
 )
-
-
-@dataclass(frozen=True)
-class _ArchiveReader:
-    archive: Archive
-    prefix: str
-
-    def __call__(self, sample_id: str) -> bytes:
-        return self.archive.read(self.prefix + sample_id)
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
@@ -93,63 +74,67 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     argument : None
         EuroSAT takes none.
     root : Path, optional
-        A zip archive or a folder. Without it, the official archive is taken from the download
-        folder, which is `$SAMTL_DATA_CACHE` or else the user's cache folder.
+        A zip archive or a folder. By default the official archive in the download folder, which is
+        `$SAMTL_DATA_CACHE` or else the user's cache folder.
     download : bool
-        Whether an archive that is not in the download folder is fetched (90 MB).
+        Whether to fetch an archive that is not in the download folder (90 MB).
 
     Returns
     -------
     Dataset
-        Labels index the alphabetical list of the classes there are. `note` says so where it is not
-        the whole set.
+        Labels index the alphabetical list of the classes present. `note` says if it is not the whole set.
 
     Raises
     ------
     InputError
-        Where `root` holds something else, or what was downloaded is not the official archive.
+        If `root` holds something else, or the download is not the official archive.
     ResourceError
-        Where the download fails.
+        If the download fails.
     """
     if argument is not None:
         raise InputError(
             f"eurosat takes no argument, got {argument!r}; a copy of the data is named with --root"
         )
     path = root if root is not None else _official_archive(download)
-    read: Reader
-    kind = kind_of(path)
-    if kind == "nothing":
-        raise InputError(f"there is no {path}; {_LAYOUT}")
-    if kind == "folder":
-        base = _base_folder(path)
-        listed = {name: images_below(base / name, base, _SUFFIXES) for name in subfolders(base)}
-        read = FolderReader(base)
-    else:
-        archive = Archive(path)
-        prefix, listed = _list_archive(archive)
-        read = _ArchiveReader(archive, prefix)
-    _check(path, listed)
-    classes = tuple(sorted(listed))
+    tree = open_tree(path, _LAYOUT)
+    base, classes = _class_folders(tree)
+    names: dict[str, str] = {}
+    counts = {}
+    for name in classes:
+        files = [f for f in tree.images(base + name) if f.lower().endswith(_SUFFIXES)]
+        if not files:
+            raise InputError(f"{path} has no JPEG images in {name}; {_LAYOUT}")
+        names |= {f"{name}/{file}": f"{base}{name}/{file}" for file in files}
+        counts[name] = len(files)
     return Dataset(
         name="eurosat",
-        classes=classes,
-        sample_ids=tuple(f"{name}/{file}" for name in classes for file in listed[name]),
-        labels=tuple(i for i, name in enumerate(classes) for _ in listed[name]),
-        read=read,
-        note=_note({name: len(listed[name]) for name in classes}),
+        classes=tuple(classes),
+        sample_ids=tuple(names),
+        labels=tuple(i for i, name in enumerate(classes) for _ in range(counts[name])),
+        read=Files(tree, names),
+        note=_note(counts),
     )
 
 
-def _check(path: Path, listed: dict[str, list[str]]) -> None:
-    unknown = sorted(set(listed) - set(COUNTS))
-    if unknown:
-        raise InputError(
-            f"{path} has class folders that EuroSAT has not: {', '.join(unknown[:5])}; {_LAYOUT}. "
-            "Images of your own are read with --dataset folder:PATH"
-        )
-    empty = [name for name in sorted(listed) if not listed[name]]
-    if empty:
-        raise InputError(f"{path} has no JPEG images in {', '.join(empty)}; {_LAYOUT}")
+def _class_folders(tree: Tree) -> tuple[str, list[str]]:
+    """Find the level of the class folders; return its prefix and their names."""
+    above: dict[str, list[str]] = {}
+    for level in _LEVELS:
+        parent, _, name = level.rpartition("/")
+        if level and name not in above.get(parent, []):
+            continue
+        above[level] = tree.folders(level)
+        if COUNTS.keys() & set(above[level]):
+            unknown = sorted(set(above[level]) - COUNTS.keys())
+            if unknown:
+                raise InputError(
+                    f"{tree.path} has class folders that EuroSAT has not: {', '.join(unknown[:5])}; {_LAYOUT}. "
+                    "Images of your own are read with --dataset folder:PATH"
+                )
+            return level and f"{level}/", above[level]
+    zips = sorted(p.name for p in tree.path.glob("*.zip")) if tree.path.is_dir() else []
+    hint = f"; it holds {zips[0]}: name that file" if zips else ""
+    raise InputError(f"{tree.path} holds no folder named after a EuroSAT class{hint}; {_LAYOUT}")
 
 
 def _note(counts: dict[str, int]) -> str:
@@ -161,39 +146,6 @@ def _note(counts: dict[str, int]) -> str:
     return f"{note}, no {', '.join(missing)}" if missing else note
 
 
-def _base_folder(path: Path) -> Path:
-    """Find the folder of class folders in `path`, at whichever level of the layouts `path` is."""
-    for level in _LEVELS:
-        base = path / level
-        if any((base / name).is_dir() for name in COUNTS):
-            return base
-    zips = sorted(p.name for p in path.glob("*.zip"))
-    hint = f"; it holds {zips[0]}: give that file itself" if zips else ""
-    raise InputError(f"{path} holds no folder named after a EuroSAT class{hint}; {_LAYOUT}")
-
-
-def _list_archive(archive: Archive) -> tuple[str, dict[str, list[str]]]:
-    """Group the archive's images by class, and find what all their names begin with."""
-    for level in _LEVELS:
-        prefix = level and f"{level}/"
-        inside = [
-            name.removeprefix(prefix).split("/", 1)
-            for name in archive.names
-            if name.startswith(prefix) and not any(map(is_hidden, name.split("/")))
-        ]
-        listed: dict[str, list[str]] = {parts[0]: [] for parts in inside if len(parts) == 2}
-        if listed.keys() & COUNTS.keys():
-            break
-    else:
-        raise InputError(f"{archive.path} holds no folder named after a EuroSAT class; {_LAYOUT}")
-    for name, file in (parts for parts in inside if len(parts) == 2):
-        if Path(file).suffix.lower() in _SUFFIXES:
-            listed[name].append(file)
-    for files in listed.values():
-        files.sort(key=natural_path)
-    return prefix, listed
-
-
 def _official_archive(download: bool) -> Path:
     """Find the official archive among the downloads, or fetch it; its hash is checked each time."""
     import pooch
@@ -203,10 +155,10 @@ def _official_archive(download: bool) -> Path:
         path = folder / source.file_name
         if path.is_file() and _is_official(path, source):
             return path
-    by_hand = f"download {SOURCES[0].url} by hand and give the file with --root"
+    by_hand = f"download {SOURCES[0].url} by hand and name the file with --root"
     if not download:
         raise InputError(
-            f"EuroSAT is not in {folder} and a dry run is not to download it: run without --dry-run, or {by_hand}"
+            f"EuroSAT is not in {folder} and a dry run does not download it: run without --dry-run, or {by_hand}"
         )
     failures = []
     for source in SOURCES:
@@ -214,7 +166,7 @@ def _official_archive(download: bool) -> Path:
             return _fetch(source, folder)
         except (InputError, ResourceError) as error:
             failures.append(error)
-    # Where each address answers, but with other bytes, trying again will not help.
+    # If each address answers, but with other bytes, trying again does not help.
     kind = InputError if all(isinstance(e, InputError) for e in failures) else ResourceError
     raise kind(f"EuroSAT could not be downloaded: {'; '.join(map(str, failures))}; {by_hand}")
 
@@ -223,7 +175,7 @@ def _fetch(source: Source, folder: Path) -> Path:
     import pooch
 
     partial = folder / f".{source.file_name}.{secrets.token_hex(8)}.partial"
-    # pooch closes no response that says "not found", so they are kept to be closed here.
+    # pooch does not close a response that says "not found", so it is closed here.
     answers: list[Any] = []
     download = pooch.HTTPDownloader(
         chunk_size=2**20, hooks={"response": lambda answer, **_: answers.append(answer)}
@@ -231,7 +183,7 @@ def _fetch(source: Source, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _log.info("downloading %s into %s", source.url, folder)
-        # Not pooch.retrieve: that logs to standard error, which is not the library's to write to.
+        # Not pooch.retrieve, which logs to standard error.
         download(source.url, str(partial), None)
         if not _is_official(partial, source):
             raise InputError(
@@ -239,8 +191,7 @@ def _fetch(source: Source, folder: Path) -> Path:
                 f"{source.known_hash}"
             )
         return partial.replace(folder / source.file_name)
-    except OSError as error:  # the network's errors are OSErrors, too
-        # The network's own words are a nest of nested errors; the traceback keeps them.
+    except OSError as error:  # network errors are OSErrors, too; their texts are nested errors
         status = getattr(getattr(error, "response", None), "status_code", None)
         what = (
             f"answered with HTTP status {status}" if status else f"failed ({type(error).__name__})"

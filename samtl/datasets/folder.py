@@ -2,94 +2,115 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePosixPath
 
-from samtl.datasets.base import Dataset
+from samtl.datasets.base import PARTS, Dataset
 from samtl.datasets.listing import (
     FolderReader,
     expanded,
     images_below,
-    is_hidden,
     kind_of,
+    own_name,
     subfolders,
 )
-from samtl.datasets.tree import own_name
 from samtl.errors import InputError
-from samtl.images.codecs import SUFFIXES
 
 _LAYOUT = (
-    "expected is a folder with one sub-folder for each class, at least two, and images in them: "
-    "PATH/<class>/*.jpg (or .jpeg, .png, .webp, .tif, .tiff, .bmp)"
+    "expected is a folder with one sub-folder for each class, at least two, and images in them: PATH/<class>/*.jpg "
+    "(or .jpeg, .jfif, .png, .webp, .bmp, .tif, .tiff, .jp2); or PATH/train, PATH/val and PATH/test of such folders"
 )
+_PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2, "testing": 2}
+# Images in formats that are not read: left out, but named.
+_NOT_READ = frozenset(
+    {".gif", ".heic", ".avif", ".j2k", ".ppm", ".pgm", ".tga", ".dng", ".img", ".nc", ".hdf", ".h5", ".npy"}
+)  # fmt: skip
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
-    """List a folder of class folders.
+    """List a folder of class folders, or of parts (train, val, test) of class folders.
 
-    Hidden files and folders and files that are not named like images are left out. Folders inside a
-    class folder count to the class. What is named like an image and is none that can safely be
-    read (a pipe, a device, a link out of the folder, a name that is not UTF-8 or has a line
-    break) ends the listing: left out silently, it would make another dataset.
+    Hidden files and folders, and files that are not named like images, are left out. Folders inside a class folder
+    belong to the class. A file that is named like an image but cannot be read safely (a pipe, a device, a link out
+    of the folder, a name that is not UTF-8 or has a line break) is refused: without it, the dataset would be
+    another.
 
     Parameters
     ----------
     argument : str, optional
         The folder, as in `folder:PATH`.
     root : Path, optional
-        The folder, where there is no `argument`.
+        The folder, if there is no `argument`.
     download : bool
-        Has no meaning here.
+        Ignored.
 
     Returns
     -------
     Dataset
-        Named `folder-` and the folder's own name.
+        Named `folder-` and the folder's own name. `parts` is set if the folder has parts; `note` counts the images
+        in formats that are not read.
 
     Raises
     ------
     InputError
-        Where the folder is not laid out as expected.
+        If the folder has another layout.
     """
-    if argument and root is None:
-        path = expanded(argument)
-    elif root is not None and argument is None:
-        path = root
-    else:
+    if bool(argument) == (root is not None):
         came = f"both {argument!r} and {str(root)!r}" if root is not None else "neither"
         raise InputError(f"a folder of images is named by folder:PATH or by --root, got {came}")
+    path = expanded(argument or "") if root is None else root
     kind = kind_of(path)
     if kind != "folder":
         what = "is a file" if kind == "file" else "does not exist"
         raise InputError(f"{str(path)!r} {what}; {_LAYOUT}")
-    classes = tuple(subfolders(path))
-    listed = {name: images_below(path / name, path, SUFFIXES) for name in classes}
-    _check(path, listed)
+    folders = subfolders(path)
+    if len(folders) < 2:
+        came = f"only one sub-folder, {folders[0]!r}" if folders else "no sub-folder"
+        raise InputError(f"{str(path)!r} has {came}; {_LAYOUT}")
+    parted = all(name.lower() in _PARTS for name in folders)
+    tops = sorted(folders, key=lambda name: _PARTS[name.lower()]) if parted else [""]
+    classes = subfolders(path / tops[0])
+    ids, labels, parts = list[str](), list[int](), list[str]()
+    for top in tops:
+        for label, name in enumerate(_classes(path, top, classes)):
+            folder = f"{top}/{name}" if top else name
+            files = images_below(path / folder, path)
+            if not files:
+                raise InputError(f"{str(path)!r} has no image in {folder!r}; {_LAYOUT}")
+            ids += [f"{folder}/{file}" for file in files]
+            labels += [label] * len(files)
+            parts += [PARTS[_PARTS[top.lower()]]] * len(files) if parted else []
+    left_out = Counter(
+        PurePosixPath(file).suffix.lower()
+        for name in folders
+        for file in images_below(path / name, path, _NOT_READ)
+    )
     return Dataset(
         name=f"folder-{own_name(path)}",
-        classes=classes,
-        sample_ids=tuple(f"{name}/{file}" for name in classes for file in listed[name]),
-        labels=tuple(i for i, name in enumerate(classes) for _ in listed[name]),
+        classes=tuple(classes),
+        sample_ids=tuple(ids),
+        labels=tuple(labels),
         read=FolderReader(path),
+        note="left out, since they are not read: "
+        + ", ".join(f"{n} {suffix} files" for suffix, n in left_out.items())
+        if left_out
+        else "",
+        parts=tuple(parts),
     )
 
 
-def _check(path: Path, listed: dict[str, list[str]]) -> None:
-    loose = [
-        entry.name
-        for entry in path.iterdir()
-        if entry.suffix.lower() in SUFFIXES and not is_hidden(entry.name) and not entry.is_dir()
-    ]
+def _classes(path: Path, top: str, classes: list[str]) -> list[str]:
+    """Require that the class folders in a part are those of the others, with no image beside them."""
+    found = subfolders(path / top)
+    if found != classes or len(found) < 2:
+        raise InputError(
+            f"the classes differ between the parts of {str(path)!r}: {top!r} has {found}, another has {classes}; "
+            f"{_LAYOUT}"
+        )
+    loose = images_below(path / top, path, deep=False)
     if loose:
         raise InputError(
-            f"{str(path)!r} has images beside its class folders ({len(loose)}, such as "
-            f"{min(loose)!a}), whose class is unknown; {_LAYOUT}"
+            f"{str(path / top)!r} has images beside its class folders ({len(loose)}, such as {loose[0]!a}), whose "
+            f"class is unknown; {_LAYOUT}"
         )
-    if len(listed) < 2:
-        came = f"only one sub-folder, {next(iter(listed))!r}" if listed else "no sub-folder"
-        raise InputError(f"{str(path)!r} has {came}; {_LAYOUT}")
-    empty = [name for name, files in listed.items() if not files]
-    if empty:
-        raise InputError(
-            f"{str(path)!r} has no image in {', '.join(map(repr, empty[:5]))}; add some or remove "
-            f"the folder: {_LAYOUT}"
-        )
+    return found

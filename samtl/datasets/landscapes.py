@@ -1,11 +1,8 @@
-"""Land-cover-like scenes drawn from random numbers: what `synthetic` and `synthetic-roads` show.
+"""Land-cover-like scenes drawn from random numbers, for `synthetic` and `synthetic-roads`.
 
-A scene's class is in its structure (rows, crowns, grids, bands, shorelines), hardly in its colours:
-tones are drawn without regard to the class wherever nature allows, and every image is brought to a
-brightness and a contrast drawn in the same way for all classes.
-
-Only uniform numbers and operations that IEEE 754 rounds exactly are used (no sine, no exponential,
-no matrix product, no floating-point sum over many pixels), so that a scene has the same pixels on
+The class of a scene is in its structure (rows, crowns, blocks, bands, shores) and hardly in its colours: tones are
+drawn alike for all classes but for water, and every image gets a random brightness and contrast. Only operations that
+IEEE 754 rounds exactly are used (no sine, no floating-point sum over pixels), so that a scene has the same pixels on
 every machine.
 """
 
@@ -15,467 +12,215 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 SIZE = 256
+Field = NDArray[np.float64]  # (H, W); a scene is (3, H, W), a tone (3, 1, 1)
 
-# A scene in the making is (3, H, W), a tone (3, 1, 1), any other field (H, W).
-Field = npt.NDArray[np.float32]
-Index = npt.NDArray[np.intp]
-
-_Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
-
-_GROUND = (
+_Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64)
+_LAND = (
     (0.36, 0.42, 0.22),
     (0.57, 0.52, 0.34),
-    (0.45, 0.35, 0.25),
     (0.25, 0.36, 0.18),
     (0.55, 0.43, 0.34),
-    (0.42, 0.46, 0.36),
-    (0.63, 0.59, 0.48),
-    (0.19, 0.27, 0.18),
-    (0.47, 0.52, 0.26),
+    (0.45, 0.35, 0.25),
 )
-_WATER = (
-    (0.10, 0.20, 0.29),
-    (0.13, 0.26, 0.24),
-    (0.33, 0.34, 0.25),
-    (0.07, 0.13, 0.19),
-    (0.26, 0.37, 0.42),
-)
-_ROOFS = (
-    (0.63, 0.37, 0.28),
-    (0.54, 0.54, 0.56),
-    (0.80, 0.78, 0.73),
-    (0.33, 0.31, 0.32),
-    (0.57, 0.46, 0.37),
-)
-_PAVED = ((0.42, 0.42, 0.43), (0.60, 0.59, 0.57), (0.29, 0.29, 0.31), (0.72, 0.69, 0.63))
+_WATER = ((0.10, 0.20, 0.29), (0.13, 0.26, 0.24), (0.33, 0.34, 0.25), (0.36, 0.33, 0.22))
+_PAVED = ((0.42, 0.42, 0.43), (0.60, 0.59, 0.57), (0.29, 0.29, 0.31), (0.63, 0.40, 0.31))  # fmt: skip
 
 
-class _Dice:
-    """Random draws for one scene, from uniform numbers only."""
+class _Draw:
+    """Random numbers for one scene."""
 
     def __init__(self, seed: int, name: str, index: int) -> None:
-        # The name's checksum, not its place in a list: adding a class leaves the others alone.
         entropy = (seed, zlib.crc32(name.encode()), index)
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * self._generator.random()
 
-    def chance(self, probability: float) -> bool:
-        return self._generator.random() < probability
-
     def table(self, *shape: int) -> Field:
-        return self._generator.random(shape, dtype=np.float32)
+        return self._generator.random(shape)
 
-    def direction(self) -> tuple[float, float]:
-        """Draw a unit vector, every direction alike."""
-        while True:
-            x, y = self.between(-1, 1), self.between(-1, 1)
-            norm = float(np.sqrt(x * x + y * y))
-            if 0.1 < norm <= 1:
-                return x / norm, y / norm
+    def tone(self, tones: tuple[tuple[float, ...], ...] = _LAND) -> Field:
+        base = np.array(tones[int(self.between(0, len(tones)))]) * self.between(0.8, 1.2)
+        return (base + (self.table(3) - 0.5) * 0.06)[:, None, None]
 
-    def tone(self, tones: tuple[tuple[float, ...], ...]) -> Field:
-        base = np.array(tones[int(self.between(0, len(tones)))], dtype=np.float32)
-        light = np.float32(self.between(0.85, 1.15))
-        tone = base * light + (self.table(3) - np.float32(0.5)) * np.float32(0.06)
-        return tone[:, None, None]
+    def pair(self) -> tuple[Field, Field]:
+        """Draw two tones of land, one clearly lighter than the other, in either order."""
+        dark = self.tone()
+        light = dark * self.between(1.25, 1.6) + 0.03
+        return (dark, light) if self.between(0, 1) < 0.5 else (light, dark)
 
-    def pair(self, tones: tuple[tuple[float, ...], ...]) -> tuple[Field, Field]:
-        """Draw two tones, one clearly lighter than the other, in either order."""
-        first = self.tone(tones)
-        for _ in range(20):
-            second = self.tone(tones)
-            if abs(_lightness(first - second)[0, 0]) > 0.1:
-                break
-        return first, second
+    def axes(self) -> tuple[Field, Field]:
+        """Compute the pixels' coordinates along and across a random direction, from a random origin."""
+        t = self.between(-1, 1)
+        x, y = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)  # a point of the unit circle
+        dx, dy = _X - self.between(64, 192), _Y - self.between(64, 192)
+        return dx * x + dy * y, dy * x - dx * y
 
+    def noise(self, cell: float, octaves: int = 3) -> Field:
+        """Draw smooth noise in [0, 1] with features about `cell` pixels wide and finer ones on them."""
+        total, weight = np.zeros((SIZE, SIZE)), 0.0
+        for octave in range(octaves):
+            wide = cell / 2**octave
+            place = np.arange(SIZE) / wide + self.between(0, 1)
+            i = place.astype(np.intp)
+            t = _smooth(place - i)
+            lattice = self.table(i[-1] + 2, i[-1] + 2)
+            rows = lattice[i] + (lattice[i + 1] - lattice[i]) * t[:, None]
+            total += (rows[:, i] + (rows[:, i + 1] - rows[:, i]) * t) / 2**octave
+            weight += 1 / 2**octave
+        return total / weight
 
-def _lightness(scene: Field) -> Field:
-    lightness: Field = (scene[0] + scene[1] + scene[2]) / np.float32(3)
-    return lightness
+    def course(self, along: Field, cell: float) -> Field:
+        """Draw smooth noise in [-1, 1] that varies with one coordinate only."""
+        i, t = _cells(along, cell)
+        lattice = self.table(64) * 2 - 1
+        return lattice[i % 64] + (lattice[(i + 1) % 64] - lattice[i % 64]) * _smooth(t)
 
+    def crowns(self, cell: float) -> tuple[Field, Field]:
+        """Scatter a point in each cell of a grid: the distance to the nearest in cells, and a number of its own."""
+        n = int(SIZE / cell) + 4
+        px, py, mark = self.table(n, n), self.table(n, n), self.table(n, n)
+        x, y = _X / cell + 1, _Y / cell + 1
+        best, number = np.full((SIZE, SIZE), 9.0), np.zeros((SIZE, SIZE))
+        for step in range(9):
+            row, column = y.astype(np.intp) + step // 3 - 1, x.astype(np.intp) + step % 3 - 1
+            dx, dy = x - column - px[row, column], y - row - py[row, column]
+            squared = dx * dx + dy * dy
+            number = np.where(squared < best, mark[row, column], number)
+            best = np.minimum(squared, best)
+        return np.sqrt(best), number
 
-def draw(seed: int, name: str, index: int) -> npt.NDArray[np.uint8]:
-    """Draw one scene.
+    def lattice(self, width: float, height: float) -> tuple[Field, Field, Field]:
+        """Divide the scene into rectangles: distances from their middles, and a number for each."""
+        along, across = self.axes()
+        (i, s), (j, t) = _cells(along, width), _cells(across, height)
+        return (s - 0.5) * width, (t - 0.5) * height, self.table(64, 64)[j % 64, i % 64]
 
-    Parameters
-    ----------
-    seed : int
-        Not negative.
-    name : str
-        A key of `SCENES`.
-    index : int
-        Which of the class's scenes.
+    def parcels(self) -> tuple[Field, Field]:
+        """Divide the scene into fields: a number for each, and a coordinate across its rows."""
+        along, across = self.axes()
+        strip, _ = _cells(across, self.between(36, 80))
+        field, _ = _cells(along + self.table(16)[strip % 16] * 100, self.between(50, 130))
+        number = self.table(16, 16)[strip % 16, field % 16]
+        return number, np.where(number * 8 % 1 < 0.8, across, along)
 
-    Returns
-    -------
-    ndarray, (256, 256, 3) uint8
-    """
-    dice = _Dice(seed, name, index)
-    return _developed(dice, SCENES[name](dice))
-
-
-def draw_roads(
-    seed: int, place: int, index: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Draw one to three winding roads through fields and houses.
-
-    The images of a place share its tones and its light. Colour alone does not give the roads away:
-    some fields and a third of the roofs are paved in the same tone.
-
-    Parameters
-    ----------
-    seed, place, index : int
-        Not negative; `index` says which image, whatever its place.
-
-    Returns
-    -------
-    pixels : ndarray, (H, W, 3) uint8
-        One side of 256, the other of 192 to 256.
-    road : ndarray, (H, W) bool
-        Exactly the pixels whose middle is on a road.
-    """
-    look, dice = _Dice(seed, "place of roads", place), _Dice(seed, "roads", index)
-    paved = look.tone(_PAVED)
-    scene = _settled(look, dice, paved)
-    road = np.zeros((SIZE, SIZE), dtype=np.bool_)
-    verge = look.tone(_GROUND)
-    for _ in range(int(dice.between(1, 4))):
-        side, along = _winding(dice)
-        beyond = side - np.float32(dice.between(4, 10))
-        scene = _mix(scene, verge, _edge(beyond - np.float32(2), 4) * np.float32(0.5))
-        scene = _mix(scene, paved + _ripple(dice), _edge(beyond))
-        if dice.chance(0.5):
-            _, t = _split(along, 11.0)
-            dashes = _edge(side - np.float32(0.6)) * (t < np.float32(0.5))
-            scene = _mix(scene, np.full((3, 1, 1), 0.8, dtype=np.float32), dashes)
-        road |= beyond <= 0
-    pixels = _developed(dice, scene, look)
-    short = int(dice.between(192, SIZE + 1))
-    height, width = (short, SIZE) if dice.chance(0.5) else (SIZE, short)
-    return np.ascontiguousarray(pixels[:height, :width]), road[:height, :width].copy()
+    def ground(self) -> Field:
+        """Draw what surrounds the structure of a class: meadows, plain fields and shrubs."""
+        scene = _mix(*self.pair(), self.noise(self.between(24, 90)))
+        if self.between(0, 1) < 0.5:
+            scene = _mix(scene, self.tone(), self.parcels()[0] * 0.8)
+        distance, mark = self.crowns(self.between(9, 16))
+        shrubs = _edge((distance - 0.42) * 10) * (mark < self.between(0, 0.4))
+        return _mix(scene, self.tone(), shrubs)
 
 
-def _developed(dice: _Dice, scene: Field, look: _Dice | None = None) -> npt.NDArray[np.uint8]:
-    """Add specks, then bring the scene to a brightness, contrast and tint of its look, and add grain."""
-    look = look or dice
-    for _ in range(int(dice.between(0, 16))):  # huts, boats, carts: extremes that tell nothing
-        x, y = int(dice.between(0, SIZE)), int(dice.between(0, SIZE))
-        scene[:, y : y + 2, x : x + 3] = 0.9 if dice.chance(0.5) else 0.1
-    light = _lightness(scene)
-    # Sums of integers are exact in any order; sums of floats are not.
-    steps = (light * np.float32(4096)).astype(np.int64)
-    mean = int(steps.sum()) / steps.size
-    deviation = float(np.sqrt(int((steps * steps).sum()) / steps.size - mean * mean))
-    contrast = np.float32(look.between(0.11, 0.21) / (deviation / 4096))
-    level = np.float32(look.between(0.34, 0.58))
-    # The same is added to all channels: contrast changes, hues do not.
-    wanted = (light - np.float32(mean / 4096)) * contrast
-    wanted /= np.float32(1) + np.abs(wanted) * np.float32(1.5)  # glare and shadow do not clip
-    change = wanted + level - light
-    change += (dice.table(SIZE, SIZE) - np.float32(0.5)) * np.float32(dice.between(0.02, 0.05))
-    tint = np.float32(255) + (look.table(3, 1, 1) - np.float32(0.5)) * np.float32(36)
-    pixels = np.clip((scene + change) * tint + np.float32(0.5), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
-
-
-def _turned(dice: _Dice) -> tuple[Field, Field]:
-    """Pixel coordinates along and across a random direction, from a random origin."""
-    x, y = dice.direction()
-    dx, dy = _X - np.float32(dice.between(64, 192)), _Y - np.float32(dice.between(64, 192))
-    along = dx * np.float32(x) + dy * np.float32(y)
-    across = dy * np.float32(x) - dx * np.float32(y)
-    return along, across
-
-
-def _split(values: Field, period: float | Field) -> tuple[Index, Field]:
-    """Number the cells of a periodic grid, and give the position in each, in [0, 1)."""
-    scaled = values / np.float32(period) if isinstance(period, float) else values / period
+def _cells(values: Field, period: float | Field) -> tuple[NDArray[np.intp], Field]:
+    """Number the cells of a periodic grid; return the position in each, in [0, 1), too."""
+    scaled = values / period
     cell = np.floor(scaled)
     return cell.astype(np.intp), scaled - cell
 
 
 def _smooth(t: Field) -> Field:
-    return t * t * (np.float32(3) - np.float32(2) * t)
-
-
-def _noise(dice: _Dice, cell: float) -> Field:
-    """Smooth noise in [0, 1] with features about `cell` pixels wide."""
-    index, t = _split(np.arange(SIZE, dtype=np.float32) + np.float32(dice.between(0, cell)), cell)
-    t = _smooth(t)
-    lattice = dice.table(int(index[-1]) + 2, int(index[-1]) + 2)
-    rows = lattice[index] + (lattice[index + 1] - lattice[index]) * t[:, None]
-    columns = np.ascontiguousarray(rows.T)
-    noise: Field = (columns[index] + (columns[index + 1] - columns[index]) * t[:, None]).T
-    return noise
-
-
-def _relief(dice: _Dice, cell: float, octaves: int = 3) -> Field:
-    """Noise on several scales in [0, 1], each half as wide and half as strong as the last."""
-    total = np.zeros((SIZE, SIZE), dtype=np.float32)
-    weight = 1.0
-    for octave in range(octaves):
-        weight /= 2
-        total += _noise(dice, cell / 2**octave) * np.float32(weight)
-    return total / np.float32(1 - weight)
-
-
-def _course(dice: _Dice, along: Field, cell: float) -> Field:
-    """Smooth noise in [-1, 1] that varies along one coordinate only."""
-    index, t = _split(along, cell)
-    lattice = dice.table(64) * np.float32(2) - np.float32(1)
-    low: Field = lattice[index % 64]
-    high: Field = lattice[(index + 1) % 64]
-    return low + (high - low) * _smooth(t)
+    return t * t * (3 - 2 * t)
 
 
 def _edge(distance: Field, softness: float = 1.5) -> Field:
-    """1 where the signed distance in pixels is well below 0, 0 well above, a ramp between."""
-    ramp: Field = np.float32(0.5) - distance / np.float32(softness)
+    """Return 1 if the signed distance in pixels is well below 0, 0 if well above, a ramp between."""
+    ramp: Field = 0.5 - distance / softness
     return ramp.clip(0, 1)
 
 
 def _mix(below: Field, above: Field, amount: Field) -> Field:
-    """Cover one scene or tone by another: not at all where `amount` is 0, wholly where it is 1."""
+    """Cover one scene or tone by another: not at all if `amount` is 0, wholly if it is 1."""
     return below + (above - below) * amount
 
 
-def _crowns(dice: _Dice, cell: float) -> tuple[Field, Field, Field]:
-    """Scatter one point in each cell of a grid; for each pixel take the nearest.
-
-    Returns the distance to it in cells, a random number of its own in [0, 1), and how far the pixel
-    lies from it towards the light.
-    """
-    n = int(SIZE / cell) + 4
-    px, py, mark = dice.table(n, n), dice.table(n, n), dice.table(n, n)
-    x, y = _X / np.float32(cell) + np.float32(1), _Y / np.float32(cell) + np.float32(1)
-    column, row = x.astype(np.intp), y.astype(np.intp)
-    best = np.full((SIZE, SIZE), 9, dtype=np.float32)
-    which = np.zeros((SIZE, SIZE), dtype=np.intp)
-    # Coordinates of the point, flat, so that one gather serves each neighbour.
-    cx = (px + np.arange(n, dtype=np.float32)).ravel()
-    cy = (py + np.arange(n, dtype=np.float32)[:, None]).ravel()
-    here = row * n + column
-    for dr in (-1, 0, 1):
-        for dc in (-1, 0, 1):
-            there = here + (dr * n + dc)
-            gx, gy = x - cx[there], y - cy[there]
-            squared = gx * gx + gy * gy
-            nearer = squared < best
-            best = np.where(nearer, squared, best)
-            which = np.where(nearer, there, which)
-    lx, ly = dice.direction()
-    lit = (x - cx[which]) * np.float32(lx) + (y - cy[which]) * np.float32(ly)
-    return np.sqrt(best), mark.ravel()[which], lit
+def _crops(draw: _Draw) -> Field:
+    number, across = draw.parcels()
+    _, t = _cells(across, 4.5 + number * 37 % 1 * 5)
+    return _mix(*draw.pair(), number * 0.6 + (np.abs(t - 0.5) * 2 - 0.5) * 0.7)
 
 
-def _parcels(dice: _Dice) -> tuple[Field, Field, tuple[Index, Index]]:
-    """Cut the land into strips and these into fields; give coordinates and each field's number."""
-    along, across = _turned(dice)
-    strip, _ = _split(across, dice.between(36, 80))
-    strip %= 16
-    lengths = np.float32(50) + dice.table(16) * np.float32(110)
-    shifts = dice.table(16) * np.float32(100)
-    field, _ = _split(along + shifts[strip], lengths[strip])
-    field %= 16
-    return along, across, (strip, field)
+def _forest(draw: _Draw) -> Field:
+    distance, mark = draw.crowns(draw.between(8, 14))
+    stand = draw.noise(draw.between(50, 100), 2) * 0.6 + 0.6
+    dark, light = draw.pair()
+    return _mix(dark * 0.7, light, (0.6 - distance * 0.6 + mark * 0.6) * stand)
 
 
-def _countryside(dice: _Dice) -> Field:
-    """Ground for scenes whose class lies elsewhere: meadows, scrub or parcels without rows."""
-    scene = _mix(*dice.pair(_GROUND), _relief(dice, dice.between(24, 90), 4))
-    if dice.chance(0.5):
-        _, _, parcel = _parcels(dice)
-        scene = _mix(scene, dice.tone(_GROUND), dice.table(16, 16)[parcel])
-    if dice.chance(0.6):
-        distance, mark, _ = _crowns(dice, dice.between(9, 16))
-        shrubs = _edge((distance - np.float32(0.42)) * np.float32(10))
-        shrubs *= mark < np.float32(dice.between(0.1, 0.5))
-        scene = _mix(scene, dice.tone(_GROUND), shrubs)
-    return scene
+def _highway(draw: _Draw) -> Field:
+    along, across = draw.axes()
+    side = np.abs(across - along * along * draw.between(-0.0012, 0.0012))
+    half = draw.between(6, 10)
+    scene = _mix(draw.ground(), draw.tone(), _edge(side - half - draw.between(2, 5), 3))
+    scene = _mix(scene, draw.tone(_PAVED), _edge(side - half))
+    dashes = _edge(np.abs(side - half / 2) - 0.5) * (_cells(along, 9.0)[1] < 0.5)
+    return _mix(_mix(scene, draw.tone(), _edge(side - 1)), np.full((3, 1, 1), 0.8), dashes)
 
 
-def _crops(dice: _Dice) -> Field:
-    along, across, parcel = _parcels(dice)
-    period = (np.float32(4.5) + dice.table(16, 16) * np.float32(5))[parcel]
-    lengthwise = (dice.table(16, 16) < np.float32(0.8))[parcel]
-    strength = (np.float32(0.25) + dice.table(16, 16) * np.float32(0.6))[parcel]
-    _, t = _split(np.where(lengthwise, across, along), period)
-    rows = np.abs(t - np.float32(0.5)) * np.float32(2) - np.float32(0.5)
-    amount = dice.table(16, 16)[parcel] * np.float32(0.7) + rows * strength
-    amount += (_relief(dice, 40) - np.float32(0.5)) * np.float32(0.3)
-    return _mix(*dice.pair(_GROUND), amount)
+def _lake(draw: _Draw) -> Field:
+    height = draw.noise(draw.between(90, 160), 4)
+    rank = int(draw.between(0.4, 0.85) * height.size)
+    shore = (height - np.partition(height, rank, axis=None)[rank]) * 220
+    scene = _mix(draw.ground(), draw.tone(), _edge(shore - draw.between(2, 7), 5))
+    return _mix(scene, _water(draw), _edge(shore))
 
 
-def _forest(dice: _Dice) -> Field:
-    distance, mark, lit = _crowns(dice, dice.between(8, 14))
-    stand = _relief(dice, dice.between(50, 100), 2)
-    crown = np.float32(0.5) - distance * np.float32(0.4) + lit * np.float32(0.3)
-    crown += mark * np.float32(0.6)
-    dark, light = dice.pair(_GROUND)
-    scene = _mix(dark * np.float32(0.6), light, crown * (np.float32(0.6) + stand * np.float32(0.6)))
-    if dice.chance(0.4):
-        scene = _mix(scene, light, _edge((stand - np.float32(0.33)) * np.float32(120)))
-    return scene
+def _orchard(draw: _Draw) -> Field:
+    apart = draw.between(8, 14)
+    dx, dy, mark = draw.lattice(apart, apart * draw.between(1.0, 1.35))
+    soil, leaf = draw.pair()
+    ground = _mix(soil, soil * 0.8, draw.noise(draw.between(20, 60)))
+    return _mix(ground, leaf, _edge(np.sqrt(dx * dx + dy * dy) - (0.3 + mark * 0.12) * apart))
 
 
-def _highway(dice: _Dice) -> Field:
-    scene = _countryside(dice)
-    along, across = _turned(dice)
-    across = across - along * along * np.float32(dice.between(-0.0012, 0.0012))
-    side = np.abs(across)
-    half = dice.between(6, 10)
-    if dice.chance(0.6):  # a lane that crosses
-        lane = np.abs(along) - np.float32(dice.between(2, 4))
-        scene = _mix(scene, dice.tone(_PAVED), _edge(lane))
-    verge = side - np.float32(half + dice.between(2, 5))
-    scene = _mix(scene, dice.tone(_GROUND), _edge(verge, 3))
-    scene = _mix(scene, dice.tone(_PAVED), _edge(side - np.float32(half)))
-    median = side - np.float32(dice.between(0.6, 1.6))
-    scene = _mix(scene, dice.tone(_GROUND), _edge(median))
-    divide = np.abs(side - np.float32(half / 2))
-    _, t = _split(along, 9.0)
-    dashes = _edge(divide - np.float32(0.5)) * (t < np.float32(0.5))
-    scene = _mix(scene, np.full((3, 1, 1), 0.8, dtype=np.float32), dashes)
-    spot, t = _split(along, 13.0)
-    lane_number = (across > 0).astype(np.intp) * 2 + (side > np.float32(half / 2))
-    mark = dice.table(64, 4)[spot % 64, lane_number]
-    cars = (np.abs(divide - np.float32(half / 4)) < np.float32(1.3)) & (mark < np.float32(0.3))
-    cars &= np.abs(t - np.float32(0.5)) < np.float32(0.2)
-    paint = np.where(mark < np.float32(0.15), np.float32(0.9), np.float32(0.12))
-    return _mix(scene, paint, cars.astype(np.float32))
+def _pasture(draw: _Draw) -> Field:
+    scene = _mix(*draw.pair(), draw.noise(draw.between(50, 120), 4))
+    distance, mark = draw.crowns(draw.between(18, 34))
+    return _mix(
+        scene, draw.tone(), _edge((distance - 0.14) * 22) * (mark < draw.between(0.05, 0.5))
+    )
 
 
-def _lake(dice: _Dice) -> Field:
-    height = _relief(dice, dice.between(90, 160), 4)
-    rank = int(dice.between(0.4, 0.85) * height.size)
-    shore = (height - np.partition(height, rank, axis=None)[rank]) * np.float32(220)
-    beach = shore - np.float32(dice.between(2, 7))
-    scene = _mix(_countryside(dice), dice.tone(_GROUND), _edge(beach, 5))
-    depth = np.clip(shore / np.float32(-30), 0, 1) * np.float32(0.05)
-    return _mix(scene, dice.tone(_WATER) + _ripple(dice) - depth, _edge(shore))
+def _residential(draw: _Draw) -> Field:
+    scene = _mix(*draw.pair(), draw.noise(22))
+    return _houses(draw, scene, draw.between(11, 17), [draw.tone(_PAVED) for _ in range(3)], 0.9)
 
 
-def _orchard(dice: _Dice) -> Field:
-    along, across = _turned(dice)
-    apart = dice.between(8, 14)
-    rows_apart = apart * dice.between(1.0, 1.35)
-    row, s = _split(across, rows_apart)
-    column, t = _split(along, apart)
-    dx = (t - np.float32(0.5)) * np.float32(apart)
-    dy = (s - np.float32(0.5)) * np.float32(rows_apart)
-    mark = dice.table(64, 64)[row % 64, column % 64]
-    radius = (np.float32(0.3) + mark * np.float32(0.12)) * np.float32(apart)
-    tree = _edge(np.sqrt(dx * dx + dy * dy) - radius) * (mark > np.float32(dice.between(0, 0.08)))
-    soil, leaf = dice.pair(_GROUND)
-    lx, ly = dice.direction()
-    lit = (dx * np.float32(lx) + dy * np.float32(ly)) / np.float32(apart)
-    canopy = leaf * (np.float32(0.9) + lit * np.float32(0.5) + mark * np.float32(0.2))
-    ground = _mix(soil, soil * np.float32(0.8), _relief(dice, dice.between(20, 60)))
-    scene = _mix(ground, canopy, tree)
-    _, t = _split(along + np.float32(dice.between(0, 200)), dice.between(90, 160))
-    return _mix(scene, dice.tone(_GROUND), (t < np.float32(0.06)).astype(np.float32))
+def _river(draw: _Draw) -> Field:
+    side, along = _winding(draw, draw.between(20, 50))
+    shore = side - (1 + draw.course(along, 60) * 0.3) * draw.between(9, 18)
+    scene = _mix(draw.ground(), draw.tone(), _edge(shore - draw.between(3, 9), 3) * 0.8)
+    return _mix(scene, _water(draw), _edge(shore))
 
 
-def _pasture(dice: _Dice) -> Field:
-    scene = _mix(*dice.pair(_GROUND), _relief(dice, dice.between(50, 120), 4))
-    distance, mark, _ = _crowns(dice, dice.between(18, 34))
-    bushes = _edge((distance - np.float32(0.14)) * np.float32(22))
-    bushes *= mark < np.float32(dice.between(0.05, 0.5))
-    scene = _mix(scene, dice.tone(_GROUND), bushes)
-    if dice.chance(0.5):
-        along, across = _turned(dice)
-        path = np.abs(across - _course(dice, along, 60) * np.float32(12)) - np.float32(0.8)
-        scene = _mix(scene, dice.tone(_GROUND), _edge(path) * np.float32(0.6))
-    return scene
+def _water(draw: _Draw) -> Field:
+    return draw.tone(_WATER) + (draw.noise(5, 1) - 0.5) * 0.03
 
 
-def _residential(dice: _Dice) -> Field:
-    along, across = _turned(dice)
-    length, depth = dice.between(10, 15), dice.between(13, 18)
-    column, t = _split(along, length)
-    row, s = _split(across, depth)
-    lot = (row % 64, column % 64)
-    wide = np.float32(2.6) + dice.table(64, 64)[lot] * np.float32(2)
-    deep = np.float32(2.6) + dice.table(64, 64)[lot] * np.float32(2)
-    dx = (t - np.float32(0.42) - dice.table(64, 64)[lot] * np.float32(0.16)) * np.float32(length)
-    dy = (s - np.float32(0.42) - dice.table(64, 64)[lot] * np.float32(0.16)) * np.float32(depth)
-    mark = dice.table(64, 64)[lot]
-    built = (mark < np.float32(dice.between(0.8, 0.97))).astype(np.float32)
-    walls = np.maximum(np.abs(dx) - wide, np.abs(dy) - deep)
-    cast = np.float32(1.5)
-    shadow = np.maximum(np.abs(dx - cast) - wide, np.abs(dy - cast) - deep)
-    scene = _mix(*dice.pair(_GROUND), _relief(dice, 22))
-    scene = _mix(scene, dice.tone(_GROUND) * np.float32(0.4), _edge(shadow) * built)
-    roofs = np.concatenate([dice.tone(_ROOFS)[:, 0] for _ in range(4)], axis=1)
-    roof = roofs[:, (mark * np.float32(37)).astype(np.intp) % 4]
-    ridge = np.where(dy > 0, np.float32(0.88), np.float32(1.08))
-    scene = _mix(scene, roof * ridge, _edge(walls) * built)
-    # Streets run between every second row of lots, and across after each few lots.
-    _, s = _split(across, 2 * depth)
-    block = int(dice.between(4, 8)) * length
-    _, t = _split(along, block)
-    side = np.minimum(s, 1 - s) * np.float32(2 * depth)
-    end = np.minimum(t, 1 - t) * np.float32(block)
-    street = np.minimum(side, end) - np.float32(dice.between(2.2, 3.6))
-    return _mix(scene, dice.tone(_PAVED), _edge(street))
+def _houses(draw: _Draw, scene: Field, lot: float, roofs: list[Field], share: float) -> Field:
+    """Build square houses, on a share of the lots of a grid."""
+    dx, dy, mark = draw.lattice(lot, lot * 1.15)
+    walls = np.maximum(np.abs(dx), np.abs(dy)) - lot * (0.22 + mark * 37 % 1 * 0.12)
+    tones = np.concatenate([roof[:, 0] for roof in roofs], axis=1)
+    roof = tones[:, (mark * 91).astype(np.intp) % len(roofs)] * np.where(dy > 0, 0.88, 1.08)
+    return _mix(scene, roof, _edge(walls) * (mark < share))
 
 
-def _river(dice: _Dice) -> Field:
-    scene = _countryside(dice)
-    along, across = _turned(dice)
-    middle = _course(dice, along, dice.between(60, 110)) * np.float32(dice.between(20, 50))
-    width = _course(dice, along, dice.between(40, 80)) * np.float32(0.3) + np.float32(1)
-    shore = np.abs(across - middle) - width * np.float32(dice.between(9, 18))
-    bank = shore - _noise(dice, 8) * np.float32(dice.between(4, 18))
-    scene = _mix(scene, dice.tone(_GROUND), _edge(bank, 3) * np.float32(0.8))
-    return _mix(scene, dice.tone(_WATER) + _ripple(dice), _edge(shore))
-
-
-def _ripple(dice: _Dice) -> Field:
-    return (_noise(dice, dice.between(3, 6)) - np.float32(0.5)) * np.float32(0.03)
-
-
-def _settled(look: _Dice, dice: _Dice, paved: Field) -> Field:
-    """Fields, shrubs and houses in a place's own tones, some of them as grey as its roads."""
-    scene = _mix(*look.pair(_GROUND), _relief(dice, dice.between(24, 90), 4))
-    _, _, parcel = _parcels(dice)
-    scene = _mix(scene, look.tone(_GROUND), dice.table(16, 16)[parcel] * np.float32(0.8))
-    grey = (dice.table(16, 16) < np.float32(0.12))[parcel]
-    scene = _mix(scene, paved + _ripple(dice), grey * np.float32(0.9))
-    distance, mark, _ = _crowns(dice, dice.between(9, 16))
-    shrubs = _edge((distance - np.float32(0.42)) * np.float32(10))
-    shrubs *= mark < np.float32(dice.between(0.1, 0.5))
-    scene = _mix(scene, look.tone(_GROUND), shrubs)
-    along, across = _turned(dice)
-    length, depth = dice.between(22, 32), dice.between(22, 32)
-    (column, t), (row, s) = _split(along, length), _split(across, depth)
-    mark = dice.table(64, 64)[row % 64, column % 64]
-    half = np.float32(5) + mark * np.float32(4)
-    dx = (t - np.float32(0.5)) * np.float32(length)
-    dy = (s - np.float32(0.5)) * np.float32(depth)
-    built = dice.table(64, 64)[row % 64, column % 64] < np.float32(dice.between(0.05, 0.4))
-    roofs = np.concatenate([paved[:, 0], *(look.tone(_ROOFS)[:, 0] for _ in range(2))], axis=1)
-    roof = roofs[:, (mark * np.float32(37)).astype(np.intp) % 3]
-    walls = np.maximum(np.abs(dx), np.abs(dy)) - half
-    return _mix(scene, roof, _edge(walls) * built)
-
-
-def _winding(dice: _Dice) -> tuple[Field, Field]:
-    """Distance in pixels from a winding line through the image, and how far along it a pixel lies."""
-    along, across = _turned(dice)
-    bends = _course(dice, along, dice.between(70, 120)) * np.float32(dice.between(8, 30))
-    away = across - bends
+def _winding(draw: _Draw, swing: float) -> tuple[Field, Field]:
+    """Return the distance in pixels from a winding line through the image, and the position along it."""
+    along, across = draw.axes()
+    away = across - draw.course(along, draw.between(70, 120)) * swing
     down, right = np.gradient(away)
-    # Where the line runs aslant, the difference in one coordinate overstates the distance.
+    # If the line runs aslant, the difference in one coordinate overstates the distance.
     return np.abs(away) / np.sqrt(down * down + right * right), along
 
 
-SCENES: dict[str, Callable[[_Dice], Field]] = {
+SCENES: dict[str, Callable[[_Draw], Field]] = {
     "Crops": _crops,
     "Forest": _forest,
     "Highway": _highway,
@@ -485,3 +230,60 @@ SCENES: dict[str, Callable[[_Dice], Field]] = {
     "Residential": _residential,
     "River": _river,
 }
+
+
+def draw_scene(seed: int, name: str, index: int) -> NDArray[np.uint8]:
+    """Draw scene number `index` of the class `name`, a key of `SCENES`, as (256, 256, 3) uint8."""
+    draw = _Draw(seed, name, index)
+    return _developed(draw, draw, SCENES[name](draw))
+
+
+def draw_roads(seed: int, place: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw one to three winding roads through fields and houses.
+
+    The images of a place share its tones and its light. Colour alone does not give the roads away: some fields and a
+    third of the roofs have the same tone.
+
+    Returns
+    -------
+    pixels : ndarray, (H, W, 3) uint8
+        One side of 256, the other of 192 to 256.
+    road : ndarray, (H, W) bool
+        Exactly the pixels whose middle is on a road.
+    """
+    look, draw = _Draw(seed, "place of roads", place), _Draw(seed, "roads", index)
+    paved = look.tone(_PAVED)
+    scene = _mix(*look.pair(), draw.noise(draw.between(24, 90)))
+    number, _ = draw.parcels()
+    scene = _mix(scene, look.tone(), number * 0.8)
+    scene = _mix(scene, paved, np.where(number < 0.12, 0.9, 0.0))
+    roofs = [paved, look.tone(_PAVED), look.tone(_PAVED)]
+    scene = _houses(draw, scene, draw.between(22, 32), roofs, draw.between(0.05, 0.4))
+    road = np.zeros((SIZE, SIZE), dtype=np.bool_)
+    for _ in range(int(draw.between(1, 4))):
+        side, _ = _winding(draw, draw.between(8, 30))
+        beyond = side - draw.between(4, 10)
+        scene = _mix(scene, paved + (draw.noise(5, 1) - 0.5) * 0.03, _edge(beyond))
+        road |= beyond <= 0
+    pixels = _developed(look, draw, scene)
+    short = int(draw.between(192, SIZE + 1))
+    height, width = (short, SIZE) if draw.between(0, 1) < 0.5 else (SIZE, short)
+    return np.ascontiguousarray(pixels[:height, :width]), road[:height, :width].copy()
+
+
+def _developed(look: _Draw, draw: _Draw, scene: Field) -> NDArray[np.uint8]:
+    """Add specks and grain, and the brightness, contrast and tint of `look`."""
+    light = (scene[0] + scene[1] + scene[2]) / 3
+    steps = (light * 4096).astype(np.int64)  # sums of integers are exact in any order
+    mean = int(steps.sum()) / steps.size
+    deviation = float(np.sqrt(int((steps * steps).sum()) / steps.size - mean * mean))
+    wanted = (light - mean / 4096) * (look.between(0.11, 0.21) * 4096 / deviation)
+    wanted /= 1 + np.abs(wanted) * 1.5  # glare and shadow do not clip
+    # The same is added to all channels: contrast changes, hues do not.
+    change = wanted + look.between(0.34, 0.58) - light
+    change += (draw.table(SIZE, SIZE) - 0.5) * draw.between(0.02, 0.05)
+    tint = 255 + (look.table(3, 1, 1) - 0.5) * 36
+    pixels = np.clip((scene + change) * tint + 0.5, 0, 255).astype(np.uint8)
+    for x, y in (draw.table(int(draw.between(0, 16)), 2) * SIZE).astype(np.intp):
+        pixels[:, y : y + 2, x : x + 3] = 225 if (x + y) % 2 else 30  # extremes that tell nothing
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""Folders and file names from anyone: what is listed, in which order, and how one file is read."""
+"""Folders and zip archives from anyone: what is listed, in which order, and how one file is read."""
 
 from __future__ import annotations
 
@@ -6,40 +6,34 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from samtl.errors import InputError
-from samtl.images.codecs import MAX_BYTES, BadImage
+from samtl.images.codecs import MAX_BYTES, SUFFIXES, BadImage
+
+if TYPE_CHECKING:
+    from samtl.datasets.archive import Archive
 
 MAX_NAME_BYTES = 255
 
-# Files of the operating system or the archiver, never of a dataset.
-_NOT_DATA = frozenset({"__MACOSX"})
+NaturalKey = list[tuple[list[tuple[int, str]], str]]
 
 
-def natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Key for sorting names as people count: `a2` before `a10`."""
-    parts = re.split(r"([0-9]+)", name)
-    numbered = [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)]
-    return numbered, name
-
-
-def natural_path(path: str) -> list[tuple[list[tuple[int, str]], str]]:
-    """Key for sorting relative paths part by part in natural order."""
-    return [natural(part) for part in path.split("/")]
+def natural(path: str) -> NaturalKey:
+    """Return the key that sorts relative paths part by part as people count: `a2` before `a10`."""
+    key = []
+    for name in path.split("/"):
+        parts = re.split(r"([0-9]+)", name)
+        numbered = [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)]
+        key.append((numbered, name))
+    return key
 
 
 def expanded(path: str | Path) -> Path:
-    """Replace a leading `~` by the home folder.
-
-    Raises
-    ------
-    InputError
-        Where there is no such user.
-    """
+    """Replace a leading `~` by the home folder; raises InputError if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -47,99 +41,126 @@ def expanded(path: str | Path) -> Path:
 
 
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
-    """Tell what a path given by the user leads to; `file` is whatever is there and no folder.
-
-    Raises
-    ------
-    InputError
-        Where the system does not say, for want of permission or because the path is too long.
-    """
+    """Classify what a path leads to; `file` is anything that is no folder. Raises InputError if it cannot be told."""
     try:
         if path.is_dir():
             return "folder"
         return "file" if path.exists() else "nothing"
     except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be looked at: {error.strerror}") from error
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def own_name(path: Path) -> str:
+    """Derive a part of a dataset's name from a folder's or an archive's own name, without the path to it."""
+    resolved = path.resolve()
+    name = resolved.stem if resolved.suffix.lower() == ".zip" else resolved.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "images"
 
 
 def flaw(name: str) -> str | None:
-    """Say what makes a file or folder name unusable, None where it is fine.
-
-    A name is unusable where it could not be printed, compared and stored as text on any machine.
-    """
+    """Describe why a file name cannot be printed, compared and stored on any machine; None if it can."""
     if name.isascii() and name.isprintable() and len(name) <= MAX_NAME_BYTES:
         return None
     try:
-        size = len(name.encode())
-    except UnicodeEncodeError:  # os.fsdecode smuggles foreign bytes in as surrogates
+        length = len(name.encode())
+    except UnicodeEncodeError:  # os.fsdecode turns foreign bytes into surrogates
         return "is not UTF-8"
-    if size > MAX_NAME_BYTES:
-        return f"is {size} bytes long, over {MAX_NAME_BYTES}"
+    if length > MAX_NAME_BYTES:
+        return f"is {length} bytes long, over {MAX_NAME_BYTES}"
     if any(unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"} for c in name):
         return "has a line break, a control or an invisible character"
     return None
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a name is left out of every listing."""
-    return name.startswith(".") or name in _NOT_DATA
+    """Return whether a name is left out of every listing: files of the system or the archiver."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def subfolders(root: Path) -> list[str]:
-    """List the visible folders directly in `root`, alphabetically.
-
-    Raises
-    ------
-    InputError
-        Where `root` cannot be listed, or one of them is a link or has an unusable name.
-    """
-    names = []
-    for entry in _entries(root):
-        if not is_hidden(entry.name) and _leads_to_folder(entry):
-            _refuse_flawed(root, entry)
-            names.append(entry.name)
-    return sorted(names)
+    """List the visible folders directly in `root`, alphabetically; raises as `images_below` does."""
+    return sorted(e.name for e in _entries(root) if _is_folder(e, root))
 
 
-def images_below(folder: Path, root: Path, suffixes: frozenset[str]) -> list[str]:
-    """List the image files in `folder` and its sub-folders, in natural order.
+def images_below(
+    folder: Path, root: Path, suffixes: frozenset[str] = SUFFIXES, *, deep: bool = True
+) -> list[str]:
+    """List the image files in `folder`, and below it if `deep`, in natural order.
 
     Parameters
     ----------
     folder : Path
-        What to walk; `root` or a folder below it.
+        `root`, or a folder below it.
     root : Path
-        What links may not leave.
+        The folder that links must not leave.
     suffixes : frozenset of str
         Lower-case file name endings that count, with the dot.
+    deep : bool
 
     Returns
     -------
     list of str
-        Paths relative to `folder`, with `/`. Hidden files and folders are not among them.
+        Paths relative to `folder`, with `/`, without hidden files and folders.
 
     Raises
     ------
     InputError
-        Where something that is named like an image is not a regular file inside `root`, where a
-        folder is a link, or where a name is unusable. Nothing is opened to find out.
+        If a file named like an image is no regular file inside `root`, a folder is a link, or a name is unusable.
+        No file is opened to find out.
     """
     found = []
-    real_root = root.resolve()
     waiting = [(folder, "")]
     while waiting:
         here, prefix = waiting.pop()
         for entry in _entries(here):
-            if is_hidden(entry.name):
-                continue
-            if _leads_to_folder(entry):
-                _refuse_flawed(root, entry)
-                waiting.append((here / entry.name, f"{prefix}{entry.name}/"))
+            if _is_folder(entry, root):
+                if deep:
+                    waiting.append((here / entry.name, f"{prefix}{entry.name}/"))
             elif Path(entry.name).suffix.lower() in suffixes:
-                _refuse_flawed(root, entry)
-                _refuse_odd_file(real_root, root, entry)
+                _require_file(entry, root)
                 found.append(prefix + entry.name)
-    return sorted(found, key=natural_path)
+    return sorted(found, key=natural)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise InputError(f"{str(folder)!r} cannot be listed: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str], root: Path) -> bool:
+    try:
+        if not entry.is_dir():
+            return False
+    except OSError:  # a link to itself
+        return False
+    if entry.is_symlink():
+        raise _refusal(entry, root, "is a link to a folder, and such links are not followed")
+    if (what := flaw(entry.name)) is not None:
+        raise _refusal(entry, root, what)
+    return True
+
+
+def _require_file(entry: os.DirEntry[str], root: Path) -> None:
+    what = flaw(entry.name)
+    if what is None and not entry.is_file(follow_symlinks=False):
+        target = Path(os.path.realpath(entry.path))
+        if not entry.is_symlink():
+            what = "is not a regular file"
+        elif not target.is_file():
+            what = "is a link to no file"
+        elif not target.is_relative_to(root.resolve()):
+            what = "is a link that leads out of the dataset's folder"
+    if what is not None:
+        raise _refusal(entry, root, what)
+
+
+def _refusal(entry: os.DirEntry[str], root: Path, what: str) -> InputError:
+    # ascii() keeps line breaks and foreign bytes out of the message.
+    inside = ascii(os.path.relpath(entry.path, root))
+    return InputError(f"{inside} in the folder {str(root)!a} {what}; rename, replace or remove it")
 
 
 @dataclass(frozen=True)
@@ -149,84 +170,110 @@ class FolderReader:
     root: Path
 
     def __call__(self, sample_id: str) -> bytes:
-        """Read one file, refusing whatever became of it since it was listed."""
+        """Read one regular file below the folder, whatever became of it since it was listed."""
         path = (self.root / sample_id).resolve(strict=True)
         if not path.is_relative_to(self.root.resolve()):
             raise InputError(f"{sample_id!r} leads out of the dataset's folder")
-        return read_regular(path)
+        # Opening a pipe would wait for a writer, hence O_NONBLOCK.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{path.name!r} is not a regular file")
+            if status.st_size > MAX_BYTES:
+                raise BadImage(
+                    "too_large",
+                    f"{path.name!r} has {status.st_size / 2**20:,.1f} MiB, an image file may have at most "
+                    f"{MAX_BYTES / 2**20:,.0f} MiB; cut it into tiles",
+                )
+            return file.read(MAX_BYTES + 1)
 
 
-def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Read a whole regular file, never a link, a device or a pipe.
+class Tree(Protocol):
+    """Files below a path that the user gave, a folder or a zip archive; names are relative to it, with `/`."""
 
-    Raises
-    ------
-    InputError
-        Where it is not a regular file.
-    BadImage
-        Of code `too_large`, where it has more than `limit` bytes.
-    OSError
-        Where it cannot be read.
-    """
-    # Opening a pipe would wait for a writer for ever, hence O_NONBLOCK.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path.name!r} is not a regular file")
-        data = file.read(limit + 1) if status.st_size <= limit else b""
-    if max(status.st_size, len(data)) > limit:
-        raise BadImage(
-            "too_large",
-            f"{path.name!r} has {status.st_size / 2**20:,.1f} MiB, an image file may have at most "
-            f"{limit / 2**20:,.0f} MiB; cut it into tiles",
-        )
-    return data
+    @property
+    def path(self) -> Path:
+        """The folder or the archive."""
+
+    def folders(self, folder: str) -> list[str]:
+        """List the names of the visible folders directly in `folder`, alphabetically."""
+
+    def images(self, folder: str) -> list[str]:
+        """List the image files in `folder` and below, relative to it, in natural order."""
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file."""
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from entries
-    except OSError as error:
-        raise InputError(f"{str(folder)!r} cannot be listed: {error.strerror}") from error
+@dataclass(frozen=True)
+class FolderTree:
+    """The files in a folder; see `Tree`."""
+
+    path: Path
+
+    def folders(self, folder: str) -> list[str]:
+        """See `Tree`."""
+        return subfolders(self.path / folder)
+
+    def images(self, folder: str) -> list[str]:
+        """See `Tree`."""
+        return images_below(self.path / folder, self.path)
+
+    def read(self, name: str) -> bytes:
+        """See `Tree`."""
+        return FolderReader(self.path)(name)
 
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+@dataclass(frozen=True)
+class ZipTree:
+    """The files in a zip archive; see `Tree`."""
+
+    archive: Archive
+
+    @property
+    def path(self) -> Path:
+        """See `Tree`."""
+        return self.archive.path
+
+    def folders(self, folder: str) -> list[str]:
+        """See `Tree`."""
+        return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
+
+    def images(self, folder: str) -> list[str]:
+        """See `Tree`."""
+        found = [n for n in self._below(folder) if PurePosixPath(n).suffix.lower() in SUFFIXES]
+        return sorted(found, key=natural)
+
+    def read(self, name: str) -> bytes:
+        """See `Tree`."""
+        return self.archive.read(name)
+
+    def _below(self, folder: str) -> list[str]:
+        prefix = folder and f"{folder}/"
+        names = [n.removeprefix(prefix) for n in self.archive.names if n.startswith(prefix)]
+        return [name for name in names if not any(map(is_hidden, name.split("/")))]
 
 
-def _leads_to_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
+@dataclass(frozen=True)
+class Files:
+    """Reads files of a tree by their sample ids; see `samtl.datasets.Reader`."""
+
+    tree: Tree
+    names: Mapping[str, str]
+
+    def __call__(self, sample_id: str) -> bytes:
+        """Read one file."""
+        if sample_id not in self.names:
+            raise InputError(f"{self.tree.path} has no sample {sample_id!r}")
+        return self.tree.read(self.names[sample_id])
 
 
-def _refuse_flawed(root: Path, entry: os.DirEntry[str]) -> None:
-    what = flaw(entry.name)
-    if what is not None:
-        raise _refusal(root, entry, what, "rename or remove it")
-    if entry.is_symlink() and _leads_to_folder(entry):
-        what = "is a link to a folder, and such links are not followed"
-        raise _refusal(root, entry, what, "put the folder itself there")
+def open_tree(path: Path, layout: str) -> Tree:
+    """Open a folder or a zip archive; raises InputError, which describes the expected `layout`, if there is none."""
+    from samtl.datasets.archive import Archive
 
-
-def _refuse_odd_file(real_root: Path, root: Path, entry: os.DirEntry[str]) -> None:
-    if entry.is_file(follow_symlinks=False):
-        return
-    if not _leads_to_file(entry):
-        what = "is a link to no file" if entry.is_symlink() else "is not a regular file"
-        raise _refusal(root, entry, what, "remove it")
-    if not Path(entry.path).resolve().is_relative_to(real_root):
-        what = "is a link that leads out of the dataset's folder"
-        raise _refusal(root, entry, what, "put the file itself there")
-
-
-def _refusal(root: Path, entry: os.DirEntry[str], what: str, remedy: str) -> InputError:
-    # ascii() keeps line breaks and foreign bytes out of the message.
-    inside = ascii(os.path.relpath(entry.path, root))
-    return InputError(f"{inside} in the folder {str(root)!a} {what}; {remedy}")
+    kind = kind_of(path)
+    if kind == "nothing":
+        raise InputError(f"there is no {str(path)!r}; {layout}")
+    return FolderTree(path) if kind == "folder" else ZipTree(Archive(path))

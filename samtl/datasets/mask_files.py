@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -10,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets.base import IGNORE, Dataset
-from samtl.datasets.tree import Files, Tree
+from samtl.datasets.listing import Files, Tree
 from samtl.errors import InputError
-from samtl.images.codecs import BadImage, size
-from samtl.images.decoder_process import decode_mask
+from samtl.images.codecs import BadImage, decode, decode_mask
 
-# Masks whose values are looked at when a dataset is listed, before hours are spent on encoding.
-SAMPLED = 16
+SAMPLED = 16  # pairs that are decoded when a dataset is listed, before hours are spent on encoding
 LISTED = 3  # files that a message names
 _UNKNOWN = -1
+# Masks of so few values hold classes, not the soft edges of a resampled mask.
+_FEW, _MIDDLE = 4, range(64, 192)
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,43 @@ class Coding:
     classes : tuple of str
         The background first.
     table : tuple of int
-        For each value from 0 to 255 its class, 255 where it is to be ignored, -1 where it must not occur.
-    lookup : bool
-        Whether the colours of a palette count, not its indices.
+        For each value from 0 to 255 its class, 255 if it is to be ignored, -1 if it must not occur.
+    light : bool
+        Whether a mask is light where the foreground is, whatever number its file stores.
     """
 
     classes: tuple[str, ...]
     table: tuple[int, ...]
-    lookup: bool = False
+    light: bool = False
 
-    def decode(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Turn the values of a mask file into class indices, of the same shape and dtype.
+    def read(self, data: bytes) -> NDArray[np.uint8]:
+        """Decode a mask file to class indices, (height, width) uint8.
 
         Raises
         ------
         BadImage
-            Of code `mask_values`, where a value has no meaning.
+            As `decode_mask` does; of code `mask_values` if a value has no meaning.
         """
+        if not self.light:
+            return self.decode(decode_mask(data))
+        stored = None
+        try:
+            shown = decode_mask(data, lookup=True)
+        except BadImage as bad:
+            if bad.code != "unsupported_mode":
+                raise
+            stored = decode_mask(data)  # the indices of a palette of colours, if that is what it is
+        if stored is None and not self._classes_in(shown):
+            return self.decode(shown)
+        values = np.unique(decode_mask(data) if stored is None else stored).tolist()
+        raise BadImage(
+            "mask_values",
+            f"a mask of 0 (background) and 255 (foreground) was expected, this one holds {_some(values)}; name the "
+            f"values as in masks:PATH?{_suggested(values)}",
+        )
+
+    def decode(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turn the values of a mask file into class indices, of the same shape and dtype."""
         # Bytes, not numpy: an index of 8 bytes for each pixel would hold a large mask nine times.
         raw = values.tobytes()
         known = [v for v, meaning in enumerate(self.table) if meaning != _UNKNOWN]
@@ -60,11 +81,18 @@ class Coding:
         indices = raw.translate(bytes(max(meaning, 0) for meaning in self.table))
         return np.frombuffer(indices, np.uint8).reshape(values.shape)
 
+    def _classes_in(self, shown: NDArray[np.uint8]) -> bool:
+        """Return whether the greys of a mask are numbers of classes, not background and foreground."""
+        values = [v for v in np.unique(shown).tolist() if self.table[v] != IGNORE]
+        if not values or values == [0]:
+            return False
+        return values[-1] <= 127 or (len(values) <= _FEW and any(v in _MIDDLE for v in values))
+
 
 def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks that are light where the foreground is: above 127 of 255."""
     table = [int(value > 127) for value in range(256)]
-    return Coding(("background", foreground), _ignoring(table, ignore), lookup=True)
+    return Coding(("background", foreground), _ignoring(table, ignore), light=True)
 
 
 def valued(foreground: str, values: Sequence[int], ignore: Sequence[int] = ()) -> Coding:
@@ -87,6 +115,12 @@ def _ignoring(table: list[int], ignore: Sequence[int]) -> tuple[int, ...]:
     return tuple(table)
 
 
+def _suggested(values: list[int]) -> str:
+    if len(values) == 2 and values[0] == 0:
+        return f"foreground={values[1]}"
+    return f"classes={','.join(f'class{i}:{value}' for i, value in enumerate(values[:8]))}"
+
+
 @dataclass(frozen=True)
 class Masks:
     """Reads masks by the ids of their images; see `samtl.datasets.MaskReader`."""
@@ -97,14 +131,55 @@ class Masks:
     def __call__(self, sample_id: str) -> NDArray[np.uint8]:
         """Read one mask."""
         try:
-            values = decode_mask(self.files(sample_id), lookup=self.coding.lookup)
+            return self.coding.read(self.files(sample_id))
         except BadImage as bad:
+            if bad.code == "mask_values":
+                raise
             raise BadImage("mask_unreadable", f"the image's mask cannot be used: {bad}") from bad
-        return self.coding.decode(values)
+
+
+def located(tree: Tree, layout: str, *kinds: frozenset[str], below: str = "") -> list[str]:
+    """Find one folder of each kind beside each other, in a folder or in the only folder in it.
+
+    Parameters
+    ----------
+    tree : Tree
+    layout : str
+        What is expected, for messages.
+    *kinds : frozenset of str
+        Names, in lower case, that a folder of each kind may have.
+    below : str
+        Where to look; the top by default.
+
+    Returns
+    -------
+    list of str
+        Path of the folder of each kind, in their order.
+
+    Raises
+    ------
+    InputError
+        If a kind has no folder or several.
+    """
+    names, here = tree.folders(below), below
+    if len(names) == 1 and not any(names[0].lower() in kind for kind in kinds):
+        here = f"{below}/{names[0]}" if below else names[0]
+        names = tree.folders(here)
+    found = []
+    for kind in kinds:
+        fitting = [name for name in names if name.lower() in kind]
+        if len(fitting) != 1:
+            came = f"the folders {', '.join(map(repr, names[:8]))}" if names else "no folder"
+            raise InputError(
+                f"{str(tree.path)!r} has {came}{f' in {here!r}' if here else ''}, and exactly one called "
+                f"{' or '.join(sorted(kind))} was expected; {layout}"
+            )
+        found.append(f"{here}/{fitting[0]}" if here else fitting[0])
+    return found
 
 
 def stem(name: str) -> str:
-    """Give a file's path without its suffix."""
+    """Return a file's path without its suffix."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
@@ -124,9 +199,9 @@ def matched(
     images, masks : sequence of str
         Paths, relative to the folder of each.
     image_key, mask_key : callable
-        What a path is known by.
+        Computes the key of a path.
     where, remedy : str
-        For messages: what holds the files, and how images and masks are told to fit.
+        For messages: what holds the files, and what makes images and masks fit.
 
     Returns
     -------
@@ -136,28 +211,19 @@ def matched(
     Raises
     ------
     InputError
-        Where images and masks are not one to one.
+        If images and masks are not one to one.
     """
     by_key = _keyed("masks", masks, mask_key, where)
     images_by_key = _keyed("images", images, image_key, where)
-    alone = [
-        f"{len(names)} of {len(of)} {what} ({_some(names)})"
-        for what, names, of in (
-            (
-                "images have no mask",
-                [n for k, n in images_by_key.items() if k not in by_key],
-                images,
-            ),
-            (
-                "masks have no image",
-                [n for k, n in by_key.items() if k not in images_by_key],
-                masks,
-            ),
-        )
-        if names
-    ]
-    if alone:
-        raise InputError(f"in {where} {' and '.join(alone)}; {remedy}")
+    bare = [name for key, name in images_by_key.items() if key not in by_key]
+    lone = [name for key, name in by_key.items() if key not in images_by_key]
+    told = []
+    if bare:
+        told.append(f"{len(bare)} of {len(images)} images have no mask ({_some(bare)})")
+    if lone:
+        told.append(f"{len(lone)} of {len(masks)} masks have no image ({_some(lone)})")
+    if told:
+        raise InputError(f"in {where} {' and '.join(told)}; {remedy}")
     return {name: by_key[key] for key, name in images_by_key.items()}
 
 
@@ -171,9 +237,7 @@ def with_masks(
     groups: tuple[str, ...] = (),
     parts: tuple[str, ...] = (),
 ) -> Dataset:
-    """Make a dataset of pairs, after a look at the headers of all files and into the first 16 masks.
-
-    A file that is damaged does not stop this: the pass sets its row aside, with the reason.
+    """Make a dataset of pairs, after decoding 16 of them.
 
     Parameters
     ----------
@@ -188,11 +252,10 @@ def with_masks(
     Raises
     ------
     InputError
-        Where most masks are not of their image's size, or one of the first masks is of another kind or coding than the
-        one expected.
+        If most of the sampled masks do not have their image's size, or one has another coding than expected. A file
+        that is damaged is no reason: the pass quarantines its row.
     """
-    _check_sizes(tree, pairs)
-    _check_values(tree, [mask for _, mask in pairs.values()][:SAMPLED], coding)
+    _check(tree, list(pairs.values())[:: -(-len(pairs) // SAMPLED)], coding)
     return Dataset(
         name=name,
         classes=coding.classes,
@@ -220,45 +283,36 @@ def _keyed(
     return found
 
 
-def _check_sizes(tree: Tree, pairs: Mapping[str, tuple[str, str]]) -> None:
-    """Refuse masks that were made for other images; of a few that do not fit, the pass sets the rows aside."""
-    odd = []
-    for image, mask in pairs.values():
+def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> None:
+    """Refuse masks that were made for other images, or coded in another way."""
+    odd, found, values = list[str](), False, set[int]()
+    for image, mask in pairs:
         try:
-            with tree.open(image) as file:
-                height, width = size(file)
-            with tree.open(mask) as file:
-                mask_height, mask_width = size(file)
+            classes = coding.read(tree.read(mask))
+        except BadImage as bad:
+            if bad.code in ("mask_values", "unsupported_mode"):  # other codes are of damaged files
+                raise InputError(f"the mask {mask} in {tree.path} cannot be used: {bad}") from bad
+            continue
         except (OSError, InputError):
             continue
-        if (height, width) != (mask_height, mask_width):
-            odd.append(f"{image} is {width} x {height}, its mask {mask_width} x {mask_height}")
+        found = found or bool(((classes > 0) & (classes != IGNORE)).any())
+        if not coding.light:
+            values.update(np.unique(decode_mask(tree.read(mask))).tolist())
+        with suppress(OSError, InputError):
+            height, width = decode(tree.read(image)).shape[:2]
+            if (height, width) != classes.shape:
+                size = f"{classes.shape[1]} x {classes.shape[0]}"
+                odd.append(f"{image} is {width} x {height}, its mask {size}")
     if 2 * len(odd) > len(pairs):
         raise InputError(
-            f"in {tree.path} {len(odd)} of {len(pairs)} masks are not of their image's size: "
+            f"in {tree.path} {len(odd)} of {len(pairs)} sampled masks do not have their image's size: "
             f"{'; '.join(odd[:LISTED])}{'; ...' * (len(odd) > LISTED)}. Bring both to one size, or name the masks of "
             "these images"
         )
-
-
-def _check_values(tree: Tree, names: Sequence[str], coding: Coding) -> None:
-    found, values = False, set[int]()
-    for name in names:
-        try:
-            mask = decode_mask(tree.read(name), lookup=coding.lookup)
-            classes = coding.decode(mask)
-            found = found or bool(((classes > 0) & (classes != IGNORE)).any())
-            values.update(np.unique(mask).tolist())
-        except BadImage as bad:
-            # Other codes are of damaged files; these two are of a wrong idea of all the masks.
-            if bad.code in ("mask_values", "unsupported_mode"):
-                raise InputError(f"the mask {name} in {tree.path} cannot be used: {bad}") from bad
-        except (OSError, InputError):
-            continue
-    # Values, named by the user, that are nowhere, while others than one are: a slip, not empty scenes.
-    if not found and not coding.lookup and len(values) > 1:
+    # Values that the user named occur nowhere, while others than one do: a slip, not empty scenes.
+    if not found and not coding.light and len(values) > 1:
         raise InputError(
-            f"none of the first {len(names)} masks in {tree.path} has a pixel of the foreground: they hold the values "
+            f"none of {len(pairs)} sampled masks in {tree.path} has a pixel of the foreground: they hold the values "
             f"{_some(sorted(values))}; name other values with foreground= or classes="
         )
 

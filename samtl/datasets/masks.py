@@ -10,17 +10,17 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from samtl.datasets.base import IGNORE, Dataset, groups_by
-from samtl.datasets.listing import expanded
+from samtl.datasets.listing import expanded, open_tree, own_name
 from samtl.datasets.mask_files import (
     Coding,
     indexed,
     light,
+    located,
     matched,
     stem,
     valued,
     with_masks,
 )
-from samtl.datasets.tree import located, open_tree, own_name
 from samtl.errors import InputError
 
 _IMAGES = frozenset({"images", "image", "img", "sat"})
@@ -44,26 +44,24 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     Parameters
     ----------
     argument : str, optional
-        `PATH`, `PATH?OPTIONS` or `?OPTIONS`, with options as in the address of a web page:
-        `stem=REGEX&foreground=255&group=REGEX`, percent signs and `&` escaped as there, but with
-        `+` as it is. Without `foreground` and `classes`, masks are light where the foreground is,
-        above 127 of 255.
+        `PATH`, `PATH?OPTIONS` or `?OPTIONS`, with options as in a URL: `stem=REGEX&foreground=255&group=REGEX`;
+        `%` and `&` are escaped, `+` is not. Without `foreground` and `classes`, masks are 0 in the background and
+        255 in the foreground.
     root : Path, optional
-        The folder or zip, where `argument` has no path.
+        The folder or zip, if `argument` has no path.
     download : bool
-        Has no meaning here.
+        Ignored.
 
     Returns
     -------
     Dataset
-        Named `masks-` and the folder's or the zip's own name, and after the coding where it is not
-        the default. Ids are the images' paths below the folder of images.
+        Named `masks-` and the folder's or the zip's own name, and after the coding if it is not the default. Ids are
+        the images' paths below the folder of images.
 
     Raises
     ------
     InputError
-        Where the folder is not laid out as expected, images and masks do not fit, or an option is
-        not of its form.
+        If the folder has another layout, images and masks do not fit, or an option is malformed.
     """
     text, question, query = (argument or "").partition("?")
     if bool(text) == (root is not None):
@@ -99,7 +97,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
 
 def _parse(query: str) -> dict[str, str]:
     try:
-        # In an address `+` is a space, but regular expressions are full of it.
+        # In a URL `+` is a space, but regular expressions are full of it.
         fields = parse_qs(
             query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query)
         )
@@ -118,7 +116,7 @@ def _expected() -> str:
 
 
 def _coding(options: dict[str, str]) -> tuple[Coding, str]:
-    """Give the coding that is asked for, and what tells a dataset's name that it is not the default."""
+    """Return the coding, and a suffix of the dataset's name if it is not the default."""
     if "foreground" in options and "classes" in options:
         raise InputError("masks take foreground= (two classes) or classes= (any number), not both")
     ignore = _values("ignore", options["ignore"]) if "ignore" in options else []
@@ -137,7 +135,7 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
         raise InputError(f"a mask's value is a class or ignored, {both[0]} is asked to be both")
     if coding == light("foreground"):
         return coding, ""
-    # Else masks read in one way would be taken for those of a store that were read in another.
+    # Masks that are read in another way make another dataset, and so another store.
     return coding, f"-coding-{hashlib.sha256(repr(coding).encode()).hexdigest()[:8]}"
 
 

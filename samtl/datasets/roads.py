@@ -1,8 +1,7 @@
-"""Roads of Cheng et al. (2017): 224 Google Earth images of 1.2 m a pixel with road masks, to be had by hand.
+"""Roads of Cheng et al. (2017): 224 Google Earth images of 1.2 m a pixel with road masks, downloaded by hand.
 
-The data are those of "Automatic Road Detection and Centerline Extraction via Cascaded End-to-End
-Convolutional Neural Network", IEEE TGRS 55(6), 3322-3337, doi 10.1109/TGRS.2017.2669341, shipped
-in a part to train on, one to validate and one to test. Centrelines are not read.
+The data of "Automatic Road Detection and Centerline Extraction via Cascaded End-to-End Convolutional Neural Network",
+IEEE TGRS 55(6), 3322-3337, doi 10.1109/TGRS.2017.2669341, in its published parts. Centrelines are not read.
 """
 
 from __future__ import annotations
@@ -12,13 +11,8 @@ from collections.abc import Set
 from pathlib import Path
 
 from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.mask_files import (
-    light,
-    matched,
-    stem,
-    with_masks,
-)
-from samtl.datasets.tree import located, open_tree
+from samtl.datasets.listing import open_tree
+from samtl.datasets.mask_files import light, located, matched, stem, with_masks
 from samtl.errors import InputError
 
 COUNTS = {"train": 160, "validation": 20, "test": 44}
@@ -41,21 +35,20 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     Parameters
     ----------
     argument : None
-        There is none.
     root : Path
         The folder or the zip. It cannot be downloaded without a login.
     download : bool
-        Has no meaning here.
+        Ignored.
 
     Returns
     -------
     Dataset
-        Ids are `<part>/<file>`. `note` says so where it is not the whole set.
+        Ids are `<part>/<file>`. `note` says if it is not the whole set.
 
     Raises
     ------
     InputError
-        Where there is no `root`, or it is not laid out as expected.
+        If there is no `root`, or it has another layout.
     """
     if argument is not None:
         raise InputError(
@@ -90,7 +83,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
 
 
 def _key(image: str, labels: Set[str]) -> str:
-    """Give the name of an image's label: its own, or that without `image` at its start."""
+    """Return the name of an image's label: its own, or that without `image` at its start."""
     own = stem(image)
     folder, slash, name = own.rpartition("/")
     if own not in labels and name.lower().startswith(_PREFIX):

@@ -9,123 +9,99 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from samtl.datasets import landscapes as _scenes
 from samtl.datasets.base import Dataset
+from samtl.datasets.landscapes import SCENES, draw_scene
 from samtl.errors import InputError
 
-DEFAULT_COUNT = 40
-MAX_COUNT = 1_000_000
-MAX_SEED = 2**32 - 1
 NOTE = "generated images: figures show that the machinery works, and nothing about real data"
 
+_MAX_COUNT, _MAX_SEED = 1_000_000, 2**32 - 1
 _ID = re.compile(r"(?P<name>[A-Za-z]+)/(?P=name)_(?P<number>[1-9][0-9]{0,6})\.png")
 
 
 @dataclass(frozen=True)
-class _Generator:
+class _Reader:
     seed: int
 
     def __call__(self, sample_id: str) -> bytes:
         match = _ID.fullmatch(sample_id)
-        if match is None or match["name"] not in _scenes.SCENES:
-            raise InputError(
-                f"a generated image is called like Forest/Forest_1.png, not {sample_id!r}"
-            )
-        return png(_scenes.draw(self.seed, match["name"], int(match["number"])))
+        if match is None or match["name"] not in SCENES:
+            raise InputError(f"no generated image is called {sample_id!r}")
+        return png(draw_scene(self.seed, match["name"], int(match["number"])))
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
-    """List generated images.
+    """List generated images, 256 x 256 RGB PNG files that are made when they are read.
 
-    An image depends on nothing but the seed, its class and its number: the first ten of each class
-    are the same whether ten or a thousand are listed.
+    An image depends only on the seed, its class and its number: the first ten of each class are the same whether ten
+    or a thousand are listed.
 
     Parameters
     ----------
     argument : str, optional
-        `N` or `N:SEED`: how many images of each class, 40 by default, and another seed than 0.
+        `N` or `N:SEED`: how many images of each class, 40 by default, and a seed, 0 by default.
     root : None
-        There are no files to point to.
     download : bool
-        Has no meaning here.
+        Ignored.
 
     Returns
     -------
     Dataset
-        256 x 256 RGB PNG files, made when they are read. Named `synthetic`, and after the seed
-        where it is not 0, since the ids say nothing about it.
+        Named `synthetic`, and after the seed if it is not 0.
 
     Raises
     ------
     InputError
-        Where the argument is not of that form, or there is a `root`.
+        If the argument is malformed, or there is a `root`.
     """
-    if root is not None:
-        raise InputError(f"synthetic images are made, not read; leave --root {root} out")
-    count, seed = count_and_seed(argument, "synthetic", DEFAULT_COUNT, " of each class")
-    classes = tuple(sorted(_scenes.SCENES))
+    count, name, seed = generated("synthetic", argument, root, 40)
+    classes = tuple(sorted(SCENES))
     return Dataset(
-        name=f"synthetic-seed{seed}" if seed else "synthetic",
+        name=name,
         classes=classes,
-        sample_ids=tuple(f"{name}/{name}_{i}.png" for name in classes for i in range(1, count + 1)),
+        sample_ids=tuple(f"{c}/{c}_{i}.png" for c in classes for i in range(1, count + 1)),
         labels=tuple(i for i in range(len(classes)) for _ in range(count)),
-        read=_Generator(seed),
+        read=_Reader(seed),
         note=NOTE,
     )
 
 
-def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Encode an RGB image as PNG, uncompressed.
+def generated(
+    name: str, argument: str | None, root: Path | None, default: int
+) -> tuple[int, str, int]:
+    """Parse the argument `N` or `N:SEED` of a generated dataset; return the count, the dataset's name and the seed."""
+    if root is not None:
+        raise InputError(f"{name} images are made, not read; leave --root {root} out")
+    match = re.fullmatch(r"([0-9]{1,7})(?::([0-9]{1,10}))?", argument or f"{default}", re.ASCII)
+    count, seed = (int(match[1]), int(match[2] or 0)) if match and argument != "" else (0, 0)
+    if not 1 <= count <= _MAX_COUNT or seed > _MAX_SEED:
+        raise InputError(
+            f"{name} takes N or N:SEED, a number of images from 1 to {_MAX_COUNT:,} and a seed up to {_MAX_SEED}, as "
+            f"in {name}:100; got {argument!r}"
+        )
+    return count, f"{name}-seed{seed}" if seed else name, seed
 
-    A compressor's output differs between its versions, and the hash of these bytes identifies the
-    image in a store.
 
-    Parameters
-    ----------
-    pixels : ndarray, (H, W, 3) uint8
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode an RGB image, (H, W, 3) uint8, as uncompressed PNG.
 
-    Returns
-    -------
-    bytes
+    A compressor's output differs between its versions, and the hash of these bytes identifies the image in a store.
     """
     height, width, _ = pixels.shape
     rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each begins with its filter, 0
     rows[:, 1:] = pixels.reshape(height, -1)
     raw = rows.tobytes()
-    blocks = [b"\x78\x01"]
+    parts = [b"\x78\x01"]
     for at in range(0, len(raw), 0xFFFF):
         block = raw[at : at + 0xFFFF]
         last = at + 0xFFFF >= len(raw)
-        blocks += [struct.pack("<BHH", last, len(block), 0xFFFF - len(block)), block]
-    blocks.append(struct.pack(">I", zlib.adler32(raw)))
+        parts += [struct.pack("<BHH", last, len(block), 0xFFFF - len(block)), block]
+    parts.append(struct.pack(">I", zlib.adler32(raw)))
+    file = b"\x89PNG\r\n\x1a\n"
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
-    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", b"".join(blocks)) + _chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def count_and_seed(
-    argument: str | None, name: str, default: int, each: str = ""
-) -> tuple[int, int]:
-    """Read the argument `N` or `N:SEED` of a generated dataset; `each` says of what there are N.
-
-    Raises
-    ------
-    InputError
-        Where it is not of that form, or a number is out of its range.
-    """
-    if argument is None:
-        return default, 0
-    match = re.fullmatch(r"([0-9]{1,7})(?::([0-9]{1,10}))?", argument, re.ASCII)
-    count, seed = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
-    if not 1 <= count <= MAX_COUNT or seed > MAX_SEED:
-        raise InputError(
-            f"{name} takes N or N:SEED, N images{each} from 1 to {MAX_COUNT:,} and a seed up to {MAX_SEED}, as in "
-            f"{name}:100; got {argument!r}"
-        )
-    return count, seed
+    for kind, data in ((b"IHDR", header), (b"IDAT", b"".join(parts)), (b"IEND", b"")):
+        checksum = zlib.crc32(kind + data)
+        file += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+    return file

@@ -1,113 +1,89 @@
-"""SAM's attention without the N x N bias: the same sums in the same precision, a band of queries at a time.
+"""SAM's attention without its N x N bias: the same sums in the same precision, for a band of queries at a time.
 
 As shipped, a global block of ViT-B holds several (12, 4096, 4096) tensors at once and passes over each from main
-memory. Here the scores of a band of queries are made, normalised and used up while they are in the cache. The bias of a
-query for a key is its bias for the key's row plus that for the key's column, and comes in on the way in one of two
-forms: written out for the band, where the product that makes the scores is added to it; or as a part of that product,
-its dot product with two one-hot vectors. The first needs fewer multiplications and an array as large as the scores. The
-second makes it the plain attention for which a GPU has a fused kernel.
+memory. Here the scores of a band of queries are made, normalised and used while they are in the cache. The bias of a
+query for a key is the sum of its bias for the key's row and for the key's column. It is either written out for the band
+and the product of queries and keys is added to it, or made part of that product as a dot product with two one-hot
+vectors. The first needs fewer multiplications; the second is plain attention, for which a GPU has a fused kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, unflatten
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from samtl.encoders.linear import Linear
-from samtl.encoders.windows import merge, split
 
-# Queries per band: for many tokens on a CPU, one head at a time; and else. Windows of 196 tokens fit in one band.
+# Queries per band for many tokens on a CPU, one head at a time, and otherwise.
 CPU_BAND, BAND = 128, 256
-# With more tokens a CPU is faster where the bias is written out.
+# With more tokens than this a CPU is faster if the bias is written out.
 MANY = 1024
-# Fused kernels take queries of so many channels at most, in eights.
+# Fused kernels take queries of at most this many channels, in multiples of eight.
 WIDEST, EIGHT = 256, 8
 
 Way = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def relative_positions(size: int, table: Tensor) -> Tensor:
-    """Look up the relative position of every query to every key along one side.
-
-    Parameters
-    ----------
-    size : int
-        Tokens along the side.
-    table : Tensor, (2 * size - 1, head_dim)
-        The learnt parameter `rel_pos_h` or `rel_pos_w`.
-
-    Returns
-    -------
-    Tensor, (size, size, head_dim)
-    """
-    steps = torch.arange(size, device=table.device)
-    return table[steps[:, None] - steps[None, :] + size - 1]
-
-
 class Attention:
-    """What `segment_anything`'s `Attention.forward` does, windows included, with everything constant computed once.
+    """`segment_anything`'s `Attention.forward` including windows, with everything constant computed once.
 
     Parameters
     ----------
     module : nn.Module
         A `segment_anything.modeling.image_encoder.Attention` with relative positions.
     window : int
-        Tokens along the side of the squares in which all see each other; the image's for global attention.
+        Side in tokens of the squares within which tokens see each other; the image's for global attention.
     side : int
-        Tokens along the image's side.
+        Side of the image in tokens.
     """
 
     def __init__(self, module: Any, window: int, side: int) -> None:
         self.window = window
         self.heads: int = module.num_heads
         self.scale: float = module.scale
-        self.qkv, self.proj = (Linear(layer, side**2) for layer in (module.qkv, module.proj))
+        self.qkv, self.proj = Linear(module.qkv, side**2), Linear(module.proj, side**2)
         self.of_rows = relative_positions(window, module.rel_pos_h)
         self.of_columns = relative_positions(window, module.rel_pos_w)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """Attend, and add something: both are (batch, height, width, dim), and so is the result."""
+        """Compute the attention of x plus another tensor, both (batch, height, width, dim)."""
         batch, height, width, _ = x.shape
         q, k, v = split(self.qkv(x), self.qkv.bias, self.heads, self.window)
-        seen = merge(self._seen(q, k, v), batch, height, width, self.window)
-        return self.proj.plus(seen, other)
-
-    def _seen(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend within windows; all are (windows, heads, tokens, size)."""
-        rows, columns = of_queries(q, self.of_rows, self.of_columns)
-        q = q * self.scale
-        return _way(q.device.type, q.shape[2], q.shape[3] + 2 * self.window)(q, k, v, rows, columns)
+        rows, columns = query_bias(q, self.of_rows, self.of_columns)
+        way = _way(q.device.type, q.shape[2], q.shape[3] + 2 * self.window)
+        seen = way(q * self.scale, k, v, rows, columns)
+        return self.proj.plus(merge(seen, batch, height, width, self.window), other)
 
 
-def of_queries(q: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the bias of each query for the rows and the columns of keys.
+def relative_positions(size: int, table: Tensor) -> Tensor:
+    """Look up the relative position of every query to every key along a side of `size` tokens.
 
-    Parameters
-    ----------
-    q : Tensor, (windows, heads, window * window, size)
-        Not scaled.
-    of_rows, of_columns : Tensor, (window, window, size)
-        As `relative_positions` gives them.
-
-    Returns
-    -------
-    rows, columns : Tensor, (windows, heads, window * window, window)
+    `table` is the parameter `rel_pos_h` or `rel_pos_w`, (2 * size - 1, head_dim); returns (size, size, head_dim).
     """
-    grid = torch.unflatten(q, 2, of_rows.shape[:2])
+    steps = torch.arange(size, device=table.device)
+    return table[steps[:, None] - steps[None, :] + size - 1]
+
+
+def query_bias(q: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the bias of each query for the rows and the columns of keys, each (windows, heads, tokens, window).
+
+    `q` is not scaled, (windows, heads, tokens, size); for `of_rows` and `of_columns` see `relative_positions`.
+    """
+    grid = unflatten(q, 2, of_rows.shape[:2])
     rows = torch.einsum("nhyxc,ykc->nhyxk", grid, of_rows).flatten(2, 3)
     columns = torch.einsum("nhyxc,xkc->nhyxk", grid, of_columns).flatten(2, 3)
     return rows, columns
 
 
-def _way(device: str, tokens: int, wide: int) -> Way:
-    """Choose: `wide` is the channels of a query with its biases."""
+def _way(device: str, tokens: int, channels: int) -> Way:
+    """Choose the fastest way; `channels` are those of a query with its biases."""
     if device == "cpu":
         return _added if tokens > MANY else _folded
-    return fused if device == "cuda" and wide <= WIDEST else _folded
+    return fused if device == "cuda" and channels <= WIDEST else _folded
 
 
 def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -118,12 +94,12 @@ def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
     q, k, v : Tensor, (windows, heads, tokens, size)
         The queries scaled.
     rows, columns : Tensor, (windows, heads, tokens, window)
-        The bias of each query for the rows and the columns of keys.
+        See `query_bias`.
 
     Returns
     -------
     Tensor, (windows, heads, tokens, size)
-        Tokens before heads in memory, as `merge` wants them.
+        Tokens before heads in memory, as `merge` reads them.
     """
     windows, heads, tokens, size = q.shape
     out = q.new_empty(windows, tokens, heads, size).transpose(1, 2)
@@ -143,7 +119,7 @@ def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
 
 
 def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attend with the bias as a part of the product of queries and keys; arguments are those of `_added`."""
+    """Attend with the bias as part of the product of queries and keys; arguments as in `_added`."""
     queries, keys = _with_bias(q, k, rows, columns)
     keys = keys.transpose(-1, -2)
     windows, heads, tokens, size = q.shape
@@ -155,7 +131,7 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> T
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attend as `_folded` does, by torch's fused attention; it wants values as wide as queries."""
+    """Attend by torch's fused kernel, which needs values as wide as queries; arguments as in `_added`."""
     queries, keys = _with_bias(q, k, rows, columns)
     size, wide = v.shape[-1], queries.shape[-1]
     more = -wide % EIGHT
@@ -165,9 +141,9 @@ def fused(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Ten
 
 
 def _with_bias(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Lengthen queries and keys so that their products contain the bias: (windows, heads, tokens, size + 2 * side).
+    """Extend queries and keys to (windows, heads, tokens, size + 2 * side), so that their product contains the bias.
 
-    A query is followed by its biases for all rows and columns, a key by ones at its own, which pick two of them.
+    A query is extended by its biases for all rows and columns, a key by ones at its own row and column.
     """
     windows, heads, tokens, size = k.shape
     side = rows.shape[-1]
@@ -177,3 +153,67 @@ def _with_bias(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Ten
     keys[:, :, place, size + place // side] = 1
     keys[:, :, place, size + side + place % side] = 1
     return torch.cat([q, rows, columns], dim=-1), keys
+
+
+# `segment_anything` pads the tokens with zeros to whole windows before it computes queries, keys and values. Those of a
+# zero are the bias, so `split` writes the bias at padded places instead of computing it; tokens beside it do see it.
+
+
+def split(qkv: Tensor, padding: Tensor, heads: int, window: int) -> Tensor:
+    """Cut (batch, height, width, 3 * heads * size) into windows: (3, windows, heads, window * window, size).
+
+    `padding` is the row of a token of zeros. If one window is the whole image, the result is a view.
+    """
+    batch, height, width, _ = qkv.shape
+    if height == width == window:
+        whole = qkv.reshape(batch, window * window, 3, heads, -1)
+        return whole.permute(2, 0, 3, 1, 4)
+    size = qkv.shape[-1] // (3 * heads)
+    down, across = -(-height // window), -(-width // window)
+    out = qkv.new_empty(3, batch, down, across, heads, window, window, size)
+    for (i, j), part in _regions(qkv, window):
+        # part: (batch, down, tall, across, wide, 3 * heads * size)
+        tall, wide = part.shape[2], part.shape[4]
+        cut = unflatten(part, 5, (3, heads, size)).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        out[:, :, i, j, :, :tall, :wide] = cut
+    outside = padding.view(3, 1, 1, heads, 1, 1, size)
+    if height % window:
+        out[:, :, -1, :, :, height % window :] = outside
+    if width % window:
+        out[:, :, :, -1, :, :, width % window :] = outside
+    return out.view(3, -1, heads, window * window, size)
+
+
+def merge(seen: Tensor, batch: int, height: int, width: int, window: int) -> Tensor:
+    """Put windows (windows, heads, window * window, size) together to (batch, height, width, heads * size)."""
+    heads, size = seen.shape[1], seen.shape[3]
+    if height == width == window:
+        return seen.transpose(1, 2).reshape(batch, height, width, -1)
+    down, across = -(-height // window), -(-width // window)
+    grid = seen.view(batch, down, across, heads, window, window, size)
+    out = seen.new_empty(batch, height, width, heads * size)
+    for (i, j), part in _regions(out, window):
+        tall, wide = part.shape[2], part.shape[4]
+        cut = grid[:, i, j, :, :tall, :wide].permute(0, 1, 4, 2, 5, 3, 6)
+        unflatten(part, 5, (heads, size)).copy_(cut)
+    return out
+
+
+def _regions(x: Tensor, window: int) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """Yield views of (batch, height, width, n) that have windows of one size, with the windows' numbers.
+
+    Views are (batch, windows down, tall, windows across, wide, n): the whole windows, and those at the edges.
+    """
+    for i, tall, rows in _spans(x.shape[1], window):
+        for j, wide, columns in _spans(x.shape[2], window):
+            part = unflatten(unflatten(x[:, rows, columns], 2, (-1, wide)), 1, (-1, tall))
+            yield (i, j), part
+
+
+def _spans(side: int, window: int) -> Iterator[tuple[slice, int, slice]]:
+    """Yield numbers of windows, their length and the tokens in them: whole windows first, then the one at the edge."""
+    whole = side // window
+    if whole:
+        yield slice(0, whole), window, slice(0, whole * window)
+    if side % window:
+        yield slice(whole, whole + 1), side % window, slice(whole * window, side)

@@ -1,7 +1,7 @@
-"""Where a frozen network's weights come from: the published checkpoint, a file, or seeded random numbers.
+"""Weights of a frozen network: a published checkpoint, a file, or seeded random numbers.
 
-Nothing here unpickles: files are read with `weights_only=True`, or are safetensors, and what they hold is compared
-with the architecture tensor by tensor before it is used.
+Nothing is unpickled: files are read with `weights_only=True` or as safetensors, and every tensor is compared with the
+architecture before it is used.
 """
 
 from __future__ import annotations
@@ -19,129 +19,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from samtl._io import file_sha256
+from samtl.encoders.base import Weights
 from samtl.errors import InputError, ResourceError
 
 _log = logging.getLogger(__name__)
 
-_SHA256_DIGITS = 64
-
 
 @dataclass(frozen=True)
 class Official:
-    """A published checkpoint: file name, size in bytes, sha256 of the file or the first digits of it."""
+    """A published checkpoint: its URL, size in bytes, and the sha256 of the file or the first digits of it."""
 
-    file: str
+    url: str
     size: int
     sha256: str
 
-    def is_this(self, sha256: str) -> bool:
-        """Tell whether a file of that sha256 is this checkpoint."""
-        return sha256.startswith(self.sha256)
-
     @property
-    def told_sha256(self) -> str:
-        """The sha256 for messages."""
-        return self.sha256 + "..." * (len(self.sha256) < _SHA256_DIGITS)
+    def file(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
 
-
-@dataclass(frozen=True)
-class Weights:
-    """What a network's weights are.
-
-    Attributes
-    ----------
-    description : str
-        Printed beside every figure: `official sam_vit_b_01ec64.pth`, `file NAME`, or `untrained (random:SEED)`.
-    untrained : bool
-        True for random weights.
-    sha256 : str
-        Over the network's tensors (sorted names, dtypes, shapes, bytes): equal weights agree whatever
-        file they came in.
-    """
-
-    description: str
-    untrained: bool
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What is particular to a family of networks.
-
-    Attributes
-    ----------
-    base_url : str
-        What the official files' names are appended to.
-    prefix : str
-        Of the network's tensors in a file that holds more than it: taken off, and the rest of the file left out.
-    remedy : str
-        What to do about a file of another architecture, for messages.
-    gain : int
-        How much larger the variance of a product with random weights is than that of its input: 1, or 2 where a
-        ReLU follows that halves it again (He et al. 2015, "Delving deep into rectifiers").
-    """
-
-    base_url: str
-    prefix: str
-    remedy: str
-    gain: int = 1
-
-
-def load_weights(
-    model: nn.Module, checkpoint: str, official: Official | None, name: str, origin: Origin
-) -> Weights:
-    """Fill a network's parameters, in float32.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Without buffers.
-    checkpoint : str
-        `official`, `random:SEED`, or the path of a file with the network or more.
-    official : Official or None
-        The published checkpoint of this architecture, if there is one.
-    name : str
-        The network's name, for messages.
-    origin : Origin
-
-    Raises
-    ------
-    InputError
-        A seed that is not a number, a missing or unreadable file, a file of another architecture, or one that is named
-        like the official one and has another hash.
-    ResourceError
-        Where the download fails.
-    """
-    check_source(checkpoint)
-    if checkpoint.startswith("random:"):
-        seed = int(checkpoint.removeprefix("random:"))
-        _fill_at_random(model, seed, origin.gain)
-        return Weights(f"untrained (random:{seed})", True, tensors_digest(model))
-    if checkpoint == "official":
-        if official is None:
-            raise InputError(
-                f"{name} has no official checkpoint; use --checkpoint random:SEED or a file"
-            )
-        path = download(official, origin.base_url)
-        description = f"official {official.file}"
-    else:
-        path = Path(checkpoint)
-        description = f"file {path.name}"
-        if official is not None and path.name == official.file:
-            # Whoever calls a file so means the published one: a truncated or altered copy must not pass for it.
-            found = _file_sha256(path)
-            if not official.is_this(found):
-                raise InputError(
-                    f"--checkpoint {checkpoint} is named like the official checkpoint, whose sha256 is "
-                    f"{official.told_sha256}, but its own is {found}: download it again, or rename a file of your own"
-                )
-            description = f"official {official.file}"
-    _fill_from(model, _read_tensors(path, origin.prefix), path, name, origin.remedy)
-    return Weights(description, False, tensors_digest(model))
+    def matches(self, path: Path) -> bool:
+        """Whether a file has the published content."""
+        return file_sha256(path).startswith(self.sha256)
 
 
 def check_source(checkpoint: str) -> None:
-    """Raise InputError where `official`, `random:SEED` or a file is not what was named; reads nothing."""
+    """Raise InputError unless the argument is `official`, `random:SEED` or the path of a file; reads nothing."""
     if checkpoint.startswith("random:"):
         seed = checkpoint.removeprefix("random:")
         if not (seed.isascii() and seed.isdecimal()):
@@ -152,8 +56,73 @@ def check_source(checkpoint: str) -> None:
         )
 
 
+def load_weights(
+    model: nn.Module,
+    checkpoint: str,
+    official: Official | None,
+    name: str,
+    *,
+    prefix: str = "",
+    remedy: str = "",
+    gain: int = 1,
+) -> Weights:
+    """Fill a network's parameters, in float32.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Without buffers.
+    checkpoint : str
+        `official`, `random:SEED`, or the path of a file with the network's tensors, alone or among others.
+    official : Official or None
+        The published checkpoint of this architecture, if there is one.
+    name : str
+        The network's name, for messages.
+    prefix : str
+        Prefix of the network's tensors in a file that holds a larger model; the other tensors are ignored.
+    remedy : str
+        What the user can do about a file of another architecture.
+    gain : int
+        Ratio of the variances of output and input of a layer with random weights: 1, or 2 if a ReLU follows, which
+        halves it again (He et al. 2015).
+
+    Raises
+    ------
+    InputError
+        For a seed that is not a number, a missing or unreadable file, a file of another architecture, or a file that
+        has the name of the official one but not its sha256.
+    ResourceError
+        If the download fails.
+    """
+    check_source(checkpoint)
+    if checkpoint.startswith("random:"):
+        seed = int(checkpoint.removeprefix("random:"))
+        _fill_at_random(model, seed, gain)
+        return Weights(f"untrained (random:{seed})", True, tensors_digest(model))
+    description = f"file {Path(checkpoint).name}"
+    if checkpoint == "official":
+        if official is None:
+            raise InputError(
+                f"{name} has no official checkpoint; use --checkpoint random:SEED or a file"
+            )
+        path = download(official)
+        description = f"official {official.file}"
+    else:
+        path = Path(checkpoint)
+        if official is not None and path.name == official.file:
+            if not official.matches(path):  # a truncated or altered copy
+                raise InputError(
+                    f"--checkpoint {checkpoint} is named like the official checkpoint, but its sha256 is "
+                    f"{file_sha256(path)} instead of {official.sha256}: download it again, or rename a file of "
+                    "your own"
+                )
+            description = f"official {official.file}"
+    _fill_from(model, _read_tensors(path, prefix), path, name, remedy)
+    return Weights(description, False, tensors_digest(model))
+
+
 def tensors_digest(model: nn.Module) -> str:
-    """Compute the sha256 over a network's tensors, independent of the file they came from."""
+    """Compute the sha256 over a network's tensors, whatever file they came from."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -161,74 +130,66 @@ def tensors_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@torch.no_grad()
 def _fill_at_random(model: nn.Module, seed: int, gain: int) -> None:
-    """Fill every parameter, the relative positions and biases that start at zero too.
+    """Fill every parameter, including relative positions and biases, which usually start at zero.
 
-    Only exact operations on raw generator output are used (24-bit uniform numbers and one rounded product), so a seed
-    gives the same bits on every machine and with every torch.
+    Only exact operations are applied to raw generator output (24-bit uniform numbers and one rounded product), so that
+    a seed gives the same bits on every machine and with every version of torch.
     """
     for key, parameter in model.named_parameters():
         source = hashlib.sha256(f"samtl random weights {seed} {key}".encode()).digest()
         generator = np.random.Generator(np.random.PCG64(int.from_bytes(source[:16], "little")))
-        values = generator.random(tuple(parameter.shape), dtype=np.float32) * np.float32(
-            2
-        ) - np.float32(1)
-        is_norm_weight = key.endswith("weight") and parameter.ndim == 1
+        values = generator.random(tuple(parameter.shape), dtype=np.float32)
+        values = values * np.float32(2) - np.float32(1)
         if parameter.ndim == 1 or "pos" in key:
             values *= np.float32(0.05)
-        else:  # products of (out, in, ...) matrices have `gain` times the variance of their input
+        else:
             values *= np.float32(math.sqrt(3 * gain / math.prod(parameter.shape[1:])))
-        if is_norm_weight:
+        if parameter.ndim == 1 and key.endswith("weight"):  # of a norm
             values += np.float32(1)
-        with torch.no_grad():
-            parameter.copy_(torch.from_numpy(values))
+        parameter.copy_(torch.from_numpy(values))
 
 
-def download(official: Official, base_url: str) -> Path:
-    """Fetch a published checkpoint, where it is not on this machine yet, and give its path.
+def download(official: Official) -> Path:
+    """Download a published checkpoint unless this machine has it already, and return its path.
 
     Raises
     ------
     InputError
-        Where what comes is another file.
+        If the server sends another file.
     ResourceError
-        Where nothing comes.
+        If the download fails.
     """
     import pooch
 
     folder = Path(os.environ.get("SAMTL_WEIGHTS") or pooch.os_cache("samtl") / "weights")
-    url = base_url + official.file
     path = folder / official.file
-    pooch.get_logger().setLevel(logging.WARNING)  # samtl tells it in its own words
+    pooch.get_logger().setLevel(logging.WARNING)
     try:
         if path.is_file():
-            if official.is_this(_file_sha256(path)):
+            if official.matches(path):
                 return path
-            path.unlink()  # a damaged copy
-        _log.info("downloading %s (%d MB) into %s", url, official.size // 10**6, folder)
-        # Pooch compares whole hashes only.
-        pooch.retrieve(url, known_hash=None, fname=official.file, path=folder)
-        if not official.is_this(_file_sha256(path)):
+            path.unlink()
+        _log.info("downloading %s (%d MB) into %s", official.url, official.size // 10**6, folder)
+        # pooch compares whole hashes only, and of some files only the first digits are published.
+        pooch.retrieve(official.url, known_hash=None, fname=official.file, path=folder)
+        if not official.matches(path):
             path.unlink()
             raise InputError(
-                f"{url} does not have the sha256 {official.told_sha256}: try again, or get the file elsewhere "
+                f"{official.url} does not have the sha256 {official.sha256}: try again, or get the file elsewhere "
                 "and pass it with --checkpoint FILE"
             )
-    except OSError as error:  # requests' errors are OSErrors
+    except OSError as error:  # includes the exceptions of requests
         raise ResourceError(
-            f"could not download {url} ({type(error).__name__}) into {folder}: put {official.file} there "
+            f"could not download {official.url} ({type(error).__name__}) into {folder}: put {official.file} there "
             "yourself, pass it with --checkpoint FILE, or try without weights: --checkpoint random:0"
         ) from error
     return path
 
 
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors; where names begin with `prefix`, those alone, without it."""
+    """Read a checkpoint's tensors; if names begin with `prefix`, only those, without it."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -236,22 +197,23 @@ def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
             content: object = load_file(path)
         else:
             with warnings.catch_warnings():
-                # Torch warns about old formats and environment variables; what counts is what follows.
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # about old formats and environment variables
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"--checkpoint {path} holds more than tensors, or is no checkpoint; it was not run. "
             "Save the state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
-    except Exception as error:  # a damaged file fails in zip, in pickle or in safetensors' parser, each its own way
+    except (
+        Exception
+    ) as error:  # damage surfaces in zip, pickle or safetensors, each with its own class
         raise InputError(
             f"--checkpoint {path} cannot be read ({type(error).__name__}): expected a PyTorch or "
             "safetensors file of tensors; it may be truncated"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         raise InputError(f"--checkpoint {path} must hold a state dict (names to tensors)")
-    if any(key.startswith(prefix) for key in content):
+    if prefix and any(key.startswith(prefix) for key in content):
         content = {k.removeprefix(prefix): t for k, t in content.items() if k.startswith(prefix)}
     return content
 
@@ -262,19 +224,15 @@ def _fill_from(
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - tensors.keys())
     surplus = sorted(tensors.keys() - wanted.keys())
-    shapes = [
+    shapes = sorted(
         f"{key} is {tuple(tensors[key].shape)} and must be {tuple(wanted[key].shape)}"
         for key in wanted.keys() & tensors.keys()
         if tensors[key].shape != wanted[key].shape
-    ]
-    if missing or surplus or shapes:
-        told = [
-            f"{len(missing)} tensors are missing (first: {missing[0]})" if missing else "",
-            f"{len(surplus)} do not belong (first: {surplus[0]})" if surplus else "",
-            f"{len(shapes)} have another shape (first: {sorted(shapes)[0]})" if shapes else "",
-        ]
+    )
+    problems = ("are missing", missing), ("do not belong", surplus), ("have another shape", shapes)
+    found = [f"{len(keys)} tensors {what} (first: {keys[0]})" for what, keys in problems if keys]
+    if found:
         raise InputError(
-            f"--checkpoint {path} is not of the architecture {name}: {'; '.join(filter(None, told))}. "
-            f"{remedy}"
+            f"--checkpoint {path} is not of the architecture {name}: {'; '.join(found)}. {remedy}"
         )
     model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})

@@ -1,4 +1,4 @@
-"""Which device and which compute dtype an encoder runs in."""
+"""The device and the compute dtype of an encoder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that is there.
+    """Return the device that `auto`, `cpu`, `cuda`, `cuda:N` or `mps` stands for.
 
-    `auto` takes the first of CUDA, MPS and the CPU that exists.
+    `auto` is the first of CUDA, MPS and the CPU that is available.
 
     Raises
     ------
     InputError
-        For another word, or a device that this machine or this torch does not have.
+        For another name, or a device that this machine or this torch does not have.
     """
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
@@ -41,42 +41,34 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_devices(names: str) -> tuple[torch.device, ...]:
-    """Turn devices separated by commas, or `cuda:all`, into those that are there.
+    """Return the devices that a comma-separated list or `cuda:all` stands for.
 
-    Raises
-    ------
-    InputError
-        As `resolve_device`, and where they are of several kinds, or a GPU is named twice.
+    Raises InputError as `resolve_device` does, for devices of different kinds, and for a GPU that is named twice.
     """
     if names == "cuda:all":
-        resolve_device("cuda")  # says why, where there is none
+        resolve_device("cuda")
         return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
     found = tuple(resolve_device(name.strip()) for name in names.split(","))
     if len(found) == 1:
         return found
-    numbered = [
-        device if device.type == "cpu" else torch.device(device.type, device.index or 0)
-        for device in found
-    ]
-    kinds = sorted({device.type for device in numbered})
+    kinds = sorted({device.type for device in found})
     if len(kinds) > 1:
         raise InputError(
             f"--device takes several of one kind, got {' and '.join(kinds)}: {names!r}"
         )
-    if kinds != ["cpu"] and len(set(numbered)) < len(numbered):
+    if kinds == ["cpu"]:
+        return found
+    numbered = tuple(torch.device(device.type, device.index or 0) for device in found)
+    if len(set(numbered)) < len(numbered):
         raise InputError(f"--device names a GPU twice: {names!r}")
-    return tuple(numbered)
+    return numbered
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turn `auto`, `float32`, `bfloat16` or `float16` into a compute dtype.
+    """Return the compute dtype that `auto`, `float32`, `bfloat16` or `float16` stands for.
 
-    `auto` is bfloat16 where the hardware multiplies it natively, else float32: elsewhere it is emulated and slower.
-
-    Raises
-    ------
-    InputError
-        For another word.
+    `auto` is bfloat16 if the hardware multiplies it natively, else float32, because emulation is slower. Raises
+    InputError for another name.
     """
     if name == "auto":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32

@@ -1,82 +1,55 @@
-"""What is kept of one forward pass: the dense output, its average in 16 x 16 cells, and pooled statistics.
+"""The three tiers of an encoder's output: dense, averaged in cells, and pooled to one vector.
 
-Everything but the block means is a function of the output *as stored* (float16), so a tier that is added later, or
-recomputed from the `dense` array, comes out the same. Padding never enters an average.
+Everything but the block means is a function of the dense output as stored (float16), so that a tier that is added later
+has the same values. Padding is excluded from every average.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
-from samtl.images.transforms import grid_cells
 
-TIERS = ("pooled", "grid", "dense")
-CHANNELS = 256
-
-
-def pooled_columns(taps: Sequence[int], width: int) -> tuple[str, ...]:
-    """Name the columns of `pooled` in their order.
-
-    Parameters
-    ----------
-    taps : sequence of int
-        Indices of the blocks with global attention, 0 is the first block.
-    width : int
-        Channels before the neck.
-    """
-    of_output = [f"{what}_{c:03d}" for what in ("mean", "max", "std") for c in range(CHANNELS)]
-    of_blocks = [f"block{tap:02d}_mean_{c:04d}" for tap in taps for c in range(width)]
-    return (*of_output, *of_blocks)
+def feature_names(channels: int, blocks: Mapping[int, int]) -> tuple[str, ...]:
+    """Name the columns of `pooled`; `blocks` maps the index of each block whose mean is kept to its width."""
+    output = [f"{what}_{c:03d}" for what in ("mean", "max", "std") for c in range(channels)]
+    inner = [f"block{b:02d}_mean_{c:04d}" for b, width in blocks.items() for c in range(width)]
+    return (*output, *inner)
 
 
-def validity(tokens: Sequence[tuple[int, int]], side: int, device: torch.device) -> Tensor:
-    """Mark the tokens that cover at least one pixel.
-
-    Returns
-    -------
-    Tensor of float32, (batch, 1, side, side)
-        1 where valid, 0 on padding.
-    """
-    mask = torch.zeros(len(tokens), 1, side, side, device=device)
+def valid_mask(
+    tokens: Sequence[tuple[int, int]], grid: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Return 1 for the (rows, columns) of tokens that each image covers, 0 for padding: float32 (batch, 1, *grid)."""
+    mask = torch.zeros(len(tokens), 1, *grid, device=device)
     for one, (rows, columns) in zip(mask, tokens, strict=True):
         one[:, :rows, :columns] = 1
     return mask
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Average over valid tokens: (batch, channels, side, side) to (batch, channels), in float32."""
+    """Average over valid tokens: (batch, channels, h, w) to (batch, channels), in float32."""
     return (x.float() * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3))
 
 
-def grid(dense: Tensor, mask: Tensor) -> Tensor:
-    """Average valid tokens in cells: 4 x 4 tokens each where an image is 1024 pixels wide.
+def grid(dense: Tensor, mask: Tensor, cells: int) -> Tensor:
+    """Average valid tokens in cells, (batch, channels, h, w) to (batch, channels, cells, cells), both float16.
 
-    Parameters
-    ----------
-    dense : Tensor of float16, (batch, 256, side, side)
-    mask : Tensor of float32, (batch, 1, side, side)
-
-    Returns
-    -------
-    Tensor of float16, (batch, 256, cells, cells)
-        With `samtl.images.transforms.grid_cells(side)` cells; 0 in those without a valid token.
+    Cells without a valid token are 0.
     """
-    side = dense.shape[-1]
-    cells = grid_cells(side)
-    totals, shares = _averaged(dense.float() * mask, cells), _averaged(mask, cells)
-    return (totals / shares.clamp(min=1 / side**2)).to(torch.float16)
+    totals, shares = _cell_means(dense.float() * mask, cells), _cell_means(mask, cells)
+    return (totals / shares.clamp(min=1 / mask[0].numel())).to(torch.float16)
 
 
-def _averaged(x: Tensor, cells: int) -> Tensor:
-    """Average in cells that overlap by a token where the side is no multiple of their number."""
-    side = x.shape[-1]
-    if side % cells == 0:
-        return avg_pool2d(x, side // cells)
-    if x.device.type == "mps":  # where torch has this for multiples alone
+def _cell_means(x: Tensor, cells: int) -> Tensor:
+    """Average in cells, which overlap by a token if their number does not divide the side."""
+    height, width = x.shape[-2:]
+    if height == width and height % cells == 0:
+        return avg_pool2d(x, height // cells)
+    if x.device.type == "mps":  # supports only multiples
         return adaptive_avg_pool2d(x.cpu(), cells).to(x.device)
     return adaptive_avg_pool2d(x, cells)
 
@@ -86,15 +59,14 @@ def pooled(dense: Tensor, block_means: Sequence[Tensor], mask: Tensor) -> Tensor
 
     Parameters
     ----------
-    dense : Tensor of float16, (batch, 256, side, side)
+    dense : Tensor of float16, (batch, channels, h, w)
     block_means : sequence of Tensor of float32, (batch, width)
-        Means over valid tokens of each global-attention block's output.
-    mask : Tensor of float32, (batch, 1, side, side)
+    mask : Tensor of float32, (batch, 1, h, w)
 
     Returns
     -------
-    Tensor of float32, (batch, 768 + blocks * width)
-        Columns as `pooled_columns` names them.
+    Tensor of float32, (batch, 3 * channels + sum of widths)
+        Columns as in `feature_names`.
     """
     x = dense.float()
     mean = masked_mean(x, mask)

@@ -1,25 +1,28 @@
-"""Train one head on one split of a store: a run folder comes out."""
+"""Train one head on a store, or one baseline on a dataset's images: a run folder comes out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samtl.errors import InputError
+import numpy as np
+
+from samtl import registry, splits
+from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
+from samtl.errors import InputError, UnknownName
+from samtl.experiment.baseline_trial import IMAGE_SIZE, BaselineTrial, samples_of
 from samtl.experiment.features import Data, array_for
-from samtl.experiment.head_trial import head_trial
+from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import FitResult as FitResult
-from samtl.experiment.run import RunFolder, runs_folder
-from samtl.experiment.trial import (
-    Clock,
-    OnEvent,
-    Parts,
-    choose,
-    configured,
-)
-from samtl.splits import Split
+from samtl.experiment.run import read_run, runs_folder
+from samtl.experiment.trial import Clock, OnEvent, Parts
+from samtl.splits import Samples, Split, read_split
+from samtl.splits.spec import SHIPPED
 from samtl.store.reader import Store, open_store
+
+DEFAULT_SHARE = 0.2
 
 
 def fit_head(
@@ -36,7 +39,7 @@ def fit_head(
     allow_partial: bool = False,
     on_event: OnEvent | None = None,
 ) -> FitResult:
-    """Train a head on the features of a store, score it on what was held out, write a run folder.
+    """Train a head on the features of a store, score it on the held-out samples, write a run folder.
 
     A fifth of the training part serves as validation part: early stopping and hyper-parameters are decided there.
 
@@ -59,7 +62,7 @@ def fit_head(
         such as "mean,std" or "block*".
     group_by : str, optional
         A regular expression that finds what an image was cut from in its id; such groups stay together in every
-        part. By default those that the store knows of.
+        part. By default those that the store knows.
     same_split_as : path, optional
         A run whose held-out, validation and training part are taken over.
     allow_partial : bool
@@ -67,36 +70,186 @@ def fit_head(
     on_event : callable, optional
         Called with each `Stage`, and with each `Epoch` or `Candidate` of the head.
 
+    Returns
+    -------
+    FitResult
+
     Raises
     ------
     InputError
-        Where there is no such head, parameter or store, the head is for another task, the store is incomplete or lacks
-        the features, no such split is possible, or features are not finite.
+        There is no such head, parameter or store, the head is for another task, the store is incomplete or lacks the
+        features, no such split is possible, or features are not finite.
     ResourceError
-        Where the run folder cannot be written.
+        The run folder cannot be written.
     """
     clock = Clock(on_event)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}")
+    _require_seed(seed)
     estimator = configured("heads", head, params or {}, seed)
-    opened = store if not isinstance(store, (str, Path)) else open_store(store)
+    opened = open_store(store) if isinstance(store, (str, Path)) else store
     data = Data(opened, array_for(opened, head, estimator), features, group_by, allow_partial)
-    parts = Parts(*choose(data.samples, split, seed, same_split_as, group_by))
+    parts = choose(data.samples, split, seed, same_split_as, group_by)
     given = {
         "store": str(store if isinstance(store, (str, Path)) else opened.path),
+        **_asked(split, group_by, same_split_as),
+        "allow_partial": allow_partial,
+    }
+    return HeadTrial(data, head, estimator, parts, seed, given).fit(runs_folder(out), clock)
+
+
+def fit_baseline(
+    dataset: str | Dataset = "eurosat",
+    baseline: str = "cnn",
+    split: float | str | Split | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    per_class: int | None = None,
+    group_by: str | None = None,
+    same_split_as: str | Path | None = None,
+    params: Mapping[str, Any] | None = None,
+    on_event: OnEvent | None = None,
+) -> FitResult:
+    """Train a baseline on the pixels of a dataset, score it on the held-out samples, write a run folder.
+
+    Parameters
+    ----------
+    dataset : str or Dataset
+        As for `samtl.embed`, with `root`, `limit` and `per_class`: the same images then give the same split.
+    baseline : str
+        A name in `samtl.registry.names("baselines")`.
+    split, seed, out, group_by, same_split_as, on_event
+        As for `samtl.fit_head`; `same_split_as` may name a run of a head. Masks are scored at the resolution of that
+        run, else at 1024 pixels.
+    params : mapping, optional
+        Parameters of the baseline that differ from its defaults.
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    InputError
+        There is no such baseline, parameter or dataset, the baseline is for another task, no such split is possible, or
+        an image is gone or cannot be used.
+    ResourceError
+        The run folder cannot be written.
+    """
+    clock = Clock(on_event)
+    _require_seed(seed)
+    model = configured("baselines", baseline, params or {}, seed)
+    data = subset(shuffled(resolve(dataset, root)), limit=limit, per_class=per_class)
+    if data.task not in model.tasks:
+        raise InputError(
+            f"the baseline {baseline} is for {' and '.join(model.tasks)}, and {data.name} is for {data.task}"
+        )
+    if group_by is not None:
+        data = replace(data, groups=groups_by(data.sample_ids, group_by))
+    samples = samples_of(data)
+    parts = choose(samples, split, seed, same_split_as, group_by)
+    given = {
+        "root": None if root is None else str(root),
+        "limit": limit,
+        "per_class": per_class,
+        **_asked(split, group_by, same_split_as),
+    }
+    size = IMAGE_SIZE
+    if data.task == "segmentation" and same_split_as is not None:
+        size = read_run(same_split_as).resolution
+    trial = BaselineTrial(data, samples, baseline, model, parts, seed, given, image_size=size)
+    return trial.fit(runs_folder(out), clock)
+
+
+def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:
+    """Make a head or baseline with its parameters.
+
+    Raises
+    ------
+    InputError
+        A parameter is unknown (`UnknownName`) or out of its range.
+    """
+    module = registry.load(kind, name)
+    made = module.Head if kind == "heads" else module.Baseline
+    known = made().get_params()
+    for key in params:
+        if key not in known:
+            raise UnknownName(f"parameter of the {kind.removesuffix('s')} {name}", key, known)
+    model = made(**{"random_state": seed, **params})
+    try:
+        model._check()
+    except (TypeError, ValueError, InputError) as error:
+        told = ", ".join(f"{key} = {value!r}" for key, value in params.items())
+        among = f" with {told}" if isinstance(error, TypeError) else ""  # which names no parameter
+        raise InputError(
+            f"the {kind.removesuffix('s')} {name} cannot be trained{among}: {error}"
+        ) from error
+    return model
+
+
+def choose(
+    samples: Samples,
+    split: float | str | Split | None,
+    seed: int,
+    same_split_as: str | Path | None = None,
+    group_by: str | None = None,
+) -> Parts:
+    """Decide who is held out, and which of the others validate; the parameters are those of `fit_head`.
+
+    Raises
+    ------
+    InputError
+        No such split of these samples is possible, or `group_by` has no bearing on it.
+    ResourceError
+        Lists of samples cannot be downloaded.
+    """
+    if same_split_as is not None:
+        for option, value in (("--split", split), ("--group-by", group_by)):
+            if value is not None:
+                raise InputError(
+                    f"{option} and --same-split-as exclude each other, since the run's split is taken as it is; leave "
+                    "one of them out"
+                )
+        return Parts(*splits.reuse(samples, read_split(same_split_as), same_split_as))
+    if split is None:
+        split = SHIPPED if samples.parts else DEFAULT_SHARE
+    if isinstance(split, Split):
+        if not same_samples(samples, split):
+            raise InputError(
+                f"the split {split.name!r} was made for other samples than those of {samples.where}"
+            )
+        splits.require_usable(samples, split)
+        return Parts(split, splits.inner(samples, split))
+    spec = splits.parse(split)
+    if group_by is not None and not spec.draws:
+        raise InputError(
+            f"--group-by has no bearing on --split {spec.text}, which takes the samples of {samples.where} as they "
+            "are listed: use a share, such as --split 0.2, or leave it out"
+        )
+    return Parts(*splits.select(samples, spec, seed))
+
+
+def same_samples(samples: Samples, split: Split) -> bool:
+    """Return whether the rows of a split are, among these, the samples that it was made for."""
+    rows = np.concatenate([split.train, split.test])
+    return (
+        rows.min(initial=0) >= 0
+        and rows.max(initial=0) < len(samples.ids)
+        and splits.digest_of(samples.ids, split.train, split.test) == split.digest
+    )
+
+
+def _require_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}")
+
+
+def _asked(
+    split: float | str | Split | None, group_by: str | None, same_split_as: str | Path | None
+) -> dict[str, Any]:
+    return {
         "split": None if isinstance(split, Split) else split,
         "group_by": group_by,
         "same_split_as": None if same_split_as is None else str(same_split_as),
-        "allow_partial": allow_partial,
     }
-    trial = head_trial(data, head, estimator, parts, seed, given)
-    with RunFolder(runs_folder(out)) as folder:
-        clock.start("read")
-        with trial.refusing():
-            trial.train(clock)
-        clock.start("score")
-        scores = trial.score(folder)
-        clock.start("floor")
-        floor = trial.floor()
-        clock.start("write")
-        return trial.conclude(folder, clock, scores, *floor)

@@ -1,58 +1,47 @@
-"""A head on one split of a store, step by step: train, answer, score, write.
+"""A head on one split of a store.
 
 The held-out rows are read after the head is trained and everything about it is chosen, and are scored once.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError
-from samtl.experiment.features import (
-    Data,
-    Head,
-    named_columns,
-    shape_of,
-    side_of,
-)
-from samtl.experiment.run import FitResult, RunFolder
+from samtl.experiment.features import Data, Head, shape_of, side_of
+from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import (
     Clock,
+    Floors,
+    MaskScores,
     Parts,
-    Scores,
+    Rows,
+    Scored,
     Trial,
-    configured,
-    require_pixels,
+    most_frequent,
     score_classes,
-    score_maps,
-    score_masks,
 )
 from samtl.heads.base import PooledHead
 from samtl.heads.grid import GridHead
-from samtl.metrics import classification as metrics
-from samtl.metrics.classification import Score
+from samtl.heads.logreg import Head as FloorHead
 from samtl.store.reader import Store
 
 FLOOR_FEATURES = "image_stats"
-FLOOR_HEAD = "logreg"
-_AT_ONCE = 4  # dense embeddings, and masks of the encoder's square, in memory at a time
+_MASKS_AT_ONCE = 4  # dense embeddings, and masks of the encoder's square, in memory at a time
 
 
-class HeadTrial(Trial, ABC):
+class HeadTrial(Trial):
     """One head on one split of a store.
 
     Parameters
     ----------
     data : Data
     name : str
-        The head's.
     head : Head
         Not trained yet.
     parts : Parts
@@ -62,7 +51,7 @@ class HeadTrial(Trial, ABC):
     warm_start : str
         The run whose weights training begins with, or "".
     streamed : bool
-        Whether it is trained by passes over the store that other heads share, in their order.
+        Whether other heads share its passes over the store.
     """
 
     def __init__(
@@ -76,252 +65,138 @@ class HeadTrial(Trial, ABC):
         warm_start: str = "",
         streamed: bool = False,
     ) -> None:
-        super().__init__(data.samples, parts, seed, warm_start)
-        self.data, self.name, self.head = data, name, head
-        self.labels, self.classes = data.samples.labels, data.samples.classes
-        store = data.store
-        decides = {
-            "head": name,
-            "features": data.array,
-            "columns": named_columns(data.columns, store, data.array),
-            "fingerprint": store.fingerprint,
-            "samples": data.digest,
-        }
-        if data.array != "pooled":
-            decides["order"] = "shared" if streamed else "own"
-        about = {
-            "path": str(given.get("store", store.path)),
-            "name": store.name,
-            "snapshot": store.snapshot,
-            "samples": data.digests,
-            "dataset": store.dataset,
-            "identity": store.identity,
-            "encoder": store.encoder,
-            "weights": store.weights,
-            "untrained": store.untrained,
-        }
-        self.config = self.described("head", head, decides, given, store=about)
+        self.data, self.name, self.store = data, name, data.store
+        self.columns, self.left_out = data.columns, data.left_out
+        self.masks = self.store.task == "segmentation"
+        #: Held-out samples that are predicted at a time.
+        self.at_once = _MASKS_AT_ONCE if self.masks else 512
+        self._majority = 0
+        store = self.store
+        super().__init__(
+            data.samples,
+            parts,
+            head,
+            seed,
+            kind="head",
+            name=name,
+            features=data.array,
+            columns=data.chosen_groups,
+            samples_digest=data.digest,
+            resolution=side_of(store) if self.masks else 0,
+            order="" if data.array == "pooled" else "shared" if streamed else "own",
+            warm_start=warm_start,
+            dataset=store.dataset,
+            note=store.note,
+            store=store.name,
+            store_path=str(given.get("store", store.path)),
+            fingerprint=store.fingerprint,
+            snapshot=store.snapshot,
+            encoder=store.encoder,
+            identity=store.identity,
+            weights=store.weights,
+            untrained=store.untrained,
+            given=dict(given),
+        )
+        test = parts.split.test
+        self._counted = MaskScores(self.samples, test) if self.masks else None
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Within a `with` block, what a head calls a wrong value is the user's error."""
+        """Report what a head calls a wrong value, within a `with` block, as the user's error."""
         try:
             yield
-        except ValueError as error:  # a parameter out of its range
+        except ValueError as error:
             raise InputError(f"the head {self.name} cannot be trained: {error}") from error
 
-    @abstractmethod
+    def check(self) -> None:
+        """Raise InputError if a class has no pixel to be learnt from; labels are in each part of every split."""
+        if self.masks:
+            masks = map(self._mask, self.parts.inner.train)
+            self._majority = most_frequent(self.samples.classes, masks)
+
     def train(self, clock: Clock) -> None:
         """Read the training part and learn from it."""
-
-    @abstractmethod
-    def answer(
-        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
-    ) -> None:
-        """Predict some of the held-out samples, by their place among these, from their features."""
-
-    @abstractmethod
-    def scores(self) -> Scores:
-        """Score the answers, once all held-out samples were predicted."""
-
-    @abstractmethod
-    def floor(self) -> tuple[dict[str, Score] | None, str]:
-        """Score the floor on the same parts; or say why there is none."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Refuse a training part that nothing can be learnt from, as far as the split does not see to that."""
-
-    #: Held-out samples that are predicted at a time.
-    at_once: ClassVar[int] = 512
-
-    def score(self, folder: RunFolder) -> Scores:
-        """Read and predict the held-out samples, and score the answers."""
-        rows = self.parts.split.test
-        read = self.data.features if isinstance(self.head, PooledHead) else self._stored
-        for start in range(0, len(rows), self.at_once):
-            positions = np.arange(start, min(start + self.at_once, len(rows)))
-            self.answer(positions, read(rows[positions]), folder)
-        return self.scores()
-
-    def _fit_grid(self, head: GridHead, labels: NDArray[np.int64] | None, clock: Clock) -> None:
-        """Train a head on batches; without labels, on masks."""
-        training, validation = self.data.feeds(self.parts, labels)
-        clock.start("fit")
-        head.fit(
-            training,
-            validation,
-            task=self.samples.task,
-            n_classes=len(self.classes),
-            shape=self.data.store.shape(self.data.array)[1:],
-            on_event=clock.on_event,
-        )
-
-    def _stored(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        return self.data.store.read(self.data.array, rows)
-
-    def conclude(
-        self,
-        folder: RunFolder,
-        clock: Clock,
-        scores: Scores,
-        floor: dict[str, Score] | None,
-        floor_missing: str,
-        shared: Path | None = None,
-    ) -> FitResult:
-        """Write the run; with `shared`, its split goes there and probabilities are left out."""
-        data, store = self.data, self.data.store
-        return self.written(
-            folder,
-            clock,
-            self.head,
-            scores,
-            store.name,
-            data.left_out,
-            shared,
-            data.columns,
-            kind="head",
-            name=self.name,
-            floor=floor,
-            floor_missing=floor_missing,
-            also={},
-            features=data.array,
-            fingerprint=store.fingerprint,
-            snapshot=store.snapshot,
-            store=store.name,
-            dataset=store.dataset,
-            encoder=store.encoder,
-            weights=store.weights,
-            untrained=store.untrained,
-            note=store.note,
-        )
-
-
-class _Classification(HeadTrial):
-    """One label for each sample."""
-
-    def train(self, clock: Clock) -> None:
-        train, held = self.parts.inner.train, self.parts.inner.test
-        if isinstance(self.head, PooledHead):
-            X, validation = self.data.features(train), self.data.features(held)
-            clock.start("fit")
-            self.head.fit(X, self.labels[train], (validation, self.labels[held]), clock.on_event)
-            return
-        self._fit_grid(self.head, self.labels, clock)
-
-    def check(self) -> None:
-        """See to nothing: splits have every class in both parts."""
-
-    def answer(
-        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
-    ) -> None:
-        if self.chances is None:
-            self.chances = np.full((len(self.parts.split.test), len(self.classes)), np.nan)
-        self.chances[positions] = self.head.predict_proba(features)
-
-    def scores(self) -> Scores:
-        assert self.chances is not None
-        truth = self.labels[self.parts.split.test]
-        return score_classes(truth, self.chances, len(self.classes), self.seed)
-
-    def floor(self) -> tuple[dict[str, Score] | None, str]:
-        """Logistic regression on image statistics."""
-        store, inner = self.data.store, self.parts.inner
-        parts = (inner.train, inner.test, self.parts.split.test)
-        if FLOOR_FEATURES not in store.arrays:
-            return None, f"the store has no {FLOOR_FEATURES}"
-        valid = store.valid(FLOOR_FEATURES)
-        absent = sum(int((~valid[rows]).sum()) for rows in parts)
-        if absent:
-            return None, f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
-        floor = configured("heads", FLOOR_HEAD, {}, self.seed)
-        train, held, test = (self.data.features(rows, FLOOR_FEATURES) for rows in parts)
-        y = self.labels
-        floor.fit(train, y[parts[0]], validation=(held, y[parts[1]]))
-        return metrics.bootstrap(y[parts[2]], floor.predict_proba(test), seed=self.seed), ""
-
-
-class _Segmentation(HeadTrial):
-    """A class for each pixel."""
-
-    at_once = _AT_ONCE
-
-    def train(self, clock: Clock) -> None:
-        assert isinstance(self.head, GridHead)  # others have no tier for this task
+        clock.start("read")
         self.check()
-        self._fit_grid(self.head, None, clock)
-
-    def check(self) -> None:
-        """Refuse a training part that lacks a class; takes note of the most frequent one."""
-        pixels = np.zeros(len(self.classes), dtype=np.int64)
-        for row in self.parts.inner.train:
-            pixels += np.bincount(self._mask(row).ravel(), minlength=256)[: len(self.classes)]
-        self._majority = int(np.argmax(pixels))
-        require_pixels(self.classes, pixels)
-
-    def answer(
-        self, positions: NDArray[np.int64], features: NDArray[Any], folder: RunFolder | None
-    ) -> None:
-        assert isinstance(self.head, GridHead)
-        if not hasattr(self, "_matrices"):
-            k = len(self.classes)
-            self._matrices = np.zeros((len(self.parts.split.test), k, k), dtype=np.int64)
-        ids, rows = self.data.samples.ids, self.parts.split.test[positions]
-        shapes = [shape_of(self.data.store, row) for row in rows]
-        maps = self.head.class_maps(features, shapes, side_of(self.data.store))
-        for position, row, guess in zip(positions.tolist(), rows, maps, strict=True):
-            self._matrices[position] = score_maps(
-                folder, position, ids[row], self._mask(row), guess, self.classes
+        labels, inner = None if self.masks else self.samples.labels, self.parts.inner
+        with self.refusing():
+            if isinstance(self.model, PooledHead):
+                assert labels is not None
+                X, validation = self.data.read(inner.train), self.data.read(inner.test)
+                clock.start("fit")
+                held = validation, labels[inner.test]
+                self.model.fit(X, labels[inner.train], held, clock.on_event)
+                return
+            feeds = self.data.feeds(inner, labels)
+            clock.start("fit")
+            self.model.fit(
+                *feeds,
+                task=self.samples.task,
+                n_classes=len(self.samples.classes),
+                shape=self.store.shape(self.data.array)[1:],
+                on_event=clock.on_event,
             )
 
-    def scores(self) -> Scores:
-        return score_masks(list(self._matrices), self.seed)
+    def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder | None) -> None:
+        """Predict some of the held-out samples, by their place among these, from their features."""
+        test = self.parts.split.test
+        if self._counted is not None:
+            shapes = [shape_of(self.store, row) for row in test[positions]]
+            maps = self.model.class_maps(features, shapes, side_of(self.store))
+            for position, guess in zip(positions.tolist(), maps, strict=True):
+                self._counted.add(position, self._mask(test[position]), guess, folder)
+            return
+        if self.chances is None:
+            self.chances = np.full((len(test), len(self.samples.classes)), np.nan)
+        self.chances[positions] = self.model.predict_proba(features)
 
-    def floor(self) -> tuple[dict[str, Score] | None, str]:
-        """The most frequent class everywhere: for roads, that nothing is a road."""
-        matrices = []
-        for row in self.parts.split.test:
-            truth = self._mask(row)
-            guess = np.full_like(truth, self._majority)
-            matrices.append(score_maps(None, 0, "", truth, guess, self.classes))
-        return score_masks(matrices, self.seed).metrics, ""
+    def scores(self) -> dict[str, Scored]:
+        """Score the answers, once all held-out samples were predicted."""
+        if self._counted is not None:
+            return {self.name: self._counted.scored(self.seed)}
+        assert self.chances is not None
+        test = self.parts.split.test
+        return {self.name: score_classes(self.samples, test, self.chances, self.seed)}
+
+    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scored]:
+        """Read, predict and score the held-out samples."""
+        rows = self.parts.split.test
+        for start in range(0, len(rows), self.at_once):
+            positions = np.arange(start, min(start + self.at_once, len(rows)))
+            self.answer(positions, self.data.read(rows[positions]), folder)
+        return self.scores()
+
+    def floor(self) -> tuple[Floors, str]:
+        """Fit logistic regression to image statistics; or predict the most frequent class for every pixel."""
+        store, inner, test = self.store, self.parts.inner, self.parts.split.test
+        if self.masks:
+            counted = MaskScores(self.samples, test)
+            for position, truth in enumerate(map(self._mask, test)):
+                counted.add(position, truth, np.full_like(truth, self._majority))
+            return {"floor": counted.scored(self.seed).metrics}, ""
+        if FLOOR_FEATURES not in store.arrays:
+            return {}, f"the store has no {FLOOR_FEATURES}"
+        parts, labels = (inner.train, inner.test, test), self.samples.labels
+        absent = int((~store.valid(FLOOR_FEATURES)[np.concatenate(parts)]).sum())
+        if absent:
+            return {}, f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
+        train, held, asked = (self.data.read(rows, FLOOR_FEATURES) for rows in parts)
+        floor = FloorHead(random_state=self.seed)
+        floor.fit(train, labels[inner.train], validation=(held, labels[inner.test]))
+        found = score_classes(self.samples, test, floor.predict_proba(asked), self.seed)
+        return {"floor": found.metrics}, ""
 
     def _mask(self, row: int) -> NDArray[np.uint8]:
-        """The mask of a row without its padding."""
-        height, width = shape_of(self.data.store, row)
-        mask: NDArray[np.uint8] = self.data.store.row("mask", int(row))[:height, :width]
+        """Read the mask of a row without its padding."""
+        height, width = shape_of(self.store, row)
+        mask: NDArray[np.uint8] = self.store.row("mask", int(row))[:height, :width]
         return mask
 
 
-def head_trial(
-    data: Data,
-    name: str,
-    head: Head,
-    parts: Parts,
-    seed: int,
-    given: Mapping[str, Any],
-    warm_start: str = "",
-    streamed: bool = False,
-) -> HeadTrial:
-    """Make the trial for a store's task."""
-    kind = _Segmentation if data.store.task == "segmentation" else _Classification
-    return kind(data, name, head, parts, seed, given, warm_start, streamed)
-
-
-def stored_masks(
-    store: Store, head: GridHead, rows: NDArray[np.int64]
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Predict the masks of some rows, a few at a time.
-
-    Yields
-    ------
-    row : int
-    classes : (height, width) uint8
-        Class indices at the encoder's resolution, without padding.
-    """
+def stored_masks(store: Store, head: GridHead, rows: Rows) -> Iterator[NDArray[np.uint8]]:
+    """Predict the masks of some rows, (height, width) each, at the encoder's resolution without padding."""
     side = side_of(store)
-    for start in range(0, len(rows), _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
+    for start in range(0, len(rows), _MASKS_AT_ONCE):
+        some = rows[start : start + _MASKS_AT_ONCE]
         shapes = [shape_of(store, row) for row in some]
-        maps = head.class_maps(store.read(head.tiers["segmentation"], some), shapes, side)
-        yield from zip(some.tolist(), maps, strict=True)
+        yield from head.class_maps(store.read(head.tiers["segmentation"], some), shapes, side)

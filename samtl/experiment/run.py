@@ -1,253 +1,278 @@
-"""A run: what one training came to, and its folder, which is there whole or not at all.
+"""The record of a fit, declared once, and the folder that holds it.
 
-The folder is written under a hidden temporary name beside its place and renamed when complete; a name that is taken
-is never touched, the next one is `NAME.2`, then `NAME.3` and so on.
+A run folder holds `config.json` (what decided the outcome), `metrics.json` (what came out), `split.json`, the model and
+tables. It appears whole or not at all. `metrics.json` names the sha256 of the other files and carries its own checksum,
+so that a run whose files do not belong together is recognised.
 """
 
 from __future__ import annotations
 
 import csv
-import errno
-import io
 import itertools
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from samtl._io import read_object
+from samtl._io import AtomicFolder, digest, file_sha256, read_object
 from samtl.errors import InputError, ResourceError
+from samtl.heads.io import TENSORS
+from samtl.metrics import classification
 from samtl.metrics.classification import PerClass, Score
 from samtl.splits import Split
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
-FORMAT = 2  # of a run's config.json
+FORMAT = 3  # of a run folder
+CONFIG, METRICS = "config.json", "metrics.json"
+_DECIDES = (
+    "kind", "name", "task", "features", "columns", "params", "seed", "split", "validation",
+    "samples_digest", "resolution", "order", "warm_start", "dataset", "fingerprint",
+)  # fmt: skip
+
+Scores = dict[str, Score]  # by the name of the metric
 
 
 def runs_folder(out: str | Path | None = None) -> Path:
-    """Where run folders land: `out`, else `$SAMTL_RUNS`, else `./runs`."""
+    """Return the folder of run folders: `out`, else `$SAMTL_RUNS`, else `./runs`."""
     return as_folder(out if out is not None else os.environ.get("SAMTL_RUNS") or DEFAULT_RUNS)
 
 
-@dataclass(frozen=True, eq=False)
-class FitResult:
-    """What one training came to.
+class SplitName(Struct, frozen=True):
+    """A split without its rows; see `samtl.splits.Split`."""
 
-    Attributes
-    ----------
-    kind : str
-        `head` or `baseline`.
-    name : str
-        The head's or baseline's.
-    task : str
-        `classification` or `segmentation`.
-    metrics : dict of str to Score
-        On the held-out samples, with 95 % bootstrap intervals. Classification: `accuracy`, `balanced_accuracy`,
-        `macro_f1`, `ece`, `log_loss` (nats). Segmentation: see `samtl.metrics.segmentation.bootstrap`.
-    floor : dict of str to Score, or None
-        The same figures of the floor, same split: of logistic regression on image statistics; of the most frequent
-        class everywhere.
-    floor_missing : str
-        Why there is no floor, or "".
-    also : dict
-        Further models that were scored in the same run: name to figures.
-    split : Split
-    fingerprint, snapshot : str
-        Of the store; "" where pixels were read.
-    run : Path
-        The run folder.
-    seconds : dict of str to float
-        Wall time of each stage, and `total`.
-    training : dict
-        Of what learns by steps: `stopped` (why it ended), `epochs`, `best_epoch`, `samples_per_second`, and
-        `waiting`, the part of the time spent waiting for data; else empty.
-    peak_memory : int
-        The process's largest resident size so far, in bytes.
-    features : str
-        What was learnt from: an array of the store, or `pixels`.
-    seed : int
-        Of the split, the model and the intervals.
-    classes : tuple of str
-    confusion : (K, K) int64
-        Of samples or pixels; rows are the truth.
-    per_class : PerClass
-    images : dict of str to (n,) float64
-        Of a segmentation, the scores of each held-out image; else empty.
-    n_train, n_validation, n_test : int
-        Samples that were learnt from, chosen on (`logreg` then learns from these, too), and scored on.
-    left_out_because : dict of str to int
-        Samples that took no part: `quarantined`, `missing` (not embedded yet), `unlabelled`, `not_in_the_split`.
-    store, dataset, encoder, weights : str
-        "" where there is none.
-    untrained : bool
-        Whether the weights that features came from are random numbers.
-    note : str
-        What readers of figures must know about the dataset, or "".
-    warm_start : str
-        The run of a sweep whose weights training began with, or "".
+    name: str
+    share: float
+    seed: int
+    digest: str
+
+    @classmethod
+    def of(cls, split: Split) -> Self:
+        """Return the name of a split."""
+        return cls(split.name, split.share, split.seed, split.digest)
+
+
+class Config(Struct, frozen=True, kw_only=True, eq=False):
+    """Everything that is needed to repeat a fit: the content of `config.json`."""
+
+    format: int = FORMAT
+    kind: str  #: `head` or `baseline`
+    name: str  #: the head's or baseline's
+    task: str  #: `classification` or `segmentation`
+    classes: tuple[str, ...]
+    features: str  #: an array of the store, or `pixels`
+    columns: tuple[str, ...] = ()  #: groups of columns of `pooled` that were chosen; empty for all
+    params: dict[str, Any]  #: of the model
+    recipe: dict[str, Any] = {}  #: what `params` and the training part resolved to
+    seed: int  #: of the split, the model and the intervals
+    split: SplitName
+    validation: SplitName  #: cut from the training part
+    samples_digest: str  #: of all samples that there are, with their labels, images and masks
+    resolution: int = 0  #: longest side at which masks are scored; 0 for labels
+    order: str = (
+        ""  #: of a head on grids: `own`, or `shared` if others shared the passes over the store
+    )
+    warm_start: str = ""  #: the run of a sweep whose weights training began with, or ""
+    digest: str = ""  #: of the fields that decide the outcome
+    dataset: str
+    note: str = ""  #: what readers of figures must know about the dataset
+    store: str = (
+        ""  #: name of the store that a head learnt from; this and the next "" for a baseline
+    )
+    store_path: str = ""
+    fingerprint: str = ""
+    snapshot: str = ""
+    encoder: str = ""
+    identity: dict[str, Any] = {}  #: fields of the fingerprint
+    weights: str = ""  #: of the encoder, or of a pretrained baseline
+    untrained: bool = False  #: whether these weights are random numbers
+    given: dict[str, Any] = {}  #: what the user asked for
+    floor_model: str = ""  #: what `Run.floor` holds the scores of
+    versions: dict[str, str] = {}  #: of Python and the libraries that decide figures
+
+    def with_digest(self) -> Self:
+        """Return the configuration with the digest of the fields that decide the outcome."""
+        return msgspec.structs.replace(self, digest=digest(_builtins(self, _DECIDES)))
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run folder: what was learnt from, the model, the held-out share, the seed, the digest."""
+        split = f"{self.split.share:.3g}-s{self.seed}-{self.digest[:8]}"
+        return f"{self.store or self.dataset}-{self.name}-{split}"
+
+    @property
+    def inputs(self) -> str:
+        """What was learnt from: an array, or the chosen columns of `pooled` as `pooled[mean,std]`."""
+        return f"{self.features}[{','.join(self.columns)}]" if self.columns else self.features
+
+
+class Run(Config, frozen=True, kw_only=True, eq=False):
+    """A run folder: the configuration and, from `metrics.json`, what came out.
+
+    Scores are of the held-out samples, with 95 % bootstrap intervals. Classification: `accuracy`, `balanced_accuracy`,
+    `macro_f1`, `ece`, `log_loss` (nats). Segmentation: see `samtl.metrics.segmentation.bootstrap`.
     """
 
-    kind: str
-    name: str
-    task: str
-    metrics: dict[str, Score]
-    floor: dict[str, Score] | None
-    floor_missing: str
-    also: dict[str, dict[str, Score]]
-    split: Split
-    fingerprint: str
-    snapshot: str
-    run: Path
-    seconds: dict[str, float]
-    training: dict[str, Any]
-    peak_memory: int
-    features: str
-    seed: int
-    classes: tuple[str, ...]
-    confusion: NDArray[np.int64]
-    per_class: PerClass
-    images: dict[str, NDArray[np.float64]]
+    path: Path = Path()  #: the folder; in neither file
+    metrics: Scores
+    floor: Scores | None  #: of `floor_model` on the same split
+    floor_missing: str  #: why there is no floor, or ""
+    also: dict[str, Scores]  #: of further models that were scored in the same run
+    confusion: NDArray[np.int64]  #: (K, K), of samples or pixels; rows are the truth
     n_train: int
-    n_validation: int
+    n_validation: int  #: samples that were chosen on; `logreg` then learns from these, too
     n_test: int
-    left_out_because: dict[str, int]
-    store: str
-    dataset: str
-    encoder: str
-    weights: str
-    untrained: bool
-    note: str
-    warm_start: str = ""
+    left_out_because: dict[
+        str, int
+    ]  #: `quarantined`, `missing`, `unlabelled`, `not_in_the_split`: samples
+    training: dict[
+        str, Any
+    ]  #: `stopped`, `epochs`, `best_epoch`, `samples_per_second`, `waiting` (a share); or empty
+    seconds: dict[str, float]  #: of each stage, and `total`
+    peak_memory: int  #: largest resident size of the process so far, in bytes
+    finished: str  #: ISO 8601, UTC
+    comparison_key: str  #: runs with the same key may be compared; see `comparison_key`
+    files: dict[str, str] = {}  #: sha256 of the other files of the folder, but for masks
 
     @property
     def left_out(self) -> int:
         """How many samples took no part."""
         return sum(self.left_out_because.values())
 
+    @property
+    def per_class(self) -> PerClass:
+        """Precision, recall, F1 and support of each class."""
+        return classification.per_class(self.confusion)
+
     def to_json(self) -> dict[str, Any]:
-        """Give the result as JSON values."""
-        return {
-            self.kind: self.name,
-            "task": self.task,
-            "metrics": _plain(self.metrics),
-            "floor": self.floor and _plain(self.floor),
-            "floor_missing": self.floor_missing,
-            "also": {name: _plain(scores) for name, scores in self.also.items()},
-            "split": split_json(self.split),
-            "fingerprint": self.fingerprint,
-            "run": str(self.run),
-            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
-            "training": self.training,
-            "peak_memory": self.peak_memory,
-            "features": self.features,
-            "seed": self.seed,
-            "store": self.store,
-            "dataset": self.dataset,
-            "note": self.note,
-            "encoder": self.encoder,
-            "weights": self.weights,
-            "untrained": self.untrained,
-            "warm_start": self.warm_start,
-            "snapshot": self.snapshot,
-            "counts": {
-                "train": self.n_train,
-                "validation": self.n_validation,
-                "test": self.n_test,
-                "left_out": self.left_out_because,
-            },
-            "per_class": {
-                name: {
-                    "precision": float(self.per_class.precision[i]),
-                    "recall": float(self.per_class.recall[i]),
-                    "f1": float(self.per_class.f1[i]),
-                    "support": int(self.per_class.support[i]),
-                }
-                for i, name in enumerate(self.classes)
-            },
-            "confusion": self.confusion.tolist(),
+        """Return the record as JSON values."""
+        config = _builtins(self, Config.__struct_fields__)
+        return {**config, **self.figures(), "run": str(self.path)}
+
+    def figures(self) -> dict[str, Any]:
+        """Return the content of `metrics.json`, without its checksum, as JSON values."""
+        known = (*Config.__struct_fields__, "path")
+        each = {name: getattr(self.per_class, name).tolist() for name in PerClass.__annotations__}
+        per_class = {
+            label: dict(zip(each, values, strict=True))
+            for label, *values in zip(self.classes, *each.values(), strict=True)
         }
+        names = [name for name in Run.__struct_fields__ if name not in known]
+        return {**_builtins(self, names), "per_class": per_class}
 
 
-def _plain(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
-    return {name: asdict(score) for name, score in scores.items()}
+class FitResult(Run, frozen=True, kw_only=True, eq=False):
+    """What one fit came to: its record, with the rows of the split and the scores of each image."""
+
+    split: Split  # type: ignore[assignment]  # which has the fields of a SplitName
+    images: dict[
+        str, NDArray[np.float64]
+    ] = {}  #: (n,) each, of the held-out images of a segmentation
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.path
 
 
-def split_json(split: Split) -> dict[str, Any]:
-    """Name a split as JSON values."""
-    return {"name": split.name, "share": split.share, "seed": split.seed, "digest": split.digest}
+def comparison_key(
+    task: str, classes: Sequence[str], truth: Mapping[str, str], resolution: int
+) -> str:
+    """Return the digest of what runs must have in common to be compared.
+
+    Parameters
+    ----------
+    task : str
+    classes : sequence of str
+    truth : mapping of str to str
+        The held-out samples: id to class name, or to the sha256 of the mask that is scored against.
+    resolution : int
+        As in `Config`.
+    """
+    held_out = sorted(truth.items())
+    return digest([task, list(classes), resolution, held_out])
 
 
-def read_run(path: str | Path, file: str = "config.json") -> dict[str, Any]:
-    """Read a JSON object of a run folder.
+def read_run(path: str | Path, *, whole: bool = False) -> Run:
+    """Read a run folder and check that its files belong together.
+
+    Parameters
+    ----------
+    path : path
+    whole : bool
+        Whether to hash the model's tensors, too, which may be large.
 
     Raises
     ------
     InputError
-        Where the folder is no run, or the file is not what a run holds.
+        The folder is no run, is of another format, or is damaged.
     """
+    folder = Path(path)
     try:
-        return read_object(Path(path, file))
+        config = read_object(folder / CONFIG)
+        if config.get("format") != FORMAT:
+            raise InputError(
+                f"{folder} has run format {config.get('format')!r}, and this samtl reads {FORMAT}: train again, or use "
+                "the samtl that wrote it"
+            )
+        content = read_object(folder / METRICS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
-            f"{path} is no run: expected a folder with {file}, which samtl fit-head and samtl fit-baseline write"
+            f"{folder} is no run: expected a folder with {CONFIG} and {METRICS}, which samtl fit-head and samtl "
+            "fit-baseline write"
         ) from error
+    try:
+        if content.pop("checksum", None) != digest(content):
+            raise ValueError(f"{METRICS} fails its checksum")
+        run = msgspec.convert({**content, **config}, Run, dec_hook=_from_json)
+        if run.confusion.shape != (len(run.classes),) * 2:
+            raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
+        for name, expected in run.files.items():
+            if (whole or name != TENSORS) and file_sha256(folder / name) != expected:
+                raise ValueError(f"{name} is not the file that was written with the run")
+    except (ValueError, OverflowError, RecursionError, OSError) as error:
+        raise InputError(f"{folder} is damaged: {error}") from error
+    return msgspec.structs.replace(run, path=folder)
 
 
-class RunFolder:
-    """A run folder being written; a context manager that leaves nothing behind unless `publish` was reached.
+def _builtins(record: Config, names: Iterable[str]) -> dict[str, Any]:
+    """Return some fields of a record as JSON values."""
+    found = {name: getattr(record, name) for name in names}
+    if isinstance(found.get("split"), Split):
+        found["split"] = SplitName.of(found["split"])
+    values: dict[str, Any] = msgspec.to_builtins(found, enc_hook=lambda array: array.tolist())
+    return values
 
-    Parameters
-    ----------
-    parent : Path
-        Made where it does not exist.
 
-    Attributes
-    ----------
-    path : Path
-        Where files go until it is published.
+def _from_json(kind: type, value: Any) -> Any:
+    return np.array(value, dtype=np.int64)  # the confusion
 
-    Raises
-    ------
-    ResourceError
-        Where the disk does not take it.
-    """
+
+class RunFolder(AtomicFolder):
+    """A run folder being written: an `AtomicFolder` whose errors are `ResourceError`s."""
 
     def __init__(self, parent: Path) -> None:
         self.parent = parent
-        self.path = parent / f".tmp-{uuid.uuid4().hex}"
-        try:
-            self.path.mkdir(parents=True)
-        except OSError as error:
-            raise _refused(parent, error) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        with self.writing():
+            super().__init__(parent)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn what the disk refuses within a `with` block into a `ResourceError`."""
+        """Turn an OSError within a `with` block into a `ResourceError`."""
         try:
             yield
         except OSError as error:
-            raise _refused(self.parent, error) from error
+            raise ResourceError(
+                f"cannot write a run into {self.parent}: {error.strerror or error}; choose another folder with --out, "
+                "or make room"
+            ) from error
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON object."""
@@ -257,52 +282,16 @@ class RunFolder:
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table."""
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)
+        with self.writing(), (self.path / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(itertools.chain([header], rows))
+
+    def record(self, result: FitResult) -> FitResult:
+        """Write `config.json` and, after all other files, `metrics.json`, and move the folder to its name."""
+        self.write_json(CONFIG, _builtins(result, Config.__struct_fields__))
         with self.writing():
-            (self.path / name).write_text(text.getvalue(), encoding="utf-8")
-
-    def publish(self, name: str) -> Path:
-        """Move the folder to its name, or the next free one; gives its path."""
-        with self.writing():
-            for entry in self.path.rglob("*"):
-                _sync(entry)
-            _sync(self.path)
-            for count in itertools.count(1):
-                target = self.parent / (name if count == 1 else f"{name}.{count}")
-                try:
-                    # Fails where a file or a folder with content is, and a run folder is never empty.
-                    self.path.rename(target)
-                except OSError as error:
-                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                        raise
-                else:
-                    break
-            _sync(self.parent)
-        return target
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _refused(parent: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        f"cannot write a run into {parent}: {error.strerror or error}; "
-        "choose another folder with --out, or make room"
-    )
-
-
-def scored_at(config: Mapping[str, Any]) -> int:
-    """Give the longest side at which the masks of a run were scored, from its `config.json`; 0 of labels."""
-    if config["task"] != "segmentation":
-        return 0
-    return int(
-        config["store"]["identity"]["image_size"] if "store" in config else config["image_size"]
-    )
+            files = {p.name: file_sha256(p) for p in sorted(self.path.iterdir()) if p.is_file()}
+            result = msgspec.structs.replace(result, files=files)
+            content = result.figures()
+            self.write_json(METRICS, {**content, "checksum": digest(content)})
+            path = self.publish(result.run_name, numbered=True)
+        return msgspec.structs.replace(result, path=path)

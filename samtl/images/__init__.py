@@ -1,1 +1,1 @@
-"""Image files to pixels: decoding, resizing, padding and normalising."""
+"""Image files to pixels: decoding, resizing and padding."""

@@ -1,52 +1,55 @@
-"""Which samples are held out: index arithmetic with a digest, nothing else.
+"""Which samples are held out: row numbers with a digest.
 
-Who goes where depends on sample ids, labels and the seed, never on the order of rows: within each class, samples
-are ranked by sha256 of (seed, id) and the first of them are held out. So the same dataset embedded in another
-order gives the same split, and a larger share holds out the same samples and more, but for what rounding shifts.
+Every draw depends on sample ids, labels and the seed, never on the order of rows: within each class, samples are
+ranked by sha256 of (seed, id) and the first of them are held out. So the same dataset embedded in another order gives
+the same split, and a larger share holds out the same samples and more, except for rounding.
 
-Images cut from one scene look alike, and a head that has seen one of them knows the others: where samples have
-groups, it is the groups that are ranked, and none is ever torn. Where a dataset ships a split, `shipped` takes it.
-How few labels do is asked of one split: `fewer` and `shots` leave samples out of its training part.
+Images cut from one scene look alike, and a head that was trained on one recognises the others: if samples have groups,
+groups are ranked, and none is divided between parts.
 """
 
-from __future__ import annotations
-
-from samtl.splits.draw import (
-    fold,
-    holdout,
-    inner,
-    require_fold,
+from samtl.splits.draw import fold, holdout, inner
+from samtl.splits.fewer import fewer, shots
+from samtl.splits.given import reuse, shipped
+from samtl.splits.record import (
+    SplitRecord,
+    read_split,
+    read_split_file,
+    record_of,
 )
-from samtl.splits.fewer import (
-    fewer,
-    require_part,
-    require_shots,
-    shots,
-)
-from samtl.splits.given import PARTS, from_ids, shipped
+from samtl.splits.spec import SplitSpec, leaks, parse, parse_many, select
 from samtl.splits.split import (
+    PARTS,
     VALIDATION_SHARE,
     Rows,
+    Samples,
     Split,
     digest_of,
-    require_share,
+    require_usable,
 )
 
 __all__ = [
+    "Samples",
     "Split",
+    "SplitSpec",
+    "SplitRecord",
     "Rows",
+    "PARTS",
+    "VALIDATION_SHARE",
+    "parse",
+    "parse_many",
+    "select",
     "holdout",
     "fold",
     "inner",
     "fewer",
     "shots",
     "shipped",
-    "from_ids",
+    "reuse",
+    "read_split",
+    "read_split_file",
+    "record_of",
     "digest_of",
-    "require_share",
-    "require_fold",
-    "require_part",
-    "require_shots",
-    "PARTS",
-    "VALIDATION_SHARE",
+    "leaks",
+    "require_usable",
 ]

@@ -1,146 +1,104 @@
-"""Splits that are given: by the part that each sample is in, or by lists of ids."""
+"""Splits that are given: by the part of each sample, or by a record of an earlier split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from samtl.errors import InputError
+from samtl.splits.record import SplitRecord
 from samtl.splits.split import (
-    VALIDATION_SHARE,
+    PARTS,
+    Samples,
     Split,
-    checked,
-    every_class,
+    first_repeated,
     made,
-    repeated,
+    require_every_class,
+    require_usable,
 )
 
-PARTS = ("train", "validation", "test")  # of a split that a dataset ships
 
-
-def shipped(
-    sample_ids: Sequence[str],
-    parts: Sequence[str],
-    labels: ArrayLike | None = None,
-    usable: ArrayLike | None = None,
-    classes: Sequence[str] | None = None,
-    name: str = "shipped",
-) -> tuple[Split, Split]:
-    """Take the split that a dataset comes with, or another that names the part of each sample.
-
-    Parameters
-    ----------
-    sample_ids, labels, usable, classes
-        As for `holdout`.
-    parts : sequence of (N,) str
-        The part of each row, of `PARTS`.
-    name : str
-        What the split is called.
+def shipped(samples: Samples, name: str = "shipped") -> tuple[Split, Split]:
+    """Split samples by their `parts`, for instance those that a dataset comes with.
 
     Returns
     -------
     split : Split
-        Held out is the part `test`, to train on are both others.
+        The part `test` is held out, both others are for training.
     inner : Split
-        Cut from the training part is the part `validation`.
+        The part `validation` is cut from the training part.
 
     Raises
     ------
     InputError
-        Where a part is unknown or has no samples, or a class is not in every part.
+        If a part is unknown or has no samples, or a class is not in every part.
     """
-    ids, truth, classes = checked(sample_ids, labels, classes, usable)
-    if len(parts) != len(ids):
+    unknown = set(samples.parts) - {*PARTS, ""}
+    if unknown or not samples.parts:
         raise InputError(
-            f"expected the shipped part of each of {len(ids)} samples, got {len(parts)}"
+            f"each sample must be in one of the parts {', '.join(PARTS)}, got {min(unknown, default=None)!r}"
         )
-    for part in parts:
-        if part not in PARTS:
-            raise InputError(f"a shipped part must be one of {', '.join(PARTS)}, got {part!r}")
-    which = np.array([PARTS.index(part) for part in parts], dtype=np.int64)
-    members = {part: np.flatnonzero((truth >= 0) & (which == i)) for i, part in enumerate(PARTS)}
+    of = np.array(samples.parts)
+    members = {part: np.flatnonzero((samples.truth >= 0) & (of == part)) for part in PARTS}
     if not all(map(len, members.values())):
-        have = ", ".join(f"{len(rows)} in {part}" for part, rows in members.items())
+        found = ", ".join(f"{len(rows)} in {part}" for part, rows in members.items())
         raise InputError(
-            f"the {name} split needs samples in each of {', '.join(PARTS)}, got {have}: give the held-out share "
-            "with --split instead"
+            f"the {name} split needs samples in each part, got {found}: choose a held-out share, such as --split 0.2"
         )
-    every_class(truth, members, classes, given=name)
+    why = f"in the {name} split: choose a held-out share, such as --split 0.2"
+    require_every_class(samples, members, why)
     train, validation, test = members.values()
     both = np.union1d(train, validation)
     return (
-        made(ids, both, test, name, len(test) / (len(both) + len(test)), 0),
-        made(ids, train, validation, "validation", len(validation) / len(both), 0),
+        made(samples, both, test, name, len(test) / (len(both) + len(test)), 0),
+        made(samples, train, validation, "validation", len(validation) / len(both), 0),
     )
 
 
-def from_ids(
-    sample_ids: Sequence[str],
-    held_out: Sequence[str],
-    validation: Sequence[str],
-    left_out: Sequence[str] = (),
-    *,
-    name: str,
-    share: float,
-    seed: int,
-    digest: str,
-    validation_share: float = VALIDATION_SHARE,
-) -> tuple[Split, Split]:
-    """Make a split anew from the ids that were written down, by an earlier run or in a file.
+def reuse(samples: Samples, record: SplitRecord, source: str | Path) -> tuple[Split, Split]:
+    """Restore a recorded split and its validation part.
 
     Parameters
     ----------
-    sample_ids : sequence of (N,) str
-        Unique ids, one for each row of the store at hand.
-    held_out, validation, left_out : sequence of str
-        Who was held out, who was in the validation part, and who took no part; all others were trained on.
-    name, share, seed, digest
-        Of the split, as recorded.
-    validation_share : float
-        As recorded; only carried over.
+    source : str or path
+        Where the record is from, for messages.
 
     Returns
     -------
     split, inner : Split
-        Equal to those that were written down.
+        Equal to those that were recorded.
 
     Raises
     ------
     InputError
-        Where an id is not among `sample_ids` or in two of the lists, a part is empty, or the samples that are left
-        to train on are not those of the digest.
+        If the record is of other samples, or contains samples that cannot be used.
     """
-    ids, _, _ = checked(sample_ids, None, None)
-    row = {sample: i for i, sample in enumerate(ids)}
-    listed = [*held_out, *validation, *left_out]
+    other = f"the split of {source} was made for other samples than those of {samples.where}"
+    row = {sample: i for i, sample in enumerate(samples.ids)}
+    listed = [*record.held_out, *record.validation, *record.left_out]
     absent = [sample for sample in listed if sample not in row]
     if absent:
         raise InputError(
-            f"it was made of other samples: {len(absent)} of the {len(listed)} that are held out, for validation or "
-            f"left out there are not here, the first is {absent[0]!r}; choose the store that it was made with"
+            f"{other}: {len(absent)} of the {len(listed)} that it lists are not here, such as {absent[0]!r}"
         )
-    twice = repeated(listed)
-    if twice is not None:
-        raise InputError(
-            f"a sample is held out, for validation, or left out, once, but {twice!r} is listed more than once"
-        )
+    if repeated := first_repeated(listed):
+        raise InputError(f"the split of {source} lists {repeated!r} more than once")
     test, held, without = (
         np.array(sorted(row[sample] for sample in part), dtype=np.int64)
-        for part in (held_out, validation, left_out)
+        for part in (record.held_out, record.validation, record.left_out)
     )
-    both = np.setdiff1d(np.arange(len(ids)), np.concatenate([test, without]))
-    split = made(ids, both, test, name, share, seed)
-    if split.digest != digest:
+    both = np.setdiff1d(np.arange(len(row)), np.concatenate([test, without]))
+    split = made(samples, both, test, record.name, record.share, record.seed)
+    if split.digest != record.digest:
         raise InputError(
-            f"it was made of other samples: all of those held out there are here, but the {len(both)} left to "
-            "train and validate on are not those there (there are more, fewer, or others); choose the store "
-            "that it was made with"
+            f"{other}: the held-out ones are here, but the {len(both)} to train and validate on differ"
         )
     if not (len(test) and len(held) and len(both) > len(held)):
         raise InputError(
-            f"samples are needed to train on, for validation and held out, got {len(both) - len(held)}, {len(held)} "
-            f"and {len(test)}"
+            f"the split of {source} needs samples to train on, for validation and held out, got "
+            f"{len(both) - len(held)}, {len(held)} and {len(test)}"
         )
-    return split, made(ids, np.setdiff1d(both, held), held, "validation", validation_share, seed)
+    require_usable(samples, split)
+    train = np.setdiff1d(both, held)
+    return split, made(samples, train, held, "validation", record.validation_share, record.seed)

@@ -1,7 +1,7 @@
-"""Split files as others publish them: three lists of file names, and where TorchGeo's lists of EuroSAT are.
+"""Split files as others publish them: three lists of file names, such as TorchGeo's lists of EuroSAT.
 
-`PREFIX-train.txt`, `PREFIX-val.txt` and `PREFIX-test.txt` hold one name on each line. A name is a sample's id, or what
-is left of it without folders and extension: EuroSAT's images are `.jpg` in one archive and `.tif` in another.
+`PREFIX-train.txt`, `PREFIX-val.txt` and `PREFIX-test.txt` hold one name on each line. A name is a sample's id, or its
+stem without folders and extension: EuroSAT's images are `.jpg` in one archive and `.tif` in another.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from samtl._io import read_object
 from samtl.errors import InputError, ResourceError
-from samtl.splits import PARTS
+from samtl.splits.split import PARTS
 
 _log = logging.getLogger(__name__)
 
@@ -38,25 +36,19 @@ SHA256 = {
 
 
 def list_files(prefix: str | Path) -> dict[str, Path]:
-    """Name the file of each part, of `samtl.splits.PARTS`."""
+    """The list file of each part."""
     return {part: Path(f"{prefix}-{ending}.txt") for part, ending in ENDINGS.items()}
 
 
 def read_lists(prefix: str | Path) -> dict[str, list[str]]:
-    """Read the names in each part.
-
-    Raises
-    ------
-    InputError
-        Where a file is missing or is no text.
-    """
+    """Read the names in each part; InputError if a file is missing or is not text."""
     lists = {}
     for part, path in list_files(prefix).items():
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"the list {path} cannot be read ({type(error).__name__}): expected are three text files, "
+                f"the list {path} cannot be read ({type(error).__name__}): expected three text files, "
                 f"{', '.join(file.name for file in list_files(prefix).values())}, with a file name on each line"
             ) from error
         lists[part] = [line.strip() for line in lines if line.strip()]
@@ -64,157 +56,73 @@ def read_lists(prefix: str | Path) -> dict[str, list[str]]:
 
 
 def parts_of(
-    lists: Mapping[str, Sequence[str]], ids: Sequence[str], lists_of: str, where: str
+    lists: Mapping[str, Sequence[str]], ids: Sequence[str], source: str, where: str
 ) -> list[str]:
-    """Find the part of each sample.
+    """Find the part of each sample, "" if it is not listed.
 
-    All names must be there: a split of part of them would be called the same, and its figures would not compare.
-
-    Parameters
-    ----------
-    lists : mapping of part to names
-    ids : sequence of (N,) str
-    lists_of, where : str
-        Where the lists and the samples are from, for messages.
-
-    Returns
-    -------
-    list of (N,) str
-        "" where no list has the sample.
+    `lists` maps parts to names; `source` and `where` say where lists and samples are from, for messages.
 
     Raises
     ------
     InputError
-        Where a name is of no sample, of several, or of one that is listed already.
+        If a name matches no sample (figures on some of a published split would not compare), several, or one that is
+        listed already.
     """
     row = {sample: i for i, sample in enumerate(ids)}
-    alike: dict[str, list[int]] = {}
+    by_stem: dict[str, list[int]] = {}
     for i, sample in enumerate(ids):
-        alike.setdefault(PurePosixPath(sample).stem, []).append(i)
-    named = [(name, part) for part, names in lists.items() for name in names]
-    found = [
-        [row[name]] if name in row else alike.get(PurePosixPath(name).stem, []) for name, _ in named
-    ]
-    absent = [name for (name, _), rows in zip(named, found, strict=True) if not rows]
+        by_stem.setdefault(PurePosixPath(sample).stem, []).append(i)
+    parts, absent = [""] * len(ids), []
+    for part, names in lists.items():
+        for name in names:
+            rows = [row[name]] if name in row else by_stem.get(PurePosixPath(name).stem, [])
+            if not rows:
+                absent.append(name)
+                continue
+            if len(rows) > 1:
+                raise InputError(
+                    f"{source} name {name!r}, which may be {ids[rows[0]]!r} or {ids[rows[1]]!r} of {where}: list whole "
+                    "sample ids"
+                )
+            if parts[rows[0]]:
+                raise InputError(
+                    f"{source} name {ids[rows[0]]!r} twice, in {parts[rows[0]]} and in {part}"
+                )
+            parts[rows[0]] = part
     if absent:
         raise InputError(
-            f"{lists_of} name {len(absent)} samples, of {len(named)}, that are not in {where}, such as "
-            f"{absent[0]!r}: choose the dataset that they were made for, all of it (without --limit or --per-class), "
-            "or give the held-out share, such as --split 0.2"
+            f"{source} name {len(absent)} samples that are not in {where}, such as {absent[0]!r}: choose the whole "
+            "dataset that they were made for (without --limit or --per-class), or a held-out share, such as --split 0.2"
         )
-    parts = [""] * len(ids)
-    for (name, part), rows in zip(named, found, strict=True):
-        if len(rows) > 1:
-            raise InputError(
-                f"{lists_of} name {name!r}, which may be {ids[rows[0]]!r} or {ids[rows[1]]!r} of {where}: name "
-                "samples by their whole ids"
-            )
-        if parts[rows[0]]:
-            raise InputError(
-                f"{lists_of} name {ids[rows[0]]!r} more than once, in {parts[rows[0]]} and in {part}"
-            )
-        parts[rows[0]] = part
     return parts
 
 
 def torchgeo(name: str) -> dict[str, list[str]]:
-    """Read TorchGeo's lists of EuroSAT, of `TORCHGEO`; what is not among the downloads is fetched (500 kB).
+    """Read TorchGeo's lists of EuroSAT, of `TORCHGEO`; missing files are downloaded (500 kB).
 
     Raises
     ------
     InputError
-        Where the address gives other bytes than the published ones.
+        If a download is not the published file.
     ResourceError
-        Where the download fails.
+        If a download fails.
     """
     import pooch
 
     folder = Path(os.environ.get("SAMTL_DATA_CACHE") or pooch.os_cache("samtl"))
     prefix = folder / TORCHGEO[name]
-    pooch.get_logger().setLevel(logging.WARNING)  # samtl tells it in its own words
+    pooch.get_logger().setLevel(logging.WARNING)  # samtl reports downloads itself
     for path in list_files(prefix).values():
-        url = BASE_URL + path.name
-        by_hand = f"get {path.name} elsewhere and put it into {folder}"
+        url, digest = BASE_URL + path.name, SHA256[path.name]
+        remedy = f"try again, or put {path.name} into {folder} yourself"
         if not path.is_file():
             _log.info("downloading %s into %s", url, folder)
         try:
-            pooch.retrieve(
-                url, known_hash=f"sha256:{SHA256[path.name]}", fname=path.name, path=folder
-            )
-        except OSError as error:  # requests' errors are OSErrors
+            pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=path.name, path=folder)
+        except OSError as error:  # includes requests' errors
             raise ResourceError(
-                f"could not download {url} ({type(error).__name__}) into {folder}: try again, or {by_hand}"
+                f"could not download {url} into {folder} ({type(error).__name__}): {remedy}"
             ) from error
-        except ValueError as error:  # pooch's word for another hash
-            raise InputError(
-                f"{url} does not have the sha256 {SHA256[path.name]}: try again, or {by_hand}"
-            ) from error
+        except ValueError as error:  # another hash
+            raise InputError(f"{url} does not have the sha256 {digest}: {remedy}") from error
     return read_lists(prefix)
-
-
-def read_split(path: str | Path) -> dict[str, Any]:
-    """Read who was in which part of a run, by id.
-
-    Raises
-    ------
-    InputError
-        As `read_run` and `read_split_file`.
-    """
-    try:
-        return _whole_split(Path(path, "split.json"), read_object(Path(path, "split.json")))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
-            f"{path} is no run: expected a folder with split.json, which samtl fit-head and samtl fit-baseline write"
-        ) from error
-
-
-def read_split_file(path: str | Path) -> dict[str, Any]:
-    """Read a file like the `split.json` of a run.
-
-    Raises
-    ------
-    InputError
-        Where there is no such file, a field is missing or of another type, or the file of a sweep's split that it names
-        is gone or is of another split.
-    """
-    try:
-        return _whole_split(Path(path), read_object(Path(path)))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(
-            f"there is no split file {path}: expected is one like a run's split.json"
-        ) from error
-
-
-def _whole_split(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Check the fields of a split; runs of a sweep name a file that they share, with the ids."""
-    if "file" in content:
-        shared = Path(file.parent, str(content["file"]))
-        try:
-            whole = read_object(shared)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise InputError(
-                f"{file} names {shared}, which is not there: keep the runs of a sweep and its splits together"
-            ) from error
-        for field in ("digest", "validation_digest"):
-            if field in content and content[field] != whole.get(field):
-                raise InputError(
-                    f"{shared} is not the split that {file} names: its {field} is {whole.get(field)!r}, and should be "
-                    f"{content[field]!r}"
-                )
-        content = {**whole, **content}
-    expected = {
-        "name": str,
-        "share": float,
-        "seed": int,
-        "digest": str,
-        "validation_share": float,
-    }
-    lists = ("held_out", "validation", "left_out")
-    wrong = [name for name, kind in expected.items() if not isinstance(content.get(name), kind)]
-    for name in lists:
-        ids = content.get(name)
-        if not (isinstance(ids, list) and all(isinstance(i, str) for i in ids)):
-            wrong.append(name)
-    if wrong:
-        raise InputError(f"{file} is damaged: {', '.join(wrong)}")
-    return content

@@ -1,36 +1,41 @@
-"""Ways to decide who is held out, as a user writes them.
+"""What a user writes after `--split`.
 
 ::
 
-    0.2                a share, of each class or of whole groups
+    0.2                a held-out share, of each class or of whole groups
     shipped            the split that the dataset comes with
     fold:1/5           the first of 5 folds; kfold:5 is all of them
-    label:0.1@0.2      0.2 held out, and of the labels of the others 0.1
-    shots:5@0.2        0.2 held out, and of the others 5 of each class
+    label:0.1@0.2      0.2 held out, and 0.1 of the labels of the others
+    shots:5@0.2        0.2 held out, and 5 labels of each class of the others
     file:PATH          a file like a run's split.json, or PATH-train.txt, PATH-val.txt, PATH-test.txt
     torchgeo           TorchGeo's lists of EuroSAT, drawn at random
     torchgeo-spatial   TorchGeo's lists of EuroSAT, by longitude
 
-After the @ may be any of those that hold out but kfold.
+After the @ may be any of those that hold out, except kfold.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from samtl import splits
 from samtl.errors import InputError, UnknownName
-from samtl.splits import Split
-from samtl.splits import published as split_lists
-from samtl.splits.published import read_split_file
+from samtl.splits.draw import fold, holdout, inner
+from samtl.splits.fewer import fewer, shots
+from samtl.splits.given import reuse, shipped
+from samtl.splits.published import (
+    TORCHGEO,
+    list_files,
+    parts_of,
+    read_lists,
+    torchgeo,
+)
+from samtl.splits.record import read_split_file
+from samtl.splits.split import Samples, Split
 
 SHIPPED = "shipped"
 FORMS = (
@@ -41,154 +46,122 @@ FORMS = (
     "label:0.1@0.2",
     "shots:5@0.2",
     "file:PATH",
-    *split_lists.TORCHGEO,
+    *TORCHGEO,
 )
-RANDOM = frozenset({"holdout", "fold", "label", "shots", "torchgeo"})
 MOST = 1000  # splits that "..." may stand for
 
+_RANDOM = frozenset({"holdout", "fold", "label", "shots", "torchgeo"})
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+)", re.ASCII)
 _ARGUMENTS = {
-    "fold": re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII),
-    "kfold": re.compile(r"(\d{1,9})", re.ASCII),
-    "label": re.compile(r"([^@]+)@(.+)"),
-    "shots": re.compile(r"(\d{1,9})@(.+)", re.ASCII),
-    "file": re.compile(r"(.+)"),
+    "fold": r"(?P<fold>\d{1,9})/(?P<count>\d{1,9})",
+    "kfold": r"(?P<count>\d{1,9})",
+    "label": r"(?P<share>(\d+\.?\d*|\.\d+)(e-?\d{1,3})?)@(?P<base>.+)",
+    "shots": r"(?P<count>\d{1,9})@(?P<base>.+)",
+    "file": r"(?P<path>.+)",
 }
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The samples that a trial may draw on.
+class SplitSpec:
+    """One way to hold out samples.
 
     Attributes
     ----------
-    where : str
-        The store or dataset, for messages.
-    task : str
-    ids : tuple of str
-    classes : tuple of str
-    labels : (N,) int64
-        -1 where there is none; all -1 for segmentation.
-    usable : (N,) bool
-        Samples that can take part: embedded, and labelled where labels are needed.
-    groups, parts : tuple of str
-        As of the dataset, or empty.
-    """
-
-    where: str
-    task: str
-    ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    usable: NDArray[np.bool_]
-    groups: tuple[str, ...]
-    parts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One way to decide who is held out.
-
-    Attributes
-    ----------
-    spec : str
-        As a user would write it; protocols that are the same have the same.
     kind : str
-        `share`, or what `spec` begins with.
+        `share`, or what the text begins with.
     share : float
-        Of `share` the held-out part, of `label` the part of the labels that is kept; else 0.
+        For `share` the held-out part, for `label` the part of the labels that is kept; else 0.
     count : int
-        How many folds, or samples of each class; else 0.
+        Number of folds, or samples of each class; else 0.
     fold : int
         Which fold, from 1; else 0.
     path : str
         Of `file`; else "".
-    base : Protocol or None
+    base : SplitSpec or None
         What holds out before `label` or `shots` leave labels out.
     """
 
-    spec: str
     kind: str
     share: float = 0.0
     count: int = 0
     fold: int = 0
     path: str = ""
-    base: Protocol | None = None
+    base: SplitSpec | None = None
+
+    def __post_init__(self) -> None:
+        expected = {
+            "share": (0 < self.share < 1, "a held-out share lies between 0 and 1"),
+            "label": (0 < self.share <= 1, "label:F@SHARE needs F above 0 and up to 1"),
+            "shots": (
+                self.count >= 2,
+                "shots:K@SHARE needs K from 2 (one of each class is for validation)",
+            ),
+            "fold": (1 <= self.fold <= self.count > 1, "fold:I/K needs K from 2 and I from 1 to K"),
+            "kfold": (self.count > 1, "kfold:K needs K from 2"),
+        }
+        holds, rule = expected.get(self.kind, (True, ""))
+        if self.base is not None and self.base.kind in ("kfold", "label", "shots"):
+            holds, rule = False, "after the @ comes one split of all labels, such as 0.2"
+        if not holds:
+            raise InputError(f"--split {self.text}: {rule}")
+
+    @property
+    def text(self) -> str:
+        """As a user would write it; equal specs have the same text."""
+        number = str(self.share).removesuffix(".0")
+        base = self.base.text if self.base else ""
+        return {
+            "share": number,
+            "fold": f"fold:{self.fold}/{self.count}",
+            "kfold": f"kfold:{self.count}",
+            "label": f"label:{number}@{base}",
+            "shots": f"shots:{self.count}@{base}",
+            "file": f"file:{self.path}",
+        }.get(self.kind, self.kind)
 
     @property
     def draws(self) -> bool:
-        """Whether samples, or groups of them, are drawn: else they are held out as they were given."""
+        """Whether samples or groups are drawn, not held out as they were listed."""
         return (self.base or self).kind in ("share", "fold", "kfold")
 
-    def expand(self) -> list[Protocol]:
-        """Give the folds of a `kfold`; all others are one split, and give themselves."""
+    def expand(self) -> list[SplitSpec]:
+        """The folds of a `kfold`; any other spec is one split."""
         if self.kind != "kfold":
             return [self]
-        return [parse(f"fold:{which}/{self.count}") for which in range(1, self.count + 1)]
+        return [SplitSpec("fold", count=self.count, fold=i + 1) for i in range(self.count)]
 
 
-def parse(spec: str | float) -> Protocol:
-    """Read one protocol.
-
-    Raises
-    ------
-    UnknownName
-        Where it begins like none.
-    InputError
-        Where its numbers are missing or out of range.
-    """
+def parse(spec: str | float) -> SplitSpec:
+    """Parse one split spec; UnknownName if it has none of the known forms, InputError if a number is out of range."""
     text = str(spec).strip()
-    if text == SHIPPED or text in split_lists.TORCHGEO:
-        return Protocol(text, text)
+    if text == SHIPPED or text in TORCHGEO:
+        return SplitSpec(text)
     kind, colon, rest = text.partition(":")
     share = None if colon else _number(text)
     if share is not None:
-        splits.require_share(share)
-        return Protocol(_written(share), "share", share=share)
+        return SplitSpec("share", share)
     if kind not in _ARGUMENTS:
         raise UnknownName("split", text, FORMS)
-    found = _ARGUMENTS[kind].fullmatch(rest)
+    found = re.fullmatch(_ARGUMENTS[kind], rest, re.ASCII)
     if found is None:
         form = next(form for form in FORMS if form.startswith(f"{kind}:"))
         raise InputError(f"--split {kind} is written like {form}, got {text!r}")
-    if kind == "file":
-        return Protocol(text, kind, path=rest)
-    if kind == "fold":
-        which, folds = int(found[1]), int(found[2])
-        splits.require_fold(which, folds)
-        return Protocol(f"fold:{which}/{folds}", kind, count=folds, fold=which)
-    if kind == "kfold":
-        splits.require_fold(1, int(found[1]))
-        return Protocol(f"kfold:{int(found[1])}", kind, count=int(found[1]))
-    base = parse(found[2])
-    if base.kind in ("kfold", "label", "shots"):
-        raise InputError(
-            f"--split {kind} leaves labels out of the training part of one split, and {base.spec!r} after the @ is "
-            f"{'several' if base.kind == 'kfold' else 'without some already'}: name a share, as in {kind}:...@0.2"
-        )
-    if kind == "shots":
-        splits.require_shots(int(found[1]))
-        return Protocol(f"shots:{int(found[1])}@{base.spec}", kind, count=int(found[1]), base=base)
-    kept = _number(found[1])
-    if kept is None:
-        raise InputError(f"--split label is written like label:0.1@0.2, got {text!r}")
-    splits.require_part(kept)
-    return Protocol(f"label:{_written(kept)}@{base.spec}", kind, share=kept, base=base)
+    read: dict[str, Callable[[str], Any]] = {
+        "share": float, "count": int, "fold": int, "path": str, "base": parse
+    }  # fmt: skip
+    return SplitSpec(kind, **{name: read[name](part) for name, part in found.groupdict().items()})
 
 
-def several(text: str) -> list[Protocol]:
-    """Read a list of protocols, each fold of a `kfold` for itself.
+def parse_many(text: str) -> list[SplitSpec]:
+    """Parse split specs separated by commas; a `kfold` gives its folds.
 
-    Parameters
-    ----------
-    text : str
-        Separated by commas. Between the second and the last of a row that goes up (or down) by one step, "..." stands
-        for those left out: `0.1,0.2,...,0.9`, or `label:0.1@0.2,label:0.2@0.2,...,label:1@0.2`.
+    Between the second and the last spec of an arithmetic sequence, "..." stands for those left out: `0.1,0.2,...,0.9`,
+    or `label:0.1@0.2,label:0.2@0.2,...,label:1@0.2`.
 
     Raises
     ------
     UnknownName, InputError
-        As `parse`; also where a step does not lead to the last, or a split is given twice.
+        As `parse`; also if a step does not lead to the last spec, or a split is listed twice.
     """
     items = [item.strip() for item in text.split(",")]
     if "" in items:
@@ -203,158 +176,83 @@ def several(text: str) -> list[Protocol]:
             )
         else:
             written += _between(items[i - 2], items[i - 1], items[i + 1])
-    protocols = [one for item in written for one in parse(item).expand()]
-    seen: set[str] = set()
-    for protocol in protocols:
-        if protocol.spec in seen:
-            raise InputError(f"the split {protocol.spec} is given twice in {text!r}; leave one out")
-        seen.add(protocol.spec)
-    return protocols
+    specs = [one for item in written for one in parse(item).expand()]
+    for i, spec in enumerate(specs):
+        if spec in specs[:i]:
+            raise InputError(f"the split {spec.text} is listed twice in {text!r}; leave one out")
+    return specs
 
 
-def validation_of(samples: Samples, split: Split) -> Split:
-    """Cut the validation part from the training part of a split."""
-    return splits.inner(
-        split,
-        samples.ids,
-        _labels(samples),
-        classes=samples.classes,
-        groups=samples.groups or None,
-    )
-
-
-def choose(samples: Samples, protocol: Protocol, seed: int) -> tuple[Split, Split]:
-    """Decide who is held out, and which of the others validate.
-
-    Parameters
-    ----------
-    samples : Samples
-    protocol : Protocol
-        Any but a `kfold`, which is several splits.
-    seed : int
-        Not used where nothing is drawn.
+def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
+    """Select the held-out samples, and those of the others that are for validation.
 
     Returns
     -------
     split, inner : Split
-        Held out is `split.test`; `inner` cuts the others. Who is in neither is left out.
+        `split.test` is held out; `inner` divides the others. A sample in neither is left out.
 
     Raises
     ------
     InputError
-        Where no such split of these samples is possible.
+        If no such split of these samples is possible, or `spec` is a `kfold`, which is several splits.
     ResourceError
-        Where lists cannot be downloaded.
+        If lists cannot be downloaded.
     """
-    ids, classes, usable = samples.ids, samples.classes, samples.usable
-    labels = _labels(samples)
-    groups = (samples.groups or None) if protocol.draws else None
-    kind = protocol.kind
-    if protocol.base is not None:
-        outer, inner = choose(samples, protocol.base, seed)
+    kind = spec.kind
+    if spec.base is not None:
+        outer, part = select(samples, spec.base, seed)
         if kind == "shots":
-            return splits.shots(outer, inner, ids, labels, protocol.count, seed, classes)
-        return splits.fewer(outer, inner, ids, labels, protocol.share, seed, groups=groups)
+            return shots(samples, outer, part, spec.count, seed)
+        drawn = samples if spec.draws else replace(samples, groups=())
+        return fewer(drawn, outer, part, spec.share, seed)
     if kind == SHIPPED:
         if not samples.parts:
             raise InputError(
-                f"{samples.where} comes with no split of its own; give the held-out share, such as --split 0.2"
+                f"{samples.where} does not come with a split; choose a held-out share, such as --split 0.2"
             )
-        return splits.shipped(ids, samples.parts, labels, usable, classes)
-    if kind in split_lists.TORCHGEO:
-        return _listed(samples, labels, split_lists.torchgeo(kind), f"the {kind} lists", kind)
+        return shipped(samples)
+    if kind in TORCHGEO:
+        return _listed(samples, torchgeo(kind), f"the {kind} lists", kind)
     if kind == "file":
-        return _from_file(samples, labels, Path(protocol.path).expanduser())
-    if kind == "fold":
-        which, folds = protocol.fold, protocol.count
-        outer = splits.fold(ids, labels, which, folds, seed, classes, groups=groups, usable=usable)
-    elif kind == "share":
-        outer = splits.holdout(
-            ids, labels, protocol.share, seed, classes, groups=groups, usable=usable
-        )
-    else:
+        return _from_file(samples, Path(spec.path).expanduser())
+    if kind == "kfold":
         raise InputError(
-            f"{protocol.spec} is {protocol.count} splits, and one is needed: name one of them, such as "
-            f"fold:1/{protocol.count}, or run them all with samtl sweep"
+            f"{spec.text} is {spec.count} splits: choose one of them, such as fold:1/{spec.count}, or run them all "
+            "with samtl sweep"
         )
-    return outer, validation_of(samples, outer)
+    outer = (
+        fold(samples, spec.fold, spec.count, seed)
+        if kind == "fold"
+        else holdout(samples, spec.share, seed)
+    )
+    return outer, inner(samples, outer)
 
 
 def leaks(name: str) -> bool:
-    """Tell whether a split of that name ignores where images were taken.
+    """Whether a split of that name ignores where images were taken.
 
-    What is held out then may lie beside what was learnt from, and scores are higher than on new land.
+    Its held-out images may lie beside training images, so scores are higher than on new land (spatial leakage).
     """
-    return name.removesuffix("-label").removesuffix("-shots") in RANDOM
+    return name.removesuffix("-label").removesuffix("-shots") in _RANDOM
 
 
-def taken_over(samples: Samples, content: Mapping[str, Any], of: str | Path) -> tuple[Split, Split]:
-    """Make a split anew from what a `split.json` holds.
-
-    Raises
-    ------
-    InputError
-        Where it is of other samples, or of some that cannot be used.
-    """
-    try:
-        outer, inner = splits.from_ids(
-            samples.ids,
-            content["held_out"],
-            content["validation"],
-            content["left_out"],
-            name=content["name"],
-            share=content["share"],
-            seed=content["seed"],
-            digest=content["digest"],
-            validation_share=content["validation_share"],
-        )
-    except InputError as error:
-        raise InputError(f"the split of {of} is none of {samples.where}: {error}") from error
-    require_usable(samples, outer)
-    return outer, inner
-
-
-def require_usable(samples: Samples, split: Split) -> None:
-    """Raise InputError where a split has samples that cannot take part."""
-    rows = np.concatenate([split.train, split.test])
-    unusable = rows[~samples.usable[rows]]
-    if len(unusable):
-        raise InputError(
-            f"the split {split.name!r} has {len(unusable)} samples that {samples.where} holds no label or no "
-            f"features for, such as {samples.ids[unusable[0]]!r}"
-        )
-
-
-def _labels(samples: Samples) -> NDArray[np.int64] | None:
-    return None if samples.task == "segmentation" else np.where(samples.usable, samples.labels, -1)
-
-
-def _from_file(
-    samples: Samples, labels: NDArray[np.int64] | None, path: Path
-) -> tuple[Split, Split]:
+def _from_file(samples: Samples, path: Path) -> tuple[Split, Split]:
     if path.is_file():
-        return taken_over(samples, read_split_file(path), path)
-    if not any(file.is_file() for file in split_lists.list_files(path).values()):
+        return reuse(samples, read_split_file(path), path)
+    lists = list_files(path).values()
+    if not any(file.is_file() for file in lists):
         raise InputError(
-            f"--split file:{path}: there is no such file (expected is one like a run's split.json), and no "
-            f"{', '.join(file.name for file in split_lists.list_files(path).values())} beside it"
+            f"--split file:{path}: there is no such file, which would be like a run's split.json, and no "
+            f"{', '.join(file.name for file in lists)} beside it"
         )
-    lists = split_lists.read_lists(path)
-    return _listed(samples, labels, lists, f"the lists {path}-*.txt", "file")
+    return _listed(samples, read_lists(path), f"the lists {path}-*.txt", "file")
 
 
 def _listed(
-    samples: Samples,
-    labels: NDArray[np.int64] | None,
-    lists: Mapping[str, Sequence[str]],
-    lists_of: str,
-    name: str,
+    samples: Samples, lists: dict[str, list[str]], source: str, name: str
 ) -> tuple[Split, Split]:
-    parts = split_lists.parts_of(lists, samples.ids, lists_of, samples.where)
-    listed = samples.usable & np.array([part != "" for part in parts])
-    # Whatever part is put down for those that no list names, they are not used.
-    filled = [part or splits.PARTS[0] for part in parts]
-    return splits.shipped(samples.ids, filled, labels, listed, samples.classes, name)
+    parts = parts_of(lists, samples.ids, source, samples.where)
+    return shipped(replace(samples, parts=tuple(parts)), name)
 
 
 def _number(text: str) -> float | None:
@@ -364,28 +262,24 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _written(number: float) -> str:
-    return str(number).removesuffix(".0")
-
-
 def _between(first: str, second: str, last: str) -> list[str]:
-    """Write down what "..." stands for after `second`, which differs from `first` and `last` in one number."""
+    """The specs that "..." stands for after `second`, which differs from `first` and `last` in one number."""
     cut = [_NUMBER.split(text) for text in (first, second, last)]  # between numbers, number, ...
     steps = f"{first},{second},...,{last}"
     alike = len({(len(parts), *parts[::2]) for parts in cut}) == 1
     differ = [i for i in range(1, len(cut[0]), 2) if len({p[i] for p in cut}) > 1] if alike else []
     if len(differ) != 1:
         raise InputError(
-            f"'...' goes on in one number in which the splits around it differ, as in 0.1,0.2,...,0.9; got {steps!r}"
+            f"'...' continues one number in which the splits around it differ, as in 0.1,0.2,...,0.9; got {steps!r}"
         )
-    where = differ[0]
-    begin, then, end = (Decimal(parts[where]) for parts in cut)
+    place = differ[0]
+    begin, then, end = (Decimal(parts[place]) for parts in cut)
     step = then - begin
     count = (end - then) / step if step else Decimal(0)
     if count != int(count) or not 1 <= count <= MOST:
         raise InputError(
-            f"'...' goes on in equal steps to the last, at most {MOST} of them; from {then} none of {step} lead to "
-            f"{end} in {steps!r}"
+            f"'...' continues in at most {MOST} equal steps to the last split, but steps of {step} from {then} do not "
+            f"lead to {end} in {steps!r}"
         )
     numbers = (then + step * i for i in range(1, int(count)))
-    return ["".join([*cut[1][:where], str(n), *cut[1][where + 1 :]]) for n in numbers]
+    return ["".join([*cut[1][:place], str(n), *cut[1][place + 1 :]]) for n in numbers]

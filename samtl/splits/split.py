@@ -1,12 +1,15 @@
-"""What a split is, and what every way to make one needs."""
+"""Samples, splits of them, and what every way to split needs."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,30 +18,120 @@ from samtl.errors import InputError
 
 Rows = NDArray[np.int64]
 
+PARTS = ("train", "validation", "test")  # of a split that comes with a dataset
 VALIDATION_SHARE = 0.2  # of the training part, for early stopping and hyper-parameters
 
 
 @dataclass(frozen=True)
-class Split:
-    """Two disjoint sets of rows of one store.
+class Samples:
+    """The samples of a store or a dataset, as far as splits need them.
 
-    Two splits are equal where name, share, seed and digest are, whatever store the rows are counted in.
+    Attributes
+    ----------
+    where : str
+        Name of the store or dataset, for messages.
+    task : str
+        `classification` or `segmentation`; segmentation is split as if all samples had one class.
+    ids : tuple of str
+        Unique.
+    classes : tuple of str
+        If there are any, each must be in every part of a split.
+    labels : (N,) int64
+        Class index, -1 if unknown.
+    usable : (N,) bool
+        Samples that can take part: embedded, and labelled if the task needs it.
+    groups : tuple of str
+        What must not be divided, such as the scene an image was cut from; or empty.
+    parts : tuple of str
+        Of `PARTS`, or "" for no part; or empty.
+    """
+
+    where: str
+    task: str
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    usable: NDArray[np.bool_]
+    groups: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        if repeated := first_repeated(self.ids):
+            raise InputError(f"sample ids must be unique, but {repeated!r} occurs more than once")
+        if self.labels.shape != (n,) or self.usable.shape != (n,):
+            raise InputError(
+                f"expected a label for each of {n} sample ids, got {self.labels.shape}"
+            )
+        for what, values in (("group", self.groups), ("part", self.parts)):
+            if values and len(values) != n:
+                raise InputError(f"expected a {what} for each of {n} samples, got {len(values)}")
+        if self.classes and self.labels.max(initial=-1) >= len(self.classes):
+            raise InputError(
+                f"labels must be below the number of classes, {len(self.classes)}, got {self.labels.max()}"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        ids: Iterable[str],
+        labels: ArrayLike | None = None,
+        classes: Iterable[str] = (),
+        groups: Iterable[str] = (),
+        parts: Iterable[str] = (),
+    ) -> Self:
+        """Describe samples by their ids and, for classification, their class indices."""
+        ids = tuple(ids)
+        truth = np.full(len(ids), -1) if labels is None else np.asarray(labels)
+        if truth.size and truth.dtype.kind not in "iu":
+            raise InputError(f"labels must be integers, got {truth.dtype}")
+        usable = np.full(len(ids), True) if labels is None else truth >= 0
+        task = "segmentation" if labels is None else "classification"
+        about = (tuple(classes), truth.astype(np.int64), usable, tuple(groups), tuple(parts))
+        return cls("the samples", task, ids, *about)
+
+    @functools.cached_property
+    def truth(self) -> Rows:
+        """Class index of each sample that takes part (0 for segmentation), else -1."""
+        return np.where(self.usable, 0 if self.task == "segmentation" else self.labels, -1)
+
+    @property
+    def rows(self) -> Rows:
+        """The samples that take part."""
+        return np.flatnonzero(self.truth >= 0)
+
+    def by_class(self, rows: Rows) -> dict[str, Rows]:
+        """Divide rows by class; a class without a name is called by its index."""
+        truth = self.truth[rows]
+        named = self.task == "classification" and self.classes
+        labels = range(len(self.classes)) if named else np.unique(truth).tolist()
+        return {self.classes[c] if named else str(c): rows[truth == c] for c in labels}
+
+    def group_sizes(self, rows: Rows) -> Counter[str]:
+        """Count the rows of each group."""
+        return Counter(self.groups[row] for row in rows.tolist())
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two disjoint sets of rows.
+
+    Splits are equal if name, share, seed and digest are, whatever store their rows are counted in.
 
     Attributes
     ----------
     train, test : (n,) int64
         Row numbers, ascending, read-only.
     name : str
-        How it was made: `holdout`, `fold`; `grouped`, `grouped-fold` where groups stay whole; `shipped` or another
-        name of a split that was given; `label`, `shots` where only some of the others are learnt from, after the
-        name of what was held out first, as in `grouped-label`, unless that is `holdout`; `validation` for one cut
-        from a training part.
+        `holdout` or `fold`; `grouped` or `grouped-fold` if groups stayed whole; `shipped` or another name of a split
+        that was given; with fewer labels the same with `-label` or `-shots` (only `label` or `shots` for `holdout`);
+        `validation` for a part cut from a training part.
     share : float
-        Part of the samples asked for in `test`, in (0, 1); of a split that was given, the part that is there.
+        Requested share of `test`, in (0, 1); for a split that was given, its actual share.
     seed : int
-        What the choice was drawn with; 0 where nothing was drawn.
+        0 if nothing was drawn.
     digest : str
-        sha256 (hex) of who is in which part, by sample id: see `digest_of`.
+        sha256 (hex) of the ids in each part: see `digest_of`.
     """
 
     train: Rows = field(compare=False, repr=False)
@@ -50,10 +143,9 @@ class Split:
 
 
 def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
-    """Name a split by who is in it.
+    """Identify a split by the samples in it, whatever the order of rows.
 
-    sha256 (hex) of the JSON text `{"test":[...],"train":[...]}`, ids ascending, no spaces, ASCII only: the same in
-    any store of the same samples, whatever the order of its rows.
+    sha256 (hex) of the JSON text `{"test":[...],"train":[...]}`, ids ascending, no spaces, ASCII only.
     """
     parts = {
         "test": sorted(sample_ids[i] for i in test),
@@ -62,21 +154,15 @@ def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
 
-def made(ids: list[str], train: Rows, test: Rows, name: str, share: float, seed: int) -> Split:
+def made(samples: Samples, train: Rows, test: Rows, name: str, share: float, seed: int) -> Split:
     for part in (train, test):
         part.flags.writeable = False
-    return Split(train, test, name, float(share), int(seed), digest_of(ids, train, test))
+    return Split(train, test, name, float(share), int(seed), digest_of(samples.ids, train, test))
 
 
 def rank_of(name: str, seed: int, what: str) -> bytes:
     # The purpose is part of the key: the validation part must not be the runners-up of the held-out one.
     return hashlib.sha256(f"samtl {name} {seed}\n{what}".encode()).digest()
-
-
-def require_share(share: float) -> None:
-    """Raise InputError where a held-out share is none."""
-    if not 0 < share < 1:
-        raise InputError(f"--split must lie between 0 and 1 (the held-out share), got {share}")
 
 
 def exact(share: float) -> Fraction:
@@ -88,41 +174,7 @@ def rounded(share: float, n: int) -> int:
     return int(exact(share) * n + Fraction(1, 2))
 
 
-def checked(
-    sample_ids: Sequence[str],
-    labels: ArrayLike | None,
-    classes: Sequence[str] | None,
-    usable: ArrayLike | None = None,
-) -> tuple[list[str], Rows, Sequence[str] | None]:
-    """Give ids, labels that are -1 in rows that take no part, and class names.
-
-    Without labels all samples are of one class, which has no name: the names are those of pixels.
-    """
-    ids = [str(i) for i in sample_ids]
-    if labels is None:
-        labels, classes = np.zeros(len(ids), dtype=np.int64), None
-    truth = np.asarray(labels)
-    if truth.shape != (len(ids),) or (truth.size and truth.dtype.kind not in "iu"):
-        raise InputError(
-            f"labels must be {len(ids)} integers, one for each sample id, got shape {truth.shape} of {truth.dtype}"
-        )
-    if classes is not None and truth.size and truth.max() >= len(classes):
-        raise InputError(
-            f"labels must be below the number of classes, {len(classes)}, got {truth.max()}"
-        )
-    may = np.ones(len(ids), dtype=np.bool_) if usable is None else np.asarray(usable)
-    if may.shape != (len(ids),) or may.dtype != np.bool_:
-        raise InputError(
-            f"usable must be {len(ids)} booleans, one for each sample id, got shape {may.shape} of {may.dtype}"
-        )
-    twice = repeated(ids)
-    if twice is not None:
-        raise InputError(f"sample ids must be unique, but {twice!r} occurs more than once")
-    return ids, np.where(may, truth, -1).astype(np.int64), classes
-
-
-def repeated(ids: Sequence[str]) -> str | None:
-    """Give the first id that was there before."""
+def first_repeated(ids: Iterable[str]) -> str | None:
     seen: set[str] = set()
     for i in ids:
         if i in seen:
@@ -131,40 +183,27 @@ def repeated(ids: Sequence[str]) -> str | None:
     return None
 
 
-def grouping(groups: Sequence[str], rows: Rows, n: int) -> dict[int, str]:
-    """Give the group of each of the rows."""
-    if len(groups) != n:
-        raise InputError(f"expected the group of each of {n} samples, got {len(groups)}")
-    return {i: str(groups[i]) for i in rows.tolist()}
+def require_every_class(samples: Samples, parts: Mapping[str, Rows], why: str = "") -> None:
+    """Raise InputError if a part lacks a class; without `why`, because groups stay whole."""
+    every = np.concatenate(list(parts.values()))
+    for name, rows in samples.by_class(every).items():
+        for part, members in parts.items():
+            if not np.isin(members, rows).any():
+                if not why:
+                    found, of = len(samples.group_sizes(rows)), len(samples.group_sizes(every))
+                    why = (
+                        f"if groups stay whole (it is in {found} of {of} groups): try another --seed or --split, or "
+                        "group the images more finely"
+                    )
+                raise InputError(f"class {name!r} has no {part} samples {why}")
 
 
-def sizes_by_class(labels: Rows, classes: Sequence[str] | None) -> dict[str, int]:
-    """Count the samples of each class, by name where there are names."""
-    if classes is None:
-        found, counts = np.unique(labels, return_counts=True)
-        return {str(label): int(n) for label, n in zip(found, counts, strict=True)}
-    return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
-
-
-def every_class(
-    truth: Rows,
-    parts: Mapping[str, Rows],
-    classes: Sequence[str] | None,
-    together: Mapping[int, str] | None = None,
-    given: str = "",
-) -> None:
-    """See that each part has samples of every class, of whole groups or of the split that was given."""
-    rows = np.concatenate(list(parts.values()))
-    labels = np.unique(truth[rows]).tolist() if classes is None else range(len(classes))
-    for label in labels:
-        lacking = [part for part, members in parts.items() if label not in truth[members]]
-        if lacking:
-            name = str(label) if classes is None else classes[label]
-            why = f"in the {given} split: give the held-out share with --split instead"
-            if together is not None:
-                found = {together[i] for i in rows[truth[rows] == label].tolist()}
-                why = (
-                    f"where groups stay whole (it is in {len(found)} of {len(set(together.values()))} groups): try "
-                    "another --seed or another --split, or group the images more finely"
-                )
-            raise InputError(f"class {name!r} has no {lacking[0]} samples {why}")
+def require_usable(samples: Samples, split: Split) -> None:
+    """Raise InputError if a split contains samples that cannot take part."""
+    rows = np.concatenate([split.train, split.test])
+    unusable = rows[~samples.usable[rows]]
+    if len(unusable):
+        raise InputError(
+            f"the split {split.name!r} has {len(unusable)} samples without a label or features in {samples.where}, "
+            f"such as {samples.ids[unusable[0]]!r}"
+        )

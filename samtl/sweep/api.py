@@ -20,6 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from samtl._io import digest
 from samtl._runtime import Note, machine_memory
 from samtl.datasets import Dataset
 from samtl.embed.changes import look
@@ -31,20 +32,12 @@ from samtl.errors import (
     SamtlError,
 )
 from samtl.experiment.features import Data
-from samtl.experiment.head_trial import HeadTrial
+from samtl.experiment.fit import configured
 from samtl.experiment.run import read_run, runs_folder
-from samtl.experiment.trial import (
-    Parts,
-    Samples,
-    configured,
-    run_name,
-)
-from samtl.splits import Split
-from samtl.splits import spec as protocols
-from samtl.splits.published import read_split
-from samtl.store.documents import digest
+from samtl.experiment.trial import Parts
+from samtl.splits import Samples, Split, SplitSpec, parse_many, read_split, select
 from samtl.store.reader import Store
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 from samtl.sweep import crew, results
 from samtl.sweep.results import Results
 from samtl.sweep.worker import (
@@ -170,7 +163,7 @@ def sweep(
     heads : sequence of str, optional
         By default all for the store's task.
     splits : str
-        Separated by commas, "..." continues a row: see `samtl.splits.spec.several`.
+        Separated by commas, "..." continues a row: see `samtl.splits.spec.parse_many`.
     seeds : int or sequence of int
         How many, from 0; or which.
     out : path, optional
@@ -220,8 +213,8 @@ def sweep(
         raise InputError(
             f"the baselines {', '.join(baselines)} read pixels: say which with --dataset (and --root)"
         )
-    asked = protocols.several(splits)
-    if group_by is not None and not any(protocol.draws for protocol in asked):
+    asked = parse_many(splits)
+    if group_by is not None and not any(spec.draws for spec in asked):
         raise InputError(f"--group-by has no bearing on the splits {splits}: leave it out")
     folder = (
         as_folder(out) if out is not None else runs_folder() / f"sweep-{_named(paths, dataset)}"
@@ -318,7 +311,7 @@ def _plan(
     shop: Workshop,
     paths: Sequence[str],
     heads: Sequence[str] | None,
-    asked: Sequence[protocols.Protocol],
+    asked: Sequence[SplitSpec],
     seeds: Sequence[int],
     baselines: Sequence[str],
     features: Sequence[str],
@@ -455,12 +448,12 @@ def _outdated(store: Store, images: Dataset) -> str:
 
 
 def _parts(
-    samples: Samples, asked: Sequence[protocols.Protocol], seeds: Sequence[int]
+    samples: Samples, asked: Sequence[SplitSpec], seeds: Sequence[int]
 ) -> dict[tuple[str, int], Parts]:
     """Draw every split, with every seed that makes a difference."""
     found: dict[tuple[str, int], Parts] = {}
-    for protocol, seed in itertools.product(asked, seeds):
-        found[protocol.spec, seed] = Parts(*protocols.choose(samples, protocol, seed))
+    for spec, seed in itertools.product(asked, seeds):
+        found[spec.text, seed] = Parts(*select(samples, spec, seed))
     return found
 
 
@@ -505,10 +498,7 @@ def _rows(split: Split) -> tuple[Rows, Rows]:
 def _named_by(shop: Workshop, cell: Cell) -> Cell:
     """Name a cell after what decides its outcome."""
     trial = shop.trial(cell)
-    digest = trial.config["digest"]
-    source = trial.data.store.name if isinstance(trial, HeadTrial) else trial.data.name
-    run = run_name(source, cell.name, cell.parts.split, cell.seed, digest)
-    return replace(cell, digest=digest, run=run)
+    return replace(cell, digest=trial.config.digest, run=trial.config.run_name)
 
 
 class _Sweep:
@@ -614,7 +604,7 @@ class _Sweep:
         """Take up a run folder that has no rows yet; tells whether it could be."""
         folder = self.out / CELLS / cell.run
         try:
-            if read_run(folder).get("digest") != cell.digest:
+            if read_run(folder).digest != cell.digest:
                 raise InputError(f"{folder} is of another training")
             self._require_parts(cell, folder)
             self._record(cell)
@@ -630,10 +620,10 @@ class _Sweep:
 
     def _require_parts(self, cell: Cell, folder: Path) -> None:
         """Refuse a run whose samples are in other parts than the plan says."""
-        ids, content = self.shop.trial(cell).samples.ids, read_split(folder)
+        ids, record = self.shop.trial(cell).samples.ids, read_split(folder)
         split, inner = cell.parts
         for part, rows in (("held_out", split.test), ("validation", inner.test)):
-            if set(content[part]) != {ids[row] for row in rows}:
+            if set(getattr(record, part)) != {ids[row] for row in rows}:
                 raise InputError(f"{folder} is of other samples: its {part} part is another")
 
     def _tell(self, cell: Cell, what: str, text: str) -> None:
@@ -655,38 +645,27 @@ class _Sweep:
 
     def _record(self, cell: Cell) -> None:
         folder = self.out / CELLS / cell.run
-        card = read_run(folder, "head.json")
-        self.results.append(
-            results.rows_of(
-                read_run(folder, "metrics.json"),
-                read_run(folder),
-                cell=cell.digest,
-                split_spec=cell.split,
-                run=f"{CELLS}/{cell.run}",
-                best_c=card["facts"].get("C_"),
-            )
-        )
+        run = read_run(folder)
+        self.results.append(results.rows_of(run, split_spec=cell.split))
 
     def _figures(self, cell: Cell) -> dict[str, float]:
-        found = read_run(self.out / CELLS / cell.run, "metrics.json")["metrics"]
-        return {name: score["value"] for name, score in found.items()}
+        found = read_run(self.out / CELLS / cell.run).metrics
+        return {name: score.value for name, score in found.items()}
 
     def _failed(self, cell: Cell, why: str) -> dict[str, Any]:
         split = cell.parts.split
-        trial = self.shop.trial(cell)
-        config = trial.config
-        store = trial.data.store if isinstance(trial, HeadTrial) else None
+        config = self.shop.trial(cell).config
         return results.failed_row(
             cell=cell.digest,
             error=why,
             method=cell.name,
-            kind=config["kind"],
-            task=config["task"],
-            dataset=store.dataset if store is not None else config["dataset"],
-            store=store.name if store is not None else "",
-            fingerprint=store.fingerprint if store is not None else "",
-            snapshot=store.snapshot if store is not None else "",
-            features=results.features_of(config),
+            kind=config.kind,
+            task=config.task,
+            dataset=config.dataset,
+            store=config.store,
+            fingerprint=config.fingerprint,
+            snapshot=config.snapshot,
+            features=config.inputs,
             split=cell.split,
             split_name=split.name,
             share=split.share,

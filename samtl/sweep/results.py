@@ -24,9 +24,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from samtl import _io
+from samtl._io import canonical
 from samtl.errors import InputError, LockedError, ResourceError
-from samtl.store import durable
-from samtl.store.documents import canonical
+from samtl.experiment.run import Run
 
 Row = dict[str, Any]
 
@@ -171,7 +172,7 @@ class Results:
                 if not self._ends_well():
                     self._mend()
             else:
-                durable.replace(self.path, _HEADER)
+                _io.replace(self.path, _HEADER)
             _add(self.path, content)
 
     def _ends_well(self) -> bool:
@@ -184,7 +185,7 @@ class Results:
     def _mend(self) -> list[str]:
         scan = self._scan()
         if scan.notes:
-            durable.replace(self.path, b"".join([_HEADER, *scan.kept()]))
+            _io.replace(self.path, b"".join([_HEADER, *scan.kept()]))
         return scan.notes
 
     def _counting(self) -> dict[str, _Attempt]:
@@ -212,7 +213,7 @@ class Results:
         """Hold the file's lock, and turn what the disk refuses into a `ResourceError`."""
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=_WAIT)
         try:
-            durable.make_folder(self.path.parent)
+            _io.make_folder(self.path.parent)
             with lock:
                 yield
         except Timeout as error:
@@ -364,81 +365,62 @@ def _add(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def rows_of(
-    metrics: Mapping[str, Any],
-    config: Mapping[str, Any],
-    *,
-    cell: str,
-    split_spec: str,
-    run: str | Path,
-    best_c: float | None = None,
-) -> list[Row]:
+def rows_of(run: Run, split_spec: str) -> list[Row]:
     """Make the rows of a finished cell: one for each of its metrics, then those of its companions.
 
     A companion is another model that was scored in the same run; its method is `MODEL/COMPANION`, such as `floor/knn`.
 
     Parameters
     ----------
-    metrics, config : mapping
-        What the run's `metrics.json` and `config.json` hold.
-    cell : str
-        The cell's digest.
+    run : Run
     split_spec : str
         The split as it was asked for.
-    run : path
-        Where the run folder is, as the file is to name it.
-    best_c : float, optional
-        The penalty that `logreg` chose.
     """
-    name = str(metrics[config["kind"]])
-    scores = {
-        name: metrics["metrics"],
-        **{f"{name}/{other}": found for other, found in metrics["also"].items()},
-    }
-    counts, training, seconds = metrics["counts"], metrics["training"], metrics["seconds"]
+    scores = {run.name: run.metrics}
+    scores |= {f"{run.name}/{other}": found for other, found in run.also.items()}
     common = {
-        "dataset": metrics["dataset"],
-        "n_train": counts["train"],
-        "n_val": counts["validation"],
-        "n_test": counts["test"],
-        "seed": config["seed"],
-        "best_c": best_c,
-        "cell": cell,
+        "dataset": run.dataset,
+        "n_train": run.n_train,
+        "n_val": run.n_validation,
+        "n_test": run.n_test,
+        "seed": run.seed,
+        "best_c": run.recipe.get("C"),
+        "cell": run.digest,
         "n_metrics": sum(map(len, scores.values())),
         "status": DONE,
         "error": "",
-        "task": metrics["task"],
-        "kind": config["kind"],
-        "features": features_of(config),
+        "task": run.task,
+        "kind": run.kind,
+        "features": run.inputs,
         "split": split_spec,
-        "split_name": metrics["split"]["name"],
-        "share": metrics["split"]["share"],
-        "split_digest": metrics["split"]["digest"],
-        "encoder": metrics["encoder"],
-        "weights": metrics["weights"],
-        "untrained": metrics["untrained"],
-        "store": metrics["store"],
-        "fingerprint": metrics["fingerprint"],
-        "snapshot": metrics["snapshot"],
-        "params": canonical(config["params"]).decode(),
-        "epochs": training.get("epochs"),
-        "best_epoch": training.get("best_epoch"),
-        "warm_start": str(config.get("warm_start") or ""),
-        "seconds": seconds["total"],
-        "fit_seconds": seconds.get("fit"),
-        "peak_memory": metrics["peak_memory"],
-        "run": str(run),
-        "samtl_version": config["versions"]["samtl"],
-        "finished": _now(),
+        "split_name": run.split.name,
+        "share": run.split.share,
+        "split_digest": run.split.digest,
+        "encoder": run.encoder,
+        "weights": run.weights,
+        "untrained": run.untrained,
+        "store": run.store,
+        "fingerprint": run.fingerprint,
+        "snapshot": run.snapshot,
+        "params": canonical(run.params).decode(),
+        "epochs": run.training.get("epochs"),
+        "best_epoch": run.training.get("best_epoch"),
+        "warm_start": run.warm_start,
+        "seconds": run.seconds["total"],
+        "fit_seconds": run.seconds.get("fit"),
+        "peak_memory": run.peak_memory,
+        "run": f"{run.path.parent.name}/{run.path.name}",
+        "samtl_version": run.versions["samtl"],
+        "finished": run.finished,
     }
     return [
         {
             **common,
             "method": method,
             "metric_name": metric,
-            "metric_value": score["value"],
-            "ci_lower": score["low"],
-            "ci_upper": score["high"],
+            "metric_value": score.value,
+            "ci_lower": score.low,
+            "ci_upper": score.high,
         }
         for method, found in scores.items()
         for metric, score in found.items()
@@ -457,13 +439,6 @@ def failed_row(*, cell: str, error: str, method: str, **known: Any) -> Row:
         "error": error,
         "finished": _now(),
     }
-
-
-def features_of(config: Mapping[str, Any]) -> str:
-    """Name what a run learnt from: an array, or the chosen columns of `pooled`, as `pooled[mean,std]`."""
-    columns = config.get("columns", "all")
-    name = str(config["features"])
-    return name if columns == "all" else f"{name}[{','.join(columns)}]"
 
 
 def _now() -> str:

@@ -21,15 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtl._runtime import ahead, bounded
+from samtl._runtime import bounded, prefetch
 from samtl.errors import SamtlError
-from samtl.experiment.feed import Targets, checked, window_rows
+from samtl.experiment.features import Targets, read_features, window_rows
 from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import Clock, OnEvent, SharedClock
 from samtl.heads.grid import STATISTICS_ROWS, GridHead, moments
 from samtl.heads.trainer import Tally, isolated
-from samtl.store.layout import BLOCK_ROWS
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
 
 Rows = NDArray[np.int64]
@@ -123,7 +123,7 @@ class _Stream:
         self.store, self.array = store, array
         self.task = store.task
         labels = None if self.task == "segmentation" else np.asarray(store.labels, dtype=np.int64)
-        self.targets = Targets(store, labels)
+        self.targets = Targets(store, array, labels)
         self.size = window_rows(store, array)
         blocks = -(-len(store) // BLOCK_ROWS)
         order = np.random.default_rng(ORDER).permutation(blocks)
@@ -148,7 +148,7 @@ class _Stream:
                 there = np.array([row for row in rows.tolist() if row not in lost], dtype=np.int64)
                 return self._load(there, learnt_from, lost)
 
-        return ahead(load, [rows for rows in kept if len(rows)])
+        return prefetch(load, [rows for rows in kept if len(rows)])
 
     def _load(
         self, rows: Rows, learnt_from: NDArray[np.bool_], lost: Mapping[int, SamtlError]
@@ -166,7 +166,7 @@ class _Stream:
         return found
 
     def read(self, rows: Rows) -> Tensor:
-        inputs = checked(self.store, self.array, rows)
+        inputs = read_features(self.store, self.array, rows)
         self.bytes += inputs.nbytes
         return inputs
 
@@ -270,12 +270,14 @@ class _Training:
             self._begin(stream)
 
     def _begin(self, stream: _Stream) -> None:
-        head = self.trial.head
+        head = self.trial.model
         assert isinstance(head, GridHead)
         store, inner = stream.store, self.trial.parts.inner
         self.learnt, self.judged = (_mask(store, rows) for rows in (inner.train, inner.test))
         self.trial.check()
-        head.adopt(stream.task, list(range(len(self.trial.classes))), store.shape(stream.array)[1:])
+        head.adopt(
+            stream.task, list(range(len(self.trial.samples.classes))), store.shape(stream.array)[1:]
+        )
         with self.trial.refusing():
             self.trainer = head.begin(
                 len(inner.train), stream.moments(inner.train[:STATISTICS_ROWS]), self.job.on_event

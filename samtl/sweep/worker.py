@@ -20,21 +20,12 @@ from samtl.datasets import (
     shuffled,
 )
 from samtl.errors import MismatchError, SamtlError
-from samtl.experiment.baseline_fit import (
-    IMAGE_SIZE,
-    BaselineTrial,
-    Floors,
-    samples_of,
-)
+from samtl.experiment.baseline_trial import IMAGE_SIZE, BaselineTrial, samples_of
 from samtl.experiment.features import Data, array_for
-from samtl.experiment.head_trial import HeadTrial, head_trial
+from samtl.experiment.fit import configured, same_samples
+from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import RunFolder
-from samtl.experiment.trial import (
-    Clock,
-    Parts,
-    configured,
-    same_samples,
-)
+from samtl.experiment.trial import Clock, Floors, Parts
 from samtl.heads.io import load
 from samtl.metrics.classification import Score
 from samtl.store.reader import Store, open_store
@@ -167,12 +158,12 @@ class Workshop:
         if cell.kind == "heads":
             array = array_of(self.store(cell.store), cell.name)
             data = self.data(cell.store, array, cell.features)
-            return head_trial(
+            return HeadTrial(
                 data, cell.name, model, cell.parts, cell.seed, given, cell.start, cell.streamed
             )
         images, samples = self.images(cell.store)
-        if model.keeps:
-            model.keep(self._kept.setdefault((cell.store, cell.name), {}))
+        if model.caches:
+            model.use_cache(self._kept.setdefault((cell.store, cell.name), {}))
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
         return BaselineTrial(
             images,
@@ -227,22 +218,10 @@ class Workshop:
         try:
             clock = Clock(lambda event: tell(cell, "event", str(event)))
             trial = self._started(cell)
-            with self._folder() as folder:
-                if isinstance(trial, BaselineTrial):
-                    scores, also = trial.run(folder, clock)
-                    clock.start("floor")
-                    floors = self._floors_of_pixels(trial)
-                    clock.start("write")
-                    trial.conclude(folder, clock, scores, also, floors, self._shared)
-                    self._trained[cell.run] = trial.model
-                else:
-                    clock.start("read")
-                    with trial.refusing():
-                        trial.train(clock)
-                    clock.start("score")
-                    found = trial.score(folder)
-                    self._conclude(trial, folder, clock, found)
-                    self._trained[cell.run] = trial.head
+            trial.fit(
+                self.given.out / CELLS, clock, floor=lambda: self._floor(trial), splits=self._shared
+            )
+            self._trained[cell.run] = trial.model
         except Orphaned:
             tell(cell, "orphaned", "")
         except Exception as error:
@@ -256,7 +235,7 @@ class Workshop:
             trial = self._started(cell)
             assert isinstance(trial, HeadTrial)
             # The next in the lane begins while this one is still answering.
-            self._trained[cell.run] = trial.head
+            self._trained[cell.run] = trial.model
             return trial
 
         def failed(error: Exception) -> None:
@@ -268,7 +247,13 @@ class Workshop:
 
         def done(trial: HeadTrial, folder: RunFolder, clock: Clock) -> None:
             with folder:
-                self._conclude(trial, folder, clock, trial.scores())
+                trial.write(
+                    folder,
+                    clock,
+                    trial.scores(),
+                    floor=lambda: self._floor(trial),
+                    splits=self._shared,
+                )
             tell(cell, "done", "")
 
         return Job(
@@ -284,7 +269,7 @@ class Workshop:
         trial = self.trial(cell)
         # A store may be written to, or a folder of images grow, for hours before the turn of a cell comes: its rows are
         # others then, or those of other samples.
-        if trial.config["digest"] != cell.digest or not all(
+        if trial.config.digest != cell.digest or not all(
             same_samples(trial.samples, part) for part in trial.parts
         ):
             raise MismatchError(
@@ -297,7 +282,7 @@ class Workshop:
                 if not folder.is_dir():
                     raise Orphaned
                 other = load(folder)
-            (trial.head if isinstance(trial, HeadTrial) else trial.model).start_from(other)
+            trial.model.start_from(other)
         return trial
 
     def _folder(self) -> RunFolder:
@@ -307,54 +292,29 @@ class Workshop:
     def _shared(self) -> Path:
         return self.given.out / SPLITS
 
-    def _conclude(self, trial: HeadTrial, folder: RunFolder, clock: Clock, scores: Any) -> None:
-        clock.start("floor")
-        name = f"store-{trial.data.store.fingerprint[:8]}"
-
-        def fit() -> Floors:
-            floor, why_not = trial.floor()
-            missing.append(why_not)
-            return {} if floor is None else {"": floor}
-
-        missing = [""]
-        found = self._floor(name, trial, fit)
-        clock.start("write")
-        trial.conclude(folder, clock, scores, found.get(""), missing[-1], self._shared)
-
-    def _floors_of_pixels(self, trial: BaselineTrial) -> Floors | None:
-        floors, name = trial.floor, "pixels"
-        if trial.data.task == "segmentation":
-            name += f"-{trial.image_size}"
+    def _floor(self, trial: HeadTrial | BaselineTrial) -> tuple[Floors, str]:
+        """Return the floor's scores on a split: they are the same beside every model, and the floor is fitted once."""
+        if isinstance(trial, HeadTrial):
+            name = f"store-{trial.data.store.fingerprint[:8]}"
+        else:
+            name = f"pixels-{trial.image_size}" if trial.image_size else "pixels"
+        (split, inner), samples = trial.parts, trial.config.samples_digest
+        # A split's digest covers the ids in it, and not what these stand for.
+        of = f"{samples[:16]}-{split.digest[:16]}-{inner.digest[:8]}-s{trial.seed}"
+        path = self.given.out / FLOORS / f"{name}-{of}.json"
         if trial.name == "floor":
             if not self.given.params.get(
                 "floor"
-            ):  # beside others stands the floor as it is by default
-                self._floor(name, trial, lambda: trial.figures)
-            return None
-        return self._floor(name, trial, lambda: floors() or {})
-
-    def _floor(
-        self, name: str, trial: HeadTrial | BaselineTrial, fit: Callable[[], Floors]
-    ) -> Floors:
-        """Give the figures of a floor on a split: it is the same beside every model, and fitted once."""
-        samples, (split, inner) = trial.config["samples"], trial.parts
-        # A split is named by the ids in it; what these stand for may change.
-        of = f"{samples[:16]}-{split.digest[:16]}-{inner.digest[:8]}-s{trial.seed}"
-        path = self.given.out / FLOORS / f"{name}-{of}.json"
-        if not path.exists():
-            found = fit()
-            if not found:  # there may be one another time
-                return found
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writing = path.with_name(f".{uuid.uuid4().hex}")
-            writing.write_text(
-                json.dumps({n: {m: asdict(s) for m, s in f.items()} for n, f in found.items()}),
-                encoding="utf-8",
-            )
-            writing.replace(path)
-            return found
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {n: {m: Score(**s) for m, s in f.items()} for n, f in content.items()}
+            ):  # others are held against the floor with its defaults
+                _keep(path, {name: scored.metrics for name, scored in trial.scored.items()})
+            return trial.floor()
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return {n: {m: Score(**s) for m, s in f.items()} for n, f in content.items()}, ""
+        found, why_not = trial.floor()
+        if found:
+            _keep(path, found)
+        return found, why_not
 
     def _data(self, store: str, array: str, features: str | None) -> Data:
         given = self.given
@@ -370,6 +330,14 @@ class Workshop:
         return data, samples_of(data)
 
 
+def _keep(path: Path, floors: Floors) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writing = path.with_name(f".{uuid.uuid4().hex}")
+    content = {n: {m: asdict(s) for m, s in f.items()} for n, f in floors.items()}
+    writing.write_text(json.dumps(content), encoding="utf-8")
+    writing.replace(path)
+
+
 def why(error: BaseException) -> str:
     """Say in one line why a cell failed."""
     text = " ".join(str(error).split())
@@ -378,7 +346,7 @@ def why(error: BaseException) -> str:
 
 def keeps(name: str) -> bool:
     """Tell whether one process should work off all cells of a baseline, since they share most of their work."""
-    found: bool = registry.load("baselines", name).Baseline.keeps
+    found: bool = registry.load("baselines", name).Baseline.caches
     return found
 
 

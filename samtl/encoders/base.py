@@ -1,0 +1,168 @@
+"""What every encoder declares about itself, and the interface that the rest of samtl uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl.images.transforms import grid_cells
+
+# Arrays that an encoder's output is kept in, from the smallest to the largest, and the dtype of each in a store.
+STORED_DTYPES = {"pooled": "float32", "grid": "float16", "dense": "float16"}
+TIERS = tuple(STORED_DTYPES)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where an encoder's weights come from.
+
+    Attributes
+    ----------
+    description : str
+        Printed beside every figure: `official sam_vit_b_01ec64.pth`, `file NAME` or `untrained (random:SEED)`.
+    untrained : bool
+        True for random weights.
+    sha256 : str
+        Digest over the tensors (sorted names, dtypes, shapes, bytes), independent of the file's format.
+    """
+
+    description: str
+    untrained: bool
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Properties of an encoder that are known before its weights are loaded.
+
+    Attributes
+    ----------
+    name : str
+    image_size : int
+        Side of the square input in pixels.
+    patch : int
+        Side in pixels of the square that one token covers.
+    channels : int
+        Channels of `dense` and `grid`.
+    features : tuple of str
+        Names of the columns of `pooled`.
+    bands : tuple of str
+        Bands of the input, in the encoder's order.
+    units : str
+        What a pixel value is before scaling.
+    scaling : mapping
+        How pixel values become the network's input, as JSON values.
+    preprocessing : mapping
+        Everything else that is done to an image, as JSON values.
+    default_checkpoint : str
+        Weights that are loaded if the user names none.
+    stored_dtypes : mapping
+        The dtype in which a store keeps each tier.
+    """
+
+    name: str
+    image_size: int
+    patch: int
+    channels: int
+    features: tuple[str, ...]
+    bands: tuple[str, ...]
+    units: str
+    scaling: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    default_checkpoint: str = "official"
+    stored_dtypes: Mapping[str, str] = field(default_factory=lambda: dict(STORED_DTYPES))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens: height and width of `dense`."""
+        side = self.image_size // self.patch
+        return side, side
+
+    @property
+    def cells(self) -> int:
+        """Cells along each side of the tier `grid`."""
+        return grid_cells(min(self.grid))
+
+    def shape(self, tier: str) -> tuple[int, ...]:
+        """Shape of one image's row in a tier."""
+        return {
+            "pooled": (len(self.features),),
+            "grid": (self.channels, self.cells, self.cells),
+            "dense": (self.channels, *self.grid),
+        }[tier]
+
+    def fingerprint(self, weights_sha256: str, compute_dtype: str) -> dict[str, Any]:
+        """Everything that decides the values of an embedding, as JSON values.
+
+        Two rows are comparable if and only if these fields are equal. Device, batch size and versions of libraries are
+        not among them.
+        """
+        return {
+            "encoder": {"name": self.name, "weights_sha256": weights_sha256},
+            "bands": list(self.bands),
+            "units": self.units,
+            "scaling": dict(self.scaling),
+            "preprocessing": dict(self.preprocessing),
+            "image_size": self.image_size,
+            "stored_dtypes": dict(self.stored_dtypes),
+            "compute_dtype": compute_dtype,
+        }
+
+
+class Encoder(Protocol):
+    """A frozen network on a device, from resized pixels to the arrays that a store keeps.
+
+    An encoder that users can name is a module of this package with such a class, named `Encoder` and constructed as
+    `Encoder(name, checkpoint, device, dtype, image_size, engine)`, and a function `spec(name, image_size=None)`.
+
+    Attributes
+    ----------
+    spec : EncoderSpec
+    weights : Weights
+    note : str
+        A line about the encoder that the user should read, or "".
+    """
+
+    spec: EncoderSpec
+    weights: Weights
+    note: str
+
+    @property
+    def compute_dtype(self) -> str:
+        """Name of the dtype that the network computes in, such as `bfloat16`."""
+        ...
+
+    def encode(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str] = TIERS
+    ) -> dict[str, NDArray[Any]]:
+        """Encode a batch of images.
+
+        Parameters
+        ----------
+        pixels : sequence of ndarray of uint8, (h, w, bands)
+            Resized so that the longest side is `spec.image_size`; sizes may differ between images.
+        tiers : sequence of {"pooled", "grid", "dense"}
+
+        Returns
+        -------
+        dict
+            For each tier an array (batch, *spec.shape(tier)) of the dtype `spec.stored_dtypes[tier]`.
+
+        Raises
+        ------
+        ResourceError
+            If a single image does not fit in the device's memory. Larger batches are halved until they do.
+        """
+        ...
+
+    def best_batch(self, most: int) -> int:
+        """Return a batch size that suits the device, at most `most`."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return `spec.fingerprint` of this encoder's weights and compute dtype."""
+        ...

@@ -1,0 +1,207 @@
+"""Run a frozen torch network as an encoder: scaling, batches, devices, pooling, and what happens without memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from samtl._runtime import out_of_memory
+from samtl.encoders import pooling
+from samtl.encoders.base import TIERS, EncoderSpec, Weights
+from samtl.errors import ResourceError
+
+_Item = TypeVar("_Item")
+_Part = TypeVar("_Part")
+
+# Maps (batch, bands, size, size) to the dense output; calls its second argument with the output (batch, h, w, width) of
+# each block whose mean belongs to `pooled`.
+Forward = Callable[[Tensor, Callable[[Tensor], None]], Tensor]
+
+MOST = 32  # images in a batch that is chosen for a GPU
+
+
+class TorchEncoder:
+    """The base of encoders that are torch networks; see `samtl.encoders.base.Encoder` for its methods.
+
+    Parameters
+    ----------
+    spec : EncoderSpec
+        With `mean` and `std` of each band in `scaling`.
+    weights : Weights
+    model : nn.Module
+        In float32 on the CPU.
+    make_forward : callable
+        Returns the forward pass of the model once it is on its device.
+    device : torch.device
+    dtype : torch.dtype
+        What the network computes in.
+
+    Attributes
+    ----------
+    note : str
+        A line about the encoder that the user should read, or "".
+    """
+
+    note = ""
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        weights: Weights,
+        model: nn.Module,
+        make_forward: Callable[[nn.Module], Forward],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.spec, self.weights, self.device, self.dtype = spec, weights, device, dtype
+        try:
+            self._network = make_forward(model.to(device, dtype))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise ResourceError(f"{spec.name} does not fit in the memory of {device}") from error
+        self._mean = torch.tensor(spec.scaling["mean"], device=device).view(-1, 1, 1)
+        self._std = torch.tensor(spec.scaling["std"], device=device).view(-1, 1, 1)
+        self._limit = sys.maxsize  # images that have not yet been found to be too many
+        self._lock = threading.Lock()
+
+    @property
+    def compute_dtype(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self.spec.fingerprint(self.weights.sha256, self.compute_dtype)
+
+    @torch.inference_mode()
+    def encode(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str] = TIERS
+    ) -> dict[str, NDArray[Any]]:
+        """Encode a batch of images; may be called by several threads."""
+        limit = self._limit
+        if len(pixels) > limit:
+            starts = range(0, len(pixels), limit)
+            return self._joined([self.encode(pixels[i : i + limit], tiers) for i in starts])
+        try:
+            return self._attempt(pixels, tiers)
+        except RuntimeError as error:
+            if isinstance(error, torch.AcceleratorError) and not out_of_memory(error):
+                raise ResourceError(f"the device {self.device} failed: {error}") from error
+            if not out_of_memory(error):
+                raise
+        # Outside the except block, so that the tensors of the attempt are gone.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(pixels) == 1:
+            raise ResourceError(
+                f"one image through {self.spec.name} does not fit in the memory of {self.device}; "
+                "use --dtype bfloat16, a smaller --image-size, a smaller encoder or --device cpu"
+            )
+        self._limit = min(self._limit, len(pixels) // 2)
+        return self.encode(pixels, tiers)
+
+    def best_batch(self, most: int) -> int:
+        """Return a batch size: on a CPU an image for each core, on a GPU what half of the free memory holds."""
+        if self.device.type == "cpu":
+            fits = min(8, os.cpu_count() or 1)
+        elif self.device.type == "cuda":
+            fits = self._free_bytes() // 2 // self._bytes_per_image()
+        else:
+            fits = 4
+        return max(1, min(most, fits, MOST))
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the network on scaled and padded images, (batch, bands, size, size) to (batch, *spec.shape("dense"))."""
+        if self.device.type == "cpu" and len(x) > 1:
+            return torch.cat(_one_per_core(self.forward, torch.split(x, 1)))
+        return self._network(x, lambda tokens: None)
+
+    def _attempt(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        if self.device.type == "cpu":
+            found = _one_per_core(lambda image: self._computed([image], tiers), pixels)
+            return self._joined([{k: t.numpy() for k, t in part.items()} for part in found])
+        with (
+            self._lock
+        ):  # one batch's activations at a time; a second thread queues its work behind
+            kept = self._computed(pixels, tiers)
+        return {tier: tensor.cpu().numpy() for tier, tensor in kept.items()}
+
+    @staticmethod
+    def _joined(parts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        return {tier: np.concatenate([part[tier] for part in parts]) for tier in parts[0]}
+
+    def _computed(
+        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Compute tiers on the device."""
+        patch = self.spec.patch
+        tokens = [(-(-image.shape[0] // patch), -(-image.shape[1] // patch)) for image in pixels]
+        mask = pooling.valid_mask(tokens, self.spec.grid, self.device)
+        means: list[Tensor] = []
+
+        def tap(output: Tensor) -> None:
+            means.append(pooling.masked_mean(output.permute(0, 3, 1, 2), mask))
+
+        dense = self._network(self._scaled(pixels), tap).to(torch.float16).contiguous()
+        kept: dict[str, Tensor] = {}
+        if "pooled" in tiers:
+            kept["pooled"] = pooling.pooled(dense, means, mask)
+        if "grid" in tiers:
+            kept["grid"] = pooling.grid(dense, mask, self.spec.cells)
+        if "dense" in tiers:
+            kept["dense"] = dense
+        return kept
+
+    def _scaled(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Scale in float32, then pad with zeros: (batch, bands, size, size) in the compute dtype.
+
+        Pixels are copied to the device as bytes.
+        """
+        size, pinned = self.spec.image_size, self.device.type == "cuda"
+        shape = len(pixels), size, size, len(self.spec.bands)
+        raw = torch.zeros(shape, dtype=torch.uint8, pin_memory=pinned)
+        for square, image in zip(raw.numpy(), pixels, strict=True):
+            square[: image.shape[0], : image.shape[1]] = image
+        on_device = raw.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        batch = ((on_device - self._mean) / self._std).to(self.dtype)
+        for square, image in zip(batch, pixels, strict=True):
+            square[:, image.shape[0] :] = 0
+            square[:, :, image.shape[1] :] = 0
+        return batch
+
+    def _free_bytes(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[0]
+
+    def _bytes_per_image(self) -> int:
+        """Measure what one image takes on a CUDA device."""
+        size = self.spec.image_size
+        x = torch.zeros(1, len(self.spec.bands), size, size, dtype=self.dtype, device=self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self.forward(x)
+        return max(1, torch.cuda.max_memory_allocated(self.device) - before)
+
+
+def _one_per_core(work: Callable[[_Item], _Part], items: Sequence[_Item]) -> list[_Part]:
+    """Map over images, each on its own core; cores that share an image wait for each other at every step."""
+    if len(items) == 1:
+        return [work(items[0])]
+
+    def alone(item: _Item) -> _Part:
+        with torch.inference_mode():  # like the number of threads, a setting of each thread
+            torch.set_num_threads(1)
+            return work(item)
+
+    with ThreadPoolExecutor(min(len(items), torch.get_num_threads())) as pool:
+        return list(pool.map(alone, items))

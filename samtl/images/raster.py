@@ -1,0 +1,91 @@
+"""TIFF and JPEG 2000 to pixels with rasterio: bands in its order, missing tiles as nodata or 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioIOError
+from rasterio.io import DatasetReader, MemoryFile
+
+from samtl.images.codecs import check_pixels, no_mask, unsupported
+
+_DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG"}
+
+
+class _Reader(DatasetReader):  # type: ignore[misc]
+    def read_transform(self) -> tuple[float, ...]:
+        """Leave the georeference alone: rasterio warns if there is none."""
+        return 0.0, 1.0, 0.0, 0.0, 0.0, 1.0
+
+
+def read_rgb(data: bytes, form: str) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) uint8."""
+    with _opened(data, form) as source:
+        return _arranged(source)
+
+
+def read_mask(data: bytes, lookup: bool) -> NDArray[np.uint8]:
+    """Read a mask as (H, W) or, if it has colours, (H, W, 3) uint8; see `codecs.decode_mask`."""
+    with _opened(data, "TIFF") as source:
+        if source.count not in (1, 3):
+            raise no_mask(f"a TIFF of {source.count} bands")
+        if source.count == 1 and not lookup:
+            values: NDArray[np.uint8] = source.read(1)
+            return values * np.uint8(255) if _bits(source) == 1 else values
+        return _arranged(source)
+
+
+@contextmanager
+def _opened(data: bytes, form: str) -> Iterator[DatasetReader]:
+    """Open an image if its header is in order."""
+    with (
+        rasterio.Env(),
+        MemoryFile(data) as file,
+        _Reader(file.name, driver=_DRIVERS[form]) as source,
+    ):
+        check_pixels(source.width, source.height)
+        names = [band.name for band in source.colorinterp]
+        if len(source.subdatasets) > 1:
+            raise unsupported(f"{len(source.subdatasets)} pages")
+        if set(source.dtypes) != {"uint8"} or source.count - names.count("alpha") not in (1, 3):
+            raise unsupported(f"{source.count} bands of {source.dtypes[0]} ({', '.join(names)})")
+        try:
+            yield source
+        except RasterioIOError as error:
+            if form == "TIFF" and _reaches_beyond(source, len(data)):
+                raise EOFError("pixels lie past the end of the file") from error
+            raise
+
+
+def _reaches_beyond(source: DatasetReader, length: int) -> bool:
+    for band in source.indexes:
+        for (row, column), _ in source.block_windows(band):
+            offset, size = (
+                int(source.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", bidx=band) or 0)
+                for what in ("OFFSET", "SIZE")
+            )
+            if offset + size > length:
+                return True
+    return False
+
+
+def _arranged(source: DatasetReader) -> NDArray[np.uint8]:
+    """Read the bands as (H, W, 3); alpha comes last."""
+    bands: NDArray[np.uint8] = source.read()
+    if source.colorinterp[0].name == "palette":
+        table = np.zeros((256, 3), dtype=np.uint8)
+        for value, colour in source.colormap(1).items():
+            table[value] = colour[:3]
+        return np.asarray(table[bands[0]])
+    if len(bands) < 3:
+        scale = np.uint8(255 // (2 ** _bits(source) - 1))
+        return np.repeat(bands[0, :, :, None] * scale, 3, axis=2)
+    return np.ascontiguousarray(bands[:3].transpose(1, 2, 0))
+
+
+def _bits(source: DatasetReader) -> int:
+    return int(source.get_tag_item("NBITS", "IMAGE_STRUCTURE", bidx=1) or 8)

@@ -1,0 +1,186 @@
+"""Weights come from where they are said to come from, and nothing in a file is ever run."""
+
+import hashlib
+import http.server
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from samtl.encoders import sam
+from samtl.encoders.checkpoints import Official, load_weights, tensors_digest
+from samtl.errors import InputError, ResourceError
+
+
+@pytest.fixture
+def model():
+    return sam.build("tiny")
+
+
+@pytest.fixture(scope="module")
+def donor():
+    return sam.load("tiny", "random:3")[0]
+
+
+def test_a_seed_names_the_same_bits_everywhere(model, donor):
+    weights = load_weights(model, "random:0", None, "tiny")
+    assert (weights.untrained, weights.description) == (True, "untrained (random:0)")
+    assert weights.sha256 == "099df50a906c83a11f1df93f3c7da4332214737ef7668798da4c63bcaa87cc9c"
+    assert weights.sha256 != tensors_digest(donor)
+    for name, parameter in model.named_parameters():
+        assert parameter.std() > 0, name
+        assert "rel_pos" not in name or parameter.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("gain", [1, 2])
+def test_the_gain_is_that_of_the_variance(gain):
+    layer = nn.Linear(500, 2000, bias=False)
+    load_weights(layer, "random:7", None, "linear", gain=gain)
+    inputs = np.random.default_rng(0).normal(size=500).astype(np.float32)
+    with torch.no_grad():
+        outputs = layer(torch.from_numpy(inputs)).numpy()
+    assert outputs.var() == pytest.approx(gain * (inputs**2).mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["encoder alone", "whole SAM", "safetensors", "half precision"])
+def test_files_of_the_architecture(donor, tmp_path, kind):
+    state = donor.state_dict()
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    if kind == "whole SAM":
+        state = {f"image_encoder.{k}": t for k, t in state.items()}
+        state["mask_decoder.iou_token.weight"] = torch.zeros(1, 256)
+    if kind == "half precision":
+        state = {k: t.half() for k, t in state.items()}
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    model, weights = sam.load("tiny", str(path))
+    assert (weights.untrained, weights.description) == (False, f"file {path.name}")
+    assert weights.sha256 == tensors_digest(model)
+    assert (weights.sha256 == tensors_digest(donor)) is (kind != "half precision")
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    for key, tensor in donor.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], tensor, **close)
+
+
+def test_another_architecture_is_refused(model, tmp_path):
+    with torch.device("meta"):
+        shapes = {k: t.shape for k, t in sam.build("sam_vit_b").state_dict().items()}
+    torch.save({k: torch.zeros(1).expand(shape) for k, shape in shapes.items()}, tmp_path / "b.pth")
+    before = tensors_digest(model)
+    with pytest.raises(InputError, match=r"architecture tiny: .*do not belong.*shape.*Use another"):
+        load_weights(model, str(tmp_path / "b.pth"), None, "tiny", remedy="Use another file")
+    assert tensors_digest(model) == before
+
+
+@pytest.mark.parametrize("source", ["random:", "random:-1", "random:1.5", "nowhere.pth"])
+def test_a_source_that_is_none(model, source):
+    with pytest.raises(InputError, match=rf"--checkpoint .*'?{source.rpartition(':')[2]}"):
+        load_weights(model, source, None, "tiny")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+def test_an_unreadable_file(model, tmp_path, content):
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"bad\.pth"):
+        load_weights(model, str(tmp_path / "bad.pth"), None, "tiny")
+
+
+class Exploit:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+@pytest.mark.parametrize("kind", ["zip", "pickle", "list"])
+def test_a_hostile_pickle_is_not_run(model, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    path = tmp_path / "evil.pth"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"pos_embed": Exploit()}))
+    else:
+        torch.save({"pos_embed": Exploit()} if kind == "zip" else [1, 2], path)
+    with pytest.raises(InputError, match="state dict" if kind == "list" else "it was not run"):
+        load_weights(model, str(path), None, "tiny")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def published(donor, tmp_path, monkeypatch):
+    """An official checkpoint on a local server; gives (Official, served folder, folder of downloads)."""
+    folder, kept = tmp_path / "served", tmp_path / "weights"
+    folder.mkdir()
+    torch.save(donor.state_dict(), folder / "tiny_official.pth")
+    content = (folder / "tiny_official.pth").read_bytes()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("SAMTL_WEIGHTS", str(kept))
+        url = f"http://127.0.0.1:{server.server_port}/tiny_official.pth"
+        # Of some checkpoints only the first digits of the sha256 are published.
+        yield Official(url, len(content), hashlib.sha256(content).hexdigest()[:8]), folder, kept
+        server.shutdown()
+
+
+def test_a_download_is_verified_and_kept(model, donor, published):
+    official, folder, kept = published
+    kept.mkdir()
+    (kept / official.file).write_bytes(b"a damaged copy is replaced")
+    weights = load_weights(model, "official", official, "tiny")
+    assert (weights.untrained, weights.description) == (False, "official tiny_official.pth")
+    assert weights.sha256 == tensors_digest(donor)
+    (folder / official.file).unlink()
+    assert load_weights(model, "official", official, "tiny") == weights
+
+
+def test_a_download_of_something_else_is_refused(model, published):
+    official, folder, kept = published
+    (folder / official.file).write_bytes(b"something else")
+    with pytest.raises(InputError, match=official.sha256):
+        load_weights(model, "official", official, "tiny")
+    assert not list(kept.glob("*"))
+
+
+def test_no_server(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
+    official = Official("http://127.0.0.1:9/gone.pth", 1, "0" * 64)
+    with pytest.raises(ResourceError, match=r"gone\.pth"):
+        load_weights(model, "official", official, "tiny")
+
+
+def test_a_file_that_claims_to_be_official(model, donor, published, tmp_path):
+    official, folder, _ = published
+    weights = load_weights(model, str(folder / official.file), official, "tiny")
+    assert weights.description == f"official {official.file}"
+    fake = tmp_path / official.file
+    torch.save({k: t + 1 for k, t in donor.state_dict().items()}, fake)
+    with pytest.raises(InputError, match=official.sha256):
+        load_weights(model, str(fake), official, "tiny")
+
+
+def test_no_official_weights_for_tiny(model):
+    with pytest.raises(InputError, match="tiny has no official checkpoint"):
+        load_weights(model, "official", None, "tiny")
+
+
+def test_the_table_of_official_checkpoints_is_not_mixed_up():
+    """File names end in the first six digits of their md5."""
+    table = {name: v.official for name, v in sam.VARIANTS.items() if v.official}
+    names = ["sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth"]
+    assert [official.file for official in table.values()] == names
+    assert all(official.file.startswith(name) for name, official in table.items())
+    sizes = [official.size for official in table.values()]
+    assert sizes == sorted(sizes)
+    assert len({official.sha256 for official in table.values()}) == 3

@@ -1,0 +1,143 @@
+"""The same pixels as SAM's own transform, and which tokens they reach."""
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from samtl.errors import InputError
+from samtl.images.transforms import (
+    IGNORE,
+    Preprocessing,
+    check_image_size,
+    grid_cells,
+    mask_square,
+    resize_longest_side,
+    resized_shape,
+    valid_tokens,
+)
+
+
+def test_image_sizes_are_multiples_of_a_patch_up_to_2048():
+    for size in (16, 256, 1024, 2048):
+        check_image_size(size)
+    for size in (0, -16, 8, 100, 1000, 2064):
+        with pytest.raises(InputError, match=f"got {size}"):
+            check_image_size(size)
+
+
+@pytest.mark.parametrize(("side", "cells"), [(1, 1), (15, 15), (16, 16), (17, 16), (64, 16)])
+def test_a_grid_has_sixteen_cells_or_its_tokens(side, cells):
+    assert grid_cells(side) == cells
+
+
+@pytest.fixture(scope="module")
+def sam_transform():
+    """segment_anything's own ResizeLongestSide, on the two torchvision functions that it calls.
+
+    For a Pillow image, torchvision's `resize` is `Image.resize`, (width, height) swapped, bilinear.
+    """
+    spec = importlib.util.find_spec("segment_anything")
+    path = Path(spec.submodule_search_locations[0]) / "utils" / "transforms.py"
+    functional = types.ModuleType("torchvision.transforms.functional")
+    functional.to_pil_image = Image.fromarray
+    functional.resize = lambda image, size: image.resize(size[::-1], Image.Resampling.BILINEAR)
+    stubs = {
+        "torchvision": types.ModuleType("torchvision"),
+        "torchvision.transforms": types.ModuleType("torchvision.transforms"),
+        "torchvision.transforms.functional": functional,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in stubs.items():
+            patch.setitem(sys.modules, name, module)
+        loaded = importlib.util.spec_from_file_location("_sam_transforms", path)
+        module = importlib.util.module_from_spec(loaded)
+        loaded.loader.exec_module(module)
+    return module.ResizeLongestSide(1024)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(64, 64), (1024, 1024), (600, 800), (911, 37), (2000, 1500), (1, 1), (1025, 7)],
+)
+def test_pixels_are_those_of_sam(sam_transform, height, width):
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    theirs = sam_transform.apply_image(pixels)
+    ours = resize_longest_side(pixels)
+    assert ours.dtype == np.uint8
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() == 0
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+@settings(deadline=None)
+def test_size_is_that_of_sam(sam_transform, height, width):
+    theirs = sam_transform.get_preprocess_shape(height, width, 1024)
+    assert resized_shape(height, width) == tuple(max(1, side) for side in theirs)
+
+
+def test_an_image_too_thin_for_sam_keeps_one_pixel():
+    pixels = np.zeros((1, 3000, 3), np.uint8)
+    assert resize_longest_side(pixels).shape == (1, 1024, 3)
+    assert valid_tokens(1, 3000) == (1, 64)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_valid_tokens_cover_every_pixel_and_no_more(height, width):
+    h, w = resized_shape(height, width)
+    rows, columns = valid_tokens(height, width)
+    assert max(rows, columns) == 64
+    assert (rows - 1) * 16 < h <= rows * 16
+    assert (columns - 1) * 16 < w <= columns * 16
+    assert valid_tokens(h, w) == (rows, columns)  # the encoder asks with the resized size
+
+
+masks = st.tuples(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1)).map(
+    lambda drawn: np.random.default_rng(drawn[2]).integers(0, 6, drawn[:2], np.uint8)
+)
+
+
+@given(masks, st.sampled_from([16, 64, 80]))
+def test_a_mask_fills_its_part_of_the_square_and_no_more(mask, size):
+    square = mask_square(mask, size)
+    assert square.shape == (size, size)
+    assert square.dtype == np.uint8
+    height, width = resized_shape(*mask.shape, size)
+    inside = np.zeros((size, size), bool)
+    inside[:height, :width] = True
+    np.testing.assert_array_equal(square == IGNORE, ~inside)
+    assert set(np.unique(square[inside])) <= set(np.unique(mask))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5))
+def test_an_enlarged_mask_keeps_its_corners_and_its_ignored_pixels(height, width, times):
+    mask = np.random.default_rng(height * width).integers(0, 3, (height, width), np.uint8)
+    mask[0, -1] = IGNORE
+    square = mask_square(mask, max(height, width) * times)
+    expected = mask.repeat(times, axis=0).repeat(times, axis=1)
+    np.testing.assert_array_equal(square[: height * times, : width * times], expected)
+
+
+@pytest.mark.parametrize("shape", [(100, 75), (37, 61), (200, 190), (64, 64), (30, 9)])
+def test_a_mask_lies_where_its_image_does(shape):
+    """A disc, as an image and as its mask, comes out in the same place."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    disc = (y - shape[0] * 0.6) ** 2 + (x - shape[1] * 0.4) ** 2 < (min(shape) * 0.3) ** 2
+    image = resize_longest_side(np.repeat(disc[..., None] * np.uint8(255), 3, axis=2), 64)
+    height, width, _ = image.shape
+    mask = mask_square(disc.astype(np.uint8), 64)[:height, :width]
+    clear = (image[..., 0] < 32) | (image[..., 0] > 223)  # away from the blurred edge
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(mask[clear], image[..., 0][clear] > 127)
+
+
+def test_preprocessing_is_json_and_names_the_size():
+    fields = Preprocessing(512).to_dict()
+    assert fields["image_size"] == 512
+    assert fields["pixel_mean"] == [123.675, 116.28, 103.53]

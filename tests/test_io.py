@@ -1,0 +1,150 @@
+"""Files and folders appear whole or not at all; sealed documents notice every change."""
+
+import errno
+import fcntl
+import os
+import time
+
+import msgspec
+import pytest
+
+from samtl._io import (
+    AtomicFolder,
+    canonical,
+    crc32c,
+    file_sha256,
+    publish,
+    read_json,
+    read_object,
+    replace,
+    seal,
+    unseal,
+)
+from samtl.errors import DamageError, InputError, require_extra
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Document(msgspec.Struct):
+    name: str
+    values: list[float]
+    checksum: str = ""
+
+
+def test_publishing_is_exclusive_and_leaves_nothing_else(tmp_path):
+    publish(tmp_path / "a", [b"one", memoryview(b"two")])
+    with pytest.raises(FileExistsError):
+        publish(tmp_path / "a", [b"other"])
+    assert (tmp_path / "a").read_bytes() == b"onetwo"
+    replace(tmp_path / "a", b"three")
+    assert (tmp_path / "a").read_bytes() == b"three"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for write in (lambda: publish(tmp_path / "a", [b"x"]), lambda: replace(tmp_path / "a", b"x")):
+        with pytest.raises(OSError, match="full"):
+            write()
+    assert names(tmp_path) == []
+
+
+def test_canonical_json():
+    assert canonical({"b": 0.1, "a": ["ü", None]}) == '{"a":["ü",null],"b":0.1}'.encode()
+    assert canonical(Document("a", [1.0])) == b'{"checksum":"","name":"a","values":[1.0]}'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical({"a": float("nan")})
+
+
+def test_a_sealed_document_notices_every_changed_byte():
+    raw = seal({"name": "ü", "values": [0.1, 1e-7]})
+    assert unseal(raw, Document, "x").values == [0.1, 1e-7]
+    assert seal(msgspec.to_builtins(unseal(raw, Document, "x"))) == raw
+    for at in range(len(raw) - 1):
+        for bit in (1, 32):
+            torn = bytearray(raw)
+            torn[at] ^= bit
+            with pytest.raises(DamageError, match="x"):
+                unseal(bytes(torn), Document, "x")
+    for end in range(len(raw) - 1):
+        with pytest.raises(DamageError):
+            unseal(raw[:end], Document, "x")
+
+
+def test_json_that_does_not_fit_names_its_file(tmp_path):
+    (tmp_path / "a.json").write_text('{"name": 3, "values": []}')
+    with pytest.raises(DamageError, match=r"a\.json.*name"):
+        read_json(tmp_path / "a.json", Document)
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(DamageError, match=r"a\.json"):
+        read_object(tmp_path / "a.json")
+
+
+def test_checksums(tmp_path):
+    assert crc32c(b"123456789") == crc32c(memoryview(b"123456789")) == 0xE3069283
+    (tmp_path / "a").write_bytes(b"")
+    assert file_sha256(tmp_path / "a").startswith("e3b0c442")
+
+
+def test_a_folder_appears_when_it_is_published(tmp_path):
+    with AtomicFolder(tmp_path / "runs") as folder:
+        (folder.path / "a").write_text("1")
+        assert [p.name for p in (tmp_path / "runs").glob("[!.]*")] == []
+        assert folder.publish("x") == tmp_path / "runs" / "x"
+    assert names(tmp_path / "runs") == ["x"]
+    with AtomicFolder(tmp_path / "runs") as folder:
+        (folder.path / "a").write_text("2")
+    assert names(tmp_path / "runs") == ["x"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_taken_name(tmp_path, monkeypatch, exchange):
+    if not exchange:
+        monkeypatch.setattr("ctypes.CDLL", lambda *args, **options: object())
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").write_text("")
+    with AtomicFolder(tmp_path) as folder:
+        (folder.path / "new").write_text("")
+        with pytest.raises(FileExistsError):
+            folder.publish("x")
+        assert folder.publish("x", numbered=True).name == "x.2"
+    with AtomicFolder(tmp_path) as folder:
+        (folder.path / "new").write_text("")
+        folder.publish("x", replace=True)
+    assert names(tmp_path) == ["x", "x.2"]
+    assert names(tmp_path / "x") == ["new"]
+
+
+def test_what_killed_processes_left_is_swept(tmp_path):
+    with AtomicFolder(tmp_path) as alive:
+        prefix = alive.path.name.rpartition("-")[0]
+        dead, young, foreign = (
+            tmp_path / name for name in (f"{prefix}-1", f"{prefix}-2", ".tmp-far-3")
+        )
+        for folder in (dead, young, foreign):
+            folder.mkdir()
+            (folder / "a").write_text("")
+        old = time.time() - 100
+        for folder in (dead, foreign, alive.path):
+            os.utime(folder, (old, old))
+        with AtomicFolder(tmp_path):
+            pass
+        assert alive.path.exists()
+        assert not dead.exists()
+        assert young.exists()
+        assert foreign.exists()
+        descriptor = os.open(alive.path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+
+
+def test_a_missing_extra_says_what_to_install():
+    assert require_extra("json", "x").loads("1") == 1
+    with pytest.raises(InputError, match=r"samtl\[cloud\]"):
+        require_extra("obstore_that_is_not_there", "cloud")

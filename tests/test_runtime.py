@@ -1,0 +1,239 @@
+"""Prefetching, task pools, memory, devices, quantities in words, and the order of rows."""
+
+import gc
+import hashlib
+import random
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from workers import end_worker, invert
+
+from samtl._runtime import (
+    deaf_children,
+    duration,
+    ended,
+    hash_order,
+    machine_memory,
+    native_bfloat16,
+    peak_memory,
+    prefetch,
+    process_pool,
+    run_tasks,
+    size,
+    without_collecting,
+)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_come_in_order_and_not_without_bound(workers):
+    def work(row):
+        started.append(row)
+        time.sleep(random.Random(row).uniform(0, 0.005))
+        return row
+
+    started, depth = [], 6
+    for row, result in enumerate(prefetch(work, iter(range(50)), workers, depth)):
+        assert result == row
+        assert len(started) <= row + 1 + depth
+    assert sorted(started) == list(range(50))
+
+
+def test_threads_end_if_nobody_takes_results_any_more():
+    before = threading.active_count()
+    results = prefetch(lambda row: row, iter(range(10**6)), 3, 6)
+    assert next(results) == 0
+    assert threading.active_count() > before
+    results.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_is_raised_when_its_result_is_taken():
+    results = prefetch(lambda item: 1 // (2 - item), range(5))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_tasks_yield_results_and_exceptions():
+    found = dict(run_tasks(invert, [1, 0, 2], ThreadPoolExecutor, in_flight=2))
+    assert (found[1], found[2]) == (1.0, 0.5)
+    assert isinstance(found[0], ZeroDivisionError)
+
+
+def test_tasks_are_taken_only_when_a_worker_is_free_and_idle_is_called():
+    taken, calls = [], []
+
+    def tasks():
+        for task in range(6):
+            taken.append(task)
+            yield task
+
+    for done, _ in enumerate(
+        run_tasks(abs, tasks(), ThreadPoolExecutor, in_flight=2, idle=lambda: calls.append(1))
+    ):
+        assert len(taken) <= done + 3
+    assert len(taken) == 6
+    assert calls
+
+
+@pytest.mark.slow
+def test_only_the_task_that_kills_its_worker_twice_fails(tmp_path):
+    once = tmp_path / "once"
+    tasks = [0, 1, -1, 2, once, 3]
+    found = dict(run_tasks(end_worker, tasks, process_pool, in_flight=2))
+    assert isinstance(found.pop(-1), BrokenExecutor)
+    assert found == {0: 0, 1: 1, 2: 2, 3: 3, once: "second"}
+
+
+@pytest.mark.slow
+def test_closing_kills_the_workers():
+    running = run_tasks(time.sleep, [0, 600, 600], process_pool, in_flight=2)
+    next(running)
+    began = time.monotonic()
+    running.close()
+    assert time.monotonic() - began < 60
+
+
+ASK = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+
+def test_children_are_deaf_from_their_first_moment():
+    def deaf():
+        command = [sys.executable, "-c", ASK]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip() == "True"
+
+    with deaf_children():
+        assert deaf()
+    assert not deaf()
+
+
+def test_how_a_process_ended():
+    assert ended(-9) == "by signal 9"
+    assert ended(1) == "with code 1"
+
+
+PEAK = """
+from samtl._runtime import peak_memory
+print(peak_memory())
+block = bytearray(b"x") * 2**26
+print(peak_memory())
+del block
+print(peak_memory())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="elsewhere only ru_maxrss")
+def test_the_peak_is_that_of_this_process_alone():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    before, during, after = map(int, done.stdout.split())
+    # `ru_maxrss` would start at the size of this process, which has loaded torch.
+    assert 2**20 < before < peak_memory() / 2
+    assert 0.9 * 2**26 < during - before < 1.2 * 2**26
+    assert after > during - 2**20
+
+
+def control_groups(monkeypatch, groups, files):
+    real = Path.read_text
+
+    def read(path, *rest, **options):
+        if str(path) == "/proc/self/cgroup":
+            return groups
+        if str(path).startswith("/sys/fs/cgroup"):
+            if str(path) not in files:
+                raise FileNotFoundError(path)
+            return files[str(path)]
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "read_text", read)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="no control groups")
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/a/b\n", {"/sys/fs/cgroup/a/memory.max": "1000000\n", "/sys/fs/cgroup/a/b/memory.max": "max\n"}, 10**6),
+        ("0::/a/b\n", {"/sys/fs/cgroup/a/memory.max": "1000000\n", "/sys/fs/cgroup/a/b/memory.max": "7\n"}, 7),
+        ("4:memory:/x\n3:cpu:/y\n", {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes": "4096\n"}, 4096),
+        ("4:memory:/\n", {"/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ("0::/\n", {}, None),
+    ],
+)  # fmt: skip
+def test_the_limit_of_a_control_group_counts(monkeypatch, groups, files, expected):
+    control_groups(monkeypatch, "0::/\n", {})
+    whole = machine_memory()
+    control_groups(monkeypatch, groups, files)
+    assert machine_memory() == (whole if expected is None else expected)
+    assert whole > peak_memory() > 0
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_cycles_are_collected_again_as_before(enabled):
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with without_collecting():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "native"),
+    [
+        ({"avx512_f": True, "avx512_bf16": True}, True),
+        ({"avx512_f": True, "amx_bf16": True, "avx512_bf16": False}, True),
+        ({"architecture": "aarch64", "bf16": True}, True),
+        ({"avx512_f": True, "avx512_bf16": False}, False),  # would emulate it
+        ({}, False),
+    ],
+)
+def test_a_cpu_with_native_bfloat16(capabilities, native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert native_bfloat16(torch.device("cpu")) is native
+
+
+def test_other_devices_and_versions_of_torch(monkeypatch):
+    # What is emulated on a GPU does not count; a torch that cannot tell means float32.
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or True)
+    assert native_bfloat16(torch.device("cuda")) is True
+    assert asked == [{"including_emulation": False}]
+    assert native_bfloat16(torch.device("meta")) is False
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert native_bfloat16(torch.device("cpu")) is False
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (0.25, "0.25 s"), (9.9, "9.9 s"), (9.99, "10 s"), (59.6, "1 min"), (61, "1 min 1 s"), (7200, "2 h"),
+     (3700, "1 h 1 min")],
+)  # fmt: skip
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3.4 * 2**30, "3.4 GiB"), (2**40, "1.00 TiB")],
+)  # fmt: skip
+def test_sizes(count, words):
+    assert size(count) == words
+
+
+@given(st.lists(st.text(), unique=True, max_size=30), st.randoms())
+def test_the_order_of_rows_is_that_of_the_sha256_of_their_ids(ids, rng):
+    shuffled = rng.sample(ids, len(ids))
+    ordered = [ids[i] for i in hash_order(ids)]
+    assert ordered == [shuffled[i] for i in hash_order(shuffled)]
+    digests = [hashlib.sha256(i.encode()).hexdigest() for i in ordered]
+    assert digests == sorted(digests)

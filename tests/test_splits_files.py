@@ -1,0 +1,294 @@
+"""A split that was written down is found again; lists of names find their samples."""
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samtl import splits
+from samtl.datasets import resolve
+from samtl.errors import DamageError, InputError, ResourceError
+from samtl.splits import Samples, parse, published, read_split, read_split_file, select
+from samtl.splits.published import parts_of, read_lists, torchgeo
+
+
+def samples(n=60):
+    ids = [f"{'abc'[i % 3]}/{i:03d}.jpg" for i in range(n)]
+    return Samples.of(ids, np.arange(n) % 3, ["a", "b", "c"])
+
+
+def as_json(some, text, **more):
+    record = splits.record_of(some.ids, *select(some, parse(text), 3))
+    return json.dumps({name: getattr(record, name) for name in record.__struct_fields__} | more)
+
+
+def chosen(path, some=None):
+    return select(some or samples(), parse(f"file:{path}"), 99)
+
+
+# Records of runs
+
+
+@given(st.sampled_from(["0.2", "label:0.4@fold:2/5"]), st.permutations(range(60)))
+def test_a_recorded_split_is_found_again_in_any_order(text, order):
+    some = replace(samples(), usable=np.arange(60) % 9 != 4)
+    split, inner = select(some, parse(text), 3)
+    moved = replace(some, ids=tuple(some.ids[i] for i in order), usable=some.usable[list(order)])
+    again = splits.reuse(moved, splits.record_of(some.ids, split, inner), "there")
+    assert again == (split, inner)
+    for one, other in zip(again, (split, inner), strict=True):
+        assert {moved.ids[i] for i in one.train} == {some.ids[i] for i in other.train}
+
+
+def test_a_split_file_is_a_split(tmp_path):
+    path = tmp_path / "split.json"
+    path.write_text(as_json(samples(), "label:0.4@fold:2/5"))
+    assert chosen(path) == select(samples(), parse("label:0.4@fold:2/5"), 3)
+    assert splits.leaks(chosen(path)[0].name)
+    assert read_split(tmp_path) == read_split_file(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "said"),
+    [
+        ({"digest": "0" * 64}, InputError, "other samples"),
+        ({"left_out": ["who.jpg"]}, InputError, "1 of the .* 'who.jpg'"),
+        ({"left_out": ["a/000.jpg", "a/000.jpg"]}, InputError, "'a/000.jpg' more than once"),
+        ({"validation": []}, InputError, "for validation and held out, got 48, 0 and 12"),
+        ({"share": "much"}, DamageError, "share"),
+        ({"held_out": [1, 2]}, DamageError, "held_out"),
+        ({"seed": None}, DamageError, "seed"),
+        ({"file": "gone.json"}, InputError, r"gone\.json"),
+    ],
+)
+def test_a_split_file_that_is_not_right_is_refused(tmp_path, more, kind, said):
+    (tmp_path / "a.json").write_text(as_json(samples(), "0.2", **more))
+    with pytest.raises(InputError, match=said) as caught:
+        chosen(tmp_path / "a.json")
+    assert caught.type is kind
+
+
+def test_a_record_of_other_samples_is_refused(tmp_path):
+    some = samples()
+    (tmp_path / "a.json").write_text(as_json(some, "0.2"))
+    split, inner = select(some, parse("0.2"), 3)
+    for gone in (split.test[0], inner.train[0]):
+        left = np.setdiff1d(np.arange(60), gone)
+        less = replace(
+            some,
+            ids=tuple(some.ids[i] for i in left),
+            labels=some.labels[left],
+            usable=some.usable[left],
+        )
+        with pytest.raises(InputError, match="other samples"):
+            chosen(tmp_path / "a.json", less)
+    unusable = replace(some, usable=np.arange(60) != 7)
+    with pytest.raises(InputError, match=r"1 samples without a label .*'b/007\.jpg'"):
+        chosen(tmp_path / "a.json", unusable)
+
+
+def shared_split(sweep, **more):
+    """The run of a sweep, whose lists of ids are kept once beside the runs."""
+    run = sweep / "cells" / "run"
+    run.mkdir(parents=True)
+    (sweep / "splits").mkdir()
+    whole = json.loads(as_json(samples(), "0.2"))
+    (sweep / "splits" / "s.json").write_text(json.dumps(whole))
+    lists = ("held_out", "validation", "left_out")
+    own = {name: value for name, value in whole.items() if name not in lists}
+    (run / "split.json").write_text(json.dumps({**own, "file": "../../splits/s.json", **more}))
+    return run
+
+
+def test_the_split_of_a_sweep_is_read_from_where_it_is_kept(tmp_path, monkeypatch):
+    run = shared_split(tmp_path, seed=5)
+    whole = read_split_file(tmp_path / "splits" / "s.json")
+    monkeypatch.chdir(run)
+    for where in (run, "."):
+        found = read_split(where)
+        assert (found.seed, found.digest, found.held_out) == (5, whole.digest, whole.held_out)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"digest": "d"}, {"validation_digest": "v"}, {"file": "../s.json"}, {"file": ".."}, {"share": None}],
+    ids=lambda more: next(iter(more)),
+)  # fmt: skip
+def test_a_shared_split_that_is_not_that_of_the_run_is_refused(tmp_path, more):
+    run = shared_split(tmp_path, **more)
+    with pytest.raises(InputError, match=f"{next(iter(more))}|not there"):
+        read_split(run)
+
+
+def test_what_is_not_a_run_or_a_split_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is not a run"):
+        read_split(tmp_path)
+    with pytest.raises(InputError, match=r"nothing\.json"):
+        read_split_file(tmp_path / "nothing.json")
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(DamageError, match=r"a\.json"):
+        read_split_file(tmp_path / "a.json")
+
+
+# Lists of names
+
+
+def write_lists(prefix, some, drop=()):
+    """Lists without folders: the first half to train on, then validation, then held out."""
+    of = {"train": range(30), "val": range(30, 42), "test": range(42, 60)}
+    for ending, rows in of.items():
+        names = [some.ids[i].split("/")[1] for i in rows if i not in drop]
+        prefix.with_name(f"{prefix.name}-{ending}.txt").write_text("\n".join(names) + "\n")
+    return prefix
+
+
+def test_lists_name_the_parts(tmp_path):
+    some = replace(samples(), usable=np.arange(60) != 50)
+    split, inner = chosen(write_lists(tmp_path / "mine", some, drop=(3, 33)), some)
+    assert split.test.tolist() == [i for i in range(42, 60) if i != 50]
+    assert inner.test.tolist() == [i for i in range(30, 42) if i != 33]
+    assert inner.train.tolist() == [i for i in range(30) if i != 3]
+    assert (split.name, split.seed) == ("file", 0)
+
+
+def test_lists_of_other_samples_are_refused(tmp_path):
+    prefix = write_lists(tmp_path / "mine", samples())
+    with pytest.raises(InputError, match=r"20 samples .* '040\.jpg'.*--limit"):
+        chosen(prefix, samples(40))
+    (tmp_path / "mine-val.txt").unlink()
+    with pytest.raises(InputError, match=r"mine-val\.txt .*FileNotFoundError"):
+        chosen(prefix)
+    with pytest.raises(InputError, match=r"nothing: .*nothing-train\.txt"):
+        chosen(tmp_path / "nothing")
+
+
+IDS = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg"]
+
+
+def test_names_are_ids_or_their_stems():
+    lists = {"train": ["1.tif", "x/y/3.v2.tif"], "test": ["a/2.jpg"]}
+    assert parts_of(lists, IDS, "the lists", "here") == ["train", "test", "", "train"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ({"train": ["9.jpg", "1.jpg", "8.jpg"]}, "2 samples .* '9.jpg'"),
+        ({"train": ["2.jpg"]}, r"'2\.jpg', which may be 'a/2\.jpg' or 'b/2\.jpg'"),
+        ({"train": ["1.jpg"], "test": ["a/1.jpg"]}, "'a/1.jpg' twice, in train and in test"),
+        ({"train": ["1", "1"]}, "'a/1.jpg' twice, in train and in train"),
+    ],
+)
+def test_names_that_are_not_of_one_sample_are_refused(lists, said):
+    with pytest.raises(InputError, match=said):
+        parts_of(lists, IDS, "the lists", "here")
+
+
+def test_a_list_has_a_name_on_each_line(tmp_path):
+    (tmp_path / "s-train.txt").write_bytes("\ufeffone é.jpg\r\ntwo.jpg\r\n\r\n".encode())
+    (tmp_path / "s-val.txt").write_text("  three.jpg  ")
+    (tmp_path / "s-test.txt").write_text("")
+    assert read_lists(tmp_path / "s") == {
+        "train": ["one é.jpg", "two.jpg"],
+        "validation": ["three.jpg"],
+        "test": [],
+    }
+    (tmp_path / "s-test.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"s-test\.txt .*UnicodeDecodeError"):
+        read_lists(tmp_path / "s")
+
+
+# Published lists
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Made-up lists on a local server, with their hashes; gives the folder that is served and a log of requests."""
+    folder, asked, known = tmp_path / "served", [], {}
+    folder.mkdir()
+    for name in published.SHA256:
+        content = f"image of {name}.jpg\n".encode()
+        (folder / name).write_bytes(content)
+        known[name] = hashlib.sha256(content).hexdigest()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("SAMTL_DATA_CACHE", str(tmp_path / "downloads"))
+    monkeypatch.setattr(published, "SHA256", known)
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setattr(published, "BASE_URL", f"http://127.0.0.1:{running.server_port}/")
+        yield folder, asked
+        running.shutdown()
+        thread.join()
+
+
+def test_published_lists_are_downloaded_once(served, tmp_path):
+    _, asked = served
+    for _ in range(2):
+        for name, prefix in published.TORCHGEO.items():
+            lists = torchgeo(name)
+            assert list(lists.values()) == [
+                [f"image of {prefix}-{part}.txt.jpg"] for part in ("train", "val", "test")
+            ]
+    assert len(asked) == len(list((tmp_path / "downloads").iterdir())) == 6
+    (tmp_path / "downloads" / "eurosat-val.txt").write_text("cut sh")
+    assert torchgeo("torchgeo")["validation"] == ["image of eurosat-val.txt.jpg"]
+
+
+def test_a_download_of_something_else_is_refused(served, tmp_path):
+    folder, _ = served
+    (folder / "eurosat-train.txt").write_text("something else")
+    with pytest.raises(InputError, match=r"eurosat-train\.txt does not have the sha256"):
+        torchgeo("torchgeo")
+    assert list((tmp_path / "downloads").iterdir()) == []
+    (folder / "eurosat-spatial-test.txt").unlink()
+    with pytest.raises(ResourceError, match=r"spatial-test\.txt"):
+        torchgeo("torchgeo-spatial")
+
+
+def test_a_server_that_does_not_answer_is_a_resource_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(published, "BASE_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("SAMTL_DATA_CACHE", str(tmp_path))
+    with pytest.raises(ResourceError, match=r"eurosat-train\.txt"):
+        torchgeo("torchgeo")
+
+
+def test_published_lists_are_called_by_their_name(monkeypatch):
+    some = samples()
+    stems = [f"{sample[2:-4]}.tif" for sample in some.ids]
+    lists = {"train": stems[:30], "validation": stems[30:45], "test": stems[45:]}
+    monkeypatch.setattr("samtl.splits.spec.torchgeo", lambda name: lists)
+    for name in published.TORCHGEO:
+        split, inner = select(some, parse(name), 0)
+        assert (split.name, len(split.test), len(inner.test)) == (name, 15, 15)
+
+
+def test_all_published_hashes_are_known():
+    prefixes = published.TORCHGEO.values()
+    names = [path.name for p in prefixes for path in published.list_files(p).values()]
+    assert sorted(names) == sorted(published.SHA256)
+
+
+@pytest.mark.data
+def test_the_names_of_the_real_images_are_those_of_the_lists():
+    if "SAMTL_DATA" not in os.environ:
+        pytest.skip("SAMTL_DATA is unset: no folder with EuroSAT.zip to read")
+    dataset = resolve("eurosat", Path(os.environ["SAMTL_DATA"]) / "EuroSAT.zip")
+    names = [sample.split("/")[1].replace(".jpg", ".tif") for sample in dataset.sample_ids]
+    parts = parts_of({"train": names[::2], "test": names[1::2]}, dataset.sample_ids, "", "")
+    assert parts == ["train", "test"] * 13_500

@@ -1,0 +1,370 @@
+"""Laws of every split: whole, of all classes or whole groups, and the same whatever the order of rows."""
+
+import hashlib
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samtl import splits
+from samtl.errors import InputError
+from samtl.splits import PARTS, Samples, parse, select
+
+SEEDS = st.integers(0, 99)
+SHARES = st.floats(0.01, 0.99).map(lambda share: round(share, 3))
+
+
+def mixed(sizes):
+    """Samples of classes of the given sizes, in no order."""
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    ids = [f"{label}/{i}.jpg" for i, label in enumerate(labels)]
+    return Samples.of(ids, labels)
+
+
+def scenes(sizes, classes=1):
+    """Samples of groups of the given sizes; each group has all classes."""
+    groups = [f"scene{i}" for i, size in enumerate(sizes) for _ in range(classes * size)]
+    ids = [f"{i}.png" for i in range(len(groups))]
+    return Samples.of(ids, np.arange(len(ids)) % classes if classes > 1 else None, groups=groups)
+
+
+@st.composite
+def described(draw):
+    """Samples for either task, in groups or not, some of them unusable."""
+    n = 10 * draw(st.integers(6, 12))
+    labels = np.arange(n) % 3 if draw(st.booleans()) else None
+    groups = [f"scene{i // 5}" for i in range(n)] if draw(st.booleans()) else ()
+    parts = [PARTS[i // 3 % 3] for i in range(n)]
+    made = Samples.of([f"{i:03d}.jpg" for i in range(n)], labels, groups=groups, parts=parts)
+    return replace(made, usable=np.arange(n) % 23 != draw(st.integers(0, 23)))
+
+
+def reordered(samples, order):
+    def moved(column):
+        return tuple(column[i] for i in order) if column else ()
+
+    return replace(
+        samples,
+        ids=moved(samples.ids),
+        labels=samples.labels[order],
+        usable=samples.usable[order],
+        groups=moved(samples.groups),
+        parts=moved(samples.parts),
+    )
+
+
+def counts(samples, rows):
+    return np.bincount(samples.truth[rows], minlength=samples.truth.max() + 1).tolist()
+
+
+def all_rows(split, inner):
+    return [split.test, inner.test, inner.train]
+
+
+DRAWN = ["0.2", "0.45", "fold:2/3", "label:0.5@0.3", "label:0.2@fold:1/3", "shots:4@0.3"]
+
+
+@given(described(), st.sampled_from([*DRAWN, "shipped", "shots:3@shipped"]), SEEDS, st.data())
+def test_laws(samples, spec, seed, data):
+    spec = parse(spec)
+    split, inner = select(samples, spec, seed)
+    parts = all_rows(split, inner)
+    rows = np.concatenate(parts)
+    assert len(np.unique(rows)) == len(rows)
+    assert samples.usable[rows].all()
+    assert sorted([*inner.train, *inner.test]) == split.train.tolist()
+    if spec.base is None:
+        assert len(rows) == samples.usable.sum()
+    for part in parts:
+        assert part.dtype == np.int64
+        assert (np.diff(part) > 0).all()
+        assert min(counts(samples, part)) > 0
+        with pytest.raises(ValueError, match="read-only"):
+            part[0] = 0
+    if samples.groups and spec.draws:
+        members = [{samples.groups[i] for i in part} for part in parts]
+        assert len(set.union(*members)) == sum(map(len, members))
+    assert splits.leaks(split.name) == (spec.draws and not samples.groups)
+
+    order = data.draw(st.permutations(range(len(samples.ids))))
+    moved = reordered(samples, order)
+    other = select(moved, spec, seed)
+    assert other == (split, inner)
+    for one, same in zip(parts, all_rows(*other), strict=True):
+        assert {samples.ids[i] for i in one} == {moved.ids[i] for i in same}
+
+
+@pytest.mark.parametrize(
+    ("labelled", "grouped", "spec", "name", "digest", "of_inner"),
+    [
+        (True, False, "0.2", "holdout", "fcd6199bfe", "c5669307d9"),
+        (True, False, "0.55", "holdout", "d2838c8811", "fe0584c17c"),
+        (True, False, "fold:2/5", "fold", "aaee516d0d", "2b21975ecf"),
+        (True, False, "label:0.5@0.2", "label", "d9d5b299f2", "794be6049c"),
+        (True, False, "label:0.35@fold:1/3", "fold-label", "461177180e", "0f44e616e9"),
+        (True, False, "shots:4@0.2", "shots", "15c069770f", "7f45516eca"),
+        (True, True, "0.2", "grouped", "1a641657d5", "c2aba78fba"),
+        (True, True, "fold:2/5", "grouped-fold", "de7c0b7da6", "238e5184f5"),
+        (True, True, "label:0.5@0.2", "grouped-label", "42e87de60a", "33cfb0f78f"),
+        (True, True, "shots:4@0.2", "grouped-shots", "d3a4705ef2", "f7f55a2585"),
+        (True, True, "label:0.3@shipped", "shipped-label", "2e2e95f2dc", "172b5d6bba"),
+        (False, False, "0.55", "holdout", "354b1637c1", "c908a1741c"),
+        (False, False, "fold:2/5", "fold", "6c30d62baf", "6ae324c8a5"),
+        (False, False, "shots:3@shipped", "shipped-shots", "9704e6fbc9", "4b01db2d99"),
+        (False, True, "shots:4@0.2", "grouped-shots", "dee81832c0", "79e05423ff"),
+        (False, True, "shipped", "shipped", "c277efba7e", "67f904f4e0"),
+    ],
+)
+def test_who_is_held_out_never_changes(labelled, grouped, spec, name, digest, of_inner):
+    samples = Samples.of(
+        [f"{'abc'[i % 3]}/{i:03d}.jpg" for i in range(60)],
+        np.arange(60) % 3 if labelled else None,
+        groups=[f"scene{i // 6}" for i in range(60)] if grouped else (),
+        parts=[PARTS[i // 3 % 3] for i in range(60)],
+    )
+    samples = replace(samples, usable=np.arange(60) % 17 != 5)
+    split, inner = select(samples, parse(spec), 7)
+    assert (split.name, split.digest[:10], inner.digest[:10]) == (name, digest, of_inner)
+
+
+def test_the_digest_is_that_of_the_documented_text():
+    ids, train, test = ["b", "a", "é", "c"], np.array([0, 3]), np.array([1, 2])
+    text = '{"test":["a","\\u00e9"],"train":["b","c"]}'
+    assert splits.digest_of(ids, train, test) == hashlib.sha256(text.encode()).hexdigest()
+
+
+# A share of the samples
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=8), SHARES, SEEDS)
+def test_a_share_is_rounded_and_in_every_class(sizes, share, seed):
+    samples = mixed(sizes)
+    n, k = sum(sizes), len(sizes)
+    try:
+        split = splits.holdout(samples, share, seed)
+    except InputError:
+        assert not k < int(share * n + 0.5) < n - k  # strictly inside is always possible
+        return
+    assert abs(len(split.test) - share * n) <= 0.5 + 1e-9
+    for held, size in zip(counts(samples, split.test), sizes, strict=True):
+        assert 1 <= held <= size - 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "held"),
+    [
+        ([10, 11, 12], 0.2, [2, 2, 3]),  # 2, 2.2 and 2.4: largest remainder
+        ([10, 10, 10, 10], 0.15, [2, 2, 1, 1]),  # 1.5 each, though 0.15 in binary is a little less
+        ([2, 100, 98], 0.05, [1, 5, 4]),
+        ([10] * 10, 0.1, [1] * 10),
+    ],
+)
+def test_counts_follow_the_largest_remainder(sizes, share, held):
+    samples = mixed(sizes)
+    assert counts(samples, splits.holdout(samples, share).test) == held
+
+
+def test_seeds_draw_evenly():
+    samples, times = mixed([20, 20]), np.zeros(40)
+    found = [splits.holdout(samples, 0.25, seed) for seed in range(400)]
+    assert len({split.digest for split in found}) == 400
+    for split in found:
+        times[split.test] += 1
+    assert 65 < times.min() <= times.max() < 135  # 100 expected, deviation 8.7
+
+
+def test_a_larger_share_holds_out_the_same_and_more():
+    samples = mixed([100, 100])
+    small, large = (set(splits.holdout(samples, share).test.tolist()) for share in (0.2, 0.5))
+    assert small < large
+
+
+def test_the_validation_part_is_not_the_runners_up():
+    samples = mixed([200, 200])
+    fifth = splits.holdout(samples, 0.2)
+    next_in_line = set(splits.holdout(samples, 0.36).test.tolist()) - set(fifth.test.tolist())
+    validation = set(splits.inner(samples, fifth).test.tolist())
+    assert len(next_in_line) == len(validation) == 64
+    assert len(next_in_line & validation) < 32
+
+
+def test_every_class_has_a_validation_sample():
+    samples = mixed([4] * 6)
+    split = splits.holdout(samples, 0.25)
+    assert counts(samples, splits.inner(samples, split).test) == [1] * 6  # though a fifth is 4
+
+
+# Whole groups
+
+
+@given(st.lists(st.integers(1, 12), min_size=3, max_size=9), SHARES, SEEDS)
+def test_as_many_groups_are_held_out_as_come_closest(sizes, share, seed):
+    samples = scenes(sizes)
+    split = splits.holdout(samples, share, seed)
+    ranked = sorted(
+        set(samples.groups),
+        key=lambda group: hashlib.sha256(f"samtl grouped {seed}\n{group}".encode()).digest(),
+    )
+    held = {samples.groups[i] for i in split.test}
+    assert held == set(ranked[: len(held)])
+    wanted = share * len(samples.ids)
+    possible = [sum(g in ranked[:n] for g in samples.groups) for n in range(1, len(ranked))]
+    assert abs(len(split.test) - wanted) <= min(abs(n - wanted) for n in possible) + 1e-9
+
+
+def test_of_two_numbers_of_groups_as_close_the_smaller_is_held_out():
+    assert len(splits.holdout(scenes([10] * 4), 0.375).test) == 10  # 15: 10 or 20
+
+
+def test_a_class_that_whole_groups_leave_out_is_named():
+    samples = scenes([4] * 5, classes=2)
+    free = splits.holdout(samples, 0.2)
+    held = np.isin(np.arange(40), free.test)
+    for where, part in ((held, "held-out"), (~held, "training")):
+        lacking = replace(samples, classes=("River", "Lake"), labels=samples.labels * ~where)
+        with pytest.raises(InputError, match=rf"'Lake' has no {part} samples .* of 5 groups"):
+            splits.holdout(lacking, 0.2)
+    next_out = splits.inner(samples, free).test
+    lacking = replace(samples, labels=np.where(np.isin(np.arange(40), next_out), 1, samples.labels))
+    with pytest.raises(InputError, match=r"'0' has no validation samples .* 3 of 4 groups"):
+        splits.inner(lacking, free)
+
+
+# Folds
+
+
+@given(st.lists(st.integers(5, 20), min_size=1, max_size=5), st.integers(2, 5), SEEDS)
+def test_every_sample_is_in_one_fold(sizes, folds, seed):
+    samples = mixed(sizes)
+    made = [splits.fold(samples, i, folds, seed) for i in range(1, folds + 1)]
+    assert sorted(np.concatenate([split.test for split in made])) == list(range(sum(sizes)))
+    held = np.array([counts(samples, split.test) for split in made])
+    assert np.ptp(held, axis=0).max() <= 1
+    assert np.ptp(held.sum(1)) <= 1
+    assert {(split.name, split.share, split.seed) for split in made} == {("fold", 1 / folds, seed)}
+
+
+@given(st.lists(st.integers(1, 12), min_size=3, max_size=9), SEEDS)
+def test_folds_of_groups_are_about_as_large(sizes, seed):
+    samples = scenes(sizes)
+    made = [splits.fold(samples, i, 3, seed) for i in range(1, 4)]
+    assert sorted(np.concatenate([split.test for split in made])) == list(range(sum(sizes)))
+    assert np.ptp([len(split.test) for split in made]) <= max(sizes)
+
+
+# Fewer labels
+
+
+def inside(small, large):
+    """Whether each part of a split lies in that of the other, and the same samples are held out."""
+    (held, *few), (as_held, *many) = (
+        [set(part.tolist()) for part in all_rows(*found)] for found in (small, large)
+    )
+    return held == as_held and all(a <= b for a, b in zip(few, many, strict=True))
+
+
+@given(
+    described(),
+    st.sampled_from(["0.3", "fold:1/3", "shipped"]),
+    SEEDS,
+    st.lists(SHARES, max_size=3),
+)
+def test_fewer_labels_are_some_of_more(samples, base, seed, shares):
+    whole = select(samples, parse(base), seed)
+    specs = [f"label:{share}@{base}" for share in [*sorted(shares), 1.0]]
+    made = [select(samples, parse(spec), seed) for spec in specs]
+    assert all(inside(small, large) for small, large in itertools.pairwise(made))
+    assert all_rows(*made[-1])[1].tolist() == all_rows(*whole)[1].tolist()
+    if not (samples.groups and parse(base).draws):
+        for share, found in zip(sorted(shares), made, strict=False):
+            for kept, of in zip(all_rows(*found)[1:], all_rows(*whole)[1:], strict=True):
+                assert abs(len(kept) - max(share * len(of), len(counts(samples, of)))) <= 0.5 + 1e-9
+
+
+@given(st.integers(1, 9), SEEDS)
+def test_every_class_keeps_the_same_share(tenths, seed):
+    samples = mixed([80, 120, 200])
+    _, whole = select(samples, parse("0.25"), seed)
+    _, inner = select(samples, parse(f"label:{tenths / 10}@0.25"), seed)
+    for kept, of in ((inner.train, whole.train), (inner.test, whole.test)):
+        expected = np.array(counts(samples, of)) * tenths / 10
+        np.testing.assert_allclose(counts(samples, kept), expected, atol=1)
+
+
+def test_groups_are_kept_until_every_class_is_there():
+    samples = scenes([5] * 12)
+    for seed in range(20):
+        split = splits.holdout(samples, 0.25, seed)
+        inner = splits.inner(samples, split, 0.3)
+        labels = np.zeros(60, dtype=int)
+        for part in (inner.train, inner.test):
+            last = max(samples.groups[i] for i in part)
+            labels[[i for i in part if samples.groups[i] == last]] = 1
+        labelled = replace(samples, task="classification", labels=labels)
+        _, kept = splits.fewer(labelled, split, inner, 0.01, seed)
+        assert set(labels[kept.train]) == set(labels[kept.test]) == {0, 1}
+
+
+@given(st.booleans(), SEEDS)
+def test_few_shots_are_inside_more_and_inside_fractions(labelled, seed):
+    samples = mixed([40, 60, 50])
+    samples = samples if labelled else Samples.of(samples.ids)
+    made = [select(samples, parse(f"shots:{n}@0.25"), seed) for n in (2, 3, 5, 8, 10, 25)]
+    assert all(inside(small, large) for small, large in itertools.pairwise(made))
+    assert inside(made[0], select(samples, parse("label:0.5@0.25"), seed))
+    for n, (split, inner) in zip((2, 3, 5, 8, 10, 25), made, strict=True):
+        assert set(counts(samples, split.train)) == {n}
+        assert set(counts(samples, inner.test)) == {max(1, int(n / 5 + 0.5))}
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"ids": "baca", "labels": [0, 0, 1, 1]}, "'a' occurs more than once"),
+        ({"ids": "abcd", "labels": [0, 0, 1]}, "4 sample ids"),
+        ({"ids": "abcd", "labels": [0.0, 0.0, 1.0, 1.0]}, "float64"),
+        ({"ids": "abc", "labels": [0, 1, 2], "classes": "ab"}, "number of classes, 2, got 2"),
+        ({"ids": "abc", "groups": "xx"}, "a group for each of 3 samples, got 2"),
+        ({"ids": "abc", "parts": ["train"]}, "a part for each of 3 samples, got 1"),
+    ],
+)
+def test_samples_that_do_not_fit_together_are_refused(arguments, said):
+    with pytest.raises(InputError, match=said):
+        Samples.of(**arguments)
+
+
+LAKES = {"labels": [0] * 6 + [1] * 10, "classes": ["Lake", "River"]}
+
+
+@pytest.mark.parametrize(
+    ("about", "spec", "said"),
+    [
+        ({}, "0.01", r"holds out 0, .* empty: choose a share from 0\.0625 to 0\.938"),
+        (LAKES, "0.05", r"2 classes: choose a share from 0\.125 to 0\.875"),
+        ({"labels": [-1] * 16}, "0.5", "at least 2 samples that can be used, got 0"),
+        ({"labels": [0] + [1] * 15, "classes": ["Lake", "River"]}, "0.5", "'Lake', got 1"),
+        ({"labels": [0, 0] + [2] * 14, "classes": "abc"}, "0.5", "'b', got 0"),
+        ({"labels": [0, 0] + [1] * 14}, "0.5", "training part.* class '0', got 1"),
+        ({"groups": ["all"] * 16}, "0.5", "at least 2 groups, got 1"),
+        ({"groups": ["a", "b"] * 8}, "0.5", "training part.* at least 2 groups, got 1"),
+        ({}, "fold:1/30", "30 folds .* 30 samples that can be used, got 16"),
+        (LAKES, "fold:1/7", "7 samples of class 'Lake', got 6"),
+        ({"groups": list("abcd") * 4}, "fold:1/5", "at least 5 groups, got 4"),
+        ({**LAKES, "groups": ["a"] * 6 + ["b"] * 10}, "fold:1/2", "'Lake' has no .* groups"),
+        (LAKES, "shots:10@0.2", "needs 8 samples of class 'Lake' to train on, got 4"),
+        ({}, "shots:100@0.2", "needs 80 samples to train on, got 10"),
+        ({"parts": ["train", "test"] * 8}, "shipped", "8 in train, 0 in validation, 8 in test"),
+        ({"parts": ["train", "val"] * 8}, "shipped", "got 'val'"),
+        ({**LAKES, "parts": [*PARTS] * 2 + ["train", "validation"] * 5}, "shipped", "'River' has no test"),
+    ],
+)  # fmt: skip
+def test_samples_that_cannot_be_split_so_are_refused(about, spec, said):
+    samples = Samples.of([f"{i}.png" for i in range(16)], **about)
+    with pytest.raises(InputError, match=said):
+        select(samples, parse(spec), 0)

@@ -1,0 +1,186 @@
+"""What a user writes after --split is one way to hold out samples, or is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samtl import splits
+from samtl.errors import InputError, UnknownName
+from samtl.splits import PARTS, Samples, leaks, parse, parse_many, select
+from samtl.splits.spec import FORMS
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "kind"),
+    [
+        (0.2, "0.2", "share"),
+        (".20", "0.2", "share"),
+        (" 2e-1 ", "0.2", "share"),
+        (np.float64(0.3), "0.3", "share"),
+        ("shipped", "shipped", "shipped"),
+        ("fold:01/5", "fold:1/5", "fold"),
+        ("kfold:5", "kfold:5", "kfold"),
+        ("label:0.10@0.20", "label:0.1@0.2", "label"),
+        ("label:1e-1@0.2", "label:0.1@0.2", "label"),
+        ("label:1@fold:1/5", "label:1@fold:1/5", "label"),
+        ("label:0.1@torchgeo-spatial", "label:0.1@torchgeo-spatial", "label"),
+        ("shots:05@shipped", "shots:5@shipped", "shots"),
+        ("shots:5@file:a@b:c", "shots:5@file:a@b:c", "shots"),
+        ("file:some where/a.json", "file:some where/a.json", "file"),
+        ("torchgeo", "torchgeo", "torchgeo"),
+    ],
+)
+def test_there_is_one_way_to_write_it(written, text, kind):
+    spec = parse(written)
+    assert (spec.text, spec.kind) == (text, kind)
+    assert parse(spec.text) == spec
+
+
+def test_every_form_that_is_offered_is_one():
+    specs = [parse(form) for form in FORMS]
+    assert {spec.text for spec in specs if spec.draws} == {
+        "0.2", "fold:1/5", "kfold:5", "label:0.1@0.2", "shots:5@0.2",
+    }  # fmt: skip
+    assert not parse("label:0.1@torchgeo").draws
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("a fifth", "'a fifth': known are 0.2, shipped, fold:1/5"),
+        ("shiped", "did you mean shipped"),
+        ("folds:1/5", "'folds:1/5'"),
+        ("", "''"),
+        ("torchgeo:x", "'torchgeo:x'"),
+    ],
+)
+def test_what_begins_like_no_spec_is_refused(written, said):
+    with pytest.raises(UnknownName, match=said):
+        parse(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        *[(str(share), "between 0 and 1") for share in (0, 1, -0.2, float("nan"), float("inf"))],
+        ("fold:1", "fold:1/5, got 'fold:1'"),
+        ("fold:6/5", "fold:6/5: .* I from 1 to K"),
+        ("fold:0/5", "fold:0/5"),
+        ("kfold:1", "kfold:1: .* K from 2"),
+        ("kfold:x", "like kfold:5"),
+        ("kfold:" + "9" * 5000, "like kfold:5"),
+        ("label:0.1", "like label:0.1@0.2, got 'label:0.1'"),
+        ("label:x@0.2", "like label:0.1@0.2"),
+        ("label:1.2.3@0.2", "like label:0.1@0.2"),
+        ("label:0@0.2", "label:0@0.2: .* above 0 and up to 1"),
+        ("label:2@0.2", "label:2@0.2"),
+        ("label:0.1@2", "between 0 and 1"),
+        ("label:0.1@kfold:5", "label:0.1@kfold:5: after the @"),
+        ("shots:5@label:0.1@0.2", "after the @"),
+        ("shots:1@0.2", "K from 2"),
+        ("shots:-3@0.2", "like shots:5@0.2"),
+        ("file:", "like file:PATH"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(written, said):
+    with pytest.raises(InputError, match=said):
+        parse(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ("0.2", "0.2"),
+        ("0.1,0.2,...,0.9", "0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9"),
+        ("0.9, 0.7, ..., 0.1", "0.9 0.7 0.5 0.3 0.1"),
+        ("shipped,0.1,0.15,...,0.25,0.5", "shipped 0.1 0.15 0.2 0.25 0.5"),
+        ("0.1,0.2,...,0.3", "0.1 0.2 0.3"),
+        ("0.1,0.2,...,0.4,0.45,...,0.55", "0.1 0.2 0.3 0.4 0.45 0.5 0.55"),
+        ("label:0.25@0.2,label:.5@0.2,...,label:1@0.2", "label:0.25@0.2 label:0.5@0.2 label:0.75@0.2 label:1@0.2"),
+        ("shots:2@0.2,shots:4@0.2,...,shots:8@0.2", "shots:2@0.2 shots:4@0.2 shots:6@0.2 shots:8@0.2"),
+        ("kfold:2,shots:5@0.2", "fold:1/2 fold:2/2 shots:5@0.2"),
+    ],
+)  # fmt: skip
+def test_a_list_may_continue_by_itself(text, specs):
+    assert [spec.text for spec in parse_many(text)] == specs.split()
+
+
+@given(st.integers(1, 99), st.integers(1, 20), st.integers(3, 20))
+def test_steps_are_exact(first, step, count):
+    whole = [f"{(first + i * step) / 1000:.3f}" for i in range(count)]
+    assert parse_many(",".join([*whole[:2], "...", whole[-1]])) == parse_many(",".join(whole))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0.2,0.20", "0.2 is listed twice in '0.2,0.20'"),
+        ("0.2,0.1,0.2,...,0.4", "0.2 is listed twice"),
+        ("kfold:5,fold:3/5", "fold:3/5 is listed twice"),
+        ("", "got ''"),
+        ("0.1,,0.2", "got '0.1,,0.2'"),
+        ("0.1,...,0.9", "two splits before it"),
+        ("0.1,0.2,...", "two splits before it"),
+        ("0.1,0.2,...,...,0.9", "two splits before it"),
+        ("0.1,0.3,...,0.8", "steps of 0.2 from 0.3 do not lead to 0.8"),
+        ("0.1,0.2,...,0.1", "steps of 0.1 from 0.2 do not lead to 0.1"),
+        ("0.2,0.2,...,0.2", "differ"),
+        ("0.2,0.2,...,0.4", "steps of 0.0"),
+        ("0.1,0.1000001,...,0.9", "at most 1000"),
+        ("label:0.1@0.2,label:0.2@0.3,...,label:0.9@0.4", "one number"),
+        ("0.1,label:0.2@0.2,...,0.9", "one number"),
+        ("0.1,half", "'half'"),
+        ("0.8,0.9,...,1.1", "between 0 and 1"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_refused(text, said):
+    with pytest.raises(InputError, match=said):
+        parse_many(text)
+
+
+def samples(n=60, **about):
+    ids = [f"{'abc'[i % 3]}/{i:03d}.jpg" for i in range(n)]
+    return Samples.of(ids, np.arange(n) % 3, ["a", "b", "c"], **about)
+
+
+def test_each_spec_is_what_its_function_makes():
+    some = samples(parts=[PARTS[i // 3 % 3] for i in range(60)])
+    outer, fold = splits.holdout(some, 0.2, 7), splits.fold(some, 2, 5, 7)
+    inner = splits.inner(some, outer)
+    for text, expected in {
+        "0.2": (outer, inner),
+        "label:0.5@0.2": splits.fewer(some, outer, inner, 0.5, 7),
+        "shots:4@0.2": splits.shots(some, outer, inner, 4, 7),
+        "fold:2/5": (fold, splits.inner(some, fold)),
+        "shipped": splits.shipped(some),
+    }.items():
+        assert select(some, parse(text), 7) == expected
+    assert (outer.name, outer.share, outer.seed) == ("holdout", 0.2, 7)
+    assert (inner.name, inner.share, inner.seed) == ("validation", 0.2, 7)
+
+
+def test_a_shipped_split_is_used_as_it_is():
+    some = samples(8, parts=["train", "test", "validation", "train", "", "test", "train", "test"])
+    some = replace(some, usable=np.arange(8) != 7, classes=(), task="segmentation")
+    split, inner = select(some, parse("shipped"), 3)
+    assert [part.tolist() for part in (split.test, split.train)] == [[1, 5], [0, 2, 3, 6]]
+    assert [part.tolist() for part in (inner.test, inner.train)] == [[2], [0, 3, 6]]
+    assert (split.name, split.share, split.seed) == ("shipped", 2 / 6, 0)
+    assert (inner.name, inner.share, inner.seed) == ("validation", 1 / 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("kfold:5", "5 splits: .* fold:1/5"), ("label:0.1@shipped", "the samples")]
+)
+def test_what_is_not_one_split_of_these_samples_is_refused(text, said):
+    with pytest.raises(InputError, match=said):
+        select(samples(), parse(text), 0)
+
+
+def test_splits_by_place_do_not_leak():
+    assert all(leaks(name) for name in ("holdout", "fold", "label", "torchgeo-label", "fold-shots"))
+    for name in ("grouped", "grouped-fold", "grouped-label", "shipped", "torchgeo-spatial", "file"):
+        assert not leaks(name)

@@ -1,0 +1,67 @@
+"""Files of a dataset in a folder or a zip archive, and archives that need not be honest."""
+
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+
+def unpack(path, files):
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def pack(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, data in files.items():
+            made.writestr(name, data)
+    return path
+
+
+TEXT = b"to be or not to be, " * 50
+
+
+@dataclass
+class Part:
+    """One member of an archive."""
+
+    name: str | bytes
+    data: bytes = TEXT
+    deflate: bool = True
+    mode: int = 0o100644
+    flags: int = 0
+    method: int | None = None
+    size: int | None = None
+    packed_size: int | None = None
+    crc: int | None = None
+    local_name: bytes | None = None
+    offset: int | None = None
+    payload: bytes | None = None
+
+
+def packed(parts, comment=b"", count=None):
+    """Put an archive together as its parts say."""
+    out, entries = bytearray(), b""
+    for part in parts:
+        name = part.name.encode() if isinstance(part.name, str) else part.name
+        payload = part.payload
+        if payload is None:
+            squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+            payload = squeeze.compress(part.data) + squeeze.flush() if part.deflate else part.data
+        method = part.method if part.method is not None else 8 * part.deflate
+        size = len(part.data) if part.size is None else part.size
+        length = len(payload) if part.packed_size is None else part.packed_size
+        crc = zlib.crc32(part.data) if part.crc is None else part.crc
+        offset = len(out) if part.offset is None else part.offset
+        local = name if part.local_name is None else part.local_name
+        fields = (part.flags, method, 0, 0, crc, length, size)
+        out += struct.pack("<4s5H3L2H", b"PK\3\4", 20, *fields, len(local), 0) + local + payload
+        entries += struct.pack(
+            "<4s6H3L5H2L", b"PK\1\2", 0x0314, 20, *fields, len(name), 0, 0, 0, 0, part.mode << 16, offset
+        ) + name  # fmt: skip
+    count = len(parts) if count is None else count
+    end = (b"PK\5\6", 0, 0, count, count, len(entries), len(out), len(comment))
+    return bytes(out) + entries + struct.pack("<4s4H2LH", *end) + comment
