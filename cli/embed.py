@@ -97,7 +97,6 @@ def draw_plan(plan: Plan) -> None:
         "back": plan.returned,
         "with another label": plan.relabelled,
         "in another group or part": plan.regrouped,
-        "with another mask": plan.remasked,
     }
     changed = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"

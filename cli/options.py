@@ -10,8 +10,9 @@ import ast
 import functools
 import importlib.util
 import inspect
+import itertools
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,13 +51,15 @@ def _source(module: str) -> ast.Module:
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 
-def declared(target: str) -> dict[str, Declared]:
+def declared(target: str, skip: Collection[str] = ()) -> dict[str, Declared]:
     """Read the parameters of a function from its source and its numpydoc docstring.
 
     Parameters
     ----------
     target : str
         `MODULE:FUNCTION`. Defaults must be literals, or names of constants that are.
+    skip : collection of str
+        Parameters to leave out.
     """
     module, _, name = target.partition(":")
     functions = (node for node in _source(module).body if isinstance(node, ast.FunctionDef))
@@ -75,7 +78,7 @@ def declared(target: str) -> dict[str, Declared]:
             described.get(argument.arg, ""),
         )
         for argument, default in pairs
-        if argument.arg not in _NOT_OPTIONS
+        if argument.arg not in _NOT_OPTIONS and argument.arg not in skip
     }
 
 
@@ -84,8 +87,8 @@ def _descriptions(docstring: str) -> tuple[str, dict[str, str]]:
     text, _, section = docstring.partition("Parameters\n----------\n")
     found: dict[str, str] = {}
     names: list[str] = []
-    lines = section.splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    lines = [*section.splitlines(), ""]
+    for line, following in itertools.pairwise(lines):
         if following.startswith("---"):
             break
         if line and not line.startswith(" "):
@@ -134,7 +137,7 @@ def verb(
 
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
         text, described = _descriptions(textwrap.dedent(inspect.getdoc(body) or ""))
-        library = {k: v for k, v in declared(target).items() if k not in skip} if target else {}
+        library = declared(target, skip) if target else {}
         own = inspect.signature(body, eval_str=True).parameters
         parameters = []
         for name, one in library.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,6 @@ from .board import Board
 from .options import verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from samtl.report.api import ReportResult
     from samtl.study import Event
 
@@ -106,7 +105,11 @@ def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> 
         raise typer.Exit(EXIT_QUARANTINED)
 
 
-_DRAW = {"EmbedResult": embed.draw_result, "SweepResult": sweep.draw, "ReportResult": draw}
+_DRAW: dict[str, Callable[[Any], None]] = {
+    "EmbedResult": embed.draw_result,
+    "SweepResult": sweep.draw,
+    "ReportResult": draw,
+}
 
 
 def _note(note: object) -> None:
