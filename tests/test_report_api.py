@@ -15,7 +15,7 @@ from toys import blobs, stripes
 import samtl
 from samtl.errors import InputError, ResourceError
 from samtl.report.api import MARKER, make_report
-from samtl.report.encoder_pass import pass_seconds
+from samtl.report.figures import pass_seconds
 from samtl.report.load import read_comparisons
 from samtl.report.summary import summarise
 from samtl.store.documents import seal

@@ -21,9 +21,9 @@ from samtl.datasets import Dataset, resolve
 from samtl.errors import InputError, ResourceError, SamtlError
 from samtl.experiment.run import runs_folder
 from samtl.report import figures, images
+from samtl.report.album import Album
 from samtl.report.compare import Comparison, compared, findings, share_of
 from samtl.report.content import Drawing, Section, Table
-from samtl.report.encoder_pass import pass_seconds
 from samtl.report.load import read_comparisons, require_one
 from samtl.report.page import render
 from samtl.report.style import png, svg
@@ -127,7 +127,7 @@ def make_report(
         for number, one in enumerate(comparisons, 1):
             tell(f"drawing {one.dataset}: {counted(len(one.runs), 'run')}")
             opened, why = _dataset(one, dataset, root)
-            seconds = encoder_seconds if encoder_seconds is not None else pass_seconds(one)
+            seconds = encoder_seconds if encoder_seconds is not None else figures.pass_seconds(one)
             chapter, notes = _chapter(one, opened, why, seconds)
             lines += [line for section in chapter for line in section.bullets]
             missing += notes
@@ -254,7 +254,7 @@ def _chapter(
     found = compared(comparison)
     by_share = figures.by_share(comparison)
     grouped = any(run.split.name.startswith("grouped") for run in comparison.runs)
-    album = images.Album(dataset)
+    album = Album(dataset)
     samples, panels = images.samples(album), images.panels(comparison, album)
     mistakes = (*images.confused(comparison, album), *images.hardest(comparison, album))
     missing = [*album.notes, *filter(None, [why])]

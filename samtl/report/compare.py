@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -166,6 +166,11 @@ class Comparison:
 
         return [one for one in min(kinds.values(), key=distance) if beside or not one.beside]
 
+    def ranked(self, some: Iterable[Series]) -> list[Series]:
+        """Sort series from the best to the worst by the first score of the task."""
+        means = {one: one.summary(SCORES[self.task][0]) for one in some}
+        return sorted(means, key=lambda one: -(found.mean if (found := means[one]) else -1.0))
+
     def together(self, held_out: float = STANDARD_SHARE) -> dict[str, Run]:
         """Return one run of each model on the same split: of the standard split, the seed that most models have."""
         splits: dict[tuple[str, int], dict[str, Run]] = {}
@@ -198,7 +203,7 @@ def compared(comparison: Comparison) -> list[Compared]:
             kinds.setdefault(one.kind, []).append(one)
     found = []
     for some in sorted(kinds.values(), key=lambda some: (some[0].kind.split, some[0].share)):
-        ranked = sorted(some, key=_badness(metric))
+        ranked = comparison.ranked(some)
         gaps = _gaps({one.model: _outcomes(one) for one in ranked}, metric)
         found += [
             Compared(
@@ -212,17 +217,9 @@ def compared(comparison: Comparison) -> list[Compared]:
 
 def findings(comparison: Comparison, found: Sequence[Compared]) -> tuple[str, ...]:
     """Return the words on each model against the next better one, on the standard split."""
-    ranked = sorted(comparison.standard(), key=_badness(SCORES[comparison.task][0]))
+    ranked = comparison.ranked(comparison.standard())
     words = {(one.better, one.other): one.words for one in found}
     return tuple(words[pair] for pair in pairwise(ranked) if pair in words)
-
-
-def _badness(metric: str) -> Callable[[Series], float]:
-    def badness(one: Series) -> float:
-        summary = one.summary(metric)
-        return 1.0 if summary is None else -summary.mean
-
-    return badness
 
 
 def _name(one: Series) -> str:
