@@ -28,7 +28,7 @@ from samtl.report.load import read_comparisons, require_one
 from samtl.report.page import render
 from samtl.report.style import png, svg
 from samtl.report.words import counted, weights_of
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"

@@ -21,7 +21,8 @@ from samtl.report.compare import Comparison, Series
 from samtl.report.content import Drawing, Value
 from samtl.report.style import INK, figure, looks, rows_of_names, settled, styled
 from samtl.report.words import FLOOR, sentences, split_words, untrained, untrained_words
-from samtl.store.log import read_log
+from samtl.store.reader import open_store
+from samtl.store.storage import as_place
 
 _SECONDS = (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 _MINUTES = tuple(60 * minutes for minutes in (1, 2, 5, 10, 30, 60, 120, 300, 720, 1440, 14_400))
@@ -210,21 +211,20 @@ def pass_seconds(comparison: Comparison) -> float | None:
     stores, the store is no longer where the runs found it, or all of it was committed within a second.
     """
     heads = [run for run in comparison.runs if run.store]
+    places = {as_place(run.store_path) for run in heads}
     # Resolved, since the same store may have been named from several folders.
-    sources = {(Path(run.store_path).resolve(), run.fingerprint) for run in heads}
-    if len(sources) != 1:
+    places = {place.resolve() if isinstance(place, Path) else place for place in places}
+    fingerprints = {run.fingerprint for run in heads}
+    if len(places) != 1:
         return None
-    path, fingerprint = sources.pop()
     try:
-        times = sorted(
-            datetime.fromisoformat(str(record.writer["committed"])).timestamp()
-            for record in read_log(path)
-            if record.fingerprint == fingerprint
-        )
+        store = open_store(places.pop())
+        committed = [str(writer["committed"]) for writer in store.writers()]
+        times = sorted(datetime.fromisoformat(text).timestamp() for text in committed)
     except (SamtlError, OSError, KeyError, ValueError):
         return None
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    if not any(gaps):
+    if {store.fingerprint} != fingerprints or not any(gaps):
         return None
     working = [gap for gap in gaps if gap <= _PAUSE * max(median(gaps), 1.0)]
     # The first block has no gap before it, and those after a pause have none that counts.
