@@ -37,35 +37,19 @@ _QUALITY = 85  # of photographs in the page; the PNG files are lossless
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What a report contains, and where it is.
-
-    Attributes
-    ----------
-    folder, page : Path
-    studies, runs, figures, tables : int
-        How many; a study is a set of runs that may be compared.
-    bytes : int
-        Of the page.
-    seconds : float
-    lines : tuple of str
-        The findings in words.
-    warnings : tuple of str
-        What readers must know.
-    missing : tuple of str
-        What could not be shown, and why.
-    """
+    """What a report contains, and where it is."""
 
     folder: Path
     page: Path
-    studies: int
+    studies: int  #: sets of runs that may be compared
     runs: int
     figures: int
     tables: int
-    bytes: int
+    bytes: int  #: of the page
     seconds: float
-    lines: tuple[str, ...]
-    warnings: tuple[str, ...]
-    missing: tuple[str, ...]
+    lines: tuple[str, ...]  #: the findings in words
+    warnings: tuple[str, ...]  #: what readers must know
+    missing: tuple[str, ...]  #: what could not be shown, and why
 
     def to_json(self) -> dict[str, object]:
         """Return the result as JSON values."""

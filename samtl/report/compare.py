@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import NamedTuple
@@ -92,26 +92,14 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs on one dataset that may be compared.
-
-    Attributes
-    ----------
-    dataset, task : str
-    classes : tuple of str
-    models : mapping of str to tuple of Run
-        The runs of each model by its display name, ordered by training share and seed.
-    failed : tuple of (str, str)
-        Failed cells of sweeps: what, and why.
-    warnings : tuple of str
-        What a reader must know before comparing.
-    """
+    """Runs on one dataset that may be compared."""
 
     dataset: str
     task: str
     classes: tuple[str, ...]
-    models: Mapping[str, tuple[Run, ...]]
-    failed: tuple[tuple[str, str], ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    models: Mapping[str, tuple[Run, ...]]  #: by display name, runs by training share and seed
+    failed: tuple[tuple[str, str], ...] = ()  #: cells of sweeps: what, and why
+    warnings: tuple[str, ...] = ()  #: what a reader must know before comparing
 
     @property
     def pairs(self) -> list[tuple[str, Run]]:
