@@ -162,17 +162,12 @@ def statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     Parameters
     ----------
     pixels : ndarray, (H, W, 3) uint8
+        Not empty, or InputError is raised.
 
     Returns
     -------
     ndarray, (12,) float32
-        Mean, population standard deviation, minimum and maximum of each channel, in [0, 255]; the order is that of
-        `STATISTICS`.
-
-    Raises
-    ------
-    InputError
-        If `pixels` has another shape or dtype, or is empty.
+        Mean, population standard deviation, minimum and maximum of each channel, in the order of `STATISTICS`.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise InputError(
