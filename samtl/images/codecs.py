@@ -36,6 +36,9 @@ Code = Literal[
     "mask_unreadable", "mask_size", "mask_values",
 ]  # fmt: skip
 
+# Memory of earlier images is kept for the next ones (64 MB at most): fetching it anew takes as long as decoding.
+Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
+
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 _RASTER = frozenset({"TIFF", "JPEG 2000"})
 

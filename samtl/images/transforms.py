@@ -70,7 +70,9 @@ def resize_longest_side(pixels: NDArray[np.uint8], image_size: int = 1024) -> ND
 def resize_image(image: Image.Image, image_size: int = 1024) -> NDArray[np.uint8]:
     """Resize a Pillow image in mode RGB as `resize_longest_side` does."""
     height, width = resized_shape(image.height, image.width, image_size)
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def mask_square(mask: NDArray[np.uint8], image_size: int = 1024) -> NDArray[np.uint8]:
