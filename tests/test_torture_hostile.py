@@ -22,6 +22,7 @@ from stubs import png, stub_store
 from zips import Part, packed
 
 from recipes.pretrain import state as _state
+from samtl._io import seal
 from samtl.datasets import resolve
 from samtl.encoders import sam
 from samtl.errors import SamtlError
@@ -31,7 +32,6 @@ from samtl.heads import logreg
 from samtl.heads.io import load, save
 from samtl.images.codecs import prepare
 from samtl.splits import read_split_file
-from samtl.store.documents import seal
 from samtl.store.reader import open_store
 from samtl.store.verify import check
 from samtl.sweep.results import Results

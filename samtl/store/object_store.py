@@ -68,8 +68,7 @@ _MEANINGS = (
     ("<Code>ExpiredToken", "the credentials have expired; set new ones by {settings}_... in the environment"),
     ("<Code>RequestTimeTooSkewed", "the server's time is far from this machine's; set this machine's clock"),
     (
-        r"<Region>([\w-]+)</Region>|<Code>(?:AuthorizationHeaderMalformed|IllegalLocationConstraintException|"
-        r"PermanentRedirect)|status code: 301|redirect without LOCATION",
+        r"<Region>([\w-]+)</Region>|status code: 301|redirect without LOCATION|IllegalLocationConstraint",
         "the bucket is in another region ({group}); set AWS_REGION to that",
     ),
     (
@@ -99,6 +98,7 @@ class BucketStorage:
     def __init__(self, url: str) -> None:
         self.scheme, self.bucket, self.prefix = parse(url)
         self.url = f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
+        self._sizes: dict[str, int] = {}  # of shards whose rows were fetched
 
     def __repr__(self) -> str:
         """Show the URL."""
@@ -135,21 +135,25 @@ class BucketStorage:
             if len(content) == size:
                 cache.put(sha256, whole, content)
         elif lacking:
-            for one, content in zip(lacking, self._fetch(name, lacking, size), strict=True):
+            for one, content in zip(lacking, self._fetch(name, lacking, size, anew), strict=True):
                 found[one] = content
                 cache.put(sha256, one, content)
         return [found[one] or b"" for one in ranges]
 
-    def _fetch(self, name: str, ranges: Ranges, size: int) -> list[bytes]:
+    def _fetch(self, name: str, ranges: Ranges, size: int, anew: bool) -> list[bytes]:
+        if (
+            anew or self._sizes.get(name) != size
+        ):  # the client would panic at a range beyond the end
+            there = self.size(name)
+            if there is None:
+                raise FileNotFoundError(f"{self.url}/{name} does not exist")
+            if there != size:
+                return [b""] * len(ranges)
+            self._sizes[name] = size
         starts, ends = [start for start, _ in ranges], [stop for _, stop in ranges]
-        try:
-            with self._explained(name):
-                found = obstore.get_ranges(self._client, name, starts=starts, ends=ends)
-                return [bytes(one) for one in found]
-        except ResourceError:
-            if self.size(name) in (size, None):
-                raise
-            return [b""] * len(ranges)  # it is shorter than committed, and has no such range
+        with self._explained(name):
+            found = obstore.get_ranges(self._client, name, starts=starts, ends=ends)
+            return [bytes(one) for one in found]
 
     def list(self, folder: str = "") -> dict[str, int]:
         """Map the names directly below a prefix to sizes."""

@@ -1,0 +1,587 @@
+"""Predictions of new images are those of the rows made of them, whole or not there, and from the run's own encoder."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import stubs
+import toys
+from PIL import Image
+
+from samtl.embed.api import embed
+from samtl.encoders.base import Weights
+from samtl.errors import InputError, MismatchError, ResourceError
+from samtl.experiment.answers import Skipped, read_trained
+from samtl.experiment.fit import fit_baseline, fit_head
+from samtl.experiment.predict import Predicted, predict
+from samtl.experiment.tables import PALETTE
+from samtl.heads import conv
+from samtl.images.transforms import resized_shape
+from samtl.store.reader import open_store
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Encoders(stubs.StubEncoders):
+    """Has columns of two groups, so that a head can learn from one."""
+
+    features = tuple(f"{group}_{i}" for group in ("mean", "max") for i in range(5))
+
+
+def put(dataset, root):
+    """Write a dataset's images into a folder, each at its id."""
+    for sample_id in dataset.sample_ids:
+        path = root / sample_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.write_bytes(dataset.read(sample_id))
+        except OSError:
+            path.write_bytes(b"")
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store of labelled images and one of images with masks, the images themselves, and runs on them."""
+    root = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        stubs.install(Encoders(image_size=256), patch.setattr)
+        options = {"device": "cpu", "dtype": "float32"}
+        labelled, masked = (
+            stubs.small_dataset(),
+            toys.blobs(12, classes=2, shapes=((32, 32), (16, 40))),
+        )
+        put(labelled, root / "labelled")
+        put(masked, root / "masked")
+        embed(labelled, "stub", tiers=["pooled", "grid"], out=root / "labelled.zarr", **options)
+        embed(masked, "stub", tiers=["dense"], out=root / "masked.zarr", **options)
+        small = {"width": 4, "epochs": 1}
+        runs = {
+            "logreg": fit_head(root / "labelled.zarr", "logreg", 0.25, out=root),
+            "grid": fit_head(root / "labelled.zarr", "conv", 0.25, params=small, out=root),
+            "masks": fit_head(root / "masked.zarr", "conv", 0.25, params=small, out=root),
+            "columns": fit_head(root / "labelled.zarr", "logreg", 0.25, features="max", out=root),
+            "floor": fit_baseline(stubs.toy_dataset(37), "floor", 0.25, out=root),
+            "floor masks": fit_baseline(masked, "floor", 0.25, out=root),
+        }
+    return root, {name: run.run for name, run in runs.items()}
+
+
+@pytest.fixture
+def encoders(monkeypatch):
+    """The stub that the stores of `made` were made with."""
+    return stubs.install(Encoders(image_size=256), monkeypatch.setattr)
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def chances(rows, key):
+    """Map each image to its probabilities."""
+    return {
+        row[key]: np.array([float(row[name]) for name in row if name.startswith("p_")])
+        for row in rows
+    }
+
+
+def assert_nothing_left(folder, *names):
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("head", ["logreg", "columns", "grid"])
+def test_images_give_what_their_rows_give_and_what_the_run_gave(made, encoders, tmp_path, head):
+    root, runs = made
+    result = predict(runs[head], root / "labelled", batch_size=5)
+    stored = predict(runs[head], from_store=root / "labelled.zarr", out="stored.csv")
+    by_image = chances(table(result.table), "image")
+    by_row = chances(table(stored.table), "sample_id")
+    before = chances(table(runs[head] / "predictions.csv"), "sample_id")
+    assert by_image.keys() == by_row.keys() > before.keys()
+    assert len(by_image) == result.rows == stored.rows == 35
+    for name, given in by_image.items():
+        np.testing.assert_allclose(given, by_row[name], rtol=0, atol=1e-5)
+        assert given.sum() == pytest.approx(1, abs=1e-7)
+    for name, given in before.items():
+        np.testing.assert_allclose(given, by_image[name], rtol=0, atol=1e-5)
+    assert_nothing_left(tmp_path, "predictions.csv", "stored.csv")
+
+
+def test_the_table_and_the_result_agree(made, encoders):
+    root, runs = made
+    result = predict(runs["logreg"], root / "labelled")
+    rows = table(result.table)
+    assert list(rows[0]) == ["image", "predicted", "p_class0", "p_class1", "p_class2"]
+    assert [row["image"] for row in rows] == sorted(row["image"] for row in rows)
+    for row, given in zip(rows, chances(rows, "image").values(), strict=True):
+        assert row["predicted"] == f"class{given.argmax()}"
+    told = [row["predicted"] for row in rows]
+    assert result.counts == {name: told.count(name) for name in ("class0", "class1", "class2")}
+    assert sum(result.means.values()) == pytest.approx(1)
+    assert result.means["class1"] == pytest.approx(
+        np.mean([float(row["p_class1"]) for row in rows])
+    )
+    content = json.loads(json.dumps(result.to_json()))
+    assert content["table"] == "predictions.csv"
+    assert content["weights"] == "untrained (random:0)"
+    assert content["untrained"] is True
+    assert content["encoder"] == "stub"
+
+
+def test_bad_images_are_skipped_and_told(made, encoders):
+    root, runs = made
+    seen = []
+    result = predict(runs["logreg"], root / "labelled", on_event=seen.append)
+    assert {bad.image: bad.code for bad in result.skipped} == {
+        "class0/0003.png": "truncated",
+        "class0/0030.png": "empty",
+    }
+    assert [event for event in seen if isinstance(event, Skipped)] == list(result.skipped)
+    assert seen[-1] == Predicted(35, 2, 37)
+    stored = predict(runs["logreg"], from_store=root / "labelled.zarr", out="stored.csv")
+    assert set(stored.skipped) == set(result.skipped)
+
+
+def test_an_output_of_the_encoder_that_is_no_number_is_skipped(made, encoders):
+    root, runs = made
+
+    def spoil(outputs):
+        outputs["pooled"][-1, 3] = np.nan
+
+    encoders.spoil = spoil
+    result = predict(runs["logreg"], root / "labelled" / "class1", batch_size=4)
+    assert [bad.code for bad in result.skipped] == ["nonfinite"] * 3
+    assert result.rows == 9
+
+
+def test_only_the_tier_that_is_needed_is_computed(made, encoders, monkeypatch):
+    root, runs = made
+    asked = []
+    encode = stubs.StubEncoder.encode
+
+    def watched(self, pixels, tiers):
+        asked.append((len(pixels), *tiers))
+        return encode(self, pixels, tiers)
+
+    monkeypatch.setattr(stubs.StubEncoder, "encode", watched)
+    predict(runs["grid"], root / "labelled" / "class2", batch_size=5)
+    assert asked == [(5, "grid"), (5, "grid"), (2, "grid")]
+
+
+def test_one_image_by_its_name(made, encoders):
+    root, runs = made
+    result = predict(runs["logreg"], root / "labelled" / "class1" / "0001.png")
+    assert [row["image"] for row in table(result.table)] == ["0001.png"]
+
+
+def test_from_a_store_no_image_and_no_encoder_is_touched(made, encoders, monkeypatch, tmp_path):
+    root, runs = made
+    monkeypatch.setattr(Encoders, "Encoder", None)
+    shutil.copytree(root / "labelled.zarr", tmp_path / "cache" / "only.zarr")
+    result = predict(runs["logreg"], from_store=True)
+    assert result.rows == 35
+    assert {bad.code for bad in result.skipped} == {"truncated", "empty"}
+    assert result.source == "cache/only.zarr"
+    again = predict(runs["logreg"], from_store=open_store(root / "labelled.zarr"), out="again.csv")
+    assert again.table.read_bytes() == result.table.read_bytes()
+
+
+def test_rows_that_are_not_embedded_yet_are_told(made, tmp_path):
+    root, runs = made
+    store = shutil.copytree(root / "labelled.zarr", tmp_path / "part.zarr")
+    (store / "log" / "1.json").unlink()
+    result = predict(runs["logreg"], from_store=store)
+    assert sum(bad.code == "missing" for bad in result.skipped) == 16
+    assert result.rows + len(result.skipped) == 37
+
+
+# Masks
+
+
+def ramp(where):
+    """Give scores of two classes: class 1 where `where(y, x)` is above 0, of pixels of the encoder's square."""
+
+    def logits(self, rows):
+        side = 4 * rows.shape[-1]
+        centre = (np.arange(side) + 0.5) * 256 / side
+        score = where(centre[:, None], centre[None, :]) + np.zeros((side, side))
+        one = np.stack([np.zeros_like(score), score]).astype(np.float32)
+        return np.repeat(one[None], len(rows), axis=0)
+
+    return logits
+
+
+@pytest.mark.parametrize("size", [(16, 40), (40, 16), (33, 100), (300, 700), (256, 256)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_masks_lie_where_their_images_do(made, encoders, monkeypatch, tmp_path, size, axis):
+    """The border at 40 % of the image's height or width stays there, whatever was resized and padded."""
+    _, runs = made
+    border = 0.4 * resized_shape(*size, 256)[axis]
+    monkeypatch.setattr(conv.Head, "logits", ramp(lambda y, x: (y, x)[axis] - border))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(stubs.png(0, size))
+    predict(runs["masks"], tmp_path / "in")
+    mask = picture(tmp_path / "masks" / "a.png")
+    assert mask.shape == size
+    expected = np.arange(size[axis]) + 0.5 > 0.4 * size[axis]
+    wrong = mask != (expected[:, None] if axis == 0 else expected[None, :])
+    assert wrong.sum() <= mask.size / size[axis]  # one row or column, where the border is
+
+
+def test_masks_have_the_images_size_name_and_shares(made, encoders, tmp_path):
+    root, runs = made
+    shutil.copytree(root / "masked", tmp_path / "in" / "deep")
+    result = predict(runs["masks"], tmp_path / "in", out="m")
+    rows = table(tmp_path / "m" / "predictions.csv")
+    assert (str(result.masks), str(result.table)) == ("m", "m/predictions.csv")
+    assert list(rows[0]) == ["image", "mask", "share_background", "share_class1"]
+    assert len(rows) == result.rows == 12
+    for row in rows:
+        assert row["mask"] == row["image"]
+        with Image.open(tmp_path / "m" / row["mask"]) as mask:
+            assert mask.mode == "P"
+            assert bytes(mask.getpalette()) == PALETTE
+        classes = picture(tmp_path / "m" / row["mask"])
+        assert classes.shape == picture(tmp_path / "in" / row["image"]).shape[:2]
+        share = np.mean(classes == 1)
+        assert float(row["share_class1"]) == pytest.approx(share, abs=1e-8)
+    assert result.means["class1"] == pytest.approx(
+        np.mean([float(r["share_class1"]) for r in rows])
+    )
+    assert result.counts["class1"] == sum(float(r["share_class1"]) > 0 for r in rows)
+
+
+def test_masks_of_a_store_are_those_of_the_run(made, tmp_path):
+    root, runs = made
+    result = predict(runs["masks"], from_store=root / "masked.zarr")
+    mine = {row["sample_id"]: row["mask"] for row in table(result.table)}
+    before = table(runs["masks"] / "images.csv")
+    assert before
+    for row in before:
+        kept = picture(runs["masks"] / row["mask"])
+        np.testing.assert_array_equal(picture(result.masks / mine[row["sample_id"]]), kept)
+
+
+def test_a_mask_of_the_encoders_own_size_is_the_same_both_ways(made):
+    _, runs = made
+    head = read_trained(runs["masks"]).model
+    rows = np.random.default_rng(0).normal(size=(2, *head.shape_)).astype(np.float32)
+    shapes = [(256, 256), (100, 256)]
+    for one, other in zip(
+        head.class_maps(rows, shapes, 256), head.class_maps(rows, shapes, 256, shapes), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_names_that_would_meet_are_refused(made, encoders, tmp_path):
+    _, runs = made
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name).write_bytes(stubs.png(0))
+    with pytest.raises(InputError, match=r"'a.jpg' and 'a.png' would both have the mask 'a.png'"):
+        predict(runs["masks"], tmp_path, out=tmp_path.parent / "m")
+    assert encoders.images == 0
+
+
+def test_masks_do_not_go_among_the_images(made, encoders, tmp_path):
+    _, runs = made
+    (tmp_path / "a.jpg").write_bytes(stubs.png(0))
+    with pytest.raises(InputError, match="lies in the folder of images"):
+        predict(runs["masks"], tmp_path)
+
+
+# Baselines
+
+
+def test_a_baseline_predicts_images_that_it_has_not_seen_as_in_its_run(made, tmp_path):
+    root, runs = made
+    result = predict(runs["floor"], root / "labelled", batch_size=10)
+    by_image = chances(table(result.table), "image")
+    before = chances(table(runs["floor"] / "predictions.csv"), "sample_id")
+    broken = {bad.image for bad in result.skipped}
+    assert broken == {"class0/0003.png", "class0/0030.png"}
+    for name in before.keys() - broken:
+        np.testing.assert_allclose(by_image[name], before[name], rtol=0, atol=1e-8)
+    assert (result.kind, result.name, result.encoder) == ("baseline", "floor", "")
+
+
+def test_a_baseline_gives_masks_at_the_images_size(made):
+    root, runs = made
+    result = predict(runs["floor masks"], root / "masked")
+    assert result.rows == 12
+    for row in table(result.table):
+        guess = picture(result.masks / row["mask"])
+        pixels = picture(root / "masked" / row["image"]).astype(int)
+        assert guess.shape == pixels.shape[:2]
+        nearest = ((pixels[:, :, None] - toys.COLOURS[:2]) ** 2).sum(-1).argmin(-1)
+        assert (guess == nearest).mean() > 0.95
+
+
+def test_a_baseline_reads_no_store_and_no_checkpoint(made):
+    root, runs = made
+    with pytest.raises(InputError, match="reads pixels and no store: use --images"):
+        predict(runs["floor"], from_store=root / "labelled.zarr")
+    with pytest.raises(InputError, match="loads no weights"):
+        predict(runs["floor"], root / "labelled", checkpoint="random:0")
+
+
+# What is refused
+
+
+def test_other_weights_are_refused_field_by_field(made, encoders, tmp_path):
+    root, runs = made
+    with pytest.raises(MismatchError, match="is not the one that the head of") as caught:
+        predict(runs["logreg"], root / "labelled", checkpoint="random:7")
+    assert [field for field, _, _ in caught.value.differences] == ["encoder.weights_sha256"]
+    assert encoders.images == 0
+    assert_nothing_left(tmp_path)
+
+
+def test_the_encoder_is_loaded_at_the_image_size_of_the_run(made, encoders, monkeypatch):
+    root, runs = made
+    expected = predict(runs["grid"], root / "labelled", out="as-it-was.csv")
+    monkeypatch.setattr(encoders, "IMAGE_SIZE", 1024)
+    found = predict(runs["grid"], root / "labelled", out="as-it-is.csv")
+    assert table(found.table) == table(expected.table)
+
+
+def test_another_preprocessing_is_refused(made, monkeypatch):
+    root, runs = made
+    other = stubs.StubEncoders()
+    monkeypatch.setattr(
+        other,
+        "Encoder",
+        lambda *asked: stubs.StubEncoder(other, other.spec(asked[0], 64), asked[1], "float32"),
+    )
+    stubs.install(other, monkeypatch.setattr)
+    with pytest.raises(MismatchError) as caught:
+        predict(runs["logreg"], root / "labelled")
+    assert [field for field, _, _ in caught.value.differences] == [
+        "image_size",
+        "preprocessing.image_size",
+    ]
+
+
+def test_another_store_is_refused(made, small):
+    _, runs = made
+    with pytest.raises(MismatchError, match="was not made with the encoder") as caught:
+        predict(runs["logreg"], from_store=small)
+    assert ("image_size", "64", "256") in caught.value.differences
+
+
+def test_a_store_without_the_tier_is_refused(made):
+    root, runs = made
+    with pytest.raises(InputError, match=r"needs the tier pooled, and .* has dense"):
+        predict(runs["logreg"], from_store=root / "masked.zarr")
+
+
+@pytest.mark.parametrize(
+    ("description", "asked"),
+    [
+        ("untrained (random:3)", "random:3"),
+        ("official sam_vit_b_01ec64.pth", "official"),
+        ("file mine.pth", None),
+    ],
+)
+def test_the_weights_are_found_again_by_what_the_run_says_of_them(
+    made, monkeypatch, tmp_path, description, asked
+):
+    root, runs = made
+    run = shutil.copytree(runs["logreg"], tmp_path / "run")
+    stubs.edit_run(run, "config.json", lambda content: content | {"weights": description})
+    wanted = []
+
+    class Asked(Encoders):
+        def Encoder(self, name, checkpoint=None, device="auto", dtype="auto", image_size=None):
+            wanted.append(checkpoint)
+            made_it = super().Encoder(name, "random:0", device, dtype, image_size)
+            made_it.weights = Weights(description, False, made_it.weights.sha256)
+            return made_it
+
+    stubs.install(Asked(image_size=256), monkeypatch.setattr)
+    if asked is None:
+        with pytest.raises(
+            InputError, match=r"weights of a file \(mine.pth\): name it with --check"
+        ):
+            predict(run, root / "labelled")
+        assert predict(run, root / "labelled", checkpoint="elsewhere.pth").rows == 35
+        assert wanted == ["elsewhere.pth"]
+    else:
+        assert predict(run, root / "labelled").weights == description
+        assert wanted == [asked]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda run: (run / "head.safetensors").write_bytes(b"cut"), r"head\.safetensors"),
+        (lambda run: (run / "head.json").unlink(), r"head\.json"),
+        (lambda run: stubs.edit_run(run, "config.json", lambda c: c | {"format": 1}), "format 1"),
+        (
+            lambda run: stubs.edit_run(
+                run, "head.json", lambda c: c | {"columns": ["x", *c["columns"][1:]]}
+            ),
+            "the column 'x'",
+        ),
+        (shutil.rmtree, "is no run"),
+    ],
+)
+def test_a_run_that_is_none_or_damaged_is_refused(made, encoders, tmp_path, spoil, told):
+    root, runs = made
+    run = shutil.copytree(runs["logreg"], tmp_path / "run")
+    spoil(run)
+    with pytest.raises(InputError, match=told):
+        predict(run, root / "labelled")
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_images_or_a_store(made, tmp_path):
+    root, runs = made
+    for given in ({}, {"images": root / "labelled", "from_store": True}):
+        with pytest.raises(InputError, match="--images, --from-store"):
+            predict(runs["logreg"], **given)
+    with pytest.raises(InputError, match="leave --checkpoint out"):
+        predict(runs["logreg"], from_store=root / "labelled.zarr", checkpoint="random:0")
+
+
+def test_a_folder_without_images(made, tmp_path):
+    _, runs = made
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match="there is no image in"):
+        predict(runs["logreg"], tmp_path / "empty")
+    with pytest.raises(
+        InputError, match="does not exist; expected a folder of images, or an image"
+    ):
+        predict(runs["logreg"], tmp_path / "nowhere")
+
+
+# Where it goes
+
+
+def test_a_table_is_replaced_only_when_asked(made, encoders, tmp_path):
+    root, runs = made
+    place = tmp_path / "predictions.csv"
+    place.write_text("mine")
+    images = root / "labelled" / "class1"
+    with pytest.raises(InputError, match="exists already"):
+        predict(runs["logreg"], images)
+    assert place.read_text() == "mine"
+    assert encoders.images == 0
+    predict(runs["logreg"], images, overwrite=True)
+    assert len(table(place)) == 12
+    with pytest.raises(InputError, match="expected a file for the table, and this is a folder"):
+        predict(runs["logreg"], images, out=tmp_path, overwrite=True)
+    with pytest.raises(InputError, match="expected a name in a folder that exists"):
+        predict(runs["logreg"], images, out=tmp_path / "no" / "p.csv")
+    assert_nothing_left(tmp_path, "predictions.csv")
+
+
+def test_a_folder_of_masks_is_replaced_as_a_whole_and_nothing_else_is(made, encoders, tmp_path):
+    root, runs = made
+    one = root / "masked" / "000.png"
+    (tmp_path / "masks").mkdir()
+    predict(runs["masks"], root / "masked")  # an empty folder is no obstacle
+    with pytest.raises(InputError, match="exists already"):
+        predict(runs["masks"], one)
+    predict(runs["masks"], one, overwrite=True)
+    assert_nothing_left(tmp_path / "masks", "000.png", "predictions.csv")
+    (tmp_path / "masks" / "thesis.txt").write_text("months of work")
+    with pytest.raises(InputError, match="holds more than masks and their table"):
+        predict(runs["masks"], one, overwrite=True)
+    assert (tmp_path / "masks" / "thesis.txt").exists()
+    (tmp_path / "other").mkdir()
+    predict(runs["logreg"], root / "labelled", out=tmp_path / "other" / "predictions.csv")
+    with pytest.raises(InputError, match="holds more than masks and their table"):
+        predict(runs["masks"], one, out=tmp_path / "other", overwrite=True)
+    assert_nothing_left(tmp_path, "masks", "other")
+
+
+@pytest.mark.parametrize("run", ["logreg", "masks"])
+def test_nothing_half_written_stays(made, encoders, tmp_path, run):
+    root, runs = made
+    images = root / ("labelled" if run == "logreg" else "masked")
+
+    def fail(event):
+        if isinstance(event, Predicted) and event.done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(runs[run], images, on_event=fail)
+    assert_nothing_left(tmp_path)
+
+    def give_out(pixels):
+        raise ResourceError("the device gave out")
+
+    encoders.before_batch = give_out
+    with pytest.raises(ResourceError, match="gave out"):
+        predict(runs[run], images)
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("run", ["logreg", "masks"])
+def test_an_earlier_prediction_outlives_a_failure(made, encoders, tmp_path, run):
+    root, runs = made
+    images = root / ("labelled" if run == "logreg" else "masked")
+    predict(runs[run], images)
+    before = stubs.contents(tmp_path)
+
+    def fail(event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(runs[run], images, overwrite=True, on_event=fail)
+    assert stubs.contents(tmp_path) == before
+
+
+def test_a_disk_that_gives_out_is_no_defect(made, encoders, tmp_path, monkeypatch):
+    root, runs = made
+
+    def full(path, classes):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("samtl.experiment.output.write_mask", full)
+    with pytest.raises(ResourceError, match=r"cannot write predictions to masks: No space left"):
+        predict(runs["masks"], root / "masked")
+    assert_nothing_left(tmp_path)
+
+
+def test_asked_to_stop_it_leaves_nothing(made, encoders, tmp_path):
+    root, runs = made
+    seen = []
+    result = predict(
+        runs["logreg"],
+        root / "labelled",
+        batch_size=4,
+        on_event=seen.append,
+        should_stop=lambda: len(seen) >= 6,
+    )
+    assert result.interrupted
+    assert (result.table, result.masks) == (None, None)
+    assert encoders.images < 37
+    assert_nothing_left(tmp_path)
+
+
+def test_the_real_encoder_gives_the_features_of_the_store(tmp_path):
+    files = {f"{name}/{i}.png": stubs.png(10 * i, (40, 24)) for name in "ab" for i in range(3)}
+    for name, data in files.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    store = embed(f"folder:{tmp_path / 'in'}", "tiny", tiers=["pooled"], device="cpu").store
+    run = fit_head(store, "logreg", 0.34).run
+    held = table(run / "predictions.csv")
+    (tmp_path / "new").mkdir()
+    for number, row in enumerate(held):
+        shutil.copy(tmp_path / "in" / row["sample_id"], tmp_path / "new" / f"{number}.png")
+    result = predict(run, tmp_path / "new", device="cpu")
+    assert len(held) == result.rows == 2
+    given = chances(table(result.table), "image")
+    for number, before in enumerate(chances(held, "sample_id").values()):
+        np.testing.assert_allclose(given[f"{number}.png"], before, rtol=0, atol=1e-5)

@@ -1,0 +1,333 @@
+"""What every trial has in common: times, parts, scores, and tables that people and programs can read."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from stubs import a_record
+
+from samtl import splits
+from samtl._io import digest
+from samtl.errors import InputError
+from samtl.experiment import trial
+from samtl.experiment.fit import choose
+from samtl.experiment.run import RunFolder
+from samtl.experiment.tables import (
+    PALETTE,
+    mask_name,
+    read_curves,
+    read_images,
+    read_predictions,
+    write_images,
+    write_mask,
+    write_predictions,
+    write_split,
+)
+from samtl.experiment.trial import Clock, MaskScores, SharedClock, Stage, score_classes, versions
+from samtl.images.transforms import IGNORE
+from samtl.metrics import classification as metrics
+from samtl.metrics import segmentation as pixel_metrics
+from samtl.splits import Samples, parse, read_split, record_of, select
+
+
+def samples(n=60, task="classification", usable=None, groups=(), parts=(), prefix="image"):
+    labels = np.arange(n) % 3 if task == "classification" else np.full(n, -1)
+    return Samples(
+        where="toy.zarr",
+        task=task,
+        ids=tuple(f"{prefix}{i:03d}" for i in range(n)),
+        classes=("a", "b", "c"),
+        labels=labels.astype(np.int64),
+        usable=np.ones(n, dtype=bool) if usable is None else usable,
+        groups=groups,
+        parts=parts,
+    )
+
+
+def saved(folder, some, split, inner):
+    with RunFolder(folder) as run:
+        write_split(run, record_of(some.ids, split, inner))
+        return run.publish("run")
+
+
+# Time
+
+
+def test_stages_are_announced_and_timed(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    seen = []
+    clock = Clock(seen.append)
+    now[0] += 1
+    clock.start("read")
+    now[0] += 2
+    clock.start("fit")
+    now[0] += 4
+    assert clock.stop() == {"read": 2, "fit": 4, "total": 7}
+    assert seen == [Stage("read"), Stage("fit")]
+    assert [str(stage) for stage in seen] == ["reading the features", "training"]
+    Clock(None).start("write")
+
+
+def test_a_clock_of_one_that_takes_turns_counts_its_own_turns(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    clock = SharedClock(None)
+    for seconds in (1, 2):
+        with clock.spending("fit"):
+            now[0] += seconds
+        now[0] += 50  # another's turn
+    with clock.spending("score"):
+        now[0] += 4
+    now[0] += 50
+    clock.start("write")
+    now[0] += 8
+    assert clock.stop() == {"fit": 3, "score": 4, "write": 8, "total": 15}
+
+
+# Who is in which part
+
+
+@pytest.mark.parametrize("split", ["fold:2/3", "label:0.5@0.25", "shots:4@fold:1/3"])
+def test_a_protocol_is_chosen_and_taken_over(split, tmp_path):
+    some = samples()
+    parts = choose(some, split, 4, None)
+    assert parts == select(some, parse(split), 4)
+    run = saved(tmp_path, some, *parts)
+    assert choose(some, None, 0, run) == parts
+    assert choose(some, f"file:{run / 'split.json'}", 0, None) == parts
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_who_is_not_usable_takes_no_part(task, tmp_path):
+    usable = np.arange(60) % 7 != 2
+    some = samples(task=task, usable=usable)
+    outer, inner = choose(some, 0.2, 0, None)
+    used = np.concatenate([outer.test, inner.test, inner.train])
+    assert sorted(used) == np.flatnonzero(usable).tolist()
+    left = [f"image{i:03d}" for i in range(2, 60, 7)]
+    assert read_split(saved(tmp_path, some, outer, inner)).left_out == left
+
+
+@given(
+    task=st.sampled_from(["classification", "segmentation"]),
+    share=st.floats(0.1, 0.6),
+    seed=st.integers(0, 50),
+    grouped=st.booleans(),
+    order=st.permutations(range(60)),
+)
+def test_a_split_that_was_written_is_the_same_again(
+    tmp_path_factory, task, share, seed, grouped, order
+):
+    groups = tuple(f"scene{i // 6}" for i in range(60)) if grouped else ()
+    usable = np.arange(60) % 9 != 4
+    some = samples(task=task, usable=usable, groups=groups)
+    parts = choose(some, round(share, 3), seed, None)
+    run = saved(tmp_path_factory.mktemp("runs"), some, *parts)
+    assert choose(some, None, seed + 1, run) == parts
+    moved = replace(  # the same samples in other rows
+        some,
+        ids=tuple(some.ids[i] for i in order),
+        labels=some.labels[list(order)],
+        usable=usable[list(order)],
+        groups=(),
+    )
+    again = choose(moved, None, 0, run)
+    assert again == parts
+    for one, other in zip(again, parts, strict=True):
+        assert {moved.ids[i] for i in one.test} == {some.ids[i] for i in other.test}
+        assert {moved.ids[i] for i in one.train} == {some.ids[i] for i in other.train}
+
+
+def test_a_shipped_split_is_the_default_and_its_parts_are_kept():
+    parts = tuple(("train", "train", "train", "validation", "test")[i // 3 % 5] for i in range(60))
+    some = samples(parts=parts)
+    outer, inner = choose(some, None, 0, None)
+    assert outer.name == "shipped"
+    assert {parts[i] for i in outer.test} == {"test"}
+    assert {parts[i] for i in inner.test} == {"validation"}
+    assert {parts[i] for i in inner.train} == {"train"}
+    assert choose(some, "shipped", 3, None) == (outer, inner)
+    assert choose(some, 0.2, 0, None)[0].name == "holdout"
+
+
+def test_a_split_of_others_is_refused(tmp_path):
+    some = samples()
+    outer, inner = choose(some, 0.2, 0, None)
+    for others in (samples(prefix="other"), samples(30)):
+        with pytest.raises(InputError, match=r"made for other samples than those of toy\.zarr"):
+            choose(others, outer, 0, None)
+    run = saved(tmp_path, some, outer, inner)
+    with pytest.raises(InputError, match=r"the split of .*run .*toy\.zarr: .*image"):
+        choose(samples(prefix="other"), None, 0, run)
+    with pytest.raises(InputError, match=r"toy\.zarr: .* differ"):
+        choose(samples(63), None, 0, run)
+    with pytest.raises(InputError, match="exclude each other"):
+        choose(some, 0.2, 0, run)
+
+
+# Scores and tables
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run_at(path, some, n, **fields):
+    return a_record(path=path, task=some.task, classes=some.classes, n_test=n, **fields)
+
+
+def test_scores_of_classes_and_their_tables(tmp_path):
+    some = samples(12)
+    split, _ = choose(some, 0.5, 0)
+    truth = some.labels[split.test]
+    chances = np.random.default_rng(0).dirichlet([1, 1, 1], len(truth))
+    found = score_classes(some, split.test, chances, 2)
+    assert found.metrics == metrics.bootstrap(truth, chances, seed=2)
+    assert found.confusion.tolist() == metrics.confusion(truth, chances.argmax(1), 3).tolist()
+    assert found.truth == {some.ids[row]: some.classes[some.labels[row]] for row in split.test}
+    for lean in (False, True):
+        with RunFolder(tmp_path) as folder:
+            write_predictions(folder, some, split.test, chances, lean)
+            path = folder.publish(f"lean {lean}")
+        rows = table(path / "predictions.csv")
+        assert [row["sample_id"] for row in rows] == [some.ids[i] for i in split.test]
+        assert [row["label"] for row in rows] == [some.classes[c] for c in truth]
+        assert [row["predicted"] for row in rows] == [some.classes[c] for c in chances.argmax(1)]
+        assert ("p_a" in rows[0]) != lean
+        if not lean:
+            told = [[float(row[f"p_{name}"]) for name in "abc"] for row in rows]
+            np.testing.assert_allclose(told, chances, rtol=1e-8)
+        again = read_predictions(run_at(path, some, len(truth)))
+        assert again.ids == tuple(some.ids[i] for i in split.test)
+        np.testing.assert_array_equal(again.truth, truth)
+        np.testing.assert_array_equal(again.guess, chances.argmax(1))
+        with pytest.raises(InputError, match=r"predictions\.csv"):
+            read_predictions(run_at(path, some, len(truth) + 1))
+
+
+def test_scores_of_masks_and_their_tables(tmp_path):
+    some = Samples.of(["0.png", "1.png", "2.png"], None, classes=("background", "road"))
+    rows = np.array([0, 2])
+    truth = np.zeros((2, 6, 6), dtype=np.uint8)
+    truth[:, :3] = 1
+    truth[1, 0, 0] = IGNORE
+    guess = np.zeros_like(truth)
+    guess[0, :3], guess[1, :2] = 1, 1
+    counted = MaskScores(some, rows)
+    with RunFolder(tmp_path) as folder:
+        for i in (1, 0):  # in any order
+            counted.add(i, truth[i], guess[i], folder)
+        found = counted.scored(seed=3)
+        write_images(folder, some, rows, found.images)
+        path = folder.publish("run")
+    matrices = np.array([[[18, 0], [0, 18]], [[18, 0], [6, 11]]])  # a pixel is not counted
+    assert found.confusion.tolist() == matrices.sum(0).tolist()
+    assert found.metrics == pixel_metrics.bootstrap(matrices, seed=3)
+    assert found.images["iou"].tolist() == [1, 11 / 17]
+    assert found.truth.keys() == {"0.png", "2.png"}
+    again = read_images(run_at(path, some, 2))
+    assert again.ids == ("0.png", "2.png")
+    assert again.scores["iou"] == pytest.approx([1, 11 / 17], abs=1e-5)
+    for mask, expected in zip(again.masks, guess, strict=True):
+        with Image.open(mask) as image:
+            np.testing.assert_array_equal(np.array(image), expected)
+    again.masks[0].unlink()
+    with pytest.raises(InputError, match=r"00000_0\.png"):
+        read_images(run_at(path, some, 2))
+    nothing = np.full((4, 4), IGNORE, dtype=np.uint8)
+    with pytest.raises(InputError, match=r"mask of sample '2\.png'"):
+        counted.add(1, nothing, nothing * 0)
+
+
+def test_curves_are_columns_of_numbers(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.write_csv("curves.csv", ["scaling", "loss"], [("none", 0.5), ("unit", 0.25)])
+        path = folder.publish("run")
+    assert read_curves(run_at(path, samples(), 1)) == {"loss": [0.5, 0.25]}
+    (path / "curves.csv").unlink()
+    with pytest.raises(InputError, match=r"curves\.csv"):
+        read_curves(run_at(path, samples(), 1))
+
+
+def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path):
+    some = samples(usable=np.arange(60) % 7 != 2)
+    parts = choose(some, 0.25, 0, None)
+    shared = tmp_path / "splits"
+    runs = []
+    for name in ("a", "b"):
+        with RunFolder(tmp_path / "cells") as folder:
+            write_split(folder, record_of(some.ids, *parts), shared)
+            runs.append(folder.publish(name))
+    (file,) = shared.iterdir()
+    whole = digest(json.loads(file.read_text()))
+    assert file.name == f"{parts[0].digest[:16]}-{parts[1].digest[:8]}-{whole[:8]}.json"
+    alone = read_split(saved(tmp_path, some, *parts))
+    for run in runs:
+        content = json.loads((run / "split.json").read_text())
+        assert content["file"] == f"../../splits/{file.name}"
+        assert "held_out" not in content
+        found = read_split(run)
+        assert found == alone
+        assert choose(some, None, 9, run) == parts
+
+
+def test_runs_of_a_sweep_name_who_took_no_part_in_theirs(tmp_path):
+    """A sample more that cannot be used makes no other split."""
+    runs = []
+    for n in (60, 61):
+        some = samples(n, usable=np.arange(n) < 60)
+        parts = choose(some, 0.25, 0, None)
+        with RunFolder(tmp_path / "cells") as folder:
+            write_split(folder, record_of(some.ids, *parts), tmp_path / "splits")
+            runs.append((some, parts, folder.publish(f"of{n}")))
+    (_, before, _), (_, after, _) = runs
+    assert before == after
+    for some, parts, run in runs:
+        assert read_split(run).left_out == list(some.ids[60:])
+        assert choose(some, None, 9, run) == parts
+
+
+def test_a_mask_is_told_by_its_place():
+    assert mask_name(3, "a/b c.tif") == "00003_a_b_c.tif.png"
+    assert mask_name(3, "a/b-c") != mask_name(4, "a/b-c")
+    long = mask_name(0, "x" * 500)
+    assert len(long) < 200
+    assert mask_name(1, "../../etc/pässwd\0").count("/") == 0
+
+
+def test_a_mask_is_an_image_that_people_can_see(tmp_path):
+    classes = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    write_mask(tmp_path / "a.png", classes)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image), classes)
+        colours = np.array(image.convert("RGB")).reshape(-1, 3)
+    assert colours[0].tolist() == [0, 0, 0]
+    assert len({tuple(c) for c in colours[:8].tolist()}) == 8
+    assert bytes(colours.astype(np.uint8).ravel()) == PALETTE
+
+
+def test_versions_are_those_of_what_decides_figures():
+    found = versions()
+    assert {"python", "samtl", "numpy", "torch", "scikit-learn"} <= found.keys()
+    assert json.loads(json.dumps(found)) == found
+    assert found["numpy"] == np.__version__
+
+
+def test_groups_that_have_no_bearing_are_refused(tmp_path):
+    some = samples()
+    run = saved(tmp_path, some, *choose(some, 0.25, 0, None))
+    with pytest.raises(InputError, match="--group-by and --same-split-as exclude each other"):
+        choose(some, None, 0, run, "image(.)")
+    shipped = samples(parts=tuple(splits.PARTS[i // 3 % 3] for i in range(60)))
+    for split in (None, "shipped", "label:0.5@shipped", "torchgeo", "file:mine"):
+        spec = split or "shipped"
+        with pytest.raises(InputError, match=f"--group-by has no bearing on --split {spec}, which"):
+            choose(shipped, split, 0, None, "image(.)")

@@ -1,0 +1,259 @@
+"""The contract of every head, for each task it has: it learns, repeats itself, survives saving, refuses the rest."""
+
+import numpy as np
+import pytest
+import torch
+
+from samtl import registry
+from samtl.errors import InputError
+from samtl.heads.base import Epoch, PooledHead
+from samtl.heads.io import load, save
+from samtl.heads.trainer import InMemory
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# Small and quick to train; a head that is not here is tried with its defaults.
+SMALL = {
+    "mlp": {"hidden": (32,), "epochs": 30, "lr": 3e-3},
+    "conv": {"width": 32, "epochs": 40, "batch_size": 8, "lr": 1e-2, "dropout": 0.0},
+    "vit": {"width": 64, "epochs": 40, "batch_size": 8, "lr": 1e-2, "dropout": 0.0},
+}
+CASES = [
+    (name, task)
+    for name in registry.names("heads")
+    for task in registry.load("heads", name).Head.tiers
+]
+every_head = pytest.mark.parametrize(("name", "task"), CASES)
+CELLS = 16  # a token of 4 x 4 pixels of the mask
+
+
+def test_every_head_is_tried():
+    assert {name for name, _ in CASES} == {"logreg", "mlp", "conv", "vit"}
+    assert {task for name, task in CASES if name in ("conv", "vit")} == {
+        "classification",
+        "segmentation",
+    }
+
+
+def made(name, **params):
+    return registry.load("heads", name).Head(**{**SMALL.get(name, {}), **params})
+
+
+def pooled(name):
+    return issubclass(registry.load("heads", name).Head, PooledHead)
+
+
+def problem(name, task, n=48, k=3, seed=0):
+    """Features that tell the classes apart, and the classes: of samples, or of the pixels of 16 x 16 masks."""
+    random = np.random.default_rng(seed)
+    if task == "segmentation":
+        masks = np.zeros((n, 16, 16), dtype=np.int64)
+        for i, mask in enumerate(masks):
+            top, left = random.integers(0, 9, 2)
+            mask[top : top + 7, left : left + 7] = 1 + i % (k - 1)
+        cells = masks.reshape(n, 4, 4, 4, 4).transpose(0, 2, 4, 1, 3).reshape(n, CELLS, 4, 4)
+        inputs = np.concatenate([cells == c for c in range(1, k)], axis=1).astype(np.float64)
+        targets = masks
+    else:
+        targets = np.arange(n) % k
+        centres = np.random.default_rng(7).normal(size=(k, 8)) * 3
+        inputs = centres[targets]
+        if not pooled(name):
+            inputs = np.repeat(inputs, 16, axis=1).reshape(n, 8, 4, 4)
+    inputs = inputs + random.normal(0, 0.1 if task == "segmentation" else 0.5, inputs.shape)
+    return inputs.astype(np.float32), targets
+
+
+def fit(head, task, training, validation, on_event=None):
+    """Train any head on (inputs, targets)."""
+    if isinstance(head, PooledHead):
+        return head.fit(*training, validation=validation, on_event=on_event)
+    sources = [InMemory(*map(torch.from_numpy, part)) for part in (training, validation)]
+    return head.fit(
+        *sources,
+        task=task,
+        n_classes=int(training[1].max()) + 1,
+        shape=training[0].shape[1:],
+        on_event=on_event,
+    )
+
+
+def accuracy(head, inputs, targets):
+    return (head.predict_proba(inputs).argmax(1) == targets).mean()
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def fitted(request):
+    """Give (name, task, head), trained on three classes."""
+    name, task = request.param
+    head = made(name)
+    return (
+        name,
+        task,
+        fit(head, task, problem(name, task), problem(name, task, seed=1)),
+    )
+
+
+def test_learns_a_separable_problem(fitted):
+    name, task, head = fitted
+    assert accuracy(head, *problem(name, task, seed=2)) > 0.99
+
+
+OVERFIT = {
+    "logreg": {"C": 1e3},
+    "mlp": {"epochs": 100, "dropout": 0.0, "lr": 1e-2, "patience": 100},
+    "conv": {"epochs": 80, "weight_decay": 0.0, "patience": 80},
+    "vit": {"epochs": 120, "lr": 5e-3, "weight_decay": 0.0, "patience": 120},
+}
+
+
+@every_head
+def test_overfits_one_batch(name, task):
+    """The targets of other samples are learnt by heart: no layer is cut off, none too narrow."""
+    inputs, targets = problem(name, task, n=8)
+    batch = inputs, np.roll(targets, 3, axis=0)[np.random.default_rng(0).permutation(8)]
+    head = fit(made(name, **OVERFIT.get(name, {})), task, batch, batch)
+    assert accuracy(head, *batch) > 0.99
+
+
+@every_head
+def test_the_same_seed_gives_the_same_weights(name, task):
+    training, validation = problem(name, task), problem(name, task, n=16, seed=1)
+    few = {"epochs": 3} if "epochs" in made(name).get_params() else {}
+    states = [torch.get_rng_state()]
+    heads = []
+    for seed in (4, 4, 5):
+        heads.append(fit(made(name, random_state=seed, **few), task, training, validation))
+        states.append(torch.get_rng_state())
+        torch.rand(3)  # what a caller draws in between does not matter
+        assert torch.equal(states[-1], states[-2]) or len(states) > 2
+    one, same, other = (head.tensors() for head in heads)
+    for role, array in one.items():
+        np.testing.assert_array_equal(array, same[role])
+    assert heads[0].curves_ == heads[1].curves_
+    if few:  # what learns by steps starts from random weights
+        assert any((one[role] != other[role]).any() for role in one)
+
+
+@every_head
+@pytest.mark.parametrize("context", ["no_grad", "inference_mode", "float64"])
+def test_a_caller_s_settings_do_not_matter(name, task, context):
+    training = problem(name, task, n=12)
+    few = {"epochs": 2} if "epochs" in made(name).get_params() else {}
+    plain = fit(made(name, **few), task, training, training)
+    state = torch.get_rng_state()
+    if context == "float64":
+        torch.set_default_dtype(torch.float64)
+        try:
+            again = fit(made(name, **few), task, training, training)
+            chances = again.predict_proba(training[0])
+        finally:
+            torch.set_default_dtype(torch.float32)
+    else:
+        with getattr(torch, context)():
+            again = fit(made(name, **few), task, training, training)
+            chances = again.predict_proba(training[0])
+            assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    for role, array in plain.tensors().items():
+        np.testing.assert_array_equal(again.tensors()[role], array)
+    np.testing.assert_array_equal(chances, plain.predict_proba(training[0]))
+
+
+def test_a_saved_head_predicts_the_same_to_the_bit(fitted, tmp_path):
+    name, task, head = fitted
+    inputs, _ = problem(name, task, n=10, seed=3)
+    before = {role: array.copy() for role, array in head.tensors().items()}
+    save(head, tmp_path, class_names=["a", "b", "c"])
+    again = load(tmp_path)
+    assert (type(again), again.task_, again.shape_) == (type(head), task, inputs.shape[1:])
+    assert again.get_params() == head.get_params()
+    assert again.classes_.tolist() == head.classes_.tolist() == [0, 1, 2]
+    assert {fact: getattr(again, fact) for fact in head.facts} == {
+        fact: getattr(head, fact) for fact in head.facts
+    }
+    np.testing.assert_array_equal(again.predict_proba(inputs), head.predict_proba(inputs))
+    for role, array in before.items():
+        np.testing.assert_array_equal(again.tensors()[role], array)
+        assert head.layout()[role] == (str(array.dtype), array.shape)
+    (tmp_path / "twice").mkdir()
+    save(again, tmp_path / "twice", class_names=["a", "b", "c"])
+    for file in ("head.json", "head.safetensors"):
+        assert (tmp_path / "twice" / file).read_bytes() == (tmp_path / file).read_bytes()
+
+
+def test_probabilities_are_such_and_do_not_hang_on_the_rows_beside(fitted):
+    name, task, head = fitted
+    inputs, targets = problem(name, task, n=40, seed=4)
+    chances = head.predict_proba(inputs)
+    assert chances.dtype == np.float64
+    assert chances.shape == (40, 3, *targets.shape[1:])
+    assert (chances >= 0).all()
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-12)
+    alone = np.concatenate([head.predict_proba(inputs[i : i + 1]) for i in range(40)])
+    np.testing.assert_allclose(alone, chances, atol=1e-5)
+
+
+def test_wrong_shapes_are_refused_with_one_clear_sentence(fitted):
+    name, task, head = fitted
+    inputs, _ = problem(name, task, n=4)
+    channels = inputs.shape[1]
+    wrong = [inputs[:, :-1], np.concatenate([inputs, inputs], axis=1)]
+    if pooled(name):
+        expected = (ValueError, f"expecting {channels} features")  # scikit-learn's own
+    else:
+        expected = (InputError, rf"features of shape \({channels}, 4, 4\), .*got \(")
+        wrong += [inputs[:, :, :2], inputs[:, 0], inputs[0]]
+    for array in wrong:
+        with pytest.raises(expected[0], match=expected[1]) as caught:
+            head.predict_proba(array)
+        assert "\n" not in str(caught.value)
+
+
+@every_head
+def test_training_on_wrong_shapes_is_refused(name, task):
+    inputs, targets = problem(name, task, n=8)
+    narrow = inputs[:, :-1], targets
+    with pytest.raises((InputError, ValueError), match=r"features"):
+        fit(made(name), task, (inputs, targets), narrow)
+    if not pooled(name):
+        source = InMemory(*map(torch.from_numpy, (inputs, targets)))
+        for shape in ((5, 4, 4), (inputs.shape[1], 8, 8)):
+            with pytest.raises(InputError, match=r"takes features of shape .*, got \("):
+                made(name).fit(source, source, task=task, n_classes=3, shape=shape)
+    if task == "segmentation":
+        small = inputs, targets[:, :8, :8].copy()
+        with pytest.raises(InputError, match=r"masks of shape \(\d, 16, 16\), got \(\d, 8, 8\)"):
+            fit(made(name), task, small, small)
+
+
+@every_head
+def test_curves_say_what_was_seen(name, task):
+    few = {"epochs": 4, "patience": 4} if "epochs" in made(name).get_params() else {}
+    seen = []
+    training, validation = problem(name, task, n=16), problem(name, task, n=8, seed=1)
+    head = fit(made(name, **few), task, training, validation, seen.append)
+    curves = head.curves_
+    assert {len(column) for column in curves.values()} == {len(seen)}
+    for column in curves:
+        assert [getattr(event, column) for event in seen] == curves[column]
+    assert all(0 <= value <= 1 for value in curves["validation_accuracy"])
+    if few:
+        assert isinstance(seen[0], Epoch)
+        assert head.n_iter_ == len(seen) == 4
+        assert head.best_epoch_ == 1 + int(np.argmin(curves["validation_loss"]))
+        assert head.stopped_ == "epochs"
+    assert all(str(event) for event in seen)
+
+
+@every_head
+def test_a_parameter_out_of_its_range_is_refused(name, task):
+    training = problem(name, task, n=8)
+    params = made(name).get_params()
+    wrong = {"epochs": 0, "batch_size": 0, "patience": 0, "lr": 0, "weight_decay": -1, "dropout": 1}
+    wrong |= {"width": 6, "depth": 0, "hidden": (0,), "C": 0, "scaling": "odd"}
+    tried = [key for key in wrong if key in params]
+    assert tried
+    for key in tried:
+        with pytest.raises(ValueError, match=key):
+            fit(made(name, **{key: wrong[key]}), task, training, training)

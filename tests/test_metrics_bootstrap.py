@@ -1,0 +1,271 @@
+"""Paired differences are antisymmetric, depend on ids alone, and agree with a plain loop over draws."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from samtl.errors import InputError, UnknownName
+from samtl.metrics.bootstrap import (
+    FEWEST,
+    METRICS,
+    Difference,
+    Spread,
+    _draws,
+    describe,
+    over_seeds,
+    paired_difference,
+    paired_differences,
+)
+
+K = 4
+
+
+def labels(ids, truth, guess):
+    return SimpleNamespace(
+        ids=tuple(ids), truth=np.asarray(truth, np.int64), guess=np.asarray(guess, np.int64)
+    )
+
+
+def images(ids, **scores):
+    return SimpleNamespace(
+        ids=tuple(ids), scores={name: np.asarray(values, float) for name, values in scores.items()}
+    )
+
+
+def trials(seed=0, n=60, seeds=3, held_out=25, right=0.7):
+    """What a made-up classifier says of the held-out samples of several seeds, which overlap."""
+    truth = np.arange(n) % K
+    outcomes = []
+    for s in range(seeds):
+        rows = np.random.default_rng(s).permutation(n)[:held_out]
+        random = np.random.default_rng([seed, s])
+        guess = np.where(
+            random.random(held_out) < right, truth[rows], random.integers(0, K, held_out)
+        )
+        outcomes.append(labels([f"{i:03d}" for i in rows], truth[rows], guess))
+    return outcomes
+
+
+def shuffled(outcome, seed):
+    order = np.random.default_rng(seed).permutation(len(outcome.ids))
+    ids = [outcome.ids[i] for i in order]
+    if hasattr(outcome, "truth"):
+        return labels(ids, outcome.truth[order], outcome.guess[order])
+    return images(ids, **{name: values[order] for name, values in outcome.scores.items()})
+
+
+def score_images(seed, seeds=2, n=12):
+    random = np.random.default_rng(seed)
+    return [images(map(str, range(s, s + n)), iou=random.random(n)) for s in range(seeds)]
+
+
+# Over seeds
+
+
+def test_a_spread_is_mean_and_sample_deviation():
+    assert over_seeds([0.2, 0.4, 0.9]) == Spread(
+        pytest.approx(0.5), pytest.approx(np.sqrt(0.13)), 3
+    )
+    assert over_seeds(iter([0.25])) == Spread(0.25, None, 1)
+    with pytest.raises(InputError, match="at least one seed, got none"):
+        over_seeds([])
+
+
+# Laws
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 1000), st.integers(0, 1000), st.sampled_from([*METRICS]))
+def test_the_other_way_round_is_the_same_with_the_other_sign(left, right, metric):
+    a, b = trials(left), trials(right, right=0.8)
+    there, back = (paired_difference(*pair, metric, resamples=60) for pair in ((a, b), (b, a)))
+    assert there.low <= there.value <= there.high
+    assert (-back.value, -back.high, -back.low) == pytest.approx(
+        (there.value, there.low, there.high), abs=1e-12
+    )
+    assert there.shown == back.shown
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 1000), st.sampled_from([*METRICS]))
+def test_equal_models_do_not_differ(seed, metric):
+    a = trials(seed)
+    again = [shuffled(outcome, seed) for outcome in a]
+    assert paired_difference(a, again, metric, resamples=40) == Difference(0, 0, 0, False, 47, 3)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_the_order_of_samples_and_seeds_does_not_matter(seed, order):
+    a, b = trials(seed), trials(seed + 1)
+    expected = paired_difference(a, b, "macro_f1", resamples=50)
+    mixed = paired_difference(
+        [shuffled(x, order) for x in a], [shuffled(x, order + 1) for x in b], "macro_f1", 50
+    )
+    assert mixed == expected
+    turned = paired_difference(a[::-1], b[::-1], "macro_f1", 50)
+    assert (turned.value, turned.low, turned.high) == pytest.approx(
+        (expected.value, expected.low, expected.high), abs=1e-12
+    )
+    pictures, others = score_images(seed), score_images(seed + 1)
+    expected = paired_difference(pictures, others, "iou", 50)
+    assert paired_difference([shuffled(x, order) for x in pictures], others, "iou", 50) == expected
+
+
+def test_many_models_are_compared_as_two_are():
+    models = {name: trials(i, right=0.6 + 0.1 * i) for i, name in enumerate("abc")}
+    found = paired_differences(models, "accuracy")
+    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
+    for (a, b), value in found.items():
+        assert value == paired_difference(models[a], models[b], "accuracy")
+
+
+# Figures
+
+
+def by_hand(outcomes, metric, times):
+    """Score as if every sample stood as often in its seed's list as it was drawn."""
+    scores = []
+    for outcome in outcomes:
+        often = [times[name] for name in outcome.ids]
+        if not sum(often):
+            continue
+        if hasattr(outcome, "truth"):
+            truth, guess = np.repeat(outcome.truth, often), np.repeat(outcome.guess, often)
+            if metric == "accuracy":
+                scores.append((truth == guess).mean())
+            elif metric == "balanced_accuracy":
+                scores.append(balanced_accuracy_score(truth, guess))
+            else:
+                scores.append(f1_score(truth, guess, average="macro"))
+        else:
+            scores.append(np.repeat(outcome.scores[metric], often).mean())
+    return np.mean(scores)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize("metric", [*METRICS, "iou"])
+def test_a_loop_over_draws_finds_the_same(metric):
+    make = score_images if metric == "iou" else trials
+    a, b = make(1), make(2)
+    found = paired_difference(a, b, metric, resamples=150, seed=7)
+    names = sorted({name for outcome in a for name in outcome.ids})
+    drawn = _draws(len(names), 150, 7)
+    gaps = []
+    for column in [np.ones(len(names), int), *drawn.T]:
+        times = dict(zip(names, column.tolist(), strict=True))
+        gaps.append(by_hand(a, metric, times) - by_hand(b, metric, times))
+    assert found.value == pytest.approx(gaps[0])
+    low, high = np.quantile(gaps[1:], [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_every_draw_is_of_as_many_as_there_are():
+    drawn = _draws(300, 200, 0)
+    assert drawn.shape == (300, 200)
+    assert (drawn.sum(0) == 300).all()
+    assert drawn.mean(1) == pytest.approx(np.ones(300), abs=0.4)
+    assert len({column.tobytes() for column in drawn.T}) == 200
+
+
+def test_the_interval_is_that_of_the_paired_differences():
+    # b is wrong where a is right on 10 % of the samples: sd of a difference that is 1 in a tenth of the cases.
+    n = 1000
+    truth = np.zeros(n, int)
+    guess = (np.arange(n) % 10 == 0).astype(int)
+    ids = [f"{i:04d}" for i in range(n)]
+    found = paired_difference(
+        [labels(ids, truth, truth)], [labels(ids, truth, guess)], "accuracy", 4000
+    )
+    half = 1.96 * np.sqrt(0.1 * 0.9 / n)
+    assert found.value == pytest.approx(0.1)
+    assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.002)
+    assert (found.shown, found.n_samples, found.n_seeds) == (True, n, 1)
+
+
+def test_seeds_that_hold_out_the_same_samples_tell_no_more_than_one():
+    a, b = trials(1, seeds=1), trials(2, seeds=1)
+    once = paired_difference(a, b, "accuracy")
+    thrice = paired_difference(a * 3, b * 3, "accuracy")
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+    assert (thrice.n_samples, thrice.n_seeds) == (25, 3)
+
+
+def test_a_handful_of_samples_shows_nothing():
+    for n in (1, FEWEST - 1, FEWEST):
+        ids = [str(i) for i in range(n)]
+        a, b = images(ids, iou=np.ones(n)), images(ids, iou=np.zeros(n))
+        found = paired_difference([a], [b], "iou")
+        assert (found.value, found.low, found.shown) == (1, 1, n == FEWEST)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ([], [], "at least one seed, got none"),
+        (trials(), trials(seeds=2), "the same seeds of at least two models, got 3 of a, 2 of b"),
+        (
+            [labels("ab", [0, 1], [0, 1])],
+            [labels("ac", [0, 1], [0, 1])],
+            "2 are of one of them only, such as 'b'",
+        ),
+        (
+            [labels("ab", [0, 1], [0, 1])],
+            [labels("ab", [1, 1], [0, 1])],
+            "class of 'a' differs",
+        ),
+        ([labels("aa", [0, 1], [0, 1])], [labels("aa", [0, 1], [0, 1])], "an id occurs twice"),
+        ([labels("", [], [])], [labels("", [], [])], "there are none"),
+        (
+            [labels("ab", [0, 1], [0, 1])],
+            [images("ab", iou=[0, 1])],
+            "labels and the other masks",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_said(a, b, message):
+    with pytest.raises(InputError, match=message):
+        paired_difference(a, b, "accuracy")
+
+
+def test_metrics_go_by_their_names():
+    with pytest.raises(UnknownName, match="did you mean accuracy"):
+        paired_difference(trials(), trials(1), "acuracy")
+    with pytest.raises(UnknownName, match="no score of images is called 'dice'"):
+        paired_difference(score_images(0), score_images(1), "dice")
+
+
+@pytest.mark.parametrize(("resamples", "level"), [(0, 0.95), (10, 0), (10, 1)])
+def test_what_cannot_be_drawn_is_said(resamples, level):
+    with pytest.raises(InputError, match=f"got {resamples} and {level}"):
+        paired_difference(trials(), trials(1), "accuracy", resamples, level=level)
+
+
+# In words
+
+
+@pytest.mark.parametrize(
+    ("figures", "text"),
+    [
+        ((0.012, 0.004, 0.02, True), "vit beats mlp by 1.2 points [0.4, 2.0]"),
+        ((-0.012, -0.02, -0.004, True), "mlp beats vit by 1.2 points [0.4, 2.0]"),
+        ((0.0007, 0.00004, 0.001, True), "vit beats mlp by 0.070 points [0.004, 0.100]"),
+        ((0.003, -0.002, 0.008, False), "no difference shown between vit and mlp (0.3 points [-0.2, 0.8])"),
+        ((-0.003, -0.008, 0.0, False), "no difference shown between vit and mlp (-0.3 points [-0.8, 0.0])"),
+        ((-0.0001, -0.0004, 0.0, False), "no difference shown between vit and mlp (0.0 points [0.0, 0.0])"),
+    ],
+)  # fmt: skip
+def test_words(figures, text):
+    assert describe("vit", "mlp", Difference(*figures, 99, 1)) == text
+
+
+def test_words_say_why_a_handful_shows_nothing():
+    text = describe("vit", "mlp", Difference(0.4, 0.3, 0.5, False, 3, 1))
+    assert text.endswith("vit and mlp (40.0 points [30.0, 50.0], of 3 samples only)")

@@ -1,0 +1,247 @@
+"""Mask scores agree with plain code and scikit-learn, and hold by the laws; intervals are those of whole images."""
+
+import time
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from samtl.errors import InputError
+from samtl.metrics import classification as metrics
+from samtl.metrics import segmentation as pixel_metrics
+
+NAMES = ["accuracy", "iou", "dice", "f1", "precision", "recall"]
+
+
+def masks(seed, k=3, shape=(20, 24), skill=0.7, ignored=0.1):
+    """A true mask with pixels to be ignored, and a guess that is right more often than not."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, k, shape, dtype=np.uint8)
+    guess = np.where(random.random(shape) < skill, truth, random.integers(0, k, shape)).astype("u1")
+    truth[random.random(shape) < ignored] = 255
+    return truth, guess
+
+
+def plainly(truth, guess, k):
+    """The scores of one image, one class at a time."""
+    pairs = [
+        (t, g) for t, g in zip(truth.ravel().tolist(), guess.ravel().tolist(), strict=True) if t < k
+    ]
+    each = {}
+    for c in range(k):
+        tp = sum(t == g == c for t, g in pairs)
+        fp = sum(t != c == g for t, g in pairs)
+        fn = sum(t == c != g for t, g in pairs)
+        if tp + fp + fn:
+            each[c] = {
+                "iou": tp / (tp + fp + fn),
+                "dice": 2 * tp / (2 * tp + fp + fn),
+                "precision": tp / (tp + fp) if tp + fp else 0.0,
+                "recall": tp / (tp + fn) if tp + fn else 0.0,
+            }
+    front = [values for c, values in each.items() if c]
+    found = {
+        name: sum(values[name] for values in front) / len(front) if front else 1.0
+        for name in ("iou", "dice", "precision", "recall")
+    }
+    found["f1"] = sum(values["dice"] for values in each.values()) / len(each)
+    found["accuracy"] = sum(t == g for t, g in pairs) / len(pairs)
+    return found
+
+
+@st.composite
+def pairs_of_masks(draw, k=None):
+    """Small masks of up to 5 classes, among them empty and one-sided ones; at least one pixel counts."""
+    k = k or draw(st.integers(2, 5))
+    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    known = st.integers(0, draw(st.integers(0, k - 1)))
+    truth = draw(arrays(np.uint8, shape, elements=known | st.just(255)))
+    truth[0, 0] = draw(known)
+    guess = draw(arrays(np.uint8, shape, elements=st.integers(0, draw(st.integers(0, k - 1)))))
+    return truth, guess, k
+
+
+@st.composite
+def confusions(draw):
+    """Confusions of a few images."""
+    k = draw(st.integers(2, 4))
+    shape = (draw(st.integers(1, 8)), k, k)
+    matrices = draw(arrays(np.int64, shape, elements=st.integers(0, 3) | st.integers(0, 10**6)))
+    matrices[:, 0, draw(st.integers(0, k - 1))] += 1
+    return matrices
+
+
+def test_rows_of_the_confusion_are_the_truth_and_255_does_not_count():
+    truth = np.array([[0, 0, 1], [255, 255, 1]], dtype=np.uint8)
+    guess = np.array([[1, 1, 1], [0, 7, 0]], dtype=np.uint8)  # 7 is no class, but nobody asks
+    found = pixel_metrics.confusion(truth, guess, 2)
+    assert found.dtype == np.int64
+    assert found.tolist() == [[0, 2], [1, 1]]
+
+
+@pytest.mark.parametrize("k", [2, 3, 20, 255])
+def test_confusion_agrees_with_scikit_learn(k):
+    truth, guess = masks(k, k)
+    known = truth != 255
+    expected = sklearn.metrics.confusion_matrix(truth[known], guess[known], labels=range(k))
+    assert (pixel_metrics.confusion(truth, guess, k) == expected).all()
+
+
+def test_masks_may_be_views_that_cannot_be_written_to():
+    truth, guess = (mask[::2, ::-3] for mask in masks(0))
+    expected = pixel_metrics.confusion(truth.copy(), guess.copy(), 3)
+    truth.flags.writeable = guess.flags.writeable = False
+    assert (pixel_metrics.confusion(truth, guess, 3) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "figures"),  # accuracy, iou, dice, f1
+    [
+        ([[6, 1], [1, 1]], [7 / 9, 1 / 3, 1 / 2, (1 / 2 + 6 / 7) / 2]),
+        ([[9, 0], [0, 0]], [1, 1, 1, 1]),  # nothing to find, and nothing claimed
+        ([[8, 1], [0, 0]], [8 / 9, 0, 0, 16 / 17 / 2]),  # claimed in vain
+        ([[8, 0], [1, 0]], [8 / 9, 0, 0, 16 / 17 / 2]),  # missed
+        ([[6, 1, 0], [1, 1, 0], [0, 0, 0]], [7 / 9, 1 / 3, 1 / 2, (1 / 2 + 6 / 7) / 2]),
+    ],
+)
+def test_scores_by_hand(matrix, figures):
+    found = pixel_metrics.scores(np.array(matrix))
+    assert [found[name] for name in ("accuracy", "iou", "dice", "f1")] == pytest.approx(figures)
+
+
+def test_pooled_is_of_all_pixels_and_the_others_of_images():
+    """A small image that went well and a large one that did not."""
+    matrices = np.array([[[0, 0], [0, 1]], [[0, 99], [0, 1]]])
+    figures = pixel_metrics.bootstrap(matrices, resamples=10)
+    assert figures["iou"].value == pytest.approx((1 + 1 / 100) / 2)
+    assert figures["pooled_iou"].value == pytest.approx(2 / 101)
+
+
+@given(pairs_of_masks())
+def test_scores_agree_with_plain_code(given_masks):
+    truth, guess, k = given_masks
+    found = pixel_metrics.scores(pixel_metrics.confusion(truth, guess, k))
+    assert list(found) == NAMES
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        plainly(truth, guess, k)
+    )
+
+
+def test_scores_take_many_matrices_at_once():
+    matrices = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4))
+    for name, whole in pixel_metrics.scores(matrices).items():
+        assert whole.shape == (2, 3)
+        assert whole[1, 2] == pixel_metrics.scores(matrices[1, 2])[name]
+        assert (pixel_metrics.per_image(matrices[1])[name] == whole[1]).all()
+
+
+@given(pairs_of_masks(k=2))
+def test_dice_follows_from_iou_where_there_is_one_class_to_find(given_masks):
+    truth, guess, k = given_masks
+    found = pixel_metrics.scores(pixel_metrics.confusion(truth, guess, k))
+    assert found["dice"] == pytest.approx(2 * found["iou"] / (1 + found["iou"]))
+
+
+@given(pairs_of_masks(), st.data())
+def test_what_is_ignored_changes_nothing_about_the_rest(given_masks, data):
+    truth, guess, k = given_masks
+    dropped = data.draw(arrays(np.bool_, truth.shape))
+    less = np.where(dropped, np.uint8(255), truth)
+    other = np.where(dropped, data.draw(arrays(np.uint8, truth.shape)), guess)
+    kept = truth[~dropped][None], guess[~dropped][None]
+    assert (pixel_metrics.confusion(less, other, k) == pixel_metrics.confusion(*kept, k)).all()
+
+
+@given(confusions(), st.randoms(use_true_random=False), st.integers(0, 99))
+def test_laws(matrices, random, seed):
+    figures = pixel_metrics.bootstrap(matrices, resamples=20, seed=seed)
+    assert list(figures) == NAMES + [f"pooled_{name}" for name in NAMES]
+    order = list(range(len(matrices)))
+    random.shuffle(order)
+    again = pixel_metrics.bootstrap(matrices[order], resamples=1)
+    for name, score in figures.items():
+        assert 0 <= score.low <= score.value <= score.high <= 1
+        assert again[name].value == pytest.approx(score.value)
+
+
+@given(confusions())
+def test_a_single_image_has_no_interval_and_pooling_does_nothing(matrices):
+    figures = pixel_metrics.bootstrap(matrices[:1], resamples=5)
+    for name, value in pixel_metrics.scores(matrices[0]).items():
+        assert figures[name] == figures[f"pooled_{name}"] == metrics.Score(value, value, value)
+
+
+def test_bootstrap_is_resampling_of_images():
+    matrices = np.random.default_rng(0).integers(0, 50, (30, 3, 3))
+    figures = pixel_metrics.bootstrap(matrices, resamples=200, seed=7, level=0.9)
+    draws = np.random.default_rng(7).integers(0, 30, (200, 30), dtype=np.int32)
+    for name in NAMES:
+        means = [pixel_metrics.scores(matrices[rows])[name].mean() for rows in draws]
+        sums = [pixel_metrics.scores(matrices[rows].sum(0))[name] for rows in draws]
+        for score, plain in ((figures[name], means), (figures[f"pooled_{name}"], sums)):
+            low, high = np.quantile(plain, [0.05, 0.95])
+            assert score.low == pytest.approx(min(low, score.value))
+            assert score.high == pytest.approx(max(high, score.value))
+            assert score.low < score.high
+
+
+def test_bootstrap_in_slices_is_the_same(monkeypatch):
+    matrices = np.random.default_rng(1).integers(0, 50, (30, 2, 2))
+    whole = pixel_metrics.bootstrap(matrices, resamples=50)
+    monkeypatch.setattr(metrics, "_BUDGET", 300)
+    for name, score in pixel_metrics.bootstrap(matrices, resamples=50).items():
+        expected = whole[name]
+        assert (score.value, score.low, score.high) == pytest.approx(
+            (expected.value, expected.low, expected.high)
+        )
+
+
+def test_a_large_mask_takes_milliseconds():
+    truth, guess = masks(0, k=2, shape=(1024, 1024))
+    began = time.process_time()
+    for _ in range(5):
+        pixel_metrics.confusion(truth, guess, 2)
+    assert time.process_time() - began < 0.3
+
+
+@pytest.mark.parametrize(
+    ("truth", "guess", "k", "said"),
+    [
+        (np.zeros((2, 3), "u1"), np.zeros((3, 2), "u1"), 2, r"\(2, 3\), got \(3, 2\)"),
+        (np.zeros(3, "u1"), np.zeros(3, "u1"), 2, r"the true mask must be .* got shape \(3,\)"),
+        (np.zeros((2, 3), "u1"), np.zeros((2, 3), "i8"), 2, "the predicted mask .* of int64"),
+        (np.full((2, 3), 2, "u1"), np.zeros((2, 3), "u1"), 2, "^labels must lie .* 1, got 2"),
+        (np.zeros((2, 3), "u1"), np.full((2, 3), 9, "u1"), 3, "^predictions must lie .* 2, got 9"),
+        (np.zeros((2, 3), "u1"), np.full((2, 3), 255, "u1"), 3, "^predictions .* got 255"),
+        (np.zeros((2, 3), "u1"), np.zeros((2, 3), "u1"), 1, "2 to 255 classes, .* got 1"),
+        (np.zeros((2, 3), "u1"), np.zeros((2, 3), "u1"), 256, "2 to 255 classes, .* got 256"),
+    ],
+)
+def test_what_is_not_a_pair_of_masks_is_refused(truth, guess, k, said):
+    with pytest.raises(InputError, match=said):
+        pixel_metrics.confusion(truth, guess, k)
+
+
+@pytest.mark.parametrize(
+    ("matrices", "said"),
+    [
+        (np.zeros((0, 2, 2), int), r"\(0, 2, 2\)"),
+        (np.ones((2, 2), int), r"got shape \(2, 2\)"),
+        (np.ones((3, 2, 3), int), "at least 2 classes"),
+        (np.ones((3, 1, 1), int), "at least 2 classes"),
+        (np.ones((3, 2, 2)), "float64"),
+        (np.array([np.eye(2, dtype=int), np.zeros((2, 2), int)]), "image 1 has no pixel"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(matrices, said):
+    with pytest.raises(InputError, match=said):
+        pixel_metrics.bootstrap(matrices)
+
+
+@pytest.mark.parametrize("wrong", [{"resamples": 0}, {"level": 1.0}])
+def test_resampling_needs_sense(wrong):
+    with pytest.raises(InputError, match="resamples >= 1"):
+        pixel_metrics.bootstrap(np.ones((2, 2, 2), dtype=np.int64), **wrong)

@@ -1,0 +1,367 @@
+"""Self-supervised training of the small encoder at a miniature scale: views, losses, the run and its result."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from recipes.pretrain import __main__ as command
+from recipes.pretrain import state as _state
+from recipes.pretrain.images import read_images
+from recipes.pretrain.network import Network
+from recipes.pretrain.objective import vicreg
+from recipes.pretrain.recipe import Recipe, Stage
+from recipes.pretrain.training import LOG, Training
+from recipes.pretrain.views import (
+    at_points,
+    cut,
+    draw_crops,
+    normalised,
+    shared_points,
+)
+from samtl import registry
+from samtl.encoders import sam
+from samtl.errors import InputError, SamtlError, UnknownName
+from samtl.images.transforms import resize_longest_side
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+MINIATURE = Recipe(stages=(Stage(4, 6, 4, 0.5, 0.9), Stage(5, 3, 2)), pixels=16, wide=16, seed=3)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_whole_view_is_what_the_encoder_is_given():
+    """As Pillow enlarges it, but for the rounding to whole numbers."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].expand(60, -1, -1, -1).float()
+    crops = draw_crops(60, 1, 1, generator())
+    upright = (crops.turn == torch.eye(2)).all(dim=(1, 2)).nonzero()[0, 0]
+    view = cut(images, crops, 64)[upright]
+    wanted = torch.from_numpy(resize_longest_side(pixels, 64).copy()).permute(2, 0, 1).float()
+    assert (view - wanted).abs().max() <= 1
+
+
+def test_shared_points_show_the_same_place():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 33), torch.linspace(-1, 1, 33), indexing="ij")
+    wave = torch.sin(2 * x + y)  # smooth, and nowhere the same under a flip or a turn
+    images = torch.stack([x, y, wave]).expand(40, 3, 33, 33)
+    one, other = (draw_crops(40, 0.5, 0.8, generator(seed)) for seed in (1, 2))
+    points = shared_points(one, other, 20, generator())
+    for where in points:
+        assert where.abs().max() <= 1 + 1e-5
+    found = [at_points(cut(images, c, 256), p) for c, p in zip((one, other), points, strict=True)]
+    # At a view's edge the half pixel beyond is repeated.
+    torch.testing.assert_close(found[0], found[1], atol=0.05, rtol=0)
+    assert (found[0] - found[1]).abs().mean() < 0.002
+
+
+# ----------------------------------------------------------------------------------------- network
+
+
+@pytest.fixture(scope="module")
+def network():
+    """All of whose parameters count."""
+    made = Network("tiny")
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter) / max(1, parameter[0].numel()) ** 0.5)
+    return made
+
+
+@pytest.mark.parametrize(("tokens", "corner"), [(15, (0, 0)), (5, (7, 59))])
+def test_a_view_goes_through_segment_anythings_encoder_of_its_size(network, tokens, corner):
+    """Outputs, means at the taps, and gradients; 15 tokens are more than a window, so that there is padding."""
+    small = sam.build("tiny", 16 * tokens)
+    here = (slice(None), *(slice(start, start + tokens) for start in corner))
+    distances = slice(64 - tokens, 63 + tokens)  # of 64 tokens' table
+    state = network.encoder.state_dict()
+    parts = {"pos_embed": here}
+    for name, wanted in small.state_dict().items():
+        if "rel_pos" in name and len(state[name]) != len(wanted):
+            parts[name] = distances
+    small.load_state_dict({name: t[parts.get(name, ...)] for name, t in state.items()})
+    x = normalised(torch.rand(2, 3, 16 * tokens, 16 * tokens, generator=generator()))
+    seen = {}
+    small.blocks[2].register_forward_hook(lambda m, i, out: seen.setdefault("x", out))
+    weight = torch.randn(256, tokens, tokens, generator=generator(1))
+    expected = small(x)
+    (expected * weight).sum().backward()
+    theirs = {name: p.grad for name, p in small.named_parameters()}
+    for recompute in (False, True):
+        network.zero_grad()
+        dense, means = network(x, corner, recompute=recompute)
+        torch.testing.assert_close(dense, expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(means[0], seen["x"].mean(dim=(1, 2)), rtol=1e-3, atol=1e-4)
+        (dense * weight).sum().backward()
+        for name, parameter in network.encoder.named_parameters():
+            got = parameter.grad[parts.get(name, ...)]
+            assert (got - theirs[name]).norm() <= 1e-3 * theirs[name].norm(), name
+
+
+def test_what_is_hidden_is_not_seen(network):
+    x = normalised(torch.rand(1, 3, 64, 64, generator=generator()))
+    other = x.clone()
+    other[:, :, 16:32, 32:48] = 0
+    hidden = torch.zeros(1, 4, 4, dtype=torch.bool)
+    hidden[0, 1, 2] = True
+    torch.testing.assert_close(network(x, hidden=hidden)[0], network(other, hidden=hidden)[0])
+    assert not torch.allclose(network(x)[0], network(other)[0])
+
+
+def test_the_loss_is_the_papers():
+    one, other = torch.randn(2, 12, 5, generator=generator()).unbind()
+    found = vicreg(one, other)
+    spread = sum(
+        sum(max(0, 1 - math.sqrt(np.var(z[:, j].numpy(), ddof=1) + 1e-4)) for j in range(5)) / 5
+        for z in (one, other)
+    )
+    covariances = [np.cov(z.numpy(), rowvar=False) for z in (one, other)]
+    entangled = sum((c**2).sum() - (np.diag(c) ** 2).sum() for c in covariances) / 5
+    apart = ((one - other) ** 2).mean()
+    np.testing.assert_allclose(found.invariance, apart, rtol=1e-5)
+    np.testing.assert_allclose(found.variance, spread / 2, rtol=1e-4)
+    np.testing.assert_allclose(found.covariance, entangled, rtol=1e-4)
+    np.testing.assert_allclose(found.total, 25 * apart + 25 * spread / 2 + entangled, rtol=1e-4)
+
+
+def test_images_are_read_without_labels():
+    images, digest, left_out = read_images("synthetic:3", pixels=32)
+    assert images.shape == (
+        3 * len(registry.load("datasets", "synthetic").open_dataset("3", None).classes),
+        3,
+        32,
+        32,
+    )
+    assert images.dtype == torch.uint8
+    again = read_images("synthetic:3", pixels=32)
+    assert (again[1], again[2], left_out) == (digest, 0, 0)
+    fewer, other, _ = read_images("synthetic:3", pixels=32, limit=4)
+    assert torch.equal(fewer, images[:4])
+    assert other != digest
+
+
+def test_images_that_cannot_be_used_are_left_out(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    wide = np.random.default_rng(0).integers(0, 256, (10, 30, 3), np.uint8)
+    Image.fromarray(wide).save(tmp_path / "a/wide.png")
+    Image.fromarray(wide[:, :10]).save(tmp_path / "b/square.png")
+    (tmp_path / "a/bad.png").write_bytes(b"no image")
+    images, _, left_out = read_images(f"folder:{tmp_path}", pixels=20)
+    assert (images.shape, left_out) == ((2, 3, 20, 20), 1)
+    (tmp_path / "a/wide.png").unlink()
+    with pytest.raises(InputError, match="1 images that can be used"):
+        read_images(f"folder:{tmp_path}", pixels=20)
+    with pytest.raises(UnknownName):
+        read_images("eurosta")
+
+
+@pytest.mark.parametrize("text", ["", "28:512", "3:8:1", "28:8:5:0.9-0.6", "28:8:5:0.5", "a:b:c"])
+def test_stages_are_parsed(text):
+    assert Stage.parse("28:512:100") == Stage(28, 512, 100)
+    assert Stage.parse("14:2:1:0.5-0.75") == Stage(14, 2, 1, 0.5, 0.75)
+    with pytest.raises(InputError, match="TOKENS:BATCH:STEPS"):
+        Stage.parse(text)
+
+
+# -------------------------------------------------------------------------------------------- runs
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8, generator=generator())
+
+
+def begun(images, out, recipe=MINIATURE):
+    return Training(images, "digest", recipe, out, CPU)
+
+
+def tensors(out):
+    return _state.read_tensors(out / _state.FILE)[0]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    told = []
+    assert begun(images, out).run(on_step=told.append)
+    return out, told
+
+
+def test_a_run_that_is_stopped_comes_to_the_same(images, uninterrupted, tmp_path):
+    whole, told = uninterrupted
+    for after in (2, 1, 3):  # in the first stage, in it again, in the second
+        asked = iter(range(100))
+        begun(images, tmp_path).run(lambda: next(asked) >= after)  # noqa: B023
+    assert begun(images, tmp_path).done
+    mine, theirs = tensors(tmp_path), tensors(whole)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(mine[name], tensor), name
+    assert len(mine) == 3 * len(list(begun(images, tmp_path).learner.parameters())) + 12
+    lines = [json.loads((out / LOG).read_text().splitlines()[-1]) for out in (tmp_path, whole)]
+    assert lines[0] | {"seconds": 0} == lines[1] | {"seconds": 0}
+    assert (lines[1]["step"], lines[1]["images"]) == (6, 30)
+    assert told[-1].step == 6
+
+
+@pytest.mark.slow
+def test_a_run_learns(tmp_path):
+    """A few images, seen often: their views come closer, and do not collapse."""
+    coarse = torch.rand(16, 3, 3, 3, generator=generator(4))
+    data = (255 * interpolate(coarse, (16, 16), mode="bilinear")).to(torch.uint8)
+    recipe = Recipe(
+        stages=(Stage(4, 8, 30),), pixels=16, wide=32, learning_rate=2e-3, hidden_often=0.0
+    )
+    training = Training(data, "digest", recipe, tmp_path, CPU)
+    first = training._learn(0, recipe.stages[0], 0, logged=True)
+    training.run()
+    last = json.loads((tmp_path / LOG).read_text().splitlines()[-1])
+    assert last["loss"] < 0.95 * first["loss"]
+    assert last["global_variance"] < first["global_variance"]
+    assert last["rank"] > 2
+
+
+def test_another_recipe_and_other_images_are_refused(images, uninterrupted):
+    out, _ = uninterrupted
+    with pytest.raises(InputError, match=r"another recipe.*seed 3 where 4 was asked for"):
+        begun(images, out, Recipe(stages=MINIATURE.stages, pixels=16, wide=16, seed=4))
+    with pytest.raises(InputError, match="other images"):
+        Training(images, "another", MINIATURE, out, CPU)
+
+
+@pytest.mark.parametrize("damage", ["cut", "fields", "tensor"])
+def test_a_damaged_state_is_refused(images, uninterrupted, tmp_path, damage):
+    path = tmp_path / _state.FILE
+    kept, about = _state.read_tensors(uninterrupted[0] / _state.FILE)
+    if damage == "cut":
+        raw = (uninterrupted[0] / _state.FILE).read_bytes()
+        path.write_bytes(raw[: len(raw) // 2])
+    elif damage == "fields":
+        _state.write_tensors(path, kept, {**about, "step": "six"})
+    else:
+        kept.pop(min(kept))
+        _state.write_tensors(path, kept, about)
+    with pytest.raises(InputError, match="remove it to begin anew"):
+        begun(images, tmp_path)
+
+
+def test_a_full_disk_leaves_the_state_as_it_was(images, tmp_path, monkeypatch):
+    training = begun(images, tmp_path)
+    training.save()
+    before = (tmp_path / _state.FILE).read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    training.step = 1
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SamtlError, match="No space left") as caught:
+        training.save()
+    assert caught.value.exit_code == 5
+    assert (tmp_path / _state.FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [_state.FILE]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(images, tmp_path):
+    training = begun(images, tmp_path)
+    training.save()
+    with torch.no_grad():
+        next(training.learner.network.encoder.neck.parameters()).fill_(math.nan)
+    before = (tmp_path / _state.FILE).read_bytes()
+    with pytest.raises(SamtlError, match="smaller --learning-rate"):
+        training.run()
+    assert (tmp_path / _state.FILE).read_bytes() == before
+
+
+# ----------------------------------------------------------------------------------------- command
+
+ARGUMENTS = ["--dataset", "synthetic:2", "--stage", "4:4:2", "--pixels", "16", "--wide", "8", "--device", "cpu",
+             "--dtype", "float32"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("command") / "run"
+    assert command.main([*ARGUMENTS, "--out", str(out)]) == 0
+    return out
+
+
+def test_the_command_gives_a_checkpoint(made):
+    model, weights = sam.load("tiny", str(made / "tiny.safetensors"))
+    assert (weights.description, weights.untrained) == ("file tiny.safetensors", False)
+    learnt = tensors(made)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, learnt[f"model.network.encoder.{name}"].half().float()), name
+    card = (made / "MODEL_CARD.md").read_text()
+    assert hashlib.sha256((made / "tiny.safetensors").read_bytes()).hexdigest() in card
+    for part in ("It is not SAM", "transductive", "never their labels", '"seed": 0', "| 2 steps"):
+        assert part in card
+    assert "UNFINISHED" not in card
+
+
+def test_a_finished_run_is_not_trained_again(made):
+    before = tensors(made)
+    assert command.main([*ARGUMENTS, "--out", str(made)]) == 0
+    after = tensors(made)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--dataset", "nothing"], "no dataset is called"),
+        (["--stage", "4:4"], "expected TOKENS:BATCH:STEPS"),
+        (["--dtype", "float16"], "--dtype must be"),
+        (["--device", "gpu"], "--device must be"),
+        (["--pixels", "2"], "--pixels must be at least 8"),
+        (["--minutes", "0"], "--minutes must be more than 0"),
+        (["--learning-rate", "nan"], "--learning-rate must be between"),
+        (["--out", __file__], "cannot be a folder"),
+    ],
+)
+def test_what_a_user_can_get_wrong(tmp_path, capsys, more, said):
+    assert command.main([*ARGUMENTS, "--out", str(tmp_path / "run"), *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_rests_when_told_to(tmp_path, capsys):
+    assert command.main([*ARGUMENTS, "--out", str(tmp_path), "--minutes", "1e-9"]) == 0
+    assert "stopped after step 0 of 2" in capsys.readouterr().err
+    # What there is can be used already, and says that it is not the whole of it.
+    assert not sam.load("tiny", str(tmp_path / "tiny.safetensors"))[1].untrained
+    assert "UNFINISHED, 0 steps of 2" in (tmp_path / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_and_it_goes_on(tmp_path):
+    arguments = [sys.executable, "-m", "recipes.pretrain", *ARGUMENTS, "--stage", "4:4:9999"]
+    arguments += ["--out", str(tmp_path)]
+    kept = 0
+    for number, line in ((signal.SIGTERM, "step 50 of"), (signal.SIGINT, "going on after step")):
+        with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            told = next(told for told in iter(process.stderr.readline, "") if line in told)
+            assert f"going on after step {kept} of" in told or not kept
+            process.send_signal(number)
+            assert "the same command goes on" in process.stderr.read()
+        assert process.returncode == 128 + number
+        step = _state.read_tensors(tmp_path / _state.FILE)[1]["step"]
+        assert step >= max(kept, 50)
+        kept = step
