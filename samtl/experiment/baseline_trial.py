@@ -28,7 +28,8 @@ from samtl.experiment.trial import (
     most_frequent,
     score_classes,
 )
-from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
+from samtl.images.transforms import IMAGE_SIZE as IMAGE_SIZE
+from samtl.images.transforms import mask_square, resized_shape
 from samtl.splits import Samples
 
 FLOOR = "floor"
