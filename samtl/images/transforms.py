@@ -48,7 +48,9 @@ def resize_longest_side(
 def resize_image(image: Image.Image, image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
     """Resize a Pillow image in mode RGB as `resize_longest_side` does."""
     height, width = resized_shape(image.height, image.width, image_size)
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def mask_square(mask: NDArray[np.uint8], image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
