@@ -44,7 +44,7 @@ def test_the_writers_state_is_what_is_on_disk(tmp_path):
     make(tmp_path / "a")
     state = state_of(tmp_path / "a")
     assert state.marked("committed").all()
-    assert state.log.records == 3 + 3
+    assert len(state.log.places) == 3 + 3
     assert set(state.required) == {"grid", "pooled", "image_stats", "mask"}
     facts = state.log.facts(3)
     assert (facts.committed, facts.ok, facts.codes) == (True, False, {"truncated": "cut short"})
@@ -143,7 +143,7 @@ def test_a_pack_replaces_reading_the_records_it_has(packed, monkeypatch):
     assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
     make(packed, n=ROWS, arrays=("original_size",))
     assert pack_numbers(storage) == [1]
-    assert load_state(storage).log.records == 6
+    assert len(load_state(storage).log.places) == 6
 
 
 def test_a_pack_is_never_evidence(packed):

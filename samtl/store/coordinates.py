@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import canonical, crc32c
-from samtl.errors import require_extra
+from samtl.errors import DamageError, require_extra
 from samtl.store.format import ROOT, ArraySpec
 from samtl.store.state import StoreState
 
 if TYPE_CHECKING:
     import xarray
+    import zarr
 
 _CONVENTION = "https://github.com/geo-embeddings/embeddings-zarr-convention"
 _COMMIT = "0655212938f36351245dbd3e5e8868f811d43663"
@@ -78,6 +79,27 @@ def array_metadata(state: StoreState, name: str) -> dict[str, object]:
         model = str(identity.about.get("model", identity.encoder))
         extra = _geoemb(spec, identity.image_size, model, state.table.about.dataset)
     return spec.metadata(state.table.about.rows_end, identity.block_rows, extra)
+
+
+def as_zarr(state: StoreState) -> zarr.Group:
+    """Open a store with zarr-python, after comparing the metadata of its arrays with what it must be."""
+    import zarr
+
+    for name in state.log.arrays:
+        try:
+            found = state.storage.read(f"{name}/{ROOT}")
+        except FileNotFoundError:
+            found = b""
+        if found != canonical(array_metadata(state, name)):
+            raise DamageError(
+                f"{state.storage.url}/{name}/{ROOT} is damaged or outdated; samtl verify --repair writes it again"
+            )
+    try:
+        return zarr.open_group(state.storage.zarr_store(), mode="r", use_consolidated=False)
+    except Exception as error:  # whatever zarr runs into in a damaged file
+        raise DamageError(
+            f"{state.storage.url}/{ROOT} is damaged ({error}); samtl verify --repair writes it again"
+        ) from error
 
 
 def as_xarray(state: StoreState) -> xarray.Dataset:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,13 +111,7 @@ def block_key(record: Record, array: str) -> bytes:
 
 
 def record_places(storage: Storage) -> list[tuple[int, int]]:
-    """List the blocks and sequences of all records, ascending.
-
-    Raises
-    ------
-    DamageError
-        If something else is in the log's folder.
-    """
+    """List the blocks and sequences of all records, ascending; DamageError if something else is in the folder."""
     folder = storage.path(LOG)
     try:  # without sizes, since a large store has ten thousands
         names = storage.list(LOG) if folder is None else os.listdir(folder)  # noqa: PTH208
@@ -177,7 +171,6 @@ def read_log(
         yield from prefetch(read, listed, _REQUESTS, 2 * _REQUESTS)
 
 
-@dataclass
 class ArrayState:
     """What is committed of one array.
 
@@ -188,53 +181,45 @@ class ArrayState:
     crc32c : (rows,) uint32
     sequence : (blocks,) int32
         Of the record that commits the block, -1 if there is none.
-    size : (blocks,) int64
-        Of the shard, in bytes.
-    sha256 : (blocks, 32) uint8
+    size, sha256 : (blocks,) int64, (blocks, 32) uint8
         Of the shard.
     """
 
-    committed: NDArray[np.bool_]
-    ok: NDArray[np.bool_]
-    crc32c: NDArray[np.uint32]
-    sequence: NDArray[np.int32]
-    size: NDArray[np.int64]
-    sha256: NDArray[np.uint8]
+    def __init__(self, rows: int, blocks: int) -> None:
+        self.committed, self.ok = np.zeros(rows, bool), np.zeros(rows, bool)
+        self.crc32c = np.zeros(rows, np.uint32)
+        self.sequence = np.full(blocks, -1, np.int32)
+        self.size = np.zeros(blocks, np.int64)
+        self.sha256 = np.zeros((blocks, 32), np.uint8)
 
-    @classmethod
-    def empty(cls, rows: int, blocks: int) -> ArrayState:
-        """Return the state of an array that nothing commits."""
-        return cls(
-            np.zeros(rows, bool),
-            np.zeros(rows, bool),
-            np.zeros(rows, np.uint32),
-            np.full(blocks, -1, np.int32),
-            np.zeros(blocks, np.int64),
-            np.zeros((blocks, 32), np.uint8),
-        )
+
+class _Common:
+    """sha256 of images and masks, whether the image is that of a row that is `ok`, and each block's next sequence."""
+
+    def __init__(self, rows: int, blocks: int) -> None:
+        self.image, self.mask = np.zeros((rows, 32), np.uint8), np.zeros((rows, 32), np.uint8)
+        self.image_ok = np.zeros(rows, bool)
+        self.next = np.zeros(blocks, np.int32)
+
+
+def _take(fields: Mapping[str, NDArray[Any]], into: ArrayState | _Common, prefix: str = "") -> None:
+    """Copy arrays to the beginning of larger ones; ValueError if one does not fit."""
+    for name, here in vars(into).items():
+        given = fields[prefix + name]
+        if given.dtype != here.dtype or len(given) > len(here):
+            raise ValueError(f"{prefix}{name} does not fit")
+        here[: len(given)] = given
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the log says of one row.
+    """What the log says of one row."""
 
-    Attributes
-    ----------
-    committed : bool
-        Whether any record lists it.
-    ok : bool
-        Whether it is `ok` in every array that lists it.
-    image, mask : str
-        sha256 of what it was made from; "" if it is not known.
-    codes : dict
-        Codes for which it was quarantined, or `unlisted`, with the reasons.
-    """
-
-    committed: bool
-    ok: bool
-    image: str
+    committed: bool  # by any record
+    ok: bool  # in every array that lists it
+    image: str  # sha256 of what it was made from; "" if it is not known
     mask: str
-    codes: dict[str, str]
+    codes: dict[str, str]  # for which it was quarantined, or `unlisted`, with the reasons
 
 
 class LogState:
@@ -247,8 +232,8 @@ class LogState:
         Those that at least one record commits.
     codes : dict
         Row to the codes for which it is not ok, with the reasons.
-    next : (blocks,) int32
-        Sequence of the next record of each block.
+    places : list of (block, sequence)
+        Of the records, in the order of adding.
     """
 
     def __init__(self, block_rows: int, rows: int) -> None:
@@ -256,12 +241,14 @@ class LogState:
         self.blocks = -(-rows // block_rows)
         self.arrays: dict[str, ArrayState] = {}
         self.codes: dict[int, dict[str, str]] = {}
-        self.next = np.zeros(self.blocks, np.int32)
-        self._image = np.zeros((rows, 32), np.uint8)
-        self._image_ok = np.zeros(rows, bool)
-        self._mask = np.zeros((rows, 32), np.uint8)
-        self._checksums: list[str] = []
         self.places: list[tuple[int, int]] = []
+        self._checksums: list[str] = []
+        self._common = _Common(rows, self.blocks)
+
+    @property
+    def next(self) -> NDArray[np.int32]:
+        """Sequence of the next record of each block, (blocks,)."""
+        return self._common.next
 
     def add(self, record: Record, where: str) -> None:
         """Fold one more record; those of a block must come in order.
@@ -286,7 +273,7 @@ class LogState:
             sums = {name: np.array(s.crc32c, np.uint32) for name, s in record.arrays.items()}
         except (ValueError, OverflowError) as error:
             raise DamageError(f"{where}/{record.name} is damaged: {error}") from error
-        before, known = self._image[rows], self._image_ok[rows]
+        before, known = self._common.image[rows], self._common.image_ok[rows]
         if (before != images)[ok & known].any():
             raise DamageError(
                 f"{where}/{record.name} was made from other images than the record before it"
@@ -295,10 +282,10 @@ class LogState:
         before[taken] = images[taken]
         known |= ok
         if len(masks):
-            self._mask[rows] = masks
+            self._common.mask[rows] = masks
         for name, shard in record.arrays.items():
             if name not in self.arrays:
-                self.arrays[name] = ArrayState.empty(self.rows, self.blocks)
+                self.arrays[name] = ArrayState(self.rows, self.blocks)
             state = self.arrays[name]
             state.committed[rows], state.ok[rows], state.crc32c[rows] = True, ok, sums[name]
             state.sequence[block], state.size[block] = record.sequence, shard.size
@@ -312,20 +299,22 @@ class LogState:
 
     def image(self, row: int) -> str:
         """sha256 of the image that a row was made from; "" if it is not known."""
-        return _hex(self._image[row])
+        return _hex(self._common.image[row])
 
     def mask(self, row: int) -> str:
         """sha256 of the mask that a row was made from; "" if it is not known."""
-        return _hex(self._mask[row])
+        return _hex(self._common.mask[row])
 
     def other_images(
         self, rows: NDArray[np.int64], digests: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Return those of some rows that were made from another image than `digests` names, (n, 32) with zeros."""
-        words = self._image.view(np.uint64)[rows] != np.ascontiguousarray(digests).view(np.uint64)
+        words = self._common.image.view(np.uint64)[rows] != np.ascontiguousarray(digests).view(
+            np.uint64
+        )
         wrong = np.flatnonzero(words.any(axis=1))
         found: NDArray[np.int64] = rows[
-            wrong[digests[wrong].any(axis=1) & self._image_ok[rows[wrong]]]
+            wrong[digests[wrong].any(axis=1) & self._common.image_ok[rows[wrong]]]
         ]
         return found
 
@@ -340,45 +329,28 @@ class LogState:
             self.codes.get(row, {}),
         )
 
-    @property
-    def records(self) -> int:
-        """How many records there are."""
-        return len(self.places)
-
     def checksums(self) -> list[str]:
         """Checksums of all records, sorted."""
         return sorted(self._checksums)
 
     def grow(self, rows: int) -> None:
         """Make room for the rows of a later table."""
-        new = LogState(self.block_rows, rows)
-        for name in ("_image", "_image_ok", "_mask", "next"):
-            old = getattr(self, name)
-            getattr(new, name)[: len(old)] = old
-            setattr(self, name, getattr(new, name))
-        for array, state in self.arrays.items():
-            larger = ArrayState.empty(rows, new.blocks)
-            for name, old in vars(state).items():
-                getattr(larger, name)[: len(old)] = old
-            self.arrays[array] = larger
-        self.rows, self.blocks = rows, new.blocks
+        self.rows, self.blocks = rows, -(-rows // self.block_rows)
+        parts: list[ArrayState | _Common] = [self._common, *self.arrays.values()]
+        for old in parts:
+            larger = type(old)(rows, self.blocks)
+            _take(vars(old), larger)
+            vars(old).update(vars(larger))
 
     def pack(self, identity: Identity) -> bytes:
         """Dump the state, so that a large store opens without reading its records one by one."""
-        about = {
-            "identity": identity.digest, "codes": self.codes,
-            "arrays": list(self.arrays), "rows": self.rows,
-        }  # fmt: skip
+        about = _PackAbout(identity.digest, self.codes, list(self.arrays), self.rows)
         found: dict[str, Any] = {
             "about": np.frombuffer(canonical(about), np.uint8),
-            "image": self._image,
-            "image_ok": self._image_ok,
-            "next": self.next,
             "places": np.array(self.places, np.int64),
             "checksums": np.frombuffer(bytes.fromhex("".join(self._checksums)), np.uint8),
+            **vars(self._common),
         }
-        if "mask" in self.arrays:
-            found["mask"] = self._mask
         for name, state in self.arrays.items():
             found.update({f"{name}.{field}": value for field, value in vars(state).items()})
         file = io.BytesIO()
@@ -387,39 +359,26 @@ class LogState:
 
     @classmethod
     def unpack(cls, raw: bytes, identity: Identity) -> LogState:
-        """Read what `pack` gave; DamageError if it is damaged or another store's."""
+        """Read what `pack` returned; DamageError if it is damaged or another store's."""
         if hashlib.sha256(memoryview(raw)[:-32]).digest() != raw[-32:]:
             raise DamageError("the pack fails its checksum")
         try:
-            return cls._unpacked(raw[:-32], identity)
+            with np.load(io.BytesIO(raw[:-32])) as file:
+                about = msgspec.json.decode(file["about"].tobytes(), type=_PackAbout)
+                if about.identity != identity.digest:
+                    raise ValueError("another store's")
+                found = cls(identity.block_rows, about.rows)
+                found.codes = about.codes
+                _take(file, found._common)
+                for name in about.arrays:
+                    found.arrays[name] = ArrayState(found.rows, found.blocks)
+                    _take(file, found.arrays[name], f"{name}.")
+                found.places = [(block, sequence) for block, sequence in file["places"].tolist()]
+                text = file["checksums"].tobytes().hex()
         except Exception as error:  # whatever numpy and zipfile run into
-            raise DamageError(f"the pack is damaged, or another store's: {error}") from error
-
-    @classmethod
-    def _unpacked(cls, raw: bytes, identity: Identity) -> LogState:
-        with np.load(io.BytesIO(raw)) as file:
-            about = msgspec.json.decode(file["about"].tobytes(), type=_PackAbout)
-            if about.identity != identity.digest:
-                raise ValueError("a pack of another store")
-            found = cls(identity.block_rows, about.rows)
-            found.codes = about.codes
-            for field in ("image", "image_ok", "next", *(("mask",) * ("mask" in about.arrays))):
-                field = field if field == "next" else f"_{field}"
-                setattr(found, field, _like(file[field.removeprefix("_")], getattr(found, field)))
-            for name in about.arrays:
-                empty = ArrayState.empty(found.rows, found.blocks)
-                fields = {k: _like(file[f"{name}.{k}"], v) for k, v in vars(empty).items()}
-                found.arrays[name] = ArrayState(**fields)
-            found.places = [(block, sequence) for block, sequence in file["places"].tolist()]
-            text = file["checksums"].tobytes().hex()
+            raise DamageError(f"the pack is damaged: {error}") from error
         found._checksums = [text[at : at + 64] for at in range(0, len(text), 64)]
-        if len(found._checksums) != len(found.places):
-            raise ValueError("a pack that lacks checksums")
         return found
-
-    def packed(self) -> set[tuple[int, int]]:
-        """Places of the records that it holds."""
-        return set(self.places)
 
 
 class _PackAbout(msgspec.Struct):
@@ -427,12 +386,6 @@ class _PackAbout(msgspec.Struct):
     codes: dict[int, dict[str, str]]
     arrays: list[str]
     rows: int
-
-
-def _like(found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[Any]:
-    if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        raise ValueError("an array of another shape")
-    return found
 
 
 def _digests(texts: list[str]) -> NDArray[np.uint8]:

@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl._io import canonical, crc32c
+from samtl._io import crc32c
 from samtl._runtime import prefetch
 from samtl.errors import DamageError, InputError
-from samtl.store.coordinates import array_metadata, as_xarray
+from samtl.store.coordinates import as_xarray, as_zarr
 from samtl.store.fingerprint import row_key
-from samtl.store.format import ROOT, TIERS, ArraySpec
-from samtl.store.log import UNLISTED, ArrayState, read_log
+from samtl.store.format import TIERS, ArraySpec
+from samtl.store.log import ArrayState, read_log
 from samtl.store.samples import SampleTable
-from samtl.store.state import ArraySummary, Quarantined, StoreState, Summary, load_state
+from samtl.store.state import (
+    Quarantined,
+    StoreState,
+    Summary,
+    load_state,
+    quarantined,
+    summarise,
+)
 from samtl.store.storage import as_place, open_storage
 from samtl.store.writer import open_shard
 
@@ -56,6 +63,11 @@ class Store:
         What the encoder's weights are, such as "untrained (random:0)".
     untrained : bool
         Whether they are random numbers.
+    dataset, note, task : str
+        `note` is what readers of figures must know; `task` is `classification` (labels) or `segmentation` (masks).
+    classes : tuple of str
+        A label, or a pixel of a mask, is an index into them.
+    encoder : str
     block_rows : int
         Rows that are written together.
     arrays : tuple of str
@@ -70,7 +82,9 @@ class Store:
         self.state = state
         self._table: SampleTable = state.table
         self._rows = state.table.rows  # in the arrays
-        identity = state.identity
+        about, identity = state.table.about, state.identity
+        self.dataset, self.note, self.task = about.dataset, about.note, about.task
+        self.classes, self.encoder = about.classes, identity.encoder
         self.path = as_place(state.storage.url)
         self.fingerprint: str = identity.sha256
         self.identity: dict[str, Any] = identity.fingerprint
@@ -103,31 +117,6 @@ class Store:
         """The folder's name without `.zarr`."""
         last = str(self.path) if isinstance(self.path, str) else self.path.resolve().name
         return last.rpartition("/")[2].removesuffix(".zarr")
-
-    @property
-    def encoder(self) -> str:
-        """The encoder's name."""
-        return self.state.identity.encoder
-
-    @property
-    def dataset(self) -> str:
-        """The dataset's name."""
-        return self._table.about.dataset
-
-    @property
-    def note(self) -> str:
-        """What readers of figures must know about the dataset, or ""."""
-        return self._table.about.note
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes; a label, or a pixel of a mask, is an index into them."""
-        return self._table.about.classes
-
-    @property
-    def task(self) -> str:
-        """`classification` (labels) or `segmentation` (masks)."""
-        return self._table.about.task
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -192,14 +181,7 @@ class Store:
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
         """Rows whose images could not be used, in the order of rows."""
-        found = []
-        for place in sorted(self.state.log.codes):
-            row = int(self._table.position[place]) if place < len(self._table.position) else -1
-            if row >= 0:
-                codes = self.state.log.codes[place]
-                code = next((code for code in reversed(codes) if code != UNLISTED), UNLISTED)
-                found.append(Quarantined(row, self.sample_ids[row], code, codes[code]))
-        return tuple(found)
+        return quarantined(self.state)
 
     def image_sha256(self, row: int) -> str:
         """sha256 of the image file that a row was made from; "" if it is not committed."""
@@ -291,18 +273,7 @@ class Store:
         raise self._damaged(name, wrong[0])
 
     def row(self, array: str, row: int) -> NDArray[Any]:
-        """Return one row without copying it, verified.
-
-        Returns
-        -------
-        ndarray
-            Read-only and backed by the mapped file.
-
-        Raises
-        ------
-        DamageError, InputError
-            As `read` does.
-        """
+        """Return one row without copying it, verified as by `read`; read-only and backed by the mapped file."""
         state, place = self._committed(array, row), self._place(row)
         if self.state.storage.path("") is None:
             return self._fetch(array, [row])[0]
@@ -361,62 +332,17 @@ class Store:
 
     def summary(self) -> Summary:
         """Count what the store holds."""
-        labels = self.labels
-        names = (
-            "dataset", "note", "task", "encoder", "weights", "untrained", "identity", "fingerprint", "snapshot"
-        )  # fmt: skip
-        return Summary(
-            rows=len(self),
-            ok=int(self.valid().sum()),
-            missing=self.missing,
-            superseded=self.state.superseded,
-            per_class={name: int((labels == i).sum()) for i, name in enumerate(self.classes)},
-            arrays=tuple(
-                ArraySummary(
-                    name,
-                    self.shape(name),
-                    self.dtype(name),
-                    int(self.state.marked("committed", [name]).sum()),
-                    int(self.state.log.arrays[name].size.sum()),
-                )
-                for name in self.arrays
-            ),
-            quarantined=self.quarantined,
-            about={
-                "store": str(self.path),
-                **{name: getattr(self, name) for name in names},
-                "classes": list(self.classes),
-                "tiers": list(self.tiers),
-            },
-        )
+        return summarise(self.state)
 
     def zarr(self) -> zarr.Group:
-        """Open the store as a plain read-only Zarr group; rows are those of the arrays, listed or not.
+        """Open the plain read-only Zarr group; its rows are those of the arrays, listed or not.
 
         Raises
         ------
         DamageError
-            If the metadata of an array is not what this store's must be: Zarr would follow any shape and codec.
+            If the metadata is not what this store's must be: Zarr would follow any shape and codec.
         """
-        import zarr
-
-        for name in self.arrays:
-            try:
-                found = self.state.storage.read(f"{name}/{ROOT}")
-            except FileNotFoundError:
-                found = b""
-            if found != canonical(array_metadata(self.state, name)):
-                raise DamageError(
-                    f"{self.path}/{name}/{ROOT} is damaged or outdated; samtl verify --repair writes it again"
-                )
-        try:
-            return zarr.open_group(
-                self.state.storage.zarr_store(), mode="r", use_consolidated=False
-            )
-        except Exception as error:  # whatever zarr runs into in a damaged file
-            raise DamageError(
-                f"{self.path}/{ROOT} is damaged ({error}); samtl verify --repair writes it again"
-            ) from error
+        return as_zarr(self.state)
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the listed rows as a dataset of dask arrays with a chunk for each block.

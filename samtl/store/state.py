@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from samtl.errors import DamageError
 from samtl.store.fingerprint import FILE, Identity, read_identity
-from samtl.store.format import ROOT
-from samtl.store.log import LOG, PACKS, LogState, read_log, record_places
+from samtl.store.format import ROOT, TIERS
+from samtl.store.log import LOG, PACKS, UNLISTED, LogState, read_log, record_places
 from samtl.store.samples import FOLDER, SampleTable, read_table
 from samtl.store.storage import Storage
 
@@ -128,7 +128,7 @@ def load_state(storage: Storage) -> StoreState | None:
         log = LogState(identity.block_rows, table.about.rows_end)
     elif log.rows < table.about.rows_end:
         log.grow(table.about.rows_end)
-    packed = log.packed()
+    packed = set(log.places)
     rest = [place for place in places if place not in packed] if packed else places
     for record in read_log(storage, identity, rest):
         log.add(record, storage.url)
@@ -146,7 +146,7 @@ def _from_pack(
             log = LogState.unpack(storage.read(pack_name(number)), identity)
         except (DamageError, FileNotFoundError):
             return None
-        if log.packed() <= set(places):
+        if set(log.places) <= set(places):
             return log
     return None
 
@@ -249,3 +249,53 @@ class Summary:
         """Return the summary as JSON values."""
         content = asdict(self)
         return {**content.pop("about"), **content, "bytes": self.bytes}
+
+
+def quarantined(state: StoreState) -> tuple[Quarantined, ...]:
+    """List the listed rows whose images could not be used, numbered as in the table."""
+    table, found = state.table, []
+    for place, codes in sorted(state.log.codes.items()):
+        row = int(table.position[place]) if table and place < len(table.position) else -1
+        if table and row >= 0:
+            code = next((code for code in reversed(codes) if code != UNLISTED), UNLISTED)
+            found.append(Quarantined(row, table.samples[row], code, codes[code]))
+    return tuple(found)
+
+
+def summarise(state: StoreState) -> Summary:
+    """Count what a store holds."""
+    assert state.table is not None
+    table, identity, about = state.table, state.identity, state.table.about
+    held = [name for name in identity.arrays if name in state.log.arrays]
+    return Summary(
+        rows=len(table),
+        ok=int(state.marked("ok").sum()),
+        missing=int((~state.marked("committed")).sum()),
+        superseded=state.superseded,
+        per_class={c: int((table.labels == i).sum()) for i, c in enumerate(about.classes)},
+        arrays=tuple(
+            ArraySummary(
+                name,
+                (len(table), *identity.arrays[name].row_shape),
+                identity.arrays[name].dtype,
+                int(state.marked("committed", [name]).sum()),
+                int(state.log.arrays[name].size.sum()),
+            )
+            for name in held
+        ),
+        quarantined=quarantined(state),
+        about={
+            "store": state.storage.url,
+            "dataset": about.dataset,
+            "note": about.note,
+            "classes": list(about.classes),
+            "task": about.task,
+            "encoder": identity.encoder,
+            "weights": identity.about.get("weights", "unknown"),
+            "untrained": identity.about.get("untrained", True),
+            "identity": identity.fingerprint,
+            "fingerprint": identity.sha256,
+            "snapshot": state.snapshot,
+            "tiers": [tier for tier in TIERS if tier in held],
+        },
+    )

@@ -331,7 +331,7 @@ class Writer:
         for readers of plain Zarr are written.
         """
         state = self.state
-        known = state.log.packed()
+        known = set(state.log.places)
         for block, sequence in record_places(state.storage):
             if (block, sequence) not in known and block < self.blocks:
                 self._add(read_record(state.storage, state.identity, block, sequence))
