@@ -37,7 +37,7 @@ def embed(options: dict[str, Any], dry_run: bool = False, json: Path | None = No
         from samtl.embed.plan import plan as plan_of
 
         with render.EmbedBar() as bar:
-            plan = plan_of(**options, on_event=shown_on(bar))
+            plan = plan_of(**options, on_read=bar.count)
         draw_plan(plan)
         render.write_json(json, plan.to_json())
         return

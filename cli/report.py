@@ -67,6 +67,9 @@ def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> 
     """
     from samtl import study as studies
 
+    if options["vgg19"] == "none":
+        options["vgg19"] = None
+
     stopping: StopRequest | None = None
     tell: Callable[[Any], None] = _note
 

@@ -259,7 +259,7 @@ def _verdict(found: Verification) -> tuple[str, str]:
     if found.refused:
         return f"damaged, and not repaired: {found.refused}", "red"
     if found.findings:
-        return f"damaged: {len(found.findings)} findings; {found.advice}", "red"
+        return f"damaged: {len(found.findings)} findings; {_advice(found)}", "red"
     if not all(row.within for row in found.recomputed):
         return "damaged: the encoder computes something else for the rows above", "red"
     if found.images:
@@ -271,3 +271,14 @@ def _verdict(found: Verification) -> tuple[str, str]:
     if found.level == "quick":
         return "complete, by the sizes of its files; their content was not read", "green"
     return "complete and undamaged", "green"
+
+
+def _advice(found: Verification) -> str:
+    from samtl.store.verify import LISTS
+
+    if any(one.what in LISTS for one in found.findings):
+        return (
+            "only this file says what the rows are, so --repair cannot help: take it from a copy of the store, or "
+            "embed again under another name"
+        )
+    return "--repair sets the damage aside, and samtl embed does it again"
