@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything from nothing: Python 3.11 to 3.13 and make are enough.
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11 or later and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,20 +7,21 @@ AT_A_TIME ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow test-all torture lint format clean
+.PHONY: help demo test test-slow test-all torture lint docs format clean
 
 help:
-	@echo "make demo       the whole way on generated images: embed, fit two heads, print their accuracy"
+	@echo "make demo       the whole workflow on generated images: embed, fit two heads, print their scores"
 	@echo "make test       the fast tests: no network, no weights, no GPU"
-	@echo "make test-slow  the tests that take longer"
-	@echo "make torture    passes killed, and disks failing, at every system call"
+	@echo "make test-slow  the slow tests"
+	@echo "make torture    kill passes and fail disks at every system call; takes hours"
 	@echo "make lint       ruff and mypy --strict"
-	@echo "make format     let ruff rewrite the files"
-	@echo "make clean      remove the virtual environment and what tools leave behind; stores and runs stay"
+	@echo "make docs       build the documentation into build/site"
+	@echo "make format     reformat the sources with ruff"
+	@echo "make clean      remove the environment and caches; stores and runs stay"
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "samtl needs Python 3.11 to 3.13, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "samtl needs Python 3.11 or later, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "making $(VENV) failed; on Debian: apt install python3-venv" >&2; exit 2; }
 
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
@@ -31,13 +32,17 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/samtl demo
 
 test: $(VENV)/installed-dev
 	$(PYTEST)
 
-# In the order of their names: by the number of tests, files with few that take long would come last.
+# In the order of names: by number of tests, files with few long tests would come last.
 test-slow: $(VENV)/installed-dev
 	$(PYTEST) --no-loadscope-reorder -m slow
 
@@ -51,6 +56,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
