@@ -22,7 +22,7 @@ from power import Call, Disk, laid_out, recorded
 from samtl.errors import SamtlError
 from samtl.store.reader import open_store
 
-STATES = 2_000 if ALL else 60
+STATES = 2_000 if ALL else 40
 
 EMBED = f"""
 import os, sys
@@ -87,7 +87,7 @@ def test_a_pass_that_syncs_nothing_does_not_get_through(tmp_path):
     assert not any(call.what == "sync" for call in calls)
     expected = open_store(root)
     wrong = 0
-    for _, state in states(calls, root, 60):
+    for _, state in states(calls, root, 40):
         store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
         try:
             committed_rows(store, expected, "deep")
@@ -130,7 +130,7 @@ def test_the_harness_finds_fault_with_a_store_that_syncs_nothing(tmp_path):
 
     expected = zarr.open_array(root, mode="r")[:]
     wrong = 0
-    for _, state in states(calls, root, 60):
+    for _, state in states(calls, root, 40):
         store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
         for path in store.glob("c/*/*"):
             block = int(path.parent.name)
