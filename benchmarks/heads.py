@@ -1,8 +1,8 @@
-"""How fast heads train, beside the layers that one would write first, and whether reading the store holds them up.
+"""Training speed of heads beside the obvious implementation, and the share of time spent waiting for the store.
 
-Training is forward, backward and the optimiser's step, on random numbers in memory. The plain versions are what one
-would write first: float32, tensors in torch's default order, standardising as a pass of its own, and for the
-transformer torch's `TransformerEncoderLayer` over all 256 cells of the grid and a class token, with its dropout of 0.1.
+Training is forward, backward and the optimiser's step, on random numbers in memory. The plain versions compute in
+float32 with tensors in torch's default order, standardise in a pass of its own, and use torch's
+`TransformerEncoderLayer` over all 256 cells of the grid and a class token, with its dropout of 0.1.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def bench_heads(
         Rounds of each pair; figures are medians.
     cases : sequence of Case
     on_row : callable, optional
-        Called with each figure as soon as it is there.
+        Called with each figure.
 
     Returns
     -------
     list of Row
-        `HEAD/TIER/train` in samples a second against `plain`, and `HEAD/TIER/waiting`, the part of the time that
+        `HEAD/TIER/train` in samples per second against `plain`, and `HEAD/TIER/waiting`, the share of the time that
         training from a store spends waiting for data.
     """
     rows = []
@@ -105,9 +105,8 @@ def _speed(case: Case, rounds: int) -> Row:
         source = InMemory(inputs.repeat(case.steps, 1, 1, 1), _repeat(targets, case.steps))
         few = InMemory(inputs[:1], targets[:1])
         recipe = Recipe(1, case.batch, 1e-3, 0.05, 1)
-        outcome = train(head, _loss(case), source, few, recipe, 0, lambda epoch: None)
-        # Forward, backward and step: what fetching costs is a figure of its own.
-        return outcome.samples / (outcome.seconds - outcome.waited)
+        trained = train(head, _loss(case), source, few, recipe, 0, lambda epoch: None)
+        return trained.samples / trained.seconds
 
     def plain() -> float:
         some = min(case.batch, 32)  # a larger batch makes it no faster, and a round long
@@ -132,27 +131,21 @@ def _plain_rate(case: Case, inputs: Tensor, targets: Tensor) -> float:
 
 
 def _waiting(case: Case) -> Row:
-    """Train a pass from a store, streaming it, and say which part of the time there was nothing to learn from."""
+    """Measure the share of the time that training from a streamed store spends waiting."""
     with tempfile.TemporaryDirectory(prefix="samtl-bench-") as folder:
         store = open_store(_write_store(case, Path(folder) / "bench.zarr"))
         rows = np.arange(len(store))
         labels = None if case.task == "segmentation" else store.labels.astype(np.int64)
         targets = Targets(store, case.array, labels)
         source, few = (Feed(store, case.array, part, targets) for part in (rows, rows[:1]))
-        outcome = train(
-            _head(case),
-            _loss(case),
-            source,
-            few,
-            Recipe(2, case.batch, 1e-3, 0.05, 2),
-            0,
-            lambda epoch: None,
-        )
-    return Row(f"{case.head}/{case.tier}/waiting", outcome.waited / outcome.seconds, "share")
+        recipe = Recipe(2, case.batch, 1e-3, 0.05, 2)
+        done = train(_head(case), _loss(case), source, few, recipe, 0, lambda epoch: None)
+    share = done.waited / (done.seconds + done.waited)
+    return Row(f"{case.head}/{case.tier}/waiting", share, "share")
 
 
 def _write_store(case: Case, path: Path) -> Path:
-    """Write a store of random numbers: the same block over and over, which a reader cannot know."""
+    """Write a store that repeats one block of random numbers."""
     random = np.random.default_rng(0)
     n, size = case.blocks * BLOCK_ROWS, 64 * PATCH
     shape = (BLOCK_ROWS, CHANNELS, case.side, case.side)

@@ -82,7 +82,7 @@ def _run(run: Path, images: Path | None, **options: Any) -> tuple[PredictResult,
     announcement = "stopping after the images in flight; press Ctrl-C again to stop at once"
     with polite_stop(announcement) as stop, render.err.status("loading") as status:
 
-        def show(event: predicting.Predicted | predicting.Skipped) -> None:
+        def show(event: object) -> None:
             if isinstance(event, predicting.Predicted):
                 status.update(str(event))
 

@@ -1,7 +1,7 @@
-"""A whole case study in one go: the encoder's pass, every head and baseline on every split, the report.
+"""A whole case study: embed, train every head and baseline on every split, report.
 
-One folder holds it: `store/`, `sweep/` and `report/`. Every step goes on where it was, the pass by its commits and the
-sweep by its cells; the report is drawn anew.
+One folder holds `store/`, `sweep/` and `report/`. Every step resumes: the embedding by its commits, the sweep by its
+runs; the report is drawn anew.
 """
 
 from __future__ import annotations
@@ -16,47 +16,30 @@ from typing import Any
 from samtl import registry
 from samtl._runtime import Note
 from samtl.datasets import Dataset, resolve
-from samtl.embed import api as embedding
+from samtl.embed import api as embed_api
 from samtl.embed import plan as planning
 from samtl.embed.api import EmbedResult
-from samtl.encoders import checkpoints as weights
+from samtl.encoders import checkpoints
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
 from samtl.splits import Samples, parse, select
 from samtl.store.reader import open_store
 from samtl.store.storage import as_folder, stores_in
-from samtl.sweep.api import (
-    DEFAULT_HEADS,
-    Progress,
-    SweepResult,
-    sweep,
-)
+from samtl.sweep.api import DEFAULT_HEADS, Progress, SweepResult, sweep
 
 STORE, SWEEP, REPORT = "store", "sweep", "report"  # folders of a study
 ENCODER, QUICK_ENCODER = "sam_vit_b", "tiny"
 SEEDS, QUICK_SEEDS = 3, 2
-PER_CLASS, LIMIT = (
-    50,
-    48,
-)  # images that a quick study takes: of each class; in all, where they have masks
-_FROZEN = "vgg19"  # the baseline whose weights must be had first
+PER_CLASS, LIMIT = 50, 48  # images in a quick study: of each class; in all if they have masks
+_PRETRAINED = "vgg19"  # the baseline whose weights have to be downloaded
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one case study is made of.
+    """A case study: the tiers that its heads read, its baselines and splits.
 
-    Attributes
-    ----------
-    task, dataset : str
-    tiers : tuple of str
-        That its heads read.
-    baselines : tuple of str
-    splits, quick_splits : tuple of str
-        See `samtl.splits.spec`.
-    shipped, quick_shipped : tuple of str
-        The same for a dataset that comes with a split of its own; or empty.
+    `shipped` are the splits for a dataset that comes with one of its own.
     """
 
     task: str
@@ -77,43 +60,41 @@ class Case:
 
 CASES = {
     "eurosat": Case(
-        "classification", "eurosat", ("pooled", "grid"), ("floor", "cnn", _FROZEN),
+        task="classification",
+        dataset="eurosat",
+        tiers=("pooled", "grid"),
+        baselines=("floor", "cnn", _PRETRAINED),
         splits=tuple(f"0.{tenth}" for tenth in range(1, 10)),
         quick_splits=("0.2", "0.5", "0.8"),
     ),
     "roads": Case(
-        "segmentation", "roads", ("pooled", "grid", "dense"), ("floor", "unet"),
+        task="segmentation",
+        dataset="roads",
+        tiers=("pooled", "grid", "dense"),
+        baselines=("floor", "unet"),
         splits=("0.25", "0.5", "0.75", "label:0.25@0.25", "label:0.5@0.25"),
         quick_splits=("0.25", "label:0.5@0.25"),
         shipped=("label:0.1@shipped", "label:0.25@shipped", "label:0.5@shipped", "shipped"),
         quick_shipped=("label:0.25@shipped", "shipped"),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that begins.
-
-    Attributes
-    ----------
-    name : str
-        `embed`, `sweep` or `report`.
-    command : str
-        What does the same alone on the command line.
-    """
+    """A step begins: `embed`, `sweep` or `report`, and the command that does the same alone."""
 
     name: str
     command: str
 
 
-#: What happens: a `Step` begins; what `samtl.embed`, `samtl.sweep` and, as lines, `samtl.make_report` tell; its result.
-Event = Step | embedding.Event | EmbedResult | Progress | Note | SweepResult | str | ReportResult
+#: A `Step` begins; what `samtl.embed`, `samtl.sweep` and `samtl.make_report` (lines) report; the result of each.
+Event = Step | embed_api.Event | EmbedResult | Progress | Note | SweepResult | str | ReportResult
 
 
 @dataclass(frozen=True, eq=False)
 class ReproduceResult:
-    """What a case study came to.
+    """The results of a case study.
 
     Attributes
     ----------
@@ -122,11 +103,11 @@ class ReproduceResult:
         Its folder.
     embed : EmbedResult
     sweep : SweepResult or None
-        None where the pass was interrupted.
+        None if embedding was interrupted.
     report : ReportResult or None
-        None where there is no sweep.
+        None if there is no sweep.
     notes : tuple of str
-        What is not as in the whole study.
+        What differs from the whole study.
     seconds : float
     """
 
@@ -139,7 +120,7 @@ class ReproduceResult:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Give the result as JSON values."""
+        """Return the result as JSON values."""
         return {
             "study": self.study,
             "out": str(self.out),
@@ -169,33 +150,33 @@ def reproduce(
     on_event: Callable[[Event], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> ReproduceResult:
-    """Do a case study from the images to the report; the same call goes on with one that was interrupted.
+    """Run a case study from the images to the report; the same call resumes an interrupted one.
 
     Parameters
     ----------
     study : {"eurosat", "roads"}
-        `eurosat` compares classifiers at held-out shares from 0.1 to 0.9. `roads` compares segmenters: on the split
-        that the dataset comes with and fractions of its labels, else at held-out shares of 0.25, 0.5 and 0.75 of the
-        scenes and fractions of the labels of the first. Each with three seeds.
+        `eurosat` compares classifiers at held-out shares from 0.1 to 0.9. `roads` compares segmenters on the split that
+        the dataset comes with and fractions of its labels, else at held-out shares of 0.25, 0.5 and 0.75 of the scenes
+        and fractions of the labels of the first. Both with three seeds.
     dataset, root, group_by
         As for `samtl.embed`: another dataset of the same task.
     encoder : str, optional
-        By default `sam_vit_b`, for a quick study `tiny`.
+        By default `sam_vit_b`, or `tiny` for a quick study.
     checkpoint, device, image_size
-        Of the encoder, and the (first) device of `vgg19`, too: as for `samtl.embed`.
+        Of the encoder, as for `samtl.embed`; `vgg19` uses the (first) device, too.
     vgg19 : str, path or None
-        Weights of the baseline of that name: `official`, a file, or `random:SEED`. It is left out where the official
-        ones cannot be had, where None is given, and in a quick study.
+        Weights of the baseline of that name: `official`, a file, or `random:SEED`. It is left out if the official
+        ones cannot be downloaded, for None, and in a quick study.
     out : path, optional
-        The study's folder; by default `STUDY-study`, and `STUDY-quick` for a quick one.
+        The study's folder; by default `STUDY-study`, or `STUDY-quick` for a quick one.
     quick : bool
-        Whether to take fewer images, splits and seeds, for a small machine; the notes say what is left out.
+        Whether to use fewer images, splits and seeds, for a small machine; the notes say what is left out.
     params, jobs
         As for `samtl.sweep`.
     on_event : callable, optional
         Called with each `Event`.
     should_stop : callable, optional
-        As for `samtl.embed`: ends the study after the block in flight, while there is a pass.
+        As for `samtl.embed`.
 
     Returns
     -------
@@ -204,10 +185,10 @@ def reproduce(
     Raises
     ------
     InputError
-        For a study, dataset or argument that is not what it must be; where the folder holds a study of other
-        embeddings; where no split of the dataset is possible.
-    MismatchError, LockedError, ResourceError
-        As the steps do. Weights that cannot be had end the study: no others are taken in their place.
+        If the study, the dataset or an argument is wrong, the folder holds a study of other embeddings, or no split of
+        the dataset is possible.
+    MismatchError, ResourceError
+        As the steps do. Weights that are not available end the study: they are never replaced by others.
     """
     began = time.perf_counter()
     if study not in CASES:
@@ -222,34 +203,48 @@ def reproduce(
 
     given = case.dataset if dataset is None else dataset
     images = resolve(given, root)
-    _require_task(study, images)
+    if images.task != case.task:
+        fitting = [name for name, other in CASES.items() if other.task == images.task]
+        raise InputError(
+            f"the study {study} is one of {case.task}, and {images.name} is for {images.task}: name another --dataset, "
+            f"or reproduce {' or '.join(fitting)}"
+        )
     name = encoder or (QUICK_ENCODER if quick else ENCODER)
     options: dict[str, Any] = {
-        "root": root, "group_by": group_by, "checkpoint": checkpoint, "device": device, "image_size": image_size,
+        "group_by": group_by,
+        "checkpoint": checkpoint,
+        "device": device,
+        "image_size": image_size,
         "tiers": case.tiers,
-        **(_fewer(images) if quick else {}), "out": folder / STORE,
-    }  # fmt: skip
-    _require_same_store(folder, planning.plan(given, name, **options, check_images=False).store)
-    baselines = [b for b in case.baselines if b != _FROZEN or _to_be_had(vgg19, quick, note)]
+        **(_fewer(images) if quick else {}),
+        "out": folder / STORE,
+    }
+    store = Path(planning.plan(given, name, root=root, **options, check_images=False).store)
+    others = [path for path in map(Path, stores_in(store.parent)) if path.name != store.name]
+    if others:  # nothing in such a study could be compared
+        raise InputError(
+            f"{folder} holds a study of {others[0].name}, and asked for is {store.name}: the dataset, the encoder, its "
+            "weights, the image size or the number of images differ; choose another folder with --out"
+        )
+    baselines = [b for b in case.baselines if b != _PRETRAINED or _available(vgg19, quick, note)]
     if quick:
         note(_left_out(case, images, name, encoder))
 
-    spec = images.name if isinstance(given, Dataset) else given
-    source = {"dataset": spec, "root": root}
-    tell(Step("embed", _command("embed", **source, encoder=name, **_but(options, "root"))))
-    embedded = embedding.embed(given, name, **options, on_event=tell, should_stop=should_stop)
+    source = {"dataset": images.name if isinstance(given, Dataset) else given, "root": root}
+    tell(Step("embed", _command("embed", **source, encoder=name, **options)))
+    embedded = embed_api.embed(
+        given, name, root=root, **options, on_event=tell, should_stop=should_stop
+    )
     tell(embedded)
     swept: SweepResult | None = None
     report: ReportResult | None = None
     if not embedded.interrupted:
         chosen = {model: dict(values) for model, values in (params or {}).items()}
-        if _FROZEN in baselines:
-            frozen = chosen.setdefault(_FROZEN, {})
-            if vgg19 != "official":
-                frozen["checkpoint"] = str(vgg19)
+        if _PRETRAINED in baselines:
+            of_vgg19 = {} if vgg19 == "official" else {"checkpoint": str(vgg19)}
             if device != "auto":
-                # One of several is enough for it.
-                frozen.setdefault("device", device.split(",")[0].replace(":all", ""))
+                of_vgg19["device"] = device.split(",")[0].replace(":all", "")
+            chosen[_PRETRAINED] = chosen.get(_PRETRAINED, {}) | of_vgg19
         parts: dict[str, Any] = {
             "heads": DEFAULT_HEADS[case.task],
             "splits": _possible(embedded.store, case, quick, note),
@@ -263,83 +258,59 @@ def reproduce(
             embedded.store, **parts, dataset=given, root=root, params=chosen, on_event=tell
         )
         tell(swept)
-        target = folder / REPORT
-        tell(
-            Step("report", _command(f"report {shlex.quote(str(swept.out))}", **source, out=target))
-        )
-        report = make_report([swept.out], target, dataset=given, root=root, on_event=tell)
+        verb = f"report {shlex.quote(str(swept.out))}"
+        tell(Step("report", _command(verb, **source, out=folder / REPORT)))
+        report = make_report(swept.out, folder / REPORT, dataset=given, root=root, on_event=tell)
         tell(report)
-    return ReproduceResult(
-        study, folder, embedded, swept, report, tuple(notes), time.perf_counter() - began
-    )
-
-
-def _require_task(study: str, images: Dataset) -> None:
-    if images.task != CASES[study].task:
-        others = [name for name, case in CASES.items() if case.task == images.task]
-        raise InputError(
-            f"the study {study} is one of {CASES[study].task}, and {images.name} is for {images.task}: name another "
-            f"--dataset, or reproduce {' or '.join(others)}"
-        )
-
-
-def _require_same_store(folder: Path, place: Path | str) -> None:
-    """Refuse to mix embeddings in one study: nothing in it could be compared."""
-    store = Path(place)
-    others = [Path(path) for path in stores_in(store.parent) if Path(path).name != store.name]
-    if others:
-        raise InputError(
-            f"{folder} holds a study of {others[0].name}, and asked for is {store.name}: the dataset, the encoder, its "
-            "weights, the image size or the number of images differ; choose another folder with --out"
-        )
+    seconds = time.perf_counter() - began
+    return ReproduceResult(study, folder, embedded, swept, report, tuple(notes), seconds)
 
 
 def _fewer(images: Dataset) -> dict[str, int]:
-    """Choose how many images a quick study takes."""
+    """Choose how many images a quick study uses."""
     if images.task == "segmentation":
         return {"limit": min(LIMIT, len(images))}
     least = min((images.labels.count(c) for c in range(len(images.classes))), default=0)
-    return {"per_class": min(PER_CLASS, max(least, 1))}  # none of a class: embed says so
+    return {"per_class": min(PER_CLASS, max(least, 1))}  # embed refuses an empty class
 
 
-def _to_be_had(source: str | Path | None, quick: bool, note: Callable[[str], None]) -> bool:
+def _available(source: str | Path | None, quick: bool, note: Callable[[str], None]) -> bool:
     """Tell whether there are weights for VGG-19; official ones are downloaded now, not after hours."""
     if source is None or quick:
         return False
-    module = registry.load("baselines", _FROZEN)
+    module = registry.load("baselines", _PRETRAINED)
     try:
         if source == "official":
-            weights.download(module.OFFICIAL)
+            checkpoints.download(module.OFFICIAL)
         else:
-            weights.check_source(str(source))
+            checkpoints.check_source(str(source))
     except ResourceError as error:
         note(
-            f"{_FROZEN} is left out: {error}. The same command, once they are there, adds it; --vgg19 none does "
-            "without, --vgg19 random:0 takes untrained weights"
+            f"{_PRETRAINED} is left out: {error}. The same command adds it once they are there; --vgg19 none does "
+            "without it, --vgg19 random:0 uses untrained weights"
         )
         return False
     return True
 
 
 def _left_out(case: Case, images: Dataset, encoder: str, asked: str | None) -> str:
-    """Say what a quick study does without."""
-    taken = _fewer(images)
-    count = taken.get("limit") or taken["per_class"] * len(images.classes)
-    told = [
+    """Describe what a quick study leaves out."""
+    fewer = _fewer(images)
+    count = fewer.get("limit") or fewer["per_class"] * len(images.classes)
+    parts = [
         f"{count:,} of {len(images):,} images" if count < len(images) else "",
         f"the splits {', '.join(case.planned(images, True))} of {', '.join(case.planned(images, False))}",
         f"{QUICK_SEEDS} of {SEEDS} seeds",
-        f"not the baseline {_FROZEN}" if _FROZEN in case.baselines else "",
-        "" if asked else f"the small encoder {encoder} in the place of {ENCODER}",
+        f"not the baseline {_PRETRAINED}" if _PRETRAINED in case.baselines else "",
+        "" if asked else f"the small encoder {encoder} instead of {ENCODER}",
     ]
-    return f"a quick study: {'; '.join(filter(None, told))}"
+    return f"a quick study: {'; '.join(filter(None, parts))}"
 
 
 def _possible(store: Path | str, case: Case, quick: bool, note: Callable[[str], None]) -> str:
-    """Write the splits down that this store can be divided by: with few scenes, not every share can be held out."""
-    opened = open_store(store)
-    samples = Data(opened, case.tiers[-1], None, None, False).samples
-    # By who is in which part: of few scenes, a fraction is soon all of them.
+    """List the splits that are possible with this store: with few scenes, not every share can be held out."""
+    samples = Data(open_store(store), case.tiers[-1], None, None, False).samples
+    # By the rows of each part: with few scenes, a fraction is soon all of them.
     found: dict[tuple[bytes, ...], str] = {}
     refused: InputError | None = None
     for split in case.planned(samples, quick):
@@ -350,21 +321,13 @@ def _possible(store: Path | str, case: Case, quick: bool, note: Callable[[str], 
             refused = error
             note(f"the split {split} is left out: {error}")
             continue
-        parts = tuple(
-            rows.tobytes()
-            for outer, inner in drawn
-            for rows in (outer.test, inner.train, inner.test)
-        )
-        same = found.setdefault(parts, split)
+        parts = ((outer.test, inner.train, inner.test) for outer, inner in drawn)
+        same = found.setdefault(tuple(rows.tobytes() for part in parts for rows in part), split)
         if same != split:
             note(f"the split {split} is left out: with these images it is the same as {same}")
     if refused is not None and not found:
         raise InputError(f"{store} cannot be split: {refused}") from refused
     return ",".join(found.values())
-
-
-def _but(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key != name}
 
 
 def _command(verb: str, **options: Any) -> str:
@@ -373,12 +336,8 @@ def _command(verb: str, **options: Any) -> str:
     for name, value in options.items():
         if value is None or value == () or (name, value) in (("device", "auto"), ("jobs", 1)):
             continue
-        given = [value]
+        each = [",".join(value)] if isinstance(value, tuple | list) else [value]
         if name == "set":
-            given = [
-                f"{model}.{key}={v}" for model, some in value.items() for key, v in some.items()
-            ]
-        elif isinstance(value, (tuple, list)):
-            given = [",".join(value)]
-        words += [f"--{name.replace('_', '-')} {shlex.quote(str(one))}" for one in given]
+            each = [f"{m}.{key}={v}" for m, some in value.items() for key, v in some.items()]
+        words += [f"--{name.replace('_', '-')} {shlex.quote(str(one))}" for one in each]
     return " ".join(words)

@@ -279,5 +279,5 @@ def edit_run(run, file, change):
     metrics = json.loads((run / METRICS).read_text())
     if file != METRICS:
         metrics["files"][file] = file_sha256(run / file)
-    del metrics["checksum"]
+    metrics.pop("checksum", None)
     (run / METRICS).write_text(json.dumps({**metrics, "checksum": digest(metrics)}))

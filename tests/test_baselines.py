@@ -1,4 +1,4 @@
-"""What every baseline keeps to: it learns, repeats itself, survives saving, and reads only what it may."""
+"""The contract of every baseline: it learns, repeats itself, survives saving, and reads only what it may."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,6 @@ def _one_thread():
 
 def test_every_baseline_is_tried():
     assert set(SMALL) == set(registry.names("baselines"))
-    assert {task for _, task in CASES} == {"classification", "segmentation"}
 
 
 def make(name, **parameters):
@@ -103,14 +102,16 @@ def test_the_principal_comes_first(fitted):
         assert len({each.shape for each in found.values()}) == 1
 
 
-def test_a_seed_gives_the_same_weights(fitted):
-    name, task, _, baseline = fitted
-    fresh = toy(task)
-    again = make(name).fit(fresh, *parts(fresh)[:2])
-    assert again.tensors().keys() == baseline.tensors().keys()
-    for role, tensor in baseline.tensors().items():
-        np.testing.assert_array_equal(tensor, again.tensors()[role], err_msg=role)
-    assert again.curves_ == baseline.curves_
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_a_seed_gives_the_same_weights_and_a_validation_part_may_be_empty(name, task):
+    short = {"epochs": 1} if name in ("cnn", "unet") else {}
+    one, other = (make(name, **short).fit(toy(task), np.arange(15)) for _ in range(2))
+    assert one.tensors().keys() == other.tensors().keys()
+    for role, tensor in one.tensors().items():
+        np.testing.assert_array_equal(tensor, other.tensors()[role], err_msg=role)
+    assert one.curves_ == other.curves_
+    assert predicted(one, toy(task), []) == []
+    assert len(predicted(one, toy(task), [0])) == 1
 
 
 def test_a_restored_one_predicts_the_same(fitted):
@@ -157,38 +158,32 @@ def test_maps_are_as_large_as_they_are_scored(fitted):
 
 
 def test_another_dataset_is_refused(fitted):
-    _, task, _, baseline = fitted
+    name, task, _, baseline = fitted
     with pytest.raises(InputError, match=r"knows \d classes"):
         baseline.predict(toy(task, classes=4), [0])
-    other = "segmentation" if task == "classification" else "classification"
+    other = toy("segmentation" if task == "classification" else "classification")
     with pytest.raises(InputError, match=f"was fitted for {task}"):
-        baseline.predict(toy(other), [0])
-
-
-@pytest.mark.parametrize(("name", "task"), CASES)
-def test_a_task_that_it_is_not_for_is_refused(name, task):
-    if len(registry.load("baselines", name).Baseline.tasks) == 1:
-        other = toy("segmentation" if task == "classification" else "classification")
-        with pytest.raises(InputError, match=f"the baseline {name} is for {task}, not"):
+        baseline.predict(other, [0])
+    if len(baseline.tasks) == 1:
+        with pytest.raises(InputError, match=f"{name} is for {task}, not {other.task}"):
             make(name).fit(other, [0, 1, 2], [3])
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
 @pytest.mark.parametrize(
     ("train", "validation", "said"),
     [
-        ([], [1], "at least one image to train on"),
-        ([0, 1, 2], [2], "1 are for both"),
-        ([0, 1, 1], [2], "each image once"),
-        ([0, 1, 99], [2], "train_rows must lie from 0 to"),
-        ([0, 1, 2], [-1], "validation_rows must lie from 0 to"),
-        ([0.5, 1.5], [2], "whole numbers"),
-        ([[0, 1, 2]], [3], "whole numbers"),
+        ([], [1], "at least one image"),
+        ([0, 1, 2], [2], "first: 2"),
+        ([0, 1, 1], [2], "train_rows must be distinct"),
+        ([0, 1, 99], [2], "train_rows .* 0 to 99"),
+        ([0, 1, 2], [-1], "validation_rows .* -1 to -1"),
+        ([0.5, 1.5], [2], "float64"),
+        ([[0, 1, 2]], [3], r"\(1, 3\)"),
     ],
 )
-def test_rows_that_are_none_are_refused(name, task, train, validation, said):
+def test_rows_that_are_none_are_refused(train, validation, said):
     with pytest.raises(InputError, match=said):
-        make(name).fit(toy(task), train, validation)
+        make("floor").fit(toys.stripes(), train, validation)
 
 
 @pytest.mark.parametrize(
@@ -219,24 +214,14 @@ def test_an_image_that_is_gone_is_named(name, task):
     dataset = toy(task)
     lost = dataset.sample_ids[4]
     dataset.read.content[lost] = FileNotFoundError(2, "No such file or directory")
-    with pytest.raises(InputError, match=f"image '{lost}' of .* cannot be read .* where it was"):
+    with pytest.raises(InputError, match=f"image '{lost}' of {dataset.name} cannot be read"):
         make(name).fit(dataset, *parts(dataset)[:2])
 
 
-@pytest.mark.parametrize("name", [name for name, task in CASES if task == "classification"])
-def test_labels_that_are_missing_are_named(name):
+def test_labels_that_are_missing_are_named():
     dataset = toys.stripes()
     with pytest.raises(InputError, match="'class2' has none"):
-        make(name).fit(dataset, [0, 1, 3], [2])
+        make("cnn").fit(dataset, [0, 1, 3], [2])
     dataset = toys.Dataset("x", ("a", "b"), dataset.sample_ids[:4], (0, 1, -1, 0), dataset.read)
     with pytest.raises(InputError, match=r"'2/002\.png' has no label"):
-        make(name).fit(dataset, [0, 1, 2], [3])
-
-
-@pytest.mark.parametrize(("name", "task"), CASES)
-def test_a_validation_part_may_be_empty(name, task):
-    dataset = toy(task)
-    short = {"epochs": 1} if name in ("cnn", "unet") else {}
-    baseline = make(name, **short).fit(dataset, np.arange(24))
-    assert predicted(baseline, dataset, []) == []
-    assert len(predicted(baseline, dataset, [0])) == 1
+        make("cnn").fit(dataset, [0, 1, 2], [3])

@@ -1,14 +1,11 @@
 """Pixels come once each, as squares, turned together with their masks, and only from what can be read."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
 import toys
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from samtl.baselines import pixels as _pixels
 from samtl.baselines.pixels import (
@@ -18,7 +15,7 @@ from samtl.baselines.pixels import (
     squares,
     turned,
 )
-from samtl.datasets import IGNORE, Dataset, resolve
+from samtl.datasets import IGNORE, Dataset
 from samtl.errors import InputError
 from samtl.images.transforms import PIXEL_MEAN, mask_square, resize_longest_side
 
@@ -89,17 +86,13 @@ def test_kept_or_decoded_anew_is_the_same(make, monkeypatch):
 
 
 def test_shuffled_batches_hold_every_image_once():
-    dataset = toys.stripes(n=30)
-    source = Pixels(dataset, np.arange(30), 32)
-    plain = everything(source, 7)[0]
+    source = Pixels(toys.stripes(n=30), np.arange(30), 32)
+    plain, of_plain = everything(source, 7)
     mixed, labels = everything(source, 7, generator())
     keys = [image.numpy().tobytes() for image in plain]
     order = [keys.index(image.numpy().tobytes()) for image in mixed]
-    assert sorted(order) == list(range(30))
-    assert order != list(range(30))
-    assert labels.tolist() == [dataset.labels[i] for i in order]
-    again = everything(source, 7, generator())[0]
-    assert torch.equal(mixed, again)
+    assert sorted(order) == list(range(30)) != order
+    assert torch.equal(labels, of_plain[order])
     assert not torch.equal(mixed, everything(source, 7, generator(1))[0])
 
 
@@ -145,7 +138,7 @@ def test_images_to_predict_on_are_read_without_targets():
 def test_a_damaged_image_is_named():
     dataset = toys.stripes()
     dataset.read.content[dataset.sample_ids[2]] = b"no image"
-    with pytest.raises(InputError, match=r"image '2/002\.png' of stripes cannot be used \(a JPEG"):
+    with pytest.raises(InputError, match=r"image '2/002\.png' of stripes cannot be used"):
         Pixels(dataset, np.arange(4), 32)
 
 
@@ -159,22 +152,11 @@ def test_an_image_that_goes_during_training_is_named(monkeypatch):
         list(batches)
 
 
-def test_a_folder_that_is_gone(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(2):
-            Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / f"{i}.png")
-    dataset = resolve(f"folder:{tmp_path / 'images'}")
-    shutil.rmtree(tmp_path / "images")
-    with pytest.raises(InputError, match=r"image 'a/1\.png' .* put the dataset back where it was"):
-        Pixels(dataset, np.array([1, 0, 2]), 32)
-
-
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
-        (np.zeros((31, 32), np.uint8), r"must have its image's shape \(32, 32\), got \(31, 32\)"),
-        (np.full((32, 32), 3, np.uint8), "must hold classes below 3, or 255 to be ignored, and holds 3"),
+        (np.zeros((31, 32), np.uint8), r"shape \(31, 32\), and its image \(32, 32\)"),
+        (np.full((32, 32), 3, np.uint8), "classes below 3, .* got 3"),
         (FileNotFoundError("no such file"), "cannot be read"),
         (_pixels.BadImage("truncated", "cut short"), r"cannot be used \(cut short\)"),
     ],

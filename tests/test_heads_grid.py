@@ -13,13 +13,9 @@ from samtl.heads import (
 from samtl.heads import (
     grid as _grid,
 )
-from samtl.heads import (
-    trainer as _train,
-)
-from samtl.heads.base import Epoch
 from samtl.heads.grid import GridHead
 from samtl.heads.layers import Stem
-from samtl.heads.trainer import InMemory, Outcome
+from samtl.heads.trainer import InMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,15 +62,6 @@ def test_channels_are_standardised_by_the_training_part():
     )
 
 
-def test_scales_do_not_matter():
-    plain = samples()
-    scales = torch.tensor([1.0, 64.0, 2.0**-6, 1.0, 512.0, 1.0])[:, None, None]
-    moved = InMemory(plain.inputs * scales, plain.targets)
-    one, other = fit(small(), plain), fit(small(), moved)
-    expected = one.predict_proba(plain.inputs.numpy())
-    np.testing.assert_allclose(other.predict_proba(moved.inputs.numpy()), expected, atol=1e-2)
-
-
 def test_a_constant_channel_says_nothing_whatever_it_holds_later():
     training = samples()
     training.inputs[:, 4] = 0.1
@@ -85,14 +72,6 @@ def test_a_constant_channel_says_nothing_whatever_it_holds_later():
     moved[:, 4:] = 1000
     assert stem(head).factor[4:].tolist() == [0, 0]
     np.testing.assert_allclose(head.logits(moved), head.logits(inputs), rtol=1e-6, atol=1e-6)
-
-
-def test_float16_is_what_it_is_in_float32():
-    half = InMemory(samples().inputs.half(), samples().targets)
-    whole = InMemory(half.inputs.float(), half.targets)
-    inputs = half.inputs.numpy()
-    one, other = fit(small(epochs=2), half), fit(small(epochs=2), whole)
-    np.testing.assert_array_equal(one.logits(inputs), other.logits(inputs.astype(np.float32)))
 
 
 def test_statistics_need_only_the_first_rows(monkeypatch):
@@ -115,25 +94,6 @@ def test_statistics_need_only_the_first_rows(monkeypatch):
 
 
 # Predicting
-
-
-def test_predicting_is_in_float32_whatever_training_was_in():
-    head = fit(small(), samples())
-    inputs = samples(seed=2).inputs.numpy()
-    plain = head.logits(inputs)
-    assert plain.dtype == np.float32
-    network = head._network
-    with torch.no_grad():
-        whole = network(torch.from_numpy(inputs)).numpy()
-    np.testing.assert_allclose(plain, whole, rtol=1e-5, atol=1e-5)
-
-
-def test_many_rows_are_predicted_a_few_at_a_time(monkeypatch):
-    head = fit(small(epochs=1), samples())
-    inputs = samples(20).inputs.numpy()
-    expected = head.predict_proba(inputs)
-    monkeypatch.setattr(_grid, "_AT_ONCE", 3)
-    np.testing.assert_allclose(head.predict_proba(inputs), expected, atol=1e-6)
 
 
 class Known(GridHead):
@@ -172,13 +132,6 @@ def test_masks_are_cut_to_the_image(known):
     np.testing.assert_array_equal(part, square[:20, :50])
 
 
-def test_the_edge_runs_where_scores_are_equal(known):
-    """Between two tokens the scores go over into each other, and the edge lies in the middle."""
-    head, scores = known
-    (square,) = head.class_maps(scores, [(64, 64)], 64)
-    np.testing.assert_array_equal(square, np.arange(64)[None] >= np.full((64, 1), 32))
-
-
 @pytest.mark.parametrize("size", [(128, 128), (32, 32), (40, 100)])
 def test_masks_at_the_image_s_own_size(known, size):
     head, scores = known
@@ -189,15 +142,6 @@ def test_masks_at_the_image_s_own_size(known, size):
     np.testing.assert_array_equal(mask, np.tile(np.arange(size[1]) >= edge, (size[0], 1)))
 
 
-def test_several_images_of_several_sizes(known):
-    head, scores = known
-    both = np.concatenate([scores, scores[:, ::-1]])
-    maps = head.class_maps(both, [(64, 40), (10, 64)], 64)
-    assert [m.shape for m in maps] == [(64, 40), (10, 64)]
-    assert maps[0][0, 0] == 0
-    assert maps[1][0, 0] == 1
-
-
 # What it is told
 
 
@@ -206,14 +150,10 @@ def test_what_is_left_open_depends_on_the_task(monkeypatch):
 
     def watch(self, training, validation):
         recipes.append((self.recipe, self.loss.__name__))
+        self.samples, self.seconds, self.waited = 30, 1.5, 0.5
         return self
 
-    def outcome(self):
-        curves = (Epoch(1, 1, 0.0, 0.0, 0.0, 0.0),)
-        return Outcome(curves, 1, "epochs", 30, 2.0, 0.5, self.recipe)
-
     monkeypatch.setattr(_grid.Trainer, "run", watch)
-    monkeypatch.setattr(_grid.Trainer, "outcome", outcome)
     images = samples(2000, channels=3)
     masks = InMemory(images.inputs, torch.zeros(2000, 16, 16, dtype=torch.int64))
     head = fit(conv.Head(width=4), images)
@@ -272,7 +212,7 @@ def test_training_starts_from_the_weights_of_another(kind, params, task):
     head.start_from(first)
     other = InMemory(2 * of_task(task).inputs + 1, of_task(task).targets)
     head.adopt(task, [0, 1, 2], (6, 4, 4))
-    statistics = head._first(other)
+    statistics = head._statistics(other)
     trainer = head.begin(24, statistics)
     scales = ("mean", "factor")  # of the samples at hand
     for name, array in head.tensors().items():
@@ -296,26 +236,6 @@ def test_a_warm_start_is_for_one_training(kind, params, task):
     for name, array in cold.items():
         np.testing.assert_array_equal(again[name], array)
     assert any(not np.array_equal(warm[name], array) for name, array in cold.items())
-
-
-def test_a_warm_training_is_shorter_where_there_are_samples_enough(monkeypatch):
-    monkeypatch.setattr(_train, "WARM_SAMPLES", 40)
-    first = fit(small(), samples())
-    head = small()
-    head.start_from(first)
-    assert fit(head, samples()).recipe_.epochs == 3
-    assert fit(head, samples()).recipe_.epochs == first.recipe_.epochs == 10
-
-
-def test_training_in_steps_is_training():
-    whole = fit(small(), samples())
-    head = small()
-    head.adopt("classification", [0, 1, 2], (6, 4, 4))
-    trainer = head.begin(24, head._first(samples()))
-    head.finish(trainer.run(samples(), samples()))
-    for name, array in whole.tensors().items():
-        np.testing.assert_array_equal(head.tensors()[name], array)
-    assert head.curves_ == whole.curves_
 
 
 def test_moments_are_those_of_each_row():

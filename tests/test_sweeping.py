@@ -19,7 +19,6 @@ import torch
 from filelock import FileLock
 from PIL import Image
 from safetensors.numpy import load_file
-from samtl.store.compact import compact
 from stubs import embedded
 from threadpoolctl import threadpool_limits
 from toys import Reads, blobs, stripes
@@ -33,15 +32,16 @@ from samtl.errors import (
     ResourceError,
     UnknownName,
 )
+from samtl.experiment.answers import read_trained
 from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.experiment.run import read_run
-from samtl.experiment.trained import read_trained
 from samtl.heads import mlp
 from samtl.heads import trainer as _train
 from samtl.images.codecs import BadImage
 from samtl.metrics.classification import Score
 from samtl.splits import read_split
 from samtl.splits.spec import parse_many
+from samtl.store.maintenance import compact
 from samtl.store.reader import open_store
 from samtl.sweep import api as sweeping
 from samtl.sweep import results

@@ -17,7 +17,7 @@ from samtl.experiment import features as feed
 from samtl.experiment import fit
 from samtl.experiment.features import Data
 from samtl.experiment.fit import choose
-from samtl.experiment.head_trial import head_trial
+from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import Parts
 from samtl.heads.grid import STATISTICS_ROWS
@@ -109,7 +109,7 @@ class Made:
 
     def trial(self):
         head = fit.configured("heads", self.name, self.params, self.seed)
-        return head_trial(self.data, self.name, head, self.parts, self.seed, {})
+        return HeadTrial(self.data, self.name, head, self.parts, self.seed, {})
 
     def make(self):
         return self.trial()

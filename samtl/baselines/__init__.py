@@ -1,1 +1,1 @@
-"""What the study compares with: they read pixels, and a file is an entry."""
+"""Baselines, which the study compares heads with: they read pixels; each is a file."""

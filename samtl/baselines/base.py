@@ -1,12 +1,12 @@
-"""What a baseline is: it learns from the pixels of some of a dataset's images and predicts on others.
+"""What a baseline is: a model that learns from the pixels of a dataset's images, not from a store.
 
-A baseline is a file `samtl/baselines/NAME.py` with a class `Baseline`. It fills in what is marked abstract here.
+A baseline is a file `samtl/baselines/NAME.py` with a class `Baseline` that implements the abstract methods below.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,7 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 from samtl.baselines.pixels import Rows
 from samtl.datasets import Dataset
 from samtl.errors import InputError
-from samtl.heads.base import OnEvent
+from samtl.heads import logreg
+from samtl.heads.base import Features, OnEvent
 
 Predictions = dict[str, NDArray[Any]]
 
@@ -35,20 +36,18 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
     classes_ : (K,) int64
         0 to K - 1: indices into the dataset's classes.
     curves_ : dict of str to list
-        What was seen on the way, one entry for each epoch or candidate. Not kept when a baseline is saved.
+        Figures of the training, one entry for each epoch or candidate; not saved.
     weights : str
-        After fitting, what the pretrained weights are: `official FILE`, `file FILE`, `untrained (random:SEED)`, or ""
-        where there are none.
+        After fitting, what the pretrained weights are: `official FILE`, `file FILE`, `untrained (random:SEED)`, or "".
     untrained : bool
         Whether weights that should be pretrained are random numbers.
     """
 
-    #: What it can be fitted to.
+    #: Supported tasks.
     tasks: ClassVar[tuple[str, ...]] = ()
     #: Fitted attributes, beside tensors, that are saved with a baseline: plain JSON values.
     facts: ClassVar[tuple[str, ...]] = ("task_",)
-
-    #: Whether `use_cache` is of use.
+    #: Whether `use_cache` saves work.
     caches: ClassVar[bool] = False
 
     random_state: Any
@@ -67,31 +66,31 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
         validation_rows: ArrayLike = (),
         on_event: OnEvent | None = None,
     ) -> Self:
-        """Learn, choosing everything that is to be chosen on the validation part.
+        """Train; every choice is made on the validation part.
 
-        Nothing of the dataset is read but the images of these rows, and their labels or masks.
+        Only the images of these rows are read, and their labels or masks.
 
         Parameters
         ----------
         dataset : Dataset
         train_rows, validation_rows : (n,) int
-            Indices into `dataset.sample_ids`, none of them twice. The validation part may be empty.
+            Distinct indices into `dataset.sample_ids`. The validation part may be empty.
         on_event : callable, optional
             Called with each `Epoch` or `Candidate`.
 
         Raises
         ------
         InputError
-            Where the dataset's task is another, rows are not that, an image or a mask cannot be read, a class has no
-            training image, or a parameter is out of its range.
+            If the task is not supported, rows are invalid, an image or a mask cannot be read, a class has no training
+            image, or a parameter is out of range.
         """
         self._check()
         train = as_rows(train_rows, dataset, "train_rows")
         held = as_rows(validation_rows, dataset, "validation_rows")
-        twice = np.intersect1d(train, held)
-        if len(twice):
+        both = np.intersect1d(train, held)
+        if len(both):
             raise InputError(
-                f"rows are for training or for validation, and {len(twice)} are for both (first: {twice[0]})"
+                f"{len(both)} rows are both for training and for validation (first: {both[0]})"
             )
         if not len(train):
             raise InputError("a baseline needs at least one image to train on, got none")
@@ -105,45 +104,35 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
     def predict(
         self, dataset: Dataset, rows: ArrayLike, *, image_size: int = 1024
     ) -> Iterator[NDArray[Any]]:
-        """Predict image after image, in the order of `rows`, so that memory is bounded.
-
-        Labels and masks of these rows are not read.
+        """Predict in the order of `rows`, lazily, so that memory is bounded; labels and masks are not read.
 
         Parameters
         ----------
         dataset : Dataset
-            With as many classes as the one that was learnt from.
+            With as many classes as the one that was trained on.
         rows : (n,) int
-            Indices into `dataset.sample_ids`.
+            Distinct indices into `dataset.sample_ids`.
         image_size : int
             Longest side of a class map.
 
         Returns
         -------
         iterator of ndarray
-            Classification: blocks of (b, K) float64 probabilities, rows summing to 1. Segmentation: for each image
-            a class map, (h, w) uint8 with (h, w) from `samtl.images.transforms.resized_shape`.
+            Classification: blocks of (b, K) float64 probabilities, rows summing to 1. Segmentation: for each image a
+            class map, (h, w) uint8 with (h, w) from `samtl.images.transforms.resized_shape`.
 
         Raises
         ------
         InputError
-            Where the dataset is for another task or has other classes; while iterating, where an image cannot be read.
+            If the dataset is for another task or has other classes; while iterating, if an image cannot be read.
         """
-        return (
-            next(iter(found.values()))
-            for found in self.predict_all(dataset, rows, image_size=image_size)
-        )
+        found = self.predict_all(dataset, rows, image_size=image_size)
+        return (next(iter(each.values())) for each in found)
 
     def predict_all(
         self, dataset: Dataset, rows: ArrayLike, *, image_size: int = 1024
     ) -> Iterator[Predictions]:
-        """Predict as `predict` does, with the baseline's companions.
-
-        Returns
-        -------
-        iterator of dict of str to ndarray
-            What `predict` gives, first, and the same of each companion, under their names.
-        """
+        """As `predict`, with the predictions of companions: dicts by name, the baseline's own first."""
         check_is_fitted(self, "classes_")
         chosen = as_rows(rows, dataset, "rows")
         if dataset.task != self.task_:
@@ -158,20 +147,20 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
             raise InputError(f"image_size must be at least 1, got {image_size}")
         return self._predict(dataset, chosen, image_size)
 
-    def use_cache(self, kept: dict[Any, Any]) -> None:
-        """Take a place for what does not hang on who is held out; all that are given the same one read one dataset."""
+    def use_cache(self, cache: dict[Any, Any]) -> None:
+        """Keep results that do not depend on the split in `cache`, to share them between fits on one dataset."""
 
     def cached_seconds(self) -> float:
-        """Give the seconds that it once took to make what was found in that place since this was last asked."""
+        """Seconds that computing what was found in the cache once took, since the last call."""
         return 0.0
 
     def adopt(self, task: str, classes: Sequence[int], shape: Sequence[int] = ()) -> None:
-        """Take on what a baseline is for, before it is fitted or restored; `shape` is (), since images are of any size.
+        """Set the task and the classes, before fitting or restoring; images have no fixed `shape`.
 
         Raises
         ------
         InputError
-            Where it is not for that task, or the classes are not numbered from 0.
+            If the task is not supported, or classes are not numbered from 0.
         """
         if task not in self.tasks:
             name = type(self).__module__.rpartition(".")[2]
@@ -183,88 +172,83 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
 
     @abstractmethod
     def _check(self) -> None:
-        """Raise InputError where a parameter is out of its range."""
+        """Raise InputError if a parameter is out of range."""
 
     @abstractmethod
     def _fit(self, dataset: Dataset, train: Rows, held: Rows, seed: int, on_event: OnEvent) -> None:
-        """Learn from the images `train`, choose on the images `held` (which may be empty)."""
+        """Train on the images `train`; choose on the images `held`, which may be empty."""
 
     @abstractmethod
     def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:
-        """Give the predictions of `predict_all`."""
+        """The predictions of `predict_all`."""
 
     @abstractmethod
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Give the arrays that predictions are made from, by role."""
+        """The arrays that predictions are made from, by role."""
 
     @abstractmethod
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Give dtype and shape of each of `tensors()`, from parameters, `facts` and `classes_` alone."""
+        """Dtype and shape of each of `tensors()`, from parameters, `facts` and `classes_` alone."""
 
     @abstractmethod
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`; the baseline then predicts as the one that gave them.
+        """Load arrays that match `layout()`, after facts are set and `adopt` is called."""
 
-        Facts are set and `adopt` is called before.
-        """
+
+def fit_logreg(
+    dataset: Dataset, train: Rows, held: Rows, features: Features, seed: int, on_event: OnEvent
+) -> logreg.Head:
+    """Fit the head `logreg` to (n, F) features of the images `train` and `held`, in that order."""
+    labels, n = np.array(dataset.labels, dtype=np.int64), len(train)
+    validation = (features[n:], labels[held]) if len(held) else None
+    head = logreg.Head(random_state=seed)
+    return head.fit(features[:n], labels[train], validation, on_event)
+
+
+def blank_logreg(classes: NDArray[np.int64], n_features: int) -> logreg.Head:
+    """A head `logreg` that can be asked for its `layout()`, or restored."""
+    head = logreg.Head()
+    head.classes_, head.n_features_in_ = classes, n_features
+    return head
 
 
 def as_rows(rows: ArrayLike, dataset: Dataset, name: str) -> Rows:
-    """Give row numbers as (n,) int64.
-
-    Raises
-    ------
-    InputError
-        Where they are not distinct whole numbers below the number of images.
-    """
+    """Row numbers as (n,) int64; InputError unless they are distinct indices of the dataset's images."""
     found = np.asarray(rows)
     if not found.size:
         return np.empty(0, dtype=np.int64)
     if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise InputError(
-            f"{name} must be a row of whole numbers, got shape {found.shape} of {found.dtype}"
-        )
+        raise InputError(f"{name} must be (n,) int, got shape {found.shape} of {found.dtype}")
     if found.min() < 0 or found.max() >= len(dataset):
         raise InputError(
-            f"{name} must lie from 0 to {len(dataset) - 1}, got {found.min()} to {found.max()}"
+            f"{name} must lie between 0 and {len(dataset) - 1}, got {found.min()} to {found.max()}"
         )
     if len(np.unique(found)) < len(found):
-        raise InputError(f"{name} must name each image once, and {len(found)} rows repeat some")
+        raise InputError(f"{name} must be distinct, and some of the {len(found)} repeat")
     return found.astype(np.int64)
 
 
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "count": ("a whole number from 1", lambda v: v >= 1 and isinstance(v, (int, np.integer))),
+    "side": (f"a multiple of {REDUCTION}", lambda v: v >= REDUCTION and v % REDUCTION == 0),
+    "positive": ("a number above 0", lambda v: v > 0),
+    "not negative": ("a number not below 0", lambda v: v >= 0),
+    "share": ("a number in [0, 1)", lambda v: 0 <= v < 1),
+}
+
+
 def check_ranges(baseline: PixelBaseline, **ranges: str) -> None:
-    """Check parameters that say how to train.
+    """Raise InputError for the first parameter that is out of its range.
 
-    Parameters
-    ----------
-    baseline : PixelBaseline
-    **ranges : str
-        Name of a parameter to its range: `count` (from 1), `positive`, `not negative`, or `share` ([0, 1)).
-
-    Raises
-    ------
-    InputError
-        Naming the first parameter that is out of its range.
+    `ranges` maps names of parameters to `count` (from 1), `side` (of a square: it must be divisible by 32),
+    `positive`, `not negative`, or `share` ([0, 1)).
     """
-    rules: dict[str, tuple[str, Any]] = {
-        "count": ("a whole number from 1", lambda v: v >= 1 and isinstance(v, (int, np.integer))),
-        "positive": ("a number above 0", lambda v: v > 0),
-        "not negative": ("a number not below 0", lambda v: v >= 0),
-        "share": ("a number in [0, 1)", lambda v: 0 <= v < 1),
-    }
     for name, kind in ranges.items():
         value = getattr(baseline, name)
-        told, holds = rules[kind]
+        expected, holds = _RANGES[kind]
         number = isinstance(value, (int, float, np.number)) and np.isfinite(value)
         if not number or not holds(value):
-            raise InputError(f"{name} must be {told}, got {value!r}")
-
-
-def check_size(image_size: int) -> None:
-    """Raise InputError where a square's side cannot be halved five times."""
-    if image_size < REDUCTION or image_size % REDUCTION:
-        raise InputError(f"image_size must be a multiple of {REDUCTION}, got {image_size!r}")
+            raise InputError(f"{name} must be {expected}, got {value!r}")
 
 
 def _check_labels(dataset: Dataset, train: Rows, held: Rows) -> None:

@@ -1,8 +1,9 @@
-"""What colours alone give: statistics of an image's pixels, or the colour of each pixel."""
+"""The floor: statistics of an image's pixels, or the colour of each pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,14 @@ from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
 from samtl._runtime import prefetch
-from samtl.baselines.base import PixelBaseline, Predictions, check_ranges
-from samtl.baselines.linear import blank_logreg, fit_logreg, restore_logreg
-from samtl.baselines.pixels import (
-    Pixel,
-    Rows,
-    read_image,
-    read_mask,
+from samtl.baselines.base import (
+    PixelBaseline,
+    Predictions,
+    blank_logreg,
+    check_ranges,
+    fit_logreg,
 )
+from samtl.baselines.pixels import Pixel, Rows, read_image, read_mask
 from samtl.datasets import Dataset
 from samtl.heads.base import (
     Features,
@@ -35,34 +36,32 @@ _STRIP = 2**18  # pixels
 _ROUNDING = 1 / 12  # variance of a colour that is rounded to a whole number
 
 
+@dataclass(eq=False, repr=False)
 class Baseline(PixelBaseline):
-    """The floor: what is not above it has learnt nothing but colours.
+    """A model that is not better than this one has learnt nothing but colours.
 
-    Classification: mean, deviation, minimum and maximum of each channel (`samtl.images.codecs.statistics`),
-    classified by the head `logreg` (the principal) and by the nearest neighbours of the standardised statistics (the
-    companion `knn`).
+    Classification: mean, deviation, minimum and maximum of each channel (`samtl.images.codecs.statistics`), classified
+    by the head `logreg` and, as its companion `knn`, by the nearest neighbours of the standardised statistics.
 
-    Segmentation: each pixel goes to the class with the nearest mean colour, in colours whitened by the covariance
-    within the classes, which they share; this is linear discriminant analysis without the classes' frequencies (the
-    principal, `mean-colour`). The companion gives the most frequent class to every pixel; it is called
-    `all-background` where that is class 0, else `all-` and the class.
+    Segmentation: `mean-colour` assigns each pixel to the class with the nearest mean colour, after whitening by the
+    classes' common covariance; this is linear discriminant analysis without class frequencies. Its companion predicts
+    the most frequent class everywhere; it is called `all-background` for class 0, else `all-` and the class.
 
-    Where there is nothing to choose, the validation part is learnt from like the training part.
+    `knn` and the segmenters, which choose nothing, are trained on the validation part, too.
 
     Parameters
     ----------
     neighbours : int
         How many neighbours vote in `knn`.
     random_state : int
-        For the choice of the penalty where there is no validation part.
+        For the choice of the penalty if there is no validation part.
     """
+
+    neighbours: int = 5
+    random_state: Any = 0
 
     tasks = ("classification", "segmentation")
     facts = ("task_", "n_images_")
-
-    def __init__(self, neighbours: int = 5, random_state: Any = 0) -> None:
-        self.neighbours = neighbours
-        self.random_state = random_state
 
     def _check(self) -> None:
         check_ranges(self, neighbours="count")
@@ -92,21 +91,18 @@ class Baseline(PixelBaseline):
         most = int(self._tensors["counts"].argmax())
         for row in rows:
             pixels = resize_longest_side(read_image(dataset, row), image_size)
-            yield {
-                "mean-colour": _nearest(pixels, coef, intercept),
-                f"all-{dataset.classes[most] if most else 'background'}": np.full(
-                    pixels.shape[:2], most, dtype=np.uint8
-                ),
-            }
+            everywhere = np.full(pixels.shape[:2], most, dtype=np.uint8)
+            companion = f"all-{dataset.classes[most] if most else 'background'}"
+            yield {"mean-colour": _nearest(pixels, coef, intercept), companion: everywhere}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Give what `logreg` gives, and the neighbours' features and codes; or moments of the classes' colours."""
+        """Those of `logreg` and the neighbours' features and codes; or moments of the classes' colours."""
         if self.task_ == "segmentation":
             return dict(self._tensors)
         return {**self._head.tensors(), "features": self._features, "codes": self._codes}
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Give dtype and shape of each of `tensors()`."""
+        """Dtype and shape of each of `tensors()`."""
         k, n, f = len(self.classes_), self.n_images_, len(STATISTICS)
         if self.task_ == "segmentation":
             return {
@@ -118,11 +114,12 @@ class Baseline(PixelBaseline):
         return {**blank_logreg(self.classes_, f).layout(), **own}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`."""
+        """Load arrays that match `layout()`."""
         if self.task_ == "segmentation":
             self._tensors = dict(tensors)
             return
-        self._head = restore_logreg(self.classes_, tensors, len(STATISTICS))
+        self._head = blank_logreg(self.classes_, len(STATISTICS))
+        self._head.restore(tensors)
         self._features, self._codes = tensors["features"], tensors["codes"]
         self._find_neighbours()
 
@@ -134,7 +131,7 @@ class Baseline(PixelBaseline):
 
 
 def _described(dataset: Dataset, rows: Rows) -> Iterator[Features]:
-    """Give (n, 12) float32 statistics, some images at a time."""
+    """(n, 12) float32 statistics, some images at a time."""
 
     def load(part: Rows) -> Features:
         return np.stack([statistics(read_image(dataset, row)) for row in part])
@@ -143,7 +140,7 @@ def _described(dataset: Dataset, rows: Rows) -> Iterator[Features]:
 
 
 def _colours(dataset: Dataset, rows: Rows) -> dict[str, NDArray[Any]]:
-    """Count each class's pixels, with their mean colour (0 where there are none) and the covariance within classes."""
+    """Number of pixels and mean colour (0 without pixels) of each class, and the covariance within classes."""
     k = len(dataset.classes)
     # Sums of whole numbers, exact in float64 up to some 10^11 pixels.
     counts, sums, products = np.zeros(k, dtype=np.int64), np.zeros((k, 3)), np.zeros((3, 3))
@@ -167,7 +164,7 @@ def _colours(dataset: Dataset, rows: Rows) -> dict[str, NDArray[Any]]:
 def _discriminant(
     counts: NDArray[np.int64], means: Floats, covariance: Floats
 ) -> tuple[Floats, Floats]:
-    """Linear scores (K, 3) and (K,): the highest is that of the class with the nearest mean in whitened colours."""
+    """Coefficients (K, 3) and (K,) of scores: the class with the nearest mean in whitened colours has the highest."""
     variances, axes = np.linalg.eigh(covariance)
     coef = means @ (axes / np.maximum(variances, _ROUNDING)) @ axes.T
     intercept = -0.5 * (coef * means).sum(axis=1)

@@ -11,38 +11,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samtl.baselines.base import (
-    PixelBaseline,
-    Predictions,
-    check_ranges,
-    check_size,
-)
+from samtl.baselines.base import PixelBaseline, Predictions, check_ranges
 from samtl.baselines.pixels import Pixels, Rows, squares
 from samtl.datasets import Dataset
 from samtl.heads.base import OnEvent
 from samtl.heads.grid import largest
 from samtl.heads.losses import cross_entropy, cross_entropy_dice
-from samtl.heads.trainer import (
-    Recipe,
-    isolated,
-    shortened,
-    train,
-    warmed,
-)
+from samtl.heads.trainer import Recipe, isolated, shortened, train, warmed
 from samtl.images.transforms import PIXEL_MEAN, PIXEL_STD, resized_shape
 
 _AT_ONCE = 2**20  # pixels in one call when predicting: bounds memory
 
 
 class NetworkBaseline(PixelBaseline):
-    """A convolutional network, trained from random weights by `samtl.heads.trainer`.
+    """A convolutional network, trained from scratch by `samtl.heads.trainer`.
 
     The weights kept are those of the epoch with the least loss on the validation part.
 
     Parameters
     ----------
     image_size : int
-        Longest side that images are brought to, a multiple of 32.
+        Longest side that images are resized to, a multiple of 32.
     epochs : int
         Most passes over the training part.
     batch_size : int
@@ -51,18 +40,18 @@ class NetworkBaseline(PixelBaseline):
         Learning rate at the end of the warm-up.
     weight_decay : float
     patience : int
-        Epochs without a better validation loss after which training ends.
+        Epochs without a better validation loss after which training stops.
     random_state : int
         For initial weights, order of samples, flips and dropout.
 
     Attributes
     ----------
     n_iter_, best_epoch_ : int
-        Epochs that were run; the one whose weights these are, from 1.
+        Number of epochs, and the one whose weights are kept, from 1.
     stopped_ : str
-        Why training ended: `epochs`, `patience`, or `diverged at step N`.
+        Why training stopped: `epochs`, `patience`, or `diverged at step N`.
     rate_, waiting_ : float
-        Samples learnt from in a second, and the part of the time that was spent waiting for data, in [0, 1].
+        Training samples per second, and the share of time spent waiting for data, in [0, 1].
     """
 
     facts = ("task_", "n_iter_", "best_epoch_", "stopped_")
@@ -76,19 +65,18 @@ class NetworkBaseline(PixelBaseline):
 
     @abstractmethod
     def _network(self, n_classes: int) -> nn.Module:
-        """Map normalised images (batch, 3, size, size) to scores (batch, K), or (batch, K, size, size)."""
+        """A network from normalised images (batch, 3, size, size) to scores (batch, K), or (batch, K, size, size)."""
 
     def _check(self) -> None:
         check_ranges(
             self,
-            image_size="count",
+            image_size="side",
             epochs="count",
             batch_size="count",
             lr="positive",
             weight_decay="not negative",
             patience="count",
         )
-        check_size(self.image_size)
 
     def _fit(
         self, dataset: Dataset, train_rows: Rows, held: Rows, seed: int, on_event: OnEvent
@@ -108,40 +96,30 @@ class NetworkBaseline(PixelBaseline):
             if start is not None:
                 self._load(start.tensors())
                 recipe = warmed(recipe, len(training))
-            outcome = train(
-                self._model,
-                cross_entropy if self.task_ == "classification" else cross_entropy_dice,
-                training,
-                validation,
-                recipe,
-                seed,
-                on_event,
-            )
+            loss = cross_entropy if self.task_ == "classification" else cross_entropy_dice
+            outcome = train(self._model, loss, training, validation, recipe, seed, on_event)
         outcome.tell(self)
 
     def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:
         name = type(self).__module__.rpartition(".")[2]
         at_once = max(1, _AT_ONCE // self.image_size**2)
         for inputs, shapes in squares(dataset, rows, self.image_size, at_once):
-            logits = self._logits(inputs)
+            with (
+                torch.inference_mode()
+            ):  # in float32, whatever training computed in: machines agree
+                logits = self._model(inputs)
             if self.task_ == "classification":
                 yield {name: logits.double().softmax(1).numpy()}
                 continue
             for scores, (height, width) in zip(logits, shapes, strict=True):
                 yield {name: class_map(scores, height, width, image_size)}
 
-    @torch.inference_mode()
-    def _logits(self, inputs: Tensor) -> Tensor:
-        """Score images, in float32 whatever training computed in, so that machines agree."""
-        logits: Tensor = self._model(inputs)
-        return logits
-
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Give the network's weights and running statistics by name, all float32."""
+        """The network's weights and running statistics by name, all float32."""
         return {name: value.contiguous().numpy() for name, value in _state(self._model).items()}
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Give dtype and shape of each of `tensors()`."""
+        """Dtype and shape of each of `tensors()`."""
         with torch.device("meta"):
             return {
                 name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
@@ -149,18 +127,18 @@ class NetworkBaseline(PixelBaseline):
             }
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`."""
+        """Load arrays that match `layout()`."""
         with torch.random.fork_rng(devices=[]):
             self._model = self._build()
         self._load(tensors)
         self._model.eval()
 
     def gains(self, n: int, task: str) -> bool:
-        """Tell whether training on n images is shorter from another baseline's weights."""
+        """Whether a warm start shortens training on n images."""
         return shortened(self.epochs, n)
 
     def start_from(self, other: Self) -> None:
-        """Let the next training begin with the weights of a fitted baseline and be shorter: see `warmed`."""
+        """Start the next training from the weights of a fitted baseline, and shorten it: see `warmed`."""
         self._start = other
 
     def _load(self, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -172,7 +150,7 @@ class NetworkBaseline(PixelBaseline):
 
 
 class Normalised(nn.Module):
-    """Takes uint8 pixels, (batch, 3, height, width), to a network with ImageNet's mean 0 and deviation 1."""
+    """A network on uint8 pixels, (batch, 3, height, width), which it normalises to ImageNet's mean and deviation."""
 
     mean: Tensor
     std: Tensor
@@ -189,7 +167,7 @@ class Normalised(nn.Module):
 
 
 def convolution(channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    """3 x 3 convolution, batch norm, ReLU; the size is kept, or halved by a stride of 2."""
+    """3 x 3 convolution, batch norm, ReLU; a stride of 2 halves the size."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(width),
@@ -198,29 +176,16 @@ def convolution(channels: int, width: int, stride: int = 1) -> nn.Sequential:
 
 
 def class_map(scores: Tensor, height: int, width: int, image_size: int) -> NDArray[np.uint8]:
-    """Turn the scores of a padded square into classes at the size that masks are scored at.
+    """Classes at the resolution that masks are scored at, (h, w) uint8 with (h, w) from `resized_shape`.
 
-    Parameters
-    ----------
-    scores : Tensor of float32, (K, side, side)
-    height, width : int
-        The image's original size in pixels.
-    image_size : int
-        Longest side of the map.
-
-    Returns
-    -------
-    ndarray of uint8, (h, w)
-        With (h, w) from `resized_shape`: scores are interpolated before the highest is taken.
+    Scores of a padded square, (K, side, side) float32, are interpolated before the highest is taken; `height` and
+    `width` are the image's original size, `image_size` is the longest side of the map.
     """
     h, w = resized_shape(height, width, image_size)
     return largest(scores, (image_size, image_size))[:h, :w]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Give what a network predicts from: not how many batches its norms have counted."""
-    return {
-        name: value
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    """The tensors that predictions depend on: not the number of batches seen by batch norms."""
+    state = model.state_dict()
+    return {name: state[name] for name in state if not name.endswith("num_batches_tracked")}

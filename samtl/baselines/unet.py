@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from samtl.baselines.networks import NetworkBaseline, convolution
 LEVELS = 5
 
 
+@dataclass(eq=False, repr=False)
 class Baseline(NetworkBaseline):
     """The UNet of Ronneberger et al. 2015 (arXiv 1505.04597), half as wide as there.
 
-    Five levels, each twice as wide as the last and at half its resolution. Unlike there, convolutions are padded and
-    followed by batch norm, so that the mask has the image's size. Trained on cross-entropy and Dice together.
+    Five levels, each twice as wide as the last and at half its resolution. Unlike there, convolutions are padded, so
+    that the mask has the image's size, and followed by batch norm. The loss is the sum of cross-entropy and Dice.
 
     Parameters
     ----------
@@ -29,27 +31,16 @@ class Baseline(NetworkBaseline):
         See `NetworkBaseline`.
     """
 
-    tasks = ("segmentation",)
+    image_size: int = 256
+    width: int = 32
+    epochs: int = 60
+    batch_size: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    patience: int = 10
+    random_state: Any = 0
 
-    def __init__(
-        self,
-        image_size: int = 256,
-        width: int = 32,
-        epochs: int = 60,
-        batch_size: int = 8,
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        patience: int = 10,
-        random_state: Any = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.width = width
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.patience = patience
-        self.random_state = random_state
+    tasks = ("segmentation",)
 
     def _check(self) -> None:
         super()._check()
@@ -60,7 +51,7 @@ class Baseline(NetworkBaseline):
 
 
 class UNet(nn.Module):
-    """Down and up again, with what was there on the way down beside what comes up.
+    """An encoder and a decoder with skip connections between their levels.
 
     Maps (batch, 3, height, width) to (batch, n_classes, height, width); both sides are multiples of 16.
     """

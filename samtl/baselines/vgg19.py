@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from samtl.baselines.base import (
     REDUCTION,
     PixelBaseline,
     Predictions,
+    blank_logreg,
     check_ranges,
-    check_size,
+    fit_logreg,
 )
-from samtl.baselines.linear import blank_logreg, fit_logreg, restore_logreg
 from samtl.baselines.networks import Normalised
 from samtl.baselines.pixels import Rows, squares
 from samtl.datasets import Dataset
@@ -31,17 +32,17 @@ from samtl.heads.base import Features, OnEvent
 from samtl.images.transforms import resized_shape
 
 BASE_URL = "https://download.pytorch.org/models/"
-# torchvision's own; as is its custom, the name ends in the first digits of the file's sha256, and no more is published.
+# torchvision's; the name ends in the first digits of the file's sha256, and no more of it is published.
 OFFICIAL = sources.Official(BASE_URL + "vgg19-dcbb9e9d.pth", 574673361, "dcbb9e9d")
 
-# Configuration E: how wide each 3 x 3 convolution is; after each block, the size is halved.
+# Configuration E: widths of 3 x 3 convolutions; the size is halved after each block.
 BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 N_FEATURES = 2 * BLOCKS[-1][-1]
 _AT_ONCE = 2**20  # pixels in one call: bounds memory
 
 
 def convolutions() -> nn.Sequential:
-    """Build VGG-19's 16 convolutions, with the names of torchvision's `features`; their weights are not set."""
+    """VGG-19's 16 convolutions, named as in torchvision's `features`, with uninitialised weights."""
     layers: list[nn.Module] = []
     channels = 3
     with torch.device("meta"):
@@ -53,57 +54,50 @@ def convolutions() -> nn.Sequential:
     return nn.Sequential(*layers).to_empty(device="cpu")
 
 
+@dataclass(eq=False, repr=False)
 class Baseline(PixelBaseline):
     """Frozen VGG-19 (arXiv 1409.1556, configuration E) and the head `logreg`.
 
-    Features are the mean and the maximum of the last block's 512 channels, over the cells that see the image and not
-    its padding. VGG-19's own three linear layers are left out.
+    Features are the mean and the maximum of the last block's 512 channels over the cells of the image, without its
+    padding. VGG-19's three linear layers are not used.
 
     Parameters
     ----------
     checkpoint : str
         `official` (torchvision's, downloaded once, 575 MB), `random:SEED`, or a file with torchvision's names.
     image_size : int
-        Longest side that images are brought to, a multiple of 32.
+        Longest side that images are resized to, a multiple of 32.
     device : str
-        What the network runs on: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        Where the network runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
     random_state : int
-        For the choice of the penalty where there is no validation part.
+        For the choice of the penalty if there is no validation part.
 
     Attributes
     ----------
     weights_sha256 : str
         Over the convolutions' tensors.
     compute_dtype : str
-        What the network computed in when it was fitted, and does when it predicts.
+        What the network computes in, when fitted and when predicting.
     """
+
+    checkpoint: str = "official"
+    image_size: int = 224
+    device: str = "auto"
+    random_state: Any = 0
 
     tasks = ("classification",)
     facts = ("task_", "weights", "untrained", "weights_sha256", "compute_dtype")
 
     caches = True
-    _kept: dict[Any, Any] | None = None
-    _spared: float = 0.0
+    _cache: dict[Any, Any] | None = field(default=None, init=False)
+    _cached_seconds: float = field(default=0.0, init=False)
 
-    weights_sha256: str = ""
-    compute_dtype: str = "auto"
-    _model: Normalised | None = None  # loaded when it is needed
-
-    def __init__(
-        self,
-        checkpoint: str = "official",
-        image_size: int = 224,
-        device: str = "auto",
-        random_state: Any = 0,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.image_size = image_size
-        self.device = device
-        self.random_state = random_state
+    weights_sha256: str = field(default="", init=False)
+    compute_dtype: str = field(default="auto", init=False)
+    _model: Normalised | None = field(default=None, init=False)  # loaded when it is needed
 
     def _check(self) -> None:
-        check_ranges(self, image_size="count")
-        check_size(self.image_size)
+        check_ranges(self, image_size="side")
         sources.check_source(self.checkpoint)
         resolve_device(self.device)
 
@@ -118,13 +112,11 @@ class Baseline(PixelBaseline):
         self.curves_ = self._head.curves_
 
     def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:
-        if self._model is None:
-            found = self._load()
-            if found.sha256 != self.weights_sha256:
-                raise InputError(
-                    f"this baseline was fitted with the weights {self.weights}, and --checkpoint {self.checkpoint} "
-                    "now holds others: give it the file that it was fitted with"
-                )
+        if self._model is None and self._load().sha256 != self.weights_sha256:
+            raise InputError(
+                f"this baseline was fitted with the weights {self.weights}, and --checkpoint {self.checkpoint} now "
+                "holds others: restore the file that it was fitted with"
+            )
         for features in self._features(dataset, rows):
             yield {"vgg19": self._head.predict_proba(features)}
 
@@ -140,34 +132,33 @@ class Baseline(PixelBaseline):
             gain=2,
         )
         self._device = resolve_device(self.device)
-        # What it was fitted in, wherever it predicts.
         self._dtype = resolve_dtype(self.compute_dtype, self._device)
         self._model = Normalised(network).eval().requires_grad_(False).to(self._device)
         return loaded
 
-    def use_cache(self, kept: dict[Any, Any]) -> None:
-        """Take a place for features: nothing of them is learnt, so they are the same on every split."""
-        self._kept = kept
+    def use_cache(self, cache: dict[Any, Any]) -> None:
+        """Keep features in `cache`: they are the same on every split."""
+        self._cache = cache
 
     def cached_seconds(self) -> float:
-        """Give the seconds that it once took to make what was found in that place since this was last asked."""
-        spared, self._spared = self._spared, 0.0
-        return spared
+        """Seconds that computing the features found in the cache once took, since the last call."""
+        seconds, self._cached_seconds = self._cached_seconds, 0.0
+        return seconds
 
     def _features(self, dataset: Dataset, rows: Rows) -> Iterator[Features]:
-        """Give (n, 1024) float32 features, some images at a time."""
+        """(n, 1024) float32 features, some images at a time."""
         at_once = max(1, _AT_ONCE // self.image_size**2)
-        if self._kept is None:
+        if self._cache is None:
             yield from self._computed(dataset, rows, at_once)
             return
         about = (self.weights_sha256, self.image_size, str(self._dtype))
-        known: dict[int, tuple[Features, float]] = self._kept.setdefault(about, {})
-        lacking = np.array([row for row in rows.tolist() if row not in known], dtype=np.int64)
-        self._spared += sum(known[row][1] for row in rows.tolist() if row in known)
+        known: dict[int, tuple[Features, float]] = self._cache.setdefault(about, {})
+        missing = np.array([row for row in rows.tolist() if row not in known], dtype=np.int64)
+        self._cached_seconds += sum(known[row][1] for row in rows.tolist() if row in known)
         began = time.perf_counter()
-        features = [row for some in self._computed(dataset, lacking, at_once) for row in some]
+        features = [row for some in self._computed(dataset, missing, at_once) for row in some]
         each = (time.perf_counter() - began) / max(1, len(features))
-        known.update({row: (f, each) for row, f in zip(lacking.tolist(), features, strict=True)})
+        known.update({row: (f, each) for row, f in zip(missing.tolist(), features, strict=True)})
         for start in range(0, len(rows), at_once):
             yield np.stack([known[row][0] for row in rows[start : start + at_once].tolist()])
 
@@ -177,8 +168,8 @@ class Baseline(PixelBaseline):
 
     @torch.inference_mode()
     def _run(self, inputs: Tensor) -> Tensor:
-        """Compute the last block's channels, (n, 512, side / 32, side / 32) float32."""
-        assert self._model is not None  # whoever calls this has loaded it
+        """The last block's channels, (n, 512, side / 32, side / 32) float32."""
+        assert self._model is not None  # `_load` was called before
         remedy = "use a smaller --image-size, or another device"
         with (
             bounded("VGG-19", remedy),
@@ -198,14 +189,15 @@ class Baseline(PixelBaseline):
         return torch.stack(rows).numpy()
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Give what `logreg` gives; the frozen weights are named by `weights_sha256`, not kept."""
+        """Those of `logreg`; the frozen weights are identified by `weights_sha256`, not saved."""
         return self._head.tensors()
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Give dtype and shape of each of `tensors()`."""
+        """Dtype and shape of each of `tensors()`."""
         return blank_logreg(self.classes_, N_FEATURES).layout()
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`; the weights are loaded again when they are needed."""
-        self._head = restore_logreg(self.classes_, tensors, N_FEATURES)
+        """Load arrays that match `layout()`; the frozen weights are loaded when they are needed."""
+        self._head = blank_logreg(self.classes_, N_FEATURES)
+        self._head.restore(tensors)
         self._model = None

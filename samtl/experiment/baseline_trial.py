@@ -23,9 +23,9 @@ from samtl.experiment.trial import (
     Floors,
     MaskScores,
     Parts,
-    Scores,
+    Scored,
     Trial,
-    require_pixels,
+    most_frequent,
     score_classes,
 )
 from samtl.images.transforms import Preprocessing, mask_square, resized_shape
@@ -44,7 +44,6 @@ class BaselineTrial(Trial):
     samples : Samples
         From `samples_of`.
     name : str
-        The baseline's.
     model : PixelBaseline
         Not trained yet.
     parts : Parts
@@ -74,6 +73,7 @@ class BaselineTrial(Trial):
     ) -> None:
         self.data, self.name = data, name
         self.image_size = image_size if data.task == "segmentation" else 0
+        self.left_out = {"unlabelled": int((~samples.usable).sum())}
         named = sorted(zip(data.sample_ids, data.labels, strict=True))
         super().__init__(
             samples,
@@ -83,9 +83,7 @@ class BaselineTrial(Trial):
             kind="baseline",
             name=name,
             features="pixels",
-            samples_digest=digest(
-                {"classes": list(data.classes), "samples": named, "pixels": pixels}
-            ),
+            samples_digest=digest([list(data.classes), named, pixels]),
             resolution=self.image_size,
             warm_start=warm_start,
             dataset=data.name,
@@ -93,28 +91,18 @@ class BaselineTrial(Trial):
             given=dict(given),
         )
 
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """How many samples take no part, by reason."""
-        return {"unlabelled": int((~self.samples.usable).sum())}
-
     def train(self, clock: Clock) -> None:
         """Learn from the images of the training part."""
         data, inner, model = self.data, self.parts.inner, self.model
-        if data.task == "segmentation":
-            pixels = np.zeros(len(data.classes), dtype=np.int64)
-            for row in inner.train:
-                mask = read_mask(data, row, read_image(data, row).shape[:2])
-                pixels += np.bincount(mask.ravel(), minlength=256)[: len(pixels)]
-            require_pixels(data.classes, pixels)
+        if self.image_size:
+            most_frequent(data.classes, map(self._own_mask, inner.train.tolist()))
         clock.start("fit")
         model.fit(data, inner.train, inner.test, clock.on_event)
         clock.owe(model.cached_seconds())
-        self.config = msgspec.structs.replace(
-            self.config, weights=model.weights, untrained=model.untrained
-        )
+        weights = {"weights": model.weights, "untrained": model.untrained}
+        self.config = msgspec.structs.replace(self.config, **weights)
 
-    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scores]:
+    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scored]:
         """Predict and score the held-out images: by name, the baseline first, then its companions."""
         found = self._score(self.model, folder)
         clock.owe(self.model.cached_seconds())
@@ -126,34 +114,31 @@ class BaselineTrial(Trial):
             return {}, "this is the floor"
         floor = FloorBaseline(random_state=self.seed)
         floor.fit(self.data, self.parts.inner.train, self.parts.inner.test)
-        return {name: scores.metrics for name, scores in self._score(floor, None).items()}, ""
+        return {name: found.metrics for name, found in self._score(floor, None).items()}, ""
 
-    def _score(self, model: PixelBaseline, folder: RunFolder | None) -> dict[str, Scores]:
+    def _score(self, model: PixelBaseline, folder: RunFolder | None) -> dict[str, Scored]:
         """Score a fitted baseline and its companions; masks of the baseline itself go into the folder."""
-        data, rows = self.data, self.parts.split.test
-        predictions = model.predict_all(data, rows, image_size=self.image_size or IMAGE_SIZE)
-        if data.task == "classification":
+        samples, rows, seed = self.samples, self.parts.split.test, self.seed
+        predictions = model.predict_all(self.data, rows, image_size=self.image_size or IMAGE_SIZE)
+        if not self.image_size:
             blocks = list(predictions)
             chances = {n: np.concatenate([block[n] for block in blocks]) for n in blocks[0]}
             if folder is not None:
                 self.chances = next(iter(chances.values()))
-            return {
-                n: score_classes(self.samples, rows, some, self.seed) for n, some in chances.items()
-            }
-        ids = [data.sample_ids[row] for row in rows]
+            return {n: score_classes(samples, rows, some, seed) for n, some in chances.items()}
         found: dict[str, MaskScores] = {}
         for position, (row, maps) in enumerate(zip(rows.tolist(), predictions, strict=True)):
-            truth = self._mask(row)
+            mask = self._own_mask(row)
+            height, width = resized_shape(mask.shape[0], mask.shape[1], self.image_size)
+            truth = mask_square(mask, self.image_size)[:height, :width]
             for i, (name, guess) in enumerate(maps.items()):
-                counted = found.setdefault(name, MaskScores(ids, len(data.classes)))
+                counted = found.setdefault(name, MaskScores(samples, rows))
                 counted.add(position, truth, guess, None if i else folder)
-        return {name: counted.scores(self.seed) for name, counted in found.items()}
+        return {name: counted.scored(seed) for name, counted in found.items()}
 
-    def _mask(self, row: int) -> NDArray[np.uint8]:
-        """Read a mask at the encoder's resolution, without padding."""
-        mask = read_mask(self.data, row, read_image(self.data, row).shape[:2])
-        height, width = resized_shape(mask.shape[0], mask.shape[1], self.image_size)
-        return mask_square(mask, self.image_size)[:height, :width]
+    def _own_mask(self, row: int) -> NDArray[np.uint8]:
+        """Read a mask at the size of its image."""
+        return read_mask(self.data, row, read_image(self.data, row).shape[:2])
 
 
 def samples_of(data: Dataset) -> Samples:

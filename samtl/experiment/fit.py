@@ -14,7 +14,7 @@ from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError, UnknownName
 from samtl.experiment.baseline_trial import IMAGE_SIZE, BaselineTrial, samples_of
 from samtl.experiment.features import Data, array_for
-from samtl.experiment.head_trial import head_trial
+from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import FitResult as FitResult
 from samtl.experiment.run import read_run, runs_folder
 from samtl.experiment.trial import Clock, OnEvent, Parts
@@ -93,7 +93,7 @@ def fit_head(
         **_asked(split, group_by, same_split_as),
         "allow_partial": allow_partial,
     }
-    return head_trial(data, head, estimator, parts, seed, given).fit(runs_folder(out), clock)
+    return HeadTrial(data, head, estimator, parts, seed, given).fit(runs_folder(out), clock)
 
 
 def fit_baseline(

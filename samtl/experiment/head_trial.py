@@ -5,10 +5,9 @@ The held-out rows are read after the head is trained and everything about it is 
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,9 @@ from samtl.experiment.trial import (
     MaskScores,
     Parts,
     Rows,
-    Scores,
+    Scored,
     Trial,
-    require_pixels,
+    most_frequent,
     score_classes,
 )
 from samtl.heads.base import PooledHead
@@ -33,7 +32,7 @@ from samtl.heads.logreg import Head as FloorHead
 from samtl.store.reader import Store
 
 FLOOR_FEATURES = "image_stats"
-_AT_ONCE = 4  # dense embeddings, and masks of the encoder's square, in memory at a time
+_MASKS_AT_ONCE = 4  # dense embeddings, and masks of the encoder's square, in memory at a time
 
 
 class HeadTrial(Trial):
@@ -43,7 +42,6 @@ class HeadTrial(Trial):
     ----------
     data : Data
     name : str
-        The head's.
     head : Head
         Not trained yet.
     parts : Parts
@@ -56,9 +54,6 @@ class HeadTrial(Trial):
         Whether other heads share its passes over the store.
     """
 
-    #: Held-out samples that are predicted at a time.
-    at_once: ClassVar[int] = 512
-
     def __init__(
         self,
         data: Data,
@@ -70,7 +65,13 @@ class HeadTrial(Trial):
         warm_start: str = "",
         streamed: bool = False,
     ) -> None:
-        self.data, self.name, store = data, name, data.store
+        self.data, self.name, self.store = data, name, data.store
+        self.columns, self.left_out = data.columns, data.left_out
+        self.masks = self.store.task == "segmentation"
+        #: Held-out samples that are predicted at a time.
+        self.at_once = _MASKS_AT_ONCE if self.masks else 512
+        self._majority = 0
+        store = self.store
         super().__init__(
             data.samples,
             parts,
@@ -81,7 +82,7 @@ class HeadTrial(Trial):
             features=data.array,
             columns=data.chosen_groups,
             samples_digest=data.digest,
-            resolution=side_of(store) if store.task == "segmentation" else 0,
+            resolution=side_of(store) if self.masks else 0,
             order="" if data.array == "pooled" else "shared" if streamed else "own",
             warm_start=warm_start,
             dataset=store.dataset,
@@ -96,16 +97,8 @@ class HeadTrial(Trial):
             untrained=store.untrained,
             given=dict(given),
         )
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of `pooled` that the head learns from; empty for grids."""
-        return self.data.columns
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """How many samples take no part, by reason."""
-        return self.data.left_out
+        test = parts.split.test
+        self._counted = MaskScores(self.samples, test) if self.masks else None
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
@@ -115,26 +108,57 @@ class HeadTrial(Trial):
         except ValueError as error:
             raise InputError(f"the head {self.name} cannot be trained: {error}") from error
 
+    def check(self) -> None:
+        """Raise InputError if a class has no pixel to be learnt from; labels are in each part of every split."""
+        if self.masks:
+            masks = map(self._mask, self.parts.inner.train)
+            self._majority = most_frequent(self.samples.classes, masks)
+
     def train(self, clock: Clock) -> None:
         """Read the training part and learn from it."""
         clock.start("read")
+        self.check()
+        labels, inner = None if self.masks else self.samples.labels, self.parts.inner
         with self.refusing():
-            self.check()
-            self._train(clock)
+            if isinstance(self.model, PooledHead):
+                assert labels is not None
+                X, validation = self.data.read(inner.train), self.data.read(inner.test)
+                clock.start("fit")
+                held = validation, labels[inner.test]
+                self.model.fit(X, labels[inner.train], held, clock.on_event)
+                return
+            feeds = self.data.feeds(inner, labels)
+            clock.start("fit")
+            self.model.fit(
+                *feeds,
+                task=self.samples.task,
+                n_classes=len(self.samples.classes),
+                shape=self.store.shape(self.data.array)[1:],
+                on_event=clock.on_event,
+            )
 
-    @abstractmethod
-    def check(self) -> None:
-        """Raise InputError if nothing can be learnt from the training part."""
-
-    @abstractmethod
     def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder | None) -> None:
         """Predict some of the held-out samples, by their place among these, from their features."""
+        test = self.parts.split.test
+        if self._counted is not None:
+            shapes = [shape_of(self.store, row) for row in test[positions]]
+            maps = self.model.class_maps(features, shapes, side_of(self.store))
+            for position, guess in zip(positions.tolist(), maps, strict=True):
+                self._counted.add(position, self._mask(test[position]), guess, folder)
+            return
+        if self.chances is None:
+            self.chances = np.full((len(test), len(self.samples.classes)), np.nan)
+        self.chances[positions] = self.model.predict_proba(features)
 
-    @abstractmethod
-    def scores(self) -> dict[str, Scores]:
+    def scores(self) -> dict[str, Scored]:
         """Score the answers, once all held-out samples were predicted."""
+        if self._counted is not None:
+            return {self.name: self._counted.scored(self.seed)}
+        assert self.chances is not None
+        test = self.parts.split.test
+        return {self.name: score_classes(self.samples, test, self.chances, self.seed)}
 
-    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scores]:
+    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scored]:
         """Read, predict and score the held-out samples."""
         rows = self.parts.split.test
         for start in range(0, len(rows), self.at_once):
@@ -142,124 +166,37 @@ class HeadTrial(Trial):
             self.answer(positions, self.data.read(rows[positions]), folder)
         return self.scores()
 
-    def _train(self, clock: Clock) -> None:
-        train, held = self.parts.inner.train, self.parts.inner.test
-        labels = None if self.samples.task == "segmentation" else self.samples.labels
-        if isinstance(self.model, PooledHead):
-            assert labels is not None
-            X, validation = self.data.read(train), self.data.read(held)
-            clock.start("fit")
-            self.model.fit(X, labels[train], (validation, labels[held]), clock.on_event)
-            return
-        training, validating = self.data.feeds(self.parts.inner, labels)
-        clock.start("fit")
-        self.model.fit(
-            training,
-            validating,
-            task=self.samples.task,
-            n_classes=len(self.samples.classes),
-            shape=self.data.store.shape(self.data.array)[1:],
-            on_event=clock.on_event,
-        )
-
-
-class _Classification(HeadTrial):
-    """One label for each sample."""
-
-    def check(self) -> None:
-        """Do nothing: splits have every class in each part."""
-
-    def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder | None) -> None:
-        if self.chances is None:
-            shape = len(self.parts.split.test), len(self.samples.classes)
-            self.chances = np.full(shape, np.nan)
-        self.chances[positions] = self.model.predict_proba(features)
-
-    def scores(self) -> dict[str, Scores]:
-        assert self.chances is not None
-        test = self.parts.split.test
-        return {self.name: score_classes(self.samples, test, self.chances, self.seed)}
-
     def floor(self) -> tuple[Floors, str]:
-        """Fit logistic regression to image statistics."""
-        store, inner, labels = self.data.store, self.parts.inner, self.samples.labels
-        parts = (inner.train, inner.test, self.parts.split.test)
+        """Fit logistic regression to image statistics; or predict the most frequent class for every pixel."""
+        store, inner, test = self.store, self.parts.inner, self.parts.split.test
+        if self.masks:
+            counted = MaskScores(self.samples, test)
+            for position, truth in enumerate(map(self._mask, test)):
+                counted.add(position, truth, np.full_like(truth, self._majority))
+            return {"floor": counted.scored(self.seed).metrics}, ""
         if FLOOR_FEATURES not in store.arrays:
             return {}, f"the store has no {FLOOR_FEATURES}"
-        valid = store.valid(FLOOR_FEATURES)
-        absent = sum(int((~valid[rows]).sum()) for rows in parts)
+        parts, labels = (inner.train, inner.test, test), self.samples.labels
+        absent = int((~store.valid(FLOOR_FEATURES)[np.concatenate(parts)]).sum())
         if absent:
             return {}, f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
-        train, held, test = (self.data.read(rows, FLOOR_FEATURES) for rows in parts)
+        train, held, asked = (self.data.read(rows, FLOOR_FEATURES) for rows in parts)
         floor = FloorHead(random_state=self.seed)
-        floor.fit(train, labels[parts[0]], validation=(held, labels[parts[1]]))
-        found = score_classes(self.samples, parts[2], floor.predict_proba(test), self.seed)
+        floor.fit(train, labels[inner.train], validation=(held, labels[inner.test]))
+        found = score_classes(self.samples, test, floor.predict_proba(asked), self.seed)
         return {"floor": found.metrics}, ""
-
-
-class _Segmentation(HeadTrial):
-    """A class for each pixel."""
-
-    at_once = _AT_ONCE
-
-    def check(self) -> None:
-        """Raise InputError if a class has no pixel to be learnt from; note the most frequent class."""
-        pixels = np.zeros(len(self.samples.classes), dtype=np.int64)
-        for row in self.parts.inner.train:
-            pixels += np.bincount(self._mask(row).ravel(), minlength=256)[: len(pixels)]
-        self._majority = int(np.argmax(pixels))
-        self._found = self._counter()
-        require_pixels(self.samples.classes, pixels)
-
-    def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder | None) -> None:
-        rows = self.parts.split.test[positions]
-        shapes = [shape_of(self.data.store, row) for row in rows]
-        maps = self.model.class_maps(features, shapes, side_of(self.data.store))
-        for position, row, guess in zip(positions.tolist(), rows, maps, strict=True):
-            self._found.add(position, self._mask(row), guess, folder)
-
-    def scores(self) -> dict[str, Scores]:
-        return {self.name: self._found.scores(self.seed)}
-
-    def floor(self) -> tuple[Floors, str]:
-        """Predict the most frequent class everywhere: for roads, that nothing is a road."""
-        found = self._counter()
-        for position, row in enumerate(self.parts.split.test):
-            truth = self._mask(row)
-            found.add(position, truth, np.full_like(truth, self._majority))
-        return {"floor": found.scores(self.seed).metrics}, ""
-
-    def _counter(self) -> MaskScores:
-        ids = [self.samples.ids[row] for row in self.parts.split.test]
-        return MaskScores(ids, len(self.samples.classes))
 
     def _mask(self, row: int) -> NDArray[np.uint8]:
         """Read the mask of a row without its padding."""
-        height, width = shape_of(self.data.store, row)
-        mask: NDArray[np.uint8] = self.data.store.row("mask", int(row))[:height, :width]
+        height, width = shape_of(self.store, row)
+        mask: NDArray[np.uint8] = self.store.row("mask", int(row))[:height, :width]
         return mask
 
 
-def head_trial(data: Data, *args: Any, **options: Any) -> HeadTrial:
-    """Make the trial for a store's task; takes the parameters of `HeadTrial`."""
-    kind = _Segmentation if data.store.task == "segmentation" else _Classification
-    return kind(data, *args, **options)
-
-
-def stored_masks(
-    store: Store, head: GridHead, rows: Rows
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Predict the masks of some rows, a few at a time.
-
-    Yields
-    ------
-    row : int
-    classes : (height, width) uint8
-        Class indices at the encoder's resolution, without padding.
-    """
+def stored_masks(store: Store, head: GridHead, rows: Rows) -> Iterator[NDArray[np.uint8]]:
+    """Predict the masks of some rows, (height, width) each, at the encoder's resolution without padding."""
     side = side_of(store)
-    for start in range(0, len(rows), _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
+    for start in range(0, len(rows), _MASKS_AT_ONCE):
+        some = rows[start : start + _MASKS_AT_ONCE]
         shapes = [shape_of(store, row) for row in some]
-        maps = head.class_maps(store.read(head.tiers["segmentation"], some), shapes, side)
-        yield from zip(some.tolist(), maps, strict=True)
+        yield from head.class_maps(store.read(head.tiers["segmentation"], some), shapes, side)

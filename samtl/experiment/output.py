@@ -1,48 +1,34 @@
-"""Predictions as files: a table, or masks with a table. There whole or not at all."""
+"""Predictions as files: a table, or a folder of masks with a table. They appear whole or not at all."""
 
 from __future__ import annotations
 
 import csv
-import os
-import shutil
-import uuid
+import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl._io import replace_folder
+from samtl._io import AtomicFolder, replace
 from samtl.datasets.listing import expanded, kind_of
 from samtl.errors import InputError, ResourceError
-from samtl.experiment.tables import write_mask
+from samtl.experiment.tables import MASKS, PREDICTIONS, write_mask
 from samtl.heads.base import Floats
-
-TABLE = "predictions.csv"
-MASKS = "masks"
 
 
 def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
-    """Say where predictions go, refusing a place that they cannot or must not take.
-
-    Parameters
-    ----------
-    out : path, optional
-        The file of a classification, by default `predictions.csv`; the folder of a segmentation, by default `masks`.
-    task : str
-    overwrite : bool
-        Whether an earlier prediction may be replaced. Of folders, only those are that hold nothing else.
+    """Return where predictions go; the parameters are those of `predict`.
 
     Raises
     ------
     InputError
-        Saying what is in the way.
+        The place is taken and must not be replaced: only a table is, or a folder that holds nothing but masks.
     """
     segments = task == "segmentation"
-    place = expanded(out if out is not None else MASKS if segments else TABLE)
+    place = expanded(out if out is not None else MASKS if segments else PREDICTIONS)
     if kind_of(place.absolute().parent) != "folder":
         raise InputError(f"--out {place}: expected a name in a folder that exists")
     kind = kind_of(place)
@@ -53,7 +39,7 @@ def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
         return place
     if not overwrite:
         raise InputError(
-            f"{place} is there already: name another with --out, or replace it with --overwrite"
+            f"{place} exists already: name another with --out, or replace it with --overwrite"
         )
     if not (_is_ours(place) if segments else place.is_file()):
         what = "holds more than masks and their table" if segments else "is no regular file"
@@ -64,73 +50,64 @@ def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Tell whether a folder holds what a prediction of masks writes and nothing else, so that it can be removed."""
+    """Return whether a folder holds what a prediction of masks writes and nothing else."""
     try:
-        with (folder / TABLE).open(encoding="utf-8") as file:
+        with (folder / PREDICTIONS).open(encoding="utf-8") as file:
             header = file.readline().split(",")
     except (OSError, UnicodeDecodeError):
         return False
     return header[1:2] == ["mask"] and all(
-        path.suffix == ".png" or path.is_dir() or path == folder / TABLE
+        path.suffix == ".png" or path.is_dir() or path == folder / PREDICTIONS
         for path in folder.rglob("*")
     )
 
 
 class Output:
-    """Predictions being written in a hidden folder beside their place; nothing is left unless `publish` was reached.
+    """Predictions being written; a context manager that leaves nothing behind unless `publish` was reached.
 
     Parameters
     ----------
     place : Path
-        From `place_for`.
+        From `place_for`, with the same task and `overwrite`.
     task : str
-    classes : sequence of str
+    classes : sequence of (K,) str
     column : str
-        What the table's first column is called.
+        Name of the table's first column.
     overwrite : bool
-        As for `place_for`.
 
-    Raises
-    ------
-    ResourceError
-        Where the disk does not take it.
+    Attributes
+    ----------
+    rows : int
+        Images written.
+    counts : (K,) int64
+        Images that count for each class: the likeliest one, or all that a pixel is of.
+    sums : (K,) float64
+        Of the images' probabilities, or of their shares of the pixels.
     """
 
     def __init__(
         self, place: Path, task: str, classes: Sequence[str], column: str, overwrite: bool
     ) -> None:
         self.place, self.task, self.classes, self.overwrite = place, task, classes, overwrite
-        segments = task == "segmentation"
-        self._final = place.resolve() if segments else place.absolute()
-        self._folder = self._final.parent / f".tmp-{uuid.uuid4().hex}"
-        columns = (
-            ["mask", *(f"share_{name}" for name in classes)]
-            if segments
-            else ["predicted", *(f"p_{name}" for name in classes)]
-        )
-        with self._writing():
-            self._folder.mkdir()
-            self._file = (self._folder / TABLE).open("w", encoding="utf-8", newline="")
-            self._table = csv.writer(self._file, lineterminator="\n")
-            self._table.writerow([column, *columns])
+        self.rows, self.counts = 0, np.zeros(len(classes), dtype=np.int64)
+        self.sums: Floats = np.zeros(len(classes))
+        self._folder: AtomicFolder | None = None
+        if task == "segmentation":
+            with self._writing():
+                self._folder = AtomicFolder(place.resolve().parent)
+        self._text = io.StringIO()
+        self._table = csv.writer(self._text, lineterminator="\n")
+        told, prefix = ("predicted", "p") if self._folder is None else ("mask", "share")
+        self._table.writerow([column, told, *(f"{prefix}_{name}" for name in classes)])
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # What a full disk did not take is tried again here, and does not matter any more.
-        with suppress(OSError):
-            self._file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def __exit__(self, *error: object) -> None:
+        if self._folder is not None:
+            self._folder.__exit__(*error)
 
-    def write(
-        self, image: str, mask: str, answer: NDArray[Any]
-    ) -> tuple[Floats, NDArray[np.bool_]]:
+    def write(self, image: str, mask: str, answer: NDArray[Any]) -> None:
         """Write what was predicted for one image.
 
         Parameters
@@ -138,50 +115,42 @@ class Output:
         image : str
             What the table calls it.
         mask : str
-            The file of its mask, of a segmentation, relative to the folder.
+            The file of its mask, relative to the folder.
         answer : (K,) float64 or (height, width) uint8
             Probabilities, or class indices.
-
-        Returns
-        -------
-        figures : (K,) float64
-            Probabilities, or shares of the pixels.
-        found : (K,) bool
-            The classes that the image counts for: the likeliest, or all that a pixel is of.
         """
         k = len(self.classes)
-        if self.task == "classification":
-            figures, found = answer, np.arange(k) == answer.argmax()
-            told = self.classes[int(answer.argmax())]
+        if self._folder is None:
+            best = int(answer.argmax())
+            figures, found, told = answer, np.arange(k) == best, self.classes[best]
         else:
             figures = np.bincount(answer.ravel(), minlength=k) / answer.size
             found, told = figures > 0, mask
-        with self._writing():
-            if self.task == "segmentation":
-                path = self._folder / mask
+            with self._writing():
+                path = self._folder.path / mask
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_mask(path, answer)
-            self._table.writerow([image, told, *map("{:.9g}".format, figures)])
-        return figures, found
+        self._table.writerow([image, told, *map("{:.9g}".format, figures)])
+        self.rows += 1
+        self.sums += figures
+        self.counts += found
 
     def publish(self) -> None:
         """Move what was written to its place."""
         place_for(self.place, self.task, self.overwrite)  # hours may have passed
+        content = self._text.getvalue().encode()
         with self._writing():
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            if self.task == "classification":
-                (self._folder / TABLE).replace(self._final)
+            if self._folder is None:
+                replace(self.place, content)
                 return
-            replace_folder(self._folder, self._final)
+            (self._folder.path / PREDICTIONS).write_bytes(content)
+            self._folder.publish(self.place.resolve().name, replace=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
             raise ResourceError(
                 f"cannot write predictions to {self.place}: {error.strerror or error}; choose another place with "
                 "--out, or make room"

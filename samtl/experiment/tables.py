@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -65,17 +64,6 @@ def write_split(folder: RunFolder, record: SplitRecord, shared: Path | None = No
         content = {key: value for key, value in content.items() if key not in lists}
         content["file"] = f"../../{shared.name}/{name}"
     folder.write_json(SPLIT, content)
-
-
-def write_confusion(folder: RunFolder, classes: Sequence[str], confusion: Rows) -> None:
-    """Write a confusion matrix, (K, K); rows are the truth."""
-    rows = ([name, *counts] for name, counts in zip(classes, confusion.tolist(), strict=True))
-    folder.write_csv("confusion.csv", ["truth", *classes], rows)
-
-
-def write_curves(folder: RunFolder, curves: Mapping[str, list[Any]]) -> None:
-    """Write what was seen in training, a row for each epoch or candidate."""
-    folder.write_csv(CURVES, list(curves), zip(*curves.values(), strict=True))
 
 
 def write_predictions(

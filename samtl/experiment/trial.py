@@ -1,4 +1,4 @@
-"""One fit, whatever it learns from: train, score what was held out, compare with a floor, write a run folder."""
+"""One fit, whatever it learns from: train, score the held-out samples, compare with a floor, write a run folder."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ from samtl.experiment.run import (
     Config,
     FitResult,
     RunFolder,
+    Scores,
     SplitName,
     comparison_key,
-    with_digest,
 )
 from samtl.heads.base import Candidate, Epoch
 from samtl.heads.io import plain, save
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification, segmentation
-from samtl.metrics.classification import Score
 from samtl.splits import Samples, Split, record_of
 
 FLOOR_MODELS = {
@@ -51,7 +50,7 @@ _DOING = {
 _LIBRARIES = ("samtl", "numpy", "scipy", "scikit-learn", "torch", "safetensors")
 
 Rows = NDArray[np.int64]
-Floors = dict[str, dict[str, Score]]  # scores of each of a floor's models
+Floors = dict[str, Scores]  # of each of a floor's models
 
 
 @dataclass(frozen=True)
@@ -122,50 +121,30 @@ class Parts(NamedTuple):
     inner: Split
 
 
-class Scores(NamedTuple):
-    """How well a model did on the held-out samples.
+class Scored(NamedTuple):
+    """How well a model did on the held-out samples."""
 
-    Attributes
-    ----------
-    metrics : dict of str to Score
-    confusion : (K, K) int64
-        Of samples, or of all pixels; rows are the truth.
-    images : dict of str to (n,) float64
-        Scores of each held-out image of a segmentation; else empty.
-    truth : dict of str to str
-        What was scored against, by sample id: the class name, or the sha256 of the mask.
-    """
-
-    metrics: dict[str, Score]
-    confusion: NDArray[np.int64]
-    images: dict[str, NDArray[np.float64]]
-    truth: dict[str, str]
+    metrics: Scores
+    confusion: Rows  # (K, K), of samples or pixels; rows are the truth
+    images: dict[str, NDArray[np.float64]]  # (n,) each, of a segmentation
+    truth: dict[str, str]  # by sample id: the class name, or the sha256 of the mask
 
 
-def score_classes(samples: Samples, rows: Rows, chances: NDArray[np.float64], seed: int) -> Scores:
+def score_classes(samples: Samples, rows: Rows, chances: NDArray[np.float64], seed: int) -> Scored:
     """Score class probabilities, (n, K), of some rows."""
     labels, names = samples.labels[rows], samples.classes
-    return Scores(
-        classification.bootstrap(labels, chances, seed=seed),
-        classification.confusion(labels, chances.argmax(1), len(names)),
-        {},
-        {samples.ids[row]: names[label] for row, label in zip(rows, labels, strict=True)},
-    )
+    scores = classification.bootstrap(labels, chances, seed=seed)
+    confusion = classification.confusion(labels, chances.argmax(1), len(names))
+    truth = {samples.ids[row]: names[label] for row, label in zip(rows, labels, strict=True)}
+    return Scored(scores, confusion, {}, truth)
 
 
 class MaskScores:
-    """Counts the pixels of predicted masks, image after image, in any order.
+    """Counts the pixels of the predicted masks of some samples, in any order."""
 
-    Parameters
-    ----------
-    ids : sequence of (n,) str
-        Of the held-out samples.
-    n_classes : int
-    """
-
-    def __init__(self, ids: Sequence[str], n_classes: int) -> None:
-        self.ids, self._k = ids, n_classes
-        self._matrices = np.zeros((len(ids), n_classes, n_classes), dtype=np.int64)
+    def __init__(self, samples: Samples, rows: Rows) -> None:
+        self._ids, self._k = [samples.ids[row] for row in rows], len(samples.classes)
+        self._matrices = np.zeros((len(rows), self._k, self._k), dtype=np.int64)
         self._truth: dict[str, str] = {}
 
     def add(
@@ -177,12 +156,9 @@ class MaskScores:
     ) -> None:
         """Count one mask, (height, width), and write it into the folder.
 
-        Raises
-        ------
-        InputError
-            No pixel of the true mask is of a known class.
+        Raises InputError if no pixel of the true mask is of a known class.
         """
-        sample_id = self.ids[position]
+        sample_id = self._ids[position]
         if (truth == IGNORE).all():
             raise InputError(
                 f"the mask of sample {sample_id!r} has no pixel of a known class, so nothing can be scored"
@@ -196,24 +172,28 @@ class MaskScores:
         content = repr(truth.shape).encode() + truth.tobytes()
         self._truth[sample_id] = hashlib.sha256(content).hexdigest()
 
-    def scores(self, seed: int) -> Scores:
+    def scored(self, seed: int) -> Scored:
         """Score all masks."""
-        return Scores(
-            segmentation.bootstrap(self._matrices, seed=seed),
-            self._matrices.sum(0),
-            segmentation.per_image(self._matrices),
-            self._truth,
-        )
+        scores = segmentation.bootstrap(self._matrices, seed=seed)
+        images = segmentation.per_image(self._matrices)
+        return Scored(scores, self._matrices.sum(0), images, self._truth)
 
 
-def require_pixels(classes: Sequence[str], pixels: Rows) -> None:
-    """Raise InputError if a class has no pixel, (K,), in the training part."""
+def most_frequent(classes: Sequence[str], masks: Iterator[NDArray[np.uint8]]) -> int:
+    """Return the class with the most pixels in the masks of the training part.
+
+    Raises InputError if a class has no pixel, so that it cannot be learnt.
+    """
+    pixels = np.zeros(len(classes), dtype=np.int64)
+    for mask in masks:
+        pixels += np.bincount(mask.ravel(), minlength=256)[: len(classes)]
     absent = [name for name, n in zip(classes, pixels, strict=True) if not n]
     if absent:
         raise InputError(
             f"no pixel of the training part is of class {absent[0]!r}, so it cannot be learnt: choose another "
             "--seed or a smaller --split, or check whether the mask values are named correctly"
         )
+    return int(np.argmax(pixels))
 
 
 @functools.cache
@@ -224,58 +204,38 @@ def versions() -> dict[str, str]:
 
 
 class Trial(ABC):
-    """A model on one split.
+    """A model, not trained yet, on one split; `config.digest` covers what decides the outcome."""
 
-    Parameters
-    ----------
-    samples : Samples
-    parts : Parts
-    model : Head or Baseline
-        Not trained yet.
-    about : mapping
-        Fields of the configuration that only heads, or only baselines, know.
-
-    Attributes
-    ----------
-    config : Config
-        What is needed to repeat the fit; its `digest` decides the outcome.
-    """
+    left_out: Mapping[str, int]  # how many samples take no part, by reason
+    columns: tuple[str, ...] = ()  # of pooled features that are learnt from
 
     def __init__(self, samples: Samples, parts: Parts, model: Any, seed: int, **about: Any) -> None:
         self.samples, self.parts, self.model, self.seed = samples, parts, model, seed
         self.chances: NDArray[np.float64] | None = None  # (n, K), of the held-out samples
-        self.found: Mapping[str, Scores] = {}  # once the run is being written
-        params = {name: plain(value) for name, value in model.get_params().items()}
-        self.config = with_digest(
-            Config(
-                task=samples.task,
-                classes=tuple(samples.classes),
-                params=params,
-                seed=seed,
-                split=SplitName.of(parts.split),
-                validation=SplitName.of(parts.inner),
-                floor_model=FLOOR_MODELS[samples.task],
-                versions=versions(),
-                **about,
-            )
-        )
+        self.scored: Mapping[str, Scored] = {}  # by model, once the run is being written
+        self.config = Config(
+            task=samples.task,
+            classes=tuple(samples.classes),
+            params={name: plain(value) for name, value in model.get_params().items()},
+            seed=seed,
+            split=SplitName.of(parts.split),
+            validation=SplitName.of(parts.inner),
+            floor_model=FLOOR_MODELS[samples.task],
+            versions=versions(),
+            **about,
+        ).with_digest()
 
     @abstractmethod
     def train(self, clock: Clock) -> None:
         """Read the training part and learn from it."""
 
     @abstractmethod
-    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scores]:
+    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scored]:
         """Predict and score the held-out samples: by name, the model first, then its companions."""
 
     @abstractmethod
     def floor(self) -> tuple[Floors, str]:
         """Score the floor on the same parts, or return why there is none."""
-
-    @property
-    @abstractmethod
-    def left_out(self) -> Mapping[str, int]:
-        """How many samples take no part, by reason."""
 
     def fit(
         self,
@@ -289,14 +249,13 @@ class Trial(ABC):
         with RunFolder(parent) as folder:
             self.train(clock)
             clock.start("score")
-            scores = self.score(folder, clock)
-            return self.write(folder, clock, scores, floor=floor, splits=splits)
+            return self.write(folder, clock, self.score(folder, clock), floor=floor, splits=splits)
 
     def write(
         self,
         folder: RunFolder,
         clock: Clock,
-        scores: Mapping[str, Scores],
+        scored: Mapping[str, Scored],
         *,
         floor: Callable[[], tuple[Floors, str]] | None = None,
         splits: Path | None = None,
@@ -307,43 +266,49 @@ class Trial(ABC):
         ----------
         folder : RunFolder
         clock : Clock
-        scores : mapping of str to Scores
+        scored : mapping of str to Scored
             The model's first, then those of its companions.
         floor : callable, optional
             Takes the place of the method `floor`.
         splits : Path, optional
             A folder in which runs share their lists of samples; predictions are then written without probabilities.
         """
-        self.found = scores
+        self.scored = scored
         clock.start("floor")
         floors, why_not = (floor or self.floor)()
         clock.start("write")
-        # Heads have a floor that says "background" everywhere, so of several models that one stands beside baselines.
+        # Of a floor of several models, the one that is beside heads, too, comes first.
         first = next((name for name in floors if name.startswith("all-")), next(iter(floors), ""))
-        own, *companions = scores.items()
-        found, (split, inner), samples = own[1], self.parts, self.samples
-        also = {name: other.metrics for name, other in companions}
-        model = self.model
+        own, *companions = scored.values()
+        also = dict(zip([*scored][1:], (other.metrics for other in companions), strict=True))
+        also |= {name: other for name, other in floors.items() if name != first}
+        (split, inner), samples, model, names = (
+            self.parts,
+            self.samples,
+            self.model,
+            self.samples.classes,
+        )
         with folder.writing():
-            save(model, folder.path, getattr(self, "columns", ()), samples.classes)
+            save(model, folder.path, self.columns, names)
         tables.write_split(folder, record_of(samples.ids, split, inner), splits)
-        tables.write_confusion(folder, samples.classes, found.confusion)
-        tables.write_curves(folder, model.curves_)
+        counts = zip(names, own.confusion.tolist(), strict=True)
+        folder.write_csv("confusion.csv", ["truth", *names], ([name, *row] for name, row in counts))
+        folder.write_csv(tables.CURVES, [*model.curves_], zip(*model.curves_.values(), strict=True))
         if self.chances is not None:
             tables.write_predictions(folder, samples, split.test, self.chances, splits is not None)
         else:
-            tables.write_images(folder, samples, split.test, found.images)
+            tables.write_images(folder, samples, split.test, own.images)
         idle = int(samples.usable.sum()) - len(split.train) - len(split.test)
-        config = msgspec.structs.asdict(self.config)
+        config = msgspec.structs.asdict(self.config) | {"split": split, "recipe": _recipe(model)}
         return folder.record(
             FitResult(
-                **{**config, "split": split, "recipe": _recipe(model)},
-                images=found.images,
-                metrics=found.metrics,
+                **config,
+                images=own.images,
+                metrics=own.metrics,
                 floor=floors.get(first),
                 floor_missing=why_not,
-                also=also | {name: other for name, other in floors.items() if name != first},
-                confusion=found.confusion,
+                also=also,
+                confusion=own.confusion,
                 n_train=len(inner.train),
                 n_validation=len(inner.test),
                 n_test=len(split.test),
@@ -353,7 +318,7 @@ class Trial(ABC):
                 peak_memory=peak_memory(),
                 finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 comparison_key=comparison_key(
-                    samples.task, samples.classes, found.truth, self.config.resolution
+                    samples.task, names, own.truth, self.config.resolution
                 ),
             )
         )
@@ -373,7 +338,7 @@ def _training(model: Any) -> dict[str, Any]:
 
 
 def _recipe(model: Any) -> dict[str, Any]:
-    """Return what parameters and data resolved to: of an epoch-wise model its recipe, else what it chose."""
+    """Return what parameters and data resolved to: the recipe of a model that learns by steps, else its choices."""
     if hasattr(model, "recipe_"):
         return asdict(model.recipe_)
     return {name.removesuffix("_"): plain(getattr(model, name)) for name in model.facts}

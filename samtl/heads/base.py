@@ -1,7 +1,7 @@
-"""What heads on pooled features share: scikit-learn's estimator contract, checks, the inner part, saving.
+"""The base of heads on pooled features, and the events that every head reports.
 
-A head is a file `samtl/heads/NAME.py` with a class `Head`. It fills in what is marked abstract here and nothing
-else; rows of features come in as (n, F) arrays, wherever they were stored.
+A head is a file `samtl/heads/NAME.py` with a class `Head`, derived from `PooledHead` or `samtl.heads.grid.GridHead`. It
+implements the abstract methods of its base and nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -24,14 +25,17 @@ from samtl.splits import VALIDATION_SHARE
 Rows = NDArray[np.int64]
 Features = NDArray[np.float32]
 Floats = NDArray[np.float64]
+Layout = dict[str, tuple[str, tuple[int, ...]]]
+
+_SLICE = 4096  # rows at a time, so that no float64 copy of all features exists
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training part.
 
-    Losses are mean cross-entropy in nats (of masks, with the Dice loss added, averaged over batches), accuracies lie in
-    [0, 1]. The training figures are averages over the pass, with dropout on; the validation figures follow the pass.
+    Losses are means of cross-entropy in nats (for masks plus the Dice loss), accuracies lie in [0, 1]. Training figures
+    are averages over the pass, with dropout; validation figures follow the pass.
     """
 
     epoch: int
@@ -63,7 +67,7 @@ OnEvent = Callable[[Epoch | Candidate], None]
 
 
 class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn has no types
-    """A classifier of (n, F) feature rows.
+    """A scikit-learn classifier of (n, F) feature rows.
 
     Attributes
     ----------
@@ -71,9 +75,9 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         The labels, ascending; columns of `predict_proba` are in this order.
     n_features_in_ : int
     curves_ : dict of str to list
-        What was seen on the way, one entry for each epoch or candidate. Not kept when a head is saved.
+        Figures of each epoch or candidate. Not saved with a head.
     columns_ : tuple of str
-        Names of the features, where the head was saved with them.
+        Names of the features, if the head was saved with them.
     """
 
     random_state: Any
@@ -81,7 +85,7 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
     n_features_in_: int
     curves_: dict[str, list[Any]]
     columns_: tuple[str, ...] = ()
-    #: Which of a store's arrays each task reads.
+    #: The store's array that each task reads.
     tiers: ClassVar[dict[str, str]] = {"classification": "pooled"}
     #: Fitted attributes, beside arrays, that are saved with a head: plain JSON values.
     facts: ClassVar[tuple[str, ...]] = ()
@@ -93,12 +97,12 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         return (self.n_features_in_,)
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
-        """Take on what a saved head is for, before it is restored.
+        """Set what a saved head is for, before `restore`.
 
         Raises
         ------
         InputError
-            Where that is no task, labels or shape of a head on pooled features.
+            If task, labels or shape are not those of a head on pooled features.
         """
         labels = np.array(classes)
         if labels.ndim != 1 or labels.dtype.kind not in "iU" or len(labels) < 2:
@@ -118,7 +122,7 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         validation: tuple[ArrayLike, ArrayLike] | None = None,
         on_event: OnEvent | None = None,
     ) -> Self:
-        """Train, choosing everything that is to be chosen on the validation part.
+        """Train, making every choice on the validation part.
 
         Parameters
         ----------
@@ -127,15 +131,14 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         y : (n,) array_like
             Labels: integers or strings.
         validation : (Xv, yv), optional
-            The part to choose on. Without it a fifth of each class of X is used for that, drawn with
-            `random_state`.
+            By default a fifth of each class of X, drawn with `random_state`.
         on_event : callable, optional
             Called with each `Epoch` or `Candidate`.
 
         Raises
         ------
         ValueError
-            Where X or y are not that, or there is but one class (scikit-learn's own convention).
+            For wrong X or y, or a single class (scikit-learn's convention).
         """
         rows, labels = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(labels)
@@ -160,27 +163,23 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         return self
 
     def predict_proba(self, X: ArrayLike) -> Floats:
-        """Give the probability of each class, (n, F) to (n, K) float64; rows sum to 1.
+        """Compute the probability of each class, (n, F) to (n, K).
 
-        Computed in float64, so that a row's figures do not hang on the rows beside it.
+        In float64, so that a row's values do not depend on the rows beside it.
         """
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, dtype=np.float32)
-        slices = [self._logits(rows[i : i + 4096]) for i in range(0, len(rows), 4096)]
-        logits = np.concatenate(slices)
-        logits -= logits.max(axis=1, keepdims=True)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=1, keepdims=True)
-        return logits
+        logits = [self._logits(rows[i : i + _SLICE]) for i in range(0, len(rows), _SLICE)]
+        return np.asarray(softmax(np.concatenate(logits), axis=1))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Give the likeliest label of each row, (n, F) to (n,)."""
+        """Return the most probable label of each row, (n, F) to (n,)."""
         chances = self.predict_proba(X)
         return np.asarray(self.classes_[chances.argmax(axis=1)])
 
     @abstractmethod
     def _check(self) -> None:
-        """Raise ValueError where a parameter is out of its range."""
+        """Raise ValueError if a parameter is out of its range."""
 
     @abstractmethod
     def _fit(
@@ -190,60 +189,72 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
 
     @abstractmethod
     def _logits(self, X: Features) -> Floats:
-        """Unnormalised log-probabilities, (n, F) to (n, K)."""
+        """Compute unnormalised log-probabilities, (n, F) to (n, K)."""
 
     @abstractmethod
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Give the arrays that predictions are made from, by role."""
+        """Return the arrays that predictions are made from, by role."""
 
     @abstractmethod
-    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Give dtype and shape of each of `tensors()`, from parameters, `classes_` and `n_features_in_` alone."""
+    def layout(self) -> Layout:
+        """Return dtype and shape of each of `tensors()`, from parameters, `classes_` and `n_features_in_` alone."""
 
     @abstractmethod
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`; the head then predicts as the one that gave them."""
+        """Take arrays that match `layout()`; the head then predicts as the one that returned them."""
+
+
+def check_training(head: Any) -> None:
+    """Raise ValueError if a parameter of a head that learns by gradient steps is out of its range."""
+    for name in ("epochs", "batch_size", "patience"):
+        value = getattr(head, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value!r}")
+    if head.lr is not None and not head.lr > 0:
+        raise ValueError(f"lr must be above 0, got {head.lr!r}")
+    if not head.weight_decay >= 0:
+        raise ValueError(f"weight_decay must not be below 0, got {head.weight_decay!r}")
+    if not 0 <= head.dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {head.dropout!r}")
 
 
 def moments(X: Features) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each column, (n, F) to (F,) and (F,), in float64.
+    """Compute mean and standard deviation of each column, (n, F) to (F,) and (F,), in float64.
 
-    A column that varies by less than float32 resolves at its mean counts as constant: its deviation is exactly 0.
+    The deviation of a column that varies by less than float32 resolves at its mean is exactly 0.
     """
     mean = X.mean(axis=0, dtype=np.float64)
     square = np.zeros_like(mean)
-    for i in range(0, len(X), 4096):
-        square += ((X[i : i + 4096] - mean) ** 2).sum(axis=0)
+    for i in range(0, len(X), _SLICE):
+        square += ((X[i : i + _SLICE] - mean) ** 2).sum(axis=0)
     deviation = np.sqrt(square / len(X))
     deviation[deviation <= np.finfo(np.float32).eps * abs(mean)] = 0
     return mean, deviation
 
 
 def reciprocal(deviation: Floats) -> Floats:
-    """1 / deviation, and 0 for a constant column, which thereby says nothing, whatever it holds later."""
+    """Compute 1 / deviation, and 0 for a constant column, which is thereby ignored whatever it holds later."""
     out = np.zeros_like(deviation)
     np.divide(1.0, deviation, out=out, where=deviation > 0)
     return out
 
 
 def scaled(X: Features, mean: Floats, factor: Floats) -> Features:
-    """(X - mean) * factor in float64, stored as float32, in slices so that no float64 copy of X exists."""
+    """Compute (X - mean) * factor in float64, stored as float32."""
     out = np.empty(X.shape, dtype=np.float32)
-    # What is far beyond the training part becomes infinite, which training tells of.
-    with np.errstate(over="ignore"):
-        for i in range(0, len(X), 4096):
-            out[i : i + 4096] = (X[i : i + 4096] - mean) * factor
+    with np.errstate(over="ignore"):  # training reports infinity
+        for i in range(0, len(X), _SLICE):
+            out[i : i + _SLICE] = (X[i : i + _SLICE] - mean) * factor
     return out
 
 
 def _cut(codes: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Draw a fifth of each class, at least one where it has two; a single sample stays in training."""
+    """Draw a fifth of each class, at least one sample of a class of two or more."""
     random = np.random.default_rng(seed)
     held = []
     for code in np.unique(codes):
         members = random.permutation(np.flatnonzero(codes == code))
-        held.append(
-            members[: min(max(round(VALIDATION_SHARE * len(members)), 1), len(members) - 1)]
-        )
+        n = min(max(round(VALIDATION_SHARE * len(members)), 1), len(members) - 1)
+        held.append(members[:n])
     taken = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(codes)), taken), taken

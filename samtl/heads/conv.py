@@ -14,9 +14,9 @@ from samtl.heads.layers import ChannelNorm, Stem, upsampler
 class Head(GridHead):
     """Convolutions on the embedding's grid.
 
-    Classification: channels are mixed down to `width`, then two 3 x 3 convolutions, the first with stride 2, and mean
-    and maximum over the places that are left (8 x 8 of 16 x 16). Segmentation: a 3 x 3 convolution at the embedding's
-    resolution, then two transposed convolutions to four times that.
+    Classification: channels are mixed to `width`, then two 3 x 3 convolutions, the first with stride 2, then mean and
+    maximum over the places. Segmentation: a 3 x 3 convolution at the embedding's resolution, then two transposed
+    convolutions to four times that.
 
     Parameters
     ----------
@@ -44,21 +44,7 @@ class Head(GridHead):
         self.dropout = dropout
 
     def _classifier(self, channels: int, side: int, n_classes: int) -> nn.Module:
-        wide = self.width * 4 // 3
-        return _Classifier(
-            nn.Sequential(
-                Stem(channels, self.width),
-                ChannelNorm(self.width),
-                nn.ReLU(),
-                nn.Conv2d(self.width, wide, 3, stride=2, padding=1),
-                ChannelNorm(wide),
-                nn.ReLU(),
-                nn.Conv2d(wide, wide, 3, padding=1),
-                ChannelNorm(wide),
-                nn.ReLU(),
-            ),
-            nn.Sequential(nn.Dropout(self.dropout), nn.Linear(2 * wide, n_classes)),
-        )
+        return _Classifier(channels, self.width, self.dropout, n_classes)
 
     def _segmenter(self, channels: int, side: int, n_classes: int) -> nn.Module:
         return nn.Sequential(
@@ -74,9 +60,21 @@ class Head(GridHead):
 
 
 class _Classifier(nn.Module):
-    def __init__(self, features: nn.Module, scores: nn.Module) -> None:
+    def __init__(self, channels: int, width: int, dropout: float, n_classes: int) -> None:
         super().__init__()
-        self.features, self.scores = features, scores
+        wide = width * 4 // 3
+        self.features = nn.Sequential(
+            Stem(channels, width),
+            ChannelNorm(width),
+            nn.ReLU(),
+            nn.Conv2d(width, wide, 3, stride=2, padding=1),
+            ChannelNorm(wide),
+            nn.ReLU(),
+            nn.Conv2d(wide, wide, 3, padding=1),
+            ChannelNorm(wide),
+            nn.ReLU(),
+        )
+        self.scores = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * wide, n_classes))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)

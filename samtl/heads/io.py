@@ -1,12 +1,13 @@
-"""A head on disk: `head.safetensors` holds its arrays, `head.json` says what they are. Nothing is ever unpickled."""
+"""Saved models: `head.safetensors` holds the arrays, `head.json` describes them. Nothing is unpickled."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -19,22 +20,27 @@ from samtl.errors import InputError
 FORMAT = 2
 CARD = "head.json"
 TENSORS = "head.safetensors"
-_FIELDS = {
-    "format",
-    "kind",
-    "name",
-    "parameters",
-    "task",
-    "shape",
-    "classes",
-    "class_names",
-    "columns",
-    "facts",
-    "tensors",
-}
-_SCALARS = (str, int, float, bool, type(None))
-#: What the class of each kind of model is called in its module.
+#: Name of the class of each kind of model in its module.
 CLASSES = {"heads": "Head", "baselines": "Baseline"}
+
+
+class Card(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The content of `head.json`."""
+
+    format: int = FORMAT
+    kind: Literal["heads", "baselines"]
+    name: str
+    parameters: dict[str, Any]
+    task: str
+    shape: list[Annotated[int, msgspec.Meta(gt=0, lt=2**31)]]
+    classes: list[int | str]
+    class_names: list[str]
+    columns: list[str]
+    facts: dict[str, Any]
+
+
+class _Format(msgspec.Struct):
+    format: Any
 
 
 class Model(Protocol):
@@ -61,23 +67,22 @@ def save(
     columns: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write a fitted model into a folder.
+    """Write a fitted model into a folder, replacing files of the same names.
 
     Parameters
     ----------
     model : Model
         Fitted; of a module in `samtl.heads` or `samtl.baselines`.
     folder : path
-        Exists; files of the same names in it are replaced.
     columns : sequence of (F,) str, optional
-        Names of pooled features, in the order of X; by default those the head was loaded with.
+        Names of pooled features, in the order of X; by default those that the model was loaded with.
     class_names : sequence of str, optional
-        What the labels 0, 1, ... stand for.
+        Names of the labels 0, 1, ...
 
     Raises
     ------
     InputError
-        Where names are not as many as features, or labels are neither integers nor strings.
+        If there are not as many names as features, or labels are neither integers nor strings.
     """
     names = list(model.columns_ if columns is None else columns)
     if names and len(names) != model.shape_[0]:
@@ -90,30 +95,25 @@ def save(
         )
     tensors = {role: np.ascontiguousarray(array) for role, array in model.tensors().items()}
     package, _, module = type(model).__module__.rpartition(".")
-    kind = package.rpartition(".")[2]
-    card = {
-        "format": FORMAT,
-        "kind": kind,
-        "name": module,
-        "parameters": {name: plain(value) for name, value in model.get_params().items()},
-        "task": model.task_,
-        "shape": list(model.shape_),
-        "classes": model.classes_.tolist(),
-        "class_names": list(class_names or ()),
-        "columns": names,
-        "facts": {name: plain(getattr(model, name)) for name in model.facts},
-        "tensors": {
-            role: {"dtype": str(array.dtype), "shape": list(array.shape)}
-            for role, array in tensors.items()
-        },
-    }
-    text = json.dumps(card, indent=1, allow_nan=False, ensure_ascii=False)
+    card = Card(
+        kind=package.rpartition(".")[2],  # type: ignore[arg-type]
+        name=module,
+        parameters={name: plain(value) for name, value in model.get_params().items()},
+        task=model.task_,
+        shape=list(model.shape_),
+        classes=model.classes_.tolist(),
+        class_names=list(class_names or ()),
+        columns=names,
+        facts={name: plain(getattr(model, name)) for name in model.facts},
+    )
+    content = msgspec.to_builtins(card)
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
     Path(folder, CARD).write_text(text + "\n", encoding="utf-8")
     Path(folder, TENSORS).write_bytes(to_bytes(tensors))
 
 
 def load(folder: str | Path) -> Any:
-    """Read a model that `save` wrote; it predicts bit for bit what the saved one did.
+    """Read a model that `save` wrote; its predictions are identical to the saved one's.
 
     Parameters
     ----------
@@ -128,71 +128,59 @@ def load(folder: str | Path) -> Any:
     Raises
     ------
     InputError
-        Where a file is missing, names an unknown model, or anything in it is not as `save` writes it.
+        If a file is missing, names an unknown model, or its content is not as `save` writes it.
     """
     path = Path(folder, CARD)
     try:
-        return _load(Path(folder), path)
+        return _load(Path(folder), path.read_bytes(), path)
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} holds no saved model: expected {CARD} and {TENSORS}, which samtl fit-head writes"
         ) from error
-    # RuntimeError: too deep for JSON (RecursionError), or parameters that torch makes no network of.
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
+    # RuntimeError: nested too deep for JSON (RecursionError), or parameters that torch cannot build a network from.
+    except (
+        msgspec.MsgspecError, TypeError, ValueError, AttributeError, OSError, RuntimeError
+    ) as error:  # fmt: skip
         raise InputError(f"{path} is not a model that samtl wrote: {error}") from error
 
 
-def _load(folder: Path, path: Path) -> Model:
-    card: Any = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(card, dict) or "format" not in card:
-        raise ValueError(f"expected the fields {', '.join(sorted(_FIELDS))}")
-    if card["format"] != FORMAT:
+def _load(folder: Path, raw: bytes, path: Path) -> Model:
+    found = msgspec.json.decode(raw, type=_Format).format
+    if found != FORMAT:
         raise InputError(
-            f"{path} has format {card['format']!r}, and this samtl reads {FORMAT}: train the head again, or use the "
+            f"{path} has format {found!r}, and this samtl reads {FORMAT}: train the head again, or use the "
             "samtl that wrote it"
         )
-    if card.keys() != _FIELDS:
-        raise ValueError(f"expected the fields {', '.join(sorted(_FIELDS))}")
-    if card["kind"] not in CLASSES:
-        raise ValueError(f"kind must be one of {', '.join(CLASSES)}")
-    made = getattr(registry.load(card["kind"], str(card["name"])), CLASSES[card["kind"]])
-    parameters = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in card["parameters"].items()
-    }
+    card = msgspec.json.decode(raw, type=Card)
+    made = getattr(registry.load(card.kind, card.name), CLASSES[card.kind])
     known = made().get_params().keys()
-    if parameters.keys() != known:
+    if card.parameters.keys() != known:
         raise ValueError(f"expected the parameters {', '.join(known)}")
-    if card["facts"].keys() != set(made.facts):
+    if card.facts.keys() != set(made.facts):
         raise ValueError(f"expected the facts {', '.join(made.facts)}")
-    model: Model = made(**parameters)
-    for name, value in card["facts"].items():
+    model: Model = made(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in card.parameters.items()}
+    )
+    for name, value in card.facts.items():
         setattr(model, name, value)
-    if not all(isinstance(n, int) and 0 < n < 2**31 for n in card["shape"]):
-        raise ValueError("shape must be a list of whole numbers")
-    model.adopt(str(card["task"]), card["classes"], card["shape"])
-    tensors = _tensors(folder / TENSORS)
-    _compare(folder / TENSORS, tensors, model.layout())
-    model.columns_ = tuple(str(name) for name in card["columns"])
-    if model.columns_ and len(model.columns_) != model.shape_[0]:
-        raise ValueError(f"{len(model.columns_)} columns for {model.shape_[0]} features")
+    model.adopt(card.task, card.classes, card.shape)
+    tensors = _tensors(folder / TENSORS, model.layout())
+    if card.columns and len(card.columns) != model.shape_[0]:
+        raise ValueError(f"{len(card.columns)} columns for {model.shape_[0]} features")
+    model.columns_ = tuple(card.columns)
     model.restore(tensors)
     return model
 
 
-def _tensors(path: Path) -> dict[str, NDArray[Any]]:
+def _tensors(
+    path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> dict[str, NDArray[Any]]:
+    """Read arrays that match a layout and are finite."""
     try:
-        # Copied: an array's alignment in memory must not depend on its place in the file.
-        return {role: array.copy() for role, array in load_file(path).items()}
+        # Copied, because results may depend on an array's alignment, and that depends on its place in the file.
+        tensors = {role: array.copy() for role, array in load_file(path).items()}
     except SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file: {error}") from error
-
-
-def _compare(
-    path: Path,
-    tensors: Mapping[str, NDArray[Any]],
-    layout: Mapping[str, tuple[str, tuple[int, ...]]],
-) -> None:
     if tensors.keys() != layout.keys():
         raise InputError(
             f"{path} must hold the tensors {', '.join(sorted(layout))}, and holds {', '.join(sorted(tensors))}"
@@ -205,14 +193,21 @@ def _compare(
             )
         if not np.isfinite(array).all():
             raise InputError(f"{path}: {role} holds numbers that are not finite")
+    return tensors
 
 
 def plain(value: Any) -> Any:
-    """Turn a parameter or fact into what JSON can hold."""
+    """Convert a parameter or fact to a JSON value.
+
+    Raises
+    ------
+    InputError
+        If it is neither a scalar nor a sequence of scalars.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
-    if not isinstance(value, _SCALARS):
+    if not isinstance(value, (str, int, float, bool, type(None))):
         raise InputError(f"a head with the parameter {value!r} cannot be saved; use plain numbers")
     return value

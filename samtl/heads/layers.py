@@ -1,6 +1,8 @@
-"""Layers that the heads on grids share; activations are channels-last in memory."""
+"""Layers of the heads on grids; activations are channels-last in memory."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,8 @@ from torch.nn.functional import conv2d
 class Stem(nn.Module):
     """Standardises channels and mixes them: (batch, channels, side, side) to (batch, width, side / patch, ...).
 
-    Subtracting the mean and dividing by the deviation of each channel would be a pass over the largest tensor there
-    is. It is linear, and so is the product that follows: the two are one product with other weights.
+    Standardising and the product that follows are both linear, so they are one product with other weights, which saves
+    a pass over the largest tensor.
 
     Parameters
     ----------
@@ -26,7 +28,7 @@ class Stem(nn.Module):
     def __init__(self, channels: int, width: int, patch: int = 1) -> None:
         super().__init__()
         self.patch = patch
-        product = nn.Conv2d(channels, width, patch, stride=patch)
+        product: Any = nn.Conv2d(channels, width, patch, stride=patch)
         self.weight, self.bias = product.weight, product.bias
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("factor", torch.ones(channels))
@@ -34,31 +36,30 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the product; x in any float dtype that convolutions take."""
         weight = self.weight * self.factor[:, None, None]
-        assert self.bias is not None  # as made above
         bias = self.bias - (weight * self.mean[:, None, None]).sum((1, 2, 3))
         return conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride=self.patch)
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels of each place, as SAM's decoder has it; shape (batch, channels, height, width)."""
+    """Layer norm over the channels of each place, as in SAM's decoder; (batch, channels, height, width)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; the permutations copy nothing where x is channels-last."""
+        """Normalise; the permutations copy nothing if x is channels-last."""
         normed: Tensor = self.norm(x.permute(0, 2, 3, 1))
         return normed.permute(0, 3, 1, 2)
 
 
 class Dropout(nn.Module):
-    """Dropout whose random numbers are bytes: torch's takes as long as the products around it on a CPU.
+    """Dropout by random bytes: on a CPU, torch's takes as long as the products around it.
 
     Parameters
     ----------
     p : float
-        In [0, 1), rounded to a whole number of 256ths.
+        In [0, 1), rounded to a multiple of 1 / 256.
     """
 
     def __init__(self, p: float) -> None:
@@ -75,7 +76,7 @@ class Dropout(nn.Module):
 
 
 def upsampler(width: int, n_classes: int) -> nn.Sequential:
-    """Four times the resolution by two transposed convolutions, as in SAM's mask decoder, then a score for each class.
+    """Build two transposed convolutions as in SAM's mask decoder, then a score for each class.
 
     Returns
     -------
@@ -96,15 +97,14 @@ def upsampler(width: int, n_classes: int) -> nn.Sequential:
 class Block(nn.Module):
     """A pre-norm transformer block (Dosovitskiy et al. 2021) on (batch, tokens, width).
 
-    The attention is written out. Fused attention on a CPU is made for long sequences: on 64 tokens its backward pass
-    alone takes longer than all products of the block. There is no dropout on attention weights either: it forces
-    (batch, heads, tokens, tokens) random numbers, which a CPU draws one by one.
+    The attention is written out, because on 64 tokens the backward pass of fused attention on a CPU takes longer than
+    all products of the block. It has no dropout, which would draw (batch, heads, tokens, tokens) random numbers.
 
     Parameters
     ----------
     width, heads : int
     ratio : int
-        Width of the hidden layer over that of the block.
+        Width of the hidden layer divided by `width`.
     """
 
     def __init__(self, width: int, heads: int, ratio: int = 2) -> None:
@@ -118,7 +118,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend and transform, both added to x."""
+        """Add attention and hidden layer to x."""
         batch, tokens, width = x.shape
         split = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1)
         q, k, v = split.permute(2, 0, 3, 1, 4).flatten(1, 2)  # (batch * heads, tokens, size)

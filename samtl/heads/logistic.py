@@ -1,8 +1,8 @@
-"""Multinomial logistic regression, solved again and again on one set of features: for several penalties.
+"""Solver for multinomial logistic regression with several penalties on one set of features.
 
-scikit-learn's solver takes some 200 passes over the features for each penalty, because features are correlated and the
-problem is long and narrow. Here the features are rotated once to the axes of their covariance, where the curvature of
-the loss is close to known, and L-BFGS (scipy's) walks in coordinates in which it is nearly round.
+Features are correlated, and the problem is long and narrow: scikit-learn's solver takes some 200 passes over them for
+each penalty. Here they are rotated once to the axes of their covariance, where the curvature of the loss is nearly
+known, and scipy's L-BFGS works in coordinates in which the loss is nearly round.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from scipy.special import softmax
 from samtl.heads.base import Features, Floats, Rows
 
 _DOUBLE = 2**22  # numbers in features up to which float64 costs nothing
-_CACHED = 2**21  # bytes of features that stay in a core's cache from one product to the next
+_CACHED = 2**21  # bytes of features that stay in a core's cache between two products
 
 
 class Problem:
-    """Minimises the sum of cross-entropies + |coef|^2 / (2 C), intercepts free.
+    """Minimises the sum of cross-entropies + |coef|^2 / (2 C), without a penalty on intercepts.
 
     Parameters
     ----------
@@ -27,17 +27,16 @@ class Problem:
     codes : (n,) int64
         Class indices below `n_classes`.
     n_classes : int
-        With two, coefficients are those that scikit-learn's single row would be split into.
+        With two, coefficients are those into which scikit-learn's single row splits.
     """
 
     def __init__(self, X: Features, codes: Rows, n_classes: int) -> None:
         self.n, self.features = X.shape
         self.classes = n_classes
-        spread, axes = np.linalg.eigh((X.T @ X).astype(np.float64))
+        spread, self._axes = np.linalg.eigh((X.T @ X).astype(np.float64))
         self._spread = np.maximum(spread, 0)
-        self._axes = axes
         self._dtype = np.float64 if X.size <= _DOUBLE else np.float32
-        self._rotated = X.astype(self._dtype, copy=False) @ axes.astype(self._dtype)
+        self._rotated = X.astype(self._dtype, copy=False) @ self._axes.astype(self._dtype)
         self._codes = codes
         self._at_once = max(128, _CACHED // (4 * max(self.features, n_classes)))
 
@@ -53,7 +52,7 @@ class Problem:
         coef : (K, F) float64
         intercept : (K,) float64
         tol : float
-            Decrease of the mean loss in one iteration, relative to it where it is above 1, at which it ends.
+            Ends at an iteration that decreases the mean loss by less, relative to the loss if that is above 1.
         max_iter : int
 
         Returns
@@ -61,7 +60,6 @@ class Problem:
         coef, intercept
         iterations : int
         converged : bool
-            Whether it ended for the tolerance.
         """
         k = self.classes
         weight = (2 if k == 2 else 1) / C  # scikit-learn penalises the one row of two classes
@@ -81,23 +79,14 @@ class Problem:
             return value / self.n, np.append(slopes.ravel(), slope0 * lift) / self.n
 
         start = np.append(((self._axes.T @ coef.T) / size[:, None]).ravel(), intercept / lift)
-        found = minimize(
-            objective,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": tol, "gtol": 0.0},
-        )
+        options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": tol, "gtol": 0.0}
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
         weights, offsets = unpacked(found.x)
-        return (
-            (self._axes @ weights).T,
-            offsets - offsets.mean(),
-            int(found.nit),
-            bool(found.success),
-        )
+        coef, intercept = (self._axes @ weights).T, offsets - offsets.mean()
+        return coef, intercept, int(found.nit), bool(found.success)
 
     def _loss(self, weights: Floats, offsets: Floats) -> tuple[float, Floats, Floats]:
-        """Sum of cross-entropies, and its slopes (F, K) and (K,), in the rotated features."""
+        """Compute the sum of cross-entropies and its slopes, (F, K) and (K,), in the rotated features."""
         narrow, offset = weights.astype(self._dtype), offsets.astype(self._dtype)
         total, slope, slope0 = 0.0, np.zeros(weights.shape), np.zeros(len(offset))
         for start in range(0, self.n, self._at_once):
@@ -117,8 +106,7 @@ class Problem:
         return total, slope, slope0
 
     def _uncertainty(self, coef: Floats, intercept: Floats) -> float:
-        """Mean of p (1 - p) over samples and classes, at most some thousand samples; at least 0.001."""
-        step = max(1, self.n // 4096)
-        z = self._rotated[::step]
+        """Compute the mean of p (1 - p), over at most some thousand samples; at least 0.001."""
+        z = self._rotated[:: max(1, self.n // 4096)]
         chances = softmax(z @ (self._axes.T @ coef.T) + intercept, axis=1)
         return max(float((chances * (1 - chances)).mean()), 1e-3)

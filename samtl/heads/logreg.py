@@ -14,6 +14,7 @@ from samtl.heads.base import (
     Candidate,
     Features,
     Floats,
+    Layout,
     OnEvent,
     PooledHead,
     Rows,
@@ -24,53 +25,55 @@ from samtl.heads.base import (
 from samtl.heads.logistic import Problem
 
 GRID = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # C from 1e-4 to 1e3 in half decades
-# The search stops each fit early: the ranking of penalties shows long before the last digit does.
+# The search stops each fit early: the ranking of penalties is known long before the last digit.
 SEARCH_TOL, SEARCH_ITER = 1e-5, 200
-RISES = 2  # candidates in a row with a worse loss, after which weaker penalties are not tried
+_ROLES = ("mean", "factor", "coef", "intercept")
+RISES = 2  # worse candidates in a row after which weaker penalties are not tried
 
 
 class Head(PooledHead):
-    """Logistic regression with an L2 penalty on scaled features: the optimum is that of scikit-learn's.
+    """Logistic regression with an L2 penalty on scaled features; the optimum is that of scikit-learn's.
 
-    The pair (scaling, C) with the least log-loss on the validation part wins; log-loss rather than accuracy because it
-    is smooth in C where accuracy is a staircase with ties, and because it keeps the probabilities honest. The winner is
-    then fitted to training and validation part together.
+    The pair (scaling, C) with the least validation loss wins. The loss is smooth in C, unlike accuracy, and rewards
+    honest probabilities. The winner is then fitted to training and validation part together.
 
     Parameters
     ----------
     scaling : {"auto", "standard", "none"}
-        `standard` divides each column by its standard deviation; `none` divides all columns by one common number, which
-        leaves their proportions alone; `auto` tries both. Constant columns are ignored.
+        `standard` divides each column by its standard deviation; `none` divides all columns by one number, which
+        keeps their proportions; `auto` tries both. Constant columns are ignored.
     C : float, optional
-        Inverse strength of the penalty, above 0; chosen from 1e-4 to 1e3 where it is None.
+        Inverse strength of the penalty, above 0; by default chosen from 1e-4 to 1e3.
     max_iter : int
         Most iterations of the final fit.
     tol : float
-        Decrease of the mean loss in one iteration, relative to it where it is above 1, at which the final fit ends.
+        The final fit ends at an iteration that decreases the mean loss by less, relative to a loss above 1.
     random_state : int
-        For the validation part that is drawn where none is given.
+        For the validation part that is drawn if none is passed.
 
     Attributes
     ----------
     coef_ : (K, F) float64
-        Weights of the scaled features, one row for each class also where there are two classes.
+        Weights of the scaled features, one row for each class, also of two classes.
     intercept_ : (K,) float64
     mean_, factor_ : (F,) float64
         Features are scaled as (X - mean_) * factor_.
     C_, scaling_ : float, str
         The chosen pair.
-    n_iter_ : int
-        Iterations of the final fit.
-    converged_ : bool
-        Whether it ended by itself before `max_iter`.
+    n_iter_, converged_ : int, bool
+        Iterations of the final fit, and whether they were fewer than `max_iter`.
     """
 
     facts = ("C_", "scaling_", "n_iter_", "converged_")
 
-    #: There is one best head, wherever the search for it starts.
+    #: The result does not depend on the starting point.
     convex = True
     C_: float
     scaling_: str
+    coef_: Floats
+    intercept_: Floats
+    mean_: Floats
+    factor_: Floats
 
     def __init__(
         self,
@@ -87,13 +90,13 @@ class Head(PooledHead):
         self.random_state = random_state
 
     def gains(self, n: int, task: str) -> bool:
-        """Tell whether fitting n samples is shorter from another head: it is, and comes to the same."""
+        """Return True: a warm start always shortens the fit, and does not change the result."""
         return True
 
     def start_from(self, other: Self) -> None:
-        """Let the next fit begin with the settings and weights of a fitted head, such as one of fewer samples.
+        """Start the next fit from the settings and weights of a fitted head, such as one of fewer samples.
 
-        The scaling is then the other's, and the search leaves its penalty only for better ones beside it.
+        The scaling is then the other's, and the search leaves its penalty only for better ones next to it.
         """
         self._start = other
 
@@ -111,75 +114,54 @@ class Head(PooledHead):
         grid = GRID if self.C is None else (self.C,)
         tried: list[Candidate] = []
         start: Head | None = self.__dict__.pop("_start", None)
-        point = None if start is None else start._point()
+        point = None
+        if start is not None:
+            point = _Point(start.coef_, start.intercept_, start.mean_, start.factor_)
         k = len(self.classes_)
+        # With so few columns, one for each class, several threads would spend their time at barriers.
         with threadpool_limits(1, "blas"):
-            # One thread: products with so few columns (one for each class) spend their time at barriers otherwise.
             if len(held) and len(scalings) * len(grid) > 1:
                 for scaling in scalings if start is None else (start.scaling_,):
-                    search = _Search(scaling, grid, X, codes, train, held, k, point, on_event)
+                    training, validation = (X[train], codes[train]), (X[held], codes[held])
+                    search = _Search(scaling, grid, training, validation, k, point, on_event)
                     found = search.all() if start is None else search.nearby(start.C_)
                     least = min(tried + found, key=lambda candidate: candidate.validation_loss)
                     tried += found
                     if least in found:
                         self.scaling_, self.C_, point = scaling, least.C, search.points[least.C]
-            else:  # nothing to choose, or (one sample of each class) nothing to choose on
+            else:  # nothing to choose, or one sample of each class
                 self.scaling_, self.C_ = scalings[0], 1.0 if self.C is None else self.C
             self.mean_, self.factor_ = _scale(X, self.scaling_)
             begin = _moved(point, self.mean_, self.factor_, k)
             problem = Problem(scaled(X, self.mean_, self.factor_), codes, k)
-            self.coef_, self.intercept_, self.n_iter_, self.converged_ = problem.solve(
+            coef, self.intercept_, self.n_iter_, self.converged_ = problem.solve(
                 self.C_, *begin, self.tol, self.max_iter
             )
-            # As they are when they come from a file: sums of other layouts differ in the last digit.
-            self.coef_ = np.ascontiguousarray(self.coef_)
+            # The layout that they have when read from a file: sums in another one differ in the last digit.
+            self.coef_ = np.ascontiguousarray(coef)
         self.curves_ = {
             name: [getattr(candidate, name) for candidate in tried]
             for name in Candidate.__dataclass_fields__
         }
 
-    def _point(self) -> _Point:
-        return _Point(self.coef_, self.intercept_, self.mean_, self.factor_)
-
     def _logits(self, X: Features) -> Floats:
         return np.asarray(((X - self.mean_) * self.factor_) @ self.coef_.T + self.intercept_)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Give `mean`, `factor`, `coef` and `intercept`."""
-        return {
-            "mean": self.mean_,
-            "factor": self.factor_,
-            "coef": self.coef_,
-            "intercept": self.intercept_,
-        }
+        return {role: getattr(self, f"{role}_") for role in _ROLES}
 
-    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Give dtype and shape of each of `tensors()`."""
+    def layout(self) -> Layout:
         k, f = len(self.classes_), self.n_features_in_
-        return {
-            "mean": ("float64", (f,)),
-            "factor": ("float64", (f,)),
-            "coef": ("float64", (k, f)),
-            "intercept": ("float64", (k,)),
-        }
+        shapes = (f,), (f,), (k, f), (k,)
+        return {role: ("float64", shape) for role, shape in zip(_ROLES, shapes, strict=True)}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`."""
-        self.mean_, self.factor_ = tensors["mean"], tensors["factor"]
-        self.coef_, self.intercept_ = tensors["coef"], tensors["intercept"]
-
-
-def _scale(X: Features, scaling: str) -> tuple[Floats, Floats]:
-    """Mean and factor of each column."""
-    mean, deviation = moments(X)
-    if scaling == "none":
-        common = np.sqrt((deviation**2).mean())
-        deviation = np.where(deviation > 0, common, 0.0)
-    return mean, reciprocal(deviation)
+        for role in _ROLES:
+            setattr(self, f"{role}_", tensors[role])
 
 
 class _Point(NamedTuple):
-    """Weights, and how the features that they are for are scaled."""
+    """Weights, and the scaling of the features that they are for."""
 
     coef: Floats
     intercept: Floats
@@ -187,13 +169,21 @@ class _Point(NamedTuple):
     factor: Floats
 
 
+def _scale(X: Features, scaling: str) -> tuple[Floats, Floats]:
+    """Compute mean and factor of each column."""
+    mean, deviation = moments(X)
+    if scaling == "none":
+        common = np.sqrt((deviation**2).mean())
+        deviation = np.where(deviation > 0, common, 0.0)
+    return mean, reciprocal(deviation)
+
+
 def _moved(start: _Point | None, mean: Floats, factor: Floats, k: int) -> tuple[Floats, Floats]:
-    """Give weights for features that are scaled so, which predict as those at a point; or zeros."""
+    """Convert the weights of a point to another scaling of the features, or return zeros."""
     if start is None:
         return np.zeros((k, len(mean))), np.zeros(k)
     raw = start.coef * start.factor
-    intercept = start.intercept + raw @ (mean - start.mean)
-    return raw * np.divide(1.0, factor, out=np.zeros_like(factor), where=factor > 0), intercept
+    return raw * reciprocal(factor), start.intercept + raw @ (mean - start.mean)
 
 
 class _Search:
@@ -203,28 +193,26 @@ class _Search:
         self,
         scaling: str,
         grid: tuple[float, ...],
-        X: Features,
-        codes: Rows,
-        train: Rows,
-        held: Rows,
+        training: tuple[Features, Rows],
+        validation: tuple[Features, Rows],
         k: int,
         start: _Point | None,
         on_event: OnEvent,
     ) -> None:
         self.scaling, self.grid, self.on_event = scaling, grid, on_event
-        mean, factor = self.scale = _scale(X[train], scaling)
-        self.problem = Problem(scaled(X[train], mean, factor), codes[train], k)
-        self.judged, self.truth = scaled(X[held], mean, factor), codes[held]
+        mean, factor = self.scale = _scale(training[0], scaling)
+        self.problem = Problem(scaled(training[0], mean, factor), training[1], k)
+        self.judged, self.truth = scaled(validation[0], mean, factor), validation[1]
         if not np.isfinite(self.judged).all():
             raise ValueError(
-                "the validation part holds infinity once it is scaled as the training part asks for"
+                "the validation part is infinite once it is scaled like the training part"
             )
         self.weights = _moved(start, mean, factor, k)
         self.tried: dict[int, Candidate] = {}
         self.points: dict[float, _Point] = {}
 
     def all(self) -> list[Candidate]:
-        """Walk from strong to weak penalties while the loss improves."""
+        """Go from strong to weak penalties while the loss improves."""
         rises = 0
         for i in range(len(self.grid)):
             loss = self._loss(i)
@@ -241,23 +229,22 @@ class _Search:
         for step in (1, -1):
             while 0 <= at + step < len(self.grid) and self._loss(at + step) < self._loss(at):
                 at += step
-            if at != first:  # what lies the other way was better nowhere
+            if at != first:
                 break
         return list(self.tried.values())
 
     def _loss(self, i: int) -> float:
         if i not in self.tried:
+            C = self.grid[i]
             coef, intercept, iterations, _ = self.problem.solve(
-                self.grid[i], *self.weights, SEARCH_TOL, SEARCH_ITER
+                C, *self.weights, SEARCH_TOL, SEARCH_ITER
             )
             self.weights = coef, intercept
-            self.points[self.grid[i]] = _Point(coef, intercept, *self.scale)
+            self.points[C] = _Point(coef, intercept, *self.scale)
             chances = softmax(self.judged @ coef.T + intercept, axis=1)
             right = chances[np.arange(len(self.truth)), self.truth]
             loss = -np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean()
             hits = (chances.argmax(axis=1) == self.truth).mean()
-            self.tried[i] = Candidate(
-                self.scaling, self.grid[i], float(loss), float(hits), iterations
-            )
+            self.tried[i] = Candidate(self.scaling, C, float(loss), float(hits), iterations)
             self.on_event(self.tried[i])
         return self.tried[i].validation_loss

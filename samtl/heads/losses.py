@@ -1,27 +1,27 @@
-"""Losses of the heads and baselines: cross-entropy, and for masks cross-entropy + Dice."""
+"""Losses of heads and baselines: cross-entropy, and for masks cross-entropy + Dice."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy as cross_entropy
 
 from samtl.errors import InputError
 from samtl.images.transforms import IGNORE
 
 
 def cross_entropy_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the mean cross-entropy and the soft Dice loss (Milletari et al. 2016, "V-Net", section 3).
+    """Compute the mean cross-entropy plus the soft Dice loss (Milletari et al. 2016, "V-Net", section 3).
 
-    The Dice loss is 1 - Dice of the foreground classes, their sums taken over all valid pixels of the batch: road
-    covers a tenth of an image, which cross-entropy alone is content to miss.
+    The Dice loss is 1 - Dice of the foreground classes, with sums over all valid pixels of the batch. It gives weight
+    to classes that cover little, such as roads.
 
     Parameters
     ----------
     logits : Tensor of float32, (batch, K, height, width)
         Class 0 is the background.
     targets : Tensor of int64, (batch, height, width)
-        Class indices; 255 is left out of both terms.
+        Class indices; 255 is ignored in both terms.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def cross_entropy_dice(logits: Tensor, targets: Tensor) -> Tensor:
     Raises
     ------
     InputError
-        Where there is not a target for each place that is scored.
+        If the shapes differ.
     """
     if (len(logits), *logits.shape[2:]) != tuple(targets.shape):
         raise InputError(
@@ -46,10 +46,7 @@ def cross_entropy_dice(logits: Tensor, targets: Tensor) -> Tensor:
     for index in foreground:
         chance = log_chances[:, index].exp() * valid
         truth = (known == index) & valid
-        # One pixel in both terms, so that a batch without the class gives 1 where nothing is claimed.
+        # One pixel in both terms, so that Dice is 1 for a class that is neither there nor predicted.
         both = (chance * truth).sum() + 0.5
         dice = dice + 2 * both / (chance.sum() + truth.sum() + 1)
     return entropy + 1 - dice / len(foreground)
-
-
-__all__ = ["cross_entropy", "cross_entropy_dice"]

@@ -12,22 +12,25 @@ from numpy.typing import NDArray
 from samtl.heads.base import (
     Features,
     Floats,
+    Layout,
     OnEvent,
     PooledHead,
     Rows,
+    check_training,
     moments,
     reciprocal,
     scaled,
 )
 
+# torch is imported where it is used, so that a saved head predicts without it.
+
 
 class Head(PooledHead):
     """Multi-layer perceptron.
 
-    Inputs are standardised by mean and deviation of the training part. Trained by `samtl.heads.trainer`; the weights
-    kept are those of the epoch with the least loss on the validation part. Predicting needs no torch.
-
-    The defaults were found on EuroSAT, with 1,152 features of an untrained encoder and 50 to 21,600 training samples.
+    Inputs are standardised by mean and deviation of the training part. The weights kept are those of the epoch with the
+    least validation loss; see `samtl.heads.trainer`. The defaults were found on EuroSAT, with 1,152 features of an
+    untrained encoder and 50 to 21,600 training samples.
 
     Parameters
     ----------
@@ -38,14 +41,14 @@ class Head(PooledHead):
     epochs : int
         Most passes over the training part.
     batch_size : int
-        Most samples in one step; a small training part still gives about 8 steps an epoch.
+        Samples in one step; fewer if an epoch would have less than about 8 steps.
     lr : float
         Learning rate at the end of the warm-up.
     weight_decay : float
     patience : int
         Epochs without a better validation loss after which training ends.
     random_state : int
-        For initial weights, order of samples, dropout, and the validation part that is drawn where none is given.
+        For initial weights, order of samples, dropout, and the validation part that is drawn if none is passed.
 
     Attributes
     ----------
@@ -53,12 +56,8 @@ class Head(PooledHead):
         Weights and biases.
     mean_, factor_ : (F,) float64
         Features are scaled as (X - mean_) * factor_.
-    n_iter_ : int
-        Epochs that were run.
-    best_epoch_ : int
-        The epoch whose weights these are, from 1.
-    stopped_ : str
-        Why training ended: `epochs`, `patience`, or `diverged at step N`.
+    n_iter_, best_epoch_, stopped_, rate_, waiting_, recipe_
+        See `samtl.heads.trainer.Trainer.tell`.
     """
 
     facts = ("n_iter_", "best_epoch_", "stopped_")
@@ -86,90 +85,70 @@ class Head(PooledHead):
         self.random_state = random_state
 
     def gains(self, n: int, task: str) -> bool:
-        """Tell whether training on n samples is shorter from another head's weights."""
+        """Whether a warm start shortens training on n samples enough."""
         from samtl.heads.trainer import shortened
 
         return shortened(self.epochs, n)
 
     def start_from(self, other: Self) -> None:
-        """Let the next fit begin with the weights of a fitted head and be shorter: see `samtl.heads.trainer.warmed`."""
+        """Start the next fit from a fitted head's weights, and shorten it: see `samtl.heads.trainer.warmed`."""
         self._start = other
+
+    def _check(self) -> None:
+        check_training(self)
+        for i, width in enumerate(self.hidden):
+            if width < 1:
+                raise ValueError(f"hidden[{i}] must be at least 1, got {width!r}")
 
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:
         self._check()
-        import torch  # here, so that a saved head predicts without it
+        import torch
         from torch import nn
 
-        from samtl.heads import trainer as _train
         from samtl.heads.layers import Dropout
+        from samtl.heads.trainer import InMemory, Recipe, isolated, warmed
+        from samtl.heads.trainer import train as run
 
-        if not len(
-            held
-        ):  # a class or two with one sample each: nothing to stop on but the training part
+        if not len(held):  # one sample of each class
             held = train
         self.mean_, deviation = moments(X[train])
         self.factor_ = reciprocal(deviation)
 
-        def source(rows: Rows) -> _train.InMemory:
+        def source(rows: Rows) -> InMemory:
             inputs = scaled(X[rows], self.mean_, self.factor_)
-            return _train.InMemory(torch.from_numpy(inputs), torch.from_numpy(codes[rows]))
+            return InMemory(torch.from_numpy(inputs), torch.from_numpy(codes[rows]))
 
-        with _train.isolated(seed):
+        recipe = Recipe(
+            epochs=self.epochs,
+            batch_size=min(self.batch_size, max(16, len(train) // 8)),
+            learning_rate=self.lr,
+            weight_decay=self.weight_decay,
+            patience=self.patience,
+        )
+        start: Head | None = self.__dict__.pop("_start", None)
+        loss = nn.functional.cross_entropy
+        with isolated(seed):
+            linear = [nn.Linear(wide, narrow) for wide, narrow in self._widths()]
             parts: list[nn.Module] = []
-            for wide, narrow in itertools.pairwise(self._widths()):
-                parts += [
-                    nn.Linear(wide, narrow, dtype=torch.float32),
-                    nn.ReLU(),
-                    Dropout(self.dropout),
-                ]
-            model = nn.Sequential(*parts[:-2])
-            recipe = _train.Recipe(
-                epochs=self.epochs,
-                batch_size=min(self.batch_size, max(16, len(train) // 8)),
-                learning_rate=self.lr,
-                weight_decay=self.weight_decay,
-                patience=self.patience,
-            )
-            start: Head | None = self.__dict__.pop("_start", None)
+            for layer in linear:
+                parts += [layer, nn.ReLU(), Dropout(self.dropout)]
             if start is not None:
-                recipe = _train.warmed(recipe, len(train))
-                linear = [part for part in model if isinstance(part, nn.Linear)]
-                for part, (weight, bias) in zip(linear, start.layers_, strict=True):
-                    part.weight.data.copy_(torch.from_numpy(weight))
-                    part.bias.data.copy_(torch.from_numpy(bias))
-            outcome = _train.train(
-                model,
-                nn.functional.cross_entropy,
-                source(train),
-                source(held),
-                recipe,
-                seed,
-                on_event,
-            )
+                recipe = warmed(recipe, len(train))
+                for layer, (weight, bias) in zip(linear, start.layers_, strict=True):
+                    layer.weight.data.copy_(torch.from_numpy(weight))
+                    layer.bias.data.copy_(torch.from_numpy(bias))
+            model = nn.Sequential(*parts[:-2])
+            training = run(model, loss, source(train), source(held), recipe, seed, on_event)
         self.layers_ = [
-            (part.weight.detach().numpy().copy(), part.bias.detach().numpy().copy())
-            for part in model
-            if isinstance(part, nn.Linear)
+            (layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
+            for layer in linear
         ]
-        outcome.tell(self)
+        training.tell(self)
 
-    def _check(self) -> None:
-        whole = {"epochs": self.epochs, "batch_size": self.batch_size, "patience": self.patience}
-        whole |= {f"hidden[{i}]": width for i, width in enumerate(self.hidden)}
-        for name, value in whole.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        if not self.lr > 0 or not self.weight_decay >= 0:
-            raise ValueError(
-                f"lr must be above 0 and weight_decay not below, got {self.lr!r} and {self.weight_decay!r}"
-            )
-
-    def _widths(self) -> list[int]:
-        return [self.n_features_in_, *self.hidden, len(self.classes_)]
+    def _widths(self) -> itertools.pairwise[tuple[int, int]]:
+        return itertools.pairwise([self.n_features_in_, *self.hidden, len(self.classes_)])
 
     def _logits(self, X: Features) -> Floats:
         values: Floats = (X - self.mean_) * self.factor_
@@ -180,26 +159,19 @@ class Head(PooledHead):
         return values
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Give `mean`, `factor`, and `weight.0`, `bias.0` and so on for each layer."""
         out: dict[str, NDArray[Any]] = {"mean": self.mean_, "factor": self.factor_}
         for i, (weight, bias) in enumerate(self.layers_):
             out |= {f"weight.{i}": weight, f"bias.{i}": bias}
         return out
 
-    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Give dtype and shape of each of `tensors()`."""
+    def layout(self) -> Layout:
         f = self.n_features_in_
-        out: dict[str, tuple[str, tuple[int, ...]]] = {
-            "mean": ("float64", (f,)),
-            "factor": ("float64", (f,)),
-        }
-        for i, (wide, narrow) in enumerate(itertools.pairwise(self._widths())):
+        out: Layout = {"mean": ("float64", (f,)), "factor": ("float64", (f,))}
+        for i, (wide, narrow) in enumerate(self._widths()):
             out |= {f"weight.{i}": ("float32", (narrow, wide)), f"bias.{i}": ("float32", (narrow,))}
         return out
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`."""
         self.mean_, self.factor_ = tensors["mean"], tensors["factor"]
-        self.layers_ = [
-            (tensors[f"weight.{i}"], tensors[f"bias.{i}"]) for i in range(len(self.hidden) + 1)
-        ]
+        layers = range(len(self.hidden) + 1)
+        self.layers_ = [(tensors[f"weight.{i}"], tensors[f"bias.{i}"]) for i in layers]

@@ -1,8 +1,7 @@
-"""The one training loop of everything that learns by gradient steps.
+"""The training loop of everything that learns by gradient steps.
 
-It knows nothing of features, grids or pixels: a model, a loss, and sources of batches. AdamW, linear warm-up into a
-cosine, clipped gradients, early stopping on the validation part with the best weights kept; bfloat16 products where
-the hardware has them, float32 weights everywhere.
+It needs a model, a loss and sources of batches. AdamW, linear warm-up into a cosine, clipped gradients, early stopping
+on the validation part with the best weights kept; products in bfloat16 if the hardware has it, weights in float32.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ class Source(Protocol):
     def batches(
         self, size: int, generator: torch.Generator | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give every sample once as (inputs, targets): shuffled by `generator`, or in order where it is None."""
+        """Yield every sample once as (inputs, targets), shuffled by `generator` or, if that is None, in order."""
         ...
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """A source of tensors that are held whole; both have the samples along their first axis."""
+    """A source of tensors that have the samples along their first axis."""
 
     inputs: Tensor
     targets: Tensor
@@ -53,11 +52,10 @@ class InMemory:
     def batches(
         self, size: int, generator: torch.Generator | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give every sample once."""
+        """Yield every sample once."""
         if generator is None:
-            yield from zip(
-                torch.split(self.inputs, size), torch.split(self.targets, size), strict=True
-            )
+            parts = torch.split(self.inputs, size), torch.split(self.targets, size)
+            yield from zip(*parts, strict=True)
             return
         for rows in torch.split(torch.randperm(len(self), generator=generator), size):
             yield self.inputs[rows], self.targets[rows]
@@ -65,7 +63,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """Parameters of a training.
 
     Attributes
     ----------
@@ -79,11 +77,11 @@ class Recipe:
     patience : int
         Epochs without a better validation loss after which training ends.
     warmup : float
-        Part of all steps, in [0, 1), over which the rate rises.
+        Share of all steps, in [0, 1), over which the rate rises.
     clip : float
         Largest norm of a step's gradient.
     precision : {"auto", "float32", "bfloat16"}
-        What products are computed in; `auto` is bfloat16 where the CPU multiplies it natively.
+        Dtype of products; `auto` is bfloat16 if the CPU multiplies it natively.
     """
 
     epochs: int
@@ -97,73 +95,31 @@ class Recipe:
 
 
 def warmed(recipe: Recipe, n: int) -> Recipe:
-    """Give the recipe for weights that were learnt from a part of these samples.
+    """Shorten a recipe for weights that were learnt from some of these n samples.
 
     A quarter of the epochs, but enough to see 75,000 samples: with fewer, heads on little data stay two points of
-    accuracy behind those that start from nothing (EuroSAT, `conv`, 10 to 20 % of the images). All of them are run,
-    since the loss may rise until the rate falls: without patience one of three seeds gained three points, the others
-    nothing (`vit`, 10 to 20 %).
-
-    Parameters
-    ----------
-    recipe : Recipe
-    n : int
-        Samples of the training part.
+    accuracy behind those trained from scratch (EuroSAT, `conv`, 10 to 20 % of the images). There is no early stopping,
+    because the loss may rise until the rate falls: without patience one of three seeds gained three points (`vit`).
     """
-    least = math.ceil(WARM_SAMPLES / n)
-    shorter = max(least, math.ceil(WARM_SHARE * recipe.epochs))
+    shorter = max(math.ceil(WARM_SAMPLES / n), math.ceil(WARM_SHARE * recipe.epochs))
     epochs = min(recipe.epochs, shorter)
     return replace(recipe, epochs=epochs, patience=epochs)
 
 
 def shortened(epochs: int, n: int) -> bool:
-    """Tell whether a warm start at least halves the training on n samples.
+    """Whether a warm start at least halves the training on n samples.
 
-    One that does not is of little use, and may do harm: with 18 epochs of 20, two of three seeds were no better for
-    twice the images (EuroSAT at 256 pixels, `vit` from 10 to 20 %; not compared with training from nothing).
+    If it does not, it saves little and may harm: with 18 epochs of 20, two of three seeds were no better for twice the
+    images (EuroSAT at 256 pixels, `vit` from 10 to 20 %).
     """
     return 2 * warmed(Recipe(epochs, 1, 1.0, 0.0, 1), n).epochs <= epochs
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a training run; the model holds the weights of `best_epoch` (counted from 1).
-
-    `stopped` says why it ended: `epochs`, `patience`, or `diverged at step N`. `samples` were learnt from in
-    `seconds` of training (validation not counted), of which `waited` were spent waiting for data.
-    """
-
-    curves: tuple[Epoch, ...]
-    best_epoch: int
-    stopped: str
-    samples: int
-    seconds: float
-    waited: float
-    recipe: Recipe
-
-    def tell(self, model: Any) -> None:
-        """Set what a trained head or baseline knows of its training.
-
-        `curves_`, `n_iter_`, `best_epoch_`, `stopped_`; `rate_`, samples learnt from in a second; `waiting_`, the part
-        of the time spent waiting for data; `recipe_`, with what the defaults came to.
-        """
-        model.n_iter_, model.best_epoch_ = len(self.curves), self.best_epoch
-        model.stopped_ = self.stopped
-        model.rate_ = self.samples / max(self.seconds, 1e-9)
-        model.waiting_ = self.waited / max(self.seconds, 1e-9)
-        model.recipe_ = self.recipe
-        model.curves_ = {
-            name: [getattr(epoch, name) for epoch in self.curves]
-            for name in Epoch.__dataclass_fields__
-            if name != "epochs"
-        }
-
-
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Make models and train them here: what a caller set torch to neither matters nor changes.
+    """Neither depend on nor change the caller's settings of torch while models are made and trained.
 
-    That is no_grad, inference_mode, the default dtype and the random state. Initial weights and dropout can only draw
+    These are no_grad, inference_mode, the default dtype and the random state. Initial weights and dropout can only draw
     from torch's global generator, which therefore starts at `seed`.
     """
     dtype = torch.get_default_dtype()
@@ -177,7 +133,7 @@ def isolated(seed: int) -> Iterator[None]:
 
 
 class Tally:
-    """Running sums over batches: of the loss, and of what was right; `step` is the one that an epoch ended with."""
+    """Running sums of loss and correct predictions over batches; `step` is the last one of the epoch."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -188,7 +144,7 @@ class Tally:
         self.loss += value * len(targets)
         self.right += int((logits.argmax(1) == targets).sum())
         self.samples += len(targets)
-        # Of masks, pixels count.
+        # In masks, valid pixels count.
         self.targets += len(targets) if targets.ndim == 1 else int((targets != IGNORE).sum())
 
     @property
@@ -203,15 +159,15 @@ class Tally:
 class Trainer:
     """One model's training, a batch and an epoch at a time, so that several can share one pass over their data.
 
-    An epoch is learnt batch by batch, sealed, judged on the validation part, and settled. Judging may come late: what
-    was learnt after an epoch that turns out to be the last is forgotten.
+    `learn` takes the steps of an epoch, `seal` ends it, `judge` computes its validation loss and `settle` records it.
+    Judging may come late: what was learnt after an epoch that turns out to be the last is forgotten.
 
     Parameters
     ----------
     model : nn.Module
         Maps a batch of inputs to logits, classes along axis 1; trained in place.
     loss : callable
-        `loss(logits, targets)` gives the mean over the batch.
+        `loss(logits, targets)` returns the mean over the batch.
     n : int
         Samples in an epoch.
     recipe : Recipe
@@ -223,8 +179,18 @@ class Trainer:
     Attributes
     ----------
     order : torch.Generator
+    curves : list of Epoch
+        The settled epochs.
+    best_epoch : int
+        From 1; the model of a finished training has its weights.
+    stopped : str
+        Why training ended, `epochs`, `patience` or `diverged at step N`, or "" until then.
+    diverged : bool
+        Whether the training loss is no longer finite; the rest of the epoch is not learnt.
+    samples, seconds : int, float
+        Samples learnt from, and the time that took without waiting and validation.
     waited : float
-        Seconds spent waiting for data; added to by whoever feeds.
+        Seconds spent waiting for data; the caller of `learn` adds to it.
     """
 
     def __init__(
@@ -239,12 +205,11 @@ class Trainer:
         self.model, self.loss, self.recipe, self.on_epoch = model, loss, recipe, on_epoch
         self.order = torch.Generator().manual_seed(seed)
         self._random = torch.Generator().manual_seed(seed).get_state()
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [
-            {
-                "params": [p for p in model.parameters() if p.ndim > 1],
-                "weight_decay": recipe.weight_decay,
-            },
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         self._steps = recipe.epochs * math.ceil(n / recipe.batch_size)
@@ -252,21 +217,15 @@ class Trainer:
         self._step = 0
         self._mixed = _autocast(recipe.precision)
         self._tally = Tally()
-        self._curves: list[Epoch] = []
-        self._best: tuple[float, int, dict[str, Tensor]] = (math.inf, 0, {})
-        self._diverged = False
-        self._stopped = ""
-        self._samples, self._seconds, self.waited = 0, 0.0, 0.0
+        self._least, self._weights = math.inf, dict[str, Tensor]()
+        self.curves: list[Epoch] = []
+        self.best_epoch, self.stopped, self.diverged = 0, "", False
+        self.samples, self.seconds, self.waited = 0, 0.0, 0.0
 
     @property
     def finished(self) -> bool:
         """Whether the last epoch was settled."""
-        return bool(self._stopped)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the loss was no number any more; what is left of the epoch is then not learnt."""
-        return self._diverged
+        return bool(self.stopped)
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -281,7 +240,7 @@ class Trainer:
 
     def learn(self, inputs: Tensor, targets: Tensor) -> None:
         """Take one step."""
-        if self._diverged or self._stopped:
+        if self.diverged or self.stopped:
             return
         began = time.perf_counter()
         self.model.train()
@@ -295,23 +254,23 @@ class Trainer:
             value = self.loss(logits.float(), targets)
             self._tally.add(value.item(), logits, targets)
             if not math.isfinite(self._tally.loss):
-                self._diverged = True
+                self.diverged = True
             else:
                 value.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
                 self._optimiser.step()
-        self._samples += len(targets)
-        self._seconds += time.perf_counter() - began
+        self.samples += len(targets)
+        self.seconds += time.perf_counter() - began
 
     def _rate(self) -> float:
-        """Part of the learning rate: a rise, then half a cosine."""
+        """Share of the learning rate: a rise, then half a cosine."""
         step, rising = self._step, self._rising
         if step < rising:
             return (step + 1) / rising
         return (1 + math.cos(math.pi * (step - rising) / max(1, self._steps - rising))) / 2
 
     def seal(self) -> Tally:
-        """End an epoch; gives what it came to, and the next begins."""
+        """Finish the epoch, return its totals and reset the counters."""
         tally, self._tally = self._tally, Tally()
         tally.step = self._step
         return tally
@@ -325,62 +284,43 @@ class Trainer:
             tally.add(self.loss(logits, targets).item(), logits, targets)
 
     def settle(self, learnt: Tally, judged: Tally, weights: Mapping[str, Tensor]) -> None:
-        """Take note of an epoch, and decide whether it is the last.
+        """Record an epoch, and decide whether it is the last.
 
-        Parameters
-        ----------
-        learnt, judged : Tally
-            As `seal` gave it, and of the validation part.
-        weights : mapping of str to Tensor
-            The model's state when the epoch was sealed; copied where it is the best so far.
-
-        Raises
-        ------
-        InputError
-            Where the loss is no number before there are weights worth keeping.
+        `weights` is the model's state when the epoch was sealed. Raises InputError if the loss is not finite before
+        there are weights worth keeping.
         """
-        if self._stopped:
+        if self.stopped:
             return
         if not math.isfinite(learnt.loss) or not math.isfinite(judged.mean_loss):
             self._stop(f"diverged at step {learnt.step}")
             return
-        epoch, epochs = len(self._curves) + 1, self.recipe.epochs
-        self._curves.append(
-            Epoch(
-                epoch, epochs, learnt.mean_loss, learnt.accuracy, judged.mean_loss, judged.accuracy
-            )
-        )
-        self.on_epoch(self._curves[-1])
-        if judged.mean_loss < self._best[0]:
-            kept = {name: value.clone() for name, value in weights.items()}
-            self._best = (judged.mean_loss, epoch, kept)
-        elif epoch - self._best[1] >= self.recipe.patience:
+        epoch, epochs = len(self.curves) + 1, self.recipe.epochs
+        training = learnt.mean_loss, learnt.accuracy
+        self.curves.append(Epoch(epoch, epochs, *training, judged.mean_loss, judged.accuracy))
+        self.on_epoch(self.curves[-1])
+        if judged.mean_loss < self._least:
+            self._least, self.best_epoch = judged.mean_loss, epoch
+            self._weights = {name: value.clone() for name, value in weights.items()}
+        elif epoch - self.best_epoch >= self.recipe.patience:
             self._stop("patience")
-        if epoch == epochs and not self._stopped:
+        if epoch == epochs and not self.stopped:
             self._stop("epochs")
 
     def _stop(self, why: str) -> None:
-        self._stopped = why
-        if not self._best[2]:
+        self.stopped = why
+        if not self._weights:
             raise InputError(
                 f"training {why}: the loss is no longer a number, and there are no earlier weights to keep; "
                 "lower the learning rate, or look for extreme values in the features"
             )
-        self.model.load_state_dict(self._best[2])
+        self.model.load_state_dict(self._weights)
         self.model.eval()
 
     def run(self, training: Source, validation: Source) -> Self:
-        """Train to the end, alone.
+        """Train to the end.
 
-        The same seed gives the same weights on the same machine with the same number of threads. Torch's own random
-        state is as before afterwards.
-
-        Raises
-        ------
-        InputError
-            As `settle`.
-        ResourceError
-            Where memory gives out.
+        The same seed gives the same weights on the same machine with the same number of threads. Raises InputError as
+        `settle` does, and ResourceError if memory runs out.
         """
         remedy = "lower --batch-size, or --image-size where pixels are read"
         size = self.recipe.batch_size
@@ -399,17 +339,18 @@ class Trainer:
                 self.settle(learnt, judged, self.model.state_dict())
         return self
 
-    def outcome(self) -> Outcome:
-        """Say what came of it, once it is finished: the model holds the best weights."""
-        return Outcome(
-            tuple(self._curves),
-            self._best[1],
-            self._stopped,
-            self._samples,
-            self._seconds + self.waited,
-            self.waited,
-            self.recipe,
-        )
+    def tell(self, model: Any) -> None:
+        """Set the fitted attributes of a head or baseline.
+
+        `curves_`, `n_iter_`, `best_epoch_`, `stopped_`, `recipe_`; `rate_`, samples learnt from per second; `waiting_`,
+        the share of the time spent waiting for data.
+        """
+        model.n_iter_, model.best_epoch_ = len(self.curves), self.best_epoch
+        model.stopped_, model.recipe_ = self.stopped, self.recipe
+        seconds = max(self.seconds + self.waited, 1e-9)
+        model.rate_, model.waiting_ = self.samples / seconds, self.waited / seconds
+        columns = [name for name in Epoch.__dataclass_fields__ if name != "epochs"]
+        model.curves_ = {name: [getattr(epoch, name) for epoch in self.curves] for name in columns}
 
 
 def train(
@@ -420,13 +361,10 @@ def train(
     recipe: Recipe,
     seed: int,
     on_epoch: Callable[[Epoch], None],
-) -> Outcome:
-    """Train a model in place: see `Trainer`."""
-    return (
-        Trainer(model, loss, len(training), recipe, seed, on_epoch)
-        .run(training, validation)
-        .outcome()
-    )
+) -> Trainer:
+    """Train a model in place, and return its finished trainer."""
+    trainer = Trainer(model, loss, len(training), recipe, seed, on_epoch)
+    return trainer.run(training, validation)
 
 
 def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:

@@ -1,13 +1,12 @@
-"""Which of two models is better, and whether that is more than the luck of the samples: paired bootstrap.
+"""The paired bootstrap: which of two models is better, and whether other samples could have reversed it.
 
-Both models answered the same held-out samples, so what is resampled is the difference between them, sample by
-sample. Several seeds hold out overlapping samples: a sample is drawn by its id, and drawn m times it counts m times
-in every seed that holds it out (a cluster bootstrap; Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
-chapters 8 and 13). Intervals thus say what other samples of the same kind would have changed; what other seeds would
-have changed is only in them so far as seeds hold out other samples.
+Both models were scored on the same held-out samples, so the difference between them is resampled, sample by sample.
+Several seeds hold out overlapping samples: a sample is drawn by its id, and one that is drawn m times counts m times in
+every seed that holds it out (a cluster bootstrap; Efron and Tibshirani 1993, chapters 8 and 13). Intervals say what
+other samples of the same kind would change; other seeds only as far as they hold out other samples.
 
-Each interval stands for itself. Of twenty comparisons of equal models one is expected to show a difference: nothing
-here corrects for how many are made, and whoever prints many of them should say so.
+Intervals are not corrected for the number of comparisons: of twenty comparisons of equal models one is expected to show
+a difference.
 """
 
 from __future__ import annotations
@@ -23,20 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError, UnknownName
-from samtl.metrics import classification as metrics
 from samtl.metrics.classification import (
     LEVEL,
     RESAMPLES,
     Counts,
     Floats,
+    accuracy,
+    balanced_accuracy,
+    macro_f1,
+    ratio,
+    require_resampling,
 )
 
 METRICS: dict[str, Callable[[Counts], Floats]] = {
-    "accuracy": metrics.accuracy,
-    "balanced_accuracy": metrics.balanced_accuracy,
-    "macro_f1": metrics.macro_f1,
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
 }
-FEWEST = 6  # below, not even a model that is better on every sample passes a sign test at 5 %: 2 / 2**5 > 0.05
+FEWEST = (
+    6  # with fewer samples, even a model better on each fails a sign test at 5 %: 2 / 2**5 > 0.05
+)
 _BUDGET = 4_000_000  # numbers held at once, beside the weights
 
 Weights = NDArray[np.uint8]
@@ -44,7 +49,7 @@ Weights = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over `n` seeds (n - 1 in the denominator; None of a single seed)."""
+    """Mean and standard deviation over `n` seeds (n - 1 in the denominator; None for a single seed)."""
 
     mean: float
     deviation: float | None
@@ -58,11 +63,11 @@ class Difference:
     Attributes
     ----------
     value : float
-        Mean over seeds of the first model's score less the second's.
+        Mean over seeds of the first model's score minus the second's.
     low, high : float
         Its interval; `low <= value <= high`.
     shown : bool
-        Whether the interval lies on one side of 0, of at least 6 samples: fewer can show nothing.
+        Whether there are at least `FEWEST` samples, and the interval excludes 0.
     n_samples : int
         Different held-out samples, over all seeds.
     n_seeds : int
@@ -78,7 +83,7 @@ class Difference:
 
 @runtime_checkable
 class Labels(Protocol):
-    """What a classifier said of the held-out samples of one seed: ids, and (n,) class indices."""
+    """A classifier's predictions for the held-out samples of one seed: ids and (n,) class indices."""
 
     @property
     def ids(self) -> Sequence[str]: ...
@@ -89,7 +94,7 @@ class Labels(Protocol):
 
 
 class ImageScores(Protocol):
-    """What a segmenter came to on the held-out images of one seed: ids, and (n,) scores by name."""
+    """A segmenter's scores on the held-out images of one seed: ids and (n,) values of each score."""
 
     @property
     def ids(self) -> Sequence[str]: ...
@@ -101,13 +106,7 @@ Outcome = Labels | ImageScores
 
 
 def over_seeds(values: Iterable[float]) -> Spread:
-    """Summarise one score of several seeds.
-
-    Raises
-    ------
-    InputError
-        Where there are none.
-    """
+    """Summarise one score of at least one seed."""
     found = np.array(list(values), dtype=np.float64)
     if not len(found):
         raise InputError("a mean over seeds needs at least one seed, got none")
@@ -139,16 +138,14 @@ def paired_differences(
     Parameters
     ----------
     models : mapping
-        Name to what the model came to, `Labels` or `ImageScores`: one for each seed, in the same order of seeds. The
-        n-th of all models hold the same samples, in any order.
+        For each model its outcomes, one for each seed, in the same order of seeds. The n-th outcomes of all models
+        hold the same samples, in any order.
     metric : str
-        Of labels `accuracy`, `balanced_accuracy` or `macro_f1`; of images the name of a score, whose mean over the
-        images is compared.
-    resamples : int
+        One of `METRICS` for labels; for images the name of a score, whose mean over the images is compared.
     seed : int
-        Equal samples and seeds give equal draws, so that one model is not luckier than another.
+        Equal samples and seeds give equal draws, so that all pairs are compared on the same resamples.
     level : float
-        Of the percentile interval, in (0, 1).
+        Of the percentile intervals, in (0, 1).
 
     Returns
     -------
@@ -158,13 +155,12 @@ def paired_differences(
     Raises
     ------
     InputError
-        Where samples differ, or repeat, or there are none, or `resamples` or `level` is out of range.
+        If samples differ or repeat, there are none, or `resamples` or `level` is out of range.
     UnknownName
-        Where there is no such metric.
+        If there is no such metric.
     """
-    if resamples < 1 or not 0 < level < 1:
-        raise InputError(f"expected resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
-    by_seed = _same_seeds(models)
+    require_resampling(resamples, level)
+    by_seed = _same_samples(models)
     names = sorted({name for outcomes in by_seed for name in outcomes[0].ids})
     rank = {name: i for i, name in enumerate(names)}
     drawn = _draws(len(names), resamples, seed)
@@ -173,29 +169,25 @@ def paired_differences(
     seeds = np.zeros(1 + resamples)
     for outcomes in by_seed:
         rows = np.sort([rank[name] for name in outcomes[0].ids])
-        # A draw may miss all that one seed holds out; that seed then has no say in it.
+        # A draw may miss all samples of a seed, which is then left out of that draw's mean.
         seen = np.append(True, drawn[rows].any(0))
         seeds += seen
         for model, outcome in zip(models, outcomes, strict=True):
             order = np.argsort([rank[name] for name in outcome.ids])
             sums[model] += np.where(seen, _scores(outcome, order, metric, drawn, rows), 0)
     means = {model: total / seeds for model, total in sums.items()}
-    return {
-        (a, b): _summary(means[a] - means[b], level, len(names), len(by_seed))
-        for a, b in itertools.combinations(models, 2)
-    }
-
-
-def _summary(gaps: Floats, level: float, n_samples: int, n_seeds: int) -> Difference:
-    value = float(gaps[0])
-    low, high = np.quantile(gaps[1:], [(1 - level) / 2, (1 + level) / 2])
-    low, high = min(float(low), value), max(float(high), value)
-    shown = (low > 0 or high < 0) and n_samples >= FEWEST
-    return Difference(value, low, high, shown, n_samples, n_seeds)
+    found = {}
+    for a, b in itertools.combinations(models, 2):
+        value, *gaps = (means[a] - means[b]).tolist()
+        low, high = np.quantile(gaps, [(1 - level) / 2, (1 + level) / 2])
+        low, high = min(float(low), value), max(float(high), value)
+        shown = (low > 0 or high < 0) and len(names) >= FEWEST
+        found[a, b] = Difference(value, low, high, shown, len(names), len(by_seed))
+    return found
 
 
 def describe(name_a: str, name_b: str, difference: Difference, unit: str = "points") -> str:
-    """Say in plain words what a difference comes to, in hundredths of the score: the better model first.
+    """Describe a difference in hundredths of the score, the better model first.
 
     Such as "vit beats mlp by 1.2 points [0.4, 2.0]", or "no difference shown between vit and mlp (0.3 points
     [-0.2, 0.8])".
@@ -204,7 +196,7 @@ def describe(name_a: str, name_b: str, difference: Difference, unit: str = "poin
     if difference.shown and value < 0:
         name_a, name_b, value, low, high = name_b, name_a, -value, -high, -low
     digits = 1
-    if difference.shown:  # enough that the interval does not look as if it held 0
+    if difference.shown:  # enough that the interval does not seem to hold 0
         digits = max(1, math.ceil(-math.log10(100 * low)))
     amount, left, right = (f"{round(100 * x, digits) + 0.0:.{digits}f}" for x in (value, low, high))
     figures = f"{amount} {unit} [{left}, {right}]"
@@ -214,8 +206,8 @@ def describe(name_a: str, name_b: str, difference: Difference, unit: str = "poin
     return f"no difference shown between {name_a} and {name_b} ({figures}{few})"
 
 
-def _same_seeds(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome, ...]]:
-    """Give the outcomes of all models for each seed, once they are sure to be of the same samples."""
+def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome, ...]]:
+    """The outcomes of all models for each seed, after checking that they are of the same samples."""
     if len(models) < 2 or len({len(outcomes) for outcomes in models.values()}) != 1:
         had = ", ".join(f"{len(outcomes)} of {name}" for name, outcomes in models.items())
         raise InputError(
@@ -237,14 +229,14 @@ def _same_seeds(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome, 
             wrong = next((name for name, label in wanted.items() if found[name] != label), None)
             if wrong is not None:
                 raise InputError(
-                    f"models cannot be compared that hold {wrong!r} to be of different classes, or of which one gives "
-                    "labels and the other masks: score both on the same dataset"
+                    f"models cannot be compared if the true class of {wrong!r} differs, or one predicts labels and the "
+                    "other masks: score both on the same dataset"
                 )
     return by_seed
 
 
 def _truth(outcome: Outcome) -> dict[str, int]:
-    """Give the label of each sample by id, -1 where there is none."""
+    """The label of each sample by id, -1 for an image with a mask."""
     labels = outcome.truth.tolist() if isinstance(outcome, Labels) else [-1] * len(outcome.ids)
     truth = dict(zip(outcome.ids, labels, strict=True))
     if not truth or len(truth) < len(outcome.ids):
@@ -262,17 +254,9 @@ def _scores(
     drawn: Weights,
     rows: NDArray[np.int64],
 ) -> Floats:
-    """Give the score of all samples once, and of every draw: (1 + resamples,).
+    """The score of all samples once, and of every draw: (1 + resamples,).
 
-    Parameters
-    ----------
-    outcome : Outcome
-    order : (n,) int64
-        Brings its samples into the order of `rows`.
-    metric : str
-    drawn : (N, resamples)
-    rows : (n,) int64
-        Of `drawn`, ascending.
+    `order` (n,) sorts the outcome's samples as `rows` (n,), which are ascending rows of `drawn`, (N, resamples).
     """
     score: Callable[[Weights], Floats]
     size = 1
@@ -282,13 +266,13 @@ def _scores(
         values = outcome.scores[metric][order]
 
         def score(times: Weights) -> Floats:
-            return metrics.ratio(values @ times, times.sum(0))
+            return ratio(values @ times, times.sum(0))
     else:
         if metric not in METRICS:
             raise UnknownName("metric of labels", metric, METRICS)
         k = 1 + int(max(outcome.truth.max(), outcome.guess.max()))
         size = k * k
-        # In the order of their cell of the confusion matrix, so that each cell is one run of samples.
+        # Sorted by cell of the confusion matrix, so that each cell is one run of samples.
         cells = (outcome.truth * k + outcome.guess)[order]
         by_cell = np.argsort(cells, kind="stable")
         rows = rows[by_cell]
@@ -301,16 +285,15 @@ def _scores(
 
     at_once = max(1, _BUDGET // max(len(rows), size))
     once = np.ones((len(rows), 1), dtype=np.uint8)
-    starts_at = range(0, drawn.shape[1], at_once)
-    slices = (drawn[rows, start : start + at_once] for start in starts_at)
+    slices = (drawn[rows, i : i + at_once] for i in range(0, drawn.shape[1], at_once))
     return np.concatenate([score(times) for times in itertools.chain([once], slices)])
 
 
 @functools.lru_cache(maxsize=2)
 def _draws(n: int, resamples: int, seed: int) -> Weights:
-    """Draw n of n things with replacement: how often each came, (n, resamples).
+    """Draw n of n things with replacement: how often each was drawn, (n, resamples).
 
-    A byte is enough: below 256 things none can come oftener, and above it would be a wonder (1 in 255!).
+    A byte is enough: the probability that one of more than 255 things is drawn more often is below 1 / 255!
     """
     random = np.random.default_rng(seed)
     times = np.empty((resamples, n), dtype=np.uint8)

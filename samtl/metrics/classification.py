@@ -1,4 +1,4 @@
-"""How good predictions are: classification scores and their bootstrap intervals, numpy only.
+"""Classification scores and their bootstrap intervals.
 
 Scores of a confusion matrix take any number of leading axes, so that a thousand resamples are one call.
 """
@@ -25,7 +25,7 @@ _BUDGET = 4_000_000  # numbers held at once while resampling: some 100 MB
 
 @dataclass(frozen=True)
 class Score:
-    """One figure and the interval it comes with; `low <= value <= high`."""
+    """A figure and its interval; `low <= value <= high`."""
 
     value: float
     low: float
@@ -34,15 +34,7 @@ class Score:
 
 @dataclass(frozen=True)
 class PerClass:
-    """Scores of each class, (K,) each, in the order of the classes; 0 where a ratio has no denominator.
-
-    Attributes
-    ----------
-    precision, recall, f1 : (K,) float64
-        In [0, 1].
-    support : (K,) int64
-        True samples of the class.
-    """
+    """Scores of each class, (K,) float64 in [0, 1], 0 if undefined, and its number of true samples, (K,) int64."""
 
     precision: Floats
     recall: Floats
@@ -66,21 +58,19 @@ def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> Counts:
     Raises
     ------
     InputError
-        Where lengths differ or an index is out of range.
+        If lengths differ or an index is out of range.
     """
-    true, guess = (
-        _indices(truth, n_classes, "labels"),
-        _indices(predicted, n_classes, "predictions"),
-    )
+    true = _indices(truth, n_classes, "labels")
+    guess = _indices(predicted, n_classes, "predictions")
     if true.shape != guess.shape:
         raise InputError(
-            f"as many predictions as labels are needed, got {len(guess)} for {len(true)}"
+            f"expected as many predictions as labels, got {len(guess)} for {len(true)}"
         )
     return np.bincount(true * n_classes + guess, minlength=n_classes**2).reshape(n_classes, -1)
 
 
 def accuracy(matrix: Counts) -> Floats:
-    """Part of the samples predicted correctly, (..., K, K) to (...)."""
+    """Share of correct predictions, (..., K, K) to (...)."""
     return ratio(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
 
 
@@ -109,33 +99,6 @@ def per_class(matrix: Counts) -> PerClass:
     )
 
 
-def calibration_error(truth: ArrayLike, probabilities: ArrayLike) -> float:
-    """Expected calibration error of the top class, in [0, 1].
-
-    The mean distance between confidence and accuracy over 15 bins of equal width, (0, 1/15] to (14/15, 1], weighted
-    by their samples (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3).
-
-    Parameters
-    ----------
-    truth : (n,) int
-    probabilities : (n, K) float
-        Rows sum to 1.
-    """
-    return float(_Samples(truth, probabilities).figures()["ece"][0])
-
-
-def log_loss(truth: ArrayLike, probabilities: ArrayLike) -> float:
-    """Mean of -log(probability of the true class), in nats; probabilities below 2.2e-16 count as that.
-
-    Parameters
-    ----------
-    truth : (n,) int
-    probabilities : (n, K) float
-        Rows sum to 1.
-    """
-    return float(_Samples(truth, probabilities).figures()["log_loss"][0])
-
-
 def bootstrap(
     truth: ArrayLike,
     probabilities: ArrayLike,
@@ -145,33 +108,68 @@ def bootstrap(
 ) -> dict[str, Score]:
     """Score class probabilities, with percentile bootstrap intervals over the samples.
 
-    The interval is that of the score over samples drawn with replacement: it says how much the figure hangs on which
-    samples happened to be held out, not how much it would change with another training part. Where resampling is
-    biased it is widened to hold the value (calibration error: noise in a bin only ever adds).
+    An interval says how much a figure depends on which samples happened to be held out, not how it would change with
+    another training part.
 
     Parameters
     ----------
     truth : (n,) int
         Class indices.
     probabilities : (n, K) float
-        Rows sum to 1; the prediction is the first largest.
-    resamples : int
-    seed : int
+        Rows sum to 1; the first largest is the prediction.
     level : float
-        In (0, 1).
+        Of the intervals, in (0, 1).
 
     Returns
     -------
     dict of Score
-        `accuracy`, `balanced_accuracy`, `macro_f1`, `ece` and `log_loss`.
+        `accuracy`, `balanced_accuracy`, `macro_f1`; `ece`, the expected calibration error of the predicted class over
+        15 bins of equal width, (0, 1/15] to (14/15, 1] (Guo et al. 2017, equation 3); and `log_loss` in nats,
+        probabilities clipped at 2.2e-16.
 
     Raises
     ------
     InputError
-        Where there are no samples, labels are out of range, or rows are not probabilities.
+        If there are no samples, labels are out of range, or rows are not probabilities.
     """
-    samples = _Samples(truth, probabilities)
-    return resample(samples.figures, samples.n, samples.classes**2, resamples, seed, level)
+    chances = np.asarray(probabilities, dtype=np.float64)
+    if chances.ndim != 2 or not chances.size:
+        raise InputError(
+            f"probabilities must be (samples, classes) and not empty, got shape {chances.shape}"
+        )
+    n, k = chances.shape
+    true = _indices(truth, k, "labels")
+    if len(true) != n:
+        raise InputError(f"expected a row of probabilities for each label, got {n} for {len(true)}")
+    bad = ~(np.isfinite(chances) & (chances >= 0)).all(1) | (abs(chances.sum(1) - 1) > 1e-3)
+    if bad.any():
+        raise InputError(
+            f"each row must hold probabilities that sum to 1, but row {bad.argmax()} is {chances[bad.argmax()][:8]}"
+        )
+    guess, top = chances.argmax(1), chances.max(1)
+    cell = true * k + guess
+    last = CALIBRATION_BINS - 1
+    bin_of = np.clip(np.ceil(top * CALIBRATION_BINS).astype(np.int64) - 1, 0, last)
+    gap = top - (guess == true)
+    surprise = -np.log(np.clip(chances[np.arange(n), true], np.finfo(np.float64).eps, 1))
+
+    def figures(draws: Draws) -> dict[str, Floats]:
+        b = len(draws)
+        nth = np.arange(b)[:, None]
+        matrix = np.bincount((nth * k * k + cell[draws]).ravel(), minlength=b * k * k)
+        matrix = matrix.reshape(b, k, k)
+        # Within a bin, samples * |confidence - accuracy| is |sum of (confidence - hit)|.
+        bins = (nth * CALIBRATION_BINS + bin_of[draws]).ravel()
+        gaps = np.bincount(bins, gap[draws].ravel(), minlength=b * CALIBRATION_BINS)
+        return {
+            "accuracy": accuracy(matrix),
+            "balanced_accuracy": balanced_accuracy(matrix),
+            "macro_f1": macro_f1(matrix),
+            "ece": abs(gaps).reshape(b, -1).sum(1) / n,
+            "log_loss": surprise[draws].mean(1),
+        }
+
+    return resample(figures, n, k**2, resamples, seed, level)
 
 
 def resample(
@@ -182,30 +180,19 @@ def resample(
     seed: int,
     level: float,
 ) -> dict[str, Score]:
-    """Draw n of n things with replacement, again and again: percentile intervals of figures.
+    """Percentile intervals of figures of n things, drawn n at a time with replacement.
+
+    The interval is widened to hold the value of all things once: resampling biases some figures, such as the
+    calibration error.
 
     Parameters
     ----------
     figures : callable
-        Gives each figure, (B,) float64, for draws (B, n) int32 of indices in [0, n).
-    n : int
+        Maps draws (B, n) int32 of indices in [0, n) to each figure, (B,) float64.
     size : int
         Numbers that `figures` holds for each draw, beside n.
-    resamples, seed, level
-        As for `bootstrap`.
-
-    Returns
-    -------
-    dict of Score
-        The value is that of each thing once; the interval is widened where it would not hold it.
-
-    Raises
-    ------
-    InputError
-        Where `resamples` or `level` is out of range.
     """
-    if resamples < 1 or not 0 < level < 1:
-        raise InputError(f"expected resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
+    require_resampling(resamples, level)
     random = np.random.default_rng(seed)
     at_once = max(1, _BUDGET // max(n, size))
     parts = []
@@ -220,68 +207,24 @@ def resample(
     return scores
 
 
+def require_resampling(resamples: int, level: float) -> None:
+    """Raise InputError if no interval of that level comes from so many resamples."""
+    if resamples < 1 or not 0 < level < 1:
+        raise InputError(f"expected resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
+
+
 def ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:
-    """Divide, with 0 where the whole is 0."""
+    """Divide; 0 if the whole is 0."""
     below = np.asarray(whole, dtype=np.float64)
     out = np.zeros_like(below)
     np.divide(part, below, out=out, where=below > 0)
     return out
 
 
-class _Samples:
-    """What each held-out sample adds to the figures, worked out once."""
-
-    def __init__(self, truth: ArrayLike, probabilities: ArrayLike) -> None:
-        chances = np.asarray(probabilities, dtype=np.float64)
-        if chances.ndim != 2 or not chances.size:
-            raise InputError(
-                f"probabilities must be (samples, classes) and not empty, got shape {chances.shape}"
-            )
-        self.n, self.classes = chances.shape
-        true = _indices(truth, self.classes, "labels")
-        if len(true) != self.n:
-            raise InputError(f"as many rows as labels are needed, got {self.n} for {len(true)}")
-        bad = ~(np.isfinite(chances) & (chances >= 0)).all(1) | (abs(chances.sum(1) - 1) > 1e-3)
-        if bad.any():
-            raise InputError(
-                f"each row must hold probabilities that sum to 1, but row {bad.argmax()} is "
-                f"{chances[bad.argmax()][:8]}"
-            )
-        guess, top = chances.argmax(1), chances.max(1)
-        self.cell = true * self.classes + guess
-        self.bin = np.clip(
-            np.ceil(top * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1
-        )
-        self.gap = top - (guess == true)
-        right = chances[np.arange(self.n), true]
-        self.surprise = -np.log(np.clip(right, np.finfo(np.float64).eps, 1))
-
-    def figures(self, draws: Draws | None = None) -> dict[str, Floats]:
-        """Give every figure, (B,), for draws (B, n) of sample numbers; for all samples once without."""
-        if draws is None:
-            draws = np.arange(self.n, dtype=np.int32)[None]
-        b, k = len(draws), self.classes
-        nth = np.arange(b)[:, None]
-        cells = np.bincount((nth * k * k + self.cell[draws]).ravel(), minlength=b * k * k)
-        matrix = cells.reshape(b, k, k)
-        # Within a bin, samples * |confidence - accuracy| is |sum of (confidence - hit)|.
-        bins = (nth * CALIBRATION_BINS + self.bin[draws]).ravel()
-        gaps = np.bincount(bins, self.gap[draws].ravel(), minlength=b * CALIBRATION_BINS)
-        return {
-            "accuracy": accuracy(matrix),
-            "balanced_accuracy": balanced_accuracy(matrix),
-            "macro_f1": macro_f1(matrix),
-            "ece": abs(gaps).reshape(b, -1).sum(1) / self.n,
-            "log_loss": self.surprise[draws].mean(1),
-        }
-
-
 def _indices(values: ArrayLike, n_classes: int, what: str) -> Counts:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InputError(
-            f"{what} must be a row of class indices, got shape {array.shape} of {array.dtype}"
-        )
+        raise InputError(f"{what} must be (n,) int, got shape {array.shape} of {array.dtype}")
     if array.size and not (array.min() >= 0 and array.max() < n_classes):
         raise InputError(
             f"{what} must lie between 0 and {n_classes - 1}, got {array.min()} to {array.max()}"

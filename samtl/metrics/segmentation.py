@@ -1,6 +1,6 @@
-"""How good predicted masks are: segmentation scores by image and pooled, and their bootstrap intervals.
+"""Segmentation scores by image and pooled over all pixels, and their bootstrap intervals.
 
-Class 0 is the background; what there is to find are the classes from 1 up. Only pixels with a known class count.
+Class 0 is the background, the others are the foreground. Only pixels with a known class count.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from samtl.errors import InputError
 from samtl.images.transforms import IGNORE
-from samtl.metrics import classification as metrics
 from samtl.metrics.classification import (
     LEVEL,
     RESAMPLES,
@@ -18,7 +17,10 @@ from samtl.metrics.classification import (
     Draws,
     Floats,
     Score,
+    accuracy,
+    macro_f1,
     ratio,
+    resample,
 )
 
 
@@ -27,10 +29,8 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
 
     Parameters
     ----------
-    truth : (height, width) uint8
-        Class indices in [0, n_classes); pixels of 255 do not count.
-    predicted : (height, width) uint8
-        Class indices in [0, n_classes); anything where `truth` is 255.
+    truth, predicted : (height, width) uint8
+        Class indices in [0, n_classes); pixels that are 255 in `truth` do not count.
     n_classes : int
         2 to 255, the background included.
 
@@ -42,7 +42,7 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
     Raises
     ------
     InputError
-        Where shapes differ, or dtype, number of classes or an index that counts is out of range.
+        If shapes differ, or the dtype, the number of classes or an index is out of range.
     """
     if not 2 <= n_classes <= IGNORE:
         raise InputError(
@@ -55,9 +55,9 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
             )
     if truth.shape != predicted.shape:
         raise InputError(
-            f"the predicted mask must be of the true mask's shape, {truth.shape}, got {predicted.shape}"
+            f"the predicted mask must have the true mask's shape, {truth.shape}, got {predicted.shape}"
         )
-    # Every pair of bytes is counted, those to be ignored, too: faster than to pick out the others first.
+    # All pairs of bytes are counted, ignored ones too: faster than selecting the others first.
     pairs = np.left_shift(truth, 8, dtype=np.uint16)
     pairs |= predicted
     table = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:IGNORE]
@@ -71,13 +71,12 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
 def scores(matrices: Counts) -> dict[str, Floats]:
     """Score confusion matrices.
 
-    `accuracy` is the part of all pixels predicted correctly. `iou`, `dice`, `precision` and `recall` are means over
-    the foreground classes (1 and up) that occur in the truth or the prediction; a class that occurs in only one of
-    them has 0 in each. Where none occurs, there was nothing to find and nothing was claimed: they are 1.
+    `accuracy` is the share of correct pixels. `iou`, `dice`, `precision` and `recall` are means over the foreground
+    classes that occur in the truth or the prediction; a class that occurs in only one of them scores 0. If none
+    occurs they are 1: there was nothing to find, and nothing was found.
 
-    Dice and F1 are one formula, 2 TP / (2 TP + FP + FN), averaged differently: `dice` over the foreground classes,
-    which says how well the roads are found; `f1` over all classes that occur, the background among them, so it is
-    the higher one wherever the background is easy.
+    Dice and F1 are one formula, 2 TP / (2 TP + FP + FN): `dice` is its mean over the foreground classes, `f1` over all
+    classes that occur, so `f1` is the higher one if the background is easy.
 
     Parameters
     ----------
@@ -92,19 +91,18 @@ def scores(matrices: Counts) -> dict[str, Floats]:
     Raises
     ------
     InputError
-        Where these are not confusion matrices of 2 classes or more, or one counts no pixels.
+        If these are not confusion matrices of 2 classes or more, or one counts no pixels.
     """
     shape = matrices.shape
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2 or matrices.dtype.kind not in "iu":
         raise InputError(
-            "expected counts of shape (..., classes, classes), at least 2 classes, got shape "
-            f"{shape} of {matrices.dtype}"
+            f"expected counts (..., classes, classes) of at least 2 classes, got shape {shape} of {matrices.dtype}"
         )
     empty = matrices.sum((-2, -1)) == 0
     if empty.any():
-        where = ", ".join(map(str, np.argwhere(empty)[0]))
+        first = ", ".join(map(str, np.argwhere(empty)[0]))
         raise InputError(
-            f"image {where or 0} has no pixel of a known class, and so no score: leave it out"
+            f"image {first or 0} has no pixel of a known class, so it has no score: leave it out"
         )
     right = np.diagonal(matrices, axis1=-2, axis2=-1)[..., 1:]
     true, guessed = matrices.sum(-1)[..., 1:], matrices.sum(-2)[..., 1:]
@@ -114,21 +112,20 @@ def scores(matrices: Counts) -> dict[str, Floats]:
         return np.where(occurs > 0, ratio(of_each.sum(-1), occurs), 1.0)
 
     return {
-        "accuracy": metrics.accuracy(matrices),
+        "accuracy": accuracy(matrices),
         "iou": mean(ratio(right, true + guessed - right)),
         "dice": mean(ratio(2 * right, true + guessed)),
-        "f1": metrics.macro_f1(matrices),
+        "f1": macro_f1(matrices),
         "precision": mean(ratio(right, guessed)),
         "recall": mean(ratio(right, true)),
     }
 
 
 def per_image(matrices: Counts) -> dict[str, Floats]:
-    """Score each image by itself, (n, K, K) to (n,): see `scores`."""
+    """Score each of at least one image, (n, K, K) to (n,): see `scores`."""
     if matrices.ndim != 3 or not len(matrices):
         raise InputError(
-            "expected the confusion of at least one image, (images, classes, classes), got shape "
-            f"{matrices.shape}"
+            f"expected counts of shape (images, classes, classes), at least one image, got shape {matrices.shape}"
         )
     return scores(matrices)
 
@@ -138,28 +135,25 @@ def bootstrap(
 ) -> dict[str, Score]:
     """Score the masks of several images, with percentile bootstrap intervals over the images.
 
-    Neighbouring pixels are alike, so pixels are never drawn by themselves: an image is drawn with all of its pixels,
-    or not. Else as `metrics.bootstrap`.
+    Neighbouring pixels are alike, so whole images are drawn, never single pixels.
 
     Parameters
     ----------
     matrices : (n, K, K) int64
         The confusion of each image.
-    resamples : int
-    seed : int
     level : float
-        In (0, 1).
+        Of the intervals, in (0, 1).
 
     Returns
     -------
     dict of Score
-        Means over the images of what `scores` gives, under the same names; and `pooled_accuracy`, `pooled_iou` and so
-        on, of the pixels of all images counted together.
+        Means over the images of each of `scores`, under its name; and `pooled_accuracy`, `pooled_iou` and so on, of
+        the pixels of all images together.
 
     Raises
     ------
     InputError
-        Where there are no images, or one has no pixel of a known class.
+        If there are no images, or one has no pixel of a known class.
     """
     single = per_image(matrices)
     n, k, _ = matrices.shape
@@ -177,4 +171,4 @@ def bootstrap(
             **{f"pooled_{name}": values for name, values in pooled.items()},
         }
 
-    return metrics.resample(figures, n, k * k, resamples, seed, level)
+    return resample(figures, n, k * k, resamples, seed, level)

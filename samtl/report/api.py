@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,46 +16,39 @@ from pathlib import Path
 
 from PIL import Image
 
+from samtl._io import AtomicFolder
 from samtl.datasets import Dataset, resolve
-from samtl.errors import InputError, SamtlError
+from samtl.errors import InputError, ResourceError, SamtlError
 from samtl.experiment.run import runs_folder
-from samtl.report import figures as charts
-from samtl.report import images as pictures
-from samtl.report.compare import differences
-from samtl.report.content import (
-    Drawing,
-    Page,
-    Section,
-    Study,
-    Table,
-)
-from samtl.report.encoder_cost import pass_seconds
-from samtl.report.figures.groups import weights_of
-from samtl.report.folder import ReportFolder
-from samtl.report.load import comparable, gather
+from samtl.report import figures, images
+from samtl.report.compare import Comparison, compared, findings, share_of
+from samtl.report.content import Drawing, Section, Table
+from samtl.report.encoder_pass import pass_seconds
+from samtl.report.load import read_comparisons, require_one
 from samtl.report.page import render
 from samtl.report.style import png, svg
+from samtl.report.words import counted, weights_of
 from samtl.store.storage import as_folder
 
 DEFAULT_OUT = "report"
-PAGE = "index.html"
-FIGURES = "figures"
-_QUALITY = 85  # of the photographs in the page; the PNG files beside it lose nothing
+PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
+_QUALITY = 85  # of photographs in the page; the PNG files are lossless
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What a report came to, and where it is.
+    """What a report contains, and where it is.
 
     Attributes
     ----------
     folder, page : Path
     studies, runs, figures, tables : int
+        How many; a study is a set of runs that may be compared.
     bytes : int
         Of the page.
     seconds : float
     lines : tuple of str
-        What was found, in plain words.
+        The findings in words.
     warnings : tuple of str
         What readers must know.
     missing : tuple of str
@@ -73,7 +68,7 @@ class ReportResult:
     missing: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
-        """Give the result as JSON values."""
+        """Return the result as JSON values."""
         return {**asdict(self), "folder": str(self.folder), "page": str(self.page)}
 
 
@@ -88,23 +83,23 @@ def make_report(
     encoder_seconds: float | None = None,
     on_event: Callable[[str], None] | None = None,
 ) -> ReportResult:
-    """Draw all figures of a study, and write them with what they say as one page that needs no network.
+    """Draw all figures of a study, and write them with their findings as one page that needs no network.
 
     Parameters
     ----------
     sources : path or sequence of path
-        Run folders, sweep folders, and folders that hold such; by default `$SAMTL_RUNS`, else `./runs`.
+        Run folders, sweep folders, and folders of such; by default `$SAMTL_RUNS`, else `./runs`.
     out : path
         The report's folder, with `index.html` and `figures/`. An earlier report there is replaced.
     dataset : str or Dataset, optional
-        What the runs are on, for figures with images; by default the one that they name, if it is on this machine.
+        The dataset of the runs, for figures with images; by default the one that they name, if it is on this machine.
     root : path, optional
         Where its files are.
     separate : bool
-        Whether runs that cannot be compared are reported beside each other.
+        Whether runs that cannot be compared are reported side by side.
     title : str, optional
     encoder_seconds : float, optional
-        Wall time of the encoder's pass; by default what the store tells, if it lies where the runs found it.
+        Wall time of the encoder's pass; by default what the store says, if it is where the runs found it.
     on_event : callable, optional
         Called with a line about each stage.
 
@@ -115,65 +110,118 @@ def make_report(
     Raises
     ------
     InputError
-        Where there are no runs, or some that cannot be compared and `separate` is not given; where a dataset that was
-        named cannot be opened; where `out` holds anything else.
+        If there are no runs, or some cannot be compared and `separate` is not given; if a dataset that was named
+        cannot be opened; if `out` holds anything but a report; if the extra `report` is not installed.
     ResourceError
-        Where the disk does not take it.
+        If the report cannot be written.
     """
     began = time.perf_counter()
     tell = on_event or (lambda line: None)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    with ReportFolder(as_folder(out)) as folder:
+    place = as_folder(out).resolve()  # a link to a folder stays, and what it points to is replaced
+    with _writing(place), AtomicFolder(place.parent) as folder:
         tell("reading runs")
-        studies = comparable(gather(given or [runs_folder()]), separate)
-        chapters = []
-        for number, study in enumerate(studies, 1):
-            tell(f"drawing {study.dataset}: {len(study.trials)} runs")
-            images, why = _dataset(study, dataset, root)
-            seconds = encoder_seconds if encoder_seconds is not None else pass_seconds(study)
-            chapter = _chapter(study, images, why, seconds)
-            chapters.append(_apart(chapter, study, number) if len(studies) > 1 else chapter)
-        sections = tuple(section for chapter in chapters for section in chapter.sections)
-        page = Page(title or _title(studies), _subtitle(studies), sections)
-        runs = sum(len(study.trials) for study in studies)
-        made = (
-            f"Made by samtl {version('samtl')} on {datetime.now(UTC):%d %B %Y}, from {runs} runs."
-        )
+        comparisons = require_one(read_comparisons(given or [runs_folder()]), separate)
+        sections: list[Section] = []
+        lines, missing = [], []
+        for number, one in enumerate(comparisons, 1):
+            tell(f"drawing {one.dataset}: {counted(len(one.runs), 'run')}")
+            opened, why = _dataset(one, dataset, root)
+            seconds = encoder_seconds if encoder_seconds is not None else pass_seconds(one)
+            chapter, notes = _chapter(one, opened, why, seconds)
+            lines += [line for section in chapter for line in section.bullets]
+            missing += notes
+            sections += _numbered(chapter, one, number) if len(comparisons) > 1 else chapter
         parts = [part for section in sections for part in section.parts]
         drawings = [part for part in parts if isinstance(part, Drawing)]
-        tell(f"writing {len(drawings)} figures")
-        shown = {}
+        tell(f"writing {counted(len(drawings), 'figure')}")
+        (folder.path / FIGURES).mkdir()
         for part in parts:
-            table = part.table if isinstance(part, Drawing) else part
-            folder.write(f"{FIGURES}/{part.name}.csv", _csv(table))
-            if isinstance(part, Drawing):
-                shown[part.name] = _write_figure(part, folder)
-        content = render(page, shown, files=FIGURES, made=made).encode()
-        folder.write(PAGE, content)
-        folder.publish({"samtl": version("samtl"), "title": page.title, "runs": runs})
-    warnings = dict.fromkeys(text for study in studies for text in study.warnings)
+            (folder.path / FIGURES / f"{part.name}.csv").write_text(_csv(part), encoding="utf-8")
+        shown = {
+            drawing.name: _write_figure(drawing, folder.path / FIGURES) for drawing in drawings
+        }
+        names = " and ".join(dict.fromkeys(one.dataset for one in comparisons))
+        runs = sum(len(one.runs) for one in comparisons)
+        content = render(
+            title or f"How far a frozen encoder gets on {names}",
+            _subtitle(comparisons),
+            sections,
+            shown,
+            made=f"Made by samtl {version('samtl')} on {datetime.now(UTC):%d %B %Y}, from {counted(runs, 'run')}.",
+        ).encode()
+        (folder.path / PAGE).write_bytes(content)
+        marker = {
+            "samtl_report": 1,
+            "samtl": version("samtl"),
+            "files": sorted(_files(folder.path)),
+        }
+        (folder.path / MARKER).write_text(json.dumps(marker, indent=1), encoding="utf-8")
+        _require_free(place)  # minutes may have passed
+        folder.publish(place.name, replace=True)
+    warnings = dict.fromkeys(text for one in comparisons for text in one.warnings)
     return ReportResult(
         folder=Path(out),
         page=Path(out, PAGE),
-        studies=len(studies),
+        studies=len(comparisons),
         runs=runs,
         figures=len(drawings),
         tables=len(parts) - len(drawings),
         bytes=len(content),
         seconds=time.perf_counter() - began,
-        lines=tuple(line for chapter in chapters for line in chapter.lines),
+        lines=tuple(lines),
         warnings=tuple(warnings),
-        missing=tuple(dict.fromkeys(note for chapter in chapters for note in chapter.missing)),
+        missing=tuple(dict.fromkeys(missing)),
     )
 
 
-def _write_figure(drawing: Drawing, folder: ReportFolder) -> bytes:
-    """Write a figure's files; gives what the page shows."""
-    bitmap = png(drawing.figure)
-    folder.write(f"{FIGURES}/{drawing.name}.png", bitmap)
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Refuse a place that is taken, and turn errors of the disk into a `ResourceError`."""
+    try:
+        _require_free(place)
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write a report to {place}: {error.strerror or error}; choose another folder with --out, or make "
+            "room"
+        ) from error
+
+
+def _require_free(place: Path) -> None:
+    """Refuse a place that holds anything but an earlier report."""
+    if place.exists() and not place.is_dir():
+        raise InputError(f"--out {place}: expected a folder for the report, and this is a file")
+    if not place.exists() or not any(place.iterdir()):
+        return
+    try:
+        marker = json.loads((place / MARKER).read_text(encoding="utf-8"))
+        ours = {MARKER, *marker["files"]} if "samtl_report" in marker else set()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        ours = set()
+    others = sorted(_files(place) - ours)
+    if others or not ours:
+        raise InputError(
+            f"{place} holds other things than an earlier report{', such as ' * bool(others)}{''.join(others[:1])}, and "
+            "is not replaced: name another folder with --out, or move them away"
+        )
+
+
+def _files(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    }
+
+
+def _write_figure(drawing: Drawing, folder: Path) -> bytes:
+    """Write a figure's files and return what the page embeds."""
+    bitmap = png(drawing.figure, tight=drawing.picture)
+    (folder / f"{drawing.name}.png").write_bytes(bitmap)
     if not drawing.picture:
         vectors = svg(drawing.figure)
-        folder.write(f"{FIGURES}/{drawing.name}.svg", vectors)
+        (folder / f"{drawing.name}.svg").write_text(vectors, encoding="utf-8")
         return vectors.encode()
     with Image.open(io.BytesIO(bitmap)) as opened:
         file = io.BytesIO()
@@ -184,138 +232,112 @@ def _write_figure(drawing: Drawing, folder: ReportFolder) -> bytes:
 def _csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.header)
-    writer.writerows(table.rows)
+    writer.writerows([table.header, *table.rows])
     return text.getvalue()
 
 
-@dataclass(frozen=True)
-class _Chapter:
-    """What a page says about one study."""
+_HOW_COMPARED = (
+    "Two models are compared on the very samples that both were scored on, so a difference can be shown even if the "
+    "intervals of their scores overlap."
+)
+_GROUPS = (
+    "Whole groups of images, such as scenes, were held out, but the bootstrap draws single images. Images of a group "
+    "are alike, so the intervals are narrower than the variation between groups: with few groups, take them as a lower "
+    "bound."
+)
 
-    sections: tuple[Section, ...]
-    lines: tuple[str, ...]
-    missing: tuple[str, ...]
 
-
-def _chapter(study: Study, dataset: Dataset | None, why: str, seconds: float | None) -> _Chapter:
-    table, lines = differences(study)
-    by_share = charts.by_share(study)
-    of_dataset, of_masks, mistakes, hardest = (
-        pictures.samples(dataset),
-        pictures.panels(study, dataset),
-        pictures.confused(study, dataset),
-        pictures.hardest(study, dataset),
-    )
-    notes = dict.fromkeys(
-        note for some in (of_dataset, of_masks, mistakes, hardest) for note in some.notes
-    )
-    missing = (*notes, *([why] if notes and why else []))
-    failed = Table("failed", "Fits that came to nothing", "", ("fit", "why"), tuple(study.failed))
+def _chapter(
+    comparison: Comparison, dataset: Dataset | None, why: str, seconds: float | None
+) -> tuple[list[Section], list[str]]:
+    """Return the sections of the page on one comparison, and what could not be shown."""
+    found = compared(comparison)
+    by_share = figures.by_share(comparison)
+    grouped = any(run.split.name.startswith("grouped") for run in comparison.runs)
+    album = images.Album(dataset)
+    samples, panels = images.samples(album), images.panels(comparison, album)
+    mistakes = (*images.confused(comparison, album), *images.hardest(comparison, album))
+    missing = [*album.notes, *filter(None, [why])]
     sections = [
         Section(
-            "findings", "What was found", (_counted(study), *(f"- {line}" for line in lines)),
-            study.warnings, tuple(by_share[:1]),
+            "findings",
+            "Findings",
+            parts=tuple(by_share[:1]),
+            paragraphs=(_counted(comparison),),
+            bullets=findings(comparison, found),
+            warnings=comparison.warnings,
         ),
-        Section("scores", "Scores", parts=(*by_share[1:], charts.scores_table(study))),
+        Section("scores", "Scores", (*by_share[1:], figures.scores_table(comparison))),
         Section(
-            "differences", "Which differences are shown",
-            _how_compared(study) if table else (), parts=(table,) if table else (),
+            "differences",
+            "Differences",
+            (figures.differences(comparison, found),) if found else (),
+            (_HOW_COMPARED, *([_GROUPS] if grouped else [])) if found else (),
         ),
-        Section("images", "The images", missing, parts=of_dataset.drawings),
-        Section("masks", "Masks", parts=(*of_masks.drawings, *charts.image_scores(study))),
-        Section("training", "Training", parts=tuple(charts.training_curves(study))),
+        Section("images", "Images", tuple(samples), tuple(missing)),
+        Section("masks", "Masks", (*panels, *figures.image_scores(comparison))),
+        Section("training", "Training", tuple(figures.training_curves(comparison))),
+        Section("mistakes", "Mistakes", (*figures.confusions(comparison), *mistakes)),
+        Section("costs", "Cost", tuple(figures.costs(comparison, seconds))),
         Section(
-            "mistakes", "Mistakes",
-            parts=(*charts.confusions(study), *mistakes.drawings, *hardest.drawings),
+            "failures", "Failures", (figures.failures(comparison),) if comparison.failed else ()
         ),
-        Section("costs", "What it cost", parts=tuple(charts.costs(study, seconds))),
-        Section("failures", "What failed", parts=(failed,) if failed.rows else ()),
-        Section("provenance", "Where the figures come from", parts=tuple(charts.provenance(study))),
-    ]  # fmt: skip
-    kept = tuple(s for s in sections if s.parts or s.paragraphs)
-    return _Chapter(kept, lines, missing)
+        Section("provenance", "Provenance", tuple(figures.provenance(comparison))),
+    ]
+    return [section for section in sections if section.parts or section.paragraphs], missing
 
 
-_DIFFERENCES = (
-    "Two models are compared on the very samples that both were scored on, so that a difference can be told apart "
-    "although the intervals of their scores overlap."
-)
-
-
-_GROUPS = (
-    "Whole groups of images (such as scenes) were held out, and the bootstrap draws images. Those of a group are "
-    "alike, so intervals are narrower than what other groups would show: with few groups, take them for a lower bound."
-)
-
-
-def _how_compared(study: Study) -> tuple[str, ...]:
-    grouped = any(trial.split["name"].startswith("grouped") for trial in study.trials)
-    return (_DIFFERENCES, _GROUPS) if grouped else (_DIFFERENCES,)
-
-
-def _counted(study: Study) -> str:
-    """Say what was compared."""
-    shares = sorted({round(trial.share, 2) for trial in study.trials})
-    first, last = (f"{100 * share:.0f} %" for share in (shares[0], shares[-1]))
-    span = first if first == last else f"{first} to {last}"
-    seeds = len({trial.seed for trial in study.trials})
+def _counted(comparison: Comparison) -> str:
+    """Describe what was compared."""
+    shares = [share_of(run) for run in comparison.runs]
+    span = dict.fromkeys(f"{100 * share:.0f} %" for share in (min(shares), max(shares)))
+    seeds = len({run.seed for run in comparison.runs})
     return (
-        f"{_many(len(study.trials), 'run')} of {_many(len(study.models), 'model')} on {study.dataset} "
-        f"({', '.join(study.models)}), {_many(seeds, 'seed')}, learning from {span} of the images. "
-        + (
-            "At the share nearest to 80 %, from the best model down:"
-            if len(study.models) > 1
-            else ""
-        )
-    ).strip()
+        f"{counted(len(comparison.runs), 'run')} of {counted(len(comparison.models), 'model')} on {comparison.dataset} "
+        f"({', '.join(comparison.models)}), {counted(seeds, 'seed')}, trained on {' to '.join(span)} of the images."
+        + " At the share nearest to 80 %, from the best model down:"
+        * (len(comparison.models) > 1)
+    )
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def _title(studies: Sequence[Study]) -> str:
-    names = " and ".join(dict.fromkeys(study.dataset for study in studies))
-    return f"How far a frozen encoder gets on {names}"
-
-
-def _subtitle(studies: Sequence[Study]) -> str:
-    trials = [trial for study in studies for trial in study.trials]
-    encoders = dict.fromkeys(weights_of(trial) for trial in trials if trial.encoder)
+def _subtitle(comparisons: Sequence[Comparison]) -> str:
+    runs = [run for one in comparisons for run in one.runs]
+    encoders = dict.fromkeys(weights_of(run) for run in runs if run.encoder)
     kinds = dict.fromkeys(
-        f"{study.task.capitalize()}, {_many(len(study.classes), 'class').replace('classs', 'classes')}"
-        for study in studies
+        f"{one.task.capitalize()}, {counted(len(one.classes), 'class')}" for one in comparisons
     )
-    return (
-        f"{'; '.join(kinds)}. {'Encoder ' + ', '.join(encoders) + '.' if encoders else ''}".strip()
-    )
+    return f"{'; '.join(kinds)}.{' Encoder ' * bool(encoders)}{', '.join(encoders)}{'.' * bool(encoders)}"
 
 
-def _apart(chapter: _Chapter, study: Study, number: int) -> _Chapter:
-    """Give the parts of one of several studies names and titles of their own."""
-    name = re.sub(r"[^a-z0-9]+", "-", study.dataset.lower()).strip("-")
+def _numbered(chapter: Sequence[Section], comparison: Comparison, number: int) -> list[Section]:
+    """Give the parts of one of several comparisons names and titles of their own."""
+    name = re.sub(r"[^a-z0-9]+", "-", comparison.dataset.lower()).strip("-")
     prefix = f"{number}-{name}"[:40]
-    sections = []
-    for section in chapter.sections:
-        parts = tuple(replace(part, name=f"{prefix}-{part.name}") for part in section.parts)
-        title = f"{number}. {study.dataset}: {section.title[0].lower()}{section.title[1:]}"
-        sections.append(replace(section, name=f"{prefix}-{section.name}", title=title, parts=parts))
-    return replace(chapter, sections=tuple(sections))
+    return [
+        replace(
+            section,
+            name=f"{prefix}-{section.name}",
+            title=f"{number}. {comparison.dataset}: {section.title.lower()}",
+            parts=tuple(replace(part, name=f"{prefix}-{part.name}") for part in section.parts),
+        )
+        for section in chapter
+    ]
 
 
 def _dataset(
-    study: Study, given: str | Dataset | None, root: str | Path | None
+    comparison: Comparison, given: str | Dataset | None, root: str | Path | None
 ) -> tuple[Dataset | None, str]:
-    """Open the dataset that images are shown of; else say how it can be had."""
+    """Open the dataset whose images are shown; else say how to get it."""
     if given is not None:
-        return resolve(given, root), ""
+        found = resolve(given, root)
+        if found.name == comparison.dataset:
+            return found, ""
+        return None, f"The runs are on {comparison.dataset}, not on {found.name}."
     try:
-        return resolve(study.dataset, root, download=False), ""
+        return resolve(comparison.dataset, root, download=False), ""
     except SamtlError as error:
         if root is not None:
             raise InputError(f"--root {root}: {error}; name the dataset with --dataset") from error
         return None, (
-            "To have them shown, name the dataset as it was embedded, and where its files are, with `--dataset` and "
-            "`--root`."
+            "To see them, name the dataset as it was embedded, and where its files are, with `--dataset` and `--root`."
         )

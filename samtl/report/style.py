@@ -1,28 +1,34 @@
-"""How figures look: size, text, a fixed look for each model, and figures as SVG and PNG.
+"""How figures look: sizes, text, a fixed look for each model; figures as SVG and PNG.
 
-Whatever is no data is of one of three neutral colours, so that a page can exchange them in the dark; nothing else is.
+Everything that is not data has one of three neutral colours, which the page replaces in dark mode.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from samtl.errors import require_extra
 
-INK = "#1f2428"  # text, axes
+matplotlib = require_extra("matplotlib", "report")
+
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+INK = "#1f2428"  # text and axes
 GRID = "#c9ced4"
 PAPER = "#ffffff"
-DARK = "#15181c"  # the paper of a dark page, which colours must show on too
-ON_COLOUR = "#fefefe"  # text on a strong colour: light on both papers, so no shade of PAPER
+DARK = "#15181c"  # the background of a dark page: colours must be visible on it, too
+ON_COLOUR = (
+    "#fefefe"  # text on a strong colour; differs from PAPER, so the page does not replace it
+)
 
-WIDTH = 5.6  # inches: shrunk to a phone's 340 pixels, text of 10 points still has more than 8
+WIDTH = 5.6  # inches: on a phone of 340 pixels, text of 10 points is still larger than 8
+DPI = 160  # of PNG files
 SMALL = 9.0
 LABEL = 10.0
 
@@ -43,7 +49,7 @@ _RC: Any = {
     "figure.facecolor": "none",
     "figure.titlesize": SMALL,
     "font.family": "sans-serif",
-    # matplotlib ships the first; a page that lacks it takes the next, none of which runs wider.
+    # matplotlib ships the first; a browser without it takes one of the others, none of which is wider
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
     "font.size": LABEL,
     "grid.color": GRID,
@@ -53,9 +59,10 @@ _RC: Any = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.6,
     "lines.markersize": 5.5,
-    "svg.fonttype": "none",  # text stays text: it can be searched and read out, and is small
+    "svg.fonttype": "none",  # text stays text: searchable, readable aloud, small
     "svg.hashsalt": "samtl",
     "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$"
     "xtick.color": INK,
     "xtick.labelsize": SMALL,
     "ytick.color": INK,
@@ -66,15 +73,15 @@ _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 @dataclass(frozen=True)
 class Look:
-    """How a model is drawn: colour, marker and dashes, each of which is enough to know it by."""
+    """How a model is drawn: colour, marker and dashes, each of which suffices to recognise it."""
 
     colour: str
     marker: str
     dashes: str | tuple[float, tuple[float, ...]]
 
 
-# Chosen so that every two differ by at least 19 in CIE L*a*b*, for colour-blind readers too, and each has a contrast
-# of 3 on white and on the dark paper; tests/test_report_style.py measures it.
+# Every two colours differ by at least 19 in CIE L*a*b*, for colour-blind readers, too, and each has a contrast of 3 on
+# white and on the dark background; tests/test_report_style.py measures both.
 LOOKS = {
     "logreg": Look("#1062ce", "o", "-"),
     "mlp": Look("#1e97ec", "s", (0, (6, 2))),
@@ -85,60 +92,49 @@ LOOKS = {
     "unet": Look("#be3220", "X", (0, (5, 1.5))),
     "floor": Look("#808080", "_", (0, (1, 1.2))),
 }
-_MORE = "<>hp*d"
+_MORE_MARKERS = "<>hp*d"
 
 
 def looks(models: Iterable[str]) -> dict[str, Look]:
-    """Give each model of a study its look: its name's own where that is free, else one that is left.
+    """Assign a different look to each model: its name's own if that is free, else one that is left.
 
     Parameters
     ----------
     models : iterable of str
-        Names, or names followed by the features; the order decides only between those without a look of their own.
-
-    Returns
-    -------
-    dict of str to Look
-        All differ; the colours do as far as they reach.
+        Names, or names followed by features or parameters.
     """
     names = list(dict.fromkeys(models))
-    given: dict[str, Look] = {}
-    for name in sorted(names, key=lambda name: (name not in LOOKS, names.index(name))):
+    found: dict[str, Look] = {}
+    for name in names:
         own = LOOKS.get(name.split(maxsplit=1)[0].partition("[")[0]) if name else None
-        if own is not None and own not in given.values():
-            given[name] = own
-            continue
-        spare = [look for look in LOOKS.values() if look not in given.values()]
-        given[name] = next((look for look in spare if look is not LOOKS["floor"]), None) or _mixed(
-            given.values()
-        )
-    return {name: given[name] for name in names}
+        if own is not None and own not in found.values():
+            found[name] = own
+    spare = (look for look in _spare() if look not in found.values())
+    return {name: found[name] if name in found else next(spare) for name in names}
 
 
-def _mixed(taken: Iterable[Look]) -> Look:
-    """Give a look made of a known colour and another marker."""
-    have = set(taken)
+def _spare() -> Iterator[Look]:
+    """Yield looks for further models without end: the known ones, then their colours with other markers."""
     known = [look for name, look in LOOKS.items() if name != "floor"]
-    for i in count():
-        base = known[i % len(known)]
-        look = Look(base.colour, f"${i}$" if i >= len(_MORE) else _MORE[i], base.dashes)
-        if look not in have:
-            return look
-    raise AssertionError  # the count has no end
+    yield from known
+    for i in itertools.count():
+        marker = _MORE_MARKERS[i] if i < len(_MORE_MARKERS) else f"${i}$"
+        yield Look(known[i % len(known)].colour, marker, known[i % len(known)].dashes)
 
 
 def styled() -> AbstractContextManager[None]:
-    """Give the context in which figures are made and drawn."""
-    return matplotlib.rc_context(_RC)
+    """Return the context in which figures are made and drawn."""
+    context: AbstractContextManager[None] = matplotlib.rc_context(_RC)
+    return context
 
 
 def figure(height: float, width: float = WIDTH) -> Figure:
-    """Make an empty figure, in inches, with a transparent ground; within `styled` only."""
+    """Make an empty figure, sizes in inches, with a transparent background; only within `styled`."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def settled(drawn: Figure, note: str = "") -> Figure:
-    """Lay a figure out for good, under a note in small type, so that it is the same in every format."""
+    """Put a note in small type above a figure and fix its layout, so that it is the same in every format."""
     if note:
         drawn.suptitle(note[0].upper() + note[1:], x=0.01, ha="left", style="italic")
     drawn.draw_without_rendering()
@@ -146,16 +142,20 @@ def settled(drawn: Figure, note: str = "") -> Figure:
     return drawn
 
 
-def bare(axes: Axes, grid: str = "x") -> None:
-    """Take the frame and the tick marks of one axis away, as for rows with names."""
-    other = "y" if grid == "x" else "x"
-    axes.grid(visible=False, axis=other)  # type: ignore[arg-type]
-    axes.tick_params(axis=other, length=0)  # type: ignore[arg-type]
-    axes.spines["left" if other == "y" else "bottom"].set_visible(False)
+def rows_of_names(axes: Axes, names: list[str], values: list[str]) -> None:
+    """Label the rows 0, 1, ... of a horizontal chart: names at the left, values at the right."""
+    for place, value in enumerate(values):
+        at = axes.get_yaxis_transform()
+        axes.text(1.02, place, value, transform=at, va="center", fontsize=SMALL)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
 
 
 def svg(drawn: Figure) -> str:
-    """Draw a figure as an `<svg>` element with a transparent ground, the same bytes each time."""
+    """Return a figure as an `<svg>` element with a transparent background, the same bytes each time."""
     file = io.StringIO()
     with styled():
         drawn.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
@@ -163,9 +163,13 @@ def svg(drawn: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def png(drawn: Figure, dpi: int = 160) -> bytes:
-    """Draw a figure as a PNG file on white paper, the same bytes each time."""
+def png(drawn: Figure, dpi: int = DPI, tight: bool = False) -> bytes:
+    """Return a figure as a PNG file on white, the same bytes each time; `tight` crops it to its content."""
     file = io.BytesIO()
     with styled():
-        drawn.savefig(file, format="png", dpi=dpi, facecolor=PAPER, metadata={"Software": None})
+        box = "tight" if tight else None
+        metadata = {"Software": None}
+        drawn.savefig(
+            file, format="png", dpi=dpi, facecolor=PAPER, metadata=metadata, bbox_inches=box
+        )
     return file.getvalue()

@@ -1,41 +1,23 @@
-"""What a sweep came to, in a table and a few sentences, before any figure is drawn."""
+"""The scores of a sweep as a table and a few sentences, without any figure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from samtl.errors import SamtlError
-from samtl.experiment.run import read_run
 from samtl.metrics.bootstrap import Spread, over_seeds
-from samtl.report.compare import differences
-from samtl.report.figures.groups import (
-    FIGURES,
-    FLOOR,
-    STANDARD_SHARE,
-    TITLES,
-)
-from samtl.report.load import gather
-from samtl.sweep.api import SweepResult, labelled
-from samtl.sweep.results import DONE, Row
+from samtl.report.compare import SCORES, Comparison, Series, compared, findings
+from samtl.report.load import read_comparisons
+from samtl.report.words import FLOOR, TITLES
+from samtl.sweep.api import SweepResult
+from samtl.sweep.results import DONE
 
 
 @dataclass(frozen=True)
 class Line:
-    """One model.
-
-    Attributes
-    ----------
-    model : str
-    floor : bool
-        Whether it is what the others are held against.
-    scores : mapping of str to Spread
-        By split, over seeds.
-    """
+    """A model, or a floor, and its scores over seeds by split."""
 
     model: str
     floor: bool
@@ -44,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the finished cells of a sweep on one dataset came to.
+    """The finished cells of a sweep that may be compared.
 
     Attributes
     ----------
@@ -54,13 +36,13 @@ class Summary:
     splits : tuple of str
         In the order in which they were asked for.
     lines : tuple of Line
-        The floor last: the one that was in the sweep, else the one that stands beside each head.
+        The floor last: the one that was in the sweep, else the one fitted beside each head.
     floor_missing : str
         Why there is no floor, or "".
     words : tuple of str
         On the splits nearest to 80-20, each model against the next better one.
     weights : tuple of str
-        Those that are not trained.
+        Those that are untrained.
     """
 
     dataset: str
@@ -73,96 +55,45 @@ class Summary:
 
 
 def summarise(result: SweepResult) -> list[Summary]:
-    """Put the scores of a sweep together: a summary for each dataset and task of which a cell is done."""
+    """Summarise a sweep; runs that were removed or altered since are left to the report."""
     splits = tuple(dict.fromkeys(row["split"] for row in result.rows))
-    of_data: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in result.rows:
-        if row["status"] == DONE and row["metric_name"] == FIGURES[row["task"]][0]:
-            of_data[row["dataset"], row["task"]].append(row)
-    return [
-        _summary(result.out, dataset, task, splits, rows)
-        for (dataset, task), rows in of_data.items()
-    ]
+    runs = dict.fromkeys(result.out / row["run"] for row in result.rows if row["status"] == DONE)
+    try:
+        found = read_comparisons([*runs]) if runs else []
+    except SamtlError:
+        return []
+    return [_summary(comparison, splits) for comparison in found]
 
 
-def _summary(
-    out: Path, dataset: str, task: str, splits: tuple[str, ...], rows: Sequence[Row]
-) -> Summary:
-    by_model: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        by_model[row["method"], row["features"], row["store"]].append(row)
-    names = labelled(by_model)
+def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
+    metric = SCORES[comparison.task][0]
+    by_model: dict[str, list[Series]] = defaultdict(list)
+    for one in comparison.series:
+        by_model[one.model].append(one)
+        for name in dict.fromkeys(name for run in one.runs for name in run.also):
+            also = tuple(run.also.get(name, {}) for run in one.runs)
+            by_model[f"{one.model}/{name}"].append(Series(one.model, one.kind, one.runs, also))
     lines = [
-        Line(
-            names[model],
-            model[0].partition("/")[0] == FLOOR,
-            _spreads((row["split"], row["metric_value"]) for row in some),
-        )
+        Line(model, model.partition("/")[0] == FLOOR, _spreads(some, metric))
         for model, some in by_model.items()
     ]
-    missing = ""
-    if not any(line.floor for line in lines):
-        beside, missing = _beside(out, FIGURES[task][0], rows)
-        lines += [Line(FLOOR, True, beside)] if beside else []
+    lines.sort(key=lambda line: line.floor)
+    floors = any(line.floor for line in lines)
     return Summary(
-        dataset,
-        TITLES[FIGURES[task][0]],
+        comparison.dataset,
+        TITLES[metric],
         splits,
-        tuple(sorted(lines, key=lambda line: line.floor)),
-        missing,
-        _words(out, rows),
-        tuple(dict.fromkeys(row["weights"] for row in rows if row["untrained"])),
+        tuple(lines),
+        "" if floors else next((run.floor_missing for run in comparison.runs), ""),
+        findings(comparison, compared(comparison)),
+        tuple(dict.fromkeys(run.weights for run in comparison.runs if run.untrained)),
     )
 
 
-def _spreads(scores: Iterable[tuple[str, float]]) -> dict[str, Spread]:
+def _spreads(some: list[Series], metric: str) -> dict[str, Spread]:
     values: dict[str, list[float]] = defaultdict(list)
-    for split, value in scores:
-        values[split].append(value)
+    for one in some:
+        for run, scores in zip(one.runs, one.scores, strict=True):
+            if metric in scores:
+                values[str(run.given.get("split"))].append(scores[metric].value)
     return {split: over_seeds(found) for split, found in values.items()}
-
-
-def _beside(out: Path, metric: str, rows: Sequence[Row]) -> tuple[dict[str, Spread], str]:
-    """Give the floor that was fitted on each split, once; and why there is none where there is none at all."""
-    found: dict[tuple[str, str], float] = {}
-    missing = ""
-    for row in rows:
-        place = row["split"], row["split_digest"]
-        if place in found:
-            continue
-        try:
-            run = read_run(out / row["run"])
-        except SamtlError as error:
-            missing = str(error)
-            continue
-        if run.floor:
-            found[place] = run.floor[metric].value
-        else:
-            missing = run.floor_missing
-    return _spreads((split, value) for (split, _), value in found.items()), missing
-
-
-def _words(out: Path, rows: Sequence[Row]) -> tuple[str, ...]:
-    """Compare the models on the splits whose training part is nearest to that of the study's own comparison."""
-    learnt: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        seen = row["n_train"] + row["n_val"]
-        learnt[row["split"]].append(seen / (seen + row["n_test"]))
-    off = {
-        split: round(abs(float(np.mean(x)) - 1 + STANDARD_SHARE), 2) for split, x in learnt.items()
-    }
-    nearest = {split for split, distance in off.items() if distance == min(off.values())}
-    runs = dict.fromkeys(out / row["run"] for row in rows if row["split"] in nearest)
-    try:
-        studies = gather(list(runs))
-        found = [(study, differences(study)[1]) for study in studies]
-    except SamtlError:  # runs that were taken away or altered since; the report tells of them
-        return ()
-    several = len(studies) > 1
-    return tuple(
-        f"{next(filter(None, (trial.store for trial in study.trials)), study.dataset)}: {line}"
-        if several
-        else line
-        for study, lines in found
-        for line in lines
-    )

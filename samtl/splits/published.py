@@ -41,13 +41,7 @@ def list_files(prefix: str | Path) -> dict[str, Path]:
 
 
 def read_lists(prefix: str | Path) -> dict[str, list[str]]:
-    """Read the names in each part.
-
-    Raises
-    ------
-    InputError
-        If a file is missing or is not text.
-    """
+    """Read the names in each part; InputError if a file is missing or is not text."""
     lists = {}
     for part, path in list_files(prefix).items():
         try:
@@ -64,26 +58,15 @@ def read_lists(prefix: str | Path) -> dict[str, list[str]]:
 def parts_of(
     lists: Mapping[str, Sequence[str]], ids: Sequence[str], source: str, where: str
 ) -> list[str]:
-    """Find the part of each sample.
+    """Find the part of each sample, "" if it is not listed.
 
-    Every listed name must be a sample: figures on part of a published split would not compare.
-
-    Parameters
-    ----------
-    lists : mapping of part to names
-    ids : sequence of (N,) str
-    source, where : str
-        Where lists and samples are from, for messages.
-
-    Returns
-    -------
-    list of (N,) str
-        "" for a sample that is not listed.
+    `lists` maps parts to names; `source` and `where` say where lists and samples are from, for messages.
 
     Raises
     ------
     InputError
-        If a name matches no sample, several, or one that is listed already.
+        If a name matches no sample (figures on some of a published split would not compare), several, or one that is
+        listed already.
     """
     row = {sample: i for i, sample in enumerate(ids)}
     by_stem: dict[str, list[int]] = {}

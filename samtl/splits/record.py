@@ -15,16 +15,9 @@ from samtl.splits.split import Split
 
 
 class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `split.json`: samples that are in no list were trained on.
+    """The content of `split.json`: attributes of a `Split` and its validation split, and sample ids.
 
-    Attributes
-    ----------
-    name, share, seed, digest
-        As of `Split`.
-    validation_digest, validation_share
-        Of the split of the training part.
-    held_out, validation, left_out : list of str
-        Ids of the held-out samples, the validation part, and the samples in no part.
+    Samples in none of the lists were trained on; those of `left_out` are in no part.
     """
 
     name: str
@@ -55,13 +48,7 @@ def record_of(sample_ids: Sequence[str], split: Split, inner: Split) -> SplitRec
 
 
 def read_split(run: str | Path) -> SplitRecord:
-    """Read the split of a run folder.
-
-    Raises
-    ------
-    InputError
-        If the folder is not a run, or as `read_split_file`.
-    """
+    """Read the split of a run folder: see `read_split_file`."""
     file = Path(run, "split.json")
     if not file.is_file():
         raise InputError(

@@ -79,11 +79,6 @@ class SplitSpec:
         Of `file`; else "".
     base : SplitSpec or None
         What holds out before `label` or `shots` leave labels out.
-
-    Raises
-    ------
-    InputError
-        If a number is out of range, or `base` leaves labels out or is several splits.
     """
 
     kind: str
@@ -137,15 +132,7 @@ class SplitSpec:
 
 
 def parse(spec: str | float) -> SplitSpec:
-    """Parse one split spec.
-
-    Raises
-    ------
-    UnknownName
-        If it begins with none of the known forms.
-    InputError
-        If numbers are missing or out of range.
-    """
+    """Parse one split spec; UnknownName if it has none of the known forms, InputError if a number is out of range."""
     text = str(spec).strip()
     if text == SHIPPED or text in TORCHGEO:
         return SplitSpec(text)
@@ -166,13 +153,10 @@ def parse(spec: str | float) -> SplitSpec:
 
 
 def parse_many(text: str) -> list[SplitSpec]:
-    """Parse a list of split specs; a `kfold` gives its folds.
+    """Parse split specs separated by commas; a `kfold` gives its folds.
 
-    Parameters
-    ----------
-    text : str
-        Separated by commas. Between the second and the last spec of an arithmetic sequence, "..." stands for those
-        left out: `0.1,0.2,...,0.9`, or `label:0.1@0.2,label:0.2@0.2,...,label:1@0.2`.
+    Between the second and the last spec of an arithmetic sequence, "..." stands for those left out: `0.1,0.2,...,0.9`,
+    or `label:0.1@0.2,label:0.2@0.2,...,label:1@0.2`.
 
     Raises
     ------
@@ -202,14 +186,6 @@ def parse_many(text: str) -> list[SplitSpec]:
 def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
     """Select the held-out samples, and those of the others that are for validation.
 
-    Parameters
-    ----------
-    samples : Samples
-    spec : SplitSpec
-        Any but a `kfold`, which is several splits.
-    seed : int
-        Not used if nothing is drawn.
-
     Returns
     -------
     split, inner : Split
@@ -218,7 +194,7 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
     Raises
     ------
     InputError
-        If no such split of these samples is possible.
+        If no such split of these samples is possible, or `spec` is a `kfold`, which is several splits.
     ResourceError
         If lists cannot be downloaded.
     """

@@ -23,7 +23,7 @@ from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.baseline_trial import IMAGE_SIZE, BaselineTrial, samples_of
 from samtl.experiment.features import Data, array_for
 from samtl.experiment.fit import configured, same_samples
-from samtl.experiment.head_trial import HeadTrial, head_trial
+from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import Clock, Floors, Parts
 from samtl.heads.io import load
@@ -158,7 +158,7 @@ class Workshop:
         if cell.kind == "heads":
             array = array_of(self.store(cell.store), cell.name)
             data = self.data(cell.store, array, cell.features)
-            return head_trial(
+            return HeadTrial(
                 data, cell.name, model, cell.parts, cell.seed, given, cell.start, cell.streamed
             )
         images, samples = self.images(cell.store)
@@ -306,7 +306,7 @@ class Workshop:
             if not self.given.params.get(
                 "floor"
             ):  # others are held against the floor with its defaults
-                _keep(path, {name: scores.metrics for name, scores in trial.found.items()})
+                _keep(path, {name: scored.metrics for name, scored in trial.scored.items()})
             return trial.floor()
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))

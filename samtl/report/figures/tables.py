@@ -1,19 +1,18 @@
-"""The study's scores as a table, and where its figures come from."""
+"""Tables: scores, differences between models, failed fits, and where the figures come from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
-from samtl.report.content import Cell as Value
-from samtl.report.content import Study, Table
-from samtl.report.figures.groups import (
+from samtl.experiment.run import Run
+from samtl.metrics.classification import Score
+from samtl.report.compare import SCORES, Compared, Comparison, Series, share_of, unused
+from samtl.report.content import Table, Value
+from samtl.report.words import (
     BAND,
-    FIGURES,
     FLOOR,
     TITLES,
-    Cell,
-    cells,
     floor_words,
     sentences,
     untrained_words,
@@ -21,63 +20,65 @@ from samtl.report.figures.groups import (
 )
 
 
-def scores_table(study: Study) -> Table:
-    """Give the main figures of every model and kind of split, each with its interval and its floor.
+def scores_table(comparison: Comparison) -> Table:
+    """Return the main scores of every model and kind of split, with their intervals and their floor.
 
     Returns
     -------
     Table
-        A row for each model, kind of split and, of the floor, companion.
+        A row for each model and kind of split, and for each companion of the floor.
     """
-    metrics = FIGURES[study.task]
-    found = cells(study)
-    rows = [_row(cell, cell.model, metrics, study) for cell in found]
-    for cell in found:
-        if cell.trials[0].name == FLOOR:
-            for name in cell.trials[0].also:
-                scores = tuple(trial.also[name] for trial in cell.trials if name in trial.also)
-                other = Cell(cell.model, cell.kind, cell.trials, scores)
-                rows.append(_row(other, f"{FLOOR}: {name}", metrics, study))
+    metrics = SCORES[comparison.task]
+    floors: dict[str, Mapping[str, Score]] = {
+        run.split.digest: run.metrics for run in comparison.runs if run.name == FLOOR
+    }
+    rows = [_row(one, one.model, metrics, floors) for one in comparison.series]
+    for one in comparison.series:
+        if one.runs[0].name == FLOOR:
+            for name in one.runs[0].also:
+                scores = tuple(run.also[name] for run in one.runs if name in run.also)
+                other = Series(one.model, one.kind, one.runs, scores)
+                rows.append(_row(other, f"{FLOOR}: {name}", metrics, floors))
     return Table(
         name="scores",
         title="Scores",
         caption=sentences(
             f"means over seeds (or folds), ± their standard deviation, and an interval, whose bounds are {BAND}.",
             "the floor beside a score is that of the same held-out samples.",
-            floor_words(study),
-            untrained_words(study.trials),
+            floor_words(comparison),
+            untrained_words(comparison.pairs),
         ),
         header=(
-            "model",
-            "reads",
-            "encoder and weights",
-            "split",
-            "training share",
-            "repeats",
-            *(name for metric in metrics for name in _heads(metric)),
+            *("model", "reads", "encoder and weights", "split", "training share", "repeats"),
+            *(
+                name
+                for title in map(TITLES.__getitem__, metrics)
+                for name in (
+                    title,
+                    f"± {title}",
+                    f"{title}, 95 % interval",
+                    f"{title} of the floor",
+                )
+            ),
         ),
         rows=tuple(rows),
     )
 
 
-def _heads(metric: str) -> tuple[str, ...]:
-    title = TITLES[metric]
-    return title, f"± {title}", f"{title}, 95 % interval", f"{title} of the floor"
-
-
-def _row(cell: Cell, name: str, metrics: Iterable[str], study: Study) -> tuple[Value, ...]:
-    trial = cell.trials[0]
-    is_floor = cell.model == FLOOR or trial.name == FLOOR
+def _row(
+    one: Series, name: str, metrics: Iterable[str], floors: Mapping[str, Mapping[str, Score]]
+) -> tuple[Value, ...]:
+    is_floor = one.beside or one.runs[0].name == FLOOR
     values: list[Value] = [
         name,
-        "pixels" if is_floor else trial.features,
-        "" if is_floor else weights_of(trial),
-        cell.kind[0],
-        round(cell.share, 4),
-        cell.repeats,
+        "pixels" if is_floor else one.runs[0].inputs,
+        "" if is_floor else weights_of(one.runs[0]),
+        one.kind.split,
+        round(one.share, 4),
+        len(one.runs),
     ]
     for metric in metrics:
-        summary = cell.summary(metric)
+        summary = one.summary(metric)
         if summary is None:
             values += [None] * 4
             continue
@@ -85,145 +86,134 @@ def _row(cell: Cell, name: str, metrics: Iterable[str], study: Study) -> tuple[V
             round(summary.mean, 4),
             None if summary.deviation is None else round(summary.deviation, 4),
             f"{summary.low:.3f} to {summary.high:.3f}",
-            None if is_floor else _floor(study, cell, metric),
+            None if is_floor else _floor(one, metric, floors),
         ]
     return tuple(values)
 
 
-def _floor(study: Study, cell: Cell, metric: str) -> float | None:
-    """Give the mean of the floors run on a cell's splits; where none was run at all, of those beside its trials."""
-    run = {t.split["digest"]: t.metrics for t in study.trials if t.name == FLOOR}
-    floors = [
-        run.get(trial.split["digest"], {}) if run else trial.floor or {} for trial in cell.trials
-    ]
-    values = [floor[metric].value for floor in floors if metric in floor]
-    return round(sum(values) / len(values), 4) if len(values) == len(cell.trials) else None
+def _floor(one: Series, metric: str, floors: Mapping[str, Mapping[str, Score]]) -> float | None:
+    """Return the mean score of the floors on the series' splits: of those that were run, else of those beside it."""
+    of_runs = [floors.get(run.split.digest, {}) if floors else run.floor or {} for run in one.runs]
+    values = [floor[metric].value for floor in of_runs if metric in floor]
+    return round(sum(values) / len(values), 4) if len(values) == len(one.runs) else None
 
 
-def provenance(study: Study) -> list[Table]:
-    """Give what the figures hang on: sources, splits, runs and versions.
+def differences(comparison: Comparison, found: Sequence[Compared]) -> Table:
+    """Return every comparison of two models as a row, in words and in numbers."""
+    return Table(
+        "differences",
+        f"Differences in {TITLES[SCORES[comparison.task][0]]} between every two models",
+        sentences(
+            "Points are hundredths of the score. Intervals come from a paired bootstrap over the samples that both "
+            "models were scored on; they show how much other samples would have changed.",
+            "They are not corrected for multiple comparisons: of twenty comparisons of equal models one is expected "
+            f"to show a difference, and this table has {len(found)}.",
+            untrained_words(comparison.pairs),
+        ),
+        (
+            *("in words", "training share", "split", "model", "other model", "difference"),
+            *("95 % interval", "shown", "seeds", "held-out samples"),
+        ),
+        tuple(
+            (
+                one.words,
+                round(one.better.share, 4),
+                one.better.kind.split,
+                one.better.model,
+                one.other.model,
+                round(100 * one.difference.value, 2),
+                f"{100 * one.difference.low:.2f} to {100 * one.difference.high:.2f}",
+                "yes" if one.difference.shown else "no",
+                one.difference.n_seeds,
+                one.difference.n_samples,
+            )
+            for one in found
+        ),
+    )
 
-    Returns
-    -------
-    list of Table
-        Those that have rows.
-    """
-    note = untrained_words(study.trials)
+
+def failures(comparison: Comparison) -> Table:
+    """Return the failed cells of sweeps and their reasons."""
+    return Table("failed", "Failed fits", "", ("fit", "reason"), comparison.failed)
+
+
+def provenance(comparison: Comparison) -> list[Table]:
+    """Return what the figures are based on: sources, splits, runs and versions; tables without rows are left out."""
+    pairs, note = comparison.pairs, untrained_words(comparison.pairs)
+    sources: dict[tuple[Value, ...], dict[str, None]] = {}
+    for model, run in pairs:
+        sources.setdefault(_source(run), {})[model] = None
+    versions = Counter(item for run in comparison.runs for item in run.versions.items())
     tables = [
         Table(
             "sources",
             "What the models read",
             sentences(
-                "the fingerprint stands for the encoder, its weights, the preprocessing and the number types of a "
-                "store; the snapshot for what was in it.",
+                "the fingerprint identifies the encoder, its weights, the preprocessing and the number types of a "
+                "store; the snapshot identifies its content.",
                 note,
             ),
             (
-                "models",
-                "reads",
-                "dataset",
-                "store",
-                "encoder and weights",
-                "image size",
-                "fingerprint",
-                "snapshot",
-                "note",
+                *("models", "reads", "dataset", "store", "encoder and weights", "image size"),
+                *("fingerprint", "snapshot", "note"),
             ),
-            _sources(study),
+            tuple((", ".join(models), *source) for source, models in sources.items()),
         ),
         Table(
             "splits",
             "Splits",
-            "The digest stands for who was held out and who was not.",
+            "The digest identifies which samples were held out.",
             (
-                "split",
-                "held-out share",
-                "seed",
-                "train",
-                "validation",
-                "test",
-                "left out",
+                *("split", "held-out share", "seed", "train", "validation", "test", "left out"),
                 "digest",
             ),
-            _unique(
-                (
-                    str(trial.split["name"]),
-                    float(trial.split["share"]),
-                    int(trial.split["seed"]),
-                    trial.n_train,
-                    trial.n_validation,
-                    trial.n_test,
-                    trial.n_left_out,
-                    str(trial.split["digest"]),
-                )
-                for trial in study.trials
-            ),
+            tuple(dict.fromkeys(map(_split, comparison.runs))),
         ),
         Table(
             "runs",
             "Runs",
             sentences(
-                "the configuration digest covers all that decides a run's outcome but the versions.",
-                "Warm: the run whose weights were gone on from."
-                if any(trial.warm_start for trial in study.trials)
+                "the configuration digest covers everything that determines a run's result except versions.",
+                "Warm: the run whose weights training started from."
+                if any(run.warm_start for run in comparison.runs)
                 else "",
                 note,
             ),
             (
-                "model",
-                "encoder and weights",
-                "split",
-                "training share",
-                "seed",
-                "run",
-                "configuration",
-                "warm",
+                *("model", "encoder and weights", "split", "training share", "seed", "run"),
+                *("configuration", "warm"),
             ),
             tuple(
                 (
-                    trial.model,
-                    weights_of(trial),
-                    str(trial.split["name"]),
-                    round(trial.share, 4),
-                    trial.seed,
-                    trial.path.name,
-                    str(trial.config.get("digest", "")),
-                    trial.warm_start,
+                    model,
+                    weights_of(run),
+                    run.split.name,
+                    round(share_of(run), 4),
+                    run.seed,
+                    run.path.name,
+                    run.digest,
+                    run.warm_start,
                 )
-                for trial in study.trials
+                for model, run in pairs
             ),
         ),
-        Table("versions", "Versions", "", ("library", "version", "runs"), _versions(study)),
+        Table(
+            "versions",
+            "Versions",
+            "",
+            ("library", "version", "runs"),
+            tuple((library, version, n) for (library, version), n in versions.items()),
+        ),
     ]
     return [table for table in tables if table.rows]
 
 
-def _sources(study: Study) -> tuple[tuple[Value, ...], ...]:
-    models: dict[tuple[Value, ...], dict[str, None]] = {}
-    for trial in study.trials:
-        store: Any = trial.config.get("store") or {}
-        source = (
-            trial.features,
-            trial.dataset,
-            trial.store,
-            weights_of(trial),
-            store.get("identity", {}).get("image_size", ""),
-            trial.fingerprint,
-            str(store.get("snapshot", "")),
-            trial.note,
-        )
-        models.setdefault(source, {})[trial.model] = None
-    return tuple((", ".join(names), *source) for source, names in models.items())
+def _source(run: Run) -> tuple[Value, ...]:
+    size = str(run.identity.get("image_size", ""))
+    reads = (run.inputs, run.dataset, run.store, weights_of(run), size)
+    return (*reads, run.fingerprint, run.snapshot, run.note)
 
 
-def _versions(study: Study) -> tuple[tuple[Value, ...], ...]:
-    """Count the runs of each library's version."""
-    counts: dict[tuple[str, str], int] = {}
-    for trial in study.trials:
-        for library, version in trial.config.get("versions", {}).items():
-            counts[library, version] = counts.get((library, version), 0) + 1
-    return tuple((library, version, n) for (library, version), n in counts.items())
-
-
-def _unique(rows: Iterable[tuple[Value, ...]]) -> tuple[tuple[Value, ...], ...]:
-    return tuple(dict.fromkeys(rows))
+def _split(run: Run) -> tuple[Value, ...]:
+    counts = (run.n_train, run.n_validation, run.n_test, unused(run))
+    return (run.split.name, run.split.share, run.split.seed, *counts, run.split.digest)

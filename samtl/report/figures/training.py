@@ -1,177 +1,117 @@
-"""How training went: losses and accuracies by epoch."""
+"""Loss and accuracy by epoch."""
 
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from samtl.report.content import (
-    Drawing,
-    Study,
-    Table,
-    Trial,
-)
-from samtl.report.figures.groups import (
-    FLOOR,
-    STANDARD_SHARE,
-    at_share,
-    first_seed,
-    listed,
-    sentences,
-    split_words,
-    untrained,
-    untrained_words,
-)
-from samtl.report.style import (
-    figure,
-    looks,
-    settled,
-    styled,
-)
+from samtl.experiment.run import Run
+from samtl.experiment.tables import read_curves
+from samtl.report.compare import Comparison
+from samtl.report.content import Drawing
+from samtl.report.style import figure, looks, settled, styled
+from samtl.report.words import listed, sentences, split_words, untrained, untrained_words
 
-_PANELS = (
-    ("train_loss", "training loss"),
-    ("validation_loss", "validation loss"),
-    ("train_accuracy", "training accuracy"),
-    ("validation_accuracy", "validation accuracy"),
-)
+Curves = dict[str, list[float]]
+
+_PANELS = {
+    "train_loss": "training loss",
+    "validation_loss": "validation loss",
+    "train_accuracy": "training accuracy",
+    "validation_accuracy": "validation accuracy",
+}
 
 
-def training_curves(study: Study, share: float = STANDARD_SHARE) -> list[Drawing]:
-    """Draw loss and accuracy by epoch, of the training and the validation part, of all models that have epochs.
-
-    Parameters
-    ----------
-    study : Study
-    share : float
-        The held-out share; the split whose training part comes nearest to the rest is drawn, one seed of it.
+def training_curves(comparison: Comparison) -> list[Drawing]:
+    """Draw loss and accuracy of training and validation by epoch, on the standard split, one seed of it.
 
     Returns
     -------
     list of Drawing
-        One, or none where no model has epochs.
+        One, or none if no model has epochs.
     """
-    cells = at_share(study, share)
-    trials = first_seed(cells)
-    learnt = [trial for trial in trials if trial.curves.get("epoch")]
-    if not learnt:
+    runs = comparison.together()
+    curves = {
+        model: found for model, run in runs.items() if (found := read_curves(run)).get("epoch")
+    }
+    trained = {model: runs[model] for model in curves}
+    if not trained:
         return []
-    others = [trial.model for trial in trials if trial not in learnt]
-    what = split_words(cells[0])
+    others = [model for model in runs if model not in trained]
+    split = f"{split_words(comparison.standard()[0])}, seed {next(iter(trained.values())).seed}"
     return [
         Drawing(
             name="training-curves",
-            title="Training and validation, epoch by epoch",
+            title="Training and validation by epoch",
             caption=sentences(
-                f"{what}, seed {learnt[0].seed}.",
+                f"{split}.",
                 "A ring marks the epoch whose weights were kept: the lowest validation loss.",
-                "Figures of the training part are taken while it is learnt from, with whatever dropout a model has.",
-                "Curves marked warm go on from weights that were learnt on fewer of these samples: they begin where "
-                "those were, and are shorter; `samtl sweep --no-warm-start` begins every one from nothing."
-                if any(trial.warm_start for trial in learnt)
+                "Training figures are taken during the epoch, with the model's dropout.",
+                "Curves marked warm start from weights trained on fewer of these samples, so they begin lower and are "
+                "shorter; `samtl sweep --no-warm-start` trains every model from scratch."
+                if any(run.warm_start for run in trained.values())
                 else "",
-                f"Without a curve, since they have no epochs: {listed(others)}." if others else "",
-                untrained_words(learnt),
+                f"Models without epochs have no curve: {listed(others)}." if others else "",
+                untrained_words(trained.items()),
             ),
-            alt=sentences(
-                f"Curves of loss and accuracy, {what}.",
-                "At the epoch kept: " + "; ".join(map(_ended, learnt)) + ".",
-                untrained_words(learnt),
+            header=("model", "epoch", *_PANELS.values(), "kept"),
+            rows=tuple(
+                (
+                    _named(model, run),
+                    int(epoch),
+                    *(float(f"{curves[model][key][i]:.5g}") for key in _PANELS),
+                    "kept" if i == _kept(run, curves[model]) else "",
+                )
+                for model, run in trained.items()
+                for i, epoch in enumerate(curves[model]["epoch"])
             ),
-            figure=_drawn(study, learnt),
-            table=Table(
-                "training-curves",
-                "Training and validation, epoch by epoch",
-                sentences(f"{what}, seed {learnt[0].seed}.", untrained_words(learnt)),
-                ("model", "epoch", *(title for _, title in _PANELS), "kept"),
-                tuple(
-                    (
-                        _named(trial),
-                        int(epoch),
-                        *(_rounded(trial.curves[key][i]) for key, _ in _PANELS),
-                        "kept" if i == _kept(trial) else "",
-                    )
-                    for trial in learnt
-                    for i, epoch in enumerate(trial.curves["epoch"])
-                ),
-            ),
+            figure=_drawn(comparison, trained, curves),
         )
     ]
 
 
-def _drawn(study: Study, trials: list[Trial]) -> Figure:
-    style = looks((*study.models, FLOOR))
+def _drawn(comparison: Comparison, runs: dict[str, Run], curves: dict[str, Curves]) -> Figure:
+    style = looks(comparison.models)
     with styled():
         drawn = figure(5.2)
         grid = drawn.subplots(2, 2, sharex=True, sharey="row")
-        for (key, title), axes in zip(_PANELS, grid.ravel(), strict=True):
+        for (key, title), axes in zip(_PANELS.items(), grid.ravel(), strict=True):
             axes.set_title(title)
-            for trial in trials:
-                look, values = style[trial.model], trial.curves[key]
-                axes.plot(trial.curves["epoch"], values, color=look.colour, linestyle=look.dashes)
-                kept = _kept(trial)
+            for model, run in runs.items():
+                x, y, look = curves[model]["epoch"], curves[model][key], style[model]
+                axes.plot(x, y, color=look.colour, ls=look.dashes, label=_named(model, run))
                 if key.startswith("validation"):
-                    axes.plot(
-                        trial.curves["epoch"][kept],
-                        values[kept],
-                        marker="o",
-                        markerfacecolor="none",
-                        color=look.colour,
-                        markeredgewidth=1.6,
-                        markersize=6.5,
-                    )
+                    at, ring = _kept(run, curves[model]), {"mfc": "none", "mew": 1.6, "ms": 6.5}
+                    axes.plot(x[at], y[at], "o", color=look.colour, **ring)
         losses = np.concatenate(
-            [np.asarray(trial.curves[key]) for trial in trials for key, _ in _PANELS[:2]]
+            [found[key] for found in curves.values() for key in ("train_loss", "validation_loss")]
         )
         if losses.min() > 0 and losses.max() > 10 * losses.min():
-            _to_log(grid[0, 0])
+            axes = grid[0, 0]
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.tick_params(axis="y", which="minor", length=0)
         for axes in grid[1]:
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         drawn.legend(
-            handles=[
-                Line2D(
-                    [], [], color=style[t.model].colour, ls=style[t.model].dashes, label=_named(t)
-                )
-                for t in trials
-            ],
+            handles=grid[0, 0].lines,
             loc="outside lower center",
-            # Names with a word more need more room.
-            ncols=min(2 if any(trial.warm_start for trial in trials) else 4, len(trials)),
+            # "(warm)" needs more room.
+            ncols=min(2 if any(run.warm_start for run in runs.values()) else 4, len(runs)),
             handlelength=3.2,
         )
-        return settled(drawn, untrained(trials))
+        return settled(drawn, untrained(runs.items()))
 
 
-def _to_log(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="y", which="minor", length=0)
+def _kept(run: Run, curves: Curves) -> int:
+    """Return the index of the epoch whose weights were kept."""
+    epochs, best = curves["epoch"], run.training.get("best_epoch")
+    return epochs.index(best) if best in epochs else int(np.argmin(curves["validation_loss"]))
 
 
-def _kept(trial: Trial) -> int:
-    """Give the place of the epoch whose weights were kept."""
-    epochs, best = trial.curves["epoch"], trial.training.get("best_epoch")
-    if best in epochs:
-        return epochs.index(best)
-    return int(np.argmin(trial.curves["validation_loss"]))
-
-
-def _named(trial: Trial) -> str:
-    return f"{trial.model} (warm)" if trial.warm_start else trial.model
-
-
-def _ended(trial: Trial) -> str:
-    loss, accuracy = (
-        trial.curves[key][_kept(trial)] for key in ("validation_loss", "validation_accuracy")
-    )
-    return f"{_named(trial)} validation loss {loss:.3f}, accuracy {accuracy:.3f}"
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
+def _named(model: str, run: Run) -> str:
+    return f"{model} (warm)" if run.warm_start else model

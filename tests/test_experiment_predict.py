@@ -13,9 +13,9 @@ from PIL import Image
 from samtl.embed.api import embed
 from samtl.encoders.base import Weights
 from samtl.errors import InputError, MismatchError, ResourceError
-from samtl.experiment import predict as predicting
+from samtl.experiment.answers import Skipped, read_trained
 from samtl.experiment.fit import fit_baseline, fit_head
-from samtl.experiment.predict import Predicted, Skipped, predict
+from samtl.experiment.predict import Predicted, predict
 from samtl.experiment.tables import PALETTE
 from samtl.heads import conv
 from samtl.images.transforms import resized_shape
@@ -272,7 +272,7 @@ def test_masks_of_a_store_are_those_of_the_run(made, tmp_path):
 
 def test_a_mask_of_the_encoders_own_size_is_the_same_both_ways(made):
     _, runs = made
-    head = predicting.read_trained(runs["masks"]).model
+    head = read_trained(runs["masks"]).model
     rows = np.random.default_rng(0).normal(size=(2, *head.shape_)).astype(np.float32)
     shapes = [(256, 256), (100, 256)]
     for one, other in zip(
@@ -395,9 +395,7 @@ def test_the_weights_are_found_again_by_what_the_run_says_of_them(
 ):
     root, runs = made
     run = shutil.copytree(runs["logreg"], tmp_path / "run")
-    config = json.loads((run / "config.json").read_text())
-    config["store"]["weights"] = description
-    (run / "config.json").write_text(json.dumps(config))
+    stubs.edit_run(run, "config.json", lambda content: content | {"weights": description})
     wanted = []
 
     class Asked(Encoders):
@@ -420,53 +418,18 @@ def test_the_weights_are_found_again_by_what_the_run_says_of_them(
         assert wanted == [asked]
 
 
-def broken_format(run):
-    edit(run / "config.json", lambda content: content | {"format": 1})
-
-
-def other_classes(run):
-    edit(run / "config.json", lambda content: content | {"classes": ["a", "b"]})
-
-
-def other_identity(run):
-    edit(run / "config.json", lambda c: c | {"store": c["store"] | {"identity": {"encoder": {}}}})
-
-
-def half_a_character(run):
-    edit(
-        run / "config.json", lambda c: c | {"store": c["store"] | {"identity": {"name": "\ud800"}}}
-    )
-
-
-def lost_field(run):
-    edit(run / "config.json", lambda content: {k: v for k, v in content.items() if k != "store"})
-
-
-def other_columns(run):
-    edit(run / "head.json", lambda c: c | {"columns": ["x", *c["columns"][1:]]})
-
-
-def cut_tensors(run):
-    path = run / "head.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def edit(path, change):
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-
-
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (broken_format, "has run format 1, and this samtl reads 2"),
-        (other_classes, "tell of different models"),
-        (other_identity, "is damaged"),
-        (half_a_character, "config.json is damaged"),
-        (lost_field, "config.json is damaged"),
-        (other_columns, "as a column it names 'x'"),
-        (cut_tensors, "is not a safetensors file"),
-        (lambda run: (run / "head.json").unlink(), "holds no saved model"),
-        (lambda run: (run / "head.json").write_text("{"), "is not a model that samtl wrote"),
+        (lambda run: (run / "head.safetensors").write_bytes(b"cut"), r"head\.safetensors"),
+        (lambda run: (run / "head.json").unlink(), r"head\.json"),
+        (lambda run: stubs.edit_run(run, "config.json", lambda c: c | {"format": 1}), "format 1"),
+        (
+            lambda run: stubs.edit_run(
+                run, "head.json", lambda c: c | {"columns": ["x", *c["columns"][1:]]}
+            ),
+            "the column 'x'",
+        ),
         (shutil.rmtree, "is no run"),
     ],
 )
@@ -482,7 +445,7 @@ def test_a_run_that_is_none_or_damaged_is_refused(made, encoders, tmp_path, spoi
 def test_images_or_a_store(made, tmp_path):
     root, runs = made
     for given in ({}, {"images": root / "labelled", "from_store": True}):
-        with pytest.raises(InputError, match="give one of --images, --from-store"):
+        with pytest.raises(InputError, match="--images, --from-store"):
             predict(runs["logreg"], **given)
     with pytest.raises(InputError, match="leave --checkpoint out"):
         predict(runs["logreg"], from_store=root / "labelled.zarr", checkpoint="random:0")
@@ -508,7 +471,7 @@ def test_a_table_is_replaced_only_when_asked(made, encoders, tmp_path):
     place = tmp_path / "predictions.csv"
     place.write_text("mine")
     images = root / "labelled" / "class1"
-    with pytest.raises(InputError, match="is there already: name another with --out, or replace"):
+    with pytest.raises(InputError, match="exists already"):
         predict(runs["logreg"], images)
     assert place.read_text() == "mine"
     assert encoders.images == 0
@@ -526,7 +489,7 @@ def test_a_folder_of_masks_is_replaced_as_a_whole_and_nothing_else_is(made, enco
     one = root / "masked" / "000.png"
     (tmp_path / "masks").mkdir()
     predict(runs["masks"], root / "masked")  # an empty folder is no obstacle
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         predict(runs["masks"], one)
     predict(runs["masks"], one, overwrite=True)
     assert_nothing_left(tmp_path / "masks", "000.png", "predictions.csv")

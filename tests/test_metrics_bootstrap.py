@@ -1,4 +1,4 @@
-"""Differences are antisymmetric, hang on ids alone, and agree with the loop that one would write first."""
+"""Paired differences are antisymmetric, depend on ids alone, and agree with a plain loop over draws."""
 
 from types import SimpleNamespace
 
@@ -219,14 +219,14 @@ def test_a_handful_of_samples_shows_nothing():
         (
             [labels("ab", [0, 1], [0, 1])],
             [labels("ab", [1, 1], [0, 1])],
-            "hold 'a' to be of different classes",
+            "class of 'a' differs",
         ),
         ([labels("aa", [0, 1], [0, 1])], [labels("aa", [0, 1], [0, 1])], "an id occurs twice"),
         ([labels("", [], [])], [labels("", [], [])], "there are none"),
         (
             [labels("ab", [0, 1], [0, 1])],
             [images("ab", iou=[0, 1])],
-            "one gives labels and the other masks",
+            "labels and the other masks",
         ),
     ],
 )

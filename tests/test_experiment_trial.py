@@ -9,34 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from samtl.store.documents import digest
+from stubs import a_record
 
 from samtl import splits
+from samtl._io import digest
 from samtl.errors import InputError
 from samtl.experiment import trial
+from samtl.experiment.fit import choose
 from samtl.experiment.run import RunFolder
-from samtl.experiment.trial import (
+from samtl.experiment.tables import (
     PALETTE,
-    Clock,
-    Samples,
-    SharedClock,
-    Stage,
-    choose,
-    left_out,
     mask_name,
-    score_classes,
-    score_maps,
-    score_masks,
-    versions,
+    read_curves,
+    read_images,
+    read_predictions,
+    write_images,
     write_mask,
-    write_scores,
+    write_predictions,
     write_split,
 )
+from samtl.experiment.trial import Clock, MaskScores, SharedClock, Stage, score_classes, versions
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification as metrics
 from samtl.metrics import segmentation as pixel_metrics
-from samtl.splits import read_split
-from samtl.splits.spec import parse, select
+from samtl.splits import Samples, parse, read_split, record_of, select
 
 
 def samples(n=60, task="classification", usable=None, groups=(), parts=(), prefix="image"):
@@ -55,7 +51,7 @@ def samples(n=60, task="classification", usable=None, groups=(), parts=(), prefi
 
 def saved(folder, some, split, inner):
     with RunFolder(folder) as run:
-        write_split(run, some, split, inner)
+        write_split(run, record_of(some.ids, split, inner))
         return run.publish("run")
 
 
@@ -97,15 +93,6 @@ def test_a_clock_of_one_that_takes_turns_counts_its_own_turns(monkeypatch):
 # Who is in which part
 
 
-def test_a_share_is_that_of_the_classes():
-    some = samples()
-    outer, inner = choose(some, 0.25, 4, None)
-    assert outer == splits.holdout(some, 0.25, 4)
-    assert inner == splits.inner(some, outer)
-    assert choose(some, "0.25", 4, None) == (outer, inner)
-    assert choose(some, outer, 9, None) == (outer, inner)
-
-
 @pytest.mark.parametrize("split", ["fold:2/3", "label:0.5@0.25", "shots:4@fold:1/3"])
 def test_a_protocol_is_chosen_and_taken_over(split, tmp_path):
     some = samples()
@@ -114,16 +101,6 @@ def test_a_protocol_is_chosen_and_taken_over(split, tmp_path):
     run = saved(tmp_path, some, *parts)
     assert choose(some, None, 0, run) == parts
     assert choose(some, f"file:{run / 'split.json'}", 0, None) == parts
-    learnt = len(parts[0].train) + len(parts[0].test)
-    left = {"not_in_the_split": 60 - learnt} if learnt < 60 else {}
-    assert left_out(some, parts[0], {}) == left
-
-
-def test_of_masks_every_sample_counts_alike():
-    some = samples(task="segmentation")
-    outer, inner = choose(some, None, 0, None)
-    assert outer == splits.holdout(some, 0.2, 0)
-    assert (len(outer.test), len(inner.test), len(inner.train)) == (12, 10, 38)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
@@ -135,7 +112,6 @@ def test_who_is_not_usable_takes_no_part(task, tmp_path):
     assert sorted(used) == np.flatnonzero(usable).tolist()
     left = [f"image{i:03d}" for i in range(2, 60, 7)]
     assert read_split(saved(tmp_path, some, outer, inner)).left_out == left
-    assert left_out(some, outer, {"missing": len(left)}) == {"missing": len(left)}
 
 
 @given(
@@ -180,33 +156,6 @@ def test_a_shipped_split_is_the_default_and_its_parts_are_kept():
     assert choose(some, 0.2, 0, None)[0].name == "holdout"
 
 
-def test_a_class_that_a_shipped_part_lacks_is_named():
-    parts = tuple("test" if i % 3 == 0 and i < 30 else "train" for i in range(57))
-    some = samples(parts=(*parts, *["validation"] * 3))
-    with pytest.raises(InputError, match=r"class 'b' has no test samples in the shipped split"):
-        choose(some, None, 0, None)
-
-
-def test_groups_are_kept_whole_in_every_part():
-    some = samples(groups=tuple(f"scene{i // 4}" for i in range(60)))
-    outer, inner = choose(some, 0.3, 0, None)
-    of = [{some.groups[i] for i in part} for part in (outer.test, inner.test, inner.train)]
-    assert len(of[0] | of[1] | of[2]) == sum(map(len, of)) == 15
-
-
-@pytest.mark.parametrize(
-    ("split", "said"),
-    [
-        ("shipped", "toy.zarr does not come with a split"),
-        ("a fifth", "no split is called 'a fifth': known are 0.2, shipped, "),
-        (0.0, r"between 0 and 1"),
-    ],
-)
-def test_what_is_no_split_is_refused(split, said):
-    with pytest.raises(InputError, match=said):
-        choose(samples(), split, 0, None)
-
-
 def test_a_split_of_others_is_refused(tmp_path):
     some = samples()
     outer, inner = choose(some, 0.2, 0, None)
@@ -225,77 +174,86 @@ def test_a_split_of_others_is_refused(tmp_path):
 # Scores and tables
 
 
-def test_scores_of_classes():
-    truth = np.array([0, 1, 2, 1])
-    chances = np.eye(3)[[0, 1, 1, 1]] * 0.9 + 0.1 / 3
-    scores = score_classes(truth, chances, 3, seed=2)
-    assert scores.metrics == metrics.bootstrap(truth, chances, seed=2)
-    assert scores.confusion.tolist() == [[1, 0, 0], [0, 2, 0], [0, 1, 0]]
-    assert scores.per_class.recall.tolist() == [1, 1, 0]
-    assert scores.images == {}
-
-
-def two_masks():
-    truth = np.zeros((2, 6, 6), dtype=np.uint8)
-    truth[:, :3] = 1
-    truth[1, 0, 0] = IGNORE
-    guess = np.zeros_like(truth)
-    guess[0, :3], guess[1, :2] = 1, 1
-    return truth, guess
-
-
-def test_scores_of_masks(tmp_path):
-    truth, guess = two_masks()
-    with RunFolder(tmp_path) as folder:
-        matrices = [
-            score_maps(folder, i, f"{i}.png", truth[i], guess[i], ("background", "road"))
-            for i in range(2)
-        ]
-        run = folder.publish("run")
-    scores = score_masks(matrices, seed=3)
-    assert matrices[1].tolist() == [[18, 0], [6, 11]]  # a pixel is not counted
-    assert scores.confusion.tolist() == [[36, 0], [6, 29]]
-    assert scores.metrics == pixel_metrics.bootstrap(np.stack(matrices), seed=3)
-    assert scores.images["iou"].tolist() == [1, 11 / 17]
-    for i in range(2):
-        with Image.open(run / "masks" / mask_name(i, f"{i}.png")) as image:
-            np.testing.assert_array_equal(np.array(image), guess[i])
-    assert score_maps(None, 0, "x", truth[0], guess[0], ("a", "b")).tolist() == [[18, 0], [0, 18]]
-
-
-def test_a_mask_of_which_nothing_is_known_is_named():
-    nothing = np.full((4, 4), IGNORE, dtype=np.uint8)
-    with pytest.raises(InputError, match=r"mask of sample 'x\.png' has no pixel of a known class"):
-        score_maps(None, 0, "x.png", nothing, nothing * 0, ("a", "b"))
-
-
 def table(path):
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
-def test_the_tables_of_a_classification(tmp_path):
+def run_at(path, some, n, **fields):
+    return a_record(path=path, task=some.task, classes=some.classes, n_test=n, **fields)
+
+
+def test_scores_of_classes_and_their_tables(tmp_path):
     some = samples(12)
-    split, _ = choose(some, 0.5, 0, None)
+    split, _ = choose(some, 0.5, 0)
     truth = some.labels[split.test]
     chances = np.random.default_rng(0).dirichlet([1, 1, 1], len(truth))
-    scores = score_classes(truth, chances, 3, 0)
+    found = score_classes(some, split.test, chances, 2)
+    assert found.metrics == metrics.bootstrap(truth, chances, seed=2)
+    assert found.confusion.tolist() == metrics.confusion(truth, chances.argmax(1), 3).tolist()
+    assert found.truth == {some.ids[row]: some.classes[some.labels[row]] for row in split.test}
+    for lean in (False, True):
+        with RunFolder(tmp_path) as folder:
+            write_predictions(folder, some, split.test, chances, lean)
+            path = folder.publish(f"lean {lean}")
+        rows = table(path / "predictions.csv")
+        assert [row["sample_id"] for row in rows] == [some.ids[i] for i in split.test]
+        assert [row["label"] for row in rows] == [some.classes[c] for c in truth]
+        assert [row["predicted"] for row in rows] == [some.classes[c] for c in chances.argmax(1)]
+        assert ("p_a" in rows[0]) != lean
+        if not lean:
+            told = [[float(row[f"p_{name}"]) for name in "abc"] for row in rows]
+            np.testing.assert_allclose(told, chances, rtol=1e-8)
+        again = read_predictions(run_at(path, some, len(truth)))
+        assert again.ids == tuple(some.ids[i] for i in split.test)
+        np.testing.assert_array_equal(again.truth, truth)
+        np.testing.assert_array_equal(again.guess, chances.argmax(1))
+        with pytest.raises(InputError, match=r"predictions\.csv"):
+            read_predictions(run_at(path, some, len(truth) + 1))
+
+
+def test_scores_of_masks_and_their_tables(tmp_path):
+    some = Samples.of(["0.png", "1.png", "2.png"], None, classes=("background", "road"))
+    rows = np.array([0, 2])
+    truth = np.zeros((2, 6, 6), dtype=np.uint8)
+    truth[:, :3] = 1
+    truth[1, 0, 0] = IGNORE
+    guess = np.zeros_like(truth)
+    guess[0, :3], guess[1, :2] = 1, 1
+    counted = MaskScores(some, rows)
     with RunFolder(tmp_path) as folder:
-        write_scores(folder, some, split, scores, {"epoch": [1, 2], "loss": [3.5, 0.25]}, chances)
-        run = folder.publish("run")
-    rows = table(run / "predictions.csv")
-    assert [row["sample_id"] for row in rows] == [some.ids[i] for i in split.test]
-    assert [row["label"] for row in rows] == [some.classes[c] for c in truth]
-    assert [row["predicted"] for row in rows] == [some.classes[c] for c in chances.argmax(1)]
-    told = [[float(row[f"p_{name}"]) for name in "abc"] for row in rows]
-    np.testing.assert_allclose(told, chances, rtol=1e-8)
-    assert table(run / "curves.csv") == [
-        {"epoch": "1", "loss": "3.5"},
-        {"epoch": "2", "loss": "0.25"},
-    ]
-    assert [[int(row[name]) for name in "abc"] for row in table(run / "confusion.csv")] == (
-        scores.confusion.tolist()
-    )
+        for i in (1, 0):  # in any order
+            counted.add(i, truth[i], guess[i], folder)
+        found = counted.scored(seed=3)
+        write_images(folder, some, rows, found.images)
+        path = folder.publish("run")
+    matrices = np.array([[[18, 0], [0, 18]], [[18, 0], [6, 11]]])  # a pixel is not counted
+    assert found.confusion.tolist() == matrices.sum(0).tolist()
+    assert found.metrics == pixel_metrics.bootstrap(matrices, seed=3)
+    assert found.images["iou"].tolist() == [1, 11 / 17]
+    assert found.truth.keys() == {"0.png", "2.png"}
+    again = read_images(run_at(path, some, 2))
+    assert again.ids == ("0.png", "2.png")
+    assert again.scores["iou"] == pytest.approx([1, 11 / 17], abs=1e-5)
+    for mask, expected in zip(again.masks, guess, strict=True):
+        with Image.open(mask) as image:
+            np.testing.assert_array_equal(np.array(image), expected)
+    again.masks[0].unlink()
+    with pytest.raises(InputError, match=r"00000_0\.png"):
+        read_images(run_at(path, some, 2))
+    nothing = np.full((4, 4), IGNORE, dtype=np.uint8)
+    with pytest.raises(InputError, match=r"mask of sample '2\.png'"):
+        counted.add(1, nothing, nothing * 0)
+
+
+def test_curves_are_columns_of_numbers(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.write_csv("curves.csv", ["scaling", "loss"], [("none", 0.5), ("unit", 0.25)])
+        path = folder.publish("run")
+    assert read_curves(run_at(path, samples(), 1)) == {"loss": [0.5, 0.25]}
+    (path / "curves.csv").unlink()
+    with pytest.raises(InputError, match=r"curves\.csv"):
+        read_curves(run_at(path, samples(), 1))
 
 
 def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path):
@@ -305,7 +263,7 @@ def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path):
     runs = []
     for name in ("a", "b"):
         with RunFolder(tmp_path / "cells") as folder:
-            write_split(folder, some, *parts, shared)
+            write_split(folder, record_of(some.ids, *parts), shared)
             runs.append(folder.publish(name))
     (file,) = shared.iterdir()
     whole = digest(json.loads(file.read_text()))
@@ -327,46 +285,13 @@ def test_runs_of_a_sweep_name_who_took_no_part_in_theirs(tmp_path):
         some = samples(n, usable=np.arange(n) < 60)
         parts = choose(some, 0.25, 0, None)
         with RunFolder(tmp_path / "cells") as folder:
-            write_split(folder, some, *parts, tmp_path / "splits")
+            write_split(folder, record_of(some.ids, *parts), tmp_path / "splits")
             runs.append((some, parts, folder.publish(f"of{n}")))
     (_, before, _), (_, after, _) = runs
     assert before == after
     for some, parts, run in runs:
         assert read_split(run).left_out == list(some.ids[60:])
         assert choose(some, None, 9, run) == parts
-
-
-def test_lean_tables_have_no_probabilities(tmp_path):
-    some = samples(12)
-    split, _ = choose(some, 0.5, 0, None)
-    chances = np.random.default_rng(0).dirichlet([1, 1, 1], len(split.test))
-    scores = score_classes(some.labels[split.test], chances, 3, 0)
-    found = []
-    for lean in (False, True):
-        with RunFolder(tmp_path) as folder:
-            write_scores(folder, some, split, scores, {}, chances, lean)
-            found.append(table(folder.publish("run") / "predictions.csv"))
-    kept = ("sample_id", "label", "predicted")
-    assert found[1] == [{name: row[name] for name in kept} for row in found[0]]
-
-
-def test_the_tables_of_a_segmentation(tmp_path):
-    some = samples(4, task="segmentation")
-    split, _ = choose(some, 0.5, 0, None)
-    truth, guess = two_masks()
-    with RunFolder(tmp_path) as folder:
-        matrices = [
-            score_maps(folder, i, some.ids[row], truth[i], guess[i], some.classes)
-            for i, row in enumerate(split.test)
-        ]
-        scores = score_masks(matrices, 0)
-        write_scores(folder, some, split, scores, {}, None)
-        run = folder.publish("run")
-    rows = table(run / "images.csv")
-    assert [row["sample_id"] for row in rows] == [some.ids[i] for i in split.test]
-    assert all((run / row["mask"]).is_file() for row in rows)
-    assert [float(row["iou"]) for row in rows] == pytest.approx([1, 11 / 17], abs=1e-5)
-    assert not (run / "predictions.csv").exists()
 
 
 def test_a_mask_is_told_by_its_place():
@@ -406,9 +331,3 @@ def test_groups_that_have_no_bearing_are_refused(tmp_path):
         spec = split or "shipped"
         with pytest.raises(InputError, match=f"--group-by has no bearing on --split {spec}, which"):
             choose(shipped, split, 0, None, "image(.)")
-
-
-def test_a_takeover_has_the_validation_share_of_the_run(tmp_path):
-    some = samples(parts=tuple(splits.PARTS[i // 3 % 3] for i in range(60)))
-    outer, inner = choose(some, "shipped", 0, None)
-    assert choose(some, None, 0, saved(tmp_path, some, outer, inner)) == (outer, inner)

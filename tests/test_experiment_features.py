@@ -6,21 +6,27 @@ import sys
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samtl.store.layout import BLOCK_ROWS
-from stubs import SeeingEncoders, install
-from toys import blobs
+from stubs import SeeingEncoders, embedded, install
+from toys import blobs, stripes
 
 from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
 from samtl.experiment import features as feed
-from samtl.experiment.features import Feed, Targets, held_in_memory
-from samtl.store.reader import open_store
+from samtl.experiment.features import Data, Feed, Targets, held_in_memory
+from samtl.store.fingerprint import make_identity
+from samtl.store.format import BLOCK_ROWS, array_specs
+from samtl.store.maintenance import compact
+from samtl.store.reader import Store, open_store
+from samtl.store.samples import SampleTable
+from samtl.store.storage import open_storage
+from samtl.store.writer import open_writer
 
 SHAPE = (2, 4, 4)
 ROW_BYTES = 2 * 2 * 4 * 4
@@ -35,8 +41,7 @@ class MemoryStore:
         self.reads, self.masks_read = [], []
 
     def shape(self, array):
-        assert array == "dense"
-        return self.data.shape
+        return (len(self.data), 64, 64) if array == "mask" else self.data.shape
 
     def dtype(self, array):
         return str(self.data.dtype)
@@ -55,7 +60,7 @@ class MemoryStore:
 def make(n=100, rows=None, masks=False, held=False, store=None):
     store = store or MemoryStore(n)
     rows = np.arange(n) if rows is None else np.asarray(rows, dtype=np.int64)
-    targets = Targets(store, None if masks else np.arange(len(store.data)))
+    targets = Targets(store, "dense", None if masks else np.arange(len(store.data)))
     return Feed(store, "dense", rows, targets, held)
 
 
@@ -72,7 +77,7 @@ def order(batches):
 
 
 def readers():
-    return [t for t in threading.enumerate() if t.name.startswith("ahead")]
+    return [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 
 # What comes
@@ -183,7 +188,7 @@ def test_masks_are_taken_from_the_middle_of_their_cells():
                     mask[4 * y + 2, 4 * x + 2] = 16 * y + x
             return mask
 
-    targets = Targets(Store(4)).read(np.array([0, 3]))
+    targets = Targets(Store(4), "dense").read(np.array([0, 3]))
     assert targets.dtype == torch.uint8
     expected = np.arange(256).reshape(16, 16)
     assert targets.tolist() == [expected.tolist()] * 2
@@ -259,7 +264,7 @@ def test_features_that_are_no_numbers_are_named(held, bad):
     store = MemoryStore(100)
     store.data[41, 1, 2, 3] = bad
     with pytest.raises(
-        InputError, match=r"embeddings of sample 'image41' is not finite: embed it again"
+        InputError, match=r"dense of sample 'image41' is not finite: embed it again"
     ):
         list(make(store=store, held=held).batches(8, None))
     rows = np.delete(np.arange(100), 41)
@@ -284,7 +289,7 @@ def test_a_store_is_fed_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
     rows = np.flatnonzero(store.valid())[::2]
     for held in (True, False):
-        source = Feed(store, "dense", rows, Targets(store), held)
+        source = Feed(store, "dense", rows, Targets(store, "dense"), held)
         inputs, targets = map(torch.cat, zip(*source.batches(6, None), strict=True))
         np.testing.assert_array_equal(inputs.numpy(), store.read("dense", rows))
         masks = store.read("mask", rows)
@@ -292,22 +297,110 @@ def test_a_store_is_fed_as_it_is(tmp_path, monkeypatch):
         assert set(np.unique(targets)) == {0, 1, 2, 255}
 
 
+# The usable rows of a store
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A small store whose features tell what is to be told."""
+    return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled",))
+
+
+@pytest.mark.parametrize("features", [None, "mean,block*"])
+def test_held_features_are_those_that_are_read(path, features):
+    store = open_store(path)
+    held, plain = (Data(store, "pooled", features, None, False) for _ in range(2))
+    held.hold()
+    rows = np.array([41, 3, 3, 17])
+    for array in (None, "image_stats"):
+        found, expected = held.read(rows, array), plain.read(rows, array)
+        np.testing.assert_array_equal(found, expected)
+        # Products of other layouts differ in the last digit.
+        assert found.flags.c_contiguous
+        assert expected.flags.c_contiguous
+
+
+def test_held_features_are_read_once(path, monkeypatch):
+    data = Data(open_store(path), "pooled", None, None, False)
+    data.hold()
+    expected = data.read(np.arange(5))
+    monkeypatch.setattr(Store, "read", None)
+    data.hold()
+    np.testing.assert_array_equal(data.read(np.arange(5)), expected)
+
+
+def test_what_is_too_large_is_not_held(path, monkeypatch):
+    monkeypatch.setattr(feed, "HELD_BYTES", 100)
+    data = Data(open_store(path), "pooled", None, None, False)
+    data.hold()
+    assert data._held is None
+
+
+def test_rows_that_are_not_there_yet_are_not_held(tmp_path):
+    path = embedded(tmp_path, stripes(60), 64, ("pooled",))
+    for record in (path / "log").glob("3*.json"):
+        record.unlink()
+    data = Data(open_store(path), "pooled", None, None, True)
+    data.hold()
+    rows = np.flatnonzero(data.samples.usable)
+    assert len(rows) == 48
+    np.testing.assert_array_equal(data.read(rows), open_store(path).read("pooled", rows))
+
+
+def test_held_features_that_are_no_numbers_are_named(path):
+    data = Data(open_store(path), "pooled", "std,mean", None, False)
+    data.hold()
+    data._held[:, -1] = np.nan
+    with pytest.raises(InputError, match=r"pooled of sample '.*' is not finite"):
+        data.read(np.array([7]))
+
+
+def test_samples_are_named_whatever_head_reads_which(path, tmp_path):
+    both = embedded(tmp_path, stripes(60), 64, ("pooled", "grid"))
+    stores = [(path, "pooled"), (both, "pooled"), (both, "grid")]
+    assert len({Data(open_store(p), array, None, None, False).digest for p, array in stores}) == 1
+
+
+def test_samples_are_named_by_their_masks_too(tmp_path):
+    def named(dataset):
+        path = embedded(tmp_path, dataset, 64, ("dense",))
+        return Data(open_store(path), "dense", None, None, False).digest
+
+    data = blobs(20, classes=2)
+    masks = data.read_mask
+    first = named(data)
+    one = data.sample_ids[3]
+    other = {**masks.content, one: np.roll(masks.content[one], 3, 1)}
+    assert named(replace(data, read_mask=other.__getitem__)) != first
+    assert named(data) == first
+    # What changes no sample does not change their name.
+    fewer = replace(data, sample_ids=data.sample_ids[:-1], labels=data.labels[:-1])
+    third = named(fewer)
+    compact(tmp_path / "blobs.zarr")
+    assert named(fewer) == third
+    grouped = replace(fewer, groups=tuple(name[:1] for name in fewer.sample_ids))
+    assert named(grouped) == third
+
+
+# A large store
+
+
 STREAM = """
 import sys
 import numpy as np
-from samtl import feed
+from samtl.experiment import features
 from samtl.experiment.features import Feed, Targets
 from samtl.heads.conv import Head
 from samtl._runtime import peak_memory
 from samtl.store import reader
 
-feed.WINDOW_BYTES = 32 * 2**20
+features.WINDOW_BYTES = 32 * 2**20
 reader.OPEN_BYTES = 64 * 2**20
 store = reader.open_store(sys.argv[1])
 n = len(store)
 
 def train(rows):
-    source = Feed(store, "dense", rows, Targets(store), held=False)
+    source = Feed(store, "dense", rows, Targets(store, "dense"), held=False)
     head = Head(width=16, epochs=1)
     shape = store.shape("dense")[1:]
     return head.fit(source, source, task="segmentation", n_classes=2, shape=shape)
@@ -337,28 +430,29 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
 
 
 def large_store(path, n):
-    from samtl.store.rows import Rows
-
-    from samtl.store.fingerprint import Fingerprint
-    from samtl.store.writer import open_writer
-
-    stored = {"dense": "float16"}
-    fingerprint = Fingerprint("stub", "0" * 64, {}, 1024, "float32", stored)
-    ids = tuple(f"{i:04d}.png" for i in range(n))
-    rows = Rows("large", ("background", "road"), ids, (-1,) * n, task="segmentation")
-    columns = {"pooled": ["a"], "image_stats": ["b"]}
+    specs = array_specs(
+        channels=256, grid=(64, 64), cells=16, square=1024, features=["a"], statistics=["b"]
+    )
+    fields = {"encoder": {"name": "stub", "weights_sha256": "0" * 64}, "image_size": 1024}
+    identity = make_identity(fields, specs, {"weights": "none", "untrained": True}, BLOCK_ROWS)
+    table = SampleTable.make(
+        dataset="large", classes=("background", "road"), rows=range(n), task="segmentation",
+        samples=[f"{i:04d}.png" for i in range(n)], labels=[-1] * n,
+    )  # fmt: skip
     row = np.zeros((256, 64, 64), dtype=np.float16)
     mask = np.zeros((1024, 1024), dtype=np.uint8)
     mask[300:700] = 1
     row[0] = mask[8::16, 8::16]
     random = np.random.default_rng(0)
-    with open_writer(path, fingerprint, {}, rows, columns, ("dense", "mask")) as writer:
-        for block in range(writer.blocks):
-            here = writer.block_rows(block)
-            grids = []
-            for _ in here:
-                row[1:9] = random.normal(size=(8, 64, 64))
-                grids.append(row.copy())
-            arrays = {"dense": grids, "mask": [mask] * len(here)}
-            writer.write_block(block, arrays, ["ok"] * len(here), {}, ["0" * 64] * len(here), {})
+    writer = open_writer(open_storage(path), identity, table, ("dense", "mask"))
+    for block in range(writer.blocks):
+        here = writer.block_rows(block)
+        grids = []
+        for _ in here:
+            row[1:9] = random.normal(size=(8, 64, 64))
+            grids.append(row.copy())
+        arrays = {"dense": grids, "mask": [mask] * len(here)}
+        digests = ["0" * 64] * len(here)
+        writer.write_block(block, arrays, ["ok"] * len(here), {}, digests, digests)
+    writer.finish()
     return path

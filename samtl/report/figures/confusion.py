@@ -1,0 +1,151 @@
+"""Confusion matrices: which class is mistaken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from samtl.metrics.classification import ratio
+from samtl.report.compare import SCORES, Comparison, Series
+from samtl.report.content import Drawing
+from samtl.report.style import INK, LOOKS, ON_COLOUR, SMALL, figure, settled, styled
+from samtl.report.words import (
+    FLOOR,
+    repeats_words,
+    sentences,
+    split_words,
+    untrained,
+    untrained_words,
+)
+
+_BEST = 3
+_FEW = 4  # classes up to which several matrices share a figure
+_WRITTEN = 20  # classes up to which percentages fit into the cells
+_MOST = 40  # classes that are readable in one matrix
+_STRONG = 0.7  # share of a row from which light text is more readable than dark
+_NORM = PowerNorm(0.6, vmin=0, vmax=1)  # makes small shares off the diagonal visible
+# From transparent to a colour, so that weak cells look like the page, light or dark.
+_COLOURS = LinearSegmentedColormap.from_list(
+    "share", [to_rgba(LOOKS["logreg"].colour, 0), to_rgba(LOOKS["logreg"].colour, 1)]
+)
+
+Counts = NDArray[np.int64]
+Parts = NDArray[np.float64]
+
+
+def confusions(comparison: Comparison) -> list[Drawing]:
+    """Draw confusion matrices of the standard split, summed over seeds, in percent of the true class.
+
+    Of more than 40 classes those with the most errors are shown.
+
+    Returns
+    -------
+    list of Drawing
+        One with all models if there are at most four classes; else one for each of the best three and the floor.
+    """
+    shown = comparison.standard()
+    if not shown:
+        return []
+    if len(comparison.classes) <= _FEW:
+        return [_drawing(comparison, shown, "confusions", "Confusion matrices")]
+    metric = SCORES[comparison.task][0]
+
+    def score(one: Series) -> float:
+        summary = one.summary(metric)
+        return summary.mean if summary else 0.0
+
+    floor = [one for one in shown if one.runs[0].name == FLOOR]
+    best = sorted((one for one in shown if one not in floor), key=score, reverse=True)[:_BEST]
+    return [
+        _drawing(comparison, [one], f"confusions-{i}", f"Confusion matrix of {one.model}")
+        for i, one in enumerate([*best, *floor], 1)
+    ]
+
+
+def _drawing(comparison: Comparison, shown: Sequence[Series], name: str, title: str) -> Drawing:
+    classes = comparison.classes
+    counts: dict[str, Counts] = {
+        one.model: np.sum([run.confusion for run in one.runs], axis=0) for one in shown
+    }
+    parts = {model: _of_rows(matrix) for model, matrix in counts.items()}
+    chosen = _most_confused(sum(counts.values(), start=np.zeros_like(counts[shown[0].model])))
+    cut = len(chosen) < len(classes)
+    pairs = [(one.model, run) for one in shown for run in one.runs]
+    things = "pixels" if comparison.task == "segmentation" else "samples"
+    with styled():
+        names = [classes[i] for i in chosen]
+        some = {model: part[np.ix_(chosen, chosen)] for model, part in parts.items()}
+        drawn = settled(_drawn(names, some), untrained(pairs))
+    return Drawing(
+        name=name,
+        title=title,
+        caption=sentences(
+            f"rows are the true class, columns the predicted one, in % of the row; {things} of "
+            f"{repeats_words(shown)}, added up. Small shares are coloured more strongly than in proportion.",
+            f"Of {len(classes)} classes the {len(chosen)} with the most errors are shown." * cut,
+            f"{split_words(shown[0])}.",
+            untrained_words(pairs),
+        ),
+        header=("model", "true", "predicted", things, "% of true"),
+        rows=tuple(
+            (model, classes[i], classes[j], int(matrix[i, j]), round(100 * parts[model][i, j], 2))
+            for model, matrix in counts.items()
+            # Of many classes only the pairs that occur, or a thousand classes would be a million rows.
+            for i, j in (np.argwhere(matrix) if cut else np.ndindex(matrix.shape))
+        ),
+        figure=drawn,
+    )
+
+
+def _of_rows(counts: Counts) -> Parts:
+    return ratio(counts, np.broadcast_to(counts.sum(1, keepdims=True), counts.shape))
+
+
+def _most_confused(counts: Counts) -> list[int]:
+    """Choose the classes to show, in their order: those with the most errors if there are too many."""
+    errors = counts.sum(0) + counts.sum(1) - 2 * np.diagonal(counts)
+    return sorted(np.argsort(-errors, kind="stable")[:_MOST].tolist())
+
+
+def _drawn(classes: Sequence[str], matrices: dict[str, Parts]) -> Figure:
+    columns = 2 if len(matrices) > 1 else 1
+    rows = -(-len(matrices) // columns)
+    one = min(5.4, 2 + 0.36 * len(classes))
+    drawn = figure(one if columns == 1 else 0.4 + 2.5 * rows)
+    panels: Any = drawn.subplots(rows, columns, squeeze=False)
+    for axes, (model, part) in zip(panels.ravel(), matrices.items(), strict=False):
+        _matrix(axes, classes, part)
+        axes.set_title(model)
+    for axes in panels.ravel()[len(matrices) :]:
+        axes.remove()
+    return drawn
+
+
+def _matrix(axes: Axes, classes: Sequence[str], part: Parts) -> None:
+    n = len(classes)
+    size = SMALL if n <= 12 else max(4.0, 120 / n)
+    axes.pcolormesh(part, cmap=_COLOURS, norm=_NORM)
+    for i, j in np.argwhere(part) if n <= _WRITTEN else ():
+        colour = ON_COLOUR if part[i, j] >= _STRONG else INK
+        at: Any = {"ha": "center", "va": "center_baseline", "fontsize": size}
+        axes.text(j + 0.5, i + 0.5, percent(float(part[i, j])), color=colour, **at)
+    places = np.arange(n) + 0.5
+    axes.set_xticks(places, classes, fontsize=size, rotation=90 if n > _FEW else 0)
+    axes.set_yticks(places, classes, fontsize=size)
+    axes.set(xlabel="predicted", ylabel="true", aspect="equal")
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(True)
+
+
+def percent(part: float) -> str:
+    """Write a share in percent so that few is not 0 and nearly all is not 100."""
+    text = f"{part * 100:.0f}"
+    return {"0": "<1", "100": ">99" if part < 1 else "100"}.get(text, text)

@@ -1,0 +1,215 @@
+"""Run folders as a fit writes them, with figures that are made up but fit together."""
+
+import csv
+import hashlib
+
+import numpy as np
+from toys import blobs
+
+from samtl.experiment.run import FitResult, RunFolder, SplitName, comparison_key, with_digest
+from samtl.experiment.tables import mask_name, write_mask
+from samtl.images.transforms import IGNORE, mask_square, resized_shape
+from samtl.metrics import classification, segmentation
+from samtl.metrics.classification import Score
+
+CLASSES = ("Crop", 'For"est,', "River")
+TIERS = {"logreg": "pooled", "mlp": "pooled", "conv": "grid", "vit": "grid"}
+SKILL = {"floor": 0.6, "logreg": 0.75, "mlp": 0.77, "conv": 0.83, "vit": 0.87, "cnn": 0.95}
+SIZE = 64  # the resolution of masks
+
+
+def a_run(
+    parent,
+    name="mlp",
+    seed=0,
+    share=0.2,
+    *,
+    ids=100,
+    classes=CLASSES,
+    left_out=0,
+    salt="",
+    wrong=None,
+    **given,
+):
+    """Write the run of a classification, and return its path.
+
+    Parameters
+    ----------
+    parent : Path
+    name, seed, share
+        The model, the seed, and the held-out share.
+    ids : int or sequence of str
+        How many samples there are, or which.
+    left_out : int
+        Samples that a label fraction leaves out.
+    salt : str
+        Another one holds out other samples.
+    wrong : dict of str to int, optional
+        The predictions that are not right, by id; by default as many as the model's skill leaves.
+    **given
+        Fields of the record.
+    """
+    names = (
+        [f"{classes[i % len(classes)]}/{i:03d}.png" for i in range(ids)]
+        if isinstance(ids, int)
+        else list(ids)
+    )
+    n_test = round(len(names) * share)
+    order = np.random.default_rng([seed, len(names), *salt.encode()]).permutation(len(names))
+    test = sorted(order[:n_test].tolist())
+    labels = np.arange(len(names)) % len(classes)
+    truth = labels[test]
+    if wrong is None:
+        random = np.random.default_rng([seed, len(name), ord(name[0])])
+        missed = random.random(n_test) > SKILL.get(name, 0.8) - share / 4
+        guess = np.where(missed, random.integers(0, len(classes), n_test), truth)
+    else:
+        guess = np.array([wrong.get(names[i], label) for i, label in zip(test, truth, strict=True)])
+    confusion = classification.confusion(truth, guess, len(classes))
+    accuracy, f1 = (
+        float(classification.accuracy(confusion)),
+        float(classification.macro_f1(confusion)),
+    )
+    metrics = {"accuracy": interval(accuracy), "macro_f1": interval(f1)}
+    held_out = {names[i]: classes[labels[i]] for i in test}
+    kind = "head" if name in TIERS else "baseline"
+    fields = {
+        "task": "classification",
+        "classes": classes,
+        "features": TIERS.get(name, "pixels"),
+        "metrics": metrics,
+        "floor": {key: interval(0.3) for key in metrics} if kind == "head" else None,
+        "also": {"knn": metrics} if name == "floor" else {},
+        "confusion": confusion,
+        "comparison_key": comparison_key("classification", classes, held_out, 0),
+    }
+    split = a_split(
+        given.pop("split_name", "label" if left_out else "holdout"),
+        share,
+        seed,
+        f"{test}{left_out}",
+    )
+    result = made(
+        parent,
+        kind,
+        name,
+        seed,
+        split,
+        len(names) - n_test - left_out,
+        n_test,
+        left_out,
+        {**fields, **given},
+    )
+    with RunFolder(parent) as folder:
+        write_curves(folder, name)
+        rows = [
+            (names[i], classes[a], classes[b]) for i, a, b in zip(test, truth, guess, strict=True)
+        ]
+        folder.write_csv("predictions.csv", ["sample_id", "label", "predicted"], rows)
+        return folder.record(result).path
+
+
+def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, **given):
+    """Write the run of a segmentation whose masks are the true ones, moved by columns: `shift`, or one for each."""
+    data = data or blobs(24)
+    n_test = round(len(data) * share)
+    test = sorted(np.random.default_rng(seed).permutation(len(data))[:n_test].tolist())
+    shifts = [shift] * n_test if isinstance(shift, int) else shift
+    kind = "head" if name in TIERS else "baseline"
+    with RunFolder(parent) as folder:
+        (folder.path / "masks").mkdir()
+        matrices, truths, rows = [], {}, []
+        for place, (i, moved) in enumerate(zip(test, shifts, strict=True)):
+            mask = data.read_mask(data.sample_ids[i])
+            height, width = resized_shape(*mask.shape, SIZE)
+            truth = mask_square(mask, SIZE)[:height, :width]
+            guess = np.roll(np.where(truth == IGNORE, 0, truth), moved, axis=1).astype(np.uint8)
+            matrices.append(segmentation.confusion(truth, guess, len(data.classes)))
+            truths[data.sample_ids[i]] = hashlib.sha256(mask.tobytes()).hexdigest()
+            file = f"masks/{mask_name(place, data.sample_ids[i])}"
+            write_mask(folder.path / file, guess)
+            rows.append([data.sample_ids[i], file])
+        scores = segmentation.per_image(np.stack(matrices))
+        values = [
+            [*row, *(f"{scores[key][i]:.6g}" for key in scores)] for i, row in enumerate(rows)
+        ]
+        folder.write_csv("images.csv", ["sample_id", "mask", *scores], values)
+        write_curves(folder, name)
+        metrics = segmentation.bootstrap(np.stack(matrices), resamples=50)
+        fields = {
+            "task": "segmentation",
+            "classes": data.classes,
+            "features": "dense" if kind == "head" else "pixels",
+            "dataset": data.name,
+            "resolution": SIZE,
+            "metrics": metrics,
+            "floor": {key: interval(0.1) for key in metrics} if kind == "head" else None,
+            "also": {},
+            "confusion": sum(matrices),
+            "comparison_key": comparison_key("segmentation", data.classes, truths, SIZE),
+        }
+        split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
+        return folder.record(
+            made(
+                parent, kind, name, seed, split, len(data) - n_test, n_test, 0, {**fields, **given}
+            )
+        ).path
+
+
+def made(parent, kind, name, seed, split, learnt, n_test, left_out, fields):
+    """Return the record of a fit."""
+    head = kind == "head"
+    seconds = 30.0 * len(name) + seed
+    facts = {
+        "params": {"lr": 0.1, "epochs": None, "random_state": seed},
+        "dataset": "toy",
+        "samples_digest": f"{learnt + n_test + left_out} samples",
+        "floor_model": "majority" if head else "",
+        "versions": {"samtl": "0.1.0", "numpy": "2.4"},
+        "given": {},
+        "floor_missing": "",
+        "training": {"epochs": 3, "best_epoch": 2, "samples_per_second": 123.4},
+        "seconds": {"read": 1.0, "fit": seconds, "total": seconds + 5},
+        "peak_memory": 2**29,
+        "finished": f"2026-01-01T00:{len(list(parent.glob('*'))):02d}:00+00:00",
+        **(
+            {"store": "toy.tiny.64", "store_path": "toy.tiny.64.zarr", "fingerprint": "f" * 64, "snapshot": "5" * 64,
+             "encoder": "tiny", "weights": "official", "identity": {"image_size": 64}}
+            if head
+            else {}
+        ),
+    }  # fmt: skip
+    record = {
+        "kind": kind, "name": name, "seed": seed, "split": split, "validation": split,
+        "n_train": learnt - learnt // 5, "n_validation": learnt // 5, "n_test": n_test,
+        "left_out_because": {"quarantined": 3, "not_in_the_split": left_out}, **facts, **fields,
+    }  # fmt: skip
+    return with_digest(FitResult(**record))
+
+
+def a_split(name, share, seed, who):
+    return SplitName(name, share, seed, hashlib.sha256(f"{name} {seed} {who}".encode()).hexdigest())
+
+
+def write_curves(folder, name):
+    columns = (
+        "epoch",
+        "scaling",
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+    )
+    rows = [(i, "x", 2 / i, 1 - 1 / (1 + i), 2.5 / i, 1 - 1.1 / (1 + i)) for i in (1, 2, 3)]
+    if name in ("logreg", "floor"):
+        columns, rows = ("C", "loss"), [(1, 0.5)]
+    folder.write_csv("curves.csv", columns, rows)
+
+
+def interval(value):
+    return Score(value, value - 0.02, value + 0.02)
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

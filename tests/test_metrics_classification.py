@@ -1,0 +1,191 @@
+"""Scores agree with scikit-learn and with what they mean; intervals are what resampling one by one gives."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samtl.errors import InputError
+from samtl.metrics import classification as metrics
+from samtl.metrics.classification import Score, bootstrap
+
+
+def predictions(seed, n=300, k=5, skill=2.0):
+    """Labels and probabilities that are right more often than not."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, k, n)
+    logits = random.normal(size=(n, k))
+    logits[np.arange(n), truth] += skill
+    chances = np.exp(logits)
+    return truth, chances / chances.sum(1, keepdims=True)
+
+
+def plainly(truth, chances):
+    """The figures by scikit-learn, the calibration error by a loop over its bins."""
+    guess, top, k = chances.argmax(1), chances.max(1), chances.shape[1]
+    hit, error = guess == truth, 0.0
+    for m in range(15):
+        inside = (top > m / 15) & (top <= (m + 1) / 15)
+        if inside.any():
+            error += inside.mean() * abs(hit[inside].mean() - top[inside].mean())
+    return {
+        "accuracy": hit.mean(),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(truth, guess),
+        "macro_f1": sklearn.metrics.f1_score(truth, guess, average="macro"),
+        "ece": error,
+        "log_loss": sklearn.metrics.log_loss(truth, chances, labels=range(k)),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_agree_with_scikit_learn(seed):
+    truth, chances = predictions(seed, n=60)
+    found = bootstrap(truth, chances, resamples=1)
+    assert {name: score.value for name, score in found.items()} == pytest.approx(
+        plainly(truth, chances)
+    )
+    guess = chances.argmax(1)
+    matrix = metrics.confusion(truth, guess, 5)
+    assert (matrix == sklearn.metrics.confusion_matrix(truth, guess, labels=range(5))).all()
+    each = metrics.per_class(matrix)
+    ours = (each.precision, each.recall, each.f1, each.support)
+    theirs = sklearn.metrics.precision_recall_fscore_support(truth, guess, labels=range(5))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_absent_classes_count_as_in_scikit_learn():
+    truth, guess = np.array([0, 0, 1, 1, 1]), np.array([0, 3, 1, 1, 0])  # 2 nowhere, 3 only guessed
+    matrix = metrics.confusion(truth, guess, 4)
+    expected = sklearn.metrics.f1_score(truth, guess, average="macro", zero_division=0)
+    assert metrics.macro_f1(matrix) == pytest.approx(expected)
+    assert metrics.balanced_accuracy(matrix) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    each = metrics.per_class(matrix)
+    assert each.precision.tolist() == [0.5, 1.0, 0.0, 0.0]
+    assert each.f1[2] == each.recall[3] == 0
+
+
+def test_rows_of_the_confusion_are_the_truth():
+    assert metrics.confusion([0, 0, 1], [1, 1, 1], 2).tolist() == [[0, 2], [0, 1]]
+
+
+def test_scores_take_many_matrices_at_once():
+    matrices = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4))
+    for score in (metrics.accuracy, metrics.balanced_accuracy, metrics.macro_f1):
+        assert score(matrices).shape == (2, 3)
+        assert score(matrices)[1, 2] == pytest.approx(score(matrices[1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("truth", "chances", "expected"),
+    [
+        # Two samples at 0.9, one right: off by 0.4. Two at 0.6, both right: off by 0.4, the other way.
+        ([0, 1, 0, 1], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]], 0.4),
+        ([0, 0, 0, 1], [[0.75, 0.25]] * 4, 0.0),  # in one bin they even out
+        # Bins are closed above: exactly 3/15 is not in the bin of 0.21, so errors add.
+        ([0, 4], [[0.2] * 5, [0.21, 0.19, 0.2, 0.2, 0.2]], (0.8 + 0.21) / 2),
+    ],
+)
+def test_calibration_error_by_hand(truth, chances, expected):
+    assert bootstrap(truth, chances, resamples=1)["ece"].value == pytest.approx(expected)
+
+
+def test_certain_and_wrong_is_finite():
+    loss = bootstrap([1], [[1.0, 0.0]], resamples=1)["log_loss"].value
+    assert loss == pytest.approx(-np.log(np.finfo(float).eps))
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_bootstrap_is_resampling():
+    truth, chances = predictions(0, n=100)
+    scores = bootstrap(truth, chances, resamples=60, seed=7, level=0.9)
+    draws = np.random.default_rng(7).integers(0, 100, (60, 100), dtype=np.int32)
+    plain = [plainly(truth[rows], chances[rows]) for rows in draws]
+    for name, score in scores.items():
+        low, high = np.quantile([found[name] for found in plain], [0.05, 0.95])
+        assert score.low == pytest.approx(min(low, score.value))
+        assert score.high == pytest.approx(max(high, score.value))
+
+
+def test_bootstrap_in_slices_is_the_same(monkeypatch):
+    truth, chances = predictions(1)
+    whole = bootstrap(truth, chances, resamples=50)
+    monkeypatch.setattr(metrics, "_BUDGET", 900)
+    assert bootstrap(truth, chances, resamples=50) == whole
+
+
+def test_intervals_cover_the_true_accuracy():
+    """For a classifier that is right 80 % of the time, about 95 % of intervals of 200 samples hold 0.8."""
+    held = 0
+    for seed in range(100):
+        right = np.random.default_rng(1000 + seed).random(200) < 0.8
+        chances = np.where(right[:, None], [[0.8, 0.2]], [[0.2, 0.8]])
+        score = bootstrap(np.zeros(200, int), chances, resamples=300, seed=seed)["accuracy"]
+        held += score.low <= 0.8 <= score.high
+    assert held >= 88
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6), st.floats(-3, 8))
+def test_laws(seed, n, k, skill):
+    truth, chances = predictions(seed, n, k, skill)
+    scores = bootstrap(truth, chances, resamples=20, seed=seed)
+    for name, score in scores.items():
+        assert 0 <= score.low <= score.value <= score.high
+        assert name == "log_loss" or score.high <= 1
+    order = np.random.default_rng(seed).permutation(n)
+    again = bootstrap(truth[order], chances[order], resamples=1)
+    renamed = np.random.default_rng(seed).permutation(k)  # class c is now called renamed[c]
+    other = bootstrap(renamed[truth], chances[:, np.argsort(renamed)], resamples=1)
+    for name, score in scores.items():
+        assert again[name].value == pytest.approx(score.value)
+        assert other[name].value == pytest.approx(score.value)
+
+
+def test_perfect_predictions():
+    for name, score in bootstrap([0, 1, 2], np.eye(3)).items():
+        assert score == (Score(0, 0, 0) if name in ("ece", "log_loss") else Score(1, 1, 1))
+
+
+def test_eurosat_takes_well_under_a_second():
+    truth, chances = predictions(0, n=5400, k=10)
+    began = time.process_time()
+    bootstrap(truth, chances)
+    assert time.process_time() - began < 1.5
+
+
+@pytest.mark.parametrize(
+    ("truth", "chances", "said"),
+    [
+        ([0, 1], [[0.5, 0.5]], "got 1 for 2"),
+        ([0, 2], [[0.5, 0.5], [0.5, 0.5]], "between 0 and 1, got 0 to 2"),
+        ([0, -1], [[0.5, 0.5], [0.5, 0.5]], "got -1 to 0"),
+        ([0.0], [[0.5, 0.5]], "float64"),
+        ([0, 1], [[0.5, 0.5], [0.5, np.nan]], "row 1"),
+        ([0], [[1.5, -0.5]], "row 0"),
+        ([0], [[0.5, 0.4]], "row 0"),
+        ([], np.zeros((0, 2)), "not empty"),
+        ([0], [0.5], r"\(samples, classes\)"),
+    ],
+)
+def test_what_is_not_a_prediction_is_refused(truth, chances, said):
+    with pytest.raises(InputError, match=said):
+        bootstrap(truth, chances)
+
+
+def test_unequal_lengths_are_refused():
+    with pytest.raises(InputError, match="got 1 for 2"):
+        metrics.confusion([0, 1], [0], 2)
+
+
+def test_splits_and_metrics_are_light():
+    code = (
+        "import sys, samtl.splits, samtl.metrics.bootstrap\n"
+        "print([m for m in ('torch', 'sklearn', 'scipy', 'zarr') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

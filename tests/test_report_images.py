@@ -1,0 +1,326 @@
+"""Pictures: who is compared, which images are shown, what is said if something is missing."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import a_mask_run, a_run
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import blobs, stripes
+
+from samtl.datasets import resolve
+from samtl.experiment.fit import fit_baseline
+from samtl.experiment.tables import read_images
+from samtl.images.transforms import IGNORE
+from samtl.metrics import classification
+from samtl.report.figures.sheet import (
+    FALSE_ALARM,
+    HIT,
+    MISSED,
+    MIXED_UP,
+    UNCOUNTED,
+    Picture,
+    Row,
+    judged,
+    mapped,
+    sheet,
+    shortened,
+)
+from samtl.report.images import Album, confused, hardest, panels, samples
+from samtl.report.load import read_comparisons
+from samtl.report.style import png
+
+
+def the_one(*sources):
+    (comparison,) = read_comparisons(sources)
+    return comparison
+
+
+def texts(drawing):
+    return [text.get_text() for text in drawing.figure.axes[0].texts if text.get_text()]
+
+
+def looks_right(drawing):
+    data = png(drawing.figure, tight=True)
+    assert int.from_bytes(data[16:20], "big") <= 1700  # pixels wide
+    assert drawing.picture
+    assert drawing.caption
+    assert all(len(row) == len(drawing.header) for row in drawing.rows)
+
+
+# Samples
+
+
+def test_samples_have_a_row_for_each_class():
+    dataset = stripes(60, 3)
+    (drawing,) = samples(Album(dataset))
+    looks_right(drawing)
+    labels = dict(zip(dataset.sample_ids, dataset.labels, strict=True))
+    assert len(drawing.rows) == 3 * 8
+    assert all(dataset.classes[labels[i]] == name for name, i in drawing.rows)
+    assert texts(drawing) == ["class0", "class1", "class2"]
+    assert samples(Album(dataset))[0].rows == drawing.rows != samples(Album(dataset), 1)[0].rows
+    many = replace(dataset, classes=tuple(f"name{i}" for i in range(30)))
+    assert texts(samples(Album(many))[0])[-1] == "name19"
+
+
+def test_an_image_that_cannot_be_read_is_skipped_and_named():
+    dataset = stripes(24, 3)
+    dataset.read.content["0/000.png"] = b"no image"
+    dataset.read.content["1/001.png"] = OSError("gone")
+    album = Album(dataset)
+    shown = {sample_id for _, sample_id in samples(album)[0].rows}
+    assert len(shown) == 22
+    assert not {"0/000.png", "1/001.png"} & shown
+    assert album.notes[0].startswith("2 images")
+
+
+def test_samples_with_masks_are_of_as_many_scenes_as_possible():
+    dataset = blobs(24)
+    scenes = tuple("big" if i < 17 else f"scene{i}" for i in range(24))
+    (drawing,) = samples(Album(replace(dataset, groups=scenes)))
+    looks_right(drawing)
+    of = dict(zip(dataset.sample_ids, scenes, strict=True))
+    assert {of[row[0]] for row in drawing.rows} == set(scenes)
+    assert all(0 < part < 1 for _, part in drawing.rows)
+
+
+def test_without_the_dataset_there_is_a_note():
+    album = Album(None)
+    assert samples(album) == []
+    assert "not opened" in album.notes[0]
+
+
+# Masks
+
+
+@pytest.fixture
+def roads():
+    return blobs(36, classes=2)
+
+
+@pytest.fixture
+def three(tmp_path, roads):
+    """Models whose masks are off by as many columns as the image's place, twice that, and not at all."""
+    shifts = range(9)
+    a_mask_run(tmp_path, "conv", data=roads, shift=shifts, untrained=True, weights="random:0")
+    a_mask_run(tmp_path, "vit", data=roads, shift=[2 * n for n in shifts])
+    a_mask_run(tmp_path, "unet", data=roads, shift=0)
+    a_mask_run(tmp_path, "floor", data=roads, shift=5)
+    return the_one(tmp_path)
+
+
+def test_panels_show_the_best_the_median_and_the_worst(three, roads):
+    album = Album(roads)
+    (drawing,) = panels(three, album)
+    looks_right(drawing)
+    assert album.notes == []
+    found = [read_images(run) for run in three.runs if run.name != "floor"]
+    means = np.mean([images.scores["iou"] for images in found], axis=0)
+    order = [found[0].ids[i] for i in np.argsort(-means, kind="stable")]
+    rows = drawing.rows
+    places = [("Best", order[0]), ("Median", order[4]), ("Worst", order[8])]
+    assert [row[:2] for row in rows[::3]] == places
+    assert [row[2] for row in rows[:3]] == ["unet", "vit", "conv (untrained)"]
+    assert [row[3] for row in rows[:3]] == [1.0, 1.0, 1.0]
+    columns = {"photograph", "truth", "UNet\nunet", "SAM-ViT\nvit", "SAM-CONV\nconv\nuntrained"}
+    assert columns <= set(texts(drawing))
+    legend = [text.get_text() for text in drawing.figure.axes[0].get_legend().get_texts()]
+    assert legend == ["found (class1)", "missed", "false alarm", "not counted"]
+
+
+def test_panels_without_the_dataset_show_the_masks_alone(three):
+    (drawing,) = panels(three, Album(None))
+    assert "photograph" not in texts(drawing)
+    assert "not available" not in texts(drawing)
+    assert len(drawing.rows) == 9
+
+
+def test_panels_are_of_one_split_and_seed(tmp_path, roads):
+    a_mask_run(tmp_path, "conv", 0, data=roads)
+    for name in ("conv", "vit"):
+        a_mask_run(tmp_path, name, 1, data=roads)
+    a_mask_run(tmp_path, "unet", 0, 0.5, data=roads)
+    (drawing,) = panels(the_one(tmp_path), Album(roads))
+    assert {row[2] for row in drawing.rows} == {"conv", "vit"}
+    assert "seed 1" in drawing.caption
+
+
+def test_what_cannot_be_read_leaves_its_place_empty(three, roads):
+    worst = panels(three, Album(roads))[0].rows[-1][1]
+    roads.read.content[worst] = OSError("gone")
+    album = Album(roads)
+    (drawing,) = panels(three, album)
+    assert texts(drawing).count("not available") == 2
+    assert worst in album.notes[0]
+    images = read_images(three.models["conv"][0])
+    images.masks[images.ids.index(worst)].write_bytes(b"no mask")
+    assert texts(panels(three, Album(roads))[0]).count("not available") == 3
+
+
+def test_masks_that_changed_since_are_not_laid_under_the_old_scores(three, roads):
+    worst = panels(three, Album(roads))[0].rows[-1][1]
+    mask = roads.read_mask.content[worst]
+    for changed in (1 - mask, np.zeros((7, 32), np.uint8), np.full_like(mask, IGNORE)):
+        roads.read_mask.content[worst] = np.where(changed > 1, IGNORE, changed).astype(np.uint8)
+        album = Album(roads)
+        assert "not available" in texts(panels(three, album)[0])
+        assert album.notes[0].startswith(f"1 images could not be shown, such as {worst!r}")
+
+
+def test_masks_of_a_real_run_are_those_that_it_was_scored_with(tmp_path):
+    data = blobs()
+    fit_baseline(data, "unet", 0.25, out=tmp_path, params={"epochs": 1, "image_size": 32})
+    album = Album(data)
+    (drawing,) = panels(the_one(tmp_path), album)
+    assert album.notes == []
+    assert "not available" not in texts(drawing)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_few_images(tmp_path, n):
+    data = blobs(4 * n, 2)
+    a_mask_run(tmp_path, data=data)
+    (drawing,) = panels(the_one(tmp_path), Album(data))
+    assert [row[0] for row in drawing.rows] == ["Best", "Worst"][:n]
+
+
+def test_other_classes_are_an_error_of_their_own(tmp_path):
+    data = blobs(4, 4)
+    a_mask_run(tmp_path, data=data)
+    (drawing,) = panels(the_one(tmp_path), Album(data))
+    legend = {text.get_text() for text in drawing.figure.axes[0].get_legend().get_texts()}
+    assert {"taken for another class", "truth: class2"} <= legend
+
+
+# Mistakes
+
+
+@pytest.fixture
+def fields():
+    return stripes(60, 3)
+
+
+def said(folder, data, name, wrong, **given):
+    a_run(
+        folder,
+        name,
+        ids=data.sample_ids,
+        classes=data.classes,
+        dataset="stripes",
+        share=0.5,
+        wrong=wrong,
+        **given,
+    )
+
+
+@pytest.fixture
+def held_out(tmp_path, fields):
+    """The held-out ids of each class."""
+    said(tmp_path / "first", fields, "mlp", {})
+    (run,) = the_one(tmp_path / "first").runs
+    lines = (run.path / "predictions.csv").read_text().splitlines()[1:]
+    ids = [line.split(",")[0] for line in lines]
+    return [[i for i in ids if i.startswith(f"{label}/")] for label in range(3)]
+
+
+def test_confused_are_the_most_frequent_pairs_of_the_best_of_each_kind(tmp_path, fields, held_out):
+    zeros, ones, twos = held_out
+    wrong = {**dict.fromkeys(zeros[:6], 1), **dict.fromkeys(twos[:2], 0)}
+    said(tmp_path, fields, "mlp", {**wrong, **dict.fromkeys(ones, 2)})
+    said(tmp_path, fields, "vit", wrong, untrained=True, weights="random:0")
+    said(tmp_path, fields, "cnn", {twos[0]: 1})
+    said(tmp_path, fields, "floor", {})
+    head, baseline = confused(the_one(tmp_path), Album(fields))
+    looks_right(head)
+    assert (head.name, baseline.name) == ("confused-head", "confused-baseline")
+    assert "vit (untrained)" in head.title
+    first, second = (("class0", "class1", 6, len(zeros)), ("class2", "class0", 2, len(twos)))
+    assert [row[:4] for row in head.rows] == [first] * 4 + [second] * 2
+    assert {row[4] for row in head.rows[:4]} <= set(zeros[:6])
+    assert [row[4] for row in baseline.rows] == [twos[0]]
+    assert confused(the_one(tmp_path), Album(None)) == []
+
+
+def test_a_model_without_errors_confuses_nothing(tmp_path, fields):
+    said(tmp_path, fields, "mlp", {})
+    assert confused(the_one(tmp_path), Album(fields)) == []
+    assert hardest(the_one(tmp_path), Album(fields)) == []
+
+
+def test_hardest_are_wrong_for_all_models(tmp_path, fields, held_out):
+    zeros = held_out[0]
+    said(tmp_path, fields, "mlp", dict.fromkeys(zeros[:3], 1))
+    said(tmp_path, fields, "vit", {zeros[1]: 2, zeros[2]: 1, zeros[4]: 1})
+    (drawing,) = hardest(the_one(tmp_path), Album(fields))
+    looks_right(drawing)
+    assert drawing.rows[0] == (zeros[2], "class0", "class1", 2, 2)
+    assert {row[0] for row in drawing.rows} == {zeros[1], zeros[2]}
+
+
+def test_names_may_hold_anything(tmp_path):
+    data = replace(stripes(24, 3), classes=("$\\frac{<b>", "a & b", "x" * 300))
+    said(tmp_path, data, "mlp", dict.fromkeys(data.sample_ids, 1))
+    for drawing in (*confused(the_one(tmp_path), Album(data)), *samples(Album(data))):
+        looks_right(drawing)
+
+
+# Sheets
+
+
+def test_each_kind_of_error_has_its_colour():
+    truth = np.array([[1, 1, 0, 1, IGNORE, 0]], np.uint8)
+    guess = np.array([[1, 0, 1, 2, 1, 0]], np.uint8)
+    shown = judged(np.zeros((1, 6, 3), np.uint8), truth, guess)[0]
+    colours = [HIT, MISSED, FALSE_ALARM, MIXED_UP, UNCOUNTED, "#000000"]
+    for pixel, colour in zip(shown, colours, strict=True):
+        assert np.abs(pixel / 0.85 - list(bytes.fromhex(colour[1:]))).max() < 1
+
+
+@given(st.integers(2, 5), st.integers(0, 2**31))
+def test_a_mask_on_black_keeps_its_colours(classes, seed):
+    mask = np.random.default_rng(seed).integers(0, classes, (4, 5), dtype=np.uint8)
+    shown = mapped(None, mask, [str(i) for i in range(classes)]).reshape(-1, 3)
+    pairs = {(int(i), tuple(p)) for i, p in zip(mask.ravel(), shown, strict=True)}
+    assert len(pairs) == len({colour for _, colour in pairs}) == len(np.unique(mask))
+
+
+@given(st.integers(0, 2**31))
+def test_hits_are_what_the_confusion_counts(seed):
+    truth, guess = np.random.default_rng(seed).integers(0, 2, (2, 6, 7), dtype=np.uint8)
+    shown = judged(np.zeros((6, 7, 3), np.uint8), truth, guess)
+    matrix = classification.confusion(truth.ravel(), guess.ravel(), 2)
+    counted = np.unique(shown.reshape(-1, 3), axis=0, return_counts=True)[1]
+    assert sorted(counted) == sorted(matrix[matrix > 0])
+
+
+@given(st.text(max_size=60), st.integers(3, 40))
+def test_shortened_keeps_both_ends(text, most):
+    found = shortened(text, most)
+    assert len(found) <= most
+    assert found == text or (found[0], found[-1]) == (text[0], text[-1])
+
+
+def test_text_of_a_sheet_does_not_touch():
+    tall, wide = np.zeros((300, 30, 3), np.uint8), np.zeros((20, 200, 3), np.uint8)
+    rows = [
+        Row("a " * 30, [Picture(tall, "x\ny"), Picture(wide)]),
+        Row("b", [Picture(None, "z"), Picture(tall)]),
+    ]
+    drawn = sheet(rows, 2, ("p" * 200, "q"), {f"{'long ' * i}{i}": "#123456" for i in range(12)})
+    texts = [text for text in drawn.axes[0].texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in (*texts, drawn.axes[0].get_legend())]
+    assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+
+
+@pytest.mark.data
+def test_real_images_weigh_little():
+    if "SAMTL_DATA" not in os.environ:
+        pytest.skip("SAMTL_DATA is unset: no folder with EuroSAT.zip to read")
+    dataset = resolve("eurosat", Path(os.environ["SAMTL_DATA"]) / "EuroSAT.zip")
+    (drawing,) = samples(Album(dataset))
+    assert len(drawing.rows) == 80
+    assert len(png(drawing.figure, tight=True)) < 3 * 2**20

@@ -1,0 +1,310 @@
+"""Runs are found, read as they were written, and only put together if they may be compared."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from fake_runs import a_mask_run, a_run
+from stubs import embedded
+from toys import blobs, stripes
+
+from samtl.errors import InputError
+from samtl.experiment.fit import fit_baseline, fit_head
+from samtl.report.compare import share_of
+from samtl.report.load import read_comparisons, require_one
+from samtl.sweep.results import Results, failed_row
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def the_one(*sources):
+    (comparison,) = read_comparisons(sources)
+    return comparison
+
+
+# Where runs are
+
+
+def a_sweep(folder):
+    for seed in (0, 1):
+        a_run(folder / "cells", "vit", seed)
+    known = {"dataset": "toy", "features": "grid", "split": "0.2", "seed": 2}
+    failed = failed_row(cell="cell2", method="vit", error="no memory", **known)
+    Results(folder / "results.csv").append([failed])
+    return folder
+
+
+def test_sources_are_runs_folders_of_runs_and_sweeps(tmp_path):
+    one = a_run(tmp_path / "runs", "mlp")
+    a_run(tmp_path / "runs", "logreg")
+    sweep = a_sweep(tmp_path / "sweeps" / "first")
+    assert len(the_one(one).runs) == 1
+    assert [*the_one(str(tmp_path / "runs")).models] == ["logreg", "mlp"]
+    for source in (sweep, sweep / "results.csv", tmp_path / "sweeps"):
+        found = the_one(source)
+        assert {model: len(runs) for model, runs in found.models.items()} == {"vit": 2}
+        assert found.failed == (("vit on grid, split 0.2, seed 2", "no memory"),)
+    found = the_one(tmp_path / "runs", sweep, one)
+    assert {model: len(runs) for model, runs in found.models.items()} == {
+        "logreg": 1,
+        "mlp": 1,
+        "vit": 2,
+    }
+
+
+def test_failures_go_to_the_comparison_of_their_sweep(tmp_path):
+    sweep = a_sweep(tmp_path / "sweep")
+    a_run(tmp_path / "runs", dataset="another")
+    another, toy = read_comparisons([tmp_path / "runs", sweep])
+    assert (another.dataset, another.failed) == ("another", ())
+    assert len(toy.failed) == 1
+
+
+def test_hidden_folders_and_other_files_are_skipped(tmp_path):
+    a_run(tmp_path)
+    shutil.move(a_run(tmp_path, "vit"), tmp_path / ".tmp-1234")
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    assert [*the_one(tmp_path).models] == ["mlp"]
+
+
+def test_without_a_run_there_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for source in (tmp_path / "file", tmp_path / "none", tmp_path):
+        with pytest.raises(InputError, match=str(source)):
+            read_comparisons([source])
+    with pytest.raises(InputError):
+        read_comparisons([])
+    Results(tmp_path / "results.csv").append(
+        [failed_row(cell="c", method="vit", error="no memory")]
+    )
+    with pytest.raises(InputError, match="no memory"):
+        read_comparisons([tmp_path])
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "config.json", "predictions.csv", "curves.csv"])
+def test_a_damaged_run_is_left_out_with_a_warning(tmp_path, file):
+    kept, run = a_run(tmp_path, "logreg"), a_run(tmp_path)
+    content = (run / file).read_text()
+    for damaged in (None, "", content[:-20], content.replace("1", "2", 1)):
+        (run / file).unlink(missing_ok=True)
+        if damaged is not None:
+            (run / file).write_text(damaged)
+        found = the_one(tmp_path)
+        assert [run.path for run in found.runs] == [kept]
+        assert str(run) in found.warnings[-1]
+        with pytest.raises(InputError, match=str(run)):
+            read_comparisons([run])
+
+
+def test_a_run_whose_mask_is_gone_is_left_out(tmp_path):
+    run = a_mask_run(tmp_path)
+    next((run / "masks").iterdir()).unlink()
+    with pytest.raises(InputError, match=str(run)):
+        read_comparisons([run])
+
+
+# Names and order
+
+
+def test_models_are_told_apart_by_what_differs(tmp_path):
+    a_run(tmp_path, "conv")
+    a_run(tmp_path, "mlp")
+    a_run(tmp_path, "mlp", columns=("mean",))
+    a_run(tmp_path, "logreg")
+    a_run(tmp_path, "logreg", params={"lr": 0.1, "epochs": 5})
+    a_run(tmp_path, "logreg", params={"lr": 0.2, "epochs": 5})
+    assert {*the_one(tmp_path).models} == {
+        "conv",
+        "mlp on pooled",
+        "mlp on pooled[mean]",
+        "logreg (lr 0.1)",
+        "logreg (epochs 5, lr 0.1)",
+        "logreg (epochs 5, lr 0.2)",
+    }
+
+
+def test_runs_are_in_the_order_of_models_shares_and_seeds(tmp_path):
+    for seed in (1, 0):
+        for share in (0.2, 0.5):
+            for name in ("cnn", "vit", "mlp", "floor"):
+                a_run(tmp_path, name, seed, share)
+    found = the_one(tmp_path)
+    assert [*found.models] == ["floor", "mlp", "vit", "cnn"]
+    shares = [(share_of(run), run.seed) for run in found.models["mlp"]]
+    assert shares == [(0.5, 0), (0.5, 1), (0.8, 0), (0.8, 1)]
+
+
+def test_warnings_name_untrained_weights_random_splits_and_notes(tmp_path):
+    a_run(tmp_path, "vit", untrained=True, weights="untrained (random:0)", note="made up")
+    a_run(tmp_path, "mlp")
+    weights, _, note = the_one(tmp_path).warnings
+    assert "vit are untrained (random:0)" in weights
+    assert note == "Made up"
+    a_run(tmp_path / "grouped", split_name="grouped")
+    assert the_one(tmp_path / "grouped").warnings == ()
+
+
+# What may be compared
+
+
+def refused(*sources):
+    found = read_comparisons(sources)
+    with pytest.raises(InputError) as raised:
+        require_one(found)
+    apart = require_one(found, separate=True)
+    assert all(len(b.warnings) == len(a.warnings) + 1 for a, b in zip(found, apart, strict=True))
+    return str(raised.value), apart
+
+
+def test_one_comparison_is_left_as_it_is(tmp_path):
+    a_run(tmp_path)
+    one = the_one(tmp_path)
+    assert require_one([one]) == require_one([one], separate=True) == [one]
+
+
+def test_other_datasets_classes_and_resolutions_are_refused(tmp_path):
+    a_run(tmp_path / "a", dataset="one")
+    a_run(tmp_path / "a", dataset="two")
+    assert "one (classification) and two" in refused(tmp_path / "a")[0]
+    a_run(tmp_path / "b")
+    a_run(tmp_path / "b", "vit", classes=("Crop", "Lake", "River"))
+    assert "Lake" in refused(tmp_path / "b")[0]
+    a_mask_run(tmp_path / "c")
+    a_mask_run(tmp_path / "c", "unet", resolution=512)
+    assert "512" in refused(tmp_path / "c")[0]
+
+
+def test_random_and_grouped_splits_are_refused(tmp_path):
+    for model in ("mlp", "vit"):
+        for name in ("holdout", "grouped"):
+            a_run(tmp_path, model, split_name=name)
+    message, apart = refused(tmp_path)
+    assert "holdout" in message
+    assert [[*one.models] for one in apart] == [["mlp", "vit"]] * 2
+
+
+def test_stores_of_one_dataset_are_one_comparison(tmp_path):
+    a_run(tmp_path, "mlp")
+    a_run(tmp_path, "mlp", fingerprint="e" * 64, store="toy.large.64")
+    a_run(tmp_path, "cnn")
+    assert {*the_one(tmp_path).models} == {"mlp @ toy.tiny.64", "mlp @ toy.large.64", "cnn"}
+
+
+def test_other_samples_at_the_same_share_and_seed_are_refused(tmp_path):
+    for seed in (0, 1):
+        a_run(tmp_path, "mlp", seed)
+        a_run(tmp_path, "cnn", seed)
+    a_run(tmp_path, "vgg19", ids=40)
+    message, (whole, part) = refused(tmp_path)
+    assert "vgg19" in message
+    assert ([*whole.models], [*part.models]) == (["mlp", "cnn"], ["vgg19"])
+    a_run(tmp_path / "quarantined", "mlp", ids=199)
+    a_run(tmp_path / "quarantined", "cnn", ids=200)
+    refused(tmp_path / "quarantined")
+
+
+def test_other_shares_seeds_label_fractions_and_folds_are_no_conflict(tmp_path):
+    a_run(tmp_path, "mlp", 0)
+    a_run(tmp_path, "mlp", 1, 0.5)
+    a_run(tmp_path, "vit", left_out=60)
+    a_run(tmp_path, "floor", 2)
+    a_run(tmp_path, "cnn", 0)
+    assert {*the_one(tmp_path).models} == {"mlp", "vit", "floor", "cnn"}
+    for fold in "123":
+        for model in ("mlp", "vit"):
+            given = {"split": f"fold:{fold}/3"}
+            a_run(tmp_path / "folds", model, split_name="fold", salt=fold, given=given)
+    assert len(the_one(tmp_path / "folds").runs) == 6
+
+
+def test_baselines_stand_beside_the_heads_on_their_samples(tmp_path):
+    for n, mark in ((100, "f"), (60, "e")):
+        a_run(tmp_path, "mlp", ids=n, fingerprint=mark * 64, store=f"toy.{mark}")
+        a_run(tmp_path, "cnn", ids=n, given={"split": "0.2"})
+    found = read_comparisons([tmp_path])
+    assert [[*one.models] for one in found] == [["mlp", "cnn"]] * 2
+    assert not [text for one in found for text in one.warnings if "left out" in text]
+
+
+# Repeats, and datasets that change
+
+
+def test_of_a_fit_that_was_repeated_the_one_that_finished_last_counts(tmp_path):
+    new = a_run(tmp_path / "a", finished="2026-02-02T00:00:00+00:00")
+    a_run(tmp_path / "b", finished="2026-01-01T00:00:00+00:00")
+    found = the_one(tmp_path / "a", tmp_path / "b")
+    assert [run.path for run in found.runs] == [new]
+    assert not [text for text in found.warnings if "left out" in text]
+    warm = a_run(tmp_path / "a", warm_start="before", finished="2026-03-03T00:00:00+00:00")
+    found = the_one(tmp_path / "a")
+    assert [run.path for run in found.runs] == [warm]
+    assert found.warnings[-1].startswith("1 older runs are left out")
+
+
+def a_head(folder, data, head="logreg", split=0.2, **options):
+    """Bring the store up to date with a dataset, and train a head on it."""
+    store = embedded(folder, data, 64, options.pop("tiers", ("pooled",)))
+    params = {} if head == "logreg" else {"epochs": 1}
+    return fit_head(store, head, split, params=params, out=folder / "runs", **options).path
+
+
+def relabelled(data):
+    """Exchange the labels of the last two images."""
+    *rest, a, b = data.labels
+    assert a != b
+    return replace(data, labels=(*rest, b, a))
+
+
+def grouped(data, count):
+    return replace(data, groups=tuple(f"place {i // 2 % count}" for i in range(len(data))))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (stripes(40, 2), stripes(60, 2)),
+        (stripes(60, 2), relabelled(stripes(60, 2))),
+        (grouped(stripes(60, 2), 10), grouped(stripes(60, 2), 6)),
+    ],
+    ids=["grew", "labels", "groups"],
+)
+def test_runs_from_before_the_dataset_changed_are_left_out(tmp_path, before, after):
+    for data in (before, after):
+        new = {a_head(tmp_path, data, "logreg"), a_head(tmp_path, data, "mlp")}
+        new.add(fit_baseline(data, "floor", 0.2, out=tmp_path / "runs").path)
+    found = the_one(tmp_path / "runs")
+    assert {run.path for run in found.runs} == new
+    assert any("left out" in text for text in found.warnings)
+
+
+def test_heads_from_before_and_after_other_labels_are_refused(tmp_path):
+    data = stripes(60, 2)
+    parts = {"train": slice(40), "val": slice(40, 50), "test": slice(50, 60)}
+    for part, ids in parts.items():
+        named = "".join(f"{name}\n" for name in data.sample_ids[ids])
+        (tmp_path / f"lists-{part}.txt").write_text(named)
+    split = f"file:{tmp_path / 'lists'}"
+    old = a_head(tmp_path, data, "mlp", split)
+    new = fit_baseline(relabelled(data), "floor", split, out=tmp_path / "runs").path
+    message, _ = refused(tmp_path / "runs")
+    assert str(old) in message
+    assert str(new) in message
+
+
+def test_one_dataset_is_compared_whichever_verb_read_it_and_tier_was_added(tmp_path):
+    data = blobs(24)
+    images = stripes(60, 2)
+    a_head(tmp_path, images, "logreg")
+    a_head(tmp_path, images, "mlp", tiers=("pooled", "grid"))
+    a_head(tmp_path, images, "vit", tiers=("pooled", "grid"))
+    fit_baseline(images, "floor", 0.2, out=tmp_path / "runs")
+    found = the_one(tmp_path / "runs")
+    assert [*found.models] == ["floor", "logreg", "mlp", "vit"]
+    assert len({run.snapshot for run in found.runs}) == 3
+    assert len(found.warnings) == 2  # of untrained weights and random splits
+    run = fit_baseline(data, "floor", 0.25, out=tmp_path / "masks")
+    (read,) = the_one(tmp_path / "masks").runs
+    assert (read.path, read.metrics) == (run.path, run.metrics)
+    assert json.loads((run.path / "config.json").read_text())["given"]["split"] == 0.25

@@ -1,0 +1,191 @@
+"""A page that is whole by itself, is accessible, and lets no name do anything."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pages
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samtl.report.content import Section, Table
+from samtl.report.page import MOST_ROWS, render, sort_value, written
+from samtl.report.style import GRID, INK
+
+ELEMENTS_WITHOUT_END = {"meta", "link", "img"}
+
+
+class Read(HTMLParser):
+    """Elements in order, each with its attributes and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.open, self.text = [], [], {}
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes), f"an attribute twice in {tag}"
+        self.found.append((tag, dict(attributes)))
+        if tag not in ELEMENTS_WITHOUT_END:
+            self.open.append((tag, len(self.found) - 1))
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for _, place in self.open:
+            self.text[place] = self.text.get(place, "") + data
+
+    def all(self, tag):
+        """Return (attributes, text) of every such element."""
+        return [(a, self.text.get(i, "")) for i, (name, a) in enumerate(self.found) if name == tag]
+
+
+@pytest.fixture(scope="module")
+def text():
+    return pages.page()
+
+
+@pytest.fixture(scope="module")
+def read(text):
+    return Read(text)
+
+
+def test_names_do_nothing(read):
+    assert len(read.all("script")) == 1
+    assert read.all("b") == []
+    assert not [a for _, attributes in read.found for a in attributes if a.startswith("on")]
+    for tag in ("title", "h1", "footer", "figcaption", "li"):
+        assert any(pages.NASTY in text for _, text in read.all(tag)), tag
+    assert any(pages.NASTY in cell for _, cell in read.all("td"))
+    assert any(pages.NASTY in svg["aria-label"] for svg, _ in read.all("svg"))
+    assert any(pages.NASTY in text for _, text in read.all("text"))  # of a chart
+
+
+def test_nothing_is_fetched_and_no_other_script_runs(read):
+    for _, attributes in read.found:
+        for name in ("src", "href", "srcset", "action", "data", "xlink:href"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:", "figures/")), value
+    ((_, style),) = read.all("style")
+    assert "url(" not in style
+    assert "@import" not in style
+    (policy,) = (a["content"] for a, _ in read.all("meta") if "http-equiv" in a)
+    digest = hashlib.sha256(read.all("script")[0][1].encode()).digest()
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
+
+
+def test_ids_are_unique_and_references_lead_somewhere(read):
+    ids = [a["id"] for _, a in read.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    wanted = [a["aria-labelledby"] for _, a in read.found if "aria-labelledby" in a]
+    for _, attributes in read.found:
+        for name, value in attributes.items():
+            if name in ("href", "xlink:href") and value.startswith("#"):
+                wanted.append(value[1:])
+            wanted += re.findall(r"url\(#(.+?)\)", value or "")
+    assert len(wanted) > 50
+    assert set(wanted) <= set(ids)
+
+
+def test_landmarks_and_headings_are_in_order(read):
+    for tag in ("header", "nav", "main", "footer", "h1"):
+        assert len(read.all(tag)) == 1, tag
+    levels = [int(tag[1]) for tag, _ in read.found if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+    contents = [a["href"] for a, _ in read.all("a") if a["href"].startswith("#section")]
+    assert contents == ["#section-found", "#section-training", "#section-provenance"]
+
+
+def test_charts_are_in_the_pages_colours_and_have_their_numbers_beside_them(read, text):
+    charts = [a for a, _ in read.all("svg")]
+    assert [a["role"] for a in charts] == ["img", "img"]
+    assert all("table" in a["aria-label"] for a in charts)
+    assert len(read.all("details")) == 3
+    assert "var(--ink)" in text
+    assert "var(--grid)" in text
+    body = text[text.index("<body>") :].lower()
+    assert INK not in body
+    assert GRID not in body
+
+
+def test_pictures_are_embedded(read):
+    ((picture, _),) = read.all("img")
+    kind, data = picture["src"].split(",")
+    assert kind == "data:image/webp;base64"
+    assert base64.b64decode(data) == pages.webp()
+    assert (picture["width"], picture["height"]) == ("1600", "320")
+
+
+def test_files_beside_the_page_are_linked_to_or_not(read):
+    links = [a["href"] for a, _ in read.all("a") if a["href"].startswith("figures/")]
+    curves = [f"figures/curves.{kind}" for kind in ("png", "svg", "csv")]
+    assert links[:4] == ["figures/scores.csv", *curves]
+    assert "figures/samples.svg" not in links
+    assert "figures/" not in pages.page(files=None)
+
+
+def test_tables_carry_the_values_they_are_sorted_by(read):
+    heads = [(a.get("class"), text.strip()) for a, text in read.all("th")[:5]]
+    numbers = ("accuracy", "interval", "seconds")
+    assert heads == [(None, "model"), *(("n", name) for name in numbers), (None, "note")]
+    row = read.all("td")[15:20]
+    assert [a.get("data-value") for a, _ in row] == [None, "0.712", "-1.2", None, None]
+    assert [text for _, text in row] == ["floor", "0.712", "\u22121.2 ± 0.5", "", pages.NASTY]
+    scrolls = [a for a, _ in read.all("div") if a.get("class") == "scroll"]
+    assert all(a["tabindex"] == "0" and a["aria-labelledby"] for a in scrolls)
+    assert len(scrolls) == len(read.all("table")) == 6
+
+
+VALUES = {
+    "83.8 [82.7, 84.9]": 83.8, "0.826 to 0.850": 0.826, "1.2 ± 0.3": 1.2, "97 %": 97, "1,640": 1640, "-0.5": -0.5,
+    ".5": 0.5, "1e-3": 0.001, True: 1, 3: 3, 0.25: 0.25, "": None, None: None, "never": None,
+    "3 nearest neighbours": None, "e1cef44f": None, "2026-11-20": None, "5 of 9": None, float("inf"): None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("cell", "value"), VALUES.items())
+def test_what_a_cell_is_sorted_by(cell, value):
+    assert sort_value(cell) == value
+
+
+@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
+def test_intervals_are_sorted_by_their_value(value, low):
+    assert sort_value(f"{value:,.2f} [{low:,.2f}, {low:,.2f}]") == float(f"{value:.2f}")
+
+
+def test_how_a_cell_is_written():
+    cells = (0.83796, 275.25, 1640.4, 27_000, 2026, None, float("nan"), "as it is", 1.5e-7)
+    texts = ["0.838", "275.2", "1,640", "27,000", "2026", "", "", "as it is", "1.5e-07"]
+    assert list(map(written, cells)) == texts
+
+
+def with_parts(*parts):
+    return render("Title", "", [Section("one", "One", parts)], {})
+
+
+def test_a_long_table_is_cut_and_says_so():
+    text = with_parts(Table("t", "T", "", ("i",), tuple((i,) for i in range(MOST_ROWS + 1234))))
+    assert text.count("<td") == MOST_ROWS
+    assert "1,234 more rows" in text
+    assert Read(with_parts(Table("t", "T", "", ("a", "b"), ()))).all("td") == []
+
+
+def test_names_that_occur_twice_are_a_mistake():
+    with pytest.raises(ValueError, match="scores"):
+        with_parts(pages.table(), pages.table())
+
+
+def test_paragraphs_bullets_and_code(text):
+    assert "<li><code>b&lt;</code></li>" in text
+    assert "<p><code>code</code> &lt;/title&gt;" in text
