@@ -140,6 +140,20 @@ def test_only_old_temporary_files_are_swept(tmp_path):
     assert set(storage.list("log")) == {".tmp-new", "0.json"}
 
 
+def test_what_another_writer_created_is_durable_before_anyone_goes_on_from_it(
+    tmp_path, monkeypatch
+):
+    """It may have been killed between giving the name and syncing it."""
+    storage, synced = DiskStorage(tmp_path), []
+    storage.create("log/0.json", [b"1"])
+    monkeypatch.setattr(_io, "sync_folder", lambda path: synced.append(path.name))
+    with pytest.raises(FileExistsError):
+        storage.create("log/0.json", [b"2"])
+    assert synced == ["log"]
+    storage.sweep(["log"])
+    assert synced == ["log", "log"]
+
+
 # Names
 
 

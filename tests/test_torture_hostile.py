@@ -331,7 +331,7 @@ def bombs():
 
 USE = """
 import resource, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(__import__("pathlib").Path(sys.argv[1]).parent)]
 from pathlib import Path
 import numpy, torch, zarr
 from test_torture_hostile import BOMB_DOORS, peak
