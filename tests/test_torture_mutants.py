@@ -70,7 +70,9 @@ MUTANTS = {
         "store/format.py", 'if shard[-4 - len(index) :] != index + crc32c(index).to_bytes(4, "little"):', "if False:",
     ),
     "another fingerprint": (
-        "store/writer.py", "require_same(state.identity, identity.fingerprint, storage.url)\n    storage", "pass\n    storage",
+        "store/writer.py",
+        "require_same(state.identity, identity.fingerprint, storage.url)\n    storage",
+        "pass\n    storage",
     ),
     "a place that cannot create": ("store/writer.py", "    storage.probe()\n", ""),
     "checksum of a row": (
