@@ -47,7 +47,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, objec
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(
-            f"{path} could not be written ({error.strerror}); the earlier state stays: make room and run the same command again"
+            f"{path} could not be written ({error.strerror}); the earlier state stays: make room, and run the same "
+            "command again"
         ) from error
 
 
