@@ -41,7 +41,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
-    """Classify what a path leads to; `file` is anything that is no folder. Raises InputError if it cannot be told."""
+    """Classify what a path leads to; `file` is anything that is no folder. Raises InputError if it is unreadable."""
     try:
         if path.is_dir():
             return "folder"

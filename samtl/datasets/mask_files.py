@@ -178,13 +178,13 @@ def matched(
     images_by_key = _keyed("images", images, image_key, where)
     bare = [name for key, name in images_by_key.items() if key not in by_key]
     lone = [name for key, name in by_key.items() if key not in images_by_key]
-    told = []
+    problems = []
     if bare:
-        told.append(f"{len(bare)} of {len(images)} images have no mask ({_some(bare)})")
+        problems.append(f"{len(bare)} of {len(images)} images have no mask ({_some(bare)})")
     if lone:
-        told.append(f"{len(lone)} of {len(masks)} masks have no image ({_some(lone)})")
-    if told:
-        raise InputError(f"in {where} {' and '.join(told)}; {remedy}")
+        problems.append(f"{len(lone)} of {len(masks)} masks have no image ({_some(lone)})")
+    if problems:
+        raise InputError(f"in {where} {' and '.join(problems)}; {remedy}")
     return {name: by_key[key] for key, name in images_by_key.items()}
 
 

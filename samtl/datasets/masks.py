@@ -127,7 +127,7 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
         coding = light("foreground", ignore)
     both = sorted(set(named) & set(ignore))
     if both:
-        raise InputError(f"a mask's value is a class or ignored, {both[0]} is asked to be both")
+        raise InputError(f"a mask's value is a class or ignored, but {both[0]} is given for both")
     if coding == light("foreground"):
         return coding, ""
     # Masks that are read in another way make another dataset, and so another store.

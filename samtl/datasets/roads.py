@@ -26,7 +26,7 @@ _NOTE = (
     'Google Earth imagery, licence "publicly available" only: research use, do not redistribute images '
     "or embeddings"
 )
-_PREFIX = "image"  # of an image's name, where its label's has none
+_PREFIX = "image"  # of an image's name that its label's may lack
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
