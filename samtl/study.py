@@ -94,29 +94,14 @@ Event = Step | embed_api.Event | EmbedResult | Progress | Note | SweepResult | s
 
 @dataclass(frozen=True, eq=False)
 class ReproduceResult:
-    """The results of a case study.
-
-    Attributes
-    ----------
-    study : str
-    out : Path
-        Its folder.
-    embed : EmbedResult
-    sweep : SweepResult or None
-        None if embedding was interrupted.
-    report : ReportResult or None
-        None if there is no sweep.
-    notes : tuple of str
-        What differs from the whole study.
-    seconds : float
-    """
+    """The results of a case study."""
 
     study: str
-    out: Path
+    out: Path  #: its folder
     embed: EmbedResult
-    sweep: SweepResult | None
-    report: ReportResult | None
-    notes: tuple[str, ...]
+    sweep: SweepResult | None  #: None if embedding was interrupted
+    report: ReportResult | None  #: None if there is no sweep
+    notes: tuple[str, ...]  #: what differs from the whole study
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
