@@ -26,7 +26,7 @@ from samtl.heads.grid import UPSAMPLING
 from samtl.heads.losses import cross_entropy, cross_entropy_dice
 from samtl.heads.trainer import InMemory, Recipe, train
 from samtl.images.transforms import PATCH
-from samtl.store.layout import BLOCK_ROWS
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import open_store
 
 CHANNELS = 256

@@ -1,4 +1,4 @@
-"""Stores of made-up features to measure with, where nobody has paid for an encoder's pass."""
+"""Stores of made-up features to measure with, when nobody has paid for an encoder's pass."""
 
 from __future__ import annotations
 
@@ -6,14 +6,60 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samtl.images.transforms import PATCH
-from samtl.store.fingerprint import Fingerprint
-from samtl.store.layout import BLOCK_ROWS
-from samtl.store.rows import Rows
-from samtl.store.writer import open_writer
+from samtl.images.transforms import PATCH, grid_cells
+from samtl.store.fingerprint import make_identity
+from samtl.store.format import BLOCK_ROWS, array_specs
+from samtl.store.log import OK
+from samtl.store.samples import SampleTable
+from samtl.store.storage import open_storage
+from samtl.store.writer import Writer, open_writer
 
-#: Gives the values of an array for some rows.
+CHANNELS = 256
+#: Returns the values of an array for some rows.
 Make = Callable[[Sequence[int]], Iterable[Any]]
+
+
+def begin_store(
+    path: Path,
+    labels: Sequence[int],
+    classes: int,
+    task: str,
+    arrays: Sequence[str],
+    columns: Sequence[str] = (),
+    side: int = 64,
+) -> Writer:
+    """Create a store without rows; parameters as for `write_store`."""
+    specs = array_specs(
+        channels=CHANNELS,
+        grid=(side, side),
+        cells=grid_cells(side),
+        square=side * PATCH,
+        features=columns,
+        statistics=(),
+    )
+    fields = {
+        "encoder": {"name": "none", "weights_sha256": "0" * 64},
+        "image_size": side * PATCH,
+        "compute_dtype": "float32",
+    }
+    about = {"weights": "none", "untrained": True}
+    table = SampleTable.make(
+        dataset="bench",
+        note="made-up features",
+        task=task,
+        classes=[f"class {i}" for i in range(classes)],
+        rows=range(len(labels)),
+        samples=[f"{i:06d}" for i in range(len(labels))],
+        labels=labels,
+    )
+    identity = make_identity(fields, specs, about, BLOCK_ROWS)
+    return open_writer(open_storage(path), identity, table, arrays)
+
+
+def write_block(writer: Writer, block: int, arrays: Mapping[str, Sequence[Any]]) -> None:
+    """Commit a block of rows that are all well."""
+    n = len(writer.block_rows(block))
+    writer.write_block(block, arrays, [OK] * n, {}, ["1" * 64] * n)
 
 
 def write_store(
@@ -31,7 +77,7 @@ def write_store(
     ----------
     path : Path
     labels : (n,) int
-        n a multiple of the rows of a block; -1 where there are none.
+        -1 if there are none.
     classes : int
     task : str
     arrays : mapping of str to callable
@@ -41,26 +87,9 @@ def write_store(
     side : int
         Tokens along a side of the encoder's output.
     """
-    n = len(labels)
-    fingerprint = Fingerprint("none", "0" * 64, {}, side * PATCH, "float32", {})
-    with open_writer(
-        path,
-        fingerprint,
-        {"weights": "none", "untrained": True},
-        Rows(
-            "bench",
-            tuple(f"class {i}" for i in range(classes)),
-            tuple(f"{i:06d}" for i in range(n)),
-            tuple(labels),
-            "made-up features",
-            task,
-        ),
-        {"pooled": tuple(columns), "image_stats": ()},
-        [*arrays, "label"],
-    ) as writer:
-        for block in range(n // BLOCK_ROWS):
-            here = writer.block_rows(block)
-            made = {name: list(make(here)) for name, make in arrays.items()}
-            made["label"] = [labels[row] for row in here]
-            writer.write_block(block, made, ["ok"] * len(here), {}, ["0" * 64] * len(here), {})
+    writer = begin_store(path, labels, classes, task, list(arrays), columns, side)
+    for block in range(writer.blocks):
+        here = writer.block_rows(block)
+        write_block(writer, block, {name: list(make(here)) for name, make in arrays.items()})
+    writer.finish()
     return path

@@ -1,7 +1,7 @@
-"""How fast rows come out of a store and go in, beside other readers of the same bytes, and how long a large one opens.
+"""How fast rows are read from a store and written to it, against other readers, and how fast a large store opens.
 
-All sides read the same rows, in the same random order, from files that the system has in memory, into one array of
-theirs each. numpy's memory map, on a file of the rows one after the other, verifies nothing and sets what can be had.
+All sides read the same rows in the same random order, from files in the page cache, each into one array. numpy's
+memory map of a plain file verifies nothing, and is the upper bound.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.made_store import write_store
+from benchmarks.made_store import begin_store, write_block, write_store
 from benchmarks.paired import (
     Row,
     against,
@@ -29,26 +28,15 @@ from benchmarks.paired import (
     alternating,
 )
 from samtl.errors import InputError
-from samtl.store import documents
-from samtl.store.fingerprint import FILE, Fingerprint
-from samtl.store.layout import (
-    BLOCK_ROWS,
-    array_specs,
-    crc32c,
-    encode_shard,
-)
-from samtl.store.log import (
-    LOG,
-    OK,
-    CommittedFile,
-    Record,
-    record_name,
-)
+from samtl.store.fingerprint import FILE, make_identity
+from samtl.store.format import BLOCK_ROWS, ArraySpec, array_specs, encode_shard
+from samtl.store.log import OK, LogState, Record, Shard
 from samtl.store.reader import open_store
-from samtl.store.rows import PATH, Rows
+from samtl.store.samples import SampleTable
+from samtl.store.state import pack_name
+from samtl.store.storage import open_storage
 
 ARRAY = "dense"
-ALWAYS = ("image_stats", "original_size", "label", "sample_id")
 Told = Callable[[str], None]
 
 
@@ -67,7 +55,7 @@ def bench_store(
     rows : int
         Of 2 MiB; a multiple of 16.
     log_rows : int
-        Of the large store, of which only the lists and records are made; 0 to leave it out.
+        Of the large store, which has no rows, only table, records and pack; 0 to leave it out.
     rounds : int
     out : path, optional
         A folder on the disk to measure; by default that of temporary files.
@@ -77,7 +65,7 @@ def bench_store(
     Returns
     -------
     list of Row
-        `rows/verified` in GiB/s, once against each of `memmap`, `tensorstore` (where it is installed) and
+        `rows/verified` in GiB/s, once against each of `memmap`, `tensorstore` (if installed) and
         `zarr-python`; then these. `commit/row` in ms, what a commit takes, against a `plain-write` of the same bytes,
         and `commit/row/overhead`, the difference. `open/LOG_ROWS` in seconds and `.../memory` in GiB, in a process of
         its own.
@@ -172,25 +160,20 @@ def _committing(folder: Path, values: NDArray[np.float16], rounds: int, told: To
     turn = iter(range(10**6))
 
     def commit() -> float:
-        """Make a store of one block; all but the block's own commit is left out of the time."""
+        """Commit the only block of a new store."""
         path = folder / f"commit-{next(turn)}.zarr"
-        seconds = 0.0
+        writer = begin_store(path, [0] * BLOCK_ROWS, 2, "classification", [ARRAY])
+        began = time.perf_counter()
+        write_block(writer, 0, {ARRAY: list(values)})
+        return 1000 * (time.perf_counter() - began) / BLOCK_ROWS
 
-        def given(here: Sequence[int]) -> NDArray[np.float16]:
-            nonlocal seconds
-            seconds = time.perf_counter()
-            return values[: len(here)]
-
-        write_store(path, [0] * BLOCK_ROWS, 2, "classification", {ARRAY: given})
-        return 1000 * (time.perf_counter() - seconds) / BLOCK_ROWS
-
-    spec = array_specs(64, {"pooled": (), "image_stats": ()})[ARRAY]
+    spec = _specs()[ARRAY]
 
     def write() -> float:
         path = folder / f"write-{next(turn)}"
         began = time.perf_counter()
         with path.open("wb") as file:
-            for piece in encode_shard(spec, list(values)).pieces:
+            for piece in encode_shard(spec, list(values), BLOCK_ROWS).pieces:
                 file.write(piece)
         return 1000 * (time.perf_counter() - began) / BLOCK_ROWS
 
@@ -202,51 +185,57 @@ def _committing(folder: Path, values: NDArray[np.float16], rounds: int, told: To
     ]
 
 
-def _log(path: Path, rows: int) -> Path:
-    """Write the lists and records of a store, and not one row."""
-    columns = {"pooled": [f"mean_{i}" for i in range(768)], "image_stats": ["mean"]}
-    fingerprint = Fingerprint("none", "0" * 64, {}, 1024, "float32", {})
-    identity = {
-        "fingerprint": fingerprint.to_dict(),
-        "sha256": fingerprint.sha256,
-        "about": {"weights": "none", "untrained": True},
-        "columns": columns,
-    }
-    listed = Rows(
-        "bench",
-        ("a", "b"),
-        tuple(f"class_{row % 2}/image_{row:07d}.png" for row in range(rows)),
-        tuple(row % 2 for row in range(rows)),
+def _specs() -> dict[str, ArraySpec]:
+    return array_specs(
+        channels=256,
+        grid=(64, 64),
+        cells=16,
+        square=1024,
+        features=[f"mean_{i}" for i in range(768)],
+        statistics=["mean"],
     )
-    for name, content in ((FILE, identity), (PATH, listed.to_dict())):
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(documents.seal(content))
-    (path / LOG).mkdir()
-    specs = array_specs(64, columns)
-    arrays = [specs[name] for name in ("dense", "grid", "pooled", *ALWAYS)]
+
+
+def _log(path: Path, rows: int) -> Path:
+    """Write the table, records and pack of a store, but no rows."""
+    specs = {name: spec for name, spec in _specs().items() if name != "mask"}
+    fields = {"encoder": {"name": "none", "weights_sha256": "0" * 64}, "image_size": 1024}
+    identity = make_identity(fields, specs, {"weights": "none", "untrained": True}, BLOCK_ROWS)
     random = np.random.default_rng(0)
+    images = [random.bytes(32).hex() for _ in range(rows)]
+    table = SampleTable.make(
+        dataset="bench",
+        classes=("a", "b"),
+        rows=range(rows),
+        samples=[f"class_{row % 2}/image_{row:07d}.png" for row in range(rows)],
+        labels=[row % 2 for row in range(rows)],
+        images=images,
+    ).placed(identity, None)
+    for name, content in ((FILE, identity.to_bytes()), (table.path, table.to_bytes())):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    (path / "log").mkdir()
+    about = {"device": "cuda:0", "pid": 1, "host": "bench", "versions": {"torch": "2.13.0"}}
+    log = LogState(BLOCK_ROWS, rows)
     for start in range(0, rows, BLOCK_ROWS):
-        n, block = min(BLOCK_ROWS, rows - start), start // BLOCK_ROWS
-        sums: dict[str, list[int]] = {
-            spec.name: random.integers(0, 2**32, n).tolist() for spec in arrays
-        }
-        # These two are held against the list.
-        for name, column in (("label", listed.labels), ("sample_id", listed.sample_ids)):
-            of_block: Sequence[object] = column[start : start + n]
-            sums[name] = [crc32c(specs[name].encode_row(entry)) for entry in of_block]
-        files = {
-            spec.name: CommittedFile(
-                spec.shard_path(block),
-                max(spec.shard_bytes(n), 500),
+        n = min(BLOCK_ROWS, rows - start)
+        shards = {
+            name: Shard(
+                spec.shard_bytes(n, BLOCK_ROWS),
                 random.bytes(32).hex(),
-                array("I", sums[spec.name]),
+                random.integers(0, 2**32, n).tolist(),
             )
-            for spec in arrays
+            for name, spec in specs.items()
         }
-        images = tuple(random.bytes(32).hex() for _ in range(n))
-        about = {"device": "cuda:0", "pid": 1, "host": "bench", "versions": {"torch": "2.13.0"}}
-        record = Record(block, 0, fingerprint.sha256, (OK,) * n, {}, images, files, about)
-        (path / record_name(block, 0)).write_bytes(documents.seal(record.to_dict()))
+        made_from = images[start : start + n]
+        record = Record(
+            start // BLOCK_ROWS, 0, identity.sha256, [OK] * n, {}, made_from, shards, about
+        )
+        raw, record = record.sealed()
+        (path / record.name).write_bytes(raw)
+        log.add(record, str(path))
+    # As the pass that wrote so many would have done.
+    open_storage(path).create(pack_name(0), [log.pack(identity)])
     return path
 
 

@@ -25,7 +25,7 @@ from samtl.experiment.fit import fit_head
 from samtl.experiment.run import read_run
 from samtl.images.transforms import PATCH
 from samtl.splits.spec import parse_many
-from samtl.store.layout import BLOCK_ROWS
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store, open_store
 from samtl.sweep.api import sweep
 from samtl.sweep.worker import CELLS

@@ -12,10 +12,10 @@ def compact(
     json: Json = None,
 ) -> None:
     """Write a store anew without the rows of images that are gone or changed."""
-    from samtl.store import compact as compacting
+    from samtl.store import maintenance
 
     with render.err.status("reading the log") as status:
-        done = compacting.compact(
+        done = maintenance.compact(
             store or cache,
             lambda rows, all_of: status.update(f"{rows} of {all_of} rows written"),
         )

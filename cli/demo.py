@@ -28,12 +28,12 @@ def demo(
     json: Json = None,
 ) -> None:
     """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads."""
-    from samtl.store.find import cache_folder
+    from samtl.store.storage import below, cache_folder
 
     dataset = f"synthetic:{IMAGES_PER_CLASS}"
     render.say(f"samtl embed --dataset {dataset} --encoder tiny --image-size {IMAGE_SIZE}", "bold")
     # In a folder of its own, so that the demo's store is not taken for, or in the way of, the user's.
-    options = {"image_size": IMAGE_SIZE, "out": out or cache_folder() / "demo"}
+    options = {"image_size": IMAGE_SIZE, "out": out or below(cache_folder(), "demo")}
     result, stopped_by = embed_command.run(dataset, "tiny", options)
     embed_command.draw_result(result)
     if stopped_by:

@@ -84,8 +84,8 @@ def embed(
 ) -> None:
     """Push every image through the frozen encoder, once, into a store; goes on where it was interrupted.
 
-    After a change of the dataset the same command brings the store up to it: new and changed images are embedded, rows
-    of images that are gone or changed count no more, labels are those of now. The plan says so first; --dry-run.
+    If the dataset has changed, the same command brings the store up to date: new and changed images are embedded, rows
+    of images that are gone or changed are not listed any more, labels are those of now. --dry-run shows the plan.
     """
     options: dict[str, Any] = {
         "root": root,
@@ -178,12 +178,11 @@ def draw_plan(plan: Plan) -> None:
         f"{n} {what}"
         for n, what in (
             (plan.added, "images new"),
-            (plan.changed, "changed, so their old rows no longer count"),
-            (plan.removed, "gone or left out, so their rows no longer count"),
-            (plan.returned, "back, whose rows count again"),
-            (plan.relabelled, "whose class is another, or has another number or name"),
+            (plan.changed, "changed, so their old rows are not listed any more"),
+            (plan.removed, "gone or left out, so their rows are not listed any more"),
+            (plan.returned, "embedded before, whose rows are listed again"),
+            (plan.relabelled, "with another class, or another number or name of it"),
             (plan.regrouped, "in another group or part"),
-            (plan.remasked, "with another mask"),
         )
         if n
     )

@@ -94,7 +94,7 @@ def fit_head(
     json: Json = None,
 ) -> None:
     """Train a head on the embeddings of a store and score it on the images held out."""
-    from samtl.store.find import locate
+    from samtl.store.storage import locate
 
     result = run_head(
         locate(cache),
@@ -166,7 +166,7 @@ def fit_baseline(
     render.write_json(json, result.to_json())
 
 
-def run_head(store: Path, head: str, **options: Any) -> FitResult:
+def run_head(store: Path | str, head: str, **options: Any) -> FitResult:
     """Fit with a line that tells the stage."""
     from samtl.experiment import fit
 

@@ -25,9 +25,8 @@ def info(
     json: Json = None,
 ) -> None:
     """Show what a store holds: rows, classes, arrays, encoder, identity."""
-    from samtl.store.find import locate
     from samtl.store.reader import open_store
-    from samtl.store.remote import RemotePath
+    from samtl.store.storage import locate
 
     opened = open_store(locate(store or cache))
     summary = opened.summary()
@@ -61,7 +60,7 @@ def info(
     if opened.untrained:
         render.warn_untrained(opened.weights)
     if summary.missing:
-        tiers = ",".join(opened.wanted_tiers)
+        tiers = ",".join(opened.tiers)
         render.say(
             f"{summary.missing} rows are missing: run samtl embed again to go on, with --tiers {tiers}"
             if tiers
@@ -70,7 +69,7 @@ def info(
         )
     if summary.superseded:
         # It does not compact what is in a bucket.
-        room = "" if isinstance(opened.path, RemotePath) else ": samtl compact makes room"
+        room = "" if isinstance(opened.path, str) else ": samtl compact makes room"
         render.say(
             f"{summary.superseded} rows do not count any more, their images are gone or changed{room}",
             "dim",
@@ -125,11 +124,10 @@ def ls(
 
 
 def _ls_stores(cache: Path | None) -> None:
-    from samtl.store.find import cache_folder, stores_in
     from samtl.store.reader import open_store
-    from samtl.store.remote import as_path
+    from samtl.store.storage import as_place, cache_folder, stores_in
 
-    folder = as_path(cache) if cache else cache_folder()
+    folder = as_place(cache) if cache else cache_folder()
     rows = []
     for path in stores_in(folder):
         try:

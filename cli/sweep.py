@@ -130,7 +130,7 @@ def sweep(
 
 def run(caches: list[Path] | list[None], jobs: int | None, options: dict[str, Any]) -> SweepResult:
     """Sweep with a live table."""
-    from samtl.store.find import locate
+    from samtl.store.storage import locate
     from samtl.sweep import api as sweeping
     from samtl.sweep import crew
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -135,8 +136,8 @@ def draw(found: Verification) -> None:
         )
     if checked.leftovers:
         render.say(
-            f"{len(checked.leftovers)} files count for nothing, left by a pass that was interrupted or by a damaged "
-            "record; the next pass replaces them",
+            f"{len(checked.leftovers)} files are left by a pass that was interrupted; the next pass uses or replaces "
+            "them",
             "dim",
         )
     render.say(*_verdict(found))
@@ -190,7 +191,9 @@ def _verdict(found: Verification) -> tuple[str, str]:
             done.append(f"{blocks} to be embedded again: run samtl embed as before, on this store")
         if found.repaired.rewritten:
             files = _counted(len(found.repaired.rewritten), "file", "files")
-            done.append(f"{files} of metadata written anew")
+            done.append(f"{files} of metadata written again")
+        if found.repaired.removed and not found.repaired.blocks:
+            done.append(_counted(len(found.repaired.removed), "leftover", "leftovers") + " removed")
         return "repaired: " + "; ".join(done), "yellow"
     if found.findings:
         if found.refused:
@@ -212,10 +215,8 @@ def _verdict(found: Verification) -> tuple[str, str]:
     if not found.checked.begun:
         return "undamaged, and no row is in it yet: run samtl embed to go on", "yellow"
     if found.checked.missing:
-        stale = found.checked.relabelled
-        why = f", {stale} of them with the label of before a change" if stale else ""
         return (
-            f"undamaged, and {found.checked.missing} rows are missing{why}: run samtl embed to go on",
+            f"undamaged, and {found.checked.missing} rows are missing: run samtl embed to go on",
             "yellow",
         )
     if found.checked.quarantined:
@@ -237,7 +238,7 @@ def _advice(found: Verification) -> str:
     in_the_way = [
         one.path
         for one in found.findings
-        if one.what in ("file", "metadata") and (found.store / one.path).is_dir()
+        if one.what in ("file", "metadata") and Path(found.store, one.path).is_dir()
     ]
     if in_the_way:
         return f"move the folder {in_the_way[0]} elsewhere, then --repair withdraws what is damaged"

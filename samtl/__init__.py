@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from samtl.experiment.predict import predict as predict
     from samtl.report.api import ReportResult as ReportResult
     from samtl.report.api import make_report as make_report
-    from samtl.store.compact import Compacted as Compacted
-    from samtl.store.compact import compact as compact
+    from samtl.store.maintenance import Compacted as Compacted
+    from samtl.store.maintenance import compact as compact
     from samtl.store.reader import Store as Store
     from samtl.store.reader import open_store as open
     from samtl.study import ReproduceResult as ReproduceResult
@@ -55,7 +55,7 @@ _PUBLIC = {
     "predict": ("samtl.experiment.predict", "predict"),
     "sweep": ("samtl.sweep.api", "sweep"),
     "verify": ("samtl.embed.verify", "verify"),
-    "compact": ("samtl.store.compact", "compact"),
+    "compact": ("samtl.store.maintenance", "compact"),
     "make_report": ("samtl.report.api", "make_report"),
     "reproduce": ("samtl.study", "reproduce"),
     "Dataset": ("samtl.datasets", "Dataset"),
@@ -66,7 +66,7 @@ _PUBLIC = {
     "ReportResult": ("samtl.report.api", "ReportResult"),
     "ReproduceResult": ("samtl.study", "ReproduceResult"),
     "SweepResult": ("samtl.sweep.api", "SweepResult"),
-    "Compacted": ("samtl.store.compact", "Compacted"),
+    "Compacted": ("samtl.store.maintenance", "Compacted"),
     "Verification": ("samtl.embed.verify", "Verification"),
     "SamtlError": ("samtl.errors", "SamtlError"),
 }

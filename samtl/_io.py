@@ -271,31 +271,35 @@ class AtomicFolder:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                     raise
                 if replace:
-                    self._exchange(target)
+                    replace_folder(self.path, target)
                     break
                 if not numbered:
                     raise FileExistsError(errno.EEXIST, "the name is taken", str(target)) from error
         sync_folder(self.parent)
         return target
 
-    def _exchange(self, target: Path) -> None:
-        """Let the new and the old folder change places, in one step if the system can."""
-        library, new, old = (
-            ctypes.CDLL(None, use_errno=True), os.fsencode(self.path), os.fsencode(target),
-        )  # fmt: skip
-        here, swap = -100, 2  # AT_FDCWD; RENAME_EXCHANGE, RENAME_SWAP
-        with suppress(AttributeError):  # an old C library
-            if sys.platform == "darwin":
-                done = library.renamex_np(new, old, swap) == 0
-            else:
-                done = library.renameat2(here, new, here, old, swap) == 0
-            if done:
-                return
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Put a folder in the place of another one beside it, in one step if the system can, and remove that one."""
+    if not _exchange(new, place):
         # A process killed between these leaves both, the old one under a name that nobody removes.
-        aside = target.with_name(f"{target.name}.old-{uuid.uuid4().hex[:8]}")
-        target.rename(aside)
-        self.path.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
+        old = place.with_name(f"{place.name}.old-{uuid.uuid4().hex[:8]}")
+        if place.exists():
+            place.rename(old)
+        new.rename(place)
+        new = old
+    sync_folder(place.parent)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    library, swap, here = ctypes.CDLL(None, use_errno=True), 2, -100  # AT_FDCWD
+    names = os.fsencode(one), os.fsencode(other)
+    with suppress(AttributeError):  # an old C library
+        if sys.platform == "darwin":
+            return bool(library.renamex_np(*names, swap) == 0)
+        return bool(library.renameat2(here, names[0], here, names[1], swap) == 0)
+    return False
 
 
 def _lock(folder: Path) -> int | None:

@@ -1,8 +1,8 @@
-"""What datasets, encoders and heads there are: the folder is the list, a new file is a new entry.
+"""Datasets, encoders, heads and baselines by name: the folder is the list, a new file is a new entry.
 
-A file `samtl/heads/mlp.py` is the head `mlp`, and the first line of its docstring is its description. A file that
-holds a family says so in a literal `NAMES = {name: description}`; `sam.py` does. Both are read from the source
-text: listing names imports nothing, so that `samtl --help` and `samtl ls` never wait for torch.
+A file `samtl/heads/mlp.py` is the head `mlp`, and the first line of its docstring is its description. A file with
+several entries has a literal `NAMES = {name: description}`, as `sam.py` does. Both are read from the source text, so
+that `samtl --help` and `samtl ls` do not wait for torch.
 """
 
 from __future__ import annotations
@@ -47,28 +47,12 @@ def _entries(kind: str) -> dict[str, tuple[str, str]]:
 
 
 def names(kind: str) -> dict[str, str]:
-    """List what there is of one kind.
-
-    Parameters
-    ----------
-    kind : {"datasets", "encoders", "heads", "baselines"}
-
-    Returns
-    -------
-    dict
-        Each name with its one-line description.
-    """
+    """Return the names of a kind, of `KINDS`, with their one-line descriptions."""
     return {name: text for name, (_, text) in _entries(kind).items()}
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """Import the module that a name stands for.
-
-    Raises
-    ------
-    UnknownName
-        Where nothing of that kind goes by `name`; the nearest names are offered.
-    """
+    """Import the module of an entry; raises UnknownName, which offers the nearest names, if there is none."""
     known = _entries(kind)
     if name not in known:
         raise UnknownName(kind.removesuffix("s"), name, known)

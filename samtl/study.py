@@ -24,10 +24,8 @@ from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment.features import Data
 from samtl.report.api import ReportResult, make_report
 from samtl.splits import Samples, parse, select
-from samtl.store.find import stores_in
-from samtl.store.layout import TIER_ARRAYS
 from samtl.store.reader import open_store
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder, stores_in
 from samtl.sweep.api import DEFAULT_HEADS, Progress, SweepResult, sweep
 
 STORE, SWEEP, REPORT = "store", "sweep", "report"  # folders of a study
@@ -96,29 +94,14 @@ Event = Step | embed_api.Event | EmbedResult | Progress | Note | SweepResult | s
 
 @dataclass(frozen=True, eq=False)
 class ReproduceResult:
-    """The results of a case study.
-
-    Attributes
-    ----------
-    study : str
-    out : Path
-        Its folder.
-    embed : EmbedResult
-    sweep : SweepResult or None
-        None if embedding was interrupted.
-    report : ReportResult or None
-        None if there is no sweep.
-    notes : tuple of str
-        What differs from the whole study.
-    seconds : float
-    """
+    """The results of a case study."""
 
     study: str
-    out: Path
+    out: Path  #: its folder
     embed: EmbedResult
-    sweep: SweepResult | None
-    report: ReportResult | None
-    notes: tuple[str, ...]
+    sweep: SweepResult | None  #: None if embedding was interrupted
+    report: ReportResult | None  #: None if there is no sweep
+    notes: tuple[str, ...]  #: what differs from the whole study
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -221,8 +204,8 @@ def reproduce(
         **(_fewer(images) if quick else {}),
         "out": folder / STORE,
     }
-    store = planning.plan(given, name, root=root, **options, check_images=False).store
-    others = [path for path in stores_in(store.parent) if path.name != store.name]
+    store = Path(planning.plan(given, name, root=root, **options, check_images=False).store)
+    others = [path for path in map(Path, stores_in(store.parent)) if path.name != store.name]
     if others:  # nothing in such a study could be compared
         raise InputError(
             f"{folder} holds a study of {others[0].name}, and asked for is {store.name}: the dataset, the encoder, its "
@@ -309,9 +292,9 @@ def _left_out(case: Case, images: Dataset, encoder: str, asked: str | None) -> s
     return f"a quick study: {'; '.join(filter(None, parts))}"
 
 
-def _possible(store: Path, case: Case, quick: bool, note: Callable[[str], None]) -> str:
+def _possible(store: Path | str, case: Case, quick: bool, note: Callable[[str], None]) -> str:
     """List the splits that are possible with this store: with few scenes, not every share can be held out."""
-    samples = Data(open_store(store), TIER_ARRAYS[case.tiers[-1]], None, None, False).samples
+    samples = Data(open_store(store), case.tiers[-1], None, None, False).samples
     # By the rows of each part: with few scenes, a fraction is soon all of them.
     found: dict[tuple[bytes, ...], str] = {}
     refused: InputError | None = None

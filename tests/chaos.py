@@ -1,7 +1,7 @@
-"""Encoder passes that are killed, or whose system calls fail, at a chosen call.
+"""Encoder passes that are killed, or whose system calls fail, and crowds of writers; each in a process of its own.
 
-A process with everything imported forks one child for each pass, which waits until strace has hold of it. `strace`
-counts calls by thread; so passes over what is there in part, in which one thread starts with the first call that
+A server that has imported everything forks a child for each pass, which waits until strace has hold of it. `strace`
+counts calls by thread, so passes over what is there in part, in which one thread starts with the first call that
 counts, are tried beside whole ones.
 """
 
@@ -15,36 +15,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from stubs import everything
 
+from samtl.store.reader import open_store
+from samtl.store.storage import IDENTITY
+from samtl.store.verify import check
+
+ALL = bool(os.environ.get("SAMTL_TORTURE"))
 ROWS = 64  # four blocks
+BLOCK = 16
 BATCH = 4
+TIERS = ("pooled", "grid", "dense")
 #: What changes a file system, or makes what was changed stay.
 CALLS = ("write", "fsync", "link", "unlink", "rename", "mkdir", "openat")
 
 SERVER = """
-import contextlib, json, os, sys
+import contextlib, json, os, random, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
+from pathlib import Path
 from stubs import StubEncoders, install, toy_dataset
 from samtl.embed.api import embed
 from samtl.errors import SamtlError
-import samtl.store.reader, samtl.store.writer, samtl.embed.pipeline, filelock
-dataset = toy_dataset(int(sys.argv[2]))
+import samtl.embed.pipeline, samtl.store.reader, samtl.store.writer
 torch.set_num_threads(1)
-if sys.argv[4] == "no locks":  # as on a drive that ignores them
-    samtl.store.writer.locked = contextlib.nullcontext
-
-
-def work(order):
-    install(StubEncoders(tally=__import__("pathlib").Path(order["tally"])))
-    try:
-        embed(dataset, "stub", out=order["out"], device="cpu", batch_size=int(sys.argv[3]), tiers=order["tiers"])
-    except SamtlError as error:
-        return told(error.exit_code, error)
-    except OSError as error:  # as the command line ends
-        return told(5, repr(error))
-    return 0
 
 
 def told(code, error):
@@ -53,33 +49,71 @@ def told(code, error):
     return code
 
 
+def work(order):
+    install(StubEncoders(seconds=order["seconds"], tally=Path(order["tally"])))
+    dataset = toy_dataset(order["rows"])
+    try:
+        embed(dataset, "stub", out=order["out"], device="cpu", batch_size=order["batch"], tiers=order["tiers"])
+    except SamtlError as error:
+        return told(error.exit_code, error)
+    except OSError as error:  # as the command line ends
+        return told(5, repr(error))
+    return 0
+
+
+def child(order, go=None):
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        out = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1), os.dup2(out, 2)
+        if go is not None:
+            os.close(go[1])
+            os.read(go[0], 1)
+        code = work(order)
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def crowd(order):
+    '''Let several writers start at once, kill one after the other at random and start another in its place.'''
+    chance, codes, kills = random.Random(order["seed"]), [], 0
+    there = [child(order) for _ in range(order["writers"])]
+    while there:
+        time.sleep(chance.random() * order["pause"])
+        if kills < order["kills"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(there), signal.SIGKILL)
+        for pid in list(there):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                continue
+            there.remove(pid)
+            codes.append(os.waitstatus_to_exitcode(status))
+            if codes[-1] < 0:
+                kills += 1
+                there.append(child(order))
+    return {"codes": codes, "kills": kills}
+
+
 for line in sys.stdin:
     order = json.loads(line)
-    go, start = os.pipe()
-    ready, there = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(start), os.close(ready)
-        out = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(out, 1), os.dup2(out, 2)
-        os.close(there)
-        os.read(go, 1)
-        code = 70
-        try:
-            code = work(order)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(go), os.close(there)
-    os.read(ready, 1)  # only what a pass does itself is to fail
-    os.close(ready)
-    print(json.dumps({"pid": child}), flush=True)
+    if "writers" in order:
+        print(json.dumps(crowd(order)), flush=True)
+        continue
+    go = os.pipe()
+    pid = child(order, go)
+    os.close(go[0])
+    print(json.dumps({"pid": pid}), flush=True)
     sys.stdin.readline()
-    os.write(start, b"x")
-    os.close(start)
-    _, status = os.waitpid(child, 0)
+    os.write(go[1], b"x")
+    os.close(go[1])
+    _, status = os.waitpid(pid, 0)
     print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
 """
 
@@ -97,26 +131,15 @@ class Pass:
 class Machine:
     """Where passes run that something happens to; a context manager."""
 
-    def __init__(self, folder, locks=True):
+    def __init__(self, folder):
         self.folder = Path(folder)
-        self.locks = locks
         self.turn = 0
 
     def __enter__(self):
         self.server = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                SERVER,
-                str(Path(__file__).parent),
-                str(ROWS),
-                str(BATCH),
-                "locks" if self.locks else "no locks",
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+            [sys.executable, "-c", SERVER, str(Path(__file__).parent)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
         return self
 
     def __exit__(self, *error):
@@ -124,29 +147,19 @@ class Machine:
         self.server.wait()
         self.server.stdout.close()
 
-    def begin(self, out):
+    def begin(self, out, tiers=TIERS, rows=ROWS, seconds=0.0):
         """Start a pass, and let the caller have its process; `end` waits for it."""
         self.turn += 1
-        tally, log = (self.folder / f"{self.turn}.{name}" for name in ("tally", "log"))
-        order = {
-            "out": str(out),
-            "tally": str(tally),
-            "log": str(log),
-            "tiers": ["pooled", "grid", "dense"],
-        }
-        pid = self._ask(order)["pid"]
+        pid = self._ask(self._order(out, tiers=list(tiers), rows=rows, seconds=seconds))["pid"]
         self.server.stdin.write("\n")
         self.server.stdin.flush()
         return pid
 
     def end(self):
         """Wait for what was begun; gives how it went."""
-        code = json.loads(self.server.stdout.readline())["code"]
-        tally, log = (self.folder / f"{self.turn}.{name}" for name in ("tally", "log"))
-        told = log.read_text() if log.exists() else ""  # it may be killed before it begins
-        return Pass(code, tally.stat().st_size if tally.exists() else 0, told, code < 0)
+        return self._ended(json.loads(self.server.stdout.readline())["code"])
 
-    def embed(self, out, call="", nth=1, fault="", tiers=("pooled", "grid", "dense")):
+    def embed(self, out, call="", nth=1, fault="", tiers=TIERS):
         """Run a pass.
 
         Parameters
@@ -159,32 +172,52 @@ class Machine:
             In strace's words: `signal=KILL`, `error=ENOSPC`.
         """
         self.turn += 1
-        tally, log, trace = (
-            self.folder / f"{self.turn}.{name}" for name in ("tally", "log", "trace")
+        trace = self.folder / f"{self.turn}.trace"
+        pid = self._ask(self._order(out, tiers=list(tiers)))["pid"]
+        if not call:
+            return self._ended(self._ask({})["code"])
+        # What `write` writes to pipes and the terminal is traced, too; a pass does not know the difference.
+        tracer = subprocess.Popen(
+            ["strace", "-f", "-qq", "-o", str(trace), "-p", str(pid), "-e", f"trace={call}", "-e",
+             f"inject={call}:{fault}:when={nth}"],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._attached(pid)
+        done = self._ended(self._ask({})["code"])
+        _, complaint = tracer.communicate(timeout=60)
+        assert "ptrace" not in complaint, complaint
+        done.struck |= "(INJECTED)" in trace.read_text()
+        trace.unlink()
+        return done
+
+    def crowd(self, out, writers, rows, kills, seed, pause=0.02, seconds=0.001):
+        """Let several writers start at once on one store, and kill so many of them; gives exit codes and kills."""
+        self.turn += 1
+        told = self._ask(
+            self._order(
+                out,
+                writers=writers,
+                rows=rows,
+                kills=kills,
+                seed=seed,
+                pause=pause,
+                seconds=seconds,
+            )
         )
-        order = {"out": str(out), "tally": str(tally), "log": str(log), "tiers": list(tiers)}
-        pid = self._ask(order)["pid"]
-        tracer = None
-        if call:
-            # What `write` writes to pipes and the terminal is traced, too; a pass does not know the difference.
-            tracer = subprocess.Popen(
-                ["strace", "-f", "-qq", "-o", str(trace), "-p", str(pid), "-e", f"trace={call}", "-e",
-                 f"inject={call}:{fault}:when={nth}"],
-                stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            self._attached(pid)
-        code = self._ask({})["code"]
-        struck = False
-        if tracer is not None:
-            _, complaint = tracer.communicate(timeout=60)
-            struck = code < 0 or "(INJECTED)" in trace.read_text()
-            trace.unlink()
-            assert "ptrace" not in complaint, complaint
+        return told["codes"], told["kills"], self._ended(0)
+
+    def _order(self, out, **more):
+        tally, log = (str(self.folder / f"{self.turn}.{name}") for name in ("tally", "log"))
+        plain = {"tiers": list(TIERS), "rows": ROWS, "seconds": 0.0, "batch": BATCH}
+        return {"out": str(out), "tally": tally, "log": log, **plain, **more}
+
+    def _ended(self, code):
+        tally, log = (self.folder / f"{self.turn}.{name}" for name in ("tally", "log"))
         encoded = tally.stat().st_size if tally.exists() else 0
-        told = log.read_text()
+        told = log.read_text() if log.exists() else ""  # it may be killed before it begins
         for path in (tally, log):
             path.unlink(missing_ok=True)
-        return Pass(code, encoded, told, struck)
+        return Pass(code, encoded, told, code < 0)
 
     def _ask(self, order):
         self.server.stdin.write(json.dumps(order) + "\n")
@@ -199,6 +232,34 @@ class Machine:
             if not re.search(r"^TracerPid:\s*0$", status, re.MULTILINE):
                 return
             os.sched_yield()
+
+
+def committed_rows(store, expected, level="rows"):
+    """Check every row that counts against a whole store; gives how many there are."""
+    if not (store / IDENTITY).exists() or not list(store.glob("samples/*.parquet")):
+        return 0
+    opened = open_store(store)
+    there = np.flatnonzero(opened.valid())
+    for name in opened.arrays:
+        np.testing.assert_array_equal(opened.read(name, there), expected.read(name)[there])
+    assert check(store, level).findings == []
+    return len(opened) - opened.missing if opened.arrays else 0
+
+
+def require_whole(store, expected):
+    """Check that a store has every row, and nothing that is wrong or left over but temporary files."""
+    assert everything(open_store(store)) == everything(expected)
+    found = check(store, "deep")
+    assert found.findings == []
+    assert [name for name in found.leftovers if ".tmp-" not in name] == []
+
+
+def once_each(store):
+    """Check that every block was committed once, and that no lock is left; gives how many blocks there are."""
+    names = sorted(path.name for path in (store / "log").glob("[!.]*.json"))
+    assert names == sorted(f"{block}.0.json" for block in range(len(names)))
+    assert not [path for path in store.rglob("*") if "lock" in path.name]
+    return len(names)
 
 
 def can_trace():

@@ -93,7 +93,7 @@ def _bucket_server():
 @pytest.fixture
 def bucket_server(_bucket_server, monkeypatch, tmp_path):
     """Start an object store, once for all tests; settings point there, and nothing is waited for long."""
-    from samtl.store import remote
+    from samtl.store import object_store
 
     _bucket_server.reset()
     for name in list(os.environ):
@@ -104,9 +104,10 @@ def bucket_server(_bucket_server, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("SAMTL_ROW_CACHE", str(tmp_path / "kept"))
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(object_store, "FIRST_PAUSE", 0.01)
     pauses = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=50)}
-    monkeypatch.setattr(remote, "_RETRY", {**remote._RETRY, "backoff": pauses})
+    monkeypatch.setattr(object_store, "RETRY", {**object_store.RETRY, "backoff": pauses})
+    object_store.client.cache_clear()
     return _bucket_server
 
 

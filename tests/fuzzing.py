@@ -15,37 +15,36 @@ import atheris
 
 with atheris.instrument_imports(include=["samtl.store", "samtl.heads"]):
     from samtl.heads.io import load
-    from samtl.store.documents import digest, seal
-    from samtl.store.fingerprint import read_fingerprint
-    from samtl.store.layout import INDEX_BYTES, array_specs, crc32c
-    from samtl.store.log import read_record
+    from samtl.store.format import KEY_BYTES
     from samtl.store.reader import open_store
-    from samtl.store.rows import read_rows
-    from samtl.store.verify import wrong_metadata
+    from samtl.store.state import load_state
+    from samtl.store.storage import open_storage
+    from samtl.store.verify import check
 
 from test_torture_fuzz import damaged, mutated
+from test_torture_fuzz import sealed as sealed_content
 
+from samtl._io import crc32c
 from samtl.errors import DamageError, SamtlError
-from samtl.images.transforms import PATCH
 
 
 def sealed(data):
-    """Bytes with a checksum that fits, and an identity's digest, where that can be."""
+    """Bytes with a checksum that fits, and an identity's digest, if that can be."""
     try:
-        content = json.loads(data)
-        content.pop("checksum", None)
-        if "sha256" in content and isinstance(content.get("fingerprint"), dict):
-            content["sha256"] = digest(content["fingerprint"])
-        return seal(content)
-    except (ValueError, RecursionError, AttributeError, TypeError):
+        return sealed_content(json.loads(data))
+    except (ValueError, RecursionError):
         return data
+
+
+def state(folder):
+    """What the store is."""
+    return load_state(open_storage(folder))
 
 
 def metadata(folder):
     """What plain Zarr readers would be shown."""
-    identity = read_fingerprint(folder)
-    specs = array_specs(int(identity["fingerprint"]["image_size"]) // PATCH, identity["columns"])
-    return list(wrong_metadata(folder, identity, read_rows(folder), specs, {"pooled", "label"}))
+    check(folder, "quick")
+    open_store(folder).zarr()
 
 
 def rows(folder):
@@ -63,21 +62,21 @@ ROWS = {}  # filled while the shard is whole
 
 
 def of_one_size(size):
-    """Bytes of a shard as long as the committed one, whose index has a checksum that fits."""
+    """Bytes of a shard as long as the committed one, whose first row has a checksum that fits."""
 
     def close(data):
         data = data[:size].ljust(size, b"\0")
-        index = data[-INDEX_BYTES:-4]
-        return data[:-4] + crc32c(index).to_bytes(4, "little")
+        stop = KEY_BYTES + 20
+        return data[:stop] + crc32c(data[KEY_BYTES:stop]).to_bytes(4, "little") + data[stop + 4 :]
 
     return close
 
 
 # What is changed, and what is done with it.
 TARGETS = {
-    "identity": ("fingerprint.json", read_fingerprint),
-    "rows": ("rows/0.json", read_rows),
-    "record": ("log/1.json", lambda folder: read_record(folder / "log/1.json")),
+    "identity": ("fingerprint.json", state),
+    "table": ("samples/000001.parquet", state),
+    "record": ("log/1.0.json", state),
     "group": ("zarr.json", metadata),
     "array": ("pooled/zarr.json", metadata),
     "shard": ("pooled/c.0.0", rows),
@@ -92,7 +91,7 @@ def main():
     path = folder / name
     raw = path.read_bytes()
     close = bytes
-    if name in ("fingerprint.json", "rows/0.json", "log/1.json"):
+    if target in ("identity", "record"):
         close = sealed
     elif target == "shard":
         close = of_one_size(len(raw))

@@ -1,8 +1,11 @@
 """The floor is what it says: known classifiers on known statistics, and colours alone."""
 
+import io
+
 import numpy as np
 import pytest
 import toys
+from PIL import Image
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -82,6 +85,9 @@ def test_a_class_without_pixels_is_never_claimed_and_what_is_ignored_never_learn
         mask[mask == 2] = IGNORE
     baseline = Baseline().fit(dataset, np.arange(12), [])
     assert baseline.tensors()["counts"][2] == 0
+    black = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(black, "PNG")
+    dataset.read.content[dataset.sample_ids[3]] = black.getvalue()  # the colour of no pixels at all
     seen = np.unique(list(baseline.predict(dataset, [0, 3], image_size=32)))
     assert set(seen) <= {0, 1}
     np.testing.assert_allclose(baseline.tensors()["means"], [*toys.COLOURS[:2], [0, 0, 0]])

@@ -22,7 +22,7 @@ def test_every_choice_is_a_pass_beside_the_encoder_alone(tmp_path, monkeypatch):
     )
     assert passes == [(tiers, 5, 5, 0) for tiers in (*CHOICES, *CHOICES[::-1])]
     assert [row.name for row in rows] == [
-        "embed/pooled", "embed/pooled+grid", "embed/pooled+grid+dense", "encoder-alone",
+        "embed/pooled", "embed/pooled+grid16", "embed/pooled+grid16+dense", "encoder-alone",
     ]  # fmt: skip
     alone = rows[-1].value
     for row in rows[:-1]:

@@ -55,7 +55,7 @@ def test_all_sides_give_the_same_numbers(tmp_path):
 def test_the_large_log_is_that_of_a_store(tmp_path):
     store = open_store(bench._log(tmp_path / "a.zarr", 40))
     assert (len(store), store.missing) == (40, 0)
-    assert set(store.arrays) >= {"dense", "grid", "pooled", "label"}
+    assert set(store.arrays) >= {"dense", "grid", "pooled"}
     found = check(tmp_path / "a.zarr", "quick")
     assert {one.what for one in found.findings} == {"file", "metadata"}  # records alone
 

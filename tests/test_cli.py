@@ -386,7 +386,7 @@ def test_a_defect_is_not_taken_for_a_finished_pass(monkeypatch, capsys):
     def broken(path):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("samtl.store.find.locate", broken)
+    monkeypatch.setattr("samtl.store.storage.locate", broken)
     monkeypatch.setattr(sys, "argv", ["samtl", "info"])
     with pytest.raises(SystemExit) as end:
         main()

@@ -224,17 +224,6 @@ class TestDownload:
             resolve("eurosat", download=False)
         assert server.asked == []
 
-    def test_a_disk_that_refuses(self, server, tmp_path, monkeypatch):
-        offer(server, tmp_path, monkeypatch, True, True)
-        (tmp_path / "downloads").write_bytes(b"a file where the folder should be")
-        with pytest.raises(ResourceError, match="by hand"):
-            resolve("eurosat")
-
-    def test_the_official_addresses_are_pinned(self):
-        assert [s.url.startswith("https://") for s in eurosat.SOURCES] == [True, True]
-        assert [s.known_hash.partition(":")[0] for s in eurosat.SOURCES] == ["md5", "sha256"]
-        assert len({s.file_name for s in eurosat.SOURCES}) == 2
-
 
 @pytest.mark.data
 def test_the_real_images():

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 import threading
 
 import numpy as np
@@ -53,10 +52,6 @@ class TestListing:
             "water/1.png", "water/2.png",
         )  # fmt: skip
         assert dataset.labels == (0, 0, 0, 0, 0, 1, 1)
-
-    def test_root_and_argument_mean_the_same(self, root):
-        by_root, by_argument = resolve("folder", root), listed(root)
-        assert by_root == by_argument
 
     def test_all_formats_in_any_case(self, root):
         wanted = [
@@ -113,10 +108,6 @@ class TestListing:
             add(tmp_path / "deep" / folder, f"{label}/1.png")
         assert listed(tmp_path / "deep" / folder).name == name
         assert listed(f"{tmp_path}/deep/{folder}/../{folder}/.").name == name
-
-    def test_relative_paths(self, root, monkeypatch):
-        monkeypatch.chdir(root)
-        assert listed(".").name == "folder-My-Photos"
 
     def test_listing_opens_no_image(self, root, monkeypatch):
         def refuse(*args, **kwargs):
@@ -211,28 +202,10 @@ class TestHostileFiles:
         assert str(caught.value).isprintable()
         assert str(caught.value).isascii()
 
-    def test_folders_with_such_names(self, root):
-        add(root, "ci\nty/1.png")
-        with pytest.raises(InputError, match="line break"):
-            listed(root)
-        (root / "ci\nty").rename(root / "city" / "a\nb")
-        with pytest.raises(InputError, match="line break"):
-            listed(root)
-
     def test_a_pipe_is_refused_and_never_opened(self, root):
         os.mkfifo(root / "city" / "3.png")
         with pytest.raises(InputError, match=r"'city/3\.png'.*not a regular file"):
             listed(root)
-
-    def test_devices_are_refused(self, root):
-        (root / "city/null.png").symlink_to("/dev/null")
-        with pytest.raises(InputError, match="link to no file"):
-            listed(root)
-
-    def test_what_is_not_named_like_an_image_may_be_anything(self, root):
-        os.mkfifo(root / "city" / "control")
-        (root / "city" / "readme").symlink_to("/etc/passwd")
-        assert len(listed(root)) == 4
 
     def test_links_inside_the_folder_are_followed(self, root):
         (root / "city/3.png").symlink_to("2.png")
@@ -268,16 +241,6 @@ class TestHostileFiles:
 
 
 class TestReading:
-    def test_it_can_be_sent_to_another_process(self, root):
-        dataset = pickle.loads(pickle.dumps(listed(root)))
-        assert dataset.read("city/1.png") == image_bytes(1)
-
-    def test_a_file_that_went_away(self, root):
-        dataset = listed(root)
-        (root / "city/1.png").unlink()
-        with pytest.raises(FileNotFoundError):
-            dataset.read("city/1.png")
-
     def test_a_file_that_became_a_link_out(self, root, tmp_path):
         dataset = listed(root)
         add(tmp_path, "secret")

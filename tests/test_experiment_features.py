@@ -20,9 +20,13 @@ from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
 from samtl.experiment import features as feed
 from samtl.experiment.features import Data, Feed, Targets, held_in_memory
-from samtl.store.compact import compact
-from samtl.store.layout import BLOCK_ROWS
+from samtl.store.fingerprint import make_identity
+from samtl.store.format import BLOCK_ROWS, array_specs
+from samtl.store.maintenance import compact
 from samtl.store.reader import Store, open_store
+from samtl.store.samples import SampleTable
+from samtl.store.storage import open_storage
+from samtl.store.writer import open_writer
 
 SHAPE = (2, 4, 4)
 ROW_BYTES = 2 * 2 * 4 * 4
@@ -426,27 +430,29 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
 
 
 def large_store(path, n):
-    from samtl.store.fingerprint import Fingerprint
-    from samtl.store.rows import Rows
-    from samtl.store.writer import open_writer
-
-    stored = {"dense": "float16"}
-    fingerprint = Fingerprint("stub", "0" * 64, {}, 1024, "float32", stored)
-    ids = tuple(f"{i:04d}.png" for i in range(n))
-    rows = Rows("large", ("background", "road"), ids, (-1,) * n, task="segmentation")
-    columns = {"pooled": ["a"], "image_stats": ["b"]}
+    specs = array_specs(
+        channels=256, grid=(64, 64), cells=16, square=1024, features=["a"], statistics=["b"]
+    )
+    fields = {"encoder": {"name": "stub", "weights_sha256": "0" * 64}, "image_size": 1024}
+    identity = make_identity(fields, specs, {"weights": "none", "untrained": True}, BLOCK_ROWS)
+    table = SampleTable.make(
+        dataset="large", classes=("background", "road"), rows=range(n), task="segmentation",
+        samples=[f"{i:04d}.png" for i in range(n)], labels=[-1] * n,
+    )  # fmt: skip
     row = np.zeros((256, 64, 64), dtype=np.float16)
     mask = np.zeros((1024, 1024), dtype=np.uint8)
     mask[300:700] = 1
     row[0] = mask[8::16, 8::16]
     random = np.random.default_rng(0)
-    with open_writer(path, fingerprint, {}, rows, columns, ("dense", "mask")) as writer:
-        for block in range(writer.blocks):
-            here = writer.block_rows(block)
-            grids = []
-            for _ in here:
-                row[1:9] = random.normal(size=(8, 64, 64))
-                grids.append(row.copy())
-            arrays = {"dense": grids, "mask": [mask] * len(here)}
-            writer.write_block(block, arrays, ["ok"] * len(here), {}, ["0" * 64] * len(here), {})
+    writer = open_writer(open_storage(path), identity, table, ("dense", "mask"))
+    for block in range(writer.blocks):
+        here = writer.block_rows(block)
+        grids = []
+        for _ in here:
+            row[1:9] = random.normal(size=(8, 64, 64))
+            grids.append(row.copy())
+        arrays = {"dense": grids, "mask": [mask] * len(here)}
+        digests = ["0" * 64] * len(here)
+        writer.write_block(block, arrays, ["ok"] * len(here), {}, digests, digests)
+    writer.finish()
     return path

@@ -4,196 +4,161 @@ import hashlib
 import json
 import re
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from stubs import StubEncoders, install, toy_dataset
-from stubs import png as stubs_png
+from made import SPECS, make, relisted
 
-from samtl.embed.api import embed
-from samtl.store.layout import array_specs
 from samtl.store.reader import open_store
 
 PAGE = Path(__file__).parent.parent / "FORMAT.md"
-DTYPES = {"dense": "<f2", "grid": "<f2", "pooled": "<f4", "image_stats": "<f4", "original_size": "<i4",
-          "mask": "u1", "label": "<i4"}  # fmt: skip
+ARRAYS = ("dense", "grid", "pooled", "image_stats", "original_size", "mask")
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    install(StubEncoders(), monkeypatch.setattr)
-    dataset = toy_dataset(37, bad={5: "truncated", 20: "empty"})
-    path = embed(dataset, "stub", out=tmp_path / "a.zarr", device="cpu", tiers=["pooled"]).store
-    embed(dataset, "stub", out=path, device="cpu")  # the other tiers, by records of their own
-    return path
+def store(tmp_path):
+    path = make(tmp_path / "a.zarr", arrays=("pooled", "mask"), bad=(5, 20))
+    return make(path, arrays=ARRAYS, bad=(5, 20))  # the others, by records of their own
+
+
+def canonical(content):
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
 
 
 def unsealed(path):
     content = json.loads(path.read_bytes())
     checksum = content.pop("checksum")
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    if hashlib.sha256(text.encode()).hexdigest() != checksum:
+    if hashlib.sha256(canonical(content)).hexdigest() != checksum:
         raise ValueError(f"{path.name} is damaged")
     return content, checksum
 
 
 class Reader:
-    """By the page's last section."""
+    """By the page."""
 
     def __init__(self, store):
         self.store = store
-        identity, _ = unsealed(store / "fingerprint.json")
-        if identity["fingerprint"]["format"] != 1:
+        self.identity, _ = unsealed(store / "fingerprint.json")
+        if self.identity["fingerprint"]["format"] != 2:
             raise ValueError("another format")
-        self.identity = identity
-        newest = max(int(path.stem) for path in (store / "rows").glob("[0-9]*.json"))
-        self.rows, list_checksum = unsealed(store / "rows" / f"{newest}.json")
-        self.n = len(self.rows["sample_ids"])
-        spans = self.rows.get("spans", [[0, self.n]])
-        gone = self.rows.get("superseded", [])
-        self.current = [row for span in spans for row in range(*span) if row not in gone]
-        side = identity["fingerprint"]["image_size"] // 16
-        cells = min(16, side)
-        self.shapes = {
-            "dense": (256, side, side), "grid": (256, cells, cells),
-            "pooled": (len(identity["columns"]["pooled"]),), "image_stats": (12,), "original_size": (2,),
-            "mask": (16 * side, 16 * side), "label": (), "sample_id": (),
-        }  # fmt: skip
         places = []
         for path in (store / "log").iterdir():
-            match = re.fullmatch(r"(\d+)(?:\.(\d+))?\.json", path.name)
+            match = re.fullmatch(r"(\d+)\.(\d+)\.json", path.name)
             if match:
-                places.append((int(match[1]), int(match[2] or 0), path))
-        self.committed = {}
-        checksums = []
-        for block, _, path in sorted(places):
+                places.append((int(match[1]), int(match[2]), path))
+        newest = max((store / "samples").glob("*.parquet"))
+        self.table = self.listed(newest)
+        self.committed, checksums, expected = {}, [], {}
+        for block, sequence, path in sorted(places):
             record, checksum = unsealed(path)
-            if record["fingerprint"] != identity["sha256"]:
+            if record["fingerprint"] != self.identity["sha256"]:
                 raise ValueError("another store's")
-            first = record["first_row"]
-            stop = next(stop for start, stop in spans if start <= first < stop)
-            if len(record["status"]) != min(16, stop - first):
-                raise ValueError("another number of rows")
+            if sequence != expected.get(block, 0):
+                raise ValueError("a record is missing")
+            expected[block] = sequence + 1
             checksums.append(checksum)
-            for array in record["withdrawn"]:
-                self.committed.pop((array, block), None)
-            for array in record["files"]:
-                self.committed[array, block] = record
-        text = "".join(sorted(checksums)) + (list_checksum if newest else "")
+            self.committed.update({(array, block): record for array in record["arrays"]})
+        text = "".join(sorted(checksums)) + hashlib.sha256(newest.read_bytes()).hexdigest()
         self.snapshot = hashlib.sha256(text.encode()).hexdigest()
 
+    def listed(self, path):
+        table = pq.read_table(path)
+        about = json.loads(table.schema.metadata[b"samtl"])
+        digest = about.pop("digest")
+        found = hashlib.sha256(canonical(about))
+        for name in table.column_names:
+            values = table[name].to_pylist()
+            if name == "image_sha256":
+                found.update(b"".join(value or bytes(32) for value in values))
+            elif name in ("row", "label"):
+                kind = "<q" if name == "row" else "<i"
+                found.update(b"".join(struct.pack(kind, value) for value in values))
+            else:
+                texts = [(v or "").encode() if isinstance(v, str | None) else v for v in values]
+                found.update(b"".join(struct.pack("<i", len(text)) for text in texts))
+                found.update(b"".join(texts))
+        if found.hexdigest() != digest or about["store_id"] != self.identity["store_id"]:
+            raise ValueError("damaged")
+        return table.to_pylist()
+
     def row(self, array, row):
-        block, position = divmod(row, 16)
-        if ("sample_id", block) in self.committed:
-            name = self.rows["sample_ids"][row].encode()
-            framed = struct.pack("<II", 1, len(name)) + name
-            of_block = self.committed["sample_id", block]["files"]["sample_id"]["crc32c"]
-            if google_crc32c.value(framed) != of_block[position]:
-                raise ValueError("another store's list")
-        record = self.committed[array, block]
+        size = self.identity["block_rows"]
+        block, position = divmod(row, size)
+        record, spec = self.committed[array, block], self.identity["arrays"][array]
         if record["status"][position] != "ok":
             return None
-        file = record["files"][array]
-        data = (self.store / file["path"]).read_bytes()
-        index, checksum = data[-260:-4], data[-4:]
-        if len(data) != file["size"] or google_crc32c.value(index) != int.from_bytes(
-            checksum, "little"
-        ):
+        shard, dtype = record["arrays"][array], np.dtype(spec["dtype"]).newbyteorder("<")
+        name = ".".join([f"{array}/c", str(block), *"0" * len(spec["row_shape"])])
+        data = (self.store / name).read_bytes()
+        length = int(np.prod(spec["row_shape"])) * dtype.itemsize
+        start = 32 + position * (length + 4)
+        found = data[start : start + length]
+        if len(data) != shard["size"] or google_crc32c.value(found) != shard["crc32c"][position]:
             raise ValueError("damaged")
-        offset, length = struct.unpack_from("<QQ", index, 16 * position)
-        found, trailer = (
-            data[offset : offset + length - 4],
-            data[offset + length - 4 : offset + length],
-        )
-        expected = file["crc32c"][position]
-        if google_crc32c.value(found) != expected or int.from_bytes(trailer, "little") != expected:
-            raise ValueError("damaged")
-        if array == "sample_id":
-            one, size = struct.unpack_from("<II", found)
-            assert (one, size) == (1, len(found) - 8)
-            return found[8:].decode()
-        return np.frombuffer(found, DTYPES[array]).reshape(self.shapes[array])
+        # Not needed to read a row, and on the page.
+        assert int.from_bytes(data[start + length :][:4], "little") == shard["crc32c"][position]
+        index = data[-16 * size - 4 : -4]
+        assert struct.unpack_from("<QQ", index, 16 * position) == (start, length + 4)
+        assert google_crc32c.value(index) == int.from_bytes(data[-4:], "little")
+        names = ["fingerprint", "block", "status", "image_sha256"]
+        key = {name: record[name] for name in [*names, *["mask_sha256"] * (array == "mask")]}
+        assert data[:32] == hashlib.sha256(canonical(key)).digest()
+        return np.frombuffer(found, dtype).reshape(spec["row_shape"])
+
+
+def agree(store):
+    theirs, ours = Reader(store), open_store(store)
+    assert theirs.snapshot == ours.snapshot
+    assert [line["sample"] for line in theirs.table] == list(ours.sample_ids)
+    assert [line["label"] for line in theirs.table] == ours.labels.tolist()
+    assert {array for array, _ in theirs.committed} == set(ours.arrays) == set(ARRAYS)
+    valid = ours.valid()
+    assert 0 < valid.sum() < len(ours)
+    for array in ARRAYS:
+        for at, line in enumerate(theirs.table):
+            found = theirs.row(array, line["row"])
+            assert (found is not None) == valid[at]
+            if found is not None:
+                np.testing.assert_array_equal(found, ours.row(array, at))
+                assert line["image_sha256"].hex() == ours.image_sha256(at)
+    image = theirs.committed["pooled", 0]["image_sha256"][7]
+    name = hashlib.sha256((theirs.identity["sha256"] + image).encode()).hexdigest()
+    assert name == ours.key(ours.sample_ids.index("i7"))
 
 
 def test_a_reader_of_the_page_reads_every_row(store):
-    theirs, ours = Reader(store), open_store(store)
-    assert theirs.snapshot == ours.snapshot
-    assert theirs.n == len(ours)
-    assert {array for array, _ in theirs.committed} == set(ours.arrays)
-    valid = ours.valid()
-    assert 0 < valid.sum() < len(ours)
-    for array in ours.arrays:
-        rows = ours.read(array)
-        for row in range(len(ours)):
-            found = theirs.row(array, row)
-            assert (found is not None) == valid[row]
-            if found is not None:
-                np.testing.assert_array_equal(found, rows[row])
-    row = 7
-    image = theirs.committed["label", 0]["image_sha256"][row]
-    name = hashlib.sha256((theirs.identity["sha256"] + image).encode()).hexdigest()
-    assert name == ours.key(row)
-
-
-def test_after_a_change_it_reads_the_rows_that_count(store, monkeypatch):
-    now = toy_dataset(41, bad={5: "truncated", 7: stubs_png(999)})
-    labels = (2, *now.labels[1:])
-    embed(replace(now, labels=labels), "stub", out=store, device="cpu")
-    theirs, ours = Reader(store), open_store(store)
-    assert theirs.snapshot == ours.snapshot
-    assert [theirs.rows["sample_ids"][row] for row in theirs.current] == list(ours.sample_ids)
-    assert len(theirs.current) == 41 < theirs.n
-    for array in ours.arrays:
-        rows = ours.read(array)
-        for row, place in enumerate(theirs.current):
-            found = theirs.row(array, place)
-            assert (found is None) == (ours.sample_ids[row] in {now.sample_ids[5]})
-            if found is not None:
-                np.testing.assert_array_equal(found, rows[row])
-    place = theirs.current[ours.sample_ids.index(now.sample_ids[0])]
-    assert theirs.row("label", place) == 2
+    agree(store)
+    agree(relisted(store, keep=range(4, 38)))
 
 
 def test_what_it_must_refuse(store):
     shard = store / "pooled" / "c.0.0"
-    data = bytearray(shard.read_bytes())
-    data[3] ^= 1
-    shard.write_bytes(data)
+    raw = bytearray(shard.read_bytes())
+    raw[35] ^= 1
+    shard.write_bytes(raw)
     with pytest.raises(ValueError, match="damaged"):
         Reader(store).row("pooled", 0)
-    record = store / "log" / "1.json"
+    record = store / "log" / "1.0.json"
     record.write_bytes(record.read_bytes().replace(b'"ok"', b'"no"', 1))
     with pytest.raises(ValueError, match="damaged"):
         Reader(store)
 
 
-def test_a_list_of_other_rows_is_refused(store):
-    path = store / "rows" / "0.json"
-    content, _ = unsealed(path)
-    content["sample_ids"][:2] = reversed(content["sample_ids"][:2])
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    checksum = hashlib.sha256(text.encode()).hexdigest()
-    path.write_text(json.dumps({**content, "checksum": checksum}))
-    for row in (0, 1):
-        with pytest.raises(ValueError, match="another store's list"):
-            Reader(store).row("pooled", row)
-    assert Reader(store).row("pooled", 2) is not None
-
-
 def test_the_page_names_every_array_and_field(store):
     page = PAGE.read_text()
-    specs = array_specs(4, {"pooled": ["a"], "image_stats": ["b"]})
-    for name, spec in specs.items():
-        assert re.search(rf"^\| `{name}` \| .* \| {spec.dtype} \|", page, re.MULTILINE), name
+    for name, spec in SPECS.items():
+        assert re.search(rf"^\| `{name}` \| .* \| {spec.dtype} \| {spec.fill} \|", page, re.M), name
     told = set(re.findall(r"`([a-z_0-9]+)`", page))
-    now = toy_dataset(41, bad={5: "truncated", 20: "empty"})
-    for path in ("fingerprint.json", "rows/0.json", "log/0.json", "rows/1.json"):
-        if path == "rows/1.json":
-            embed(now, "stub", out=store, device="cpu")
-        content, _ = unsealed(store / path)
-        assert set(content) <= told, path
+    for path in ("fingerprint.json", "log/0.0.json"):
+        assert set(unsealed(store / path)[0]) <= told, path
     identity, _ = unsealed(store / "fingerprint.json")
     assert set(identity["fingerprint"]) <= told
+    assert set(identity["arrays"]["pooled"]) <= told
+    table = pq.read_table(store / "samples" / "000000.parquet")
+    assert {*table.column_names, *json.loads(table.schema.metadata[b"samtl"])} <= told
+    coordinates = json.loads((store / "zarr.json").read_bytes())["attributes"]["coordinates"]
+    assert set(coordinates.split()) <= told

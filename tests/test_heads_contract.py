@@ -99,15 +99,6 @@ def test_learns_a_separable_problem(fitted):
     assert accuracy(head, *problem(name, task, seed=2)) > 0.99
 
 
-@pytest.mark.parametrize("name", [name for name, task in CASES if task == "segmentation"])
-def test_learns_binary_masks(name):
-    def part(n, seed):
-        return problem(name, "segmentation", n, k=2, seed=seed)
-
-    head = fit(made(name, epochs=25), "segmentation", part(48, 0), part(16, 1))
-    assert accuracy(head, *part(48, 2)) > 0.99
-
-
 OVERFIT = {
     "logreg": {"C": 1e3},
     "mlp": {"epochs": 100, "dropout": 0.0, "lr": 1e-2, "patience": 100},

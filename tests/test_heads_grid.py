@@ -13,9 +13,6 @@ from samtl.heads import (
 from samtl.heads import (
     grid as _grid,
 )
-from samtl.heads import (
-    trainer as _train,
-)
 from samtl.heads.grid import GridHead
 from samtl.heads.layers import Stem
 from samtl.heads.trainer import InMemory
@@ -65,15 +62,6 @@ def test_channels_are_standardised_by_the_training_part():
     )
 
 
-def test_scales_do_not_matter():
-    plain = samples()
-    scales = torch.tensor([1.0, 64.0, 2.0**-6, 1.0, 512.0, 1.0])[:, None, None]
-    moved = InMemory(plain.inputs * scales, plain.targets)
-    one, other = fit(small(), plain), fit(small(), moved)
-    expected = one.predict_proba(plain.inputs.numpy())
-    np.testing.assert_allclose(other.predict_proba(moved.inputs.numpy()), expected, atol=1e-2)
-
-
 def test_a_constant_channel_says_nothing_whatever_it_holds_later():
     training = samples()
     training.inputs[:, 4] = 0.1
@@ -84,14 +72,6 @@ def test_a_constant_channel_says_nothing_whatever_it_holds_later():
     moved[:, 4:] = 1000
     assert stem(head).factor[4:].tolist() == [0, 0]
     np.testing.assert_allclose(head.logits(moved), head.logits(inputs), rtol=1e-6, atol=1e-6)
-
-
-def test_float16_is_what_it_is_in_float32():
-    half = InMemory(samples().inputs.half(), samples().targets)
-    whole = InMemory(half.inputs.float(), half.targets)
-    inputs = half.inputs.numpy()
-    one, other = fit(small(epochs=2), half), fit(small(epochs=2), whole)
-    np.testing.assert_array_equal(one.logits(inputs), other.logits(inputs.astype(np.float32)))
 
 
 def test_statistics_need_only_the_first_rows(monkeypatch):
@@ -114,14 +94,6 @@ def test_statistics_need_only_the_first_rows(monkeypatch):
 
 
 # Predicting
-
-
-def test_many_rows_are_predicted_a_few_at_a_time(monkeypatch):
-    head = fit(small(epochs=1), samples())
-    inputs = samples(20).inputs.numpy()
-    expected = head.predict_proba(inputs)
-    monkeypatch.setattr(_grid, "_AT_ONCE", 3)
-    np.testing.assert_allclose(head.predict_proba(inputs), expected, atol=1e-6)
 
 
 class Known(GridHead):
@@ -264,15 +236,6 @@ def test_a_warm_start_is_for_one_training(kind, params, task):
     for name, array in cold.items():
         np.testing.assert_array_equal(again[name], array)
     assert any(not np.array_equal(warm[name], array) for name, array in cold.items())
-
-
-def test_a_warm_training_is_shorter_where_there_are_samples_enough(monkeypatch):
-    monkeypatch.setattr(_train, "WARM_SAMPLES", 40)
-    first = fit(small(), samples())
-    head = small()
-    head.start_from(first)
-    assert fit(head, samples()).recipe_.epochs == 3
-    assert fit(head, samples()).recipe_.epochs == first.recipe_.epochs == 10
 
 
 def test_moments_are_those_of_each_row():

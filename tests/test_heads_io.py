@@ -22,29 +22,31 @@ from samtl.heads.trainer import InMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MAKERS = {
-    "logreg": lambda: logreg.Head(),
-    "mlp": lambda: mlp.Head(hidden=(16, 8), epochs=5),
-}
 
-
-def data(strings=False):
+def data():
     random = np.random.default_rng(0)
     y = random.integers(0, 3, 90)
-    X = random.normal(size=(90, 7)).astype(np.float32) + y[:, None]
-    return X, np.array(["river", "forest", "crop"])[y] if strings else y
+    return random.normal(size=(90, 7)).astype(np.float32) + y[:, None], y
 
 
-@pytest.fixture(scope="module", params=list(MAKERS))
+@pytest.fixture(scope="module", params=["logreg", "mlp"])
 def fitted(request):
-    return MAKERS[request.param]().fit(*data())
+    made = logreg.Head() if request.param == "logreg" else mlp.Head(hidden=(16, 8), epochs=5)
+    return made.fit(*data())
 
 
 @pytest.fixture
 def saved(fitted, tmp_path):
-    """A head, saved."""
+    """A head that was saved into `tmp_path`."""
     save(fitted, tmp_path, columns=[f"c{i}" for i in range(7)], class_names=["a", "b", "c"])
     return fitted
+
+
+def test_labels_may_be_strings(tmp_path):
+    X, y = data()
+    head = logreg.Head().fit(X, np.array(["river", "forest", "crop"])[y])
+    save(head, tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).predict(X), head.predict(X))
 
 
 def test_another_process_predicts_the_same_without_torch(tmp_path):
@@ -67,7 +69,7 @@ def test_another_process_predicts_the_same_without_torch(tmp_path):
 def test_the_card_can_be_read_by_people(saved, tmp_path):
     card = json.loads((tmp_path / "head.json").read_text())
     assert (card["kind"], card["task"], card["shape"]) == ("heads", "classification", [7])
-    assert card["name"] in MAKERS
+    assert card["name"] in ("logreg", "mlp")
     assert card["columns"] == [f"c{i}" for i in range(7)]
     assert card["classes"] == [0, 1, 2]
     assert card["class_names"] == ["a", "b", "c"]
@@ -94,27 +96,21 @@ def edit(path, change):
     [
         (lambda card: card.pop("facts"), "facts"),
         (lambda card: card.update(more=1), "more"),
-        (
-            lambda card: card.update(format=1),
-            "format 1, and this samtl reads 2: train the head again",
-        ),
+        (lambda card: card.update(format=1), "format 1, and this samtl reads 2"),
         (lambda card: card["parameters"].update(gamma=1), "expected the parameters"),
-        (lambda card: card["parameters"].popitem(), "expected the parameters"),
-        (lambda card: card.update(name="logrek"), "did you mean logreg"),
         (lambda card: card["facts"].popitem(), "expected the facts"),
-        (lambda card: card.update(parameters=[1]), "not a model that samtl wrote"),
-        (lambda card: card.update(classes=[0]), "classes must be a list of 2 or more"),
+        (lambda card: card.update(parameters=[1]), "parameters"),
+        (lambda card: card.update(classes=[0]), "2 or more"),
         (lambda card: card.update(classes=[0.5, 1.5, 2.5]), "classes"),
-        (lambda card: card.update(classes=[[0], [1, 2]]), "classes"),
         (lambda card: card.update(classes=[0, 1, 2, 3]), "must be float(32|64) of shape"),
         (lambda card: card.update(columns=["a"]), "1 columns for 7 features"),
         (lambda card: card.update(name="../mlp"), "mlp"),
+        (lambda card: card.update(name="logrek"), "did you mean logreg"),
         (lambda card: card.update(kind="encoders"), "encoders"),
-        (lambda card: card.update(task="segmentation"), "not for segmentation of"),
-        (lambda card: card.update(shape=[7, 4, 4]), r"rows \(F,\), not for classification of"),
+        (lambda card: card.update(task="segmentation"), "segmentation"),
+        (lambda card: card.update(shape=[7, 4, 4]), r"\(7, 4, 4\)"),
         (lambda card: card.update(shape=[0]), "shape"),
-        (lambda card: card.update(shape=[7.0]), "shape"),
-        (lambda card: card.update(shape=7), "not a model that samtl wrote"),
+        (lambda card: card.update(shape=7), "shape"),
     ],
 )
 def test_a_card_that_is_not_as_written_is_refused(saved, tmp_path, change, said):
@@ -130,35 +126,20 @@ def test_a_card_that_is_no_object_is_refused(saved, tmp_path, text):
         load(tmp_path)
 
 
-def damage(path, change):
-    tensors = load_file(path / "head.safetensors")
-    change(tensors)
-    save_file(tensors, path / "head.safetensors")
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda t: t.pop("factor"), "must hold the tensors"),
-        (
-            lambda t: t.update(mean=t["mean"][None]),
-            r"mean must be float64 of shape \(7,\), and is .*\(1, 7\)",
-        ),
         (lambda t: t.update(extra=t["mean"]), "must hold the tensors"),
-        (
-            lambda t: t.update(factor=t["factor"][:-1]),
-            r"factor must be float64 of shape \(7,\), and is .*\(6,\)",
-        ),
+        (lambda t: t.update(factor=t["factor"][:-1]), r"factor must be .*\(7,\), and is .*\(6,\)"),
         (lambda t: t.update(factor=t["factor"].astype(np.float32)), "is float32"),
-        (
-            lambda t: t.update(mean=t["mean"][:-1], factor=t["factor"][:-1]),
-            r"mean must be .* of shape \(6,\)",
-        ),
         (lambda t: t.update(mean=t["mean"] * np.nan), "mean holds numbers that are not finite"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(saved, tmp_path, change, said):
-    damage(tmp_path, change)
+    tensors = load_file(tmp_path / "head.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "head.safetensors")
     with pytest.raises(InputError, match=said):
         load(tmp_path)
 
@@ -207,6 +188,7 @@ def masks():
     return grid_head()[0]
 
 
+@pytest.mark.slow
 def test_another_process_predicts_the_same_from_grids(tmp_path):
     expected = []
     for made in (conv.Head, vit.Head):
@@ -238,16 +220,11 @@ def test_another_process_predicts_the_same_from_grids(tmp_path):
         (lambda card: card.update(task="detection"), "there is no task 'detection'"),
         (lambda card: card.update(task="classification"), "must hold the tensors"),
         (lambda card: card.update(shape=[5, 4, 8]), "a grid of features is"),
-        (lambda card: card.update(shape=[5]), "a grid of features is"),
         (lambda card: card.update(shape=[6, 4, 4]), "must be float32 of shape"),
-        (lambda card: card.update(classes=[0, 1]), "must be float32 of shape"),
         (lambda card: card.update(classes=[1, 2, 3]), "numbered from 0"),
-        (lambda card: card["parameters"].update(width=32), "must be float32 of shape"),
         (lambda card: card["parameters"].update(width=-64), "not a model that samtl wrote"),
         (lambda card: card["parameters"].update(width="wide"), "not a model that samtl wrote"),
-        (lambda card: card["parameters"].update(dropout=7), "not a model that samtl wrote"),
         (lambda card: card.update(name="vit"), "expected the parameters"),
-        (lambda card: card.update(columns=["a"]), "1 columns for 5 features"),
     ],
 )
 def test_a_card_of_a_grid_that_is_not_as_written_is_refused(masks, tmp_path, change, said):

@@ -123,21 +123,6 @@ def test_features_that_are_all_constant_give_the_shares_of_the_classes():
     np.testing.assert_allclose(head.predict_proba(np.zeros((1, 3))), [[0.75, 0.25]], atol=1e-3)
 
 
-def test_running_out_of_iterations_is_recorded_not_warned():
-    X, y = problem()
-    head = Head(scaling="standard", C=10.0, max_iter=2).fit(X, y)
-    assert not head.converged_
-    assert head.n_iter_ == 2
-    assert Head(scaling="standard", C=10.0).fit(X, y).converged_
-
-
-def test_classes_of_one_sample_need_no_validation_part():
-    X = np.eye(3, dtype=np.float32)
-    head = Head().fit(X, ["a", "b", "c"])
-    assert head.C_ == 1.0
-    assert head.predict(X).tolist() == ["a", "b", "c"]
-
-
 def test_labels_of_the_validation_part_must_be_known():
     X, y = problem(50)
     with pytest.raises(ValueError, match=r"labels unknown to y: \[7\]"):

@@ -250,14 +250,7 @@ class TestRefusals:
             if not isinstance(result, str):
                 np.testing.assert_array_equal(result, whole)
             elif length >= 54:  # some bytes of header tell a cut from another kind of damage
-                # libtiff mends a length that reaches beyond the end, and then finds nonsense.
-                assert result == "truncated" or ("tiff" in seed and result == "undecodable")
-
-    def test_a_large_canvas_in_webp(self):
-        huge = bytearray(encoded(RGB, "WEBP", exif=TURNED))
-        assert huge[12:16] == b"VP8X"
-        huge[24:30] = b"\xff\xff\x0f\xff\xff\x0f"
-        assert code_of(bytes(huge)) == "too_large"
+                assert result == "truncated" or (seed == "jpeg tiff" and result == "undecodable")
 
     @pytest.mark.parametrize("error", [MemoryError(), struct.error("x"), OSError("x"), SyntaxError("x"),
                                        EOFError(), IndexError(), RecursionError(), KeyError(1)])  # fmt: skip
@@ -357,11 +350,6 @@ class TestMasks:
         assert decode_mask(data).max() == 3
         assert code_of(data, lambda d: decode_mask(d, lookup=True)) == "unsupported_mode"
 
-    def test_as_stored_whatever_the_orientation_tag(self):
-        for image in (Image.fromarray(GREY), Image.fromarray(GREY).quantize(5)):
-            data = encoded(image, "TIFF", exif=TURNED)
-            np.testing.assert_array_equal(decode_mask(data), np.asarray(image))
-
     @pytest.mark.parametrize("data", [b"", b"text", png(99_999, 99_999, 8, 0), SEEDS["png"][:60]])
     def test_what_is_no_image_is_no_mask(self, data):
         assert code_of(data, decode_mask) == code_of(data)
@@ -382,12 +370,6 @@ class TestStatistics:
         table = dict(zip(codecs.STATISTICS, statistics(pixels).tolist(), strict=True))
         assert [table[n] for n in ("mean_g", "std_b", "min_r", "max_r")] == [10, 15, 0, 10]
         assert len(table) == 12
-
-    def test_a_flat_image_has_no_deviation_at_all(self):
-        assert statistics(np.full((300, 301, 3), 251, np.uint8))[3:6].tolist() == [0, 0, 0]
-
-    def test_rows_need_not_lie_together(self):
-        np.testing.assert_array_equal(statistics(RGB[::2, ::3]), statistics(RGB[::2, ::3].copy()))
 
     @pytest.mark.parametrize(
         "pixels", [GREY, RGB.astype(np.float32), RGB[:0], np.zeros((3, 4, 4), np.uint8)]

@@ -14,7 +14,6 @@ from PIL import Image
 from samtl.errors import InputError
 from samtl.images.transforms import (
     IGNORE,
-    Preprocessing,
     check_image_size,
     grid_cells,
     mask_square,
@@ -135,9 +134,3 @@ def test_a_mask_lies_where_its_image_does(shape):
     clear = (image[..., 0] < 32) | (image[..., 0] > 223)  # away from the blurred edge
     assert clear.mean() > 0.5
     np.testing.assert_array_equal(mask[clear], image[..., 0][clear] > 127)
-
-
-def test_preprocessing_is_json_and_names_the_size():
-    fields = Preprocessing(512).to_dict()
-    assert fields["image_size"] == 512
-    assert fields["pixel_mean"] == [123.675, 116.28, 103.53]

@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from itertools import accumulate
+from types import SimpleNamespace
 
 import pytest
 from fake_runs import a_mask_run, a_run, read_csv
@@ -15,11 +17,9 @@ from toys import blobs, stripes
 import samtl
 from samtl.errors import InputError, ResourceError
 from samtl.report.api import MARKER, make_report
-from samtl.report.encoder_pass import pass_seconds
+from samtl.report.figures import pass_seconds
 from samtl.report.load import read_comparisons
 from samtl.report.summary import summarise
-from samtl.store.documents import seal
-from samtl.store.log import Record, record_name
 from samtl.sweep.api import SweepResult
 
 
@@ -260,16 +260,21 @@ def test_a_summary_says_why_there_is_no_floor(tmp_path):
 # The encoder's pass
 
 
-def committed(store, seconds):
-    """Write a log whose blocks were committed so many seconds after one another."""
-    (store / "log").mkdir(parents=True)
-    clock = datetime(2026, 1, 1, tzinfo=UTC)
-    for block, gap in enumerate(seconds):
-        clock += timedelta(seconds=gap)
-        writer = {"committed": clock.isoformat(timespec="seconds")}
-        record = Record(block, 0, "f" * 64, ("ok",), {}, ("",), {}, writer)
-        (store / record_name(block, 0)).write_bytes(seal(record.to_dict()))
-    return store
+@pytest.fixture
+def commits(monkeypatch):
+    """Let stores by name have committed their blocks so many seconds after one another."""
+    found = {"a.zarr": [0, 4, 6, 5, 3600, 5], "quick.zarr": [0, 0, 1, 0, 1], "one.zarr": [0]}
+
+    def opened(path):
+        if path.name not in found:
+            raise InputError(f"no store at {path}")
+        times = accumulate(found[path.name], initial=datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+        texts = [datetime.fromtimestamp(t, UTC).isoformat() for t in [*times][1:]]
+        return SimpleNamespace(
+            fingerprint="f" * 64, writers=lambda: [{"committed": t} for t in texts]
+        )
+
+    monkeypatch.setattr(sys.modules["samtl.report.figures.costs"], "open_store", opened)
 
 
 def read_from(folder, *stores, fingerprint="f" * 64):
@@ -280,18 +285,11 @@ def read_from(folder, *stores, fingerprint="f" * 64):
     return pass_seconds(comparison)
 
 
-def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    store = committed(tmp_path / "a.zarr", [0, 4, 6, 5, 3600, 5])
+@pytest.mark.usefixtures("commits")
+def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path):
+    store = tmp_path / "a.zarr"
     assert read_from(tmp_path / "1", store, "a.zarr", f"../{tmp_path.name}/a.zarr") == 6 * 5.0
-    quick = committed(tmp_path / "quick.zarr", [0, 0, 1, 0, 1])
-    assert read_from(tmp_path / "2", quick) == 5 * 0.5
-
-
-def test_how_long_the_pass_took_is_not_known_without_its_store(tmp_path):
-    store = committed(tmp_path / "a.zarr", [0, 4])
-    assert read_from(tmp_path / "1", tmp_path / "gone.zarr") is None
-    assert read_from(tmp_path / "2", store, committed(tmp_path / "b.zarr", [0, 4])) is None
+    assert read_from(tmp_path / "2", tmp_path / "quick.zarr") == 5 * 0.5
+    for i, stores in enumerate((["gone.zarr"], ["a.zarr", "b.zarr"], ["one.zarr"], [])):
+        assert read_from(tmp_path / f"none{i}", *stores) is None
     assert read_from(tmp_path / "3", store, fingerprint="e" * 64) is None
-    assert read_from(tmp_path / "4", committed(tmp_path / "one.zarr", [0])) is None
-    assert read_from(tmp_path / "5") is None

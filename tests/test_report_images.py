@@ -16,6 +16,7 @@ from samtl.experiment.fit import fit_baseline
 from samtl.experiment.tables import read_images
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification
+from samtl.report.album import Album
 from samtl.report.figures.sheet import (
     FALSE_ALARM,
     HIT,
@@ -29,7 +30,7 @@ from samtl.report.figures.sheet import (
     sheet,
     shortened,
 )
-from samtl.report.images import Album, confused, hardest, panels, samples
+from samtl.report.images import confused, hardest, panels, samples
 from samtl.report.load import read_comparisons
 from samtl.report.style import png
 

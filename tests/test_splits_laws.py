@@ -294,6 +294,12 @@ def test_every_class_keeps_the_same_share(tenths, seed):
         np.testing.assert_allclose(counts(samples, kept), expected, atol=1)
 
 
+def test_a_small_class_keeps_one_of_each_part():
+    samples = mixed([10, 500])
+    _, inner = select(samples, parse("label:0.001@0.25"), 0)
+    assert counts(samples, inner.train) == counts(samples, inner.test) == [1, 1]
+
+
 def test_groups_are_kept_until_every_class_is_there():
     samples = scenes([5] * 12)
     for seed in range(20):

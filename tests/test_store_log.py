@@ -1,157 +1,182 @@
-"""Commit records, and what they add up to."""
+"""The log: what is committed follows from the records, and from a pack only if it says the same."""
 
-import re
-from array import array
-from dataclasses import replace
+import json
 
+import numpy as np
 import pytest
+from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted
 
+from samtl._io import seal
 from samtl.errors import DamageError
-from samtl.store.documents import seal
-from samtl.store.log import (
-    OK,
-    CommittedFile,
-    Record,
-    committed,
-    image_of,
-    read_log,
-    read_record,
-    record_name,
-    snapshot,
-)
+from samtl.store import writer
+from samtl.store.log import LogState, read_log
+from samtl.store.samples import SampleTable
+from samtl.store.state import load_state, pack_name, pack_numbers
+from samtl.store.storage import DiskStorage, open_storage
+from samtl.store.writer import open_writer
 
 
-def record(block=0, sequence=0, arrays=("pooled",), **changes):
-    """Give a record of a block of two rows."""
-    fields = {
-        "block": block,
-        "sequence": sequence,
-        "fingerprint": "f" * 64,
-        "status": (OK, "quarantined:truncated"),
-        "reasons": {str(16 * block + 1): "cut short"},
-        "image_sha256": ("a" * 64, ""),
-        "files": {
-            a: CommittedFile(f"{a}/c.{block}", 99, "b" * 64, array("I", (1, 2))) for a in arrays
-        },
-        "writer": {"pid": 1},
-    }
-    return Record(**{**fields, **changes})
+def state_of(store):
+    return load_state(open_storage(store))
 
 
-def publish(store, *records):
-    (store / "log").mkdir(exist_ok=True)
-    for one in records:
-        (store / record_name(one.block, one.sequence)).write_bytes(seal(one.to_dict()))
-    return store
+def same_log(one, other):
+    assert one.arrays.keys() == other.arrays.keys()
+    for name, state in one.arrays.items():
+        for field, value in vars(state).items():
+            np.testing.assert_array_equal(value, getattr(other.arrays[name], field))
+    assert (one.codes, one.checksums(), one.rows) == (other.codes, other.checksums(), other.rows)
+    assert one.next.tolist() == other.next.tolist()
+    assert [one.image(row) for row in range(one.rows)] == [
+        other.image(row) for row in range(other.rows)
+    ]
 
 
-def test_a_record_comes_back(tmp_path):
-    wanted = record(3, 1, arrays=("grid", "label"), withdrawn=("grid",))
-    publish(tmp_path, wanted)
-    back = read_record(tmp_path / "log" / "3.1.json")
-    assert back == wanted
-    assert back.first_row == 48
-    assert re.fullmatch("[0-9a-f]{64}", back.checksum)
+def altered(path, **fields):
+    path.write_bytes(seal(json.loads(path.read_bytes()) | fields))
 
 
-def test_the_image_of_a_row_is_that_of_the_first_record_in_which_it_is_ok():
-    bad = "quarantined:changed"
-    first = record(status=(OK, bad), image_sha256=("a", "b"))
-    second = record(sequence=1, status=(bad, bad), image_sha256=("c", "d"))
-    third = record(sequence=2, status=(OK, OK), image_sha256=("e", "f"))
-    assert [image_of([third, second, first], at) for at in (0, 1)] == ["a", "f"]
-    assert [image_of([second, first], at) for at in (0, 1)] == ["a", "b"]
-    assert image_of([record(status=(OK, bad), image_sha256=("a", "")), second], 1) == "d"
-    assert image_of([], 0) == ""
-
-
-def test_records_are_read_in_the_order_of_their_commits(tmp_path):
-    publish(tmp_path, record(10), record(2), record(2, 1), *(record(1, n) for n in range(11)))
-    places = [(one.block, one.sequence) for one in read_log(tmp_path)]
-    assert places == [*((1, n) for n in range(11)), (2, 0), (2, 1), (10, 0)]
-
-
-def test_a_store_without_a_log_has_no_records(tmp_path):
-    assert read_log(tmp_path) == []
-
-
-def test_a_record_under_another_name_is_damage(tmp_path):
-    publish(tmp_path, record(0)).joinpath("log/0.json").rename(tmp_path / "log/1.json")
-    with pytest.raises(DamageError, match=r"log/1\.json holds the record of block 0\.0"):
-        read_log(tmp_path)
-
-
-@pytest.mark.parametrize(("lost", "kept"), [(0, (1,)), (1, (0, 2))])
-def test_a_record_lost_before_a_later_one_is_damage(tmp_path, lost, kept):
-    publish(tmp_path, *(record(0, n) for n in kept))
-    with pytest.raises(DamageError, match=re.escape(record_name(0, lost)) + " is missing"):
-        read_log(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "0.json.bak", "0.1.2.json", "-1.json"])
-def test_a_foreign_file_in_the_log_is_named(tmp_path, name):
-    (publish(tmp_path, record()) / "log" / name).write_text("hello")
-    with pytest.raises(DamageError, match=re.escape(name)):
-        read_log(tmp_path)
-
-
-def test_what_a_killed_writer_left_is_no_record(tmp_path):
-    (publish(tmp_path, record()) / "log" / ".tmp-123").write_text("half a rec")
-    assert read_log(tmp_path) == [record()]
-
-
-@pytest.mark.parametrize("field", sorted(record().to_dict().keys() - {"first_row"}))
-def test_a_record_that_lacks_a_field_is_damage(tmp_path, field):
-    publish(tmp_path, record())
-    content = record().to_dict()
-    del content[field]
-    path = tmp_path / "log/0.json"
-    path.write_bytes(seal(content))
-    with pytest.raises(DamageError, match=field):
-        read_record(path)
+def test_the_writers_state_is_what_is_on_disk(tmp_path):
+    make(tmp_path / "a", stop=2)
+    half = state_of(tmp_path / "a")
+    assert half.marked("committed").sum() == 32
+    make(tmp_path / "a", arrays=("pooled", "mask"), bad=(3,))
+    make(tmp_path / "a")
+    state = state_of(tmp_path / "a")
+    assert state.marked("committed").all()
+    assert len(state.log.places) == 3 + 3
+    assert set(state.required) == {"grid", "pooled", "image_stats", "mask"}
+    facts = state.log.facts(3)
+    assert (facts.committed, facts.ok, facts.codes) == (True, False, {"truncated": "cut short"})
+    assert facts.image == facts.mask != ""
+    same_log(state.log, state_of(tmp_path / "a").log)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "fields",
     [
-        {"status": (OK,)},
-        {"image_sha256": ("a" * 64,) * 3},
-        {"files": {"pooled": CommittedFile("pooled/c.0", 99, "b" * 64, array("I", (1, 2, 3)))}},
-        {"status": (), "image_sha256": (), "files": {}},
-        {"status": (OK,) * 17, "image_sha256": ("",) * 17, "files": {}},
+        {"block": 2}, {"sequence": 1}, {"fingerprint": "0" * 64}, {"status": ["ok"]}, {"status": []},
+        {"image_sha256": ["zz"] * 16}, {"mask_sha256": ["0" * 64]},
+        {"arrays": {"other": {"size": 1, "sha256": "", "crc32c": []}}},
+        {"arrays": {"pooled": {"size": 1, "sha256": "00", "crc32c": [2**32] * 16}}},
     ],
-)
-def test_a_record_whose_lists_do_not_fit_is_damage(tmp_path, change):
-    publish(tmp_path, record(**change))
-    with pytest.raises(DamageError, match="not a commit record"):
-        read_log(tmp_path)
+)  # fmt: skip
+def test_a_record_that_is_wrong(tmp_path, fields):
+    make(tmp_path / "a")
+    altered(tmp_path / "a" / "log" / "1.0.json", **fields)
+    with pytest.raises(DamageError, match=r"log/1\.0\.json"):
+        state_of(tmp_path / "a")
 
 
-def test_each_array_is_committed_by_the_last_record_that_names_it():
-    first, second = record(0, 0, ("pooled", "label")), record(0, 1, ("grid",))
-    other = record(1, 0, ("pooled",))
-    assert committed([first, second, other]) == {
-        "pooled": {0: first, 1: other},
-        "label": {0: first},
-        "grid": {0: second},
-    }
+@pytest.mark.parametrize("damage", [d for d in DAMAGES if d.__name__ not in ("deleted", "longer")])
+def test_a_damaged_record_is_named(tmp_path, damage):
+    import random
+
+    make(tmp_path / "a")
+    damage(tmp_path / "a" / "log" / "1.0.json", random.Random(1))
+    with pytest.raises(DamageError, match=r"log/\d\.0\.json"):
+        state_of(tmp_path / "a")
 
 
-def test_a_withdrawn_array_is_no_longer_committed():
-    first = record(0, 0, ("pooled", "label"))
-    withdrawal = record(0, 1, (), withdrawn=("pooled", "never_there"))
-    assert committed([first, withdrawal]) == {"pooled": {}, "label": {0: first}}
+def test_a_gap_in_the_log(tmp_path):
+    make(tmp_path / "a", arrays=("pooled",))
+    make(tmp_path / "a")
+    (tmp_path / "a" / "log" / "1.0.json").unlink()
+    with pytest.raises(DamageError, match=r"log/1\.0\.json is missing"):
+        state_of(tmp_path / "a")
 
 
-def test_a_withdrawn_array_may_be_committed_again():
-    first, withdrawal = record(0, 0), record(0, 1, (), withdrawn=("pooled",))
-    again = record(0, 2)
-    assert committed([first, withdrawal, again])["pooled"] == {0: again}
-    at_once = record(0, 1, ("pooled",), withdrawn=("pooled",))
-    assert committed([first, at_once])["pooled"] == {0: at_once}
+def test_a_lost_last_record_means_missing_rows(tmp_path):
+    make(tmp_path / "a")
+    (tmp_path / "a" / "log" / "1.0.json").unlink()
+    assert state_of(tmp_path / "a").marked("committed").sum() == ROWS - 16
 
 
-def test_a_snapshot_names_the_set_of_records():
-    one, two = replace(record(0), checksum="1" * 64), replace(record(1), checksum="2" * 64)
-    assert snapshot([one, two]) == snapshot([two, one])
-    assert len({snapshot([]), snapshot([one]), snapshot([two]), snapshot([one, two])}) == 4
+def test_records_of_different_images(tmp_path):
+    make(tmp_path / "a", arrays=("pooled",))
+    make(tmp_path / "a")
+    path = tmp_path / "a" / "log" / "1.1.json"
+    altered(path, image_sha256=["1" * 64] * 16)
+    with pytest.raises(DamageError, match=r"log/1\.1\.json.* other images"):
+        state_of(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["x", "0.json", "01.0.json", "0.0.json.bak"])
+def test_what_does_not_belong_into_the_log(tmp_path, name):
+    make(tmp_path / "a")
+    (tmp_path / "a" / "log" / name).write_bytes(b"")
+    with pytest.raises(DamageError, match=name):
+        state_of(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["fingerprint.json", "samples"])
+def test_a_store_that_was_not_copied_whole(tmp_path, name):
+    import shutil
+
+    make(tmp_path / "a")
+    path = tmp_path / "a" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(DamageError, match=name):
+        state_of(tmp_path / "a")
+
+
+# Packs
+
+
+@pytest.fixture
+def packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "PACK_RECORDS", 2)
+    return make(tmp_path / "a", bad=(3,))
+
+
+def test_a_pack_replaces_reading_the_records_it_has(packed, monkeypatch):
+    storage = open_storage(packed)
+    plain = LogState(16, ROWS)
+    for record in read_log(storage, load_state(storage).identity):
+        plain.add(record, "x")
+    read = []
+    real = DiskStorage.read
+    monkeypatch.setattr(
+        DiskStorage, "read", lambda self, name, *most: read.append(name) or real(self, name, *most)
+    )
+    same_log(load_state(storage).log, plain)
+    assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
+    make(packed, n=ROWS, arrays=("original_size",))
+    assert pack_numbers(storage) == [1]
+    assert len(load_state(storage).log.places) == 6
+
+
+def test_a_pack_is_never_evidence(packed):
+    import random
+
+    storage, path = open_storage(packed), packed / pack_name(0)
+    before, raw = load_state(storage).log, path.read_bytes()
+    for seed in range(30):
+        for damage in DAMAGES[:-1]:
+            if damage.__name__ == "swapped":
+                continue
+            path.write_bytes(raw)
+            damage(path, random.Random(seed))
+            same_log(load_state(storage).log, before)
+    path.write_bytes(raw)
+    (packed / "log" / "1.0.json").unlink()
+    assert load_state(storage).marked("committed").sum() == ROWS - 16
+
+
+def test_a_pack_grows_with_the_table(packed):
+    state = state_of(packed)
+    old = state.table
+    new = range(48, 60)  # from the next block on
+    table = SampleTable.make(
+        dataset="made", classes=old.about.classes, rows=[*old.rows, *new], labels=[0] * (ROWS + 12),
+        samples=[*old.samples, *(f"i{row}" for row in new)],
+    )  # fmt: skip
+    writer = open_writer(state.storage, state.identity, table, ARRAYS)
+    assert writer.pending() == [3]
+    rows = {name: [drawn(name, f"i{row}") for row in new] for name in ARRAYS}
+    writer.write_block(3, rows, ["ok"] * 12, {}, ["1" * 64] * 12)
+    writer.finish()
+    state = state_of(packed)
+    assert state.marked("committed").all()
+    relisted(packed, keep=range(5, 60))
+    assert state_of(packed).superseded == 5

@@ -1,385 +1,300 @@
-"""Writing a store: what is published in which order, by whom, and what is refused."""
+"""Writing: what is committed was safe before, any number of writers share the work, and nothing foreign is adopted."""
 
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-from dataclasses import replace
+import errno
+import threading
 
 import numpy as np
 import pytest
-from stubs import contents
+from made import ARRAYS, FIELDS, ROWS, SPECS, contents, drawn, make, sha256
 
-from samtl.errors import (
-    DamageError,
-    InputError,
-    LockedError,
-    MismatchError,
-)
-from samtl.store import documents, durable
-from samtl.store.fingerprint import FILE, Fingerprint
-from samtl.store.log import OK, read_log
+from samtl.errors import DamageError, MismatchError, ResourceError
+from samtl.store.fingerprint import make_identity
 from samtl.store.reader import open_store
-from samtl.store.rows import Rows
-from samtl.store.writer import open_writer
-
-COLUMNS = {"pooled": ["a", "b"], "image_stats": ["c"]}
-FINGERPRINT = Fingerprint(
-    "stub", "ab" * 32, {"resize": "bilinear"}, 64, "float32", {"pooled": "float32"}
-)
-ROWS = Rows("toy", ("cat", "dog"), tuple(f"cat/{i}.png" for i in range(20)), (0, 1) * 10)
-ARRAYS = ("pooled", "label")
+from samtl.store.samples import SampleTable
+from samtl.store.state import load_state
+from samtl.store.storage import DiskStorage, open_storage
+from samtl.store.writer import Writer, open_writer
 
 
-def writing(path, fingerprint=FINGERPRINT, rows=ROWS, arrays=ARRAYS):
-    return open_writer(
-        path, fingerprint, {"weights": "none", "untrained": True}, rows, COLUMNS, arrays
+def table(n=ROWS, **fields):
+    given = {
+        "dataset": "made", "classes": ("x", "y"), "rows": range(n),
+        "samples": [f"i{row}" for row in range(n)], "labels": [row % 2 for row in range(n)],
+    }  # fmt: skip
+    return SampleTable.make(**given | fields)
+
+
+def begin(place, *, fields=FIELDS, arrays=ARRAYS, **options):
+    identity = make_identity(fields, SPECS, {"weights": "none"}, 16)
+    return open_writer(open_storage(place), identity, table(**options), arrays, {"device": "cpu"})
+
+
+def write(writer, block, arrays=None, image="i{}", status="ok"):
+    here = writer.block_rows(block)
+    names = writer.missing(block) if arrays is None else arrays
+    rows = {name: [drawn(name, image.format(row)) for row in here] for name in names}
+    images = [sha256(image.format(row)) for row in here]
+    return writer.write_block(block, rows, [status] * len(here), {}, images)
+
+
+def killed_before_the_record(writer, monkeypatch):
+    def killed(record):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("samtl.store.log.Record.sealed", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(writer, 0)
+
+
+def whole(place, arrays=ARRAYS):
+    store = open_store(place)
+    for name in arrays:
+        for row, found in enumerate(store.read(name)):
+            np.testing.assert_array_equal(found, drawn(name, f"i{row}"))
+    return store
+
+
+def test_a_pass_in_two_goes(tmp_path):
+    make(tmp_path / "a", stop=1)
+    store = open_store(tmp_path / "a")
+    assert (store.missing, store.valid().sum()) == (ROWS - 16, 16)
+    assert not load_state(open_storage(tmp_path / "a")).table.images_known
+    make(tmp_path / "a")
+    store = whole(tmp_path / "a")
+    assert store.missing == 0
+    assert store.image_sha256(17) == sha256("i17")
+    assert load_state(open_storage(tmp_path / "a")).table.images[17] == sha256("i17")
+
+
+def test_nothing_to_do_reads_each_thing_once_and_writes_nothing(tmp_path, monkeypatch):
+    make(tmp_path / "a")
+    before = contents(tmp_path / "a")
+    read, real = [], DiskStorage.read
+    monkeypatch.setattr(
+        DiskStorage, "read", lambda self, name, *most: read.append(name) or real(self, name, *most)
     )
+    state = load_state(open_storage(tmp_path / "a"))
+    writer = open_writer(state.storage, state.identity, state.table, ARRAYS, state=state)
+    assert writer.pending() == []
+    writer.finish()
+    once = [name for name in read if not name.endswith("zarr.json")]
+    assert sorted(once) == [
+        "fingerprint.json", "log/0.0.json", "log/1.0.json", "log/2.0.json", "samples/000001.parquet",
+    ]  # fmt: skip
+    assert contents(tmp_path / "a") == before
 
 
-def write(writer, block, arrays=ARRAYS, value=0.0):
-    count = len(writer.block_rows(block))
-    labels = [writer.rows.labels[row] for row in writer.block_rows(block)]
-    values = {"pooled": [np.full(2, value, np.float32)] * count, "label": labels}
-    wanted = {name: values[name] for name in arrays}
-    return writer.write_block(
-        block, wanted, [OK] * count, {}, ["a" * 64] * count, {"device": "cpu"}
-    )
+def test_further_arrays_come_by_further_records(tmp_path):
+    make(tmp_path / "a", arrays=("pooled",))
+    before = {
+        name: raw
+        for name, raw in contents(tmp_path / "a").items()
+        if name.startswith(("pooled/c", "log/"))
+    }
+    make(tmp_path / "a")
+    after = contents(tmp_path / "a")
+    assert before.items() <= after.items()
+    assert "log/2.1.json" in after
+    whole(tmp_path / "a")
 
 
-@pytest.fixture
-def store(tmp_path):
-    """Give a store with its first block committed and its second not."""
-    path = tmp_path / "a.zarr"
-    with writing(path) as writer:
-        write(writer, 0)
-    return path
+def test_rows_that_do_not_count_hold_fill_values(tmp_path):
+    writer = begin(tmp_path / "a", n=3)
+    writer.write_block(
+        0, {"pooled": [drawn("pooled", "i0"), None, None], "grid": [drawn("grid", "i0"), None, None],
+            "image_stats": [drawn("image_stats", "i0"), None, None]},
+        ["ok", "quarantined:truncated", "unlisted"], {1: "cut short"}, [sha256("i0"), "", ""],
+    )  # fmt: skip
+    store = open_store(tmp_path / "a")
+    assert store.valid().tolist() == [True, False, False]
+    assert np.isnan(store.read("grid")[1:]).all()
+    assert [(one.row, one.code, one.reason) for one in store.quarantined] == [
+        (1, "truncated", "cut short"), (2, "unlisted", ""),
+    ]  # fmt: skip
+    assert store.missing == 0
 
 
-@pytest.fixture
-def published(tmp_path, monkeypatch):
-    """Record what is published, in order, relative to the store `a.zarr`."""
-    names = []
-    publish = durable.publish
-
-    def record(path, pieces):
-        publish(path, pieces)
-        names.append(str(path.relative_to(tmp_path / "a.zarr")))
-
-    monkeypatch.setattr(durable, "publish", record)
-    return names
+# Several writers
 
 
-def test_the_fingerprint_comes_first_and_each_record_after_its_shards(tmp_path, published):
-    with writing(tmp_path / "a.zarr") as writer:
-        write(writer, 1)
-        write(writer, 0)
-    assert published == [
-        "fingerprint.json",
-        "rows/0.json",
-        "pooled/zarr.json",
-        "label/zarr.json",
-        "pooled/c.1.0",
-        "label/c.1",
-        "log/1.json",
-        "pooled/c.0.0",
-        "label/c.0",
-        "log/0.json",
-    ]
+def test_writers_at_once_commit_every_block_once(tmp_path):
+    n, done = 40 * 16, []
+
+    def work(seed):
+        writer = begin(tmp_path / "a", n=n, arrays=("pooled",))
+        order = np.random.default_rng(seed).permutation(writer.blocks).tolist()
+        done.extend(b for b in order if writer.missing(b) and write(writer, b) is not None)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == list(range(40))
+    assert whole(tmp_path / "a", ["pooled"]).missing == 0
+    assert len(list((tmp_path / "a" / "log").iterdir())) == 40
+    assert not list((tmp_path / "a").rglob(".*"))
 
 
-def test_the_record_says_what_is_on_disk(store):
-    import hashlib
-
-    (record,) = read_log(store)
-    assert record.fingerprint == FINGERPRINT.sha256
-    assert record.writer["pid"] == os.getpid()
-    assert record.writer["device"] == "cpu"
-    for name in ARRAYS:
-        file = record.files[name]
-        content = (store / file.path).read_bytes()
-        assert file.size == len(content)
-        assert file.sha256 == hashlib.sha256(content).hexdigest()
+def test_a_writer_that_comes_second_records_nothing(tmp_path):
+    one, two = begin(tmp_path / "a"), begin(tmp_path / "a")
+    assert two.state.identity.store_id == one.state.identity.store_id
+    assert write(one, 0, ARRAYS) > 0
+    assert write(two, 0, ARRAYS) is None
+    assert two.lacking(0) == ()
+    assert write(two, 1) > 0
+    assert one.missing(1) == ()
+    assert one.state.snapshot == two.state.snapshot
 
 
-def test_what_is_not_committed_is_missing(store):
-    with writing(store) as writer:
-        assert writer.blocks == 2
-        assert writer.block_rows(1) == range(16, 20)
-        assert (writer.missing(0), writer.missing(1)) == ((), ARRAYS)
+def test_writers_of_different_arrays_share_a_block(tmp_path):
+    one, two = begin(tmp_path / "a", arrays=("pooled",)), begin(tmp_path / "a")
+    write(one, 0, ["pooled"])
+    assert write(two, 0, ARRAYS) is not None
+    assert two.missing(0) == ()
+    assert one.missing(0) == ()
+    assert {path.name for path in (tmp_path / "a" / "log").iterdir()} == {"0.0.json", "0.1.json"}
 
 
-def test_what_the_disk_gives_back_is_compared_before_it_counts(tmp_path, monkeypatch):
-    publish = durable.publish
-
-    def publish_on_a_bad_disk(path, pieces):
-        publish(path, pieces)
-        if path.name == "c.0.0":
-            damaged = bytearray(path.read_bytes())
-            damaged[5] ^= 1
-            path.write_bytes(damaged)
-
-    monkeypatch.setattr(durable, "publish", publish_on_a_bad_disk)
-    with (
-        writing(tmp_path / "a.zarr") as writer,
-        pytest.raises(DamageError, match=r"pooled/c\.0\.0: what the disk gives back"),
-    ):
-        write(writer, 0)
-    assert read_log(tmp_path / "a.zarr") == []
+def test_a_shard_without_record_is_taken_as_it_is(tmp_path, monkeypatch):
+    writer = begin(tmp_path / "a")
+    killed_before_the_record(writer, monkeypatch)
+    shard = tmp_path / "a" / "pooled" / "c.0.0"
+    before = shard.stat().st_mtime_ns
+    make(tmp_path / "a")
+    assert shard.stat().st_mtime_ns == before
+    whole(tmp_path / "a")
 
 
-@pytest.mark.parametrize("damage", ["index", "short", "empty"])
-def test_a_bad_end_of_a_shard_is_found_before_it_counts(tmp_path, monkeypatch, damage):
-    publish = durable.publish
-
-    def publish_on_a_bad_disk(path, pieces):
-        publish(path, pieces)
-        if path.name == "c.0.0":
-            content = path.read_bytes()
-            flipped = content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
-            path.write_bytes({"index": flipped, "short": content[:-1], "empty": b""}[damage])
-
-    monkeypatch.setattr(durable, "publish", publish_on_a_bad_disk)
-    with (
-        writing(tmp_path / "a.zarr") as writer,
-        pytest.raises(DamageError, match=r"pooled/c\.0\.0"),
-    ):
-        write(writer, 0)
-    assert read_log(tmp_path / "a.zarr") == []
+@pytest.mark.parametrize("other", [{"image": "other{}"}, {"status": "quarantined:x"}])
+def test_a_shard_of_other_images_is_never_adopted(tmp_path, monkeypatch, other):
+    writer = begin(tmp_path / "a")
+    killed_before_the_record(writer, monkeypatch)
+    writer = begin(tmp_path / "a")
+    with pytest.raises(DamageError, match=r"pooled/c\.0\.0 .*--repair"):
+        write(writer, 0, **other)
+    assert writer.missing(0) != ()
+    assert write(writer, 0) is not None
 
 
-def test_a_shard_without_a_record_is_written_again(store):
-    (store / "pooled" / "c.1.0").write_bytes(b"left over from a crash")
-    with writing(store) as writer:
-        write(writer, 1, value=5)
-    np.testing.assert_array_equal(open_store(store).read("pooled", [19]), [[5, 5]])
+def test_a_rotten_shard_is_never_adopted(tmp_path, monkeypatch):
+    writer = begin(tmp_path / "a")
+    killed_before_the_record(writer, monkeypatch)
+    shard = tmp_path / "a" / "pooled" / "c.0.0"
+    raw = bytearray(shard.read_bytes())
+    raw[100] ^= 1
+    shard.write_bytes(raw)
+    with pytest.raises(DamageError, match=r"pooled/c\.0\.0"):
+        write(begin(tmp_path / "a"), 0)
 
 
-def test_what_killed_writers_left_is_swept_away(store):
-    left = [store / f / ".tmp-0123" for f in (".", "log", "rows", "pooled", "grid")]
-    left[-1].parent.mkdir()
-    for path in left:
-        path.write_bytes(b"half")
-    with writing(store):
-        pass
-    assert [path for path in left if path.exists()] == []
+def test_another_writers_block_of_another_image(tmp_path):
+    one, two = begin(tmp_path / "a", arrays=("pooled",)), begin(tmp_path / "a", arrays=("grid",))
+    write(one, 0, ["pooled"])
+    with pytest.raises(DamageError, match=r"row 0 .* another image"):
+        write(two, 0, ["grid"], image="other{}")
+    assert two.earlier_image(0) == sha256("i0")
 
 
-def test_a_crash_between_any_two_steps_of_the_start_is_taken_up(tmp_path, monkeypatch):
-    whole, publish = tmp_path / "whole.zarr", durable.publish
-    with writing(whole):
-        pass
-    for steps in range(4):
-        path, left = tmp_path / f"{steps}.zarr", iter(range(steps))
+# What is refused
 
-        def stop_after(path, pieces, left=left):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            publish(path, pieces)
 
-        monkeypatch.setattr(durable, "publish", stop_after)
-        with pytest.raises(KeyboardInterrupt), writing(path):
-            pass
-        monkeypatch.setattr(durable, "publish", publish)
-        with writing(path):
-            pass
-        mine, theirs = contents(path, hidden=False), contents(whole, hidden=False)
-        assert {k: v[-1] for k, v in mine.items()} == {k: v[-1] for k, v in theirs.items()}
+def test_another_fingerprint_changes_nothing(tmp_path):
+    make(tmp_path / "a", stop=1)
+    before = contents(tmp_path / "a")
+    with pytest.raises(MismatchError, match="image_size"):
+        begin(tmp_path / "a", fields={**FIELDS, "image_size": 128})
+    assert contents(tmp_path / "a") == before
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"encoder": "other"}, "encoder.name"),
-        ({"weights_sha256": "cd" * 32}, "encoder.weights_sha256"),
-        ({"preprocessing": {"resize": "nearest"}}, "preprocessing.resize"),
-        ({"compute_dtype": "bfloat16"}, "compute_dtype"),
-    ],
+    "change", [{"fields": {**FIELDS, "image_size": 128}}, {"dataset": "other"}]
 )
-def test_another_fingerprint_is_refused_and_nothing_touched(store, change, field):
-    before = contents(store)
-    with pytest.raises(MismatchError, match=f"{re.escape(field)}: the store has") as caught:  # noqa: SIM117
-        with writing(store, replace(FINGERPRINT, **change)):
-            pass
-    assert [difference[0] for difference in caught.value.differences] == [field]
-    assert caught.value.exit_code == 3
-    assert contents(store) == before
+def test_two_that_begin_at_once_with_different_plans(tmp_path, monkeypatch, change):
+    """The second has found no store, and the first has made one when it comes to write."""
+    begin(tmp_path / "a")
+    before = contents(tmp_path / "a")
+    monkeypatch.setattr("samtl.store.writer.load_state", lambda storage: None)
+    with pytest.raises(MismatchError):
+        begin(tmp_path / "a", **change)
+    assert contents(tmp_path / "a") == before
+    assert begin(tmp_path / "a").state.table.about.number == 0  # the same plan goes on
 
 
-def test_other_rows_are_refused_and_nothing_touched(store):
-    before = contents(store)
-    fewer = replace(ROWS, sample_ids=ROWS.sample_ids[:5], labels=ROWS.labels[:5])
-    with (
-        pytest.raises(MismatchError, match="sample_ids: the store has 20 rows"),
-        writing(store, rows=fewer),
-    ):
-        pass
-    assert contents(store) == before
+def test_a_table_that_came_meanwhile(tmp_path):
+    one = begin(tmp_path / "a")
+    state = load_state(one.state.storage)
+    begin(tmp_path / "a", labels=[0] * ROWS)
+    with pytest.raises(MismatchError, match="sample table"):
+        open_writer(state.storage, state.identity, table(labels=[1] * ROWS), ARRAYS, state=state)
 
 
-@pytest.mark.parametrize("what", ["a file", "a folder with something in it", "a path below a file"])
-def test_what_is_not_a_store_is_refused_and_kept(tmp_path, what):
-    path = tmp_path / "a.zarr"
-    if what == "a file":
-        path.write_text("my thesis")
-    elif what == "a path below a file":
-        path.write_text("my thesis")
-        path = path / "b.zarr"
-    else:
-        path.mkdir()
-        (path / "thesis.tex").write_text("my thesis")
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match="--out"), writing(path):
-        pass
-    assert contents(tmp_path) == before
+def test_a_disk_that_gives_back_something_else(tmp_path, monkeypatch):
+    real = DiskStorage.create
+
+    def lying(self, name, pieces):
+        pieces = list(pieces)
+        if name.startswith("grid/"):
+            rows = [bytes(piece) for piece in pieces]
+            rows[1], rows[2], rows[3], rows[4] = rows[3], rows[4], rows[1], rows[2]
+            pieces = rows
+        real(self, name, pieces)
+
+    monkeypatch.setattr(DiskStorage, "create", lying)
+    with pytest.raises(DamageError, match="something else"):
+        write(begin(tmp_path / "a"), 0)
+    assert not list((tmp_path / "a").glob("log/*"))
 
 
-HOLDER = f"""
-import sys, time
-from pathlib import Path
-from samtl.store.fingerprint import Fingerprint
-from samtl.store.rows import Rows
-from samtl.store.writer import open_writer
-with open_writer(Path(sys.argv[1]), {FINGERPRINT}, {{}}, {ROWS}, {COLUMNS}, {ARRAYS}):
-    print("ready", flush=True)
-    time.sleep(60)
-"""
+def test_a_full_disk_costs_the_block_alone(tmp_path, monkeypatch):
+    writer = begin(tmp_path / "a")
+    write(writer, 0)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link", full)
+        with pytest.raises(ResourceError, match="no space"):
+            write(writer, 1)
+    assert not list((tmp_path / "a").rglob(".tmp-*"))
+    make(tmp_path / "a")
+    whole(tmp_path / "a")
 
 
-@pytest.fixture
-def holder(store):
-    """Give a process that writes to the store until it is killed."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, store], stdout=subprocess.PIPE)
-    with process:
-        assert process.stdout.readline() == b"ready\n"
-        yield process
-        process.kill()
+def test_a_file_system_without_exclusive_creation(tmp_path, monkeypatch):
+    import os
+
+    monkeypatch.setattr("os.link", lambda one, other: os.replace(one, other))  # noqa: PTH105
+    with pytest.raises(ResourceError):
+        begin(tmp_path / "a")
+    assert not (tmp_path / "a" / "fingerprint.json").exists()
 
 
-def test_a_second_writer_is_refused_until_the_first_is_gone(store, holder):
-    before = contents(store)
-    with pytest.raises(LockedError, match=f"process {holder.pid} on") as caught, writing(store):
-        pass
-    assert caught.value.exit_code == 4
-    assert contents(store) == before
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
-    with writing(store) as writer:
-        assert write(writer, 1).block == 1
+# Images come and go
 
 
-@pytest.mark.parametrize("told", ["", "[]", "{}", "[" * 100_000, '{"pid": 1, "host": {}}'])
-def test_who_writes_may_not_be_known(store, holder, told):
-    (store / ".writer.json").write_text(told)
-    with pytest.raises(LockedError, match="being written by another process"), writing(store):
-        pass
+def test_rows_of_removed_images_come_back(tmp_path):
+    make(tmp_path / "a")
+    kept = list(range(4, ROWS))
+    samples, labels = [f"i{row}" for row in kept], [0] * len(kept)
+    fewer = table(rows=kept, samples=samples, labels=labels, rows_end=ROWS)
+    state = load_state(open_storage(tmp_path / "a"))
+    open_writer(state.storage, state.identity, fewer, ARRAYS).finish()
+    store = open_store(tmp_path / "a")
+    assert (len(store), store.sample_ids[0], store.missing) == (ROWS - 4, "i4", 0)
+    assert store.summary().superseded == 4
+    np.testing.assert_array_equal(store.row("pooled", 0), drawn("pooled", "i4"))
+    make(tmp_path / "a")
+    assert len(whole(tmp_path / "a")) == ROWS
 
 
-def test_a_store_can_be_read_while_it_is_written(store, holder):
-    assert open_store(store).read("label", range(16)).tolist() == [0, 1] * 8
-
-
-def test_arrays_that_are_not_of_a_store_stay_out_of_its_metadata(store):
-    (store / "other").mkdir()
-    (store / "other" / "zarr.json").write_text("{}")
-    before = (store / "zarr.json").read_bytes()
-    with writing(store) as writer:
-        write(writer, 1)
-    assert (store / "zarr.json").read_bytes() == before
-    assert (store / "other" / "zarr.json").read_text() == "{}"
-
-
-@pytest.mark.parametrize("name", ["zarr.json", "pooled/zarr.json"])
-def test_a_folder_in_the_place_of_metadata_stops_a_pass(store, name):
-    (store / name).unlink()
-    (store / name).mkdir()
-    with pytest.raises(DamageError, match=f"{name} is a folder.*move it elsewhere"), writing(store):
-        pass
-
-
-def test_a_second_writer_that_the_lock_did_not_stop_overwrites_nothing(store):
-    with writing(store) as late:
-        (store / ".lock").unlink()  # as some network file systems do not lock at all
-        with writing(store) as first:
-            write(first, 1, value=1)
-            committed = contents(store)
-            with pytest.raises(LockedError, match=r"another writer was at .*log/1\.json"):
-                write(late, 1, value=2)
-            assert contents(store) == committed
-    assert open_store(store).read("pooled", [16]).tolist() == [[1, 1]]
-
-
-def test_of_two_records_of_a_block_the_first_stays(store, monkeypatch):
-    publish = durable.publish
-
-    def come_second(path, pieces):
-        if path.name == "1.json":
-            path.write_bytes(b"the other writer's")
-        publish(path, pieces)
-
-    monkeypatch.setattr(durable, "publish", come_second)
-    with (
-        writing(store) as writer,
-        pytest.raises(LockedError, match=r"another writer .*log/1\.json"),
-    ):
-        write(writer, 1)
-    assert (store / "log" / "1.json").read_bytes() == b"the other writer's"
-
-
-def test_arrays_are_added_by_a_second_record(tmp_path, store):
-    before = contents(store, hidden=False)
-    with writing(store, arrays=("pooled", "label", "image_stats")) as writer:
-        assert writer.missing(0) == ("image_stats",)
-        assert writer.earlier_image(15) == "a" * 64
-        assert writer.earlier_image(16) == ""
-        writer.write_block(0, {"image_stats": [[3]] * 16}, [OK] * 16, {}, ["a" * 64] * 16, {})
-    after = contents(store, hidden=False)
-    assert after.keys() - before.keys() == {
-        "image_stats/zarr.json",
-        "image_stats/c.0.0",
-        "log/0.1.json",
-    }
-    assert {k for k in before if after[k] != before[k]} == {"zarr.json"}
-    assert sorted(json.loads(after["zarr.json"][-1])["consolidated_metadata"]["metadata"]) == [
-        "image_stats",
-        "label",
-        "pooled",
-    ]
-    assert open_store(store).arrays == ("pooled", "image_stats", "label")
-
-
-def test_withdrawn_arrays_are_written_again(store):
-    (first,) = read_log(store)
-    withdrawal = replace(first, sequence=1, files={}, withdrawn=("pooled",))
-    (store / "log" / "0.1.json").write_bytes(documents.seal(withdrawal.to_dict()))
-    with writing(store) as writer:
-        assert writer.missing(0) == ("pooled",)
-        write(writer, 0, arrays=("pooled",), value=9)
-    assert [record.sequence for record in read_log(store)] == [0, 1, 2]
-    assert open_store(store).read("pooled", [3]).tolist() == [[9, 9]]
-
-
-def test_damaged_metadata_is_named_and_can_be_mended(store):
-    metadata = store / "pooled" / "zarr.json"
-    whole = metadata.read_bytes()
-    metadata.write_bytes(whole[:50])
-    with (
-        pytest.raises(DamageError, match=r"pooled/zarr\.json is damaged; remove it"),
-        writing(store),
-    ):
-        pass
-    metadata.unlink()
-    with writing(store):
-        pass
-    assert metadata.read_bytes() == whole
-
-
-def test_a_damaged_log_is_not_written_on(store):
-    (store / "log" / "0.json").write_bytes(b"{}")
-    before = contents(store, hidden=False)
-    with pytest.raises(DamageError, match=r"log/0\.json"), writing(store):
-        pass
-    assert contents(store, hidden=False) == before
-    assert (store / FILE).exists()
+def test_further_processes_write_from_a_loaded_state(tmp_path):
+    begin(tmp_path / "a")
+    writer = Writer(load_state(open_storage(tmp_path / "a")), ARRAYS)
+    for block in writer.pending():
+        write(writer, block)
+    assert writer.known_good() == 0
+    writer.finish()
+    whole(tmp_path / "a")

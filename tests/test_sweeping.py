@@ -41,7 +41,7 @@ from samtl.images.codecs import BadImage
 from samtl.metrics.classification import Score
 from samtl.splits import read_split
 from samtl.splits.spec import parse_many
-from samtl.store.compact import compact
+from samtl.store.maintenance import compact
 from samtl.store.reader import open_store
 from samtl.sweep import api as sweeping
 from samtl.sweep import results

@@ -8,16 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos import BATCH, ROWS, Machine, needs_strace
+from chaos import (
+    ALL,
+    BATCH,
+    ROWS,
+    Machine,
+    committed_rows,
+    needs_strace,
+    require_whole,
+)
 from power import Call, Disk, laid_out, recorded
-from stubs import everything
 
 from samtl.errors import SamtlError
-from samtl.store.fingerprint import FILE
 from samtl.store.reader import open_store
-from samtl.store.verify import check
 
-STATES = 2_000 if os.environ.get("SAMTL_TORTURE") else 60
+STATES = 2_000 if ALL else 40
 
 EMBED = f"""
 import os, sys
@@ -25,6 +30,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from stubs import StubEncoders, install, toy_dataset
 from samtl.embed.api import embed
 install(StubEncoders())
+if sys.argv[2] == "two":  # writers, which do not wait for each other
+    os.fork()
 embed(toy_dataset({ROWS}), "stub", out=sys.argv[1], device="cpu", batch_size={BATCH})
 """
 
@@ -50,38 +57,28 @@ def states(calls, root, n):
         yield moment, disk.cut(chance)
 
 
-def judged(store, expected):
-    """Check that every row that counts is right; gives how many there are."""
-    if not (store / FILE).exists() or not (store / "rows" / "0.json").exists():
-        return 0
-    assert check(store, "deep").findings == []
-    opened = open_store(store)
-    there = np.flatnonzero(opened.valid())
-    for name in opened.arrays:
-        np.testing.assert_array_equal(opened.read(name, there), expected.read(name)[there])
-    return len(there)
-
-
 @needs_strace
 @pytest.mark.slow
-def test_no_power_cut_makes_a_row_wrong(tmp_path, record_property):
+@pytest.mark.parametrize("writers", ["one", "two"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_no_power_cut_makes_a_row_wrong(tmp_path, record_property, writers):
     root = tmp_path / "recorded.zarr"
-    calls = recorded([sys.executable, "-c", EMBED, str(root)], root)
+    calls = recorded([sys.executable, "-c", EMBED, str(root), writers], root)
     expected = open_store(root)
     assert sum(call.what == "sync" for call in calls) > 4 * 2 * len(expected.arrays)
     rows = []
     with Machine(tmp_path) as machine:
         for number, (_, state) in enumerate(states(calls, root, STATES)):
             store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
-            rows.append(judged(store, expected))
+            rows.append(committed_rows(store, expected, "deep"))
             if number % 20 == 0:
                 done = machine.embed(store)
                 assert done.code == 0, done.told
                 assert done.encoded == ROWS - rows[-1]
-                assert everything(open_store(store)) == everything(expected)
+                require_whole(store, expected)
             shutil.rmtree(tmp_path / "cut")
     record_property("points", len(rows))
-    assert set(rows) == {0, 16, 32, 48, 64}  # all ways between nothing and all of it
+    assert {0, 64} < set(rows) <= {0, 16, 32, 48, 64}
 
 
 @needs_strace
@@ -90,14 +87,14 @@ def test_a_pass_that_syncs_nothing_does_not_get_through(tmp_path):
     """Or the test above would prove nothing."""
     root = tmp_path / "recorded.zarr"
     careless = "import os; os.fsync = lambda descriptor: None" + EMBED
-    calls = recorded([sys.executable, "-c", careless, str(root)], root)
+    calls = recorded([sys.executable, "-c", careless, str(root), "one"], root)
     assert not any(call.what == "sync" for call in calls)
     expected = open_store(root)
     wrong = 0
-    for _, state in states(calls, root, 60):
+    for _, state in states(calls, root, 40):
         store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
         try:
-            judged(store, expected)
+            committed_rows(store, expected, "deep")
         except (AssertionError, SamtlError):
             wrong += 1
         shutil.rmtree(tmp_path / "cut")
@@ -109,11 +106,11 @@ def test_a_pass_that_syncs_nothing_does_not_get_through(tmp_path):
 def test_what_was_committed_stays(tmp_path):
     """A record that a caller saw is there after every power cut that follows."""
     root = tmp_path / "recorded.zarr"
-    calls = recorded([sys.executable, "-c", EMBED, str(root)], root)
+    calls = recorded([sys.executable, "-c", EMBED, str(root), "one"], root)
     end = {
         number: next(
             i for i, call in enumerate(calls)
-            if call.what == "link" and call.path.endswith(f"/log/{number}.json")
+            if call.what == "link" and call.path.endswith(f"/log/{number}.0.json")
         )
         for number in range(4)
     }  # fmt: skip
@@ -125,7 +122,7 @@ def test_what_was_committed_stays(tmp_path):
     for moment, state in states(calls, root, STATES):
         for number, at in synced.items():
             if moment > at:
-                assert f"{folder}/{number}.json" in state
+                assert f"{folder}/{number}.0.json" in state
 
 
 @needs_strace
@@ -137,7 +134,7 @@ def test_the_harness_finds_fault_with_a_store_that_syncs_nothing(tmp_path):
 
     expected = zarr.open_array(root, mode="r")[:]
     wrong = 0
-    for _, state in states(calls, root, 60):
+    for _, state in states(calls, root, 40):
         store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
         for path in store.glob("c/*/*"):
             block = int(path.parent.name)

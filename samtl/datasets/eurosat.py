@@ -7,10 +7,8 @@ level. Sample ids are `<Class>/<file>` in each of them, so that stores made from
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,29 +65,11 @@ _LAYOUT = (
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
-    """List EuroSAT.
+    """List EuroSAT from `root`, a zip archive or a folder; it takes no `argument`.
 
-    Parameters
-    ----------
-    argument : None
-        EuroSAT takes none.
-    root : Path, optional
-        A zip archive or a folder. By default the official archive in the download folder, which is
-        `$SAMTL_DATA_CACHE` or else the user's cache folder.
-    download : bool
-        Whether to fetch an archive that is not in the download folder (90 MB).
-
-    Returns
-    -------
-    Dataset
-        Labels index the alphabetical list of the classes present. `note` says if it is not the whole set.
-
-    Raises
-    ------
-    InputError
-        If `root` holds something else, or the download is not the official archive.
-    ResourceError
-        If the download fails.
+    Without `root`, the official archive is taken from the download folder, `$SAMTL_DATA_CACHE` or else the user's cache
+    folder, and is fetched (90 MB) if `download` allows it. Labels index the alphabetical list of the classes present;
+    `note` says if it is not the whole set. Raises InputError and ResourceError (if the download fails).
     """
     if argument is not None:
         raise InputError(
@@ -153,59 +133,40 @@ def _official_archive(download: bool) -> Path:
     folder = Path(os.environ.get("SAMTL_DATA_CACHE") or pooch.os_cache("samtl"))
     for source in SOURCES:
         path = folder / source.file_name
-        if path.is_file() and _is_official(path, source):
+        algorithm, _, digest = source.known_hash.partition(":")
+        if path.is_file() and pooch.file_hash(str(path), alg=algorithm) == digest:
             return path
     by_hand = f"download {SOURCES[0].url} by hand and name the file with --root"
     if not download:
         raise InputError(
             f"EuroSAT is not in {folder} and a dry run does not download it: run without --dry-run, or {by_hand}"
         )
-    failures = []
+    pooch.get_logger().setLevel("WARNING")  # it would log to standard error
+    failures: list[InputError | ResourceError] = []
     for source in SOURCES:
+        # pooch does not close a response that says "not found", so it is closed here.
+        answers: list[Any] = []
+        fetch = pooch.HTTPDownloader(
+            chunk_size=2**20, hooks={"response": lambda answer, to=answers, **_: to.append(answer)}
+        )
         try:
-            return _fetch(source, folder)
-        except (InputError, ResourceError) as error:
-            failures.append(error)
+            _log.info("downloading %s into %s", source.url, folder)
+            return Path(
+                pooch.retrieve(
+                    source.url, source.known_hash, source.file_name, folder, downloader=fetch
+                )
+            )
+        except ValueError:
+            failures.append(
+                InputError(f"{source.url} gave a file whose hash is not {source.known_hash}")
+            )
+        except OSError as error:  # network errors are OSErrors, too; their texts are nested errors
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            what = f"HTTP status {status}" if status else type(error).__name__
+            failures.append(ResourceError(f"{source.url} failed ({what})"))
+        finally:
+            for answer in answers:
+                answer.close()
     # If each address answers, but with other bytes, trying again does not help.
     kind = InputError if all(isinstance(e, InputError) for e in failures) else ResourceError
     raise kind(f"EuroSAT could not be downloaded: {'; '.join(map(str, failures))}; {by_hand}")
-
-
-def _fetch(source: Source, folder: Path) -> Path:
-    import pooch
-
-    partial = folder / f".{source.file_name}.{secrets.token_hex(8)}.partial"
-    # pooch does not close a response that says "not found", so it is closed here.
-    answers: list[Any] = []
-    download = pooch.HTTPDownloader(
-        chunk_size=2**20, hooks={"response": lambda answer, **_: answers.append(answer)}
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _log.info("downloading %s into %s", source.url, folder)
-        # Not pooch.retrieve, which logs to standard error.
-        download(source.url, str(partial), None)
-        if not _is_official(partial, source):
-            raise InputError(
-                f"{source.url} gave {partial.stat().st_size:,} bytes whose hash is not "
-                f"{source.known_hash}"
-            )
-        return partial.replace(folder / source.file_name)
-    except OSError as error:  # network errors are OSErrors, too; their texts are nested errors
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        what = (
-            f"answered with HTTP status {status}" if status else f"failed ({type(error).__name__})"
-        )
-        raise ResourceError(f"{source.url} {what}") from error
-    finally:
-        for answer in answers:
-            answer.close()
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
-def _is_official(path: Path, source: Source) -> bool:
-    import pooch
-
-    algorithm, _, digest = source.known_hash.partition(":")
-    return bool(pooch.file_hash(str(path), alg=algorithm) == digest)

@@ -30,30 +30,12 @@ _NOT_READ = frozenset(
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
     """List a folder of class folders, or of parts (train, val, test) of class folders.
 
-    Hidden files and folders, and files that are not named like images, are left out. Folders inside a class folder
-    belong to the class. A file that is named like an image but cannot be read safely (a pipe, a device, a link out
-    of the folder, a name that is not UTF-8 or has a line break) is refused: without it, the dataset would be
-    another.
-
-    Parameters
-    ----------
-    argument : str, optional
-        The folder, as in `folder:PATH`.
-    root : Path, optional
-        The folder, if there is no `argument`.
-    download : bool
-        Ignored.
-
-    Returns
-    -------
-    Dataset
-        Named `folder-` and the folder's own name. `parts` is set if the folder has parts; `note` counts the images
-        in formats that are not read.
-
-    Raises
-    ------
-    InputError
-        If the folder has another layout.
+    The folder is `argument`, as in `folder:PATH`, or `root`. Hidden files and folders, and files that are not named
+    like images, are left out; folders inside a class folder belong to the class. A file that is named like an image
+    but cannot be read safely (a pipe, a device, a link out of the folder, a name that is not UTF-8 or has a line break)
+    is refused: without it, the dataset would be another. The dataset is named `folder-` and the folder's own name;
+    `parts` is set if the folder has parts; `note` counts the images in formats that are not read. Raises InputError
+    if the folder has another layout.
     """
     if bool(argument) == (root is not None):
         came = f"both {argument!r} and {str(root)!r}" if root is not None else "neither"

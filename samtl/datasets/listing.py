@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from samtl.errors import InputError
 from samtl.images.codecs import MAX_BYTES, SUFFIXES, BadImage
@@ -41,7 +41,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
-    """Classify what a path leads to; `file` is anything that is no folder. Raises InputError if it cannot be told."""
+    """Classify what a path leads to; `file` is anything that is no folder. Raises InputError if it is unreadable."""
     try:
         if path.is_dir():
             return "folder"
@@ -189,70 +189,52 @@ class FolderReader:
             return file.read(MAX_BYTES + 1)
 
 
-class Tree(Protocol):
-    """Files below a path that the user gave, a folder or a zip archive; names are relative to it, with `/`."""
-
-    @property
-    def path(self) -> Path:
-        """The folder or the archive."""
-
-    def folders(self, folder: str) -> list[str]:
-        """List the names of the visible folders directly in `folder`, alphabetically."""
-
-    def images(self, folder: str) -> list[str]:
-        """List the image files in `folder` and below, relative to it, in natural order."""
-
-    def read(self, name: str) -> bytes:
-        """Read a whole file."""
-
-
 @dataclass(frozen=True)
 class FolderTree:
-    """The files in a folder; see `Tree`."""
+    """The files in a folder; names are relative to it, with `/`."""
 
     path: Path
 
     def folders(self, folder: str) -> list[str]:
-        """See `Tree`."""
+        """List the names of the visible folders directly in `folder`, alphabetically."""
         return subfolders(self.path / folder)
 
     def images(self, folder: str) -> list[str]:
-        """See `Tree`."""
+        """List the image files in `folder` and below, relative to it, in natural order."""
         return images_below(self.path / folder, self.path)
 
     def read(self, name: str) -> bytes:
-        """See `Tree`."""
+        """Read a whole file."""
         return FolderReader(self.path)(name)
 
 
 @dataclass(frozen=True)
 class ZipTree:
-    """The files in a zip archive; see `Tree`."""
+    """The files in a zip archive, listed like those of `FolderTree`."""
 
     archive: Archive
 
     @property
     def path(self) -> Path:
-        """See `Tree`."""
         return self.archive.path
 
     def folders(self, folder: str) -> list[str]:
-        """See `Tree`."""
         return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
 
     def images(self, folder: str) -> list[str]:
-        """See `Tree`."""
         found = [n for n in self._below(folder) if PurePosixPath(n).suffix.lower() in SUFFIXES]
         return sorted(found, key=natural)
 
     def read(self, name: str) -> bytes:
-        """See `Tree`."""
         return self.archive.read(name)
 
     def _below(self, folder: str) -> list[str]:
         prefix = folder and f"{folder}/"
         names = [n.removeprefix(prefix) for n in self.archive.names if n.startswith(prefix)]
         return [name for name in names if not any(map(is_hidden, name.split("/")))]
+
+
+Tree = FolderTree | ZipTree
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,7 @@ class Coding:
     light: bool = False
 
     def read(self, data: bytes) -> NDArray[np.uint8]:
-        """Decode a mask file to class indices, (height, width) uint8.
-
-        Raises
-        ------
-        BadImage
-            As `decode_mask` does; of code `mask_values` if a value has no meaning.
-        """
+        """Decode a mask file to class indices, (height, width) uint8; raises BadImage."""
         if not self.light:
             return self.decode(decode_mask(data))
         stored = None
@@ -139,27 +133,10 @@ class Masks:
 
 
 def located(tree: Tree, layout: str, *kinds: frozenset[str], below: str = "") -> list[str]:
-    """Find one folder of each kind beside each other, in a folder or in the only folder in it.
+    """Find one folder of each kind beside each other, in the folder `below` or in the only folder in it.
 
-    Parameters
-    ----------
-    tree : Tree
-    layout : str
-        What is expected, for messages.
-    *kinds : frozenset of str
-        Names, in lower case, that a folder of each kind may have.
-    below : str
-        Where to look; the top by default.
-
-    Returns
-    -------
-    list of str
-        Path of the folder of each kind, in their order.
-
-    Raises
-    ------
-    InputError
-        If a kind has no folder or several.
+    A kind is the set of the names, in lower case, that its folder may have. Returns the path of each folder; raises
+    InputError, which describes the expected `layout`, if a kind has no folder or several.
     """
     names, here = tree.folders(below), below
     if len(names) == 1 and not any(names[0].lower() in kind for kind in kinds):
@@ -192,38 +169,22 @@ def matched(
     where: str,
     remedy: str,
 ) -> dict[str, str]:
-    """Find the mask of each image: the one with the same key.
+    """Find the mask of each image: the one with the same key, which is computed from its path.
 
-    Parameters
-    ----------
-    images, masks : sequence of str
-        Paths, relative to the folder of each.
-    image_key, mask_key : callable
-        Computes the key of a path.
-    where, remedy : str
-        For messages: what holds the files, and what makes images and masks fit.
-
-    Returns
-    -------
-    dict
-        Each image with its mask, in the order of the images.
-
-    Raises
-    ------
-    InputError
-        If images and masks are not one to one.
+    `where` and `remedy` are for messages: what holds the files, and what makes images and masks fit. Returns each image
+    with its mask, in the order of the images; raises InputError if they are not one to one.
     """
     by_key = _keyed("masks", masks, mask_key, where)
     images_by_key = _keyed("images", images, image_key, where)
     bare = [name for key, name in images_by_key.items() if key not in by_key]
     lone = [name for key, name in by_key.items() if key not in images_by_key]
-    told = []
+    problems = []
     if bare:
-        told.append(f"{len(bare)} of {len(images)} images have no mask ({_some(bare)})")
+        problems.append(f"{len(bare)} of {len(images)} images have no mask ({_some(bare)})")
     if lone:
-        told.append(f"{len(lone)} of {len(masks)} masks have no image ({_some(lone)})")
-    if told:
-        raise InputError(f"in {where} {' and '.join(told)}; {remedy}")
+        problems.append(f"{len(lone)} of {len(masks)} masks have no image ({_some(lone)})")
+    if problems:
+        raise InputError(f"in {where} {' and '.join(problems)}; {remedy}")
     return {name: by_key[key] for key, name in images_by_key.items()}
 
 
@@ -239,21 +200,9 @@ def with_masks(
 ) -> Dataset:
     """Make a dataset of pairs, after decoding 16 of them.
 
-    Parameters
-    ----------
-    name : str
-    tree : Tree
-    pairs : mapping
-        Sample id to the names in the tree of its image and its mask.
-    coding : Coding
-    note, groups, parts
-        As in `samtl.datasets.Dataset`.
-
-    Raises
-    ------
-    InputError
-        If most of the sampled masks do not have their image's size, or one has another coding than expected. A file
-        that is damaged is no reason: the pass quarantines its row.
+    `pairs` maps sample ids to the names in the tree of an image and its mask; `note`, `groups` and `parts` are those of
+    `Dataset`. Raises InputError if most of the sampled masks do not have their image's size, or one has another coding
+    than expected. A file that is damaged is no reason: the pass quarantines its row.
     """
     _check(tree, list(pairs.values())[:: -(-len(pairs) // SAMPLED)], coding)
     return Dataset(

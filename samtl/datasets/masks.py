@@ -56,12 +56,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     -------
     Dataset
         Named `masks-` and the folder's or the zip's own name, and after the coding if it is not the default. Ids are
-        the images' paths below the folder of images.
-
-    Raises
-    ------
-    InputError
-        If the folder has another layout, images and masks do not fit, or an option is malformed.
+        the images' paths below the folder of images. Raises InputError.
     """
     text, question, query = (argument or "").partition("?")
     if bool(text) == (root is not None):
@@ -132,7 +127,7 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
         coding = light("foreground", ignore)
     both = sorted(set(named) & set(ignore))
     if both:
-        raise InputError(f"a mask's value is a class or ignored, {both[0]} is asked to be both")
+        raise InputError(f"a mask's value is a class or ignored, but {both[0]} is given for both")
     if coding == light("foreground"):
         return coding, ""
     # Masks that are read in another way make another dataset, and so another store.

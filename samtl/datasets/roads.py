@@ -26,29 +26,13 @@ _NOTE = (
     'Google Earth imagery, licence "publicly available" only: research use, do not redistribute images '
     "or embeddings"
 )
-_PREFIX = "image"  # of an image's name, where its label's has none
+_PREFIX = "image"  # of an image's name that its label's may lack
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
-    """List the roads.
+    """List the roads from `root`, a folder or a zip, which cannot be downloaded without a login.
 
-    Parameters
-    ----------
-    argument : None
-    root : Path
-        The folder or the zip. It cannot be downloaded without a login.
-    download : bool
-        Ignored.
-
-    Returns
-    -------
-    Dataset
-        Ids are `<part>/<file>`. `note` says if it is not the whole set.
-
-    Raises
-    ------
-    InputError
-        If there is no `root`, or it has another layout.
+    Ids are `<part>/<file>`; `note` says if it is not the whole set. Raises InputError.
     """
     if argument is not None:
         raise InputError(

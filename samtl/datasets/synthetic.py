@@ -35,26 +35,9 @@ class _Reader:
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
     """List generated images, 256 x 256 RGB PNG files that are made when they are read.
 
-    An image depends only on the seed, its class and its number: the first ten of each class are the same whether ten
-    or a thousand are listed.
-
-    Parameters
-    ----------
-    argument : str, optional
-        `N` or `N:SEED`: how many images of each class, 40 by default, and a seed, 0 by default.
-    root : None
-    download : bool
-        Ignored.
-
-    Returns
-    -------
-    Dataset
-        Named `synthetic`, and after the seed if it is not 0.
-
-    Raises
-    ------
-    InputError
-        If the argument is malformed, or there is a `root`.
+    `argument` is `N` or `N:SEED`: how many images of each class, 40 by default, and a seed, 0 by default; there is no
+    `root`. An image depends only on the seed, its class and its number: the first ten of each class are the same
+    whether ten or a thousand are listed. The dataset is named after the seed if it is not 0. Raises InputError.
     """
     count, name, seed = generated("synthetic", argument, root, 40)
     classes = tuple(sorted(SCENES))

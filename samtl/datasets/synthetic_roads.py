@@ -39,27 +39,10 @@ class _Masks:
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
-    """List generated images of roads: RGB PNG files that are made when they are read, and their masks.
+    """List generated images of roads, RGB PNG files that are made when they are read, and their masks.
 
-    One side has 256 pixels, the other 192 to 256. An image depends only on the seed and its number.
-
-    Parameters
-    ----------
-    argument : str, optional
-        `N` or `N:SEED`: how many images, 24 by default, and a seed, 0 by default.
-    root : None
-    download : bool
-        Ignored.
-
-    Returns
-    -------
-    Dataset
-        Named `synthetic-roads`, and after the seed if it is not 0. Groups are scenes, whose images share their tones.
-
-    Raises
-    ------
-    InputError
-        If the argument is malformed, or there is a `root`.
+    `argument` is as in `synthetic`, 24 images by default. One side has 256 pixels, the other 192 to 256. Groups are
+    scenes, whose images share their tones. Raises InputError.
     """
     count, name, seed = generated("synthetic-roads", argument, root, 24)
     groups = tuple(f"scene_{_scene(i)}" for i in range(1, count + 1))

@@ -1,347 +1,303 @@
-"""What became of a dataset since a store was made from it: images that came, went or changed, labels and masks."""
+"""How a dataset differs from the store that was made from it, and the sample table that follows."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+
+import numpy as np
 
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, MismatchError
 from samtl.images.codecs import BadImage, mask_sha256
-from samtl.store.layout import BLOCK_ROWS
-from samtl.store.log import (
-    OK,
-    QUARANTINED,
-    SUPERSEDED,
-    Record,
-)
-from samtl.store.rows import Rows, read_rows, require_kin
+from samtl.store.log import Facts
+from samtl.store.samples import SampleTable
 
-# Codes of rows that are tried again once their images can be read: nothing was wrong with these images themselves, or
-# they were other ones for a while.
-_MENDABLE = {"unreadable", "changed"}
-_VALUES = "mask_values"
-_READERS = 4  # images that are read and summed at a time
+# Quarantined rows of these codes are embedded anew once their images can be read: nothing was wrong with the files.
+_MENDABLE = frozenset({"unreadable", "changed"})
+_READERS = 4  # images that are read and hashed at a time
 
 
 @dataclass(frozen=True)
 class Changes:
-    """A store's rows as the dataset is now, and how they differ from what they were.
+    """The next sample table of a store, and how it differs from the one before.
 
     Attributes
     ----------
-    rows : Rows
-        The store's own list where nothing differs, else the next generation of it.
+    table : SampleTable
+        The store's own, if nothing differs.
     added : int
         Images that the store does not have.
     changed : int
-        Images whose files have other bytes: the old row is superseded, and there is a new one.
+        Images whose file or mask is another one: the old row is not listed any more, and there is a new one.
     removed : int
-        Images that the dataset does not have any more, or that the part asked for does not: their rows are superseded.
+        Listed images that the dataset does not have any more, or that are not asked for.
     returned : int
-        Images whose rows were superseded, and count again.
+        Images that were embedded before, under any name, and whose old row is listed again.
     relabelled : int
-        Rows whose class is another, or has another number or name.
+        Rows that stay, and whose class is another one, or has another number or name.
     regrouped : int
         Rows that stay, in another group or part, or in none any more.
-    remasked : tuple of int
-        Rows that stay, with another mask.
     """
 
-    rows: Rows
+    table: SampleTable
     added: int = 0
     changed: int = 0
     removed: int = 0
     returned: int = 0
     relabelled: int = 0
     regrouped: int = 0
-    remasked: tuple[int, ...] = ()
 
-
-def find_changes(
-    store: Path,
-    wanted: Rows,
-    source: Dataset,
-    state: Mapping[str, Mapping[int, Record]],
-    read_images: bool = True,
-    on_progress: Callable[[int, int], None] = lambda done, all_of: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    left_out: Container[str] = frozenset(),
-) -> Changes:
-    """Compare a dataset with the store that was made from it; nothing is written.
-
-    Parameters
-    ----------
-    store : Path
-    wanted : Rows
-        What the dataset has now, in any order.
-    source : Dataset
-        Gives its images.
-    state : mapping
-        What is committed: see `samtl.store.log.committed`.
-    read_images : bool
-        Whether to read the image of each row that is done, and its mask, to see whether they are still the same. What
-        cannot be read now is taken to be the same: that is for `verify` to tell.
-    on_progress : callable, optional
-        Called with the number of images that were read, and are to be read.
-    should_stop : callable, optional
-        Asked after each image; those that were not read then are taken to be the same.
-    left_out : container of str
-        Ids that the dataset has, and that are not asked for: `limit` or `per_class` leaves them out.
-
-    Raises
-    ------
-    MismatchError
-        Where it is another dataset, or has less than half of the store's rows; where fewer images are asked for than
-        the store has, and not since they are gone.
-    DamageError
-        Where the store's lists are damaged.
-    """
-    stored = read_rows(store)
-    require_kin(stored, wanted, store)
-    _refuse_fewer(store, stored, wanted, left_out)
-    facts = _facts(state)
-    masks = source.read_mask is not None
-    here = set(wanted.sample_ids)
-    known = {stored.sample_ids[row] for row in stored.current}
-    # Of a row that no longer counts, the image may be back.
-    gone = [
-        row for row in stored.superseded if stored.sample_ids[row] in here
-        and row in facts and SUPERSEDED not in facts[row].codes
-    ]  # fmt: skip
-    asked = [row for row in stored.current if row in facts and stored.sample_ids[row] in here]
-    rows = [*(asked if read_images else ()), *gone]
-    names = list(dict.fromkeys(stored.sample_ids[row] for row in rows))
-    found: dict[str, Found] = {}
-    for name, seen in look(source, names):
-        found[name] = seen
-        on_progress(len(found), len(names))
-        if should_stop():
-            break
-    now = {row: found[stored.sample_ids[row]] for row in rows if stored.sample_ids[row] in found}
-    # With other classes a mask that stayed the same may be of use.
-    judged_anew = {
-        row for row, seen in now.items()
-        if seen.mask is not None and wanted.classes != stored.classes and _VALUES in facts[row].codes
-    }  # fmt: skip
-    other_mask = judged_anew | {
-        row for row, seen in now.items()
-        if masks and seen.mask is not None and facts[row].mask not in (None, seen.mask)
-    }  # fmt: skip
-    changed = {
-        row for row in asked
-        if row in now and now[row].image is not None and (
-            now[row].image != facts[row].image
-            # What was put aside for something that may have been mended since.
-            or (now[row].image != "" and facts[row].codes & _MENDABLE)
-            # Of a mask that was no use, what it was may be gone with a damaged record: then it is looked at again.
-            or (masks and (row in judged_anew or now[row].mask not in (None, facts[row].mask))
-                and not facts[row].embedded
-                and any(code.startswith("mask_") for code in facts[row].codes))
-        )
-    }  # fmt: skip
-    free = here - known | {stored.sample_ids[row] for row in changed}
-    back = {
-        stored.sample_ids[row]: row
-        for row in gone
-        if row in now
-        and now[row].image == facts[row].image
-        and stored.sample_ids[row] in free
-        and not facts[row].codes
-    }
-    stay = (set(asked) - changed | set(back.values())) & other_mask
-    remasked = tuple(sorted(row for row in stay if facts[row].embedded))
-    return replace(reconcile(stored, wanted, changed, back), remasked=remasked)
-
-
-def _refuse_fewer(store: Path, stored: Rows, wanted: Rows, left_out: Container[str]) -> None:
-    """Refuse to take rows back of images that are still there, where only a smaller part of them is asked for.
-
-    Where as many are asked for as before, it is the dataset that has grown, and the part is another by now.
-    """
-    asked = set(wanted.sample_ids)
-    ids = [stored.sample_ids[row] for row in stored.current]
-    there = [name for name in ids if name in asked or name in left_out]
-    fewer = [name for name in there if name not in asked]
-    if fewer and len(wanted) < len(there):
-        raise MismatchError(
-            f"--limit or --per-class leaves images out that {store} has rows of: ask for at least as many, leave the "
-            "option out, or name another store with --out:",
-            [("rows", f"{len(there)} of them", f"{len(wanted)}, without {fewer[0]!r} for one")],
-        )
-
-
-def reconcile(
-    stored: Rows, wanted: Rows, changed: set[int], returning: Mapping[str, int]
-) -> Changes:
-    """Work out the next generation of a list of rows.
-
-    Rows keep their places. New ones begin with a block of their own, so that none that is committed has to be written
-    again.
-
-    Parameters
-    ----------
-    stored, wanted : Rows
-        Of the store, and of the dataset now.
-    changed : set of int
-        Rows whose images have other bytes now.
-    returning : mapping
-        Sample id to a superseded row that was made from the image as it is now.
-    """
-    at = {stored.sample_ids[row]: row for row in stored.current}
-    place = {name: i for i, name in enumerate(wanted.sample_ids)}
-    of_row = {row: place[name] for name, row in at.items() if name in place and row not in changed}
-    back = {row: place[name] for name, row in returning.items() if name in place}
-    of_row |= back
-    settled = set(of_row.values())
-    new = [i for i in range(len(wanted)) if i not in settled]
-
-    n_changed = sum(name in place and row in changed for name, row in at.items())
-    removed = sum(name not in place for name in at)
-    added = len(new) - (n_changed - sum(wanted.sample_ids[i] in at for i in back.values()))
-    start = -(-len(stored) // BLOCK_ROWS) * BLOCK_ROWS if new else len(stored)
-    padding = start - len(stored)
-
-    codes = {name: code for code, name in enumerate(wanted.classes)}
-    translated = [codes.get(name, -1) for name in stored.classes]
-
-    def old_label(row: int) -> int:
-        label = stored.labels[row]
-        return translated[label] if label >= 0 else -1
-
-    labels = [
-        wanted.labels[of_row[row]] if row in of_row else old_label(row)
-        for row in range(len(stored))
-    ]  # fmt: skip
-    names, old_names = (*wanted.classes, ""), (*stored.classes, "")  # -1 is none
-    relabelled = sum(
-        (new, names[new]) != (old, old_names[old])
-        for new, old in zip(labels, stored.labels, strict=True)
-    )
-
-    def column(old: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, ...]:
-        """Take what the dataset says of its images now, and of the others what it said."""
-        if not now:
-            return ()
-        kept = [
-            now[of_row[row]] if row in of_row else (old[row] if old else "")
-            for row in range(len(stored))
-        ]
-        return (*kept, *[""] * padding, *(now[i] for i in new))
-
-    result = Rows(
-        wanted.dataset,
-        wanted.classes,
-        (*stored.sample_ids, *[""] * padding, *(wanted.sample_ids[i] for i in new)),
-        (*labels, *[-1] * padding, *(wanted.labels[i] for i in new)),
-        wanted.note,
-        wanted.task,
-        column(stored.groups, wanted.groups),
-        column(stored.parts, wanted.parts),
-        stored.generation + 1,
-        stored.checksum,
-        tuple(
-            row
-            for span in stored.extents
-            for row in range(*span)
-            if row not in of_row
-        ),
-        (*stored.extents, (start, start + len(new))) if new else stored.extents,
-    )  # fmt: skip
-    same = (
-        not new
-        and result.superseded == stored.superseded
-        and result.classes == stored.classes
-        and result.labels == stored.labels
-        and result.groups == stored.groups
-        and result.parts == stored.parts
-    )
-    if same:
-        return Changes(stored)
-    regrouped = sum(
-        any((new[row] if new else "") != (old[row] if old else "") for new, old in (
-            (result.groups, stored.groups), (result.parts, stored.parts)
-        ))
-        for row in of_row
-    )  # fmt: skip
-    return Changes(result, added, n_changed, removed, len(back), relabelled, regrouped)
+    @property
+    def counts(self) -> dict[str, int]:
+        """All but the table."""
+        return {name: count for name, count in vars(self).items() if name != "table"}
 
 
 @dataclass(frozen=True)
 class Found:
-    """What an image, and its mask, are: sha256; "" of an image that is no use, None where nothing is known."""
+    """sha256 of an image and of its mask; "" if it is unusable, None if it could not be read or has none."""
 
     image: str | None
     mask: str | None
 
 
-@dataclass(slots=True)
-class _Facts:
-    """What a committed row was made from, and what became of it.
+def first_table(dataset: Dataset) -> SampleTable:
+    """Make the table of a new store: the images in the order of the dataset."""
+    return _table(dataset, range(len(dataset)), [""] * len(dataset), len(dataset))
 
-    Attributes
+
+def find_changes(
+    stored: SampleTable,
+    dataset: Dataset,
+    facts: Callable[[int], Facts],
+    block_rows: int,
+    where: str,
+    *,
+    left_out: Container[str] = frozenset(),
+    read_images: bool = True,
+    on_read: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Changes:
+    """Compare a dataset with a store; nothing is written.
+
+    Parameters
     ----------
-    image : str
-        The sha256 that its embeddings were made from; of a row without any, of what was read.
-    mask : str or None
-        Of its mask, "" of one that was no use; None where it was not read, or not kept.
-    codes : frozenset of str
-        Why it was left out of arrays.
-    embedded : bool
-        Whether it is in everything that its block has, but for its mask.
+    stored : SampleTable
+        The newest table of the store.
+    dataset : Dataset
+        What is to be embedded, in any order.
+    facts : callable
+        What the log says of a row.
+    block_rows : int
+        New rows start at a multiple of this.
+    where : str
+        The store, for messages.
+    left_out : container of str
+        Ids of the dataset that `limit` or `per_class` leaves out.
+    read_images : bool
+        Whether to read the images of rows that are embedded, to see whether they changed. Images that cannot be read
+        are taken to be unchanged.
+    on_read : callable, optional
+        Called with the number of images that were read, and that are to be read.
+    should_stop : callable, optional
+        Asked after each image; the others are then taken to be unchanged.
+
+    Raises
+    ------
+    MismatchError
+        For another dataset; if less than half of the store's images are left; if fewer images are asked for than the
+        store has, although they are there.
     """
-
-    image: str = ""
-    mask: str | None = None
-    codes: frozenset[str] = frozenset()
-    embedded: bool = True
-
-
-def _facts(state: Mapping[str, Mapping[int, Record]]) -> dict[int, _Facts]:
-    """Say of each committed row what is known of it."""
-    arrays_of: dict[tuple[int, int], tuple[Record, list[str]]] = {}  # a record commits several
-    for array, by_block in state.items():
-        for record in by_block.values():
-            arrays_of.setdefault((record.block, record.sequence), (record, []))[1].append(array)
-    found: dict[int, _Facts] = {}
-    for record, arrays in arrays_of.values():
-        masks = record.mask_sha256 if "mask" in arrays else ()
-        more_than_masks = set(arrays) != {"mask"}
-        for position, status in enumerate(record.status):
-            facts = found.setdefault(record.first_row + position, _Facts())
-            image = record.image_sha256[position]
-            if status == OK:
-                facts.image = image
-            else:
-                facts.codes |= {status.removeprefix(QUARANTINED)}
-                facts.image = facts.image or image
-                facts.embedded = facts.embedded and not more_than_masks
-            if masks:
-                no_use = status.startswith(f"{QUARANTINED}mask_")
-                facts.mask = masks[position] or ("" if no_use else None)
-    return found
+    _require_same_dataset(stored, dataset, where)
+    _require_no_fewer(stored, dataset, where, left_out)
+    ids, listed = set(dataset.sample_ids), set(stored.samples)
+    unlisted = [row for row in np.flatnonzero(stored.position < 0).tolist() if facts(row).ok]
+    made: dict[str, Facts] = {}
+    if read_images:
+        rows = zip(stored.samples, stored.rows.tolist(), stored.images, strict=True)
+        for name, row, image in rows:
+            fact = facts(row)
+            if name in ids and (fact.committed or image):
+                made[name] = replace(fact, image=fact.image or image)
+    names = list(made)
+    if unlisted or not listed <= ids:  # a new image may be one that was embedded before
+        names += [name for name in dataset.sample_ids if name not in listed]
+    found: dict[str, Found] = {}
+    for name, seen in look(dataset, names):
+        found[name] = seen
+        on_read(len(found), len(names))
+        if should_stop():
+            break
+    new_classes = dataset.classes != stored.about.classes
+    changed = {
+        name
+        for name, fact in made.items()
+        if name in found and _differs(fact, found[name], new_classes)
+    }
+    return next_table(stored, dataset, facts, found, changed, unlisted, block_rows)
 
 
-def look(source: Dataset, sample_ids: Iterable[str]) -> Iterator[tuple[str, Found]]:
-    """Read images and their masks, several at a time; gives each id, in order, with what is there."""
-    return prefetch(lambda name: (name, _look(source, name)), sample_ids, _READERS, 4 * _READERS)
+def next_table(
+    stored: SampleTable,
+    dataset: Dataset,
+    facts: Callable[[int], Facts],
+    found: Mapping[str, Found],
+    changed: Container[str],
+    unlisted: Iterable[int],
+    block_rows: int,
+) -> Changes:
+    """Work out the table that follows `stored`.
+
+    Images keep their rows. An image that is new or `changed` gets the row of an image with the same bytes that is
+    `unlisted` or leaves the table now, or else a new row.
+    """
+    at = {name: place for place, name in enumerate(stored.samples)}
+    ids = set(dataset.sample_ids)
+    leaving = [name for name in stored.samples if name not in ids or name in changed]
+    spare: dict[tuple[str, str], list[int]] = {}
+    for row in (*unlisted, *(int(stored.rows[at[name]]) for name in leaving)):
+        fact = facts(row)
+        if fact.ok:
+            spare.setdefault((fact.image, fact.mask), []).append(row)
+    start = end = -(-stored.about.rows_end // block_rows) * block_rows
+    rows, images, stay, added, returned = [], [], [], 0, 0
+    for position, name in enumerate(dataset.sample_ids):
+        seen, place = found.get(name), at.get(name, -1)
+        if place >= 0 and name not in changed:
+            rows.append(int(stored.rows[place]))
+            images.append(stored.images[place])
+            stay.append((place, position))
+        elif seen and (same := spare.get((seen.image or "", seen.mask or ""))):
+            rows.append(same.pop())
+            images.append(seen.image or "")
+            returned += 1
+        else:
+            rows.append(end)
+            images.append("")
+            end += 1
+            added += place < 0
+    table = _table(dataset, rows, images, end if end > start else stored.about.rows_end)
+    if table.same_content(stored):
+        return Changes(stored)
+    n_changed = sum(name in ids for name in leaving)
+    return Changes(
+        table, added, n_changed, len(leaving) - n_changed, returned, *_moved(stored, dataset, stay)
+    )
 
 
-def _look(source: Dataset, sample_id: str) -> Found:
-    """Read an image and its mask."""
+def _table(
+    dataset: Dataset, rows: Sequence[int], images: Sequence[str], rows_end: int
+) -> SampleTable:
+    return SampleTable.make(
+        dataset=dataset.name,
+        classes=dataset.classes,
+        rows=rows,
+        samples=dataset.sample_ids,
+        labels=dataset.labels,
+        task=dataset.task,
+        note=dataset.note,
+        groups=dataset.groups,
+        parts=dataset.parts,
+        images=images,
+        rows_end=rows_end,
+    )
+
+
+def _moved(
+    stored: SampleTable, dataset: Dataset, stay: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """Count the rows that stay with another class, and in another group or part."""
+    old_names, names = (*stored.about.classes, ""), (*dataset.classes, "")  # -1 means no class
+    relabelled = regrouped = 0
+    labels = stored.labels.tolist()
+    for before, now in stay:
+        old, new = labels[before], dataset.labels[now]
+        relabelled += (old, old_names[old]) != (new, names[new])
+        regrouped += any(
+            (one[before] if one else "") != (other[now] if other else "")
+            for one, other in ((stored.groups, dataset.groups), (stored.parts, dataset.parts))
+        )
+    return relabelled, regrouped
+
+
+def _differs(fact: Facts, seen: Found, new_classes: bool) -> bool:
+    """Whether a row has to be made anew from what its image and mask are now."""
+    if seen.image is None:
+        return False
+    if seen.image != fact.image or (seen.image and fact.codes.keys() & _MENDABLE):
+        return True
+    bad_mask = any(code.startswith("mask_") for code in fact.codes)
+    if seen.mask is None or not (fact.ok or bad_mask):  # the mask of a bad image was not read
+        return False
+    # With more classes, a mask that was unusable may be usable.
+    return seen.mask != fact.mask or (new_classes and "mask_values" in fact.codes)
+
+
+def _require_same_dataset(stored: SampleTable, dataset: Dataset, where: str) -> None:
+    """Refuse another dataset. The same one after a change has some images more or less, or other labels."""
+    about = stored.about
+    found = [
+        (name, have, want)
+        for name, have, want in (
+            ("dataset", about.dataset, dataset.name),
+            ("task", about.task, dataset.task),
+        )
+        if have != want
+    ]
+    if about.task == "segmentation" and dataset.classes[: len(about.classes)] != about.classes:
+        # Masks hold the numbers of classes.
+        found.append(("classes", str(list(about.classes)), str(list(dataset.classes))))
+    if stored.groups and not dataset.groups:
+        found.append(("groups", "groups of rows (--group-by)", "none"))
+    kept = len(set(stored.samples) & set(dataset.sample_ids))
+    if 2 * kept < len(stored):
+        asked = f"{len(dataset)} rows; {kept} of the store's are among them"
+        found.append(("sample_ids", f"{len(stored)} rows", asked))
+    if found:
+        raise MismatchError(
+            f"{where} was made from another dataset, or another part of it; name another store with --out, "
+            "or ask for the same dataset, --limit and --per-class:",
+            found,
+        )
+
+
+def _require_no_fewer(
+    stored: SampleTable, dataset: Dataset, where: str, left_out: Container[str]
+) -> None:
+    """Refuse to drop images that are still there because a smaller part is asked for.
+
+    If as many are asked for as before, the dataset has grown, and the part has become another one.
+    """
+    asked = set(dataset.sample_ids)
+    there = [name for name in stored.samples if name in asked or name in left_out]
+    fewer = [name for name in there if name not in asked]
+    if fewer and len(dataset) < len(there):
+        raise MismatchError(
+            f"--limit or --per-class leaves images out that {where} has rows of: ask for at least as many, leave the "
+            "option out, or name another store with --out:",
+            [("rows", f"{len(there)} of them", f"{len(dataset)}, without {fewer[0]!r} for one")],
+        )
+
+
+def look(dataset: Dataset, sample_ids: Iterable[str]) -> Iterator[tuple[str, Found]]:
+    """Read images and their masks, several at a time, and yield each id, in order, with what is there."""
+    return prefetch(lambda name: (name, _look(dataset, name)), sample_ids, _READERS, 4 * _READERS)
+
+
+def _look(dataset: Dataset, sample_id: str) -> Found:
     mask = None
     try:
-        if source.read_mask is not None:
+        if dataset.read_mask is not None:
             try:
-                mask = mask_sha256(source.read_mask(sample_id))
+                mask = mask_sha256(dataset.read_mask(sample_id))
             except BadImage:
                 mask = ""
             except (OSError, InputError):
                 pass
-        return Found(hashlib.sha256(source.read(sample_id)).hexdigest(), mask)
+        return Found(hashlib.sha256(dataset.read(sample_id)).hexdigest(), mask)
     except BadImage:
         return Found("", mask)
     except (OSError, InputError):

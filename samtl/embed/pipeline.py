@@ -1,36 +1,36 @@
-"""One process's part of a pass: blocks of images decoded, encoded, taken over and committed, all at the same time.
+"""One process's part of a pass: blocks of images decoded, encoded and committed, all at the same time.
 
-Decoding and resizing (threads), encoding (on a CPU this thread, for a GPU threads) and writing (threads) overlap. The
-unit of progress is a block of 16 rows: what is interrupted goes on at the first block that is not committed.
+Decoding (threads), encoding (this thread on a CPU, threads for a GPU) and writing (threads) overlap. The unit of
+progress is a block: a pass that is interrupted goes on with the blocks that have no record.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl import registry
 from samtl._runtime import Note, prefetch
+from samtl.datasets import Dataset
 from samtl.embed.decode import Decoded, decoded_ahead
-from samtl.embed.plan import Job, Plan
+from samtl.embed.plan import Job
+from samtl.encoders.base import Encoder
 from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import BadImage
-from samtl.store.layout import BLOCK_ROWS, TIER_ARRAYS
-from samtl.store.log import OK, QUARANTINED, SUPERSEDED
-from samtl.store.reader import Quarantined
-from samtl.store.writer import StoreWriter
-
-if TYPE_CHECKING:
-    from samtl.encoders.sam import Encoder
+from samtl.store.log import OK, QUARANTINED, UNLISTED
+from samtl.store.state import Quarantined
+from samtl.store.writer import Writer, open_writer
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,10 @@ class Progress:
 
     Attributes
     ----------
-    encoded : int
-        Rows encoded by this pass.
-    pending_rows : int
-        Rows that it has to encode in all.
+    encoded, pending_rows : int
+        Images that this pass is through with, and that it has to encode in all.
     bytes_written : int
-        Committed to disk so far.
+        Committed so far.
     quarantined : int
         Images of this pass that could not be used.
     images_per_second : float
@@ -62,307 +60,314 @@ class Progress:
 
 
 Told = Progress | Quarantined | Note
-_Encoded = tuple[list[Decoded], list[dict[str, NDArray[Any]] | None]]
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """What goes on at the same time, and is lost if the process is killed.
-
-    Attributes
-    ----------
-    batches : int
-        That the encoder has beside the one that is taken over; 0 where it is this thread that encodes.
-    writes : int
-        Blocks that are being written.
-    """
+class Overlap(NamedTuple):
+    """What goes on at the same time: batches in the encoder, 0 if this thread encodes, and blocks being written."""
 
     batches: int
     writes: int
 
 
 def overlap(device: str) -> Overlap:
-    """Say what a pass does at the same time on a device such as `cpu`.
+    """Choose what a pass does at the same time on a device such as `cpu`.
 
-    A GPU is through with a batch before its results are at their place in memory, or on disk; so there are two in
-    flight, and several blocks. On MPS one thread alone may use the device. On a CPU the encoder has the cores, and
-    images are dear.
+    On a GPU two batches are in flight, so that it does not wait for results to be copied and written; MPS allows only
+    one thread. On a CPU the encoder has the cores, and little is lost if the process is killed.
     """
     return {"cpu": Overlap(0, 1), "mps": Overlap(1, 4)}.get(device, Overlap(2, 4))
 
 
-class Pass:
-    """One encoder at work on blocks.
+def load_encoder(job: Job, device: str) -> Encoder:
+    """Load the encoder of a pass on one of its devices."""
+    plan, config = job.plan, job.config
+    encoder: Encoder = registry.load("encoders", plan.encoder).Encoder(
+        plan.encoder, config.source, device, plan.compute_dtype, plan.image_size, config.engine
+    )
+    return encoder
 
-    Parameters
-    ----------
-    job : Job
-        Its plan names this encoder's device.
-    model : Encoder
-    writer : StoreWriter
-    tell : callable
-        Called with `Progress` of this pass after each batch, `Quarantined` for each image that cannot be used, and
-        each `Note`.
-    should_stop : callable
-        Asked between batches; where it says True, the pass ends after the block in flight.
-    processes : int
-        That share this machine's cores.
 
-    Attributes
-    ----------
-    encoded, bytes_written : int
-    batch_size : int
-        The plan's, or what the device was found to be fastest with.
-    """
+def start_writer(job: Job, encoder: Encoder, device: str) -> Writer:
+    """Open the store of a pass, making it if it is not there; MismatchError if another encoder made it."""
+    weights = encoder.weights
+    packages = ("samtl", "torch", "segment-anything", "numpy", "pillow")
+    about = {
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": device,
+        "engine": job.plan.engine,
+    }
+    identity = job.identity(
+        encoder.fingerprint(),
+        {"weights": weights.description, "untrained": weights.untrained},
+    )
+    return open_writer(job.storage, identity, job.table, job.arrays, about, job.state)
 
-    def __init__(
-        self,
-        job: Job,
-        model: Encoder,
-        writer: StoreWriter,
-        tell: Callable[[Told], None],
-        should_stop: Callable[[], bool],
-        processes: int = 1,
-    ) -> None:
-        self.job, self.model, self.writer = job, model, writer
-        self.tell, self.should_stop = tell, should_stop
-        self.processes = processes
-        self.encoded = self.bytes_written = self.bad = 0
-        self._note = ""
-        self._warm = 0.0
-        self._warm_rows = 0
-        self._writing: deque[Future[int]] = deque()
-        self.overlap = overlap(job.plan.device)
-        self.batch_size = job.plan.batch_size or model.best_batch(job.plan.pending_rows)
-        self._tiers = frozenset(TIER_ARRAYS.values())
-        self._about = _environment(job.plan, self.batch_size)
 
-    def run(self, blocks: Iterable[int]) -> None:
-        """Encode and commit blocks, one after the other; each is asked for a little before its turn."""
-        rows = (row for block in blocks for row in self.writer.block_rows(block))
-        decoded = decoded_ahead(
-            self.job.dataset,
-            rows,
-            self.model.spec.image_size,
-            self.batch_size,
-            self.job.plan.device,
-            self.processes,
-            frozenset(self.job.rows.superseded),
-        )
-        block: _Block | None = None
-        with (
-            closing(decoded),
-            closing(self._encoded(decoded)) as encoded,
-            ThreadPoolExecutor(self.overlap.writes, thread_name_prefix="write") as disk,
-        ):
-            for batch, outputs in encoded:
-                # The disk had the time of one batch; so a kill costs a block and a batch at most.
-                self._settle(self.overlap.writes - 1)
-                for item, arrays in zip(batch, outputs, strict=True):
-                    block = block or self._new_block(item.row)
-                    self._add(block, item, arrays)
-                    if len(block.status) == len(block.rows):
-                        self._require_readable(block)
-                        self._commit(disk, block)
-                        block = None
-                self._advance(len(batch))
-            self._settle()
-        self._report()
+@dataclass
+class Meter:
+    """Counts what a pass does, under the names of `Progress`, and tells it."""
 
-    def _encoded(self, decoded: Iterator[Decoded]) -> Generator[_Encoded, None, None]:
-        """Give batches with what the encoder made of them."""
+    tell: Callable[[Told], None]
+    pending: int
+    encoded: int = 0
+    quarantined: int = 0
+    bytes_written: int = 0
+    _warm: float = 0.0
+    _cold: int = 0  # images of the first batch
 
-        def encode(batch: list[Decoded]) -> _Encoded:
-            return batch, self._encode(batch)
-
-        if not self.overlap.batches:
-            yield from map(encode, self._batches(decoded))
-            return
-        workers = self.overlap.batches
-        yield from prefetch(encode, self._batches(decoded), workers, depth=workers + 1)
-
-    def _batches(self, decoded: Iterator[Decoded]) -> Iterator[list[Decoded]]:
-        """Take batches until the images are through; when stopping, only what the block in flight still lacks."""
-        left = 0  # of the block that the last image belongs to
-        while True:
-            room = self.batch_size
-            if self.should_stop():
-                room = min(room, left)
-            batch = list(itertools.islice(decoded, room))
-            if not batch:
-                return
-            last = batch[-1].row
-            left = self.writer.block_rows(last // BLOCK_ROWS).stop - 1 - last
-            yield batch
-
-    def _encode(self, batch: Sequence[Decoded]) -> list[dict[str, NDArray[Any]] | None]:
-        """Give each image's arrays, or None where there was no image or no finite result."""
-        encoded = [item.pixels is not None and self._wants_encoder(item.row) for item in batch]
-        good = [
-            b.pixels
-            for b, wanted in zip(batch, encoded, strict=True)
-            if wanted and b.pixels is not None
-        ]
-        outputs = self.model.encode(good, self.job.plan.tiers) if good else {}
-        position = itertools.count()
-        found: list[dict[str, NDArray[Any]] | None] = []
-        for item, wanted in zip(batch, encoded, strict=True):
-            if not wanted:
-                found.append(None if item.pixels is None else {})
-                continue
-            i = next(position)
-            arrays = {name: output[i] for name, output in outputs.items()}
-            finite = all(bool(np.isfinite(array).all()) for array in arrays.values())
-            found.append(arrays if finite else None)
-        return found
-
-    def _wants_encoder(self, row: int) -> bool:
-        """Tell whether the block of a row lacks more than what can be read off the dataset."""
-        return any(name in self._tiers for name in self.writer.missing(row // BLOCK_ROWS))
-
-    def _new_block(self, row: int) -> _Block:
-        number = row // BLOCK_ROWS
-        return _Block(
-            number,
-            self.writer.block_rows(number),
-            {name: [] for name in self.writer.missing(number)},
-        )
-
-    def _add(self, block: _Block, item: Decoded, arrays: Mapping[str, NDArray[Any]] | None) -> None:
-        code, reason = item.code, item.reason
-        if item.pixels is not None and arrays is None:
-            code, reason = "nonfinite", "the encoder gave NaN or infinity for this image"
-        before = self.writer.earlier_image(item.row)
-        if before and item.image_sha256 and before != item.image_sha256:
-            code = "changed"
-            reason = "the image is not the one that this row's other arrays were made from"
-        row: dict[str, object] = {
-            **(arrays or {}),
-            "image_stats": item.image_stats,
-            "original_size": item.original_size,
-            "mask": item.mask,
-        }
-        if code:
-            row = {name: self.writer.specs[name].empty_row() for name in block.arrays}
-            block.reasons[item.row] = reason
-            if code != SUPERSEDED:
-                name = self.job.rows.sample_ids[item.row]
-                self.bad += 1
-                self.tell(Quarantined(item.row, name, code, reason))
-        # What is known without the image is kept even where there is none.
-        row |= {
-            "label": self.job.rows.labels[item.row],
-            "sample_id": self.job.rows.sample_ids[item.row],
-        }
-        for name, values in block.arrays.items():
-            values.append(row[name])
-        block.status.append(QUARANTINED + code if code else OK)
-        block.unread.append(item.unread)
-        if "mask" in block.arrays:
-            block.masks.append(item.mask_sha256)
-        block.images.append(item.image_sha256 or (before if code == SUPERSEDED else ""))
-
-    def _require_readable(self, block: _Block) -> None:
-        """Stop where unreadable files are the drive's fault, which is no property of theirs to be kept.
-
-        It is where a whole block is unreadable, or where an image that could be read before, or its mask, cannot be any
-        more.
-        """
-        counted = [i for i, s in enumerate(block.status) if s != QUARANTINED + SUPERSEDED]
-        fine = [block.rows[i] for i in counted if not block.unread[i]]
-        if len(fine) == len(counted):
-            return
-        if not fine and len(counted) < BLOCK_ROWS:
-            # Of a few images, all may be bad by themselves: see whether another can be read that could.
-            known = self.writer.known_good()
-            fine = [] if known is None else [known]
-            if not fine:
-                return
-        why = next(block.reasons[block.rows[i]] for i in counted if block.unread[i])
-        if fine:
-            dataset, name = self.job.dataset, self.job.dataset.sample_ids[fine[0]]
-            try:
-                dataset.read(name)
-                if dataset.read_mask is not None:
-                    dataset.read_mask(name)
-            except BadImage:  # bytes were had
-                return
-            except (OSError, InputError) as error:
-                why = str(error)
-            else:
-                return
-        raise ResourceError(
-            f"images of {self.job.dataset.name} cannot be read any more ({why}): is it still where it was? What was "
-            "committed before is kept; run the same command again to go on"
-        )
-
-    def _commit(self, disk: ThreadPoolExecutor, block: _Block) -> None:
-        """Hand a block to a writing thread, which works while the next batch is encoded."""
-        self._settle(self.overlap.writes - 1)
-        self._writing.append(disk.submit(self._write, block))
-
-    def _settle(self, left: int = 0) -> None:
-        """Wait until no more than so many blocks are being written."""
-        while len(self._writing) > left:
-            self.bytes_written += self._writing.popleft().result()
-
-    def _write(self, block: _Block) -> int:
-        record = self.writer.write_block(
-            block.number,
-            block.arrays,
-            block.status,
-            block.reasons,
-            block.images,
-            self._about,
-            block.masks,
-        )
-        return sum(file.size for file in record.files.values())
-
-    def _advance(self, rows: int) -> None:
-        self.encoded += rows
-        if self.model.note != self._note:
-            self._note = self.model.note
-            self.tell(Note(self._note))
+    def advance(self, images: int) -> None:
+        """Count the images of a batch."""
+        self.encoded += images
         if not self._warm:
-            self._warm, self._warm_rows = time.monotonic(), self.encoded
-        self._report()
+            self._warm, self._cold = time.monotonic(), self.encoded
+        self.report()
 
-    def _report(self) -> None:
-        since = self.encoded - self._warm_rows
+    def report(self) -> None:
+        """Tell how far the pass is."""
+        since, left = self.encoded - self._cold, self.pending - self.encoded
         rate = since / (time.monotonic() - self._warm) if since else 0.0
-        left = self.job.plan.pending_rows - self.encoded
         self.tell(
             Progress(
-                self.encoded,
-                self.job.plan.pending_rows,
-                self.bytes_written,
-                self.bad,
-                rate,
-                left / rate if rate else None,
+                self.encoded, self.pending, self.bytes_written, self.quarantined, rate, left / rate if rate else None
             )
-        )
+        )  # fmt: skip
 
 
 @dataclass
 class _Block:
-    """The rows of a block as they come from the encoder."""
+    """A block on its way: the arrays that it lacks, and its images by their positions in the table, as they come."""
 
     number: int
-    rows: range
-    arrays: dict[str, list[object]]
-    status: list[str] = field(default_factory=list)
-    unread: list[bool] = field(default_factory=list)
-    reasons: dict[int, str] = field(default_factory=dict)
-    images: list[str] = field(default_factory=list)
-    masks: list[str] = field(default_factory=list)
+    arrays: tuple[str, ...]
+    positions: range
+    items: dict[int, tuple[Decoded, Mapping[str, object]]] = field(default_factory=dict)
 
 
-def _environment(plan: Plan, batch_size: int) -> dict[str, object]:
-    """What is worth knowing about how a row was made, though it is not identity."""
-    packages = ("samtl", "torch", "segment-anything", "numpy", "pillow")
-    return {
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "device": plan.device,
-        "engine": plan.engine,
-        "batch_size": batch_size,
-    }
+_Batch = list[tuple[_Block, Decoded]]
+_Encoded = list[tuple[_Block, Decoded, dict[str, NDArray[Any]] | None]]
+
+
+def encode_blocks(
+    job: Job,
+    encoder: Encoder,
+    writer: Writer,
+    device: str,
+    tell: Callable[[Told], None],
+    should_stop: Callable[[], bool],
+    processes: int = 1,
+) -> Meter:
+    """Encode and commit the pending blocks of a pass, except those that other writers commit meanwhile.
+
+    Parameters
+    ----------
+    job, encoder, writer
+    device : str
+        The encoder's, such as `cpu`.
+    tell : callable
+        Called with `Progress` after each batch, `Quarantined` for each image that cannot be used, and each new `Note`.
+    should_stop : callable
+        Asked between batches; the block in flight is finished.
+    processes : int
+        Number of processes that share this machine's cores.
+
+    Raises
+    ------
+    ResourceError
+        If the disk, the device or the drive of the images gives out.
+    """
+    meter, meanwhile, note = Meter(tell, job.plan.pending_rows), overlap(device), ""
+    batch_size = job.plan.batch_size or encoder.best_batch(job.plan.pending_rows)
+    writer.about["batch_size"] = batch_size
+    blocks: deque[_Block] = deque()
+    writing: deque[tuple[_Block, Future[int | None]]] = deque()
+
+    def positions() -> Iterator[int]:
+        # In random order, so that writers that know nothing of each other rarely do the same block.
+        for number in random.sample(job.pending, len(job.pending)):
+            listed = [position for position in writer.positions(number) if position >= 0]
+            lacking = writer.missing(number)
+            if not lacking:  # another writer has done it meanwhile
+                meter.pending -= len(listed)
+                continue
+            blocks.append(_Block(number, lacking, range(listed[0], listed[-1] + 1)))
+            yield from blocks[-1].positions
+
+    def settle(most: int) -> None:
+        while len(writing) > most:
+            block, future = writing.popleft()
+            written = future.result()
+            if written is None:  # another writer was faster
+                meter.encoded -= len(block.positions)
+                meter.pending -= len(block.positions)
+            meter.bytes_written += written or 0
+
+    decoded = decoded_ahead(
+        job.dataset, positions(), job.plan.image_size, batch_size, device, processes, job.config.untrusted
+    )  # fmt: skip
+    batches = _batches(decoded, blocks, batch_size, should_stop)
+    encoded = _encoded(encoder, batches, job.plan.tiers, meanwhile.batches)
+    with (
+        closing(decoded),
+        closing(encoded),
+        ThreadPoolExecutor(meanwhile.writes, thread_name_prefix="write") as disk,
+    ):
+        for batch in encoded:
+            # The disk had the time of one batch, so a kill costs a block and a batch at most.
+            settle(meanwhile.writes - 1)
+            for block, item, arrays in batch:
+                checked = _checked(job, writer, item, arrays)
+                if checked.code:
+                    meter.quarantined += 1
+                    sample_id = job.dataset.sample_ids[item.row]
+                    tell(Quarantined(item.row, sample_id, checked.code, checked.reason))
+                block.items[item.row] = checked, arrays or {}
+                if len(block.items) == len(block.positions):
+                    _require_readable(job, writer, block)
+                    settle(meanwhile.writes - 1)
+                    writing.append((block, disk.submit(_commit, writer, block)))
+            if encoder.note != note:
+                note = encoder.note
+                tell(Note(note))
+            meter.advance(len(batch))
+        settle(0)
+    meter.report()
+    return meter
+
+
+def _batches(
+    decoded: Iterator[Decoded],
+    blocks: deque[_Block],
+    batch_size: int,
+    should_stop: Callable[[], bool],
+) -> Iterator[_Batch]:
+    """Take batches until the images are through; if asked to stop, only what the block in flight still lacks."""
+    left = 0  # of the block that the last image belongs to
+    while True:
+        room = min(batch_size, left) if should_stop() else batch_size
+        batch: _Batch = []
+        for item in itertools.islice(decoded, room):
+            while item.row not in blocks[0].positions:
+                blocks.popleft()
+            batch.append((blocks[0], item))
+        if not batch:
+            return
+        block, last = batch[-1]
+        left = block.positions.stop - 1 - last.row
+        yield batch
+
+
+def _encoded(
+    encoder: Encoder, batches: Iterator[_Batch], tiers: Sequence[str], threads: int
+) -> Generator[_Encoded, None, None]:
+    """Yield batches with what the encoder makes of them: None for an image if that is not finite."""
+
+    def encode(batch: _Batch) -> _Encoded:
+        wanted = [name for name in tiers if any(name in block.arrays for block, _ in batch)]
+        pixels = [item.pixels for _, item in batch if item.pixels is not None]
+        outputs = encoder.encode(pixels, wanted) if pixels and wanted else {}
+        number = itertools.count()
+        found: _Encoded = []
+        for block, item in batch:
+            arrays: dict[str, NDArray[Any]] | None = {}
+            if item.pixels is not None:
+                at = next(number)
+                arrays = {name: output[at] for name, output in outputs.items()}
+                if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
+                    arrays = None
+            found.append((block, item, arrays))
+        return found
+
+    if threads:
+        yield from prefetch(encode, batches, threads, depth=threads + 1)
+    else:
+        yield from map(encode, batches)
+
+
+def _checked(
+    job: Job, writer: Writer, item: Decoded, arrays: Mapping[str, object] | None
+) -> Decoded:
+    """Mark an image as bad if its embedding is not finite, or if its row belongs to another image."""
+    row = int(job.table.rows[item.row])
+    before = writer.earlier_image(row) or job.table.images[item.row]
+    if before and item.image_sha256 and before != item.image_sha256:
+        reason = "the image is not the one that this row's other arrays were made from"
+        return replace(item, code="changed", reason=reason)
+    if arrays is None:
+        reason = "the encoder gave NaN or infinity for this image"
+        return replace(item, code="nonfinite", reason=reason)
+    return item
+
+
+def _commit(writer: Writer, block: _Block) -> int | None:
+    """Write a block and return the bytes of its shards, None if another writer was faster."""
+    arrays: dict[str, list[Any]] = {name: [] for name in block.arrays}
+    status, images, masks, reasons = [], [], [], {}
+    rows = writer.block_rows(block.number)
+    for row, position in zip(rows, writer.positions(block.number), strict=True):
+        item, encoded = block.items.get(position, (None, {}))
+        values: Mapping[str, object] = {}
+        if item is None:
+            status.append(UNLISTED)
+        elif item.code:
+            status.append(QUARANTINED + item.code)
+            reasons[row] = item.reason
+        else:
+            status.append(OK)
+            values = {
+                **encoded,
+                "image_stats": item.image_stats,
+                "original_size": item.original_size,
+                "mask": item.mask,
+            }
+        images.append(item.image_sha256 if item else "")
+        masks.append(item.mask_sha256 if item else "")
+        for name, column in arrays.items():
+            column.append(values.get(name))
+    return writer.write_block(
+        block.number, arrays, status, reasons, images, masks if "mask" in arrays else ()
+    )
+
+
+def _require_readable(job: Job, writer: Writer, block: _Block) -> None:
+    """Raise ResourceError if unreadable files are the drive's fault, which is no property of the files.
+
+    That is so if an image that could be read before, or its mask, cannot be read any more, and if none of as many
+    images as a block has can be read.
+    """
+    items = [item for item, _ in block.items.values()]
+    unread = [item for item in items if item.unread]
+    if not unread:
+        return
+    known = next((item.row for item in items if not item.unread), None)
+    if known is None and (row := writer.known_good()) is not None:
+        known = int(job.table.position[row])
+    if known is not None:
+        why = _unreadable(job.dataset, known)
+        if not why:
+            return
+    else:
+        why = unread[0].reason
+        more = [at for at in range(len(job.table)) if at not in block.positions]
+        more = more[: max(0, job.block_rows - len(items))]
+        if len(items) + len(more) < job.block_rows:
+            return
+        if not all(_unreadable(job.dataset, position) for position in more):
+            return
+    raise ResourceError(
+        f"images of {job.dataset.name} cannot be read any more ({why}): is it still where it was? What was committed "
+        "before is kept; run the same command again to go on"
+    )
+
+
+def _unreadable(dataset: Dataset, position: int) -> str:
+    """Say why the bytes of an image, or of its mask, cannot be read; "" if they can."""
+    name = dataset.sample_ids[position]
+    try:
+        dataset.read(name)
+        if dataset.read_mask is not None:
+            dataset.read_mask(name)
+    except BadImage:
+        return ""
+    except (OSError, InputError) as error:
+        return str(error) or type(error).__name__
+    return ""

@@ -1,10 +1,9 @@
-"""Whether a store is still what was committed, what its images are by now, and what the encoder says of its rows."""
+"""Whether a store is what was committed, what its images are by now, and what the encoder makes of its rows."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,28 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets import Dataset, resolve
-from samtl.embed.decode import OUT_OF_RESOURCES, decode_row
+from samtl.embed.decode import decode_row, require_drive
 from samtl.embed.plan import require_usable
 from samtl.embed.reload import reload_encoder
-from samtl.errors import (
-    DamageError,
-    InputError,
-    MismatchError,
-    ResourceError,
-)
+from samtl.errors import DamageError, InputError, MismatchError
 from samtl.images.codecs import BadImage, mask_sha256
-from samtl.store.durable import recover_folder
-from samtl.store.find import locate
 from samtl.store.fingerprint import FILE
-from samtl.store.layout import TIER_ARRAYS
+from samtl.store.maintenance import Repaired, repair
 from samtl.store.reader import Store, open_store
-from samtl.store.remote import as_path
-from samtl.store.repair import Repaired, repair
+from samtl.store.storage import as_place, locate, open_storage
 from samtl.store.verify import Checked, Finding, check
-from samtl.store.writer import locked
 
-#: Largest relative L2 distance of a row from what the encoder gives now, by what it computes in. Engines and devices
-#: differ by less, other images and other weights by more.
+#: Largest relative L2 distance of a row from what the encoder makes of its image now, by compute dtype. Engines and
+#: devices differ by less, other images and other weights by more.
 TOLERANCE = {"float32": 2e-3, "float16": 1e-2, "bfloat16": 5e-2}
 
 OnProgress = Callable[[str, int, int], None]
@@ -48,8 +38,8 @@ class ImageFinding:
     row : int
     sample_id : str
     what : {"changed", "gone", "relabelled", "regrouped"}
-        Its image, or mask, is not what it was made from, or is not to be had; both are, and its class is another, or
-        its part of the split that the dataset ships with.
+        The image or mask is another one, or cannot be read; or both are the same, and the class, or the part of the
+        dataset's own split, is another one.
     told : str
     """
 
@@ -61,7 +51,7 @@ class ImageFinding:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A row that went through the encoder again: its largest relative L2 distance over the tiers, and in which."""
+    """A row that went through the encoder again: the largest relative L2 distance over the tiers, and its tier."""
 
     row: int
     sample_id: str
@@ -72,27 +62,27 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Verification:
-    """What became of it.
+    """Result of `verify`.
 
     Attributes
     ----------
-    store : Path
+    store : Path or str
     level : str
     checked : Checked
-        What the files are like; of before the repair, where there was one.
+        The files, before the repair if there was one.
     repaired : Repaired or None
     refused : str
-        Why there was no repair, where one was asked for, or "".
+        Why a repair that was asked for was not possible, or "".
     images : tuple of ImageFinding
     images_compared : int
     images_added : int
-        Of the dataset, that the store has no row for.
+        Images of the dataset that the store has no row for.
     recomputed : tuple of Recomputed
     recompute : int
         How many of these were asked for.
     """
 
-    store: Path
+    store: Path | str
     level: str
     checked: Checked
     repaired: Repaired | None
@@ -110,10 +100,10 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """What the command ends with.
+        """Exit code of the command.
 
-        2 where something is damaged and stays so, 3 where images are not those that the rows were made from, or of
-        another class or part, 1 where rows hold no embedding, else 0.
+        2 if something is damaged and stays so; 3 if images, classes or parts are not those of the rows; 1 if rows hold
+        no embedding; else 0.
         """
         if (self.findings and self.repaired is None) or not all(
             row.within for row in self.recomputed
@@ -126,13 +116,11 @@ class Verification:
         return 1 if lost or short else 0
 
     def to_json(self) -> dict[str, object]:
-        """Give it as JSON values."""
-        checked = asdict(replace(self.checked, records={}))  # of a large store they are many
-        del checked["records"]
+        """Return the result as JSON values."""
         return {
             "store": str(self.store),
             "level": self.level,
-            **checked,
+            **self.checked.to_json(),
             "repaired": None if self.repaired is None else asdict(self.repaired),
             "refused": self.refused,
             "images": [asdict(one) for one in self.images],
@@ -157,25 +145,30 @@ def verify(
     device: str = "auto",
     on_progress: OnProgress | None = None,
 ) -> Verification:
-    """Hold a store against its commit log, and against its images and encoder where these are at hand.
+    """Compare a store with its commit log, and with its images and encoder if these are at hand.
 
     Parameters
     ----------
-    store : path, optional
-        By default the only one in the cache folder.
+    store : str or Path, optional
+        The store, or a folder with exactly one; by default $SAMTL_CACHE, or ./cache.
     level : {"quick", "rows", "deep"}
-        Sizes and records; every row's checksum; sha256 of every file, and where there is a dataset, of every image and
-        mask, beside the classes and parts of the images. Groups are left out: `embed` may have made its own.
+        `quick` compares sizes and records, `rows` the checksum of every row, `deep` also the sha256 of every file, and
+        of every image and mask of the dataset, and classes and parts.
     repair_it : bool
-        Withdraw what is damaged, so that the next `embed` redoes exactly that, and write damaged metadata anew.
-    dataset, root
-        What the store was made from; as `samtl.embed` has them. Read by level "deep" and by `recompute` only.
+        Set damaged blocks aside, so that the next embed does exactly these again, and write damaged metadata again.
+        Nobody may write to the store meanwhile.
+    dataset : str or Dataset, optional
+        What the store was made from, as for embed; read by level deep and by recompute.
+    root : str or Path, optional
+        Folder or archive with the dataset's files.
     recompute : int
-        So many rows, drawn at random, go through the encoder again; fewer where fewer have an embedding and an image.
+        Number of random rows that go through the encoder again.
     seed : int
-        Of that draw.
-    checkpoint, device
-        Of that encoder; by default the weights that the store names.
+        Seed of the choice of these rows.
+    checkpoint : str or Path, optional
+        The encoder's weights; by default those that the store names.
+    device : str
+        Device for these rows, as for embed.
     on_progress : callable, optional
         Called with what is done, how much of it, and how much there is.
 
@@ -186,15 +179,12 @@ def verify(
     Raises
     ------
     InputError
-        Where there is no store, `recompute` lacks a dataset, or nothing reads the dataset that is named; where that one
-        could not become a store, or an image that is to be recomputed cannot be decoded.
+        If there is no store, `recompute` lacks a dataset, or nothing reads the dataset that is named; if an image that
+        is to be recomputed cannot be decoded.
     MismatchError
-        Where the encoder, or the dataset, is not that of the store; where rows are to be recomputed and the dataset has
-        the image of none.
-    LockedError
-        Where another process writes to a store that is to be repaired.
+        If the encoder, or the dataset, is not that of the store; if the dataset has no image of an embedded row.
     ResourceError
-        Where the drive of the store, or of the images, gives out.
+        If the drive of the store, or of the images, gives out.
     """
     if recompute < 0:
         raise InputError(f"--recompute must not be below 0, got {recompute}")
@@ -202,46 +192,44 @@ def verify(
         raise InputError("--recompute needs the images: name the store's --dataset")
     if dataset is not None and level != "deep" and not recompute:
         raise InputError("--dataset is read by --deep and --recompute only: add one of them")
-    path = _path(store)
-    tell = on_progress or (lambda what, done, all_of: None)
+    storage = open_storage(_place(store))
+    tell = on_progress or (lambda what, done, total: None)
     repaired, refused = None, ""
-    with locked(path) if repair_it else nullcontext():
-        checked = check(path, level, lambda done, all_of: tell("bytes of shards", done, all_of))
-        if repair_it and checked.findings:
-            try:
-                repaired = repair(path, checked)
-            except DamageError as error:  # the findings are to be had all the same
-                refused = str(error)
-    images: tuple[ImageFinding, ...] = ()
+    checked = check(storage, level, lambda done, total: tell("bytes of shards", done, total))
+    if repair_it and (checked.findings or checked.leftovers):
+        try:
+            repaired = repair(storage, checked)
+        except DamageError as error:  # the findings are reported all the same
+            refused = str(error)
+    found: tuple[ImageFinding, ...] = ()
     compared = added = 0
-    recomputed: tuple[Recomputed, ...] = ()
+    again: tuple[Recomputed, ...] = ()
     if dataset is not None and (repaired is not None or not checked.findings):
-        opened = open_store(path)
-        listed = resolve(dataset, root)
+        opened, listed = open_store(storage.url), resolve(dataset, root)
         require_usable(listed)
-        where = _places(opened, listed)
+        where = _positions(opened, listed)
         if level == "deep":
-            images, compared = _images(opened, listed, where, tell)
+            found, compared = _compare_images(opened, listed, where, tell)
             added = len(listed) - len(where)
         if recompute:
+            rows = _choose_rows(opened, listed, where, seed)[:recompute]
             source = None if checkpoint is None else str(checkpoint)
-            recomputed = _recomputed(opened, listed, where, recompute, seed, source, device, tell)
+            again = _recompute(opened, listed, where, rows, source, device, tell)
     return Verification(
-        path, level, checked, repaired, refused, images, compared, added, recomputed, recompute
-    )
+        as_place(storage.url), level, checked, repaired, refused, found, compared, added, again, recompute
+    )  # fmt: skip
 
 
-def _path(store: str | Path | None) -> Path:
-    """Find the store; one whose fingerprint is gone is found by its own name only."""
+def _place(store: str | Path | None) -> Path | str:
+    """Find the store; one without a fingerprint is found by its own name only."""
     if store is not None:
-        path = as_path(store)
-        recover_folder(path.resolve())
-        if path.suffix == ".zarr" and not (path / FILE).exists():
-            return path
+        place = as_place(store)
+        if str(place).endswith(".zarr") and open_storage(place).size(FILE) is None:
+            return place
     return locate(store)
 
 
-def _places(store: Store, listed: Dataset) -> dict[int, int]:
+def _positions(store: Store, listed: Dataset) -> dict[int, int]:
     """Map rows of a store to images of a dataset."""
     if listed.name != store.dataset:
         raise MismatchError(
@@ -252,109 +240,91 @@ def _places(store: Store, listed: Dataset) -> dict[int, int]:
     return {row: at[name] for row, name in enumerate(store.sample_ids) if name in at}
 
 
-def _images(
+def _compare_images(
     store: Store, listed: Dataset, where: dict[int, int], tell: OnProgress
 ) -> tuple[tuple[ImageFinding, ...], int]:
-    """Compare the images, their masks, classes and parts with what the rows were made from."""
+    """Compare images, masks, classes and parts with those of the rows."""
     found = []
     compared = 0
     had, has = _targets(store), _targets(listed)
     for row, sample_id in enumerate(store.sample_ids):
         image, mask = store.image_sha256(row), store.mask_sha256(row)
         what: tuple[str, str] | None = None
-        if image or mask:  # else it is not committed, or was never read
+        if image or mask:  # or it is not committed, or was never read
             compared += 1
             if row not in where:
                 what = "gone", "it is not listed any more"
-        if what is None and image:
-            what = _image(listed, sample_id, image)
-        if what is None and mask:
-            what = _mask(listed, sample_id, mask)
+            else:
+                what = _other_image(listed, sample_id, image, mask)
         if what is None and row in where:
-            what = _target(had[row], has[where[row]])
+            what = _other_target(had[row], has[where[row]])
         if what:
             found.append(ImageFinding(row, sample_id, *what))
         tell("images", row + 1, len(store))
     return tuple(found), compared
 
 
-def _image(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | None:
+def _other_image(listed: Dataset, sample_id: str, image: str, mask: str) -> tuple[str, str] | None:
+    """Say how an image or its mask differs from those with these digests, of which one may be "" for unknown."""
+    of = "image"
     try:
-        content = listed.read(sample_id)
+        now = hashlib.sha256(listed.read(sample_id)).hexdigest() if image else ""
+        if now == image and mask:
+            if listed.read_mask is None:
+                return "gone", "the dataset has no masks"
+            of, image, now = "mask", mask, mask_sha256(listed.read_mask(sample_id))
     except (BadImage, InputError, OSError) as error:
-        return _gone(sample_id, error)
-    if hashlib.sha256(content).hexdigest() != expected:
-        return "changed", "its bytes are not those that the row was made from"
-    return None
-
-
-def _mask(listed: Dataset, sample_id: str, expected: str) -> tuple[str, str] | None:
-    if listed.read_mask is None:
-        return "gone", "the dataset has no masks"
-    try:
-        there = mask_sha256(listed.read_mask(sample_id))
-    except (BadImage, InputError, OSError) as error:
-        return _gone(sample_id, error, "its mask: ")
-    if there != expected:
-        return "changed", "its mask is not the one that the row has"
-    return None
+        require_drive(sample_id, error)
+        return "gone", f"its {of}: {error}"
+    return None if now == image else ("changed", f"its {of} is not the one of the row")
 
 
 def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
-    """Give the name of each image's class, and its part, "" where there is none; classes of masks are in the masks."""
-    names = (*of.classes, "")  # which is what the label -1 is
+    """List the name of each image's class, and its part, "" if it has none; classes of pixels are in the masks."""
+    names = (*of.classes, "")  # the label -1 means no class
     classes = [names[label] if of.task == "classification" else "" for label in of.labels]
     return list(zip(classes, of.parts or [""] * len(of), strict=True))
 
 
-def _target(had: tuple[str, str], has: tuple[str, str]) -> tuple[str, str] | None:
-    for what, of, old, new in zip(
-        ("relabelled", "regrouped"), ("class", "part"), had, has, strict=True
-    ):
+def _other_target(had: tuple[str, str], has: tuple[str, str]) -> tuple[str, str] | None:
+    kinds = (("relabelled", "class"), ("regrouped", "part"))
+    for (what, of), old, new in zip(kinds, had, has, strict=True):
         if old != new:
-            now, then = (repr(name) if name else "none" for name in (new, old))
-            return what, f"its {of} is {now}, the row has {then}"
+            return what, f"its {of} is {new or 'none'}, the row has {old or 'none'}"
     return None
 
 
-def _gone(sample_id: str, error: Exception, which: str = "") -> tuple[str, str]:
-    if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
-        raise ResourceError(f"reading {sample_id} failed: {error.strerror}") from error
-    return "gone", f"{which}{error}"
+def _choose_rows(store: Store, listed: Dataset, where: dict[int, int], seed: int) -> list[int]:
+    """Draw embedded rows whose images the dataset has, in random order."""
+    whole = np.flatnonzero(store.valid(*store.tiers)).tolist()
+    rows = [row for row in whole if row in where]
+    if whole and not rows:
+        raise MismatchError(
+            f"none of the {len(whole)} embedded rows of {store.path} can be recomputed: the dataset lists no image of "
+            "theirs, as if folders were renamed; name the --dataset and --root that it was made from:",
+            [("sample_id", f"{store.sample_ids[whole[0]]!r} for one", f"{listed.sample_ids[0]!r} for one")],
+        )  # fmt: skip
+    chosen: list[int] = np.random.default_rng(seed).permutation(rows).tolist()
+    return chosen
 
 
-def _recomputed(
+def _recompute(
     store: Store,
     listed: Dataset,
     where: dict[int, int],
-    k: int,
-    seed: int,
+    rows: list[int],
     checkpoint: str | None,
     device: str,
     tell: OnProgress,
 ) -> tuple[Recomputed, ...]:
-    """Put some rows through the encoder again."""
-    whole = np.flatnonzero(store.valid(*(TIER_ARRAYS[tier] for tier in store.tiers)))
-    rows = np.random.default_rng(seed).permutation([row for row in whole.tolist() if row in where])
-    if len(whole) and not len(rows):
-        had, has = store.sample_ids[whole[0]], listed.sample_ids[0]
-        raise MismatchError(
-            f"none of the {len(whole)} embedded rows of {store.path} can be recomputed: the dataset lists no image of "
-            "theirs any more, as where folders were renamed; give the --dataset and --root that it was made from:",
-            [("sample_id", f"{had!r} for one", f"{has!r} for one")],
-        )
+    """Put rows through the encoder again."""
     encoder = reload_encoder(
-        store.identity,
-        store.weights,
-        store.path,
-        f"the one that made {store.path}",
-        checkpoint,
-        device,
-    )
-    images = replace(listed, read_mask=None)  # the encoder sees no mask
+        store.identity, store.weights, store.path, f"the one that made {store.path}", checkpoint, device
+    )  # fmt: skip
+    images = replace(listed, labels=(-1,) * len(listed), read_mask=None)  # the encoder sees no mask
     found = []
-    for done, row in enumerate(rows[:k].tolist()):
-        tell("rows through the encoder", done, min(k, len(rows)))
+    for done, row in enumerate(rows):
+        tell("rows through the encoder", done, len(rows))
         sample_id = store.sample_ids[row]
         decoded = decode_row(images, where[row], encoder.spec.image_size)
         if decoded.image_sha256 != store.image_sha256(row):
@@ -368,17 +338,15 @@ def _recomputed(
                 f"{decoded.reason}"
             )
         outputs = encoder.encode([decoded.pixels], store.tiers)
-        distances = {
-            tier: _distance(store.read(TIER_ARRAYS[tier], [row])[0], outputs[TIER_ARRAYS[tier]][0])
-            for tier in store.tiers
-        }
-        tier = max(distances, key=lambda name: distances[name])
-        within = distances[tier] <= TOLERANCE[str(store.identity["compute_dtype"])]
-        found.append(Recomputed(row, sample_id, distances[tier], tier, within))
+        distance, tier = max(
+            (_distance(store.read(tier, [row])[0], outputs[tier][0]), tier) for tier in store.tiers
+        )
+        within = distance <= TOLERANCE[str(store.identity["compute_dtype"])]
+        found.append(Recomputed(row, sample_id, distance, tier, within))
     return tuple(found)
 
 
 def _distance(stored: NDArray[np.floating], now: NDArray[np.floating]) -> float:
-    """Give the relative L2 distance."""
+    """Compute the relative L2 distance."""
     have, want = stored.astype(np.float64), now.astype(np.float64)
     return float(np.linalg.norm(have - want)) / max(float(np.linalg.norm(want)), 1e-12)

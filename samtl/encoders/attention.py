@@ -60,36 +60,18 @@ class Attention:
 
 
 def relative_positions(size: int, table: Tensor) -> Tensor:
-    """Look up the relative position of every query to every key along one side.
+    """Look up the relative position of every query to every key along a side of `size` tokens.
 
-    Parameters
-    ----------
-    size : int
-        Tokens along the side.
-    table : Tensor, (2 * size - 1, head_dim)
-        The learnt parameter `rel_pos_h` or `rel_pos_w`.
-
-    Returns
-    -------
-    Tensor, (size, size, head_dim)
+    `table` is the parameter `rel_pos_h` or `rel_pos_w`, (2 * size - 1, head_dim); returns (size, size, head_dim).
     """
     steps = torch.arange(size, device=table.device)
     return table[steps[:, None] - steps[None, :] + size - 1]
 
 
 def query_bias(q: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the bias of each query for the rows and the columns of keys.
+    """Compute the bias of each query for the rows and the columns of keys, each (windows, heads, tokens, window).
 
-    Parameters
-    ----------
-    q : Tensor, (windows, heads, window * window, size)
-        Not scaled.
-    of_rows, of_columns : Tensor, (window, window, size)
-        See `relative_positions`.
-
-    Returns
-    -------
-    rows, columns : Tensor, (windows, heads, window * window, window)
+    `q` is not scaled, (windows, heads, tokens, size); for `of_rows` and `of_columns` see `relative_positions`.
     """
     grid = unflatten(q, 2, of_rows.shape[:2])
     rows = torch.einsum("nhyxc,ykc->nhyxk", grid, of_rows).flatten(2, 3)
@@ -178,20 +160,9 @@ def _with_bias(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Ten
 
 
 def split(qkv: Tensor, padding: Tensor, heads: int, window: int) -> Tensor:
-    """Cut queries, keys and values into windows.
+    """Cut (batch, height, width, 3 * heads * size) into windows: (3, windows, heads, window * window, size).
 
-    Parameters
-    ----------
-    qkv : Tensor, (batch, height, width, 3 * heads * size)
-    padding : Tensor, (3 * heads * size,)
-        Those of a token of zeros.
-    heads, window : int
-        Heads of the attention, and tokens along the side of a window.
-
-    Returns
-    -------
-    Tensor, (3, windows, heads, window * window, size)
-        A view if one window is the whole image.
+    `padding` is the row of a token of zeros. If one window is the whole image, the result is a view.
     """
     batch, height, width, _ = qkv.shape
     if height == width == window:

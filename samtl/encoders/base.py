@@ -100,13 +100,6 @@ class EncoderSpec:
 
         Two rows are comparable if and only if these fields are equal. Device, batch size and versions of libraries are
         not among them.
-
-        Parameters
-        ----------
-        weights_sha256 : str
-            See `Weights`.
-        compute_dtype : str
-            Name of the dtype that the network computes in, such as `bfloat16`.
         """
         return {
             "encoder": {"name": self.name, "weights_sha256": weights_sha256},
@@ -123,28 +116,24 @@ class EncoderSpec:
 class Encoder(Protocol):
     """A frozen network on a device, from resized pixels to the arrays that a store keeps.
 
-    A module of this package whose `Encoder` class has these members, with functions `spec(name, image_size=None)` and
-    `Encoder(name, checkpoint, device, dtype, image_size, engine)`, is an encoder that users can name.
+    An encoder that users can name is a module of this package with such a class, named `Encoder` and constructed as
+    `Encoder(name, checkpoint, device, dtype, image_size, engine)`, and a function `spec(name, image_size=None)`.
+
+    Attributes
+    ----------
+    spec : EncoderSpec
+    weights : Weights
+    note : str
+        A line about the encoder that the user should read, or "".
     """
 
-    @property
-    def spec(self) -> EncoderSpec:
-        """What the encoder expects and returns."""
-        ...
-
-    @property
-    def weights(self) -> Weights:
-        """Where its weights come from."""
-        ...
+    spec: EncoderSpec
+    weights: Weights
+    note: str
 
     @property
     def compute_dtype(self) -> str:
-        """Name of the dtype that it computes in, such as `bfloat16`."""
-        ...
-
-    @property
-    def note(self) -> str:
-        """A line about the encoder that the user should read, or ""."""
+        """Name of the dtype that the network computes in, such as `bfloat16`."""
         ...
 
     def encode(
@@ -171,9 +160,9 @@ class Encoder(Protocol):
         ...
 
     def best_batch(self, most: int) -> int:
-        """Return a batch size that suits the device, `most` or less."""
+        """Return a batch size that suits the device, at most `most`."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return `spec.fingerprint` with this encoder's weights and compute dtype."""
+        """Return `spec.fingerprint` of this encoder's weights and compute dtype."""
         ...

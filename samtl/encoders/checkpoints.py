@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from samtl._io import file_sha256
 from samtl.encoders.base import Weights
 from samtl.errors import InputError, ResourceError
 
@@ -40,7 +41,7 @@ class Official:
 
     def matches(self, path: Path) -> bool:
         """Whether a file has the published content."""
-        return _file_sha256(path).startswith(self.sha256)
+        return file_sha256(path).startswith(self.sha256)
 
 
 def check_source(checkpoint: str) -> None:
@@ -112,7 +113,7 @@ def load_weights(
             if not official.matches(path):  # a truncated or altered copy
                 raise InputError(
                     f"--checkpoint {checkpoint} is named like the official checkpoint, but its sha256 is "
-                    f"{_file_sha256(path)} instead of {official.sha256}: download it again, or rename a file of "
+                    f"{file_sha256(path)} instead of {official.sha256}: download it again, or rename a file of "
                     "your own"
                 )
             description = f"official {official.file}"
@@ -185,11 +186,6 @@ def download(official: Official) -> Path:
             "yourself, pass it with --checkpoint FILE, or try without weights: --checkpoint random:0"
         ) from error
     return path
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:

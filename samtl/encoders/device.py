@@ -43,10 +43,7 @@ def resolve_device(name: str) -> torch.device:
 def resolve_devices(names: str) -> tuple[torch.device, ...]:
     """Return the devices that a comma-separated list or `cuda:all` stands for.
 
-    Raises
-    ------
-    InputError
-        As `resolve_device`; also for devices of different kinds, and for a GPU that is named twice.
+    Raises InputError as `resolve_device` does, for devices of different kinds, and for a GPU that is named twice.
     """
     if names == "cuda:all":
         resolve_device("cuda")
@@ -70,12 +67,8 @@ def resolve_devices(names: str) -> tuple[torch.device, ...]:
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the compute dtype that `auto`, `float32`, `bfloat16` or `float16` stands for.
 
-    `auto` is bfloat16 if the hardware multiplies it natively, else float32, because emulation is slower.
-
-    Raises
-    ------
-    InputError
-        For another name.
+    `auto` is bfloat16 if the hardware multiplies it natively, else float32, because emulation is slower. Raises
+    InputError for another name.
     """
     if name == "auto":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32

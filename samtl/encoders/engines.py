@@ -15,33 +15,16 @@ Tap = Callable[[Tensor], None]
 
 
 class Reference:
-    """`ImageEncoderViT.forward`, which also passes on the outputs of some blocks.
-
-    Parameters
-    ----------
-    model : nn.Module
-        An `ImageEncoderViT`.
-    taps : sequence of int
-        Blocks whose output is passed on.
-    """
+    """The forward pass of an `ImageEncoderViT`, which also passes on the outputs of the blocks `taps`."""
 
     def __init__(self, model: Any, taps: Sequence[int]) -> None:
         self.model, self.taps = model, taps
         self.blocks: list[Callable[[Tensor], Tensor]] = list(model.blocks)
 
     def __call__(self, x: Tensor, tap: Tap) -> Tensor:
-        """Run the encoder.
+        """Run the encoder, (batch, 3, size, size) to (batch, channels, side, side).
 
-        Parameters
-        ----------
-        x : Tensor, (batch, 3, size, size)
-            Normalised and padded, in the model's dtype.
-        tap : callable
-            Called with the output (batch, side, side, width) of each tapped block.
-
-        Returns
-        -------
-        Tensor, (batch, channels, side, side)
+        `tap` is called with the output (batch, side, side, width) of each tapped block.
         """
         x = self.model.patch_embed(x) + self.model.pos_embed
         for index, block in enumerate(self.blocks):

@@ -34,7 +34,7 @@ class Linear:
         self.weight, self.bias = module.weight, module.bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Compute x W + b: (..., inputs) to (..., outputs)."""
+        """Compute x W + b."""
         if self._packed is None:
             return linear(x, self.weight, self.bias)
         return _fused(x, self._packed, self.bias, "none", [], "")

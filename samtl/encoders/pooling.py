@@ -14,15 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 
 def feature_names(channels: int, blocks: Mapping[int, int]) -> tuple[str, ...]:
-    """Name the columns of `pooled` in their order.
-
-    Parameters
-    ----------
-    channels : int
-        Channels of the dense output.
-    blocks : mapping of int to int
-        Index of each block whose mean is kept, counted from 0, with its width.
-    """
+    """Name the columns of `pooled`; `blocks` maps the index of each block whose mean is kept to its width."""
     output = [f"{what}_{c:03d}" for what in ("mean", "max", "std") for c in range(channels)]
     inner = [f"block{b:02d}_mean_{c:04d}" for b, width in blocks.items() for c in range(width)]
     return (*output, *inner)
@@ -31,15 +23,7 @@ def feature_names(channels: int, blocks: Mapping[int, int]) -> tuple[str, ...]:
 def valid_mask(
     tokens: Sequence[tuple[int, int]], grid: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """Mark the tokens that cover at least one pixel: float32 (batch, 1, *grid), 0 on padding.
-
-    Parameters
-    ----------
-    tokens : sequence of (rows, columns)
-        How far each image reaches.
-    grid : (rows, columns)
-    device : torch.device
-    """
+    """Return 1 for the (rows, columns) of tokens that each image covers, 0 for padding: float32 (batch, 1, *grid)."""
     mask = torch.zeros(len(tokens), 1, *grid, device=device)
     for one, (rows, columns) in zip(mask, tokens, strict=True):
         one[:, :rows, :columns] = 1
@@ -52,18 +36,9 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def grid(dense: Tensor, mask: Tensor, cells: int) -> Tensor:
-    """Average valid tokens in cells x cells cells.
+    """Average valid tokens in cells, (batch, channels, h, w) to (batch, channels, cells, cells), both float16.
 
-    Parameters
-    ----------
-    dense : Tensor of float16, (batch, channels, h, w)
-    mask : Tensor of float32, (batch, 1, h, w)
-    cells : int
-
-    Returns
-    -------
-    Tensor of float16, (batch, channels, cells, cells)
-        0 in cells without a valid token.
+    Cells without a valid token are 0.
     """
     totals, shares = _cell_means(dense.float() * mask, cells), _cell_means(mask, cells)
     return (totals / shares.clamp(min=1 / mask[0].numel())).to(torch.float16)

@@ -148,13 +148,7 @@ class Encoder(TorchEncoder):
 def load(
     name: str, checkpoint: str | None = None, image_size: int = IMAGE_SIZE
 ) -> tuple[nn.Module, Weights]:
-    """Return the plain `ImageEncoderViT` with its weights, in float32 on the CPU, for inference.
-
-    Parameters
-    ----------
-    name, checkpoint, image_size
-        See `Encoder`.
-    """
+    """Return the plain `ImageEncoderViT` with its weights, in float32 on the CPU, for inference; see `Encoder`."""
     model = build(name)
     weights = load_weights(
         model,

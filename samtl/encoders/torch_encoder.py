@@ -76,11 +76,9 @@ class TorchEncoder:
 
     @property
     def compute_dtype(self) -> str:
-        """Name of the dtype that the network computes in."""
         return str(self.dtype).removeprefix("torch.")
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return everything that decides the values of an embedding."""
         return self.spec.fingerprint(self.weights.sha256, self.compute_dtype)
 
     @torch.inference_mode()
@@ -122,18 +120,7 @@ class TorchEncoder:
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Tensor:
-        """Run the network alone.
-
-        Parameters
-        ----------
-        x : Tensor, (batch, bands, size, size)
-            Scaled and padded, in the compute dtype, on the encoder's device.
-
-        Returns
-        -------
-        Tensor, (batch, *spec.shape("dense"))
-            In the compute dtype.
-        """
+        """Run the network on scaled and padded images, (batch, bands, size, size) to (batch, *spec.shape("dense"))."""
         if self.device.type == "cpu" and len(x) > 1:
             return torch.cat(_one_per_core(self.forward, torch.split(x, 1)))
         return self._network(x, lambda tokens: None)

@@ -28,9 +28,9 @@ from samtl.heads.base import Floats, PooledHead
 from samtl.heads.io import load
 from samtl.images.codecs import SUFFIXES
 from samtl.images.transforms import resized_shape
-from samtl.store.find import locate
 from samtl.store.fingerprint import differences
 from samtl.store.reader import Store, open_store
+from samtl.store.storage import locate
 
 _ROWS_AT_ONCE = 256  # of a store, for the probabilities of classes
 _IMAGES_AT_ONCE = 32  # as files in memory, for a baseline

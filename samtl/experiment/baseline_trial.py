@@ -28,11 +28,11 @@ from samtl.experiment.trial import (
     most_frequent,
     score_classes,
 )
-from samtl.images.transforms import Preprocessing, mask_square, resized_shape
+from samtl.images.transforms import IMAGE_SIZE as IMAGE_SIZE
+from samtl.images.transforms import mask_square, resized_shape
 from samtl.splits import Samples
 
 FLOOR = "floor"
-IMAGE_SIZE = Preprocessing().image_size  # of an encoder, if none is named
 
 
 class BaselineTrial(Trial):

@@ -27,7 +27,7 @@ from samtl.heads.base import PooledHead
 from samtl.heads.grid import UPSAMPLING, GridHead
 from samtl.images.transforms import resized_shape
 from samtl.splits import Samples, Split
-from samtl.store.layout import BLOCK_ROWS
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
 
 Head = PooledHead | GridHead

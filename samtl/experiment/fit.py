@@ -12,12 +12,13 @@ import numpy as np
 from samtl import registry, splits
 from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError, UnknownName
-from samtl.experiment.baseline_trial import IMAGE_SIZE, BaselineTrial, samples_of
+from samtl.experiment.baseline_trial import BaselineTrial, samples_of
 from samtl.experiment.features import Data, array_for
 from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import FitResult as FitResult
 from samtl.experiment.run import read_run, runs_folder
 from samtl.experiment.trial import Clock, OnEvent, Parts
+from samtl.images.transforms import IMAGE_SIZE
 from samtl.splits import Samples, Split, read_split
 from samtl.splits.spec import SHIPPED
 from samtl.store.reader import Store, open_store

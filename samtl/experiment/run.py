@@ -27,7 +27,7 @@ from samtl.heads.io import TENSORS
 from samtl.metrics import classification
 from samtl.metrics.classification import PerClass, Score
 from samtl.splits import Split
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
 FORMAT = 3  # of a run folder

@@ -36,6 +36,9 @@ Code = Literal[
     "mask_unreadable", "mask_size", "mask_values",
 ]  # fmt: skip
 
+# Memory of earlier images is kept for the next ones (64 MB at most): fetching it anew takes as long as decoding.
+Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
+
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 _RASTER = frozenset({"TIFF", "JPEG 2000"})
 
@@ -162,17 +165,12 @@ def statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     Parameters
     ----------
     pixels : ndarray, (H, W, 3) uint8
+        Not empty, or InputError is raised.
 
     Returns
     -------
     ndarray, (12,) float32
-        Mean, population standard deviation, minimum and maximum of each channel, in [0, 255]; the order is that of
-        `STATISTICS`.
-
-    Raises
-    ------
-    InputError
-        If `pixels` has another shape or dtype, or is empty.
+        Mean, population standard deviation, minimum and maximum of each channel, in the order of `STATISTICS`.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise InputError(

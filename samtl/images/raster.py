@@ -16,6 +16,9 @@ from samtl.images.codecs import check_pixels, no_mask, unsupported
 _DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG"}
 
 
+_TAG_BYTES = 130  # that a TIFF has at least beside its pixels
+
+
 class _Reader(DatasetReader):  # type: ignore[misc]
     def read_transform(self) -> tuple[float, ...]:
         """Leave the georeference alone: rasterio warns if there is none."""
@@ -55,13 +58,16 @@ def _opened(data: bytes, form: str) -> Iterator[DatasetReader]:
             raise unsupported(f"{source.count} bands of {source.dtypes[0]} ({', '.join(names)})")
         try:
             yield source
-        except RasterioIOError as error:
+        except RasterioIOError:
             if form == "TIFF" and _reaches_beyond(source, len(data)):
-                raise EOFError("pixels lie past the end of the file") from error
+                raise EOFError("pixels lie past the end of the file") from None
             raise
 
 
 def _reaches_beyond(source: DatasetReader, length: int) -> bool:
+    pixels = source.width * source.height * source.count * _bits(source) // 8
+    if source.compression is None and pixels + _TAG_BYTES > length:
+        return True  # libtiff shortens what such a file says of its blocks
     for band in source.indexes:
         for (row, column), _ in source.block_windows(band):
             offset, size = (

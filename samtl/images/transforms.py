@@ -6,42 +6,18 @@ bilinear filter on uint8), pixel for pixel. The encoder normalises and pads on i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from samtl.errors import InputError
 
+IMAGE_SIZE = 1024  # side of an encoder's input in pixels, unless another is named
 PATCH = 16  # pixels of the resized image per token, in both directions
 IGNORE = 255  # in a mask: unknown, or beyond the image
 LARGEST = 2048  # side of an encoder's input in pixels; attention costs 16 times as much as at 1024
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # R, G, B on the 0 to 255 scale
 PIXEL_STD = (58.395, 57.12, 57.375)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What is done to the pixels before the encoder sees them; part of a store's fingerprint.
-
-    Attributes
-    ----------
-    image_size : int
-        Side of the encoder's square input in pixels, a multiple of 16.
-    """
-
-    image_size: int = 1024
-    colour: str = "RGB, 8 bits, alpha dropped, EXIF orientation ignored"
-    resize: str = "longest side, Pillow bilinear, antialiased, uint8"
-    pixel_mean: tuple[float, float, float] = PIXEL_MEAN
-    pixel_std: tuple[float, float, float] = PIXEL_STD
-    pad: str = "zeros at the bottom and right, after normalising"
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the fields as JSON values."""
-        lists = {"pixel_mean": list(self.pixel_mean), "pixel_std": list(self.pixel_std)}
-        return {**asdict(self), **lists}
 
 
 def check_image_size(image_size: int) -> None:
@@ -53,7 +29,7 @@ def check_image_size(image_size: int) -> None:
         )
 
 
-def resized_shape(height: int, width: int, image_size: int = 1024) -> tuple[int, int]:
+def resized_shape(height: int, width: int, image_size: int = IMAGE_SIZE) -> tuple[int, int]:
     """Compute (height, width) of an image whose longest side is resized to `image_size`.
 
     Rounded half up as in SAM, but at least 1: SAM fails on images so thin that a side rounds to 0.
@@ -62,18 +38,22 @@ def resized_shape(height: int, width: int, image_size: int = 1024) -> tuple[int,
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize_longest_side(pixels: NDArray[np.uint8], image_size: int = 1024) -> NDArray[np.uint8]:
+def resize_longest_side(
+    pixels: NDArray[np.uint8], image_size: int = IMAGE_SIZE
+) -> NDArray[np.uint8]:
     """Resize an image, (height, width, 3) uint8, to (h, w, 3) with (h, w) from `resized_shape`."""
     return resize_image(Image.fromarray(pixels), image_size)
 
 
-def resize_image(image: Image.Image, image_size: int = 1024) -> NDArray[np.uint8]:
+def resize_image(image: Image.Image, image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
     """Resize a Pillow image in mode RGB as `resize_longest_side` does."""
     height, width = resized_shape(image.height, image.width, image_size)
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
-def mask_square(mask: NDArray[np.uint8], image_size: int = 1024) -> NDArray[np.uint8]:
+def mask_square(mask: NDArray[np.uint8], image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
     """Place a mask on the encoder's padded square, where the pixels of its image are.
 
     Parameters
@@ -99,7 +79,7 @@ def grid_cells(side: int) -> int:
     return min(16, side)
 
 
-def valid_tokens(height: int, width: int, image_size: int = 1024) -> tuple[int, int]:
+def valid_tokens(height: int, width: int, image_size: int = IMAGE_SIZE) -> tuple[int, int]:
     """Count the rows and columns of tokens that cover at least one pixel of an image of this original size.
 
     The longest side always reaches the last token, number `image_size / 16`.

@@ -169,12 +169,11 @@ def paired_differences(
     seeds = np.zeros(1 + resamples)
     for outcomes in by_seed:
         rows = np.sort([rank[name] for name in outcomes[0].ids])
-        # A draw may miss all samples of a seed, which is then left out of that draw's mean.
-        seen = np.append(True, drawn[rows].any(0))
-        seeds += seen
+        # A draw may miss all samples of a seed: its score is then 0, and it does not count in that draw's mean.
+        seeds += np.append(True, drawn[rows].any(0))
         for model, outcome in zip(models, outcomes, strict=True):
             order = np.argsort([rank[name] for name in outcome.ids])
-            sums[model] += np.where(seen, _scores(outcome, order, metric, drawn, rows), 0)
+            sums[model] += _scores(outcome, order, metric, drawn, rows)
     means = {model: total / seeds for model, total in sums.items()}
     found = {}
     for a, b in itertools.combinations(models, 2):

@@ -21,14 +21,14 @@ from samtl.datasets import Dataset, resolve
 from samtl.errors import InputError, ResourceError, SamtlError
 from samtl.experiment.run import runs_folder
 from samtl.report import figures, images
+from samtl.report.album import Album
 from samtl.report.compare import Comparison, compared, findings, share_of
 from samtl.report.content import Drawing, Section, Table
-from samtl.report.encoder_pass import pass_seconds
 from samtl.report.load import read_comparisons, require_one
 from samtl.report.page import render
 from samtl.report.style import png, svg
 from samtl.report.words import counted, weights_of
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
@@ -37,35 +37,19 @@ _QUALITY = 85  # of photographs in the page; the PNG files are lossless
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What a report contains, and where it is.
-
-    Attributes
-    ----------
-    folder, page : Path
-    studies, runs, figures, tables : int
-        How many; a study is a set of runs that may be compared.
-    bytes : int
-        Of the page.
-    seconds : float
-    lines : tuple of str
-        The findings in words.
-    warnings : tuple of str
-        What readers must know.
-    missing : tuple of str
-        What could not be shown, and why.
-    """
+    """What a report contains, and where it is."""
 
     folder: Path
     page: Path
-    studies: int
+    studies: int  #: sets of runs that may be compared
     runs: int
     figures: int
     tables: int
-    bytes: int
+    bytes: int  #: of the page
     seconds: float
-    lines: tuple[str, ...]
-    warnings: tuple[str, ...]
-    missing: tuple[str, ...]
+    lines: tuple[str, ...]  #: the findings in words
+    warnings: tuple[str, ...]  #: what readers must know
+    missing: tuple[str, ...]  #: what could not be shown, and why
 
     def to_json(self) -> dict[str, object]:
         """Return the result as JSON values."""
@@ -127,7 +111,7 @@ def make_report(
         for number, one in enumerate(comparisons, 1):
             tell(f"drawing {one.dataset}: {counted(len(one.runs), 'run')}")
             opened, why = _dataset(one, dataset, root)
-            seconds = encoder_seconds if encoder_seconds is not None else pass_seconds(one)
+            seconds = encoder_seconds if encoder_seconds is not None else figures.pass_seconds(one)
             chapter, notes = _chapter(one, opened, why, seconds)
             lines += [line for section in chapter for line in section.bullets]
             missing += notes
@@ -254,7 +238,7 @@ def _chapter(
     found = compared(comparison)
     by_share = figures.by_share(comparison)
     grouped = any(run.split.name.startswith("grouped") for run in comparison.runs)
-    album = images.Album(dataset)
+    album = Album(dataset)
     samples, panels = images.samples(album), images.panels(comparison, album)
     mistakes = (*images.confused(comparison, album), *images.hardest(comparison, album))
     missing = [*album.notes, *filter(None, [why])]

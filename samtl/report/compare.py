@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import NamedTuple
@@ -92,26 +92,14 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs on one dataset that may be compared.
-
-    Attributes
-    ----------
-    dataset, task : str
-    classes : tuple of str
-    models : mapping of str to tuple of Run
-        The runs of each model by its display name, ordered by training share and seed.
-    failed : tuple of (str, str)
-        Failed cells of sweeps: what, and why.
-    warnings : tuple of str
-        What a reader must know before comparing.
-    """
+    """Runs on one dataset that may be compared."""
 
     dataset: str
     task: str
     classes: tuple[str, ...]
-    models: Mapping[str, tuple[Run, ...]]
-    failed: tuple[tuple[str, str], ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    models: Mapping[str, tuple[Run, ...]]  #: by display name, runs by training share and seed
+    failed: tuple[tuple[str, str], ...] = ()  #: cells of sweeps: what, and why
+    warnings: tuple[str, ...] = ()  #: what a reader must know before comparing
 
     @property
     def pairs(self) -> list[tuple[str, Run]]:
@@ -166,6 +154,11 @@ class Comparison:
 
         return [one for one in min(kinds.values(), key=distance) if beside or not one.beside]
 
+    def ranked(self, some: Iterable[Series]) -> list[Series]:
+        """Sort series from the best to the worst by the first score of the task."""
+        means = {one: one.summary(SCORES[self.task][0]) for one in some}
+        return sorted(means, key=lambda one: -(found.mean if (found := means[one]) else -1.0))
+
     def together(self, held_out: float = STANDARD_SHARE) -> dict[str, Run]:
         """Return one run of each model on the same split: of the standard split, the seed that most models have."""
         splits: dict[tuple[str, int], dict[str, Run]] = {}
@@ -198,7 +191,7 @@ def compared(comparison: Comparison) -> list[Compared]:
             kinds.setdefault(one.kind, []).append(one)
     found = []
     for some in sorted(kinds.values(), key=lambda some: (some[0].kind.split, some[0].share)):
-        ranked = sorted(some, key=_badness(metric))
+        ranked = comparison.ranked(some)
         gaps = _gaps({one.model: _outcomes(one) for one in ranked}, metric)
         found += [
             Compared(
@@ -212,17 +205,9 @@ def compared(comparison: Comparison) -> list[Compared]:
 
 def findings(comparison: Comparison, found: Sequence[Compared]) -> tuple[str, ...]:
     """Return the words on each model against the next better one, on the standard split."""
-    ranked = sorted(comparison.standard(), key=_badness(SCORES[comparison.task][0]))
+    ranked = comparison.ranked(comparison.standard())
     words = {(one.better, one.other): one.words for one in found}
     return tuple(words[pair] for pair in pairwise(ranked) if pair in words)
-
-
-def _badness(metric: str) -> Callable[[Series], float]:
-    def badness(one: Series) -> float:
-        summary = one.summary(metric)
-        return 1.0 if summary is None else -summary.mean
-
-    return badness
 
 
 def _name(one: Series) -> str:

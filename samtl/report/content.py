@@ -15,38 +15,23 @@ Value = str | int | float | None
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of text and numbers.
+    """Rows of text and numbers."""
 
-    Attributes
-    ----------
-    name : str
-        Of its files and its anchor: lower-case letters, digits and hyphens.
-    title, caption : str
-    header : tuple of str
-    rows : tuple of tuples
-        One value for each name of the header.
-    """
-
-    name: str
+    name: str  #: of its files and its anchor: lower-case letters, digits and hyphens
     title: str
     caption: str
     header: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
+    rows: tuple[tuple[Value, ...], ...]  #: one value for each name of the header
 
 
 @dataclass(frozen=True, eq=False)
 class Drawing(Table):
-    """A figure, with the numbers in it as a table.
-
-    Attributes
-    ----------
-    figure : matplotlib Figure
-    picture : bool
-        Whether it consists of photographs, which are embedded as pixels instead of SVG.
-    """
+    """A figure, with the numbers in it as a table."""
 
     figure: Figure
-    picture: bool = False
+    picture: bool = (
+        False  #: whether it consists of photographs, which are embedded as pixels instead of SVG
+    )
 
     def _repr_png_(self) -> bytes:
         """Show the figure in a notebook."""

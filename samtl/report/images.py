@@ -7,26 +7,22 @@ does not look at places, is left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from samtl.datasets import Dataset
-from samtl.errors import InputError
 from samtl.experiment.run import Run
 from samtl.experiment.tables import ImageScores, read_images, read_predictions
-from samtl.images.codecs import decode, decode_mask
-from samtl.images.transforms import IGNORE, mask_square, resize_longest_side, resized_shape
-from samtl.metrics import classification, segmentation
+from samtl.images.transforms import IGNORE
+from samtl.metrics import classification
+from samtl.report.album import FINE, Album, Pixels
 from samtl.report.compare import Comparison, share_of
 from samtl.report.content import Drawing
 from samtl.report.figures.sheet import (
-    UNCOUNTED,
     Picture,
     Row,
     judged,
@@ -45,104 +41,6 @@ _ACROSS = 4  # pictures in a row if each has text
 _CLASSES = 20  # rows that are readable
 _MODELS = 4
 _PAIRS = 3
-_FINE = 1024  # pixels of the longest side
-
-Pixels = NDArray[np.uint8]
-
-
-class Album:
-    """Reads the images and masks that are shown, and notes what cannot be read.
-
-    Parameters
-    ----------
-    dataset : Dataset or None
-        None if it cannot be opened: then only predicted masks are shown.
-    """
-
-    def __init__(self, dataset: Dataset | None) -> None:
-        self.dataset = dataset
-        self._known = frozenset(() if dataset is None else dataset.sample_ids)
-        self._failed: dict[str, str] = {}
-        self.uncounted = False
-
-    def photograph(self, sample_id: str, size: int | None = None) -> Pixels | None:
-        """Decode an image, its longest side resized to `size`, or reduced to what a sheet can show."""
-
-        def read(dataset: Dataset) -> Pixels:
-            pixels = decode(dataset.read(sample_id))
-            if size is not None:
-                return resize_longest_side(pixels, size)
-            image = Image.fromarray(pixels)
-            image.thumbnail((_FINE // 2, _FINE // 2), Image.Resampling.LANCZOS)
-            return np.asarray(image)
-
-        return self._tried(sample_id, read)
-
-    def truth(self, sample_id: str, shape: tuple[int, ...]) -> Pixels | None:
-        """Read a true mask and resize it to `shape`, (height, width)."""
-
-        def read(dataset: Dataset) -> Pixels:
-            if dataset.read_mask is None:
-                raise InputError(f"{dataset.name} has no masks")
-            mask = dataset.read_mask(sample_id)
-            if resized_shape(mask.shape[0], mask.shape[1], max(shape)) != shape:
-                raise InputError(f"its mask of shape {mask.shape} does not fit one of {shape}")
-            mask = mask_square(mask, max(shape))[: shape[0], : shape[1]]
-            self.uncounted |= bool((mask == IGNORE).any())
-            return mask
-
-        return self._tried(sample_id, read)
-
-    def masks(
-        self, images: ImageScores, sample_id: str, n_classes: int
-    ) -> tuple[Pixels | None, Pixels | None]:
-        """Read a predicted mask and the true one, unless that has changed since it was scored."""
-        place = images.ids.index(sample_id)
-        try:
-            guess = decode_mask(images.masks[place].read_bytes())
-            truth = self.truth(sample_id, guess.shape)
-            if truth is None:
-                return guess, None
-            counts = segmentation.confusion(truth, guess, n_classes)
-            scored = segmentation.scores(counts)["accuracy"]
-        except (OSError, InputError) as error:
-            self._failed[sample_id] = str(error)
-            return None, None
-        if np.isclose(scored, images.scores["accuracy"][place], rtol=1e-5, atol=1e-6):
-            return guess, truth
-        self._failed[sample_id] = "its true mask is not the one it was scored with"
-        return guess, None
-
-    def legend(self, colours: Mapping[str, str]) -> dict[str, str]:
-        """Add pixels that do not count to a legend, if masks have any."""
-        return {**colours, "not counted": UNCOUNTED} if self.uncounted else {**colours}
-
-    def some(self, sample_ids: Iterable[str], most: int) -> list[tuple[str, Pixels]]:
-        """Return the first images that can be read, at most so many."""
-        read = ((sample_id, self.photograph(sample_id)) for sample_id in sample_ids)
-        return list(islice(((name, pixels) for name, pixels in read if pixels is not None), most))
-
-    @property
-    def notes(self) -> list[str]:
-        """Sentences on what could not be shown."""
-        if self.dataset is None:
-            return ["Images and true masks are missing, because the dataset was not opened."]
-        some = list(self._failed.items())[:1]
-        return [
-            f"{len(self._failed)} images could not be shown, such as {sample_id!r} ({reason})."
-            for sample_id, reason in some
-        ]
-
-    def _tried(self, sample_id: str, read: Callable[[Dataset], Pixels]) -> Pixels | None:
-        if self.dataset is None:
-            return None
-        try:
-            if sample_id not in self._known:
-                raise InputError(f"{self.dataset.name} holds no such image")
-            return read(self.dataset)
-        except (OSError, InputError) as error:
-            self._failed[sample_id] = str(error)
-            return None
 
 
 def samples(album: Album, seed: int = 0) -> list[Drawing]:
@@ -372,7 +270,7 @@ def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Dr
     photographs, masks, table = [], [], []
     what = dataset.classes[1] if len(dataset.classes) == 2 else "not background"
     for _, _, sample_id in sorted(keyed):
-        pixels = album.photograph(sample_id, _FINE)
+        pixels = album.photograph(sample_id, FINE)
         mask = None if pixels is None else album.truth(sample_id, pixels.shape[:2])
         if pixels is None or mask is None:
             continue

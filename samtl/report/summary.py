@@ -26,32 +26,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Summary:
-    """The finished cells of a sweep that may be compared.
-
-    Attributes
-    ----------
-    dataset : str
-    title : str
-        Of the score: `accuracy` or `IoU`.
-    splits : tuple of str
-        In the order in which they were asked for.
-    lines : tuple of Line
-        The floor last: the one that was in the sweep, else the one fitted beside each head.
-    floor_missing : str
-        Why there is no floor, or "".
-    words : tuple of str
-        On the splits nearest to 80-20, each model against the next better one.
-    weights : tuple of str
-        Those that are untrained.
-    """
+    """The finished cells of a sweep that may be compared."""
 
     dataset: str
-    title: str
-    splits: tuple[str, ...]
-    lines: tuple[Line, ...]
-    floor_missing: str
-    words: tuple[str, ...]
-    weights: tuple[str, ...]
+    title: str  #: of the score: `accuracy` or `IoU`
+    splits: tuple[str, ...]  #: in the order in which they were asked for
+    lines: tuple[
+        Line, ...
+    ]  #: the floor last: the one in the sweep, else the one fitted beside each head
+    floor_missing: str  #: why there is no floor, or ""
+    words: tuple[
+        str, ...
+    ]  #: on the splits nearest to 80-20, each model against the next better one
+    weights: tuple[str, ...]  #: those that are untrained
 
 
 def summarise(result: SweepResult) -> list[Summary]:

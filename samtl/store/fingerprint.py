@@ -1,81 +1,149 @@
-"""What makes two embeddings comparable: everything that decides their values, and nothing else."""
+"""What makes two stores comparable: everything that decides the values of their rows, and nothing else."""
 
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from samtl.errors import DamageError, InputError
-from samtl.images.transforms import check_image_size
-from samtl.store.documents import digest, unseal
-from samtl.store.layout import FORMAT
+import msgspec
+
+from samtl._io import digest, seal, unseal
+from samtl.errors import DamageError, InputError, MismatchError
+from samtl.store.format import FORMAT, ArraySpec
+from samtl.store.storage import Storage
 
 FILE = "fingerprint.json"
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """The identity of a store's rows. Device, batch size and library versions are not part of it.
+class Identity(msgspec.Struct, frozen=True):
+    """The content of `fingerprint.json`, written once and first.
 
     Attributes
     ----------
-    encoder : str
-        The encoder's name.
-    weights_sha256 : str
-        Over the encoder's tensors, whatever file they came from.
-    preprocessing : mapping
-        JSON values, as `Preprocessing.to_dict` gives them.
-    image_size : int
-        Side of the encoder's input in pixels.
-    compute_dtype : str
-        What the encoder computed in.
-    stored_dtypes : mapping
-        The dtype of each tier's array.
+    fingerprint : dict
+        `EncoderSpec.fingerprint` and `format`: JSON values.
+    sha256 : str
+        Of the fingerprint's canonical JSON.
+    store_id : str
+        Random; the sample tables of the store carry it.
+    block_rows : int
+        Rows of a block, the unit of writing.
+    arrays : dict of str to ArraySpec
+        All that this store may have.
+    about : dict
+        For people: `weights` in words, `untrained`, `model` (a URL).
     """
 
-    encoder: str
-    weights_sha256: str
-    preprocessing: Mapping[str, object]
-    image_size: int
-    compute_dtype: str
-    stored_dtypes: Mapping[str, str]
-    format: int = FORMAT
-
-    def to_dict(self) -> dict[str, object]:
-        """Give the fields as JSON values."""
-        return {
-            "format": self.format,
-            "encoder": {"name": self.encoder, "weights_sha256": self.weights_sha256},
-            "preprocessing": dict(self.preprocessing),
-            "image_size": self.image_size,
-            "compute_dtype": self.compute_dtype,
-            "stored_dtypes": dict(self.stored_dtypes),
-        }
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Fingerprint:
-        """Take the fields back from what `to_dict` gave."""
-        return cls(
-            str(content["encoder"]["name"]),
-            str(content["encoder"]["weights_sha256"]),
-            content["preprocessing"],
-            int(content["image_size"]),
-            str(content["compute_dtype"]),
-            content["stored_dtypes"],
-            int(content["format"]),
-        )
+    fingerprint: dict[str, Any]
+    sha256: str
+    store_id: str
+    block_rows: int
+    arrays: dict[str, ArraySpec]
+    about: dict[str, Any]
+    checksum: str = ""
 
     @property
-    def sha256(self) -> str:
-        """The digest by which everything refers to it."""
-        return digest(self.to_dict())
+    def encoder(self) -> str:
+        """The encoder's name."""
+        return str(self.fingerprint["encoder"]["name"])
+
+    @property
+    def image_size(self) -> int:
+        """Side of the encoder's input in pixels."""
+        return int(self.fingerprint["image_size"])
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all of it."""
+        return digest({**msgspec.to_builtins(self), "checksum": ""})
+
+    def to_bytes(self) -> bytes:
+        """Return the sealed file."""
+        return seal(msgspec.to_builtins(self))
+
+
+def make_identity(
+    fields: Mapping[str, object],
+    arrays: Mapping[str, ArraySpec],
+    about: Mapping[str, object],
+    block_rows: int,
+) -> Identity:
+    """Give a new store its identity, with a random `store_id`.
+
+    Parameters
+    ----------
+    fields : mapping
+        `EncoderSpec.fingerprint`; `format` is added.
+    arrays, about, block_rows
+        As in `Identity`.
+    """
+    fingerprint = {**fields, "format": FORMAT}
+    store_id = uuid.uuid4().hex
+    return Identity(
+        fingerprint, digest(fingerprint), store_id, block_rows, dict(arrays), dict(about)
+    )
+
+
+def read_identity(storage: Storage) -> Identity | None:
+    """Read a store's `fingerprint.json`; None if there is none.
+
+    Raises
+    ------
+    DamageError
+        If it is damaged.
+    InputError
+        If the store has another format.
+    """
+    where = f"{storage.url}/{FILE}"
+    try:
+        raw = storage.read(FILE)
+    except FileNotFoundError:
+        return None
+    try:
+        stored = msgspec.json.decode(raw, type=_Any).fingerprint.format
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DamageError(f"{where} is damaged: {error}") from error
+    if stored != FORMAT:
+        raise InputError(
+            f"{storage.url} has store format {stored}, this samtl reads format {FORMAT}: embed the images again"
+        )
+    found = unseal(raw, Identity, where)
+    fields = found.fingerprint
+    if digest(fields) != found.sha256:
+        raise DamageError(f"{where}: its sha256 is not that of its fingerprint")
+    if (
+        not isinstance(fields.get("encoder"), dict)
+        or not isinstance(fields["encoder"].get("name"), str)
+        or not isinstance(fields.get("image_size"), int)
+        or found.block_rows < 1
+        or any(name != spec.name or "/" in name for name, spec in found.arrays.items())
+    ):
+        raise DamageError(f"{where} is not the identity of a store: a field is missing or wrong")
+    return found
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+class _Any(msgspec.Struct):
+    fingerprint: _Format
+
+
+def require_same(identity: Identity, fields: Mapping[str, object], where: str) -> None:
+    """Raise MismatchError, naming each field, unless a store has this fingerprint."""
+    found = differences(identity.fingerprint, {**fields, "format": FORMAT})
+    if found:
+        raise MismatchError(
+            f"{where} was made in another way; name another store with --out, or ask for the same:",
+            found,
+        )
 
 
 def row_key(fingerprint: str, image_sha256: str) -> str:
-    """Name an embedding: the sha256 of the fingerprint's digest followed by that of the image file's bytes."""
+    """Name an embedding: the sha256 of the fingerprint's sha256 followed by that of the image file."""
     return hashlib.sha256(f"{fingerprint}{image_sha256}".encode()).hexdigest()
 
 
@@ -87,7 +155,7 @@ def differences(
     Returns
     -------
     list of (field, stored, wanted)
-        Nested fields are written with dots, as in `preprocessing.resize`; a field that is not there is "(none)".
+        Nested fields are joined by dots, as in `preprocessing.resize`; a missing one is "(none)".
     """
     found: list[tuple[str, str, str]] = []
     for key in sorted({*stored, *wanted}):
@@ -97,59 +165,3 @@ def differences(
         elif have != want:
             found.append((f"{prefix}{key}", str(have), str(want)))
     return found
-
-
-def read_fingerprint(store: Path) -> dict[str, Any]:
-    """Read a store's `fingerprint.json`.
-
-    Returns
-    -------
-    dict
-        `fingerprint` (the fields), `sha256` (their digest), `about` (`weights` in words, `untrained`),
-        `columns` (names of the columns of `pooled` and `image_stats`).
-
-    Raises
-    ------
-    DamageError
-        Where it is damaged.
-    InputError
-        Where the store is of another format.
-    """
-    path = store / FILE
-    content = unseal(path)
-    for key in ("fingerprint", "about", "columns"):
-        if not isinstance(content.get(key), dict):
-            raise DamageError(f"{path} lacks the field {key}")
-    fields = content["fingerprint"]
-    if fields.get("format") != FORMAT:
-        raise InputError(
-            f"{store} has store format {fields.get('format')}; this samtl reads format {FORMAT}: "
-            "use the version that made it"
-        )
-    if digest(fields) != content.get("sha256"):
-        raise DamageError(f"{path}: its digest is not that of its fields")
-    wrong = _wrong_field(content)
-    if wrong:
-        raise DamageError(
-            f"{path} is not the identity of a store: field {wrong} is missing or wrong"
-        )
-    return content
-
-
-def _wrong_field(content: Mapping[str, Any]) -> str:
-    """Name a field that is not what `Fingerprint.to_dict` and the writer give, or ""."""
-    fields, columns = content["fingerprint"], content["columns"]
-    try:
-        given = Fingerprint.from_dict(fields)
-        check_image_size(given.image_size)
-        if given.to_dict() != fields:
-            return "fingerprint"
-    except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
-        return f"fingerprint ({error})"
-    if not isinstance(content["about"].get("untrained", True), bool):
-        return "about.untrained"
-    for array in ("pooled", "image_stats"):
-        names = columns.get(array)
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            return f"columns.{array}"
-    return ""

@@ -1,63 +1,47 @@
 """The commit log: which rows count, and what their bytes must be.
 
-`log/BLOCK.json` is the first record of a block, `log/BLOCK.1.json` the second and so on. Each record
-commits the shards of some arrays for the rows of its block; a tier that is added later is one more record.
-Nothing else is evidence: a shard without a record is left over from a crash.
+Each record `log/BLOCK.SEQUENCE.json` commits the shards of some arrays for the rows of a block; arrays that are added
+later come by further records. A shard without a record is what an interrupted writer left.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from samtl._runtime import prefetch, without_collecting
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl._io import canonical, seal, unseal
+from samtl._runtime import prefetch
 from samtl.errors import DamageError
-from samtl.store.documents import unseal
-from samtl.store.folders import names
-from samtl.store.layout import BLOCK_ROWS
-from samtl.store.remote import RemotePath
-
-OK = "ok"
-QUARANTINED = (
-    "quarantined:"  # followed by a code such as `truncated`; the row's arrays hold fill values
-)
-# The code of a row that did not count any more when an array was written.
-SUPERSEDED = "superseded"
+from samtl.store.fingerprint import Identity
+from samtl.store.storage import Storage
 
 LOG = "log"
-_REQUESTS = 32  # at a time
-_NAME = re.compile(r"(\d+)(?:\.(\d+))?\.json")
+PACKS = "log/packs"
+OK = "ok"
+QUARANTINED = "quarantined:"  # and a code such as `truncated`; the row holds fill values
+UNLISTED = "unlisted"  # the table did not list the row when the block was written
+_REQUESTS = 32  # at a time, in a bucket
+_RECORD = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.json")
 
 
-class CommittedFile(NamedTuple):
-    """One shard as its record describes it; a large store has half a million, so these are tuples.
+class Shard(msgspec.Struct, frozen=True):
+    """One committed file: its size in bytes, its sha256, and the crc32c of each row's bytes."""
 
-    Attributes
-    ----------
-    path : str
-        Relative to the store.
-    size : int
-        Bytes.
-    sha256 : str
-        Of the file.
-    crc32c : array of uint32
-        Of each row's bytes, in order; 4 bytes each, since a large store has millions.
-    """
-
-    path: str
     size: int
     sha256: str
-    crc32c: array[int]
+    crc32c: list[int]
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One commit of one block.
 
     Attributes
@@ -65,218 +49,350 @@ class Record:
     block, sequence : int
         Its place in the log.
     fingerprint : str
-        Digest of the fingerprint that the rows were made with.
-    status : tuple of str
-        For each row `ok`, or `quarantined:CODE`.
-    reasons : mapping
-        Row number in the store (as text, since JSON keys are text) to what was wrong with a quarantined row.
-    image_sha256 : tuple of str
-        Of each image file's bytes, "" where it could not be read.
-    files : mapping
-        Array name to the shard that is committed.
-    withdrawn : tuple of str
-        Arrays whose earlier commits of this block no longer count, such as after damage; their shards may be redone.
-    mask_sha256 : tuple of str
-        Of each mask as the dataset gave it, "" where none was had; empty where the record commits no masks, or is of
-        a time when this was not kept.
-    writer : mapping
-        Who wrote it, with what versions, when; for people, not identity.
-    checksum : str
-        Digest of the record itself.
+        sha256 of the store's.
+    status : list of str
+        For each row `ok`, `quarantined:CODE` or `unlisted`.
+    reasons : dict
+        Row number, as text, to what was wrong with a quarantined row.
+    image_sha256 : list of str
+        Of each image file, "" if its bytes could not be read.
+    arrays : dict of str to Shard
+        What it commits.
+    writer : dict
+        Versions, device, host, process, time: for people.
+    mask_sha256 : list of str
+        Of each mask as the dataset gave it, if `mask` is committed; else empty.
     """
 
     block: int
     sequence: int
     fingerprint: str
-    status: tuple[str, ...]
-    reasons: Mapping[str, str]
-    image_sha256: tuple[str, ...]
-    files: Mapping[str, CommittedFile]
-    writer: Mapping[str, object]
-    withdrawn: tuple[str, ...] = ()
-    mask_sha256: tuple[str, ...] = ()
-    checksum: str = field(default="", compare=False)
+    status: list[str]
+    reasons: dict[str, str]
+    image_sha256: list[str]
+    arrays: dict[str, Shard]
+    writer: dict[str, Any]
+    mask_sha256: list[str] = []
+    checksum: str = ""
 
     @property
-    def first_row(self) -> int:
-        """The store's row that is the block's first."""
-        return self.block * BLOCK_ROWS
+    def name(self) -> str:
+        """Its file, relative to the store."""
+        return record_name(self.block, self.sequence)
 
-    def to_dict(self) -> dict[str, object]:
-        """Give the record as JSON values, without the checksum."""
-        return {
-            "block": self.block,
-            "sequence": self.sequence,
-            "first_row": self.first_row,
-            "fingerprint": self.fingerprint,
-            "status": list(self.status),
-            "reasons": dict(self.reasons),
-            "image_sha256": list(self.image_sha256),
-            "files": {
-                name: {"path": f.path, "size": f.size, "sha256": f.sha256, "crc32c": list(f.crc32c)}
-                for name, f in self.files.items()
-            },
-            "withdrawn": list(self.withdrawn),
-            "writer": dict(self.writer),
-            **({"mask_sha256": list(self.mask_sha256)} if self.mask_sha256 else {}),
-        }
+    def sealed(self) -> tuple[bytes, Record]:
+        """Return the file, and the record with its checksum."""
+        raw = seal(msgspec.to_builtins(self))
+        return raw, msgspec.json.decode(raw, type=Record)
 
 
 def record_name(block: int, sequence: int) -> str:
     """Path of a record relative to the store."""
-    return f"{LOG}/{block}.json" if sequence == 0 else f"{LOG}/{block}.{sequence}.json"
+    return f"{LOG}/{block}.{sequence}.json"
 
 
-def place_in_log(name: str) -> tuple[int, int] | None:
-    """Give the block and sequence that a file's name in the log stands for; None where it is no record's."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    place = int(match[1]), int(match[2] or 0)
-    return place if record_name(*place) == f"{LOG}/{name}" else None
+def record_place(name: str) -> tuple[int, int] | None:
+    """Return the block and sequence of a record by its file's name; None if it is no record's."""
+    match = _RECORD.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
-def read_record(path: str | Path) -> Record:
-    """Read one record.
+def block_key(record: Record, array: str) -> bytes:
+    """Return the 32 bytes at the start of a shard: what its rows were made from, and with which outcome."""
+    content: dict[str, object] = {
+        "fingerprint": record.fingerprint,
+        "block": record.block,
+        "status": record.status,
+        "image_sha256": record.image_sha256,
+    }
+    if array == "mask":
+        content["mask_sha256"] = record.mask_sha256
+    return hashlib.sha256(canonical(content)).digest()
 
-    Raises
-    ------
-    DamageError
-        Where the file is not a record, or not the one that its name says.
-    """
-    content = unseal(path)
-    try:
-        record = _parse(content)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DamageError(
-            f"{path} is not a commit record: field {error} is missing or wrong"
-        ) from error
-    name = os.path.basename(str(path))  # noqa: PTH119
-    if record_name(record.block, record.sequence) != f"{LOG}/{name}":
-        raise DamageError(f"{path} holds the record of block {record.block}.{record.sequence}")
+
+def record_places(storage: Storage) -> list[tuple[int, int]]:
+    """List the blocks and sequences of all records, ascending; DamageError if something else is in the folder."""
+    folder = storage.path(LOG)
+    try:  # without sizes, since a large store has ten thousands
+        names = storage.list(LOG) if folder is None else os.listdir(folder)  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise DamageError(f"{folder} is not a folder: the store is damaged") from error
+    found = []
+    for name in names:
+        place = record_place(name)
+        if place is not None:
+            found.append(place)
+        elif not name.startswith(".") and f"{LOG}/{name}" != PACKS:
+            raise DamageError(f"{storage.url}/{LOG}/{name} is no record: move it elsewhere")
+    return sorted(found)
+
+
+def read_record(storage: Storage, identity: Identity, block: int, sequence: int) -> Record:
+    """Read one record; DamageError if it is damaged, or not the one that its name says."""
+    where = f"{storage.url}/{record_name(block, sequence)}"
+    record = unseal(storage.read(record_name(block, sequence)), Record, where)
+    rows = len(record.status)
+    lengths = {rows, len(record.image_sha256), len(record.mask_sha256) or rows}
+    lengths.update(len(shard.crc32c) for shard in record.arrays.values())
+    if (
+        (record.block, record.sequence) != (block, sequence)
+        or record.fingerprint != identity.sha256
+        or lengths != {rows}
+        or not 1 <= rows <= identity.block_rows
+        or not record.arrays.keys() <= identity.arrays.keys()
+        or any(
+            shard.size != identity.arrays[name].shard_bytes(rows, identity.block_rows)
+            for name, shard in record.arrays.items()
+        )
+    ):
+        raise DamageError(f"{where} belongs to another store, or to another place in this one")
     return record
 
 
-def _parse(content: Mapping[str, Any]) -> Record:
-    files = {
-        str(name): CommittedFile(
-            str(f["path"]), int(f["size"]), str(f["sha256"]), array("I", f["crc32c"])
-        )
-        for name, f in content["files"].items()
-    }
-    status = tuple(OK if s == OK else str(s) for s in content["status"])  # one text, not millions
-    images = tuple(map(str, content["image_sha256"]))
-    masks = tuple(map(str, content.get("mask_sha256", ())))
-    lengths = {
-        len(status),
-        len(images),
-        len(masks) or len(status),
-        *(len(f.crc32c) for f in files.values()),
-    }
-    if len(lengths) != 1 or not 1 <= len(status) <= BLOCK_ROWS:
-        raise ValueError("status")
-    return Record(
-        block=int(content["block"]),
-        sequence=int(content["sequence"]),
-        fingerprint=str(content["fingerprint"]),
-        status=status,
-        reasons={str(k): str(v) for k, v in content["reasons"].items()},
-        image_sha256=images,
-        files=files,
-        writer=dict(content["writer"]),
-        withdrawn=tuple(str(name) for name in content["withdrawn"]),
-        mask_sha256=masks,
-        checksum=str(content["checksum"]),
-    )
+def read_log(
+    storage: Storage, identity: Identity, places: Iterable[tuple[int, int]] | None = None
+) -> Iterator[Record]:
+    """Read records, by default all, in the order of block and sequence."""
+    listed = record_places(storage) if places is None else places
+    if storage.path("") is not None:
+        yield from (read_record(storage, identity, *place) for place in listed)
+    else:
+        read = lambda place: read_record(storage, identity, *place)  # noqa: E731
+        yield from prefetch(read, listed, _REQUESTS, 2 * _REQUESTS)
 
 
-def read_log(store: Path) -> list[Record]:
-    """Read every record of a store, ordered by block and sequence.
+class ArrayState:
+    """What is committed of one array.
 
-    Raises
-    ------
-    DamageError
-        Where a record is damaged, or one before the last of a block is missing.
-    """
-    found: list[tuple[int, int, str]] = []
-    folder = store / LOG
-    for name in names(folder):
-        place = place_in_log(name)
-        if place is None:
-            raise DamageError(
-                f"{folder}/{name} does not belong into a store's log; move it elsewhere"
-            )
-        found.append((*place, name))
-    with without_collecting():
-        records = list(_each(folder, [name for _, _, name in sorted(found)]))
-    expected: dict[int, int] = {}
-    for record in records:
-        if record.sequence != expected.get(record.block, 0):
-            raise DamageError(
-                f"{store / record_name(record.block, expected.get(record.block, 0))} is missing, "
-                "but later records of its block are there: the store is damaged"
-            )
-        expected[record.block] = record.sequence + 1
-    return records
-
-
-def _each(folder: Path, listed: list[str]) -> Iterator[Record]:
-    if isinstance(folder, RemotePath):  # where each takes a request
-        yield from prefetch(
-            lambda name: read_record(folder / name), listed, _REQUESTS, 2 * _REQUESTS
-        )
-        return
-    parent = str(folder)  # texts are a third quicker than paths
-    yield from (read_record(f"{parent}/{name}") for name in listed)
-
-
-def committed(records: list[Record]) -> dict[str, dict[int, Record]]:
-    """Fold the log, in its order: for each array, the record that commits each block."""
-    state: dict[str, dict[int, Record]] = {}
-    for record in records:
-        for name in record.withdrawn:
-            state.get(name, {}).pop(record.block, None)
-        for name in record.files:
-            state.setdefault(name, {})[record.block] = record
-    return state
-
-
-def image_of(records: Iterable[Record], position: int) -> str:
-    """Give the sha256 of the image that a row was made from, "" where none is known.
-
-    Parameters
+    Attributes
     ----------
-    records : iterable of Record
-        Those that commit the arrays of its block.
-    position : int
-        Its place in the block.
-
-    Returns
-    -------
-    str
-        Of the earliest in which the row is `ok`. One in which it is not may name an image that was refused.
+    committed, ok : (rows,) bool
+        Whether a record lists the row, and whether it holds an embedding.
+    crc32c : (rows,) uint32
+    sequence : (blocks,) int32
+        Of the record that commits the block, -1 if there is none.
+    size, sha256 : (blocks,) int64, (blocks, 32) uint8
+        Of the shard.
     """
-    found = ""
-    for record in sorted(records, key=lambda record: record.sequence):
-        image = record.image_sha256[position]
-        if record.status[position] == OK:
-            return image
-        found = found or image
-    return found
+
+    def __init__(self, rows: int, blocks: int) -> None:
+        self.committed, self.ok = np.zeros(rows, bool), np.zeros(rows, bool)
+        self.crc32c = np.zeros(rows, np.uint32)
+        self.sequence = np.full(blocks, -1, np.int32)
+        self.size = np.zeros(blocks, np.int64)
+        self.sha256 = np.zeros((blocks, 32), np.uint8)
 
 
-def required(records: Iterable[Record], task: str) -> tuple[str, ...]:
-    """Name the arrays that every row must be in: those that were ever committed, and the masks of a segmentation.
+class _Common:
+    """sha256 of images and masks, whether the image is that of a row that is `ok`, and each block's next sequence."""
 
-    An array that was withdrawn altogether, or whose last record is gone, is missing, and not one that nobody wanted.
+    def __init__(self, rows: int, blocks: int) -> None:
+        self.image, self.mask = np.zeros((rows, 32), np.uint8), np.zeros((rows, 32), np.uint8)
+        self.image_ok = np.zeros(rows, bool)
+        self.next = np.zeros(blocks, np.int32)
+
+
+def _take(fields: Mapping[str, NDArray[Any]], into: ArrayState | _Common, prefix: str = "") -> None:
+    """Take arrays over, or copy them to the beginning of larger ones; ValueError if one does not fit."""
+    for name, here in list(vars(into).items()):
+        if prefix + name not in fields:  # masks that there are none of
+            continue
+        given = fields[prefix + name]
+        if given.dtype != here.dtype or len(given) > len(here):
+            raise ValueError(f"{prefix}{name} does not fit")
+        if given.shape == here.shape:
+            setattr(into, name, given)
+        else:
+            here[: len(given)] = given
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the log says of one row."""
+
+    committed: bool  # by any record
+    ok: bool  # in every array that lists it
+    image: str  # sha256 of what it was made from; "" if it is not known
+    mask: str
+    codes: dict[str, str]  # for which it was quarantined, or `unlisted`, with the reasons
+
+
+class LogState:
+    """All records, folded into arrays over the rows.
+
+    Attributes
+    ----------
+    block_rows, rows, blocks : int
+    arrays : dict of str to ArrayState
+        Those that at least one record commits.
+    codes : dict
+        Row to the codes for which it is not ok, with the reasons.
+    places : list of (block, sequence)
+        Of the records, in the order of adding.
     """
-    found = dict.fromkeys(name for record in records for name in record.files)
-    if found and task == "segmentation":
-        found["mask"] = None
-    return tuple(found)
+
+    def __init__(self, block_rows: int, rows: int) -> None:
+        self.block_rows, self.rows = block_rows, rows
+        self.blocks = -(-rows // block_rows)
+        self.arrays: dict[str, ArrayState] = {}
+        self.codes: dict[int, dict[str, str]] = {}
+        self.places: list[tuple[int, int]] = []
+        self._checksums: list[str] = []
+        self._common = _Common(rows, self.blocks)
+
+    @property
+    def next(self) -> NDArray[np.int32]:
+        """Sequence of the next record of each block, (blocks,)."""
+        return self._common.next
+
+    def add(self, record: Record, where: str) -> None:
+        """Fold one more record; those of a block must come in order.
+
+        Raises
+        ------
+        DamageError
+            If one is missing before it, or it contradicts an earlier one.
+        """
+        block, first = record.block, record.block * self.block_rows
+        rows = slice(first, first + len(record.status))
+        if block >= self.blocks or rows.stop > self.rows:
+            raise DamageError(f"{where}/{record.name} has rows that the sample table does not know")
+        if record.sequence != self.next[block]:
+            lost = record_name(block, int(self.next[block]))
+            raise DamageError(f"{where}/{lost} is missing, but a later record of its block exists")
+        ok = np.array([status == OK for status in record.status])
+        try:
+            images = _digests(record.image_sha256)
+            masks = _digests(record.mask_sha256)
+            shards = {name: _digests([s.sha256])[0] for name, s in record.arrays.items()}
+            sums = {name: np.array(s.crc32c, np.uint32) for name, s in record.arrays.items()}
+        except (ValueError, OverflowError) as error:
+            raise DamageError(f"{where}/{record.name} is damaged: {error}") from error
+        before, known = self._common.image[rows], self._common.image_ok[rows]
+        if (before != images)[ok & known].any():
+            raise DamageError(
+                f"{where}/{record.name} was made from other images than the record before it"
+            )
+        taken = images.any(axis=1) & ~known
+        before[taken] = images[taken]
+        known |= ok
+        if len(masks):
+            self._common.mask[rows] = masks
+        for name, shard in record.arrays.items():
+            if name not in self.arrays:
+                self.arrays[name] = ArrayState(self.rows, self.blocks)
+            state = self.arrays[name]
+            state.committed[rows], state.ok[rows], state.crc32c[rows] = True, ok, sums[name]
+            state.sequence[block], state.size[block] = record.sequence, shard.size
+            state.sha256[block] = shards[name]
+        for row in (first + np.flatnonzero(~ok)).tolist():
+            code = record.status[row - first].removeprefix(QUARANTINED)
+            self.codes.setdefault(row, {})[code] = record.reasons.get(str(row), "")
+        self.next[block] += 1
+        self._checksums.append(record.checksum)
+        self.places.append((block, record.sequence))
+
+    def image(self, row: int) -> str:
+        """sha256 of the image that a row was made from; "" if it is not known."""
+        return _hex(self._common.image[row])
+
+    def mask(self, row: int) -> str:
+        """sha256 of the mask that a row was made from; "" if it is not known."""
+        return _hex(self._common.mask[row])
+
+    def other_images(
+        self, rows: NDArray[np.int64], digests: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Return those of some rows that were made from another image than `digests` names, (n, 32) with zeros."""
+        dense = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+        at: Any = slice(rows[0], rows[-1] + 1) if dense else rows  # no copy
+        words = self._common.image.view(np.uint64)[at] != np.ascontiguousarray(digests).view(
+            np.uint64
+        )
+        wrong = np.flatnonzero(words.any(axis=1))
+        found: NDArray[np.int64] = rows[
+            wrong[digests[wrong].any(axis=1) & self._common.image_ok[rows[wrong]]]
+        ]
+        return found
+
+    def facts(self, row: int) -> Facts:
+        """Collect what the log says of a row."""
+        states = [state for state in self.arrays.values() if state.committed[row]]
+        return Facts(
+            bool(states),
+            bool(states) and all(bool(state.ok[row]) for state in states),
+            self.image(row),
+            self.mask(row),
+            self.codes.get(row, {}),
+        )
+
+    def checksums(self) -> list[str]:
+        """Checksums of all records, sorted."""
+        return sorted(self._checksums)
+
+    def grow(self, rows: int) -> None:
+        """Make room for the rows of a later table."""
+        self.rows, self.blocks = rows, -(-rows // self.block_rows)
+        parts: list[ArrayState | _Common] = [self._common, *self.arrays.values()]
+        for old in parts:
+            larger = type(old)(rows, self.blocks)
+            _take(vars(old), larger)
+            vars(old).update(vars(larger))
+
+    def pack(self, identity: Identity) -> bytes:
+        """Dump the state, so that a large store opens without reading its records one by one."""
+        about = _PackAbout(identity.digest, self.codes, list(self.arrays), self.rows)
+        found: dict[str, Any] = {
+            "about": np.frombuffer(canonical(about), np.uint8),
+            "places": np.array(self.places, np.int64),
+            "checksums": np.frombuffer(bytes.fromhex("".join(self._checksums)), np.uint8),
+            **{k: v for k, v in vars(self._common).items() if k != "mask" or "mask" in self.arrays},
+        }
+        for name, state in self.arrays.items():
+            found.update({f"{name}.{field}": value for field, value in vars(state).items()})
+        file = io.BytesIO()
+        np.savez(file, **found)
+        return file.getvalue() + hashlib.sha256(file.getbuffer()).digest()
+
+    @classmethod
+    def unpack(cls, raw: bytes, identity: Identity) -> LogState:
+        """Read what `pack` returned; DamageError if it is damaged or another store's."""
+        if hashlib.sha256(memoryview(raw)[:-32]).digest() != raw[-32:]:
+            raise DamageError("the pack fails its checksum")
+        try:
+            with np.load(io.BytesIO(raw)) as file:
+                about = msgspec.json.decode(file["about"].tobytes(), type=_PackAbout)
+                if about.identity != identity.digest:
+                    raise ValueError("another store's")
+                found = cls(identity.block_rows, about.rows)
+                found.codes = about.codes
+                _take(file, found._common)
+                for name in about.arrays:
+                    found.arrays[name] = ArrayState(found.rows, found.blocks)
+                    _take(file, found.arrays[name], f"{name}.")
+                found.places = [(block, sequence) for block, sequence in file["places"].tolist()]
+                text = file["checksums"].tobytes().hex()
+        except Exception as error:  # whatever numpy and zipfile run into
+            raise DamageError(f"the pack is damaged: {error}") from error
+        found._checksums = [text[at : at + 64] for at in range(0, len(text), 64)]
+        return found
 
 
-def snapshot(records: list[Record], listed: str = "") -> str:
-    """Name what is committed: the sha256 over the records' checksums, sorted, then that of a changed list of rows."""
-    text = "".join(sorted(record.checksum for record in records)) + listed
-    return hashlib.sha256(text.encode()).hexdigest()
+class _PackAbout(msgspec.Struct):
+    identity: str
+    codes: dict[int, dict[str, str]]
+    arrays: list[str]
+    rows: int
+
+
+def _digests(texts: list[str]) -> NDArray[np.uint8]:
+    raw = bytes.fromhex("".join(text or "00" * 32 for text in texts))
+    if any(len(text) not in (0, 64) for text in texts):
+        raise ValueError("a sha256 has 64 digits")
+    return np.frombuffer(raw, np.uint8).reshape(-1, 32)
+
+
+def _hex(digest: NDArray[np.uint8]) -> str:
+    return bytes(digest).hex() if digest.any() else ""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
+import pooch
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
@@ -42,6 +43,7 @@ Client = S3Store | GCSStore | AzureStore
 _ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _VIRTUAL = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
+_first_process: list[int] = []
 ATTEMPTS = 5  # of a write; the client itself repeats what is safe to repeat
 FIRST_PAUSE = 0.1  # seconds, doubled each time
 RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
@@ -68,8 +70,7 @@ _MEANINGS = (
     ("<Code>ExpiredToken", "the credentials have expired; set new ones by {settings}_... in the environment"),
     ("<Code>RequestTimeTooSkewed", "the server's time is far from this machine's; set this machine's clock"),
     (
-        r"<Region>([\w-]+)</Region>|<Code>(?:AuthorizationHeaderMalformed|IllegalLocationConstraintException|"
-        r"PermanentRedirect)|status code: 301|redirect without LOCATION",
+        r"<Region>([\w-]+)</Region>|status code: 301|redirect without LOCATION|IllegalLocationConstraint",
         "the bucket is in another region ({group}); set AWS_REGION to that",
     ),
     (
@@ -99,6 +100,7 @@ class BucketStorage:
     def __init__(self, url: str) -> None:
         self.scheme, self.bucket, self.prefix = parse(url)
         self.url = f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
+        self._sizes: dict[str, int] = {}  # of shards whose rows were fetched
 
     def __repr__(self) -> str:
         """Show the URL."""
@@ -135,21 +137,25 @@ class BucketStorage:
             if len(content) == size:
                 cache.put(sha256, whole, content)
         elif lacking:
-            for one, content in zip(lacking, self._fetch(name, lacking, size), strict=True):
+            for one, content in zip(lacking, self._fetch(name, lacking, size, anew), strict=True):
                 found[one] = content
                 cache.put(sha256, one, content)
         return [found[one] or b"" for one in ranges]
 
-    def _fetch(self, name: str, ranges: Ranges, size: int) -> list[bytes]:
+    def _fetch(self, name: str, ranges: Ranges, size: int, anew: bool) -> list[bytes]:
+        if (
+            anew or self._sizes.get(name) != size
+        ):  # the client would panic at a range beyond the end
+            there = self.size(name)
+            if there is None:
+                raise FileNotFoundError(f"{self.url}/{name} does not exist")
+            if there != size:
+                return [b""] * len(ranges)
+            self._sizes[name] = size
         starts, ends = [start for start, _ in ranges], [stop for _, stop in ranges]
-        try:
-            with self._explained(name):
-                found = obstore.get_ranges(self._client, name, starts=starts, ends=ends)
-                return [bytes(one) for one in found]
-        except ResourceError:
-            if self.size(name) in (size, None):
-                raise
-            return [b""] * len(ranges)  # it is shorter than committed, and has no such range
+        with self._explained(name):
+            found = obstore.get_ranges(self._client, name, starts=starts, ends=ends)
+            return [bytes(one) for one in found]
 
     def list(self, folder: str = "") -> dict[str, int]:
         """Map the names directly below a prefix to sizes."""
@@ -268,9 +274,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-_first_process: list[int] = []
-
-
 @functools.cache
 def client(scheme: str, bucket: str, prefix: str, process: int) -> Client:
     """Connect to a bucket; `process` is this process's number, since a client does not survive a fork."""
@@ -312,13 +315,7 @@ def client(scheme: str, bucket: str, prefix: str, process: int) -> Client:
 class RowCache:
     """A folder of parts of shards; those not used for the longest time are removed first.
 
-    Nothing depends on it: a part that cannot be kept is fetched again.
-
-    Parameters
-    ----------
-    folder : Path
-    most : int
-        Bytes.
+    Nothing depends on it: a part that cannot be kept is fetched again. `most` is in bytes.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
@@ -385,8 +382,6 @@ class RowCache:
 
 def row_cache() -> RowCache:
     """Return the cache in `$SAMTL_ROW_CACHE`, of at most `$SAMTL_ROW_CACHE_GIB` GiB."""
-    import pooch
-
     folder = os.environ.get("SAMTL_ROW_CACHE") or str(pooch.os_cache("samtl") / "rows")
     return _row_cache(folder, os.environ.get("SAMTL_ROW_CACHE_GIB") or str(DEFAULT_GIB))
 

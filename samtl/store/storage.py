@@ -1,10 +1,11 @@
-"""Where a store's files are: a folder on a disk, or a prefix in a bucket. Nothing else touches them.
+"""Where a store's files are: a folder on a disk, or a prefix in a bucket; and which stores are there.
 
 A file is written once, under a name that nobody has taken, or replaced as a whole; readers see all of it or nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -22,9 +23,12 @@ Ranges = Sequence[tuple[int, int]]  # from start to before stop
 FOLDER = -1  # the size that `Storage.list` gives for a folder
 MAX_BYTES = 1 << 30  # no record, table or metadata is larger
 TEMPORARY = ".tmp-"  # what begins so was left by a process that was killed
+DEFAULT_CACHE = "cache"
+IDENTITY = "fingerprint.json"  # the file that makes a folder a store
 STALE_SECONDS = 86_400.0
 SCHEMES = ("s3", "gs", "az")
 # A drive's name has one letter. `Path` collapses the two slashes of a URL.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 # No character in a bucket's name by which a URL would be taken apart: the rest could be another bucket.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 _URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]+:/|(?i:{'|'.join(SCHEMES)}):$")
@@ -85,7 +89,7 @@ class Storage(Protocol):
         """Raise ResourceError if this place would let a second writer overwrite what the first one created."""
 
     def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
-        """Remove temporary files that are older than this: nobody is writing them any more."""
+        """Remove temporary files that are older than this, which nobody writes any more, and make all names durable."""
 
     def zarr_store(self) -> Any:
         """What `zarr.open_group` takes to read the store."""
@@ -166,7 +170,12 @@ class DiskStorage:
         path = self.root / name
         with _explained(path, "written"):
             _io.make_folder(path.parent)
-            _io.publish(path, pieces)
+            try:
+                _io.publish(path, pieces)
+            except FileExistsError:
+                # Whoever goes on from it must find it after a power cut, and its writer may not have synced the name.
+                _io.sync_folder(path.parent)
+                raise
 
     def replace(self, name: str, content: bytes) -> None:
         """Write a file in the place of an older one."""
@@ -188,20 +197,18 @@ class DiskStorage:
 
     def probe(self) -> None:
         """Create a file twice; the second must fail."""
-        name = f"{TEMPORARY}probe-{uuid.uuid4().hex}"
         try:
-            require_exclusive(self, name)
-        except OSError as error:  # such as EPERM where there are no hard links
-            raise self._unfit(str(error.strerror)) from error
-
-    def _unfit(self, why: str) -> ResourceError:
-        return ResourceError(
-            f"{self.root}: this file system cannot create a file exclusively ({why}), so that two writers could "
-            "overwrite each other's rows; keep the store on one with hard links, such as ext4, xfs, APFS, NTFS or NFS"
-        )
+            require_exclusive(self, f"{TEMPORARY}probe-{uuid.uuid4().hex}")
+        except ResourceError as error:
+            if getattr(error.__cause__, "errno", None) not in _NO_LINKS:
+                raise
+            raise ResourceError(
+                f"{self.root}: this file system has no hard links, without which a file cannot be created exclusively "
+                "and two writers could overwrite each other's rows; keep the store on another one"
+            ) from error
 
     def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
-        """Remove old temporary files."""
+        """Remove old temporary files, and sync the names that writers left which were killed."""
         for folder in folders:
             with (
                 _explained(self.root / folder, "read"),
@@ -211,6 +218,7 @@ class DiskStorage:
                     with suppress(FileNotFoundError):
                         if path.is_file() and time.time() - path.stat().st_mtime >= seconds:
                             path.unlink()
+                _io.sync_folder(self.root / folder)
 
     def zarr_store(self) -> Path:
         """Return the folder."""
@@ -303,3 +311,51 @@ def open_storage(place: str | Path) -> Storage:
     from samtl.store.object_store import BucketStorage
 
     return BucketStorage(str(place))
+
+
+def cache_folder() -> Path | str:
+    """Return where stores land by default: `$SAMTL_CACHE`, else `./cache`."""
+    return as_place(os.environ.get("SAMTL_CACHE") or DEFAULT_CACHE)
+
+
+def below(place: Path | str, name: str) -> Path | str:
+    """Return the place of a name in a folder or below a URL."""
+    return place / name if isinstance(place, Path) else f"{place.rstrip('/')}/{name}"
+
+
+def stores_in(place: Path | str) -> list[Path | str]:
+    """List the stores directly in a folder by name, without hidden ones; a store is the only one in itself."""
+    storage = open_storage(place)
+    if storage.size(IDENTITY) is not None:
+        return [place]
+    folders = sorted(name for name, size in storage.list().items() if size == FOLDER)
+    return [
+        below(place, name)
+        for name in folders
+        if name[0] != "." and storage.size(f"{name}/{IDENTITY}") is not None
+    ]
+
+
+def locate(cache: str | Path | None = None) -> Path | str:
+    """Find the store that is meant.
+
+    Parameters
+    ----------
+    cache : str or Path, optional
+        A store, or a folder with exactly one, on a disk or in a bucket (`s3://...`); by default `cache_folder()`.
+
+    Raises
+    ------
+    InputError
+        If there is none, or there are several; these are listed.
+    """
+    place = as_place(cache) if cache is not None else cache_folder()
+    found = stores_in(place)
+    if not found:
+        raise InputError(
+            f"there is no store in {place}; make one with samtl embed, or name one with --cache"
+        )
+    if len(found) > 1:
+        listed = "\n".join(f"  --cache {one}" for one in found)
+        raise InputError(f"there are several stores in {place}; choose one:\n{listed}")
+    return found[0]

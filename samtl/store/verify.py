@@ -1,60 +1,46 @@
-"""A store's files held against its commit log: everything that is wrong with them, not only what is met first.
+"""Every file of a store compared with what is committed.
 
-What cannot be trusted is taken as if it were not there: of a block whose record is damaged, neither that record nor a
-later one says anything.
+What cannot be trusted is treated as if it were missing: of a block with a damaged record, neither that record nor a
+later one says anything. A check changes nothing, and can go on beside writers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samtl._runtime import prefetch, without_collecting
+import numpy as np
+
+from samtl._io import crc32c
+from samtl._runtime import prefetch
 from samtl.errors import DamageError, InputError
-from samtl.images.transforms import PATCH
-from samtl.store import durable, folders, rows
-from samtl.store.agreement import (
-    foreign,
-    older_list,
-    other_images,
-    other_labels,
-    other_samples,
-    strangers,
-)
-from samtl.store.documents import canonical
-from samtl.store.fingerprint import FILE, read_fingerprint
-from samtl.store.layout import (
-    INDEX_BYTES,
-    METADATA_BYTES,
-    MISSING,
-    ROOT,
-    ArraySpec,
-    array_specs,
-    crc32c,
-    root_metadata,
-    shard_index,
-)
+from samtl.store.coordinates import compare_derived
+from samtl.store.fingerprint import FILE, Identity, read_identity
+from samtl.store.format import KEY_BYTES, ROOT, ArraySpec
 from samtl.store.log import (
     LOG,
-    OK,
-    CommittedFile,
+    PACKS,
+    LogState,
     Record,
-    committed,
-    place_in_log,
+    block_key,
     read_record,
-    required,
+    record_name,
+    record_place,
 )
-from samtl.store.rows import Rows, read_rows
+from samtl.store.samples import FOLDER, read_table, table_name, table_numbers
+from samtl.store.state import StoreState, check_table, metadata_table, pack_name, pack_numbers
+from samtl.store.storage import FOLDER as IS_FOLDER
+from samtl.store.storage import TEMPORARY, Storage, open_storage
 
 LISTS = ("identity", "rows")  # findings about what everything else refers to
 LEVELS = ("quick", "rows", "deep")
 _READERS = 2  # shards that are read and summed at a time
+_REQUESTS = 32  # records that are read from a bucket at a time
+
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -63,18 +49,17 @@ class Finding:
 
     Attributes
     ----------
-    what : {"identity", "rows", "metadata", "record", "file", "size", "row", "index", "sha256"}
-        What does not hold.
+    what : {"identity", "rows", "table", "metadata", "record", "pack", "file", "size", "row", "index", "key", "sha256"}
+        What does not hold. `rows` is the newest sample table, `table` an older one.
     path : str
         Of the file, relative to the store.
     told : str
         What was expected and what is there.
     array : str
-        Which one is damaged; "" where it is no array.
+        Which one is damaged; "" if it is none.
     block : int or None
     damaged_rows : tuple of int
-        Places in the array, those of rows that no longer count among them, whose bytes are not what was committed,
-        where that is known.
+        Rows of the arrays whose bytes are not the committed ones, if that is known.
     """
 
     what: str
@@ -87,28 +72,25 @@ class Finding:
 
 @dataclass
 class Checked:
-    """What a check came to.
+    """Result of a check.
 
     Attributes
     ----------
     findings : list of Finding
-        Empty where everything is as it was committed.
+        Empty if everything is as it was committed.
     rows, ok, quarantined, missing : int
-        Those that count; of them, those that hold an embedding in every array; those whose image could not be used;
-        those that are not committed in every array.
+        Listed rows; of these, the ones with an embedding in every array, the ones whose image could not be used, and
+        the ones that are not committed in every array.
     superseded : int
-        Rows that no longer count: their images were taken out of the dataset, or changed.
-    relabelled : int
-        Rows that count whose committed label is that of an earlier list: the pass that was to write the others was
-        killed. They, and the others of their blocks, are missing.
+        Committed rows that the newest table does not list: their images are gone or were changed.
     begun : bool
-        False where a pass was stopped before it wrote which images the rows are: then nothing else is known.
+        False if a pass was stopped before it wrote which images the rows are: then nothing else is known.
     blocks, files, bytes : int
-        Committed blocks; the shards that were looked at, and their bytes.
+        Committed blocks; their shards, and the bytes of these.
     leftovers : list of str
-        Files that nothing commits, of an interrupted pass or of a damaged record; the next pass replaces them.
-    records : dict
-        Block to its records that can be trusted.
+        Files of an interrupted pass that nothing commits; the next pass uses or replaces them, a repair deletes them.
+    state : StoreState or None
+        What can be trusted of the store.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -117,355 +99,270 @@ class Checked:
     quarantined: int = 0
     missing: int = 0
     superseded: int = 0
-    relabelled: int = 0
     begun: bool = True
     blocks: int = 0
     files: int = 0
     bytes: int = 0
     leftovers: list[str] = field(default_factory=list)
-    records: dict[int, list[Record]] = field(default_factory=dict)
+    state: StoreState | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the result as JSON values."""
+        content = {name: value for name, value in vars(self).items() if name != "state"}
+        return {**content, "findings": [asdict(one) for one in self.findings]}
 
 
 def check(
-    store: Path, level: str = "rows", on_progress: Callable[[int, int], None] | None = None
+    place: str | Path | Storage, level: str = "rows", on_progress: OnProgress | None = None
 ) -> Checked:
-    """Hold every file of a store against what is committed.
+    """Compare every file of a store with what is committed.
 
     Parameters
     ----------
-    store : Path
+    place : path, URL or Storage
     level : {"quick", "rows", "deep"}
-        `quick` reads the lists and records and compares the shards' sizes; `rows` reads every shard and compares every
-        row's checksum; `deep` the sha256 of every shard, too.
+        `quick` reads the lists and records, and compares the sizes of shards; `rows` reads every shard and verifies
+        every row, index and key; `deep` also the sha256 of every shard.
     on_progress : callable, optional
-        Called with the bytes that were read of the shards, and those that are to be read.
+        Called with the bytes of shards read, and those to be read.
 
     Raises
     ------
     InputError
-        Where there is no store, or one of another format.
-    OSError
-        Where the disk does not give what is there.
+        If there is no store, or one of another format.
+    ResourceError
+        If the disk or the network gives out.
     """
     if level not in LEVELS:
         raise InputError(f"a check is one of {', '.join(LEVELS)}, got {level!r}")
-    if not (store / FILE).exists() and not (store / LOG).exists():
-        raise InputError(f"{store} is no samtl store; expected a folder NAME.zarr")
-    progress = on_progress or (lambda done, all_of: None)
-    before = _state(store)
-    found = _check(store, level, progress)
-    # A pass wrote to it meanwhile.
-    if (found.findings or found.relabelled) and _state(store) != before:
-        now = _check(store, "quick", progress)
-        now.findings += [
-            one
-            for one in found.findings
-            if one.what in ("row", "index", "sha256")
-            and one.block is not None
-            and len(now.records.get(one.block, ())) == len(found.records[one.block])
-        ]
-        return now
+    storage = open_storage(place) if isinstance(place, (str, Path)) else place
+    if not {FILE, LOG, FOLDER} & storage.list().keys():
+        raise InputError(f"{storage.url} is no samtl store; expected a folder NAME.zarr")
+    before = _listed(storage)
+    found = _Check(storage, level, on_progress or (lambda done, all_of: None)).run()
+    if found.findings and _listed(storage) != before:
+        # A pass wrote meanwhile, and may have replaced what was compared. What it committed never changes.
+        shards = {"row", "index", "key", "sha256"}
+        kept = [one for one in found.findings if one.what in shards]
+        found = _Check(storage, "quick", lambda done, all_of: None).run()
+        found.findings += kept
     return found
 
 
-def _state(store: Path) -> tuple[object, ...]:
-    """Give what every write to a store changes, and its being replaced."""
-    newest, about = rows.newest(store), None
-    with contextlib.suppress(OSError):
-        found = (store / newest).stat()
-        about = found.st_ino, found.st_mtime_ns
-    return newest, about, folders.names(store / LOG)
+def _listed(storage: Storage) -> tuple[object, ...]:
+    """What every pass changes."""
+    return tuple(storage.list(folder) for folder in ("", LOG, FOLDER))
 
 
-def _check(store: Path, level: str, on_progress: Callable[[int, int], None]) -> Checked:
-    found = Checked()
-    try:
-        identity = read_fingerprint(store)
-        specs = array_specs(
-            int(identity["fingerprint"]["image_size"]) // PATCH, identity["columns"]
-        )
-    except FileNotFoundError:
-        found.findings.append(Finding("identity", FILE, "it is not there"))
-        return found
-    except (DamageError, KeyError, TypeError, ValueError) as error:
-        found.findings.append(Finding("identity", FILE, f"{error}"))
-        return found
-    try:
-        found.begun = rows.has_rows(store)
-        if not found.begun:
-            return found
-        listed = read_rows(store)
-    except DamageError as error:
-        gone = not rows.generations(store)
-        where = rows.FOLDER if gone else rows.newest(store)
-        told = "it holds no list of rows any more" if gone else str(error)
-        found.findings.append(Finding("rows", where, told))
-        return found
-    found.rows = len(listed.current)
-    found.superseded = len(listed.superseded)
-    with without_collecting():
-        found.findings += _log(store, str(identity["sha256"]), listed, specs, found.records)
-    state = _committed(found)
-    others = other_samples(listed, specs["sample_id"], state.get("sample_id", {}))
-    if others:
-        found.findings.append(Finding("rows", rows.newest(store), strangers(listed, others)))
-    older = older_list(store, listed)
-    if older:
-        found.findings.append(Finding("rows", rows.newest(store), older))
-    for name, record, of_rows in other_images(state):
-        told = (
-            "its rows were made from other images than those of the arrays that were there before"
-        )
-        path = record.files[name].path
-        found.findings.append(Finding("row", path, told, name, record.block, tuple(of_rows)))
-    found.findings += wrong_metadata(store, identity, listed, specs, set(state))
-    _shards(store, found, specs, level, on_progress)
-    _count(found, listed, specs)
-    return found
+class _Check:
+    """One check: what it has found and what it trusts so far."""
 
+    def __init__(self, storage: Storage, level: str, on_progress: OnProgress) -> None:
+        self.storage, self.level, self.on_progress = storage, level, on_progress
+        self.found = Checked()
+        self.keys: dict[tuple[str, int], bytes] = {}  # of the shards, by array and block
 
-def wrong_metadata(
-    store: Path,
-    identity: Mapping[str, Any],
-    listed: Rows,
-    specs: Mapping[str, ArraySpec],
-    in_use: set[str],
-) -> Iterator[Finding]:
-    """Compare what plain Zarr readers read with what it must be, field by field.
+    def tell(self, what: str, path: str, told: object, *where: Any) -> None:
+        text = str(told).removeprefix(f"{self.storage.url}/{path}").lstrip(": ")
+        self.found.findings.append(Finding(what, path, text, *where))
 
-    Parameters
-    ----------
-    store : Path
-    identity : mapping
-        Content of `fingerprint.json`.
-    listed : Rows
-    specs : mapping
-        Every array that a store may have.
-    in_use : set of str
-        Arrays with a committed block. Of others, a pass may not have written the metadata yet.
-    """
-    known = {name: spec.metadata(len(listed)) for name, spec in specs.items()}
-    # Where a pass was killed that had begun to add rows, some of it may be that of the store before.
-    before = {
-        name: [spec.metadata(stop) for _, stop in listed.extents[:-1]]
-        for name, spec in specs.items()
-    }
-    there = set(in_use)
-    for name in specs:
-        path = f"{name}/{ROOT}"
-        content = _json(store / path)
-        if any(_same(content, right) for right in (known[name], *before[name])):
-            there.add(name)
-        elif name in in_use or (store / path).exists():
-            yield Finding("metadata", path, "it is not the metadata of this array", name)
-    root = _json(store / ROOT)
-    if root is None and not in_use and not (store / ROOT).exists():
-        return
-    # Of those that are there, it may lack the last that were made.
-    told = _inlined(root)
-    arrays = {
-        name: known[name] for name in specs if name in there and (name in in_use or name in told)
-    }
-    expected = root_metadata(identity, listed.attributes(), arrays)
-    if not _same(_as_now(root, expected, before), expected):
-        yield Finding("metadata", ROOT, "it is not the metadata of this store")
+    def run(self) -> Checked:
+        try:
+            identity = read_identity(self.storage)
+            if identity is None:
+                raise DamageError("it is missing")
+        except DamageError as error:
+            self.tell("identity", FILE, error)
+            return self.found
+        # In the order of `load_state`, since others may write meanwhile.
+        metadata, names = metadata_table(self.storage), self.storage.list(LOG)
+        state = self._tables(identity, names)
+        if state is None or state.table is None:
+            return self.found
+        self.found.state = state
+        self._log(state, names)
+        try:
+            check_table(state, metadata)
+        except DamageError as error:
+            self.tell("rows", state.table.path, error)
+        else:
+            damaged, stale = compare_derived(state)
+            self.found.leftovers += [ROOT] * stale
+            for name, told in damaged.items():
+                self.tell("metadata", name, told)
+        self._packs(state)
+        self._shards(state)
+        self._count(state)
+        for folder in ("", LOG, FOLDER, PACKS):
+            temporary = (name for name in self.storage.list(folder) if name.startswith(TEMPORARY))
+            self.found.leftovers += [f"{folder}/{name}".lstrip("/") for name in sorted(temporary)]
+        return self.found
 
-
-def _same(content: object, expected: dict[str, object]) -> bool:
-    """Compare JSON as it is written: in Python 1, 1.0 and true are equal."""
-    try:
-        return isinstance(content, dict) and canonical(content) == canonical(expected)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _as_now(
-    root: object, expected: dict[str, Any], before: Mapping[str, Sequence[object]]
-) -> object:
-    """Give a group's metadata with what changes of a dataset change in it brought up to date, where it is older."""
-    try:
-        content: Any = json.loads(json.dumps(root))
-        told, now = content["attributes"]["samtl"], expected["attributes"]["samtl"]
-        if int(told.get("generation", 0)) < int(now.get("generation", 0)):
-            told |= {name: now[name] for name in ("generation", "superseded", "classes")}
-        inlined = content["consolidated_metadata"]["metadata"]
-        for name, metadata in inlined.items():
-            if any(_same(metadata, one) for one in before.get(name, ())):  # type: ignore[arg-type]
-                inlined[name] = expected["consolidated_metadata"]["metadata"][name]
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return root
-    return content
-
-
-def _inlined(root: object) -> set[str]:
-    """Name the arrays that a group's metadata tells of; none where it is no such thing."""
-    try:
-        return set(root["consolidated_metadata"]["metadata"])  # type: ignore[index]
-    except (KeyError, TypeError):
-        return set()
-
-
-def _json(path: Path) -> object:
-    try:
-        if path.stat().st_size > METADATA_BYTES:
+    def _tables(self, identity: Identity, names: dict[str, int]) -> StoreState | None:
+        """Read the newest table; at the other levels than `quick`, the older ones too."""
+        numbers = table_numbers(self.storage)
+        if not numbers:
+            self.found.begun = any(record_place(name) for name in names)
+            if self.found.begun:
+                self.tell("rows", FOLDER, "it holds no sample table")
             return None
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        try:
+            table = read_table(self.storage, identity)
+        except DamageError as error:
+            self.tell("rows", table_name(numbers[-1]), error)
+            return None
+        follows = table.about.follows
+        for number in reversed(numbers[:-1]) if self.level != "quick" else ():
+            try:
+                older = read_table(self.storage, identity, number)
+            except DamageError as error:
+                self.tell("table", table_name(number), error)
+                break
+            if older.sha256 != follows:
+                self.tell("table", table_name(number), "it is not the one before the next one")
+            follows = older.about.follows
+        log = LogState(identity.block_rows, table.about.rows_end)
+        return StoreState(self.storage, identity, table, log)
+
+    def _log(self, state: StoreState, names: dict[str, int]) -> None:
+        """Fold the records of each block up to the first that cannot be trusted."""
+        places = []
+        for name in sorted(names):
+            place = record_place(name)
+            if place is not None:
+                places.append(place)
+            elif not name.startswith(".") and f"{LOG}/{name}" != PACKS:
+                self.tell("record", f"{LOG}/{name}", "it does not belong into a log")
+        bad = -1
+        for (block, sequence), record in self._records(state.identity, sorted(places)):
+            if block == bad:
+                continue
+            try:
+                if isinstance(record, DamageError):
+                    raise record
+                state.log.add(record, self.storage.url)
+            except DamageError as error:
+                bad = block
+                self.tell("record", record_name(block, sequence), error, "", block)
+                continue
+            for name in record.arrays:
+                self.keys[name, block] = block_key(record, name)
+
+    def _records(
+        self, identity: Identity, places: list[tuple[int, int]]
+    ) -> Iterator[tuple[tuple[int, int], Record | DamageError]]:
+        def read(place: tuple[int, int]) -> Record | DamageError:
+            try:
+                return read_record(self.storage, identity, *place)
+            except DamageError as error:
+                return error
+            except FileNotFoundError:
+                return DamageError("it is gone")
+
+        if self.storage.path("") is None:
+            yield from zip(places, prefetch(read, places, _REQUESTS, 2 * _REQUESTS), strict=True)
+        else:
+            yield from ((place, read(place)) for place in places)
+
+    def _packs(self, state: StoreState) -> None:
+        """Compare each pack with the records that it holds."""
+        for number in pack_numbers(self.storage):
+            name = pack_name(number)
+            try:
+                raw = self.storage.read(name)
+                pack = LogState.unpack(raw, state.identity)
+                again = LogState(state.identity.block_rows, pack.rows)
+                for place in pack.places:
+                    again.add(read_record(self.storage, state.identity, *place), self.storage.url)
+                if again.pack(state.identity) != raw:
+                    self.tell("pack", name, "it does not say what the records say")
+            except (DamageError, FileNotFoundError) as error:
+                self.tell("pack", name, error)
+
+    def _shards(self, state: StoreState) -> None:
+        """Compare the shards with their records."""
+        committed: list[tuple[ArraySpec, int, str, int]] = []
+        for name, spec in state.identity.arrays.items():
+            there = self.storage.list(name)
+            there.pop(ROOT, None)
+            array = state.log.arrays.get(name)
+            blocks = np.flatnonzero(array.sequence >= 0).tolist() if array else []
+            for block in blocks:
+                assert array is not None
+                path = spec.shard_path(block)
+                size = there.pop(path.partition("/")[2], None)
+                expected = int(array.size[block])
+                if size == expected:
+                    committed.append((spec, block, path, size))
+                    continue
+                what, told = "size", f"it has {size} bytes, and {expected} were committed"
+                if size in (None, IS_FOLDER):
+                    what = "file"
+                    told = "it is missing" if size is None else "a folder is in its place"
+                self.tell(what, path, told, name, block, self._rows_of(state, name, block))
+            self.found.files += len(blocks)
+            self.found.leftovers += [f"{name}/{rest}" for rest in sorted(there)]
+        self.found.bytes = total = sum(size for *_, size in committed)
+        if self.level == "quick":
+            return
+        done = 0
+        work = prefetch(lambda one: self._shard(state, *one), committed, _READERS, _READERS + 1)
+        for (*_, size), finding in zip(committed, work, strict=True):
+            self.found.findings += [finding] if finding else []
+            done += size
+            self.on_progress(done, total)
+
+    def _shard(
+        self, state: StoreState, spec: ArraySpec, block: int, path: str, size: int
+    ) -> Finding | None:
+        """Verify every byte of a shard."""
+        array, name = state.log.arrays[spec.name], spec.name
+        rows = self._rows_of(state, name, block)
+
+        def finding(what: str, told: str, damaged: Iterable[int] = ()) -> Finding:
+            return Finding(what, path, told, name, block, tuple(damaged))
+
+        try:
+            data = memoryview(self.storage.read(path, size))
+            if len(data) < size:
+                raise DamageError(f"it has {len(data)} bytes by now")
+        except (FileNotFoundError, DamageError) as error:  # since its size was asked for
+            return finding("file", str(error), rows)
+        damaged = []
+        for position, row in enumerate(rows):
+            start, stop = spec.extent(position)
+            crc = int(array.crc32c[row])
+            if crc32c(data[start:stop]) != crc or data[stop : stop + 4] != _packed(crc):
+                damaged.append(row)
+        index = spec.index(len(rows), state.identity.block_rows)
+        if damaged:
+            told = f"{len(damaged)} of its {len(rows)} rows fail their checksums"
+            return finding("row", told, damaged)
+        if data[len(data) - len(index) - 4 :] != index + _packed(crc32c(index)):
+            return finding("index", "its index is damaged")
+        if data[:KEY_BYTES] != self.keys[name, block]:
+            return finding("key", "its key is not that of the rows that were committed")
+        if self.level == "deep" and hashlib.sha256(data).digest() != bytes(array.sha256[block]):
+            return finding("sha256", "its sha256 is not the committed one")
         return None
 
+    @staticmethod
+    def _rows_of(state: StoreState, name: str, block: int) -> tuple[int, ...]:
+        first, size = block * state.identity.block_rows, state.identity.block_rows
+        listed = state.log.arrays[name].committed[first : first + size]
+        return tuple((first + np.flatnonzero(listed)).tolist())
 
-def _log(
-    store: Path,
-    fingerprint: str,
-    listed: Rows,
-    specs: Mapping[str, ArraySpec],
-    trusted: dict[int, list[Record]],
-) -> Iterator[Finding]:
-    """Read the records; those of a block up to the first that cannot be trusted go to `trusted`."""
-    by_block: dict[int, list[tuple[int, str]]] = {}
-    for name in folders.names(store / LOG):
-        place = place_in_log(name)
-        if place is None:
-            yield Finding("record", f"{LOG}/{name}", "it does not belong into a store's log")
-        else:
-            by_block.setdefault(place[0], []).append((place[1], name))
-    for block, places in sorted(by_block.items()):
-        for expected, (sequence, name) in enumerate(sorted(places)):
-            path = f"{LOG}/{name}"
-            if sequence != expected:
-                told = f"the block's record {expected} is missing, so this one says nothing"
-                yield Finding("record", path, told, block=block)
-                break
-            try:
-                record = read_record(store / path)
-            except DamageError as error:
-                yield Finding("record", path, str(error), block=block)
-                break
-            told = foreign(record, fingerprint, listed, specs)
-            if told:
-                yield Finding("record", path, told, block=block)
-                break
-            trusted.setdefault(block, []).append(record)
+    def _count(self, state: StoreState) -> None:
+        assert state.table is not None
+        found, arrays = self.found, state.log.arrays.values()
+        committed, ok = state.marked("committed"), state.marked("ok")
+        found.rows = len(state.table)
+        found.missing, found.ok = int((~committed).sum()), int((committed & ok).sum())
+        found.quarantined = found.rows - found.missing - found.ok
+        if arrays:
+            there = np.logical_or.reduce([array.sequence >= 0 for array in arrays])
+            found.blocks, found.superseded = int(there.sum()), state.superseded
 
 
-def _shards(
-    store: Path,
-    found: Checked,
-    specs: Mapping[str, ArraySpec],
-    level: str,
-    on_progress: Callable[[int, int], None],
-) -> None:
-    """Compare the shards with their records."""
-    state = _committed(found)
-    sizes: list[tuple[ArraySpec, Record, CommittedFile]] = []
-    for name, spec in specs.items():
-        present = folders.sizes(store / name)
-        present.pop(ROOT, None)
-        for block, record in state.get(name, {}).items():
-            file = record.files[name]
-            size = present.pop(file.path.partition("/")[2], None)
-            if size is None:
-                in_place = (store / file.path).is_dir()
-                told = "a folder is in its place" if in_place else "it is not there"
-                found.findings.append(Finding("file", file.path, told, name, block, _of(record)))
-            elif size != file.size:
-                told = f"it has {size} bytes, and {file.size} were committed"
-                found.findings.append(Finding("size", file.path, told, name, block, _of(record)))
-            else:
-                sizes.append((spec, record, file))
-            found.files += 1
-        found.leftovers += [f"{name}/{rest}" for rest in sorted(present)]
-    found.leftovers += [
-        f"{folder}/{name}"
-        for folder in (LOG, rows.FOLDER)
-        for name in folders.names(store / folder, hidden=True)
-        if name.startswith(durable.TEMPORARY)
-    ]
-    found.leftovers += [f"{rows.FOLDER}/{n}.json" for n in rows.generations(store)[:-1]]
-    total = sum(file.size for _, _, file in sizes)
-    found.bytes, done = total, 0
-    if level == "quick":
-        return
-    work = prefetch(
-        lambda item: (item[2].size, _read(store, *item, level == "deep")),
-        sizes,
-        _READERS,
-        _READERS + 1,
-    )
-    for size, findings in work:
-        found.findings += findings
-        done += size
-        on_progress(done, total)
-
-
-def _read(
-    store: Path, spec: ArraySpec, record: Record, file: CommittedFile, deep: bool
-) -> list[Finding]:
-    """Compare every byte of a shard: rows by their checksums, the rest by the index's."""
-
-    def finding(what: str, told: str, damaged: Sequence[int]) -> Finding:
-        return Finding(what, file.path, told, spec.name, record.block, tuple(damaged))
-
-    try:
-        data = memoryview((store / file.path).read_bytes())
-    except FileNotFoundError:  # between the look at its size and now
-        return [finding("file", "it is not there", _of(record))]
-    if len(data) != file.size:
-        return [finding("size", f"it has {len(data)} bytes by now", _of(record))]
-    try:
-        index = shard_index(data, file.path)
-    except DamageError as error:
-        return [finding("index", str(error), _of(record))]
-    damaged: list[int] = []
-    for position, expected in enumerate(file.crc32c):
-        offset, length = (int(n) for n in index[position])
-        row = data[offset : offset + length - 4] if offset != MISSING and length >= 4 else b""
-        trailer = data[offset + length - 4 : offset + length] if len(row) else b""
-        if crc32c(row) != expected or trailer != expected.to_bytes(4, "little"):
-            damaged.append(record.first_row + position)
-    if damaged:
-        told = f"{len(damaged)} of its {len(file.crc32c)} rows fail their checksums"
-        return [finding("row", told, damaged)]
-    ends = sorted(
-        (int(offset), int(offset + length)) for offset, length in index[: len(file.crc32c)]
-    )
-    whole = [(0, 0), *ends, (file.size - INDEX_BYTES, file.size)]
-    if any(one[1] != other[0] for one, other in itertools.pairwise(whole)):
-        return [finding("index", "its rows do not fill it", _of(record))]
-    if deep and hashlib.sha256(data).hexdigest() != file.sha256:
-        return [finding("sha256", "its sha256 is not the committed one", ())]
-    return []
-
-
-def _count(found: Checked, listed: Rows, specs: Mapping[str, ArraySpec]) -> None:
-    state = _committed(found)
-    # Their rows wait for the labels of the list, as if none were there.
-    labels = state.get("label", {})
-    for block, of_block in other_labels(listed, specs["label"], labels).items():
-        del labels[block]
-        found.relabelled += sum(row in listed.counts for row in of_block)
-    wanted = required((one for by in found.records.values() for one in by), listed.task)
-    found.blocks = len({block for by_block in state.values() for block in by_block})
-    current = listed.counts
-    for block in range(listed.blocks):
-        rows = listed.block_rows(block)
-        records = [state[name][block] for name in wanted if block in state.get(name, ())]
-        if not state or len(records) < len(wanted):
-            found.missing += sum(row in current for row in rows)
-            continue
-        statuses = zip(*(record.status for record in records), strict=True)
-        for row, of_row in zip(rows, statuses, strict=True):
-            if row in current and all(status == OK for status in of_row):
-                found.ok += 1
-            elif row in current:
-                found.quarantined += 1
-
-
-def _committed(found: Checked) -> dict[str, dict[int, Record]]:
-    """Fold the records that can be trusted; of arrays that were withdrawn altogether there is nothing."""
-    state = committed([record for records in found.records.values() for record in records])
-    return {name: by_block for name, by_block in state.items() if by_block}
-
-
-def _of(record: Record) -> tuple[int, ...]:
-    return tuple(range(record.first_row, record.first_row + len(record.status)))
+def _packed(crc: int) -> bytes:
+    return crc.to_bytes(4, "little")

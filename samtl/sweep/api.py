@@ -20,6 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from samtl._io import digest
 from samtl._runtime import Note, machine_memory
 from samtl.datasets import Dataset
 from samtl.embed.changes import look
@@ -35,9 +36,8 @@ from samtl.experiment.fit import configured
 from samtl.experiment.run import read_run, runs_folder
 from samtl.experiment.trial import Parts
 from samtl.splits import Samples, Split, SplitSpec, parse_many, read_split, select
-from samtl.store.documents import digest
 from samtl.store.reader import Store
-from samtl.store.remote import as_folder
+from samtl.store.storage import as_folder
 from samtl.sweep import crew, results
 from samtl.sweep.results import Results
 from samtl.sweep.worker import (

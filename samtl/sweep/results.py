@@ -24,10 +24,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from samtl import _io
+from samtl._io import canonical
 from samtl.errors import InputError, LockedError, ResourceError
 from samtl.experiment.run import Run
-from samtl.store import durable
-from samtl.store.documents import canonical
 
 Row = dict[str, Any]
 
@@ -172,7 +172,7 @@ class Results:
                 if not self._ends_well():
                     self._mend()
             else:
-                durable.replace(self.path, _HEADER)
+                _io.replace(self.path, _HEADER)
             _add(self.path, content)
 
     def _ends_well(self) -> bool:
@@ -185,7 +185,7 @@ class Results:
     def _mend(self) -> list[str]:
         scan = self._scan()
         if scan.notes:
-            durable.replace(self.path, b"".join([_HEADER, *scan.kept()]))
+            _io.replace(self.path, b"".join([_HEADER, *scan.kept()]))
         return scan.notes
 
     def _counting(self) -> dict[str, _Attempt]:
@@ -213,7 +213,7 @@ class Results:
         """Hold the file's lock, and turn what the disk refuses into a `ResourceError`."""
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=_WAIT)
         try:
-            durable.make_folder(self.path.parent)
+            _io.make_folder(self.path.parent)
             with lock:
                 yield
         except Timeout as error:

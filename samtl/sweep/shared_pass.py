@@ -29,7 +29,7 @@ from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import Clock, OnEvent, SharedClock
 from samtl.heads.grid import STATISTICS_ROWS, GridHead, moments
 from samtl.heads.trainer import Tally, isolated
-from samtl.store.layout import BLOCK_ROWS
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
 
 Rows = NDArray[np.int64]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from samtl.metrics.classification import ratio
-from samtl.report.compare import SCORES, Comparison, Series
+from samtl.report.compare import Comparison, Series
 from samtl.report.content import Drawing
 from samtl.report.style import INK, LOOKS, ON_COLOUR, SMALL, figure, settled, styled
 from samtl.report.words import (
@@ -42,26 +42,16 @@ Parts = NDArray[np.float64]
 def confusions(comparison: Comparison) -> list[Drawing]:
     """Draw confusion matrices of the standard split, summed over seeds, in percent of the true class.
 
-    Of more than 40 classes those with the most errors are shown.
-
-    Returns
-    -------
-    list of Drawing
-        One with all models if there are at most four classes; else one for each of the best three and the floor.
+    Up to four classes, one figure has all models; else there is one for each of the best three and the floor. Of more
+    than 40 classes those with the most errors are shown.
     """
     shown = comparison.standard()
     if not shown:
         return []
     if len(comparison.classes) <= _FEW:
         return [_drawing(comparison, shown, "confusions", "Confusion matrices")]
-    metric = SCORES[comparison.task][0]
-
-    def score(one: Series) -> float:
-        summary = one.summary(metric)
-        return summary.mean if summary else 0.0
-
     floor = [one for one in shown if one.runs[0].name == FLOOR]
-    best = sorted((one for one in shown if one not in floor), key=score, reverse=True)[:_BEST]
+    best = [one for one in comparison.ranked(shown) if one not in floor][:_BEST]
     return [
         _drawing(comparison, [one], f"confusions-{i}", f"Confusion matrix of {one.model}")
         for i, one in enumerate([*best, *floor], 1)

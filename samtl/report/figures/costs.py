@@ -5,22 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from samtl._runtime import duration
+from samtl.errors import SamtlError
 from samtl.experiment.run import Run
 from samtl.report.compare import Comparison, Series
 from samtl.report.content import Drawing, Value
 from samtl.report.style import INK, figure, looks, rows_of_names, settled, styled
 from samtl.report.words import FLOOR, sentences, split_words, untrained, untrained_words
+from samtl.store.reader import open_store
+from samtl.store.storage import as_place
 
 _SECONDS = (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 _MINUTES = tuple(60 * minutes for minutes in (1, 2, 5, 10, 30, 60, 120, 300, 720, 1440, 14_400))
 _TICKS = (*_SECONDS, *_MINUTES)
+_PAUSE = 10  # times the usual gap between two commits, above which the encoder was not working
 _HEADER = (
     "model",
     "reads",
@@ -68,16 +75,7 @@ def costs(comparison: Comparison, encoder_seconds: float | None = None) -> list[
     The pass pays if a head's fit takes less time than that of a model that reads pixels: after
     pass / (pixel fit - head fit) fits, rounded up.
 
-    Parameters
-    ----------
-    comparison : Comparison
-    encoder_seconds : float, optional
-        Wall time of the encoder's pass, if known.
-
-    Returns
-    -------
-    list of Drawing
-        One, or none if no times were taken.
+    `encoder_seconds` is the wall time of the pass, if known. There is no figure if no times were taken.
     """
     some = comparison.standard()
     by_name = {run.path.name: run for run in comparison.runs}
@@ -204,3 +202,30 @@ def _drawn(comparison: Comparison, found: Sequence[_Cost], encoder_seconds: floa
         axes.tick_params(axis="x", which="minor", length=0)
         rows_of_names(axes, names, [duration(seconds) for seconds in times])
         return settled(drawn, untrained((cost.model, run) for cost in found for run in cost.runs))
+
+
+def pass_seconds(comparison: Comparison) -> float | None:
+    """Return how long the encoder worked on the store that the comparison's heads read.
+
+    Commits of blocks carry their time in seconds. Pauses between two commands are left out. None if there are several
+    stores, the store is no longer where the runs found it, or all of it was committed within a second.
+    """
+    heads = [run for run in comparison.runs if run.store]
+    places = {as_place(run.store_path) for run in heads}
+    # Resolved, since the same store may have been named from several folders.
+    places = {place.resolve() if isinstance(place, Path) else place for place in places}
+    fingerprints = {run.fingerprint for run in heads}
+    if len(places) != 1:
+        return None
+    try:
+        store = open_store(places.pop())
+        committed = [str(writer["committed"]) for writer in store.writers()]
+        times = sorted(datetime.fromisoformat(text).timestamp() for text in committed)
+    except (SamtlError, OSError, KeyError, ValueError):
+        return None
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    if {store.fingerprint} != fingerprints or not any(gaps):
+        return None
+    working = [gap for gap in gaps if gap <= _PAUSE * max(median(gaps), 1.0)]
+    # The first block has no gap before it, and those after a pause have none that counts.
+    return sum(working) / len(working) * len(times)

@@ -26,10 +26,7 @@ _SHOWN = ("accuracy", "dice", "f1")
 def image_scores(comparison: Comparison) -> list[Drawing]:
     """Draw accuracy, Dice and F1 of every held-out image of the standard split, one seed of it, models side by side.
 
-    Returns
-    -------
-    list of Drawing
-        One, or none for a classification.
+    There is no figure for a classification.
     """
     runs = comparison.together()
     if comparison.task != "segmentation" or not runs:

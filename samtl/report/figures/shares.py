@@ -32,12 +32,7 @@ Scored = Sequence[tuple[Series, Summary]]
 def by_share(comparison: Comparison) -> list[Drawing]:
     """Draw each score against the training share: means, bands, and every seed.
 
-    Ways of splitting are drawn apart. If one has a single share, its models are rows instead.
-
-    Returns
-    -------
-    list of Drawing
-        One for each score and way of splitting.
+    Each way of splitting has a figure for each score. If it has a single share, its models are rows instead.
     """
     ways: dict[str, list[Series]] = {}
     for one in comparison.series:

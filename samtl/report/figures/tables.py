@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from samtl.experiment.run import Run
 from samtl.metrics.classification import Score
@@ -21,13 +21,7 @@ from samtl.report.words import (
 
 
 def scores_table(comparison: Comparison) -> Table:
-    """Return the main scores of every model and kind of split, with their intervals and their floor.
-
-    Returns
-    -------
-    Table
-        A row for each model and kind of split, and for each companion of the floor.
-    """
+    """Return the main scores of every model and kind of split, and of the floor's companions, with their intervals."""
     metrics = SCORES[comparison.task]
     floors: dict[str, Mapping[str, Score]] = {
         run.split.digest: run.metrics for run in comparison.runs if run.name == FLOOR
@@ -142,7 +136,7 @@ def provenance(comparison: Comparison) -> list[Table]:
     pairs, note = comparison.pairs, untrained_words(comparison.pairs)
     sources: dict[tuple[Value, ...], dict[str, None]] = {}
     for model, run in pairs:
-        sources.setdefault(_source(run), {})[model] = None
+        sources.setdefault(_values(_SOURCE, model, run), {})[model] = None
     versions = Counter(item for run in comparison.runs for item in run.versions.items())
     tables = [
         Table(
@@ -153,21 +147,15 @@ def provenance(comparison: Comparison) -> list[Table]:
                 "store; the snapshot identifies its content.",
                 note,
             ),
-            (
-                *("models", "reads", "dataset", "store", "encoder and weights", "image size"),
-                *("fingerprint", "snapshot", "note"),
-            ),
+            ("models", *_SOURCE),
             tuple((", ".join(models), *source) for source, models in sources.items()),
         ),
         Table(
             "splits",
             "Splits",
             "The digest identifies which samples were held out.",
-            (
-                *("split", "held-out share", "seed", "train", "validation", "test", "left out"),
-                "digest",
-            ),
-            tuple(dict.fromkeys(map(_split, comparison.runs))),
+            tuple(_SPLIT),
+            tuple(dict.fromkeys(_values(_SPLIT, *pair) for pair in pairs)),
         ),
         Table(
             "runs",
@@ -179,41 +167,53 @@ def provenance(comparison: Comparison) -> list[Table]:
                 else "",
                 note,
             ),
-            (
-                *("model", "encoder and weights", "split", "training share", "seed", "run"),
-                *("configuration", "warm"),
-            ),
-            tuple(
-                (
-                    model,
-                    weights_of(run),
-                    run.split.name,
-                    round(share_of(run), 4),
-                    run.seed,
-                    run.path.name,
-                    run.digest,
-                    run.warm_start,
-                )
-                for model, run in pairs
-            ),
+            tuple(_RUN),
+            tuple(_values(_RUN, *pair) for pair in pairs),
         ),
         Table(
             "versions",
             "Versions",
             "",
             ("library", "version", "runs"),
-            tuple((library, version, n) for (library, version), n in versions.items()),
+            tuple((*item, n) for item, n in versions.items()),
         ),
     ]
     return [table for table in tables if table.rows]
 
 
-def _source(run: Run) -> tuple[Value, ...]:
-    size = str(run.identity.get("image_size", ""))
-    reads = (run.inputs, run.dataset, run.store, weights_of(run), size)
-    return (*reads, run.fingerprint, run.snapshot, run.note)
+Columns = Mapping[str, Callable[[str, Run], Value]]
+
+_SOURCE: Columns = {
+    "reads": lambda model, run: run.inputs,
+    "dataset": lambda model, run: run.dataset,
+    "store": lambda model, run: run.store,
+    "encoder and weights": lambda model, run: weights_of(run),
+    "image size": lambda model, run: str(run.identity.get("image_size", "")),
+    "fingerprint": lambda model, run: run.fingerprint,
+    "snapshot": lambda model, run: run.snapshot,
+    "note": lambda model, run: run.note,
+}
+_SPLIT: Columns = {
+    "split": lambda model, run: run.split.name,
+    "held-out share": lambda model, run: run.split.share,
+    "seed": lambda model, run: run.split.seed,
+    "train": lambda model, run: run.n_train,
+    "validation": lambda model, run: run.n_validation,
+    "test": lambda model, run: run.n_test,
+    "left out": lambda model, run: unused(run),
+    "digest": lambda model, run: run.split.digest,
+}
+_RUN: Columns = {
+    "model": lambda model, run: model,
+    "encoder and weights": lambda model, run: weights_of(run),
+    "split": lambda model, run: run.split.name,
+    "training share": lambda model, run: round(share_of(run), 4),
+    "seed": lambda model, run: run.seed,
+    "run": lambda model, run: run.path.name,
+    "configuration": lambda model, run: run.digest,
+    "warm": lambda model, run: run.warm_start,
+}
 
 
-def _split(run: Run) -> tuple[Value, ...]:
-    counts = (run.n_train, run.n_validation, run.n_test, unused(run))
-    return (run.split.name, run.split.share, run.split.seed, *counts, run.split.digest)
+def _values(columns: Columns, model: str, run: Run) -> tuple[Value, ...]:
+    return tuple(value(model, run) for value in columns.values())

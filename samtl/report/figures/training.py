@@ -26,10 +26,7 @@ _PANELS = {
 def training_curves(comparison: Comparison) -> list[Drawing]:
     """Draw loss and accuracy of training and validation by epoch, on the standard split, one seed of it.
 
-    Returns
-    -------
-    list of Drawing
-        One, or none if no model has epochs.
+    There is no figure if no model has epochs.
     """
     runs = comparison.together()
     curves = {

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +30,23 @@ from stubs import (
     toy_dataset,
 )
 
+from samtl import _io
 from samtl._runtime import Note
 from samtl.datasets import Dataset, resolve
-from samtl.embed import pipeline as encoding
+from samtl.embed import pipeline
+from samtl.embed import plan as planning
 from samtl.embed.api import embed
 from samtl.embed.pipeline import Overlap, Progress
 from samtl.embed.plan import Plan
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.images.codecs import BadImage, decode, statistics
 from samtl.images.transforms import mask_square, resize_longest_side
-from samtl.store import durable
-from samtl.store.log import read_log
-from samtl.store.reader import Quarantined, open_store
-from samtl.store.writer import StoreWriter
+from samtl.store.fingerprint import read_identity
+from samtl.store.log import read_record, record_places
+from samtl.store.reader import open_store
+from samtl.store.state import Quarantined, load_state
+from samtl.store.storage import DiskStorage, open_storage
+from samtl.store.writer import Writer
 
 ROWS = 112  # seven blocks
 
@@ -52,6 +57,22 @@ def run(dataset=None, out="a.zarr", **options):
 
 def rows_of(path):
     return everything(open_store(path))
+
+
+def blocks(path="a.zarr"):
+    """The blocks that are committed."""
+    return sorted({block for block, _ in record_places(open_storage(path))})
+
+
+def record(block, sequence, path="a.zarr"):
+    storage = open_storage(path)
+    return read_record(storage, read_identity(storage), block, sequence)
+
+
+def committed(path="a.zarr"):
+    """How many rows are."""
+    state = load_state(open_storage(path))
+    return 0 if state is None or state.table is None else int(state.marked("committed").sum())
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +148,28 @@ def test_progress_is_told_from_plan_to_end(encoders):
     assert {e for e in events if isinstance(e, Quarantined)} == set(result.quarantined)
 
 
-def test_a_whole_store_is_not_computed_again(encoders, small):
-    before = contents(small, hidden=False)
+def test_a_whole_store_is_not_computed_again_and_read_once(encoders, small, monkeypatch):
+    before, reads, read = contents(small, hidden=False), [], DiskStorage.read
+    monkeypatch.setattr(
+        DiskStorage, "read", lambda self, name, *most: reads.append(name) or read(self, name, *most)
+    )
     result = run(small_dataset(), out=small)
     assert (result.encoded, result.bytes_written, encoders.images) == (0, 0, 0)
     assert len(result.quarantined) == 2
     assert contents(small, hidden=False) == before
+    once = [
+        "fingerprint.json",
+        "samples/000001.parquet",
+        *(f"log/{block}.0.json" for block in range(3)),
+    ]
+    assert sorted(name for name in reads if name != "zarr.json") == sorted(once)
+
+
+def test_untrusted_images_are_decoded_elsewhere(encoders):
+    ours = run(small_dataset(), out="ours.zarr")
+    theirs = run(small_dataset(), untrusted=True)
+    assert rows_of(theirs.store) == rows_of(ours.store)
+    assert [q.code for q in theirs.quarantined] == [q.code for q in ours.quarantined]
 
 
 def test_at_real_size_the_arrays_are_as_designed(monkeypatch):
@@ -140,7 +177,7 @@ def test_at_real_size_the_arrays_are_as_designed(monkeypatch):
     store = open_store(run(toy_dataset(17)).store)
     assert store.shape("dense") == (17, 256, 64, 64)
     assert store.shape("grid") == (17, 256, 16, 16)
-    assert Path("a.zarr/dense/c.0.0.0.0").stat().st_size == 16 * (2**21 + 4) + 260
+    assert Path("a.zarr/dense/c.0.0.0.0").stat().st_size == 32 + 16 * (2**21 + 4) + 260
     theirs = store.zarr()["dense"]
     assert theirs.shards == (16, 256, 64, 64)
     assert theirs[16].tobytes() == store.row("dense", 16).tobytes()
@@ -161,8 +198,8 @@ def test_a_bad_image_is_set_aside_and_the_pass_goes_on(encoders, kind):
     assert not store.valid()[bad.row]
     for name in ("dense", "grid", "pooled", "image_stats"):
         assert np.isnan(store.row(name, bad.row)).all()
-    assert store.row("label", bad.row) == 1
-    assert store.row("sample_id", bad.row) == bad.sample_id
+    assert store.labels[bad.row] == 1
+    assert store.sample_ids[bad.row] == bad.sample_id
     assert store.missing == 0
 
 
@@ -175,8 +212,8 @@ def test_an_output_that_is_not_finite_is_set_aside(encoders, array, value):
 
     encoders.spoil = spoil_the_seventh
     (bad,) = run(toy_dataset(21), batch_size=1).quarantined
-    assert (bad.row, bad.code) == (6, "nonfinite")
-    assert np.isnan(open_store("a.zarr").read("grid", [6])).all()
+    assert bad.code == "nonfinite"
+    assert np.isnan(open_store("a.zarr").read("grid", [bad.row])).all()
 
 
 def test_a_dataset_of_bad_images_alone_ends(encoders):
@@ -275,7 +312,7 @@ def test_an_added_tier_leaves_masks_alone(encoders):
     run(masked_dataset(), tiers=["pooled"])
     run(masked_dataset())
     assert rows_of("a.zarr") == whole
-    assert set(read_log(Path("a.zarr"))[1].files) == {"grid", "dense"}
+    assert record(1, 1).arrays.keys() == {"grid", "dense"}
 
 
 @pytest.mark.parametrize(
@@ -360,9 +397,11 @@ def test_a_tier_that_is_added_later_is_the_one_of_a_single_pass(encoders, whole)
     assert {name for name in new if name.startswith("log/")} == {
         f"log/{b}.1.json" for b in range(7)
     }
-    assert {name for name in first if after[name] != first[name]} == {"zarr.json"}
+    shards = ("log/", "pooled/c", "image_stats/c", "original_size/c")
+    kept = {name for name in first if name.startswith(shards)}
+    assert {name for name in first if after[name] != first[name]}.isdisjoint(kept)
     assert rows_of("a.zarr") == whole
-    assert (set(read_log(Path("a.zarr"))[1].files)) == {"grid", "dense"}
+    assert record(1, 1).arrays.keys() == {"grid", "dense"}
 
 
 def test_tiers_that_are_not_asked_for_again_stay(encoders, whole):
@@ -433,62 +472,53 @@ def test_a_bad_image_that_is_still_bad_keeps_its_reason(encoders):
     assert run(dataset).quarantined == first.quarantined
 
 
-# Stores made in another way
+# Stores that others write to, or made in another way
 
 
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"checkpoint": "random:1"}, "encoder.weights_sha256"),
-        ({"dtype": "bfloat16"}, "compute_dtype"),
-        ({"limit": 5}, "sample_ids"),
-        ({"per_class": 5}, "sample_ids"),
-        ({"dataset": toy_dataset(37, name="other")}, "dataset"),
-    ],
-)
-def test_another_way_is_refused_and_nothing_touched(encoders, small, options, field):
+def test_two_passes_at_once_share_the_work(encoders):
+    alone, n = rows_of(run(toy_dataset(320), out="alone.zarr").store), encoders.images
+    encoders.seconds = 0.005
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda number: run(toy_dataset(320), batch_size=4), range(2)))
+    assert [result.missing for result in results] == [0, 0]
+    assert sum(result.encoded for result in results) == 320
+    assert all(result.encoded and not result.interrupted for result in results)
+    assert encoders.images - n < 320 + 160  # where they met
+    assert rows_of("a.zarr") == alone
+
+
+def test_other_weights_are_refused_and_nothing_touched(encoders, small):
     before = contents(small)
-    with pytest.raises(MismatchError, match=f"{field}: the store has") as caught:
-        run(**{"dataset": small_dataset(), "out": small, **options})
-    assert caught.value.exit_code == 3
-    assert contents(small) == before
-    assert encoders.images == 0
-
-
-def test_another_encoder_is_refused_and_nothing_touched(encoders, small):
-    before = contents(small)
+    with pytest.raises(MismatchError, match=r"encoder\.weights_sha256: the store has"):
+        run(small_dataset(), out=small, checkpoint="random:1")
     with pytest.raises(
         MismatchError, match=r"encoder\.name: the store has stub, asked for is other"
     ):
         embed(small_dataset(), "other", out=small, device="cpu")
     assert contents(small) == before
-
-
-def test_another_image_size_is_refused_and_nothing_touched(encoders, small):
-    before = contents(small)
-    with pytest.raises(MismatchError, match=r"preprocessing\.image_size: the store has 64"):
-        run(small_dataset(), out=small, image_size=128)
-    assert contents(small) == before
+    assert encoders.images == 0
 
 
 # Order and memory
 
 
 def test_shards_are_published_before_their_record_and_the_fingerprint_first(encoders, monkeypatch):
-    published, publish = [], durable.publish
+    published, publish = [], _io.publish
 
-    def record(path, pieces):
+    def note(path, pieces):
         publish(path, pieces)
         published.append(path.relative_to("a.zarr").as_posix())
 
-    monkeypatch.setattr(durable, "publish", record)
+    monkeypatch.setattr(_io, "publish", note)
     run(batch_size=40)
-    assert published[0] == "fingerprint.json"
+    published = [name for name in published if not name.startswith(".")]
+    assert published[:2] == ["fingerprint.json", "samples/000000.parquet"]
     assert len(published) == len(set(published))
-    for one in read_log(Path("a.zarr")):
-        at = published.index(f"log/{one.block}.json")
-        assert len(one.files) == 7
-        assert all(published.index(file.path) < at for file in one.files.values())
+    for block in range(7):
+        at = published.index(f"log/{block}.0.json")
+        assert (
+            sum(name.split("/c.")[-1].split(".")[0] == str(block) for name in published[:at]) == 5
+        )
 
 
 def test_decoding_stops_with_the_pass(encoders):
@@ -510,29 +540,32 @@ def test_decoding_stops_with_the_pass(encoders):
     assert alive == [], caught  # whoever keeps the error keeps no thread with it
 
 
-def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch):
-    write_block, outputs, most = StoreWriter.write_block, [], []
+@pytest.mark.parametrize("writes", [1, 4])
+def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch, writes):
+    write_block, outputs, most = Writer.write_block, [], []
 
     def write_slowly(*arguments):
         time.sleep(0.03)
         return write_block(*arguments)
 
-    monkeypatch.setattr(StoreWriter, "write_block", write_slowly)
+    monkeypatch.setattr(pipeline, "overlap", lambda device: Overlap(2 * (writes > 1), writes))
+    monkeypatch.setattr(Writer, "write_block", write_slowly)
     encoders.spoil = lambda arrays: outputs.append(weakref.ref(arrays["dense"]))
     encoders.before_batch = lambda pixels: most.append(sum(o() is not None for o in outputs))
     run(toy_dataset(160), batch_size=16)
     assert len(most) == 10
-    assert max(most) == 1  # the block that is being written while the next batch is encoded
+    # On their way to disk, and, beside the device, encoded ahead.
+    assert max(most) == 1 if writes == 1 else 1 < max(most) <= 4 + 3
 
 
 def test_without_a_batch_size_the_encoder_is_asked(encoders, monkeypatch, whole):
-    monkeypatch.setattr("samtl.embed.plan.images_per_call", lambda *arguments, untold: untold)
+    monkeypatch.setattr(planning, "images_per_call", lambda *arguments, untold: untold)
     monkeypatch.setattr(StubEncoder, "best_batch", lambda self, most: min(most, 7), raising=False)
     plans = []
     result = run(on_event=lambda event: plans.append(event) if isinstance(event, Plan) else None)
     assert [plan.batch_size for plan in plans] == [0]  # not known yet
     assert result.plan.batch_size == encoders.largest_batch == 7
-    assert {record.writer["batch_size"] for record in read_log(Path("a.zarr"))} == {7}
+    assert {writer["batch_size"] for writer in open_store("a.zarr").writers()} == {7}
     assert rows_of("a.zarr") == whole
 
 
@@ -542,13 +575,13 @@ def test_without_a_batch_size_the_encoder_is_asked(encoders, monkeypatch, whole)
 @pytest.fixture
 def overlapped(monkeypatch):
     """As on a GPU: two batches in the encoder beside the one taken over, four blocks on their way to disk."""
-    monkeypatch.setattr(encoding, "overlap", lambda device: Overlap(2, 4))
+    monkeypatch.setattr(pipeline, "overlap", lambda device: Overlap(2, 4))
 
 
 def test_a_gpu_is_kept_busy_and_a_cpu_keeps_little_in_flight():
-    assert encoding.overlap("cpu") == Overlap(0, 1)
-    assert encoding.overlap("cuda:1") == Overlap(2, 4)
-    assert encoding.overlap("mps") == Overlap(1, 4)  # where two threads are one too many
+    assert pipeline.overlap("cpu") == Overlap(0, 1)
+    assert pipeline.overlap("cuda:1") == Overlap(2, 4)
+    assert pipeline.overlap("mps") == Overlap(1, 4)  # where two threads are one too many
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16, 40])
@@ -565,14 +598,14 @@ def test_encoding_goes_on_while_results_are_taken_over_and_written(
     encoders, overlapped, monkeypatch
 ):
     """Three in the encoder at once, and four blocks held by a disk that does not answer."""
-    write_block, disk, written = StoreWriter.write_block, threading.Event(), []
+    write_block, disk, written = Writer.write_block, threading.Event(), []
 
     def write(*arguments):
         written.append(encoders.images)
         assert disk.wait(20)
         return write_block(*arguments)
 
-    monkeypatch.setattr(StoreWriter, "write_block", write)
+    monkeypatch.setattr(Writer, "write_block", write)
 
     def before(pixels):
         if encoders.images >= 4 * 16:
@@ -581,41 +614,6 @@ def test_encoding_goes_on_while_results_are_taken_over_and_written(
     encoders.before_batch = before
     assert run(batch_size=16).missing == 0
     assert len(written) == ROWS // 16
-
-
-def test_a_slow_disk_holds_a_gpu_back(encoders, overlapped, monkeypatch):
-    write_block, outputs, most = StoreWriter.write_block, [], []
-
-    def write_slowly(*arguments):
-        time.sleep(0.05)
-        return write_block(*arguments)
-
-    monkeypatch.setattr(StoreWriter, "write_block", write_slowly)
-    encoders.spoil = lambda arrays: outputs.append(weakref.ref(arrays["dense"]))
-    encoders.before_batch = lambda pixels: most.append(sum(o() is not None for o in outputs))
-    run(toy_dataset(320), batch_size=16)
-    assert len(most) == 20
-    assert 1 < max(most) <= 4 + 3  # on their way to disk, and encoded ahead
-
-
-@pytest.mark.parametrize(("batch_size", "seed"), [(1, 0), (5, 1), (16, 2), (40, 3)])
-def test_an_overlapped_pass_that_is_asked_to_stop_loses_nothing(
-    encoders, overlapped, whole, batch_size, seed
-):
-    moments, interrupted = random.Random(seed), 0
-    while True:
-        asked = iter([False] * moments.randrange(60 // batch_size + 1))
-        result = run(
-            batch_size=batch_size, check_images=False,  # stops are to come among the batches
-            should_stop=lambda asked=asked: next(asked, True),
-        )  # fmt: skip
-        done = sum(len(record.status) for record in read_log(Path("a.zarr")))
-        assert encoders.images == done  # nothing is computed that is not committed
-        if not result.interrupted:
-            break
-        interrupted += 1
-    assert interrupted
-    assert rows_of("a.zarr") == whole
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
@@ -632,7 +630,7 @@ def test_an_overlapped_pass_that_fails_goes_on_where_it_was(
         with pytest.raises(ResourceError, match="the device gave out"):
             run(batch_size=batch_size)
         # Blocks that were whole are written; two batches beside the failed one, and the rows of a block, are lost.
-        done = sum(len(record.status) for record in read_log(Path("a.zarr")))
+        done = committed()
         assert encoders.images - done <= failures * (16 + 2 * batch_size)
     encoders.before_batch = lambda pixels: None
     assert run(batch_size=batch_size).missing == 0
@@ -644,8 +642,12 @@ def test_an_overlapped_pass_that_fails_goes_on_where_it_was(
 # Interruptions
 
 
-@pytest.mark.parametrize(("batch_size", "seed"), [(1, 0), (1, 1), (5, 2), (5, 3), (40, 4), (40, 5)])
-def test_a_pass_that_is_asked_to_stop_loses_nothing(encoders, whole, batch_size, seed):
+@pytest.mark.parametrize("device", [Overlap(0, 1), Overlap(2, 4)])
+@pytest.mark.parametrize(("batch_size", "seed"), [(1, 0), (1, 1), (5, 2), (40, 4), (40, 5)])
+def test_a_pass_that_is_asked_to_stop_loses_nothing(
+    encoders, monkeypatch, whole, batch_size, seed, device
+):
+    monkeypatch.setattr(pipeline, "overlap", lambda name: device)
     moments, passes = random.Random(seed), 0
     while True:
         before = encoders.images
@@ -655,7 +657,7 @@ def test_a_pass_that_is_asked_to_stop_loses_nothing(encoders, whole, batch_size,
             should_stop=lambda asked=asked: next(asked, True),
         )  # fmt: skip
         passes += 1
-        done = sum(len(record.status) for record in read_log(Path("a.zarr")))
+        done = committed()
         assert result.encoded == encoders.images - before
         assert encoders.images == done  # nothing is computed that is not committed
         assert result.missing == ROWS - done
@@ -680,14 +682,14 @@ def test_a_pass_that_fails_loses_at_most_a_block(encoders, whole, batch_size, se
 
     while True:
         before = encoders.images
-        committed = sum(len(record.status) for record in read_log(Path("a.zarr")))
+        kept = committed()
         encoders.before_batch = fail_at(before + moments.randrange(60))
         try:
             run(batch_size=batch_size)
         except KeyboardInterrupt:
             failures += 1
-            now = sum(len(record.status) for record in read_log(Path("a.zarr")))
-            assert (encoders.images - before) - (now - committed) <= 16
+            now = committed()
+            assert (encoders.images - before) - (now - kept) <= 16
         else:
             break
     assert failures > 0
@@ -700,13 +702,19 @@ KILLED = """
 import os, pathlib, random, signal, sys, time
 import stubs
 from samtl.embed.api import embed
-from samtl.store.log import read_log
+from samtl.store.state import Quarantined, load_state
+from samtl.store.storage import DiskStorage, open_storage
 
 out, tally, rows = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 dataset, moments = stubs.toy_dataset(rows), random.Random(7)
+
+def committed():
+    state = load_state(open_storage(out))
+    return 0 if state is None or state.table is None else int(state.marked("committed").sum())
+
 tally.touch()
 for more in (5, 23, 17, 70):
-    before = tally.stat().st_size, sum(len(r.status) for r in read_log(out))
+    before = tally.stat().st_size, committed()
     child = os.fork()
     if child == 0:
         stubs.install(stubs.StubEncoders(seconds=0.01, tally=tally))
@@ -717,12 +725,11 @@ for more in (5, 23, 17, 70):
     time.sleep(moments.uniform(0, 0.02))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    encoded = tally.stat().st_size - before[0]
-    committed = sum(len(r.status) for r in read_log(out)) - before[1]
-    print(os.WTERMSIG(status), encoded, committed)
+    print(os.WTERMSIG(status), tally.stat().st_size - before[0], committed() - before[1])
 """
 
 
+@pytest.mark.slow
 def test_a_pass_that_is_killed_again_and_again_loses_at_most_a_block_and_a_batch(encoders, whole):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, "a.zarr", "tally", str(ROWS)],
@@ -734,13 +741,12 @@ def test_a_pass_that_is_killed_again_and_again_loses_at_most_a_block_and_a_batch
     kills = [[int(n) for n in line.split()] for line in done.stdout.splitlines()]
     assert [signal for signal, _, _ in kills] == [9, 9, 9, 9]
     # The block in flight, and the batch of one that may be done while the disk still has it.
-    assert all(encoded - committed <= 16 + 1 for _, encoded, committed in kills)
-    committed = sum(committed for _, _, committed in kills)
-    assert 0 < committed < ROWS
+    assert all(encoded - kept <= 16 + 1 for _, encoded, kept in kills)
+    assert 0 < committed() == sum(kept for _, _, kept in kills) < ROWS
+    left = ROWS - committed()
     assert run().missing == 0
-    assert encoders.images == ROWS - committed
+    assert encoders.images == left
     assert rows_of("a.zarr") == whole
-    assert list(Path("a.zarr").rglob(".tmp-*")) == []
 
 
 # Disks
@@ -757,46 +763,16 @@ def test_a_disk_that_gives_out_keeps_what_was_committed(encoders, whole, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail_from_now_on)
-        with pytest.raises(ResourceError, match="gave out: No space left on device") as caught:
+        with pytest.raises(ResourceError, match="No space left on device"):
             run(batch_size=16)
-    assert caught.value.exit_code == 5
-    assert list(Path("a.zarr").rglob(".tmp-*")) == []
-    kept = [record.block for record in read_log(Path("a.zarr"))]
-    assert kept == list(range(len(kept)))
-    before = contents(Path("a.zarr"), hidden=False)
+    kept = blocks()
+    before = contents(Path("a.zarr"), hidden=False) if kept else {}
     encoders.images = 0
     run(batch_size=16)
     assert encoders.images == ROWS - 16 * len(kept)
     assert rows_of("a.zarr") == whole
     after = contents(Path("a.zarr"), hidden=False)
-    committed = [f.path for r in read_log(Path("a.zarr"))[: len(kept)] for f in r.files.values()]
-    assert all(after[path] == before[path] for path in committed)
-
-
-def test_an_error_that_is_not_the_disks_is_not_called_so(encoders, monkeypatch):
-    def refuse(path, pieces):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(durable, "publish", refuse)
-    with pytest.raises(PermissionError):
-        run()
-
-
-def test_withdrawn_rows_are_computed_again(encoders, small):
-    from dataclasses import replace
-
-    from samtl.store.documents import seal
-
-    before = rows_of(small)
-    record = read_log(small)[1]
-    withdrawal = replace(record, sequence=1, files={}, withdrawn=("dense",))
-    (small / "log" / "1.1.json").write_bytes(seal(withdrawal.to_dict()))
-    for path in small.glob("dense/c.1.*"):
-        path.write_bytes(b"damaged")
-    result = run(small_dataset(), out=small)
-    assert (result.encoded, result.missing) == (16, 0)
-    assert rows_of(small) == before
-    assert set(read_log(small)[-2].files) == {"dense"}
+    assert all(after[f"log/{block}.0.json"] == before[f"log/{block}.0.json"] for block in kept)
 
 
 def test_a_store_may_be_moved_and_gone_on_with(encoders, whole, tmp_path):

@@ -1,0 +1,301 @@
+"""What a store is at a moment: its fingerprint, its newest sample table and its log, read once and shared.
+
+The log is folded into arrays over the rows. A large store keeps such arrays in a pack, so that it opens quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl.errors import DamageError
+from samtl.store.fingerprint import FILE, Identity, read_identity
+from samtl.store.format import ROOT, TIERS
+from samtl.store.log import LOG, PACKS, UNLISTED, LogState, read_log, record_places
+from samtl.store.samples import FOLDER, SampleTable, read_table
+from samtl.store.storage import Storage
+
+_PACK = re.compile(r"(\d{6,})\.npz")
+
+
+def pack_numbers(storage: Storage) -> list[int]:
+    """List the numbers of the packs that are there, ascending."""
+    found = (_PACK.fullmatch(name) for name in storage.list(PACKS))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def pack_name(number: int) -> str:
+    """Path of a pack relative to the store."""
+    return f"{PACKS}/{number:06d}.npz"
+
+
+@dataclass
+class StoreState:
+    """What a store is at a moment: read once, and kept up to date by the writer that holds it.
+
+    Attributes
+    ----------
+    storage : Storage
+    identity : Identity
+    table : SampleTable or None
+        None if the store was begun, and a writer was killed before it had one.
+    log : LogState
+    unpacked : int
+        Records that no pack has.
+    """
+
+    storage: Storage
+    identity: Identity
+    table: SampleTable | None
+    log: LogState
+    unpacked: int = 0
+
+    @property
+    def snapshot(self) -> str:
+        """Name what is committed: the sha256 over the records' sorted checksums and the table's sha256."""
+        text = "".join(self.log.checksums()) + (self.table.sha256 if self.table else "")
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Arrays that every row must be in: those with a record, and the masks of a segmentation."""
+        found = [name for name in self.identity.arrays if name in self.log.arrays]
+        if found and self.table and self.table.about.task == "segmentation" and "mask" not in found:
+            found.append("mask")
+        return tuple(found)
+
+    @property
+    def superseded(self) -> int:
+        """Number of rows with a record that the table lists no longer."""
+        found = np.zeros(self.log.rows, bool)
+        for state in self.log.arrays.values():
+            found |= state.committed
+        if self.table is not None:
+            found[self.table.rows] = False
+        return int(found.sum())
+
+    def marked(self, field: str, arrays: Iterable[str] = ()) -> NDArray[np.bool_]:
+        """Mark the listed rows that are `committed` or `ok` in each of some arrays, by default the required ones."""
+        rows = self.table.rows if self.table else np.zeros(0, np.int64)
+        names = tuple(arrays) or self.required
+        found = np.full(len(rows), bool(names))
+        for name in names:
+            state = self.log.arrays.get(name)
+            found &= False if state is None else getattr(state, field)[rows]
+        return found
+
+
+def load_state(storage: Storage) -> StoreState | None:
+    """Read what a store is; None if there is none.
+
+    Raises
+    ------
+    DamageError
+        If the fingerprint, the newest table or a record is damaged, missing, or another store's.
+    InputError
+        If the store has another format.
+    """
+    identity = read_identity(storage)
+    if identity is None and (storage.list(LOG) or storage.list(FOLDER)):
+        identity = read_identity(storage)  # another writer may be creating the store
+        if identity is None:
+            raise DamageError(
+                f"{storage.url}/{FILE} is missing, so nobody knows what the rows are: take it from a copy of the store"
+            )
+    if identity is None:
+        return None
+    # Others may write meanwhile: the metadata is read before the table, since no table is older than the one that it
+    # was derived from.
+    told = metadata_table(storage)
+    # The table is read after the log is listed, so that it knows the rows of all records.
+    places = record_places(storage)
+    try:
+        table = read_table(storage, identity)
+    except FileNotFoundError:
+        if places:
+            raise DamageError(
+                f"{storage.url}/{FOLDER} has no table, so nobody knows which images the rows are: take it from a copy"
+            ) from None
+        return StoreState(storage, identity, None, LogState(identity.block_rows, 0))
+    log = _from_pack(storage, identity, places)
+    if log is None:
+        log = LogState(identity.block_rows, table.about.rows_end)
+    elif log.rows < table.about.rows_end:
+        log.grow(table.about.rows_end)
+    packed = set(log.places)
+    rest = [place for place in places if place not in packed] if packed else places
+    for record in read_log(storage, identity, rest):
+        log.add(record, storage.url)
+    state = StoreState(storage, identity, table, log, len(rest))
+    check_table(state, told)
+    return state
+
+
+def _from_pack(
+    storage: Storage, identity: Identity, places: list[tuple[int, int]]
+) -> LogState | None:
+    """Take the newest pack, unless it is damaged or knows records that are gone."""
+    for number in pack_numbers(storage)[-1:]:
+        try:
+            log = LogState.unpack(storage.read(pack_name(number)), identity)
+        except (DamageError, FileNotFoundError):
+            return None
+        if set(log.places) <= set(places):
+            return log
+    return None
+
+
+def metadata_table(storage: Storage) -> int:
+    """Return the number of the table that the metadata was derived from, 0 if that is not known."""
+    try:
+        return msgspec.json.decode(storage.read(ROOT), type=_Root).attributes.samtl_table
+    except (FileNotFoundError, DamageError, msgspec.MsgspecError, UnicodeDecodeError):
+        return 0  # derived: the next writer writes it again
+
+
+def check_table(state: StoreState, told: int = 0) -> None:
+    """Raise DamageError if the table contradicts the log, or is older than table `told` of the metadata."""
+    table = state.table
+    assert table is not None
+    where = f"{state.storage.url}/{table.path}"
+    rows = table.rows
+    other = state.log.other_images(rows, table.digests())
+    if len(other):
+        raise DamageError(
+            f"{where}: row {other[0]} was made from another image than the table names; take the right table "
+            "from a copy of the store"
+        )
+    for name, array in state.log.arrays.items():
+        lost = (array.sequence[rows // state.log.block_rows] >= 0) & ~array.committed[rows]
+        if lost.any():
+            raise DamageError(
+                f"{where} lists row {rows[lost][0]}, which the record of its block in {name} does not have"
+            )
+    if told > table.about.number:
+        raise DamageError(
+            f"{where} is older than the table {told} that {ROOT} was written for: the store was not copied whole; take "
+            "the newest table from a copy"
+        )
+
+
+class _Attributes(msgspec.Struct):
+    samtl_table: int = 0
+
+
+class _Root(msgspec.Struct):
+    attributes: _Attributes
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A row that holds nothing because its image could not be used."""
+
+    row: int
+    sample_id: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ArraySummary:
+    """One array: its shape over the listed rows, its committed rows, and the bytes of its shards."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `samtl info` shows.
+
+    Attributes
+    ----------
+    rows, ok, missing : int
+        Listed rows; those that hold an embedding in every array; those not yet committed in every array.
+    superseded : int
+        Rows that the sample table lists no longer: their images were removed from the dataset, or changed.
+    per_class : dict
+        Class name to number of rows.
+    arrays : tuple of ArraySummary
+    quarantined : tuple of Quarantined
+    about : dict
+        Names and digests: store, dataset, encoder, weights, fingerprint and so on.
+    """
+
+    rows: int
+    ok: int
+    missing: int
+    superseded: int
+    per_class: dict[str, int]
+    arrays: tuple[ArraySummary, ...]
+    quarantined: tuple[Quarantined, ...]
+    about: dict[str, object]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all committed shards."""
+        return sum(array.bytes for array in self.arrays)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the summary as JSON values."""
+        content = asdict(self)
+        return {**content.pop("about"), **content, "bytes": self.bytes}
+
+
+def quarantined(state: StoreState) -> tuple[Quarantined, ...]:
+    """List the listed rows whose images could not be used, numbered as in the table."""
+    table, found = state.table, []
+    for place, codes in sorted(state.log.codes.items()):
+        row = int(table.position[place]) if table and place < len(table.position) else -1
+        if table and row >= 0:
+            code = next((code for code in reversed(codes) if code != UNLISTED), UNLISTED)
+            found.append(Quarantined(row, table.samples[row], code, codes[code]))
+    return tuple(found)
+
+
+def summarise(state: StoreState) -> Summary:
+    """Count what a store holds."""
+    assert state.table is not None
+    table, identity, about = state.table, state.identity, state.table.about
+    held = [name for name in identity.arrays if name in state.log.arrays]
+    return Summary(
+        rows=len(table),
+        ok=int(state.marked("ok").sum()),
+        missing=int((~state.marked("committed")).sum()),
+        superseded=state.superseded,
+        per_class={c: int((table.labels == i).sum()) for i, c in enumerate(about.classes)},
+        arrays=tuple(
+            ArraySummary(
+                name,
+                (len(table), *identity.arrays[name].row_shape),
+                identity.arrays[name].dtype,
+                int(state.marked("committed", [name]).sum()),
+                int(state.log.arrays[name].size.sum()),
+            )
+            for name in held
+        ),
+        quarantined=quarantined(state),
+        about={
+            "store": state.storage.url,
+            "dataset": about.dataset,
+            "note": about.note,
+            "classes": list(about.classes),
+            "task": about.task,
+            "encoder": identity.encoder,
+            "weights": identity.about.get("weights", "unknown"),
+            "untrained": identity.about.get("untrained", True),
+            "identity": identity.fingerprint,
+            "fingerprint": identity.sha256,
+            "snapshot": state.snapshot,
+            "tiers": [tier for tier in TIERS if tier in held],
+        },
+    )

@@ -1,0 +1,153 @@
+"""Image files that are wrong in every way are refused with the right code, soon, and with little memory."""
+
+import random
+import resource
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_images_codecs import SEEDS, chunk, encoded, geotiff, png
+
+from samtl.images.codecs import BadImage, prepare
+
+pytestmark = pytest.mark.slow
+MUTATED = 600
+MOST_MEMORY, MOST_SECONDS = 300 * 2**20, 10
+
+LARGE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+FORMS = {form: encoded(LARGE, form) for form in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "JPEG2000")}
+FORMS["LZW"] = encoded(LARGE, "TIFF", compression="tiff_lzw")
+FORMS["DEFLATE"] = encoded(LARGE, "TIFF", compression="tiff_adobe_deflate")
+FORMS["PROGRESSIVE"] = encoded(LARGE, "JPEG", progressive=True)
+
+
+def patched(data, at, new):
+    return data[:at] + new + data[at + len(new) :]
+
+
+def of_tiff(tag, value):
+    """A TIFF, one of its values another; tag 0 makes its directory its own successor."""
+    data = bytearray(geotiff(np.ones((3, 3, 4), np.uint8), photometric="RGB"))
+    directory = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, directory)[0]
+    if tag == 0:
+        struct.pack_into("<I", data, directory + 2 + 12 * count, directory)
+    for i in range(count):
+        at = directory + 2 + 12 * i
+        if struct.unpack_from("<H", data, at)[0] == tag:
+            struct.pack_into("<HII", data, at + 2, 4, 1, value)
+    return bytes(data)
+
+
+def bombed(kind):
+    """A PNG with a chunk that inflates to 64 MiB."""
+    return (
+        FORMS["PNG"][:33] + chunk(kind, b"k\0\0" + zlib.compress(bytes(2**26))) + FORMS["PNG"][33:]
+    )
+
+
+NO_IMAGE = [
+    b"once upon a time", b"BMW is a maker of cars, and this is a text", b"\0" * 100, b"GIF89a\1\0\1\0\0\0\0;",
+    b"RIFF\x24\0\0\0WAVEfmt ", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<!DOCTYPE html><html>404 Not Found</html>",
+    b"PK\3\4" + bytes(60), b"%PDF-1.7\n" + bytes(60), b"\x93NUMPY\1\0" + bytes(80), b"\x7fELF" + bytes(60),
+    b"\x1f\x8b\x08" + bytes(40), b"\xff", b"\x89PNG\r\n", b"<?xml version='1.0'?><svg/>",
+    random.Random(5).randbytes(500),
+    *(encoded(LARGE, form) for form in ("GIF", "PPM", "TGA", "ICO")),
+]  # fmt: skip
+ANY = {"truncated", "undecodable"}
+BY_HAND = [
+    (b"", {"empty"}),
+    *((data, {"not_an_image"}) for data in NO_IMAGE),
+    *((data, {""}) for data in FORMS.values()),
+    *((d[: int(len(d) * part)], {"truncated"}) for d in FORMS.values() for part in (0.3, 0.9)),
+    (png(0, 5, 8, 2), {"undecodable"}),
+    (png(2, 2, 3, 0, bytes(10)), ANY | {"unsupported_mode"}),
+    (patched(FORMS["PNG"], 29, b"\0\0\0\0"), {"undecodable"}),
+    (patched(FORMS["PNG"], 60, bytes(200)), ANY),
+    (bombed(b"zTXt"), {"undecodable"}),
+    (bombed(b"iCCP"), {"", "undecodable"}),
+    (of_tiff(259, 65_000), ANY),
+    (of_tiff(256, 2**31 - 1), {"too_large", *ANY}),
+    (of_tiff(257, 0), ANY),
+    (of_tiff(273, 2**31), {"truncated"}),
+    (of_tiff(0, 0), {"", "unsupported_mode"}),
+    (b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(9) + b"\xff\xd9", ANY),
+    (FORMS["JPEG"][:20] + random.Random(6).randbytes(900) + b"\xff\xd9", ANY),
+    (FORMS["WEBP"][:20] + random.Random(7).randbytes(900), ANY),
+    (patched(FORMS["BMP"], 18, struct.pack("<i", 2**30)), {"too_large"}),
+    (patched(FORMS["BMP"], 28, struct.pack("<H", 17)), ANY | {"unsupported_mode"}),
+]
+
+
+def code(data):
+    begun = time.monotonic()
+    try:
+        prepared = prepare(data, 64)
+    except BadImage as bad:
+        return bad.code if bad.reason else "no reason"
+    finally:
+        assert time.monotonic() - begun < MOST_SECONDS
+    assert prepared.pixels.dtype == np.uint8
+    assert max(prepared.pixels.shape[:2]) == 64
+    assert np.isfinite(prepared.statistics).all()
+    return ""
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.fixture
+def little_memory():
+    for data in SEEDS.values():
+        code(data)
+    before = peak()
+    yield
+    assert peak() - before <= MOST_MEMORY
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_sixty_made_by_hand():
+    assert len(BY_HAND) >= 60
+    wrong = [(data[:40], code(data), right) for data, right in BY_HAND if code(data) not in right]
+    assert wrong == []
+
+
+def mutated(number):
+    """A file that was sound; the same for the same number."""
+    draw = random.Random(number)
+    data = bytearray(draw.choice([*FORMS.values(), *SEEDS.values()]))
+    for _ in range(draw.choice([1, 1, 2, 5, 30])):
+        at = draw.randrange(len(data))
+        size = min(draw.choice([1, 2, 4, 40]), len(data) - at)
+        how = draw.randrange(7)
+        if how == 0:
+            data[at] ^= 1 << draw.randrange(8)
+        elif how == 1:
+            data[at : at + size] = draw.randbytes(size)
+        elif how == 2:
+            data[at : at + size] = draw.choice([b"\0", b"\xff", b"\x7f"]) * size
+        elif how == 3:
+            del data[at : at + size]
+        elif how == 4:
+            data[at:at] = data[max(0, at - size) : at]
+        elif how == 5:
+            del data[at + 1 :]
+        else:  # where headers say how large all is
+            at = draw.randrange(min(len(data), 64))
+            data[at : at + 4] = struct.pack(
+                draw.choice("<>") + "I", draw.choice([0, 9_000, 2**16, 2**31, 2**32 - 1])
+            )
+        if not data:
+            break
+    return bytes(data)
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_mutated():
+    refused = sum(code(mutated(number)) != "" for number in range(MUTATED))
+    assert MUTATED // 4 < refused < MUTATED

@@ -1,0 +1,297 @@
+"""What a server of buckets may answer, and what is kept of it on this disk."""
+
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("obstore")
+
+from samtl.errors import InputError, ResourceError
+from samtl.store import object_store
+from samtl.store.object_store import RowCache, client, row_cache
+from samtl.store.storage import open_storage
+
+
+@pytest.fixture
+def storage(bucket):
+    return open_storage(f"{bucket}/x")
+
+
+# Writing on a condition
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "409", "reset", "lost"])
+def test_one_fault_does_not_show(storage, bucket_server, fault):
+    struck = 0
+    for seed in range(8):
+        bucket_server.reset(seed)
+        bucket_server.rate, bucket_server.faults = 0.4, [fault]
+        storage.create(f"{fault}-{seed}", [b"content"])
+        bucket_server.rate = 0
+        assert storage.read(f"{fault}-{seed}") == b"content"
+        with pytest.raises(FileExistsError):
+            storage.create(f"{fault}-{seed}", [b"other"])
+        struck += bucket_server.struck[fault]
+    assert struck >= 3
+
+
+def test_a_server_that_overwrites_is_refused(storage, bucket_server):
+    bucket_server.ignores = ("if-none-match",)
+    with pytest.raises(ResourceError, match="overwritten"):
+        storage.probe()
+    assert storage.list() == {}
+
+
+def test_a_server_that_never_answers_ends_in_one_message(storage, bucket_server):
+    bucket_server.rate, bucket_server.faults = 1.0, ["503"]
+    with pytest.raises(ResourceError, match="does not answer as it should") as caught:
+        storage.create("a", [b"1"])
+    assert "\n" not in str(caught.value)
+    writes = [one for one in bucket_server.requests if one[0] == "PUT"]
+    attempts, retries = object_store.ATTEMPTS, object_store.RETRY["max_retries"]
+    assert attempts <= len(writes) <= attempts * (1 + retries)
+
+
+# What an answer means
+
+
+def _asks(storage):
+    """Each kind of request, by its name."""
+    return {
+        "HEAD": lambda: storage.size("a"),
+        "GET": lambda: storage.read("a"),
+        "PUT": lambda: storage.replace("a", b"1"),
+        "list": storage.list,
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kinds", "told"),
+    [
+        (400, "<Code>ExpiredToken</Code>", "GET PUT list", "have expired; set new ones by AWS_"),
+        (400, "<Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region>", "GET PUT list",
+         r"another region \(eu-west-1\); set AWS_REGION"),
+        (301, "<Code>PermanentRedirect</Code>", "HEAD GET PUT list", "another region .* set AWS_REGION"),
+        (400, "", "HEAD", "400 and no reason.* expired or .* another region; .* or AWS_REGION"),
+        (403, "<Code>AccessDenied</Code>", "list", "refuses to list .* may list"),
+        (403, "<Code>AccessDenied</Code>", "HEAD GET PUT", "refuses access; .* clock is right"),
+        (403, "<Code>RequestTimeTooSkewed</Code>", "GET PUT list", "set this machine's clock"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_explained_and_nobody_asks_again(
+    storage, bucket_server, status, text, kinds, told
+):
+    bucket_server.answer = (status, text)
+    for kind in kinds.split():
+        bucket_server.requests.clear()
+        with pytest.raises(ResourceError, match=told) as caught:
+            _asks(storage)[kind]()
+        assert "\n" not in str(caught.value)
+        assert len(bucket_server.requests) == 1
+
+
+def test_an_unknown_answer_stays_as_it_came(storage, bucket_server):
+    bucket_server.answer = (400, "<Code>ExpiredFish</Code>")
+    with pytest.raises(ResourceError, match=r"does not answer as it should .*400 Bad Request"):
+        storage.read("a")
+
+
+@pytest.mark.parametrize("kind", ["GET", "PUT", "list"])
+def test_no_such_bucket(bucket_server, kind):
+    with pytest.raises(InputError, match="there is no bucket 'no-such-bucket'"):
+        _asks(open_storage("s3://no-such-bucket/x"))[kind]()
+
+
+@pytest.mark.parametrize(
+    "lacking", [["AWS_ACCESS_KEY_ID"], ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]]
+)
+def test_without_credentials(storage, monkeypatch, lacking):
+    for name in lacking:
+        monkeypatch.delenv(name)
+    # The service that gives a cloud machine its own, where nobody listens.
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.169.254")
+    client.cache_clear()
+    with pytest.raises(ResourceError, match="no credentials; set AWS_ACCESS_KEY_ID and"):
+        storage.list()
+
+
+@pytest.mark.parametrize("value", ["", "localhost:9000", "nonsense", "http://", "ftp://host"])
+def test_an_endpoint_that_is_none(storage, monkeypatch, value):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", value)
+    client.cache_clear()
+    with pytest.raises(InputError, match=rf"AWS_ENDPOINT_URL_S3 must be .* got '{value}'"):
+        storage.list()
+
+
+def test_an_endpoint_that_must_begin_with_the_bucket(storage, monkeypatch):
+    monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+    client.cache_clear()
+    with pytest.raises(InputError, match="AWS_ENDPOINT_URL must begin with the bucket's name"):
+        storage.list()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{storage.bucket}.localhost:1")
+    assert client("s3", storage.bucket, "", os.getpid()) is not None
+
+
+@pytest.mark.parametrize("name", ["a%41", "a#b", "a?b=c", "a%2Fb", "a b+\u00fc", "%61"])
+def test_a_prefix_is_not_decoded(bucket, bucket_server, name):
+    open_storage(f"{bucket}/{name}").create("log/0", [b"1"])
+    found = bucket_server.client().list_objects_v2(Bucket=bucket.removeprefix("s3://"))
+    assert [one["Key"] for one in found["Contents"]] == [f"{name}/log/0"]
+    assert open_storage(f"{bucket}/{name}").list("log") == {"0": 1}
+
+
+def test_marks_of_folders_are_nothing(storage, bucket_server):
+    """Some tools write an empty object `NAME/` for a folder."""
+    for name in ("x/", "x/a/", "x/a/b", "x/empty/"):
+        bucket_server.client().put_object(
+            Bucket=storage.bucket, Key=name, Body=b"1" if name == "x/a/b" else b""
+        )
+    assert set(storage.list()) == {"a", "empty"}
+    assert (storage.list("a"), storage.list("empty")) == ({"b": 1}, {})
+
+
+@pytest.mark.slow
+def test_more_names_than_a_server_gives_at_once(storage, bucket_server):
+    boto = bucket_server.client()
+
+    def put(i):
+        boto.put_object(Bucket=storage.bucket, Key=f"x/log/{i:04}", Body=b"")
+
+    with ThreadPoolExecutor(8) as executor:
+        list(executor.map(put, range(1_003)))
+    assert len(storage.list("log")) == 1_003
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(InputError, match=r"pip install 'samtl\[cloud\]'"):
+        open_storage("s3://a-bucket-of-nobody/x")
+
+
+def _names(url, answers):
+    begun = time.monotonic()
+    try:
+        answers.put(open_storage(url).list())
+    except InputError as error:
+        answers.put((str(error), time.monotonic() - begun))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_processes_are_refused_at_once_and_spawned_ones_read(storage):
+    storage.create("a", [b"1"])
+    for method in ("fork", "spawn"):
+        context = multiprocessing.get_context(method)
+        answers = context.Queue()
+        process = context.Process(target=_names, args=(storage.url, answers))
+        process.start()
+        answer = answers.get(timeout=60)
+        process.join(60)
+        assert process.exitcode == 0
+        if method == "fork":
+            assert "spawn or forkserver" in answer[0]
+            assert answer[1] < 1
+        else:
+            assert answer == {"a": 1}
+
+
+# What is kept on this disk
+
+CONTENT = bytes(range(100))
+KEY = "a" * 64
+
+
+def read(storage, *ranges, anew=False):
+    found = storage.read_ranges("shard", ranges, len(CONTENT), KEY, anew)
+    return [bytes(one) for one in found]
+
+
+def kept(tmp_path):
+    return sorted(path.name for path in (tmp_path / "kept").rglob("*") if path.is_file())
+
+
+@pytest.fixture(params=["whole", "ranges"])
+def shard(storage, monkeypatch, request):
+    """A shard that is fetched whole, or row by row."""
+    monkeypatch.setattr(object_store, "WHOLE", 1000 if request.param == "whole" else 0)
+    storage.create("shard", [CONTENT])
+    storage.names = ["0-100"] if request.param == "whole" else ["0-10", "50-60"]
+    return storage
+
+
+def test_rows_come_with_one_request_and_then_from_the_disk(shard, bucket_server, tmp_path):
+    most = 1 if shard.names == ["0-100"] else 2  # of ranges, the size is asked for first
+    for requests in (most, 0):
+        bucket_server.requests.clear()
+        assert read(shard, (0, 10), (50, 60)) == [CONTENT[:10], CONTENT[50:60]]
+        assert len(bucket_server.requests) == requests
+    assert kept(tmp_path) == shard.names
+
+
+def test_what_is_kept_wrongly_is_asked_for_anew(shard, tmp_path):
+    read(shard, (0, 10), (50, 60))
+    for content in (bytes(100), b"short"):
+        for path in (tmp_path / "kept").rglob("*-*"):
+            path.write_bytes(content[: path.stat().st_size])
+        assert read(shard, (0, 10), anew=True) == [CONTENT[:10]]
+        assert read(shard, (0, 10)) == [CONTENT[:10]]
+
+
+def test_without_room_nothing_is_kept_and_rows_come_all_the_same(shard, monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMTL_ROW_CACHE_GIB", "0")
+    assert read(shard, (0, 10)) == [CONTENT[:10]]
+    monkeypatch.delenv("SAMTL_ROW_CACHE_GIB")
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("SAMTL_ROW_CACHE", str(tmp_path / "file"))
+    assert read(shard, (0, 10)) == [CONTENT[:10]]
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("there", [CONTENT[:20], b"", CONTENT + b"more"])
+def test_an_object_of_another_size_gives_other_bytes_and_is_not_kept_whole(shard, there, tmp_path):
+    shard.replace("shard", there)
+    assert read(shard, (0, 10), (50, 60), anew=True)[1] in (b"", CONTENT[50:60])
+    assert "0-100" not in kept(tmp_path)
+
+
+def test_an_object_that_is_gone(shard):
+    shard.delete("shard")
+    with pytest.raises(FileNotFoundError):
+        read(shard, (0, 10))
+
+
+def test_a_server_that_is_away_is_no_damage(shard, bucket_server):
+    bucket_server.rate, bucket_server.faults = 1.0, ["500"]
+    with pytest.raises(ResourceError, match="does not answer"):
+        read(shard, (0, 10))
+
+
+def test_the_oldest_go_first(tmp_path):
+    cache, part = RowCache(tmp_path / "kept", 1_600), (0, 100)
+    for i in range(40):
+        cache.put(f"{i:064}", part, bytes([i]) * 100)
+        os.utime(cache._path(f"{i:064}", part), (i, i))
+        cache.get(f"{0:064}", part, (3, 5))  # in use all the time
+    there = [i for i in range(40) if cache.get(f"{i:064}", part, part)]
+    assert there[0] == 0
+    assert there[1:] == list(range(41 - len(there), 40))
+    assert 10 <= len(there) <= 17
+    assert len(list(cache.folder.iterdir())) == len(there)
+    cache.put("f" * 64, (0, 2_000), bytes(2_000))  # more than there may be
+    assert cache.get("f" * 64, (0, 2_000), (0, 1)) is None
+
+
+def test_where_it_is_and_how_large(monkeypatch):
+    monkeypatch.setenv("SAMTL_ROW_CACHE_GIB", "2.5")
+    assert row_cache().most == 2.5 * 2**30
+    monkeypatch.setenv("SAMTL_ROW_CACHE", "s3://b/rows")
+    with pytest.raises(InputError, match="s3://b/rows is in a bucket"):
+        row_cache()
+    for wrong in ("much", "-"):
+        monkeypatch.setenv("SAMTL_ROW_CACHE_GIB", wrong)
+        with pytest.raises(InputError, match="SAMTL_ROW_CACHE_GIB must be a number"):
+            row_cache()

@@ -1,0 +1,236 @@
+"""Files of a store on a disk and in a bucket: one contract, and what each alone must do."""
+
+import errno
+import os
+import pickle
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from samtl import _io
+from samtl.errors import DamageError, InputError, ResourceError
+from samtl.store.storage import (
+    FOLDER,
+    IDENTITY,
+    DiskStorage,
+    as_folder,
+    as_place,
+    cache_folder,
+    locate,
+    open_storage,
+    stores_in,
+)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def storage(request, tmp_path):
+    if request.param == "disk":
+        return open_storage(tmp_path / "a.zarr")
+    return open_storage(f"{request.getfixturevalue('bucket')}/x/a.zarr")
+
+
+def test_what_was_created_can_be_read_and_stays(storage):
+    assert (storage.list(), storage.size("log/0.json")) == ({}, None)
+    storage.create("log/0.json", [b"0123", memoryview(b"456789")])
+    with pytest.raises(FileExistsError):
+        storage.create("log/0.json", [b"other"])
+    assert storage.read("log/0.json") == storage.read("log/0.json", 10) == b"0123456789"
+    assert storage.size("log/0.json") == 10
+    with pytest.raises(DamageError, match="10 bytes, at most 9"):
+        storage.read("log/0.json", 9)
+    for anew in (False, True):
+        found = storage.read_ranges("log/0.json", [(8, 10), (0, 2)], 10, "f" * 64, anew)
+        assert [bytes(one) for one in found] == [b"89", b"01"]
+
+
+def test_what_is_replaced_is_the_latter_and_what_is_deleted_is_gone(storage):
+    for content in (b"first", b"second"):
+        storage.replace("zarr.json", content)
+        assert storage.read("zarr.json") == content
+    for _ in range(2):
+        storage.delete("zarr.json")
+        with pytest.raises(FileNotFoundError):
+            storage.read("zarr.json")
+
+
+def test_names_below(storage):
+    for name in ("a.json", ".hidden", "one/zarr.json", "two/zarr.json", "two/deep/er"):
+        storage.create(name, [name.encode()])
+    below = {"a.json": 6, ".hidden": 7, "one": FOLDER, "two": FOLDER}
+    assert storage.list() == below
+    assert storage.list("two") == {"zarr.json": 13, "deep": FOLDER}
+    assert storage.list("nothing") == {}
+
+
+def test_it_travels_to_other_processes(storage):
+    storage.create("a", [b"1"])
+    copy = pickle.loads(pickle.dumps(storage))
+    assert (copy.read("a"), copy.url) == (b"1", storage.url)
+
+
+def test_a_probe_leaves_nothing(storage):
+    storage.probe()
+    assert storage.list() == {}
+
+
+def test_plain_zarr_writes_and_reads_there(storage):
+    import zarr
+
+    storage.create("zarr.json", [b'{"zarr_format":3,"node_type":"group","attributes":{"x":1}}'])
+    assert zarr.open_group(storage.zarr_store(), mode="r").attrs["x"] == 1
+
+
+# On a disk
+
+
+def test_a_folder_in_the_place_of_a_file_is_nobodys_to_remove(tmp_path):
+    storage = DiskStorage(tmp_path)
+    (tmp_path / "log" / "0.json").mkdir(parents=True)
+    assert storage.list("log") == {"0.json": FOLDER}
+    assert storage.size("log/0.json") is None
+    for act in (storage.read, storage.delete, lambda name: storage.replace(name, b"1")):
+        with pytest.raises((DamageError, ResourceError), match=r"0\.json"):
+            act("log/0.json")
+    (tmp_path / "samples").write_bytes(b"")
+    with pytest.raises(DamageError, match="samples is not a folder"):
+        storage.list("samples")
+    with pytest.raises(FileNotFoundError):
+        storage.read("samples/0")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE])
+def test_a_disk_that_gives_out_is_one_message(tmp_path, monkeypatch, code):
+    storage = DiskStorage(tmp_path)
+    storage.create("a", [b"1"])
+
+    def fail(*args, **options):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", fail)
+    acts = {
+        "read": lambda: storage.read("a"),
+        "written": lambda: storage.create("b", [b"2"]),
+    }
+    for done, act in acts.items():
+        with pytest.raises(ResourceError, match=rf"cannot be {done}: {os.strerror(code)}"):
+            act()
+
+
+def test_where_names_cannot_be_taken_once(tmp_path, monkeypatch):
+    def link(*args):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", link)
+        with pytest.raises(ResourceError, match="no hard links"):
+            DiskStorage(tmp_path).probe()
+    monkeypatch.setattr(_io, "publish", lambda path, pieces: path.write_bytes(b"".join(pieces)))
+    with pytest.raises(ResourceError, match="overwritten"):
+        DiskStorage(tmp_path).probe()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_old_temporary_files_are_swept(tmp_path):
+    storage = DiskStorage(tmp_path)
+    for name in ("log/.tmp-old", "log/.tmp-new", "log/0.json"):
+        storage.create(name, [b"1"])
+    os.utime(tmp_path / "log/.tmp-old", (0, 0))
+    os.utime(tmp_path / "log/0.json", (0, 0))
+    storage.sweep(["log", "nothing"])
+    assert set(storage.list("log")) == {".tmp-new", "0.json"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors have no names here")
+def test_what_was_written_is_durable(tmp_path, monkeypatch):
+    """First the bytes, then the name in its folder; and the names of new folders in theirs."""
+    storage, synced = DiskStorage(tmp_path), []
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        there = [name for name in ("0.json", "1.json") if (tmp_path / "a/b" / name).exists()]
+        synced.append((str(path.relative_to(tmp_path)).partition("/.tmp-")[0], there))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    storage.create("a/b/0.json", [b"1"])
+    assert synced == [(".", []), ("a", []), ("a/b", []), ("a/b", ["0.json"])]
+    storage.replace("a/b/1.json", b"1")
+    assert synced[4:] == [("a/b", ["0.json"]), ("a/b", ["0.json", "1.json"])]
+
+
+def test_what_another_writer_created_is_durable_before_anyone_goes_on_from_it(
+    tmp_path, monkeypatch
+):
+    """It may have been killed between giving the name and syncing it."""
+    storage, synced = DiskStorage(tmp_path), []
+    storage.create("log/0.json", [b"1"])
+    monkeypatch.setattr(_io, "sync_folder", lambda path: synced.append(path.name))
+    with pytest.raises(FileExistsError):
+        storage.create("log/0.json", [b"2"])
+    assert synced == ["log"]
+    storage.sweep(["log"])
+    assert synced == ["log", "log"]
+
+
+# Names
+
+
+@pytest.mark.parametrize("given", ["s3://b/x/a.zarr", "s3://b//x/a.zarr/", "S3://b/x/a.zarr"])
+def test_a_url_stays_one_whoever_took_it_for_a_path(given):
+    for url in (given, Path(given)):
+        assert as_place(url) == "s3://b/x/a.zarr"
+        with pytest.raises(InputError, match="only stores can be"):
+            as_folder(url)
+
+
+@pytest.mark.parametrize("given", ["a/b", "", "a:b", "C:/x", PurePosixPath("eurosat.zarr")])
+def test_paths_on_a_disk_stay_what_they_are(given):
+    assert as_place(given) == as_folder(given) == Path(given)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://b/x", "s3://", "s3:", "gs:", "http://host/a", "S3:", "s3://b/../x", "s3://b/a\nb"]
+)  # fmt: skip
+def test_other_urls_are_refused(url):
+    with pytest.raises(InputError, match="expected a folder, or s3://BUCKET/PREFIX"):
+        as_place(url)
+
+
+@pytest.mark.parametrize(
+    "bucket", ["b#x", "b?x", "user@b", "b:80", "b%61", "b b", "[b]", "\u00fc", "*"]
+)
+def test_what_a_url_would_be_taken_apart_by_is_no_part_of_a_buckets_name(bucket):
+    for url in (f"s3://{bucket}", f"gs://{bucket}/a.zarr"):
+        with pytest.raises(InputError, match="a bucket's name has letters") as caught:
+            as_place(url)
+        assert repr(bucket) in str(caught.value)
+
+
+# Which store is meant
+
+
+def make(place):
+    open_storage(place).create(IDENTITY, [b""])
+    return place
+
+
+def test_the_only_store_in_the_cache_is_meant(monkeypatch, tmp_path):
+    store = make(Path("cache/one.zarr"))
+    Path("cache/README.md").touch()
+    Path("cache/other").mkdir()
+    make(Path("cache/.tmp-1"))
+    assert locate() == locate(store) == locate(str(store)) == store
+    monkeypatch.setenv("SAMTL_CACHE", str(tmp_path / "elsewhere"))
+    assert cache_folder() == tmp_path / "elsewhere"
+    with pytest.raises(InputError, match=r"no store in .*elsewhere; make one with samtl embed"):
+        locate()
+
+
+def test_of_several_stores_one_must_be_chosen(tmp_path, bucket):
+    for place in (tmp_path / "x", bucket):
+        stores = [make(as_place(f"{place}/{name}")) for name in ("b.zarr", "a.zarr")]
+        assert stores_in(place) == stores[::-1]
+        with pytest.raises(InputError, match="several stores") as caught:
+            locate(place)
+        for store in stores:
+            assert f"--cache {store}" in str(caught.value)
+            assert locate(store) == store
