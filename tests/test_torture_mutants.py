@@ -103,7 +103,9 @@ MUTANTS = {
         "store/object_store.py", 'raise FileExistsError(f"{self.url}/{name} exists")', "return",
     ),
     "size of an object": ("store/object_store.py", "if size <= most:", "if True:"),
-    "what is kept wrongly": ("store/object_store.py", "        if anew:\n            cache.drop(sha256)\n", ""),
+    "what is kept wrongly": (
+        "store/object_store.py", "None if anew else cache.get(", "cache.get(",
+    ),
 }  # fmt: skip
 
 

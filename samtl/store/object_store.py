@@ -127,8 +127,6 @@ class BucketStorage:
         """Read ranges of an object, those near each other with one request, and keep them in the row cache."""
         cache = row_cache()
         whole = (0, size) if size <= min(WHOLE, cache.most) else None
-        if anew:
-            cache.drop(sha256)
         found = {one: None if anew else cache.get(sha256, whole or one, one) for one in ranges}
         lacking = [one for one, content in found.items() if content is None]
         if lacking and whole:
@@ -353,12 +351,6 @@ class RowCache:
             if self._since * 16 >= self.most:
                 self._since = 0
                 self._make_room()
-
-    def drop(self, sha256: str) -> None:
-        """Forget all parts of a shard."""
-        with suppress(OSError):
-            for path in (self.folder / sha256).iterdir():
-                path.unlink(missing_ok=True)
 
     def _path(self, sha256: str, part: tuple[int, int]) -> Path:
         return self.folder / sha256 / f"{part[0]}-{part[1]}"

@@ -143,10 +143,15 @@ def check(
     if found.findings and _listed(storage) != before:
         # A pass wrote meanwhile, and may have replaced what was compared. What it committed never changes.
         shards = {"row", "index", "key", "sha256"}
-        kept = [one for one in found.findings if one.what in shards]
-        found = _Check(storage, "quick", lambda done, all_of: None).run()
-        found.findings += kept
+        now = _Check(storage, "quick", lambda done, all_of: None).run()
+        if _store_id(now) == _store_id(found):  # else it was compacted
+            now.findings += [one for one in found.findings if one.what in shards]
+        return now
     return found
+
+
+def _store_id(found: Checked) -> str:
+    return found.state.identity.store_id if found.state else ""
 
 
 def _listed(storage: Storage) -> tuple[object, ...]:
