@@ -72,14 +72,11 @@ def _run(caches: list[Path | None], options: dict[str, Any]) -> SweepResult:
     stores = [locate(cache) for cache in caches]
     board = Board()
     try:
-        with stop_at_once(), board:
+        with stop_at_once(), board.live():
             return api.sweep(stores, **options, on_event=board.tell)
     except StopNow as stop:
-        render.say(
-            f"stopped with {board.finished} of {len(board.cells)} cells finished; they are kept, and the same command "
-            "resumes",
-            "yellow",
-        )
+        kept = f"{board.finished} of {len(board.cells)} cells finished"
+        render.say(f"stopped with {kept}; they are kept, and the same command resumes", "yellow")
         raise typer.Exit(stop.exit_code) from None
 
 
@@ -91,27 +88,19 @@ def draw(result: SweepResult) -> None:
     for summary in summaries:
         _draw_summary(summary)
     if result.failed:
-        render.say(f"{len(result.failed)} cells failed:", "red")
+        render.say(f"{len(result.failed)} cells failed; the same command tries them again:", "red")
         reasons: dict[str, list[str]] = defaultdict(list)
         for cell, reason in result.failed.items():
             reasons[reason].append(cell)
-        render.listed(
-            (
-                f"{first}{f' and {len(others)} more' if others else ''}: {reason}"
-                for reason, (first, *others) in reasons.items()
-            ),
-            "red",
-        )
-    for note in result.notes[: render.LISTED]:
-        render.say(note, "yellow")
+        more = {
+            reason: f" and {len(c) - 1} more" if len(c) > 1 else "" for reason, c in reasons.items()
+        }
+        render.listed((f"{c[0]}{more[reason]}: {reason}" for reason, c in reasons.items()), "red")
+    render.listed(result.notes)
     before = f", {result.skipped} were finished before" if result.skipped else ""
-    failed = f", {len(result.failed)} failed" if result.failed else ""
-    render.say(
-        f"{result.done} cells trained in {render.duration(result.seconds)}{before}{failed}", "dim"
-    )
+    took = render.duration(result.seconds)
+    render.say(f"{result.done} cells trained in {took}{before}", "dim")
     render.say(f"sweep: {result.out}")
-    if result.failed:
-        render.say("the same command tries the failed cells again", "dim")
     if summaries:
         render.say(f"next: samtl report {result.out}", "dim")
 
@@ -121,7 +110,7 @@ def _draw_summary(summary: Summary) -> None:
     means = "mean and deviation over seeds" if any(s.n > 1 for s in scores) else "one seed"
     render.say(f"{summary.title} on {summary.dataset} in %, {means}")
     rows = [
-        [line.model, *(written(line.scores.get(split)) for split in summary.splits)]
+        [line.model, *(_written(line.scores.get(split)) for split in summary.splits)]
         for line in summary.lines
     ]
     table = [["", *summary.splits], *rows]
@@ -136,7 +125,7 @@ def _draw_summary(summary: Summary) -> None:
         render.warn_untrained(weights)
 
 
-def written(score: Spread | None) -> str:
+def _written(score: Spread | None) -> str:
     """Write a score in percent, with its deviation if there is one."""
     if score is None:
         return ""
