@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import traceback
 import warnings
@@ -90,10 +89,6 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with the documented code."""
-    # Before torch and numpy load their threads: those that spin at barriers fight the decoding thread for the
-    # cores, and with one other busy process the encoder becomes 20 times slower, small matrix products 50 times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # Pillow warns of odd metadata in images that it reads all the same.
     warnings.filterwarnings("ignore", module="PIL")
     show_log()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
+import pooch
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
@@ -42,6 +43,7 @@ Client = S3Store | GCSStore | AzureStore
 _ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _VIRTUAL = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
+_first_process: list[int] = []
 ATTEMPTS = 5  # of a write; the client itself repeats what is safe to repeat
 FIRST_PAUSE = 0.1  # seconds, doubled each time
 RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
@@ -272,9 +274,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-_first_process: list[int] = []
-
-
 @functools.cache
 def client(scheme: str, bucket: str, prefix: str, process: int) -> Client:
     """Connect to a bucket; `process` is this process's number, since a client does not survive a fork."""
@@ -316,13 +315,7 @@ def client(scheme: str, bucket: str, prefix: str, process: int) -> Client:
 class RowCache:
     """A folder of parts of shards; those not used for the longest time are removed first.
 
-    Nothing depends on it: a part that cannot be kept is fetched again.
-
-    Parameters
-    ----------
-    folder : Path
-    most : int
-        Bytes.
+    Nothing depends on it: a part that cannot be kept is fetched again. `most` is in bytes.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
@@ -389,8 +382,6 @@ class RowCache:
 
 def row_cache() -> RowCache:
     """Return the cache in `$SAMTL_ROW_CACHE`, of at most `$SAMTL_ROW_CACHE_GIB` GiB."""
-    import pooch
-
     folder = os.environ.get("SAMTL_ROW_CACHE") or str(pooch.os_cache("samtl") / "rows")
     return _row_cache(folder, os.environ.get("SAMTL_ROW_CACHE_GIB") or str(DEFAULT_GIB))
 
