@@ -434,7 +434,7 @@ def test_a_damaged_row_of_few_features_fails_the_cells_that_need_it(store, out, 
     copy = shutil.copytree(store, tmp_path / "stripes.zarr")
     shard = next((copy / "pooled").glob("c.0*"))
     content = bytearray(shard.read_bytes())
-    content[0] ^= 1
+    content[40] ^= 1  # in row 0
     shard.write_bytes(content)
     splits = "label:0.3@0.5,label:0.9@0.5"
     result = run(copy, out, ["logreg"], splits, seeds=4, warm_start=False)
@@ -582,7 +582,7 @@ def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
     assert [len(found) for found in digests.values()] == [1, 1]
     assert len(list((out / SPLITS).iterdir())) == 2
     methods = {row["method"] for row in result.rows}
-    assert methods == {"logreg", "cnn", "cnn/logreg", "floor", "floor/knn"}
+    assert methods == {"logreg", "cnn", "cnn/knn", "floor", "floor/knn"}
     figures = {
         (row["method"], row["split"], row["metric_name"]): row["metric_value"]
         for row in result.rows

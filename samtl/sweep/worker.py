@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from samtl._io import canonical, make_folder, replace
+from samtl._io import make_folder, replace
 from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.baseline_trial import BaselineTrial
 from samtl.experiment.fit import same_samples
@@ -173,10 +173,8 @@ class Worker(Sources):
             floors = {name: dict(scored.metrics) for name, scored in trial.scored.items()}
         if floors:
             make_folder(path.parent)
-            replace(
-                path,
-                canonical({n: {m: asdict(s) for m, s in f.items()} for n, f in floors.items()}),
-            )
+            content = {n: {m: asdict(s) for m, s in f.items()} for n, f in floors.items()}
+            replace(path, json.dumps(content).encode())  # in this order: the first is the main one
         return found
 
 
