@@ -62,7 +62,7 @@ def _command(name: str) -> Callable[..., None]:
 
 if _HERE:
     if str(_CHECKOUT) not in sys.path:
-        sys.path.append(str(_CHECKOUT))
+        sys.path.insert(0, str(_CHECKOUT))
     for _name in _WHAT:
         app.command(_name)(_command(_name))
 

@@ -22,7 +22,7 @@ from . import render
 
 if TYPE_CHECKING:
     from samtl.sweep.api import Progress
-    from samtl.sweep.worker import Cell
+    from samtl.sweep.plan import Cell
 
 HEADLINES = {"iou": "IoU", "accuracy": "accuracy"}  # segmentation has both
 _RUNNING_SHOWN = 3  # cells whose last event is shown
@@ -110,7 +110,7 @@ class Board:
 
     def _share_done(self) -> float:
         """Estimate how much of the work of this command is done; a failed cell may take no time at all."""
-        from samtl.sweep.api import cost
+        from samtl.sweep.plan import cost
 
         work = done = 0.0
         for number, cell in self.cells.items():

@@ -33,6 +33,7 @@ def sweep(
     cache: list[Path] | None = None,
     features: list[str] | None = None,
     settings: list[str] | None = None,
+    table: Path | None = None,
     json: Path | None = None,
 ) -> None:
     """Train every head on every split with every seed, and baselines beside them; skip what is finished.
@@ -48,6 +49,8 @@ def sweep(
         Columns of pooled to train on, as for fit-head; repeat it to compare several.
     settings
         A parameter of a head or baseline as MODEL.NAME=VALUE, such as vit.epochs=5; repeat it for several.
+    table
+        Write the scores of all cells to this CSV file.
     """
     if options["heads"] == NO_HEADS:
         options["heads"] = []
@@ -60,6 +63,8 @@ def sweep(
     caches: list[Path | None] = [*(cache or [])] or ([] if options["heads"] == [] else [None])
     result = _run(caches, options)
     draw(result)
+    if table is not None:
+        result.write_table(table)
     render.write_json(json, result.to_json())
     if result.failed:
         raise typer.Exit(EXIT_FAILED_CELLS)

@@ -96,7 +96,7 @@ def edit(path, change):
     [
         (lambda card: card.pop("facts"), "facts"),
         (lambda card: card.update(more=1), "more"),
-        (lambda card: card.update(format=1), "format 1, and this samtl reads 2"),
+        (lambda card: card.update(format=2, tensors={}), "format 2, and this samtl reads 3"),
         (lambda card: card["parameters"].update(gamma=1), "expected the parameters"),
         (lambda card: card["facts"].popitem(), "expected the facts"),
         (lambda card: card.update(parameters=[1]), "parameters"),

@@ -17,7 +17,7 @@ from safetensors.numpy import save as to_bytes
 from samtl import registry
 from samtl.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 CARD = "head.json"
 TENSORS = "head.safetensors"
 #: Name of the class of each kind of model in its module.
