@@ -442,9 +442,9 @@ def test_an_unfinished_store_is_refused_unless_allowed(run, embedded):
     code, _, errors = run("fit-head", "--head", "logreg")
     assert code == 2
     assert "8 of 24 rows" in errors
-    code, _, _ = run("fit-head", "--head", "logreg", "--allow-partial", "--json", "f.json")
+    code, output, _ = run("fit-head", "--head", "logreg", "--allow-partial")
     assert code == 0
-    assert json.loads(Path("f.json").read_text())["left_out"] == 8
+    assert "8 rows" in output
 
 
 def test_a_damaged_store_ends_with_2(run, embedded):
@@ -549,18 +549,18 @@ def test_an_error_of_the_drive_names_the_path(run, monkeypatch, number, code):
 
 
 def test_verify_with_the_images(run, embedded, folder):
-    images = ("--deep", "--dataset", f"folder:{folder}", "--recompute", "24", "--json", "v.json")
-
-    def verified():
-        code, _, _ = run("verify", *images)
+    def verified(*options):
+        images = ("--dataset", f"folder:{folder}", "--json", "v.json")
+        code, _, _ = run("verify", *images, *options)
         found = json.loads(Path("v.json").read_text())
         return code, len(found["recomputed"]), Counter(one["what"] for one in found["images"])
 
-    assert verified() == (0, 24, {})
+    assert verified("--deep", "--recompute", "24") == (0, 24, {})
     (folder / "town" / "0.png").write_bytes((folder / "town" / "1.png").read_bytes())
-    assert verified() == (3, 23, {"changed": 1})
+    assert verified("--deep") == (3, 0, {"changed": 1})
     (folder / "town").rename(folder / "city")
-    assert verified() == (3, 12, {"gone": 12})
+    assert verified("--recompute", "24") == (0, 12, {})
+    assert verified("--deep") == (3, 0, {"gone": 12})
 
 
 def test_verify_finds_another_class(run, embedded, monkeypatch):
