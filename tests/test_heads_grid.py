@@ -100,8 +100,7 @@ class Known(GridHead):
     """A head whose scores are its first channels, sampled up: nothing is learnt."""
 
     def __init__(self):
-        super().__init__(1, None, None, 0.0, 1, 0)
-        self.width, self.dropout = 4, 0.0
+        super().__init__(width=4, epochs=1)
 
     def _classifier(self, channels, side, n_classes):
         return nn.Flatten()
