@@ -173,18 +173,8 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     def logits(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Compute scores, in float32 whatever training computed in, so that machines agree.
 
-        Parameters
-        ----------
-        rows : (n, channels, side, side) float16 or float32
-
-        Returns
-        -------
-        (n, K) or (n, K, 4 side, 4 side) float32
-
-        Raises
-        ------
-        InputError
-            If the shape is not that of the training part.
+        From (n, channels, side, side) to (n, K) or (n, K, 4 side, 4 side). Raises InputError if the shape is not that
+        of the training part.
         """
         parts = (
             np.array(rows[i : i + _AT_ONCE], np.float32) for i in range(0, len(rows), _AT_ONCE)
@@ -231,13 +221,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         return maps
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
-        """Set what a head is for, before it is trained or restored.
-
-        Raises
-        ------
-        InputError
-            For an unknown task, or a shape or classes that no head on grids can have.
-        """
+        """Set what a head is for, before it is trained or restored; raises InputError if no head can be."""
         if task not in self.tiers:
             raise InputError(
                 f"a head is for {' or '.join(self.tiers)}, and there is no task {task!r}"

@@ -159,21 +159,6 @@ class Trainer:
     on_epoch : callable
         Called with each settled epoch.
 
-    Attributes
-    ----------
-    order : torch.Generator
-    curves : list of Epoch
-        The settled epochs.
-    best_epoch : int
-        From 1; the model of a finished training has its weights.
-    stopped : str
-        Why training ended, `epochs`, `patience` or `diverged at step N`, or "" until then.
-    diverged : bool
-        Whether the training loss is no longer finite; the rest of the epoch is not learnt.
-    samples, seconds : int, float
-        Samples learnt from, and the time that took without waiting and validation.
-    waited : float
-        Seconds spent waiting for data; `learn`'s caller adds to it.
     """
 
     def __init__(
@@ -205,9 +190,13 @@ class Trainer:
             self._mixed = functools.partial(torch.autocast, "cpu", torch.bfloat16)
         self._tally = Tally()
         self._least, self._weights = math.inf, dict[str, Tensor]()
-        self.curves: list[Epoch] = []
-        self.best_epoch, self.stopped, self.diverged = 0, "", False
-        self.samples, self.seconds, self.waited = 0, 0.0, 0.0
+        self.curves: list[Epoch] = []  #: the settled epochs
+        self.best_epoch = 0  #: from 1; the model of a finished training has its weights
+        self.stopped = ""  #: why training ended: `epochs`, `patience` or `diverged at step N`
+        self.diverged = False  #: the loss is no longer finite, and the rest of the epoch not learnt
+        self.samples = 0  #: learnt from
+        self.seconds = 0.0  #: that this took, without waiting and validation
+        self.waited = 0.0  #: seconds spent waiting for data; `learn`'s caller adds to it
 
     @property
     def finished(self) -> bool:
@@ -270,10 +259,9 @@ class Trainer:
             tally.add(self.loss(logits, targets).item(), logits, targets)
 
     def settle(self, learnt: Tally, judged: Tally, weights: Mapping[str, Tensor]) -> None:
-        """Record an epoch, and decide whether it is the last.
+        """Record an epoch, and decide whether it is the last; `weights` is the model's state at its end.
 
-        `weights` is the model's state when the epoch was sealed. Raises InputError if the loss is not finite before
-        there are weights worth keeping.
+        Raises InputError if the loss is not finite before there are weights worth keeping.
         """
         if self.stopped:
             return
