@@ -238,7 +238,7 @@ class TestCoding:
     @pytest.mark.parametrize(
         ("option", "told"),
         [
-            ("?foregrund=1", "stem=.*foreground=.*classes=.*ignore=.*group=.*'foregrund'"),
+            ("?foregrund=1", "stem=.*foreground=.*classes=.*ignore=.*group=.*'foregrund=1'"),
             ("?foreground", "foreground"),
             ("?foreground=", "foreground"),
             ("?foreground=1&foreground=2", "foreground"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 import struct
@@ -99,23 +98,21 @@ class Archive:
 
 def _flaw_of_all(archive: zipfile.ZipFile) -> str:
     members = archive.filelist
-    if len(members) > MAX_MEMBERS:
-        return f"it lists {len(members):,} entries, at most {MAX_MEMBERS:,} are read"
     total = sum(info.file_size for info in members)
-    if total > MAX_TOTAL_BYTES:
-        return f"it unpacks to {total:,} bytes, over {MAX_TOTAL_BYTES:,}"
+    if len(members) > MAX_MEMBERS or total > MAX_TOTAL_BYTES:
+        return (
+            f"it lists {len(members):,} entries of {total:,} bytes, at most {MAX_MEMBERS:,} of {MAX_TOTAL_BYTES:,} are "
+            "read"
+        )
     if len(archive.NameToInfo) < len(members):
         return "it lists a name twice"
     # Members that share bytes could unpack to any size.
-    spans = sorted(
-        (i.header_offset, i.header_offset + _HEADER_BYTES + i.compress_size, i.filename)
-        for i in members
-    )
-    spans.append((archive.start_dir, archive.start_dir, "its directory"))
-    for (_, end, name), (begin, _, after) in itertools.pairwise(spans):
-        if end > begin:
-            return f"{name!a} overlaps {after!a}"
-    return ""
+    end, name = 0, ""
+    for info in sorted(members, key=lambda info: info.header_offset):
+        if end > info.header_offset:
+            return f"{name!a} overlaps {info.filename!a}"
+        end, name = info.header_offset + _HEADER_BYTES + info.compress_size, info.filename
+    return f"{name!a} overlaps its directory" if end > archive.start_dir else ""
 
 
 def _flaw_of(info: zipfile.ZipInfo) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -44,20 +43,21 @@ class Coding:
         """Decode a mask file to class indices, (height, width) uint8; raises BadImage."""
         if not self.light:
             return self.decode(decode_mask(data))
-        stored = None
         try:
             shown = decode_mask(data, lookup=True)
+            if not self._holds_classes(shown):
+                return self.decode(shown)
         except BadImage as bad:
-            if bad.code != "unsupported_mode":
+            if bad.code != "unsupported_mode":  # a palette of colours holds numbers of classes, too
                 raise
-            stored = decode_mask(data)  # the indices of a palette of colours, if that is what it is
-        if stored is None and not self._classes_in(shown):
-            return self.decode(shown)
-        values = np.unique(decode_mask(data) if stored is None else stored).tolist()
+        values = np.unique(decode_mask(data)).tolist()
+        option = f"classes={','.join(f'class{i}:{value}' for i, value in enumerate(values[:8]))}"
+        if len(values) == 2 and values[0] == 0:
+            option = f"foreground={values[1]}"
         raise BadImage(
             "mask_values",
             f"a mask of 0 (background) and 255 (foreground) was expected, this one holds {_some(values)}; name the "
-            f"values as in masks:PATH?{_suggested(values)}",
+            f"values as in masks:PATH?{option}",
         )
 
     def decode(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -75,7 +75,7 @@ class Coding:
         indices = raw.translate(bytes(max(meaning, 0) for meaning in self.table))
         return np.frombuffer(indices, np.uint8).reshape(values.shape)
 
-    def _classes_in(self, shown: NDArray[np.uint8]) -> bool:
+    def _holds_classes(self, shown: NDArray[np.uint8]) -> bool:
         """Return whether the greys of a mask are numbers of classes, not background and foreground."""
         values = [v for v in np.unique(shown).tolist() if self.table[v] != IGNORE]
         if not values or values == [0]:
@@ -85,34 +85,26 @@ class Coding:
 
 def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks that are light where the foreground is: above 127 of 255."""
-    table = [int(value > 127) for value in range(256)]
-    return Coding(("background", foreground), _ignoring(table, ignore), light=True)
+    return Coding(
+        ("background", foreground), _table((int(v > 127) for v in range(256)), ignore), light=True
+    )
 
 
 def valued(foreground: str, values: Sequence[int], ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks with these values in the foreground and any others around it."""
-    table = [int(value in values) for value in range(256)]
-    return Coding(("background", foreground), _ignoring(table, ignore))
+    return Coding(
+        ("background", foreground), _table((int(v in values) for v in range(256)), ignore)
+    )
 
 
 def indexed(classes: Mapping[str, int], ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks with one value for each class and no others."""
-    table = [_UNKNOWN] * 256
-    for index, value in enumerate(classes.values()):
-        table[value] = index
-    return Coding(tuple(classes), _ignoring(table, ignore))
+    index = {value: i for i, value in enumerate(classes.values())}
+    return Coding(tuple(classes), _table((index.get(v, _UNKNOWN) for v in range(256)), ignore))
 
 
-def _ignoring(table: list[int], ignore: Sequence[int]) -> tuple[int, ...]:
-    for value in ignore:
-        table[value] = IGNORE
-    return tuple(table)
-
-
-def _suggested(values: list[int]) -> str:
-    if len(values) == 2 and values[0] == 0:
-        return f"foreground={values[1]}"
-    return f"classes={','.join(f'class{i}:{value}' for i, value in enumerate(values[:8]))}"
+def _table(meanings: Iterable[int], ignore: Sequence[int]) -> tuple[int, ...]:
+    return tuple(IGNORE if value in ignore else m for value, m in enumerate(meanings))
 
 
 @dataclass(frozen=True)
@@ -178,11 +170,14 @@ def matched(
     images_by_key = _keyed("images", images, image_key, where)
     bare = [name for key, name in images_by_key.items() if key not in by_key]
     lone = [name for key, name in by_key.items() if key not in images_by_key]
-    problems = []
-    if bare:
-        problems.append(f"{len(bare)} of {len(images)} images have no mask ({_some(bare)})")
-    if lone:
-        problems.append(f"{len(lone)} of {len(masks)} masks have no image ({_some(lone)})")
+    problems = [
+        f"{len(alone)} of {len(names)} {what} have no {other} ({_some(alone)})"
+        for what, names, alone, other in (
+            ("images", images, bare, "mask"),
+            ("masks", masks, lone, "image"),
+        )
+        if alone
+    ]
     if problems:
         raise InputError(f"in {where} {' and '.join(problems)}; {remedy}")
     return {name: by_key[key] for key, name in images_by_key.items()}
@@ -238,25 +233,23 @@ def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> None
     for image, mask in pairs:
         try:
             classes = coding.read(tree.read(mask))
-        except BadImage as bad:
-            if bad.code in ("mask_values", "unsupported_mode"):  # other codes are of damaged files
-                raise InputError(f"the mask {mask} in {tree.path} cannot be used: {bad}") from bad
-            continue
-        except (OSError, InputError):
-            continue
-        found = found or bool(((classes > 0) & (classes != IGNORE)).any())
-        if not coding.light:
             values.update(np.unique(decode_mask(tree.read(mask))).tolist())
-        with suppress(OSError, InputError):
-            height, width = decode(tree.read(image)).shape[:2]
-            if (height, width) != classes.shape:
-                size = f"{classes.shape[1]} x {classes.shape[0]}"
-                odd.append(f"{image} is {width} x {height}, its mask {size}")
+            found = found or bool(((classes > 0) & (classes != IGNORE)).any())
+            size = decode(tree.read(image)).shape[:2]
+        except (OSError, InputError) as error:
+            if getattr(error, "code", "") in ("mask_values", "unsupported_mode"):
+                raise InputError(
+                    f"the mask {mask} in {tree.path} cannot be used: {error}"
+                ) from error
+            continue  # other codes are of damaged files
+        if size != classes.shape:
+            odd.append(
+                f"{image} is {size[1]} x {size[0]}, its mask {classes.shape[1]} x {classes.shape[0]}"
+            )
     if 2 * len(odd) > len(pairs):
         raise InputError(
-            f"in {tree.path} {len(odd)} of {len(pairs)} sampled masks do not have their image's size: "
-            f"{'; '.join(odd[:LISTED])}{'; ...' * (len(odd) > LISTED)}. Bring both to one size, or name the masks of "
-            "these images"
+            f"in {tree.path} {len(odd)} of {len(pairs)} sampled masks do not have their image's size: {_some(odd)}. "
+            "Bring both to one size, or name the masks of these images"
         )
     # Values that the user named occur nowhere, while others than one do: a slip, not empty scenes.
     if not found and not coding.light and len(values) > 1:

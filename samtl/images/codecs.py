@@ -201,6 +201,16 @@ def check_pixels(width: int, height: int) -> None:
         )
 
 
+def check_bytes(size: int) -> None:
+    """Raise BadImage if a file of this size must not be read."""
+    if size > MAX_BYTES:
+        raise BadImage(
+            "too_large",
+            f"an image file may have at most {MAX_BYTES // 2**20} MiB, this one has {size / 2**20:,.1f} MiB; cut it "
+            "into tiles",
+        )
+
+
 def unsupported(came: str) -> BadImage:
     """Make the error for an image of another kind than `decode` takes."""
     return BadImage(
@@ -257,12 +267,7 @@ def _cut_short(data: bytes, form: str, said: str) -> bool:
 def _format(data: bytes) -> str:
     if not data:
         raise BadImage("empty", "an image file was expected, this one has no bytes; replace it")
-    if len(data) > MAX_BYTES:
-        raise BadImage(
-            "too_large",
-            f"an image file may have at most {MAX_BYTES // 2**20} MiB, this one has "
-            f"{len(data) / 2**20:,.1f} MiB; cut it into tiles",
-        )
+    check_bytes(len(data))
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
