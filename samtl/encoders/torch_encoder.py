@@ -32,18 +32,8 @@ MOST = 32  # images in a batch that is chosen for a GPU
 class TorchEncoder:
     """The base of encoders that are torch networks; see `samtl.encoders.base.Encoder` for its methods.
 
-    Parameters
-    ----------
-    spec : EncoderSpec
-        With `mean` and `std` of each band in `scaling`.
-    weights : Weights
-    model : nn.Module
-        In float32 on the CPU.
-    make_forward : callable
-        Returns the forward pass of the model once it is on its device.
-    device : torch.device
-    dtype : torch.dtype
-        What the network computes in.
+    The spec's `scaling` holds `mean` and `std` of each band; `model` is in float32 on the CPU; `make_forward` returns its
+    forward pass once it is on its device, where it computes in `dtype`.
     """
 
     note = ""

@@ -86,13 +86,7 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         return (self.n_features_in_,)
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
-        """Set what a saved head is for, before `restore`.
-
-        Raises
-        ------
-        InputError
-            If task, labels or shape are not those of a head on pooled features.
-        """
+        """Set what a saved head is for, before `restore`; raises InputError if no head on pooled features can be."""
         labels = np.array(classes)
         if labels.ndim != 1 or labels.dtype.kind not in "iU" or len(labels) < 2:
             raise InputError("classes must be a list of 2 or more integers or strings")

@@ -57,8 +57,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
 
     Attributes
     ----------
-    task_ : str
-        `classification` or `segmentation`.
+    task_ : {"classification", "segmentation"}
     classes_ : (K,) int64
         0 to K - 1; the head's outputs are in this order.
     shape_ : tuple of int
@@ -129,13 +128,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     ) -> Trainer:
         """Build the network and its trainer, after `adopt`; call `finish` once the trainer is finished.
 
-        Parameters
-        ----------
-        n : int
-            Samples of the training part.
-        statistics : (channels,) and (channels,) Tensor of float64
-            Mean and mean square of each channel.
-        on_event : callable, optional
+        `n` is the number of training samples; `statistics` are mean and mean square of each channel, float64 (channels,).
         """
         self._check()
         loss = cross_entropy if self.task_ == "classification" else cross_entropy_dice
