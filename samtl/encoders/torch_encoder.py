@@ -32,8 +32,8 @@ MOST = 32  # images in a batch that is chosen for a GPU
 class TorchEncoder:
     """The base of encoders that are torch networks; see `samtl.encoders.base.Encoder` for its methods.
 
-    The spec's `scaling` holds `mean` and `std` of each band; `model` is in float32 on the CPU; `make_forward` returns its
-    forward pass once it is on its device, where it computes in `dtype`.
+    The spec's `scaling` holds `mean` and `std` of each band; `model` is in float32 on the CPU; `make_forward` returns
+    its forward pass once it is on its device, where it computes in `dtype`.
     """
 
     note = ""

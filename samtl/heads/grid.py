@@ -128,7 +128,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     ) -> Trainer:
         """Build the network and its trainer, after `adopt`; call `finish` once the trainer is finished.
 
-        `n` is the number of training samples; `statistics` are mean and mean square of each channel, float64 (channels,).
+        `n` is the number of training samples; `statistics` are mean and mean square of each channel, in float64.
         """
         self._check()
         loss = cross_entropy if self.task_ == "classification" else cross_entropy_dice
