@@ -68,13 +68,6 @@ def test_a_map_has_the_images_own_shape():
     assert (made[:24, 32:] == 0).all()
 
 
-def test_scores_are_interpolated_not_classes():
-    scores = torch.tensor([[[0.0, 0.0]] * 2, [[3.0, -1.0]] * 2])
-    made = class_map(scores, 8, 8, 8)
-    # 3 falls to -1 between the centres at 2 and 6, and passes 0 at 5.
-    np.testing.assert_array_equal(made, [[1, 1, 1, 1, 1, 0, 0, 0]] * 8)
-
-
 # Warm starts
 
 

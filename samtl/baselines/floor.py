@@ -152,10 +152,8 @@ def _colours(dataset: Dataset, rows: Rows) -> dict[str, NDArray[Any]]:
         for start in range(0, len(codes), _STRIP):
             part = colours[start : start + _STRIP].astype(np.float64)
             products += part.T @ part
-            for band in range(3):
-                sums[:, band] += np.bincount(
-                    codes[start : start + _STRIP], part[:, band], minlength=k
-                )
+            some = codes[start : start + _STRIP]
+            sums += np.stack([np.bincount(some, band, minlength=k) for band in part.T], axis=1)
     means = sums / np.maximum(counts, 1)[:, None]
     within = products - means.T @ sums
     return {"counts": counts, "means": means, "covariance": within / max(counts.sum(), 1)}

@@ -104,9 +104,7 @@ class NetworkBaseline(PixelBaseline):
         name = type(self).__module__.rpartition(".")[2]
         at_once = max(1, _AT_ONCE // self.image_size**2)
         for inputs, shapes in squares(dataset, rows, self.image_size, at_once):
-            with (
-                torch.inference_mode()
-            ):  # in float32, whatever training computed in: machines agree
+            with torch.inference_mode():  # in float32, whatever training computed in
                 logits = self._model(inputs)
             if self.task_ == "classification":
                 yield {name: logits.double().softmax(1).numpy()}

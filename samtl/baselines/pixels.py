@@ -18,12 +18,7 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode
-from samtl.images.transforms import (
-    IGNORE,
-    PIXEL_MEAN,
-    mask_square,
-    resize_longest_side,
-)
+from samtl.images.transforms import IGNORE, PIXEL_MEAN, mask_square, resize_longest_side
 
 Rows = NDArray[np.int64]
 Pixel = NDArray[np.uint8]

@@ -171,12 +171,8 @@ class Baseline(PixelBaseline):
         """The last block's channels, (n, 512, side / 32, side / 32) float32."""
         assert self._model is not None  # `_load` was called before
         remedy = "use a smaller --image-size, or another device"
-        with (
-            bounded("VGG-19", remedy),
-            torch.autocast(
-                self._device.type, self._dtype, enabled=self._dtype is not torch.float32
-            ),
-        ):
+        mixed = torch.autocast(self._device.type, self._dtype, self._dtype is not torch.float32)
+        with bounded("VGG-19", remedy), mixed:
             out: Tensor = self._model(inputs.to(self._device))
         return out.float().cpu()
 

@@ -16,7 +16,6 @@ from samtl.images.codecs import BadImage, decode, decode_mask
 
 SAMPLED = 16  # pairs that are decoded when a dataset is listed, before hours are spent on encoding
 LISTED = 3  # files that a message names
-_UNKNOWN = -1
 # Masks of so few values hold classes, not the soft edges of a resampled mask.
 _FEW, _MIDDLE = 4, range(64, 192)
 
@@ -64,7 +63,7 @@ class Coding:
         """Turn the values of a mask file into class indices, of the same shape and dtype."""
         # Bytes, not numpy: an index of 8 bytes for each pixel would hold a large mask nine times.
         raw = values.tobytes()
-        known = [v for v, meaning in enumerate(self.table) if meaning != _UNKNOWN]
+        known = [v for v, meaning in enumerate(self.table) if meaning >= 0]
         unknown = sorted(set(raw.translate(None, bytes(known))))
         if unknown:
             raise BadImage(
@@ -83,28 +82,21 @@ class Coding:
         return values[-1] <= 127 or (len(values) <= _FEW and any(v in _MIDDLE for v in values))
 
 
+def coded(
+    classes: Iterable[str],
+    meaning: Callable[[int], int],
+    ignore: Sequence[int] = (),
+    *,
+    light: bool = False,
+) -> Coding:
+    """Make a coding from the class that each value from 0 to 255 means, -1 if it must not occur."""
+    table = (IGNORE if value in ignore else meaning(value) for value in range(256))
+    return Coding(tuple(classes), tuple(table), light)
+
+
 def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks that are light where the foreground is: above 127 of 255."""
-    return Coding(
-        ("background", foreground), _table((int(v > 127) for v in range(256)), ignore), light=True
-    )
-
-
-def valued(foreground: str, values: Sequence[int], ignore: Sequence[int] = ()) -> Coding:
-    """Make the coding of masks with these values in the foreground and any others around it."""
-    return Coding(
-        ("background", foreground), _table((int(v in values) for v in range(256)), ignore)
-    )
-
-
-def indexed(classes: Mapping[str, int], ignore: Sequence[int] = ()) -> Coding:
-    """Make the coding of masks with one value for each class and no others."""
-    index = {value: i for i, value in enumerate(classes.values())}
-    return Coding(tuple(classes), _table((index.get(v, _UNKNOWN) for v in range(256)), ignore))
-
-
-def _table(meanings: Iterable[int], ignore: Sequence[int]) -> tuple[int, ...]:
-    return tuple(IGNORE if value in ignore else m for value, m in enumerate(meanings))
+    return coded(("background", foreground), lambda value: int(value > 127), ignore, light=True)
 
 
 @dataclass(frozen=True)

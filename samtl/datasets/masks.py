@@ -12,12 +12,11 @@ from samtl.datasets.base import IGNORE, Dataset, groups_by
 from samtl.datasets.listing import one_place, open_tree, own_name
 from samtl.datasets.mask_files import (
     Coding,
-    indexed,
+    coded,
     light,
     located,
     matched,
     stem,
-    valued,
     with_masks,
 )
 from samtl.errors import InputError
@@ -121,10 +120,12 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
                 f"classes= names 2 to {IGNORE} classes, the background first, each name and each value once, as in "
                 f"classes=background:0,road:255; got {options['classes']!r}"
             )
-        coding = indexed(classes, ignore)
+        index = {value: i for i, value in enumerate(named)}
+        coding = coded(classes, lambda value: index.get(value, -1), ignore)
+
     elif "foreground" in options:
         named = _values("foreground", options["foreground"])
-        coding = valued("foreground", named, ignore)
+        coding = coded(("background", "foreground"), lambda value: int(value in named), ignore)
     else:
         coding = light("foreground", ignore)
     if both := sorted(set(named) & set(ignore)):

@@ -11,12 +11,7 @@ groups are ranked, and none is divided between parts.
 from samtl.splits.draw import fold, holdout, inner
 from samtl.splits.fewer import fewer, shots
 from samtl.splits.given import reuse, shipped
-from samtl.splits.record import (
-    SplitRecord,
-    read_split,
-    read_split_file,
-    record_of,
-)
+from samtl.splits.record import SplitRecord, read_split, read_split_file, record_of
 from samtl.splits.spec import SplitSpec, leaks, parse, parse_many, select
 from samtl.splits.split import (
     PARTS,

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Self
@@ -59,12 +59,13 @@ class Samples:
         n = len(self.ids)
         if repeated := first_repeated(self.ids):
             raise InputError(f"sample ids must be unique, but {repeated!r} occurs more than once")
-        if self.labels.shape != (n,) or self.usable.shape != (n,):
-            raise InputError(
-                f"expected a label for each of {n} sample ids, got {self.labels.shape}"
-            )
-        for what, values in (("group", self.groups), ("part", self.parts)):
-            if values and len(values) != n:
+        columns: dict[str, Sized] = {
+            "label": self.labels,
+            "group": self.groups or self.ids,
+            "part": self.parts or self.ids,
+        }
+        for what, values in columns.items():
+            if len(values) != n:
                 raise InputError(f"expected a {what} for each of {n} samples, got {len(values)}")
         if self.classes and self.labels.max(initial=-1) >= len(self.classes):
             raise InputError(
