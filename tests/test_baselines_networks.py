@@ -24,13 +24,6 @@ def test_pixels_are_normalised_as_imagenet_is():
     torch.testing.assert_close(Normalised(nn.Identity())(pixels), (pixels / 255 - mean) / std)
 
 
-@pytest.mark.parametrize("size", [32, 64, 96])
-def test_the_cnn_takes_squares_of_any_size(size):
-    network = cnn.Baseline()._network(10).eval()
-    assert n_weights(network) == 585_450
-    assert network(torch.randn(2, 3, size, size)).shape == (2, 10)
-
-
 def test_the_unet_scores_every_pixel_and_sees_far():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

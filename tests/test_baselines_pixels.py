@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from samtl.baselines import pixels as _pixels
 from samtl.baselines.pixels import (
     Pixels,
-    square,
-    squares,
     turned,
 )
 from samtl.datasets import IGNORE
@@ -26,22 +24,6 @@ def generator(seed=0):
 def everything(source, size, order=None):
     inputs, targets = zip(*source.batches(size, order), strict=True)
     return torch.cat(inputs), torch.cat(targets)
-
-
-def test_labelled_images_in_order():
-    dataset = toys.stripes(n=20)
-    rows = np.array([7, 3, 11])
-    source = Pixels(dataset, rows, 32, augment=True)
-    assert len(source) == 3
-    batches = list(source.batches(2, None))
-    assert [tuple(inputs.shape) for inputs, _ in batches] == [(2, 3, 32, 32), (1, 3, 32, 32)]
-    inputs, targets = everything(source, 2)
-    assert (inputs.dtype, targets.dtype) == (torch.uint8, torch.int64)
-    assert inputs.is_contiguous(memory_format=torch.channels_last)
-    assert targets.tolist() == [dataset.labels[row] for row in rows]
-    for row, made in zip(rows, inputs, strict=True):  # in order, nothing is turned
-        expected = square(_pixels.read_image(dataset, row), 32)
-        np.testing.assert_array_equal(made.permute(1, 2, 0).numpy(), expected)
 
 
 def test_masks_lie_on_their_images():
@@ -89,23 +71,6 @@ def test_turning_moves_pixels_and_masks_alike(seed, n, side):
         assert torch.equal(made[..., c], targets + c)
     for before, after in zip(masks.numpy(), targets.numpy(), strict=True):
         assert any(np.array_equal(after, way) for way in ways(before))
-
-
-def test_images_to_predict_on_are_read_without_targets():
-    dataset = toys.blobs(n=7)
-    dataset.read_mask.forbidden = set(dataset.sample_ids)
-    found = list(squares(dataset, np.array([6, 0, 1, 2, 5]), 32, 2))
-    assert [len(inputs) for inputs, _ in found] == [2, 2, 1]
-    assert [shape for _, shapes in found for shape in shapes] == [
-        toys.SHAPES[row % 3] for row in (6, 0, 1, 2, 5)
-    ]
-
-
-def test_a_damaged_image_is_named():
-    dataset = toys.stripes()
-    dataset.read.content[dataset.sample_ids[2]] = b"no image"
-    with pytest.raises(InputError, match=r"image '2/002\.png' of stripes cannot be used"):
-        Pixels(dataset, np.arange(4), 32)
 
 
 def test_an_image_that_goes_during_training_is_named(monkeypatch):

@@ -120,10 +120,6 @@ class TestDecode:
         pixels = decode(encoded(paletted, form, **options))
         np.testing.assert_array_equal(pixels, np.asarray(paletted.convert("RGB")))
 
-    def test_cmyk_is_converted(self):
-        pixels = decode(encoded(Image.new("CMYK", (5, 4), (255, 0, 0, 0)), "TIFF"))
-        np.testing.assert_array_equal(pixels, np.broadcast_to([0, 255, 255], (4, 5, 3)))
-
     @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
     def test_pixels_stay_as_stored_whatever_the_orientation_tag(self, form):
         np.testing.assert_array_equal(
@@ -312,16 +308,6 @@ class TestMasks:
             decode_mask(data)
         assert caught.value.code == "unsupported_mode"
 
-    @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-    def test_a_palette_of_colours_has_no_greys(self, form):
-        data = encoded(Image.fromarray(RGB).quantize(4), form)
-        assert decode_mask(data).max() == 3
-        assert code_of(data, lambda d: decode_mask(d, lookup=True)) == "unsupported_mode"
-
-    @pytest.mark.parametrize("data", [b"", b"text", png(99_999, 99_999, 8, 0), SEEDS["png"][:60]])
-    def test_what_is_no_image_is_no_mask(self, data):
-        assert code_of(data, decode_mask) == code_of(data)
-
 
 class TestStatistics:
     @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
@@ -331,10 +317,3 @@ class TestStatistics:
         got = statistics(pixels)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-5)
-
-    @pytest.mark.parametrize(
-        "pixels", [GREY, RGB.astype(np.float32), RGB[:0], np.zeros((3, 4, 4), np.uint8)]
-    )
-    def test_other_arrays_are_refused(self, pixels):
-        with pytest.raises(InputError, match="uint8"):
-            statistics(pixels)

@@ -153,21 +153,6 @@ def test_a_loop_over_draws_finds_the_same(metric, make):
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
-def test_the_interval_is_that_of_the_paired_differences():
-    # b is wrong where a is right on 10 % of the samples: sd of a difference that is 1 in a tenth of the cases.
-    n = 1000
-    truth = np.zeros(n, int)
-    guess = (np.arange(n) % 10 == 0).astype(int)
-    ids = [f"{i:04d}" for i in range(n)]
-    found = paired_difference(
-        [labels(ids, truth, truth)], [labels(ids, truth, guess)], "accuracy", 4000
-    )
-    half = 1.96 * np.sqrt(0.1 * 0.9 / n)
-    assert found.value == pytest.approx(0.1)
-    assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.002)
-    assert (found.shown, found.n_samples, found.n_seeds) == (True, n, 1)
-
-
 def test_a_handful_of_samples_shows_nothing():
     for n in (1, FEWEST - 1, FEWEST):
         ids = [str(i) for i in range(n)]
@@ -231,8 +216,3 @@ def test_metrics_go_by_their_names():
 )  # fmt: skip
 def test_words(figures, text):
     assert describe("vit", "mlp", Difference(*figures, 99, 1)) == text
-
-
-def test_words_say_why_a_handful_shows_nothing():
-    text = describe("vit", "mlp", Difference(0.4, 0.3, 0.5, False, 3, 1))
-    assert text.endswith("vit and mlp (40.0 points [30.0, 50.0], of 3 samples only)")

@@ -83,11 +83,6 @@ def test_calibration_error_by_hand(truth, chances, expected):
     assert bootstrap(truth, chances, resamples=1)["ece"].value == pytest.approx(expected)
 
 
-def test_certain_and_wrong_is_finite():
-    loss = bootstrap([1], [[1.0, 0.0]], resamples=1)["log_loss"].value
-    assert loss == pytest.approx(-np.log(np.finfo(float).eps))
-
-
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_bootstrap_is_resampling():
     truth, chances = predictions(0, n=100)

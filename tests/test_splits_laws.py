@@ -194,10 +194,6 @@ def test_as_many_groups_are_held_out_as_come_closest(sizes, share, seed):
     assert abs(len(split.test) - wanted) <= min(abs(n - wanted) for n in possible) + 1e-9
 
 
-def test_of_two_numbers_of_groups_as_close_the_smaller_is_held_out():
-    assert len(splits.holdout(scenes([10] * 4), 0.375).test) == 10  # 15: 10 or 20
-
-
 def test_a_class_that_whole_groups_leave_out_is_named():
     samples = scenes([4] * 5, classes=2)
     free = splits.holdout(samples, 0.2)
@@ -224,14 +220,6 @@ def test_every_sample_is_in_one_fold(sizes, folds, seed):
     assert np.ptp(held, axis=0).max() <= 1
     assert np.ptp(held.sum(1)) <= 1
     assert {(split.name, split.share, split.seed) for split in made} == {("fold", 1 / folds, seed)}
-
-
-@given(st.lists(st.integers(1, 12), min_size=3, max_size=9), SEEDS)
-def test_folds_of_groups_are_about_as_large(sizes, seed):
-    samples = scenes(sizes)
-    made = [splits.fold(samples, i, 3, seed) for i in range(1, 4)]
-    assert sorted(np.concatenate([split.test for split in made])) == list(range(sum(sizes)))
-    assert np.ptp([len(split.test) for split in made]) <= max(sizes)
 
 
 # Fewer labels
@@ -282,7 +270,7 @@ def test_few_shots_are_inside_more_and_inside_fractions(labelled, seed):
     ("arguments", "said"),
     [
         ({"ids": "baca", "labels": [0, 0, 1, 1]}, "'a' occurs more than once"),
-        ({"ids": "abcd", "labels": [0, 0, 1]}, "4 sample ids"),
+        ({"ids": "abcd", "labels": [0, 0, 1]}, "each of 4 samples, got 3"),
         ({"ids": "abcd", "labels": [0.0, 0.0, 1.0, 1.0]}, "float64"),
         ({"ids": "abc", "labels": [0, 1, 2], "classes": "ab"}, "number of classes, 2, got 2"),
         ({"ids": "abc", "groups": "xx"}, "a group for each of 3 samples, got 2"),

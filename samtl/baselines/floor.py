@@ -96,13 +96,11 @@ class Baseline(PixelBaseline):
             yield {"mean-colour": _nearest(pixels, coef, intercept), companion: everywhere}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Those of `logreg` and the neighbours' features and codes; or moments of the classes' colours."""
         if self.task_ == "segmentation":
             return dict(self._tensors)
         return {**self._head.tensors(), "features": self._features, "codes": self._codes}
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape of each of `tensors()`."""
         k, n, f = len(self.classes_), self.n_images_, len(STATISTICS)
         if self.task_ == "segmentation":
             return {
@@ -114,7 +112,6 @@ class Baseline(PixelBaseline):
         return {**blank_logreg(self.classes_, f).layout(), **own}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Load arrays that match `layout()`."""
         if self.task_ == "segmentation":
             self._tensors = dict(tensors)
             return

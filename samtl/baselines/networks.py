@@ -113,11 +113,9 @@ class NetworkBaseline(PixelBaseline):
                 yield {name: class_map(scores, height, width, image_size)}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """The network's weights and running statistics by name, all float32."""
         return {name: value.contiguous().numpy() for name, value in _state(self._model).items()}
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape of each of `tensors()`."""
         with torch.device("meta"):
             return {
                 name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
@@ -125,7 +123,6 @@ class NetworkBaseline(PixelBaseline):
             }
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Load arrays that match `layout()`."""
         with torch.random.fork_rng(devices=[]):
             self._model = self._build()
         self._load(tensors)

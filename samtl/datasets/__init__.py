@@ -20,16 +20,16 @@ from samtl.datasets.listing import expanded, kind_of
 from samtl.errors import InputError
 
 __all__ = [
-    "resolve",
-    "shuffled",
-    "only",
-    "subset",
-    "groups_by",
+    "IGNORE",
+    "PARTS",
     "Dataset",
     "MaskReader",
     "Reader",
-    "IGNORE",
-    "PARTS",
+    "groups_by",
+    "only",
+    "resolve",
+    "shuffled",
+    "subset",
 ]
 
 

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samtl.datasets.archive import Files, Tree, open_tree
 from samtl.datasets.base import Dataset
-from samtl.datasets.listing import Files, Tree, open_tree
 from samtl.errors import InputError, ResourceError, SamtlError
 
 _log = logging.getLogger(__name__)

@@ -6,16 +6,12 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from samtl.errors import InputError
 from samtl.images.codecs import MAX_BYTES, SUFFIXES, check_bytes
-
-if TYPE_CHECKING:
-    from samtl.datasets.archive import Archive
 
 MAX_NAME_BYTES = 255
 
@@ -163,56 +159,3 @@ class FolderTree:
             raise InputError(
                 f"{inside} in the folder {str(self.path)!a} {what}; rename, replace or remove it"
             )
-
-
-@dataclass(frozen=True)
-class ZipTree:
-    """The files in a zip archive, listed like those of `FolderTree`."""
-
-    archive: Archive
-
-    @property
-    def path(self) -> Path:
-        return self.archive.path
-
-    def folders(self, folder: str) -> list[str]:
-        return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
-
-    def images(self, folder: str) -> list[str]:
-        found = [n for n in self._below(folder) if PurePosixPath(n).suffix.lower() in SUFFIXES]
-        return sorted(found, key=natural)
-
-    def read(self, name: str) -> bytes:
-        return self.archive.read(name)
-
-    def _below(self, folder: str) -> list[str]:
-        prefix = folder and f"{folder}/"
-        names = [n.removeprefix(prefix) for n in self.archive.names if n.startswith(prefix)]
-        return [name for name in names if not any(map(is_hidden, name.split("/")))]
-
-
-Tree = FolderTree | ZipTree
-
-
-@dataclass(frozen=True)
-class Files:
-    """Reads files of a tree by their sample ids; see `samtl.datasets.Reader`."""
-
-    tree: Tree
-    names: Mapping[str, str]
-
-    def __call__(self, sample_id: str) -> bytes:
-        """Read one file."""
-        if sample_id not in self.names:
-            raise InputError(f"{self.tree.path} has no sample {sample_id!r}")
-        return self.tree.read(self.names[sample_id])
-
-
-def open_tree(path: Path, layout: str) -> Tree:
-    """Open a folder or a zip archive; raises InputError, which describes the expected `layout`, if there is none."""
-    from samtl.datasets.archive import Archive
-
-    kind = kind_of(path)
-    if kind == "nothing":
-        raise InputError(f"there is no {str(path)!r}; {layout}")
-    return FolderTree(path) if kind == "folder" else ZipTree(Archive(path))

@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl.datasets.archive import Files, Tree
 from samtl.datasets.base import IGNORE, Dataset
-from samtl.datasets.listing import Files, Tree
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode, decode_mask
 
@@ -24,14 +24,8 @@ _FEW, _MIDDLE = 4, range(64, 192)
 class Coding:
     """What the values of a mask file mean.
 
-    Attributes
-    ----------
-    classes : tuple of str
-        The background first.
-    table : tuple of int
-        For each value from 0 to 255 its class, 255 if it is to be ignored, -1 if it must not occur.
-    light : bool
-        Whether a mask is light where the foreground is, whatever number its file stores.
+    `classes` begins with the background. `table` holds the class of each value from 0 to 255: 255 if it is to be
+    ignored, -1 if it must not occur. `light` masks are light where the foreground is, whatever number a file stores.
     """
 
     classes: tuple[str, ...]
@@ -147,8 +141,7 @@ def stem(name: str) -> str:
 def matched(
     images: Sequence[str],
     masks: Sequence[str],
-    image_key: Callable[[str], str] = stem,
-    mask_key: Callable[[str], str] = stem,
+    key: Callable[[str], str],
     *,
     where: str,
     remedy: str,
@@ -158,8 +151,8 @@ def matched(
     `where` and `remedy` are for messages: what holds the files, and what makes images and masks fit. Returns each image
     with its mask, in the order of the images; raises InputError if they are not one to one.
     """
-    by_key = _keyed("masks", masks, mask_key, where)
-    images_by_key = _keyed("images", images, image_key, where)
+    by_key = _keyed("masks", masks, key, where)
+    images_by_key = _keyed("images", images, key, where)
     bare = [name for key, name in images_by_key.items() if key not in by_key]
     lone = [name for key, name in by_key.items() if key not in images_by_key]
     problems = [

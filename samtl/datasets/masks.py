@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from samtl.datasets.archive import open_tree
 from samtl.datasets.base import IGNORE, Dataset, groups_by
-from samtl.datasets.listing import one_place, open_tree, own_name
+from samtl.datasets.listing import one_place, own_name
 from samtl.datasets.mask_files import (
     Coding,
     coded,
@@ -70,7 +71,6 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     found = matched(
         names,
         mask_names,
-        key,
         key,
         where=repr(str(path)),
         remedy="an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX "

@@ -72,16 +72,7 @@ class BadImage(InputError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image resized for an encoder.
-
-    Attributes
-    ----------
-    pixels : (h, w, 3) uint8
-    size : (height, width)
-        Before resizing.
-    statistics : (12,) float32
-        Of the pixels before resizing; see `statistics`.
-    """
+    """An image resized for an encoder: (h, w, 3) uint8 pixels, and (height, width) and `statistics` before resizing."""
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
