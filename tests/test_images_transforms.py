@@ -19,7 +19,6 @@ from samtl.images.transforms import (
     mask_square,
     resize_longest_side,
     resized_shape,
-    valid_tokens,
 )
 
 
@@ -79,16 +78,6 @@ def test_pixels_are_those_of_sam(sam_transform, height, width):
 def test_size_is_that_of_sam(sam_transform, height, width):
     theirs = sam_transform.get_preprocess_shape(height, width, 1024)
     assert resized_shape(height, width) == tuple(max(1, side) for side in theirs)
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000))
-def test_valid_tokens_cover_every_pixel_and_no_more(height, width):
-    h, w = resized_shape(height, width)
-    rows, columns = valid_tokens(height, width)
-    assert max(rows, columns) == 64
-    assert (rows - 1) * 16 < h <= rows * 16
-    assert (columns - 1) * 16 < w <= columns * 16
-    assert valid_tokens(h, w) == (rows, columns)  # the encoder asks with the resized size
 
 
 masks = st.tuples(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1)).map(

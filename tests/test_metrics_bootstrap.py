@@ -17,10 +17,14 @@ from samtl.metrics.bootstrap import (
     _draws,
     describe,
     over_seeds,
-    paired_difference,
+    paired_differences,
 )
 
 K = 4
+
+
+def paired_difference(a, b, *arguments, **options):
+    return paired_differences({"a": a, "b": b}, *arguments, **options)["a", "b"]
 
 
 def labels(ids, truth, guess):

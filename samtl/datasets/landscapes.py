@@ -25,8 +25,6 @@ _PAVED = ((0.42, 0.42, 0.43), (0.60, 0.59, 0.57), (0.29, 0.29, 0.31), (0.63, 0.4
 
 
 class _Draw:
-    """Random numbers for one scene."""
-
     def __init__(self, seed: int, name: str, index: int) -> None:
         entropy = (seed, zlib.crc32(name.encode()), index)
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))

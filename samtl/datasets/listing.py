@@ -26,14 +26,6 @@ def natural(path: str) -> list[tuple[list[tuple[int, str]], str]]:
     return key
 
 
-def expanded(path: str | Path) -> Path:
-    """Replace a leading `~` by the home folder; raises InputError if there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{str(path)!r}: {error}; write the whole path") from error
-
-
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
     """Classify what a path leads to; `file` is anything that is no folder. Raises InputError if it is unreadable."""
     try:
@@ -49,7 +41,7 @@ def one_place(what: str, argument: str | None, root: Path | None) -> Path:
     if bool(argument) == (root is not None):
         came = f"both {argument!r} and {str(root)!r}" if argument else "neither"
         raise InputError(f"{what}:PATH or {what} with --root was expected, got {came}")
-    return root or expanded(argument or "")
+    return root or Path(argument or "").expanduser()
 
 
 def own_name(path: Path) -> str:

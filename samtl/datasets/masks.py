@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from pathlib import Path
@@ -67,7 +66,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     if not names or not mask_names:
         what = f"images in {images!r}" if not names else f"masks in {masks!r}"
         raise InputError(f"{str(path)!r} has no {what}; {_LAYOUT}")
-    key = functools.partial(_found, options["stem"]) if "stem" in options else stem
+    key = (lambda name: groups_by((name,), options["stem"])[0]) if "stem" in options else stem
     found = matched(
         names,
         mask_names,
@@ -142,7 +141,3 @@ def _values(option: str, text: str) -> list[int]:
     ):
         raise InputError(f"{option}= takes values from 0 to 255, separated by commas, got {text!r}")
     return [int(part) for part in text.split(",")]
-
-
-def _found(regex: str, name: str) -> str:
-    return groups_by((name,), regex)[0]

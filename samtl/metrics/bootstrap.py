@@ -113,18 +113,6 @@ def over_seeds(values: Iterable[float]) -> Spread:
     return Spread(float(found.mean()), deviation, len(found))
 
 
-def paired_difference(
-    a: Sequence[Outcome],
-    b: Sequence[Outcome],
-    metric: str,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Difference:
-    """Compare two models on the same held-out samples; see `paired_differences`."""
-    return paired_differences({"a": a, "b": b}, metric, resamples, seed, level)["a", "b"]
-
-
 def paired_differences(
     models: Mapping[str, Sequence[Outcome]],
     metric: str,

@@ -57,8 +57,10 @@ class Samples:
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        if repeated := first_repeated(self.ids):
-            raise InputError(f"sample ids must be unique, but {repeated!r} occurs more than once")
+        if repeated := [name for name, times in Counter(self.ids).items() if times > 1]:
+            raise InputError(
+                f"sample ids must be unique, but {repeated[0]!r} occurs more than once"
+            )
         columns: dict[str, Sized] = {
             "label": self.labels,
             "group": self.groups or self.ids,
@@ -173,15 +175,6 @@ def exact(share: float) -> Fraction:
 
 def rounded(share: float, n: int) -> int:
     return int(exact(share) * n + Fraction(1, 2))
-
-
-def first_repeated(ids: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for i in ids:
-        if i in seen:
-            return i
-        seen.add(i)
-    return None
 
 
 def require_every_class(samples: Samples, parts: Mapping[str, Rows], why: str = "") -> None:
