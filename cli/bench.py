@@ -205,7 +205,7 @@ def sweep(
     from benchmarks import paired as _paired
     from benchmarks.sweep import CASES, bench_sweep
     from samtl.errors import UnknownName
-    from samtl.sweep import crew
+    from samtl.sweep.worker import cores
 
     cases = [name.strip() for name in only.split(",")]
     for name in cases:
@@ -219,7 +219,7 @@ def sweep(
             dense_rows,
             splits,
             seeds,
-            jobs or crew.cores(),
+            jobs or cores(),
             out,
             on_row=lambda row: render.err.print(f"{row.name}: {row.value:,.1f} {row.unit}"),
             on_event=status.update,

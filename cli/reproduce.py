@@ -79,7 +79,7 @@ def reproduce(
     Where it was interrupted, the same command goes on.
     """
     from samtl import study as reproducing
-    from samtl.sweep import crew
+    from samtl.sweep.worker import cores
 
     view = _View()
     with view:
@@ -95,7 +95,7 @@ def reproduce(
             vgg19=None if vgg19 == NO_VGG19 else vgg19,
             out=out,
             quick=quick,
-            jobs=jobs or crew.cores(),
+            jobs=jobs or cores(),
             on_event=view.show,
             should_stop=view.should_stop,
         )

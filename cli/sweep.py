@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from samtl.sweep.api import SweepResult
 
 NO_HEADS = "none"
-LISTED = 10  # reasons why cells failed, and notes; all of them are in results.csv and in --json
+LISTED = 10  # reasons why cells failed, and notes; --json has all
 _SETTING = re.compile(r"([^.=\s]+)\.([^.=\s]+)=(.*)", re.DOTALL)
 
 
@@ -132,13 +132,12 @@ def run(caches: list[Path] | list[None], jobs: int | None, options: dict[str, An
     """Sweep with a live table."""
     from samtl.store.storage import locate
     from samtl.sweep import api as sweeping
-    from samtl.sweep import crew
 
     stores = [locate(cache) for cache in caches]
     board = Board()
     try:
         with stop_at_once(), board:
-            return sweeping.sweep(stores, jobs=jobs or crew.cores(), **options, on_event=board.tell)
+            return sweeping.sweep(stores, jobs=jobs, **options, on_event=board.tell)
     except StopNow as stop:
         render.say(
             f"stopped with {board.finished} of {len(board.cells)} cells finished; they are kept, and the same command "
@@ -222,15 +221,9 @@ def written(score: Spread | None) -> str:
 
 def _draw_failed(result: SweepResult) -> None:
     """Print each reason once, and what failed for it."""
-    from samtl.sweep.results import FAILED
-
     reasons: dict[str, list[str]] = defaultdict(list)
-    for row in result.rows:
-        if row["status"] == FAILED:
-            on = f" on {row['features']}" if row["features"] else ""
-            reasons[row["error"]].append(
-                f"{row['method']}{on}, split {row['split']}, seed {row['seed']}"
-            )
+    for cell, reason in result.failed.items():
+        reasons[reason].append(cell)
     render.say(f"{len(result.failed)} cells failed:", "red")
     for reason, (first, *others) in list(reasons.items())[:LISTED]:
         more = f" and {len(others)} more" if others else ""

@@ -67,24 +67,13 @@ OnEvent = Callable[[Epoch | Candidate], None]
 
 
 class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn has no types
-    """A scikit-learn classifier of (n, F) feature rows.
-
-    Attributes
-    ----------
-    classes_ : (K,) array
-        The labels, ascending; columns of `predict_proba` are in this order.
-    n_features_in_ : int
-    curves_ : dict of str to list
-        Figures of each epoch or candidate. Not saved with a head.
-    columns_ : tuple of str
-        Names of the features, if the head was saved with them.
-    """
+    """A scikit-learn classifier of (n, F) feature rows."""
 
     random_state: Any
-    classes_: NDArray[Any]
+    classes_: NDArray[Any]  #: (K,) labels, ascending; columns of `predict_proba` are in this order
     n_features_in_: int
-    curves_: dict[str, list[Any]]
-    columns_: tuple[str, ...] = ()
+    curves_: dict[str, list[Any]]  #: figures of each epoch or candidate; not saved with a head
+    columns_: tuple[str, ...] = ()  #: names of the features, if the head was saved with them
     #: The store's array that each task reads.
     tiers: ClassVar[dict[str, str]] = {"classification": "pooled"}
     #: Fitted attributes, beside arrays, that are saved with a head: plain JSON values.
