@@ -18,7 +18,7 @@ from samtl.sweep.worker import CELLS, cores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LONG = {"mlp": {"hidden": (64,), "epochs": 300, "patience": 300}}
+LONG = {"mlp": {"hidden": (64,), "epochs": 100, "patience": 100}}
 
 
 @pytest.fixture(scope="module")

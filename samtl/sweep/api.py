@@ -33,7 +33,8 @@ from samtl.sweep.plan import DEFAULT_HEADS as DEFAULT_HEADS
 from samtl.sweep.plan import Cell, Given, Sources, Unit, configure, plan, units_of
 from samtl.sweep.plan import cost as cost
 from samtl.sweep.plan import labelled as labelled
-from samtl.sweep.results import Failure, Row, failed_row, rows_of, write_rows
+from samtl.sweep.results import Failure, Row, failed_row, rows_of
+from samtl.sweep.results import SweepResult as SweepResult
 from samtl.sweep.worker import CELLS, FAILED, FLOORS, SETTLED, SPLITS, Worker, cores, why
 
 
@@ -51,37 +52,6 @@ class Progress:
 
     def __str__(self) -> str:
         return f"{self.cell}: {self.text or self.what}"
-
-
-@dataclass(frozen=True, eq=False)
-class SweepResult:
-    """What a sweep came to."""
-
-    out: Path  #: its folder
-    done: int  #: cells that were trained now
-    skipped: int  #: cells that were finished before
-    failed: dict[str, str]  #: reasons by the name of the cell
-    rows: list[
-        Row
-    ]  #: of the table: one for each metric of each finished cell, and one for each failed cell
-    seconds: float
-    notes: tuple[str, ...]
-
-    def write_table(self, path: str | Path) -> None:
-        """Write `rows` as a CSV file; ResourceError if that is not possible."""
-        write_rows(Path(path), self.rows)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON values."""
-        return {
-            "out": str(self.out),
-            "done": self.done,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "rows": self.rows,
-            "seconds": round(self.seconds, 3),
-            "notes": list(self.notes),
-        }
 
 
 OnEvent = Callable[[Progress | Note], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,46 @@ class Failure(msgspec.Struct):
 
     cell: str
     error: str
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """What a sweep came to."""
+
+    out: Path  #: its folder
+    done: int  #: cells that were trained now
+    skipped: int  #: cells that were finished before
+    failed: dict[str, str]  #: reasons by the name of the cell
+    #: of the table: one for each metric of each finished cell, and one for each failed cell
+    rows: list[Row]
+    seconds: float
+    notes: tuple[str, ...]
+
+    def write_table(self, path: str | Path) -> None:
+        """Write `rows` as a CSV file, replacing an earlier one; ResourceError if that is not possible."""
+        place, text = Path(path), io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows({name: _plain(value) for name, value in row.items()} for row in self.rows)
+        try:
+            make_folder(place.absolute().parent)
+            replace(place, text.getvalue().encode(errors="backslashreplace"))
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write {place}: {error.strerror or error}; name another file, or make room"
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {
+            "out": str(self.out),
+            "done": self.done,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
+        }
 
 
 def failed_cells(folder: Path) -> list[tuple[str, str]]:
@@ -110,24 +150,6 @@ def _about(config: Config, split: str) -> Row:
         "warm_start": config.warm_start,
         "samtl_version": config.versions["samtl"],
     }
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV file with the columns `COLUMNS`, replacing an earlier one; a row is one line.
-
-    Raises ResourceError if the file cannot be written.
-    """
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    table.writeheader()
-    table.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
-    try:
-        make_folder(path.absolute().parent)
-        replace(path, text.getvalue().encode(errors="backslashreplace"))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write {path}: {error.strerror or error}; name another file, or make room"
-        ) from error
 
 
 def _plain(value: Any) -> str:
