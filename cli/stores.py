@@ -58,7 +58,9 @@ def info(store: Path | None = None, cache: Path | None = None, json: Path | None
     if summary.missing:
         tiers = f" with --tiers {','.join(opened.tiers)}" if opened.tiers else ""
         render.say(f"{summary.missing} rows are missing: run samtl embed again{tiers}", "yellow")
-    if summary.superseded:
+    if summary.superseded and isinstance(
+        opened.path, Path
+    ):  # a store in a bucket cannot be compacted
         render.say("samtl compact frees the space of rows that are not listed", "dim")
     render.write_json(json, summary.to_json())
     if summary.quarantined:
