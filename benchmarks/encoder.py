@@ -35,7 +35,7 @@ from samtl.errors import InputError, UnknownName
 from samtl.images.transforms import PATCH
 
 SHIPPED, TRANSFORMERS = "shipped-", "transformers-bfloat16"
-OTHERS = (f"{SHIPPED}float32", f"{SHIPPED}autocast", f"{SHIPPED}bfloat16", TRANSFORMERS)
+OTHERS = ("shipped-float32", "shipped-autocast", "shipped-bfloat16", "transformers-bfloat16")
 ONE = "/one-image"
 GPU_BATCH, SECONDS = 8, 0.3
 SIDE_OF_PRODUCT = {"cpu": 2048, "cuda": 8192, "mps": 4096}
@@ -66,7 +66,7 @@ def bench_encoder(
     checkpoint: str = "random:0",
     device: str = "auto",
     dtypes: Sequence[str] = ("auto", "float32"),
-    image_size: int = sam.IMAGE_SIZE,
+    image_size: int = 1024,
     batch_size: int | None = None,
     rounds: int = 5,
     others: Sequence[str] = OTHERS,
@@ -86,6 +86,7 @@ def bench_encoder(
     batch_size : int, optional
         For every side; see this module's docstring for the default.
     rounds : int
+        Rounds of each pair; figures are medians.
     others : sequence of {"shipped-float32", "shipped-autocast", "shipped-bfloat16", "transformers-bfloat16"}
         transformers is left out if it is not installed.
     on_row, on_event : callable, optional
@@ -271,7 +272,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def operations(name: str, image_size: int = sam.IMAGE_SIZE) -> int:
+def operations(name: str, image_size: int = 1024) -> int:
     """Count the floating-point operations of the products for one image: a multiplication and an addition each.
 
     In windows at the edge, keys on padding count and queries do not: every query sees 14 x 14 keys.

@@ -1,18 +1,20 @@
-"""`samtl fit-head` and `samtl fit-baseline`: one head on one split of a store, or one baseline on the pixels."""
+"""`samtl fit-head`, `fit-baseline` and `predict`: one model on one split, and what it says of new images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from . import _render as render
-from ._options import Cache, DatasetSpec, GroupBy, Json, Limit, PerClass, Root, Seed
+from samtl._runtime import polite_stop
+from samtl.errors import EXIT_QUARANTINED, InputError
+
+from . import render
+from .options import verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from samtl.experiment.predict import PredictResult
     from samtl.experiment.run import FitResult
 
 SHOWN = {
@@ -29,153 +31,72 @@ SHOWN = {
         "precision": "precision",
         "recall": "recall",
         "f1": "F1, background too",
-        "accuracy": "accuracy of pixels",
+        "accuracy": "pixel accuracy",
         "pooled_iou": "IoU, pixels pooled",
         "pooled_dice": "Dice, pixels pooled",
     },
 }
 FLOORS = {
-    "classification": "floor: logistic regression on means, deviations and extremes of the pixels",
+    "classification": "floor: logistic regression on mean, deviation and extremes of the pixels",
     "segmentation": "floor: the most frequent class everywhere",
 }
 
-Split = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SPLIT",
-        help="Who is held out for the final score: a share (0.2 is 80-20 in the study's words), shipped, fold:1/5, "
-        "label:0.1@0.2 (of what 0.2 leaves, a tenth of the labels), shots:5@0.2 (5 of each class), torchgeo, "
-        "torchgeo-spatial, or file:PATH.",
-        show_default="shipped where the dataset comes with a split, else 0.2",
-    ),
-]
-SameSplitAs = Annotated[
-    Path | None,
-    typer.Option(
-        help="Take over the split of this run, and of masks the resolution at which they are scored.",
-        show_default=False,
-    ),
-]
-Runs = Annotated[
-    Path | None,
-    typer.Option(help="Folder for the run.", show_default="$SAMTL_RUNS or ./runs"),
-]
-Epochs = Annotated[int | None, typer.Option(help="Most passes over the training part.", min=1)]
-Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate after the warm-up.")]
-BatchSize = Annotated[int | None, typer.Option(help="Samples in one step.", min=1)]
-Patience = Annotated[
-    int | None,
-    typer.Option(help="Epochs without a better validation loss before training ends.", min=1),
-]
 
-
+@verb("samtl.experiment.fit:fit_head", skip=("store",))
 def fit_head(
-    head: Annotated[str, typer.Option(help="See samtl ls heads.")] = "mlp",
-    split: Split = None,
-    same_split_as: SameSplitAs = None,
-    group_by: GroupBy = None,
-    seed: Seed = 0,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of pooled to learn from: patterns such as mean,std or block*.",
-            show_default="all",
-        ),
-    ] = None,
-    epochs: Epochs = None,
-    lr: Rate = None,
-    batch_size: BatchSize = None,
-    patience: Patience = None,
-    cache: Cache = None,
-    out: Runs = None,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Use a store whose pass is not finished.")
-    ] = False,
-    json: Json = None,
+    options: dict[str, Any],
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    patience: int | None = None,
+    cache: Path | None = None,
+    json: Path | None = None,
 ) -> None:
-    """Train a head on the embeddings of a store and score it on the images held out."""
+    """Train a head on the embeddings of a store and score it on the held-out images."""
     from samtl.store.storage import locate
 
-    result = run_head(
-        locate(cache),
-        head,
-        split=split,
-        same_split_as=same_split_as,
-        group_by=group_by,
-        seed=seed,
-        features=features,
-        params=_given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience),
-        out=out,
-        allow_partial=allow_partial,
-    )
+    params = _given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience)
+    result = run({**options, "store": locate(cache), "params": params})
     draw(result)
     render.write_json(json, result.to_json())
 
 
+@verb("samtl.experiment.fit:fit_baseline")
 def fit_baseline(
-    baseline: Annotated[str, typer.Option(help="See samtl ls baselines.")] = "cnn",
-    dataset: DatasetSpec = "eurosat",
-    root: Root = None,
-    split: Split = None,
-    same_split_as: SameSplitAs = None,
-    group_by: GroupBy = None,
-    seed: Seed = 0,
-    limit: Limit = None,
-    per_class: PerClass = None,
-    epochs: Epochs = None,
-    lr: Rate = None,
-    batch_size: BatchSize = None,
-    patience: Patience = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Longest side of the pixels that are learnt from.", min=32)
-    ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(help="vgg19's weights: official, a FILE, or random:SEED for untrained ones."),
-    ] = None,
-    out: Runs = None,
-    json: Json = None,
+    options: dict[str, Any],
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    patience: int | None = None,
+    image_size: int | None = None,
+    checkpoint: str | None = None,
+    json: Path | None = None,
 ) -> None:
-    """Train a baseline on the pixels of a dataset and score it on the images held out."""
-    from samtl.experiment.fit import fit_baseline as fit
+    """Train a baseline on the pixels of a dataset and score it on the held-out images.
 
-    result = _told(
-        lambda tell: fit(
-            dataset,
-            baseline,
-            split,
-            seed,
-            out,
-            root=root,
-            limit=limit,
-            per_class=per_class,
-            group_by=group_by,
-            same_split_as=same_split_as,
-            params=_given(
-                epochs=epochs,
-                lr=lr,
-                batch_size=batch_size,
-                patience=patience,
-                image_size=image_size,
-                checkpoint=checkpoint,
-            ),
-            on_event=tell,
-        )
-    )
+    Parameters
+    ----------
+    image_size
+        Longest side of the images in pixels.
+    checkpoint
+        Weights of vgg19: official, a file, or random:SEED for untrained ones.
+    """
+    params = _given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience)
+    params |= _given(image_size=image_size, checkpoint=checkpoint)
+    result = run({**options, "params": params}, "fit_baseline")
     draw(result)
     render.write_json(json, result.to_json())
 
 
-def run_head(store: Path | str, head: str, **options: Any) -> FitResult:
-    """Fit with a line that tells the stage."""
+def run(options: dict[str, Any], verb: str = "fit_head") -> FitResult:
+    """Fit with a status line."""
     from samtl.experiment import fit
 
-    return _told(lambda tell: fit.fit_head(store, head, on_event=tell, **options))
-
-
-def _told(work: Callable[[Callable[[object], None]], FitResult]) -> FitResult:
     with render.err.status("reading") as status:
-        return work(lambda event: status.update(str(event)))
+        result: FitResult = getattr(fit, verb)(
+            **options, on_event=lambda event: status.update(str(event))
+        )
+    return result
 
 
 def _given(**params: Any) -> dict[str, Any]:
@@ -189,54 +110,42 @@ def draw(result: FitResult) -> None:
         f"{result.n_validation} to validate, {result.n_test} held out"
     )
     compared = {"floor": result.floor, **result.also} if result.floor else dict(result.also)
+    headers = ("95 % interval", result.name, *compared)
     rows = [
         (name, *(_cell(key, scores[key]) for scores in (result.metrics, *compared.values())))
         for key, name in SHOWN[result.task].items()
     ]
-    headers = ("95 % interval", result.name, *compared)
     render.grid(headers, rows, right=range(1, len(headers)))
-    if result.floor is None:
-        render.say(f"no floor: {result.floor_missing}", "yellow")
-    else:
+    if result.floor:
         render.say(FLOORS[result.task], "dim")
-    if absent := [
-        name for name, n in zip(result.classes, result.per_class.support, strict=True) if not n
-    ]:
-        render.say(
-            f"held out is nothing of {', '.join(absent)}: no figure says how well that is found",
-            "yellow",
-        )
-    if result.training:
-        facts = result.training
-        speed = (
-            f", {facts['samples_per_second']:.0f} samples a second" if "waiting" in facts else ""
-        )
-        waiting = f", {facts['waiting']:.1%} of it waiting for data" if "waiting" in facts else ""
-        render.say(
-            f"trained for {facts['epochs']} epochs, the best was {facts['best_epoch']}{speed}{waiting}",
-            "dim",
-        )
-        if facts["stopped"].startswith("diverged"):
-            render.say(
-                f"training {facts['stopped']}: the loss was no number any more; kept are the weights of epoch "
-                f"{facts['best_epoch']}. Lower --lr",
-                "yellow",
-            )
-    render.say(
-        f"{render.duration(result.seconds['total'])}, peak memory {render.size(result.peak_memory)}",
-        "dim",
+    warnings = [] if result.floor else [f"no floor: {result.floor_missing}"]
+    support = zip(result.classes, result.per_class.support, strict=True)
+    if absent := [name for name, count in support if not count]:
+        warnings.append(f"no held-out sample has {', '.join(absent)}: it is not scored")
+    took = (
+        f"{render.duration(result.seconds['total'])}, peak memory {render.size(result.peak_memory)}"
     )
+    if facts := result.training:
+        took += f", {facts['epochs']} epochs, best {facts['best_epoch']}"
+        if "waiting" in facts:
+            rate = f"{facts['samples_per_second']:.0f} samples/s"
+            took += f", {rate}, {facts['waiting']:.1%} of the time waiting for data"
+        if facts["stopped"].startswith("diverged"):
+            warnings.append(
+                f"training {facts['stopped']}: the loss is not finite; the weights of epoch {facts['best_epoch']} are "
+                "kept. Lower --lr"
+            )
+    render.say(took, "dim")
     if result.left_out:
         why = ", ".join(f"{n} {what}" for what, n in result.left_out_because.items() if n)
-        render.say(f"{result.left_out} rows were left out: {why}", "yellow")
-    if result.note:
-        render.say(result.note, "yellow")
+        warnings.append(f"{result.left_out} rows were left out: {why}")
     if result.untrained and result.kind == "baseline":
-        render.say(
-            f"The weights are {result.weights}: the figures say nothing about {result.name}.",
-            "yellow",
+        warnings.append(
+            f"The weights are {result.weights}: the scores say nothing about {result.name}."
         )
-    elif result.untrained:
+    for text in filter(None, (*warnings, result.note)):
+        render.say(text, "yellow")
+    if result.untrained and result.kind != "baseline":
         render.warn_untrained(result.weights)
     render.say(f"run: {result.run}")
 
@@ -246,3 +155,62 @@ def _cell(key: str, score: Any) -> str:
     if key == "log_loss":
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
     return f"{value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+@verb("samtl.experiment.predict:predict", skip=("from_store",))
+def predict(
+    options: dict[str, Any],
+    from_store: bool = False,
+    cache: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """Predict the classes of new images as a table, or their masks, with the encoder of the run.
+
+    Parameters
+    ----------
+    from_store
+        Predict the rows of a store; no image is needed.
+    cache
+        The store of --from-store; the only store in $SAMTL_CACHE or ./cache by default.
+    """
+    from samtl.experiment import predict as predicting
+
+    if cache is not None and not from_store:
+        raise InputError("--cache names the store of --from-store: add it, or leave --cache out")
+    announcement = "stopping after the images in flight; press Ctrl-C again to stop at once"
+    options["from_store"] = (cache or True) if from_store else None
+    with polite_stop(announcement) as stop, render.err.status("loading") as status:
+
+        def show(event: object) -> None:
+            if isinstance(event, predicting.Predicted):
+                status.update(str(event))
+
+        result = predicting.predict(**options, on_event=show, should_stop=stop)
+    _draw_predictions(result)
+    render.write_json(json, result.to_json())
+    if result.interrupted:
+        raise typer.Exit(stop.exit_code)
+    if result.skipped:
+        raise typer.Exit(EXIT_QUARANTINED)
+
+
+def _draw_predictions(result: PredictResult) -> None:
+    share = "mean share of pixels" if result.task == "segmentation" else "mean probability"
+    rows = [(name, str(n), f"{result.means[name]:.1%}") for name, n in result.counts.items()]
+    render.grid(("class", "images", share), rows, right=(1, 2))
+    took = render.duration(result.seconds)
+    render.say(f"{result.rows} images of {result.source} by {result.name} in {took}", "dim")
+    if result.skipped:
+        total = result.rows + len(result.skipped)
+        render.say(f"{len(result.skipped)} of {total} images were skipped:", "yellow")
+        render.listed(f"{bad.image}: {bad.code}: {bad.reason}" for bad in result.skipped)
+    if result.note:
+        render.say(result.note, "yellow")
+    if result.untrained:
+        render.warn_untrained(result.weights)
+    if result.interrupted:
+        render.say("stopped before all images were predicted; nothing was written", "yellow")
+    elif result.masks:
+        render.say(f"masks: {result.masks}, with the shares of pixels in {result.table}")
+    else:
+        render.say(f"table: {result.table}")

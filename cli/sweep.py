@@ -6,179 +6,122 @@ import json as json_format
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from samtl._runtime import StopNow, stop_at_once
 from samtl.errors import EXIT_FAILED_CELLS, InputError
 
-from . import _render as render
-from ._board import Board
-from ._options import GroupBy, Jobs, Json, Root
+from . import render
+from .board import Board
+from .options import verb
 
 if TYPE_CHECKING:
     from samtl.metrics.bootstrap import Spread
     from samtl.report.summary import Summary
     from samtl.sweep.api import SweepResult
 
-NO_HEADS = "none"
-LISTED = 10  # reasons why cells failed, and notes; all of them are in results.csv and in --json
+NO_HEADS = ["none"]
 _SETTING = re.compile(r"([^.=\s]+)\.([^.=\s]+)=(.*)", re.DOTALL)
 
 
+@verb("samtl.sweep.api:sweep", skip=("stores", "features", "seeds"), rename={"settings": "set"})
 def sweep(
-    heads: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Separated by commas; {NO_HEADS} for baselines alone.",
-            show_default="all for the store's task",
-        ),
-    ] = None,
-    splits: Annotated[
-        str,
-        typer.Option(
-            help="As --split of fit-head, separated by commas, with ... for a row of them; kfold:5 is five."
-        ),
-    ] = "0.1,0.2,...,0.9",
-    seeds: Annotated[str, typer.Option(help="How many, such as 5, or which, such as 0,5,7.")] = "1",
-    cache: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--cache",
-            metavar="STORE",
-            help="A store, or a folder with one; give it several times for several stores.",
-            show_default="the only store in $SAMTL_CACHE or ./cache",
-        ),
-    ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERNS",
-            help="Columns of pooled to learn from, as of fit-head; give it several times to compare.",
-            show_default="all",
-        ),
-    ] = None,
-    baselines: Annotated[
-        str | None,
-        typer.Option(help="Separated by commas; they need --dataset.", show_default="none"),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="Where baselines find their pixels: what the store was made from, as for embed.",
-            show_default=False,
-        ),
-    ] = None,
-    root: Root = None,
-    group_by: GroupBy = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="MODEL.NAME=VALUE",
-            help="A parameter of a head or baseline, such as vit.epochs=5; give it several times for several.",
-            show_default=False,
-        ),
-    ] = None,
-    warm_start: Annotated[
-        bool,
-        typer.Option(
-            "--warm-start/--no-warm-start",
-            help="Whether a training starts from that on a part of its samples, which is shorter.",
-        ),
-    ] = True,
-    jobs: Jobs = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The sweep's folder; one that is there goes on.",
-            show_default="sweep-STORE in $SAMTL_RUNS or ./runs",
-        ),
-    ] = None,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Use a store whose pass is not finished.")
-    ] = False,
-    json: Json = None,
+    options: dict[str, Any],
+    seeds: str = "1",
+    cache: list[Path] | None = None,
+    features: list[str] | None = None,
+    settings: list[str] | None = None,
+    table: Path | None = None,
+    json: Path | None = None,
 ) -> None:
-    """Train every head on every split with every seed, and baselines beside them; skips what is finished."""
-    asked = _listed("--heads", heads)
-    beside = _listed("--baselines", baselines) or []
-    if asked == [NO_HEADS]:
-        asked = []
-    options: dict[str, Any] = {
-        "heads": asked,
-        "splits": splits,
+    """Train every head on every split with every seed, and baselines beside them; skip what is finished.
+
+    Parameters
+    ----------
+    seeds
+        How many, such as 5, or which, such as 0,5,7.
+    cache
+        A store, or a folder with one; repeat it for several stores. The only store in $SAMTL_CACHE or ./cache by
+        default.
+    features
+        Columns of pooled to train on, as for fit-head; repeat it to compare several.
+    settings
+        A parameter of a head or baseline as MODEL.NAME=VALUE, such as vit.epochs=5; repeat it for several.
+    table
+        Write the scores of all cells to this CSV file.
+    """
+    if options["heads"] == NO_HEADS:
+        options["heads"] = []
+    options |= {
         "seeds": _seeds(seeds),
-        "out": out,
-        "baselines": beside,
         "features": features or [],
         "params": _params(settings or []),
-        "dataset": dataset,
-        "root": root,
-        "group_by": group_by,
-        "warm_start": warm_start,
-        "allow_partial": allow_partial,
     }
-    # Baselines alone read no store, and need none to be here.
-    result = run([] if asked == [] and not cache else cache or [None], jobs, options)
+    # Baselines alone need no store.
+    caches: list[Path | None] = [*(cache or [])] or ([] if options["heads"] == [] else [None])
+    result = _run(caches, options)
     draw(result)
+    if table is not None:
+        result.write_table(table)
     render.write_json(json, result.to_json())
     if result.failed:
         raise typer.Exit(EXIT_FAILED_CELLS)
 
 
-def run(caches: list[Path] | list[None], jobs: int | None, options: dict[str, Any]) -> SweepResult:
-    """Sweep with a live table."""
+def _run(caches: list[Path | None], options: dict[str, Any]) -> SweepResult:
     from samtl.store.storage import locate
-    from samtl.sweep import api as sweeping
-    from samtl.sweep import crew
+    from samtl.sweep import api
 
     stores = [locate(cache) for cache in caches]
     board = Board()
     try:
-        with stop_at_once(), board:
-            return sweeping.sweep(stores, jobs=jobs or crew.cores(), **options, on_event=board.tell)
+        with stop_at_once(), board.live():
+            return api.sweep(stores, **options, on_event=board.tell)
     except StopNow as stop:
-        render.say(
-            f"stopped with {board.finished} of {len(board.cells)} cells finished; they are kept, and the same command "
-            "goes on from there",
-            "yellow",
-        )
+        kept = f"{board.finished} of {len(board.cells)} cells finished"
+        render.say(f"stopped with {kept}; they are kept, and the same command resumes", "yellow")
         raise typer.Exit(stop.exit_code) from None
 
 
 def draw(result: SweepResult) -> None:
-    """Print the scores beside those of the floor, which differences are shown, what failed, and what is next."""
+    """Print the scores beside those of the floor, the differences, what failed, and the next command."""
     from samtl.report.summary import summarise
 
     summaries = summarise(result)
     for summary in summaries:
         _draw_summary(summary)
     if result.failed:
-        _draw_failed(result)
-    for note in result.notes[:LISTED]:
-        render.say(note, "yellow")
+        render.say(f"{len(result.failed)} cells failed; the same command tries them again:", "red")
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for cell, reason in result.failed.items():
+            reasons[reason].append(cell)
+        more = {
+            reason: f" and {len(c) - 1} more" if len(c) > 1 else "" for reason, c in reasons.items()
+        }
+        render.listed((f"{c[0]}{more[reason]}: {reason}" for reason, c in reasons.items()), "red")
+    render.listed(result.notes)
     before = f", {result.skipped} were finished before" if result.skipped else ""
-    failed = f", {len(result.failed)} failed" if result.failed else ""
-    render.say(
-        f"{result.done} cells trained in {render.duration(result.seconds)}{before}{failed}", "dim"
-    )
+    took = render.duration(result.seconds)
+    render.say(f"{result.done} cells trained in {took}{before}", "dim")
     render.say(f"sweep: {result.out}")
-    if result.failed:
-        render.say("the same command tries again what failed", "dim")
     if summaries:
         render.say(f"next: samtl report {result.out}", "dim")
 
 
 def _draw_summary(summary: Summary) -> None:
-    means = "mean and deviation over seeds" if _repeated(summary) else "one seed"
+    scores = [score for line in summary.lines for score in line.scores.values()]
+    means = "mean and deviation over seeds" if any(s.n > 1 for s in scores) else "one seed"
     render.say(f"{summary.title} on {summary.dataset} in %, {means}")
     rows = [
-        [line.model, *(written(line.scores.get(split)) for split in summary.splits)]
+        [line.model, *(_written(line.scores.get(split)) for split in summary.splits)]
         for line in summary.lines
     ]
-    _draw_table([["", *summary.splits], *rows])
+    table = [["", *summary.splits], *rows]
+    if len(summary.splits) > len(rows) + 2:  # models as columns
+        table = [list(column) for column in zip(*table, strict=True)]
+    render.grid(table[0], table[1:], right=range(1, len(table[0])))
     if not any(line.floor for line in summary.lines):
         render.say(f"no floor: {summary.floor_missing}", "yellow")
     for words in summary.words:
@@ -187,69 +130,16 @@ def _draw_summary(summary: Summary) -> None:
         render.warn_untrained(weights)
 
 
-def _repeated(summary: Summary) -> bool:
-    return any(score.n > 1 for line in summary.lines for score in line.scores.values())
-
-
-def _draw_table(rows: list[list[str]]) -> None:
-    """Print models as rows where that fits, else as columns, else each score in a row of its own.
-
-    The first row and column are names.
-    """
-    turned = [list(column) for column in zip(*rows, strict=True)]
-    for table in (rows, turned):
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        if sum(widths) + 2 * (len(widths) - 1) <= render.out.width:
-            render.grid(table[0], table[1:], right=range(1, len(widths)))
-            return
-    headers, *models = rows
-    scores = [
-        [model, split, score]
-        for model, *found in models
-        for split, score in zip(headers[1:], found, strict=True)
-        if score
-    ]
-    render.grid(["", "split", ""], scores, right=[2])
-
-
-def written(score: Spread | None) -> str:
-    """Write a score in percent, with its deviation where there is one."""
+def _written(score: Spread | None) -> str:
+    """Write a score in percent, with its deviation if there is one."""
     if score is None:
         return ""
     deviation = "" if score.deviation is None else f" ± {100 * score.deviation:.1f}"
     return f"{100 * score.mean:.1f}{deviation}"
 
 
-def _draw_failed(result: SweepResult) -> None:
-    """Print each reason once, and what failed for it."""
-    from samtl.sweep.results import FAILED
-
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for row in result.rows:
-        if row["status"] == FAILED:
-            on = f" on {row['features']}" if row["features"] else ""
-            reasons[row["error"]].append(
-                f"{row['method']}{on}, split {row['split']}, seed {row['seed']}"
-            )
-    render.say(f"{len(result.failed)} cells failed:", "red")
-    for reason, (first, *others) in list(reasons.items())[:LISTED]:
-        more = f" and {len(others)} more" if others else ""
-        render.say(f"  {first}{more}: {reason}", "red")
-    if len(reasons) > LISTED:
-        render.say(f"  and {len(reasons) - LISTED} other reasons; --json FILE lists all", "red")
-
-
-def _listed(option: str, text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",")]
-    if "" in names:
-        raise InputError(f"{option} takes names separated by commas, got {text!r}")
-    return names
-
-
 def _seeds(text: str) -> int | list[int]:
-    """Read how many seeds there are, or which."""
+    """Parse how many seeds there are, or which."""
     try:
         numbers = [int(number) for number in text.split(",")]
     except ValueError:
@@ -260,7 +150,7 @@ def _seeds(text: str) -> int | list[int]:
 
 
 def _params(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """Read MODEL.NAME=VALUE; a value is JSON, or else text."""
+    """Parse MODEL.NAME=VALUE; a value is JSON, or else text."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for setting in settings:
         parts = _SETTING.fullmatch(setting)
@@ -268,7 +158,7 @@ def _params(settings: list[str]) -> dict[str, dict[str, Any]]:
             raise InputError(f"--set takes MODEL.NAME=VALUE, such as vit.epochs=5, got {setting!r}")
         model, name, text = parts.groups()
         if name in found[model]:
-            raise InputError(f"--set gives {model}.{name} twice; leave one out")
+            raise InputError(f"--set names {model}.{name} twice; leave one out")
         try:
             found[model][name] = json_format.loads(text)
         except ValueError:

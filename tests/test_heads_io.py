@@ -11,12 +11,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from samtl.errors import InputError
-from samtl.heads import (
-    conv,
-    logreg,
-    mlp,
-    vit,
-)
+from samtl.heads import conv, logreg, mlp, vit
 from samtl.heads.io import load, save
 from samtl.heads.trainer import InMemory
 
@@ -64,15 +59,6 @@ def test_another_process_predicts_the_same_without_torch(tmp_path):
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == head.predict_proba(X).tobytes().hex()
-
-
-def test_the_card_can_be_read_by_people(saved, tmp_path):
-    card = json.loads((tmp_path / "head.json").read_text())
-    assert (card["kind"], card["task"], card["shape"]) == ("heads", "classification", [7])
-    assert card["name"] in ("logreg", "mlp")
-    assert card["columns"] == [f"c{i}" for i in range(7)]
-    assert card["classes"] == [0, 1, 2]
-    assert card["class_names"] == ["a", "b", "c"]
 
 
 def test_a_loaded_head_can_be_saved_and_fitted_again(saved, tmp_path):

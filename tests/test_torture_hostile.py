@@ -35,7 +35,6 @@ from samtl.images.codecs import prepare
 from samtl.splits import read_split_file
 from samtl.store.reader import open_store
 from samtl.store.verify import check
-from samtl.sweep.results import Results
 
 # ------------------------------------------------------------------------------------------ pickles
 
@@ -120,7 +119,6 @@ DOORS = {
     "safe checkpoint": of_file("a.safetensors", lambda path: sam.load("tiny", str(path))),
     "state": of_file("state.safetensors", _state.read_tensors),
     "split": of_file("split.json", read_split_file),
-    "results": of_file("results.csv", lambda path: Results(path).read()),
     "head": of_head("head.json"),
     "head's tensors": of_head("head.safetensors"),
     "identity": of_store("fingerprint.json"),

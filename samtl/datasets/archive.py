@@ -7,11 +7,14 @@ import stat
 import struct
 import zipfile
 import zlib
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samtl.datasets.listing import flaw
+from samtl.datasets.listing import FolderTree, flaw, is_hidden, kind_of, natural
 from samtl.errors import InputError
+from samtl.images.codecs import SUFFIXES
 
 MAX_MEMBERS = 200_000
 MAX_MEMBER_BYTES = 512 * 2**20  # of one file, unpacked
@@ -27,20 +30,9 @@ _UNREADABLE = (
 class Archive:
     """A zip archive whose files are read in place. It can be shared by threads, pickled and forked.
 
-    Parameters
-    ----------
-    path : Path
-
-    Attributes
-    ----------
-    names : tuple of str
-        The regular files in it, in the order of the archive's directory, with `/`.
-
-    Raises
-    ------
-    InputError
-        If it is no zip archive; holds links, devices, encrypted or overlapping members, or names that lead out of
-        it; or is larger, unpacked, than the limits of this module.
+    `names` are the regular files in it, in the order of the archive's directory, with `/`. Raises InputError if it is
+    no zip archive; holds links, devices, encrypted or overlapping members, or names that lead out of it; or is larger,
+    unpacked, than the limits of this module.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,14 +41,17 @@ class Archive:
         self._process = 0
         self.names = tuple(info.filename for info in self._zip().infolist() if not info.is_dir())
 
-    def read(self, name: str) -> bytes:
-        """Unpack one file, one of `names`, and check its size and checksum.
+    def folders(self, folder: str = "") -> list[str]:
+        """List folders as `FolderTree.folders` does."""
+        return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
 
-        Raises
-        ------
-        InputError
-            If there is no such file, or its bytes are not what the directory says.
-        """
+    def images(self, folder: str = "") -> list[str]:
+        """List image files as `FolderTree.images` does."""
+        found = [n for n in self._below(folder) if PurePosixPath(n).suffix.lower() in SUFFIXES]
+        return sorted(found, key=natural)
+
+    def read(self, name: str) -> bytes:
+        """Unpack one of `names`; InputError if it does not exist, or has another size or checksum than listed."""
         archive = self._zip()
         try:
             info = archive.getinfo(name)
@@ -70,6 +65,11 @@ class Archive:
         if len(data) != info.file_size:
             raise self._damaged(name)
         return data
+
+    def _below(self, folder: str) -> list[str]:
+        prefix = folder and f"{folder}/"
+        names = [n.removeprefix(prefix) for n in self.names if n.startswith(prefix)]
+        return [name for name in names if not any(map(is_hidden, name.split("/")))]
 
     def _zip(self) -> zipfile.ZipFile:
         """Open the archive once in each process: a descriptor's position must not be shared after a fork."""
@@ -94,6 +94,30 @@ class Archive:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
+
+
+Tree = FolderTree | Archive
+
+
+@dataclass(frozen=True)
+class Files:
+    """Reads files of a tree by their sample ids; see `samtl.datasets.Reader`."""
+
+    tree: Tree
+    names: Mapping[str, str]
+
+    def __call__(self, sample_id: str) -> bytes:
+        if sample_id not in self.names:
+            raise InputError(f"{self.tree.path} has no sample {sample_id!r}")
+        return self.tree.read(self.names[sample_id])
+
+
+def open_tree(path: Path, layout: str) -> Tree:
+    """Open a folder or a zip archive; raises InputError, which describes the expected `layout`, if there is none."""
+    kind = kind_of(path)
+    if kind == "nothing":
+        raise InputError(f"there is no {str(path)!r}; {layout}")
+    return FolderTree(path) if kind == "folder" else Archive(path)
 
 
 def _flaw_of_all(archive: zipfile.ZipFile) -> str:

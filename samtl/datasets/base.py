@@ -136,18 +136,8 @@ def only(dataset: Dataset, sample_ids: Sequence[str]) -> Dataset:
 def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = None) -> Dataset:
     """Take the first `per_class` images of each class, then at most `limit` in all; subsets of growing size nest.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    limit : int, optional
-    per_class : int, optional
-        Exactly this many of each class; images without a label are left out.
-
-    Raises
-    ------
-    InputError
-        If a count is below 1, a class has fewer than `per_class` images, or the dataset has masks and `per_class`
-        is set.
+    With `per_class`, images without a label are left out. Raises InputError if a count is below 1, a class has fewer
+    images, or the dataset has masks and `per_class` is set.
     """
     for option, count in (("--limit", limit), ("--per-class", per_class)):
         if count is not None and count < 1:

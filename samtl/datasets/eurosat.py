@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samtl.datasets.archive import Files, Tree, open_tree
 from samtl.datasets.base import Dataset
-from samtl.datasets.listing import Files, Tree, open_tree
 from samtl.errors import InputError, ResourceError, SamtlError
 
 _log = logging.getLogger(__name__)
@@ -120,9 +120,8 @@ def _class_folders(tree: Tree) -> tuple[str, list[str]]:
 def _note(counts: dict[str, int]) -> str:
     if counts == COUNTS:
         return ""
-    total, whole = sum(counts.values()), sum(COUNTS.values())
-    note = f"not the whole of EuroSAT: {total:,} of {whole:,} images"
-    missing = sorted(set(COUNTS) - set(counts))
+    total, missing = sum(counts.values()), sorted(set(COUNTS) - set(counts))
+    note = f"not the whole of EuroSAT: {total:,} of {sum(COUNTS.values()):,} images"
     return f"{note}, no {', '.join(missing)}" if missing else note
 
 

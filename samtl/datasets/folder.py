@@ -53,21 +53,15 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
             ids += [f"{folder}/{file}" for file in files]
             labels += [label] * len(files)
             parts += [PARTS[_PARTS[top.lower()]]] * len(files) if parted else []
-    left_out = Counter(
-        PurePosixPath(file).suffix.lower()
-        for name in folders
-        for file in tree.images(name, _NOT_READ)
-    )
+    others = (PurePosixPath(f).suffix.lower() for n in folders for f in tree.images(n, _NOT_READ))
+    left_out = ", ".join(f"{n} {suffix} files" for suffix, n in Counter(others).items())
     return Dataset(
         name=f"folder-{own_name(path)}",
         classes=tuple(classes),
         sample_ids=tuple(ids),
         labels=tuple(labels),
         read=tree.read,
-        note="left out, since they are not read: "
-        + ", ".join(f"{n} {suffix} files" for suffix, n in left_out.items())
-        if left_out
-        else "",
+        note=left_out and f"left out, since they are not read: {left_out}",
         parts=tuple(parts),
     )
 

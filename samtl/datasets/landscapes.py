@@ -25,8 +25,6 @@ _PAVED = ((0.42, 0.42, 0.43), (0.60, 0.59, 0.57), (0.29, 0.29, 0.31), (0.63, 0.4
 
 
 class _Draw:
-    """Random numbers for one scene."""
-
     def __init__(self, seed: int, name: str, index: int) -> None:
         entropy = (seed, zlib.crc32(name.encode()), index)
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
@@ -226,14 +224,8 @@ def draw_roads(seed: int, place: int, index: int) -> tuple[NDArray[np.uint8], ND
     """Draw one to three winding roads through fields and houses.
 
     The images of a place share its tones and its light. Colour alone does not give the roads away: some fields and a
-    third of the roofs have the same tone.
-
-    Returns
-    -------
-    pixels : ndarray, (H, W, 3) uint8
-        One side of 256, the other of 192 to 256.
-    road : ndarray, (H, W) bool
-        Exactly the pixels whose middle is on a road.
+    third of the roofs have the same tone. Returns pixels, (H, W, 3) uint8, one side of 256 and the other of 192 to 256,
+    and the pixels whose middle is on a road, (H, W) bool.
     """
     look, draw = _Draw(seed, "place of roads", place), _Draw(seed, "roads", index)
     paved = look.tone(_PAVED)

@@ -6,16 +6,12 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from samtl.errors import InputError
 from samtl.images.codecs import MAX_BYTES, SUFFIXES, check_bytes
-
-if TYPE_CHECKING:
-    from samtl.datasets.archive import Archive
 
 MAX_NAME_BYTES = 255
 
@@ -28,14 +24,6 @@ def natural(path: str) -> list[tuple[list[tuple[int, str]], str]]:
         numbered = [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)]
         key.append((numbered, name))
     return key
-
-
-def expanded(path: str | Path) -> Path:
-    """Replace a leading `~` by the home folder; raises InputError if there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{str(path)!r}: {error}; write the whole path") from error
 
 
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
@@ -53,7 +41,7 @@ def one_place(what: str, argument: str | None, root: Path | None) -> Path:
     if bool(argument) == (root is not None):
         came = f"both {argument!r} and {str(root)!r}" if argument else "neither"
         raise InputError(f"{what}:PATH or {what} with --root was expected, got {came}")
-    return root or expanded(argument or "")
+    return root or Path(argument or "").expanduser()
 
 
 def own_name(path: Path) -> str:
@@ -163,56 +151,3 @@ class FolderTree:
             raise InputError(
                 f"{inside} in the folder {str(self.path)!a} {what}; rename, replace or remove it"
             )
-
-
-@dataclass(frozen=True)
-class ZipTree:
-    """The files in a zip archive, listed like those of `FolderTree`."""
-
-    archive: Archive
-
-    @property
-    def path(self) -> Path:
-        return self.archive.path
-
-    def folders(self, folder: str) -> list[str]:
-        return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
-
-    def images(self, folder: str) -> list[str]:
-        found = [n for n in self._below(folder) if PurePosixPath(n).suffix.lower() in SUFFIXES]
-        return sorted(found, key=natural)
-
-    def read(self, name: str) -> bytes:
-        return self.archive.read(name)
-
-    def _below(self, folder: str) -> list[str]:
-        prefix = folder and f"{folder}/"
-        names = [n.removeprefix(prefix) for n in self.archive.names if n.startswith(prefix)]
-        return [name for name in names if not any(map(is_hidden, name.split("/")))]
-
-
-Tree = FolderTree | ZipTree
-
-
-@dataclass(frozen=True)
-class Files:
-    """Reads files of a tree by their sample ids; see `samtl.datasets.Reader`."""
-
-    tree: Tree
-    names: Mapping[str, str]
-
-    def __call__(self, sample_id: str) -> bytes:
-        """Read one file."""
-        if sample_id not in self.names:
-            raise InputError(f"{self.tree.path} has no sample {sample_id!r}")
-        return self.tree.read(self.names[sample_id])
-
-
-def open_tree(path: Path, layout: str) -> Tree:
-    """Open a folder or a zip archive; raises InputError, which describes the expected `layout`, if there is none."""
-    from samtl.datasets.archive import Archive
-
-    kind = kind_of(path)
-    if kind == "nothing":
-        raise InputError(f"there is no {str(path)!r}; {layout}")
-    return FolderTree(path) if kind == "folder" else ZipTree(Archive(path))

@@ -9,14 +9,13 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl.datasets.archive import Files, Tree
 from samtl.datasets.base import IGNORE, Dataset
-from samtl.datasets.listing import Files, Tree
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode, decode_mask
 
 SAMPLED = 16  # pairs that are decoded when a dataset is listed, before hours are spent on encoding
 LISTED = 3  # files that a message names
-_UNKNOWN = -1
 # Masks of so few values hold classes, not the soft edges of a resampled mask.
 _FEW, _MIDDLE = 4, range(64, 192)
 
@@ -25,14 +24,8 @@ _FEW, _MIDDLE = 4, range(64, 192)
 class Coding:
     """What the values of a mask file mean.
 
-    Attributes
-    ----------
-    classes : tuple of str
-        The background first.
-    table : tuple of int
-        For each value from 0 to 255 its class, 255 if it is to be ignored, -1 if it must not occur.
-    light : bool
-        Whether a mask is light where the foreground is, whatever number its file stores.
+    `classes` begins with the background. `table` holds the class of each value from 0 to 255: 255 if it is to be
+    ignored, -1 if it must not occur. `light` masks are light where the foreground is, whatever number a file stores.
     """
 
     classes: tuple[str, ...]
@@ -64,7 +57,7 @@ class Coding:
         """Turn the values of a mask file into class indices, of the same shape and dtype."""
         # Bytes, not numpy: an index of 8 bytes for each pixel would hold a large mask nine times.
         raw = values.tobytes()
-        known = [v for v, meaning in enumerate(self.table) if meaning != _UNKNOWN]
+        known = [v for v, meaning in enumerate(self.table) if meaning >= 0]
         unknown = sorted(set(raw.translate(None, bytes(known))))
         if unknown:
             raise BadImage(
@@ -83,28 +76,21 @@ class Coding:
         return values[-1] <= 127 or (len(values) <= _FEW and any(v in _MIDDLE for v in values))
 
 
+def coded(
+    classes: Iterable[str],
+    meaning: Callable[[int], int],
+    ignore: Sequence[int] = (),
+    *,
+    light: bool = False,
+) -> Coding:
+    """Make a coding from the class that each value from 0 to 255 means, -1 if it must not occur."""
+    table = (IGNORE if value in ignore else meaning(value) for value in range(256))
+    return Coding(tuple(classes), tuple(table), light)
+
+
 def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks that are light where the foreground is: above 127 of 255."""
-    return Coding(
-        ("background", foreground), _table((int(v > 127) for v in range(256)), ignore), light=True
-    )
-
-
-def valued(foreground: str, values: Sequence[int], ignore: Sequence[int] = ()) -> Coding:
-    """Make the coding of masks with these values in the foreground and any others around it."""
-    return Coding(
-        ("background", foreground), _table((int(v in values) for v in range(256)), ignore)
-    )
-
-
-def indexed(classes: Mapping[str, int], ignore: Sequence[int] = ()) -> Coding:
-    """Make the coding of masks with one value for each class and no others."""
-    index = {value: i for i, value in enumerate(classes.values())}
-    return Coding(tuple(classes), _table((index.get(v, _UNKNOWN) for v in range(256)), ignore))
-
-
-def _table(meanings: Iterable[int], ignore: Sequence[int]) -> tuple[int, ...]:
-    return tuple(IGNORE if value in ignore else m for value, m in enumerate(meanings))
+    return coded(("background", foreground), lambda value: int(value > 127), ignore, light=True)
 
 
 @dataclass(frozen=True)
@@ -155,8 +141,7 @@ def stem(name: str) -> str:
 def matched(
     images: Sequence[str],
     masks: Sequence[str],
-    image_key: Callable[[str], str] = stem,
-    mask_key: Callable[[str], str] = stem,
+    key: Callable[[str], str],
     *,
     where: str,
     remedy: str,
@@ -166,8 +151,8 @@ def matched(
     `where` and `remedy` are for messages: what holds the files, and what makes images and masks fit. Returns each image
     with its mask, in the order of the images; raises InputError if they are not one to one.
     """
-    by_key = _keyed("masks", masks, mask_key, where)
-    images_by_key = _keyed("images", images, image_key, where)
+    by_key = _keyed("masks", masks, key, where)
+    images_by_key = _keyed("images", images, key, where)
     bare = [name for key, name in images_by_key.items() if key not in by_key]
     lone = [name for key, name in by_key.items() if key not in images_by_key]
     problems = [

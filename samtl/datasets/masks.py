@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from samtl.datasets.archive import open_tree
 from samtl.datasets.base import IGNORE, Dataset, groups_by
-from samtl.datasets.listing import one_place, open_tree, own_name
+from samtl.datasets.listing import one_place, own_name
 from samtl.datasets.mask_files import (
     Coding,
-    indexed,
+    coded,
     light,
     located,
     matched,
     stem,
-    valued,
     with_masks,
 )
 from samtl.errors import InputError
@@ -67,11 +66,10 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     if not names or not mask_names:
         what = f"images in {images!r}" if not names else f"masks in {masks!r}"
         raise InputError(f"{str(path)!r} has no {what}; {_LAYOUT}")
-    key = functools.partial(_found, options["stem"]) if "stem" in options else stem
+    key = (lambda name: groups_by((name,), options["stem"])[0]) if "stem" in options else stem
     found = matched(
         names,
         mask_names,
-        key,
         key,
         where=repr(str(path)),
         remedy="an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX "
@@ -121,10 +119,12 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
                 f"classes= names 2 to {IGNORE} classes, the background first, each name and each value once, as in "
                 f"classes=background:0,road:255; got {options['classes']!r}"
             )
-        coding = indexed(classes, ignore)
+        index = {value: i for i, value in enumerate(named)}
+        coding = coded(classes, lambda value: index.get(value, -1), ignore)
+
     elif "foreground" in options:
         named = _values("foreground", options["foreground"])
-        coding = valued("foreground", named, ignore)
+        coding = coded(("background", "foreground"), lambda value: int(value in named), ignore)
     else:
         coding = light("foreground", ignore)
     if both := sorted(set(named) & set(ignore)):
@@ -141,7 +141,3 @@ def _values(option: str, text: str) -> list[int]:
     ):
         raise InputError(f"{option}= takes values from 0 to 255, separated by commas, got {text!r}")
     return [int(part) for part in text.split(",")]
-
-
-def _found(regex: str, name: str) -> str:
-    return groups_by((name,), regex)[0]

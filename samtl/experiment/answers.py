@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samtl.baselines.base import PixelBaseline
 from samtl.datasets import Dataset
-from samtl.datasets.listing import FolderTree, expanded, flaw, kind_of
+from samtl.datasets.listing import FolderTree, flaw, kind_of
 from samtl.embed.decode import Decoded, decode_row, decoded_ahead
 from samtl.embed.plan import images_per_call
 from samtl.embed.reload import reload_encoder
@@ -96,7 +96,7 @@ class Source(NamedTuple):
 
 def listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
     """List images without labels as a dataset."""
-    path = expanded(images)
+    path = Path(images).expanduser()
     kind = kind_of(path)
     if kind == "file":
         path = path.resolve()

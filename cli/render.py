@@ -1,0 +1,136 @@
+"""Everything that is drawn: messages, tables, progress."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from samtl._runtime import duration as duration
+from samtl._runtime import size as size
+
+if TYPE_CHECKING:
+    from samtl.embed.pipeline import Progress as EmbedProgress
+    from samtl.store.state import Quarantined
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+LISTED = 20  # bad images, findings and so on that are printed; --json FILE has all of them
+SECONDS_BETWEEN_LINES = 20  # in a log file, where a bar cannot move
+
+
+def complain(message: str) -> None:
+    """Print why the command ends, on standard error."""
+    err.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
+
+
+def say(message: str, style: str = "", console: Console = out) -> None:
+    """Print a line."""
+    console.print(Text(message, style=style), soft_wrap=True)
+
+
+def listed(lines: Iterable[str], style: str = "yellow") -> None:
+    """Print the first lines of a long list, and how many more there are."""
+    lines = iter(lines)
+    for line in itertools.islice(lines, LISTED):
+        say(f"  {line}", style)
+    if more := sum(1 for _ in lines):
+        say(f"  and {more} more; --json FILE lists all", style)
+
+
+def quarantined(images: Sequence[Quarantined]) -> None:
+    """Print which images could not be used, and why."""
+    listed(f"quarantined {bad.sample_id}: {bad.code}: {bad.reason}" for bad in images)
+
+
+def warn_untrained(weights: str) -> None:
+    """Print, beside every score made with random weights, that they are."""
+    say(f"The weights of the encoder are {weights}: its scores say nothing about SAM.", "yellow")
+
+
+def facts(rows: Mapping[str, str]) -> None:
+    """Print names and values in two columns; empty values are left out."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, Text(value))
+    out.print(table)
+
+
+def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Print a table; `right` lists the columns of numbers. Pipes and files get lines as long as they need."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    whole = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
+    out.print(table, width=None if out.is_terminal else max(out.width, whole), crop=False)
+
+
+def write_json(path: Path | None, content: Mapping[str, object]) -> None:
+    """Write what was printed as one JSON object, if a file was asked for."""
+    if path is not None:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def show_log() -> None:
+    """Print what the library logs, such as downloads, on standard error."""
+    logger = logging.getLogger("samtl")
+    logger.handlers = [_Handler()]
+    logger.setLevel(logging.INFO)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), "dim", err)
+
+
+class EmbedBar(Progress):
+    """A progress bar for the encoder pass on a terminal, or a line now and then in a log."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[figures]}"),
+            console=err,
+            disable=not err.is_terminal,
+            transient=True,
+        )
+        self._last_line = 0.0
+        self._bar = self.add_task("starting", total=1, figures="")
+
+    def show(self, progress: EmbedProgress) -> None:
+        """Draw how far the pass is."""
+        rate, left = progress.images_per_second, progress.seconds_left
+        figures = [
+            f"{rate:.2f} img/s" if rate else "",
+            f"{duration(left)} left" if left is not None else "",
+            f"{size(progress.bytes_written)} written",
+            f"{progress.quarantined} bad" if progress.quarantined else "",
+        ]
+        self.count(
+            progress.encoded, progress.pending_rows, "embedding", ", ".join(filter(None, figures))
+        )
+
+    def count(self, done: int, total: int, what: str = "reading images", figures: str = "") -> None:
+        """Draw how many images are done."""
+        self.update(self._bar, description=what, completed=done, total=total, figures=figures)
+        now = time.monotonic()
+        if not err.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            say(f"{what} {done}/{total}{': ' if figures else ''}{figures}", console=err)
