@@ -49,6 +49,7 @@ def bench_embed(
         One.
     choices : sequence of sequence of {"pooled", "grid", "dense"}
     rounds : int
+        Rounds of each pair; figures are medians.
     out : path, optional
         A folder on the disk to write to, by default the one for temporary files. Stores are removed after each pass.
     on_row, on_event : callable, optional

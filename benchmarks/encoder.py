@@ -86,6 +86,7 @@ def bench_encoder(
     batch_size : int, optional
         For every side; see this module's docstring for the default.
     rounds : int
+        Rounds of each pair; figures are medians.
     others : sequence of {"shipped-float32", "shipped-autocast", "shipped-bfloat16", "transformers-bfloat16"}
         transformers is left out if it is not installed.
     on_row, on_event : callable, optional

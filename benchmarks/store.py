@@ -57,6 +57,7 @@ def bench_store(
     log_rows : int
         Of the large store, which has no rows, only table, records and pack; 0 to leave it out.
     rounds : int
+        Rounds of each pair; figures are medians.
     out : path, optional
         A folder on the disk to measure; by default that of temporary files.
     on_row, on_event : callable, optional

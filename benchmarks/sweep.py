@@ -89,9 +89,11 @@ def bench_sweep(
     rows, dense_rows : int
         Of the stores that are made up.
     splits : str
+        Splits to sweep over, as for sweep.
     seeds : int, optional
         Instead of the 5 of `pooled` and the 3 of `grid16`.
     jobs : int
+        Number of processes.
     out : path, optional
         A new folder that keeps everything: the sweeps, as `sweep-pooled` and so on, with which `samtl.sweep` goes on,
         the runs of the loop, and made-up stores (some gigabytes). By default nothing is kept.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 import warnings
@@ -14,6 +15,7 @@ from samtl._runtime import StopNow
 from samtl.errors import ResourceError, SamtlError
 
 from . import bench, demo, embed, fit, report, stores, sweep
+from .options import Verbs
 from .render import complain, show_log
 
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits: Python's own 1 would mean "done, with ..."
@@ -25,6 +27,7 @@ _WRONG_PATH = {
 }
 app = typer.Typer(
     name="samtl",
+    cls=Verbs,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -81,6 +84,11 @@ def main() -> None:
     # Pillow warns of odd metadata in images that it reads all the same.
     warnings.filterwarnings("ignore", module="PIL")
     show_log()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal need not have every character of a name
+            stream.reconfigure(errors="replace")
     try:
         app()
     except SamtlError as error:

@@ -13,7 +13,7 @@ import typer
 from samtl.errors import InputError
 
 from . import render
-from .options import verb
+from .options import Verbs, verb
 
 if TYPE_CHECKING:
     from benchmarks.paired import Row
@@ -29,7 +29,7 @@ _WHAT = {
 }
 
 app = typer.Typer(
-    no_args_is_help=True, help="Measure this machine, each figure beside an alternative."
+    cls=Verbs, no_args_is_help=True, help="Measure this machine, each figure beside an alternative."
 )
 
 
@@ -46,11 +46,6 @@ def _command(name: str) -> Callable[..., None]:
     if name == "sweep":
         rename["cases"] = "only"
 
-    @verb(
-        f"benchmarks.{name}:bench_{name}",
-        rename=rename,
-        skip=("choices",) if name == "sweep" else ("choices", "cases"),
-    )
     def command(options: dict[str, Any], json: Path | None = None) -> None:
         paired = importlib.import_module("benchmarks.paired")
         bench = getattr(importlib.import_module(f"benchmarks.{name}"), f"bench_{name}")
@@ -61,12 +56,13 @@ def _command(name: str) -> Callable[..., None]:
         render.write_json(json, paired.to_json(rows))
 
     command.__doc__ = _WHAT[name]
-    return command
+    skip = ("choices",) if name == "sweep" else ("choices", "cases")
+    return verb(f"benchmarks.{name}:bench_{name}", rename=rename, skip=skip)(command)
 
 
 if _HERE:
     if str(_CHECKOUT) not in sys.path:
-        sys.path.append(str(_CHECKOUT))
+        sys.path.insert(0, str(_CHECKOUT))
     for _name in _WHAT:
         app.command(_name)(_command(_name))
 

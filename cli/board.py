@@ -7,8 +7,8 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -22,11 +22,12 @@ from . import render
 
 if TYPE_CHECKING:
     from samtl.sweep.api import Progress
-    from samtl.sweep.worker import Cell
+    from samtl.sweep.plan import Cell
 
 HEADLINES = {"iou": "IoU", "accuracy": "accuracy"}  # segmentation has both
 _RUNNING_SHOWN = 3  # cells whose last event is shown
 _FINISHED = ("done", "skipped")
+_STYLES = {"failed": ("!", "red"), "running": ("*", "cyan")}
 _EPOCH = re.compile(r"epoch (\d+) of (\d+)")
 _LEAST_DONE = 0.03  # of the work, before the time left is estimated
 
@@ -42,6 +43,7 @@ class Board:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or render.err
+        self.terminal = self.console.is_terminal and not self.console.is_dumb_terminal
         self.cells: dict[int, Cell] = {}
         self._state: dict[int, str] = {}
         self._running: dict[int, str] = {}  # the last event of each cell that is running
@@ -49,28 +51,14 @@ class Board:
         self._headline = ""
         self._began = self._last_line = time.monotonic()
         self._lock = threading.Lock()  # the table is drawn by a thread of its own
-        self._live: Live | None = None
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self._live = Live(
-                get_renderable=self._draw,
-                console=self.console,
-                refresh_per_second=2,
-                transient=True,
-            )
 
-    def __enter__(self) -> Board:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+    def live(self) -> AbstractContextManager[object]:
+        """Draw the table, if this is a terminal, within a `with` block."""
+        if not self.terminal:
+            return nullcontext()
+        return Live(
+            get_renderable=self._draw, console=self.console, refresh_per_second=2, transient=True
+        )
 
     @property
     def finished(self) -> int:
@@ -80,7 +68,7 @@ class Board:
     def tell(self, event: Progress | Note) -> None:
         """Record an event, and print it if it must be seen."""
         if isinstance(event, Note):
-            self._line(str(event), "yellow")
+            render.say(str(event), "yellow", self.console)
             return
         cell, number = event.cell, event.cell.number
         with self._lock:
@@ -89,58 +77,51 @@ class Board:
             self._running.pop(number, None)
             if self._state[number] == "running":
                 self._running[number] = event.text
-            for name in HEADLINES:
-                if event.figures and name in event.figures:
-                    self._headline = name
-                    self._scores[number] = event.figures[name]
-                    break
+            name = next((name for name in HEADLINES if name in (event.figures or {})), "")
+            if event.figures and name:
+                self._headline, self._scores[number] = name, event.figures[name]
         ended = f"{self.finished + self._count('failed')}/{len(self.cells)} {_named(cell)}"
+        now = time.monotonic()
         if event.what == "failed":
-            self._line(f"{ended}: failed: {event.text}", "red")
-        elif self._live is None and event.what == "done":
+            render.say(f"{ended}: failed: {event.text}", "red", self.console)
+        elif event.what == "done" and not self.terminal:
             score = self._scores.get(number)
             text = f": {HEADLINES[self._headline]} {score:.1%}" if score is not None else ""
-            self._line(f"{ended}{text}")
+            render.say(f"{ended}{text}", console=self.console)
         elif (
             event.what == "event"
-            and time.monotonic() - self._last_line > render.SECONDS_BETWEEN_LINES
+            and not self.terminal
+            and now - self._last_line > render.SECONDS_BETWEEN_LINES
         ):
-            self._last_line = time.monotonic()
-            if self._live is None:
-                self._line(f"{self._status()}; {_named(cell)}: {event.text}")
-
-    def _line(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=True)
+            self._last_line = now
+            render.say(f"{self._status()}; {_named(cell)}: {event.text}", console=self.console)
 
     def _count(self, state: str) -> int:
         return Counter(self._state.values())[state]
 
     def _status(self) -> str:
+        elapsed = time.monotonic() - self._began
         parts = [f"{self.finished}/{len(self.cells)} cells"]
         parts += [f"{n} {state}" for state in ("failed", "running") if (n := self._count(state))]
-        parts.append(render.duration(time.monotonic() - self._began))
-        if left := self._seconds_left():
-            parts.append(f"about {render.duration(left)} left")
+        parts.append(render.duration(elapsed))
+        if _LEAST_DONE < (share := self._share_done()) < 1:
+            parts.append(f"about {render.duration(elapsed * (1 - share) / share)} left")
         return ", ".join(parts)
 
-    def _seconds_left(self) -> float | None:
-        """Estimate the time left from how long the work so far took; None if too little is done."""
-        from samtl.sweep.api import cost
+    def _share_done(self) -> float:
+        """Estimate how much of the work of this command is done; a failed cell may take no time at all."""
+        from samtl.sweep.plan import cost
 
         work = done = 0.0
         for number, cell in self.cells.items():
             state = self._state[number]
-            if state in ("skipped", "failed"):  # a failure may take no time at all
-                continue
-            share = cost([cell])
+            share = 0.0 if state in ("skipped", "failed") else cost([cell])
             work += share
             if state == "done":
                 done += share
             elif found := _EPOCH.match(self._running.get(number, "")):
                 done += share * (int(found[1]) - 1) / int(found[2])
-        if not work or not _LEAST_DONE < done / work < 1:
-            return None
-        return (time.monotonic() - self._began) * (work - done) / done
+        return done / work if work else 0.0
 
     def _draw(self) -> RenderableType:
         with self._lock:
@@ -160,22 +141,21 @@ class Board:
 
     def _table(self, height: int) -> RenderableType:
         """Draw a row for each model and a column for each split; one column if the splits do not fit."""
-        places: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         splits = list(dict.fromkeys(cell.split for cell in self.cells.values()))
-        wide = sum(max(len(split), 5) + 2 for split in splits) + 32 > self.console.width
+        if sum(max(len(split), 5) + 2 for split in splits) + 32 > self.console.width:
+            splits = [f"{len(splits)} splits"]
+        places: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for number, cell in sorted(self.cells.items()):
             features = f" on {cell.features}" if cell.features else ""
             model = f"{cell.name}{features}, {Path(cell.store).name.removesuffix('.zarr')}"
-            places[model.removesuffix(", ")][
-                f"{len(splits)} splits" if wide else cell.split
-            ].append(number)
+            column = cell.split if cell.split in splits else splits[0]
+            places[model.removesuffix(", ")][column].append(number)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("", max_width=30, no_wrap=True, overflow="ellipsis")
-        columns = list(dict.fromkeys(column for found in places.values() for column in found))
-        for column in columns:
-            table.add_column(Text(column), justify="right", no_wrap=True)
+        for split in splits:
+            table.add_column(Text(split), justify="right", no_wrap=True)
         for model in list(places)[:height]:
-            table.add_row(Text(model), *(self._place(places[model].get(c, [])) for c in columns))
+            table.add_row(Text(model), *(self._place(places[model][split]) for split in splits))
         return table
 
     def _place(self, numbers: Sequence[int]) -> Text:
@@ -183,17 +163,12 @@ class Board:
         states = [self._state[number] for number in numbers]
         scores = [self._scores[number] for number in numbers if number in self._scores]
         done = sum(state in _FINISHED for state in states)
-        if numbers and done == len(numbers):
-            mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else f"{done}/{done}"
-            return Text(mean, style="green")
-        mark, style = (
-            ("!", "red")
-            if "failed" in states
-            else ("*", "cyan")
-            if "running" in states
-            else ("", "dim")
-        )
-        return Text(f"{mark}{done}/{len(numbers)}" if numbers else "", style=style)
+        if not numbers:
+            return Text("")
+        if done == len(numbers) and scores:
+            return Text(f"{100 * sum(scores) / len(scores):.1f}", style="green")
+        mark, style = next((_STYLES[state] for state in _STYLES if state in states), ("", "dim"))
+        return Text(f"{mark}{done}/{len(numbers)}", style=style)
 
 
 def _named(cell: Cell) -> str:

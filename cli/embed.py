@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,22 +66,20 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
     from samtl.embed.pipeline import Progress
     from samtl.embed.plan import Plan
 
-    bad = 0
+    bad = itertools.count(1)
 
     def show(event: Event) -> None:
-        nonlocal bad
         if isinstance(event, Plan):
             draw_plan(event)
         elif isinstance(event, Progress):
-            bar.update(event)
+            bar.show(event)
         elif isinstance(event, Reading):
             bar.count(event.done, event.images)
         elif isinstance(event, Note):
-            bar.line(str(event), "yellow")
-        else:
-            bad += 1
-            if bad <= render.LISTED:
-                bar.line(f"quarantined {event.sample_id}: {event.code}: {event.reason}", "yellow")
+            render.say(str(event), "yellow", render.err)
+        elif next(bad) <= render.LISTED:
+            told = f"{event.sample_id}: {event.code}: {event.reason}"
+            render.say(f"quarantined {told}", "yellow", render.err)
 
     return show
 
@@ -124,15 +123,12 @@ def draw_result(result: EmbedResult) -> None:
         )
     if result.quarantined:
         render.say(f"{len(result.quarantined)} of {result.rows} rows are quarantined:", "yellow")
-        render.listed(f"{bad.sample_id}: {bad.code}: {bad.reason}" for bad in result.quarantined)
+        render.quarantined(result.quarantined)
     if result.untrained:
         render.warn_untrained(result.weights)
     if result.interrupted:
-        done = result.rows - result.missing
-        render.say(
-            f"stopped with {done} of {result.rows} rows in {result.store}; the same command resumes",
-            "yellow",
-        )
+        done = f"{result.rows - result.missing} of {result.rows} rows"
+        render.say(f"stopped: {done} are in {result.store}; the same command resumes", "yellow")
         return
     render.say(f"{result.rows} rows are in {result.store}")
     head, tier = ("conv", "dense") if result.plan.task == "segmentation" else ("mlp", "pooled")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +55,8 @@ def fit_head(
     """Train a head on the embeddings of a store and score it on the held-out images."""
     from samtl.store.storage import locate
 
-    params = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "patience": patience}
-    result = run({**options, "store": locate(cache), "params": _given(params)})
+    params = _given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience)
+    result = run({**options, "store": locate(cache), "params": params})
     draw(result)
     render.write_json(json, result.to_json())
 
@@ -82,29 +81,25 @@ def fit_baseline(
     checkpoint
         Weights of vgg19: official, a file, or random:SEED for untrained ones.
     """
-    from samtl.experiment.fit import fit_baseline as fit
-
-    names = ("epochs", "lr", "batch_size", "patience", "image_size", "checkpoint")
-    values = (epochs, lr, batch_size, patience, image_size, checkpoint)
-    params = _given(dict(zip(names, values, strict=True)))
-    result = _with_status(lambda tell: fit(**options, params=params, on_event=tell))
+    params = _given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience)
+    params |= _given(image_size=image_size, checkpoint=checkpoint)
+    result = run({**options, "params": params}, "fit_baseline")
     draw(result)
     render.write_json(json, result.to_json())
 
 
-def run(options: dict[str, Any]) -> FitResult:
-    """Fit a head with a status line."""
-    from samtl.experiment.fit import fit_head as fit
+def run(options: dict[str, Any], verb: str = "fit_head") -> FitResult:
+    """Fit with a status line."""
+    from samtl.experiment import fit
 
-    return _with_status(lambda tell: fit(**options, on_event=tell))
-
-
-def _with_status(work: Callable[[Callable[[object], None]], FitResult]) -> FitResult:
     with render.err.status("reading") as status:
-        return work(lambda event: status.update(str(event)))
+        result: FitResult = getattr(fit, verb)(
+            **options, on_event=lambda event: status.update(str(event))
+        )
+    return result
 
 
-def _given(params: dict[str, Any]) -> dict[str, Any]:
+def _given(**params: Any) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 
@@ -116,49 +111,41 @@ def draw(result: FitResult) -> None:
     )
     compared = {"floor": result.floor, **result.also} if result.floor else dict(result.also)
     headers = ("95 % interval", result.name, *compared)
-    render.grid(
-        headers,
-        [
-            (name, *(_cell(key, scores[key]) for scores in (result.metrics, *compared.values())))
-            for key, name in SHOWN[result.task].items()
-        ],
-        right=range(1, len(headers)),
-    )
-    if result.floor is None:
-        render.say(f"no floor: {result.floor_missing}", "yellow")
-    else:
+    rows = [
+        (name, *(_cell(key, scores[key]) for scores in (result.metrics, *compared.values())))
+        for key, name in SHOWN[result.task].items()
+    ]
+    render.grid(headers, rows, right=range(1, len(headers)))
+    if result.floor:
         render.say(FLOORS[result.task], "dim")
+    warnings = [] if result.floor else [f"no floor: {result.floor_missing}"]
     support = zip(result.classes, result.per_class.support, strict=True)
     if absent := [name for name, count in support if not count]:
-        render.say(f"no held-out sample has {', '.join(absent)}: it is not scored", "yellow")
-    if facts := result.training:
-        waiting = (
-            f", {facts['samples_per_second']:.0f} samples/s, {facts['waiting']:.1%} of the time waiting for data"
-            if "waiting" in facts
-            else ""
-        )
-        render.say(f"{facts['epochs']} epochs, best {facts['best_epoch']}{waiting}", "dim")
-        if facts["stopped"].startswith("diverged"):
-            render.say(
-                f"training {facts['stopped']}: the loss is not finite; the weights of epoch {facts['best_epoch']} are "
-                "kept. Lower --lr",
-                "yellow",
-            )
-    render.say(
-        f"{render.duration(result.seconds['total'])}, peak memory {render.size(result.peak_memory)}",
-        "dim",
+        warnings.append(f"no held-out sample has {', '.join(absent)}: it is not scored")
+    took = (
+        f"{render.duration(result.seconds['total'])}, peak memory {render.size(result.peak_memory)}"
     )
+    if facts := result.training:
+        took += f", {facts['epochs']} epochs, best {facts['best_epoch']}"
+        if "waiting" in facts:
+            rate = f"{facts['samples_per_second']:.0f} samples/s"
+            took += f", {rate}, {facts['waiting']:.1%} of the time waiting for data"
+        if facts["stopped"].startswith("diverged"):
+            warnings.append(
+                f"training {facts['stopped']}: the loss is not finite; the weights of epoch {facts['best_epoch']} are "
+                "kept. Lower --lr"
+            )
+    render.say(took, "dim")
     if result.left_out:
         why = ", ".join(f"{n} {what}" for what, n in result.left_out_because.items() if n)
-        render.say(f"{result.left_out} rows were left out: {why}", "yellow")
-    if result.note:
-        render.say(result.note, "yellow")
+        warnings.append(f"{result.left_out} rows were left out: {why}")
     if result.untrained and result.kind == "baseline":
-        render.say(
-            f"The weights are {result.weights}: the scores say nothing about {result.name}.",
-            "yellow",
+        warnings.append(
+            f"The weights are {result.weights}: the scores say nothing about {result.name}."
         )
-    elif result.untrained:
+    for text in filter(None, (*warnings, result.note)):
+        render.say(text, "yellow")
+    if result.untrained and result.kind != "baseline":
         render.warn_untrained(result.weights)
     render.say(f"run: {result.run}")
 
@@ -191,14 +178,14 @@ def predict(
     if cache is not None and not from_store:
         raise InputError("--cache names the store of --from-store: add it, or leave --cache out")
     announcement = "stopping after the images in flight; press Ctrl-C again to stop at once"
+    options["from_store"] = (cache or True) if from_store else None
     with polite_stop(announcement) as stop, render.err.status("loading") as status:
 
         def show(event: object) -> None:
             if isinstance(event, predicting.Predicted):
                 status.update(str(event))
 
-        source: Path | bool | None = (cache or True) if from_store else None
-        result = predicting.predict(**options, from_store=source, on_event=show, should_stop=stop)
+        result = predicting.predict(**options, on_event=show, should_stop=stop)
     _draw_predictions(result)
     render.write_json(json, result.to_json())
     if result.interrupted:
@@ -209,15 +196,10 @@ def predict(
 
 def _draw_predictions(result: PredictResult) -> None:
     share = "mean share of pixels" if result.task == "segmentation" else "mean probability"
-    render.grid(
-        ("class", "images", share),
-        [(name, str(n), f"{result.means[name]:.1%}") for name, n in result.counts.items()],
-        right=(1, 2),
-    )
-    render.say(
-        f"{result.rows} images of {result.source} by {result.name} in {render.duration(result.seconds)}",
-        "dim",
-    )
+    rows = [(name, str(n), f"{result.means[name]:.1%}") for name, n in result.counts.items()]
+    render.grid(("class", "images", share), rows, right=(1, 2))
+    took = render.duration(result.seconds)
+    render.say(f"{result.rows} images of {result.source} by {result.name} in {took}", "dim")
     if result.skipped:
         total = result.rows + len(result.skipped)
         render.say(f"{len(result.skipped)} of {total} images were skipped:", "yellow")

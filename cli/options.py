@@ -11,16 +11,18 @@ import functools
 import importlib.util
 import inspect
 import itertools
-import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+import typer.core
+import typer.main
 
 from samtl.errors import InputError
 
+_JSON = "Write what is printed to this file as one JSON object."
 _NOT_OPTIONS = frozenset({"on_event", "on_row", "on_progress", "should_stop", "params"})
 _REQUIRED = inspect.Parameter.empty
 # Options that several commands have on the command line only.
@@ -118,7 +120,7 @@ def verb(
     skip: tuple[str, ...] = (),
     arguments: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a typer command of a function that calls a verb of the library.
+    """Make a command of a function that calls a verb of the library; `Verbs` builds its options.
 
     The command has an option for each parameter of `target`, and one for each parameter of the decorated function
     after the first. The function is called with a dict of the former, and with the latter by name.
@@ -136,62 +138,82 @@ def verb(
     """
 
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
-        text, described = _descriptions(textwrap.dedent(inspect.getdoc(body) or ""))
-        library = declared(target, skip) if target else {}
-        own = inspect.signature(body, eval_str=True).parameters
-        parameters = []
-        for name, one in library.items():
-            shown = (rename or {}).get(name, name)
-            parameters.append(_parameter(name, shown, _type(one.annotation), one.default, one.help))
-        for name, parameter in list(own.items())[1:] if target else own.items():
-            kind, default = parameter.annotation, parameter.default
-            if name == "json":
-                kind = Json
-            shown = "" if name in arguments else (rename or {}).get(name, name)
-            parameters.append(
-                _parameter(name, shown, kind, default, described.get(name, _SHARED.get(name, "")))
-            )
+        text, described = _descriptions(inspect.getdoc(body) or "")
 
-        def command(**given: Any) -> None:
-            options = {name: _read(name, library[name], given.pop(name)) for name in library}
-            body(*[options] if target else [], **given)
+        def build() -> Callable[..., None]:
+            library = declared(target, skip) if target else {}
+            options = [(n, _type(o.annotation), o.default, o.help) for n, o in library.items()]
+            for name, own in list(inspect.signature(body, eval_str=True).parameters.items()):
+                about = described.get(name, _SHARED.get(name, ""))
+                options.append((name, own.annotation, own.default, about))
 
-        command.__name__, command.__doc__ = body.__name__, text
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
+            def command(**given: Any) -> None:
+                taken = {name: _read(name, one, given.pop(name)) for name, one in library.items()}
+                body(*[taken] if target else [], **given)
+
+            parameters = [
+                _parameter(n, "" if n in arguments else (rename or {}).get(n, n), *rest)
+                for n, *rest in options
+                if n != "options"
+            ]
+            command.__name__, command.__doc__ = body.__name__, text
+            command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+            return command
+
+        def unbuilt() -> None: ...
+
+        unbuilt.__name__, unbuilt.__doc__ = body.__name__, text
+        unbuilt.build = build  # type: ignore[attr-defined]
+        return unbuilt
 
     return decorate
+
+
+class Verbs(typer.core.TyperGroup):
+    """Commands that read the library's sources when they are called: all of them would take a while."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the name of the command, the command with its options, and its arguments."""
+        name, command, rest = super().resolve_command(ctx, args)
+        build = getattr(command and command.callback, "build", None)
+        if build is not None:
+            alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+            alone.command(name)(build())
+            command = typer.main.get_command(alone)
+        return name, command, rest
 
 
 def _parameter(name: str, shown: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
     """Describe an option to typer; without a shown name it is an argument."""
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
+    flags = [
+        f"--{shown.replace('_', '-')}",
+        *([f"--no-{shown}".replace("_", "-")] * (default is True)),
+    ]
     show = default not in (None, "", False, _REQUIRED)
-    flag = f"--{shown.replace('_', '-')}"
-    if hasattr(kind, "__metadata__"):
-        annotation = kind
-    elif not shown:
-        annotation = Annotated[kind, typer.Argument(help=text, show_default=show)]
-    else:
-        flags = (flag, f"--no-{flag[2:]}") if default is True else (flag,)
-        annotation = Annotated[kind, typer.Option(*flags, help=text, show_default=show)]
+    info: Any = typer.Argument(help=text, show_default=show)
+    if name == "json":
+        info = typer.Option(*flags, help=_JSON, show_default=False, callback=_place_for_json)
+    elif shown:
+        # No number may be negative.
+        least = 0 if {int, float} & {kind, *get_args(kind)} else None
+        info = typer.Option(*flags, help=text, show_default=show, min=least)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=... if default is _REQUIRED else default,
-        annotation=annotation,
+        annotation=Annotated[kind, info],
     )
 
 
 def _type(annotation: str) -> Any:
     """Choose the type that typer parses an annotation of the library as."""
-    kinds = [kind.strip() for kind in annotation.split("|")]
-    others = [kind for kind in kinds if kind != "None"]
+    kinds = {kind.strip() for kind in annotation.split("|")}
+    others = kinds - {"None"}
     simple: dict[str, Any] = {"bool": bool, "int": int, "float": float}
-    found = simple.get(others[0], str) if len(others) == 1 else str
-    return found | None if len(others) < len(kinds) else found
+    found = simple.get(others.pop(), str) if len(others) == 1 else str
+    return found | None if "None" in kinds else found
 
 
 def _read(name: str, one: Declared, value: Any) -> Any:
@@ -199,6 +221,8 @@ def _read(name: str, one: Declared, value: Any) -> Any:
     if not (isinstance(value, str) and one.annotation.startswith("Sequence[str]")):
         return value
     items = [item.strip() for item in value.split(",")]
+    if items == [""] and not one.default:
+        return one.default
     if "" in items:
         option = f"--{name.replace('_', '-')}"
         raise InputError(f"{option} takes names separated by commas, got {value!r}")
@@ -210,14 +234,3 @@ def _place_for_json(path: Path | None) -> Path | None:
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise InputError(f"--json {path}: expected a file in a folder that exists")
     return path
-
-
-Json = Annotated[
-    Path | None,
-    typer.Option(
-        "--json",
-        help="Write what is printed to this file as one JSON object.",
-        show_default=False,
-        callback=_place_for_json,
-    ),
-]

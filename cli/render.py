@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,6 +21,7 @@ from samtl._runtime import size as size
 
 if TYPE_CHECKING:
     from samtl.embed.pipeline import Progress as EmbedProgress
+    from samtl.store.state import Quarantined
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -35,18 +35,23 @@ def complain(message: str) -> None:
     err.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
 
 
-def say(message: str, style: str = "") -> None:
+def say(message: str, style: str = "", console: Console = out) -> None:
     """Print a line."""
-    out.print(Text(message, style=style), soft_wrap=True)
+    console.print(Text(message, style=style), soft_wrap=True)
 
 
-def listed(lines: Iterable[str], style: str = "yellow", most: int = LISTED) -> None:
+def listed(lines: Iterable[str], style: str = "yellow") -> None:
     """Print the first lines of a long list, and how many more there are."""
     lines = iter(lines)
-    for line in itertools.islice(lines, most):
+    for line in itertools.islice(lines, LISTED):
         say(f"  {line}", style)
     if more := sum(1 for _ in lines):
         say(f"  and {more} more; --json FILE lists all", style)
+
+
+def quarantined(images: Sequence[Quarantined]) -> None:
+    """Print which images could not be used, and why."""
+    listed(f"quarantined {bad.sample_id}: {bad.code}: {bad.reason}" for bad in images)
 
 
 def warn_untrained(weights: str) -> None:
@@ -72,11 +77,8 @@ def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
         table.add_column(header, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    if out.is_terminal:
-        out.print(table)
-        return
     whole = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
-    Console(file=out.file, width=max(out.width, whole)).print(table)
+    out.print(table, width=None if out.is_terminal else max(out.width, whole), crop=False)
 
 
 def write_json(path: Path | None, content: Mapping[str, object]) -> None:
@@ -94,15 +96,14 @@ def show_log() -> None:
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(Text(record.getMessage(), style="dim"), soft_wrap=True)
+        say(record.getMessage(), "dim", err)
 
 
-class EmbedBar:
+class EmbedBar(Progress):
     """A progress bar for the encoder pass on a terminal, or a line now and then in a log."""
 
     def __init__(self) -> None:
-        self._last_line = 0.0
-        self._bar = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[figures]}"),
@@ -110,29 +111,10 @@ class EmbedBar:
             disable=not err.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("starting", total=1, figures="")
+        self._last_line = 0.0
+        self._bar = self.add_task("starting", total=1, figures="")
 
-    def __enter__(self) -> EmbedBar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def line(self, message: str, style: str = "") -> None:
-        """Print a line above the bar."""
-        err.print(Text(message, style=style), soft_wrap=True)
-
-    def count(self, done: int, total: int) -> None:
-        """Draw how many images were read to find changes."""
-        self._draw("reading images", done, total, "")
-
-    def update(self, progress: EmbedProgress) -> None:
+    def show(self, progress: EmbedProgress) -> None:
         """Draw how far the pass is."""
         rate, left = progress.images_per_second, progress.seconds_left
         figures = [
@@ -141,13 +123,14 @@ class EmbedBar:
             f"{size(progress.bytes_written)} written",
             f"{progress.quarantined} bad" if progress.quarantined else "",
         ]
-        self._draw(
-            "embedding", progress.encoded, progress.pending_rows, ", ".join(filter(None, figures))
+        self.count(
+            progress.encoded, progress.pending_rows, "embedding", ", ".join(filter(None, figures))
         )
 
-    def _draw(self, what: str, done: int, total: int, figures: str) -> None:
-        self._bar.update(self._task, description=what, completed=done, total=total, figures=figures)
+    def count(self, done: int, total: int, what: str = "reading images", figures: str = "") -> None:
+        """Draw how many images are done."""
+        self.update(self._bar, description=what, completed=done, total=total, figures=figures)
         now = time.monotonic()
         if not err.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self.line(f"{what} {done}/{total}{': ' if figures else ''}{figures}")
+            say(f"{what} {done}/{total}{': ' if figures else ''}{figures}", console=err)

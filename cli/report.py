@@ -83,7 +83,9 @@ def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> 
                 tell = embed.shown_on(drawing.enter_context(render.EmbedBar()))
             elif event.name == "sweep":
                 drawing.enter_context(stop_at_once())
-                tell = drawing.enter_context(Board()).tell
+                board = Board()
+                drawing.enter_context(board.live())
+                tell = board.tell
             else:
                 tell = drawing.enter_context(render.err.status("loading")).update
         elif type(event).__name__ in _DRAW:

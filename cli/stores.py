@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,10 @@ from .options import verb
 
 if TYPE_CHECKING:
     from samtl.embed.verify import Verification
-    from samtl.store.reader import Store
+    from samtl.store.state import Summary
+    from samtl.store.verify import Checked
+
+LEVELS = {"quick": "sizes", "rows": "every row's checksum", "deep": "every file's sha256"}
 
 
 @verb(arguments=("store",))
@@ -28,21 +30,16 @@ def info(store: Path | None = None, cache: Path | None = None, json: Path | None
 
     opened = open_store(locate(store or cache))
     summary = opened.summary()
+    counted = {k: "" if opened.task == "segmentation" else n for k, n in summary.per_class.items()}
     render.facts(
         {
             "store": str(opened.path),
             "dataset": opened.dataset,
-            "rows": _rows_in_words(
-                summary.rows,
-                summary.ok,
-                len(summary.quarantined),
-                summary.missing,
-                summary.superseded,
-            ),
+            "rows": _rows(summary, len(summary.quarantined)),
             "task": opened.task,
-            "classes": _classes(opened, summary.per_class),
+            "classes": _counts(counted),
             "groups": f"{len(set(opened.groups))}; no split divides one" if opened.groups else "",
-            "shipped split": ", ".join(f"{k} {n}" for k, n in Counter(opened.parts).items()),
+            "shipped split": _counts(Counter(opened.parts)),
             "encoder": f"{opened.encoder} at {opened.identity['image_size']} pixels, weights {opened.weights}, "
             f"computed in {opened.identity['compute_dtype']}",
             "fingerprint": opened.fingerprint,
@@ -50,42 +47,34 @@ def info(store: Path | None = None, cache: Path | None = None, json: Path | None
             "note": opened.note,
         }
     )
-    render.grid(
-        ("array", "shape", "dtype", "rows", "on disk"),
-        [
-            (a.name, " x ".join(map(str, a.shape)), a.dtype, str(a.rows), render.size(a.bytes))
-            for a in summary.arrays
-        ],
-        right=(3, 4),
-    )
-    for bad in summary.quarantined:
-        render.say(f"quarantined {bad.sample_id}: {bad.code}: {bad.reason}", "yellow")
+    arrays = [
+        (a.name, " x ".join(map(str, a.shape)), a.dtype, str(a.rows), render.size(a.bytes))
+        for a in summary.arrays
+    ]
+    render.grid(("array", "shape", "dtype", "rows", "on disk"), arrays, right=(3, 4))
+    render.quarantined(summary.quarantined)
     if opened.untrained:
         render.warn_untrained(opened.weights)
     if summary.missing:
-        tiers = ",".join(opened.tiers)
-        options = f" with --tiers {tiers}" if tiers else ""
-        render.say(f"{summary.missing} rows are missing: run samtl embed again{options}", "yellow")
-    if summary.superseded:
-        render.say(
-            f"{summary.superseded} rows are not listed any more, their images are gone or changed: samtl compact frees "
-            "their space",
-            "dim",
-        )
+        tiers = f" with --tiers {','.join(opened.tiers)}" if opened.tiers else ""
+        render.say(f"{summary.missing} rows are missing: run samtl embed again{tiers}", "yellow")
+    if summary.superseded and isinstance(
+        opened.path, Path
+    ):  # a store in a bucket cannot be compacted
+        render.say("samtl compact frees the space of rows that are not listed", "dim")
     render.write_json(json, summary.to_json())
     if summary.quarantined:
         raise typer.Exit(EXIT_QUARANTINED)
 
 
-def _rows_in_words(rows: int, ok: int, quarantined: int, missing: int, unlisted: int) -> str:
-    text = f"{rows}: {ok} embedded, {quarantined} quarantined, {missing} missing"
-    return f"{text}; {unlisted} more are not listed" if unlisted else text
+def _rows(found: Summary | Checked, quarantined: int) -> str:
+    text = f"{found.rows}: {found.ok} embedded, {quarantined} quarantined, {found.missing} missing"
+    unlisted = f"; {found.superseded} more are not listed, their images are gone or changed"
+    return text + unlisted if found.superseded else text
 
 
-def _classes(store: Store, per_class: Mapping[str, int]) -> str:
-    if store.task == "segmentation":
-        return ", ".join(per_class)
-    return ", ".join(f"{name} {n}" for name, n in per_class.items())
+def _counts(counted: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {n}".strip() for name, n in counted.items())
 
 
 @verb(arguments=("kind",))
@@ -104,13 +93,11 @@ def ls(kind: str | None = None, cache: Path | None = None) -> None:
         raise UnknownName("kind of entry", kind, kinds)
     for shown in kinds if kind is None else (kind,):
         if kind is None:
-            render.say(shown, "bold")
+            render.say(f"\n{shown}", "bold")
         if shown == "stores":
             _ls_stores(cache)
         else:
             render.grid(("name", "what"), list(registry.names(shown).items()))
-        if kind is None:
-            render.say("")
 
 
 def _ls_stores(cache: Path | None) -> None:
@@ -119,16 +106,15 @@ def _ls_stores(cache: Path | None) -> None:
 
     folder = as_place(cache) if cache else cache_folder()
     rows = []
-    for path in stores_in(folder):
+    for path in map(str, stores_in(folder)):
         try:
             store = open_store(path)
         except (SamtlError, OSError) as error:  # one damaged store must not hide the others
-            rows.append((str(path), "", "", "", f"cannot be opened: {error}"))
+            rows.append((path, "", "", "", f"cannot be opened: {error}"))
             continue
         s = store.summary()
-        done = f"{s.rows - s.missing}/{s.rows}"
-        tiers = ",".join(store.tiers)
-        rows.append((str(path), done, tiers, render.size(s.bytes), store.weights))
+        done, tiers = f"{s.rows - s.missing}/{s.rows}", ",".join(store.tiers)
+        rows.append((path, done, tiers, render.size(s.bytes), store.weights))
     if rows:
         render.grid(("store", "rows", "tiers", "on disk", "weights"), rows, right=(1, 3))
     else:
@@ -141,10 +127,7 @@ def compact(store: Path | None = None, cache: Path | None = None, json: Path | N
     from samtl.store.maintenance import compact as run
 
     with render.err.status("reading the log") as status:
-        done = run(
-            store or cache,
-            lambda rows, total: status.update(f"{rows} of {total} rows written"),
-        )
+        done = run(store or cache, lambda n, of: status.update(f"{n} of {of} rows written"))
     if done.rewritten:
         render.say(
             f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {render.size(done.bytes_after)}, "
@@ -182,62 +165,42 @@ def verify(
 
     if quick and deep:
         raise InputError("--quick and --deep exclude each other: choose one")
-    level = "quick" if quick else "deep" if deep else "rows"
+    options["level"] = "quick" if quick else "deep" if deep else "rows"
     with render.err.status("reading the log") as status:
-        found = run(
-            store or cache,
-            level,
-            **options,
-            on_progress=lambda what, done, total: status.update(_progress(what, done, total)),
-        )
+
+        def show(what: str, done: int, total: int) -> None:
+            count = render.size if what.startswith("bytes") else str
+            status.update(f"{what}: {count(done)} of {count(total)}")
+
+        found = run(store or cache, **options, on_progress=show)
     draw(found)
     render.write_json(json, found.to_json())
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 
 
-def _progress(what: str, done: int, total: int) -> str:
-    if what.startswith("bytes"):
-        return f"{render.size(done)} of {render.size(total)} of shards"
-    return f"{what}: {done} of {total}"
-
-
 def draw(found: Verification) -> None:
     """Print what was found."""
-    checked = found.checked
-    how = {"quick": "sizes", "rows": "every row's checksum", "deep": "every file's sha256"}
+    checked, images, again = found.checked, found.images, found.recomputed
     added = f"; {found.images_added} of the dataset have no row" if found.images_added else ""
+    compared = f"{found.images_compared} compared, {len(images)} differ{added}"
     render.facts(
         {
             "store": str(found.store),
-            "rows": _rows_in_words(
-                checked.rows, checked.ok, checked.quarantined, checked.missing, checked.superseded
-            ),
+            "rows": _rows(checked, checked.quarantined),
             "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; "
-            f"{how[found.level]} compared",
-            "images": f"{found.images_compared} compared, {len(found.images)} differ{added}"
-            if found.images_compared
-            else "",
-            "recomputed": f"{len(found.recomputed)} of {found.recompute} rows"
-            if found.recompute
-            else "",
+            f"{LEVELS[found.level]} compared",
+            "images": compared if found.images_compared else "",
+            "recomputed": f"{len(again)} of {found.recompute} rows" if found.recompute else "",
         }
     )
-    render.listed(
-        (
-            f"{one.what} {one.path} {_ranges(one.damaged_rows)}: {one.told}"
-            for one in found.findings
-        ),
-        "red",
-    )
-    render.listed(
-        f"{image.what} {image.sample_id} (row {image.row}): {image.told}" for image in found.images
-    )
-    for row in found.recomputed:
+    findings = ((f"{one.what} {one.path}", one.damaged_rows, one.told) for one in found.findings)
+    render.listed((f"{where}{_ranges(rows)}: {told}" for where, rows, told in findings), "red")
+    render.listed(f"{one.what} {one.sample_id} (row {one.row}): {one.told}" for one in images)
+    for row in again:
         far = "" if row.within else ", too far"
-        render.say(
-            f"  row {row.row} {row.sample_id}: {row.tier}, relative L2 {row.distance:.1e}{far}"
-        )
+        distance = f"relative L2 {row.distance:.1e}{far}"
+        render.say(f"  row {row.row} {row.sample_id}: {row.tier}, {distance}")
     if checked.leftovers:
         render.say(f"{len(checked.leftovers)} files belong to no record", "dim")
     render.say(*_verdict(found))
@@ -245,21 +208,28 @@ def draw(found: Verification) -> None:
 
 def _ranges(rows: tuple[int, ...]) -> str:
     if len(rows) > 1 and rows == tuple(range(rows[0], rows[-1] + 1)):
-        return f"rows {rows[0]} to {rows[-1]}"
-    return f"rows {', '.join(map(str, rows))}" if rows else ""
+        return f", rows {rows[0]} to {rows[-1]}"
+    return f", row {', '.join(map(str, rows))}" if rows else ""
 
 
 def _verdict(found: Verification) -> tuple[str, str]:
-    checked = found.checked
-    if found.repaired is not None:
+    from samtl.store.verify import LISTS
+
+    checked, repaired = found.checked, found.repaired
+    if repaired is not None:
         return (
-            f"repaired: {found.repaired.blocks} blocks to embed again (run samtl embed as before), "
-            f"{len(found.repaired.rewritten)} files of metadata rewritten"
+            f"repaired: {repaired.blocks} blocks to embed again (run samtl embed as before), "
+            f"{len(repaired.rewritten)} files of metadata rewritten"
         ), "yellow"
     if found.refused:
         return f"damaged, and not repaired: {found.refused}", "red"
+    if any(one.what in LISTS for one in found.findings):
+        return (
+            "damaged: only this file says what the rows are, so --repair cannot help. Take it from a copy of the "
+            "store, or embed again under another name"
+        ), "red"
     if found.findings:
-        return f"damaged: {len(found.findings)} findings; {_advice(found)}", "red"
+        return "damaged: --repair sets the damage aside, and samtl embed does it again", "red"
     if not all(row.within for row in found.recomputed):
         return "damaged: the encoder computes something else for the rows above", "red"
     if found.images:
@@ -271,14 +241,3 @@ def _verdict(found: Verification) -> tuple[str, str]:
     if found.level == "quick":
         return "complete, by the sizes of its files; their content was not read", "green"
     return "complete and undamaged", "green"
-
-
-def _advice(found: Verification) -> str:
-    from samtl.store.verify import LISTS
-
-    if any(one.what in LISTS for one in found.findings):
-        return (
-            "only this file says what the rows are, so --repair cannot help: take it from a copy of the store, or "
-            "embed again under another name"
-        )
-    return "--repair sets the damage aside, and samtl embed does it again"

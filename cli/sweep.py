@@ -33,6 +33,7 @@ def sweep(
     cache: list[Path] | None = None,
     features: list[str] | None = None,
     settings: list[str] | None = None,
+    table: Path | None = None,
     json: Path | None = None,
 ) -> None:
     """Train every head on every split with every seed, and baselines beside them; skip what is finished.
@@ -48,6 +49,8 @@ def sweep(
         Columns of pooled to train on, as for fit-head; repeat it to compare several.
     settings
         A parameter of a head or baseline as MODEL.NAME=VALUE, such as vit.epochs=5; repeat it for several.
+    table
+        Write the scores of all cells to this CSV file.
     """
     if options["heads"] == NO_HEADS:
         options["heads"] = []
@@ -60,6 +63,8 @@ def sweep(
     caches: list[Path | None] = [*(cache or [])] or ([] if options["heads"] == [] else [None])
     result = _run(caches, options)
     draw(result)
+    if table is not None:
+        result.write_table(table)
     render.write_json(json, result.to_json())
     if result.failed:
         raise typer.Exit(EXIT_FAILED_CELLS)
@@ -72,14 +77,11 @@ def _run(caches: list[Path | None], options: dict[str, Any]) -> SweepResult:
     stores = [locate(cache) for cache in caches]
     board = Board()
     try:
-        with stop_at_once(), board:
+        with stop_at_once(), board.live():
             return api.sweep(stores, **options, on_event=board.tell)
     except StopNow as stop:
-        render.say(
-            f"stopped with {board.finished} of {len(board.cells)} cells finished; they are kept, and the same command "
-            "resumes",
-            "yellow",
-        )
+        kept = f"{board.finished} of {len(board.cells)} cells finished"
+        render.say(f"stopped with {kept}; they are kept, and the same command resumes", "yellow")
         raise typer.Exit(stop.exit_code) from None
 
 
@@ -91,27 +93,19 @@ def draw(result: SweepResult) -> None:
     for summary in summaries:
         _draw_summary(summary)
     if result.failed:
-        render.say(f"{len(result.failed)} cells failed:", "red")
+        render.say(f"{len(result.failed)} cells failed; the same command tries them again:", "red")
         reasons: dict[str, list[str]] = defaultdict(list)
         for cell, reason in result.failed.items():
             reasons[reason].append(cell)
-        render.listed(
-            (
-                f"{first}{f' and {len(others)} more' if others else ''}: {reason}"
-                for reason, (first, *others) in reasons.items()
-            ),
-            "red",
-        )
-    for note in result.notes[: render.LISTED]:
-        render.say(note, "yellow")
+        more = {
+            reason: f" and {len(c) - 1} more" if len(c) > 1 else "" for reason, c in reasons.items()
+        }
+        render.listed((f"{c[0]}{more[reason]}: {reason}" for reason, c in reasons.items()), "red")
+    render.listed(result.notes)
     before = f", {result.skipped} were finished before" if result.skipped else ""
-    failed = f", {len(result.failed)} failed" if result.failed else ""
-    render.say(
-        f"{result.done} cells trained in {render.duration(result.seconds)}{before}{failed}", "dim"
-    )
+    took = render.duration(result.seconds)
+    render.say(f"{result.done} cells trained in {took}{before}", "dim")
     render.say(f"sweep: {result.out}")
-    if result.failed:
-        render.say("the same command tries the failed cells again", "dim")
     if summaries:
         render.say(f"next: samtl report {result.out}", "dim")
 
@@ -121,7 +115,7 @@ def _draw_summary(summary: Summary) -> None:
     means = "mean and deviation over seeds" if any(s.n > 1 for s in scores) else "one seed"
     render.say(f"{summary.title} on {summary.dataset} in %, {means}")
     rows = [
-        [line.model, *(written(line.scores.get(split)) for split in summary.splits)]
+        [line.model, *(_written(line.scores.get(split)) for split in summary.splits)]
         for line in summary.lines
     ]
     table = [["", *summary.splits], *rows]
@@ -136,7 +130,7 @@ def _draw_summary(summary: Summary) -> None:
         render.warn_untrained(weights)
 
 
-def written(score: Spread | None) -> str:
+def _written(score: Spread | None) -> str:
     """Write a score in percent, with its deviation if there is one."""
     if score is None:
         return ""

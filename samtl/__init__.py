@@ -14,6 +14,7 @@ Names are imported when they are first used: `import samtl` loads neither torch 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
     from samtl.study import reproduce as reproduce
     from samtl.sweep.api import SweepResult as SweepResult
     from samtl.sweep.api import sweep as sweep
+
+# Read when torch and numpy are loaded. Threads that spin at barriers compete with the decoding thread for the cores:
+# with one other busy process the encoder becomes 20 times slower, and training a head several times.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 _PUBLIC = {
     "embed": ("samtl.embed.api", "embed"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import itertools
 import multiprocessing
@@ -214,18 +213,6 @@ def machine_memory() -> int:
                 limit = Path("/sys/fs/cgroup", root, str(group).lstrip("/"), file).read_text()
                 found = min(found, int(limit))
     return found
-
-
-@contextmanager
-def without_collecting() -> Iterator[None]:
-    """Suspend garbage collection of cycles while code makes many objects and no cycles."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -9,7 +9,6 @@ from safetensors.numpy import load, save
 from samtl import registry
 from samtl.datasets import IGNORE
 from samtl.errors import InputError
-from samtl.images.transforms import resized_shape
 
 # Small and quick to train; parameters that are not here have their defaults.
 SMALL = {
@@ -93,15 +92,6 @@ def test_it_learns_what_can_be_told_apart(fitted):
     assert hits.mean() >= 0.99
 
 
-def test_the_principal_comes_first(fitted):
-    _, _, dataset, baseline = fitted
-    rows = parts(dataset)[2][:5]
-    everything = list(baseline.predict_all(dataset, rows, image_size=SIZE))
-    for first, found in zip(predicted(baseline, dataset, rows), everything, strict=True):
-        np.testing.assert_array_equal(first, next(iter(found.values())))
-        assert len({each.shape for each in found.values()}) == 1
-
-
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_a_seed_gives_the_same_weights_and_a_validation_part_may_be_empty(name, task):
     short = {"epochs": 1} if name in ("cnn", "unet") else {}
@@ -146,15 +136,6 @@ def test_what_is_told_of_the_training(fitted):
         assert baseline.best_epoch_ == least
         assert baseline.rate_ > 0
         assert 0 <= baseline.waiting_ <= 1
-
-
-def test_maps_are_as_large_as_they_are_scored(fitted):
-    _, task, dataset, baseline = fitted
-    if task == "segmentation":
-        maps = baseline.predict(dataset, [0, 1, 2], image_size=100)
-        assert [m.shape for m in maps] == [resized_shape(*shape, 100) for shape in toys.SHAPES]
-        default = next(baseline.predict(dataset, [1]))
-        assert default.shape == (1024, 640)
 
 
 def test_another_dataset_is_refused(fitted):

@@ -32,13 +32,6 @@ def test_classification_is_of_the_statistics():
     np.testing.assert_array_equal(found[0]["knn"], knn.predict_proba(X[TEST]))
 
 
-def test_more_neighbours_than_images():
-    dataset = toys.stripes()
-    baseline = Baseline(neighbours=50).fit(dataset, np.arange(6))
-    chances = next(baseline.predict_all(dataset, [7]))["knn"]
-    np.testing.assert_allclose(chances, [[1 / 3] * 3])
-
-
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_colours_that_never_vary_are_told_apart_exactly(classes):
     dataset = toys.blobs(classes=classes, noise=0)
@@ -91,25 +84,3 @@ def test_a_class_without_pixels_is_never_claimed_and_what_is_ignored_never_learn
     seen = np.unique(list(baseline.predict(dataset, [0, 3], image_size=32)))
     assert set(seen) <= {0, 1}
     np.testing.assert_allclose(baseline.tensors()["means"], [*toys.COLOURS[:2], [0, 0, 0]])
-
-
-def test_what_is_kept_are_the_moments(monkeypatch):
-    from samtl.baselines import floor
-
-    dataset = toys.blobs(classes=3, noise=25)
-    whole = Baseline().fit(dataset, np.arange(9), []).tensors()
-    monkeypatch.setattr(
-        floor, "_STRIP", 100
-    )  # sums of whole numbers do not hang on how they are cut
-    cut = Baseline().fit(dataset, np.arange(9)[::-1], []).tensors()
-    for role, tensor in whole.items():
-        np.testing.assert_array_equal(tensor, cut[role])
-    masks = [dataset.read_mask(s) for s in dataset.sample_ids[:9]]
-    images = [read_image(dataset, row) for row in range(9)]
-    residuals = []
-    for code in range(3):
-        pixels = np.concatenate([i[m == code] for i, m in zip(images, masks, strict=True)])
-        np.testing.assert_allclose(whole["means"][code], pixels.mean(axis=0))
-        residuals.append(pixels - pixels.mean(axis=0))
-    together = np.concatenate(residuals)
-    np.testing.assert_allclose(whole["covariance"], together.T @ together / len(together))

@@ -24,13 +24,6 @@ def test_pixels_are_normalised_as_imagenet_is():
     torch.testing.assert_close(Normalised(nn.Identity())(pixels), (pixels / 255 - mean) / std)
 
 
-@pytest.mark.parametrize("size", [32, 64, 96])
-def test_the_cnn_takes_squares_of_any_size(size):
-    network = cnn.Baseline()._network(10).eval()
-    assert n_weights(network) == 585_450
-    assert network(torch.randn(2, 3, size, size)).shape == (2, 10)
-
-
 def test_the_unet_scores_every_pixel_and_sees_far():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -66,13 +59,6 @@ def test_a_map_has_the_images_own_shape():
     assert made.dtype == np.uint8
     assert (made[:24, :32] == 1).all()
     assert (made[:24, 32:] == 0).all()
-
-
-def test_scores_are_interpolated_not_classes():
-    scores = torch.tensor([[[0.0, 0.0]] * 2, [[3.0, -1.0]] * 2])
-    made = class_map(scores, 8, 8, 8)
-    # 3 falls to -1 between the centres at 2 and 6, and passes 0 at 5.
-    np.testing.assert_array_equal(made, [[1, 1, 1, 1, 1, 0, 0, 0]] * 8)
 
 
 # Warm starts

@@ -10,14 +10,11 @@ from hypothesis import strategies as st
 from samtl.baselines import pixels as _pixels
 from samtl.baselines.pixels import (
     Pixels,
-    read_mask,
-    square,
-    squares,
     turned,
 )
-from samtl.datasets import IGNORE, Dataset
+from samtl.datasets import IGNORE
 from samtl.errors import InputError
-from samtl.images.transforms import PIXEL_MEAN, mask_square, resize_longest_side
+from samtl.images.transforms import mask_square
 
 
 def generator(seed=0):
@@ -27,34 +24,6 @@ def generator(seed=0):
 def everything(source, size, order=None):
     inputs, targets = zip(*source.batches(size, order), strict=True)
     return torch.cat(inputs), torch.cat(targets)
-
-
-@pytest.mark.parametrize("shape", [(40, 40), (40, 13), (9, 40), (500, 1), (3, 5)])
-def test_a_square_holds_the_image_and_the_mean_colour(shape):
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    resized = resize_longest_side(pixels, 32)
-    height, width, _ = resized.shape
-    made = square(pixels, 32)
-    assert made.shape == (32, 32, 3)
-    np.testing.assert_array_equal(made[:height, :width], resized)
-    for padded in (made[height:].reshape(-1, 3), made[:, width:].reshape(-1, 3)):
-        assert (abs(padded - np.array(PIXEL_MEAN)) <= 0.5).all()
-
-
-def test_labelled_images_in_order():
-    dataset = toys.stripes(n=20)
-    rows = np.array([7, 3, 11])
-    source = Pixels(dataset, rows, 32, augment=True)
-    assert len(source) == 3
-    batches = list(source.batches(2, None))
-    assert [tuple(inputs.shape) for inputs, _ in batches] == [(2, 3, 32, 32), (1, 3, 32, 32)]
-    inputs, targets = everything(source, 2)
-    assert (inputs.dtype, targets.dtype) == (torch.uint8, torch.int64)
-    assert inputs.is_contiguous(memory_format=torch.channels_last)
-    assert targets.tolist() == [dataset.labels[row] for row in rows]
-    for row, made in zip(rows, inputs, strict=True):  # in order, nothing is turned
-        expected = square(_pixels.read_image(dataset, row), 32)
-        np.testing.assert_array_equal(made.permute(1, 2, 0).numpy(), expected)
 
 
 def test_masks_lie_on_their_images():
@@ -85,17 +54,6 @@ def test_kept_or_decoded_anew_is_the_same(make, monkeypatch):
     assert len(dataset.read.asked) == 2 * len(rows)
 
 
-def test_shuffled_batches_hold_every_image_once():
-    source = Pixels(toys.stripes(n=30), np.arange(30), 32)
-    plain, of_plain = everything(source, 7)
-    mixed, labels = everything(source, 7, generator())
-    keys = [image.numpy().tobytes() for image in plain]
-    order = [keys.index(image.numpy().tobytes()) for image in mixed]
-    assert sorted(order) == list(range(30)) != order
-    assert torch.equal(labels, of_plain[order])
-    assert not torch.equal(mixed, everything(source, 7, generator(1))[0])
-
-
 def ways(image):
     """The eight ways to lay a square down."""
     turns = [np.rot90(image, k) for k in range(4)]
@@ -113,33 +71,6 @@ def test_turning_moves_pixels_and_masks_alike(seed, n, side):
         assert torch.equal(made[..., c], targets + c)
     for before, after in zip(masks.numpy(), targets.numpy(), strict=True):
         assert any(np.array_equal(after, way) for way in ways(before))
-
-
-def test_all_eight_ways_are_equally_likely():
-    image = torch.arange(9, dtype=torch.uint8).view(3, 3, 1)
-    labels = torch.arange(4000)
-    made, targets = turned(image.expand(4000, 3, 3, 1), labels, generator())
-    assert torch.equal(targets, labels)
-    _, counts = made.flatten(1).unique(dim=0, return_counts=True)
-    assert len(counts) == 8
-    assert counts.min() > 430
-
-
-def test_images_to_predict_on_are_read_without_targets():
-    dataset = toys.blobs(n=7)
-    dataset.read_mask.forbidden = set(dataset.sample_ids)
-    found = list(squares(dataset, np.array([6, 0, 1, 2, 5]), 32, 2))
-    assert [len(inputs) for inputs, _ in found] == [2, 2, 1]
-    assert [shape for _, shapes in found for shape in shapes] == [
-        toys.SHAPES[row % 3] for row in (6, 0, 1, 2, 5)
-    ]
-
-
-def test_a_damaged_image_is_named():
-    dataset = toys.stripes()
-    dataset.read.content[dataset.sample_ids[2]] = b"no image"
-    with pytest.raises(InputError, match=r"image '2/002\.png' of stripes cannot be used"):
-        Pixels(dataset, np.arange(4), 32)
 
 
 def test_an_image_that_goes_during_training_is_named(monkeypatch):
@@ -166,9 +97,3 @@ def test_a_mask_that_does_not_fit_is_named(mask, said):
     dataset.read_mask.content["000.png"] = mask
     with pytest.raises(InputError, match=rf"the mask of '?'000\.png' of blobs .*{said}"):
         Pixels(dataset, np.arange(3), 32)
-
-
-def test_a_dataset_without_masks_has_none():
-    dataset = Dataset("labelled", ("a", "b"), ("x",), (0,), toys.Reads({}))
-    with pytest.raises(InputError, match="has labels, not masks"):
-        read_mask(dataset, 0, (1, 1))

@@ -27,12 +27,6 @@ def test_the_architecture_is_that_of_the_published_weights():
     assert vgg19.OFFICIAL.file == f"vgg19-{vgg19.OFFICIAL.sha256}.pth"
 
 
-def test_no_random_number_is_used_up():
-    before = torch.random.get_rng_state()
-    convolutions()
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 @pytest.fixture
 def narrow(monkeypatch):
     """Make the network narrow, which is quick; all else about it stays."""
@@ -93,29 +87,3 @@ def test_weights_that_were_exchanged_are_noticed(narrow, tmp_path):
     torch.save(published_state(seed=1), tmp_path / "own.pth")
     with pytest.raises(InputError, match=r"fitted with the weights file own\.pth"):
         next(restored(baseline).predict(dataset, [5]))
-
-
-def test_features_are_mean_and_maximum_of_what_sees_the_image():
-    cells = torch.zeros(2, 512, 3, 3)
-    cells[0, :, :2, :] = torch.arange(6.0).view(2, 3)  # a wide image, 96 x 60 of 96 x 96
-    cells[0, :, 2, :] = 1e6
-    cells[1] = 4
-    features = make(image_size=96)._pooled(cells, [(10, 16), (5, 5)])
-    assert features.shape == (2, vgg19.N_FEATURES)
-    np.testing.assert_array_equal(features[0], [2.5] * 512 + [5] * 512)
-    np.testing.assert_array_equal(features[1], [4] * 1024)
-
-
-def test_random_weights_carry_the_image_to_the_last_layer():
-    """Without the gain for ReLU, signals fade by 2 ** -8 on their way through 16 layers."""
-    baseline = make(checkpoint="random:0")
-    loaded = baseline._load()
-    assert (loaded.description, loaded.untrained) == ("untrained (random:0)", True)
-    images = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-    images = images.to(torch.uint8)
-    baseline._dtype = torch.float32
-    exact = baseline._run(images)
-    assert exact.shape == (2, 512, 1, 1)
-    assert 0.3 < exact.std() < 30
-    baseline._dtype = torch.bfloat16
-    torch.testing.assert_close(baseline._run(images), exact, rtol=0.1, atol=0.1)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it writes, and how it ends."""
 
 import errno
+import inspect
 import json
 import os
 import re
@@ -10,8 +11,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ import pytest
 import stubs
 import torch
 from PIL import Image
+from samtl.cli import app, main
+from typer.main import get_command
 
 import samtl
 from samtl.datasets import folder as folder_module
+from samtl.study import reproduce
 
 ROOT = Path(__file__).parent.parent
-main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
 
 
 def untouched(path):
@@ -34,43 +37,74 @@ def untouched(path):
 def test_help_names_every_verb(run):
     code, output, _ = run("--help")
     assert code == 0
-    for verb in (
-        "embed",
-        "fit-head",
-        "predict",
-        "sweep",
-        "report",
-        "reproduce",
-        "info",
-        "ls",
-        "demo",
-    ):
+    for verb in (*VERBS, "info", "ls", "compact", "demo", "bench"):
         assert verb in output
-    assert "Exit codes" in output
+
+
+def commands():
+    """Each verb with its parameters, as typer sees them."""
+    group = get_command(app)
+    for name in [name for name in group.commands if name != "bench"]:
+        yield name, group.resolve_command(None, [name])[1].params
+    for name in (bench := group.commands["bench"]).commands:
+        yield f"bench {name}", bench.resolve_command(None, [name])[1].params
+
+
+VERBS = {
+    "embed": samtl.embed,
+    "fit-head": samtl.fit_head,
+    "fit-baseline": samtl.fit_baseline,
+    "predict": samtl.predict,
+    "sweep": samtl.sweep,
+    "report": samtl.make_report,
+    "reproduce": reproduce,
+    "verify": samtl.verify,
+}
+
+
+def test_every_option_is_described_as_in_the_library():
+    for verb, parameters in commands():
+        assert all(parameter.help for parameter in parameters), verb
+        if verb in VERBS:
+            signature = inspect.signature(VERBS[verb]).parameters
+            text = " ".join(inspect.getdoc(VERBS[verb]).split())
+            shared = [p for p in parameters if p.name in signature]
+            assert len(shared) >= len(signature) - 5
+            own = {"json", "seeds", "features", "sources", "study", "store", "from_store"}
+            assert not [p.name for p in shared if p.help not in text and p.name not in own], verb
 
 
 @pytest.mark.parametrize(
-    "verb",
+    "args",
     [
-        "embed",
-        "fit-head",
-        "fit-baseline",
-        "predict",
-        "sweep",
-        "report",
-        "reproduce",
-        "info",
-        "ls",
-        "bench heads",
-        "demo",
+        ("fit-head", "--seed", "-1"),
+        ("fit-head", "--lr", "-1"),
+        ("fit-head", "--epochs", "0"),
+        ("embed", "--limit", "-3"),
+        ("embed", "--image-size", "many"),
+        ("verify", "--recompute", "-1"),
+        ("sweep", "--jobs", "-1"),
+        ("sweep", "--jobs", "0"),
+        ("sweep", "--unknown"),
     ],
 )
-def test_every_option_is_in_the_readme(run, verb):
-    _, output, _ = run(*verb.split(), "--help")
-    options = set(re.findall(r"--[a-z][a-z-]+", output)) - {"--help", "--no-allow-partial"}
-    text = (ROOT / "README.md").read_text()
-    assert options
-    assert not [option for option in options if option not in text]
+def test_values_out_of_range(run, embedded, args):
+    code, _, errors = run(*args)
+    assert code == 2
+    assert args[1] in errors or args[1].strip("-") in errors
+    assert untouched(Path("runs"))
+
+
+def test_a_terminal_without_the_characters_of_a_name():
+    code = "from samtl.cli.render import say; from samtl.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "info", "Ünlü.zarr"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert result.returncode == 2
+    assert b"?nl?.zarr" in result.stderr
+    assert b"Traceback" not in result.stderr
 
 
 def test_version(run):
@@ -78,30 +112,17 @@ def test_version(run):
 
 
 def test_embed_prints_the_plan_then_the_result(run, encoders, folder):
-    code, output, _ = run(
-        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--json", "e.json"
-    )
+    args = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--json", "e.json")
+    code, output, _ = run(*args)
     assert code == 0
-    for told in (
-        "24 rows",
-        "pooled",
-        "grid",
-        "dense",
-        "free",
-        "img/s",
-        "untrained",
-        "peak memory",
-    ):
-        assert told in output
+    for text in ("24 rows", "pooled", "grid", "dense", "free", "img/s", "untrained"):
+        assert text in output
     written = json.loads(Path("e.json").read_text())
     store = samtl.open(written["store"])
-    assert store.path == Path("cache/folder-images.tiny.1024.zarr") or store.path.parent == Path(
-        "cache"
-    )
+    assert store.path.parent == Path("cache")
     assert written["rows"] == written["encoded"] == len(store) == 24
     assert written["fingerprint"] == store.fingerprint
-    assert written["untrained"] is True
-    assert written["quarantined"] == []
+    assert (written["untrained"], written["quarantined"]) == (True, [])
 
 
 def test_embed_at_another_image_size(run, encoders, folder):
@@ -114,20 +135,12 @@ def test_embed_at_another_image_size(run, encoders, folder):
     assert "tiny at 128 pixels" in run("info")[1]
     code, _, errors = run(*args[:-1], "100")
     assert code == 2
-    assert "--image-size must be a multiple of 16 from 16 to 2048" in errors
+    assert "--image-size" in errors
 
 
 def test_dry_run_writes_nothing(run, encoders, folder):
-    code, output, _ = run(
-        "embed",
-        "--dataset",
-        f"folder:{folder}",
-        "--encoder",
-        "tiny",
-        "--dry-run",
-        "--json",
-        "p.json",
-    )
+    args = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--dry-run")
+    code, output, _ = run(*args, "--json", "p.json")
     assert code == 0
     assert "24 rows" in output
     assert untouched(Path("cache"))
@@ -141,18 +154,17 @@ def test_bad_images_are_listed_and_end_with_1(run, encoders, folder):
     args = ("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--json", "e.json")
     code, output, errors = run(*args)
     assert code == 1
-    assert "2 of 26 rows are quarantined" in output
-    assert "field/zero.png: empty" in output
-    assert "town/text.jpg: not_an_image" in output
-    assert "field/zero.png" in errors  # told when it happens, too
+    for text in ("field/zero.png: empty", "town/text.jpg: not_an_image"):
+        assert text in output
+        assert text in errors  # when it happens, too
     bad = {q["sample_id"]: q["code"] for q in json.loads(Path("e.json").read_text())["quarantined"]}
     assert bad == {"field/zero.png": "empty", "town/text.jpg": "not_an_image"}
-    code, output, _ = run("info")
+    code, output, _ = run("info", "--json", "i.json")
     assert code == 1
-    assert "24 embedded, 2 quarantined, 0 missing" in output
-    code, output, _ = run(*args)
-    assert code == 1
-    assert "nothing left to do" in output
+    info = json.loads(Path("i.json").read_text())
+    assert (info["ok"], len(info["quarantined"]), info["missing"]) == (24, 2, 0)
+    assert run(*args)[0] == 1
+    assert json.loads(Path("e.json").read_text())["encoded"] == 0
 
 
 def test_info_as_json(run, encoders, folder):
@@ -170,23 +182,13 @@ def test_info_as_json(run, encoders, folder):
 def test_ls(run, encoders, folder):
     code, output, _ = run("ls")
     assert code == 0
-    for name in (
-        "eurosat",
-        "folder",
-        "synthetic",
-        "sam_vit_b",
-        "sam_vit_h",
-        "tiny",
-        "logreg",
-        "mlp",
-        "no stores",
-    ):
+    for name in ("eurosat", "folder", "synthetic", "sam_vit_b", "tiny", "logreg", "floor"):
         assert name in output
     run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
     _, output, _ = run("ls", "stores")
     assert "24/24" in output
     assert "untrained" in output
-    assert "nearest" not in run("ls", "encoders")[1]
+    assert "logreg" not in run("ls", "encoders")[1]
 
 
 def test_a_damaged_store_does_not_hide_the_others(run, encoders, folder):
@@ -196,23 +198,15 @@ def test_a_damaged_store_does_not_hide_the_others(run, encoders, folder):
     code, output, _ = run("ls", "stores")
     assert code == 0
     assert "24/24" in output
-    assert "cannot be opened" in output
+    assert "cache/bad.zarr" in output
 
 
 def test_which_store_is_meant(run, encoders, folder):
     code, _, errors = run("info")
     assert code == 2
-    assert "there is no store in cache" in errors
+    assert "cache" in errors
     for name in ("a", "b"):
-        run(
-            "embed",
-            "--dataset",
-            f"folder:{folder}",
-            "--encoder",
-            "tiny",
-            "--out",
-            f"cache/{name}.zarr",
-        )
+        run(*EMBED, "--out", f"cache/{name}.zarr")
     code, _, errors = run("info")
     assert code == 2
     assert "--cache cache/a.zarr" in errors
@@ -225,22 +219,22 @@ EMBED = ("embed", "--encoder", "tiny", "--dataset", "folder:images")
 
 BAD_INPUT = {
     "unknown verb": (("emebd",), "embed"),
-    "unknown dataset": (("embed", "--dataset", "eurosta", "--encoder", "tiny"), "did you mean eurosat"),
-    "unknown encoder": (("embed", "--dataset", "folder:images", "--encoder", "sam_vit_x"), "did you mean sam_vit_"),
-    "unknown kind": (("ls", "encoder"), "did you mean encoders?"),
+    "unknown dataset": (("embed", "--dataset", "eurosta", "--encoder", "tiny"), "eurosat"),
+    "unknown encoder": (("embed", "--dataset", "folder:images", "--encoder", "sam_vit_x"), "sam_vit_"),
+    "unknown kind": (("ls", "encoder"), "encoders"),
     "missing root": (("embed", "--dataset", "folder:nowhere", "--encoder", "tiny"), "nowhere"),
     "missing eurosat root": (("embed", "--root", "nowhere", "--encoder", "tiny"), "nowhere"),
     "empty folder": (("embed", "--dataset", "folder:empty", "--encoder", "tiny"), "empty"),
     "unknown tier": ((*EMBED, "--tiers", "pooled,thick"), "--tiers"),
     "batch size": ((*EMBED, "--batch-size", "0"), "--batch-size"),
-    "too many per class": ((*EMBED, "--per-class", "99"), "field has 12"),
+    "too many per class": ((*EMBED, "--per-class", "99"), "12"),
     "limit": ((*EMBED, "--limit", "0"), "--limit"),
-    "device": ((*EMBED, "--device", "gpu"), "--device must be"),
-    "dtype": ((*EMBED, "--dtype", "int8"), "--dtype must be"),
+    "device": ((*EMBED, "--device", "gpu"), "--device"),
+    "dtype": ((*EMBED, "--dtype", "int8"), "--dtype"),
     "seed of weights": ((*EMBED, "--checkpoint", "random:x"), "random:SEED"),
-    "missing checkpoint": ((*EMBED, "--checkpoint", "w.pth"), "no such file"),
-    "nowhere for the JSON": ((*EMBED, "--json", "no/such/folder/e.json"), "in a folder that exists"),
-    "not a store": (("info", "images"), "no store in images"),
+    "missing checkpoint": ((*EMBED, "--checkpoint", "w.pth"), "w.pth"),
+    "nowhere for the JSON": ((*EMBED, "--json", "no/such/folder/e.json"), "no/such/folder/e.json"),
+    "not a store": (("info", "images"), "images"),
 }  # fmt: skip
 
 
@@ -260,7 +254,7 @@ def test_cuda_where_there_is_none(run, folder):
         "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--device", "cuda"
     )
     assert code == 2
-    assert "--device cuda needs CUDA" in errors
+    assert "--device cuda" in errors
     assert untouched(Path("cache"))
 
 
@@ -270,7 +264,8 @@ def test_a_checkpoint_of_another_architecture(run, folder):
         "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--checkpoint", "b.pth"
     )
     assert code == 2
-    assert "is not of the architecture tiny" in errors
+    assert "b.pth" in errors
+    assert "tiny" in errors
     assert untouched(Path("cache"))
 
 
@@ -281,7 +276,7 @@ def test_too_little_disk(run, encoders, folder, monkeypatch):
     )
     code, _, errors = run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
     assert code == 5
-    assert "GiB free" in errors
+    assert "1000 B" in errors
     assert untouched(Path("cache"))
 
 
@@ -295,16 +290,14 @@ def test_a_store_of_another_making_is_refused_field_by_field(run, encoders, fold
     code, _, errors = run(*args, "--dtype", "float32")
     if samtl.open("s.zarr").identity["compute_dtype"] != "float32":
         assert code == 3
-        assert "compute_dtype: the store has bfloat16, asked for is float32" in errors
+        assert "compute_dtype" in errors
     code, _, errors = run(
         "embed", "--dataset", "synthetic:3", "--encoder", "tiny", "--out", "s.zarr"
     )
     assert code == 3
-    assert "dataset: the store has folder-images, asked for is synthetic" in errors
+    assert "dataset" in errors
     after = stubs.contents(Path("s.zarr"))
-    assert {k: v for k, v in after.items() if not k.startswith(".")} == {
-        k: v for k, v in before.items() if not k.startswith(".")
-    }
+    assert after == before
 
 
 SLOW_EMBED = """
@@ -312,8 +305,7 @@ SLOW_EMBED = """
     sys.path.insert(0, {tests!r})
     import stubs
     stubs.install(stubs.StubEncoders(seconds={seconds}))
-    from importlib.metadata import entry_points
-    main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
+    from samtl.cli import main
     sys.argv = ["samtl", "embed", "--dataset", "synthetic:20", "--encoder", "tiny", "--out", "s.zarr"]
     main()
 """
@@ -338,19 +330,17 @@ def test_a_signal_ends_the_pass_after_the_block_in_flight(number, expected):
     process = start_slow_embed()
     wait_for_a_record(Path("s.zarr"))
     process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    process.communicate(timeout=60)
     assert process.returncode == expected
-    assert "stopping after the block in flight" in errors
-    assert "the same command goes on from there" in output
     store = samtl.open("s.zarr")
     done = len(store) - store.missing
     assert 0 < done < len(store)
     assert done % 16 == 0
     assert not [p for p in Path("s.zarr").rglob("*") if p.name.startswith(".tmp-")]
-    again = start_slow_embed()
+    again = start_slow_embed(0)
     output, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
-    assert f"{len(store) - done} of them still to do" in output
+    assert f"{len(store) - done} still to do" in output
     assert samtl.open("s.zarr").missing == 0
 
 
@@ -366,18 +356,7 @@ def test_a_second_signal_stops_at_once():
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=6)  # the block in flight alone would take 8 seconds
     assert process.returncode == 130
-    assert "error: stopped; what was committed before is kept" in errors
-
-
-def test_a_second_writer_leaves_with_code_4():
-    process = start_slow_embed()
-    wait_for_a_record(Path("s.zarr"))
-    other = start_slow_embed()
-    _, errors = other.communicate(timeout=60)
-    assert other.returncode == 4
-    assert f"process {process.pid}" in errors
-    process.kill()
-    process.communicate()
+    assert "Traceback" not in errors
 
 
 def test_a_defect_is_not_taken_for_a_finished_pass(monkeypatch, capsys):
@@ -391,10 +370,10 @@ def test_a_defect_is_not_taken_for_a_finished_pass(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 70
-    assert "please report it" in capsys.readouterr().err
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_sixteen_bit_images_are_quarantined_with_advice(run, encoders, folder):
+def test_sixteen_bit_images_are_quarantined(run, encoders, folder):
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(folder / "field" / "deep.tif")
     code, output, _ = run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
     assert code == 1
@@ -405,15 +384,8 @@ def test_sixteen_bit_images_are_quarantined_with_advice(run, encoders, folder):
 def test_fit_head_prints_scores_beside_the_floor(run, embedded, head):
     code, output, _ = run("fit-head", "--head", head, "--split", "0.25", "--json", "f.json")
     assert code == 0
-    for told in (
-        "accuracy",
-        "95 % interval",
-        "floor",
-        "untrained",
-        "14 images to train on",
-        "6 held out",
-    ):
-        assert told in output
+    for text in ("accuracy", "95 % interval", "floor", "untrained", "6 held out"):
+        assert text in output
     told = json.loads(Path("f.json").read_text())
     assert {"metrics", "floor", "split", "fingerprint", "run", "seconds"} <= told.keys()
     for score in told["metrics"].values():
@@ -440,13 +412,12 @@ def test_runs_are_never_overwritten(run, embedded):
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("--split", "1.5"), "--split 1.5: a held-out share lies between 0 and 1"),
-        (("--split", "0"), "--split 0: a held-out share lies between 0 and 1"),
-        (("--split", "0.01"), "choose a share from"),
-        (("--head", "mpl"), "did you mean mlp?"),
-        (("--cache", "nowhere"), "there is no store in nowhere"),
-        (("--split", "half"), "no split is called 'half': known are 0.2, shipped, fold:1/5"),
-        (("--seed", "-1"), "Invalid value for '--seed'"),
+        (("--split", "1.5"), "1.5"),
+        (("--split", "0"), "--split 0"),
+        (("--split", "0.01"), "0.01"),
+        (("--head", "mpl"), "mlp"),
+        (("--cache", "nowhere"), "nowhere"),
+        (("--split", "half"), "half"),
     ],
 )
 def test_fit_head_on_bad_input(run, embedded, args, told):
@@ -462,28 +433,28 @@ def test_a_class_too_small_to_split(run, encoders, folder):
     run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")
     code, _, errors = run("fit-head")
     assert code == 2
-    assert "class 'town', got 1" in errors
+    assert "town" in errors
 
 
 def test_an_unfinished_store_is_refused_unless_allowed(run, embedded):
     store = next(Path("cache").glob("*.zarr"))
-    (store / "log" / "1.json").unlink()
+    (store / "log" / "1.0.json").unlink()
     code, _, errors = run("fit-head", "--head", "logreg")
     assert code == 2
     assert "8 of 24 rows" in errors
     code, output, _ = run("fit-head", "--head", "logreg", "--allow-partial")
     assert code == 0
-    assert "8 rows were left out" in output
+    assert "8 rows" in output
 
 
 def test_a_damaged_store_ends_with_2(run, embedded):
     shard = next(Path("cache").glob("*.zarr")) / "pooled" / "c.0.0"
     content = bytearray(shard.read_bytes())
-    content[3] ^= 1
+    content[40] ^= 1
     shard.write_bytes(content)
     code, _, errors = run("fit-head", "--head", "logreg")
     assert code == 2
-    assert "fails its checksum" in errors
+    assert "pooled/c.0.0" in errors
     assert untouched(Path("runs"))
 
 
@@ -497,8 +468,8 @@ def trained(run, embedded):
 def test_predict_prints_classes_and_lists_bad_images(run, trained, folder):
     code, output, _ = run("predict", "--run", trained, "--images", folder, "--json", "p.json")
     assert code == 0
-    for told in ("field", "town", "mean probability", "24 images", "untrained", "predictions.csv"):
-        assert told in output
+    for text in ("field", "town", "24 images", "untrained", "predictions.csv"):
+        assert text in output
     assert len(Path("predictions.csv").read_text().splitlines()) == 25
     (folder / "field" / "zero.png").write_bytes(b"")
     args = ("predict", "--run", trained, "--images", folder, "--json", "p.json")
@@ -507,7 +478,6 @@ def test_predict_prints_classes_and_lists_bad_images(run, trained, folder):
     assert "--overwrite" in errors
     code, output, _ = run(*args, "--overwrite")
     assert code == 1
-    assert "1 of 25 images were skipped" in output
     assert "field/zero.png: empty" in output
     told = json.loads(Path("p.json").read_text())
     assert told["rows"] == 24
@@ -517,19 +487,19 @@ def test_predict_prints_classes_and_lists_bad_images(run, trained, folder):
 def test_predict_from_the_only_store(run, trained, folder):
     code, output, _ = run("predict", "--run", trained, "--from-store", "--out", "stored.csv")
     assert code == 0
-    assert "table: stored.csv" in output
+    assert "stored.csv" in output
     assert Path("stored.csv").read_text().startswith("sample_id,predicted,p_field,p_town\n")
 
 
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [
-        ((), 2, "give one of --images, --from-store"),
-        (("--images", "images", "--from-store"), 2, "give one of --images, --from-store"),
-        (("--images", "images", "--cache", "cache"), 2, "--cache names the store for --from-store"),
+        ((), 2, "--from-store"),
+        (("--images", "images", "--from-store"), 2, "--from-store"),
+        (("--images", "images", "--cache", "cache"), 2, "--from-store"),
         (("--images", "images", "--checkpoint", "random:1"), 3, "encoder.weights_sha256"),
-        (("--images", "nowhere"), 2, "does not exist"),
-        (("--images", "images", "--device", "gpu"), 2, "--device must be"),
+        (("--images", "nowhere"), 2, "nowhere"),
+        (("--images", "images", "--device", "gpu"), 2, "--device"),
         (("--images", "images", "--batch-size", "0"), 2, "--batch-size"),
     ],
 )
@@ -543,110 +513,88 @@ def test_predict_on_bad_input(run, trained, args, code, told):
 def test_predict_without_a_run(run, folder):
     code, _, errors = run("predict", "--run", folder, "--images", folder)
     assert code == 2
-    assert "is no run" in errors
+    assert str(folder) in errors.replace("\n", "")
 
 
 def test_verify_and_repair(run, embedded):
     (store,) = Path("cache").glob("*.zarr")
     code, output, _ = run("verify", "--json", "v.json")
     assert (code, json.loads(Path("v.json").read_text())["findings"]) == (0, [])
-    assert "whole" in output
     damaged = Path(shutil.copytree(store, "damaged.zarr"))
     shard = next(damaged.glob("pooled/c.*"))
     shard.write_bytes(shard.read_bytes()[::-1])
-    code, output, _ = run("verify", str(damaged), "--json", "v.json")
+    code, output, _ = run("verify", damaged, "--json", "v.json")
     assert code == 2
     assert "pooled/c." in output
     assert "--repair" in output
     assert json.loads(Path("v.json").read_text())["findings"][0]["array"] == "pooled"
-    assert run("verify", str(damaged), "--quick")[0] == 0
-    code, output, _ = run("verify", str(damaged), "--repair")
-    assert code == 1
-    assert "embedded again" in output
-    code, output, _ = run("verify", str(damaged), "--deep")
-    assert code == 1
-    assert "missing" in output
+    assert run("verify", damaged, "--quick")[0] == 0
+    assert run("verify", damaged, "--repair")[0] == 1
+    assert run("verify", damaged, "--deep", "--json", "v.json")[0] == 1
+    assert json.loads(Path("v.json").read_text())["missing"] == 16
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "remedy"),
-    [
-        (errno.EROFS, 5, "mount that drive for writing, or work on a copy elsewhere"),
-        (errno.ENOSPC, 5, "make room there and start again"),
-        (errno.EIO, 5, ""),
-        (errno.EACCES, 2, "whoever runs samtl must have the right to that"),
-    ],
+    ("number", "code"),
+    [(errno.EROFS, 5), (errno.ENOSPC, 5), (errno.EIO, 5), (errno.EACCES, 2), (errno.ENOENT, 2)],
 )
-def test_what_a_drive_refuses_is_told_with_a_remedy(
-    run, embedded, monkeypatch, number, code, remedy
-):
-    (store,) = Path("cache").glob("*.zarr")
-    opened, shard = os.open, store / "pooled" / "c.0.0"
-    shard.write_bytes(bytes(shard.stat().st_size))
+def test_an_error_of_the_drive_names_the_path(run, monkeypatch, number, code):
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number), "some/path")
 
-    def refuse(path, *options, **named):
-        if str(path).endswith(".lock"):
-            raise OSError(number, os.strerror(number), str(path))
-        return opened(path, *options, **named)
-
-    monkeypatch.setattr(os, "open", refuse)
-    ended, _, errors = run("verify", store, "--repair")
+    monkeypatch.setattr("samtl.store.storage.locate", refuse)
+    ended, _, errors = run("info")
     assert ended == code
-    told = f"{os.strerror(number)}: {store.resolve() / '.lock'}"
-    assert (f"{told}; {remedy}" if remedy else told) in " ".join(errors.split())
+    assert f"{os.strerror(number)}: some/path" in errors
 
 
-def test_verify_says_how_many_rows_it_recomputed(run, embedded, folder):
-    images = ("--dataset", f"folder:{folder}", "--recompute", "24", "--json", "v.json")
-    code, output, _ = run("verify", *images)
-    assert (code, "24 of 24 rows asked for" in output) == (0, True)
+def test_verify_with_the_images(run, embedded, folder):
+    def verified(*options):
+        images = ("--dataset", f"folder:{folder}", "--json", "v.json")
+        code, _, _ = run("verify", *images, *options)
+        found = json.loads(Path("v.json").read_text())
+        return code, len(found["recomputed"]), Counter(one["what"] for one in found["images"])
+
+    assert verified("--deep", "--recompute", "24") == (0, 24, {})
+    (folder / "town" / "0.png").write_bytes((folder / "town" / "1.png").read_bytes())
+    assert verified("--deep") == (3, 0, {"changed": 1})
     (folder / "town").rename(folder / "city")
-    code, output, _ = run("verify", *images)
-    assert (code, "12 of 24 rows asked for; no more have" in output) == (0, True)
-    told = json.loads(Path("v.json").read_text())
-    assert (len(told["recomputed"]), told["recompute"]) == (12, 24)
-    (folder / "field").rename(folder / "meadow")
-    code, _, errors = run("verify", *images)
-    assert (code, "can be recomputed" in errors) == (3, True)
-    (store,) = Path("cache").glob("*.zarr")
-    next(store.glob("pooled/c.*")).unlink()
-    code, output, _ = run("verify", *images)
-    assert (code, "0 of 24 rows asked for" in output) == (2, True)
+    assert verified("--recompute", "24") == (0, 12, {})
+    assert verified("--deep") == (3, 0, {"gone": 12})
 
 
-def test_verify_says_what_to_do_about_another_class(run, embedded, monkeypatch):
+def test_verify_finds_another_class(run, embedded, monkeypatch):
     listed = folder_module.open_dataset
 
     def swapped(*arguments):
         return replace(listed(*arguments), classes=("town", "field"))
 
-    images = ("verify", "--deep", "--dataset", f"folder:{Path('images').resolve()}")
-    code, output, _ = run(*images)
-    assert code == 0
-    assert "24 compared, 0 not what they were" in output
-    assert "another class" not in output
     monkeypatch.setattr(folder_module, "open_dataset", swapped)
-    code, output, _ = run(*images)
+    images = ("--deep", "--dataset", f"folder:{Path('images').resolve()}")
+    code, output, _ = run("verify", *images)
     assert code == 3
-    assert "24 compared, 0 not what they were, 24 of another class or part" in output
     assert "relabelled town/" in output
-    assert "run samtl embed, which takes these" in output
-    (Path("images") / "town" / "0.png").unlink()
-    code, output, _ = run(*images)
-    assert code == 3
-    assert "24 compared, 1 not what they were, 23 of another class or part" in output
-    assert "images are not those that it was made from; classes" in output
 
 
 def test_verify_on_bad_input(run, embedded):
-    for arguments, told in (
-        (("--quick", "--deep"), "give one of them"),
+    for arguments, text in (
+        (("--quick", "--deep"), "--deep"),
         (("--recompute", "1"), "--dataset"),
-        (("--dataset", "synthetic:4"), "--deep and --recompute only: add one of them"),
+        (("--dataset", "synthetic:4"), "--deep"),
+        (("nowhere",), "nowhere"),
     ):
         code, _, error = run("verify", *arguments)
         assert code == 2
-        assert told in error
-    code, _, error = run("verify", "nowhere")
-    assert code == 2
-    assert "no store" in error
+        assert text in error
+
+
+def test_compact_drops_rows_that_are_not_listed(run, embedded, folder):
+    (folder / "town" / "0.png").unlink()
+    assert run(*EMBED)[0] == 0
+    assert "compact" in run("info")[1]
+    assert run("compact", "--json", "c.json")[0] == 0
+    done = json.loads(Path("c.json").read_text())
+    assert (done["rewritten"], done["dropped"], done["rows"]) == (True, 1, 23)
+    assert "compact" not in run("info")[1]
+    assert run("compact", "--json", "c.json")[0] == 0
+    assert json.loads(Path("c.json").read_text())["rewritten"] is False

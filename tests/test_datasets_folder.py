@@ -13,7 +13,6 @@ from PIL import Image
 from samtl.datasets import listing as _listing
 from samtl.datasets import resolve
 from samtl.errors import InputError
-from samtl.images.codecs import MAX_BYTES, BadImage
 
 
 def image_bytes(value=0, form="PNG"):
@@ -53,25 +52,6 @@ class TestListing:
         )  # fmt: skip
         assert dataset.labels == (0, 0, 0, 0, 0, 1, 1)
 
-    def test_all_formats_in_any_case(self, root):
-        wanted = [
-            "a.jpg",
-            "b.JPEG",
-            "c.Png",
-            "d.webp",
-            "e.TIF",
-            "f.tiff",
-            "g.bmp",
-            "h.jfif",
-            "i.jp2",
-        ]
-        for name in [*wanted, "i.txt", "j.jpg.txt", "k", "png"]:
-            add(root, f"city/{name}")
-        dataset = listed(root)
-        got = [i.removeprefix("city/") for i in dataset.sample_ids if i.startswith("city/")]
-        assert got == ["1.png", "2.png", *wanted]
-        assert dataset.note == ""
-
     def test_images_in_other_formats_are_counted_and_named(self, root):
         """Fault: they were left out without a word."""
         for path in ("city/a.gif", "city/b.GIF", "water/c.heic", "water/d.txt", "water/.e.gif"):
@@ -90,14 +70,6 @@ class TestListing:
         assert dataset.classes == ("city", "water")
         assert len(dataset) == 4
 
-    def test_folders_in_a_class_count_to_it(self, root):
-        add(root, "city/2019/10/b.png", image_bytes(7))
-        add(root, "city/2019/9/a.png")
-        dataset = listed(root)
-        assert dataset.sample_ids[2:4] == ("city/2019/9/a.png", "city/2019/10/b.png")
-        assert dataset.read("city/2019/10/b.png") == image_bytes(7)
-        assert dataset.labels[:4] == (0, 0, 0, 0)
-
     @pytest.mark.parametrize(
         ("folder", "name"),
         [("My Photos", "folder-My-Photos"), ("a.b_c-1", "folder-a.b_c-1"), ("Wälder", "folder-W-lder"),
@@ -108,13 +80,6 @@ class TestListing:
             add(tmp_path / "deep" / folder, f"{label}/1.png")
         assert listed(tmp_path / "deep" / folder).name == name
         assert listed(f"{tmp_path}/deep/{folder}/../{folder}/.").name == name
-
-    def test_listing_opens_no_image(self, root, monkeypatch):
-        def refuse(*args, **kwargs):
-            raise AssertionError("opened")
-
-        monkeypatch.setattr(_listing.os, "open", refuse)
-        assert len(listed(root)) == 4
 
 
 class TestParts:
@@ -146,10 +111,6 @@ class TestParts:
         add(parted, path)
         with pytest.raises(InputError, match=path.split("/")[-2]):
             listed(parted)
-
-    def test_a_class_may_have_such_a_name(self, root):
-        add(root, "test/1.png")
-        assert listed(root).classes == ("city", "test", "water")
 
 
 class TestWrongLayouts:
@@ -185,10 +146,6 @@ class TestWrongLayouts:
         assert "PATH/<class>/*.jpg" in str(caught.value)
         assert str(root) in str(caught.value)
 
-    def test_a_path_too_long_to_ask_for(self):
-        with pytest.raises(InputError):
-            listed("x" * 5000)
-
 
 class TestHostileFiles:
     @pytest.mark.parametrize(
@@ -220,12 +177,6 @@ class TestHostileFiles:
         with pytest.raises(InputError, match="leads out"):
             listed(root)
 
-    @pytest.mark.parametrize("target", ["nowhere.png", "3.png"])
-    def test_links_that_lead_nowhere_are_refused(self, root, target):
-        (root / "city/3.png").symlink_to(target)
-        with pytest.raises(InputError, match="link to no file"):
-            listed(root)
-
     @pytest.mark.parametrize("place", ["third", "city/sub"])
     @pytest.mark.parametrize("inside", [True, False])
     def test_links_to_folders_are_not_followed(self, root, tmp_path, place, inside):
@@ -233,11 +184,6 @@ class TestHostileFiles:
         (root / place).symlink_to(root / "water" if inside else tmp_path / "elsewhere")
         with pytest.raises(InputError, match="link to a folder"):
             listed(root)
-
-    def test_the_folder_itself_may_be_a_link(self, root, tmp_path):
-        (tmp_path / "link").symlink_to(root)
-        dataset = listed(tmp_path / "link")
-        assert dataset.read("city/1.png") == image_bytes(1)
 
 
 class TestReading:
@@ -269,24 +215,9 @@ class TestReading:
         with pytest.raises(InputError, match="leads out"):
             listed(root).read(sample_id)
 
-    def test_a_large_file_is_not_read(self, root):
-        with (root / "city/1.png").open("wb") as file:
-            file.truncate(MAX_BYTES + 1)  # a hole: takes no room
-        with pytest.raises(BadImage, match=r"512\.0 MiB") as caught:
-            listed(root).read("city/1.png")
-        assert caught.value.code == "too_large"
-
 
 class TestNaturalOrder:
     @given(st.lists(st.integers(0, 10**6), unique=True))
     def test_numbers_count_as_numbers(self, numbers):
         names = [f"tile_{n}.jpg" for n in numbers]
         assert sorted(names, key=_listing.natural) == [f"tile_{n}.jpg" for n in sorted(numbers)]
-
-    @given(
-        st.lists(st.text("a1_.0B²٣", max_size=6), unique=True), st.randoms(use_true_random=False)
-    )
-    def test_it_is_a_total_order(self, names, random):
-        once = sorted(names, key=_listing.natural)
-        random.shuffle(names)
-        assert sorted(names, key=_listing.natural) == once

@@ -7,20 +7,21 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.model_selection import cross_val_score
-from threadpoolctl import threadpool_limits
 
 from samtl.datasets import resolve
 from samtl.datasets.synthetic import png
 from samtl.errors import InputError
-from samtl.images.codecs import decode, statistics
+from samtl.images.codecs import decode
 
-# Of image 1 of some classes, and of the first road with its mask. Rows of stores are recognised by their bytes, so a
+# Of image 1 of each class, and of the first road with its mask. Rows of stores are recognised by their bytes, so a
 # change here makes every store of generated images a stranger.
 DIGESTS = {
     "Crops/Crops_1.png": "2538975771d206eb",
+    "Forest/Forest_1.png": "c5b75b6cdfdb8ca8",
     "Highway/Highway_1.png": "af92bcbbe008cd87",
+    "Lake/Lake_1.png": "c5a2072bda8d6b16",
+    "Orchard/Orchard_1.png": "9032f7d8b7402558",
+    "Pasture/Pasture_1.png": "4f7b03f37980a05e",
     "Residential/Residential_1.png": "985de003f23d9f57",
     "River/River_1.png": "f521a3b0729a7110",
     "scene_1/roads_1.png": "9b2e17bbdc8711bc",
@@ -36,24 +37,6 @@ def test_images_are_the_same_on_every_machine(sample_id):
 
 
 class TestListing:
-    def test_the_default(self):
-        dataset = resolve("synthetic")
-        assert dataset.name == "synthetic"
-        assert len(dataset.classes) == 8
-        assert [dataset.labels.count(c) for c in range(8)] == [40] * 8
-        assert dataset.sample_ids[:2] == ("Crops/Crops_1.png", "Crops/Crops_2.png")
-        assert "generated" in dataset.note
-        for sample_id, label in zip(dataset.sample_ids, dataset.labels, strict=True):
-            assert sample_id.startswith(dataset.classes[label] + "/")
-
-    def test_the_default_roads(self):
-        dataset = resolve("synthetic-roads")
-        assert dataset.name == "synthetic-roads"
-        assert dataset.classes == ("background", "road")
-        assert dataset.sample_ids[:2] == ("scene_1/roads_1.png", "scene_1/roads_2.png")
-        assert [dataset.groups.count(f"scene_{i}") for i in range(1, 5)] == [6] * 4
-        assert (dataset.labels, dataset.task) == ((-1,) * 24, "segmentation")
-
     @pytest.mark.parametrize("name", ["synthetic", "synthetic-roads"])
     def test_seeds_and_counts(self, name):
         zero, seven, more = (resolve(f"{name}:{a}") for a in ("2:0", "2:7", "5"))
@@ -99,42 +82,6 @@ def test_png_is_read_by_others(shape):
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(pixels)))), pixels)
 
 
-def texture(pixels):
-    """Mean and deviation of rectified random 5 x 5 filters at three scales."""
-    random = np.random.default_rng(0)
-    features = []
-    for step in (1, 2, 4):
-        side = 256 // step
-        small = pixels.astype(np.float32).reshape(side, step, side, step, 3).mean(axis=(1, 3))
-        windows = np.lib.stride_tricks.sliding_window_view(small, (5, 5), axis=(0, 1))
-        filters = random.normal(size=(75, 16)).astype(np.float32)
-        filters -= filters.mean(axis=0)
-        answers = windows[:: 8 // step, :: 8 // step].reshape(-1, 75) @ filters
-        answers = np.maximum(answers, 0)
-        features += [answers.mean(axis=0), answers.std(axis=0)]
-    return np.log(np.concatenate(features) + 1)
-
-
-def test_structure_tells_the_classes_apart_and_colour_hardly():
-    dataset = resolve("synthetic:16")
-    pixels = [decode(dataset.read(i)) for i in dataset.sample_ids]
-    for image in pixels[::20]:
-        light = image.mean(axis=2)
-        assert 60 < light.mean() < 190
-        assert 12 < light.std() < 70
-        assert ((image == 255) | (image == 0)).mean() < 0.1
-
-    def accuracy(features):
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        return cross_val_score(model, np.stack(features), dataset.labels, cv=4).mean()
-
-    with threadpool_limits(1):  # small products; threads would only wait for each other
-        colours = accuracy([statistics(p) for p in pixels])
-        structure = accuracy([texture(p) for p in pixels])
-    assert 0.25 < colours < 0.6
-    assert structure > 0.8
-
-
 @pytest.fixture(scope="module")
 def drawn():
     """Pixels and masks of two scenes."""
@@ -152,11 +99,6 @@ class TestRoads:
             assert 0.02 < mask.mean() < 0.4
         assert {h > w for h, w in (mask.shape for _, mask in drawn) if h != w} == {True, False}
 
-    def test_a_scene_shares_its_tones(self, drawn):
-        means = np.array([p.reshape(-1, 3).mean(axis=0) for p, _ in drawn]).reshape(2, 6, 3)
-        between = np.abs(means[0].mean(axis=0) - means[1].mean(axis=0)).max()
-        assert between > 2 * means.std(axis=1).max()
-
     def test_roads_have_one_tone_that_occurs_beside_them_too(self, drawn):
         """So that colour alone finds the roads, and much else."""
         precision, recall = [], []
@@ -167,9 +109,3 @@ class TestRoads:
             precision.append(mask[alike].mean())
         assert min(recall) > 0.7
         assert 0.4 < np.mean(precision) < 0.9
-
-    def test_roads_are_wide_enough_for_the_encoders_tokens(self, drawn):
-        """At 4 pixels a token, roads of 8 to 20 pixels are seen by at least one token across."""
-        for _, mask in drawn[:4]:
-            edges = np.flatnonzero(np.diff(np.pad(mask, 1).ravel().astype(int)))
-            assert np.median(np.diff(edges)[::2]) >= 8

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -471,7 +472,19 @@ def test_a_bad_image_that_is_still_bad_keeps_its_reason(encoders):
     assert run(dataset).quarantined == first.quarantined
 
 
-# Stores made in another way
+# Stores that others write to, or made in another way
+
+
+def test_two_passes_at_once_share_the_work(encoders):
+    alone, n = rows_of(run(toy_dataset(320), out="alone.zarr").store), encoders.images
+    encoders.seconds = 0.005
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda number: run(toy_dataset(320), batch_size=4), range(2)))
+    assert [result.missing for result in results] == [0, 0]
+    assert sum(result.encoded for result in results) == 320
+    assert all(result.encoded and not result.interrupted for result in results)
+    assert encoders.images - n < 320 + 160  # where they met
+    assert rows_of("a.zarr") == alone
 
 
 def test_other_weights_are_refused_and_nothing_touched(encoders, small):

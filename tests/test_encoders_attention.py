@@ -65,12 +65,6 @@ def test_windowed_attention(way, size):
     torch.testing.assert_close(attend(module, 4, x), expected, rtol=1e-4, atol=1e-5)
 
 
-@torch.inference_mode()
-def test_a_scale_that_is_no_power_of_two(way):
-    module, x = module_of(6, heads=3, width=60), torch.randn(1, 6, 6, 60)
-    torch.testing.assert_close(attend(module, 6, x), module(x), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
 def test_half_precision_is_as_exact_as_the_plain_module(way, dtype):
@@ -80,20 +74,6 @@ def test_half_precision_is_as_exact_as_the_plain_module(way, dtype):
     plain, ours = module(x.to(dtype)), attend(module, 14, x.to(dtype))
     assert ours.dtype == dtype
     assert (ours.float() - exact).norm() < 1.2 * (plain.float() - exact).norm()
-
-
-@pytest.mark.parametrize(
-    ("of", "expected"),
-    [
-        (("cpu", 4096, 192), "_added"),
-        (("cpu", 196, 92), "_folded"),
-        (("cuda", 4096, 208), "fused"),  # ViT-H
-        (("cuda", 16384, 320), "_folded"),  # 2048 pixels: too wide for a fused kernel
-        (("mps", 196, 92), "_folded"),
-    ],
-)
-def test_the_fastest_way_is_chosen(of, expected):
-    assert attention._way(*of) is getattr(attention, expected)
 
 
 # ----------------------------------------------------------------------------------------- windows
@@ -114,11 +94,6 @@ def test_windows_are_those_of_zero_padded_tokens(batch, height, width, window):
     tokens = ours[0].transpose(1, 2).reshape(-1, window, window, 6)
     whole = MODULES.window_unpartition(tokens, window, padded, (height, width))
     assert torch.equal(merge(ours[0], batch, height, width, window), whole)
-
-
-def test_one_window_is_no_copy():
-    qkv = torch.randn(2, 6, 6, 18)
-    assert split(qkv, torch.zeros(18), 2, 6).data_ptr() == qkv.data_ptr()
 
 
 # ------------------------------------------------------------------------------------------ linear

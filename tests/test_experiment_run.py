@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +183,10 @@ def test_the_key_of_what_may_be_compared():
         comparison_key("classification", ("a", "b"), truth, 64),
     ]
     assert len({first, *others}) == 6
+
+
+def test_threads_wait_without_spinning_if_samtl_is_imported_first():
+    told = "import samtl, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("O")}
+    done = subprocess.run([sys.executable, "-c", told], env=clean, capture_output=True, text=True)
+    assert done.stdout.split() == ["passive", "False"]

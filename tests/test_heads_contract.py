@@ -29,10 +29,7 @@ CELLS = 16  # a token of 4 x 4 pixels of the mask
 
 def test_every_head_is_tried():
     assert {name for name, _ in CASES} == {"logreg", "mlp", "conv", "vit"}
-    assert {task for name, task in CASES if name in ("conv", "vit")} == {
-        "classification",
-        "segmentation",
-    }
+    assert {("conv", "segmentation"), ("vit", "segmentation")} < set(CASES)
 
 
 def made(name, **params):
@@ -86,12 +83,8 @@ def accuracy(head, inputs, targets):
 def fitted(request):
     """Give (name, task, head), trained on three classes."""
     name, task = request.param
-    head = made(name)
-    return (
-        name,
-        task,
-        fit(head, task, problem(name, task), problem(name, task, seed=1)),
-    )
+    head = fit(made(name), task, problem(name, task), problem(name, task, seed=1))
+    return name, task, head
 
 
 def test_learns_a_separable_problem(fitted):

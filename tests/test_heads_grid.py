@@ -6,13 +6,8 @@ import torch
 from torch import nn
 
 from samtl.errors import InputError
-from samtl.heads import (
-    conv,
-    vit,
-)
-from samtl.heads import (
-    grid as _grid,
-)
+from samtl.heads import conv, vit
+from samtl.heads import grid as _grid
 from samtl.heads.grid import GridHead
 from samtl.heads.layers import Stem
 from samtl.heads.trainer import InMemory
@@ -100,8 +95,7 @@ class Known(GridHead):
     """A head whose scores are its first channels, sampled up: nothing is learnt."""
 
     def __init__(self):
-        super().__init__(1, None, None, 0.0, 1, 0)
-        self.width, self.dropout = 4, 0.0
+        super().__init__(width=4, epochs=1)
 
     def _classifier(self, channels, side, n_classes):
         return nn.Flatten()
@@ -236,12 +230,3 @@ def test_a_warm_start_is_for_one_training(kind, params, task):
     for name, array in cold.items():
         np.testing.assert_array_equal(again[name], array)
     assert any(not np.array_equal(warm[name], array) for name, array in cold.items())
-
-
-def test_moments_are_those_of_each_row():
-    rows = samples().inputs.half()
-    found = _grid.moments(rows)
-    assert (found.shape, found.dtype) == ((24, 2, 6), torch.float64)
-    values = rows.double().flatten(2)
-    torch.testing.assert_close(found[:, 0], values.mean(2))
-    torch.testing.assert_close(found[:, 1], (values**2).mean(2))

@@ -88,15 +88,6 @@ def test_the_search_ends_when_the_loss_rises():
     assert int(np.argmin(losses)) == len(losses) - 3
 
 
-def test_the_validation_part_decides():
-    """Validation labels at odds with the training ones call for the strongest penalty."""
-    X, y = problem(300, spread=3.0)
-    held, yh = problem(100, seed=1, spread=3.0)
-    assert Head().fit(X, y, validation=(held, yh)).C_ > 0.01
-    strongest = logreg.GRID[0]
-    assert strongest == Head().fit(X, y, validation=(held, (yh + 1) % 4)).C_
-
-
 def test_constant_columns_and_wild_scales_do_no_harm():
     X, y = problem(spread=2.0)
     plain = Head(scaling="standard", C=0.1).fit(X, y)

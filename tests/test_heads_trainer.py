@@ -21,7 +21,7 @@ from samtl.heads.trainer import (
     shortened,
     train,
     warmed,
-)
+)  # fmt: skip
 from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -351,41 +351,6 @@ def test_judging_late_comes_to_the_same(changes, stopped):
     assert not other.model.training
 
 
-class Judged(nn.Linear):
-    """A model whose outputs are no numbers once it has seen so many training batches, but only when it is judged."""
-
-    def __init__(self, after):
-        with isolated(0):
-            super().__init__(8, 3)
-        self.after = after
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x):
-        self.calls += self.training
-        bad = not self.training and self.calls > self.after
-        return super().forward(x) * (float("nan") if bad else 1)
-
-
-def test_divergence_that_is_seen_late_is_that_of_its_epoch():
-    held = parts(24, seed=1)
-    one, other = trainer(model=Judged(9)), trainer(model=Judged(9))
-    one.run(parts(), held)
-    late(other, held, 5)
-    assert one.stopped == other.stopped == "diverged at step 12"
-    assert one.best_epoch == other.best_epoch == 2
-    assert equal(weights(one), weights(other))
-
-
-def test_nothing_is_learnt_after_the_end():
-    one = trainer(epochs=1).run(parts(), parts(24, seed=1))
-    before, curves = weights(one), list(one.curves)
-    for inputs, targets in parts().batches(16, None):
-        one.learn(inputs, targets)
-    one.settle(one.seal(), Tally(), one.model.state_dict())
-    assert equal(weights(one), before)
-    assert one.curves == curves
-
-
 # From weights that were learnt before
 
 
@@ -395,28 +360,13 @@ def test_nothing_is_learnt_after_the_end():
         (75_000, 40, 10),  # a quarter
         (75_000, 41, 11),  # rounded up
         (15_000, 8, 5),  # enough to see 75,000 samples
-        (21_600, 20, 5),
+        (7_500, 20, 10),
         (2_700, 20, 20),  # never more than without
         (10**9, 3, 1),
-        (1, 7, 7),
     ],
 )
 def test_a_warm_training_is_shorter(n, epochs, expected):
     recipe = but(epochs=epochs)
     # To its end: the weights get worse before they get better.
     assert warmed(recipe, n) == but(epochs=expected, patience=expected)
-    assert recipe.epochs == epochs
-
-
-@pytest.mark.parametrize(
-    ("epochs", "n", "pays"),
-    [
-        (20, 7_499, False),
-        (20, 7_500, True),
-        (21, 7_142, False),
-        (4, 10**6, True),
-        (1, 10**6, False),
-    ],
-)
-def test_a_warm_start_pays_where_it_halves_the_training(epochs, n, pays):
-    assert shortened(epochs, n) is pays
+    assert shortened(epochs, n) is (2 * expected <= epochs)

@@ -19,7 +19,6 @@ from samtl.images.transforms import (
     mask_square,
     resize_longest_side,
     resized_shape,
-    valid_tokens,
 )
 
 
@@ -81,22 +80,6 @@ def test_size_is_that_of_sam(sam_transform, height, width):
     assert resized_shape(height, width) == tuple(max(1, side) for side in theirs)
 
 
-def test_an_image_too_thin_for_sam_keeps_one_pixel():
-    pixels = np.zeros((1, 3000, 3), np.uint8)
-    assert resize_longest_side(pixels).shape == (1, 1024, 3)
-    assert valid_tokens(1, 3000) == (1, 64)
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000))
-def test_valid_tokens_cover_every_pixel_and_no_more(height, width):
-    h, w = resized_shape(height, width)
-    rows, columns = valid_tokens(height, width)
-    assert max(rows, columns) == 64
-    assert (rows - 1) * 16 < h <= rows * 16
-    assert (columns - 1) * 16 < w <= columns * 16
-    assert valid_tokens(h, w) == (rows, columns)  # the encoder asks with the resized size
-
-
 masks = st.tuples(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1)).map(
     lambda drawn: np.random.default_rng(drawn[2]).integers(0, 6, drawn[:2], np.uint8)
 )
@@ -112,25 +95,3 @@ def test_a_mask_fills_its_part_of_the_square_and_no_more(mask, size):
     inside[:height, :width] = True
     np.testing.assert_array_equal(square == IGNORE, ~inside)
     assert set(np.unique(square[inside])) <= set(np.unique(mask))
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5))
-def test_an_enlarged_mask_keeps_its_corners_and_its_ignored_pixels(height, width, times):
-    mask = np.random.default_rng(height * width).integers(0, 3, (height, width), np.uint8)
-    mask[0, -1] = IGNORE
-    square = mask_square(mask, max(height, width) * times)
-    expected = mask.repeat(times, axis=0).repeat(times, axis=1)
-    np.testing.assert_array_equal(square[: height * times, : width * times], expected)
-
-
-@pytest.mark.parametrize("shape", [(100, 75), (37, 61), (200, 190), (64, 64), (30, 9)])
-def test_a_mask_lies_where_its_image_does(shape):
-    """A disc, as an image and as its mask, comes out in the same place."""
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    disc = (y - shape[0] * 0.6) ** 2 + (x - shape[1] * 0.4) ** 2 < (min(shape) * 0.3) ** 2
-    image = resize_longest_side(np.repeat(disc[..., None] * np.uint8(255), 3, axis=2), 64)
-    height, width, _ = image.shape
-    mask = mask_square(disc.astype(np.uint8), 64)[:height, :width]
-    clear = (image[..., 0] < 32) | (image[..., 0] > 223)  # away from the blurred edge
-    assert clear.mean() > 0.5
-    np.testing.assert_array_equal(mask[clear], image[..., 0][clear] > 127)

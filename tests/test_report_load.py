@@ -13,7 +13,6 @@ from samtl.errors import InputError
 from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.report.compare import share_of
 from samtl.report.load import read_comparisons, require_one
-from samtl.sweep.results import Results, failed_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,12 +25,16 @@ def the_one(*sources):
 # Where runs are
 
 
+def a_failure(folder):
+    (folder / "failed").mkdir(parents=True)
+    failure = {"cell": "vit on grid, split 0.2, seed 2", "error": "no memory"}
+    (folder / "failed" / "toy-vit.json").write_text(json.dumps(failure))
+
+
 def a_sweep(folder):
     for seed in (0, 1):
         a_run(folder / "cells", "vit", seed)
-    known = {"dataset": "toy", "features": "grid", "split": "0.2", "seed": 2}
-    failed = failed_row(cell="cell2", method="vit", error="no memory", **known)
-    Results(folder / "results.csv").append([failed])
+    a_failure(folder)
     return folder
 
 
@@ -41,7 +44,7 @@ def test_sources_are_runs_folders_of_runs_and_sweeps(tmp_path):
     sweep = a_sweep(tmp_path / "sweeps" / "first")
     assert len(the_one(one).runs) == 1
     assert [*the_one(str(tmp_path / "runs")).models] == ["logreg", "mlp"]
-    for source in (sweep, sweep / "results.csv", tmp_path / "sweeps"):
+    for source in (sweep, tmp_path / "sweeps"):
         found = the_one(source)
         assert {model: len(runs) for model, runs in found.models.items()} == {"vit": 2}
         assert found.failed == (("vit on grid, split 0.2, seed 2", "no memory"),)
@@ -76,9 +79,7 @@ def test_without_a_run_there_is_an_error(tmp_path):
             read_comparisons([source])
     with pytest.raises(InputError):
         read_comparisons([])
-    Results(tmp_path / "results.csv").append(
-        [failed_row(cell="c", method="vit", error="no memory")]
-    )
+    a_failure(tmp_path)
     with pytest.raises(InputError, match="no memory"):
         read_comparisons([tmp_path])
 

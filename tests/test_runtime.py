@@ -1,6 +1,5 @@
 """Prefetching, task pools, memory, devices, quantities in words, and the order of rows."""
 
-import gc
 import hashlib
 import random
 import subprocess
@@ -28,7 +27,6 @@ from samtl._runtime import (
     process_pool,
     run_tasks,
     size,
-    without_collecting,
 )
 
 
@@ -173,18 +171,6 @@ def test_the_limit_of_a_control_group_counts(monkeypatch, groups, files, expecte
     control_groups(monkeypatch, groups, files)
     assert machine_memory() == (whole if expected is None else expected)
     assert whole > peak_memory() > 0
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_cycles_are_collected_again_as_before(enabled):
-    was = gc.isenabled()
-    (gc.enable if enabled else gc.disable)()
-    try:
-        with without_collecting():
-            assert not gc.isenabled()
-        assert gc.isenabled() is enabled
-    finally:
-        (gc.enable if was else gc.disable)()
 
 
 @pytest.mark.parametrize(

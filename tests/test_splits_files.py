@@ -4,10 +4,8 @@ import functools
 import hashlib
 import http.server
 import json
-import os
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samtl import splits
-from samtl.datasets import resolve
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.splits import Samples, parse, published, read_split, read_split_file, select
 from samtl.splits.published import parts_of, read_lists, torchgeo
@@ -49,20 +46,11 @@ def test_a_recorded_split_is_found_again_in_any_order(text, order):
         assert {moved.ids[i] for i in one.train} == {some.ids[i] for i in other.train}
 
 
-def test_a_split_file_is_a_split(tmp_path):
-    path = tmp_path / "split.json"
-    path.write_text(as_json(samples(), "label:0.4@fold:2/5"))
-    assert chosen(path) == select(samples(), parse("label:0.4@fold:2/5"), 3)
-    assert splits.leaks(chosen(path)[0].name)
-    assert read_split(tmp_path) == read_split_file(path)
-
-
 @pytest.mark.parametrize(
     ("more", "kind", "said"),
     [
         ({"digest": "0" * 64}, InputError, "other samples"),
         ({"left_out": ["who.jpg"]}, InputError, "1 of the .* 'who.jpg'"),
-        ({"left_out": ["a/000.jpg", "a/000.jpg"]}, InputError, "'a/000.jpg' more than once"),
         ({"validation": []}, InputError, "for validation and held out, got 48, 0 and 12"),
         ({"share": "much"}, DamageError, "share"),
         ({"held_out": [1, 2]}, DamageError, "held_out"),
@@ -259,36 +247,3 @@ def test_a_download_of_something_else_is_refused(served, tmp_path):
     (folder / "eurosat-spatial-test.txt").unlink()
     with pytest.raises(ResourceError, match=r"spatial-test\.txt"):
         torchgeo("torchgeo-spatial")
-
-
-def test_a_server_that_does_not_answer_is_a_resource_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(published, "BASE_URL", "http://127.0.0.1:9/")
-    monkeypatch.setenv("SAMTL_DATA_CACHE", str(tmp_path))
-    with pytest.raises(ResourceError, match=r"eurosat-train\.txt"):
-        torchgeo("torchgeo")
-
-
-def test_published_lists_are_called_by_their_name(monkeypatch):
-    some = samples()
-    stems = [f"{sample[2:-4]}.tif" for sample in some.ids]
-    lists = {"train": stems[:30], "validation": stems[30:45], "test": stems[45:]}
-    monkeypatch.setattr("samtl.splits.spec.torchgeo", lambda name: lists)
-    for name in published.TORCHGEO:
-        split, inner = select(some, parse(name), 0)
-        assert (split.name, len(split.test), len(inner.test)) == (name, 15, 15)
-
-
-def test_all_published_hashes_are_known():
-    prefixes = published.TORCHGEO.values()
-    names = [path.name for p in prefixes for path in published.list_files(p).values()]
-    assert sorted(names) == sorted(published.SHA256)
-
-
-@pytest.mark.data
-def test_the_names_of_the_real_images_are_those_of_the_lists():
-    if "SAMTL_DATA" not in os.environ:
-        pytest.skip("SAMTL_DATA is unset: no folder with EuroSAT.zip to read")
-    dataset = resolve("eurosat", Path(os.environ["SAMTL_DATA"]) / "EuroSAT.zip")
-    names = [sample.split("/")[1].replace(".jpg", ".tif") for sample in dataset.sample_ids]
-    parts = parts_of({"train": names[::2], "test": names[1::2]}, dataset.sample_ids, "", "")
-    assert parts == ["train", "test"] * 13_500

@@ -167,21 +167,6 @@ def test_counts_follow_the_largest_remainder(sizes, share, held):
     assert counts(samples, splits.holdout(samples, share).test) == held
 
 
-def test_seeds_draw_evenly():
-    samples, times = mixed([20, 20]), np.zeros(40)
-    found = [splits.holdout(samples, 0.25, seed) for seed in range(400)]
-    assert len({split.digest for split in found}) == 400
-    for split in found:
-        times[split.test] += 1
-    assert 65 < times.min() <= times.max() < 135  # 100 expected, deviation 8.7
-
-
-def test_a_larger_share_holds_out_the_same_and_more():
-    samples = mixed([100, 100])
-    small, large = (set(splits.holdout(samples, share).test.tolist()) for share in (0.2, 0.5))
-    assert small < large
-
-
 def test_the_validation_part_is_not_the_runners_up():
     samples = mixed([200, 200])
     fifth = splits.holdout(samples, 0.2)
@@ -189,12 +174,6 @@ def test_the_validation_part_is_not_the_runners_up():
     validation = set(splits.inner(samples, fifth).test.tolist())
     assert len(next_in_line) == len(validation) == 64
     assert len(next_in_line & validation) < 32
-
-
-def test_every_class_has_a_validation_sample():
-    samples = mixed([4] * 6)
-    split = splits.holdout(samples, 0.25)
-    assert counts(samples, splits.inner(samples, split).test) == [1] * 6  # though a fifth is 4
 
 
 # Whole groups
@@ -213,10 +192,6 @@ def test_as_many_groups_are_held_out_as_come_closest(sizes, share, seed):
     wanted = share * len(samples.ids)
     possible = [sum(g in ranked[:n] for g in samples.groups) for n in range(1, len(ranked))]
     assert abs(len(split.test) - wanted) <= min(abs(n - wanted) for n in possible) + 1e-9
-
-
-def test_of_two_numbers_of_groups_as_close_the_smaller_is_held_out():
-    assert len(splits.holdout(scenes([10] * 4), 0.375).test) == 10  # 15: 10 or 20
 
 
 def test_a_class_that_whole_groups_leave_out_is_named():
@@ -245,14 +220,6 @@ def test_every_sample_is_in_one_fold(sizes, folds, seed):
     assert np.ptp(held, axis=0).max() <= 1
     assert np.ptp(held.sum(1)) <= 1
     assert {(split.name, split.share, split.seed) for split in made} == {("fold", 1 / folds, seed)}
-
-
-@given(st.lists(st.integers(1, 12), min_size=3, max_size=9), SEEDS)
-def test_folds_of_groups_are_about_as_large(sizes, seed):
-    samples = scenes(sizes)
-    made = [splits.fold(samples, i, 3, seed) for i in range(1, 4)]
-    assert sorted(np.concatenate([split.test for split in made])) == list(range(sum(sizes)))
-    assert np.ptp([len(split.test) for split in made]) <= max(sizes)
 
 
 # Fewer labels
@@ -284,36 +251,6 @@ def test_fewer_labels_are_some_of_more(samples, base, seed, shares):
                 assert abs(len(kept) - max(share * len(of), len(counts(samples, of)))) <= 0.5 + 1e-9
 
 
-@given(st.integers(1, 9), SEEDS)
-def test_every_class_keeps_the_same_share(tenths, seed):
-    samples = mixed([80, 120, 200])
-    _, whole = select(samples, parse("0.25"), seed)
-    _, inner = select(samples, parse(f"label:{tenths / 10}@0.25"), seed)
-    for kept, of in ((inner.train, whole.train), (inner.test, whole.test)):
-        expected = np.array(counts(samples, of)) * tenths / 10
-        np.testing.assert_allclose(counts(samples, kept), expected, atol=1)
-
-
-def test_a_small_class_keeps_one_of_each_part():
-    samples = mixed([10, 500])
-    _, inner = select(samples, parse("label:0.001@0.25"), 0)
-    assert counts(samples, inner.train) == counts(samples, inner.test) == [1, 1]
-
-
-def test_groups_are_kept_until_every_class_is_there():
-    samples = scenes([5] * 12)
-    for seed in range(20):
-        split = splits.holdout(samples, 0.25, seed)
-        inner = splits.inner(samples, split, 0.3)
-        labels = np.zeros(60, dtype=int)
-        for part in (inner.train, inner.test):
-            last = max(samples.groups[i] for i in part)
-            labels[[i for i in part if samples.groups[i] == last]] = 1
-        labelled = replace(samples, task="classification", labels=labels)
-        _, kept = splits.fewer(labelled, split, inner, 0.01, seed)
-        assert set(labels[kept.train]) == set(labels[kept.test]) == {0, 1}
-
-
 @given(st.booleans(), SEEDS)
 def test_few_shots_are_inside_more_and_inside_fractions(labelled, seed):
     samples = mixed([40, 60, 50])
@@ -333,7 +270,7 @@ def test_few_shots_are_inside_more_and_inside_fractions(labelled, seed):
     ("arguments", "said"),
     [
         ({"ids": "baca", "labels": [0, 0, 1, 1]}, "'a' occurs more than once"),
-        ({"ids": "abcd", "labels": [0, 0, 1]}, "4 sample ids"),
+        ({"ids": "abcd", "labels": [0, 0, 1]}, "each of 4 samples, got 3"),
         ({"ids": "abcd", "labels": [0.0, 0.0, 1.0, 1.0]}, "float64"),
         ({"ids": "abc", "labels": [0, 1, 2], "classes": "ab"}, "number of classes, 2, got 2"),
         ({"ids": "abc", "groups": "xx"}, "a group for each of 3 samples, got 2"),

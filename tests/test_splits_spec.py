@@ -4,12 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from samtl import splits
-from samtl.errors import InputError, UnknownName
-from samtl.splits import PARTS, Samples, leaks, parse, parse_many, select
+from samtl.errors import InputError
+from samtl.splits import Samples, leaks, parse, parse_many, select
 from samtl.splits.spec import FORMS
 
 
@@ -45,21 +42,6 @@ def test_every_form_that_is_offered_is_one():
         "0.2", "fold:1/5", "kfold:5", "label:0.1@0.2", "shots:5@0.2",
     }  # fmt: skip
     assert not parse("label:0.1@torchgeo").draws
-
-
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        ("a fifth", "'a fifth': known are 0.2, shipped, fold:1/5"),
-        ("shiped", "did you mean shipped"),
-        ("folds:1/5", "'folds:1/5'"),
-        ("", "''"),
-        ("torchgeo:x", "'torchgeo:x'"),
-    ],
-)
-def test_what_begins_like_no_spec_is_refused(written, said):
-    with pytest.raises(UnknownName, match=said):
-        parse(written)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +90,6 @@ def test_a_list_may_continue_by_itself(text, specs):
     assert [spec.text for spec in parse_many(text)] == specs.split()
 
 
-@given(st.integers(1, 99), st.integers(1, 20), st.integers(3, 20))
-def test_steps_are_exact(first, step, count):
-    whole = [f"{(first + i * step) / 1000:.3f}" for i in range(count)]
-    assert parse_many(",".join([*whole[:2], "...", whole[-1]])) == parse_many(",".join(whole))
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -144,22 +120,6 @@ def test_a_list_that_cannot_be_read_is_refused(text, said):
 def samples(n=60, **about):
     ids = [f"{'abc'[i % 3]}/{i:03d}.jpg" for i in range(n)]
     return Samples.of(ids, np.arange(n) % 3, ["a", "b", "c"], **about)
-
-
-def test_each_spec_is_what_its_function_makes():
-    some = samples(parts=[PARTS[i // 3 % 3] for i in range(60)])
-    outer, fold = splits.holdout(some, 0.2, 7), splits.fold(some, 2, 5, 7)
-    inner = splits.inner(some, outer)
-    for text, expected in {
-        "0.2": (outer, inner),
-        "label:0.5@0.2": splits.fewer(some, outer, inner, 0.5, 7),
-        "shots:4@0.2": splits.shots(some, outer, inner, 4, 7),
-        "fold:2/5": (fold, splits.inner(some, fold)),
-        "shipped": splits.shipped(some),
-    }.items():
-        assert select(some, parse(text), 7) == expected
-    assert (outer.name, outer.share, outer.seed) == ("holdout", 0.2, 7)
-    assert (inner.name, inner.share, inner.seed) == ("validation", 0.2, 7)
 
 
 def test_a_shipped_split_is_used_as_it_is():

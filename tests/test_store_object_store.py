@@ -6,13 +6,17 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 pytest.importorskip("obstore")
 
+from made import make
+
 from samtl.errors import InputError, ResourceError
 from samtl.store import object_store
 from samtl.store.object_store import RowCache, client, row_cache
+from samtl.store.reader import open_store
 from samtl.store.storage import open_storage
 
 
@@ -268,6 +272,14 @@ def test_a_server_that_is_away_is_no_damage(shard, bucket_server):
     bucket_server.rate, bucket_server.faults = 1.0, ["500"]
     with pytest.raises(ResourceError, match="does not answer"):
         read(shard, (0, 10))
+
+
+def test_a_store_is_read_rightly_from_what_is_kept_wrongly(bucket, tmp_path):
+    place = make(f"{bucket}/a.zarr")
+    good = open_store(place).read("pooled")
+    for path in (tmp_path / "kept").rglob("*-*"):
+        path.write_bytes(bytes(path.stat().st_size))
+    np.testing.assert_array_equal(open_store(place).read("pooled"), good)
 
 
 def test_the_oldest_go_first(tmp_path):

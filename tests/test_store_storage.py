@@ -140,6 +140,37 @@ def test_only_old_temporary_files_are_swept(tmp_path):
     assert set(storage.list("log")) == {".tmp-new", "0.json"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors have no names here")
+def test_what_was_written_is_durable(tmp_path, monkeypatch):
+    """First the bytes, then the name in its folder; and the names of new folders in theirs."""
+    storage, synced = DiskStorage(tmp_path), []
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        there = [name for name in ("0.json", "1.json") if (tmp_path / "a/b" / name).exists()]
+        synced.append((str(path.relative_to(tmp_path)).partition("/.tmp-")[0], there))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    storage.create("a/b/0.json", [b"1"])
+    assert synced == [(".", []), ("a", []), ("a/b", []), ("a/b", ["0.json"])]
+    storage.replace("a/b/1.json", b"1")
+    assert synced[4:] == [("a/b", ["0.json"]), ("a/b", ["0.json", "1.json"])]
+
+
+def test_what_another_writer_created_is_durable_before_anyone_goes_on_from_it(
+    tmp_path, monkeypatch
+):
+    """It may have been killed between giving the name and syncing it."""
+    storage, synced = DiskStorage(tmp_path), []
+    storage.create("log/0.json", [b"1"])
+    monkeypatch.setattr(_io, "sync_folder", lambda path: synced.append(path.name))
+    with pytest.raises(FileExistsError):
+        storage.create("log/0.json", [b"2"])
+    assert synced == ["log"]
+    storage.sweep(["log"])
+    assert synced == ["log", "log"]
+
+
 # Names
 
 

@@ -9,6 +9,8 @@ from made import ARRAYS, ROWS, make, relisted
 
 from samtl._io import seal
 from samtl.errors import DamageError, InputError
+from samtl.store import verify
+from samtl.store.maintenance import compact
 from samtl.store.reader import open_store
 from samtl.store.storage import open_storage
 from samtl.store.verify import LEVELS, check
@@ -271,15 +273,36 @@ def test_a_check_changes_nothing(store):
     assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in store.rglob("*")} == before
 
 
-def test_a_pass_that_writes_meanwhile_is_no_damage(tmp_path):
-    store, began = make(tmp_path / "a.zarr", stop=1), []
+def test_a_pass_that_writes_meanwhile_is_no_damage(tmp_path, monkeypatch):
+    """Before the metadata is compared, and while shards are read."""
+    store, began, compare = make(tmp_path / "a.zarr", stop=1), [], verify.compare_derived
+
+    def slow(state):
+        if len(began) < 1:
+            began.append(make(store))
+        return compare(state)
 
     def go_on(done, all_of):
-        if not began:
-            began.append(make(store))
+        if len(began) < 2:
+            began.append(make(store, arrays=["dense"]))
 
+    monkeypatch.setattr(verify, "compare_derived", slow)
     assert check(store, "rows", go_on).findings == []
-    assert check(store).missing == 0
+    assert (check(store).missing, len(began)) == (0, 2)
+
+
+def test_a_store_that_is_compacted_meanwhile_is_no_damage(store, monkeypatch):
+    relisted(store, set(range(ROWS)) - {1, 20})
+    done, compare = [], verify.compare_derived
+
+    def slow(state):
+        if not done:
+            done.append(compact(store))
+        return compare(state)
+
+    monkeypatch.setattr(verify, "compare_derived", slow)
+    found = check(store)
+    assert (found.findings, found.superseded, len(done)) == ([], 0, 1)
 
 
 def test_in_a_bucket(bucket):

@@ -15,10 +15,11 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import made
 import numpy as np
 import pytest
 import torch
-from stubs import png, stub_store
+from stubs import png
 from zips import Part, packed
 
 from recipes.pretrain import state as _state
@@ -34,7 +35,6 @@ from samtl.images.codecs import prepare
 from samtl.splits import read_split_file
 from samtl.store.reader import open_store
 from samtl.store.verify import check
-from samtl.sweep.results import Results
 
 # ------------------------------------------------------------------------------------------ pickles
 
@@ -80,7 +80,7 @@ def things(tmp_path_factory):
     head = logreg.Head().fit(random.random((60, 5), np.float32), random.integers(0, 3, 60))
     (folder / "head").mkdir()
     save(head, folder / "head", columns=list("abcde"), class_names=["x", "y", "z"])
-    return stub_store(folder, 21).parent
+    return made.make(folder / "a.zarr", 21).parent
 
 
 def of_store(name):
@@ -119,11 +119,11 @@ DOORS = {
     "safe checkpoint": of_file("a.safetensors", lambda path: sam.load("tiny", str(path))),
     "state": of_file("state.safetensors", _state.read_tensors),
     "split": of_file("split.json", read_split_file),
-    "results": of_file("results.csv", lambda path: Results(path).read()),
     "head": of_head("head.json"),
     "head's tensors": of_head("head.safetensors"),
     "identity": of_store("fingerprint.json"),
-    "record": of_store("log/0.json"),
+    "table": of_store("samples/000001.parquet"),
+    "record": of_store("log/0.0.json"),
     "metadata": of_store("pooled/zarr.json"),
     "shard": of_store("pooled/c.0.0"),
 }
@@ -209,16 +209,18 @@ def test_no_mask_is_written_elsewhere(tmp_path, sample_id):
     assert len(below) == 2  # the mask and the table
 
 
-@pytest.mark.parametrize("path", ["../../evil", "/etc/passwd", "pooled/../../evil", "label/c.0"])
-def test_no_record_reads_elsewhere(things, tmp_path, path):
+@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "pooled/../../evil"])
+@pytest.mark.parametrize("file", ["log/0.0.json", "fingerprint.json"])
+def test_no_name_of_an_array_reads_elsewhere(things, tmp_path, file, name):
     store = Path(shutil.copytree(things / "a.zarr", tmp_path / "a.zarr"))
-    record = json.loads((store / "log/0.json").read_bytes())
-    record.pop("checksum")
-    record["files"]["pooled"]["path"] = path
-    (store / "log/0.json").write_bytes(seal(record))
-    assert [finding.what for finding in check(store).findings][:1] == ["record"]
+    content = json.loads((store / file).read_bytes())
+    content["arrays"][name] = content["arrays"].pop("pooled")
+    if file == "fingerprint.json":
+        content["arrays"][name]["name"] = name
+    (store / file).write_bytes(seal(content))
+    assert check(store).findings[0].path == file
     with pytest.raises(SamtlError):
-        open_store(store).read("pooled", [0])
+        open_store(store).read("image_stats", [0])
 
 
 # -------------------------------------------------------------------------------------------- bombs
@@ -312,22 +314,22 @@ OF_TENSORS = {
 
 def bombs():
     """Give each one's name, door and bytes."""
-    for doors, made in (
+    for doors, bombs_of in (
         (["archive"], OF_ARCHIVES),
         (["image"], OF_IMAGES),
-        (["identity", "record", "metadata", "rows", "head", "split"], OF_DOCUMENTS),
+        (["identity", "record", "metadata", "table", "head", "split"], OF_DOCUMENTS),
         (["head's tensors", "safe checkpoint", "state"], OF_TENSORS),
         (["checkpoint"], {"a packed checkpoint": packed_checkpoint}),
         (["shard"], {"a large shard": lambda: bytes(2**27)}),
     ):
         for door in doors:
-            for name, make in made.items():
+            for name, make in bombs_of.items():
                 yield name, door, make()
 
 
 USE = """
 import resource, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(__import__("pathlib").Path(sys.argv[1]).parent)]
 from pathlib import Path
 import numpy, torch, zarr
 from test_torture_hostile import BOMB_DOORS, peak
@@ -364,7 +366,7 @@ def of_image(folder, content):
 
 
 MIB = 512  # that a bomb may take, beyond the code that meets it
-BOMB_DOORS = {**DOORS, "archive": of_archive, "image": of_image, "rows": of_store("rows/0.json")}
+BOMB_DOORS = {**DOORS, "archive": of_archive, "image": of_image}
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from samtl.store.reader import open_store
 from samtl.store.storage import open_storage
 from samtl.store.verify import LISTS, check
 
-GAMES, STEPS = (1_000, 200) if ALL else (40, 30)
+GAMES, STEPS = (1_000, 200) if ALL else (16, 30)
 SIZE, MOST = 32, 60
 CLASSES = ("a", "b", "c")
 DAMAGES = (flipped, cut, deleted, emptied)

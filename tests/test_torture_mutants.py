@@ -11,128 +11,114 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 TESTS = (
-    "durable",
-    "documents",
-    "log",
-    "writer",
-    "reader",
-    "verify",
-    "agreement",
-    "remote",
-    "lease",
-    "fetched",
+    "io",
+    "store_storage",
+    "store_object_store",
+    "store_samples",
+    "store_format",
+    "store_log",
+    "store_writer",
+    "store_reader",
+    "store_verify",
+    "store_maintenance",
 )
 
 # What is taken out: the file, the code, and what stands in its place.
 MUTANTS = {
-    "sync of the bytes": ("durable.py", "os.fsync(file.fileno())", "pass"),
+    "sync of the bytes": ("_io.py", "os.fsync(file.fileno())", "pass"),
     "sync of the name": (
-        "durable.py", "unlink(missing_ok=True)\n    sync_folder(path.parent)", "unlink(missing_ok=True)",
+        "_io.py", "unlink(missing_ok=True)\n    sync_folder(path.parent)", "unlink(missing_ok=True)",
     ),
     "sync of a replaced name": (
-        "durable.py", "        raise\n    sync_folder(path.parent)\n", "        raise\n",
+        "_io.py", "        raise\n    sync_folder(path.parent)\n", "        raise\n",
     ),
     "sync of a new folder": (
-        "durable.py", "    path.mkdir(exist_ok=True)\n    sync_folder(path.parent)", "    path.mkdir(exist_ok=True)",
+        "_io.py", "path.mkdir(exist_ok=True)\n        sync_folder(path.parent)", "path.mkdir(exist_ok=True)",
     ),
     "a name is given once": (
-        "durable.py", "os.link(temporary, path)", "path.unlink(missing_ok=True); os.link(temporary, path)",
+        "_io.py", "os.link(temporary, path)", "path.unlink(missing_ok=True); os.link(temporary, path)",
     ),
     "a temporary name first": (
-        "durable.py", 'temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"\n', "temporary = path\n",
+        "_io.py", 'temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"\n', "temporary = path\n",
     ),
-    "checksum of a document": ("documents.py", "if not intact:", "if False:"),
+    "checksum of a document": (
+        "_io.py", 'if hashlib.sha256(rest).hexdigest() != getattr(found, "checksum"):', "if False:",
+    ),
+    "sync of another writer's name": (
+        "store/storage.py", "_io.sync_folder(path.parent)\n                raise", "raise",
+    ),
+    "a disk that overwrites": (
+        "store/storage.py", 'storage.create(name, [b"2"])\n            raise', "return\n            raise",
+    ),
     "place of a record": (
-        "log.py", 'if record_name(record.block, record.sequence) != f"{LOG}/{name}":', "if False:",
+        "store/log.py", "(record.block, record.sequence) != (block, sequence)", "False",
     ),
-    "no record is missing": ("log.py", "if record.sequence != expected.get(record.block, 0):", "if False:"),
-    "what the disk gives back": (
-        "writer.py", 'if crc32c(row) != expected or trailer != expected.to_bytes(4, "little"):', "if False:",
+    "record of another store": ("store/log.py", "or record.fingerprint != identity.sha256", "or False"),
+    "no record is missing": ("store/log.py", "if record.sequence != self.next[block]:", "if False:"),
+    "table of another store": ("store/samples.py", "if about.store_id != identity.store_id or", "if False and"),
+    "digest of a table": ("store/samples.py", "if not intact or", "if"),
+    "an older table": ("store/state.py", "if told > table.about.number:", "if False:"),
+    "the metadata is read first": (
+        "store/state.py", "    told = metadata_table(storage)\n", "    told = 0\n",
     ),
-    "one writer": (
-        "writer.py", '"\n    try:\n        lock.acquire()\n', '"\n    try:\n        pass\n',
+    "key of a shard": ("store/writer.py", "if shard[:KEY_BYTES] != key:", "if False:"),
+    "what the disk gives back": ("store/writer.py", "if expected is not None and found != expected:", "if False:"),
+    "rows of a shard that was there": (
+        "store/format.py", 'if shard[stop : stop + 4] != found[-1].to_bytes(4, "little"):', "if False:",
     ),
-    "identity": (
-        "writer.py", "    if found:\n        raise MismatchError(", "    if False:\n        raise MismatchError(",
+    "index of a shard that was there": (
+        "store/format.py", 'if shard[-4 - len(index) :] != index + crc32c(index).to_bytes(4, "little"):', "if False:",
     ),
+    "another fingerprint": (
+        "store/writer.py",
+        "require_same(state.identity, identity.fingerprint, storage.url)\n    storage",
+        "pass\n    storage",
+    ),
+    "a place that cannot create": ("store/writer.py", "    storage.probe()\n", ""),
     "checksum of a row": (
-        "reader.py", "if start == stop or crc32c(data) != file.crc32c[position]:", "if start == stop:",
+        "store/reader.py", "        if crc32c(data) != state.crc32c[place]:", "        if False:",
     ),
-    "size of a shard": ("reader.py", "if len(mapped) != committed_file.size or", "if"),
-    "record of another store": (
-        "reader.py", "if record.fingerprint != self.fingerprint or len(record.status) != len(rows):", "if False:",
-    ),
-    "samples of another store": ("reader.py", "if block not in self._named:", "if False:"),
-    "samples of another store, verified": (
-        "verify.py", "    if others:\n        found.findings", "    if False:\n        found.findings",
-    ),
-    "samples of another store, written to": (
-        "agreement.py", "    if others:\n        raise DamageError(", "    if False:\n        raise DamageError(",
-    ),
-    "records of another store, written to": ("agreement.py", "        if told:\n", "        if False:\n"),
-    "they are looked at under the lock": (
-        "writer.py", "        require_own(path, records,", "        (lambda *args: None)(path, records,",
-    ),
-    "an older list": (
-        "agreement.py", "    if told and newest(store) == listed.path:", "    if False:",
-    ),
-    "an older list, verified": ("verify.py", "    if older:", "    if False:"),
-    "rows of two images": ("verify.py", "in other_images(state):", "in ():"),
-    "the image of a row": ("log.py", "        if record.status[position] == OK:\n", "        if True:\n"),
-    "a list before any record": ("rows.py", "    read_rows(store)  # there was none", "    return False  #"),
-    "labels of before a change": ("reader.py", "            del labels[block]", "            pass"),
-    "labels of before a change, verified": ("verify.py", "        del labels[block]", "        pass"),
-    "checksum of an index": (
-        "layout.py", 'if end < 0 or crc32c(packed) != int.from_bytes(shard[-4:], "little"):', "if end < 0:",
-    ),
+    "size of a shard": ("store/reader.py", "if len(shard) != size:", "if False:"),
+    "rows that are kept wrongly": ("store/reader.py", "for anew in (False, True):", "for anew in (False,):"),
     "checksum of a row, verified": (
-        "verify.py", 'if crc32c(row) != expected or trailer != expected.to_bytes(4, "little"):', "if False:",
+        "store/verify.py", "if crc32c(data[start:stop]) != crc or data[stop : stop + 4] != _packed(crc):", "if False:",
     ),
+    "index of a shard, verified": (
+        "store/verify.py", "if data[len(data) - len(index) - 4 :] != index + _packed(crc32c(index)):", "if False:",
+    ),
+    "key of a shard, verified": ("store/verify.py", "if data[:KEY_BYTES] != self.keys[name, block]:", "if False:"),
     "sha256 of a shard, verified": (
-        "verify.py", "if deep and hashlib.sha256(data).hexdigest() != file.sha256:", "if False:",
+        "store/verify.py", 'if self.level == "deep" and hashlib', "if False and hashlib",
     ),
+    "a pass that writes meanwhile": (
+        "store/verify.py", "if found.findings and _listed(storage) != before:", "if False:",
+    ),
+    "a repair of the lists": ("store/maintenance.py", "if finding.what in LISTS:", "if False:"),
+    "somebody's folder": ("store/maintenance.py", ".get(name) == IS_FOLDER:", ".get(name) == -2:"),
     "an object is created once": (
-        "remote.py", 'mode: PutMode = "create" if version is None', 'mode: PutMode = "overwrite" if version is None',
+        "store/object_store.py", "name, content, mode=mode, use", 'name, content, mode="overwrite", use',
     ),
-    "an answer that was lost": ("remote.py", "if there == content:", "if False:"),
+    "an answer that was lost": ("store/object_store.py", "if self.read(name) == content:", "if False:"),
     "an object of another": (
-        "remote.py", "raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))", "return now",
+        "store/object_store.py", 'raise FileExistsError(f"{self.url}/{name} exists")', "return",
     ),
-    "a server that overwrites": (
-        "lease.py", "if _overwrites(probe, None):", "if False:",
-    ),
-    "a server that looks at no version": (
-        "lease.py", "if _overwrites(probe, first):", "if False:",
-    ),
-    "a hold of another": (
-        "lease.py", "if not content.get(RELEASED) and abs(now - renewed) <= SECONDS + 1:", "if False:",
-    ),
-    "a hold that ended": (
-        "lease.py", "        if self._over():\n            raise", "        if False:\n            raise",
-    ),
-    "a hold is asked for": (
-        "remote.py", "self._require_held()\n            failed", "failed",
-    ),
-    "size of an object": ("remote.py", "if most is None or size <= most:", "if True:"),
+    "size of an object": ("store/object_store.py", "if size <= most:", "if True:"),
     "what is kept wrongly": (
-        "reader.py", "shard.pieces([(start, stop)], anew=True)", "shard.pieces([(start, stop)])",
-    ),
-    "what another thread keeps wrongly": (
-        "fetched.py", "if anew:\n            return None\n        kept", "kept",
+        "store/object_store.py", "None if anew else cache.get(", "cache.get(",
     ),
 }  # fmt: skip
 
 
 def with_mutant(folder, name):
     """Copy the package and its tests, one step taken out, or none."""
-    for part in ("samtl", "tests", "pyproject.toml"):
+    for part in ("samtl", "cli", "recipes", "benchmarks", "tests", "pyproject.toml"):
         source = ROOT / part
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, folder / part)
     if name is None:
         return folder
     file, code, instead = MUTANTS[name]
-    path = folder / "samtl" / "store" / file
+    path = folder / "samtl" / file
     text = path.read_text()
     assert text.count(code) == 1, f"{file} has changed: {code!r} is there {text.count(code)} times"
     path.write_text(text.replace(code, instead))
@@ -142,7 +128,7 @@ def with_mutant(folder, name):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_step_is_where_it_is_looked_for(name):
     file, code, _ = MUTANTS[name]
-    assert (ROOT / "samtl" / "store" / file).read_text().count(code) == 1
+    assert (ROOT / "samtl" / file).read_text().count(code) == 1
 
 
 @pytest.mark.slow
@@ -168,7 +154,7 @@ def run_tests_of(folder):
     """Run the store's tests on a copy."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
-         *(f"tests/test_store_{test}.py" for test in TESTS)],
+         *(f"tests/test_{test}.py" for test in TESTS)],
         cwd=folder, env={**os.environ, "PYTHONPATH": f"{folder}:{folder / 'tests'}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

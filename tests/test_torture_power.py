@@ -22,7 +22,7 @@ from power import Call, Disk, laid_out, recorded
 from samtl.errors import SamtlError
 from samtl.store.reader import open_store
 
-STATES = 2_000 if ALL else 60
+STATES = 2_000 if ALL else 40
 
 EMBED = f"""
 import os, sys
@@ -30,6 +30,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from stubs import StubEncoders, install, toy_dataset
 from samtl.embed.api import embed
 install(StubEncoders())
+if sys.argv[2] == "two":  # writers, which do not wait for each other
+    os.fork()
 embed(toy_dataset({ROWS}), "stub", out=sys.argv[1], device="cpu", batch_size={BATCH})
 """
 
@@ -57,9 +59,11 @@ def states(calls, root, n):
 
 @needs_strace
 @pytest.mark.slow
-def test_no_power_cut_makes_a_row_wrong(tmp_path, record_property):
+@pytest.mark.parametrize("writers", ["one", "two"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_no_power_cut_makes_a_row_wrong(tmp_path, record_property, writers):
     root = tmp_path / "recorded.zarr"
-    calls = recorded([sys.executable, "-c", EMBED, str(root)], root)
+    calls = recorded([sys.executable, "-c", EMBED, str(root), writers], root)
     expected = open_store(root)
     assert sum(call.what == "sync" for call in calls) > 4 * 2 * len(expected.arrays)
     rows = []
@@ -74,7 +78,7 @@ def test_no_power_cut_makes_a_row_wrong(tmp_path, record_property):
                 require_whole(store, expected)
             shutil.rmtree(tmp_path / "cut")
     record_property("points", len(rows))
-    assert set(rows) == {0, 16, 32, 48, 64}  # all ways between nothing and all of it
+    assert {0, 64} < set(rows) <= {0, 16, 32, 48, 64}
 
 
 @needs_strace
@@ -83,11 +87,11 @@ def test_a_pass_that_syncs_nothing_does_not_get_through(tmp_path):
     """Or the test above would prove nothing."""
     root = tmp_path / "recorded.zarr"
     careless = "import os; os.fsync = lambda descriptor: None" + EMBED
-    calls = recorded([sys.executable, "-c", careless, str(root)], root)
+    calls = recorded([sys.executable, "-c", careless, str(root), "one"], root)
     assert not any(call.what == "sync" for call in calls)
     expected = open_store(root)
     wrong = 0
-    for _, state in states(calls, root, 60):
+    for _, state in states(calls, root, 40):
         store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
         try:
             committed_rows(store, expected, "deep")
@@ -102,7 +106,7 @@ def test_a_pass_that_syncs_nothing_does_not_get_through(tmp_path):
 def test_what_was_committed_stays(tmp_path):
     """A record that a caller saw is there after every power cut that follows."""
     root = tmp_path / "recorded.zarr"
-    calls = recorded([sys.executable, "-c", EMBED, str(root)], root)
+    calls = recorded([sys.executable, "-c", EMBED, str(root), "one"], root)
     end = {
         number: next(
             i for i, call in enumerate(calls)
@@ -130,7 +134,7 @@ def test_the_harness_finds_fault_with_a_store_that_syncs_nothing(tmp_path):
 
     expected = zarr.open_array(root, mode="r")[:]
     wrong = 0
-    for _, state in states(calls, root, 60):
+    for _, state in states(calls, root, 40):
         store = laid_out(state, root, tmp_path / "cut" / "a.zarr")
         for path in store.glob("c/*/*"):
             block = int(path.parent.name)

@@ -33,7 +33,7 @@ def original(tmp_path_factory):
 def test_every_damage_anywhere_is_found(original, tmp_path, damage):
     before = contents(original)
     chance = random.Random(damage.__name__)
-    for turn in range(1_250 if ALL else 25):
+    for turn in range(1_250 if ALL else 12):
         store = Path(shutil.copytree(original, tmp_path / f"{turn}.zarr"))
         path = chance.choice(files(store))
         damage(path, chance)
@@ -60,7 +60,7 @@ def test_reading_agrees_with_checking(original, tmp_path):
     """What a check of every row passes can be read, and what can not be read is found."""
     chance = random.Random(1)
     expected = {name: open_store(original).read(name) for name in open_store(original).arrays}
-    for turn in range(1_000 if ALL else 40):
+    for turn in range(1_000 if ALL else 20):
         store = Path(shutil.copytree(original, tmp_path / f"{turn}.zarr"))
         path = chance.choice(files(store))
         chance.choice(DAMAGES)(path, chance)
@@ -81,6 +81,6 @@ def test_reading_agrees_with_checking(original, tmp_path):
 
 
 def test_no_false_alarm(original):
-    for _ in range(1_000 if ALL else 10):
+    for _ in range(1_000 if ALL else 5):
         found = check(original, "deep")
         assert (found.findings, found.missing, found.leftovers) == ([], 0, [])

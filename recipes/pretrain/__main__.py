@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0 where the run ended, or rests after `--minutes`; that of the signal which stopped it; else
-        that of the error.
+        The exit code: 0 if the run ended, or stopped after `--minutes`; that of the signal that stopped it; or that
+        of the error.
     """
     options = _parser().parse_args(arguments)
     told = logging.StreamHandler()
@@ -112,13 +112,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 class _Teller:
-    """Tells each step that is logged.
+    """Reports each step that is logged.
 
     Parameters
     ----------
     recipe : Recipe
     first : int
-        Steps that were done before this sitting.
+        Steps that were done before this session.
     """
 
     def __init__(self, recipe: Recipe, first: int) -> None:
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     option(
         "--minutes",
         type=float,
-        help="rest after so many, counted from the start; the same command goes on",
+        help="stop after this many, counted from the start; the same command resumes",
     )
     return parser
 

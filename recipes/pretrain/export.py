@@ -1,4 +1,4 @@
-"""What a run gives: an encoder's weights in float16, and a card that says what they are."""
+"""The result of a run: an encoder's weights in float16, and a model card."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ATTRIBUTIONS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """Where the weights went: a safetensors file that `samtl embed --checkpoint` takes, and its sha256."""
+    """The exported weights: a safetensors file that `samtl embed --checkpoint` takes, and its sha256."""
 
     weights: Path
     card: Path
@@ -44,9 +44,9 @@ def export(training: Training, dataset: str, limit: int | None) -> Exported:
     Raises
     ------
     SamtlError
-        Where a weight does not fit in float16.
+        If a weight does not fit in float16.
     ResourceError
-        Where the disk gives out.
+        If the disk fails.
     """
     recipe = training.recipe
     tensors = {

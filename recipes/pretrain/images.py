@@ -29,7 +29,7 @@ def read_images(
     spec : str
         `NAME` or `NAME:ARGUMENT`, as `samtl embed --dataset` takes it.
     root : Path, optional
-        Where the data lie.
+        Folder of the data.
     limit : int, optional
         At most so many images; a sample of all classes, the same every time.
     pixels : int
@@ -46,7 +46,7 @@ def read_images(
     Raises
     ------
     InputError
-        Where there are fewer than two.
+        If there are fewer than two.
     """
     name, colon, argument = spec.partition(":")
     # By its name: datasets and encoders do not know each other.

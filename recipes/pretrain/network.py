@@ -1,4 +1,4 @@
-"""The encoder as it is trained: SAM's forward pass, differentiable, on views smaller than its input, tokens hidden."""
+"""SAM's forward pass for training: differentiable, on views smaller than the encoder's input, with hidden tokens."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ INITIAL_STD = 0.02
 
 
 class Network(nn.Module):
-    """An encoder that learns.
+    """A trainable encoder.
 
-    A view of fewer tokens than the encoder's input lies somewhere on its grid of positions, and sees the distances
-    that it has; nothing is resampled, so what is learnt on small views holds for whole images.
+    A view of fewer tokens than the encoder's input is placed somewhere on its grid of positions. Nothing is resampled,
+    so that what is learnt on small views holds for whole images.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ class Network(nn.Module):
         x : Tensor, (batch, 3, size, size)
             Normalised; 16 pixels a token.
         corner : (row, column)
-            Where on the grid of positions the views' first token lies.
+            Position of the views' first token on the encoder's grid.
         hidden : Tensor of bool, (batch, size / 16, size / 16), optional
             Tokens that the encoder does not see.
         recompute : bool
-            Whether blocks are computed again for their gradients instead of kept: a third more work, far less memory.
+            Whether activations of blocks are recomputed instead of kept: a third more work, far less memory.
 
         Returns
         -------
@@ -97,7 +97,7 @@ class Network(nn.Module):
 
 
 def pooled_width(name: str) -> int:
-    """Count the channels that `pooled` gives for an encoder."""
+    """Count the channels of `pooled` for an encoder."""
     variant = VARIANTS[name]
     return 2 * CHANNELS + len(variant.taps) * variant.width
 

@@ -72,7 +72,7 @@ def expander(width: int, wide: int) -> nn.Sequential:
 
 @torch.no_grad()
 def effective_rank(x: Tensor) -> float:
-    """Tell how many directions features fill: RankMe (Garrido et al. 2023, arXiv 2210.02885).
+    """Compute the effective rank of features: RankMe (Garrido et al. 2023, arXiv 2210.02885).
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def effective_rank(x: Tensor) -> float:
     Returns
     -------
     float
-        Between 1, where all rows lie on a line through 0, and min(n, channels); NaN where a feature is no number.
+        Between 1 (all rows lie on a line through 0) and min(n, channels); NaN if a feature is NaN.
     """
     if not x.isfinite().all():
         return math.nan

@@ -1,4 +1,4 @@
-"""What a training run is: everything that its result follows from, but the images."""
+"""Parameters of a training run: everything that determines its result except the images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Stage:
         Raises
         ------
         InputError
-            Where it is something else, or a number is out of its range.
+            If it has another form, or a number is out of its range.
         """
         match = _STAGE.fullmatch(text)
         wrong = ""
@@ -77,7 +77,7 @@ STAGES = ROUND * ROUNDS
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """Parameters of a training.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
     def plan(self) -> Iterator[tuple[Stage, int]]:
-        """Give each step's stage, and how many images were seen before it."""
+        """Yield each step's stage and the number of images seen before it."""
         seen = 0
         for stage in self.stages:
             for _ in range(stage.steps):
@@ -136,7 +136,7 @@ class Recipe:
                 seen += stage.batch_size
 
     def describe(self) -> str:
-        """Tell it in a line."""
+        """Describe it in a line."""
         steps: dict[tuple[int, int], int] = {}
         for stage in self.stages:
             kind = stage.batch_size, stage.tokens
@@ -148,5 +148,5 @@ class Recipe:
         return f"{self.encoder}: {stages}; {self.dtype}, seed {self.seed}"
 
     def to_dict(self) -> dict[str, object]:
-        """Give the fields as JSON values."""
+        """Return the fields as JSON values."""
         return {**dataclasses.asdict(self), "stages": [dataclasses.asdict(s) for s in self.stages]}

@@ -1,4 +1,4 @@
-"""What a training run keeps between its sittings: one file of tensors, there whole or not at all."""
+"""The saved state of a training run: one file of tensors, which is replaced atomically."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, objec
     Raises
     ------
     ResourceError
-        Where the disk gives out; the file that was there stays.
+        If the disk fails; an earlier file stays.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -47,7 +47,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, objec
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(
-            f"{path} could not be written ({error.strerror}); what was there before stays: make room and go on"
+            f"{path} could not be written ({error.strerror}); the earlier state stays: make room, and run the same "
+            "command again"
         ) from error
 
 
@@ -57,7 +58,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     Raises
     ------
     InputError
-        Where it is something else.
+        If it is another file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -91,7 +92,7 @@ def unpack(
     Raises
     ------
     InputError
-        Where it is of another model.
+        If it belongs to another model.
     """
     own = {
         name.removeprefix(_MODEL): tensor

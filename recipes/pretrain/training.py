@@ -1,4 +1,4 @@
-"""A training run: its steps, its log, and how it goes on where it was stopped."""
+"""A training run: its steps, its log, and resuming."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Progress:
         Directions that the pooled output fills.
     learning_rate : float
     seconds : float
-        Of training so far, sittings before this one included.
+        Of training so far, including earlier sessions.
     """
 
     step: int
@@ -93,7 +93,7 @@ class Progress:
 
 
 class Learner(nn.Module):
-    """An encoder with what its losses need beside it.
+    """An encoder and the expanders of its losses.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class Learner(nn.Module):
 
 
 class Training:
-    """A run in a folder, begun or gone on with.
+    """A new or resumed run in a folder.
 
     Parameters
     ----------
@@ -117,18 +117,18 @@ class Training:
         Of the images.
     recipe : Recipe
     out : Path
-        A folder; it is made where there is none.
+        A folder, created if needed.
     device : torch.device
 
     Raises
     ------
     InputError
-        Where the folder holds a run of other images or another recipe.
+        If the folder holds a run of other images or another recipe.
 
     Attributes
     ----------
     step : int
-        Steps done.
+        Steps done so far.
     learner : Learner
     """
 
@@ -176,16 +176,16 @@ class Training:
         should_stop: Callable[[], bool] = lambda: False,
         on_step: Callable[[Progress], None] = lambda progress: None,
     ) -> bool:
-        """Go on to the end, or until somebody asks to stop; gives whether it came to the end.
+        """Train to the end or until `should_stop`; returns whether the end was reached.
 
         What was learnt is kept either way, and every two minutes.
 
         Raises
         ------
         SamtlError
-            Where the loss is no number any more.
+            If the loss is no longer finite.
         ResourceError
-            Where memory or the disk gives out.
+            If memory runs out or the disk fails.
         """
         saved, began = time.monotonic(), time.monotonic() - self.seconds
         self.learner.train()
@@ -234,7 +234,7 @@ class Training:
         _state.write_tensors(self.out / _state.FILE, tensors, about)
 
     def _learn(self, step: int, stage: Stage, seen: int, logged: bool) -> dict[str, float]:
-        """Do one step; gives the loss, its parts and the rank where they are to be logged."""
+        """Take one step; returns the loss, its parts and the rank if they are to be logged."""
         recipe = self.recipe
         generator = _generator(recipe.seed, "step", step)
         rows = self._rows(seen, stage.batch_size).to(self.device)
@@ -290,7 +290,7 @@ class Training:
         )
 
     def _rows(self, seen: int, count: int) -> Tensor:
-        """Give the next images of an endless sequence of permutations."""
+        """Return the next images of an endless sequence of permutations."""
         n = len(self.images)
         rows: list[Tensor] = []
         while count:
@@ -345,7 +345,7 @@ class Training:
 
 
 def remaining(progress: Progress, recipe: Recipe, first: int, seconds: float) -> str:
-    """Say how long the rest will take, by the tokens of the steps since the first of this sitting."""
+    """Estimate the remaining time from the tokens of the steps since the first of this session."""
     costs = [stage.batch_size * stage.tokens**2 for stage, _ in recipe.plan()]
     done = sum(costs[first : progress.step])
     return duration(seconds * sum(costs[progress.step :]) / max(1, done))
@@ -362,7 +362,7 @@ def _by_shape(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _generator(seed: int, what: str, number: int) -> torch.Generator:
-    """A generator of the CPU for one step or epoch, so that a run goes on as if it had not been stopped."""
+    """Return a CPU generator for one step or epoch, so that a resumed run equals an uninterrupted one."""
     digest = hashlib.sha256(f"samtl pretraining {seed} {what} {number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 

@@ -23,7 +23,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class Crops:
-    """Where each view of a batch was cut; coordinates are x before y, -1 to 1 from edge to edge.
+    """Positions of the views of a batch; coordinates are x before y, -1 to 1 from edge to edge.
 
     Attributes
     ----------

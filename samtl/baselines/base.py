@@ -96,7 +96,18 @@ class PixelBaseline(BaseEstimator):  # type: ignore[misc]  # sklearn has no type
             raise InputError("a baseline needs at least one image to train on, got none")
         self.adopt(dataset.task, range(len(dataset.classes)))
         if self.task_ == "classification":
-            _check_labels(dataset, train, held)
+            labels = np.array(dataset.labels, dtype=np.int64)
+            unlabelled = [row for row in np.append(train, held) if labels[row] < 0]
+            if unlabelled:
+                raise InputError(
+                    f"image {dataset.sample_ids[unlabelled[0]]!r} has no label: leave it out"
+                )
+            lacking = np.setdiff1d(np.arange(len(dataset.classes)), labels[train])
+            if len(lacking):
+                raise InputError(
+                    f"every class needs a training image, and {dataset.classes[lacking[0]]!r} has none: train on more "
+                    "images"
+                )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._fit(dataset, train, held, seed, on_event or (lambda event: None))
         return self
@@ -217,14 +228,14 @@ def as_rows(rows: ArrayLike, dataset: Dataset, name: str) -> Rows:
     found = np.asarray(rows)
     if not found.size:
         return np.empty(0, dtype=np.int64)
-    if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise InputError(f"{name} must be (n,) int, got shape {found.shape} of {found.dtype}")
+    if found.ndim != 1 or found.dtype.kind not in "iu" or len(np.unique(found)) < len(found):
+        raise InputError(
+            f"{name} must be distinct and (n,) int, got shape {found.shape} of {found.dtype}"
+        )
     if found.min() < 0 or found.max() >= len(dataset):
         raise InputError(
             f"{name} must lie between 0 and {len(dataset) - 1}, got {found.min()} to {found.max()}"
         )
-    if len(np.unique(found)) < len(found):
-        raise InputError(f"{name} must be distinct, and some of the {len(found)} repeat")
     return found.astype(np.int64)
 
 
@@ -238,26 +249,10 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_ranges(baseline: PixelBaseline, **ranges: str) -> None:
-    """Raise InputError for the first parameter that is out of its range.
-
-    `ranges` maps names of parameters to `count` (from 1), `side` (of a square: it must be divisible by 32),
-    `positive`, `not negative`, or `share` ([0, 1)).
-    """
+    """Raise InputError for the first parameter that is out of its range, one of `_RANGES`."""
     for name, kind in ranges.items():
         value = getattr(baseline, name)
         expected, holds = _RANGES[kind]
         number = isinstance(value, (int, float, np.number)) and np.isfinite(value)
         if not number or not holds(value):
             raise InputError(f"{name} must be {expected}, got {value!r}")
-
-
-def _check_labels(dataset: Dataset, train: Rows, held: Rows) -> None:
-    labels = np.array(dataset.labels, dtype=np.int64)
-    for row in np.append(train, held):
-        if labels[row] < 0:
-            raise InputError(f"image {dataset.sample_ids[row]!r} has no label: leave it out")
-    lacking = np.setdiff1d(np.arange(len(dataset.classes)), labels[train])
-    if len(lacking):
-        raise InputError(
-            f"every class needs a training image, and {dataset.classes[lacking[0]]!r} has none: train on more images"
-        )

@@ -96,13 +96,11 @@ class Baseline(PixelBaseline):
             yield {"mean-colour": _nearest(pixels, coef, intercept), companion: everywhere}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Those of `logreg` and the neighbours' features and codes; or moments of the classes' colours."""
         if self.task_ == "segmentation":
             return dict(self._tensors)
         return {**self._head.tensors(), "features": self._features, "codes": self._codes}
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape of each of `tensors()`."""
         k, n, f = len(self.classes_), self.n_images_, len(STATISTICS)
         if self.task_ == "segmentation":
             return {
@@ -114,7 +112,6 @@ class Baseline(PixelBaseline):
         return {**blank_logreg(self.classes_, f).layout(), **own}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Load arrays that match `layout()`."""
         if self.task_ == "segmentation":
             self._tensors = dict(tensors)
             return
@@ -152,10 +149,8 @@ def _colours(dataset: Dataset, rows: Rows) -> dict[str, NDArray[Any]]:
         for start in range(0, len(codes), _STRIP):
             part = colours[start : start + _STRIP].astype(np.float64)
             products += part.T @ part
-            for band in range(3):
-                sums[:, band] += np.bincount(
-                    codes[start : start + _STRIP], part[:, band], minlength=k
-                )
+            some = codes[start : start + _STRIP]
+            sums += np.stack([np.bincount(some, band, minlength=k) for band in part.T], axis=1)
     means = sums / np.maximum(counts, 1)[:, None]
     within = products - means.T @ sums
     return {"counts": counts, "means": means, "covariance": within / max(counts.sum(), 1)}

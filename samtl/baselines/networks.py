@@ -104,9 +104,7 @@ class NetworkBaseline(PixelBaseline):
         name = type(self).__module__.rpartition(".")[2]
         at_once = max(1, _AT_ONCE // self.image_size**2)
         for inputs, shapes in squares(dataset, rows, self.image_size, at_once):
-            with (
-                torch.inference_mode()
-            ):  # in float32, whatever training computed in: machines agree
+            with torch.inference_mode():  # in float32, whatever training computed in
                 logits = self._model(inputs)
             if self.task_ == "classification":
                 yield {name: logits.double().softmax(1).numpy()}
@@ -115,11 +113,9 @@ class NetworkBaseline(PixelBaseline):
                 yield {name: class_map(scores, height, width, image_size)}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """The network's weights and running statistics by name, all float32."""
         return {name: value.contiguous().numpy() for name, value in _state(self._model).items()}
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape of each of `tensors()`."""
         with torch.device("meta"):
             return {
                 name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
@@ -127,7 +123,6 @@ class NetworkBaseline(PixelBaseline):
             }
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Load arrays that match `layout()`."""
         with torch.random.fork_rng(devices=[]):
             self._model = self._build()
         self._load(tensors)

@@ -18,12 +18,7 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode
-from samtl.images.transforms import (
-    IGNORE,
-    PIXEL_MEAN,
-    mask_square,
-    resize_longest_side,
-)
+from samtl.images.transforms import IGNORE, PIXEL_MEAN, mask_square, resize_longest_side
 
 Rows = NDArray[np.int64]
 Pixel = NDArray[np.uint8]
@@ -42,10 +37,7 @@ def read_image(dataset: Dataset, row: int) -> Pixel:
 def read_mask(dataset: Dataset, row: int, shape: tuple[int, int]) -> Pixel:
     """Read the mask of one image, `shape` uint8: class indices, 255 is ignored.
 
-    Raises
-    ------
-    InputError
-        If it is missing, has another shape, no pixel of a known class, or a class that the dataset does not have.
+    Raises InputError if it is missing, of another shape, without a pixel of a known class, or has unknown classes.
     """
     if dataset.read_mask is None:
         raise InputError(f"{dataset.name} has labels, not masks: choose a dataset with masks")
@@ -78,23 +70,9 @@ class Pixels:
 
     Inputs are (batch, 3, size, size) uint8, channels last in memory; the model normalises them. Targets are int64:
     labels (batch,), or masks (batch, size, size) with 255 to be ignored. Images are decoded once if all their pixels
-    take at most 1 GiB; else for each batch, in a thread that is one batch ahead of the training.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    rows : (n,) int
-        The images to read.
-    size : int
-        Longest side in pixels.
-    augment : bool
-        Whether shuffled batches are flipped and turned by right angles at random: images from above have no upper
-        side.
-
-    Raises
-    ------
-    InputError
-        If an image is missing or unusable; from `batches` if images are not kept.
+    take at most 1 GiB; else for each batch, in a thread that is one batch ahead of the training. If `augment`,
+    shuffled batches are flipped and turned by right angles at random: images from above have no upper side. Raises
+    InputError if an image is missing or unusable.
     """
 
     def __init__(self, dataset: Dataset, rows: Rows, size: int, augment: bool = False) -> None:
@@ -146,11 +124,7 @@ def squares(
 ) -> Iterator[tuple[Tensor, list[tuple[int, int]]]]:
     """Read images to predict on, in order, `at_once` at a time; no label or mask is read.
 
-    Yields
-    ------
-    inputs : Tensor of uint8, (n, 3, size, size)
-    shapes : list of (height, width)
-        The images' original sizes.
+    Yields (n, 3, size, size) uint8 and the original (height, width) of each image.
     """
 
     def load(part: Rows) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -162,13 +136,9 @@ def squares(
 
 
 def turned(inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Flip and turn each image, and its mask alike, in one of the eight ways, all equally likely.
+    """Flip and turn each image, (batch, size, size, 3), in one of the eight ways, all equally likely.
 
-    Parameters
-    ----------
-    inputs : Tensor, (batch, size, size, 3)
-    targets : Tensor, (batch, size, size); or (batch,), which is returned unchanged
-    generator : torch.Generator
+    Masks, (batch, size, size), are turned alike; labels, (batch,), are returned unchanged.
     """
     ways = torch.randint(2, (3, len(inputs)), generator=generator, dtype=torch.bool)
 

@@ -171,12 +171,8 @@ class Baseline(PixelBaseline):
         """The last block's channels, (n, 512, side / 32, side / 32) float32."""
         assert self._model is not None  # `_load` was called before
         remedy = "use a smaller --image-size, or another device"
-        with (
-            bounded("VGG-19", remedy),
-            torch.autocast(
-                self._device.type, self._dtype, enabled=self._dtype is not torch.float32
-            ),
-        ):
+        mixed = torch.autocast(self._device.type, self._dtype, self._dtype is not torch.float32)
+        with bounded("VGG-19", remedy), mixed:
             out: Tensor = self._model(inputs.to(self._device))
         return out.float().cpu()
 
@@ -189,15 +185,13 @@ class Baseline(PixelBaseline):
         return torch.stack(rows).numpy()
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Those of `logreg`; the frozen weights are identified by `weights_sha256`, not saved."""
+        # The frozen weights are identified by `weights_sha256`, not saved.
         return self._head.tensors()
 
     def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype and shape of each of `tensors()`."""
         return blank_logreg(self.classes_, N_FEATURES).layout()
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Load arrays that match `layout()`; the frozen weights are loaded when they are needed."""
         self._head = blank_logreg(self.classes_, N_FEATURES)
         self._head.restore(tensors)
         self._model = None

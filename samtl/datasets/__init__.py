@@ -16,20 +16,20 @@ from samtl.datasets.base import (
     shuffled,
     subset,
 )
-from samtl.datasets.listing import expanded, kind_of
+from samtl.datasets.listing import kind_of
 from samtl.errors import InputError
 
 __all__ = [
-    "resolve",
-    "shuffled",
-    "only",
-    "subset",
-    "groups_by",
+    "IGNORE",
+    "PARTS",
     "Dataset",
     "MaskReader",
     "Reader",
-    "IGNORE",
-    "PARTS",
+    "groups_by",
+    "only",
+    "resolve",
+    "shuffled",
+    "subset",
 ]
 
 
@@ -72,6 +72,6 @@ def resolve(
     if name not in registry.names("datasets") and spec and kind_of(Path(spec)) == "folder":
         raise InputError(f"no dataset is called {spec!r}, but a folder is; use folder:{spec}")
     module = registry.load("datasets", name)
-    where = None if root is None else expanded(root)
+    where = None if root is None else Path(root).expanduser()
     dataset: Dataset = module.open_dataset(argument if colon else None, where, download)
     return dataset

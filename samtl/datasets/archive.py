@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 import struct
 import zipfile
 import zlib
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samtl.datasets.listing import flaw
+from samtl.datasets.listing import FolderTree, flaw, is_hidden, kind_of, natural
 from samtl.errors import InputError
+from samtl.images.codecs import SUFFIXES
 
 MAX_MEMBERS = 200_000
 MAX_MEMBER_BYTES = 512 * 2**20  # of one file, unpacked
@@ -28,20 +30,9 @@ _UNREADABLE = (
 class Archive:
     """A zip archive whose files are read in place. It can be shared by threads, pickled and forked.
 
-    Parameters
-    ----------
-    path : Path
-
-    Attributes
-    ----------
-    names : tuple of str
-        The regular files in it, in the order of the archive's directory, with `/`.
-
-    Raises
-    ------
-    InputError
-        If it is no zip archive; holds links, devices, encrypted or overlapping members, or names that lead out of
-        it; or is larger, unpacked, than the limits of this module.
+    `names` are the regular files in it, in the order of the archive's directory, with `/`. Raises InputError if it is
+    no zip archive; holds links, devices, encrypted or overlapping members, or names that lead out of it; or is larger,
+    unpacked, than the limits of this module.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,14 +41,17 @@ class Archive:
         self._process = 0
         self.names = tuple(info.filename for info in self._zip().infolist() if not info.is_dir())
 
-    def read(self, name: str) -> bytes:
-        """Unpack one file, one of `names`, and check its size and checksum.
+    def folders(self, folder: str = "") -> list[str]:
+        """List folders as `FolderTree.folders` does."""
+        return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
 
-        Raises
-        ------
-        InputError
-            If there is no such file, or its bytes are not what the directory says.
-        """
+    def images(self, folder: str = "") -> list[str]:
+        """List image files as `FolderTree.images` does."""
+        found = [n for n in self._below(folder) if PurePosixPath(n).suffix.lower() in SUFFIXES]
+        return sorted(found, key=natural)
+
+    def read(self, name: str) -> bytes:
+        """Unpack one of `names`; InputError if it does not exist, or has another size or checksum than listed."""
         archive = self._zip()
         try:
             info = archive.getinfo(name)
@@ -71,6 +65,11 @@ class Archive:
         if len(data) != info.file_size:
             raise self._damaged(name)
         return data
+
+    def _below(self, folder: str) -> list[str]:
+        prefix = folder and f"{folder}/"
+        names = [n.removeprefix(prefix) for n in self.names if n.startswith(prefix)]
+        return [name for name in names if not any(map(is_hidden, name.split("/")))]
 
     def _zip(self) -> zipfile.ZipFile:
         """Open the archive once in each process: a descriptor's position must not be shared after a fork."""
@@ -97,25 +96,47 @@ class Archive:
         return {**self.__dict__, "_file": None}
 
 
+Tree = FolderTree | Archive
+
+
+@dataclass(frozen=True)
+class Files:
+    """Reads files of a tree by their sample ids; see `samtl.datasets.Reader`."""
+
+    tree: Tree
+    names: Mapping[str, str]
+
+    def __call__(self, sample_id: str) -> bytes:
+        if sample_id not in self.names:
+            raise InputError(f"{self.tree.path} has no sample {sample_id!r}")
+        return self.tree.read(self.names[sample_id])
+
+
+def open_tree(path: Path, layout: str) -> Tree:
+    """Open a folder or a zip archive; raises InputError, which describes the expected `layout`, if there is none."""
+    kind = kind_of(path)
+    if kind == "nothing":
+        raise InputError(f"there is no {str(path)!r}; {layout}")
+    return FolderTree(path) if kind == "folder" else Archive(path)
+
+
 def _flaw_of_all(archive: zipfile.ZipFile) -> str:
     members = archive.filelist
-    if len(members) > MAX_MEMBERS:
-        return f"it lists {len(members):,} entries, at most {MAX_MEMBERS:,} are read"
     total = sum(info.file_size for info in members)
-    if total > MAX_TOTAL_BYTES:
-        return f"it unpacks to {total:,} bytes, over {MAX_TOTAL_BYTES:,}"
+    if len(members) > MAX_MEMBERS or total > MAX_TOTAL_BYTES:
+        return (
+            f"it lists {len(members):,} entries of {total:,} bytes, at most {MAX_MEMBERS:,} of {MAX_TOTAL_BYTES:,} are "
+            "read"
+        )
     if len(archive.NameToInfo) < len(members):
         return "it lists a name twice"
     # Members that share bytes could unpack to any size.
-    spans = sorted(
-        (i.header_offset, i.header_offset + _HEADER_BYTES + i.compress_size, i.filename)
-        for i in members
-    )
-    spans.append((archive.start_dir, archive.start_dir, "its directory"))
-    for (_, end, name), (begin, _, after) in itertools.pairwise(spans):
-        if end > begin:
-            return f"{name!a} overlaps {after!a}"
-    return ""
+    end, name = 0, ""
+    for info in sorted(members, key=lambda info: info.header_offset):
+        if end > info.header_offset:
+            return f"{name!a} overlaps {info.filename!a}"
+        end, name = info.header_offset + _HEADER_BYTES + info.compress_size, info.filename
+    return f"{name!a} overlaps its directory" if end > archive.start_dir else ""
 
 
 def _flaw_of(info: zipfile.ZipInfo) -> str:

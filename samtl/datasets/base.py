@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +15,8 @@ from samtl.errors import InputError
 from samtl.images.transforms import IGNORE as IGNORE
 from samtl.splits import PARTS as PARTS
 
-
-class Reader(Protocol):
-    """Returns the bytes of the image file of one sample."""
-
-    def __call__(self, sample_id: str) -> bytes: ...
-
-
-class MaskReader(Protocol):
-    """Returns the target of one image: class indices, (height, width) uint8 of the image's size, 255 to be ignored."""
-
-    def __call__(self, sample_id: str) -> NDArray[np.uint8]: ...
-
+Reader = Callable[[str], bytes]  # from a sample's id to the bytes of its image file
+MaskReader = Callable[[str], NDArray[np.uint8]]  # to the classes of its pixels, (height, width)
 
 # Control characters, line separators and halves of surrogate pairs: no table, log or terminal keeps them.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -76,37 +66,42 @@ class Dataset:
     parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse fields that cannot become a store."""
-        wrong = self._flaw()
-        if wrong:
-            raise InputError(f"the dataset {self.name!a} {wrong}")
-
-    def _flaw(self) -> str:
-        n, classes = len(self.sample_ids), len(self.classes)
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            return "must be called by letters, digits, '.', '_' and '-', since its name names its stores"
-        if len(self.labels) != n:
-            return f"must have one label for each image, got {n} ids and {len(self.labels)} labels"
-        for names in (self.sample_ids, self.classes, self.groups):
-            if _UNPRINTABLE.search("".join(names)):
-                first = next(name for name in names if _UNPRINTABLE.search(name))
-                return f"has the name {first!a}, which holds a line break or another control character; rename it"
-        if len(set(self.classes)) < classes:
-            return f"must name each class once, got {', '.join(self.classes)}"
-        if not all(-1 <= label < classes for label in self.labels):
-            return f"has labels beyond -1 to {classes - 1}, the indices of its {classes} classes"
-        if self.read_mask is not None:
-            if (
-                not 2 <= classes <= IGNORE
-            ):  # above, a class would have the number that says "ignore"
-                return f"has masks and so must have 2 to {IGNORE} classes, the background first, got {classes}"
-            if set(self.labels) - {-1}:
-                return "has masks as its target, so every label must be -1"
-        for what, entries in (("groups", self.groups), ("parts", self.parts)):
-            if entries and len(entries) != n:
-                return f"must have {what} for all of its {n} images or for none, got {len(entries)}"
-        unknown = sorted(set(self.parts) - set(PARTS))
-        return f"has parts that are none of {', '.join(PARTS)}: {unknown}" if unknown else ""
+        n, count, masked = len(self.sample_ids), len(self.classes), self.read_mask is not None
+        texts = itertools.chain(self.sample_ids, self.classes, self.groups)
+        unprintable = next(filter(_UNPRINTABLE.search, texts), None)
+        for is_wrong, told in (
+            (
+                not re.fullmatch(r"\w[\w.-]*", self.name),
+                "a name of letters, digits, '.', '_' and '-'",
+            ),
+            (
+                len(self.labels) != n,
+                f"one label for each of its {n} images, not {len(self.labels)}",
+            ),
+            (
+                unprintable is not None,
+                f"no line breaks or control characters in names: {unprintable!a}",
+            ),
+            (len(set(self.classes)) < count, f"each class once, not {', '.join(self.classes)}"),
+            (
+                not all(-1 <= label < count for label in self.labels),
+                f"labels from -1 to {count - 1}, the indices of its {count} classes",
+            ),
+            # Above, a class would have the number that says "ignore".
+            (
+                masked and not 2 <= count <= IGNORE,
+                f"2 to {IGNORE} classes for its masks, not {count}",
+            ),
+            (
+                masked and set(self.labels) - {-1},
+                "only labels of -1, since its masks are the target",
+            ),
+            (len(self.groups) not in (0, n), f"groups for all {n} images or none"),
+            (len(self.parts) not in (0, n), f"parts for all {n} images or none"),
+            (set(self.parts) - set(PARTS), f"no parts but {', '.join(PARTS)}"),
+        ):
+            if is_wrong:
+                raise InputError(f"the dataset {self.name!a} must have {told}")
 
     @property
     def task(self) -> str:
@@ -141,18 +136,8 @@ def only(dataset: Dataset, sample_ids: Sequence[str]) -> Dataset:
 def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = None) -> Dataset:
     """Take the first `per_class` images of each class, then at most `limit` in all; subsets of growing size nest.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    limit : int, optional
-    per_class : int, optional
-        Exactly this many of each class; images without a label are left out.
-
-    Raises
-    ------
-    InputError
-        If a count is below 1, a class has fewer than `per_class` images, or the dataset has masks and `per_class`
-        is set.
+    With `per_class`, images without a label are left out. Raises InputError if a count is below 1, a class has fewer
+    images, or the dataset has masks and `per_class` is set.
     """
     for option, count in (("--limit", limit), ("--per-class", per_class)):
         if count is not None and count < 1:
@@ -161,25 +146,23 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
         raise InputError(
             f"--per-class counts images by their class, but in {dataset.name} every pixel has one; use --limit"
         )
-    rows = list(range(len(dataset)))
-    if per_class is not None:
-        seen = [0] * len(dataset.classes)
-        kept = []
-        for i in rows:
-            label = dataset.labels[i]
-            if label >= 0 and seen[label] < per_class:
-                seen[label] += 1
-                kept.append(i)
-        short = {name: n for name, n in zip(dataset.classes, seen, strict=True) if n < per_class}
-        if short:
-            have = ", ".join(f"{name} has {n}" for name, n in short.items())
-            least = min(short.values())
-            remedy = f"use --per-class {least} or less" if least else "add images of it"
-            raise InputError(
-                f"--per-class {per_class} needs that many images of every class, but {have}; {remedy}"
-            )
-        rows = kept
-    return _take(dataset, rows[:limit])
+    if per_class is None:
+        return _take(dataset, range(len(dataset))[:limit])
+    labels = np.array(dataset.labels)
+    chosen = [np.flatnonzero(labels == i)[:per_class] for i in range(len(dataset.classes))]
+    short = {
+        name: len(rows)
+        for name, rows in zip(dataset.classes, chosen, strict=True)
+        if len(rows) < per_class
+    }
+    if short:
+        have = ", ".join(f"{name} has {n}" for name, n in short.items())
+        least = min(short.values())
+        remedy = f"use --per-class {least} or less" if least else "add images of it"
+        raise InputError(
+            f"--per-class {per_class} needs that many images of every class, but {have}; {remedy}"
+        )
+    return _take(dataset, np.sort(np.concatenate(chosen)).tolist()[:limit])
 
 
 def groups_by(sample_ids: Sequence[str], regex: str) -> tuple[str, ...]:

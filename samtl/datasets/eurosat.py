@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samtl.datasets.archive import Files, Tree, open_tree
 from samtl.datasets.base import Dataset
-from samtl.datasets.listing import Files, Tree, open_tree
-from samtl.errors import InputError, ResourceError
+from samtl.errors import InputError, ResourceError, SamtlError
 
 _log = logging.getLogger(__name__)
 
@@ -79,20 +79,20 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     tree = open_tree(path, _LAYOUT)
     base, classes = _class_folders(tree)
     names: dict[str, str] = {}
-    counts = {}
-    for name in classes:
+    labels: list[int] = []
+    for label, name in enumerate(classes):
         files = [f for f in tree.images(base + name) if f.lower().endswith(_SUFFIXES)]
         if not files:
             raise InputError(f"{path} has no JPEG images in {name}; {_LAYOUT}")
         names |= {f"{name}/{file}": f"{base}{name}/{file}" for file in files}
-        counts[name] = len(files)
+        labels += [label] * len(files)
     return Dataset(
         name="eurosat",
         classes=tuple(classes),
         sample_ids=tuple(names),
-        labels=tuple(i for i, name in enumerate(classes) for _ in range(counts[name])),
+        labels=tuple(labels),
         read=Files(tree, names),
-        note=_note(counts),
+        note=_note({name: labels.count(i) for i, name in enumerate(classes)}),
     )
 
 
@@ -120,9 +120,8 @@ def _class_folders(tree: Tree) -> tuple[str, list[str]]:
 def _note(counts: dict[str, int]) -> str:
     if counts == COUNTS:
         return ""
-    total, whole = sum(counts.values()), sum(COUNTS.values())
-    note = f"not the whole of EuroSAT: {total:,} of {whole:,} images"
-    missing = sorted(set(COUNTS) - set(counts))
+    total, missing = sum(counts.values()), sorted(set(COUNTS) - set(counts))
+    note = f"not the whole of EuroSAT: {total:,} of {sum(COUNTS.values()):,} images"
     return f"{note}, no {', '.join(missing)}" if missing else note
 
 
@@ -142,31 +141,28 @@ def _official_archive(download: bool) -> Path:
             f"EuroSAT is not in {folder} and a dry run does not download it: run without --dry-run, or {by_hand}"
         )
     pooch.get_logger().setLevel("WARNING")  # it would log to standard error
-    failures: list[InputError | ResourceError] = []
+    failures: list[str] = []
+    error_kind: type[SamtlError] = InputError
     for source in SOURCES:
-        # pooch does not close a response that says "not found", so it is closed here.
-        answers: list[Any] = []
+        answers: list[Any] = []  # to be closed: pooch leaves a response open that says "not found"
         fetch = pooch.HTTPDownloader(
             chunk_size=2**20, hooks={"response": lambda answer, to=answers, **_: to.append(answer)}
         )
+        _log.info("downloading %s into %s", source.url, folder)
         try:
-            _log.info("downloading %s into %s", source.url, folder)
             return Path(
                 pooch.retrieve(
                     source.url, source.known_hash, source.file_name, folder, downloader=fetch
                 )
             )
         except ValueError:
-            failures.append(
-                InputError(f"{source.url} gave a file whose hash is not {source.known_hash}")
-            )
+            failures.append(f"{source.url} gave a file whose hash is not {source.known_hash}")
         except OSError as error:  # network errors are OSErrors, too; their texts are nested errors
             status = getattr(getattr(error, "response", None), "status_code", None)
             what = f"HTTP status {status}" if status else type(error).__name__
-            failures.append(ResourceError(f"{source.url} failed ({what})"))
+            failures.append(f"{source.url} failed ({what})")
+            error_kind = ResourceError  # trying again helps, unless every address gives other bytes
         finally:
             for answer in answers:
                 answer.close()
-    # If each address answers, but with other bytes, trying again does not help.
-    kind = InputError if all(isinstance(e, InputError) for e in failures) else ResourceError
-    raise kind(f"EuroSAT could not be downloaded: {'; '.join(map(str, failures))}; {by_hand}")
+    raise error_kind(f"EuroSAT could not be downloaded: {'; '.join(failures)}; {by_hand}")

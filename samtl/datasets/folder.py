@@ -6,14 +6,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.listing import (
-    FolderReader,
-    expanded,
-    images_below,
-    kind_of,
-    own_name,
-    subfolders,
-)
+from samtl.datasets.listing import FolderTree, kind_of, one_place, own_name
 from samtl.errors import InputError
 
 _LAYOUT = (
@@ -37,62 +30,54 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     `parts` is set if the folder has parts; `note` counts the images in formats that are not read. Raises InputError
     if the folder has another layout.
     """
-    if bool(argument) == (root is not None):
-        came = f"both {argument!r} and {str(root)!r}" if root is not None else "neither"
-        raise InputError(f"a folder of images is named by folder:PATH or by --root, got {came}")
-    path = expanded(argument or "") if root is None else root
+    path = one_place("folder", argument, root)
     kind = kind_of(path)
     if kind != "folder":
         what = "is a file" if kind == "file" else "does not exist"
         raise InputError(f"{str(path)!r} {what}; {_LAYOUT}")
-    folders = subfolders(path)
+    tree = FolderTree(path)
+    folders = tree.folders()
     if len(folders) < 2:
         came = f"only one sub-folder, {folders[0]!r}" if folders else "no sub-folder"
         raise InputError(f"{str(path)!r} has {came}; {_LAYOUT}")
     parted = all(name.lower() in _PARTS for name in folders)
     tops = sorted(folders, key=lambda name: _PARTS[name.lower()]) if parted else [""]
-    classes = subfolders(path / tops[0])
+    classes = tree.folders(tops[0])
     ids, labels, parts = list[str](), list[int](), list[str]()
     for top in tops:
-        for label, name in enumerate(_classes(path, top, classes)):
+        for label, name in enumerate(_classes(tree, top, classes)):
             folder = f"{top}/{name}" if top else name
-            files = images_below(path / folder, path)
+            files = tree.images(folder)
             if not files:
                 raise InputError(f"{str(path)!r} has no image in {folder!r}; {_LAYOUT}")
             ids += [f"{folder}/{file}" for file in files]
             labels += [label] * len(files)
             parts += [PARTS[_PARTS[top.lower()]]] * len(files) if parted else []
-    left_out = Counter(
-        PurePosixPath(file).suffix.lower()
-        for name in folders
-        for file in images_below(path / name, path, _NOT_READ)
-    )
+    others = (PurePosixPath(f).suffix.lower() for n in folders for f in tree.images(n, _NOT_READ))
+    left_out = ", ".join(f"{n} {suffix} files" for suffix, n in Counter(others).items())
     return Dataset(
         name=f"folder-{own_name(path)}",
         classes=tuple(classes),
         sample_ids=tuple(ids),
         labels=tuple(labels),
-        read=FolderReader(path),
-        note="left out, since they are not read: "
-        + ", ".join(f"{n} {suffix} files" for suffix, n in left_out.items())
-        if left_out
-        else "",
+        read=tree.read,
+        note=left_out and f"left out, since they are not read: {left_out}",
         parts=tuple(parts),
     )
 
 
-def _classes(path: Path, top: str, classes: list[str]) -> list[str]:
+def _classes(tree: FolderTree, top: str, classes: list[str]) -> list[str]:
     """Require that the class folders in a part are those of the others, with no image beside them."""
-    found = subfolders(path / top)
+    found = tree.folders(top)
     if found != classes or len(found) < 2:
         raise InputError(
-            f"the classes differ between the parts of {str(path)!r}: {top!r} has {found}, another has {classes}; "
-            f"{_LAYOUT}"
+            f"the parts of {str(tree.path)!r} must have the same classes, at least two: {top!r} has {found}, another "
+            f"has {classes}; {_LAYOUT}"
         )
-    loose = images_below(path / top, path, deep=False)
+    loose = tree.images(top, deep=False)
     if loose:
         raise InputError(
-            f"{str(path / top)!r} has images beside its class folders ({len(loose)}, such as {loose[0]!a}), whose "
+            f"{str(tree.path / top)!r} has images beside its class folders ({len(loose)}, such as {loose[0]!a}), whose "
             f"class is unknown; {_LAYOUT}"
         )
     return found

@@ -9,7 +9,6 @@ every machine.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,6 @@ _PAVED = ((0.42, 0.42, 0.43), (0.60, 0.59, 0.57), (0.29, 0.29, 0.31), (0.63, 0.4
 
 
 class _Draw:
-    """Random numbers for one scene."""
-
     def __init__(self, seed: int, name: str, index: int) -> None:
         entropy = (seed, zlib.crc32(name.encode()), index)
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
@@ -62,7 +59,8 @@ class _Draw:
             wide = cell / 2**octave
             place = np.arange(SIZE) / wide + self.between(0, 1)
             i = place.astype(np.intp)
-            t = _smooth(place - i)
+            t = place - i
+            t = t * t * (3 - 2 * t)
             lattice = self.table(i[-1] + 2, i[-1] + 2)
             rows = lattice[i] + (lattice[i + 1] - lattice[i]) * t[:, None]
             total += (rows[:, i] + (rows[:, i + 1] - rows[:, i]) * t) / 2**octave
@@ -73,7 +71,7 @@ class _Draw:
         """Draw smooth noise in [-1, 1] that varies with one coordinate only."""
         i, t = _cells(along, cell)
         lattice = self.table(64) * 2 - 1
-        return lattice[i % 64] + (lattice[(i + 1) % 64] - lattice[i % 64]) * _smooth(t)
+        return lattice[i % 64] + (lattice[(i + 1) % 64] - lattice[i % 64]) * (t * t * (3 - 2 * t))
 
     def crowns(self, cell: float) -> tuple[Field, Field]:
         """Scatter a point in each cell of a grid: the distance to the nearest in cells, and a number of its own."""
@@ -118,10 +116,6 @@ def _cells(values: Field, period: float | Field) -> tuple[NDArray[np.intp], Fiel
     scaled = values / period
     cell = np.floor(scaled)
     return cell.astype(np.intp), scaled - cell
-
-
-def _smooth(t: Field) -> Field:
-    return t * t * (3 - 2 * t)
 
 
 def _edge(distance: Field, softness: float = 1.5) -> Field:
@@ -216,16 +210,8 @@ def _winding(draw: _Draw, swing: float) -> tuple[Field, Field]:
     return np.abs(away) / np.sqrt(down * down + right * right), along
 
 
-SCENES: dict[str, Callable[[_Draw], Field]] = {
-    "Crops": _crops,
-    "Forest": _forest,
-    "Highway": _highway,
-    "Lake": _lake,
-    "Orchard": _orchard,
-    "Pasture": _pasture,
-    "Residential": _residential,
-    "River": _river,
-}
+_DRAWN = (_crops, _forest, _highway, _lake, _orchard, _pasture, _residential, _river)
+SCENES = {draw.__name__.removeprefix("_").title(): draw for draw in _DRAWN}
 
 
 def draw_scene(seed: int, name: str, index: int) -> NDArray[np.uint8]:
@@ -238,14 +224,8 @@ def draw_roads(seed: int, place: int, index: int) -> tuple[NDArray[np.uint8], ND
     """Draw one to three winding roads through fields and houses.
 
     The images of a place share its tones and its light. Colour alone does not give the roads away: some fields and a
-    third of the roofs have the same tone.
-
-    Returns
-    -------
-    pixels : ndarray, (H, W, 3) uint8
-        One side of 256, the other of 192 to 256.
-    road : ndarray, (H, W) bool
-        Exactly the pixels whose middle is on a road.
+    third of the roofs have the same tone. Returns pixels, (H, W, 3) uint8, one side of 256 and the other of 192 to 256,
+    and the pixels whose middle is on a road, (H, W) bool.
     """
     look, draw = _Draw(seed, "place of roads", place), _Draw(seed, "roads", index)
     paved = look.tone(_PAVED)

@@ -6,23 +6,17 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from samtl.errors import InputError
-from samtl.images.codecs import MAX_BYTES, SUFFIXES, BadImage
-
-if TYPE_CHECKING:
-    from samtl.datasets.archive import Archive
+from samtl.images.codecs import MAX_BYTES, SUFFIXES, check_bytes
 
 MAX_NAME_BYTES = 255
 
-NaturalKey = list[tuple[list[tuple[int, str]], str]]
 
-
-def natural(path: str) -> NaturalKey:
+def natural(path: str) -> list[tuple[list[tuple[int, str]], str]]:
     """Return the key that sorts relative paths part by part as people count: `a2` before `a10`."""
     key = []
     for name in path.split("/"):
@@ -30,14 +24,6 @@ def natural(path: str) -> NaturalKey:
         numbered = [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)]
         key.append((numbered, name))
     return key
-
-
-def expanded(path: str | Path) -> Path:
-    """Replace a leading `~` by the home folder; raises InputError if there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{str(path)!r}: {error}; write the whole path") from error
 
 
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
@@ -50,6 +36,14 @@ def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
 
 
+def one_place(what: str, argument: str | None, root: Path | None) -> Path:
+    """Return the path that a dataset is read from: its argument or `--root`, and InputError if both or neither."""
+    if bool(argument) == (root is not None):
+        came = f"both {argument!r} and {str(root)!r}" if argument else "neither"
+        raise InputError(f"{what}:PATH or {what} with --root was expected, got {came}")
+    return root or Path(argument or "").expanduser()
+
+
 def own_name(path: Path) -> str:
     """Derive a part of a dataset's name from a folder's or an archive's own name, without the path to it."""
     resolved = path.resolve()
@@ -59,8 +53,6 @@ def own_name(path: Path) -> str:
 
 def flaw(name: str) -> str | None:
     """Describe why a file name cannot be printed, compared and stored on any machine; None if it can."""
-    if name.isascii() and name.isprintable() and len(name) <= MAX_NAME_BYTES:
-        return None
     try:
         length = len(name.encode())
     except UnicodeEncodeError:  # os.fsdecode turns foreign bytes into surrogates
@@ -77,185 +69,85 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def subfolders(root: Path) -> list[str]:
-    """List the visible folders directly in `root`, alphabetically; raises as `images_below` does."""
-    return sorted(e.name for e in _entries(root) if _is_folder(e, root))
-
-
-def images_below(
-    folder: Path, root: Path, suffixes: frozenset[str] = SUFFIXES, *, deep: bool = True
-) -> list[str]:
-    """List the image files in `folder`, and below it if `deep`, in natural order.
-
-    Parameters
-    ----------
-    folder : Path
-        `root`, or a folder below it.
-    root : Path
-        The folder that links must not leave.
-    suffixes : frozenset of str
-        Lower-case file name endings that count, with the dot.
-    deep : bool
-
-    Returns
-    -------
-    list of str
-        Paths relative to `folder`, with `/`, without hidden files and folders.
-
-    Raises
-    ------
-    InputError
-        If a file named like an image is no regular file inside `root`, a folder is a link, or a name is unusable.
-        No file is opened to find out.
-    """
-    found = []
-    waiting = [(folder, "")]
-    while waiting:
-        here, prefix = waiting.pop()
-        for entry in _entries(here):
-            if _is_folder(entry, root):
-                if deep:
-                    waiting.append((here / entry.name, f"{prefix}{entry.name}/"))
-            elif Path(entry.name).suffix.lower() in suffixes:
-                _require_file(entry, root)
-                found.append(prefix + entry.name)
-    return sorted(found, key=natural)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not is_hidden(entry.name)]
-    except OSError as error:
-        raise InputError(f"{str(folder)!r} cannot be listed: {error.strerror}") from error
-
-
-def _is_folder(entry: os.DirEntry[str], root: Path) -> bool:
-    try:
-        if not entry.is_dir():
-            return False
-    except OSError:  # a link to itself
-        return False
-    if entry.is_symlink():
-        raise _refusal(entry, root, "is a link to a folder, and such links are not followed")
-    if (what := flaw(entry.name)) is not None:
-        raise _refusal(entry, root, what)
-    return True
-
-
-def _require_file(entry: os.DirEntry[str], root: Path) -> None:
-    what = flaw(entry.name)
-    if what is None and not entry.is_file(follow_symlinks=False):
-        target = Path(os.path.realpath(entry.path))
-        if not entry.is_symlink():
-            what = "is not a regular file"
-        elif not target.is_file():
-            what = "is a link to no file"
-        elif not target.is_relative_to(root.resolve()):
-            what = "is a link that leads out of the dataset's folder"
-    if what is not None:
-        raise _refusal(entry, root, what)
-
-
-def _refusal(entry: os.DirEntry[str], root: Path, what: str) -> InputError:
-    # ascii() keeps line breaks and foreign bytes out of the message.
-    inside = ascii(os.path.relpath(entry.path, root))
-    return InputError(f"{inside} in the folder {str(root)!a} {what}; rename, replace or remove it")
-
-
 @dataclass(frozen=True)
-class FolderReader:
-    """Reads files below a folder by their relative path; see `samtl.datasets.Reader`."""
+class FolderTree:
+    """The files in a folder; names are relative to it, with `/`.
 
-    root: Path
+    A file named like an image that is no regular file inside the folder, a link to a folder and an unusable name raise
+    InputError. No file is opened to find out.
+    """
 
-    def __call__(self, sample_id: str) -> bytes:
+    path: Path
+
+    def folders(self, folder: str = "") -> list[str]:
+        """List the names of the visible folders directly in `folder`, alphabetically."""
+        return sorted(e.name for e in self._entries(self.path / folder) if self._is_folder(e))
+
+    def images(
+        self, folder: str = "", suffixes: frozenset[str] = SUFFIXES, *, deep: bool = True
+    ) -> list[str]:
+        """List the visible files with these suffixes in `folder`, and below it if `deep`.
+
+        Paths are relative to `folder`, in natural order.
+        """
+        found, waiting = [], [""]
+        while waiting:
+            prefix = waiting.pop()
+            for entry in self._entries(self.path / folder / prefix):
+                if self._is_folder(entry):
+                    waiting += [f"{prefix}{entry.name}/"] if deep else []
+                elif PurePosixPath(entry.name).suffix.lower() in suffixes:
+                    self._require_file(entry)
+                    found.append(prefix + entry.name)
+        return sorted(found, key=natural)
+
+    def read(self, name: str) -> bytes:
         """Read one regular file below the folder, whatever became of it since it was listed."""
-        path = (self.root / sample_id).resolve(strict=True)
-        if not path.is_relative_to(self.root.resolve()):
-            raise InputError(f"{sample_id!r} leads out of the dataset's folder")
+        path = (self.path / name).resolve(strict=True)
+        if not path.is_relative_to(self.path.resolve()):
+            raise InputError(f"{name!r} leads out of the dataset's folder")
         # Opening a pipe would wait for a writer, hence O_NONBLOCK.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path.name!r} is not a regular file")
-            if status.st_size > MAX_BYTES:
-                raise BadImage(
-                    "too_large",
-                    f"{path.name!r} has {status.st_size / 2**20:,.1f} MiB, an image file may have at most "
-                    f"{MAX_BYTES / 2**20:,.0f} MiB; cut it into tiles",
-                )
+            check_bytes(status.st_size)
             return file.read(MAX_BYTES + 1)
 
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return [entry for entry in entries if not is_hidden(entry.name)]
+        except OSError as error:
+            raise InputError(f"{str(folder)!r} cannot be listed: {error.strerror}") from error
 
-@dataclass(frozen=True)
-class FolderTree:
-    """The files in a folder; names are relative to it, with `/`."""
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        try:
+            if not entry.is_dir():
+                return False
+        except OSError:  # a link to itself
+            return False
+        linked = "is a link to a folder, and such links are not followed"
+        self._refuse(entry, linked if entry.is_symlink() else flaw(entry.name))
+        return True
 
-    path: Path
+    def _require_file(self, entry: os.DirEntry[str]) -> None:
+        what = flaw(entry.name)
+        if what is None and not entry.is_file(follow_symlinks=False):
+            target = Path(os.path.realpath(entry.path))
+            if not entry.is_symlink():
+                what = "is not a regular file"
+            elif not target.is_file():
+                what = "is a link to no file"
+            elif not target.is_relative_to(self.path.resolve()):
+                what = "is a link that leads out of the dataset's folder"
+        self._refuse(entry, what)
 
-    def folders(self, folder: str) -> list[str]:
-        """List the names of the visible folders directly in `folder`, alphabetically."""
-        return subfolders(self.path / folder)
-
-    def images(self, folder: str) -> list[str]:
-        """List the image files in `folder` and below, relative to it, in natural order."""
-        return images_below(self.path / folder, self.path)
-
-    def read(self, name: str) -> bytes:
-        """Read a whole file."""
-        return FolderReader(self.path)(name)
-
-
-@dataclass(frozen=True)
-class ZipTree:
-    """The files in a zip archive, listed like those of `FolderTree`."""
-
-    archive: Archive
-
-    @property
-    def path(self) -> Path:
-        return self.archive.path
-
-    def folders(self, folder: str) -> list[str]:
-        return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
-
-    def images(self, folder: str) -> list[str]:
-        found = [n for n in self._below(folder) if PurePosixPath(n).suffix.lower() in SUFFIXES]
-        return sorted(found, key=natural)
-
-    def read(self, name: str) -> bytes:
-        return self.archive.read(name)
-
-    def _below(self, folder: str) -> list[str]:
-        prefix = folder and f"{folder}/"
-        names = [n.removeprefix(prefix) for n in self.archive.names if n.startswith(prefix)]
-        return [name for name in names if not any(map(is_hidden, name.split("/")))]
-
-
-Tree = FolderTree | ZipTree
-
-
-@dataclass(frozen=True)
-class Files:
-    """Reads files of a tree by their sample ids; see `samtl.datasets.Reader`."""
-
-    tree: Tree
-    names: Mapping[str, str]
-
-    def __call__(self, sample_id: str) -> bytes:
-        """Read one file."""
-        if sample_id not in self.names:
-            raise InputError(f"{self.tree.path} has no sample {sample_id!r}")
-        return self.tree.read(self.names[sample_id])
-
-
-def open_tree(path: Path, layout: str) -> Tree:
-    """Open a folder or a zip archive; raises InputError, which describes the expected `layout`, if there is none."""
-    from samtl.datasets.archive import Archive
-
-    kind = kind_of(path)
-    if kind == "nothing":
-        raise InputError(f"there is no {str(path)!r}; {layout}")
-    return FolderTree(path) if kind == "folder" else ZipTree(Archive(path))
+    def _refuse(self, entry: os.DirEntry[str], what: str | None) -> None:
+        if what is not None:
+            # ascii() keeps line breaks and foreign bytes out of the message.
+            inside = ascii(os.path.relpath(entry.path, self.path))
+            raise InputError(
+                f"{inside} in the folder {str(self.path)!a} {what}; rename, replace or remove it"
+            )

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samtl.datasets.archive import Files, Tree
 from samtl.datasets.base import IGNORE, Dataset
-from samtl.datasets.listing import Files, Tree
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode, decode_mask
 
 SAMPLED = 16  # pairs that are decoded when a dataset is listed, before hours are spent on encoding
 LISTED = 3  # files that a message names
-_UNKNOWN = -1
 # Masks of so few values hold classes, not the soft edges of a resampled mask.
 _FEW, _MIDDLE = 4, range(64, 192)
 
@@ -26,14 +24,8 @@ _FEW, _MIDDLE = 4, range(64, 192)
 class Coding:
     """What the values of a mask file mean.
 
-    Attributes
-    ----------
-    classes : tuple of str
-        The background first.
-    table : tuple of int
-        For each value from 0 to 255 its class, 255 if it is to be ignored, -1 if it must not occur.
-    light : bool
-        Whether a mask is light where the foreground is, whatever number its file stores.
+    `classes` begins with the background. `table` holds the class of each value from 0 to 255: 255 if it is to be
+    ignored, -1 if it must not occur. `light` masks are light where the foreground is, whatever number a file stores.
     """
 
     classes: tuple[str, ...]
@@ -44,27 +36,28 @@ class Coding:
         """Decode a mask file to class indices, (height, width) uint8; raises BadImage."""
         if not self.light:
             return self.decode(decode_mask(data))
-        stored = None
         try:
             shown = decode_mask(data, lookup=True)
+            if not self._holds_classes(shown):
+                return self.decode(shown)
         except BadImage as bad:
-            if bad.code != "unsupported_mode":
+            if bad.code != "unsupported_mode":  # a palette of colours holds numbers of classes, too
                 raise
-            stored = decode_mask(data)  # the indices of a palette of colours, if that is what it is
-        if stored is None and not self._classes_in(shown):
-            return self.decode(shown)
-        values = np.unique(decode_mask(data) if stored is None else stored).tolist()
+        values = np.unique(decode_mask(data)).tolist()
+        option = f"classes={','.join(f'class{i}:{value}' for i, value in enumerate(values[:8]))}"
+        if len(values) == 2 and values[0] == 0:
+            option = f"foreground={values[1]}"
         raise BadImage(
             "mask_values",
             f"a mask of 0 (background) and 255 (foreground) was expected, this one holds {_some(values)}; name the "
-            f"values as in masks:PATH?{_suggested(values)}",
+            f"values as in masks:PATH?{option}",
         )
 
     def decode(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Turn the values of a mask file into class indices, of the same shape and dtype."""
         # Bytes, not numpy: an index of 8 bytes for each pixel would hold a large mask nine times.
         raw = values.tobytes()
-        known = [v for v, meaning in enumerate(self.table) if meaning != _UNKNOWN]
+        known = [v for v, meaning in enumerate(self.table) if meaning >= 0]
         unknown = sorted(set(raw.translate(None, bytes(known))))
         if unknown:
             raise BadImage(
@@ -75,7 +68,7 @@ class Coding:
         indices = raw.translate(bytes(max(meaning, 0) for meaning in self.table))
         return np.frombuffer(indices, np.uint8).reshape(values.shape)
 
-    def _classes_in(self, shown: NDArray[np.uint8]) -> bool:
+    def _holds_classes(self, shown: NDArray[np.uint8]) -> bool:
         """Return whether the greys of a mask are numbers of classes, not background and foreground."""
         values = [v for v in np.unique(shown).tolist() if self.table[v] != IGNORE]
         if not values or values == [0]:
@@ -83,36 +76,21 @@ class Coding:
         return values[-1] <= 127 or (len(values) <= _FEW and any(v in _MIDDLE for v in values))
 
 
+def coded(
+    classes: Iterable[str],
+    meaning: Callable[[int], int],
+    ignore: Sequence[int] = (),
+    *,
+    light: bool = False,
+) -> Coding:
+    """Make a coding from the class that each value from 0 to 255 means, -1 if it must not occur."""
+    table = (IGNORE if value in ignore else meaning(value) for value in range(256))
+    return Coding(tuple(classes), tuple(table), light)
+
+
 def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks that are light where the foreground is: above 127 of 255."""
-    table = [int(value > 127) for value in range(256)]
-    return Coding(("background", foreground), _ignoring(table, ignore), light=True)
-
-
-def valued(foreground: str, values: Sequence[int], ignore: Sequence[int] = ()) -> Coding:
-    """Make the coding of masks with these values in the foreground and any others around it."""
-    table = [int(value in values) for value in range(256)]
-    return Coding(("background", foreground), _ignoring(table, ignore))
-
-
-def indexed(classes: Mapping[str, int], ignore: Sequence[int] = ()) -> Coding:
-    """Make the coding of masks with one value for each class and no others."""
-    table = [_UNKNOWN] * 256
-    for index, value in enumerate(classes.values()):
-        table[value] = index
-    return Coding(tuple(classes), _ignoring(table, ignore))
-
-
-def _ignoring(table: list[int], ignore: Sequence[int]) -> tuple[int, ...]:
-    for value in ignore:
-        table[value] = IGNORE
-    return tuple(table)
-
-
-def _suggested(values: list[int]) -> str:
-    if len(values) == 2 and values[0] == 0:
-        return f"foreground={values[1]}"
-    return f"classes={','.join(f'class{i}:{value}' for i, value in enumerate(values[:8]))}"
+    return coded(("background", foreground), lambda value: int(value > 127), ignore, light=True)
 
 
 @dataclass(frozen=True)
@@ -163,8 +141,7 @@ def stem(name: str) -> str:
 def matched(
     images: Sequence[str],
     masks: Sequence[str],
-    image_key: Callable[[str], str] = stem,
-    mask_key: Callable[[str], str] = stem,
+    key: Callable[[str], str],
     *,
     where: str,
     remedy: str,
@@ -174,15 +151,18 @@ def matched(
     `where` and `remedy` are for messages: what holds the files, and what makes images and masks fit. Returns each image
     with its mask, in the order of the images; raises InputError if they are not one to one.
     """
-    by_key = _keyed("masks", masks, mask_key, where)
-    images_by_key = _keyed("images", images, image_key, where)
+    by_key = _keyed("masks", masks, key, where)
+    images_by_key = _keyed("images", images, key, where)
     bare = [name for key, name in images_by_key.items() if key not in by_key]
     lone = [name for key, name in by_key.items() if key not in images_by_key]
-    problems = []
-    if bare:
-        problems.append(f"{len(bare)} of {len(images)} images have no mask ({_some(bare)})")
-    if lone:
-        problems.append(f"{len(lone)} of {len(masks)} masks have no image ({_some(lone)})")
+    problems = [
+        f"{len(alone)} of {len(names)} {what} have no {other} ({_some(alone)})"
+        for what, names, alone, other in (
+            ("images", images, bare, "mask"),
+            ("masks", masks, lone, "image"),
+        )
+        if alone
+    ]
     if problems:
         raise InputError(f"in {where} {' and '.join(problems)}; {remedy}")
     return {name: by_key[key] for key, name in images_by_key.items()}
@@ -238,25 +218,23 @@ def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> None
     for image, mask in pairs:
         try:
             classes = coding.read(tree.read(mask))
-        except BadImage as bad:
-            if bad.code in ("mask_values", "unsupported_mode"):  # other codes are of damaged files
-                raise InputError(f"the mask {mask} in {tree.path} cannot be used: {bad}") from bad
-            continue
-        except (OSError, InputError):
-            continue
-        found = found or bool(((classes > 0) & (classes != IGNORE)).any())
-        if not coding.light:
             values.update(np.unique(decode_mask(tree.read(mask))).tolist())
-        with suppress(OSError, InputError):
-            height, width = decode(tree.read(image)).shape[:2]
-            if (height, width) != classes.shape:
-                size = f"{classes.shape[1]} x {classes.shape[0]}"
-                odd.append(f"{image} is {width} x {height}, its mask {size}")
+            found = found or bool(((classes > 0) & (classes != IGNORE)).any())
+            size = decode(tree.read(image)).shape[:2]
+        except (OSError, InputError) as error:
+            if getattr(error, "code", "") in ("mask_values", "unsupported_mode"):
+                raise InputError(
+                    f"the mask {mask} in {tree.path} cannot be used: {error}"
+                ) from error
+            continue  # other codes are of damaged files
+        if size != classes.shape:
+            odd.append(
+                f"{image} is {size[1]} x {size[0]}, its mask {classes.shape[1]} x {classes.shape[0]}"
+            )
     if 2 * len(odd) > len(pairs):
         raise InputError(
-            f"in {tree.path} {len(odd)} of {len(pairs)} sampled masks do not have their image's size: "
-            f"{'; '.join(odd[:LISTED])}{'; ...' * (len(odd) > LISTED)}. Bring both to one size, or name the masks of "
-            "these images"
+            f"in {tree.path} {len(odd)} of {len(pairs)} sampled masks do not have their image's size: {_some(odd)}. "
+            "Bring both to one size, or name the masks of these images"
         )
     # Values that the user named occur nowhere, while others than one do: a slip, not empty scenes.
     if not found and not coding.light and len(values) > 1:

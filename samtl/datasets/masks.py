@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
-from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
+from samtl.datasets.archive import open_tree
 from samtl.datasets.base import IGNORE, Dataset, groups_by
-from samtl.datasets.listing import expanded, open_tree, own_name
+from samtl.datasets.listing import one_place, own_name
 from samtl.datasets.mask_files import (
     Coding,
-    indexed,
+    coded,
     light,
     located,
     matched,
     stem,
-    valued,
     with_masks,
 )
 from samtl.errors import InputError
@@ -58,12 +56,9 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         Named `masks-` and the folder's or the zip's own name, and after the coding if it is not the default. Ids are
         the images' paths below the folder of images. Raises InputError.
     """
-    text, question, query = (argument or "").partition("?")
-    if bool(text) == (root is not None):
-        came = f"both {text!r} and {str(root)!r}" if text else "neither"
-        raise InputError(f"images with masks are named by masks:PATH or by --root, got {came}")
-    path = expanded(text) if root is None else root
-    options = _parse(query) if question else {}
+    text, _, query = (argument or "").partition("?")
+    path = one_place("masks", text, root)
+    options = _options(query)
     coding, suffix = _coding(options)
     tree = open_tree(path, _LAYOUT)
     images, masks = located(tree, _LAYOUT, _IMAGES, _MASKS)
@@ -71,11 +66,10 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     if not names or not mask_names:
         what = f"images in {images!r}" if not names else f"masks in {masks!r}"
         raise InputError(f"{str(path)!r} has no {what}; {_LAYOUT}")
-    key = _key(options.get("stem"))
+    key = (lambda name: groups_by((name,), options["stem"])[0]) if "stem" in options else stem
     found = matched(
         names,
         mask_names,
-        key,
         key,
         where=repr(str(path)),
         remedy="an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX "
@@ -90,24 +84,22 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     )
 
 
-def _parse(query: str) -> dict[str, str]:
+def _options(query: str) -> dict[str, str]:
     try:
         # In a URL `+` is a space, but regular expressions are full of it.
-        fields = parse_qs(
+        fields = parse_qsl(
             query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query)
         )
-    except ValueError as error:
-        raise InputError(f"{_expected()}, got {query!r} ({error})") from error
-    for name, values in fields.items():
-        if name not in _OPTIONS or len(values) > 1 or not values[0]:
-            what = "unknown" if name not in _OPTIONS else "given twice or empty"
-            raise InputError(f"{_expected()}, got {name!r}, which is {what}")
-    return {name: values[0] for name, values in fields.items()}
-
-
-def _expected() -> str:
-    known = "; ".join(f"{name}={form}" for name, form in _OPTIONS.items())
-    return f"options of masks are written masks:PATH?NAME=VALUE&NAME=VALUE, known are {known}"
+    except ValueError:
+        fields = [(query, "")]
+    options = dict(fields)
+    if len(options) < len(fields) or not all(options.values()) or options.keys() - _OPTIONS.keys():
+        known = "; ".join(f"{name}={form}" for name, form in _OPTIONS.items())
+        raise InputError(
+            f"options of masks are written masks:PATH?NAME=VALUE&NAME=VALUE, each once; known are {known}; got "
+            f"{query!r}"
+        )
+    return options
 
 
 def _coding(options: dict[str, str]) -> tuple[Coding, str]:
@@ -117,16 +109,25 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
     ignore = _values("ignore", options["ignore"]) if "ignore" in options else []
     named: list[int] = []
     if "classes" in options:
-        classes = _classes(options["classes"])
-        named = list(classes.values())
-        coding = indexed(classes, ignore)
+        pairs = [part.partition(":") for part in options["classes"].split(",")]
+        named = _values(
+            "classes", ",".join(v if c else f"{i}" for i, (_, c, v) in enumerate(pairs))
+        )
+        classes = {name.strip(): value for (name, _, _), value in zip(pairs, named, strict=True)}
+        if not 2 <= len(set(named)) == len(classes) == len(pairs) <= IGNORE or not all(classes):
+            raise InputError(
+                f"classes= names 2 to {IGNORE} classes, the background first, each name and each value once, as in "
+                f"classes=background:0,road:255; got {options['classes']!r}"
+            )
+        index = {value: i for i, value in enumerate(named)}
+        coding = coded(classes, lambda value: index.get(value, -1), ignore)
+
     elif "foreground" in options:
         named = _values("foreground", options["foreground"])
-        coding = valued("foreground", named, ignore)
+        coding = coded(("background", "foreground"), lambda value: int(value in named), ignore)
     else:
         coding = light("foreground", ignore)
-    both = sorted(set(named) & set(ignore))
-    if both:
+    if both := sorted(set(named) & set(ignore)):
         raise InputError(f"a mask's value is a class or ignored, but {both[0]} is given for both")
     if coding == light("foreground"):
         return coding, ""
@@ -134,37 +135,9 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
     return coding, f"-coding-{hashlib.sha256(repr(coding).encode()).hexdigest()[:8]}"
 
 
-def _classes(text: str) -> dict[str, int]:
-    pairs = [part.strip().partition(":") for part in text.split(",")]
-    names = [name.strip() for name, _, _ in pairs]
-    values = [
-        _values("classes", value)[0] if colon else number
-        for number, (_, colon, value) in enumerate(pairs)
-    ]
-    classes = dict(zip(names, values, strict=True))
-    if not 2 <= len(pairs) <= IGNORE or not all(names):
-        raise InputError(
-            f"classes= names 2 to {IGNORE} classes, the background first, got {text!r}"
-        )
-    if len(classes) < len(pairs) or len(set(values)) < len(pairs):
-        raise InputError(
-            f"classes= takes each name and each value once, as in classes=background:0,road:255, got {text!r}"
-        )
-    return classes
-
-
 def _values(option: str, text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(
-        re.fullmatch(r"\s*[0-9]{1,3}\s*", part, re.ASCII) and int(part) <= 255 for part in parts
+    if not re.fullmatch(r"\s*[0-9]{1,3}\s*(,\s*[0-9]{1,3}\s*)*", text, re.ASCII) or any(
+        int(part) > 255 for part in text.split(",")
     ):
         raise InputError(f"{option}= takes values from 0 to 255, separated by commas, got {text!r}")
-    return [int(part) for part in parts]
-
-
-def _key(regex: str | None) -> Callable[[str], str]:
-    return stem if regex is None else functools.partial(_found, regex)
-
-
-def _found(regex: str, name: str) -> str:
-    return groups_by((name,), regex)[0]
+    return [int(part) for part in text.split(",")]

@@ -10,8 +10,8 @@ import functools
 from collections.abc import Set
 from pathlib import Path
 
+from samtl.datasets.archive import open_tree
 from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.listing import open_tree
 from samtl.datasets.mask_files import light, located, matched, stem, with_masks
 from samtl.errors import InputError
 
@@ -66,9 +66,9 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     return with_masks("roads", tree, pairs, light("road"), note=_note(parts), parts=tuple(parts))
 
 
-def _key(image: str, labels: Set[str]) -> str:
-    """Return the name of an image's label: its own, or that without `image` at its start."""
-    own = stem(image)
+def _key(file: str, labels: Set[str]) -> str:
+    """Return the stem of a label, and of the image that it belongs to, which may begin with `image`."""
+    own = stem(file)
     folder, slash, name = own.rpartition("/")
     if own not in labels and name.lower().startswith(_PREFIX):
         return folder + slash + name[len(_PREFIX) :]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,6 @@ NOTE = "generated images: figures show that the machinery works, and nothing abo
 
 _MAX_COUNT, _MAX_SEED = 1_000_000, 2**32 - 1
 _ID = re.compile(r"(?P<name>[A-Za-z]+)/(?P=name)_(?P<number>[1-9][0-9]{0,6})\.png")
-
-
-@dataclass(frozen=True)
-class _Reader:
-    seed: int
-
-    def __call__(self, sample_id: str) -> bytes:
-        match = _ID.fullmatch(sample_id)
-        if match is None or match["name"] not in SCENES:
-            raise InputError(f"no generated image is called {sample_id!r}")
-        return png(draw_scene(self.seed, match["name"], int(match["number"])))
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
@@ -46,9 +35,16 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         classes=classes,
         sample_ids=tuple(f"{c}/{c}_{i}.png" for c in classes for i in range(1, count + 1)),
         labels=tuple(i for i in range(len(classes)) for _ in range(count)),
-        read=_Reader(seed),
+        read=functools.partial(_image, seed),
         note=NOTE,
     )
+
+
+def _image(seed: int, sample_id: str) -> bytes:
+    match = _ID.fullmatch(sample_id)
+    if match is None or match["name"] not in SCENES:
+        raise InputError(f"no generated image is called {sample_id!r}")
+    return png(draw_scene(seed, match["name"], int(match["number"])))
 
 
 def generated(

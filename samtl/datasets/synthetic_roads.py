@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +22,6 @@ PER_SCENE = 6
 _ID = re.compile(r"scene_(?P<scene>[1-9][0-9]{0,6})/roads_(?P<number>[1-9][0-9]{0,6})\.png")
 
 
-@dataclass(frozen=True)
-class _Images:
-    seed: int
-
-    def __call__(self, sample_id: str) -> bytes:
-        return png(_draw(self.seed, sample_id)[0])
-
-
-@dataclass(frozen=True)
-class _Masks:
-    seed: int
-
-    def __call__(self, sample_id: str) -> NDArray[np.uint8]:
-        return _draw(self.seed, sample_id)[1].astype(np.uint8)
-
-
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
     """List generated images of roads, RGB PNG files that are made when they are read, and their masks.
 
@@ -51,11 +35,19 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         classes=("background", "road"),
         sample_ids=tuple(f"{group}/roads_{i}.png" for i, group in enumerate(groups, 1)),
         labels=(-1,) * count,
-        read=_Images(seed),
+        read=functools.partial(_image, seed),
         note=NOTE,
-        read_mask=_Masks(seed),
+        read_mask=functools.partial(_mask, seed),
         groups=groups,
     )
+
+
+def _image(seed: int, sample_id: str) -> bytes:
+    return png(_draw(seed, sample_id)[0])
+
+
+def _mask(seed: int, sample_id: str) -> NDArray[np.uint8]:
+    return _draw(seed, sample_id)[1].astype(np.uint8)
 
 
 def _draw(seed: int, sample_id: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

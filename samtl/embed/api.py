@@ -139,8 +139,8 @@ def embed(
     batch_size : int or str
         Images per call of the encoder, or `auto`.
     engine : str
-        `fast`; `compiled`, which is `fast` translated by torch.compile, for GPUs; or `reference`, which is
-        segment_anything's own forward pass, to compare with.
+        `fast`, or `reference`: segment_anything's own forward pass, which is slower and gives the same values to
+        within rounding.
     out : str or Path, optional
         The store, NAME.zarr, or the folder in which it gets its usual name; `s3://BUCKET/...` for a bucket. By default
         $SAMTL_CACHE, or ./cache.

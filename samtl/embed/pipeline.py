@@ -143,29 +143,6 @@ class _Block:
     items: dict[int, tuple[Decoded, Mapping[str, object]]] = field(default_factory=dict)
 
 
-class _Order:
-    """The blocks that this writer does, in its order: from a random one on, round, unless others are there already."""
-
-    def __init__(self, writer: Writer, pending: Sequence[int], meter: Meter) -> None:
-        self.writer, self.left, self.meter = writer, list(pending), meter
-        self.jump()
-
-    def jump(self) -> None:
-        """Go on at another random block, since another writer is at work here."""
-        self.at = random.randrange(len(self.left)) if self.left else 0
-
-    def __iter__(self) -> Iterator[_Block]:
-        while self.left:
-            number = self.left.pop(self.at % len(self.left))
-            found = [position for position in self.writer.positions(number) if position >= 0]
-            arrays = self.writer.missing(number)
-            if arrays:
-                yield _Block(number, arrays, range(found[0], found[-1] + 1))
-            else:
-                self.meter.pending -= len(found)
-                self.jump()
-
-
 _Batch = list[tuple[_Block, Decoded]]
 _Encoded = list[tuple[_Block, Decoded, dict[str, NDArray[Any]] | None]]
 
@@ -201,14 +178,19 @@ def encode_blocks(
     meter, meanwhile, note = Meter(tell, job.plan.pending_rows), overlap(device), ""
     batch_size = job.plan.batch_size or encoder.best_batch(job.plan.pending_rows)
     writer.about["batch_size"] = batch_size
-    order = _Order(writer, job.pending, meter)
     blocks: deque[_Block] = deque()
     writing: deque[tuple[_Block, Future[int | None]]] = deque()
 
     def positions() -> Iterator[int]:
-        for block in order:
-            blocks.append(block)
-            yield from block.positions
+        # In random order, so that writers that know nothing of each other rarely do the same block.
+        for number in random.sample(job.pending, len(job.pending)):
+            listed = [position for position in writer.positions(number) if position >= 0]
+            lacking = writer.missing(number)
+            if not lacking:  # another writer has done it meanwhile
+                meter.pending -= len(listed)
+                continue
+            blocks.append(_Block(number, lacking, range(listed[0], listed[-1] + 1)))
+            yield from blocks[-1].positions
 
     def settle(most: int) -> None:
         while len(writing) > most:
@@ -217,7 +199,6 @@ def encode_blocks(
             if written is None:  # another writer was faster
                 meter.encoded -= len(block.positions)
                 meter.pending -= len(block.positions)
-                order.jump()
             meter.bytes_written += written or 0
 
     decoded = decoded_ahead(

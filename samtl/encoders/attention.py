@@ -31,14 +31,7 @@ Way = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 class Attention:
     """`segment_anything`'s `Attention.forward` including windows, with everything constant computed once.
 
-    Parameters
-    ----------
-    module : nn.Module
-        A `segment_anything.modeling.image_encoder.Attention` with relative positions.
-    window : int
-        Side in tokens of the squares within which tokens see each other; the image's for global attention.
-    side : int
-        Side of the image in tokens.
+    Tokens see each other within squares of `window` tokens; for global attention this is `side`, the image's.
     """
 
     def __init__(self, module: Any, window: int, side: int) -> None:
@@ -87,22 +80,14 @@ def _way(device: str, tokens: int, channels: int) -> Way:
 
 
 def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attend with the bias of a band written out, one head after the other.
+    """Attend with the bias of a band written out, one head after the other; for rows and columns see `query_bias`.
 
-    Parameters
-    ----------
-    q, k, v : Tensor, (windows, heads, tokens, size)
-        The queries scaled.
-    rows, columns : Tensor, (windows, heads, tokens, window)
-        See `query_bias`.
-
-    Returns
-    -------
-    Tensor, (windows, heads, tokens, size)
-        Tokens before heads in memory, as `merge` reads them.
+    q, k, v and the result are (windows, heads, tokens, size), the queries scaled.
     """
     windows, heads, tokens, size = q.shape
-    out = q.new_empty(windows, tokens, heads, size).transpose(1, 2)
+    out = q.new_empty(windows, tokens, heads, size).transpose(
+        1, 2
+    )  # in the order that `merge` reads
     side = rows.shape[-1]
     scores = q.new_empty(min(CPU_BAND, tokens), side, side)
     for window in range(windows):

@@ -18,62 +18,28 @@ TIERS = tuple(STORED_DTYPES)
 
 @dataclass(frozen=True)
 class Weights:
-    """Where an encoder's weights come from.
+    """Where an encoder's weights come from."""
 
-    Attributes
-    ----------
-    description : str
-        Printed beside every figure: `official sam_vit_b_01ec64.pth`, `file NAME` or `untrained (random:SEED)`.
-    untrained : bool
-        True for random weights.
-    sha256 : str
-        Digest over the tensors (sorted names, dtypes, shapes, bytes), independent of the file's format.
-    """
-
-    description: str
-    untrained: bool
-    sha256: str
+    description: str  #: `official sam_vit_b_01ec64.pth`, `file NAME` or `untrained (random:SEED)`
+    untrained: bool  #: True for random weights
+    sha256: str  #: over sorted names, dtypes, shapes and bytes of the tensors, whatever the file's format
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Properties of an encoder that are known before its weights are loaded.
-
-    Attributes
-    ----------
-    name : str
-    image_size : int
-        Side of the square input in pixels.
-    patch : int
-        Side in pixels of the square that one token covers.
-    channels : int
-        Channels of `dense` and `grid`.
-    features : tuple of str
-        Names of the columns of `pooled`.
-    bands : tuple of str
-        Bands of the input, in the encoder's order.
-    units : str
-        What a pixel value is before scaling.
-    scaling : mapping
-        How pixel values become the network's input, as JSON values.
-    preprocessing : mapping
-        Everything else that is done to an image, as JSON values.
-    default_checkpoint : str
-        Weights that are loaded if the user names none.
-    stored_dtypes : mapping
-        The dtype in which a store keeps each tier.
-    """
+    """Properties of an encoder that are known before its weights are loaded; mappings hold JSON values."""
 
     name: str
-    image_size: int
-    patch: int
-    channels: int
-    features: tuple[str, ...]
-    bands: tuple[str, ...]
-    units: str
-    scaling: Mapping[str, Any]
-    preprocessing: Mapping[str, Any]
-    default_checkpoint: str = "official"
+    image_size: int  #: side of the square input in pixels
+    patch: int  #: side in pixels of the square that one token covers
+    channels: int  #: of `dense` and `grid`
+    features: tuple[str, ...]  #: names of the columns of `pooled`
+    bands: tuple[str, ...]  #: of the input, in the encoder's order
+    units: str  #: what a pixel value is before scaling
+    scaling: Mapping[str, Any]  #: how pixel values become the network's input
+    preprocessing: Mapping[str, Any]  #: everything else that is done to an image
+    default_checkpoint: str = "official"  #: loaded if the user names none
+    #: The dtype in which a store keeps each tier.
     stored_dtypes: Mapping[str, str] = field(default_factory=lambda: dict(STORED_DTYPES))
 
     @property
@@ -118,23 +84,12 @@ class Encoder(Protocol):
 
     An encoder that users can name is a module of this package with such a class, named `Encoder` and constructed as
     `Encoder(name, checkpoint, device, dtype, image_size, engine)`, and a function `spec(name, image_size=None)`.
-
-    Attributes
-    ----------
-    spec : EncoderSpec
-    weights : Weights
-    note : str
-        A line about the encoder that the user should read, or "".
     """
 
     spec: EncoderSpec
     weights: Weights
-    note: str
-
-    @property
-    def compute_dtype(self) -> str:
-        """Name of the dtype that the network computes in, such as `bfloat16`."""
-        ...
+    note: str  #: a line about the encoder that the user should read, or ""
+    compute_dtype: str  #: what the network computes in, such as `bfloat16`
 
     def encode(
         self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str] = TIERS

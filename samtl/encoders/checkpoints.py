@@ -36,11 +36,9 @@ class Official:
 
     @property
     def file(self) -> str:
-        """The file's name."""
         return self.url.rpartition("/")[2]
 
     def matches(self, path: Path) -> bool:
-        """Whether a file has the published content."""
         return file_sha256(path).startswith(self.sha256)
 
 
@@ -73,15 +71,13 @@ def load_weights(
     model : nn.Module
         Without buffers.
     checkpoint : str
-        `official`, `random:SEED`, or the path of a file with the network's tensors, alone or among others.
+        `official`, `random:SEED`, or the path of a file with the network's tensors.
     official : Official or None
         The published checkpoint of this architecture, if there is one.
-    name : str
-        The network's name, for messages.
+    name, remedy : str
+        For messages: the network's name, and what can be done about a file of another architecture.
     prefix : str
         Prefix of the network's tensors in a file that holds a larger model; the other tensors are ignored.
-    remedy : str
-        What the user can do about a file of another architecture.
     gain : int
         Ratio of the variances of output and input of a layer with random weights: 1, or 2 if a ReLU follows, which
         halves it again (He et al. 2015).
@@ -89,8 +85,7 @@ def load_weights(
     Raises
     ------
     InputError
-        For a seed that is not a number, a missing or unreadable file, a file of another architecture, or a file that
-        has the name of the official one but not its sha256.
+        For another seed or file, or a file that has the name of the official one but not its sha256.
     ResourceError
         If the download fails.
     """
@@ -112,9 +107,8 @@ def load_weights(
         if official is not None and path.name == official.file:
             if not official.matches(path):  # a truncated or altered copy
                 raise InputError(
-                    f"--checkpoint {checkpoint} is named like the official checkpoint, but its sha256 is "
-                    f"{file_sha256(path)} instead of {official.sha256}: download it again, or rename a file of "
-                    "your own"
+                    f"--checkpoint {checkpoint} is named like the official checkpoint, but does not have its sha256 "
+                    f"{official.sha256}: download it again, or rename a file of your own"
                 )
             description = f"official {official.file}"
     _fill_from(model, _read_tensors(path, prefix), path, name, remedy)
@@ -134,8 +128,8 @@ def tensors_digest(model: nn.Module) -> str:
 def _fill_at_random(model: nn.Module, seed: int, gain: int) -> None:
     """Fill every parameter, including relative positions and biases, which usually start at zero.
 
-    Only exact operations are applied to raw generator output (24-bit uniform numbers and one rounded product), so that
-    a seed gives the same bits on every machine and with every version of torch.
+    Only exact operations are applied to the generator's 24-bit uniform numbers, and one rounded product, so that a seed
+    gives the same bits on every machine and with every version of torch.
     """
     for key, parameter in model.named_parameters():
         source = hashlib.sha256(f"samtl random weights {seed} {key}".encode()).digest()
@@ -152,15 +146,7 @@ def _fill_at_random(model: nn.Module, seed: int, gain: int) -> None:
 
 
 def download(official: Official) -> Path:
-    """Download a published checkpoint unless this machine has it already, and return its path.
-
-    Raises
-    ------
-    InputError
-        If the server sends another file.
-    ResourceError
-        If the download fails.
-    """
+    """Download a published checkpoint unless this machine has it already, and return its path."""
     import pooch
 
     folder = Path(os.environ.get("SAMTL_WEIGHTS") or pooch.os_cache("samtl") / "weights")
@@ -204,9 +190,7 @@ def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
             f"--checkpoint {path} holds more than tensors, or is no checkpoint; it was not run. "
             "Save the state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
-    except (
-        Exception
-    ) as error:  # damage surfaces in zip, pickle or safetensors, each with its own class
+    except Exception as error:  # zip, pickle and safetensors have their own classes for damage
         raise InputError(
             f"--checkpoint {path} cannot be read ({type(error).__name__}): expected a PyTorch or "
             "safetensors file of tensors; it may be truncated"
@@ -222,15 +206,14 @@ def _fill_from(
     model: nn.Module, tensors: dict[str, Tensor], path: Path, name: str, remedy: str
 ) -> None:
     wanted = model.state_dict()
-    missing = sorted(wanted.keys() - tensors.keys())
-    surplus = sorted(tensors.keys() - wanted.keys())
-    shapes = sorted(
-        f"{key} is {tuple(tensors[key].shape)} and must be {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & tensors.keys()
-        if tensors[key].shape != wanted[key].shape
-    )
-    problems = ("are missing", missing), ("do not belong", surplus), ("have another shape", shapes)
-    found = [f"{len(keys)} tensors {what} (first: {keys[0]})" for what, keys in problems if keys]
+    problems = {
+        "are missing": wanted.keys() - tensors.keys(),
+        "do not belong": tensors.keys() - wanted.keys(),
+        "have another shape": {
+            key for key in wanted.keys() & tensors.keys() if tensors[key].shape != wanted[key].shape
+        },
+    }
+    found = [f"{len(k)} tensors {what} (such as {min(k)})" for what, k in problems.items() if k]
     if found:
         raise InputError(
             f"--checkpoint {path} is not of the architecture {name}: {'; '.join(found)}. {remedy}"

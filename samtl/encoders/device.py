@@ -28,9 +28,10 @@ def resolve_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda", "mps") or (colon and not numbered):
         raise InputError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
     if kind == "cuda" and not has_cuda:
-        built = torch.version.cuda is not None
-        why = "no usable NVIDIA GPU was found" if built else "this torch was built without CUDA"
-        raise InputError(f"--device {name} needs CUDA, but {why}; use --device cpu or auto")
+        why = "found no NVIDIA GPU" if torch.version.cuda else "was built without it"
+        raise InputError(
+            f"--device {name} needs CUDA, but this torch {why}; use --device cpu or auto"
+        )
     if kind == "mps" and not has_mps:
         raise InputError("--device mps needs an Apple GPU, and there is none; use --device cpu")
     if index and int(index) >= torch.cuda.device_count():
@@ -49,14 +50,9 @@ def resolve_devices(names: str) -> tuple[torch.device, ...]:
         resolve_device("cuda")
         return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
     found = tuple(resolve_device(name.strip()) for name in names.split(","))
-    if len(found) == 1:
-        return found
-    kinds = sorted({device.type for device in found})
-    if len(kinds) > 1:
-        raise InputError(
-            f"--device takes several of one kind, got {' and '.join(kinds)}: {names!r}"
-        )
-    if kinds == ["cpu"]:
+    if len({device.type for device in found}) > 1:
+        raise InputError(f"--device takes several of one kind, got {names!r}")
+    if len(found) == 1 or found[0].type == "cpu":
         return found
     numbered = tuple(torch.device(device.type, device.index or 0) for device in found)
     if len(set(numbered)) < len(numbered):

@@ -57,16 +57,8 @@ def _cell_means(x: Tensor, cells: int) -> Tensor:
 def pooled(dense: Tensor, block_means: Sequence[Tensor], mask: Tensor) -> Tensor:
     """Mean, maximum and population standard deviation over valid tokens, then the means of the tapped blocks.
 
-    Parameters
-    ----------
-    dense : Tensor of float16, (batch, channels, h, w)
-    block_means : sequence of Tensor of float32, (batch, width)
-    mask : Tensor of float32, (batch, 1, h, w)
-
-    Returns
-    -------
-    Tensor of float32, (batch, 3 * channels + sum of widths)
-        Columns as in `feature_names`.
+    From `dense`, (batch, channels, h, w) float16, `block_means`, (batch, width) float32 each, and `mask`,
+    (batch, 1, h, w), to (batch, 3 * channels + sum of widths) float32; columns as in `feature_names`.
     """
     x = dense.float()
     mean = masked_mean(x, mask)

@@ -47,45 +47,27 @@ class Variant:
 
 
 VARIANTS = {
-    "sam_vit_b": Variant(
-        768, 12, 12, (2, 5, 8, 11),
-        Official(
-            BASE_URL + "sam_vit_b_01ec64.pth", 375042383,
-            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        ),
-    ),
-    "sam_vit_l": Variant(
-        1024, 24, 16, (5, 11, 17, 23),
-        Official(
-            BASE_URL + "sam_vit_l_0b3195.pth", 1249524607,
-            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        ),
-    ),
-    "sam_vit_h": Variant(
-        1280, 32, 16, (7, 15, 23, 31),
-        Official(
-            BASE_URL + "sam_vit_h_4b8939.pth", 2564550879,
-            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        ),
-    ),
+    "sam_vit_b": Variant(768, 12, 12, (2, 5, 8, 11), Official(
+        BASE_URL + "sam_vit_b_01ec64.pth", 375042383,
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    )),
+    "sam_vit_l": Variant(1024, 24, 16, (5, 11, 17, 23), Official(
+        BASE_URL + "sam_vit_l_0b3195.pth", 1249524607,
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    )),
+    "sam_vit_h": Variant(1280, 32, 16, (7, 15, 23, 31), Official(
+        BASE_URL + "sam_vit_h_4b8939.pth", 2564550879,
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    )),
     "tiny": Variant(192, 6, 3, (2, 5)),
 }  # fmt: skip
 
 
 def spec(name: str, image_size: int | None = None) -> EncoderSpec:
-    """Return the properties of an encoder without loading it.
+    """Return the properties of the encoder `name` without loading it.
 
-    Parameters
-    ----------
-    name : str
-        One of `NAMES`.
-    image_size : int, optional
-        Side of the input in pixels, by default 1024.
-
-    Raises
-    ------
-    InputError
-        If `image_size` is not a multiple of 16 from 16 to 2048.
+    Raises InputError if `image_size`, the side of the input in pixels (by default 1024), is not a multiple of 16 from
+    16 to 2048.
     """
     variant, size = VARIANTS[name], image_size or IMAGE_SIZE
     check_image_size(size)
@@ -116,10 +98,8 @@ class Encoder(TorchEncoder):
         One of `NAMES`.
     checkpoint : str, optional
         `official`, `random:SEED` or a file; by default that of the spec.
-    device : str
-        `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-    dtype : str
-        What the encoder computes in: `auto`, `float32`, `bfloat16` or `float16`.
+    device, dtype : str
+        See `samtl.encoders.device`.
     image_size : int, optional
         Side of the input in pixels, a multiple of 16. If it is not 1024, the learnt positions are resampled.
     engine : {"fast", "reference"}
@@ -135,14 +115,11 @@ class Encoder(TorchEncoder):
         image_size: int | None = None,
         engine: str = "fast",
     ) -> None:
-        found, taps = spec(name, image_size), VARIANTS[name].taps
         check_engine(engine)
-        on = resolve_device(device)
-        compute_dtype = resolve_dtype(dtype, on)
+        found, on = spec(name, image_size), resolve_device(device)
+        low, make = resolve_dtype(dtype, on), ENGINES[engine]
         model, weights = load(name, checkpoint, found.image_size)
-        super().__init__(
-            found, weights, model, lambda m: ENGINES[engine](m, taps), on, compute_dtype
-        )
+        super().__init__(found, weights, model, lambda m: make(m, VARIANTS[name].taps), on, low)
 
 
 def load(
@@ -209,11 +186,6 @@ def modeling() -> ModuleType:
 
     `import segment_anything` imports torchvision, which samtl does not need and which does not load with every torch.
     `modeling` is plain torch; it is loaded under a name of its own, so that `import segment_anything` still works.
-
-    Raises
-    ------
-    InputError
-        If the distribution `segment-anything` is not installed.
     """
     name = "samtl.encoders._segment_anything_modeling"
     if name in sys.modules:

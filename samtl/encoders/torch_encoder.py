@@ -32,23 +32,8 @@ MOST = 32  # images in a batch that is chosen for a GPU
 class TorchEncoder:
     """The base of encoders that are torch networks; see `samtl.encoders.base.Encoder` for its methods.
 
-    Parameters
-    ----------
-    spec : EncoderSpec
-        With `mean` and `std` of each band in `scaling`.
-    weights : Weights
-    model : nn.Module
-        In float32 on the CPU.
-    make_forward : callable
-        Returns the forward pass of the model once it is on its device.
-    device : torch.device
-    dtype : torch.dtype
-        What the network computes in.
-
-    Attributes
-    ----------
-    note : str
-        A line about the encoder that the user should read, or "".
+    The spec's `scaling` holds `mean` and `std` of each band; `model` is in float32 on the CPU; `make_forward` returns
+    its forward pass once it is on its device, where it computes in `dtype`.
     """
 
     note = ""
@@ -63,6 +48,7 @@ class TorchEncoder:
         dtype: torch.dtype,
     ) -> None:
         self.spec, self.weights, self.device, self.dtype = spec, weights, device, dtype
+        self.compute_dtype = str(dtype).removeprefix("torch.")
         try:
             self._network = make_forward(model.to(device, dtype))
         except RuntimeError as error:
@@ -73,10 +59,6 @@ class TorchEncoder:
         self._std = torch.tensor(spec.scaling["std"], device=device).view(-1, 1, 1)
         self._limit = sys.maxsize  # images that have not yet been found to be too many
         self._lock = threading.Lock()
-
-    @property
-    def compute_dtype(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
 
     def fingerprint(self) -> dict[str, Any]:
         return self.spec.fingerprint(self.weights.sha256, self.compute_dtype)
@@ -131,9 +113,7 @@ class TorchEncoder:
         if self.device.type == "cpu":
             found = _one_per_core(lambda image: self._computed([image], tiers), pixels)
             return self._joined([{k: t.numpy() for k, t in part.items()} for part in found])
-        with (
-            self._lock
-        ):  # one batch's activations at a time; a second thread queues its work behind
+        with self._lock:  # one batch's activations at a time
             kept = self._computed(pixels, tiers)
         return {tier: tensor.cpu().numpy() for tier, tensor in kept.items()}
 
@@ -154,20 +134,15 @@ class TorchEncoder:
             means.append(pooling.masked_mean(output.permute(0, 3, 1, 2), mask))
 
         dense = self._network(self._scaled(pixels), tap).to(torch.float16).contiguous()
-        kept: dict[str, Tensor] = {}
-        if "pooled" in tiers:
-            kept["pooled"] = pooling.pooled(dense, means, mask)
-        if "grid" in tiers:
-            kept["grid"] = pooling.grid(dense, mask, self.spec.cells)
-        if "dense" in tiers:
-            kept["dense"] = dense
-        return kept
+        made: dict[str, Callable[[], Tensor]] = {
+            "pooled": lambda: pooling.pooled(dense, means, mask),
+            "grid": lambda: pooling.grid(dense, mask, self.spec.cells),
+            "dense": lambda: dense,
+        }
+        return {tier: made[tier]() for tier in made if tier in tiers}
 
     def _scaled(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Scale in float32, then pad with zeros: (batch, bands, size, size) in the compute dtype.
-
-        Pixels are copied to the device as bytes.
-        """
+        """Scale in float32, then pad with zeros: (batch, bands, size, size) in the compute dtype."""
         size, pinned = self.spec.image_size, self.device.type == "cuda"
         shape = len(pixels), size, size, len(self.spec.bands)
         raw = torch.zeros(shape, dtype=torch.uint8, pin_memory=pinned)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samtl.baselines.base import PixelBaseline
 from samtl.datasets import Dataset
-from samtl.datasets.listing import FolderReader, expanded, flaw, images_below, kind_of
+from samtl.datasets.listing import FolderTree, flaw, kind_of
 from samtl.embed.decode import Decoded, decode_row, decoded_ahead
 from samtl.embed.plan import images_per_call
 from samtl.embed.reload import reload_encoder
@@ -96,7 +96,7 @@ class Source(NamedTuple):
 
 def listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
     """List images without labels as a dataset."""
-    path = expanded(images)
+    path = Path(images).expanduser()
     kind = kind_of(path)
     if kind == "file":
         path = path.resolve()
@@ -105,7 +105,7 @@ def listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
             raise InputError(f"the name {path.name!a} {flaw(path.name)}; rename the file")
         path = path.parent
     elif kind == "folder":
-        ids = images_below(path, path, SUFFIXES)
+        ids = FolderTree(path).images()
     else:
         raise InputError(f"{str(path)!r} does not exist; expected a folder of images, or an image")
     if not ids:
@@ -125,7 +125,7 @@ def listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
                 raise InputError(
                     f"{other!r} and {name!r} would both have the mask {_mask_of(name)!r}: rename one of them"
                 )
-    return Dataset("images", trained.classes, tuple(ids), (-1,) * len(ids), FolderReader(path))
+    return Dataset("images", trained.classes, tuple(ids), (-1,) * len(ids), FolderTree(path).read)
 
 
 def _mask_of(image: str) -> str:

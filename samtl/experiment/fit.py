@@ -117,7 +117,9 @@ def fit_baseline(
     Parameters
     ----------
     dataset : str or Dataset
-        As for `samtl.embed`, with `root`, `limit` and `per_class`: the same images then give the same split.
+        As for `samtl.embed`.
+    root, limit, per_class
+        As for `samtl.embed`: the same images then give the same split.
     baseline : str
         A name in `samtl.registry.names("baselines")`.
     split, seed, out, group_by, same_split_as, on_event

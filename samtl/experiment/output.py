@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import AtomicFolder, replace
-from samtl.datasets.listing import expanded, kind_of
+from samtl.datasets.listing import kind_of
 from samtl.errors import InputError, ResourceError
 from samtl.experiment.tables import MASKS, PREDICTIONS, write_mask
 from samtl.heads.base import Floats
@@ -28,7 +28,7 @@ def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
         The place is taken and must not be replaced: only a table is, or a folder that holds nothing but masks.
     """
     segments = task == "segmentation"
-    place = expanded(out if out is not None else MASKS if segments else PREDICTIONS)
+    place = Path(out if out is not None else MASKS if segments else PREDICTIONS).expanduser()
     if kind_of(place.absolute().parent) != "folder":
         raise InputError(f"--out {place}: expected a name in a folder that exists")
     kind = kind_of(place)

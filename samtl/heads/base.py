@@ -67,24 +67,13 @@ OnEvent = Callable[[Epoch | Candidate], None]
 
 
 class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn has no types
-    """A scikit-learn classifier of (n, F) feature rows.
-
-    Attributes
-    ----------
-    classes_ : (K,) array
-        The labels, ascending; columns of `predict_proba` are in this order.
-    n_features_in_ : int
-    curves_ : dict of str to list
-        Figures of each epoch or candidate. Not saved with a head.
-    columns_ : tuple of str
-        Names of the features, if the head was saved with them.
-    """
+    """A scikit-learn classifier of (n, F) feature rows."""
 
     random_state: Any
-    classes_: NDArray[Any]
+    classes_: NDArray[Any]  #: (K,) labels, ascending; columns of `predict_proba` are in this order
     n_features_in_: int
-    curves_: dict[str, list[Any]]
-    columns_: tuple[str, ...] = ()
+    curves_: dict[str, list[Any]]  #: figures of each epoch or candidate; not saved with a head
+    columns_: tuple[str, ...] = ()  #: names of the features, if the head was saved with them
     #: The store's array that each task reads.
     tiers: ClassVar[dict[str, str]] = {"classification": "pooled"}
     #: Fitted attributes, beside arrays, that are saved with a head: plain JSON values.
@@ -97,13 +86,7 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         return (self.n_features_in_,)
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
-        """Set what a saved head is for, before `restore`.
-
-        Raises
-        ------
-        InputError
-            If task, labels or shape are not those of a head on pooled features.
-        """
+        """Set what a saved head is for, before `restore`; raises InputError if no head on pooled features can be."""
         labels = np.array(classes)
         if labels.ndim != 1 or labels.dtype.kind not in "iU" or len(labels) < 2:
             raise InputError("classes must be a list of 2 or more integers or strings")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from samtl.heads.grid import GridHead
 from samtl.heads.layers import ChannelNorm, Stem, upsampler
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Head(GridHead):
     """Convolutions on the embedding's grid.
 
@@ -28,20 +29,7 @@ class Head(GridHead):
         See `GridHead`.
     """
 
-    def __init__(
-        self,
-        width: int = 96,
-        dropout: float = 0.2,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        lr: float | None = None,
-        weight_decay: float = 0.05,
-        patience: int = 8,
-        random_state: Any = 0,
-    ) -> None:
-        super().__init__(epochs, batch_size, lr, weight_decay, patience, random_state)
-        self.width = width
-        self.dropout = dropout
+    width: int = 96
 
     def _classifier(self, channels: int, side: int, n_classes: int) -> nn.Module:
         return _Classifier(channels, self.width, self.dropout, n_classes)

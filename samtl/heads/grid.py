@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -33,6 +34,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     """A network on grids of features, (channels, side, side) for each sample.
 
@@ -55,8 +57,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
 
     Attributes
     ----------
-    task_ : str
-        `classification` or `segmentation`.
+    task_ : {"classification", "segmentation"}
     classes_ : (K,) int64
         0 to K - 1; the head's outputs are in this order.
     shape_ : tuple of int
@@ -70,27 +71,14 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     #: Fitted attributes, beside tensors, that are saved with a head: plain JSON values.
     facts: ClassVar[tuple[str, ...]] = ("n_iter_", "best_epoch_", "stopped_")
 
-    task_: str
-    classes_: NDArray[np.int64]
-    shape_: tuple[int, ...]
-    columns_: tuple[str, ...] = ()
-    curves_: dict[str, list[Any]]
-
-    def __init__(
-        self,
-        epochs: int | None,
-        batch_size: int | None,
-        lr: float | None,
-        weight_decay: float,
-        patience: int,
-        random_state: Any,
-    ) -> None:
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.patience = patience
-        self.random_state = random_state
+    width: int
+    dropout: float = 0.2
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    weight_decay: float = 0.05
+    patience: int = 8
+    random_state: Any = 0
 
     @abstractmethod
     def _classifier(self, channels: int, side: int, n_classes: int) -> nn.Module:
@@ -140,18 +128,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     ) -> Trainer:
         """Build the network and its trainer, after `adopt`; call `finish` once the trainer is finished.
 
-        Parameters
-        ----------
-        n : int
-            Samples of the training part.
-        statistics : (channels,) and (channels,) Tensor of float64
-            Mean and mean square of each channel.
-        on_event : callable, optional
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of its range.
+        `n` is the number of training samples; `statistics` are mean and mean square of each channel, in float64.
         """
         self._check()
         loss = cross_entropy if self.task_ == "classification" else cross_entropy_dice
@@ -189,26 +166,14 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     def logits(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Compute scores, in float32 whatever training computed in, so that machines agree.
 
-        Parameters
-        ----------
-        rows : (n, channels, side, side) float16 or float32
-
-        Returns
-        -------
-        (n, K) or (n, K, 4 side, 4 side) float32
-
-        Raises
-        ------
-        InputError
-            If the shape is not that of the training part.
+        From (n, channels, side, side) to (n, K) or (n, K, 4 side, 4 side). Raises InputError if the shape is not that
+        of the training part.
         """
-        _require_shape(rows.shape, self.shape_)
-        parts = []
+        parts = (
+            np.array(rows[i : i + _AT_ONCE], np.float32) for i in range(0, len(rows), _AT_ONCE)
+        )
         with torch.inference_mode():
-            for start in range(0, len(rows), _AT_ONCE):
-                part = torch.from_numpy(np.array(rows[start : start + _AT_ONCE], dtype=np.float32))
-                parts.append(self._network(part).numpy())
-        return np.concatenate(parts)
+            return np.concatenate([self._network(torch.from_numpy(part)).numpy() for part in parts])
 
     def predict_proba(self, rows: NDArray[Any]) -> Floats:
         """Compute the probability of each class, (n, ...) to (n, K, ...) float64, summing to 1 along axis 1."""
@@ -249,13 +214,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         return maps
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
-        """Set what a head is for, before it is trained or restored.
-
-        Raises
-        ------
-        InputError
-            For an unknown task, or a shape or classes that no head on grids can have.
-        """
+        """Set what a head is for, before it is trained or restored; raises InputError if no head can be."""
         if task not in self.tiers:
             raise InputError(
                 f"a head is for {' or '.join(self.tiers)}, and there is no task {task!r}"
@@ -267,9 +226,10 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         if list(classes) != list(range(max(2, len(classes)))):
             raise InputError(f"expected at least 2 classes, numbered from 0, got {list(classes)}")
         self.task_ = task
-        self.classes_ = np.array(classes, dtype=np.int64)
+        self.classes_: NDArray[np.int64] = np.array(classes, dtype=np.int64)
         self.shape_ = tuple(int(n) for n in shape)
-        self.columns_ = ()
+        self.columns_: tuple[str, ...] = ()
+        self.curves_: dict[str, list[Any]] = {}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the network's weights by name, all float32."""
@@ -314,9 +274,8 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         return mean, square
 
     def _standardise(self, mean: Tensor, square: Tensor) -> None:
-        """Set mean and factor of every stem; the factor of a constant channel is 0."""
         deviation = (square - mean**2).clamp(min=0).sqrt()
-        constant = deviation <= mean.abs() * 5e-4
+        constant = deviation <= mean.abs() * 5e-4  # their factor is 0
         factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=1e-12))
         for module in self._network.modules():
             if isinstance(module, Stem):

@@ -17,7 +17,7 @@ from safetensors.numpy import save as to_bytes
 from samtl import registry
 from samtl.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 CARD = "head.json"
 TENSORS = "head.safetensors"
 #: Name of the class of each kind of model in its module.
@@ -93,10 +93,9 @@ def save(
         raise InputError(
             f"only heads with integer or string labels can be saved, these are {model.classes_.dtype}"
         )
-    tensors = {role: np.ascontiguousarray(array) for role, array in model.tensors().items()}
-    package, _, module = type(model).__module__.rpartition(".")
+    _, kind, module = type(model).__module__.rsplit(".", 2)
     card = Card(
-        kind=package.rpartition(".")[2],  # type: ignore[arg-type]
+        kind=kind,  # type: ignore[arg-type]
         name=module,
         parameters={name: plain(value) for name, value in model.get_params().items()},
         task=model.task_,
@@ -106,24 +105,19 @@ def save(
         columns=names,
         facts={name: plain(getattr(model, name)) for name in model.facts},
     )
-    content = msgspec.to_builtins(card)
-    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(msgspec.to_builtins(card), indent=1, allow_nan=False, ensure_ascii=False)
     Path(folder, CARD).write_text(text + "\n", encoding="utf-8")
+    tensors = {role: np.ascontiguousarray(array) for role, array in model.tensors().items()}
     Path(folder, TENSORS).write_bytes(to_bytes(tensors))
 
 
 def load(folder: str | Path) -> Any:
-    """Read a model that `save` wrote; its predictions are identical to the saved one's.
+    """Read a `Head` or `Baseline` that `save` wrote; its predictions are identical to the saved one's.
 
     Parameters
     ----------
     folder : path
         A run folder, or any other with both files.
-
-    Returns
-    -------
-    Model
-        A `Head` or a `Baseline`.
 
     Raises
     ------
@@ -197,13 +191,7 @@ def _tensors(
 
 
 def plain(value: Any) -> Any:
-    """Convert a parameter or fact to a JSON value.
-
-    Raises
-    ------
-    InputError
-        If it is neither a scalar nor a sequence of scalars.
-    """
+    """Convert a parameter or fact to a JSON value; raises InputError if it is not made of scalars and sequences."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (list, tuple)):

@@ -12,14 +12,7 @@ from torch.nn.functional import conv2d
 class Stem(nn.Module):
     """Standardises channels and mixes them: (batch, channels, side, side) to (batch, width, side / patch, ...).
 
-    Standardising and the product that follows are both linear, so they are one product with other weights, which saves
-    a pass over the largest tensor.
-
-    Parameters
-    ----------
-    channels, width : int
-    patch : int
-        Each `patch` x `patch` cells become one.
+    Both steps are linear, so they are one product with other weights, which saves a pass over the largest tensor.
     """
 
     mean: Tensor
@@ -34,7 +27,6 @@ class Stem(nn.Module):
         self.register_buffer("factor", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the product; x in any float dtype that convolutions take."""
         weight = self.weight * self.factor[:, None, None]
         bias = self.bias - (weight * self.mean[:, None, None]).sum((1, 2, 3))
         return conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride=self.patch)
@@ -48,18 +40,14 @@ class ChannelNorm(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; the permutations copy nothing if x is channels-last."""
-        normed: Tensor = self.norm(x.permute(0, 2, 3, 1))
+        normed: Tensor = self.norm(x.permute(0, 2, 3, 1))  # no copy if x is channels-last
         return normed.permute(0, 3, 1, 2)
 
 
 class Dropout(nn.Module):
     """Dropout by random bytes: on a CPU, torch's takes as long as the products around it.
 
-    Parameters
-    ----------
-    p : float
-        In [0, 1), rounded to a multiple of 1 / 256.
+    `p`, in [0, 1), is rounded to a multiple of 1 / 256.
     """
 
     def __init__(self, p: float) -> None:
@@ -67,7 +55,6 @@ class Dropout(nn.Module):
         self.dropped = min(round(256 * p), 255)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero some numbers and scale up the others, while training."""
         if not self.training or not self.dropped:
             return x
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
@@ -78,10 +65,7 @@ class Dropout(nn.Module):
 def upsampler(width: int, n_classes: int) -> nn.Sequential:
     """Build two transposed convolutions as in SAM's mask decoder, then a score for each class.
 
-    Returns
-    -------
-    nn.Sequential
-        (batch, width, side, side) to (batch, n_classes, 4 side, 4 side).
+    It maps (batch, width, side, side) to (batch, n_classes, 4 side, 4 side).
     """
     return nn.Sequential(
         nn.ConvTranspose2d(width, width // 2, 2, stride=2),
@@ -99,12 +83,7 @@ class Block(nn.Module):
 
     The attention is written out, because on 64 tokens the backward pass of fused attention on a CPU takes longer than
     all products of the block. It has no dropout, which would draw (batch, heads, tokens, tokens) random numbers.
-
-    Parameters
-    ----------
-    width, heads : int
-    ratio : int
-        Width of the hidden layer divided by `width`.
+    The hidden layer is `ratio` times as wide as the tokens.
     """
 
     def __init__(self, width: int, heads: int, ratio: int = 2) -> None:
@@ -118,7 +97,6 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add attention and hidden layer to x."""
         batch, tokens, width = x.shape
         split = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1)
         q, k, v = split.permute(2, 0, 3, 1, 4).flatten(1, 2)  # (batch * heads, tokens, size)

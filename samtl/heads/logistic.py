@@ -20,14 +20,8 @@ _CACHED = 2**21  # bytes of features that stay in a core's cache between two pro
 class Problem:
     """Minimises the sum of cross-entropies + |coef|^2 / (2 C), without a penalty on intercepts.
 
-    Parameters
-    ----------
-    X : (n, F) float32
-        Scaled features.
-    codes : (n,) int64
-        Class indices below `n_classes`.
-    n_classes : int
-        With two, coefficients are those into which scikit-learn's single row splits.
+    X are scaled features, (n, F) float32, and codes class indices, (n,) int64. With two classes, coefficients are those
+    into which scikit-learn's single row splits.
     """
 
     def __init__(self, X: Features, codes: Rows, n_classes: int) -> None:
@@ -43,23 +37,9 @@ class Problem:
     def solve(
         self, C: float, coef: Floats, intercept: Floats, tol: float, max_iter: int
     ) -> tuple[Floats, Floats, int, bool]:
-        """Solve for one penalty, from a starting point.
+        """Solve for one penalty, from a starting point (K, F) and (K,); see the parameters of `logreg`.
 
-        Parameters
-        ----------
-        C : float
-            Inverse strength of the penalty.
-        coef : (K, F) float64
-        intercept : (K,) float64
-        tol : float
-            Ends at an iteration that decreases the mean loss by less, relative to the loss if that is above 1.
-        max_iter : int
-
-        Returns
-        -------
-        coef, intercept
-        iterations : int
-        converged : bool
+        Returns coef, intercept, the number of iterations, and whether it converged.
         """
         k = self.classes
         weight = (2 if k == 2 else 1) / C  # scikit-learn penalises the one row of two classes
@@ -86,7 +66,7 @@ class Problem:
         return coef, intercept, int(found.nit), bool(found.success)
 
     def _loss(self, weights: Floats, offsets: Floats) -> tuple[float, Floats, Floats]:
-        """Compute the sum of cross-entropies and its slopes, (F, K) and (K,), in the rotated features."""
+        """Sum of cross-entropies and its slopes, (F, K) and (K,), in the rotated features."""
         narrow, offset = weights.astype(self._dtype), offsets.astype(self._dtype)
         total, slope, slope0 = 0.0, np.zeros(weights.shape), np.zeros(len(offset))
         for start in range(0, self.n, self._at_once):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -31,6 +32,7 @@ _ROLES = ("mean", "factor", "coef", "intercept")
 RISES = 2  # worse candidates in a row after which weaker penalties are not tried
 
 
+@dataclass(eq=False, repr=False)
 class Head(PooledHead):
     """Logistic regression with an L2 penalty on scaled features; the optimum is that of scikit-learn's.
 
@@ -68,26 +70,12 @@ class Head(PooledHead):
 
     #: The result does not depend on the starting point.
     convex = True
-    C_: float
-    scaling_: str
-    coef_: Floats
-    intercept_: Floats
-    mean_: Floats
-    factor_: Floats
 
-    def __init__(
-        self,
-        scaling: str = "auto",
-        C: float | None = None,
-        max_iter: int = 1000,
-        tol: float = 1e-6,
-        random_state: Any = 0,
-    ) -> None:
-        self.scaling = scaling
-        self.C = C
-        self.max_iter = max_iter
-        self.tol = tol
-        self.random_state = random_state
+    scaling: str = "auto"
+    C: float | None = None
+    max_iter: int = 1000
+    tol: float = 1e-6
+    random_state: Any = 0
 
     def gains(self, n: int, task: str) -> bool:
         """Return True: a warm start always shortens the fit, and does not change the result."""
@@ -113,7 +101,7 @@ class Head(PooledHead):
         scalings = ("standard", "none") if self.scaling == "auto" else (self.scaling,)
         grid = GRID if self.C is None else (self.C,)
         tried: list[Candidate] = []
-        start: Head | None = self.__dict__.pop("_start", None)
+        start: Any = self.__dict__.pop("_start", None)
         point = None
         if start is not None:
             point = _Point(start.coef_, start.intercept_, start.mean_, start.factor_)

@@ -23,19 +23,14 @@ def cross_entropy_dice(logits: Tensor, targets: Tensor) -> Tensor:
     targets : Tensor of int64, (batch, height, width)
         Class indices; 255 is ignored in both terms.
 
-    Returns
-    -------
-    Tensor, ()
-
     Raises
     ------
     InputError
         If the shapes differ.
     """
-    if (len(logits), *logits.shape[2:]) != tuple(targets.shape):
-        raise InputError(
-            f"expected masks of shape {(len(logits), *logits.shape[2:])}, got {tuple(targets.shape)}"
-        )
+    expected = len(logits), *logits.shape[2:]
+    if tuple(targets.shape) != expected:
+        raise InputError(f"expected masks of shape {expected}, got {tuple(targets.shape)}")
     valid = targets != IGNORE
     known = torch.where(valid, targets, 0)
     log_chances = logits.log_softmax(dim=1)

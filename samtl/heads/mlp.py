@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +26,7 @@ from samtl.heads.base import (
 # torch is imported where it is used, so that a saved head predicts without it.
 
 
+@dataclass(eq=False, repr=False)
 class Head(PooledHead):
     """Multi-layer perceptron.
 
@@ -62,27 +64,14 @@ class Head(PooledHead):
 
     facts = ("n_iter_", "best_epoch_", "stopped_")
 
-    layers_: list[tuple[Features, Features]]
-
-    def __init__(
-        self,
-        hidden: Sequence[int] = (512,),
-        dropout: float = 0.3,
-        epochs: int = 40,
-        batch_size: int = 256,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-2,
-        patience: int = 10,
-        random_state: Any = 0,
-    ) -> None:
-        self.hidden = hidden
-        self.dropout = dropout
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.patience = patience
-        self.random_state = random_state
+    hidden: Sequence[int] = (512,)
+    dropout: float = 0.3
+    epochs: int = 40
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    patience: int = 10
+    random_state: Any = 0
 
     def gains(self, n: int, task: str) -> bool:
         """Whether a warm start shortens training on n samples enough."""
@@ -127,7 +116,7 @@ class Head(PooledHead):
             weight_decay=self.weight_decay,
             patience=self.patience,
         )
-        start: Head | None = self.__dict__.pop("_start", None)
+        start: Any = self.__dict__.pop("_start", None)
         loss = nn.functional.cross_entropy
         with isolated(seed):
             linear = [nn.Linear(wide, narrow) for wide, narrow in self._widths()]

@@ -41,7 +41,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class InMemory:
-    """A source of tensors that have the samples along their first axis."""
+    """A source of tensors with the samples along their first axis."""
 
     inputs: Tensor
     targets: Tensor
@@ -63,35 +63,16 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Parameters of a training.
+    """Parameters of a training."""
 
-    Attributes
-    ----------
-    epochs : int
-        Most passes over the training part; the cosine ends with the last.
-    batch_size : int
-    learning_rate : float
-        At the end of the warm-up.
-    weight_decay : float
-        AdamW's, on matrices only.
-    patience : int
-        Epochs without a better validation loss after which training ends.
-    warmup : float
-        Share of all steps, in [0, 1), over which the rate rises.
-    clip : float
-        Largest norm of a step's gradient.
-    precision : {"auto", "float32", "bfloat16"}
-        Dtype of products; `auto` is bfloat16 if the CPU multiplies it natively.
-    """
-
-    epochs: int
+    epochs: int  #: most passes over the training part; the cosine ends with the last
     batch_size: int
-    learning_rate: float
-    weight_decay: float
-    patience: int
-    warmup: float = 0.05
-    clip: float = 1.0
-    precision: str = "auto"
+    learning_rate: float  #: at the end of the warm-up
+    weight_decay: float  #: AdamW's, on matrices only
+    patience: int  #: epochs without a better validation loss after which training ends
+    warmup: float = 0.05  #: share of all steps, in [0, 1), over which the rate rises
+    clip: float = 1.0  #: largest norm of a step's gradient
+    precision: str = "auto"  #: of products: float32, bfloat16, or auto, bfloat16 if it is native
 
 
 def warmed(recipe: Recipe, n: int) -> Recipe:
@@ -132,13 +113,15 @@ def isolated(seed: int) -> Iterator[None]:
             torch.set_default_dtype(dtype)
 
 
+@dataclass
 class Tally:
     """Running sums of loss and correct predictions over batches; `step` is the last one of the epoch."""
 
-    def __init__(self) -> None:
-        self.step = 0
-        self.loss = self.right = 0.0
-        self.samples = self.targets = 0
+    step: int = 0
+    loss: float = 0.0
+    right: int = 0
+    samples: int = 0
+    targets: int = 0
 
     def add(self, value: float, logits: Tensor, targets: Tensor) -> None:
         self.loss += value * len(targets)
@@ -176,21 +159,6 @@ class Trainer:
     on_epoch : callable
         Called with each settled epoch.
 
-    Attributes
-    ----------
-    order : torch.Generator
-    curves : list of Epoch
-        The settled epochs.
-    best_epoch : int
-        From 1; the model of a finished training has its weights.
-    stopped : str
-        Why training ended, `epochs`, `patience` or `diverged at step N`, or "" until then.
-    diverged : bool
-        Whether the training loss is no longer finite; the rest of the epoch is not learnt.
-    samples, seconds : int, float
-        Samples learnt from, and the time that took without waiting and validation.
-    waited : float
-        Seconds spent waiting for data; the caller of `learn` adds to it.
     """
 
     def __init__(
@@ -205,22 +173,30 @@ class Trainer:
         self.model, self.loss, self.recipe, self.on_epoch = model, loss, recipe, on_epoch
         self.order = torch.Generator().manual_seed(seed)
         self._random = torch.Generator().manual_seed(seed).get_state()
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            {
+                "params": [p for p in model.parameters() if (p.ndim > 1) is matrix],
+                "weight_decay": recipe.weight_decay if matrix else 0.0,
+            }
+            for matrix in (True, False)
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         self._steps = recipe.epochs * math.ceil(n / recipe.batch_size)
         self._rising = max(1, round(recipe.warmup * self._steps))
         self._step = 0
-        self._mixed = _autocast(recipe.precision)
+        native = recipe.precision == "auto" and native_bfloat16(torch.device("cpu"))
+        self._mixed: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if native or recipe.precision == "bfloat16":
+            self._mixed = functools.partial(torch.autocast, "cpu", torch.bfloat16)
         self._tally = Tally()
         self._least, self._weights = math.inf, dict[str, Tensor]()
-        self.curves: list[Epoch] = []
-        self.best_epoch, self.stopped, self.diverged = 0, "", False
-        self.samples, self.seconds, self.waited = 0, 0.0, 0.0
+        self.curves: list[Epoch] = []  #: the settled epochs
+        self.best_epoch = 0  #: from 1; the model of a finished training has its weights
+        self.stopped = ""  #: why training ended: `epochs`, `patience` or `diverged at step N`
+        self.diverged = False  #: the loss is no longer finite, and the rest of the epoch not learnt
+        self.samples = 0  #: learnt from
+        self.seconds = 0.0  #: that this took, without waiting and validation
+        self.waited = 0.0  #: seconds spent waiting for data; `learn`'s caller adds to it
 
     @property
     def finished(self) -> bool:
@@ -263,7 +239,6 @@ class Trainer:
         self.seconds += time.perf_counter() - began
 
     def _rate(self) -> float:
-        """Share of the learning rate: a rise, then half a cosine."""
         step, rising = self._step, self._rising
         if step < rising:
             return (step + 1) / rising
@@ -284,10 +259,9 @@ class Trainer:
             tally.add(self.loss(logits, targets).item(), logits, targets)
 
     def settle(self, learnt: Tally, judged: Tally, weights: Mapping[str, Tensor]) -> None:
-        """Record an epoch, and decide whether it is the last.
+        """Record an epoch, and decide whether it is the last; `weights` is the model's state at its end.
 
-        `weights` is the model's state when the epoch was sealed. Raises InputError if the loss is not finite before
-        there are weights worth keeping.
+        Raises InputError if the loss is not finite before there are weights worth keeping.
         """
         if self.stopped:
             return
@@ -365,9 +339,3 @@ def train(
     """Train a model in place, and return its finished trainer."""
     trainer = Trainer(model, loss, len(training), recipe, seed, on_epoch)
     return trainer.run(training, validation)
-
-
-def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
-    if precision == "bfloat16" or (precision == "auto" and native_bfloat16(torch.device("cpu"))):
-        return functools.partial(torch.autocast, "cpu", torch.bfloat16)
-    return nullcontext

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from samtl.heads.layers import Block, ChannelNorm, Stem, upsampler
 PATCH = 2
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Head(GridHead):
     """Transformer blocks over the tokens, with learnt positions.
 
@@ -32,22 +33,8 @@ class Head(GridHead):
         See `GridHead`.
     """
 
-    def __init__(
-        self,
-        width: int = 192,
-        depth: int = 1,
-        dropout: float = 0.2,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        lr: float | None = None,
-        weight_decay: float = 0.05,
-        patience: int = 8,
-        random_state: Any = 0,
-    ) -> None:
-        super().__init__(epochs, batch_size, lr, weight_decay, patience, random_state)
-        self.width = width
-        self.depth = depth
-        self.dropout = dropout
+    width: int = 192
+    depth: int = 1
 
     def _check(self) -> None:
         super()._check()
@@ -74,8 +61,7 @@ class Head(GridHead):
         )
 
     def _segmenter(self, channels: int, side: int, n_classes: int) -> nn.Module:
-        tokens = _Tokens(channels, side, self.width, self.depth)
-        return _Segmenter(tokens, channels, side, self.width, self.dropout, n_classes)
+        return _Segmenter(self, channels, side, n_classes)
 
 
 class _Tokens(nn.Module):
@@ -100,23 +86,15 @@ class _Mean(nn.Module):
 
 
 class _Segmenter(nn.Module):
-    def __init__(
-        self,
-        tokens: nn.Module,
-        channels: int,
-        side: int,
-        width: int,
-        dropout: float,
-        n_classes: int,
-    ) -> None:
+    def __init__(self, head: Head, channels: int, side: int, n_classes: int) -> None:
         super().__init__()
         self.side = side // PATCH
-        narrow = width // 2
-        self.tokens = tokens
-        self.spread = nn.ConvTranspose2d(width, narrow, PATCH, stride=PATCH)
+        narrow = head.width // 2
+        self.tokens = _Tokens(channels, side, head.width, head.depth)
+        self.spread = nn.ConvTranspose2d(head.width, narrow, PATCH, stride=PATCH)
         self.near = Stem(channels, narrow)
         self.up = nn.Sequential(
-            ChannelNorm(narrow), nn.GELU(), nn.Dropout2d(dropout), upsampler(narrow, n_classes)
+            ChannelNorm(narrow), nn.GELU(), nn.Dropout2d(head.dropout), upsampler(narrow, n_classes)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -41,6 +41,12 @@ Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
 
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 _RASTER = frozenset({"TIFF", "JPEG 2000"})
+_BEGINNINGS = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+}
 
 
 class BadImage(InputError):
@@ -66,16 +72,7 @@ class BadImage(InputError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image resized for an encoder.
-
-    Attributes
-    ----------
-    pixels : (h, w, 3) uint8
-    size : (height, width)
-        Before resizing.
-    statistics : (12,) float32
-        Of the pixels before resizing; see `statistics`.
-    """
+    """An image resized for an encoder: (h, w, 3) uint8 pixels, and (height, width) and `statistics` before resizing."""
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
@@ -201,6 +198,16 @@ def check_pixels(width: int, height: int) -> None:
         )
 
 
+def check_bytes(size: int) -> None:
+    """Raise BadImage if a file of this size must not be read."""
+    if size > MAX_BYTES:
+        raise BadImage(
+            "too_large",
+            f"an image file may have at most {MAX_BYTES // 2**20} MiB, this one has {size / 2**20:,.1f} MiB; cut it "
+            "into tiles",
+        )
+
+
 def unsupported(came: str) -> BadImage:
     """Make the error for an image of another kind than `decode` takes."""
     return BadImage(
@@ -257,22 +264,12 @@ def _cut_short(data: bytes, form: str, said: str) -> bool:
 def _format(data: bytes) -> str:
     if not data:
         raise BadImage("empty", "an image file was expected, this one has no bytes; replace it")
-    if len(data) > MAX_BYTES:
-        raise BadImage(
-            "too_large",
-            f"an image file may have at most {MAX_BYTES // 2**20} MiB, this one has "
-            f"{len(data) / 2**20:,.1f} MiB; cut it into tiles",
-        )
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
+    check_bytes(len(data))
+    for form, beginnings in _BEGINNINGS.items():
+        if data.startswith(beginnings):
+            return form
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP"
-    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF"
-    if data.startswith((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")):
-        return "JPEG 2000"
     if data.startswith(b"BM") and data[15:18] == bytes(3):  # a text may begin with "BM", too
         return "BMP"
     raise BadImage(

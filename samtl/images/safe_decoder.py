@@ -20,9 +20,8 @@ from samtl.errors import ResourceError
 from samtl.images import codecs
 from samtl.images.codecs import BadImage, Prepared
 
-_PATIENCE = (
-    20  # times the limit of processor time: seconds that an answer may take on a busy machine
-)
+# An answer may take this many times the limit of processor time, on a busy machine.
+_PATIENCE = 20
 
 
 class SafeDecoder:

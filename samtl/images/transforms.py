@@ -77,12 +77,3 @@ def mask_square(mask: NDArray[np.uint8], image_size: int = IMAGE_SIZE) -> NDArra
 def grid_cells(side: int) -> int:
     """Return the cells along a side of `grid` for `side` tokens: 16, or one for each token if there are fewer."""
     return min(16, side)
-
-
-def valid_tokens(height: int, width: int, image_size: int = IMAGE_SIZE) -> tuple[int, int]:
-    """Count the rows and columns of tokens that cover at least one pixel of an image of this original size.
-
-    The longest side always reaches the last token, number `image_size / 16`.
-    """
-    h, w = resized_shape(height, width, image_size)
-    return -(-h // PATCH), -(-w // PATCH)

@@ -39,9 +39,8 @@ METRICS: dict[str, Callable[[Counts], Floats]] = {
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
 }
-FEWEST = (
-    6  # with fewer samples, even a model better on each fails a sign test at 5 %: 2 / 2**5 > 0.05
-)
+# With fewer samples, even a model better on each fails a sign test at 5 %: 2 / 2**5 > 0.05.
+FEWEST = 6
 _BUDGET = 4_000_000  # numbers held at once, beside the weights
 
 Weights = NDArray[np.uint8]
@@ -112,18 +111,6 @@ def over_seeds(values: Iterable[float]) -> Spread:
         raise InputError("a mean over seeds needs at least one seed, got none")
     deviation = float(found.std(ddof=1)) if len(found) > 1 else None
     return Spread(float(found.mean()), deviation, len(found))
-
-
-def paired_difference(
-    a: Sequence[Outcome],
-    b: Sequence[Outcome],
-    metric: str,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Difference:
-    """Compare two models on the same held-out samples; see `paired_differences`."""
-    return paired_differences({"a": a, "b": b}, metric, resamples, seed, level)["a", "b"]
 
 
 def paired_differences(
@@ -207,14 +194,13 @@ def describe(name_a: str, name_b: str, difference: Difference, unit: str = "poin
 
 def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome, ...]]:
     """The outcomes of all models for each seed, after checking that they are of the same samples."""
-    if len(models) < 2 or len({len(outcomes) for outcomes in models.values()}) != 1:
+    counts = {len(outcomes) for outcomes in models.values()}
+    if len(models) < 2 or len(counts) != 1 or counts == {0}:
         had = ", ".join(f"{len(outcomes)} of {name}" for name, outcomes in models.items())
         raise InputError(
-            f"a comparison needs the same seeds of at least two models, got {had or 'none'}"
+            f"a comparison needs the same seeds, at least one, of at least two models, got {had or 'none'}"
         )
     by_seed = list(zip(*models.values(), strict=True))
-    if not by_seed:
-        raise InputError("a comparison needs at least one seed, got none")
     for first, *others in by_seed:
         wanted = _truth(first)
         for other in others:
@@ -225,11 +211,11 @@ def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome
                     "models can only be compared on the same held-out samples: "
                     f"{len(odd)} are of one of them only, such as {min(odd)!r}"
                 )
-            wrong = next((name for name, label in wanted.items() if found[name] != label), None)
-            if wrong is not None:
+            wrong = [name for name, label in wanted.items() if found[name] != label]
+            if wrong:
                 raise InputError(
-                    f"models cannot be compared if the true class of {wrong!r} differs, or one predicts labels and the "
-                    "other masks: score both on the same dataset"
+                    f"models cannot be compared if the true class of {wrong[0]!r} differs, or one predicts labels and "
+                    "the other masks: score both on the same dataset"
                 )
     return by_seed
 

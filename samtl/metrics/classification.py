@@ -182,15 +182,9 @@ def resample(
 ) -> dict[str, Score]:
     """Percentile intervals of figures of n things, drawn n at a time with replacement.
 
-    The interval is widened to hold the value of all things once: resampling biases some figures, such as the
-    calibration error.
-
-    Parameters
-    ----------
-    figures : callable
-        Maps draws (B, n) int32 of indices in [0, n) to each figure, (B,) float64.
-    size : int
-        Numbers that `figures` holds for each draw, beside n.
+    `figures` maps draws (B, n) int32 of indices in [0, n) to each figure, (B,) float64, and holds `size` numbers for
+    each draw, beside n. The interval is widened to hold the value of all things once: resampling biases some figures,
+    such as the calibration error.
     """
     require_resampling(resamples, level)
     random = np.random.default_rng(seed)

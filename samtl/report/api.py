@@ -82,6 +82,7 @@ def make_report(
     separate : bool
         Whether runs that cannot be compared are reported side by side.
     title : str, optional
+        Title of the page.
     encoder_seconds : float, optional
         Wall time of the encoder's pass; by default what the store says, if it is where the runs found it.
     on_event : callable, optional

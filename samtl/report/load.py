@@ -19,7 +19,7 @@ from samtl.experiment.tables import read_images
 from samtl.report.compare import Comparison, share_of, unused
 from samtl.report.words import FLOOR, sentences
 from samtl.splits.spec import leaks
-from samtl.sweep.results import FAILED, FILE, Results
+from samtl.sweep.results import FAILED, failed_cells
 
 CELLS = "cells"
 _MARKS = (
@@ -139,8 +139,6 @@ class _Found:
 
     def search(self, source: Path) -> None:
         """Read a run, a sweep, or a folder of them."""
-        if source.name == FILE and source.is_file():
-            source = source.parent
         if not source.is_dir():
             raise InputError(f"{source} is not a folder: expected one with runs, or a sweep's")
         if not self._take(source):
@@ -158,16 +156,11 @@ class _Found:
             except InputError as error:
                 self.warnings.append(f"A run is left out: {error}")
             return True
-        if not (folder / CELLS).is_dir() and not (folder / FILE).is_file():
+        if not any((folder / name).is_dir() for name in (CELLS, FAILED)):
             return False
         for path in _folders(folder / CELLS):
             self._take(path)
-        for rows in Results(folder / FILE).cells().values():
-            row = rows[0]
-            if row["status"] == FAILED:
-                reads = f" on {row['features']}" if row["features"] else ""
-                what = f"{row['method']}{reads}, split {row['split']}, seed {row['seed']}"
-                self.failed.append((folder, what, row["error"]))
+        self.failed += [(folder, what, why) for what, why in failed_cells(folder)]
         return True
 
 

@@ -12,7 +12,6 @@ from samtl.report.compare import SCORES, Comparison, Series, compared, findings
 from samtl.report.load import read_comparisons
 from samtl.report.words import FLOOR, TITLES
 from samtl.sweep.api import SweepResult
-from samtl.sweep.results import DONE
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Summary:
 def summarise(result: SweepResult) -> list[Summary]:
     """Summarise a sweep; runs that were removed or altered since are left to the report."""
     splits = tuple(dict.fromkeys(row["split"] for row in result.rows))
-    runs = dict.fromkeys(result.out / row["run"] for row in result.rows if row["status"] == DONE)
+    runs = dict.fromkeys(result.out / row["run"] for row in result.rows if row["status"] == "done")
     try:
         found = read_comparisons([*runs]) if runs else []
     except SamtlError:

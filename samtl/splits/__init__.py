@@ -11,12 +11,7 @@ groups are ranked, and none is divided between parts.
 from samtl.splits.draw import fold, holdout, inner
 from samtl.splits.fewer import fewer, shots
 from samtl.splits.given import reuse, shipped
-from samtl.splits.record import (
-    SplitRecord,
-    read_split,
-    read_split_file,
-    record_of,
-)
+from samtl.splits.record import SplitRecord, read_split, read_split_file, record_of
 from samtl.splits.spec import SplitSpec, leaks, parse, parse_many, select
 from samtl.splits.split import (
     PARTS,
@@ -29,27 +24,27 @@ from samtl.splits.split import (
 )
 
 __all__ = [
-    "Samples",
-    "Split",
-    "SplitSpec",
-    "SplitRecord",
-    "Rows",
     "PARTS",
     "VALIDATION_SHARE",
+    "Rows",
+    "Samples",
+    "Split",
+    "SplitRecord",
+    "SplitSpec",
+    "digest_of",
+    "fewer",
+    "fold",
+    "holdout",
+    "inner",
+    "leaks",
     "parse",
     "parse_many",
-    "select",
-    "holdout",
-    "fold",
-    "inner",
-    "fewer",
-    "shots",
-    "shipped",
-    "reuse",
     "read_split",
     "read_split_file",
     "record_of",
-    "digest_of",
-    "leaks",
     "require_usable",
+    "reuse",
+    "select",
+    "shipped",
+    "shots",
 ]

@@ -12,7 +12,6 @@ from samtl.splits.split import (
     PARTS,
     Samples,
     Split,
-    first_repeated,
     made,
     require_every_class,
     require_usable,
@@ -82,8 +81,6 @@ def reuse(samples: Samples, record: SplitRecord, source: str | Path) -> tuple[Sp
         raise InputError(
             f"{other}: {len(absent)} of the {len(listed)} that it lists are not here, such as {absent[0]!r}"
         )
-    if repeated := first_repeated(listed):
-        raise InputError(f"the split of {source} lists {repeated!r} more than once")
     test, held, without = (
         np.array(sorted(row[sample] for sample in part), dtype=np.int64)
         for part in (record.held_out, record.validation, record.left_out)

@@ -121,7 +121,7 @@ def torchgeo(name: str) -> dict[str, list[str]]:
             pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=path.name, path=folder)
         except OSError as error:  # includes requests' errors
             raise ResourceError(
-                f"could not download {url} into {folder} ({type(error).__name__}): {remedy}"
+                f"could not download {url} ({type(error).__name__}): {remedy}"
             ) from error
         except ValueError as error:  # another hash
             raise InputError(f"{url} does not have the sha256 {digest}: {remedy}") from error

@@ -92,10 +92,7 @@ class SplitSpec:
         expected = {
             "share": (0 < self.share < 1, "a held-out share lies between 0 and 1"),
             "label": (0 < self.share <= 1, "label:F@SHARE needs F above 0 and up to 1"),
-            "shots": (
-                self.count >= 2,
-                "shots:K@SHARE needs K from 2 (one of each class is for validation)",
-            ),
+            "shots": (self.count >= 2, "shots:K@SHARE needs K from 2 (one is for validation)"),
             "fold": (1 <= self.fold <= self.count > 1, "fold:I/K needs K from 2 and I from 1 to K"),
             "kfold": (self.count > 1, "kfold:K needs K from 2"),
         }
@@ -137,8 +134,7 @@ def parse(spec: str | float) -> SplitSpec:
     if text == SHIPPED or text in TORCHGEO:
         return SplitSpec(text)
     kind, colon, rest = text.partition(":")
-    share = None if colon else _number(text)
-    if share is not None:
+    if not colon and (share := _number(text)) is not None:
         return SplitSpec("share", share)
     if kind not in _ARGUMENTS:
         raise UnknownName("split", text, FORMS)
@@ -220,9 +216,10 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
             f"{spec.text} is {spec.count} splits: choose one of them, such as fold:1/{spec.count}, or run them all "
             "with samtl sweep"
         )
+    is_fold = kind == "fold"
     outer = (
         fold(samples, spec.fold, spec.count, seed)
-        if kind == "fold"
+        if is_fold
         else holdout(samples, spec.share, seed)
     )
     return outer, inner(samples, outer)

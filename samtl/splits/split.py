@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Self
@@ -57,14 +57,17 @@ class Samples:
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        if repeated := first_repeated(self.ids):
-            raise InputError(f"sample ids must be unique, but {repeated!r} occurs more than once")
-        if self.labels.shape != (n,) or self.usable.shape != (n,):
+        if repeated := [name for name, times in Counter(self.ids).items() if times > 1]:
             raise InputError(
-                f"expected a label for each of {n} sample ids, got {self.labels.shape}"
+                f"sample ids must be unique, but {repeated[0]!r} occurs more than once"
             )
-        for what, values in (("group", self.groups), ("part", self.parts)):
-            if values and len(values) != n:
+        columns: dict[str, Sized] = {
+            "label": self.labels,
+            "group": self.groups or self.ids,
+            "part": self.parts or self.ids,
+        }
+        for what, values in columns.items():
+            if len(values) != n:
                 raise InputError(f"expected a {what} for each of {n} samples, got {len(values)}")
         if self.classes and self.labels.max(initial=-1) >= len(self.classes):
             raise InputError(
@@ -172,15 +175,6 @@ def exact(share: float) -> Fraction:
 
 def rounded(share: float, n: int) -> int:
     return int(exact(share) * n + Fraction(1, 2))
-
-
-def first_repeated(ids: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for i in ids:
-        if i in seen:
-            return i
-        seen.add(i)
-    return None
 
 
 def require_every_class(samples: Samples, parts: Mapping[str, Rows], why: str = "") -> None:

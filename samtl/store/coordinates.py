@@ -6,6 +6,8 @@ All of it follows from the sample table and the log, is replaced as a whole, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from samtl._io import canonical, crc32c
 from samtl.errors import DamageError, require_extra
 from samtl.store.format import ROOT, ArraySpec
+from samtl.store.samples import read_table
 from samtl.store.state import StoreState
 
 if TYPE_CHECKING:
@@ -126,6 +129,58 @@ def is_derived(state: StoreState, arrays: Sequence[str]) -> bool:
         return False
     there = root.consolidated_metadata.metadata.keys()
     return root.attributes.samtl_snapshot == state.snapshot and set(arrays) <= there
+
+
+def compare_derived(state: StoreState) -> tuple[dict[str, str], bool]:
+    """Compare the files that follow from a store's table and log with those that are there.
+
+    Returns
+    -------
+    damaged : dict
+        Name of a file to what is wrong with it.
+    stale : bool
+        Whether they follow from an earlier log, and perhaps an earlier table, as after a pass that was killed.
+    """
+    root, told, damaged = None, set(), {}
+    with suppress(DamageError, FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        root = msgspec.json.decode(state.storage.read(ROOT))
+        told = set(root["consolidated_metadata"]["metadata"])
+    arrays = [name for name in state.identity.arrays if name in state.log.arrays or name in told]
+    before = _earlier(state, root, arrays)
+    for name, content in derived(state, arrays).items():
+        try:
+            there = state.storage.read(name)
+        except FileNotFoundError:
+            # A pass that has committed nothing may have been killed before it wrote any.
+            if state.log.arrays and (before is None or name in before):
+                damaged[name] = "it is missing"
+            continue
+        except DamageError as error:
+            damaged[name] = str(error)
+            continue
+        sound = name.endswith(ROOT) or crc32c(there[:-4]) == int.from_bytes(there[-4:], "little")
+        tolerated = before is not None and (there == before.get(name) or not name.endswith(ROOT))
+        if there != content and not (tolerated and sound):
+            damaged[name] = "it does not follow from the sample table and the log"
+    return damaged, before is not None
+
+
+def _earlier(state: StoreState, root: Any, arrays: list[str]) -> dict[str, bytes] | None:
+    """Return the files from which a killed pass began, if the root is of that time, and sound."""
+    assert state.table is not None
+    now = state.snapshot
+    with suppress(DamageError, FileNotFoundError, ValueError, KeyError, TypeError):
+        told = root["attributes"]
+        if told["samtl_table"] != state.table.about.number:
+            table = read_table(state.storage, state.identity, int(told["samtl_table"]))
+            state = replace(state, table=table)
+        found = derived(state, arrays)
+        mine = msgspec.json.decode(found[ROOT])
+        mine["attributes"]["samtl_snapshot"] = str(told["samtl_snapshot"])
+        found[ROOT] = canonical(mine)
+        if told["samtl_snapshot"] != now and found[ROOT] == canonical(root):
+            return found
+    return None
 
 
 class _Attributes(msgspec.Struct):

@@ -27,6 +27,9 @@ KEY_BYTES = 32
 MISSING = 2**64 - 1  # offset and length, in an index, of a row that a shorter block does not have
 ROOT = "zarr.json"  # of the group; of an array, in its folder
 TIERS = ("pooled", "grid", "dense")
+_LITTLE = {
+    name: np.dtype(name).newbyteorder("<") for name in ("float16", "float32", "int32", "uint8")
+}
 
 
 class ArraySpec(msgspec.Struct, frozen=True):
@@ -81,14 +84,14 @@ class ArraySpec(msgspec.Struct, frozen=True):
 
     def encode_row(self, row: ArrayLike) -> memoryview:
         """Return a row's bytes without copying it if it has the array's dtype."""
-        array = np.asarray(row, dtype=np.dtype(self.dtype).newbyteorder("<"), order="C")
+        array = np.asarray(row, dtype=_LITTLE[self.dtype], order="C")
         if array.shape != self.row_shape:
             raise ValueError(f"a row of {self.name} has shape {self.row_shape}, got {array.shape}")
         return array.reshape(-1).view(np.uint8).data
 
     def decode_row(self, data: bytes | memoryview) -> NDArray[Any]:
         """Return a read-only array that shares the memory of a row's bytes."""
-        return np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.row_shape)
+        return np.frombuffer(data, _LITTLE[self.dtype]).reshape(self.row_shape)
 
     def empty_row(self) -> NDArray[Any]:
         """Return the row of fill values."""

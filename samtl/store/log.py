@@ -130,15 +130,7 @@ def record_places(storage: Storage) -> list[tuple[int, int]]:
 
 
 def read_record(storage: Storage, identity: Identity, block: int, sequence: int) -> Record:
-    """Read one record.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    DamageError
-        If it is damaged, or not the one that its name says.
-    """
+    """Read one record; DamageError if it is damaged, or not the one that its name says."""
     where = f"{storage.url}/{record_name(block, sequence)}"
     record = unseal(storage.read(record_name(block, sequence)), Record, where)
     rows = len(record.status)
@@ -203,12 +195,17 @@ class _Common:
 
 
 def _take(fields: Mapping[str, NDArray[Any]], into: ArrayState | _Common, prefix: str = "") -> None:
-    """Copy arrays to the beginning of larger ones; ValueError if one does not fit."""
-    for name, here in vars(into).items():
+    """Take arrays over, or copy them to the beginning of larger ones; ValueError if one does not fit."""
+    for name, here in list(vars(into).items()):
+        if prefix + name not in fields:  # masks that there are none of
+            continue
         given = fields[prefix + name]
         if given.dtype != here.dtype or len(given) > len(here):
             raise ValueError(f"{prefix}{name} does not fit")
-        here[: len(given)] = given
+        if given.shape == here.shape:
+            setattr(into, name, given)
+        else:
+            here[: len(given)] = given
 
 
 @dataclass(frozen=True)
@@ -309,7 +306,9 @@ class LogState:
         self, rows: NDArray[np.int64], digests: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Return those of some rows that were made from another image than `digests` names, (n, 32) with zeros."""
-        words = self._common.image.view(np.uint64)[rows] != np.ascontiguousarray(digests).view(
+        dense = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+        at: Any = slice(rows[0], rows[-1] + 1) if dense else rows  # no copy
+        words = self._common.image.view(np.uint64)[at] != np.ascontiguousarray(digests).view(
             np.uint64
         )
         wrong = np.flatnonzero(words.any(axis=1))
@@ -349,7 +348,7 @@ class LogState:
             "about": np.frombuffer(canonical(about), np.uint8),
             "places": np.array(self.places, np.int64),
             "checksums": np.frombuffer(bytes.fromhex("".join(self._checksums)), np.uint8),
-            **vars(self._common),
+            **{k: v for k, v in vars(self._common).items() if k != "mask" or "mask" in self.arrays},
         }
         for name, state in self.arrays.items():
             found.update({f"{name}.{field}": value for field, value in vars(state).items()})
@@ -363,7 +362,7 @@ class LogState:
         if hashlib.sha256(memoryview(raw)[:-32]).digest() != raw[-32:]:
             raise DamageError("the pack fails its checksum")
         try:
-            with np.load(io.BytesIO(raw[:-32])) as file:
+            with np.load(io.BytesIO(raw)) as file:
                 about = msgspec.json.decode(file["about"].tobytes(), type=_PackAbout)
                 if about.identity != identity.digest:
                     raise ValueError("another store's")

@@ -233,7 +233,8 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
     assert table is not None
     before, dropped = _shard_bytes(state), state.superseded
     order = hash_order(table.samples)
-    if np.array_equal(table.rows, np.arange(len(table))) and order == list(range(len(table))):
+    in_place = np.array_equal(table.rows, np.arange(len(table))) and order == [*range(len(table))]
+    if in_place and not dropped:
         return Compacted(path, len(table), 0, before, before, state.snapshot, rewritten=False)
     if source.missing:
         raise InputError(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
+import pooch
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
@@ -42,6 +43,7 @@ Client = S3Store | GCSStore | AzureStore
 _ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _VIRTUAL = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
+_first_process: list[int] = []
 ATTEMPTS = 5  # of a write; the client itself repeats what is safe to repeat
 FIRST_PAUSE = 0.1  # seconds, doubled each time
 RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
@@ -125,8 +127,6 @@ class BucketStorage:
         """Read ranges of an object, those near each other with one request, and keep them in the row cache."""
         cache = row_cache()
         whole = (0, size) if size <= min(WHOLE, cache.most) else None
-        if anew:
-            cache.drop(sha256)
         found = {one: None if anew else cache.get(sha256, whole or one, one) for one in ranges}
         lacking = [one for one, content in found.items() if content is None]
         if lacking and whole:
@@ -272,9 +272,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-_first_process: list[int] = []
-
-
 @functools.cache
 def client(scheme: str, bucket: str, prefix: str, process: int) -> Client:
     """Connect to a bucket; `process` is this process's number, since a client does not survive a fork."""
@@ -316,13 +313,7 @@ def client(scheme: str, bucket: str, prefix: str, process: int) -> Client:
 class RowCache:
     """A folder of parts of shards; those not used for the longest time are removed first.
 
-    Nothing depends on it: a part that cannot be kept is fetched again.
-
-    Parameters
-    ----------
-    folder : Path
-    most : int
-        Bytes.
+    Nothing depends on it: a part that cannot be kept is fetched again. `most` is in bytes.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
@@ -361,12 +352,6 @@ class RowCache:
                 self._since = 0
                 self._make_room()
 
-    def drop(self, sha256: str) -> None:
-        """Forget all parts of a shard."""
-        with suppress(OSError):
-            for path in (self.folder / sha256).iterdir():
-                path.unlink(missing_ok=True)
-
     def _path(self, sha256: str, part: tuple[int, int]) -> Path:
         return self.folder / sha256 / f"{part[0]}-{part[1]}"
 
@@ -389,8 +374,6 @@ class RowCache:
 
 def row_cache() -> RowCache:
     """Return the cache in `$SAMTL_ROW_CACHE`, of at most `$SAMTL_ROW_CACHE_GIB` GiB."""
-    import pooch
-
     folder = os.environ.get("SAMTL_ROW_CACHE") or str(pooch.os_cache("samtl") / "rows")
     return _row_cache(folder, os.environ.get("SAMTL_ROW_CACHE_GIB") or str(DEFAULT_GIB))
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Mapped shards that are kept for each array: each has a file descriptor, and what was read of it counts as memory.
 OPEN_SHARDS = 32
-OPEN_BYTES = 256 * 2**20
+OPEN_BYTES = 512 * 2**20
 _FETCHERS = 4  # blocks that are read at a time from a bucket
 
 
@@ -93,6 +93,7 @@ class Store:
         self.untrained = bool(identity.about.get("untrained", True))
         self.block_rows = identity.block_rows
         self._specs = identity.arrays
+        self._mapped = state.storage.path("") is not None
         self.arrays = tuple(name for name in self._specs if name in state.log.arrays)
         self._shards = {name: self._cached(self._specs[name]) for name in self.arrays}
 
@@ -228,7 +229,7 @@ class Store:
         out = np.empty((len(wanted), *spec.row_shape), np.dtype(spec.dtype))
         # In the order of the file, so that a shard is opened once however the rows are shuffled.
         order = np.argsort(wanted, kind="stable")
-        if self.state.storage.path("") is not None:
+        if self._mapped:
             for position in order:
                 out[position] = self.row(array, int(wanted[position]))
             return out
@@ -275,7 +276,7 @@ class Store:
     def row(self, array: str, row: int) -> NDArray[Any]:
         """Return one row without copying it, verified as by `read`; read-only and backed by the mapped file."""
         state, place = self._committed(array, row), self._place(row)
-        if self.state.storage.path("") is None:
+        if not self._mapped:
             return self._fetch(array, [row])[0]
         block, position = divmod(place, self.block_rows)
         spec = self._specs[array]

@@ -89,7 +89,7 @@ class Storage(Protocol):
         """Raise ResourceError if this place would let a second writer overwrite what the first one created."""
 
     def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
-        """Remove temporary files that are older than this: nobody is writing them any more."""
+        """Remove temporary files that are older than this, which nobody writes any more, and make all names durable."""
 
     def zarr_store(self) -> Any:
         """What `zarr.open_group` takes to read the store."""
@@ -170,7 +170,12 @@ class DiskStorage:
         path = self.root / name
         with _explained(path, "written"):
             _io.make_folder(path.parent)
-            _io.publish(path, pieces)
+            try:
+                _io.publish(path, pieces)
+            except FileExistsError:
+                # Whoever goes on from it must find it after a power cut, and its writer may not have synced the name.
+                _io.sync_folder(path.parent)
+                raise
 
     def replace(self, name: str, content: bytes) -> None:
         """Write a file in the place of an older one."""
@@ -203,7 +208,7 @@ class DiskStorage:
             ) from error
 
     def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
-        """Remove old temporary files."""
+        """Remove old temporary files, and sync the names that writers left which were killed."""
         for folder in folders:
             with (
                 _explained(self.root / folder, "read"),
@@ -213,6 +218,7 @@ class DiskStorage:
                     with suppress(FileNotFoundError):
                         if path.is_file() and time.time() - path.stat().st_mtime >= seconds:
                             path.unlink()
+                _io.sync_folder(self.root / folder)
 
     def zarr_store(self) -> Path:
         """Return the folder."""

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from samtl._io import canonical, crc32c
+from samtl._io import crc32c
 from samtl._runtime import prefetch
 from samtl.errors import DamageError, InputError
-from samtl.store.coordinates import derived
+from samtl.store.coordinates import compare_derived
 from samtl.store.fingerprint import FILE, Identity, read_identity
 from samtl.store.format import KEY_BYTES, ROOT, ArraySpec
 from samtl.store.log import (
@@ -33,13 +31,7 @@ from samtl.store.log import (
     record_place,
 )
 from samtl.store.samples import FOLDER, read_table, table_name, table_numbers
-from samtl.store.state import (
-    StoreState,
-    check_table,
-    metadata_table,
-    pack_name,
-    pack_numbers,
-)
+from samtl.store.state import StoreState, check_table, metadata_table, pack_name, pack_numbers
 from samtl.store.storage import FOLDER as IS_FOLDER
 from samtl.store.storage import TEMPORARY, Storage, open_storage
 
@@ -151,10 +143,15 @@ def check(
     if found.findings and _listed(storage) != before:
         # A pass wrote meanwhile, and may have replaced what was compared. What it committed never changes.
         shards = {"row", "index", "key", "sha256"}
-        kept = [one for one in found.findings if one.what in shards]
-        found = _Check(storage, "quick", lambda done, all_of: None).run()
-        found.findings += kept
+        now = _Check(storage, "quick", lambda done, all_of: None).run()
+        if _store_id(now) == _store_id(found):  # else it was compacted
+            now.findings += [one for one in found.findings if one.what in shards]
+        return now
     return found
+
+
+def _store_id(found: Checked) -> str:
+    return found.state.identity.store_id if found.state else ""
 
 
 def _listed(storage: Storage) -> tuple[object, ...]:
@@ -177,11 +174,10 @@ class _Check:
     def run(self) -> Checked:
         try:
             identity = read_identity(self.storage)
+            if identity is None:
+                raise DamageError("it is missing")
         except DamageError as error:
             self.tell("identity", FILE, error)
-            return self.found
-        if identity is None:
-            self.tell("identity", FILE, "it is missing")
             return self.found
         # In the order of `load_state`, since others may write meanwhile.
         metadata, names = metadata_table(self.storage), self.storage.list(LOG)
@@ -195,7 +191,10 @@ class _Check:
         except DamageError as error:
             self.tell("rows", state.table.path, error)
         else:
-            self._derived(state)
+            damaged, stale = compare_derived(state)
+            self.found.leftovers += [ROOT] * stale
+            for name, told in damaged.items():
+                self.tell("metadata", name, told)
         self._packs(state)
         self._shards(state)
         self._count(state)
@@ -208,9 +207,8 @@ class _Check:
         """Read the newest table; at the other levels than `quick`, the older ones too."""
         numbers = table_numbers(self.storage)
         if not numbers:
-            self.found.begun = False
-            if any(record_place(name) for name in names):
-                self.found.begun = True
+            self.found.begun = any(record_place(name) for name in names)
+            if self.found.begun:
                 self.tell("rows", FOLDER, "it holds no sample table")
             return None
         try:
@@ -286,52 +284,6 @@ class _Check:
             except (DamageError, FileNotFoundError) as error:
                 self.tell("pack", name, error)
 
-    def _derived(self, state: StoreState) -> None:
-        """Compare the metadata and the coordinates with what they are derived from."""
-        root: Any = None
-        with suppress(DamageError, FileNotFoundError):
-            root = read_json(self.storage, ROOT)
-        arrays = derived_arrays(state, root)
-        expected, before = derived(state, arrays), self._before(state, root, arrays)
-        for name, content in expected.items():
-            try:
-                there = self.storage.read(name)
-            except FileNotFoundError:
-                # A pass that has committed nothing may have been killed before it wrote any.
-                if state.log.arrays and (before is None or name in before):
-                    self.tell("metadata", name, "it is missing")
-                continue
-            except DamageError as error:
-                self.tell("metadata", name, error)
-                continue
-            if there == content:
-                continue
-            sum_ = int.from_bytes(there[-4:], "little")
-            if before is not None and (
-                there == before.get(name)
-                or (not name.endswith(ROOT) and crc32c(there[:-4]) == sum_)
-            ):
-                self.found.leftovers += [name] * (name == ROOT)
-            else:
-                self.tell("metadata", name, "it does not follow from the sample table and the log")
-
-    def _before(self, state: StoreState, root: Any, arrays: list[str]) -> dict[str, bytes] | None:
-        """Return what a killed pass may have left: what followed from an earlier log, and perhaps an earlier table."""
-        assert state.table is not None
-        now = state.snapshot
-        with suppress(DamageError, FileNotFoundError, KeyError, TypeError):
-            told = root["attributes"]
-            if told["samtl_table"] != state.table.about.number:
-                table = read_table(self.storage, state.identity, int(told["samtl_table"]))
-                state = replace(state, table=table)
-            found = derived(state, arrays)
-            mine = msgspec.json.decode(found[ROOT])
-            mine["attributes"]["samtl_snapshot"] = str(told["samtl_snapshot"])
-            found[ROOT] = canonical(mine)
-            if told["samtl_snapshot"] != now and found[ROOT] == canonical(root):
-                return found
-        return None
-
     def _shards(self, state: StoreState) -> None:
         """Compare the shards with their records."""
         committed: list[tuple[ArraySpec, int, str, int]] = []
@@ -347,12 +299,12 @@ class _Check:
                 expected = int(array.size[block])
                 if size == expected:
                     committed.append((spec, block, path, size))
-                elif size in (None, IS_FOLDER):
+                    continue
+                what, told = "size", f"it has {size} bytes, and {expected} were committed"
+                if size in (None, IS_FOLDER):
+                    what = "file"
                     told = "it is missing" if size is None else "a folder is in its place"
-                    self.tell("file", path, told, name, block, self._rows_of(state, name, block))
-                else:
-                    told = f"it has {size} bytes, and {expected} were committed"
-                    self.tell("size", path, told, name, block, self._rows_of(state, name, block))
+                self.tell(what, path, told, name, block, self._rows_of(state, name, block))
             self.found.files += len(blocks)
             self.found.leftovers += [f"{name}/{rest}" for rest in sorted(there)]
         self.found.bytes = total = sum(size for *_, size in committed)
@@ -377,12 +329,10 @@ class _Check:
 
         try:
             data = memoryview(self.storage.read(path, size))
-        except FileNotFoundError:  # since its size was asked for
-            return finding("file", "it is missing", rows)
-        except DamageError as error:
-            return finding("size", str(error), rows)
-        if len(data) < size:
-            return finding("size", f"it has {len(data)} bytes by now", rows)
+            if len(data) < size:
+                raise DamageError(f"it has {len(data)} bytes by now")
+        except (FileNotFoundError, DamageError) as error:  # since its size was asked for
+            return finding("file", str(error), rows)
         damaged = []
         for position, row in enumerate(rows):
             start, stop = spec.extent(position)
@@ -415,28 +365,8 @@ class _Check:
         found.missing, found.ok = int((~committed).sum()), int((committed & ok).sum())
         found.quarantined = found.rows - found.missing - found.ok
         if arrays:
-            anywhere = np.logical_or.reduce([array.committed for array in arrays])
-            found.superseded = int((anywhere & (state.table.position < 0)).sum())
-            found.blocks = int(
-                np.logical_or.reduce([array.sequence >= 0 for array in arrays]).sum()
-            )
-
-
-def derived_arrays(state: StoreState, root: Any) -> list[str]:
-    """Arrays that metadata is derived for: those with a record, and those that a pass has begun."""
-    try:
-        told = set(root["consolidated_metadata"]["metadata"])
-    except (KeyError, TypeError):
-        told = set()
-    return [name for name in state.identity.arrays if name in state.log.arrays or name in told]
-
-
-def read_json(storage: Storage, name: str) -> Any:
-    """Read a JSON file; DamageError if it is none."""
-    try:
-        return msgspec.json.decode(storage.read(name))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DamageError(f"{storage.url}/{name} is damaged: {error}") from error
+            there = np.logical_or.reduce([array.sequence >= 0 for array in arrays])
+            found.blocks, found.superseded = int(there.sum()), state.superseded
 
 
 def _packed(crc: int) -> bytes:

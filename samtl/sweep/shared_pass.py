@@ -1,12 +1,10 @@
-"""Many heads on grids of features trained at once: each pass over the store serves all of them.
+"""Train many heads on grids of features at once: each pass over the store serves all of them.
 
-A pass reads every row that some head wants, once, in windows of blocks whose order is fixed for a store. In it, a head
-learns from its training rows; what it was at the end of the pass before is judged on its validation rows; and a head
-that is trained answers its held-out rows. So an epoch costs one pass, however many heads there are, and training takes
-one pass more than it has epochs.
+A pass reads every row that a head needs, once, in windows of blocks whose order is fixed for a store. In a pass, a head
+learns from its training rows, its state at the end of the last pass is judged on its validation rows, and a head whose
+training has ended predicts its held-out rows. So an epoch costs one pass, however many heads there are.
 
-What comes out for one head does not depend on which others share its passes: a sweep that was interrupted ends as one
-that was not.
+The result of a head does not depend on which others share its passes, so a resumed sweep ends as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -34,31 +32,17 @@ from samtl.store.reader import Store
 
 Rows = NDArray[np.int64]
 
-ORDER = 0  # of the blocks, drawn once: a head must not notice whether it began with the others or after them
+ORDER = 0  # seed of the order of blocks, which must not depend on when a head began
 
 
 @dataclass
 class Job:
-    """One head to be trained.
+    """One head to be trained."""
 
-    Attributes
-    ----------
-    make : callable
-        Gives the trial, its head told where to start, once its turn has come.
-    folder : callable
-        Makes the run folder.
-    done : callable
-        Called with the trial, its folder and clock, once all held-out samples are answered; writes the run.
-    failed : callable
-        Called with what was raised instead.
-    on_event : callable
-        Called with each `Epoch`.
-    """
-
-    make: Callable[[], HeadTrial]
+    make: Callable[[], HeadTrial]  #: makes the trial when its turn has come
     folder: Callable[[], RunFolder]
-    done: Callable[[HeadTrial, RunFolder, Clock], None]
-    failed: Callable[[Exception], None]
+    done: Callable[[HeadTrial, RunFolder, Clock], None]  #: writes the run, once all is predicted
+    failed: Callable[[Exception], None]  #: called with what was raised instead
     on_event: OnEvent = field(default=lambda event: None)
 
 
@@ -101,7 +85,7 @@ def fit_together(store: Store, array: str, lanes: Sequence[Sequence[Job]]) -> in
 
 @dataclass(frozen=True)
 class _Window:
-    """Rows in memory: `targets` are those of `rows[learnt]`; `lost` says of other rows why they are not here."""
+    """Rows in memory: `targets` are those of `rows[learnt]`; `lost` holds the errors of rows that could not be read."""
 
     rows: Rows
     inputs: Tensor
@@ -110,14 +94,14 @@ class _Window:
     lost: Mapping[int, SamtlError]
 
     def require(self, needed: NDArray[np.bool_]) -> None:
-        """Raise what kept one of these rows of the store from being read."""
+        """Raise the error of one of these rows of the store, if it could not be read."""
         for row, error in self.lost.items():
             if needed[row]:
                 raise error
 
 
 class _Stream:
-    """Reads rows of a store in windows, one ahead; keeps count of what was read."""
+    """Reads rows of a store in windows, one ahead, and counts the bytes."""
 
     def __init__(self, store: Store, array: str) -> None:
         self.store, self.array = store, array
@@ -135,7 +119,7 @@ class _Stream:
     def windows(
         self, wanted: NDArray[np.bool_], learnt_from: NDArray[np.bool_]
     ) -> Iterator[_Window]:
-        """Give the wanted rows, ascending within a window; windows are cut before what is not wanted is left out."""
+        """Yield the wanted rows, ascending within a window; windows are cut before unwanted rows are left out."""
         cut = [self._order[i : i + self.size] for i in range(0, len(self._order), self.size)]
         kept = [np.sort(rows[wanted[rows]]) for rows in cut]
 
@@ -171,7 +155,7 @@ class _Stream:
         return inputs
 
     def moments(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Mean and mean square of each channel over some rows; what was read for other heads is not read again."""
+        """Return mean and mean square of each channel over some rows; each row is read once for all heads."""
         missing = np.array([row for row in rows.tolist() if row not in self._moments], dtype=int)
         at_once = max(BLOCK_ROWS, self.size // 4)
         for start in range(0, len(missing), at_once):
@@ -190,7 +174,7 @@ class _Lane:
         self.scoring: _Scoring | None = None
 
     def begin_pass(self) -> bool:
-        """Start on the next job where the last is trained; tells whether there is anything left to do."""
+        """Begin the next job if the last is trained; return whether there is anything left to do."""
         while self.training is None and self.jobs:
             job = self.jobs.pop(0)
             try:
@@ -200,7 +184,7 @@ class _Lane:
         return self.training is not None or self.scoring is not None
 
     def wanted(self) -> NDArray[np.bool_]:
-        """Tell which rows of the store are needed in this pass."""
+        """Return which rows of the store are needed in this pass."""
         found = np.zeros(len(self.stream.store), dtype=bool)
         if self.training is not None:
             found |= self.training.wanted()
@@ -209,27 +193,22 @@ class _Lane:
         return found
 
     def targets_wanted(self) -> NDArray[np.bool_]:
-        """Tell which rows are needed with their targets."""
+        """Return which rows are needed with their targets."""
         if self.training is None:
             return np.zeros(len(self.stream.store), dtype=bool)
         return self.training.wanted()
 
     def take(self, window: _Window, waited: float) -> None:
         """Use the rows of a window."""
-        if self.training is not None and not self._safely(
-            self.training.job,
-            lambda: self.training.take(window, waited),  # type: ignore[union-attr]
-        ):
+        training, scoring = self.training, self.scoring
+        if training and not self._safely(training.job, lambda: training.take(window, waited)):
             self.training = None
-        if self.scoring is not None and not self._safely(
-            self.scoring.job,
-            lambda: self.scoring.take(window),  # type: ignore[union-attr]
-        ):
-            self.scoring.abandon()
+        if scoring and not self._safely(scoring.job, lambda: scoring.take(window)):
+            scoring.abandon()
             self.scoring = None
 
     def end_pass(self) -> None:
-        """Settle what the pass came to."""
+        """Finish the pass."""
         if self.scoring is not None:
             scoring, self.scoring = self.scoring, None
             if not self._safely(scoring.job, scoring.end):
@@ -246,7 +225,7 @@ class _Lane:
         self.scoring = _Scoring(self.stream, training)
 
     def abandon(self) -> None:
-        """Leave no folder behind that is not whole, where the work was broken off."""
+        """Remove the unfinished folder if the work was interrupted."""
         if self.scoring is not None:
             self.scoring.abandon()
 
@@ -290,7 +269,7 @@ class _Training:
         self._epochs = 0
 
     def wanted(self) -> NDArray[np.bool_]:
-        """Tell which rows are learnt from or judged on in this pass."""
+        """Return which rows are learnt from or judged on in this pass."""
         found = np.zeros_like(self.learnt)
         if self._epochs < self.trainer.recipe.epochs:
             found |= self.learnt
@@ -338,7 +317,7 @@ class _Training:
 
 
 class _Pool:
-    """Collects a head's rows until there are as many as a window holds, and gives them in random batches."""
+    """Collects a head's rows until there are as many as a window holds, and yields them in random batches."""
 
     def __init__(self, stream: _Stream, batch: int, n: int) -> None:
         self.batch = batch
@@ -350,7 +329,7 @@ class _Pool:
     def add(
         self, window: _Window, at: Rows, which: Rows, order: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Take rows `at` of a window, whose targets are at `which`; gives full batches when there are enough rows."""
+        """Add rows `at` of a window, whose targets are at `which`; yield full batches if there are enough rows."""
         if len(at):
             self._inputs.append(window.inputs[at])
             self._targets.append(window.targets[which])
@@ -359,7 +338,7 @@ class _Pool:
             yield from self._batches(order, self._n - self._n % self.batch)
 
     def rest(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give all that is left, the last batch a smaller one."""
+        """Yield all that is left; the last batch may be smaller."""
         if self._n:
             yield from self._batches(order, self._n)
 
@@ -374,7 +353,7 @@ class _Pool:
 
 
 class _Scoring:
-    """A trained head that answers its held-out rows."""
+    """A trained head that predicts its held-out rows."""
 
     def __init__(self, stream: _Stream, training: _Training) -> None:
         self.job, self.trial, self.clock = training.job, training.trial, training.clock

@@ -17,18 +17,8 @@ from samtl.experiment.trial import Parts
 from samtl.heads import conv, logreg, mlp
 from samtl.splits.spec import parse
 from samtl.store.reader import Store, open_store
-from samtl.sweep import worker as cells
-from samtl.sweep.worker import (
-    CELLS,
-    FLOORS,
-    SPLITS,
-    Cell,
-    Given,
-    Unit,
-    Workshop,
-    lanes_of,
-    why,
-)
+from samtl.sweep.plan import Cell, Given, Sources, Unit, array_of, configure, lanes_of
+from samtl.sweep.worker import CELLS, FLOORS, SPLITS, Worker, why
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,9 +44,7 @@ def make(store):
         found = Cell(
             number, "heads", name, str(store), features, parse(split).text, seed, parts, start=start
         )
-        shop = shop or Workshop(Given(Path("out"), PARAMS))
-        config = shop.trial(found).config
-        return replace(found, digest=config.digest, run=config.run_name)
+        return configure(shop or Sources(Given(Path("out"), PARAMS)), found)
 
     return cell
 
@@ -74,7 +62,7 @@ class Told(list):
 
 @pytest.fixture
 def shop(tmp_path):
-    return Workshop(Given(tmp_path / "sweep", PARAMS))
+    return Worker(Given(tmp_path / "sweep", PARAMS))
 
 
 def unit(*lanes):
@@ -124,9 +112,9 @@ def test_a_lane_is_worked_off_and_each_starts_from_the_one_before(shop, make, na
     assert sorted(path.name for path in folder.iterdir()) == sorted([first.run, second.run])
     assert read_run(folder / second.run).warm_start == first.run
     # From the disk it is the same.
-    other = Workshop(replace(shop.given, out=shop.given.out.with_name("other")))
+    other = Worker(replace(shop.given, out=shop.given.out.with_name("other")))
     for one in (first, second):
-        Workshop(other.given).perform(unit([one]), told)
+        Worker(other.given).perform(unit([one]), told)
     assert len(started) == 2
     for one in (first, second):
         tensors = [s.given.out / CELLS / one.run / "head.safetensors" for s in (shop, other)]
@@ -240,7 +228,7 @@ def test_splits_and_floors_are_written_once(shop, make, tmp_path, monkeypatch):
     content["floor"]["accuracy"]["value"] = 0.125
     path.write_text(json.dumps(content))
     third = make(2, "mlp", features="mean")
-    Workshop(shop.given).perform(unit([third]), Told())
+    Worker(shop.given).perform(unit([third]), Told())
     floor = read_run(out / CELLS / third.run).floor
     assert floor["accuracy"].value == 0.125
 
@@ -258,5 +246,5 @@ def test_where_there_is_no_floor_the_reason_is_kept(shop, make, monkeypatch):
 
 def test_the_array_of_a_head(store):
     opened = open_store(store)
-    assert cells.array_of(opened, "conv") == "grid"
-    assert cells.array_of(opened, "mlp") == "pooled"
+    assert array_of(opened, "conv") == "grid"
+    assert array_of(opened, "mlp") == "pooled"
