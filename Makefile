@@ -50,7 +50,7 @@ test-all: $(VENV)/installed-dev
 	$(PYTEST) -m "slow or not slow"
 
 torture: $(VENV)/installed-dev
-	SAMTL_TORTURE=1 $(PYTEST) -o faulthandler_timeout=0 -m "slow or not slow" tests/test_torture_*.py tests/test_encoders_engines.py tests/test_sweeping.py
+	SAMTL_TORTURE=1 $(PYTEST) -o faulthandler_timeout=0 -m "slow or not slow" tests/test_torture_*.py tests/test_encoders_attention.py tests/test_sweep_api.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -7,7 +7,6 @@
     │   ├── UnknownName    2   no dataset, encoder or head of that name
     │   └── DamageError    2   a store holds something other than what its records say
     ├── MismatchError      3   the store was made with another fingerprint or dataset
-    ├── LockedError        4   another process is writing to the store
     └── ResourceError      5   disk, device or network gave out
 
 Each message says what was expected, what came, and what to do.
@@ -90,12 +89,6 @@ class MismatchError(SamtlError):
         ]
         super().__init__("\n".join([message, *lines]))
         self.differences = list(differences)
-
-
-class LockedError(SamtlError):
-    """Another process is writing to the store."""
-
-    exit_code = 4
 
 
 class ResourceError(SamtlError):

@@ -26,7 +26,6 @@ from toys import Reads, blobs, stripes
 from samtl.baselines import floor, vgg19
 from samtl.errors import (
     InputError,
-    LockedError,
     MismatchError,
     ResourceError,
     UnknownName,
@@ -825,7 +824,7 @@ def test_where_nothing_can_be_written(store, tmp_path):
 
 def test_one_sweep_at_a_time(store, out):
     out.mkdir()
-    with FileLock(out / ".lock"), pytest.raises(LockedError, match="another sweep writes to"):
+    with FileLock(out / ".lock"), pytest.raises(InputError, match="another sweep writes to"):
         run(store, out, **ONE_CELL)
     assert run(store, out, **ONE_CELL).done == 1
 

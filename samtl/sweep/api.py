@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from samtl import _io
 from samtl._runtime import Note, machine_memory, process_pool, run_tasks
 from samtl.datasets import Dataset
-from samtl.errors import InputError, LockedError, ResourceError, SamtlError
+from samtl.errors import InputError, ResourceError, SamtlError
 from samtl.experiment.run import read_run, runs_folder
 from samtl.splits import parse_many
 from samtl.store.storage import as_folder
@@ -122,8 +122,6 @@ def sweep(
         If there is nothing to do, or a name, split, seed or store is wrong.
     MismatchError
         If baselines would read other images, labels or masks than the store was made from.
-    LockedError
-        If another sweep writes to the folder.
     ResourceError
         If the folder cannot be written.
     """
@@ -195,7 +193,7 @@ def _locked(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout as error:
-        raise LockedError(
+        raise InputError(
             f"another sweep writes to {folder}; wait for it, or choose another folder with --out"
         ) from error
     except OSError as error:
