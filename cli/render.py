@@ -78,7 +78,8 @@ def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     whole = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
-    out.print(table, width=None if out.is_terminal else max(out.width, whole), crop=False)
+    wide = Console(file=out.file, width=max(out.width, whole), highlight=False)
+    (out if out.is_terminal else wide).print(table)
 
 
 def write_json(path: Path | None, content: Mapping[str, object]) -> None:

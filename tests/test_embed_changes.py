@@ -554,7 +554,7 @@ def test_the_command_line_says_what_it_will_do(run, encoders, folder):
     (folder / "field" / "new.png").write_bytes(stubs.png(4712))
     code, output, _ = run(*command, "--dry-run")
     assert code == 0
-    for told in ("1 images new", "1 changed", "2 gone", "1 embedded before"):
+    for told in ("1 new", "1 changed", "2 gone", "1 back"):
         assert told in output
     assert run(*command)[0] == 0
     assert run("verify")[0] == 0

@@ -134,7 +134,7 @@ def test_eurosat_end_to_end():
     )
     fit = json.loads(Path("f.json").read_text())
     assert fit["fingerprint"] == embedded["fingerprint"]
-    assert fit["counts"]["test"] == 30
+    assert fit["n_test"] == 30
     score = fit["metrics"]["accuracy"]
     assert 0.2 < score["low"] <= score["value"] <= score["high"]  # ten classes: chance is 0.1
     assert fit["floor"]["accuracy"]["value"] > 0.2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import stubs
-from samtl.cli._board import Board
+from samtl.cli.board import Board
 from toys import blobs, stripes
 
 import samtl
