@@ -143,18 +143,20 @@ def test_eurosat_end_to_end():
 @pytest.mark.slow
 def test_roads_the_whole_way():
     """Masks in, masks out: embed, two heads and a baseline on one split, and masks of images from a folder."""
-    done = samtl_command("embed", "--dataset", "synthetic-roads:24", "--encoder", "tiny")
+    done = samtl_command(
+        "embed", "--dataset", "synthetic-roads:72", "--encoder", "tiny", "--image-size", "512"
+    )
     assert done.returncode == 0, done.stderr
     store = next(Path("cache").glob("*.zarr"))
     fits = {}
     for head in ("conv", "vit"):
-        options = ("--head", head, "--split", "0.25", "--epochs", "15", "--json", f"{head}.json")
+        options = ("--head", head, "--split", "0.25", "--epochs", "30", "--json", f"{head}.json")
         done = samtl_command("fit-head", *options)
         assert done.returncode == 0, done.stderr
         assert "untrained" in done.stdout
         fits[head] = json.loads(Path(f"{head}.json").read_text())
     run = fits["conv"]["run"]
-    options = ("--baseline", "unet", "--dataset", "synthetic-roads:24", "--same-split-as", run)
+    options = ("--baseline", "unet", "--dataset", "synthetic-roads:72", "--same-split-as", run)
     done = samtl_command(
         "fit-baseline", *options, "--epochs", "1", "--image-size", "64", "--json", "unet.json"
     )
@@ -165,7 +167,7 @@ def test_roads_the_whole_way():
     assert fits["conv"]["metrics"]["pooled_iou"]["value"] > 0.1
     assert fits["conv"]["floor"]["pooled_iou"]["value"] == 0
 
-    dataset = resolve("synthetic-roads:24")
+    dataset = resolve("synthetic-roads:72")
     Path("new").mkdir()
     names = ("scene_1/roads_1.png", "scene_1/roads_2.png")
     for number, name in enumerate(names):
@@ -179,4 +181,4 @@ def test_roads_the_whole_way():
         truth = dataset.read_mask(name)
         assert mask.shape == truth.shape
         assert set(np.unique(mask)) <= {0, 1}
-    assert len(list(Path("all").glob("*.png"))) == 24
+    assert len(list(Path("all").glob("*.png"))) == 72
