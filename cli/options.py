@@ -187,18 +187,18 @@ def _parameter(name: str, shown: str, kind: Any, default: Any, text: str) -> ins
     """Describe an option to typer; without a shown name it is an argument."""
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    flags = [
-        f"--{shown.replace('_', '-')}",
-        *([f"--no-{shown}".replace("_", "-")] * (default is True)),
-    ]
-    show = default not in (None, "", False, _REQUIRED)
+    flag = f"--{shown.replace('_', '-')}"
+    if default is True:
+        flag = f"{flag}/--no-{flag[2:]}"
+    show = not isinstance(default, bool) and default not in (None, "", _REQUIRED)
     info: Any = typer.Argument(help=text, show_default=show)
-    if name == "json":
-        info = typer.Option(*flags, help=_JSON, show_default=False, callback=_place_for_json)
+    if name in ("json", "table"):
+        text = _JSON if name == "json" else text
+        info = typer.Option(flag, help=text, show_default=False, callback=_writable)
     elif shown:
         # No number may be negative.
         least = 0 if {int, float} & {kind, *get_args(kind)} else None
-        info = typer.Option(*flags, help=text, show_default=show, min=least)
+        info = typer.Option(flag, help=text, show_default=show, min=least)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -229,8 +229,8 @@ def _read(name: str, one: Declared, value: Any) -> Any:
     return items
 
 
-def _place_for_json(path: Path | None) -> Path | None:
+def _writable(option: typer.CallbackParam, path: Path | None) -> Path | None:
     """Refuse a place that cannot take the file now, not after hours of work."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise InputError(f"--json {path}: expected a file in a folder that exists")
+        raise InputError(f"--{option.name} {path}: expected a file in a folder that exists")
     return path

@@ -74,6 +74,22 @@ def test_every_option_is_described_as_in_the_library():
             assert not [p.name for p in shared if p.help not in text and p.name not in own], verb
 
 
+def test_every_switch_can_be_turned_off():
+    """`--no-X` is the opposite of `--X`, and not another name of it."""
+    switches = [
+        (verb, option)
+        for verb, parameters in commands()
+        for option in parameters
+        if any(name.startswith("--no-") for name in (*option.opts, *option.secondary_opts))
+    ]
+    assert {(verb, option.name) for verb, option in switches} >= {
+        ("embed", "check_images"), ("sweep", "warm_start"),
+    }  # fmt: skip
+    for verb, option in switches:
+        assert option.opts == [f"--{option.name.replace('_', '-')}"], verb
+        assert option.secondary_opts == [f"--no-{option.name.replace('_', '-')}"], verb
+
+
 @pytest.mark.parametrize(
     "args",
     [
