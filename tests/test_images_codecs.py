@@ -105,6 +105,17 @@ class TestDecode:
             expected = np.repeat(values[..., None], 3, axis=2)
             np.testing.assert_array_equal(decode(encoded(image, form)), expected)
 
+    @pytest.mark.parametrize("depth", range(1, 8))
+    def test_few_bits_are_scaled_to_the_whole_range(self, depth):
+        most = 2**depth - 1
+        values = np.random.default_rng(depth).integers(0, most + 1, (3, 4, 5), np.uint8)
+        values[:, 0, 0], values[:, 0, 1] = 0, most
+        expected = np.round(values * (255 / most)).astype(np.uint8)
+        found = decode(geotiff(values, nbits=depth))
+        np.testing.assert_array_equal(found, expected.transpose(1, 2, 0))
+        grey = decode(geotiff(values[:1], nbits=depth))
+        np.testing.assert_array_equal(grey, np.repeat(expected[0, :, :, None], 3, axis=2))
+
     @pytest.mark.parametrize("form", ["PNG", "TIFF"])
     def test_alpha_is_dropped_not_blended(self, form):
         clear = np.zeros(GREY.shape, np.uint8)
@@ -286,8 +297,10 @@ class TestMasks:
         assert decode_mask(data).ravel().tolist() == values[:8]
         scale = 255 // (2**depth - 1)
         assert decode_mask(data, lookup=True).ravel().tolist() == [v * scale for v in values[:8]]
-        tiff = geotiff(np.array([[values[:8]]], np.uint8), nbits=depth)
-        assert decode_mask(tiff).ravel().tolist() == values[:8]
+        for bands in (1, 3):
+            tiff = geotiff(np.array([[values[:8]]] * bands, np.uint8), nbits=depth)
+            assert decode_mask(tiff).ravel().tolist() == values[:8]
+            assert decode_mask(tiff, lookup=True).ravel().tolist() == [v * scale for v in values[:8]]
 
     @pytest.mark.parametrize(
         "data",

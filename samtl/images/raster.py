@@ -36,10 +36,11 @@ def read_mask(data: bytes, lookup: bool) -> NDArray[np.uint8]:
     with _opened(data, "TIFF") as source:
         if source.count not in (1, 3):
             raise no_mask(f"a TIFF of {source.count} bands")
-        if source.count == 1 and not lookup:
-            values: NDArray[np.uint8] = source.read(1)
-            return values * np.uint8(255) if _bits(source) == 1 else values
-        return _arranged(source)
+        if lookup:
+            return _arranged(source)
+        values: NDArray[np.uint8] = source.read()
+        values = values * np.uint8(255) if _bits(source) == 1 else values
+        return values[0] if source.count == 1 else values.transpose(1, 2, 0)
 
 
 @contextmanager
@@ -80,17 +81,19 @@ def _reaches_beyond(source: DatasetReader, length: int) -> bool:
 
 
 def _arranged(source: DatasetReader) -> NDArray[np.uint8]:
-    """Read the bands as (H, W, 3); alpha comes last."""
+    """Read the bands as (H, W, 3), fewer than 8 bits scaled to 0..255; alpha comes last."""
     bands: NDArray[np.uint8] = source.read()
     if source.colorinterp[0].name == "palette":
         table = np.zeros((256, 3), dtype=np.uint8)
         for value, colour in source.colormap(1).items():
             table[value] = colour[:3]
         return np.asarray(table[bands[0]])
-    if len(bands) < 3:
-        scale = np.uint8(255 // (2 ** _bits(source) - 1))
-        return np.repeat(bands[0, :, :, None] * scale, 3, axis=2)
-    return np.ascontiguousarray(bands[:3].transpose(1, 2, 0))
+    shown = bands[:1].repeat(3, axis=0) if len(bands) < 3 else bands[:3]
+    most = 2 ** _bits(source) - 1
+    if most < 255:
+        levels = (np.arange(most + 1) * 255 + most // 2) // most
+        shown = levels.astype(np.uint8)[shown]
+    return np.ascontiguousarray(shown.transpose(1, 2, 0))
 
 
 def _bits(source: DatasetReader) -> int:
