@@ -1,1 +1,1 @@
-"""Measurements of this machine, each beside what one would otherwise do, as ratios within one run."""
+"""Measurements of this machine, each against an alternative, as ratios within one run."""

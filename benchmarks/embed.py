@@ -1,4 +1,4 @@
-"""How long a whole encoder pass takes, beside the encoder alone on pixels that are ready in memory."""
+"""Duration of a whole encoder pass, against the encoder alone on pixels that are already in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.paired import Row, against, alternating
+from benchmarks.paired import TIER_IN_ROWS, Row, against, alternating
 from benchmarks.paired import alone as alone_row
 from samtl import registry
 from samtl.embed.api import embed
@@ -39,26 +39,41 @@ def bench_embed(
     """Measure passes over the same images with several choices of tiers, alternating with the encoder alone.
 
     A pass is timed from the first image to the last commit: reading, decoding, resizing, encoding, reducing, writing.
-    The encoder alone gets as many images at a time, normalised and on its device, and its output stays there.
+    The encoder alone gets batches of the same size, normalised and on its device, and its output stays there.
 
     Parameters
     ----------
-    encoder, checkpoint, dataset, root, dtype, image_size, batch_size, limit
-        As `samtl.embed` has them. On a GPU it takes some tens of batches until what goes on at the same time shows.
+    encoder : str
+        Name of the encoder.
+    checkpoint : str
+        Weights, as for embed; the duration does not depend on them.
+    dataset : str
+        Dataset to embed. On a GPU, some tens of batches are needed until stages overlap.
+    root : path, optional
+        Folder of the dataset.
     device : str
-        One.
+        One device: auto, cpu, cuda, cuda:N or mps.
+    dtype : str
+        Dtype to compute in: auto, float32, bfloat16 or float16.
+    image_size : int, optional
+        Side of the encoder's input in pixels.
+    batch_size : int or "auto"
+        Images in a batch.
+    limit : int, optional
+        Largest number of images.
     choices : sequence of sequence of {"pooled", "grid", "dense"}
+        Tiers of each pass that is measured.
     rounds : int
         Rounds of each pair; figures are medians.
     out : path, optional
-        A folder on the disk to write to, by default the one for temporary files. Stores are removed after each pass.
+        Folder to write temporary stores in, by default that for temporary files.
     on_row, on_event : callable, optional
-        Called with each figure, and with what goes on.
+        Called with each figure, and with a line about each step.
 
     Returns
     -------
     list of Row
-        `embed/TIERS` in seconds, with the ratio to `encoder-alone`; then that.
+        `embed/TIERS` in seconds, with the ratio to `encoder-alone`; then `encoder-alone`.
     """
     told = on_event or (lambda text: None)
     options: dict[str, Any] = {
@@ -67,11 +82,11 @@ def bench_embed(
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
         plan = plan_of(dataset, encoder, out=Path(folder) / "bench.zarr", **options)
-    told(f"making {encoder} ready")
+    told(f"loading {encoder}")
     model = registry.load("encoders", encoder).Encoder(
         encoder, checkpoint, plan.device, plan.compute_dtype, plan.image_size
     )
-    # The same for all, also where each pass would look for it.
+    # The same for all sides, even if a pass would choose another.
     options["batch_size"] = batch = plan.batch_size or model.best_batch(plan.rows)
     shape = batch, 3, plan.image_size, plan.image_size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(
@@ -94,7 +109,8 @@ def bench_embed(
 
     sides: dict[str, Callable[[], float]] = {"alone": alone}
     for tiers in choices:
-        sides["+".join(tiers).replace("grid", "grid16")] = lambda tiers=tiers: whole(tiers)  # type: ignore[misc]
+        name = "+".join(TIER_IN_ROWS.get(tier, tier) for tier in tiers)
+        sides[name] = lambda tiers=tiers: whole(tiers)  # type: ignore[misc]
     values = alternating(sides, rounds)
     of = values.pop("alone")
     rows = [

@@ -1,8 +1,8 @@
-"""Speed, memory and exactness of an encoder beside `segment_anything` as shipped and beside transformers.
+"""Speed, memory and numerical error of an encoder, against `segment_anything` as shipped and against transformers.
 
-Every side gets the same normalised pixels on its device and returns the neck's output. On a CPU the others get one
-image at a time and all cores, as in a loop over `SamPredictor`; samtl is measured that way and with one image for each
-core, as in an encoder pass. On a GPU every side gets the same number of images, or as many as fit.
+Every side gets the same normalised pixels on its device and returns the neck's output. On a CPU the other sides get one
+image at a time and all cores, as in a loop over `SamPredictor`; samtl is measured that way, and with a batch of one
+image for each core, as in an encoder pass. On a GPU every side gets the same batch, or the largest that fits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Side:
     ----------
     name : str
     dtype : torch.dtype
-        Of the pixels that it takes.
+        Of its input.
     run : callable
         Maps (batch, 3, size, size) to (batch, 256, side, side).
     """
@@ -73,34 +73,38 @@ def bench_encoder(
     on_row: Callable[[Row], None] | None = None,
     on_event: Callable[[str], None] | None = None,
 ) -> list[Row]:
-    """Measure an encoder, alternating with the others.
+    """Measure an encoder, alternating with other implementations.
 
     Parameters
     ----------
-    encoder, checkpoint, device : str
-        As in `samtl.embed`. No speed depends on the weights.
+    encoder : str
+        Name of the encoder.
+    checkpoint : str
+        Weights, as for embed; the speed does not depend on them.
+    device : str
+        One device: auto, cpu, cuda, cuda:N or mps.
     dtypes : sequence of str
-        What samtl computes in.
+        Dtypes that samtl computes in.
     image_size : int
-        If it is not 1024, transformers is left out, because it does not resample positions.
+        Side of the input in pixels. Other sizes than 1024 leave out transformers, which does not resample positions.
     batch_size : int, optional
-        For every side; see this module's docstring for the default.
+        Images in a batch, for every side; by default one for each core on a CPU, and 8 on a GPU.
     rounds : int
         Rounds of each pair; figures are medians.
     others : sequence of {"shipped-float32", "shipped-autocast", "shipped-bfloat16", "transformers-bfloat16"}
-        transformers is left out if it is not installed.
+        Implementations to measure against; transformers is left out if it is not installed.
     on_row, on_event : callable, optional
         Called with each figure, and with a line about each step.
 
     Returns
     -------
     list of Row
-        `ENCODER/DTYPE/SIZE` in img/s, once for each other side with the ratio to it; on a CPU with an image for each
+        `ENCODER/DTYPE/SIZE` in img/s, once for each other side with the ratio to it; on a CPU with one image for each
         core, and `.../one-image`. For each of these, `.../rate` in TFLOP/s; `.../of-peak`, its share of
-        `matmul-peak/DTYPE`, the rate of a product of two square matrices in the same round; `.../batch`, images at a
-        time; `.../memory` of a call per image, without the weights; `.../error`, the relative L2 distance from
+        `matmul-peak/DTYPE`, the rate of a product of two square matrices in the same round; `.../batch`, the batch
+        size; `.../memory` of a call for each image, without the weights; `.../error`, the relative L2 distance from
         `segment_anything`'s float32 output, for bfloat16 with the ratio to that of `segment_anything` in bfloat16.
-        `ENCODER/SIDE` is that of another side. A side for which one image does not fit has one row that says so.
+        `ENCODER/SIDE` is the speed of another side. A side on which not even one image fits has a row with value 0.
 
     Raises
     ------
@@ -124,7 +128,7 @@ def bench_encoder(
                 on_row(row)
 
     target = resolve_device(device)
-    told(f"making {encoder} ready")
+    told(f"loading {encoder}")
     plain, _ = sam.load(encoder, checkpoint, image_size)
     plain = plain.to(target)
     ours = []
@@ -190,7 +194,7 @@ def bench_encoder(
 
 
 def _shipped(name: str, plain: nn.Module, device: torch.device) -> Side:
-    """Give the plain modules, as `segment_anything` makes them or in bfloat16."""
+    """Return the modules of `segment_anything` as a side, in float32, with autocast, or in bfloat16."""
     how = name.removeprefix(SHIPPED)
     if how == "bfloat16":
         return Side(name, torch.bfloat16, copy.deepcopy(plain).bfloat16())
@@ -210,7 +214,7 @@ def _has_transformers() -> bool:
 
 
 def _transformers(encoder: str, device: torch.device) -> Side:
-    """Give transformers' own encoder of the same shape, in bfloat16 with fused attention, on weights of its own."""
+    """Return the encoder of transformers as a side: same shape, random weights, bfloat16, fused attention."""
     from transformers import SamVisionConfig, SamVisionModel
 
     variant = sam.VARIANTS[encoder]
@@ -225,7 +229,7 @@ def _transformers(encoder: str, device: torch.device) -> Side:
     )
     config._attn_implementation = "sdpa"
     model = SamVisionModel(config).eval().requires_grad_(False).to(device, torch.bfloat16)
-    for parameter in model.parameters():  # relative positions begin at zero
+    for parameter in model.parameters():  # relative positions are initialised to zero
         parameter.copy_(0.02 * torch.randn(parameter.shape))
 
     def run(x: Tensor) -> Tensor:
@@ -236,7 +240,7 @@ def _transformers(encoder: str, device: torch.device) -> Side:
 
 @torch.inference_mode()
 def _batch(side: Side, ours: bool, pixels: Tensor, device: torch.device) -> int:
-    """Choose how many images a side gets at a time; 0 if one does not fit."""
+    """Choose the batch size of a side; 0 if not even one image fits."""
     if device.type == "cpu":
         return torch.get_num_threads() if ours and not side.name.endswith(ONE) else 1
     size = len(pixels)
@@ -253,7 +257,7 @@ def _batch(side: Side, ours: bool, pixels: Tensor, device: torch.device) -> int:
 
 @torch.inference_mode()
 def _rate(side: Side, x: Tensor, device: torch.device) -> float:
-    """Measure images per second; on a CPU one call takes long enough."""
+    """Measure images per second; on a CPU, one call is long enough to be timed."""
     began, done = _now(device), 0
     while True:
         side.run(x)
@@ -264,7 +268,7 @@ def _rate(side: Side, x: Tensor, device: torch.device) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """Read the clock once a device has finished its work."""
+    """Read the clock after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -305,7 +309,7 @@ def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _memory(side: Side, x: Tensor, device: torch.device) -> int | None:
-    """Measure the bytes that a call takes beside what is held before; None where that cannot be told."""
+    """Measure the bytes that a call allocates at its peak; None if the system does not report it."""
     with torch.inference_mode():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -319,7 +323,7 @@ def _memory(side: Side, x: Tensor, device: torch.device) -> int | None:
 
 @contextmanager
 def _peak_from_here() -> Iterator[Callable[[], int | None]]:
-    """Within a `with` block, Linux counts the process's largest resident size from its present one."""
+    """In a `with` block, measure how far the resident size grows; on Linux only."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         yield lambda: None
@@ -336,7 +340,7 @@ def _peak_from_here() -> Iterator[Callable[[], int | None]]:
 
 
 def _trim() -> None:
-    """Give the system back what is free, which a call would else take without the process growing (glibc only)."""
+    """Return free memory to the system, which a call could else use without the process growing (glibc only)."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
-"""Training speed of heads beside the obvious implementation, and the share of time spent waiting for the store.
+"""Training speed of heads against plain implementations, and the share of time spent waiting for the store.
 
-Training is forward, backward and the optimiser's step, on random numbers in memory. The plain versions compute in
-float32 with tensors in torch's default order, standardise in a pass of its own, and use torch's
+Training consists of forward pass, backward pass and optimiser step, on random numbers in memory. The plain versions
+compute in float32 in torch's default memory format, standardise in a separate layer, and use torch's
 `TransformerEncoderLayer` over all 256 cells of the grid and a class token, with its dropout of 0.1.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.made_store import Make, write_store
-from benchmarks.paired import Row, paired
+from benchmarks.paired import TIER_IN_ROWS, Row, paired
 from samtl import registry
 from samtl.experiment.features import Feed, Targets
 from samtl.heads.grid import UPSAMPLING
@@ -35,22 +35,21 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Case:
-    """One head on one tier.
+    """One head on one array.
 
     Attributes
     ----------
-    head, tier, task, array : str
+    head, task, array : str
     side : int
         Cells along a side of the grid.
     classes, batch : int
     steps, plain_steps : int
-        Steps that are timed, of the head and of the plain version.
+        Timed steps of the head and of the plain version.
     blocks : int
-        Blocks of 16 rows in the store that the head is fed from.
+        Blocks of 16 rows in the store that the head is trained from.
     """
 
     head: str
-    tier: str
     task: str
     array: str
     side: int
@@ -60,12 +59,17 @@ class Case:
     plain_steps: int
     blocks: int
 
+    @property
+    def name(self) -> str:
+        """What the names of its rows begin with."""
+        return f"{self.head}/{TIER_IN_ROWS.get(self.array, self.array)}"
+
 
 CASES = (
-    Case("conv", "grid16", "classification", "grid", 16, 10, 128, 12, 3, 256),
-    Case("vit", "grid16", "classification", "grid", 16, 10, 128, 8, 1, 256),
-    Case("conv", "dense", "segmentation", "dense", 64, 2, 4, 4, 1, 8),
-    Case("vit", "dense", "segmentation", "dense", 64, 2, 4, 3, 1, 8),
+    Case("conv", "classification", "grid", 16, 10, 128, 12, 3, 256),
+    Case("vit", "classification", "grid", 16, 10, 128, 8, 1, 256),
+    Case("conv", "segmentation", "dense", 64, 2, 4, 4, 1, 8),
+    Case("vit", "segmentation", "dense", 64, 2, 4, 3, 1, 8),
 )
 
 
@@ -85,7 +89,7 @@ def bench_heads(
     Returns
     -------
     list of Row
-        `HEAD/TIER/train` in samples per second against `plain`, and `HEAD/TIER/waiting`, the share of the time that
+        `HEAD/TIER/train` in samples per second against `plain`, and `HEAD/TIER/waiting`, the share of time that
         training from a store spends waiting for data.
     """
     rows = []
@@ -109,10 +113,10 @@ def _speed(case: Case, rounds: int) -> Row:
         return trained.samples / trained.seconds
 
     def plain() -> float:
-        some = min(case.batch, 32)  # a larger batch makes it no faster, and a round long
+        some = min(case.batch, 32)  # larger batches are not faster
         return _plain_rate(case, inputs[:some].float(), targets[:some])
 
-    return paired(f"{case.head}/{case.tier}/train", "samples/s", ours, "plain", plain, rounds)
+    return paired(f"{case.name}/train", "samples/s", ours, "plain", plain, rounds)
 
 
 def _plain_rate(case: Case, inputs: Tensor, targets: Tensor) -> float:
@@ -122,7 +126,7 @@ def _plain_rate(case: Case, inputs: Tensor, targets: Tensor) -> float:
     optimiser = torch.optim.AdamW(model.parameters())
     began = 0.0
     for step in range(case.plain_steps + 1):
-        if step == 1:  # the first makes the optimiser's state, and does not count
+        if step == 1:  # the first creates the optimiser's state, and is not timed
             began = time.perf_counter()
         optimiser.zero_grad()
         loss(model(inputs), targets).backward()
@@ -131,7 +135,7 @@ def _plain_rate(case: Case, inputs: Tensor, targets: Tensor) -> float:
 
 
 def _waiting(case: Case) -> Row:
-    """Measure the share of the time that training from a streamed store spends waiting."""
+    """Measure the share of time that training from a streamed store spends waiting."""
     with tempfile.TemporaryDirectory(prefix="samtl-bench-") as folder:
         store = open_store(_write_store(case, Path(folder) / "bench.zarr"))
         rows = np.arange(len(store))
@@ -141,7 +145,7 @@ def _waiting(case: Case) -> Row:
         recipe = Recipe(2, case.batch, 1e-3, 0.05, 2)
         done = train(_head(case), _loss(case), source, few, recipe, 0, lambda epoch: None)
     share = done.waited / (done.seconds + done.waited)
-    return Row(f"{case.head}/{case.tier}/waiting", share, "share")
+    return Row(f"{case.name}/waiting", share, "share")
 
 
 def _write_store(case: Case, path: Path) -> Path:
@@ -175,7 +179,7 @@ def _loss(case: Case) -> Any:
 
 
 def _head(case: Case) -> nn.Module:
-    """The network that a head trains."""
+    """Return the network that a head trains."""
     head = registry.load("heads", case.head).Head()
     head.adopt(case.task, list(range(case.classes)), (CHANNELS, case.side, case.side))
     network: nn.Module = head.network()
@@ -228,7 +232,7 @@ class _Standardised(nn.Module):
 
 
 class _PlainTransformer(nn.Module):
-    """A class token and every cell (or patch), as wide as the embedding's channels."""
+    """A transformer layer on a class token and every cell (or patch), with the embedding's channels as its width."""
 
     def __init__(self, case: Case, patch: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Stores of made-up features to measure with, when nobody has paid for an encoder's pass."""
+"""Stores of generated features, for measurements without an encoder pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def begin_store(
     columns: Sequence[str] = (),
     side: int = 64,
 ) -> Writer:
-    """Create a store without rows; parameters as for `write_store`."""
+    """Create a store without rows; see `write_store` for the parameters."""
     specs = array_specs(
         channels=CHANNELS,
         grid=(side, side),
@@ -57,7 +57,7 @@ def begin_store(
 
 
 def write_block(writer: Writer, block: int, arrays: Mapping[str, Sequence[Any]]) -> None:
-    """Commit a block of rows that are all well."""
+    """Commit a block of rows with status `ok`."""
     n = len(writer.block_rows(block))
     writer.write_block(block, arrays, [OK] * n, {}, ["1" * 64] * n)
 
@@ -77,11 +77,11 @@ def write_store(
     ----------
     path : Path
     labels : (n,) int
-        -1 if there are none.
+        Class indices, or -1 for samples without a label.
     classes : int
     task : str
     arrays : mapping of str to callable
-        Which arrays, and what is in their rows.
+        The arrays to write, each with a function that returns the values of some rows.
     columns : sequence of str
         Names of the columns of `pooled`.
     side : int

@@ -1,4 +1,4 @@
-"""Paired measurements: both sides in turn, medians over the rounds, and what machine it was."""
+"""Paired measurements: alternating rounds, medians over the rounds, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import torch
 
 from samtl._runtime import native_bfloat16
 
+#: Rows name the tier `grid` by its first name, so that programs can compare rows of different versions.
+TIER_IN_ROWS = {"grid": "grid16"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -25,11 +28,11 @@ class Row:
         Median over the rounds.
     unit : str
     vs : str
-        What the ratio is against, or "".
+        Name of the side that the ratio is taken against, or "".
     ratio : float or None
-        Median over the rounds of value / the other side's value.
+        Median over the rounds of value / value of the other side.
     spread : (float, float) or None
-        The smallest and the largest value of a round, or of its ratio where there is one.
+        Smallest and largest value of a round, or ratio if there is one.
     """
 
     name: str
@@ -54,30 +57,30 @@ def paired(
 
 
 def alternating(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure several sides in turn; the order is turned round in every other round, and the first is thrown away."""
+    """Measure several sides in turn, in reverse order in every other round; the first round is a warm-up."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(rounds + 1):
         for name in list(sides)[:: -1 if round_ % 2 else 1]:
             value = sides[name]()
-            if round_:  # the first one warms up
+            if round_:
                 found[name].append(value)
     return found
 
 
 def alone(name: str, unit: str, values: list[float]) -> Row:
-    """Give the median of one side's rounds."""
+    """Return the median of one side's rounds."""
     return Row(name, statistics.median(values), unit, spread=(min(values), max(values)))
 
 
 def against(name: str, unit: str, ours: list[float], vs: str, theirs: list[float]) -> Row:
-    """Give the median of one side's rounds, and that of the ratios to another's in the same rounds."""
+    """Return the median of one side's rounds, and that of the ratios to another side in the same rounds."""
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     spread = min(ratios), max(ratios)
     return Row(name, statistics.median(ours), unit, vs, statistics.median(ratios), spread)
 
 
 def machine() -> dict[str, object]:
-    """Say what the figures were measured on."""
+    """Describe the machine that figures were measured on."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -91,12 +94,12 @@ def machine() -> dict[str, object]:
 
 
 def to_json(rows: list[Row]) -> dict[str, object]:
-    """Give figures and machine as JSON values."""
+    """Return the figures and the machine as JSON values."""
     return {"rows": [asdict(row) for row in rows], "machine": machine()}
 
 
 def _processor() -> str:
-    """Linux has it in a file; elsewhere the platform's word for the architecture must do."""
+    """Return the model of the processor on Linux, elsewhere the architecture."""
     for line in _lines(Path("/proc/cpuinfo")):
         key, _, value = line.partition(":")
         if key.strip() == "model name":

@@ -1,7 +1,7 @@
-"""How fast rows are read from a store and written to it, against other readers, and how fast a large store opens.
+"""Speed of reading and committing rows, against other readers, and the time to open a large store.
 
-All sides read the same rows in the same random order, from files in the page cache, each into one array. numpy's
-memory map of a plain file verifies nothing, and is the upper bound.
+All sides read the same rows in the same random order from files in the page cache into one array. A memory map of a
+plain file verifies nothing and is the upper bound.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ def bench_store(
     on_row: Callable[[Row], None] | None = None,
     on_event: Told | None = None,
 ) -> list[Row]:
-    """Measure a store of made-up dense embeddings, and the log of a large one.
+    """Measure a store of generated dense embeddings, and the log of a large store.
 
     Parameters
     ----------
     rows : int
-        Of 2 MiB; a multiple of 16.
+        Number of rows of 2 MiB to read; a multiple of 16.
     log_rows : int
-        Of the large store, which has no rows, only table, records and pack; 0 to leave it out.
+        Number of rows that the log of the large store lists; their values are not written. 0 skips it.
     rounds : int
         Rounds of each pair; figures are medians.
     out : path, optional
-        A folder on the disk to measure; by default that of temporary files.
+        Folder on the disk to measure, by default that for temporary files.
     on_row, on_event : callable, optional
-        Called with each figure when it is there; and with what goes on.
+        Called with each figure, and with a line about each step.
 
     Returns
     -------
     list of Row
-        `rows/verified` in GiB/s, once against each of `memmap`, `tensorstore` (if installed) and
-        `zarr-python`; then these. `commit/row` in ms, what a commit takes, against a `plain-write` of the same bytes,
-        and `commit/row/overhead`, the difference. `open/LOG_ROWS` in seconds and `.../memory` in GiB, in a process of
-        its own.
+        `rows/verified` in GiB/s, once against each of `memmap`, `tensorstore` (if installed) and `zarr-python`, and
+        one row for each of these. `commit/row`, the time of a commit in ms, against a `plain-write` of the same bytes,
+        and `commit/row/overhead`, the difference. `open/LOG_ROWS` in seconds and `.../memory` in GiB, in a separate
+        process.
     """
     if rows % BLOCK_ROWS or rows < BLOCK_ROWS:
         raise InputError(f"--rows must be a multiple of {BLOCK_ROWS}, got {rows}")
@@ -156,7 +156,7 @@ def _tensorstore(path: Path) -> Any:
 
 
 def _committing(folder: Path, values: NDArray[np.float16], rounds: int, told: Told) -> list[Row]:
-    """Commit blocks, and write the same bytes to a file and no more."""
+    """Commit blocks, and write the same bytes to plain files."""
     told("committing blocks")
     turn = iter(range(10**6))
 
@@ -235,7 +235,7 @@ def _log(path: Path, rows: int) -> Path:
         raw, record = record.sealed()
         (path / record.name).write_bytes(raw)
         log.add(record, str(path))
-    # As the pass that wrote so many would have done.
+    # As a pass that wrote this many blocks does.
     open_storage(path).create(pack_name(0), [log.pack(identity)])
     return path
 
@@ -253,7 +253,7 @@ print(len(store), time.perf_counter() - began, peak_memory())
 def _opening(path: Path, rows: int, rounds: int, told: Told) -> list[Row]:
     told(f"opening a store of {rows} rows")
     seconds, memory = [], []
-    for _ in range(rounds + 1):  # the first finds the files on disk
+    for _ in range(rounds + 1):  # the first one warms the page cache
         done = subprocess.run(
             [sys.executable, "-c", _OPEN, path],
             capture_output=True, text=True, check=True, env=os.environ,

@@ -1,8 +1,8 @@
-"""How long a sweep takes, beside the loop that one would write: one training after the other, each on its own.
+"""Duration of a sweep against the naive loop, which trains one cell after the other.
 
-The loop is `samtl.fit_head`, called once for each cell in one process that has all cores. It is run in full for some of
-the splits with the first seed, and its time for the others follows from these by the number of samples that are learnt
-from: seconds = a + b n, fitted to what was measured.
+The loop calls `samtl.fit_head` once for each cell, in one process that uses all cores. It is run for some of the splits
+with the first seed. Its time for the other splits is estimated from the number of training samples n as a + b n, fitted
+to the measured times.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Case:
     ----------
     heads : tuple of str
     array : str
-        What they read.
+        The array that they read.
     seeds : int
     every : int
-        The loop is run for each so manieth split.
+        The loop is run for every n-th split.
     features : str or None
-        Columns of `pooled`, where the store is the user's.
+        Columns of `pooled`, if the store is the user's.
     """
 
     heads: tuple[str, ...]
@@ -60,14 +60,14 @@ class Case:
 
 CASES = {
     "pooled": Case(("logreg", "mlp"), "pooled", 5, 2, "mean,max,std"),
-    "grid16": Case(("vit", "conv"), "grid", 3, 4),
+    "grid": Case(("vit", "conv"), "grid", 3, 4),
 }
 DENSE_HEADS, DENSE_EPOCHS = 9, 4
 Told = Callable[[str], None]
 
 
 def bench_sweep(
-    cases: Sequence[str] = ("pooled", "grid16", "dense"),
+    cases: Sequence[str] = ("pooled", "grid", "dense"),
     store: str | Path | None = None,
     rows: int = 27_000,
     dense_rows: int = 2_400,
@@ -83,30 +83,32 @@ def bench_sweep(
     Parameters
     ----------
     cases : sequence of str
-        Of `pooled`, `grid16` and `dense`.
+        Which sweeps to measure: `pooled`, `grid` and `dense`.
     store : path, optional
-        With the features of the first two; made-up ones otherwise.
-    rows, dense_rows : int
-        Of the stores that are made up.
+        Store with `pooled` and `grid`; by default, features are generated.
+    rows : int
+        Number of samples to generate for `pooled` and `grid`.
+    dense_rows : int
+        Number of samples to generate for `dense`.
     splits : str
         Splits to sweep over, as for sweep.
     seeds : int, optional
-        Instead of the 5 of `pooled` and the 3 of `grid16`.
+        Number of seeds, by default 5 for `pooled` and 3 for `grid`.
     jobs : int
-        Number of processes.
+        Number of worker processes.
     out : path, optional
-        A new folder that keeps everything: the sweeps, as `sweep-pooled` and so on, with which `samtl.sweep` goes on,
-        the runs of the loop, and made-up stores (some gigabytes). By default nothing is kept.
+        New folder to keep the sweeps, the runs of the loop and the generated stores (some gigabytes) in. By default
+        nothing is kept.
     on_row, on_event : callable, optional
-        Called with each figure as soon as it is there; and with what goes on.
+        Called with each figure, and with a line about each step.
 
     Returns
     -------
     list of Row
-        `HEADS/SPLITSxSEEDS` in seconds, its ratio that of the loop's time to the sweep's; `HEADS/.../naive`, the loop's
-        time; `HEADS/.../peak memory` in GiB, of the sweep's largest process.
-        `9xconv/dense/passes`: how often the store is read in all, against a loop in which each of nine heads reads its
-        own: one pass an epoch, and up to three to standardise channels, to judge the last epoch and to score.
+        `HEADS/SPLITSxSEEDS` in seconds, with the ratio of the loop's time to it; `HEADS/.../naive`, the loop's time;
+        `HEADS/.../peak memory` in GiB, of the sweep's largest process. `9xconv/dense/passes`, how many times the store
+        is read, against a loop in which each of nine heads reads it separately: one pass for each epoch, and up to
+        three to standardise channels, to validate the last epoch and to score.
     """
     told = on_event or (lambda text: None)
     found: list[Row] = []
@@ -119,7 +121,7 @@ def bench_sweep(
 
     if out is not None and Path(out).exists() and any(Path(out).iterdir()):
         raise InputError(
-            f"{out} is not empty: sweeps are measured from their beginning; name a new folder"
+            f"{out} is not empty, and a resumed sweep cannot be measured: name a new folder"
         )
     with ExitStack() as stack:
         folder = out or stack.enter_context(tempfile.TemporaryDirectory(prefix="samtl-bench-"))
@@ -131,7 +133,7 @@ def bench_sweep(
                 continue
             case = CASES[name]
             if store is None:
-                told(f"writing {name} features")
+                told(f"generating features for {name}")
                 path = _made_up(Path(folder) / f"{name}.zarr", name, rows)
             else:
                 path = Path(store)
@@ -149,7 +151,7 @@ def _beside_the_loop(
         case.features if case.array == "pooled" and len(store.columns("pooled")) > 1 else None
     )
     if features and not any(name.startswith("mean") for name in store.columns("pooled")):
-        features = None  # made-up columns have no groups
+        features = None  # generated columns have no groups
     began = time.perf_counter()
     out = folder / f"sweep-{case.array}"
     result = sweep(
@@ -191,13 +193,13 @@ def _beside_the_loop(
 
 
 def _peak(sweep_folder: Path) -> int:
-    """Bytes of the largest process that finished a cell."""
+    """Peak memory of the largest process that finished a cell, in bytes."""
     runs = (sweep_folder / CELLS).iterdir()
     return max(read_run(run).peak_memory for run in runs)
 
 
 def _sizes(sweep_folder: Path, head: str, specs: Sequence[str]) -> list[int]:
-    """Samples that the first seed's cells learnt from."""
+    """Number of training samples of the first seed's cells, by split."""
     sizes = {}
     for run in (sweep_folder / CELLS).iterdir():
         found = read_run(run)
@@ -207,7 +209,7 @@ def _sizes(sweep_folder: Path, head: str, specs: Sequence[str]) -> list[int]:
 
 
 def _over_all(sizes: Sequence[int], times: Sequence[float], wanted: Sequence[int]) -> float:
-    """Seconds of all trainings, from some: a straight line over the number of samples."""
+    """Estimate the seconds of all trainings from some, linearly in the number of samples."""
     if list(sizes) == list(wanted):
         return sum(times)
     slope, offset = np.polyfit(sizes, times, 1) if len(sizes) > 1 else (0.0, times[0])
@@ -215,14 +217,14 @@ def _over_all(sizes: Sequence[int], times: Sequence[float], wanted: Sequence[int
 
 
 def _passes(path: Path, folder: Path, told: Told) -> list[Row]:
-    """Count what nine heads on dense embeddings read, together and by themselves."""
+    """Count the passes over dense embeddings of nine heads, trained together and one by one."""
     store = open_store(path)
     size = int(np.prod(store.shape("dense"))) * 2
     heads = f"{DENSE_HEADS}xconv/dense/passes"
     params: dict[str, Any] = {"width": 8, "epochs": DENSE_EPOCHS}
     counted = _Counted()
     with counted:
-        told(f"{DENSE_HEADS} heads on one stream")
+        told(f"{DENSE_HEADS} heads in one sweep")
         began = time.perf_counter()
         result = sweep(
             path,
@@ -240,7 +242,7 @@ def _passes(path: Path, folder: Path, told: Told) -> list[Row]:
     together = counted.bytes / size
     counted = _Counted()
     with counted:
-        told("one head by itself")
+        told("one head alone")
         began = time.perf_counter()
         fit_head(path, "conv", "0.2", 0, folder / "loop", params=params)
         alone = (time.perf_counter() - began) * DENSE_HEADS
@@ -252,7 +254,7 @@ def _passes(path: Path, folder: Path, told: Told) -> list[Row]:
 
 
 class _Counted:
-    """Counts the bytes of features that stores give, in a `with` block and in this process."""
+    """Counts the bytes of features read from stores in a `with` block, in this process."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -272,11 +274,11 @@ class _Counted:
 
 
 def _made_up(path: Path, array: str, rows: int) -> Path:
-    """Write features of ten classes that overlap: a good head gets some nine of ten right."""
+    """Write features of ten overlapping classes; a good head reaches about 90 % accuracy."""
     random = np.random.default_rng(0)
     n = rows - rows % BLOCK_ROWS
     labels = random.integers(0, 10, n)
-    # Classes differ, and samples vary, along few directions, as features of real images do.
+    # Classes and samples vary along few directions, as features of real images do.
     hidden = 48
     centres = random.standard_normal((10, hidden)) * 0.45
     width = POOLED_COLUMNS if array == "pooled" else CHANNELS
@@ -302,7 +304,7 @@ def _made_up(path: Path, array: str, rows: int) -> Path:
 
 
 def _dense(path: Path, rows: int) -> Path:
-    """Write dense embeddings with masks: one block over and over, which a reader cannot know."""
+    """Write dense embeddings with masks, the same block repeated."""
     random = np.random.default_rng(0)
     shape = (BLOCK_ROWS, CHANNELS, SIDE, SIDE)
     values = random.standard_normal(shape, np.float32).astype(np.float16)

@@ -249,13 +249,6 @@ def embedded(folder, dataset, image_size, tiers, **options):
         return embed(dataset, "stub", out=out, **options).store
 
 
-def stub_store(folder, rows):
-    """Write a store of all tiers of the toy dataset, by stubs; gives its path."""
-    with pytest.MonkeyPatch.context() as patch:
-        install(StubEncoders(), patch.setattr)
-        return embed(toy_dataset(rows), "stub", out=folder / "a.zarr", device="cpu").store
-
-
 def a_record(**fields):
     """Make the record of a fit that never was: `FitResult` with some fields of your choice."""
     parts = [SplitName("holdout", 0.2, seed, str(seed) * 64) for seed in (0, 1)]

@@ -1,16 +1,17 @@
-"""`samtl bench sweep` measures what it says, at a size that a test can wait for."""
+"""`samtl bench sweep` at a small scale."""
 
 import pytest
 
 from benchmarks import sweep as bench
 from samtl.errors import InputError
 from samtl.experiment.run import read_run
+from samtl.store.reader import open_store
 from samtl.sweep.api import sweep
 
 
 def test_a_line_through_some_times_gives_the_others():
     assert bench._over_all([10, 30], [3.0, 7.0], [10, 20, 30]) == pytest.approx(15.0)
-    assert bench._over_all([10, 30], [3.0, 7.0], [10, 30]) == 10.0  # measured is measured
+    assert bench._over_all([10, 30], [3.0, 7.0], [10, 30]) == 10.0  # all were measured
     assert bench._over_all([10], [3.0], [10, 20]) == 6.0
 
 
@@ -26,7 +27,7 @@ def test_a_sweep_of_pooled_features_beside_the_loop(one_thread):
     assert ours.ratio == pytest.approx(naive.value / ours.value)
 
 
-def test_a_sweep_that_is_kept_can_be_gone_on_with(one_thread, tmp_path):
+def test_a_sweep_that_is_kept_can_be_resumed(one_thread, tmp_path):
     options = {"rows": 320, "splits": "0.5", "seeds": 1, "out": tmp_path / "kept"}
     *_, peak = bench.bench_sweep(["pooled"], **options)
     kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
@@ -36,8 +37,16 @@ def test_a_sweep_that_is_kept_can_be_gone_on_with(one_thread, tmp_path):
     assert peak.value * 2**30 == largest > 0
     again = sweep(store, ("logreg", "mlp"), "0.5", 1, folder)
     assert (again.skipped, again.done) == (2, 0)
-    with pytest.raises(InputError, match=r"is not empty: .* name a new folder"):
+    with pytest.raises(InputError, match=r"kept is not empty, .* name a new folder"):
         bench.bench_sweep(["pooled"], **options)
+
+
+@pytest.mark.parametrize("case", bench.CASES)
+def test_features_are_generated_for_every_case(tmp_path, case):
+    """Fault: the bench of heads on `grid` failed with a KeyError."""
+    store = open_store(bench._made_up(tmp_path / "a.zarr", case, 32))
+    assert store.arrays == (bench.CASES[case].array,)
+    assert len(store) == 32
 
 
 @pytest.mark.slow

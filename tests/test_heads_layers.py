@@ -15,7 +15,6 @@ from samtl.heads.trainer import isolated
 from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TASKS = ("classification", "segmentation")
 
 
 @pytest.fixture(autouse=True)

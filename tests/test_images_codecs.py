@@ -300,7 +300,9 @@ class TestMasks:
         for bands in (1, 3):
             tiff = geotiff(np.array([[values[:8]]] * bands, np.uint8), nbits=depth)
             assert decode_mask(tiff).ravel().tolist() == values[:8]
-            assert decode_mask(tiff, lookup=True).ravel().tolist() == [v * scale for v in values[:8]]
+            assert decode_mask(tiff, lookup=True).ravel().tolist() == [
+                v * scale for v in values[:8]
+            ]
 
     @pytest.mark.parametrize(
         "data",

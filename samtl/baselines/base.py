@@ -1,6 +1,9 @@
 """What a baseline is: a model that learns from the pixels of a dataset's images, not from a store.
 
 A baseline is a file `samtl/baselines/NAME.py` with a class `Baseline` that implements the abstract methods below.
+Two more methods are optional and allow warm starts in a sweep: `start_from(other)` makes the next fit start from a
+baseline fitted to part of the same samples, and `gains(n, task)` says whether that is worth it for n training images.
+A baseline without `start_from` is always trained from scratch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Generated roads with exact masks, `synthetic-roads[:N[:SEED]]`: N images, six of each scene, no download."""
+"""Generated roads with exact masks, `synthetic-roads[:N[:SEED]]`: N images.
+
+Six images show each scene. Nothing is downloaded.
+"""
 
 from __future__ import annotations
 

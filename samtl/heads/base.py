@@ -1,7 +1,9 @@
 """The base of heads on pooled features, and the events that every head reports.
 
 A head is a file `samtl/heads/NAME.py` with a class `Head`, derived from `PooledHead` or `samtl.heads.grid.GridHead`. It
-implements the abstract methods of its base and nothing else.
+implements the abstract methods of its base. Two more methods are optional and allow warm starts in a sweep:
+`start_from(other)` makes the next fit start from a head fitted to part of the same samples, and `gains(n, task)`
+says whether that is worth it for n training samples. A head without `start_from` is always trained from scratch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Images from strangers, decoded in worker processes that have a limit of memory and of time.
+"""Decoding of untrusted images in worker processes with limits of memory and time.
 
-The decoders are written in C and read whatever a file holds. `prepare` in this process is twice as fast and enough
-for files that are trusted; `SafeDecoder` keeps a file that crashes, hangs or exhausts its decoder from ending more
-than itself.
+The decoders are written in C and parse whatever a file contains. `prepare` in this process is twice as fast and enough
+for trusted files; with `SafeDecoder`, a file that crashes, hangs or exhausts its decoder ends nothing but itself.
 """
 
 from __future__ import annotations
