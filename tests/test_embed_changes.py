@@ -321,17 +321,44 @@ def test_a_tier_is_added_to_rows_that_count(made):
     assert content() == fresh(dataset())
 
 
-def test_two_writers_with_different_changes(made, monkeypatch):
-    """The second planned before the first was through."""
-    made(dataset())
+def test_a_row_at_the_end_of_a_block_that_a_later_tier_lacks(made):
+    made(dataset(16), tiers=["pooled"])
+    without = dataset(16, **{samtl.open("a.zarr").sample_ids[-1]: None})
+    made(without, tiers=["pooled"])
+    made(without)
+    made(dataset(16))
+    assert counts(made.plan) == {"added": 1}
+    assert content() == fresh(dataset(16))
+
+
+def test_a_row_that_comes_back_while_a_tier_is_added(made, monkeypatch):
+    made(dataset(16), tiers=["pooled"])
+    without = dataset(16, **{samtl.open("a.zarr").sample_ids[-1]: None})
+    made(without, tiers=["pooled"])
+    overtaken_by(monkeypatch, lambda: made(dataset(16), tiers=["pooled"]))
+    made(without)
+    result = made(dataset(16))
+    assert (counts(made.plan), result.quarantined) == ({"changed": 1}, ())
+    assert content() == fresh(dataset(16))
+    assert check(result.store, "deep").findings == []
+
+
+def overtaken_by(monkeypatch, other):
+    """Let another pass run between the planning of the next one and its first block."""
     inner = api.load_encoder
 
-    def overtaken(*arguments):
+    def load(*arguments):
         monkeypatch.setattr(api, "load_encoder", inner)
         made(dataset(22))
         return inner(*arguments)
 
-    monkeypatch.setattr(api, "load_encoder", overtaken)
+    monkeypatch.setattr(api, "load_encoder", load)
+
+
+def test_two_writers_with_different_changes(made, monkeypatch):
+    """The second planned before the first was through."""
+    made(dataset())
+    overtaken_by(monkeypatch, lambda: made(dataset(22)))
     with pytest.raises(MismatchError, match="another sample table"):
         made(dataset(23))
     made(dataset(23))

@@ -12,11 +12,11 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, MismatchError
 from samtl.images.codecs import BadImage, mask_sha256
-from samtl.store.log import Facts
+from samtl.store.log import UNLISTED, Facts
 from samtl.store.samples import SampleTable
 
-# Quarantined rows of these codes are embedded anew once their images can be read: nothing was wrong with the files.
-_MENDABLE = frozenset({"unreadable", "changed"})
+# Rows of these codes are embedded anew once their images can be read: nothing was wrong with the files.
+_MENDABLE = frozenset({"unreadable", "changed", UNLISTED})
 _READERS = 4  # images that are read and hashed at a time
 
 

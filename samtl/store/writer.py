@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
+import numpy as np
 from numpy.typing import ArrayLike
 
 from samtl._runtime import prefetch
@@ -32,6 +33,7 @@ from samtl.store.format import (
 )
 from samtl.store.log import (
     LOG,
+    OK,
     LogState,
     Record,
     Shard,
@@ -156,8 +158,15 @@ class Writer:
         return self.state.log.blocks
 
     def block_rows(self, block: int) -> range:
-        """Rows of a block, up to the last one listed; empty if none is."""
-        return self.table.block_rows(block, self.state.identity.block_rows)
+        """Rows of a block, up to the last one that is listed or that a record has; empty if none is listed."""
+        size = self.state.identity.block_rows
+        listed = self.table.block_rows(block, size)
+        stop = listed.stop
+        for state in list(self.state.log.arrays.values()) if listed else ():
+            committed = np.flatnonzero(state.committed[listed.start : listed.start + size])
+            # Another writer's table may list such a row.
+            stop = max(stop, listed.start + int(committed.max(initial=-1)) + 1)
+        return range(listed.start, stop)
 
     def positions(self, block: int) -> list[int]:
         """Position in the table of each row of a block, -1 if it is not listed."""
@@ -166,7 +175,7 @@ class Writer:
 
     def lacking(self, block: int) -> tuple[str, ...]:
         """Arrays that no record known to this writer commits for a block; none if no row of it is listed."""
-        if not self.block_rows(block):
+        if not self.table.block_rows(block, self.state.identity.block_rows):
             return ()
         states = self.state.log.arrays
         return tuple(
@@ -317,8 +326,11 @@ class Writer:
     def _require_same_images(
         self, block: int, status: Sequence[str], images: Sequence[str]
     ) -> None:
-        for row, state, image in zip(self.block_rows(block), status, images, strict=True):
-            if state == "ok" and self.state.log.image(row) not in ("", image):
+        for at, row in enumerate(self.block_rows(block)):
+            # A row beyond is one that the other writer's table lists, and this one's does not.
+            if at >= len(status) or (
+                status[at] == OK and self.state.log.image(row) not in ("", images[at])
+            ):
                 raise DamageError(
                     f"row {row} of {self.state.storage.url} is being written from another image by another writer: run "
                     "it again when that one has ended"
