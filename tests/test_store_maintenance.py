@@ -95,6 +95,21 @@ def test_what_is_no_record_leaves_the_log(store, original):
 
 def test_a_shard_of_other_images_is_removed(store):
     """It was written before its images changed, and the writer killed before the record."""
+def test_a_record_of_a_block_that_there_is_not(store, original):
+    (store / "log/5000.0.json").write_bytes(b"{}")
+    done = repaired(store)
+    assert (done.set_aside, done.blocks) == (["log/5000.0.json"], 0)
+    assert rows(store) == rows(original)
+
+
+def test_a_table_between_others_is_set_aside(store):
+    relisted(store, set(range(ROWS)) - {1})
+    numbers = len(list((store / "samples").iterdir()))
+    assert numbers > 2
+    (store / "samples/000001.parquet").write_bytes(b"nonsense")
+    assert repaired(store).set_aside == ["samples/000001.parquet"]
+
+
     (store / "log/1.0.json").unlink()
     with pytest.raises(DamageError, match=r"c\.1.*verify --repair"):
         make(store, images={17: "another"})

@@ -101,8 +101,11 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
         done,
     )
     for block, sequence in _first_to_redo(state, checked.findings).items():
+        known = block < state.log.blocks
         lost = [
-            name for name, array in state.log.arrays.items() if array.sequence[block] >= sequence
+            name
+            for name, array in state.log.arrays.items()
+            if known and array.sequence[block] >= sequence
         ]
         places = (record_place(name) for name in storage.list(LOG))
         later = sorted(
@@ -111,7 +114,8 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
         # The last first, so that no record is ever without the ones before it.
         _set_aside(storage, [record_name(block, number) for number in reversed(later)], done)
         _remove(storage, [state.identity.arrays[name].shard_path(block) for name in lost], done)
-        done.withdrawn[block] = lost
+        if known:
+            done.withdrawn[block] = lost
     _set_aside(
         storage, [one.path for one in checked.findings if one.what in ("record", "table")], done
     )

@@ -216,16 +216,17 @@ class _Check:
         except DamageError as error:
             self.tell("rows", table_name(numbers[-1]), error)
             return None
-        follows = table.about.follows
+        after = table.about
         for number in reversed(numbers[:-1]) if self.level != "quick" else ():
             try:
                 older = read_table(self.storage, identity, number)
             except DamageError as error:
                 self.tell("table", table_name(number), error)
-                break
-            if older.sha256 != follows:
+                continue
+            # A table between them may be damaged, or was set aside.
+            if number == after.number - 1 and older.sha256 != after.follows:
                 self.tell("table", table_name(number), "it is not the one before the next one")
-            follows = older.about.follows
+            after = older.about
         log = LogState(identity.block_rows, table.about.rows_end)
         return StoreState(self.storage, identity, table, log)
 
