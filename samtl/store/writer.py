@@ -387,6 +387,9 @@ def open_shard(storage: Storage, path: str) -> memoryview:
         with place.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
-        raise DamageError(
-            f"{storage.url}/{path} is no shard: the store is damaged there"
-        ) from error
+        raise no_shard(storage, path) from error
+
+
+def no_shard(storage: Storage, path: str) -> DamageError:
+    """Say that there is no shard where one was committed."""
+    return DamageError(f"{storage.url}/{path} is no shard: the store is damaged there")
