@@ -25,6 +25,7 @@ from samtl.errors import DamageError, MismatchError
 from samtl.store.coordinates import derived, is_derived
 from samtl.store.fingerprint import FILE, Identity, read_identity, require_same
 from samtl.store.format import (
+    COORDINATES,
     KEY_BYTES,
     ROOT,
     ArraySpec,
@@ -43,7 +44,14 @@ from samtl.store.log import (
     record_places,
 )
 from samtl.store.samples import FOLDER, SampleTable, read_table
-from samtl.store.state import StoreState, check_table, load_state, pack_name, pack_numbers
+from samtl.store.state import (
+    StoreState,
+    check_table,
+    load_state,
+    pack_name,
+    pack_numbers,
+    read_root,
+)
 from samtl.store.storage import Storage
 
 PACK_RECORDS = 1024  # that no pack has, from which on a pass writes one
@@ -369,13 +377,22 @@ class Writer:
         self.state.unpacked = 0
 
     def derive(self) -> None:
-        """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date."""
+        """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date or newer."""
         storage = self.state.storage
+        root = read_root(storage)
+        assert self.state.table is not None
+        if root.attributes.samtl_table > self.state.table.about.number:
+            return  # another writer's
         there = [name for name in self.state.identity.arrays
                  if name in self.specs or storage.size(f"{name}/{ROOT}") is not None]  # fmt: skip
         if not is_derived(self.state, there):
-            for name, content in derived(self.state, there).items():
+            files = derived(self.state, there)
+            for name, content in files.items():
                 storage.replace(name, content)
+            for name in root.consolidated_metadata.metadata.keys() & COORDINATES:
+                if f"{name}/{ROOT}" not in files:
+                    storage.delete(f"{name}/{ROOT}")
+                    storage.delete(f"{name}/c.0")
 
 
 def open_shard(storage: Storage, path: str) -> memoryview:
