@@ -20,7 +20,7 @@ from samtl._runtime import hash_order
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store.coordinates import derived
 from samtl.store.fingerprint import FILE
-from samtl.store.format import ROOT
+from samtl.store.format import COORDINATES, ROOT
 from samtl.store.log import LOG, Record, read_record, record_name, record_place
 from samtl.store.reader import Store, open_store
 from samtl.store.samples import FOLDER, SampleTable
@@ -244,8 +244,7 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
         raise InputError(
             f"{path} is not complete, {source.missing} of its rows are not in every array: run samtl embed first"
         )
-    known = {FILE, LOG, FOLDER, ROOT, ASIDE, *state.identity.arrays}
-    known |= {name.partition("/")[0] for name in derived(state, source.arrays)}
+    known = {FILE, LOG, FOLDER, ROOT, ASIDE, *state.identity.arrays, *COORDINATES}
     foreign = sorted(
         name
         for name in DiskStorage(path).list()
