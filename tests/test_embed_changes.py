@@ -273,14 +273,16 @@ def test_images_need_not_be_read(made):
     assert (made.read, counts(made.plan), result.encoded) == (0, {}, 0)
 
 
-def test_comparing_images_can_be_stopped(made):
-    made(dataset(200))
-    reads = []
-    now = dataset(200)
+def test_comparing_images_can_be_stopped(made, encoders):
+    store = made(dataset(200)).store
+    before, encoded, reads = stubs.contents(store), encoders.images, []
+    now = dataset(202, i1=None, i3=333)  # of which little is known if not all were looked at
     watched = replace(now, read=lambda name: reads.append(name) or now.read(name))
     result = made(watched, should_stop=lambda: True)
-    assert (result.encoded, result.missing) == (0, 0)
+    assert (result.interrupted, result.encoded, result.missing, result.rows) == (True, 0, 0, 200)
     assert len(reads) < 100
+    assert encoders.images == encoded
+    assert stubs.contents(store) == before
 
 
 def test_a_plan_tells_and_changes_nothing(made):
@@ -349,7 +351,7 @@ def overtaken_by(monkeypatch, other):
 
     def load(*arguments):
         monkeypatch.setattr(api, "load_encoder", inner)
-        made(dataset(22))
+        other()
         return inner(*arguments)
 
     monkeypatch.setattr(api, "load_encoder", load)

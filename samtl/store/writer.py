@@ -198,7 +198,12 @@ class Writer:
 
     def pending(self) -> list[int]:
         """List the blocks with lacking arrays, as far as this writer knows."""
-        return [block for block in range(self.blocks) if self.lacking(block)]
+        listed = np.unique(self.table.rows // self.state.identity.block_rows)
+        done, states = np.full(len(listed), True), self.state.log.arrays
+        for name in self.specs:
+            done &= states[name].sequence[listed] >= 0 if name in states else False
+        found: list[int] = listed[~done].tolist()
+        return found
 
     def earlier_image(self, row: int) -> str:
         """sha256 of the image that a row's other arrays were made from; "" if there are none."""
