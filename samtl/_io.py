@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -31,6 +32,7 @@ import numpy as np
 from samtl.errors import DamageError
 
 TEMPORARY = ".tmp-"
+MOST_JSON = 64 * 2**20  # bytes of a document that is read
 #: What a disk raises if it, or a process's share of it, is exhausted.
 DISK_ERRORS = frozenset(
     {
@@ -112,14 +114,58 @@ def unseal(raw: bytes, kind: type[_Struct], where: str | Path) -> _Struct:
 
 def read_json(path: Path, kind: type[_Struct]) -> _Struct:
     """Read a JSON file into a `msgspec.Struct`; DamageError if its content does not fit."""
-    found: _Struct = _decode(path.read_bytes(), kind, path)
+    found: _Struct = _decode(read_document(path), kind, path)
     return found
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object; DamageError if it is anything else."""
-    found: dict[str, Any] = _decode(path.read_bytes(), dict, path)
+    found: dict[str, Any] = _decode(read_document(path), dict, path)
     return found
+
+
+def read_document(path: Path) -> bytes:
+    """Read a regular file of at most `MOST_JSON` bytes; DamageError if it is anything else."""
+    # Opening a pipe would wait for a writer, hence O_NONBLOCK.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DamageError(f"{path} is damaged: it is not a regular file")
+        raw = file.read(MOST_JSON + 1)
+    if len(raw) > MOST_JSON:
+        raise DamageError(f"{path} is damaged: expected at most {MOST_JSON} bytes")
+    return raw
+
+
+def inside(folder: Path, name: str, top: Path | None = None) -> Path:
+    """Resolve the name of a file that a document names, which anyone may have written.
+
+    Parameters
+    ----------
+    folder : Path
+        What the name is relative to.
+    name : str
+    top : Path, optional
+        The folder that the file must be in, or below; by default `folder`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    DamageError
+        If the name leads out of `top`, through links or otherwise, or to something other than a regular file.
+    """
+    try:
+        path = (folder / name).resolve(strict=True)
+        if path.is_relative_to((top or folder).resolve()) and path.is_file():
+            return path
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+        pass
+    raise DamageError(
+        f"{folder} is damaged: it names {name!a}, which is not a regular file in {top or folder}"
+    )
 
 
 def _decode(raw: bytes, kind: Any, where: str | Path) -> Any:

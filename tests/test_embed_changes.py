@@ -136,7 +136,7 @@ def made(encoders):
         result = embed(
             of, "stub", out="a.zarr", device="cpu", dtype="float32", on_event=events.append, **options
         )  # fmt: skip
-        make.plan = next(event for event in events if isinstance(event, Plan))
+        make.plan = next((event for event in events if isinstance(event, Plan)), None)
         make.read = sum(isinstance(event, Reading) for event in events)
         return result
 
@@ -273,14 +273,16 @@ def test_images_need_not_be_read(made):
     assert (made.read, counts(made.plan), result.encoded) == (0, {}, 0)
 
 
-def test_comparing_images_can_be_stopped(made):
-    made(dataset(200))
-    reads = []
-    now = dataset(200)
+def test_comparing_images_can_be_stopped(made, encoders):
+    store = made(dataset(200)).store
+    before, encoded, reads = stubs.contents(store), encoders.images, []
+    now = dataset(202, i1=None, i3=333)  # of which little is known if not all were looked at
     watched = replace(now, read=lambda name: reads.append(name) or now.read(name))
     result = made(watched, should_stop=lambda: True)
-    assert (result.encoded, result.missing) == (0, 0)
+    assert (result.interrupted, result.encoded, result.missing, result.rows) == (True, 0, 0, 200)
     assert len(reads) < 100
+    assert encoders.images == encoded
+    assert stubs.contents(store) == before
 
 
 def test_a_plan_tells_and_changes_nothing(made):
@@ -321,17 +323,44 @@ def test_a_tier_is_added_to_rows_that_count(made):
     assert content() == fresh(dataset())
 
 
+def test_a_row_at_the_end_of_a_block_that_a_later_tier_lacks(made):
+    made(dataset(16), tiers=["pooled"])
+    without = dataset(16, **{samtl.open("a.zarr").sample_ids[-1]: None})
+    made(without, tiers=["pooled"])
+    made(without)
+    made(dataset(16))
+    assert counts(made.plan) == {"added": 1}
+    assert content() == fresh(dataset(16))
+
+
+def test_a_row_that_comes_back_while_a_tier_is_added(made, monkeypatch):
+    made(dataset(16), tiers=["pooled"])
+    without = dataset(16, **{samtl.open("a.zarr").sample_ids[-1]: None})
+    made(without, tiers=["pooled"])
+    overtaken_by(monkeypatch, lambda: made(dataset(16), tiers=["pooled"]))
+    made(without)
+    result = made(dataset(16))
+    assert (counts(made.plan), result.quarantined) == ({"changed": 1}, ())
+    assert content() == fresh(dataset(16))
+    assert check(result.store, "deep").findings == []
+
+
+def overtaken_by(monkeypatch, other):
+    """Let another pass run between the planning of the next one and its first block."""
+    inner = api.load_encoder
+
+    def load(*arguments):
+        monkeypatch.setattr(api, "load_encoder", inner)
+        other()
+        return inner(*arguments)
+
+    monkeypatch.setattr(api, "load_encoder", load)
+
+
 def test_two_writers_with_different_changes(made, monkeypatch):
     """The second planned before the first was through."""
     made(dataset())
-    inner = api.load_encoder
-
-    def overtaken(*arguments):
-        monkeypatch.setattr(api, "load_encoder", inner)
-        made(dataset(22))
-        return inner(*arguments)
-
-    monkeypatch.setattr(api, "load_encoder", overtaken)
+    overtaken_by(monkeypatch, lambda: made(dataset(22)))
     with pytest.raises(MismatchError, match="another sample table"):
         made(dataset(23))
     made(dataset(23))

@@ -33,10 +33,10 @@ from stubs import (
 from samtl import _io
 from samtl._runtime import Note
 from samtl.datasets import Dataset, resolve
-from samtl.embed import pipeline
+from samtl.embed import api, pipeline
 from samtl.embed import plan as planning
 from samtl.embed.api import embed
-from samtl.embed.pipeline import Overlap, Progress
+from samtl.embed.pipeline import Meter, Overlap, Progress
 from samtl.embed.plan import Plan
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.images.codecs import BadImage, decode, statistics
@@ -381,6 +381,33 @@ def test_bad_masks_beside_unreadable_files_do_not_look_like_a_drive_that_went_aw
     """What is tried again to find out may itself be a row whose mask is bad."""
     bad = dict.fromkeys(range(36), BadImage("mask_values", "9"))
     assert len(run(masked_dataset(bad=bad, unreadable=(36,))).quarantined) == 37
+
+
+def test_another_writer_may_have_begun_the_store_with_other_blocks(encoders, whole, monkeypatch):
+    """It was planned before there was one."""
+    load, choose = api.load_encoder, planning.rows_of_a_block
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(api, "load_encoder", load)
+        monkeypatch.setattr(planning, "rows_of_a_block", choose)
+        run(should_stop=lambda: True)
+        return load(*arguments)
+
+    monkeypatch.setattr(api, "load_encoder", overtaken)
+    monkeypatch.setattr(planning, "rows_of_a_block", lambda *arguments: 64)
+    result = run()
+    assert (result.missing, result.interrupted) == (0, False)
+    assert rows_of("a.zarr") == whole
+
+
+def test_devices_that_another_writer_left_nothing_to_do(encoders, monkeypatch):
+    def overtaken(job, *arguments):
+        run()
+        return Meter(lambda event: None, job.plan.pending_rows)
+
+    monkeypatch.setattr(api, "encode_on_devices", overtaken)
+    result = embed(toy_dataset(ROWS), "stub", out="a.zarr", device="cpu,cpu")
+    assert (result.encoded, result.missing, result.interrupted) == (0, 0, False)
 
 
 # Further tiers

@@ -123,6 +123,15 @@ def other_curve(run):
         csv.writer(file).writerow([2, 0.25])
 
 
+def naming(file):
+    return lambda content: content | {"files": content["files"] | {file: "0" * 64}}
+
+
+def in_place_of(path, target):
+    path.unlink()
+    path.symlink_to(target)
+
+
 def edit(path, change):
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
@@ -146,10 +155,15 @@ def edit(path, change):
         (lambda run: edit_run(run, CONFIG, lambda c: c | {"format": 2}), "run format 2"),
         (lambda run: (run / METRICS).unlink(), "is no run"),
         (shutil.rmtree, "is no run"),
+        (lambda run: edit_run(run, METRICS, naming("/dev/zero")), "/dev/zero"),
+        (lambda run: edit_run(run, METRICS, naming("../pipe")), "pipe"),
+        (lambda run: in_place_of(run / CONFIG, "/dev/zero"), CONFIG),
+        (lambda run: in_place_of(run / METRICS, "../pipe"), METRICS),
     ],
 )
 def test_a_run_whose_files_do_not_agree_is_damaged(tmp_path, spoil, named):
     run = written(tmp_path).run
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it: to open it waits for ever
     read_run(run)
     spoil(run)
     with pytest.raises(InputError, match=named):

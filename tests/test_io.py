@@ -13,6 +13,7 @@ from samtl._io import (
     canonical,
     crc32c,
     file_sha256,
+    inside,
     publish,
     read_json,
     read_object,
@@ -83,6 +84,47 @@ def test_json_that_does_not_fit_names_its_file(tmp_path):
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(DamageError, match=r"a\.json"):
         read_object(tmp_path / "a.json")
+
+
+def test_only_a_regular_file_of_a_bounded_size_is_read_as_json(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")  # which nobody writes to
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "large").write_text('{"a": "' + 100 * "x" + '"}')
+    monkeypatch.setattr("samtl._io.MOST_JSON", 100)
+    for name in ("pipe", "endless", "large"):
+        with pytest.raises(DamageError, match=name):
+            read_object(tmp_path / name)
+
+
+def test_a_name_leads_to_a_regular_file_in_the_folder_or_nowhere(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "masks").mkdir(parents=True)
+    (folder / "masks" / "a.png").write_text("")
+    (tmp_path / "other").write_text("")
+    (folder / "out").symlink_to(tmp_path / "other")
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe")
+    (tmp_path / "link").symlink_to(folder)
+    for start in (folder, tmp_path / "link"):
+        assert inside(start, "masks/../masks/a.png") == folder / "masks" / "a.png"
+    assert inside(folder, "../other", tmp_path) == tmp_path / "other"
+    wrong = [
+        "../other",
+        str(tmp_path / "other"),
+        "out",
+        "loop",
+        "pipe",
+        "masks",
+        "",
+        "/dev/zero",
+        "a\0",
+        "a" * 300,
+    ]
+    for name in wrong:
+        with pytest.raises(DamageError):
+            inside(folder, name)
+    with pytest.raises(FileNotFoundError):
+        inside(folder, "gone")
 
 
 def test_checksums(tmp_path):

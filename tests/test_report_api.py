@@ -121,6 +121,23 @@ def test_a_dataset_that_was_named_must_be_there(runs, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["folder:{images}", "mine"])
+def test_a_run_does_not_say_which_files_are_opened(tmp_path, name, monkeypatch):
+    """Its dataset is a name to look up, which must be the one that was found."""
+    opened = []
+
+    def found(spec, root=None, **options):
+        opened.append(spec)
+        return replace(stripes(), name="stripes")
+
+    monkeypatch.setattr("samtl.report.api.resolve", found)
+    given = {"ids": stripes().sample_ids, "classes": stripes().classes}
+    a_run(tmp_path / "runs", dataset=name.format(images=tmp_path), **given)
+    result = make_report(tmp_path / "runs", tmp_path / "report")
+    assert "--dataset" in result.missing[-1]
+    assert opened == ([] if ":" in name else [name])
+
+
 def test_what_cannot_be_compared_stands_apart_or_is_refused(runs, masks, tmp_path):
     with pytest.raises(InputError, match="--separate"):
         make_report([runs, masks], tmp_path / "report")
@@ -293,3 +310,12 @@ def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path):
     for i, stores in enumerate((["gone.zarr"], ["a.zarr", "b.zarr"], ["one.zarr"], [])):
         assert read_from(tmp_path / f"none{i}", *stores) is None
     assert read_from(tmp_path / "3", store, fingerprint="e" * 64) is None
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/store.zarr", "s3:/bucket", "s3://", "no\0path"])
+def test_a_report_opens_no_store_in_a_bucket(tmp_path, monkeypatch, place):
+    costs = sys.modules["samtl.report.figures.costs"]
+    monkeypatch.setattr(costs, "open_store", lambda path: pytest.fail(str(path)))
+    a_run(tmp_path, store_path=place)
+    (comparison,) = read_comparisons([tmp_path])
+    assert pass_seconds(comparison) is None

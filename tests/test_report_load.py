@@ -1,16 +1,19 @@
 """Runs are found, read as they were written, and only put together if they may be compared."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
 import pytest
 from fake_runs import a_mask_run, a_run
-from stubs import embedded
+from stubs import edit_run, embedded
 from toys import blobs, stripes
 
 from samtl.errors import InputError
 from samtl.experiment.fit import fit_baseline, fit_head
+from samtl.experiment.run import read_run
+from samtl.experiment.tables import read_curves, read_predictions
 from samtl.report.compare import share_of
 from samtl.report.load import read_comparisons, require_one
 
@@ -104,6 +107,32 @@ def test_a_run_whose_mask_is_gone_is_left_out(tmp_path):
     next((run / "masks").iterdir()).unlink()
     with pytest.raises(InputError, match=str(run)):
         read_comparisons([run])
+
+
+@pytest.mark.parametrize("name", ["../mask.png", "{folder}/mask.png", "masks/link.png", "masks"])
+def test_a_run_that_names_a_mask_elsewhere_is_left_out(tmp_path, name):
+    run = a_mask_run(tmp_path)
+    mask = next((run / "masks").iterdir())
+    shutil.copy(mask, tmp_path / "mask.png")
+    (run / "masks" / "link.png").symlink_to(tmp_path / "mask.png")
+    table = (run / "images.csv").read_text()
+    changed = table.replace(f"masks/{mask.name}", name.format(folder=tmp_path))
+    (run / "images.csv").write_text(changed)
+    edit_run(run, "metrics.json", lambda c: c | {"files": {}})
+    with pytest.raises(InputError, match=str(run)):
+        read_comparisons([run])
+
+
+@pytest.mark.parametrize(
+    ("file", "read"), [("predictions.csv", read_predictions), ("curves.csv", read_curves)]
+)
+def test_a_table_of_a_run_that_is_no_file_is_refused(tmp_path, file, read):
+    run = a_run(tmp_path)
+    edit_run(run, "metrics.json", lambda c: c | {"files": {}})
+    (run / file).unlink()
+    os.mkfifo(run / file)
+    with pytest.raises(InputError, match="regular file"):
+        read(read_run(run))
 
 
 # Names and order

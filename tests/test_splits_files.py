@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import json
+import shutil
 import threading
 from dataclasses import replace
 
@@ -108,11 +109,13 @@ def test_the_split_of_a_sweep_is_read_from_where_it_is_kept(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     "more",
-    [{"digest": "d"}, {"validation_digest": "v"}, {"file": "../s.json"}, {"file": ".."}, {"share": None}],
+    [{"digest": "d"}, {"validation_digest": "v"}, {"file": "../s.json"}, {"file": ".."}, {"share": None},
+     {"file": "../../s.json"}, {"file": "/dev/zero"}],
     ids=lambda more: next(iter(more)),
 )  # fmt: skip
 def test_a_shared_split_that_is_not_that_of_the_run_is_refused(tmp_path, more):
     run = shared_split(tmp_path, **more)
+    shutil.copy(tmp_path / "splits" / "s.json", tmp_path / "s.json")
     with pytest.raises(InputError, match=f"{next(iter(more))}|not there"):
         read_split(run)
 

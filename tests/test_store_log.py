@@ -9,7 +9,7 @@ from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted
 from samtl._io import seal
 from samtl.errors import DamageError
 from samtl.store import writer
-from samtl.store.log import LogState, read_log
+from samtl.store.log import LogState, Record, Shard, read_log
 from samtl.store.samples import SampleTable
 from samtl.store.state import load_state, pack_name, pack_numbers
 from samtl.store.storage import DiskStorage, open_storage
@@ -180,3 +180,15 @@ def test_a_pack_grows_with_the_table(packed):
     assert state.marked("committed").all()
     relisted(packed, keep=range(5, 60))
     assert state_of(packed).superseded == 5
+
+
+def test_a_row_that_a_later_array_lacks_is_not_ok():
+    """As stores of earlier writers have them."""
+    log = LogState(16, 16)
+    for sequence, (name, rows) in enumerate({"pooled": 16, "dense": 15}.items()):
+        shard = Shard(1, "1" * 64, [0] * rows)
+        log.add(
+            Record(0, sequence, "", ["ok"] * rows, {}, ["2" * 64] * rows, {name: shard}, {}), "x"
+        )
+    assert (log.facts(14).ok, log.facts(15).ok) == (True, False)
+    assert log.facts(15).committed

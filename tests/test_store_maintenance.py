@@ -17,8 +17,10 @@ from samtl import _io
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store.maintenance import ASIDE, compact, repair
 from samtl.store.reader import open_store
+from samtl.store.samples import SampleTable
 from samtl.store.storage import open_storage
 from samtl.store.verify import check
+from samtl.store.writer import open_writer
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,21 @@ def test_what_is_no_record_leaves_the_log(store, original):
     assert repaired(store).blocks == 0
     assert (store / ASIDE / "notes.txt.0").read_text() == "do not lose me"
     assert rows(store) == rows(original)
+
+
+def test_a_record_of_a_block_that_there_is_not(store, original):
+    (store / "log/5000.0.json").write_bytes(b"{}")
+    done = repaired(store)
+    assert (done.set_aside, done.blocks) == (["log/5000.0.json"], 0)
+    assert rows(store) == rows(original)
+
+
+def test_a_table_between_others_is_set_aside(store):
+    relisted(store, set(range(ROWS)) - {1})
+    numbers = len(list((store / "samples").iterdir()))
+    assert numbers > 2
+    (store / "samples/000001.parquet").write_bytes(b"nonsense")
+    assert repaired(store).set_aside == ["samples/000001.parquet"]
 
 
 def test_a_shard_of_other_images_is_removed(store):
@@ -266,6 +283,18 @@ def test_somebody_elses_files_are_not_lost(changed):
     with pytest.raises(InputError, match=r"notes\.txt does not belong"):
         compact(changed)
     assert (changed / "notes.txt").exists()
+
+
+def test_coordinates_of_columns_that_are_gone_are_its_own(changed):
+    state = open_store(changed).state
+    columns = {name: getattr(state.table, name) for name in ("samples", "labels", "images", "rows")}
+    about = {"dataset": "made", "classes": ("x", "y"), "rows_end": state.table.about.rows_end}
+    for parts in (["train"] * len(state.table), ()):
+        table = SampleTable.make(**columns, **about, parts=parts)
+        open_writer(state.storage, state.identity, table, state.required).finish()
+        assert (changed / "part/c.0").is_file() == bool(parts)
+    assert check(changed, "deep").findings == []
+    assert compact(changed).rewritten
 
 
 def test_there_must_be_room_for_both(changed, monkeypatch):

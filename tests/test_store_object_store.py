@@ -13,7 +13,7 @@ pytest.importorskip("obstore")
 
 from made import make
 
-from samtl.errors import InputError, ResourceError
+from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store import object_store
 from samtl.store.object_store import RowCache, client, row_cache
 from samtl.store.reader import open_store
@@ -307,3 +307,12 @@ def test_where_it_is_and_how_large(monkeypatch):
         monkeypatch.setenv("SAMTL_ROW_CACHE_GIB", wrong)
         with pytest.raises(InputError, match="SAMTL_ROW_CACHE_GIB must be a number"):
             row_cache()
+
+
+@pytest.mark.parametrize("whole", [object_store.WHOLE, 0])
+def test_a_shard_that_is_gone_is_damage(bucket, monkeypatch, whole):
+    monkeypatch.setattr(object_store, "WHOLE", whole)
+    place = make(f"{bucket}/a.zarr")
+    open_storage(place).delete("pooled/c.1.0")
+    with pytest.raises(DamageError, match=r"pooled/c\.1\.0"):
+        open_store(place).row("pooled", 20)

@@ -85,6 +85,20 @@ def test_listed_rows_as_xarray(store):
     np.testing.assert_array_equal(found.sel(sample="i7")["pooled"], drawn("pooled", "i7"))
 
 
+def test_coordinates_of_another_table_are_refused(store):
+    pytest.importorskip("dask")
+    derived = {p: p.read_bytes() for p in store.rglob("*") if p.name in ("zarr.json", "c.0")}
+    old = open_store(store)
+    new = open_store(relisted(store, range(5, ROWS)))
+    with pytest.raises(DamageError, match=r"zarr\.json"):
+        old.to_xarray()
+    for path, content in derived.items():  # as if killed before they were written
+        path.write_bytes(content)
+    with pytest.raises(DamageError, match=r"zarr\.json"):
+        new.to_xarray()
+    assert len(old.to_xarray()["sample"]) == ROWS
+
+
 def test_without_dask_it_says_what_to_install(original, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "dask", None)
     with pytest.raises(InputError, match=r"samtl\[xarray\]"):

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from made import ARRAYS, FIELDS, ROWS, SPECS, contents, drawn, make, sha256
+from made import ARRAYS, FIELDS, ROWS, SPECS, contents, drawn, make, relisted, sha256
 
 from samtl.errors import DamageError, MismatchError, ResourceError
 from samtl.store.fingerprint import make_identity
@@ -288,6 +288,15 @@ def test_rows_of_removed_images_come_back(tmp_path):
     np.testing.assert_array_equal(store.row("pooled", 0), drawn("pooled", "i4"))
     make(tmp_path / "a")
     assert len(whole(tmp_path / "a")) == ROWS
+
+
+def test_metadata_of_a_newer_table_stays(tmp_path):
+    make(tmp_path / "a")
+    older = begin(tmp_path / "a")
+    relisted(tmp_path / "a", set(range(ROWS)) - {1})
+    before = contents(tmp_path / "a")
+    older.finish()
+    assert contents(tmp_path / "a") == before
 
 
 def test_further_processes_write_from_a_loaded_state(tmp_path):

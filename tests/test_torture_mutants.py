@@ -59,7 +59,7 @@ MUTANTS = {
     "digest of a table": ("store/samples.py", "if not intact or", "if"),
     "an older table": ("store/state.py", "if told > table.about.number:", "if False:"),
     "the metadata is read first": (
-        "store/state.py", "    told = metadata_table(storage)\n", "    told = 0\n",
+        "store/state.py", "    told = read_root(storage).attributes.samtl_table\n", "    told = 0\n",
     ),
     "key of a shard": ("store/writer.py", "if shard[:KEY_BYTES] != key:", "if False:"),
     "what the disk gives back": ("store/writer.py", "if expected is not None and found != expected:", "if False:"),

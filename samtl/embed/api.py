@@ -11,7 +11,7 @@ from samtl._runtime import Note, peak_memory, size
 from samtl.datasets import Dataset
 from samtl.embed.config import EmbedConfig
 from samtl.embed.devices import encode_on_devices
-from samtl.embed.pipeline import Progress, encode_blocks, load_encoder, start_writer
+from samtl.embed.pipeline import Meter, Progress, encode_blocks, load_encoder, start_writer
 from samtl.embed.plan import Plan, prepare
 from samtl.errors import ResourceError
 from samtl.store.reader import Store
@@ -153,7 +153,7 @@ def embed(
         image that cannot be used, and `Note`.
     should_stop : callable, optional
         Asked between batches, and between images that are compared; if it returns True, the pass ends after the block
-        in flight.
+        in flight, or without a change to the store if images are still compared.
 
     Returns
     -------
@@ -179,6 +179,9 @@ def embed(
         config, on_read=lambda done, total: tell(Reading(done, total)), should_stop=should_stop
     )
     plan = job.plan
+    if job.stopped:
+        assert job.state is not None
+        return _result(Store(job.state), plan, Meter(tell, 0), 0.0, interrupted=True)
     tell(plan)
     if plan.bytes_free is not None and plan.bytes_to_write * _SPARE > plan.bytes_free:
         raise ResourceError(
@@ -200,6 +203,13 @@ def embed(
         assert state is not None
         writer = Writer(state, job.arrays)
     store = Store(writer.finish())
+    plan = replace(plan, batch_size=int(str(writer.about.get("batch_size", plan.batch_size))))
+    return _result(store, plan, meter, seconds, interrupted=bool(writer.pending()))
+
+
+def _result(
+    store: Store, plan: Plan, meter: Meter, seconds: float, *, interrupted: bool
+) -> EmbedResult:
     return EmbedResult(
         store=plan.store,
         fingerprint=store.fingerprint,
@@ -214,6 +224,6 @@ def embed(
         seconds=seconds,
         images_per_second=meter.encoded / seconds if seconds else 0.0,
         peak_memory=peak_memory(),
-        interrupted=meter.encoded < meter.pending,
-        plan=replace(plan, batch_size=int(str(writer.about.get("batch_size", plan.batch_size)))),
+        interrupted=interrupted,
+        plan=plan,
     )

@@ -12,11 +12,11 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, MismatchError
 from samtl.images.codecs import BadImage, mask_sha256
-from samtl.store.log import Facts
+from samtl.store.log import UNLISTED, Facts
 from samtl.store.samples import SampleTable
 
-# Quarantined rows of these codes are embedded anew once their images can be read: nothing was wrong with the files.
-_MENDABLE = frozenset({"unreadable", "changed"})
+# Rows of these codes are embedded anew once their images can be read: nothing was wrong with the files.
+_MENDABLE = frozenset({"unreadable", "changed", UNLISTED})
 _READERS = 4  # images that are read and hashed at a time
 
 
@@ -28,6 +28,8 @@ class Changes:
     ----------
     table : SampleTable
         The store's own, if nothing differs.
+    stopped : bool
+        Whether the comparison was stopped: then the rest says nothing.
     added : int
         Images that the store does not have.
     changed : int
@@ -43,6 +45,7 @@ class Changes:
     """
 
     table: SampleTable
+    stopped: bool = False
     added: int = 0
     changed: int = 0
     removed: int = 0
@@ -52,8 +55,8 @@ class Changes:
 
     @property
     def counts(self) -> dict[str, int]:
-        """All but the table."""
-        return {name: count for name, count in vars(self).items() if name != "table"}
+        """The numbers."""
+        return {n: count for n, count in vars(self).items() if n not in ("table", "stopped")}
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def find_changes(
     on_read : callable, optional
         Called with the number of images that were read, and that are to be read.
     should_stop : callable, optional
-        Asked after each image; the others are then taken to be unchanged.
+        Asked after each image.
 
     Raises
     ------
@@ -130,7 +133,7 @@ def find_changes(
         found[name] = seen
         on_read(len(found), len(names))
         if should_stop():
-            break
+            return Changes(stored, stopped=True)
     new_classes = dataset.classes != stored.about.classes
     changed = {
         name
@@ -183,9 +186,9 @@ def next_table(
     if table.same_content(stored):
         return Changes(stored)
     n_changed = sum(name in ids for name in leaving)
-    return Changes(
-        table, added, n_changed, len(leaving) - n_changed, returned, *_moved(stored, dataset, stay)
-    )
+    n_removed = len(leaving) - n_changed
+    moved = _moved(stored, dataset, stay)
+    return Changes(table, False, added, n_changed, n_removed, returned, *moved)
 
 
 def _table(

@@ -175,15 +175,17 @@ def encode_blocks(
     ResourceError
         If the disk, the device or the drive of the images gives out.
     """
-    meter, meanwhile, note = Meter(tell, job.plan.pending_rows), overlap(device), ""
-    batch_size = job.plan.batch_size or encoder.best_batch(job.plan.pending_rows)
+    size, pending = writer.state.identity.block_rows, writer.pending()
+    rows = int(np.isin(job.table.rows // size, pending).sum())
+    meter, meanwhile, note = Meter(tell, rows), overlap(device), ""
+    batch_size = job.plan.batch_size or encoder.best_batch(rows)
     writer.about["batch_size"] = batch_size
     blocks: deque[_Block] = deque()
     writing: deque[tuple[_Block, Future[int | None]]] = deque()
 
     def positions() -> Iterator[int]:
         # In random order, so that writers that know nothing of each other rarely do the same block.
-        for number in random.sample(job.pending, len(job.pending)):
+        for number in random.sample(pending, len(pending)):
             listed = [position for position in writer.positions(number) if position >= 0]
             lacking = writer.missing(number)
             if not lacking:  # another writer has done it meanwhile
@@ -348,8 +350,9 @@ def _require_readable(job: Job, writer: Writer, block: _Block) -> None:
     else:
         why = unread[0].reason
         more = [at for at in range(len(job.table)) if at not in block.positions]
-        more = more[: max(0, job.block_rows - len(items))]
-        if len(items) + len(more) < job.block_rows:
+        size = writer.state.identity.block_rows
+        more = more[: max(0, size - len(items))]
+        if len(items) + len(more) < size:
             return
         if not all(_unreadable(job.dataset, position) for position in more):
             return

@@ -118,6 +118,8 @@ class Job:
         The store as it was found; None if there was none, or in a worker process, which loads it itself.
     pending : tuple of int
         Blocks that lack an array.
+    stopped : bool
+        Whether it was stopped while images were compared: then nothing may be done.
     """
 
     config: EmbedConfig
@@ -130,6 +132,7 @@ class Job:
     storage: Storage
     state: StoreState | None
     pending: tuple[int, ...]
+    stopped: bool = False
 
     def identity(self, fingerprint: dict[str, Any], about: dict[str, object]) -> Identity:
         """Return the identity of the store, if it is new."""
@@ -244,8 +247,9 @@ def prepare(
         task=source.task,
         **found.counts,
     )  # fmt: skip
+    listed = source if found.stopped else only(source, table.samples)
     return Job(
-        config, job_plan, only(source, table.samples), spec, table, arrays, block_rows, storage, state, tuple(pending)
+        config, job_plan, listed, spec, table, arrays, block_rows, storage, state, tuple(pending), found.stopped
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from samtl._io import AtomicFolder, digest, file_sha256, read_object
+from samtl._io import AtomicFolder, digest, file_sha256, inside, read_object
 from samtl.errors import InputError, ResourceError
 from samtl.heads.io import TENSORS
 from samtl.metrics import classification
@@ -235,7 +235,9 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
         if run.confusion.shape != (len(run.classes),) * 2:
             raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
-            if (whole or name != TENSORS) and file_sha256(folder / name) != expected:
+            if not whole and name == TENSORS:
+                continue
+            if file_sha256(inside(folder, name)) != expected:
                 raise ValueError(f"{name} is not the file that was written with the run")
     except (ValueError, OverflowError, RecursionError, OSError) as error:
         raise InputError(f"{folder} is damaged: {error}") from error

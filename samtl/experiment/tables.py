@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtl._io import digest, make_folder, replace
+from samtl._io import digest, inside, make_folder, replace
 from samtl.errors import InputError
 from samtl.experiment.run import Run, RunFolder
 from samtl.splits import Samples, SplitRecord
@@ -144,7 +144,7 @@ def read_predictions(run: Run) -> Predictions:
     index = {name: i for i, name in enumerate(run.classes)}
     path = run.path / PREDICTIONS
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with inside(run.path, PREDICTIONS).open(encoding="utf-8", newline="") as file:
             columns = zip(*csv.reader(file), strict=True)
             names, labels, guesses = itertools.islice(columns, 3)
         if len(names) != run.n_test + 1:
@@ -164,18 +164,16 @@ def read_images(run: Run) -> ImageScores:
     Raises
     ------
     InputError
-        The table is damaged, or a mask is gone.
+        The table is damaged, or a mask is gone or not in the run folder.
     """
     path = run.path / IMAGES
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with inside(run.path, IMAGES).open(encoding="utf-8", newline="") as file:
             (_, _, *names), *rows = csv.reader(file)
         values = np.array([row[2:] for row in rows], dtype=np.float64)
         if values.shape != (run.n_test, len(names)):
             raise ValueError(f"expected {run.n_test} rows, got {len(rows)}")
-        masks = tuple(run.path / row[1] for row in rows)
-        if gone := [mask.name for mask in masks if not mask.is_file()]:
-            raise ValueError(f"the mask {gone[0]} is gone")
+        masks = tuple(inside(run.path, row[1]) for row in rows)
     except (OSError, IndexError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     scores = dict(zip(names, values.T, strict=True))
@@ -191,7 +189,7 @@ def read_curves(run: Run) -> dict[str, list[float]]:
         The table is damaged.
     """
     try:
-        with (run.path / CURVES).open(encoding="utf-8", newline="") as file:
+        with inside(run.path, CURVES).open(encoding="utf-8", newline="") as file:
             table = csv.DictReader(file)
             rows = list(table)
     except (OSError, ValueError, csv.Error) as error:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from samtl import registry
+from samtl._io import inside, read_document
 from samtl.errors import InputError
 
 FORMAT = 3
@@ -126,7 +127,7 @@ def load(folder: str | Path) -> Any:
     """
     path = Path(folder, CARD)
     try:
-        return _load(Path(folder), path.read_bytes(), path)
+        return _load(Path(folder), read_document(inside(Path(folder), CARD)), path)
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} holds no saved model: expected {CARD} and {TENSORS}, which samtl fit-head writes"
@@ -158,7 +159,7 @@ def _load(folder: Path, raw: bytes, path: Path) -> Model:
     for name, value in card.facts.items():
         setattr(model, name, value)
     model.adopt(card.task, card.classes, card.shape)
-    tensors = _tensors(folder / TENSORS, model.layout())
+    tensors = _tensors(inside(folder, TENSORS), model.layout())
     if card.columns and len(card.columns) != model.shape_[0]:
         raise ValueError(f"{len(card.columns)} columns for {model.shape_[0]} features")
     model.columns_ = tuple(card.columns)

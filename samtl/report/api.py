@@ -319,7 +319,12 @@ def _dataset(
             return found, ""
         return None, f"The runs are on {comparison.dataset}, not on {found.name}."
     try:
-        return resolve(comparison.dataset, root, download=False), ""
+        if ":" in comparison.dataset:  # a run must not say which files are opened
+            raise InputError(f"{comparison.dataset!a} is not the name of a dataset")
+        found = resolve(comparison.dataset, root, download=False)
+        if found.name != comparison.dataset:
+            raise InputError(f"the runs are on {comparison.dataset}, not on {found.name}")
+        return found, ""
     except SamtlError as error:
         if root is not None:
             raise InputError(f"--root {root}: {error}; name the dataset with --dataset") from error

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from samtl._io import read_object
+from samtl._io import inside, read_object
 from samtl.errors import DamageError, InputError
 from samtl.splits.split import Split
+
+SHARED = "../../splits"  # where runs of a sweep keep their lists, from a run folder
 
 
 class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,13 +69,18 @@ def read_split_file(path: str | Path) -> SplitRecord:
         If the file, or the one that it names, is missing, damaged, or of another split.
     """
     file = Path(path)
-    content = _read(file, f"{file} is not there: expected a file like a run's split.json")
+    try:
+        content = read_object(file)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"{file} is not there: expected a file like a run's split.json") from error
     if "file" in content:
         shared = file.parent / str(content["file"])
-        whole = _read(
-            shared,
-            f"{file} names {shared}, which is not there: keep runs of a sweep with its splits",
-        )
+        try:
+            whole = read_object(inside(file.parent, str(content["file"]), file.parent / SHARED))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{file} names {shared}, which is not there: keep runs of a sweep with its splits"
+            ) from error
         for field in ("digest", "validation_digest"):
             if content.get(field) != whole.get(field):
                 raise InputError(
@@ -86,10 +92,3 @@ def read_split_file(path: str | Path) -> SplitRecord:
         return msgspec.convert(content, SplitRecord)
     except msgspec.ValidationError as error:
         raise DamageError(f"{file} is damaged: {error}") from error
-
-
-def _read(file: Path, missing: str) -> dict[str, Any]:
-    try:
-        return read_object(file)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(missing) from error

@@ -18,7 +18,7 @@ from samtl._io import canonical, crc32c
 from samtl.errors import DamageError, require_extra
 from samtl.store.format import ROOT, ArraySpec
 from samtl.store.samples import read_table
-from samtl.store.state import StoreState
+from samtl.store.state import StoreState, read_root
 
 if TYPE_CHECKING:
     import xarray
@@ -110,6 +110,11 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
     require_extra("dask", "xarray")
     table = state.table
     assert table is not None
+    if read_root(state.storage).attributes.samtl_table != table.about.number:
+        raise DamageError(
+            f"{state.storage.url}/{ROOT} was derived from another sample table: open the store again, or let samtl "
+            "verify --repair write it again"
+        )
     found: xarray.Dataset = require_extra("xarray", "xarray").open_zarr(
         state.storage.zarr_store(), chunks=None, consolidated=True
     )
@@ -123,10 +128,7 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
 
 def is_derived(state: StoreState, arrays: Sequence[str]) -> bool:
     """Whether what is there was derived from this table and log, for at least these arrays."""
-    try:
-        root = msgspec.json.decode(state.storage.read(ROOT), type=_Root)
-    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
-        return False
+    root = read_root(state.storage)
     there = root.consolidated_metadata.metadata.keys()
     return root.attributes.samtl_snapshot == state.snapshot and set(arrays) <= there
 
@@ -181,19 +183,6 @@ def _earlier(state: StoreState, root: Any, arrays: list[str]) -> dict[str, bytes
         if told["samtl_snapshot"] != now and found[ROOT] == canonical(root):
             return found
     return None
-
-
-class _Attributes(msgspec.Struct):
-    samtl_snapshot: str = ""
-
-
-class _Consolidated(msgspec.Struct):
-    metadata: dict[str, msgspec.Raw]
-
-
-class _Root(msgspec.Struct):
-    attributes: _Attributes
-    consolidated_metadata: _Consolidated
 
 
 def _coordinates(state: StoreState, arrays: Sequence[str]) -> dict[str, _Coordinate]:

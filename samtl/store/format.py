@@ -27,6 +27,10 @@ KEY_BYTES = 32
 MISSING = 2**64 - 1  # offset and length, in an index, of a row that a shorter block does not have
 ROOT = "zarr.json"  # of the group; of an array, in its folder
 TIERS = ("pooled", "grid", "dense")
+COORDINATES = (
+    "sample", "label", "label_name", "group", "part", "valid", "class_name",
+    "feature", "statistic", "y", "x", "y_grid", "x_grid",
+)  # fmt: skip
 _LITTLE = {
     name: np.dtype(name).newbyteorder("<") for name in ("float16", "float32", "int32", "uint8")
 }

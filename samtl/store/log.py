@@ -213,7 +213,7 @@ class Facts:
     """What the log says of one row."""
 
     committed: bool  # by any record
-    ok: bool  # in every array that lists it
+    ok: bool  # in every array that its block is committed in
     image: str  # sha256 of what it was made from; "" if it is not known
     mask: str
     codes: dict[str, str]  # for which it was quarantined, or `unlisted`, with the reasons
@@ -319,9 +319,9 @@ class LogState:
 
     def facts(self, row: int) -> Facts:
         """Collect what the log says of a row."""
-        states = [state for state in self.arrays.values() if state.committed[row]]
+        states = [s for s in self.arrays.values() if s.sequence[row // self.block_rows] >= 0]
         return Facts(
-            bool(states),
+            any(bool(state.committed[row]) for state in states),
             bool(states) and all(bool(state.ok[row]) for state in states),
             self.image(row),
             self.mask(row),

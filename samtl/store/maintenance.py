@@ -20,7 +20,7 @@ from samtl._runtime import hash_order
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store.coordinates import derived
 from samtl.store.fingerprint import FILE
-from samtl.store.format import ROOT
+from samtl.store.format import COORDINATES, ROOT
 from samtl.store.log import LOG, Record, read_record, record_name, record_place
 from samtl.store.reader import Store, open_store
 from samtl.store.samples import FOLDER, SampleTable
@@ -101,8 +101,11 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
         done,
     )
     for block, sequence in _first_to_redo(state, checked.findings).items():
+        known = block < state.log.blocks
         lost = [
-            name for name, array in state.log.arrays.items() if array.sequence[block] >= sequence
+            name
+            for name, array in state.log.arrays.items()
+            if known and array.sequence[block] >= sequence
         ]
         places = (record_place(name) for name in storage.list(LOG))
         later = sorted(
@@ -111,7 +114,8 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
         # The last first, so that no record is ever without the ones before it.
         _set_aside(storage, [record_name(block, number) for number in reversed(later)], done)
         _remove(storage, [state.identity.arrays[name].shard_path(block) for name in lost], done)
-        done.withdrawn[block] = lost
+        if known:
+            done.withdrawn[block] = lost
     _set_aside(
         storage, [one.path for one in checked.findings if one.what in ("record", "table")], done
     )
@@ -240,8 +244,7 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
         raise InputError(
             f"{path} is not complete, {source.missing} of its rows are not in every array: run samtl embed first"
         )
-    known = {FILE, LOG, FOLDER, ROOT, ASIDE, *state.identity.arrays}
-    known |= {name.partition("/")[0] for name in derived(state, source.arrays)}
+    known = {FILE, LOG, FOLDER, ROOT, ASIDE, *state.identity.arrays, *COORDINATES}
     foreign = sorted(
         name
         for name in DiskStorage(path).list()

@@ -27,7 +27,7 @@ from samtl.store.state import (
     summarise,
 )
 from samtl.store.storage import as_place, open_storage
-from samtl.store.writer import open_shard
+from samtl.store.writer import no_shard, open_shard
 
 if TYPE_CHECKING:
     import xarray
@@ -262,9 +262,12 @@ class Store:
         extents = [spec.extent(place % self.block_rows) for place in places]
         name, sha256 = spec.shard_path(block), bytes(state.sha256[block]).hex()
         for anew in (False, True):  # what is kept of it on this machine may have rotted
-            pieces = self.state.storage.read_ranges(
-                name, extents, int(state.size[block]), sha256, anew=anew
-            )
+            try:
+                pieces = self.state.storage.read_ranges(
+                    name, extents, int(state.size[block]), sha256, anew=anew
+                )
+            except FileNotFoundError as error:
+                raise no_shard(self.state.storage, name) from error
             wrong = [
                 row for row, place, piece in zip(rows, places, pieces, strict=True)
                 if crc32c(piece) != state.crc32c[place]

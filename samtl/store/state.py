@@ -112,7 +112,7 @@ def load_state(storage: Storage) -> StoreState | None:
         return None
     # Others may write meanwhile: the metadata is read before the table, since no table is older than the one that it
     # was derived from.
-    told = metadata_table(storage)
+    told = read_root(storage).attributes.samtl_table
     # The table is read after the log is listed, so that it knows the rows of all records.
     places = record_places(storage)
     try:
@@ -151,12 +151,28 @@ def _from_pack(
     return None
 
 
-def metadata_table(storage: Storage) -> int:
-    """Return the number of the table that the metadata was derived from, 0 if that is not known."""
+class _Attributes(msgspec.Struct):
+    samtl_table: int = 0
+    samtl_snapshot: str = ""
+
+
+class _Consolidated(msgspec.Struct):
+    metadata: dict[str, msgspec.Raw] = {}
+
+
+class Root(msgspec.Struct):
+    """What the root's `zarr.json` says of the table and log that it was derived from, and of the arrays there."""
+
+    attributes: _Attributes = msgspec.field(default_factory=_Attributes)
+    consolidated_metadata: _Consolidated = msgspec.field(default_factory=_Consolidated)
+
+
+def read_root(storage: Storage) -> Root:
+    """Read the root's metadata; a `Root` without content if it is missing or damaged."""
     try:
-        return msgspec.json.decode(storage.read(ROOT), type=_Root).attributes.samtl_table
+        return msgspec.json.decode(storage.read(ROOT), type=Root)
     except (FileNotFoundError, DamageError, msgspec.MsgspecError, UnicodeDecodeError):
-        return 0  # derived: the next writer writes it again
+        return Root()  # derived: the next writer writes it again
 
 
 def check_table(state: StoreState, told: int = 0) -> None:
@@ -182,14 +198,6 @@ def check_table(state: StoreState, told: int = 0) -> None:
             f"{where} is older than the table {told} that {ROOT} was written for: the store was not copied whole; take "
             "the newest table from a copy"
         )
-
-
-class _Attributes(msgspec.Struct):
-    samtl_table: int = 0
-
-
-class _Root(msgspec.Struct):
-    attributes: _Attributes
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from samtl.store.log import (
     record_place,
 )
 from samtl.store.samples import FOLDER, read_table, table_name, table_numbers
-from samtl.store.state import StoreState, check_table, metadata_table, pack_name, pack_numbers
+from samtl.store.state import StoreState, check_table, pack_name, pack_numbers, read_root
 from samtl.store.storage import FOLDER as IS_FOLDER
 from samtl.store.storage import TEMPORARY, Storage, open_storage
 
@@ -180,7 +180,8 @@ class _Check:
             self.tell("identity", FILE, error)
             return self.found
         # In the order of `load_state`, since others may write meanwhile.
-        metadata, names = metadata_table(self.storage), self.storage.list(LOG)
+        metadata = read_root(self.storage).attributes.samtl_table
+        names = self.storage.list(LOG)
         state = self._tables(identity, names)
         if state is None or state.table is None:
             return self.found
@@ -216,16 +217,17 @@ class _Check:
         except DamageError as error:
             self.tell("rows", table_name(numbers[-1]), error)
             return None
-        follows = table.about.follows
+        after = table.about
         for number in reversed(numbers[:-1]) if self.level != "quick" else ():
             try:
                 older = read_table(self.storage, identity, number)
             except DamageError as error:
                 self.tell("table", table_name(number), error)
-                break
-            if older.sha256 != follows:
+                continue
+            # A table between them may be damaged, or was set aside.
+            if number == after.number - 1 and older.sha256 != after.follows:
                 self.tell("table", table_name(number), "it is not the one before the next one")
-            follows = older.about.follows
+            after = older.about
         log = LogState(identity.block_rows, table.about.rows_end)
         return StoreState(self.storage, identity, table, log)
 

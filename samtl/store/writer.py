@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
+import numpy as np
 from numpy.typing import ArrayLike
 
 from samtl._runtime import prefetch
@@ -24,6 +25,7 @@ from samtl.errors import DamageError, MismatchError
 from samtl.store.coordinates import derived, is_derived
 from samtl.store.fingerprint import FILE, Identity, read_identity, require_same
 from samtl.store.format import (
+    COORDINATES,
     KEY_BYTES,
     ROOT,
     ArraySpec,
@@ -32,6 +34,7 @@ from samtl.store.format import (
 )
 from samtl.store.log import (
     LOG,
+    OK,
     LogState,
     Record,
     Shard,
@@ -41,7 +44,14 @@ from samtl.store.log import (
     record_places,
 )
 from samtl.store.samples import FOLDER, SampleTable, read_table
-from samtl.store.state import StoreState, check_table, load_state, pack_name, pack_numbers
+from samtl.store.state import (
+    StoreState,
+    check_table,
+    load_state,
+    pack_name,
+    pack_numbers,
+    read_root,
+)
 from samtl.store.storage import Storage
 
 PACK_RECORDS = 1024  # that no pack has, from which on a pass writes one
@@ -156,8 +166,15 @@ class Writer:
         return self.state.log.blocks
 
     def block_rows(self, block: int) -> range:
-        """Rows of a block, up to the last one listed; empty if none is."""
-        return self.table.block_rows(block, self.state.identity.block_rows)
+        """Rows of a block, up to the last one that is listed or that a record has; empty if none is listed."""
+        size = self.state.identity.block_rows
+        listed = self.table.block_rows(block, size)
+        stop = listed.stop
+        for state in list(self.state.log.arrays.values()) if listed else ():
+            committed = np.flatnonzero(state.committed[listed.start : listed.start + size])
+            # Another writer's table may list such a row.
+            stop = max(stop, listed.start + int(committed.max(initial=-1)) + 1)
+        return range(listed.start, stop)
 
     def positions(self, block: int) -> list[int]:
         """Position in the table of each row of a block, -1 if it is not listed."""
@@ -166,7 +183,7 @@ class Writer:
 
     def lacking(self, block: int) -> tuple[str, ...]:
         """Arrays that no record known to this writer commits for a block; none if no row of it is listed."""
-        if not self.block_rows(block):
+        if not self.table.block_rows(block, self.state.identity.block_rows):
             return ()
         states = self.state.log.arrays
         return tuple(
@@ -181,7 +198,12 @@ class Writer:
 
     def pending(self) -> list[int]:
         """List the blocks with lacking arrays, as far as this writer knows."""
-        return [block for block in range(self.blocks) if self.lacking(block)]
+        listed = np.unique(self.table.rows // self.state.identity.block_rows)
+        done, states = np.full(len(listed), True), self.state.log.arrays
+        for name in self.specs:
+            done &= states[name].sequence[listed] >= 0 if name in states else False
+        found: list[int] = listed[~done].tolist()
+        return found
 
     def earlier_image(self, row: int) -> str:
         """sha256 of the image that a row's other arrays were made from; "" if there are none."""
@@ -317,8 +339,11 @@ class Writer:
     def _require_same_images(
         self, block: int, status: Sequence[str], images: Sequence[str]
     ) -> None:
-        for row, state, image in zip(self.block_rows(block), status, images, strict=True):
-            if state == "ok" and self.state.log.image(row) not in ("", image):
+        for at, row in enumerate(self.block_rows(block)):
+            # A row beyond is one that the other writer's table lists, and this one's does not.
+            if at >= len(status) or (
+                status[at] == OK and self.state.log.image(row) not in ("", images[at])
+            ):
                 raise DamageError(
                     f"row {row} of {self.state.storage.url} is being written from another image by another writer: run "
                     "it again when that one has ended"
@@ -357,13 +382,22 @@ class Writer:
         self.state.unpacked = 0
 
     def derive(self) -> None:
-        """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date."""
+        """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date or newer."""
         storage = self.state.storage
+        root = read_root(storage)
+        assert self.state.table is not None
+        if root.attributes.samtl_table > self.state.table.about.number:
+            return  # another writer's
         there = [name for name in self.state.identity.arrays
                  if name in self.specs or storage.size(f"{name}/{ROOT}") is not None]  # fmt: skip
         if not is_derived(self.state, there):
-            for name, content in derived(self.state, there).items():
+            files = derived(self.state, there)
+            for name, content in files.items():
                 storage.replace(name, content)
+            for name in root.consolidated_metadata.metadata.keys() & COORDINATES:
+                if f"{name}/{ROOT}" not in files:
+                    storage.delete(f"{name}/{ROOT}")
+                    storage.delete(f"{name}/c.0")
 
 
 def open_shard(storage: Storage, path: str) -> memoryview:
@@ -375,6 +409,9 @@ def open_shard(storage: Storage, path: str) -> memoryview:
         with place.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
-        raise DamageError(
-            f"{storage.url}/{path} is no shard: the store is damaged there"
-        ) from error
+        raise no_shard(storage, path) from error
+
+
+def no_shard(storage: Storage, path: str) -> DamageError:
+    """Say that there is no shard where one was committed."""
+    return DamageError(f"{storage.url}/{path} is no shard: the store is damaged there")

@@ -22,7 +22,7 @@ from samtl.report.content import Drawing, Value
 from samtl.report.style import INK, figure, looks, rows_of_names, settled, styled
 from samtl.report.words import FLOOR, sentences, split_words, untrained, untrained_words
 from samtl.store.reader import open_store
-from samtl.store.storage import as_place
+from samtl.store.storage import is_url
 
 _SECONDS = (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 _MINUTES = tuple(60 * minutes for minutes in (1, 2, 5, 10, 30, 60, 120, 300, 720, 1440, 14_400))
@@ -208,20 +208,27 @@ def pass_seconds(comparison: Comparison) -> float | None:
     """Return how long the encoder worked on the store that the comparison's heads read.
 
     Commits of blocks carry their time in seconds. Pauses between two commands are left out. None if there are several
-    stores, the store is no longer where the runs found it, or all of it was committed within a second.
+    stores, the store is in a bucket or no longer where the runs found it, or all of it was committed within a second.
     """
     heads = [run for run in comparison.runs if run.store]
-    places = {as_place(run.store_path) for run in heads}
-    # Resolved, since the same store may have been named from several folders.
-    places = {place.resolve() if isinstance(place, Path) else place for place in places}
     fingerprints = {run.fingerprint for run in heads}
-    if len(places) != 1:
+    if any(is_url(run.store_path) for run in heads):  # a report contacts no server
         return None
     try:
+        # Resolved, since the same store may have been named from several folders.
+        places = {Path(run.store_path).resolve() for run in heads}
+        if len(places) != 1:
+            return None
         store = open_store(places.pop())
         committed = [str(writer["committed"]) for writer in store.writers()]
         times = sorted(datetime.fromisoformat(text).timestamp() for text in committed)
-    except (SamtlError, OSError, KeyError, ValueError):
+    except (
+        SamtlError,
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+    ):  # RuntimeError: links in a circle
         return None
     gaps = [later - earlier for earlier, later in pairwise(times)]
     if {store.fingerprint} != fingerprints or not any(gaps):
