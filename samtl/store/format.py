@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl._io import crc32c
-from samtl.errors import DamageError
 
 FORMAT = 2
 BLOCK_ROWS = 16
@@ -237,24 +236,26 @@ def encode_shard(
 
 
 def check_shard(
-    spec: ArraySpec, shard: memoryview, rows: int, block_rows: int, where: str
-) -> list[int]:
-    """Verify every byte of a shard but its key, and return the crc32c of each row.
+    spec: ArraySpec, shard: memoryview, rows: int, block_rows: int
+) -> tuple[list[int], list[int], bool]:
+    """Verify every byte of a shard but its key.
 
-    Raises
-    ------
-    DamageError
-        If the size, a row or the index is not what it must be.
+    Returns
+    -------
+    crc32c : list of int
+        Of each row.
+    damaged : list of int
+        Positions of the rows that fail their checksum.
+    whole : bool
+        Whether the size and the index are what they must be.
     """
-    if len(shard) != spec.shard_bytes(rows, block_rows):
-        raise DamageError(f"{where} has {len(shard)} bytes: it is damaged")
-    found = []
+    found, damaged = [], []
     for position in range(rows):
         start, stop = spec.extent(position)
         found.append(crc32c(shard[start:stop]))
         if shard[stop : stop + 4] != found[-1].to_bytes(4, "little"):
-            raise DamageError(f"{where}: the row at position {position} fails its checksum")
+            damaged.append(position)
     index = spec.index(rows, block_rows)
-    if shard[-4 - len(index) :] != index + crc32c(index).to_bytes(4, "little"):
-        raise DamageError(f"{where}: the index is damaged")
-    return found
+    end = index + crc32c(index).to_bytes(4, "little")
+    size = spec.shard_bytes(rows, block_rows)
+    return found, damaged, len(shard) == size and shard[size - len(end) :] == end

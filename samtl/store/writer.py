@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from samtl._runtime import prefetch
 from samtl.errors import DamageError, MismatchError
 from samtl.store.coordinates import derived, is_derived
 from samtl.store.fingerprint import FILE, Identity, read_identity, require_same
@@ -33,7 +32,6 @@ from samtl.store.format import (
     encode_shard,
 )
 from samtl.store.log import (
-    LOG,
     OK,
     LogState,
     Record,
@@ -43,7 +41,7 @@ from samtl.store.log import (
     record_name,
     record_places,
 )
-from samtl.store.samples import FOLDER, SampleTable, read_table
+from samtl.store.samples import SampleTable, read_table
 from samtl.store.state import (
     StoreState,
     check_table,
@@ -94,7 +92,7 @@ def open_writer(
     if state is not None:
         require_same(state.identity, identity.fingerprint, storage.url)
     storage.probe()
-    storage.sweep(["", LOG, FOLDER, *identity.arrays])
+    storage.sweep()
     if state is None:
         try:
             storage.create(FILE, [identity.to_bytes()])
@@ -267,10 +265,7 @@ class Writer:
         def write(name: str) -> tuple[str, Shard]:
             return name, self._write_shard(name, block, arrays[name], block_key(draft, name))
 
-        if self.state.storage.path("") is None:  # where most of the time is waiting
-            shards = dict(prefetch(write, arrays, len(arrays), len(arrays)))
-        else:
-            shards = dict(map(write, arrays))
+        shards = dict(self.state.storage.each(write, arrays))
         while shards:
             with self._lock:
                 sequence = int(self.state.log.next[block])
@@ -317,7 +312,9 @@ class Writer:
                 f"{where} was written from other images, or for another outcome, and no record commits it: run samtl "
                 "verify --repair while nobody writes, then run it again"
             )
-        found = check_shard(spec, shard, len(rows), size, where)
+        found, damaged, whole = check_shard(spec, shard, len(rows), size)
+        if damaged or not whole:
+            raise DamageError(f"{where} is damaged: it is not what a writer lays out")
         if expected is not None and found != expected:
             raise DamageError(f"{where}: the disk gives back something else than was written")
         return Shard(len(shard), hashlib.sha256(shard).hexdigest(), found)
