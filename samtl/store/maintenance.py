@@ -35,24 +35,18 @@ _TOLD = ("versions", "device", "engine", "batch_size")  # what records go on say
 
 @dataclass
 class Repaired:
-    """What a repair did.
+    """What a repair did."""
 
-    Attributes
-    ----------
-    rewritten : list of str
-        Files of metadata.
-    set_aside : list of str
-        Records and tables that were moved to `.damaged/`.
-    removed : list of str
-        Shards that are to be written again, leftovers and packs.
-    withdrawn : dict
-        Block to the arrays that the next pass has to write again.
-    """
-
-    rewritten: list[str] = field(default_factory=list)
-    set_aside: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    withdrawn: dict[int, list[str]] = field(default_factory=dict)
+    rewritten: list[str] = field(default_factory=list)  # metadata
+    set_aside: list[str] = field(
+        default_factory=list
+    )  # records and tables that are in `.damaged/` now
+    removed: list[str] = field(
+        default_factory=list
+    )  # shards to be written again, leftovers and packs
+    withdrawn: dict[int, list[str]] = field(
+        default_factory=dict
+    )  # block to arrays to be written again
 
     @property
     def blocks(self) -> int:
