@@ -9,10 +9,10 @@ from stubs import embedded
 from toys import stripes
 
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.experiment import head_trial
-from samtl.experiment.features import Data
+from samtl.experiment import sources
 from samtl.experiment.fit import choose, fit_head
 from samtl.experiment.run import read_run
+from samtl.experiment.sources import Data
 from samtl.experiment.trial import Parts
 from samtl.heads import conv, logreg, mlp
 from samtl.splits.spec import parse
@@ -234,7 +234,7 @@ def test_splits_and_floors_are_written_once(shop, make, tmp_path, monkeypatch):
 
 
 def test_where_there_is_no_floor_the_reason_is_kept(shop, make, monkeypatch):
-    monkeypatch.setattr(head_trial, "FLOOR_FEATURES", "nothing")
+    monkeypatch.setattr(sources, "FLOOR_FEATURES", "nothing")
     pair = [make(0), make(1, "mlp")]
     for one in pair:
         shop.perform(unit([one]), Told())

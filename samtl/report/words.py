@@ -91,5 +91,4 @@ def floor_words(comparison: Comparison) -> str:
     if any(run.name == FLOOR for run in comparison.runs):
         return f"floor: {_FLOOR_RUNS[comparison.task]}."
     names = {run.floor_model for run in comparison.runs if run.floor is not None} - {""}
-    words = {"majority": "the most frequent class everywhere"}
-    return f"floor: {listed(words.get(name, name) for name in sorted(names))}." if names else ""
+    return f"floor: {listed(sorted(names))}." if names else ""
