@@ -164,7 +164,7 @@ def made(parent, kind, name, seed, split, learnt, n_test, left_out, fields):
         "params": {"lr": 0.1, "epochs": None, "random_state": seed},
         "dataset": "toy",
         "samples_digest": f"{learnt + n_test + left_out} samples",
-        "floor_model": "majority" if head else "",
+        "floor_model": "the most frequent class everywhere" if head else "",
         "versions": {"samtl": "0.1.0", "numpy": "2.4"},
         "given": {},
         "floor_missing": "",
