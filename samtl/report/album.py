@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from samtl.datasets import Dataset
@@ -15,12 +14,11 @@ from samtl.experiment.tables import ImageScores
 from samtl.images.codecs import decode, decode_mask
 from samtl.images.transforms import IGNORE, mask_square, resize_longest_side, resized_shape
 from samtl.metrics import segmentation
-from samtl.report.figures.sheet import UNCOUNTED
+from samtl.report.figures.sheet import UNCOUNTED, Pixels
+from samtl.report.parts import caption
 
 FINE = 1024  # pixels of the longest side of an image with a mask
 _SMALL = 512  # of others
-
-Pixels = NDArray[np.uint8]
 
 
 class Album:
@@ -41,8 +39,10 @@ class Album:
     def photograph(self, sample_id: str, size: int | None = None) -> Pixels | None:
         """Decode an image, its longest side resized to `size`, or reduced to what a sheet can show."""
         pixels = self._tried(sample_id, lambda dataset: decode(dataset.read(sample_id)))
-        if pixels is None or size is not None:
-            return None if pixels is None or size is None else resize_longest_side(pixels, size)
+        if pixels is None:
+            return None
+        if size is not None:
+            return resize_longest_side(pixels, size)
         image = Image.fromarray(pixels)
         image.thumbnail((_SMALL, _SMALL), Image.Resampling.LANCZOS)
         return np.asarray(image)
@@ -51,8 +51,7 @@ class Album:
         """Read a true mask and resize it to `shape`, (height, width)."""
 
         def read(dataset: Dataset) -> Pixels:
-            if dataset.read_mask is None:
-                raise InputError(f"{dataset.name} has no masks")
+            assert dataset.read_mask is not None
             mask = dataset.read_mask(sample_id)
             if resized_shape(mask.shape[0], mask.shape[1], max(shape)) != shape:
                 raise InputError(f"its mask of shape {mask.shape} does not fit one of {shape}")
@@ -73,10 +72,10 @@ class Album:
             if truth is None:
                 return guess, None
             counts = segmentation.confusion(truth, guess, n_classes)
-            scored = segmentation.scores(counts)["accuracy"]
         except (OSError, InputError) as error:
             self._failed[sample_id] = str(error)
             return None, None
+        scored = segmentation.scores(counts)["accuracy"]
         if np.isclose(scored, images.scores["accuracy"][place], rtol=1e-5, atol=1e-6):
             return guess, truth
         self._failed[sample_id] = "its true mask is not the one it was scored with"
@@ -95,12 +94,12 @@ class Album:
     def notes(self) -> list[str]:
         """Sentences on what could not be shown."""
         if self.dataset is None:
-            return ["Images and true masks are missing, because the dataset was not opened."]
-        some = list(self._failed.items())[:1]
-        return [
-            f"{len(self._failed)} images could not be shown, such as {sample_id!r} ({reason})."
-            for sample_id, reason in some
-        ]
+            return [caption("no_dataset")]
+        if not self._failed:
+            return []
+        sample_id, reason = next(iter(self._failed.items()))
+        count = len(self._failed)
+        return [caption("unreadable", count=count, sample_id=sample_id, reason=reason)]
 
     def _tried(self, sample_id: str, read: Callable[[Dataset], Pixels]) -> Pixels | None:
         if self.dataset is None:

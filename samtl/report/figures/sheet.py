@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from samtl.experiment.tables import PALETTE
 from samtl.images.transforms import IGNORE
-from samtl.report.style import figure, settled, styled
+from samtl.report.style import new_figure
 
-WIDE = 10.0  # inches
-_PIXELS = 1600  # of a row of pictures
-_GAP = 12
+_WIDTH = 10.0  # inches of a row of pictures; lengths within are in widths of one place
+_GAP = 0.05
 _TEXT = 14.0
-_TALLEST = 1.3  # height / width of a cell
+_TALLEST = 1.3  # height / width of a place
 _LETTERS = 72  # that fit across the pictures
 _LABEL = 20  # letters of a row's label in a line
 
@@ -34,16 +32,14 @@ _STRENGTH = 0.85
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
+class Picture(NamedTuple):
     """An image of a sheet, (height, width, 3) uint8 or None if it could not be read, and the text beneath it."""
 
     pixels: Pixels | None
     under: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
+class Row(NamedTuple):
     """A row of pictures with a label at its left."""
 
     label: str
@@ -72,47 +68,38 @@ def sheet(
     note : str
         A line above everything.
     """
-    tile = _PIXELS // across
-    at: Any = {"fontsize": _TEXT - 2, "ha": "center"}
-    below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 3}
-    line = _PIXELS / WIDE * _TEXT / 60  # height of a line of text
-    tall = [round(tile * max(map(_tallness, row.pictures), default=1.0)) for row in rows]
-    under = [
-        max((p.under.count("\n") + 1 for p in row.pictures if p.under), default=0) for row in rows
-    ]
-    deep = [round(count * line) for count in under]
-    tops = np.cumsum(
-        [0, *(high + low + _GAP for high, low in zip(tall, deep, strict=True))]
-    ).tolist()
-    canvas = Image.new("RGBA", (across * (tile + _GAP), tops[-1]))
-    with styled():
-        drawn = figure(2 + WIDE * canvas.height / canvas.width, WIDE)
-        axes = drawn.subplots()
-        for row, top, high in zip(rows, tops, tall, strict=False):
-            label = textwrap.fill(row.label, _LABEL)
-            axes.text(-_GAP, top + high / 2, label, fontsize=_TEXT, ha="right", va="center")
-            for place, picture in enumerate(row.pictures):
-                left = place * (tile + _GAP)
-                middle = left + tile / 2
-                axes.text(middle, top + high, _fitted(picture.under, across), va="top", **at)
-                if picture.pixels is None:
-                    axes.text(middle, top + high / 2, "not available", va="center", **at)
-                else:
-                    image = ImageOps.contain(Image.fromarray(picture.pixels), (tile, high))
-                    canvas.paste(image, (left + (tile - image.width) // 2, top))
+    line = 1.25 * _TEXT / 72 * across / _WIDTH
+    tall = [max(map(_tallness, row.pictures), default=1.0) for row in rows]
+    under = [max((_lines(p.under) for p in row.pictures), default=0) * line for row in rows]
+    bottoms = np.cumsum([high + low + _GAP for high, low in zip(tall, under, strict=True)])
+    small: Any = {"fontsize": _TEXT - 2, "ha": "center"}
+    with new_figure(2 + _WIDTH * bottoms[-1] / across, _WIDTH) as figure:
+        axes = figure.subplots()
+        for row, high, bottom, low in zip(rows, tall, bottoms, under, strict=True):
+            foot = bottom - low - _GAP
+            middle: Any = {"fontsize": _TEXT, "ha": "right", "va": "center"}
+            axes.text(-_GAP, foot - high / 2, textwrap.fill(row.label, _LABEL), **middle)
+            for place, (pixels, text) in enumerate(row.pictures):
+                axes.text(place + 0.5, foot, _fitted(text, across), va="top", **small)
+                if pixels is None:
+                    axes.text(place + 0.5, foot - high / 2, "not available", va="center", **small)
+                    continue
+                scale = min((1 - _GAP) / pixels.shape[1], high / pixels.shape[0])
+                wide, height = scale * pixels.shape[1], scale * pixels.shape[0]
+                left, top = place + (1 - wide) / 2, foot - high
+                axes.imshow(pixels, extent=(left, left + wide, top + height, top))
         for place, title in enumerate(columns):
-            middle = place * (tile + _GAP) + tile / 2
-            axes.text(
-                middle, -_GAP, _fitted(title, across), fontsize=_TEXT, ha="center", va="bottom"
-            )
-        axes.imshow(canvas)
+            at: Any = {"fontsize": _TEXT, "ha": "center", "va": "bottom"}
+            axes.text(place + 0.5, -_GAP, _fitted(title, across), **at)
+        axes.set(xlim=(0, across), ylim=(bottoms[-1], 0), aspect="equal")
         axes.set_axis_off()
         if legend:
             patches = [Patch(color=c, label=shortened(name, 26)) for name, c in legend.items()]
-            axes.legend(handles=patches, **below)
+            below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0)}
+            axes.legend(handles=patches, ncols=3, **below)
         if note:
             axes.set_title(note, fontsize=_TEXT - 2, fontweight="normal", style="italic")
-        return settled(drawn)
+    return figure
 
 
 def _tallness(picture: Picture) -> float:
@@ -120,6 +107,10 @@ def _tallness(picture: Picture) -> float:
         return 1.0
     height, width, _ = picture.pixels.shape
     return min(float(height / width), _TALLEST)
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1 if text else 0
 
 
 def shortened(text: str, most: int) -> str:
@@ -163,8 +154,8 @@ def mapped(pixels: Pixels | None, mask: Pixels, classes: Sequence[str]) -> Pixel
     -------
     (height, width, 3) uint8
     """
-    marks = [(mask == i, colour) for i, colour in enumerate(of_classes(classes).values(), start=1)]
-    return _tinted(pixels, mask.shape, [*marks, (mask == IGNORE, UNCOUNTED)])
+    colours = [*of_classes(classes).values(), UNCOUNTED]
+    return _tinted(pixels, np.where(mask == IGNORE, len(colours), mask), colours)
 
 
 def judged(pixels: Pixels, truth: Pixels, guess: Pixels) -> Pixels:
@@ -180,26 +171,18 @@ def judged(pixels: Pixels, truth: Pixels, guess: Pixels) -> Pixels:
     -------
     (height, width, 3) uint8
     """
-    known = truth != IGNORE
-    there, claimed = known & (truth > 0), known & (guess > 0)
-    marks = [
-        (there & (truth == guess), HIT),
-        (there & ~claimed, MISSED),
-        (claimed & ~there, FALSE_ALARM),
-        (there & claimed & (truth != guess), MIXED_UP),
-        (~known, UNCOUNTED),
-    ]
-    return _tinted(pixels, truth.shape, marks)
+    there, claimed = truth > 0, guess > 0
+    cases = [truth == IGNORE, ~there & ~claimed, ~there, ~claimed, truth == guess]
+    codes = np.select(cases, [5, 0, 3, 2, 1], 4)
+    return _tinted(pixels, codes, [HIT, MISSED, FALSE_ALARM, MIXED_UP, UNCOUNTED])
 
 
-def _tinted(
-    pixels: Pixels | None, shape: tuple[int, ...], marks: Sequence[tuple[NDArray[np.bool_], str]]
-) -> Pixels:
-    ground, strength = np.zeros((*shape, 3)), 1.0
+def _tinted(pixels: Pixels | None, codes: NDArray[Any], colours: Sequence[str]) -> Pixels:
+    """Colour pixels by their code, counted from 1; those of code 0 show the dimmed photograph."""
+    tints: NDArray[np.float64] = (
+        np.array([to_rgb(colour) for colour in ("black", *colours)])[codes] * 255
+    )
     if pixels is not None:
-        ground += _DIM * pixels.mean(axis=2, keepdims=True)
-        strength = _STRENGTH
-    for where, colour in marks:
-        tint = np.array(list(bytes.fromhex(colour[1:])), dtype=np.float64)
-        ground[where] = strength * tint + (1 - strength) * ground[where]
-    return ground.round().astype(np.uint8)
+        strength = np.where(codes > 0, _STRENGTH, 0.0)[..., None]
+        tints = strength * tints + (1 - strength) * _DIM * pixels.mean(axis=2, keepdims=True)
+    return tints.round().astype(np.uint8)
