@@ -51,7 +51,8 @@ class Album:
         """Read a true mask and resize it to `shape`, (height, width)."""
 
         def read(dataset: Dataset) -> Pixels:
-            assert dataset.read_mask is not None
+            if dataset.read_mask is None:
+                raise InputError(f"{dataset.name} has no masks")
             mask = dataset.read_mask(sample_id)
             if resized_shape(mask.shape[0], mask.shape[1], max(shape)) != shape:
                 raise InputError(f"its mask of shape {mask.shape} does not fit one of {shape}")

@@ -206,7 +206,9 @@ def _write_part(part: Table, folder: Path) -> bytes | None:
     with (folder / f"{part.name}.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, part.header, lineterminator="\n")
         table.writeheader()
-        table.writerows(part.rows)
+        for row in part.rows:
+            values = {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
+            table.writerow(values)
     if not isinstance(part, Drawing):
         return None
     bitmap = png(part.figure, tight=part.picture)

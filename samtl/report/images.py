@@ -12,7 +12,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samtl.datasets import Dataset
 from samtl.experiment.run import Run
@@ -31,7 +30,7 @@ from samtl.report.figures.sheet import (
     sheet,
     shortened,
 )
-from samtl.report.parts import Drawing, Value, caption
+from samtl.report.parts import Drawing, caption
 
 TITLES = {"unet": "UNet", "vit": "SAM-ViT", "conv": "SAM-CONV"}  # of mask panels, in their order
 
@@ -40,8 +39,6 @@ _ACROSS = 4  # pictures in a row if each has text
 _CLASSES = 20  # rows that are readable
 _MODELS = 4
 _PAIRS = 3
-
-Rows = list[dict[str, Value]]
 
 
 def samples(album: Album, seed: int = 0) -> list[Drawing]:
@@ -54,24 +51,15 @@ def samples(album: Album, seed: int = 0) -> list[Drawing]:
 
 
 def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
-    rows, table = [], Rows()
-    names = dataset.classes[:_CLASSES]
-    for label, name in enumerate(names):
+    rows = []
+    for label, name in enumerate(dataset.classes[:_CLASSES]):
         ids = (dataset.sample_ids[i] for i in order if dataset.labels[i] == label)
         found = album.some(ids, _SAMPLES)
-        rows.append(Row(name, [Picture(pixels) for _, pixels in found]))
-        table += [{"class": name, "sample_id": sample_id} for sample_id, _ in found]
-    facts = {"shown": len(names), "classes": len(dataset.classes), "most": _SAMPLES}
-    return [
-        Drawing(
-            name="samples",
-            title="Samples of the dataset",
-            caption=caption("samples", dataset=dataset, **facts),
-            rows=table,
-            figure=sheet(rows, _SAMPLES),
-            picture=True,
-        )
-    ]
+        pictures = [Picture(pixels, "", {"class": name, "sample_id": i}) for i, pixels in found]
+        rows.append(Row(name, pictures))
+    facts = {"shown": len(rows), "classes": len(dataset.classes), "most": _SAMPLES}
+    text = caption("samples", dataset=dataset, **facts)
+    return _drawn("samples", "Samples of the dataset", text, rows, _SAMPLES)
 
 
 def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
@@ -82,34 +70,27 @@ def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Dr
         scene = dataset.groups[i] if dataset.groups else ""
         turns[i] = taken[scene]
         taken[scene] += 1
-    photographs, masks, table = [], [], Rows()
+    photographs, masks = [], []
     what = dataset.classes[1] if len(dataset.classes) == 2 else "not background"
     for i in sorted(order, key=turns.__getitem__):
-        pixels = album.photograph(dataset.sample_ids[i], FINE)
-        mask = None if pixels is None else album.truth(dataset.sample_ids[i], pixels.shape[:2])
+        name = dataset.sample_ids[i]
+        pixels = album.photograph(name, FINE)
+        mask = None if pixels is None else album.truth(name, pixels.shape[:2])
         if pixels is None or mask is None:
             continue
         known = mask != IGNORE
         part = float(classification.ratio(((mask > 0) & known).sum(), known.sum()))
+        record = {"sample_id": name, "part that is not background": part}
+        tinted = mapped(pixels, mask, dataset.classes)
         photographs.append(Picture(pixels))
-        masks.append(Picture(mapped(pixels, mask, dataset.classes), f"{100 * part:.0f} % {what}"))
-        table.append({"sample_id": dataset.sample_ids[i], "part that is not background": part})
+        masks.append(Picture(tinted, f"{100 * part:.0f} % {what}", record))
         if len(masks) == _SAMPLES:
             break
-    if not masks:
-        return []
     pairs = zip(_in_rows(photographs), _in_rows(masks), strict=True)
+    rows = [row for pair in pairs for row in pair]
+    text = caption("samples_with_masks", dataset=dataset, shown=len(masks))
     legend = album.legend(of_classes(dataset.classes))
-    return [
-        Drawing(
-            name="samples",
-            title="Samples of the dataset",
-            caption=caption("samples_with_masks", dataset=dataset, shown=len(masks)),
-            rows=table,
-            figure=sheet([row for pair in pairs for row in pair], _ACROSS, legend=legend),
-            picture=True,
-        )
-    ]
+    return _drawn("samples", "Samples of the dataset", text, rows, _ACROSS, legend=legend)
 
 
 def panels(comparison: Comparison, album: Album) -> list[Drawing]:
@@ -125,75 +106,70 @@ def panels(comparison: Comparison, album: Album) -> list[Drawing]:
     models = sorted(runs, key=lambda model: order.index(runs[model].name))
     shown, hidden = {model: runs[model] for model in models[:_MODELS]}, models[_MODELS:]
     images = {model: read_images(run) for model, run in shown.items()}
-    iou, dice, accuracy = (
-        {model: _by_id(of.ids, of.scores[name]) for model, of in images.items()}
-        for name in ("iou", "dice", "accuracy")
-    )
+    names = ("iou", "dice", "accuracy")
+    scores = [
+        {i: dict(zip(names, values, strict=True)) for i, *values in zip(*columns, strict=True)}
+        for columns in ([of.ids, *(of.scores[name] for name in names)] for of in images.values())
+    ]
 
-    def mean(of: Mapping[str, Mapping[str, float]], sample_id: str) -> float:
-        return float(np.mean([of[model][sample_id] for model in shown]))
+    def mean(sample_id: str, name: str) -> float:
+        return float(np.mean([of[sample_id][name] for of in scores]))
 
-    ids = set.intersection(*(set(of.ids) for of in images.values()))
-    ranked = sorted(ids, key=lambda i: (-mean(iou, i), -mean(accuracy, i), i))
-    places = {"Best": 0, "Median": (len(ranked) - 1) // 2, "Worst": len(ranked) - 1}
-    if len(ranked) < 3:
-        del places["Median"]
-    rows, table = [], Rows()
-    for place, i in list(places.items())[: len(ranked)]:
+    ids = set.intersection(*map(set, scores))
+    ranked = sorted(ids, key=lambda i: (-mean(i, "iou"), -mean(i, "accuracy"), i))
+    last = len(ranked) - 1
+    places = {0: "Best", last: "Worst"} if last else {0: "Best"}
+    if last > 1:
+        places[last // 2] = "Median"
+    rows = []
+    for i, place in sorted(places.items()):
         sample_id = ranked[i]
-        label = f"{place}: {shortened(sample_id, 40)}, mean IoU {mean(iou, sample_id):.2f}"
-        figures = {m: {"iou": iou[m][sample_id], "dice": dice[m][sample_id]} for m in shown}
-        rows.append(Row(label, _panel(album, images, figures, sample_id, comparison.classes)))
-        table += [
-            {"rank": place, "sample_id": sample_id, "model": _title(m, shown[m]), **figures[m]}
-            for m in shown
+        records = [
+            {"rank": place, "sample_id": sample_id, "model": _title(model, run)}
+            | {name: float(of[sample_id][name]) for name in ("iou", "dice")}
+            for (model, run), of in zip(shown.items(), scores, strict=True)
         ]
+        label = f"{place}: {shortened(sample_id, 40)}, mean IoU {mean(sample_id, 'iou'):.2f}"
+        rows.append(Row(label, _panel(album, [*images.values()], records, comparison.classes)))
     columns = [] if album.dataset is None else ["photograph", "truth"]
     for model, run in shown.items():
         lines = (TITLES.get(run.name), model, "untrained" * run.untrained)
         columns.append("\n".join(filter(None, lines)))
+    text = caption(
+        "panels",
+        **_conditions(shown),
+        shown=[_title(model, run) for model, run in shown.items()],
+        hidden=[_title(model, runs[model]) for model in hidden],
+        count=len(ranked),
+        dataset=album.dataset,
+    )
     colours = of_classes if album.dataset is None else of_errors
-    return [
-        Drawing(
-            name="panels",
-            title="Best, median and worst held-out image",
-            caption=caption(
-                "panels",
-                **_conditions(shown),
-                shown=[_title(model, run) for model, run in shown.items()],
-                hidden=[_title(model, runs[model]) for model in hidden],
-                count=len(ranked),
-                dataset=album.dataset,
-            ),
-            rows=table,
-            figure=sheet(rows, len(columns), columns, album.legend(colours(comparison.classes))),
-            picture=True,
-            note=untrained(shown.items()),
-        )
-    ]
+    look = {"columns": columns, "legend": album.legend(colours(comparison.classes))}
+    title = "Best, median and worst held-out image"
+    return _drawn("panels", title, text, rows, len(columns), shown, **look)
 
 
 def _panel(
     album: Album,
-    images: Mapping[str, ImageScores],
-    figures: Mapping[str, Mapping[str, float]],
-    sample_id: str,
+    images: Sequence[ImageScores],
+    records: Sequence[dict[str, Any]],
     classes: Sequence[str],
 ) -> list[Picture]:
     """Return photograph and truth, if there is a dataset, and each model's mask at its own resolution."""
+    sample_id = records[0]["sample_id"]
     before = [Picture(album.photograph(sample_id)), Picture(None)]
     masks = []
-    for model, of in images.items():
-        text = "IoU {iou:.2f}\nDice {dice:.2f}".format(**figures[model])
+    for of, record in zip(images, records, strict=True):
         guess, truth = album.masks(of, sample_id, len(classes))
         ground = None if truth is None else album.photograph(sample_id, max(truth.shape))
         if guess is None:
-            masks.append(Picture(None, text))
+            shown = None
         elif truth is None or ground is None or ground.shape[:2] != truth.shape:
-            masks.append(Picture(mapped(None, guess, classes), text))
+            shown = mapped(None, guess, classes)
         else:
             before = [Picture(ground), Picture(mapped(ground, truth, classes))]
-            masks.append(Picture(judged(ground, truth, guess), text))
+            shown = judged(ground, truth, guess)
+        masks.append(Picture(shown, "IoU {iou:.2f}\nDice {dice:.2f}".format(**record), record))
     return masks if album.dataset is None else [*before, *masks]
 
 
@@ -204,11 +180,16 @@ def confused(comparison: Comparison, album: Album) -> list[Drawing]:
     """
     if comparison.task != "classification" or album.dataset is None:
         return []
-    runs, best = _without_floor(comparison), {}
-    for model in sorted(runs, key=lambda model: runs[model].metrics["accuracy"].value):
-        best[runs[model].kind] = model
-    kinds = [kind for kind in ("head", "baseline") if kind in best]
-    return [one for kind in kinds for one in _mistakes(best[kind], runs[best[kind]], album)]
+    runs = sorted(
+        _without_floor(comparison).items(), key=lambda item: item[1].metrics["accuracy"].value
+    )
+    best = {run.kind: (model, run) for model, run in runs}  # the last one of each kind
+    return [
+        drawing
+        for kind in ("head", "baseline")
+        if kind in best
+        for drawing in _mistakes(*best[kind], album)
+    ]
 
 
 def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
@@ -217,7 +198,7 @@ def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
     matrix = classification.confusion(said.truth, said.guess, len(classes))
     errors = matrix - np.diag(np.diag(matrix))
     random = np.random.default_rng(0)
-    rows, table = [], Rows()
+    rows = []
     for flat in np.argsort(-errors, axis=None, kind="stable")[:_PAIRS].tolist():
         true, guess = divmod(flat, len(classes))
         count, of = int(errors[true, guess]), int(matrix[true].sum())
@@ -225,26 +206,17 @@ def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
             break
         where = np.flatnonzero((said.truth == true) & (said.guess == guess))
         found = album.some((said.ids[i] for i in random.permutation(where)), _ACROSS)
-        pictures = [Picture(pixels, PurePosixPath(name).stem) for name, pixels in found]
+        pair = {"truth": classes[true], "predicted": classes[guess], "images": count, "of": of}
+        pictures = [
+            Picture(pixels, PurePosixPath(name).stem, {**pair, "sample_id": name})
+            for name, pixels in found
+        ]
         label = f"{classes[true]} taken for {classes[guess]}: {count} of {of}"
         rows.append(Row(label, pictures))
-        pair = {"truth": classes[true], "predicted": classes[guess], "images": count, "of": of}
-        table += [{**pair, "sample_id": name} for name, _ in found]
-    if not table:
-        return []
-    title, note = _title(model, run), untrained([(model, run)])
-    facts = {"model": title, "score": run.metrics["accuracy"], "most": _ACROSS}
-    return [
-        Drawing(
-            name=f"confused-{run.kind}",
-            title=f"Pairs of classes that {title} confuses most",
-            caption=caption("confused", **_conditions({model: run}), **facts),
-            rows=table,
-            figure=sheet(rows, _ACROSS, note=note),
-            picture=True,
-            note=note,
-        )
-    ]
+    facts = {"model": _title(model, run), "score": run.metrics["accuracy"], "most": _ACROSS}
+    text = caption("confused", **_conditions({model: run}), **facts)
+    title = f"Pairs of classes that {_title(model, run)} confuses most"
+    return _drawn(f"confused-{run.kind}", title, text, rows, _ACROSS, {model: run})
 
 
 def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
@@ -256,8 +228,8 @@ def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
     if comparison.task != "classification" or len(runs) < 2 or album.dataset is None:
         return []
     found = [read_predictions(run) for run in runs.values()]
-    guesses = [_by_id(one.ids, one.guess) for one in found]
-    truth = _by_id(found[0].ids, found[0].truth)
+    guesses = [dict(zip(one.ids, one.guess.tolist(), strict=True)) for one in found]
+    truth = dict(zip(found[0].ids, found[0].truth.tolist(), strict=True))
     wrong = {
         sample_id: Counter(of[sample_id] for of in guesses).most_common(1)[0]
         for sample_id, label in truth.items()
@@ -265,24 +237,41 @@ def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
     }
     order = np.random.default_rng(0).permutation(sorted(wrong)).tolist()
     order.sort(key=lambda sample_id: -wrong[sample_id][1])
-    pictures, table = [], Rows()
+    pictures = []
     for sample_id, pixels in album.some(order, 2 * _ACROSS):
-        other, times = wrong[sample_id]
-        true, guess = classes[truth[sample_id]], classes[other]
-        pictures.append(Picture(pixels, f"{true}\n{times} of {len(runs)} say\n{guess}"))
-        said = {"predicted by most": guess, "times": times, "models": len(runs)}
-        table.append({"sample_id": sample_id, "truth": true, **said})
-    if not pictures:
-        return []
+        guess, times = wrong[sample_id]
+        names = {"truth": classes[truth[sample_id]], "predicted by most": classes[guess]}
+        record = {"sample_id": sample_id, **names, "times": times, "models": len(runs)}
+        under = f"\n{times} of {len(runs)} say\n".join(names.values())
+        pictures.append(Picture(pixels, under, record))
     facts = {"models": runs, "shown": len(pictures), "count": len(wrong)}
-    note = untrained(runs.items())
+    text = caption("hardest", **_conditions(runs), **facts)
+    title = "Images that no model recognises"
+    return _drawn("hardest", title, text, _in_rows(pictures), _ACROSS, runs)
+
+
+def _drawn(
+    name: str,
+    title: str,
+    text: str,
+    rows: Sequence[Row],
+    across: int,
+    runs: Mapping[str, Run] | None = None,
+    **look: Any,
+) -> list[Drawing]:
+    """Draw a sheet, with the records of its pictures as a table; nothing if there are none."""
+    records = [picture.record for row in rows for picture in row.pictures if picture.record]
+    if not records:
+        return []
+    note = untrained((runs or {}).items())
+    figure = sheet(rows, across, note=note, **look)
     return [
         Drawing(
-            name="hardest",
-            title="Images that no model recognises",
-            caption=caption("hardest", **_conditions(runs), **facts),
-            rows=table,
-            figure=sheet(_in_rows(pictures), _ACROSS, note=note),
+            name=name,
+            title=title,
+            caption=text,
+            rows=records,
+            figure=figure,
             picture=True,
             note=note,
         )
@@ -291,10 +280,6 @@ def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
 
 def _without_floor(comparison: Comparison) -> dict[str, Run]:
     return {m: run for m, run in comparison.together.items() if run.name != FLOOR}
-
-
-def _by_id(ids: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:
-    return dict(zip(ids, values.tolist(), strict=True))
 
 
 def _title(model: str, run: Run) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 jinja2 = require_extra("jinja2", "report")
 
-Value = str | int | float | None
+Row = Mapping[str, Any]  # texts, numbers and None by the names of the columns
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,7 +24,7 @@ class Table:
 
     name: str  #: of its files and its anchor: lower-case letters, digits and hyphens
     title: str
-    rows: Sequence[Mapping[str, Value]]
+    rows: Sequence[Row]
     caption: str = ""
     note: str = ""  #: the untrained weights that it depends on, and whose they are
 

@@ -73,7 +73,7 @@ def _drawing(comparison: Comparison, shown: Sequence[Series], name: str, title: 
                 "true": classes[i],
                 "predicted": classes[j],
                 things: int(matrix[i, j]),
-                "% of true": round(100 * parts[model][i, j], 2),
+                "% of true": 100 * float(parts[model][i, j]),
             }
             for model, matrix in counts.items()
             # Of many classes only the pairs that occur, or a thousand classes would be a million rows.

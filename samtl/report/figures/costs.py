@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
@@ -16,36 +16,14 @@ from matplotlib.ticker import StrMethodFormatter
 from samtl._runtime import duration
 from samtl.errors import SamtlError
 from samtl.experiment.run import Run
-from samtl.report.compare import FLOOR, Comparison, untrained
-from samtl.report.parts import Drawing, Value, caption
+from samtl.report.compare import Comparison, untrained
+from samtl.report.parts import Drawing, caption
 from samtl.report.style import INK, log_scale, looks, new_figure, rows_of_names
 from samtl.store.reader import open_store
 from samtl.store.storage import is_url
 
+_TOTAL, _TRAINING = "seconds, median", "training alone, s"
 _PAUSE = 10  # times the usual gap between two commits, above which the encoder was not working
-
-
-@dataclass(frozen=True, eq=False)
-class _Cost:
-    """Fits of one model, all from scratch or all warm; `totals` include the fits that warm ones started from."""
-
-    model: str
-    warm: bool
-    runs: Sequence[Run]
-    totals: Sequence[float]
-
-    @property
-    def total(self) -> float:
-        return median(self.totals)
-
-    @property
-    def training(self) -> float:
-        """Median seconds of the training itself."""
-        return median(run.seconds.get("fit", run.seconds["total"]) for run in self.runs)
-
-    @property
-    def is_head(self) -> bool:
-        return self.runs[0].kind == "head"
 
 
 def costs(comparison: Comparison, encoder_seconds: float | None = None) -> Drawing:
@@ -56,30 +34,58 @@ def costs(comparison: Comparison, encoder_seconds: float | None = None) -> Drawi
 
     `encoder_seconds` is the wall time of the pass, if known.
     """
-    by_name = {run.path.name: run for run in comparison.runs}
-    found = []
-    for one in comparison.standard:
-        for warm in (False, True):
-            if runs := [run for run in one.runs if bool(run.warm_start) == warm]:
-                totals = [_with_ancestors(run, by_name) for run in runs]
-                found.append(_Cost(one.model, warm, runs, totals))
-    rivals = [c for c in found if not c.is_head and not c.warm and c.runs[0].name != FLOOR]
-    heads = any(cost.is_head for cost in found)
-    note = untrained((cost.model, run) for cost in found for run in cost.runs)
+    series, by_name = comparison.standard, {run.path.name: run for run in comparison.runs}
+    rows = [
+        {"model": one.model, **_row(runs, by_name)}
+        for one in series
+        for warm in (False, True)
+        if (runs := [run for run in one.runs if bool(run.warm_start) == warm])
+    ]
+    heads = [row for row in rows if row["reads"] != "pixels"]
+    floors = [one.model for one in series if one.is_floor]
+    for rival in rows:
+        if rival in heads or rival["start"] == "warm" or rival["model"] in floors:
+            continue
+        for row in rows:
+            saved, fits = rival[_TOTAL] - row[_TOTAL], None
+            if row in heads:
+                known = "never" if saved <= 0 else "not known"
+                fits = known if encoder_seconds is None else payback(encoder_seconds, saved)
+            row[f"saved against {rival['model']}, s a fit"] = saved if row in heads else None
+            row[f"fits that pay the pass back, against {rival['model']}"] = fits
+    note = untrained(pair for one in series for pair in one.pairs)
     return Drawing(
         name="costs",
         title="Cost of fits",
         caption=caption(
             "costs",
-            one=comparison.standard[0],
+            one=series[0],
             heads=heads,
             encoder_time=encoder_seconds and duration(encoder_seconds),
-            warm=any(cost.warm for cost in found),
+            warm=any(row["start"] == "warm" for row in rows),
         ),
-        rows=[_row(cost, rivals, encoder_seconds) for cost in found],
-        figure=_drawn(comparison, found, encoder_seconds if heads else None, note),
+        rows=rows,
+        figure=_drawn(comparison, rows, encoder_seconds if heads else None, note),
         note=note,
     )
+
+
+def _row(runs: Sequence[Run], by_name: Mapping[str, Run]) -> dict[str, Any]:
+    """Summarise fits of one model, all from scratch or all warm."""
+    totals = [_with_ancestors(run, by_name) for run in runs]
+    speeds = [run.training.get("samples_per_second") for run in runs]
+    known = [speed for speed in speeds if speed is not None]
+    return {
+        "reads": runs[0].inputs,
+        "start": "warm" if runs[0].warm_start else "from scratch",
+        "fits": len(runs),
+        _TOTAL: median(totals),
+        "fastest": min(totals),
+        "slowest": max(totals),
+        _TRAINING: median(run.seconds.get("fit", run.seconds["total"]) for run in runs),
+        "samples/s": median(known) if known else None,
+        "peak memory, MiB": round(median(run.peak_memory for run in runs) / 2**20),
+    }
 
 
 def _with_ancestors(run: Run, by_name: Mapping[str, Run]) -> float:
@@ -92,58 +98,33 @@ def _with_ancestors(run: Run, by_name: Mapping[str, Run]) -> float:
     return sum(chain.values())
 
 
-def payback(encoder_seconds: float, pixel_fit: float, head_fit: float) -> int | None:
-    """Return after how many fits the encoder's pass has paid; None if it never does."""
-    saved = pixel_fit - head_fit
-    return math.ceil(encoder_seconds / saved) if saved > 0 else None
-
-
-def _row(cost: _Cost, rivals: Sequence[_Cost], encoder_seconds: float | None) -> dict[str, Value]:
-    speeds = [run.training.get("samples_per_second") for run in cost.runs]
-    known = [float(speed) for speed in speeds if speed is not None]
-    row: dict[str, Value] = {
-        "model": cost.model,
-        "reads": cost.runs[0].inputs,
-        "start": "warm" if cost.warm else "from scratch",
-        "fits": len(cost.runs),
-        "seconds, median": round(cost.total, 2),
-        "fastest": round(min(cost.totals), 2),
-        "slowest": round(max(cost.totals), 2),
-        "training alone, s": round(cost.training, 2),
-        "samples/s": round(median(known), 1) if known else None,
-        "peak memory, MiB": round(median(run.peak_memory for run in cost.runs) / 2**20),
-    }
-    for rival in rivals:
-        pays: Value = None
-        row[f"saved against {rival.model}, s a fit"] = (
-            round(rival.total - cost.total, 1) if cost.is_head else None
-        )
-        if cost.is_head:
-            fits = payback(encoder_seconds or 0.0, rival.total, cost.total)
-            pays = "never" if fits is None else "not known" if encoder_seconds is None else fits
-        row[f"fits that pay the pass back, against {rival.model}"] = pays
-    return row
+def payback(encoder_seconds: float, saved: float) -> int | str:
+    """Return after how many fits that each save so many seconds the encoder's pass has paid, or "never"."""
+    return math.ceil(encoder_seconds / saved) if saved > 0 else "never"
 
 
 def _drawn(
-    comparison: Comparison, found: Sequence[_Cost], encoder_seconds: float | None, note: str
+    comparison: Comparison,
+    rows: Sequence[Mapping[str, Any]],
+    encoder_seconds: float | None,
+    note: str,
 ) -> Figure:
     style = looks(comparison.models)
-    rows = sorted(found, key=lambda cost: -cost.total)
-    names = [f"{cost.model} (warm)" if cost.warm else cost.model for cost in rows]
-    times = [cost.total for cost in rows]
+    rows = sorted(rows, key=lambda row: -row[_TOTAL])
+    names = [f"{row['model']}{' (warm)' * (row['start'] == 'warm')}" for row in rows]
+    times = [row[_TOTAL] for row in rows]
     if encoder_seconds is not None:
-        names, times = ["encoder's pass, once", *names], [encoder_seconds, *times]
+        names, times = [*names, "encoder's pass, once"], [*times, encoder_seconds]
     with new_figure(1.2 + 0.38 * len(names), note=note) as figure:
         axes = figure.subplots()
         if encoder_seconds is not None:
-            axes.plot([encoder_seconds], [0], "*", color=INK, markersize=11)
-        for place, cost in enumerate(rows, len(names) - len(rows)):
-            colour = style[cost.model].colour
-            axes.plot([min(cost.totals), max(cost.totals)], [place] * 2, color=colour, lw=2.4)
-            axes.plot([cost.training], [place], "|", color=colour, markersize=16, mew=1.6)
-            face = "none" if cost.warm else colour
-            axes.plot([cost.total], [place], "o", color=colour, mfc=face, markersize=8, mew=1.6)
+            axes.plot([encoder_seconds], [len(rows)], "*", color=INK, markersize=11)
+        for place, row in enumerate(rows):
+            colour = style[row["model"]].colour
+            axes.plot([row["fastest"], row["slowest"]], [place] * 2, color=colour, lw=2.4)
+            axes.plot([row[_TRAINING]], [place], "|", color=colour, markersize=16, mew=1.6)
+            face = "none" if row["start"] == "warm" else colour
+            axes.plot([row[_TOTAL]], [place], "o", color=colour, mfc=face, markersize=8, mew=1.6)
         log_scale(axes, "x")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g} s"))
         rows_of_names(axes, names, [duration(seconds) for seconds in times])

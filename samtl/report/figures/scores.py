@@ -65,12 +65,9 @@ def _drawing(comparison: Comparison, metric: str, some: Sequence[Series], way: s
         rows=[
             {
                 "model": one.model,
-                "training share": round(one.share, 4),
+                "training share": one.share,
                 "repeats": len(one.runs),
-                "mean": round(found.mean, 4),
-                "deviation": None if found.deviation is None else round(found.deviation, 4),
-                "low": round(found.low, 4),
-                "high": round(found.high, 4),
+                **{key: getattr(found, key) for key in ("mean", "deviation", "low", "high")},
             }
             for one, found in scored
         ],
@@ -150,7 +147,7 @@ def image_scores(comparison: Comparison) -> list[Drawing]:
             caption=caption("image_scores", comparison=comparison, one=one, run=first),
             rows=[
                 {"model": model, "image": name}
-                | {TITLES[key]: round(float(found.scores[key][i]), 4) for key in _OF_IMAGES}
+                | {TITLES[key]: float(found.scores[key][i]) for key in _OF_IMAGES}
                 for model, found in images.items()
                 for i, name in enumerate(found.ids)
             ],

@@ -17,7 +17,7 @@ from samtl.images.transforms import IGNORE
 from samtl.report.style import new_figure
 
 _WIDTH = 10.0  # inches of a row of pictures; lengths within are in widths of one place
-_GAP = 0.05
+_GAP = 0.04
 _TEXT = 14.0
 _TALLEST = 1.3  # height / width of a place
 _LETTERS = 72  # that fit across the pictures
@@ -37,6 +37,7 @@ class Picture(NamedTuple):
 
     pixels: Pixels | None
     under: str = ""
+    record: dict[str, Any] | None = None  #: its row in the table beside the sheet
 
 
 class Row(NamedTuple):
@@ -53,33 +54,22 @@ def sheet(
     legend: Mapping[str, str] | None = None,
     note: str = "",
 ) -> Figure:
-    """Lay out pictures in rows.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        At least one.
-    across : int
-        Places in a row.
-    columns : sequence of str
-        Titles of the places.
-    legend : mapping of str to str, optional
-        Names and the colours that they explain.
-    note : str
-        A line above everything.
-    """
+    """Lay out pictures in rows of `across` places, under titles of the columns and above a legend of colours."""
     line = 1.25 * _TEXT / 72 * across / _WIDTH
-    tall = [max(map(_tallness, row.pictures), default=1.0) for row in rows]
-    under = [max((_lines(p.under) for p in row.pictures), default=0) * line for row in rows]
-    bottoms = np.cumsum([high + low + _GAP for high, low in zip(tall, under, strict=True)])
+    shapes = [
+        [p.pixels.shape if p.pixels is not None else (1, 1) for p in row.pictures] for row in rows
+    ]
+    tall = [max((min(s[0] / s[1], _TALLEST) for s in some), default=1.0) for some in shapes]
+    lines = [max((len(p.under.splitlines()) for p in row.pictures), default=0) for row in rows]
+    bottoms = np.cumsum([high + n * line + _GAP for high, n in zip(tall, lines, strict=True)])
     small: Any = {"fontsize": _TEXT - 2, "ha": "center"}
     with new_figure(2 + _WIDTH * bottoms[-1] / across, _WIDTH) as figure:
         axes = figure.subplots()
-        for row, high, bottom, low in zip(rows, tall, bottoms, under, strict=True):
-            foot = bottom - low - _GAP
+        for row, high, bottom, n in zip(rows, tall, bottoms, lines, strict=True):
+            foot = bottom - n * line - _GAP
             middle: Any = {"fontsize": _TEXT, "ha": "right", "va": "center"}
             axes.text(-_GAP, foot - high / 2, textwrap.fill(row.label, _LABEL), **middle)
-            for place, (pixels, text) in enumerate(row.pictures):
+            for place, (pixels, text, _) in enumerate(row.pictures):
                 axes.text(place + 0.5, foot, _fitted(text, across), va="top", **small)
                 if pixels is None:
                     axes.text(place + 0.5, foot - high / 2, "not available", va="center", **small)
@@ -102,17 +92,6 @@ def sheet(
     return figure
 
 
-def _tallness(picture: Picture) -> float:
-    if picture.pixels is None:
-        return 1.0
-    height, width, _ = picture.pixels.shape
-    return min(float(height / width), _TALLEST)
-
-
-def _lines(text: str) -> int:
-    return text.count("\n") + 1 if text else 0
-
-
 def shortened(text: str, most: int) -> str:
     """Replace the middle of a text by an ellipsis, so that at most so many letters are left."""
     kept = max(most - 1, 2)
@@ -132,45 +111,21 @@ def of_classes(classes: Sequence[str]) -> dict[str, str]:
 
 def of_errors(classes: Sequence[str]) -> dict[str, str]:
     """Name what `judged` shows, with its colours; of several classes also those of the truth in `mapped`."""
-    if len(classes) == 2:
-        return {f"found ({classes[1]})": HIT, "missed": MISSED, "false alarm": FALSE_ALARM}
-    errors = {"found": HIT, "missed": MISSED, "false alarm": FALSE_ALARM}
+    several = len(classes) > 2
+    found = "found" if several else f"found ({classes[1]})"
+    errors = {found: HIT, "missed": MISSED, "false alarm": FALSE_ALARM}
     truth = {f"truth: {name}": colour for name, colour in of_classes(classes).items()}
-    return {**errors, "taken for another class": MIXED_UP, **truth}
+    return {**errors, "taken for another class": MIXED_UP, **truth} if several else errors
 
 
 def mapped(pixels: Pixels | None, mask: Pixels, classes: Sequence[str]) -> Pixels:
-    """Show a mask in the colours of its classes.
-
-    Parameters
-    ----------
-    pixels : (height, width, 3) uint8 or None
-        The photograph beneath; None for black.
-    mask : (height, width) uint8
-        Class indices, 255 if unknown.
-    classes : sequence of str
-
-    Returns
-    -------
-    (height, width, 3) uint8
-    """
+    """Show a mask, (height, width), in the colours of its classes, over the photograph or on black."""
     colours = [*of_classes(classes).values(), UNCOUNTED]
     return _tinted(pixels, np.where(mask == IGNORE, len(colours), mask), colours)
 
 
 def judged(pixels: Pixels, truth: Pixels, guess: Pixels) -> Pixels:
-    """Show where a predicted mask is right and where it is wrong, over the dimmed photograph.
-
-    Parameters
-    ----------
-    pixels : (height, width, 3) uint8
-    truth, guess : (height, width) uint8
-        Class indices, 0 is the background; 255 in `truth` if unknown.
-
-    Returns
-    -------
-    (height, width, 3) uint8
-    """
+    """Show where a predicted mask is right and where it is wrong, over the dimmed photograph."""
     there, claimed = truth > 0, guess > 0
     cases = [truth == IGNORE, ~there & ~claimed, ~there, ~claimed, truth == guess]
     codes = np.select(cases, [5, 0, 3, 2, 1], 4)

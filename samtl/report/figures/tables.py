@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
 
 from samtl.experiment.run import Run, Scores
 from samtl.report.compare import (
@@ -18,9 +20,9 @@ from samtl.report.compare import (
     unused,
     weights_of,
 )
-from samtl.report.parts import Table, Value, caption
+from samtl.report.parts import Table, caption
 
-Row = dict[str, Value]
+Row = dict[str, Any]
 
 
 def scores_table(comparison: Comparison) -> Table:
@@ -46,20 +48,20 @@ def _scores(name: str, one: Series, metrics: Sequence[str], floors: Mapping[str,
         "reads": "pixels" if one.is_floor else one.runs[0].inputs,
         "encoder and weights": "" if one.is_floor else weights_of(one.runs[0]),
         "split": one.kind.split,
-        "training share": round(one.share, 4),
+        "training share": one.share,
         "repeats": len(one.runs),
     }
     # Of the same samples: of the floors that were run, else of those beside the heads.
     beside = [floors.get(run.split.digest, {}) if floors else run.floor or {} for run in one.runs]
     for metric in metrics:
         found, title = one.summary(metric), TITLES[metric]
-        row[title] = round(found.mean, 4)
-        row[f"± {title}"] = None if found.deviation is None else round(found.deviation, 4)
-        row[f"{title}, low"], row[f"{title}, high"] = round(found.low, 4), round(found.high, 4)
+        row[title] = found.mean
+        row[f"± {title}"] = found.deviation
+        row[f"{title}, low"], row[f"{title}, high"] = found.low, found.high
         row[f"{title} of the floor"] = None
         if not one.is_floor and all(beside):
             values = [floor[metric].value for floor in beside]
-            row[f"{title} of the floor"] = round(sum(values) / len(values), 4)
+            row[f"{title} of the floor"] = sum(values) / len(values)
     return row
 
 
@@ -72,13 +74,13 @@ def differences(comparison: Comparison, found: Sequence[Compared]) -> Table:
         rows=[
             {
                 "in words": one.words,
-                "training share": round(one.better.share, 4),
+                "training share": one.better.share,
                 "split": one.better.kind.split,
                 "model": one.better.model,
                 "other model": one.other.model,
-                "difference": round(100 * one.difference.value, 2),
-                "low": round(100 * one.difference.low, 2),
-                "high": round(100 * one.difference.high, 2),
+                "difference": 100 * one.difference.value,
+                "low": 100 * one.difference.low,
+                "high": 100 * one.difference.high,
                 "shown": "yes" if one.difference.shown else "no",
                 "seeds": one.difference.n_seeds,
                 "held-out samples": one.difference.n_samples,
@@ -98,10 +100,10 @@ def failures(comparison: Comparison) -> list[Table]:
 def provenance(comparison: Comparison) -> list[Table]:
     """Return what the figures are based on: sources, splits, runs and versions."""
     pairs, note = comparison.pairs, untrained(comparison.pairs)
-    sources: dict[tuple[tuple[str, Value], ...], dict[str, None]] = {}
+    sources: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
     for model, run in pairs:
-        sources.setdefault(tuple(_source(run).items()), {})[model] = None
-    splits = dict.fromkeys(tuple(_split(run).items()) for _, run in pairs)
+        sources[_values(run, _SOURCE)][model] = None
+    splits = dict.fromkeys(_values(run, _SPLIT) for _, run in pairs)
     versions = Counter(item for _, run in pairs for item in run.versions.items())
     warm = any(run.warm_start for _, run in pairs)
     return [
@@ -122,7 +124,7 @@ def provenance(comparison: Comparison) -> list[Table]:
             name="runs",
             title="Runs",
             caption=caption("runs", warm=warm),
-            rows=[_run(model, run) for model, run in pairs],
+            rows=[{"model": model, **dict(_values(run, _RUN))} for model, run in pairs],
             note=note,
         ),
         Table(
@@ -133,40 +135,37 @@ def provenance(comparison: Comparison) -> list[Table]:
     ]
 
 
-def _source(run: Run) -> Row:
-    return {
-        "reads": run.inputs,
-        "dataset": run.dataset,
-        "store": run.store,
-        "encoder and weights": weights_of(run),
-        "image size": str(run.identity.get("image_size", "")),
-        "fingerprint": run.fingerprint,
-        "snapshot": run.snapshot,
-        "note": run.note,
-    }
+Columns = Mapping[str, Callable[[Run], Any]]
+_SOURCE: Columns = {
+    "reads": attrgetter("inputs"),
+    "dataset": attrgetter("dataset"),
+    "store": attrgetter("store"),
+    "encoder and weights": weights_of,
+    "image size": lambda run: str(run.identity.get("image_size", "")),
+    "fingerprint": attrgetter("fingerprint"),
+    "snapshot": attrgetter("snapshot"),
+    "note": attrgetter("note"),
+}
+_SPLIT: Columns = {
+    "split": attrgetter("split.name"),
+    "held-out share": attrgetter("split.share"),
+    "seed": attrgetter("split.seed"),
+    "train": attrgetter("n_train"),
+    "validation": attrgetter("n_validation"),
+    "test": attrgetter("n_test"),
+    "left out": unused,
+    "digest": attrgetter("split.digest"),
+}
+_RUN: Columns = {
+    "encoder and weights": weights_of,
+    "split": attrgetter("split.name"),
+    "training share": share_of,
+    "seed": attrgetter("seed"),
+    "run": attrgetter("path.name"),
+    "configuration": attrgetter("digest"),
+    "warm": attrgetter("warm_start"),
+}
 
 
-def _split(run: Run) -> Row:
-    return {
-        "split": run.split.name,
-        "held-out share": run.split.share,
-        "seed": run.split.seed,
-        "train": run.n_train,
-        "validation": run.n_validation,
-        "test": run.n_test,
-        "left out": unused(run),
-        "digest": run.split.digest,
-    }
-
-
-def _run(model: str, run: Run) -> Row:
-    return {
-        "model": model,
-        "encoder and weights": weights_of(run),
-        "split": run.split.name,
-        "training share": round(share_of(run), 4),
-        "seed": run.seed,
-        "run": run.path.name,
-        "configuration": run.digest,
-        "warm": run.warm_start,
-    }
+def _values(run: Run, columns: Columns) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value(run)) for name, value in columns.items())

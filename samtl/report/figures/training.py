@@ -52,7 +52,7 @@ def training_curves(comparison: Comparison) -> list[Drawing]:
                 {
                     "model": label,
                     "epoch": int(epoch),
-                    **{title: float(f"{curves[key][i]:.5g}") for key, title in _PANELS.items()},
+                    **{title: curves[key][i] for key, title in _PANELS.items()},
                     "kept": "kept" if i == _kept(run, curves) else "",
                 }
                 for label, (_, run, curves) in trained.items()
@@ -87,7 +87,7 @@ def _drawn(
         figure.legend(
             handles=grid[0, 0].lines,
             loc="outside lower center",
-            ncols=min(3, len(trained)),
+            ncols=3 if any(run.warm_start for _, run, _ in trained.values()) else 4,
             handlelength=3.2,
         )
     return figure

@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup, escape
 from PIL import Image
 
-from samtl.report.parts import Drawing, Section, Table, Value, environment
+from samtl.report.parts import Drawing, Section, Table, environment
 from samtl.report.style import DPI, GRID, INK, PAPER
 
 MOST_ROWS = 2000  # of one table; more are slow on a phone, and the CSV file has them all
@@ -105,12 +105,12 @@ def _numeric(table: Table) -> list[bool]:
     return [any(number(row[name]) is not None for row in rows) for name in table.header]
 
 
-def number(value: Value) -> float | None:
+def number(value: object) -> float | None:
     """Return the number that a cell is sorted by; None for text."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def written(value: Value) -> str:
+def written(value: object) -> str:
     """Write a cell for reading: numbers to four digits."""
     if value is None or value != value:
         return ""
