@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import numpy as np
-from PIL import Image
 
 from samtl.datasets import Dataset
 from samtl.errors import InputError
@@ -17,8 +16,7 @@ from samtl.metrics import segmentation
 from samtl.report.figures.sheet import UNCOUNTED, Pixels
 from samtl.report.parts import caption
 
-FINE = 1024  # pixels of the longest side of an image with a mask
-_SMALL = 512  # of others
+SIDE = 512  # pixels of the longest side of an image, unless it lies under a mask of another size
 
 
 class Album:
@@ -36,16 +34,12 @@ class Album:
         self._failed: dict[str, str] = {}
         self.uncounted = False
 
-    def photograph(self, sample_id: str, size: int | None = None) -> Pixels | None:
-        """Decode an image, its longest side resized to `size`, or reduced to what a sheet can show."""
-        pixels = self._tried(sample_id, lambda dataset: decode(dataset.read(sample_id)))
-        if pixels is None:
-            return None
-        if size is not None:
-            return resize_longest_side(pixels, size)
-        image = Image.fromarray(pixels)
-        image.thumbnail((_SMALL, _SMALL), Image.Resampling.LANCZOS)
-        return np.asarray(image)
+    def photograph(self, sample_id: str, size: int = SIDE) -> Pixels | None:
+        """Decode an image and resize its longest side."""
+        return self._tried(
+            sample_id,
+            lambda dataset: resize_longest_side(decode(dataset.read(sample_id)), size),
+        )
 
     def truth(self, sample_id: str, shape: tuple[int, ...]) -> Pixels | None:
         """Read a true mask and resize it to `shape`, (height, width)."""
@@ -73,10 +67,10 @@ class Album:
             if truth is None:
                 return guess, None
             counts = segmentation.confusion(truth, guess, n_classes)
+            scored = segmentation.scores(counts)["accuracy"]
         except (OSError, InputError) as error:
             self._failed[sample_id] = str(error)
             return None, None
-        scored = segmentation.scores(counts)["accuracy"]
         if np.isclose(scored, images.scores["accuracy"][place], rtol=1e-5, atol=1e-6):
             return guess, truth
         self._failed[sample_id] = "its true mask is not the one it was scored with"
@@ -86,9 +80,11 @@ class Album:
         """Add pixels that do not count to a legend, if masks have any."""
         return {**colours, "not counted": UNCOUNTED} if self.uncounted else {**colours}
 
-    def some(self, sample_ids: Iterable[str], most: int) -> list[tuple[str, Pixels]]:
+    def some(
+        self, sample_ids: Iterable[str], most: int, size: int = SIDE
+    ) -> list[tuple[str, Pixels]]:
         """Return the first images that can be read, at most so many."""
-        read = ((sample_id, self.photograph(sample_id)) for sample_id in sample_ids)
+        read = ((sample_id, self.photograph(sample_id, size)) for sample_id in sample_ids)
         return list(islice(((name, pixels) for name, pixels in read if pixels is not None), most))
 
     @property

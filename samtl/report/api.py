@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from samtl.report.album import Album
 from samtl.report.compare import Comparison, compared, findings, share_of, weights_of
 from samtl.report.load import read_comparisons, require_one
 from samtl.report.page import render
-from samtl.report.parts import Drawing, Section, Table, caption
+from samtl.report.parts import Drawing, Section, Table, caption, slug
 from samtl.report.style import png, svg
 from samtl.splits.spec import leaks
 from samtl.store.storage import as_folder
@@ -237,27 +236,25 @@ def _chapter(
     grouped = any(run.split.name.startswith("grouped") for run in comparison.runs)
     sections = [
         Section(
-            "findings",
             "Findings",
             [best],
             caption("counts", comparison=comparison, low=min(shares), high=max(shares)),
             findings(comparison, found),
             _warnings(comparison),
         ),
-        Section("scores", "Scores", [*by_share, figures.scores_table(comparison)]),
+        Section("Scores", [*by_share, figures.scores_table(comparison)]),
         Section(
-            "differences",
             "Differences",
             [figures.differences(comparison, found)] if found else (),
             caption("paired", grouped=grouped) if found else "",
         ),
-        Section("images", "Images", samples, " ".join(filter(None, [*album.notes, why]))),
-        Section("masks", "Masks", [*panels, *figures.image_scores(comparison)]),
-        Section("training", "Training", figures.training_curves(comparison)),
-        Section("mistakes", "Mistakes", [*figures.confusions(comparison), *mistakes]),
-        Section("costs", "Cost", [figures.costs(comparison, encoder_seconds)]),
-        Section("failures", "Failures", figures.failures(comparison)),
-        Section("provenance", "Provenance", figures.provenance(comparison)),
+        Section("Images", samples, " ".join(filter(None, [*album.notes, why]))),
+        Section("Masks", [*panels, *figures.image_scores(comparison)]),
+        Section("Training", figures.training_curves(comparison)),
+        Section("Mistakes", [*figures.confusions(comparison), *mistakes]),
+        Section("Cost", [figures.costs(comparison, encoder_seconds)]),
+        Section("Failures", figures.failures(comparison)),
+        Section("Provenance", figures.provenance(comparison)),
     ]
     return [section for section in sections if section.parts or section.text]
 
@@ -270,8 +267,7 @@ def _warnings(comparison: Comparison) -> list[str]:
         found.append(caption("untrained_models", models=models, weights=weights))
     if all(leaks(run.split.name) for run in runs):
         found.append(caption("random_splits"))
-    # Pixels and each store are digested by themselves.
-    if len({(r.store, r.samples_digest) for r in runs}) > len({r.store for r in runs}):
+    if not comparison.one_state:
         found.append(caption("other_state"))
     notes = dict.fromkeys(run.note for run in runs if run.note)
     return [*found, *(note[0].upper() + note[1:] for note in notes), *comparison.warnings]
@@ -279,12 +275,10 @@ def _warnings(comparison: Comparison) -> list[str]:
 
 def _numbered(chapter: Sequence[Section], comparison: Comparison, number: int) -> list[Section]:
     """Give the parts of one of several comparisons names and titles of their own."""
-    name = re.sub(r"[^a-z0-9]+", "-", comparison.dataset.lower()).strip("-")
-    prefix = f"{number}-{name}"[:40]
+    prefix = slug(f"{number} {comparison.dataset}")[:40]
     return [
         replace(
             section,
-            name=f"{prefix}-{section.name}",
             title=f"{number}. {comparison.dataset}: {section.title.lower()}",
             parts=[replace(part, name=f"{prefix}-{part.name}") for part in section.parts],
         )

@@ -143,6 +143,12 @@ class Comparison:
         """Every run."""
         return [run for _, run in self.pairs]
 
+    @property
+    def one_state(self) -> bool:
+        """Whether all runs saw the same state of the dataset; pixels and each store are digested by themselves."""
+        states = {(run.store, run.samples_digest) for run in self.runs}
+        return len(states) == len({run.store for run in self.runs})
+
     @cached_property
     def series(self) -> list[Series]:
         """Each model on each kind of split, ordered by model, way of splitting and training share.

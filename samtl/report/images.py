@@ -18,7 +18,7 @@ from samtl.experiment.run import Run
 from samtl.experiment.tables import ImageScores, read_images, read_predictions
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification
-from samtl.report.album import FINE, Album
+from samtl.report.album import SIDE, Album
 from samtl.report.compare import FLOOR, Comparison, share_of, untrained
 from samtl.report.figures.sheet import (
     Picture,
@@ -54,7 +54,7 @@ def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Draw
     rows = []
     for label, name in enumerate(dataset.classes[:_CLASSES]):
         ids = (dataset.sample_ids[i] for i in order if dataset.labels[i] == label)
-        found = album.some(ids, _SAMPLES)
+        found = album.some(ids, _SAMPLES, SIDE // 2)
         pictures = [Picture(pixels, "", {"class": name, "sample_id": i}) for i, pixels in found]
         rows.append(Row(name, pictures))
     facts = {"shown": len(rows), "classes": len(dataset.classes), "most": _SAMPLES}
@@ -74,7 +74,7 @@ def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Dr
     what = dataset.classes[1] if len(dataset.classes) == 2 else "not background"
     for i in sorted(order, key=turns.__getitem__):
         name = dataset.sample_ids[i]
-        pixels = album.photograph(name, FINE)
+        pixels = album.photograph(name)
         mask = None if pixels is None else album.truth(name, pixels.shape[:2])
         if pixels is None or mask is None:
             continue

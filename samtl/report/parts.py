@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,25 +53,30 @@ class Drawing(Table):
 class Section:
     """A part of a page: warnings, a paragraph, bullet points, then tables and drawings."""
 
-    name: str
     title: str
     parts: Sequence[Table] = ()
     text: str = ""
     bullets: Sequence[str] = ()
     warnings: Sequence[str] = ()
 
+    @property
+    def name(self) -> str:
+        """What its anchor is called."""
+        return slug(self.title)
+
+
+def slug(text: str) -> str:
+    """Write a text in lower-case letters, digits and hyphens."""
+    return "-".join(re.findall("[a-z0-9]+", text.lower()))
+
 
 def caption(name: str, **facts: Any) -> str:
     """Fill in one of the texts of `page/captions.j2`."""
-    macro = getattr(_template("captions.j2").module, name)
+    macro = getattr(environment().get_template("captions.j2").module, name)
     return " ".join(macro(**facts).split())
 
 
 @functools.cache
-def _template(name: str) -> Any:
-    return environment().get_template(name)
-
-
 def environment(**options: Any) -> Any:
     """Return the jinja2 environment of the report's templates."""
     return jinja2.Environment(

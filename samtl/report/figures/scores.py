@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
 from samtl.experiment.tables import ImageScores, read_images
 from samtl.report.compare import FLOOR, SCORES, TITLES, Comparison, Series, Summary, untrained
-from samtl.report.parts import Drawing, caption
+from samtl.report.parts import Drawing, caption, slug
 from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names
 
 _WIDE = 12  # largest share / smallest share above which the axis is logarithmic
@@ -51,7 +50,7 @@ def _drawing(comparison: Comparison, metric: str, some: Sequence[Series], way: s
     note = untrained(pair for one in some for pair in one.pairs)
     draw = _lines if several else _rows
     return Drawing(
-        name="-".join(re.findall(r"[a-z0-9]+", f"by-share-{metric}-{way}".lower())),
+        name=slug(f"by share {metric} {way}"),
         title=f"{TITLES[metric][0].upper()}{TITLES[metric][1:]} "
         f"{'against the training share' if several else 'of each model'}{f' ({way})' if way else ''}",
         caption=caption(

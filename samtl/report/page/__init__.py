@@ -26,9 +26,7 @@ def render(
     subtitle: str,
     sections: Sequence[Section],
     images: Mapping[str, bytes],
-    *,
-    files: str | None = "figures",
-    made: str = "",
+    made: str,
 ) -> str:
     """Write a report as one HTML file.
 
@@ -36,11 +34,9 @@ def render(
     ----------
     title, subtitle : str
     sections : sequence of Section
-        Names of sections must differ, and those of drawings and tables.
+        The names of all tables and drawings must differ.
     images : mapping of str to bytes
-        By the drawings' names: SVG by matplotlib, or a WebP, PNG or JPEG file.
-    files : str or None
-        The folder beside the page with NAME.png, NAME.svg and NAME.csv, which the page links to; None for no links.
+        By the drawings' names: SVG by matplotlib, or a WebP or PNG file.
     made : str
         The footer.
     """
@@ -59,7 +55,6 @@ def render(
         },
         numeric=_numeric,
         most_rows=MOST_ROWS,
-        files=files,
         made=made,
         css=Markup(_asset("page.css")),
         script=Markup(script),
