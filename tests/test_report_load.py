@@ -181,7 +181,9 @@ def refused(*sources):
 def test_one_comparison_is_left_as_it_is(tmp_path):
     a_run(tmp_path)
     one = the_one(tmp_path)
-    assert require_one([one]) == require_one([one], separate=True) == [one]
+    for separate in (False, True):
+        (found,) = require_one([one], separate)
+        assert (found.models, found.warnings) == (one.models, ())
 
 
 def test_other_datasets_classes_and_resolutions_are_refused(tmp_path):
