@@ -21,15 +21,7 @@ def state_of(store):
 
 
 def same_log(one, other):
-    assert one.arrays.keys() == other.arrays.keys()
-    for name, state in one.arrays.items():
-        for field, value in vars(state).items():
-            np.testing.assert_array_equal(value, getattr(other.arrays[name], field))
-    assert (one.codes, one.checksums(), one.rows) == (other.codes, other.checksums(), other.rows)
-    assert one.next.tolist() == other.next.tolist()
-    assert [one.image(row) for row in range(one.rows)] == [
-        other.image(row) for row in range(other.rows)
-    ]
+    assert one.same(other)
 
 
 def altered(path, **fields):
@@ -44,7 +36,7 @@ def test_the_writers_state_is_what_is_on_disk(tmp_path):
     make(tmp_path / "a")
     state = state_of(tmp_path / "a")
     assert state.marked("committed").all()
-    assert len(state.log.places) == 3 + 3
+    assert len(state.log.records) == 3 + 3
     assert set(state.required) == {"grid", "pooled", "image_stats", "mask"}
     facts = state.log.facts(3)
     assert (facts.committed, facts.ok, facts.codes) == (True, False, {"truncated": "cut short"})
@@ -143,7 +135,7 @@ def test_a_pack_replaces_reading_the_records_it_has(packed, monkeypatch):
     assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
     make(packed, n=ROWS, arrays=("original_size",))
     assert pack_numbers(storage) == [1]
-    assert len(load_state(storage).log.places) == 6
+    assert len(load_state(storage).log.records) == 6
 
 
 def test_a_pack_is_never_evidence(packed):

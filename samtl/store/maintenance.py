@@ -143,7 +143,7 @@ def _first_to_redo(state: StoreState, findings: Iterable[Finding]) -> dict[int, 
         if one.array:
             sequence = int(state.log.arrays[one.array].sequence[one.block])
         else:
-            sequence = int(state.log.next[one.block]) if one.block < state.log.blocks else 0
+            sequence = state.log.next(one.block) if one.block < state.log.blocks else 0
         first[one.block] = min(sequence, first.get(one.block, sequence))
     return first
 
@@ -300,7 +300,7 @@ def _copy(source: Store, order: list[int], place: Path, on_progress: OnProgress)
     @functools.lru_cache(4096)
     def records(block: int) -> list[Record]:
         return [
-            read_record(state.storage, identity, block, n) for n in range(state.log.next[block])
+            read_record(state.storage, identity, block, n) for n in range(state.log.next(block))
         ]
 
     for block in range(writer.blocks):
