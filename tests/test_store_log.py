@@ -2,17 +2,17 @@
 
 import json
 
-import numpy as np
 import pytest
 from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted
 
 from samtl._io import seal
 from samtl.errors import DamageError
 from samtl.store import writer
-from samtl.store.log import LogState, Record, Shard, read_log
+from samtl.store.log import LogState, Record, Shard, read_log, record_places
 from samtl.store.samples import SampleTable
 from samtl.store.state import load_state, pack_name, pack_numbers
 from samtl.store.storage import DiskStorage, open_storage
+from samtl.store.verify import check
 from samtl.store.writer import open_writer
 
 
@@ -153,6 +153,39 @@ def test_a_pack_is_never_evidence(packed):
     path.write_bytes(raw)
     (packed / "log" / "1.0.json").unlink()
     assert load_state(storage).marked("committed").sum() == ROWS - 16
+
+
+@pytest.mark.parametrize("when", ["listed", "read"])
+def test_a_pack_that_is_replaced_meanwhile_is_no_damage(packed, monkeypatch, when):
+    storage, real, done, read = open_storage(packed), DiskStorage.read, [], []
+
+    def replaced():
+        if not done:
+            done.append((packed / pack_name(0)).rename(packed / pack_name(1)))
+
+    def reading(self, name, *most):
+        if when == "read" and name == pack_name(0):
+            replaced()
+        read.append(name)
+        return real(self, name, *most)
+
+    def listing(storage):
+        found = record_places(storage)
+        if when == "listed" and not done:
+            done.append(when)
+            make(packed, arrays=("original_size",))
+            read.clear()
+        return found
+
+    monkeypatch.setattr(DiskStorage, "read", reading)
+    monkeypatch.setattr("samtl.store.state.record_places", listing)
+    assert load_state(storage).marked("committed").all()
+    assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
+    if when == "read":
+        done.clear()
+        (packed / pack_name(1)).rename(packed / pack_name(0))
+        assert check(packed).findings == []
+    assert done
 
 
 def test_a_pack_grows_with_the_table(packed):

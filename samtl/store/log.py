@@ -350,7 +350,7 @@ class LogState:
                 places = map(tuple, file["places"].tolist())
         except Exception as error:  # whatever numpy and zipfile run into
             raise DamageError(f"the pack is damaged: {error}") from error
-        found.records = {place: sums[at * 64 :][:64] for at, place in enumerate(places)}
+        found.records = {place: sums[64 * at : 64 * at + 64] for at, place in enumerate(places)}
         return found
 
 
