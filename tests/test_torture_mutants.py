@@ -48,7 +48,7 @@ MUTANTS = {
         "store/storage.py", "_io.sync_folder(path.parent)\n                raise", "raise",
     ),
     "a disk that overwrites": (
-        "store/storage.py", 'storage.create(name, [b"2"])\n            raise', "return\n            raise",
+        "store/storage.py", 'self.create(name, [b"2"])\n                raise', "return\n                raise",
     ),
     "place of a record": (
         "store/log.py", "(record.block, record.sequence) != (block, sequence)", "False",
@@ -67,8 +67,10 @@ MUTANTS = {
         "store/format.py", "if shard[stop : stop + 4] != packed(found[-1]):", "if False:",
     ),
     "index of a shard that was there": (
-        "store/format.py", "if shard[-4 - len(index) :] != index + packed(crc32c(index)):", "if False:",
+        "store/format.py", "shard[size - len(end) :] == end", "True",
     ),
+    "size of a shard that was there": ("store/format.py", "len(shard) == size and", ""),
+    "a shard that was there": ("store/writer.py", "if damaged or not whole:", "if False:"),
     "another fingerprint": (
         "store/writer.py",
         "require_same(state.identity, identity.fingerprint, storage.url)\n    storage",
@@ -81,19 +83,19 @@ MUTANTS = {
     "size of a shard": ("store/reader.py", "if len(shard) != size:", "if False:"),
     "rows that are kept wrongly": ("store/reader.py", "for anew in (False, True):", "for anew in (False,):"),
     "checksum of a row, verified": (
-        "store/verify.py", "if crc32c(data[start:stop]) != crc or data[stop : stop + 4] != _packed(crc):", "if False:",
+        "store/verify.py", "at in wrong or sums[at] != array.crc32c[r]", "False",
     ),
     "index of a shard, verified": (
-        "store/verify.py", "if data[len(data) - len(index) - 4 :] != index + _packed(crc32c(index)):", "if False:",
+        "store/verify.py", "        if not whole:", "        if False:",
     ),
-    "key of a shard, verified": ("store/verify.py", "if data[:KEY_BYTES] != self.keys[name, block]:", "if False:"),
+    "key of a shard, verified": ("store/verify.py", "if data[:KEY_BYTES] != self.keys[spec.name, block]:", "if False:"),
     "sha256 of a shard, verified": (
         "store/verify.py", 'if self.level == "deep" and hashlib', "if False and hashlib",
     ),
     "a pass that writes meanwhile": (
         "store/verify.py", "if found.findings and _listed(storage) != before:", "if False:",
     ),
-    "a repair of the lists": ("store/maintenance.py", "if finding.what in LISTS:", "if False:"),
+    "a repair of the lists": ("store/maintenance.py", "if one.what in LISTS:", "if False:"),
     "somebody's folder": ("store/maintenance.py", ".get(name) == IS_FOLDER:", ".get(name) == -2:"),
     "an object is created once": (
         "store/object_store.py", "name, content, mode=mode, use", 'name, content, mode="overwrite", use',
@@ -102,9 +104,9 @@ MUTANTS = {
     "an object of another": (
         "store/object_store.py", 'raise FileExistsError(f"{self.url}/{name} exists")', "return",
     ),
-    "size of an object": ("store/object_store.py", "if size <= most:", "if True:"),
+    "size of an object": ("store/object_store.py", 'if found.meta["size"] <= most:', "if True:"),
     "what is kept wrongly": (
-        "store/object_store.py", "None if anew else cache.get(", "cache.get(",
+        "store/object_store.py", 'b"" if anew else cache.get(', "cache.get(",
     ),
 }  # fmt: skip
 

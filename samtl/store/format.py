@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl._io import crc32c
-from samtl.errors import DamageError
 
 FORMAT = 2
 BLOCK_ROWS = 16
@@ -237,18 +236,20 @@ def packed(crc: int) -> bytes:
 
 
 def check_shard(
-    spec: ArraySpec, shard: memoryview, rows: int, block_rows: int, where: str
-) -> list[int]:
-    """Verify every byte of a shard but its key, else DamageError, and return the crc32c of each row."""
-    if len(shard) != spec.shard_bytes(rows, block_rows):
-        raise DamageError(f"{where} has {len(shard)} bytes: it is damaged")
-    found = []
+    spec: ArraySpec, shard: memoryview, rows: int, block_rows: int
+) -> tuple[list[int], list[int], bool]:
+    """Verify every byte of a shard but its key.
+
+    Returns the crc32c of each row, the positions of rows that fail their checksum, and whether size and index are what
+    they must be.
+    """
+    found, damaged = [], []
     for position in range(rows):
         start, stop = spec.extent(position)
         found.append(crc32c(shard[start:stop]))
         if shard[stop : stop + 4] != packed(found[-1]):
-            raise DamageError(f"{where}: the row at position {position} fails its checksum")
+            damaged.append(position)
     index = spec.index(rows, block_rows)
-    if shard[-4 - len(index) :] != index + packed(crc32c(index)):
-        raise DamageError(f"{where}: the index is damaged")
-    return found
+    end = index + packed(crc32c(index))
+    size = spec.shard_bytes(rows, block_rows)
+    return found, damaged, len(shard) == size and shard[size - len(end) :] == end

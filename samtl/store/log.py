@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import canonical, seal, unseal
-from samtl._runtime import prefetch
 from samtl.errors import DamageError
 from samtl.store.fingerprint import Identity
 from samtl.store.storage import Storage
@@ -29,7 +28,6 @@ PACKS = "log/packs"
 OK = "ok"
 QUARANTINED = "quarantined:"  # and a code such as `truncated`; the row holds fill values
 UNLISTED = "unlisted"  # the table did not list the row when the block was written
-_REQUESTS = 32  # at a time, in a bucket
 _RECORD = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.json")
 Place = tuple[int, int]  # of a record: block and sequence
 
@@ -156,11 +154,7 @@ def read_log(
 ) -> Iterator[Record]:
     """Read records, by default all, in the order of block and sequence."""
     listed = record_places(storage) if places is None else places
-    read = lambda place: read_record(storage, identity, *place)  # noqa: E731
-    if storage.path("") is not None:
-        yield from map(read, listed)
-    else:
-        yield from prefetch(read, listed, _REQUESTS, 2 * _REQUESTS)
+    return storage.each(lambda place: read_record(storage, identity, *place), listed)
 
 
 class ArrayState:

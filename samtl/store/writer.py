@@ -20,13 +20,11 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl._runtime import prefetch
 from samtl.errors import DamageError, MismatchError
 from samtl.store.coordinates import derived, is_derived
 from samtl.store.fingerprint import FILE, Identity, read_identity, require_same
 from samtl.store.format import COORDINATES, KEY_BYTES, ROOT, ArraySpec, check_shard, encode_shard
 from samtl.store.log import (
-    LOG,
     OK,
     LogState,
     Record,
@@ -36,7 +34,7 @@ from samtl.store.log import (
     record_name,
     record_places,
 )
-from samtl.store.samples import FOLDER, SampleTable, read_table
+from samtl.store.samples import SampleTable, read_table
 from samtl.store.state import (
     StoreState,
     check_table,
@@ -87,7 +85,7 @@ def open_writer(
     if state is not None:
         require_same(state.identity, identity.fingerprint, storage.url)
     storage.probe()
-    storage.sweep(["", LOG, FOLDER, *identity.arrays])
+    storage.sweep()
     if state is None:
         try:
             storage.create(FILE, [identity.to_bytes()])
@@ -250,9 +248,7 @@ class Writer:
             mask_sha256=list(masks),
         )
         write = lambda name: self._write_shard(name, arrays[name], draft)  # noqa: E731
-        waits = storage.path("") is None  # in a bucket, most of the time
-        written = prefetch(write, arrays, len(arrays), len(arrays)) if waits else map(write, arrays)
-        shards = dict(zip(arrays, written, strict=True))
+        shards = dict(zip(arrays, storage.each(write, arrays), strict=True))
         while shards:
             committed = datetime.now(UTC).isoformat(timespec="seconds")
             raw, record = msgspec.structs.replace(
@@ -291,7 +287,9 @@ class Writer:
                 f"{where} was written from other images, or for another outcome, and no record commits it: run samtl "
                 "verify --repair while nobody writes, then run it again"
             )
-        found = check_shard(spec, shard, len(rows), size, where)
+        found, damaged, whole = check_shard(spec, shard, len(rows), size)
+        if damaged or not whole:
+            raise DamageError(f"{where} is damaged: it is not what a writer lays out")
         if expected is not None and found != expected:
             raise DamageError(f"{where}: the disk gives back something else than was written")
         return Shard(len(shard), hashlib.sha256(shard).hexdigest(), found)
