@@ -126,7 +126,7 @@ def draw(result: Run) -> None:
         if "waiting" in facts:
             rate = f"{facts['samples_per_second']:.0f} samples/s"
             took += f", {rate}, {facts['waiting']:.1%} of the time waiting for data"
-        if str(facts["stopped"]).startswith("diverged"):
+        if facts["stopped"].startswith("diverged"):
             warnings.append(
                 f"training {facts['stopped']}: the loss is not finite; the weights of epoch {facts['best_epoch']} are "
                 "kept. Lower --lr"

@@ -18,7 +18,7 @@ from samtl._runtime import prefetch
 from samtl.errors import InputError
 from samtl.heads.grid import UPSAMPLING
 from samtl.images.transforms import resized_shape
-from samtl.splits import Rows
+from samtl.splits.split import Rows
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
 

@@ -15,7 +15,8 @@ from samtl.experiment import tables
 from samtl.experiment.run import RunFolder, Scores, writing
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification, segmentation
-from samtl.splits import Rows, Samples, Split
+from samtl.splits import Samples, Split
+from samtl.splits.split import Rows
 
 FLOOR = "floor"
 

@@ -139,7 +139,7 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     #: Samples that are `quarantined`, `missing`, `unlabelled`, `not_in_the_split`.
     left_out_because: dict[str, Count]
     #: `stopped`, `epochs`, `best_epoch`, `samples_per_second`, `waiting` (a share); or empty.
-    training: dict[str, int | float | str]
+    training: dict[str, Any]
     seconds: dict[str, float]  #: of each stage, and `total`
     peak_memory: Count  #: largest resident size of the process so far, in bytes
     finished: str  #: ISO 8601, UTC

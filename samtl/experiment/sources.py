@@ -34,7 +34,8 @@ from samtl.heads.base import PooledHead
 from samtl.heads.grid import GridHead
 from samtl.heads.logreg import Head as FloorHead
 from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
-from samtl.splits import Rows, Samples, Split
+from samtl.splits import Samples, Split
+from samtl.splits.split import Rows
 from samtl.store.reader import Store
 
 Head = PooledHead | GridHead

@@ -35,7 +35,8 @@ from samtl.experiment.run import (
 )
 from samtl.experiment.sources import Data, Images
 from samtl.heads.io import plain, save
-from samtl.splits import Rows, Split, record_of
+from samtl.splits import Split, record_of
+from samtl.splits.split import Rows
 
 #: What every model is held against.
 FLOOR_MODELS = {
