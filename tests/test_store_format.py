@@ -12,8 +12,8 @@ from samtl.store.storage import open_storage
 
 def shard(spec, n, key=b"k" * 32):
     rows = [drawn(spec.name, f"i{row}") for row in range(n)]
-    encoded = encode_shard(spec, rows, 16, key)
-    return bytearray(b"".join(encoded.pieces)), encoded.row_crc32c, rows
+    pieces, sums = encode_shard(spec, rows, 16, key)
+    return bytearray(b"".join(pieces)), sums, rows
 
 
 @pytest.mark.parametrize("name", ["dense", "pooled", "mask", "original_size"])

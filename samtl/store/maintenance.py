@@ -85,7 +85,7 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
     for one in findings:
         if one.block is not None:
             array = state.log.arrays.get(one.array)
-            sequence = int((array.sequence if array else state.log.next)[one.block])
+            sequence = int(array.sequence[one.block]) if array else state.log.next(one.block)
             first[one.block] = min(sequence, first.get(one.block, sequence))
     # The last first, so that no record is ever without the ones before it.
     places = sorted(filter(None, map(record_place, storage.list(LOG))), reverse=True)
