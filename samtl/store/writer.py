@@ -97,8 +97,12 @@ def open_writer(
         state = StoreState(storage, identity, None, LogState(identity.block_rows, 0))
     if state.table is None or not state.table.same_content(table):
         _publish(state, table)
-    writer = Writer(state, arrays, about)
-    writer.derive()
+    writer, root = Writer(state, arrays, about), read_root(storage)
+    # Of an earlier log it may be until the pass ends: two writers that derive at once may mix what they write.
+    if root.attributes.samtl_table < writer.table.about.number or not (
+        writer.specs.keys() <= root.consolidated_metadata.metadata.keys()
+    ):
+        writer.derive()
     return writer
 
 
