@@ -90,12 +90,12 @@ def draw_plan(plan: Plan) -> None:
     if plan.resumes:
         todo += f", {plan.pending_rows} still to do" if plan.pending_rows else ", nothing to do"
     changes = {
-        "new": plan.added,
-        "changed": plan.changed,
-        "gone or left out": plan.removed,
-        "back": plan.returned,
-        "with another label": plan.relabelled,
-        "in another group or part": plan.regrouped,
+        "new": plan.changes.added,
+        "changed": plan.changes.changed,
+        "gone or left out": plan.changes.removed,
+        "back": plan.changes.returned,
+        "with another label": plan.changes.relabelled,
+        "in another group or part": plan.changes.regrouped,
     }
     changed = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"

@@ -138,10 +138,7 @@ def encoded(
     """Load the run's encoder, and predict from its output."""
     target = resolve_device(device)
     at_once = images_per_call(batch_size, target.type, untold=8)
-    which = f"the one that the head of {trained.path} learnt from"
-    encoder = reload_encoder(
-        trained.identity, trained.weights, trained.path, which, checkpoint, device
-    )
+    encoder = reload_encoder(trained.identity, trained.weights, trained.path, checkpoint, device)
     chosen = trained.chosen(encoder.spec.features)
     side = encoder.spec.image_size
 
