@@ -82,7 +82,8 @@ class Plan:
     def to_json(self) -> dict[str, object]:
         """Return the plan as JSON values, with the changes beside the rest."""
         content = asdict(self)
-        return {**content, **content.pop("changes"), "store": str(self.store)}
+        changes = content.pop("changes")
+        return {**content, **changes, "store": str(self.store)}
 
 
 @dataclass(frozen=True)
