@@ -182,8 +182,7 @@ def test_stores_travel_to_other_processes(store):
 
 def test_few_shards_stay_mapped(original, monkeypatch):
     monkeypatch.setattr(reader, "OPEN_BYTES", 0)
-    store, mapped = open_store(original), []
-    real = reader.open_shard
+    mapped, real = [], reader.open_shard
 
     def opened(storage, path):
         shard = real(storage, path)
@@ -191,6 +190,7 @@ def test_few_shards_stay_mapped(original, monkeypatch):
         return shard
 
     monkeypatch.setattr(reader, "open_shard", opened)
+    store = open_store(original)
     for row in (0, 1, 16, 32):
         store.row("pooled", row)
     assert [one() is None for one in mapped] == [True, False, False]
