@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from samtl.embed.verify import Verification as Verification
     from samtl.embed.verify import verify as verify
     from samtl.errors import SamtlError as SamtlError
-    from samtl.experiment.fit import FitResult as FitResult
     from samtl.experiment.fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import fit_head as fit_head
     from samtl.experiment.predict import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
+    from samtl.experiment.run import Run
     from samtl.report.api import ReportResult as ReportResult
     from samtl.report.api import make_report as make_report
     from samtl.store.maintenance import Compacted as Compacted
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from samtl.sweep.api import SweepResult as SweepResult
     from samtl.sweep.api import sweep as sweep
 
-    open = open_store
+    FitResult, open = Run, open_store
 
 # Read when torch and numpy are loaded. Threads that spin at barriers compete with the decoding thread for the cores:
 # with one other busy process the encoder becomes 20 times slower, and training a head several times.
@@ -56,8 +56,9 @@ _PUBLIC = {
         "samtl.embed.api": "embed EmbedResult",
         "samtl.embed.verify": "verify Verification",
         "samtl.errors": "SamtlError",
-        "samtl.experiment.fit": "fit_head fit_baseline FitResult",
+        "samtl.experiment.fit": "fit_head fit_baseline",
         "samtl.experiment.predict": "predict PredictResult",
+        "samtl.experiment.run": "FitResult=Run",
         "samtl.report.api": "make_report ReportResult",
         "samtl.store.maintenance": "compact Compacted",
         "samtl.store.reader": "open=open_store Store",
