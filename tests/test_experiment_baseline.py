@@ -196,7 +196,7 @@ def test_a_held_out_mask_of_another_size_is_refused():
     held = splits.holdout(splits.Samples.of(ordered.sample_ids), 0.25).test
     name = ordered.sample_ids[held[0]]
     data.read_mask.content[name] = np.repeat(data.read_mask.content[name], 2, 0).repeat(2, 1)
-    with pytest.raises(InputError, match="and its image"):
+    with pytest.raises(InputError, match="its image's shape"):
         fit_baseline(data, "floor", 0.25)
 
 

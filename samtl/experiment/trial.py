@@ -175,7 +175,7 @@ class MaskScores:
     def scored(self, seed: int) -> Scored:
         """Score all masks."""
         scores = segmentation.bootstrap(self._matrices, seed=seed)
-        images = segmentation.per_image(self._matrices)
+        images = segmentation.scores(self._matrices)
         return Scored(scores, self._matrices.sum(0), images, self._truth)
 
 
