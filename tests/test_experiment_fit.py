@@ -688,7 +688,7 @@ def test_the_run_of_a_segmentation_keeps_its_masks(masks, stores):
     expected = pixel_metrics.bootstrap(np.stack(matrices), seed=2)
     assert masks.metrics == expected
     np.testing.assert_array_equal(masks.confusion, np.sum(matrices, axis=0))
-    of_each = pixel_metrics.per_image(np.stack(matrices))
+    of_each = pixel_metrics.scores(np.stack(matrices))
     for name, values in of_each.items():
         assert [float(row[name]) for row in rows] == pytest.approx(values, abs=1e-5)
         np.testing.assert_array_equal(masks.images[name], values)
