@@ -15,7 +15,7 @@ from .options import verb
 
 if TYPE_CHECKING:
     from samtl.experiment.predict import PredictResult
-    from samtl.experiment.run import FitResult
+    from samtl.experiment.run import Run
 
 SHOWN = {
     "classification": {
@@ -35,10 +35,6 @@ SHOWN = {
         "pooled_iou": "IoU, pixels pooled",
         "pooled_dice": "Dice, pixels pooled",
     },
-}
-FLOORS = {
-    "classification": "floor: logistic regression on mean, deviation and extremes of the pixels",
-    "segmentation": "floor: the most frequent class everywhere",
 }
 
 
@@ -88,12 +84,12 @@ def fit_baseline(
     render.write_json(json, result.to_json())
 
 
-def run(options: dict[str, Any], verb: str = "fit_head") -> FitResult:
+def run(options: dict[str, Any], verb: str = "fit_head") -> Run:
     """Fit with a status line."""
     from samtl.experiment import fit
 
     with render.err.status("reading") as status:
-        result: FitResult = getattr(fit, verb)(
+        result: Run = getattr(fit, verb)(
             **options, on_event=lambda event: status.update(str(event))
         )
     return result
@@ -103,7 +99,7 @@ def _given(**params: Any) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 
-def draw(result: FitResult) -> None:
+def draw(result: Run) -> None:
     """Print the scores with their intervals beside those of the floor."""
     render.say(
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
@@ -117,7 +113,7 @@ def draw(result: FitResult) -> None:
     ]
     render.grid(headers, rows, right=range(1, len(headers)))
     if result.floor:
-        render.say(FLOORS[result.task], "dim")
+        render.say(f"floor: {result.floor_model}", "dim")
     warnings = [] if result.floor else [f"no floor: {result.floor_missing}"]
     support = zip(result.classes, result.per_class.support, strict=True)
     if absent := [name for name, count in support if not count]:

@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 LEVELS = {"quick": "sizes", "rows": "every row's checksum", "deep": "every file's sha256"}
 
 
+def _one(store: Path | None, cache: Path | None) -> Path | None:
+    if store is not None and cache is not None:
+        raise InputError(f"both {store} and --cache {cache} name a store: leave one of them out")
+    return store or cache
+
+
 @verb(arguments=("store",))
 def info(store: Path | None = None, cache: Path | None = None, json: Path | None = None) -> None:
     """Show what a store contains: rows, classes, arrays, encoder, identity."""
     from samtl.store.reader import open_store
     from samtl.store.storage import locate
 
-    opened = open_store(locate(store or cache))
+    opened = open_store(locate(_one(store, cache)))
     summary = opened.summary()
     counted = {k: "" if opened.task == "segmentation" else n for k, n in summary.per_class.items()}
     render.facts(
@@ -127,7 +133,7 @@ def compact(store: Path | None = None, cache: Path | None = None, json: Path | N
     from samtl.store.maintenance import compact as run
 
     with render.err.status("reading the log") as status:
-        done = run(store or cache, lambda n, of: status.update(f"{n} of {of} rows written"))
+        done = run(_one(store, cache), lambda n, of: status.update(f"{n} of {of} rows written"))
     if done.rewritten:
         render.say(
             f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {render.size(done.bytes_after)}, "
@@ -172,7 +178,7 @@ def verify(
             count = render.size if what.startswith("bytes") else str
             status.update(f"{what}: {count(done)} of {count(total)}")
 
-        found = run(store or cache, **options, on_progress=show)
+        found = run(_one(store, cache), **options, on_progress=show)
     draw(found)
     render.write_json(json, found.to_json())
     if found.exit_code:

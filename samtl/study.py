@@ -21,7 +21,7 @@ from samtl.embed import plan as planning
 from samtl.embed.api import EmbedResult
 from samtl.encoders import checkpoints
 from samtl.errors import InputError, ResourceError, UnknownName
-from samtl.experiment.features import Data
+from samtl.experiment.sources import Data
 from samtl.report.api import ReportResult, make_report
 from samtl.splits import Samples, parse, select
 from samtl.store.reader import open_store

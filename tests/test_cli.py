@@ -532,6 +532,12 @@ def test_predict_without_a_run(run, folder):
     assert str(folder) in errors.replace("\n", "")
 
 
+@pytest.mark.parametrize("verb", ["info", "verify", "compact"])
+def test_a_store_is_named_once(run, embedded, verb):
+    code, _, errors = run(verb, "cache", "--cache", "cache")
+    assert (code, "--cache cache" in errors) == (2, True)
+
+
 def test_verify_and_repair(run, embedded):
     (store,) = Path("cache").glob("*.zarr")
     code, output, _ = run("verify", "--json", "v.json")

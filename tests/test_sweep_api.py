@@ -30,8 +30,8 @@ from samtl.errors import (
     ResourceError,
     UnknownName,
 )
-from samtl.experiment.answers import read_trained
 from samtl.experiment.fit import fit_baseline, fit_head
+from samtl.experiment.predict import read_trained
 from samtl.experiment.run import read_run
 from samtl.heads import mlp
 from samtl.heads import trainer as _train

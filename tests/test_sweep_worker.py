@@ -9,10 +9,10 @@ from stubs import embedded
 from toys import stripes
 
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.experiment import head_trial
-from samtl.experiment.features import Data
+from samtl.experiment import sources
 from samtl.experiment.fit import choose, fit_head
 from samtl.experiment.run import read_run
+from samtl.experiment.sources import Data
 from samtl.experiment.trial import Parts
 from samtl.heads import conv, logreg, mlp
 from samtl.splits.spec import parse
@@ -193,14 +193,14 @@ def test_a_row_that_is_damaged_is_told_of_by_who_needs_it(shop, make, monkeypatc
     cell, other = make(0, split="label:0.3@0.5"), make(1, split="label:0.3@0.5", seed=1)
     rows, others = ({*c.parts.split.train, *c.parts.split.test} for c in (cell, other))
     bad = min(rows - others)
-    row = Store.row
+    read = Store.read
 
-    def damaged(self, array, which):
-        if (array, which) == ("pooled", bad):
+    def damaged(self, array, rows=None):
+        if array == "pooled" and bad in rows:
             raise DamageError(f"row {bad} fails its checksum")
-        return row(self, array, which)
+        return read(self, array, rows)
 
-    monkeypatch.setattr(Store, "row", damaged)
+    monkeypatch.setattr(Store, "read", damaged)
     told = Told()
     shop.perform(unit([cell, other]), told)
     assert (told.of("failed"), told.of("done")) == ([0], [1])
@@ -234,7 +234,7 @@ def test_splits_and_floors_are_written_once(shop, make, tmp_path, monkeypatch):
 
 
 def test_where_there_is_no_floor_the_reason_is_kept(shop, make, monkeypatch):
-    monkeypatch.setattr(head_trial, "FLOOR_FEATURES", "nothing")
+    monkeypatch.setattr(sources, "FLOOR_FEATURES", "nothing")
     pair = [make(0), make(1, "mlp")]
     for one in pair:
         shop.perform(unit([one]), Told())

@@ -17,12 +17,11 @@ from samtl._io import digest
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.embed.changes import look
 from samtl.errors import InputError, MismatchError
-from samtl.experiment.baseline_trial import BaselineTrial, samples_of
-from samtl.experiment.features import Data, array_for
 from samtl.experiment.fit import configured
-from samtl.experiment.head_trial import HeadTrial
+from samtl.experiment.held_out import Parts
 from samtl.experiment.run import Config
-from samtl.experiment.trial import Parts
+from samtl.experiment.sources import Data, Images, array_for, samples_of
+from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
 from samtl.splits import Samples, SplitSpec, select
 from samtl.store.reader import Store, open_store
@@ -111,19 +110,19 @@ class Sources:
         self.images = functools.cache(self._images)
         self._cached: dict[tuple[str, str], dict[Any, Any]] = {}
 
-    def trial(self, cell: Cell) -> HeadTrial | BaselineTrial:
+    def trial(self, cell: Cell) -> Trial:
         """Make the trial of a cell; nothing is read or trained."""
         model = configured(cell.kind, cell.name, self.given.params.get(cell.name, {}), cell.seed)
         given = {"sweep": self.given.out.name, "split": cell.split, "group_by": self.given.group_by}
         common = (cell.name, model, cell.parts, cell.seed, given, cell.start)
         if cell.kind == "heads":
             data = self.data(cell.store, self.array(cell), cell.features)
-            return HeadTrial(data, *common, cell.streamed)
+            return Trial(data, *common, cell.streamed)
         if model.caches:
             model.use_cache(self._cached.setdefault((cell.store, cell.name), {}))
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
         images, samples = self.images(cell.store)
-        return BaselineTrial(images, samples, *common, size, self.given.pixels)
+        return Trial(Images(images, samples, size, self.given.pixels), *common)
 
     def array(self, cell: Cell) -> str:
         """Return the array that a head reads."""

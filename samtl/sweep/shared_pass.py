@@ -21,10 +21,10 @@ from torch import Tensor
 
 from samtl._runtime import bounded, prefetch
 from samtl.errors import SamtlError
-from samtl.experiment.features import Targets, read_features, window_rows
-from samtl.experiment.head_trial import HeadTrial
+from samtl.experiment.clock import Clock, OnEvent
+from samtl.experiment.features import AT_ONCE, Targets, read_features, window_rows
 from samtl.experiment.run import RunFolder
-from samtl.experiment.trial import Clock, OnEvent, SharedClock
+from samtl.experiment.trial import Trial
 from samtl.heads.grid import STATISTICS_ROWS, GridHead, moments
 from samtl.heads.trainer import Tally, isolated
 from samtl.store.format import BLOCK_ROWS
@@ -39,9 +39,9 @@ ORDER = 0  # seed of the order of blocks, which must not depend on when a head b
 class Job:
     """One head to be trained."""
 
-    make: Callable[[], HeadTrial]  #: makes the trial when its turn has come
+    make: Callable[[], Trial]  #: makes the trial when its turn has come
     folder: Callable[[], RunFolder]
-    done: Callable[[HeadTrial, RunFolder, Clock], None]  #: writes the run, once all is predicted
+    done: Callable[[Trial, RunFolder, Clock], None]  #: writes the run, once all is predicted
     failed: Callable[[Exception], None]  #: called with what was raised instead
     on_event: OnEvent = field(default=lambda event: None)
 
@@ -244,7 +244,7 @@ class _Training:
 
     def __init__(self, stream: _Stream, job: Job) -> None:
         self.job, self.trial = job, job.make()
-        self.clock = SharedClock(job.on_event)
+        self.clock = Clock(job.on_event)
         with self.clock.spending("fit"):
             self._begin(stream)
 
@@ -280,7 +280,7 @@ class _Training:
     def take(self, window: _Window, waited: float) -> None:
         window.require(self.wanted())
         self.trainer.waited += waited
-        self.clock.seconds["read"] = self.clock.seconds.get("read", 0.0) + waited
+        self.clock.add("read", waited)
         with self.clock.spending("fit"):
             self._take(window)
 
@@ -362,13 +362,14 @@ class _Scoring:
         self.position = np.full(len(stream.store), -1, dtype=np.int64)
         self.position[rows] = np.arange(len(rows))
         self.folder = self.job.folder()
+        self.at_once = AT_ONCE[stream.task]
 
     def take(self, window: _Window) -> None:
         window.require(self.position >= 0)
         positions = self.position[window.rows]
         mine = np.flatnonzero(positions >= 0)
         with self.clock.spending("score"):
-            for part in np.split(mine, range(self.trial.at_once, len(mine), self.trial.at_once)):
+            for part in np.split(mine, range(self.at_once, len(mine), self.at_once)):
                 if len(part):
                     self.trial.answer(positions[part], window.inputs[part].numpy(), self.folder)
 

@@ -16,11 +16,10 @@ from threadpoolctl import threadpool_limits
 
 from samtl._io import make_folder, replace
 from samtl.errors import MismatchError, SamtlError
-from samtl.experiment.baseline_trial import BaselineTrial
+from samtl.experiment.clock import Clock
 from samtl.experiment.fit import same_samples
-from samtl.experiment.head_trial import HeadTrial
 from samtl.experiment.run import RunFolder
-from samtl.experiment.trial import Clock, Floors
+from samtl.experiment.trial import Floors, Trial
 from samtl.heads.io import load
 from samtl.metrics.classification import Score
 from samtl.sweep.plan import Cell as Cell
@@ -97,10 +96,9 @@ class Worker(Sources):
             tell(cell, "done", "")
 
     def _job(self, cell: Cell, tell: Tell) -> Job:
-        def make() -> HeadTrial:
+        def make() -> Trial:
             tell(cell, "started", "")
             trial = self._started(cell)
-            assert isinstance(trial, HeadTrial)
             self._trained[cell.run] = (
                 trial.model
             )  # the next in the lane begins before this one is scored
@@ -110,12 +108,9 @@ class Worker(Sources):
             self._trained.pop(cell.run, None)
             _tell_failure(cell, error, tell)
 
-        def done(trial: HeadTrial, folder: RunFolder, clock: Clock) -> None:
+        def done(trial: Trial, folder: RunFolder, clock: Clock) -> None:
             with folder:
-                scores = trial.scores()
-                trial.write(
-                    folder, clock, scores, floor=lambda: self._floor(trial), splits=self._splits
-                )
+                trial.write(folder, clock, floor=lambda: self._floor(trial), splits=self._splits)
             tell(cell, "done", "")
 
         return Job(
@@ -126,7 +121,7 @@ class Worker(Sources):
             lambda event: tell(cell, "event", str(event)),
         )
 
-    def _started(self, cell: Cell) -> HeadTrial | BaselineTrial:
+    def _started(self, cell: Cell) -> Trial:
         """Make a trial whose model starts from the planned one, and check that the samples are those of the plan."""
         trial = self.trial(cell)
         # A store or a folder of images may have changed in the hours since.
@@ -153,12 +148,10 @@ class Worker(Sources):
     def _splits(self) -> Path:
         return self.given.out / SPLITS
 
-    def _floor(self, trial: HeadTrial | BaselineTrial) -> tuple[Floors, str]:
+    def _floor(self, trial: Trial) -> tuple[Floors, str]:
         """Return the floor's scores on a split, which are fitted once for all models."""
-        if isinstance(trial, HeadTrial):
-            name = f"store-{trial.data.store.fingerprint[:8]}"
-        else:
-            name = f"pixels-{trial.image_size}" if trial.image_size else "pixels"
+        config = trial.config
+        name = f"store-{config.fingerprint[:8]}" if config.store else f"pixels-{config.resolution}"
         (split, inner), samples = trial.parts, trial.config.samples_digest
         # A split's digest covers the ids in it, and not the images behind them.
         of = f"{samples[:16]}-{split.digest[:16]}-{inner.digest[:8]}-s{trial.seed}"
@@ -170,7 +163,7 @@ class Worker(Sources):
         floors = found[0]
         if trial.name == "floor" and not self.given.params.get("floor"):
             # Others are compared with the floor with its defaults.
-            floors = {name: dict(scored.metrics) for name, scored in trial.scored.items()}
+            floors = trial.scores
         if floors:
             make_folder(path.parent)
             content = {n: {m: asdict(s) for m, s in f.items()} for n, f in floors.items()}
