@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._runtime import prefetch
-from samtl.datasets import Dataset, MaskReader
+from samtl.datasets import Dataset
+from samtl.datasets.base import MaskReader
 from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import BadImage, Prepared, mask_sha256, prepare
 from samtl.images.safe_decoder import SafeDecoder
