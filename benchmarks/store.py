@@ -174,7 +174,7 @@ def _committing(folder: Path, values: NDArray[np.float16], rounds: int, told: To
         path = folder / f"write-{next(turn)}"
         began = time.perf_counter()
         with path.open("wb") as file:
-            for piece in encode_shard(spec, list(values), BLOCK_ROWS).pieces:
+            for piece in encode_shard(spec, list(values), BLOCK_ROWS)[0]:
                 file.write(piece)
         return 1000 * (time.perf_counter() - began) / BLOCK_ROWS
 
@@ -204,7 +204,7 @@ def _log(path: Path, rows: int) -> Path:
     identity = make_identity(fields, specs, {"weights": "none", "untrained": True}, BLOCK_ROWS)
     random = np.random.default_rng(0)
     images = [random.bytes(32).hex() for _ in range(rows)]
-    table = SampleTable.make(
+    table, raw = SampleTable.make(
         dataset="bench",
         classes=("a", "b"),
         rows=range(rows),
@@ -212,7 +212,7 @@ def _log(path: Path, rows: int) -> Path:
         labels=[row % 2 for row in range(rows)],
         images=images,
     ).placed(identity, None)
-    for name, content in ((FILE, identity.to_bytes()), (table.path, table.to_bytes())):
+    for name, content in ((FILE, identity.to_bytes()), (table.path, raw)):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
     (path / "log").mkdir()

@@ -22,7 +22,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -31,15 +30,9 @@ import numpy as np
 
 from samtl.errors import DamageError
 
-TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"  # begins the names of what is being written, or was when its writer was killed
 MOST_JSON = 64 * 2**20  # bytes of a document that is read
-#: What a disk raises if it, or a process's share of it, is exhausted.
-DISK_ERRORS = frozenset(
-    {
-        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM
-    }
-)  # fmt: skip
-_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+_Kind = TypeVar("_Kind")
 
 try:
     from awscrt.checksums import crc32c as _crc32c
@@ -47,8 +40,7 @@ except ImportError:
     import google_crc32c
 
     def _crc32c(data: Any) -> int:
-        # It takes read-only arrays without a copy, but no memoryview.
-        array = np.frombuffer(data, np.uint8)
+        array = np.frombuffer(data, np.uint8)  # it takes no memoryview, and copies what is writable
         array.setflags(write=False)
         return int(google_crc32c.value(array))
 
@@ -87,41 +79,25 @@ def seal(content: Mapping[str, object]) -> bytes:
     return canonical({**rest, "checksum": digest(rest)}) + b"\n"
 
 
-def unseal(raw: bytes, kind: type[_Struct], where: str | Path) -> _Struct:
-    """Decode a document made by `seal`.
-
-    Parameters
-    ----------
-    raw : bytes
-    kind : type
-        A `msgspec.Struct` with a field `checksum`.
-    where : str or Path
-        Names the document in messages.
-
-    Raises
-    ------
-    DamageError
-        If the bytes are not such a document or fail their own checksum.
-    """
-    found: _Struct = _decode(raw, kind, where)
-    mark = f'"checksum":"{getattr(found, "checksum")}"'.encode()  # noqa: B009
-    before, _, after = raw.removesuffix(b"\n").partition(mark)
+def unseal(raw: bytes, kind: type[_Kind], where: str | Path) -> _Kind:
+    """Decode a document made by `seal` into a `msgspec.Struct`; DamageError if it is none, or was altered."""
+    found = _decode(raw, kind, where)
+    checksum: str = getattr(found, "checksum")  # noqa: B009
+    before, _, after = raw.removesuffix(b"\n").partition(f'"checksum":"{checksum}"'.encode())
     rest = before + after[1:] if before.endswith(b"{") else before[:-1] + after
-    if hashlib.sha256(rest).hexdigest() != getattr(found, "checksum"):  # noqa: B009
+    if hashlib.sha256(rest).hexdigest() != checksum:
         raise DamageError(f"{where} fails its own checksum: it was altered or is damaged")
     return found
 
 
-def read_json(path: Path, kind: type[_Struct]) -> _Struct:
+def read_json(path: Path, kind: type[_Kind]) -> _Kind:
     """Read a JSON file into a `msgspec.Struct`; DamageError if its content does not fit."""
-    found: _Struct = _decode(read_document(path), kind, path)
-    return found
+    return _decode(read_document(path), kind, path)
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object; DamageError if it is anything else."""
-    found: dict[str, Any] = _decode(read_document(path), dict, path)
-    return found
+    return _decode(read_document(path), dict, path)
 
 
 def read_document(path: Path) -> bytes:
@@ -138,22 +114,10 @@ def read_document(path: Path) -> bytes:
 
 
 def inside(folder: Path, name: str, top: Path | None = None) -> Path:
-    """Resolve the name of a file that a document names, which anyone may have written.
+    """Resolve the name, relative to `folder`, of a file that a document names, which anyone may have written.
 
-    Parameters
-    ----------
-    folder : Path
-        What the name is relative to.
-    name : str
-    top : Path, optional
-        The folder that the file must be in, or below; by default `folder`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    DamageError
-        If the name leads out of `top`, through links or otherwise, or to something other than a regular file.
+    FileNotFoundError if it is missing; DamageError if it leads out of `top` (by default `folder`), through links or
+    otherwise, or to something other than a regular file.
     """
     try:
         path = (folder / name).resolve(strict=True)
@@ -168,7 +132,7 @@ def inside(folder: Path, name: str, top: Path | None = None) -> Path:
     )
 
 
-def _decode(raw: bytes, kind: Any, where: str | Path) -> Any:
+def _decode(raw: bytes, kind: type[_Kind], where: str | Path) -> _Kind:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -176,15 +140,7 @@ def _decode(raw: bytes, kind: Any, where: str | Path) -> Any:
 
 
 def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write a file durably under a name that must be free; its folder must exist.
-
-    Raises
-    ------
-    FileExistsError
-        If the name is taken; that file is left as it is.
-    OSError
-        If the disk is exhausted, or cannot link; nothing is left behind.
-    """
+    """Write a file durably under a name that must be free, else FileExistsError; its folder must exist."""
     temporary = _write_temporary(path, pieces)
     try:
         os.link(temporary, path)
@@ -213,12 +169,8 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    _sync(path, os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int = 0) -> None:
-    descriptor = os.open(path, os.O_RDONLY | flags)
+    """Make the names in a folder, or the content of a file, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -227,11 +179,9 @@ def _sync(path: Path, flags: int = 0) -> None:
 
 def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
     temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
-            for piece in pieces:
-                file.write(piece)
+        with temporary.open("xb") as file:
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -243,37 +193,21 @@ def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
 class AtomicFolder:
     """A folder that is filled under a temporary name and then published: it appears whole or not at all.
 
-    A context manager; nothing is left if `publish` was not reached. What killed processes of this machine left in
-    `parent` is removed: the lock on a temporary folder ends with its process.
-
-    Parameters
-    ----------
-    parent : Path
-        The folder that the new one will be in; created if needed.
-
-    Attributes
-    ----------
-    path : Path
-        The folder to fill, until it is published.
-
-    Raises
-    ------
-    OSError
-        If the disk does not take it.
+    A context manager around filling `path`, a new folder in `parent`; nothing is left if `publish` was not reached.
+    What killed processes of this machine left in `parent` is removed: the lock on a temporary folder ends with its
+    process.
     """
 
     def __init__(self, parent: Path) -> None:
         self.parent = parent
         parent.mkdir(parents=True, exist_ok=True)
-        host = re.sub(r"\W", "_", platform.node())
-        for leftover in parent.glob(f"{TEMPORARY}{host}-*"):
-            lock = _lock(leftover)
-            # A younger one may be about to be locked.
-            if lock is not None and time.time() - os.fstat(lock).st_mtime > 60:
-                shutil.rmtree(leftover, ignore_errors=True)
-            if lock is not None:
+        prefix = TEMPORARY + re.sub(r"\W", "_", platform.node()) + "-"
+        for leftover in parent.glob(f"{prefix}*"):
+            if (lock := _lock(leftover)) is not None:
+                if time.time() - os.fstat(lock).st_mtime > 60:  # younger: about to be locked
+                    shutil.rmtree(leftover, ignore_errors=True)
                 os.close(lock)
-        self.path = parent / f"{TEMPORARY}{host}-{uuid.uuid4().hex}"
+        self.path = parent / f"{prefix}{uuid.uuid4().hex}"
         self.path.mkdir()
         self._lock = _lock(self.path)
 
@@ -289,25 +223,11 @@ class AtomicFolder:
     def publish(self, name: str, *, replace: bool = False, numbered: bool = False) -> Path:
         """Sync the content and move the folder to its name; nothing of it may be written afterwards.
 
-        Parameters
-        ----------
-        name : str
-        replace : bool
-            Whether it takes the place of an earlier folder, which is removed.
-        numbered : bool
-            Whether a taken name becomes `name.2`, `name.3` and so on.
-
-        Returns
-        -------
-        Path
-
-        Raises
-        ------
-        FileExistsError
-            If the name is taken, and neither is allowed.
+        A taken name is a FileExistsError, unless the earlier folder is to be removed (`replace`), or the new one is to
+        be called `name.2`, `name.3` and so on (`numbered`).
         """
         for entry in (*self.path.rglob("*"), self.path):
-            _sync(entry)
+            sync_folder(entry)
         for count in itertools.count(1):
             target = self.parent / (name if count == 1 else f"{name}.{count}")
             try:
@@ -317,7 +237,7 @@ class AtomicFolder:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                     raise
                 if replace:
-                    replace_folder(self.path, target)
+                    _replace_folder(self.path, target)
                     break
                 if not numbered:
                     raise FileExistsError(errno.EEXIST, "the name is taken", str(target)) from error
@@ -325,38 +245,35 @@ class AtomicFolder:
         return target
 
 
-def replace_folder(new: Path, place: Path) -> None:
-    """Put a folder in the place of another one beside it, in one step if the system can, and remove that one."""
-    if not _exchange(new, place):
+def _replace_folder(new: Path, place: Path) -> None:
+    """Exchange a folder with the one in its place, in one step if the system can, and remove that one."""
+    library, swap, here = ctypes.CDLL(None, use_errno=True), 2, -100  # AT_FDCWD
+    names = os.fsencode(new), os.fsencode(place)
+    try:
+        if sys.platform == "darwin":
+            failed = library.renamex_np(*names, swap)
+        else:
+            failed = library.renameat2(here, names[0], here, names[1], swap)
+    except AttributeError:  # an old C library
+        failed = True
+    if failed:
         # A process killed between these leaves both, the old one under a name that nobody removes.
         old = place.with_name(f"{place.name}.old-{uuid.uuid4().hex[:8]}")
-        if place.exists():
-            place.rename(old)
+        place.rename(old)
         new.rename(place)
         new = old
     sync_folder(place.parent)
     shutil.rmtree(new, ignore_errors=True)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    library, swap, here = ctypes.CDLL(None, use_errno=True), 2, -100  # AT_FDCWD
-    names = os.fsencode(one), os.fsencode(other)
-    with suppress(AttributeError):  # an old C library
-        if sys.platform == "darwin":
-            return bool(library.renamex_np(*names, swap) == 0)
-        return bool(library.renameat2(here, names[0], here, names[1], swap) == 0)
-    return False
-
-
 def _lock(folder: Path) -> int | None:
     """Lock a folder while this process lives; None if another one holds it, or the file system has no locks."""
+    descriptor = None
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
         return None
     return descriptor

@@ -277,12 +277,10 @@ def test_masks_lie_on_the_encoders_square(encoders):
 
 def test_generated_roads_become_a_store(encoders):
     dataset = resolve("synthetic-roads:8")
-    store = open_store(run("synthetic-roads:8", group_by=r"_(\d+)\.png").store)
+    store = open_store(run("synthetic-roads:8", group_by=r"/(\d+)\.bmp").store)
     assert store.quarantined == ()
     assert store.task == "segmentation"
-    assert store.groups == tuple(
-        i.rpartition("_")[2].removesuffix(".png") for i in store.sample_ids
-    )
+    assert store.groups == tuple(i.split("/")[1].removesuffix(".bmp") for i in store.sample_ids)
     for row, sample_id in enumerate(store.sample_ids):
         mask = store.row("mask", row)
         np.testing.assert_array_equal(mask, mask_square(dataset.read_mask(sample_id), 64))

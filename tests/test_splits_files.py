@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from samtl import splits
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.splits import Samples, parse, published, read_split, read_split_file, select
-from samtl.splits.published import parts_of, read_lists, torchgeo
+from samtl.splits.published import listed, read_lists, torchgeo
 
 
 def samples(n=60):
@@ -162,26 +162,24 @@ def test_lists_of_other_samples_are_refused(tmp_path):
         chosen(tmp_path / "nothing")
 
 
-IDS = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg"]
-
-
-def test_names_are_ids_or_their_stems():
-    lists = {"train": ["1.tif", "x/y/3.v2.tif"], "test": ["a/2.jpg"]}
-    assert parts_of(lists, IDS, "the lists", "here") == ["train", "test", "", "train"]
-
-
 @pytest.mark.parametrize(
     ("lists", "said"),
     [
         ({"train": ["9.jpg", "1.jpg", "8.jpg"]}, "2 samples .* '9.jpg'"),
         ({"train": ["2.jpg"]}, r"'2\.jpg', which may be 'a/2\.jpg' or 'b/2\.jpg'"),
         ({"train": ["1.jpg"], "test": ["a/1.jpg"]}, "'a/1.jpg' twice, in train and in test"),
-        ({"train": ["1", "1"]}, "'a/1.jpg' twice, in train and in train"),
     ],
 )
 def test_names_that_are_not_of_one_sample_are_refused(lists, said):
     with pytest.raises(InputError, match=said):
-        parts_of(lists, IDS, "the lists", "here")
+        listed(Samples.of(["a/1.jpg", "a/2.jpg", "b/2.jpg"]), lists, "the lists", "mine")
+
+
+def test_names_are_ids_or_their_stems():
+    lists = {"train": ["1.tif", "x/y/3.v2.tif"], "test": ["a/2.jpg"], "validation": ["4"]}
+    ids = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg", "4.png"]
+    split, inner = listed(Samples.of(ids), lists, "the lists", "mine")
+    assert [part.tolist() for part in (split.test, inner.train, inner.test)] == [[1], [0, 3], [4]]
 
 
 def test_a_list_has_a_name_on_each_line(tmp_path):

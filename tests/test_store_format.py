@@ -12,8 +12,8 @@ from samtl.store.storage import open_storage
 
 def shard(spec, n, key=b"k" * 32):
     rows = [drawn(spec.name, f"i{row}") for row in range(n)]
-    encoded = encode_shard(spec, rows, 16, key)
-    return bytearray(b"".join(encoded.pieces)), encoded.row_crc32c, rows
+    pieces, sums = encode_shard(spec, rows, 16, key)
+    return bytearray(b"".join(pieces)), sums, rows
 
 
 @pytest.mark.parametrize("name", ["dense", "pooled", "mask", "original_size"])
@@ -21,7 +21,7 @@ def test_a_shard_holds_its_rows(name):
     spec = SPECS[name]
     raw, sums, rows = shard(spec, 5)
     assert len(raw) == spec.shard_bytes(5, 16)
-    assert check_shard(spec, memoryview(raw), 5, 16, "x") == sums
+    assert check_shard(spec, memoryview(raw), 5, 16) == (sums, [], True)
     for position, row in enumerate(rows):
         start, stop = spec.extent(position)
         found = spec.decode_row(bytes(raw[start:stop]))
@@ -34,12 +34,10 @@ def test_every_changed_byte_but_the_key_is_noticed():
     raw, _, _ = shard(spec, 3)
     for at in range(32, len(raw)):
         raw[at] ^= 4
-        with pytest.raises(DamageError, match="x"):
-            check_shard(spec, memoryview(raw), 3, 16, "x")
+        assert check_shard(spec, memoryview(raw), 3, 16)[1:] != ([], True)
         raw[at] ^= 4
     for wrong in (raw[:-1], raw + b"x", b""):
-        with pytest.raises(DamageError):
-            check_shard(spec, memoryview(bytes(wrong)), 3, 16, "x")
+        assert not check_shard(spec, memoryview(bytes(wrong)), 3, 16)[2]
 
 
 def test_a_row_of_another_shape_is_refused():

@@ -2,17 +2,17 @@
 
 import json
 
-import numpy as np
 import pytest
 from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted
 
 from samtl._io import seal
 from samtl.errors import DamageError
 from samtl.store import writer
-from samtl.store.log import LogState, Record, Shard, read_log
+from samtl.store.log import LogState, Record, Shard, read_log, record_places
 from samtl.store.samples import SampleTable
 from samtl.store.state import load_state, pack_name, pack_numbers
 from samtl.store.storage import DiskStorage, open_storage
+from samtl.store.verify import check
 from samtl.store.writer import open_writer
 
 
@@ -21,15 +21,7 @@ def state_of(store):
 
 
 def same_log(one, other):
-    assert one.arrays.keys() == other.arrays.keys()
-    for name, state in one.arrays.items():
-        for field, value in vars(state).items():
-            np.testing.assert_array_equal(value, getattr(other.arrays[name], field))
-    assert (one.codes, one.checksums(), one.rows) == (other.codes, other.checksums(), other.rows)
-    assert one.next.tolist() == other.next.tolist()
-    assert [one.image(row) for row in range(one.rows)] == [
-        other.image(row) for row in range(other.rows)
-    ]
+    assert one.same(other)
 
 
 def altered(path, **fields):
@@ -44,7 +36,7 @@ def test_the_writers_state_is_what_is_on_disk(tmp_path):
     make(tmp_path / "a")
     state = state_of(tmp_path / "a")
     assert state.marked("committed").all()
-    assert len(state.log.places) == 3 + 3
+    assert len(state.log.records) == 3 + 3
     assert set(state.required) == {"grid", "pooled", "image_stats", "mask"}
     facts = state.log.facts(3)
     assert (facts.committed, facts.ok, facts.codes) == (True, False, {"truncated": "cut short"})
@@ -143,7 +135,7 @@ def test_a_pack_replaces_reading_the_records_it_has(packed, monkeypatch):
     assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
     make(packed, n=ROWS, arrays=("original_size",))
     assert pack_numbers(storage) == [1]
-    assert len(load_state(storage).log.places) == 6
+    assert len(load_state(storage).log.records) == 6
 
 
 def test_a_pack_is_never_evidence(packed):
@@ -161,6 +153,39 @@ def test_a_pack_is_never_evidence(packed):
     path.write_bytes(raw)
     (packed / "log" / "1.0.json").unlink()
     assert load_state(storage).marked("committed").sum() == ROWS - 16
+
+
+@pytest.mark.parametrize("when", ["listed", "read"])
+def test_a_pack_that_is_replaced_meanwhile_is_no_damage(packed, monkeypatch, when):
+    storage, real, done, read = open_storage(packed), DiskStorage.read, [], []
+
+    def replaced():
+        if not done:
+            done.append((packed / pack_name(0)).rename(packed / pack_name(1)))
+
+    def reading(self, name, *most):
+        if when == "read" and name == pack_name(0):
+            replaced()
+        read.append(name)
+        return real(self, name, *most)
+
+    def listing(storage):
+        found = record_places(storage)
+        if when == "listed" and not done:
+            done.append(when)
+            make(packed, arrays=("original_size",))
+            read.clear()
+        return found
+
+    monkeypatch.setattr(DiskStorage, "read", reading)
+    monkeypatch.setattr("samtl.store.state.record_places", listing)
+    assert load_state(storage).marked("committed").all()
+    assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
+    if when == "read":
+        done.clear()
+        (packed / pack_name(1)).rename(packed / pack_name(0))
+        assert check(packed).findings == []
+    assert done
 
 
 def test_a_pack_grows_with_the_table(packed):

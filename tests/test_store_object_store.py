@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -50,6 +49,45 @@ def test_a_server_that_overwrites_is_refused(storage, bucket_server):
     assert storage.list() == {}
 
 
+# What an answer means
+
+
+def asks(storage):
+    """Each kind of request, by its name."""
+    return {
+        "HEAD": lambda: storage.size("a"),
+        "GET": lambda: storage.read("a"),
+        "PUT": lambda: storage.replace("a", b"1"),
+        "create": lambda: storage.create("b", [b"1"]),
+        "list": storage.list,
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kinds", "told"),
+    [
+        (400, "<Code>ExpiredToken</Code>", "GET PUT create list", "have expired; set new ones by AWS_"),
+        (400, "<Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region>", "GET PUT list",
+         r"another region \(eu-west-1\); set AWS_REGION"),
+        (301, "<Code>PermanentRedirect</Code>", "HEAD GET PUT list", "another region .* set AWS_REGION"),
+        (400, "", "HEAD", "400 and no reason.* expired or .* another region; .* or AWS_REGION"),
+        (403, "<Code>AccessDenied</Code>", "HEAD GET PUT list", "refuses access; .* may list, .* clock is right"),
+        (403, "<Code>RequestTimeTooSkewed</Code>", "GET PUT list", "set this machine's clock"),
+        (400, "<Code>ExpiredFish</Code>", "GET", "does not answer as it should .*400 Bad Request"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_explained_and_nobody_asks_again(
+    storage, bucket_server, status, text, kinds, told
+):
+    bucket_server.answer = (status, text)
+    for kind in kinds.split():
+        bucket_server.requests.clear()
+        with pytest.raises(ResourceError, match=told) as caught:
+            asks(storage)[kind]()
+        assert "\n" not in str(caught.value)
+        assert len(bucket_server.requests) == 1
+
+
 def test_a_server_that_never_answers_ends_in_one_message(storage, bucket_server):
     bucket_server.rate, bucket_server.faults = 1.0, ["503"]
     with pytest.raises(ResourceError, match="does not answer as it should") as caught:
@@ -60,61 +98,17 @@ def test_a_server_that_never_answers_ends_in_one_message(storage, bucket_server)
     assert attempts <= len(writes) <= attempts * (1 + retries)
 
 
-# What an answer means
-
-
-def _asks(storage):
-    """Each kind of request, by its name."""
-    return {
-        "HEAD": lambda: storage.size("a"),
-        "GET": lambda: storage.read("a"),
-        "PUT": lambda: storage.replace("a", b"1"),
-        "list": storage.list,
-    }
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "kinds", "told"),
-    [
-        (400, "<Code>ExpiredToken</Code>", "GET PUT list", "have expired; set new ones by AWS_"),
-        (400, "<Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region>", "GET PUT list",
-         r"another region \(eu-west-1\); set AWS_REGION"),
-        (301, "<Code>PermanentRedirect</Code>", "HEAD GET PUT list", "another region .* set AWS_REGION"),
-        (400, "", "HEAD", "400 and no reason.* expired or .* another region; .* or AWS_REGION"),
-        (403, "<Code>AccessDenied</Code>", "list", "refuses to list .* may list"),
-        (403, "<Code>AccessDenied</Code>", "HEAD GET PUT", "refuses access; .* clock is right"),
-        (403, "<Code>RequestTimeTooSkewed</Code>", "GET PUT list", "set this machine's clock"),
-    ],
-)  # fmt: skip
-def test_an_answer_is_explained_and_nobody_asks_again(
-    storage, bucket_server, status, text, kinds, told
-):
-    bucket_server.answer = (status, text)
-    for kind in kinds.split():
-        bucket_server.requests.clear()
-        with pytest.raises(ResourceError, match=told) as caught:
-            _asks(storage)[kind]()
-        assert "\n" not in str(caught.value)
-        assert len(bucket_server.requests) == 1
-
-
-def test_an_unknown_answer_stays_as_it_came(storage, bucket_server):
-    bucket_server.answer = (400, "<Code>ExpiredFish</Code>")
-    with pytest.raises(ResourceError, match=r"does not answer as it should .*400 Bad Request"):
-        storage.read("a")
-
-
 @pytest.mark.parametrize("kind", ["GET", "PUT", "list"])
 def test_no_such_bucket(bucket_server, kind):
     with pytest.raises(InputError, match="there is no bucket 'no-such-bucket'"):
-        _asks(open_storage("s3://no-such-bucket/x"))[kind]()
+        asks(open_storage("s3://no-such-bucket/x"))[kind]()
 
 
 @pytest.mark.parametrize(
-    "lacking", [["AWS_ACCESS_KEY_ID"], ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]]
+    "lacking", ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY"]
 )
 def test_without_credentials(storage, monkeypatch, lacking):
-    for name in lacking:
+    for name in lacking.split():
         monkeypatch.delenv(name)
     # The service that gives a cloud machine its own, where nobody listens.
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.169.254")
@@ -137,7 +131,7 @@ def test_an_endpoint_that_must_begin_with_the_bucket(storage, monkeypatch):
     with pytest.raises(InputError, match="AWS_ENDPOINT_URL must begin with the bucket's name"):
         storage.list()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{storage.bucket}.localhost:1")
-    assert client("s3", storage.bucket, "", os.getpid()) is not None
+    assert client("s3", storage.bucket, "") is not None
 
 
 @pytest.mark.parametrize("name", ["a%41", "a#b", "a?b=c", "a%2Fb", "a b+\u00fc", "%61"])
@@ -158,16 +152,11 @@ def test_marks_of_folders_are_nothing(storage, bucket_server):
     assert (storage.list("a"), storage.list("empty")) == ({"b": 1}, {})
 
 
-@pytest.mark.slow
-def test_more_names_than_a_server_gives_at_once(storage, bucket_server):
-    boto = bucket_server.client()
-
-    def put(i):
-        boto.put_object(Bucket=storage.bucket, Key=f"x/log/{i:04}", Body=b"")
-
-    with ThreadPoolExecutor(8) as executor:
-        list(executor.map(put, range(1_003)))
-    assert len(storage.list("log")) == 1_003
+def test_more_names_than_a_server_gives_at_once(storage, monkeypatch):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
+    for i in range(10):
+        storage.replace(f"log/{i}", b"1")
+    assert len(storage.list("log")) == 10
 
 
 def test_without_the_package(monkeypatch):
@@ -210,8 +199,7 @@ KEY = "a" * 64
 
 
 def read(storage, *ranges, anew=False):
-    found = storage.read_ranges("shard", ranges, len(CONTENT), KEY, anew)
-    return [bytes(one) for one in found]
+    return list(storage.read_ranges("shard", ranges, len(CONTENT), KEY, anew))
 
 
 def kept(tmp_path):
@@ -234,11 +222,8 @@ def test_rows_come_with_one_request_and_then_from_the_disk(shard, bucket_server,
         assert read(shard, (0, 10), (50, 60)) == [CONTENT[:10], CONTENT[50:60]]
         assert len(bucket_server.requests) == requests
     assert kept(tmp_path) == shard.names
-
-
-def test_what_is_kept_wrongly_is_asked_for_anew(shard, tmp_path):
-    read(shard, (0, 10), (50, 60))
-    for content in (bytes(100), b"short"):
+    # What is kept wrongly is asked for anew.
+    for content in (bytes(100), b"short", b""):
         for path in (tmp_path / "kept").rglob("*-*"):
             path.write_bytes(content[: path.stat().st_size])
         assert read(shard, (0, 10), anew=True) == [CONTENT[:10]]
@@ -255,17 +240,16 @@ def test_without_room_nothing_is_kept_and_rows_come_all_the_same(shard, monkeypa
     assert not (tmp_path / "kept").exists()
 
 
-@pytest.mark.parametrize("there", [CONTENT[:20], b"", CONTENT + b"more"])
+@pytest.mark.parametrize("there", [CONTENT[:20], b"", CONTENT + b"more", None])
 def test_an_object_of_another_size_gives_other_bytes_and_is_not_kept_whole(shard, there, tmp_path):
-    shard.replace("shard", there)
-    assert read(shard, (0, 10), (50, 60), anew=True)[1] in (b"", CONTENT[50:60])
+    if there is None:
+        shard.delete("shard")
+        with pytest.raises(FileNotFoundError):
+            read(shard, (0, 10))
+    else:
+        shard.replace("shard", there)
+        assert read(shard, (0, 10), (50, 60), anew=True)[1] in (b"", CONTENT[50:60])
     assert "0-100" not in kept(tmp_path)
-
-
-def test_an_object_that_is_gone(shard):
-    shard.delete("shard")
-    with pytest.raises(FileNotFoundError):
-        read(shard, (0, 10))
 
 
 def test_a_server_that_is_away_is_no_damage(shard, bucket_server):
@@ -274,12 +258,19 @@ def test_a_server_that_is_away_is_no_damage(shard, bucket_server):
         read(shard, (0, 10))
 
 
-def test_a_store_is_read_rightly_from_what_is_kept_wrongly(bucket, tmp_path):
+@pytest.mark.parametrize("whole", [object_store.WHOLE, 0])
+def test_a_store_is_read_rightly_or_is_damaged(bucket, monkeypatch, tmp_path, whole):
+    monkeypatch.setattr(object_store, "WHOLE", whole)
     place = make(f"{bucket}/a.zarr")
     good = open_store(place).read("pooled")
     for path in (tmp_path / "kept").rglob("*-*"):
         path.write_bytes(bytes(path.stat().st_size))
     np.testing.assert_array_equal(open_store(place).read("pooled"), good)
+    for path in (tmp_path / "kept").rglob("*-*"):
+        path.unlink()
+    open_storage(place).delete("pooled/c.1.0")
+    with pytest.raises(DamageError, match=r"pooled/c\.1\.0"):
+        open_store(place).row("pooled", 20)
 
 
 def test_the_oldest_go_first(tmp_path):
@@ -287,14 +278,14 @@ def test_the_oldest_go_first(tmp_path):
     for i in range(40):
         cache.put(f"{i:064}", part, bytes([i]) * 100)
         os.utime(cache._path(f"{i:064}", part), (i, i))
-        cache.get(f"{0:064}", part, (3, 5))  # in use all the time
-    there = [i for i in range(40) if cache.get(f"{i:064}", part, part)]
+        cache.get(f"{0:064}", part)  # in use all the time
+    there = [i for i in range(40) if cache.get(f"{i:064}", part)]
     assert there[0] == 0
     assert there[1:] == list(range(41 - len(there), 40))
     assert 10 <= len(there) <= 17
     assert len(list(cache.folder.iterdir())) == len(there)
     cache.put("f" * 64, (0, 2_000), bytes(2_000))  # more than there may be
-    assert cache.get("f" * 64, (0, 2_000), (0, 1)) is None
+    assert not cache.get("f" * 64, (0, 2_000))
 
 
 def test_where_it_is_and_how_large(monkeypatch):
@@ -303,16 +294,6 @@ def test_where_it_is_and_how_large(monkeypatch):
     monkeypatch.setenv("SAMTL_ROW_CACHE", "s3://b/rows")
     with pytest.raises(InputError, match="s3://b/rows is in a bucket"):
         row_cache()
-    for wrong in ("much", "-"):
-        monkeypatch.setenv("SAMTL_ROW_CACHE_GIB", wrong)
-        with pytest.raises(InputError, match="SAMTL_ROW_CACHE_GIB must be a number"):
-            row_cache()
-
-
-@pytest.mark.parametrize("whole", [object_store.WHOLE, 0])
-def test_a_shard_that_is_gone_is_damage(bucket, monkeypatch, whole):
-    monkeypatch.setattr(object_store, "WHOLE", whole)
-    place = make(f"{bucket}/a.zarr")
-    open_storage(place).delete("pooled/c.1.0")
-    with pytest.raises(DamageError, match=r"pooled/c\.1\.0"):
-        open_store(place).row("pooled", 20)
+    monkeypatch.setenv("SAMTL_ROW_CACHE_GIB", "much")
+    with pytest.raises(InputError, match="SAMTL_ROW_CACHE_GIB must be a number"):
+        row_cache()

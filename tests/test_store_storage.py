@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path, PurePosixPath
 
 import pytest
+from made import make
 
 from samtl import _io
 from samtl.errors import DamageError, InputError, ResourceError
@@ -29,7 +30,8 @@ def storage(request, tmp_path):
     return open_storage(f"{request.getfixturevalue('bucket')}/x/a.zarr")
 
 
-def test_what_was_created_can_be_read_and_stays(storage):
+def test_one_contract(storage):
+    storage.probe()
     assert (storage.list(), storage.size("log/0.json")) == ({}, None)
     storage.create("log/0.json", [b"0123", memoryview(b"456789")])
     with pytest.raises(FileExistsError):
@@ -41,39 +43,24 @@ def test_what_was_created_can_be_read_and_stays(storage):
     for anew in (False, True):
         found = storage.read_ranges("log/0.json", [(8, 10), (0, 2)], 10, "f" * 64, anew)
         assert [bytes(one) for one in found] == [b"89", b"01"]
-
-
-def test_what_is_replaced_is_the_latter_and_what_is_deleted_is_gone(storage):
     for content in (b"first", b"second"):
-        storage.replace("zarr.json", content)
-        assert storage.read("zarr.json") == content
-    for _ in range(2):
-        storage.delete("zarr.json")
-        with pytest.raises(FileNotFoundError):
-            storage.read("zarr.json")
-
-
-def test_names_below(storage):
-    for name in ("a.json", ".hidden", "one/zarr.json", "two/zarr.json", "two/deep/er"):
-        storage.create(name, [name.encode()])
-    below = {"a.json": 6, ".hidden": 7, "one": FOLDER, "two": FOLDER}
-    assert storage.list() == below
-    assert storage.list("two") == {"zarr.json": 13, "deep": FOLDER}
+        storage.replace("a.json", content)
+        assert storage.read("a.json") == content
+    storage.create("two/deep/er", [b"1"])
+    storage.create("two/.hidden", [b"12"])
+    assert storage.list() == {"log": FOLDER, "a.json": 6, "two": FOLDER}
+    assert storage.list("two") == {"deep": FOLDER, ".hidden": 2}
     assert storage.list("nothing") == {}
+    assert list(storage.each(storage.read, ["two/deep/er", "two/.hidden"])) == [b"1", b"12"]
+    copy = pickle.loads(pickle.dumps(storage))  # as it travels to other processes
+    assert (copy.read("a.json"), copy.url) == (b"second", storage.url)
+    for _ in range(2):
+        storage.delete("a.json")
+        with pytest.raises(FileNotFoundError):
+            storage.read("a.json")
 
 
-def test_it_travels_to_other_processes(storage):
-    storage.create("a", [b"1"])
-    copy = pickle.loads(pickle.dumps(storage))
-    assert (copy.read("a"), copy.url) == (b"1", storage.url)
-
-
-def test_a_probe_leaves_nothing(storage):
-    storage.probe()
-    assert storage.list() == {}
-
-
-def test_plain_zarr_writes_and_reads_there(storage):
+def test_plain_zarr_reads_there(storage):
     import zarr
 
     storage.create("zarr.json", [b'{"zarr_format":3,"node_type":"group","attributes":{"x":1}}'])
@@ -98,7 +85,7 @@ def test_a_folder_in_the_place_of_a_file_is_nobodys_to_remove(tmp_path):
         storage.read("samples/0")
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_a_disk_that_gives_out_is_one_message(tmp_path, monkeypatch, code):
     storage = DiskStorage(tmp_path)
     storage.create("a", [b"1"])
@@ -106,13 +93,10 @@ def test_a_disk_that_gives_out_is_one_message(tmp_path, monkeypatch, code):
     def fail(*args, **options):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "open", fail)
-    acts = {
-        "read": lambda: storage.read("a"),
-        "written": lambda: storage.create("b", [b"2"]),
-    }
-    for done, act in acts.items():
-        with pytest.raises(ResourceError, match=rf"cannot be {done}: {os.strerror(code)}"):
+    for name in ("os.open", "builtins.open"):
+        monkeypatch.setattr(name, fail)
+    for act in (lambda: storage.read("a"), lambda: storage.create("b", [b"2"])):
+        with pytest.raises(ResourceError, match=rf"cannot be .*: {os.strerror(code)}"):
             act()
 
 
@@ -130,14 +114,19 @@ def test_where_names_cannot_be_taken_once(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_old_temporary_files_are_swept(tmp_path):
-    storage = DiskStorage(tmp_path)
-    for name in ("log/.tmp-old", "log/.tmp-new", "log/0.json"):
-        storage.create(name, [b"1"])
-    os.utime(tmp_path / "log/.tmp-old", (0, 0))
-    os.utime(tmp_path / "log/0.json", (0, 0))
-    storage.sweep(["log", "nothing"])
-    assert set(storage.list("log")) == {".tmp-new", "0.json"}
+@pytest.mark.parametrize(
+    "folder", ["", "log", "log/packs", "samples", "grid", "valid", "label_name", ".damaged"]
+)
+def test_old_temporary_files_are_swept_wherever_they_are_written(tmp_path, folder):
+    place = make(tmp_path / "a.zarr", 3)
+    (place / folder).mkdir(exist_ok=True)
+    for name, age in ((".tmp-old", 0), (".tmp-new", 2**32), ("kept", 0)):
+        (place / folder / name).touch()
+        os.utime(place / folder / name, (age, age))
+    DiskStorage(place).sweep()
+    left = {path.name for path in (place / folder).iterdir()}
+    assert left >= {".tmp-new", "kept"}
+    assert ".tmp-old" not in left
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors have no names here")
@@ -167,8 +156,8 @@ def test_what_another_writer_created_is_durable_before_anyone_goes_on_from_it(
     with pytest.raises(FileExistsError):
         storage.create("log/0.json", [b"2"])
     assert synced == ["log"]
-    storage.sweep(["log"])
-    assert synced == ["log", "log"]
+    storage.sweep()
+    assert synced[1:] == [tmp_path.name, "log"]
 
 
 # Names
@@ -188,46 +177,42 @@ def test_paths_on_a_disk_stay_what_they_are(given):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://b/x", "s3://", "s3:", "gs:", "http://host/a", "S3:", "s3://b/../x", "s3://b/a\nb"]
+    ("url", "told"),
+    [
+        *((url, "s3://BUCKET/PREFIX") for url in ("ftp://b/x", "s3://", "gs:", "s3://b/../x", "s3://b/a\nb")),
+        # By these a URL would be taken apart, and the rest name another bucket.
+        *((f"s3://{b}/a", repr(b)) for b in ("b#x", "b?x", "user@b", "b:80", "b%61", "b b", "[b]", "\u00fc")),
+    ],
 )  # fmt: skip
-def test_other_urls_are_refused(url):
-    with pytest.raises(InputError, match="expected a folder, or s3://BUCKET/PREFIX"):
+def test_other_urls_are_refused(url, told):
+    with pytest.raises(InputError) as caught:
         as_place(url)
-
-
-@pytest.mark.parametrize(
-    "bucket", ["b#x", "b?x", "user@b", "b:80", "b%61", "b b", "[b]", "\u00fc", "*"]
-)
-def test_what_a_url_would_be_taken_apart_by_is_no_part_of_a_buckets_name(bucket):
-    for url in (f"s3://{bucket}", f"gs://{bucket}/a.zarr"):
-        with pytest.raises(InputError, match="a bucket's name has letters") as caught:
-            as_place(url)
-        assert repr(bucket) in str(caught.value)
+    assert told in str(caught.value)
 
 
 # Which store is meant
 
 
-def make(place):
+def begun(place):
     open_storage(place).create(IDENTITY, [b""])
     return place
 
 
 def test_the_only_store_in_the_cache_is_meant(monkeypatch, tmp_path):
-    store = make(Path("cache/one.zarr"))
+    store = begun(Path("cache/one.zarr"))
     Path("cache/README.md").touch()
     Path("cache/other").mkdir()
-    make(Path("cache/.tmp-1"))
+    begun(Path("cache/.tmp-1"))
     assert locate() == locate(store) == locate(str(store)) == store
     monkeypatch.setenv("SAMTL_CACHE", str(tmp_path / "elsewhere"))
     assert cache_folder() == tmp_path / "elsewhere"
-    with pytest.raises(InputError, match=r"no store in .*elsewhere; make one with samtl embed"):
+    with pytest.raises(InputError, match=r"no store in .*elsewhere"):
         locate()
 
 
 def test_of_several_stores_one_must_be_chosen(tmp_path, bucket):
     for place in (tmp_path / "x", bucket):
-        stores = [make(as_place(f"{place}/{name}")) for name in ("b.zarr", "a.zarr")]
+        stores = [begun(as_place(f"{place}/{name}")) for name in ("b.zarr", "a.zarr")]
         assert stores_in(place) == stores[::-1]
         with pytest.raises(InputError, match="several stores") as caught:
             locate(place)

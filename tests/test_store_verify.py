@@ -260,11 +260,23 @@ def test_a_list_older_than_the_metadata(store):
 def test_what_counts_for_nothing_is_listed(store):
     (store / "log/2.0.json").unlink()
     (store / "pooled/.tmp-1").write_bytes(b"half")
-    (store / "log/.tmp-2").write_bytes(b"half")
+    for name in ("log", "log/packs", "samples", "valid", ".damaged", "."):
+        (store / name).mkdir(exist_ok=True)
+        (store / name / ".tmp-2").write_bytes(b"half")
     found = check(store)
     assert found.findings == []
     assert found.missing == ROWS - 32
-    assert {"grid/c.2.0.0.0", "pooled/c.2.0", "pooled/.tmp-1", "log/.tmp-2"} <= set(found.leftovers)
+    assert {
+        "grid/c.2.0.0.0",
+        "pooled/c.2.0",
+        "pooled/.tmp-1",
+        ".tmp-2",
+        "valid/.tmp-2",
+        "log/packs/.tmp-2",
+        "log/.tmp-2",
+        "samples/.tmp-2",
+        ".damaged/.tmp-2",
+    } <= set(found.leftovers)
 
 
 def test_a_check_changes_nothing(store):

@@ -42,21 +42,21 @@ MUTANTS = {
         "_io.py", 'temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"\n', "temporary = path\n",
     ),
     "checksum of a document": (
-        "_io.py", 'if hashlib.sha256(rest).hexdigest() != getattr(found, "checksum"):', "if False:",
+        "_io.py", 'if hashlib.sha256(rest).hexdigest() != checksum:', "if False:",
     ),
     "sync of another writer's name": (
         "store/storage.py", "_io.sync_folder(path.parent)\n                raise", "raise",
     ),
     "a disk that overwrites": (
-        "store/storage.py", 'storage.create(name, [b"2"])\n            raise', "return\n            raise",
+        "store/storage.py", 'self.create(name, [b"2"])\n                raise', "return\n                raise",
     ),
     "place of a record": (
         "store/log.py", "(record.block, record.sequence) != (block, sequence)", "False",
     ),
     "record of another store": ("store/log.py", "or record.fingerprint != identity.sha256", "or False"),
-    "no record is missing": ("store/log.py", "if record.sequence != self.next[block]:", "if False:"),
+    "no record is missing": ("store/log.py", "if record.sequence != self.next(block):", "if False:"),
     "table of another store": ("store/samples.py", "if about.store_id != identity.store_id or", "if False and"),
-    "digest of a table": ("store/samples.py", "if not intact or", "if"),
+    "digest of a table": ("store/samples.py", "if hashlib.sha256(blank).hexdigest() != about.digest or", "if"),
     "an older table": ("store/state.py", "if told > table.about.number:", "if False:"),
     "the metadata is read first": (
         "store/state.py", "    told = read_root(storage).attributes.samtl_table\n", "    told = 0\n",
@@ -64,11 +64,13 @@ MUTANTS = {
     "key of a shard": ("store/writer.py", "if shard[:KEY_BYTES] != key:", "if False:"),
     "what the disk gives back": ("store/writer.py", "if expected is not None and found != expected:", "if False:"),
     "rows of a shard that was there": (
-        "store/format.py", 'if shard[stop : stop + 4] != found[-1].to_bytes(4, "little"):', "if False:",
+        "store/format.py", "if shard[stop : stop + 4] != packed(found[-1]):", "if False:",
     ),
     "index of a shard that was there": (
-        "store/format.py", 'if shard[-4 - len(index) :] != index + crc32c(index).to_bytes(4, "little"):', "if False:",
+        "store/format.py", "shard[size - len(end) :] == end", "True",
     ),
+    "size of a shard that was there": ("store/format.py", "len(shard) == size and", ""),
+    "a shard that was there": ("store/writer.py", "if damaged or not whole:", "if False:"),
     "another fingerprint": (
         "store/writer.py",
         "require_same(state.identity, identity.fingerprint, storage.url)\n    storage",
@@ -76,24 +78,24 @@ MUTANTS = {
     ),
     "a place that cannot create": ("store/writer.py", "    storage.probe()\n", ""),
     "checksum of a row": (
-        "store/reader.py", "        if crc32c(data) != state.crc32c[place]:", "        if False:",
+        "store/reader.py", "if crc32c(piece) != state.crc32c[p]", "if False",
     ),
     "size of a shard": ("store/reader.py", "if len(shard) != size:", "if False:"),
     "rows that are kept wrongly": ("store/reader.py", "for anew in (False, True):", "for anew in (False,):"),
     "checksum of a row, verified": (
-        "store/verify.py", "if crc32c(data[start:stop]) != crc or data[stop : stop + 4] != _packed(crc):", "if False:",
+        "store/verify.py", "at in wrong or sums[at] != array.crc32c[r]", "False",
     ),
     "index of a shard, verified": (
-        "store/verify.py", "if data[len(data) - len(index) - 4 :] != index + _packed(crc32c(index)):", "if False:",
+        "store/verify.py", "        if not whole:", "        if False:",
     ),
-    "key of a shard, verified": ("store/verify.py", "if data[:KEY_BYTES] != self.keys[name, block]:", "if False:"),
+    "key of a shard, verified": ("store/verify.py", "if data[:KEY_BYTES] != self.keys[spec.name, block]:", "if False:"),
     "sha256 of a shard, verified": (
         "store/verify.py", 'if self.level == "deep" and hashlib', "if False and hashlib",
     ),
     "a pass that writes meanwhile": (
         "store/verify.py", "if found.findings and _listed(storage) != before:", "if False:",
     ),
-    "a repair of the lists": ("store/maintenance.py", "if finding.what in LISTS:", "if False:"),
+    "a repair of the lists": ("store/maintenance.py", "if one.what in LISTS:", "if False:"),
     "somebody's folder": ("store/maintenance.py", ".get(name) == IS_FOLDER:", ".get(name) == -2:"),
     "an object is created once": (
         "store/object_store.py", "name, content, mode=mode, use", 'name, content, mode="overwrite", use',
@@ -102,9 +104,9 @@ MUTANTS = {
     "an object of another": (
         "store/object_store.py", 'raise FileExistsError(f"{self.url}/{name} exists")', "return",
     ),
-    "size of an object": ("store/object_store.py", "if size <= most:", "if True:"),
+    "size of an object": ("store/object_store.py", 'if found.meta["size"] <= most:', "if True:"),
     "what is kept wrongly": (
-        "store/object_store.py", "None if anew else cache.get(", "cache.get(",
+        "store/object_store.py", 'b"" if anew else cache.get(', "cache.get(",
     ),
 }  # fmt: skip
 

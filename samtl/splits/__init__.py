@@ -2,37 +2,25 @@
 
 Every draw depends on sample ids, labels and the seed, never on the order of rows: within each class, samples are
 ranked by sha256 of (seed, id) and the first of them are held out. So the same dataset embedded in another order gives
-the same split, and a larger share holds out the same samples and more, except for rounding.
+the same split, and a larger share holds out the same samples and more.
 
 Images cut from one scene look alike, and a head that was trained on one recognises the others: if samples have groups,
 groups are ranked, and none is divided between parts.
 """
 
 from samtl.splits.draw import fold, holdout, inner
-from samtl.splits.fewer import fewer, shots
-from samtl.splits.given import reuse, shipped
-from samtl.splits.record import SplitRecord, read_split, read_split_file, record_of
+from samtl.splits.record import SplitRecord, read_split, read_split_file, record_of, reuse
 from samtl.splits.spec import SplitSpec, leaks, parse, parse_many, select
-from samtl.splits.split import (
-    PARTS,
-    VALIDATION_SHARE,
-    Rows,
-    Samples,
-    Split,
-    digest_of,
-    require_usable,
-)
+from samtl.splits.split import PARTS, VALIDATION_SHARE, Samples, Split, digest_of, require_usable
 
 __all__ = [
     "PARTS",
     "VALIDATION_SHARE",
-    "Rows",
     "Samples",
     "Split",
     "SplitRecord",
     "SplitSpec",
     "digest_of",
-    "fewer",
     "fold",
     "holdout",
     "inner",
@@ -45,6 +33,4 @@ __all__ = [
     "require_usable",
     "reuse",
     "select",
-    "shipped",
-    "shots",
 ]

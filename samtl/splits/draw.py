@@ -1,33 +1,27 @@
-"""Splits that are drawn: a share of each class or whole groups, one fold of several, the validation part."""
+"""Splits that are drawn: a share of each class or whole groups, one fold of several, the validation part, fewer labels.
+
+Every draw takes the first samples, or groups, of a ranking by sha256 of (purpose, seed, id). The purpose is part of
+the key, so that the validation part is not the runners-up of the held-out one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fractions import Fraction
+import hashlib
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
 
 from samtl.errors import InputError
-from samtl.splits.split import (
-    VALIDATION_SHARE,
-    Rows,
-    Samples,
-    Split,
-    exact,
-    made,
-    rank_of,
-    require_every_class,
-    rounded,
-)
+from samtl.splits.split import VALIDATION_SHARE, Rows, Samples, Split, made, require_every_class
 
 
 def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
     """Hold out a share of the samples: the same share of every class, or whole groups.
 
-    The total is the share of all samples, rounded; counts of classes follow by largest remainder, at least one in both
-    parts. If there are groups, as many of the ranked groups are held out as bring the number of held-out samples
-    closest to the share; classes are then not balanced, only checked to be in both parts.
+    Without groups, the share of all samples is rounded, and every class is in both parts. If there are groups, as many
+    of the ranked groups are held out as bring the number of held-out samples closest to the share; classes are then not
+    balanced, only checked to be in both parts.
 
     Raises
     ------
@@ -39,7 +33,7 @@ def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
     _require(samples, rows, 2, "a split")
     if samples.groups:
         return _cut(samples, rows, share, seed, "grouped")
-    total, classes = rounded(share, len(rows)), len(samples.by_class(rows))
+    total, classes = _rounded(share, len(rows)), len(samples.by_class(rows))
     if not classes <= total <= len(rows) - classes:
         lacks = f"without some of the {classes} classes" if classes > 1 else "empty"
         low = classes / len(rows)
@@ -51,12 +45,10 @@ def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
 
 
 def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
-    """Hold out one of several folds; each sample is in exactly one of them.
+    """Hold out one of several folds, counted from 1; each sample is in exactly one of them.
 
     The ranked samples of one class after another are dealt to the folds in turn, so that neither folds nor a class in
     them differ by more than one sample. Each ranked group goes to the fold with the fewest samples so far.
-
-    Folds are counted from 1.
 
     Raises
     ------
@@ -66,16 +58,14 @@ def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
     rows = samples.rows
     _require(samples, rows, folds, f"a split into {folds} folds")
     if not samples.groups:
-        dealt = sorted(
-            rows, key=lambda i: (samples.truth[i], rank_of("fold", seed, samples.ids[i]))
-        )
-        test = np.sort(dealt[which - 1 :: folds]).astype(np.int64)
+        ranked = _ranked("fold", seed, samples.ids, rows.tolist())
+        dealt = sorted(ranked, key=samples.truth.__getitem__)
+        test = np.array(dealt[which - 1 :: folds])
         return made(samples, np.setdiff1d(rows, test), test, "fold", 1 / folds, seed)
     filled, chosen = [0] * folds, set()
-    sizes = samples.group_sizes(rows)
-    for group in sorted(sizes, key=lambda group: rank_of("grouped-fold", seed, group)):
-        to = int(np.argmin(filled))
-        filled[to] += sizes[group]
+    for group, count in _groups("grouped-fold", seed, samples, rows).items():
+        to = filled.index(min(filled))
+        filled[to] += count
         if to == which - 1:
             chosen.add(group)
     return _whole(samples, rows, chosen, 1 / folds, seed, "grouped-fold")
@@ -97,10 +87,60 @@ def inner(samples: Samples, split: Split, share: float = VALIDATION_SHARE) -> Sp
     return _cut(samples, split.train, share, split.seed, "validation")
 
 
-def closest(sizes: Sequence[int], wanted: Fraction) -> int:
-    """Number of groups, counted from the first and at least one, whose total size is nearest to `wanted`."""
-    held = list(accumulate(sizes))
-    return 1 + min(range(len(held)), key=lambda i: abs(held[i] - wanted))
+def fewer(
+    samples: Samples, split: Split, inner: Split, share: float, seed: int
+) -> tuple[Split, Split]:
+    """Keep a share of the samples that are not held out, the same of every class, or whole groups.
+
+    Training and validation part are thinned separately, and the share is raised if a class would have no sample in one.
+    The samples of a smaller share are among those of a larger one. Samples that are not kept are in no part of the
+    returned split and its validation split.
+    """
+
+    def kept(rows: Rows) -> list[int]:
+        if not samples.groups:
+            line = _line(samples, rows, "label", seed)
+            return line[: max(_rounded(share, len(rows)), len(np.unique(samples.truth[rows])))]
+        sizes = _groups("label", seed, samples, rows)
+        place = {group: i for i, group in enumerate(sizes)}
+        n = _closest(list(sizes.values()), share * len(rows))
+        for members in samples.by_class(rows).values():  # go on until each class has a sample
+            n = max(n, 1 + min((place[samples.groups[i]] for i in members), default=0))
+        return [i for i in rows.tolist() if place[samples.groups[i]] < n]
+
+    return _thinned(samples, split, inner, kept(inner.train), kept(inner.test), "label", seed)
+
+
+def shots(
+    samples: Samples, split: Split, inner: Split, count: int, seed: int
+) -> tuple[Split, Split]:
+    """Keep a number of samples of each class; a fifth of them, at least one, is for validation.
+
+    For segmentation the number is that of all samples. The samples of few shots are among those of more, and of a
+    share of the labels that has as many of each class.
+
+    Raises
+    ------
+    InputError
+        If a part has too few samples of a class.
+    """
+
+    def kept(rows: Rows, n: int, purpose: str) -> list[int]:
+        chosen: list[int] = []
+        for name, members in samples.by_class(rows).items():
+            if len(members) < n:
+                of = "" if samples.task == "segmentation" else f" of class {name!r}"
+                raise InputError(
+                    f"--split shots:{count} needs {n} samples{of} {purpose}, got {len(members)}: ask for fewer, hold "
+                    "out less, or embed more images"
+                )
+            chosen += _ranked("label", seed, samples.ids, members.tolist())[:n]
+        return chosen
+
+    validating = max(_rounded(VALIDATION_SHARE, count), 1)
+    train = kept(inner.train, count - validating, "to train on")
+    held = kept(inner.test, validating, "for validation")
+    return _thinned(samples, split, inner, train, held, "shots", seed)
 
 
 def _require(samples: Samples, rows: Rows, n: int, purpose: str) -> None:
@@ -119,42 +159,74 @@ def _require(samples: Samples, rows: Rows, n: int, purpose: str) -> None:
             )
 
 
+def _ranked(purpose: str, seed: int, names: Sequence[str], rows: Iterable[int]) -> list[int]:
+    """Order rows by the hash of their names."""
+    head = f"samtl {purpose} {seed}\n"
+    return sorted(rows, key=lambda i: hashlib.sha256((head + names[i]).encode()).digest())
+
+
+def _groups(purpose: str, seed: int, samples: Samples, rows: Rows) -> dict[str, int]:
+    """Count the rows of each group, groups ordered by their hash."""
+    counts = samples.group_sizes(rows)
+    names = list(counts)
+    return {names[i]: counts[names[i]] for i in _ranked(purpose, seed, names, range(len(names)))}
+
+
+def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
+    """Order rows so that the first n, for any n, have the classes in the same shares.
+
+    Sample j of the n ranked ones of a class stands at (j + 1/2) / n of the line, so that each class is rounded at its
+    halves; but the first of each class come first, and the last ones last.
+    """
+    place: dict[int, float] = {}
+    for members in samples.by_class(rows).values():
+        ranked = _ranked(purpose, seed, samples.ids, members.tolist())
+        place |= {i: (j + 0.5) / len(ranked) for j, i in enumerate(ranked)}
+        place |= dict.fromkeys(ranked[-1:], 1.0) | dict.fromkeys(ranked[:1], 0.0)
+    return sorted(place, key=place.__getitem__)
+
+
 def _cut(samples: Samples, rows: Rows, share: float, seed: int, name: str) -> Split:
     if samples.groups:
-        sizes = samples.group_sizes(rows)
-        ranked = sorted(sizes, key=lambda group: rank_of(name, seed, group))
-        n = closest([sizes[group] for group in ranked[:-1]], exact(share) * len(rows))
-        return _whole(samples, rows, set(ranked[:n]), share, seed, name)
-    members = list(samples.by_class(rows).values())
-    total = min(max(rounded(share, len(rows)), len(members)), len(rows) - len(members))
-    taken: list[int] = []
-    for some, n in zip(members, _counts([len(m) for m in members], share, total), strict=True):
-        taken += sorted(some, key=lambda i: rank_of(name, seed, samples.ids[i]))[:n]
-    test = np.sort(taken).astype(np.int64)
-    return made(samples, np.setdiff1d(rows, test), test, name, share, seed)
+        sizes = _groups(name, seed, samples, rows)
+        n = _closest(list(sizes.values())[:-1], share * len(rows))
+        return _whole(samples, rows, set(list(sizes)[:n]), share, seed, name)
+    classes = len(samples.by_class(rows))
+    total = min(max(_rounded(share, len(rows)), classes), len(rows) - classes)
+    line = _line(samples, rows, name, seed)
+    return made(samples, line[total:], line[:total], name, share, seed)
 
 
 def _whole(
     samples: Samples, rows: Rows, chosen: set[str], share: float, seed: int, name: str
 ) -> Split:
     out = np.array([samples.groups[i] in chosen for i in rows.tolist()])
-    split = made(samples, rows[~out], rows[out], name, share, seed)
     held = "validation" if name == "validation" else "held-out"
-    require_every_class(samples, {held: split.test, "training": split.train})
-    return split
+    require_every_class(samples, {held: rows[out], "training": rows[~out]})
+    return made(samples, rows[~out], rows[out], name, share, seed)
 
 
-def _counts(sizes: Sequence[int], share: float, total: int) -> list[int]:
-    """Divide `total` among the classes: largest remainder, at least 1 and at most size - 1 each."""
-    part = exact(share)
-    top, bottom = part.numerator, part.denominator
-    taken = [min(max(n * top // bottom, 1), n - 1) for n in sizes]
+def _thinned(
+    samples: Samples,
+    split: Split,
+    inner: Split,
+    train: list[int],
+    held: list[int],
+    kind: str,
+    seed: int,
+) -> tuple[Split, Split]:
+    name = kind if split.name == "holdout" else f"{split.name}-{kind}"
+    return (
+        made(samples, [*train, *held], split.test, name, split.share, seed),
+        made(samples, train, held, inner.name, inner.share, seed),
+    )
 
-    def owed(c: int) -> int:
-        return sizes[c] * top - taken[c] * bottom
 
-    while sum(taken) < total:
-        taken[max((c for c, n in enumerate(sizes) if taken[c] < n - 1), key=owed)] += 1
-    while sum(taken) > total:
-        taken[min((c for c in range(len(sizes)) if taken[c] > 1), key=owed)] -= 1
-    return taken
+def _closest(sizes: list[int], wanted: float) -> int:
+    """Return the number of groups, counted from the first and at least one, whose total size is nearest to `wanted`."""
+    held = list(accumulate(sizes))
+    return 1 + min(range(len(held)), key=lambda i: abs(held[i] - wanted))
+
+
+def _rounded(share: float, n: int) -> int:
+    return int(share * n + 0.5 + 1e-9)  # 0.15 of 10 is 1.5, though a little less in binary

@@ -1,4 +1,4 @@
-"""Split files as others publish them: three lists of file names, such as TorchGeo's lists of EuroSAT.
+"""Splits that come with a dataset, and split files as others publish them, such as TorchGeo's lists of EuroSAT.
 
 `PREFIX-train.txt`, `PREFIX-val.txt` and `PREFIX-test.txt` hold one name on each line. A name is a sample's id, or its
 stem without folders and extension: EuroSAT's images are `.jpg` in one archive and `.tif` in another.
@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from samtl.errors import InputError, ResourceError
-from samtl.splits.split import PARTS
+from samtl.splits.split import PARTS, Samples, Split, made, require_every_class
 
 _log = logging.getLogger(__name__)
-
-ENDINGS = dict(zip(PARTS, ("train", "val", "test"), strict=True))
+_REMEDY = "choose a held-out share, such as --split 0.2"
 
 # By TorchGeo (MIT licence). The first is the random split of Neumann et al. (arXiv 1911.06721), the other holds out
 # by longitude; 16,200, 5,400 and 5,400 images each.
@@ -35,9 +37,44 @@ SHA256 = {
 }
 
 
+def shipped(samples: Samples, name: str = "shipped") -> tuple[Split, Split]:
+    """Split samples by their `parts`, for instance those that a dataset comes with.
+
+    Returns
+    -------
+    split : Split
+        The part `test` is held out, both others are for training.
+    inner : Split
+        The part `validation` is cut from the training part.
+
+    Raises
+    ------
+    InputError
+        If a part is unknown or has no samples, or a class is not in every part.
+    """
+    if not samples.parts:
+        raise InputError(f"{samples.where} does not come with a split; {_REMEDY}")
+    if unknown := set(samples.parts) - {*PARTS, ""}:
+        raise InputError(
+            f"each sample must be in one of the parts {', '.join(PARTS)}, got {min(unknown)!r}"
+        )
+    of = np.array(samples.parts)
+    members = {part: np.flatnonzero((samples.truth >= 0) & (of == part)) for part in PARTS}
+    if not all(map(len, members.values())):
+        found = ", ".join(f"{len(rows)} in {part}" for part, rows in members.items())
+        raise InputError(f"the {name} split needs samples in each part, got {found}: {_REMEDY}")
+    require_every_class(samples, members, f"in the {name} split: {_REMEDY}")
+    train, validation, test = members.values()
+    both = np.union1d(train, validation)
+    return (
+        made(samples, both, test, name, len(test) / (len(both) + len(test)), 0),
+        made(samples, train, validation, "validation", len(validation) / len(both), 0),
+    )
+
+
 def list_files(prefix: str | Path) -> dict[str, Path]:
-    """The list file of each part."""
-    return {part: Path(f"{prefix}-{ending}.txt") for part, ending in ENDINGS.items()}
+    """Return the list file of each part."""
+    return {p: Path(f"{prefix}-{'val' if p == 'validation' else p}.txt") for p in PARTS}
 
 
 def read_lists(prefix: str | Path) -> dict[str, list[str]]:
@@ -49,52 +86,50 @@ def read_lists(prefix: str | Path) -> dict[str, list[str]]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"the list {path} cannot be read ({type(error).__name__}): expected three text files, "
-                f"{', '.join(file.name for file in list_files(prefix).values())}, with a file name on each line"
+                f"{prefix}-train.txt, -val.txt and -test.txt, with a file name on each line"
             ) from error
         lists[part] = [line.strip() for line in lines if line.strip()]
     return lists
 
 
-def parts_of(
-    lists: Mapping[str, Sequence[str]], ids: Sequence[str], source: str, where: str
-) -> list[str]:
-    """Find the part of each sample, "" if it is not listed.
-
-    `lists` maps parts to names; `source` and `where` say where lists and samples are from, for messages.
+def listed(
+    samples: Samples, lists: Mapping[str, Sequence[str]], source: str, name: str
+) -> tuple[Split, Split]:
+    """Split samples by lists of the names in each part, as `shipped` does; `source` says where they are from.
 
     Raises
     ------
     InputError
-        If a name matches no sample (figures on some of a published split would not compare), several, or one that is
-        listed already.
+        As `shipped`; also if a name matches no sample (figures on a part of a published split would not compare),
+        several, or one that is listed already.
     """
-    row = {sample: i for i, sample in enumerate(ids)}
-    by_stem: dict[str, list[int]] = {}
+    ids, known = samples.ids, dict[str, list[int]]()
     for i, sample in enumerate(ids):
-        by_stem.setdefault(PurePosixPath(sample).stem, []).append(i)
+        known.setdefault(PurePosixPath(sample).stem, []).append(i)
+    known |= {sample: [i] for i, sample in enumerate(ids)}
     parts, absent = [""] * len(ids), []
     for part, names in lists.items():
-        for name in names:
-            rows = [row[name]] if name in row else by_stem.get(PurePosixPath(name).stem, [])
-            if not rows:
-                absent.append(name)
-                continue
+        for text in names:
+            rows = known.get(text) or known.get(PurePosixPath(text).stem, [])
             if len(rows) > 1:
                 raise InputError(
-                    f"{source} name {name!r}, which may be {ids[rows[0]]!r} or {ids[rows[1]]!r} of {where}: list whole "
-                    "sample ids"
+                    f"{source} name {text!r}, which may be {ids[rows[0]]!r} or {ids[rows[1]]!r} of {samples.where}: "
+                    "list whole sample ids"
                 )
-            if parts[rows[0]]:
+            if not rows:
+                absent.append(text)
+            elif parts[rows[0]]:
                 raise InputError(
                     f"{source} name {ids[rows[0]]!r} twice, in {parts[rows[0]]} and in {part}"
                 )
-            parts[rows[0]] = part
+            else:
+                parts[rows[0]] = part
     if absent:
         raise InputError(
-            f"{source} name {len(absent)} samples that are not in {where}, such as {absent[0]!r}: choose the whole "
-            "dataset that they were made for (without --limit or --per-class), or a held-out share, such as --split 0.2"
+            f"{source} name {len(absent)} samples that are not in {samples.where}, such as {absent[0]!r}: choose the "
+            f"whole dataset that they were made for (without --limit or --per-class), or {_REMEDY}"
         )
-    return parts
+    return shipped(replace(samples, parts=tuple(parts)), name)
 
 
 def torchgeo(name: str) -> dict[str, list[str]]:

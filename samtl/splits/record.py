@@ -10,7 +10,7 @@ import numpy as np
 
 from samtl._io import inside, read_object
 from samtl.errors import DamageError, InputError
-from samtl.splits.split import Split
+from samtl.splits.split import Samples, Split, made, require_usable
 
 SHARED = "../../splits"  # where runs of a sweep keep their lists, from a run folder
 
@@ -35,6 +35,9 @@ class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
 def record_of(sample_ids: Sequence[str], split: Split, inner: Split) -> SplitRecord:
     """Describe a split and its validation part by sample id."""
     neither = np.setdiff1d(np.arange(len(sample_ids)), np.concatenate([split.train, split.test]))
+    held_out, validation, left_out = (
+        [sample_ids[row] for row in part] for part in (split.test, inner.test, neither)
+    )
     return SplitRecord(
         name=split.name,
         share=split.share,
@@ -42,9 +45,9 @@ def record_of(sample_ids: Sequence[str], split: Split, inner: Split) -> SplitRec
         digest=split.digest,
         validation_digest=inner.digest,
         validation_share=inner.share,
-        held_out=[sample_ids[row] for row in split.test],
-        validation=[sample_ids[row] for row in inner.test],
-        left_out=[sample_ids[row] for row in neither],
+        held_out=held_out,
+        validation=validation,
+        left_out=left_out,
     )
 
 
@@ -71,24 +74,67 @@ def read_split_file(path: str | Path) -> SplitRecord:
     file = Path(path)
     try:
         content = read_object(file)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f"{file} is not there: expected a file like a run's split.json") from error
-    if "file" in content:
-        shared = file.parent / str(content["file"])
-        try:
-            whole = read_object(inside(file.parent, str(content["file"]), file.parent / SHARED))
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{file} names {shared}, which is not there: keep runs of a sweep with its splits"
-            ) from error
-        for field in ("digest", "validation_digest"):
-            if content.get(field) != whole.get(field):
-                raise InputError(
-                    f"{shared} is not the split that {file} names: its {field} is {whole.get(field)!r}, expected "
-                    f"{content.get(field)!r}"
-                )
-        content = {**whole, **content}
-    try:
+        if "file" in content:
+            shared = inside(file.parent, str(content["file"]), file.parent / SHARED)
+            whole = read_object(shared)
+            for field in ("digest", "validation_digest"):
+                if content.get(field) != whole.get(field):
+                    raise InputError(
+                        f"{shared} is not the split that {file} names: its {field} is {whole.get(field)!r}, expected "
+                        f"{content.get(field)!r}"
+                    )
+            content = {**whole, **content}
         return msgspec.convert(content, SplitRecord)
     except msgspec.ValidationError as error:
         raise DamageError(f"{file} is damaged: {error}") from error
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or file} is not there: expected a file like a run's split.json; keep runs of a sweep "
+            "with its splits"
+        ) from error
+
+
+def reuse(samples: Samples, record: SplitRecord, source: str | Path) -> tuple[Split, Split]:
+    """Restore a recorded split and its validation part.
+
+    Parameters
+    ----------
+    source : str or path
+        Where the record is from, for messages.
+
+    Returns
+    -------
+    split, inner : Split
+        Equal to those that were recorded.
+
+    Raises
+    ------
+    InputError
+        If the record is of other samples, or contains samples that cannot be used.
+    """
+    other = f"the split of {source} was made for other samples than those of {samples.where}"
+    row = {sample: i for i, sample in enumerate(samples.ids)}
+    listed = [*record.held_out, *record.validation, *record.left_out]
+    absent = [sample for sample in listed if sample not in row]
+    if absent:
+        raise InputError(
+            f"{other}: {len(absent)} of the {len(listed)} that it lists are not here, such as {absent[0]!r}"
+        )
+    test, held, without = (
+        {row[sample] for sample in part}
+        for part in (record.held_out, record.validation, record.left_out)
+    )
+    both = set(row.values()) - test - without
+    split = made(samples, both, test, record.name, record.share, record.seed)
+    if split.digest != record.digest:
+        raise InputError(
+            f"{other}: the held-out ones are here, but the {len(both)} to train and validate on differ"
+        )
+    train = both - held
+    if not (test and held and train):
+        raise InputError(
+            f"the split of {source} needs samples to train on, for validation and held out, got {len(train)}, "
+            f"{len(held)} and {len(test)}"
+        )
+    require_usable(samples, split)
+    return split, made(samples, train, held, "validation", record.validation_share, record.seed)

@@ -18,23 +18,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from samtl.errors import InputError, UnknownName
-from samtl.splits.draw import fold, holdout, inner
-from samtl.splits.fewer import fewer, shots
-from samtl.splits.given import reuse, shipped
-from samtl.splits.published import (
-    TORCHGEO,
-    list_files,
-    parts_of,
-    read_lists,
-    torchgeo,
-)
-from samtl.splits.record import read_split_file
+from samtl.splits.draw import fewer, fold, holdout, inner, shots
+from samtl.splits.published import TORCHGEO, list_files, listed, read_lists, shipped, torchgeo
+from samtl.splits.record import read_split_file, reuse
 from samtl.splits.split import Samples, Split
 
 SHIPPED = "shipped"
@@ -121,12 +115,6 @@ class SplitSpec:
         """Whether samples or groups are drawn, not held out as they were listed."""
         return (self.base or self).kind in ("share", "fold", "kfold")
 
-    def expand(self) -> list[SplitSpec]:
-        """The folds of a `kfold`; any other spec is one split."""
-        if self.kind != "kfold":
-            return [self]
-        return [SplitSpec("fold", count=self.count, fold=i + 1) for i in range(self.count)]
-
 
 def parse(spec: str | float) -> SplitSpec:
     """Parse one split spec; UnknownName if it has none of the known forms, InputError if a number is out of range."""
@@ -134,8 +122,9 @@ def parse(spec: str | float) -> SplitSpec:
     if text == SHIPPED or text in TORCHGEO:
         return SplitSpec(text)
     kind, colon, rest = text.partition(":")
-    if not colon and (share := _number(text)) is not None:
-        return SplitSpec("share", share)
+    if not colon:
+        with suppress(ValueError):
+            return SplitSpec("share", float(text))
     if kind not in _ARGUMENTS:
         raise UnknownName("split", text, FORMS)
     found = re.fullmatch(_ARGUMENTS[kind], rest, re.ASCII)
@@ -162,20 +151,15 @@ def parse_many(text: str) -> list[SplitSpec]:
     items = [item.strip() for item in text.split(",")]
     if "" in items:
         raise InputError(f"a list of splits is written like 0.1,0.2,shipped, got {text!r}")
-    written: list[str] = []
+    specs: list[SplitSpec] = []
     for i, item in enumerate(items):
-        if item != "...":
-            written.append(item)
-        elif i < 2 or i == len(items) - 1 or "..." in (items[i - 2], items[i + 1]):
-            raise InputError(
-                f"'...' needs two splits before it and one after, as in 0.1,0.2,...,0.9, got {text!r}"
-            )
-        else:
-            written += _between(items[i - 2], items[i - 1], items[i + 1])
-    specs = [one for item in written for one in parse(item).expand()]
-    for i, spec in enumerate(specs):
-        if spec in specs[:i]:
-            raise InputError(f"the split {spec.text} is listed twice in {text!r}; leave one out")
+        for written in _between(items, i) if item == "..." else [item]:
+            spec = parse(written)
+            folds = range(1, spec.count + 1) if spec.kind == "kfold" else ()
+            for one in [SplitSpec("fold", count=spec.count, fold=k) for k in folds] or [spec]:
+                if one in specs:
+                    raise InputError(f"the split {one.text} is listed twice in {text!r}")
+                specs.append(one)
     return specs
 
 
@@ -202,13 +186,9 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
         drawn = samples if spec.draws else replace(samples, groups=())
         return fewer(drawn, outer, part, spec.share, seed)
     if kind == SHIPPED:
-        if not samples.parts:
-            raise InputError(
-                f"{samples.where} does not come with a split; choose a held-out share, such as --split 0.2"
-            )
         return shipped(samples)
     if kind in TORCHGEO:
-        return _listed(samples, torchgeo(kind), f"the {kind} lists", kind)
+        return listed(samples, torchgeo(kind), f"the {kind} lists", kind)
     if kind == "file":
         return _from_file(samples, Path(spec.path).expanduser())
     if kind == "kfold":
@@ -236,47 +216,27 @@ def leaks(name: str) -> bool:
 def _from_file(samples: Samples, path: Path) -> tuple[Split, Split]:
     if path.is_file():
         return reuse(samples, read_split_file(path), path)
-    lists = list_files(path).values()
-    if not any(file.is_file() for file in lists):
+    if not any(file.is_file() for file in list_files(path).values()):
         raise InputError(
             f"--split file:{path}: there is no such file, which would be like a run's split.json, and no "
-            f"{', '.join(file.name for file in lists)} beside it"
+            f"{path.name}-train.txt, -val.txt and -test.txt beside it"
         )
-    return _listed(samples, read_lists(path), f"the lists {path}-*.txt", "file")
+    return listed(samples, read_lists(path), f"the lists {path}-*.txt", "file")
 
 
-def _listed(
-    samples: Samples, lists: dict[str, list[str]], source: str, name: str
-) -> tuple[Split, Split]:
-    parts = parts_of(lists, samples.ids, source, samples.where)
-    return shipped(replace(samples, parts=tuple(parts)), name)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _between(first: str, second: str, last: str) -> list[str]:
-    """The specs that "..." stands for after `second`, which differs from `first` and `last` in one number."""
-    cut = [_NUMBER.split(text) for text in (first, second, last)]  # between numbers, number, ...
-    steps = f"{first},{second},...,{last}"
-    alike = len({(len(parts), *parts[::2]) for parts in cut}) == 1
-    differ = [i for i in range(1, len(cut[0]), 2) if len({p[i] for p in cut}) > 1] if alike else []
-    if len(differ) != 1:
-        raise InputError(
-            f"'...' continues one number in which the splits around it differ, as in 0.1,0.2,...,0.9; got {steps!r}"
-        )
-    place = differ[0]
-    begin, then, end = (Decimal(parts[place]) for parts in cut)
-    step = then - begin
-    count = (end - then) / step if step else Decimal(0)
-    if count != int(count) or not 1 <= count <= MOST:
-        raise InputError(
-            f"'...' continues in at most {MOST} equal steps to the last split, but steps of {step} from {then} do not "
-            f"lead to {end} in {steps!r}"
-        )
-    numbers = (then + step * i for i in range(1, int(count)))
-    return ["".join([*cut[1][:place], str(n), *cut[1][place + 1 :]]) for n in numbers]
+def _between(items: list[str], i: int) -> list[str]:
+    """Return the specs that `items[i]`, "...", stands for: one number continues from those before it."""
+    texts = [*items[max(i - 2, 0) : i], *items[i + 1 : i + 2]]
+    cut = [_NUMBER.split(text) for text in texts]  # between numbers, number, ...
+    differ = [k for k, parts in enumerate(zip_longest(*cut)) if len(set(parts)) > 1]
+    if len(cut) == 3 and len(differ) == 1 and differ[0] % 2:
+        place = differ[0]
+        begin, then, end = (Decimal(parts[place]) for parts in cut)
+        steps = (end - then) / (then - begin) if then != begin else Decimal(0)
+        if steps == int(steps) and 1 <= steps <= MOST:
+            numbers = (then + (then - begin) * k for k in range(1, int(steps)))
+            return ["".join([*cut[1][:place], f"{n}", *cut[1][place + 1 :]]) for n in numbers]
+    raise InputError(
+        f"'...' needs two splits before it and one after that differ in one number, in at most {MOST} equal steps, as "
+        f"in 0.1,0.2,...,0.9; got {','.join(items)!r}"
+    )

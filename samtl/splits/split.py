@@ -6,9 +6,8 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Self
 
 import numpy as np
@@ -57,22 +56,14 @@ class Samples:
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        if repeated := [name for name, times in Counter(self.ids).items() if times > 1]:
+        counts = {len(self.labels), len(self.groups) or n, len(self.parts) or n}
+        if counts != {n} or self.labels.max(initial=-1) >= (len(self.classes) or np.inf):
             raise InputError(
-                f"sample ids must be unique, but {repeated[0]!r} occurs more than once"
+                f"expected a class index, a group and a part for each of {n} samples of {self.where}"
             )
-        columns: dict[str, Sized] = {
-            "label": self.labels,
-            "group": self.groups or self.ids,
-            "part": self.parts or self.ids,
-        }
-        for what, values in columns.items():
-            if len(values) != n:
-                raise InputError(f"expected a {what} for each of {n} samples, got {len(values)}")
-        if self.classes and self.labels.max(initial=-1) >= len(self.classes):
-            raise InputError(
-                f"labels must be below the number of classes, {len(self.classes)}, got {self.labels.max()}"
-            )
+        if len(set(self.ids)) < n:
+            twice = max(self.ids, key=Counter(self.ids).__getitem__)
+            raise InputError(f"sample ids must be unique, but {twice!r} occurs more than once")
 
     @classmethod
     def of(
@@ -85,13 +76,13 @@ class Samples:
     ) -> Self:
         """Describe samples by their ids and, for classification, their class indices."""
         ids = tuple(ids)
-        truth = np.full(len(ids), -1) if labels is None else np.asarray(labels)
-        if truth.size and truth.dtype.kind not in "iu":
-            raise InputError(f"labels must be integers, got {truth.dtype}")
-        usable = np.full(len(ids), True) if labels is None else truth >= 0
-        task = "segmentation" if labels is None else "classification"
-        about = (tuple(classes), truth.astype(np.int64), usable, tuple(groups), tuple(parts))
-        return cls("the samples", task, ids, *about)
+        truth = np.full(len(ids), -1) if labels is None else np.array(labels, dtype=np.int64)
+        task, usable = (
+            ("segmentation", truth < 0) if labels is None else ("classification", truth >= 0)
+        )
+        return cls(
+            "the samples", task, ids, tuple(classes), truth, usable, tuple(groups), tuple(parts)
+        )
 
     @functools.cached_property
     def truth(self) -> Rows:
@@ -106,9 +97,9 @@ class Samples:
     def by_class(self, rows: Rows) -> dict[str, Rows]:
         """Divide rows by class; a class without a name is called by its index."""
         truth = self.truth[rows]
-        named = self.task == "classification" and self.classes
-        labels = range(len(self.classes)) if named else np.unique(truth).tolist()
-        return {self.classes[c] if named else str(c): rows[truth == c] for c in labels}
+        if self.task == "classification" and self.classes:
+            return {name: rows[truth == c] for c, name in enumerate(self.classes)}
+        return {str(c): rows[truth == c] for c in np.unique(truth)}
 
     def group_sizes(self, rows: Rows) -> Counter[str]:
         """Count the rows of each group."""
@@ -151,30 +142,25 @@ def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
     sha256 (hex) of the JSON text `{"test":[...],"train":[...]}`, ids ascending, no spaces, ASCII only.
     """
     parts = {
-        "test": sorted(sample_ids[i] for i in test),
-        "train": sorted(sample_ids[i] for i in train),
+        name: sorted(sample_ids[i] for i in part)
+        for name, part in (("test", test), ("train", train))
     }
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
 
-def made(samples: Samples, train: Rows, test: Rows, name: str, share: float, seed: int) -> Split:
+def made(
+    samples: Samples,
+    train: Iterable[int],
+    test: Iterable[int],
+    name: str,
+    share: float,
+    seed: int,
+) -> Split:
+    """Make a split of two disjoint sets of rows in any order."""
+    train, test = (np.sort(np.array(list(part), dtype=np.int64)) for part in (train, test))
     for part in (train, test):
         part.flags.writeable = False
     return Split(train, test, name, float(share), int(seed), digest_of(samples.ids, train, test))
-
-
-def rank_of(name: str, seed: int, what: str) -> bytes:
-    # The purpose is part of the key: the validation part must not be the runners-up of the held-out one.
-    return hashlib.sha256(f"samtl {name} {seed}\n{what}".encode()).digest()
-
-
-def exact(share: float) -> Fraction:
-    # 0.2 as typed, not its binary neighbour: ties between remainders must not hang on the last bit.
-    return Fraction(str(float(share)))
-
-
-def rounded(share: float, n: int) -> int:
-    return int(exact(share) * n + Fraction(1, 2))
 
 
 def require_every_class(samples: Samples, parts: Mapping[str, Rows], why: str = "") -> None:

@@ -18,12 +18,12 @@ FILE = "fingerprint.json"
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """The content of `fingerprint.json`, written once and first.
+    """The content of `fingerprint.json`, written once and first; made by `make_identity`.
 
     Attributes
     ----------
     fingerprint : dict
-        `EncoderSpec.fingerprint` and `format`: JSON values.
+        `EncoderSpec.fingerprint` and `format`.
     sha256 : str
         Of the fingerprint's canonical JSON.
     store_id : str
@@ -54,13 +54,8 @@ class Identity(msgspec.Struct, frozen=True):
         """Side of the encoder's input in pixels."""
         return int(self.fingerprint["image_size"])
 
-    @property
-    def digest(self) -> str:
-        """sha256 of all of it."""
-        return digest({**msgspec.to_builtins(self), "checksum": ""})
-
     def to_bytes(self) -> bytes:
-        """Return the sealed file."""
+        """Return the file."""
         return seal(msgspec.to_builtins(self))
 
 
@@ -70,20 +65,21 @@ def make_identity(
     about: Mapping[str, object],
     block_rows: int,
 ) -> Identity:
-    """Give a new store its identity, with a random `store_id`.
-
-    Parameters
-    ----------
-    fields : mapping
-        `EncoderSpec.fingerprint`; `format` is added.
-    arrays, about, block_rows
-        As in `Identity`.
-    """
+    """Give a new store its identity, with a random `store_id`; `fields` lack only `format`."""
     fingerprint = {**fields, "format": FORMAT}
     store_id = uuid.uuid4().hex
-    return Identity(
+    made = Identity(
         fingerprint, digest(fingerprint), store_id, block_rows, dict(arrays), dict(about)
     )
+    return unseal(made.to_bytes(), Identity, FILE)
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+class _Any(msgspec.Struct):
+    fingerprint: _Format
 
 
 def read_identity(storage: Storage) -> Identity | None:
@@ -111,25 +107,16 @@ def read_identity(storage: Storage) -> Identity | None:
         )
     found = unseal(raw, Identity, where)
     fields = found.fingerprint
-    if digest(fields) != found.sha256:
-        raise DamageError(f"{where}: its sha256 is not that of its fingerprint")
+    encoder = fields.get("encoder")
     if (
-        not isinstance(fields.get("encoder"), dict)
-        or not isinstance(fields["encoder"].get("name"), str)
+        digest(fields) != found.sha256
+        or not (isinstance(encoder, dict) and isinstance(encoder.get("name"), str))
         or not isinstance(fields.get("image_size"), int)
         or found.block_rows < 1
         or any(name != spec.name or "/" in name for name, spec in found.arrays.items())
     ):
         raise DamageError(f"{where} is not the identity of a store: a field is missing or wrong")
     return found
-
-
-class _Format(msgspec.Struct):
-    format: int
-
-
-class _Any(msgspec.Struct):
-    fingerprint: _Format
 
 
 def require_same(identity: Identity, fields: Mapping[str, object], where: str) -> None:
@@ -150,12 +137,9 @@ def row_key(fingerprint: str, image_sha256: str) -> str:
 def differences(
     stored: Mapping[str, object], wanted: Mapping[str, object], prefix: str = ""
 ) -> list[tuple[str, str, str]]:
-    """List the fields in which two documents differ.
+    """List the fields in which two documents differ, as (field, stored, wanted).
 
-    Returns
-    -------
-    list of (field, stored, wanted)
-        Nested fields are joined by dots, as in `preprocessing.resize`; a missing one is "(none)".
+    Nested fields are joined by dots, as in `preprocessing.resize`; a missing one is "(none)".
     """
     found: list[tuple[str, str, str]] = []
     for key in sorted({*stored, *wanted}):

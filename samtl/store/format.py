@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -17,12 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl._io import crc32c
-from samtl.errors import DamageError
 
 FORMAT = 2
 BLOCK_ROWS = 16
-LARGE_ROWS = 1_000_000  # from which on stores are planned with larger blocks
-LARGE_BLOCK = 32 * 2**20, 1024  # bytes and rows of a large store's block
 KEY_BYTES = 32
 MISSING = 2**64 - 1  # offset and length, in an index, of a row that a shorter block does not have
 ROOT = "zarr.json"  # of the group; of an array, in its folder
@@ -41,14 +37,10 @@ class ArraySpec(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
-    name : str
-    row_shape : tuple of int
-    dtype : str
     fill : int or "NaN"
         What quarantined rows, and rows that were never written, hold.
     dimensions : tuple of str
         Names of the dimensions after `sample`.
-    description : str
     columns : tuple of str
         Names of the columns of `pooled` and `image_stats`.
     """
@@ -63,9 +55,11 @@ class ArraySpec(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse what no store has."""
-        if len(self.dimensions) != len(self.row_shape) or min(self.row_shape, default=1) < 0:
-            raise ValueError(f"the shape of {self.name}")
-        if self.row_bytes > 2**40:
+        if (
+            len(self.dimensions) != len(self.row_shape)
+            or min(self.row_shape, default=1) < 0
+            or self.row_bytes > 2**40
+        ):
             raise ValueError(f"the shape of {self.name}")
 
     @property
@@ -112,36 +106,55 @@ class ArraySpec(msgspec.Struct, frozen=True):
         self, rows: int, block_rows: int, attributes: Mapping[str, object] | None = None
     ) -> dict[str, object]:
         """Return the array's `zarr.json` as a JSON object."""
-        little = {"name": "bytes", "configuration": {"endian": "little"}}
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [rows, *self.row_shape],
-            "data_type": self.dtype,
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": [block_rows, *self.row_shape]},
-            },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": self.fill,
-            "codecs": [
-                {
-                    "name": "sharding_indexed",
-                    "configuration": {
-                        "chunk_shape": [1, *self.row_shape],
-                        "codecs": [
-                            little if np.dtype(self.dtype).itemsize > 1 else {"name": "bytes"},
-                            {"name": "crc32c"},
-                        ],
-                        "index_codecs": [little, {"name": "crc32c"}],
-                        "index_location": "end",
-                    },
-                }
-            ],
-            "attributes": {"description": self.description, **(attributes or {})},
-            "dimension_names": ["sample", *self.dimensions],
-            "storage_transformers": [],
+        codecs = [bytes_codec(self.dtype), {"name": "crc32c"}]
+        sharding = {
+            "chunk_shape": [1, *self.row_shape],
+            "codecs": codecs,
+            "index_codecs": [bytes_codec("uint64"), {"name": "crc32c"}],
+            "index_location": "end",
         }
+        return zarr_array(
+            (rows, *self.row_shape),
+            block_rows,
+            self.dtype,
+            self.fill,
+            [{"name": "sharding_indexed", "configuration": sharding}],
+            ("sample", *self.dimensions),
+            {"description": self.description, **(attributes or {})},
+        )
+
+
+def zarr_array(
+    shape: tuple[int, ...],
+    chunk: int,
+    dtype: str,
+    fill: object,
+    codecs: list[dict[str, object]],
+    dimensions: tuple[str, ...],
+    attributes: Mapping[str, object],
+) -> dict[str, object]:
+    """Return the `zarr.json` of an array whose chunks are `chunk` rows long, as a JSON object."""
+    grid = {"chunk_shape": [chunk, *shape[1:]]}
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [*shape],
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": grid},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill,
+        "codecs": codecs,
+        "attributes": dict(attributes),
+        "dimension_names": [*dimensions],
+        "storage_transformers": [],
+    }
+
+
+def bytes_codec(dtype: str) -> dict[str, object]:
+    """Return the Zarr codec of little-endian numbers."""
+    if np.dtype(dtype).itemsize == 1:
+        return {"name": "bytes"}
+    return {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 def array_specs(
@@ -157,15 +170,13 @@ def array_specs(
 
     Parameters
     ----------
-    channels : int
-        Of the encoder's output.
-    grid : (height, width)
-        Of the encoder's output, in tokens.
-    cells : int
+    channels, grid
+        Of the encoder's output, the latter as height and width in tokens.
+    cells
         Along a side of `grid`.
-    square : int
+    square
         Side of the encoder's input in pixels, which masks have.
-    features, statistics : sequence of str
+    features, statistics
         Names of the columns of `pooled` and of `image_stats`.
     """
     specs = [
@@ -198,63 +209,47 @@ def array_specs(
 
 
 def rows_of_a_block(rows: int, specs: Sequence[ArraySpec]) -> int:
-    """Choose how many rows the blocks of a new store have.
-
-    Parameters
-    ----------
-    rows : int
-        That the store is planned with.
-    specs : sequence of ArraySpec
-        The arrays to be written.
-    """
-    if rows < LARGE_ROWS:
+    """Choose how many rows the blocks of a new store have, from its rows and the arrays to be written."""
+    if rows < 1_000_000:
         return BLOCK_ROWS
     largest = max(spec.row_bytes for spec in specs)
-    return max(BLOCK_ROWS, min(LARGE_BLOCK[0] // largest, LARGE_BLOCK[1]))
-
-
-@dataclass(frozen=True)
-class EncodedShard:
-    """A shard's bytes as pieces in the order of the file, and the crc32c of each row."""
-
-    pieces: list[bytes | memoryview]
-    row_crc32c: list[int]
+    return max(BLOCK_ROWS, min(32 * 2**20 // largest, 1024))
 
 
 def encode_shard(
     spec: ArraySpec, rows: Sequence[ArrayLike], block_rows: int, key: bytes = bytes(KEY_BYTES)
-) -> EncodedShard:
-    """Lay out the rows of a block without copying them."""
+) -> tuple[list[bytes | memoryview], list[int]]:
+    """Lay out the rows of a block without copying them: the pieces of the file, and the crc32c of each row."""
     pieces: list[bytes | memoryview] = [key]
     checksums = []
     for row in rows:
         data = spec.encode_row(row)
         checksums.append(crc32c(data))
-        pieces += [data, checksums[-1].to_bytes(4, "little")]
+        pieces += [data, packed(checksums[-1])]
     index = spec.index(len(rows), block_rows)
-    pieces += [index, crc32c(index).to_bytes(4, "little")]
-    return EncodedShard(pieces, checksums)
+    return [*pieces, index, packed(crc32c(index))], checksums
+
+
+def packed(crc: int) -> bytes:
+    """Return a crc32c as it is stored."""
+    return crc.to_bytes(4, "little")
 
 
 def check_shard(
-    spec: ArraySpec, shard: memoryview, rows: int, block_rows: int, where: str
-) -> list[int]:
-    """Verify every byte of a shard but its key, and return the crc32c of each row.
+    spec: ArraySpec, shard: memoryview, rows: int, block_rows: int
+) -> tuple[list[int], list[int], bool]:
+    """Verify every byte of a shard but its key.
 
-    Raises
-    ------
-    DamageError
-        If the size, a row or the index is not what it must be.
+    Returns the crc32c of each row, the positions of rows that fail their checksum, and whether size and index are what
+    they must be.
     """
-    if len(shard) != spec.shard_bytes(rows, block_rows):
-        raise DamageError(f"{where} has {len(shard)} bytes: it is damaged")
-    found = []
+    found, damaged = [], []
     for position in range(rows):
         start, stop = spec.extent(position)
         found.append(crc32c(shard[start:stop]))
-        if shard[stop : stop + 4] != found[-1].to_bytes(4, "little"):
-            raise DamageError(f"{where}: the row at position {position} fails its checksum")
+        if shard[stop : stop + 4] != packed(found[-1]):
+            damaged.append(position)
     index = spec.index(rows, block_rows)
-    if shard[-4 - len(index) :] != index + crc32c(index).to_bytes(4, "little"):
-        raise DamageError(f"{where}: the index is damaged")
-    return found
+    end = index + packed(crc32c(index))
+    size = spec.shard_bytes(rows, block_rows)
+    return found, damaged, len(shard) == size and shard[size - len(end) :] == end

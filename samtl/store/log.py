@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import canonical, seal, unseal
-from samtl._runtime import prefetch
 from samtl.errors import DamageError
 from samtl.store.fingerprint import Identity
 from samtl.store.storage import Storage
@@ -29,8 +28,8 @@ PACKS = "log/packs"
 OK = "ok"
 QUARANTINED = "quarantined:"  # and a code such as `truncated`; the row holds fill values
 UNLISTED = "unlisted"  # the table did not list the row when the block was written
-_REQUESTS = 32  # at a time, in a bucket
 _RECORD = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.json")
+Place = tuple[int, int]  # of a record: block and sequence
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -54,14 +53,13 @@ class Record(msgspec.Struct, frozen=True):
         For each row `ok`, `quarantined:CODE` or `unlisted`.
     reasons : dict
         Row number, as text, to what was wrong with a quarantined row.
-    image_sha256 : list of str
-        Of each image file, "" if its bytes could not be read.
+    image_sha256, mask_sha256 : list of str
+        Of each image file, "" if its bytes could not be read; of each mask as the dataset gave it, if `mask` is
+        committed, else empty.
     arrays : dict of str to Shard
         What it commits.
     writer : dict
         Versions, device, host, process, time: for people.
-    mask_sha256 : list of str
-        Of each mask as the dataset gave it, if `mask` is committed; else empty.
     """
 
     block: int
@@ -91,27 +89,26 @@ def record_name(block: int, sequence: int) -> str:
     return f"{LOG}/{block}.{sequence}.json"
 
 
-def record_place(name: str) -> tuple[int, int] | None:
-    """Return the block and sequence of a record by its file's name; None if it is no record's."""
+def record_place(name: str) -> Place | None:
+    """Return the place of a record by its file's name; None if it is no record's."""
     match = _RECORD.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def block_key(record: Record, array: str) -> bytes:
     """Return the 32 bytes at the start of a shard: what its rows were made from, and with which outcome."""
-    content: dict[str, object] = {
-        "fingerprint": record.fingerprint,
-        "block": record.block,
-        "status": record.status,
-        "image_sha256": record.image_sha256,
-    }
-    if array == "mask":
-        content["mask_sha256"] = record.mask_sha256
-    return hashlib.sha256(canonical(content)).digest()
+    fields = (
+        "fingerprint",
+        "block",
+        "status",
+        "image_sha256",
+        *["mask_sha256"] * (array == "mask"),
+    )
+    return hashlib.sha256(canonical({name: getattr(record, name) for name in fields})).digest()
 
 
-def record_places(storage: Storage) -> list[tuple[int, int]]:
-    """List the blocks and sequences of all records, ascending; DamageError if something else is in the folder."""
+def record_places(storage: Storage) -> list[Place]:
+    """List the places of all records, ascending; DamageError if something else is in the folder."""
     folder = storage.path(LOG)
     try:  # without sizes, since a large store has ten thousands
         names = storage.list(LOG) if folder is None else os.listdir(folder)  # noqa: PTH208
@@ -141,6 +138,7 @@ def read_record(storage: Storage, identity: Identity, block: int, sequence: int)
         or record.fingerprint != identity.sha256
         or lengths != {rows}
         or not 1 <= rows <= identity.block_rows
+        or not record.arrays
         or not record.arrays.keys() <= identity.arrays.keys()
         or any(
             shard.size != identity.arrays[name].shard_bytes(rows, identity.block_rows)
@@ -152,15 +150,11 @@ def read_record(storage: Storage, identity: Identity, block: int, sequence: int)
 
 
 def read_log(
-    storage: Storage, identity: Identity, places: Iterable[tuple[int, int]] | None = None
+    storage: Storage, identity: Identity, places: Iterable[Place] | None = None
 ) -> Iterator[Record]:
     """Read records, by default all, in the order of block and sequence."""
     listed = record_places(storage) if places is None else places
-    if storage.path("") is not None:
-        yield from (read_record(storage, identity, *place) for place in listed)
-    else:
-        read = lambda place: read_record(storage, identity, *place)  # noqa: E731
-        yield from prefetch(read, listed, _REQUESTS, 2 * _REQUESTS)
+    return storage.each(lambda place: read_record(storage, identity, *place), listed)
 
 
 class ArrayState:
@@ -185,29 +179,6 @@ class ArrayState:
         self.sha256 = np.zeros((blocks, 32), np.uint8)
 
 
-class _Common:
-    """sha256 of images and masks, whether the image is that of a row that is `ok`, and each block's next sequence."""
-
-    def __init__(self, rows: int, blocks: int) -> None:
-        self.image, self.mask = np.zeros((rows, 32), np.uint8), np.zeros((rows, 32), np.uint8)
-        self.image_ok = np.zeros(rows, bool)
-        self.next = np.zeros(blocks, np.int32)
-
-
-def _take(fields: Mapping[str, NDArray[Any]], into: ArrayState | _Common, prefix: str = "") -> None:
-    """Take arrays over, or copy them to the beginning of larger ones; ValueError if one does not fit."""
-    for name, here in list(vars(into).items()):
-        if prefix + name not in fields:  # masks that there are none of
-            continue
-        given = fields[prefix + name]
-        if given.dtype != here.dtype or len(given) > len(here):
-            raise ValueError(f"{prefix}{name} does not fit")
-        if given.shape == here.shape:
-            setattr(into, name, given)
-        else:
-            here[: len(given)] = given
-
-
 @dataclass(frozen=True)
 class Facts:
     """What the log says of one row."""
@@ -229,23 +200,30 @@ class LogState:
         Those that at least one record commits.
     codes : dict
         Row to the codes for which it is not ok, with the reasons.
-    places : list of (block, sequence)
-        Of the records, in the order of adding.
+    records : dict
+        Block and sequence of each record to its checksum.
+    images, masks : (rows, 32) uint8
+        sha256 of what each row was made from, zeros if it is not known.
     """
 
-    def __init__(self, block_rows: int, rows: int) -> None:
+    def __init__(self, block_rows: int, rows: int, arrays: Iterable[str] = ()) -> None:
         self.block_rows, self.rows = block_rows, rows
         self.blocks = -(-rows // block_rows)
-        self.arrays: dict[str, ArrayState] = {}
+        self.arrays = {name: ArrayState(rows, self.blocks) for name in arrays}
         self.codes: dict[int, dict[str, str]] = {}
-        self.places: list[tuple[int, int]] = []
-        self._checksums: list[str] = []
-        self._common = _Common(rows, self.blocks)
+        self.records: dict[Place, str] = {}
+        self.images, self.masks = np.zeros((rows, 32), np.uint8), np.zeros((rows, 32), np.uint8)
 
-    @property
-    def next(self) -> NDArray[np.int32]:
-        """Sequence of the next record of each block, (blocks,)."""
-        return self._common.next
+    def next(self, block: int) -> int:
+        """Sequence of the next record of a block."""
+        return 1 + max((int(one.sequence[block]) for one in self.arrays.values()), default=-1)
+
+    def good(self, rows: slice | NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mark the rows that hold an embedding in any array."""
+        found = np.zeros_like(self.images[rows, 0], bool)
+        for state in self.arrays.values():
+            found |= state.ok[rows]
+        return found
 
     def add(self, record: Record, where: str) -> None:
         """Fold one more record; those of a block must come in order.
@@ -259,8 +237,8 @@ class LogState:
         rows = slice(first, first + len(record.status))
         if block >= self.blocks or rows.stop > self.rows:
             raise DamageError(f"{where}/{record.name} has rows that the sample table does not know")
-        if record.sequence != self.next[block]:
-            lost = record_name(block, int(self.next[block]))
+        if record.sequence != self.next(block):
+            lost = record_name(block, self.next(block))
             raise DamageError(f"{where}/{lost} is missing, but a later record of its block exists")
         ok = np.array([status == OK for status in record.status])
         try:
@@ -270,16 +248,15 @@ class LogState:
             sums = {name: np.array(s.crc32c, np.uint32) for name, s in record.arrays.items()}
         except (ValueError, OverflowError) as error:
             raise DamageError(f"{where}/{record.name} is damaged: {error}") from error
-        before, known = self._common.image[rows], self._common.image_ok[rows]
+        before, known = self.images[rows], self.good(rows)
         if (before != images)[ok & known].any():
             raise DamageError(
                 f"{where}/{record.name} was made from other images than the record before it"
             )
         taken = images.any(axis=1) & ~known
         before[taken] = images[taken]
-        known |= ok
         if len(masks):
-            self._common.mask[rows] = masks
+            self.masks[rows] = masks
         for name, shard in record.arrays.items():
             if name not in self.arrays:
                 self.arrays[name] = ArrayState(self.rows, self.blocks)
@@ -290,32 +267,15 @@ class LogState:
         for row in (first + np.flatnonzero(~ok)).tolist():
             code = record.status[row - first].removeprefix(QUARANTINED)
             self.codes.setdefault(row, {})[code] = record.reasons.get(str(row), "")
-        self.next[block] += 1
-        self._checksums.append(record.checksum)
-        self.places.append((block, record.sequence))
+        self.records[block, record.sequence] = record.checksum
 
     def image(self, row: int) -> str:
         """sha256 of the image that a row was made from; "" if it is not known."""
-        return _hex(self._common.image[row])
+        return _hex(self.images[row])
 
     def mask(self, row: int) -> str:
         """sha256 of the mask that a row was made from; "" if it is not known."""
-        return _hex(self._common.mask[row])
-
-    def other_images(
-        self, rows: NDArray[np.int64], digests: NDArray[np.uint8]
-    ) -> NDArray[np.int64]:
-        """Return those of some rows that were made from another image than `digests` names, (n, 32) with zeros."""
-        dense = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
-        at: Any = slice(rows[0], rows[-1] + 1) if dense else rows  # no copy
-        words = self._common.image.view(np.uint64)[at] != np.ascontiguousarray(digests).view(
-            np.uint64
-        )
-        wrong = np.flatnonzero(words.any(axis=1))
-        found: NDArray[np.int64] = rows[
-            wrong[digests[wrong].any(axis=1) & self._common.image_ok[rows[wrong]]]
-        ]
-        return found
+        return _hex(self.masks[row])
 
     def facts(self, row: int) -> Facts:
         """Collect what the log says of a row."""
@@ -328,32 +288,42 @@ class LogState:
             self.codes.get(row, {}),
         )
 
-    def checksums(self) -> list[str]:
-        """Checksums of all records, sorted."""
-        return sorted(self._checksums)
+    def grown(self, rows: int) -> LogState:
+        """Return the same state with room for the rows of a later table."""
+        if rows <= self.rows:
+            return self
+        larger = LogState(self.block_rows, rows, self.arrays)
+        larger.codes, larger.records = self.codes, self.records
+        for name, values in larger._fields().items():
+            given = self._fields()[name]
+            values[: len(given)] = given
+        return larger
 
-    def grow(self, rows: int) -> None:
-        """Make room for the rows of a later table."""
-        self.rows, self.blocks = rows, -(-rows // self.block_rows)
-        parts: list[ArrayState | _Common] = [self._common, *self.arrays.values()]
-        for old in parts:
-            larger = type(old)(rows, self.blocks)
-            _take(vars(old), larger)
-            vars(old).update(vars(larger))
+    def _fields(self) -> dict[str, NDArray[Any]]:
+        found = {"images": self.images, **({"masks": self.masks} if "mask" in self.arrays else {})}
+        for name, state in self.arrays.items():
+            found.update({f"{name}.{field}": values for field, values in vars(state).items()})
+        return found
+
+    def same(self, other: LogState) -> bool:
+        """Whether two states say the same."""
+        mine, theirs = self._fields(), other._fields()
+        return (
+            (self.codes, self.records, mine.keys()) == (other.codes, other.records, theirs.keys())
+        ) and all(np.array_equal(values, theirs[name]) for name, values in mine.items())
 
     def pack(self, identity: Identity) -> bytes:
         """Dump the state, so that a large store opens without reading its records one by one."""
-        about = _PackAbout(identity.digest, self.codes, list(self.arrays), self.rows)
-        found: dict[str, Any] = {
-            "about": np.frombuffer(canonical(about), np.uint8),
-            "places": np.array(self.places, np.int64),
-            "checksums": np.frombuffer(bytes.fromhex("".join(self._checksums)), np.uint8),
-            **{k: v for k, v in vars(self._common).items() if k != "mask" or "mask" in self.arrays},
-        }
-        for name, state in self.arrays.items():
-            found.update({f"{name}.{field}": value for field, value in vars(state).items()})
+        about = _PackAbout(identity.checksum, self.codes, list(self.arrays), self.rows)
+        sums = bytes.fromhex("".join(self.records.values()))
         file = io.BytesIO()
-        np.savez(file, **found)
+        np.savez(
+            file,
+            about=np.frombuffer(canonical(about), np.uint8),
+            places=np.array([*self.records], np.int64),
+            checksums=np.frombuffer(sums, np.uint8),
+            **self._fields(),  # type: ignore[arg-type]
+        )
         return file.getvalue() + hashlib.sha256(file.getbuffer()).digest()
 
     @classmethod
@@ -364,19 +334,17 @@ class LogState:
         try:
             with np.load(io.BytesIO(raw)) as file:
                 about = msgspec.json.decode(file["about"].tobytes(), type=_PackAbout)
-                if about.identity != identity.digest:
+                if about.identity != identity.checksum:
                     raise ValueError("another store's")
-                found = cls(identity.block_rows, about.rows)
+                found = cls(identity.block_rows, about.rows, about.arrays)
                 found.codes = about.codes
-                _take(file, found._common)
-                for name in about.arrays:
-                    found.arrays[name] = ArrayState(found.rows, found.blocks)
-                    _take(file, found.arrays[name], f"{name}.")
-                found.places = [(block, sequence) for block, sequence in file["places"].tolist()]
-                text = file["checksums"].tobytes().hex()
+                for name, values in found._fields().items():
+                    values[:] = file[name]
+                sums = file["checksums"].tobytes().hex()
+                places = map(tuple, file["places"].tolist())
         except Exception as error:  # whatever numpy and zipfile run into
             raise DamageError(f"the pack is damaged: {error}") from error
-        found._checksums = [text[at : at + 64] for at in range(0, len(text), 64)]
+        found.records = {place: sums[64 * at : 64 * at + 64] for at, place in enumerate(places)}
         return found
 
 

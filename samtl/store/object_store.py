@@ -7,13 +7,14 @@ local disk under the committed sha256 of their shard; whoever reads a row verifi
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import random
 import re
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -24,15 +25,19 @@ import pooch
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from samtl.errors import DamageError, InputError, ResourceError
+from samtl._io import TEMPORARY
+from samtl._runtime import prefetch
+from samtl.errors import InputError, ResourceError
 from samtl.store.storage import (
     FOLDER,
     MAX_BYTES,
-    STALE_SECONDS,
     Ranges,
+    Result,
+    Storage,
+    Task,
     as_folder,
     parse,
-    require_exclusive,
+    too_long,
 )
 
 if TYPE_CHECKING:
@@ -40,10 +45,7 @@ if TYPE_CHECKING:
 
 Client = S3Store | GCSStore | AzureStore
 
-_ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_VIRTUAL = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
-_first_process: list[int] = []
+REQUESTS = 32  # at a time
 ATTEMPTS = 5  # of a write; the client itself repeats what is safe to repeat
 FIRST_PAUSE = 0.1  # seconds, doubled each time
 RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
@@ -52,19 +54,21 @@ CLIENT: ClientConfig = {"connect_timeout": "10s", "timeout": "120s"}
 WHOLE = 4 * 2**20
 DEFAULT_GIB = 16.0  # of the row cache
 
+_PROCESS = os.getpid()
+_ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_VIRTUAL = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
 _SETTINGS = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
-_MACHINES = (
-    r"169\.254\.169\.254|169\.254\.170\.2|metadata\.google"  # give cloud machines their credentials
-)
 # Patterns of what a server or the client answers, and what it means; the first that matches counts.
 _MEANINGS = (
     (
-        rf"{_MACHINES}|Missing (?:AccessKeyId|SecretAccessKey)$",
+        # The addresses give cloud machines their credentials.
+        r"169\.254\.169\.254|169\.254\.170\.2|metadata\.google|Missing (?:AccessKeyId|SecretAccessKey)\b",
         "there are no credentials; set {credentials} in the environment (profiles of tools are not read)",
     ),
     ("<Code>ExpiredToken", "the credentials have expired; set new ones by {settings}_... in the environment"),
@@ -79,13 +83,9 @@ _MEANINGS = (
         "new credentials by {settings}_... in the environment, or AWS_REGION",
     ),
     (
-        "(?s)performing list request.*status code: 40[13]",
-        "the server refuses to list what is there; set credentials by {settings}_... that may list the bucket",
-    ),
-    (
         "status code: 40[13]|PermissionDenied|Unauthenticated|Forbidden",
-        "the server refuses access; set credentials by {settings}_... that may read and write there, and see that this "
-        "machine's clock is right",
+        "the server refuses access; set credentials by {settings}_... that may list, read and write there, and see "
+        "that this machine's clock is right",
     ),
 )  # fmt: skip
 
@@ -94,7 +94,7 @@ class _Refused(ResourceError):
     """An answer that asking again does not change."""
 
 
-class BucketStorage:
+class BucketStorage(Storage):
     """Objects below a prefix of a bucket; settings and credentials come from the environment."""
 
     def __init__(self, url: str) -> None:
@@ -102,61 +102,55 @@ class BucketStorage:
         self.url = f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
         self._sizes: dict[str, int] = {}  # of shards whose rows were fetched
 
-    def __repr__(self) -> str:
-        """Show the URL."""
-        return f"BucketStorage({self.url!r})"
-
     @property
     def _client(self) -> Client:
-        return client(self.scheme, self.bucket, self.prefix, os.getpid())
+        if os.getpid() != _PROCESS:
+            raise InputError(
+                f"{self.url}: this process was forked from one that reads a bucket, and would hang; start it with "
+                "spawn or forkserver (of a DataLoader: multiprocessing_context='spawn')"
+            )
+        return client(self.scheme, self.bucket, self.prefix)
 
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
-        """Read an object; its size is checked before it is fetched."""
         with self._explained(name):
             found = obstore.get(self._client, name)
-            size = found.meta["size"]
-            if size <= most:
+            if found.meta["size"] <= most:
                 return bytes(found.bytes())
-        raise DamageError(
-            f"{self.url}/{name} has {size} bytes, at most {most} are expected: it is damaged"
-        )
+        raise too_long(f"{self.url}/{name}", found.meta["size"], most)
 
     def read_ranges(
         self, name: str, ranges: Ranges, size: int, sha256: str, anew: bool = False
     ) -> Sequence[bytes]:
         """Read ranges of an object, those near each other with one request, and keep them in the row cache."""
         cache = row_cache()
-        whole = (0, size) if size <= min(WHOLE, cache.most) else None
-        found = {one: None if anew else cache.get(sha256, whole or one, one) for one in ranges}
-        lacking = [one for one, content in found.items() if content is None]
-        if lacking and whole:
-            content = self.read(name)
-            found |= {(start, stop): content[start:stop] for start, stop in lacking}
-            if len(content) == size:
-                cache.put(sha256, whole, content)
-        elif lacking:
-            for one, content in zip(lacking, self._fetch(name, lacking, size, anew), strict=True):
-                found[one] = content
-                cache.put(sha256, one, content)
-        return [found[one] or b"" for one in ranges]
+        whole = size <= min(WHOLE, cache.most)
+        parts = [(0, size)] if whole else ranges
+        held = {part: b"" if anew else cache.get(sha256, part) for part in parts}
+        lacking = [part for part, content in held.items() if not content]
+        if lacking:
+            fetched = [self.read(name)] if whole else self._fetch(name, lacking, size, anew)
+            for part, content in zip(lacking, fetched, strict=True):
+                held[part] = content
+                cache.put(sha256, part, content)
+        if whole:
+            return [bytes(held[0, size][start:stop]) for start, stop in ranges]
+        return [bytes(held[part]) for part in ranges]
 
-    def _fetch(self, name: str, ranges: Ranges, size: int, anew: bool) -> list[bytes]:
-        if (
-            anew or self._sizes.get(name) != size
-        ):  # the client would panic at a range beyond the end
+    def _fetch(self, name: str, parts: Ranges, size: int, anew: bool) -> list[bytes]:
+        # The client would panic at a range beyond the end.
+        if anew or self._sizes.get(name) != size:
             there = self.size(name)
             if there is None:
                 raise FileNotFoundError(f"{self.url}/{name} does not exist")
             if there != size:
-                return [b""] * len(ranges)
+                return [b""] * len(parts)
             self._sizes[name] = size
-        starts, ends = [start for start, _ in ranges], [stop for _, stop in ranges]
+        starts, ends = zip(*parts, strict=True)
         with self._explained(name):
             found = obstore.get_ranges(self._client, name, starts=starts, ends=ends)
             return [bytes(one) for one in found]
 
     def list(self, folder: str = "") -> dict[str, int]:
-        """Map the names directly below a prefix to sizes."""
         with self._explained(folder):
             found = obstore.list_with_delimiter(self._client, folder or None)
         names = {name.rstrip("/").rpartition("/")[2]: FOLDER for name in found["common_prefixes"]}
@@ -168,7 +162,6 @@ class BucketStorage:
         return names
 
     def size(self, name: str) -> int | None:
-        """Size of an object; None if there is none."""
         try:
             with self._explained(name):
                 return obstore.head(self._client, name)["size"]
@@ -176,26 +169,25 @@ class BucketStorage:
             return None
 
     def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Create an object.
+        self._put(name, b"".join(pieces), "create")
+
+    def replace(self, name: str, content: bytes) -> None:
+        self._put(name, content, "overwrite")
+
+    def _put(self, name: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
+        """Write an object, repeatedly if the server gives no clear answer.
 
         An answer may be lost after the object was written, and a server may say of two writes at the same time that the
         object exists when neither wrote it; so what is there is read and compared.
         """
-        self._put(name, b"".join(pieces), "create")
-
-    def replace(self, name: str, content: bytes) -> None:
-        """Write an object."""
-        self._put(name, content, "overwrite")
-
-    def _put(self, name: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
         for number in range(ATTEMPTS):
             try:
                 with self._explained(name):
                     obstore.put(self._client, name, content, mode=mode, use_multipart=False)
                 return
-            except _Refused:
-                raise
-            except (AlreadyExistsError, PreconditionError, ResourceError) as error:
+            except ResourceError as error:
+                if isinstance(error, _Refused):
+                    raise
                 failed = error
             if mode == "create":
                 with suppress(FileNotFoundError, ResourceError):
@@ -203,30 +195,19 @@ class BucketStorage:
                         return
                     raise FileExistsError(f"{self.url}/{name} exists")
             time.sleep(FIRST_PAUSE * 2**number * random.uniform(1, 1.5))
-        if isinstance(failed, ResourceError):
-            raise failed
-        raise ResourceError(
-            f"{self.url}/{name}: the server says that it exists, and it does not; tried {ATTEMPTS} times"
-        ) from failed
+        raise failed
 
     def delete(self, name: str) -> None:
-        """Remove an object."""
         with suppress(FileNotFoundError), self._explained(name):
             obstore.delete(self._client, name)
 
-    def path(self, name: str) -> Path | None:
-        """Return None: nothing is on this machine."""
-        return None
+    def each(self, work: Callable[[Task], Result], items: Iterable[Task]) -> Iterator[Result]:
+        return prefetch(work, items, REQUESTS, 2 * REQUESTS)
 
-    def probe(self) -> None:
-        """Create an object twice; the second must fail."""
-        require_exclusive(self, f".tmp-probe-{uuid.uuid4().hex}")
-
-    def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
+    def sweep(self, seconds: float = 0) -> None:
         """Do nothing: objects have no temporary names."""
 
     def zarr_store(self) -> Any:
-        """Return a read-only store for zarr."""
         from zarr.storage import ObjectStore
 
         return ObjectStore(self._client, read_only=True)
@@ -237,8 +218,6 @@ class BucketStorage:
         where = f"{self.url}/{name}".rstrip("/")
         try:
             yield
-        except (AlreadyExistsError, PreconditionError):
-            raise
         except InvalidPathError as error:
             raise InputError(f"{where} cannot be an object's name: {_first_line(error)}") from error
         except (FileNotFoundError, BaseError) as error:
@@ -246,8 +225,9 @@ class BucketStorage:
                 raise InputError(
                     f"{where}: there is no bucket {self.bucket!r}; make it first, or name another"
                 ) from error
-            meaning = _meaning(f"{type(error).__name__} {error}", self.scheme)
-            if meaning:
+            taken = isinstance(error, (AlreadyExistsError, PreconditionError))
+            meaning = _meaning(error, self.scheme)
+            if meaning and not taken:
                 raise _Refused(f"{where}: {meaning}, then run it again") from error
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(f"{where} does not exist") from error
@@ -257,55 +237,47 @@ class BucketStorage:
             ) from error
 
 
-def _meaning(text: str, scheme: str) -> str:
+def _meaning(error: Exception, scheme: str) -> str:
+    text = f"{type(error).__name__} {error}"
     for pattern, meaning in _MEANINGS:
-        found = re.search(pattern, text)
-        if found:
-            group = next((one for one in found.groups() if one), "the server does not say which")
-            return meaning.format(
-                settings=_SETTINGS[scheme], credentials=_CREDENTIALS[scheme], group=group
-            )
+        if found := re.search(pattern, text):
+            group = next(filter(None, found.groups()), "the server does not say which")
+            credentials = _CREDENTIALS[scheme]
+            return meaning.format(settings=_SETTINGS[scheme], credentials=credentials, group=group)
     return ""
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @functools.cache
-def client(scheme: str, bucket: str, prefix: str, process: int) -> Client:
-    """Connect to a bucket; `process` is this process's number, since a client does not survive a fork."""
-    _first_process.append(process)
+def client(scheme: str, bucket: str, prefix: str) -> Client:
+    """Connect to a bucket."""
     where = f"{scheme}://{bucket}"
-    if process != _first_process[0]:
-        raise InputError(
-            f"{where}: this process was forked from one that reads a bucket, and would hang; start it with spawn or "
-            "forkserver (of a DataLoader: multiprocessing_context='spawn')"
-        )
     virtual = os.environ.get(_VIRTUAL, "").lower() in ("1", "true", "on", "yes", "y")
-    for name in _ENDPOINTS if scheme == "s3" else ():
-        endpoint = os.environ.get(name)
-        if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):  # the client would panic
+    given = {name: os.environ[name] for name in _ENDPOINTS if name in os.environ}
+    for name, endpoint in given.items() if scheme == "s3" else ():
+        if not _ENDPOINT.fullmatch(endpoint):  # the client would panic
             raise InputError(
                 f"{name} must be http://HOST or https://HOST, with a port if the server has one, got {endpoint!r}"
             )
-        if virtual and endpoint and not endpoint.partition("//")[2].startswith(f"{bucket}."):
+        if virtual and not endpoint.partition("//")[2].startswith(f"{bucket}."):
             # The first part of a key would be taken for the bucket there.
             raise InputError(
                 f"{name} must begin with the bucket's name, http(s)://{bucket}.HOST, if {_VIRTUAL} is set, got "
                 f"{endpoint!r}"
             )
-    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-    kinds: dict[str, type[Client]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+    plain = any(endpoint.startswith("http://") for endpoint in given.values())
     options: ClientConfig = {**CLIENT, "allow_http": plain}
+    kinds: dict[str, type[Client]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     try:
         # Not by its URL, which the client would take apart and decode.
         return kinds[scheme](
             bucket, prefix=prefix or None, retry_config=RETRY, client_options=options
         )
     except (BaseError, ValueError) as error:
-        meaning = _meaning(_first_line(error), scheme)
-        if meaning:
+        if meaning := _meaning(error, scheme):
             raise ResourceError(f"{where}: {meaning}") from error
         raise InputError(f"{where} cannot be used: {_first_line(error)}") from error
 
@@ -321,30 +293,30 @@ class RowCache:
         self._lock = threading.Lock()
         self._since = most  # bytes kept since the folder was last looked through; at first unknown
 
-    def get(self, sha256: str, part: tuple[int, int], inner: tuple[int, int]) -> bytes | None:
-        """Return the bytes `inner` of a shard from the part that is kept, None if it is not."""
-        path, (start, stop) = self._path(sha256, part), inner
+    def get(self, sha256: str, part: tuple[int, int]) -> bytes | memoryview:
+        """Map a part of a shard into memory; empty if it is not kept."""
+        path = self._path(sha256, part)
         try:
-            with path.open("rb", buffering=0) as file:
-                content = os.pread(file.fileno(), stop - start, start - part[0])
+            with path.open("rb") as file:
+                content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             os.utime(path)
-        except OSError:
-            return None
-        return content if len(content) == stop - start else None
+        except (OSError, ValueError):  # it is missing or empty
+            return b""
+        return content if len(content) == part[1] - part[0] else b""
 
     def put(self, sha256: str, part: tuple[int, int], content: bytes) -> None:
-        """Keep a part of a shard, if the disk takes it."""
-        if not 0 < len(content) <= self.most:
+        """Keep a part of a shard, if it is one and the disk takes it."""
+        if len(content) != part[1] - part[0] or not 0 < len(content) <= self.most:
             return
         path = self._path(sha256, part)
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(content)
             temporary.replace(path)
         except OSError:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                temporary.unlink()
             return
         with self._lock:
             self._since += len(content)

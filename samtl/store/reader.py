@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,10 @@ from samtl.errors import DamageError, InputError
 from samtl.store.coordinates import as_xarray, as_zarr
 from samtl.store.fingerprint import row_key
 from samtl.store.format import TIERS, ArraySpec
-from samtl.store.log import ArrayState, read_log
-from samtl.store.samples import SampleTable
-from samtl.store.state import (
-    Quarantined,
-    StoreState,
-    Summary,
-    load_state,
-    quarantined,
-    summarise,
-)
+from samtl.store.log import read_log
+from samtl.store.state import Quarantined, StoreState, Summary, load_state, quarantined, summarise
 from samtl.store.storage import as_place, open_storage
-from samtl.store.writer import no_shard, open_shard
+from samtl.store.writer import open_shard
 
 if TYPE_CHECKING:
     import xarray
@@ -45,33 +37,26 @@ class Store:
     Made by `samtl.open`. Rows are numbered 0 to n - 1 in the order of the arrays, without the rows that are not listed.
     Rows that are committed later are not seen.
 
-    Parameters
-    ----------
-    state : StoreState
-
     Attributes
     ----------
     path : Path or str
         A URL if it is in a bucket.
-    fingerprint : str
-        sha256 of the identity of its rows.
-    identity : dict
-        The fields behind it: encoder, weights, preprocessing, dtypes.
+    fingerprint, identity : str, dict
+        sha256 of what decides the rows' values, and its fields: encoder, weights, preprocessing, dtypes.
     snapshot : str
         sha256 over the records and the sample table.
-    weights : str
-        What the encoder's weights are, such as "untrained (random:0)".
+    encoder, weights : str
+        Its name, and what its weights are, such as "untrained (random:0)".
     untrained : bool
         Whether they are random numbers.
     dataset, note, task : str
         `note` is what readers of figures must know; `task` is `classification` (labels) or `segmentation` (masks).
     classes : tuple of str
         A label, or a pixel of a mask, is an index into them.
-    encoder : str
+    arrays, tiers : tuple of str
+        Arrays with at least one committed block; those of them that are tiers.
     block_rows : int
         Rows that are written together.
-    arrays : tuple of str
-        Arrays with at least one committed block.
     """
 
     def __init__(self, state: StoreState) -> None:
@@ -79,23 +64,20 @@ class Store:
             raise InputError(
                 f"{state.storage.url} was begun, and has no rows yet: run samtl embed again"
             )
-        self.state = state
-        self._table: SampleTable = state.table
-        self._rows = state.table.rows  # in the arrays
+        self.state, self._table = state, state.table
         about, identity = state.table.about, state.identity
         self.dataset, self.note, self.task = about.dataset, about.note, about.task
         self.classes, self.encoder = about.classes, identity.encoder
         self.path = as_place(state.storage.url)
-        self.fingerprint: str = identity.sha256
-        self.identity: dict[str, Any] = identity.fingerprint
+        self.fingerprint, self.identity = identity.sha256, identity.fingerprint
         self.snapshot = state.snapshot
         self.weights = str(identity.about.get("weights", "unknown"))
         self.untrained = bool(identity.about.get("untrained", True))
         self.block_rows = identity.block_rows
-        self._specs = identity.arrays
+        self.arrays = tuple(name for name in identity.arrays if name in state.log.arrays)
+        self.tiers = tuple(tier for tier in TIERS if tier in self.arrays)
         self._mapped = state.storage.path("") is not None
-        self.arrays = tuple(name for name in self._specs if name in state.log.arrays)
-        self._shards = {name: self._cached(self._specs[name]) for name in self.arrays}
+        self._shards = {name: self._cached(self._spec(name)) for name in self.arrays}
 
     def __repr__(self) -> str:
         """Describe the store in a line."""
@@ -107,7 +89,7 @@ class Store:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process, which opens it there."""
-        return _opened_again, (self.path, self._table.sha256)
+        return _opened_again, (self.path, self._table.about.digest)
 
     def __len__(self) -> int:
         """Count the listed rows, embedded or not."""
@@ -120,6 +102,11 @@ class Store:
         return last.rpartition("/")[2].removesuffix(".zarr")
 
     @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """Id of each row: its image's path below the dataset's root."""
+        return self._table.samples
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """What each row's image was cut from, such as its scene; empty if that is not known."""
         return self._table.groups
@@ -130,19 +117,9 @@ class Store:
         return self._table.parts
 
     @property
-    def sample_ids(self) -> tuple[str, ...]:
-        """Id of each row: its image's path below the dataset's root."""
-        return self._table.samples
-
-    @property
     def labels(self) -> NDArray[np.int32]:
         """Class index of each row, (rows,), -1 if there is none."""
         return self._table.labels.copy()
-
-    @property
-    def tiers(self) -> tuple[str, ...]:
-        """Tiers with at least one committed block."""
-        return tuple(tier for tier in TIERS if tier in self.arrays)
 
     def columns(self, array: str) -> tuple[str, ...]:
         """Names of the columns of `pooled` or `image_stats`."""
@@ -161,17 +138,7 @@ class Store:
         return self._spec(array).dtype
 
     def valid(self, *arrays: str) -> NDArray[np.bool_]:
-        """Mark the rows that hold an embedding.
-
-        Parameters
-        ----------
-        *arrays : str
-            Arrays in which they must, by default every array of the store.
-
-        Returns
-        -------
-        (rows,) bool ndarray
-        """
+        """Mark the rows, (rows,), that hold an embedding in some arrays, by default in every one of the store."""
         return self.state.marked("ok", arrays)
 
     @property
@@ -194,7 +161,7 @@ class Store:
 
     def checksum(self, array: str, row: int) -> int:
         """Return the committed CRC-32C of a row's bytes, which `compact` keeps; nothing is read."""
-        return int(self._committed(array, row).crc32c[self._place(row)])
+        return int(self.state.log.arrays[array].crc32c[self._committed(array, row)])
 
     def read(self, array: str, rows: ArrayLike | None = None) -> NDArray[Any]:
         """Copy rows into memory, verified.
@@ -227,89 +194,72 @@ class Store:
                 "of a mask, take numpy.flatnonzero"
             )
         out = np.empty((len(wanted), *spec.row_shape), np.dtype(spec.dtype))
+        places = np.array([self._committed(array, row) for row in wanted.tolist()], np.int64)
         # In the order of the file, so that a shard is opened once however the rows are shuffled.
-        order = np.argsort(wanted, kind="stable")
-        if self._mapped:
-            for position in order:
-                out[position] = self.row(array, int(wanted[position]))
-            return out
-        for positions, values in self._fetched(array, wanted, order):
-            for position, value in zip(positions, values, strict=True):
+        order = np.argsort(places, kind="stable")
+        ends = np.flatnonzero(np.diff(places[order] // self.block_rows)) + 1
+        groups = np.split(order, ends) if len(order) else []
+        read = lambda group: self._verified(array, places[group].tolist())  # noqa: E731
+        blocks = (
+            map(read, groups) if self._mapped else prefetch(read, groups, _FETCHERS, _FETCHERS + 1)
+        )
+        for group, values in zip(groups, blocks, strict=True):
+            for position, value in zip(group, values, strict=True):
                 out[position] = value
         return out
 
-    def _fetched(
-        self, array: str, wanted: NDArray[Any], order: NDArray[np.intp]
-    ) -> Iterator[tuple[NDArray[np.intp], list[NDArray[Any]]]]:
-        """Read rows of a store in a bucket: those of a block with one request, several blocks at a time."""
-        for row in wanted.tolist():
-            self._committed(array, row)
-        blocks = self._rows[wanted[order]] // self.block_rows if len(order) else order
-        groups = np.split(order, np.flatnonzero(np.diff(blocks)) + 1)
-
-        def fetch(positions: NDArray[np.intp]) -> tuple[NDArray[np.intp], list[NDArray[Any]]]:
-            return positions, self._fetch(array, [int(wanted[p]) for p in positions])
-
-        yield from prefetch(fetch, groups, _FETCHERS, _FETCHERS + 1)
-
-    def _fetch(self, array: str, rows: Sequence[int]) -> list[NDArray[Any]]:
-        """Read rows of one block from a bucket."""
-        if not rows:
-            return []
-        spec, state = self._spec(array), self.state.log.arrays[array]
-        places = [self._place(row) for row in rows]
-        block = places[0] // self.block_rows
-        extents = [spec.extent(place % self.block_rows) for place in places]
-        name, sha256 = spec.shard_path(block), bytes(state.sha256[block]).hex()
-        for anew in (False, True):  # what is kept of it on this machine may have rotted
-            try:
-                pieces = self.state.storage.read_ranges(
-                    name, extents, int(state.size[block]), sha256, anew=anew
-                )
-            except FileNotFoundError as error:
-                raise no_shard(self.state.storage, name) from error
-            wrong = [
-                row for row, place, piece in zip(rows, places, pieces, strict=True)
-                if crc32c(piece) != state.crc32c[place]
-            ]  # fmt: skip
-            if not wrong:
-                return [spec.decode_row(piece) for piece in pieces]
-        raise self._damaged(name, wrong[0])
-
     def row(self, array: str, row: int) -> NDArray[Any]:
         """Return one row without copying it, verified as by `read`; read-only and backed by the mapped file."""
-        state, place = self._committed(array, row), self._place(row)
-        if not self._mapped:
-            return self._fetch(array, [row])[0]
-        block, position = divmod(place, self.block_rows)
-        spec = self._specs[array]
-        start, stop = spec.extent(position)
-        data = self._shards[array](block)[start:stop]
-        if crc32c(data) != state.crc32c[place]:
-            raise self._damaged(spec.shard_path(block), row)
-        return spec.decode_row(data)
+        return self._verified(array, [self._committed(array, row)])[0]
 
-    def _committed(self, array: str, row: int) -> ArrayState:
-        """Return the state of an array, refusing a row that is not committed in it."""
+    def _verified(self, array: str, places: Sequence[int]) -> list[NDArray[Any]]:
+        """Return rows of one block by their places in the arrays."""
+        spec, state = self._spec(array), self.state.log.arrays[array]
+        block = places[0] // self.block_rows
+        extents = [spec.extent(place % self.block_rows) for place in places]
+        for anew in (False, True):  # what is kept of a bucket on this machine may have rotted
+            pieces = self._pieces(spec, block, extents, anew)
+            wrong = [
+                p
+                for p, piece in zip(places, pieces, strict=True)
+                if crc32c(piece) != state.crc32c[p]
+            ]
+            if not wrong:
+                return [spec.decode_row(piece) for piece in pieces]
+        raise DamageError(
+            f"{self.path}/{spec.shard_path(block)}: row {self._table.position[wrong[0]]} fails its checksum; the store "
+            "is damaged there (or was repaired since it was opened)"
+        )
+
+    def _pieces(
+        self, spec: ArraySpec, block: int, extents: Sequence[tuple[int, int]], anew: bool
+    ) -> Sequence[bytes | memoryview]:
+        if self._mapped:
+            shard = self._shards[spec.name](block)
+            return [shard[start:stop] for start, stop in extents]
+        state, name = self.state.log.arrays[spec.name], spec.shard_path(block)
+        size, sha256 = int(state.size[block]), bytes(state.sha256[block]).hex()
+        try:
+            return self.state.storage.read_ranges(name, extents, size, sha256, anew=anew)
+        except FileNotFoundError as error:
+            raise DamageError(
+                f"{self.path}/{name} is missing: the store is damaged there"
+            ) from error
+
+    def _committed(self, array: str, row: int) -> int:
+        """Return the place of a row in the arrays, refusing one that is not committed in an array."""
         self._spec(array)
-        state = self.state.log.arrays[array]
-        if not state.committed[self._place(row)]:
+        place = self._place(row)
+        if not self.state.log.arrays[array].committed[place]:
             raise InputError(
                 f"row {row} of {array} is not in {self.path} yet; run samtl embed again to go on with it"
             )
-        return state
+        return place
 
     def _place(self, row: int) -> int:
-        """Return the place of a listed row in the arrays."""
         if not 0 <= row < len(self):
             raise InputError(f"{self.path} has rows 0 to {len(self) - 1}, asked for {row}")
-        return int(self._rows[row])
-
-    def _damaged(self, shard: str, row: int) -> DamageError:
-        return DamageError(
-            f"{self.path}/{shard}: row {row} fails its checksum; the store is damaged there (or was repaired since it "
-            "was opened)"
-        )
+        return int(self._table.rows[row])
 
     def _cached(self, spec: ArraySpec) -> functools._lru_cache_wrapper[memoryview]:
         largest = spec.shard_bytes(self.block_rows, self.block_rows)
@@ -341,10 +291,7 @@ class Store:
     def zarr(self) -> zarr.Group:
         """Open the plain read-only Zarr group; its rows are those of the arrays, listed or not.
 
-        Raises
-        ------
-        DamageError
-            If the metadata is not what this store's must be: Zarr would follow any shape and codec.
+        DamageError if the metadata is not what this store's must be: Zarr would follow any shape and codec.
         """
         return as_zarr(self.state)
 
@@ -361,12 +308,12 @@ class Store:
             raise InputError(
                 f"{self.path} has no array {array!r}; it has {', '.join(self.arrays) or 'none yet'}"
             )
-        return self._specs[array]
+        return self.state.identity.arrays[array]
 
 
 def _opened_again(path: str | Path, table: str) -> Store:
     store = open_store(path)
-    if store._table.sha256 != table:
+    if store._table.about.digest != table:
         raise InputError(
             f"what the rows of {path} are has changed since it was opened: open it again"
         )

@@ -10,12 +10,10 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
@@ -27,12 +25,8 @@ from samtl.store.storage import Storage
 
 FOLDER = "samples"
 _NAME = re.compile(r"(\d{6,})\.parquet")
-_KEY = b"samtl"
-_GEO = {
-    "version": "1.1.0",
-    "primary_column": "geometry",
-    "columns": {"geometry": {"encoding": "WKB", "geometry_types": [], "crs": None}},
-}
+_UNSIGNED = "0" * 64  # in place of the digest, while it is computed
+_GEO: dict[str, object] = {"geometry": {"encoding": "WKB", "geometry_types": [], "crs": None}}
 _SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
@@ -52,20 +46,17 @@ class About(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
-    dataset, note, task : str
-        `note` is what readers of figures must know; `task` is `classification` or `segmentation`.
-    classes : tuple of str
+    note : str
+        What readers of figures must know.
+    task : {"classification", "segmentation"}
     rows_end : int
         Length of the arrays: one more than the largest row ever listed.
-    number : int
-        How many tables came before.
-    follows : str
-        sha256 of the file before, "" for the first.
+    number, follows
+        How many tables came before; `digest` of the last of them, "" for the first.
     store_id, fingerprint : str
-        Of the store; "" until the table is written.
-    format : int
+        Of the store; "" until the table is placed in one.
     digest : str
-        sha256 of the rest of this and of the columns.
+        sha256 of the file with zeros in place of these digits.
     """
 
     dataset: str
@@ -88,12 +79,10 @@ class SampleTable:
     ----------
     about : About
     columns : pyarrow.Table
-    sha256 : str
-        Of the file that it was read from; "" if it is not written yet.
     """
 
-    def __init__(self, about: About, columns: pa.Table, sha256: str = "") -> None:
-        self.about, self.columns, self.sha256 = about, columns, sha256
+    def __init__(self, about: About, columns: pa.Table) -> None:
+        self.about, self.columns = about, columns
 
     @classmethod
     def make(
@@ -127,33 +116,23 @@ class SampleTable:
             What each image was cut from; `train`, `validation` or `test` of the dataset's own split; sha256 of each
             image file, "" if unknown.
         """
-        place = np.asarray(rows, np.int64)
+        place, index = np.asarray(rows, np.int64), np.asarray(labels, np.int32)
         n = len(place)
         if not n == len(samples) == len(labels) == len(set(samples)):
             raise ValueError(f"{n} rows, {len(samples)} samples and {len(labels)} labels")
-        none = pa.nulls(n, pa.string())
-        index = np.asarray(labels, np.int32)
-        columns = pa.table(
-            [
-                place,
-                pa.array(samples, pa.string()),
-                _hashes(images) if images else pa.nulls(n, pa.binary(32)),
-                index,
-                pa.array(
-                    [classes[label] if label >= 0 else None for label in index.tolist()],
-                    pa.string(),
-                ),
-                _or_null(groups) if groups else none,
-                _or_null(parts) if parts else none,
-                pa.nulls(n, pa.binary()),
-            ],
-            schema=_SCHEMA,
-        )
-        order = np.argsort(place, kind="stable")
-        if not (order[1:] > order[:-1]).all():
-            columns = columns.take(pa.array(order))
+        columns = {
+            "row": place,
+            "sample": samples,
+            "image_sha256": _hashes(images or [""] * n),
+            "label": index,
+            "label_name": [classes[label] if label >= 0 else None for label in index.tolist()],
+            "group": [text or None for text in groups or [""] * n],
+            "part": [text or None for text in parts or [""] * n],
+            "geometry": [None] * n,
+        }
         end = int(place.max(initial=-1)) + 1 if rows_end is None else rows_end
-        return cls(About(dataset, note, task, tuple(classes), end), columns)
+        table = pa.Table.from_pydict(columns, _SCHEMA).sort_by("row")
+        return cls(About(dataset, note, task, tuple(classes), end), table)
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -167,12 +146,12 @@ class SampleTable:
     @cached_property
     def rows(self) -> NDArray[np.int64]:
         """Row of each sample, (n,), ascending."""
-        return _numbers(self.columns["row"])
+        return self.columns["row"].to_numpy()  # type: ignore[no-any-return]
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
         """Class index of each sample, (n,), -1 if there is none."""
-        return _numbers(self.columns["label"])
+        return self.columns["label"].to_numpy()  # type: ignore[no-any-return]
 
     @cached_property
     def samples(self) -> tuple[str, ...]:
@@ -193,11 +172,6 @@ class SampleTable:
     def images(self) -> tuple[str, ...]:
         """sha256 of each image file, "" if it is not known."""
         return tuple(raw.hex() if raw else "" for raw in self.columns["image_sha256"].to_pylist())
-
-    @property
-    def images_known(self) -> bool:
-        """Whether the table has the sha256 of every image."""
-        return not self.columns["image_sha256"].null_count
 
     def _texts(self, name: str) -> tuple[str, ...]:
         column = self.columns[name]
@@ -220,13 +194,9 @@ class SampleTable:
 
     def digests(self) -> NDArray[np.uint8]:
         """sha256 of each image as 32 bytes, (n, 32), zeros if it is not known."""
-        column = self.columns["image_sha256"].combine_chunks()
-        data = column.buffers()[1] or b""
-        found = np.frombuffer(data, np.uint8)[32 * column.offset :][: 32 * len(column)]
-        if column.null_count:
-            known = pc.is_valid(column).to_numpy(zero_copy_only=False)
-            found = np.where(known[:, None], found.reshape(-1, 32), np.uint8(0))
-        return found.reshape(-1, 32)
+        column = self.columns["image_sha256"].fill_null(bytes(32)).combine_chunks()
+        data = np.frombuffer(column.buffers()[1] or b"", np.uint8).reshape(-1, 32)
+        return data[column.offset :][: len(column)]
 
     def same_content(self, other: SampleTable) -> bool:
         """Whether two tables say the same, apart from image hashes, the note and their place in the sequence."""
@@ -234,44 +204,46 @@ class SampleTable:
             (t.about.dataset, t.about.task, t.about.classes, t.about.rows_end)
             for t in (self, other)
         )
-        columns = [name for name in _SCHEMA.names if name != "image_sha256"]
-        return mine == theirs and bool(
-            self.columns.select(columns).equals(other.columns.select(columns))
-        )
+        one, two = (t.columns.drop_columns("image_sha256") for t in (self, other))
+        return mine == theirs and bool(one.equals(two))
 
     def with_images(self, images: Sequence[str]) -> SampleTable:
         """Return the same table with the sha256 of each image, "" if it is not known."""
         at = _SCHEMA.get_field_index("image_sha256")
-        return SampleTable(
-            self.about, self.columns.set_column(at, _SCHEMA.field(at), _hashes(images))
-        )
+        hashes = pa.array(_hashes(images), pa.binary(32))
+        return SampleTable(self.about, self.columns.set_column(at, _SCHEMA.field(at), hashes))
 
-    def placed(self, identity: Identity, after: SampleTable | None) -> SampleTable:
-        """Return the same table as the next one of a store."""
+    def placed(self, identity: Identity, after: SampleTable | None) -> tuple[SampleTable, bytes]:
+        """Return the same table as the next one of a store, and its file."""
         about = msgspec.structs.replace(
             self.about,
             store_id=identity.store_id,
             fingerprint=identity.sha256,
             number=0 if after is None else after.about.number + 1,
-            follows="" if after is None else after.sha256,
-            digest="",
+            follows="" if after is None else after.about.digest,
+            digest=_UNSIGNED,
         )
-        about = msgspec.structs.replace(about, digest=_digest(about, self.columns))
-        return SampleTable(about, self.columns)
-
-    def to_bytes(self) -> bytes:
-        """Return the Parquet file of a table that was `placed`."""
-        metadata = {_KEY: canonical(self.about), b"geo": canonical(_GEO)}
+        geo = {"version": "1.1.0", "primary_column": "geometry", "columns": _GEO}
         sink = pa.BufferOutputStream()
-        pq.write_table(
-            self.columns.replace_schema_metadata(metadata),
+        with pq.ParquetWriter(
             sink,
-            compression={
-                name: "none" if name == "image_sha256" else "zstd" for name in _SCHEMA.names
-            },
+            self.columns.schema,
+            compression={n: "none" if n == "image_sha256" else "zstd" for n in _SCHEMA.names},
             use_dictionary=["label_name", "group", "part"],
-        )
-        return bytes(sink.getvalue())
+            store_schema=False,  # it would repeat the metadata
+        ) as writer:
+            writer.write_table(self.columns)
+            writer.add_key_value_metadata({"samtl": canonical(about), "geo": canonical(geo)})
+        raw = bytes(sink.getvalue())
+        digest = hashlib.sha256(raw).hexdigest()
+        about = msgspec.structs.replace(about, digest=digest)
+        return SampleTable(about, self.columns), signed(raw, _UNSIGNED, digest)
+
+
+def signed(raw: bytes, old: str, new: str) -> bytes:
+    """Exchange the digest in a table's file, which is in the footer."""
+    before, found, after = raw.rpartition(f'"digest":"{old}"'.encode())
+    return before + f'"digest":"{new}"'.encode() + after if found else raw
 
 
 def table_name(number: int) -> str:
@@ -296,28 +268,25 @@ def read_table(storage: Storage, identity: Identity, number: int | None = None) 
         If it is torn, altered, inconsistent or another store's.
     """
     if number is None:
-        numbers = table_numbers(storage)
-        if not numbers:
-            raise FileNotFoundError(FOLDER)
-        number = numbers[-1]
+        number = max(table_numbers(storage), default=0)
     name = table_name(number)
     raw, where = storage.read(name), f"{storage.url}/{name}"
     try:
-        columns = pq.ParquetFile(pa.BufferReader(raw)).read()
-        about = msgspec.json.decode(columns.schema.metadata[_KEY], type=About)
-        columns = columns.replace_schema_metadata().cast(_SCHEMA)
-        intact = _digest(msgspec.structs.replace(about, digest=""), columns) == about.digest
+        file = pq.ParquetFile(pa.BufferReader(raw))
+        about = msgspec.json.decode(file.metadata.metadata[b"samtl"], type=About)
+        blank = signed(raw, about.digest, _UNSIGNED)
+        if hashlib.sha256(blank).hexdigest() != about.digest or about.number != number:
+            raise DamageError(f"{where} fails its own digest: it was altered or is damaged")
+        columns = file.read().replace_schema_metadata().cast(_SCHEMA)
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError, OverflowError) as error:
         raise DamageError(f"{where} is damaged or is no sample table: {error}") from error
-    if not intact or about.number != number:
-        raise DamageError(f"{where} fails its own digest: it was altered or is damaged")
     if about.format != FORMAT:
         raise InputError(f"{where} has format {about.format}, this samtl reads format {FORMAT}")
     if about.store_id != identity.store_id or about.fingerprint != identity.sha256:
         raise DamageError(
             f"{where} belongs to another store: take the right one from a copy of this store"
         )
-    found = SampleTable(about, columns, hashlib.sha256(raw).hexdigest())
+    found = SampleTable(about, columns)
     rows, labels = found.rows, found.labels
     if (
         not (np.diff(rows) > 0).all()
@@ -328,42 +297,5 @@ def read_table(storage: Storage, identity: Identity, number: int | None = None) 
     return found
 
 
-def _or_null(texts: Sequence[str]) -> pa.Array:
-    return pa.array([text or None for text in texts], pa.string())
-
-
-def _hashes(texts: Sequence[str]) -> pa.Array:
-    return pa.array([bytes.fromhex(text) or None for text in texts], pa.binary(32))
-
-
-def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
-    return column.combine_chunks().to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
-
-
-def _content(column: pa.Array) -> memoryview:
-    """Return the bytes of a column of texts, one after the other."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    _, offsets, data = column.buffers()
-    if data is None or not len(column):
-        return memoryview(b"")
-    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    return memoryview(data)[int(ends[0]) : int(ends[-1])]
-
-
-def _digest(about: About, columns: pa.Table) -> str:
-    """Compute the sha256 over a table's metadata and each column: numbers, or lengths and then bytes of texts."""
-    fields = msgspec.to_builtins(about)
-    del fields["digest"]
-    found = hashlib.sha256(canonical(fields))
-    for name in _SCHEMA.names:
-        column = columns[name].combine_chunks()
-        if name == "image_sha256":
-            found.update(np.ascontiguousarray(SampleTable(about, columns).digests()).data)
-        elif pa.types.is_integer(column.type):
-            found.update(np.ascontiguousarray(_numbers(columns[name])).data)
-        else:
-            lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
-            found.update(lengths.astype("<i4").data)
-            found.update(_content(column))
-    return found.hexdigest()
+def _hashes(texts: Sequence[str]) -> list[bytes | None]:
+    return [bytes.fromhex(text) or None for text in texts]

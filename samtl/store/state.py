@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,28 +26,14 @@ from samtl.store.storage import Storage
 _PACK = re.compile(r"(\d{6,})\.npz")
 
 
-def pack_numbers(storage: Storage) -> list[int]:
-    """List the numbers of the packs that are there, ascending."""
-    found = (_PACK.fullmatch(name) for name in storage.list(PACKS))
-    return sorted(int(match[1]) for match in found if match)
-
-
-def pack_name(number: int) -> str:
-    """Path of a pack relative to the store."""
-    return f"{PACKS}/{number:06d}.npz"
-
-
 @dataclass
 class StoreState:
     """What a store is at a moment: read once, and kept up to date by the writer that holds it.
 
     Attributes
     ----------
-    storage : Storage
-    identity : Identity
     table : SampleTable or None
         None if the store was begun, and a writer was killed before it had one.
-    log : LogState
     unpacked : int
         Records that no pack has.
     """
@@ -58,9 +46,11 @@ class StoreState:
 
     @property
     def snapshot(self) -> str:
-        """Name what is committed: the sha256 over the records' sorted checksums and the table's sha256."""
-        text = "".join(self.log.checksums()) + (self.table.sha256 if self.table else "")
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Name what is committed: the sha256 over the records' sorted checksums and the table's digest."""
+        text = "".join(sorted(self.log.records.values()))
+        return hashlib.sha256(
+            f"{text}{self.table.about.digest if self.table else ''}".encode()
+        ).hexdigest()
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -110,10 +100,10 @@ def load_state(storage: Storage) -> StoreState | None:
             )
     if identity is None:
         return None
-    # Others may write meanwhile: the metadata is read before the table, since no table is older than the one that it
-    # was derived from.
+    # Others may write meanwhile. The metadata and the pack come first: no table is older than those that they follow
+    # from, and no record is younger than a pack that has it. The table comes last, and knows the rows of all records.
     told = read_root(storage).attributes.samtl_table
-    # The table is read after the log is listed, so that it knows the rows of all records.
+    log = read_pack(storage, identity)
     places = record_places(storage)
     try:
         table = read_table(storage, identity)
@@ -123,13 +113,10 @@ def load_state(storage: Storage) -> StoreState | None:
                 f"{storage.url}/{FOLDER} has no table, so nobody knows which images the rows are: take it from a copy"
             ) from None
         return StoreState(storage, identity, None, LogState(identity.block_rows, 0))
-    log = _from_pack(storage, identity, places)
-    if log is None:
-        log = LogState(identity.block_rows, table.about.rows_end)
-    elif log.rows < table.about.rows_end:
-        log.grow(table.about.rows_end)
-    packed = set(log.places)
-    rest = [place for place in places if place not in packed] if packed else places
+    if log is None or not log.records.keys() <= set(places):
+        log = LogState(identity.block_rows, 0)
+    log = log.grown(table.about.rows_end)
+    rest = [place for place in places if place not in log.records]
     for record in read_log(storage, identity, rest):
         log.add(record, storage.url)
     state = StoreState(storage, identity, table, log, len(rest))
@@ -137,17 +124,26 @@ def load_state(storage: Storage) -> StoreState | None:
     return state
 
 
-def _from_pack(
-    storage: Storage, identity: Identity, places: list[tuple[int, int]]
-) -> LogState | None:
-    """Take the newest pack, unless it is damaged or knows records that are gone."""
-    for number in pack_numbers(storage)[-1:]:
-        try:
-            log = LogState.unpack(storage.read(pack_name(number)), identity)
-        except (DamageError, FileNotFoundError):
-            return None
-        if set(log.places) <= set(places):
-            return log
+def pack_numbers(storage: Storage) -> list[int]:
+    """List the numbers of the packs that are there, ascending."""
+    found = (_PACK.fullmatch(name) for name in storage.list(PACKS))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def pack_name(number: int) -> str:
+    """Path of a pack relative to the store."""
+    return f"{PACKS}/{number:06d}.npz"
+
+
+def read_pack(storage: Storage, identity: Identity) -> LogState | None:
+    """Read the newest pack; None if there is none, or it is damaged."""
+    for _ in range(3):  # another writer may replace it meanwhile
+        for number in pack_numbers(storage)[-1:]:
+            with suppress(FileNotFoundError):
+                try:
+                    return LogState.unpack(storage.read(pack_name(number)), identity)
+                except DamageError:
+                    return None
     return None
 
 
@@ -177,18 +173,21 @@ def read_root(storage: Storage) -> Root:
 
 def check_table(state: StoreState, told: int = 0) -> None:
     """Raise DamageError if the table contradicts the log, or is older than table `told` of the metadata."""
-    table = state.table
+    table, log = state.table, state.log
     assert table is not None
     where = f"{state.storage.url}/{table.path}"
-    rows = table.rows
-    other = state.log.other_images(rows, table.digests())
-    if len(other):
+    rows, digests = table.rows, table.digests()
+    # As numbers of 64 bits, since comparing a million digests by bytes is slow.
+    other = (log.images.view(np.uint64)[rows] != digests.view(np.uint64)).any(axis=1)
+    wrong = np.flatnonzero(other)
+    wrong = wrong[digests[wrong].any(axis=1) & log.good(rows[wrong])]
+    if len(wrong):
         raise DamageError(
-            f"{where}: row {other[0]} was made from another image than the table names; take the right table "
+            f"{where}: row {rows[wrong[0]]} was made from another image than the table names; take the right table "
             "from a copy of the store"
         )
-    for name, array in state.log.arrays.items():
-        lost = (array.sequence[rows // state.log.block_rows] >= 0) & ~array.committed[rows]
+    for name, array in log.arrays.items():
+        lost = (array.sequence[rows // log.block_rows] >= 0) & ~array.committed[rows]
         if lost.any():
             raise DamageError(
                 f"{where} lists row {rows[lost][0]}, which the record of its block in {name} does not have"
@@ -233,10 +232,10 @@ class Summary:
         Rows that the sample table lists no longer: their images were removed from the dataset, or changed.
     per_class : dict
         Class name to number of rows.
-    arrays : tuple of ArraySummary
-    quarantined : tuple of Quarantined
     about : dict
         Names and digests: store, dataset, encoder, weights, fingerprint and so on.
+    bytes : int
+        Of all committed shards.
     """
 
     rows: int
@@ -246,17 +245,13 @@ class Summary:
     per_class: dict[str, int]
     arrays: tuple[ArraySummary, ...]
     quarantined: tuple[Quarantined, ...]
-    about: dict[str, object]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all committed shards."""
-        return sum(array.bytes for array in self.arrays)
+    about: dict[str, Any]
+    bytes: int
 
     def to_json(self) -> dict[str, object]:
         """Return the summary as JSON values."""
         content = asdict(self)
-        return {**content.pop("about"), **content, "bytes": self.bytes}
+        return {**content.pop("about"), **content}
 
 
 def quarantined(state: StoreState) -> tuple[Quarantined, ...]:
@@ -274,23 +269,24 @@ def summarise(state: StoreState) -> Summary:
     """Count what a store holds."""
     assert state.table is not None
     table, identity, about = state.table, state.identity, state.table.about
-    held = [name for name in identity.arrays if name in state.log.arrays]
+    specs = [spec for name, spec in identity.arrays.items() if name in state.log.arrays]
+    arrays = tuple(
+        ArraySummary(
+            spec.name,
+            (len(table), *spec.row_shape),
+            spec.dtype,
+            int(state.marked("committed", [spec.name]).sum()),
+            int(state.log.arrays[spec.name].size.sum()),
+        )
+        for spec in specs
+    )
     return Summary(
         rows=len(table),
         ok=int(state.marked("ok").sum()),
         missing=int((~state.marked("committed")).sum()),
         superseded=state.superseded,
         per_class={c: int((table.labels == i).sum()) for i, c in enumerate(about.classes)},
-        arrays=tuple(
-            ArraySummary(
-                name,
-                (len(table), *identity.arrays[name].row_shape),
-                identity.arrays[name].dtype,
-                int(state.marked("committed", [name]).sum()),
-                int(state.log.arrays[name].size.sum()),
-            )
-            for name in held
-        ),
+        arrays=arrays,
         quarantined=quarantined(state),
         about={
             "store": state.storage.url,
@@ -304,6 +300,7 @@ def summarise(state: StoreState) -> Summary:
             "identity": identity.fingerprint,
             "fingerprint": identity.sha256,
             "snapshot": state.snapshot,
-            "tiers": [tier for tier in TIERS if tier in held],
+            "tiers": [tier for tier in TIERS if tier in state.log.arrays],
         },
+        bytes=sum(array.bytes for array in arrays),
     )

@@ -11,30 +11,32 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 from samtl import _io
+from samtl._io import TEMPORARY
 from samtl.errors import DamageError, InputError, ResourceError, require_extra
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 Ranges = Sequence[tuple[int, int]]  # from start to before stop
 FOLDER = -1  # the size that `Storage.list` gives for a folder
 MAX_BYTES = 1 << 30  # no record, table or metadata is larger
-TEMPORARY = ".tmp-"  # what begins so was left by a process that was killed
-DEFAULT_CACHE = "cache"
 IDENTITY = "fingerprint.json"  # the file that makes a folder a store
 STALE_SECONDS = 86_400.0
 SCHEMES = ("s3", "gs", "az")
-# A drive's name has one letter. `Path` collapses the two slashes of a URL.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 # No character in a bucket's name by which a URL would be taken apart: the rest could be another bucket.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+")
+# A drive's name has one letter. `Path` collapses the two slashes of a URL.
 _URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]+:/|(?i:{'|'.join(SCHEMES)}):$")
 
 
-class Storage(Protocol):
+class Storage(ABC):
     """The files below one place. Names are relative to it, with `/`.
 
     Every method raises ResourceError if the disk, the network or the server gives out.
@@ -45,10 +47,12 @@ class Storage(Protocol):
         The place, as messages show it.
     """
 
-    @property
-    def url(self) -> str:
-        """The folder's path, or the URL."""
+    url: str
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    @abstractmethod
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
         """Read a file; FileNotFoundError if it is missing, DamageError if it is a folder or longer than `most`."""
 
@@ -66,98 +70,90 @@ class Storage(Protocol):
         anew : bool
             Ignore what is kept there: the caller found that it fails its checksum.
         """
+        content = self.read(name)
+        return [content[start:stop] for start, stop in ranges]
 
+    @abstractmethod
     def list(self, folder: str = "") -> dict[str, int]:
         """Map the names directly below a folder to their sizes in bytes, folders to `FOLDER`; empty if missing."""
 
+    @abstractmethod
     def size(self, name: str) -> int | None:
         """Size of a file in bytes; None if there is none of that name."""
 
+    @abstractmethod
     def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Write a new file, whole and durable; FileExistsError if there is one with another content."""
 
+    @abstractmethod
     def replace(self, name: str, content: bytes) -> None:
         """Write a file that takes the place of an older one, if there is one."""
 
+    @abstractmethod
     def delete(self, name: str) -> None:
         """Remove a file, if it is there."""
 
-    def path(self, name: str) -> Path | None:
-        """The file's path on this machine, to map it into memory; None in a bucket."""
-
-    def probe(self) -> None:
-        """Raise ResourceError if this place would let a second writer overwrite what the first one created."""
-
-    def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
-        """Remove temporary files that are older than this, which nobody writes any more, and make all names durable."""
-
+    @abstractmethod
     def zarr_store(self) -> Any:
         """What `zarr.open_group` takes to read the store."""
 
+    def path(self, name: str) -> Path | None:
+        """The file's path on this machine, to map it into memory; None in a bucket."""
+        return None
 
-class DiskStorage:
+    @abstractmethod
+    def sweep(self, seconds: float = STALE_SECONDS) -> None:
+        """Remove temporary files that are older than this, and make all names durable: their writers may be gone."""
+
+    def each(self, work: Callable[[Task], Result], items: Iterable[Task]) -> Iterator[Result]:
+        """Map `work`, which asks for files, over items in order; in a bucket several at a time."""
+        return map(work, items)
+
+    def probe(self) -> None:
+        """Raise ResourceError if this place would let a second writer overwrite what the first one created."""
+        name = f"{TEMPORARY}probe-{uuid.uuid4().hex}"
+        try:
+            self.create(name, [b"1"])
+            with suppress(FileExistsError):
+                self.create(name, [b"2"])
+                raise ResourceError(
+                    f"{self.url}: what was created there is overwritten by the next who creates it, so that two "
+                    "writers could destroy each other's rows; keep the store elsewhere"
+                )
+        finally:
+            with suppress(OSError, ResourceError):
+                self.delete(name)
+
+
+class DiskStorage(Storage):
     """Files in a folder. A created file is durable when `create` returns: its bytes and its name were synced."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-
-    def __repr__(self) -> str:
-        """Show the folder."""
-        return f"DiskStorage({str(self.root)!r})"
-
-    @property
-    def url(self) -> str:
-        """The folder's path."""
-        return str(self.root)
+        self.root, self.url = Path(root), str(root)
 
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
-        """Read a file."""
-        path = f"{self.root}/{name}"  # strings, since a large store has ten thousands of records
-        with _explained(path, "read"):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                size = os.fstat(descriptor).st_size
-                if size > most:
-                    raise DamageError(
-                        f"{path} has {size} bytes, at most {most} are expected: it is damaged"
-                    )
-                content = os.read(descriptor, size + 1)
-                while len(content) < size and (more := os.read(descriptor, size - len(content))):
-                    content += more
-            finally:
-                os.close(descriptor)
-        return content
-
-    def read_ranges(
-        self, name: str, ranges: Ranges, size: int, sha256: str, anew: bool = False
-    ) -> Sequence[bytes]:
-        """Read parts of a file."""
-        with (
-            _explained(self.root / name, "read"),
-            (self.root / name).open("rb", buffering=0) as file,
-        ):
-            return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
+        path = f"{self.root}/{name}"  # a string, since a large store has ten thousands of records
+        with _explained(path, "read"), open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise too_long(path, size, most)
+            return file.read()
 
     def list(self, folder: str = "") -> dict[str, int]:
-        """Map names to sizes."""
         found = {}
+        path = self.root / folder
         try:
-            entries = os.scandir(self.root / folder)
-        except FileNotFoundError:
-            return {}
-        except NotADirectoryError as error:
-            raise DamageError(
-                f"{self.root / folder} is not a folder: the store is damaged"
-            ) from error
-        with _explained(self.root / folder, "read"), entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):  # removed meanwhile
-                    about = entry.stat()
-                    found[entry.name] = FOLDER if stat.S_ISDIR(about.st_mode) else about.st_size
+            with _explained(path, "read"), os.scandir(path) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # removed meanwhile
+                        about = entry.stat()
+                        found[entry.name] = FOLDER if stat.S_ISDIR(about.st_mode) else about.st_size
+        except FileNotFoundError as error:
+            if isinstance(error.__cause__, NotADirectoryError):
+                raise DamageError(f"{path} is not a folder: the store is damaged") from error
         return found
 
     def size(self, name: str) -> int | None:
-        """Size of a file."""
         try:
             with _explained(self.root / name, "read"):
                 about = (self.root / name).stat()
@@ -166,7 +162,6 @@ class DiskStorage:
         return None if stat.S_ISDIR(about.st_mode) else about.st_size
 
     def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Write a new file."""
         path = self.root / name
         with _explained(path, "written"):
             _io.make_folder(path.parent)
@@ -178,27 +173,23 @@ class DiskStorage:
                 raise
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write a file in the place of an older one."""
         path = self.root / name
         with _explained(path, "written"):
             _io.make_folder(path.parent)
             _io.replace(path, content)
 
     def delete(self, name: str) -> None:
-        """Remove a file, durably."""
         path = self.root / name
         with _explained(path, "removed"), suppress(FileNotFoundError):
             path.unlink()
             _io.sync_folder(path.parent)
 
-    def path(self, name: str) -> Path | None:
-        """Path of a file."""
+    def path(self, name: str) -> Path:
         return self.root / name
 
     def probe(self) -> None:
-        """Create a file twice; the second must fail."""
         try:
-            require_exclusive(self, f"{TEMPORARY}probe-{uuid.uuid4().hex}")
+            super().probe()
         except ResourceError as error:
             if getattr(error.__cause__, "errno", None) not in _NO_LINKS:
                 raise
@@ -207,37 +198,17 @@ class DiskStorage:
                 "and two writers could overwrite each other's rows; keep the store on another one"
             ) from error
 
-    def sweep(self, folders: Iterable[str], seconds: float = STALE_SECONDS) -> None:
-        """Remove old temporary files, and sync the names that writers left which were killed."""
-        for folder in folders:
-            with (
-                _explained(self.root / folder, "read"),
-                suppress(FileNotFoundError, NotADirectoryError),
-            ):
-                for path in (self.root / folder).glob(f"{TEMPORARY}*"):
+    def sweep(self, seconds: float = STALE_SECONDS) -> None:
+        for folder, _, names in os.walk(self.root):
+            with _explained(folder, "read"):
+                for path in (Path(folder, name) for name in names if name.startswith(TEMPORARY)):
                     with suppress(FileNotFoundError):
-                        if path.is_file() and time.time() - path.stat().st_mtime >= seconds:
+                        if time.time() - path.stat().st_mtime >= seconds:
                             path.unlink()
-                _io.sync_folder(self.root / folder)
+                _io.sync_folder(Path(folder))
 
     def zarr_store(self) -> Path:
-        """Return the folder."""
         return self.root
-
-
-def require_exclusive(storage: Storage, name: str) -> None:
-    """Create a file twice, and raise ResourceError if the second one took the place of the first."""
-    try:
-        storage.create(name, [b"1"])
-        with suppress(FileExistsError):
-            storage.create(name, [b"2"])
-            raise ResourceError(
-                f"{storage.url}: what was created there is overwritten by the next who creates it, so that two writers "
-                "could destroy each other's rows; keep the store elsewhere"
-            )
-    finally:
-        with suppress(OSError, ResourceError):
-            storage.delete(name)
 
 
 @contextmanager
@@ -256,6 +227,11 @@ def _explained(path: str | Path, done: str) -> Iterator[None]:
             f"{path} cannot be {done}: {error.strerror}. What was committed is kept; make room or fix the access, then "
             "run it again"
         ) from error
+
+
+def too_long(path: str, size: int, most: int) -> DamageError:
+    """Refuse to read a file that would fill the memory."""
+    return DamageError(f"{path} has {size} bytes, at most {most} are expected: it is damaged")
 
 
 def folder_in_place(path: str | Path) -> DamageError:
@@ -304,18 +280,18 @@ def as_folder(path: str | Path) -> Path:
 
 def open_storage(place: str | Path) -> Storage:
     """Return the storage at a folder, or at a URL `s3://`, `gs://` or `az://BUCKET/PREFIX`."""
-    if not is_url(place):
+    place = as_place(place)
+    if isinstance(place, Path):
         return DiskStorage(place)
-    parse(str(place))
     require_extra("obstore", "cloud")
     from samtl.store.object_store import BucketStorage
 
-    return BucketStorage(str(place))
+    return BucketStorage(place)
 
 
 def cache_folder() -> Path | str:
     """Return where stores land by default: `$SAMTL_CACHE`, else `./cache`."""
-    return as_place(os.environ.get("SAMTL_CACHE") or DEFAULT_CACHE)
+    return as_place(os.environ.get("SAMTL_CACHE") or "cache")
 
 
 def below(place: Path | str, name: str) -> Path | str:

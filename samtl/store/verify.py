@@ -7,19 +7,19 @@ later one says anything. A check changes nothing, and can go on beside writers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from samtl._io import crc32c
+from samtl._io import TEMPORARY
 from samtl._runtime import prefetch
 from samtl.errors import DamageError, InputError
 from samtl.store.coordinates import compare_derived
 from samtl.store.fingerprint import FILE, Identity, read_identity
-from samtl.store.format import KEY_BYTES, ROOT, ArraySpec
+from samtl.store.format import KEY_BYTES, ROOT, ArraySpec, check_shard
 from samtl.store.log import (
     LOG,
     PACKS,
@@ -30,15 +30,14 @@ from samtl.store.log import (
     record_name,
     record_place,
 )
-from samtl.store.samples import FOLDER, read_table, table_name, table_numbers
+from samtl.store.samples import FOLDER, SampleTable, read_table, table_name, table_numbers
 from samtl.store.state import StoreState, check_table, pack_name, pack_numbers, read_root
 from samtl.store.storage import FOLDER as IS_FOLDER
-from samtl.store.storage import TEMPORARY, Storage, open_storage
+from samtl.store.storage import Storage, open_storage
 
 LISTS = ("identity", "rows")  # findings about what everything else refers to
 LEVELS = ("quick", "rows", "deep")
 _READERS = 2  # shards that are read and summed at a time
-_REQUESTS = 32  # records that are read from a bucket at a time
 
 OnProgress = Callable[[int, int], None]
 
@@ -139,12 +138,12 @@ def check(
     if not {FILE, LOG, FOLDER} & storage.list().keys():
         raise InputError(f"{storage.url} is no samtl store; expected a folder NAME.zarr")
     before = _listed(storage)
-    found = _Check(storage, level, on_progress or (lambda done, all_of: None)).run()
+    found = _Check(storage, level, on_progress).run()
     if found.findings and _listed(storage) != before:
         # A pass wrote meanwhile, and may have replaced what was compared. What it committed never changes.
-        shards = {"row", "index", "key", "sha256"}
-        now = _Check(storage, "quick", lambda done, all_of: None).run()
+        now = _Check(storage, "quick").run()
         if _store_id(now) == _store_id(found):  # else it was compacted
+            shards = ("row", "index", "key", "sha256")
             now.findings += [one for one in found.findings if one.what in shards]
         return now
     return found
@@ -162,7 +161,7 @@ def _listed(storage: Storage) -> tuple[object, ...]:
 class _Check:
     """One check: what it has found and what it trusts so far."""
 
-    def __init__(self, storage: Storage, level: str, on_progress: OnProgress) -> None:
+    def __init__(self, storage: Storage, level: str, on_progress: OnProgress | None = None) -> None:
         self.storage, self.level, self.on_progress = storage, level, on_progress
         self.found = Checked()
         self.keys: dict[tuple[str, int], bytes] = {}  # of the shards, by array and block
@@ -172,39 +171,45 @@ class _Check:
         self.found.findings.append(Finding(what, path, text, *where))
 
     def run(self) -> Checked:
+        storage, found = self.storage, self.found
         try:
-            identity = read_identity(self.storage)
+            identity = read_identity(storage)
             if identity is None:
                 raise DamageError("it is missing")
         except DamageError as error:
             self.tell("identity", FILE, error)
-            return self.found
+            return found
         # In the order of `load_state`, since others may write meanwhile.
-        metadata = read_root(self.storage).attributes.samtl_table
-        names = self.storage.list(LOG)
-        state = self._tables(identity, names)
-        if state is None or state.table is None:
-            return self.found
-        self.found.state = state
+        metadata = read_root(storage).attributes.samtl_table
+        names = storage.list(LOG)
+        table = self._tables(identity, names)
+        if table is None:
+            return found
+        log = LogState(identity.block_rows, table.about.rows_end)
+        found.state = state = StoreState(storage, identity, table, log)
         self._log(state, names)
         try:
             check_table(state, metadata)
         except DamageError as error:
-            self.tell("rows", state.table.path, error)
+            self.tell("rows", table.path, error)
         else:
             damaged, stale = compare_derived(state)
-            self.found.leftovers += [ROOT] * stale
+            found.leftovers += [ROOT] * stale
             for name, told in damaged.items():
                 self.tell("metadata", name, told)
         self._packs(state)
         self._shards(state)
-        self._count(state)
-        for folder in ("", LOG, FOLDER, PACKS):
-            temporary = (name for name in self.storage.list(folder) if name.startswith(TEMPORARY))
-            self.found.leftovers += [f"{folder}/{name}".lstrip("/") for name in sorted(temporary)]
-        return self.found
+        committed, ok = state.marked("committed"), state.marked("ok")
+        found.rows, found.ok, found.missing = len(table), int(ok.sum()), int((~committed).sum())
+        found.quarantined = found.rows - found.missing - found.ok
+        found.blocks, found.superseded = len({block for block, _ in log.records}), state.superseded
+        folders = {name for name, size in storage.list().items() if size == IS_FOLDER}
+        for folder in ("", PACKS, *sorted(folders - identity.arrays.keys())):
+            left = sorted(name for name in storage.list(folder) if name.startswith(TEMPORARY))
+            found.leftovers += [f"{folder}/{name}".lstrip("/") for name in left]
+        return found
 
-    def _tables(self, identity: Identity, names: dict[str, int]) -> StoreState | None:
+    def _tables(self, identity: Identity, names: dict[str, int]) -> SampleTable | None:
         """Read the newest table; at the other levels than `quick`, the older ones too."""
         numbers = table_numbers(self.storage)
         if not numbers:
@@ -212,101 +217,85 @@ class _Check:
             if self.found.begun:
                 self.tell("rows", FOLDER, "it holds no sample table")
             return None
-        try:
-            table = read_table(self.storage, identity)
-        except DamageError as error:
-            self.tell("rows", table_name(numbers[-1]), error)
-            return None
-        after = table.about
-        for number in reversed(numbers[:-1]) if self.level != "quick" else ():
+        newest = after = None
+        for number in reversed(numbers[-1:] if self.level == "quick" else numbers):
             try:
-                older = read_table(self.storage, identity, number)
+                table = read_table(self.storage, identity, number)
+                # A table between them may be damaged, or was set aside.
+                if after and number == after.number - 1 and table.about.digest != after.follows:
+                    raise DamageError("it is not the one before the next one")
             except DamageError as error:
-                self.tell("table", table_name(number), error)
-                continue
-            # A table between them may be damaged, or was set aside.
-            if number == after.number - 1 and older.sha256 != after.follows:
-                self.tell("table", table_name(number), "it is not the one before the next one")
-            after = older.about
-        log = LogState(identity.block_rows, table.about.rows_end)
-        return StoreState(self.storage, identity, table, log)
+                self.tell("table" if newest else "rows", table_name(number), error)
+                if newest is None:
+                    return None
+            else:
+                newest, after = newest or table, table.about
+        return newest
 
     def _log(self, state: StoreState, names: dict[str, int]) -> None:
         """Fold the records of each block up to the first that cannot be trusted."""
-        places = []
+        places = sorted(place for name in names if (place := record_place(name)))
         for name in sorted(names):
-            place = record_place(name)
-            if place is not None:
-                places.append(place)
-            elif not name.startswith(".") and f"{LOG}/{name}" != PACKS:
+            if not (record_place(name) or name.startswith(".") or f"{LOG}/{name}" == PACKS):
                 self.tell("record", f"{LOG}/{name}", "it does not belong into a log")
-        bad = -1
-        for (block, sequence), record in self._records(state.identity, sorted(places)):
+
+        def read(place: tuple[int, int]) -> Record | DamageError | FileNotFoundError:
+            try:
+                return read_record(self.storage, state.identity, *place)
+            except (DamageError, FileNotFoundError) as error:
+                return error
+
+        bad: int | None = None
+        for (block, sequence), record in zip(places, self.storage.each(read, places), strict=True):
             if block == bad:
                 continue
             try:
-                if isinstance(record, DamageError):
+                if not isinstance(record, Record):
                     raise record
                 state.log.add(record, self.storage.url)
-            except DamageError as error:
-                bad = block
-                self.tell("record", record_name(block, sequence), error, "", block)
-                continue
-            for name in record.arrays:
-                self.keys[name, block] = block_key(record, name)
-
-    def _records(
-        self, identity: Identity, places: list[tuple[int, int]]
-    ) -> Iterator[tuple[tuple[int, int], Record | DamageError]]:
-        def read(place: tuple[int, int]) -> Record | DamageError:
-            try:
-                return read_record(self.storage, identity, *place)
-            except DamageError as error:
-                return error
-            except FileNotFoundError:
-                return DamageError("it is gone")
-
-        if self.storage.path("") is None:
-            yield from zip(places, prefetch(read, places, _REQUESTS, 2 * _REQUESTS), strict=True)
-        else:
-            yield from ((place, read(place)) for place in places)
+            except (DamageError, FileNotFoundError) as error:
+                bad = block if block < state.log.blocks else None
+                self.tell("record", record_name(block, sequence), error, "", bad)
+            else:
+                self.keys |= {(name, block): block_key(record, name) for name in record.arrays}
 
     def _packs(self, state: StoreState) -> None:
         """Compare each pack with the records that it holds."""
         for number in pack_numbers(self.storage):
             name = pack_name(number)
             try:
-                raw = self.storage.read(name)
-                pack = LogState.unpack(raw, state.identity)
+                pack = LogState.unpack(self.storage.read(name), state.identity)
                 again = LogState(state.identity.block_rows, pack.rows)
-                for place in pack.places:
+                for place in sorted(pack.records):
                     again.add(read_record(self.storage, state.identity, *place), self.storage.url)
-                if again.pack(state.identity) != raw:
-                    self.tell("pack", name, "it does not say what the records say")
-            except (DamageError, FileNotFoundError) as error:
+                if not again.same(pack):
+                    raise DamageError("it does not say what the records say")
+            except DamageError as error:
                 self.tell("pack", name, error)
+            except FileNotFoundError as error:
+                if self.storage.size(name) is not None:  # else another writer has replaced it
+                    self.tell("pack", name, error)
 
     def _shards(self, state: StoreState) -> None:
         """Compare the shards with their records."""
-        committed: list[tuple[ArraySpec, int, str, int]] = []
+        committed: list[tuple[ArraySpec, int, int]] = []
         for name, spec in state.identity.arrays.items():
             there = self.storage.list(name)
             there.pop(ROOT, None)
             array = state.log.arrays.get(name)
             blocks = np.flatnonzero(array.sequence >= 0).tolist() if array else []
             for block in blocks:
-                assert array is not None
-                path = spec.shard_path(block)
-                size = there.pop(path.partition("/")[2], None)
-                expected = int(array.size[block])
-                if size == expected:
-                    committed.append((spec, block, path, size))
-                    continue
+                path, expected = spec.shard_path(block), int(state.log.arrays[name].size[block])
+                size = there.pop(path.rpartition("/")[2], None)
                 what, told = "size", f"it has {size} bytes, and {expected} were committed"
-                if size in (None, IS_FOLDER):
-                    what = "file"
-                    told = "it is missing" if size is None else "a folder is in its place"
-                self.tell(what, path, told, name, block, self._rows_of(state, name, block))
+                if size is None:
+                    what, told = "file", "it is missing"
+                elif size == IS_FOLDER:
+                    what, told = "file", "a folder is in its place"
+                elif size == expected:
+                    committed.append((spec, block, size))
+                    continue
+                self.tell(what, path, told, name, block, _rows(state, name, block))
             self.found.files += len(blocks)
             self.found.leftovers += [f"{name}/{rest}" for rest in sorted(there)]
         self.found.bytes = total = sum(size for *_, size in committed)
@@ -314,62 +303,38 @@ class _Check:
             return
         done = 0
         work = prefetch(lambda one: self._shard(state, *one), committed, _READERS, _READERS + 1)
-        for (*_, size), finding in zip(committed, work, strict=True):
-            self.found.findings += [finding] if finding else []
+        for (spec, block, size), (what, told, damaged) in zip(committed, work, strict=True):
+            if what:
+                self.tell(what, spec.shard_path(block), told, spec.name, block, damaged)
             done += size
-            self.on_progress(done, total)
+            if self.on_progress:
+                self.on_progress(done, total)
 
     def _shard(
-        self, state: StoreState, spec: ArraySpec, block: int, path: str, size: int
-    ) -> Finding | None:
-        """Verify every byte of a shard."""
-        array, name = state.log.arrays[spec.name], spec.name
-        rows = self._rows_of(state, name, block)
-
-        def finding(what: str, told: str, damaged: Iterable[int] = ()) -> Finding:
-            return Finding(what, path, told, name, block, tuple(damaged))
-
+        self, state: StoreState, spec: ArraySpec, block: int, size: int
+    ) -> tuple[str, str, tuple[int, ...]]:
+        """Verify every byte of a shard; return what does not hold, or "", in words, and the damaged rows."""
+        array, rows = state.log.arrays[spec.name], _rows(state, spec.name, block)
         try:
-            data = memoryview(self.storage.read(path, size))
-            if len(data) < size:
-                raise DamageError(f"it has {len(data)} bytes by now")
+            data = memoryview(self.storage.read(spec.shard_path(block), size))
         except (FileNotFoundError, DamageError) as error:  # since its size was asked for
-            return finding("file", str(error), rows)
-        damaged = []
-        for position, row in enumerate(rows):
-            start, stop = spec.extent(position)
-            crc = int(array.crc32c[row])
-            if crc32c(data[start:stop]) != crc or data[stop : stop + 4] != _packed(crc):
-                damaged.append(row)
-        index = spec.index(len(rows), state.identity.block_rows)
+            return "file", str(error), rows
+        sums, wrong, whole = check_shard(spec, data, len(rows), state.identity.block_rows)
+        damaged = [r for at, r in enumerate(rows) if at in wrong or sums[at] != array.crc32c[r]]
         if damaged:
             told = f"{len(damaged)} of its {len(rows)} rows fail their checksums"
-            return finding("row", told, damaged)
-        if data[len(data) - len(index) - 4 :] != index + _packed(crc32c(index)):
-            return finding("index", "its index is damaged")
-        if data[:KEY_BYTES] != self.keys[name, block]:
-            return finding("key", "its key is not that of the rows that were committed")
+            return "row", told, tuple(damaged)
+        if not whole:
+            return "index", "its index is damaged", ()
+        if data[:KEY_BYTES] != self.keys[spec.name, block]:
+            return "key", "its key is not that of the rows that were committed", ()
         if self.level == "deep" and hashlib.sha256(data).digest() != bytes(array.sha256[block]):
-            return finding("sha256", "its sha256 is not the committed one")
-        return None
-
-    @staticmethod
-    def _rows_of(state: StoreState, name: str, block: int) -> tuple[int, ...]:
-        first, size = block * state.identity.block_rows, state.identity.block_rows
-        listed = state.log.arrays[name].committed[first : first + size]
-        return tuple((first + np.flatnonzero(listed)).tolist())
-
-    def _count(self, state: StoreState) -> None:
-        assert state.table is not None
-        found, arrays = self.found, state.log.arrays.values()
-        committed, ok = state.marked("committed"), state.marked("ok")
-        found.rows = len(state.table)
-        found.missing, found.ok = int((~committed).sum()), int((committed & ok).sum())
-        found.quarantined = found.rows - found.missing - found.ok
-        if arrays:
-            there = np.logical_or.reduce([array.sequence >= 0 for array in arrays])
-            found.blocks, found.superseded = int(there.sum()), state.superseded
+            return "sha256", "its sha256 is not the committed one", ()
+        return "", "", ()
 
 
-def _packed(crc: int) -> bytes:
-    return crc.to_bytes(4, "little")
+def _rows(state: StoreState, name: str, block: int) -> tuple[int, ...]:
+    """Rows that a record commits for a block of an array."""
+    first, size = block * state.identity.block_rows, state.identity.block_rows
+    committed = state.log.arrays[name].committed[first : first + size]
+    return tuple((first + np.flatnonzero(committed)).tolist())

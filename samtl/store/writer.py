@@ -18,22 +18,13 @@ from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from samtl._runtime import prefetch
 from samtl.errors import DamageError, MismatchError
 from samtl.store.coordinates import derived, is_derived
 from samtl.store.fingerprint import FILE, Identity, read_identity, require_same
-from samtl.store.format import (
-    COORDINATES,
-    KEY_BYTES,
-    ROOT,
-    ArraySpec,
-    check_shard,
-    encode_shard,
-)
+from samtl.store.format import COORDINATES, KEY_BYTES, ROOT, ArraySpec, check_shard, encode_shard
 from samtl.store.log import (
-    LOG,
     OK,
     LogState,
     Record,
@@ -43,7 +34,7 @@ from samtl.store.log import (
     record_name,
     record_places,
 )
-from samtl.store.samples import FOLDER, SampleTable, read_table
+from samtl.store.samples import SampleTable, read_table
 from samtl.store.state import (
     StoreState,
     check_table,
@@ -94,7 +85,7 @@ def open_writer(
     if state is not None:
         require_same(state.identity, identity.fingerprint, storage.url)
     storage.probe()
-    storage.sweep(["", LOG, FOLDER, *identity.arrays])
+    storage.sweep()
     if state is None:
         try:
             storage.create(FILE, [identity.to_bytes()])
@@ -113,52 +104,48 @@ def open_writer(
 
 def _publish(state: StoreState, table: SampleTable) -> None:
     """Give a store its next table, or take one of the same content that another writer gave it."""
-    placed = table.placed(state.identity, state.table)
-    state.log.grow(placed.about.rows_end)
+    placed, raw = table.placed(state.identity, state.table)
+    state.log = state.log.grown(table.about.rows_end)
     check_table(replace(state, table=placed))
-    raw = placed.to_bytes()
     try:
         state.storage.create(placed.path, [raw])
-        placed.sha256 = hashlib.sha256(raw).hexdigest()
     except FileExistsError:
         placed = read_table(state.storage, state.identity)
         if not placed.same_content(table):
+            theirs, mine = (f"{len(one)} of {one.about.dataset}" for one in (placed, table))
             raise MismatchError(
                 f"another writer gave {state.storage.url} another sample table; name another store with --out, or run "
                 "it again to go on from there:",
-                [("samples", _told(placed), _told(table))],
+                [("samples", theirs, mine)],
             ) from None
     state.table = placed
-
-
-def _told(table: SampleTable) -> str:
-    return f"{len(table)} of {table.about.dataset}"
 
 
 class Writer:
     """Writes the blocks of a store; made by `open_writer`, or from a loaded state in further processes.
 
-    Parameters
+    Attributes
     ----------
     state : StoreState
         Kept up to date with every record that this writer creates or finds.
-    arrays : sequence of str
-    about : mapping, optional
-        As for `open_writer`.
-
-    Attributes
-    ----------
     specs : dict of str to ArraySpec
         The arrays to be written.
+    about : dict
+        What the records say of how rows were made.
     """
 
     def __init__(
         self, state: StoreState, arrays: Sequence[str], about: Mapping[str, object] | None = None
     ) -> None:
-        assert state.table is not None
-        self.state, self.table, self.about = state, state.table, dict(about or {})
+        self.state, self.about = state, dict(about or {})
         self.specs: dict[str, ArraySpec] = {name: state.identity.arrays[name] for name in arrays}
         self._lock = threading.Lock()
+
+    @property
+    def table(self) -> SampleTable:
+        """The sample table."""
+        assert self.state.table is not None
+        return self.state.table
 
     @property
     def blocks(self) -> int:
@@ -181,14 +168,15 @@ class Writer:
         rows = self.block_rows(block)
         return [int(at) for at in self.table.position[rows.start : rows.stop]]
 
+    def _lacking(self, name: str) -> NDArray[np.bool_]:
+        """Mark the blocks, listed or not, that no known record commits an array for."""
+        states = self.state.log.arrays
+        return states[name].sequence < 0 if name in states else np.full(self.blocks, True)
+
     def lacking(self, block: int) -> tuple[str, ...]:
         """Arrays that no record known to this writer commits for a block; none if no row of it is listed."""
-        if not self.table.block_rows(block, self.state.identity.block_rows):
-            return ()
-        states = self.state.log.arrays
-        return tuple(
-            name for name in self.specs if name not in states or states[name].sequence[block] < 0
-        )
+        listed = self.table.block_rows(block, self.state.identity.block_rows)
+        return tuple(name for name in self.specs if listed and self._lacking(name)[block])
 
     def missing(self, block: int) -> tuple[str, ...]:
         """Like `lacking`, after reading the records that other writers have created for the block since."""
@@ -199,10 +187,8 @@ class Writer:
     def pending(self) -> list[int]:
         """List the blocks with lacking arrays, as far as this writer knows."""
         listed = np.unique(self.table.rows // self.state.identity.block_rows)
-        done, states = np.full(len(listed), True), self.state.log.arrays
-        for name in self.specs:
-            done &= states[name].sequence[listed] >= 0 if name in states else False
-        found: list[int] = listed[~done].tolist()
+        lacking = np.any([self._lacking(name)[listed] for name in self.specs], axis=0)
+        found: list[int] = listed[lacking].tolist()
         return found
 
     def earlier_image(self, row: int) -> str:
@@ -211,11 +197,8 @@ class Writer:
 
     def known_good(self) -> int | None:
         """Return a listed row that holds an embedding; None if there is none."""
-        for state in self.state.log.arrays.values():
-            found = self.table.rows[state.ok[self.table.rows]]
-            if len(found):
-                return int(found[0])
-        return None
+        found = self.table.rows[self.state.log.good(self.table.rows)]
+        return int(found[0]) if len(found) else None
 
     def write_block(
         self,
@@ -252,6 +235,7 @@ class Writer:
         ResourceError
             If the storage is exhausted; the block does not count and is done again next time.
         """
+        storage = self.state.storage
         draft = Record(
             block=block,
             sequence=0,
@@ -263,86 +247,71 @@ class Writer:
             writer={**self.about, "pid": os.getpid(), "host": platform.node()},
             mask_sha256=list(masks),
         )
-
-        def write(name: str) -> tuple[str, Shard]:
-            return name, self._write_shard(name, block, arrays[name], block_key(draft, name))
-
-        if self.state.storage.path("") is None:  # where most of the time is waiting
-            shards = dict(prefetch(write, arrays, len(arrays), len(arrays)))
-        else:
-            shards = dict(map(write, arrays))
+        write = lambda name: self._write_shard(name, arrays[name], draft)  # noqa: E731
+        shards = dict(zip(arrays, storage.each(write, arrays), strict=True))
         while shards:
-            with self._lock:
-                sequence = int(self.state.log.next[block])
-            record = msgspec.structs.replace(
+            committed = datetime.now(UTC).isoformat(timespec="seconds")
+            raw, record = msgspec.structs.replace(
                 draft,
-                sequence=sequence,
+                sequence=self.state.log.next(block),
                 arrays=shards,
-                writer={
-                    **draft.writer,
-                    "committed": datetime.now(UTC).isoformat(timespec="seconds"),
-                },
+                writer={**draft.writer, "committed": committed},
                 mask_sha256=list(masks) if "mask" in shards else [],
-            )
-            raw, record = record.sealed()
+            ).sealed()
             try:
-                self.state.storage.create(record.name, [raw])
+                storage.create(record.name, [raw])
             except FileExistsError:
                 self._catch_up(block)
-                left = set(self.lacking(block))
+                left = self.lacking(block)
                 shards = {name: shard for name, shard in shards.items() if name in left}
-                self._require_same_images(block, status, images)
+                self._require_same_images(draft)
             else:
                 self._add(record)
                 return sum(shard.size for shard in shards.values())
         return None
 
-    def _write_shard(
-        self, name: str, block: int, rows: Sequence[ArrayLike | None], key: bytes
-    ) -> Shard:
+    def _write_shard(self, name: str, rows: Sequence[ArrayLike | None], draft: Record) -> Shard:
         """Create a shard unless it is there, and describe what is read back."""
-        spec, size = self.specs[name], self.state.identity.block_rows
-        path = spec.shard_path(block)
-        where = f"{self.state.storage.url}/{path}"
-        empty = spec.empty_row()
-        encoded = encode_shard(spec, [empty if r is None else r for r in rows], size, key)
-        expected: list[int] | None = encoded.row_crc32c
+        spec, size, storage = self.specs[name], self.state.identity.block_rows, self.state.storage
+        path, key, empty = spec.shard_path(draft.block), block_key(draft, name), spec.empty_row()
+        where = f"{storage.url}/{path}"
+        pieces, sums = encode_shard(spec, [empty if r is None else r for r in rows], size, key)
+        expected: list[int] | None = sums
         try:
-            self.state.storage.create(path, encoded.pieces)
+            storage.create(path, pieces)
         except FileExistsError:
             expected = None  # whoever wrote it computed the same rows, perhaps rounded otherwise
-        shard = open_shard(self.state.storage, path)
+        shard = open_shard(storage, path)
         if shard[:KEY_BYTES] != key:
             raise DamageError(
                 f"{where} was written from other images, or for another outcome, and no record commits it: run samtl "
                 "verify --repair while nobody writes, then run it again"
             )
-        found = check_shard(spec, shard, len(rows), size, where)
+        found, damaged, whole = check_shard(spec, shard, len(rows), size)
+        if damaged or not whole:
+            raise DamageError(f"{where} is damaged: it is not what a writer lays out")
         if expected is not None and found != expected:
             raise DamageError(f"{where}: the disk gives back something else than was written")
         return Shard(len(shard), hashlib.sha256(shard).hexdigest(), found)
 
     def _catch_up(self, block: int) -> None:
         """Read the records of a block that others have created."""
-        while True:
-            sequence = int(self.state.log.next[block])
-            if self.state.storage.size(record_name(block, sequence)) is None:
-                return
-            self._add(read_record(self.state.storage, self.state.identity, block, sequence))
+        storage = self.state.storage
+        while storage.size(record_name(block, sequence := self.state.log.next(block))) is not None:
+            self._add(read_record(storage, self.state.identity, block, sequence))
 
     def _add(self, record: Record) -> None:
         with self._lock:
-            if record.sequence == self.state.log.next[record.block]:
+            if record.sequence == self.state.log.next(record.block):
                 self.state.log.add(record, self.state.storage.url)
                 self.state.unpacked += 1
 
-    def _require_same_images(
-        self, block: int, status: Sequence[str], images: Sequence[str]
-    ) -> None:
-        for at, row in enumerate(self.block_rows(block)):
+    def _require_same_images(self, draft: Record) -> None:
+        for at, row in enumerate(self.block_rows(draft.block)):
             # A row beyond is one that the other writer's table lists, and this one's does not.
-            if at >= len(status) or (
-                status[at] == OK and self.state.log.image(row) not in ("", images[at])
+            if at >= len(draft.status) or (
+                draft.status[at] == OK
+                and self.state.log.image(row) not in ("", draft.image_sha256[at])
             ):
                 raise DamageError(
                     f"row {row} of {self.state.storage.url} is being written from another image by another writer: run "
@@ -356,15 +325,13 @@ class Writer:
         for readers of plain Zarr are written.
         """
         state = self.state
-        known = set(state.log.places)
         for block, sequence in record_places(state.storage):
-            if (block, sequence) not in known and block < self.blocks:
+            if (block, sequence) not in state.log.records and block < self.blocks:
                 self._add(read_record(state.storage, state.identity, block, sequence))
         if state.marked("committed").all() and len(self.table):
             images = [state.log.image(row) for row in self.table.rows.tolist()]
             if images != list(self.table.images):
                 _publish(state, self.table.with_images(images))
-                self.table = state.table or self.table
         if state.unpacked >= PACK_RECORDS:
             self._pack()
         self.derive()
@@ -372,9 +339,9 @@ class Writer:
 
     def _pack(self) -> None:
         earlier = pack_numbers(self.state.storage)
+        raw = self.state.log.pack(self.state.identity)
         try:
-            raw = self.state.log.pack(self.state.identity)
-            self.state.storage.create(pack_name(earlier[-1] + 1 if earlier else 0), [raw])
+            self.state.storage.create(pack_name(max(earlier, default=-1) + 1), [raw])
         except FileExistsError:
             return  # another writer's, of the same records or nearly
         for number in earlier:
@@ -385,19 +352,21 @@ class Writer:
         """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date or newer."""
         storage = self.state.storage
         root = read_root(storage)
-        assert self.state.table is not None
-        if root.attributes.samtl_table > self.state.table.about.number:
+        if root.attributes.samtl_table > self.table.about.number:
             return  # another writer's
-        there = [name for name in self.state.identity.arrays
-                 if name in self.specs or storage.size(f"{name}/{ROOT}") is not None]  # fmt: skip
+        there = [
+            name
+            for name in self.state.identity.arrays
+            if name in self.specs or storage.size(f"{name}/{ROOT}") is not None
+        ]
         if not is_derived(self.state, there):
             files = derived(self.state, there)
             for name, content in files.items():
                 storage.replace(name, content)
             for name in root.consolidated_metadata.metadata.keys() & COORDINATES:
-                if f"{name}/{ROOT}" not in files:
-                    storage.delete(f"{name}/{ROOT}")
-                    storage.delete(f"{name}/c.0")
+                for file in (f"{name}/{ROOT}", f"{name}/c.0"):
+                    if file not in files:
+                        storage.delete(file)
 
 
 def open_shard(storage: Storage, path: str) -> memoryview:
@@ -409,9 +378,6 @@ def open_shard(storage: Storage, path: str) -> memoryview:
         with place.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
-        raise no_shard(storage, path) from error
-
-
-def no_shard(storage: Storage, path: str) -> DamageError:
-    """Say that there is no shard where one was committed."""
-    return DamageError(f"{storage.url}/{path} is no shard: the store is damaged there")
+        raise DamageError(
+            f"{storage.url}/{path} is no shard: the store is damaged there"
+        ) from error
