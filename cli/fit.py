@@ -13,7 +13,7 @@ from .options import Outcome, verb
 
 if TYPE_CHECKING:
     from samtl.experiment.predict import PredictResult
-    from samtl.experiment.run import FitResult
+    from samtl.experiment.run import Run
 
 SHOWN = {
     "classification": {
@@ -33,10 +33,6 @@ SHOWN = {
         "pooled_iou": "IoU, pixels pooled",
         "pooled_dice": "Dice, pixels pooled",
     },
-}
-FLOORS = {
-    "classification": "floor: logistic regression on mean, deviation and extremes of the pixels",
-    "segmentation": "floor: the most frequent class everywhere",
 }
 
 
@@ -72,18 +68,18 @@ def fit_baseline(options: dict[str, Any]) -> Outcome:
     return result.to_json(), 0
 
 
-def run(options: dict[str, Any], verb: str = "fit_head") -> FitResult:
+def run(options: dict[str, Any], verb: str = "fit_head") -> Run:
     """Fit with a status line."""
     from samtl.experiment import fit
 
     with render.err.status("reading") as status:
-        result: FitResult = getattr(fit, verb)(
+        result: Run = getattr(fit, verb)(
             **options, on_event=lambda event: status.update(str(event))
         )
     return result
 
 
-def draw(result: FitResult) -> None:
+def draw(result: Run) -> None:
     """Print the scores with their intervals beside those of the floor."""
     render.say(
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
@@ -97,7 +93,7 @@ def draw(result: FitResult) -> None:
     ]
     render.grid(headers, rows, right=range(1, len(headers)))
     if result.floor:
-        render.say(FLOORS[result.task], "dim")
+        render.say(f"floor: {result.floor_model}", "dim")
     warnings = [] if result.floor else [f"no floor: {result.floor_missing}"]
     support = zip(result.classes, result.per_class.support, strict=True)
     if absent := [name for name, count in support if not count]:

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from samtl.embed.verify import Verification as Verification
     from samtl.embed.verify import verify as verify
     from samtl.errors import SamtlError as SamtlError
-    from samtl.experiment.fit import FitResult as FitResult
     from samtl.experiment.fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import fit_head as fit_head
     from samtl.experiment.predict import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
+    from samtl.experiment.run import Run as FitResult
     from samtl.report.api import ReportResult as ReportResult
     from samtl.report.api import make_report as make_report
     from samtl.store.maintenance import Compacted as Compacted
@@ -61,7 +61,7 @@ _PUBLIC = {
     "Dataset": ("samtl.datasets", "Dataset"),
     "Store": ("samtl.store.reader", "Store"),
     "EmbedResult": ("samtl.embed.api", "EmbedResult"),
-    "FitResult": ("samtl.experiment.fit", "FitResult"),
+    "FitResult": ("samtl.experiment.run", "Run"),
     "PredictResult": ("samtl.experiment.predict", "PredictResult"),
     "ReportResult": ("samtl.report.api", "ReportResult"),
     "ReproduceResult": ("samtl.study", "ReproduceResult"),

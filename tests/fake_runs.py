@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 from toys import blobs
 
-from samtl.experiment.run import FitResult, RunFolder, SplitName, comparison_key
+from samtl.experiment.run import Run, RunFolder, SplitName, comparison_key
 from samtl.experiment.tables import mask_name, write_mask
 from samtl.images.transforms import IGNORE, mask_square, resized_shape
 from samtl.metrics import classification, segmentation
@@ -164,7 +164,7 @@ def made(parent, kind, name, seed, split, learnt, n_test, left_out, fields):
         "params": {"lr": 0.1, "epochs": None, "random_state": seed},
         "dataset": "toy",
         "samples_digest": f"{learnt + n_test + left_out} samples",
-        "floor_model": "majority" if head else "",
+        "floor_model": "the most frequent class everywhere" if head else "",
         "versions": {"samtl": "0.1.0", "numpy": "2.4"},
         "given": {},
         "floor_missing": "",
@@ -184,7 +184,7 @@ def made(parent, kind, name, seed, split, learnt, n_test, left_out, fields):
         "n_train": learnt - learnt // 5, "n_validation": learnt // 5, "n_test": n_test,
         "left_out_because": {"quarantined": 3, "not_in_the_split": left_out}, **facts, **fields,
     }  # fmt: skip
-    return FitResult(**record).with_digest()
+    return Run(**record).with_digest()
 
 
 def a_split(name, share, seed, who):

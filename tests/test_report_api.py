@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from types import SimpleNamespace
 
+import pages
 import pytest
 from fake_runs import a_mask_run, a_run, read_csv
 from PIL import Image
@@ -19,108 +20,120 @@ from samtl.errors import InputError, ResourceError
 from samtl.report.api import MARKER, make_report
 from samtl.report.figures import pass_seconds
 from samtl.report.load import read_comparisons
+from samtl.report.parts import Section
 from samtl.report.summary import summarise
 from samtl.sweep.api import SweepResult
+
+FIELDS = stripes(24)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two models, two seeds, on labelled images."""
-    out, data = tmp_path_factory.mktemp("runs"), stripes()
-    given = {"ids": data.sample_ids, "classes": data.classes, "dataset": "stripes"}
+    out = tmp_path_factory.mktemp("runs")
+    given = {"ids": FIELDS.sample_ids, "classes": FIELDS.classes, "dataset": "stripes"}
     for seed in (0, 1):
-        a_run(out, "floor", seed, given={"split": "0.2"}, **given)
-        a_run(out, "mlp", seed, given={"split": "0.2"}, **given)
+        for name in ("floor", "mlp"):
+            a_run(out, name, seed, 0.5, given={"split": "0.5"}, **given)
     return out
 
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory):
     out = tmp_path_factory.mktemp("masks")
-    a_mask_run(out, "floor", shift=5)
-    a_mask_run(out, "conv")
-    return out
+    return a_mask_run(out, "conv").parent
 
 
 @pytest.fixture(scope="module")
-def made(runs, tmp_path_factory):
-    """A report on them, and what it told."""
+def both(runs, masks, tmp_path_factory):
+    """A whole report on runs that cannot be compared, each with its images, and what it told."""
     told = []
     out = tmp_path_factory.mktemp("made") / "report"
-    return make_report(runs, out, dataset=stripes(), on_event=told.append), told
+    with pytest.MonkeyPatch.context() as patch:
+        found = {"stripes": FIELDS, "blobs": blobs()}
+        patch.setattr("samtl.report.api.resolve", lambda name, root, download: found[name])
+        return make_report([runs, masks], out, separate=True, on_event=told.append), told
 
 
-def test_the_folder_holds_the_page_and_every_figure_in_each_format(made):
-    result, told = made
+@pytest.fixture
+def plain(monkeypatch):
+    """Draw one small figure for whatever there is, where the folder is what matters."""
+    section = Section("Findings", [pages.chart(panels=1)])
+    monkeypatch.setattr("samtl.report.api._chapter", lambda *_: [section])
+
+
+def test_the_folder_holds_the_page_and_every_figure_in_each_format(both):
+    result, told = both
     page = result.page.read_text(encoding="utf-8")
     assert result.page == result.folder / "index.html"
     assert result.bytes == result.page.stat().st_size
-    assert (result.studies, result.runs, result.missing) == (1, 4, ())
+    assert (result.studies, result.runs, result.missing) == (2, 5, ())
     files = {path.name for path in (result.folder / "figures").iterdir()}
     assert page.count("<figure") == result.figures == sum(n.endswith(".png") for n in files)
     assert sum(n.endswith(".csv") for n in files) == result.figures + result.tables
     for link in {part.split('"')[0] for part in page.split('href="figures/')[1:]}:
         assert link in files
-    with Image.open(result.folder / "figures" / "by-share-accuracy.png") as opened:
+    with Image.open(result.folder / "figures" / "2-stripes-by-share-accuracy.png") as opened:
         assert min(opened.size) > 200
     assert [*result.folder.parent.iterdir()] == [result.folder]
     assert told[0] == "reading runs"
-    for name in [
-        "findings",
-        "scores",
-        "differences",
-        "images",
-        "training",
-        "mistakes",
-        "costs",
-        "provenance",
-    ]:
-        assert f'id="section-{name}"' in page, name
-    assert 'id="section-masks"' not in page
-    assert 'id="section-failures"' not in page
     json.dumps(result.to_json())
 
 
-def test_masks_have_their_own_figures(masks, tmp_path):
-    result = make_report([masks], tmp_path / "report", dataset=blobs())
+def test_what_cannot_be_compared_stands_apart_or_is_refused(both, runs, masks, tmp_path):
+    result, _ = both
     page = result.page.read_text(encoding="utf-8")
-    assert 'id="panels"' in page
-    assert 'id="image-scores"' in page
-    assert result.missing == ()
-    assert len(result.lines) == 1
+    names = ["findings", "scores", "images", "training", "mistakes", "cost", "provenance"]
+    for name in (*(f"2-stripes-{n}" for n in (*names, "differences")), "1-blobs-masks"):
+        assert f'id="section-{name}"' in page, name
+    for name in ("1-blobs-failures", "1-blobs-differences", "2-stripes-masks"):
+        assert f'id="section-{name}"' not in page, name
+    assert any("cannot be compared" in text for text in result.warnings)
+    with pytest.raises(InputError, match="--separate"):
+        make_report([runs, masks], tmp_path / "report")
 
 
-def test_findings_are_in_words_and_in_a_table(made):
-    result, _ = made
-    (row,) = read_csv(result.folder / "figures" / "differences.csv")
+def test_findings_are_in_words_and_in_a_table(both):
+    result, _ = both
+    figures = result.folder / "figures"
+    (row,) = read_csv(figures / "2-stripes-differences.csv")
     assert (row["model"], row["other model"], row["seeds"]) == ("mlp", "floor", "2")
-    scores = {
-        r["model"]: float(r["accuracy"]) for r in read_csv(result.folder / "figures" / "scores.csv")
-    }
+    scores = {r["model"]: float(r["accuracy"]) for r in read_csv(figures / "2-stripes-scores.csv")}
     gap = 100 * (scores["mlp"] - scores["floor"])
     assert float(row["difference"]) == pytest.approx(gap, abs=0.02)
+    assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
     assert result.lines == (row["in words"],)
     assert f"<li>{row['in words']}</li>" in result.page.read_text(encoding="utf-8")
 
 
-def test_without_the_dataset_the_report_says_what_is_missing_and_what_to_do(runs, tmp_path):
-    result = make_report(runs, tmp_path / "report")
-    assert "--dataset" in result.missing[-1]
+def test_warnings_name_untrained_weights_random_splits_notes_and_damaged_runs(both, tmp_path):
+    assert both[0].warnings[0].startswith("All splits are random")
+    a_run(tmp_path / "runs", "vit", untrained=True, weights="untrained (random:0)", note="made up")
+    bad = a_run(tmp_path / "runs", "mlp", split_name="grouped")
+    (bad / "metrics.json").write_text("")
+    result = make_report(tmp_path / "runs", tmp_path / "report")
+    weights, _, note, damaged = result.warnings
+    assert "vit are untrained (random:0)" in weights
+    assert note == "Made up"
+    assert str(bad) in damaged
     page = result.page.read_text(encoding="utf-8")
     assert "<code>--dataset</code>" in page
+    assert "--dataset" in result.missing[-1]
     assert "data:image/" not in page
-    other = make_report(runs, tmp_path / "other", dataset=replace(stripes(), name="other"))
-    assert "other" in other.missing[-1]
 
 
-def test_a_dataset_that_was_named_must_be_there(runs, tmp_path):
+@pytest.mark.usefixtures("plain")
+def test_the_dataset_that_was_named_must_be_there_and_the_runs_own(runs, tmp_path):
     with pytest.raises(InputError, match="eurosta"):
         make_report(runs, tmp_path / "report", dataset="eurosta")
     with pytest.raises(InputError, match="--root"):
         make_report(runs, tmp_path / "report", root=tmp_path)
     assert not list(tmp_path.iterdir())
+    other = make_report(runs, tmp_path / "other", dataset=replace(FIELDS, name="other"))
+    assert "other" in other.missing[-1]
 
 
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("name", ["folder:{images}", "mine"])
 def test_a_run_does_not_say_which_files_are_opened(tmp_path, name, monkeypatch):
     """Its dataset is a name to look up, which must be the one that was found."""
@@ -128,27 +141,16 @@ def test_a_run_does_not_say_which_files_are_opened(tmp_path, name, monkeypatch):
 
     def found(spec, root=None, **options):
         opened.append(spec)
-        return replace(stripes(), name="stripes")
+        return FIELDS
 
     monkeypatch.setattr("samtl.report.api.resolve", found)
-    given = {"ids": stripes().sample_ids, "classes": stripes().classes}
-    a_run(tmp_path / "runs", dataset=name.format(images=tmp_path), **given)
+    a_run(tmp_path / "runs", dataset=name.format(images=tmp_path))
     result = make_report(tmp_path / "runs", tmp_path / "report")
     assert "--dataset" in result.missing[-1]
     assert opened == ([] if ":" in name else [name])
 
 
-def test_what_cannot_be_compared_stands_apart_or_is_refused(runs, masks, tmp_path):
-    with pytest.raises(InputError, match="--separate"):
-        make_report([runs, masks], tmp_path / "report")
-    result = make_report([runs, masks], tmp_path / "report", separate=True)
-    assert result.studies == 2
-    page = result.page.read_text(encoding="utf-8")
-    for place in ("1-blobs-section", "2-stripes-scores"):
-        assert f'id="{place}' in page.replace("section-1-blobs-", "1-blobs-section-")
-    assert any("cannot be compared" in text for text in result.warnings)
-
-
+@pytest.mark.usefixtures("plain")
 def test_nothing_to_report_leaves_nothing_behind(tmp_path, runs, monkeypatch):
     (tmp_path / "runs").mkdir()
     with pytest.raises(InputError, match="no sound run"):
@@ -158,20 +160,17 @@ def test_nothing_to_report_leaves_nothing_behind(tmp_path, runs, monkeypatch):
     assert samtl.make_report(out=tmp_path / "report").runs == 4
 
 
+# The folder
+
+
 @pytest.fixture
-def report(made, tmp_path):
+def report(both, tmp_path):
     """A copy of the report."""
-    return shutil.copytree(made[0].folder, tmp_path / "report")
+    return shutil.copytree(both[0].folder, tmp_path / "report")
 
 
-def test_an_earlier_report_is_replaced(report, runs):
-    (report / "index.html").write_text("old")
-    make_report(runs, report, title="The second one")
-    assert "The second one" in (report / "index.html").read_text(encoding="utf-8")
-    assert [*report.parent.iterdir()] == [report]
-
-
-def test_a_report_that_fails_leaves_the_earlier_one(report, runs, monkeypatch):
+@pytest.mark.usefixtures("plain")
+def test_an_earlier_report_is_replaced_unless_the_new_one_fails(report, runs, monkeypatch):
     before = {path: path.read_bytes() for path in report.rglob("*.*")}
 
     def full(self, content):
@@ -187,8 +186,13 @@ def test_a_report_that_fails_leaves_the_earlier_one(report, runs, monkeypatch):
                 make_report(runs, report)
         assert {path: path.read_bytes() for path in report.rglob("*.*")} == before
         assert [*report.parent.iterdir()] == [report]
+    make_report(runs, report, title="The second one")
+    assert "The second one" in (report / "index.html").read_text(encoding="utf-8")
+    assert [path.name for path in (report / "figures").glob("*.png")] == ["curves.png"]
+    assert [*report.parent.iterdir()] == [report]
 
 
+@pytest.mark.usefixtures("plain")
 def test_what_others_put_there_is_never_lost(report, runs, tmp_path):
     (report / "figures" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"figures/notes\.txt"):
@@ -211,26 +215,24 @@ def test_a_folder_without_a_sound_marker_is_no_report(tmp_path, runs, content):
     assert (tmp_path / "there" / "a.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
-def test_a_missing_extra_is_one_line(module):
-    code = f"import sys; sys.modules[{module!r}] = None\nimport samtl\nsamtl.make_report('runs')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "InputError" in done.stderr.splitlines()[-1]
-    assert "samtl[report]" in done.stderr.splitlines()[-1]
-
-
-def test_a_sweep_is_summarised_without_matplotlib():
-    code = "import sys; sys.modules['matplotlib'] = None\nimport samtl.report.summary"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
+@pytest.mark.usefixtures("plain")
 def test_the_command_prints_the_findings_and_where_the_page_is(run, runs, tmp_path):
     code, output, _ = run("report", runs, "--out", "here", "--json", "told.json")
     content = json.loads((tmp_path / "told.json").read_text())
     assert code == 0
-    assert content["lines"][0] in output
+    assert content["missing"][0] in output
     assert "page: here/index.html" in output
     assert content["bytes"] == (tmp_path / "here" / "index.html").stat().st_size
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
+def test_a_missing_extra_is_one_line_and_a_sweep_is_summarised_without(module):
+    code = f"import sys; sys.modules[{module!r}] = None\nimport samtl, samtl.report.summary\n"
+    code += "print('imported'); samtl.make_report('runs')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "imported\n"
+    assert "InputError" in done.stderr.splitlines()[-1]
+    assert "samtl[report]" in done.stderr.splitlines()[-1]
 
 
 # Sweeps in a few lines
@@ -253,11 +255,8 @@ def swept(out, *seeds, **given):
 def test_a_summary_has_means_over_seeds_and_the_floor_last(tmp_path):
     (found,) = summarise(swept(tmp_path, 0, 1, untrained=True, weights="random:0"))
     assert (found.dataset, found.title, found.splits) == ("toy", "accuracy", ("0.5", "0.2"))
-    assert [(line.model, line.floor) for line in found.lines] == [
-        ("logreg", False),
-        ("mlp", False),
-        ("floor", True),
-    ]
+    models = [("logreg", False), ("mlp", False), ("floor", True)]
+    assert [(line.model, line.floor) for line in found.lines] == models
     (comparison,) = read_comparisons([tmp_path])
     values = [r.metrics["accuracy"].value for r in comparison.models["mlp"] if r.split.share == 0.5]
     spread = found.lines[1].scores["0.5"]
@@ -270,31 +269,13 @@ def test_a_summary_says_why_there_is_no_floor(tmp_path):
     (found,) = summarise(swept(tmp_path, 0, floor=None, floor_missing="no image_stats"))
     assert [line.model for line in found.lines] == ["logreg", "mlp"]
     assert found.floor_missing == "no image_stats"
-    a_run(tmp_path / "more", "floor")
     assert summarise(SweepResult(tmp_path, 0, 0, {}, [], 1.0, ())) == []
 
 
 # The encoder's pass
 
 
-@pytest.fixture
-def commits(monkeypatch):
-    """Let stores by name have committed their blocks so many seconds after one another."""
-    found = {"a.zarr": [0, 4, 6, 5, 3600, 5], "quick.zarr": [0, 0, 1, 0, 1], "one.zarr": [0]}
-
-    def opened(path):
-        if path.name not in found:
-            raise InputError(f"no store at {path}")
-        times = accumulate(found[path.name], initial=datetime(2026, 1, 1, tzinfo=UTC).timestamp())
-        texts = [datetime.fromtimestamp(t, UTC).isoformat() for t in [*times][1:]]
-        return SimpleNamespace(
-            fingerprint="f" * 64, writers=lambda: [{"committed": t} for t in texts]
-        )
-
-    monkeypatch.setattr(sys.modules["samtl.report.figures.costs"], "open_store", opened)
-
-
-def read_from(folder, *stores, fingerprint="f" * 64):
+def time_of_pass(folder, *stores, fingerprint="f" * 64):
     for i, store in enumerate(stores):
         a_run(folder, "mlp", i, store_path=str(store), fingerprint=fingerprint)
     a_run(folder, "cnn")
@@ -302,20 +283,28 @@ def read_from(folder, *stores, fingerprint="f" * 64):
     return pass_seconds(comparison)
 
 
-@pytest.mark.usefixtures("commits")
-def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path):
+def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
+    commits = {"a.zarr": [0, 4, 6, 5, 3600, 5], "quick.zarr": [0, 0, 1, 0, 1], "one.zarr": [0]}
+
+    def opened(path):
+        if path.name not in commits:
+            raise InputError(f"no store at {path}")
+        times = accumulate(commits[path.name], initial=datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+        texts = [datetime.fromtimestamp(t, UTC).isoformat() for t in [*times][1:]]
+        writers = [{"committed": text} for text in texts]
+        return SimpleNamespace(fingerprint="f" * 64, writers=lambda: writers)
+
+    monkeypatch.setattr(sys.modules["samtl.report.figures.costs"], "open_store", opened)
     store = tmp_path / "a.zarr"
-    assert read_from(tmp_path / "1", store, "a.zarr", f"../{tmp_path.name}/a.zarr") == 6 * 5.0
-    assert read_from(tmp_path / "2", tmp_path / "quick.zarr") == 5 * 0.5
+    assert time_of_pass(tmp_path / "1", store, "a.zarr", f"../{tmp_path.name}/a.zarr") == 6 * 5.0
+    assert time_of_pass(tmp_path / "2", tmp_path / "quick.zarr") == 5 * 0.5
     for i, stores in enumerate((["gone.zarr"], ["a.zarr", "b.zarr"], ["one.zarr"], [])):
-        assert read_from(tmp_path / f"none{i}", *stores) is None
-    assert read_from(tmp_path / "3", store, fingerprint="e" * 64) is None
+        assert time_of_pass(tmp_path / f"none{i}", *stores) is None
+    assert time_of_pass(tmp_path / "3", store, fingerprint="e" * 64) is None
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/store.zarr", "s3:/bucket", "s3://", "no\0path"])
 def test_a_report_opens_no_store_in_a_bucket(tmp_path, monkeypatch, place):
     costs = sys.modules["samtl.report.figures.costs"]
     monkeypatch.setattr(costs, "open_store", lambda path: pytest.fail(str(path)))
-    a_run(tmp_path, store_path=place)
-    (comparison,) = read_comparisons([tmp_path])
-    assert pass_seconds(comparison) is None
+    assert time_of_pass(tmp_path, place) is None

@@ -166,16 +166,6 @@ def test_runs_are_in_the_order_of_models_shares_and_seeds(tmp_path):
     assert shares == [(0.5, 0), (0.5, 1), (0.8, 0), (0.8, 1)]
 
 
-def test_warnings_name_untrained_weights_random_splits_and_notes(tmp_path):
-    a_run(tmp_path, "vit", untrained=True, weights="untrained (random:0)", note="made up")
-    a_run(tmp_path, "mlp")
-    weights, _, note = the_one(tmp_path).warnings
-    assert "vit are untrained (random:0)" in weights
-    assert note == "Made up"
-    a_run(tmp_path / "grouped", split_name="grouped")
-    assert the_one(tmp_path / "grouped").warnings == ()
-
-
 # What may be compared
 
 
@@ -191,7 +181,9 @@ def refused(*sources):
 def test_one_comparison_is_left_as_it_is(tmp_path):
     a_run(tmp_path)
     one = the_one(tmp_path)
-    assert require_one([one]) == require_one([one], separate=True) == [one]
+    for separate in (False, True):
+        (found,) = require_one([one], separate)
+        assert (found.models, found.warnings) == (one.models, ())
 
 
 def test_other_datasets_classes_and_resolutions_are_refused(tmp_path):
@@ -333,7 +325,8 @@ def test_one_dataset_is_compared_whichever_verb_read_it_and_tier_was_added(tmp_p
     found = the_one(tmp_path / "runs")
     assert [*found.models] == ["floor", "logreg", "mlp", "vit"]
     assert len({run.snapshot for run in found.runs}) == 3
-    assert len(found.warnings) == 2  # of untrained weights and random splits
+    assert found.warnings == ()
+    assert found.one_state
     run = fit_baseline(data, "floor", 0.25, out=tmp_path / "masks")
     (read,) = the_one(tmp_path / "masks").runs
     assert (read.path, read.metrics) == (run.path, run.metrics)

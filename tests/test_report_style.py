@@ -16,11 +16,9 @@ from samtl.report.style import (
     INK,
     LOOKS,
     PAPER,
-    figure,
     looks,
+    new_figure,
     png,
-    settled,
-    styled,
     svg,
 )
 
@@ -105,12 +103,11 @@ def test_looks_all_differ(names):
 
 
 def drawn():
-    with styled():
-        made = figure(2.0)
+    with new_figure(2.0, note="a note") as made:
         axes = made.subplots()
         axes.plot([0, 1], [0, 1], color=LOOKS["vit"].colour)
         axes.set_xlabel("share")
-        return settled(made, "a note")
+    return made
 
 
 def test_svg_and_png_are_the_same_bytes_again():

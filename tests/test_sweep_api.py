@@ -11,8 +11,8 @@ from stubs import embedded
 from toys import stripes
 
 from samtl.errors import InputError, ResourceError, UnknownName
-from samtl.experiment.answers import read_trained
 from samtl.experiment.fit import fit_head
+from samtl.experiment.predict import read_trained
 from samtl.experiment.run import read_run
 from samtl.heads import mlp
 from samtl.heads import trainer as _train

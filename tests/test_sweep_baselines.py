@@ -10,8 +10,8 @@ from toys import Reads, blobs, stripes
 
 from samtl.baselines import floor, vgg19
 from samtl.errors import InputError, MismatchError
-from samtl.experiment.answers import read_trained
 from samtl.experiment.fit import fit_baseline
+from samtl.experiment.predict import read_trained
 from samtl.experiment.run import read_run
 from samtl.images.codecs import BadImage
 from samtl.splits import read_split

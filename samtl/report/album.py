@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from samtl.datasets import Dataset
 from samtl.errors import InputError
@@ -15,12 +13,10 @@ from samtl.experiment.tables import ImageScores
 from samtl.images.codecs import decode, decode_mask
 from samtl.images.transforms import IGNORE, mask_square, resize_longest_side, resized_shape
 from samtl.metrics import segmentation
-from samtl.report.figures.sheet import UNCOUNTED
+from samtl.report.figures.sheet import UNCOUNTED, Pixels
+from samtl.report.parts import caption
 
-FINE = 1024  # pixels of the longest side of an image with a mask
-_SMALL = 512  # of others
-
-Pixels = NDArray[np.uint8]
+SIDE = 512  # pixels of the longest side of an image, unless it lies under a mask of another size
 
 
 class Album:
@@ -38,14 +34,12 @@ class Album:
         self._failed: dict[str, str] = {}
         self.uncounted = False
 
-    def photograph(self, sample_id: str, size: int | None = None) -> Pixels | None:
-        """Decode an image, its longest side resized to `size`, or reduced to what a sheet can show."""
-        pixels = self._tried(sample_id, lambda dataset: decode(dataset.read(sample_id)))
-        if pixels is None or size is not None:
-            return None if pixels is None or size is None else resize_longest_side(pixels, size)
-        image = Image.fromarray(pixels)
-        image.thumbnail((_SMALL, _SMALL), Image.Resampling.LANCZOS)
-        return np.asarray(image)
+    def photograph(self, sample_id: str, size: int = SIDE) -> Pixels | None:
+        """Decode an image and resize its longest side."""
+        return self._tried(
+            sample_id,
+            lambda dataset: resize_longest_side(decode(dataset.read(sample_id)), size),
+        )
 
     def truth(self, sample_id: str, shape: tuple[int, ...]) -> Pixels | None:
         """Read a true mask and resize it to `shape`, (height, width)."""
@@ -86,21 +80,23 @@ class Album:
         """Add pixels that do not count to a legend, if masks have any."""
         return {**colours, "not counted": UNCOUNTED} if self.uncounted else {**colours}
 
-    def some(self, sample_ids: Iterable[str], most: int) -> list[tuple[str, Pixels]]:
+    def some(
+        self, sample_ids: Iterable[str], most: int, size: int = SIDE
+    ) -> list[tuple[str, Pixels]]:
         """Return the first images that can be read, at most so many."""
-        read = ((sample_id, self.photograph(sample_id)) for sample_id in sample_ids)
+        read = ((sample_id, self.photograph(sample_id, size)) for sample_id in sample_ids)
         return list(islice(((name, pixels) for name, pixels in read if pixels is not None), most))
 
     @property
     def notes(self) -> list[str]:
         """Sentences on what could not be shown."""
         if self.dataset is None:
-            return ["Images and true masks are missing, because the dataset was not opened."]
-        some = list(self._failed.items())[:1]
-        return [
-            f"{len(self._failed)} images could not be shown, such as {sample_id!r} ({reason})."
-            for sample_id, reason in some
-        ]
+            return [caption("no_dataset")]
+        if not self._failed:
+            return []
+        sample_id, reason = next(iter(self._failed.items()))
+        count = len(self._failed)
+        return [caption("unreadable", count=count, sample_id=sample_id, reason=reason)]
 
     def _tried(self, sample_id: str, read: Callable[[Dataset], Pixels]) -> Pixels | None:
         if self.dataset is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +21,12 @@ from samtl.errors import InputError, ResourceError, SamtlError
 from samtl.experiment.run import runs_folder
 from samtl.report import figures, images
 from samtl.report.album import Album
-from samtl.report.compare import Comparison, compared, findings, share_of
-from samtl.report.content import Drawing, Section, Table
+from samtl.report.compare import Comparison, compared, findings, share_of, weights_of
 from samtl.report.load import read_comparisons, require_one
 from samtl.report.page import render
+from samtl.report.parts import Drawing, Section, Table, caption, slug
 from samtl.report.style import png, svg
-from samtl.report.words import counted, weights_of
+from samtl.splits.spec import leaks
 from samtl.store.storage import as_folder
 
 DEFAULT_OUT = "report"
@@ -108,54 +107,55 @@ def make_report(
         tell("reading runs")
         comparisons = require_one(read_comparisons(given or [runs_folder()]), separate)
         sections: list[Section] = []
-        lines, missing = [], []
+        warnings: list[str] = []
+        missing: list[str] = []
         for number, one in enumerate(comparisons, 1):
-            tell(f"drawing {one.dataset}: {counted(len(one.runs), 'run')}")
+            tell(f"drawing {one.dataset}, runs: {len(one.runs)}")
             opened, why = _dataset(one, dataset, root)
-            seconds = encoder_seconds if encoder_seconds is not None else figures.pass_seconds(one)
-            chapter, notes = _chapter(one, opened, why, seconds)
-            lines += [line for section in chapter for line in section.bullets]
-            missing += notes
+            album = Album(opened)
+            chapter = _chapter(one, album, why, encoder_seconds)
+            warnings += chapter[0].warnings
+            missing += filter(None, [*album.notes, why])
             sections += _numbered(chapter, one, number) if len(comparisons) > 1 else chapter
         parts = [part for section in sections for part in section.parts]
         drawings = [part for part in parts if isinstance(part, Drawing)]
-        tell(f"writing {counted(len(drawings), 'figure')}")
+        tell(f"writing figures: {len(drawings)}")
         (folder.path / FIGURES).mkdir()
-        for part in parts:
-            (folder.path / FIGURES / f"{part.name}.csv").write_text(_csv(part), encoding="utf-8")
         shown = {
-            drawing.name: _write_figure(drawing, folder.path / FIGURES) for drawing in drawings
+            part.name: image
+            for part in parts
+            if (image := _write_part(part, folder.path / FIGURES)) is not None
         }
+        runs = [run for one in comparisons for run in one.runs]
         names = " and ".join(dict.fromkeys(one.dataset for one in comparisons))
-        runs = sum(len(one.runs) for one in comparisons)
         content = render(
             title or f"How far a frozen encoder gets on {names}",
-            _subtitle(comparisons),
+            caption(
+                "subtitle",
+                comparisons=comparisons,
+                encoders=dict.fromkeys(weights_of(run) for run in runs if run.encoder),
+            ),
             sections,
             shown,
-            made=f"Made by samtl {version('samtl')} on {datetime.now(UTC):%d %B %Y}, from {counted(runs, 'run')}.",
+            made=f"Made by samtl {version('samtl')} on {datetime.now(UTC):%d %B %Y}. Runs: {len(runs)}.",
         ).encode()
         (folder.path / PAGE).write_bytes(content)
-        marker = {
-            "samtl_report": 1,
-            "samtl": version("samtl"),
-            "files": sorted(_files(folder.path)),
-        }
+        files = sorted(_files(folder.path))
+        marker = {"samtl_report": 1, "samtl": version("samtl"), "files": files}
         (folder.path / MARKER).write_text(json.dumps(marker, indent=1), encoding="utf-8")
         _require_free(place)  # minutes may have passed
         folder.publish(place.name, replace=True)
-    warnings = dict.fromkeys(text for one in comparisons for text in one.warnings)
     return ReportResult(
         folder=Path(out),
         page=Path(out, PAGE),
         studies=len(comparisons),
-        runs=runs,
+        runs=len(runs),
         figures=len(drawings),
         tables=len(parts) - len(drawings),
         bytes=len(content),
         seconds=time.perf_counter() - began,
-        lines=tuple(lines),
-        warnings=tuple(warnings),
+        lines=tuple(line for section in sections for line in section.bullets),
+        warnings=tuple(dict.fromkeys(warnings)),
         missing=tuple(dict.fromkeys(missing)),
     )
 
@@ -181,14 +181,14 @@ def _require_free(place: Path) -> None:
         return
     try:
         marker = json.loads((place / MARKER).read_text(encoding="utf-8"))
-        ours = {MARKER, *marker["files"]} if "samtl_report" in marker else set()
+        ours = {MARKER, *marker["files"]} if marker["samtl_report"] else set()
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = set()
     others = sorted(_files(place) - ours)
     if others or not ours:
         raise InputError(
-            f"{place} holds other things than an earlier report{', such as ' * bool(others)}{''.join(others[:1])}, and "
-            "is not replaced: name another folder with --out, or move them away"
+            f"{place} holds other things than an earlier report, such as {(others or [MARKER])[0]}, and is not "
+            "replaced: name another folder with --out, or move them away"
         )
 
 
@@ -200,110 +200,87 @@ def _files(folder: Path) -> set[str]:
     }
 
 
-def _write_figure(drawing: Drawing, folder: Path) -> bytes:
-    """Write a figure's files and return what the page embeds."""
-    bitmap = png(drawing.figure, tight=drawing.picture)
-    (folder / f"{drawing.name}.png").write_bytes(bitmap)
-    if not drawing.picture:
-        vectors = svg(drawing.figure)
-        (folder / f"{drawing.name}.svg").write_text(vectors, encoding="utf-8")
+def _write_part(part: Table, folder: Path) -> bytes | None:
+    """Write the files of a table or figure, and return the image that the page embeds."""
+    with (folder / f"{part.name}.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, part.header, lineterminator="\n")
+        table.writeheader()
+        for row in part.rows:
+            values = {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
+            table.writerow(values)
+    if not isinstance(part, Drawing):
+        return None
+    bitmap = png(part.figure, tight=part.picture)
+    (folder / f"{part.name}.png").write_bytes(bitmap)
+    if not part.picture:
+        vectors = svg(part.figure)
+        (folder / f"{part.name}.svg").write_text(vectors, encoding="utf-8")
         return vectors.encode()
     with Image.open(io.BytesIO(bitmap)) as opened:
-        file = io.BytesIO()
-        opened.convert("RGB").save(file, "WEBP", quality=_QUALITY)
-    return file.getvalue()
-
-
-def _csv(table: Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([table.header, *table.rows])
-    return text.getvalue()
-
-
-_HOW_COMPARED = (
-    "Two models are compared on the very samples that both were scored on, so a difference can be shown even if the "
-    "intervals of their scores overlap."
-)
-_GROUPS = (
-    "Whole groups of images, such as scenes, were held out, but the bootstrap draws single images. Images of a group "
-    "are alike, so the intervals are narrower than the variation between groups: with few groups, take them as a lower "
-    "bound."
-)
+        small = io.BytesIO()
+        opened.convert("RGB").save(small, "WEBP", quality=_QUALITY)
+    return small.getvalue()
 
 
 def _chapter(
-    comparison: Comparison, dataset: Dataset | None, why: str, seconds: float | None
-) -> tuple[list[Section], list[str]]:
-    """Return the sections of the page on one comparison, and what could not be shown."""
+    comparison: Comparison, album: Album, why: str, encoder_seconds: float | None
+) -> list[Section]:
+    """Return the sections of the page on one comparison; `why` says why there is no dataset, if so."""
+    if encoder_seconds is None:
+        encoder_seconds = figures.pass_seconds(comparison)
     found = compared(comparison)
-    by_share = figures.by_share(comparison)
-    grouped = any(run.split.name.startswith("grouped") for run in comparison.runs)
-    album = Album(dataset)
+    best, *by_share = figures.by_share(comparison)
     samples, panels = images.samples(album), images.panels(comparison, album)
     mistakes = (*images.confused(comparison, album), *images.hardest(comparison, album))
-    missing = [*album.notes, *filter(None, [why])]
+    shares = [share_of(run) for run in comparison.runs]
+    grouped = any(run.split.name.startswith("grouped") for run in comparison.runs)
     sections = [
         Section(
-            "findings",
             "Findings",
-            parts=tuple(by_share[:1]),
-            paragraphs=(_counted(comparison),),
-            bullets=findings(comparison, found),
-            warnings=comparison.warnings,
+            [best],
+            caption("counts", comparison=comparison, low=min(shares), high=max(shares)),
+            findings(comparison, found),
+            _warnings(comparison),
         ),
-        Section("scores", "Scores", (*by_share[1:], figures.scores_table(comparison))),
+        Section("Scores", [*by_share, figures.scores_table(comparison)]),
         Section(
-            "differences",
             "Differences",
-            (figures.differences(comparison, found),) if found else (),
-            (_HOW_COMPARED, *([_GROUPS] if grouped else [])) if found else (),
+            [figures.differences(comparison, found)] if found else (),
+            caption("paired", grouped=grouped) if found else "",
         ),
-        Section("images", "Images", tuple(samples), tuple(missing)),
-        Section("masks", "Masks", (*panels, *figures.image_scores(comparison))),
-        Section("training", "Training", tuple(figures.training_curves(comparison))),
-        Section("mistakes", "Mistakes", (*figures.confusions(comparison), *mistakes)),
-        Section("costs", "Cost", tuple(figures.costs(comparison, seconds))),
-        Section(
-            "failures", "Failures", (figures.failures(comparison),) if comparison.failed else ()
-        ),
-        Section("provenance", "Provenance", tuple(figures.provenance(comparison))),
+        Section("Images", samples, " ".join(filter(None, [*album.notes, why]))),
+        Section("Masks", [*panels, *figures.image_scores(comparison)]),
+        Section("Training", figures.training_curves(comparison)),
+        Section("Mistakes", [*figures.confusions(comparison), *mistakes]),
+        Section("Cost", [figures.costs(comparison, encoder_seconds)]),
+        Section("Failures", figures.failures(comparison)),
+        Section("Provenance", figures.provenance(comparison)),
     ]
-    return [section for section in sections if section.parts or section.paragraphs], missing
+    return [section for section in sections if section.parts or section.text]
 
 
-def _counted(comparison: Comparison) -> str:
-    """Describe what was compared."""
-    shares = [share_of(run) for run in comparison.runs]
-    span = dict.fromkeys(f"{100 * share:.0f} %" for share in (min(shares), max(shares)))
-    seeds = len({run.seed for run in comparison.runs})
-    return (
-        f"{counted(len(comparison.runs), 'run')} of {counted(len(comparison.models), 'model')} on {comparison.dataset} "
-        f"({', '.join(comparison.models)}), {counted(seeds, 'seed')}, trained on {' to '.join(span)} of the images."
-        + " At the share nearest to 80 %, from the best model down:"
-        * (len(comparison.models) > 1)
-    )
-
-
-def _subtitle(comparisons: Sequence[Comparison]) -> str:
-    runs = [run for one in comparisons for run in one.runs]
-    encoders = dict.fromkeys(weights_of(run) for run in runs if run.encoder)
-    kinds = dict.fromkeys(
-        f"{one.task.capitalize()}, {counted(len(one.classes), 'class')}" for one in comparisons
-    )
-    return f"{'; '.join(kinds)}.{' Encoder ' * bool(encoders)}{', '.join(encoders)}{'.' * bool(encoders)}"
+def _warnings(comparison: Comparison) -> list[str]:
+    """Return what a reader must know before comparing."""
+    runs, found = comparison.runs, []
+    if models := dict.fromkeys(model for model, run in comparison.pairs if run.untrained):
+        weights = sorted({run.weights for run in runs if run.untrained})
+        found.append(caption("untrained_models", models=models, weights=weights))
+    if all(leaks(run.split.name) for run in runs):
+        found.append(caption("random_splits"))
+    if not comparison.one_state:
+        found.append(caption("other_state"))
+    notes = dict.fromkeys(run.note for run in runs if run.note)
+    return [*found, *(note[0].upper() + note[1:] for note in notes), *comparison.warnings]
 
 
 def _numbered(chapter: Sequence[Section], comparison: Comparison, number: int) -> list[Section]:
     """Give the parts of one of several comparisons names and titles of their own."""
-    name = re.sub(r"[^a-z0-9]+", "-", comparison.dataset.lower()).strip("-")
-    prefix = f"{number}-{name}"[:40]
+    prefix = slug(f"{number} {comparison.dataset}")[:40]
     return [
         replace(
             section,
-            name=f"{prefix}-{section.name}",
             title=f"{number}. {comparison.dataset}: {section.title.lower()}",
-            parts=tuple(replace(part, name=f"{prefix}-{part.name}") for part in section.parts),
+            parts=[replace(part, name=f"{prefix}-{part.name}") for part in section.parts],
         )
         for section in chapter
     ]
@@ -317,7 +294,7 @@ def _dataset(
         found = resolve(given, root)
         if found.name == comparison.dataset:
             return found, ""
-        return None, f"The runs are on {comparison.dataset}, not on {found.name}."
+        return None, caption("other_dataset", runs=comparison.dataset, given=found.name)
     try:
         if ":" in comparison.dataset:  # a run must not say which files are opened
             raise InputError(f"{comparison.dataset!a} is not the name of a dataset")
@@ -328,6 +305,4 @@ def _dataset(
     except SamtlError as error:
         if root is not None:
             raise InputError(f"--root {root}: {error}; name the dataset with --dataset") from error
-        return None, (
-            "To see them, name the dataset as it was embedded, and where its files are, with `--dataset` and `--root`."
-        )
+        return None, caption("name_dataset")

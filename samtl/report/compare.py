@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from samtl.experiment.run import Run
+from samtl.experiment.run import Run, Scores
 from samtl.experiment.tables import read_images, read_predictions
 from samtl.metrics.bootstrap import Difference, Outcome, describe, over_seeds, paired_differences
-from samtl.metrics.classification import Score
-from samtl.report.words import FLOOR
 
+FLOOR = "floor"
 STANDARD_SHARE = 0.2  # the held-out share of the comparison in words: "80-20"
 SCORES = {
     "classification": ("accuracy", "macro_f1"),
     "segmentation": ("iou", "dice", "f1", "pooled_iou"),
 }
+TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "iou": "IoU",
+    "dice": "Dice",
+    "f1": "F1",
+    "pooled_iou": "pooled IoU",
+}
+
+
+def share_of(run: Run) -> float:
+    """Return the share of all samples that training saw, validation included, in (0, 1)."""
+    learnt = run.n_train + run.n_validation
+    return learnt / (learnt + run.n_test + unused(run))
+
+
+def unused(run: Run) -> int:
+    """Count the samples that a split leaves out, such as those beyond a label fraction."""
+    return run.left_out_because.get("not_in_the_split", 0)
+
+
+def weights_of(run: Run) -> str:
+    """Name a run's encoder and weights; untrained weights are called untrained."""
+    said = "untrained" in run.weights or not run.untrained
+    weights = run.weights if said else f"untrained {run.weights}".strip()
+    return ", ".join(filter(None, (run.encoder, weights)))
+
+
+def untrained(models: Iterable[tuple[str, Run]]) -> str:
+    """Name the untrained weights that runs depend on, and their models; "" if there are none."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for model, run in models:
+        if run.untrained:
+            found[f"{'encoder ' * bool(run.encoder)}{weights_of(run)}"][model] = None
+    return "; ".join(f"{weights}: {', '.join(names)}" for weights, names in found.items())
 
 
 class Kind(NamedTuple):
@@ -29,6 +64,13 @@ class Kind(NamedTuple):
     split: str
     held_out: float
     labelled: float
+
+    @classmethod
+    def of(cls, run: Run) -> Kind:
+        """Return the kind of a run's split."""
+        # Whole groups never make up exactly the same share with every seed, hence two digits.
+        labelled = float(f"{share_of(run):.2g}") if unused(run) else 1.0
+        return cls(run.split.name, run.split.share, labelled)
 
 
 class Summary(NamedTuple):
@@ -44,24 +86,6 @@ class Summary(NamedTuple):
     values: tuple[float, ...]
 
 
-def share_of(run: Run) -> float:
-    """Return the share of all samples that training saw, validation included, in (0, 1)."""
-    learnt = run.n_train + run.n_validation
-    return learnt / (learnt + run.n_test + unused(run))
-
-
-def unused(run: Run) -> int:
-    """Count the samples that a split leaves out, such as those beyond a label fraction."""
-    return run.left_out_because.get("not_in_the_split", 0)
-
-
-def kind_of(run: Run) -> Kind:
-    """Return the kind of a run's split."""
-    # Whole groups never make up exactly the same share with every seed, hence two digits.
-    labelled = float(f"{share_of(run):.2g}") if unused(run) else 1.0
-    return Kind(run.split.name, run.split.share, labelled)
-
-
 @dataclass(frozen=True, eq=False)
 class Series:
     """One model on one kind of split: a run for each seed or fold, and the scores of each.
@@ -72,22 +96,30 @@ class Series:
     model: str
     kind: Kind
     runs: tuple[Run, ...]
-    scores: tuple[Mapping[str, Score], ...]
+    scores: tuple[Scores, ...]
     beside: bool = False
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether these are scores of the floor."""
+        return self.beside or self.runs[0].name == FLOOR
 
     @property
     def share(self) -> float:
         """Mean share of all samples that training saw, in (0, 1)."""
         return float(np.mean([share_of(run) for run in self.runs]))
 
-    def summary(self, metric: str) -> Summary | None:
-        """Summarise a score over seeds; None if it was not taken."""
-        found = [scores[metric] for scores in self.scores if metric in scores]
-        if not found:
-            return None
-        spread = over_seeds(score.value for score in found)
-        low, high = (float(np.mean([getattr(s, end) for s in found])) for end in ("low", "high"))
-        return Summary(spread.mean, spread.deviation, low, high, tuple(s.value for s in found))
+    @property
+    def pairs(self) -> list[tuple[str, Run]]:
+        """The runs with the model's name; none for a floor that was not run itself."""
+        return [] if self.beside else [(self.model, run) for run in self.runs]
+
+    def summary(self, metric: str) -> Summary:
+        """Summarise a score over seeds."""
+        found = [scores[metric] for scores in self.scores]
+        values = tuple(score.value for score in found)
+        low, high = np.mean([(score.low, score.high) for score in found], axis=0).tolist()
+        return Summary(float(np.mean(values)), over_seeds(values).deviation, low, high, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +131,7 @@ class Comparison:
     classes: tuple[str, ...]
     models: Mapping[str, tuple[Run, ...]]  #: by display name, runs by training share and seed
     failed: tuple[tuple[str, str], ...] = ()  #: cells of sweeps: what, and why
-    warnings: tuple[str, ...] = ()  #: what a reader must know before comparing
+    warnings: tuple[str, ...] = ()  #: on runs that are not in it
 
     @property
     def pairs(self) -> list[tuple[str, Run]]:
@@ -111,63 +143,69 @@ class Comparison:
         """Every run."""
         return [run for _, run in self.pairs]
 
+    @property
+    def one_state(self) -> bool:
+        """Whether all runs saw the same state of the dataset; pixels and each store are digested by themselves."""
+        states = {(run.store, run.samples_digest) for run in self.runs}
+        return len(states) == len({run.store for run in self.runs})
+
     @cached_property
     def series(self) -> list[Series]:
         """Each model on each kind of split, ordered by model, way of splitting and training share.
 
         If no floor was run, the one that was fitted beside the heads comes last.
         """
-        found = []
-        for model, runs in self.models.items():
-            kinds: dict[Kind, list[Run]] = {}
-            for run in runs:
-                kinds.setdefault(kind_of(run), []).append(run)
-            found += [
-                Series(model, kind, tuple(some), tuple(run.metrics for run in some))
-                for kind, some in kinds.items()
-            ]
+        kinds: dict[tuple[str, Kind], list[Run]] = defaultdict(list)
+        floors: dict[Kind, dict[str, Run]] = defaultdict(dict)  # one for each split
+        for model, run in self.pairs:
+            kinds[model, Kind.of(run)].append(run)
+            if run.floor is not None:
+                floors[Kind.of(run)].setdefault(run.split.digest, run)
+        found = [
+            Series(model, kind, tuple(runs), tuple(run.metrics for run in runs))
+            for (model, kind), runs in kinds.items()
+        ]
         if not any(run.name == FLOOR for run in self.runs):
-            floors: dict[Kind, dict[str, Run]] = {}  # one for each split
-            for run in self.runs:
-                if run.floor is not None:
-                    floors.setdefault(kind_of(run), {}).setdefault(run.split.digest, run)
             for kind, each in floors.items():
                 scores = tuple(run.floor or {} for run in each.values())
                 found.append(Series(FLOOR, kind, tuple(each.values()), scores, beside=True))
         order = [*self.models, FLOOR]
         return sorted(found, key=lambda one: (order.index(one.model), one.kind.split, one.share))
 
-    def standard(self, held_out: float = STANDARD_SHARE, beside: bool = False) -> list[Series]:
-        """Return the series of the kind of split whose training share is nearest to `1 - held_out`.
-
-        Of several, the kind that most models ran on counts. Floors beside other models are left out unless `beside`.
-        """
-        kinds: dict[Kind, list[Series]] = {}
+    @property
+    def by_kind(self) -> dict[Kind, list[Series]]:
+        """The series of models that were run, by kind of split."""
+        kinds: dict[Kind, list[Series]] = defaultdict(list)
         for one in self.series:
-            kinds.setdefault(one.kind, []).append(one)
-        if not kinds:
-            return []
+            if not one.beside:
+                kinds[one.kind].append(one)
+        return kinds
+
+    @cached_property
+    def standard(self) -> list[Series]:
+        """The series of the kind of split whose training share is nearest to `1 - STANDARD_SHARE`.
+
+        Of several such kinds it is the one that most models ran on.
+        """
 
         def distance(some: list[Series]) -> tuple[float, int]:
-            off = float(np.mean([one.share for one in some])) - (1 - held_out)
+            off = float(np.mean([one.share for one in some])) - (1 - STANDARD_SHARE)
             return round(abs(off), 2), -len(some)
 
-        return [one for one in min(kinds.values(), key=distance) if beside or not one.beside]
+        return min(self.by_kind.values(), key=distance)
 
     def ranked(self, some: Iterable[Series]) -> list[Series]:
         """Sort series from the best to the worst by the first score of the task."""
-        means = {one: one.summary(SCORES[self.task][0]) for one in some}
-        return sorted(means, key=lambda one: -(found.mean if (found := means[one]) else -1.0))
+        return sorted(some, key=lambda one: -one.summary(SCORES[self.task][0]).mean)
 
-    def together(self, held_out: float = STANDARD_SHARE) -> dict[str, Run]:
-        """Return one run of each model on the same split: of the standard split, the seed that most models have."""
-        splits: dict[tuple[str, int], dict[str, Run]] = {}
-        for one in self.standard(held_out):
+    @cached_property
+    def together(self) -> dict[str, Run]:
+        """One run of each model on the same split: of the standard split, the seed that most models have."""
+        splits: dict[tuple[str, int], dict[str, Run]] = defaultdict(dict)
+        for one in self.standard:
             for run in one.runs:
-                splits.setdefault((run.split.digest, run.seed), {}).setdefault(one.model, run)
-        return min(splits.items(), key=lambda item: (-len(item[1]), item[0][1]), default=("", {}))[
-            1
-        ]
+                splits[run.split.digest, run.seed].setdefault(one.model, run)
+        return min(splits.items(), key=lambda item: (-len(item[1]), item[0][1]))[1]
 
 
 class Compared(NamedTuple):
@@ -185,61 +223,47 @@ def compared(comparison: Comparison) -> list[Compared]:
     Classifications are compared by accuracy, segmentations by the mean IoU of the images.
     """
     metric = SCORES[comparison.task][0]
-    kinds: dict[Kind, list[Series]] = {}
-    for one in comparison.series:
-        if not one.beside:
-            kinds.setdefault(one.kind, []).append(one)
+    read = read_images if comparison.task == "segmentation" else read_predictions
     found = []
-    for some in sorted(kinds.values(), key=lambda some: (some[0].kind.split, some[0].share)):
+    kinds = comparison.by_kind.values()
+    for some in sorted(kinds, key=lambda some: (some[0].kind.split, some[0].share)):
         ranked = comparison.ranked(some)
-        gaps = _gaps({one.model: _outcomes(one) for one in ranked}, metric)
-        found += [
-            Compared(
-                a, b, gaps[a.model, b.model], describe(_name(a), _name(b), gaps[a.model, b.model])
-            )
-            for a, b in combinations(ranked, 2)
-            if (a.model, b.model) in gaps
-        ]
+        gaps = _differences(
+            {
+                one.model: {(run.seed, run.split.digest): read(run) for run in one.runs}
+                for one in ranked
+            },
+            metric,
+        )
+        for a, b in combinations(ranked, 2):
+            if gap := gaps.get((a.model, b.model)):
+                found.append(Compared(a, b, gap, describe(_name(a), _name(b), gap)))
     return found
 
 
 def findings(comparison: Comparison, found: Sequence[Compared]) -> tuple[str, ...]:
     """Return the words on each model against the next better one, on the standard split."""
-    ranked = comparison.ranked(comparison.standard())
     words = {(one.better, one.other): one.words for one in found}
-    return tuple(words[pair] for pair in pairwise(ranked) if pair in words)
+    pairs = pairwise(comparison.ranked(comparison.standard))
+    return tuple(words[pair] for pair in pairs if pair in words)
 
 
 def _name(one: Series) -> str:
     return f"{one.model} (untrained)" if one.runs[0].untrained else one.model
 
 
-def _outcomes(one: Series) -> dict[tuple[int, str], Outcome]:
-    """Return the model's predictions, or scores of images, on each split, by seed and digest."""
-    return {
-        (run.seed, run.split.digest): read_images(run)
-        if run.task == "segmentation"
-        else read_predictions(run)
-        for run in one.runs
-    }
-
-
-def _gaps(
+def _differences(
     outcomes: Mapping[str, Mapping[tuple[int, str], Outcome]], metric: str
 ) -> dict[tuple[str, str], Difference]:
-    """Compare every two models on the splits that both have."""
-    found: dict[tuple[str, str], Difference] = {}
-    alike: dict[frozenset[tuple[int, str]], list[str]] = {}
-    for model, had in outcomes.items():
-        alike.setdefault(frozenset(had), []).append(model)
+    """Compare every two models on the splits, by seed and digest, that both have."""
     # Models with the same splits are resampled together, which is much faster.
-    groups = [(splits, models) for splits, models in alike.items() if len(models) > 1]
-    groups += [
-        (frozenset(outcomes[a].keys() & outcomes[b].keys()), [a, b])
-        for a, b in combinations(outcomes, 2)
-        if outcomes[a].keys() != outcomes[b].keys()
-    ]
-    for splits, models in groups:
+    groups: dict[Any, dict[str, None]] = defaultdict(dict)
+    for a, b in combinations(outcomes, 2):
+        both = frozenset(outcomes[a].keys() & outcomes[b].keys())
+        alike = outcomes[a].keys() == outcomes[b].keys()
+        groups[both, () if alike else (a, b)] |= {a: None, b: None}
+    found: dict[tuple[str, str], Difference] = {}
+    for (splits, _), models in groups.items():
         if splits:
             several = {model: [outcomes[model][s] for s in sorted(splits)] for model in models}
             found |= paired_differences(several, metric)

@@ -12,16 +12,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samtl.datasets import Dataset
 from samtl.experiment.run import Run
 from samtl.experiment.tables import ImageScores, read_images, read_predictions
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification
-from samtl.report.album import FINE, Album, Pixels
-from samtl.report.compare import Comparison, share_of
-from samtl.report.content import Drawing
+from samtl.report.album import SIDE, Album
+from samtl.report.compare import FLOOR, Comparison, share_of, untrained
 from samtl.report.figures.sheet import (
     Picture,
     Row,
@@ -32,7 +30,7 @@ from samtl.report.figures.sheet import (
     sheet,
     shortened,
 )
-from samtl.report.words import FLOOR, listed, sentences, untrained, untrained_words
+from samtl.report.parts import Drawing, caption
 
 TITLES = {"unet": "UNet", "vit": "SAM-ViT", "conv": "SAM-CONV"}  # of mask panels, in their order
 
@@ -48,8 +46,51 @@ def samples(album: Album, seed: int = 0) -> list[Drawing]:
     if album.dataset is None:
         return []
     order = np.random.default_rng(seed).permutation(len(album.dataset)).tolist()
-    drawn = _by_class if album.dataset.read_mask is None else _with_masks
-    return drawn(album.dataset, album, order)
+    draw = _by_class if album.dataset.read_mask is None else _with_masks
+    return draw(album.dataset, album, order)
+
+
+def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
+    rows = []
+    for label, name in enumerate(dataset.classes[:_CLASSES]):
+        ids = (dataset.sample_ids[i] for i in order if dataset.labels[i] == label)
+        found = album.some(ids, _SAMPLES, SIDE // 2)
+        pictures = [Picture(pixels, "", {"class": name, "sample_id": i}) for i, pixels in found]
+        rows.append(Row(name, pictures))
+    facts = {"shown": len(rows), "classes": len(dataset.classes), "most": _SAMPLES}
+    text = caption("samples", dataset=dataset, **facts)
+    return _drawn("samples", "Samples of the dataset", text, rows, _SAMPLES)
+
+
+def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
+    """Draw images of as many scenes as possible, each above itself under its mask."""
+    taken: Counter[str] = Counter()
+    turns: dict[int, int] = {}
+    for i in order:
+        scene = dataset.groups[i] if dataset.groups else ""
+        turns[i] = taken[scene]
+        taken[scene] += 1
+    photographs, masks = [], []
+    what = dataset.classes[1] if len(dataset.classes) == 2 else "not background"
+    for i in sorted(order, key=turns.__getitem__):
+        name = dataset.sample_ids[i]
+        pixels = album.photograph(name)
+        mask = None if pixels is None else album.truth(name, pixels.shape[:2])
+        if pixels is None or mask is None:
+            continue
+        known = mask != IGNORE
+        part = float(classification.ratio(((mask > 0) & known).sum(), known.sum()))
+        record = {"sample_id": name, "part that is not background": part}
+        tinted = mapped(pixels, mask, dataset.classes)
+        photographs.append(Picture(pixels))
+        masks.append(Picture(tinted, f"{100 * part:.0f} % {what}", record))
+        if len(masks) == _SAMPLES:
+            break
+    pairs = zip(_in_rows(photographs), _in_rows(masks), strict=True)
+    rows = [row for pair in pairs for row in pair]
+    text = caption("samples_with_masks", dataset=dataset, shown=len(masks))
+    legend = album.legend(of_classes(dataset.classes))
+    return _drawn("samples", "Samples of the dataset", text, rows, _ACROSS, legend=legend)
 
 
 def panels(comparison: Comparison, album: Album) -> list[Drawing]:
@@ -58,82 +99,77 @@ def panels(comparison: Comparison, album: Album) -> list[Drawing]:
     Images are ranked by the models' mean IoU, then by accuracy. Without the dataset the predicted masks are shown
     alone. For classifications there is nothing to show.
     """
-    order = [*TITLES]
-    runs = sorted(
-        _without_floor(comparison).items(),
-        key=lambda item: order.index(item[1].name) if item[1].name in order else len(order),
-    )
+    runs = _without_floor(comparison)
     if comparison.task != "segmentation" or not runs:
         return []
-    shown, rest = dict(runs[:_MODELS]), dict(runs[_MODELS:])
+    order = [*TITLES, *(run.name for run in runs.values())]
+    models = sorted(runs, key=lambda model: order.index(runs[model].name))
+    shown, hidden = {model: runs[model] for model in models[:_MODELS]}, models[_MODELS:]
     images = {model: read_images(run) for model, run in shown.items()}
-    scores = {
-        name: {model: _by_id(of.ids, of.scores[name]) for model, of in images.items()}
-        for name in ("iou", "dice", "accuracy")
-    }
+    names = ("iou", "dice", "accuracy")
+    scores = [
+        {i: dict(zip(names, values, strict=True)) for i, *values in zip(*columns, strict=True)}
+        for columns in ([of.ids, *(of.scores[name] for name in names)] for of in images.values())
+    ]
 
     def mean(sample_id: str, name: str) -> float:
-        return float(np.mean([scores[name][model][sample_id] for model in shown]))
+        return float(np.mean([of[sample_id][name] for of in scores]))
 
-    ids = set.intersection(*(set(of.ids) for of in images.values()))
+    ids = set.intersection(*map(set, scores))
     ranked = sorted(ids, key=lambda i: (-mean(i, "iou"), -mean(i, "accuracy"), i))
     last = len(ranked) - 1
-    places = (
-        {last: "Worst", last // 2: "Median", 0: "Best"} if last > 1 else {last: "Worst", 0: "Best"}
-    )
-    rows, table = [], []
+    places = {0: "Best", last: "Worst"} if last else {0: "Best"}
+    if last > 1:
+        places[last // 2] = "Median"
+    rows = []
     for i, place in sorted(places.items()):
-        figures = {m: (scores["iou"][m][ranked[i]], scores["dice"][m][ranked[i]]) for m in shown}
-        label = f"{place}: {shortened(ranked[i], 40)}, mean IoU {mean(ranked[i], 'iou'):.2f}"
-        rows.append(Row(label, _panel(album, images, figures, ranked[i], comparison.classes)))
-        table += [(place, ranked[i], _title(m, shown[m]), *pair) for m, pair in figures.items()]
+        sample_id = ranked[i]
+        records = [
+            {"rank": place, "sample_id": sample_id, "model": _title(model, run)}
+            | {name: float(of[sample_id][name]) for name in ("iou", "dice")}
+            for (model, run), of in zip(shown.items(), scores, strict=True)
+        ]
+        label = f"{place}: {shortened(sample_id, 40)}, mean IoU {mean(sample_id, 'iou'):.2f}"
+        rows.append(Row(label, _panel(album, [*images.values()], records, comparison.classes)))
     columns = [] if album.dataset is None else ["photograph", "truth"]
-    columns += [
-        "\n".join(filter(None, (TITLES.get(run.name), model, "untrained" * run.untrained)))
-        for model, run in shown.items()
-    ]
+    for model, run in shown.items():
+        lines = (TITLES.get(run.name), model, "untrained" * run.untrained)
+        columns.append("\n".join(filter(None, lines)))
+    text = caption(
+        "panels",
+        **_conditions(shown),
+        shown=[_title(model, run) for model, run in shown.items()],
+        hidden=[_title(model, runs[model]) for model in hidden],
+        count=len(ranked),
+        dataset=album.dataset,
+    )
     colours = of_classes if album.dataset is None else of_errors
-    return [
-        Drawing(
-            name="panels",
-            title="Best, median and worst held-out image",
-            caption=sentences(
-                f"held-out images ranked by the mean IoU of {_titles(shown)}, then by accuracy: the best, the median "
-                f"and the worst of {len(ranked)}.",
-                _conditions(shown),
-                "Photographs and truth are missing: predicted classes on black."
-                * (album.dataset is None),
-                f"Not shown: {_titles(rest)}." if rest else "",
-            ),
-            header=("rank", "sample_id", "model", "iou", "dice"),
-            rows=tuple(table),
-            figure=sheet(rows, len(columns), columns, album.legend(colours(comparison.classes))),
-            picture=True,
-        )
-    ]
+    look = {"columns": columns, "legend": album.legend(colours(comparison.classes))}
+    title = "Best, median and worst held-out image"
+    return _drawn("panels", title, text, rows, len(columns), shown, **look)
 
 
 def _panel(
     album: Album,
-    images: Mapping[str, ImageScores],
-    figures: Mapping[str, tuple[float, float]],
-    sample_id: str,
+    images: Sequence[ImageScores],
+    records: Sequence[dict[str, Any]],
     classes: Sequence[str],
 ) -> list[Picture]:
     """Return photograph and truth, if there is a dataset, and each model's mask at its own resolution."""
+    sample_id = records[0]["sample_id"]
     before = [Picture(album.photograph(sample_id)), Picture(None)]
     masks = []
-    for model, of in images.items():
-        text = "IoU {:.2f}\nDice {:.2f}".format(*figures[model])
+    for of, record in zip(images, records, strict=True):
         guess, truth = album.masks(of, sample_id, len(classes))
         ground = None if truth is None else album.photograph(sample_id, max(truth.shape))
         if guess is None:
-            masks.append(Picture(None, text))
+            shown = None
         elif truth is None or ground is None or ground.shape[:2] != truth.shape:
-            masks.append(Picture(mapped(None, guess, classes), text))
+            shown = mapped(None, guess, classes)
         else:
             before = [Picture(ground), Picture(mapped(ground, truth, classes))]
-            masks.append(Picture(judged(ground, truth, guess), text))
+            shown = judged(ground, truth, guess)
+        masks.append(Picture(shown, "IoU {iou:.2f}\nDice {dice:.2f}".format(**record), record))
     return masks if album.dataset is None else [*before, *masks]
 
 
@@ -144,13 +180,16 @@ def confused(comparison: Comparison, album: Album) -> list[Drawing]:
     """
     if comparison.task != "classification" or album.dataset is None:
         return []
-    runs, drawings = _without_floor(comparison), []
-    for kind in ("head", "baseline"):
-        of_kind = {model: run for model, run in runs.items() if run.kind == kind}
-        if of_kind:
-            best = max(of_kind, key=lambda model: runs[model].metrics["accuracy"].value)
-            drawings += _mistakes(best, runs[best], album)
-    return drawings
+    runs = sorted(
+        _without_floor(comparison).items(), key=lambda item: item[1].metrics["accuracy"].value
+    )
+    best = {run.kind: (model, run) for model, run in runs}  # the last one of each kind
+    return [
+        drawing
+        for kind in ("head", "baseline")
+        if kind in best
+        for drawing in _mistakes(*best[kind], album)
+    ]
 
 
 def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
@@ -159,38 +198,25 @@ def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
     matrix = classification.confusion(said.truth, said.guess, len(classes))
     errors = matrix - np.diag(np.diag(matrix))
     random = np.random.default_rng(0)
-    rows, table = [], []
+    rows = []
     for flat in np.argsort(-errors, axis=None, kind="stable")[:_PAIRS].tolist():
         true, guess = divmod(flat, len(classes))
-        if not errors[true, guess]:
+        count, of = int(errors[true, guess]), int(matrix[true].sum())
+        if not count:
             break
-        count = (int(errors[true, guess]), int(matrix[true].sum()))
         where = np.flatnonzero((said.truth == true) & (said.guess == guess))
         found = album.some((said.ids[i] for i in random.permutation(where)), _ACROSS)
-        label = f"{classes[true]} taken for {classes[guess]}: {count[0]} of {count[1]}"
-        rows.append(
-            Row(label, [Picture(pixels, PurePosixPath(name).stem) for name, pixels in found])
-        )
-        table += [(classes[true], classes[guess], *count, name) for name, _ in found]
-    if not table:
-        return []
-    score = run.metrics["accuracy"]
-    return [
-        Drawing(
-            name=f"confused-{run.kind}",
-            title=f"Pairs of classes that {_title(model, run)} confuses most",
-            caption=sentences(
-                f"the best {run.kind}, {_title(model, run)}, accuracy {score.value:.3f} [{score.low:.3f}, "
-                f"{score.high:.3f}]: up to {_ACROSS} images, chosen at random, of each of the most frequent "
-                "confusions.",
-                _conditions({model: run}),
-            ),
-            header=("truth", "predicted", "images", "of", "sample_id"),
-            rows=tuple(table),
-            figure=sheet(rows, _ACROSS, note=untrained([(model, run)])),
-            picture=True,
-        )
-    ]
+        pair = {"truth": classes[true], "predicted": classes[guess], "images": count, "of": of}
+        pictures = [
+            Picture(pixels, PurePosixPath(name).stem, {**pair, "sample_id": name})
+            for name, pixels in found
+        ]
+        label = f"{classes[true]} taken for {classes[guess]}: {count} of {of}"
+        rows.append(Row(label, pictures))
+    facts = {"model": _title(model, run), "score": run.metrics["accuracy"], "most": _ACROSS}
+    text = caption("confused", **_conditions({model: run}), **facts)
+    title = f"Pairs of classes that {_title(model, run)} confuses most"
+    return _drawn(f"confused-{run.kind}", title, text, rows, _ACROSS, {model: run})
 
 
 def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
@@ -202,8 +228,8 @@ def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
     if comparison.task != "classification" or len(runs) < 2 or album.dataset is None:
         return []
     found = [read_predictions(run) for run in runs.values()]
-    truth = _by_id(found[0].ids, found[0].truth)
-    guesses = [_by_id(one.ids, one.guess) for one in found]
+    guesses = [dict(zip(one.ids, one.guess.tolist(), strict=True)) for one in found]
+    truth = dict(zip(found[0].ids, found[0].truth.tolist(), strict=True))
     wrong = {
         sample_id: Counter(of[sample_id] for of in guesses).most_common(1)[0]
         for sample_id, label in truth.items()
@@ -211,125 +237,59 @@ def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
     }
     order = np.random.default_rng(0).permutation(sorted(wrong)).tolist()
     order.sort(key=lambda sample_id: -wrong[sample_id][1])
-    pictures, table = [], []
+    pictures = []
     for sample_id, pixels in album.some(order, 2 * _ACROSS):
-        other, times = wrong[sample_id]
-        true, guess = classes[truth[sample_id]], classes[other]
-        pictures.append(Picture(pixels, f"{true}\n{times} of {len(runs)} say\n{guess}"))
-        table.append((sample_id, true, guess, times, len(runs)))
-    if not pictures:
+        guess, times = wrong[sample_id]
+        names = {"truth": classes[truth[sample_id]], "predicted by most": classes[guess]}
+        record = {"sample_id": sample_id, **names, "times": times, "models": len(runs)}
+        under = f"\n{times} of {len(runs)} say\n".join(names.values())
+        pictures.append(Picture(pixels, under, record))
+    facts = {"models": runs, "shown": len(pictures), "count": len(wrong)}
+    text = caption("hardest", **_conditions(runs), **facts)
+    title = "Images that no model recognises"
+    return _drawn("hardest", title, text, _in_rows(pictures), _ACROSS, runs)
+
+
+def _drawn(
+    name: str,
+    title: str,
+    text: str,
+    rows: Sequence[Row],
+    across: int,
+    runs: Mapping[str, Run] | None = None,
+    **look: Any,
+) -> list[Drawing]:
+    """Draw a sheet, with the records of its pictures as a table; nothing if there are none."""
+    records = [picture.record for row in rows for picture in row.pictures if picture.record]
+    if not records:
         return []
+    note = untrained((runs or {}).items())
+    figure = sheet(rows, across, note=note, **look)
     return [
         Drawing(
-            name="hardest",
-            title="Images that no model recognises",
-            caption=sentences(
-                f"{len(pictures)} of the {len(wrong)} held-out images that {listed(runs)} all mistake for another "
-                "class, first those on which most of them agree: then the label may be wrong. Beneath: the label, and "
-                "what most models say.",
-                _conditions(runs),
-            ),
-            header=("sample_id", "truth", "predicted by most", "times", "models"),
-            rows=tuple(table),
-            figure=sheet(_in_rows(pictures), _ACROSS, note=untrained(runs.items())),
+            name=name,
+            title=title,
+            caption=text,
+            rows=records,
+            figure=figure,
             picture=True,
+            note=note,
         )
     ]
 
 
-def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
-    rows, table = [], []
-    names = dataset.classes[:_CLASSES]
-    for label, name in enumerate(names):
-        ids = (dataset.sample_ids[i] for i in order if dataset.labels[i] == label)
-        found = album.some(ids, _SAMPLES)
-        rows.append(Row(name, [Picture(pixels) for _, pixels in found]))
-        table += [(name, sample_id) for sample_id, _ in found]
-    some = "" if len(names) == len(dataset.classes) else f"the first {len(names)} of "
-    drawing = Drawing(
-        name="samples",
-        title="Samples of the dataset",
-        caption=f"{dataset.name}: up to {_SAMPLES} images, chosen at random, of each of {some}"
-        f"{len(dataset.classes)} classes. {dataset.note}".strip(),
-        header=("class", "sample_id"),
-        rows=tuple(table),
-        figure=sheet(rows, _SAMPLES),
-        picture=True,
-    )
-    return [drawing]
-
-
-def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
-    """Draw images of as many scenes as possible, each above itself under its mask."""
-    turn: Counter[str] = Counter()
-    keyed: list[tuple[int, int, str]] = []
-    for i in order:
-        scene = dataset.groups[i] if dataset.groups else ""
-        keyed.append((turn[scene], len(keyed), dataset.sample_ids[i]))
-        turn[scene] += 1
-    photographs, masks, table = [], [], []
-    what = dataset.classes[1] if len(dataset.classes) == 2 else "not background"
-    for _, _, sample_id in sorted(keyed):
-        pixels = album.photograph(sample_id, FINE)
-        mask = None if pixels is None else album.truth(sample_id, pixels.shape[:2])
-        if pixels is None or mask is None:
-            continue
-        part = _part(mask)
-        photographs.append(Picture(pixels))
-        masks.append(Picture(mapped(pixels, mask, dataset.classes), f"{100 * part:.0f} % {what}"))
-        table.append((sample_id, part))
-        if len(masks) == _SAMPLES:
-            break
-    if not masks:
-        return []
-    pairs = zip(_in_rows(photographs), _in_rows(masks), strict=True)
-    drawing = Drawing(
-        name="samples",
-        title="Samples of the dataset",
-        caption=f"{dataset.name}: {len(masks)} images, chosen at random"
-        f"{' from different scenes' * bool(dataset.groups)}, each above its true mask. {dataset.note}".strip(),
-        header=("sample_id", "part that is not background"),
-        rows=tuple(table),
-        figure=sheet(
-            [row for pair in pairs for row in pair],
-            _ACROSS,
-            legend=album.legend(of_classes(dataset.classes)),
-        ),
-        picture=True,
-    )
-    return [drawing]
-
-
 def _without_floor(comparison: Comparison) -> dict[str, Run]:
-    return {m: run for m, run in comparison.together().items() if run.name != FLOOR}
-
-
-def _by_id(ids: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:
-    return dict(zip(ids, values.tolist(), strict=True))
+    return {m: run for m, run in comparison.together.items() if run.name != FLOOR}
 
 
 def _title(model: str, run: Run) -> str:
     return f"{model}{' (untrained)' * run.untrained}"
 
 
-def _titles(runs: Mapping[str, Run]) -> str:
-    return listed(_title(model, run) for model, run in runs.items())
-
-
-def _conditions(runs: Mapping[str, Run]) -> str:
-    """Describe the split and seed, and name untrained weights."""
+def _conditions(runs: Mapping[str, Run]) -> dict[str, Any]:
+    """Return what captions say of the split and the seed."""
     first = next(iter(runs.values()))
-    return sentences(
-        f"split {first.split.name} {first.split.digest[:8]}, seed {first.seed}, {first.n_test:,} images held out, "
-        f"trained on {100 * share_of(first):.3g} % of the samples.",
-        untrained_words(runs.items()),
-    )
-
-
-def _part(mask: Pixels) -> float:
-    """Return the share of a mask's known pixels that is not background."""
-    known = mask != IGNORE
-    return float(classification.ratio(((mask > 0) & known).sum(), known.sum()))
+    return {"run": first, "share": share_of(first)}
 
 
 def _in_rows(pictures: Sequence[Picture]) -> list[Row]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Literal
 
 from samtl.errors import require_extra
 
@@ -18,6 +20,7 @@ matplotlib = require_extra("matplotlib", "report")
 
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter  # noqa: E402
 
 INK = "#1f2428"  # text and axes
 GRID = "#c9ced4"
@@ -30,45 +33,10 @@ ON_COLOUR = (
 WIDTH = 5.6  # inches: on a phone of 340 pixels, text of 10 points is still larger than 8
 DPI = 160  # of PNG files
 SMALL = 9.0
-LABEL = 10.0
-
-_RC: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": LABEL,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": LABEL,
-    "axes.titleweight": "bold",
-    "figure.facecolor": "none",
-    "figure.titlesize": SMALL,
-    "font.family": "sans-serif",
-    # matplotlib ships the first; a browser without it takes one of the others, none of which is wider
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
-    "font.size": LABEL,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": SMALL,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5.5,
-    "svg.fonttype": "none",  # text stays text: searchable, readable aloud, small
-    "svg.hashsalt": "samtl",
-    "text.color": INK,
-    "text.parse_math": False,  # a class may be called "$"
-    "xtick.color": INK,
-    "xtick.labelsize": SMALL,
-    "ytick.color": INK,
-    "ytick.labelsize": SMALL,
-}
+_STYLE = resources.files(__package__).joinpath("report.mplstyle")
+_RC = matplotlib.rc_params_from_file(str(_STYLE), use_default_template=False)
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+_WIDE = 300  # largest / smallest value from which only powers of ten fit on a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -92,7 +60,6 @@ LOOKS = {
     "unet": Look("#be3220", "X", (0, (5, 1.5))),
     "floor": Look("#808080", "_", (0, (1, 1.2))),
 }
-_MORE_MARKERS = "<>hp*d"
 
 
 def looks(models: Iterable[str]) -> dict[str, Look]:
@@ -106,20 +73,14 @@ def looks(models: Iterable[str]) -> dict[str, Look]:
     names = list(dict.fromkeys(models))
     found: dict[str, Look] = {}
     for name in names:
-        own = LOOKS.get(name.split(maxsplit=1)[0].partition("[")[0]) if name else None
+        own = LOOKS.get(re.split(r"[ \[]", name)[0])
         if own is not None and own not in found.values():
             found[name] = own
-    spare = (look for look in _spare() if look not in found.values())
-    return {name: found[name] if name in found else next(spare) for name in names}
-
-
-def _spare() -> Iterator[Look]:
-    """Yield looks for further models without end: the known ones, then their colours with other markers."""
     known = [look for name, look in LOOKS.items() if name != "floor"]
-    yield from known
-    for i in itertools.count():
-        marker = _MORE_MARKERS[i] if i < len(_MORE_MARKERS) else f"${i}$"
-        yield Look(known[i % len(known)].colour, marker, known[i % len(known)].dashes)
+    markers = itertools.chain("<>hp*d", (f"${i}$" for i in itertools.count()))
+    more = (replace(look, marker=m) for look, m in zip(itertools.cycle(known), markers))
+    spare = (look for look in itertools.chain(known, more) if look not in found.values())
+    return {name: found[name] if name in found else next(spare) for name in names}
 
 
 def styled() -> AbstractContextManager[None]:
@@ -128,21 +89,22 @@ def styled() -> AbstractContextManager[None]:
     return context
 
 
-def figure(height: float, width: float = WIDTH) -> Figure:
-    """Make an empty figure, sizes in inches, with a transparent background; only within `styled`."""
-    return Figure(figsize=(width, height), layout="constrained")
+@contextmanager
+def new_figure(height: float, width: float = WIDTH, note: str = "") -> Iterator[Figure]:
+    """Make a figure, sizes in inches, to be drawn in a `with` block, after which its layout is fixed.
+
+    The background is transparent. The note stands above everything, in small type.
+    """
+    with styled():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        if note:
+            figure.suptitle(note[0].upper() + note[1:], x=0.01, ha="left", style="italic")
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # so that it is the same in every format
 
 
-def settled(drawn: Figure, note: str = "") -> Figure:
-    """Put a note in small type above a figure and fix its layout, so that it is the same in every format."""
-    if note:
-        drawn.suptitle(note[0].upper() + note[1:], x=0.01, ha="left", style="italic")
-    drawn.draw_without_rendering()
-    drawn.set_layout_engine("none")
-    return drawn
-
-
-def rows_of_names(axes: Axes, names: list[str], values: list[str]) -> None:
+def rows_of_names(axes: Axes, names: Sequence[str], values: Sequence[str]) -> None:
     """Label the rows 0, 1, ... of a horizontal chart: names at the left, values at the right."""
     for place, value in enumerate(values):
         at = axes.get_yaxis_transform()
@@ -154,22 +116,29 @@ def rows_of_names(axes: Axes, names: list[str], values: list[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def svg(drawn: Figure) -> str:
+def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with plain numbers; call it after plotting."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < _WIDE * low else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def svg(figure: Figure) -> str:
     """Return a figure as an `<svg>` element with a transparent background, the same bytes each time."""
     file = io.StringIO()
     with styled():
-        drawn.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
+        figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
     text = file.getvalue()
     return text[text.index("<svg") :]
 
 
-def png(drawn: Figure, dpi: int = DPI, tight: bool = False) -> bytes:
+def png(figure: Figure, dpi: int = DPI, tight: bool = False) -> bytes:
     """Return a figure as a PNG file on white, the same bytes each time; `tight` crops it to its content."""
     file = io.BytesIO()
+    box, metadata = "tight" if tight else None, {"Software": None}
     with styled():
-        box = "tight" if tight else None
-        metadata = {"Software": None}
-        drawn.savefig(
-            file, format="png", dpi=dpi, facecolor=PAPER, metadata=metadata, bbox_inches=box
-        )
+        figure.savefig(file, dpi=dpi, facecolor=PAPER, metadata=metadata, bbox_inches=box)
     return file.getvalue()

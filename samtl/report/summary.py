@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from samtl.errors import SamtlError
 from samtl.metrics.bootstrap import Spread, over_seeds
-from samtl.report.compare import SCORES, Comparison, Series, compared, findings
+from samtl.report.compare import SCORES, TITLES, Comparison, compared, findings
 from samtl.report.load import read_comparisons
-from samtl.report.words import FLOOR, TITLES
-from samtl.sweep.api import SweepResult
+from samtl.sweep.results import SweepResult
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Summary:
     splits: tuple[str, ...]  #: in the order in which they were asked for
     lines: tuple[
         Line, ...
-    ]  #: the floor last: the one in the sweep, else the one fitted beside each head
+    ]  #: floors last: those in the sweep, else the one fitted beside each head
     floor_missing: str  #: why there is no floor, or ""
     words: tuple[
         str, ...
@@ -53,33 +52,25 @@ def summarise(result: SweepResult) -> list[Summary]:
 
 def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
     metric = SCORES[comparison.task][0]
-    by_model: dict[str, list[Series]] = defaultdict(list)
+    lines: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    floors = {}
     for one in comparison.series:
-        by_model[one.model].append(one)
-        for name in dict.fromkeys(name for run in one.runs for name in run.also):
-            also = tuple(run.also.get(name, {}) for run in one.runs)
-            by_model[f"{one.model}/{name}"].append(Series(one.model, one.kind, one.runs, also))
-    lines = [
-        Line(model, model.partition("/")[0] == FLOOR, _spreads(some, metric))
-        for model, some in by_model.items()
-    ]
-    lines.sort(key=lambda line: line.floor)
-    floors = any(line.floor for line in lines)
+        for run, scores in zip(one.runs, one.scores, strict=True):
+            named = {one.model: scores}
+            if not one.beside:
+                named |= {f"{one.model}/{name}": also for name, also in run.also.items()}
+            for name, some in named.items():
+                lines[name][str(run.given.get("split"))].append(some[metric].value)
+                floors[name] = one.is_floor
     return Summary(
         comparison.dataset,
         TITLES[metric],
         splits,
-        tuple(lines),
-        "" if floors else next((run.floor_missing for run in comparison.runs), ""),
+        tuple(
+            Line(name, floors[name], {split: over_seeds(v) for split, v in lines[name].items()})
+            for name in sorted(lines, key=floors.__getitem__)
+        ),
+        "" if any(floors.values()) else comparison.runs[0].floor_missing,
         findings(comparison, compared(comparison)),
         tuple(dict.fromkeys(run.weights for run in comparison.runs if run.untrained)),
     )
-
-
-def _spreads(some: list[Series], metric: str) -> dict[str, Spread]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for one in some:
-        for run, scores in zip(one.runs, one.scores, strict=True):
-            if metric in scores:
-                values[str(run.given.get("split"))].append(scores[metric].value)
-    return {split: over_seeds(found) for split, found in values.items()}

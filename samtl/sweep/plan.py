@@ -17,12 +17,11 @@ from samtl._io import digest
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.embed.changes import look
 from samtl.errors import InputError, MismatchError
-from samtl.experiment.baseline_trial import BaselineTrial, samples_of
-from samtl.experiment.features import Data, array_for
 from samtl.experiment.fit import configured
-from samtl.experiment.head_trial import HeadTrial
+from samtl.experiment.held_out import Parts
 from samtl.experiment.run import Config
-from samtl.experiment.trial import Parts
+from samtl.experiment.sources import Data, Images, array_for
+from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
 from samtl.splits import Samples, parse_many, select
 from samtl.store.reader import Store, open_store
@@ -102,7 +101,7 @@ class Sources:
         self.images = functools.cache(self._images)
         self._cached: dict[tuple[str, str], dict[Any, Any]] = defaultdict(dict)
 
-    def trial(self, cell: Cell) -> HeadTrial | BaselineTrial:
+    def trial(self, cell: Cell) -> Trial:
         """Make the trial of a cell; nothing is read or trained."""
         given, kind = self.given, "heads" if cell.array else "baselines"
         model = configured(kind, cell.name, given.params.get(cell.name, {}), cell.seed)
@@ -110,12 +109,11 @@ class Sources:
         common = (cell.name, model, cell.parts, cell.seed, asked, cell.start)
         if cell.array:
             data = self.data(cell.store, cell.array, cell.features)
-            return HeadTrial(data, *common, cell.streamed)
+            return Trial(data, *common, cell.streamed)
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
-        images, samples = self.images(cell.store)
-        return BaselineTrial(images, samples, *common, size, given.pixels)
+        return Trial(Images(self.images(cell.store), None, size, given.pixels), *common)
 
     def configured(self, cell: Cell) -> Cell:
         """Return a cell with its configuration."""
@@ -125,14 +123,14 @@ class Sources:
         given = self.given
         return Data(self.store(store), array, features, given.group_by, given.allow_partial)
 
-    def _images(self, store: str) -> tuple[Dataset, Samples]:
+    def _images(self, store: str) -> Dataset:
         """Open the images of a store's rows, in their order, or all images without a store."""
         assert self.given.dataset is not None
         found = resolve(self.given.dataset, self.given.root)
         data = only(found, self.store(store).sample_ids) if store else shuffled(found)
         if self.given.group_by is not None:
             data = replace(data, groups=groups_by(data.sample_ids, self.given.group_by))
-        return data, samples_of(data)
+        return data
 
 
 def plan(sources: Sources) -> list[Cell]:
@@ -219,7 +217,8 @@ def _chained(sources: Sources, cells: Sequence[Cell]) -> list[Cell]:
 def _pixel_samples(sources: Sources) -> Samples:
     """Return the samples of baselines, with a store those that its heads use, and keep the digest of their images."""
     paths = sources.given.stores
-    images, samples = sources.images(paths[0] if paths else "")
+    images = sources.images(paths[0] if paths else "")
+    samples = Images(images).samples
     store: Store | None = None
     if paths:
         store = sources.store(paths[0])

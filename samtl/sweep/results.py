@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from samtl._io import canonical, make_folder, read_json, replace
 from samtl.errors import DamageError, ResourceError
-from samtl.experiment.baseline_trial import FLOOR
+from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import Config, Run
 from samtl.metrics.classification import Score
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from samtl._runtime import bounded, prefetch
 from samtl.errors import SamtlError
-from samtl.experiment.features import Targets, read_features, window_rows
-from samtl.experiment.head_trial import HeadTrial
+from samtl.experiment.clock import Clock, OnEvent
+from samtl.experiment.features import AT_ONCE, Targets, read_features, window_rows
 from samtl.experiment.run import RunFolder
-from samtl.experiment.trial import Clock, OnEvent, SharedClock
+from samtl.experiment.trial import Trial
 from samtl.heads.grid import STATISTICS_ROWS, GridHead, moments
 from samtl.heads.trainer import Tally, isolated
 from samtl.store.format import BLOCK_ROWS
@@ -40,9 +40,9 @@ _JUDGED_AT_ONCE = 64  # rows
 class Job:
     """One head to be trained."""
 
-    make: Callable[[], HeadTrial]  #: makes the trial when its turn has come
+    make: Callable[[], Trial]  #: makes the trial when its turn has come
     folder: Callable[[], RunFolder]
-    done: Callable[[HeadTrial, RunFolder, Clock], None]  #: writes the run, once all is predicted
+    done: Callable[[Trial, RunFolder, Clock], None]  #: writes the run, once all is predicted
     failed: Callable[[Exception], None]  #: called with what was raised instead
     on_event: OnEvent = field(default=lambda event: None)
 
@@ -169,7 +169,7 @@ class _Fit:
         self.job, self.trial = job, job.make()
         self.ended = False
         self.folder: RunFolder | None = None  # once it is trained
-        self.clock = SharedClock(job.on_event)
+        self.clock = Clock(job.on_event)
         store, (split, inner) = stream.store, self.trial.parts
         # Place of a row in each part, else -1
         self._learnt, self._judged, self._held_out = (
@@ -216,7 +216,7 @@ class _Fit:
                 self._predict(window, self.folder)
             return
         self._trainer.waited += waited
-        self.clock.seconds["read"] = self.clock.seconds.get("read", 0.0) + waited
+        self.clock.add("read", waited)
         remedy = "lower --batch-size, or train fewer heads at once with --jobs 1"
         with self.clock.spending("fit"), bounded("training", remedy):
             self._learn(window)
@@ -238,8 +238,9 @@ class _Fit:
     def _predict(self, window: _Window, folder: RunFolder) -> None:
         positions = self._held_out[window.rows]
         mine = np.flatnonzero(positions >= 0)
-        for start in range(0, len(mine), self.trial.at_once):
-            some = mine[start : start + self.trial.at_once]
+        at_once = AT_ONCE[self.trial.samples.task]
+        for start in range(0, len(mine), at_once):
+            some = mine[start : start + at_once]
             self.trial.answer(positions[some], window.inputs[some].numpy(), folder)
 
     def end_pass(self) -> None:

@@ -16,11 +16,11 @@ from threadpoolctl import threadpool_limits
 
 from samtl._io import digest, make_folder, replace
 from samtl.errors import MismatchError, SamtlError
-from samtl.experiment.baseline_trial import BaselineTrial
+from samtl.experiment.clock import Clock
 from samtl.experiment.fit import same_samples
-from samtl.experiment.head_trial import HeadTrial
+from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import RunFolder
-from samtl.experiment.trial import Clock, Floors
+from samtl.experiment.trial import Floors, Trial
 from samtl.heads.io import load
 from samtl.sweep.plan import Cell, Given, Sources, Unit
 from samtl.sweep.shared_pass import Job, fit_together
@@ -31,8 +31,6 @@ CELLS, SPLITS, FLOORS, FAILED = "cells", "splits", "floors", "failed"  # folders
 Tell = Callable[[int, str, str], None]
 _LONGEST = 900  # characters: a message fits into one atomic write to a pipe, so a killed worker leaves no part of one
 _BETWEEN = 0.1  # seconds between two events of a worker process
-
-Trial = HeadTrial | BaselineTrial
 
 
 class Worker(Sources):
@@ -66,27 +64,21 @@ class Worker(Sources):
         try:
             trial = self._begin(cell, tell)
             floor = functools.partial(self._floor, trial)
-            result = trial.fit(self._cells, clock, floor=floor, splits=self._splits)
+            result = trial.fit(self._cells, clock, floor, self._splits)
         except Exception as error:
             self._fail(cell, tell, error)
         else:
             tell(cell.number, "done", result.path.name)
 
     def _job(self, cell: Cell, tell: Tell) -> Job:
-        def make() -> HeadTrial:
-            trial = self._begin(cell, tell)
-            assert isinstance(trial, HeadTrial)
-            return trial
-
-        def done(trial: HeadTrial, folder: RunFolder, clock: Clock) -> None:
+        def done(trial: Trial, folder: RunFolder, clock: Clock) -> None:
             floor = functools.partial(self._floor, trial)
             with folder:
-                scores = trial.scores()
-                result = trial.write(folder, clock, scores, floor=floor, splits=self._splits)
+                result = trial.write(folder, clock, floor, self._splits)
             tell(cell.number, "done", result.path.name)
 
         return Job(
-            make,
+            lambda: self._begin(cell, tell),
             lambda: RunFolder(self._cells),
             done,
             lambda error: self._fail(cell, tell, error),
@@ -127,13 +119,13 @@ class Worker(Sources):
         key = [about.kind, about.fingerprint, about.resolution, about.samples_digest]
         key += [about.split.digest, about.validation.digest, about.seed]
         path = self.given.out / FLOORS / f"{digest(key)}.json"
-        if trial.name != "floor" and path.exists():
+        if trial.name != FLOOR and path.exists():
             return msgspec.json.decode(path.read_bytes(), type=Floors), ""
         found = trial.floor()
         floors = found[0]
-        if trial.name == "floor" and not self.given.params.get("floor"):
+        if trial.name == FLOOR and not self.given.params.get("floor"):
             # Others are compared with the floor with its defaults.
-            floors = {name: dict(scored.metrics) for name, scored in trial.scored.items()}
+            floors = trial.scores
         if floors:
             make_folder(path.parent)
             replace(path, msgspec.json.encode(floors))  # in this order: the first is the main one

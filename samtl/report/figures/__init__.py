@@ -4,8 +4,8 @@ from samtl.report import style as style  # first, since it checks that matplotli
 from samtl.report.figures.confusion import confusions as confusions
 from samtl.report.figures.costs import costs as costs
 from samtl.report.figures.costs import pass_seconds as pass_seconds
-from samtl.report.figures.image_scores import image_scores as image_scores
-from samtl.report.figures.shares import by_share as by_share
+from samtl.report.figures.scores import by_share as by_share
+from samtl.report.figures.scores import image_scores as image_scores
 from samtl.report.figures.tables import differences as differences
 from samtl.report.figures.tables import failures as failures
 from samtl.report.figures.tables import provenance as provenance

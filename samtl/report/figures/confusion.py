@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from samtl.metrics.classification import ratio
-from samtl.report.compare import Comparison, Series
-from samtl.report.content import Drawing
-from samtl.report.style import INK, LOOKS, ON_COLOUR, SMALL, figure, settled, styled
-from samtl.report.words import (
-    FLOOR,
-    repeats_words,
-    sentences,
-    split_words,
-    untrained,
-    untrained_words,
-)
+from samtl.report.compare import Comparison, Series, untrained
+from samtl.report.parts import Drawing, caption
+from samtl.report.style import INK, LOOKS, ON_COLOUR, SMALL, new_figure
 
 _BEST = 3
 _FEW = 4  # classes up to which several matrices share a figure
@@ -35,7 +27,6 @@ _COLOURS = LinearSegmentedColormap.from_list(
     "share", [to_rgba(LOOKS["logreg"].colour, 0), to_rgba(LOOKS["logreg"].colour, 1)]
 )
 
-Counts = NDArray[np.int64]
 Parts = NDArray[np.float64]
 
 
@@ -45,76 +36,70 @@ def confusions(comparison: Comparison) -> list[Drawing]:
     Up to four classes, one figure has all models; else there is one for each of the best three and the floor. Of more
     than 40 classes those with the most errors are shown.
     """
-    shown = comparison.standard()
-    if not shown:
-        return []
+    shown = comparison.standard
     if len(comparison.classes) <= _FEW:
         return [_drawing(comparison, shown, "confusions", "Confusion matrices")]
-    floor = [one for one in shown if one.runs[0].name == FLOOR]
-    best = [one for one in comparison.ranked(shown) if one not in floor][:_BEST]
+    best = [one for one in comparison.ranked(shown) if not one.is_floor][:_BEST]
     return [
         _drawing(comparison, [one], f"confusions-{i}", f"Confusion matrix of {one.model}")
-        for i, one in enumerate([*best, *floor], 1)
+        for i, one in enumerate([*best, *(one for one in shown if one.is_floor)], 1)
     ]
 
 
 def _drawing(comparison: Comparison, shown: Sequence[Series], name: str, title: str) -> Drawing:
     classes = comparison.classes
-    counts: dict[str, Counts] = {
+    counts: dict[str, NDArray[np.int64]] = {
         one.model: np.sum([run.confusion for run in one.runs], axis=0) for one in shown
     }
-    parts = {model: _of_rows(matrix) for model, matrix in counts.items()}
-    chosen = _most_confused(sum(counts.values(), start=np.zeros_like(counts[shown[0].model])))
+    parts: dict[str, Parts] = {
+        model: ratio(matrix, np.broadcast_to(matrix.sum(1, keepdims=True), matrix.shape))
+        for model, matrix in counts.items()
+    }
+    total = np.sum([*counts.values()], axis=0)
+    errors = total.sum(0) + total.sum(1) - 2 * np.diagonal(total)
+    chosen = sorted(np.argsort(-errors, kind="stable")[:_MOST].tolist())
     cut = len(chosen) < len(classes)
-    pairs = [(one.model, run) for one in shown for run in one.runs]
     things = "pixels" if comparison.task == "segmentation" else "samples"
-    with styled():
-        names = [classes[i] for i in chosen]
-        some = {model: part[np.ix_(chosen, chosen)] for model, part in parts.items()}
-        drawn = settled(_drawn(names, some), untrained(pairs))
+    note = untrained(pair for one in shown for pair in one.pairs)
     return Drawing(
         name=name,
         title=title,
-        caption=sentences(
-            f"rows are the true class, columns the predicted one, in % of the row; {things} of "
-            f"{repeats_words(shown)}, added up. Small shares are coloured more strongly than in proportion.",
-            f"Of {len(classes)} classes the {len(chosen)} with the most errors are shown." * cut,
-            f"{split_words(shown[0])}.",
-            untrained_words(pairs),
+        caption=caption(
+            "confusion", series=shown, things=things, classes=len(classes), shown=len(chosen)
         ),
-        header=("model", "true", "predicted", things, "% of true"),
-        rows=tuple(
-            (model, classes[i], classes[j], int(matrix[i, j]), round(100 * parts[model][i, j], 2))
+        rows=[
+            {
+                "model": model,
+                "true": classes[i],
+                "predicted": classes[j],
+                things: int(matrix[i, j]),
+                "% of true": 100 * float(parts[model][i, j]),
+            }
             for model, matrix in counts.items()
             # Of many classes only the pairs that occur, or a thousand classes would be a million rows.
             for i, j in (np.argwhere(matrix) if cut else np.ndindex(matrix.shape))
+        ],
+        figure=_drawn(
+            [classes[i] for i in chosen],
+            {model: part[np.ix_(chosen, chosen)] for model, part in parts.items()},
+            note,
         ),
-        figure=drawn,
+        note=note,
     )
 
 
-def _of_rows(counts: Counts) -> Parts:
-    return ratio(counts, np.broadcast_to(counts.sum(1, keepdims=True), counts.shape))
-
-
-def _most_confused(counts: Counts) -> list[int]:
-    """Choose the classes to show, in their order: those with the most errors if there are too many."""
-    errors = counts.sum(0) + counts.sum(1) - 2 * np.diagonal(counts)
-    return sorted(np.argsort(-errors, kind="stable")[:_MOST].tolist())
-
-
-def _drawn(classes: Sequence[str], matrices: dict[str, Parts]) -> Figure:
+def _drawn(classes: Sequence[str], matrices: Mapping[str, Parts], note: str) -> Figure:
     columns = 2 if len(matrices) > 1 else 1
     rows = -(-len(matrices) // columns)
     one = min(5.4, 2 + 0.36 * len(classes))
-    drawn = figure(one if columns == 1 else 0.4 + 2.5 * rows)
-    panels: Any = drawn.subplots(rows, columns, squeeze=False)
-    for axes, (model, part) in zip(panels.ravel(), matrices.items(), strict=False):
-        _matrix(axes, classes, part)
-        axes.set_title(model)
-    for axes in panels.ravel()[len(matrices) :]:
-        axes.remove()
-    return drawn
+    with new_figure(one if columns == 1 else 0.4 + 2.5 * rows, note=note) as figure:
+        panels: Any = figure.subplots(rows, columns, squeeze=False)
+        for axes, (model, part) in zip(panels.flat, matrices.items(), strict=False):
+            _matrix(axes, classes, part)
+            axes.set_title(model)
+        for axes in panels.flat[len(matrices) :]:
+            axes.remove()
+    return figure
 
 
 def _matrix(axes: Axes, classes: Sequence[str], part: Parts) -> None:

@@ -4,126 +4,88 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from samtl._runtime import duration
 from samtl.errors import SamtlError
 from samtl.experiment.run import Run
-from samtl.report.compare import Comparison, Series
-from samtl.report.content import Drawing, Value
-from samtl.report.style import INK, figure, looks, rows_of_names, settled, styled
-from samtl.report.words import FLOOR, sentences, split_words, untrained, untrained_words
+from samtl.report.compare import Comparison, untrained
+from samtl.report.parts import Drawing, caption
+from samtl.report.style import INK, log_scale, looks, new_figure, rows_of_names
 from samtl.store.reader import open_store
 from samtl.store.storage import is_url
 
-_SECONDS = (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
-_MINUTES = tuple(60 * minutes for minutes in (1, 2, 5, 10, 30, 60, 120, 300, 720, 1440, 14_400))
-_TICKS = (*_SECONDS, *_MINUTES)
+_TOTAL, _TRAINING = "seconds, median", "training alone, s"
 _PAUSE = 10  # times the usual gap between two commits, above which the encoder was not working
-_HEADER = (
-    "model",
-    "reads",
-    "start",
-    "fits",
-    "seconds, median",
-    "fastest",
-    "slowest",
-    "training alone, s",
-    "samples/s",
-    "peak memory, MiB",
-)
 
 
-@dataclass(frozen=True, eq=False)
-class _Cost:
-    """Fits of one model, all from scratch or all warm; `totals` include the fits that warm ones started from."""
-
-    model: str
-    warm: bool
-    runs: tuple[Run, ...]
-    totals: tuple[float, ...]
-
-    @property
-    def total(self) -> float:
-        return float(np.median(self.totals))
-
-    @property
-    def training(self) -> float:
-        """Median seconds of the training itself."""
-        return float(np.median([run.seconds.get("fit", run.seconds["total"]) for run in self.runs]))
-
-    @property
-    def label(self) -> str:
-        return f"{self.model} (warm)" if self.warm else self.model
-
-    @property
-    def is_head(self) -> bool:
-        return self.runs[0].kind == "head"
-
-
-def costs(comparison: Comparison, encoder_seconds: float | None = None) -> list[Drawing]:
+def costs(comparison: Comparison, encoder_seconds: float | None = None) -> Drawing:
     """Draw the time of each fit on the standard split, and tell after how many fits the encoder's pass has paid.
 
     The pass pays if a head's fit takes less time than that of a model that reads pixels: after
     pass / (pixel fit - head fit) fits, rounded up.
 
-    `encoder_seconds` is the wall time of the pass, if known. There is no figure if no times were taken.
+    `encoder_seconds` is the wall time of the pass, if known.
     """
-    some = comparison.standard()
-    by_name = {run.path.name: run for run in comparison.runs}
-    found = [cost for one in some for cost in _costs_of(one, by_name)]
-    if not found:
-        return []
-    pairs = [(cost.model, run) for cost in found for run in cost.runs]
-    rivals = [c for c in found if not c.is_head and not c.warm and c.runs[0].name != FLOOR]
-    if not any(cost.is_head for cost in found):
-        known = ""
-    elif encoder_seconds is None:
-        known = "the time of the encoder's pass is not known here, nor when it has paid."
-    else:
-        known = f"the encoder's pass took {duration(encoder_seconds)}."
-    return [
-        Drawing(
-            name="costs",
-            title="Cost of fits",
-            caption=sentences(
-                f"Wall time of a whole fit (reading, training, scoring), medians; {split_words(some[0])}.",
-                "Line: from the fastest to the slowest fit. Tick: the median of the training alone. The axis is "
-                "logarithmic.",
-                known,
-                "Fits marked warm started from the weights of another, whose time is included."
-                if any(cost.warm for cost in found)
-                else "",
-                untrained_words(pairs),
-            ),
-            header=(
-                *_HEADER,
-                *(f"saved against {rival.model}, s a fit" for rival in rivals),
-                *(f"fits that pay the pass back, against {rival.model}" for rival in rivals),
-            ),
-            rows=tuple(_row(cost, rivals, encoder_seconds) for cost in found),
-            figure=_drawn(comparison, found, encoder_seconds),
-        )
+    series, by_name = comparison.standard, {run.path.name: run for run in comparison.runs}
+    rows = [
+        {"model": one.model, **_row(runs, by_name)}
+        for one in series
+        for warm in (False, True)
+        if (runs := [run for run in one.runs if bool(run.warm_start) == warm])
     ]
+    heads = [row for row in rows if row["reads"] != "pixels"]
+    floors = [one.model for one in series if one.is_floor]
+    for rival in rows:
+        if rival in heads or rival["start"] == "warm" or rival["model"] in floors:
+            continue
+        for row in rows:
+            saved, fits = rival[_TOTAL] - row[_TOTAL], None
+            if row in heads:
+                known = "never" if saved <= 0 else "not known"
+                fits = known if encoder_seconds is None else payback(encoder_seconds, saved)
+            row[f"saved against {rival['model']}, s a fit"] = saved if row in heads else None
+            row[f"fits that pay the pass back, against {rival['model']}"] = fits
+    note = untrained(pair for one in series for pair in one.pairs)
+    return Drawing(
+        name="costs",
+        title="Cost of fits",
+        caption=caption(
+            "costs",
+            one=series[0],
+            heads=heads,
+            encoder_time=encoder_seconds and duration(encoder_seconds),
+            warm=any(row["start"] == "warm" for row in rows),
+        ),
+        rows=rows,
+        figure=_drawn(comparison, rows, encoder_seconds if heads else None, note),
+        note=note,
+    )
 
 
-def _costs_of(one: Series, by_name: Mapping[str, Run]) -> list[_Cost]:
-    """Separate warm fits from those from scratch."""
-    found = []
-    for warm in (False, True):
-        runs = [r for r in one.runs if "total" in r.seconds and bool(r.warm_start) == warm]
-        if runs:
-            totals = tuple(_with_ancestors(run, by_name) for run in runs)
-            found.append(_Cost(one.model, warm, tuple(runs), totals))
-    return found
+def _row(runs: Sequence[Run], by_name: Mapping[str, Run]) -> dict[str, Any]:
+    """Summarise fits of one model, all from scratch or all warm."""
+    totals = [_with_ancestors(run, by_name) for run in runs]
+    speeds = [run.training.get("samples_per_second") for run in runs]
+    known = [speed for speed in speeds if speed is not None]
+    return {
+        "reads": runs[0].inputs,
+        "start": "warm" if runs[0].warm_start else "from scratch",
+        "fits": len(runs),
+        _TOTAL: median(totals),
+        "fastest": min(totals),
+        "slowest": max(totals),
+        _TRAINING: median(run.seconds.get("fit", run.seconds["total"]) for run in runs),
+        "samples/s": median(known) if known else None,
+        "peak memory, MiB": round(median(run.peak_memory for run in runs) / 2**20),
+    }
 
 
 def _with_ancestors(run: Run, by_name: Mapping[str, Run]) -> float:
@@ -131,77 +93,42 @@ def _with_ancestors(run: Run, by_name: Mapping[str, Run]) -> float:
     chain: dict[str, float] = {}
     one: Run | None = run
     while one is not None and one.path.name not in chain:
-        chain[one.path.name] = one.seconds.get("total", 0.0)
+        chain[one.path.name] = one.seconds["total"]
         one = by_name.get(Path(one.warm_start).name)
     return sum(chain.values())
 
 
-def payback(encoder_seconds: float, pixel_fit: float, head_fit: float) -> int | None:
-    """Return after how many fits the encoder's pass has paid; None if it never does."""
-    saved = pixel_fit - head_fit
-    return math.ceil(encoder_seconds / saved) if saved > 0 else None
+def payback(encoder_seconds: float, saved: float) -> int | str:
+    """Return after how many fits that each save so many seconds the encoder's pass has paid, or "never"."""
+    return math.ceil(encoder_seconds / saved) if saved > 0 else "never"
 
 
-def _row(cost: _Cost, rivals: Sequence[_Cost], encoder_seconds: float | None) -> tuple[Value, ...]:
-    speeds = [
-        float(run.training["samples_per_second"])
-        for run in cost.runs
-        if "samples_per_second" in run.training
-    ]
-    memory = float(np.median([run.peak_memory for run in cost.runs]))
-    return (
-        cost.model,
-        cost.runs[0].inputs,
-        "warm" if cost.warm else "from scratch",
-        len(cost.runs),
-        round(cost.total, 2),
-        round(min(cost.totals), 2),
-        round(max(cost.totals), 2),
-        round(cost.training, 2),
-        round(float(np.median(speeds)), 1) if speeds else None,
-        round(memory / 2**20),
-        *(round(rival.total - cost.total, 1) if cost.is_head else None for rival in rivals),
-        *(_pays(cost, rival, encoder_seconds) if cost.is_head else None for rival in rivals),
-    )
-
-
-def _pays(head: _Cost, rival: _Cost, encoder_seconds: float | None) -> int | str:
-    if encoder_seconds is None:
-        return "never" if head.total >= rival.total else "not known"
-    fits = payback(encoder_seconds, rival.total, head.total)
-    return "never" if fits is None else fits
-
-
-def _drawn(comparison: Comparison, found: Sequence[_Cost], encoder_seconds: float | None) -> Figure:
+def _drawn(
+    comparison: Comparison,
+    rows: Sequence[Mapping[str, Any]],
+    encoder_seconds: float | None,
+    note: str,
+) -> Figure:
     style = looks(comparison.models)
-    rows = sorted(found, key=lambda cost: -cost.total)
-    names, times = [cost.label for cost in rows], [cost.total for cost in rows]
-    with_pass = encoder_seconds is not None and any(cost.is_head for cost in found)
-    if encoder_seconds is not None and with_pass:
-        names, times = ["encoder's pass, once", *names], [encoder_seconds, *times]
-    with styled():
-        drawn = figure(1.0 + 0.38 * len(names))
-        axes = drawn.subplots()
-        if with_pass:
-            axes.plot(times[:1], [0], "*", color=INK, markersize=11)
-        for place, cost in enumerate(rows, int(with_pass)):
-            colour = style[cost.model].colour
-            axes.plot([min(cost.totals), max(cost.totals)], [place] * 2, color=colour, lw=2.4)
-            axes.plot([cost.training], [place], "|", color=colour, markersize=16, mew=1.6)
-            face = "none" if cost.warm else colour
-            axes.plot([cost.total], [place], "o", color=colour, mfc=face, markersize=8, mew=1.6)
-        axes.set_xscale("log")
-        low, high = axes.dataLim.intervalx
-        first = max((tick for tick in _TICKS if tick < low), default=low)
-        last = min((tick for tick in _TICKS if tick > high), default=high)
-        axes.set_xlim(first, last)
-        ticks = [tick for tick in _TICKS if first <= tick <= last]
-        axes.set_xticks(ticks[:: -(-len(ticks) // 5)])
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.tick_params(axis="x", which="minor", length=0)
+    rows = sorted(rows, key=lambda row: -row[_TOTAL])
+    names = [f"{row['model']}{' (warm)' * (row['start'] == 'warm')}" for row in rows]
+    times = [row[_TOTAL] for row in rows]
+    if encoder_seconds is not None:
+        names, times = [*names, "encoder's pass, once"], [*times, encoder_seconds]
+    with new_figure(1.2 + 0.38 * len(names), note=note) as figure:
+        axes = figure.subplots()
+        if encoder_seconds is not None:
+            axes.plot([encoder_seconds], [len(rows)], "*", color=INK, markersize=11)
+        for place, row in enumerate(rows):
+            colour = style[row["model"]].colour
+            axes.plot([row["fastest"], row["slowest"]], [place] * 2, color=colour, lw=2.4)
+            axes.plot([row[_TRAINING]], [place], "|", color=colour, markersize=16, mew=1.6)
+            face = "none" if row["start"] == "warm" else colour
+            axes.plot([row[_TOTAL]], [place], "o", color=colour, mfc=face, markersize=8, mew=1.6)
+        log_scale(axes, "x")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g} s"))
         rows_of_names(axes, names, [duration(seconds) for seconds in times])
-        return settled(drawn, untrained((cost.model, run) for cost in found for run in cost.runs))
+    return figure
 
 
 def pass_seconds(comparison: Comparison) -> float | None:
@@ -211,7 +138,6 @@ def pass_seconds(comparison: Comparison) -> float | None:
     stores, the store is in a bucket or no longer where the runs found it, or all of it was committed within a second.
     """
     heads = [run for run in comparison.runs if run.store]
-    fingerprints = {run.fingerprint for run in heads}
     if any(is_url(run.store_path) for run in heads):  # a report contacts no server
         return None
     try:
@@ -222,16 +148,10 @@ def pass_seconds(comparison: Comparison) -> float | None:
         store = open_store(places.pop())
         committed = [str(writer["committed"]) for writer in store.writers()]
         times = sorted(datetime.fromisoformat(text).timestamp() for text in committed)
-    except (
-        SamtlError,
-        OSError,
-        KeyError,
-        ValueError,
-        RuntimeError,
-    ):  # RuntimeError: links in a circle
+    except (SamtlError, OSError, ValueError):
         return None
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    if {store.fingerprint} != fingerprints or not any(gaps):
+    if {store.fingerprint} != {run.fingerprint for run in heads} or not any(gaps):
         return None
     working = [gap for gap in gaps if gap <= _PAUSE * max(median(gaps), 1.0)]
     # The first block has no gap before it, and those after a pause have none that counts.

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from samtl.experiment.tables import PALETTE
 from samtl.images.transforms import IGNORE
-from samtl.report.style import figure, settled, styled
+from samtl.report.style import new_figure
 
-WIDE = 10.0  # inches
-_PIXELS = 1600  # of a row of pictures
-_GAP = 12
+_WIDTH = 10.0  # inches of a row of pictures; lengths within are in widths of one place
+_GAP = 0.04
 _TEXT = 14.0
-_TALLEST = 1.3  # height / width of a cell
+_TALLEST = 1.3  # height / width of a place
 _LETTERS = 72  # that fit across the pictures
 _LABEL = 20  # letters of a row's label in a line
 
@@ -34,16 +32,15 @@ _STRENGTH = 0.85
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
+class Picture(NamedTuple):
     """An image of a sheet, (height, width, 3) uint8 or None if it could not be read, and the text beneath it."""
 
     pixels: Pixels | None
     under: str = ""
+    record: dict[str, Any] | None = None  #: its row in the table beside the sheet
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
+class Row(NamedTuple):
     """A row of pictures with a label at its left."""
 
     label: str
@@ -57,69 +54,42 @@ def sheet(
     legend: Mapping[str, str] | None = None,
     note: str = "",
 ) -> Figure:
-    """Lay out pictures in rows.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        At least one.
-    across : int
-        Places in a row.
-    columns : sequence of str
-        Titles of the places.
-    legend : mapping of str to str, optional
-        Names and the colours that they explain.
-    note : str
-        A line above everything.
-    """
-    tile = _PIXELS // across
-    at: Any = {"fontsize": _TEXT - 2, "ha": "center"}
-    below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 3}
-    line = _PIXELS / WIDE * _TEXT / 60  # height of a line of text
-    tall = [round(tile * max(map(_tallness, row.pictures), default=1.0)) for row in rows]
-    under = [
-        max((p.under.count("\n") + 1 for p in row.pictures if p.under), default=0) for row in rows
+    """Lay out pictures in rows of `across` places, under titles of the columns and above a legend of colours."""
+    line = 1.25 * _TEXT / 72 * across / _WIDTH
+    shapes = [
+        [p.pixels.shape if p.pixels is not None else (1, 1) for p in row.pictures] for row in rows
     ]
-    deep = [round(count * line) for count in under]
-    tops = np.cumsum(
-        [0, *(high + low + _GAP for high, low in zip(tall, deep, strict=True))]
-    ).tolist()
-    canvas = Image.new("RGBA", (across * (tile + _GAP), tops[-1]))
-    with styled():
-        drawn = figure(2 + WIDE * canvas.height / canvas.width, WIDE)
-        axes = drawn.subplots()
-        for row, top, high in zip(rows, tops, tall, strict=False):
-            label = textwrap.fill(row.label, _LABEL)
-            axes.text(-_GAP, top + high / 2, label, fontsize=_TEXT, ha="right", va="center")
-            for place, picture in enumerate(row.pictures):
-                left = place * (tile + _GAP)
-                middle = left + tile / 2
-                axes.text(middle, top + high, _fitted(picture.under, across), va="top", **at)
-                if picture.pixels is None:
-                    axes.text(middle, top + high / 2, "not available", va="center", **at)
-                else:
-                    image = ImageOps.contain(Image.fromarray(picture.pixels), (tile, high))
-                    canvas.paste(image, (left + (tile - image.width) // 2, top))
+    tall = [max((min(s[0] / s[1], _TALLEST) for s in some), default=1.0) for some in shapes]
+    lines = [max((len(p.under.splitlines()) for p in row.pictures), default=0) for row in rows]
+    bottoms = np.cumsum([high + n * line + _GAP for high, n in zip(tall, lines, strict=True)])
+    small: Any = {"fontsize": _TEXT - 2, "ha": "center"}
+    with new_figure(2 + _WIDTH * bottoms[-1] / across, _WIDTH) as figure:
+        axes = figure.subplots()
+        for row, high, bottom, n in zip(rows, tall, bottoms, lines, strict=True):
+            foot = bottom - n * line - _GAP
+            middle: Any = {"fontsize": _TEXT, "ha": "right", "va": "center"}
+            axes.text(-_GAP, foot - high / 2, textwrap.fill(row.label, _LABEL), **middle)
+            for place, (pixels, text, _) in enumerate(row.pictures):
+                axes.text(place + 0.5, foot, _fitted(text, across), va="top", **small)
+                if pixels is None:
+                    axes.text(place + 0.5, foot - high / 2, "not available", va="center", **small)
+                    continue
+                scale = min((1 - _GAP) / pixels.shape[1], high / pixels.shape[0])
+                wide, height = scale * pixels.shape[1], scale * pixels.shape[0]
+                left, top = place + (1 - wide) / 2, foot - high
+                axes.imshow(pixels, extent=(left, left + wide, top + height, top))
         for place, title in enumerate(columns):
-            middle = place * (tile + _GAP) + tile / 2
-            axes.text(
-                middle, -_GAP, _fitted(title, across), fontsize=_TEXT, ha="center", va="bottom"
-            )
-        axes.imshow(canvas)
+            at: Any = {"fontsize": _TEXT, "ha": "center", "va": "bottom"}
+            axes.text(place + 0.5, -_GAP, _fitted(title, across), **at)
+        axes.set(xlim=(0, across), ylim=(bottoms[-1], 0), aspect="equal")
         axes.set_axis_off()
         if legend:
             patches = [Patch(color=c, label=shortened(name, 26)) for name, c in legend.items()]
-            axes.legend(handles=patches, **below)
+            below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0)}
+            axes.legend(handles=patches, ncols=3, **below)
         if note:
             axes.set_title(note, fontsize=_TEXT - 2, fontweight="normal", style="italic")
-        return settled(drawn)
-
-
-def _tallness(picture: Picture) -> float:
-    if picture.pixels is None:
-        return 1.0
-    height, width, _ = picture.pixels.shape
-    return min(float(height / width), _TALLEST)
+    return figure
 
 
 def shortened(text: str, most: int) -> str:
@@ -141,65 +111,33 @@ def of_classes(classes: Sequence[str]) -> dict[str, str]:
 
 def of_errors(classes: Sequence[str]) -> dict[str, str]:
     """Name what `judged` shows, with its colours; of several classes also those of the truth in `mapped`."""
-    if len(classes) == 2:
-        return {f"found ({classes[1]})": HIT, "missed": MISSED, "false alarm": FALSE_ALARM}
-    errors = {"found": HIT, "missed": MISSED, "false alarm": FALSE_ALARM}
+    several = len(classes) > 2
+    found = "found" if several else f"found ({classes[1]})"
+    errors = {found: HIT, "missed": MISSED, "false alarm": FALSE_ALARM}
     truth = {f"truth: {name}": colour for name, colour in of_classes(classes).items()}
-    return {**errors, "taken for another class": MIXED_UP, **truth}
+    return {**errors, "taken for another class": MIXED_UP, **truth} if several else errors
 
 
 def mapped(pixels: Pixels | None, mask: Pixels, classes: Sequence[str]) -> Pixels:
-    """Show a mask in the colours of its classes.
-
-    Parameters
-    ----------
-    pixels : (height, width, 3) uint8 or None
-        The photograph beneath; None for black.
-    mask : (height, width) uint8
-        Class indices, 255 if unknown.
-    classes : sequence of str
-
-    Returns
-    -------
-    (height, width, 3) uint8
-    """
-    marks = [(mask == i, colour) for i, colour in enumerate(of_classes(classes).values(), start=1)]
-    return _tinted(pixels, mask.shape, [*marks, (mask == IGNORE, UNCOUNTED)])
+    """Show a mask, (height, width), in the colours of its classes, over the photograph or on black."""
+    colours = [*of_classes(classes).values(), UNCOUNTED]
+    return _tinted(pixels, np.where(mask == IGNORE, len(colours), mask), colours)
 
 
 def judged(pixels: Pixels, truth: Pixels, guess: Pixels) -> Pixels:
-    """Show where a predicted mask is right and where it is wrong, over the dimmed photograph.
-
-    Parameters
-    ----------
-    pixels : (height, width, 3) uint8
-    truth, guess : (height, width) uint8
-        Class indices, 0 is the background; 255 in `truth` if unknown.
-
-    Returns
-    -------
-    (height, width, 3) uint8
-    """
-    known = truth != IGNORE
-    there, claimed = known & (truth > 0), known & (guess > 0)
-    marks = [
-        (there & (truth == guess), HIT),
-        (there & ~claimed, MISSED),
-        (claimed & ~there, FALSE_ALARM),
-        (there & claimed & (truth != guess), MIXED_UP),
-        (~known, UNCOUNTED),
-    ]
-    return _tinted(pixels, truth.shape, marks)
+    """Show where a predicted mask is right and where it is wrong, over the dimmed photograph."""
+    there, claimed = truth > 0, guess > 0
+    cases = [truth == IGNORE, ~there & ~claimed, ~there, ~claimed, truth == guess]
+    codes = np.select(cases, [5, 0, 3, 2, 1], 4)
+    return _tinted(pixels, codes, [HIT, MISSED, FALSE_ALARM, MIXED_UP, UNCOUNTED])
 
 
-def _tinted(
-    pixels: Pixels | None, shape: tuple[int, ...], marks: Sequence[tuple[NDArray[np.bool_], str]]
-) -> Pixels:
-    ground, strength = np.zeros((*shape, 3)), 1.0
+def _tinted(pixels: Pixels | None, codes: NDArray[Any], colours: Sequence[str]) -> Pixels:
+    """Colour pixels by their code, counted from 1; those of code 0 show the dimmed photograph."""
+    tints: NDArray[np.float64] = (
+        np.array([to_rgb(colour) for colour in ("black", *colours)])[codes] * 255
+    )
     if pixels is not None:
-        ground += _DIM * pixels.mean(axis=2, keepdims=True)
-        strength = _STRENGTH
-    for where, colour in marks:
-        tint = np.array(list(bytes.fromhex(colour[1:])), dtype=np.float64)
-        ground[where] = strength * tint + (1 - strength) * ground[where]
-    return ground.round().astype(np.uint8)
+        strength = np.where(codes > 0, _STRENGTH, 0.0)[..., None]
+        tints = strength * tints + (1 - strength) * _DIM * pixels.mean(axis=2, keepdims=True)
+    return tints.round().astype(np.uint8)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from samtl.experiment.run import Run
 from samtl.experiment.tables import read_curves
-from samtl.report.compare import Comparison
-from samtl.report.content import Drawing
-from samtl.report.style import figure, looks, settled, styled
-from samtl.report.words import listed, sentences, split_words, untrained, untrained_words
+from samtl.report.compare import Comparison, untrained
+from samtl.report.parts import Drawing, caption
+from samtl.report.style import log_scale, looks, new_figure
 
 Curves = dict[str, list[float]]
 
@@ -28,87 +27,73 @@ def training_curves(comparison: Comparison) -> list[Drawing]:
 
     There is no figure if no model has epochs.
     """
-    runs = comparison.together()
-    curves = {
-        model: found for model, run in runs.items() if (found := read_curves(run)).get("epoch")
+    read = {model: (run, read_curves(run)) for model, run in comparison.together.items()}
+    trained = {
+        f"{model} (warm)" if run.warm_start else model: (model, run, curves)
+        for model, (run, curves) in read.items()
+        if curves.get("epoch")
     }
-    trained = {model: runs[model] for model in curves}
     if not trained:
         return []
-    others = [model for model in runs if model not in trained]
-    split = f"{split_words(comparison.standard()[0])}, seed {next(iter(trained.values())).seed}"
+    pairs = [(model, run) for model, run, _ in trained.values()]
+    without = sorted(read.keys() - dict(pairs).keys(), key=list(read).index)
     return [
         Drawing(
             name="training-curves",
             title="Training and validation by epoch",
-            caption=sentences(
-                f"{split}.",
-                "A ring marks the epoch whose weights were kept: the lowest validation loss.",
-                "Training figures are taken during the epoch, with the model's dropout.",
-                "Curves marked warm start from weights trained on fewer of these samples, so they begin lower and are "
-                "shorter; `samtl sweep --no-warm-start` trains every model from scratch."
-                if any(run.warm_start for run in trained.values())
-                else "",
-                f"Models without epochs have no curve: {listed(others)}." if others else "",
-                untrained_words(trained.items()),
+            caption=caption(
+                "training",
+                one=comparison.standard[0],
+                seed=pairs[0][1].seed,
+                without=without,
+                warm=any(run.warm_start for _, run in pairs),
             ),
-            header=("model", "epoch", *_PANELS.values(), "kept"),
-            rows=tuple(
-                (
-                    _named(model, run),
-                    int(epoch),
-                    *(float(f"{curves[model][key][i]:.5g}") for key in _PANELS),
-                    "kept" if i == _kept(run, curves[model]) else "",
-                )
-                for model, run in trained.items()
-                for i, epoch in enumerate(curves[model]["epoch"])
-            ),
-            figure=_drawn(comparison, trained, curves),
+            rows=[
+                {
+                    "model": label,
+                    "epoch": int(epoch),
+                    **{title: curves[key][i] for key, title in _PANELS.items()},
+                    "kept": "kept" if i == _kept(run, curves) else "",
+                }
+                for label, (_, run, curves) in trained.items()
+                for i, epoch in enumerate(curves["epoch"])
+            ],
+            figure=_drawn(comparison, trained, untrained(pairs)),
+            note=untrained(pairs),
         )
     ]
 
 
-def _drawn(comparison: Comparison, runs: dict[str, Run], curves: dict[str, Curves]) -> Figure:
+def _drawn(
+    comparison: Comparison, trained: dict[str, tuple[str, Run, Curves]], note: str
+) -> Figure:
     style = looks(comparison.models)
-    with styled():
-        drawn = figure(5.2)
-        grid = drawn.subplots(2, 2, sharex=True, sharey="row")
+    with new_figure(5.2, note=note) as figure:
+        grid = figure.subplots(2, 2, sharex=True, sharey="row")
         for (key, title), axes in zip(_PANELS.items(), grid.ravel(), strict=True):
             axes.set_title(title)
-            for model, run in runs.items():
-                x, y, look = curves[model]["epoch"], curves[model][key], style[model]
-                axes.plot(x, y, color=look.colour, ls=look.dashes, label=_named(model, run))
+            for label, (model, run, curves) in trained.items():
+                x, y, look = curves["epoch"], curves[key], style[model]
+                axes.plot(x, y, color=look.colour, ls=look.dashes, label=label)
                 if key.startswith("validation"):
-                    at, ring = _kept(run, curves[model]), {"mfc": "none", "mew": 1.6, "ms": 6.5}
+                    at, ring = _kept(run, curves), {"mfc": "none", "mew": 1.6, "ms": 6.5}
                     axes.plot(x[at], y[at], "o", color=look.colour, **ring)
-        losses = np.concatenate(
-            [found[key] for found in curves.values() for key in ("train_loss", "validation_loss")]
-        )
-        if losses.min() > 0 and losses.max() > 10 * losses.min():
-            axes = grid[0, 0]
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.tick_params(axis="y", which="minor", length=0)
+        losses = [y for line in (*grid[0, 0].lines, *grid[0, 1].lines) for y in line.get_ydata()]
+        if 0 < 10 * min(losses) < max(losses):
+            log_scale(grid[0, 0], "y")
         for axes in grid[1]:
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        drawn.legend(
+        figure.legend(
             handles=grid[0, 0].lines,
             loc="outside lower center",
-            # "(warm)" needs more room.
-            ncols=min(2 if any(run.warm_start for run in runs.values()) else 4, len(runs)),
+            ncols=3 if any(run.warm_start for _, run, _ in trained.values()) else 4,
             handlelength=3.2,
         )
-        return settled(drawn, untrained(runs.items()))
+    return figure
 
 
 def _kept(run: Run, curves: Curves) -> int:
     """Return the index of the epoch whose weights were kept."""
     epochs, best = curves["epoch"], run.training.get("best_epoch")
     return epochs.index(best) if best in epochs else int(np.argmin(curves["validation_loss"]))
-
-
-def _named(model: str, run: Run) -> str:
-    return f"{model} (warm)" if run.warm_start else model
