@@ -153,7 +153,7 @@ def predict(
     overwrite : bool
         Whether an earlier prediction there may be replaced.
     checkpoint : path, optional
-        The weights of the run's encoder if they came from a file or lie elsewhere now; see `samtl.embed`.
+        The weights of the run's encoder if they came from a file or lie elsewhere now.
     device : str
         What the encoder, or a baseline with pretrained weights, runs on: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
     batch_size : int or "auto"
