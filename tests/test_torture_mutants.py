@@ -36,7 +36,7 @@ MUTANTS = {
     ],
     "store/state.py": [
         "if told > table.about.number:",
-        ("    told = read_root(storage).attributes.samtl_table\n", "    told = 0\n"),
+        ("    told = read_root(storage).table\n", "    told = 0\n"),
     ],
     "store/format.py": [
         "if shard[stop : stop + 4] != packed(found[-1]):",
@@ -51,7 +51,7 @@ MUTANTS = {
         "storage.probe()\n",
     ],
     "store/reader.py": [
-        ("if crc32c(piece) != state.crc32c[p]", "if False"),
+        ("if np.array_equal(sums, state.crc32c[places]):", "if True:"),
         "if len(shard) != size:",
         ("for anew in (False, True):", "for anew in (False,):"),
     ],
