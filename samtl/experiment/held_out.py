@@ -95,7 +95,7 @@ class HeldOut:
         """Write the table of the first model, without probabilities if `lean`, and return its confusion, (K, K)."""
         said, samples, rows = next(iter(self.answers.values())), self.samples, self.rows
         if self.true_mask is not None:
-            tables.write_images(folder, samples, rows, segmentation.per_image(said))
+            tables.write_images(folder, samples, rows, segmentation.scores(said))
             return np.asarray(said.sum(0))
         tables.write_predictions(folder, samples, rows, said, lean)
         return classification.confusion(samples.labels[rows], said.argmax(1), said.shape[1])
