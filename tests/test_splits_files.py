@@ -13,8 +13,9 @@ from zips import serving
 
 from samtl import splits
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.splits import Samples, parse, published, read_split, read_split_file, select
-from samtl.splits.published import listed, read_lists, torchgeo
+from samtl.splits import Samples, parse, read_split, read_split_file, select
+from samtl.splits import given as given_module
+from samtl.splits.given import listed, read_lists, torchgeo
 
 
 def samples(n=60):
@@ -205,22 +206,22 @@ def served(tmp_path, monkeypatch):
     """Made-up lists on a local server, with their hashes; gives the folder that is served and a log of requests."""
     folder, known = tmp_path / "served", {}
     folder.mkdir()
-    for name in published.SHA256:
+    for name in given_module.SHA256:
         content = f"image of {name}.jpg\n".encode()
         (folder / name).write_bytes(content)
         known[name] = hashlib.sha256(content).hexdigest()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("SAMTL_DATA_CACHE", str(tmp_path / "downloads"))
-    monkeypatch.setattr(published, "SHA256", known)
+    monkeypatch.setattr(given_module, "SHA256", known)
     with serving(folder) as (url, asked):
-        monkeypatch.setattr(published, "BASE_URL", url)
+        monkeypatch.setattr(given_module, "BASE_URL", url)
         yield folder, asked
 
 
 def test_published_lists_are_downloaded_once(served, tmp_path):
     _, asked = served
     for _ in range(2):
-        for name, prefix in published.TORCHGEO.items():
+        for name, prefix in given_module.TORCHGEO.items():
             assert list(torchgeo(name).values()) == [
                 [f"image of {prefix}-{part}.txt.jpg"] for part in ("train", "val", "test")
             ]

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from samtl.errors import InputError, UnknownName
+from samtl.splits import given
 from samtl.splits.draw import fewer, fold, holdout, inner, shots
-from samtl.splits.published import TORCHGEO, list_files, listed, read_lists, shipped, torchgeo
-from samtl.splits.record import read_split_file, reuse
+from samtl.splits.given import TORCHGEO
 from samtl.splits.split import Samples, Split
 
 SHIPPED = "shipped"
@@ -186,9 +186,9 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
         drawn = samples if spec.draws else replace(samples, groups=())
         return fewer(drawn, outer, part, spec.share, seed)
     if kind == SHIPPED:
-        return shipped(samples)
+        return given.shipped(samples)
     if kind in TORCHGEO:
-        return listed(samples, torchgeo(kind), f"the {kind} lists", kind)
+        return given.listed(samples, given.torchgeo(kind), f"the {kind} lists", kind)
     if kind == "file":
         return _from_file(samples, Path(spec.path).expanduser())
     if kind == "kfold":
@@ -215,13 +215,13 @@ def leaks(name: str) -> bool:
 
 def _from_file(samples: Samples, path: Path) -> tuple[Split, Split]:
     if path.is_file():
-        return reuse(samples, read_split_file(path), path)
-    if not any(file.is_file() for file in list_files(path).values()):
+        return given.reuse(samples, given.read_split_file(path), path)
+    if not any(file.is_file() for file in given.list_files(path).values()):
         raise InputError(
             f"--split file:{path}: there is no such file, which would be like a run's split.json, and no "
             f"{path.name}-train.txt, -val.txt and -test.txt beside it"
         )
-    return listed(samples, read_lists(path), f"the lists {path}-*.txt", "file")
+    return given.listed(samples, given.read_lists(path), f"the lists {path}-*.txt", "file")
 
 
 def _between(items: list[str], i: int) -> list[str]:
