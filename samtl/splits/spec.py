@@ -27,7 +27,7 @@ from typing import Any
 
 from samtl.errors import InputError, UnknownName
 from samtl.splits import given
-from samtl.splits.draw import fewer, fold, holdout, inner, shots
+from samtl.splits.draw import fewer, fold, holdout, inner
 from samtl.splits.given import TORCHGEO
 from samtl.splits.split import Samples, Split
 
@@ -59,20 +59,9 @@ _ARGUMENTS = {
 class SplitSpec:
     """One way to hold out samples.
 
-    Attributes
-    ----------
-    kind : str
-        `share`, or what the text begins with.
-    share : float
-        For `share` the held-out part, for `label` the part of the labels that is kept; else 0.
-    count : int
-        Number of folds, or samples of each class; else 0.
-    fold : int
-        Which fold, from 1; else 0.
-    path : str
-        Of `file`; else "".
-    base : SplitSpec or None
-        What holds out before `label` or `shots` leave labels out.
+    `kind` is `share`, or what the text begins with. The other fields are its arguments: `share` of the samples that is
+    held out, or of the labels that is kept; `count` of folds, or of samples of each class; which `fold`, from 1; `path`
+    of a file; and `base`, what holds out before `label` or `shots` leave labels out.
     """
 
     kind: str
@@ -181,10 +170,8 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
     kind = spec.kind
     if spec.base is not None:
         outer, part = select(samples, spec.base, seed)
-        if kind == "shots":
-            return shots(samples, outer, part, spec.count, seed)
         drawn = samples if spec.draws else replace(samples, groups=())
-        return fewer(drawn, outer, part, spec.share, seed)
+        return fewer(drawn, outer, part, seed, share=spec.share, count=spec.count)
     if kind == SHIPPED:
         return given.shipped(samples)
     if kind in TORCHGEO:
