@@ -45,7 +45,6 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     tree = open_tree(root, _LAYOUT)
     folders = located(tree, _LAYOUT, *(frozenset({part}) for part in PARTS))
     pairs: dict[str, tuple[str, str]] = {}
-    parts: list[str] = []
     for part, folder in zip(PARTS, folders, strict=True):
         found = paired(
             tree,
@@ -56,11 +55,11 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
             below=folder,
         )
         pairs |= {f"{part}/{name}": pair for name, pair in found.items()}
-        parts += [part] * len(found)
-    return with_masks("roads", tree, pairs, light("road"), note=_note(parts), parts=tuple(parts))
+    parts = tuple(sample_id.partition("/")[0] for sample_id in pairs)
+    return with_masks("roads", tree, pairs, light("road"), note=_note(parts), parts=parts)
 
 
-def _note(parts: list[str]) -> str:
+def _note(parts: tuple[str, ...]) -> str:
     counts = {part: parts.count(part) for part in PARTS}
     if counts == COUNTS:
         return _NOTE
