@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from samtl.errors import SamtlError as SamtlError
     from samtl.experiment.fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import fit_head as fit_head
-    from samtl.experiment.predict import PredictResult as PredictResult
+    from samtl.experiment.output import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
     from samtl.experiment.run import Run as FitResult
     from samtl.report.api import ReportResult as ReportResult
@@ -62,7 +62,7 @@ _PUBLIC = {
     "Store": ("samtl.store.reader", "Store"),
     "EmbedResult": ("samtl.embed.api", "EmbedResult"),
     "FitResult": ("samtl.experiment.run", "Run"),
-    "PredictResult": ("samtl.experiment.predict", "PredictResult"),
+    "PredictResult": ("samtl.experiment.output", "PredictResult"),
     "ReportResult": ("samtl.report.api", "ReportResult"),
     "ReproduceResult": ("samtl.study", "ReproduceResult"),
     "SweepResult": ("samtl.sweep.api", "SweepResult"),

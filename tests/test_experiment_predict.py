@@ -14,7 +14,8 @@ from samtl.embed.api import embed
 from samtl.encoders.base import Weights
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.experiment.fit import fit_baseline, fit_head
-from samtl.experiment.predict import Predicted, Skipped, predict, read_trained
+from samtl.experiment.output import Predicted, Skipped
+from samtl.experiment.predict import predict, read_trained
 from samtl.experiment.tables import PALETTE
 from samtl.heads import conv
 from samtl.images.transforms import resized_shape
@@ -494,7 +495,7 @@ def test_a_table_is_replaced_only_when_asked(made, encoders, tmp_path):
     assert encoders.images == 0
     predict(runs["logreg"], images, overwrite=True)
     assert len(table(place)) == 12
-    with pytest.raises(InputError, match="expected a file for the table, and this is a folder"):
+    with pytest.raises(InputError, match="expected a file, and this is a folder"):
         predict(runs["logreg"], images, out=tmp_path, overwrite=True)
     with pytest.raises(InputError, match="expected a name in a folder that exists"):
         predict(runs["logreg"], images, out=tmp_path / "no" / "p.csv")
@@ -511,12 +512,12 @@ def test_a_folder_of_masks_is_replaced_as_a_whole_and_nothing_else_is(made, enco
     predict(runs["masks"], one, overwrite=True)
     assert_nothing_left(tmp_path / "masks", "000.png", "predictions.csv")
     (tmp_path / "masks" / "thesis.txt").write_text("months of work")
-    with pytest.raises(InputError, match="holds more than masks and their table"):
+    with pytest.raises(InputError, match="holds more than predictions"):
         predict(runs["masks"], one, overwrite=True)
     assert (tmp_path / "masks" / "thesis.txt").exists()
     (tmp_path / "other").mkdir()
     predict(runs["logreg"], root / "labelled", out=tmp_path / "other" / "predictions.csv")
-    with pytest.raises(InputError, match="holds more than masks and their table"):
+    with pytest.raises(InputError, match="holds more than predictions"):
         predict(runs["masks"], one, out=tmp_path / "other", overwrite=True)
     assert_nothing_left(tmp_path, "masks", "other")
 
