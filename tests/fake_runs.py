@@ -130,7 +130,7 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
             file = f"masks/{mask_name(place, data.sample_ids[i])}"
             write_mask(folder.path / file, guess)
             rows.append([data.sample_ids[i], file])
-        scores = segmentation.per_image(np.stack(matrices))
+        scores = segmentation.scores(np.stack(matrices))
         values = [
             [*row, *(f"{scores[key][i]:.6g}" for key in scores)] for i, row in enumerate(rows)
         ]

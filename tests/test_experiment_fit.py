@@ -547,7 +547,7 @@ def test_masks_are_found_and_kept(stores):
         np.testing.assert_array_equal(guess, again)
     assert run.metrics == pixel_metrics.bootstrap(np.stack(matrices), seed=2)
     np.testing.assert_array_equal(run.confusion, np.sum(matrices, axis=0))
-    for name, values in pixel_metrics.per_image(np.stack(matrices)).items():
+    for name, values in pixel_metrics.scores(np.stack(matrices)).items():
         assert [float(row[name]) for row in rows] == pytest.approx(values, abs=1e-5)
 
 

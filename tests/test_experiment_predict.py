@@ -321,7 +321,7 @@ def test_what_cannot_be_is_refused(made, encoders, tmp_path, run, given, told):
 
 def test_another_encoder_is_refused_field_by_field(made, encoders, tmp_path, monkeypatch, small):
     root, runs = made
-    with pytest.raises(MismatchError, match="is not the one that the head of") as caught:
+    with pytest.raises(MismatchError, match="encoder is not that of") as caught:
         predict(runs["logreg"], root / "labelled", checkpoint="random:7")
     assert [field for field, _, _ in caught.value.differences] == ["encoder.weights_sha256"]
     with pytest.raises(MismatchError, match="was not made with the encoder") as caught:

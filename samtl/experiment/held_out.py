@@ -108,7 +108,7 @@ class HeldOut:
             labels, names = samples.labels[rows], samples.classes
             confusion = classification.confusion(labels, said.argmax(1), len(names))
         else:
-            tables.write_images(folder, samples, rows, segmentation.per_image(said))
+            tables.write_images(folder, samples, rows, segmentation.scores(said))
             confusion = said.sum(0)
         counts = zip(samples.classes, confusion.tolist(), strict=True)
         header = ["truth", *samples.classes]

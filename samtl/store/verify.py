@@ -22,7 +22,7 @@ from samtl.store.fingerprint import FILE, Identity, read_identity
 from samtl.store.format import KEY_BYTES, ROOT, ArraySpec, check_shard
 from samtl.store.log import (
     LOG,
-    PACKS,
+    PACK,
     LogState,
     Record,
     block_key,
@@ -31,7 +31,7 @@ from samtl.store.log import (
     record_place,
 )
 from samtl.store.samples import FOLDER, SampleTable, read_table, table_name, table_numbers
-from samtl.store.state import StoreState, check_table, pack_name, pack_numbers, read_root
+from samtl.store.state import StoreState, check_table, read_root
 from samtl.store.storage import FOLDER as IS_FOLDER
 from samtl.store.storage import Storage, open_storage
 
@@ -180,7 +180,7 @@ class _Check:
             self.tell("identity", FILE, error)
             return found
         # In the order of `load_state`, since others may write meanwhile.
-        metadata = read_root(storage).attributes.samtl_table
+        metadata = read_root(storage).table
         names = storage.list(LOG)
         table = self._tables(identity, names)
         if table is None:
@@ -197,14 +197,14 @@ class _Check:
             found.leftovers += [ROOT] * stale
             for name, told in damaged.items():
                 self.tell("metadata", name, told)
-        self._packs(state)
+        self._pack(state)
         self._shards(state)
         committed, ok = state.marked("committed"), state.marked("ok")
         found.rows, found.ok, found.missing = len(table), int(ok.sum()), int((~committed).sum())
         found.quarantined = found.rows - found.missing - found.ok
         found.blocks, found.superseded = len({block for block, _ in log.records}), state.superseded
         folders = {name for name, size in storage.list().items() if size == IS_FOLDER}
-        for folder in ("", PACKS, *sorted(folders - identity.arrays.keys())):
+        for folder in ("", *sorted(folders - identity.arrays.keys())):
             left = sorted(name for name in storage.list(folder) if name.startswith(TEMPORARY))
             found.leftovers += [f"{folder}/{name}".lstrip("/") for name in left]
         return found
@@ -236,7 +236,7 @@ class _Check:
         """Fold the records of each block up to the first that cannot be trusted."""
         places = sorted(place for name in names if (place := record_place(name)))
         for name in sorted(names):
-            if not (record_place(name) or name.startswith(".") or f"{LOG}/{name}" == PACKS):
+            if not (record_place(name) or name.startswith(".") or f"{LOG}/{name}" == PACK):
                 self.tell("record", f"{LOG}/{name}", "it does not belong into a log")
 
         def read(place: tuple[int, int]) -> Record | DamageError | FileNotFoundError:
@@ -259,22 +259,18 @@ class _Check:
             else:
                 self.keys |= {(name, block): block_key(record, name) for name in record.arrays}
 
-    def _packs(self, state: StoreState) -> None:
-        """Compare each pack with the records that it holds."""
-        for number in pack_numbers(self.storage):
-            name = pack_name(number)
-            try:
-                pack = LogState.unpack(self.storage.read(name), state.identity)
-                again = LogState(state.identity.block_rows, pack.rows)
-                for place in sorted(pack.records):
-                    again.add(read_record(self.storage, state.identity, *place), self.storage.url)
-                if not again.same(pack):
-                    raise DamageError("it does not say what the records say")
-            except DamageError as error:
-                self.tell("pack", name, error)
-            except FileNotFoundError as error:
-                if self.storage.size(name) is not None:  # else another writer has replaced it
-                    self.tell("pack", name, error)
+    def _pack(self, state: StoreState) -> None:
+        """Compare the pack with the records that it holds."""
+        try:
+            pack = LogState.unpack(self.storage.read(PACK), state.identity)
+            again = LogState(state.identity.block_rows, pack.rows)
+            for place in sorted(pack.records):
+                again.add(read_record(self.storage, state.identity, *place), self.storage.url)
+            if not again.same(pack):
+                raise DamageError("it does not say what the records say")
+        except (DamageError, FileNotFoundError) as error:
+            if isinstance(error, DamageError) or self.storage.size(PACK) is not None:
+                self.tell("pack", PACK, error)
 
     def _shards(self, state: StoreState) -> None:
         """Compare the shards with their records."""

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import DamageError, MismatchError
-from samtl.store.coordinates import derived, is_derived
+from samtl.store.coordinates import derived
 from samtl.store.fingerprint import FILE, Identity, read_identity, require_same
 from samtl.store.format import COORDINATES, KEY_BYTES, ROOT, ArraySpec, check_shard, encode_shard
 from samtl.store.log import (
     OK,
+    PACK,
     LogState,
     Record,
     Shard,
@@ -35,14 +36,7 @@ from samtl.store.log import (
     record_places,
 )
 from samtl.store.samples import SampleTable, read_table
-from samtl.store.state import (
-    StoreState,
-    check_table,
-    load_state,
-    pack_name,
-    pack_numbers,
-    read_root,
-)
+from samtl.store.state import StoreState, check_table, load_state, read_root
 from samtl.store.storage import Storage
 
 PACK_RECORDS = 1024  # that no pack has, from which on a pass writes one
@@ -60,26 +54,21 @@ def open_writer(
 
     Parameters
     ----------
-    storage : Storage
-    identity : Identity
+    identity
         From `make_identity`; the store's own `store_id` and `block_rows` take precedence.
-    table : SampleTable
+    table
         The store's, or the next one.
-    arrays : sequence of str
+    arrays
         Names of the arrays to be written.
-    about : mapping, optional
+    about
         What the records say of how rows were made: versions, device.
-    state : StoreState, optional
+    state
         If the caller has loaded it.
 
     Raises
     ------
     MismatchError
         If the store has another fingerprint, or another writer gave it another table; nothing is written.
-    ResourceError
-        If the storage cannot create files exclusively, or is exhausted.
-    DamageError
-        If what is there is damaged.
     """
     state = state or load_state(storage)
     if state is not None:
@@ -97,8 +86,10 @@ def open_writer(
         state = StoreState(storage, identity, None, LogState(identity.block_rows, 0))
     if state.table is None or not state.table.same_content(table):
         _publish(state, table)
-    writer = Writer(state, arrays, about)
-    writer.derive()
+    writer, root = Writer(state, arrays, about), read_root(storage)
+    # Of an earlier log it may be until the pass ends: two writers that derive at once may mix what they write.
+    if root.table < writer.table.about.number or not root.arrays.issuperset(arrays):
+        writer.derive()
     return writer
 
 
@@ -124,14 +115,7 @@ def _publish(state: StoreState, table: SampleTable) -> None:
 class Writer:
     """Writes the blocks of a store; made by `open_writer`, or from a loaded state in further processes.
 
-    Attributes
-    ----------
-    state : StoreState
-        Kept up to date with every record that this writer creates or finds.
-    specs : dict of str to ArraySpec
-        The arrays to be written.
-    about : dict
-        What the records say of how rows were made.
+    Its `state` is kept up to date with every record that it creates or finds; `specs` are the arrays to be written.
     """
 
     def __init__(
@@ -157,7 +141,7 @@ class Writer:
         size = self.state.identity.block_rows
         listed = self.table.block_rows(block, size)
         stop = listed.stop
-        for state in list(self.state.log.arrays.values()) if listed else ():
+        for state in self.state.log.arrays.values() if listed else ():
             committed = np.flatnonzero(state.committed[listed.start : listed.start + size])
             # Another writer's table may list such a row.
             stop = max(stop, listed.start + int(committed.max(initial=-1)) + 1)
@@ -168,7 +152,7 @@ class Writer:
         rows = self.block_rows(block)
         return [int(at) for at in self.table.position[rows.start : rows.stop]]
 
-    def _lacking(self, name: str) -> NDArray[np.bool_]:
+    def _uncommitted(self, name: str) -> NDArray[np.bool_]:
         """Mark the blocks, listed or not, that no known record commits an array for."""
         states = self.state.log.arrays
         return states[name].sequence < 0 if name in states else np.full(self.blocks, True)
@@ -176,7 +160,7 @@ class Writer:
     def lacking(self, block: int) -> tuple[str, ...]:
         """Arrays that no record known to this writer commits for a block; none if no row of it is listed."""
         listed = self.table.block_rows(block, self.state.identity.block_rows)
-        return tuple(name for name in self.specs if listed and self._lacking(name)[block])
+        return tuple(name for name in self.specs if listed and self._uncommitted(name)[block])
 
     def missing(self, block: int) -> tuple[str, ...]:
         """Like `lacking`, after reading the records that other writers have created for the block since."""
@@ -187,7 +171,7 @@ class Writer:
     def pending(self) -> list[int]:
         """List the blocks with lacking arrays, as far as this writer knows."""
         listed = np.unique(self.table.rows // self.state.identity.block_rows)
-        lacking = np.any([self._lacking(name)[listed] for name in self.specs], axis=0)
+        lacking = np.any([self._uncommitted(name)[listed] for name in self.specs], axis=0)
         found: list[int] = listed[lacking].tolist()
         return found
 
@@ -209,31 +193,19 @@ class Writer:
         images: Sequence[str],
         masks: Sequence[str] = (),
     ) -> int | None:
-        """Write and commit arrays of a block.
+        """Write and commit arrays of a block; the bytes of their shards, None if another writer was first with all.
 
         Parameters
         ----------
-        block : int
-        arrays : mapping
+        arrays
             The rows of each array, None for those that hold fill values.
-        status : sequence of str
-            `ok`, `quarantined:CODE` or `unlisted` for each row.
-        reasons : mapping
-            Row number to what was wrong.
-        images, masks : sequence of str
-            sha256 of each image file, and of each mask if masks are written; "" if it is not known.
-
-        Returns
-        -------
-        int or None
-            Bytes of the committed shards; None if another writer committed all of them first.
+        status, reasons, images, masks
+            As in `Record`, masks only if they are written.
 
         Raises
         ------
         DamageError
             If what is read back is not what was written, or a shard of other images is in the way.
-        ResourceError
-            If the storage is exhausted; the block does not count and is done again next time.
         """
         storage = self.state.storage
         draft = Record(
@@ -333,40 +305,29 @@ class Writer:
             if images != list(self.table.images):
                 _publish(state, self.table.with_images(images))
         if state.unpacked >= PACK_RECORDS:
-            self._pack()
+            state.storage.replace(PACK, state.log.pack(state.identity))
+            state.unpacked = 0
         self.derive()
         return state
 
-    def _pack(self) -> None:
-        earlier = pack_numbers(self.state.storage)
-        raw = self.state.log.pack(self.state.identity)
-        try:
-            self.state.storage.create(pack_name(max(earlier, default=-1) + 1), [raw])
-        except FileExistsError:
-            return  # another writer's, of the same records or nearly
-        for number in earlier:
-            self.state.storage.delete(pack_name(number))
-        self.state.unpacked = 0
-
     def derive(self) -> None:
         """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date or newer."""
-        storage = self.state.storage
+        state, storage = self.state, self.state.storage
         root = read_root(storage)
-        if root.attributes.samtl_table > self.table.about.number:
-            return  # another writer's
         there = [
             name
-            for name in self.state.identity.arrays
+            for name in state.identity.arrays
             if name in self.specs or storage.size(f"{name}/{ROOT}") is not None
         ]
-        if not is_derived(self.state, there):
-            files = derived(self.state, there)
-            for name, content in files.items():
-                storage.replace(name, content)
-            for name in root.consolidated_metadata.metadata.keys() & COORDINATES:
-                for file in (f"{name}/{ROOT}", f"{name}/c.0"):
-                    if file not in files:
-                        storage.delete(file)
+        same = root.snapshot == state.snapshot and root.arrays.issuperset(there)
+        if same or root.table > self.table.about.number:  # the latter is another writer's
+            return
+        files = derived(state, there)
+        for name, content in files.items():
+            storage.replace(name, content)
+        gone = root.arrays.intersection(COORDINATES)
+        for name in {f"{one}/{file}" for one in gone for file in (ROOT, "c.0")} - files.keys():
+            storage.delete(name)
 
 
 def open_shard(storage: Storage, path: str) -> memoryview:
