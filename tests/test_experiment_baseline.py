@@ -133,7 +133,7 @@ def test_scenes_stay_together():
         (stripes, "cn", {}, "did you mean cnn"),
         (stripes, "floor", {"split": "shipped"}, "does not come with a split"),
         (stripes, "floor", {"seed": -1}, "--seed must lie between"),
-        (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is not a run"),
+        (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is no run"),
         (stripes, "cnn", {"params": {"epochs": 0}}, "epochs must be a whole number from 1"),
     ],
 )
@@ -158,7 +158,7 @@ def test_masks_that_cannot_be_used_are_refused(tmp_path):
     ordered = shuffled(data)
     name, masks = ordered.sample_ids[holdout(ordered, 0.25).test[0]], data.read_mask.content
     masks[name] = np.repeat(masks[name], 2, 0).repeat(2, 1)
-    with pytest.raises(InputError, match="and its image"):
+    with pytest.raises(InputError, match="its image's shape"):
         fit_baseline(data, "floor", 0.25)
     assert not list(tmp_path.glob("runs/*"))
 
