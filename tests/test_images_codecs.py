@@ -1,6 +1,5 @@
 """Image files: what decodes is exact, what does not is refused with the right code."""
 
-import io
 import pickle
 import struct
 import warnings
@@ -16,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
+from zips import encoded
 
 from samtl.errors import InputError
 from samtl.images import codecs
@@ -26,13 +26,6 @@ RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # "rotate by 90 degrees to show"
-
-
-def encoded(pixels, form, **options):
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def chunk(kind, data):
