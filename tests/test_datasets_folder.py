@@ -108,8 +108,8 @@ class TestParts:
 @pytest.mark.parametrize(
     ("files", "named"),
     [
-        (None, "does not exist"),
-        ([], "no sub-folder"),
+        (None, "is no folder"),
+        ([], "sub-folders"),
         (["a/1.png"], "'a'"),
         (["a/1.png", "b/1.png", "1.png"], r"'1\.png'"),
         (["a/1.png", "a/b/2.png"], "'a'"),
@@ -134,7 +134,7 @@ def test_one_folder_is_named(root):
             resolve(spec)
     with pytest.raises(InputError, match="both"):
         resolve(f"folder:{root}", root)
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match="is no folder"):
         listed(root / "city" / "1.png")
 
 
