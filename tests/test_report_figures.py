@@ -287,7 +287,7 @@ def test_every_two_models_are_compared_on_the_splits_that_both_have(whole, tmp_p
         for seed in seeds:
             a_run(tmp_path, name, seed)
     (one,) = compared(the_one(tmp_path))
-    assert ({one.better.model, one.other.model}, one.difference.n_seeds) == ({"mlp", "vit"}, 1)
+    assert ({one["model"], one["other model"]}, one["seeds"]) == ({"mlp", "vit"}, 1)
 
 
 def test_provenance_names_sources_splits_runs_and_versions(whole):

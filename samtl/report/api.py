@@ -290,19 +290,15 @@ def _dataset(
     comparison: Comparison, given: str | Dataset | None, root: str | Path | None
 ) -> tuple[Dataset | None, str]:
     """Open the dataset whose images are shown; else say how to get it."""
-    if given is not None:
-        found = resolve(given, root)
-        if found.name == comparison.dataset:
-            return found, ""
-        return None, caption("other_dataset", runs=comparison.dataset, given=found.name)
-    try:
-        if ":" in comparison.dataset:  # a run must not say which files are opened
-            raise InputError(f"{comparison.dataset!a} is not the name of a dataset")
-        found = resolve(comparison.dataset, root, download=False)
-        if found.name != comparison.dataset:
-            raise InputError(f"the runs are on {comparison.dataset}, not on {found.name}")
-        return found, ""
-    except SamtlError as error:
-        if root is not None:
-            raise InputError(f"--root {root}: {error}; name the dataset with --dataset") from error
+    chosen = comparison.dataset if given is None else given
+    if isinstance(chosen, str) and given is None and ":" in chosen:  # a run must not say which files are opened
         return None, caption("name_dataset")
+    try:
+        found = resolve(chosen, root, download=given is not None)
+    except SamtlError:
+        if given is not None or root is not None:
+            raise
+        return None, caption("name_dataset")
+    if found.name != comparison.dataset:
+        return None, caption("name_dataset", runs=comparison.dataset, given=found.name)
+    return found, ""

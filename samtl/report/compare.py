@@ -208,44 +208,52 @@ class Comparison:
         return min(splits.items(), key=lambda item: (-len(item[1]), item[0][1]))[1]
 
 
-class Compared(NamedTuple):
-    """Two models on one kind of split, the better one first, and their difference in words."""
-
-    better: Series
-    other: Series
-    difference: Difference
-    words: str
-
-
-def compared(comparison: Comparison) -> list[Compared]:
+def compared(comparison: Comparison) -> list[dict[str, Any]]:
     """Compare every two models on each kind of split by paired bootstrap over the samples that both were scored on.
 
-    Classifications are compared by accuracy, segmentations by the mean IoU of the images.
+    Classifications are compared by accuracy, segmentations by the mean IoU of the images. The better model comes
+    first, and values are hundredths of the score.
     """
     metric = SCORES[comparison.task][0]
     read = read_images if comparison.task == "segmentation" else read_predictions
-    found = []
+    rows = []
     kinds = comparison.by_kind.values()
     for some in sorted(kinds, key=lambda some: (some[0].kind.split, some[0].share)):
         ranked = comparison.ranked(some)
-        gaps = _differences(
+        outcomes = {
+            one.model: {(run.seed, run.split.digest): read(run) for run in one.runs}
+            for one in ranked
+        }
+        found = _differences(outcomes, metric)
+        rows += [
             {
-                one.model: {(run.seed, run.split.digest): read(run) for run in one.runs}
-                for one in ranked
-            },
-            metric,
-        )
-        for a, b in combinations(ranked, 2):
-            if gap := gaps.get((a.model, b.model)):
-                found.append(Compared(a, b, gap, describe(_name(a), _name(b), gap)))
-    return found
+                "in words": describe(_name(a), _name(b), gap),
+                "training share": a.share,
+                "split": a.kind.split,
+                "model": a.model,
+                "other model": b.model,
+                "difference": 100 * gap.value,
+                "low": 100 * gap.low,
+                "high": 100 * gap.high,
+                "shown": "yes" if gap.shown else "no",
+                "seeds": gap.n_seeds,
+                "held-out samples": gap.n_samples,
+            }
+            for a, b in combinations(ranked, 2)
+            if (gap := found.get((a.model, b.model)))
+        ]
+    return rows
 
 
-def findings(comparison: Comparison, found: Sequence[Compared]) -> tuple[str, ...]:
+def findings(comparison: Comparison, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the words on each model against the next better one, on the standard split."""
-    words = {(one.better, one.other): one.words for one in found}
+    words = {
+        (row["split"], row["training share"], row["model"], row["other model"]): row["in words"]
+        for row in found
+    }
     pairs = pairwise(comparison.ranked(comparison.standard))
-    return tuple(words[pair] for pair in pairs if pair in words)
+    wanted = ((a.kind.split, a.share, a.model, b.model) for a, b in pairs)
+    return tuple(words[pair] for pair in wanted if pair in words)
 
 
 def _name(one: Series) -> str:

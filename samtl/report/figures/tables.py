@@ -12,7 +12,6 @@ from samtl.report.compare import (
     FLOOR,
     SCORES,
     TITLES,
-    Compared,
     Comparison,
     Series,
     share_of,
@@ -65,28 +64,13 @@ def _scores(name: str, one: Series, metrics: Sequence[str], floors: Mapping[str,
     return row
 
 
-def differences(comparison: Comparison, found: Sequence[Compared]) -> Table:
-    """Return every comparison of two models as a row, in words and in numbers."""
+def differences(comparison: Comparison, rows: Sequence[Row]) -> Table:
+    """Return every comparison of two models, as `compared` returns them."""
     return Table(
         name="differences",
         title=f"Differences in {TITLES[SCORES[comparison.task][0]]} between every two models",
-        caption=caption("differences", count=len(found)),
-        rows=[
-            {
-                "in words": one.words,
-                "training share": one.better.share,
-                "split": one.better.kind.split,
-                "model": one.better.model,
-                "other model": one.other.model,
-                "difference": 100 * one.difference.value,
-                "low": 100 * one.difference.low,
-                "high": 100 * one.difference.high,
-                "shown": "yes" if one.difference.shown else "no",
-                "seeds": one.difference.n_seeds,
-                "held-out samples": one.difference.n_samples,
-            }
-            for one in found
-        ],
+        caption=caption("differences", count=len(rows)),
+        rows=rows,
         note=untrained(comparison.pairs),
     )
 
