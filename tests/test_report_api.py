@@ -20,7 +20,7 @@ from samtl.errors import InputError, ResourceError
 from samtl.report.api import MARKER, make_report
 from samtl.report.figures import pass_seconds
 from samtl.report.load import read_comparisons
-from samtl.report.parts import Section
+from samtl.report.page import Section
 from samtl.report.summary import summarise
 from samtl.sweep.api import SweepResult
 

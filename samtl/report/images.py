@@ -30,7 +30,7 @@ from samtl.report.figures.sheet import (
     sheet,
     shortened,
 )
-from samtl.report.parts import Drawing, caption
+from samtl.report.page import Part, caption
 
 TITLES = {"unet": "UNet", "vit": "SAM-ViT", "conv": "SAM-CONV"}  # of mask panels, in their order
 
@@ -41,7 +41,7 @@ _MODELS = 4
 _PAIRS = 3
 
 
-def samples(album: Album, seed: int = 0) -> list[Drawing]:
+def samples(album: Album, seed: int = 0) -> list[Part]:
     """Show eight images of each class, or eight images with their masks, chosen at random."""
     if album.dataset is None:
         return []
@@ -50,7 +50,7 @@ def samples(album: Album, seed: int = 0) -> list[Drawing]:
     return draw(album.dataset, album, order)
 
 
-def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
+def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part]:
     rows = []
     for label, name in enumerate(dataset.classes[:_CLASSES]):
         ids = (dataset.sample_ids[i] for i in order if dataset.labels[i] == label)
@@ -62,17 +62,13 @@ def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Draw
     return _drawn("samples", "Samples of the dataset", text, rows, _SAMPLES)
 
 
-def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
+def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part]:
     """Draw images of as many scenes as possible, each above itself under its mask."""
-    taken: Counter[str] = Counter()
-    turns: dict[int, int] = {}
-    for i in order:
-        scene = dataset.groups[i] if dataset.groups else ""
-        turns[i] = taken[scene]
-        taken[scene] += 1
+    groups = dataset.groups or dataset.sample_ids
+    first = {groups[i]: i for i in reversed(order)}  # one image of each scene
     photographs, masks = [], []
     what = dataset.classes[1] if len(dataset.classes) == 2 else "not background"
-    for i in sorted(order, key=turns.__getitem__):
+    for i in dict.fromkeys([*first.values(), *order]):
         name = dataset.sample_ids[i]
         pixels = album.photograph(name)
         mask = None if pixels is None else album.truth(name, pixels.shape[:2])
@@ -93,7 +89,7 @@ def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Dr
     return _drawn("samples", "Samples of the dataset", text, rows, _ACROSS, legend=legend)
 
 
-def panels(comparison: Comparison, album: Album) -> list[Drawing]:
+def panels(comparison: Comparison, album: Album) -> list[Part]:
     """Show the best, the median and the worst held-out image: photograph, truth, and the mask of each model.
 
     Images are ranked by the models' mean IoU, then by accuracy. Without the dataset the predicted masks are shown
@@ -173,7 +169,7 @@ def _panel(
     return masks if album.dataset is None else [*before, *masks]
 
 
-def confused(comparison: Comparison, album: Album) -> list[Drawing]:
+def confused(comparison: Comparison, album: Album) -> list[Part]:
     """Show images of the pairs of classes that the best head and the best baseline confuse most often.
 
     For segmentations there is nothing to show.
@@ -192,7 +188,7 @@ def confused(comparison: Comparison, album: Album) -> list[Drawing]:
     ]
 
 
-def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
+def _mistakes(model: str, run: Run, album: Album) -> list[Part]:
     """Draw the pairs of classes that one model confuses; nothing if it confuses none."""
     said, classes = read_predictions(run), run.classes
     matrix = classification.confusion(said.truth, said.guess, len(classes))
@@ -219,7 +215,7 @@ def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
     return _drawn(f"confused-{run.kind}", title, text, rows, _ACROSS, {model: run})
 
 
-def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
+def hardest(comparison: Comparison, album: Album) -> list[Part]:
     """Show held-out images that all models mistake for another class, first those on which most models agree.
 
     With a single model, and for segmentations, there is nothing to show.
@@ -258,24 +254,14 @@ def _drawn(
     across: int,
     runs: Mapping[str, Run] | None = None,
     **look: Any,
-) -> list[Drawing]:
+) -> list[Part]:
     """Draw a sheet, with the records of its pictures as a table; nothing if there are none."""
     records = [picture.record for row in rows for picture in row.pictures if picture.record]
     if not records:
         return []
     note = untrained((runs or {}).items())
     figure = sheet(rows, across, note=note, **look)
-    return [
-        Drawing(
-            name=name,
-            title=title,
-            caption=text,
-            rows=records,
-            figure=figure,
-            picture=True,
-            note=note,
-        )
-    ]
+    return [Part(name, title, text, records, note, figure, picture=True)]
 
 
 def _without_floor(comparison: Comparison) -> dict[str, Run]:
