@@ -65,19 +65,16 @@ class Kind(NamedTuple):
     held_out: float
     labelled: float
 
-    @classmethod
-    def of(cls, run: Run) -> Kind:
-        """Return the kind of a run's split."""
-        # Whole groups never make up exactly the same share with every seed, hence two digits.
-        labelled = float(f"{share_of(run):.2g}") if unused(run) else 1.0
-        return cls(run.split.name, run.split.share, labelled)
+
+def kind_of(run: Run) -> Kind:
+    """Return the kind of a run's split."""
+    # Whole groups never make up exactly the same share with every seed, hence two digits.
+    labelled = float(f"{share_of(run):.2g}") if unused(run) else 1.0
+    return Kind(run.split.name, run.split.share, labelled)
 
 
 class Summary(NamedTuple):
-    """One score over seeds.
-
-    `low` and `high` are means of the bounds of each seed's interval; `deviation` is None for a single seed.
-    """
+    """One score over seeds, the deviation None for a single one; means of the bounds of each seed's interval."""
 
     mean: float
     deviation: float | None
@@ -119,7 +116,8 @@ class Series:
         found = [scores[metric] for scores in self.scores]
         values = tuple(score.value for score in found)
         low, high = np.mean([(score.low, score.high) for score in found], axis=0).tolist()
-        return Summary(float(np.mean(values)), over_seeds(values).deviation, low, high, values)
+        spread = over_seeds(values)
+        return Summary(spread.mean, spread.deviation, low, high, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,38 +148,38 @@ class Comparison:
         return len(states) == len({run.store for run in self.runs})
 
     @cached_property
+    def by_kind(self) -> dict[Kind, list[Series]]:
+        """The series of models by kind of split, in order of the split and training share."""
+        kinds: dict[Kind, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+        for model, run in self.pairs:
+            kinds[kind_of(run)][model].append(run)
+        found = {
+            kind: [
+                Series(model, kind, tuple(runs), tuple(run.metrics for run in runs))
+                for model, runs in models.items()
+            ]
+            for kind, models in kinds.items()
+        }
+        return dict(sorted(found.items(), key=lambda item: (item[0].split, item[1][0].share)))
+
+    @property
     def series(self) -> list[Series]:
         """Each model on each kind of split, ordered by model, way of splitting and training share.
 
         If no floor was run, the one that was fitted beside the heads comes last.
         """
-        kinds: dict[tuple[str, Kind], list[Run]] = defaultdict(list)
-        floors: dict[Kind, dict[str, Run]] = defaultdict(dict)  # one for each split
-        for model, run in self.pairs:
-            kinds[model, Kind.of(run)].append(run)
-            if run.floor is not None:
-                floors[Kind.of(run)].setdefault(run.split.digest, run)
-        found = [
-            Series(model, kind, tuple(runs), tuple(run.metrics for run in runs))
-            for (model, kind), runs in kinds.items()
-        ]
-        if not any(run.name == FLOOR for run in self.runs):
-            for kind, each in floors.items():
+        found = [one for some in self.by_kind.values() for one in some]
+        found.sort(key=lambda one: list(self.models).index(one.model))
+        if any(one.is_floor for one in found):
+            return found
+        for kind, some in self.by_kind.items():
+            each = {run.split.digest: run for one in some for run in one.runs if run.floor}
+            if each:  # one floor for each split
                 scores = tuple(run.floor or {} for run in each.values())
                 found.append(Series(FLOOR, kind, tuple(each.values()), scores, beside=True))
-        order = [*self.models, FLOOR]
-        return sorted(found, key=lambda one: (order.index(one.model), one.kind.split, one.share))
+        return found
 
     @property
-    def by_kind(self) -> dict[Kind, list[Series]]:
-        """The series of models that were run, by kind of split."""
-        kinds: dict[Kind, list[Series]] = defaultdict(list)
-        for one in self.series:
-            if not one.beside:
-                kinds[one.kind].append(one)
-        return kinds
-
-    @cached_property
     def standard(self) -> list[Series]:
         """The series of the kind of split whose training share is nearest to `1 - STANDARD_SHARE`.
 
@@ -194,18 +192,18 @@ class Comparison:
 
         return min(self.by_kind.values(), key=distance)
 
+    @property
+    def together(self) -> dict[str, Run]:
+        """One run of each model on the same split: of the standard split, the seed that most models have."""
+        splits: dict[tuple[int, str], dict[str, Run]] = defaultdict(dict)
+        for one in self.standard:
+            for run in one.runs:
+                splits[run.seed, run.split.digest].setdefault(one.model, run)
+        return min(splits.items(), key=lambda item: (-len(item[1]), item[0]))[1]
+
     def ranked(self, some: Iterable[Series]) -> list[Series]:
         """Sort series from the best to the worst by the first score of the task."""
         return sorted(some, key=lambda one: -one.summary(SCORES[self.task][0]).mean)
-
-    @cached_property
-    def together(self) -> dict[str, Run]:
-        """One run of each model on the same split: of the standard split, the seed that most models have."""
-        splits: dict[tuple[str, int], dict[str, Run]] = defaultdict(dict)
-        for one in self.standard:
-            for run in one.runs:
-                splits[run.split.digest, run.seed].setdefault(one.model, run)
-        return min(splits.items(), key=lambda item: (-len(item[1]), item[0][1]))[1]
 
 
 def compared(comparison: Comparison) -> list[dict[str, Any]]:
@@ -217,8 +215,7 @@ def compared(comparison: Comparison) -> list[dict[str, Any]]:
     metric = SCORES[comparison.task][0]
     read = read_images if comparison.task == "segmentation" else read_predictions
     rows = []
-    kinds = comparison.by_kind.values()
-    for some in sorted(kinds, key=lambda some: (some[0].kind.split, some[0].share)):
+    for some in comparison.by_kind.values():
         ranked = comparison.ranked(some)
         outcomes = {
             one.model: {(run.seed, run.split.digest): read(run) for run in one.runs}
