@@ -255,11 +255,10 @@ def swept(out, *seeds, **given):
 def test_a_summary_has_means_over_seeds_and_the_floor_last(tmp_path):
     (found,) = summarise(swept(tmp_path, 0, 1, untrained=True, weights="random:0"))
     assert (found.dataset, found.title, found.splits) == ("toy", "accuracy", ("0.5", "0.2"))
-    models = [("logreg", False), ("mlp", False), ("floor", True)]
-    assert [(line.model, line.floor) for line in found.lines] == models
+    assert list(found.scores) == ["logreg", "mlp", "floor"]
     (comparison,) = read_comparisons([tmp_path])
     values = [r.metrics["accuracy"].value for r in comparison.models["mlp"] if r.split.share == 0.5]
-    spread = found.lines[1].scores["0.5"]
+    spread = found.scores["mlp"]["0.5"]
     assert (spread.mean, spread.n) == (pytest.approx(sum(values) / 2), 2)
     assert (found.weights, found.floor_missing) == (("random:0",), "")
     assert len(found.words) == 1
@@ -267,7 +266,7 @@ def test_a_summary_has_means_over_seeds_and_the_floor_last(tmp_path):
 
 def test_a_summary_says_why_there_is_no_floor(tmp_path):
     (found,) = summarise(swept(tmp_path, 0, floor=None, floor_missing="no image_stats"))
-    assert [line.model for line in found.lines] == ["logreg", "mlp"]
+    assert list(found.scores) == ["logreg", "mlp"]
     assert found.floor_missing == "no image_stats"
     assert summarise(SweepResult(tmp_path, 0, 0, {}, [], 1.0, ())) == []
 

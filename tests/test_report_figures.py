@@ -85,16 +85,13 @@ def test_every_drawing_has_a_caption_a_table_and_fits_its_paper(drawn):
         assert -0.02 <= within.y0 < within.y1 <= height + 0.02
 
 
-def test_untrained_weights_are_named_wherever_figures_depend_on_them(drawn, whole, tmp_path):
+def test_untrained_weights_are_named_wherever_figures_depend_on_them(drawn, whole):
     for drawing in drawn[0].values():
         concerned = bool({row["model"] for row in drawing.rows} & set(HEADS))
         for text in (drawing.note, svg(drawing.figure)):
             assert ("untrained" in text.lower()) == concerned, drawing.name
     assert "untrained" in figures.scores_table(whole).note
     assert not any(drawing.note for drawing in drawn[1].values())
-    a_run(tmp_path, untrained=True, weights="random:3")  # which does not say so itself
-    note = figures.training_curves(the_one(tmp_path))[0].note
-    assert note == "encoder tiny, untrained random:3: mlp"
 
 
 def test_class_and_model_names_are_text_and_no_formulas(tmp_path):

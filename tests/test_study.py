@@ -31,13 +31,12 @@ from samtl.sweep.api import DEFAULT_HEADS, Progress
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FEW = {
-    "eurosat": {"quick_splits": ("0.2", "0.5"), "baselines": ("floor", "vgg19")},
+    "eurosat": {"quick_splits": ("0.25", "0.5"), "baselines": ("floor", "vgg19")},
     "roads": {"quick_splits": ("0.25", "label:0.5@0.25"), "baselines": ("floor",)},
-    "DEFAULT_HEADS": {"classification": ("logreg",), "segmentation": ("conv",)},
+    "DEFAULT_HEADS": {"classification": ("mlp",), "segmentation": ("conv",)},
     "SEEDS": 2,
     "QUICK_SEEDS": 1,
 }
-SHORT = {"conv": {"epochs": 1}}
 
 
 def scenes(n=16, per_scene=4, parts=()):
@@ -50,9 +49,10 @@ def scenes(n=16, per_scene=4, parts=()):
 def sighted(whole_report=False, size=64, **changed):
     """Stubs whose features tell what is in an image, and studies with fewer models, splits, seeds and figures."""
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in {**FEW, **changed}.items():
+        for key, value in (FEW | changed).items():
             if key in CASES:
-                patch.setitem(CASES, key, dataclasses.replace(CASES[key], **value))
+                case = dataclasses.replace(CASES[key], **FEW[key] | value)
+                patch.setitem(CASES, key, case)
             else:
                 patch.setattr(reproducing, key, value)
         if not whole_report:
@@ -61,8 +61,9 @@ def sighted(whole_report=False, size=64, **changed):
         yield stubs.install(stubs.SeeingEncoders(size), patch.setattr)
 
 
-def quick(study, dataset, out, params=SHORT, **options):
+def quick(study, dataset, out, **options):
     told = []
+    params = {"mlp" if study == "eurosat" else "conv": {"epochs": 1}}
     given = {"dataset": dataset, "out": out, "params": params}
     return reproduce(study, quick=True, on_event=told.append, **given, **options), told
 
@@ -99,7 +100,7 @@ def test_one_folder_holds_store_sweep_and_report(classified):
     assert "dense" not in arrays
     assert result.sweep.failed == {}
     assert result.report.runs == result.sweep.done == 2 * 2
-    assert models(result.sweep) == {"logreg", "floor"}
+    assert models(result.sweep) == {"mlp", "floor"}
     assert result.report.page.is_file()
     json.dumps(result.to_json())
 
@@ -112,8 +113,8 @@ def test_the_steps_are_told_in_their_order_with_their_commands(classified):
         assert any(isinstance(event, kind) for event in told[begin:end])
         assert not any(isinstance(event, kind) for event in told[:begin])
     assert "--tiers pooled,grid --per-class 10" in embed.command
-    assert "--heads logreg --splits 0.2,0.5 --seeds 1 --baselines floor" in sweep.command
-    assert "--set conv.epochs=1" in sweep.command
+    assert "--heads mlp --splits 0.25,0.5 --seeds 1 --baselines floor" in sweep.command
+    assert "--set mlp.epochs=1" in sweep.command
     assert report.command.startswith(f"samtl report {result.out / 'sweep'} --dataset stripes")
     assert not re.search("None|auto|jobs", embed.command + sweep.command + report.command)
     (note,) = result.notes
@@ -204,8 +205,7 @@ def test_vgg19_takes_part_where_there_are_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(vgg19, "OFFICIAL", away)
     monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path / "weights"))
     given = {"dataset": stripes(30), "out": tmp_path / "study"}
-    with sighted(eurosat={"splits": ("0.5",)}) as encoders:
-        encoders.images = 0
+    with sighted(eurosat={"splits": ("0.5",)}):
         result = reproduce("eurosat", **given, should_stop=lambda: True)
         assert result.embed.plan.encoder == "sam_vit_b"
         (note,) = result.notes

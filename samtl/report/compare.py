@@ -43,10 +43,8 @@ def unused(run: Run) -> int:
 
 
 def weights_of(run: Run) -> str:
-    """Name a run's encoder and weights; untrained weights are called untrained."""
-    said = "untrained" in run.weights or not run.untrained
-    weights = run.weights if said else f"untrained {run.weights}".strip()
-    return ", ".join(filter(None, (run.encoder, weights)))
+    """Name a run's encoder and weights."""
+    return ", ".join(filter(None, (run.encoder, run.weights)))
 
 
 def untrained(models: Iterable[tuple[str, Run]]) -> str:

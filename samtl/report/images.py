@@ -101,32 +101,24 @@ def panels(comparison: Comparison, album: Album) -> list[Part]:
     order = [*TITLES, *(run.name for run in runs.values())]
     models = sorted(runs, key=lambda model: order.index(runs[model].name))
     shown, hidden = {model: runs[model] for model in models[:_MODELS]}, models[_MODELS:]
-    images = {model: read_images(run) for model, run in shown.items()}
-    names = ("iou", "dice", "accuracy")
-    scores = [
-        {i: dict(zip(names, values, strict=True)) for i, *values in zip(*columns, strict=True)}
-        for columns in ([of.ids, *(of.scores[name] for name in names)] for of in images.values())
-    ]
-
-    def mean(sample_id: str, name: str) -> float:
-        return float(np.mean([of[sample_id][name] for of in scores]))
-
-    ids = set.intersection(*map(set, scores))
-    ranked = sorted(ids, key=lambda i: (-mean(i, "iou"), -mean(i, "accuracy"), i))
-    last = len(ranked) - 1
-    places = {0: "Best", last: "Worst"} if last else {0: "Best"}
-    if last > 1:
-        places[last // 2] = "Median"
+    images = [read_images(run) for run in shown.values()]
+    ids = sorted(images[0].ids)  # those of the others, too, as all are on one split
+    iou, dice, accuracy = (
+        np.array([of.scores[name][np.argsort(of.ids)] for of in images])
+        for name in ("iou", "dice", "accuracy")
+    )
+    ranked = np.lexsort((-accuracy.mean(axis=0), -iou.mean(axis=0))).tolist()
+    places = {"Best": ranked[0], "Median": ranked[(len(ids) - 1) // 2], "Worst": ranked[-1]}
+    if len(ids) < 3:
+        del places["Median"]
     rows = []
-    for i, place in sorted(places.items()):
-        sample_id = ranked[i]
+    for place, i in list(places.items())[: len(ids)]:
+        label = f"{place}: {shortened(ids[i], 40)}, mean IoU {iou[:, i].mean():.2f}"
         records = [
-            {"rank": place, "sample_id": sample_id, "model": _title(model, run)}
-            | {name: float(of[sample_id][name]) for name in ("iou", "dice")}
-            for (model, run), of in zip(shown.items(), scores, strict=True)
+            {"rank": place, "sample_id": ids[i], "model": _title(*item), "iou": a, "dice": b}
+            for item, a, b in zip(shown.items(), iou[:, i], dice[:, i], strict=True)
         ]
-        label = f"{place}: {shortened(sample_id, 40)}, mean IoU {mean(sample_id, 'iou'):.2f}"
-        rows.append(Row(label, _panel(album, [*images.values()], records, comparison.classes)))
+        rows.append(Row(label, _panel(album, images, records, comparison.classes)))
     columns = [] if album.dataset is None else ["photograph", "truth"]
     for model, run in shown.items():
         lines = (TITLES.get(run.name), model, "untrained" * run.untrained)
@@ -136,7 +128,7 @@ def panels(comparison: Comparison, album: Album) -> list[Part]:
         **_conditions(shown),
         shown=[_title(model, run) for model, run in shown.items()],
         hidden=[_title(model, runs[model]) for model in hidden],
-        count=len(ranked),
+        count=len(ids),
         dataset=album.dataset,
     )
     colours = of_classes if album.dataset is None else of_errors
