@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +22,8 @@ from benchmarks.paired import TIER_IN_ROWS, Row, paired
 from samtl import registry
 from samtl.experiment.features import Feed, Targets
 from samtl.heads.grid import UPSAMPLING
-from samtl.heads.losses import cross_entropy, cross_entropy_dice
-from samtl.heads.trainer import InMemory, Recipe, train
+from samtl.heads.layers import LOSSES
+from samtl.heads.trainer import InMemory, Recipe, Source, Trainer
 from samtl.images.transforms import PATCH
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import open_store
@@ -105,11 +104,10 @@ def _speed(case: Case, rounds: int) -> Row:
     inputs, targets = _random(case)
 
     def ours() -> float:
-        head = _head(case)
         source = InMemory(inputs.repeat(case.steps, 1, 1, 1), _repeat(targets, case.steps))
         few = InMemory(inputs[:1], targets[:1])
         recipe = Recipe(1, case.batch, 1e-3, 0.05, 1)
-        trained = train(head, _loss(case), source, few, recipe, 0, lambda epoch: None)
+        trained = _train(case, source, few, recipe)
         return trained.samples / trained.seconds
 
     def plain() -> float:
@@ -122,14 +120,14 @@ def _speed(case: Case, rounds: int) -> Row:
 def _plain_rate(case: Case, inputs: Tensor, targets: Tensor) -> float:
     torch.manual_seed(0)
     model = _plain(case)
-    loss = _loss(case)
+    loss = LOSSES[case.task]
     optimiser = torch.optim.AdamW(model.parameters())
     began = 0.0
     for step in range(case.plain_steps + 1):
         if step == 1:  # the first creates the optimiser's state, and is not timed
             began = time.perf_counter()
         optimiser.zero_grad()
-        loss(model(inputs), targets).backward()
+        loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return case.plain_steps * len(inputs) / (time.perf_counter() - began)
 
@@ -143,7 +141,7 @@ def _waiting(case: Case) -> Row:
         targets = Targets(store, case.array, labels)
         source, few = (Feed(store, case.array, part, targets) for part in (rows, rows[:1]))
         recipe = Recipe(2, case.batch, 1e-3, 0.05, 2)
-        done = train(_head(case), _loss(case), source, few, recipe, 0, lambda epoch: None)
+        done = _train(case, source, few, recipe)
     share = done.waited / (done.seconds + done.waited)
     return Row(f"{case.name}/waiting", share, "share")
 
@@ -174,16 +172,12 @@ def _repeat(targets: Tensor, times: int) -> Tensor:
     return targets.repeat(times, *[1] * (targets.ndim - 1))
 
 
-def _loss(case: Case) -> Any:
-    return cross_entropy if case.task == "classification" else cross_entropy_dice
-
-
-def _head(case: Case) -> nn.Module:
-    """Return the network that a head trains."""
+def _train(case: Case, source: Source, few: Source, recipe: Recipe) -> Trainer:
+    """Train the network of a head."""
     head = registry.load("heads", case.head).Head()
     head.adopt(case.task, list(range(case.classes)), (CHANNELS, case.side, case.side))
-    network: nn.Module = head.network()
-    return network
+    trainer = Trainer(head.network(), LOSSES[case.task], len(source), recipe, 0, lambda epoch: None)
+    return trainer.run(source, few)
 
 
 def _plain(case: Case) -> nn.Module:

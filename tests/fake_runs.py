@@ -18,7 +18,8 @@ SKILL = {"floor": 0.6, "logreg": 0.75, "mlp": 0.77, "conv": 0.83, "vit": 0.87, "
 SIZE = 64  # the resolution of masks
 STORE = {
     "store": "toy.tiny.64", "store_path": "toy.tiny.64.zarr", "fingerprint": "f" * 64, "snapshot": "5" * 64,
-    "encoder": "tiny", "weights": "official", "identity": {"image_size": 64}, "floor_model": "majority",
+    "encoder": "tiny", "weights": "official", "identity": {"image_size": 64},
+    "floor_model": "the most frequent class everywhere",
 }  # fmt: skip
 
 

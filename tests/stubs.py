@@ -18,7 +18,7 @@ from samtl.datasets import Dataset
 from samtl.embed.api import embed
 from samtl.encoders.base import EncoderSpec, Weights
 from samtl.errors import InputError
-from samtl.experiment.run import METRICS, FitResult, SplitName
+from samtl.experiment.run import METRICS, Run, SplitName
 from samtl.images.transforms import PATCH, grid_cells
 from samtl.metrics.classification import Score
 
@@ -250,7 +250,7 @@ def embedded(folder, dataset, image_size, tiers, **options):
 
 
 def a_record(**fields):
-    """Make the record of a fit that never was: `FitResult` with some fields of your choice."""
+    """Make the record of a fit that never was: `Run` with some fields of your choice."""
     parts = [SplitName("holdout", 0.2, seed, str(seed) * 64) for seed in (0, 1)]
     scores = {"accuracy": Score(0.75, 0.5, 1.0)}
     known = {
@@ -262,7 +262,7 @@ def a_record(**fields):
         "n_test": 4, "left_out_because": {}, "training": {}, "seconds": {"total": 1.0},
         "peak_memory": 1, "finished": "2026-01-01T00:00:00.000+00:00", "comparison_key": "c" * 64,
     }  # fmt: skip
-    return FitResult(**{**known, **fields})
+    return Run(**{**known, **fields})
 
 
 def edit_run(run, file, change):

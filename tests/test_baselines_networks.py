@@ -39,7 +39,7 @@ def test_the_unet_scores_every_pixel_and_sees_far():
 def test_the_unet_has_the_published_products():
     """Ronneberger et al. 2015, figure 1, but for 3 channels in; then half as wide."""
     with torch.device("meta"):
-        network, default = unet.UNet(64, 2), unet.Baseline()._network(2)
+        network, default = unet.UNet(64, 2), unet.Baseline()._layers(2)
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
     products = sum(m.weight.numel() for m in network.modules() if isinstance(m, kinds))
     widths = [64, 128, 256, 512, 1024]

@@ -15,7 +15,7 @@ def test_auto_is_a_device_that_computes():
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:all"])
 def test_cuda_without_cuda(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"--device cuda.* needs CUDA"):
+    with pytest.raises(InputError, match=r"--device cuda.* needs .* CUDA"):
         resolve_devices(name)
 
 

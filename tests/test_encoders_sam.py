@@ -180,7 +180,7 @@ def test_the_batch_on_a_gpu_follows_its_memory(monkeypatch):
     encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
     assert 1 <= encoder.best_batch(100) <= 8
     monkeypatch.setattr(encoder, "device", torch.device("cuda"))
-    monkeypatch.setattr(encoder, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
     for each, most, expected in ((50, 100, 10), (50, 3, 3), (5, 100, 32), (900, 100, 1)):
         monkeypatch.setattr(encoder, "_bytes_per_image", lambda each=each: each)
         assert encoder.best_batch(most) == expected

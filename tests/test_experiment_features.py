@@ -19,7 +19,8 @@ from toys import blobs, stripes
 from samtl.embed.api import embed
 from samtl.errors import DamageError, InputError
 from samtl.experiment import features as feed
-from samtl.experiment.features import Data, Feed, Targets, held_in_memory
+from samtl.experiment.features import Feed, Targets, held_in_memory
+from samtl.experiment.sources import Data
 from samtl.store.fingerprint import make_identity
 from samtl.store.format import BLOCK_ROWS, array_specs
 from samtl.store.maintenance import compact
@@ -312,12 +313,11 @@ def test_held_features_are_those_that_are_read(path, features):
     held, plain = (Data(store, "pooled", features, None, False) for _ in range(2))
     held.hold()
     rows = np.array([41, 3, 3, 17])
-    for array in (None, "image_stats"):
-        found, expected = held.read(rows, array), plain.read(rows, array)
-        np.testing.assert_array_equal(found, expected)
-        # Products of other layouts differ in the last digit.
-        assert found.flags.c_contiguous
-        assert expected.flags.c_contiguous
+    found, expected = held.read(rows), plain.read(rows)
+    np.testing.assert_array_equal(found, expected)
+    # Products of other layouts differ in the last digit.
+    assert found.flags.c_contiguous
+    assert expected.flags.c_contiguous
 
 
 def test_held_features_are_read_once(path, monkeypatch):

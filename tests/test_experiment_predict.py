@@ -13,9 +13,8 @@ from PIL import Image
 from samtl.embed.api import embed
 from samtl.encoders.base import Weights
 from samtl.errors import InputError, MismatchError, ResourceError
-from samtl.experiment.answers import Skipped, read_trained
 from samtl.experiment.fit import fit_baseline, fit_head
-from samtl.experiment.predict import Predicted, predict
+from samtl.experiment.predict import Predicted, Skipped, predict, read_trained
 from samtl.experiment.tables import PALETTE
 from samtl.heads import conv
 from samtl.images.transforms import resized_shape
@@ -302,7 +301,7 @@ def test_masks_do_not_go_among_the_images(made, encoders, tmp_path):
 
 def test_a_baseline_predicts_images_that_it_has_not_seen_as_in_its_run(made, tmp_path):
     root, runs = made
-    result = predict(runs["floor"], root / "labelled", batch_size=10)
+    result = predict(runs["floor"], root / "labelled")
     by_image = chances(table(result.table), "image")
     before = chances(table(runs["floor"] / "predictions.csv"), "sample_id")
     broken = {bad.image for bad in result.skipped}
@@ -328,8 +327,6 @@ def test_a_baseline_reads_no_store_and_no_checkpoint(made):
     root, runs = made
     with pytest.raises(InputError, match="reads pixels and no store: use --images"):
         predict(runs["floor"], from_store=root / "labelled.zarr")
-    with pytest.raises(InputError, match="loads no weights"):
-        predict(runs["floor"], root / "labelled", checkpoint="random:0")
 
 
 # What is refused
@@ -337,7 +334,7 @@ def test_a_baseline_reads_no_store_and_no_checkpoint(made):
 
 def test_other_weights_are_refused_field_by_field(made, encoders, tmp_path):
     root, runs = made
-    with pytest.raises(MismatchError, match="is not the one that the head of") as caught:
+    with pytest.raises(MismatchError, match="encoder is not that of") as caught:
         predict(runs["logreg"], root / "labelled", checkpoint="random:7")
     assert [field for field, _, _ in caught.value.differences] == ["encoder.weights_sha256"]
     assert encoders.images == 0
@@ -446,8 +443,29 @@ def test_images_or_a_store(made, tmp_path):
     for given in ({}, {"images": root / "labelled", "from_store": True}):
         with pytest.raises(InputError, match="--images, --from-store"):
             predict(runs["logreg"], **given)
-    with pytest.raises(InputError, match="leave --checkpoint out"):
-        predict(runs["logreg"], from_store=root / "labelled.zarr", checkpoint="random:0")
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "idle"),
+    [
+        ("logreg", "store", {"checkpoint": "random:0"}),
+        ("logreg", "store", {"device": "cpu"}),
+        ("logreg", "store", {"batch_size": 4}),
+        ("floor", "images", {"checkpoint": "random:0"}),
+        ("floor", "images", {"device": "cpu"}),
+        ("floor", "images", {"batch_size": 4}),
+    ],
+)
+def test_an_option_without_an_effect_is_refused(made, tmp_path, run, given, idle):
+    root, runs = made
+    asked = (
+        {"from_store": root / "labelled.zarr"}
+        if given == "store"
+        else {"images": root / "labelled"}
+    )
+    with pytest.raises(InputError, match=f"--{next(iter(idle)).replace('_', '-')} has no effect"):
+        predict(runs[run], **asked, **idle)
+    assert_nothing_left(tmp_path)
 
 
 def test_a_folder_without_images(made, tmp_path):

@@ -14,8 +14,10 @@ from stubs import a_record
 from samtl import splits
 from samtl._io import digest
 from samtl.errors import InputError
-from samtl.experiment import trial
+from samtl.experiment import clock as clocks
+from samtl.experiment.clock import Clock, Stage
 from samtl.experiment.fit import choose
+from samtl.experiment.held_out import HeldOut
 from samtl.experiment.run import RunFolder
 from samtl.experiment.tables import (
     PALETTE,
@@ -23,12 +25,10 @@ from samtl.experiment.tables import (
     read_curves,
     read_images,
     read_predictions,
-    write_images,
     write_mask,
-    write_predictions,
     write_split,
 )
-from samtl.experiment.trial import Clock, MaskScores, SharedClock, Stage, score_classes, versions
+from samtl.experiment.trial import versions
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification as metrics
 from samtl.metrics import segmentation as pixel_metrics
@@ -59,32 +59,27 @@ def saved(folder, some, split, inner):
 
 
 def test_stages_are_announced_and_timed(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
-    seen = []
+    now, seen = [100.0], []
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: now[0])
     clock = Clock(seen.append)
+    for stage, seconds in (("read", 2), ("fit", 4), ("fit", 1)):
+        clock.start(stage)
+        now[0] += seconds
+    clock.add("fit", 10)  # of what was computed earlier
     now[0] += 1
-    clock.start("read")
-    now[0] += 2
-    clock.start("fit")
-    now[0] += 4
-    assert clock.stop() == {"read": 2, "fit": 4, "total": 7}
+    assert clock.stop() == {"read": 2, "fit": 16, "total": 18}
     assert seen == [Stage("read"), Stage("fit")]
     assert [str(stage) for stage in seen] == ["reading the features", "training"]
-    Clock(None).start("write")
 
 
 def test_a_clock_of_one_that_takes_turns_counts_its_own_turns(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
-    clock = SharedClock(None)
-    for seconds in (1, 2):
-        with clock.spending("fit"):
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: now[0])
+    clock = Clock()
+    for stage, seconds in (("fit", 1), ("fit", 2), ("score", 4)):
+        with clock.spending(stage):
             now[0] += seconds
         now[0] += 50  # another's turn
-    with clock.spending("score"):
-        now[0] += 4
-    now[0] += 50
     clock.start("write")
     now[0] += 8
     assert clock.stop() == {"fit": 3, "score": 4, "write": 8, "total": 15}
@@ -188,18 +183,22 @@ def test_scores_of_classes_and_their_tables(tmp_path):
     split, _ = choose(some, 0.5, 0)
     truth = some.labels[split.test]
     chances = np.random.default_rng(0).dirichlet([1, 1, 1], len(truth))
-    found = score_classes(some, split.test, chances, 2)
-    assert found.metrics == metrics.bootstrap(truth, chances, seed=2)
-    assert found.confusion.tolist() == metrics.confusion(truth, chances.argmax(1), 3).tolist()
-    assert found.truth == {some.ids[row]: some.classes[some.labels[row]] for row in split.test}
+    held = HeldOut(some, split.test)
+    for half in (slice(3, None), slice(3)):
+        held.add(
+            np.arange(len(truth))[half], {"mlp": chances[half], "other": chances[half][:, ::-1]}
+        )
+    found = held.scores(2)
+    assert found["mlp"] == metrics.bootstrap(truth, chances, seed=2)
+    assert found["other"] == metrics.bootstrap(truth, chances[:, ::-1], seed=2)
+    assert held.truth == {some.ids[row]: some.classes[some.labels[row]] for row in split.test}
     for lean in (False, True):
         with RunFolder(tmp_path) as folder:
-            write_predictions(folder, some, split.test, chances, lean)
+            confusion = held.write(folder, lean)
             path = folder.publish(f"lean {lean}")
+        assert confusion.tolist() == metrics.confusion(truth, chances.argmax(1), 3).tolist()
         rows = table(path / "predictions.csv")
-        assert [row["sample_id"] for row in rows] == [some.ids[i] for i in split.test]
         assert [row["label"] for row in rows] == [some.classes[c] for c in truth]
-        assert [row["predicted"] for row in rows] == [some.classes[c] for c in chances.argmax(1)]
         assert ("p_a" in rows[0]) != lean
         if not lean:
             told = [[float(row[f"p_{name}"]) for name in "abc"] for row in rows]
@@ -214,36 +213,32 @@ def test_scores_of_classes_and_their_tables(tmp_path):
 
 def test_scores_of_masks_and_their_tables(tmp_path):
     some = Samples.of(["0.png", "1.png", "2.png"], None, classes=("background", "road"))
-    rows = np.array([0, 2])
-    truth = np.zeros((2, 6, 6), dtype=np.uint8)
+    truth = np.zeros((3, 6, 6), dtype=np.uint8)
     truth[:, :3] = 1
-    truth[1, 0, 0] = IGNORE
-    guess = np.zeros_like(truth)
+    truth[2, 0, 0] = IGNORE
+    guess = np.zeros((2, 6, 6), dtype=np.uint8)
     guess[0, :3], guess[1, :2] = 1, 1
-    counted = MaskScores(some, rows)
+    held = HeldOut(some, np.array([0, 2]), truth.__getitem__)
     with RunFolder(tmp_path) as folder:
         for i in (1, 0):  # in any order
-            counted.add(i, truth[i], guess[i], folder)
-        found = counted.scored(seed=3)
-        write_images(folder, some, rows, found.images)
+            held.add(np.array([i]), {"conv": guess[i : i + 1]}, folder)
+        confusion = held.write(folder, lean=False)
         path = folder.publish("run")
     matrices = np.array([[[18, 0], [0, 18]], [[18, 0], [6, 11]]])  # a pixel is not counted
-    assert found.confusion.tolist() == matrices.sum(0).tolist()
-    assert found.metrics == pixel_metrics.bootstrap(matrices, seed=3)
-    assert found.images["iou"].tolist() == [1, 11 / 17]
-    assert found.truth.keys() == {"0.png", "2.png"}
+    assert confusion.tolist() == matrices.sum(0).tolist()
+    assert held.scores(3) == {"conv": pixel_metrics.bootstrap(matrices, seed=3)}
+    assert held.truth.keys() == {"0.png", "2.png"}
     again = read_images(run_at(path, some, 2))
     assert again.ids == ("0.png", "2.png")
     assert again.scores["iou"] == pytest.approx([1, 11 / 17], abs=1e-5)
     for mask, expected in zip(again.masks, guess, strict=True):
-        with Image.open(mask) as image:
-            np.testing.assert_array_equal(np.array(image), expected)
+        np.testing.assert_array_equal(np.array(Image.open(mask)), expected)
     again.masks[0].unlink()
-    with pytest.raises(InputError, match=r"00000_0\.png"):
+    with pytest.raises(InputError, match=r"images\.csv is damaged"):
         read_images(run_at(path, some, 2))
-    nothing = np.full((4, 4), IGNORE, dtype=np.uint8)
+    truth[2] = IGNORE
     with pytest.raises(InputError, match=r"mask of sample '2\.png'"):
-        counted.add(1, nothing, nothing * 0)
+        held.add(np.array([1]), {"conv": guess[1:]})
 
 
 def test_curves_are_columns_of_numbers(tmp_path):

@@ -9,8 +9,7 @@ from torch import nn
 
 from samtl.errors import InputError
 from samtl.heads import conv, vit
-from samtl.heads.layers import Block, ChannelNorm, Dropout, Stem
-from samtl.heads.losses import cross_entropy_dice
+from samtl.heads.layers import Block, ChannelNorm, Dropout, Stem, cross_entropy_dice
 from samtl.heads.trainer import isolated
 from samtl.images.transforms import IGNORE
 

@@ -12,16 +12,7 @@ from torch import nn
 from samtl.errors import InputError
 from samtl.heads import trainer as _train
 from samtl.heads.layers import Dropout
-from samtl.heads.trainer import (
-    InMemory,
-    Recipe,
-    Tally,
-    Trainer,
-    isolated,
-    shortened,
-    train,
-    warmed,
-)  # fmt: skip
+from samtl.heads.trainer import InMemory, Recipe, Tally, Trainer, isolated, shortened, warmed
 from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,6 +31,11 @@ def parts(n=64, seed=0):
 def linear(seed=0):
     with isolated(seed):
         return nn.Linear(8, 3)
+
+
+def train(model, loss, training, validation, recipe, seed, tell):
+    trainer = Trainer(model, loss, len(training), recipe, seed, tell)
+    return trainer.run(training, validation)
 
 
 def run(model, recipe=RECIPE, seen=None, loss=nn.functional.cross_entropy, held=None, seed=0):

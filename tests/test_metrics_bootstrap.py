@@ -168,28 +168,19 @@ def test_a_handful_of_samples_shows_nothing():
 # Bad input
 
 
+AB = labels("ab", [0, 1], [0, 1])
+
+
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        ([], [], "at least one, .* got 0 of a"),
-        (trials(), trials(seeds=2), "the same seeds, .* got 3 of a, 2 of b"),
-        (
-            [labels("ab", [0, 1], [0, 1])],
-            [labels("ac", [0, 1], [0, 1])],
-            "2 are of one of them only, such as 'b'",
-        ),
-        (
-            [labels("ab", [0, 1], [0, 1])],
-            [labels("ab", [1, 1], [0, 1])],
-            "class of 'a' differs",
-        ),
-        ([labels("aa", [0, 1], [0, 1])], [labels("aa", [0, 1], [0, 1])], "an id occurs twice"),
-        ([labels("", [], [])], [labels("", [], [])], "there are none"),
-        (
-            [labels("ab", [0, 1], [0, 1])],
-            [images("ab", iou=[0, 1])],
-            "labels and the other masks",
-        ),
+        ([], [], r"got \[0, 0\]"),
+        (trials(), trials(seeds=2), r"the same seeds, .* got \[3, 2\]"),
+        ([AB], [labels("ac", [0, 1], [0, 1])], "2 differ, such as 'b'"),
+        ([AB], [labels("ab", [1, 1], [0, 1])], "1 differ, such as 'a'"),
+        ([AB], [images("ab", iou=[0, 1])], "2 differ"),
+        ([labels("aa", [0, 1], [0, 1])], [AB], "got 2 with 1 ids"),
+        ([labels("", [], [])], [labels("", [], [])], "got 0"),
     ],
 )
 def test_what_cannot_be_compared_is_said(a, b, message):

@@ -41,7 +41,7 @@ def plainly(truth, chances):
     }
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_figures_agree_with_scikit_learn(seed):
     truth, chances = predictions(seed, n=60)
     found = bootstrap(truth, chances, resamples=1)
@@ -121,15 +121,15 @@ def test_laws(seed, n, k, skill):
 @pytest.mark.parametrize(
     ("truth", "chances", "said"),
     [
-        ([0, 1], [[0.5, 0.5]], "got 1 for 2"),
+        ([0, 1], [[0.5, 0.5]], r"\(1, 2\) for 2"),
         ([0, 2], [[0.5, 0.5], [0.5, 0.5]], "between 0 and 1, got 0 to 2"),
         ([0, -1], [[0.5, 0.5], [0.5, 0.5]], "got -1 to 0"),
         ([0.0], [[0.5, 0.5]], "float64"),
         ([0, 1], [[0.5, 0.5], [0.5, np.nan]], "row 1"),
         ([0], [[1.5, -0.5]], "row 0"),
         ([0], [[0.5, 0.4]], "row 0"),
-        ([], np.zeros((0, 2)), "not empty"),
-        ([0], [0.5], r"\(samples, classes\)"),
+        ([], np.zeros((0, 2)), r"\(0, 2\)"),
+        ([0], [0.5], r"\(1,\)"),
     ],
 )
 def test_what_is_not_a_prediction_is_refused(truth, chances, said):

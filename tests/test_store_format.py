@@ -1,9 +1,12 @@
 """Shards: every byte is checked, and other readers of Zarr agree on what is in them."""
 
+import json
+
 import numpy as np
 import pytest
 from made import FIELDS, SPECS, drawn
 
+from samtl._io import seal
 from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.fingerprint import FILE, differences, make_identity, read_identity, require_same
 from samtl.store.format import ArraySpec, check_shard, encode_shard, rows_of_a_block
@@ -40,14 +43,11 @@ def test_every_changed_byte_but_the_key_is_noticed():
         assert not check_shard(spec, memoryview(bytes(wrong)), 3, 16)[2]
 
 
-def test_a_row_of_another_shape_is_refused():
+def test_what_no_array_has_is_refused_and_large_stores_have_larger_blocks():
     with pytest.raises(ValueError, match="pooled"):
         encode_shard(SPECS["pooled"], [np.zeros(4)], 16)
     with pytest.raises(ValueError, match="shape"):
         ArraySpec("a", (2, 3), "uint8", 0, ("x",))
-
-
-def test_large_stores_have_larger_blocks():
     dense = ArraySpec("dense", (2**20,), "float16", "NaN", ("x",))
     pooled = ArraySpec("pooled", (1280,), "float16", "NaN", ("x",))
     assert rows_of_a_block(999_999, [pooled]) == 16
@@ -82,17 +82,10 @@ def test_an_identity_is_read_back(tmp_path):
     ],
 )
 def test_an_identity_that_is_wrong(tmp_path, fields, error):
-    import json
-
-    from samtl._io import seal
-
     content = json.loads(make_identity(FIELDS, SPECS, {}, 16).to_bytes()) | fields
     (tmp_path / FILE).write_bytes(seal(content))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(error, match="format 1" if error is InputError else FILE):
         read_identity(open_storage(tmp_path))
-    assert type(caught.value) is error
-    if error is InputError:
-        assert "format 1" in str(caught.value)
 
 
 def test_another_fingerprint_is_told_field_by_field():

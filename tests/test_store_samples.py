@@ -1,13 +1,9 @@
 """The sample table: GeoParquet that notices when it was altered, or is another store's."""
 
-from contextlib import suppress
-
 import geopandas
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from made import DAMAGES, FIELDS, SPECS, make, sha256
+from made import FIELDS, SPECS, make, sha256
 
 from samtl.errors import DamageError
 from samtl.store.fingerprint import make_identity
@@ -75,34 +71,16 @@ def test_what_is_no_table(fields):
         table(**fields)
 
 
-def test_every_changed_bit_that_matters_is_noticed(tmp_path):
-    import random
-
-    chance = random.Random(0)
+def test_every_changed_bit_is_noticed(tmp_path):
     path = written(tmp_path, table())
     raw = path.read_bytes()
-    meant = read_table(open_storage(tmp_path), IDENTITY).columns
-    for at in range(0, len(raw), 7):
-        torn = bytearray(raw)
-        torn[at] ^= 1 << chance.randrange(8)
-        path.write_bytes(torn)
-        with suppress(DamageError):
-            assert read_table(open_storage(tmp_path), IDENTITY).columns.equals(meant)
-    for damage in DAMAGES[1:4]:
-        path.write_bytes(raw)
-        damage(path, chance)
+    torn = [
+        raw[:at] + bytes([raw[at] ^ 1 << at % 8]) + raw[at + 1 :] for at in range(0, len(raw), 7)
+    ]
+    for content in (*torn, raw[:-9], raw[:100], raw + b"x", b""):
+        path.write_bytes(content)
         with pytest.raises(DamageError, match="000000"):
             read_table(open_storage(tmp_path), IDENTITY)
-
-
-def test_altered_columns_fail_the_digest(tmp_path):
-    path = written(tmp_path, table())
-    whole = pq.ParquetFile(path).read()
-    labels = pa.array([1, 1, -1], pa.int32())
-    at = whole.schema.get_field_index("label")
-    pq.write_table(whole.set_column(at, whole.schema.field(at), labels), path)
-    with pytest.raises(DamageError, match="digest"):
-        read_table(open_storage(tmp_path), IDENTITY)
 
 
 @pytest.mark.parametrize(
@@ -120,19 +98,12 @@ def test_a_table_that_contradicts_itself(tmp_path, fields):
         read_table(open_storage(tmp_path), IDENTITY)
 
 
-def test_another_stores_table_is_refused(tmp_path):
-    for name in "ab":
-        make(tmp_path / name)
-    (tmp_path / "a" / "samples" / "000001.parquet").write_bytes(
-        (tmp_path / "b" / "samples" / "000001.parquet").read_bytes()
-    )
+def test_another_stores_table_and_an_older_copy_are_refused(tmp_path):
+    tables = [make(tmp_path / name) / "samples" / "000001.parquet" for name in "ab"]
+    tables[0].write_bytes(tables[1].read_bytes())
     with pytest.raises(DamageError, match="another store"):
         load_state(open_storage(tmp_path / "a"))
-
-
-def test_an_older_copy_of_the_table_is_refused(tmp_path):
-    make(tmp_path / "a")
-    (tmp_path / "a" / "samples" / "000001.parquet").unlink()
+    tables[0].unlink()
     with pytest.raises(DamageError, match="older"):
         load_state(open_storage(tmp_path / "a"))
 
@@ -145,15 +116,13 @@ def republished(store, change):
     (store / placed.path).write_bytes(raw)
 
 
-def test_a_table_that_names_other_images_than_the_records(tmp_path):
+def test_a_table_that_contradicts_the_records(tmp_path):
     make(tmp_path / "a")
     republished(tmp_path / "a", lambda t: t.with_images([sha256("x"), *t.images[1:]]))
     with pytest.raises(DamageError, match=r"row 0 .* another image"):
         load_state(open_storage(tmp_path / "a"))
-
-
-def test_a_table_that_lists_rows_that_no_record_has(tmp_path):
-    make(tmp_path / "a")
+    (tmp_path / "a" / "samples" / "000001.parquet").unlink()
+    (tmp_path / "a" / "zarr.json").unlink()
     republished(
         tmp_path / "a",
         lambda t: SampleTable.make(

@@ -122,7 +122,7 @@ def test_the_steps_are_told_in_their_order_with_their_commands(classified):
     (note,) = result.notes
     for text in (
         "per_class 10",
-        "0.2, 0.5",
+        "0.25, 0.5",
         "0.1, 0.2, 0.3",
         "seeds 1",
         "seeds 2",

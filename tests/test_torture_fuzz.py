@@ -23,7 +23,7 @@ from stubs import edit_run
 
 from samtl._io import digest, seal
 from samtl.errors import SamtlError
-from samtl.experiment.answers import read_trained
+from samtl.experiment.predict import read_trained
 from samtl.experiment.run import read_run
 from samtl.heads import logreg, mlp
 from samtl.heads.io import load, save

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from samtl.baselines.base import check_ranges
 from samtl.baselines.networks import NetworkBaseline, convolution
+from samtl.heads.base import check_ranges
 
 
 @dataclass(eq=False, repr=False)
@@ -42,7 +42,7 @@ class Baseline(NetworkBaseline):
         super()._check()
         check_ranges(self, dropout="share")
 
-    def _network(self, n_classes: int) -> nn.Module:
+    def _layers(self, n_classes: int) -> nn.Module:
         return nn.Sequential(
             convolution(3, 32, stride=2),
             convolution(32, 32),

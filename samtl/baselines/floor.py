@@ -11,19 +11,15 @@ from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
 from samtl._runtime import prefetch
-from samtl.baselines.base import (
-    PixelBaseline,
-    Predictions,
-    blank_logreg,
-    check_ranges,
-    fit_logreg,
-)
+from samtl.baselines.base import PixelBaseline, Predictions, blank_logreg, fit_logreg
 from samtl.baselines.pixels import Pixel, Rows, read_image, read_mask
 from samtl.datasets import Dataset
 from samtl.heads.base import (
     Features,
     Floats,
+    Layout,
     OnEvent,
+    check_ranges,
     moments,
     reciprocal,
     scaled,
@@ -64,7 +60,7 @@ class Baseline(PixelBaseline):
     facts = ("task_", "n_images_")
 
     def _check(self) -> None:
-        check_ranges(self, neighbours="count")
+        check_ranges(self, neighbours=1)
 
     def _fit(self, dataset: Dataset, train: Rows, held: Rows, seed: int, on_event: OnEvent) -> None:
         rows = np.append(train, held)
@@ -100,7 +96,7 @@ class Baseline(PixelBaseline):
             return dict(self._tensors)
         return {**self._head.tensors(), "features": self._features, "codes": self._codes}
 
-    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def layout(self) -> Layout:
         k, n, f = len(self.classes_), self.n_images_, len(STATISTICS)
         if self.task_ == "segmentation":
             return {

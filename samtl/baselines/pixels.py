@@ -17,6 +17,7 @@ from torch import Tensor
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError
+from samtl.heads.trainer import in_order
 from samtl.images.codecs import BadImage, decode
 from samtl.images.transforms import IGNORE, PIXEL_MEAN, mask_square, resize_longest_side
 
@@ -24,6 +25,7 @@ Rows = NDArray[np.int64]
 Pixel = NDArray[np.uint8]
 
 HELD_BYTES = 2**30  # pixels and masks up to this size are decoded once and kept
+_AT_ONCE = 2**20  # pixels in one call when predicting: bounds memory
 
 _REMEDY = "replace it, or use the split of a run that left it out with --same-split-as"
 
@@ -44,14 +46,12 @@ def read_mask(dataset: Dataset, row: int, shape: tuple[int, int]) -> Pixel:
     what = f"the mask of {dataset.sample_ids[row]!r} of {dataset.name}"
     with _reading(what):
         mask = dataset.read_mask(dataset.sample_ids[row])
-    unknown = mask[(mask >= len(dataset.classes)) & (mask != IGNORE)]
-    if mask.shape != shape:
-        raise InputError(f"{what} has shape {mask.shape}, and its image {shape}; {_REMEDY}")
-    if (mask == IGNORE).all():
-        raise InputError(f"{what} has no pixel of a known class; {_REMEDY}")
-    if unknown.size:
+    classes = np.unique(mask)
+    unknown = classes[(classes >= len(dataset.classes)) & (classes != IGNORE)]
+    if mask.shape != shape or unknown.size or classes.tolist() == [IGNORE]:
         raise InputError(
-            f"{what} must hold classes below {len(dataset.classes)}, or {IGNORE} to be ignored, got {unknown[0]}"
+            f"{what} must have its image's shape {shape} and hold classes below {len(dataset.classes)}, or {IGNORE} to "
+            f"be ignored, but not for all pixels; got shape {mask.shape} with {classes[:9]}; {_REMEDY}"
         )
     return mask
 
@@ -71,8 +71,7 @@ class Pixels:
     Inputs are (batch, 3, size, size) uint8, channels last in memory; the model normalises them. Targets are int64:
     labels (batch,), or masks (batch, size, size) with 255 to be ignored. Images are decoded once if all their pixels
     take at most 1 GiB; else for each batch, in a thread that is one batch ahead of the training. If `augment`,
-    shuffled batches are flipped and turned by right angles at random: images from above have no upper side. Raises
-    InputError if an image is missing or unusable.
+    shuffled batches are flipped and turned by right angles at random: images from above have no upper side.
     """
 
     def __init__(self, dataset: Dataset, rows: Rows, size: int, augment: bool = False) -> None:
@@ -87,11 +86,8 @@ class Pixels:
     def batches(
         self, size: int, generator: torch.Generator | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every image once as (inputs, targets): shuffled by `generator`, or in order if it is None."""
-        order = torch.arange(len(self))
-        if generator is not None:
-            order = torch.randperm(len(self), generator=generator)
-        chosen = torch.split(order, size)
+        """Yield every image once."""
+        chosen = torch.split(in_order(len(self), generator), size)
         if self._all is None:
             found = prefetch(self._load, chosen)
         else:
@@ -120,12 +116,13 @@ class Pixels:
 
 
 def squares(
-    dataset: Dataset, rows: Rows, size: int, at_once: int
+    dataset: Dataset, rows: Rows, size: int
 ) -> Iterator[tuple[Tensor, list[tuple[int, int]]]]:
-    """Read images to predict on, in order, `at_once` at a time; no label or mask is read.
+    """Read images to predict on, in order, some at a time; no label or mask is read.
 
     Yields (n, 3, size, size) uint8 and the original (height, width) of each image.
     """
+    at_once = max(1, _AT_ONCE // size**2)
 
     def load(part: Rows) -> tuple[Tensor, list[tuple[int, int]]]:
         images = [read_image(dataset, row) for row in part]

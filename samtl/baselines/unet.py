@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samtl.baselines.base import check_ranges
 from samtl.baselines.networks import NetworkBaseline, convolution
+from samtl.heads.base import check_ranges
 
 LEVELS = 5
 
@@ -44,9 +44,9 @@ class Baseline(NetworkBaseline):
 
     def _check(self) -> None:
         super()._check()
-        check_ranges(self, width="count")
+        check_ranges(self, width=1)
 
-    def _network(self, n_classes: int) -> nn.Module:
+    def _layers(self, n_classes: int) -> nn.Module:
         return UNet(self.width, n_classes)
 
 

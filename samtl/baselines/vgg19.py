@@ -18,7 +18,6 @@ from samtl.baselines.base import (
     PixelBaseline,
     Predictions,
     blank_logreg,
-    check_ranges,
     fit_logreg,
 )
 from samtl.baselines.networks import Normalised
@@ -28,7 +27,7 @@ from samtl.encoders import checkpoints as sources
 from samtl.encoders.base import Weights
 from samtl.encoders.device import resolve_device, resolve_dtype
 from samtl.errors import InputError
-from samtl.heads.base import Features, OnEvent
+from samtl.heads.base import Features, Layout, OnEvent, check_ranges
 from samtl.images.transforms import resized_shape
 
 BASE_URL = "https://download.pytorch.org/models/"
@@ -38,7 +37,6 @@ OFFICIAL = sources.Official(BASE_URL + "vgg19-dcbb9e9d.pth", 574673361, "dcbb9e9
 # Configuration E: widths of 3 x 3 convolutions; the size is halved after each block.
 BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 N_FEATURES = 2 * BLOCKS[-1][-1]
-_AT_ONCE = 2**20  # pixels in one call: bounds memory
 
 
 def convolutions() -> nn.Sequential:
@@ -87,17 +85,16 @@ class Baseline(PixelBaseline):
 
     tasks = ("classification",)
     facts = ("task_", "weights", "untrained", "weights_sha256", "compute_dtype")
-
     caches = True
-    _cache: dict[Any, Any] | None = field(default=None, init=False)
-    _cached_seconds: float = field(default=0.0, init=False)
 
     weights_sha256: str = field(default="", init=False)
     compute_dtype: str = field(default="auto", init=False)
+    _cache: dict[Any, Any] | None = field(default=None, init=False)
+    _cached_seconds: float = field(default=0.0, init=False)
     _model: Normalised | None = field(default=None, init=False)  # loaded when it is needed
 
     def _check(self) -> None:
-        check_ranges(self, image_size="side")
+        check_ranges(self, image_size=REDUCTION)
         sources.check_source(self.checkpoint)
         resolve_device(self.device)
 
@@ -122,14 +119,9 @@ class Baseline(PixelBaseline):
 
     def _load(self) -> Weights:
         network = convolutions()
+        remedy = "Pass the state dict of torchvision's vgg19"
         loaded = sources.load_weights(
-            network,
-            self.checkpoint,
-            OFFICIAL,
-            "vgg19",
-            prefix="features.",
-            remedy="Pass the state dict of torchvision's vgg19",
-            gain=2,
+            network, self.checkpoint, OFFICIAL, "vgg19", prefix="features.", remedy=remedy, gain=2
         )
         self._device = resolve_device(self.device)
         self._dtype = resolve_dtype(self.compute_dtype, self._device)
@@ -137,38 +129,40 @@ class Baseline(PixelBaseline):
         return loaded
 
     def use_cache(self, cache: dict[Any, Any]) -> None:
-        """Keep features in `cache`: they are the same on every split."""
         self._cache = cache
 
     def cached_seconds(self) -> float:
-        """Seconds that computing the features found in the cache once took, since the last call."""
         seconds, self._cached_seconds = self._cached_seconds, 0.0
         return seconds
 
     def _features(self, dataset: Dataset, rows: Rows) -> Iterator[Features]:
-        """(n, 1024) float32 features, some images at a time."""
-        at_once = max(1, _AT_ONCE // self.image_size**2)
+        """Compute (n, 1024) float32 features, some images at a time, or find them in the cache."""
         if self._cache is None:
-            yield from self._computed(dataset, rows, at_once)
+            yield from self._computed(dataset, rows)
             return
         about = (self.weights_sha256, self.image_size, str(self._dtype))
         known: dict[int, tuple[Features, float]] = self._cache.setdefault(about, {})
-        missing = np.array([row for row in rows.tolist() if row not in known], dtype=np.int64)
-        self._cached_seconds += sum(known[row][1] for row in rows.tolist() if row in known)
-        began = time.perf_counter()
-        features = [row for some in self._computed(dataset, missing, at_once) for row in some]
+        found = [row in known for row in rows.tolist()]
+        self._cached_seconds += sum(known[row][1] for row in rows[found].tolist())
+        missing, began = rows[np.logical_not(found)], time.perf_counter()
+        features = [row for some in self._computed(dataset, missing) for row in some]
         each = (time.perf_counter() - began) / max(1, len(features))
         known.update({row: (f, each) for row, f in zip(missing.tolist(), features, strict=True)})
-        for start in range(0, len(rows), at_once):
-            yield np.stack([known[row][0] for row in rows[start : start + at_once].tolist()])
+        if len(rows):
+            yield np.stack([known[row][0] for row in rows.tolist()])
 
-    def _computed(self, dataset: Dataset, rows: Rows, at_once: int) -> Iterator[Features]:
-        for inputs, shapes in squares(dataset, rows, self.image_size, at_once):
-            yield self._pooled(self._run(inputs), shapes)
+    def _computed(self, dataset: Dataset, rows: Rows) -> Iterator[Features]:
+        for inputs, shapes in squares(dataset, rows, self.image_size):
+            pooled = []
+            for cells, shape in zip(self._run(inputs), shapes, strict=True):
+                height, width = resized_shape(*shape, self.image_size)
+                seen = cells[:, : -(-height // REDUCTION), : -(-width // REDUCTION)]
+                pooled.append(torch.cat([seen.mean((1, 2)), seen.amax((1, 2))]))
+            yield torch.stack(pooled).numpy()
 
     @torch.inference_mode()
     def _run(self, inputs: Tensor) -> Tensor:
-        """The last block's channels, (n, 512, side / 32, side / 32) float32."""
+        """Compute the last block's channels, (n, 512, side / 32, side / 32) float32."""
         assert self._model is not None  # `_load` was called before
         remedy = "use a smaller --image-size, or another device"
         mixed = torch.autocast(self._device.type, self._dtype, self._dtype is not torch.float32)
@@ -176,19 +170,11 @@ class Baseline(PixelBaseline):
             out: Tensor = self._model(inputs.to(self._device))
         return out.float().cpu()
 
-    def _pooled(self, cells: Tensor, shapes: list[tuple[int, int]]) -> Features:
-        rows = []
-        for each, shape in zip(cells, shapes, strict=True):
-            height, width = resized_shape(*shape, self.image_size)
-            seen = each[:, : -(-height // REDUCTION), : -(-width // REDUCTION)]
-            rows.append(torch.cat([seen.mean((1, 2)), seen.amax((1, 2))]))
-        return torch.stack(rows).numpy()
-
     def tensors(self) -> dict[str, NDArray[Any]]:
         # The frozen weights are identified by `weights_sha256`, not saved.
         return self._head.tensors()
 
-    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def layout(self) -> Layout:
         return blank_logreg(self.classes_, N_FEATURES).layout()
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:

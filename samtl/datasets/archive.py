@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 from samtl.datasets.listing import FolderTree, flaw, is_hidden, kind_of, natural
 from samtl.errors import InputError
@@ -55,16 +56,17 @@ class Archive:
         archive = self._zip()
         try:
             info = archive.getinfo(name)
-        except KeyError:
-            raise InputError(f"{self.path.name} holds no file {name!r}") from None
-        try:
             with archive.open(info) as file:
                 data = file.read(info.file_size + 1)  # without a number, a lie inflates without end
-        except _UNREADABLE as error:
-            raise self._damaged(name) from error
-        if len(data) != info.file_size:
-            raise self._damaged(name)
-        return data
+            if len(data) == info.file_size:
+                return data
+        except KeyError:
+            raise InputError(f"{self.path.name} holds no file {name!r}") from None
+        except _UNREADABLE:
+            pass
+        raise InputError(
+            f"{name!r} in {self.path} is not what the archive's directory says; the archive is damaged, get it again"
+        )
 
     def _below(self, folder: str) -> list[str]:
         prefix = folder and f"{folder}/"
@@ -86,11 +88,6 @@ class Archive:
                 raise InputError(f"{self.path} is refused: {wrong}; get it again, or unpack it")
             self._file, self._process = archive, os.getpid()
         return self._file
-
-    def _damaged(self, name: str) -> InputError:
-        return InputError(
-            f"{name!r} in {self.path} is not what the archive's directory says; the archive is damaged, get it again"
-        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
@@ -124,40 +121,33 @@ def _flaw_of_all(archive: zipfile.ZipFile) -> str:
     members = archive.filelist
     total = sum(info.file_size for info in members)
     if len(members) > MAX_MEMBERS or total > MAX_TOTAL_BYTES:
-        return (
-            f"it lists {len(members):,} entries of {total:,} bytes, at most {MAX_MEMBERS:,} of {MAX_TOTAL_BYTES:,} are "
-            "read"
-        )
+        return f"it lists {len(members):,} entries of {total:,} bytes, which is too much"
     if len(archive.NameToInfo) < len(members):
         return "it lists a name twice"
     # Members that share bytes could unpack to any size.
-    end, name = 0, ""
-    for info in sorted(members, key=lambda info: info.header_offset):
-        if end > info.header_offset:
-            return f"{name!a} overlaps {info.filename!a}"
-        end, name = info.header_offset + _HEADER_BYTES + info.compress_size, info.filename
-    return f"{name!a} overlaps its directory" if end > archive.start_dir else ""
+    ordered = sorted(members, key=lambda info: info.header_offset)
+    ends = [info.header_offset for info in ordered[1:]] + [archive.start_dir]
+    for info, end in zip(ordered, ends, strict=False):
+        if info.header_offset + _HEADER_BYTES + info.compress_size > end:
+            return f"{info.filename!a} overlaps what follows"
+    return ""
 
 
 def _flaw_of(info: zipfile.ZipInfo) -> str:
     name = info.orig_filename  # `filename` is cut at a NUL
     parts = name.removesuffix("/").split("/")
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    unusable = next(filter(None, map(flaw, parts)), None)
     if not {"", ".", ".."}.isdisjoint(parts) or "\\" in name or name[1:2] == ":":
         return f"the name {name!a} leads out of it"
-    if len(name.encode()) > MAX_PATH_BYTES or any(map(flaw, parts)):
-        return f"the name {name[:80]!a} {next(filter(None, map(flaw, parts)), 'is too long')}"
-    kind = stat.S_IFMT(info.external_attr >> 16)
+    if unusable or len(name.encode()) > MAX_PATH_BYTES:
+        return f"the name {name[:80]!a} {unusable or 'is too long'}"
     if kind not in (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG):
         return f"{name!a} is a link, a device or otherwise not a regular file"
-    if info.flag_bits & 0x2041:
-        return f"{name!a} is encrypted"
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return (
-            f"{name!a} is compressed by method {info.compress_type}; stored and deflated are read"
-        )
+    if info.flag_bits & 0x2041 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        return f"{name!a} is encrypted, or compressed otherwise than deflated"
     # Empty deflate blocks pad without end, so that a small file could fill the memory.
-    if info.compress_size > info.file_size * 65 // 64 + 1024:
-        return f"the sizes of {name!a} contradict each other"
-    if info.file_size > min(MAX_MEMBER_BYTES, max(2**20, MAX_RATIO * info.compress_size)):
-        return f"{name!a} unpacks to {info.file_size:,} bytes, from {info.compress_size:,}"
+    padded = info.compress_size > info.file_size * 65 // 64 + 1024
+    if padded or info.file_size > min(MAX_MEMBER_BYTES, max(2**20, MAX_RATIO * info.compress_size)):
+        return f"{name!a} unpacks from {info.compress_size:,} to {info.file_size:,} bytes"
     return ""

@@ -69,38 +69,21 @@ class Dataset:
         n, count, masked = len(self.sample_ids), len(self.classes), self.read_mask is not None
         texts = itertools.chain(self.sample_ids, self.classes, self.groups)
         unprintable = next(filter(_UNPRINTABLE.search, texts), None)
-        for is_wrong, told in (
-            (
-                not re.fullmatch(r"\w[\w.-]*", self.name),
-                "a name of letters, digits, '.', '_' and '-'",
-            ),
-            (
-                len(self.labels) != n,
-                f"one label for each of its {n} images, not {len(self.labels)}",
-            ),
-            (
-                unprintable is not None,
-                f"no line breaks or control characters in names: {unprintable!a}",
-            ),
-            (len(set(self.classes)) < count, f"each class once, not {', '.join(self.classes)}"),
-            (
-                not all(-1 <= label < count for label in self.labels),
-                f"labels from -1 to {count - 1}, the indices of its {count} classes",
-            ),
+        odd = set(self.labels) - ({-1} if masked else set(range(-1, count)))
+        rules = {
+            "a name of letters, digits, '.', '_' and '-'": re.fullmatch(r"\w[\w.-]*", self.name),
+            f"one label for each of its {n} images, not {len(self.labels)}": len(self.labels) == n,
+            f"no control characters in names: {unprintable!a}": unprintable is None,
+            f"each class once, not {', '.join(self.classes)}": len(set(self.classes)) == count,
+            f"labels from -1 to {count - 1}, or -1 beside masks, not {list(odd)[:3]}": not odd,
             # Above, a class would have the number that says "ignore".
-            (
-                masked and not 2 <= count <= IGNORE,
-                f"2 to {IGNORE} classes for its masks, not {count}",
-            ),
-            (
-                masked and set(self.labels) - {-1},
-                "only labels of -1, since its masks are the target",
-            ),
-            (len(self.groups) not in (0, n), f"groups for all {n} images or none"),
-            (len(self.parts) not in (0, n), f"parts for all {n} images or none"),
-            (set(self.parts) - set(PARTS), f"no parts but {', '.join(PARTS)}"),
-        ):
-            if is_wrong:
+            f"2 to {IGNORE} classes for its masks": not masked or 2 <= count <= IGNORE,
+            f"groups for all {n} images or none": len(self.groups) in (0, n),
+            f"parts for all {n} images or none": len(self.parts) in (0, n),
+            f"no parts but {', '.join(PARTS)}": set(self.parts) <= set(PARTS),
+        }
+        for told, holds in rules.items():
+            if not holds:
                 raise InputError(f"the dataset {self.name!a} must have {told}")
 
     @property
@@ -150,17 +133,11 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
         return _take(dataset, range(len(dataset))[:limit])
     labels = np.array(dataset.labels)
     chosen = [np.flatnonzero(labels == i)[:per_class] for i in range(len(dataset.classes))]
-    short = {
-        name: len(rows)
-        for name, rows in zip(dataset.classes, chosen, strict=True)
-        if len(rows) < per_class
-    }
-    if short:
-        have = ", ".join(f"{name} has {n}" for name, n in short.items())
-        least = min(short.values())
+    least, name = min((len(rows), name) for rows, name in zip(chosen, dataset.classes, strict=True))
+    if least < per_class:
         remedy = f"use --per-class {least} or less" if least else "add images of it"
         raise InputError(
-            f"--per-class {per_class} needs that many images of every class, but {have}; {remedy}"
+            f"--per-class {per_class} needs that many images of every class, but {name} has {least}; {remedy}"
         )
     return _take(dataset, np.sort(np.concatenate(chosen)).tolist()[:limit])
 

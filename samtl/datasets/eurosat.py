@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from samtl.datasets.archive import Files, Tree, open_tree
 from samtl.datasets.base import Dataset
@@ -57,7 +57,7 @@ SOURCES = (
 )
 
 _SUFFIXES = (".jpg", ".jpeg")
-_LEVELS = ("", "2750", "EuroSAT_RGB", "eurosat", "eurosat/2750", "EuroSAT", "EuroSAT/2750")
+_LEVELS = ("2750", "EuroSAT_RGB", "eurosat", "EuroSAT")  # folders above those of the classes
 _LAYOUT = (
     "expected is EuroSAT RGB as EuroSAT.zip (eurosat/2750/<Class>/*.jpg) or EuroSAT_RGB.zip "
     "(EuroSAT_RGB/<Class>/*.jpg), the zip itself or the folder that it unpacks to"
@@ -98,20 +98,17 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
 
 def _class_folders(tree: Tree) -> tuple[str, list[str]]:
     """Find the level of the class folders; return its prefix and their names."""
-    above: dict[str, list[str]] = {}
-    for level in _LEVELS:
-        parent, _, name = level.rpartition("/")
-        if level and name not in above.get(parent, []):
-            continue
-        above[level] = tree.folders(level)
-        if COUNTS.keys() & set(above[level]):
-            unknown = sorted(set(above[level]) - COUNTS.keys())
-            if unknown:
+    waiting = [""]
+    for level in waiting:
+        found = tree.folders(level)
+        if COUNTS.keys() & set(found):
+            if unknown := sorted(set(found) - COUNTS.keys()):
                 raise InputError(
                     f"{tree.path} has class folders that EuroSAT has not: {', '.join(unknown[:5])}; {_LAYOUT}. "
                     "Images of your own are read with --dataset folder:PATH"
                 )
-            return level and f"{level}/", above[level]
+            return level and f"{level}/", found
+        waiting += [f"{level}/{name}".strip("/") for name in found if name in _LEVELS]
     zips = sorted(p.name for p in tree.path.glob("*.zip")) if tree.path.is_dir() else []
     hint = f"; it holds {zips[0]}: name that file" if zips else ""
     raise InputError(f"{tree.path} holds no folder named after a EuroSAT class{hint}; {_LAYOUT}")
@@ -143,26 +140,13 @@ def _official_archive(download: bool) -> Path:
     pooch.get_logger().setLevel("WARNING")  # it would log to standard error
     failures: list[str] = []
     error_kind: type[SamtlError] = InputError
-    for source in SOURCES:
-        answers: list[Any] = []  # to be closed: pooch leaves a response open that says "not found"
-        fetch = pooch.HTTPDownloader(
-            chunk_size=2**20, hooks={"response": lambda answer, to=answers, **_: to.append(answer)}
-        )
-        _log.info("downloading %s into %s", source.url, folder)
+    for url, name, known_hash in SOURCES:
+        _log.info("downloading %s into %s", url, folder)
         try:
-            return Path(
-                pooch.retrieve(
-                    source.url, source.known_hash, source.file_name, folder, downloader=fetch
-                )
-            )
+            return Path(pooch.retrieve(url, known_hash, name, folder))
         except ValueError:
-            failures.append(f"{source.url} gave a file whose hash is not {source.known_hash}")
+            failures.append(f"{url} gave a file whose hash is not {known_hash}")
         except OSError as error:  # network errors are OSErrors, too; their texts are nested errors
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            what = f"HTTP status {status}" if status else type(error).__name__
-            failures.append(f"{source.url} failed ({what})")
+            failures.append(f"{url} failed ({type(error).__name__})")
             error_kind = ResourceError  # trying again helps, unless every address gives other bytes
-        finally:
-            for answer in answers:
-                answer.close()
     raise error_kind(f"EuroSAT could not be downloaded: {'; '.join(failures)}; {by_hand}")

@@ -16,14 +16,12 @@ from samtl.images.codecs import MAX_BYTES, SUFFIXES, check_bytes
 MAX_NAME_BYTES = 255
 
 
-def natural(path: str) -> list[tuple[list[tuple[int, str]], str]]:
+def natural(path: str) -> list[list[tuple[int, str]]]:
     """Return the key that sorts relative paths part by part as people count: `a2` before `a10`."""
-    key = []
-    for name in path.split("/"):
-        parts = re.split(r"([0-9]+)", name)
-        numbered = [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(parts)]
-        key.append((numbered, name))
-    return key
+    return [
+        [(int(p) if p.isdecimal() else -1, p) for p in re.split(r"([0-9]+)", name)]
+        for name in path.split("/")
+    ]
 
 
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
@@ -81,7 +79,7 @@ class FolderTree:
 
     def folders(self, folder: str = "") -> list[str]:
         """List the names of the visible folders directly in `folder`, alphabetically."""
-        return sorted(e.name for e in self._entries(self.path / folder) if self._is_folder(e))
+        return sorted(entry.name for entry, is_folder in self._entries(folder) if is_folder)
 
     def images(
         self, folder: str = "", suffixes: frozenset[str] = SUFFIXES, *, deep: bool = True
@@ -93,11 +91,11 @@ class FolderTree:
         found, waiting = [], [""]
         while waiting:
             prefix = waiting.pop()
-            for entry in self._entries(self.path / folder / prefix):
-                if self._is_folder(entry):
+            for entry, is_folder in self._entries(f"{folder}/{prefix}".strip("/")):
+                if is_folder:
                     waiting += [f"{prefix}{entry.name}/"] if deep else []
                 elif PurePosixPath(entry.name).suffix.lower() in suffixes:
-                    self._require_file(entry)
+                    self._refuse(entry, flaw(entry.name) or self._flaw_of_file(entry))
                     found.append(prefix + entry.name)
         return sorted(found, key=natural)
 
@@ -115,34 +113,26 @@ class FolderTree:
             check_bytes(status.st_size)
             return file.read(MAX_BYTES + 1)
 
-    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+    def _entries(self, folder: str) -> list[tuple[os.DirEntry[str], bool]]:
+        """List what is visible in a folder, and whether each entry is a folder itself."""
         try:
-            with os.scandir(folder) as entries:
-                return [entry for entry in entries if not is_hidden(entry.name)]
+            with os.scandir(self.path / folder) as entries:
+                found = [(e, e.is_dir()) for e in entries if not is_hidden(e.name)]
         except OSError as error:
-            raise InputError(f"{str(folder)!r} cannot be listed: {error.strerror}") from error
+            raise InputError(f"{error.filename!a} cannot be listed: {error.strerror}") from error
+        for entry, is_folder in found:
+            if is_folder:
+                linked = "is a link to a folder, and such links are not followed"
+                self._refuse(entry, linked if entry.is_symlink() else flaw(entry.name))
+        return found
 
-    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
-        try:
-            if not entry.is_dir():
-                return False
-        except OSError:  # a link to itself
-            return False
-        linked = "is a link to a folder, and such links are not followed"
-        self._refuse(entry, linked if entry.is_symlink() else flaw(entry.name))
-        return True
-
-    def _require_file(self, entry: os.DirEntry[str]) -> None:
-        what = flaw(entry.name)
-        if what is None and not entry.is_file(follow_symlinks=False):
-            target = Path(os.path.realpath(entry.path))
-            if not entry.is_symlink():
-                what = "is not a regular file"
-            elif not target.is_file():
-                what = "is a link to no file"
-            elif not target.is_relative_to(self.path.resolve()):
-                what = "is a link that leads out of the dataset's folder"
-        self._refuse(entry, what)
+    def _flaw_of_file(self, entry: os.DirEntry[str]) -> str | None:
+        if not entry.is_file():
+            return "is not a regular file, or a link to no file"
+        outside = entry.is_symlink() and not Path(entry).resolve().is_relative_to(
+            self.path.resolve()
+        )
+        return "is a link that leads out of the dataset's folder" if outside else None
 
     def _refuse(self, entry: os.DirEntry[str], what: str | None) -> None:
         if what is not None:

@@ -57,7 +57,7 @@ class Coding:
         """Turn the values of a mask file into class indices, of the same shape and dtype."""
         # Bytes, not numpy: an index of 8 bytes for each pixel would hold a large mask nine times.
         raw = values.tobytes()
-        known = [v for v, meaning in enumerate(self.table) if meaning >= 0]
+        known = [value for value, meaning in enumerate(self.table) if meaning >= 0]
         unknown = sorted(set(raw.translate(None, bytes(known))))
         if unknown:
             raise BadImage(
@@ -71,31 +71,28 @@ class Coding:
     def _holds_classes(self, shown: NDArray[np.uint8]) -> bool:
         """Return whether the greys of a mask are numbers of classes, not background and foreground."""
         values = [v for v in np.unique(shown).tolist() if self.table[v] != IGNORE]
-        if not values or values == [0]:
+        if values in ([], [0]):
             return False
         return values[-1] <= 127 or (len(values) <= _FEW and any(v in _MIDDLE for v in values))
 
 
 def coded(
-    classes: Iterable[str],
-    meaning: Callable[[int], int],
-    ignore: Sequence[int] = (),
-    *,
-    light: bool = False,
+    classes: Iterable[str], meaning: Callable[[int], int], ignore: Sequence[int] = ()
 ) -> Coding:
     """Make a coding from the class that each value from 0 to 255 means, -1 if it must not occur."""
     table = (IGNORE if value in ignore else meaning(value) for value in range(256))
-    return Coding(tuple(classes), tuple(table), light)
+    return Coding(tuple(classes), tuple(table))
 
 
 def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks that are light where the foreground is: above 127 of 255."""
-    return coded(("background", foreground), lambda value: int(value > 127), ignore, light=True)
+    table = coded((), lambda value: int(value > 127), ignore).table
+    return Coding(("background", foreground), table, light=True)
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Reads masks by the ids of their images; see `samtl.datasets.MaskReader`."""
+    """Reads masks by the ids of their images; see `samtl.datasets.base.MaskReader`."""
 
     files: Files
     coding: Coding
@@ -118,7 +115,7 @@ def located(tree: Tree, layout: str, *kinds: frozenset[str], below: str = "") ->
     """
     names, here = tree.folders(below), below
     if len(names) == 1 and not any(names[0].lower() in kind for kind in kinds):
-        here = f"{below}/{names[0]}" if below else names[0]
+        here = f"{below}/{names[0]}".strip("/")
         names = tree.folders(here)
     found = []
     for kind in kinds:
@@ -129,7 +126,7 @@ def located(tree: Tree, layout: str, *kinds: frozenset[str], below: str = "") ->
                 f"{str(tree.path)!r} has {came}{f' in {here!r}' if here else ''}, and exactly one called "
                 f"{' or '.join(sorted(kind))} was expected; {layout}"
             )
-        found.append(f"{here}/{fitting[0]}" if here else fitting[0])
+        found.append(f"{here}/{fitting[0]}".strip("/"))
     return found
 
 
@@ -151,21 +148,28 @@ def matched(
     `where` and `remedy` are for messages: what holds the files, and what makes images and masks fit. Returns each image
     with its mask, in the order of the images; raises InputError if they are not one to one.
     """
-    by_key = _keyed("masks", masks, key, where)
-    images_by_key = _keyed("images", images, key, where)
-    bare = [name for key, name in images_by_key.items() if key not in by_key]
-    lone = [name for key, name in by_key.items() if key not in images_by_key]
+    masked, imaged = dict[str, str](), dict[str, str]()
+    for what, names, by_key in (("masks", masks, masked), ("images", images, imaged)):
+        for name in names:
+            first = by_key.setdefault(key(name), name)
+            if first != name:
+                raise InputError(
+                    f"in {where} two {what} are both known as {key(name)!r}, {first!r} and {name!r}, but an image has "
+                    "one mask; rename or remove one"
+                )
+    bare = [name for key, name in imaged.items() if key not in masked]
+    lone = [name for key, name in masked.items() if key not in imaged]
     problems = [
-        f"{len(alone)} of {len(names)} {what} have no {other} ({_some(alone)})"
-        for what, names, alone, other in (
-            ("images", images, bare, "mask"),
-            ("masks", masks, lone, "image"),
+        f"{len(alone)} of {len(names)} {what} ({_some(alone)})"
+        for what, names, alone in (
+            ("images have no mask", images, bare),
+            ("masks have no image", masks, lone),
         )
         if alone
     ]
     if problems:
         raise InputError(f"in {where} {' and '.join(problems)}; {remedy}")
-    return {name: by_key[key] for key, name in images_by_key.items()}
+    return {name: masked[key] for key, name in imaged.items()}
 
 
 def with_masks(
@@ -198,20 +202,6 @@ def with_masks(
     )
 
 
-def _keyed(
-    what: str, names: Sequence[str], key: Callable[[str], str], where: str
-) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in names:
-        first = found.setdefault(key(name), name)
-        if first != name:
-            raise InputError(
-                f"in {where} two {what} are both known as {key(name)!r}, {first!r} and {name!r}, but an image has one "
-                "mask; rename or remove one"
-            )
-    return found
-
-
 def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> None:
     """Refuse masks that were made for other images, or coded in another way."""
     odd, found, values = list[str](), False, set[int]()
@@ -228,9 +218,8 @@ def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> None
                 ) from error
             continue  # other codes are of damaged files
         if size != classes.shape:
-            odd.append(
-                f"{image} is {size[1]} x {size[0]}, its mask {classes.shape[1]} x {classes.shape[0]}"
-            )
+            (height, width), (h, w) = size, classes.shape
+            odd.append(f"{image} is {width} x {height}, its mask {w} x {h}")
     if 2 * len(odd) > len(pairs):
         raise InputError(
             f"in {tree.path} {len(odd)} of {len(pairs)} sampled masks do not have their image's size: {_some(odd)}. "

@@ -5,20 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 from samtl.datasets.archive import open_tree
 from samtl.datasets.base import IGNORE, Dataset, groups_by
 from samtl.datasets.listing import one_place, own_name
-from samtl.datasets.mask_files import (
-    Coding,
-    coded,
-    light,
-    located,
-    matched,
-    stem,
-    with_masks,
-)
+from samtl.datasets.mask_files import Coding, coded, light, located, matched, stem, with_masks
 from samtl.errors import InputError
 
 _IMAGES = frozenset({"images", "image", "img", "sat"})
@@ -66,11 +58,11 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     if not names or not mask_names:
         what = f"images in {images!r}" if not names else f"masks in {masks!r}"
         raise InputError(f"{str(path)!r} has no {what}; {_LAYOUT}")
-    key = (lambda name: groups_by((name,), options["stem"])[0]) if "stem" in options else stem
+    regex = options.get("stem")
     found = matched(
         names,
         mask_names,
-        key,
+        stem if regex is None else lambda name: groups_by((name,), regex)[0],
         where=repr(str(path)),
         remedy="an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX "
         "finds in both, as in masks:PATH?stem=^(\\d+)_",
@@ -85,14 +77,8 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
 
 
 def _options(query: str) -> dict[str, str]:
-    try:
-        # In a URL `+` is a space, but regular expressions are full of it.
-        fields = parse_qsl(
-            query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query)
-        )
-    except ValueError:
-        fields = [(query, "")]
-    options = dict(fields)
+    fields = [field.partition("=") for field in query.split("&") if query]
+    options = {name: unquote(value) for name, _, value in fields}
     if len(options) < len(fields) or not all(options.values()) or options.keys() - _OPTIONS.keys():
         known = "; ".join(f"{name}={form}" for name, form in _OPTIONS.items())
         raise InputError(
@@ -106,27 +92,25 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
     """Return the coding, and a suffix of the dataset's name if it is not the default."""
     if "foreground" in options and "classes" in options:
         raise InputError("masks take foreground= (two classes) or classes= (any number), not both")
-    ignore = _values("ignore", options["ignore"]) if "ignore" in options else []
+    ignore = _values("ignore", options)
     named: list[int] = []
-    if "classes" in options:
+    coding = light("foreground", ignore)
+    if "foreground" in options:
+        named = _values("foreground", options)
+        coding = coded(coding.classes, lambda value: int(value in named), ignore)
+    elif "classes" in options:
         pairs = [part.partition(":") for part in options["classes"].split(",")]
-        named = _values(
-            "classes", ",".join(v if c else f"{i}" for i, (_, c, v) in enumerate(pairs))
-        )
-        classes = {name.strip(): value for (name, _, _), value in zip(pairs, named, strict=True)}
-        if not 2 <= len(set(named)) == len(classes) == len(pairs) <= IGNORE or not all(classes):
+        texts = [value if colon else f"{i}" for i, (_, colon, value) in enumerate(pairs)]
+        named = _values("classes", {"classes": ",".join(texts)})
+        classes = {name.strip() for name, _, _ in pairs}
+        if not 2 <= len(set(named)) == len(classes) == len(pairs) <= IGNORE or "" in classes:
             raise InputError(
                 f"classes= names 2 to {IGNORE} classes, the background first, each name and each value once, as in "
                 f"classes=background:0,road:255; got {options['classes']!r}"
             )
         index = {value: i for i, value in enumerate(named)}
-        coding = coded(classes, lambda value: index.get(value, -1), ignore)
-
-    elif "foreground" in options:
-        named = _values("foreground", options["foreground"])
-        coding = coded(("background", "foreground"), lambda value: int(value in named), ignore)
-    else:
-        coding = light("foreground", ignore)
+        names = (name.strip() for name, _, _ in pairs)
+        coding = coded(names, lambda value: index.get(value, -1), ignore)
     if both := sorted(set(named) & set(ignore)):
         raise InputError(f"a mask's value is a class or ignored, but {both[0]} is given for both")
     if coding == light("foreground"):
@@ -135,9 +119,10 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
     return coding, f"-coding-{hashlib.sha256(repr(coding).encode()).hexdigest()[:8]}"
 
 
-def _values(option: str, text: str) -> list[int]:
-    if not re.fullmatch(r"\s*[0-9]{1,3}\s*(,\s*[0-9]{1,3}\s*)*", text, re.ASCII) or any(
-        int(part) > 255 for part in text.split(",")
-    ):
-        raise InputError(f"{option}= takes values from 0 to 255, separated by commas, got {text!r}")
-    return [int(part) for part in text.split(",")]
+def _values(option: str, options: dict[str, str]) -> list[int]:
+    parts = options[option].split(",") if option in options else []
+    if not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", p, re.ASCII) and int(p) < 256 for p in parts):
+        raise InputError(
+            f"{option}= takes values from 0 to 255, separated by commas, got {options[option]!r}"
+        )
+    return [int(part) for part in parts]

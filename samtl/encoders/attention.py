@@ -9,7 +9,8 @@ vectors. The first needs fewer multiplications; the second is plain attention, f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,9 +86,8 @@ def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
     q, k, v and the result are (windows, heads, tokens, size), the queries scaled.
     """
     windows, heads, tokens, size = q.shape
-    out = q.new_empty(windows, tokens, heads, size).transpose(
-        1, 2
-    )  # in the order that `merge` reads
+    # In the order that `merge` reads.
+    out = q.new_empty(windows, tokens, heads, size).transpose(1, 2)
     side = rows.shape[-1]
     scores = q.new_empty(min(CPU_BAND, tokens), side, side)
     for window in range(windows):
@@ -149,56 +149,35 @@ def split(qkv: Tensor, padding: Tensor, heads: int, window: int) -> Tensor:
 
     `padding` is the row of a token of zeros. If one window is the whole image, the result is a view.
     """
-    batch, height, width, _ = qkv.shape
-    if height == width == window:
-        whole = qkv.reshape(batch, window * window, 3, heads, -1)
-        return whole.permute(2, 0, 3, 1, 4)
-    size = qkv.shape[-1] // (3 * heads)
-    down, across = -(-height // window), -(-width // window)
-    out = qkv.new_empty(3, batch, down, across, heads, window, window, size)
-    for (i, j), part in _regions(qkv, window):
-        # part: (batch, down, tall, across, wide, 3 * heads * size)
-        tall, wide = part.shape[2], part.shape[4]
-        cut = unflatten(part, 5, (3, heads, size)).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        out[:, :, i, j, :, :tall, :wide] = cut
-    outside = padding.view(3, 1, 1, heads, 1, 1, size)
-    if height % window:
-        out[:, :, -1, :, :, height % window :] = outside
-    if width % window:
-        out[:, :, :, -1, :, :, width % window :] = outside
-    return out.view(3, -1, heads, window * window, size)
+    _, height, width, channels = qkv.shape
+    tokens = qkv.flatten(1, 2)
+    if not height == width == window:
+        _, taken, outside = _places(height, width, window, qkv.device)
+        tokens = tokens.index_select(1, taken)
+        tokens[:, outside] = padding
+    cut = tokens.reshape(-1, window**2, 3, heads, channels // (3 * heads))
+    return cut.permute(2, 0, 3, 1, 4)
 
 
 def merge(seen: Tensor, batch: int, height: int, width: int, window: int) -> Tensor:
     """Put windows (windows, heads, window * window, size) together to (batch, height, width, heads * size)."""
-    heads, size = seen.shape[1], seen.shape[3]
-    if height == width == window:
-        return seen.transpose(1, 2).reshape(batch, height, width, -1)
-    down, across = -(-height // window), -(-width // window)
-    grid = seen.view(batch, down, across, heads, window, window, size)
-    out = seen.new_empty(batch, height, width, heads * size)
-    for (i, j), part in _regions(out, window):
-        tall, wide = part.shape[2], part.shape[4]
-        cut = grid[:, i, j, :, :tall, :wide].permute(0, 1, 4, 2, 5, 3, 6)
-        unflatten(part, 5, (heads, size)).copy_(cut)
-    return out
+    tokens = seen.transpose(1, 2).reshape(batch, -1, seen.shape[1] * seen.shape[3])
+    if not height == width == window:
+        tokens = tokens.index_select(1, _places(height, width, window, seen.device)[0])
+    return tokens.view(batch, height, width, -1)
 
 
-def _regions(x: Tensor, window: int) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
-    """Yield views of (batch, height, width, n) that have windows of one size, with the windows' numbers.
-
-    Views are (batch, windows down, tall, windows across, wide, n): the whole windows, and those at the edges.
-    """
-    for i, tall, rows in _spans(x.shape[1], window):
-        for j, wide, columns in _spans(x.shape[2], window):
-            part = unflatten(unflatten(x[:, rows, columns], 2, (-1, wide)), 1, (-1, tall))
-            yield (i, j), part
-
-
-def _spans(side: int, window: int) -> Iterator[tuple[slice, int, slice]]:
-    """Yield numbers of windows, their length and the tokens in them: whole windows first, then the one at the edge."""
-    whole = side // window
-    if whole:
-        yield slice(0, whole), window, slice(0, whole * window)
-    if side % window:
-        yield slice(whole, whole + 1), side % window, slice(whole * window, side)
+@functools.cache
+def _places(
+    height: int, width: int, window: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the place in the windows of each token, the token at each place, and the places that are padding."""
+    with torch.inference_mode(False):  # they are used in training, too
+        rows, columns = torch.arange(height)[:, None], torch.arange(width)
+        down, across = -(-height // window), -(-width // window)
+        inner = rows % window * window + columns % window
+        places = ((rows // window * across + columns // window) * window**2 + inner).flatten()
+        taken = torch.full((down * across * window**2,), -1)
+        taken[places] = torch.arange(height * width)
+        outside = (taken < 0).nonzero().flatten()
+        return places.to(device), taken.clamp(min=0).to(device), outside.to(device)

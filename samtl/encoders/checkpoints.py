@@ -44,13 +44,11 @@ class Official:
 
 def check_source(checkpoint: str) -> None:
     """Raise InputError unless the argument is `official`, `random:SEED` or the path of a file; reads nothing."""
-    if checkpoint.startswith("random:"):
-        seed = checkpoint.removeprefix("random:")
-        if not (seed.isascii() and seed.isdecimal()):
-            raise InputError(f"--checkpoint random:SEED needs a whole number from 0, got {seed!r}")
-    elif checkpoint != "official" and not Path(checkpoint).is_file():
+    kind, _, seed = checkpoint.partition(":")
+    seeded = kind == "random" and seed.isascii() and seed.isdecimal()
+    if not seeded and checkpoint != "official" and not Path(checkpoint).is_file():
         raise InputError(
-            f"--checkpoint {checkpoint}: no such file (expected a file, 'official' or 'random:SEED')"
+            f"--checkpoint {checkpoint}: no such file (expected a file, official, or random:SEED with a whole number)"
         )
 
 
@@ -90,28 +88,25 @@ def load_weights(
         If the download fails.
     """
     check_source(checkpoint)
-    if checkpoint.startswith("random:"):
-        seed = int(checkpoint.removeprefix("random:"))
-        _fill_at_random(model, seed, gain)
-        return Weights(f"untrained (random:{seed})", True, tensors_digest(model))
-    description = f"file {Path(checkpoint).name}"
+    kind, _, seed = checkpoint.partition(":")
+    if kind == "random" and seed:
+        _fill_at_random(model, int(seed), gain)
+        return Weights(f"untrained (random:{int(seed)})", True, tensors_digest(model))
+    path = Path(checkpoint)
     if checkpoint == "official":
         if official is None:
             raise InputError(
                 f"{name} has no official checkpoint; use --checkpoint random:SEED or a file"
             )
         path = download(official)
-        description = f"official {official.file}"
-    else:
-        path = Path(checkpoint)
-        if official is not None and path.name == official.file:
-            if not official.matches(path):  # a truncated or altered copy
-                raise InputError(
-                    f"--checkpoint {checkpoint} is named like the official checkpoint, but does not have its sha256 "
-                    f"{official.sha256}: download it again, or rename a file of your own"
-                )
-            description = f"official {official.file}"
+    elif official and path.name == official.file and not official.matches(path):
+        raise InputError(
+            f"--checkpoint {checkpoint} is named like the official checkpoint, but does not have its sha256 "
+            f"{official.sha256}: download it again, or rename a file of your own"
+        )
+    published = official is not None and path.name == official.file
     _fill_from(model, _read_tensors(path, prefix), path, name, remedy)
+    description = f"{'official' if published else 'file'} {path.name}"
     return Weights(description, False, tensors_digest(model))
 
 
@@ -136,10 +131,8 @@ def _fill_at_random(model: nn.Module, seed: int, gain: int) -> None:
         generator = np.random.Generator(np.random.PCG64(int.from_bytes(source[:16], "little")))
         values = generator.random(tuple(parameter.shape), dtype=np.float32)
         values = values * np.float32(2) - np.float32(1)
-        if parameter.ndim == 1 or "pos" in key:
-            values *= np.float32(0.05)
-        else:
-            values *= np.float32(math.sqrt(3 * gain / math.prod(parameter.shape[1:])))
+        small = parameter.ndim == 1 or "pos" in key
+        values *= np.float32(0.05 if small else math.sqrt(3 * gain / parameter[0].numel()))
         if parameter.ndim == 1 and key.endswith("weight"):  # of a norm
             values += np.float32(1)
         parameter.copy_(torch.from_numpy(values))
@@ -153,25 +146,24 @@ def download(official: Official) -> Path:
     path = folder / official.file
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        if path.is_file():
-            if official.matches(path):
-                return path
-            path.unlink()
+        if path.is_file() and official.matches(path):
+            return path
+        path.unlink(missing_ok=True)
         _log.info("downloading %s (%d MB) into %s", official.url, official.size // 10**6, folder)
         # pooch compares whole hashes only, and of some files only the first digits are published.
         pooch.retrieve(official.url, known_hash=None, fname=official.file, path=folder)
-        if not official.matches(path):
-            path.unlink()
-            raise InputError(
-                f"{official.url} does not have the sha256 {official.sha256}: try again, or get the file elsewhere "
-                "and pass it with --checkpoint FILE"
-            )
+        if official.matches(path):
+            return path
+        path.unlink()
     except OSError as error:  # includes the exceptions of requests
         raise ResourceError(
             f"could not download {official.url} ({type(error).__name__}) into {folder}: put {official.file} there "
             "yourself, pass it with --checkpoint FILE, or try without weights: --checkpoint random:0"
         ) from error
-    return path
+    raise InputError(
+        f"{official.url} does not have the sha256 {official.sha256}: try again, or get the file elsewhere and pass it "
+        "with --checkpoint FILE"
+    )
 
 
 def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
@@ -185,15 +177,12 @@ def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about old formats and environment variables
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"--checkpoint {path} holds more than tensors, or is no checkpoint; it was not run. "
-            "Save the state dict alone: torch.save(model.state_dict(), FILE)"
-        ) from error
     except Exception as error:  # zip, pickle and safetensors have their own classes for damage
+        more = "it holds more than tensors, and was not run; "
         raise InputError(
-            f"--checkpoint {path} cannot be read ({type(error).__name__}): expected a PyTorch or "
-            "safetensors file of tensors; it may be truncated"
+            f"--checkpoint {path} cannot be read ({type(error).__name__}): "
+            f"{more if isinstance(error, pickle.UnpicklingError) else ''}expected a PyTorch or safetensors file of "
+            "tensors, as torch.save(model.state_dict(), FILE) writes it"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         raise InputError(f"--checkpoint {path} must hold a state dict (names to tensors)")

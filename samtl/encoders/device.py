@@ -13,12 +13,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def resolve_device(name: str) -> torch.device:
     """Return the device that `auto`, `cpu`, `cuda`, `cuda:N` or `mps` stands for.
 
-    `auto` is the first of CUDA, MPS and the CPU that is available.
-
-    Raises
-    ------
-    InputError
-        For another name, or a device that this machine or this torch does not have.
+    `auto` is the first of CUDA, MPS and the CPU that is available. Raises InputError for another name, or a device
+    that this machine or this torch does not have.
     """
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
@@ -27,13 +23,9 @@ def resolve_device(name: str) -> torch.device:
     numbered = kind == "cuda" and index.isascii() and index.isdecimal()
     if kind not in ("cpu", "cuda", "mps") or (colon and not numbered):
         raise InputError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
-    if kind == "cuda" and not has_cuda:
-        why = "found no NVIDIA GPU" if torch.version.cuda else "was built without it"
-        raise InputError(
-            f"--device {name} needs CUDA, but this torch {why}; use --device cpu or auto"
-        )
-    if kind == "mps" and not has_mps:
-        raise InputError("--device mps needs an Apple GPU, and there is none; use --device cpu")
+    if (kind == "cuda" and not has_cuda) or (kind == "mps" and not has_mps):
+        what = "a torch with CUDA and an NVIDIA GPU" if kind == "cuda" else "an Apple GPU"
+        raise InputError(f"--device {name} needs {what}; use --device cpu or auto")
     if index and int(index) >= torch.cuda.device_count():
         raise InputError(
             f"--device {name} does not exist: CUDA sees {torch.cuda.device_count()} device(s)"
@@ -50,13 +42,11 @@ def resolve_devices(names: str) -> tuple[torch.device, ...]:
         resolve_device("cuda")
         return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
     found = tuple(resolve_device(name.strip()) for name in names.split(","))
-    if len({device.type for device in found}) > 1:
-        raise InputError(f"--device takes several of one kind, got {names!r}")
-    if len(found) == 1 or found[0].type == "cpu":
+    if len(found) == 1 or {device.type for device in found} == {"cpu"}:
         return found
     numbered = tuple(torch.device(device.type, device.index or 0) for device in found)
-    if len(set(numbered)) < len(numbered):
-        raise InputError(f"--device names a GPU twice: {names!r}")
+    if len(set(numbered)) < len(numbered) or len({device.type for device in found}) > 1:
+        raise InputError(f"--device takes several of one kind, and no GPU twice, got {names!r}")
     return numbered
 
 

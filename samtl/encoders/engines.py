@@ -11,8 +11,6 @@ from samtl.encoders.attention import Attention
 from samtl.encoders.linear import Linear
 from samtl.errors import UnknownName
 
-Tap = Callable[[Tensor], None]
-
 
 class Reference:
     """The forward pass of an `ImageEncoderViT`, which also passes on the outputs of the blocks `taps`."""
@@ -21,7 +19,7 @@ class Reference:
         self.model, self.taps = model, taps
         self.blocks: list[Callable[[Tensor], Tensor]] = list(model.blocks)
 
-    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
+    def __call__(self, x: Tensor, tap: Callable[[Tensor], None]) -> Tensor:
         """Run the encoder, (batch, 3, size, size) to (batch, channels, side, side).
 
         `tap` is called with the output (batch, side, side, width) of each tapped block.
@@ -39,8 +37,7 @@ class Fast(Reference):
 
     def __init__(self, model: Any, taps: Sequence[int]) -> None:
         super().__init__(model, taps)
-        side = model.pos_embed.shape[1]
-        self.blocks = [_Block(block, side) for block in model.blocks]
+        self.blocks = [_Block(block, model.pos_embed.shape[1]) for block in model.blocks]
 
 
 class _Block:
@@ -49,8 +46,9 @@ class _Block:
     def __init__(self, block: Any, side: int) -> None:
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attention = Attention(block.attn, block.window_size or side, side)
-        self.widen = Linear(block.mlp.lin1, side**2)
-        self.narrow = Linear(block.mlp.lin2, side**2)
+        self.widen, self.narrow = (
+            Linear(layer, side**2) for layer in (block.mlp.lin1, block.mlp.lin2)
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         x = self.attention.plus(self.norm1(x), x)

@@ -30,25 +30,21 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is None:
             return linear(x, self.weight, self.bias)
-        return _fused(x, self._packed, self.bias, "none", [], "")
+        return _fused("default", x, self._packed, self.bias, "none", [], "")
 
     def gelu(self, x: Tensor) -> Tensor:
         if self._packed is None:
             return gelu(linear(x, self.weight, self.bias))
-        return _fused(x, self._packed, self.bias, "gelu", [], "none")
+        return _fused("default", x, self._packed, self.bias, "gelu", [], "none")
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         if self._packed is None:
             return linear(x, self.weight, self.bias) + other
-        return _fused_add(x, other, self._packed, self.bias, "add")
+        return _fused("binary", x, other, self._packed, self.bias, "add")
 
 
-def _fused(*arguments: Any) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(*arguments)  # type: ignore[no-any-return]
-
-
-def _fused_add(*arguments: Any) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.binary(*arguments)  # type: ignore[no-any-return]
+def _fused(overload: str, *arguments: Any) -> Tensor:
+    return getattr(torch.ops.mkldnn._linear_pointwise, overload)(*arguments)  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -64,9 +60,9 @@ def packs(dtype: torch.dtype) -> bool:
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
         found = [
-            _fused(x, packed, bias, "none", [], ""),
-            _fused(x, packed, bias, "gelu", [], "none"),
-            _fused_add(x, other, packed, bias, "add"),
+            _fused("default", x, packed, bias, "none", [], ""),
+            _fused("default", x, packed, bias, "gelu", [], "none"),
+            _fused("binary", x, other, packed, bias, "add"),
         ]
     except (AttributeError, RuntimeError, TypeError):  # no operator, signature or kernel for it
         return False

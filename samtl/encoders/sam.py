@@ -64,11 +64,7 @@ VARIANTS = {
 
 
 def spec(name: str, image_size: int | None = None) -> EncoderSpec:
-    """Return the properties of the encoder `name` without loading it.
-
-    Raises InputError if `image_size`, the side of the input in pixels (by default 1024), is not a multiple of 16 from
-    16 to 2048.
-    """
+    """Return the properties of the encoder `name` without loading it; for `image_size` see `Encoder`."""
     variant, size = VARIANTS[name], image_size or IMAGE_SIZE
     check_image_size(size)
     return EncoderSpec(
@@ -101,7 +97,7 @@ class Encoder(TorchEncoder):
     device, dtype : str
         See `samtl.encoders.device`.
     image_size : int, optional
-        Side of the input in pixels, a multiple of 16. If it is not 1024, the learnt positions are resampled.
+        Side of the input in pixels, a multiple of 16 up to 2048. If it is not 1024, positions are resampled.
     engine : {"fast", "reference"}
         `reference` is `segment_anything`'s own forward pass, `fast` computes the same in less time.
     """
@@ -126,14 +122,10 @@ def load(
     name: str, checkpoint: str | None = None, image_size: int = IMAGE_SIZE
 ) -> tuple[nn.Module, Weights]:
     """Return the plain `ImageEncoderViT` with its weights, in float32 on the CPU, for inference; see `Encoder`."""
-    model = build(name)
+    model, source = build(name), checkpoint or spec(name).default_checkpoint
+    prefix, remedy = "image_encoder.", "Choose the --encoder it was made for"
     weights = load_weights(
-        model,
-        checkpoint or spec(name).default_checkpoint,
-        VARIANTS[name].official,
-        name,
-        prefix="image_encoder.",
-        remedy="Choose the --encoder it was made for",
+        model, source, VARIANTS[name].official, name, prefix=prefix, remedy=remedy
     )
     if image_size != IMAGE_SIZE:
         model = _resampled(model, build(name, image_size))
@@ -182,10 +174,9 @@ def _resampled(model: nn.Module, target: nn.Module) -> nn.Module:
 
 
 def modeling() -> ModuleType:
-    """Load `segment_anything.modeling` without the rest of that package.
+    """Load `segment_anything.modeling`, which is plain torch, under a name of its own.
 
     `import segment_anything` imports torchvision, which samtl does not need and which does not load with every torch.
-    `modeling` is plain torch; it is loaded under a name of its own, so that `import segment_anything` still works.
     """
     name = "samtl.encoders._segment_anything_modeling"
     if name in sys.modules:

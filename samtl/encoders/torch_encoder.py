@@ -71,13 +71,13 @@ class TorchEncoder:
         limit = self._limit
         if len(pixels) > limit:
             starts = range(0, len(pixels), limit)
-            return self._joined([self.encode(pixels[i : i + limit], tiers) for i in starts])
+            return _joined([self.encode(pixels[i : i + limit], tiers) for i in starts])
         try:
             return self._attempt(pixels, tiers)
         except RuntimeError as error:
-            if isinstance(error, torch.AcceleratorError) and not out_of_memory(error):
-                raise ResourceError(f"the device {self.device} failed: {error}") from error
             if not out_of_memory(error):
+                if isinstance(error, torch.AcceleratorError):
+                    raise ResourceError(f"the device {self.device} failed: {error}") from error
                 raise
         # Outside the except block, so that the tensors of the attempt are gone.
         if self.device.type == "cuda":
@@ -95,7 +95,7 @@ class TorchEncoder:
         if self.device.type == "cpu":
             fits = min(8, os.cpu_count() or 1)
         elif self.device.type == "cuda":
-            fits = self._free_bytes() // 2 // self._bytes_per_image()
+            fits = torch.cuda.mem_get_info(self.device)[0] // 2 // self._bytes_per_image()
         else:
             fits = 4
         return max(1, min(most, fits, MOST))
@@ -112,14 +112,10 @@ class TorchEncoder:
     ) -> dict[str, NDArray[Any]]:
         if self.device.type == "cpu":
             found = _one_per_core(lambda image: self._computed([image], tiers), pixels)
-            return self._joined([{k: t.numpy() for k, t in part.items()} for part in found])
+            return _joined([{k: t.numpy() for k, t in part.items()} for part in found])
         with self._lock:  # one batch's activations at a time
             kept = self._computed(pixels, tiers)
         return {tier: tensor.cpu().numpy() for tier, tensor in kept.items()}
-
-    @staticmethod
-    def _joined(parts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-        return {tier: np.concatenate([part[tier] for part in parts]) for tier in parts[0]}
 
     def _computed(
         self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
@@ -155,9 +151,6 @@ class TorchEncoder:
             square[:, :, image.shape[1] :] = 0
         return batch
 
-    def _free_bytes(self) -> int:
-        return torch.cuda.mem_get_info(self.device)[0]
-
     def _bytes_per_image(self) -> int:
         """Measure what one image takes on a CUDA device."""
         size = self.spec.image_size
@@ -166,6 +159,10 @@ class TorchEncoder:
         torch.cuda.reset_peak_memory_stats(self.device)
         self.forward(x)
         return max(1, torch.cuda.max_memory_allocated(self.device) - before)
+
+
+def _joined(parts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {tier: np.concatenate([part[tier] for part in parts]) for tier in parts[0]}
 
 
 def _one_per_core(work: Callable[[_Item], _Part], items: Sequence[_Item]) -> list[_Part]:

@@ -1,4 +1,4 @@
-"""What a head learns from: the usable rows of a store and their features, in memory or as a stream of batches.
+"""Features of a store, in memory or as a stream of batches.
 
 Streaming reads every row once in a pass, a window ahead of the training, in the order of the file within a window;
 two windows and the mapped shards are all that is ever held. The store's own order mixes the samples, so windows of
@@ -7,212 +7,25 @@ blocks are as good as windows of single rows.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from samtl import registry
-from samtl._io import digest
 from samtl._runtime import prefetch
-from samtl.datasets import groups_by
-from samtl.errors import InputError, UnknownName
-from samtl.heads.base import PooledHead
-from samtl.heads.grid import UPSAMPLING, GridHead
+from samtl.errors import InputError
+from samtl.heads.grid import UPSAMPLING
 from samtl.images.transforms import resized_shape
-from samtl.splits import Samples, Split
+from samtl.splits.split import Rows
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
 
-Head = PooledHead | GridHead
-Rows = NDArray[np.int64]
-
-HELD_BYTES = (
-    2**30
-)  # features of training and validation part up to this size are read once and kept
+HELD_BYTES = 2**30  # features of training and validation part up to this size are kept
 WINDOW_BYTES = 64 * 2**20  # of features; two windows are in memory at a time
+AT_ONCE = {"classification": 512, "segmentation": 4}  # rows that are predicted at a time
 _CHECKED = 16  # rows that are checked for NaN at a time
-
-
-class Data:
-    """The usable rows of a store.
-
-    Parameters
-    ----------
-    store : Store
-    array : str
-        Where the features are.
-    features : str or None
-        Patterns of columns of `pooled`, separated by commas; None for all.
-    group_by : str or None
-        A regular expression that finds the group in an id.
-    allow_partial : bool
-        Whether rows may be missing.
-
-    Attributes
-    ----------
-    samples : Samples
-    columns : tuple of str
-        Columns of `pooled` that are learnt from; empty for other arrays.
-    chosen_groups : tuple of str
-        Groups of these columns if they are not all.
-    left_out : dict of str to int
-        How many rows are not usable, by reason.
-
-    Raises
-    ------
-    InputError
-        Rows are missing, nothing is usable, or the patterns fit no column.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        array: str,
-        features: str | None,
-        group_by: str | None,
-        allow_partial: bool,
-    ) -> None:
-        self.store, self.array = store, array
-        self.columns = store.columns(array) if array == "pooled" else ()
-        self.chosen_groups: tuple[str, ...] = ()
-        self._chosen: Rows | None = None
-        if features is not None:
-            self._choose(features)
-        self._held: NDArray[np.float32] | None = None
-        self._place = np.full(len(store.sample_ids), -1)  # of a row in what is held
-        needed = (array, "mask") if store.task == "segmentation" else (array,)
-        valid = store.valid(*needed)
-        quarantined = np.zeros_like(valid)
-        quarantined[[entry.row for entry in store.quarantined]] = True
-        missing = ~valid & ~quarantined
-        if missing.any() and not allow_partial:
-            raise InputError(
-                f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {array!r} yet; run "
-                "samtl embed again to finish it, or go on without them with --allow-partial"
-            )
-        labels = np.asarray(store.labels, dtype=np.int64)
-        unlabelled = valid & (labels < 0) if store.task == "classification" else valid & False
-        self.left_out = {
-            "quarantined": int((~valid & quarantined).sum()),
-            "missing": int(missing.sum()),
-            "unlabelled": int(unlabelled.sum()),
-        }
-        usable = valid & ~unlabelled
-        if len(store.classes) < 2 or not usable.any():
-            raise InputError(
-                f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} usable rows "
-                f"and {len(store.classes)} classes"
-            )
-        self.samples = Samples(
-            str(store.path),
-            store.task,
-            store.sample_ids,
-            store.classes,
-            labels,
-            usable,
-            groups_by(store.sample_ids, group_by) if group_by is not None else store.groups,
-            store.parts,
-        )
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """Digest of all samples of the store with their labels, images and masks; the same for every array."""
-        store, ids = self.store, self.samples.ids
-        named: list[list[Any]] = [
-            [ids[i], int(label), store.image_sha256(i)]
-            for i, label in enumerate(self.samples.labels)
-        ]
-        if store.task == "segmentation":
-            # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
-            for i in np.flatnonzero(store.valid("mask")).tolist():
-                named[i].append(store.checksum("mask", i))
-        return digest({"classes": list(self.samples.classes), "samples": sorted(named)})
-
-    def hold(self) -> None:
-        """Read all features now and keep them if they are small enough."""
-        rows = np.flatnonzero(self.samples.usable)  # others may not be there yet
-        if self._held is None and held_in_memory(self.store, self.array, len(rows)):
-            values: NDArray[np.float32] = self.store.read(self.array, rows)
-            self._place[rows] = np.arange(len(rows))
-            self._held = values if self._chosen is None else values[:, self._chosen]
-
-    def read(self, rows: Rows, array: str | None = None) -> NDArray[Any]:
-        """Read the features of some rows, (n, ...): the chosen columns, or those of another array.
-
-        Raises
-        ------
-        InputError
-            Features of a sample are not finite.
-        """
-        if self._held is not None and array is None:
-            held: NDArray[Any] = self._held[self._place[rows]]
-            _require_finite(self.store, self.array, rows, torch.from_numpy(held))
-            return held
-        values: NDArray[Any] = read_features(self.store, array or self.array, rows).numpy()
-        if self._chosen is None or array is not None:
-            return values
-        # Else the columns lie one after the other, and products differ in the last digit from those of rows.
-        return np.ascontiguousarray(values[:, self._chosen])
-
-    def feeds(self, inner: Split, labels: Rows | None) -> tuple[Feed, Feed]:
-        """Return the training and the validation part as batches; without labels, of masks."""
-        targets = Targets(self.store, self.array, labels)
-        held = held_in_memory(self.store, self.array, len(inner.train) + len(inner.test))
-        training, validating = (
-            Feed(self.store, self.array, rows, targets, held) for rows in (inner.train, inner.test)
-        )
-        return training, validating
-
-    def _choose(self, features: str) -> None:
-        if self.array != "pooled":
-            raise InputError(
-                f"--features chooses columns of pooled, and this head reads {self.array}: leave it out"
-            )
-        groups = [name.rpartition("_")[0] for name in self.columns]
-        known = list(dict.fromkeys(groups))
-        patterns = [pattern.strip() for pattern in features.split(",")]
-        for pattern in patterns:
-            if not any(fnmatchcase(group, pattern) for group in known):
-                raise UnknownName("group of columns", pattern, known)
-        found = [name for name in known if any(fnmatchcase(name, p) for p in patterns)]
-        self._chosen = np.array([i for i, group in enumerate(groups) if group in found])
-        self.columns = tuple(self.columns[i] for i in self._chosen)
-        self.chosen_groups = tuple(found) if len(found) < len(known) else ()
-
-
-def array_for(store: Store, name: str, head: Head) -> str:
-    """Return the array that a head reads for the store's task.
-
-    Raises
-    ------
-    InputError
-        The head is for another task, or the store lacks the array.
-    """
-    array = head.tiers.get(store.task)
-    if array is None:
-        others = [
-            other
-            for other in registry.names("heads")
-            if store.task in registry.load("heads", other).Head.tiers
-        ]
-        raise InputError(
-            f"the head {name} is for {' and '.join(head.tiers)}, and {store.path} is for {store.task}: heads for that "
-            f"are {', '.join(others)}"
-        )
-    if array not in store.arrays:
-        raise InputError(
-            f"the head {name} needs the tier {array} for {store.task}, and {store.path} has "
-            f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {array} --out {store.path}, and the "
-            "--dataset, --encoder and other options that the store was made with"
-        )
-    return array
 
 
 def shape_of(store: Store, row: int) -> tuple[int, int]:
@@ -252,16 +65,7 @@ class Targets:
 class Feed:
     """A source of batches for the training loop: see `samtl.heads.trainer.Source`.
 
-    Parameters
-    ----------
-    store : Store
-    array : str
-        Where the features are.
-    rows : (n,) int64
-        Nothing else of the store is read.
-    targets : Targets
-    held : bool
-        Whether to keep everything in memory.
+    Nothing but `rows` is read of the store; if `held`, once, and kept in memory.
     """
 
     def __init__(
@@ -283,11 +87,9 @@ class Feed:
         """
         if self._all is not None:
             inputs, targets = self._all
-            order = (
-                torch.arange(len(self))
-                if generator is None
-                else torch.randperm(len(self), generator=generator)
-            )
+            order = torch.arange(len(self))
+            if generator is not None:
+                order = torch.randperm(len(self), generator=generator)
             for chosen in torch.split(order, size):
                 # In order, a slice shares the memory.
                 at = slice(int(chosen[0]), int(chosen[-1]) + 1) if generator is None else chosen
@@ -335,19 +137,13 @@ class Feed:
 
 
 def read_features(store: Store, array: str, rows: Rows) -> Tensor:
-    """Read rows of features, (n, ...).
-
-    Raises
-    ------
-    InputError
-        Features are not finite; the first such sample is named.
-    """
+    """Read rows of features, (n, ...); InputError names the first sample whose features are not finite."""
     inputs = torch.from_numpy(store.read(array, rows))
-    _require_finite(store, array, rows, inputs)
+    require_finite(store, array, rows, inputs)
     return inputs
 
 
-def _require_finite(store: Store, array: str, rows: Rows, inputs: Tensor) -> None:
+def require_finite(store: Store, array: str, rows: Rows, inputs: Tensor) -> None:
     # Slice by slice, since sums of float16 are made of a float32 copy.
     for start in range(0, len(rows), _CHECKED):
         part = inputs[start : start + _CHECKED]

@@ -12,12 +12,11 @@ import numpy as np
 from samtl import registry, splits
 from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError, UnknownName
-from samtl.experiment.baseline_trial import BaselineTrial, samples_of
-from samtl.experiment.features import Data, array_for
-from samtl.experiment.head_trial import HeadTrial
-from samtl.experiment.run import FitResult as FitResult
-from samtl.experiment.run import read_run, runs_folder
-from samtl.experiment.trial import Clock, OnEvent, Parts
+from samtl.experiment.clock import Clock, OnEvent
+from samtl.experiment.held_out import Parts
+from samtl.experiment.run import Run, read_run, runs_folder
+from samtl.experiment.sources import Data, Images, array_for
+from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
 from samtl.splits import Samples, Split, read_split
 from samtl.splits.spec import SHIPPED
@@ -39,7 +38,7 @@ def fit_head(
     same_split_as: str | Path | None = None,
     allow_partial: bool = False,
     on_event: OnEvent | None = None,
-) -> FitResult:
+) -> Run:
     """Train a head on the features of a store, score it on the held-out samples, write a run folder.
 
     A fifth of the training part serves as validation part: early stopping and hyper-parameters are decided there.
@@ -48,9 +47,9 @@ def fit_head(
     ----------
     store : path or Store
     head : str
-        A name in `samtl.registry.names("heads")`.
+        A name that `samtl ls heads` shows.
     split : float, str or Split, optional
-        The held-out share, in (0, 1): 0.2 is "80-20". Or any other way to hold out: see `samtl.splits.spec`. Or a split
+        The held-out share, in (0, 1): 0.2 is "80-20". Or any other way to hold out: see the guide on splits. Or a split
         of this store's rows, made elsewhere. By default the split that the dataset comes with, else 0.2.
     seed : int
         For the split, the head and the intervals; 0 to 2**32 - 1.
@@ -73,7 +72,7 @@ def fit_head(
 
     Returns
     -------
-    FitResult
+    Run
 
     Raises
     ------
@@ -84,17 +83,13 @@ def fit_head(
         The run folder cannot be written.
     """
     clock = Clock(on_event)
-    _require_seed(seed)
-    estimator = configured("heads", head, params or {}, seed)
+    model = configured("heads", head, params or {}, seed)
     opened = open_store(store) if isinstance(store, (str, Path)) else store
-    data = Data(opened, array_for(opened, head, estimator), features, group_by, allow_partial)
-    parts = choose(data.samples, split, seed, same_split_as, group_by)
-    given = {
-        "store": str(store if isinstance(store, (str, Path)) else opened.path),
-        **_asked(split, group_by, same_split_as),
-        "allow_partial": allow_partial,
-    }
-    return HeadTrial(data, head, estimator, parts, seed, given).fit(runs_folder(out), clock)
+    source = Data(opened, array_for(opened, head, model), features, group_by, allow_partial)
+    given = {"store": str(opened.path), "allow_partial": allow_partial}
+    parts = choose(source.samples, split, seed, same_split_as, group_by)
+    given |= _asked(split, group_by, same_split_as)
+    return Trial(source, head, model, parts, seed, given).fit(runs_folder(out), clock)
 
 
 def fit_baseline(
@@ -111,7 +106,7 @@ def fit_baseline(
     same_split_as: str | Path | None = None,
     params: Mapping[str, Any] | None = None,
     on_event: OnEvent | None = None,
-) -> FitResult:
+) -> Run:
     """Train a baseline on the pixels of a dataset, score it on the held-out samples, write a run folder.
 
     Parameters
@@ -121,16 +116,17 @@ def fit_baseline(
     root, limit, per_class
         As for `samtl.embed`: the same images then give the same split.
     baseline : str
-        A name in `samtl.registry.names("baselines")`.
-    split, seed, out, group_by, same_split_as, on_event
-        As for `samtl.fit_head`; `same_split_as` may name a run of a head. Masks are scored at the resolution of that
-        run, else at 1024 pixels.
+        A name that `samtl ls baselines` shows.
+    split, seed, out, group_by, on_event
+        As for `samtl.fit_head`.
+    same_split_as
+        As for `samtl.fit_head`: a run of a head, too. Masks are scored at its resolution, else at 1024 pixels.
     params : mapping, optional
         Parameters of the baseline that differ from its defaults.
 
     Returns
     -------
-    FitResult
+    Run
 
     Raises
     ------
@@ -141,7 +137,6 @@ def fit_baseline(
         The run folder cannot be written.
     """
     clock = Clock(on_event)
-    _require_seed(seed)
     model = configured("baselines", baseline, params or {}, seed)
     data = subset(shuffled(resolve(dataset, root)), limit=limit, per_class=per_class)
     if data.task not in model.tasks:
@@ -150,19 +145,13 @@ def fit_baseline(
         )
     if group_by is not None:
         data = replace(data, groups=groups_by(data.sample_ids, group_by))
-    samples = samples_of(data)
-    parts = choose(samples, split, seed, same_split_as, group_by)
-    given = {
-        "root": None if root is None else str(root),
-        "limit": limit,
-        "per_class": per_class,
-        **_asked(split, group_by, same_split_as),
-    }
-    size = IMAGE_SIZE
-    if data.task == "segmentation" and same_split_as is not None:
-        size = read_run(same_split_as).resolution
-    trial = BaselineTrial(data, samples, baseline, model, parts, seed, given, image_size=size)
-    return trial.fit(runs_folder(out), clock)
+    source = Images(data)
+    parts = choose(source.samples, split, seed, same_split_as, group_by)
+    if same_split_as is not None:
+        source.image_size = read_run(same_split_as).resolution or IMAGE_SIZE
+    given = {"root": None if root is None else str(root), "limit": limit, "per_class": per_class}
+    given |= _asked(split, group_by, same_split_as)
+    return Trial(source, baseline, model, parts, seed, given).fit(runs_folder(out), clock)
 
 
 def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:
@@ -171,8 +160,10 @@ def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> An
     Raises
     ------
     InputError
-        A parameter is unknown (`UnknownName`) or out of its range.
+        A parameter is unknown (`UnknownName`), or it or the seed is out of range.
     """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}")
     module = registry.load(kind, name)
     made = module.Head if kind == "heads" else module.Baseline
     known = made().get_params()
@@ -241,11 +232,6 @@ def same_samples(samples: Samples, split: Split) -> bool:
         and rows.max(initial=0) < len(samples.ids)
         and splits.digest_of(samples.ids, split.train, split.test) == split.digest
     )
-
-
-def _require_seed(seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise InputError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}")
 
 
 def _asked(

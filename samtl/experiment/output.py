@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,18 +14,16 @@ from numpy.typing import NDArray
 
 from samtl._io import AtomicFolder, replace
 from samtl.datasets.listing import kind_of
-from samtl.errors import InputError, ResourceError
+from samtl.errors import InputError
+from samtl.experiment.run import writing
 from samtl.experiment.tables import MASKS, PREDICTIONS, write_mask
-from samtl.heads.base import Floats
 
 
 def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
     """Return where predictions go; the parameters are those of `predict`.
 
-    Raises
-    ------
-    InputError
-        The place is taken and must not be replaced: only a table is, or a folder that holds nothing but masks.
+    Raises InputError if the place is taken and must not be replaced: only a table is, or a folder that holds nothing
+    but masks.
     """
     segments = task == "segmentation"
     place = Path(out if out is not None else MASKS if segments else PREDICTIONS).expanduser()
@@ -51,14 +49,13 @@ def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
 
 def _is_ours(folder: Path) -> bool:
     """Return whether a folder holds what a prediction of masks writes and nothing else."""
-    try:
-        with (folder / PREDICTIONS).open(encoding="utf-8") as file:
-            header = file.readline().split(",")
-    except (OSError, UnicodeDecodeError):
-        return False
-    return header[1:2] == ["mask"] and all(
-        path.suffix == ".png" or path.is_dir() or path == folder / PREDICTIONS
-        for path in folder.rglob("*")
+    table = folder / PREDICTIONS
+    return (
+        table.is_file()
+        and table.read_bytes()[:100].split(b",")[1:2] == [b"mask"]
+        and all(
+            path.suffix == ".png" or path.is_dir() or path == table for path in folder.rglob("*")
+        )
     )
 
 
@@ -90,7 +87,7 @@ class Output:
     ) -> None:
         self.place, self.task, self.classes, self.overwrite = place, task, classes, overwrite
         self.rows, self.counts = 0, np.zeros(len(classes), dtype=np.int64)
-        self.sums: Floats = np.zeros(len(classes))
+        self.sums = np.zeros(len(classes))
         self._folder: AtomicFolder | None = None
         if task == "segmentation":
             with self._writing():
@@ -108,16 +105,9 @@ class Output:
             self._folder.__exit__(*error)
 
     def write(self, image: str, mask: str, answer: NDArray[Any]) -> None:
-        """Write what was predicted for one image.
+        """Write what was predicted for one image: probabilities, (K,), or class indices, (height, width).
 
-        Parameters
-        ----------
-        image : str
-            What the table calls it.
-        mask : str
-            The file of its mask, relative to the folder.
-        answer : (K,) float64 or (height, width) uint8
-            Probabilities, or class indices.
+        `image` is what the table calls it, `mask` the file of its mask, relative to the folder.
         """
         k = len(self.classes)
         if self._folder is None:
@@ -127,9 +117,7 @@ class Output:
             figures = np.bincount(answer.ravel(), minlength=k) / answer.size
             found, told = figures > 0, mask
             with self._writing():
-                path = self._folder.path / mask
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_mask(path, answer)
+                write_mask(self._folder.path / mask, answer)
         self._table.writerow([image, told, *map("{:.9g}".format, figures)])
         self.rows += 1
         self.sums += figures
@@ -146,12 +134,5 @@ class Output:
             (self._folder.path / PREDICTIONS).write_bytes(content)
             self._folder.publish(self.place.resolve().name, replace=True)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ResourceError(
-                f"cannot write predictions to {self.place}: {error.strerror or error}; choose another place with "
-                "--out, or make room"
-            ) from error
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(f"predictions to {self.place}")

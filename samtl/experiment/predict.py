@@ -6,24 +6,47 @@ learnt from; anything else is refused.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from samtl.errors import InputError
-from samtl.experiment.answers import (
-    Skipped,
-    by_pixels,
-    encoded,
-    listed,
-    read_trained,
-    stored,
-)
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from samtl.datasets import Dataset
+from samtl.datasets.listing import FolderTree, flaw, kind_of
+from samtl.embed.decode import Decoded, decode_row, decoded_ahead
+from samtl.embed.plan import images_per_call
+from samtl.embed.reload import reload_encoder
+from samtl.encoders.device import resolve_device
+from samtl.errors import InputError, MismatchError
+from samtl.experiment.features import AT_ONCE, shape_of, side_of
 from samtl.experiment.output import Output, place_for
-from samtl.experiment.tables import PREDICTIONS
-from samtl.store.reader import Store
+from samtl.experiment.run import Run, read_run
+from samtl.experiment.tables import PREDICTIONS, mask_name
+from samtl.heads.base import Floats, PooledHead
+from samtl.heads.io import load
+from samtl.images.codecs import SUFFIXES
+from samtl.images.transforms import resized_shape
+from samtl.store.fingerprint import differences
+from samtl.store.reader import Store, open_store
+from samtl.store.storage import locate
+
+_FILES_AT_ONCE = 32  # for a baseline
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image, or a row of a store, that nothing could be predicted for."""
+
+    image: str
+    code: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -47,14 +70,12 @@ class PredictResult:
     name: str
     task: str  #: `classification` or `segmentation`
     source: str  #: the images' folder or file, or the store
-    table: (
-        Path | None
-    )  #: a line for each image; None if the work was interrupted, which leaves nothing behind
+    #: A line for each image; None if the work was interrupted, which leaves nothing behind.
+    table: Path | None
     masks: Path | None  #: the folder of the masks, of a segmentation
     rows: int  #: images predicted
-    counts: dict[
-        str, int
-    ]  #: images of each predicted class; of a segmentation, those with a pixel of it
+    #: Images of each predicted class; of a segmentation, those with a pixel of it.
+    counts: dict[str, int]
     means: dict[str, float]  #: mean probability, or share of the pixels, of each class
     skipped: tuple[Skipped, ...]
     seconds: float
@@ -68,6 +89,34 @@ class PredictResult:
         """Return the result as JSON values."""
         paths = {"run": self.run, "table": self.table, "masks": self.masks}
         return {**asdict(self), **{name: path and str(path) for name, path in paths.items()}}
+
+
+class Trained(Run, frozen=True, kw_only=True, eq=False):
+    """A run with its trained head or baseline."""
+
+    model: Any
+
+    @property
+    def array(self) -> str:
+        """The store's array, and tier, that the head reads."""
+        return str(self.model.tiers[self.task])
+
+    def chances(self, features: NDArray[Any], columns: Sequence[str]) -> Floats:
+        """Return the probabilities of the classes, (n, ...) to (n, K); `columns` are those of `pooled`."""
+        if isinstance(self.model, PooledHead):
+            if missing := set(self.model.columns_) - set(columns):
+                raise InputError(
+                    f"the head of {self.path} reads the column {min(missing)!r}, which its encoder does not have"
+                )
+            features = features[:, [columns.index(name) for name in self.model.columns_]]
+        found: Floats = self.model.predict_proba(features)
+        return found
+
+
+def read_trained(run: str | Path) -> Trained:
+    """Read a run folder with its model; raises as `read_run`."""
+    found = read_run(run, whole=True)
+    return Trained(**msgspec.structs.asdict(found), model=load(found.path))
 
 
 def predict(
@@ -104,9 +153,9 @@ def predict(
     overwrite : bool
         Whether an earlier prediction there may be replaced.
     checkpoint : path, optional
-        The weights of the run's encoder if they came from a file or lie elsewhere now; see `samtl.embed`.
+        The weights of the run's encoder if they came from a file or lie elsewhere now.
     device : str
-        What the encoder runs on: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        What the encoder, or a baseline with pretrained weights, runs on: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
     batch_size : int or "auto"
         Images in one call of the encoder.
     on_event : callable, optional
@@ -121,7 +170,7 @@ def predict(
     Raises
     ------
     InputError
-        The run is none or damaged, there is no image or no store, or `out` is taken.
+        The run is none or damaged, there is no image or no store, `out` is taken, or an option has no effect.
     MismatchError
         The encoder, or the store, is not the one that the head learnt from.
     ResourceError
@@ -133,31 +182,43 @@ def predict(
         raise InputError("predict from images or from a store: use one of --images, --from-store")
     trained = read_trained(run)
     place = place_for(out, trained.task, overwrite)
+    idle: dict[str, Any] = {}
     if images is None:
-        if checkpoint is not None:
-            raise InputError("--from-store loads no encoder: leave --checkpoint out")
-        source = stored(trained, from_store)
+        idle = {"checkpoint": checkpoint, "device": device, "batch-size": batch_size}
+        store = _store(trained, from_store)
+        source, column, total = str(store.path), "sample_id", len(store)
+        answers = _stored(trained, store)
     else:
-        dataset = listed(images, trained, place)
-        by = by_pixels if trained.kind == "baseline" else encoded
+        dataset = _listed(images, trained, place)
+        source, column, total = str(images), "image", len(dataset)
         told = None if checkpoint is None else str(checkpoint)
-        source = by(trained, dataset, told, device, batch_size)
+        if trained.kind == "head":
+            answers = _encoded(trained, dataset, told, device, batch_size)
+        else:
+            idle = {"batch-size": batch_size}
+            if "checkpoint" not in trained.model.get_params():
+                idle |= {"checkpoint": checkpoint, "device": device}
+            answers = _by_pixels(trained, dataset, told, device)
+    for option, value in idle.items():
+        if value not in (None, "auto"):
+            raise InputError(
+                f"--{option} has no effect on {'the rows of a store' if images is None else trained.name}: leave it out"
+            )
     skipped: list[Skipped] = []
     interrupted = False
     with (
-        closing(source.answers),  # type: ignore[type-var]  # all are generators
-        Output(place, trained.task, trained.classes, source.column, overwrite) as output,
+        closing(answers),
+        Output(place, trained.task, trained.classes, column, overwrite) as output,
     ):
-        for image, mask, answer in source.answers:
-            if should_stop():
-                interrupted = True
+        for image, mask, answer in answers:
+            if interrupted := should_stop():
                 break
             if isinstance(answer, Skipped):
                 skipped.append(answer)
                 tell(answer)
             else:
                 output.write(image, mask, answer)
-            tell(Predicted(output.rows, len(skipped), source.total))
+            tell(Predicted(output.rows, len(skipped), total))
         if not interrupted:
             output.publish()
     masks = None if interrupted or trained.task == "classification" else place
@@ -167,7 +228,7 @@ def predict(
         kind=trained.kind,
         name=trained.name,
         task=trained.task,
-        source=source.store or str(images),
+        source=source,
         table=None if interrupted else masks / PREDICTIONS if masks else place,
         masks=masks,
         rows=output.rows,
@@ -176,8 +237,162 @@ def predict(
         skipped=tuple(skipped),
         seconds=time.perf_counter() - began,
         encoder=trained.encoder,
-        weights=source.weights,
-        untrained=source.untrained,
+        weights=trained.weights,
+        untrained=trained.untrained,
         note=trained.note,
         interrupted=interrupted,
     )
+
+
+#: What an image is called, the file of its mask, and its probabilities, (K,) float64, or mask, (height, width) uint8.
+_Answers = Generator[tuple[str, str, NDArray[Any] | Skipped], None, None]
+
+
+def _listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
+    """List images without labels as a dataset."""
+    path = Path(images).expanduser()
+    kind = kind_of(path)
+    if kind == "file":
+        path = path.resolve()
+        ids = [path.name]
+        if flaw(path.name) is not None:
+            raise InputError(f"the name {path.name!a} {flaw(path.name)}; rename the file")
+        path = path.parent
+    elif kind == "folder":
+        ids = FolderTree(path).images()
+    else:
+        raise InputError(f"{str(path)!r} does not exist; expected a folder of images, or an image")
+    if not ids:
+        raise InputError(
+            f"there is no image in {str(path)!r}: expected {', '.join(sorted(SUFFIXES))}"
+        )
+    if trained.task == "segmentation":
+        if kind == "folder" and place.resolve().is_relative_to(path.resolve()):
+            raise InputError(
+                f"{place} lies in the folder of images, and masks would be taken for images the next time: name "
+                "another folder with --out"
+            )
+        seen: dict[str, str] = {}
+        for name in ids:
+            other = seen.setdefault(_mask_of(name), name)
+            if other != name:
+                raise InputError(
+                    f"{other!r} and {name!r} would both have the mask {_mask_of(name)!r}: rename one of them"
+                )
+    return Dataset("images", trained.classes, tuple(ids), (-1,) * len(ids), FolderTree(path).read)
+
+
+def _mask_of(image: str) -> str:
+    return str(PurePosixPath(image).with_suffix(".png"))
+
+
+def _encoded(
+    trained: Trained, dataset: Dataset, checkpoint: str | None, device: str, batch_size: int | str
+) -> _Answers:
+    """Load the run's encoder, and predict from its output."""
+    target = resolve_device(device)
+    at_once = images_per_call(batch_size, target.type, untold=8)
+    encoder = reload_encoder(trained.identity, trained.weights, trained.path, checkpoint, device)
+    side, array = encoder.spec.image_size, trained.array
+    decoded = decoded_ahead(dataset, iter(range(len(dataset))), side, at_once, str(target))
+    with closing(decoded):
+        while batch := list(itertools.islice(decoded, at_once)):
+            good = [image for image in batch if image.pixels is not None]
+            said: Sequence[NDArray[Any]] = ()
+            if good:
+                pixels = [image.pixels for image in good if image.pixels is not None]
+                features = encoder.encode(pixels, [array])[array]
+                finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+                good = list(itertools.compress(good, finite))
+                features = features[finite]
+            if good and trained.task == "classification":
+                said = list(trained.chances(features, encoder.spec.features))
+            elif good:
+                sizes = [image.original_size for image in good]
+                shapes = [resized_shape(*size, side) for size in sizes]
+                said = trained.model.class_maps(features, shapes, side, sizes)
+            yield from _told(dataset, batch, zip(good, said, strict=True))
+
+
+def _by_pixels(trained: Trained, dataset: Dataset, checkpoint: str | None, device: str) -> _Answers:
+    """Predict with a baseline, a few files at a time: it refuses a whole dataset for one bad image."""
+    model, masks = trained.model, trained.task == "segmentation"
+    if "checkpoint" in model.get_params():
+        model.set_params(device=device, checkpoint=checkpoint or model.checkpoint)
+    asked = replace(dataset, read_mask=_no_mask if masks else None)
+    at_once = 1 if masks else _FILES_AT_ONCE
+    for start in range(0, len(dataset), at_once):
+        rows = range(start, min(start + at_once, len(dataset)))
+        batch = [decode_row(dataset, row, 1) for row in rows]
+        good = [image for image in batch if image.pixels is not None]
+        said: Iterator[NDArray[Any]] = iter(())
+        if good:
+            size = max(max(image.original_size) for image in good)
+            said = model.predict(asked, [image.row for image in good], image_size=size)
+        if not masks:
+            said = itertools.chain.from_iterable(said)
+        yield from _told(dataset, batch, zip(good, said, strict=True))
+
+
+def _no_mask(sample_id: str) -> NDArray[np.uint8]:
+    raise InputError(f"{sample_id!r} has no mask")
+
+
+def _told(
+    dataset: Dataset, batch: Sequence[Decoded], said: Iterator[tuple[Decoded, NDArray[Any]]]
+) -> _Answers:
+    """Name the answers, in order, and say why there is none."""
+    found = {image.row: answer for image, answer in said}
+    for image in batch:
+        name = dataset.sample_ids[image.row]
+        reason = image.reason or "the encoder's output for this image is NaN or infinite"
+        skipped = Skipped(name, image.code or "nonfinite", reason)
+        yield name, _mask_of(name), found.get(image.row, skipped)
+
+
+def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
+    """Open the store that is meant, which must have been made with the run's encoder."""
+    if trained.kind == "baseline":
+        raise InputError(
+            f"{trained.path} is of a baseline, which reads pixels and no store: use --images"
+        )
+    store = which
+    if not isinstance(store, Store):
+        store = open_store(locate(None if isinstance(which, bool) else which))  # type: ignore[arg-type]
+    if found := differences(store.identity, trained.identity):
+        raise MismatchError(
+            f"{store.path} was not made with the encoder that the head of {trained.path} learnt from; name another "
+            "store with --cache, or predict from the images with --images:",
+            found,
+        )
+    if trained.array not in store.arrays:
+        raise InputError(
+            f"the head of {trained.path} needs the tier {trained.array}, and {store.path} has "
+            f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {trained.array}"
+        )
+    return store
+
+
+def _stored(trained: Trained, store: Store) -> _Answers:
+    """Predict every row of a store, in order, or say why it is not."""
+    array, masks = trained.array, trained.task == "segmentation"
+    valid = store.valid(array, "original_size")
+    columns = store.columns(array) if array == "pooled" else ()
+
+    def answers() -> Iterator[NDArray[Any]]:
+        usable = np.flatnonzero(valid)
+        for start in range(0, len(usable), AT_ONCE[trained.task]):
+            rows = usable[start : start + AT_ONCE[trained.task]]
+            features = store.read(array, rows)
+            if masks:
+                shapes = [shape_of(store, row) for row in rows]
+                yield from trained.model.class_maps(features, shapes, side_of(store))
+            else:
+                yield from trained.chances(features, columns)
+
+    found = answers()
+    bad = {entry.row: (entry.code, entry.reason) for entry in store.quarantined}
+    missing = "missing", "the row is not embedded yet; run samtl embed again to finish the store"
+    for row, sample_id in enumerate(store.sample_ids):
+        skipped = Skipped(sample_id, *bad.get(row, missing))
+        yield sample_id, mask_name(row, sample_id), next(found) if valid[row] else skipped

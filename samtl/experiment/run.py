@@ -13,8 +13,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -26,7 +27,6 @@ from samtl.errors import InputError, ResourceError
 from samtl.heads.io import TENSORS
 from samtl.metrics import classification
 from samtl.metrics.classification import PerClass, Score
-from samtl.splits import Split
 from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
@@ -38,6 +38,7 @@ _DECIDES = (
 )  # fmt: skip
 
 Scores = dict[str, Score]  # by the name of the metric
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 def runs_folder(out: str | Path | None = None) -> Path:
@@ -45,27 +46,33 @@ def runs_folder(out: str | Path | None = None) -> Path:
     return as_folder(out if out is not None else os.environ.get("SAMTL_RUNS") or DEFAULT_RUNS)
 
 
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turn an OSError within a `with` block into a ResourceError; `what` is written, and where."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write {what}: {error.strerror or error}; choose another place with --out, or make room"
+        ) from error
+
+
 class SplitName(Struct, frozen=True):
-    """A split without its rows; see `samtl.splits.Split`."""
+    """A `samtl.splits.Split` without its rows."""
 
     name: str
     share: float
     seed: int
     digest: str
 
-    @classmethod
-    def of(cls, split: Split) -> Self:
-        """Return the name of a split."""
-        return cls(split.name, split.share, split.seed, split.digest)
-
 
 class Config(Struct, frozen=True, kw_only=True, eq=False):
     """Everything that is needed to repeat a fit: the content of `config.json`."""
 
     format: int = FORMAT
-    kind: str  #: `head` or `baseline`
+    kind: Literal["head", "baseline"]
     name: str  #: the head's or baseline's
-    task: str  #: `classification` or `segmentation`
+    task: Literal["classification", "segmentation"]
     classes: tuple[str, ...]
     features: str  #: an array of the store, or `pixels`
     columns: tuple[str, ...] = ()  #: groups of columns of `pooled` that were chosen; empty for all
@@ -75,16 +82,15 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     split: SplitName
     validation: SplitName  #: cut from the training part
     samples_digest: str  #: of all samples that there are, with their labels, images and masks
-    resolution: int = 0  #: longest side at which masks are scored; 0 for labels
-    order: str = (
-        ""  #: of a head on grids: `own`, or `shared` if others shared the passes over the store
-    )
+    resolution: Count = 0  #: longest side at which masks are scored; 0 for labels
+    #: Of a head on grids: `own`, or `shared` if others shared the passes over the store.
+    order: str = ""
     warm_start: str = ""  #: the run of a sweep whose weights training began with, or ""
     digest: str = ""  #: of the fields that decide the outcome
     dataset: str
     note: str = ""  #: what readers of figures must know about the dataset
     store: str = (
-        ""  #: name of the store that a head learnt from; this and the next "" for a baseline
+        ""  #: name of the store that a head learnt from, "" for a baseline, as up to `encoder`
     )
     store_path: str = ""
     fingerprint: str = ""
@@ -99,7 +105,8 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
 
     def with_digest(self) -> Self:
         """Return the configuration with the digest of the fields that decide the outcome."""
-        return msgspec.structs.replace(self, digest=digest(_builtins(self, _DECIDES)))
+        decides = {name: getattr(self, name) for name in _DECIDES}
+        return msgspec.structs.replace(self, digest=digest(msgspec.to_builtins(decides)))
 
     @property
     def run_name(self) -> str:
@@ -114,7 +121,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Run(Config, frozen=True, kw_only=True, eq=False):
-    """A run folder: the configuration and, from `metrics.json`, what came out.
+    """A finished fit: the configuration and, from `metrics.json`, what came out.
 
     Scores are of the held-out samples, with 95 % bootstrap intervals. Classification: `accuracy`, `balanced_accuracy`,
     `macro_f1`, `ece`, `log_loss` (nats). Segmentation: see `samtl.metrics.segmentation.bootstrap`.
@@ -126,20 +133,23 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     floor_missing: str  #: why there is no floor, or ""
     also: dict[str, Scores]  #: of further models that were scored in the same run
     confusion: NDArray[np.int64]  #: (K, K), of samples or pixels; rows are the truth
-    n_train: int
-    n_validation: int  #: samples that were chosen on; `logreg` then learns from these, too
-    n_test: int
-    left_out_because: dict[
-        str, int
-    ]  #: `quarantined`, `missing`, `unlabelled`, `not_in_the_split`: samples
-    training: dict[
-        str, Any
-    ]  #: `stopped`, `epochs`, `best_epoch`, `samples_per_second`, `waiting` (a share); or empty
+    n_train: Count
+    n_validation: Count  #: samples that were chosen on; `logreg` then learns from these, too
+    n_test: Count
+    #: Samples that are `quarantined`, `missing`, `unlabelled`, `not_in_the_split`.
+    left_out_because: dict[str, Count]
+    #: `stopped`, `epochs`, `best_epoch`, `samples_per_second`, `waiting` (a share); or empty.
+    training: dict[str, Any]
     seconds: dict[str, float]  #: of each stage, and `total`
-    peak_memory: int  #: largest resident size of the process so far, in bytes
+    peak_memory: Count  #: largest resident size of the process so far, in bytes
     finished: str  #: ISO 8601, UTC
     comparison_key: str  #: runs with the same key may be compared; see `comparison_key`
     files: dict[str, str] = {}  #: sha256 of the other files of the folder, but for masks
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.path
 
     @property
     def left_out(self) -> int:
@@ -153,33 +163,23 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
-        config = _builtins(self, Config.__struct_fields__)
-        return {**config, **self.figures(), "run": str(self.path)}
-
-    def figures(self) -> dict[str, Any]:
-        """Return the content of `metrics.json`, without its checksum, as JSON values."""
-        known = (*Config.__struct_fields__, "path")
-        each = {name: getattr(self.per_class, name).tolist() for name in PerClass.__annotations__}
-        per_class = {
-            label: dict(zip(each, values, strict=True))
-            for label, *values in zip(self.classes, *each.values(), strict=True)
+        content: dict[str, Any] = msgspec.to_builtins(self, enc_hook=_to_json)
+        scores = {name: values.tolist() for name, values in asdict(self.per_class).items()}
+        content["per_class"] = {
+            label: dict(zip(scores, values, strict=True))
+            for label, *values in zip(self.classes, *scores.values(), strict=True)
         }
-        names = [name for name in Run.__struct_fields__ if name not in known]
-        return {**_builtins(self, names), "per_class": per_class}
+        return {**content, "run": content.pop("path")}
 
 
-class FitResult(Run, frozen=True, kw_only=True, eq=False):
-    """What one fit came to: its record, with the rows of the split and the scores of each image."""
+def _to_json(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value.tolist()
 
-    split: Split  # type: ignore[assignment]  # which has the fields of a SplitName
-    images: dict[
-        str, NDArray[np.float64]
-    ] = {}  #: (n,) each, of the held-out images of a segmentation
 
-    @property
-    def run(self) -> Path:
-        """The run folder."""
-        return self.path
+def _from_json(kind: Any, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    return np.array(msgspec.convert(value, list[list[Count]]), dtype=np.int64)
 
 
 def comparison_key(
@@ -187,17 +187,9 @@ def comparison_key(
 ) -> str:
     """Return the digest of what runs must have in common to be compared.
 
-    Parameters
-    ----------
-    task : str
-    classes : sequence of str
-    truth : mapping of str to str
-        The held-out samples: id to class name, or to the sha256 of the mask that is scored against.
-    resolution : int
-        As in `Config`.
+    `truth` maps the held-out sample ids to the class name, or to the sha256 of the mask that is scored against.
     """
-    held_out = sorted(truth.items())
-    return digest([task, list(classes), resolution, held_out])
+    return digest([task, list(classes), resolution, sorted(truth.items())])
 
 
 def read_run(path: str | Path, *, whole: bool = False) -> Run:
@@ -231,69 +223,43 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
     try:
         if content.pop("checksum", None) != digest(content):
             raise ValueError(f"{METRICS} fails its checksum")
-        run = msgspec.convert({**content, **config}, Run, dec_hook=_from_json)
+        content |= {**config, "path": str(folder)}
+        run = msgspec.convert(content, Run, dec_hook=_from_json)
         if run.confusion.shape != (len(run.classes),) * 2:
             raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
-            if not whole and name == TENSORS:
-                continue
-            if file_sha256(inside(folder, name)) != expected:
+            if (whole or name != TENSORS) and file_sha256(inside(folder, name)) != expected:
                 raise ValueError(f"{name} is not the file that was written with the run")
     except (ValueError, OverflowError, RecursionError, OSError) as error:
         raise InputError(f"{folder} is damaged: {error}") from error
-    return msgspec.structs.replace(run, path=folder)
-
-
-def _builtins(record: Config, names: Iterable[str]) -> dict[str, Any]:
-    """Return some fields of a record as JSON values."""
-    found = {name: getattr(record, name) for name in names}
-    if isinstance(found.get("split"), Split):
-        found["split"] = SplitName.of(found["split"])
-    values: dict[str, Any] = msgspec.to_builtins(found, enc_hook=lambda array: array.tolist())
-    return values
-
-
-def _from_json(kind: type, value: Any) -> Any:
-    return np.array(value, dtype=np.int64)  # the confusion
+    return run
 
 
 class RunFolder(AtomicFolder):
-    """A run folder being written: an `AtomicFolder` whose errors are `ResourceError`s."""
+    """A run folder being written."""
 
     def __init__(self, parent: Path) -> None:
-        self.parent = parent
-        with self.writing():
+        with writing(f"a run into {parent}"):
             super().__init__(parent)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn an OSError within a `with` block into a `ResourceError`."""
-        try:
-            yield
-        except OSError as error:
-            raise ResourceError(
-                f"cannot write a run into {self.parent}: {error.strerror or error}; choose another folder with --out, "
-                "or make room"
-            ) from error
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON object."""
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        with self.writing():
-            (self.path / name).write_text(text + "\n", encoding="utf-8")
+        (self.path / name).write_text(text + "\n", encoding="utf-8")
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table."""
-        with self.writing(), (self.path / name).open("w", encoding="utf-8", newline="") as file:
+        with (self.path / name).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(itertools.chain([header], rows))
 
-    def record(self, result: FitResult) -> FitResult:
+    def record(self, run: Run) -> Run:
         """Write `config.json` and, after all other files, `metrics.json`, and move the folder to its name."""
-        self.write_json(CONFIG, _builtins(result, Config.__struct_fields__))
-        with self.writing():
-            files = {p.name: file_sha256(p) for p in sorted(self.path.iterdir()) if p.is_file()}
-            result = msgspec.structs.replace(result, files=files)
-            content = result.figures()
-            self.write_json(METRICS, {**content, "checksum": digest(content)})
-            path = self.publish(result.run_name, numbered=True)
-        return msgspec.structs.replace(result, path=path)
+        content = run.to_json()
+        config = {name: content.pop(name) for name in Config.__struct_fields__}
+        self.write_json(CONFIG, config)
+        files = {p.name: file_sha256(p) for p in sorted(self.path.iterdir()) if p.is_file()}
+        del content["run"]
+        content["files"] = files
+        self.write_json(METRICS, {**content, "checksum": digest(content)})
+        path = self.publish(run.run_name, numbered=True)
+        return msgspec.structs.replace(run, files=files, path=path)

@@ -1,19 +1,19 @@
-"""One fit, whatever it learns from: train, score the held-out samples, compare with a floor, write a run folder."""
+"""One fit, whatever it learns from: train, score the held-out samples, compare with a floor, write a run folder.
+
+The held-out samples are read after the model is trained and everything about it is chosen, and are scored once.
+"""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import platform
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,178 +22,31 @@ from numpy.typing import NDArray
 from samtl._runtime import peak_memory
 from samtl.errors import InputError
 from samtl.experiment import tables
+from samtl.experiment.clock import Clock
+from samtl.experiment.held_out import FLOOR, Answers, HeldOut, Parts
 from samtl.experiment.run import (
     Config,
-    FitResult,
+    Run,
     RunFolder,
     Scores,
     SplitName,
     comparison_key,
+    writing,
 )
-from samtl.heads.base import Candidate, Epoch
+from samtl.experiment.sources import Data, Images
 from samtl.heads.io import plain, save
-from samtl.images.transforms import IGNORE
-from samtl.metrics import classification, segmentation
-from samtl.splits import Samples, Split, record_of
+from samtl.splits import Split, record_of
+from samtl.splits.split import Rows
 
+#: What every model is held against.
 FLOOR_MODELS = {
-    "classification": "logistic regression on image statistics",
-    "segmentation": "majority",
-}
-_DOING = {
-    "read": "reading the features",
-    "fit": "training",
-    "score": "scoring the held-out samples",
-    "floor": "fitting the floor",
-    "write": "writing the run",
+    "classification": "logistic regression on mean, deviation and extremes of the pixels",
+    "segmentation": "the most frequent class everywhere",
 }
 _LIBRARIES = ("samtl", "numpy", "scipy", "scikit-learn", "torch", "safetensors")
 
-Rows = NDArray[np.int64]
 Floors = dict[str, Scores]  # of each of a floor's models
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the work begins: `read`, `fit`, `score`, `floor` or `write`."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return _DOING[self.name]
-
-
-OnEvent = Callable[[Stage | Epoch | Candidate], None]
-
-
-class Clock:
-    """Times the stages and announces them."""
-
-    def __init__(self, on_event: OnEvent | None) -> None:
-        self.on_event = on_event or (lambda event: None)
-        self.seconds: dict[str, float] = {}
-        self._stage = ""
-        self._began = self._since = time.perf_counter()
-
-    def start(self, stage: str) -> None:
-        """End the current stage and begin another."""
-        self.stop()
-        self._stage, self._since = stage, time.perf_counter()
-        self.on_event(Stage(stage))
-
-    def owe(self, seconds: float) -> None:
-        """Add to this stage the time that something it uses took earlier."""
-        self._since -= seconds
-        self._began -= seconds
-
-    def stop(self) -> dict[str, float]:
-        """End the last stage and return the seconds of each, and `total`."""
-        now = time.perf_counter()
-        if self._stage:
-            self.seconds[self._stage] = now - self._since
-        self._stage = ""
-        return {**self.seconds, "total": now - self._began}
-
-
-class SharedClock(Clock):
-    """Times a trial that takes turns with others: `total` is the sum of its own stages."""
-
-    @contextmanager
-    def spending(self, stage: str) -> Iterator[None]:
-        """Add the time of a `with` block to a stage."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - began
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
-
-    def stop(self) -> dict[str, float]:
-        """End the last stage and return the seconds of each, and their sum as `total`."""
-        super().stop()
-        return {**self.seconds, "total": sum(self.seconds.values())}
-
-
-class Parts(NamedTuple):
-    """The held-out part, and the validation part within the others."""
-
-    split: Split
-    inner: Split
-
-
-class Scored(NamedTuple):
-    """How well a model did on the held-out samples."""
-
-    metrics: Scores
-    confusion: Rows  # (K, K), of samples or pixels; rows are the truth
-    images: dict[str, NDArray[np.float64]]  # (n,) each, of a segmentation
-    truth: dict[str, str]  # by sample id: the class name, or the sha256 of the mask
-
-
-def score_classes(samples: Samples, rows: Rows, chances: NDArray[np.float64], seed: int) -> Scored:
-    """Score class probabilities, (n, K), of some rows."""
-    labels, names = samples.labels[rows], samples.classes
-    scores = classification.bootstrap(labels, chances, seed=seed)
-    confusion = classification.confusion(labels, chances.argmax(1), len(names))
-    truth = {samples.ids[row]: names[label] for row, label in zip(rows, labels, strict=True)}
-    return Scored(scores, confusion, {}, truth)
-
-
-class MaskScores:
-    """Counts the pixels of the predicted masks of some samples, in any order."""
-
-    def __init__(self, samples: Samples, rows: Rows) -> None:
-        self._ids, self._k = [samples.ids[row] for row in rows], len(samples.classes)
-        self._matrices = np.zeros((len(rows), self._k, self._k), dtype=np.int64)
-        self._truth: dict[str, str] = {}
-
-    def add(
-        self,
-        position: int,
-        truth: NDArray[np.uint8],
-        guess: NDArray[np.uint8],
-        folder: RunFolder | None = None,
-    ) -> None:
-        """Count one mask, (height, width), and write it into the folder.
-
-        Raises InputError if no pixel of the true mask is of a known class.
-        """
-        sample_id = self._ids[position]
-        if (truth == IGNORE).all():
-            raise InputError(
-                f"the mask of sample {sample_id!r} has no pixel of a known class, so nothing can be scored"
-            )
-        if folder is not None:
-            with folder.writing():
-                path = folder.path / tables.MASKS / tables.mask_name(position, sample_id)
-                path.parent.mkdir(exist_ok=True)
-                tables.write_mask(path, guess)
-        self._matrices[position] = segmentation.confusion(truth, guess, self._k)
-        content = repr(truth.shape).encode() + truth.tobytes()
-        self._truth[sample_id] = hashlib.sha256(content).hexdigest()
-
-    def scored(self, seed: int) -> Scored:
-        """Score all masks."""
-        scores = segmentation.bootstrap(self._matrices, seed=seed)
-        images = segmentation.per_image(self._matrices)
-        return Scored(scores, self._matrices.sum(0), images, self._truth)
-
-
-def most_frequent(classes: Sequence[str], masks: Iterator[NDArray[np.uint8]]) -> int:
-    """Return the class with the most pixels in the masks of the training part.
-
-    Raises InputError if a class has no pixel, so that it cannot be learnt.
-    """
-    pixels = np.zeros(len(classes), dtype=np.int64)
-    for mask in masks:
-        pixels += np.bincount(mask.ravel(), minlength=256)[: len(classes)]
-    absent = [name for name, n in zip(classes, pixels, strict=True) if not n]
-    if absent:
-        raise InputError(
-            f"no pixel of the training part is of class {absent[0]!r}, so it cannot be learnt: choose another "
-            "--seed or a smaller --split, or check whether the mask values are named correctly"
-        )
-    return int(np.argmax(pixels))
+FloorOf = Callable[[], tuple[Floors, str]]
 
 
 @functools.cache
@@ -203,125 +56,195 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-class Trial(ABC):
-    """A model, not trained yet, on one split; `config.digest` covers what decides the outcome."""
+class Trial:
+    """One model on one split; `config.digest` covers what decides the outcome.
 
-    left_out: Mapping[str, int]  # how many samples take no part, by reason
-    columns: tuple[str, ...] = ()  # of pooled features that are learnt from
+    Parameters
+    ----------
+    source : Data or Images
+        What is learnt from.
+    name : str
+    model : Head or PixelBaseline
+        Not trained yet.
+    parts : Parts
+    seed : int
+    given : mapping
+        What the user asked for, to be written down.
+    warm_start : str
+        The run whose weights training begins with, or "".
+    streamed : bool
+        Whether other heads share its passes over the store.
 
-    def __init__(self, samples: Samples, parts: Parts, model: Any, seed: int, **about: Any) -> None:
-        self.samples, self.parts, self.model, self.seed = samples, parts, model, seed
-        self.chances: NDArray[np.float64] | None = None  # (n, K), of the held-out samples
-        self.scored: Mapping[str, Scored] = {}  # by model, once the run is being written
+    Attributes
+    ----------
+    scores : dict of str to Scores
+        The model's and those of its companions, once the run is being written.
+    """
+
+    scores: Floors
+
+    def __init__(
+        self,
+        source: Data | Images,
+        name: str,
+        model: Any,
+        parts: Parts,
+        seed: int,
+        given: Mapping[str, Any],
+        warm_start: str = "",
+        streamed: bool = False,
+    ) -> None:
+        self.source, self.samples = source, source.samples
+        self.name, self.model, self.parts, self.seed = name, model, parts, seed
+        about = source.about | ({"order": "shared"} if streamed else {})
         self.config = Config(
-            task=samples.task,
-            classes=tuple(samples.classes),
+            name=name,
+            task=self.samples.task,  # type: ignore[arg-type]
+            classes=tuple(self.samples.classes),
             params={name: plain(value) for name, value in model.get_params().items()},
             seed=seed,
-            split=SplitName.of(parts.split),
-            validation=SplitName.of(parts.inner),
-            floor_model=FLOOR_MODELS[samples.task],
+            split=_named(parts.split),
+            validation=_named(parts.inner),
+            floor_model=FLOOR_MODELS[self.samples.task],
             versions=versions(),
+            warm_start=warm_start,
+            given=dict(given),
             **about,
         ).with_digest()
+        self.held = self._held_out()
+        self._majority = 0
 
-    @abstractmethod
-    def train(self, clock: Clock) -> None:
-        """Read the training part and learn from it."""
+    def check(self) -> None:
+        """Raise InputError if a class has no pixel to be learnt from; labels are in each part of every split."""
+        if not self.source.masks:
+            return
+        pixels = np.zeros(256, dtype=np.int64)
+        for row in self.parts.inner.train:
+            pixels += np.bincount(self.source.mask(row).ravel(), minlength=256)
+        for name, count in zip(self.samples.classes, pixels, strict=False):
+            if not count:
+                raise InputError(
+                    f"no pixel of the training part is of class {name!r}, so it cannot be learnt: choose another "
+                    "--seed or a smaller --split, or check whether the mask values are named correctly"
+                )
+        self._majority = int(pixels[: len(self.samples.classes)].argmax())
 
-    @abstractmethod
-    def score(self, folder: RunFolder, clock: Clock) -> dict[str, Scored]:
-        """Predict and score the held-out samples: by name, the model first, then its companions."""
-
-    @abstractmethod
-    def floor(self) -> tuple[Floors, str]:
-        """Score the floor on the same parts, or return why there is none."""
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Report what a model calls a wrong value, within a `with` block, as the user's error."""
+        try:
+            yield
+        except ValueError as error:
+            told = f"the {self.config.kind} {self.name} cannot be trained: {error}"
+            raise InputError(told) from error
 
     def fit(
-        self,
-        parent: Path,
-        clock: Clock,
-        *,
-        floor: Callable[[], tuple[Floors, str]] | None = None,
-        splits: Path | None = None,
-    ) -> FitResult:
-        """Train, score and write a run folder into `parent`; `floor` and `splits` as for `write`."""
+        self, parent: Path, clock: Clock, floor: FloorOf | None = None, splits: Path | None = None
+    ) -> Run:
+        """Train, score and write a run folder into `parent`; the others as for `write`."""
         with RunFolder(parent) as folder:
-            self.train(clock)
+            clock.start("read")
+            self.check()
+            with self.refusing():
+                changes = self.source.fit(self.model, self.parts.inner, clock)
+            self.config = msgspec.structs.replace(self.config, **changes)
             clock.start("score")
-            return self.write(folder, clock, self.score(folder, clock), floor=floor, splits=splits)
+            rows = self.held.rows
+            _take(self.source.answers(self.model, self.name, rows, clock), self.held, folder)
+            return self.write(folder, clock, floor, splits)
+
+    def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder) -> None:
+        """Predict some of the held-out samples, by their place among these, from their features."""
+        assert isinstance(self.source, Data)
+        said = self.source.answer(self.model, self.held.rows[positions], features)
+        self.held.add(positions, {self.name: said}, folder)
+
+    def floor(self) -> tuple[Floors, str]:
+        """Score the floor on the same parts, or return why there is none."""
+        if self.name == FLOOR:
+            return {}, "this is the floor"
+        found = self.source.floor(self.parts, self.seed, self._majority)
+        if isinstance(found, str):
+            return {}, found
+        return _take(found, self._held_out()).scores(self.seed), ""
 
     def write(
         self,
         folder: RunFolder,
         clock: Clock,
-        scored: Mapping[str, Scored],
-        *,
-        floor: Callable[[], tuple[Floors, str]] | None = None,
+        floor: FloorOf | None = None,
         splits: Path | None = None,
-    ) -> FitResult:
-        """Fit the floor and write the run.
+    ) -> Run:
+        """Score the answers, fit the floor and write the run.
 
         Parameters
         ----------
         folder : RunFolder
         clock : Clock
-        scored : mapping of str to Scored
-            The model's first, then those of its companions.
         floor : callable, optional
             Takes the place of the method `floor`.
         splits : Path, optional
             A folder in which runs share their lists of samples; predictions are then written without probabilities.
         """
-        self.scored = scored
+        clock.start("score")
+        self.scores = self.held.scores(self.seed)
         clock.start("floor")
         floors, why_not = (floor or self.floor)()
         clock.start("write")
         # Of a floor of several models, the one that is beside heads, too, comes first.
         first = next((name for name in floors if name.startswith("all-")), next(iter(floors), ""))
-        own, *companions = scored.values()
-        also = dict(zip([*scored][1:], (other.metrics for other in companions), strict=True))
-        also |= {name: other for name, other in floors.items() if name != first}
-        (split, inner), samples, model, names = (
-            self.parts,
-            self.samples,
-            self.model,
-            self.samples.classes,
-        )
-        with folder.writing():
-            save(model, folder.path, self.columns, names)
-        tables.write_split(folder, record_of(samples.ids, split, inner), splits)
-        counts = zip(names, own.confusion.tolist(), strict=True)
-        folder.write_csv("confusion.csv", ["truth", *names], ([name, *row] for name, row in counts))
-        folder.write_csv(tables.CURVES, [*model.curves_], zip(*model.curves_.values(), strict=True))
-        if self.chances is not None:
-            tables.write_predictions(folder, samples, split.test, self.chances, splits is not None)
-        else:
-            tables.write_images(folder, samples, split.test, own.images)
+        (own, *companions), other = self.scores, floors.copy()
+        main = other.pop(first, None)
+        (split, inner), samples, model = self.parts, self.samples, self.model
+        names, config = samples.classes, msgspec.structs.asdict(self.config)
         idle = int(samples.usable.sum()) - len(split.train) - len(split.test)
-        config = msgspec.structs.asdict(self.config) | {"split": split, "recipe": _recipe(model)}
-        return folder.record(
-            FitResult(
-                **config,
-                images=own.images,
-                metrics=own.metrics,
-                floor=floors.get(first),
+        with writing(f"a run into {folder.parent}"):
+            save(model, folder.path, self.source.columns, names)
+            tables.write_split(folder, record_of(samples.ids, split, inner), splits)
+            confusion = self.held.write(folder, lean=splits is not None)
+            counts = zip(names, confusion.tolist(), strict=True)
+            folder.write_csv("confusion.csv", ["truth", *names], ([n, *row] for n, row in counts))
+            curves = zip(*model.curves_.values(), strict=True)
+            folder.write_csv(tables.CURVES, [*model.curves_], curves)
+            run = Run(
+                **{**config, "recipe": _recipe(model)},
+                metrics=self.scores[own],
+                floor=main,
                 floor_missing=why_not,
-                also=also,
-                confusion=own.confusion,
+                also={name: self.scores[name] for name in companions} | other,
+                confusion=confusion,
                 n_train=len(inner.train),
                 n_validation=len(inner.test),
                 n_test=len(split.test),
-                left_out_because={**self.left_out, **({"not_in_the_split": idle} if idle else {})},
+                left_out_because=self.source.left_out
+                | ({"not_in_the_split": idle} if idle else {}),
                 training=_training(model),
                 seconds={stage: round(value, 3) for stage, value in clock.stop().items()},
                 peak_memory=peak_memory(),
                 finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 comparison_key=comparison_key(
-                    samples.task, names, own.truth, self.config.resolution
+                    samples.task, names, self.held.truth, self.config.resolution
                 ),
             )
-        )
+            return folder.record(run)
+
+    def _held_out(self) -> HeldOut:
+        true_mask = self.source.mask if self.source.masks else None
+        return HeldOut(self.samples, self.parts.split.test, true_mask)
+
+
+def _take(found: Iterator[Answers], held: HeldOut, folder: RunFolder | None = None) -> HeldOut:
+    """Take all answers, which come in order."""
+    begin = 0
+    for answers in found:
+        end = begin + len(next(iter(answers.values())))
+        held.add(np.arange(begin, end), answers, folder)
+        begin = end
+    return held
+
+
+def _named(split: Split) -> SplitName:
+    return SplitName(split.name, split.share, split.seed, split.digest)
 
 
 def _training(model: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The base of heads on pooled features, and the events that every head reports.
+"""What heads and baselines have in common, and the base of heads on pooled features.
 
 A head is a file `samtl/heads/NAME.py` with a class `Head`, derived from `PooledHead` or `samtl.heads.grid.GridHead`. It
 implements the abstract methods of its base. Two more methods are optional and allow warm starts in a sweep:
@@ -68,27 +68,49 @@ class Candidate:
 OnEvent = Callable[[Epoch | Candidate], None]
 
 
-class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn has no types
-    """A scikit-learn classifier of (n, F) feature rows."""
+class Model(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
+    """A head or a baseline: a scikit-learn estimator that `samtl.heads.io` can save."""
+
+    #: Fitted attributes, beside `tensors()`, that are saved: plain JSON values.
+    facts: ClassVar[tuple[str, ...]] = ()
 
     random_state: Any
-    classes_: NDArray[Any]  #: (K,) labels, ascending; columns of `predict_proba` are in this order
+    task_: str  #: `classification` or `segmentation`
+    classes_: NDArray[Any]  #: (K,) labels, ascending: the order of the outputs
+    shape_: tuple[int, ...] = ()  #: of a sample; () if samples differ
+    columns_: tuple[str, ...] = ()  #: names of the features, if the model was saved with them
+    curves_: dict[str, list[Any]]  #: figures of each epoch or candidate; not saved
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Raise ValueError if a parameter is out of its range."""
+
+    @abstractmethod
+    def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
+        """Set what the model is for, before it is trained or restored; raises InputError if it cannot be."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that predictions are made from, by role."""
+
+    @abstractmethod
+    def layout(self) -> Layout:
+        """Return dtype and shape of each of `tensors()`, from parameters, facts and what `adopt` set alone."""
+
+    @abstractmethod
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Take arrays that match `layout()`; the model then predicts as the one that returned them."""
+
+
+class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
+    """A scikit-learn classifier of (n, F) feature rows."""
+
     n_features_in_: int
-    curves_: dict[str, list[Any]]  #: figures of each epoch or candidate; not saved with a head
-    columns_: tuple[str, ...] = ()  #: names of the features, if the head was saved with them
+    task_ = "classification"
     #: The store's array that each task reads.
     tiers: ClassVar[dict[str, str]] = {"classification": "pooled"}
-    #: Fitted attributes, beside arrays, that are saved with a head: plain JSON values.
-    facts: ClassVar[tuple[str, ...]] = ()
-    task_: ClassVar[str] = "classification"
-
-    @property
-    def shape_(self) -> tuple[int, ...]:
-        """Shape of a sample, (F,), once fitted."""
-        return (self.n_features_in_,)
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
-        """Set what a saved head is for, before `restore`; raises InputError if no head on pooled features can be."""
         labels = np.array(classes)
         if labels.ndim != 1 or labels.dtype.kind not in "iU" or len(labels) < 2:
             raise InputError("classes must be a list of 2 or more integers or strings")
@@ -96,9 +118,9 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
             raise InputError(
                 f"a head on pooled features is for classification of rows (F,), not for {task} of {tuple(shape)}"
             )
-        self.classes_ = labels
-        self.n_features_in_ = int(shape[0])
-        self.columns_ = ()
+        self.classes_, self.columns_ = labels, ()
+        self.shape_ = (int(shape[0]),)
+        self.n_features_in_ = self.shape_[0]
 
     def fit(
         self,
@@ -123,8 +145,9 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         Raises
         ------
         ValueError
-            For wrong X or y, or a single class (scikit-learn's convention).
+            For wrong X or y, a single class, or a parameter out of its range (scikit-learn's convention).
         """
+        self._check()
         rows, labels = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
@@ -143,7 +166,7 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
             train, held = np.arange(len(rows)), len(rows) + np.arange(len(Xv))
             rows = np.concatenate([rows, Xv])
             codes = np.append(codes, np.searchsorted(self.classes_, yv))
-        self.columns_ = ()
+        self.shape_, self.columns_ = rows.shape[1:], ()
         self._fit(rows, codes, train, held, seed, on_event or (lambda event: None))
         return self
 
@@ -163,10 +186,6 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         return np.asarray(self.classes_[chances.argmax(axis=1)])
 
     @abstractmethod
-    def _check(self) -> None:
-        """Raise ValueError if a parameter is out of its range."""
-
-    @abstractmethod
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:
@@ -176,31 +195,36 @@ class PooledHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklea
     def _logits(self, X: Features) -> Floats:
         """Compute unnormalised log-probabilities, (n, F) to (n, K)."""
 
-    @abstractmethod
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays that predictions are made from, by role."""
 
-    @abstractmethod
-    def layout(self) -> Layout:
-        """Return dtype and shape of each of `tensors()`, from parameters, `classes_` and `n_features_in_` alone."""
-
-    @abstractmethod
-    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`; the head then predicts as the one that returned them."""
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "positive": ("a number above 0", lambda value: value > 0),
+    "not negative": ("a number not below 0", lambda value: value >= 0),
+    "share": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+}
 
 
-def check_training(head: Any) -> None:
-    """Raise ValueError if a parameter of a head that learns by gradient steps is out of its range."""
-    for name in ("epochs", "batch_size", "patience"):
-        value = getattr(head, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}")
-    if head.lr is not None and not head.lr > 0:
-        raise ValueError(f"lr must be above 0, got {head.lr!r}")
-    if not head.weight_decay >= 0:
-        raise ValueError(f"weight_decay must not be below 0, got {head.weight_decay!r}")
-    if not 0 <= head.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {head.dropout!r}")
+def check_ranges(model: Model, **ranges: int | str) -> None:
+    """Raise ValueError for the first parameter that is out of its range: one of `_RANGES`, or multiples of a number."""
+    for name, kind in ranges.items():
+        value = getattr(model, name)
+        if value is None and getattr(type(model), name) is None:
+            continue
+        if isinstance(kind, int):
+            expected = f"a multiple of {kind}" if kind > 1 else "a whole number from 1"
+            holds = isinstance(value, (int, np.integer)) and value >= kind and value % kind == 0
+        else:
+            expected, inside = _RANGES[kind]
+            number = isinstance(value, (int, float, np.number)) and np.isfinite(value)
+            holds = bool(number and inside(value))
+        if not holds:
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def numbered(classes: Sequence[Any]) -> NDArray[np.int64]:
+    """Return classes as an array; raises InputError unless they are 0 to K - 1, at least 2."""
+    if list(classes) != list(range(max(2, len(classes)))):
+        raise InputError(f"expected at least 2 classes, numbered from 0, got {list(classes)}")
+    return np.array(classes, dtype=np.int64)
 
 
 def moments(X: Features) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""The base of heads on grids of features: standardising, training, predicting, saving.
+"""The base of heads on grids of features: standardising, training, predicting.
 
 A head is a file `samtl/heads/NAME.py` with a class `Head` that builds the networks, one for each task.
 """
@@ -6,7 +6,7 @@ A head is a file `samtl/heads/NAME.py` with a class `Head` that builds the netwo
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -14,62 +14,55 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from samtl.errors import InputError
-from samtl.heads.base import Floats, Layout, OnEvent, check_training
+from samtl.heads.base import Floats, OnEvent, check_ranges, numbered
 from samtl.heads.layers import Stem
-from samtl.heads.losses import cross_entropy, cross_entropy_dice
-from samtl.heads.trainer import Recipe, Source, Trainer, isolated, shortened, warmed
+from samtl.heads.network import Network
+from samtl.heads.trainer import Source, Trainer
 
 STATISTICS_ROWS = 1024  # rows of the training part that channel means are taken over
 UPSAMPLING = 4  # resolution of a predicted mask, in multiples of the embedding's
 _AT_ONCE = 32  # rows in one call when predicting, which bounds memory
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "classification": {"epochs": 20, "batch_size": 128, "lr": 2e-3},
-    "segmentation": {"epochs": 60, "batch_size": 4, "lr": 2e-3},
-}
-
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
+class GridHead(Network):
     """A network on grids of features, (channels, side, side) for each sample.
 
-    Channels are standardised by their mean and deviation over the training part. The weights kept are those of the
-    epoch with the least validation loss; see `samtl.heads.trainer`.
+    Channels are standardised by their mean and deviation over the training part.
 
     Parameters
     ----------
+    width : int
+        Channels of the first layer, a multiple of 4.
+    dropout : float
+        In [0, 1).
     epochs : int, optional
-        Most passes over the training part; by default 20 for classification, 60 for segmentation.
+        By default 20 for classification, 60 for segmentation.
     batch_size : int, optional
-        Samples in one step, by default 128 and 4; fewer if an epoch would have less than about 8 steps.
+        By default 128 and 4.
     lr : float, optional
-        Learning rate at the end of the warm-up, by default 0.002.
-    weight_decay : float
-    patience : int
-        Epochs without a better validation loss after which training ends.
-    random_state : int
-        For initial weights, order of samples and dropout.
+        By default 0.002.
+    weight_decay, patience, random_state
+        See `Network`.
 
     Attributes
     ----------
-    task_ : {"classification", "segmentation"}
     classes_ : (K,) int64
         0 to K - 1; the head's outputs are in this order.
     shape_ : tuple of int
         (channels, side, side) of a sample.
-    n_iter_, best_epoch_, stopped_, rate_, waiting_, curves_, recipe_
-        See `samtl.heads.trainer.Trainer.tell`.
     """
 
     #: The store's array that each task reads.
     tiers: ClassVar[dict[str, str]] = {"classification": "grid", "segmentation": "dense"}
-    #: Fitted attributes, beside tensors, that are saved with a head: plain JSON values.
-    facts: ClassVar[tuple[str, ...]] = ("n_iter_", "best_epoch_", "stopped_")
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {
+        "classification": {"epochs": 20, "batch_size": 128, "lr": 2e-3},
+        "segmentation": {"epochs": 60, "batch_size": 4, "lr": 2e-3},
+    }
 
     width: int
     dropout: float = 0.2
@@ -87,6 +80,22 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     @abstractmethod
     def _segmenter(self, channels: int, side: int, n_classes: int) -> nn.Module:
         """Build a network from (batch, channels, side, side) to scores (batch, n_classes, 4 side, 4 side)."""
+
+    def _check(self) -> None:
+        super()._check()
+        check_ranges(self, width=4, dropout="share")
+
+    def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
+        if task not in self.tiers:
+            raise InputError(
+                f"a head is for {' or '.join(self.tiers)}, and there is no task {task!r}"
+            )
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 2 or min(shape) < 1:
+            raise InputError(
+                f"a grid of features is (channels, side, side), the side even, got {tuple(shape)}"
+            )
+        self.task_, self.classes_ = task, numbered(classes)
+        self.shape_, self.columns_, self.curves_ = tuple(int(n) for n in shape), (), {}
 
     def fit(
         self,
@@ -131,37 +140,16 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         `n` is the number of training samples; `statistics` are mean and mean square of each channel, in float64.
         """
         self._check()
-        loss = cross_entropy if self.task_ == "classification" else cross_entropy_dice
-        recipe = Recipe(
-            epochs=self._chosen("epochs"),
-            batch_size=min(self._chosen("batch_size"), max(4, n // 8)),
-            learning_rate=self._chosen("lr"),
-            weight_decay=self.weight_decay,
-            patience=self.patience,
-        )
-        seed = int(self.random_state or 0)
-        start = self.__dict__.pop("_start", None)
-        with isolated(seed):
-            self._network = self.network()
-            if start is not None:
-                self._network.load_state_dict(start)
-                recipe = warmed(recipe, n)
-            self._standardise(*statistics)
-            return Trainer(self._network, loss, n, recipe, seed, on_event or (lambda event: None))
-
-    def finish(self, trainer: Trainer) -> Self:
-        """Take the result of a finished training."""
-        self._network.eval()
-        trainer.tell(self)
-        return self
-
-    def gains(self, n: int, task: str) -> bool:
-        """Whether a warm start shortens training on n samples enough."""
-        return shortened(self.epochs or _DEFAULTS[task]["epochs"], n)
-
-    def start_from(self, other: GridHead) -> None:
-        """Start the next training from a fitted head's weights, and shorten it: see `samtl.heads.trainer.warmed`."""
-        self._start = {name: torch.from_numpy(a.copy()) for name, a in other.tensors().items()}
+        trainer = self._begin(n, int(self.random_state or 0), on_event)
+        mean, square = statistics
+        deviation = (square - mean**2).clamp(min=0).sqrt()
+        constant = deviation <= mean.abs() * 5e-4  # their factor is 0
+        factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=1e-12))
+        for module in self._network.modules():
+            if isinstance(module, Stem):
+                module.mean.copy_(mean)
+                module.factor.copy_(factor)
+        return trainer
 
     def logits(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Compute scores, in float32 whatever training computed in, so that machines agree.
@@ -186,7 +174,7 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         image_size: int,
         sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[NDArray[np.uint8]]:
-        """Predict masks at the encoder's resolution, or at the images' own.
+        """Predict masks of class indices, (height, width), at the encoder's resolution, or at the images' own.
 
         Scores are upsampled bilinearly to the encoder's square, cropped to the image, and resized to the image's own
         size if that is given (bilinearly, antialiased if it is smaller), before the class with the largest is taken.
@@ -200,11 +188,6 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             Side of the encoder's square in pixels.
         sizes : sequence of (height, width), optional
             Of each image before that, and of the masks.
-
-        Returns
-        -------
-        list of (height, width) uint8
-            Class indices.
         """
         maps = []
         for i, one in enumerate(torch.from_numpy(self.logits(rows))):
@@ -213,58 +196,16 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             maps.append(largest(square[:, :height, :width], sizes[i] if sizes else None))
         return maps
 
-    def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
-        """Set what a head is for, before it is trained or restored; raises InputError if no head can be."""
-        if task not in self.tiers:
-            raise InputError(
-                f"a head is for {' or '.join(self.tiers)}, and there is no task {task!r}"
-            )
-        if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 2 or min(shape) < 1:
-            raise InputError(
-                f"a grid of features is (channels, side, side), the side even, got {tuple(shape)}"
-            )
-        if list(classes) != list(range(max(2, len(classes)))):
-            raise InputError(f"expected at least 2 classes, numbered from 0, got {list(classes)}")
-        self.task_ = task
-        self.classes_: NDArray[np.int64] = np.array(classes, dtype=np.int64)
-        self.shape_ = tuple(int(n) for n in shape)
-        self.columns_: tuple[str, ...] = ()
-        self.curves_: dict[str, list[Any]] = {}
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the network's weights by name, all float32."""
-        return {name: value.numpy() for name, value in self._network.state_dict().items()}
-
-    def layout(self) -> Layout:
-        """Return dtype and shape of each of `tensors()`."""
-        with isolated(0), torch.device("meta"):
-            return {
-                name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
-                for name, value in self.network().state_dict().items()
-            }
-
-    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take arrays that match `layout()`; the head then predicts as the one that returned them."""
-        with isolated(0):
-            self._network = self.network()
-        self._network.load_state_dict({name: torch.from_numpy(a) for name, a in tensors.items()})
-        self._network.eval()
-
     def network(self) -> nn.Module:
-        """Build the network with initial weights from torch's generator, after `adopt`."""
         channels, side, _ = self.shape_
         build = self._classifier if self.task_ == "classification" else self._segmenter
         return _Cast(build(channels, side, len(self.classes_)), self.shape_)
-
-    def _chosen(self, name: str) -> Any:
-        value = getattr(self, name)
-        return _DEFAULTS[self.task_][name] if value is None else value
 
     def _statistics(self, training: Source) -> tuple[Tensor, Tensor]:
         """Compute mean and mean square of the channels over the first rows, which are in random order in a store."""
         totals = torch.zeros(2, self.shape_[0], dtype=torch.float64)
         samples = 0
-        for inputs, _ in training.batches(self._chosen("batch_size"), None):
+        for inputs, _ in training.batches(self._chosen("batch_size", self.task_), None):
             _require_shape(inputs.shape, self.shape_)
             totals += moments(inputs).sum(0)
             samples += len(inputs)
@@ -273,32 +214,11 @@ class GridHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         mean, square = totals / samples
         return mean, square
 
-    def _standardise(self, mean: Tensor, square: Tensor) -> None:
-        deviation = (square - mean**2).clamp(min=0).sqrt()
-        constant = deviation <= mean.abs() * 5e-4  # their factor is 0
-        factor = torch.where(constant, 0.0, 1 / deviation.clamp(min=1e-12))
-        for module in self._network.modules():
-            if isinstance(module, Stem):
-                module.mean.copy_(mean)
-                module.factor.copy_(factor)
-
-    def _check(self) -> None:
-        check_training(self)
-        if self.width < 4 or self.width % 4:
-            raise ValueError(f"width must be a multiple of 4, got {self.width!r}")
-
 
 def moments(rows: Tensor) -> Tensor:
     """Compute mean and mean square of each channel, (n, channels, side, side) to (n, 2, channels) float64."""
     values = rows.double()
     return torch.stack([values.mean((2, 3)), (values**2).mean((2, 3))], dim=1)
-
-
-def _require_shape(got: Sequence[int], shape: tuple[int, ...]) -> None:
-    if tuple(got[1:]) != shape:
-        raise InputError(
-            f"this head takes features of shape {shape}, one for each sample, got {tuple(got[1:])}"
-        )
 
 
 def largest(scores: Tensor, size: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -313,6 +233,13 @@ def largest(scores: Tensor, size: tuple[int, int] | None) -> NDArray[np.uint8]:
         classes[resized > best] = index
         best = torch.maximum(best, resized)
     return classes.numpy()
+
+
+def _require_shape(got: Sequence[int], shape: tuple[int, ...]) -> None:
+    if tuple(got[1:]) != shape:
+        raise InputError(
+            f"this head takes features of shape {shape}, one for each sample, got {tuple(got[1:])}"
+        )
 
 
 class _Cast(nn.Module):

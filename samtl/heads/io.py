@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from safetensors.numpy import save as to_bytes
 from samtl import registry
 from samtl._io import inside, read_document
 from samtl.errors import InputError
+from samtl.heads.base import Layout, Model
 
 FORMAT = 3
 CARD = "head.json"
@@ -38,28 +39,6 @@ class Card(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     class_names: list[str]
     columns: list[str]
     facts: dict[str, Any]
-
-
-class _Format(msgspec.Struct):
-    format: Any
-
-
-class Model(Protocol):
-    """What can be saved: a head, or a baseline."""
-
-    facts: ClassVar[tuple[str, ...]]
-    classes_: NDArray[Any]
-    columns_: tuple[str, ...]
-
-    @property
-    def task_(self) -> str: ...
-    @property
-    def shape_(self) -> tuple[int, ...]: ...
-    def get_params(self) -> dict[str, Any]: ...
-    def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None: ...
-    def tensors(self) -> dict[str, NDArray[Any]]: ...
-    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]: ...
-    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None: ...
 
 
 def save(
@@ -127,7 +106,7 @@ def load(folder: str | Path) -> Any:
     """
     path = Path(folder, CARD)
     try:
-        return _load(Path(folder), read_document(inside(Path(folder), CARD)), path)
+        return _load(Path(folder), read_document(inside(Path(folder), CARD)))
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} holds no saved model: expected {CARD} and {TENSORS}, which samtl fit-head writes"
@@ -139,55 +118,50 @@ def load(folder: str | Path) -> Any:
         raise InputError(f"{path} is not a model that samtl wrote: {error}") from error
 
 
-def _load(folder: Path, raw: bytes, path: Path) -> Model:
-    found = msgspec.json.decode(raw, type=_Format).format
+def _load(folder: Path, raw: bytes) -> Model:
+    found = msgspec.json.decode(raw).get("format")
     if found != FORMAT:
-        raise InputError(
-            f"{path} has format {found!r}, and this samtl reads {FORMAT}: train the head again, or use the "
-            "samtl that wrote it"
-        )
+        raise ValueError(f"its format is {found!r}, and this samtl reads {FORMAT}: train it again")
     card = msgspec.json.decode(raw, type=Card)
     made = getattr(registry.load(card.kind, card.name), CLASSES[card.kind])
-    known = made().get_params().keys()
-    if card.parameters.keys() != known:
-        raise ValueError(f"expected the parameters {', '.join(known)}")
-    if card.facts.keys() != set(made.facts):
-        raise ValueError(f"expected the facts {', '.join(made.facts)}")
+    _require("parameters", card.parameters, made().get_params())
+    _require("facts", card.facts, made.facts)
     model: Model = made(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in card.parameters.items()}
     )
     for name, value in card.facts.items():
         setattr(model, name, value)
     model.adopt(card.task, card.classes, card.shape)
-    tensors = _tensors(inside(folder, TENSORS), model.layout())
     if card.columns and len(card.columns) != model.shape_[0]:
         raise ValueError(f"{len(card.columns)} columns for {model.shape_[0]} features")
     model.columns_ = tuple(card.columns)
-    model.restore(tensors)
+    model.restore(_tensors(inside(folder, TENSORS), model.layout()))
     return model
 
 
-def _tensors(
-    path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> dict[str, NDArray[Any]]:
+def _require(what: str, found: Any, expected: Any) -> None:
+    if set(found) != set(expected):
+        raise ValueError(
+            f"expected the {what} {', '.join(sorted(expected))}, got {', '.join(sorted(found))}"
+        )
+
+
+def _tensors(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
     """Read arrays that match a layout and are finite."""
     try:
         # Copied, because results may depend on an array's alignment, and that depends on its place in the file.
         tensors = {role: array.copy() for role, array in load_file(path).items()}
     except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from error
-    if tensors.keys() != layout.keys():
-        raise InputError(
-            f"{path} must hold the tensors {', '.join(sorted(layout))}, and holds {', '.join(sorted(tensors))}"
-        )
+        raise ValueError(f"{path.name} is not a safetensors file: {error}") from error
+    _require("tensors", tensors, layout)
     for role, (dtype, shape) in layout.items():
         array = tensors[role]
         if (str(array.dtype), array.shape) != (dtype, shape):
-            raise InputError(
-                f"{path}: {role} must be {dtype} of shape {shape}, and is {array.dtype} of shape {array.shape}"
+            raise ValueError(
+                f"{role} must be {dtype} of shape {shape}, and is {array.dtype} of shape {array.shape}"
             )
         if not np.isfinite(array).all():
-            raise InputError(f"{path}: {role} holds numbers that are not finite")
+            raise ValueError(f"{role} holds numbers that are not finite")
     return tensors
 
 

@@ -7,26 +7,42 @@ known, and scipy's L-BFGS works in coordinates in which the loss is nearly round
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from samtl.heads.base import Features, Floats, Rows
+from samtl.heads.base import Features, Floats, Rows, moments, reciprocal, scaled
 
 _DOUBLE = 2**22  # numbers in features up to which float64 costs nothing
 _CACHED = 2**21  # bytes of features that stay in a core's cache between two products
 
 
+class Point(NamedTuple):
+    """Weights (K, F) and (K,), and the scaling of the features that they are for, (F,) and (F,)."""
+
+    coef: Floats
+    intercept: Floats
+    mean: Floats
+    factor: Floats
+
+
 class Problem:
     """Minimises the sum of cross-entropies + |coef|^2 / (2 C), without a penalty on intercepts.
 
-    X are scaled features, (n, F) float32, and codes class indices, (n,) int64. With two classes, coefficients are those
-    into which scikit-learn's single row splits.
+    X are features, (n, F) float32, `codes` class indices, (n,) int64; for `scaling` see `samtl.heads.logreg.Head`.
+    With two classes, coefficients are those into which scikit-learn's single row splits.
     """
 
-    def __init__(self, X: Features, codes: Rows, n_classes: int) -> None:
-        self.n, self.features = X.shape
-        self.classes = n_classes
+    def __init__(self, X: Features, codes: Rows, n_classes: int, scaling: str) -> None:
+        (self.n, self.features), self.classes, self.scaling = X.shape, n_classes, scaling
+        self.mean, deviation = moments(X)
+        if scaling == "none":
+            common = np.sqrt((deviation**2).mean())
+            deviation = np.where(deviation > 0, common, 0.0)
+        self.factor = reciprocal(deviation)
+        X = self.scaled(X)
         spread, self._axes = np.linalg.eigh((X.T @ X).astype(np.float64))
         self._spread = np.maximum(spread, 0)
         self._dtype = np.float64 if X.size <= _DOUBLE else np.float32
@@ -34,14 +50,25 @@ class Problem:
         self._codes = codes
         self._at_once = max(128, _CACHED // (4 * max(self.features, n_classes)))
 
-    def solve(
-        self, C: float, coef: Floats, intercept: Floats, tol: float, max_iter: int
-    ) -> tuple[Floats, Floats, int, bool]:
-        """Solve for one penalty, from a starting point (K, F) and (K,); see the parameters of `logreg`.
+    def scaled(self, X: Features) -> Features:
+        """Scale features like those of the problem."""
+        return scaled(X, self.mean, self.factor)
 
-        Returns coef, intercept, the number of iterations, and whether it converged.
-        """
+    def moved(self, start: Point | None) -> Point:
+        """Convert a point to the problem's scaling, or return zeros."""
         k = self.classes
+        if start is None:
+            return Point(np.zeros((k, self.features)), np.zeros(k), self.mean, self.factor)
+        raw = start.coef * start.factor
+        intercept = start.intercept + raw @ (self.mean - start.mean)
+        return Point(raw * reciprocal(self.factor), intercept, self.mean, self.factor)
+
+    def solve(self, C: float, start: Point, tol: float, max_iter: int) -> tuple[Point, int, bool]:
+        """Solve for one penalty, from a point in the problem's scaling; see the parameters of `logreg`.
+
+        Returns the point, the number of iterations, and whether it converged.
+        """
+        k, coef, intercept = self.classes, start.coef, start.intercept
         weight = (2 if k == 2 else 1) / C  # scikit-learn penalises the one row of two classes
         # The loss curves by about p (1 - p) along each axis times its spread; the penalty adds its own.
         curvature = self._uncertainty(coef, intercept)
@@ -58,12 +85,13 @@ class Problem:
             slopes = (slope + weight * weights) * size[:, None]
             return value / self.n, np.append(slopes.ravel(), slope0 * lift) / self.n
 
-        start = np.append(((self._axes.T @ coef.T) / size[:, None]).ravel(), intercept / lift)
+        packed = np.append(((self._axes.T @ coef.T) / size[:, None]).ravel(), intercept / lift)
         options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": tol, "gtol": 0.0}
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+        found = minimize(objective, packed, jac=True, method="L-BFGS-B", options=options)
         weights, offsets = unpacked(found.x)
         coef, intercept = (self._axes @ weights).T, offsets - offsets.mean()
-        return coef, intercept, int(found.nit), bool(found.success)
+        point = Point(coef, intercept, self.mean, self.factor)
+        return point, int(found.nit), bool(found.success)
 
     def _loss(self, weights: Floats, offsets: Floats) -> tuple[float, Floats, Floats]:
         """Sum of cross-entropies and its slopes, (F, K) and (K,), in the rotated features."""

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from samtl.heads.base import (
-    Candidate,
-    Features,
-    Floats,
-    Layout,
-    OnEvent,
-    PooledHead,
-    Rows,
-    moments,
-    reciprocal,
-    scaled,
-)
-from samtl.heads.logistic import Problem
+from samtl.heads.base import Candidate, Features, Floats, Layout, OnEvent, PooledHead, Rows
+from samtl.heads.logistic import Point, Problem
 
 GRID = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # C from 1e-4 to 1e3 in half decades
 # The search stops each fit early: the ranking of penalties is known long before the last digit.
 SEARCH_TOL, SEARCH_ITER = 1e-5, 200
-_ROLES = ("mean", "factor", "coef", "intercept")
 RISES = 2  # worse candidates in a row after which weaker penalties are not tried
+_ROLES = ("mean", "factor", "coef", "intercept")
 
 
 @dataclass(eq=False, repr=False)
@@ -67,7 +56,6 @@ class Head(PooledHead):
     """
 
     facts = ("C_", "scaling_", "n_iter_", "converged_")
-
     #: The result does not depend on the starting point.
     convex = True
 
@@ -97,40 +85,32 @@ class Head(PooledHead):
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:
-        self._check()
+        k, point, tried = len(self.classes_), None, dict[Candidate, Point]()
+        start: Any = self.__dict__.pop("_start", None)
         scalings = ("standard", "none") if self.scaling == "auto" else (self.scaling,)
         grid = GRID if self.C is None else (self.C,)
-        tried: list[Candidate] = []
-        start: Any = self.__dict__.pop("_start", None)
-        point = None
+        self.scaling_, self.C_ = scalings[0], 1.0 if self.C is None else self.C
         if start is not None:
-            point = _Point(start.coef_, start.intercept_, start.mean_, start.factor_)
-        k = len(self.classes_)
+            point = Point(start.coef_, start.intercept_, start.mean_, start.factor_)
         # With so few columns, one for each class, several threads would spend their time at barriers.
         with threadpool_limits(1, "blas"):
+            # There is nothing to judge by if there is one sample of each class.
             if len(held) and len(scalings) * len(grid) > 1:
-                for scaling in scalings if start is None else (start.scaling_,):
-                    training, validation = (X[train], codes[train]), (X[held], codes[held])
-                    search = _Search(scaling, grid, training, validation, k, point, on_event)
-                    found = search.all() if start is None else search.nearby(start.C_)
-                    least = min(tried + found, key=lambda candidate: candidate.validation_loss)
-                    tried += found
-                    if least in found:
-                        self.scaling_, self.C_, point = scaling, least.C, search.points[least.C]
-            else:  # nothing to choose, or one sample of each class
-                self.scaling_, self.C_ = scalings[0], 1.0 if self.C is None else self.C
-            self.mean_, self.factor_ = _scale(X, self.scaling_)
-            begin = _moved(point, self.mean_, self.factor_, k)
-            problem = Problem(scaled(X, self.mean_, self.factor_), codes, k)
-            coef, self.intercept_, self.n_iter_, self.converged_ = problem.solve(
-                self.C_, *begin, self.tol, self.max_iter
+                at = start and start.C_
+                for scaling in (start.scaling_,) if start else scalings:
+                    problem = Problem(X[train], codes[train], k, scaling)
+                    tried |= _search(problem, X[held], codes[held], grid, point, at, on_event)
+                    best = min(tried, key=lambda candidate: candidate.validation_loss)
+                    self.scaling_, self.C_, point = best.scaling, best.C, tried[best]
+            problem = Problem(X, codes, k, self.scaling_)
+            found, self.n_iter_, self.converged_ = problem.solve(
+                self.C_, problem.moved(point), self.tol, self.max_iter
             )
-            # The layout that they have when read from a file: sums in another one differ in the last digit.
-            self.coef_ = np.ascontiguousarray(coef)
-        self.curves_ = {
-            name: [getattr(candidate, name) for candidate in tried]
-            for name in Candidate.__dataclass_fields__
-        }
+        self.mean_, self.factor_, self.intercept_ = found.mean, found.factor, found.intercept
+        # The layout that they have when read from a file: sums in another one differ in the last digit.
+        self.coef_ = np.ascontiguousarray(found.coef)
+        columns = Candidate.__dataclass_fields__
+        self.curves_ = {name: [getattr(one, name) for one in tried] for name in columns}
 
     def _logits(self, X: Features) -> Floats:
         return np.asarray(((X - self.mean_) * self.factor_) @ self.coef_.T + self.intercept_)
@@ -148,91 +128,50 @@ class Head(PooledHead):
             setattr(self, f"{role}_", tensors[role])
 
 
-class _Point(NamedTuple):
-    """Weights, and the scaling of the features that they are for."""
+def _search(
+    problem: Problem,
+    X: Features,
+    codes: Rows,
+    grid: tuple[float, ...],
+    start: Point | None,
+    C: float | None,
+    on_event: OnEvent,
+) -> dict[Candidate, Point]:
+    """Try penalties on the validation part, each fit starting from the last.
 
-    coef: Floats
-    intercept: Floats
-    mean: Floats
-    factor: Floats
+    From strong to weak ones while the loss improves or, if a penalty `C` was best before, from that to better ones.
+    """
+    judged, point = problem.scaled(X), problem.moved(start)
+    if not np.isfinite(judged).all():
+        raise ValueError("the validation part is infinite once it is scaled like the training part")
+    losses: dict[int, float] = {}
+    tried: dict[Candidate, Point] = {}
 
+    def loss(i: int) -> float:
+        nonlocal point
+        if i not in losses:
+            point, iterations, _ = problem.solve(grid[i], point, SEARCH_TOL, SEARCH_ITER)
+            chances = softmax(judged @ point.coef.T + point.intercept, axis=1)
+            right = chances[np.arange(len(codes)), codes]
+            losses[i] = float(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean())
+            hits = float((chances.argmax(axis=1) == codes).mean())
+            candidate = Candidate(problem.scaling, grid[i], losses[i], hits, iterations)
+            tried[candidate] = point
+            on_event(candidate)
+        return losses[i]
 
-def _scale(X: Features, scaling: str) -> tuple[Floats, Floats]:
-    """Compute mean and factor of each column."""
-    mean, deviation = moments(X)
-    if scaling == "none":
-        common = np.sqrt((deviation**2).mean())
-        deviation = np.where(deviation > 0, common, 0.0)
-    return mean, reciprocal(deviation)
-
-
-def _moved(start: _Point | None, mean: Floats, factor: Floats, k: int) -> tuple[Floats, Floats]:
-    """Convert the weights of a point to another scaling of the features, or return zeros."""
-    if start is None:
-        return np.zeros((k, len(mean))), np.zeros(k)
-    raw = start.coef * start.factor
-    return raw * reciprocal(factor), start.intercept + raw @ (mean - start.mean)
-
-
-class _Search:
-    """Tries penalties for one scaling; each fit starts from the last."""
-
-    def __init__(
-        self,
-        scaling: str,
-        grid: tuple[float, ...],
-        training: tuple[Features, Rows],
-        validation: tuple[Features, Rows],
-        k: int,
-        start: _Point | None,
-        on_event: OnEvent,
-    ) -> None:
-        self.scaling, self.grid, self.on_event = scaling, grid, on_event
-        mean, factor = self.scale = _scale(training[0], scaling)
-        self.problem = Problem(scaled(training[0], mean, factor), training[1], k)
-        self.judged, self.truth = scaled(validation[0], mean, factor), validation[1]
-        if not np.isfinite(self.judged).all():
-            raise ValueError(
-                "the validation part is infinite once it is scaled like the training part"
-            )
-        self.weights = _moved(start, mean, factor, k)
-        self.tried: dict[int, Candidate] = {}
-        self.points: dict[float, _Point] = {}
-
-    def all(self) -> list[Candidate]:
-        """Go from strong to weak penalties while the loss improves."""
-        rises = 0
-        for i in range(len(self.grid)):
-            loss = self._loss(i)
-            least = min(candidate.validation_loss for candidate in self.tried.values())
-            rises = 0 if loss <= least else rises + 1
-            if rises == RISES:
+    if C is None:
+        best = 0
+        for i in range(len(grid)):
+            best = i if loss(i) <= loss(best) else best
+            if i - best == RISES:
                 break
-        return list(self.tried.values())
-
-    def nearby(self, C: float) -> list[Candidate]:
-        """Go from the penalty that was best before to whichever neighbour is better."""
-        first = at = min(range(len(self.grid)), key=lambda i: abs(np.log(self.grid[i] / C)))
-        self._loss(at)
-        for step in (1, -1):
-            while 0 <= at + step < len(self.grid) and self._loss(at + step) < self._loss(at):
-                at += step
-            if at != first:
-                break
-        return list(self.tried.values())
-
-    def _loss(self, i: int) -> float:
-        if i not in self.tried:
-            C = self.grid[i]
-            coef, intercept, iterations, _ = self.problem.solve(
-                C, *self.weights, SEARCH_TOL, SEARCH_ITER
-            )
-            self.weights = coef, intercept
-            self.points[C] = _Point(coef, intercept, *self.scale)
-            chances = softmax(self.judged @ coef.T + intercept, axis=1)
-            right = chances[np.arange(len(self.truth)), self.truth]
-            loss = -np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean()
-            hits = (chances.argmax(axis=1) == self.truth).mean()
-            self.tried[i] = Candidate(self.scaling, C, float(loss), float(hits), iterations)
-            self.on_event(self.tried[i])
-        return self.tried[i].validation_loss
+        return tried
+    first = best = min(range(len(grid)), key=lambda i: abs(np.log(grid[i] / C)))
+    loss(best)
+    for step in (1, -1):
+        while 0 <= best + step < len(grid) and loss(best + step) < loss(best):
+            best += step
+        if best != first:
+            break
+    return tried

@@ -1,7 +1,7 @@
 """The training loop of everything that learns by gradient steps.
 
-It needs a model, a loss and sources of batches. AdamW, linear warm-up into a cosine, clipped gradients, early stopping
-on the validation part with the best weights kept; products in bfloat16 if the hardware has it, weights in float32.
+AdamW, linear warm-up into a cosine, clipped gradients, early stopping on the validation part with the best weights
+kept; products in bfloat16 if the hardware has it, weights in float32.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -21,8 +21,6 @@ from samtl._runtime import bounded, native_bfloat16
 from samtl.errors import InputError
 from samtl.heads.base import Epoch
 from samtl.images.transforms import IGNORE
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 WARM_SAMPLES, WARM_SHARE = 75_000, 0.25  # see `warmed`
 
@@ -53,12 +51,13 @@ class InMemory:
         self, size: int, generator: torch.Generator | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every sample once."""
-        if generator is None:
-            parts = torch.split(self.inputs, size), torch.split(self.targets, size)
-            yield from zip(*parts, strict=True)
-            return
-        for rows in torch.split(torch.randperm(len(self), generator=generator), size):
+        for rows in torch.split(in_order(len(self), generator), size):
             yield self.inputs[rows], self.targets[rows]
+
+
+def in_order(n: int, generator: torch.Generator | None) -> Tensor:
+    """Return the positions of n samples, shuffled by `generator` or, if that is None, ascending."""
+    return torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -121,29 +120,25 @@ class Tally:
     loss: float = 0.0
     right: int = 0
     samples: int = 0
-    targets: int = 0
+    targets: int = 0  # labels, or valid pixels of masks
 
     def add(self, value: float, logits: Tensor, targets: Tensor) -> None:
         self.loss += value * len(targets)
         self.right += int((logits.argmax(1) == targets).sum())
         self.samples += len(targets)
-        # In masks, valid pixels count.
         self.targets += len(targets) if targets.ndim == 1 else int((targets != IGNORE).sum())
 
     @property
-    def mean_loss(self) -> float:
-        return self.loss / self.samples
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / max(self.targets, 1)
+    def means(self) -> tuple[float, float]:
+        """Loss and accuracy."""
+        return self.loss / self.samples, self.right / max(self.targets, 1)
 
 
 class Trainer:
     """One model's training, a batch and an epoch at a time, so that several can share one pass over their data.
 
     `learn` takes the steps of an epoch, `seal` ends it, `judge` computes its validation loss and `settle` records it.
-    Judging may come late: what was learnt after an epoch that turns out to be the last is forgotten.
+    Judging may come late: what was learnt after the last epoch is forgotten. `run` does all of this for one model.
 
     Parameters
     ----------
@@ -158,13 +153,12 @@ class Trainer:
         For the order of samples (`order`) and for dropout.
     on_epoch : callable
         Called with each settled epoch.
-
     """
 
     def __init__(
         self,
         model: nn.Module,
-        loss: Loss,
+        loss: Callable[[Tensor, Tensor], Tensor],
         n: int,
         recipe: Recipe,
         seed: int,
@@ -173,21 +167,21 @@ class Trainer:
         self.model, self.loss, self.recipe, self.on_epoch = model, loss, recipe, on_epoch
         self.order = torch.Generator().manual_seed(seed)
         self._random = torch.Generator().manual_seed(seed).get_state()
+        decay = {True: recipe.weight_decay, False: 0.0}  # of matrices, and of vectors
         groups: list[dict[str, Any]] = [
             {
-                "params": [p for p in model.parameters() if (p.ndim > 1) is matrix],
-                "weight_decay": recipe.weight_decay if matrix else 0.0,
+                "params": [p for p in model.parameters() if (p.ndim > 1) is k],
+                "weight_decay": decay[k],
             }
-            for matrix in (True, False)
+            for k in decay
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         self._steps = recipe.epochs * math.ceil(n / recipe.batch_size)
-        self._rising = max(1, round(recipe.warmup * self._steps))
         self._step = 0
-        native = recipe.precision == "auto" and native_bfloat16(torch.device("cpu"))
-        self._mixed: Callable[[], AbstractContextManager[Any]] = nullcontext
-        if native or recipe.precision == "bfloat16":
-            self._mixed = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+        low = recipe.precision == "bfloat16"
+        if recipe.precision == "auto":
+            low = native_bfloat16(torch.device("cpu"))
+        self._mixed = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=low)
         self._tally = Tally()
         self._least, self._weights = math.inf, dict[str, Tensor]()
         self.curves: list[Epoch] = []  #: the settled epochs
@@ -203,17 +197,6 @@ class Trainer:
         """Whether the last epoch was settled."""
         return bool(self.stopped)
 
-    @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Within a `with` block, dropout draws from this training's own random numbers."""
-        outer = torch.default_generator.get_state()
-        torch.default_generator.set_state(self._random)
-        try:
-            yield
-        finally:
-            self._random = torch.default_generator.get_state()
-            torch.default_generator.set_state(outer)
-
     def learn(self, inputs: Tensor, targets: Tensor) -> None:
         """Take one step."""
         if self.diverged or self.stopped:
@@ -224,25 +207,28 @@ class Trainer:
             group["lr"] = self.recipe.learning_rate * self._rate()
         self._step += 1
         self._optimiser.zero_grad(set_to_none=True)
-        with self.drawing():
-            with self._mixed():
-                logits = self.model(inputs)
-            value = self.loss(logits.float(), targets)
-            self._tally.add(value.item(), logits, targets)
-            if not math.isfinite(self._tally.loss):
-                self.diverged = True
-            else:
-                value.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-                self._optimiser.step()
+        outer = torch.default_generator.get_state()
+        torch.default_generator.set_state(self._random)  # dropout draws from numbers of its own
+        with self._mixed():
+            logits = self.model(inputs)
+        self._random = torch.default_generator.get_state()
+        torch.default_generator.set_state(outer)
+        value = self.loss(logits.float(), targets)
+        self._tally.add(value.item(), logits, targets)
+        self.diverged = not math.isfinite(self._tally.loss)
+        if not self.diverged:
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            self._optimiser.step()
         self.samples += len(targets)
         self.seconds += time.perf_counter() - began
 
     def _rate(self) -> float:
-        step, rising = self._step, self._rising
-        if step < rising:
-            return (step + 1) / rising
-        return (1 + math.cos(math.pi * (step - rising) / max(1, self._steps - rising))) / 2
+        rising = max(1, round(self.recipe.warmup * self._steps))
+        if self._step < rising:
+            return (self._step + 1) / rising
+        done = (self._step - rising) / max(1, self._steps - rising)
+        return (1 + math.cos(math.pi * done)) / 2
 
     def seal(self) -> Tally:
         """Finish the epoch, return its totals and reset the counters."""
@@ -265,15 +251,15 @@ class Trainer:
         """
         if self.stopped:
             return
-        if not math.isfinite(learnt.loss) or not math.isfinite(judged.mean_loss):
+        if not math.isfinite(learnt.loss) or not math.isfinite(judged.loss):
             self._stop(f"diverged at step {learnt.step}")
             return
         epoch, epochs = len(self.curves) + 1, self.recipe.epochs
-        training = learnt.mean_loss, learnt.accuracy
-        self.curves.append(Epoch(epoch, epochs, *training, judged.mean_loss, judged.accuracy))
+        self.curves.append(Epoch(epoch, epochs, *learnt.means, *judged.means))
         self.on_epoch(self.curves[-1])
-        if judged.mean_loss < self._least:
-            self._least, self.best_epoch = judged.mean_loss, epoch
+        loss = self.curves[-1].validation_loss
+        if loss < self._least:
+            self._least, self.best_epoch = loss, epoch
             self._weights = {name: value.clone() for name, value in weights.items()}
         elif epoch - self.best_epoch >= self.recipe.patience:
             self._stop("patience")
@@ -325,17 +311,3 @@ class Trainer:
         model.rate_, model.waiting_ = self.samples / seconds, self.waited / seconds
         columns = [name for name in Epoch.__dataclass_fields__ if name != "epochs"]
         model.curves_ = {name: [getattr(epoch, name) for epoch in self.curves] for name in columns}
-
-
-def train(
-    model: nn.Module,
-    loss: Loss,
-    training: Source,
-    validation: Source,
-    recipe: Recipe,
-    seed: int,
-    on_epoch: Callable[[Epoch], None],
-) -> Trainer:
-    """Train a model in place, and return its finished trainer."""
-    trainer = Trainer(model, loss, len(training), recipe, seed, on_epoch)
-    return trainer.run(training, validation)

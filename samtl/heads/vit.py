@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from samtl.heads.base import check_ranges
 from samtl.heads.grid import GridHead
 from samtl.heads.layers import Block, ChannelNorm, Stem, upsampler
 
@@ -38,10 +39,7 @@ class Head(GridHead):
 
     def _check(self) -> None:
         super()._check()
-        if self.width % 64 or self.width < 64:
-            raise ValueError(f"width must be a multiple of 64, got {self.width!r}")
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth!r}")
+        check_ranges(self, width=64, depth=1)
 
     def gains(self, n: int, task: str) -> bool:
         """Return False: this head is always trained from scratch.
@@ -54,7 +52,7 @@ class Head(GridHead):
 
     def _classifier(self, channels: int, side: int, n_classes: int) -> nn.Module:
         return nn.Sequential(
-            _Tokens(channels, side, self.width, self.depth),
+            _Tokens(self, channels, side),
             _Mean(),
             nn.Dropout(self.dropout),
             nn.Linear(self.width, n_classes),
@@ -67,12 +65,13 @@ class Head(GridHead):
 class _Tokens(nn.Module):
     """(batch, channels, side, side) to (batch, (side / 2)^2, width)."""
 
-    def __init__(self, channels: int, side: int, width: int, depth: int) -> None:
+    def __init__(self, head: Head, channels: int, side: int) -> None:
         super().__init__()
+        width = head.width
         self.stem = Stem(channels, width, PATCH)
         self.positions = nn.Parameter(torch.zeros(1, (side // PATCH) ** 2, width))
         nn.init.trunc_normal_(self.positions, std=0.02)
-        self.blocks = nn.Sequential(*(Block(width, width // 64) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, width // 64) for _ in range(head.depth)))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +89,7 @@ class _Segmenter(nn.Module):
         super().__init__()
         self.side = side // PATCH
         narrow = head.width // 2
-        self.tokens = _Tokens(channels, side, head.width, head.depth)
+        self.tokens = _Tokens(head, channels, side)
         self.spread = nn.ConvTranspose2d(head.width, narrow, PATCH, stride=PATCH)
         self.near = Stem(channels, narrow)
         self.up = nn.Sequential(

@@ -40,13 +40,13 @@ Code = Literal[
 Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
 
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-_RASTER = frozenset({"TIFF", "JPEG 2000"})
 _BEGINNINGS = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 }
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "JPEG 2000": b"\xff\xd9"}
 
 
 class BadImage(InputError):
@@ -135,11 +135,19 @@ def decode_mask(data: bytes, *, lookup: bool = False) -> NDArray[np.uint8]:
     if form == "TIFF":
         from samtl.images import raster
 
-        with refusing(data, form):
+        with _refusing(data, form):
             values = raster.read_mask(data, lookup)
     elif form in ("PNG", "BMP"):
         with _opened(data, form) as image:
-            values = _mask_values(image, data[24] if form == "PNG" else 8, lookup)
+            if image.mode not in ("1", "L", "P", "RGB"):
+                raise no_mask(f"a {form} in mode {image.mode!r}")
+            image.load()
+            image.info.pop("transparency", None)
+            if lookup or image.mode in ("1", "RGB"):
+                values = np.asarray(image.convert("RGB"))
+            else:  # Pillow scales 2 and 4 bits of grey
+                scale = 1 if image.mode == "P" else 255 // (2 ** _depth(data, form) - 1)
+                values = np.asarray(image) // scale
     else:
         raise no_mask(f"a {form}")
     if values.ndim == 3 and (values[..., 1:] != values[..., :1]).any():
@@ -154,39 +162,28 @@ def mask_sha256(mask: NDArray[np.uint8]) -> str:
 
 
 def statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Compute the moments and the range of each channel of an image.
+    """Compute the moments and the range of each channel of an image, (H, W, 3) uint8.
 
     This is the cheapest description that classifies remote-sensing images at all, and so the floor that other
     results are compared with ("image statistics" in Corley et al., arXiv 2305.13456).
-
-    Parameters
-    ----------
-    pixels : ndarray, (H, W, 3) uint8
-        Not empty, or InputError is raised.
 
     Returns
     -------
     ndarray, (12,) float32
         Mean, population standard deviation, minimum and maximum of each channel, in the order of `STATISTICS`.
     """
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise InputError(
-            f"pixels must be (H, W, 3) uint8 and not empty, got {pixels.shape} {pixels.dtype}"
-        )
     return _statistics(Image.fromarray(pixels))
 
 
 def _statistics(image: Image.Image) -> NDArray[np.float32]:
-    counts = np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
-    n, levels = image.width * image.height, np.arange(256)
     # Python integers, so that nothing is rounded before the last step.
-    sums = [int(s) for s in counts @ levels]
-    squares = [int(s) for s in counts @ levels**2]
-    means = [s / n for s in sums]
-    deviations = [((n * q - s * s) / n**2) ** 0.5 for s, q in zip(sums, squares, strict=True)]
+    counts = np.array(image.histogram(), dtype=object).reshape(3, 256)
+    n, levels = image.width * image.height, np.arange(256)
+    sums, squares = counts @ levels, counts @ levels**2
+    deviations = ((n * squares - sums**2) / n**2) ** 0.5
     present = counts > 0
     lowest, highest = present.argmax(axis=1), 255 - present[:, ::-1].argmax(axis=1)
-    return np.array([*means, *deviations, *lowest, *highest], dtype=np.float32)
+    return np.array([*(sums / n), *deviations, *lowest, *highest], dtype=np.float32)
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -203,8 +200,7 @@ def check_bytes(size: int) -> None:
     if size > MAX_BYTES:
         raise BadImage(
             "too_large",
-            f"an image file may have at most {MAX_BYTES // 2**20} MiB, this one has {size / 2**20:,.1f} MiB; cut it "
-            "into tiles",
+            f"an image file may have at most {MAX_BYTES:,} bytes, this one has {size:,}; cut it into tiles",
         )
 
 
@@ -227,38 +223,28 @@ def no_mask(came: str) -> BadImage:
 
 
 @contextmanager
-def refusing(data: bytes, form: str) -> Iterator[None]:
+def _refusing(data: bytes, form: str) -> Iterator[None]:
     """Turn whatever a decoder raises into BadImage."""
     try:
         yield
     except BadImage:
         raise
-    except MemoryError as error:
-        reason = "an image was expected that decodes in the memory there is; cut it into tiles"
+    except (MemoryError, Image.DecompressionBombError) as error:
+        reason = f"an image was expected that decodes in the memory there is ({error}); cut it into tiles"
         raise BadImage("too_large", reason) from error
     except Exception as error:  # plugins raise anything, struct.error and SyntaxError included
         said = f"{type(error).__name__}: {error.__cause__ or error}"
-        if isinstance(error, Image.DecompressionBombError):
-            raise BadImage("too_large", f"{said}; cut the image into tiles") from error
         code: Code = "truncated" if _cut_short(data, form, said) else "undecodable"
         reason = f"a whole and valid {form} file was expected, this one is {code} ({said}); copy it again"
         raise BadImage(code, reason) from error
 
 
 def _cut_short(data: bytes, form: str, said: str) -> bool:
-    if "truncated" in said:
+    if "truncated" in said.lower() or "TIFFReadDirectory" in said:
         return True
-    if form == "JPEG":  # no end-of-image marker after the last start of scan
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
-    if form == "PNG":
-        return b"IEND" not in data[-64:]
     if form == "WebP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if form == "BMP":
-        return int.from_bytes(data[2:6], "little") > len(data)
-    if form == "TIFF":  # its directory is usually at the end
-        return "TIFFReadDirectory" in said or "past the end" in said
-    return not data.endswith(b"\xff\xd9")
+    return form in _ENDS and _ENDS[form] not in data[-64:]
 
 
 def _format(data: bytes) -> str:
@@ -281,26 +267,15 @@ def _format(data: bytes) -> str:
 
 def _rgb(data: bytes) -> Image.Image:
     form = _format(data)
-    if form in _RASTER:
+    if form not in _PLUGINS:
         from samtl.images import raster  # on first use: rasterio is slow to import
 
-        with refusing(data, form):
+        with _refusing(data, form):
             return Image.fromarray(raster.read_rgb(data, form))
     with _opened(data, form) as image:
         image.load()
         image.info.pop("transparency", None)  # Pillow warns when it drops this
         return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _mask_values(image: ImageFile, depth: int, lookup: bool) -> NDArray[np.uint8]:
-    if image.mode not in ("1", "L", "P", "RGB"):
-        raise no_mask(f"a {image.format} in mode {image.mode!r}")
-    image.load()
-    if lookup or image.mode in ("1", "RGB"):
-        image.info.pop("transparency", None)
-        return np.asarray(image.convert("RGB"))
-    values = np.array(image)
-    return values if image.mode == "P" else values // (255 // (2**depth - 1))
 
 
 class _Jpeg(JpegImageFile):
@@ -320,10 +295,13 @@ _PLUGINS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
 @contextmanager
 def _opened(data: bytes, form: str) -> Iterator[ImageFile]:
     """Open an image with Pillow, if its header is in order."""
-    with refusing(data, form), _PLUGINS[form](io.BytesIO(data)) as image:
+    with _refusing(data, form), _PLUGINS[form](io.BytesIO(data)) as image:
         check_pixels(image.width, image.height)
-        # A PNG's header tells its depth; the mode does not tell 16-bit RGB from 8-bit RGB.
-        bits = data[24] if form == "PNG" else 8
-        if image.mode not in _MODES or bits > 8:
-            raise unsupported(f"{bits} bits in mode {image.mode!r}")
+        if image.mode not in _MODES or _depth(data, form) > 8:
+            raise unsupported(f"{_depth(data, form)} bits in mode {image.mode!r}")
         yield image
+
+
+def _depth(data: bytes, form: str) -> int:
+    """Return the bits of a sample: a PNG's mode does not tell 16-bit RGB from 8-bit RGB, but its header does."""
+    return data[24] if form == "PNG" else 8

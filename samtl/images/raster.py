@@ -8,15 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader, MemoryFile
 
 from samtl.images.codecs import check_pixels, no_mask, unsupported
 
 _DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG"}
-
-
-_TAG_BYTES = 130  # that a TIFF has at least beside its pixels
 
 
 class _Reader(DatasetReader):  # type: ignore[misc]
@@ -57,27 +53,7 @@ def _opened(data: bytes, form: str) -> Iterator[DatasetReader]:
             raise unsupported(f"{len(source.subdatasets)} pages")
         if set(source.dtypes) != {"uint8"} or source.count - names.count("alpha") not in (1, 3):
             raise unsupported(f"{source.count} bands of {source.dtypes[0]} ({', '.join(names)})")
-        try:
-            yield source
-        except RasterioIOError:
-            if form == "TIFF" and _reaches_beyond(source, len(data)):
-                raise EOFError("pixels lie past the end of the file") from None
-            raise
-
-
-def _reaches_beyond(source: DatasetReader, length: int) -> bool:
-    pixels = source.width * source.height * source.count * _bits(source) // 8
-    if source.compression is None and pixels + _TAG_BYTES > length:
-        return True  # libtiff shortens what such a file says of its blocks
-    for band in source.indexes:
-        for (row, column), _ in source.block_windows(band):
-            offset, size = (
-                int(source.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", bidx=band) or 0)
-                for what in ("OFFSET", "SIZE")
-            )
-            if offset + size > length:
-                return True
-    return False
+        yield source
 
 
 def _arranged(source: DatasetReader) -> NDArray[np.uint8]:
@@ -88,11 +64,9 @@ def _arranged(source: DatasetReader) -> NDArray[np.uint8]:
         for value, colour in source.colormap(1).items():
             table[value] = colour[:3]
         return np.asarray(table[bands[0]])
-    shown = bands[:1].repeat(3, axis=0) if len(bands) < 3 else bands[:3]
     most = 2 ** _bits(source) - 1
-    if most < 255:
-        levels = (np.arange(most + 1) * 255 + most // 2) // most
-        shown = levels.astype(np.uint8)[shown]
+    levels = ((np.arange(256) * 255 + most // 2) // most).astype(np.uint8)
+    shown = levels[bands[:1].repeat(3, axis=0) if len(bands) < 3 else bands[:3]]
     return np.ascontiguousarray(shown.transpose(1, 2, 0))
 
 

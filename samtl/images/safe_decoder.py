@@ -6,7 +6,6 @@ for trusted files; with `SafeDecoder`, a file that crashes, hangs or exhausts it
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 
+from samtl._runtime import process_pool
 from samtl.errors import ResourceError
 from samtl.images import codecs
 from samtl.images.codecs import BadImage, Prepared
@@ -36,8 +36,7 @@ class SafeDecoder:
 
     def __init__(self, memory: int = 1536 * 2**20, seconds: int = 10) -> None:
         self.memory, self.seconds = memory, seconds
-        self._local = threading.local()
-        self._pools: list[ProcessPoolExecutor] = []
+        self._workers: dict[int, tuple[ProcessPoolExecutor, int]] = {}  # by thread
 
     def prepare(self, data: bytes, image_size: int) -> Prepared:
         """Do what `samtl.images.codecs.prepare` does.
@@ -49,18 +48,20 @@ class SafeDecoder:
         ResourceError
             If no worker can be started.
         """
+        thread = threading.get_ident()
         for _ in range(2):  # a worker can be killed for want of memory that others took
-            pool, process = self._worker()
+            if thread not in self._workers:
+                self._workers[thread] = self._started()
+            pool, process = self._workers[thread]
             try:
-                return pool.submit(_prepare, data, image_size, self.seconds).result(
-                    self.seconds * _PATIENCE
-                )
+                task = pool.submit(_prepare, data, image_size, self.seconds)
+                return task.result(self.seconds * _PATIENCE)
             except BrokenProcessPool:
-                self._end(pool)
+                self._end(thread)
             except TimeoutError:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-                self._end(pool)
+                self._end(thread)
                 break
         raise BadImage(
             "undecodable",
@@ -70,41 +71,31 @@ class SafeDecoder:
 
     def close(self) -> None:
         """End all workers."""
-        for pool in list(self._pools):
-            self._end(pool)
+        for thread in list(self._workers):
+            self._end(thread)
 
-    def _worker(self) -> tuple[ProcessPoolExecutor, int]:
-        pool, process = getattr(self._local, "worker", (None, 0))
-        if pool in self._pools:
-            return pool, process
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(1, context, initializer=_start, initargs=(self.memory,))
-        self._pools.append(pool)
+    def _started(self) -> tuple[ProcessPoolExecutor, int]:
+        pool = process_pool(1, _start, (self.memory,))
         try:
-            self._local.worker = pool, pool.submit(os.getpid).result()
+            return pool, pool.submit(os.getpid).result()
         except (BrokenProcessPool, OSError) as error:
-            self._end(pool)
+            pool.shutdown(wait=False, cancel_futures=True)
             raise ResourceError(
                 f"no process can be started to decode images in: {error}; end other programs, and guard the start "
                 "of a script with `if __name__ == '__main__'`"
             ) from error
-        return pool, self._local.worker[1]
 
-    def _end(self, pool: ProcessPoolExecutor) -> None:
-        self._pools.remove(pool)
-        pool.shutdown(wait=False, cancel_futures=True)
+    def _end(self, thread: int) -> None:
+        self._workers.pop(thread)[0].shutdown(wait=False, cancel_futures=True)
 
 
 def _start(memory: int) -> None:
     from samtl.images import raster  # noqa: F401  # loaded before memory is limited
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
         taken = int(file.read().split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    with suppress(ValueError):  # a limit below is set already
-        resource.setrlimit(resource.RLIMIT_AS, (taken + memory, hard))
+    _limit(resource.RLIMIT_AS, taken + memory)
 
 
 def _prepare(data: bytes, image_size: int, seconds: int) -> Prepared:
@@ -114,6 +105,9 @@ def _prepare(data: bytes, image_size: int, seconds: int) -> Prepared:
 
 def _limit_time(seconds: int) -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    limit = int(usage.ru_utime + usage.ru_stime) + seconds + 1
-    with suppress(ValueError):
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    _limit(resource.RLIMIT_CPU, int(usage.ru_utime + usage.ru_stime) + seconds + 1)
+
+
+def _limit(what: int, value: int) -> None:
+    with suppress(ValueError):  # a limit below is set already
+        resource.setrlimit(what, (value, resource.getrlimit(what)[1]))

@@ -3,10 +3,8 @@
 Both models were scored on the same held-out samples, so the difference between them is resampled, sample by sample.
 Several seeds hold out overlapping samples: a sample is drawn by its id, and one that is drawn m times counts m times in
 every seed that holds it out (a cluster bootstrap; Efron and Tibshirani 1993, chapters 8 and 13). Intervals say what
-other samples of the same kind would change; other seeds only as far as they hold out other samples.
-
-Intervals are not corrected for the number of comparisons: of twenty comparisons of equal models one is expected to show
-a difference.
+other samples of the same kind would change, and are not corrected for the number of comparisons: of twenty comparisons
+of equal models one is expected to show a difference.
 """
 
 from __future__ import annotations
@@ -59,24 +57,14 @@ class Spread:
 class Difference:
     """How much better the first of two models is.
 
-    Attributes
-    ----------
-    value : float
-        Mean over seeds of the first model's score minus the second's.
-    low, high : float
-        Its interval; `low <= value <= high`.
-    shown : bool
-        Whether there are at least `FEWEST` samples, and the interval excludes 0.
-    n_samples : int
-        Different held-out samples, over all seeds.
-    n_seeds : int
+    The interval holds the value: `low <= value <= high`.
     """
 
-    value: float
+    value: float  #: mean over seeds of the first model's score minus the second's
     low: float
     high: float
-    shown: bool
-    n_samples: int
+    shown: bool  #: whether there are at least `FEWEST` samples, and the interval excludes 0
+    n_samples: int  #: different held-out samples, over all seeds
     n_seeds: int
 
 
@@ -193,41 +181,33 @@ def describe(name_a: str, name_b: str, difference: Difference, unit: str = "poin
 
 
 def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome, ...]]:
-    """The outcomes of all models for each seed, after checking that they are of the same samples."""
-    counts = {len(outcomes) for outcomes in models.values()}
-    if len(models) < 2 or len(counts) != 1 or counts == {0}:
-        had = ", ".join(f"{len(outcomes)} of {name}" for name, outcomes in models.items())
+    """Return the outcomes of all models for each seed, after checking that they are of the same samples."""
+    counts = [len(outcomes) for outcomes in models.values()]
+    if len(counts) < 2 or not min(counts) or len({*counts}) > 1:
         raise InputError(
-            f"a comparison needs the same seeds, at least one, of at least two models, got {had or 'none'}"
+            f"a comparison needs the same seeds, at least one, of at least two models, got {counts} of {[*models]}"
         )
     by_seed = list(zip(*models.values(), strict=True))
-    for first, *others in by_seed:
-        wanted = _truth(first)
+    for outcomes in by_seed:
+        first, *others = map(_truth, outcomes)
         for other in others:
-            found = _truth(other)
-            odd = found.keys() ^ wanted.keys()
+            odd = {name for name, _ in first.items() ^ other.items()}
             if odd:
                 raise InputError(
-                    "models can only be compared on the same held-out samples: "
-                    f"{len(odd)} are of one of them only, such as {min(odd)!r}"
-                )
-            wrong = [name for name, label in wanted.items() if found[name] != label]
-            if wrong:
-                raise InputError(
-                    f"models cannot be compared if the true class of {wrong[0]!r} differs, or one predicts labels and "
-                    "the other masks: score both on the same dataset"
+                    "models can only be compared on the same held-out samples with the same truth, and "
+                    f"{len(odd)} differ, such as {min(odd)!r}"
                 )
     return by_seed
 
 
 def _truth(outcome: Outcome) -> dict[str, int]:
-    """The label of each sample by id, -1 for an image with a mask."""
+    """Return the label of each sample by id, -1 for an image with a mask."""
     labels = outcome.truth.tolist() if isinstance(outcome, Labels) else [-1] * len(outcome.ids)
     truth = dict(zip(outcome.ids, labels, strict=True))
     if not truth or len(truth) < len(outcome.ids):
         raise InputError(
-            "a comparison needs held-out samples, each once for each seed, and "
-            + ("an id occurs twice" if truth else "there are none")
+            "a comparison needs held-out samples, each once for each seed, got "
+            f"{len(outcome.ids)} with {len(truth)} ids"
         )
     return truth
 
@@ -239,7 +219,7 @@ def _scores(
     drawn: Weights,
     rows: NDArray[np.int64],
 ) -> Floats:
-    """The score of all samples once, and of every draw: (1 + resamples,).
+    """Compute the score of all samples once, and of every draw: (1 + resamples,).
 
     `order` (n,) sorts the outcome's samples as `rows` (n,), which are ascending rows of `drawn`, (N, resamples).
     """

@@ -43,17 +43,12 @@ class PerClass:
 
 
 def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> Counts:
-    """Count each pair of true and predicted class.
+    """Count each pair of true and predicted class: (K, K) int64, rows are the truth, columns the prediction.
 
     Parameters
     ----------
     truth, predicted : (n,) int
         Class indices in [0, n_classes).
-
-    Returns
-    -------
-    (K, K) int64
-        Rows are the truth, columns the prediction.
 
     Raises
     ------
@@ -133,14 +128,13 @@ def bootstrap(
         If there are no samples, labels are out of range, or rows are not probabilities.
     """
     chances = np.asarray(probabilities, dtype=np.float64)
-    if chances.ndim != 2 or not chances.size:
+    if chances.ndim != 2 or not chances.size or len(chances) != np.size(truth):
         raise InputError(
-            f"probabilities must be (samples, classes) and not empty, got shape {chances.shape}"
+            "expected probabilities (samples, classes) for each label, at least one, got shape "
+            f"{chances.shape} for {np.size(truth)} labels"
         )
     n, k = chances.shape
     true = _indices(truth, k, "labels")
-    if len(true) != n:
-        raise InputError(f"expected a row of probabilities for each label, got {n} for {len(true)}")
     bad = ~(np.isfinite(chances) & (chances >= 0)).all(1) | (abs(chances.sum(1) - 1) > 1e-3)
     if bad.any():
         raise InputError(
@@ -180,7 +174,7 @@ def resample(
     seed: int,
     level: float,
 ) -> dict[str, Score]:
-    """Percentile intervals of figures of n things, drawn n at a time with replacement.
+    """Compute percentile intervals of figures of n things, drawn n at a time with replacement.
 
     `figures` maps draws (B, n) int32 of indices in [0, n) to each figure, (B,) float64, and holds `size` numbers for
     each draw, beside n. The interval is widened to hold the value of all things once: resampling biases some figures,
@@ -189,10 +183,8 @@ def resample(
     require_resampling(resamples, level)
     random = np.random.default_rng(seed)
     at_once = max(1, _BUDGET // max(n, size))
-    parts = []
-    for start in range(0, resamples, at_once):
-        shape = (min(at_once, resamples - start), n)
-        parts.append(figures(random.integers(0, n, shape, dtype=np.int32)))
+    shapes = [(min(at_once, resamples - i), n) for i in range(0, resamples, at_once)]
+    parts = [figures(random.integers(0, n, shape, dtype=np.int32)) for shape in shapes]
     tails = [(1 - level) / 2, (1 + level) / 2]
     scores = {}
     for name, (value,) in figures(np.arange(n, dtype=np.int32)[None]).items():
@@ -217,9 +209,11 @@ def ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:
 
 def _indices(values: ArrayLike, n_classes: int, what: str) -> Counts:
     array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+    if not array.size:
+        return np.empty(0, dtype=np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(f"{what} must be (n,) int, got shape {array.shape} of {array.dtype}")
-    if array.size and not (array.min() >= 0 and array.max() < n_classes):
+    if array.min() < 0 or array.max() >= n_classes:
         raise InputError(
             f"{what} must lie between 0 and {n_classes - 1}, got {array.min()} to {array.max()}"
         )

@@ -42,20 +42,16 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
     Raises
     ------
     InputError
-        If shapes differ, or the dtype, the number of classes or an index is out of range.
+        If these are not two masks of one shape, or the number of classes or an index is out of range.
     """
     if not 2 <= n_classes <= IGNORE:
         raise InputError(
             f"expected 2 to {IGNORE} classes, the background included, got {n_classes}"
         )
-    for mask, what in ((truth, "the true mask"), (predicted, "the predicted mask")):
-        if mask.ndim != 2 or mask.dtype != np.uint8:
-            raise InputError(
-                f"{what} must be (height, width) uint8, got shape {mask.shape} of {mask.dtype}"
-            )
-    if truth.shape != predicted.shape:
+    if truth.shape != predicted.shape or {truth.dtype, predicted.dtype} != {np.dtype(np.uint8)}:
         raise InputError(
-            f"the predicted mask must have the true mask's shape, {truth.shape}, got {predicted.shape}"
+            "the true and the predicted mask must be uint8 of one shape (height, width), got "
+            f"{truth.dtype} of {truth.shape} and {predicted.dtype} of {predicted.shape}"
         )
     # All pairs of bytes are counted, ignored ones too: faster than selecting the others first.
     pairs = np.left_shift(truth, 8, dtype=np.uint16)
@@ -91,13 +87,8 @@ def scores(matrices: Counts) -> dict[str, Floats]:
     Raises
     ------
     InputError
-        If these are not confusion matrices of 2 classes or more, or one counts no pixels.
+        If a matrix counts no pixels.
     """
-    shape = matrices.shape
-    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2 or matrices.dtype.kind not in "iu":
-        raise InputError(
-            f"expected counts (..., classes, classes) of at least 2 classes, got shape {shape} of {matrices.dtype}"
-        )
     empty = matrices.sum((-2, -1)) == 0
     if empty.any():
         first = ", ".join(map(str, np.argwhere(empty)[0]))
@@ -121,15 +112,6 @@ def scores(matrices: Counts) -> dict[str, Floats]:
     }
 
 
-def per_image(matrices: Counts) -> dict[str, Floats]:
-    """Score each of at least one image, (n, K, K) to (n,): see `scores`."""
-    if matrices.ndim != 3 or not len(matrices):
-        raise InputError(
-            f"expected counts of shape (images, classes, classes), at least one image, got shape {matrices.shape}"
-        )
-    return scores(matrices)
-
-
 def bootstrap(
     matrices: Counts, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> dict[str, Score]:
@@ -140,7 +122,7 @@ def bootstrap(
     Parameters
     ----------
     matrices : (n, K, K) int64
-        The confusion of each image.
+        The confusion of each of at least one image.
     level : float
         Of the intervals, in (0, 1).
 
@@ -153,9 +135,9 @@ def bootstrap(
     Raises
     ------
     InputError
-        If there are no images, or one has no pixel of a known class.
+        If an image has no pixel of a known class, or `resamples` or `level` is out of range.
     """
-    single = per_image(matrices)
+    single = scores(matrices)
     n, k, _ = matrices.shape
     each = np.stack(list(single.values()), axis=1)
     counts = matrices.reshape(n, -1).astype(np.float64)  # sums stay exact, far below 2**53

@@ -100,7 +100,7 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
     require_extra("dask", "xarray")
     table = state.table
     assert table is not None
-    if read_root(state.storage).attributes.samtl_table != table.about.number:
+    if read_root(state.storage).table != table.about.number:
         raise DamageError(
             f"{state.storage.url}/{ROOT} was derived from another sample table: open the store again, or let samtl "
             "verify --repair write it again"
@@ -119,24 +119,19 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
 def is_derived(state: StoreState, arrays: Sequence[str]) -> bool:
     """Whether what is there was derived from this table and log, for at least these arrays."""
     root = read_root(state.storage)
-    there = root.consolidated_metadata.metadata.keys()
-    return root.attributes.samtl_snapshot == state.snapshot and set(arrays) <= there
+    return root.snapshot == state.snapshot and root.arrays.issuperset(arrays)
 
 
 def compare_derived(state: StoreState) -> tuple[dict[str, str], bool]:
     """Compare the files that follow from a store's table and log with those that are there.
 
-    Returns
-    -------
-    damaged : dict
-        Name of a file to what is wrong with it.
-    stale : bool
-        Whether they follow from another table or log, as after a pass that was killed.
+    Returns what is wrong with the files that are damaged, and whether the files are stale: they follow from another
+    table or log, as after a pass that was killed.
     """
     root, damaged = read_root(state.storage), {}
-    told = root.consolidated_metadata.metadata
-    stale = root.attributes.samtl_snapshot not in ("", state.snapshot)
-    arrays = [name for name in state.identity.arrays if name in state.log.arrays or name in told]
+    stale = root.snapshot not in ("", state.snapshot)
+    held = root.arrays.union(state.log.arrays)
+    arrays = [name for name in state.identity.arrays if name in held]
     for name, content in derived(state, arrays).items():
         try:
             there = state.storage.read(name)

@@ -18,30 +18,14 @@ FILE = "fingerprint.json"
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """The content of `fingerprint.json`, written once and first; made by `make_identity`.
+    """The content of `fingerprint.json`, written once and first; made by `make_identity`."""
 
-    Attributes
-    ----------
-    fingerprint : dict
-        `EncoderSpec.fingerprint` and `format`.
-    sha256 : str
-        Of the fingerprint's canonical JSON.
-    store_id : str
-        Random; the sample tables of the store carry it.
-    block_rows : int
-        Rows of a block, the unit of writing.
-    arrays : dict of str to ArraySpec
-        All that this store may have.
-    about : dict
-        For people: `weights` in words, `untrained`, `model` (a URL).
-    """
-
-    fingerprint: dict[str, Any]
-    sha256: str
-    store_id: str
+    fingerprint: dict[str, Any]  # `EncoderSpec.fingerprint` and `format`
+    sha256: str  # of the fingerprint's canonical JSON
+    store_id: str  # random; the sample tables of the store carry it
     block_rows: int
-    arrays: dict[str, ArraySpec]
-    about: dict[str, Any]
+    arrays: dict[str, ArraySpec]  # all that this store may have
+    about: dict[str, Any]  # for people: `weights` in words, `untrained`, `model` (a URL)
     checksum: str = ""
 
     @property
@@ -66,40 +50,21 @@ def make_identity(
     block_rows: int,
 ) -> Identity:
     """Give a new store its identity, with a random `store_id`; `fields` lack only `format`."""
-    fingerprint = {**fields, "format": FORMAT}
-    store_id = uuid.uuid4().hex
-    made = Identity(
-        fingerprint, digest(fingerprint), store_id, block_rows, dict(arrays), dict(about)
-    )
+    fingerprint, store_id = {**fields, "format": FORMAT}, uuid.uuid4().hex
+    sha256 = digest(fingerprint)
+    made = Identity(fingerprint, sha256, store_id, block_rows, dict(arrays), dict(about))
     return unseal(made.to_bytes(), Identity, FILE)
 
 
-class _Format(msgspec.Struct):
-    format: int
-
-
-class _Any(msgspec.Struct):
-    fingerprint: _Format
-
-
 def read_identity(storage: Storage) -> Identity | None:
-    """Read a store's `fingerprint.json`; None if there is none.
-
-    Raises
-    ------
-    DamageError
-        If it is damaged.
-    InputError
-        If the store has another format.
-    """
+    """Read a store's `fingerprint.json`; None if there is none, InputError if the store has another format."""
     where = f"{storage.url}/{FILE}"
     try:
         raw = storage.read(FILE)
+        stored = msgspec.json.decode(raw)["fingerprint"]["format"]
     except FileNotFoundError:
         return None
-    try:
-        stored = msgspec.json.decode(raw, type=_Any).fingerprint.format
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise DamageError(f"{where} is damaged: {error}") from error
     if stored != FORMAT:
         raise InputError(

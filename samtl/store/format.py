@@ -33,25 +33,15 @@ _LITTLE = {
 
 
 class ArraySpec(msgspec.Struct, frozen=True):
-    """One array of a store, as `fingerprint.json` declares it.
-
-    Attributes
-    ----------
-    fill : int or "NaN"
-        What quarantined rows, and rows that were never written, hold.
-    dimensions : tuple of str
-        Names of the dimensions after `sample`.
-    columns : tuple of str
-        Names of the columns of `pooled` and `image_stats`.
-    """
+    """One array of a store, as `fingerprint.json` declares it."""
 
     name: str
     row_shape: tuple[int, ...]
     dtype: Literal["float16", "float32", "int32", "uint8"]
-    fill: int | Literal["NaN"]
-    dimensions: tuple[str, ...]
+    fill: int | Literal["NaN"]  # what quarantined rows, and rows that were never written, hold
+    dimensions: tuple[str, ...]  # after `sample`
     description: str = ""
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # names of the columns of `pooled` and `image_stats`
 
     def __post_init__(self) -> None:
         """Refuse what no store has."""
@@ -103,13 +93,12 @@ class ArraySpec(msgspec.Struct, frozen=True):
         return index.tobytes()
 
     def metadata(
-        self, rows: int, block_rows: int, attributes: Mapping[str, object] | None = None
+        self, rows: int, block_rows: int, attributes: Mapping[str, object]
     ) -> dict[str, object]:
         """Return the array's `zarr.json` as a JSON object."""
-        codecs = [bytes_codec(self.dtype), {"name": "crc32c"}]
         sharding = {
             "chunk_shape": [1, *self.row_shape],
-            "codecs": codecs,
+            "codecs": [bytes_codec(self.dtype), {"name": "crc32c"}],
             "index_codecs": [bytes_codec("uint64"), {"name": "crc32c"}],
             "index_location": "end",
         }
@@ -120,7 +109,7 @@ class ArraySpec(msgspec.Struct, frozen=True):
             self.fill,
             [{"name": "sharding_indexed", "configuration": sharding}],
             ("sample", *self.dimensions),
-            {"description": self.description, **(attributes or {})},
+            {"description": self.description, **attributes},
         )
 
 
@@ -168,16 +157,8 @@ def array_specs(
 ) -> dict[str, ArraySpec]:
     """Describe the arrays of a store for an encoder.
 
-    Parameters
-    ----------
-    channels, grid
-        Of the encoder's output, the latter as height and width in tokens.
-    cells
-        Along a side of `grid`.
-    square
-        Side of the encoder's input in pixels, which masks have.
-    features, statistics
-        Names of the columns of `pooled` and of `image_stats`.
+    Its output has `channels` and a `grid` (height, width) of tokens; the array `grid` has `cells` along a side; masks
+    have `square` pixels. `features` and `statistics` name the columns of `pooled` and `image_stats`.
     """
     specs = [
         ArraySpec(
@@ -240,8 +221,7 @@ def check_shard(
 ) -> tuple[list[int], list[int], bool]:
     """Verify every byte of a shard but its key.
 
-    Returns the crc32c of each row, the positions of rows that fail their checksum, and whether size and index are what
-    they must be.
+    Returns each row's crc32c, the positions of rows that fail theirs, and whether size and index are right.
     """
     found, damaged = [], []
     for position in range(rows):

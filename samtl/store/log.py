@@ -41,36 +41,17 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One commit of one block.
-
-    Attributes
-    ----------
-    block, sequence : int
-        Its place in the log.
-    fingerprint : str
-        sha256 of the store's.
-    status : list of str
-        For each row `ok`, `quarantined:CODE` or `unlisted`.
-    reasons : dict
-        Row number, as text, to what was wrong with a quarantined row.
-    image_sha256, mask_sha256 : list of str
-        Of each image file, "" if its bytes could not be read; of each mask as the dataset gave it, if `mask` is
-        committed, else empty.
-    arrays : dict of str to Shard
-        What it commits.
-    writer : dict
-        Versions, device, host, process, time: for people.
-    """
+    """One commit of one block."""
 
     block: int
     sequence: int
-    fingerprint: str
-    status: list[str]
-    reasons: dict[str, str]
-    image_sha256: list[str]
-    arrays: dict[str, Shard]
-    writer: dict[str, Any]
-    mask_sha256: list[str] = []
+    fingerprint: str  # sha256 of the store's
+    status: list[str]  # for each row `ok`, `quarantined:CODE` or `unlisted`
+    reasons: dict[str, str]  # row number to what was wrong with a quarantined row
+    image_sha256: list[str]  # of each image file, "" if its bytes could not be read
+    arrays: dict[str, Shard]  # what it commits
+    writer: dict[str, Any]  # versions, device, host, process, time: for people
+    mask_sha256: list[str] = []  # of each mask as the dataset gave it, if `mask` is committed
     checksum: str = ""
 
     @property
@@ -158,25 +139,13 @@ def read_log(
 
 
 class ArrayState:
-    """What is committed of one array.
-
-    Attributes
-    ----------
-    committed, ok : (rows,) bool
-        Whether a record lists the row, and whether it holds an embedding.
-    crc32c : (rows,) uint32
-    sequence : (blocks,) int32
-        Of the record that commits the block, -1 if there is none.
-    size, sha256 : (blocks,) int64, (blocks, 32) uint8
-        Of the shard.
-    """
+    """What is committed of one array: by row, and by block."""
 
     def __init__(self, rows: int, blocks: int) -> None:
         self.committed, self.ok = np.zeros(rows, bool), np.zeros(rows, bool)
         self.crc32c = np.zeros(rows, np.uint32)
-        self.sequence = np.full(blocks, -1, np.int32)
-        self.size = np.zeros(blocks, np.int64)
-        self.sha256 = np.zeros((blocks, 32), np.uint8)
+        self.sequence = np.full(blocks, -1, np.int32)  # of the record; -1 if there is none
+        self.size, self.sha256 = np.zeros(blocks, np.int64), np.zeros((blocks, 32), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -191,27 +160,15 @@ class Facts:
 
 
 class LogState:
-    """All records, folded into arrays over the rows.
-
-    Attributes
-    ----------
-    block_rows, rows, blocks : int
-    arrays : dict of str to ArrayState
-        Those that at least one record commits.
-    codes : dict
-        Row to the codes for which it is not ok, with the reasons.
-    records : dict
-        Block and sequence of each record to its checksum.
-    images, masks : (rows, 32) uint8
-        sha256 of what each row was made from, zeros if it is not known.
-    """
+    """All records, folded into arrays over the rows."""
 
     def __init__(self, block_rows: int, rows: int, arrays: Iterable[str] = ()) -> None:
         self.block_rows, self.rows = block_rows, rows
         self.blocks = -(-rows // block_rows)
         self.arrays = {name: ArrayState(rows, self.blocks) for name in arrays}
-        self.codes: dict[int, dict[str, str]] = {}
-        self.records: dict[Place, str] = {}
+        self.codes: dict[int, dict[str, str]] = {}  # of rows that are not ok, with the reasons
+        self.records: dict[Place, str] = {}  # their checksums
+        # sha256 of what each row was made from, zeros if it is not known.
         self.images, self.masks = np.zeros((rows, 32), np.uint8), np.zeros((rows, 32), np.uint8)
 
     def next(self, block: int) -> int:
@@ -226,13 +183,7 @@ class LogState:
         return found
 
     def add(self, record: Record, where: str) -> None:
-        """Fold one more record; those of a block must come in order.
-
-        Raises
-        ------
-        DamageError
-            If one is missing before it, or it contradicts an earlier one.
-        """
+        """Fold one more record; DamageError if one of its block is missing before it, or it contradicts one."""
         block, first = record.block, record.block * self.block_rows
         rows = slice(first, first + len(record.status))
         if block >= self.blocks or rows.stop > self.rows:
@@ -258,9 +209,8 @@ class LogState:
         if len(masks):
             self.masks[rows] = masks
         for name, shard in record.arrays.items():
-            if name not in self.arrays:
-                self.arrays[name] = ArrayState(self.rows, self.blocks)
-            state = self.arrays[name]
+            state = self.arrays.get(name) or ArrayState(self.rows, self.blocks)
+            self.arrays = {**self.arrays, name: state}  # another thread may go through the old one
             state.committed[rows], state.ok[rows], state.crc32c[rows] = True, ok, sums[name]
             state.sequence[block], state.size[block] = record.sequence, shard.size
             state.sha256[block] = shards[name]

@@ -17,7 +17,14 @@ from samtl.store.coordinates import as_xarray, as_zarr
 from samtl.store.fingerprint import row_key
 from samtl.store.format import TIERS, ArraySpec
 from samtl.store.log import read_log
-from samtl.store.state import Quarantined, StoreState, Summary, load_state, quarantined, summarise
+from samtl.store.state import (
+    ArraySummary,
+    Quarantined,
+    StoreState,
+    Summary,
+    load_state,
+    quarantined,
+)
 from samtl.store.storage import as_place, open_storage
 from samtl.store.writer import open_shard
 
@@ -77,7 +84,12 @@ class Store:
         self.arrays = tuple(name for name in identity.arrays if name in state.log.arrays)
         self.tiers = tuple(tier for tier in TIERS if tier in self.arrays)
         self._mapped = state.storage.path("") is not None
-        self._shards = {name: self._cached(self._spec(name)) for name in self.arrays}
+        self._shards = {
+            name: functools.lru_cache(
+                max(2, min(OPEN_SHARDS, OPEN_BYTES // int(state.log.arrays[name].size.max())))
+            )(functools.partial(open_shard, state.storage))
+            for name in self.arrays
+        }
 
     def __repr__(self) -> str:
         """Describe the store in a line."""
@@ -216,35 +228,33 @@ class Store:
         """Return rows of one block by their places in the arrays."""
         spec, state = self._spec(array), self.state.log.arrays[array]
         block = places[0] // self.block_rows
-        extents = [spec.extent(place % self.block_rows) for place in places]
-        for anew in (False, True):  # what is kept of a bucket on this machine may have rotted
-            pieces = self._pieces(spec, block, extents, anew)
-            wrong = [
-                p
-                for p, piece in zip(places, pieces, strict=True)
-                if crc32c(piece) != state.crc32c[p]
-            ]
-            if not wrong:
-                return [spec.decode_row(piece) for piece in pieces]
-        raise DamageError(
-            f"{self.path}/{spec.shard_path(block)}: row {self._table.position[wrong[0]]} fails its checksum; the store "
-            "is damaged there (or was repaired since it was opened)"
-        )
-
-    def _pieces(
-        self, spec: ArraySpec, block: int, extents: Sequence[tuple[int, int]], anew: bool
-    ) -> Sequence[bytes | memoryview]:
-        if self._mapped:
-            shard = self._shards[spec.name](block)
-            return [shard[start:stop] for start, stop in extents]
-        state, name = self.state.log.arrays[spec.name], spec.shard_path(block)
+        name, extents = spec.shard_path(block), [spec.extent(p % self.block_rows) for p in places]
         size, sha256 = int(state.size[block]), bytes(state.sha256[block]).hex()
-        try:
-            return self.state.storage.read_ranges(name, extents, size, sha256, anew=anew)
-        except FileNotFoundError as error:
-            raise DamageError(
-                f"{self.path}/{name} is missing: the store is damaged there"
-            ) from error
+        for anew in (False, True):  # what is kept of a bucket on this machine may have rotted
+            if self._mapped:
+                shard = self._shards[array](name)
+                if len(shard) != size:
+                    raise DamageError(
+                        f"{self.path}/{name} has {len(shard)} bytes, but {size} were committed: the store is damaged"
+                    )
+                pieces: Sequence[bytes | memoryview] = [
+                    shard[start:stop] for start, stop in extents
+                ]
+            else:
+                try:
+                    pieces = self.state.storage.read_ranges(name, extents, size, sha256, anew=anew)
+                except FileNotFoundError as error:
+                    raise DamageError(
+                        f"{self.path}/{name} is missing: the store is damaged"
+                    ) from error
+            sums = [crc32c(piece) for piece in pieces]
+            if np.array_equal(sums, state.crc32c[places]):
+                return [spec.decode_row(piece) for piece in pieces]
+        wrong = places[int(np.argmax(sums != state.crc32c[places]))]
+        raise DamageError(
+            f"{self.path}/{name}: row {self._table.position[wrong]} fails its checksum; the store is damaged there (or "
+            "was repaired since it was opened)"
+        )
 
     def _committed(self, array: str, row: int) -> int:
         """Return the place of a row in the arrays, refusing one that is not committed in an array."""
@@ -261,21 +271,6 @@ class Store:
             raise InputError(f"{self.path} has rows 0 to {len(self) - 1}, asked for {row}")
         return int(self._table.rows[row])
 
-    def _cached(self, spec: ArraySpec) -> functools._lru_cache_wrapper[memoryview]:
-        largest = spec.shard_bytes(self.block_rows, self.block_rows)
-        keep = max(2, min(OPEN_SHARDS, OPEN_BYTES // largest))
-        return functools.lru_cache(keep)(functools.partial(self._map, spec))
-
-    def _map(self, spec: ArraySpec, block: int) -> memoryview:
-        path = spec.shard_path(block)
-        shard = open_shard(self.state.storage, path)
-        size = int(self.state.log.arrays[spec.name].size[block])
-        if len(shard) != size:
-            raise DamageError(
-                f"{self.path}/{path} has {len(shard)} bytes, but {size} were committed: the store is damaged there"
-            )
-        return shard
-
     def key(self, row: int) -> str:
         """Name a row's embedding for good: a hash of the fingerprint and of the image file's bytes."""
         return row_key(self.fingerprint, self.image_sha256(row))
@@ -286,7 +281,27 @@ class Store:
 
     def summary(self) -> Summary:
         """Count what the store holds."""
-        return summarise(self.state)
+        state = self.state
+        done = {name: int(state.marked("committed", [name]).sum()) for name in self.arrays}
+        size = {name: int(state.log.arrays[name].size.sum()) for name in self.arrays}
+        names = "dataset note classes task encoder weights untrained identity fingerprint snapshot tiers"
+        return Summary(
+            rows=len(self),
+            ok=int(self.valid().sum()),
+            missing=self.missing,
+            superseded=state.superseded,
+            per_class={c: int((self.labels == i).sum()) for i, c in enumerate(self.classes)},
+            arrays=tuple(
+                ArraySummary(name, self.shape(name), self.dtype(name), done[name], size[name])
+                for name in self.arrays
+            ),
+            quarantined=self.quarantined,
+            bytes=sum(size.values()),
+            about={
+                "store": str(self.path),
+                **{name: getattr(self, name) for name in names.split()},
+            },
+        )
 
     def zarr(self) -> zarr.Group:
         """Open the plain read-only Zarr group; its rows are those of the arrays, listed or not.

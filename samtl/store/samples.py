@@ -42,34 +42,30 @@ _SCHEMA = pa.schema(
 
 
 class About(msgspec.Struct, frozen=True):
-    """What a table says of itself, in the Parquet file's key-value metadata under `samtl`.
-
-    Attributes
-    ----------
-    note : str
-        What readers of figures must know.
-    task : {"classification", "segmentation"}
-    rows_end : int
-        Length of the arrays: one more than the largest row ever listed.
-    number, follows
-        How many tables came before; `digest` of the last of them, "" for the first.
-    store_id, fingerprint : str
-        Of the store; "" until the table is placed in one.
-    digest : str
-        sha256 of the file with zeros in place of these digits.
-    """
+    """What a table says of itself, in the Parquet file's key-value metadata under `samtl`."""
 
     dataset: str
-    note: str
-    task: str
+    note: str  # what readers of figures must know
+    task: str  # `classification` or `segmentation`
     classes: tuple[str, ...]
-    rows_end: int
-    number: int = 0
-    follows: str = ""
+    rows_end: int  # length of the arrays: one more than the largest row ever listed
+    number: int = 0  # how many tables came before
+    follows: str = ""  # digest of the last of them
     store_id: str = ""
     fingerprint: str = ""
     format: int = FORMAT
-    digest: str = ""
+    digest: str = ""  # sha256 of the file with zeros in place of these digits
+
+
+def _texts(name: str) -> cached_property[tuple[str, ...]]:
+    """Make a property of a column of texts: "" for null, and empty if there is nothing else."""
+
+    def read(table: SampleTable) -> tuple[str, ...]:
+        column = table.columns[name]
+        known = column.null_count < len(column)
+        return tuple(text or "" for text in column.to_pylist()) if known else ()
+
+    return cached_property(read)
 
 
 class SampleTable:
@@ -79,7 +75,13 @@ class SampleTable:
     ----------
     about : About
     columns : pyarrow.Table
+    samples : (n,) tuple of str
+        Ids.
+    groups, parts : (n,) tuple of str
+        What each sample was cut from, and its part of the dataset's own split; empty if that is not known.
     """
+
+    samples, groups, parts = _texts("sample"), _texts("group"), _texts("part")
 
     def __init__(self, about: About, columns: pa.Table) -> None:
         self.about, self.columns = about, columns
@@ -100,21 +102,10 @@ class SampleTable:
         images: Sequence[str] = (),
         rows_end: int | None = None,
     ) -> SampleTable:
-        """Make a table.
+        """Make a table, the rows in any order.
 
-        Parameters
-        ----------
-        dataset, note, task, classes, rows_end
-            As in `About`; `rows_end` is by default one more than the last row.
-        rows : (n,) int
-            In any order.
-        samples : (n,) str
-            Unique ids.
-        labels : (n,) int
-            Class index, -1 if there is none.
-        groups, parts, images : (n,) str or empty
-            What each image was cut from; `train`, `validation` or `test` of the dataset's own split; sha256 of each
-            image file, "" if unknown.
+        Labels are class indices, -1 if there is none; parts are `train`, `validation` or `test`; `images` are the
+        sha256 of the image files, "" if unknown. `rows_end` is by default one more than the last row.
         """
         place, index = np.asarray(rows, np.int64), np.asarray(labels, np.int32)
         n = len(place)
@@ -154,30 +145,9 @@ class SampleTable:
         return self.columns["label"].to_numpy()  # type: ignore[no-any-return]
 
     @cached_property
-    def samples(self) -> tuple[str, ...]:
-        """Id of each sample."""
-        return tuple(self.columns["sample"].to_pylist())
-
-    @cached_property
-    def groups(self) -> tuple[str, ...]:
-        """What each sample was cut from; empty if that is not known."""
-        return self._texts("group")
-
-    @cached_property
-    def parts(self) -> tuple[str, ...]:
-        """Part of the dataset's own split for each sample; empty if it has none."""
-        return self._texts("part")
-
-    @cached_property
     def images(self) -> tuple[str, ...]:
         """sha256 of each image file, "" if it is not known."""
         return tuple(raw.hex() if raw else "" for raw in self.columns["image_sha256"].to_pylist())
-
-    def _texts(self, name: str) -> tuple[str, ...]:
-        column = self.columns[name]
-        if column.null_count == len(column):
-            return ()
-        return tuple(text or "" for text in column.to_pylist())
 
     @cached_property
     def position(self) -> NDArray[np.int64]:
@@ -260,12 +230,7 @@ def table_numbers(storage: Storage) -> list[int]:
 def read_table(storage: Storage, identity: Identity, number: int | None = None) -> SampleTable:
     """Read a table of a store, by default the newest.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    DamageError
-        If it is torn, altered, inconsistent or another store's.
+    FileNotFoundError if there is none; DamageError if it is torn, altered, inconsistent or another store's.
     """
     if number is None:
         number = max(table_numbers(storage), default=0)

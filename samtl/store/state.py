@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from samtl.errors import DamageError
 from samtl.store.fingerprint import FILE, Identity, read_identity
-from samtl.store.format import ROOT, TIERS
+from samtl.store.format import ROOT
 from samtl.store.log import LOG, PACKS, UNLISTED, LogState, read_log, record_places
 from samtl.store.samples import FOLDER, SampleTable, read_table
 from samtl.store.storage import Storage
@@ -28,21 +28,15 @@ _PACK = re.compile(r"(\d{6,})\.npz")
 
 @dataclass
 class StoreState:
-    """What a store is at a moment: read once, and kept up to date by the writer that holds it.
-
-    Attributes
-    ----------
-    table : SampleTable or None
-        None if the store was begun, and a writer was killed before it had one.
-    unpacked : int
-        Records that no pack has.
-    """
+    """What a store is at a moment: read once, and kept up to date by the writer that holds it."""
 
     storage: Storage
     identity: Identity
-    table: SampleTable | None
+    table: (
+        SampleTable | None
+    )  # None if the store was begun, and a writer was killed before it had one
     log: LogState
-    unpacked: int = 0
+    unpacked: int = 0  # records that no pack has
 
     @property
     def snapshot(self) -> str:
@@ -84,17 +78,13 @@ class StoreState:
 def load_state(storage: Storage) -> StoreState | None:
     """Read what a store is; None if there is none.
 
-    Raises
-    ------
-    DamageError
-        If the fingerprint, the newest table or a record is damaged, missing, or another store's.
-    InputError
-        If the store has another format.
+    DamageError if the fingerprint, the newest table or a record is damaged, missing, or another store's.
     """
     identity = read_identity(storage)
-    if identity is None and (storage.list(LOG) or storage.list(FOLDER)):
-        identity = read_identity(storage)  # another writer may be creating the store
-        if identity is None:
+    if identity is None:
+        begun = storage.list(LOG) or storage.list(FOLDER)
+        identity = read_identity(storage) if begun else None  # another writer may be creating it
+        if begun and identity is None:
             raise DamageError(
                 f"{storage.url}/{FILE} is missing, so nobody knows what the rows are: take it from a copy of the store"
             )
@@ -102,7 +92,7 @@ def load_state(storage: Storage) -> StoreState | None:
         return None
     # Others may write meanwhile. The metadata and the pack come first: no table is older than those that they follow
     # from, and no record is younger than a pack that has it. The table comes last, and knows the rows of all records.
-    told = read_root(storage).attributes.samtl_table
+    told = read_root(storage).table
     log = read_pack(storage, identity)
     places = record_places(storage)
     try:
@@ -147,27 +137,22 @@ def read_pack(storage: Storage, identity: Identity) -> LogState | None:
     return None
 
 
-class _Attributes(msgspec.Struct):
-    samtl_table: int = 0
-    samtl_snapshot: str = ""
-
-
-class _Consolidated(msgspec.Struct):
-    metadata: dict[str, msgspec.Raw] = {}
-
-
-class Root(msgspec.Struct):
+class Root(NamedTuple):
     """What the root's `zarr.json` says of the table and log that it was derived from, and of the arrays there."""
 
-    attributes: _Attributes = msgspec.field(default_factory=_Attributes)
-    consolidated_metadata: _Consolidated = msgspec.field(default_factory=_Consolidated)
+    table: int = 0
+    snapshot: str = ""
+    arrays: frozenset[str] = frozenset()
 
 
 def read_root(storage: Storage) -> Root:
     """Read the root's metadata; a `Root` without content if it is missing or damaged."""
     try:
-        return msgspec.json.decode(storage.read(ROOT), type=Root)
-    except (FileNotFoundError, DamageError, msgspec.MsgspecError, UnicodeDecodeError):
+        found = msgspec.json.decode(storage.read(ROOT))
+        told, arrays = found["attributes"], found["consolidated_metadata"]["metadata"]
+        content = (told["samtl_table"], told["samtl_snapshot"], frozenset(arrays))
+        return msgspec.convert(content, Root)
+    except (FileNotFoundError, DamageError, ValueError, LookupError, TypeError, RecursionError):
         return Root()  # derived: the next writer writes it again
 
 
@@ -222,31 +207,19 @@ class ArraySummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `samtl info` shows.
+    """What `samtl info` shows."""
 
-    Attributes
-    ----------
-    rows, ok, missing : int
-        Listed rows; those that hold an embedding in every array; those not yet committed in every array.
-    superseded : int
-        Rows that the sample table lists no longer: their images were removed from the dataset, or changed.
-    per_class : dict
-        Class name to number of rows.
-    about : dict
-        Names and digests: store, dataset, encoder, weights, fingerprint and so on.
-    bytes : int
-        Of all committed shards.
-    """
-
-    rows: int
-    ok: int
-    missing: int
-    superseded: int
+    rows: int  # that are listed
+    ok: int  # that hold an embedding in every array
+    missing: int  # that are not yet committed in every array
+    superseded: (
+        int  # that are not listed any more: their images were removed from the dataset, or changed
+    )
     per_class: dict[str, int]
     arrays: tuple[ArraySummary, ...]
     quarantined: tuple[Quarantined, ...]
-    about: dict[str, Any]
-    bytes: int
+    bytes: int  # of all committed shards
+    about: dict[str, Any]  # names and digests: store, dataset, encoder, weights and so on
 
     def to_json(self) -> dict[str, object]:
         """Return the summary as JSON values."""
@@ -263,44 +236,3 @@ def quarantined(state: StoreState) -> tuple[Quarantined, ...]:
             code = next((code for code in reversed(codes) if code != UNLISTED), UNLISTED)
             found.append(Quarantined(row, table.samples[row], code, codes[code]))
     return tuple(found)
-
-
-def summarise(state: StoreState) -> Summary:
-    """Count what a store holds."""
-    assert state.table is not None
-    table, identity, about = state.table, state.identity, state.table.about
-    specs = [spec for name, spec in identity.arrays.items() if name in state.log.arrays]
-    arrays = tuple(
-        ArraySummary(
-            spec.name,
-            (len(table), *spec.row_shape),
-            spec.dtype,
-            int(state.marked("committed", [spec.name]).sum()),
-            int(state.log.arrays[spec.name].size.sum()),
-        )
-        for spec in specs
-    )
-    return Summary(
-        rows=len(table),
-        ok=int(state.marked("ok").sum()),
-        missing=int((~state.marked("committed")).sum()),
-        superseded=state.superseded,
-        per_class={c: int((table.labels == i).sum()) for i, c in enumerate(about.classes)},
-        arrays=arrays,
-        quarantined=quarantined(state),
-        about={
-            "store": state.storage.url,
-            "dataset": about.dataset,
-            "note": about.note,
-            "classes": list(about.classes),
-            "task": about.task,
-            "encoder": identity.encoder,
-            "weights": identity.about.get("weights", "unknown"),
-            "untrained": identity.about.get("untrained", True),
-            "identity": identity.fingerprint,
-            "fingerprint": identity.sha256,
-            "snapshot": state.snapshot,
-            "tiers": [tier for tier in TIERS if tier in state.log.arrays],
-        },
-        bytes=sum(array.bytes for array in arrays),
-    )

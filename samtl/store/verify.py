@@ -180,7 +180,7 @@ class _Check:
             self.tell("identity", FILE, error)
             return found
         # In the order of `load_state`, since others may write meanwhile.
-        metadata = read_root(storage).attributes.samtl_table
+        metadata = read_root(storage).table
         names = storage.list(LOG)
         table = self._tables(identity, names)
         if table is None:

@@ -60,26 +60,21 @@ def open_writer(
 
     Parameters
     ----------
-    storage : Storage
-    identity : Identity
+    identity
         From `make_identity`; the store's own `store_id` and `block_rows` take precedence.
-    table : SampleTable
+    table
         The store's, or the next one.
-    arrays : sequence of str
+    arrays
         Names of the arrays to be written.
-    about : mapping, optional
+    about
         What the records say of how rows were made: versions, device.
-    state : StoreState, optional
+    state
         If the caller has loaded it.
 
     Raises
     ------
     MismatchError
         If the store has another fingerprint, or another writer gave it another table; nothing is written.
-    ResourceError
-        If the storage cannot create files exclusively, or is exhausted.
-    DamageError
-        If what is there is damaged.
     """
     state = state or load_state(storage)
     if state is not None:
@@ -124,14 +119,7 @@ def _publish(state: StoreState, table: SampleTable) -> None:
 class Writer:
     """Writes the blocks of a store; made by `open_writer`, or from a loaded state in further processes.
 
-    Attributes
-    ----------
-    state : StoreState
-        Kept up to date with every record that this writer creates or finds.
-    specs : dict of str to ArraySpec
-        The arrays to be written.
-    about : dict
-        What the records say of how rows were made.
+    Its `state` is kept up to date with every record that it creates or finds; `specs` are the arrays to be written.
     """
 
     def __init__(
@@ -157,7 +145,7 @@ class Writer:
         size = self.state.identity.block_rows
         listed = self.table.block_rows(block, size)
         stop = listed.stop
-        for state in list(self.state.log.arrays.values()) if listed else ():
+        for state in self.state.log.arrays.values() if listed else ():
             committed = np.flatnonzero(state.committed[listed.start : listed.start + size])
             # Another writer's table may list such a row.
             stop = max(stop, listed.start + int(committed.max(initial=-1)) + 1)
@@ -168,7 +156,7 @@ class Writer:
         rows = self.block_rows(block)
         return [int(at) for at in self.table.position[rows.start : rows.stop]]
 
-    def _lacking(self, name: str) -> NDArray[np.bool_]:
+    def _uncommitted(self, name: str) -> NDArray[np.bool_]:
         """Mark the blocks, listed or not, that no known record commits an array for."""
         states = self.state.log.arrays
         return states[name].sequence < 0 if name in states else np.full(self.blocks, True)
@@ -176,7 +164,7 @@ class Writer:
     def lacking(self, block: int) -> tuple[str, ...]:
         """Arrays that no record known to this writer commits for a block; none if no row of it is listed."""
         listed = self.table.block_rows(block, self.state.identity.block_rows)
-        return tuple(name for name in self.specs if listed and self._lacking(name)[block])
+        return tuple(name for name in self.specs if listed and self._uncommitted(name)[block])
 
     def missing(self, block: int) -> tuple[str, ...]:
         """Like `lacking`, after reading the records that other writers have created for the block since."""
@@ -187,7 +175,7 @@ class Writer:
     def pending(self) -> list[int]:
         """List the blocks with lacking arrays, as far as this writer knows."""
         listed = np.unique(self.table.rows // self.state.identity.block_rows)
-        lacking = np.any([self._lacking(name)[listed] for name in self.specs], axis=0)
+        lacking = np.any([self._uncommitted(name)[listed] for name in self.specs], axis=0)
         found: list[int] = listed[lacking].tolist()
         return found
 
@@ -209,31 +197,19 @@ class Writer:
         images: Sequence[str],
         masks: Sequence[str] = (),
     ) -> int | None:
-        """Write and commit arrays of a block.
+        """Write and commit arrays of a block; the bytes of their shards, None if another writer was first with all.
 
         Parameters
         ----------
-        block : int
-        arrays : mapping
+        arrays
             The rows of each array, None for those that hold fill values.
-        status : sequence of str
-            `ok`, `quarantined:CODE` or `unlisted` for each row.
-        reasons : mapping
-            Row number to what was wrong.
-        images, masks : sequence of str
-            sha256 of each image file, and of each mask if masks are written; "" if it is not known.
-
-        Returns
-        -------
-        int or None
-            Bytes of the committed shards; None if another writer committed all of them first.
+        status, reasons, images, masks
+            As in `Record`, masks only if they are written.
 
         Raises
         ------
         DamageError
             If what is read back is not what was written, or a shard of other images is in the way.
-        ResourceError
-            If the storage is exhausted; the block does not count and is done again next time.
         """
         storage = self.state.storage
         draft = Record(
@@ -352,7 +328,7 @@ class Writer:
         """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date or newer."""
         storage = self.state.storage
         root = read_root(storage)
-        if root.attributes.samtl_table > self.table.about.number:
+        if root.table > self.table.about.number:
             return  # another writer's
         there = [
             name
@@ -363,7 +339,7 @@ class Writer:
             files = derived(self.state, there)
             for name, content in files.items():
                 storage.replace(name, content)
-            for name in root.consolidated_metadata.metadata.keys() & COORDINATES:
+            for name in root.arrays.intersection(COORDINATES):
                 for file in (f"{name}/{ROOT}", f"{name}/c.0"):
                     if file not in files:
                         storage.delete(file)

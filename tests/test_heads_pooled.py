@@ -1,4 +1,4 @@
-"""`logreg` has the optimum of scikit-learn's logistic regression, its two settings chosen on validation samples."""
+"""`logreg` has the optimum of scikit-learn's logistic regression; `mlp` learns what a line cannot separate."""
 
 import numpy as np
 import pytest
@@ -6,21 +6,24 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from samtl.heads import logreg
+from samtl.heads import logreg, mlp
 from samtl.heads.base import moments, reciprocal, scaled
 from samtl.heads.logreg import Head
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = mlp.Head(hidden=(32,), epochs=20, lr=1e-2)
 
-def problem(n=300, f=20, k=4, seed=0, spread=1.0, labels_seed=9):
+
+def problem(n=300, f=20, k=4, seed=0, spread=1.0):
     """Features of many scales, classes overlapping: half the columns say something about them."""
     random = np.random.default_rng(seed)
-    centres = np.random.default_rng(labels_seed).normal(size=(k, f)) * (np.arange(f) % 2)
+    centres = np.random.default_rng(9).normal(size=(k, f)) * (np.arange(f) % 2)
     y = random.integers(0, k, n)
     X = centres[y] * spread + random.normal(size=(n, f))
     return (X * 10.0 ** (np.arange(f) % 5 - 2) + 3).astype(np.float32), y
 
 
-@parametrize_with_checks([Head()])
+@parametrize_with_checks([Head(), SMALL])
 def test_is_a_scikit_learn_estimator(estimator, check):
     check(estimator)
 
@@ -35,10 +38,8 @@ def test_solution_is_that_of_scikit_learn(k, shape, C):
     theirs = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(scaler.transform(X), y)
     expected = theirs.predict_proba(scaler.transform(X))
     np.testing.assert_allclose(ours.predict_proba(X), expected, atol=2e-4)
-    if k > 2:
-        np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=2e-3)
-    else:
-        np.testing.assert_allclose(ours.coef_[1:] - ours.coef_[:1], theirs.coef_, atol=2e-3)
+    coef = ours.coef_ if k > 2 else ours.coef_[1:] - ours.coef_[:1]
+    np.testing.assert_allclose(coef, theirs.coef_, atol=2e-3)
 
 
 def test_without_scaling_only_proportions_count():
@@ -84,16 +85,13 @@ def test_the_search_ends_when_the_loss_rises():
     X, y = problem(60, f=60, spread=0.3)  # as many features as samples: weak penalties overfit
     losses = Head(scaling="standard").fit(X, y).curves_["validation_loss"]
     assert len(losses) < len(logreg.GRID)
-    assert losses[-1] > min(losses) < losses[-2]
     assert int(np.argmin(losses)) == len(losses) - 3
 
 
 def test_constant_columns_and_wild_scales_do_no_harm():
     X, y = problem(spread=2.0)
-    plain = Head(scaling="standard", C=0.1).fit(X, y)
-    wild = np.concatenate(
-        [X, np.full((len(X), 2), 0.1), X[:, :1] * 1e30, X[:, 1:2] * 1e-30], axis=1
-    ).astype(np.float32)
+    extra = np.full((len(X), 2), 0.1), X[:, :1] * 1e30, X[:, 1:2] * 1e-30
+    wild = np.concatenate([X, *extra], axis=1).astype(np.float32)
     for scaling in ("standard", "none", "auto"):
         head = Head(scaling=scaling).fit(wild, y)
         assert np.isfinite(head.predict_proba(wild)).all()
@@ -102,10 +100,16 @@ def test_constant_columns_and_wild_scales_do_no_harm():
     expected = Head(scaling="standard", C=0.1).fit(doubled, y).predict_proba(doubled)
     head = Head(scaling="standard", C=0.1).fit(wild, y)
     np.testing.assert_allclose(head.predict_proba(wild), expected, atol=1e-3)
-    moved = wild.copy()
-    moved[:, 20] = 1e20  # a column that was constant says nothing, whatever it holds now
-    np.testing.assert_array_equal(head.predict_proba(moved), head.predict_proba(wild))
-    assert plain.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("head", [Head(), SMALL], ids=["logreg", "mlp"])
+def test_a_constant_column_says_nothing_whatever_it_holds_later(head):
+    X, y = problem()
+    X[:, 2] = 0.1
+    head.fit(X, y)
+    moved = X.copy()
+    moved[:, 2] = 1e30
+    np.testing.assert_array_equal(head.predict_proba(moved), head.predict_proba(X))
 
 
 def test_features_that_are_all_constant_give_the_shares_of_the_classes():
@@ -145,3 +149,36 @@ def test_starting_from_a_head_of_fewer_samples_comes_to_the_same():
     assert len(warm.curves_["C"]) < len(cold.curves_["C"])
     fresh = warm.fit(X, y, validation)  # a start is for one fit
     assert len(fresh.curves_["C"]) == len(cold.curves_["C"])
+
+
+# The multi-layer perceptron
+
+
+def rings(n=400, seed=0):
+    """An inner and an outer ring, which no line separates."""
+    random = np.random.default_rng(seed)
+    y = random.integers(0, 2, n)
+    angle, radius = random.random(n) * 2 * np.pi, 1 + 2 * y + random.normal(size=n) * 0.2
+    return np.stack([np.cos(angle) * radius, np.sin(angle) * radius], axis=1), y
+
+
+def test_learns_what_a_line_cannot():
+    test = rings(seed=1)
+    head = mlp.Head(hidden=[24, 12], epochs=30, lr=1e-2).fit(*rings())
+    assert head.score(*test) > 0.98
+    assert Head().fit(*rings()).score(*test) < 0.7
+    shapes = [array.shape for array in head.tensors().values() if array.ndim == 2]
+    assert shapes == [(24, 2), (12, 24), (2, 12)]
+
+
+def test_scaling_comes_from_the_training_part():
+    X, y = problem()
+    Xv, yv = problem(seed=1)
+    found = mlp.Head(epochs=1).fit(X, y, validation=(Xv + 100, yv)).tensors()
+    np.testing.assert_allclose(found["0.mean"], X.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found["0.factor"], 1 / X.std(axis=0), rtol=1e-4)
+
+
+def test_classes_of_one_sample_need_no_validation_part():
+    head = mlp.Head(epochs=40, lr=1e-2).fit(np.eye(3), ["a", "b", "c"])
+    assert head.predict(np.eye(3)).tolist() == ["a", "b", "c"]

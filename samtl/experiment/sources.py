@@ -1,0 +1,351 @@
+"""What a model learns from: the usable rows of a store, or the pixels of a dataset's images."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from samtl import registry
+from samtl._io import digest
+from samtl.baselines.base import PixelBaseline
+from samtl.baselines.floor import Baseline as FloorBaseline
+from samtl.baselines.pixels import read_image, read_mask
+from samtl.datasets import Dataset, groups_by
+from samtl.errors import InputError, UnknownName
+from samtl.experiment.clock import Clock
+from samtl.experiment.features import (
+    AT_ONCE,
+    Feed,
+    Targets,
+    held_in_memory,
+    read_features,
+    require_finite,
+    shape_of,
+    side_of,
+)
+from samtl.experiment.held_out import FLOOR, Answers, Mask, Parts
+from samtl.heads.base import PooledHead
+from samtl.heads.grid import GridHead
+from samtl.heads.logreg import Head as FloorHead
+from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
+from samtl.splits import Samples, Split
+from samtl.splits.split import Rows
+from samtl.store.reader import Store
+
+Head = PooledHead | GridHead
+
+FLOOR_FEATURES = "image_stats"
+
+
+class Data:
+    """The usable rows of a store.
+
+    Parameters
+    ----------
+    store : Store
+    array : str
+        Where the features are.
+    features : str or None
+        Patterns of columns of `pooled`, separated by commas; None for all.
+    group_by : str or None
+        A regular expression that finds the group in an id.
+    allow_partial : bool
+        Whether rows may be missing.
+
+    Attributes
+    ----------
+    samples : Samples
+    columns : tuple of str
+        Columns of `pooled` that are learnt from; empty for other arrays.
+    chosen_groups : tuple of str
+        Groups of these columns if they are not all.
+    left_out : dict of str to int
+        How many rows are not usable, by reason.
+
+    Raises
+    ------
+    InputError
+        Rows are missing, nothing is usable, or the patterns fit no column.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        array: str,
+        features: str | None,
+        group_by: str | None,
+        allow_partial: bool,
+    ) -> None:
+        self.store, self.array = store, array
+        self.masks = store.task == "segmentation"
+        self.columns = store.columns(array) if array == "pooled" else ()
+        self.chosen_groups: tuple[str, ...] = ()
+        self._chosen: Rows | None = None
+        if features is not None:
+            self._choose(features)
+        self._held: NDArray[np.float32] | None = None  # features of all rows of the store
+        valid = store.valid(*((array, "mask") if self.masks else (array,)))
+        quarantined = np.zeros_like(valid)
+        quarantined[[entry.row for entry in store.quarantined]] = True
+        missing = ~valid & ~quarantined
+        if missing.any() and not allow_partial:
+            raise InputError(
+                f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {array!r} yet; run "
+                "samtl embed again to finish it, or go on without them with --allow-partial"
+            )
+        labels = np.asarray(store.labels, dtype=np.int64)
+        usable = valid if self.masks else valid & (labels >= 0)
+        self.left_out = {
+            "quarantined": int((~valid & quarantined).sum()),
+            "missing": int(missing.sum()),
+            "unlabelled": int((valid & ~usable).sum()),
+        }
+        if len(store.classes) < 2 or not usable.any():
+            raise InputError(
+                f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} usable rows "
+                f"and {len(store.classes)} classes"
+            )
+        ids = store.sample_ids
+        groups = groups_by(ids, group_by) if group_by is not None else store.groups
+        where = str(store.path)
+        self.samples = Samples(
+            where, store.task, ids, store.classes, labels, usable, groups, store.parts
+        )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of all samples of the store with their labels, images and masks; the same for every array."""
+        store, ids = self.store, self.samples.ids
+        named: list[list[Any]] = [
+            [ids[i], int(label), store.image_sha256(i)]
+            for i, label in enumerate(self.samples.labels)
+        ]
+        if self.masks:
+            # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
+            for i in np.flatnonzero(store.valid("mask")).tolist():
+                named[i].append(store.checksum("mask", i))
+        return digest({"classes": list(self.samples.classes), "samples": sorted(named)})
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Fields of a `Config` that say what is learnt from."""
+        store = self.store
+        return {
+            "kind": "head",
+            "features": self.array,
+            "columns": self.chosen_groups,
+            "samples_digest": self.digest,
+            "resolution": side_of(store) if self.masks else 0,
+            "order": "" if self.array == "pooled" else "own",
+            "dataset": store.dataset,
+            "note": store.note,
+            "store": store.name,
+            "store_path": str(store.path),
+            "fingerprint": store.fingerprint,
+            "snapshot": store.snapshot,
+            "encoder": store.encoder,
+            "identity": store.identity,
+            "weights": store.weights,
+            "untrained": store.untrained,
+        }
+
+    def mask(self, row: int) -> Mask:
+        """Read the mask of a row at the encoder's resolution, without padding."""
+        height, width = shape_of(self.store, row)
+        mask: Mask = self.store.row("mask", int(row))[:height, :width]
+        return mask
+
+    def fit(self, head: Head, inner: Split, clock: Clock) -> dict[str, Any]:
+        """Read the features of the training part and learn from them."""
+        labels = self.samples.labels
+        if isinstance(head, PooledHead):
+            X, validation = self.read(inner.train), self.read(inner.test)
+            clock.start("fit")
+            head.fit(X, labels[inner.train], (validation, labels[inner.test]), clock.on_event)
+            return {}
+        targets = Targets(self.store, self.array, None if self.masks else labels)
+        held = held_in_memory(self.store, self.array, len(inner.train) + len(inner.test))
+        training, validating = (
+            Feed(self.store, self.array, rows, targets, held) for rows in (inner.train, inner.test)
+        )
+        clock.start("fit")
+        head.fit(
+            training,
+            validating,
+            task=self.samples.task,
+            n_classes=len(self.samples.classes),
+            shape=self.store.shape(self.array)[1:],
+            on_event=clock.on_event,
+        )
+        return {}
+
+    def answers(self, head: Head, name: str, rows: Rows, clock: Clock) -> Iterator[Answers]:
+        """Predict rows, some at a time."""
+        at_once = AT_ONCE[self.samples.task]
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            yield {name: self.answer(head, some, self.read(some))}
+
+    def answer(self, head: Any, rows: Rows, features: NDArray[Any]) -> Any:
+        """Predict rows from their features: (n, K) probabilities, or a mask for each."""
+        if not self.masks:
+            return head.predict_proba(features)
+        shapes = [shape_of(self.store, row) for row in rows]
+        return head.class_maps(features, shapes, side_of(self.store))
+
+    def floor(self, parts: Parts, seed: int, majority: int) -> Iterator[Answers] | str:
+        """Fit logistic regression to image statistics; or predict the most frequent class for every pixel."""
+        store, (split, inner) = self.store, parts
+        if self.masks:
+            return (
+                {FLOOR: [np.full(shape_of(store, row), majority, np.uint8)]} for row in split.test
+            )
+        if FLOOR_FEATURES not in store.arrays:
+            return f"the store has no {FLOOR_FEATURES}"
+        each = (inner.train, inner.test, split.test)
+        absent = int((~store.valid(FLOOR_FEATURES)[np.concatenate(each)]).sum())
+        if absent:
+            return f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
+        X, validation, asked = (read_features(store, FLOOR_FEATURES, rows).numpy() for rows in each)
+        labels, head = self.samples.labels, FloorHead(random_state=seed)
+        head.fit(X, labels[inner.train], (validation, labels[inner.test]))
+        return iter([{FLOOR: head.predict_proba(asked)}])
+
+    def hold(self) -> None:
+        """Read all features now and keep them if they are small enough."""
+        rows = self.samples.rows  # others may not be there yet
+        if self._held is None and held_in_memory(self.store, self.array, len(rows)):
+            values = self._columns(self.store.read(self.array, rows))
+            self._held = np.zeros((len(self.samples.ids), *values.shape[1:]), values.dtype)
+            self._held[rows] = values
+
+    def read(self, rows: Rows) -> NDArray[Any]:
+        """Read the features of some rows, (n, ...), of the chosen columns; InputError if they are not finite."""
+        if self._held is None:
+            return self._columns(read_features(self.store, self.array, rows).numpy())
+        held: NDArray[Any] = self._held[rows]
+        require_finite(self.store, self.array, rows, torch.from_numpy(held))
+        return held
+
+    def _columns(self, values: NDArray[Any]) -> NDArray[Any]:
+        # Products of other layouts differ in the last digit.
+        return values if self._chosen is None else np.ascontiguousarray(values[:, self._chosen])
+
+    def _choose(self, features: str) -> None:
+        if self.array != "pooled":
+            raise InputError(
+                f"--features chooses columns of pooled, and this head reads {self.array}: leave it out"
+            )
+        groups = [name.rpartition("_")[0] for name in self.columns]
+        known = list(dict.fromkeys(groups))
+        patterns = [pattern.strip() for pattern in features.split(",")]
+        for pattern in patterns:
+            if not any(fnmatchcase(group, pattern) for group in known):
+                raise UnknownName("group of columns", pattern, known)
+        found = [name for name in known if any(fnmatchcase(name, p) for p in patterns)]
+        self._chosen = np.array([i for i, group in enumerate(groups) if group in found])
+        self.columns = tuple(self.columns[i] for i in self._chosen)
+        self.chosen_groups = tuple(found) if len(found) < len(known) else ()
+
+
+class Images:
+    """The pixels of a dataset's images.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    samples : Samples, optional
+        Which of them are used, by default all that have a target.
+    image_size : int
+        Masks are scored at this resolution, the encoder's of the heads that they are compared with.
+    pixels : str
+        A digest of the images and masks if they were read before, or "".
+    """
+
+    columns = ()
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        samples: Samples | None = None,
+        image_size: int = IMAGE_SIZE,
+        pixels: str = "",
+    ) -> None:
+        self.dataset, self.samples = dataset, samples or samples_of(dataset)
+        self.image_size, self.pixels = image_size, pixels
+        self.masks = dataset.task == "segmentation"
+        self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Fields of a `Config` that say what is learnt from."""
+        data = self.dataset
+        named = sorted(zip(data.sample_ids, data.labels, strict=True))
+        return {
+            "kind": "baseline",
+            "features": "pixels",
+            "samples_digest": digest([list(data.classes), named, self.pixels]),
+            "resolution": self.image_size if self.masks else 0,
+            "dataset": data.name,
+            "note": data.note,
+        }
+
+    def mask(self, row: int) -> Mask:
+        """Read the mask of an image and resize it."""
+        mask = read_mask(self.dataset, row, read_image(self.dataset, row).shape[:2])
+        height, width = resized_shape(mask.shape[0], mask.shape[1], self.image_size)
+        return mask_square(mask, self.image_size)[:height, :width]
+
+    def fit(self, model: PixelBaseline, inner: Split, clock: Clock) -> dict[str, Any]:
+        """Learn from the images of the training part; return what weights that began with."""
+        clock.start("fit")
+        model.fit(self.dataset, inner.train, inner.test, clock.on_event)
+        clock.add("fit", model.cached_seconds())
+        return {"weights": model.weights, "untrained": model.untrained}
+
+    def answers(
+        self, model: PixelBaseline, name: str, rows: Rows, clock: Clock
+    ) -> Iterator[Answers]:
+        """Predict rows, some at a time, as the baseline's companions do."""
+        for said in model.predict_all(self.dataset, rows, image_size=self.image_size):
+            yield {key: [mask] for key, mask in said.items()} if self.masks else said
+        clock.add("score", model.cached_seconds())
+
+    def floor(self, parts: Parts, seed: int, majority: int) -> Iterator[Answers] | str:
+        """Fit the baseline `floor`."""
+        floor = FloorBaseline(random_state=seed)
+        floor.fit(self.dataset, parts.inner.train, parts.inner.test)
+        return self.answers(floor, FLOOR, parts.split.test, Clock())
+
+
+def samples_of(data: Dataset) -> Samples:
+    """Return what splits of a dataset are made of."""
+    labels = np.array(data.labels, dtype=np.int64)
+    usable = np.ones(len(data), dtype=bool) if data.task == "segmentation" else labels >= 0
+    return Samples(
+        data.name, data.task, data.sample_ids, data.classes, labels, usable, data.groups, data.parts
+    )
+
+
+def array_for(store: Store, name: str, head: Head) -> str:
+    """Return the array that a head reads; InputError if it is for another task, or the store lacks the array."""
+    array = head.tiers.get(store.task)
+    if array is None:
+        tiers = {n: registry.load("heads", n).Head.tiers for n in registry.names("heads")}
+        raise InputError(
+            f"the head {name} is for {' and '.join(head.tiers)}, and {store.path} is for {store.task}: heads for that "
+            f"are {', '.join(other for other, tasks in tiers.items() if store.task in tasks)}"
+        )
+    if array not in store.arrays:
+        raise InputError(
+            f"the head {name} needs the tier {array} for {store.task}, and {store.path} has "
+            f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {array} --out {store.path}, and the "
+            "--dataset, --encoder and other options that the store was made with"
+        )
+    return array

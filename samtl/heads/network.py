@@ -1,0 +1,120 @@
+"""Models whose weights are a torch network's: how they are trained, started from another, saved and restored."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from samtl.heads.base import Layout, Model, OnEvent, check_ranges
+from samtl.heads.layers import LOSSES
+from samtl.heads.trainer import Recipe, Trainer, isolated, shortened, warmed
+
+
+class Network(Model):
+    """A model that `Trainer` trains; the weights kept are those of the epoch with the least validation loss.
+
+    Parameters
+    ----------
+    epochs : int
+        Most passes over the training part.
+    batch_size : int
+        Samples in one step; fewer if an epoch would have less than about 8 steps.
+    lr : float
+        Learning rate at the end of the warm-up.
+    weight_decay : float
+    patience : int
+        Epochs without a better validation loss after which training ends.
+    random_state : int
+        For initial weights, order of samples, dropout and, if pixels are learnt from, flips.
+
+    Attributes
+    ----------
+    n_iter_, best_epoch_, stopped_, rate_, waiting_, curves_, recipe_
+        See `samtl.heads.trainer.Trainer.tell`.
+    """
+
+    facts: ClassVar[tuple[str, ...]] = ("n_iter_", "best_epoch_", "stopped_")
+    #: For each task, the values of parameters that are None.
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {}
+    _fewest: ClassVar[int] = 4  # samples in one step, at least
+
+    epochs: int | None
+    batch_size: int | None
+    lr: float | None
+    weight_decay: float
+    patience: int
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """Build the network with initial weights from torch's generator, after `adopt`."""
+
+    def _check(self) -> None:
+        counts = dict.fromkeys(("epochs", "batch_size", "patience"), 1)
+        check_ranges(self, **counts, lr="positive", weight_decay="not negative")
+
+    def _chosen(self, name: str, task: str) -> Any:
+        value = getattr(self, name)
+        return self.defaults[task][name] if value is None else value
+
+    def _begin(self, n: int, seed: int, on_event: OnEvent | None) -> Trainer:
+        """Build the network and its trainer for n training samples; `finish` takes the result."""
+        recipe = Recipe(
+            epochs=self._chosen("epochs", self.task_),
+            batch_size=min(self._chosen("batch_size", self.task_), max(self._fewest, n // 8)),
+            learning_rate=self._chosen("lr", self.task_),
+            weight_decay=self.weight_decay,
+            patience=self.patience,
+        )
+        start = self.__dict__.pop("_start", None)
+        with isolated(seed):
+            self._network = self.network()
+            if start is not None:
+                self._load(start)
+                recipe = warmed(recipe, n)
+            loss = LOSSES[self.task_]
+            return Trainer(self._network, loss, n, recipe, seed, on_event or (lambda event: None))
+
+    def finish(self, trainer: Trainer) -> Self:
+        """Take the result of a finished training."""
+        self._network.eval()
+        trainer.tell(self)
+        return self
+
+    def gains(self, n: int, task: str) -> bool:
+        """Whether a warm start shortens training on n samples enough."""
+        return shortened(self._chosen("epochs", task), n)
+
+    def start_from(self, other: Self) -> None:
+        """Start the next training from a fitted model's weights, and shorten it: see `samtl.heads.trainer.warmed`."""
+        self._start = other.tensors()
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        return {name: value.contiguous().numpy() for name, value in _state(self._network).items()}
+
+    def layout(self) -> Layout:
+        with isolated(0), torch.device("meta"):
+            return {
+                name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
+                for name, value in _state(self.network()).items()
+            }
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        with isolated(0):
+            self._network = self.network()
+        self._load(tensors)
+        self._network.eval()
+
+    def _load(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        loaded = {name: torch.tensor(array) for name, array in tensors.items()}
+        self._network.load_state_dict({**self._network.state_dict(), **loaded})
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that predictions depend on: not the number of batches that batch norms have seen."""
+    state = network.state_dict()
+    return {name: state[name] for name in state if not name.endswith("num_batches_tracked")}
