@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 from toys import blobs
 
-from samtl.experiment.run import FitResult, RunFolder, SplitName, comparison_key
+from samtl.experiment.run import Run, RunFolder, SplitName, comparison_key
 from samtl.experiment.tables import mask_name, write_mask
 from samtl.images.transforms import IGNORE, mask_square, resized_shape
 from samtl.metrics import classification, segmentation
@@ -145,7 +145,7 @@ def record(folder, name, seed, split, sizes, fields):
         facts |= STORE
     else:
         fields["floor"] = None
-    return folder.record(FitResult(**facts | fields).with_digest()).path
+    return folder.record(Run(**facts | fields).with_digest()).path
 
 
 def a_split(name, share, seed, who):
