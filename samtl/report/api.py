@@ -6,8 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,7 +17,7 @@ from PIL import Image
 
 from samtl._io import AtomicFolder
 from samtl.datasets import Dataset, resolve
-from samtl.errors import InputError, ResourceError, SamtlError
+from samtl.errors import InputError, SamtlError, writing
 from samtl.experiment.run import runs_folder
 from samtl.report import images
 from samtl.report.album import Album
@@ -107,7 +106,8 @@ def make_report(
     tell = on_event or (lambda line: None)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     place = as_folder(out).resolve()  # a link to a folder stays, and what it points to is replaced
-    with _writing(place), AtomicFolder(place.parent) as folder:
+    with writing(f"a report into {place}"), AtomicFolder(place.parent) as folder:
+        _require_free(place)
         tell("reading runs")
         comparisons = require_one(read_comparisons(given or [runs_folder()]), separate)
         sections: list[Section] = []
@@ -157,19 +157,6 @@ def make_report(
         warnings=tuple(dict.fromkeys(text for section in sections for text in section.warnings)),
         missing=tuple(missing),
     )
-
-
-@contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """Refuse a place that is taken, and turn errors of the disk into a `ResourceError`."""
-    try:
-        _require_free(place)
-        yield
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write a report to {place}: {error.strerror or error}; choose another folder with --out, or make "
-            "room"
-        ) from error
 
 
 def _require_free(place: Path) -> None:
