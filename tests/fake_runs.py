@@ -6,7 +6,8 @@ import hashlib
 import numpy as np
 from toys import blobs
 
-from samtl.experiment.run import Run, RunFolder, SplitName, comparison_key
+from samtl._io import digest
+from samtl.experiment.run import Run, RunFolder, SplitName
 from samtl.experiment.tables import mask_name, write_mask
 from samtl.images.transforms import IGNORE, mask_square, resized_shape
 from samtl.metrics import classification, segmentation
@@ -71,7 +72,7 @@ def a_run(
         "floor": {key: interval(0.3) for key in metrics},
         "also": {"knn": metrics} if name == "floor" else {},
         "confusion": confusion,
-        "comparison_key": comparison_key("classification", classes, held_out, 0),
+        "comparison_key": digest(["classification", classes, 0, sorted(held_out.items())]),
     }
     kind = given.pop("split_name", "label" if left_out else "holdout")
     sizes = (len(names) - n_test - left_out, n_test, left_out)
@@ -114,7 +115,7 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
             "floor": {key: interval(0.1) for key in metrics},
             "also": {},
             "confusion": sum(matrices),
-            "comparison_key": comparison_key("segmentation", data.classes, truths, SIZE),
+            "comparison_key": digest(["segmentation", data.classes, SIZE, sorted(truths.items())]),
         }
         split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
         sizes = (len(data) - n_test, n_test, 0)
