@@ -14,7 +14,7 @@ import typer
 from samtl._runtime import StopNow
 from samtl.errors import ResourceError, SamtlError
 
-from . import bench, demo, embed, fit, report, stores, sweep
+from . import bench, embed, fit, report, stores, sweep
 from .options import Verbs
 from .render import complain, show_log
 
@@ -49,7 +49,7 @@ for name, command in {
     "verify": stores.verify,
     "compact": stores.compact,
     "ls": stores.ls,
-    "demo": demo.demo,
+    "demo": report.demo,
 }.items():
     app.command(name)(command)
 app.add_typer(bench.app, name="bench")
@@ -85,9 +85,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")
     show_log()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a terminal need not have every character of a name
+        # A terminal need not have every character of a name.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app()

@@ -63,7 +63,7 @@ class Board:
     def tell(self, event: Progress | Note) -> None:
         """Record an event, and print it if it must be seen."""
         if isinstance(event, Note):
-            render.say(str(event), "yellow", self.console)
+            render.say(event, "yellow", self.console)
             return
         cell, number, figures = event.cell, event.cell.number, event.figures or {}
         headline = next((name for name in HEADLINES if name in figures), "")

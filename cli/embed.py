@@ -67,11 +67,8 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
             bar.show(event)
         elif isinstance(event, Reading):
             bar.count(event.done, event.images)
-        elif isinstance(event, Note):
-            render.say(str(event), "yellow", render.err)
-        elif next(bad) <= render.LISTED:
-            told = f"{event.sample_id}: {event.code}: {event.reason}"
-            render.say(f"quarantined {told}", "yellow", render.err)
+        elif isinstance(event, Note) or next(bad) <= render.LISTED:
+            render.say(event, "yellow", render.err)
 
     return show
 
@@ -90,7 +87,7 @@ def draw_plan(plan: Plan) -> None:
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"
     render.facts(
         {
-            "store": str(plan.store),
+            "store": plan.store,
             "dataset": f"{plan.dataset}, {plan.rows} rows, {plan.pending_rows} still to do",
             "changes": changed and f"images: {changed}",
             "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
@@ -112,7 +109,7 @@ def draw_result(result: EmbedResult) -> None:
         )
     if result.quarantined:
         render.say(f"{len(result.quarantined)} of {result.rows} rows are quarantined:", "yellow")
-        render.quarantined(result.quarantined)
+        render.listed(result.quarantined)
     if result.untrained:
         render.warn_untrained(result.weights)
     if result.interrupted:

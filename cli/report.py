@@ -1,7 +1,8 @@
-"""`samtl report` and `samtl reproduce`: figures from runs, and a whole case study."""
+"""`samtl report`, `reproduce` and `demo`: figures from runs, a whole case study, and a small one."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 from samtl._runtime import StopRequest, polite_stop, stop_at_once
 from samtl.errors import EXIT_FAILED_CELLS, EXIT_QUARANTINED
 
-from . import embed, render, sweep
+from . import embed, fit, render, sweep
 from .board import Board
 from .options import Outcome, verb
 
 if TYPE_CHECKING:
     from samtl.report.api import ReportResult
     from samtl.study import Event
+
+
+DEMO_IMAGES = 25
+DEMO_SIZE = 512  # much faster than 1024
 
 
 @verb("samtl.report.api:make_report", skip=("sources",), arguments=("sources",))
@@ -67,7 +72,7 @@ def reproduce(options: dict[str, Any], study: str) -> Outcome:
         options["vgg19"] = None
 
     stopping: StopRequest | None = None
-    tell: Callable[[Any], None] = _note
+    tell: Callable[[Any], None] = functools.partial(render.say, style="yellow")
 
     def show(event: Event) -> None:
         nonlocal stopping, tell
@@ -113,5 +118,30 @@ _DRAW: dict[str, Callable[[Any], None]] = {
 }
 
 
-def _note(note: object) -> None:
-    render.say(str(note), "yellow")
+@verb()
+def demo(out: Path | None = None, runs: Path | None = None) -> Outcome:
+    """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads.
+
+    Parameters
+    ----------
+    out
+        Folder for the store; demo in $SAMTL_CACHE or ./cache by default.
+    runs
+        Folder for the runs; $SAMTL_RUNS or ./runs by default.
+    """
+    from samtl.store.storage import below, cache_folder
+
+    dataset = f"synthetic:{DEMO_IMAGES}"
+    render.say(f"samtl embed --dataset {dataset} --encoder tiny --image-size {DEMO_SIZE}", "bold")
+    # A folder of its own keeps the demo's store apart from the user's.
+    place = out or below(cache_folder(), "demo")
+    options = {"dataset": dataset, "encoder": "tiny", "image_size": DEMO_SIZE, "out": place}
+    result, stopped_by = embed.run(options)
+    embed.draw_result(result)
+    fits = []
+    for head in () if stopped_by else ("logreg", "mlp"):
+        render.say("")
+        render.say(f"samtl fit-head --head {head} --split 0.2 --cache {result.store}", "bold")
+        fits.append(fit.run({"store": result.store, "head": head, "split": 0.2, "out": runs}))
+        fit.draw(fits[-1])
+    return {"embed": result.to_json(), "fits": [one.to_json() for one in fits]}, stopped_by

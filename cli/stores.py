@@ -34,14 +34,14 @@ def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
 
     opened = open_store(locate(_chosen(store, cache)))
     summary = opened.summary()
-    masks = opened.task == "segmentation"
+    per_class = {} if opened.task == "segmentation" else summary.per_class
     render.facts(
         {
-            "store": str(opened.path),
+            "store": opened.path,
             "dataset": opened.dataset,
             "rows": _rows(summary, len(summary.quarantined)),
             "task": opened.task,
-            "classes": ", ".join(opened.classes) if masks else _counts(summary.per_class),
+            "classes": _counts(per_class) or ", ".join(opened.classes),
             "groups": f"{len(set(opened.groups))}; no split divides one" if opened.groups else "",
             "shipped split": _counts(Counter(opened.parts)),
             "encoder": f"{opened.encoder} at {opened.identity['image_size']} pixels, weights {opened.weights}, "
@@ -56,12 +56,11 @@ def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
         for a in summary.arrays
     ]
     render.grid(("array", "shape", "dtype", "rows", "on disk"), arrays, right=(3, 4))
-    render.quarantined(summary.quarantined)
+    render.listed(summary.quarantined)
     if opened.untrained:
         render.warn_untrained(opened.weights)
     if summary.missing:
-        tiers = f" with --tiers {','.join(opened.tiers)}" if opened.tiers else ""
-        render.say(f"{summary.missing} rows are missing: run samtl embed again{tiers}", "yellow")
+        render.say(f"{summary.missing} rows are missing: run samtl embed as before", "yellow")
     # A store in a bucket cannot be compacted.
     if summary.superseded and isinstance(opened.path, Path):
         render.say("samtl compact frees the space of rows that are not listed", "dim")
@@ -92,19 +91,17 @@ def ls(kind: str | None = None, cache: Path | None = None) -> Outcome:
     kinds = (*registry.KINDS, "stores")
     if kind is not None and kind not in kinds:
         raise UnknownName("kind of entry", kind, kinds)
-    found: dict[str, list[dict[str, str]]] = {}
+    found = {}
     for shown in kinds if kind is None else (kind,):
-        names = [] if shown == "stores" else registry.names(shown).items()
-        found[shown] = [{"name": name, "what": what} for name, what in names]
         if shown == "stores":
-            found[shown] = _stores(cache)
+            entries = _stores(cache)
+        else:
+            entries = [{"name": n, "what": what} for n, what in registry.names(shown).items()]
         if kind is None:
             render.say(f"\n{shown}", "bold")
-        if found[shown]:
-            rows = [list(entry.values()) for entry in found[shown]]
-            render.grid(list(found[shown][0]), rows, right=(1, 3) if shown == "stores" else ())
-        else:
-            render.say("none; samtl embed makes one", "dim")
+        if entries:
+            render.grid(list(entries[0]), [list(entry.values()) for entry in entries])
+        found[shown] = entries
     return found, 0
 
 
@@ -114,16 +111,16 @@ def _stores(cache: Path | None) -> list[dict[str, str]]:
 
     found = []
     for path in map(str, stores_in(as_place(cache) if cache else cache_folder())):
-        entry = {"store": path, "rows": "", "tiers": "", "on disk": ""}
+        entry = {"store": path, "rows": "", "tiers": "", "on disk": "", "weights": ""}
         try:
             store = open_store(path)
             summary = store.summary()
+            entry["rows"] = f"{summary.rows - summary.missing}/{summary.rows}"
+            entry["tiers"], entry["weights"] = ",".join(store.tiers), store.weights
+            entry["on disk"] = render.size(summary.bytes)
         except (SamtlError, OSError) as error:  # one damaged store must not hide the others
-            found.append({**entry, "weights": f"cannot be opened: {error}"})
-            continue
-        entry["rows"] = f"{summary.rows - summary.missing}/{summary.rows}"
-        entry["tiers"], entry["on disk"] = ",".join(store.tiers), render.size(summary.bytes)
-        found.append({**entry, "weights": store.weights})
+            entry["weights"] = f"cannot be opened: {error}"
+        found.append(entry)
     return found
 
 
@@ -134,13 +131,11 @@ def compact(store: Path | None = None, cache: Path | None = None) -> Outcome:
 
     with render.err.status("reading the log") as status:
         done = run(_chosen(store, cache), lambda n, of: status.update(f"{n} of {of} rows written"))
+    told = f"every row of {done.store} is listed: nothing to do"
     if done.rewritten:
-        render.say(
-            f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {render.size(done.bytes_after)}, "
-            f"{render.size(done.bytes_before)} before"
-        )
-    else:
-        render.say(f"every row of {done.store} is listed: nothing to do")
+        sizes = f"{render.size(done.bytes_after)}, {render.size(done.bytes_before)} before"
+        told = f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {sizes}"
+    render.say(told)
     return done.to_json(), 0
 
 
@@ -189,7 +184,7 @@ def draw(found: Verification) -> None:
     compared = f"{found.images_compared} compared, {len(images)} differ{added}"
     render.facts(
         {
-            "store": str(found.store),
+            "store": found.store,
             "rows": _rows(checked, checked.quarantined),
             "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; "
             f"{LEVELS[found.level]} compared",
@@ -197,10 +192,9 @@ def draw(found: Verification) -> None:
             "recomputed": f"{len(again)} of {found.recompute} rows" if found.recompute else "",
         }
     )
-    render.listed(
-        (f"{one.what} {one.path}{_ranges(one.damaged_rows)}: {one.told}" for one in found.findings),
-        "red",
-    )
+    for one in found.findings[: render.LISTED]:
+        rows = f", rows {', '.join(map(str, one.damaged_rows))}" if one.damaged_rows else ""
+        render.say(f"  {one.what} {one.path}{rows}: {one.told}", "red")
     render.listed(f"{one.what} {one.sample_id} (row {one.row}): {one.told}" for one in images)
     for row in again:
         far = "" if row.within else ", too far"
@@ -209,12 +203,6 @@ def draw(found: Verification) -> None:
     if checked.leftovers:
         render.say(f"{len(checked.leftovers)} files belong to no record", "dim")
     render.say(*_verdict(found))
-
-
-def _ranges(rows: tuple[int, ...]) -> str:
-    if len(rows) > 1 and rows == tuple(range(rows[0], rows[-1] + 1)):
-        return f", rows {rows[0]} to {rows[-1]}"
-    return f", row {', '.join(map(str, rows))}" if rows else ""
 
 
 def _verdict(found: Verification) -> tuple[str, str]:

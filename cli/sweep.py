@@ -81,16 +81,12 @@ def draw(result: SweepResult) -> None:
         _draw_summary(summary)
     if result.failed:
         render.say(f"{len(result.failed)} cells failed; the same command tries them again:", "red")
-        reasons: dict[str, list[str]] = defaultdict(list)
+        cells: dict[str, list[str]] = defaultdict(list)
         for cell, reason in result.failed.items():
-            reasons[reason].append(cell)
-        render.listed(
-            (
-                f"{cells[0]}{f' and {len(cells) - 1} more' if cells[1:] else ''}: {reason}"
-                for reason, cells in reasons.items()
-            ),
-            "red",
-        )
+            cells[reason].append(cell)
+        more = {why: f" and {len(some) - 1} more" for why, some in cells.items() if some[1:]}
+        told = (f"{some[0]}{more.get(why, '')}: {why}" for why, some in cells.items())
+        render.listed(told, "red")
     render.listed(result.notes)
     took = render.duration(result.seconds)
     render.say(
@@ -102,8 +98,8 @@ def draw(result: SweepResult) -> None:
 
 
 def _draw_summary(summary: Summary) -> None:
-    scores = [score for line in summary.lines for score in line.scores.values()]
-    means = "mean and deviation over seeds" if any(s.n > 1 for s in scores) else "one seed"
+    several = any(score.n > 1 for line in summary.lines for score in line.scores.values())
+    means = "mean and deviation over seeds" if several else "one seed"
     render.say(f"{summary.title} on {summary.dataset} in %, {means}")
     rows = [
         [line.model, *(_written(line.scores.get(split)) for split in summary.splits)]
