@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import samtl
 from samtl._runtime import Note, polite_stop
 from samtl.errors import EXIT_QUARANTINED
 
 from . import render
 from .options import Outcome, verb
-
-if TYPE_CHECKING:
-    from samtl.embed.api import EmbedResult, Event
-    from samtl.embed.plan import Plan
 
 STOPPING = "stopping after the block in flight; press Ctrl-C again to stop at once"
 
@@ -43,16 +40,14 @@ def embed(options: dict[str, Any], dry_run: bool = False) -> Outcome:
     return result.to_json(), stopped_by or (EXIT_QUARANTINED if result.quarantined else 0)
 
 
-def run(options: dict[str, Any]) -> tuple[EmbedResult, int]:
+def run(options: dict[str, Any]) -> tuple[samtl.EmbedResult, int]:
     """Embed with a progress bar; returns the result, and the exit code of the signal that ended it early or 0."""
-    from samtl.embed import api
-
     with polite_stop(STOPPING) as stop, render.EmbedBar() as bar:
-        result = api.embed(**options, on_event=shown_on(bar), should_stop=stop)
+        result = samtl.embed(**options, on_event=shown_on(bar), should_stop=stop)
     return result, stop.exit_code if result.interrupted else 0
 
 
-def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
+def shown_on(bar: render.EmbedBar) -> Callable[[Any], None]:
     """Make the callback that draws the events of a pass: plan, progress, and the first bad images."""
     from samtl.embed.api import Reading
     from samtl.embed.pipeline import Progress
@@ -60,7 +55,7 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
 
     bad = itertools.count(1)
 
-    def show(event: Event) -> None:
+    def show(event: Any) -> None:
         if isinstance(event, Plan):
             draw_plan(event)
         elif isinstance(event, Progress):
@@ -73,7 +68,7 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
     return show
 
 
-def draw_plan(plan: Plan) -> None:
+def draw_plan(plan: Any) -> None:
     """Print what a pass will do."""
     changes = {
         "new": plan.added,
@@ -100,7 +95,7 @@ def draw_plan(plan: Plan) -> None:
     )
 
 
-def draw_result(result: EmbedResult) -> None:
+def draw_result(result: samtl.EmbedResult) -> None:
     """Print what a pass did."""
     if result.encoded:
         render.say(

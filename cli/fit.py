@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import samtl
 from samtl._runtime import polite_stop
 from samtl.errors import EXIT_QUARANTINED, InputError
 
 from . import render
 from .options import Outcome, verb
-
-if TYPE_CHECKING:
-    from samtl.experiment.predict import PredictResult
-    from samtl.experiment.run import Run
 
 FLOOR = "floor"
 SHOWN = {
@@ -69,18 +66,16 @@ def fit_baseline(options: dict[str, Any]) -> Outcome:
     return result.to_json(), 0
 
 
-def run(options: dict[str, Any], verb: str = "fit_head") -> Run:
+def run(options: dict[str, Any], verb: str = "fit_head") -> samtl.FitResult:
     """Fit with a status line."""
-    from samtl.experiment import fit
-
     with render.err.status("reading") as status:
-        result: Run = getattr(fit, verb)(
+        result: samtl.FitResult = getattr(samtl, verb)(
             **options, on_event=lambda event: status.update(str(event))
         )
     return result
 
 
-def draw(result: Run) -> None:
+def draw(result: samtl.FitResult) -> None:
     """Print the scores with their intervals beside those of the floor."""
     render.say(
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
@@ -144,8 +139,6 @@ def predict(
     cache
         The store of --from-store; the only store in $SAMTL_CACHE or ./cache by default.
     """
-    from samtl.experiment import predict as predicting
-
     if cache is not None and not from_store:
         raise InputError("--cache names the store of --from-store: add it, or leave --cache out")
     announcement = "stopping after the images in flight; press Ctrl-C again to stop at once"
@@ -153,16 +146,16 @@ def predict(
     with polite_stop(announcement) as stop, render.err.status("loading") as status:
 
         def show(event: object) -> None:
-            if isinstance(event, predicting.Predicted):
+            if type(event).__name__ == "Predicted":
                 status.update(str(event))
 
-        result = predicting.predict(**options, on_event=show, should_stop=stop)
+        result = samtl.predict(**options, on_event=show, should_stop=stop)
     _draw_predictions(result)
     code = EXIT_QUARANTINED if result.skipped else 0
     return result.to_json(), stop.exit_code if result.interrupted else code
 
 
-def _draw_predictions(result: PredictResult) -> None:
+def _draw_predictions(result: samtl.PredictResult) -> None:
     share = "mean share of pixels" if result.task == "segmentation" else "mean probability"
     rows = [(name, str(n), f"{result.means[name]:.1%}") for name, n in result.counts.items()]
     render.grid(("class", "images", share), rows, right=(1, 2))

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import samtl
 from samtl import registry
 from samtl.errors import EXIT_QUARANTINED, InputError, SamtlError, UnknownName
 
 from . import render
 from .options import Outcome, verb
-
-if TYPE_CHECKING:
-    from samtl.embed.verify import Verification
-    from samtl.store.state import Summary
-    from samtl.store.verify import Checked
 
 LEVELS = {"quick": "sizes", "rows": "every row's checksum", "deep": "every file's sha256"}
 
@@ -29,10 +25,9 @@ def _chosen(store: Path | None, cache: Path | None) -> Path | None:
 @verb(arguments=("store",))
 def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
     """Show what a store contains: rows, classes, arrays, encoder, identity."""
-    from samtl.store.reader import open_store
     from samtl.store.storage import locate
 
-    opened = open_store(locate(_chosen(store, cache)))
+    opened = samtl.open(locate(_chosen(store, cache)))
     summary = opened.summary()
     per_class = {} if opened.task == "segmentation" else summary.per_class
     render.facts(
@@ -67,7 +62,7 @@ def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
     return summary.to_json(), EXIT_QUARANTINED if summary.quarantined else 0
 
 
-def _rows(found: Summary | Checked, quarantined: int) -> str:
+def _rows(found: Any, quarantined: int) -> str:
     text = f"{found.rows}: {found.ok} embedded, {quarantined} quarantined, {found.missing} missing"
     unlisted = f"; {found.superseded} more are not listed, their images are gone or changed"
     return text + unlisted if found.superseded else text
@@ -106,14 +101,13 @@ def ls(kind: str | None = None, cache: Path | None = None) -> Outcome:
 
 
 def _stores(cache: Path | None) -> list[dict[str, str]]:
-    from samtl.store.reader import open_store
     from samtl.store.storage import as_place, cache_folder, stores_in
 
     found = []
     for path in map(str, stores_in(as_place(cache) if cache else cache_folder())):
         entry = {"store": path, "rows": "", "tiers": "", "on disk": "", "weights": ""}
         try:
-            store = open_store(path)
+            store = samtl.open(path)
             summary = store.summary()
             entry["rows"] = f"{summary.rows - summary.missing}/{summary.rows}"
             entry["tiers"], entry["weights"] = ",".join(store.tiers), store.weights
@@ -127,10 +121,10 @@ def _stores(cache: Path | None) -> list[dict[str, str]]:
 @verb(arguments=("store",))
 def compact(store: Path | None = None, cache: Path | None = None) -> Outcome:
     """Write a store anew with only the listed rows. Nothing else may write to it meanwhile."""
-    from samtl.store.maintenance import compact as run
-
     with render.err.status("reading the log") as status:
-        done = run(_chosen(store, cache), lambda n, of: status.update(f"{n} of {of} rows written"))
+        done = samtl.compact(
+            _chosen(store, cache), lambda n, of: status.update(f"{n} of {of} rows written")
+        )
     told = f"every row of {done.store} is listed: nothing to do"
     if done.rewritten:
         sizes = f"{render.size(done.bytes_after)}, {render.size(done.bytes_before)} before"
@@ -161,8 +155,6 @@ def verify(
     deep
         Compare the sha256 of every file and, with --dataset, every image.
     """
-    from samtl.embed.verify import verify as run
-
     if quick and deep:
         raise InputError("--quick and --deep exclude each other: choose one")
     options["level"] = "quick" if quick else "deep" if deep else "rows"
@@ -172,12 +164,12 @@ def verify(
             count = render.size if what.startswith("bytes") else str
             status.update(f"{what}: {count(done)} of {count(total)}")
 
-        found = run(_chosen(store, cache), **options, on_progress=show)
+        found = samtl.verify(_chosen(store, cache), **options, on_progress=show)
     draw(found)
     return found.to_json(), found.exit_code
 
 
-def draw(found: Verification) -> None:
+def draw(found: samtl.Verification) -> None:
     """Print what was found."""
     checked, images, again = found.checked, found.images, found.recomputed
     added = f"; {found.images_added} of the dataset have no row" if found.images_added else ""
@@ -205,7 +197,7 @@ def draw(found: Verification) -> None:
     render.say(*_verdict(found))
 
 
-def _verdict(found: Verification) -> tuple[str, str]:
+def _verdict(found: samtl.Verification) -> tuple[str, str]:
     """Say in one line how the store is, and return its colour."""
     from samtl.store.verify import LISTS
 
