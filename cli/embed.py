@@ -71,12 +71,12 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Any], None]:
 def draw_plan(plan: Any) -> None:
     """Print what a pass will do."""
     changes = {
-        "new": plan.added,
-        "changed": plan.changed,
-        "gone or left out": plan.removed,
-        "back": plan.returned,
-        "with another label": plan.relabelled,
-        "in another group or part": plan.regrouped,
+        "new": plan.changes.added,
+        "changed": plan.changes.changed,
+        "gone or left out": plan.changes.removed,
+        "back": plan.changes.returned,
+        "with another label": plan.changes.relabelled,
+        "in another group or part": plan.changes.regrouped,
     }
     changed = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"

@@ -292,10 +292,7 @@ def _encoded(
     """Load the run's encoder, and predict from its output."""
     target = resolve_device(device)
     at_once = images_per_call(batch_size, target.type, untold=8)
-    which = f"the one that the head of {trained.path} learnt from"
-    encoder = reload_encoder(
-        trained.identity, trained.weights, trained.path, which, checkpoint, device
-    )
+    encoder = reload_encoder(trained.identity, trained.weights, trained.path, checkpoint, device)
     side, array = encoder.spec.image_size, trained.array
     decoded = decoded_ahead(dataset, iter(range(len(dataset))), side, at_once, str(target))
     with closing(decoded):
