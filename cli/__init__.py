@@ -21,10 +21,7 @@ from .render import complain, show_log
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits: Python's own 1 would mean "done, with ..."
 
 # Errors of the path that the user named; any other OSError is the fault of the disk or the network.
-_WRONG_PATH = {
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP")
-}
+_WRONG_PATH = ["EACCES", "EPERM", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"]
 app = typer.Typer(
     name="samtl",
     cls=Verbs,
@@ -102,7 +99,8 @@ def main() -> None:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         complain(f"{error.strerror or error}{where}")
-        sys.exit(SamtlError.exit_code if error.errno in _WRONG_PATH else ResourceError.exit_code)
+        wrong = errno.errorcode.get(error.errno or 0) in _WRONG_PATH
+        sys.exit(SamtlError.exit_code if wrong else ResourceError.exit_code)
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException:  # a panic in a library written in Rust is not an Exception

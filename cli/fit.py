@@ -13,27 +13,7 @@ from . import render
 from .options import Outcome, verb
 
 FLOOR = "floor"
-SHOWN = {
-    "classification": {
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "macro_f1": "macro F1",
-        "ece": "calibration error",
-        "log_loss": "log loss",
-    },
-    "segmentation": {
-        "iou": "IoU",
-        "dice": "Dice",
-        "precision": "precision",
-        "recall": "recall",
-        "f1": "F1, background too",
-        "accuracy": "pixel accuracy",
-        "pooled_iou": "IoU, pixels pooled",
-        "pooled_dice": "Dice, pixels pooled",
-    },
-}
-
-
+NAMES = {"macro_f1": "macro F1", "ece": "calibration error", "iou": "IoU", "f1": "F1"}  # of metrics
 TRAINING = {"epochs": int, "lr": float, "batch_size": int, "patience": int}
 
 
@@ -83,10 +63,11 @@ def draw(result: samtl.FitResult) -> None:
     )
     compared = {FLOOR: result.floor} if result.floor else {}
     compared |= {f"{FLOOR}/{name}": scores for name, scores in result.also.items()}
+    every = (result.metrics, *compared.values())
     headers = ("95 % interval", result.name, *compared)
     rows = [
-        (name, *(_cell(key, scores[key]) for scores in (result.metrics, *compared.values())))
-        for key, name in SHOWN[result.task].items()
+        (NAMES.get(key) or key.replace("_", " "), *(_cell(key, scores[key]) for scores in every))
+        for key in result.metrics
     ]
     render.grid(headers, rows, right=range(1, len(headers)))
     if result.floor:

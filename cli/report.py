@@ -63,7 +63,11 @@ def reproduce(options: dict[str, Any], study: str) -> Outcome:
     if options["vgg19"] == "none":
         options["vgg19"] = None
 
-    draws = {"EmbedResult": embed.draw_result, "SweepResult": sweep.draw, "ReportResult": draw}
+    draws: dict[str, Any] = {
+        "EmbedResult": embed.draw_result,
+        "SweepResult": sweep.draw,
+        "ReportResult": draw,
+    }
     stopping = StopRequest()
     tell: Callable[[Any], None] = functools.partial(render.say, style="yellow")
 

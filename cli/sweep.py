@@ -76,12 +76,7 @@ def draw(result: samtl.SweepResult) -> None:
         _draw_summary(summary)
     if result.failed:
         render.say(f"{len(result.failed)} cells failed; the same command tries them again:", "red")
-        cells: dict[str, list[str]] = defaultdict(list)
-        for cell, reason in result.failed.items():
-            cells[reason].append(cell)
-        more = {why: f" and {len(some) - 1} more" for why, some in cells.items() if some[1:]}
-        told = (f"{some[0]}{more.get(why, '')}: {why}" for why, some in cells.items())
-        render.listed(told, "red")
+        render.listed((f"{cell}: {reason}" for cell, reason in result.failed.items()), "red")
     render.listed(result.notes)
     took = render.duration(result.seconds)
     render.say(
