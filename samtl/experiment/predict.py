@@ -331,7 +331,8 @@ def _by_pixels(trained: Trained, dataset: Dataset, checkpoint: str | None, devic
         said: Iterator[NDArray[Any]] = iter(())
         if good:
             size = max(max(image.original_size) for image in good)
-            said = model.predict(asked, [image.row for image in good], image_size=size)
+            found = model.predict_all(asked, [image.row for image in good], image_size=size)
+            said = (next(iter(each.values())) for each in found)
         if not masks:
             said = itertools.chain.from_iterable(said)
         yield from _told(dataset, batch, zip(good, said, strict=True))

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from samtl.errors import InputError
 from samtl.images.transforms import IGNORE
 from samtl.metrics.classification import (
-    LEVEL,
     RESAMPLES,
     Counts,
     Draws,
@@ -112,10 +111,8 @@ def scores(matrices: Counts) -> dict[str, Floats]:
     }
 
 
-def bootstrap(
-    matrices: Counts, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
-) -> dict[str, Score]:
-    """Score the masks of several images, with percentile bootstrap intervals over the images.
+def bootstrap(matrices: Counts, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Score]:
+    """Score the masks of several images, with 95 % percentile bootstrap intervals over the images.
 
     Neighbouring pixels are alike, so whole images are drawn, never single pixels.
 
@@ -123,8 +120,6 @@ def bootstrap(
     ----------
     matrices : (n, K, K) int64
         The confusion of each of at least one image.
-    level : float
-        Of the intervals, in (0, 1).
 
     Returns
     -------
@@ -135,7 +130,7 @@ def bootstrap(
     Raises
     ------
     InputError
-        If an image has no pixel of a known class, or `resamples` or `level` is out of range.
+        If an image has no pixel of a known class.
     """
     single = scores(matrices)
     n, k, _ = matrices.shape
@@ -153,4 +148,4 @@ def bootstrap(
             **{f"pooled_{name}": values for name, values in pooled.items()},
         }
 
-    return resample(figures, n, k * k, resamples, seed, level)
+    return resample(figures, n, k * k, resamples, seed)
