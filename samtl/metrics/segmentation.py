@@ -41,7 +41,7 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
     Raises
     ------
     InputError
-        If these are not two masks of one shape, or the number of classes or an index is out of range.
+        If these are not two masks of one shape, or a class is out of range.
     """
     if not 2 <= n_classes <= IGNORE:
         raise InputError(
@@ -64,7 +64,7 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
 
 
 def scores(matrices: Counts) -> dict[str, Floats]:
-    """Score confusion matrices.
+    """Score confusion matrices, (..., K, K) to (...) float64 in [0, 1]; raises InputError if one counts no pixels.
 
     `accuracy` is the share of correct pixels. `iou`, `dice`, `precision` and `recall` are means over the foreground
     classes that occur in the truth or the prediction; a class that occurs in only one of them scores 0. If none
@@ -72,21 +72,6 @@ def scores(matrices: Counts) -> dict[str, Floats]:
 
     Dice and F1 are one formula, 2 TP / (2 TP + FP + FN): `dice` is its mean over the foreground classes, `f1` over all
     classes that occur, so `f1` is the higher one if the background is easy.
-
-    Parameters
-    ----------
-    matrices : (..., K, K) int64
-        Rows are the truth, the first class is the background; each counts at least one pixel.
-
-    Returns
-    -------
-    dict of (...) float64
-        `accuracy`, `iou`, `dice`, `f1`, `precision` and `recall`, in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If a matrix counts no pixels.
     """
     empty = matrices.sum((-2, -1)) == 0
     if empty.any():
