@@ -13,13 +13,12 @@ import typer
 from samtl.errors import InputError
 
 from . import render
-from .options import Verbs, verb
+from .options import Outcome, Verbs, verb
 
 if TYPE_CHECKING:
     from benchmarks.paired import Row
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
-_HERE = (_CHECKOUT / "benchmarks").is_dir()
 _WHAT = {
     "encoder": "The encoder beside segment_anything as shipped and beside transformers, and how exact it is.",
     "embed": "A whole encoder pass for several choices of tiers, beside the encoder alone.",
@@ -27,44 +26,44 @@ _WHAT = {
     "store": "How fast rows are read and committed, beside other readers, and how long a large store opens.",
     "sweep": "How long sweeps take, beside a loop of single fits, and how often they read a store.",
 }
+_RENAME = {"dtypes": "dtype", "others": "against", "store": "cache", "cases": "only"}
+
+
+class _Benchmarks(Verbs):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not (_CHECKOUT / "benchmarks").is_dir():
+            raise InputError(
+                "samtl bench is not installed with the package: clone the repository and run it there"
+            )
+        if str(_CHECKOUT) not in sys.path:
+            sys.path.insert(0, str(_CHECKOUT))
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
-    cls=Verbs, no_args_is_help=True, help="Measure this machine, each figure beside an alternative."
+    cls=_Benchmarks,
+    no_args_is_help=True,
+    help="Measure this machine, each figure beside an alternative.",
 )
 
 
-@app.callback()
-def _require_checkout() -> None:
-    if not _HERE:
-        raise InputError(
-            "samtl bench is not installed with the package: clone the repository and run it there"
-        )
-
-
 def _command(name: str) -> Callable[..., None]:
-    rename = {"dtypes": "dtype", "others": "against", "store": "cache"}
-    if name == "sweep":
-        rename["cases"] = "only"
-
-    def command(options: dict[str, Any], json: Path | None = None) -> None:
+    def command(options: dict[str, Any]) -> Outcome:
         paired = importlib.import_module("benchmarks.paired")
         bench = getattr(importlib.import_module(f"benchmarks.{name}"), f"bench_{name}")
         with render.err.status("measuring") as status:
             rows = bench(**options, on_row=lambda row: status.update(f"measured {row.name}"))
         draw(rows)
         render.say(", ".join(f"{key} {value}" for key, value in paired.machine().items()), "dim")
-        render.write_json(json, paired.to_json(rows))
+        return paired.to_json(rows), 0
 
     command.__doc__ = _WHAT[name]
     skip = ("choices",) if name == "sweep" else ("choices", "cases")
-    return verb(f"benchmarks.{name}:bench_{name}", rename=rename, skip=skip)(command)
+    return verb(f"benchmarks.{name}:bench_{name}", rename=_RENAME, skip=skip)(command)
 
 
-if _HERE:
-    if str(_CHECKOUT) not in sys.path:
-        sys.path.insert(0, str(_CHECKOUT))
-    for _name in _WHAT:
-        app.command(_name)(_command(_name))
+for _name in _WHAT:
+    app.command(_name)(_command(_name))
 
 
 def draw(rows: list[Row]) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from . import embed, fit, render
-from .options import verb
+from .options import Outcome, verb
 
 IMAGES_PER_CLASS = 25
 IMAGE_SIZE = 512  # much faster than 1024
 
 
 @verb()
-def demo(out: Path | None = None, runs: Path | None = None, json: Path | None = None) -> None:
+def demo(out: Path | None = None, runs: Path | None = None) -> Outcome:
     """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads.
 
     Parameters
@@ -30,16 +28,13 @@ def demo(out: Path | None = None, runs: Path | None = None, json: Path | None = 
     render.say(f"samtl embed --dataset {dataset} --encoder tiny --image-size {IMAGE_SIZE}", "bold")
     # A folder of its own keeps the demo's store apart from the user's.
     place = out or below(cache_folder(), "demo")
-    result, stopped_by = embed.run(
-        {"dataset": dataset, "encoder": "tiny", "image_size": IMAGE_SIZE, "out": place}
-    )
+    options = {"dataset": dataset, "encoder": "tiny", "image_size": IMAGE_SIZE, "out": place}
+    result, stopped_by = embed.run(options)
     embed.draw_result(result)
-    if stopped_by:
-        raise typer.Exit(stopped_by)
     fits = []
-    for head in ("logreg", "mlp"):
+    for head in () if stopped_by else ("logreg", "mlp"):
         render.say("")
         render.say(f"samtl fit-head --head {head} --split 0.2 --cache {result.store}", "bold")
         fits.append(fit.run({"store": result.store, "head": head, "split": 0.2, "out": runs}))
         fit.draw(fits[-1])
-    render.write_json(json, {"embed": result.to_json(), "fits": [one.to_json() for one in fits]})
+    return {"embed": result.to_json(), "fits": [one.to_json() for one in fits]}, stopped_by

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from samtl._runtime import Note, polite_stop
 from samtl.errors import EXIT_QUARANTINED
 
 from . import render
-from .options import verb
+from .options import Outcome, verb
 
 if TYPE_CHECKING:
     from samtl.embed.api import EmbedResult, Event
@@ -23,7 +20,7 @@ STOPPING = "stopping after the block in flight; press Ctrl-C again to stop at on
 
 
 @verb("samtl.embed.api:embed")
-def embed(options: dict[str, Any], dry_run: bool = False, json: Path | None = None) -> None:
+def embed(options: dict[str, Any], dry_run: bool = False) -> Outcome:
     """Run every image through the frozen encoder, once, into a store; resume if it was interrupted.
 
     If the dataset changed, the same command brings the store up to date: new and changed images are embedded, rows of
@@ -40,15 +37,10 @@ def embed(options: dict[str, Any], dry_run: bool = False, json: Path | None = No
         with render.EmbedBar() as bar:
             plan = plan_of(**options, on_read=bar.count)
         draw_plan(plan)
-        render.write_json(json, plan.to_json())
-        return
+        return plan.to_json(), 0
     result, stopped_by = run(options)
     draw_result(result)
-    render.write_json(json, result.to_json())
-    if stopped_by:
-        raise typer.Exit(stopped_by)
-    if result.quarantined:
-        raise typer.Exit(EXIT_QUARANTINED)
+    return result.to_json(), stopped_by or (EXIT_QUARANTINED if result.quarantined else 0)
 
 
 def run(options: dict[str, Any]) -> tuple[EmbedResult, int]:
@@ -86,23 +78,20 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
 
 def draw_plan(plan: Plan) -> None:
     """Print what a pass will do."""
-    todo = f"{plan.rows} rows"
-    if plan.resumes:
-        todo += f", {plan.pending_rows} still to do" if plan.pending_rows else ", nothing to do"
     changes = {
-        "new": plan.added,
-        "changed": plan.changed,
-        "gone or left out": plan.removed,
-        "back": plan.returned,
-        "with another label": plan.relabelled,
-        "in another group or part": plan.regrouped,
+        "new": plan.changes.added,
+        "changed": plan.changes.changed,
+        "gone or left out": plan.changes.removed,
+        "back": plan.changes.returned,
+        "with another label": plan.changes.relabelled,
+        "in another group or part": plan.changes.regrouped,
     }
     changed = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"
     render.facts(
         {
             "store": str(plan.store),
-            "dataset": f"{plan.dataset}, {todo}",
+            "dataset": f"{plan.dataset}, {plan.rows} rows, {plan.pending_rows} still to do",
             "changes": changed and f"images: {changed}",
             "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
             f"{plan.compute_dtype} on {plan.device}, batch size {plan.batch_size or 'auto'}",

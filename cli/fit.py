@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from samtl._runtime import polite_stop
 from samtl.errors import EXIT_QUARANTINED, InputError
 
 from . import render
-from .options import verb
+from .options import Outcome, verb
 
 if TYPE_CHECKING:
     from samtl.experiment.predict import PredictResult
@@ -38,36 +36,24 @@ SHOWN = {
 }
 
 
-@verb("samtl.experiment.fit:fit_head", skip=("store",))
-def fit_head(
-    options: dict[str, Any],
-    epochs: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    patience: int | None = None,
-    cache: Path | None = None,
-    json: Path | None = None,
-) -> None:
+TRAINING = {"epochs": int, "lr": float, "batch_size": int, "patience": int}
+
+
+@verb("samtl.experiment.fit:fit_head", skip=("store",), params=TRAINING)
+def fit_head(options: dict[str, Any], cache: Path | None = None) -> Outcome:
     """Train a head on the embeddings of a store and score it on the held-out images."""
     from samtl.store.storage import locate
 
-    params = _given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience)
-    result = run({**options, "store": locate(cache), "params": params})
+    result = run({**options, "store": locate(cache)})
     draw(result)
-    render.write_json(json, result.to_json())
+    return result.to_json(), 0
 
 
-@verb("samtl.experiment.fit:fit_baseline")
-def fit_baseline(
-    options: dict[str, Any],
-    epochs: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    patience: int | None = None,
-    image_size: int | None = None,
-    checkpoint: str | None = None,
-    json: Path | None = None,
-) -> None:
+@verb(
+    "samtl.experiment.fit:fit_baseline",
+    params={**TRAINING, "image_size": int, "checkpoint": str},
+)
+def fit_baseline(options: dict[str, Any]) -> Outcome:
     """Train a baseline on the pixels of a dataset and score it on the held-out images.
 
     Parameters
@@ -77,11 +63,9 @@ def fit_baseline(
     checkpoint
         Weights of vgg19: official, a file, or random:SEED for untrained ones.
     """
-    params = _given(epochs=epochs, lr=lr, batch_size=batch_size, patience=patience)
-    params |= _given(image_size=image_size, checkpoint=checkpoint)
-    result = run({**options, "params": params}, "fit_baseline")
+    result = run(options, "fit_baseline")
     draw(result)
-    render.write_json(json, result.to_json())
+    return result.to_json(), 0
 
 
 def run(options: dict[str, Any], verb: str = "fit_head") -> Run:
@@ -93,10 +77,6 @@ def run(options: dict[str, Any], verb: str = "fit_head") -> Run:
             **options, on_event=lambda event: status.update(str(event))
         )
     return result
-
-
-def _given(**params: Any) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if value is not None}
 
 
 def draw(result: Run) -> None:
@@ -158,8 +138,7 @@ def predict(
     options: dict[str, Any],
     from_store: bool = False,
     cache: Path | None = None,
-    json: Path | None = None,
-) -> None:
+) -> Outcome:
     """Predict the classes of new images as a table, or their masks, with the encoder of the run.
 
     Parameters
@@ -183,11 +162,8 @@ def predict(
 
         result = predicting.predict(**options, on_event=show, should_stop=stop)
     _draw_predictions(result)
-    render.write_json(json, result.to_json())
-    if result.interrupted:
-        raise typer.Exit(stop.exit_code)
-    if result.skipped:
-        raise typer.Exit(EXIT_QUARANTINED)
+    code = EXIT_QUARANTINED if result.skipped else 0
+    return result.to_json(), stop.exit_code if result.interrupted else code
 
 
 def _draw_predictions(result: PredictResult) -> None:

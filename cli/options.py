@@ -11,6 +11,8 @@ import functools
 import importlib.util
 import inspect
 import itertools
+import json as json_format
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,12 @@ import typer.main
 
 from samtl.errors import InputError
 
-_JSON = "Write what is printed to this file as one JSON object."
 _NOT_OPTIONS = frozenset({"on_event", "on_row", "on_progress", "should_stop", "params"})
 _REQUIRED = inspect.Parameter.empty
-# Options that several commands have on the command line only.
+_SAME = re.compile(r"As for `samtl\.(\w+)`[.:;]? ?")
+# Options of the command line that several verbs have
 _SHARED = {
+    "json": "Write what is printed to this file as one JSON object.",
     "store": "A store.",
     "cache": "A store, a folder with one, or s3://BUCKET/PREFIX; the only store in $SAMTL_CACHE or ./cache by default.",
     "epochs": "Maximum number of passes over the training part.",
@@ -34,15 +37,20 @@ _SHARED = {
     "batch_size": "Samples in one step.",
     "patience": "Epochs without a better validation loss before training stops.",
 }
+_targets: dict[str, str] = {}  # of the verbs, by the name of the library's function
+
+#: What a command returns: the JSON values of what it printed, and its exit code.
+Outcome = tuple[Mapping[str, Any], int]
 
 
 @dataclass(frozen=True)
-class Declared:
-    """A parameter of a library function: its annotation and default as in the source, and its description."""
+class Option:
+    """A parameter of a library's function or of a command."""
 
-    annotation: str
+    kind: Any  # that typer parses
     default: Any
     help: str
+    listed: bool = False  # whether it takes names separated by commas
 
 
 @functools.cache
@@ -53,7 +61,7 @@ def _source(module: str) -> ast.Module:
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 
-def declared(target: str, skip: Collection[str] = ()) -> dict[str, Declared]:
+def declared(target: str, skip: Collection[str] = ()) -> dict[str, Option]:
     """Read the parameters of a function from its source and its numpydoc docstring.
 
     Parameters
@@ -67,21 +75,20 @@ def declared(target: str, skip: Collection[str] = ()) -> dict[str, Declared]:
     functions = (node for node in _source(module).body if isinstance(node, ast.FunctionDef))
     function = next(node for node in functions if node.name == name)
     described = _descriptions(ast.get_docstring(function) or "")[1]
-    positional = [*function.args.posonlyargs, *function.args.args]
-    required = [None] * (len(positional) - len(function.args.defaults))
-    pairs = [
-        *zip(positional, [*required, *function.args.defaults], strict=True),
-        *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True),
-    ]
-    return {
-        argument.arg: Declared(
-            ast.unparse(argument.annotation) if argument.annotation else "str",
-            _REQUIRED if default is None else _value(module, default),
-            described.get(argument.arg, ""),
-        )
-        for argument, default in pairs
-        if argument.arg not in _NOT_OPTIONS and argument.arg not in skip
-    }
+    arguments = function.args
+    defaults = [*arguments.defaults, *arguments.kw_defaults]
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    found = {}
+    for argument, default in zip(reversed(every), [*reversed(defaults), *[None] * len(every)]):  # noqa: B905
+        if argument.arg not in _NOT_OPTIONS and argument.arg not in skip:
+            annotation = ast.unparse(argument.annotation) if argument.annotation else "str"
+            found[argument.arg] = Option(
+                _type(annotation),
+                _REQUIRED if default is None else _value(module, default),
+                _resolved(argument.arg, described.get(argument.arg, "")),
+                annotation.startswith("Sequence[str]"),
+            )
+    return dict(reversed(found.items()))
 
 
 def _descriptions(docstring: str) -> tuple[str, dict[str, str]]:
@@ -89,8 +96,7 @@ def _descriptions(docstring: str) -> tuple[str, dict[str, str]]:
     text, _, section = docstring.partition("Parameters\n----------\n")
     found: dict[str, str] = {}
     names: list[str] = []
-    lines = [*section.splitlines(), ""]
-    for line, following in itertools.pairwise(lines):
+    for line, following in itertools.pairwise([*section.splitlines(), ""]):
         if following.startswith("---"):
             break
         if line and not line.startswith(" "):
@@ -98,6 +104,15 @@ def _descriptions(docstring: str) -> tuple[str, dict[str, str]]:
         for name in names if line.startswith(" ") else ():
             found[name] = f"{found.get(name, '')} {line.strip()}".strip()
     return text.strip(), found
+
+
+def _resolved(name: str, text: str) -> str:
+    """Replace "As for `samtl.VERB`" with that verb's description of the parameter."""
+    same = _SAME.match(text)
+    if same is None or same[1] not in _targets:
+        return text
+    rest = text[same.end() :]
+    return f"{declared(_targets[same[1]])[name].help} {rest[:1].upper()}{rest[1:]}".strip()
 
 
 def _value(module: str, node: ast.expr) -> Any:
@@ -113,17 +128,27 @@ def _value(module: str, node: ast.expr) -> Any:
     raise LookupError(f"{module} has no constant {node.id}")
 
 
+def _type(annotation: str) -> Any:
+    """Choose the type that typer parses an annotation of the library as."""
+    kinds = {kind.strip() for kind in annotation.split("|")}
+    others = kinds - {"None"}
+    simple: dict[str, Any] = {"bool": bool, "int": int, "float": float}
+    found = simple.get(others.pop(), str) if len(others) == 1 else str
+    return found | None if "None" in kinds else found
+
+
 def verb(
     target: str = "",
     *,
     rename: Mapping[str, str] | None = None,
     skip: tuple[str, ...] = (),
     arguments: tuple[str, ...] = (),
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    params: Mapping[str, type] | None = None,
+) -> Callable[[Callable[..., Outcome]], Callable[..., None]]:
     """Make a command of a function that calls a verb of the library; `Verbs` builds its options.
 
-    The command has an option for each parameter of `target`, and one for each parameter of the decorated function
-    after the first. The function is called with a dict of the former, and with the latter by name.
+    The command has an option for each parameter of `target`, one for each parameter of the decorated function after
+    the first, and `--json`. The function is called with a dict of the first, and with the second by name.
 
     Parameters
     ----------
@@ -135,26 +160,42 @@ def verb(
         Parameters of `target` that are no options.
     arguments : tuple of str
         Parameters that are positional on the command line.
+    params : mapping, optional
+        Options, by type, that become the parameter `params` of `target`.
     """
 
-    def decorate(body: Callable[..., None]) -> Callable[..., None]:
+    def decorate(body: Callable[..., Outcome]) -> Callable[..., None]:
         text, described = _descriptions(inspect.getdoc(body) or "")
+        _targets[target.partition(":")[2]] = target
 
         def build() -> Callable[..., None]:
             library = declared(target, skip) if target else {}
-            options = [(n, _type(o.annotation), o.default, o.help) for n, o in library.items()]
-            for name, own in list(inspect.signature(body, eval_str=True).parameters.items()):
-                about = described.get(name, _SHARED.get(name, ""))
-                options.append((name, own.annotation, own.default, about))
+            own = dict(inspect.signature(body, eval_str=True).parameters)
+            own.pop("options", None)
+            added = {name: (one.annotation, one.default) for name, one in own.items()}
+            added |= {name: (kind | None, None) for name, kind in (params or {}).items()}
+            added["json"] = (Path | None, None)
+            options = library | {
+                name: Option(*about, described.get(name) or _SHARED.get(name, ""))
+                for name, about in added.items()
+            }
 
-            def command(**given: Any) -> None:
+            def command(json: Path | None, **given: Any) -> None:
                 taken = {name: _read(name, one, given.pop(name)) for name, one in library.items()}
-                body(*[taken] if target else [], **given)
+                chosen = {name: given.pop(name) for name in params or {}}
+                if params:
+                    taken["params"] = {k: v for k, v in chosen.items() if v is not None}
+                content, code = body(*[taken] if target else [], **given)
+                if json is not None:
+                    text = json_format.dumps(content, indent=2, ensure_ascii=False)
+                    json.write_text(text + "\n", encoding="utf-8")
+                if code:
+                    raise typer.Exit(code)
 
+            shown = {name: (rename or {}).get(name, name) for name in options}
             parameters = [
-                _parameter(n, "" if n in arguments else (rename or {}).get(n, n), *rest)
-                for n, *rest in options
-                if n != "options"
+                _parameter(name, "" if name in arguments else shown[name], one)
+                for name, one in options.items()
             ]
             command.__name__, command.__doc__ = body.__name__, text
             command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -183,49 +224,41 @@ class Verbs(typer.core.TyperGroup):
         return name, command, rest
 
 
-def _parameter(name: str, shown: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+def _parameter(name: str, shown: str, option: Option) -> inspect.Parameter:
     """Describe an option to typer; without a shown name it is an argument."""
+    default = option.default
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     flag = f"--{shown.replace('_', '-')}"
     if default is True:
         flag = f"{flag}/--no-{flag[2:]}"
-    show = not isinstance(default, bool) and default not in (None, "", _REQUIRED)
-    info: Any = typer.Argument(help=text, show_default=show)
+    about: dict[str, Any] = {
+        "help": option.help,
+        "show_default": not isinstance(default, bool) and default not in (None, "", _REQUIRED),
+    }
+    if {int, float} & {option.kind, *get_args(option.kind)}:
+        about["min"] = 0
     if name in ("json", "table"):
-        text = _JSON if name == "json" else text
-        info = typer.Option(flag, help=text, show_default=False, callback=_writable)
-    elif shown:
-        # No number may be negative.
-        least = 0 if {int, float} & {kind, *get_args(kind)} else None
-        info = typer.Option(flag, help=text, show_default=show, min=least)
+        about["callback"] = _writable
+    info: Any = typer.Option(flag, **about) if shown else typer.Argument(**about)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=... if default is _REQUIRED else default,
-        annotation=Annotated[kind, info],
+        annotation=Annotated[option.kind, info],
     )
 
 
-def _type(annotation: str) -> Any:
-    """Choose the type that typer parses an annotation of the library as."""
-    kinds = {kind.strip() for kind in annotation.split("|")}
-    others = kinds - {"None"}
-    simple: dict[str, Any] = {"bool": bool, "int": int, "float": float}
-    found = simple.get(others.pop(), str) if len(others) == 1 else str
-    return found | None if "None" in kinds else found
-
-
-def _read(name: str, one: Declared, value: Any) -> Any:
+def _read(name: str, option: Option, value: Any) -> Any:
     """Split what the library takes as a sequence, and the command line with commas."""
-    if not (isinstance(value, str) and one.annotation.startswith("Sequence[str]")):
+    if not (isinstance(value, str) and option.listed):
         return value
     items = [item.strip() for item in value.split(",")]
-    if items == [""] and not one.default:
-        return one.default
+    if items == [""] and not option.default:
+        return option.default
     if "" in items:
-        option = f"--{name.replace('_', '-')}"
-        raise InputError(f"{option} takes names separated by commas, got {value!r}")
+        flag = f"--{name.replace('_', '-')}"
+        raise InputError(f"{flag} takes names separated by commas, got {value!r}")
     return items
 
 

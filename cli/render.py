@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -80,12 +78,6 @@ def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
     whole = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
     wide = Console(file=out.file, width=max(out.width, whole), highlight=False)
     (out if out.is_terminal else wide).print(table)
-
-
-def write_json(path: Path | None, content: Mapping[str, object]) -> None:
-    """Write what was printed as one JSON object, if a file was asked for."""
-    if path is not None:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def show_log() -> None:

@@ -7,14 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from samtl._runtime import StopRequest, polite_stop, stop_at_once
 from samtl.errors import EXIT_FAILED_CELLS, EXIT_QUARANTINED
 
 from . import embed, render, sweep
 from .board import Board
-from .options import verb
+from .options import Outcome, verb
 
 if TYPE_CHECKING:
     from samtl.report.api import ReportResult
@@ -22,9 +20,7 @@ if TYPE_CHECKING:
 
 
 @verb("samtl.report.api:make_report", skip=("sources",), arguments=("sources",))
-def report(
-    options: dict[str, Any], sources: list[Path] | None = None, json: Path | None = None
-) -> None:
+def report(options: dict[str, Any], sources: list[Path] | None = None) -> Outcome:
     """Draw all figures of a study from its runs: one page that needs no network, and PNG, SVG and CSV files.
 
     Parameters
@@ -37,7 +33,7 @@ def report(
     with render.err.status("loading") as status:
         result = make_report(sources or (), **options, on_event=status.update)
     draw(result)
-    render.write_json(json, result.to_json())
+    return result.to_json(), 0
 
 
 def draw(result: ReportResult) -> None:
@@ -55,7 +51,7 @@ def draw(result: ReportResult) -> None:
 
 
 @verb("samtl.study:reproduce", skip=("study",), arguments=("study",))
-def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> None:
+def reproduce(options: dict[str, Any], study: str) -> Outcome:
     """Run a whole case study: embed, train every head and baseline on every split, draw the report.
 
     If it was interrupted, the same command resumes.
@@ -101,13 +97,13 @@ def reproduce(options: dict[str, Any], study: str, json: Path | None = None) -> 
             on_event=show,
             should_stop=lambda: stopping is not None and stopping(),
         )
-    render.write_json(json, result.to_json())
     if result.sweep is None:
-        raise typer.Exit(stopping.exit_code if stopping else 0)
-    if result.sweep.failed:
-        raise typer.Exit(EXIT_FAILED_CELLS)
-    if result.embed.quarantined:
-        raise typer.Exit(EXIT_QUARANTINED)
+        code = stopping.exit_code if stopping else 0
+    elif result.sweep.failed:
+        code = EXIT_FAILED_CELLS
+    else:
+        code = EXIT_QUARANTINED if result.embed.quarantined else 0
+    return result.to_json(), code
 
 
 _DRAW: dict[str, Callable[[Any], None]] = {

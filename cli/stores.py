@@ -6,13 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from samtl import registry
 from samtl.errors import EXIT_QUARANTINED, InputError, SamtlError, UnknownName
 
 from . import render
-from .options import verb
+from .options import Outcome, verb
 
 if TYPE_CHECKING:
     from samtl.embed.verify import Verification
@@ -22,28 +20,28 @@ if TYPE_CHECKING:
 LEVELS = {"quick": "sizes", "rows": "every row's checksum", "deep": "every file's sha256"}
 
 
-def _one(store: Path | None, cache: Path | None) -> Path | None:
-    if store is not None and cache is not None:
-        raise InputError(f"both {store} and --cache {cache} name a store: leave one of them out")
+def _chosen(store: Path | None, cache: Path | None) -> Path | None:
+    if store and cache:
+        raise InputError(f"{store} and --cache {cache} both name a store: leave one of them out")
     return store or cache
 
 
 @verb(arguments=("store",))
-def info(store: Path | None = None, cache: Path | None = None, json: Path | None = None) -> None:
+def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
     """Show what a store contains: rows, classes, arrays, encoder, identity."""
     from samtl.store.reader import open_store
     from samtl.store.storage import locate
 
-    opened = open_store(locate(_one(store, cache)))
+    opened = open_store(locate(_chosen(store, cache)))
     summary = opened.summary()
-    counted = {k: "" if opened.task == "segmentation" else n for k, n in summary.per_class.items()}
+    masks = opened.task == "segmentation"
     render.facts(
         {
             "store": str(opened.path),
             "dataset": opened.dataset,
             "rows": _rows(summary, len(summary.quarantined)),
             "task": opened.task,
-            "classes": _counts(counted),
+            "classes": ", ".join(opened.classes) if masks else _counts(summary.per_class),
             "groups": f"{len(set(opened.groups))}; no split divides one" if opened.groups else "",
             "shipped split": _counts(Counter(opened.parts)),
             "encoder": f"{opened.encoder} at {opened.identity['image_size']} pixels, weights {opened.weights}, "
@@ -64,13 +62,10 @@ def info(store: Path | None = None, cache: Path | None = None, json: Path | None
     if summary.missing:
         tiers = f" with --tiers {','.join(opened.tiers)}" if opened.tiers else ""
         render.say(f"{summary.missing} rows are missing: run samtl embed again{tiers}", "yellow")
-    if summary.superseded and isinstance(
-        opened.path, Path
-    ):  # a store in a bucket cannot be compacted
+    # A store in a bucket cannot be compacted.
+    if summary.superseded and isinstance(opened.path, Path):
         render.say("samtl compact frees the space of rows that are not listed", "dim")
-    render.write_json(json, summary.to_json())
-    if summary.quarantined:
-        raise typer.Exit(EXIT_QUARANTINED)
+    return summary.to_json(), EXIT_QUARANTINED if summary.quarantined else 0
 
 
 def _rows(found: Summary | Checked, quarantined: int) -> str:
@@ -79,12 +74,12 @@ def _rows(found: Summary | Checked, quarantined: int) -> str:
     return text + unlisted if found.superseded else text
 
 
-def _counts(counted: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {n}".strip() for name, n in counted.items())
+def _counts(counted: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counted.items())
 
 
 @verb(arguments=("kind",))
-def ls(kind: str | None = None, cache: Path | None = None) -> None:
+def ls(kind: str | None = None, cache: Path | None = None) -> Outcome:
     """List the datasets, encoders, heads, baselines and stores there are.
 
     Parameters
@@ -97,43 +92,48 @@ def ls(kind: str | None = None, cache: Path | None = None) -> None:
     kinds = (*registry.KINDS, "stores")
     if kind is not None and kind not in kinds:
         raise UnknownName("kind of entry", kind, kinds)
+    found: dict[str, list[dict[str, str]]] = {}
     for shown in kinds if kind is None else (kind,):
+        names = [] if shown == "stores" else registry.names(shown).items()
+        found[shown] = [{"name": name, "what": what} for name, what in names]
+        if shown == "stores":
+            found[shown] = _stores(cache)
         if kind is None:
             render.say(f"\n{shown}", "bold")
-        if shown == "stores":
-            _ls_stores(cache)
+        if found[shown]:
+            rows = [list(entry.values()) for entry in found[shown]]
+            render.grid(list(found[shown][0]), rows, right=(1, 3) if shown == "stores" else ())
         else:
-            render.grid(("name", "what"), list(registry.names(shown).items()))
+            render.say("none; samtl embed makes one", "dim")
+    return found, 0
 
 
-def _ls_stores(cache: Path | None) -> None:
+def _stores(cache: Path | None) -> list[dict[str, str]]:
     from samtl.store.reader import open_store
     from samtl.store.storage import as_place, cache_folder, stores_in
 
-    folder = as_place(cache) if cache else cache_folder()
-    rows = []
-    for path in map(str, stores_in(folder)):
+    found = []
+    for path in map(str, stores_in(as_place(cache) if cache else cache_folder())):
+        entry = {"store": path, "rows": "", "tiers": "", "on disk": ""}
         try:
             store = open_store(path)
+            summary = store.summary()
         except (SamtlError, OSError) as error:  # one damaged store must not hide the others
-            rows.append((path, "", "", "", f"cannot be opened: {error}"))
+            found.append({**entry, "weights": f"cannot be opened: {error}"})
             continue
-        s = store.summary()
-        done, tiers = f"{s.rows - s.missing}/{s.rows}", ",".join(store.tiers)
-        rows.append((path, done, tiers, render.size(s.bytes), store.weights))
-    if rows:
-        render.grid(("store", "rows", "tiers", "on disk", "weights"), rows, right=(1, 3))
-    else:
-        render.say(f"no stores in {folder}; samtl embed makes one")
+        entry["rows"] = f"{summary.rows - summary.missing}/{summary.rows}"
+        entry["tiers"], entry["on disk"] = ",".join(store.tiers), render.size(summary.bytes)
+        found.append({**entry, "weights": store.weights})
+    return found
 
 
 @verb(arguments=("store",))
-def compact(store: Path | None = None, cache: Path | None = None, json: Path | None = None) -> None:
+def compact(store: Path | None = None, cache: Path | None = None) -> Outcome:
     """Write a store anew with only the listed rows. Nothing else may write to it meanwhile."""
     from samtl.store.maintenance import compact as run
 
     with render.err.status("reading the log") as status:
-        done = run(_one(store, cache), lambda n, of: status.update(f"{n} of {of} rows written"))
+        done = run(_chosen(store, cache), lambda n, of: status.update(f"{n} of {of} rows written"))
     if done.rewritten:
         render.say(
             f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {render.size(done.bytes_after)}, "
@@ -141,7 +141,7 @@ def compact(store: Path | None = None, cache: Path | None = None, json: Path | N
         )
     else:
         render.say(f"every row of {done.store} is listed: nothing to do")
-    render.write_json(json, done.to_json())
+    return done.to_json(), 0
 
 
 @verb(
@@ -156,8 +156,7 @@ def verify(
     cache: Path | None = None,
     quick: bool = False,
     deep: bool = False,
-    json: Path | None = None,
-) -> None:
+) -> Outcome:
     """Check a store against its commit log: the checksum of every row, or more, or less.
 
     Parameters
@@ -178,11 +177,9 @@ def verify(
             count = render.size if what.startswith("bytes") else str
             status.update(f"{what}: {count(done)} of {count(total)}")
 
-        found = run(_one(store, cache), **options, on_progress=show)
+        found = run(_chosen(store, cache), **options, on_progress=show)
     draw(found)
-    render.write_json(json, found.to_json())
-    if found.exit_code:
-        raise typer.Exit(found.exit_code)
+    return found.to_json(), found.exit_code
 
 
 def draw(found: Verification) -> None:
@@ -200,8 +197,10 @@ def draw(found: Verification) -> None:
             "recomputed": f"{len(again)} of {found.recompute} rows" if found.recompute else "",
         }
     )
-    findings = ((f"{one.what} {one.path}", one.damaged_rows, one.told) for one in found.findings)
-    render.listed((f"{where}{_ranges(rows)}: {told}" for where, rows, told in findings), "red")
+    render.listed(
+        (f"{one.what} {one.path}{_ranges(one.damaged_rows)}: {one.told}" for one in found.findings),
+        "red",
+    )
     render.listed(f"{one.what} {one.sample_id} (row {one.row}): {one.told}" for one in images)
     for row in again:
         far = "" if row.within else ", too far"
@@ -219,6 +218,7 @@ def _ranges(rows: tuple[int, ...]) -> str:
 
 
 def _verdict(found: Verification) -> tuple[str, str]:
+    """Say in one line how the store is, and return its colour."""
     from samtl.store.verify import LISTS
 
     checked, repaired = found.checked, found.repaired

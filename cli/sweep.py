@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_format
+import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -15,14 +15,13 @@ from samtl.errors import EXIT_FAILED_CELLS, InputError
 
 from . import render
 from .board import Board
-from .options import verb
+from .options import Outcome, verb
 
 if TYPE_CHECKING:
     from samtl.metrics.bootstrap import Spread
     from samtl.report.summary import Summary
     from samtl.sweep.api import SweepResult
 
-NO_HEADS = ["none"]
 _SETTING = re.compile(r"([^.=\s]+)\.([^.=\s]+)=(.*)", re.DOTALL)
 
 
@@ -34,8 +33,7 @@ def sweep(
     features: list[str] | None = None,
     settings: list[str] | None = None,
     table: Path | None = None,
-    json: Path | None = None,
-) -> None:
+) -> Outcome:
     """Train every head on every split with every seed, and baselines beside them; skip what is finished.
 
     Parameters
@@ -44,7 +42,7 @@ def sweep(
         How many, such as 5, or which, such as 0,5,7.
     cache
         A store, or a folder with one; repeat it for several stores. The only store in $SAMTL_CACHE or ./cache by
-        default.
+        default. --heads none needs no store.
     features
         Columns of pooled to train on, as for fit-head; repeat it to compare several.
     settings
@@ -52,37 +50,26 @@ def sweep(
     table
         Write the scores of all cells to this CSV file.
     """
-    if options["heads"] == NO_HEADS:
-        options["heads"] = []
-    options |= {
-        "seeds": _seeds(seeds),
-        "features": features or [],
-        "params": _params(settings or []),
-    }
-    # Baselines alone need no store.
-    caches: list[Path | None] = [*(cache or [])] or ([] if options["heads"] == [] else [None])
-    result = _run(caches, options)
-    draw(result)
-    if table is not None:
-        result.write_table(table)
-    render.write_json(json, result.to_json())
-    if result.failed:
-        raise typer.Exit(EXIT_FAILED_CELLS)
-
-
-def _run(caches: list[Path | None], options: dict[str, Any]) -> SweepResult:
     from samtl.store.storage import locate
     from samtl.sweep import api
 
-    stores = [locate(cache) for cache in caches]
-    board = Board()
+    if options["heads"] == ["none"]:
+        options["heads"] = []
+    options |= {"seeds": _seeds(seeds), "features": features or []}
+    options["params"] = _params(settings or [])
+    caches: list[Path | None] = [*(cache or [])] or ([] if options["heads"] == [] else [None])
+    stores, board = [locate(cache) for cache in caches], Board()
     try:
         with stop_at_once(), board.live():
-            return api.sweep(stores, **options, on_event=board.tell)
+            result = api.sweep(stores, **options, on_event=board.tell)
     except StopNow as stop:
         kept = f"{board.finished} of {len(board.cells)} cells finished"
         render.say(f"stopped with {kept}; they are kept, and the same command resumes", "yellow")
         raise typer.Exit(stop.exit_code) from None
+    draw(result)
+    if table is not None:
+        result.write_table(table)
+    return result.to_json(), EXIT_FAILED_CELLS if result.failed else 0
 
 
 def draw(result: SweepResult) -> None:
@@ -97,14 +84,18 @@ def draw(result: SweepResult) -> None:
         reasons: dict[str, list[str]] = defaultdict(list)
         for cell, reason in result.failed.items():
             reasons[reason].append(cell)
-        more = {
-            reason: f" and {len(c) - 1} more" if len(c) > 1 else "" for reason, c in reasons.items()
-        }
-        render.listed((f"{c[0]}{more[reason]}: {reason}" for reason, c in reasons.items()), "red")
+        render.listed(
+            (
+                f"{cells[0]}{f' and {len(cells) - 1} more' if cells[1:] else ''}: {reason}"
+                for reason, cells in reasons.items()
+            ),
+            "red",
+        )
     render.listed(result.notes)
-    before = f", {result.skipped} were finished before" if result.skipped else ""
     took = render.duration(result.seconds)
-    render.say(f"{result.done} cells trained in {took}{before}", "dim")
+    render.say(
+        f"{result.done} cells trained in {took}, {result.skipped} were finished before", "dim"
+    )
     render.say(f"sweep: {result.out}")
     if summaries:
         render.say(f"next: samtl report {result.out}", "dim")
@@ -160,7 +151,7 @@ def _params(settings: list[str]) -> dict[str, dict[str, Any]]:
         if name in found[model]:
             raise InputError(f"--set names {model}.{name} twice; leave one out")
         try:
-            found[model][name] = json_format.loads(text)
+            found[model][name] = json.loads(text)
         except ValueError:
             found[model][name] = text
     return dict(found)

@@ -30,17 +30,19 @@ if TYPE_CHECKING:
     from samtl.experiment.fit import fit_head as fit_head
     from samtl.experiment.predict import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
-    from samtl.experiment.run import Run as FitResult
+    from samtl.experiment.run import Run
     from samtl.report.api import ReportResult as ReportResult
     from samtl.report.api import make_report as make_report
     from samtl.store.maintenance import Compacted as Compacted
     from samtl.store.maintenance import compact as compact
     from samtl.store.reader import Store as Store
-    from samtl.store.reader import open_store as open
+    from samtl.store.reader import open_store
     from samtl.study import ReproduceResult as ReproduceResult
     from samtl.study import reproduce as reproduce
     from samtl.sweep.api import SweepResult as SweepResult
     from samtl.sweep.api import sweep as sweep
+
+    FitResult, open = Run, open_store
 
 # Read when torch and numpy are loaded. Threads that spin at barriers compete with the decoding thread for the cores:
 # with one other busy process the encoder becomes 20 times slower, and training a head several times.
@@ -48,51 +50,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 _PUBLIC = {
-    "embed": ("samtl.embed.api", "embed"),
-    "open": ("samtl.store.reader", "open_store"),
-    "fit_head": ("samtl.experiment.fit", "fit_head"),
-    "fit_baseline": ("samtl.experiment.fit", "fit_baseline"),
-    "predict": ("samtl.experiment.predict", "predict"),
-    "sweep": ("samtl.sweep.api", "sweep"),
-    "verify": ("samtl.embed.verify", "verify"),
-    "compact": ("samtl.store.maintenance", "compact"),
-    "make_report": ("samtl.report.api", "make_report"),
-    "reproduce": ("samtl.study", "reproduce"),
-    "Dataset": ("samtl.datasets", "Dataset"),
-    "Store": ("samtl.store.reader", "Store"),
-    "EmbedResult": ("samtl.embed.api", "EmbedResult"),
-    "FitResult": ("samtl.experiment.run", "Run"),
-    "PredictResult": ("samtl.experiment.predict", "PredictResult"),
-    "ReportResult": ("samtl.report.api", "ReportResult"),
-    "ReproduceResult": ("samtl.study", "ReproduceResult"),
-    "SweepResult": ("samtl.sweep.api", "SweepResult"),
-    "Compacted": ("samtl.store.maintenance", "Compacted"),
-    "Verification": ("samtl.embed.verify", "Verification"),
-    "SamtlError": ("samtl.errors", "SamtlError"),
+    name.partition("=")[0]: (module, name.rpartition("=")[2])
+    for module, names in {
+        "samtl.datasets": "Dataset",
+        "samtl.embed.api": "embed EmbedResult",
+        "samtl.embed.verify": "verify Verification",
+        "samtl.errors": "SamtlError",
+        "samtl.experiment.fit": "fit_head fit_baseline",
+        "samtl.experiment.predict": "predict PredictResult",
+        "samtl.experiment.run": "FitResult=Run",
+        "samtl.report.api": "make_report ReportResult",
+        "samtl.store.maintenance": "compact Compacted",
+        "samtl.store.reader": "open=open_store Store",
+        "samtl.study": "reproduce ReproduceResult",
+        "samtl.sweep.api": "sweep SweepResult",
+    }.items()
+    for name in names.split()
 }
-__all__ = [
-    "Compacted",
-    "Dataset",
-    "EmbedResult",
-    "FitResult",
-    "PredictResult",
-    "ReportResult",
-    "ReproduceResult",
-    "SamtlError",
-    "Store",
-    "SweepResult",
-    "Verification",
-    "compact",
-    "embed",
-    "fit_baseline",
-    "fit_head",
-    "make_report",
-    "open",
-    "predict",
-    "reproduce",
-    "sweep",
-    "verify",
-]
+__all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import multiprocessing
@@ -14,27 +13,17 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
-from contextlib import contextmanager
+from concurrent import futures
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from samtl.errors import EXIT_INTERRUPTED, ResourceError
+from samtl.errors import ResourceError
 
 if TYPE_CHECKING:
     import torch
-
-_POLL = 0.2  # seconds between two calls of `idle`
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -49,25 +38,23 @@ def prefetch(
     while the last one is in use. An exception of `work` is raised when its result is taken.
     """
     coming = iter(items)
-    with ThreadPoolExecutor(workers, thread_name_prefix="prefetch") as pool:
+    with futures.ThreadPoolExecutor(workers, thread_name_prefix="prefetch") as pool:
         waiting = deque(pool.submit(work, item) for item in itertools.islice(coming, depth))
         try:
             while waiting:
                 yield waiting.popleft().result()
                 waiting.extend(pool.submit(work, item) for item in itertools.islice(coming, 1))
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-# Task pools
 def run_tasks(
     work: Callable[[Task], Result],
     tasks: Iterable[Task],
-    make_executor: Callable[[int], Executor],
+    make_executor: Callable[[int], futures.Executor],
     *,
     in_flight: int,
-    idle: Callable[[], object] | None = None,
+    idle: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Task, Result | BaseException]]:
     """Run `work` over `tasks` on an executor and yield each task with its result or exception, as they complete.
 
@@ -79,124 +66,84 @@ def run_tasks(
     work : callable
         A function of a module, if the workers are processes.
     tasks : iterable
-        Taken one at a time; it may end early, to stop after the tasks in flight.
+        Taken one at a time, when a worker is free.
     make_executor : callable
         Makes an executor of the given number of workers, such as `process_pool`.
     in_flight : int
-        Number of workers, and of tasks that are submitted at the same time.
-    idle : callable, optional
-        Called about five times a second while tasks run.
+        Number of workers.
+    idle : callable
+        Called about five times a second.
     """
     waiting = iter(tasks)
-    while True:
-        lost = yield from _run_pool(work, waiting, make_executor(in_flight), in_flight, idle)
-        if not lost:
-            return
+    while lost := (yield from _run(work, waiting, make_executor(in_flight), in_flight, idle)):
         for task in lost:
-            again = yield from _run_pool(work, iter([task]), make_executor(1), 1, idle)
-            for killer in again:
-                yield killer, BrokenExecutor("the worker process was killed")
+            for killer in (yield from _run(work, iter([task]), make_executor(1), 1, idle)):
+                yield killer, futures.BrokenExecutor("the worker process was killed")
 
 
-def _run_pool(
+def _run(
     work: Callable[[Task], Result],
     tasks: Iterator[Task],
-    executor: Executor,
+    executor: futures.Executor,
     in_flight: int,
-    idle: Callable[[], object] | None,
+    idle: Callable[[], object],
 ) -> Generator[tuple[Task, Result | BaseException], None, list[Task]]:
     """Run tasks until they end or a worker dies; return the tasks that were lost with it."""
-    running: dict[Future[Result], Task] = {}
+    running: dict[futures.Future[Result], Task] = {}
     lost: list[Task] = []
-    finished = False
     try:
-        while not lost:
-            for task in itertools.islice(tasks, in_flight - len(running)):
+        while True:
+            for task in () if lost else itertools.islice(tasks, in_flight - len(running)):
+                # Processes that start now leave Ctrl-C to this one from their first moment.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 try:
-                    with deaf_children():
-                        running[executor.submit(work, task)] = task
-                except BrokenExecutor:
+                    running[executor.submit(work, task)] = task
+                except futures.BrokenExecutor:
                     lost.append(task)
-                    break
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if not running:
-                break
-            done = wait(
-                running,
-                None if idle is None else _POLL,
-                "ALL_COMPLETED" if lost else FIRST_COMPLETED,
-            ).done
-            for future in done:
+                return lost
+            for future in futures.wait(running, 0.2, futures.FIRST_COMPLETED).done:
                 task, error = running.pop(future), future.exception()
-                if isinstance(error, BrokenExecutor):
+                if isinstance(error, futures.BrokenExecutor):
                     lost.append(task)
                 else:
                     yield task, error or future.result()
-            if idle is not None:
-                idle()
-        finished = True
-        return lost + list(running.values())
+            idle()
     finally:
-        if not finished:  # Python 3.14 has ProcessPoolExecutor.kill_workers for this
-            for process in list((getattr(executor, "_processes", None) or {}).values()):
+        # Python 3.14 has ProcessPoolExecutor.kill_workers for this.
+        for process in list((getattr(executor, "_processes", None) or {}).values()):
+            if running:
                 process.kill()
-        executor.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
 
 
 def process_pool(
     workers: int, initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
-) -> ProcessPoolExecutor:
+) -> futures.ProcessPoolExecutor:
     """Make an executor of spawned processes, which ignore Ctrl-C and end with this process, even if it is killed."""
     context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
-    return ProcessPoolExecutor(workers, context, _begin_worker, (initializer, arguments))
+    return futures.ProcessPoolExecutor(workers, context, _begin_worker, (initializer, arguments))
 
 
 def _begin_worker(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
-    serve_parent()
-    if initializer is not None:
-        initializer(*arguments)
-
-
-@contextmanager
-def deaf_children() -> Iterator[None]:
-    """Block SIGINT in processes that are started within a `with` block, from their first moment on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def serve_parent() -> None:
-    """Ignore Ctrl-C in this worker process, and end it when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     join = parent.join
     threading.Thread(target=lambda: (join(), os._exit(1)), daemon=True).start()
+    if initializer is not None:
+        initializer(*arguments)
 
 
-def ended(code: int | None) -> str:
-    """Describe an exit status, as the end of "the process ended ..."."""
-    return f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
-
-
-# Memory and devices
 def peak_memory() -> int:
     """Return the largest resident size of this process so far, in bytes."""
-    # On Linux, ru_maxrss starts at the size of the parent process.
-    counted = _process_status("VmHWM")
-    if counted is not None:
-        return counted
+    status = Path("/proc/self/status")  # on Linux, where ru_maxrss starts at the parent's size
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _process_status(field: str) -> int | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    found = re.search(rf"^{field}:\s*(\d+) kB", status.read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 def machine_memory() -> int:
@@ -209,7 +156,7 @@ def machine_memory() -> int:
             continue
         root, file = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
         for group in (PurePosixPath(name), *PurePosixPath(name).parents):
-            with contextlib.suppress(OSError, ValueError):  # "max" means no limit
+            with suppress(OSError, ValueError):  # "max" means no limit
                 limit = Path("/sys/fs/cgroup", root, str(group).lstrip("/"), file).read_text()
                 found = min(found, int(limit))
     return found
@@ -221,20 +168,19 @@ def native_bfloat16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        # AVX-512 alone emulates it. Older versions of torch have no get_capabilities.
-        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    return False
+    # AVX-512 alone emulates it. Older versions of torch have no get_capabilities.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return device.type == "cpu" and native
 
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Return whether an error of torch is a lack of memory: CUDA has a class for it, MPS and the CPU only text."""
     import torch
 
-    text = str(error).lower()
-    phrases = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    return isinstance(error, torch.OutOfMemoryError) or any(phrase in text for phrase in phrases)
+    phrases = "out of memory|can't allocate memory|not enough memory|alloc_failed"
+    found = re.search(phrases, str(error), re.IGNORECASE)
+    return isinstance(error, torch.OutOfMemoryError) or found is not None
 
 
 @contextmanager
@@ -248,63 +194,52 @@ def bounded(what: str, remedy: str) -> Iterator[None]:
         raise ResourceError(f"{what} does not fit in memory; {remedy}") from error
 
 
-# Signals
 class StopNow(BaseException):
     """Stop without waiting. Not a KeyboardInterrupt, which Typer would swallow silently."""
 
-    def __init__(self, exit_code: int = EXIT_INTERRUPTED) -> None:
-        super().__init__()
+    def __init__(self, exit_code: int) -> None:
         self.exit_code = exit_code
 
 
 class StopRequest:
     """Returns, if called, whether a signal came; `exit_code` is then 128 plus the signal's number, as in shells."""
 
-    def __init__(self) -> None:
-        self.exit_code = 0
+    exit_code = 0
 
     def __call__(self) -> bool:
         return self.exit_code != 0
 
 
 @contextmanager
-def polite_stop(announcement: str) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request, announced on standard error, and the next into `StopNow`."""
+def polite_stop(announcement: str = "") -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request, announced on standard error, and the next into `StopNow`.
+
+    Without an announcement, the first one becomes `StopNow`.
+    """
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request():
-            raise StopNow
+        if request() or not announcement:
+            raise StopNow(128 + number)
         request.exit_code = 128 + number
         # Straight to the descriptor: a handler may run in the middle of another write to the stream.
         os.write(2, f"\n{announcement}\n".encode())
 
-    with _handled_by(handle):
-        yield request
-
-
-@contextmanager
-def stop_at_once() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `StopNow`, for work that loses little by it."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise StopNow(128 + number)
-
-    with _handled_by(handle):
-        yield
-
-
-@contextmanager
-def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-# Text and order
+@contextmanager
+def stop_at_once() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `StopNow`, for work that loses little by it."""
+    with polite_stop():
+        yield
+
+
 @dataclass(frozen=True)
 class Note:
     """One line that the user should know."""
@@ -330,15 +265,11 @@ def duration(seconds: float) -> str:
         return f"{round(seconds, 2):.2g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    if not minutes:
-        return f"{rest} s"
-    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    parts = [(hours, "h"), (minutes, "min"), (0 if hours else rest, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
 def hash_order(sample_ids: Sequence[str]) -> list[int]:
     """Return the positions of samples in the order of their ids' sha256: mixed classes, reproducible."""
-    return sorted(
-        range(len(sample_ids)), key=lambda i: hashlib.sha256(sample_ids[i].encode()).digest()
-    )
+    digests = [hashlib.sha256(sample_id.encode()).digest() for sample_id in sample_ids]
+    return sorted(range(len(digests)), key=digests.__getitem__)

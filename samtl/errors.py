@@ -16,25 +16,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
-# Beside the codes above: done, with quarantined rows or failed cells, and the shell's own code for Ctrl-C.
-EXIT_QUARANTINED = 1
-EXIT_FAILED_CELLS = 1
-EXIT_INTERRUPTED = 130
+# Beside the codes above: done, with quarantined rows or failed cells.
+EXIT_QUARANTINED = EXIT_FAILED_CELLS = 1
 
 
 class SamtlError(Exception):
-    """Base of all errors that samtl raises on purpose.
+    """Base of all errors that samtl raises on purpose."""
 
-    Attributes
-    ----------
-    exit_code : int
-        What the command line exits with when this error ends it.
-    """
-
-    exit_code = 2
+    exit_code = 2  #: of the command line
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel to another process, whatever the class's own arguments are."""
@@ -62,7 +55,6 @@ class UnknownName(InputError, LookupError):
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         super().__init__(f"no {kind} is called {name!r}: {hint}known are {', '.join(names)}")
-        self.nearest = near
 
 
 class DamageError(InputError):
@@ -83,10 +75,7 @@ class MismatchError(SamtlError):
     exit_code = 3
 
     def __init__(self, message: str, differences: Sequence[tuple[str, str, str]]) -> None:
-        lines = [
-            f"  {field}: the store has {have}, asked for is {want}"
-            for field, have, want in differences
-        ]
+        lines = [f"  {name}: the store has {a}, asked for is {b}" for name, a, b in differences]
         super().__init__("\n".join([message, *lines]))
         self.differences = list(differences)
 
@@ -97,14 +86,20 @@ class ResourceError(SamtlError):
     exit_code = 5
 
 
-def require_extra(module: str, extra: str) -> ModuleType:
-    """Import a module of an optional dependency.
+@contextmanager
+def writing(
+    what: str, remedy: str = "choose another place with --out, or make room"
+) -> Iterator[None]:
+    """Turn an OSError within a `with` block into a `ResourceError`: `what` cannot be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise ResourceError(f"{what} cannot be written: {why}; {remedy}") from error
 
-    Raises
-    ------
-    InputError
-        If it is not installed; names the extra that brings it.
-    """
+
+def require_extra(module: str, extra: str) -> ModuleType:
+    """Import a module of an optional dependency; InputError, which names the extra, if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

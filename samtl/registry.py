@@ -33,16 +33,13 @@ def _entries(kind: str) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for path in sorted((Path(__file__).parent / kind).glob("[!_]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        if path.stem == "base" or not any(
-            getattr(node, "name", "") == _DEFINES[kind] for node in tree.body
-        ):
+        if path.stem == "base" or _DEFINES[kind] not in {getattr(n, "name", "") for n in tree.body}:
             continue
-        summary = (ast.get_docstring(tree) or "").partition("\n")[0]
-        names = {path.stem: summary}
+        names = {path.stem: (ast.get_docstring(tree) or "").partition("\n")[0]}
         for node in tree.body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NAMES":
                 names = ast.literal_eval(node.value)
-        found.update({name: (path.stem, text) for name, text in names.items()})
+        found |= {name: (path.stem, text) for name, text in names.items()}
     return found
 
 

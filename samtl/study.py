@@ -148,7 +148,7 @@ def reproduce(
     encoder : str, optional
         By default `sam_vit_b`, or `tiny` for a quick study.
     checkpoint, device, image_size
-        Of the encoder, as for `samtl.embed`; `vgg19` uses the (first) device, too.
+        As for `samtl.embed`; `vgg19` uses the (first) device, too.
     vgg19 : str, path or None
         Weights of the baseline of that name: `official`, a file, or `random:SEED`. It is left out if the official
         ones cannot be downloaded, for None, and in a quick study.

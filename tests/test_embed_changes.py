@@ -13,7 +13,7 @@ import samtl
 from samtl.datasets import Dataset
 from samtl.embed import api
 from samtl.embed.api import Reading, embed
-from samtl.embed.changes import Found, first_table, next_table
+from samtl.embed.changes import Found, next_table, table_of
 from samtl.embed.plan import Plan
 from samtl.embed.plan import plan as plan_of
 from samtl.embed.verify import verify
@@ -40,7 +40,7 @@ def named(name, version):
 
 @given(first=DATASETS, later=st.lists(st.tuples(DATASETS, st.sets(IDS), st.sets(IDS)), max_size=5))
 def test_rows_follow_the_dataset_and_none_moves(first, later):
-    table = first_table(listed(first))
+    table = table_of(listed(first))
     made_from = {row: (name, 0) for row, name in zip(table.rows, table.samples, strict=True)}
     version = dict.fromkeys(first, 0)  # of the file of each image
     for number, (wanted, touched, restored) in enumerate(later, 1):
@@ -58,8 +58,7 @@ def test_rows_follow_the_dataset_and_none_moves(first, later):
         changed = {n for n, row in at.items() if n in version and made_from[row][1] != version[n]}
         found = {name: Found(named(name, version[name]), None) for name in wanted}
         unlisted = [row for row in made_from if row not in set(at.values())]
-        now = next_table(table, listed(wanted), facts, found, changed, unlisted, BLOCK)
-        after = now.table
+        after, now = next_table(table, listed(wanted), facts, found, changed, unlisted, BLOCK)
         # The dataset is there, each image once, in its present version and with its present label.
         assert dict(zip(after.samples, after.labels.tolist(), strict=True)) == wanted
         assert len(set(after.rows.tolist())) == len(wanted)
@@ -85,19 +84,20 @@ def changes(stored, dataset):
 
 
 def test_labels_follow_the_names_of_their_classes():
-    stored = first_table(listed({"a": 0, "b": 1, "c": 1}))
-    found = changes(stored, listed({"a": 1, "b": 2}, ("ape", "cat", "dog")))
-    assert found.table.labels.tolist() == [1, 2]
+    stored = table_of(listed({"a": 0, "b": 1, "c": 1}))
+    table, found = changes(stored, listed({"a": 1, "b": 2}, ("ape", "cat", "dog")))
+    assert table.labels.tolist() == [1, 2]
     assert (found.removed, found.relabelled) == (1, 2)  # their classes have other numbers
-    assert changes(stored, listed({"a": 1, "b": 1, "c": 1})).relabelled == 1
+    assert changes(stored, listed({"a": 1, "b": 1, "c": 1}))[1].relabelled == 1
     renamed = listed({"a": 0, "b": 1, "c": 1}, ("cat", "hound"))
-    assert changes(stored, renamed).relabelled == 2  # their numbers are the same
+    assert changes(stored, renamed)[1].relabelled == 2  # their numbers are the same
 
 
 def test_what_the_dataset_says_no_more_is_counted():
     labels = {"a": 0, "b": 1, "c": -1}
-    found = changes(first_table(listed(labels, parts=("train", "train", "test"))), listed(labels))
-    assert (found.table.parts, found.regrouped) == ((), 3)
+    parts = listed(labels, parts=("train", "train", "test"))
+    table, found = changes(table_of(parts), listed(labels))
+    assert (table.parts, found.regrouped) == ((), 3)
 
 
 # ------------------------------------------------------------------------------------------------- with a real store
@@ -156,8 +156,7 @@ def fresh(of, array="dense"):
 
 
 def counts(plan):
-    names = ("added", "changed", "removed", "returned", "relabelled", "regrouped")
-    return {name: getattr(plan, name) for name in names if getattr(plan, name)}
+    return {name: count for name, count in vars(plan.changes).items() if count}
 
 
 @pytest.mark.parametrize(
@@ -234,11 +233,11 @@ def test_a_part_grows_and_follows_the_dataset(made):
     # Of more images, the first 20 are others.
     made(dataset(60), limit=20)
     assert made.plan.rows == 20
-    assert made.plan.removed == made.plan.added > 0
+    assert made.plan.changes.removed == made.plan.changes.added > 0
     # One that is gone is gone, whatever part it was.
     name = samtl.open("a.zarr").sample_ids[0]
     result = made(dataset(60, **{name: None}), limit=20)
-    assert (result.rows, made.plan.removed) == (20, 1)
+    assert (result.rows, made.plan.changes.removed) == (20, 1)
 
 
 def test_a_class_that_is_gone_leaves_a_smaller_part(made):
@@ -252,8 +251,8 @@ def test_a_class_that_is_gone_leaves_a_smaller_part(made):
     made(of(range(60), ("a", "b", "c")), per_class=6)
     made(of([i for i in range(66) if i % 3 < 2], ("a", "b")), per_class=6)
     assert made.plan.rows == 12
-    assert made.plan.removed == 6 + made.plan.added
-    assert made.plan.added > 0
+    assert made.plan.changes.removed == 6 + made.plan.changes.added
+    assert made.plan.changes.added > 0
 
 
 def test_most_of_a_dataset_does_not_vanish_by_mistake(made):

@@ -13,8 +13,7 @@ from toys import blobs
 
 from samtl.datasets import subset
 from samtl.embed.api import embed
-from samtl.embed.config import EmbedConfig
-from samtl.embed.plan import plan, prepare
+from samtl.embed.plan import EmbedConfig, plan, prepare
 from samtl.errors import (
     InputError,
     MismatchError,

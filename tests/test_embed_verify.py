@@ -235,11 +235,11 @@ def test_the_encoder_is_found_by_what_a_store_says_of_its_weights(
 ):
     identity = open_store(store).identity
     if error is None:
-        encoder = reload_encoder(identity, weights, store, "that one", checkpoint, "cpu")
+        encoder = reload_encoder(identity, weights, store, checkpoint, "cpu")
         assert encoder.weights.description == "untrained (random:4)"
     else:
         with pytest.raises(error):
-            reload_encoder(identity, weights, store, "that one", checkpoint, "cpu")
+            reload_encoder(identity, weights, store, checkpoint, "cpu")
 
 
 def test_the_seed_draws_the_rows(store):

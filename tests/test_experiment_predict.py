@@ -334,7 +334,7 @@ def test_a_baseline_reads_no_store_and_no_checkpoint(made):
 
 def test_other_weights_are_refused_field_by_field(made, encoders, tmp_path):
     root, runs = made
-    with pytest.raises(MismatchError, match="is not the one that the head of") as caught:
+    with pytest.raises(MismatchError, match="encoder is not that of") as caught:
         predict(runs["logreg"], root / "labelled", checkpoint="random:7")
     assert [field for field, _, _ in caught.value.differences] == ["encoder.weights_sha256"]
     assert encoders.images == 0

@@ -1,7 +1,9 @@
 """Prefetching, task pools, memory, devices, quantities in words, and the order of rows."""
 
+import errno
 import hashlib
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -16,18 +18,20 @@ from hypothesis import strategies as st
 from workers import end_worker, invert
 
 from samtl._runtime import (
-    deaf_children,
+    StopNow,
     duration,
-    ended,
     hash_order,
     machine_memory,
     native_bfloat16,
     peak_memory,
+    polite_stop,
     prefetch,
     process_pool,
     run_tasks,
     size,
+    stop_at_once,
 )
+from samtl.errors import ResourceError, writing
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -100,23 +104,39 @@ def test_closing_kills_the_workers():
     assert time.monotonic() - began < 60
 
 
-ASK = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+def test_workers_are_started_deaf_to_ctrl_c():
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *task):
+            deaf.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            return super().submit(*task)
+
+    deaf = []
+    assert list(run_tasks(abs, [-1, -2], Pool, in_flight=1)) == [(-1, 1), (-2, 2)]
+    assert deaf == [True, True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-def test_children_are_deaf_from_their_first_moment():
-    def deaf():
-        command = [sys.executable, "-c", ASK]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout.strip() == "True"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_request_and_the_next_one_ends_it(number, capfd):
+    before = signal.getsignal(number)
+    with polite_stop("stopping") as asked:
+        assert not asked()
+        signal.raise_signal(number)
+        assert asked()
+        assert asked.exit_code == 128 + number
+        with pytest.raises(StopNow):
+            signal.raise_signal(number)
+    assert capfd.readouterr().err.strip() == "stopping"
+    with stop_at_once(), pytest.raises(StopNow) as stop:
+        signal.raise_signal(number)
+    assert stop.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
 
-    with deaf_children():
-        assert deaf()
-    assert not deaf()
 
-
-def test_how_a_process_ended():
-    assert ended(-9) == "by signal 9"
-    assert ended(1) == "with code 1"
+def test_what_a_disk_answers_is_told_as_one_error():
+    told = r"a table cannot be written: No space left.*make room"
+    with pytest.raises(ResourceError, match=told), writing("a table"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 PEAK = """
@@ -194,7 +214,7 @@ def test_other_devices_and_versions_of_torch(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or True)
     assert native_bfloat16(torch.device("cuda")) is True
     assert asked == [{"including_emulation": False}]
-    assert native_bfloat16(torch.device("meta")) is False
+    assert native_bfloat16(torch.device("mps")) is False
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert native_bfloat16(torch.device("cpu")) is False
 
@@ -208,12 +228,9 @@ def test_durations(seconds, words):
     assert duration(seconds) == words
 
 
-@pytest.mark.parametrize(
-    ("count", "words"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3.4 * 2**30, "3.4 GiB"), (2**40, "1.00 TiB")],
-)  # fmt: skip
-def test_sizes(count, words):
-    assert size(count) == words
+def test_sizes():
+    sizes = {0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3.4 * 2**30: "3.4 GiB", 2**40: "1.00 TiB"}
+    assert {count: size(count) for count in sizes} == sizes
 
 
 @given(st.lists(st.text(), unique=True, max_size=30), st.randoms())

@@ -6,24 +6,40 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from stubs import embedded
 from toys import stripes
 
 from samtl.errors import InputError
-from samtl.sweep.api import Progress, sweep
+from samtl.experiment.run import read_run
+from samtl.heads import trainer
+from samtl.sweep import plan
+from samtl.sweep.api import Progress, cores, sweep
 from samtl.sweep.results import failed_cells
-from samtl.sweep.worker import CELLS, cores
+from samtl.sweep.worker import CELLS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LONG = {"mlp": {"hidden": (64,), "epochs": 100, "patience": 100}}
 
 
+def lasting(out):
+    """What does not depend on when and where the cells of a sweep were trained."""
+    found = {}
+    for folder in (out / CELLS).iterdir():
+        run = read_run(folder)
+        model = (folder / "head.safetensors").read_bytes()
+        found[folder.name] = (run.metrics, run.floor, run.digest, run.training.get("epochs"), model)
+    return found
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled",))
+    return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled", "grid"))
 
 
 def killing(stop):
@@ -62,15 +78,27 @@ def test_a_dataset_that_cannot_be_sent_is_refused(store, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_come_to_the_same(store, tmp_path):
+    params = {"logreg": {"C": 1.0}, "conv": {"width": 4, "epochs": 2}, "floor": {}}
+    options = {"baselines": ["floor"], "dataset": stripes(60), "params": params}
+    one, two = (
+        sweep(store, ["logreg", "conv"], "0.6,0.2", 2, tmp_path / str(jobs), jobs=jobs, **options)
+        for jobs in (1, 2)
+    )
+    assert (one.done, two.done, one.failed, two.failed) == (12, 12, {}, {})
+    assert lasting(tmp_path / "1").keys() == lasting(tmp_path / "2").keys()
+    if len(os.sched_getaffinity(0)) < 4:  # a worker has one thread, as this process has
+        assert lasting(tmp_path / "1") == lasting(tmp_path / "2")
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_nothing_but_time(store, tmp_path):
     kills = []
     _, on_event = killing(lambda event: kills.append(event) or len(kills) > 1)
     result = run(store, tmp_path / "sweep", on_event=on_event)
     assert kills
     assert (result.done, result.failed) == (3, {})
-    whole = run(store, tmp_path / "whole")
-    values = [[(row["run"], row["metric_value"]) for row in r.rows] for r in (result, whole)]
-    assert values[0] == values[1]
+    assert run(store, tmp_path / "sweep").skipped == 3
 
 
 @pytest.mark.slow
@@ -82,7 +110,7 @@ def test_a_cell_that_kills_its_worker_fails_and_the_rest_goes_on(store, tmp_path
     ((cell, reason),) = failed_cells(out)
     assert "fold:2/3" in cell
     assert "killed" in reason
-    assert not list((out / CELLS).glob(".*"))
+    assert not list(out.glob("*/.*"))
     again = run(store, out)
     assert (again.done, again.skipped, failed_cells(out)) == (1, 2, [])
 
@@ -120,3 +148,68 @@ def test_a_script_without_a_guard_is_told_of(store, tmp_path):
     assert done.returncode == 1
     assert '`if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "out").glob("cells/*"))
+
+
+PARAMS = {
+    "mlp": {"hidden": (8,), "epochs": 60, "lr": 1e-2, "patience": 60},
+    "conv": {"width": 8, "epochs": 20, "patience": 20},
+}
+SCRIPT = f"""
+    import os, sys
+    os.fsync = lambda descriptor: None
+    os.sched_getaffinity = lambda process: {{0, 1}}  # a thread for each worker
+    from samtl.heads import trainer
+    trainer.WARM_SAMPLES = 30
+    from samtl.sweep import plan
+    plan.MOST_KNOWN = 1.0
+    from samtl.sweep.api import sweep
+
+    if __name__ == "__main__":
+        store, out = sys.argv[1:]
+        told = lambda event: print(getattr(event, "what", "note"), flush=True)
+        result = sweep(store, ["mlp", "conv"], "0.6,0.2", 2, out, params={PARAMS}, jobs=2, room=0, on_event=told)
+        print("finished", result.done, result.skipped, result.failed, flush=True)
+"""
+
+
+def processes(session):
+    """Ids of the processes of a session that are still there, zombies not counted."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_sweep_killed_at_any_moment_ends_with_the_same_rows(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "WARM_SAMPLES", 30)
+    monkeypatch.setattr(plan, "MOST_KNOWN", 1.0)
+    sweep(store, ["mlp", "conv"], "0.6,0.2", 2, tmp_path / "whole", params=PARAMS, jobs=1, room=0)
+    script, log, out = tmp_path / "study.py", tmp_path / "log", tmp_path / "sweep"
+    script.write_text(textwrap.dedent(SCRIPT))
+    random = np.random.default_rng(0)
+    kills = [os.kill, os.killpg] * (5 if os.environ.get("SAMTL_TORTURE") else 1)
+    for kill in [*kills, None]:
+        with log.open("w") as file:
+            command = [sys.executable, script, store, out]
+            process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+            # From the first cell on, which comes after some seconds of loading.
+            while process.poll() is None and "started" not in log.read_text():
+                time.sleep(0.02)
+            if kill is not None:
+                time.sleep(random.random() * 0.8)
+                kill(process.pid, signal.SIGKILL)
+            process.wait(300)
+        ended = time.monotonic()
+        while processes(process.pid) and time.monotonic() - ended < 10:
+            time.sleep(0.05)
+        assert not processes(process.pid)  # nobody goes on without the parent
+    assert log.read_text().splitlines()[-1].endswith("{}")
+    assert lasting(out) == lasting(tmp_path / "whole")
+    assert not list(out.glob("*/.*"))

@@ -1,7 +1,6 @@
 """Heads that share their passes: each comes out as if it were alone, and an epoch costs one pass."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,13 +22,7 @@ from samtl.experiment.trial import Parts, Trial
 from samtl.heads.grid import STATISTICS_ROWS
 from samtl.splits.spec import parse
 from samtl.store.reader import Store, open_store
-from samtl.sweep.shared_pass import (
-    Job,
-    _Pool,
-    _Stream,
-    _Window,
-    fit_together,
-)
+from samtl.sweep.shared_pass import Job, _Pool, fit_together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -221,28 +214,20 @@ def test_what_torch_is_set_to_neither_matters_nor_changes(store, make):
 # Each pass serves all
 
 
-def test_many_heads_read_the_store_once_an_epoch(dense, mask_head, windows):
+def test_an_epoch_is_a_pass_however_many_heads_there_are(dense, mask_head, windows):
+    row = dense.row("dense", 0).nbytes
     heads = [mask_head("conv", seed=i, split=f"0.{1 + i % 5}") for i in range(9)]
     read = run(dense, *[[head] for head in heads])
-    assert all(head.scores for head in heads)
     assert {len(head.epochs) for head in heads} == {3}
-    row = dense.row("dense", 0).nbytes
-    whole = len(dense) * row
     learnt = np.unique(np.concatenate([h.parts.inner.train[:STATISTICS_ROWS] for h in heads]))
-    assert read <= (3 + 2) * whole + len(learnt) * row
-    assert read == dense.bytes
-
-
-def test_one_head_costs_as_much(dense, mask_head):
-    """So that the bound above is one: an epoch more is a pass more, and a head more is none."""
-    read = []
-    for heads, epochs in ((1, 2), (1, 3), (3, 3)):
-        lanes = [[mask_head("conv", epochs=epochs)] for _ in range(heads)]
-        read.append(run(dense, *lanes))
-    one = dense.row("dense", 0).nbytes
-    used = len(mask_head("conv").parts.split.train)
-    assert read[1] - read[0] == used * one
-    assert read[2] == read[1]
+    assert read == dense.bytes <= ((3 + 2) * len(dense) + len(learnt)) * row
+    # An epoch more is a pass more, and a head more is none.
+    costs = [
+        run(dense, *[[mask_head("conv", epochs=epochs)] for _ in range(n)])
+        for n, epochs in ((1, 2), (1, 3), (3, 3))
+    ]
+    assert costs[1] - costs[0] == len(heads[1].parts.split.train) * row
+    assert costs[2] == costs[1]
 
 
 def test_rows_that_nobody_wants_are_not_read(store, make):
@@ -415,77 +400,25 @@ def test_breaking_off_leaves_no_folder(store, make, tmp_path):
     assert not list((tmp_path / "runs").iterdir())
 
 
-# The parts
-
-
-@given(
-    n=st.integers(1, 120),
-    batch=st.integers(1, 40),
-    size=st.integers(1, 60),
-    data=st.data(),
-)
-def test_a_pool_gives_each_row_once_an_epoch(n, batch, size, data):
-    """Whatever the windows: rows of others among them, empty ones, and leftovers from one to the next."""
-    pool = _Pool(SimpleNamespace(size=size), batch, n)
-    generator = torch.Generator().manual_seed(0)
-    rows = np.arange(2 * n)  # every other one is another head's
+@given(n=st.integers(1, 120), batch=st.integers(1, 40), capacity=st.integers(1, 60), data=st.data())
+def test_a_pool_gives_each_row_once_an_epoch(n, batch, capacity, data):
+    """Whatever the windows: empty ones, and leftovers from one to the next."""
+    pool = _Pool(batch, max(batch, capacity))
+    order = torch.Generator().manual_seed(0)
+    orders = []
     for _ in range(2):
-        cuts = sorted(data.draw(st.lists(st.integers(0, 2 * n), max_size=12)))
-        got = []
-        for part in np.split(np.roll(rows, data.draw(st.integers(0, n))), cuts):
-            part = np.sort(part)
-            inputs = torch.from_numpy(part)
-            window = _Window(part, inputs, np.ones(len(part), dtype=bool), inputs * 10, {})
-            mine = np.flatnonzero(part % 2 == 0)
-            new = list(pool.add(window, mine, mine, generator))
+        cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=12)))
+        given = []
+        for part in np.split(np.arange(n), cuts):
+            rows = torch.from_numpy(part)
+            pool.add(rows, rows * 10)
+            new = list(pool.batches(order))
             assert all(len(targets) == batch for _, targets in new)
-            got += [targets for _, targets in new]
-            assert all(torch.equal(10 * x, y) for x, y in new)
-        last = [targets for _, targets in pool.rest(generator)]
-        assert all(len(targets) == batch for targets in last[:-1])
-        got += last
-        assert sorted(torch.cat(got).tolist()) == [20 * i for i in range(n)]
-
-
-def test_the_order_of_a_pool_is_the_generator_s():
-    def epoch(seed):
-        pool = _Pool(SimpleNamespace(size=50), 7, 50)
-        order = torch.Generator().manual_seed(seed)
-        rows = torch.arange(50)
-        window = _Window(rows.numpy(), rows, np.ones(50, dtype=bool), rows, {})
-        at = np.arange(50)
-        given = [*pool.add(window, at, at, order), *pool.rest(order)]
-        return torch.cat([targets for _, targets in given]).tolist()
-
-    assert epoch(1) == epoch(1) != epoch(2)
-    assert epoch(1)[:10] != sorted(epoch(1)[:10])
-
-
-def test_a_stream_gives_what_is_wanted_once_and_in_an_order_of_its_own(store, windows):
-    stream = _Stream(store, "grid")
-    wanted = np.arange(75) % 3 > 0
-    learnt = np.arange(75) % 3 > 1
-    given = list(stream.windows(wanted, learnt))
-    rows = [window.rows.tolist() for window in given]
-    in_order = np.concatenate(rows).tolist()
-    assert sorted(in_order) == np.flatnonzero(wanted).tolist()
-    assert all(part == sorted(part) for part in rows)
-    assert in_order != sorted(in_order)  # blocks come in another order
-    again = [w.rows.tolist() for w in _Stream(store, "grid").windows(wanted, learnt)]
-    assert again == rows
-    for window in given:
-        expected = store.read("grid", window.rows)
-        np.testing.assert_array_equal(window.inputs.numpy(), expected)
-        assert window.rows[window.learnt].tolist() == [r for r in window.rows if r % 3 > 1]
-        labels = store.labels[window.rows[window.learnt]]
-        np.testing.assert_array_equal(window.targets.numpy(), labels)
-
-
-def test_moments_are_those_of_the_rows_and_are_read_once(store):
-    stream = _Stream(store, "grid")
-    for rows in (np.arange(10, 40), np.arange(30, 60)):
-        mean, square = stream.moments(rows)
-        values = store.read("grid", rows).astype(np.float64)
-        np.testing.assert_allclose(mean.numpy(), values.mean((0, 2, 3)), rtol=1e-12, atol=1e-15)
-        np.testing.assert_allclose(square.numpy(), (values**2).mean((0, 2, 3)), rtol=1e-12)
-    assert stream.bytes == 50 * store.row("grid", 0).nbytes
+            given += new
+        last = list(pool.batches(order, last=True))
+        assert all(len(targets) == batch for _, targets in last[:-1])
+        given += last
+        assert all(torch.equal(10 * x, y) for x, y in given)
+        orders.append(torch.cat([x for x, _ in given]).tolist())
+        assert sorted(orders[-1]) == list(range(n))
+    assert n < 20 or orders[0] != orders[1]

@@ -9,16 +9,13 @@ from pathlib import Path
 
 from samtl._runtime import Note, peak_memory, size
 from samtl.datasets import Dataset
-from samtl.embed.config import EmbedConfig
 from samtl.embed.devices import encode_on_devices
 from samtl.embed.pipeline import Meter, Progress, encode_blocks, load_encoder, start_writer
-from samtl.embed.plan import Plan, prepare
+from samtl.embed.plan import EmbedConfig, Plan, prepare
 from samtl.errors import ResourceError
 from samtl.store.reader import Store
 from samtl.store.state import Quarantined, load_state
 from samtl.store.writer import Writer
-
-_SPARE = 1.02  # of the bytes to be written, for folders and records
 
 
 @dataclass(frozen=True)
@@ -34,52 +31,29 @@ Event = Reading | Plan | Progress | Quarantined | Note
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What a pass did.
+    """What a pass did."""
 
-    Attributes
-    ----------
-    store : Path or str
-        str in a bucket.
-    fingerprint, snapshot : str
-        Identity of the store's rows, and of what is committed now.
-    weights : str
-        What the encoder's weights are.
-    untrained : bool
-        Whether they are random.
-    rows, encoded, missing : int
-        Samples of the store; encoded by this pass; still to be encoded after it.
-    quarantined : tuple of Quarantined
-        All of the store's, not only of this pass.
-    bytes_written : int
-    seconds : float
-        From the first image to the last commit.
-    images_per_second : float
-    peak_memory : int
-        The process's largest resident size so far, in bytes.
-    interrupted : bool
-    plan : Plan
-    """
-
-    store: Path | str
-    fingerprint: str
-    snapshot: str
-    weights: str
-    untrained: bool
-    rows: int
-    encoded: int
-    missing: int
-    quarantined: tuple[Quarantined, ...]
+    store: Path | str  #: str in a bucket
+    fingerprint: str  #: identity of the store's rows
+    snapshot: str  #: identity of what is committed now
+    weights: str  #: what the encoder's weights are
+    untrained: bool  #: whether they are random
+    rows: int  #: samples of the store
+    encoded: int  #: by this pass
+    missing: int  #: still to be encoded
+    quarantined: tuple[Quarantined, ...]  #: all of the store's, not only of this pass
     bytes_written: int
-    seconds: float
+    seconds: float  #: from the first image to the last commit
     images_per_second: float
-    peak_memory: int
+    peak_memory: int  #: the process's largest resident size so far, in bytes
     interrupted: bool
     plan: Plan
 
     def to_json(self) -> dict[str, object]:
         """Return the result as JSON values, the plan's fields beside its own."""
         content = asdict(self)
-        return {**content.pop("plan"), **content, "store": str(self.store)}
+        del content["plan"]
+        return {**self.plan.to_json(), **content, "store": str(self.store)}
 
 
 def embed(
@@ -175,41 +149,34 @@ def embed(
         dataset, encoder, root, group_by, checkpoint, device, dtype, image_size, tiers, limit, per_class, batch_size,
         engine, out, check_images, untrusted,
     )  # fmt: skip
-    job = prepare(
-        config, on_read=lambda done, total: tell(Reading(done, total)), should_stop=should_stop
-    )
-    plan = job.plan
+    job = prepare(config, lambda done, total: tell(Reading(done, total)), should_stop)
+    plan, seconds = job.plan, 0.0
     if job.stopped:
         assert job.state is not None
-        return _result(Store(job.state), plan, Meter(tell, 0), 0.0, interrupted=True)
-    tell(plan)
-    if plan.bytes_free is not None and plan.bytes_to_write * _SPARE > plan.bytes_free:
-        raise ResourceError(
-            f"{plan.store} needs {size(plan.bytes_to_write)} more, but its disk has {size(plan.bytes_free)} free: free "
-            "some, choose another disk with --out, or keep less with --tiers pooled,grid"
-        )
-    devices = plan.device.split(",")
-    if len(devices) == 1 or not job.pending:
-        model = load_encoder(job, devices[0])
-        writer = start_writer(job, model, devices[0])
-        began = time.monotonic()
-        meter = encode_blocks(job, model, writer, devices[0], tell, should_stop)
-        seconds = time.monotonic() - began
+        meter, store, interrupted = Meter(tell, 0), Store(job.state), True
     else:
-        began = time.monotonic()
-        meter = encode_on_devices(job, devices, tell, should_stop)
+        tell(plan)
+        # Folders and records take a little more.
+        if plan.bytes_free is not None and plan.bytes_to_write * 1.02 > plan.bytes_free:
+            raise ResourceError(
+                f"{plan.store} needs {size(plan.bytes_to_write)} more, but its disk has {size(plan.bytes_free)} free: "
+                "free some, choose another disk with --out, or keep less with --tiers pooled,grid"
+            )
+        devices = plan.device.split(",")
+        if len(devices) == 1 or not plan.pending_rows:
+            model = load_encoder(job, devices[0])
+            writer = start_writer(job, model, devices[0])
+            began = time.monotonic()
+            meter = encode_blocks(job, model, writer, devices[0], tell, should_stop)
+        else:
+            began = time.monotonic()
+            meter = encode_on_devices(job, devices, tell, should_stop)
+            state = load_state(job.storage)
+            assert state is not None
+            writer = Writer(state, job.arrays)
         seconds = time.monotonic() - began
-        state = load_state(job.storage)
-        assert state is not None
-        writer = Writer(state, job.arrays)
-    store = Store(writer.finish())
-    plan = replace(plan, batch_size=int(str(writer.about.get("batch_size", plan.batch_size))))
-    return _result(store, plan, meter, seconds, interrupted=bool(writer.pending()))
-
-
-def _result(
-    store: Store, plan: Plan, meter: Meter, seconds: float, *, interrupted: bool
-) -> EmbedResult:
+        store, interrupted = Store(writer.finish()), bool(writer.pending())
+        plan = replace(plan, batch_size=int(str(writer.about.get("batch_size", plan.batch_size))))
     return EmbedResult(
         store=plan.store,
         fingerprint=store.fingerprint,

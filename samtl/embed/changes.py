@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import operator
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +15,10 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, MismatchError
 from samtl.images.codecs import BadImage, mask_sha256
+from samtl.store.fingerprint import differences
 from samtl.store.log import UNLISTED, Facts
 from samtl.store.samples import SampleTable
+from samtl.store.state import StoreState
 
 # Rows of these codes are embedded anew once their images can be read: nothing was wrong with the files.
 _MENDABLE = frozenset({"unreadable", "changed", UNLISTED})
@@ -22,41 +27,14 @@ _READERS = 4  # images that are read and hashed at a time
 
 @dataclass(frozen=True)
 class Changes:
-    """The next sample table of a store, and how it differs from the one before.
+    """How many images of a dataset differ from a store."""
 
-    Attributes
-    ----------
-    table : SampleTable
-        The store's own, if nothing differs.
-    stopped : bool
-        Whether the comparison was stopped: then the rest says nothing.
-    added : int
-        Images that the store does not have.
-    changed : int
-        Images whose file or mask is another one: the old row is not listed any more, and there is a new one.
-    removed : int
-        Listed images that the dataset does not have any more, or that are not asked for.
-    returned : int
-        Images that were embedded before, under any name, and whose old row is listed again.
-    relabelled : int
-        Rows that stay, and whose class is another one, or has another number or name.
-    regrouped : int
-        Rows that stay, in another group or part, or in none any more.
-    """
-
-    table: SampleTable
-    stopped: bool = False
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    returned: int = 0
-    relabelled: int = 0
-    regrouped: int = 0
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The numbers."""
-        return {n: count for n, count in vars(self).items() if n not in ("table", "stopped")}
+    added: int = 0  #: that the store does not have
+    changed: int = 0  #: whose file or mask is another one: the old row is not listed any more, and there is a new one
+    removed: int = 0  #: that are not in the dataset any more, or not asked for
+    returned: int = 0  #: embedded before, under any name: their old row is listed again
+    relabelled: int = 0  #: that stay, and whose class is another one, or has another number or name
+    regrouped: int = 0  #: that stay, in another group or part, or in none any more
 
 
 @dataclass(frozen=True)
@@ -65,139 +43,20 @@ class Found:
 
     image: str | None
     mask: str | None
+    error: Exception | None = None  #: of the image, or else of the mask
 
 
-def first_table(dataset: Dataset) -> SampleTable:
-    """Make the table of a new store: the images in the order of the dataset."""
-    return _table(dataset, range(len(dataset)), [""] * len(dataset), len(dataset))
-
-
-def find_changes(
-    stored: SampleTable,
+def table_of(
     dataset: Dataset,
-    facts: Callable[[int], Facts],
-    block_rows: int,
-    where: str,
-    *,
-    left_out: Container[str] = frozenset(),
-    read_images: bool = True,
-    on_read: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Changes:
-    """Compare a dataset with a store; nothing is written.
-
-    Parameters
-    ----------
-    stored : SampleTable
-        The newest table of the store.
-    dataset : Dataset
-        What is to be embedded, in any order.
-    facts : callable
-        What the log says of a row.
-    block_rows : int
-        New rows start at a multiple of this.
-    where : str
-        The store, for messages.
-    left_out : container of str
-        Ids of the dataset that `limit` or `per_class` leaves out.
-    read_images : bool
-        Whether to read the images of rows that are embedded, to see whether they changed. Images that cannot be read
-        are taken to be unchanged.
-    on_read : callable, optional
-        Called with the number of images that were read, and that are to be read.
-    should_stop : callable, optional
-        Asked after each image.
-
-    Raises
-    ------
-    MismatchError
-        For another dataset; if less than half of the store's images are left; if fewer images are asked for than the
-        store has, although they are there.
-    """
-    _require_same_dataset(stored, dataset, where)
-    _require_no_fewer(stored, dataset, where, left_out)
-    ids, listed = set(dataset.sample_ids), set(stored.samples)
-    unlisted = [row for row in np.flatnonzero(stored.position < 0).tolist() if facts(row).ok]
-    made: dict[str, Facts] = {}
-    if read_images:
-        rows = zip(stored.samples, stored.rows.tolist(), stored.images, strict=True)
-        for name, row, image in rows:
-            fact = facts(row)
-            if name in ids and (fact.committed or image):
-                made[name] = replace(fact, image=fact.image or image)
-    names = list(made)
-    if unlisted or not listed <= ids:  # a new image may be one that was embedded before
-        names += [name for name in dataset.sample_ids if name not in listed]
-    found: dict[str, Found] = {}
-    for name, seen in look(dataset, names):
-        found[name] = seen
-        on_read(len(found), len(names))
-        if should_stop():
-            return Changes(stored, stopped=True)
-    new_classes = dataset.classes != stored.about.classes
-    changed = {
-        name
-        for name, fact in made.items()
-        if name in found and _differs(fact, found[name], new_classes)
-    }
-    return next_table(stored, dataset, facts, found, changed, unlisted, block_rows)
-
-
-def next_table(
-    stored: SampleTable,
-    dataset: Dataset,
-    facts: Callable[[int], Facts],
-    found: Mapping[str, Found],
-    changed: Container[str],
-    unlisted: Iterable[int],
-    block_rows: int,
-) -> Changes:
-    """Work out the table that follows `stored`.
-
-    Images keep their rows. An image that is new or `changed` gets the row of an image with the same bytes that is
-    `unlisted` or leaves the table now, or else a new row.
-    """
-    at = {name: place for place, name in enumerate(stored.samples)}
-    ids = set(dataset.sample_ids)
-    leaving = [name for name in stored.samples if name not in ids or name in changed]
-    spare: dict[tuple[str, str], list[int]] = {}
-    for row in (*unlisted, *(int(stored.rows[at[name]]) for name in leaving)):
-        fact = facts(row)
-        if fact.ok:
-            spare.setdefault((fact.image, fact.mask), []).append(row)
-    start = end = -(-stored.about.rows_end // block_rows) * block_rows
-    rows, images, stay, added, returned = [], [], [], 0, 0
-    for position, name in enumerate(dataset.sample_ids):
-        seen, place = found.get(name), at.get(name, -1)
-        if place >= 0 and name not in changed:
-            rows.append(int(stored.rows[place]))
-            images.append(stored.images[place])
-            stay.append((place, position))
-        elif seen and (same := spare.get((seen.image or "", seen.mask or ""))):
-            rows.append(same.pop())
-            images.append(seen.image or "")
-            returned += 1
-        else:
-            rows.append(end)
-            images.append("")
-            end += 1
-            added += place < 0
-    table = _table(dataset, rows, images, end if end > start else stored.about.rows_end)
-    if table.same_content(stored):
-        return Changes(stored)
-    n_changed = sum(name in ids for name in leaving)
-    n_removed = len(leaving) - n_changed
-    moved = _moved(stored, dataset, stay)
-    return Changes(table, False, added, n_changed, n_removed, returned, *moved)
-
-
-def _table(
-    dataset: Dataset, rows: Sequence[int], images: Sequence[str], rows_end: int
+    rows: Sequence[int] | None = None,
+    images: Sequence[str] = (),
+    rows_end: int | None = None,
 ) -> SampleTable:
+    """Make the sample table of a dataset; by default that of a new store, in the order of the dataset."""
     return SampleTable.make(
         dataset=dataset.name,
         classes=dataset.classes,
-        rows=rows,
+        rows=range(len(dataset)) if rows is None else rows,
         samples=dataset.sample_ids,
         labels=dataset.labels,
         task=dataset.task,
@@ -209,21 +68,106 @@ def _table(
     )
 
 
-def _moved(
-    stored: SampleTable, dataset: Dataset, stay: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
-    """Count the rows that stay with another class, and in another group or part."""
-    old_names, names = (*stored.about.classes, ""), (*dataset.classes, "")  # -1 means no class
-    relabelled = regrouped = 0
-    labels = stored.labels.tolist()
-    for before, now in stay:
-        old, new = labels[before], dataset.labels[now]
-        relabelled += (old, old_names[old]) != (new, names[new])
-        regrouped += any(
-            (one[before] if one else "") != (other[now] if other else "")
-            for one, other in ((stored.groups, dataset.groups), (stored.parts, dataset.parts))
-        )
-    return relabelled, regrouped
+def find_changes(
+    state: StoreState,
+    dataset: Dataset,
+    listed: Dataset,
+    read_images: bool,
+    on_read: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+) -> tuple[SampleTable, Changes] | None:
+    """Compare a dataset with a store, and return the next table, or the store's own; None if asked to stop.
+
+    Nothing is written. `listed` is the dataset before `limit` and `per_class`. With `read_images`, those of embedded
+    rows are read, to see whether they changed; one that cannot be read is taken to be unchanged. Raises MismatchError
+    for another dataset, if less than half of the store's images are left, and if fewer images are asked for than the
+    store has, although they are there.
+    """
+    stored, facts = state.table, state.log.facts
+    assert stored is not None
+    _require_same_dataset(stored, dataset, listed, state.storage.url)
+    ids, there = set(dataset.sample_ids), set(stored.samples)
+    unlisted = [row for row in np.flatnonzero(stored.position < 0).tolist() if facts(row).ok]
+    made: dict[str, Facts] = {}
+    rows = zip(stored.samples, stored.rows.tolist(), stored.images, strict=True)
+    for name, row, image in rows if read_images else ():
+        fact = facts(row)
+        if name in ids and (fact.committed or image):
+            made[name] = replace(fact, image=fact.image or image)
+    names = list(made)
+    if unlisted or not there <= ids:  # a new image may be one that was embedded before
+        names += [name for name in dataset.sample_ids if name not in there]
+    found: dict[str, Found] = {}
+    for name, seen in look(dataset, names):
+        found[name] = seen
+        on_read(len(found), len(names))
+        if should_stop():
+            return None
+    new_classes = dataset.classes != stored.about.classes
+    changed = {name for name, fact in made.items() if _differs(fact, found[name], new_classes)}
+    return next_table(stored, dataset, facts, found, changed, unlisted, state.log.block_rows)
+
+
+def next_table(
+    stored: SampleTable,
+    dataset: Dataset,
+    facts: Callable[[int], Facts],
+    found: Mapping[str, Found],
+    changed: Container[str],
+    unlisted: Iterable[int],
+    block_rows: int,
+) -> tuple[SampleTable, Changes]:
+    """Work out the table that follows `stored`.
+
+    Images keep their rows. An image that is new or `changed` gets the row of an image with the same bytes that is
+    `unlisted` or leaves the table now, or else a new row; new rows start with a block.
+    """
+    at, ids = dict(zip(stored.samples, stored.rows.tolist(), strict=True)), set(dataset.sample_ids)
+    stay = [name for name in dataset.sample_ids if name in at and name not in changed]
+    leaving = [name for name in at if name not in ids or name in changed]
+    spare: dict[tuple[str | None, str | None], list[int]] = defaultdict(list)
+    for row in (*unlisted, *(at[name] for name in leaving)):
+        fact = facts(row)
+        if fact.ok:
+            spare[fact.image, fact.mask].append(row)
+    image = dict(zip(stored.rows.tolist(), stored.images, strict=True))
+    place = {name: at[name] for name in stay}
+    returned, start = 0, -(-stored.about.rows_end // block_rows) * block_rows
+    end = start
+    for name in dataset.sample_ids:
+        seen = found.get(name, Found(None, None))
+        if name not in place and (same := spare[seen.image or "", seen.mask or ""]):
+            place[name] = same.pop()
+            image[place[name]] = seen.image or ""
+            returned += 1
+        elif name not in place:
+            place[name], end = end, end + 1
+    rows = [place[name] for name in dataset.sample_ids]
+    images = [image.get(row, "") for row in rows]
+    table = table_of(dataset, rows, images, end if end > start else stored.about.rows_end)
+    if table.same_content(stored):
+        return stored, Changes()
+    gone = sum(name not in ids for name in leaving)
+    old, new = ([t.position[place[name]] for name in stay] for t in (stored, table))
+    return table, Changes(
+        added=sum(row >= start and name not in at for name, row in place.items()),
+        changed=len(leaving) - gone,
+        removed=gone,
+        returned=returned,
+        relabelled=_differing(stored, old, table, new, ("label", "label_name")),
+        regrouped=_differing(stored, old, table, new, ("group", "part")),
+    )
+
+
+def _differing(
+    old: SampleTable, at: list[int], new: SampleTable, where: list[int], columns: Sequence[str]
+) -> int:
+    """Count the samples, at these positions of two tables, whose columns differ."""
+    before, after = (
+        table.columns.select(columns).take(np.array(places, np.int64)).to_pylist()
+        for table, places in ((old, at), (new, where))
+    )
+    return sum(map(operator.ne, before, after))
 
 
 def _differs(fact: Facts, seen: Found, new_classes: bool) -> bool:
@@ -239,23 +183,20 @@ def _differs(fact: Facts, seen: Found, new_classes: bool) -> bool:
     return seen.mask != fact.mask or (new_classes and "mask_values" in fact.codes)
 
 
-def _require_same_dataset(stored: SampleTable, dataset: Dataset, where: str) -> None:
-    """Refuse another dataset. The same one after a change has some images more or less, or other labels."""
-    about = stored.about
-    found = [
-        (name, have, want)
-        for name, have, want in (
-            ("dataset", about.dataset, dataset.name),
-            ("task", about.task, dataset.task),
-        )
-        if have != want
-    ]
+def _require_same_dataset(
+    stored: SampleTable, dataset: Dataset, listed: Dataset, where: str
+) -> None:
+    """Refuse another dataset, or a smaller part of the same; a changed one has some images more or less."""
+    about, ids = stored.about, set(dataset.sample_ids)
+    found = differences(
+        {"dataset": about.dataset, "task": about.task}, {"dataset": dataset.name, "task": dataset.task}
+    )  # fmt: skip
     if about.task == "segmentation" and dataset.classes[: len(about.classes)] != about.classes:
         # Masks hold the numbers of classes.
         found.append(("classes", str(list(about.classes)), str(list(dataset.classes))))
     if stored.groups and not dataset.groups:
         found.append(("groups", "groups of rows (--group-by)", "none"))
-    kept = len(set(stored.samples) & set(dataset.sample_ids))
+    kept = sum(name in ids for name in stored.samples)
     if 2 * kept < len(stored):
         asked = f"{len(dataset)} rows; {kept} of the store's are among them"
         found.append(("sample_ids", f"{len(stored)} rows", asked))
@@ -265,43 +206,38 @@ def _require_same_dataset(stored: SampleTable, dataset: Dataset, where: str) -> 
             "or ask for the same dataset, --limit and --per-class:",
             found,
         )
-
-
-def _require_no_fewer(
-    stored: SampleTable, dataset: Dataset, where: str, left_out: Container[str]
-) -> None:
-    """Refuse to drop images that are still there because a smaller part is asked for.
-
-    If as many are asked for as before, the dataset has grown, and the part has become another one.
-    """
-    asked = set(dataset.sample_ids)
-    there = [name for name in stored.samples if name in asked or name in left_out]
-    fewer = [name for name in there if name not in asked]
-    if fewer and len(dataset) < len(there):
+    there = ids | set(listed.sample_ids)
+    fewer = [name for name in stored.samples if name in there and name not in ids]
+    # If as many are asked for as before, the dataset has grown, and the part has become another one.
+    if fewer and len(dataset) < kept + len(fewer):
         raise MismatchError(
             f"--limit or --per-class leaves images out that {where} has rows of: ask for at least as many, leave the "
             "option out, or name another store with --out:",
-            [("rows", f"{len(there)} of them", f"{len(dataset)}, without {fewer[0]!r} for one")],
-        )
+            [("rows", f"{kept + len(fewer)} of them", f"{len(dataset)}, without {fewer[0]!r} for one")],
+        )  # fmt: skip
 
 
 def look(dataset: Dataset, sample_ids: Iterable[str]) -> Iterator[tuple[str, Found]]:
     """Read images and their masks, several at a time, and yield each id, in order, with what is there."""
-    return prefetch(lambda name: (name, _look(dataset, name)), sample_ids, _READERS, 4 * _READERS)
+
+    def seen(name: str) -> tuple[str, Found]:
+        image, error = _hashed(dataset.read, _sha256, name)
+        mask, other = _hashed(dataset.read_mask, mask_sha256, name)
+        return name, Found(image, mask, error or other)
+
+    return prefetch(seen, sample_ids, _READERS, 4 * _READERS)
 
 
-def _look(dataset: Dataset, sample_id: str) -> Found:
-    mask = None
+def _hashed(
+    read: Callable[[str], Any] | None, digest: Callable[[Any], str], sample_id: str
+) -> tuple[str | None, Exception | None]:
     try:
-        if dataset.read_mask is not None:
-            try:
-                mask = mask_sha256(dataset.read_mask(sample_id))
-            except BadImage:
-                mask = ""
-            except (OSError, InputError):
-                pass
-        return Found(hashlib.sha256(dataset.read(sample_id)).hexdigest(), mask)
-    except BadImage:
-        return Found("", mask)
-    except (OSError, InputError):
-        return Found(None, mask)
+        return (digest(read(sample_id)) if read else None), None
+    except BadImage as error:
+        return "", error
+    except (OSError, InputError) as error:
+        return None, error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
+from samtl.datasets.base import MaskReader
 from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import BadImage, Prepared, mask_sha256, prepare
 from samtl.images.safe_decoder import SafeDecoder
@@ -27,39 +28,18 @@ _OUT_OF_RESOURCES = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image, ready for the encoder, with its mask if it has one; or what is wrong with them.
+    """One image, ready for the encoder, with its mask if it has one; or what is wrong with them."""
 
-    Attributes
-    ----------
-    row : int
-        Its position in the dataset.
-    image_sha256 : str
-        Of the file's bytes, "" if they could not be read.
-    pixels : (h, w, 3) uint8, or None
-        Resized for the encoder.
-    original_size : (height, width)
-    image_stats : (12,) float32, or None
-        See `samtl.images.codecs.statistics`; of the original pixels.
-    mask : (image_size, image_size) uint8, or None
-        See `samtl.images.transforms.mask_square`.
-    mask_sha256 : str
-        Of the mask as the dataset gives it, "" if it could not be read.
-    code, reason : str
-        What is wrong, "" if nothing is.
-    unread : bool
-        Whether the bytes could not be read, which may be the drive's fault.
-    """
-
-    row: int
-    image_sha256: str
-    pixels: NDArray[np.uint8] | None = None
-    original_size: tuple[int, int] = (0, 0)
-    image_stats: NDArray[np.float32] | None = None
-    mask: NDArray[np.uint8] | None = None
-    mask_sha256: str = ""
-    code: str = ""
+    row: int  #: its position in the dataset
+    image_sha256: str = ""  #: of the file's bytes, "" if they could not be read
+    pixels: NDArray[np.uint8] | None = None  #: (h, w, 3), resized for the encoder
+    original_size: tuple[int, int] = (0, 0)  #: (height, width)
+    image_stats: NDArray[np.float32] | None = None  #: (12,), `statistics` of the original pixels
+    mask: NDArray[np.uint8] | None = None  #: (image_size, image_size), see `mask_square`
+    mask_sha256: str = ""  #: of the mask as the dataset gives it, "" if it could not be read
+    code: str = ""  #: of what is wrong, "" if nothing is
     reason: str = ""
-    unread: bool = False
+    unread: bool = False  #: whether the bytes could not be read, which may be the drive's fault
 
 
 def decoded_ahead(
@@ -106,37 +86,25 @@ def decoded_ahead(
 def decode_row(
     dataset: Dataset, row: int, image_size: int, prepare: Callable[[bytes, int], Prepared] = prepare
 ) -> Decoded:
-    """Read, decode, measure and resize one image and its mask. Thread-safe.
-
-    Raises
-    ------
-    ResourceError
-        If the drive gives out, which is no property of the image.
-    """
-    sample_id = dataset.sample_ids[row]
-    digest, mask, named, code = "", None, "", "unreadable"
+    """Read, decode, measure and resize one image and its mask; ResourceError if the drive gives out. Thread-safe."""
+    sample_id, found, code = dataset.sample_ids[row], Decoded(row), "unreadable"
     try:
         data = dataset.read(sample_id)
-        digest = hashlib.sha256(data).hexdigest()
-        prepared = prepare(data, image_size)
+        found = replace(found, image_sha256=hashlib.sha256(data).hexdigest())
+        image = prepare(data, image_size)
         if dataset.read_mask is not None:
             code = "mask_unreadable"
-            mask = _read_mask(dataset, sample_id)
-            named = mask_sha256(mask)
-            _check_mask(mask, prepared.size, dataset.classes)
+            mask = _read_mask(dataset.read_mask, sample_id)
+            found = replace(found, mask_sha256=mask_sha256(mask))
+            _check_mask(mask, image.size, dataset.classes)
+            found = replace(found, mask=mask_square(mask, image_size))
     except BadImage as bad:
-        return Decoded(row, digest, mask_sha256=named, code=bad.code, reason=str(bad))
+        return replace(found, code=bad.code, reason=str(bad))
     except (OSError, InputError) as error:
         require_drive(sample_id, error)
-        return Decoded(row, digest, code=code, reason=str(error), unread=True)
-    return Decoded(
-        row,
-        digest,
-        prepared.pixels,
-        prepared.size,
-        prepared.statistics,
-        None if mask is None else mask_square(mask, image_size),
-        named,
+        return replace(found, code=code, reason=str(error), unread=True)
+    return replace(
+        found, pixels=image.pixels, original_size=image.size, image_stats=image.statistics
     )
 
 
@@ -146,11 +114,10 @@ def require_drive(sample_id: str, error: Exception) -> None:
         raise ResourceError(f"reading {sample_id} failed: {error.strerror}") from error
 
 
-def _read_mask(dataset: Dataset, sample_id: str) -> NDArray[np.uint8]:
+def _read_mask(read: MaskReader, sample_id: str) -> NDArray[np.uint8]:
     """Read a mask; the code of what is wrong with it says that it is the mask."""
-    assert dataset.read_mask is not None
     try:
-        return dataset.read_mask(sample_id)
+        return read(sample_id)
     except BadImage as bad:
         if bad.code.startswith("mask_"):
             raise
@@ -160,25 +127,20 @@ def _read_mask(dataset: Dataset, sample_id: str) -> NDArray[np.uint8]:
 def _check_mask(mask: NDArray[Any], size: tuple[int, int], classes: Sequence[str]) -> None:
     """Raise BadImage unless a mask can be the target of an image of this height and width."""
     if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise BadImage(
-            "mask_unreadable",
-            f"a mask must be (height, width) uint8, this one is {mask.shape} {mask.dtype}",
-        )
+        told = f"a mask must be (height, width) uint8, this one is {mask.shape} {mask.dtype}"
+        raise BadImage("mask_unreadable", told)
     if mask.shape != size:
         raise BadImage(
             "mask_size",
             f"a mask of the image's size, {size[1]} x {size[0]}, was expected, this one is "
             f"{mask.shape[1]} x {mask.shape[0]}; bring both to one size",
         )
-    if (mask == IGNORE).all():
+    known = mask[mask != IGNORE]
+    if known.max(initial=0) >= len(classes):
+        told = f"class indices below {len(classes)}, or {IGNORE} to be ignored, this one holds {known.max()}"
+        raise BadImage("mask_values", f"a mask must hold {told}")
+    if not known.size:
         raise BadImage(
             "mask_values",
             "a mask must have a pixel of a known class, all of this one are to be ignored; leave the image out",
-        )
-    beyond = mask[(mask >= len(classes)) & (mask != IGNORE)]
-    if beyond.size:
-        raise BadImage(
-            "mask_values",
-            f"a mask must hold class indices below {len(classes)}, or {IGNORE} to be ignored, this one holds "
-            f"{beyond.max()}",
         )

@@ -6,7 +6,7 @@ import ctypes
 import multiprocessing
 import pickle
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -44,18 +44,22 @@ def encode_on_devices(
     stop = context.RawValue(ctypes.c_bool, False)
     counts = context.RawArray(ctypes.c_double, _FIELDS * len(devices))
     meter = Meter(tell, job.plan.pending_rows)
-    failure: BaseException | None = None
+    failures: list[BaseException] = []
 
     def listen() -> None:
-        if should_stop():
-            stop.value = True
+        stop.value = stop.value or should_stop()
         encoded, quarantined, size, _ = (int(sum(counts[i::_FIELDS])) for i in range(_FIELDS))
         if encoded != meter.encoded:
             meter.quarantined, meter.bytes_written = quarantined, size
             meter.advance(encoded - meter.encoded)
 
-    def start(workers: int) -> Any:
-        if workers == 1 and any(counts[3::_FIELDS]):
+    def start(workers: int) -> ProcessPoolExecutor:
+        if workers == 1 and not any(counts[3::_FIELDS]):
+            raise InputError(
+                'a worker process ended before it began: a script needs `if __name__ == "__main__":` around what '
+                "starts a pass on several devices"
+            )
+        if workers == 1:
             tell(Note("a worker process was killed: one device at a time goes on"))
         return process_pool(workers, _begin, (stop, counts))
 
@@ -64,30 +68,22 @@ def encode_on_devices(
         for number, device in enumerate(devices)
     ]
     for task, found in run_tasks(_work, tasks, start, in_flight=len(tasks), idle=listen):
+        if isinstance(found, BrokenExecutor):
+            found = ResourceError(
+                f"the process for {task[1]} was killed. What was committed before is kept; run the same command again "
+                "to go on"
+            )
         if isinstance(found, BaseException):
-            failure = failure or _explained(found, task[1], begun=any(counts[3::_FIELDS]))
+            failures.append(found)
             stop.value = True
         else:
             for event in found:
                 tell(event)
     listen()
-    if failure is not None:
-        raise failure
+    if failures:
+        raise failures[0]
     meter.report()
     return meter
-
-
-def _explained(error: BaseException, device: str, begun: bool) -> BaseException:
-    if not isinstance(error, BrokenExecutor):
-        return error
-    if not begun:
-        return InputError(
-            f'the process for {device} ended before it began: a script needs `if __name__ == "__main__":` around what '
-            "starts a pass on several devices"
-        )
-    return ResourceError(
-        f"the process for {device} was killed. What was committed before is kept; run the same command again to go on"
-    )
 
 
 def _begin(*shared: Any) -> None:

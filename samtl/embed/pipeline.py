@@ -24,10 +24,11 @@ from samtl import registry
 from samtl._runtime import Note, prefetch
 from samtl.datasets import Dataset
 from samtl.embed.decode import Decoded, decoded_ahead
-from samtl.embed.plan import Job
+from samtl.embed.plan import Job, specs_of
 from samtl.encoders.base import Encoder
 from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import BadImage
+from samtl.store.fingerprint import make_identity
 from samtl.store.log import OK, QUARANTINED, UNLISTED
 from samtl.store.state import Quarantined
 from samtl.store.writer import Writer, open_writer
@@ -35,28 +36,14 @@ from samtl.store.writer import Writer, open_writer
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a pass is.
+    """How far a pass is."""
 
-    Attributes
-    ----------
-    encoded, pending_rows : int
-        Images that this pass is through with, and that it has to encode in all.
-    bytes_written : int
-        Committed so far.
-    quarantined : int
-        Images of this pass that could not be used.
-    images_per_second : float
-        Since the end of the first batch, which warms up; 0 until then.
-    seconds_left : float or None
-        None until there is a rate.
-    """
-
-    encoded: int
-    pending_rows: int
-    bytes_written: int
-    quarantined: int
-    images_per_second: float
-    seconds_left: float | None
+    encoded: int  #: images that it is through with
+    pending_rows: int  #: images that it has to encode in all
+    bytes_written: int  #: committed so far
+    quarantined: int  #: images of this pass that could not be used
+    images_per_second: float  #: since the end of the first batch, which warms up; 0 until then
+    seconds_left: float | None  #: None until there is a rate
 
 
 Told = Progress | Quarantined | Note
@@ -80,9 +67,9 @@ def overlap(device: str) -> Overlap:
 
 def load_encoder(job: Job, device: str) -> Encoder:
     """Load the encoder of a pass on one of its devices."""
-    plan, config = job.plan, job.config
+    plan = job.plan
     encoder: Encoder = registry.load("encoders", plan.encoder).Encoder(
-        plan.encoder, config.source, device, plan.compute_dtype, plan.image_size, config.engine
+        plan.encoder, job.config.source, device, plan.compute_dtype, plan.image_size, plan.engine
     )
     return encoder
 
@@ -96,9 +83,9 @@ def start_writer(job: Job, encoder: Encoder, device: str) -> Writer:
         "device": device,
         "engine": job.plan.engine,
     }
-    identity = job.identity(
-        encoder.fingerprint(),
-        {"weights": weights.description, "untrained": weights.untrained},
+    of_weights = {"weights": weights.description, "untrained": weights.untrained}
+    identity = make_identity(
+        encoder.fingerprint(), specs_of(encoder.spec), of_weights, job.block_rows
     )
     return open_writer(job.storage, identity, job.table, job.arrays, about, job.state)
 
@@ -126,11 +113,8 @@ class Meter:
         """Tell how far the pass is."""
         since, left = self.encoded - self._cold, self.pending - self.encoded
         rate = since / (time.monotonic() - self._warm) if since else 0.0
-        self.tell(
-            Progress(
-                self.encoded, self.pending, self.bytes_written, self.quarantined, rate, left / rate if rate else None
-            )
-        )  # fmt: skip
+        done = self.encoded, self.pending, self.bytes_written, self.quarantined
+        self.tell(Progress(*done, rate, left / rate if rate else None))
 
 
 @dataclass
@@ -139,12 +123,12 @@ class _Block:
 
     number: int
     arrays: tuple[str, ...]
-    positions: range
+    positions: list[int]
     items: dict[int, tuple[Decoded, Mapping[str, object]]] = field(default_factory=dict)
 
 
 _Batch = list[tuple[_Block, Decoded]]
-_Encoded = list[tuple[_Block, Decoded, dict[str, NDArray[Any]] | None]]
+_Encoded = list[tuple[_Block, Decoded, dict[str, NDArray[Any]]]]
 
 
 def encode_blocks(
@@ -175,24 +159,23 @@ def encode_blocks(
     ResourceError
         If the disk, the device or the drive of the images gives out.
     """
-    size, pending = writer.state.identity.block_rows, writer.pending()
-    rows = int(np.isin(job.table.rows // size, pending).sum())
+    pending, names = writer.pending(), job.dataset.sample_ids
+    rows = int(np.isin(job.table.rows // writer.state.identity.block_rows, pending).sum())
     meter, meanwhile, note = Meter(tell, rows), overlap(device), ""
     batch_size = job.plan.batch_size or encoder.best_batch(rows)
     writer.about["batch_size"] = batch_size
-    blocks: deque[_Block] = deque()
+    blocks: dict[int, _Block] = {}
     writing: deque[tuple[_Block, Future[int | None]]] = deque()
 
     def positions() -> Iterator[int]:
         # In random order, so that writers that know nothing of each other rarely do the same block.
         for number in random.sample(pending, len(pending)):
             listed = [position for position in writer.positions(number) if position >= 0]
-            lacking = writer.missing(number)
-            if not lacking:  # another writer has done it meanwhile
+            if lacking := writer.missing(number):
+                blocks.update(dict.fromkeys(listed, _Block(number, lacking, listed)))
+                yield from listed
+            else:  # another writer has done it meanwhile
                 meter.pending -= len(listed)
-                continue
-            blocks.append(_Block(number, lacking, range(listed[0], listed[-1] + 1)))
-            yield from blocks[-1].positions
 
     def settle(most: int) -> None:
         while len(writing) > most:
@@ -216,13 +199,12 @@ def encode_blocks(
         for batch in encoded:
             # The disk had the time of one batch, so a kill costs a block and a batch at most.
             settle(meanwhile.writes - 1)
-            for block, item, arrays in batch:
-                checked = _checked(job, writer, item, arrays)
-                if checked.code:
+            for block, found, arrays in batch:
+                item = _checked(job, writer, found)
+                if item.code:
                     meter.quarantined += 1
-                    sample_id = job.dataset.sample_ids[item.row]
-                    tell(Quarantined(item.row, sample_id, checked.code, checked.reason))
-                block.items[item.row] = checked, arrays or {}
+                    tell(Quarantined(item.row, names[item.row], item.code, item.reason))
+                block.items[item.row] = item, arrays
                 if len(block.items) == len(block.positions):
                     _require_readable(job, writer, block)
                     settle(meanwhile.writes - 1)
@@ -238,7 +220,7 @@ def encode_blocks(
 
 def _batches(
     decoded: Iterator[Decoded],
-    blocks: deque[_Block],
+    blocks: dict[int, _Block],
     batch_size: int,
     should_stop: Callable[[], bool],
 ) -> Iterator[_Batch]:
@@ -246,22 +228,18 @@ def _batches(
     left = 0  # of the block that the last image belongs to
     while True:
         room = min(batch_size, left) if should_stop() else batch_size
-        batch: _Batch = []
-        for item in itertools.islice(decoded, room):
-            while item.row not in blocks[0].positions:
-                blocks.popleft()
-            batch.append((blocks[0], item))
+        batch = [(blocks.pop(item.row), item) for item in itertools.islice(decoded, room)]
         if not batch:
             return
         block, last = batch[-1]
-        left = block.positions.stop - 1 - last.row
+        left = block.positions[-1] - last.row
         yield batch
 
 
 def _encoded(
     encoder: Encoder, batches: Iterator[_Batch], tiers: Sequence[str], threads: int
 ) -> Generator[_Encoded, None, None]:
-    """Yield batches with what the encoder makes of them: None for an image if that is not finite."""
+    """Yield batches with what the encoder makes of them."""
 
     def encode(batch: _Batch) -> _Encoded:
         wanted = [name for name in tiers if any(name in block.arrays for block, _ in batch)]
@@ -270,12 +248,13 @@ def _encoded(
         number = itertools.count()
         found: _Encoded = []
         for block, item in batch:
-            arrays: dict[str, NDArray[Any]] | None = {}
+            arrays: dict[str, NDArray[Any]] = {}
             if item.pixels is not None:
                 at = next(number)
                 arrays = {name: output[at] for name, output in outputs.items()}
                 if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
-                    arrays = None
+                    reason = "the encoder gave NaN or infinity for this image"
+                    item = replace(item, code="nonfinite", reason=reason)
             found.append((block, item, arrays))
         return found
 
@@ -285,19 +264,14 @@ def _encoded(
         yield from map(encode, batches)
 
 
-def _checked(
-    job: Job, writer: Writer, item: Decoded, arrays: Mapping[str, object] | None
-) -> Decoded:
-    """Mark an image as bad if its embedding is not finite, or if its row belongs to another image."""
+def _checked(job: Job, writer: Writer, item: Decoded) -> Decoded:
+    """Mark an image as bad if its row belongs to another image."""
     row = int(job.table.rows[item.row])
     before = writer.earlier_image(row) or job.table.images[item.row]
-    if before and item.image_sha256 and before != item.image_sha256:
-        reason = "the image is not the one that this row's other arrays were made from"
-        return replace(item, code="changed", reason=reason)
-    if arrays is None:
-        reason = "the encoder gave NaN or infinity for this image"
-        return replace(item, code="nonfinite", reason=reason)
-    return item
+    if not before or not item.image_sha256 or before == item.image_sha256:
+        return item
+    reason = "the image is not the one that this row's other arrays were made from"
+    return replace(item, code="changed", reason=reason)
 
 
 def _commit(writer: Writer, block: _Block) -> int | None:
@@ -306,25 +280,19 @@ def _commit(writer: Writer, block: _Block) -> int | None:
     status, images, masks, reasons = [], [], [], {}
     rows = writer.block_rows(block.number)
     for row, position in zip(rows, writer.positions(block.number), strict=True):
-        item, encoded = block.items.get(position, (None, {}))
-        values: Mapping[str, object] = {}
-        if item is None:
+        item, encoded = block.items.get(position, (Decoded(-1, code=UNLISTED), {}))
+        values: Mapping[str, object] = {**encoded, **vars(item)}
+        if item.code == UNLISTED:
             status.append(UNLISTED)
         elif item.code:
             status.append(QUARANTINED + item.code)
             reasons[row] = item.reason
         else:
             status.append(OK)
-            values = {
-                **encoded,
-                "image_stats": item.image_stats,
-                "original_size": item.original_size,
-                "mask": item.mask,
-            }
-        images.append(item.image_sha256 if item else "")
-        masks.append(item.mask_sha256 if item else "")
+        images.append(item.image_sha256)
+        masks.append(item.mask_sha256)
         for name, column in arrays.items():
-            column.append(values.get(name))
+            column.append(None if item.code else values[name])
     return writer.write_block(
         block.number, arrays, status, reasons, images, masks if "mask" in arrays else ()
     )
@@ -333,33 +301,21 @@ def _commit(writer: Writer, block: _Block) -> int | None:
 def _require_readable(job: Job, writer: Writer, block: _Block) -> None:
     """Raise ResourceError if unreadable files are the drive's fault, which is no property of the files.
 
-    That is so if an image that could be read before, or its mask, cannot be read any more, and if none of as many
-    images as a block has can be read.
+    That is so if an image that could be read before, or its mask, cannot be read any more; or, if none could be read
+    before, if no other can.
     """
     items = [item for item, _ in block.items.values()]
-    unread = [item for item in items if item.unread]
-    if not unread:
+    if not any(item.unread for item in items):
         return
-    known = next((item.row for item in items if not item.unread), None)
-    if known is None and (row := writer.known_good()) is not None:
-        known = int(job.table.position[row])
-    if known is not None:
-        why = _unreadable(job.dataset, known)
-        if not why:
-            return
-    else:
-        why = unread[0].reason
-        more = [at for at in range(len(job.table)) if at not in block.positions]
-        size = writer.state.identity.block_rows
-        more = more[: max(0, size - len(items))]
-        if len(items) + len(more) < size:
-            return
-        if not all(_unreadable(job.dataset, position) for position in more):
-            return
-    raise ResourceError(
-        f"images of {job.dataset.name} cannot be read any more ({why}): is it still where it was? What was committed "
-        "before is kept; run the same command again to go on"
-    )
+    tried = [item.row for item in items if not item.unread][:1]
+    if not tried and (row := writer.known_good()) is not None:
+        tried = [int(job.table.position[row])]
+    why = [_unreadable(job.dataset, position) for position in tried or range(len(job.table))[:16]]
+    if all(why):
+        raise ResourceError(
+            f"images of {job.dataset.name} cannot be read any more ({why[0]}): is it still where it was? What was "
+            "committed before is kept; run the same command again to go on"
+        )
 
 
 def _unreadable(dataset: Dataset, position: int) -> str:

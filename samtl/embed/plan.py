@@ -12,8 +12,7 @@ from typing import Any
 
 from samtl import registry
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
-from samtl.embed.changes import Changes, find_changes, first_table
-from samtl.embed.config import EmbedConfig
+from samtl.embed.changes import Changes, find_changes, table_of
 from samtl.encoders.base import EncoderSpec
 from samtl.encoders.checkpoints import check_source
 from samtl.encoders.device import resolve_devices, resolve_dtype
@@ -21,73 +20,86 @@ from samtl.encoders.engines import check_engine
 from samtl.errors import InputError
 from samtl.images.codecs import STATISTICS
 from samtl.images.transforms import check_image_size
-from samtl.store.fingerprint import FILE, Identity, make_identity, require_same
-from samtl.store.format import array_specs, rows_of_a_block
+from samtl.store.fingerprint import FILE, require_same
+from samtl.store.format import TIERS, ArraySpec, array_specs, rows_of_a_block
 from samtl.store.log import LOG
 from samtl.store.samples import FOLDER, SampleTable
 from samtl.store.state import StoreState, load_state
 from samtl.store.storage import Storage, as_place, below, cache_folder, open_storage
 
-_ALWAYS = ("image_stats", "original_size")
-_SPECIAL = re.compile(r"[^\w-]+")  # characters that the name of a store cannot have
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """The options of `samtl.embed`, which describes them."""
+
+    dataset: str | Dataset = "eurosat"
+    encoder: str = "sam_vit_b"
+    root: str | Path | None = None
+    group_by: str | None = None
+    checkpoint: str | Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    image_size: int | None = None
+    tiers: Sequence[str] = TIERS
+    limit: int | None = None
+    per_class: int | None = None
+    batch_size: int | str = "auto"
+    engine: str = "fast"
+    out: str | Path | None = None
+    check_images: bool = True
+    untrusted: bool = False
+
+    @property
+    def source(self) -> str | None:
+        """Where the weights come from, as text."""
+        return None if self.checkpoint is None else str(self.checkpoint)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass will do.
+    """What a pass will do."""
 
-    Attributes
-    ----------
-    store : Path or str
-        str in a bucket.
-    dataset, encoder, weights, device, compute_dtype, engine, task, note
-        `weights` is what was asked for, and `note` what the user should know about the dataset, or "".
-    tiers : tuple of str
-    rows, pending_rows : int
-        Samples of the store, and those that remain to be encoded.
-    bytes_by_tier : dict
-        Size on disk of each tier, and of `others` (all other arrays), for the whole store.
-    bytes_to_write : int
-    bytes_free : int, optional
-        On the store's disk; None in a bucket.
-    image_size : int
-        Side of the encoder's input in pixels.
-    batch_size : int
-        0 if the device is tried first.
-    resumes : bool
-        Whether the store exists.
-    added, changed, removed, returned, relabelled, regrouped : int
-        How the dataset differs from the store: see `samtl.embed.changes.Changes`.
-    """
-
-    store: Path | str
+    store: Path | str  #: str in a bucket
     dataset: str
     encoder: str
-    weights: str
-    device: str
+    weights: str  #: what was asked for
+    device: str  #: several are separated by commas
     compute_dtype: str
     tiers: tuple[str, ...]
-    rows: int
-    pending_rows: int
-    bytes_by_tier: dict[str, int]
+    rows: int  #: samples of the store
+    pending_rows: int  #: that remain to be encoded
+    bytes_by_tier: dict[str, int]  #: on disk, for the whole store; `others` are all other arrays
     bytes_to_write: int
-    bytes_free: int | None
-    image_size: int
-    batch_size: int
+    bytes_free: int | None  #: on the store's disk; None in a bucket
+    image_size: int  #: side of the encoder's input in pixels
+    batch_size: int  #: 0 if the device is tried first
     engine: str
-    resumes: bool
-    note: str
+    resumes: bool  #: whether the store exists
+    note: str  #: what the user should know about the dataset, or ""
     task: str
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    returned: int = 0
-    relabelled: int = 0
-    regrouped: int = 0
+    changes: Changes  #: how the dataset differs from the store
 
     def to_json(self) -> dict[str, object]:
-        """Return the plan as JSON values."""
-        return {**asdict(self), "store": str(self.store)}
+        """Return the plan as JSON values, with the changes beside the rest."""
+        content = asdict(self)
+        changes = content.pop("changes")
+        return {**content, **changes, "store": str(self.store)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything about a pass but the loaded encoder; it can be sent to another process."""
+
+    config: EmbedConfig
+    plan: Plan
+    dataset: Dataset  #: in the order of the table
+    table: SampleTable  #: the store's, or the next one
+    arrays: tuple[str, ...]  #: what every row must be in
+    block_rows: int
+    storage: Storage
+    #: The store as it was found; None if there was none, or in a worker process, which loads it itself.
+    state: StoreState | None
+    stopped: bool  #: whether it was stopped while images were compared: then nothing may be done
 
 
 def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **options: Any) -> Plan:
@@ -97,71 +109,22 @@ def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **optio
     a difference in weights alone is found only once they are loaded.
     """
     on_read = options.pop("on_read", lambda done, total: None)
-    return prepare(EmbedConfig(dataset, encoder, **options), download=False, on_read=on_read).plan
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything about a pass but the loaded encoder; it can be sent to another process.
-
-    Attributes
-    ----------
-    config, plan, spec, storage
-    dataset : Dataset
-        In the order of the table.
-    table : SampleTable
-        The store's, or the next one.
-    arrays : tuple of str
-        What every row must be in.
-    block_rows : int
-    state : StoreState or None
-        The store as it was found; None if there was none, or in a worker process, which loads it itself.
-    pending : tuple of int
-        Blocks that lack an array.
-    stopped : bool
-        Whether it was stopped while images were compared: then nothing may be done.
-    """
-
-    config: EmbedConfig
-    plan: Plan
-    dataset: Dataset
-    spec: EncoderSpec
-    table: SampleTable
-    arrays: tuple[str, ...]
-    block_rows: int
-    storage: Storage
-    state: StoreState | None
-    pending: tuple[int, ...]
-    stopped: bool = False
-
-    def identity(self, fingerprint: dict[str, Any], about: dict[str, object]) -> Identity:
-        """Return the identity of the store, if it is new."""
-        return make_identity(fingerprint, _array_specs(self.spec), about, self.block_rows)
+    return prepare(EmbedConfig(dataset, encoder, **options), on_read, download=False).plan
 
 
 def prepare(
     config: EmbedConfig,
-    *,
-    download: bool = True,
     on_read: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    download: bool = True,
 ) -> Job:
     """Check every option of a pass and find what is left to do; writes nothing to the store.
 
-    Parameters
-    ----------
-    config : EmbedConfig
-    download : bool
-        Whether the dataset may be fetched.
-    on_read, should_stop : callable
-        See `samtl.embed.changes.find_changes`.
-
-    Raises
-    ------
-    InputError, MismatchError, DamageError, ResourceError
-        As `samtl.embed` does.
+    `on_read` and `should_stop` are those of `find_changes`; `download` says whether the dataset may be fetched. Raises
+    what `samtl.embed` raises.
     """
-    tiers = config.ordered_tiers
+    tiers = _in_order(config.tiers)
     if config.source is not None:
         check_source(config.source)
     module = registry.load("encoders", config.encoder)
@@ -184,48 +147,40 @@ def prepare(
     place = _place(config, source.name, spec, wanted)
     storage = open_storage(place)
     _refuse_foreign(place, storage)
-    state = load_state(storage)
-    dtype = config.dtype
-    if state is not None:
-        fields = state.identity.fingerprint
-        if dtype == "auto":
-            dtype = str(fields["compute_dtype"])
-        if config.image_size is None:
-            spec = module.spec(config.encoder, state.identity.image_size)
+    state, dtype = load_state(storage), config.dtype
+    if state is not None and dtype == "auto":
+        dtype = str(state.identity.fingerprint["compute_dtype"])
+    if state is not None and config.image_size is None:
+        spec = module.spec(config.encoder, state.identity.image_size)
     compute_dtype = str(resolve_dtype(dtype, devices[0])).removeprefix("torch.")
     if state is not None:  # weights are compared once they are loaded
-        stored_weights = str(fields["encoder"].get("weights_sha256"))
-        require_same(state.identity, spec.fingerprint(stored_weights, compute_dtype), storage.url)
+        weights = str(state.identity.fingerprint["encoder"].get("weights_sha256"))
+        require_same(state.identity, spec.fingerprint(weights, compute_dtype), storage.url)
 
-    always = _ALWAYS if source.read_mask is None else (*_ALWAYS, "mask")
-    arrays = (*always, *tiers)
-    specs = _array_specs(spec)
-    if state is None or state.table is None:
-        block_rows = rows_of_a_block(len(source), [specs[name] for name in arrays])
-        if state is not None:
-            block_rows = state.identity.block_rows
-        found = Changes(first_table(source))
-    else:
+    always = ["image_stats", "original_size", *(["mask"] if source.read_mask else [])]
+    arrays, specs = (*always, *tiers), specs_of(spec)
+    if state is not None:
         block_rows = state.identity.block_rows
-        found = find_changes(
-            state.table, source, state.log.facts, block_rows, storage.url,
-            left_out=frozenset(listed.sample_ids) - frozenset(source.sample_ids),
-            read_images=config.check_images, on_read=on_read, should_stop=should_stop,
-        )  # fmt: skip
-    table = found.table
+    else:
+        block_rows = rows_of_a_block(len(source), [specs[name] for name in arrays])
+    table, changes, stopped = table_of(source), Changes(), False
+    if state is not None and state.table is not None:
+        found = find_changes(state, source, listed, config.check_images, on_read, should_stop)
+        table, changes, stopped = (*found, False) if found else (state.table, changes, True)
 
-    sizes = dict.fromkeys(arrays, 0)
-    pending, pending_rows, to_write = [], 0, 0
+    committed = {} if state is None else state.log.arrays
+    sizes, to_write, pending_rows = dict.fromkeys(arrays, 0), 0, 0
     for block in sorted(set((table.rows // block_rows).tolist())):
-        rows = table.block_rows(block, block_rows)
-        lacking = [name for name in arrays if not _committed(state, name, block)]
+        rows, lacking = table.block_rows(block, block_rows), False
         for name in arrays:
             size = specs[name].shard_bytes(len(rows), block_rows)
             sizes[name] += size
-            to_write += size if name in lacking else 0
-        if lacking:
-            pending.append(block)
-            pending_rows += int((table.position[rows.start : rows.stop] >= 0).sum())
+            if (
+                name not in committed
+                or not (committed[name].sequence[block : block + 1] >= 0).any()
+            ):
+                to_write, lacking = to_write + size, True
+        pending_rows += lacking * int((table.position[rows.start : rows.stop] >= 0).sum())
     job_plan = Plan(
         store=place,
         dataset=source.name,
@@ -236,29 +191,26 @@ def prepare(
         tiers=tiers,
         rows=len(table),
         pending_rows=pending_rows,
-        bytes_by_tier={**{tier: sizes[tier] for tier in tiers}, "others": sum(sizes[name] for name in always)},
+        bytes_by_tier={
+            **{tier: sizes[tier] for tier in tiers},
+            "others": sum(sizes[name] for name in always),
+        },
         bytes_to_write=to_write,
-        bytes_free=_free_bytes(place),
+        bytes_free=shutil.disk_usage(_existing(place)).free if isinstance(place, Path) else None,
         image_size=spec.image_size,
         batch_size=batch_size,
         engine=config.engine,
         resumes=state is not None,
         note=source.note,
         task=source.task,
-        **found.counts,
-    )  # fmt: skip
-    listed = source if found.stopped else only(source, table.samples)
-    return Job(
-        config, job_plan, listed, spec, table, arrays, block_rows, storage, state, tuple(pending), found.stopped
-    )  # fmt: skip
+        changes=changes,
+    )
+    dataset = source if stopped else only(source, table.samples)
+    return Job(config, job_plan, dataset, table, arrays, block_rows, storage, state, stopped)
 
 
-def _committed(state: StoreState | None, array: str, block: int) -> bool:
-    log = None if state is None else state.log.arrays.get(array)
-    return log is not None and block < len(log.sequence) and bool(log.sequence[block] >= 0)
-
-
-def _array_specs(spec: EncoderSpec) -> dict[str, Any]:
+def specs_of(spec: EncoderSpec) -> dict[str, ArraySpec]:
+    """Describe the arrays of a store that an encoder makes."""
     return array_specs(
         channels=spec.channels,
         grid=spec.grid,
@@ -267,16 +219,6 @@ def _array_specs(spec: EncoderSpec) -> dict[str, Any]:
         features=spec.features,
         statistics=STATISTICS,
     )
-
-
-def _require_even(spec: EncoderSpec, tiers: Sequence[str], task: str) -> None:
-    """Refuse a size at which no head could read the grids: heads take tokens, or cells, in pairs."""
-    tier, cells = ("dense", spec.grid[0]) if task == "segmentation" else ("grid", spec.cells)
-    if tier in tiers and cells % 2:
-        raise InputError(
-            f"--image-size {spec.image_size} gives {tier} {cells} x {cells} cells, and heads take them in pairs: "
-            f"choose a multiple of {2 * spec.patch}, or leave {tier} out of --tiers"
-        )
 
 
 def require_usable(source: Dataset) -> None:
@@ -295,6 +237,24 @@ def images_per_call(asked: int | str, device: str, untold: int) -> int:
     return int(asked)
 
 
+def _in_order(tiers: Sequence[str]) -> tuple[str, ...]:
+    if not tiers or not set(tiers) <= set(TIERS):
+        raise InputError(
+            f"--tiers takes one or more of {','.join(TIERS)}, separated by commas, got {','.join(tiers)!r}"
+        )
+    return tuple(tier for tier in TIERS if tier in tiers)
+
+
+def _require_even(spec: EncoderSpec, tiers: Sequence[str], task: str) -> None:
+    """Refuse a size at which no head could read the grids: heads take tokens, or cells, in pairs."""
+    tier, cells = ("dense", spec.grid[0]) if task == "segmentation" else ("grid", spec.cells)
+    if tier in tiers and cells % 2:
+        raise InputError(
+            f"--image-size {spec.image_size} gives {tier} {cells} x {cells} cells, and heads take them in pairs: "
+            f"choose a multiple of {2 * spec.patch}, or leave {tier} out of --tiers"
+        )
+
+
 def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -> Path | str:
     """Name the store after what decides its content, so that different passes do not meet."""
     if config.out is not None and str(config.out).endswith(".zarr"):
@@ -302,7 +262,8 @@ def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -
     embedding = config.encoder
     if weights != spec.default_checkpoint:
         name = weights if weights.startswith("random:") else Path(weights).stem
-        embedding += f"-{_SPECIAL.sub('', name) or 'file'}"
+        name = re.sub(r"[^\w-]+", "", name)
+        embedding += f"-{name or 'file'}"
     parts = [
         dataset,
         f"per-class-{config.per_class}" if config.per_class else "",
@@ -313,22 +274,17 @@ def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -
     return below(folder, ".".join(filter(None, parts)))
 
 
+def _existing(place: Path) -> Path:
+    return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+
+
 def _refuse_foreign(place: Path | str, storage: Storage) -> None:
     """Raise InputError if the place of a store is taken by something else."""
-    if isinstance(place, Path):
-        existing = next(p for p in (place, *place.absolute().parents) if p.exists())
-        if not existing.is_dir():
-            raise InputError(f"{existing} is a file; a store is a folder: name another with --out")
+    if isinstance(place, Path) and not (existing := _existing(place)).is_dir():
+        raise InputError(f"{existing} is a file; a store is a folder: name another with --out")
     names = storage.list()
     others = sorted(name for name in names if not name.startswith("."))
     if others and names.keys().isdisjoint((FILE, LOG, FOLDER)):
         raise InputError(
             f"{place} is a folder that holds something else ({others[0]}); name a new one with --out"
         )
-
-
-def _free_bytes(place: Path | str) -> int | None:
-    if not isinstance(place, Path):
-        return None
-    existing = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
-    return shutil.disk_usage(existing).free

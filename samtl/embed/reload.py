@@ -18,7 +18,6 @@ def reload_encoder(
     identity: Mapping[str, Any],
     weights: str,
     owner: Path | str,
-    which: str,
     checkpoint: str | None = None,
     device: str = "auto",
 ) -> Encoder:
@@ -32,8 +31,6 @@ def reload_encoder(
         What they are, as a store or a run says.
     owner : Path or str
         The store or the run, for messages.
-    which : str
-        What the encoder has to be, as the end of "the encoder is not ...".
     checkpoint : str, optional
         By default what `weights` names.
     device : str
@@ -45,7 +42,6 @@ def reload_encoder(
     MismatchError
         If the encoder is another one.
     """
-    name = str(identity["encoder"]["name"])
     if checkpoint is None:
         seed = re.fullmatch(r"untrained \((random:\d+)\)", weights)
         if seed is None and not weights.startswith("official "):
@@ -54,12 +50,12 @@ def reload_encoder(
                 "--checkpoint"
             )
         checkpoint = seed[1] if seed else "official"
+    name, dtype = str(identity["encoder"]["name"]), str(identity["compute_dtype"])
     encoder: Encoder = registry.load("encoders", name).Encoder(
-        name, checkpoint, device, str(identity["compute_dtype"]), int(identity["image_size"])
+        name, checkpoint, device, dtype, int(identity["image_size"])
     )
-    found = differences(identity, {**encoder.fingerprint(), "format": FORMAT})
-    if found:
+    if found := differences(identity, {**encoder.fingerprint(), "format": FORMAT}):
         raise MismatchError(
-            f"the encoder is not {which}; name its weights with --checkpoint:", found
+            f"the encoder is not that of {owner}; name its weights with --checkpoint:", found
         )
     return encoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets import Dataset, resolve
+from samtl.embed.changes import Found, look
 from samtl.embed.decode import decode_row, require_drive
 from samtl.embed.plan import require_usable
 from samtl.embed.reload import reload_encoder
+from samtl.encoders.base import Encoder
 from samtl.errors import DamageError, InputError, MismatchError
-from samtl.images.codecs import BadImage, mask_sha256
 from samtl.store.fingerprint import FILE
 from samtl.store.maintenance import Repaired, repair
 from samtl.store.reader import Store, open_store
@@ -33,14 +33,8 @@ OnProgress = Callable[[str, int, int], None]
 class ImageFinding:
     """A row that is not what the dataset has now.
 
-    Attributes
-    ----------
-    row : int
-    sample_id : str
-    what : {"changed", "gone", "relabelled", "regrouped"}
-        The image or mask is another one, or cannot be read; or both are the same, and the class, or the part of the
-        dataset's own split, is another one.
-    told : str
+    `what` is `changed` if the image or mask is another one, `gone` if it cannot be read, and if both are the same,
+    `relabelled` or `regrouped` if the class, or the part of the dataset's own split, is another one.
     """
 
     row: int
@@ -62,36 +56,18 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of `verify`.
-
-    Attributes
-    ----------
-    store : Path or str
-    level : str
-    checked : Checked
-        The files, before the repair if there was one.
-    repaired : Repaired or None
-    refused : str
-        Why a repair that was asked for was not possible, or "".
-    images : tuple of ImageFinding
-    images_compared : int
-    images_added : int
-        Images of the dataset that the store has no row for.
-    recomputed : tuple of Recomputed
-    recompute : int
-        How many of these were asked for.
-    """
+    """Result of `verify`."""
 
     store: Path | str
     level: str
-    checked: Checked
-    repaired: Repaired | None
-    refused: str
-    images: tuple[ImageFinding, ...]
-    images_compared: int
-    images_added: int
-    recomputed: tuple[Recomputed, ...]
-    recompute: int
+    checked: Checked  #: the files, before the repair if there was one
+    repaired: Repaired | None = None
+    refused: str = ""  #: why a repair that was asked for was not possible
+    images: tuple[ImageFinding, ...] = ()
+    images_compared: int = 0
+    images_added: int = 0  #: images of the dataset that the store has no row for
+    recomputed: tuple[Recomputed, ...] = ()
+    recompute: int = 0  #: how many of these were asked for
 
     @property
     def findings(self) -> list[Finding]:
@@ -105,9 +81,8 @@ class Verification:
         2 if something is damaged and stays so; 3 if images, classes or parts are not those of the rows; 1 if rows hold
         no embedding; else 0.
         """
-        if (self.findings and self.repaired is None) or not all(
-            row.within for row in self.recomputed
-        ):
+        far = not all(row.within for row in self.recomputed)
+        if far or (self.findings and self.repaired is None):
             return InputError.exit_code
         if self.images:
             return MismatchError.exit_code
@@ -116,20 +91,11 @@ class Verification:
         return 1 if lost or short else 0
 
     def to_json(self) -> dict[str, object]:
-        """Return the result as JSON values."""
-        return {
-            "store": str(self.store),
-            "level": self.level,
-            **self.checked.to_json(),
-            "repaired": None if self.repaired is None else asdict(self.repaired),
-            "refused": self.refused,
-            "images": [asdict(one) for one in self.images],
-            "images_compared": self.images_compared,
-            "images_added": self.images_added,
-            "recompute": self.recompute,
-            "recomputed": [asdict(one) for one in self.recomputed],
-            "exit_code": self.exit_code,
-        }
+        """Return the result as JSON values, those of the check beside the rest."""
+        content = asdict(replace(self, checked=Checked()))
+        del content["checked"]
+        rest = {"store": str(self.store), "exit_code": self.exit_code}
+        return {**self.checked.to_json(), **content, **rest}
 
 
 def verify(
@@ -192,32 +158,41 @@ def verify(
         raise InputError("--recompute needs the images: name the store's --dataset")
     if dataset is not None and level != "deep" and not recompute:
         raise InputError("--dataset is read by --deep and --recompute only: add one of them")
-    storage = open_storage(_place(store))
     tell = on_progress or (lambda what, done, total: None)
-    repaired, refused = None, ""
+    storage = open_storage(_place(store))
     checked = check(storage, level, lambda done, total: tell("bytes of shards", done, total))
+    found = Verification(as_place(storage.url), level, checked, recompute=recompute)
     if repair_it and (checked.findings or checked.leftovers):
         try:
-            repaired = repair(storage, checked)
+            found = replace(found, repaired=repair(storage, checked))
         except DamageError as error:  # the findings are reported all the same
-            refused = str(error)
-    found: tuple[ImageFinding, ...] = ()
-    compared = added = 0
-    again: tuple[Recomputed, ...] = ()
-    if dataset is not None and (repaired is not None or not checked.findings):
-        opened, listed = open_store(storage.url), resolve(dataset, root)
-        require_usable(listed)
-        where = _positions(opened, listed)
-        if level == "deep":
-            found, compared = _compare_images(opened, listed, where, tell)
-            added = len(listed) - len(where)
-        if recompute:
-            rows = _choose_rows(opened, listed, where, seed)[:recompute]
-            source = None if checkpoint is None else str(checkpoint)
-            again = _recompute(opened, listed, where, rows, source, device, tell)
-    return Verification(
-        as_place(storage.url), level, checked, repaired, refused, found, compared, added, again, recompute
-    )  # fmt: skip
+            found = replace(found, refused=str(error))
+    if dataset is None or (checked.findings and found.repaired is None):
+        return found
+    opened, listed = open_store(storage.url), resolve(dataset, root)
+    require_usable(listed)
+    if listed.name != opened.dataset:
+        raise MismatchError(
+            f"{opened.path} was made from another dataset:",
+            [("dataset", opened.dataset, listed.name)],
+        )
+    at = {sample_id: i for i, sample_id in enumerate(listed.sample_ids)}
+    where = {row: at[name] for row, name in enumerate(opened.sample_ids) if name in at}
+    if level == "deep":
+        differ, compared = _compare_images(opened, listed, where, tell)
+        added = len(listed) - len(where)
+        found = replace(found, images=differ, images_compared=compared, images_added=added)
+    if recompute:
+        rows = _choose_rows(opened, listed, where, seed)[:recompute]
+        weights = None if checkpoint is None else str(checkpoint)
+        encoder = reload_encoder(opened.identity, opened.weights, opened.path, weights, device)
+        images = replace(listed, labels=(-1,) * len(listed), read_mask=None)  # it sees no mask
+        again = []
+        for done, row in enumerate(rows):
+            tell("rows through the encoder", done, len(rows))
+            again.append(_recompute(opened, images, encoder, row, where[row]))
+        found = replace(found, recomputed=tuple(again))
+    return found
 
 
 def _place(store: str | Path | None) -> Path | str:
@@ -229,54 +204,40 @@ def _place(store: str | Path | None) -> Path | str:
     return locate(store)
 
 
-def _positions(store: Store, listed: Dataset) -> dict[int, int]:
-    """Map rows of a store to images of a dataset."""
-    if listed.name != store.dataset:
-        raise MismatchError(
-            f"{store.path} was made from another dataset:",
-            [("dataset", store.dataset, listed.name)],
-        )
-    at = {sample_id: i for i, sample_id in enumerate(listed.sample_ids)}
-    return {row: at[name] for row, name in enumerate(store.sample_ids) if name in at}
-
-
 def _compare_images(
     store: Store, listed: Dataset, where: dict[int, int], tell: OnProgress
 ) -> tuple[tuple[ImageFinding, ...], int]:
-    """Compare images, masks, classes and parts with those of the rows."""
-    found = []
-    compared = 0
+    """Compare images, masks, classes and parts with those of the rows; also count the images."""
+    found: list[ImageFinding] = []
+    # Others are not committed, or were never read.
+    made = {row for row in range(len(store)) if store.image_sha256(row) or store.mask_sha256(row)}
+    looked = look(listed, [store.sample_ids[row] for row in sorted(made & where.keys())])
     had, has = _targets(store), _targets(listed)
     for row, sample_id in enumerate(store.sample_ids):
-        image, mask = store.image_sha256(row), store.mask_sha256(row)
         what: tuple[str, str] | None = None
-        if image or mask:  # or it is not committed, or was never read
-            compared += 1
-            if row not in where:
-                what = "gone", "it is not listed any more"
-            else:
-                what = _other_image(listed, sample_id, image, mask)
+        if row in made and row not in where:
+            what = "gone", "it is not listed any more"
+        elif row in made:
+            what = _other_image(store, row, *next(looked))
         if what is None and row in where:
             what = _other_target(had[row], has[where[row]])
         if what:
             found.append(ImageFinding(row, sample_id, *what))
         tell("images", row + 1, len(store))
-    return tuple(found), compared
+    return tuple(found), len(made)
 
 
-def _other_image(listed: Dataset, sample_id: str, image: str, mask: str) -> tuple[str, str] | None:
-    """Say how an image or its mask differs from those with these digests, of which one may be "" for unknown."""
-    of = "image"
-    try:
-        now = hashlib.sha256(listed.read(sample_id)).hexdigest() if image else ""
-        if now == image and mask:
-            if listed.read_mask is None:
-                return "gone", "the dataset has no masks"
-            of, image, now = "mask", mask, mask_sha256(listed.read_mask(sample_id))
-    except (BadImage, InputError, OSError) as error:
-        require_drive(sample_id, error)
-        return "gone", f"its {of}: {error}"
-    return None if now == image else ("changed", f"its {of} is not the one of the row")
+def _other_image(store: Store, row: int, sample_id: str, seen: Found) -> tuple[str, str] | None:
+    """Say how an image or its mask differs from those of a row, of which one may be unknown."""
+    if seen.error is not None:
+        require_drive(sample_id, seen.error)
+    image, mask = store.image_sha256(row), store.mask_sha256(row)
+    for of, old, now in (("image", image, seen.image), ("mask", mask, seen.mask)):
+        if old and not now:
+            return "gone", f"its {of}: {seen.error or 'the dataset has no masks'}"
+        if old and now != old:
+            return "changed", f"its {of} is not the one of the row"
+    return None
 
 
 def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
@@ -309,41 +270,27 @@ def _choose_rows(store: Store, listed: Dataset, where: dict[int, int], seed: int
 
 
 def _recompute(
-    store: Store,
-    listed: Dataset,
-    where: dict[int, int],
-    rows: list[int],
-    checkpoint: str | None,
-    device: str,
-    tell: OnProgress,
-) -> tuple[Recomputed, ...]:
-    """Put rows through the encoder again."""
-    encoder = reload_encoder(
-        store.identity, store.weights, store.path, f"the one that made {store.path}", checkpoint, device
-    )  # fmt: skip
-    images = replace(listed, labels=(-1,) * len(listed), read_mask=None)  # the encoder sees no mask
-    found = []
-    for done, row in enumerate(rows):
-        tell("rows through the encoder", done, len(rows))
-        sample_id = store.sample_ids[row]
-        decoded = decode_row(images, where[row], encoder.spec.image_size)
-        if decoded.image_sha256 != store.image_sha256(row):
-            raise MismatchError(
-                f"the image {sample_id} is not the one that row {row} was made from:",
-                [("image_sha256", store.image_sha256(row), decoded.image_sha256 or decoded.reason)],
-            )
-        if decoded.pixels is None:
-            raise InputError(
-                f"the image {sample_id} is the one that row {row} was made from, but cannot be decoded here: "
-                f"{decoded.reason}"
-            )
-        outputs = encoder.encode([decoded.pixels], store.tiers)
-        distance, tier = max(
-            (_distance(store.read(tier, [row])[0], outputs[tier][0]), tier) for tier in store.tiers
+    store: Store, images: Dataset, encoder: Encoder, row: int, position: int
+) -> Recomputed:
+    """Put a row through the encoder again."""
+    sample_id = store.sample_ids[row]
+    decoded = decode_row(images, position, encoder.spec.image_size)
+    if decoded.image_sha256 != store.image_sha256(row):
+        raise MismatchError(
+            f"the image {sample_id} is not the one that row {row} was made from:",
+            [("image_sha256", store.image_sha256(row), decoded.image_sha256 or decoded.reason)],
         )
-        within = distance <= TOLERANCE[str(store.identity["compute_dtype"])]
-        found.append(Recomputed(row, sample_id, distance, tier, within))
-    return tuple(found)
+    if decoded.pixels is None:
+        raise InputError(
+            f"the image {sample_id} is the one that row {row} was made from, but cannot be decoded here: "
+            f"{decoded.reason}"
+        )
+    outputs = encoder.encode([decoded.pixels], store.tiers)
+    distance, tier = max(
+        (_distance(store.read(tier, [row])[0], outputs[tier][0]), tier) for tier in store.tiers
+    )
+    within = distance <= TOLERANCE[encoder.compute_dtype]
+    return Recomputed(row, sample_id, distance, tier, within)
 
 
 def _distance(stored: NDArray[np.floating], now: NDArray[np.floating]) -> float:

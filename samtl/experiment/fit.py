@@ -47,9 +47,9 @@ def fit_head(
     ----------
     store : path or Store
     head : str
-        A name in `samtl.registry.names("heads")`.
+        A name that `samtl ls heads` shows.
     split : float, str or Split, optional
-        The held-out share, in (0, 1): 0.2 is "80-20". Or any other way to hold out: see `samtl.splits.spec`. Or a split
+        The held-out share, in (0, 1): 0.2 is "80-20". Or any other way to hold out: see the guide on splits. Or a split
         of this store's rows, made elsewhere. By default the split that the dataset comes with, else 0.2.
     seed : int
         For the split, the head and the intervals; 0 to 2**32 - 1.
@@ -116,10 +116,11 @@ def fit_baseline(
     root, limit, per_class
         As for `samtl.embed`: the same images then give the same split.
     baseline : str
-        A name in `samtl.registry.names("baselines")`.
-    split, seed, out, group_by, same_split_as, on_event
-        As for `samtl.fit_head`; `same_split_as` may name a run of a head. Masks are scored at the resolution of that
-        run, else at 1024 pixels.
+        A name that `samtl ls baselines` shows.
+    split, seed, out, group_by, on_event
+        As for `samtl.fit_head`.
+    same_split_as
+        As for `samtl.fit_head`: a run of a head, too. Masks are scored at its resolution, else at 1024 pixels.
     params : mapping, optional
         Parameters of the baseline that differ from its defaults.
 

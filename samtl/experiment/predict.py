@@ -153,7 +153,7 @@ def predict(
     overwrite : bool
         Whether an earlier prediction there may be replaced.
     checkpoint : path, optional
-        The weights of the run's encoder if they came from a file or lie elsewhere now; see `samtl.embed`.
+        The weights of the run's encoder if they came from a file or lie elsewhere now.
     device : str
         What the encoder, or a baseline with pretrained weights, runs on: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
     batch_size : int or "auto"
@@ -292,10 +292,7 @@ def _encoded(
     """Load the run's encoder, and predict from its output."""
     target = resolve_device(device)
     at_once = images_per_call(batch_size, target.type, untold=8)
-    which = f"the one that the head of {trained.path} learnt from"
-    encoder = reload_encoder(
-        trained.identity, trained.weights, trained.path, which, checkpoint, device
-    )
+    encoder = reload_encoder(trained.identity, trained.weights, trained.path, checkpoint, device)
     side, array = encoder.spec.image_size, trained.array
     decoded = decoded_ahead(dataset, iter(range(len(dataset))), side, at_once, str(target))
     with closing(decoded):

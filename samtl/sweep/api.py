@@ -7,14 +7,16 @@ not at all, and nothing else says that a cell is finished.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import os
 import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,10 @@ from samtl.splits import parse_many
 from samtl.store.storage import as_folder
 from samtl.sweep import worker
 from samtl.sweep.plan import DEFAULT_HEADS as DEFAULT_HEADS
-from samtl.sweep.plan import Cell, Given, Sources, Unit, configure, plan, units_of
-from samtl.sweep.plan import cost as cost
-from samtl.sweep.plan import labelled as labelled
+from samtl.sweep.plan import Cell, Given, Sources, Unit, plan, units_of
 from samtl.sweep.results import Failure, Row, failed_row, rows_of
 from samtl.sweep.results import SweepResult as SweepResult
-from samtl.sweep.worker import CELLS, FAILED, FLOORS, SETTLED, SPLITS, Worker, cores, why
+from samtl.sweep.worker import CELLS, FAILED, Worker, why
 
 
 @dataclass(frozen=True)
@@ -126,30 +126,39 @@ def sweep(
         If the folder cannot be written.
     """
     began = time.perf_counter()
-    paths = [str(stores)] if isinstance(stores, (str, Path)) else [str(path) for path in stores]
-    chosen = _seeds(seeds)
+    paths = (stores,) if isinstance(stores, str | Path) else stores
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
     if baselines and dataset is None:
         raise InputError(
             f"the baselines {', '.join(baselines)} read pixels: say which with --dataset (and --root)"
         )
-    specs = parse_many(splits)
-    if group_by is not None and not any(spec.draws for spec in specs):
+    if group_by is not None and not any(spec.draws for spec in parse_many(splits)):
         raise InputError(f"--group-by has no bearing on the splits {splits}: leave it out")
-    folder = as_folder(
-        out if out is not None else runs_folder() / f"sweep-{_named(paths, dataset)}"
+    sources = Sources(
+        Given(
+            as_folder(out if out is not None else runs_folder() / _named(paths, dataset)),
+            tuple(map(str, paths)),
+            heads,
+            splits,
+            _seeds(seeds),
+            baselines,
+            features,
+            params or {},
+            dataset,
+            root,
+            group_by,
+            warm_start,
+            allow_partial,
+            machine_memory() // 2 if room is None else room,
+        )
     )
-    place = None if root is None else str(root)
-    given = Given(folder, dict(params or {}), dataset, place, group_by, allow_partial)
-    sources = Sources(given)
-    allowed = machine_memory() // 2 if room is None else room
-    cells = plan(sources, paths, heads, specs, chosen, baselines, features, warm_start, allowed)
-    _require_known(given.params, cells)
-    with _locked(folder):
+    cells = plan(sources)
+    _require_known(sources.given.params, cells)
+    with _locked(sources.given.out):
         running = _Sweep(sources, cells, on_event or (lambda event: None))
         running.run(jobs or cores())
-        return running.result(began)
+        return running.result(time.perf_counter() - began)
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
@@ -166,11 +175,13 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     return chosen
 
 
-def _named(paths: Sequence[str], dataset: str | Dataset | None) -> str:
-    if paths:
-        return "-".join(Path(path).name.removesuffix(".zarr") for path in paths)[:100]
-    name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
-    return "".join(c if c.isalnum() or c in "-." else "-" for c in name)[:100]
+def _named(paths: Sequence[str | Path], dataset: str | Dataset | None) -> str:
+    """Choose a name for the folder."""
+    name = "-".join(Path(path).name.removesuffix(".zarr") for path in paths)
+    if not paths:
+        name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
+        name = "".join(c if c.isalnum() or c in "-." else "-" for c in name)
+    return f"sweep-{name[:100]}"
 
 
 def _require_known(params: Mapping[str, Any], cells: Sequence[Cell]) -> None:
@@ -211,15 +222,10 @@ class _Sweep:
     def __init__(self, sources: Sources, cells: Sequence[Cell], on_event: OnEvent) -> None:
         self.sources, self.out, self.on_event = sources, sources.given.out, on_event
         self.cells = {cell.number: cell for cell in cells}
-        self.several = len({cell.store for cell in cells}) > 1
         self.done = self.skipped = 0
         self.failed: dict[str, str] = {}
-        self.rows: dict[int, list[Row]] = {}
+        self.rows: dict[int, list[Row]] = {}  # of the cells that are done or failed
         self.notes: list[str] = []
-        self.started: set[int] = set()
-        self.settled: set[int] = set()
-        self.orphans: list[Cell] = []
-        self.lost: list[Unit] = []  # whose worker process was killed twice
         self.begun = False  # whether a worker process ever got as far as working
         self.messages: Any = None
 
@@ -228,31 +234,35 @@ class _Sweep:
         self._tidy()
         for cell in self.cells.values():
             self.on_event(Progress(cell, "planned"))
-        left = [cell for cell in self.cells.values() if not self._finished(cell)]
+        left = []
+        for cell in self.cells.values():
+            if (self.out / CELLS / cell.run).exists():
+                self.skipped += self._take(cell, "skipped", cell.run)
+            else:
+                left.append(cell)
         # The whole plan decides the processes, and so the threads of each: a sweep that resumes has as many.
-        jobs = min(jobs, len(units_of(self.sources, self.cells.values())))
-        units = units_of(self.sources, left)
-        while units:
-            try:
-                if jobs == 1:
-                    here = Worker(self.sources.given)  # sees if a store has changed since
-                    for unit in units:
-                        here.perform(unit, self._tell)
-                else:
-                    self._spread(units, jobs)
-            finally:
-                self._tidy()
-            units = self._halves() + units_of(self.sources, self._adopted())
+        jobs = min(jobs, len(units_of(self.cells.values())))
+        units = units_of(left)
+        here = Worker(self.sources.given)  # sees if a store has changed since
+        try:
+            while units and jobs > 1:
+                units = self._spread(units, jobs)
+            for unit in units:
+                try:
+                    here.perform(unit, self._tell)
+                except Exception as error:  # of what the cells share
+                    self._settle(unit, error)
+        finally:
+            self._tidy()
 
-    def result(self, began: float) -> SweepResult:
+    def result(self, seconds: float) -> SweepResult:
         """Return what it came to."""
         rows = [row for number in sorted(self.rows) for row in self.rows[number]]
-        seconds = time.perf_counter() - began
         notes = tuple(self.notes)
         return SweepResult(self.out, self.done, self.skipped, self.failed, rows, seconds, notes)
 
-    def _spread(self, units: Sequence[Unit], jobs: int) -> None:
-        """Train units in worker processes."""
+    def _spread(self, units: Sequence[Unit], jobs: int) -> list[Unit]:
+        """Train units in worker processes; return what is left of those that killed their worker twice."""
         given, threads = self.sources.given, max(1, cores() // jobs)
         try:
             pickle.dumps(given)
@@ -268,19 +278,38 @@ class _Sweep:
             self.messages = multiprocessing.get_context("spawn").SimpleQueue()
             return process_pool(workers, worker.begin, (given, self.messages, threads))
 
+        lost: list[Unit] = []
         tasks = run_tasks(worker.perform, units, pool, in_flight=jobs, idle=self._listen)
         for unit, found in tasks:
-            if isinstance(found, BrokenExecutor):
-                self._listen()
-                if not self.begun:
-                    raise InputError(
-                        'a process of the sweep ended before it began: a script needs `if __name__ == "__main__":` '
-                        "around what starts a sweep with jobs above 1; if it has that, try jobs=1"
-                    ) from found
-                self.lost.append(unit)
-            elif isinstance(found, BaseException):
-                raise found
-        self._listen()
+            self._listen()
+            if isinstance(found, BrokenExecutor) and not self.begun:
+                raise InputError(
+                    'a process of the sweep ended before it began: a script needs `if __name__ == "__main__":` '
+                    "around what starts a sweep with jobs above 1; if it has that, try jobs=1"
+                ) from found
+            lost += self._settle(unit, found)
+        return lost
+
+    def _settle(self, unit: Unit, error: Any) -> list[Unit]:
+        """Account for a unit that has ended; return its lanes if its worker was killed twice.
+
+        If there is only one, the cell that was at work has failed.
+        """
+        left: list[list[Cell]] = [[] for _ in unit]
+        for place, cell in ((place, cell) for place, lane in enumerate(unit) for cell in lane):
+            if (self.out / CELLS / cell.run).exists():  # by a worker that was killed before it told
+                self._tell(cell.number, "done", cell.run)
+            elif cell.number not in self.rows:
+                left[place].append(cell)
+        lanes = [lane for lane in left if lane]
+        if not isinstance(error, BrokenExecutor):
+            for cell in itertools.chain(*lanes):
+                self._fail(cell, why(error))
+            return []
+        if len(lanes) == 1:
+            reason = "its worker process was killed twice; if memory is short, use fewer --jobs"
+            self._fail(lanes[0].pop(0), reason)
+        return [[lane] for lane in lanes if lane]
 
     def _listen(self) -> None:
         """Take the messages of the worker processes."""
@@ -289,105 +318,58 @@ class _Sweep:
             if what == "begun":
                 self.begun = True
             else:
-                self._tell(self.cells[number], what, text)
+                self._tell(number, what, text)
 
-    def _tell(self, cell: Cell, what: str, text: str) -> None:
-        if cell.number in self.settled:  # told again by the next worker
+    def _tell(self, number: int, what: str, text: str) -> None:
+        """Take a message of a worker; see `samtl.sweep.worker.Tell`."""
+        cell = self.cells[number]
+        if number in self.rows:  # told again by the next worker
             return
-        if what == "started":
-            self.started.add(cell.number)
-        if what in SETTLED:
-            self.settled.add(cell.number)
-        if what == "orphaned":
-            self.orphans.append(cell)
-        elif what == "done":
-            self.done += self._take(cell, what)
+        if what == "done":
+            self.done += self._take(cell, what, text)
         elif what == "failed":
             self._fail(cell, text)
+        elif what == "note":
+            self.notes.append(text)
+            self.on_event(Note(text))
         else:
             self.on_event(Progress(cell, what, text))
 
-    def _finished(self, cell: Cell) -> bool:
-        """Return whether a cell has a run folder, which is then taken into the table."""
-        if not (self.out / CELLS / cell.run).exists():
-            return False
-        self.skipped += self._take(cell, "skipped")
-        return True
-
-    def _take(self, cell: Cell, what: str) -> bool:
+    def _take(self, cell: Cell, what: str, run: str) -> bool:
         """Read the run of a cell; if it is not sound, the cell has failed."""
-        folder = self.out / CELLS / cell.run
         try:
-            run = read_run(folder)
-            if run.digest != cell.digest:
-                raise InputError(f"{folder} is of another training")
+            found = read_run(self.out / CELLS / run)
         except InputError as error:
-            self._fail(
-                cell, f"{why(error)}; take {cell.run} out of {CELLS} and run the sweep again"
-            )
+            self._fail(cell, f"{why(error)}; take {run} out of {CELLS} and run the sweep again")
             return False
-        self.rows[cell.number] = rows_of(run, cell.split)
+        self.rows[cell.number] = rows_of(found, cell.split)
         self._failure(cell).unlink(missing_ok=True)
-        figures = {name: score.value for name, score in run.metrics.items()}
+        figures = {name: score.value for name, score in found.metrics.items()}
         self.on_event(Progress(cell, what, figures=figures))
         return True
 
     def _fail(self, cell: Cell, text: str) -> None:
         assert cell.config is not None
-        self.failed[f"{cell}, {cell.config.store}" if self.several else str(cell)] = text
+        several = len(self.sources.given.stores) > 1
+        self.failed[f"{cell}, {cell.config.store}" if several else str(cell)] = text
         self.rows[cell.number] = [failed_row(cell.config, cell.split, text)]
         _io.make_folder(self.out / FAILED)
-        failure = Failure(str(cell), text)
-        _io.replace(self._failure(cell), _io.canonical(msgspec.structs.asdict(failure)))
+        content = msgspec.json.encode(Failure(str(cell), text))
+        _io.replace(self._failure(cell), content)
         self.on_event(Progress(cell, "failed", text))
 
     def _failure(self, cell: Cell) -> Path:
         return self.out / FAILED / f"{cell.run}.json"
 
-    def _adopted(self) -> list[Cell]:
-        """Let the cells whose start failed start from what that started from, or from nothing."""
-        by_run = {cell.run: cell for cell in self.cells.values()}
-        left = []
-        for orphan in self.orphans:
-            start = by_run[orphan.start].start
-            while start and not (self.out / CELLS / start).exists():
-                start = by_run[start].start
-            cell = configure(self.sources, replace(orphan, start=start))
-            self.cells[cell.number] = cell
-            self.settled.discard(cell.number)
-            note = f"{orphan.start} failed, so {cell.run} starts without it"
-            self.notes.append(note)
-            self.on_event(Note(note))
-            if not self._finished(cell):
-                left.append(cell)
-        self.orphans = []
-        return left
-
-    def _halves(self) -> list[Unit]:
-        """Cut up the units that killed their worker twice, until one cell is found that does."""
-        units = []
-        for unit in self.lost:
-            lanes = [
-                [cell for cell in lane if cell.number not in self.settled] for lane in unit.lanes
-            ]
-            lanes = [lane for lane in lanes if lane]
-            if len(lanes) == 1:
-                first = next((c for c in lanes[0] if c.number in self.started), lanes[0][0])
-                self._tell(
-                    first,
-                    "failed",
-                    "its worker process was killed twice; if memory is short, use fewer --jobs",
-                )
-                lanes[0].remove(first)
-            units += [Unit((tuple(lane),)) for lane in lanes if lane]
-        self.lost = []
-        return units
-
     def _tidy(self) -> None:
         """Remove what killed processes have left half-written; nobody else writes here."""
-        for folder in (CELLS, SPLITS, FLOORS, FAILED):
-            for old in (self.out / folder).glob(".*"):
-                if old.is_dir():
-                    shutil.rmtree(old, ignore_errors=True)
-                else:
-                    old.unlink(missing_ok=True)
+        for old in self.out.glob("*/.*"):
+            if old.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.unlink(missing_ok=True)
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,16 +1,16 @@
-"""The plan of a sweep: its cells, who is in which part, from which cell each starts, and what shares a process."""
+"""The plan of a sweep: its cells, from which cell each starts, and what shares a process."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samtl import registry
 from samtl._io import digest
@@ -20,10 +20,10 @@ from samtl.errors import InputError, MismatchError
 from samtl.experiment.fit import configured
 from samtl.experiment.held_out import Parts
 from samtl.experiment.run import Config
-from samtl.experiment.sources import Data, Images, array_for, samples_of
+from samtl.experiment.sources import Data, Images, array_for
 from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
-from samtl.splits import Samples, SplitSpec, select
+from samtl.splits import Samples, parse_many, select
 from samtl.store.reader import Store, open_store
 
 DEFAULT_HEADS = {
@@ -37,29 +37,43 @@ _COSTS = {
     "floor": 0.5, "logreg": 1.0, "mlp": 0.5, "conv": 6.0, "vit": 9.0, "cnn": 10.0, "unet": 60.0
 }  # fmt: skip
 
-Rows = NDArray[np.int64]
+
+@dataclass(frozen=True)
+class Given:
+    """What was asked for; the fields are parameters of `samtl.sweep`, except the last."""
+
+    out: Path
+    stores: tuple[str, ...] = ()
+    heads: Sequence[str] | None = None
+    splits: str = "0.2"
+    seeds: Sequence[int] = (0,)
+    baselines: Sequence[str] = ()
+    features: Sequence[str] = ()
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    dataset: str | Dataset | None = None
+    root: str | Path | None = None
+    group_by: str | None = None
+    warm_start: bool = True
+    allow_partial: bool = False
+    room: int = 0
+    pixels: str = ""  #: digest of the images and masks that baselines read
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One fit of a sweep."""
 
-    number: int  #: in the order of the plan
-    kind: str  #: `heads` or `baselines`
-    name: str
+    name: str  #: of the head or baseline
     store: str  #: path of the store that it learns from or, of a baseline, is compared with; or ""
+    array: str  #: that a head reads; "" for a baseline
     features: str | None  #: patterns of columns of `pooled`
     split: str  #: as it was asked for
     seed: int
     parts: Parts
-    start: str = ""  #: run folder of the cell that training starts from, or ""
     streamed: bool = False  #: whether it shares its passes over the store with others
-    config: Config | None = None  #: decides the outcome
-
-    @property
-    def digest(self) -> str:
-        """Digest of the configuration."""
-        return self.config.digest if self.config else ""
+    number: int = 0  #: in the order of the plan
+    start: str = ""  #: run folder of the cell that training starts from, or ""
+    config: Config | None = None  #: decides the outcome; see `Sources.configured`
 
     @property
     def run(self) -> str:
@@ -67,37 +81,14 @@ class Cell:
         return self.config.run_name if self.config else ""
 
     def __str__(self) -> str:
-        inputs = f" on {self.config.inputs}" if self.config and self.kind == "heads" else ""
+        inputs = f" on {self.config.inputs}" if self.config and self.array else ""
         return f"{self.name}{inputs}, split {self.split}, seed {self.seed}"
 
 
-@dataclass(frozen=True, eq=False)
-class Unit:
-    """Cells that one process trains.
-
-    In a lane, a cell may start from an earlier one. Lanes of streamed cells share their passes over the store; other
-    lanes follow one another and share what a baseline caches.
-    """
-
-    lanes: tuple[tuple[Cell, ...], ...]
-
-    @property
-    def cells(self) -> list[Cell]:
-        """Return the cells of all lanes."""
-        return [cell for lane in self.lanes for cell in lane]
-
-
-@dataclass(frozen=True)
-class Given:
-    """What all cells of a sweep have in common; the fields are parameters of `samtl.sweep`, except the last."""
-
-    out: Path
-    params: Mapping[str, Mapping[str, Any]]
-    dataset: str | Dataset | None = None
-    root: str | None = None
-    group_by: str | None = None
-    allow_partial: bool = False
-    pixels: str = ""  #: digest of the images and masks that baselines read
+#: Cells of a lane may start from one another, each after its start.
+Lane = Sequence[Cell]
+#: What one process trains. Lanes of streamed cells share their passes over the store, others what a baseline caches.
+Unit = Sequence[Lane]
 
 
 class Sources:
@@ -108,57 +99,42 @@ class Sources:
         self.store = functools.cache(open_store)
         self.data = functools.cache(self._data)
         self.images = functools.cache(self._images)
-        self._cached: dict[tuple[str, str], dict[Any, Any]] = {}
+        self._cached: dict[tuple[str, str], dict[Any, Any]] = defaultdict(dict)
 
     def trial(self, cell: Cell) -> Trial:
         """Make the trial of a cell; nothing is read or trained."""
-        model = configured(cell.kind, cell.name, self.given.params.get(cell.name, {}), cell.seed)
-        given = {"sweep": self.given.out.name, "split": cell.split, "group_by": self.given.group_by}
-        common = (cell.name, model, cell.parts, cell.seed, given, cell.start)
-        if cell.kind == "heads":
-            data = self.data(cell.store, self.array(cell), cell.features)
+        given, kind = self.given, "heads" if cell.array else "baselines"
+        model = configured(kind, cell.name, given.params.get(cell.name, {}), cell.seed)
+        asked = {"sweep": given.out.name, "split": cell.split, "group_by": given.group_by}
+        common = (cell.name, model, cell.parts, cell.seed, asked, cell.start)
+        if cell.array:
+            data = self.data(cell.store, cell.array, cell.features)
             return Trial(data, *common, cell.streamed)
         if model.caches:
-            model.use_cache(self._cached.setdefault((cell.store, cell.name), {}))
+            model.use_cache(self._cached[cell.store, cell.name])
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
-        images, samples = self.images(cell.store)
-        return Trial(Images(images, samples, size, self.given.pixels), *common)
+        return Trial(Images(self.images(cell.store), None, size, given.pixels), *common)
 
-    def array(self, cell: Cell) -> str:
-        """Return the array that a head reads."""
-        return array_of(self.store(cell.store), cell.name)
+    def configured(self, cell: Cell) -> Cell:
+        """Return a cell with its configuration."""
+        return replace(cell, config=self.trial(cell).config)
 
     def _data(self, store: str, array: str, features: str | None) -> Data:
         given = self.given
         return Data(self.store(store), array, features, given.group_by, given.allow_partial)
 
-    def _images(self, store: str) -> tuple[Dataset, Samples]:
+    def _images(self, store: str) -> Dataset:
         """Open the images of a store's rows, in their order, or all images without a store."""
         assert self.given.dataset is not None
         found = resolve(self.given.dataset, self.given.root)
         data = only(found, self.store(store).sample_ids) if store else shuffled(found)
         if self.given.group_by is not None:
             data = replace(data, groups=groups_by(data.sample_ids, self.given.group_by))
-        return data, samples_of(data)
+        return data
 
 
-def array_of(store: Store, name: str) -> str:
-    """Return the array of a store that a head reads."""
-    return array_for(store, name, configured("heads", name, {}, 0))
-
-
-def plan(
-    sources: Sources,
-    paths: Sequence[str],
-    heads: Sequence[str] | None,
-    specs: Sequence[SplitSpec],
-    seeds: Sequence[int],
-    baselines: Sequence[str],
-    features: Sequence[str],
-    warm_start: bool,
-    room: int,
-) -> list[Cell]:
-    """List the cells; parameters as for `samtl.sweep`.
+def plan(sources: Sources) -> list[Cell]:
+    """List the cells of a sweep.
 
     Raises
     ------
@@ -167,48 +143,29 @@ def plan(
     MismatchError
         If baselines would read other images, labels or masks than the store was made from.
     """
-    counter = itertools.count()
+    given = sources.given
+    specs = parse_many(given.splits)
     cells: list[Cell] = []
 
-    def parts_of(samples: Samples) -> dict[tuple[str, int], Parts]:
-        pairs = itertools.product(specs, seeds)
-        return {(spec.text, seed): Parts(*select(samples, spec, seed)) for spec, seed in pairs}
+    def parts_of(samples: Samples) -> list[tuple[str, int, Parts]]:
+        pairs = itertools.product(specs, given.seeds)
+        return [(spec.text, seed, Parts(*select(samples, spec, seed))) for spec, seed in pairs]
 
-    def add(
-        kind: str,
-        name: str,
-        store: str,
-        columns: str | None,
-        parts: Mapping[tuple[str, int], Parts],
-        streamed: bool = False,
-    ) -> None:
-        found = [
-            Cell(next(counter), kind, name, store, columns, split, seed, some, streamed=streamed)
-            for (split, seed), some in parts.items()
-        ]
-        for one in seeds:
-            cells.extend(
-                _chained(sources, [cell for cell in found if cell.seed == one], warm_start)
-            )
-
-    for path in paths:
+    for path in given.stores:
         store: Store = sources.store(path)
-        parts: dict[
-            str, dict[tuple[str, int], Parts]
-        ] = {}  # by array, which decides the usable rows
-        for name in DEFAULT_HEADS[store.task] if heads is None else heads:
-            array = array_of(store, name)
-            if array not in parts:
-                parts[array] = parts_of(sources.data(path, array, None).samples)
-            streamed = array != "pooled" and store.bytes_of(array) > room
-            for columns in (features or (None,)) if array == "pooled" else (None,):
-                add("heads", name, path, columns, parts[array], streamed)
-    if baselines:
-        samples = _pixel_samples(sources, paths)
-        found = parts_of(samples)
-        for name in baselines:
-            add("baselines", name, paths[0] if paths else "", None, found)
-    if features and not any(cell.features for cell in cells):
+        # By array, which decides the usable rows
+        parts = functools.cache(lambda a, p=path: parts_of(sources.data(p, a, None).samples))
+        for name in DEFAULT_HEADS[store.task] if given.heads is None else given.heads:
+            array = array_for(store, name, configured("heads", name, {}, 0))
+            streamed = array != "pooled" and store.bytes_of(array) > given.room
+            for columns in given.features if array == "pooled" and given.features else (None,):
+                cells += [Cell(name, path, array, columns, *one, streamed) for one in parts(array)]
+    if given.baselines:
+        path = given.stores[0] if given.stores else ""
+        pixels = parts_of(_pixel_samples(sources))
+        cells += [Cell(name, path, "", None, *one) for name in given.baselines for one in pixels]
+    cells = _chained(sources, cells)
+    if given.features and not any(cell.features for cell in cells):
         raise InputError(
             "--features chooses columns of pooled, and no head of this sweep reads these: leave it out"
         )
@@ -216,7 +173,8 @@ def plan(
         raise InputError("there is nothing to sweep: name --heads or --baselines")
     seen: dict[str, Cell] = {}
     for cell in cells:
-        other = seen.setdefault(cell.digest, cell)
+        assert cell.config is not None
+        other = seen.setdefault(cell.config.digest, cell)
         if other is not cell:
             raise InputError(
                 f"{cell.name} with seed {cell.seed} would be trained twice in the same way, on the split {other.split} "
@@ -226,150 +184,120 @@ def plan(
     return cells
 
 
-def _chained(sources: Sources, cells: Sequence[Cell], warm_start: bool) -> list[Cell]:
-    """Let each cell start from the one with the largest training part within its own."""
-    first = cells[0]
-    model = configured(first.kind, first.name, sources.given.params.get(first.name, {}), 0)
-    convex = getattr(model, "convex", False)
-    heads = first.kind == "heads"
-    task = sources.store(first.store).task if heads else sources.images(first.store)[0].task
-    # By run: the rows that were learnt from, starts included.
-    known: dict[str, Rows] = {"": np.zeros(0, dtype=np.int64)}
-    chained: list[Cell] = []
-    for cell in sorted(cells, key=lambda cell: len(cell.parts.split.train)):
-        train, inner = cell.parts.split.train, cell.parts.inner
-        warm = warm_start and hasattr(model, "start_from") and model.gains(len(inner.train), task)
+def _chained(sources: Sources, cells: Sequence[Cell]) -> list[Cell]:
+    """Number and configure cells; each starts from the one with the largest training part within its own."""
+    chains: dict[tuple[str, str, str | None, int], list[Cell]] = defaultdict(list)
+    known = {"": np.zeros(0, dtype=np.int64)}  # by run: rows that were learnt from, starts included
+    for number, cell in sorted(enumerate(cells), key=lambda one: len(one[1].parts.split.train)):
+        chain = chains[cell.store, cell.name, cell.features, cell.seed]
+        train, inner, trial = cell.parts.split.train, cell.parts.inner, sources.trial(cell)
+        model = trial.model
+        warm = (
+            sources.given.warm_start
+            and hasattr(model, "start_from")
+            and model.gains(len(inner.train), trial.samples.task)
+        )
         within = [
-            other
-            for other in chained
+            other.run
+            for other in chain
             if warm
             and len(other.parts.split.train) < len(train)
             and np.isin(other.parts.split.train, train, assume_unique=True).all()
-            and (convex or np.isin(inner.test, known[other.run]).mean() <= MOST_KNOWN)
+            and (
+                getattr(model, "convex", False)
+                or np.isin(inner.test, known[other.run]).mean() <= MOST_KNOWN
+            )
         ]
-        cell = configure(sources, replace(cell, start=within[-1].run if within else ""))
-        known[cell.run] = np.union1d(known[cell.start], inner.train)
-        chained.append(cell)
-    return chained
+        start = within[-1] if within else ""
+        chain.append(sources.configured(replace(cell, number=number, start=start)))
+        known[chain[-1].run] = np.union1d(known[start], inner.train)
+    return sorted(itertools.chain(*chains.values()), key=lambda cell: cell.number)
 
 
-def configure(sources: Sources, cell: Cell) -> Cell:
-    """Add its configuration to a cell."""
-    return replace(cell, config=sources.trial(cell).config)
-
-
-def _pixel_samples(sources: Sources, paths: Sequence[str]) -> Samples:
-    """Return the samples of baselines, if there is a store those that its heads use, and add their digest."""
-    images, samples = sources.images(paths[0] if paths else "")
-    stores: list[Store] = [sources.store(path) for path in paths]
-    if stores:
-        store = stores[0]
-        sizes = sorted({int(other.identity["image_size"]) for other in stores})
+def _pixel_samples(sources: Sources) -> Samples:
+    """Return the samples of baselines, with a store those that its heads use, and keep the digest of their images."""
+    paths = sources.given.stores
+    images = sources.images(paths[0] if paths else "")
+    samples = Images(images).samples
+    store: Store | None = None
+    if paths:
+        store = sources.store(paths[0])
+        sizes = sorted({int(sources.store(path).identity["image_size"]) for path in paths})
         if len(sizes) > 1 and store.task == "segmentation":
             raise InputError(
                 "masks of baselines are scored at the resolution of the heads that they are compared with, and these "
                 f"stores have images of {' and '.join(map(str, sizes))} pixels: sweep each by itself"
             )
-        usable = next((one for one in ("pooled", "grid", "dense") if one in store.arrays), None)
-        if usable is None:
+        if not store.tiers:
             raise InputError(f"{store.path} holds no features yet; run samtl embed first")
-        stored = sources.data(paths[0], usable, None).samples
-        if images.task != stored.task:
-            raise InputError(
-                f"{store.path} is for {stored.task}, and {images.name} for {images.task}: name the --dataset that the "
-                "store was made from"
-            )
+        stored = sources.data(paths[0], store.tiers[0], None).samples
         samples = replace(samples, usable=stored.usable, groups=stored.groups)
-    seen, differences = _compared(images, samples, stores[0] if stores else None)
-    if differences:
-        raise MismatchError(
-            f"{stores[0].path} was made from other images or labels than {images.name} has now, and heads cannot be "
-            "compared with baselines of these: run samtl embed to bring the store up to date, or name the --dataset "
-            "that it was made from:",
-            differences,
-        )
-    sources.given = replace(sources.given, pixels=digest({"samples": sorted(seen)}))
+    pixels = digest({"samples": sorted(_compared(images, samples, store))})
+    sources.given = replace(sources.given, pixels=pixels)
     return samples
 
 
-def _compared(
-    images: Dataset, samples: Samples, store: Store | None
-) -> tuple[list[list[Any]], list[tuple[str, str, str]]]:
-    """Hash the usable images and masks, and return the first difference from a store, if any."""
-    rows = np.flatnonzero(samples.usable)
+def _compared(images: Dataset, samples: Samples, store: Store | None) -> list[list[Any]]:
+    """Hash the usable images and masks; MismatchError names the first that differs from the store's."""
+
+    def compare(what: str, stored: str, now: str | None) -> None:
+        # The cells that need a file report if it cannot be read.
+        if store is not None and stored and now is not None and stored != now:
+            raise MismatchError(
+                f"{store.path} was made from other images or labels than {images.name} has now, and heads cannot be "
+                "compared with baselines of these: run samtl embed to bring the store up to date, or name the "
+                "--dataset that it was made from:",
+                [(what, stored, now or "none")],
+            )
+
     if store is not None:
-        if images.classes != store.classes:
-            return [], [("classes", ", ".join(store.classes), ", ".join(images.classes))]
-        names = (*store.classes, "none")  # of -1
-        for row in rows[store.labels[rows] != np.array(images.labels)[rows]]:
-            labels = names[store.labels[row]], names[images.labels[row]]
-            return [], [(f"label of {samples.ids[row]!r}", *labels)]
+        compare("task", store.task, images.task)
+        compare("classes", ", ".join(store.classes), ", ".join(images.classes))
     seen: list[list[Any]] = []
+    names = (*images.classes, "none")  # of -1
+    rows = np.flatnonzero(samples.usable).tolist()
     looked = look(images, [samples.ids[row] for row in rows])
-    for row, (name, found) in zip(rows.tolist(), looked, strict=True):
+    for row, (name, found) in zip(rows, looked, strict=True):
         seen.append([name, found.image, found.mask])
-        if store is None:
-            continue
-        for what, have, now in (
-            ("image", store.image_sha256(row), found.image),
-            ("mask", store.mask_sha256(row), found.mask),
-        ):
-            # The cells that need a file report if it cannot be read.
-            if have and now is not None and have != now:
-                told = f"sha256 {now[:16]}" if now else "none that can be used"
-                return [], [(f"{what} of {name!r}", f"sha256 {have[:16]}", told)]
-    return seen, []
+        if store is not None:
+            compare(f"label of {name!r}", names[store.labels[row]], names[images.labels[row]])
+            compare(f"image of {name!r}", store.image_sha256(row), found.image)
+            compare(f"mask of {name!r}", store.mask_sha256(row), found.mask)
+    return seen
 
 
-def units_of(sources: Sources, cells: Iterable[Cell]) -> list[Unit]:
+def units_of(cells: Iterable[Cell]) -> list[Unit]:
     """Divide cells among processes: the floor before what is held against it, then long units first."""
-    streamed: dict[tuple[str, str], list[Cell]] = {}
-    cached: dict[tuple[str, str], list[Cell]] = {}
-    rest: list[Cell] = []
-    for cell in cells:
-        if cell.streamed:
-            streamed.setdefault((cell.store, sources.array(cell)), []).append(cell)
-        elif cell.kind == "baselines" and registry.load("baselines", cell.name).Baseline.caches:
-            cached.setdefault((cell.store, cell.name), []).append(cell)
+    shared: dict[tuple[bool, str, str], list[Lane]] = defaultdict(list)
+    units: list[Unit] = []
+    for lane in sorted(lanes_of(cells), key=cost, reverse=True):
+        first = lane[0]
+        if first.streamed or _caches(first):
+            shared[first.streamed, first.store, first.array or first.name].append(lane)
         else:
-            rest.append(cell)
-    units = [Unit(tuple((cell,) for cell in some)) for some in cached.values()]
-    units += [Unit((tuple(lane),)) for lane in lanes_of(rest)]
-    for some in streamed.values():
-        lanes = lanes_of(some)
-        hands: list[list[list[Cell]]] = [[] for _ in range(-(-len(lanes) // _LANES))]
-        for lane in sorted(lanes, key=cost, reverse=True):
-            min(hands, key=lambda hand: sum(map(cost, hand))).append(lane)
-        units += [Unit(tuple(map(tuple, hand))) for hand in hands]
-    return sorted(units, key=lambda unit: (unit.cells[0].name != "floor", -cost(unit.cells)))
+            units.append([lane])
+    for (streamed, *_), lanes in shared.items():
+        n = -(-len(lanes) // _LANES) if streamed else 1
+        units += [lanes[i::n] for i in range(n)]
+    return sorted(units, key=lambda unit: (unit[0][0].name != "floor", -sum(map(cost, unit))))
 
 
-def lanes_of(cells: Iterable[Cell]) -> list[list[Cell]]:
+def _caches(cell: Cell) -> bool:
+    return not cell.array and bool(registry.load("baselines", cell.name).Baseline.caches)
+
+
+def lanes_of(cells: Iterable[Cell]) -> list[Lane]:
     """Group cells that start from one another, each after its start."""
-    lane: dict[str, list[Cell]] = {}
+    by_run: dict[str, list[Cell]] = {}
     lanes: list[list[Cell]] = []
     for cell in sorted(cells, key=lambda cell: (len(cell.parts.split.train), cell.number)):
-        if cell.start not in lane:
+        if cell.start not in by_run:
             lanes.append([])
-        lane[cell.run] = lane.get(cell.start, lanes[-1])
-        lane[cell.run].append(cell)
-    return lanes
+        by_run[cell.run] = by_run.get(cell.start, lanes[-1])
+        by_run[cell.run].append(cell)
+    return [*lanes]
 
 
-def cost(cells: Sequence[Cell]) -> float:
+def cost(cells: Lane) -> float:
     """Estimate how long cells take to train, relative to others."""
     return sum(len(cell.parts.split.train) * _COSTS.get(cell.name, 5.0) for cell in cells)
-
-
-def labelled(models: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
-    """Name models (name, features, store): with features and store only if models of one name differ in them."""
-    found = list(models)
-    names = {}
-    for model in found:
-        name, features, store = model
-        by_features, by_store = (
-            len({other[i] for other in found if other[0] == name}) > 1 for i in (1, 2)
-        )
-        on = f" on {features or 'all'}" if by_features else ""
-        names[model] = f"{name}{on}{f' @ {store}' if by_store and store else ''}"
-    return names

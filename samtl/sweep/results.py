@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from msgspec import Struct
 
 from samtl._io import canonical, make_folder, read_json, replace
-from samtl.errors import ResourceError
+from samtl.errors import DamageError, ResourceError
+from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import Config, Run
+from samtl.metrics.classification import Score
 
 Row = dict[str, Any]
 
 FAILED = "failed"
-# The first are called as in the results of torchgeo-bench.
-COLUMNS = (
-    "dataset", "method", "metric_name", "metric_value", "ci_lower", "ci_upper", "n_train", "n_val", "n_test", "seed",
-    "best_c", "cell", "status", "error", "task", "kind", "features", "split", "split_name", "share", "split_digest",
-    "encoder", "weights", "untrained", "store", "fingerprint", "snapshot", "params", "epochs", "best_epoch",
-    "warm_start", "seconds", "fit_seconds", "peak_memory", "run", "samtl_version", "finished",
-)  # fmt: skip
 
 
-class Failure(msgspec.Struct):
+class Failure(Struct):
     """The content of `failed/NAME.json`: a cell that failed when it was last tried."""
 
     cell: str
@@ -50,9 +44,12 @@ class SweepResult:
     def write_table(self, path: str | Path) -> None:
         """Write `rows` as a CSV file, replacing an earlier one; ResourceError if that is not possible."""
         place, text = Path(path), io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-        table.writeheader()
-        table.writerows({name: _plain(value) for name, value in row.items()} for row in self.rows)
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(self.rows[0])
+        table.writerows(
+            [str(value).lower() if isinstance(value, bool) else value for value in row.values()]
+            for row in self.rows
+        )
         try:
             make_folder(place.absolute().parent)
             replace(place, text.getvalue().encode(errors="backslashreplace"))
@@ -63,27 +60,25 @@ class SweepResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
-        return {
-            "out": str(self.out),
-            "done": self.done,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "rows": self.rows,
-            "seconds": round(self.seconds, 3),
-            "notes": list(self.notes),
-        }
+        return {**vars(self), "out": str(self.out), "seconds": round(self.seconds, 3)}
 
 
 def failed_cells(folder: Path) -> list[tuple[str, str]]:
     """List the cells of a sweep that failed and were not trained since, with the reasons."""
-    found = [read_json(path, Failure) for path in sorted((folder / FAILED).glob("[!.]*.json"))]
-    return [(failure.cell, failure.error) for failure in found]
+    found = []
+    for path in sorted((folder / FAILED).glob("[!.]*.json")):
+        try:
+            failure = read_json(path, Failure)
+        except DamageError as error:
+            failure = Failure(path.stem, str(error))
+        found.append((failure.cell, failure.error))
+    return found
 
 
 def rows_of(run: Run, split: str) -> list[Row]:
-    """Return the rows of a run, one for each metric: the model's, then those of its companions.
+    """Return the rows of a run, one for each metric; the floor's are followed by those of its companions.
 
-    A companion is another model that was scored in the same run; its method is `MODEL/COMPANION`, such as `floor/knn`.
+    A companion is another model that is fitted with the floor; its method is `floor/COMPANION`, such as `floor/knn`.
 
     Parameters
     ----------
@@ -92,69 +87,67 @@ def rows_of(run: Run, split: str) -> list[Row]:
         The split as it was asked for.
     """
     scores = {run.name: run.metrics}
-    scores |= {f"{run.name}/{other}": found for other, found in run.also.items()}
-    common = _about(run, split) | {
-        "status": "done",
-        "error": "",
-        "n_train": run.n_train,
-        "n_val": run.n_validation,
-        "n_test": run.n_test,
-        "best_c": run.recipe.get("C"),
-        "epochs": run.training.get("epochs"),
-        "best_epoch": run.training.get("best_epoch"),
-        "seconds": run.seconds["total"],
-        "fit_seconds": run.seconds.get("fit"),
-        "peak_memory": run.peak_memory,
-        "run": f"{run.path.parent.name}/{run.path.name}",
-        "finished": run.finished,
-    }
+    if run.name == FLOOR:  # other runs repeat what the floor's companions came to
+        scores |= {f"{FLOOR}/{other}": found for other, found in run.also.items()}
     return [
-        {
-            **common,
-            "method": method,
-            "metric_name": metric,
-            "metric_value": score.value,
-            "ci_lower": score.low,
-            "ci_upper": score.high,
-        }
+        _row(run, split, method=method, metric=metric, score=score)
         for method, found in scores.items()
         for metric, score in found.items()
     ]
 
 
 def failed_row(config: Config, split: str, error: str) -> Row:
-    """Return the row of a cell that failed; columns that it lacks are empty."""
-    return _about(config, split) | {"status": FAILED, "error": error}
+    """Return the row of a cell that failed; what it lacks is None."""
+    return _row(config, split, config.name, error=error)
 
 
-def _about(config: Config, split: str) -> Row:
+def _row(
+    of: Config,
+    split: str,
+    method: str,
+    metric: str | None = None,
+    score: Score | None = None,
+    error: str = "",
+) -> Row:
+    run = of if isinstance(of, Run) else None
     return {
-        "dataset": config.dataset,
-        "method": config.name,
-        "seed": config.seed,
-        "cell": config.digest,
-        "task": config.task,
-        "kind": config.kind,
-        "features": config.inputs,
+        # Called as in the results of torchgeo-bench
+        "dataset": of.dataset,
+        "method": method,
+        "metric_name": metric,
+        "metric_value": score and score.value,
+        "ci_lower": score and score.low,
+        "ci_upper": score and score.high,
+        "n_train": run and run.n_train,
+        "n_val": run and run.n_validation,
+        "n_test": run and run.n_test,
+        "seed": of.seed,
+        "best_c": of.recipe.get("C"),
+        # samtl's own
+        "cell": of.digest,
+        "status": "done" if run else FAILED,
+        "error": error,
+        "task": of.task,
+        "kind": of.kind,
+        "features": of.inputs,
         "split": split,
-        "split_name": config.split.name,
-        "share": config.split.share,
-        "split_digest": config.split.digest,
-        "encoder": config.encoder,
-        "weights": config.weights,
-        "untrained": config.untrained,
-        "store": config.store,
-        "fingerprint": config.fingerprint,
-        "snapshot": config.snapshot,
-        "params": canonical(config.params).decode(),
-        "warm_start": config.warm_start,
-        "samtl_version": config.versions["samtl"],
+        "split_name": of.split.name,
+        "share": of.split.share,
+        "split_digest": of.split.digest,
+        "encoder": of.encoder,
+        "weights": of.weights,
+        "untrained": of.untrained,
+        "store": of.store,
+        "fingerprint": of.fingerprint,
+        "snapshot": of.snapshot,
+        "params": canonical(of.params).decode(),
+        "epochs": run and run.training.get("epochs"),
+        "best_epoch": run and run.training.get("best_epoch"),
+        "warm_start": of.warm_start,
+        "seconds": run and run.seconds["total"],
+        "fit_seconds": run and run.seconds.get("fit"),
+        "peak_memory": run and run.peak_memory,
+        "run": f"{run.path.parent.name}/{run.path.name}" if run else None,
+        "samtl_version": of.versions["samtl"],
+        "finished": run and run.finished,
     }
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return re.sub(r"[\r\n]+ *", " ", str(value))

@@ -33,9 +33,10 @@ from samtl.store.reader import Store
 Rows = NDArray[np.int64]
 
 ORDER = 0  # seed of the order of blocks, which must not depend on when a head began
+_JUDGED_AT_ONCE = 64  # rows
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One head to be trained."""
 
@@ -63,41 +64,50 @@ def fit_together(store: Store, array: str, lanes: Sequence[Sequence[Job]]) -> in
         Bytes of features that were read.
     """
     stream = _Stream(store, array)
-    active = every = [_Lane(stream, jobs) for jobs in lanes]
+    waiting = [list(jobs) for jobs in lanes]
+    fits: list[list[_Fit]] = [[] for _ in lanes]
+
+    def each(work: Callable[..., None], *arguments: object) -> None:
+        for lane in fits:
+            for fit in list(lane):
+                try:
+                    work(fit, *arguments)
+                except Exception as error:
+                    fit.end()
+                    fit.job.failed(error)
+                if fit.ended:
+                    lane.remove(fit)
+
     try:
         with isolated(0):
-            while active := [lane for lane in active if lane.begin_pass()]:
-                wanted = np.logical_or.reduce([lane.wanted() for lane in active])
-                learnt_from = np.logical_or.reduce([lane.targets_wanted() for lane in active])
+            while True:
+                for jobs, lane in zip(waiting, fits, strict=True):
+                    while jobs and all(fit.trained for fit in lane):
+                        job = jobs.pop(0)
+                        try:
+                            lane.append(_Fit(stream, job))
+                        except Exception as error:
+                            job.failed(error)
+                wanted = [fit.wanted() for lane in fits for fit in lane]
+                if not wanted:
+                    return stream.bytes
                 asked = time.perf_counter()
-                for window in stream.windows(wanted, learnt_from):
-                    waited = (time.perf_counter() - asked) / len(active)
-                    for lane in active:
-                        lane.take(window, waited)
+                for window in stream.windows(np.logical_or.reduce(wanted)):
+                    each(_Fit.take, window, (time.perf_counter() - asked) / len(wanted))
                     asked = time.perf_counter()
-                for lane in active:
-                    lane.end_pass()
+                each(_Fit.end_pass)
     finally:
-        for lane in every:
-            lane.abandon()
-    return stream.bytes
+        each(_Fit.end)
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Rows in memory: `targets` are those of `rows[learnt]`; `lost` holds the errors of rows that could not be read."""
+    """Rows in memory; `lost` holds the errors of rows that could not be read."""
 
     rows: Rows
     inputs: Tensor
-    learnt: NDArray[np.bool_]
     targets: Tensor
     lost: Mapping[int, SamtlError]
-
-    def require(self, needed: NDArray[np.bool_]) -> None:
-        """Raise the error of one of these rows of the store, if it could not be read."""
-        for row, error in self.lost.items():
-            if needed[row]:
-                raise error
 
 
 class _Stream:
@@ -105,49 +115,36 @@ class _Stream:
 
     def __init__(self, store: Store, array: str) -> None:
         self.store, self.array = store, array
-        self.task = store.task
-        labels = None if self.task == "segmentation" else np.asarray(store.labels, dtype=np.int64)
+        labels = None if store.task == "segmentation" else np.asarray(store.labels, dtype=np.int64)
         self.targets = Targets(store, array, labels)
         self.size = window_rows(store, array)
         blocks = -(-len(store) // BLOCK_ROWS)
         order = np.random.default_rng(ORDER).permutation(blocks)
         rows = (order[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).ravel()
-        self._order = rows[rows < len(store)]
+        rows = rows[rows < len(store)]
+        self._windows = [rows[i : i + self.size] for i in range(0, len(rows), self.size)]
         self._moments: dict[int, Tensor] = {}
         self.bytes = 0
 
-    def windows(
-        self, wanted: NDArray[np.bool_], learnt_from: NDArray[np.bool_]
-    ) -> Iterator[_Window]:
+    def windows(self, wanted: NDArray[np.bool_]) -> Iterator[_Window]:
         """Yield the wanted rows, ascending within a window; windows are cut before unwanted rows are left out."""
-        cut = [self._order[i : i + self.size] for i in range(0, len(self._order), self.size)]
-        kept = [np.sort(rows[wanted[rows]]) for rows in cut]
+        kept = [np.sort(rows[wanted[rows]]) for rows in self._windows]
+        return prefetch(self._window, [rows for rows in kept if len(rows)])
 
-        def load(rows: Rows) -> _Window:
+    def _window(self, rows: Rows) -> _Window:
+        try:
+            return _Window(rows, self.read(rows), self.targets.read(rows), {})
+        except SamtlError:
+            pass
+        lost: dict[int, SamtlError] = {}
+        for row in rows.tolist():
             try:
-                return self._load(rows, learnt_from, {})
-            except SamtlError:
-                # A row that is damaged ends only the heads that need it.
-                lost = self._lost(rows, learnt_from)
-                there = np.array([row for row in rows.tolist() if row not in lost], dtype=np.int64)
-                return self._load(there, learnt_from, lost)
-
-        return prefetch(load, [rows for rows in kept if len(rows)])
-
-    def _load(
-        self, rows: Rows, learnt_from: NDArray[np.bool_], lost: Mapping[int, SamtlError]
-    ) -> _Window:
-        learnt = learnt_from[rows]
-        return _Window(rows, self.read(rows), learnt, self.targets.read(rows[learnt]), lost)
-
-    def _lost(self, rows: Rows, learnt_from: NDArray[np.bool_]) -> dict[int, SamtlError]:
-        found: dict[int, SamtlError] = {}
-        for row in rows:
-            try:
-                self._load(np.array([row]), learnt_from, {})
+                self.read(np.array([row]))
+                self.targets.read(np.array([row]))
             except SamtlError as error:
-                found[int(row)] = error
-        return found
+                lost[row] = error
+        rows = rows[~np.isin(rows, [*lost])]
+        return _Window(rows, self.read(rows), self.targets.read(rows), lost)
 
     def read(self, rows: Rows) -> Tensor:
         inputs = read_features(self.store, self.array, rows)
@@ -164,222 +161,143 @@ class _Stream:
         return torch.stack([self._moments[row] for row in rows.tolist()]).mean(0)
 
 
-class _Lane:
-    """Heads that are trained one after the other."""
-
-    def __init__(self, stream: _Stream, jobs: Sequence[Job]) -> None:
-        self.stream, self.jobs = stream, list(jobs)
-        self.training: _Training | None = None
-        self.scoring: _Scoring | None = None
-
-    def begin_pass(self) -> bool:
-        """Begin the next job if the last is trained; return whether there is anything left to do."""
-        while self.training is None and self.jobs:
-            job = self.jobs.pop(0)
-            try:
-                self.training = _Training(self.stream, job)
-            except Exception as error:
-                job.failed(error)
-        return self.training is not None or self.scoring is not None
-
-    def wanted(self) -> NDArray[np.bool_]:
-        """Return which rows of the store are needed in this pass."""
-        found = np.zeros(len(self.stream.store), dtype=bool)
-        if self.training is not None:
-            found |= self.training.wanted()
-        if self.scoring is not None:
-            found |= self.scoring.position >= 0
-        return found
-
-    def targets_wanted(self) -> NDArray[np.bool_]:
-        """Return which rows are needed with their targets."""
-        if self.training is None:
-            return np.zeros(len(self.stream.store), dtype=bool)
-        return self.training.wanted()
-
-    def take(self, window: _Window, waited: float) -> None:
-        """Use the rows of a window."""
-        training, scoring = self.training, self.scoring
-        if training and not self._safely(training.job, lambda: training.take(window, waited)):
-            self.training = None
-        if scoring and not self._safely(scoring.job, lambda: scoring.take(window)):
-            scoring.abandon()
-            self.scoring = None
-
-    def end_pass(self) -> None:
-        """Finish the pass."""
-        if self.scoring is not None:
-            scoring, self.scoring = self.scoring, None
-            if not self._safely(scoring.job, scoring.end):
-                scoring.abandon()
-        if self.training is not None:
-            training = self.training
-            if not self._safely(training.job, training.end_pass):
-                self.training = None
-            elif training.trainer.finished:
-                self.training = None
-                self._safely(training.job, lambda: self._score(training))
-
-    def _score(self, training: _Training) -> None:
-        self.scoring = _Scoring(self.stream, training)
-
-    def abandon(self) -> None:
-        """Remove the unfinished folder if the work was interrupted."""
-        if self.scoring is not None:
-            self.scoring.abandon()
-
-    @staticmethod
-    def _safely(job: Job, work: Callable[[], None]) -> bool:
-        try:
-            work()
-        except Exception as error:
-            job.failed(error)
-            return False
-        return True
-
-
-class _Training:
-    """One head being trained, a pass at a time."""
+class _Fit:
+    """One head: trained a pass at a time; in the pass after the last, it predicts its held-out rows."""
 
     def __init__(self, stream: _Stream, job: Job) -> None:
         self.job, self.trial = job, job.make()
+        self.ended = False
+        self.folder: RunFolder | None = None  # once it is trained
         self.clock = Clock(job.on_event)
-        with self.clock.spending("fit"):
-            self._begin(stream)
-
-    def _begin(self, stream: _Stream) -> None:
-        head = self.trial.model
-        assert isinstance(head, GridHead)
-        store, inner = stream.store, self.trial.parts.inner
-        self.learnt, self.judged = (_mask(store, rows) for rows in (inner.train, inner.test))
-        self.trial.check()
-        head.adopt(
-            stream.task, list(range(len(self.trial.samples.classes))), store.shape(stream.array)[1:]
+        store, (split, inner) = stream.store, self.trial.parts
+        # Place of a row in each part, else -1
+        self._learnt, self._judged, self._held_out = (
+            _places(len(store), rows) for rows in (inner.train, inner.test, split.test)
         )
-        with self.trial.refusing():
-            self.trainer = head.begin(
-                len(inner.train), stream.moments(inner.train[:STATISTICS_ROWS]), self.job.on_event
-            )
-        self.head = head
-        self._pool = _Pool(stream, self.trainer.recipe.batch_size, len(inner.train))
-        self._frozen = copy.deepcopy(self.trainer.model)
-        self._sealed: Tally | None = None
-        self._judged = Tally()
-        self._epochs = 0
+        assert isinstance(self.trial.model, GridHead)
+        self._head = head = self.trial.model
+        with self.clock.spending("fit"):
+            self.trial.check()
+            classes = list(range(len(self.trial.samples.classes)))
+            head.adopt(store.task, classes, store.shape(stream.array)[1:])
+            with self.trial.refusing():
+                statistics = stream.moments(inner.train[:STATISTICS_ROWS])
+                self._trainer = head.begin(len(inner.train), statistics, job.on_event)
+        batch, n = self._trainer.recipe.batch_size, len(inner.train)
+        self._pool = _Pool(batch, max(batch, min(stream.size, n)))
+        self._passes = 0  # that were learnt from
+        # The last of them, which is judged in the next pass
+        self._sealed, self._tally = Tally(), Tally()
+        self._frozen = copy.deepcopy(self._trainer.model)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has only to predict."""
+        return self.folder is not None
+
+    @property
+    def _learns(self) -> bool:
+        return self._passes < self._trainer.recipe.epochs
 
     def wanted(self) -> NDArray[np.bool_]:
-        """Return which rows are learnt from or judged on in this pass."""
-        found = np.zeros_like(self.learnt)
-        if self._epochs < self.trainer.recipe.epochs:
-            found |= self.learnt
-        if self._sealed is not None:
-            found |= self.judged
-        return found
+        """Return which rows of the store are needed in this pass."""
+        if self.trained:
+            return self._held_out >= 0
+        return (self._learns & (self._learnt >= 0)) | ((self._passes > 0) & (self._judged >= 0))
 
     def take(self, window: _Window, waited: float) -> None:
-        window.require(self.wanted())
-        self.trainer.waited += waited
+        """Use the rows of a window."""
+        for row, error in window.lost.items():
+            if self.wanted()[row]:
+                raise error
+        if self.folder is not None:
+            with self.clock.spending("score"):
+                self._predict(window, self.folder)
+            return
+        self._trainer.waited += waited
         self.clock.add("read", waited)
-        with self.clock.spending("fit"):
-            self._take(window)
+        remedy = "lower --batch-size, or train fewer heads at once with --jobs 1"
+        with self.clock.spending("fit"), bounded("training", remedy):
+            self._learn(window)
 
-    def _take(self, window: _Window) -> None:
-        rows, trainer = window.rows[window.learnt], self.trainer
-        offset = np.flatnonzero(window.learnt)
-        with bounded("training", "lower --batch-size, or train fewer heads at once with --jobs 1"):
-            if self._epochs < trainer.recipe.epochs:
-                mine = np.flatnonzero(self.learnt[rows])
-                for inputs, targets in self._pool.add(window, offset[mine], mine, trainer.order):
-                    trainer.learn(inputs, targets)
-            if self._sealed is not None:
-                mine = np.flatnonzero(self.judged[rows])
-                for part in np.split(mine, range(64, len(mine), 64)) if len(mine) else []:
-                    inputs, targets = window.inputs[offset[part]], window.targets[part].long()
-                    trainer.judge(self._frozen, self._judged, inputs, targets)
+    def _learn(self, window: _Window) -> None:
+        trainer = self._trainer
+        if self._learns:
+            mine = np.flatnonzero(self._learnt[window.rows] >= 0)
+            self._pool.add(window.inputs[mine], window.targets[mine])
+            for inputs, targets in self._pool.batches(trainer.order):
+                trainer.learn(inputs, targets)
+        if self._passes:
+            mine = np.flatnonzero(self._judged[window.rows] >= 0)
+            for start in range(0, len(mine), _JUDGED_AT_ONCE):
+                some = mine[start : start + _JUDGED_AT_ONCE]
+                inputs, targets = window.inputs[some], window.targets[some].long()
+                trainer.judge(self._frozen, self._tally, inputs, targets)
+
+    def _predict(self, window: _Window, folder: RunFolder) -> None:
+        positions = self._held_out[window.rows]
+        mine = np.flatnonzero(positions >= 0)
+        at_once = AT_ONCE[self.trial.samples.task]
+        for start in range(0, len(mine), at_once):
+            some = mine[start : start + at_once]
+            self.trial.answer(positions[some], window.inputs[some].numpy(), folder)
 
     def end_pass(self) -> None:
+        """Finish an epoch, or the run."""
+        if self.folder is not None:
+            self.job.done(self.trial, self.folder, self.clock)
+            self.ended = True
+            return
         with self.clock.spending("fit"):
-            self._end_pass()
-
-    def _end_pass(self) -> None:
-        trainer = self.trainer
-        for inputs, targets in self._pool.rest(trainer.order):
-            trainer.learn(inputs, targets)
-        if self._sealed is not None:
-            trainer.settle(self._sealed, self._judged, self._frozen.state_dict())
-        if not trainer.finished:
-            self._sealed, self._judged = trainer.seal(), Tally()
-            self._frozen.load_state_dict(trainer.model.state_dict())
-            self._epochs += 1
+            trainer = self._trainer
+            for inputs, targets in self._pool.batches(trainer.order, last=True):
+                trainer.learn(inputs, targets)
+            if self._passes:
+                trainer.settle(self._sealed, self._tally, self._frozen.state_dict())
+            if not trainer.finished:
+                self._sealed, self._tally = trainer.seal(), Tally()
+                self._frozen.load_state_dict(trainer.model.state_dict())
+                self._passes += 1
             if trainer.diverged:
-                trainer.settle(self._sealed, self._judged, self._frozen.state_dict())
+                trainer.settle(self._sealed, self._tally, self._frozen.state_dict())
+        if trainer.finished:
+            self._head.finish(trainer)
+            self.folder = self.job.folder()
+
+    def end(self) -> None:
+        """Remove the unfinished folder."""
+        self.ended = True
+        if self.folder is not None:
+            self.folder.__exit__(None, None, None)
 
 
 class _Pool:
     """Collects a head's rows until there are as many as a window holds, and yields them in random batches."""
 
-    def __init__(self, stream: _Stream, batch: int, n: int) -> None:
-        self.batch = batch
-        self.capacity = max(batch, min(stream.size, n))
-        self._inputs: list[Tensor] = []
-        self._targets: list[Tensor] = []
-        self._n = 0
+    def __init__(self, batch: int, capacity: int) -> None:
+        self.batch, self.capacity = batch, capacity
+        self._parts: list[tuple[Tensor, Tensor]] = []
 
-    def add(
-        self, window: _Window, at: Rows, which: Rows, order: torch.Generator
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Add rows."""
+        self._parts.append((inputs, targets))
+
+    def batches(
+        self, order: torch.Generator, last: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Add rows `at` of a window, whose targets are at `which`; yield full batches if there are enough rows."""
-        if len(at):
-            self._inputs.append(window.inputs[at])
-            self._targets.append(window.targets[which])
-            self._n += len(at)
-        if self._n >= self.capacity:
-            yield from self._batches(order, self._n - self._n % self.batch)
-
-    def rest(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all that is left; the last batch may be smaller."""
-        if self._n:
-            yield from self._batches(order, self._n)
-
-    def _batches(self, order: torch.Generator, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-        inputs, targets = torch.cat(self._inputs), torch.cat(self._targets)
-        chosen = torch.randperm(self._n, generator=order)
-        left = chosen[n:]
-        self._inputs, self._targets = [inputs[left]], [targets[left]]
-        self._n = len(left)
-        for some in torch.split(chosen[:n], self.batch):
+        """Yield full batches if there are enough rows, or all that is left, whose last batch may be smaller."""
+        n = sum(len(targets) for _, targets in self._parts)
+        if n < self.capacity and not (last and n):
+            return
+        inputs, targets = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        whole = n if last else n - n % self.batch
+        chosen, left = torch.split(torch.randperm(n, generator=order), [whole, n - whole])
+        self._parts = [(inputs[left], targets[left])]
+        for some in torch.split(chosen, self.batch):
             yield inputs[some], targets[some].long()
 
 
-class _Scoring:
-    """A trained head that predicts its held-out rows."""
-
-    def __init__(self, stream: _Stream, training: _Training) -> None:
-        self.job, self.trial, self.clock = training.job, training.trial, training.clock
-        training.head.finish(training.trainer)
-        rows = self.trial.parts.split.test
-        self.position = np.full(len(stream.store), -1, dtype=np.int64)
-        self.position[rows] = np.arange(len(rows))
-        self.folder = self.job.folder()
-        self.at_once = AT_ONCE[stream.task]
-
-    def take(self, window: _Window) -> None:
-        window.require(self.position >= 0)
-        positions = self.position[window.rows]
-        mine = np.flatnonzero(positions >= 0)
-        with self.clock.spending("score"):
-            for part in np.split(mine, range(self.at_once, len(mine), self.at_once)):
-                if len(part):
-                    self.trial.answer(positions[part], window.inputs[part].numpy(), self.folder)
-
-    def end(self) -> None:
-        self.job.done(self.trial, self.folder, self.clock)
-
-    def abandon(self) -> None:
-        self.folder.__exit__(None, None, None)
-
-
-def _mask(store: Store, rows: Rows) -> NDArray[np.bool_]:
-    found = np.zeros(len(store), dtype=bool)
-    found[rows] = True
+def _places(n: int, rows: Rows) -> Rows:
+    found = np.full(n, -1, dtype=np.int64)
+    found[rows] = np.arange(len(rows))
     return found

@@ -1,0 +1,225 @@
+"""Baselines in a sweep: the splits of the heads, the same images, and what is computed once for all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from stubs import embedded
+from toys import Reads, blobs, stripes
+
+from samtl.baselines import floor, vgg19
+from samtl.errors import InputError, MismatchError
+from samtl.experiment.fit import fit_baseline
+from samtl.experiment.predict import read_trained
+from samtl.experiment.run import read_run
+from samtl.images.codecs import BadImage
+from samtl.splits import read_split
+from samtl.sweep.api import sweep
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FAST = {
+    "logreg": {"C": 1.0},
+    "conv": {"width": 4, "epochs": 2},
+    "cnn": {"image_size": 32, "epochs": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return embedded(tmp_path_factory.mktemp("store"), stripes(), 64, ("pooled",))
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "sweep"
+
+
+def run(store, out, heads, splits="0.4", seeds=1, **options):
+    names = (*heads, *options.get("baselines", ()))
+    known = {name: FAST[name] for name in names if name in FAST}
+    return sweep(store, heads, splits, seeds, out, **{"params": known, "jobs": 1, **options})
+
+
+def counts(result):
+    return result.done, result.skipped, len(result.failed)
+
+
+def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
+    fits, fit = [], floor.Baseline.fit
+    monkeypatch.setattr(floor.Baseline, "fit", lambda self, *a: fits.append(1) or fit(self, *a))
+    options = {"baselines": ("cnn", "floor"), "dataset": stripes()}
+    result = run(store, out, ["logreg"], "0.4,0.2", **options)
+    assert counts(result) == (6, 0, 0)
+    assert len(fits) == 2  # once for each split, whatever it is held against
+    digests = {(row["split"], row["split_digest"]) for row in result.rows}
+    assert len(digests) == len(list((out / "splits").iterdir())) == 2
+    assert {row["method"] for row in result.rows} == {"logreg", "cnn", "floor", "floor/knn"}
+    value = {
+        (row["method"], row["split"], row["metric_name"]): row["metric_value"]
+        for row in result.rows
+    }
+    for row in result.rows:
+        if row["method"] == "cnn":
+            compared = read_run(out / row["run"]).floor[row["metric_name"]].value
+            assert compared == value["floor", row["split"], row["metric_name"]]
+    assert counts(run(store, out, ["logreg"], "0.4,0.2", **options)) == (0, 6, 0)
+
+
+def with_files(data, **others):
+    """The dataset with other files for some of its images, given by their place in it."""
+    changed = {data.sample_ids[int(place[1:])]: content for place, content in others.items()}
+    return replace(data, read=Reads({**data.read.content, **changed}))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_baselines_of_other_images_are_other_cells(store, out, tmp_path, alone):
+    """Names, labels and split are the same."""
+    data, n, figures = stripes(), 1 if alone else 2, []
+    content = dict(zip(data.sample_ids, sorted(data.read.content.values()), strict=True))
+    for source in (data, replace(data, read=Reads(content))):
+        path = [] if alone else embedded(tmp_path, source, 64, ("pooled",))
+        options = {"baselines": ("floor",), "dataset": source}
+        result = run(path, out, () if alone else ("logreg",), **options)
+        assert counts(result) == (n, 0, 0)
+        (row,) = (r for r in result.rows if (r["method"], r["metric_name"]) == ("floor", "accuracy"))  # fmt: skip
+        expected = fit_baseline(source, "floor", 0.4, out=tmp_path / "runs")
+        assert row["metric_value"] == expected.metrics["accuracy"].value
+        assert row["split_digest"] == expected.split.digest
+        figures.append(row["metric_value"])
+    assert figures[0] != figures[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda d: with_files(d, i3=d.read(d.sample_ids[0])),
+            "image of '0/003.png'",
+        ),
+        (
+            lambda d: replace(d, labels=(1, *d.labels[1:])),
+            "label of '0/000.png': the store has class0, asked for is class1",
+        ),
+        (
+            lambda d: replace(d, labels=(-1, *d.labels[1:])),
+            "label of '0/000.png': the store has class0, asked for is none",
+        ),
+        (
+            lambda d: replace(d, classes=("class1", "class0", "class2")),
+            "classes: the store has class0, class1, class2, asked for is class1, class0, class2",
+        ),
+    ],
+)
+def test_baselines_of_other_images_than_the_heads_are_refused(store, out, change, said):
+    data = change(stripes())
+    with pytest.raises(MismatchError, match=f"(?s)run samtl embed.*{said}"):
+        run(store, out, ["logreg"], baselines=("floor",), dataset=data)
+    assert not out.exists()
+
+
+def test_baselines_of_other_masks_than_the_heads_are_refused(out, tmp_path):
+    data = blobs(12, classes=2)
+    path = embedded(tmp_path, data, 64, ("dense",))
+    name = data.sample_ids[5]
+    for mask in (
+        np.roll(data.read_mask(name), 3, 1),
+        BadImage("mask_values", "it has values that no class has"),
+    ):
+        other = replace(data, read_mask=Reads({**data.read_mask.content, name: mask}))
+        with pytest.raises(MismatchError, match=r"mask of '005\.png'"):
+            run(path, out, ("conv",), "0.25", baselines=("floor",), dataset=other)
+    wrong = replace(stripes(12, 2), sample_ids=data.sample_ids)
+    with pytest.raises(MismatchError, match="task"):
+        run(path, out, ("conv",), "0.25", baselines=("floor",), dataset=wrong)
+
+
+def test_only_images_that_take_part_are_needed(out, tmp_path):
+    data = stripes()
+    path = embedded(tmp_path, with_files(data, i7=b""), 64, ("pooled",))
+    options = {"baselines": ("floor",), "heads": ["logreg"]}
+    assert counts(run(path, out, **options, dataset=data)) == (2, 0, 0)
+    gone = with_files(data, i8=FileNotFoundError(2, "No such file"))
+    assert counts(run(path, out, **options, dataset=gone, seeds=[1])) == (1, 0, 1)
+    assert counts(run(path, out, **options, dataset=data, seeds=[1])) == (1, 1, 0)
+
+
+def test_baselines_alone_keep_groups_together(out):
+    options = {"baselines": ("floor",), "dataset": stripes(), "group_by": r"(\d)\.png"}
+    result = run([], out, (), "0.3", **options)
+    (folder,) = (out / "cells").iterdir()
+    split = read_split(folder)
+    held = {name[-5] for name in split.held_out}
+    rest = {name[-5] for name in stripes().sample_ids if name not in split.held_out}
+    assert (result.done, split.name) == (1, "grouped")
+    assert held
+    assert not held & rest
+
+
+def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeypatch):
+    monkeypatch.setattr(vgg19, "BLOCKS", ((4,), (4,), (4,), (4,), (8,)))
+    monkeypatch.setattr(vgg19, "N_FEATURES", 16)
+    images = []
+    forward = vgg19.Baseline._run
+    monkeypatch.setattr(
+        vgg19.Baseline,
+        "_run",
+        lambda self, inputs: images.append(len(inputs)) or forward(self, inputs),
+    )
+    spared = []
+    ask = vgg19.Baseline.cached_seconds
+    monkeypatch.setattr(
+        vgg19.Baseline, "cached_seconds", lambda self: spared.append(ask(self)) or spared[-1]
+    )
+    data, params = stripes(), {"checkpoint": "random:0", "image_size": 32}
+    given = {"baselines": ("vgg19",), "dataset": data, "params": {"vgg19": params}}
+    result = run([], out, (), "0.5,0.3", seeds=2, **given)
+    assert counts(result) == (4, 0, 0)
+    assert sum(images) == 60
+    found = [read_run(folder) for folder in (out / "cells").iterdir()]
+    one, total = found[0], sum(spared)
+    split = one.given["split"]
+    alone = fit_baseline(data, "vgg19", split, one.seed, out=tmp_path / "alone", params=params)
+    assert one.metrics == alone.metrics
+    # What was found ready counts all the same.
+    assert total > 0
+    for run_ in found:
+        assert run_.seconds["total"] >= run_.seconds["fit"] + run_.seconds["score"] > total / 16
+
+
+def test_a_sweep_of_masks(out, tmp_path):
+    data = blobs(12, classes=2)
+    path = embedded(tmp_path, data, 64, ("dense",))
+    options = {"heads": ["conv"], "splits": "0.25", "baselines": ("floor",), "dataset": data}
+    result = run(path, out, **options)
+    assert counts(result) == (2, 0, 0)
+    assert {row["features"] for row in result.rows if row["method"] == "conv"} == {"dense"}
+    assert "pooled_iou" in {row["metric_name"] for row in result.rows}
+    for folder in (out / "cells").iterdir():
+        assert read_trained(folder).task == "segmentation"
+        assert (folder / "images.csv").is_file()
+        masks = sorted((folder / "masks").glob("*.png"))
+        # Of heads and baselines alike, at the encoder's resolution
+        assert {max(np.asarray(Image.open(mask)).shape) for mask in masks} == {64}
+    # Other masks of the same images are other cells.
+    turned = {name: np.roll(mask, 3, 1) for name, mask in data.read_mask.content.items()}
+    other = replace(data, read_mask=turned.__getitem__)
+    assert embedded(tmp_path, other, 64, ("dense",)) == path
+    assert counts(run(path, out, **options | {"dataset": other})) == (2, 0, 0)
+
+
+def test_masks_of_several_resolutions_have_no_baseline_in_common(out, tmp_path):
+    data = blobs(12, classes=2)
+    stores = [embedded(tmp_path / str(size), data, size, ("dense",)) for size in (64, 128)]
+    options = {"splits": "0.25", "baselines": ("floor",), "dataset": data}
+    with pytest.raises(InputError, match="images of 64 and 128 pixels: sweep each by itself"):
+        run(stores, out, ["conv"], **options)
+
+
+def test_several_stores(store, out, tmp_path):
+    other = embedded(tmp_path, replace(stripes(45), name="few"), 64, ("pooled",))
+    result = run([store, other], out, ["logreg"], "0.4")
+    assert result.done == 2
+    assert {row["store"] for row in result.rows} == {"stripes", "few"}
+    assert {row["dataset"] for row in result.rows} == {"stripes", "few"}

@@ -1,0 +1,123 @@
+"""The plan of a sweep: which cells there are, what each starts from, and what shares a process."""
+
+from pathlib import Path
+
+import pytest
+from stubs import embedded
+from toys import stripes
+
+from samtl.heads import trainer as _train
+from samtl.sweep import plan as planning
+from samtl.sweep.plan import Given, Sources, lanes_of, plan, units_of
+
+NESTED = "0.6,0.4,0.2"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return embedded(tmp_path_factory.mktemp("store"), stripes(75), 64, ("pooled", "grid"))
+
+
+@pytest.fixture(autouse=True)
+def _warm(monkeypatch):
+    """Let warm starts shorten trainings on few samples, too."""
+    monkeypatch.setattr(_train, "WARM_SAMPLES", 30)
+    monkeypatch.setattr(planning, "MOST_KNOWN", 1.0)
+
+
+def planned(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), **options):
+    dataset = options.pop("dataset", stripes(75) if baselines else None)
+    given = {"splits": splits, "seeds": seeds, "heads": heads, "baselines": baselines}
+    given |= {"room": 10**9, "dataset": dataset, "stores": (str(store),)}
+    return plan(Sources(Given(Path("out"), **given | options)))
+
+
+def test_cells_are_heads_by_splits_by_seeds(store):
+    cells = planned(store, seeds=(0, 7), heads=("logreg", "mlp", "conv"), baselines=("floor",))
+    expected = [
+        (name, split, seed)
+        for name in ("logreg", "mlp", "conv", "floor")
+        for split in NESTED.split(",")
+        for seed in (0, 7)
+    ]
+    assert [(cell.name, cell.split, cell.seed) for cell in cells] == expected
+    assert [cell.number for cell in cells] == list(range(24))
+    assert len({cell.run for cell in cells}) == 24
+    assert {cell.name for cell in planned(store, heads=None)} == {"logreg", "mlp", "conv", "vit"}
+
+
+@pytest.mark.parametrize("name", ["logreg", "mlp", "conv", "cnn"])
+def test_a_cell_starts_from_the_largest_within_it(store, name):
+    splits = "0.6,0.2,label:0.5@0.2,0.4,label:0.3@0.2"
+    kind = {"baselines": (name,), "heads": ()} if name == "cnn" else {"heads": (name,)}
+    cells = planned(store, splits, seeds=(0, 1), **kind)
+    trains = {cell: set(cell.parts.split.train.tolist()) for cell in cells}
+    starts = 0
+    for cell in cells:
+        within = [o for o in cells if o.seed == cell.seed and trains[o] < trains[cell]]
+        if not within:
+            assert cell.start == ""
+            continue
+        starts += 1
+        (start,) = [other for other in cells if other.run == cell.start]
+        assert start in within
+        assert len(trains[start]) == max(len(trains[other]) for other in within)
+        assert not trains[start] & set(cell.parts.split.test)
+    assert starts >= 6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"heads": ("vit",)},  # it would lose by a start
+        {"heads": (), "baselines": ("floor", "vgg19")},  # they cannot
+        {"splits": "kfold:3"},  # folds are not within each other
+        {"warm_start": False},
+    ],
+)
+def test_what_starts_from_nothing(store, options):
+    cells = planned(store, **options)
+    assert len(cells) >= 3
+    assert {cell.start for cell in cells} == {""}
+
+
+def test_no_warm_start_if_much_of_the_validation_part_was_learnt_from(store, monkeypatch):
+    monkeypatch.setattr(planning, "MOST_KNOWN", 0.0)
+    assert not any(cell.start for cell in planned(store))
+    assert sum(bool(cell.start) for cell in planned(store, heads=("logreg",))) == 2
+
+
+def test_a_start_is_of_the_same_columns(store):
+    cells = planned(store, features=("mean", "std"))
+    by_run = {cell.run: cell for cell in cells}
+    started = [cell for cell in cells if cell.start]
+    assert len(started) == 4
+    assert all(by_run[cell.start].features == cell.features for cell in started)
+
+
+def test_each_image_is_compared_once_for_all_cells(store):
+    data = stripes(75)
+    cells = planned(store, seeds=(0, 1), heads=(), baselines=("floor", "cnn"), dataset=data)
+    assert len(cells) == 12
+    assert sorted(data.read.asked) == sorted(data.sample_ids)
+
+
+def test_cells_of_a_lane_come_after_their_starts(store):
+    cells = planned(store, seeds=(0, 1))
+    lanes = lanes_of(reversed(cells))
+    assert [[cell.split for cell in lane] for lane in lanes] == [["0.6", "0.4", "0.2"]] * 2
+    # What is started from may be finished already.
+    some = [cell for cell in cells if cell.split != "0.6"]
+    assert [len(lane) for lane in lanes_of(some)] == [2, 2]
+
+
+def test_units_share_what_is_cached_or_streamed_and_begin_with_the_floor(store):
+    names = {"heads": ("mlp", "conv"), "baselines": ("floor", "cnn", "vgg19")}
+    units = units_of(planned(store, seeds=(0, 1), **names, room=0))
+    shapes = [({cell.name for lane in unit for cell in lane}, len(unit)) for unit in units]
+    assert shapes[0][0] == {"floor"}
+    for name, lanes in (("conv", 2), ("vgg19", 6)):
+        assert [n for found, n in shapes if found == {name}] == [lanes]
+    assert [n for found, n in shapes if found == {"mlp"}] == [1, 1]
+    many = units_of(planned(store, seeds=range(15), heads=("conv",), room=0))
+    assert sorted(map(len, many)) == [7, 8]
