@@ -12,7 +12,7 @@ from . import render
 from .options import Outcome, verb
 
 if TYPE_CHECKING:
-    from samtl.experiment.predict import PredictResult
+    from samtl.experiment.output import PredictResult
     from samtl.experiment.run import Run
 
 SHOWN = {
@@ -149,6 +149,7 @@ def predict(
         The store of --from-store; the only store in $SAMTL_CACHE or ./cache by default.
     """
     from samtl.experiment import predict as predicting
+    from samtl.experiment.output import Predicted
 
     if cache is not None and not from_store:
         raise InputError("--cache names the store of --from-store: add it, or leave --cache out")
@@ -157,7 +158,7 @@ def predict(
     with polite_stop(announcement) as stop, render.err.status("loading") as status:
 
         def show(event: object) -> None:
-            if isinstance(event, predicting.Predicted):
+            if isinstance(event, Predicted):
                 status.update(str(event))
 
         result = predicting.predict(**options, on_event=show, should_stop=stop)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from samtl.errors import SamtlError as SamtlError
     from samtl.experiment.fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import fit_head as fit_head
-    from samtl.experiment.predict import PredictResult as PredictResult
+    from samtl.experiment.output import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
     from samtl.experiment.run import Run
     from samtl.report.api import ReportResult as ReportResult
@@ -57,7 +57,8 @@ _PUBLIC = {
         "samtl.embed.verify": "verify Verification",
         "samtl.errors": "SamtlError",
         "samtl.experiment.fit": "fit_head fit_baseline",
-        "samtl.experiment.predict": "predict PredictResult",
+        "samtl.experiment.output": "PredictResult",
+        "samtl.experiment.predict": "predict",
         "samtl.experiment.run": "FitResult=Run",
         "samtl.report.api": "make_report ReportResult",
         "samtl.store.maintenance": "compact Compacted",

@@ -133,7 +133,7 @@ def test_scenes_stay_together():
         (stripes, "cn", {}, "did you mean cnn"),
         (stripes, "floor", {"split": "shipped"}, "does not come with a split"),
         (stripes, "floor", {"seed": -1}, "--seed must lie between"),
-        (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is not a run"),
+        (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is no run"),
         (stripes, "cnn", {"params": {"epochs": 0}}, "epochs must be a whole number from 1"),
     ],
 )

@@ -143,7 +143,7 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     seconds: dict[str, float]  #: of each stage, and `total`
     peak_memory: Count  #: largest resident size of the process so far, in bytes
     finished: str  #: ISO 8601, UTC
-    comparison_key: str  #: runs with the same key may be compared; see `comparison_key`
+    comparison_key: str  #: runs with the same key may be compared; see `samtl.experiment.held_out`
     files: dict[str, str] = {}  #: sha256 of the other files of the folder, but for masks
 
     @property
@@ -180,16 +180,6 @@ def _from_json(kind: Any, value: Any) -> Any:
     if kind is Path:
         return Path(value)
     return np.array(msgspec.convert(value, list[list[Count]]), dtype=np.int64)
-
-
-def comparison_key(
-    task: str, classes: Sequence[str], truth: Mapping[str, str], resolution: int
-) -> str:
-    """Return the digest of what runs must have in common to be compared.
-
-    `truth` maps the held-out sample ids to the class name, or to the sha256 of the mask that is scored against.
-    """
-    return digest([task, list(classes), resolution, sorted(truth.items())])
 
 
 def read_run(path: str | Path, *, whole: bool = False) -> Run:
