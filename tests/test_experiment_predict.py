@@ -385,12 +385,6 @@ def test_the_weights_are_found_again_by_what_the_run_says_of_them(
         (lambda run: (run / "head.safetensors").write_bytes(b"cut"), r"head\.safetensors"),
         (lambda run: (run / "head.json").unlink(), r"head\.json"),
         (lambda run: stubs.edit_run(run, "config.json", lambda c: c | {"format": 1}), "format 1"),
-        (
-            lambda run: stubs.edit_run(
-                run, "head.json", lambda c: c | {"columns": ["x", *c["columns"][1:]]}
-            ),
-            "the column 'x'",
-        ),
         (shutil.rmtree, "is no run"),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,70 +107,59 @@ def _is_ours(folder: Path) -> bool:
     )
 
 
-class Output:
-    """Predictions being written; a context manager that leaves nothing behind unless `publish` was reached.
-
-    Attributes
-    ----------
-    rows : int
-        Images written.
-    counts : (K,) int64
-        Images that count for each class: the likeliest one, or all that a pixel is of.
-    sums : (K,) float64
-        Of the images' probabilities, or of their shares of the pixels.
-    """
+class Output(AtomicFolder):
+    """Predictions being written; a context manager that leaves nothing behind unless `finish` was reached."""
 
     def __init__(
         self, place: Path, task: str, classes: Sequence[str], column: str, overwrite: bool
     ) -> None:
         self.place, self.task, self.classes, self.overwrite = place, task, classes, overwrite
-        self.rows, self.counts = 0, np.zeros(len(classes), dtype=np.int64)
-        self.sums = np.zeros(len(classes))
-        self._folder: AtomicFolder | None = None
-        if task == "segmentation":
-            with self._writing():
-                self._folder = AtomicFolder(place.resolve().parent)
-        self._text = io.StringIO()
-        self._table = csv.writer(self._text, lineterminator="\n")
-        told, prefix = ("predicted", "p") if self._folder is None else ("mask", "share")
-        self._table.writerow([column, told, *(f"{prefix}_{name}" for name in classes)])
+        told, prefix = ("mask", "share") if task == "segmentation" else ("predicted", "p")
+        self._table = [[column, told, *(f"{prefix}_{name}" for name in classes)]]
+        self._figures: list[NDArray[Any]] = []  # probabilities, or shares of the pixels, (K,) each
+        with self._writing():
+            super().__init__(place.resolve().parent)
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def rows(self) -> int:
+        """How many images were written."""
+        return len(self._figures)
 
-    def __exit__(self, *error: object) -> None:
-        if self._folder is not None:
-            self._folder.__exit__(*error)
+    def by_class(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return each class's images and its mean probability, or share of the pixels, (K,) each.
+
+        Images count for the likeliest class, or for all that a pixel is of.
+        """
+        figures = np.reshape(self._figures, (-1, len(self.classes)))
+        found = figures > 0
+        if self.task == "classification":
+            found = np.eye(len(self.classes), dtype=bool)[figures.argmax(1)]
+        return found.sum(0), figures.sum(0) / max(self.rows, 1)
 
     def write(self, image: str, mask: str, answer: NDArray[Any]) -> None:
         """Write what was predicted for one image: probabilities, (K,), or class indices, (height, width).
 
         `image` is what the table calls it, `mask` the file of its mask, relative to the folder.
         """
-        k = len(self.classes)
-        if self._folder is None:
-            best = int(answer.argmax())
-            figures, found, told = answer, np.arange(k) == best, self.classes[best]
-        else:
-            figures = np.bincount(answer.ravel(), minlength=k) / answer.size
-            found, told = figures > 0, mask
+        figures, told = answer, self.classes[int(answer.argmax())] if answer.ndim == 1 else mask
+        if answer.ndim == 2:
+            figures = np.bincount(answer.ravel(), minlength=len(self.classes)) / answer.size
             with self._writing():
-                write_mask(self._folder.path / mask, answer)
-        self._table.writerow([image, told, *map("{:.9g}".format, figures)])
-        self.rows += 1
-        self.sums += figures
-        self.counts += found
+                write_mask(self.path / mask, answer)
+        self._table.append([image, told, *map("{:.9g}".format, figures)])
+        self._figures.append(figures)
 
-    def publish(self) -> None:
+    def finish(self) -> None:
         """Move what was written to its place."""
         place_for(self.place, self.task, self.overwrite)  # hours may have passed
-        content = self._text.getvalue().encode()
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self._table)
         with self._writing():
-            if self._folder is None:
-                replace(self.place, content)
+            if self.task == "classification":
+                replace(self.place, text.getvalue().encode())
                 return
-            (self._folder.path / PREDICTIONS).write_bytes(content)
-            self._folder.publish(self.place.resolve().name, replace=True)
+            (self.path / PREDICTIONS).write_text(text.getvalue(), encoding="utf-8")
+            self.publish(self.place.resolve().name, replace=True)
 
     def _writing(self) -> AbstractContextManager[None]:
         return writing(f"predictions to {self.place}")

@@ -57,10 +57,6 @@ class Trained(Run, frozen=True, kw_only=True, eq=False):
             shapes = [resized_shape(*pair, side) for pair in pairs]
             return self.model.class_maps(features, shapes, side, pairs if own else None)
         if self.features == "pooled":
-            if missing := set(self.model.columns_) - set(columns):
-                raise InputError(
-                    f"the head of {self.path} reads the column {min(missing)!r}, which its encoder does not have"
-                )
             features = features[:, [columns.index(name) for name in self.model.columns_]]
         return self.model.predict_proba(features)
 
@@ -163,10 +159,10 @@ def predict(
             else:
                 output.write(image, mask, answer)
             tell(Predicted(output.rows, len(skipped), total))
-        if not interrupted:
-            output.publish()
+        else:
+            output.finish()
     masks = None if interrupted or trained.task == "classification" else place
-    means = output.sums / max(output.rows, 1)
+    counts, means = output.by_class()
     return PredictResult(
         run=Path(run),
         kind=trained.kind,
@@ -176,7 +172,7 @@ def predict(
         table=None if interrupted else masks / PREDICTIONS if masks else place,
         masks=masks,
         rows=output.rows,
-        counts=dict(zip(trained.classes, output.counts.tolist(), strict=True)),
+        counts=dict(zip(trained.classes, counts.tolist(), strict=True)),
         means=dict(zip(trained.classes, means.tolist(), strict=True)),
         skipped=tuple(skipped),
         seconds=time.perf_counter() - began,
@@ -267,7 +263,8 @@ def _by_pixels(trained: Trained, dataset: Dataset, checkpoint: str | None, devic
 
     def predicted(images: list[Decoded]) -> Mapping[int, NDArray[Any]]:
         rows = [image.row for image in images]
-        said = model.predict(asked, rows, image_size=max(images[0].original_size))
+        found = model.predict_all(asked, rows, image_size=max(images[0].original_size))
+        said = (next(iter(each.values())) for each in found)
         return dict(zip(rows, said if masks else itertools.chain(*said), strict=True))
 
     decoded = (decode_row(dataset, row, 1) for row in range(len(dataset)))

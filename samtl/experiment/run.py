@@ -100,7 +100,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     weights: str = ""  #: of the encoder, or of a pretrained baseline
     untrained: bool = False  #: whether these weights are random numbers
     given: dict[str, Any] = {}  #: what the user asked for
-    floor_model: str = ""  #: what `Run.floor` holds the scores of
+    floor_model: str = ""  #: what `Run.floor` are the scores of
     versions: dict[str, str] = {}  #: of Python and the libraries that decide figures
 
     def with_digest(self) -> Self:
@@ -164,10 +164,10 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         content: dict[str, Any] = msgspec.to_builtins(self, enc_hook=_to_json)
-        scores = {name: values.tolist() for name, values in asdict(self.per_class).items()}
+        each = {name: values.tolist() for name, values in asdict(self.per_class).items()}
         content["per_class"] = {
-            label: dict(zip(scores, values, strict=True))
-            for label, *values in zip(self.classes, *scores.values(), strict=True)
+            label: {name: values[i] for name, values in each.items()}
+            for i, label in enumerate(self.classes)
         }
         return {**content, "run": content.pop("path")}
 
@@ -198,18 +198,16 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
     """
     folder = Path(path)
     try:
-        config = read_object(folder / CONFIG)
-        if config.get("format") != FORMAT:
-            raise InputError(
-                f"{folder} has run format {config.get('format')!r}, and this samtl reads {FORMAT}: train again, or use "
-                "the samtl that wrote it"
-            )
-        content = read_object(folder / METRICS)
+        config, content = read_object(folder / CONFIG), read_object(folder / METRICS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
-            f"{folder} is no run: expected a folder with {CONFIG} and {METRICS}, which samtl fit-head and samtl "
-            "fit-baseline write"
+            f"{folder} is no run: expected {CONFIG} and {METRICS}, which samtl fit-head writes"
         ) from error
+    if config.get("format") != FORMAT:
+        raise InputError(
+            f"{folder} has run format {config.get('format')!r}, and this samtl reads {FORMAT}: train again, or use "
+            "the samtl that wrote it"
+        )
     try:
         if content.pop("checksum", None) != digest(content):
             raise ValueError(f"{METRICS} fails its checksum")

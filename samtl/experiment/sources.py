@@ -47,18 +47,10 @@ _OF_STORE = (
 
 
 class Data:
-    """The usable rows of a store, and the features of an array of it.
+    """The usable rows of a store, and their features in an array of it.
 
-    Parameters
-    ----------
-    store : Store
-    array : str
-    features : str or None
-        Patterns of columns of `pooled`, separated by commas; None for all.
-    group_by : str or None
-        A regular expression that finds the group in an id.
-    allow_partial : bool
-        Whether rows may be missing.
+    `features` are patterns of columns of `pooled`, separated by commas, None for all. `group_by` is a regular
+    expression that finds the group in an id. Rows may be missing if `allow_partial`.
 
     Attributes
     ----------
@@ -71,7 +63,7 @@ class Data:
     Raises
     ------
     InputError
-        Rows are missing, nothing is usable, or the patterns fit no column.
+        If rows are missing, nothing is usable, or the patterns fit no column.
     """
 
     def __init__(
@@ -237,15 +229,8 @@ class Data:
 class Images:
     """The pixels of a dataset's images.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    samples : Samples, optional
-        By default `samples_of(dataset)`.
-    image_size : int
-        Masks are scored at this resolution, the encoder's of the heads that they are compared with.
-    pixels : str
-        A digest of the images and masks if they were read before, or "".
+    Masks are scored at the resolution `image_size`, the encoder's of the heads that they are compared with. `pixels` is
+    a digest of the images and masks if they were read before.
     """
 
     columns = ()

@@ -56,23 +56,10 @@ def versions() -> dict[str, str]:
 
 
 class Trial:
-    """One model on one split; `config.digest` covers what decides the outcome.
+    """One model, not trained yet, on one split; `config.digest` covers what decides the outcome.
 
-    Parameters
-    ----------
-    source : Data or Images
-        What is learnt from.
-    name : str
-    model : Head or PixelBaseline
-        Not trained yet.
-    parts : Parts
-    seed : int
-    given : mapping
-        What the user asked for, to be written down.
-    warm_start : str
-        The run whose weights training begins with, or "".
-    streamed : bool
-        Whether other heads share its passes over the store.
+    `given` is what the user asked for, to be written down; `warm_start` names the run whose weights training begins
+    with, and `streamed` says that other heads share the passes over the store.
     """
 
     scores: Floors  #: the model's and those of its companions, once the run is being written
@@ -173,14 +160,8 @@ class Trial:
     ) -> Run:
         """Score the answers, fit the floor and write the run.
 
-        Parameters
-        ----------
-        folder : RunFolder
-        clock : Clock
-        floor : callable, optional
-            Takes the place of the method `floor`.
-        splits : Path, optional
-            A folder in which runs share their lists of samples; predictions are then written without probabilities.
+        `floor` takes the place of the method of that name. `splits` is a folder in which runs share their lists of
+        samples; predictions are then written without probabilities.
         """
         clock.start("score")
         self.scores = self.held.scores(self.seed)
