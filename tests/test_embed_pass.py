@@ -36,7 +36,7 @@ from samtl.datasets import Dataset
 from samtl.embed import api, pipeline
 from samtl.embed import plan as planning
 from samtl.embed.api import embed
-from samtl.embed.pipeline import Meter, Overlap, Progress
+from samtl.embed.pipeline import Meter, Progress
 from samtl.embed.plan import Plan
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.images.codecs import BadImage, decode, statistics
@@ -48,7 +48,7 @@ from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.writer import Writer
 
 ROWS = 80  # five blocks
-CPU, GPU = Overlap(0, 1), Overlap(2, 4)
+CPU, GPU = (0, 1), (2, 4)
 
 
 def run(dataset=None, out="a.zarr", **options):
