@@ -20,12 +20,12 @@ from samtl.errors import InputError, ResourceError
 from samtl.store.reader import open_store
 
 pytestmark = pytest.mark.slow
-ROWS = 128  # eight blocks
+ROWS = 80  # five blocks
 
 
-def run(devices="cpu,cpu", dataset="synthetic:16", out="a.zarr", **options):
+def run(devices="cpu,cpu", dataset="synthetic:10", out="a.zarr", **options):
     return embed(
-        dataset, "tiny", device=devices, dtype="float32", image_size=96, batch_size=2, out=out, **options
+        dataset, "tiny", device=devices, dtype="float32", image_size=64, batch_size=2, out=out, **options
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_a_device_whose_process_is_always_killed_fails():
 
 
 def test_what_goes_wrong_in_a_process_is_raised_in_this_one(tmp_path):
-    source = resolve("synthetic:16")
+    source = resolve("synthetic:10")
     for sample_id in source.sample_ids:
         path = tmp_path / "images" / sample_id
         path.parent.mkdir(parents=True, exist_ok=True)
