@@ -30,10 +30,9 @@ from benchmarks.paired import (
 from samtl.errors import InputError
 from samtl.store.fingerprint import FILE, make_identity
 from samtl.store.format import BLOCK_ROWS, ArraySpec, array_specs, encode_shard
-from samtl.store.log import OK, LogState, Record, Shard
+from samtl.store.log import OK, PACK, LogState, Record, Shard
 from samtl.store.reader import open_store
 from samtl.store.samples import SampleTable
-from samtl.store.state import pack_name
 from samtl.store.storage import open_storage
 
 ARRAY = "dense"
@@ -236,7 +235,7 @@ def _log(path: Path, rows: int) -> Path:
         (path / record.name).write_bytes(raw)
         log.add(record, str(path))
     # As a pass that wrote this many blocks does.
-    open_storage(path).create(pack_name(0), [log.pack(identity)])
+    open_storage(path).replace(PACK, log.pack(identity))
     return path
 
 

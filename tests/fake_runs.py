@@ -6,7 +6,8 @@ import hashlib
 import numpy as np
 from toys import blobs
 
-from samtl.experiment.run import Run, RunFolder, SplitName, comparison_key
+from samtl._io import digest
+from samtl.experiment.run import Run, RunFolder, SplitName
 from samtl.experiment.tables import mask_name, write_mask
 from samtl.images.transforms import IGNORE, mask_square, resized_shape
 from samtl.metrics import classification, segmentation
@@ -81,7 +82,7 @@ def a_run(
         "floor": {key: interval(0.3) for key in metrics} if kind == "head" else None,
         "also": {"knn": metrics} if name == "floor" else {},
         "confusion": confusion,
-        "comparison_key": comparison_key("classification", classes, held_out, 0),
+        "comparison_key": digest(["classification", classes, 0, sorted(held_out.items())]),
     }
     split = a_split(
         given.pop("split_name", "label" if left_out else "holdout"),
@@ -146,7 +147,7 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
             "floor": {key: interval(0.1) for key in metrics} if kind == "head" else None,
             "also": {},
             "confusion": sum(matrices),
-            "comparison_key": comparison_key("segmentation", data.classes, truths, SIZE),
+            "comparison_key": digest(["segmentation", data.classes, SIZE, sorted(truths.items())]),
         }
         split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
         return folder.record(

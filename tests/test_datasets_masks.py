@@ -126,8 +126,8 @@ class TestMatching:
         ("option", "told"),
         [
             ("(", "is no regular expression"),
-            ("^2", "finds nothing in '1.png'"),
-            (".", "two masks are both known as '1'"),
+            ("^2", "finds nothing in '1.jpg'"),
+            (".", "two images are both known as '1'"),
         ],
     )
     def test_a_regex_that_does_not_do(self, root, option, told):

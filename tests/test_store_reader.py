@@ -17,7 +17,6 @@ from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted, sha256
 import samtl
 from samtl.errors import DamageError, InputError
 from samtl.store import reader
-from samtl.store.fingerprint import row_key
 from samtl.store.reader import Store, open_store
 
 NUMBERS = (*ARRAYS, "dense", "original_size", "mask")
@@ -113,7 +112,7 @@ def test_what_it_says(original):
         (row, f"i{row}", "truncated", "cut short") for row in (3, 30)
     ]
     assert store.image_sha256(5) == store.mask_sha256(5) == sha256("i5")
-    assert store.key(5) == row_key(store.fingerprint, sha256("i5"))
+    assert store.key(5) == sha256(store.fingerprint + sha256("i5"))
     assert {one["device"] for one in store.writers()} == {"cpu"}
     summary = store.summary().to_json()
     assert (summary["rows"], summary["ok"], summary["missing"]) == (ROWS, ROWS - 2, 0)

@@ -115,7 +115,7 @@ def test_where_names_cannot_be_taken_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "folder", ["", "log", "log/packs", "samples", "grid", "valid", "label_name", ".damaged"]
+    "folder", ["", "log", "samples", "grid", "valid", "label_name", ".damaged"]
 )
 def test_old_temporary_files_are_swept_wherever_they_are_written(tmp_path, folder):
     place = make(tmp_path / "a.zarr", 3)

@@ -12,8 +12,10 @@ from samtl.errors import DamageError, InputError
 from samtl.store import verify
 from samtl.store.maintenance import compact
 from samtl.store.reader import open_store
-from samtl.store.storage import open_storage
+from samtl.store.state import load_state
+from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.verify import LEVELS, check
+from samtl.store.writer import open_writer
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +216,7 @@ def test_rows_of_two_images(store):
 def test_packs_are_compared_with_the_records(store, monkeypatch):
     monkeypatch.setattr("samtl.store.writer.PACK_RECORDS", 2)
     make(store, arrays=["dense"])
-    (pack,) = (store / "log/packs").iterdir()
+    pack = store / "log/pack.npz"
     assert check(store).findings == []
     for content in (pack.read_bytes()[:-3], pack.read_bytes().replace(b"\1", b"\0"), b""):
         pack.write_bytes(content)
@@ -260,7 +262,7 @@ def test_a_list_older_than_the_metadata(store):
 def test_what_counts_for_nothing_is_listed(store):
     (store / "log/2.0.json").unlink()
     (store / "pooled/.tmp-1").write_bytes(b"half")
-    for name in ("log", "log/packs", "samples", "valid", ".damaged", "."):
+    for name in ("log", "samples", "valid", ".damaged", "."):
         (store / name).mkdir(exist_ok=True)
         (store / name / ".tmp-2").write_bytes(b"half")
     found = check(store)
@@ -272,7 +274,6 @@ def test_what_counts_for_nothing_is_listed(store):
         "pooled/.tmp-1",
         ".tmp-2",
         "valid/.tmp-2",
-        "log/packs/.tmp-2",
         "log/.tmp-2",
         "samples/.tmp-2",
         ".damaged/.tmp-2",
@@ -334,3 +335,28 @@ def test_bad_arguments(original, tmp_path):
     for place in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InputError, match="no samtl store"):
             check(place)
+
+
+def test_a_writer_that_begins_while_another_ends_leaves_no_damage(tmp_path, monkeypatch):
+    """What it derives is of an earlier log; the other's root comes after that."""
+    store, replace, begun = make(tmp_path / "a.zarr", stop=1), DiskStorage.replace, []
+    earlier = load_state(open_storage(store))
+    make(store, stop=2)
+
+    def begin():
+        return open_writer(
+            open_storage(store), earlier.identity, earlier.table, ARRAYS, state=earlier
+        )
+
+    def slow(self, name, content):
+        if name == "zarr.json" and not begun:
+            begun.append("soon")
+            begun.append(begin())
+        replace(self, name, content)
+
+    ending = open_writer(open_storage(store), earlier.identity, earlier.table, ARRAYS)
+    monkeypatch.setattr(DiskStorage, "replace", slow)
+    ending.finish()
+    begun[1].finish()
+    found = check(store)
+    assert (found.findings, found.leftovers) == ([], [])

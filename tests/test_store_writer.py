@@ -81,7 +81,8 @@ def test_nothing_to_do_reads_each_thing_once_and_writes_nothing(tmp_path, monkey
     writer.finish()
     once = [name for name in read if not name.endswith("zarr.json")]
     assert sorted(once) == [
-        "fingerprint.json", "log/0.0.json", "log/1.0.json", "log/2.0.json", "samples/000001.parquet",
+        "fingerprint.json", "log/0.0.json", "log/1.0.json", "log/2.0.json", "log/pack.npz",
+        "samples/000001.parquet",
     ]  # fmt: skip
     assert contents(tmp_path / "a") == before
 

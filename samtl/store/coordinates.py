@@ -116,12 +116,6 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
     return found.chunk({"sample": tuple(sizes.tolist())}).assign_coords(along)
 
 
-def is_derived(state: StoreState, arrays: Sequence[str]) -> bool:
-    """Whether what is there was derived from this table and log, for at least these arrays."""
-    root = read_root(state.storage)
-    return root.snapshot == state.snapshot and root.arrays.issuperset(arrays)
-
-
 def compare_derived(state: StoreState) -> tuple[dict[str, str], bool]:
     """Compare the files that follow from a store's table and log with those that are there.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -92,11 +91,6 @@ def require_same(identity: Identity, fields: Mapping[str, object], where: str) -
             f"{where} was made in another way; name another store with --out, or ask for the same:",
             found,
         )
-
-
-def row_key(fingerprint: str, image_sha256: str) -> str:
-    """Name an embedding: the sha256 of the fingerprint's sha256 followed by that of the image file."""
-    return hashlib.sha256(f"{fingerprint}{image_sha256}".encode()).hexdigest()
 
 
 def differences(

@@ -24,7 +24,7 @@ from samtl.store.fingerprint import Identity
 from samtl.store.storage import Storage
 
 LOG = "log"
-PACKS = "log/packs"
+PACK = "log/pack.npz"
 OK = "ok"
 QUARANTINED = "quarantined:"  # and a code such as `truncated`; the row holds fill values
 UNLISTED = "unlisted"  # the table did not list the row when the block was written
@@ -102,7 +102,7 @@ def record_places(storage: Storage) -> list[Place]:
         place = record_place(name)
         if place is not None:
             found.append(place)
-        elif not name.startswith(".") and f"{LOG}/{name}" != PACKS:
+        elif not name.startswith(".") and f"{LOG}/{name}" != PACK:
             raise DamageError(f"{storage.url}/{LOG}/{name} is no record: move it elsewhere")
     return sorted(found)
 

@@ -19,10 +19,10 @@ from samtl._runtime import hash_order
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.store.fingerprint import FILE
 from samtl.store.format import COORDINATES, ROOT
-from samtl.store.log import LOG, OK, QUARANTINED, record_name, record_place
+from samtl.store.log import LOG, OK, PACK, QUARANTINED, record_name, record_place
 from samtl.store.reader import Store, open_store
 from samtl.store.samples import FOLDER, SampleTable
-from samtl.store.state import StoreState, load_state, pack_name, pack_numbers
+from samtl.store.state import StoreState, load_state
 from samtl.store.storage import FOLDER as IS_FOLDER
 from samtl.store.storage import DiskStorage, Storage, folder_in_place, locate
 from samtl.store.verify import LISTS, Checked, OnProgress
@@ -37,16 +37,8 @@ _TOLD = ("versions", "device", "engine", "batch_size")  # what records go on say
 class Repaired:
     """What a repair did.
 
-    Attributes
-    ----------
-    rewritten : list of str
-        Files of metadata.
-    set_aside : list of str
-        Records and tables that were moved to `.damaged/`.
-    removed : list of str
-        Shards that are to be written again, leftovers and packs.
-    withdrawn : dict
-        Block to the arrays that the next pass has to write again.
+    `set_aside` are records and tables that are in `.damaged/` now; `removed` are shards that are to be written again,
+    leftovers and the pack; `withdrawn` are the arrays of each block that the next pass has to write again.
     """
 
     rewritten: list[str] = field(default_factory=list)
@@ -97,7 +89,7 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
     places = sorted(filter(None, map(record_place, storage.list(LOG))), reverse=True)
     aside = [record_name(*one) for one in places if one[1] >= first.get(one[0], one[1] + 1)]
     aside += [one.path for one in findings if one.what in ("record", "table")]
-    removed = [pack_name(number) for number in pack_numbers(storage)] if findings else []
+    removed = [PACK] if findings else []
     for block, sequence in first.items():
         done.withdrawn[block] = lost = [
             name for name, one in state.log.arrays.items() if one.sequence[block] >= sequence

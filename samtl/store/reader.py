@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from samtl._io import crc32c
 from samtl._runtime import prefetch
 from samtl.errors import DamageError, InputError
 from samtl.store.coordinates import as_xarray, as_zarr
-from samtl.store.fingerprint import row_key
 from samtl.store.format import TIERS, ArraySpec
 from samtl.store.log import read_log
 from samtl.store.state import (
@@ -272,8 +272,8 @@ class Store:
         return int(self._table.rows[row])
 
     def key(self, row: int) -> str:
-        """Name a row's embedding for good: a hash of the fingerprint and of the image file's bytes."""
-        return row_key(self.fingerprint, self.image_sha256(row))
+        """Name a row's embedding for good: the sha256 of the fingerprint followed by that of the image file."""
+        return hashlib.sha256(f"{self.fingerprint}{self.image_sha256(row)}".encode()).hexdigest()
 
     def writers(self) -> list[dict[str, Any]]:
         """Return what each record says of who wrote it: versions, device, host, process, time (`committed`)."""

@@ -6,9 +6,7 @@ The log is folded into arrays over the rows. A large store keeps such arrays in 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -19,11 +17,9 @@ from numpy.typing import NDArray
 from samtl.errors import DamageError
 from samtl.store.fingerprint import FILE, Identity, read_identity
 from samtl.store.format import ROOT
-from samtl.store.log import LOG, PACKS, UNLISTED, LogState, read_log, record_places
+from samtl.store.log import LOG, PACK, UNLISTED, LogState, read_log, record_places
 from samtl.store.samples import FOLDER, SampleTable, read_table
 from samtl.store.storage import Storage
-
-_PACK = re.compile(r"(\d{6,})\.npz")
 
 
 @dataclass
@@ -114,27 +110,12 @@ def load_state(storage: Storage) -> StoreState | None:
     return state
 
 
-def pack_numbers(storage: Storage) -> list[int]:
-    """List the numbers of the packs that are there, ascending."""
-    found = (_PACK.fullmatch(name) for name in storage.list(PACKS))
-    return sorted(int(match[1]) for match in found if match)
-
-
-def pack_name(number: int) -> str:
-    """Path of a pack relative to the store."""
-    return f"{PACKS}/{number:06d}.npz"
-
-
 def read_pack(storage: Storage, identity: Identity) -> LogState | None:
-    """Read the newest pack; None if there is none, or it is damaged."""
-    for _ in range(3):  # another writer may replace it meanwhile
-        for number in pack_numbers(storage)[-1:]:
-            with suppress(FileNotFoundError):
-                try:
-                    return LogState.unpack(storage.read(pack_name(number)), identity)
-                except DamageError:
-                    return None
-    return None
+    """Read the pack; None if there is none, or it is damaged."""
+    try:
+        return LogState.unpack(storage.read(PACK), identity)
+    except (FileNotFoundError, DamageError):
+        return None
 
 
 class Root(NamedTuple):
@@ -192,6 +173,9 @@ class Quarantined:
     sample_id: str
     code: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"quarantined {self.sample_id}: {self.code}: {self.reason}"
 
 
 @dataclass(frozen=True)

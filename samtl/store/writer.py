@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import DamageError, MismatchError
-from samtl.store.coordinates import derived, is_derived
+from samtl.store.coordinates import derived
 from samtl.store.fingerprint import FILE, Identity, read_identity, require_same
 from samtl.store.format import COORDINATES, KEY_BYTES, ROOT, ArraySpec, check_shard, encode_shard
 from samtl.store.log import (
     OK,
+    PACK,
     LogState,
     Record,
     Shard,
@@ -35,14 +36,7 @@ from samtl.store.log import (
     record_places,
 )
 from samtl.store.samples import SampleTable, read_table
-from samtl.store.state import (
-    StoreState,
-    check_table,
-    load_state,
-    pack_name,
-    pack_numbers,
-    read_root,
-)
+from samtl.store.state import StoreState, check_table, load_state, read_root
 from samtl.store.storage import Storage
 
 PACK_RECORDS = 1024  # that no pack has, from which on a pass writes one
@@ -92,8 +86,10 @@ def open_writer(
         state = StoreState(storage, identity, None, LogState(identity.block_rows, 0))
     if state.table is None or not state.table.same_content(table):
         _publish(state, table)
-    writer = Writer(state, arrays, about)
-    writer.derive()
+    writer, root = Writer(state, arrays, about), read_root(storage)
+    # Of an earlier log it may be until the pass ends: two writers that derive at once may mix what they write.
+    if root.table < writer.table.about.number or not root.arrays.issuperset(arrays):
+        writer.derive()
     return writer
 
 
@@ -145,7 +141,8 @@ class Writer:
         size = self.state.identity.block_rows
         listed = self.table.block_rows(block, size)
         stop = listed.stop
-        for state in self.state.log.arrays.values() if listed else ():
+        # A copy, since other threads add arrays.
+        for state in list(self.state.log.arrays.values()) if listed else ():
             committed = np.flatnonzero(state.committed[listed.start : listed.start + size])
             # Another writer's table may list such a row.
             stop = max(stop, listed.start + int(committed.max(initial=-1)) + 1)
@@ -309,40 +306,29 @@ class Writer:
             if images != list(self.table.images):
                 _publish(state, self.table.with_images(images))
         if state.unpacked >= PACK_RECORDS:
-            self._pack()
+            state.storage.replace(PACK, state.log.pack(state.identity))
+            state.unpacked = 0
         self.derive()
         return state
 
-    def _pack(self) -> None:
-        earlier = pack_numbers(self.state.storage)
-        raw = self.state.log.pack(self.state.identity)
-        try:
-            self.state.storage.create(pack_name(max(earlier, default=-1) + 1), [raw])
-        except FileExistsError:
-            return  # another writer's, of the same records or nearly
-        for number in earlier:
-            self.state.storage.delete(pack_name(number))
-        self.state.unpacked = 0
-
     def derive(self) -> None:
         """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date or newer."""
-        storage = self.state.storage
+        state, storage = self.state, self.state.storage
         root = read_root(storage)
-        if root.table > self.table.about.number:
-            return  # another writer's
         there = [
             name
-            for name in self.state.identity.arrays
+            for name in state.identity.arrays
             if name in self.specs or storage.size(f"{name}/{ROOT}") is not None
         ]
-        if not is_derived(self.state, there):
-            files = derived(self.state, there)
-            for name, content in files.items():
-                storage.replace(name, content)
-            for name in root.arrays.intersection(COORDINATES):
-                for file in (f"{name}/{ROOT}", f"{name}/c.0"):
-                    if file not in files:
-                        storage.delete(file)
+        same = root.snapshot == state.snapshot and root.arrays.issuperset(there)
+        if same or root.table > self.table.about.number:  # the latter is another writer's
+            return
+        files = derived(state, there)
+        for name, content in files.items():
+            storage.replace(name, content)
+        gone = root.arrays.intersection(COORDINATES)
+        for name in {f"{one}/{file}" for one in gone for file in (ROOT, "c.0")} - files.keys():
+            storage.delete(name)
 
 
 def open_shard(storage: Storage, path: str) -> memoryview:
