@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from samtl.sweep.api import SweepResult as SweepResult
     from samtl.sweep.api import sweep as sweep
 
-    FitResult, open = Run, open_store
+    FitResult = Run
+    open = open_store
 
 # Read when torch and numpy are loaded. Threads that spin at barriers compete with the decoding thread for the cores:
 # with one other busy process the encoder becomes 20 times slower, and training a head several times.
