@@ -57,7 +57,7 @@ def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
     for one in comparison.series:
         for run, scores in zip(one.runs, one.scores, strict=True):
             named = {one.model: scores}
-            if not one.beside:
+            if one.is_floor and not one.beside:
                 named |= {f"{one.model}/{name}": also for name, also in run.also.items()}
             for name, some in named.items():
                 lines[name][str(run.given.get("split"))].append(some[metric].value)
