@@ -88,18 +88,18 @@ def draw(result: samtl.SweepResult) -> None:
 
 
 def _draw_summary(summary: Any) -> None:
-    several = any(score.n > 1 for line in summary.lines for score in line.scores.values())
+    several = any(score.n > 1 for line in summary.scores.values() for score in line.values())
     means = "mean and deviation over seeds" if several else "one seed"
     render.say(f"{summary.title} on {summary.dataset} in %, {means}")
     rows = [
-        [line.model, *(_written(line.scores.get(split)) for split in summary.splits)]
-        for line in summary.lines
+        [model, *(_written(line.get(split)) for split in summary.splits)]
+        for model, line in summary.scores.items()
     ]
     table = [["", *summary.splits], *rows]
     if len(summary.splits) > len(rows) + 2:  # models as columns
         table = [list(column) for column in zip(*table, strict=True)]
     render.grid(table[0], table[1:], right=range(1, len(table[0])))
-    if not any(line.floor for line in summary.lines):
+    if summary.floor_missing:
         render.say(f"no floor: {summary.floor_missing}", "yellow")
     for words in summary.words:
         render.say(words)

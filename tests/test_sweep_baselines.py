@@ -58,7 +58,7 @@ def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
     assert len(digests) == len(list((out / "splits").iterdir())) == 2
     models = {"logreg", "cnn", "floor", "floor/knn"}
     assert {row["method"] for row in result.rows} == models
-    assert {line.model for line in summarise(result)[0].lines} == models
+    assert set(summarise(result)[0].scores) == models
     value = {
         (row["method"], row["split"], row["metric_name"]): row["metric_value"]
         for row in result.rows

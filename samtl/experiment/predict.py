@@ -263,7 +263,8 @@ def _by_pixels(trained: Trained, dataset: Dataset, checkpoint: str | None, devic
 
     def predicted(images: list[Decoded]) -> Mapping[int, NDArray[Any]]:
         rows = [image.row for image in images]
-        said = model.predict(asked, rows, image_size=max(images[0].original_size))
+        found = model.predict_all(asked, rows, image_size=max(images[0].original_size))
+        said = (next(iter(each.values())) for each in found)
         return dict(zip(rows, said if masks else itertools.chain(*said), strict=True))
 
     decoded = (decode_row(dataset, row, 1) for row in range(len(dataset)))
