@@ -9,11 +9,13 @@ import pytest
 from made import ARRAYS, FIELDS, ROWS, SPECS, contents, drawn, make, relisted, sha256
 
 from samtl.errors import DamageError, MismatchError, ResourceError
+from samtl.store import writer
 from samtl.store.fingerprint import make_identity
 from samtl.store.reader import open_store
 from samtl.store.samples import SampleTable
 from samtl.store.state import load_state
 from samtl.store.storage import DiskStorage, open_storage
+from samtl.store.verify import check
 from samtl.store.writer import Writer, open_writer
 
 
@@ -30,12 +32,12 @@ def begin(place, *, fields=FIELDS, arrays=ARRAYS, state=None, **options):
     return open_writer(open_storage(place), identity, table(**options), arrays, state=state)
 
 
-def write(writer, block, arrays=None, image="i{}", status="ok"):
-    here = writer.block_rows(block)
-    names = writer.missing(block) if arrays is None else arrays
+def write(one, block, arrays=None, image="i{}", status="ok"):
+    here = one.block_rows(block)
+    names = one.missing(block) if arrays is None else arrays
     rows = {name: [drawn(name, image.format(row)) for row in here] for name in names}
     images = [sha256(image.format(row)) for row in here]
-    return writer.write_block(block, rows, [status] * len(here), {}, images)
+    return one.write_block(block, rows, [status] * len(here), {}, images)
 
 
 def state_of(place):
@@ -79,9 +81,9 @@ def test_nothing_to_do_reads_each_thing_once_and_writes_nothing(place, monkeypat
         DiskStorage, "read", lambda self, name, *most: read.append(name) or real(self, name, *most)
     )
     state = state_of(place)
-    writer = open_writer(state.storage, state.identity, state.table, ARRAYS, state=state)
-    assert writer.pending() == []
-    writer.finish()
+    one = open_writer(state.storage, state.identity, state.table, ARRAYS, state=state)
+    assert one.pending() == []
+    one.finish()
     records = [f"log/{block}.0.json" for block in range(3)]
     once = ["fingerprint.json", *records, "log/pack.npz", "samples/000001.parquet"]
     assert sorted(name for name in read if not name.endswith("zarr.json")) == once
@@ -107,9 +109,9 @@ def test_writers_at_once_commit_every_block_once(place):
     n, done = 40 * 16, []
 
     def work(seed):
-        writer = begin(place, n=n, arrays=("pooled",))
-        order = np.random.default_rng(seed).permutation(writer.blocks).tolist()
-        done.extend(b for b in order if writer.missing(b) and write(writer, b) is not None)
+        one = begin(place, n=n, arrays=("pooled",))
+        order = np.random.default_rng(seed).permutation(one.blocks).tolist()
+        done.extend(b for b in order if one.missing(b) and write(one, b) is not None)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -135,6 +137,25 @@ def test_writers_that_share_blocks(place):
     assert one.missing(0) == ()
     assert {path.name for path in (place / "log").iterdir()} == {"0.0.json", "0.1.json"}
     assert two.state.snapshot == third.state.snapshot
+
+
+def test_writers_that_end_at_once_leave_what_is_derived_up_to_date(place, monkeypatch):
+    one, two = begin(place), begin(place)
+    write(one, 0)
+    real, others = writer.derived, [two]
+
+    def slow(state, arrays):
+        found = real(state, arrays)
+        for other in [others.pop()] if others else ():
+            write(other, 1)
+            write(other, 2)
+            other.finish()
+        return found
+
+    monkeypatch.setattr(writer, "derived", slow)
+    one.finish()
+    checked = check(place)
+    assert (checked.findings, checked.leftovers, checked.missing) == ([], [], 0)
 
 
 def test_a_shard_without_record_is_taken_as_it_is(place, monkeypatch):
@@ -164,11 +185,11 @@ def test_a_shard_without_record_is_taken_as_it_is(place, monkeypatch):
 
 def test_further_processes_write_from_a_loaded_state(place):
     begin(place)
-    writer = Writer(state_of(place), ARRAYS)
-    for block in writer.pending():
-        write(writer, block)
-    assert writer.known_good() == 0
-    writer.finish()
+    further = Writer(state_of(place), ARRAYS)
+    for block in further.pending():
+        write(further, block)
+    assert further.known_good() == 0
+    further.finish()
     whole(place)
 
 
@@ -216,8 +237,8 @@ def test_a_disk_that_gives_back_something_else(place, monkeypatch):
 
 
 def test_a_full_disk_costs_the_block_alone(place, monkeypatch):
-    writer = begin(place)
-    write(writer, 0)
+    one = begin(place)
+    write(one, 0)
 
     def full(*args):
         raise OSError(errno.ENOSPC, "no space")
@@ -225,7 +246,7 @@ def test_a_full_disk_costs_the_block_alone(place, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.link", full)
         with pytest.raises(ResourceError, match="no space"):
-            write(writer, 1)
+            write(one, 1)
     assert not list(place.rglob(".tmp-*"))
     make(place)
     whole(place)
