@@ -311,9 +311,9 @@ class Writer:
 
     def _read_others(self) -> bool:
         """Read all records that others have created since; whether there were any."""
-        state, known = self.state, self.state.log.records.keys()
-        found = [one for one in record_places(state.storage) if one not in known]
-        found = [one for one in found if one[0] < self.blocks]
+        state = self.state
+        places = (one for one in record_places(state.storage) if one[0] < self.blocks)
+        found = [one for one in places if one not in state.log.records]
         for place in found:
             self._add(read_record(state.storage, state.identity, *place))
         return bool(found)
