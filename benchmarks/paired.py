@@ -42,6 +42,22 @@ class Row:
     ratio: float | None = None
     spread: tuple[float, float] | None = None
 
+    def written(self) -> tuple[str, ...]:
+        """Return the name, value, unit, ratio, other side and spread as text."""
+        spread = ""
+        if self.spread is not None and self.ratio is not None:
+            spread = "{:.2f} to {:.2f} x".format(*self.spread)
+        elif self.spread is not None:
+            spread = " to ".join(self._figure(value) for value in self.spread)
+        unit = "" if self.unit == "share" else self.unit
+        ratio = "" if self.ratio is None else f"{self.ratio:.2f} x"
+        return self.name, self._figure(self.value), unit, ratio, self.vs, spread
+
+    def _figure(self, value: float) -> str:
+        if self.unit == "share":
+            return f"{value:.1%}"
+        return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
+
 
 def paired(
     name: str,

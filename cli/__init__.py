@@ -14,17 +14,14 @@ import typer
 from samtl._runtime import StopNow
 from samtl.errors import ResourceError, SamtlError
 
-from . import bench, demo, embed, fit, report, stores, sweep
+from . import bench, embed, fit, report, stores, sweep
 from .options import Verbs
 from .render import complain, show_log
 
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits: Python's own 1 would mean "done, with ..."
 
 # Errors of the path that the user named; any other OSError is the fault of the disk or the network.
-_WRONG_PATH = {
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP")
-}
+_WRONG_PATH = ["EACCES", "EPERM", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"]
 app = typer.Typer(
     name="samtl",
     cls=Verbs,
@@ -49,7 +46,7 @@ for name, command in {
     "verify": stores.verify,
     "compact": stores.compact,
     "ls": stores.ls,
-    "demo": demo.demo,
+    "demo": report.demo,
 }.items():
     app.command(name)(command)
 app.add_typer(bench.app, name="bench")
@@ -85,9 +82,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")
     show_log()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a terminal need not have every character of a name
+        # A terminal need not have every character of a name.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app()
@@ -103,7 +99,8 @@ def main() -> None:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         complain(f"{error.strerror or error}{where}")
-        sys.exit(SamtlError.exit_code if error.errno in _WRONG_PATH else ResourceError.exit_code)
+        wrong = errno.errorcode.get(error.errno or 0) in _WRONG_PATH
+        sys.exit(SamtlError.exit_code if wrong else ResourceError.exit_code)
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException:  # a panic in a library written in Rust is not an Exception

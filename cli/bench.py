@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -14,9 +14,6 @@ from samtl.errors import InputError
 
 from . import render
 from .options import Outcome, Verbs, verb
-
-if TYPE_CHECKING:
-    from benchmarks.paired import Row
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _WHAT = {
@@ -53,7 +50,8 @@ def _command(name: str) -> Callable[..., None]:
         bench = getattr(importlib.import_module(f"benchmarks.{name}"), f"bench_{name}")
         with render.err.status("measuring") as status:
             rows = bench(**options, on_row=lambda row: status.update(f"measured {row.name}"))
-        draw(rows)
+        headers = ("what", "value", "unit", "ratio", "against", "rounds")
+        render.grid(headers, [row.written() for row in rows], right=(1, 3))
         render.say(", ".join(f"{key} {value}" for key, value in paired.machine().items()), "dim")
         return paired.to_json(rows), 0
 
@@ -64,36 +62,3 @@ def _command(name: str) -> Callable[..., None]:
 
 for _name in _WHAT:
     app.command(_name)(_command(_name))
-
-
-def draw(rows: list[Row]) -> None:
-    """Print figures, ratios, and the spread of the rounds."""
-    render.grid(
-        ("what", "value", "unit", "ratio", "against", "rounds"),
-        [
-            (
-                row.name,
-                _figure(row.value, row.unit),
-                "" if row.unit == "share" else row.unit,
-                "" if row.ratio is None else f"{row.ratio:.2f} x",
-                row.vs,
-                _spread(row),
-            )
-            for row in rows
-        ],
-        right=(1, 3),
-    )
-
-
-def _figure(value: float, unit: str) -> str:
-    if unit == "share":
-        return f"{value:.1%}"
-    return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
-
-
-def _spread(row: Row) -> str:
-    if row.spread is None:
-        return ""
-    if row.ratio is not None:
-        return "{:.2f} to {:.2f} x".format(*row.spread)
-    return " to ".join(_figure(value, row.unit) for value in row.spread)

@@ -63,7 +63,7 @@ class Board:
     def tell(self, event: Progress | Note) -> None:
         """Record an event, and print it if it must be seen."""
         if isinstance(event, Note):
-            render.say(str(event), "yellow", self.console)
+            render.say(event, "yellow", self.console)
             return
         cell, number, figures = event.cell, event.cell.number, event.figures or {}
         headline = next((name for name in HEADLINES if name in figures), "")
@@ -110,16 +110,11 @@ class Board:
             if not self.cells:
                 return Text("planning", style="dim")
             lines = [
-                self._cut(f"* {_named(self.cells[number])}: {text}")
+                Text(f"* {_named(self.cells[number])}: {text}", no_wrap=True, overflow="ellipsis")
                 for number, text in list(self._running.items())[-_RUNNING_SHOWN:]
             ]
-            height = self.console.height - len(lines) - 4
-            return Group(self._table(max(height, 1)), self._cut(self._status(), "bold"), *lines)
-
-    def _cut(self, text: str, style: str = "") -> Text:
-        line = Text(text, style, no_wrap=True)
-        line.truncate(self.console.width - 1, overflow="ellipsis")
-        return line
+            status = Text(self._status(), "bold", no_wrap=True, overflow="ellipsis")
+            return Group(self._table(max(self.console.height - len(lines) - 4, 1)), status, *lines)
 
     def _table(self, height: int) -> RenderableType:
         """Draw a row for each model and a column for each split; one column if the splits do not fit."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import samtl
 from samtl._runtime import Note, polite_stop
 from samtl.errors import EXIT_QUARANTINED
 
 from . import render
 from .options import Outcome, verb
-
-if TYPE_CHECKING:
-    from samtl.embed.api import EmbedResult, Event
-    from samtl.embed.plan import Plan
 
 STOPPING = "stopping after the block in flight; press Ctrl-C again to stop at once"
 
@@ -43,16 +40,14 @@ def embed(options: dict[str, Any], dry_run: bool = False) -> Outcome:
     return result.to_json(), stopped_by or (EXIT_QUARANTINED if result.quarantined else 0)
 
 
-def run(options: dict[str, Any]) -> tuple[EmbedResult, int]:
+def run(options: dict[str, Any]) -> tuple[samtl.EmbedResult, int]:
     """Embed with a progress bar; returns the result, and the exit code of the signal that ended it early or 0."""
-    from samtl.embed import api
-
     with polite_stop(STOPPING) as stop, render.EmbedBar() as bar:
-        result = api.embed(**options, on_event=shown_on(bar), should_stop=stop)
+        result = samtl.embed(**options, on_event=shown_on(bar), should_stop=stop)
     return result, stop.exit_code if result.interrupted else 0
 
 
-def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
+def shown_on(bar: render.EmbedBar) -> Callable[[Any], None]:
     """Make the callback that draws the events of a pass: plan, progress, and the first bad images."""
     from samtl.embed.api import Reading
     from samtl.embed.pipeline import Progress
@@ -60,23 +55,20 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Event], None]:
 
     bad = itertools.count(1)
 
-    def show(event: Event) -> None:
+    def show(event: Any) -> None:
         if isinstance(event, Plan):
             draw_plan(event)
         elif isinstance(event, Progress):
             bar.show(event)
         elif isinstance(event, Reading):
             bar.count(event.done, event.images)
-        elif isinstance(event, Note):
-            render.say(str(event), "yellow", render.err)
-        elif next(bad) <= render.LISTED:
-            told = f"{event.sample_id}: {event.code}: {event.reason}"
-            render.say(f"quarantined {told}", "yellow", render.err)
+        elif isinstance(event, Note) or next(bad) <= render.LISTED:
+            render.say(event, "yellow", render.err)
 
     return show
 
 
-def draw_plan(plan: Plan) -> None:
+def draw_plan(plan: Any) -> None:
     """Print what a pass will do."""
     changes = {
         "new": plan.changes.added,
@@ -90,7 +82,7 @@ def draw_plan(plan: Plan) -> None:
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"
     render.facts(
         {
-            "store": str(plan.store),
+            "store": plan.store,
             "dataset": f"{plan.dataset}, {plan.rows} rows, {plan.pending_rows} still to do",
             "changes": changed and f"images: {changed}",
             "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
@@ -103,7 +95,7 @@ def draw_plan(plan: Plan) -> None:
     )
 
 
-def draw_result(result: EmbedResult) -> None:
+def draw_result(result: samtl.EmbedResult) -> None:
     """Print what a pass did."""
     if result.encoded:
         render.say(
@@ -112,7 +104,7 @@ def draw_result(result: EmbedResult) -> None:
         )
     if result.quarantined:
         render.say(f"{len(result.quarantined)} of {result.rows} rows are quarantined:", "yellow")
-        render.quarantined(result.quarantined)
+        render.listed(result.quarantined)
     if result.untrained:
         render.warn_untrained(result.weights)
     if result.interrupted:

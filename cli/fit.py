@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import samtl
 from samtl._runtime import polite_stop
 from samtl.errors import EXIT_QUARANTINED, InputError
 
 from . import render
 from .options import Outcome, verb
 
-if TYPE_CHECKING:
-    from samtl.experiment.predict import PredictResult
-    from samtl.experiment.run import Run
-
-SHOWN = {
-    "classification": {
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "macro_f1": "macro F1",
-        "ece": "calibration error",
-        "log_loss": "log loss",
-    },
-    "segmentation": {
-        "iou": "IoU",
-        "dice": "Dice",
-        "precision": "precision",
-        "recall": "recall",
-        "f1": "F1, background too",
-        "accuracy": "pixel accuracy",
-        "pooled_iou": "IoU, pixels pooled",
-        "pooled_dice": "Dice, pixels pooled",
-    },
-}
-
-
+FLOOR = "floor"
+NAMES = {"macro_f1": "macro F1", "ece": "calibration error", "iou": "IoU", "f1": "F1"}  # of metrics
 TRAINING = {"epochs": int, "lr": float, "batch_size": int, "patience": int}
 
 
@@ -68,62 +46,58 @@ def fit_baseline(options: dict[str, Any]) -> Outcome:
     return result.to_json(), 0
 
 
-def run(options: dict[str, Any], verb: str = "fit_head") -> Run:
+def run(options: dict[str, Any], verb: str = "fit_head") -> samtl.FitResult:
     """Fit with a status line."""
-    from samtl.experiment import fit
-
     with render.err.status("reading") as status:
-        result: Run = getattr(fit, verb)(
+        result: samtl.FitResult = getattr(samtl, verb)(
             **options, on_event=lambda event: status.update(str(event))
         )
     return result
 
 
-def draw(result: Run) -> None:
+def draw(result: samtl.FitResult) -> None:
     """Print the scores with their intervals beside those of the floor."""
     render.say(
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
         f"{result.n_validation} to validate, {result.n_test} held out"
     )
-    compared = {"floor": result.floor, **result.also} if result.floor else dict(result.also)
+    compared = {FLOOR: result.floor} if result.floor else {}
+    compared |= {f"{FLOOR}/{name}": scores for name, scores in result.also.items()}
+    every = (result.metrics, *compared.values())
     headers = ("95 % interval", result.name, *compared)
     rows = [
-        (name, *(_cell(key, scores[key]) for scores in (result.metrics, *compared.values())))
-        for key, name in SHOWN[result.task].items()
+        (NAMES.get(key) or key.replace("_", " "), *(_cell(key, scores[key]) for scores in every))
+        for key in result.metrics
     ]
     render.grid(headers, rows, right=range(1, len(headers)))
     if result.floor:
         render.say(f"floor: {result.floor_model}", "dim")
-    warnings = [] if result.floor else [f"no floor: {result.floor_missing}"]
+    seconds, memory = result.seconds["total"], render.size(result.peak_memory)
+    took = f"{render.duration(seconds)}, peak memory {memory}"
     support = zip(result.classes, result.per_class.support, strict=True)
-    if absent := [name for name, count in support if not count]:
-        warnings.append(f"no held-out sample has {', '.join(absent)}: it is not scored")
-    took = (
-        f"{render.duration(result.seconds['total'])}, peak memory {render.size(result.peak_memory)}"
-    )
+    absent = ", ".join(name for name, count in support if not count)
+    left_out = ", ".join(f"{n} {what}" for what, n in result.left_out_because.items() if n)
+    warnings = {
+        f"no floor: {result.floor_missing}": not result.floor,
+        f"no held-out sample has {absent}: it is not scored": absent,
+        f"{result.left_out} rows were left out: {left_out}": left_out,
+        result.note: result.note,
+    }
     if facts := result.training:
-        took += f", {facts['epochs']} epochs, best {facts['best_epoch']}"
-        if "waiting" in facts:
-            rate = f"{facts['samples_per_second']:.0f} samples/s"
-            took += f", {rate}, {facts['waiting']:.1%} of the time waiting for data"
-        if facts["stopped"].startswith("diverged"):
-            warnings.append(
-                f"training {facts['stopped']}: the loss is not finite; the weights of epoch {facts['best_epoch']} are "
-                "kept. Lower --lr"
-            )
-    render.say(took, "dim")
-    if result.left_out:
-        why = ", ".join(f"{n} {what}" for what, n in result.left_out_because.items() if n)
-        warnings.append(f"{result.left_out} rows were left out: {why}")
-    if result.untrained and result.kind == "baseline":
-        warnings.append(
-            f"The weights are {result.weights}: the scores say nothing about {result.name}."
+        took += (
+            f", {facts['epochs']} epochs, best {facts['best_epoch']}, {facts['samples_per_second']:.0f} samples/s, "
+            f"{facts['waiting']:.1%} of the time waiting for data"
         )
-    for text in filter(None, (*warnings, result.note)):
-        render.say(text, "yellow")
-    if result.untrained and result.kind != "baseline":
-        render.warn_untrained(result.weights)
-    render.say(f"run: {result.run}")
+        best = f"the weights of epoch {facts['best_epoch']} are kept. Lower --lr"
+        told = f"training {facts['stopped']}: the loss is not finite; {best}"
+        warnings[told] = facts["stopped"].startswith("diverged")
+    render.say(took, "dim")
+    for text, holds in warnings.items():
+        if holds:
+            render.say(text, "yellow")
+    if result.untrained:
+        render.warn_untrained(result.weights, "SAM" if result.store else result.name)
+    render.say(f"run: {result.path}")
 
 
 def _cell(key: str, score: Any) -> str:
@@ -135,9 +109,7 @@ def _cell(key: str, score: Any) -> str:
 
 @verb("samtl.experiment.predict:predict", skip=("from_store",))
 def predict(
-    options: dict[str, Any],
-    from_store: bool = False,
-    cache: Path | None = None,
+    options: dict[str, Any], from_store: bool = False, cache: Path | None = None
 ) -> Outcome:
     """Predict the classes of new images as a table, or their masks, with the encoder of the run.
 
@@ -148,8 +120,6 @@ def predict(
     cache
         The store of --from-store; the only store in $SAMTL_CACHE or ./cache by default.
     """
-    from samtl.experiment import predict as predicting
-
     if cache is not None and not from_store:
         raise InputError("--cache names the store of --from-store: add it, or leave --cache out")
     announcement = "stopping after the images in flight; press Ctrl-C again to stop at once"
@@ -157,24 +127,23 @@ def predict(
     with polite_stop(announcement) as stop, render.err.status("loading") as status:
 
         def show(event: object) -> None:
-            if isinstance(event, predicting.Predicted):
+            if type(event).__name__ == "Predicted":
                 status.update(str(event))
 
-        result = predicting.predict(**options, on_event=show, should_stop=stop)
+        result = samtl.predict(**options, on_event=show, should_stop=stop)
     _draw_predictions(result)
     code = EXIT_QUARANTINED if result.skipped else 0
     return result.to_json(), stop.exit_code if result.interrupted else code
 
 
-def _draw_predictions(result: PredictResult) -> None:
+def _draw_predictions(result: samtl.PredictResult) -> None:
     share = "mean share of pixels" if result.task == "segmentation" else "mean probability"
     rows = [(name, str(n), f"{result.means[name]:.1%}") for name, n in result.counts.items()]
     render.grid(("class", "images", share), rows, right=(1, 2))
     took = render.duration(result.seconds)
     render.say(f"{result.rows} images of {result.source} by {result.name} in {took}", "dim")
     if result.skipped:
-        total = result.rows + len(result.skipped)
-        render.say(f"{len(result.skipped)} of {total} images were skipped:", "yellow")
+        render.say(f"{len(result.skipped)} more images were skipped:", "yellow")
         render.listed(f"{bad.image}: {bad.code}: {bad.reason}" for bad in result.skipped)
     if result.note:
         render.say(result.note, "yellow")

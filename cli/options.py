@@ -13,7 +13,7 @@ import inspect
 import itertools
 import json as json_format
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -24,8 +24,9 @@ import typer.main
 
 from samtl.errors import InputError
 
-_NOT_OPTIONS = frozenset({"on_event", "on_row", "on_progress", "should_stop", "params"})
+_NOT_OPTIONS = {"on_event", "on_row", "on_progress", "should_stop", "params"}
 _REQUIRED = inspect.Parameter.empty
+_KINDS: dict[str, Any] = {"bool": bool, "int": int, "float": float}
 _SAME = re.compile(r"As for `samtl\.(\w+)`[.:;]? ?")
 # Options of the command line that several verbs have
 _SHARED = {
@@ -48,8 +49,8 @@ class Option:
     """A parameter of a library's function or of a command."""
 
     kind: Any  # that typer parses
-    default: Any
-    help: str
+    default: Any = None
+    help: str = ""
     listed: bool = False  # whether it takes names separated by commas
 
 
@@ -62,33 +63,30 @@ def _source(module: str) -> ast.Module:
 
 
 def declared(target: str, skip: Collection[str] = ()) -> dict[str, Option]:
-    """Read the parameters of a function from its source and its numpydoc docstring.
+    """Read the parameters of a function, `MODULE:FUNCTION`, from its source and its numpydoc docstring.
 
-    Parameters
-    ----------
-    target : str
-        `MODULE:FUNCTION`. Defaults must be literals, or names of constants that are.
-    skip : collection of str
-        Parameters to leave out.
+    Defaults must be literals, or names of constants that are.
     """
     module, _, name = target.partition(":")
-    functions = (node for node in _source(module).body if isinstance(node, ast.FunctionDef))
+    functions = [node for node in _source(module).body if isinstance(node, ast.FunctionDef)]
     function = next(node for node in functions if node.name == name)
     described = _descriptions(ast.get_docstring(function) or "")[1]
-    arguments = function.args
-    defaults = [*arguments.defaults, *arguments.kw_defaults]
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    every = [*function.args.args, *function.args.kwonlyargs]
+    given = [*function.args.defaults, *function.args.kw_defaults]
+    defaults = [*[None] * (len(every) - len(given)), *given]
     found = {}
-    for argument, default in zip(reversed(every), [*reversed(defaults), *[None] * len(every)]):  # noqa: B905
-        if argument.arg not in _NOT_OPTIONS and argument.arg not in skip:
-            annotation = ast.unparse(argument.annotation) if argument.annotation else "str"
+    for argument, default in zip(every, defaults, strict=True):
+        if argument.arg not in _NOT_OPTIONS | {*skip}:
+            text = ast.unparse(argument.annotation) if argument.annotation else ""
+            kinds = [kind for kind in text.split(" | ") if kind != "None"]
+            kind = _KINDS.get(kinds[0], str) if len(kinds) == 1 else str
             found[argument.arg] = Option(
-                _type(annotation),
+                kind | None if text.endswith("None") else kind,
                 _REQUIRED if default is None else _value(module, default),
                 _resolved(argument.arg, described.get(argument.arg, "")),
-                annotation.startswith("Sequence[str]"),
+                text.startswith("Sequence[str]"),
             )
-    return dict(reversed(found.items()))
+    return found
 
 
 def _descriptions(docstring: str) -> tuple[str, dict[str, str]]:
@@ -128,37 +126,26 @@ def _value(module: str, node: ast.expr) -> Any:
     raise LookupError(f"{module} has no constant {node.id}")
 
 
-def _type(annotation: str) -> Any:
-    """Choose the type that typer parses an annotation of the library as."""
-    kinds = {kind.strip() for kind in annotation.split("|")}
-    others = kinds - {"None"}
-    simple: dict[str, Any] = {"bool": bool, "int": int, "float": float}
-    found = simple.get(others.pop(), str) if len(others) == 1 else str
-    return found | None if "None" in kinds else found
-
-
 def verb(
     target: str = "",
     *,
     rename: Mapping[str, str] | None = None,
-    skip: tuple[str, ...] = (),
-    arguments: tuple[str, ...] = (),
+    skip: Sequence[str] = (),
+    arguments: Sequence[str] = (),
     params: Mapping[str, type] | None = None,
 ) -> Callable[[Callable[..., Outcome]], Callable[..., None]]:
     """Make a command of a function that calls a verb of the library; `Verbs` builds its options.
 
-    The command has an option for each parameter of `target`, one for each parameter of the decorated function after
-    the first, and `--json`. The function is called with a dict of the first, and with the second by name.
-
     Parameters
     ----------
     target : str
-        `MODULE:FUNCTION` of the library.
+        `MODULE:FUNCTION` of the library. Its parameters become options, and the first argument of the decorated
+        function, as a dict. Other parameters of that are options of the command line only, as is `--json`.
     rename : mapping, optional
         Parameter to the name of its option.
-    skip : tuple of str
+    skip : sequence of str
         Parameters of `target` that are no options.
-    arguments : tuple of str
+    arguments : sequence of str
         Parameters that are positional on the command line.
     params : mapping, optional
         Options, by type, that become the parameter `params` of `target`.
@@ -170,15 +157,11 @@ def verb(
 
         def build() -> Callable[..., None]:
             library = declared(target, skip) if target else {}
-            own = dict(inspect.signature(body, eval_str=True).parameters)
-            own.pop("options", None)
-            added = {name: (one.annotation, one.default) for name, one in own.items()}
-            added |= {name: (kind | None, None) for name, kind in (params or {}).items()}
-            added["json"] = (Path | None, None)
-            options = library | {
-                name: Option(*about, described.get(name) or _SHARED.get(name, ""))
-                for name, about in added.items()
-            }
+            own = inspect.signature(body, eval_str=True).parameters
+            options = library | {name: Option(o.annotation, o.default) for name, o in own.items()}
+            options |= {name: Option(kind | None) for name, kind in (params or {}).items()}
+            options["json"] = Option(Path | None)
+            options.pop("options", None)
 
             def command(json: Path | None, **given: Any) -> None:
                 taken = {name: _read(name, one, given.pop(name)) for name, one in library.items()}
@@ -187,16 +170,16 @@ def verb(
                     taken["params"] = {k: v for k, v in chosen.items() if v is not None}
                 content, code = body(*[taken] if target else [], **given)
                 if json is not None:
-                    text = json_format.dumps(content, indent=2, ensure_ascii=False)
-                    json.write_text(text + "\n", encoding="utf-8")
+                    told = json_format.dumps(content, indent=2, ensure_ascii=False)
+                    json.write_text(told + "\n", encoding="utf-8")
                 if code:
                     raise typer.Exit(code)
 
-            shown = {name: (rename or {}).get(name, name) for name in options}
-            parameters = [
-                _parameter(name, "" if name in arguments else shown[name], one)
-                for name, one in options.items()
-            ]
+            parameters = []
+            for name, one in options.items():
+                shown = "" if name in arguments else (rename or {}).get(name, name)
+                about = one.help or described.get(name) or _SHARED.get(name, "")
+                parameters.append(_parameter(name, shown, one, about))
             command.__name__, command.__doc__ = body.__name__, text
             command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
             return command
@@ -224,28 +207,25 @@ class Verbs(typer.core.TyperGroup):
         return name, command, rest
 
 
-def _parameter(name: str, shown: str, option: Option) -> inspect.Parameter:
+def _parameter(name: str, shown: str, option: Option, text: str) -> inspect.Parameter:
     """Describe an option to typer; without a shown name it is an argument."""
     default = option.default
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     flag = f"--{shown.replace('_', '-')}"
-    if default is True:
-        flag = f"{flag}/--no-{flag[2:]}"
-    about: dict[str, Any] = {
-        "help": option.help,
-        "show_default": not isinstance(default, bool) and default not in (None, "", _REQUIRED),
-    }
-    if {int, float} & {option.kind, *get_args(option.kind)}:
-        about["min"] = 0
-    if name in ("json", "table"):
-        about["callback"] = _writable
-    info: Any = typer.Option(flag, **about) if shown else typer.Argument(**about)
+    info: Any = typer.Option if shown else typer.Argument
+    described = info(
+        *[f"{flag}/--no-{flag[2:]}" if default is True else flag] if shown else [],
+        help=text,
+        show_default=default not in (None, "", _REQUIRED, True, False),
+        min=0 if {int, float} & {option.kind, *get_args(option.kind)} else None,
+        callback=_writable if name in ("json", "table") else None,
+    )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=... if default is _REQUIRED else default,
-        annotation=Annotated[option.kind, info],
+        annotation=Annotated[option.kind, described],
     )
 
 
@@ -253,9 +233,7 @@ def _read(name: str, option: Option, value: Any) -> Any:
     """Split what the library takes as a sequence, and the command line with commas."""
     if not (isinstance(value, str) and option.listed):
         return value
-    items = [item.strip() for item in value.split(",")]
-    if items == [""] and not option.default:
-        return option.default
+    items = [item.strip() for item in value.split(",")] if value else []
     if "" in items:
         flag = f"--{name.replace('_', '-')}"
         raise InputError(f"{flag} takes names separated by commas, got {value!r}")

@@ -19,7 +19,6 @@ from samtl._runtime import size as size
 
 if TYPE_CHECKING:
     from samtl.embed.pipeline import Progress as EmbedProgress
-    from samtl.store.state import Quarantined
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -33,12 +32,12 @@ def complain(message: str) -> None:
     err.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
 
 
-def say(message: str, style: str = "", console: Console = out) -> None:
+def say(message: object, style: str = "", console: Console = out) -> None:
     """Print a line."""
-    console.print(Text(message, style=style), soft_wrap=True)
+    console.print(Text(str(message), style=style), soft_wrap=True)
 
 
-def listed(lines: Iterable[str], style: str = "yellow") -> None:
+def listed(lines: Iterable[object], style: str = "yellow") -> None:
     """Print the first lines of a long list, and how many more there are."""
     lines = iter(lines)
     for line in itertools.islice(lines, LISTED):
@@ -47,24 +46,19 @@ def listed(lines: Iterable[str], style: str = "yellow") -> None:
         say(f"  and {more} more; --json FILE lists all", style)
 
 
-def quarantined(images: Sequence[Quarantined]) -> None:
-    """Print which images could not be used, and why."""
-    listed(f"quarantined {bad.sample_id}: {bad.code}: {bad.reason}" for bad in images)
-
-
-def warn_untrained(weights: str) -> None:
+def warn_untrained(weights: str, name: str = "SAM") -> None:
     """Print, beside every score made with random weights, that they are."""
-    say(f"The weights of the encoder are {weights}: its scores say nothing about SAM.", "yellow")
+    say(f"The weights are {weights}: the scores say nothing about {name}.", "yellow")
 
 
-def facts(rows: Mapping[str, str]) -> None:
+def facts(rows: Mapping[str, object]) -> None:
     """Print names and values in two columns; empty values are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows.items():
         if value:
-            table.add_row(name, Text(value))
+            table.add_row(name, Text(str(value)))
     out.print(table)
 
 
@@ -110,15 +104,11 @@ class EmbedBar(Progress):
     def show(self, progress: EmbedProgress) -> None:
         """Draw how far the pass is."""
         rate, left = progress.images_per_second, progress.seconds_left
-        figures = [
-            f"{rate:.2f} img/s" if rate else "",
-            f"{duration(left)} left" if left is not None else "",
-            f"{size(progress.bytes_written)} written",
-            f"{progress.quarantined} bad" if progress.quarantined else "",
-        ]
-        self.count(
-            progress.encoded, progress.pending_rows, "embedding", ", ".join(filter(None, figures))
-        )
+        figures = [f"{rate:.2f} img/s"] if rate else []
+        figures += [] if left is None else [f"{duration(left)} left"]
+        figures.append(f"{size(progress.bytes_written)} written")
+        figures += [f"{progress.quarantined} bad"] if progress.quarantined else []
+        self.count(progress.encoded, progress.pending_rows, "embedding", ", ".join(figures))
 
     def count(self, done: int, total: int, what: str = "reading images", figures: str = "") -> None:
         """Draw how many images are done."""

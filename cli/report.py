@@ -1,22 +1,23 @@
-"""`samtl report` and `samtl reproduce`: figures from runs, and a whole case study."""
+"""`samtl report`, `reproduce` and `demo`: figures from runs, a whole case study, and a small one."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import samtl
 from samtl._runtime import StopRequest, polite_stop, stop_at_once
 from samtl.errors import EXIT_FAILED_CELLS, EXIT_QUARANTINED
 
-from . import embed, render, sweep
+from . import embed, fit, render, sweep
 from .board import Board
 from .options import Outcome, verb
 
-if TYPE_CHECKING:
-    from samtl.report.api import ReportResult
-    from samtl.study import Event
+DEMO_IMAGES = 25
+DEMO_SIZE = 512  # much faster than 1024
 
 
 @verb("samtl.report.api:make_report", skip=("sources",), arguments=("sources",))
@@ -28,15 +29,13 @@ def report(options: dict[str, Any], sources: list[Path] | None = None) -> Outcom
     sources
         Runs, sweeps, or folders of them; $SAMTL_RUNS or ./runs by default.
     """
-    from samtl.report.api import make_report
-
     with render.err.status("loading") as status:
-        result = make_report(sources or (), **options, on_event=status.update)
+        result = samtl.make_report(sources or (), **options, on_event=status.update)
     draw(result)
     return result.to_json(), 0
 
 
-def draw(result: ReportResult) -> None:
+def draw(result: samtl.ReportResult) -> None:
     """Print the findings, the caveats, and where the page is."""
     for line in result.lines:
         render.say(line)
@@ -61,57 +60,71 @@ def reproduce(options: dict[str, Any], study: str) -> Outcome:
     study
         eurosat or roads.
     """
-    from samtl import study as studies
-
     if options["vgg19"] == "none":
         options["vgg19"] = None
 
-    stopping: StopRequest | None = None
-    tell: Callable[[Any], None] = _note
+    draws: dict[str, Any] = {
+        "EmbedResult": embed.draw_result,
+        "SweepResult": sweep.draw,
+        "ReportResult": draw,
+    }
+    stopping = StopRequest()
+    tell: Callable[[Any], None] = functools.partial(render.say, style="yellow")
 
-    def show(event: Event) -> None:
+    def show(event: Any) -> None:
         nonlocal stopping, tell
-        if isinstance(event, studies.Step):
-            drawing.close()
-            render.say(f"\n{event.command}", "bold")
-            if event.name == "embed":
-                stopping = drawing.enter_context(polite_stop(embed.STOPPING))
-                tell = embed.shown_on(drawing.enter_context(render.EmbedBar()))
-            elif event.name == "sweep":
-                drawing.enter_context(stop_at_once())
-                board = Board()
-                drawing.enter_context(board.live())
-                tell = board.tell
-            else:
-                tell = drawing.enter_context(render.err.status("loading")).update
-        elif type(event).__name__ in _DRAW:
-            drawing.close()
-            _DRAW[type(event).__name__](event)
-        else:
+        kind = type(event).__name__
+        if kind != "Step" and kind not in draws:
             tell(event)
+            return
+        drawing.close()
+        if kind in draws:
+            draws[kind](event)
+            return
+        render.say(f"\n{event.command}", "bold")
+        if event.name == "embed":
+            stopping = drawing.enter_context(polite_stop(embed.STOPPING))
+            tell = embed.shown_on(drawing.enter_context(render.EmbedBar()))
+        elif event.name == "sweep":
+            board = Board()
+            drawing.enter_context(stop_at_once())
+            drawing.enter_context(board.live())
+            tell = board.tell
+        else:
+            tell = drawing.enter_context(render.err.status("loading")).update
 
     with ExitStack() as drawing:
-        result = studies.reproduce(
-            study,
-            **options,
-            on_event=show,
-            should_stop=lambda: stopping is not None and stopping(),
-        )
+        result = samtl.reproduce(study, **options, on_event=show, should_stop=lambda: stopping())
     if result.sweep is None:
-        code = stopping.exit_code if stopping else 0
-    elif result.sweep.failed:
-        code = EXIT_FAILED_CELLS
-    else:
-        code = EXIT_QUARANTINED if result.embed.quarantined else 0
-    return result.to_json(), code
+        return result.to_json(), stopping.exit_code
+    code = EXIT_QUARANTINED if result.embed.quarantined else 0
+    return result.to_json(), EXIT_FAILED_CELLS if result.sweep.failed else code
 
 
-_DRAW: dict[str, Callable[[Any], None]] = {
-    "EmbedResult": embed.draw_result,
-    "SweepResult": sweep.draw,
-    "ReportResult": draw,
-}
+@verb()
+def demo(out: Path | None = None, runs: Path | None = None) -> Outcome:
+    """Generate land-cover images, embed them with the encoder that needs no download, and fit two heads.
 
+    Parameters
+    ----------
+    out
+        Folder for the store; demo in $SAMTL_CACHE or ./cache by default.
+    runs
+        Folder for the runs; $SAMTL_RUNS or ./runs by default.
+    """
+    from samtl.store.storage import below, cache_folder
 
-def _note(note: object) -> None:
-    render.say(str(note), "yellow")
+    dataset = f"synthetic:{DEMO_IMAGES}"
+    render.say(f"samtl embed --dataset {dataset} --encoder tiny --image-size {DEMO_SIZE}", "bold")
+    # A folder of its own keeps the demo's store apart from the user's.
+    place = out or below(cache_folder(), "demo")
+    options = {"dataset": dataset, "encoder": "tiny", "image_size": DEMO_SIZE, "out": place}
+    result, stopped_by = embed.run(options)
+    embed.draw_result(result)
+    fits = []
+    for head in () if stopped_by else ("logreg", "mlp"):
+        render.say("")
+        render.say(f"samtl fit-head --head {head} --split 0.2 --cache {result.store}", "bold")
+        fits.append(fit.run({"store": result.store, "head": head, "split": 0.2, "out": runs}))
+        fit.draw(fits[-1])
+    return {"embed": result.to_json(), "fits": [one.to_json() for one in fits]}, stopped_by

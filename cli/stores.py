@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import samtl
 from samtl import registry
 from samtl.errors import EXIT_QUARANTINED, InputError, SamtlError, UnknownName
 
 from . import render
 from .options import Outcome, verb
-
-if TYPE_CHECKING:
-    from samtl.embed.verify import Verification
-    from samtl.store.state import Summary
-    from samtl.store.verify import Checked
 
 LEVELS = {"quick": "sizes", "rows": "every row's checksum", "deep": "every file's sha256"}
 
@@ -29,19 +25,18 @@ def _chosen(store: Path | None, cache: Path | None) -> Path | None:
 @verb(arguments=("store",))
 def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
     """Show what a store contains: rows, classes, arrays, encoder, identity."""
-    from samtl.store.reader import open_store
     from samtl.store.storage import locate
 
-    opened = open_store(locate(_chosen(store, cache)))
+    opened = samtl.open(locate(_chosen(store, cache)))
     summary = opened.summary()
-    masks = opened.task == "segmentation"
+    per_class = {} if opened.task == "segmentation" else summary.per_class
     render.facts(
         {
-            "store": str(opened.path),
+            "store": opened.path,
             "dataset": opened.dataset,
             "rows": _rows(summary, len(summary.quarantined)),
             "task": opened.task,
-            "classes": ", ".join(opened.classes) if masks else _counts(summary.per_class),
+            "classes": _counts(per_class) or ", ".join(opened.classes),
             "groups": f"{len(set(opened.groups))}; no split divides one" if opened.groups else "",
             "shipped split": _counts(Counter(opened.parts)),
             "encoder": f"{opened.encoder} at {opened.identity['image_size']} pixels, weights {opened.weights}, "
@@ -56,19 +51,18 @@ def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
         for a in summary.arrays
     ]
     render.grid(("array", "shape", "dtype", "rows", "on disk"), arrays, right=(3, 4))
-    render.quarantined(summary.quarantined)
+    render.listed(summary.quarantined)
     if opened.untrained:
         render.warn_untrained(opened.weights)
     if summary.missing:
-        tiers = f" with --tiers {','.join(opened.tiers)}" if opened.tiers else ""
-        render.say(f"{summary.missing} rows are missing: run samtl embed again{tiers}", "yellow")
+        render.say(f"{summary.missing} rows are missing: run samtl embed as before", "yellow")
     # A store in a bucket cannot be compacted.
     if summary.superseded and isinstance(opened.path, Path):
         render.say("samtl compact frees the space of rows that are not listed", "dim")
     return summary.to_json(), EXIT_QUARANTINED if summary.quarantined else 0
 
 
-def _rows(found: Summary | Checked, quarantined: int) -> str:
+def _rows(found: Any, quarantined: int) -> str:
     text = f"{found.rows}: {found.ok} embedded, {quarantined} quarantined, {found.missing} missing"
     unlisted = f"; {found.superseded} more are not listed, their images are gone or changed"
     return text + unlisted if found.superseded else text
@@ -92,55 +86,50 @@ def ls(kind: str | None = None, cache: Path | None = None) -> Outcome:
     kinds = (*registry.KINDS, "stores")
     if kind is not None and kind not in kinds:
         raise UnknownName("kind of entry", kind, kinds)
-    found: dict[str, list[dict[str, str]]] = {}
+    found = {}
     for shown in kinds if kind is None else (kind,):
-        names = [] if shown == "stores" else registry.names(shown).items()
-        found[shown] = [{"name": name, "what": what} for name, what in names]
         if shown == "stores":
-            found[shown] = _stores(cache)
+            entries = _stores(cache)
+        else:
+            entries = [{"name": n, "what": what} for n, what in registry.names(shown).items()]
         if kind is None:
             render.say(f"\n{shown}", "bold")
-        if found[shown]:
-            rows = [list(entry.values()) for entry in found[shown]]
-            render.grid(list(found[shown][0]), rows, right=(1, 3) if shown == "stores" else ())
-        else:
-            render.say("none; samtl embed makes one", "dim")
+        if entries:
+            render.grid(list(entries[0]), [list(entry.values()) for entry in entries])
+        found[shown] = entries
     return found, 0
 
 
 def _stores(cache: Path | None) -> list[dict[str, str]]:
-    from samtl.store.reader import open_store
     from samtl.store.storage import as_place, cache_folder, stores_in
 
     found = []
     for path in map(str, stores_in(as_place(cache) if cache else cache_folder())):
-        entry = {"store": path, "rows": "", "tiers": "", "on disk": ""}
+        entry = {"store": path, "rows": "", "tiers": "", "on disk": "", "weights": ""}
         try:
-            store = open_store(path)
+            store = samtl.open(path)
             summary = store.summary()
+            entry["rows"] = f"{summary.rows - summary.missing}/{summary.rows}"
+            entry["tiers"], entry["weights"] = ",".join(store.tiers), store.weights
+            entry["on disk"] = render.size(summary.bytes)
         except (SamtlError, OSError) as error:  # one damaged store must not hide the others
-            found.append({**entry, "weights": f"cannot be opened: {error}"})
-            continue
-        entry["rows"] = f"{summary.rows - summary.missing}/{summary.rows}"
-        entry["tiers"], entry["on disk"] = ",".join(store.tiers), render.size(summary.bytes)
-        found.append({**entry, "weights": store.weights})
+            entry["weights"] = f"cannot be opened: {error}"
+        found.append(entry)
     return found
 
 
 @verb(arguments=("store",))
 def compact(store: Path | None = None, cache: Path | None = None) -> Outcome:
     """Write a store anew with only the listed rows. Nothing else may write to it meanwhile."""
-    from samtl.store.maintenance import compact as run
-
     with render.err.status("reading the log") as status:
-        done = run(_chosen(store, cache), lambda n, of: status.update(f"{n} of {of} rows written"))
-    if done.rewritten:
-        render.say(
-            f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {render.size(done.bytes_after)}, "
-            f"{render.size(done.bytes_before)} before"
+        done = samtl.compact(
+            _chosen(store, cache), lambda n, of: status.update(f"{n} of {of} rows written")
         )
-    else:
-        render.say(f"every row of {done.store} is listed: nothing to do")
+    told = f"every row of {done.store} is listed: nothing to do"
+    if done.rewritten:
+        sizes = f"{render.size(done.bytes_after)}, {render.size(done.bytes_before)} before"
+        told = f"{done.dropped} rows dropped, {done.rows} are in {done.store}: {sizes}"
+    render.say(told)
     return done.to_json(), 0
 
 
@@ -166,8 +155,6 @@ def verify(
     deep
         Compare the sha256 of every file and, with --dataset, every image.
     """
-    from samtl.embed.verify import verify as run
-
     if quick and deep:
         raise InputError("--quick and --deep exclude each other: choose one")
     options["level"] = "quick" if quick else "deep" if deep else "rows"
@@ -177,19 +164,19 @@ def verify(
             count = render.size if what.startswith("bytes") else str
             status.update(f"{what}: {count(done)} of {count(total)}")
 
-        found = run(_chosen(store, cache), **options, on_progress=show)
+        found = samtl.verify(_chosen(store, cache), **options, on_progress=show)
     draw(found)
     return found.to_json(), found.exit_code
 
 
-def draw(found: Verification) -> None:
+def draw(found: samtl.Verification) -> None:
     """Print what was found."""
     checked, images, again = found.checked, found.images, found.recomputed
     added = f"; {found.images_added} of the dataset have no row" if found.images_added else ""
     compared = f"{found.images_compared} compared, {len(images)} differ{added}"
     render.facts(
         {
-            "store": str(found.store),
+            "store": found.store,
             "rows": _rows(checked, checked.quarantined),
             "files": f"{checked.files} shards of {checked.blocks} blocks, {render.size(checked.bytes)}; "
             f"{LEVELS[found.level]} compared",
@@ -197,10 +184,9 @@ def draw(found: Verification) -> None:
             "recomputed": f"{len(again)} of {found.recompute} rows" if found.recompute else "",
         }
     )
-    render.listed(
-        (f"{one.what} {one.path}{_ranges(one.damaged_rows)}: {one.told}" for one in found.findings),
-        "red",
-    )
+    for one in found.findings[: render.LISTED]:
+        rows = f", rows {', '.join(map(str, one.damaged_rows))}" if one.damaged_rows else ""
+        render.say(f"  {one.what} {one.path}{rows}: {one.told}", "red")
     render.listed(f"{one.what} {one.sample_id} (row {one.row}): {one.told}" for one in images)
     for row in again:
         far = "" if row.within else ", too far"
@@ -211,13 +197,7 @@ def draw(found: Verification) -> None:
     render.say(*_verdict(found))
 
 
-def _ranges(rows: tuple[int, ...]) -> str:
-    if len(rows) > 1 and rows == tuple(range(rows[0], rows[-1] + 1)):
-        return f", rows {rows[0]} to {rows[-1]}"
-    return f", row {', '.join(map(str, rows))}" if rows else ""
-
-
-def _verdict(found: Verification) -> tuple[str, str]:
+def _verdict(found: samtl.Verification) -> tuple[str, str]:
     """Say in one line how the store is, and return its colour."""
     from samtl.store.verify import LISTS
 

@@ -6,21 +6,17 @@ import json
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
+import samtl
 from samtl._runtime import StopNow, stop_at_once
 from samtl.errors import EXIT_FAILED_CELLS, InputError
 
 from . import render
 from .board import Board
 from .options import Outcome, verb
-
-if TYPE_CHECKING:
-    from samtl.metrics.bootstrap import Spread
-    from samtl.report.summary import Summary
-    from samtl.sweep.api import SweepResult
 
 _SETTING = re.compile(r"([^.=\s]+)\.([^.=\s]+)=(.*)", re.DOTALL)
 
@@ -51,7 +47,6 @@ def sweep(
         Write the scores of all cells to this CSV file.
     """
     from samtl.store.storage import locate
-    from samtl.sweep import api
 
     if options["heads"] == ["none"]:
         options["heads"] = []
@@ -61,7 +56,7 @@ def sweep(
     stores, board = [locate(cache) for cache in caches], Board()
     try:
         with stop_at_once(), board.live():
-            result = api.sweep(stores, **options, on_event=board.tell)
+            result = samtl.sweep(stores, **options, on_event=board.tell)
     except StopNow as stop:
         kept = f"{board.finished} of {len(board.cells)} cells finished"
         render.say(f"stopped with {kept}; they are kept, and the same command resumes", "yellow")
@@ -72,7 +67,7 @@ def sweep(
     return result.to_json(), EXIT_FAILED_CELLS if result.failed else 0
 
 
-def draw(result: SweepResult) -> None:
+def draw(result: samtl.SweepResult) -> None:
     """Print the scores beside those of the floor, the differences, what failed, and the next command."""
     from samtl.report.summary import summarise
 
@@ -81,16 +76,7 @@ def draw(result: SweepResult) -> None:
         _draw_summary(summary)
     if result.failed:
         render.say(f"{len(result.failed)} cells failed; the same command tries them again:", "red")
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for cell, reason in result.failed.items():
-            reasons[reason].append(cell)
-        render.listed(
-            (
-                f"{cells[0]}{f' and {len(cells) - 1} more' if cells[1:] else ''}: {reason}"
-                for reason, cells in reasons.items()
-            ),
-            "red",
-        )
+        render.listed((f"{cell}: {reason}" for cell, reason in result.failed.items()), "red")
     render.listed(result.notes)
     took = render.duration(result.seconds)
     render.say(
@@ -101,19 +87,19 @@ def draw(result: SweepResult) -> None:
         render.say(f"next: samtl report {result.out}", "dim")
 
 
-def _draw_summary(summary: Summary) -> None:
-    scores = [score for line in summary.lines for score in line.scores.values()]
-    means = "mean and deviation over seeds" if any(s.n > 1 for s in scores) else "one seed"
+def _draw_summary(summary: Any) -> None:
+    several = any(score.n > 1 for line in summary.scores.values() for score in line.values())
+    means = "mean and deviation over seeds" if several else "one seed"
     render.say(f"{summary.title} on {summary.dataset} in %, {means}")
     rows = [
-        [line.model, *(_written(line.scores.get(split)) for split in summary.splits)]
-        for line in summary.lines
+        [model, *(_written(line.get(split)) for split in summary.splits)]
+        for model, line in summary.scores.items()
     ]
     table = [["", *summary.splits], *rows]
     if len(summary.splits) > len(rows) + 2:  # models as columns
         table = [list(column) for column in zip(*table, strict=True)]
     render.grid(table[0], table[1:], right=range(1, len(table[0])))
-    if not any(line.floor for line in summary.lines):
+    if summary.floor_missing:
         render.say(f"no floor: {summary.floor_missing}", "yellow")
     for words in summary.words:
         render.say(words)
@@ -121,7 +107,7 @@ def _draw_summary(summary: Summary) -> None:
         render.warn_untrained(weights)
 
 
-def _written(score: Spread | None) -> str:
+def _written(score: Any) -> str:
     """Write a score in percent, with its deviation if there is one."""
     if score is None:
         return ""

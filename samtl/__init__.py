@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from samtl.errors import SamtlError as SamtlError
     from samtl.experiment.fit import fit_baseline as fit_baseline
     from samtl.experiment.fit import fit_head as fit_head
-    from samtl.experiment.predict import PredictResult as PredictResult
+    from samtl.experiment.output import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
     from samtl.experiment.run import Run
     from samtl.report.api import ReportResult as ReportResult
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from samtl.sweep.api import SweepResult as SweepResult
     from samtl.sweep.api import sweep as sweep
 
-    FitResult, open = Run, open_store
+    FitResult = Run
+    open = open_store
 
 # Read when torch and numpy are loaded. Threads that spin at barriers compete with the decoding thread for the cores:
 # with one other busy process the encoder becomes 20 times slower, and training a head several times.
@@ -57,7 +58,8 @@ _PUBLIC = {
         "samtl.embed.verify": "verify Verification",
         "samtl.errors": "SamtlError",
         "samtl.experiment.fit": "fit_head fit_baseline",
-        "samtl.experiment.predict": "predict PredictResult",
+        "samtl.experiment.output": "PredictResult",
+        "samtl.experiment.predict": "predict",
         "samtl.experiment.run": "FitResult=Run",
         "samtl.report.api": "make_report ReportResult",
         "samtl.store.maintenance": "compact Compacted",

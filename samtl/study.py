@@ -37,10 +37,7 @@ _PRETRAINED = "vgg19"  # the baseline whose weights have to be downloaded
 
 @dataclass(frozen=True)
 class Case:
-    """A case study: the tiers that its heads read, its baselines and splits.
-
-    `shipped` are the splits for a dataset that comes with one of its own.
-    """
+    """A case study; the splits are those of a quick and a whole one, `shipped` if the dataset comes with its own."""
 
     task: str
     dataset: str
@@ -213,7 +210,13 @@ def reproduce(
         )
     baselines = [b for b in case.baselines if b != _PRETRAINED or _available(vgg19, quick, note)]
     if quick:
-        note(_left_out(case, images, name, encoder))
+        few, whole = (", ".join(case.planned(images, small)) for small in (True, False))
+        note(
+            f"a quick study: {' '.join(f'{key} {n}' for key, n in _fewer(images).items())}, splits {few}, seeds "
+            f"{QUICK_SEEDS}, baselines {', '.join(baselines) or 'none'}, encoder {name}; the whole one has all "
+            f"{len(images):,} images, splits {whole}, seeds {SEEDS}, baselines {', '.join(case.baselines)}, encoder "
+            f"{encoder or ENCODER}"
+        )
 
     source = {"dataset": images.name if isinstance(given, Dataset) else given, "root": root}
     tell(Step("embed", _command("embed", **source, encoder=name, **options)))
@@ -226,10 +229,11 @@ def reproduce(
     if not embedded.interrupted:
         chosen = {model: dict(values) for model, values in (params or {}).items()}
         if _PRETRAINED in baselines:
-            of_vgg19 = {} if vgg19 == "official" else {"checkpoint": str(vgg19)}
+            mine = chosen.setdefault(_PRETRAINED, {})
+            if vgg19 != "official":
+                mine["checkpoint"] = str(vgg19)
             if device != "auto":
-                of_vgg19["device"] = device.split(",")[0].replace(":all", "")
-            chosen[_PRETRAINED] = chosen.get(_PRETRAINED, {}) | of_vgg19
+                mine["device"] = device.split(",")[0].replace(":all", "")
         parts: dict[str, Any] = {
             "heads": DEFAULT_HEADS[case.task],
             "splits": _possible(embedded.store, case, quick, note),
@@ -263,10 +267,9 @@ def _available(source: str | Path | None, quick: bool, note: Callable[[str], Non
     """Tell whether there are weights for VGG-19; official ones are downloaded now, not after hours."""
     if source is None or quick:
         return False
-    module = registry.load("baselines", _PRETRAINED)
     try:
         if source == "official":
-            checkpoints.download(module.OFFICIAL)
+            checkpoints.download(registry.load("baselines", _PRETRAINED).OFFICIAL)
         else:
             checkpoints.check_source(str(source))
     except ResourceError as error:
@@ -278,40 +281,28 @@ def _available(source: str | Path | None, quick: bool, note: Callable[[str], Non
     return True
 
 
-def _left_out(case: Case, images: Dataset, encoder: str, asked: str | None) -> str:
-    """Describe what a quick study leaves out."""
-    fewer = _fewer(images)
-    count = fewer.get("limit") or fewer["per_class"] * len(images.classes)
-    parts = [
-        f"{count:,} of {len(images):,} images" if count < len(images) else "",
-        f"the splits {', '.join(case.planned(images, True))} of {', '.join(case.planned(images, False))}",
-        f"{QUICK_SEEDS} of {SEEDS} seeds",
-        f"not the baseline {_PRETRAINED}" if _PRETRAINED in case.baselines else "",
-        "" if asked else f"the small encoder {encoder} instead of {ENCODER}",
-    ]
-    return f"a quick study: {'; '.join(filter(None, parts))}"
-
-
 def _possible(store: Path | str, case: Case, quick: bool, note: Callable[[str], None]) -> str:
     """List the splits that are possible with this store: with few scenes, not every share can be held out."""
     samples = Data(open_store(store), case.tiers[-1], None, None, False).samples
-    # By the rows of each part: with few scenes, a fraction is soon all of them.
-    found: dict[tuple[bytes, ...], str] = {}
-    refused: InputError | None = None
+    found: dict[Any, str] = {}  # by their rows: with few scenes, a fraction is soon all of them
     for split in case.planned(samples, quick):
-        spec = parse(split)
         try:
-            drawn = [select(samples, spec, seed) for seed in range(QUICK_SEEDS if quick else SEEDS)]
+            drawn = [
+                select(samples, parse(split), seed)
+                for seed in range(QUICK_SEEDS if quick else SEEDS)
+            ]
         except InputError as error:
-            refused = error
-            note(f"the split {split} is left out: {error}")
-            continue
-        parts = ((outer.test, inner.train, inner.test) for outer, inner in drawn)
-        same = found.setdefault(tuple(rows.tobytes() for part in parts for rows in part), split)
-        if same != split:
-            note(f"the split {split} is left out: with these images it is the same as {same}")
-    if refused is not None and not found:
-        raise InputError(f"{store} cannot be split: {refused}") from refused
+            why = str(error)
+        else:
+            parts = [
+                rows for outer, inner in drawn for rows in (outer.test, inner.train, inner.test)
+            ]
+            same = found.setdefault(tuple(rows.tobytes() for rows in parts), split)
+            why = f"with these images it is the same as {same}" if same != split else ""
+        if why:
+            note(f"the split {split} is left out: {why}")
+    if not found:
+        raise InputError(f"{store} cannot be split: {why}")
     return ",".join(found.values())
 
 
@@ -319,7 +310,7 @@ def _command(verb: str, **options: Any) -> str:
     """Write a command as a user would."""
     words = [f"samtl {verb}"]
     for name, value in options.items():
-        if value is None or value == () or (name, value) in (("device", "auto"), ("jobs", 1)):
+        if value in (None, ()) or (name, value) in (("device", "auto"), ("jobs", 1)):
             continue
         each = [",".join(value)] if isinstance(value, tuple | list) else [value]
         if name == "set":

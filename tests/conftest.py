@@ -80,6 +80,14 @@ def small(_small_store, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def ram():
+    """Give a folder in memory, if this machine has one, for what does not depend on how slow a disk is."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
 def _bucket_server():
     pytest.importorskip("obstore")
     pytest.importorskip("moto")

@@ -6,7 +6,8 @@ import hashlib
 import numpy as np
 from toys import blobs
 
-from samtl.experiment.run import Run, RunFolder, SplitName, comparison_key
+from samtl._io import digest
+from samtl.experiment.run import Run, RunFolder, SplitName
 from samtl.experiment.tables import mask_name, write_mask
 from samtl.images.transforms import IGNORE, mask_square, resized_shape
 from samtl.metrics import classification, segmentation
@@ -16,21 +17,17 @@ CLASSES = ("Crop", 'For"est,', "River")
 TIERS = {"logreg": "pooled", "mlp": "pooled", "conv": "grid", "vit": "grid"}
 SKILL = {"floor": 0.6, "logreg": 0.75, "mlp": 0.77, "conv": 0.83, "vit": 0.87, "cnn": 0.95}
 SIZE = 64  # the resolution of masks
+STORE = {
+    "store": "toy.tiny.64", "store_path": "toy.tiny.64.zarr", "fingerprint": "f" * 64, "snapshot": "5" * 64,
+    "encoder": "tiny", "weights": "official", "identity": {"image_size": 64},
+    "floor_model": "the most frequent class everywhere",
+}  # fmt: skip
 
 
 def a_run(
-    parent,
-    name="mlp",
-    seed=0,
-    share=0.2,
-    *,
-    ids=100,
-    classes=CLASSES,
-    left_out=0,
-    salt="",
-    wrong=None,
-    **given,
-):
+    parent, name="mlp", seed=0, share=0.2, *, ids=100, classes=CLASSES, left_out=0, salt="",
+    wrong=None, **given,
+):  # fmt: skip
     """Write the run of a classification, and return its path.
 
     Parameters
@@ -49,64 +46,41 @@ def a_run(
     **given
         Fields of the record.
     """
-    names = (
-        [f"{classes[i % len(classes)]}/{i:03d}.png" for i in range(ids)]
-        if isinstance(ids, int)
-        else list(ids)
-    )
+    k = len(classes)
+    names = [f"{classes[i % k]}/{i:03d}.png" for i in range(ids)] if isinstance(ids, int) else ids
     n_test = round(len(names) * share)
     order = np.random.default_rng([seed, len(names), *salt.encode()]).permutation(len(names))
     test = sorted(order[:n_test].tolist())
-    labels = np.arange(len(names)) % len(classes)
-    truth = labels[test]
+    truth = np.array(test) % k
     if wrong is None:
         random = np.random.default_rng([seed, len(name), ord(name[0])])
         missed = random.random(n_test) > SKILL.get(name, 0.8) - share / 4
-        guess = np.where(missed, random.integers(0, len(classes), n_test), truth)
+        guess = np.where(missed, random.integers(0, k, n_test), truth)
     else:
         guess = np.array([wrong.get(names[i], label) for i, label in zip(test, truth, strict=True)])
-    confusion = classification.confusion(truth, guess, len(classes))
-    accuracy, f1 = (
-        float(classification.accuracy(confusion)),
-        float(classification.macro_f1(confusion)),
-    )
-    metrics = {"accuracy": interval(accuracy), "macro_f1": interval(f1)}
-    held_out = {names[i]: classes[labels[i]] for i in test}
-    kind = "head" if name in TIERS else "baseline"
+    confusion = classification.confusion(truth, guess, k)
+    metrics = {
+        "accuracy": interval(float(classification.accuracy(confusion))),
+        "macro_f1": interval(float(classification.macro_f1(confusion))),
+    }
+    held_out = {names[i]: classes[i % k] for i in test}
     fields = {
         "task": "classification",
         "classes": classes,
         "features": TIERS.get(name, "pixels"),
         "metrics": metrics,
-        "floor": {key: interval(0.3) for key in metrics} if kind == "head" else None,
+        "floor": {key: interval(0.3) for key in metrics},
         "also": {"knn": metrics} if name == "floor" else {},
         "confusion": confusion,
-        "comparison_key": comparison_key("classification", classes, held_out, 0),
+        "comparison_key": digest(["classification", classes, 0, sorted(held_out.items())]),
     }
-    split = a_split(
-        given.pop("split_name", "label" if left_out else "holdout"),
-        share,
-        seed,
-        f"{test}{left_out}",
-    )
-    result = made(
-        parent,
-        kind,
-        name,
-        seed,
-        split,
-        len(names) - n_test - left_out,
-        n_test,
-        left_out,
-        {**fields, **given},
-    )
+    kind = given.pop("split_name", "label" if left_out else "holdout")
+    sizes = (len(names) - n_test - left_out, n_test, left_out)
+    rows = [(names[i], classes[a], classes[b]) for i, a, b in zip(test, truth, guess, strict=True)]
     with RunFolder(parent) as folder:
-        write_curves(folder, name)
-        rows = [
-            (names[i], classes[a], classes[b]) for i, a, b in zip(test, truth, guess, strict=True)
-        ]
         folder.write_csv("predictions.csv", ["sample_id", "label", "predicted"], rows)
-        return folder.record(result).path
+        split = a_split(kind, share, seed, f"{test}{left_out}")
+        return record(folder, name, seed, split, sizes, {**fields, **given})
 
 
 def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, **given):
@@ -115,95 +89,68 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
     n_test = round(len(data) * share)
     test = sorted(np.random.default_rng(seed).permutation(len(data))[:n_test].tolist())
     shifts = [shift] * n_test if isinstance(shift, int) else shift
-    kind = "head" if name in TIERS else "baseline"
     with RunFolder(parent) as folder:
         (folder.path / "masks").mkdir()
         matrices, truths, rows = [], {}, []
         for place, (i, moved) in enumerate(zip(test, shifts, strict=True)):
-            mask = data.read_mask(data.sample_ids[i])
+            sample_id, mask = data.sample_ids[i], data.read_mask(data.sample_ids[i])
             height, width = resized_shape(*mask.shape, SIZE)
             truth = mask_square(mask, SIZE)[:height, :width]
             guess = np.roll(np.where(truth == IGNORE, 0, truth), moved, axis=1).astype(np.uint8)
             matrices.append(segmentation.confusion(truth, guess, len(data.classes)))
-            truths[data.sample_ids[i]] = hashlib.sha256(mask.tobytes()).hexdigest()
-            file = f"masks/{mask_name(place, data.sample_ids[i])}"
+            truths[sample_id] = hashlib.sha256(mask.tobytes()).hexdigest()
+            file = f"masks/{mask_name(place, sample_id)}"
             write_mask(folder.path / file, guess)
-            rows.append([data.sample_ids[i], file])
-        scores = segmentation.scores(np.stack(matrices))
-        values = [
-            [*row, *(f"{scores[key][i]:.6g}" for key in scores)] for i, row in enumerate(rows)
-        ]
-        folder.write_csv("images.csv", ["sample_id", "mask", *scores], values)
-        write_curves(folder, name)
+            scores = segmentation.scores(matrices[-1])
+            rows.append([sample_id, file, *(f"{value:.6g}" for value in scores.values())])
+        folder.write_csv("images.csv", ["sample_id", "mask", *scores], rows)
         metrics = segmentation.bootstrap(np.stack(matrices), resamples=50)
         fields = {
             "task": "segmentation",
             "classes": data.classes,
-            "features": "dense" if kind == "head" else "pixels",
+            "features": "dense" if name in TIERS else "pixels",
             "dataset": data.name,
             "resolution": SIZE,
             "metrics": metrics,
-            "floor": {key: interval(0.1) for key in metrics} if kind == "head" else None,
+            "floor": {key: interval(0.1) for key in metrics},
             "also": {},
             "confusion": sum(matrices),
-            "comparison_key": comparison_key("segmentation", data.classes, truths, SIZE),
+            "comparison_key": digest(["segmentation", data.classes, SIZE, sorted(truths.items())]),
         }
         split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
-        return folder.record(
-            made(
-                parent, kind, name, seed, split, len(data) - n_test, n_test, 0, {**fields, **given}
-            )
-        ).path
+        sizes = (len(data) - n_test, n_test, 0)
+        return record(folder, name, seed, split, sizes, {**fields, **given})
 
 
-def made(parent, kind, name, seed, split, learnt, n_test, left_out, fields):
-    """Return the record of a fit."""
-    head = kind == "head"
+def record(folder, name, seed, split, sizes, fields):
+    """Write the curves and the record of a fit; sizes are of the samples learnt from, held out and left out."""
+    columns = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
+    header = ["epoch", "scaling", *columns]
+    rows = [(i, "x", 2 / i, 1 - 1 / (1 + i), 2.5 / i, 1 - 1.1 / (1 + i)) for i in (1, 2, 3)]
+    if name in ("logreg", "floor"):
+        header, rows = ("C", "loss"), [(1, 0.5)]
+    folder.write_csv("curves.csv", header, rows)
+    learnt, n_test, left_out = sizes
     seconds = 30.0 * len(name) + seed
     facts = {
-        "params": {"lr": 0.1, "epochs": None, "random_state": seed},
-        "dataset": "toy",
-        "samples_digest": f"{learnt + n_test + left_out} samples",
-        "floor_model": "the most frequent class everywhere" if head else "",
-        "versions": {"samtl": "0.1.0", "numpy": "2.4"},
-        "given": {},
-        "floor_missing": "",
-        "training": {"epochs": 3, "best_epoch": 2, "samples_per_second": 123.4},
-        "seconds": {"read": 1.0, "fit": seconds, "total": seconds + 5},
-        "peak_memory": 2**29,
-        "finished": f"2026-01-01T00:{len(list(parent.glob('*'))):02d}:00+00:00",
-        **(
-            {"store": "toy.tiny.64", "store_path": "toy.tiny.64.zarr", "fingerprint": "f" * 64, "snapshot": "5" * 64,
-             "encoder": "tiny", "weights": "official", "identity": {"image_size": 64}}
-            if head
-            else {}
-        ),
+        "kind": "head" if name in TIERS else "baseline", "name": name, "seed": seed, "split": split,
+        "validation": split, "n_train": learnt - learnt // 5, "n_validation": learnt // 5, "n_test": n_test,
+        "left_out_because": {"quarantined": 3, "not_in_the_split": left_out},
+        "params": {"lr": 0.1, "epochs": None, "random_state": seed}, "dataset": "toy",
+        "samples_digest": f"{sum(sizes)} samples", "versions": {"samtl": "0.1.0", "numpy": "2.4"}, "given": {},
+        "floor_missing": "", "training": {"epochs": 3, "best_epoch": 2, "samples_per_second": 123.4},
+        "seconds": {"read": 1.0, "fit": seconds, "total": seconds + 5}, "peak_memory": 2**29,
+        "finished": f"2026-01-01T00:{len(list(folder.parent.glob('*'))):02d}:00+00:00",
     }  # fmt: skip
-    record = {
-        "kind": kind, "name": name, "seed": seed, "split": split, "validation": split,
-        "n_train": learnt - learnt // 5, "n_validation": learnt // 5, "n_test": n_test,
-        "left_out_because": {"quarantined": 3, "not_in_the_split": left_out}, **facts, **fields,
-    }  # fmt: skip
-    return Run(**record).with_digest()
+    if name in TIERS:
+        facts |= STORE
+    else:
+        fields["floor"] = None
+    return folder.record(Run(**facts | fields).with_digest()).path
 
 
 def a_split(name, share, seed, who):
     return SplitName(name, share, seed, hashlib.sha256(f"{name} {seed} {who}".encode()).hexdigest())
-
-
-def write_curves(folder, name):
-    columns = (
-        "epoch",
-        "scaling",
-        "train_loss",
-        "train_accuracy",
-        "validation_loss",
-        "validation_accuracy",
-    )
-    rows = [(i, "x", 2 / i, 1 - 1 / (1 + i), 2.5 / i, 1 - 1.1 / (1 + i)) for i in (1, 2, 3)]
-    if name in ("logreg", "floor"):
-        columns, rows = ("C", "loss"), [(1, 0.5)]
-    folder.write_csv("curves.csv", columns, rows)
 
 
 def interval(value):

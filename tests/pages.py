@@ -5,8 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from samtl.report.page import render
-from samtl.report.parts import Drawing, Section, Table
+from samtl.report.page import Part, Section, render
 from samtl.report.style import LOOKS, new_figure, svg
 
 NASTY = "</title><script>alert('1')</script> & \"quoted\" <b>"
@@ -21,7 +20,7 @@ RECORDS = [dict(zip(HEADER, row, strict=True)) for row in ROWS]
 
 
 def table(name="scores", rows=RECORDS):
-    return Table(name=name, title="Scores", caption=f"Of `tiny`. {NASTY}", note=NASTY, rows=rows)
+    return Part(name, "Scores", f"Of `tiny`. {NASTY}", rows, NASTY)
 
 
 def chart(name="curves", title="Loss by epoch", panels=2):
@@ -33,14 +32,13 @@ def chart(name="curves", title="Loss by epoch", panels=2):
                 axes.plot(x, 1 / (x + 2 + i), color=look.colour, marker=look.marker)
             axes.set_title("Training")
             axes.set_xlabel(f"epoch {NASTY}")
-    caption = f"Each point is one epoch. {NASTY}"
-    return Drawing(name=name, title=title, caption=caption, rows=RECORDS, figure=drawn)
+    return Part(name, title, f"Each point is one epoch. {NASTY}", RECORDS, figure=drawn)
 
 
 def picture(name="samples"):
     with new_figure(2.0, 10.0) as drawn:
         pass
-    return Drawing(name=name, title="Samples", rows=RECORDS, figure=drawn, picture=True)
+    return Part(name, "Samples", "Eight images.", RECORDS, figure=drawn, picture=True)
 
 
 def webp():
@@ -54,7 +52,7 @@ def page():
     """Return the HTML of a page with tables, charts and a picture."""
     wide = table("wide", [{f"column {i}": f"{NASTY[:9]} {i}" for i in range(20)}] * 4)
     warnings = ("The weights are random:0, untrained: they say nothing about SAM.", NASTY)
-    words = {"text": f"`code` {NASTY}", "bullets": ("vit beats mlp", "`b<`")}
+    words = {"texts": (f"`code` {NASTY}",), "bullets": ("vit beats mlp", "`b<`")}
     drawings = (chart("curves"), chart("by-share", NASTY, 1), picture())
     sections = (
         Section("Found", (table(),), warnings=warnings, **words),
@@ -63,4 +61,4 @@ def page():
     )
     images = {one.name: svg(one.figure).encode() for one in drawings if not one.picture}
     images["samples"] = webp()
-    return render(f"Report on {NASTY}", f"Of {NASTY}", sections, images, made=f"Made by {NASTY}")
+    return render(f"Report on {NASTY}", f"Of {NASTY}", sections, images, f"Made by {NASTY}")

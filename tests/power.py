@@ -9,14 +9,16 @@ import dataclasses
 import os
 import re
 import subprocess
+from itertools import zip_longest
 from pathlib import Path
 
 TRACED = (
     "openat,write,pwrite64,writev,fsync,fdatasync,link,linkat,unlink,unlinkat,rename,renameat,renameat2,"
     "mkdir,mkdirat,ftruncate,rmdir"
 )
-_LINE = re.compile(r"^(?:\[pid\s+\d+\]\s+)?(?:\d+\s+)?(\w+)\((.*)\)\s+= (-?\d+)(.*)$")
-_PATH = re.compile(r"^\d+<(.*)>$")
+_LINE = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+)")
+_FOLDER = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>")
+_STRING = re.compile(r'"([^"]*)"')
 _UNSYNCED_SIZES = (0.0, 0.3, 0.99, 1.0)
 
 
@@ -31,136 +33,59 @@ class Call:
 
 
 def recorded(command, root, **options):
-    """Run a program under strace; gives its calls below `root`, in order.
-
-    Parameters
-    ----------
-    command : sequence of str
-    root : path
-    **options
-        Of `subprocess.run`.
-    """
+    """Run a program under strace; gives its calls below `root`, in order."""
     trace = Path(f"{root}.trace")
     subprocess.run(
         ["strace", "-f", "-qq", "-y", "-xx", "-s", "100000000", "-e", f"trace={TRACED}", "-o", trace, *command],
         check=True, **options,
     )  # fmt: skip
-    root = os.path.realpath(root)
-    calls = []
-    waiting = {}
-    with trace.open(encoding="latin-1") as lines:
-        for line in lines:
-            line = _whole(line.rstrip("\n"), waiting)
-            if line:
-                calls += _calls(line, root)
+    root, found, waiting = os.path.realpath(root), [], {}
+    for line in trace.read_text("latin-1").splitlines():
+        thread, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if rest.endswith("<unfinished ...>"):  # another thread's call comes between
+            waiting[thread] = rest.removesuffix("<unfinished ...>")
+            continue
+        if resumed := re.match(r"<\.\.\. \w+ resumed>\s?(.*)$", rest):
+            rest = waiting.pop(thread) + resumed[1]
+        match = _LINE.match(rest)
+        if match and int(match[3]) >= 0:
+            call = _call(match[1], match[2], int(match[3]))
+            if call and f"{call.path}/".startswith(f"{root}/"):
+                found.append(call)
     trace.unlink()
-    return calls
+    return found
 
 
-def _whole(line, waiting):
-    """Put a call together that another thread's interrupted; "" where its end is still to come."""
-    thread, _, rest = line.partition(" ")
-    rest = rest.lstrip()
-    if rest.endswith("<unfinished ...>"):
-        waiting[thread] = rest.removesuffix("<unfinished ...>").rstrip()
-        return ""
-    resumed = re.match(r"<\.\.\. \w+ resumed>\s?(.*)$", rest)
-    return waiting.pop(thread) + resumed[1] if resumed else rest
-
-
-def _text(quoted):
-    return bytes.fromhex(quoted.strip('"').replace("\\x", "")).decode("latin-1")
-
-
-def _arguments(text):
-    """Split at commas that are in no string and no bracket."""
-    return [part.strip() for part in re.findall(r'(?:"[^"]*"|<[^>]*>|\[[^\]]*\]|[^,])+', text)]
-
-
-def _calls(line, root):
-    match = _LINE.match(line)
-    if match is None or int(match[3]) < 0:
-        return
-    name, arguments, result, after = match[1], _arguments(match[2]), int(match[3]), match[4]
-
-    def full(folder, path):
-        path = _text(path)
-        return path if path.startswith("/") else os.path.normpath(f"{_described(folder)}/{path}")
-
-    def here(path):
-        return path == root or path.startswith(f"{root}/")
-
+def _call(name, arguments, result):
+    folders, strings = ([_bytes(text) for text in p.findall(arguments)] for p in (_FOLDER, _STRING))
+    folders = [os.fsdecode(folder) for folder in folders]
+    if name == "write":
+        return Call("write", folders[0], data=strings[0][:result])
+    if name in ("fsync", "fdatasync"):
+        return Call("sync", folders[0])
+    if name in ("pwrite64", "ftruncate", "writev"):
+        return Call("unknown", folders[0])
+    pairs = zip_longest(folders, map(os.fsdecode, strings), fillvalue="")
+    paths = [os.path.normpath(os.path.join(*pair)) for pair in pairs]  # noqa: PTH118
     if name == "openat":
-        path = _described(f"{result}{after.strip()}")
-        if here(path) and "O_CREAT" in arguments[2]:
-            yield Call("create", path, other="O_TRUNC" if "O_TRUNC" in arguments[2] else "")
-    elif name in ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "writev"):
-        path = _described(arguments[0])
-        if not here(path):
-            return
-        if name == "write":
-            yield Call(
-                "write",
-                path,
-                data=bytes.fromhex(arguments[1].strip('"').replace("\\x", ""))[:result],
-            )
-        elif name in ("fsync", "fdatasync"):
-            yield Call("sync", path)
-        else:
-            raise NotImplementedError(f"{name} below {root}")
-    elif name in ("link", "rename"):
-        old, new = (full("", path) for path in arguments[:2])
-        if here(new):
-            yield Call(name, new, old)
-    elif name in ("linkat", "renameat", "renameat2"):
-        old, new = full(arguments[0], arguments[1]), full(arguments[2], arguments[3])
-        if here(new):
-            yield Call(name.removesuffix("2").removesuffix("at"), new, old)
-    elif name in ("unlink", "rmdir", "mkdir"):
-        path = full("", arguments[0])
-        if here(path):
-            yield Call("unlink" if name == "rmdir" else name, path)
-    elif name in ("unlinkat", "mkdirat"):
-        path = full(arguments[0], arguments[1])
-        if here(path):
-            yield Call(name.removesuffix("at"), path)
+        cut = "O_TRUNC" if "O_TRUNC" in arguments else ""
+        return Call("create", paths[0], cut) if "O_CREAT" in arguments else None
+    what = name.removesuffix("2").removesuffix("at").replace("rmdir", "unlink")
+    return Call(what, paths[-1], paths[0] if len(paths) == 2 else "")
 
 
-def _described(descriptor):
-    """Give the path that strace names beside a descriptor."""
-    match = _PATH.match(descriptor)
-    if match is None:
-        return ""
-    return (
-        bytes.fromhex(match[1].replace("\\x", "")).decode("latin-1")
-        if "\\x" in match[1]
-        else match[1]
-    )
+def _bytes(text):
+    return bytes.fromhex(text.replace("\\x", "")) if "\\x" in text else text.encode("latin-1")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _File:
     """Bytes that were written, and how many of them are safe; a folder has none."""
 
     data: bytearray = dataclasses.field(default_factory=bytearray)
     safe: int = 0
     folder: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Name:
-    """A change of a name in a folder that is not safe yet: what stands there then, or nothing; `gone` goes with it."""
-
-    path: str
-    file: object
-    gone: str = ""
-
-    def happen(self, there):
-        if self.file is None:
-            there.pop(self.path, None)
-        else:
-            there[self.path] = self.file
-        there.pop(self.gone, None)
 
 
 class Disk:
@@ -170,89 +95,73 @@ class Disk:
         self.root = os.path.realpath(root)
         self.safe = {}  # path to file, as it is after a power cut at the least
         self.now = {}
-        self.unsafe = []  # changes of names in the order in which they were made
+        # Changes of names that are not safe yet, as they were made: path, the file that it names, the name that goes.
+        self.unsafe = []
 
     def apply(self, call):
         """Take note of a call."""
-        if call.what == "create":
-            if call.path not in self.now:
-                self._name(call.path, _File())
-            elif call.other:
-                self.now[call.path].data.clear()
-                self.now[call.path].safe = 0
+        file = self.now.get(call.path)
+        if call.what == "create" and file is None:
+            self._name(call.path, _File())
+        elif call.what == "create" and call.other:
+            file.data.clear()
+            file.safe = 0
         elif call.what == "mkdir":
             self._name(call.path, _File(folder=True))
         elif call.what == "write":
             # A file may have lost the name under which it is open; it is the same file.
-            file = self.now.get(call.path) or self._last(call.path)
-            file.data += call.data
-        elif call.what == "sync":
-            file = self.now.get(call.path)
-            if call.path == self.root or (file is not None and file.folder):
-                self._sync(call.path)
-            elif file is not None:
-                file.safe = len(file.data)
-        elif call.what == "link":
-            self._name(call.path, self.now[call.other])
-        elif call.what == "rename":
-            assert _parent(call.path) == _parent(call.other), (
-                "between folders it is not known what is safe"
+            file = file or next(
+                f for path, f, _ in reversed(self.unsafe) if path == call.path and f
             )
-            self._name(call.path, self.now[call.other], call.other)
+            file.data += call.data
+        elif call.what == "sync" and (call.path == self.root or (file and file.folder)):
+            for change in self.unsafe:
+                if _parent(change[0]) == call.path:
+                    _happen(change, self.safe)
+            self.unsafe = [one for one in self.unsafe if _parent(one[0]) != call.path]
+        elif call.what == "sync" and file:
+            file.safe = len(file.data)
+        elif call.what in ("link", "rename"):
+            assert call.what == "link" or _parent(call.path) == _parent(call.other), (
+                "between folders"
+            )
+            self._name(call.path, self.now[call.other], call.other if call.what == "rename" else "")
         elif call.what == "unlink":
             self._name(call.path, None)
+        elif call.what not in ("create", "sync"):
+            raise NotImplementedError(call)
 
-    def _last(self, path):
-        return next(name.file for name in reversed(self.unsafe) if name.path == path and name.file)
-
-    def _name(self, path, file, gone=""):
-        self.unsafe.append(_Name(path, file, gone))
-        self.unsafe[-1].happen(self.now)
-
-    def _sync(self, folder):
-        """Make the names in a folder safe."""
-        kept = []
-        for name in self.unsafe:
-            if _parent(name.path) != folder:
-                kept.append(name)
-            else:
-                name.happen(self.safe)
-        self.unsafe = kept
+    def _name(self, *change):
+        self.unsafe.append((*change, "")[:3])
+        _happen(self.unsafe[-1], self.now)
 
     def cut(self, chance):
-        """Draw what is there after a power cut now: path to bytes, or None for a folder.
-
-        Parameters
-        ----------
-        chance : random.Random
-        """
+        """Draw what is there after a power cut now: path to bytes, or None for a folder."""
         keep = chance.choice([0.0, 0.5, 0.9, 1.0])  # of the names that are not safe
         there = dict(self.safe)
-        for name in self.unsafe:
+        for change in self.unsafe:
             if chance.random() < keep:
-                name.happen(there)
+                _happen(change, there)
         share = chance.choice(_UNSYNCED_SIZES)  # of the bytes that are not safe
         zeros = chance.random() < 0.3
         found = {}
         for path, file in there.items():
-            if not self._reachable(path, there):
-                continue
-            if file.folder:
-                found[path] = None
-                continue
-            left = file.safe + round(share * (len(file.data) - file.safe))
-            data = bytes(file.data[: file.safe])
-            rest = bytes(file.data[file.safe : left])
-            found[path] = data + (bytes(len(rest)) if zeros else rest)
+            if all(
+                str(one) in there for one in Path(path).parents if Path(self.root) in one.parents
+            ):
+                left = file.safe + round(share * (len(file.data) - file.safe))
+                rest = bytes(left - file.safe) if zeros else bytes(file.data[file.safe : left])
+                found[path] = None if file.folder else bytes(file.data[: file.safe]) + rest
         return found
 
-    def _reachable(self, path, there):
-        parent = _parent(path)
-        while parent != self.root:
-            if parent not in there:
-                return False
-            parent = _parent(parent)
-        return True
+
+def _happen(change, there):
+    path, file, gone = change
+    if file is None:
+        there.pop(path, None)
+    else:
+        there[path] = file
+    there.pop(gone, None)
 
 
 def _parent(path):
@@ -261,10 +170,9 @@ def _parent(path):
 
 def laid_out(state, root, place):
     """Write a state to a folder; gives the folder that `root` has become."""
-    root, place = os.path.realpath(root), Path(place)
     place.mkdir(parents=True)
     for path, data in sorted(state.items()):
-        target = place / os.path.relpath(path, root)
+        target = place / os.path.relpath(path, os.path.realpath(root))
         if data is None:
             target.mkdir(exist_ok=True)
         else:

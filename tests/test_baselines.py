@@ -12,8 +12,8 @@ from samtl.errors import InputError
 
 # Small and quick to train; a baseline that is not here is tried with its defaults.
 SMALL = {
-    "cnn": {"image_size": 32, "epochs": 12, "batch_size": 16},
-    "unet": {"image_size": 32, "width": 8, "epochs": 30, "batch_size": 4, "lr": 1e-2},
+    "cnn": {"image_size": 32, "epochs": 8, "batch_size": 8},
+    "unet": {"image_size": 32, "width": 8, "epochs": 20, "batch_size": 4, "lr": 1e-2},
     "vgg19": {"checkpoint": "random:0", "image_size": 32, "device": "cpu"},
 }
 SIZE = 32  # longest side of class maps: that of the images, so that colours stay as they are
@@ -69,7 +69,9 @@ def fitted(request):
 
 
 def predicted(baseline, dataset, rows):
-    return list(baseline.predict(dataset, rows, image_size=SIZE))
+    """The baseline's own predictions."""
+    found = baseline.predict_all(dataset, rows, image_size=SIZE)
+    return [next(iter(each.values())) for each in found]
 
 
 def test_it_learns_what_can_be_told_apart(fitted):
@@ -95,7 +97,7 @@ def test_it_learns_what_can_be_told_apart(fitted):
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_a_seed_gives_the_same_weights_and_a_validation_part_may_be_empty(name, task):
     short = {"epochs": 1} if name in ("cnn", "unet") else {}
-    one, other = (make(name, **short).fit(toy(task), np.arange(15)) for _ in range(2))
+    one, other = (make(name, **short).fit(toy(task, n=12), np.arange(12)) for _ in range(2))
     assert one.tensors().keys() == other.tensors().keys()
     for role, tensor in one.tensors().items():
         np.testing.assert_array_equal(tensor, other.tensors()[role], err_msg=role)
@@ -143,27 +145,10 @@ def test_another_dataset_is_refused(fitted):
     other = toy("segmentation" if task == "classification" else "classification")
     for wrong in (toy(task, classes=4), other):
         with pytest.raises(InputError, match=f"was fitted for {task} into 3 classes"):
-            baseline.predict(wrong, [0])
+            baseline.predict_all(wrong, [0])
     if len(baseline.tasks) == 1:
         with pytest.raises(InputError, match=f"{name} is for {task}, not {other.task}"):
             make(name).fit(other, [0, 1, 2], [3])
-
-
-@pytest.mark.parametrize(
-    ("train", "validation", "said"),
-    [
-        ([], [1], "at least one image"),
-        ([0, 1, 2], [2], r"1 of them in both parts \(first: \[2\]"),
-        ([0, 1, 1], [2], "train_rows must be distinct"),
-        ([0, 1, 99], [2], "train_rows .* 0 to 99"),
-        ([0, 1, 2], [-1], "validation_rows .* -1 to -1"),
-        ([0.5, 1.5], [2], "float64"),
-        ([[0, 1, 2]], [3], r"\(1, 3\)"),
-    ],
-)
-def test_rows_that_are_none_are_refused(train, validation, said):
-    with pytest.raises(InputError, match=said):
-        make("floor").fit(toys.stripes(), train, validation)
 
 
 @pytest.mark.parametrize(
@@ -198,10 +183,6 @@ def test_an_image_that_is_gone_is_named(name, task):
         make(name).fit(dataset, *parts(dataset)[:2])
 
 
-def test_labels_that_are_missing_are_named():
-    dataset = toys.stripes()
+def test_a_class_without_an_image_is_named():
     with pytest.raises(InputError, match="'class2' has none"):
-        make("cnn").fit(dataset, [0, 1, 3], [2])
-    dataset = toys.Dataset("x", ("a", "b"), dataset.sample_ids[:4], (0, 1, -1, 0), dataset.read)
-    with pytest.raises(InputError, match=r"'2/002\.png' has no label"):
-        make("cnn").fit(dataset, [0, 1, 2], [3])
+        make("cnn").fit(toys.stripes(), [0, 1, 3], [2])

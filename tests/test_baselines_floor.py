@@ -36,7 +36,8 @@ def test_classification_is_of_the_statistics():
 def test_colours_that_never_vary_are_told_apart_exactly(classes):
     dataset = toys.blobs(classes=classes, noise=0)
     baseline = Baseline().fit(dataset, np.arange(12), [])
-    for row, made in enumerate(baseline.predict(dataset, np.arange(24), image_size=32)):
+    for row, found in enumerate(baseline.predict_all(dataset, np.arange(24), image_size=32)):
+        made = found["mean-colour"]
         mask = dataset.read_mask(dataset.sample_ids[row])
         np.testing.assert_array_equal(made[mask != IGNORE], mask[mask != IGNORE])
 
@@ -49,10 +50,10 @@ def test_mean_colour_is_discriminant_analysis_without_frequencies():
     colours = np.concatenate([i[m != IGNORE] for i, m in zip(images, masks, strict=True)])
     codes = np.concatenate([m[m != IGNORE] for m in masks])
     known = LinearDiscriminantAnalysis(priors=[0.25] * 4).fit(colours, codes)
-    made = Baseline().fit(dataset, rows[:16], rows[16:]).predict(dataset, rows, image_size=32)
+    made = Baseline().fit(dataset, rows[:16], rows[16:]).predict_all(dataset, rows, image_size=32)
     found, expected = [], []
     for image, guess in zip(images, made, strict=True):
-        found.append(guess.ravel())
+        found.append(guess["mean-colour"].ravel())
         expected.append(known.predict(image.reshape(-1, 3)))
     agreement = np.concatenate(found) == np.concatenate(expected)
     assert agreement.mean() > 0.9995  # ties between rounded colours
@@ -81,6 +82,7 @@ def test_a_class_without_pixels_is_never_claimed_and_what_is_ignored_never_learn
     black = io.BytesIO()
     Image.new("RGB", (32, 32)).save(black, "PNG")
     dataset.read.content[dataset.sample_ids[3]] = black.getvalue()  # the colour of no pixels at all
-    seen = np.unique(list(baseline.predict(dataset, [0, 3], image_size=32)))
+    found = baseline.predict_all(dataset, [0, 3], image_size=32)
+    seen = np.unique([each["mean-colour"] for each in found])
     assert set(seen) <= {0, 1}
     np.testing.assert_allclose(baseline.tensors()["means"], [*toys.COLOURS[:2], [0, 0, 0]])

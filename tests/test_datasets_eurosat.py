@@ -1,33 +1,22 @@
 """EuroSAT in both official layouts, packed and unpacked, and the download that never trusts."""
 
 import hashlib
-import http.server
-import io
 import os
 import pickle
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from zips import pack, unpack
+from zips import pack, picture, serving, unpack
 
 from samtl.datasets import eurosat, resolve
-from samtl.errors import InputError
+from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import decode
 
 LAYOUTS = ("eurosat/2750", "EuroSAT_RGB")
 
 
-def jpeg(value):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((64, 64, 3), value, np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
 FILES = {
-    f"{name}/{name}_{i}.jpg": jpeg(10 * i + len(name))
+    f"{name}/{name}_{i}.jpg": picture(10 * i + len(name), form="JPEG")
     for name in eurosat.COUNTS
     for i in (10, 9, 1, 2)
 }
@@ -99,84 +88,64 @@ def test_other_roots_are_refused(tmp_path):
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Serve `tmp_path/served` and note what was asked for."""
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(tmp_path / "served"))
-
-        def do_GET(self):
-            asked.append(self.path)
-            super().do_GET()
-
-        def log_message(self, *args):
-            pass
-
-    (tmp_path / "served").mkdir()
+def offer(tmp_path, monkeypatch):
+    """Put up one archive for each layout; its argument says which of the known hashes are true."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("SAMTL_DATA_CACHE", str(tmp_path / "downloads"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        running.asked = asked
-        running.url = f"http://127.0.0.1:{running.server_port}"
-        yield running
-        running.shutdown()
-        thread.join()
+    (tmp_path / "served").mkdir()
+    with serving(tmp_path / "served") as (url, asked):
 
+        def offer(*right):
+            sources = []
+            for name, top, is_right in zip(("one.zip", "two.zip"), LAYOUTS, right, strict=True):
+                data = pack(tmp_path / "served" / name, below(top)).read_bytes()
+                known = hashlib.sha256(data if is_right else b"other").hexdigest()
+                sources.append(eurosat.Source(url + name, name, f"sha256:{known}"))
+            monkeypatch.setattr(eurosat, "SOURCES", tuple(sources))
+            return asked
 
-def offer(server, tmp_path, monkeypatch, *right):
-    """Put up one archive for each layout; `right` says which of the known hashes are true."""
-    sources = []
-    for name, top, is_right in zip(("one.zip", "two.zip"), LAYOUTS, right, strict=True):
-        data = pack(tmp_path / "served" / name, below(top)).read_bytes()
-        known = hashlib.sha256(data if is_right else b"other").hexdigest()
-        sources.append(eurosat.Source(f"{server.url}/{name}", name, f"sha256:{known}"))
-    monkeypatch.setattr(eurosat, "SOURCES", tuple(sources))
+        yield offer
 
 
 def downloads(tmp_path):
-    folder = tmp_path / "downloads"
-    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    return sorted(path.name for path in (tmp_path / "downloads").glob("*"))
 
 
-class TestDownload:
-    def test_the_first_address_is_asked_once(self, server, tmp_path, monkeypatch, capfd):
-        offer(server, tmp_path, monkeypatch, True, True)
-        first = resolve("eurosat")
-        assert server.asked == ["/one.zip"]
-        assert first.read("River/River_1.jpg") == FILES["River/River_1.jpg"]
-        assert downloads(tmp_path) == ["one.zip"]
-        assert resolve("eurosat", download=False).sample_ids == first.sample_ids
-        assert server.asked == ["/one.zip"]
-        assert capfd.readouterr() == ("", "")
+def test_the_first_address_is_asked_once(offer, tmp_path, capfd):
+    asked = offer(True, True)
+    with pytest.raises(InputError, match=r"download http.* by hand"):
+        resolve("eurosat", download=False)
+    assert asked == []
+    first = resolve("eurosat")
+    assert first.read("River/River_1.jpg") == FILES["River/River_1.jpg"]
+    assert resolve("eurosat", download=False).sample_ids == first.sample_ids
+    assert asked == ["/one.zip"]
+    assert downloads(tmp_path) == ["one.zip"]
+    assert capfd.readouterr() == ("", "")
 
-    @pytest.mark.parametrize("trouble", ["missing", "wrong"])
-    def test_the_second_address_helps_out(self, server, tmp_path, monkeypatch, trouble):
-        offer(server, tmp_path, monkeypatch, trouble != "wrong", True)
-        if trouble == "missing":
-            (tmp_path / "served/one.zip").unlink()
+
+@pytest.mark.parametrize("trouble", ["missing", "wrong"])
+def test_the_second_address_helps_out(offer, tmp_path, trouble):
+    asked = offer(trouble != "wrong", True)
+    if trouble == "missing":
+        (tmp_path / "served/one.zip").unlink()
+    for _ in range(2):
         assert len(resolve("eurosat")) == len(FILES)
-        assert server.asked == ["/one.zip", "/two.zip"]
-        assert downloads(tmp_path) == ["two.zip"]
+    assert asked == ["/one.zip", "/two.zip"]
+    assert downloads(tmp_path) == ["two.zip"]
+
+
+def test_wrong_bytes_everywhere_are_refused(offer, tmp_path):
+    offer(False, False)
+    with pytest.raises(InputError, match="hash is not sha256") as caught:
         resolve("eurosat")
-        assert len(server.asked) == 2
-
-    def test_wrong_bytes_everywhere_are_refused(self, server, tmp_path, monkeypatch):
-        offer(server, tmp_path, monkeypatch, False, False)
-        with pytest.raises(InputError, match="hash is not sha256") as caught:
-            resolve("eurosat")
-        for text in ("/one.zip", "/two.zip", "by hand", "--root"):
-            assert text in str(caught.value)
-        assert downloads(tmp_path) == []
-
-    def test_nothing_is_fetched_against_the_users_will(self, server, tmp_path, monkeypatch):
-        offer(server, tmp_path, monkeypatch, True, True)
-        with pytest.raises(InputError, match=r"download http.* by hand"):
-            resolve("eurosat", download=False)
-        assert server.asked == []
+    for text in ("/one.zip", "/two.zip", "by hand", "--root"):
+        assert text in str(caught.value)
+    assert downloads(tmp_path) == []
+    for path in (tmp_path / "served").iterdir():
+        path.unlink()
+    with pytest.raises(ResourceError):
+        resolve("eurosat")
 
 
 @pytest.mark.data

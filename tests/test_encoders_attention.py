@@ -188,13 +188,13 @@ def shallow(name, size):
 
 
 @pytest.mark.parametrize(
-    ("size", "batch"), [(64, 3), (256, 2), pytest.param(1024, 1, marks=pytest.mark.slow)]
+    ("size", "batch"), [(64, 2), (256, 1), pytest.param(1024, 1, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("name", ["sam_vit_b", "sam_vit_l", "sam_vit_h", "tiny"])
 @torch.inference_mode()
 def test_every_size_of_sam_in_every_dtype(name, size, batch):
     """The same in float32; in 16 bits as near to it as `segment_anything` itself."""
-    if size == 1024 and name != "sam_vit_b" and not os.environ.get("SAMTL_TORTURE"):
+    if size > 64 and name in ("sam_vit_l", "sam_vit_h") and not os.environ.get("SAMTL_TORTURE"):
         pytest.skip("make torture includes the larger ones at this size")
     plain = shallow(name, size)
     x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(size))

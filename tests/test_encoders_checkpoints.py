@@ -74,7 +74,7 @@ def test_another_architecture_is_refused(model, tmp_path):
         shapes = {k: t.shape for k, t in sam.build("sam_vit_b").state_dict().items()}
     torch.save({k: torch.zeros(1).expand(shape) for k, shape in shapes.items()}, tmp_path / "b.pth")
     before = tensors_digest(model)
-    with pytest.raises(InputError, match=r"architecture tiny: .*do not belong.*shape.*Use another"):
+    with pytest.raises(InputError, match=r"architecture tiny: .*Use another"):
         load_weights(model, str(tmp_path / "b.pth"), None, "tiny", remedy="Use another file")
     assert tensors_digest(model) == before
 

@@ -12,25 +12,37 @@ def test_auto_is_a_device_that_computes():
     assert torch.ones(2, device=device).sum().item() == 2
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:all"])
-def test_cuda_without_cuda(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"--device cuda.* needs .* CUDA"):
-        resolve_devices(name)
+def given(monkeypatch, gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:²", "cpu:", "cpu:0", "mps:1", ""])
-def test_unknown_devices(name):
-    with pytest.raises(InputError, match="--device must be auto, cpu, cuda, cuda:N or mps"):
-        resolve_device(name)
+@pytest.mark.parametrize(
+    ("gpus", "names", "said"),
+    [
+        *((0, name, "cuda.* needs .* CUDA") for name in ("cuda", "cuda:0", "cuda:all")),
+        *((1, name, "--device must be auto, cpu, cuda, cuda:N or mps")
+          for name in ("gpu", "cuda:x", "cuda:", "cuda:²", "cpu:", "cpu:0", "mps:1", "", "cpu,")),
+        (1, "cuda:3", "CUDA sees 1 device"),
+        (3, "cuda:0,cuda:7", "does not exist"),
+        (3, "cuda:1,cuda:1", "twice"),
+        (3, "cuda:1,cpu", "one kind"),
+    ],
+)  # fmt: skip
+def test_what_there_is_not(monkeypatch, gpus, names, said):
+    given(monkeypatch, gpus)
+    with pytest.raises(InputError, match=said):
+        resolve_devices(names)
 
 
-def test_a_gpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+def test_several_devices(monkeypatch):
+    assert resolve_devices("cpu") == (torch.device("cpu"),)
+    assert resolve_devices("cpu, cpu") == (torch.device("cpu"),) * 2
+    given(monkeypatch, 3)
+    gpus = [torch.device("cuda", i) for i in range(3)]
     assert resolve_device("auto").type == "cuda"
-    with pytest.raises(InputError, match="CUDA sees 1 device"):
-        resolve_device("cuda:3")
+    assert resolve_devices("cuda:0,cuda:2") == (gpus[0], gpus[2])
+    assert resolve_devices("cuda:all") == tuple(gpus)
 
 
 @pytest.mark.parametrize(
@@ -44,27 +56,9 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 )
 def test_auto_dtype_is_bfloat16_only_where_native(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert resolve_dtype("auto", torch.device("cpu")) == expected
-
-
-def test_named_dtypes():
+    cpu = torch.device("cpu")
+    assert resolve_dtype("auto", cpu) == expected
     for name in ("float32", "bfloat16", "float16"):
-        assert str(resolve_dtype(name, torch.device("cpu"))) == f"torch.{name}"
+        assert str(resolve_dtype(name, cpu)) == f"torch.{name}"
     with pytest.raises(InputError, match="--dtype must be auto, float32"):
-        resolve_dtype("fp16", torch.device("cpu"))
-
-
-def test_several_devices(monkeypatch):
-    assert resolve_devices("cpu") == (torch.device("cpu"),)
-    assert resolve_devices("cpu, cpu") == (torch.device("cpu"),) * 2
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    gpus = [torch.device("cuda", i) for i in range(3)]
-    assert resolve_devices("cuda:0,cuda:2") == (gpus[0], gpus[2])
-    assert resolve_devices("cuda:all") == tuple(gpus)
-    with pytest.raises(InputError, match="twice"):
-        resolve_devices("cuda:1,cuda:1")
-    with pytest.raises(InputError, match="does not exist"):
-        resolve_devices("cuda:0,cuda:7")
-    with pytest.raises(InputError, match="--device must be"):
-        resolve_devices("cpu,")
+        resolve_dtype("fp16", cpu)

@@ -73,7 +73,7 @@ def test_what_is_held_out_is_read_after_training_and_a_saved_baseline_predicts_a
 
     run = fit_baseline(data, "cnn", 0.2, params=FAST, on_event=allow)
     assert held <= set(data.read.asked)  # else the guard guarded nothing
-    again = np.concatenate(list(load(run.path).predict(ordered, test)))
+    again = np.concatenate([part["cnn"] for part in load(run.path).predict_all(ordered, test)])
     rows = table(run.path / "predictions.csv")
     written = [[float(row[f"p_{name}"]) for name in data.classes] for row in rows]
     assert again == pytest.approx(np.array(written), abs=1e-8)
@@ -133,7 +133,7 @@ def test_scenes_stay_together():
         (stripes, "cn", {}, "did you mean cnn"),
         (stripes, "floor", {"split": "shipped"}, "does not come with a split"),
         (stripes, "floor", {"seed": -1}, "--seed must lie between"),
-        (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is not a run"),
+        (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is no run"),
         (stripes, "cnn", {"params": {"epochs": 0}}, "epochs must be a whole number from 1"),
     ],
 )

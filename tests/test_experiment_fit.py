@@ -13,13 +13,14 @@ from stubs import embedded
 from toys import blobs, stripes
 
 from samtl import registry, splits
+from samtl._io import digest
 from samtl.datasets import IGNORE, Dataset
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment import features as feed
 from samtl.experiment import fit
 from samtl.experiment.clock import Stage
 from samtl.experiment.fit import fit_head
-from samtl.experiment.run import comparison_key, read_run
+from samtl.experiment.run import read_run
 from samtl.experiment.tables import read_curves, read_predictions
 from samtl.heads.base import Candidate, Epoch
 from samtl.heads.io import load
@@ -215,8 +216,8 @@ def test_a_run_folder_holds_everything(tmp_path):
     assert (split.held_out, split.digest, split.left_out) == (held, expected.digest, [])
     assert (split.digest, split.validation_digest) == (run.split.digest, run.validation.digest)
     assert len(split.validation) == run.n_validation
-    truth = {i: i.split("/")[0] for i in held}
-    assert run.comparison_key == comparison_key(run.task, CLASSES, truth, 0)
+    truth = [[name, name.split("/")[0]] for name in sorted(held)]
+    assert run.comparison_key == digest([run.task, CLASSES, 0, truth])
 
     header, *rows = csv.reader((run.path / "confusion.csv").read_text().splitlines())
     assert header == ["truth", *CLASSES]

@@ -17,7 +17,6 @@ from samtl.experiment.run import (
     FORMAT,
     METRICS,
     RunFolder,
-    comparison_key,
     read_run,
     runs_folder,
 )
@@ -153,20 +152,6 @@ def test_tensors_are_hashed_when_they_are_needed(tmp_path):
     read_run(run)
     with pytest.raises(InputError, match=r"head\.safetensors"):
         read_run(run, whole=True)
-
-
-def test_the_key_of_what_may_be_compared():
-    truth = {"x": "a", "y": "b"}
-    first = comparison_key("classification", ("a", "b"), truth, 0)
-    assert first == comparison_key("classification", ["a", "b"], {"y": "b", "x": "a"}, 0)
-    others = [
-        comparison_key("segmentation", ("a", "b"), truth, 0),
-        comparison_key("classification", ("b", "a"), truth, 0),
-        comparison_key("classification", ("a", "b"), truth | {"x": "b"}, 0),
-        comparison_key("classification", ("a", "b"), truth | {"z": "b"}, 0),
-        comparison_key("classification", ("a", "b"), truth, 64),
-    ]
-    assert len({first, *others}) == 6
 
 
 def test_threads_wait_without_spinning_if_samtl_is_imported_first():

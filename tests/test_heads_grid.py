@@ -145,7 +145,7 @@ def test_masks_at_the_image_s_own_size(known, size):
 def test_what_is_left_open_depends_on_the_task(params, task, n, expected):
     head = conv.Head(width=4, **params)
     head.adopt(task, [0, 1, 2], (3, 4, 4))
-    trainer = head.begin(n, (torch.zeros(3), torch.ones(3)))
+    trainer = head.begin(n, torch.tensor([[0.0] * 3, [1.0] * 3]))
     recipe = trainer.recipe
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == expected
     assert trainer.loss.__name__.endswith("dice") is (task == "segmentation")

@@ -86,11 +86,11 @@ def test_calibration_error_by_hand(truth, chances, expected):
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_bootstrap_is_resampling():
     truth, chances = predictions(0, n=100)
-    scores = bootstrap(truth, chances, resamples=60, seed=7, level=0.9)
+    scores = bootstrap(truth, chances, resamples=60, seed=7)
     draws = np.random.default_rng(7).integers(0, 100, (60, 100), dtype=np.int32)
     plain = [plainly(truth[rows], chances[rows]) for rows in draws]
     for name, score in scores.items():
-        low, high = np.quantile([found[name] for found in plain], [0.05, 0.95])
+        low, high = np.quantile([found[name] for found in plain], [0.025, 0.975])
         assert score.low == pytest.approx(min(low, score.value))
         assert score.high == pytest.approx(max(high, score.value))
 

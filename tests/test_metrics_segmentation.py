@@ -144,13 +144,13 @@ def test_laws(matrices, random, seed):
 
 def test_bootstrap_is_resampling_of_images():
     matrices = np.random.default_rng(0).integers(0, 50, (30, 3, 3))
-    figures = pixel_metrics.bootstrap(matrices, resamples=200, seed=7, level=0.9)
+    figures = pixel_metrics.bootstrap(matrices, resamples=200, seed=7)
     draws = np.random.default_rng(7).integers(0, 30, (200, 30), dtype=np.int32)
     for name in NAMES:
         means = [pixel_metrics.scores(matrices[rows])[name].mean() for rows in draws]
         sums = [pixel_metrics.scores(matrices[rows].sum(0))[name] for rows in draws]
         for score, plain in ((figures[name], means), (figures[f"pooled_{name}"], sums)):
-            low, high = np.quantile(plain, [0.05, 0.95])
+            low, high = np.quantile(plain, [0.025, 0.975])
             assert score.low == pytest.approx(min(low, score.value))
             assert score.high == pytest.approx(max(high, score.value))
             assert score.low < score.high

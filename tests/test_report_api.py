@@ -18,9 +18,9 @@ from toys import blobs, stripes
 import samtl
 from samtl.errors import InputError, ResourceError
 from samtl.report.api import MARKER, make_report
-from samtl.report.figures import pass_seconds
+from samtl.report.figures import costs
 from samtl.report.load import read_comparisons
-from samtl.report.parts import Section
+from samtl.report.page import Section
 from samtl.report.summary import summarise
 from samtl.sweep.api import SweepResult
 
@@ -51,7 +51,7 @@ def both(runs, masks, tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "report"
     with pytest.MonkeyPatch.context() as patch:
         found = {"stripes": FIELDS, "blobs": blobs()}
-        patch.setattr("samtl.report.api.resolve", lambda name, root, download: found[name])
+        patch.setattr("samtl.report.api.resolve", lambda name, *_, **__: found[name])
         return make_report([runs, masks], out, separate=True, on_event=told.append), told
 
 
@@ -126,7 +126,7 @@ def test_warnings_name_untrained_weights_random_splits_notes_and_damaged_runs(bo
 def test_the_dataset_that_was_named_must_be_there_and_the_runs_own(runs, tmp_path):
     with pytest.raises(InputError, match="eurosta"):
         make_report(runs, tmp_path / "report", dataset="eurosta")
-    with pytest.raises(InputError, match="--root"):
+    with pytest.raises(InputError, match="stripes"):
         make_report(runs, tmp_path / "report", root=tmp_path)
     assert not list(tmp_path.iterdir())
     other = make_report(runs, tmp_path / "other", dataset=replace(FIELDS, name="other"))
@@ -255,11 +255,10 @@ def swept(out, *seeds, **given):
 def test_a_summary_has_means_over_seeds_and_the_floor_last(tmp_path):
     (found,) = summarise(swept(tmp_path, 0, 1, untrained=True, weights="random:0"))
     assert (found.dataset, found.title, found.splits) == ("toy", "accuracy", ("0.5", "0.2"))
-    models = [("logreg", False), ("mlp", False), ("floor", True)]
-    assert [(line.model, line.floor) for line in found.lines] == models
+    assert list(found.scores) == ["logreg", "mlp", "floor"]
     (comparison,) = read_comparisons([tmp_path])
     values = [r.metrics["accuracy"].value for r in comparison.models["mlp"] if r.split.share == 0.5]
-    spread = found.lines[1].scores["0.5"]
+    spread = found.scores["mlp"]["0.5"]
     assert (spread.mean, spread.n) == (pytest.approx(sum(values) / 2), 2)
     assert (found.weights, found.floor_missing) == (("random:0",), "")
     assert len(found.words) == 1
@@ -267,7 +266,7 @@ def test_a_summary_has_means_over_seeds_and_the_floor_last(tmp_path):
 
 def test_a_summary_says_why_there_is_no_floor(tmp_path):
     (found,) = summarise(swept(tmp_path, 0, floor=None, floor_missing="no image_stats"))
-    assert [line.model for line in found.lines] == ["logreg", "mlp"]
+    assert list(found.scores) == ["logreg", "mlp"]
     assert found.floor_missing == "no image_stats"
     assert summarise(SweepResult(tmp_path, 0, 0, {}, [], 1.0, ())) == []
 
@@ -280,7 +279,7 @@ def time_of_pass(folder, *stores, fingerprint="f" * 64):
         a_run(folder, "mlp", i, store_path=str(store), fingerprint=fingerprint)
     a_run(folder, "cnn")
     (comparison,) = read_comparisons([folder])
-    return pass_seconds(comparison)
+    return costs.pass_seconds(comparison)
 
 
 def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
@@ -294,7 +293,7 @@ def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
         writers = [{"committed": text} for text in texts]
         return SimpleNamespace(fingerprint="f" * 64, writers=lambda: writers)
 
-    monkeypatch.setattr(sys.modules["samtl.report.figures.costs"], "open_store", opened)
+    monkeypatch.setattr(costs, "open_store", opened)
     store = tmp_path / "a.zarr"
     assert time_of_pass(tmp_path / "1", store, "a.zarr", f"../{tmp_path.name}/a.zarr") == 6 * 5.0
     assert time_of_pass(tmp_path / "2", tmp_path / "quick.zarr") == 5 * 0.5
@@ -305,6 +304,5 @@ def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("place", ["s3://bucket/store.zarr", "s3:/bucket", "s3://", "no\0path"])
 def test_a_report_opens_no_store_in_a_bucket(tmp_path, monkeypatch, place):
-    costs = sys.modules["samtl.report.figures.costs"]
     monkeypatch.setattr(costs, "open_store", lambda path: pytest.fail(str(path)))
     assert time_of_pass(tmp_path, place) is None

@@ -12,8 +12,10 @@ from samtl.errors import DamageError, InputError
 from samtl.store import verify
 from samtl.store.maintenance import compact
 from samtl.store.reader import open_store
-from samtl.store.storage import open_storage
+from samtl.store.state import load_state
+from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.verify import LEVELS, check
+from samtl.store.writer import open_writer
 
 
 @pytest.fixture(scope="module")
@@ -333,3 +335,28 @@ def test_bad_arguments(original, tmp_path):
     for place in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InputError, match="no samtl store"):
             check(place)
+
+
+def test_a_writer_that_begins_while_another_ends_leaves_no_damage(tmp_path, monkeypatch):
+    """What it derives is of an earlier log; the other's root comes after that."""
+    store, replace, begun = make(tmp_path / "a.zarr", stop=1), DiskStorage.replace, []
+    earlier = load_state(open_storage(store))
+    make(store, stop=2)
+
+    def begin():
+        return open_writer(
+            open_storage(store), earlier.identity, earlier.table, ARRAYS, state=earlier
+        )
+
+    def slow(self, name, content):
+        if name == "zarr.json" and not begun:
+            begun.append("soon")
+            begun.append(begin())
+        replace(self, name, content)
+
+    ending = open_writer(open_storage(store), earlier.identity, earlier.table, ARRAYS)
+    monkeypatch.setattr(DiskStorage, "replace", slow)
+    ending.finish()
+    begun[1].finish()
+    found = check(store)
+    assert (found.findings, found.leftovers) == ([], [])

@@ -203,7 +203,7 @@ def test_no_mask_is_written_elsewhere(tmp_path, sample_id):
     place.parent.mkdir(parents=True)
     with Output(place, "segmentation", ("x", "y"), "sample_id", False) as output:
         output.write(sample_id, mask_name(7, sample_id), np.zeros((4, 4), np.uint8))
-        output.publish()
+        output.finish()
     below = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert all(place in path.parents for path in below)
     assert len(below) == 2  # the mask and the table

@@ -1,9 +1,28 @@
-"""Files of a dataset in a folder or a zip archive, and archives that need not be honest."""
+"""Image files, and files in a folder, in a zip archive that need not be honest, or on a server."""
 
+import functools
+import http.server
+import io
 import struct
+import threading
 import zipfile
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+
+def encoded(pixels, form="PNG", **options):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def picture(value=0, shape=(5, 7), form="PNG"):
+    return encoded(np.full((*shape, 3), value, np.uint8), form)
 
 
 def unpack(path, files):
@@ -19,6 +38,28 @@ def pack(path, files):
         for name, data in files.items():
             made.writestr(name, data)
     return path
+
+
+@contextmanager
+def serving(folder):
+    """Serve a folder on this machine; gives its address and the list of what was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", asked
+        server.shutdown()
+        thread.join()
 
 
 TEXT = b"to be or not to be, " * 50

@@ -61,37 +61,25 @@ class PixelBaseline(Model):
         ----------
         dataset : Dataset
         train_rows, validation_rows : (n,) int
-            Distinct indices into `dataset.sample_ids`. The validation part may be empty.
+            Distinct indices into `dataset.sample_ids`, none in both parts. The validation part may be empty.
         on_event : callable, optional
             Called with each `Epoch` or `Candidate`.
 
         Raises
         ------
         InputError
-            If the task is not supported, rows are invalid, an image or a mask cannot be read, a class has no training
-            image, or a parameter is out of range.
+            If the task is not supported, an image or a mask cannot be read, a class has no training image, or a
+            parameter is out of range.
         """
         try:
             self._check()
         except ValueError as error:
             raise InputError(str(error)) from error
-        train = as_rows(train_rows, dataset, "train_rows")
-        held = as_rows(validation_rows, dataset, "validation_rows")
-        both = np.intersect1d(train, held)
-        if len(both) or not len(train):
-            raise InputError(
-                "a baseline needs at least one image to train on, and others for validation: got "
-                f"{len(train)} rows, {len(both)} of them in both parts (first: {both[:1]})"
-            )
+        train, held = (np.asarray(rows, dtype=np.int64) for rows in (train_rows, validation_rows))
         self.adopt(dataset.task, range(len(dataset.classes)))
         if self.task_ == "classification":
-            labels = np.array(dataset.labels, dtype=np.int64)
-            for row in np.append(train, held):
-                if labels[row] < 0:
-                    raise InputError(
-                        f"image {dataset.sample_ids[row]!r} has no label: leave it out"
-                    )
-            for lacking in np.setdiff1d(self.classes_, labels[train]):
+            learnt = np.array(dataset.labels, dtype=np.int64)[train]
+            for lacking in np.setdiff1d(self.classes_, learnt):
                 raise InputError(
                     f"every class needs a training image, and {dataset.classes[lacking]!r} has none: train on more "
                     "images"
@@ -100,9 +88,9 @@ class PixelBaseline(Model):
         self._fit(dataset, train, held, seed, on_event or (lambda event: None))
         return self
 
-    def predict(
+    def predict_all(
         self, dataset: Dataset, rows: ArrayLike, *, image_size: int = 1024
-    ) -> Iterator[NDArray[Any]]:
+    ) -> Iterator[Predictions]:
         """Predict in the order of `rows`, lazily, so that memory is bounded; labels and masks are not read.
 
         Parameters
@@ -116,29 +104,23 @@ class PixelBaseline(Model):
 
         Returns
         -------
-        iterator of ndarray
-            Classification: blocks of (b, K) float64 probabilities, rows summing to 1. Segmentation: for each image a
-            class map, (h, w) uint8 with (h, w) from `samtl.images.transforms.resized_shape`.
+        iterator of dict
+            By name, the baseline's own predictions, then those of its companions. Classification: blocks of (b, K)
+            float64 probabilities, rows summing to 1. Segmentation: for each image a class map, (h, w) uint8 with (h, w)
+            from `samtl.images.transforms.resized_shape`.
 
         Raises
         ------
         InputError
             If the dataset is for another task or has other classes; while iterating, if an image cannot be read.
         """
-        found = self.predict_all(dataset, rows, image_size=image_size)
-        return (next(iter(each.values())) for each in found)
-
-    def predict_all(
-        self, dataset: Dataset, rows: ArrayLike, *, image_size: int = 1024
-    ) -> Iterator[Predictions]:
-        """As `predict`, with the predictions of companions: dicts by name, the baseline's own first."""
         check_is_fitted(self, "classes_")
         if (dataset.task, len(dataset.classes)) != (self.task_, len(self.classes_)):
             raise InputError(
                 f"this baseline was fitted for {self.task_} into {len(self.classes_)} classes, and {dataset.name} is "
                 f"for {dataset.task} into {len(dataset.classes)}"
             )
-        return self._predict(dataset, as_rows(rows, dataset, "rows"), image_size)
+        return self._predict(dataset, np.asarray(rows, dtype=np.int64), image_size)
 
     def use_cache(self, cache: dict[Any, Any]) -> None:
         """Keep results that do not depend on the split in `cache`, to share them between fits on one dataset."""
@@ -176,19 +158,3 @@ def blank_logreg(classes: NDArray[Any], n_features: int) -> logreg.Head:
     head = logreg.Head()
     head.adopt("classification", classes.tolist(), (n_features,))
     return head
-
-
-def as_rows(rows: ArrayLike, dataset: Dataset, name: str) -> Rows:
-    """Return row numbers as (n,) int64; InputError unless they are distinct indices of the dataset's images."""
-    found = np.asarray(rows)
-    if not found.size:
-        return np.empty(0, dtype=np.int64)
-    if found.ndim != 1 or found.dtype.kind not in "iu" or len(np.unique(found)) < len(found):
-        raise InputError(
-            f"{name} must be distinct and (n,) int, got shape {found.shape} of {found.dtype}"
-        )
-    if found.min() < 0 or found.max() >= len(dataset):
-        raise InputError(
-            f"{name} must lie between 0 and {len(dataset) - 1}, got {found.min()} to {found.max()}"
-        )
-    return found.astype(np.int64)

@@ -135,41 +135,47 @@ def stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def matched(
-    images: Sequence[str],
-    masks: Sequence[str],
+def paired(
+    tree: Tree,
+    layout: str,
+    kinds: Sequence[frozenset[str]],
     key: Callable[[str], str],
-    *,
-    where: str,
     remedy: str,
-) -> dict[str, str]:
-    """Find the mask of each image: the one with the same key, which is computed from its path.
+    below: str = "",
+) -> dict[str, tuple[str, str]]:
+    """Find images and their masks, which have the same key, in two folders beside each other.
 
-    `where` and `remedy` are for messages: what holds the files, and what makes images and masks fit. Returns each image
-    with its mask, in the order of the images; raises InputError if they are not one to one.
+    `kinds` are the names that the folders may have, see `located`; `key` is computed from a file's path in its folder;
+    `layout` and `remedy` say in messages what is expected, and what makes images and masks fit. Returns the names of
+    each image and its mask in the tree, by the path of the image in its folder and in natural order. Raises InputError
+    if there are no images or masks, or they are not one to one.
     """
-    masked, imaged = dict[str, str](), dict[str, str]()
-    for what, names, by_key in (("masks", masks, masked), ("images", images, imaged)):
-        for name in names:
-            first = by_key.setdefault(key(name), name)
-            if first != name:
+    folders = located(tree, layout, *kinds, below=below)
+    where = f"{below!r} of {str(tree.path)!r}" if below else repr(str(tree.path))
+    by_key: list[dict[str, str]] = []
+    for what, folder in zip(("images", "masks"), folders, strict=True):
+        by_key.append({})
+        for name in tree.images(folder):
+            own = key(name)
+            if own in by_key[-1]:
                 raise InputError(
-                    f"in {where} two {what} are both known as {key(name)!r}, {first!r} and {name!r}, but an image has "
-                    "one mask; rename or remove one"
+                    f"in {where} two {what} are both known as {own!r}, {by_key[-1][own]!r} and {name!r}, but an image "
+                    "has one mask; rename or remove one"
                 )
-    bare = [name for key, name in imaged.items() if key not in masked]
-    lone = [name for key, name in masked.items() if key not in imaged]
-    problems = [
-        f"{len(alone)} of {len(names)} {what} ({_some(alone)})"
-        for what, names, alone in (
-            ("images have no mask", images, bare),
-            ("masks have no image", masks, lone),
+            by_key[-1][own] = name
+        if not by_key[-1]:
+            raise InputError(f"{where} has no {what} in {folder!r}; {layout}")
+    images, masks = by_key
+    bare = [name for key, name in images.items() if key not in masks]
+    lone = [name for key, name in masks.items() if key not in images]
+    if bare or lone:
+        raise InputError(
+            f"in {where} {len(bare)} of {len(images)} images have no mask ({_some(bare)}) and {len(lone)} of "
+            f"{len(masks)} masks have no image ({_some(lone)}); {remedy}"
         )
-        if alone
-    ]
-    if problems:
-        raise InputError(f"in {where} {' and '.join(problems)}; {remedy}")
-    return {name: masked[key] for key, name in imaged.items()}
+    return {
+        name: (f"{folders[0]}/{name}", f"{folders[1]}/{masks[key]}") for key, name in images.items()
+    }
 
 
 def with_masks(

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from samtl.datasets.archive import open_tree
 from samtl.datasets.base import IGNORE, Dataset, groups_by
 from samtl.datasets.listing import one_place, own_name
-from samtl.datasets.mask_files import Coding, coded, light, located, matched, stem, with_masks
+from samtl.datasets.mask_files import Coding, coded, light, paired, stem, with_masks
 from samtl.errors import InputError
 
 _IMAGES = frozenset({"images", "image", "img", "sat"})
@@ -52,28 +52,17 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     path = one_place("masks", text, root)
     options = _options(query)
     coding, suffix = _coding(options)
-    tree = open_tree(path, _LAYOUT)
-    images, masks = located(tree, _LAYOUT, _IMAGES, _MASKS)
-    names, mask_names = tree.images(images), tree.images(masks)
-    if not names or not mask_names:
-        what = f"images in {images!r}" if not names else f"masks in {masks!r}"
-        raise InputError(f"{str(path)!r} has no {what}; {_LAYOUT}")
-    regex = options.get("stem")
-    found = matched(
-        names,
-        mask_names,
-        stem if regex is None else lambda name: groups_by((name,), regex)[0],
-        where=repr(str(path)),
-        remedy="an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX "
-        "finds in both, as in masks:PATH?stem=^(\\d+)_",
-    )
-    return with_masks(
-        f"masks-{own_name(path)}{suffix}",
+    tree, regex = open_tree(path, _LAYOUT), options.get("stem")
+    pairs = paired(
         tree,
-        {name: (f"{images}/{name}", f"{masks}/{mask}") for name, mask in found.items()},
-        coding,
-        groups=groups_by(tuple(found), options["group"]) if "group" in options else (),
+        _LAYOUT,
+        (_IMAGES, _MASKS),
+        stem if regex is None else lambda name: groups_by((name,), regex)[0],
+        "an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX finds in "
+        "both, as in masks:PATH?stem=^(\\d+)_",
     )
+    groups = groups_by(tuple(pairs), options["group"]) if "group" in options else ()
+    return with_masks(f"masks-{own_name(path)}{suffix}", tree, pairs, coding, groups=groups)
 
 
 def _options(query: str) -> dict[str, str]:

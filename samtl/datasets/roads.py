@@ -6,18 +6,17 @@ IEEE TGRS 55(6), 3322-3337, doi 10.1109/TGRS.2017.2669341, in its published part
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Set
+import re
 from pathlib import Path
 
 from samtl.datasets.archive import open_tree
 from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.mask_files import light, located, matched, stem, with_masks
+from samtl.datasets.mask_files import light, located, paired, stem, with_masks
 from samtl.errors import InputError
 
 COUNTS = {"train": 160, "validation": 20, "test": 44}
 
-_IMAGE, _LABEL = frozenset({"image"}), frozenset({"label"})
+_KINDS = frozenset({"image"}), frozenset({"label"})
 _LAYOUT = (
     "expected is the folder or the zip with Train, Validation and Test, in each of them image/*.bmp and label/*.bmp "
     "(.png, .tif and, for images, .jpg will do)"
@@ -26,7 +25,7 @@ _NOTE = (
     'Google Earth imagery, licence "publicly available" only: research use, do not redistribute images '
     "or embeddings"
 )
-_PREFIX = "image"  # of an image's name that its label's may lack
+_PREFIX = re.compile(r"(^|/)image(?=[^/]*$)", re.IGNORECASE)  # of a name that its label's may lack
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
@@ -46,36 +45,21 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     tree = open_tree(root, _LAYOUT)
     folders = located(tree, _LAYOUT, *(frozenset({part}) for part in PARTS))
     pairs: dict[str, tuple[str, str]] = {}
-    parts: list[str] = []
     for part, folder in zip(PARTS, folders, strict=True):
-        images, labels = located(tree, _LAYOUT, _IMAGE, _LABEL, below=folder)
-        names, label_names = tree.images(images), tree.images(labels)
-        known = {stem(name) for name in label_names}
-        found = matched(
-            names,
-            label_names,
-            functools.partial(_key, labels=known),
-            where=f"{folder!r} of {str(root)!r}",
-            remedy="an image and its label must have the same name but for the suffix, or for "
-            f"{_PREFIX!r} at its start",
+        found = paired(
+            tree,
+            _LAYOUT,
+            _KINDS,
+            lambda name: _PREFIX.sub(r"\1", stem(name)),
+            "an image and its label must have the same name but for the suffix, or for 'image' at its start",
+            below=folder,
         )
-        pairs |= {f"{part}/{n}": (f"{images}/{n}", f"{labels}/{m}") for n, m in found.items()}
-        parts += [part] * len(found)
-    if not pairs:
-        raise InputError(f"{str(root)!r} has no images; {_LAYOUT}")
-    return with_masks("roads", tree, pairs, light("road"), note=_note(parts), parts=tuple(parts))
+        pairs |= {f"{part}/{name}": pair for name, pair in found.items()}
+    parts = tuple(sample_id.partition("/")[0] for sample_id in pairs)
+    return with_masks("roads", tree, pairs, light("road"), note=_note(parts), parts=parts)
 
 
-def _key(file: str, labels: Set[str]) -> str:
-    """Return the stem of a label, and of the image that it belongs to, which may begin with `image`."""
-    own = stem(file)
-    folder, slash, name = own.rpartition("/")
-    if own not in labels and name.lower().startswith(_PREFIX):
-        return folder + slash + name[len(_PREFIX) :]
-    return own
-
-
-def _note(parts: list[str]) -> str:
+def _note(parts: tuple[str, ...]) -> str:
     counts = {part: parts.count(part) for part in PARTS}
     if counts == COUNTS:
         return _NOTE

@@ -105,7 +105,14 @@ def load_weights(
             f"{official.sha256}: download it again, or rename a file of your own"
         )
     published = official is not None and path.name == official.file
-    _fill_from(model, _read_tensors(path, prefix), path, name, remedy)
+    tensors = _read_tensors(path, prefix)
+    odd = _shapes(model.state_dict()) ^ _shapes(tensors)
+    if odd:
+        raise InputError(
+            f"--checkpoint {path} is not of the architecture {name}: {len(odd)} tensors are missing, do not belong or "
+            f"have another shape, such as {min(odd)}. {remedy}"
+        )
+    model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
     description = f"{'official' if published else 'file'} {path.name}"
     return Weights(description, False, tensors_digest(model))
 
@@ -191,20 +198,5 @@ def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
     return content
 
 
-def _fill_from(
-    model: nn.Module, tensors: dict[str, Tensor], path: Path, name: str, remedy: str
-) -> None:
-    wanted = model.state_dict()
-    problems = {
-        "are missing": wanted.keys() - tensors.keys(),
-        "do not belong": tensors.keys() - wanted.keys(),
-        "have another shape": {
-            key for key in wanted.keys() & tensors.keys() if tensors[key].shape != wanted[key].shape
-        },
-    }
-    found = [f"{len(k)} tensors {what} (such as {min(k)})" for what, k in problems.items() if k]
-    if found:
-        raise InputError(
-            f"--checkpoint {path} is not of the architecture {name}: {'; '.join(found)}. {remedy}"
-        )
-    model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+def _shapes(tensors: dict[str, Tensor]) -> set[tuple[str, tuple[int, ...]]]:
+    return {(key, tuple(tensor.shape)) for key, tensor in tensors.items()}

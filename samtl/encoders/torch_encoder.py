@@ -22,6 +22,9 @@ from samtl.errors import ResourceError
 _Item = TypeVar("_Item")
 _Part = TypeVar("_Part")
 
+Pixels = Sequence[NDArray[np.uint8]]
+Output = dict[str, NDArray[Any]]
+
 # Maps (batch, bands, size, size) to the dense output; calls its second argument with the output (batch, h, w, width) of
 # each block whose mean belongs to `pooled`.
 Forward = Callable[[Tensor, Callable[[Tensor], None]], Tensor]
@@ -64,9 +67,7 @@ class TorchEncoder:
         return self.spec.fingerprint(self.weights.sha256, self.compute_dtype)
 
     @torch.inference_mode()
-    def encode(
-        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str] = TIERS
-    ) -> dict[str, NDArray[Any]]:
+    def encode(self, pixels: Pixels, tiers: Sequence[str] = TIERS) -> Output:
         """Encode a batch of images; may be called by several threads."""
         limit = self._limit
         if len(pixels) > limit:
@@ -92,12 +93,9 @@ class TorchEncoder:
 
     def best_batch(self, most: int) -> int:
         """Return a batch size: on a CPU an image for each core, on a GPU what half of the free memory holds."""
-        if self.device.type == "cpu":
-            fits = min(8, os.cpu_count() or 1)
-        elif self.device.type == "cuda":
+        fits = 4 if self.device.type == "mps" else min(8, os.cpu_count() or 1)
+        if self.device.type == "cuda":
             fits = torch.cuda.mem_get_info(self.device)[0] // 2 // self._bytes_per_image()
-        else:
-            fits = 4
         return max(1, min(most, fits, MOST))
 
     @torch.inference_mode()
@@ -107,9 +105,7 @@ class TorchEncoder:
             return torch.cat(_one_per_core(self.forward, torch.split(x, 1)))
         return self._network(x, lambda tokens: None)
 
-    def _attempt(
-        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
-    ) -> dict[str, NDArray[Any]]:
+    def _attempt(self, pixels: Pixels, tiers: Sequence[str]) -> Output:
         if self.device.type == "cpu":
             found = _one_per_core(lambda image: self._computed([image], tiers), pixels)
             return _joined([{k: t.numpy() for k, t in part.items()} for part in found])
@@ -117,9 +113,7 @@ class TorchEncoder:
             kept = self._computed(pixels, tiers)
         return {tier: tensor.cpu().numpy() for tier, tensor in kept.items()}
 
-    def _computed(
-        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def _computed(self, pixels: Pixels, tiers: Sequence[str]) -> dict[str, Tensor]:
         """Compute tiers on the device."""
         patch = self.spec.patch
         tokens = [(-(-image.shape[0] // patch), -(-image.shape[1] // patch)) for image in pixels]
@@ -137,7 +131,7 @@ class TorchEncoder:
         }
         return {tier: made[tier]() for tier in made if tier in tiers}
 
-    def _scaled(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def _scaled(self, pixels: Pixels) -> Tensor:
         """Scale in float32, then pad with zeros: (batch, bands, size, size) in the compute dtype."""
         size, pinned = self.spec.image_size, self.device.type == "cuda"
         shape = len(pixels), size, size, len(self.spec.bands)
@@ -161,7 +155,7 @@ class TorchEncoder:
         return max(1, torch.cuda.max_memory_allocated(self.device) - before)
 
 
-def _joined(parts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+def _joined(parts: Sequence[Output]) -> Output:
     return {tier: np.concatenate([part[tier] for part in parts]) for tier in parts[0]}
 
 

@@ -62,18 +62,21 @@ class Targets:
         return torch.from_numpy(np.stack(masks))
 
 
+@dataclass
 class Feed:
     """A source of batches for the training loop: see `samtl.heads.trainer.Source`.
 
     Nothing but `rows` is read of the store; if `held`, once, and kept in memory.
     """
 
-    def __init__(
-        self, store: Store, array: str, rows: Rows, targets: Targets, held: bool = False
-    ) -> None:
-        self.store, self.array, self.rows, self.targets = store, array, rows, targets
-        self.window = window_rows(store, array)
-        self._all = self._load(np.arange(len(rows))) if held else None
+    store: Store
+    array: str
+    rows: Rows
+    targets: Targets
+    held: bool = False
+
+    def __post_init__(self) -> None:
+        self._all = self._load(np.arange(len(self.rows))) if self.held else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,38 +88,21 @@ class Feed:
 
         In order if there is no generator. All batches but the last have `size` rows.
         """
-        if self._all is not None:
-            inputs, targets = self._all
-            order = torch.arange(len(self))
-            if generator is not None:
-                order = torch.randperm(len(self), generator=generator)
-            for chosen in torch.split(order, size):
-                # In order, a slice shares the memory.
-                at = slice(int(chosen[0]), int(chosen[-1]) + 1) if generator is None else chosen
-                yield inputs[at], targets[at].long()
+        if self._all is None:
+            for window in prefetch(self._load, self._windows(size, generator)):
+                for inputs, targets in zip(
+                    *(torch.split(part, size) for part in window), strict=True
+                ):
+                    yield inputs, targets.long()
             return
-        left: tuple[Tensor, Tensor] | None = None
-        for inputs, targets in prefetch(self._load, self._windows(generator)):
-            if left is not None:
-                # Only what is needed to fill up a batch is joined: a copy of the window would double the memory.
-                need = size - len(left[1])
-                joined = torch.cat([left[0], inputs[:need]]), torch.cat([left[1], targets[:need]])
-                if len(joined[1]) < size:
-                    left = joined
-                    continue
-                yield joined[0], joined[1].long()
-                inputs, targets = inputs[need:], targets[need:]
-            whole = len(targets) - len(targets) % size
-            for start in range(0, whole, size):
-                yield inputs[start : start + size], targets[start : start + size].long()
-            left = None
-            if whole < len(targets):
-                left = inputs[whole:].clone(), targets[whole:].clone()
-        if left is not None:
-            yield left[0], left[1].long()
+        order = torch.arange(len(self))
+        if generator is not None:
+            order = torch.randperm(len(self), generator=generator)
+        for chosen in torch.split(order, size):
+            yield self._all[0][chosen], self._all[1][chosen].long()
 
-    def _windows(self, generator: torch.Generator | None) -> list[Rows]:
-        """Cut the rows (by their positions) into windows: random blocks, and random rows within."""
+    def _windows(self, size: int, generator: torch.Generator | None) -> list[Rows]:
+        """Cut the rows (by their positions) into windows of whole batches: random blocks, and random rows within."""
         positions = np.arange(len(self))
         if generator is not None:
             positions = np.argsort(self.rows, kind="stable")
@@ -125,8 +111,9 @@ class Feed:
             order = torch.randperm(len(blocks), generator=generator).tolist()
             positions = np.concatenate([blocks[i] for i in order])
         # Nothing can be learnt while the first window is read, so that one is small.
-        first = max(BLOCK_ROWS, self.window // 8)
-        windows = np.split(positions, range(first, len(positions), self.window))
+        rows = window_rows(self.store, self.array)
+        first, later = (max(n // size, 1) * size for n in (max(BLOCK_ROWS, rows // 8), rows))
+        windows = np.split(positions, range(first, len(positions), later))
         if generator is None:
             return windows
         return [w[torch.randperm(len(w), generator=generator).numpy()] for w in windows]

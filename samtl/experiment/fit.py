@@ -70,10 +70,6 @@ def fit_head(
     on_event : callable, optional
         Called with each `Stage`, and with each `Epoch` or `Candidate` of the head.
 
-    Returns
-    -------
-    Run
-
     Raises
     ------
     InputError
@@ -86,10 +82,8 @@ def fit_head(
     model = configured("heads", head, params or {}, seed)
     opened = open_store(store) if isinstance(store, (str, Path)) else store
     source = Data(opened, array_for(opened, head, model), features, group_by, allow_partial)
-    given = {"store": str(opened.path), "allow_partial": allow_partial}
-    parts = choose(source.samples, split, seed, same_split_as, group_by)
-    given |= _asked(split, group_by, same_split_as)
-    return Trial(source, head, model, parts, seed, given).fit(runs_folder(out), clock)
+    how, given = (split, seed, same_split_as, group_by), {"allow_partial": allow_partial}
+    return _fit(source, head, model, how, given).fit(runs_folder(out), clock)
 
 
 def fit_baseline(
@@ -124,10 +118,6 @@ def fit_baseline(
     params : mapping, optional
         Parameters of the baseline that differ from its defaults.
 
-    Returns
-    -------
-    Run
-
     Raises
     ------
     InputError
@@ -145,40 +135,53 @@ def fit_baseline(
         )
     if group_by is not None:
         data = replace(data, groups=groups_by(data.sample_ids, group_by))
-    source = Images(data)
-    parts = choose(source.samples, split, seed, same_split_as, group_by)
-    if same_split_as is not None:
-        source.image_size = read_run(same_split_as).resolution or IMAGE_SIZE
-    given = {"root": None if root is None else str(root), "limit": limit, "per_class": per_class}
-    given |= _asked(split, group_by, same_split_as)
-    return Trial(source, baseline, model, parts, seed, given).fit(runs_folder(out), clock)
+    size = 0 if same_split_as is None else read_run(same_split_as).resolution
+    given = {"root": root and str(root), "limit": limit, "per_class": per_class}
+    source, how = (
+        Images(data, image_size=size or IMAGE_SIZE),
+        (split, seed, same_split_as, group_by),
+    )
+    return _fit(source, baseline, model, how, given).fit(runs_folder(out), clock)
+
+
+def _fit(
+    source: Data | Images,
+    name: str,
+    model: Any,
+    how: tuple[Any, int, Any, Any],
+    given: dict[str, Any],
+) -> Trial:
+    """Make the trial of a verb; `how` are the arguments of `choose`."""
+    split, seed, same_split_as, group_by = how
+    parts = choose(source.samples, *how)
+    given |= {
+        "split": None if isinstance(split, Split) else split,
+        "group_by": group_by,
+        "same_split_as": same_split_as and str(same_split_as),
+    }
+    return Trial(source, name, model, parts, seed, given)
 
 
 def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:
     """Make a head or baseline with its parameters.
 
-    Raises
-    ------
-    InputError
-        A parameter is unknown (`UnknownName`), or it or the seed is out of range.
+    Raises InputError if a parameter is unknown (`UnknownName`), or it or the seed is out of range.
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}")
-    module = registry.load(kind, name)
+    module, what = registry.load(kind, name), f"{kind.removesuffix('s')} {name}"
     made = module.Head if kind == "heads" else module.Baseline
     known = made().get_params()
     for key in params:
         if key not in known:
-            raise UnknownName(f"parameter of the {kind.removesuffix('s')} {name}", key, known)
+            raise UnknownName(f"parameter of the {what}", key, known)
     model = made(**{"random_state": seed, **params})
     try:
         model._check()
     except (TypeError, ValueError, InputError) as error:
         told = ", ".join(f"{key} = {value!r}" for key, value in params.items())
         among = f" with {told}" if isinstance(error, TypeError) else ""  # which names no parameter
-        raise InputError(
-            f"the {kind.removesuffix('s')} {name} cannot be trained{among}: {error}"
-        ) from error
+        raise InputError(f"the {what} cannot be trained{among}: {error}") from error
     return model
 
 
@@ -202,8 +205,7 @@ def choose(
         for option, value in (("--split", split), ("--group-by", group_by)):
             if value is not None:
                 raise InputError(
-                    f"{option} and --same-split-as exclude each other, since the run's split is taken as it is; leave "
-                    "one of them out"
+                    f"{option} and --same-split-as exclude each other: the run's split is taken as it is"
                 )
         return Parts(*splits.reuse(samples, read_split(same_split_as), same_split_as))
     if split is None:
@@ -227,18 +229,6 @@ def choose(
 def same_samples(samples: Samples, split: Split) -> bool:
     """Return whether the rows of a split are, among these, the samples that it was made for."""
     rows = np.concatenate([split.train, split.test])
-    return (
-        rows.min(initial=0) >= 0
-        and rows.max(initial=0) < len(samples.ids)
-        and splits.digest_of(samples.ids, split.train, split.test) == split.digest
-    )
-
-
-def _asked(
-    split: float | str | Split | None, group_by: str | None, same_split_as: str | Path | None
-) -> dict[str, Any]:
-    return {
-        "split": None if isinstance(split, Split) else split,
-        "group_by": group_by,
-        "same_split_as": None if same_split_as is None else str(same_split_as),
-    }
+    if rows.min(initial=0) < 0 or rows.max(initial=0) >= len(samples.ids):
+        return False
+    return splits.digest_of(samples.ids, split.train, split.test) == split.digest

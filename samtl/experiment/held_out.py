@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.errors import InputError
+from samtl._io import digest
 from samtl.experiment import tables
 from samtl.experiment.run import RunFolder, Scores, writing
-from samtl.images.transforms import IGNORE
 from samtl.metrics import classification, segmentation
 from samtl.splits import Samples, Split
 from samtl.splits.split import Rows
@@ -57,23 +57,26 @@ class HeldOut:
             named = zip(rows, samples.labels[rows], strict=True)
             self.truth = {samples.ids[row]: samples.classes[label] for row, label in named}
 
-    def add(self, positions: Rows, answers: Answers, folder: RunFolder | None = None) -> None:
-        """Take answers on some of the held-out samples, by their place among these.
+    def take(self, found: Iterable[Answers], folder: RunFolder | None = None) -> None:
+        """Add all answers, which come in order."""
+        begin = 0
+        for answers in found:
+            end = begin + len(next(iter(answers.values())))
+            self.add(np.arange(begin, end), answers, folder)
+            begin = end
 
-        The masks of the first model are written into the folder. Raises InputError if no pixel of a true mask is of a
-        known class.
+    def add(self, positions: Rows, answers: Answers, folder: RunFolder | None = None) -> None:
+        """Add answers on some of the held-out samples, by their place among these.
+
+        The masks of the first model are written into the folder.
         """
         if self.true_mask is None:
             for name, chances in answers.items():
                 self.answers[name][positions] = chances
             return
         for position, *guesses in zip(positions.tolist(), *answers.values(), strict=True):
-            sample_id = self.samples.ids[self.rows[position]]
-            truth = self.true_mask(self.rows[position])
-            if (truth == IGNORE).all():
-                raise InputError(
-                    f"the mask of sample {sample_id!r} has no pixel of a known class, so nothing can be scored"
-                )
+            row = self.rows[position]
+            truth, sample_id = self.true_mask(row), self.samples.ids[row]
             content = repr(truth.shape).encode() + truth.tobytes()
             self.truth[sample_id] = hashlib.sha256(content).hexdigest()
             if folder is not None:
@@ -86,16 +89,28 @@ class HeldOut:
 
     def scores(self, seed: int) -> dict[str, Scores]:
         """Score each model."""
+        score = functools.partial(segmentation.bootstrap, seed=seed)
         if self.true_mask is None:
-            bootstrap, labels = classification.bootstrap, self.samples.labels[self.rows]
-            return {name: bootstrap(labels, said, seed=seed) for name, said in self.answers.items()}
-        return {name: segmentation.bootstrap(m, seed=seed) for name, m in self.answers.items()}
+            labels = self.samples.labels[self.rows]
+            score = functools.partial(classification.bootstrap, labels, seed=seed)
+        return {name: score(said) for name, said in self.answers.items()}
+
+    def comparison_key(self, resolution: int) -> str:
+        """Return the digest of what runs must have in common to be compared, after all answers."""
+        samples = self.samples
+        return digest([samples.task, samples.classes, resolution, sorted(self.truth.items())])
 
     def write(self, folder: RunFolder, lean: bool) -> Rows:
-        """Write the table of the first model, without probabilities if `lean`, and return its confusion, (K, K)."""
+        """Write the tables of the first model, without probabilities if `lean`, and return its confusion, (K, K)."""
         said, samples, rows = next(iter(self.answers.values())), self.samples, self.rows
-        if self.true_mask is not None:
+        if self.true_mask is None:
+            tables.write_predictions(folder, samples, rows, said, lean)
+            labels, names = samples.labels[rows], samples.classes
+            confusion = classification.confusion(labels, said.argmax(1), len(names))
+        else:
             tables.write_images(folder, samples, rows, segmentation.scores(said))
-            return np.asarray(said.sum(0))
-        tables.write_predictions(folder, samples, rows, said, lean)
-        return classification.confusion(samples.labels[rows], said.argmax(1), said.shape[1])
+            confusion = said.sum(0)
+        counts = zip(samples.classes, confusion.tolist(), strict=True)
+        header = ["truth", *samples.classes]
+        folder.write_csv("confusion.csv", header, ([name, *row] for name, row in counts))
+        return confusion

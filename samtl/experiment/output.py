@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,30 +20,79 @@ from samtl.experiment.run import writing
 from samtl.experiment.tables import MASKS, PREDICTIONS, write_mask
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """An image, or a row of a store, that nothing could be predicted for."""
+
+    image: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """How far a prediction is: images done and skipped, of so many."""
+
+    done: int
+    skipped: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"predicted {self.done} of {self.total}"
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What was predicted, and where it is."""
+
+    run: Path
+    kind: str  #: `head` or `baseline`
+    name: str
+    task: str  #: `classification` or `segmentation`
+    source: str  #: the images' folder or file, or the store
+    #: A line for each image; None if the work was interrupted, which leaves nothing behind.
+    table: Path | None
+    masks: Path | None  #: the folder of the masks, of a segmentation
+    rows: int  #: images predicted
+    #: Images of each predicted class; of a segmentation, those with a pixel of it.
+    counts: dict[str, int]
+    means: dict[str, float]  #: mean probability, or share of the pixels, of each class
+    skipped: tuple[Skipped, ...]
+    seconds: float
+    encoder: str  #: what the features came from, or ""
+    weights: str
+    untrained: bool  #: whether these weights are random numbers
+    note: str  #: what readers must know about the dataset that was learnt from
+    interrupted: bool
+
+    def to_json(self) -> dict[str, object]:
+        """Return the result as JSON values."""
+        paths = {"run": self.run, "table": self.table, "masks": self.masks}
+        return {**asdict(self), **{name: path and str(path) for name, path in paths.items()}}
+
+
 def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
     """Return where predictions go; the parameters are those of `predict`.
 
     Raises InputError if the place is taken and must not be replaced: only a table is, or a folder that holds nothing
-    but masks.
+    but masks and their table.
     """
-    segments = task == "segmentation"
-    place = Path(out if out is not None else MASKS if segments else PREDICTIONS).expanduser()
+    masks = task == "segmentation"
+    place = Path(out if out is not None else MASKS if masks else PREDICTIONS).expanduser()
     if kind_of(place.absolute().parent) != "folder":
         raise InputError(f"--out {place}: expected a name in a folder that exists")
-    kind = kind_of(place)
-    if kind == ("file" if segments else "folder"):
-        wanted = "a folder for the masks" if segments else "a file for the table"
-        raise InputError(f"--out {place}: expected {wanted}, and this is a {kind}")
-    if kind == "nothing" or (segments and not any(place.iterdir())):
+    kind, wanted = kind_of(place), "folder" if masks else "file"
+    if kind not in (wanted, "nothing"):
+        raise InputError(f"--out {place}: expected a {wanted}, and this is a {kind}")
+    if kind == "nothing" or (masks and not any(place.iterdir())):
         return place
     if not overwrite:
         raise InputError(
             f"{place} exists already: name another with --out, or replace it with --overwrite"
         )
-    if not (_is_ours(place) if segments else place.is_file()):
-        what = "holds more than masks and their table" if segments else "is no regular file"
+    if not (_is_ours(place) if masks else place.is_file()):
         raise InputError(
-            f"{place} {what}, and is not replaced: name another with --out, or remove it yourself"
+            f"{place} holds more than predictions, and is not replaced: name another with --out, or remove it yourself"
         )
     return place
 
@@ -50,89 +100,66 @@ def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
 def _is_ours(folder: Path) -> bool:
     """Return whether a folder holds what a prediction of masks writes and nothing else."""
     table = folder / PREDICTIONS
-    return (
-        table.is_file()
-        and table.read_bytes()[:100].split(b",")[1:2] == [b"mask"]
-        and all(
-            path.suffix == ".png" or path.is_dir() or path == table for path in folder.rglob("*")
-        )
+    if not table.is_file() or b",mask," not in table.read_bytes()[:100]:
+        return False
+    return all(
+        path.suffix == ".png" or path.is_dir() or path == table for path in folder.rglob("*")
     )
 
 
-class Output:
-    """Predictions being written; a context manager that leaves nothing behind unless `publish` was reached.
-
-    Parameters
-    ----------
-    place : Path
-        From `place_for`, with the same task and `overwrite`.
-    task : str
-    classes : sequence of (K,) str
-    column : str
-        Name of the table's first column.
-    overwrite : bool
-
-    Attributes
-    ----------
-    rows : int
-        Images written.
-    counts : (K,) int64
-        Images that count for each class: the likeliest one, or all that a pixel is of.
-    sums : (K,) float64
-        Of the images' probabilities, or of their shares of the pixels.
-    """
+class Output(AtomicFolder):
+    """Predictions being written; a context manager that leaves nothing behind unless `finish` was reached."""
 
     def __init__(
         self, place: Path, task: str, classes: Sequence[str], column: str, overwrite: bool
     ) -> None:
         self.place, self.task, self.classes, self.overwrite = place, task, classes, overwrite
-        self.rows, self.counts = 0, np.zeros(len(classes), dtype=np.int64)
-        self.sums = np.zeros(len(classes))
-        self._folder: AtomicFolder | None = None
-        if task == "segmentation":
-            with self._writing():
-                self._folder = AtomicFolder(place.resolve().parent)
-        self._text = io.StringIO()
-        self._table = csv.writer(self._text, lineterminator="\n")
-        told, prefix = ("predicted", "p") if self._folder is None else ("mask", "share")
-        self._table.writerow([column, told, *(f"{prefix}_{name}" for name in classes)])
+        told, prefix = ("mask", "share") if task == "segmentation" else ("predicted", "p")
+        self._table = [[column, told, *(f"{prefix}_{name}" for name in classes)]]
+        self._figures: list[NDArray[Any]] = []  # probabilities, or shares of the pixels, (K,) each
+        with self._writing():
+            super().__init__(place.resolve().parent)
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def rows(self) -> int:
+        """How many images were written."""
+        return len(self._figures)
 
-    def __exit__(self, *error: object) -> None:
-        if self._folder is not None:
-            self._folder.__exit__(*error)
+    def by_class(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return each class's images and its mean probability, or share of the pixels, (K,) each.
+
+        Images count for the likeliest class, or for all that a pixel is of.
+        """
+        figures = np.reshape(self._figures, (-1, len(self.classes)))
+        found = figures > 0
+        if self.task == "classification":
+            found = np.eye(len(self.classes), dtype=bool)[figures.argmax(1)]
+        return found.sum(0), figures.sum(0) / max(self.rows, 1)
 
     def write(self, image: str, mask: str, answer: NDArray[Any]) -> None:
         """Write what was predicted for one image: probabilities, (K,), or class indices, (height, width).
 
         `image` is what the table calls it, `mask` the file of its mask, relative to the folder.
         """
-        k = len(self.classes)
-        if self._folder is None:
-            best = int(answer.argmax())
-            figures, found, told = answer, np.arange(k) == best, self.classes[best]
-        else:
-            figures = np.bincount(answer.ravel(), minlength=k) / answer.size
-            found, told = figures > 0, mask
+        figures, told = answer, self.classes[int(answer.argmax())] if answer.ndim == 1 else mask
+        if answer.ndim == 2:
+            figures = np.bincount(answer.ravel(), minlength=len(self.classes)) / answer.size
             with self._writing():
-                write_mask(self._folder.path / mask, answer)
-        self._table.writerow([image, told, *map("{:.9g}".format, figures)])
-        self.rows += 1
-        self.sums += figures
-        self.counts += found
+                write_mask(self.path / mask, answer)
+        self._table.append([image, told, *map("{:.9g}".format, figures)])
+        self._figures.append(figures)
 
-    def publish(self) -> None:
+    def finish(self) -> None:
         """Move what was written to its place."""
         place_for(self.place, self.task, self.overwrite)  # hours may have passed
-        content = self._text.getvalue().encode()
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self._table)
         with self._writing():
-            if self._folder is None:
-                replace(self.place, content)
+            if self.task == "classification":
+                replace(self.place, text.getvalue().encode())
                 return
-            (self._folder.path / PREDICTIONS).write_bytes(content)
-            self._folder.publish(self.place.resolve().name, replace=True)
+            (self.path / PREDICTIONS).write_text(text.getvalue(), encoding="utf-8")
+            self.publish(self.place.resolve().name, replace=True)
 
     def _writing(self) -> AbstractContextManager[None]:
         return writing(f"predictions to {self.place}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,17 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets import Dataset
-from samtl.datasets.listing import FolderTree, flaw, kind_of
+from samtl.datasets.listing import FolderTree, kind_of
 from samtl.embed.decode import Decoded, decode_row, decoded_ahead
 from samtl.embed.plan import images_per_call
 from samtl.embed.reload import reload_encoder
 from samtl.encoders.device import resolve_device
 from samtl.errors import InputError, MismatchError
-from samtl.experiment.features import AT_ONCE, shape_of, side_of
-from samtl.experiment.output import Output, place_for
+from samtl.experiment.features import AT_ONCE, side_of
+from samtl.experiment.output import Output, Predicted, PredictResult, Skipped, place_for
 from samtl.experiment.run import Run, read_run
 from samtl.experiment.tables import PREDICTIONS, mask_name
-from samtl.heads.base import Floats, PooledHead
 from samtl.heads.io import load
 from samtl.images.codecs import SUFFIXES
 from samtl.images.transforms import resized_shape
@@ -40,77 +39,26 @@ from samtl.store.storage import locate
 _FILES_AT_ONCE = 32  # for a baseline
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """An image, or a row of a store, that nothing could be predicted for."""
-
-    image: str
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """How far a prediction is: images done and skipped, of so many."""
-
-    done: int
-    skipped: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"predicted {self.done} of {self.total}"
-
-
-@dataclass(frozen=True)
-class PredictResult:
-    """What was predicted, and where it is."""
-
-    run: Path
-    kind: str  #: `head` or `baseline`
-    name: str
-    task: str  #: `classification` or `segmentation`
-    source: str  #: the images' folder or file, or the store
-    #: A line for each image; None if the work was interrupted, which leaves nothing behind.
-    table: Path | None
-    masks: Path | None  #: the folder of the masks, of a segmentation
-    rows: int  #: images predicted
-    #: Images of each predicted class; of a segmentation, those with a pixel of it.
-    counts: dict[str, int]
-    means: dict[str, float]  #: mean probability, or share of the pixels, of each class
-    skipped: tuple[Skipped, ...]
-    seconds: float
-    encoder: str  #: what the features came from, or ""
-    weights: str
-    untrained: bool  #: whether these weights are random numbers
-    note: str  #: what readers must know about the dataset that was learnt from
-    interrupted: bool
-
-    def to_json(self) -> dict[str, object]:
-        """Return the result as JSON values."""
-        paths = {"run": self.run, "table": self.table, "masks": self.masks}
-        return {**asdict(self), **{name: path and str(path) for name, path in paths.items()}}
-
-
 class Trained(Run, frozen=True, kw_only=True, eq=False):
     """A run with its trained head or baseline."""
 
     model: Any
 
-    @property
-    def array(self) -> str:
-        """The store's array, and tier, that the head reads."""
-        return str(self.model.tiers[self.task])
+    def answers(
+        self, features: NDArray[Any], columns: Sequence[str], sizes: Any, side: int, own: bool
+    ) -> Any:
+        """Predict the features of n images: (n, K) probabilities, or n masks.
 
-    def chances(self, features: NDArray[Any], columns: Sequence[str]) -> Floats:
-        """Return the probabilities of the classes, (n, ...) to (n, K); `columns` are those of `pooled`."""
-        if isinstance(self.model, PooledHead):
-            if missing := set(self.model.columns_) - set(columns):
-                raise InputError(
-                    f"the head of {self.path} reads the column {min(missing)!r}, which its encoder does not have"
-                )
+        `columns` are those of `pooled`, `sizes` height and width of each image, which masks have if `own`, `side` that
+        of the encoder's square.
+        """
+        if self.task == "segmentation":
+            pairs = [(int(height), int(width)) for height, width in sizes]
+            shapes = [resized_shape(*pair, side) for pair in pairs]
+            return self.model.class_maps(features, shapes, side, pairs if own else None)
+        if self.features == "pooled":
             features = features[:, [columns.index(name) for name in self.model.columns_]]
-        found: Floats = self.model.predict_proba(features)
-        return found
+        return self.model.predict_proba(features)
 
 
 def read_trained(run: str | Path) -> Trained:
@@ -182,9 +130,8 @@ def predict(
         raise InputError("predict from images or from a store: use one of --images, --from-store")
     trained = read_trained(run)
     place = place_for(out, trained.task, overwrite)
-    idle: dict[str, Any] = {}
     if images is None:
-        idle = {"checkpoint": checkpoint, "device": device, "batch-size": batch_size}
+        _refuse("the rows of a store", checkpoint=checkpoint, device=device, batch_size=batch_size)
         store = _store(trained, from_store)
         source, column, total = str(store.path), "sample_id", len(store)
         answers = _stored(trained, store)
@@ -195,15 +142,8 @@ def predict(
         if trained.kind == "head":
             answers = _encoded(trained, dataset, told, device, batch_size)
         else:
-            idle = {"batch-size": batch_size}
-            if "checkpoint" not in trained.model.get_params():
-                idle |= {"checkpoint": checkpoint, "device": device}
+            _refuse(trained.name, batch_size=batch_size)
             answers = _by_pixels(trained, dataset, told, device)
-    for option, value in idle.items():
-        if value not in (None, "auto"):
-            raise InputError(
-                f"--{option} has no effect on {'the rows of a store' if images is None else trained.name}: leave it out"
-            )
     skipped: list[Skipped] = []
     interrupted = False
     with (
@@ -219,10 +159,10 @@ def predict(
             else:
                 output.write(image, mask, answer)
             tell(Predicted(output.rows, len(skipped), total))
-        if not interrupted:
-            output.publish()
+        else:
+            output.finish()
     masks = None if interrupted or trained.task == "classification" else place
-    means = output.sums / max(output.rows, 1)
+    counts, means = output.by_class()
     return PredictResult(
         run=Path(run),
         kind=trained.kind,
@@ -232,7 +172,7 @@ def predict(
         table=None if interrupted else masks / PREDICTIONS if masks else place,
         masks=masks,
         rows=output.rows,
-        counts=dict(zip(trained.classes, output.counts.tolist(), strict=True)),
+        counts=dict(zip(trained.classes, counts.tolist(), strict=True)),
         means=dict(zip(trained.classes, means.tolist(), strict=True)),
         skipped=tuple(skipped),
         seconds=time.perf_counter() - began,
@@ -248,20 +188,21 @@ def predict(
 _Answers = Generator[tuple[str, str, NDArray[Any] | Skipped], None, None]
 
 
+def _refuse(what: str, **options: Any) -> None:
+    """Raise InputError if an option is given that has no effect."""
+    for name, value in options.items():
+        if value not in (None, "auto"):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} has no effect on {what}: leave it out")
+
+
 def _listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
     """List images without labels as a dataset."""
     path = Path(images).expanduser()
     kind = kind_of(path)
-    if kind == "file":
-        path = path.resolve()
-        ids = [path.name]
-        if flaw(path.name) is not None:
-            raise InputError(f"the name {path.name!a} {flaw(path.name)}; rename the file")
-        path = path.parent
-    elif kind == "folder":
-        ids = FolderTree(path).images()
-    else:
+    if kind == "nothing":
         raise InputError(f"{str(path)!r} does not exist; expected a folder of images, or an image")
+    ids = FolderTree(path).images() if kind == "folder" else [path.name]
     if not ids:
         raise InputError(
             f"there is no image in {str(path)!r}: expected {', '.join(sorted(SUFFIXES))}"
@@ -274,12 +215,12 @@ def _listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
             )
         seen: dict[str, str] = {}
         for name in ids:
-            other = seen.setdefault(_mask_of(name), name)
-            if other != name:
+            if (other := seen.setdefault(_mask_of(name), name)) != name:
                 raise InputError(
                     f"{other!r} and {name!r} would both have the mask {_mask_of(name)!r}: rename one of them"
                 )
-    return Dataset("images", trained.classes, tuple(ids), (-1,) * len(ids), FolderTree(path).read)
+    tree = FolderTree(path if kind == "folder" else path.resolve().parent)
+    return Dataset("images", trained.classes, tuple(ids), (-1,) * len(ids), tree.read)
 
 
 def _mask_of(image: str) -> str:
@@ -293,25 +234,22 @@ def _encoded(
     target = resolve_device(device)
     at_once = images_per_call(batch_size, target.type, untold=8)
     encoder = reload_encoder(trained.identity, trained.weights, trained.path, checkpoint, device)
-    side, array = encoder.spec.image_size, trained.array
-    decoded = decoded_ahead(dataset, iter(range(len(dataset))), side, at_once, str(target))
-    with closing(decoded):
-        while batch := list(itertools.islice(decoded, at_once)):
-            good = [image for image in batch if image.pixels is not None]
-            said: Sequence[NDArray[Any]] = ()
-            if good:
-                pixels = [image.pixels for image in good if image.pixels is not None]
-                features = encoder.encode(pixels, [array])[array]
-                finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
-                good = list(itertools.compress(good, finite))
-                features = features[finite]
-            if good and trained.task == "classification":
-                said = list(trained.chances(features, encoder.spec.features))
-            elif good:
-                sizes = [image.original_size for image in good]
-                shapes = [resized_shape(*size, side) for size in sizes]
-                said = trained.model.class_maps(features, shapes, side, sizes)
-            yield from _told(dataset, batch, zip(good, said, strict=True))
+    columns, side, array = encoder.spec.features, encoder.spec.image_size, trained.features
+
+    def predicted(images: list[Decoded]) -> Mapping[int, NDArray[Any]]:
+        pixels = [image.pixels for image in images if image.pixels is not None]
+        features = encoder.encode(pixels, [array])[array]
+        finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+        if not finite.any():
+            return {}
+        sizes = np.array([image.original_size for image in images])[finite]
+        said = trained.answers(features[finite], columns, sizes, side, own=True)
+        rows = [image.row for image in images]
+        return dict(zip(itertools.compress(rows, finite), said, strict=True))
+
+    rows = iter(range(len(dataset)))
+    decoded = decoded_ahead(dataset, rows, side, at_once, str(target))
+    return _answered(dataset, decoded, at_once, predicted)
 
 
 def _by_pixels(trained: Trained, dataset: Dataset, checkpoint: str | None, device: str) -> _Answers:
@@ -319,35 +257,40 @@ def _by_pixels(trained: Trained, dataset: Dataset, checkpoint: str | None, devic
     model, masks = trained.model, trained.task == "segmentation"
     if "checkpoint" in model.get_params():
         model.set_params(device=device, checkpoint=checkpoint or model.checkpoint)
+    else:
+        _refuse(trained.name, checkpoint=checkpoint, device=device)
     asked = replace(dataset, read_mask=_no_mask if masks else None)
-    at_once = 1 if masks else _FILES_AT_ONCE
-    for start in range(0, len(dataset), at_once):
-        rows = range(start, min(start + at_once, len(dataset)))
-        batch = [decode_row(dataset, row, 1) for row in rows]
-        good = [image for image in batch if image.pixels is not None]
-        said: Iterator[NDArray[Any]] = iter(())
-        if good:
-            size = max(max(image.original_size) for image in good)
-            said = model.predict(asked, [image.row for image in good], image_size=size)
-        if not masks:
-            said = itertools.chain.from_iterable(said)
-        yield from _told(dataset, batch, zip(good, said, strict=True))
+
+    def predicted(images: list[Decoded]) -> Mapping[int, NDArray[Any]]:
+        rows = [image.row for image in images]
+        found = model.predict_all(asked, rows, image_size=max(images[0].original_size))
+        said = (next(iter(each.values())) for each in found)
+        return dict(zip(rows, said if masks else itertools.chain(*said), strict=True))
+
+    decoded = (decode_row(dataset, row, 1) for row in range(len(dataset)))
+    return _answered(dataset, decoded, 1 if masks else _FILES_AT_ONCE, predicted)
 
 
 def _no_mask(sample_id: str) -> NDArray[np.uint8]:
     raise InputError(f"{sample_id!r} has no mask")
 
 
-def _told(
-    dataset: Dataset, batch: Sequence[Decoded], said: Iterator[tuple[Decoded, NDArray[Any]]]
+def _answered(
+    dataset: Dataset,
+    decoded: Generator[Decoded, None, None],
+    at_once: int,
+    predicted: Callable[[list[Decoded]], Mapping[int, NDArray[Any]]],
 ) -> _Answers:
-    """Name the answers, in order, and say why there is none."""
-    found = {image.row: answer for image, answer in said}
-    for image in batch:
-        name = dataset.sample_ids[image.row]
-        reason = image.reason or "the encoder's output for this image is NaN or infinite"
-        skipped = Skipped(name, image.code or "nonfinite", reason)
-        yield name, _mask_of(name), found.get(image.row, skipped)
+    """Predict the images that could be decoded, some at a time; nothing is predicted from what is not finite."""
+    with closing(decoded):
+        while batch := list(itertools.islice(decoded, at_once)):
+            good = [image for image in batch if image.pixels is not None]
+            found = predicted(good) if good else {}
+            for image in batch:
+                name = dataset.sample_ids[image.row]
+                reason = image.reason or "the encoder's output for this image is NaN or infinite"
+                skipped = Skipped(name, image.code or "nonfinite", reason)
+                yield name, _mask_of(name), found.get(image.row, skipped)
 
 
 def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
@@ -358,37 +301,33 @@ def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
         )
     store = which
     if not isinstance(store, Store):
-        store = open_store(locate(None if isinstance(which, bool) else which))  # type: ignore[arg-type]
+        store = open_store(locate(None if isinstance(store, bool) else store))
     if found := differences(store.identity, trained.identity):
         raise MismatchError(
             f"{store.path} was not made with the encoder that the head of {trained.path} learnt from; name another "
             "store with --cache, or predict from the images with --images:",
             found,
         )
-    if trained.array not in store.arrays:
+    if (array := trained.features) not in store.arrays:
         raise InputError(
-            f"the head of {trained.path} needs the tier {trained.array}, and {store.path} has "
-            f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {trained.array}"
+            f"the head of {trained.path} needs the tier {array}, and {store.path} has "
+            f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {array}"
         )
     return store
 
 
 def _stored(trained: Trained, store: Store) -> _Answers:
     """Predict every row of a store, in order, or say why it is not."""
-    array, masks = trained.array, trained.task == "segmentation"
-    valid = store.valid(array, "original_size")
+    array, at_once = trained.features, AT_ONCE[trained.task]
+    valid, side = store.valid(array, "original_size"), side_of(store)
     columns = store.columns(array) if array == "pooled" else ()
 
     def answers() -> Iterator[NDArray[Any]]:
         usable = np.flatnonzero(valid)
-        for start in range(0, len(usable), AT_ONCE[trained.task]):
-            rows = usable[start : start + AT_ONCE[trained.task]]
-            features = store.read(array, rows)
-            if masks:
-                shapes = [shape_of(store, row) for row in rows]
-                yield from trained.model.class_maps(features, shapes, side_of(store))
-            else:
-                yield from trained.chances(features, columns)
+        for start in range(0, len(usable), at_once):
+            rows = usable[start : start + at_once]
+            sizes = store.read("original_size", rows)
+            yield from trained.answers(store.read(array, rows), columns, sizes, side, own=False)
 
     found = answers()
     bad = {entry.row: (entry.code, entry.reason) for entry in store.quarantined}

@@ -100,7 +100,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     weights: str = ""  #: of the encoder, or of a pretrained baseline
     untrained: bool = False  #: whether these weights are random numbers
     given: dict[str, Any] = {}  #: what the user asked for
-    floor_model: str = ""  #: what `Run.floor` holds the scores of
+    floor_model: str = ""  #: what `Run.floor` are the scores of
     versions: dict[str, str] = {}  #: of Python and the libraries that decide figures
 
     def with_digest(self) -> Self:
@@ -143,7 +143,7 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     seconds: dict[str, float]  #: of each stage, and `total`
     peak_memory: Count  #: largest resident size of the process so far, in bytes
     finished: str  #: ISO 8601, UTC
-    comparison_key: str  #: runs with the same key may be compared; see `comparison_key`
+    comparison_key: str  #: runs with the same key may be compared; see `samtl.experiment.held_out`
     files: dict[str, str] = {}  #: sha256 of the other files of the folder, but for masks
 
     @property
@@ -164,10 +164,10 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         content: dict[str, Any] = msgspec.to_builtins(self, enc_hook=_to_json)
-        scores = {name: values.tolist() for name, values in asdict(self.per_class).items()}
+        each = {name: values.tolist() for name, values in asdict(self.per_class).items()}
         content["per_class"] = {
-            label: dict(zip(scores, values, strict=True))
-            for label, *values in zip(self.classes, *scores.values(), strict=True)
+            label: {name: values[i] for name, values in each.items()}
+            for i, label in enumerate(self.classes)
         }
         return {**content, "run": content.pop("path")}
 
@@ -180,16 +180,6 @@ def _from_json(kind: Any, value: Any) -> Any:
     if kind is Path:
         return Path(value)
     return np.array(msgspec.convert(value, list[list[Count]]), dtype=np.int64)
-
-
-def comparison_key(
-    task: str, classes: Sequence[str], truth: Mapping[str, str], resolution: int
-) -> str:
-    """Return the digest of what runs must have in common to be compared.
-
-    `truth` maps the held-out sample ids to the class name, or to the sha256 of the mask that is scored against.
-    """
-    return digest([task, list(classes), resolution, sorted(truth.items())])
 
 
 def read_run(path: str | Path, *, whole: bool = False) -> Run:
@@ -208,18 +198,16 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
     """
     folder = Path(path)
     try:
-        config = read_object(folder / CONFIG)
-        if config.get("format") != FORMAT:
-            raise InputError(
-                f"{folder} has run format {config.get('format')!r}, and this samtl reads {FORMAT}: train again, or use "
-                "the samtl that wrote it"
-            )
-        content = read_object(folder / METRICS)
+        config, content = read_object(folder / CONFIG), read_object(folder / METRICS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
-            f"{folder} is no run: expected a folder with {CONFIG} and {METRICS}, which samtl fit-head and samtl "
-            "fit-baseline write"
+            f"{folder} is no run: expected {CONFIG} and {METRICS}, which samtl fit-head writes"
         ) from error
+    if config.get("format") != FORMAT:
+        raise InputError(
+            f"{folder} has run format {config.get('format')!r}, and this samtl reads {FORMAT}: train again, or use "
+            "the samtl that wrote it"
+        )
     try:
         if content.pop("checksum", None) != digest(content):
             raise ValueError(f"{METRICS} fails its checksum")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,37 +41,29 @@ from samtl.store.reader import Store
 Head = PooledHead | GridHead
 
 FLOOR_FEATURES = "image_stats"
+_OF_STORE = (
+    "dataset", "note", "fingerprint", "snapshot", "encoder", "identity", "weights", "untrained"
+)  # fmt: skip
 
 
 class Data:
-    """The usable rows of a store.
+    """The usable rows of a store, and their features in an array of it.
 
-    Parameters
-    ----------
-    store : Store
-    array : str
-        Where the features are.
-    features : str or None
-        Patterns of columns of `pooled`, separated by commas; None for all.
-    group_by : str or None
-        A regular expression that finds the group in an id.
-    allow_partial : bool
-        Whether rows may be missing.
+    `features` are patterns of columns of `pooled`, separated by commas, None for all. `group_by` is a regular
+    expression that finds the group in an id. Rows may be missing if `allow_partial`.
 
     Attributes
     ----------
     samples : Samples
     columns : tuple of str
         Columns of `pooled` that are learnt from; empty for other arrays.
-    chosen_groups : tuple of str
-        Groups of these columns if they are not all.
     left_out : dict of str to int
         How many rows are not usable, by reason.
 
     Raises
     ------
     InputError
-        Rows are missing, nothing is usable, or the patterns fit no column.
+        If rows are missing, nothing is usable, or the patterns fit no column.
     """
 
     def __init__(
@@ -85,12 +77,12 @@ class Data:
         self.store, self.array = store, array
         self.masks = store.task == "segmentation"
         self.columns = store.columns(array) if array == "pooled" else ()
-        self.chosen_groups: tuple[str, ...] = ()
+        self._groups: tuple[str, ...] = ()  # of the columns if they are not all
         self._chosen: Rows | None = None
         if features is not None:
-            self._choose(features)
+            self._choose([pattern.strip() for pattern in features.split(",")])
         self._held: NDArray[np.float32] | None = None  # features of all rows of the store
-        valid = store.valid(*((array, "mask") if self.masks else (array,)))
+        valid = store.valid(array, "mask") if self.masks else store.valid(array)
         quarantined = np.zeros_like(valid)
         quarantined[[entry.row for entry in store.quarantined]] = True
         missing = ~valid & ~quarantined
@@ -99,7 +91,7 @@ class Data:
                 f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {array!r} yet; run "
                 "samtl embed again to finish it, or go on without them with --allow-partial"
             )
-        labels = np.asarray(store.labels, dtype=np.int64)
+        ids, labels = store.sample_ids, np.asarray(store.labels, dtype=np.int64)
         usable = valid if self.masks else valid & (labels >= 0)
         self.left_out = {
             "quarantined": int((~valid & quarantined).sum()),
@@ -111,48 +103,37 @@ class Data:
                 f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} usable rows "
                 f"and {len(store.classes)} classes"
             )
-        ids = store.sample_ids
-        groups = groups_by(ids, group_by) if group_by is not None else store.groups
-        where = str(store.path)
-        self.samples = Samples(
-            where, store.task, ids, store.classes, labels, usable, groups, store.parts
-        )
+        groups = store.groups if group_by is None else groups_by(ids, group_by)
+        about = (str(store.path), store.task, ids, store.classes)
+        self.samples = Samples(*about, labels, usable, groups, store.parts)
 
     @functools.cached_property
     def digest(self) -> str:
         """Digest of all samples of the store with their labels, images and masks; the same for every array."""
-        store, ids = self.store, self.samples.ids
+        store = self.store
         named: list[list[Any]] = [
-            [ids[i], int(label), store.image_sha256(i)]
-            for i, label in enumerate(self.samples.labels)
+            [name, int(label), store.image_sha256(row)]
+            for row, (name, label) in enumerate(zip(store.sample_ids, store.labels, strict=True))
         ]
         if self.masks:
             # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
-            for i in np.flatnonzero(store.valid("mask")).tolist():
-                named[i].append(store.checksum("mask", i))
-        return digest({"classes": list(self.samples.classes), "samples": sorted(named)})
+            for row in np.flatnonzero(store.valid("mask")).tolist():
+                named[row].append(store.checksum("mask", row))
+        return digest({"classes": list(store.classes), "samples": sorted(named)})
 
     @property
     def about(self) -> dict[str, Any]:
         """Fields of a `Config` that say what is learnt from."""
         store = self.store
-        return {
+        return {name: getattr(store, name) for name in _OF_STORE} | {
             "kind": "head",
             "features": self.array,
-            "columns": self.chosen_groups,
+            "columns": self._groups,
             "samples_digest": self.digest,
             "resolution": side_of(store) if self.masks else 0,
             "order": "" if self.array == "pooled" else "own",
-            "dataset": store.dataset,
-            "note": store.note,
             "store": store.name,
             "store_path": str(store.path),
-            "fingerprint": store.fingerprint,
-            "snapshot": store.snapshot,
-            "encoder": store.encoder,
-            "identity": store.identity,
-            "weights": store.weights,
-            "untrained": store.untrained,
         }
 
     def mask(self, row: int) -> Mask:
@@ -163,26 +144,20 @@ class Data:
 
     def fit(self, head: Head, inner: Split, clock: Clock) -> dict[str, Any]:
         """Read the features of the training part and learn from them."""
-        labels = self.samples.labels
+        store, array, labels = self.store, self.array, self.samples.labels
         if isinstance(head, PooledHead):
             X, validation = self.read(inner.train), self.read(inner.test)
             clock.start("fit")
             head.fit(X, labels[inner.train], (validation, labels[inner.test]), clock.on_event)
             return {}
-        targets = Targets(self.store, self.array, None if self.masks else labels)
-        held = held_in_memory(self.store, self.array, len(inner.train) + len(inner.test))
-        training, validating = (
-            Feed(self.store, self.array, rows, targets, held) for rows in (inner.train, inner.test)
-        )
+        targets = Targets(store, array, None if self.masks else labels)
+        held = held_in_memory(store, array, len(inner.train) + len(inner.test))
+        training = Feed(store, array, inner.train, targets, held)
+        validating = Feed(store, array, inner.test, targets, held)
         clock.start("fit")
-        head.fit(
-            training,
-            validating,
-            task=self.samples.task,
-            n_classes=len(self.samples.classes),
-            shape=self.store.shape(self.array)[1:],
-            on_event=clock.on_event,
-        )
+        about: dict[str, Any] = {"task": store.task, "n_classes": len(store.classes)}
+        shape = store.shape(array)[1:]
+        head.fit(training, validating, **about, shape=shape, on_event=clock.on_event)
         return {}
 
     def answers(self, head: Head, name: str, rows: Rows, clock: Clock) -> Iterator[Answers]:
@@ -201,19 +176,17 @@ class Data:
 
     def floor(self, parts: Parts, seed: int, majority: int) -> Iterator[Answers] | str:
         """Fit logistic regression to image statistics; or predict the most frequent class for every pixel."""
-        store, (split, inner) = self.store, parts
+        store, (split, inner), labels = self.store, parts, self.samples.labels
         if self.masks:
-            return (
-                {FLOOR: [np.full(shape_of(store, row), majority, np.uint8)]} for row in split.test
-            )
+            shapes = (shape_of(store, row) for row in split.test)
+            return ({FLOOR: [np.full(shape, majority, np.uint8)]} for shape in shapes)
         if FLOOR_FEATURES not in store.arrays:
             return f"the store has no {FLOOR_FEATURES}"
         each = (inner.train, inner.test, split.test)
-        absent = int((~store.valid(FLOOR_FEATURES)[np.concatenate(each)]).sum())
-        if absent:
+        if absent := (~store.valid(FLOOR_FEATURES)[np.concatenate(each)]).sum():
             return f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
         X, validation, asked = (read_features(store, FLOOR_FEATURES, rows).numpy() for rows in each)
-        labels, head = self.samples.labels, FloorHead(random_state=seed)
+        head = FloorHead(random_state=seed)
         head.fit(X, labels[inner.train], (validation, labels[inner.test]))
         return iter([{FLOOR: head.predict_proba(asked)}])
 
@@ -237,35 +210,27 @@ class Data:
         # Products of other layouts differ in the last digit.
         return values if self._chosen is None else np.ascontiguousarray(values[:, self._chosen])
 
-    def _choose(self, features: str) -> None:
+    def _choose(self, patterns: Sequence[str]) -> None:
         if self.array != "pooled":
             raise InputError(
                 f"--features chooses columns of pooled, and this head reads {self.array}: leave it out"
             )
         groups = [name.rpartition("_")[0] for name in self.columns]
-        known = list(dict.fromkeys(groups))
-        patterns = [pattern.strip() for pattern in features.split(",")]
+        known = dict.fromkeys(groups)
         for pattern in patterns:
-            if not any(fnmatchcase(group, pattern) for group in known):
+            if not fnmatch.filter(known, pattern):
                 raise UnknownName("group of columns", pattern, known)
-        found = [name for name in known if any(fnmatchcase(name, p) for p in patterns)]
-        self._chosen = np.array([i for i, group in enumerate(groups) if group in found])
+        found = [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+        self._chosen = np.flatnonzero([group in found for group in groups])
         self.columns = tuple(self.columns[i] for i in self._chosen)
-        self.chosen_groups = tuple(found) if len(found) < len(known) else ()
+        self._groups = tuple(found) if len(found) < len(known) else ()
 
 
 class Images:
     """The pixels of a dataset's images.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    samples : Samples, optional
-        Which of them are used, by default all that have a target.
-    image_size : int
-        Masks are scored at this resolution, the encoder's of the heads that they are compared with.
-    pixels : str
-        A digest of the images and masks if they were read before, or "".
+    Masks are scored at the resolution `image_size`, the encoder's of the heads that they are compared with. `pixels` is
+    a digest of the images and masks if they were read before.
     """
 
     columns = ()
@@ -318,7 +283,7 @@ class Images:
         clock.add("score", model.cached_seconds())
 
     def floor(self, parts: Parts, seed: int, majority: int) -> Iterator[Answers] | str:
-        """Fit the baseline `floor`."""
+        """Fit the baseline of that name."""
         floor = FloorBaseline(random_state=seed)
         floor.fit(self.dataset, parts.inner.train, parts.inner.test)
         return self.answers(floor, FLOOR, parts.split.test, Clock())
@@ -327,10 +292,9 @@ class Images:
 def samples_of(data: Dataset) -> Samples:
     """Return what splits of a dataset are made of."""
     labels = np.array(data.labels, dtype=np.int64)
-    usable = np.ones(len(data), dtype=bool) if data.task == "segmentation" else labels >= 0
-    return Samples(
-        data.name, data.task, data.sample_ids, data.classes, labels, usable, data.groups, data.parts
-    )
+    usable = np.full(len(data), True) if data.task == "segmentation" else labels >= 0
+    about = (data.name, data.task, data.sample_ids, data.classes)
+    return Samples(*about, labels, usable, data.groups, data.parts)
 
 
 def array_for(store: Store, name: str, head: Head) -> str:

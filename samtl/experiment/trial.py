@@ -23,19 +23,18 @@ from samtl._runtime import peak_memory
 from samtl.errors import InputError
 from samtl.experiment import tables
 from samtl.experiment.clock import Clock
-from samtl.experiment.held_out import FLOOR, Answers, HeldOut, Parts
+from samtl.experiment.held_out import FLOOR, HeldOut, Parts
 from samtl.experiment.run import (
     Config,
     Run,
     RunFolder,
     Scores,
     SplitName,
-    comparison_key,
     writing,
 )
 from samtl.experiment.sources import Data, Images
 from samtl.heads.io import plain, save
-from samtl.splits import Split, record_of
+from samtl.splits import record_of
 from samtl.splits.split import Rows
 
 #: What every model is held against.
@@ -57,31 +56,13 @@ def versions() -> dict[str, str]:
 
 
 class Trial:
-    """One model on one split; `config.digest` covers what decides the outcome.
+    """One model, not trained yet, on one split; `config.digest` covers what decides the outcome.
 
-    Parameters
-    ----------
-    source : Data or Images
-        What is learnt from.
-    name : str
-    model : Head or PixelBaseline
-        Not trained yet.
-    parts : Parts
-    seed : int
-    given : mapping
-        What the user asked for, to be written down.
-    warm_start : str
-        The run whose weights training begins with, or "".
-    streamed : bool
-        Whether other heads share its passes over the store.
-
-    Attributes
-    ----------
-    scores : dict of str to Scores
-        The model's and those of its companions, once the run is being written.
+    `given` is what the user asked for, to be written down; `warm_start` names the run whose weights training begins
+    with, and `streamed` says that other heads share the passes over the store.
     """
 
-    scores: Floors
+    scores: Floors  #: the model's and those of its companions, once the run is being written
 
     def __init__(
         self,
@@ -94,17 +75,17 @@ class Trial:
         warm_start: str = "",
         streamed: bool = False,
     ) -> None:
-        self.source, self.samples = source, source.samples
-        self.name, self.model, self.parts, self.seed = name, model, parts, seed
+        self.source, self.samples, self.name, self.model = source, source.samples, name, model
+        self.parts, self.seed = parts, seed
         about = source.about | ({"order": "shared"} if streamed else {})
         self.config = Config(
             name=name,
             task=self.samples.task,  # type: ignore[arg-type]
             classes=tuple(self.samples.classes),
-            params={name: plain(value) for name, value in model.get_params().items()},
+            params={key: plain(value) for key, value in model.get_params().items()},
             seed=seed,
-            split=_named(parts.split),
-            validation=_named(parts.inner),
+            split=msgspec.convert(parts.split, SplitName, from_attributes=True),
+            validation=msgspec.convert(parts.inner, SplitName, from_attributes=True),
             floor_model=FLOOR_MODELS[self.samples.task],
             versions=versions(),
             warm_start=warm_start,
@@ -149,8 +130,8 @@ class Trial:
                 changes = self.source.fit(self.model, self.parts.inner, clock)
             self.config = msgspec.structs.replace(self.config, **changes)
             clock.start("score")
-            rows = self.held.rows
-            _take(self.source.answers(self.model, self.name, rows, clock), self.held, folder)
+            answers = self.source.answers(self.model, self.name, self.held.rows, clock)
+            self.held.take(answers, folder)
             return self.write(folder, clock, floor, splits)
 
     def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder) -> None:
@@ -166,7 +147,9 @@ class Trial:
         found = self.source.floor(self.parts, self.seed, self._majority)
         if isinstance(found, str):
             return {}, found
-        return _take(found, self._held_out()).scores(self.seed), ""
+        held = self._held_out()
+        held.take(found)
+        return held.scores(self.seed), ""
 
     def write(
         self,
@@ -177,41 +160,32 @@ class Trial:
     ) -> Run:
         """Score the answers, fit the floor and write the run.
 
-        Parameters
-        ----------
-        folder : RunFolder
-        clock : Clock
-        floor : callable, optional
-            Takes the place of the method `floor`.
-        splits : Path, optional
-            A folder in which runs share their lists of samples; predictions are then written without probabilities.
+        `floor` takes the place of the method of that name. `splits` is a folder in which runs share their lists of
+        samples; predictions are then written without probabilities.
         """
         clock.start("score")
         self.scores = self.held.scores(self.seed)
         clock.start("floor")
         floors, why_not = (floor or self.floor)()
         clock.start("write")
+        (_, metrics), *companions = self.scores.items()
         # Of a floor of several models, the one that is beside heads, too, comes first.
-        first = next((name for name in floors if name.startswith("all-")), next(iter(floors), ""))
-        (own, *companions), other = self.scores, floors.copy()
-        main = other.pop(first, None)
+        main = next((name for name in floors if name.startswith("all-")), next(iter(floors), ""))
         (split, inner), samples, model = self.parts, self.samples, self.model
-        names, config = samples.classes, msgspec.structs.asdict(self.config)
         idle = int(samples.usable.sum()) - len(split.train) - len(split.test)
         with writing(f"a run into {folder.parent}"):
-            save(model, folder.path, self.source.columns, names)
+            save(model, folder.path, self.source.columns, samples.classes)
             tables.write_split(folder, record_of(samples.ids, split, inner), splits)
             confusion = self.held.write(folder, lean=splits is not None)
-            counts = zip(names, confusion.tolist(), strict=True)
-            folder.write_csv("confusion.csv", ["truth", *names], ([n, *row] for n, row in counts))
             curves = zip(*model.curves_.values(), strict=True)
             folder.write_csv(tables.CURVES, [*model.curves_], curves)
             run = Run(
-                **{**config, "recipe": _recipe(model)},
-                metrics=self.scores[own],
-                floor=main,
+                **{**msgspec.structs.asdict(self.config), "recipe": _recipe(model)},
+                metrics=metrics,
+                floor=floors.get(main),
                 floor_missing=why_not,
-                also={name: self.scores[name] for name in companions} | other,
+                also=dict(companions)
+                | {name: other for name, other in floors.items() if name != main},
                 confusion=confusion,
                 n_train=len(inner.train),
                 n_validation=len(inner.test),
@@ -222,29 +196,13 @@ class Trial:
                 seconds={stage: round(value, 3) for stage, value in clock.stop().items()},
                 peak_memory=peak_memory(),
                 finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                comparison_key=comparison_key(
-                    samples.task, names, self.held.truth, self.config.resolution
-                ),
+                comparison_key=self.held.comparison_key(self.config.resolution),
             )
             return folder.record(run)
 
     def _held_out(self) -> HeldOut:
         true_mask = self.source.mask if self.source.masks else None
         return HeldOut(self.samples, self.parts.split.test, true_mask)
-
-
-def _take(found: Iterator[Answers], held: HeldOut, folder: RunFolder | None = None) -> HeldOut:
-    """Take all answers, which come in order."""
-    begin = 0
-    for answers in found:
-        end = begin + len(next(iter(answers.values())))
-        held.add(np.arange(begin, end), answers, folder)
-        begin = end
-    return held
-
-
-def _named(split: Split) -> SplitName:
-    return SplitName(split.name, split.share, split.seed, split.digest)
 
 
 def _training(model: Any) -> dict[str, Any]:

@@ -30,31 +30,10 @@ _AT_ONCE = 32  # rows in one call when predicting, which bounds memory
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class GridHead(Network):
-    """A network on grids of features, (channels, side, side) for each sample.
+    """A network on grids of features, (channels, side, side) for each sample; `classes_` are 0 to K - 1.
 
-    Channels are standardised by their mean and deviation over the training part.
-
-    Parameters
-    ----------
-    width : int
-        Channels of the first layer, a multiple of 4.
-    dropout : float
-        In [0, 1).
-    epochs : int, optional
-        By default 20 for classification, 60 for segmentation.
-    batch_size : int, optional
-        By default 128 and 4.
-    lr : float, optional
-        By default 0.002.
-    weight_decay, patience, random_state
-        See `Network`.
-
-    Attributes
-    ----------
-    classes_ : (K,) int64
-        0 to K - 1; the head's outputs are in this order.
-    shape_ : tuple of int
-        (channels, side, side) of a sample.
+    Channels are standardised by their mean and deviation over the training part. Parameters that are None have the
+    task's `defaults`; see `samtl.heads.network.Network`.
     """
 
     #: The store's array that each task reads.
@@ -132,12 +111,10 @@ class GridHead(Network):
         trainer = self.begin(len(training), self._statistics(training), on_event)
         return self.finish(trainer.run(training, validation))
 
-    def begin(
-        self, n: int, statistics: tuple[Tensor, Tensor], on_event: OnEvent | None = None
-    ) -> Trainer:
+    def begin(self, n: int, statistics: Tensor, on_event: OnEvent | None = None) -> Trainer:
         """Build the network and its trainer, after `adopt`; call `finish` once the trainer is finished.
 
-        `n` is the number of training samples; `statistics` are mean and mean square of each channel, in float64.
+        `n` is the number of training samples; `statistics` are the mean of their `moments`, (2, channels) float64.
         """
         self._check()
         trainer = self._begin(n, int(self.random_state or 0), on_event)
@@ -157,11 +134,10 @@ class GridHead(Network):
         From (n, channels, side, side) to (n, K) or (n, K, 4 side, 4 side). Raises InputError if the shape is not that
         of the training part.
         """
-        parts = (
-            np.array(rows[i : i + _AT_ONCE], np.float32) for i in range(0, len(rows), _AT_ONCE)
-        )
+        starts = range(0, len(rows), _AT_ONCE)
         with torch.inference_mode():
-            return np.concatenate([self._network(torch.from_numpy(part)).numpy() for part in parts])
+            parts = (torch.tensor(rows[i : i + _AT_ONCE], dtype=torch.float32) for i in starts)
+            return np.concatenate([self._network(part).numpy() for part in parts])
 
     def predict_proba(self, rows: NDArray[Any]) -> Floats:
         """Compute the probability of each class, (n, ...) to (n, K, ...) float64, summing to 1 along axis 1."""
@@ -176,8 +152,8 @@ class GridHead(Network):
     ) -> list[NDArray[np.uint8]]:
         """Predict masks of class indices, (height, width), at the encoder's resolution, or at the images' own.
 
-        Scores are upsampled bilinearly to the encoder's square, cropped to the image, and resized to the image's own
-        size if that is given (bilinearly, antialiased if it is smaller), before the class with the largest is taken.
+        Scores are upsampled bilinearly to the encoder's square, cropped to the image, and resized bilinearly to the
+        image's own size if that is given, before the class with the largest is taken.
 
         Parameters
         ----------
@@ -201,18 +177,16 @@ class GridHead(Network):
         build = self._classifier if self.task_ == "classification" else self._segmenter
         return _Cast(build(channels, side, len(self.classes_)), self.shape_)
 
-    def _statistics(self, training: Source) -> tuple[Tensor, Tensor]:
-        """Compute mean and mean square of the channels over the first rows, which are in random order in a store."""
-        totals = torch.zeros(2, self.shape_[0], dtype=torch.float64)
-        samples = 0
+    def _statistics(self, training: Source) -> Tensor:
+        """Compute `moments` over the first rows, which are in random order in a store."""
+        total, samples = torch.zeros(2, self.shape_[0], dtype=torch.float64), 0
         for inputs, _ in training.batches(self._chosen("batch_size", self.task_), None):
             _require_shape(inputs.shape, self.shape_)
-            totals += moments(inputs).sum(0)
+            total += moments(inputs).sum(0)
             samples += len(inputs)
             if samples >= STATISTICS_ROWS:
                 break
-        mean, square = totals / samples
-        return mean, square
+        return total / samples
 
 
 def moments(rows: Tensor) -> Tensor:

@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 
 from samtl.errors import InputError, UnknownName
 from samtl.metrics.classification import (
-    LEVEL,
     RESAMPLES,
     Counts,
     Floats,
     accuracy,
     balanced_accuracy,
+    interval,
     macro_f1,
     ratio,
-    require_resampling,
 )
 
 METRICS: dict[str, Callable[[Counts], Floats]] = {
@@ -102,11 +101,7 @@ def over_seeds(values: Iterable[float]) -> Spread:
 
 
 def paired_differences(
-    models: Mapping[str, Sequence[Outcome]],
-    metric: str,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    models: Mapping[str, Sequence[Outcome]], metric: str, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[tuple[str, str], Difference]:
     """Compare every two models on the same held-out samples.
 
@@ -119,8 +114,6 @@ def paired_differences(
         One of `METRICS` for labels; for images the name of a score, whose mean over the images is compared.
     seed : int
         Equal samples and seeds give equal draws, so that all pairs are compared on the same resamples.
-    level : float
-        Of the percentile intervals, in (0, 1).
 
     Returns
     -------
@@ -130,11 +123,10 @@ def paired_differences(
     Raises
     ------
     InputError
-        If samples differ or repeat, there are none, or `resamples` or `level` is out of range.
+        If samples differ or repeat, or there are none.
     UnknownName
         If there is no such metric.
     """
-    require_resampling(resamples, level)
     by_seed = _same_samples(models)
     names = sorted({name for outcomes in by_seed for name in outcomes[0].ids})
     rank = {name: i for i, name in enumerate(names)}
@@ -152,9 +144,8 @@ def paired_differences(
     means = {model: total / seeds for model, total in sums.items()}
     found = {}
     for a, b in itertools.combinations(models, 2):
-        value, *gaps = (means[a] - means[b]).tolist()
-        low, high = np.quantile(gaps, [(1 - level) / 2, (1 + level) / 2])
-        low, high = min(float(low), value), max(float(high), value)
+        gaps = means[a] - means[b]
+        value, low, high = interval(float(gaps[0]), gaps[1:])
         shown = (low > 0 or high < 0) and len(names) >= FEWEST
         found[a, b] = Difference(value, low, high, shown, len(names), len(by_seed))
     return found

@@ -19,7 +19,7 @@ Draws = NDArray[np.int32]
 
 CALIBRATION_BINS = 15
 RESAMPLES = 1000
-LEVEL = 0.95
+TAILS = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # of a 95 % interval
 _BUDGET = 4_000_000  # numbers held at once while resampling: some 100 MB
 
 
@@ -45,22 +45,10 @@ class PerClass:
 def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> Counts:
     """Count each pair of true and predicted class: (K, K) int64, rows are the truth, columns the prediction.
 
-    Parameters
-    ----------
-    truth, predicted : (n,) int
-        Class indices in [0, n_classes).
-
-    Raises
-    ------
-    InputError
-        If lengths differ or an index is out of range.
+    From class indices, (n,) each; raises InputError if one is out of range.
     """
     true = _indices(truth, n_classes, "labels")
     guess = _indices(predicted, n_classes, "predictions")
-    if true.shape != guess.shape:
-        raise InputError(
-            f"expected as many predictions as labels, got {len(guess)} for {len(true)}"
-        )
     return np.bincount(true * n_classes + guess, minlength=n_classes**2).reshape(n_classes, -1)
 
 
@@ -95,13 +83,9 @@ def per_class(matrix: Counts) -> PerClass:
 
 
 def bootstrap(
-    truth: ArrayLike,
-    probabilities: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    truth: ArrayLike, probabilities: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Score]:
-    """Score class probabilities, with percentile bootstrap intervals over the samples.
+    """Score class probabilities, with 95 % percentile bootstrap intervals over the samples.
 
     An interval says how much a figure depends on which samples happened to be held out, not how it would change with
     another training part.
@@ -112,8 +96,6 @@ def bootstrap(
         Class indices.
     probabilities : (n, K) float
         Rows sum to 1; the first largest is the prediction.
-    level : float
-        Of the intervals, in (0, 1).
 
     Returns
     -------
@@ -163,40 +145,35 @@ def bootstrap(
             "log_loss": surprise[draws].mean(1),
         }
 
-    return resample(figures, n, k**2, resamples, seed, level)
+    return resample(figures, n, k**2, resamples, seed)
 
 
 def resample(
-    figures: Callable[[Draws], Mapping[str, Floats]],
-    n: int,
-    size: int,
-    resamples: int,
-    seed: int,
-    level: float,
+    figures: Callable[[Draws], Mapping[str, Floats]], n: int, size: int, resamples: int, seed: int
 ) -> dict[str, Score]:
     """Compute percentile intervals of figures of n things, drawn n at a time with replacement.
 
     `figures` maps draws (B, n) int32 of indices in [0, n) to each figure, (B,) float64, and holds `size` numbers for
-    each draw, beside n. The interval is widened to hold the value of all things once: resampling biases some figures,
-    such as the calibration error.
+    each draw, beside n.
     """
-    require_resampling(resamples, level)
     random = np.random.default_rng(seed)
     at_once = max(1, _BUDGET // max(n, size))
     shapes = [(min(at_once, resamples - i), n) for i in range(0, resamples, at_once)]
     parts = [figures(random.integers(0, n, shape, dtype=np.int32)) for shape in shapes]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    scores = {}
-    for name, (value,) in figures(np.arange(n, dtype=np.int32)[None]).items():
-        low, high = np.quantile(np.concatenate([part[name] for part in parts]), tails)
-        scores[name] = Score(float(value), float(min(low, value)), float(max(high, value)))
-    return scores
+    whole = figures(np.arange(n, dtype=np.int32)[None])
+    return {
+        name: Score(*interval(float(value), np.concatenate([part[name] for part in parts])))
+        for name, (value,) in whole.items()
+    }
 
 
-def require_resampling(resamples: int, level: float) -> None:
-    """Raise InputError if no interval of that level comes from so many resamples."""
-    if resamples < 1 or not 0 < level < 1:
-        raise InputError(f"expected resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
+def interval(value: float, resampled: Floats) -> tuple[float, float, float]:
+    """Return a value and its 95 % percentile interval.
+
+    It is widened to hold the value: resampling biases some figures, such as the calibration error.
+    """
+    low, high = np.quantile(resampled, TAILS).tolist()
+    return value, min(low, value), max(high, value)
 
 
 def ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from samtl.errors import InputError
 from samtl.images.transforms import IGNORE
 from samtl.metrics.classification import (
-    LEVEL,
     RESAMPLES,
     Counts,
     Draws,
@@ -42,7 +41,7 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
     Raises
     ------
     InputError
-        If these are not two masks of one shape, or the number of classes or an index is out of range.
+        If these are not two masks of one shape, or a class is out of range.
     """
     if not 2 <= n_classes <= IGNORE:
         raise InputError(
@@ -65,7 +64,7 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
 
 
 def scores(matrices: Counts) -> dict[str, Floats]:
-    """Score confusion matrices.
+    """Score confusion matrices, (..., K, K) to (...) float64 in [0, 1]; raises InputError if one counts no pixels.
 
     `accuracy` is the share of correct pixels. `iou`, `dice`, `precision` and `recall` are means over the foreground
     classes that occur in the truth or the prediction; a class that occurs in only one of them scores 0. If none
@@ -73,21 +72,6 @@ def scores(matrices: Counts) -> dict[str, Floats]:
 
     Dice and F1 are one formula, 2 TP / (2 TP + FP + FN): `dice` is its mean over the foreground classes, `f1` over all
     classes that occur, so `f1` is the higher one if the background is easy.
-
-    Parameters
-    ----------
-    matrices : (..., K, K) int64
-        Rows are the truth, the first class is the background; each counts at least one pixel.
-
-    Returns
-    -------
-    dict of (...) float64
-        `accuracy`, `iou`, `dice`, `f1`, `precision` and `recall`, in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If a matrix counts no pixels.
     """
     empty = matrices.sum((-2, -1)) == 0
     if empty.any():
@@ -112,10 +96,8 @@ def scores(matrices: Counts) -> dict[str, Floats]:
     }
 
 
-def bootstrap(
-    matrices: Counts, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
-) -> dict[str, Score]:
-    """Score the masks of several images, with percentile bootstrap intervals over the images.
+def bootstrap(matrices: Counts, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Score]:
+    """Score the masks of several images, with 95 % percentile bootstrap intervals over the images.
 
     Neighbouring pixels are alike, so whole images are drawn, never single pixels.
 
@@ -123,8 +105,6 @@ def bootstrap(
     ----------
     matrices : (n, K, K) int64
         The confusion of each of at least one image.
-    level : float
-        Of the intervals, in (0, 1).
 
     Returns
     -------
@@ -135,7 +115,7 @@ def bootstrap(
     Raises
     ------
     InputError
-        If an image has no pixel of a known class, or `resamples` or `level` is out of range.
+        If an image has no pixel of a known class.
     """
     single = scores(matrices)
     n, k, _ = matrices.shape
@@ -153,4 +133,4 @@ def bootstrap(
             **{f"pooled_{name}": values for name, values in pooled.items()},
         }
 
-    return resample(figures, n, k * k, resamples, seed, level)
+    return resample(figures, n, k * k, resamples, seed)

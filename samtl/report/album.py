@@ -14,7 +14,7 @@ from samtl.images.codecs import decode, decode_mask
 from samtl.images.transforms import IGNORE, mask_square, resize_longest_side, resized_shape
 from samtl.metrics import segmentation
 from samtl.report.figures.sheet import UNCOUNTED, Pixels
-from samtl.report.parts import caption
+from samtl.report.page import caption
 
 SIDE = 512  # pixels of the longest side of an image, unless it lies under a mask of another size
 
@@ -26,10 +26,12 @@ class Album:
     ----------
     dataset : Dataset or None
         None if it cannot be opened: then only predicted masks are shown.
+    advice : str
+        How to name the dataset then.
     """
 
-    def __init__(self, dataset: Dataset | None) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset | None, advice: str = "") -> None:
+        self.dataset, self._advice = dataset, advice
         self._known = frozenset(() if dataset is None else dataset.sample_ids)
         self._failed: dict[str, str] = {}
         self.uncounted = False
@@ -91,7 +93,7 @@ class Album:
     def notes(self) -> list[str]:
         """Sentences on what could not be shown."""
         if self.dataset is None:
-            return [caption("no_dataset")]
+            return [caption("no_dataset"), *([self._advice] if self._advice else [])]
         if not self._failed:
             return []
         sample_id, reason = next(iter(self._failed.items()))

@@ -6,28 +6,31 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from samtl._io import AtomicFolder
 from samtl.datasets import Dataset, resolve
-from samtl.errors import InputError, ResourceError, SamtlError
+from samtl.errors import InputError, SamtlError, writing
 from samtl.experiment.run import runs_folder
-from samtl.report import figures, images
+from samtl.report import images
 from samtl.report.album import Album
 from samtl.report.compare import Comparison, compared, findings, share_of, weights_of
+from samtl.report.figures import confusion, costs, scores, tables, training
 from samtl.report.load import read_comparisons, require_one
-from samtl.report.page import render
-from samtl.report.parts import Drawing, Section, Table, caption, slug
+from samtl.report.page import Part, Section, caption, render, slug
 from samtl.report.style import png, svg
 from samtl.splits.spec import leaks
 from samtl.store.storage import as_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
@@ -103,41 +106,37 @@ def make_report(
     tell = on_event or (lambda line: None)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     place = as_folder(out).resolve()  # a link to a folder stays, and what it points to is replaced
-    with _writing(place), AtomicFolder(place.parent) as folder:
+    with writing(f"a report into {place}"), AtomicFolder(place.parent) as folder:
+        _require_free(place)
         tell("reading runs")
         comparisons = require_one(read_comparisons(given or [runs_folder()]), separate)
         sections: list[Section] = []
-        warnings: list[str] = []
-        missing: list[str] = []
+        missing: dict[str, None] = {}
         for number, one in enumerate(comparisons, 1):
             tell(f"drawing {one.dataset}, runs: {len(one.runs)}")
-            opened, why = _dataset(one, dataset, root)
-            album = Album(opened)
-            chapter = _chapter(one, album, why, encoder_seconds)
-            warnings += chapter[0].warnings
-            missing += filter(None, [*album.notes, why])
+            album = Album(*_dataset(one, dataset, root))
+            chapter = _chapter(one, album, encoder_seconds)
+            missing |= dict.fromkeys(album.notes)
             sections += _numbered(chapter, one, number) if len(comparisons) > 1 else chapter
         parts = [part for section in sections for part in section.parts]
-        drawings = [part for part in parts if isinstance(part, Drawing)]
-        tell(f"writing figures: {len(drawings)}")
         (folder.path / FIGURES).mkdir()
+        tell("writing figures")
         shown = {
-            part.name: image
+            part.name: _write_figure(part, part.figure, folder.path / FIGURES)
             for part in parts
-            if (image := _write_part(part, folder.path / FIGURES)) is not None
+            if part.figure is not None
         }
+        for part in parts:
+            _write_table(part, folder.path / FIGURES)
         runs = [run for one in comparisons for run in one.runs]
         names = " and ".join(dict.fromkeys(one.dataset for one in comparisons))
+        encoders = dict.fromkeys(weights_of(run) for run in runs if run.encoder)
         content = render(
             title or f"How far a frozen encoder gets on {names}",
-            caption(
-                "subtitle",
-                comparisons=comparisons,
-                encoders=dict.fromkeys(weights_of(run) for run in runs if run.encoder),
-            ),
+            caption("subtitle", comparisons=comparisons, encoders=encoders),
             sections,
             shown,
-            made=f"Made by samtl {version('samtl')} on {datetime.now(UTC):%d %B %Y}. Runs: {len(runs)}.",
+            f"Made by samtl {version('samtl')} on {datetime.now(UTC):%d %B %Y}. Runs: {len(runs)}.",
         ).encode()
         (folder.path / PAGE).write_bytes(content)
         files = sorted(_files(folder.path))
@@ -150,27 +149,14 @@ def make_report(
         page=Path(out, PAGE),
         studies=len(comparisons),
         runs=len(runs),
-        figures=len(drawings),
-        tables=len(parts) - len(drawings),
+        figures=len(shown),
+        tables=len(parts) - len(shown),
         bytes=len(content),
         seconds=time.perf_counter() - began,
         lines=tuple(line for section in sections for line in section.bullets),
-        warnings=tuple(dict.fromkeys(warnings)),
-        missing=tuple(dict.fromkeys(missing)),
+        warnings=tuple(dict.fromkeys(text for section in sections for text in section.warnings)),
+        missing=tuple(missing),
     )
-
-
-@contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """Refuse a place that is taken, and turn errors of the disk into a `ResourceError`."""
-    try:
-        _require_free(place)
-        yield
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write a report to {place}: {error.strerror or error}; choose another folder with --out, or make "
-            "room"
-        ) from error
 
 
 def _require_free(place: Path) -> None:
@@ -200,20 +186,20 @@ def _files(folder: Path) -> set[str]:
     }
 
 
-def _write_part(part: Table, folder: Path) -> bytes | None:
-    """Write the files of a table or figure, and return the image that the page embeds."""
+def _write_table(part: Part, folder: Path) -> None:
     with (folder / f"{part.name}.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, part.header, lineterminator="\n")
-        table.writeheader()
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(part.header)
         for row in part.rows:
-            values = {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
-            table.writerow(values)
-    if not isinstance(part, Drawing):
-        return None
-    bitmap = png(part.figure, tight=part.picture)
+            table.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
+
+
+def _write_figure(part: Part, figure: Figure, folder: Path) -> bytes:
+    """Write the files of a figure, and return the image that the page embeds."""
+    bitmap = png(figure, tight=part.picture)
     (folder / f"{part.name}.png").write_bytes(bitmap)
     if not part.picture:
-        vectors = svg(part.figure)
+        vectors = svg(figure)
         (folder / f"{part.name}.svg").write_text(vectors, encoding="utf-8")
         return vectors.encode()
     with Image.open(io.BytesIO(bitmap)) as opened:
@@ -222,41 +208,34 @@ def _write_part(part: Table, folder: Path) -> bytes | None:
     return small.getvalue()
 
 
-def _chapter(
-    comparison: Comparison, album: Album, why: str, encoder_seconds: float | None
-) -> list[Section]:
-    """Return the sections of the page on one comparison; `why` says why there is no dataset, if so."""
+def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None) -> list[Section]:
+    """Return the sections of the page on one comparison."""
+    found, runs = compared(comparison), comparison.runs
     if encoder_seconds is None:
-        encoder_seconds = figures.pass_seconds(comparison)
-    found = compared(comparison)
-    best, *by_share = figures.by_share(comparison)
+        encoder_seconds = costs.pass_seconds(comparison)
+    best, *by_share = scores.by_share(comparison)
     samples, panels = images.samples(album), images.panels(comparison, album)
     mistakes = (*images.confused(comparison, album), *images.hardest(comparison, album))
-    shares = [share_of(run) for run in comparison.runs]
-    grouped = any(run.split.name.startswith("grouped") for run in comparison.runs)
+    shares = [share_of(run) for run in runs]
+    counts = caption("counts", comparison=comparison, low=min(shares), high=max(shares))
+    lines, warnings = findings(comparison, found), _warnings(comparison)
+    paired = [caption("paired")] if found else []
+    if found and any(run.split.name.startswith("grouped") for run in runs):
+        paired.append(caption("grouped"))
+    differences = [tables.differences(comparison, found)] if found else []
     sections = [
-        Section(
-            "Findings",
-            [best],
-            caption("counts", comparison=comparison, low=min(shares), high=max(shares)),
-            findings(comparison, found),
-            _warnings(comparison),
-        ),
-        Section("Scores", [*by_share, figures.scores_table(comparison)]),
-        Section(
-            "Differences",
-            [figures.differences(comparison, found)] if found else (),
-            caption("paired", grouped=grouped) if found else "",
-        ),
-        Section("Images", samples, " ".join(filter(None, [*album.notes, why]))),
-        Section("Masks", [*panels, *figures.image_scores(comparison)]),
-        Section("Training", figures.training_curves(comparison)),
-        Section("Mistakes", [*figures.confusions(comparison), *mistakes]),
-        Section("Cost", [figures.costs(comparison, encoder_seconds)]),
-        Section("Failures", figures.failures(comparison)),
-        Section("Provenance", figures.provenance(comparison)),
+        Section("Findings", [best], [counts], lines, warnings),
+        Section("Scores", [*by_share, tables.scores_table(comparison)]),
+        Section("Differences", differences, paired),
+        Section("Images", samples, album.notes),
+        Section("Masks", [*panels, *scores.image_scores(comparison)]),
+        Section("Training", training.training_curves(comparison)),
+        Section("Mistakes", [*confusion.confusions(comparison), *mistakes]),
+        Section("Cost", [costs.costs(comparison, encoder_seconds)]),
+        Section("Failures", tables.failures(comparison)),
+        Section("Provenance", tables.provenance(comparison)),
     ]
-    return [section for section in sections if section.parts or section.text]
+    return [section for section in sections if section.parts or section.texts]
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -289,20 +268,18 @@ def _numbered(chapter: Sequence[Section], comparison: Comparison, number: int) -
 def _dataset(
     comparison: Comparison, given: str | Dataset | None, root: str | Path | None
 ) -> tuple[Dataset | None, str]:
-    """Open the dataset whose images are shown; else say how to get it."""
-    if given is not None:
-        found = resolve(given, root)
-        if found.name == comparison.dataset:
-            return found, ""
-        return None, caption("other_dataset", runs=comparison.dataset, given=found.name)
-    try:
-        if ":" in comparison.dataset:  # a run must not say which files are opened
-            raise InputError(f"{comparison.dataset!a} is not the name of a dataset")
-        found = resolve(comparison.dataset, root, download=False)
-        if found.name != comparison.dataset:
-            raise InputError(f"the runs are on {comparison.dataset}, not on {found.name}")
-        return found, ""
-    except SamtlError as error:
-        if root is not None:
-            raise InputError(f"--root {root}: {error}; name the dataset with --dataset") from error
+    """Open the dataset whose images are shown, or say how to name it."""
+    chosen = comparison.dataset if given is None else given
+    if (
+        isinstance(chosen, str) and given is None and ":" in chosen
+    ):  # a run must not say which files are opened
         return None, caption("name_dataset")
+    try:
+        found = resolve(chosen, root, download=given is not None)
+    except SamtlError:
+        if given is not None or root is not None:
+            raise
+        return None, caption("name_dataset")
+    if found.name != comparison.dataset:
+        return None, caption("name_dataset", runs=comparison.dataset, given=found.name)
+    return found, ""

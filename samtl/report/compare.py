@@ -43,10 +43,8 @@ def unused(run: Run) -> int:
 
 
 def weights_of(run: Run) -> str:
-    """Name a run's encoder and weights; untrained weights are called untrained."""
-    said = "untrained" in run.weights or not run.untrained
-    weights = run.weights if said else f"untrained {run.weights}".strip()
-    return ", ".join(filter(None, (run.encoder, weights)))
+    """Name a run's encoder and weights."""
+    return ", ".join(filter(None, (run.encoder, run.weights)))
 
 
 def untrained(models: Iterable[tuple[str, Run]]) -> str:
@@ -65,19 +63,16 @@ class Kind(NamedTuple):
     held_out: float
     labelled: float
 
-    @classmethod
-    def of(cls, run: Run) -> Kind:
-        """Return the kind of a run's split."""
-        # Whole groups never make up exactly the same share with every seed, hence two digits.
-        labelled = float(f"{share_of(run):.2g}") if unused(run) else 1.0
-        return cls(run.split.name, run.split.share, labelled)
+
+def kind_of(run: Run) -> Kind:
+    """Return the kind of a run's split."""
+    # Whole groups never make up exactly the same share with every seed, hence two digits.
+    labelled = float(f"{share_of(run):.2g}") if unused(run) else 1.0
+    return Kind(run.split.name, run.split.share, labelled)
 
 
 class Summary(NamedTuple):
-    """One score over seeds.
-
-    `low` and `high` are means of the bounds of each seed's interval; `deviation` is None for a single seed.
-    """
+    """One score over seeds, the deviation None for a single one; means of the bounds of each seed's interval."""
 
     mean: float
     deviation: float | None
@@ -119,7 +114,8 @@ class Series:
         found = [scores[metric] for scores in self.scores]
         values = tuple(score.value for score in found)
         low, high = np.mean([(score.low, score.high) for score in found], axis=0).tolist()
-        return Summary(float(np.mean(values)), over_seeds(values).deviation, low, high, values)
+        spread = over_seeds(values)
+        return Summary(spread.mean, spread.deviation, low, high, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,38 +146,38 @@ class Comparison:
         return len(states) == len({run.store for run in self.runs})
 
     @cached_property
+    def by_kind(self) -> dict[Kind, list[Series]]:
+        """The series of models by kind of split, in order of the split and training share."""
+        kinds: dict[Kind, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+        for model, run in self.pairs:
+            kinds[kind_of(run)][model].append(run)
+        found = {
+            kind: [
+                Series(model, kind, tuple(runs), tuple(run.metrics for run in runs))
+                for model, runs in models.items()
+            ]
+            for kind, models in kinds.items()
+        }
+        return dict(sorted(found.items(), key=lambda item: (item[0].split, item[1][0].share)))
+
+    @property
     def series(self) -> list[Series]:
         """Each model on each kind of split, ordered by model, way of splitting and training share.
 
         If no floor was run, the one that was fitted beside the heads comes last.
         """
-        kinds: dict[tuple[str, Kind], list[Run]] = defaultdict(list)
-        floors: dict[Kind, dict[str, Run]] = defaultdict(dict)  # one for each split
-        for model, run in self.pairs:
-            kinds[model, Kind.of(run)].append(run)
-            if run.floor is not None:
-                floors[Kind.of(run)].setdefault(run.split.digest, run)
-        found = [
-            Series(model, kind, tuple(runs), tuple(run.metrics for run in runs))
-            for (model, kind), runs in kinds.items()
-        ]
-        if not any(run.name == FLOOR for run in self.runs):
-            for kind, each in floors.items():
+        found = [one for some in self.by_kind.values() for one in some]
+        found.sort(key=lambda one: list(self.models).index(one.model))
+        if any(one.is_floor for one in found):
+            return found
+        for kind, some in self.by_kind.items():
+            each = {run.split.digest: run for one in some for run in one.runs if run.floor}
+            if each:  # one floor for each split
                 scores = tuple(run.floor or {} for run in each.values())
                 found.append(Series(FLOOR, kind, tuple(each.values()), scores, beside=True))
-        order = [*self.models, FLOOR]
-        return sorted(found, key=lambda one: (order.index(one.model), one.kind.split, one.share))
+        return found
 
     @property
-    def by_kind(self) -> dict[Kind, list[Series]]:
-        """The series of models that were run, by kind of split."""
-        kinds: dict[Kind, list[Series]] = defaultdict(list)
-        for one in self.series:
-            if not one.beside:
-                kinds[one.kind].append(one)
-        return kinds
-
-    @cached_property
     def standard(self) -> list[Series]:
         """The series of the kind of split whose training share is nearest to `1 - STANDARD_SHARE`.
 
@@ -194,58 +190,65 @@ class Comparison:
 
         return min(self.by_kind.values(), key=distance)
 
+    @property
+    def together(self) -> dict[str, Run]:
+        """One run of each model on the same split: of the standard split, the seed that most models have."""
+        splits: dict[tuple[int, str], dict[str, Run]] = defaultdict(dict)
+        for one in self.standard:
+            for run in one.runs:
+                splits[run.seed, run.split.digest].setdefault(one.model, run)
+        return min(splits.items(), key=lambda item: (-len(item[1]), item[0]))[1]
+
     def ranked(self, some: Iterable[Series]) -> list[Series]:
         """Sort series from the best to the worst by the first score of the task."""
         return sorted(some, key=lambda one: -one.summary(SCORES[self.task][0]).mean)
 
-    @cached_property
-    def together(self) -> dict[str, Run]:
-        """One run of each model on the same split: of the standard split, the seed that most models have."""
-        splits: dict[tuple[str, int], dict[str, Run]] = defaultdict(dict)
-        for one in self.standard:
-            for run in one.runs:
-                splits[run.split.digest, run.seed].setdefault(one.model, run)
-        return min(splits.items(), key=lambda item: (-len(item[1]), item[0][1]))[1]
 
-
-class Compared(NamedTuple):
-    """Two models on one kind of split, the better one first, and their difference in words."""
-
-    better: Series
-    other: Series
-    difference: Difference
-    words: str
-
-
-def compared(comparison: Comparison) -> list[Compared]:
+def compared(comparison: Comparison) -> list[dict[str, Any]]:
     """Compare every two models on each kind of split by paired bootstrap over the samples that both were scored on.
 
-    Classifications are compared by accuracy, segmentations by the mean IoU of the images.
+    Classifications are compared by accuracy, segmentations by the mean IoU of the images. The better model comes
+    first, and values are hundredths of the score.
     """
     metric = SCORES[comparison.task][0]
     read = read_images if comparison.task == "segmentation" else read_predictions
-    found = []
-    kinds = comparison.by_kind.values()
-    for some in sorted(kinds, key=lambda some: (some[0].kind.split, some[0].share)):
+    rows = []
+    for some in comparison.by_kind.values():
         ranked = comparison.ranked(some)
-        gaps = _differences(
+        outcomes = {
+            one.model: {(run.seed, run.split.digest): read(run) for run in one.runs}
+            for one in ranked
+        }
+        found = _differences(outcomes, metric)
+        rows += [
             {
-                one.model: {(run.seed, run.split.digest): read(run) for run in one.runs}
-                for one in ranked
-            },
-            metric,
-        )
-        for a, b in combinations(ranked, 2):
-            if gap := gaps.get((a.model, b.model)):
-                found.append(Compared(a, b, gap, describe(_name(a), _name(b), gap)))
-    return found
+                "in words": describe(_name(a), _name(b), gap),
+                "training share": a.share,
+                "split": a.kind.split,
+                "model": a.model,
+                "other model": b.model,
+                "difference": 100 * gap.value,
+                "low": 100 * gap.low,
+                "high": 100 * gap.high,
+                "shown": "yes" if gap.shown else "no",
+                "seeds": gap.n_seeds,
+                "held-out samples": gap.n_samples,
+            }
+            for a, b in combinations(ranked, 2)
+            if (gap := found.get((a.model, b.model)))
+        ]
+    return rows
 
 
-def findings(comparison: Comparison, found: Sequence[Compared]) -> tuple[str, ...]:
+def findings(comparison: Comparison, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the words on each model against the next better one, on the standard split."""
-    words = {(one.better, one.other): one.words for one in found}
+    words = {
+        (row["split"], row["training share"], row["model"], row["other model"]): row["in words"]
+        for row in found
+    }
     pairs = pairwise(comparison.ranked(comparison.standard))
-    return tuple(words[pair] for pair in pairs if pair in words)
+    wanted = ((a.kind.split, a.share, a.model, b.model) for a, b in pairs)
+    return tuple(words[pair] for pair in wanted if pair in words)
 
 
 def _name(one: Series) -> str:

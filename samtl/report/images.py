@@ -30,7 +30,7 @@ from samtl.report.figures.sheet import (
     sheet,
     shortened,
 )
-from samtl.report.parts import Drawing, caption
+from samtl.report.page import Part, caption
 
 TITLES = {"unet": "UNet", "vit": "SAM-ViT", "conv": "SAM-CONV"}  # of mask panels, in their order
 
@@ -41,7 +41,7 @@ _MODELS = 4
 _PAIRS = 3
 
 
-def samples(album: Album, seed: int = 0) -> list[Drawing]:
+def samples(album: Album, seed: int = 0) -> list[Part]:
     """Show eight images of each class, or eight images with their masks, chosen at random."""
     if album.dataset is None:
         return []
@@ -50,7 +50,7 @@ def samples(album: Album, seed: int = 0) -> list[Drawing]:
     return draw(album.dataset, album, order)
 
 
-def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
+def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part]:
     rows = []
     for label, name in enumerate(dataset.classes[:_CLASSES]):
         ids = (dataset.sample_ids[i] for i in order if dataset.labels[i] == label)
@@ -62,17 +62,13 @@ def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Draw
     return _drawn("samples", "Samples of the dataset", text, rows, _SAMPLES)
 
 
-def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Drawing]:
+def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part]:
     """Draw images of as many scenes as possible, each above itself under its mask."""
-    taken: Counter[str] = Counter()
-    turns: dict[int, int] = {}
-    for i in order:
-        scene = dataset.groups[i] if dataset.groups else ""
-        turns[i] = taken[scene]
-        taken[scene] += 1
+    groups = dataset.groups or dataset.sample_ids
+    first = {groups[i]: i for i in reversed(order)}  # one image of each scene
     photographs, masks = [], []
     what = dataset.classes[1] if len(dataset.classes) == 2 else "not background"
-    for i in sorted(order, key=turns.__getitem__):
+    for i in dict.fromkeys([*first.values(), *order]):
         name = dataset.sample_ids[i]
         pixels = album.photograph(name)
         mask = None if pixels is None else album.truth(name, pixels.shape[:2])
@@ -93,7 +89,7 @@ def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Dr
     return _drawn("samples", "Samples of the dataset", text, rows, _ACROSS, legend=legend)
 
 
-def panels(comparison: Comparison, album: Album) -> list[Drawing]:
+def panels(comparison: Comparison, album: Album) -> list[Part]:
     """Show the best, the median and the worst held-out image: photograph, truth, and the mask of each model.
 
     Images are ranked by the models' mean IoU, then by accuracy. Without the dataset the predicted masks are shown
@@ -105,32 +101,24 @@ def panels(comparison: Comparison, album: Album) -> list[Drawing]:
     order = [*TITLES, *(run.name for run in runs.values())]
     models = sorted(runs, key=lambda model: order.index(runs[model].name))
     shown, hidden = {model: runs[model] for model in models[:_MODELS]}, models[_MODELS:]
-    images = {model: read_images(run) for model, run in shown.items()}
-    names = ("iou", "dice", "accuracy")
-    scores = [
-        {i: dict(zip(names, values, strict=True)) for i, *values in zip(*columns, strict=True)}
-        for columns in ([of.ids, *(of.scores[name] for name in names)] for of in images.values())
-    ]
-
-    def mean(sample_id: str, name: str) -> float:
-        return float(np.mean([of[sample_id][name] for of in scores]))
-
-    ids = set.intersection(*map(set, scores))
-    ranked = sorted(ids, key=lambda i: (-mean(i, "iou"), -mean(i, "accuracy"), i))
-    last = len(ranked) - 1
-    places = {0: "Best", last: "Worst"} if last else {0: "Best"}
-    if last > 1:
-        places[last // 2] = "Median"
+    images = [read_images(run) for run in shown.values()]
+    ids = sorted(images[0].ids)  # those of the others, too, as all are on one split
+    iou, dice, accuracy = (
+        np.array([of.scores[name][np.argsort(of.ids)] for of in images])
+        for name in ("iou", "dice", "accuracy")
+    )
+    ranked = np.lexsort((-accuracy.mean(axis=0), -iou.mean(axis=0))).tolist()
+    places = {"Best": ranked[0], "Median": ranked[(len(ids) - 1) // 2], "Worst": ranked[-1]}
+    if len(ids) < 3:
+        del places["Median"]
     rows = []
-    for i, place in sorted(places.items()):
-        sample_id = ranked[i]
+    for place, i in list(places.items())[: len(ids)]:
+        label = f"{place}: {shortened(ids[i], 40)}, mean IoU {iou[:, i].mean():.2f}"
         records = [
-            {"rank": place, "sample_id": sample_id, "model": _title(model, run)}
-            | {name: float(of[sample_id][name]) for name in ("iou", "dice")}
-            for (model, run), of in zip(shown.items(), scores, strict=True)
+            {"rank": place, "sample_id": ids[i], "model": _title(*item), "iou": a, "dice": b}
+            for item, a, b in zip(shown.items(), iou[:, i], dice[:, i], strict=True)
         ]
-        label = f"{place}: {shortened(sample_id, 40)}, mean IoU {mean(sample_id, 'iou'):.2f}"
-        rows.append(Row(label, _panel(album, [*images.values()], records, comparison.classes)))
+        rows.append(Row(label, _panel(album, images, records, comparison.classes)))
     columns = [] if album.dataset is None else ["photograph", "truth"]
     for model, run in shown.items():
         lines = (TITLES.get(run.name), model, "untrained" * run.untrained)
@@ -140,7 +128,7 @@ def panels(comparison: Comparison, album: Album) -> list[Drawing]:
         **_conditions(shown),
         shown=[_title(model, run) for model, run in shown.items()],
         hidden=[_title(model, runs[model]) for model in hidden],
-        count=len(ranked),
+        count=len(ids),
         dataset=album.dataset,
     )
     colours = of_classes if album.dataset is None else of_errors
@@ -173,7 +161,7 @@ def _panel(
     return masks if album.dataset is None else [*before, *masks]
 
 
-def confused(comparison: Comparison, album: Album) -> list[Drawing]:
+def confused(comparison: Comparison, album: Album) -> list[Part]:
     """Show images of the pairs of classes that the best head and the best baseline confuse most often.
 
     For segmentations there is nothing to show.
@@ -192,7 +180,7 @@ def confused(comparison: Comparison, album: Album) -> list[Drawing]:
     ]
 
 
-def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
+def _mistakes(model: str, run: Run, album: Album) -> list[Part]:
     """Draw the pairs of classes that one model confuses; nothing if it confuses none."""
     said, classes = read_predictions(run), run.classes
     matrix = classification.confusion(said.truth, said.guess, len(classes))
@@ -219,7 +207,7 @@ def _mistakes(model: str, run: Run, album: Album) -> list[Drawing]:
     return _drawn(f"confused-{run.kind}", title, text, rows, _ACROSS, {model: run})
 
 
-def hardest(comparison: Comparison, album: Album) -> list[Drawing]:
+def hardest(comparison: Comparison, album: Album) -> list[Part]:
     """Show held-out images that all models mistake for another class, first those on which most models agree.
 
     With a single model, and for segmentations, there is nothing to show.
@@ -258,24 +246,14 @@ def _drawn(
     across: int,
     runs: Mapping[str, Run] | None = None,
     **look: Any,
-) -> list[Drawing]:
+) -> list[Part]:
     """Draw a sheet, with the records of its pictures as a table; nothing if there are none."""
     records = [picture.record for row in rows for picture in row.pictures if picture.record]
     if not records:
         return []
     note = untrained((runs or {}).items())
     figure = sheet(rows, across, note=note, **look)
-    return [
-        Drawing(
-            name=name,
-            title=title,
-            caption=text,
-            rows=records,
-            figure=figure,
-            picture=True,
-            note=note,
-        )
-    ]
+    return [Part(name, title, text, records, note, figure, picture=True)]
 
 
 def _without_floor(comparison: Comparison) -> dict[str, Run]:

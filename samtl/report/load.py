@@ -21,7 +21,7 @@ from samtl.splits.spec import leaks
 from samtl.sweep.results import FAILED, failed_cells
 
 CELLS = "cells"
-_TIERS = ("pooled", "grid", "dense")
+_ORDER = (FLOOR, "logreg", "mlp", "conv", "vit", "cnn", "vgg19", "unet")  # of known models
 
 
 class Model(NamedTuple):
@@ -41,23 +41,10 @@ class Model(NamedTuple):
 
 
 def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
-    """Read runs and sweeps, and group those that may be compared.
+    """Read runs, sweeps and folders of such, and group the runs that may be compared, in one group at least.
 
-    Parameters
-    ----------
-    sources : sequence of path
-        Run folders, sweep folders, and folders of such. Hidden folders are skipped. If a fit was repeated, the run
-        that finished last counts.
-
-    Returns
-    -------
-    list of Comparison
-        At least one. Its warnings name damaged runs, which are left out.
-
-    Raises
-    ------
-    InputError
-        If a source is none of these, or there is no sound run.
+    If a fit was repeated, the run that finished last counts. Warnings name damaged runs, which are left out. An
+    InputError says that a source is none of these, or that there is no sound run.
     """
     runs, warnings, failed = _read(map(Path, sources))
     if not runs:
@@ -75,8 +62,7 @@ def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
         )
     groups: dict[Any, list[Run]] = defaultdict(list)
     for run in kept:
-        key = (run.dataset, run.task, run.classes, run.resolution, leaks(run.split.name))
-        groups[key].append(run)
+        groups[tuple(_facts(run).values())].append(run)
     found = [_comparison(some, warnings) for group in groups.values() for some in _grouped(group)]
     found.sort(key=lambda one: (one.dataset, -len(one.runs)))
     lists: list[list[tuple[str, str]]] = [[] for _ in found]
@@ -87,17 +73,11 @@ def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
 
 
 def require_one(comparisons: Sequence[Comparison], separate: bool = False) -> list[Comparison]:
-    """Refuse several comparisons unless they are to be reported `separate`ly, with a warning in each.
-
-    Raises
-    ------
-    InputError
-        If there are several; names what they differ in.
-    """
+    """Refuse several comparisons unless they are to be reported `separate`ly, with a warning in each."""
     if len(comparisons) > 1 and not separate:
         raise InputError(
-            f"these runs cannot be compared, they are {_difference(*comparisons[:2])}; name the runs of one of them, "
-            "or report each by itself with --separate"
+            f"these runs cannot be compared: {_difference(*comparisons[:2])}; name the runs of one of them, or report "
+            "each by itself with --separate"
         )
     found = []
     for one in comparisons:
@@ -109,20 +89,26 @@ def require_one(comparisons: Sequence[Comparison], separate: bool = False) -> li
 
 def _difference(a: Comparison, b: Comparison) -> str:
     """Describe what two comparisons differ in."""
-    first, second = a.runs[0], b.runs[0]
-    if (a.dataset, a.task) != (b.dataset, b.task):
-        return f"on the datasets {a.dataset} ({a.task}) and {b.dataset} ({b.task})"
-    if a.classes != b.classes:
-        return f"on {a.dataset} with the classes {', '.join(a.classes)}, and with {', '.join(b.classes)}"
-    if first.resolution != second.resolution:
-        return f"of masks scored at {first.resolution} pixels and at {second.resolution}"
-    if leaks(first.split.name) != leaks(second.split.name):
-        kinds = [" and ".join(sorted({run.split.name for run in one.runs})) for one in (a, b)]
-        return f"on splits that keep places apart and splits that do not, {' and '.join(kinds)}"
+    facts, others = _facts(a.runs[0]), _facts(b.runs[0])
+    for name, value in facts.items():
+        if value != others[name]:
+            return f"the {name} differs, {value} and {others[name]}"
+    places = (f"{one.runs[0].path} ({', '.join(one.models)})" for one in (a, b))
     return (
-        f"on different held-out samples or labels, such as {first.path} ({', '.join(a.models)}) and {second.path} "
-        f"({', '.join(b.models)}); if the dataset changed, train the older ones again"
+        f"held-out samples or their labels differ, as in {' and '.join(places)}; if the dataset changed, train the "
+        "older ones again"
     )
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Return what all runs of a comparison have in common."""
+    return {
+        "dataset": run.dataset,
+        "task": run.task,
+        "list of classes": ", ".join(run.classes),
+        "resolution of the masks": f"{run.resolution} pixels",
+        "way of splitting": "at random" if leaks(run.split.name) else "with places kept apart",
+    }
 
 
 def _read(sources: Iterable[Path]) -> tuple[list[Run], list[str], list[tuple[Path, str, str]]]:
@@ -230,7 +216,8 @@ def _comparison(runs: Sequence[Run], warnings: Iterable[str]) -> Comparison:
     for run in sorted(runs, key=lambda run: (share_of(run), run.seed, run.split.digest)):
         models[Model.of(run)].append(run)
     names = _names({model: some[0].store for model, some in models.items()})
-    order = sorted(models, key=lambda model: (*_rank(model), names[model]))
+    known = [*_ORDER, *(model.name for model in models)]
+    order = sorted(models, key=lambda model: (known.index(model.name), names[model]))
     return Comparison(
         dataset=runs[0].dataset,
         task=runs[0].task,
@@ -238,13 +225,6 @@ def _comparison(runs: Sequence[Run], warnings: Iterable[str]) -> Comparison:
         models={names[model]: tuple(models[model]) for model in order},
         warnings=tuple(warnings),
     )
-
-
-def _rank(model: Model) -> tuple[Any, ...]:
-    """Order models for reading: the floor, heads by how much of an image they see, then other baselines."""
-    tier = model.inputs.partition("[")[0]
-    place = _TIERS.index(tier) if tier in _TIERS else len(_TIERS)
-    return model.kind == "baseline" and model.name != FLOOR, model.kind == "head", place, model.name
 
 
 def _names(stores: dict[Model, str]) -> dict[Model, str]:

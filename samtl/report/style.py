@@ -9,7 +9,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Literal
@@ -83,19 +83,13 @@ def looks(models: Iterable[str]) -> dict[str, Look]:
     return {name: found[name] if name in found else next(spare) for name in names}
 
 
-def styled() -> AbstractContextManager[None]:
-    """Return the context in which figures are made and drawn."""
-    context: AbstractContextManager[None] = matplotlib.rc_context(_RC)
-    return context
-
-
 @contextmanager
 def new_figure(height: float, width: float = WIDTH, note: str = "") -> Iterator[Figure]:
     """Make a figure, sizes in inches, to be drawn in a `with` block, after which its layout is fixed.
 
     The background is transparent. The note stands above everything, in small type.
     """
-    with styled():
+    with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         if note:
@@ -129,7 +123,7 @@ def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
 def svg(figure: Figure) -> str:
     """Return a figure as an `<svg>` element with a transparent background, the same bytes each time."""
     file = io.StringIO()
-    with styled():
+    with matplotlib.rc_context(_RC):
         figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
     text = file.getvalue()
     return text[text.index("<svg") :]
@@ -139,6 +133,6 @@ def png(figure: Figure, dpi: int = DPI, tight: bool = False) -> bytes:
     """Return a figure as a PNG file on white, the same bytes each time; `tight` crops it to its content."""
     file = io.BytesIO()
     box, metadata = "tight" if tight else None, {"Software": None}
-    with styled():
+    with matplotlib.rc_context(_RC):
         figure.savefig(file, dpi=dpi, facecolor=PAPER, metadata=metadata, bbox_inches=box)
     return file.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from samtl.errors import SamtlError
@@ -14,24 +13,13 @@ from samtl.sweep.results import SweepResult
 
 
 @dataclass(frozen=True)
-class Line:
-    """A model, or a floor, and its scores over seeds by split."""
-
-    model: str
-    floor: bool
-    scores: Mapping[str, Spread]
-
-
-@dataclass(frozen=True)
 class Summary:
     """The finished cells of a sweep that may be compared."""
 
     dataset: str
     title: str  #: of the score: `accuracy` or `IoU`
     splits: tuple[str, ...]  #: in the order in which they were asked for
-    lines: tuple[
-        Line, ...
-    ]  #: floors last: those in the sweep, else the one fitted beside each head
+    scores: dict[str, dict[str, Spread]]  #: over seeds, of each model, floors last, by split
     floor_missing: str  #: why there is no floor, or ""
     words: tuple[
         str, ...
@@ -52,25 +40,22 @@ def summarise(result: SweepResult) -> list[Summary]:
 
 def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
     metric = SCORES[comparison.task][0]
-    lines: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    floors = {}
-    for one in comparison.series:
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    series = sorted(comparison.series, key=lambda one: one.is_floor)
+    for one in series:
         for run, scores in zip(one.runs, one.scores, strict=True):
-            named = {one.model: scores}
-            if not one.beside:
-                named |= {f"{one.model}/{name}": also for name, also in run.also.items()}
-            for name, some in named.items():
-                lines[name][str(run.given.get("split"))].append(some[metric].value)
-                floors[name] = one.is_floor
+            also = {} if one.beside else {f"{one.model}/{name}": s for name, s in run.also.items()}
+            for name, some in {one.model: scores, **also}.items():
+                values[name][str(run.given.get("split"))].append(some[metric].value)
     return Summary(
         comparison.dataset,
         TITLES[metric],
         splits,
-        tuple(
-            Line(name, floors[name], {split: over_seeds(v) for split, v in lines[name].items()})
-            for name in sorted(lines, key=floors.__getitem__)
-        ),
-        "" if any(floors.values()) else comparison.runs[0].floor_missing,
+        {
+            name: {k: over_seeds(v) for k, v in by_split.items()}
+            for name, by_split in values.items()
+        },
+        "" if series[-1].is_floor else comparison.runs[0].floor_missing,
         findings(comparison, compared(comparison)),
         tuple(dict.fromkeys(run.weights for run in comparison.runs if run.untrained)),
     )

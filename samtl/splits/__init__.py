@@ -9,7 +9,7 @@ groups are ranked, and none is divided between parts.
 """
 
 from samtl.splits.draw import fold, holdout, inner
-from samtl.splits.record import SplitRecord, read_split, read_split_file, record_of, reuse
+from samtl.splits.given import SplitRecord, read_split, read_split_file, record_of, reuse
 from samtl.splits.spec import SplitSpec, leaks, parse, parse_many, select
 from samtl.splits.split import PARTS, VALIDATION_SHARE, Samples, Split, digest_of, require_usable
 

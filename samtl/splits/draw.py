@@ -88,59 +88,51 @@ def inner(samples: Samples, split: Split, share: float = VALIDATION_SHARE) -> Sp
 
 
 def fewer(
-    samples: Samples, split: Split, inner: Split, share: float, seed: int
+    samples: Samples, split: Split, inner: Split, seed: int, *, share: float = 0, count: int = 0
 ) -> tuple[Split, Split]:
-    """Keep a share of the samples that are not held out, the same of every class, or whole groups.
+    """Keep some of the samples that are not held out; the others are in no part of the splits returned.
 
-    Training and validation part are thinned separately, and the share is raised if a class would have no sample in one.
-    The samples of a smaller share are among those of a larger one. Samples that are not kept are in no part of the
-    returned split and its validation split.
+    Either a `share`, the same of every class, or whole groups; it is raised if a class would have no training or no
+    validation sample. Or a `count` of each class (for segmentation, of all samples), a fifth of them for validation; it
+    raises InputError if a class has too few. What is kept of less is kept of more.
     """
+    if count:
+        held = max(_rounded(VALIDATION_SHARE, count), 1)
+        train = _shots(samples, inner.train, count - held, seed)
+        validation = _shots(samples, inner.test, held, seed)
+    else:
+        train, validation = (_kept(samples, i, share, seed) for i in (inner.train, inner.test))
+    kind = "shots" if count else "label"
+    name = kind if split.name == "holdout" else f"{split.name}-{kind}"
+    return (
+        made(samples, [*train, *validation], split.test, name, split.share, seed),
+        made(samples, train, validation, inner.name, inner.share, seed),
+    )
 
-    def kept(rows: Rows) -> list[int]:
-        if not samples.groups:
-            line = _line(samples, rows, "label", seed)
-            return line[: max(_rounded(share, len(rows)), len(np.unique(samples.truth[rows])))]
-        sizes = _groups("label", seed, samples, rows)
-        place = {group: i for i, group in enumerate(sizes)}
-        n = _closest(list(sizes.values()), share * len(rows))
-        for members in samples.by_class(rows).values():  # go on until each class has a sample
-            n = max(n, 1 + min((place[samples.groups[i]] for i in members), default=0))
-        return [i for i in rows.tolist() if place[samples.groups[i]] < n]
 
-    return _thinned(samples, split, inner, kept(inner.train), kept(inner.test), "label", seed)
+def _kept(samples: Samples, rows: Rows, share: float, seed: int) -> list[int]:
+    if not samples.groups:
+        line = _line(samples, rows, "label", seed)
+        return line[: max(_rounded(share, len(rows)), len(np.unique(samples.truth[rows])))]
+    sizes = _groups("label", seed, samples, rows)
+    place = {group: i for i, group in enumerate(sizes)}
+    n = _closest(list(sizes.values()), share * len(rows))
+    for members in samples.by_class(rows).values():  # go on until each class has a sample
+        n = max(n, 1 + min((place[samples.groups[i]] for i in members), default=0))
+    return [i for i in rows.tolist() if place[samples.groups[i]] < n]
 
 
-def shots(
-    samples: Samples, split: Split, inner: Split, count: int, seed: int
-) -> tuple[Split, Split]:
-    """Keep a number of samples of each class; a fifth of them, at least one, is for validation.
-
-    For segmentation the number is that of all samples. The samples of few shots are among those of more, and of a
-    share of the labels that has as many of each class.
-
-    Raises
-    ------
-    InputError
-        If a part has too few samples of a class.
-    """
-
-    def kept(rows: Rows, n: int, purpose: str) -> list[int]:
-        chosen: list[int] = []
-        for name, members in samples.by_class(rows).items():
-            if len(members) < n:
-                of = "" if samples.task == "segmentation" else f" of class {name!r}"
-                raise InputError(
-                    f"--split shots:{count} needs {n} samples{of} {purpose}, got {len(members)}: ask for fewer, hold "
-                    "out less, or embed more images"
-                )
-            chosen += _ranked("label", seed, samples.ids, members.tolist())[:n]
-        return chosen
-
-    validating = max(_rounded(VALIDATION_SHARE, count), 1)
-    train = kept(inner.train, count - validating, "to train on")
-    held = kept(inner.test, validating, "for validation")
-    return _thinned(samples, split, inner, train, held, "shots", seed)
+def _shots(samples: Samples, rows: Rows, count: int, seed: int) -> list[int]:
+    chosen: list[int] = []
+    for name, members in samples.by_class(rows).items():
+        if len(members) < count:
+            of = "" if samples.task == "segmentation" else f" of class {name!r}"
+            raise InputError(
+                f"--split shots needs {count} samples{of} in a part for training or validation, got {len(members)}: "
+                "ask for fewer, hold out less, or embed more images"
+            )
+        chosen += _ranked("label", seed, samples.ids, members.tolist())[:count]
+    return chosen
 
 
 def _require(samples: Samples, rows: Rows, n: int, purpose: str) -> None:
@@ -204,22 +196,6 @@ def _whole(
     held = "validation" if name == "validation" else "held-out"
     require_every_class(samples, {held: rows[out], "training": rows[~out]})
     return made(samples, rows[~out], rows[out], name, share, seed)
-
-
-def _thinned(
-    samples: Samples,
-    split: Split,
-    inner: Split,
-    train: list[int],
-    held: list[int],
-    kind: str,
-    seed: int,
-) -> tuple[Split, Split]:
-    name = kind if split.name == "holdout" else f"{split.name}-{kind}"
-    return (
-        made(samples, [*train, *held], split.test, name, split.share, seed),
-        made(samples, train, held, inner.name, inner.share, seed),
-    )
 
 
 def _closest(sizes: list[int], wanted: float) -> int:

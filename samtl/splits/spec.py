@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from samtl.errors import InputError, UnknownName
-from samtl.splits.draw import fewer, fold, holdout, inner, shots
-from samtl.splits.published import TORCHGEO, list_files, listed, read_lists, shipped, torchgeo
-from samtl.splits.record import read_split_file, reuse
+from samtl.splits import given
+from samtl.splits.draw import fewer, fold, holdout, inner
+from samtl.splits.given import TORCHGEO
 from samtl.splits.split import Samples, Split
 
 SHIPPED = "shipped"
@@ -59,20 +59,9 @@ _ARGUMENTS = {
 class SplitSpec:
     """One way to hold out samples.
 
-    Attributes
-    ----------
-    kind : str
-        `share`, or what the text begins with.
-    share : float
-        For `share` the held-out part, for `label` the part of the labels that is kept; else 0.
-    count : int
-        Number of folds, or samples of each class; else 0.
-    fold : int
-        Which fold, from 1; else 0.
-    path : str
-        Of `file`; else "".
-    base : SplitSpec or None
-        What holds out before `label` or `shots` leave labels out.
+    `kind` is `share`, or what the text begins with. The other fields are its arguments: `share` of the samples that is
+    held out, or of the labels that is kept; `count` of folds, or of samples of each class; which `fold`, from 1; `path`
+    of a file; and `base`, what holds out before `label` or `shots` leave labels out.
     """
 
     kind: str
@@ -181,14 +170,12 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
     kind = spec.kind
     if spec.base is not None:
         outer, part = select(samples, spec.base, seed)
-        if kind == "shots":
-            return shots(samples, outer, part, spec.count, seed)
         drawn = samples if spec.draws else replace(samples, groups=())
-        return fewer(drawn, outer, part, spec.share, seed)
+        return fewer(drawn, outer, part, seed, share=spec.share, count=spec.count)
     if kind == SHIPPED:
-        return shipped(samples)
+        return given.shipped(samples)
     if kind in TORCHGEO:
-        return listed(samples, torchgeo(kind), f"the {kind} lists", kind)
+        return given.listed(samples, given.torchgeo(kind), f"the {kind} lists", kind)
     if kind == "file":
         return _from_file(samples, Path(spec.path).expanduser())
     if kind == "kfold":
@@ -215,13 +202,13 @@ def leaks(name: str) -> bool:
 
 def _from_file(samples: Samples, path: Path) -> tuple[Split, Split]:
     if path.is_file():
-        return reuse(samples, read_split_file(path), path)
-    if not any(file.is_file() for file in list_files(path).values()):
+        return given.reuse(samples, given.read_split_file(path), path)
+    if not any(file.is_file() for file in given.list_files(path).values()):
         raise InputError(
             f"--split file:{path}: there is no such file, which would be like a run's split.json, and no "
             f"{path.name}-train.txt, -val.txt and -test.txt beside it"
         )
-    return listed(samples, read_lists(path), f"the lists {path}-*.txt", "file")
+    return given.listed(samples, given.read_lists(path), f"the lists {path}-*.txt", "file")
 
 
 def _between(items: list[str], i: int) -> list[str]:

@@ -37,16 +37,8 @@ _TOLD = ("versions", "device", "engine", "batch_size")  # what records go on say
 class Repaired:
     """What a repair did.
 
-    Attributes
-    ----------
-    rewritten : list of str
-        Files of metadata.
-    set_aside : list of str
-        Records and tables that were moved to `.damaged/`.
-    removed : list of str
-        Shards that are to be written again, leftovers and the pack.
-    withdrawn : dict
-        Block to the arrays that the next pass has to write again.
+    `set_aside` are records and tables that are in `.damaged/` now; `removed` are shards that are to be written again,
+    leftovers and the pack; `withdrawn` are the arrays of each block that the next pass has to write again.
     """
 
     rewritten: list[str] = field(default_factory=list)

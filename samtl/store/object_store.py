@@ -11,83 +11,58 @@ import mmap
 import os
 import random
 import re
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import obstore
 import pooch
-from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from samtl._io import TEMPORARY
-from samtl._runtime import prefetch
+from samtl._runtime import Result, Task, prefetch
 from samtl.errors import InputError, ResourceError
-from samtl.store.storage import (
-    FOLDER,
-    MAX_BYTES,
-    Ranges,
-    Result,
-    Storage,
-    Task,
-    as_folder,
-    parse,
-    too_long,
-)
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
-
-Client = S3Store | GCSStore | AzureStore
+from samtl.store.storage import FOLDER, MAX_BYTES, Ranges, Storage, as_folder, parse
 
 REQUESTS = 32  # at a time
 ATTEMPTS = 5  # of a write; the client itself repeats what is safe to repeat
 FIRST_PAUSE = 0.1  # seconds, doubled each time
-RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
-CLIENT: ClientConfig = {"connect_timeout": "10s", "timeout": "120s"}
+RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
+CLIENT: Any = {"connect_timeout": "10s", "timeout": "120s"}
 # A shard of up to so many bytes is fetched whole with its first row: a request takes longer than the bytes.
 WHOLE = 4 * 2**20
-DEFAULT_GIB = 16.0  # of the row cache
+DEFAULT_GIB = "16"  # of the row cache
 
 _PROCESS = os.getpid()
-_ENDPOINT = re.compile(r"https?://[\w.-]+(:\d+)?(/[\w./-]*)?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_HOST = r"({}[\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?(/[\w./-]*)?"
 _VIRTUAL = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
-_SETTINGS = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
+_CLIENTS: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 # Patterns of what a server or the client answers, and what it means; the first that matches counts.
-_MEANINGS = (
-    (
-        # The addresses give cloud machines their credentials.
-        r"169\.254\.169\.254|169\.254\.170\.2|metadata\.google|Missing (?:AccessKeyId|SecretAccessKey)\b",
+_MEANINGS = {
+    # The addresses give cloud machines their credentials.
+    r"169\.254\.169\.254|169\.254\.170\.2|metadata\.google|Missing (?:AccessKeyId|SecretAccessKey)\b":
         "there are no credentials; set {credentials} in the environment (profiles of tools are not read)",
-    ),
-    ("<Code>ExpiredToken", "the credentials have expired; set new ones by {settings}_... in the environment"),
-    ("<Code>RequestTimeTooSkewed", "the server's time is far from this machine's; set this machine's clock"),
-    (
-        r"<Region>([\w-]+)</Region>|status code: 301|redirect without LOCATION|IllegalLocationConstraint",
+    "<Code>ExpiredToken": "the credentials have expired; set new ones, {credentials}, in the environment",
+    "<Code>RequestTimeTooSkewed": "the server's time is far from this machine's; set this machine's clock",
+    r"<Region>([\w-]+)</Region>|status code: 301|redirect without LOCATION|IllegalLocationConstraint":
         "the bucket is in another region ({group}); set AWS_REGION to that",
-    ),
-    (
-        "(?s)performing HEAD.*status code: 400",
-        "the server answers 400 and no reason, as for credentials that have expired or a bucket in another region; set "
-        "new credentials by {settings}_... in the environment, or AWS_REGION",
-    ),
-    (
-        "status code: 40[13]|PermissionDenied|Unauthenticated|Forbidden",
-        "the server refuses access; set credentials by {settings}_... that may list, read and write there, and see "
-        "that this machine's clock is right",
-    ),
-)  # fmt: skip
+    "(?s)performing HEAD.*status code: 400":
+        "the server answers 400 and no reason, as for credentials that have expired ({credentials}) or a bucket in "
+        "another region (AWS_REGION)",
+    "status code: 40[13]|PermissionDenied|Unauthenticated|Forbidden":
+        "the server refuses access; set {credentials} in the environment to some that may list, read and write there, "
+        "and see that this machine's clock is right",
+}  # fmt: skip
 
 
 class _Refused(ResourceError):
@@ -103,7 +78,7 @@ class BucketStorage(Storage):
         self._sizes: dict[str, int] = {}  # of shards whose rows were fetched
 
     @property
-    def _client(self) -> Client:
+    def _client(self) -> Any:
         if os.getpid() != _PROCESS:
             raise InputError(
                 f"{self.url}: this process was forked from one that reads a bucket, and would hang; start it with "
@@ -114,9 +89,8 @@ class BucketStorage(Storage):
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
         with self._explained(name):
             found = obstore.get(self._client, name)
-            if found.meta["size"] <= most:
-                return bytes(found.bytes())
-        raise too_long(f"{self.url}/{name}", found.meta["size"], most)
+            self._require_size(name, found.meta["size"], most)
+            return bytes(found.bytes())
 
     def read_ranges(
         self, name: str, ranges: Ranges, size: int, sha256: str, anew: bool = False
@@ -162,11 +136,9 @@ class BucketStorage(Storage):
         return names
 
     def size(self, name: str) -> int | None:
-        try:
-            with self._explained(name):
-                return obstore.head(self._client, name)["size"]
-        except FileNotFoundError:
-            return None
+        with suppress(FileNotFoundError), self._explained(name):
+            return obstore.head(self._client, name)["size"]
+        return None
 
     def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         self._put(name, b"".join(pieces), "create")
@@ -185,9 +157,9 @@ class BucketStorage(Storage):
                 with self._explained(name):
                     obstore.put(self._client, name, content, mode=mode, use_multipart=False)
                 return
+            except _Refused:
+                raise
             except ResourceError as error:
-                if isinstance(error, _Refused):
-                    raise
                 failed = error
             if mode == "create":
                 with suppress(FileNotFoundError, ResourceError):
@@ -218,16 +190,13 @@ class BucketStorage(Storage):
         where = f"{self.url}/{name}".rstrip("/")
         try:
             yield
-        except InvalidPathError as error:
-            raise InputError(f"{where} cannot be an object's name: {_first_line(error)}") from error
         except (FileNotFoundError, BaseError) as error:
             if "NoSuchBucket" in str(error):
                 raise InputError(
                     f"{where}: there is no bucket {self.bucket!r}; make it first, or name another"
                 ) from error
             taken = isinstance(error, (AlreadyExistsError, PreconditionError))
-            meaning = _meaning(error, self.scheme)
-            if meaning and not taken:
+            if not taken and (meaning := _meaning(error, self.scheme)):
                 raise _Refused(f"{where}: {meaning}, then run it again") from error
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(f"{where} does not exist") from error
@@ -238,12 +207,10 @@ class BucketStorage(Storage):
 
 
 def _meaning(error: Exception, scheme: str) -> str:
-    text = f"{type(error).__name__} {error}"
-    for pattern, meaning in _MEANINGS:
-        if found := re.search(pattern, text):
+    for pattern, meaning in _MEANINGS.items():
+        if found := re.search(pattern, f"{type(error).__name__} {error}"):
             group = next(filter(None, found.groups()), "the server does not say which")
-            credentials = _CREDENTIALS[scheme]
-            return meaning.format(settings=_SETTINGS[scheme], credentials=credentials, group=group)
+            return meaning.format(credentials=_CREDENTIALS[scheme], group=group)
     return ""
 
 
@@ -252,34 +219,27 @@ def _first_line(error: Exception) -> str:
 
 
 @functools.cache
-def client(scheme: str, bucket: str, prefix: str) -> Client:
+def client(scheme: str, bucket: str, prefix: str) -> Any:
     """Connect to a bucket."""
-    where = f"{scheme}://{bucket}"
     virtual = os.environ.get(_VIRTUAL, "").lower() in ("1", "true", "on", "yes", "y")
+    first = f"{bucket}." if virtual else ""
     given = {name: os.environ[name] for name in _ENDPOINTS if name in os.environ}
     for name, endpoint in given.items() if scheme == "s3" else ():
-        if not _ENDPOINT.fullmatch(endpoint):  # the client would panic
+        # The client would panic, or take the first part of a key for the bucket.
+        if not re.fullmatch(f"https?://{_HOST.format(re.escape(first))}", endpoint):
             raise InputError(
-                f"{name} must be http://HOST or https://HOST, with a port if the server has one, got {endpoint!r}"
-            )
-        if virtual and not endpoint.partition("//")[2].startswith(f"{bucket}."):
-            # The first part of a key would be taken for the bucket there.
-            raise InputError(
-                f"{name} must begin with the bucket's name, http(s)://{bucket}.HOST, if {_VIRTUAL} is set, got "
+                f"{name} must be http://{first}HOST or https://{first}HOST, with a port if the server has one, got "
                 f"{endpoint!r}"
             )
     plain = any(endpoint.startswith("http://") for endpoint in given.values())
-    options: ClientConfig = {**CLIENT, "allow_http": plain}
-    kinds: dict[str, type[Client]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+    options = {"retry_config": RETRY, "client_options": {**CLIENT, "allow_http": plain}}
     try:
         # Not by its URL, which the client would take apart and decode.
-        return kinds[scheme](
-            bucket, prefix=prefix or None, retry_config=RETRY, client_options=options
-        )
+        return _CLIENTS[scheme](bucket, prefix=prefix or None, **options)
     except (BaseError, ValueError) as error:
         if meaning := _meaning(error, scheme):
-            raise ResourceError(f"{where}: {meaning}") from error
-        raise InputError(f"{where} cannot be used: {_first_line(error)}") from error
+            raise ResourceError(f"{scheme}://{bucket}: {meaning}") from error
+        raise InputError(f"{scheme}://{bucket} cannot be used: {_first_line(error)}") from error
 
 
 class RowCache:
@@ -290,64 +250,54 @@ class RowCache:
 
     def __init__(self, folder: Path, most: int) -> None:
         self.folder, self.most = folder, most
-        self._lock = threading.Lock()
         self._since = most  # bytes kept since the folder was last looked through; at first unknown
 
     def get(self, sha256: str, part: tuple[int, int]) -> bytes | memoryview:
         """Map a part of a shard into memory; empty if it is not kept."""
-        path = self._path(sha256, part)
-        try:
+        path = self.path(sha256, part)
+        with suppress(OSError, ValueError):  # it is missing or empty
             with path.open("rb") as file:
                 content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             os.utime(path)
-        except (OSError, ValueError):  # it is missing or empty
-            return b""
-        return content if len(content) == part[1] - part[0] else b""
+            return content if len(content) == part[1] - part[0] else b""
+        return b""
 
     def put(self, sha256: str, part: tuple[int, int], content: bytes) -> None:
         """Keep a part of a shard, if it is one and the disk takes it."""
         if len(content) != part[1] - part[0] or not 0 < len(content) <= self.most:
             return
-        path = self._path(sha256, part)
-        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        temporary = self.folder / f".tmp-{uuid.uuid4().hex}"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(content)
-            temporary.replace(path)
+            temporary.replace(self.path(sha256, part))
         except OSError:
             with suppress(OSError):
                 temporary.unlink()
-            return
-        with self._lock:
-            self._since += len(content)
-            if self._since * 16 >= self.most:
-                self._since = 0
+        self._since += len(content)
+        if self._since * 16 >= self.most:
+            self._since = 0
+            with suppress(OSError):  # others remove parts, too
                 self._make_room()
 
-    def _path(self, sha256: str, part: tuple[int, int]) -> Path:
-        return self.folder / sha256 / f"{part[0]}-{part[1]}"
+    def path(self, sha256: str, part: tuple[int, int]) -> Path:
+        """Return where a part is kept."""
+        return self.folder / f"{sha256}.{part[0]}-{part[1]}"
 
     def _make_room(self) -> None:
         """Remove the oldest until a sixteenth is free."""
-        found = []
-        for path in self.folder.glob("*/*"):
-            with suppress(OSError):
-                about = path.stat()
-                found.append((about.st_mtime, about.st_size, path))
-        there = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if there <= self.most - self.most // 16:
-                break
-            there -= size
-            with suppress(OSError):
+        about = {path: path.stat() for path in self.folder.glob("*.*-*")}
+        excess = sum(one.st_size for one in about.values()) - self.most * 15 // 16
+        for path in sorted(about, key=lambda path: about[path].st_mtime):
+            if excess > 0:
                 path.unlink()
-                path.parent.rmdir()  # fails unless it was the last
+                excess -= about[path].st_size
 
 
 def row_cache() -> RowCache:
     """Return the cache in `$SAMTL_ROW_CACHE`, of at most `$SAMTL_ROW_CACHE_GIB` GiB."""
     folder = os.environ.get("SAMTL_ROW_CACHE") or str(pooch.os_cache("samtl") / "rows")
-    return _row_cache(folder, os.environ.get("SAMTL_ROW_CACHE_GIB") or str(DEFAULT_GIB))
+    return _row_cache(folder, os.environ.get("SAMTL_ROW_CACHE_GIB") or DEFAULT_GIB)
 
 
 @functools.cache

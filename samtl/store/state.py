@@ -174,6 +174,9 @@ class Quarantined:
     code: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"quarantined {self.sample_id}: {self.code}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class ArraySummary:

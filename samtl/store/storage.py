@@ -15,14 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from samtl import _io
 from samtl._io import TEMPORARY
+from samtl._runtime import Result, Task
 from samtl.errors import DamageError, InputError, ResourceError, require_extra
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 Ranges = Sequence[tuple[int, int]]  # from start to before stop
 FOLDER = -1  # the size that `Storage.list` gives for a folder
 MAX_BYTES = 1 << 30  # no record, table or metadata is larger
@@ -51,6 +50,10 @@ class Storage(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
+
+    def _require_size(self, name: str, size: int, most: int) -> None:
+        if size > most:
+            raise DamageError(f"{self.url}/{name} has {size} bytes, at most {most} are expected")
 
     @abstractmethod
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
@@ -135,31 +138,25 @@ class DiskStorage(Storage):
         path = f"{self.root}/{name}"  # a string, since a large store has ten thousands of records
         with _explained(path, "read"), open(path, "rb", buffering=0) as file:  # noqa: PTH123
             size = os.fstat(file.fileno()).st_size
-            if size > most:
-                raise too_long(path, size, most)
+            self._require_size(name, size, most)
             return file.read()
 
     def list(self, folder: str = "") -> dict[str, int]:
-        found = {}
-        path = self.root / folder
-        try:
-            with _explained(path, "read"), os.scandir(path) as entries:
-                for entry in entries:
-                    with suppress(FileNotFoundError):  # removed meanwhile
-                        about = entry.stat()
-                        found[entry.name] = FOLDER if stat.S_ISDIR(about.st_mode) else about.st_size
-        except FileNotFoundError as error:
-            if isinstance(error.__cause__, NotADirectoryError):
-                raise DamageError(f"{path} is not a folder: the store is damaged") from error
+        path, found = self.root / folder, {}
+        if path.is_file():
+            raise DamageError(f"{path} is not a folder: the store is damaged")
+        with suppress(FileNotFoundError), _explained(path, "read"), os.scandir(path) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    about = entry.stat()
+                    found[entry.name] = FOLDER if stat.S_ISDIR(about.st_mode) else about.st_size
         return found
 
     def size(self, name: str) -> int | None:
-        try:
-            with _explained(self.root / name, "read"):
-                about = (self.root / name).stat()
-        except FileNotFoundError:
-            return None
-        return None if stat.S_ISDIR(about.st_mode) else about.st_size
+        with suppress(FileNotFoundError), _explained(self.root / name, "read"):
+            about = (self.root / name).stat()
+            return None if stat.S_ISDIR(about.st_mode) else about.st_size
+        return None
 
     def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         path = self.root / name
@@ -187,17 +184,6 @@ class DiskStorage(Storage):
     def path(self, name: str) -> Path:
         return self.root / name
 
-    def probe(self) -> None:
-        try:
-            super().probe()
-        except ResourceError as error:
-            if getattr(error.__cause__, "errno", None) not in _NO_LINKS:
-                raise
-            raise ResourceError(
-                f"{self.root}: this file system has no hard links, without which a file cannot be created exclusively "
-                "and two writers could overwrite each other's rows; keep the store on another one"
-            ) from error
-
     def sweep(self, seconds: float = STALE_SECONDS) -> None:
         for folder, _, names in os.walk(self.root):
             with _explained(folder, "read"):
@@ -223,15 +209,10 @@ def _explained(path: str | Path, done: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise folder_in_place(path) from error
     except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be {done}: {error.strerror}. What was committed is kept; make room or fix the access, then "
-            "run it again"
-        ) from error
-
-
-def too_long(path: str, size: int, most: int) -> DamageError:
-    """Refuse to read a file that would fill the memory."""
-    return DamageError(f"{path} has {size} bytes, at most {most} are expected: it is damaged")
+        hint = "What was committed is kept; make room or fix the access, then run it again"
+        if error.errno in _NO_LINKS:
+            hint = "If its file system has no hard links, writers could overwrite each other's rows there: use another"
+        raise ResourceError(f"{path} cannot be {done}: {error.strerror}. {hint}") from error
 
 
 def folder_in_place(path: str | Path) -> DamageError:
@@ -296,7 +277,7 @@ def cache_folder() -> Path | str:
 
 def below(place: Path | str, name: str) -> Path | str:
     """Return the place of a name in a folder or below a URL."""
-    return place / name if isinstance(place, Path) else f"{place.rstrip('/')}/{name}"
+    return as_place(f"{place}/{name}")
 
 
 def stores_in(place: Path | str) -> list[Path | str]:

@@ -37,6 +37,7 @@ from samtl.store.storage import Storage, open_storage
 
 LISTS = ("identity", "rows")  # findings about what everything else refers to
 LEVELS = ("quick", "rows", "deep")
+_SHARDS = ("row", "index", "key", "sha256")
 _READERS = 2  # shards that are read and summed at a time
 
 OnProgress = Callable[[int, int], None]
@@ -46,64 +47,35 @@ OnProgress = Callable[[int, int], None]
 class Finding:
     """Something that is not as it was committed.
 
-    Attributes
-    ----------
-    what : {"identity", "rows", "table", "metadata", "record", "pack", "file", "size", "row", "index", "key", "sha256"}
-        What does not hold. `rows` is the newest sample table, `table` an older one.
-    path : str
-        Of the file, relative to the store.
-    told : str
-        What was expected and what is there.
-    array : str
-        Which one is damaged; "" if it is none.
-    block : int or None
-    damaged_rows : tuple of int
-        Rows of the arrays whose bytes are not the committed ones, if that is known.
+    `what` is `identity`, `rows` (the newest sample table), `table` (an older one), `metadata`, `record`, `pack`; of
+    shards `file`, `size`, `row`, `index`, `key`, `sha256`.
     """
 
     what: str
-    path: str
-    told: str
-    array: str = ""
+    path: str  # relative to the store
+    told: str  # what was expected and what is there
+    array: str = ""  # which one is damaged, if it is one
     block: int | None = None
-    damaged_rows: tuple[int, ...] = ()
+    damaged_rows: tuple[int, ...] = ()  # of the arrays, if that is known
 
 
 @dataclass
 class Checked:
-    """Result of a check.
-
-    Attributes
-    ----------
-    findings : list of Finding
-        Empty if everything is as it was committed.
-    rows, ok, quarantined, missing : int
-        Listed rows; of these, the ones with an embedding in every array, the ones whose image could not be used, and
-        the ones that are not committed in every array.
-    superseded : int
-        Committed rows that the newest table does not list: their images are gone or were changed.
-    begun : bool
-        False if a pass was stopped before it wrote which images the rows are: then nothing else is known.
-    blocks, files, bytes : int
-        Committed blocks; their shards, and the bytes of these.
-    leftovers : list of str
-        Files of an interrupted pass that nothing commits; the next pass uses or replaces them, a repair deletes them.
-    state : StoreState or None
-        What can be trusted of the store.
-    """
+    """Result of a check."""
 
     findings: list[Finding] = field(default_factory=list)
-    rows: int = 0
-    ok: int = 0
-    quarantined: int = 0
-    missing: int = 0
-    superseded: int = 0
-    begun: bool = True
-    blocks: int = 0
-    files: int = 0
+    rows: int = 0  # that the newest table lists
+    ok: int = 0  # of these, with an embedding in every array
+    quarantined: int = 0  # with an image that could not be used
+    missing: int = 0  # not committed in every array
+    superseded: int = 0  # committed rows that the newest table does not list
+    begun: bool = True  # False if a pass was stopped before it wrote which images the rows are
+    blocks: int = 0  # that are committed
+    files: int = 0  # shards of these
     bytes: int = 0
+    #: Files of an interrupted pass that nothing commits; the next pass uses or replaces them, a repair deletes them.
     leftovers: list[str] = field(default_factory=list)
-    state: StoreState | None = None
+    state: StoreState | None = None  # what can be trusted of the store
 
     def to_json(self) -> dict[str, object]:
         """Return the result as JSON values."""
@@ -142,15 +114,11 @@ def check(
     if found.findings and _listed(storage) != before:
         # A pass wrote meanwhile, and may have replaced what was compared. What it committed never changes.
         now = _Check(storage, "quick").run()
-        if _store_id(now) == _store_id(found):  # else it was compacted
-            shards = ("row", "index", "key", "sha256")
-            now.findings += [one for one in found.findings if one.what in shards]
+        stores = {one.state.identity.store_id for one in (now, found) if one.state}
+        if len(stores) == 1:  # else it was compacted
+            now.findings += [one for one in found.findings if one.what in _SHARDS]
         return now
     return found
-
-
-def _store_id(found: Checked) -> str:
-    return found.state.identity.store_id if found.state else ""
 
 
 def _listed(storage: Storage) -> tuple[object, ...]:

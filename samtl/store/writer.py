@@ -141,7 +141,8 @@ class Writer:
         size = self.state.identity.block_rows
         listed = self.table.block_rows(block, size)
         stop = listed.stop
-        for state in self.state.log.arrays.values() if listed else ():
+        # A copy, since other threads add arrays.
+        for state in list(self.state.log.arrays.values()) if listed else ():
             committed = np.flatnonzero(state.committed[listed.start : listed.start + size])
             # Another writer's table may list such a row.
             stop = max(stop, listed.start + int(committed.max(initial=-1)) + 1)

@@ -295,12 +295,10 @@ class _Sweep:
 
         If there is only one, the cell that was at work has failed.
         """
-        left: list[list[Cell]] = [[] for _ in unit]
-        for place, cell in ((place, cell) for place, lane in enumerate(unit) for cell in lane):
+        for cell in itertools.chain(*unit):
             if (self.out / CELLS / cell.run).exists():  # by a worker that was killed before it told
                 self._tell(cell.number, "done", cell.run)
-            elif cell.number not in self.rows:
-                left[place].append(cell)
+        left = ([cell for cell in lane if cell.number not in self.rows] for lane in unit)
         lanes = [lane for lane in left if lane]
         if not isinstance(error, BrokenExecutor):
             for cell in itertools.chain(*lanes):

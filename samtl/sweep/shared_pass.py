@@ -151,15 +151,14 @@ class _Stream:
         self.bytes += inputs.nbytes
         return inputs
 
-    def moments(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Return mean and mean square of each channel over some rows; each row is read once for all heads."""
+    def moments(self, rows: Rows) -> Tensor:
+        """Return the mean of the `moments` of some rows; each row is read once for all heads."""
         missing = np.array([row for row in rows.tolist() if row not in self._moments], dtype=int)
         at_once = max(BLOCK_ROWS, self.size // 4)
         for start in range(0, len(missing), at_once):
             part = missing[start : start + at_once]
             self._moments.update(zip(part.tolist(), moments(self.read(part)), strict=True))
-        mean, square = torch.stack([self._moments[row] for row in rows.tolist()]).mean(0)
-        return mean, square
+        return torch.stack([self._moments[row] for row in rows.tolist()]).mean(0)
 
 
 class _Fit:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from samtl.metrics.classification import ratio
 from samtl.report.compare import Comparison, Series, untrained
-from samtl.report.parts import Drawing, caption
+from samtl.report.page import Part, caption
 from samtl.report.style import INK, LOOKS, ON_COLOUR, SMALL, new_figure
 
 _BEST = 3
@@ -30,7 +30,7 @@ _COLOURS = LinearSegmentedColormap.from_list(
 Parts = NDArray[np.float64]
 
 
-def confusions(comparison: Comparison) -> list[Drawing]:
+def confusions(comparison: Comparison) -> list[Part]:
     """Draw confusion matrices of the standard split, summed over seeds, in percent of the true class.
 
     Up to four classes, one figure has all models; else there is one for each of the best three and the floor. Of more
@@ -38,15 +38,15 @@ def confusions(comparison: Comparison) -> list[Drawing]:
     """
     shown = comparison.standard
     if len(comparison.classes) <= _FEW:
-        return [_drawing(comparison, shown, "confusions", "Confusion matrices")]
+        return [_matrices(comparison, shown, "confusions", "Confusion matrices")]
     best = [one for one in comparison.ranked(shown) if not one.is_floor][:_BEST]
     return [
-        _drawing(comparison, [one], f"confusions-{i}", f"Confusion matrix of {one.model}")
+        _matrices(comparison, [one], f"confusions-{i}", f"Confusion matrix of {one.model}")
         for i, one in enumerate([*best, *(one for one in shown if one.is_floor)], 1)
     ]
 
 
-def _drawing(comparison: Comparison, shown: Sequence[Series], name: str, title: str) -> Drawing:
+def _matrices(comparison: Comparison, shown: Sequence[Series], name: str, title: str) -> Part:
     classes = comparison.classes
     counts: dict[str, NDArray[np.int64]] = {
         one.model: np.sum([run.confusion for run in one.runs], axis=0) for one in shown
@@ -60,32 +60,23 @@ def _drawing(comparison: Comparison, shown: Sequence[Series], name: str, title: 
     chosen = sorted(np.argsort(-errors, kind="stable")[:_MOST].tolist())
     cut = len(chosen) < len(classes)
     things = "pixels" if comparison.task == "segmentation" else "samples"
+    rows = [
+        {
+            "model": model,
+            "true": classes[i],
+            "predicted": classes[j],
+            things: int(matrix[i, j]),
+            "% of true": 100 * float(parts[model][i, j]),
+        }
+        for model, matrix in counts.items()
+        # Of many classes only the pairs that occur, or a thousand classes would be a million rows.
+        for i, j in (np.argwhere(matrix) if cut else np.ndindex(matrix.shape))
+    ]
     note = untrained(pair for one in shown for pair in one.pairs)
-    return Drawing(
-        name=name,
-        title=title,
-        caption=caption(
-            "confusion", series=shown, things=things, classes=len(classes), shown=len(chosen)
-        ),
-        rows=[
-            {
-                "model": model,
-                "true": classes[i],
-                "predicted": classes[j],
-                things: int(matrix[i, j]),
-                "% of true": 100 * float(parts[model][i, j]),
-            }
-            for model, matrix in counts.items()
-            # Of many classes only the pairs that occur, or a thousand classes would be a million rows.
-            for i, j in (np.argwhere(matrix) if cut else np.ndindex(matrix.shape))
-        ],
-        figure=_drawn(
-            [classes[i] for i in chosen],
-            {model: part[np.ix_(chosen, chosen)] for model, part in parts.items()},
-            note,
-        ),
-        note=note,
-    )
+    drawn = {model: part[np.ix_(chosen, chosen)] for model, part in parts.items()}
+    facts = {"things": things, "classes": len(classes), "shown": len(chosen)}
+    figure = _drawn([classes[i] for i in chosen], drawn, note)
+    return Part(name, title, caption("confusion", series=shown, **facts), rows, note, figure)
 
 
 def _drawn(classes: Sequence[str], matrices: Mapping[str, Parts], note: str) -> Figure:

@@ -17,8 +17,8 @@ from samtl._runtime import duration
 from samtl.errors import SamtlError
 from samtl.experiment.run import Run
 from samtl.report.compare import Comparison, untrained
-from samtl.report.parts import Drawing, caption
-from samtl.report.style import INK, log_scale, looks, new_figure, rows_of_names
+from samtl.report.page import Part, Row, caption
+from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names
 from samtl.store.reader import open_store
 from samtl.store.storage import is_url
 
@@ -26,7 +26,7 @@ _TOTAL, _TRAINING = "seconds, median", "training alone, s"
 _PAUSE = 10  # times the usual gap between two commits, above which the encoder was not working
 
 
-def costs(comparison: Comparison, encoder_seconds: float | None = None) -> Drawing:
+def costs(comparison: Comparison, encoder_seconds: float | None = None) -> Part:
     """Draw the time of each fit on the standard split, and tell after how many fits the encoder's pass has paid.
 
     The pass pays if a head's fit takes less time than that of a model that reads pixels: after
@@ -54,20 +54,11 @@ def costs(comparison: Comparison, encoder_seconds: float | None = None) -> Drawi
             row[f"saved against {rival['model']}, s a fit"] = saved if row in heads else None
             row[f"fits that pay the pass back, against {rival['model']}"] = fits
     note = untrained(pair for one in series for pair in one.pairs)
-    return Drawing(
-        name="costs",
-        title="Cost of fits",
-        caption=caption(
-            "costs",
-            one=series[0],
-            heads=heads,
-            encoder_time=encoder_seconds and duration(encoder_seconds),
-            warm=any(row["start"] == "warm" for row in rows),
-        ),
-        rows=rows,
-        figure=_drawn(comparison, rows, encoder_seconds if heads else None, note),
-        note=note,
-    )
+    time = encoder_seconds and duration(encoder_seconds)
+    warm = any(row["start"] == "warm" for row in rows)
+    text = caption("costs", one=series[0], heads=heads, encoder_time=time, warm=warm)
+    figure = _drawn(looks(comparison.models), rows, encoder_seconds if heads else None, note)
+    return Part("costs", "Cost of fits", text, rows, note, figure)
 
 
 def _row(runs: Sequence[Run], by_name: Mapping[str, Run]) -> dict[str, Any]:
@@ -104,12 +95,8 @@ def payback(encoder_seconds: float, saved: float) -> int | str:
 
 
 def _drawn(
-    comparison: Comparison,
-    rows: Sequence[Mapping[str, Any]],
-    encoder_seconds: float | None,
-    note: str,
+    style: Mapping[str, Look], rows: Sequence[Row], encoder_seconds: float | None, note: str
 ) -> Figure:
-    style = looks(comparison.models)
     rows = sorted(rows, key=lambda row: -row[_TOTAL])
     names = [f"{row['model']}{' (warm)' * (row['start'] == 'warm')}" for row in rows]
     times = [row[_TOTAL] for row in rows]

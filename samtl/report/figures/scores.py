@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
 from samtl.experiment.tables import ImageScores, read_images
 from samtl.report.compare import FLOOR, SCORES, TITLES, Comparison, Series, Summary, untrained
-from samtl.report.parts import Drawing, caption, slug
+from samtl.report.page import Part, caption, slug
 from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names
 
 _WIDE = 12  # largest share / smallest share above which the axis is logarithmic
@@ -21,7 +21,7 @@ _OF_IMAGES = ("accuracy", "dice", "f1")
 Scored = Sequence[tuple[Series, Summary]]
 
 
-def by_share(comparison: Comparison) -> list[Drawing]:
+def by_share(comparison: Comparison) -> list[Part]:
     """Draw each score against the training share: means, bands, and every seed.
 
     Each way of splitting has a figure for each score. If it has a single share, its models are rows instead.
@@ -37,41 +37,36 @@ def by_share(comparison: Comparison) -> list[Drawing]:
         held_out = {one.kind.held_out for one in some}
         shown = [*some, *(one for one in whole if one.kind.held_out in held_out)]
         drawings += [
-            _drawing(comparison, metric, shown, way if len(ways) > 1 else "")
+            _by_share(comparison, metric, shown, way if len(ways) > 1 else "")
             for metric in SCORES[comparison.task]
         ]
     return drawings
 
 
-def _drawing(comparison: Comparison, metric: str, some: Sequence[Series], way: str) -> Drawing:
+def _by_share(comparison: Comparison, metric: str, some: Sequence[Series], way: str) -> Part:
     scored = [(one, one.summary(metric)) for one in some]
     shares = [one.share for one in some]
     several = len({one.kind for one in some}) > 1 and max(shares) > 1.01 * min(shares)
+    what = "against the training share" if several else "of each model"
+    text = caption("by_share", comparison=comparison, series=some, several=several)
+    rows = [
+        {
+            "model": one.model,
+            "training share": one.share,
+            "repeats": len(one.runs),
+            **{key: getattr(found, key) for key in ("mean", "deviation", "low", "high")},
+        }
+        for one, found in scored
+    ]
     note = untrained(pair for one in some for pair in one.pairs)
-    draw = _lines if several else _rows
-    return Drawing(
-        name=slug(f"by share {metric} {way}"),
-        title=f"{TITLES[metric][0].upper()}{TITLES[metric][1:]} "
-        f"{'against the training share' if several else 'of each model'}{f' ({way})' if way else ''}",
-        caption=caption(
-            "by_share",
-            comparison=comparison,
-            series=some,
-            several=several,
-            repeated=any(len(one.runs) > 1 for one in some),
-            with_floor=any(one.model == FLOOR for one in some),
-        ),
-        rows=[
-            {
-                "model": one.model,
-                "training share": one.share,
-                "repeats": len(one.runs),
-                **{key: getattr(found, key) for key in ("mean", "deviation", "low", "high")},
-            }
-            for one, found in scored
-        ],
-        figure=draw(metric, scored, looks((*comparison.models, FLOOR)), note),
-        note=note,
+    draw, style = _lines if several else _rows, looks((*comparison.models, FLOOR))
+    return Part(
+        slug(f"by share {metric} {way}"),
+        f"{TITLES[metric][0].upper()}{TITLES[metric][1:]} {what}{f' ({way})' if way else ''}",
+        text,
+        rows,
+        note,
+        draw(metric, scored, style, note),
     )
 
 
@@ -129,7 +124,7 @@ def _rows(metric: str, scored: Scored, style: Mapping[str, Look], note: str) -> 
     return figure
 
 
-def image_scores(comparison: Comparison) -> list[Drawing]:
+def image_scores(comparison: Comparison) -> list[Part]:
     """Draw accuracy, Dice and F1 of every held-out image of the standard split, one seed of it, models side by side.
 
     There is no figure for a classification.
@@ -138,22 +133,16 @@ def image_scores(comparison: Comparison) -> list[Drawing]:
         return []
     runs, one = comparison.together, comparison.standard[0]
     images = {model: read_images(run) for model, run in runs.items()}
-    first, note = next(iter(runs.values())), untrained(runs.items())
-    return [
-        Drawing(
-            name="image-scores",
-            title="Scores of single test images",
-            caption=caption("image_scores", comparison=comparison, one=one, run=first),
-            rows=[
-                {"model": model, "image": name}
-                | {TITLES[key]: float(found.scores[key][i]) for key in _OF_IMAGES}
-                for model, found in images.items()
-                for i, name in enumerate(found.ids)
-            ],
-            figure=_boxes(images, looks(comparison.models), note),
-            note=note,
-        )
+    rows = [
+        {"model": model, "image": name}
+        | {TITLES[key]: float(found.scores[key][i]) for key in _OF_IMAGES}
+        for model, found in images.items()
+        for i, name in enumerate(found.ids)
     ]
+    first, note = next(iter(runs.values())), untrained(runs.items())
+    text = caption("image_scores", comparison=comparison, one=one, run=first)
+    figure = _boxes(images, looks(comparison.models), note)
+    return [Part("image-scores", "Scores of single test images", text, rows, note, figure)]
 
 
 def _boxes(images: Mapping[str, ImageScores], style: Mapping[str, Look], note: str) -> Figure:

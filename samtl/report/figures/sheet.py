@@ -62,33 +62,31 @@ def sheet(
     tall = [max((min(s[0] / s[1], _TALLEST) for s in some), default=1.0) for some in shapes]
     lines = [max((len(p.under.splitlines()) for p in row.pictures), default=0) for row in rows]
     bottoms = np.cumsum([high + n * line + _GAP for high, n in zip(tall, lines, strict=True)])
-    small: Any = {"fontsize": _TEXT - 2, "ha": "center"}
-    with new_figure(2 + _WIDTH * bottoms[-1] / across, _WIDTH) as figure:
+    small: Any = {"fontsize": _TEXT - 2, "ha": "center", "va": "top"}
+    with new_figure(2 + _WIDTH * bottoms[-1] / across, _WIDTH, note) as figure:
         axes = figure.subplots()
         for row, high, bottom, n in zip(rows, tall, bottoms, lines, strict=True):
             foot = bottom - n * line - _GAP
-            middle: Any = {"fontsize": _TEXT, "ha": "right", "va": "center"}
-            axes.text(-_GAP, foot - high / 2, textwrap.fill(row.label, _LABEL), **middle)
+            label: Any = {"fontsize": _TEXT, "ha": "right", "va": "center"}
+            axes.text(-_GAP, foot - high / 2, textwrap.fill(row.label, _LABEL), **label)
             for place, (pixels, text, _) in enumerate(row.pictures):
-                axes.text(place + 0.5, foot, _fitted(text, across), va="top", **small)
+                axes.text(place + 0.5, foot, _fitted(text, across), **small)
                 if pixels is None:
-                    axes.text(place + 0.5, foot - high / 2, "not available", va="center", **small)
+                    axes.text(place + 0.5, foot - high / 2, "not available", **small)
                     continue
                 scale = min((1 - _GAP) / pixels.shape[1], high / pixels.shape[0])
-                wide, height = scale * pixels.shape[1], scale * pixels.shape[0]
-                left, top = place + (1 - wide) / 2, foot - high
-                axes.imshow(pixels, extent=(left, left + wide, top + height, top))
+                half, top = scale * pixels.shape[1] / 2, foot - high
+                sides = (place + 0.5 - half, place + 0.5 + half)
+                axes.imshow(pixels, extent=(*sides, top + scale * pixels.shape[0], top))
         for place, title in enumerate(columns):
-            at: Any = {"fontsize": _TEXT, "ha": "center", "va": "bottom"}
-            axes.text(place + 0.5, -_GAP, _fitted(title, across), **at)
+            above: Any = {"fontsize": _TEXT, "ha": "center", "va": "bottom"}
+            axes.text(place + 0.5, -_GAP, _fitted(title, across), **above)
         axes.set(xlim=(0, across), ylim=(bottoms[-1], 0), aspect="equal")
         axes.set_axis_off()
         if legend:
             patches = [Patch(color=c, label=shortened(name, 26)) for name, c in legend.items()]
             below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0)}
             axes.legend(handles=patches, ncols=3, **below)
-        if note:
-            axes.set_title(note, fontsize=_TEXT - 2, fontweight="normal", style="italic")
     return figure
 
 

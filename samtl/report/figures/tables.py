@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from samtl.experiment.run import Run, Scores
@@ -12,7 +12,6 @@ from samtl.report.compare import (
     FLOOR,
     SCORES,
     TITLES,
-    Compared,
     Comparison,
     Series,
     share_of,
@@ -20,30 +19,23 @@ from samtl.report.compare import (
     unused,
     weights_of,
 )
-from samtl.report.parts import Table, caption
-
-Row = dict[str, Any]
+from samtl.report.page import Part, Row, caption
 
 
-def scores_table(comparison: Comparison) -> Table:
+def scores_table(comparison: Comparison) -> Part:
     """Return the main scores of every model and kind of split, and of the floor's companions, with their intervals."""
     floors = {run.split.digest: run.metrics for run in comparison.runs if run.name == FLOOR}
-    named = [(one.model, one) for one in comparison.series]
+    rows = [_scores(one.model, one, SCORES[comparison.task], floors) for one in comparison.series]
     for one in comparison.series:
         for name in one.runs[0].also if one.is_floor and not one.beside else ():
-            scores = tuple(run.also[name] for run in one.runs)
-            named.append((f"{FLOOR}: {name}", Series(one.model, one.kind, one.runs, scores)))
-    return Table(
-        name="scores",
-        title="Scores",
-        caption=caption("scores", comparison=comparison),
-        rows=[_scores(name, one, SCORES[comparison.task], floors) for name, one in named],
-        note=untrained(comparison.pairs),
-    )
+            other = replace(one, scores=tuple(run.also[name] for run in one.runs))
+            rows.append(_scores(f"{FLOOR}: {name}", other, SCORES[comparison.task], floors))
+    text = caption("scores", comparison=comparison)
+    return Part("scores", "Scores", text, rows, untrained(comparison.pairs))
 
 
 def _scores(name: str, one: Series, metrics: Sequence[str], floors: Mapping[str, Scores]) -> Row:
-    row: Row = {
+    row: dict[str, Any] = {
         "model": name,
         "reads": "pixels" if one.is_floor else one.runs[0].inputs,
         "encoder and weights": "" if one.is_floor else weights_of(one.runs[0]),
@@ -55,117 +47,80 @@ def _scores(name: str, one: Series, metrics: Sequence[str], floors: Mapping[str,
     beside = [floors.get(run.split.digest, {}) if floors else run.floor or {} for run in one.runs]
     for metric in metrics:
         found, title = one.summary(metric), TITLES[metric]
-        row[title] = found.mean
-        row[f"± {title}"] = found.deviation
-        row[f"{title}, low"], row[f"{title}, high"] = found.low, found.high
-        row[f"{title} of the floor"] = None
-        if not one.is_floor and all(beside):
-            values = [floor[metric].value for floor in beside]
-            row[f"{title} of the floor"] = sum(values) / len(values)
+        row |= {title: found.mean, f"± {title}": found.deviation}
+        row |= {f"{title}, low": found.low, f"{title}, high": found.high}
+        values = [floor[metric].value for floor in beside if floor and not one.is_floor]
+        mean = sum(values) / len(values) if len(values) == len(beside) else None
+        row[f"{title} of the floor"] = mean
     return row
 
 
-def differences(comparison: Comparison, found: Sequence[Compared]) -> Table:
-    """Return every comparison of two models as a row, in words and in numbers."""
-    return Table(
-        name="differences",
-        title=f"Differences in {TITLES[SCORES[comparison.task][0]]} between every two models",
-        caption=caption("differences", count=len(found)),
-        rows=[
-            {
-                "in words": one.words,
-                "training share": one.better.share,
-                "split": one.better.kind.split,
-                "model": one.better.model,
-                "other model": one.other.model,
-                "difference": 100 * one.difference.value,
-                "low": 100 * one.difference.low,
-                "high": 100 * one.difference.high,
-                "shown": "yes" if one.difference.shown else "no",
-                "seeds": one.difference.n_seeds,
-                "held-out samples": one.difference.n_samples,
-            }
-            for one in found
-        ],
-        note=untrained(comparison.pairs),
-    )
+def differences(comparison: Comparison, rows: Sequence[Row]) -> Part:
+    """Return every comparison of two models, as `compared` returns them."""
+    title = f"Differences in {TITLES[SCORES[comparison.task][0]]} between every two models"
+    text = caption("differences", count=len(rows))
+    return Part("differences", title, text, rows, untrained(comparison.pairs))
 
 
-def failures(comparison: Comparison) -> list[Table]:
+def failures(comparison: Comparison) -> list[Part]:
     """Return the failed cells of sweeps and their reasons, if there are any."""
     rows = [{"fit": what, "reason": why} for what, why in comparison.failed]
-    return [Table(name="failed", title="Failed fits", rows=rows)] if rows else []
+    return [Part("failed", "Failed fits", "", rows)] if rows else []
 
 
-def provenance(comparison: Comparison) -> list[Table]:
+def provenance(comparison: Comparison) -> list[Part]:
     """Return what the figures are based on: sources, splits, runs and versions."""
     pairs, note = comparison.pairs, untrained(comparison.pairs)
-    sources: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
+    models: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
     for model, run in pairs:
-        sources[_values(run, _SOURCE)][model] = None
-    splits = dict.fromkeys(_values(run, _SPLIT) for _, run in pairs)
-    versions = Counter(item for _, run in pairs for item in run.versions.items())
+        models[tuple(_source(run).items())][model] = None
+    sources = [{"models": ", ".join(names), **dict(source)} for source, names in models.items()]
+    splits = [dict(items) for items in dict.fromkeys(tuple(_split(r).items()) for _, r in pairs)]
+    counts = Counter(item for _, run in pairs for item in run.versions.items())
+    versions = [{"library": a, "version": b, "runs": n} for (a, b), n in counts.items()]
     warm = any(run.warm_start for _, run in pairs)
+    runs = [{"model": model, **_run(run)} for model, run in pairs]
     return [
-        Table(
-            name="sources",
-            title="What the models read",
-            caption=caption("sources"),
-            rows=[{"models": ", ".join(names), **dict(s)} for s, names in sources.items()],
-            note=note,
-        ),
-        Table(
-            name="splits",
-            title="Splits",
-            caption=caption("splits"),
-            rows=[dict(split) for split in splits],
-        ),
-        Table(
-            name="runs",
-            title="Runs",
-            caption=caption("runs", warm=warm),
-            rows=[{"model": model, **dict(_values(run, _RUN))} for model, run in pairs],
-            note=note,
-        ),
-        Table(
-            name="versions",
-            title="Versions",
-            rows=[{"library": a, "version": b, "runs": n} for (a, b), n in versions.items()],
-        ),
+        Part("sources", "What the models read", caption("sources"), sources, note),
+        Part("splits", "Splits", caption("splits"), splits),
+        Part("runs", "Runs", caption("runs", warm=warm), runs, note),
+        Part("versions", "Versions", "", versions),
     ]
 
 
-Columns = Mapping[str, Callable[[Run], Any]]
-_SOURCE: Columns = {
-    "reads": attrgetter("inputs"),
-    "dataset": attrgetter("dataset"),
-    "store": attrgetter("store"),
-    "encoder and weights": weights_of,
-    "image size": lambda run: str(run.identity.get("image_size", "")),
-    "fingerprint": attrgetter("fingerprint"),
-    "snapshot": attrgetter("snapshot"),
-    "note": attrgetter("note"),
-}
-_SPLIT: Columns = {
-    "split": attrgetter("split.name"),
-    "held-out share": attrgetter("split.share"),
-    "seed": attrgetter("split.seed"),
-    "train": attrgetter("n_train"),
-    "validation": attrgetter("n_validation"),
-    "test": attrgetter("n_test"),
-    "left out": unused,
-    "digest": attrgetter("split.digest"),
-}
-_RUN: Columns = {
-    "encoder and weights": weights_of,
-    "split": attrgetter("split.name"),
-    "training share": share_of,
-    "seed": attrgetter("seed"),
-    "run": attrgetter("path.name"),
-    "configuration": attrgetter("digest"),
-    "warm": attrgetter("warm_start"),
-}
+def _source(run: Run) -> Row:
+    return {
+        "reads": run.inputs,
+        "dataset": run.dataset,
+        "store": run.store,
+        "encoder and weights": weights_of(run),
+        "image size": str(run.identity.get("image_size", "")),
+        "fingerprint": run.fingerprint,
+        "snapshot": run.snapshot,
+        "note": run.note,
+    }
 
 
-def _values(run: Run, columns: Columns) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, value(run)) for name, value in columns.items())
+def _split(run: Run) -> Row:
+    return {
+        "split": run.split.name,
+        "held-out share": run.split.share,
+        "seed": run.split.seed,
+        "train": run.n_train,
+        "validation": run.n_validation,
+        "test": run.n_test,
+        "left out": unused(run),
+        "digest": run.split.digest,
+    }
+
+
+def _run(run: Run) -> Row:
+    return {
+        "encoder and weights": weights_of(run),
+        "split": run.split.name,
+        "training share": share_of(run),
+        "seed": run.seed,
+        "run": run.path.name,
+        "configuration": run.digest,
+        "warm": run.warm_start,
+    }

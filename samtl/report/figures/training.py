@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -9,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from samtl.experiment.run import Run
 from samtl.experiment.tables import read_curves
 from samtl.report.compare import Comparison, untrained
-from samtl.report.parts import Drawing, caption
-from samtl.report.style import log_scale, looks, new_figure
+from samtl.report.page import Part, caption
+from samtl.report.style import Look, log_scale, looks, new_figure
 
 Curves = dict[str, list[float]]
 
@@ -22,7 +24,7 @@ _PANELS = {
 }
 
 
-def training_curves(comparison: Comparison) -> list[Drawing]:
+def training_curves(comparison: Comparison) -> list[Part]:
     """Draw loss and accuracy of training and validation by epoch, on the standard split, one seed of it.
 
     There is no figure if no model has epochs.
@@ -36,38 +38,27 @@ def training_curves(comparison: Comparison) -> list[Drawing]:
     if not trained:
         return []
     pairs = [(model, run) for model, run, _ in trained.values()]
-    without = sorted(read.keys() - dict(pairs).keys(), key=list(read).index)
-    return [
-        Drawing(
-            name="training-curves",
-            title="Training and validation by epoch",
-            caption=caption(
-                "training",
-                one=comparison.standard[0],
-                seed=pairs[0][1].seed,
-                without=without,
-                warm=any(run.warm_start for _, run in pairs),
-            ),
-            rows=[
-                {
-                    "model": label,
-                    "epoch": int(epoch),
-                    **{title: curves[key][i] for key, title in _PANELS.items()},
-                    "kept": "kept" if i == _kept(run, curves) else "",
-                }
-                for label, (_, run, curves) in trained.items()
-                for i, epoch in enumerate(curves["epoch"])
-            ],
-            figure=_drawn(comparison, trained, untrained(pairs)),
-            note=untrained(pairs),
-        )
+    one, note = comparison.standard[0], untrained(pairs)
+    rows = [
+        {
+            "model": label,
+            "epoch": int(epoch),
+            **{title: curves[key][i] for key, title in _PANELS.items()},
+            "kept": "kept" if i == _kept(run, curves) else "",
+        }
+        for label, (_, run, curves) in trained.items()
+        for i, epoch in enumerate(curves["epoch"])
     ]
+    without = [model for model in read if model not in dict(pairs)]
+    text = caption("training", one=one, runs=dict(pairs), without=without)
+    figure = _drawn(looks(comparison.models), trained, note)
+    name = "training-curves"
+    return [Part(name, "Training and validation by epoch", text, rows, note, figure)]
 
 
 def _drawn(
-    comparison: Comparison, trained: dict[str, tuple[str, Run, Curves]], note: str
+    style: Mapping[str, Look], trained: Mapping[str, tuple[str, Run, Curves]], note: str
 ) -> Figure:
-    style = looks(comparison.models)
     with new_figure(5.2, note=note) as figure:
         grid = figure.subplots(2, 2, sharex=True, sharey="row")
         for (key, title), axes in zip(_PANELS.items(), grid.ravel(), strict=True):

@@ -3,30 +3,86 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup, escape
 from PIL import Image
 
-from samtl.report.parts import Drawing, Section, Table, environment
+from samtl.errors import require_extra
 from samtl.report.style import DPI, GRID, INK, PAPER
 
-MOST_ROWS = 2000  # of one table; more are slow on a phone, and the CSV file has them all
+jinja2 = require_extra("jinja2", "report")
+
+from markupsafe import Markup, escape  # noqa: E402
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _CSS_PIXELS = 4 / 3  # in a point, the unit of matplotlib's SVG
+
+Row = Mapping[str, Any]  # texts, numbers and None by the names of the columns
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A table, or a figure and the table of the numbers in it."""
+
+    name: str  #: of its files and its anchor: see `slug`
+    title: str
+    caption: str
+    rows: Sequence[Row]  #: all with the same columns
+    note: str = ""  #: the untrained weights that it depends on, and whose they are
+    figure: Figure | None = None
+    picture: bool = (
+        False  #: whether the figure consists of photographs, so that pixels are embedded, not SVG
+    )
+
+    @property
+    def header(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.rows[0]) if self.rows else []
+
+    @functools.cached_property
+    def numeric(self) -> set[str]:
+        """Names of the columns with numbers; words in them, such as `never`, are sorted last."""
+        return {name for row in self.rows for name, v in row.items() if isinstance(v, int | float)}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page."""
+
+    title: str
+    parts: Sequence[Part] = ()
+    texts: Sequence[str] = ()  #: paragraphs
+    bullets: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """What its anchor is called."""
+        return slug(self.title)
+
+
+def slug(text: str) -> str:
+    """Write a text in lower-case letters, digits and hyphens."""
+    return "-".join(re.findall("[a-z0-9]+", text.lower()))
+
+
+def caption(name: str, **facts: Any) -> str:
+    """Fill in one of the texts of `captions.j2`."""
+    macro = getattr(_environment().get_template("captions.j2").module, name)
+    return " ".join(macro(**facts).split())
 
 
 def render(
-    title: str,
-    subtitle: str,
-    sections: Sequence[Section],
-    images: Mapping[str, bytes],
-    made: str,
+    title: str, subtitle: str, sections: Sequence[Section], images: Mapping[str, bytes], made: str
 ) -> str:
     """Write a report as one HTML file.
 
@@ -34,27 +90,20 @@ def render(
     ----------
     title, subtitle : str
     sections : sequence of Section
-        The names of all tables and drawings must differ.
+        The names of all parts must differ.
     images : mapping of str to bytes
-        By the drawings' names: SVG by matplotlib, or a WebP or PNG file.
+        The figures by the names of their parts: SVG by matplotlib, or a WebP or PNG file.
     made : str
         The footer.
     """
-    jinja = environment(autoescape=True)
-    jinja.filters |= {"prose": _prose, "written": written, "number": number}
+    jinja = _environment(autoescape=True)
+    jinja.filters["prose"] = _prose
     script = _asset("page.js")
-    parts = [part for section in sections for part in section.parts]
     text: str = jinja.get_template("page.html").render(
         title=title,
         subtitle=subtitle,
         sections=sections,
-        shown={
-            part.name: _shown(images[part.name], part.name)
-            for part in parts
-            if isinstance(part, Drawing)
-        },
-        numeric=_numeric,
-        most_rows=MOST_ROWS,
+        shown={name: _shown(image, name) for name, image in images.items()},
         made=made,
         css=Markup(_asset("page.css")),
         script=Markup(script),
@@ -62,6 +111,17 @@ def render(
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     return text
+
+
+@functools.cache
+def _environment(**options: Any) -> Any:
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
 
 
 def _asset(name: str) -> str:
@@ -92,23 +152,3 @@ def _shown(image: bytes, name: str) -> dict[str, Any]:
     for colour, variable in ((INK, "--ink"), (GRID, "--grid"), (PAPER, "--paper")):
         content = re.sub(rf": {colour}\b", f": var({variable})", content, flags=re.I)
     return {"svg": Markup(content), **points, "pixels": points["width"] * _CSS_PIXELS}
-
-
-def _numeric(table: Table) -> list[bool]:
-    """Tell for each column whether it has numbers; words in it, such as `never`, are sorted last."""
-    rows = table.rows[:MOST_ROWS]
-    return [any(number(row[name]) is not None for row in rows) for name in table.header]
-
-
-def number(value: object) -> float | None:
-    """Return the number that a cell is sorted by; None for text."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def written(value: object) -> str:
-    """Write a cell for reading: numbers to four digits."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
