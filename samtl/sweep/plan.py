@@ -113,7 +113,7 @@ class Sources:
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
-        return Trial(Images(self.images(cell.store), None, size, given.pixels), *common)
+        return Trial(Images(self.images(cell.store), size, given.pixels), *common)
 
     def configured(self, cell: Cell) -> Cell:
         """Return a cell with its configuration."""
