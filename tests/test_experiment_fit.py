@@ -327,7 +327,12 @@ def overflowing(store):
         (None, {"features": "pooled,poled"}, UnknownName, "'poled': did you mean pooled"),
         (None, {"split": 0.2, "same_split_as": "runs/x"}, InputError, "exclude each other"),
         (None, {"same_split_as": "runs/x"}, InputError, "runs/x"),
-        (without_features, {}, InputError, "tier pooled, .* has grid: .*--tiers pooled --out cache"),
+        (
+            without_features,
+            {},
+            InputError,
+            "tier pooled, .* has grid: .*--tiers pooled --out cache",
+        ),
         (without_features, {"head": "conv", "features": "mean"}, InputError, "reads grid"),
         (unlabelled, {}, InputError, "0 usable rows and 3 classes"),
         (small_class, {"head": "logreg"}, InputError, "'River', got 1"),
