@@ -50,7 +50,7 @@ class Part:
 
     def _repr_png_(self) -> bytes | None:
         """Show the figure in a notebook."""
-        return self.figure and png(self.figure, tight=self.picture)
+        return None if self.figure is None else png(self.figure, tight=self.picture)
 
     @functools.cached_property
     def numeric(self) -> set[str]:
