@@ -16,7 +16,10 @@ with warnings.catch_warnings():
     import boto3
     from moto.server import ThreadedMotoServer
 
-FAULTS = ("500", "503", "409", "slow", "reset", "lost")
+# Answers of these codes, those of 409 to writes on a condition only; `reset` before a request arrives, `lost` after it
+# was carried out.
+CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict"}
+FAULTS = (*CODES, "slow", "reset", "lost")
 _numbers = itertools.count()
 
 
@@ -28,8 +31,6 @@ class Server:
     rate : float
         The share of requests that end in a fault.
     faults : sequence of str
-        `500`, `503`, `409` (of writes on a condition only), `slow`, `reset` (before the request arrives), `lost` (the
-        answer, after the request was carried out).
     struck : Counter
         How often each did.
     requests : list of (method, path, headers)
@@ -43,18 +44,13 @@ class Server:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._moto.start()
-        self._behind = self._moto.get_host_and_port()[1]
+        self.behind = self._moto.get_host_and_port()[1]
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._proxy.daemon_threads = True
         self._proxy.server = self
-        self._random = random.Random(0)
-        self.slowness = 0.5
+        self.url = f"http://127.0.0.1:{self._proxy.server_address[1]}"
         self.reset()
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self._proxy.server_address[1]}"
 
     def reset(self, seed=0):
         self.rate, self.faults, self.struck = 0.0, FAULTS, Counter()
@@ -70,18 +66,15 @@ class Server:
     def client(self):
         """Give what other programs write to buckets with."""
         return boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{self._behind}",
-            aws_access_key_id="a",
-            aws_secret_access_key="b",
+            "s3", endpoint_url=f"http://127.0.0.1:{self.behind}", aws_access_key_id="a", aws_secret_access_key="b",
             region_name="us-east-1",
-        )
+        )  # fmt: skip
 
-    def fault(self, method, conditional):
+    def fault(self, conditional):
+        """Draw what happens to a request; "" for nothing."""
         if self._random.random() >= self.rate:
             return ""
-        allowed = [f for f in self.faults if f != "409" or conditional]
-        fault = self._random.choice(allowed) if allowed else ""
+        fault = self._random.choice([f for f in self.faults if f != "409" or conditional] or [""])
         self.struck[fault] += bool(fault)
         return fault
 
@@ -99,45 +92,36 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self):
         server = self.server.server
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = dict(self.headers.items())
+        headers = {name.lower(): value for name, value in self.headers.items()}
         server.requests.append((self.command, self.path, headers))
+        fault = server.fault(bool(headers.keys() & {"if-match", "if-none-match"}))
         if server.answer is not None:
             status, text = server.answer
-            text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{text}</Error>'
-            self._answer(status, [], text.encode())
-            return
-        lower = {name.lower() for name in headers}
-        fault = server.fault(self.command, bool(lower & {"if-match", "if-none-match"}))
-        headers = {k: v for k, v in headers.items() if k.lower() not in server.ignores}
-        if fault == "reset":
+            self._answer(status, {}, f"<Error>{text}</Error>".encode())
+        elif fault in CODES:
+            self._answer(int(fault), {}, f"<Error><Code>{CODES[fault]}</Code></Error>".encode())
+        elif fault == "reset":
             self.close_connection = True
-            return
-        if fault in ("500", "503", "409"):
-            code = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict"}
-            text = f"<Error><Code>{code[fault]}</Code><Message>made up</Message></Error>".encode()
-            self._answer(int(fault), [], text)
-            return
-        if fault == "slow":
-            time.sleep(server.slowness)
-        behind = http.client.HTTPConnection("127.0.0.1", server._behind, timeout=60)
-        try:
-            behind.request(self.command, self.path, body, headers)
-            answer = behind.getresponse()
-            content = answer.read()
-        finally:
-            behind.close()
-        if fault == "lost":
-            self.close_connection = True
-            return
-        self._answer(answer.status, answer.getheaders(), content)
+        else:
+            time.sleep(0.5 * (fault == "slow"))
+            behind = http.client.HTTPConnection("127.0.0.1", server.behind, timeout=60)
+            with contextlib.closing(behind):
+                headers = {k: v for k, v in headers.items() if k not in server.ignores}
+                behind.request(self.command, self.path, body, headers)
+                answer = behind.getresponse()
+                content = answer.read()
+            if fault == "lost":
+                self.close_connection = True
+            else:
+                self._answer(answer.status, dict(answer.getheaders()), content)
 
     def _answer(self, status, headers, content):
+        headers = {name.lower(): value for name, value in headers.items()}
+        if self.command != "HEAD" or "content-length" not in headers:
+            headers["content-length"] = str(len(content))
         self.send_response_only(status)
-        for name, value in headers:
-            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
-                self.send_header(name, value)
-        length = next((v for k, v in headers if k.lower() == "content-length"), len(content))
-        self.send_header("Content-Length", str(length if self.command == "HEAD" else len(content)))
+        for name in headers.keys() - {"connection", "transfer-encoding"}:
+            self.send_header(name, headers[name])
         self.end_headers()
         try:
             self.wfile.write(content if self.command != "HEAD" else b"")

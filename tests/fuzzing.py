@@ -21,19 +21,10 @@ with atheris.instrument_imports(include=["samtl.store", "samtl.heads"]):
     from samtl.store.storage import open_storage
     from samtl.store.verify import check
 
-from test_torture_fuzz import damaged, mutated
-from test_torture_fuzz import sealed as sealed_content
+from test_torture_fuzz import damaged, mutated, sealed
 
 from samtl._io import crc32c
 from samtl.errors import DamageError, SamtlError
-
-
-def sealed(data):
-    """Bytes with a checksum that fits, and an identity's digest, if that can be."""
-    try:
-        return sealed_content(json.loads(data))
-    except (ValueError, RecursionError):
-        return data
 
 
 def state(folder):
@@ -47,29 +38,17 @@ def metadata(folder):
     open_store(folder).zarr()
 
 
+ROWS = {}  # filled while the shard is whole
+
+
 def rows(folder):
     """Every row of a block, each time anew: what was committed, or a message."""
     store = open_store(folder)
     for row in range(16):
-        refused = True
+        found = None
         with suppress(DamageError):
             found = store.row("pooled", row).tobytes()
-            refused = False
-        assert refused or found == ROWS.setdefault(row, found), row
-
-
-ROWS = {}  # filled while the shard is whole
-
-
-def of_one_size(size):
-    """Bytes of a shard as long as the committed one, whose first row has a checksum that fits."""
-
-    def close(data):
-        data = data[:size].ljust(size, b"\0")
-        stop = KEY_BYTES + 20
-        return data[:stop] + crc32c(data[KEY_BYTES:stop]).to_bytes(4, "little") + data[stop + 4 :]
-
-    return close
+        assert found is None or found == ROWS.setdefault(row, found), row
 
 
 # What is changed, and what is done with it.
@@ -90,11 +69,17 @@ def main():
     name, use = TARGETS[target]
     path = folder / name
     raw = path.read_bytes()
-    close = bytes
-    if target in ("identity", "record"):
-        close = sealed
-    elif target == "shard":
-        close = of_one_size(len(raw))
+
+    def close(data):
+        """Give a document a checksum that fits; a shard the size that was committed, and its first row a checksum."""
+        if target in ("identity", "record"):
+            with suppress(ValueError, RecursionError):
+                return sealed(json.loads(data))
+        if target == "shard":
+            data, stop = data[: len(raw)].ljust(len(raw), b"\0"), KEY_BYTES + 20
+            crc = crc32c(data[KEY_BYTES:stop]).to_bytes(4, "little")
+            return data[:stop] + crc + data[stop + 4 :]
+        return bytes(data)
 
     def one(data):
         path.write_bytes(close(data))

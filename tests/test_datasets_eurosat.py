@@ -1,15 +1,12 @@
 """EuroSAT in both official layouts, packed and unpacked, and the download that never trusts."""
 
 import hashlib
-import io
 import os
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from zips import pack, serving, unpack
+from zips import pack, picture, serving, unpack
 
 from samtl.datasets import eurosat, resolve
 from samtl.errors import InputError, ResourceError
@@ -18,14 +15,8 @@ from samtl.images.codecs import decode
 LAYOUTS = ("eurosat/2750", "EuroSAT_RGB")
 
 
-def jpeg(value):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((64, 64, 3), value, np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
 FILES = {
-    f"{name}/{name}_{i}.jpg": jpeg(10 * i + len(name))
+    f"{name}/{name}_{i}.jpg": picture(10 * i + len(name), form="JPEG")
     for name in eurosat.COUNTS
     for i in (10, 9, 1, 2)
 }

@@ -1,24 +1,16 @@
 """Folders of class folders: what is listed, and what is refused with how it ought to be."""
 
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from zips import picture
 
 from samtl.datasets import resolve
 from samtl.datasets.listing import natural
 from samtl.errors import InputError
-
-
-def image_bytes(value=0, form="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(buffer, form)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -27,7 +19,7 @@ def root(tmp_path):
     root = tmp_path / "My Photos"
     for name in ("water", "city"):
         for i in (1, 2):
-            add(root, f"{name}/{i}.png", image_bytes(i))
+            add(root, f"{name}/{i}.png", picture(i))
     return root
 
 
@@ -90,7 +82,7 @@ class TestParts:
         for part, count in (("train", 3), ("Val", 1), ("test", 2)):
             for name in ("water", "city"):
                 for i in range(count):
-                    add(tmp_path / "data", f"{part}/{name}/{i}.png", image_bytes(i))
+                    add(tmp_path / "data", f"{part}/{name}/{i}.png", picture(i))
         return tmp_path / "data"
 
     def test_are_read_as_parts(self, parted):
@@ -104,7 +96,7 @@ class TestParts:
             top, name, _ = sample_id.split("/")
             assert name == dataset.classes[label]
             assert part == {"train": "train", "Val": "validation", "test": "test"}[top]
-        assert dataset.read("test/city/1.png") == image_bytes(1)
+        assert dataset.read("test/city/1.png") == picture(1)
 
     @pytest.mark.parametrize("path", ["test/forest/1.png", "train/1.png"])
     def test_classes_that_differ_and_loose_images_are_refused(self, parted, path):
@@ -116,8 +108,8 @@ class TestParts:
 @pytest.mark.parametrize(
     ("files", "named"),
     [
-        (None, "does not exist"),
-        ([], "no sub-folder"),
+        (None, "is no folder"),
+        ([], "sub-folders"),
         (["a/1.png"], "'a'"),
         (["a/1.png", "b/1.png", "1.png"], r"'1\.png'"),
         (["a/1.png", "a/b/2.png"], "'a'"),
@@ -142,7 +134,7 @@ def test_one_folder_is_named(root):
             resolve(spec)
     with pytest.raises(InputError, match="both"):
         resolve(f"folder:{root}", root)
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match="is no folder"):
         listed(root / "city" / "1.png")
 
 
@@ -163,7 +155,7 @@ class TestHostileFiles:
         (root / "water/3.png").symlink_to(root / "city" / "2.png")
         dataset = listed(root)
         assert len(dataset) == 6
-        assert dataset.read("water/3.png") == image_bytes(2)
+        assert dataset.read("water/3.png") == picture(2)
 
     @pytest.mark.parametrize(
         ("place", "target", "said"),

@@ -9,24 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_images_codecs import png
-from zips import pack, unpack
+from zips import encoded, pack, picture, unpack
 
 from samtl.datasets import resolve
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage
 
 HEIGHT, WIDTH = 5, 7
-
-
-def encoded(pixels, form="PNG"):
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return buffer.getvalue()
-
-
-def picture(value=0, shape=(HEIGHT, WIDTH), form="PNG"):
-    return encoded(np.full((*shape, 3), value, np.uint8), form)
 
 
 def values(*some, shape=(HEIGHT, WIDTH)):
@@ -74,17 +63,13 @@ class TestListing:
             np.testing.assert_array_equal(found, values(0, 1, 0))
 
     @pytest.mark.parametrize(
-        ("images", "masks", "top", "make"),
-        [
-            ("Image", "MASK", "", pack),
-            ("img", "labels", "top/", unpack),
-            ("SAT", "Map", "top/", pack),
-            ("sat", "gt", "", unpack),
-        ],
+        ("images", "masks"),
+        [("Image", "MASK"), ("img", "labels"), ("top/SAT", "top/Map"), ("sat", "gt")],
     )
-    def test_folders_go_by_several_names(self, tmp_path, make, top, images, masks):
-        files = {f"{top}{images}/a.png": picture(), f"{top}{masks}/a.png": mask(0, 255)}
-        assert listed(make(tmp_path / "a", files)).sample_ids == ("a.png",)
+    def test_folders_go_by_several_names(self, tmp_path, images, masks):
+        files = {f"{images}/a.png": picture(), f"{masks}/a.png": mask(0, 255)}
+        for make in (pack, unpack):
+            assert listed(make(tmp_path / make.__name__, files)).sample_ids == ("a.png",)
 
     @pytest.mark.parametrize(
         ("files", "told"),
@@ -117,10 +102,10 @@ class TestMatching:
     @pytest.mark.parametrize("option", [r"^(\d+)_", r"\d+", r"(\d+)_(?:sat|mask)"])
     def test_names_are_matched_by_what_a_regex_finds(self, tmp_path, option):
         files = {f"sat/{i}_sat.jpg": picture(form="JPEG") for i in (7, 12)}
-        files |= {f"gt/{i}_mask.png": mask(0, 255) for i in (7, 12)}
+        files |= {"gt/7_mask.png": mask(0), "gt/12_mask.png": mask(0, 255)}
         dataset = listed(unpack(tmp_path / "a", files), f"?stem={option}")
         assert dataset.sample_ids == ("7_sat.jpg", "12_sat.jpg")
-        assert dataset.read_mask.files.names["12_sat.jpg"] == "gt/12_mask.png"
+        assert [dataset.read_mask(i).max() for i in dataset.sample_ids] == [0, 1]
 
     @pytest.mark.parametrize(
         ("option", "told"),
@@ -174,23 +159,19 @@ class TestCoding:
         [
             ("?foregrund=1", "stem=.*foreground=.*classes=.*ignore=.*group=.*'foregrund=1'"),
             ("?foreground", "foreground"),
-            ("?foreground=", "foreground"),
             ("?foreground=1&foreground=2", "foreground"),
             ("?foreground=1&classes=a,b", "foreground=.*classes="),
             ("?foreground=256", "foreground="),
-            ("?foreground=white", "foreground="),
             ("?ignore=1,,2", "ignore="),
             ("?ignore=-1", "ignore="),
             ("?foreground=7&ignore=7", "7 is"),
             ("?classes=a:7,b:8&ignore=8", "8 is"),
-            ("?classes=a", "2 to 255 classes"),
             ("?classes=a,", "2 to 255 classes"),
             ("?classes=a,a", "once"),
             ("?classes=a:1,b", "once"),
             ("?classes=a:x,b", "classes="),
-            ("?classes=a:,b", "classes="),
         ],
-    )  # fmt: skip
+    )
     def test_options_that_are_none(self, root, option, told):
         with pytest.raises(InputError, match=told):
             listed(root, option)
@@ -265,6 +246,15 @@ class TestWrongMasks:
         assert caught.value.code == "mask_unreadable"
 
 
+def test_a_foreground_that_is_nowhere_is_told_before_hours_are_spent(tmp_path):
+    files = {f"images/{i}.png": picture() for i in range(3)}
+    files |= {f"masks/{i}.png": mask(0, 255) for i in range(3)}
+    root = unpack(tmp_path, files)
+    with pytest.raises(InputError, match=r"none of 3 .* values 0, 255"):
+        resolve("masks:?foreground=1", root)
+    assert len(resolve("masks:?foreground=255", root)) == 3
+
+
 @pytest.mark.data
 def test_the_real_roads():
     if "SAMTL_DATA" not in os.environ:
@@ -278,12 +268,3 @@ def test_the_real_roads():
         found = dataset.read_mask(sample_id)
         assert set(np.unique(found)) <= {0, 1}
         assert found.shape == np.asarray(Image.open(io.BytesIO(dataset.read(sample_id)))).shape[:2]
-
-
-def test_a_foreground_that_is_nowhere_is_told_before_hours_are_spent(tmp_path):
-    files = {f"images/{i}.png": picture() for i in range(3)}
-    files |= {f"masks/{i}.png": mask(0, 255) for i in range(3)}
-    root = unpack(tmp_path, files)
-    with pytest.raises(InputError, match=r"none of 3 .* values 0, 255"):
-        resolve("masks:?foreground=1", root)
-    assert len(resolve("masks:?foreground=255", root)) == 3

@@ -1,37 +1,27 @@
 """The roads of Cheng et al. in their shipped parts, as they may lie on a disk."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
-from zips import pack, unpack
+from zips import encoded, pack, unpack
 
 from samtl.datasets import PARTS, resolve, roads
 from samtl.errors import InputError
-
-
-def encoded(pixels, suffix):
-    buffer = io.BytesIO()
-    forms = {"bmp": "BMP", "png": "PNG", "jpg": "JPEG", "tif": "TIFF"}
-    Image.fromarray(pixels).save(buffer, forms[suffix])
-    return buffer.getvalue()
-
 
 ROAD = np.zeros((6, 8, 3), np.uint8)
 ROAD[2:4] = 255
 
 
-def made(
-    image="image{}.bmp", label="{}.bmp", numbers=(1, 2, 10), parts=("Train", "Validation", "Test")
-):
+FORMS = {"bmp": "BMP", "png": "PNG", "jpg": "JPEG", "tif": "TIFF"}
+
+
+def made(image="image{}.bmp", label="{}.bmp", parts=("Train", "Validation", "Test")):
     """Give the files of a small copy."""
     files = {}
     for part in parts:
-        for i in numbers:
-            files[f"{part}/image/{image.format(i)}"] = encoded(ROAD // 2 + i, image[-3:])
-            files[f"{part}/label/{label.format(i)}"] = encoded(ROAD, label[-3:])
-            files[f"{part}/centerline/{label.format(i)}"] = encoded(ROAD, label[-3:])
+        for i in (1, 2, 10):
+            files[f"{part}/image/{image.format(i)}"] = encoded(ROAD // 2 + i, FORMS[image[-3:]])
+            for folder in ("label", "centerline"):
+                files[f"{part}/{folder}/{label.format(i)}"] = encoded(ROAD, FORMS[label[-3:]])
     return files
 
 
@@ -88,8 +78,8 @@ def test_without_a_root_it_says_where_to_get_it():
         ({k: v for k, v in made().items() if "Test/label" not in k}, "in 'Test'"),
         ({k: v for k, v in made().items() if "label/2." not in k}, "1 of 3 images have no mask"),
         (made(image="image_{}.bmp"), "3 of 3 images have no mask .* and 3 of 3 masks"),
-        (made() | {"Test/image/2.bmp": encoded(ROAD, "bmp")}, "two images are both known as '2'"),
-        (made() | {f"{p}/label/{i}.bmp": encoded(ROAD[1:], "bmp") for p in ("Train", "Test") for i in (1, 2, 10)},
+        (made() | {"Test/image/2.bmp": encoded(ROAD, "BMP")}, "two images are both known as '2'"),
+        (made() | {f"{p}/label/{i}.bmp": encoded(ROAD[1:], "BMP") for p in ("Train", "Test") for i in (1, 2, 10)},
          "6 of 9 .*image1.bmp is 8 x 6, its mask 8 x 5"),
         (dict.fromkeys((f"{p}/{n}/x.txt" for p in PARTS for n in ("image", "label")), b""), "no images"),
     ],

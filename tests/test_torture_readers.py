@@ -25,7 +25,7 @@ from samtl.images.transforms import resize_longest_side
 from samtl.store.reader import open_store
 from samtl.store.verify import check
 
-READS = 10_000 if ALL else 300
+READS = 10_000 if ALL else 200
 IMAGES = stubs.toy_dataset(80)
 OPTIONS = {"device": "cpu", "dtype": "float32", "tiers": ["pooled", "dense"]}
 

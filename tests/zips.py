@@ -1,13 +1,28 @@
-"""Files of a dataset in a folder, in a zip archive that need not be honest, or on a server."""
+"""Image files, and files in a folder, in a zip archive that need not be honest, or on a server."""
 
 import functools
 import http.server
+import io
 import struct
 import threading
 import zipfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+
+def encoded(pixels, form="PNG", **options):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def picture(value=0, shape=(5, 7), form="PNG"):
+    return encoded(np.full((*shape, 3), value, np.uint8), form)
 
 
 def unpack(path, files):

@@ -31,22 +31,20 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     if the folder has another layout.
     """
     path = one_place("folder", argument, root)
-    kind = kind_of(path)
-    if kind != "folder":
-        what = "is a file" if kind == "file" else "does not exist"
-        raise InputError(f"{str(path)!r} {what}; {_LAYOUT}")
+    if kind_of(path) != "folder":
+        raise InputError(f"{str(path)!r} is no folder; {_LAYOUT}")
     tree = FolderTree(path)
     folders = tree.folders()
     if len(folders) < 2:
-        came = f"only one sub-folder, {folders[0]!r}" if folders else "no sub-folder"
-        raise InputError(f"{str(path)!r} has {came}; {_LAYOUT}")
+        raise InputError(f"{str(path)!r} has the sub-folders {folders}; {_LAYOUT}")
     parted = all(name.lower() in _PARTS for name in folders)
     tops = sorted(folders, key=lambda name: _PARTS[name.lower()]) if parted else [""]
     classes = tree.folders(tops[0])
     ids, labels, parts = list[str](), list[int](), list[str]()
     for top in tops:
-        for label, name in enumerate(_classes(tree, top, classes)):
-            folder = f"{top}/{name}" if top else name
+        _require_classes(tree, top, classes)
+        for label, name in enumerate(classes):
+            folder = f"{top}/{name}".strip("/")
             files = tree.images(folder)
             if not files:
                 raise InputError(f"{str(path)!r} has no image in {folder!r}; {_LAYOUT}")
@@ -66,18 +64,16 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     )
 
 
-def _classes(tree: FolderTree, top: str, classes: list[str]) -> list[str]:
+def _require_classes(tree: FolderTree, top: str, classes: list[str]) -> None:
     """Require that the class folders in a part are those of the others, with no image beside them."""
-    found = tree.folders(top)
+    found, loose = tree.folders(top), tree.images(top, deep=False)
     if found != classes or len(found) < 2:
         raise InputError(
             f"the parts of {str(tree.path)!r} must have the same classes, at least two: {top!r} has {found}, another "
             f"has {classes}; {_LAYOUT}"
         )
-    loose = tree.images(top, deep=False)
     if loose:
         raise InputError(
             f"{str(tree.path / top)!r} has images beside its class folders ({len(loose)}, such as {loose[0]!a}), whose "
             f"class is unknown; {_LAYOUT}"
         )
-    return found

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from samtl._io import AtomicFolder, replace
 from samtl.datasets.listing import kind_of
-from samtl.errors import InputError
-from samtl.experiment.run import writing
+from samtl.errors import InputError, writing
 from samtl.experiment.tables import MASKS, PREDICTIONS, write_mask
 
 
