@@ -177,9 +177,8 @@ def plan(sources: Sources) -> list[Cell]:
         other = seen.setdefault(cell.config.digest, cell)
         if other is not cell:
             raise InputError(
-                f"{cell.name} with seed {cell.seed} would be trained twice in the same way, on the split {other.split} "
-                f"and on {cell.split}: a head, baseline, store, split or choice of features is given twice; leave one "
-                "out"
+                f"{cell} would be trained twice, as {other} is the same: a head, baseline, store, split or choice of "
+                "features is given twice; leave one out"
             )
     return cells
 
