@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import stubs
-import torch
 from samtl.cli import app, main
 from typer.main import get_command
 
@@ -238,18 +237,12 @@ EMBED = ("embed", "--encoder", "tiny", "--dataset", "folder:images")
 BAD_INPUT = {
     "unknown verb": (("emebd",), "embed"),
     "unknown dataset": (("embed", "--dataset", "eurosta", "--encoder", "tiny"), "eurosat"),
-    "unknown encoder": (("embed", "--dataset", "folder:images", "--encoder", "sam_vit_x"), "sam_vit_"),
     "unknown kind": (("ls", "encoder"), "encoders"),
     "missing root": (("embed", "--dataset", "folder:nowhere", "--encoder", "tiny"), "nowhere"),
-    "missing eurosat root": (("embed", "--root", "nowhere", "--encoder", "tiny"), "nowhere"),
     "empty folder": (("embed", "--dataset", "folder:empty", "--encoder", "tiny"), "empty"),
     "unknown tier": ((*EMBED, "--tiers", "pooled,thick"), "--tiers"),
     "batch size": ((*EMBED, "--batch-size", "0"), "--batch-size"),
     "too many per class": ((*EMBED, "--per-class", "99"), "12"),
-    "limit": ((*EMBED, "--limit", "0"), "--limit"),
-    "device": ((*EMBED, "--device", "gpu"), "--device"),
-    "dtype": ((*EMBED, "--dtype", "int8"), "--dtype"),
-    "seed of weights": ((*EMBED, "--checkpoint", "random:x"), "random:SEED"),
     "missing checkpoint": ((*EMBED, "--checkpoint", "w.pth"), "w.pth"),
     "nowhere for the JSON": ((*EMBED, "--json", "no/such/folder/e.json"), "no/such/folder/e.json"),
     "not a store": (("info", "images"), "images"),
@@ -263,16 +256,6 @@ def test_bad_input_is_one_message_and_exit_code_2(run, folder, case):
     code, _, errors = run(*args)
     assert code == 2
     assert told in re.sub(r"\s+", " ", errors)
-    assert untouched(Path("cache"))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_where_there_is_none(run, folder):
-    code, _, errors = run(
-        "embed", "--dataset", f"folder:{folder}", "--encoder", "tiny", "--device", "cuda"
-    )
-    assert code == 2
-    assert "--device cuda" in errors
     assert untouched(Path("cache"))
 
 
@@ -390,24 +373,6 @@ def test_fit_head_prints_scores_beside_the_floor(run, embedded):
     assert f"run: {folder}" in output
 
 
-@pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        (("--split", "1.5"), "1.5"),
-        (("--split", "0"), "--split 0"),
-        (("--split", "0.01"), "0.01"),
-        (("--head", "mpl"), "mlp"),
-        (("--cache", "nowhere"), "nowhere"),
-        (("--split", "half"), "half"),
-    ],
-)
-def test_fit_head_on_bad_input(run, embedded, args, told):
-    code, _, errors = run("fit-head", *args)
-    assert code == 2
-    assert told in re.sub(r"[\s│]+", " ", errors)
-    assert untouched(Path("runs"))
-
-
 def test_an_unfinished_store_is_refused_unless_allowed(run, embedded):
     store = next(Path("cache").glob("*.zarr"))
     (store / "log" / "1.0.json").unlink()
@@ -463,29 +428,35 @@ def test_predict_from_the_only_store(run, trained, folder):
     assert Path("stored.csv").read_text().startswith("sample_id,predicted,p_field,p_town\n")
 
 
+PREDICT = ("predict", "--run", "RUN")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [
-        ((), 2, "--from-store"),
-        (("--images", "images", "--from-store"), 2, "--from-store"),
-        (("--images", "images", "--cache", "cache"), 2, "--from-store"),
-        (("--images", "images", "--checkpoint", "random:1"), 3, "encoder.weights_sha256"),
-        (("--images", "nowhere"), 2, "nowhere"),
-        (("--images", "images", "--device", "gpu"), 2, "--device"),
-        (("--images", "images", "--batch-size", "0"), 2, "--batch-size"),
+        (("fit-head", "--split", "1.5"), 2, "1.5"),
+        (("fit-head", "--split", "0.01"), 2, "0.01"),
+        (("fit-head", "--split", "half"), 2, "half"),
+        (("fit-head", "--head", "mpl"), 2, "mlp"),
+        (("fit-head", "--cache", "nowhere"), 2, "nowhere"),
+        (PREDICT, 2, "--from-store"),
+        ((*PREDICT, "--images", "images", "--from-store"), 2, "--from-store"),
+        ((*PREDICT, "--images", "images", "--cache", "cache"), 2, "--from-store"),
+        ((*PREDICT, "--images", "images", "--checkpoint", "random:1"), 3, "encoder.weights_sha256"),
+        ((*PREDICT, "--images", "images", "--device", "gpu"), 2, "--device"),
+        (("predict", "--run", "images", "--images", "images"), 2, "images is no run"),
+        (("verify", "--quick", "--deep"), 2, "--deep"),
+        (("verify", "--recompute", "1"), 2, "--dataset"),
+        (("verify", "--dataset", "synthetic:4"), 2, "--deep"),
+        (("verify", "nowhere"), 2, "nowhere"),
     ],
 )
-def test_predict_on_bad_input(run, trained, args, code, told):
-    ended, _, errors = run("predict", "--run", trained, *args)
+def test_bad_input_beside_a_store_and_a_run(run, trained, args, code, told):
+    before = {path.name for path in Path().iterdir()}
+    ended, _, errors = run(*(trained if arg == "RUN" else arg for arg in args))
     assert ended == code
-    assert told in re.sub(r"\s+", " ", errors)
-    assert not Path("predictions.csv").exists()
-
-
-def test_predict_without_a_run(run, folder):
-    code, _, errors = run("predict", "--run", folder, "--images", folder)
-    assert code == 2
-    assert str(folder) in errors.replace("\n", "")
+    assert told in re.sub(r"[\s│]+", " ", errors)
+    assert {path.name for path in Path().iterdir()} == before
 
 
 def test_verify_and_repair(run, embedded):
@@ -507,8 +478,7 @@ def test_verify_and_repair(run, embedded):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(errno.EROFS, 5), (errno.ENOSPC, 5), (errno.EIO, 5), (errno.EACCES, 2), (errno.ENOENT, 2)],
+    ("number", "code"), [(errno.ENOSPC, 5), (errno.EIO, 5), (errno.EACCES, 2), (errno.ENOENT, 2)]
 )
 def test_an_error_of_the_drive_names_the_path(run, monkeypatch, number, code):
     def refuse(*arguments, **options):
@@ -533,18 +503,6 @@ def test_verify_with_the_images(run, embedded, folder):
     (folder / "town").rename(folder / "city")
     assert verified("--recompute", "24") == (0, 12, {})
     assert verified("--deep") == (3, 0, {"gone": 12})
-
-
-def test_verify_on_bad_input(run, embedded):
-    for arguments, text in (
-        (("--quick", "--deep"), "--deep"),
-        (("--recompute", "1"), "--dataset"),
-        (("--dataset", "synthetic:4"), "--deep"),
-        (("nowhere",), "nowhere"),
-    ):
-        code, _, error = run("verify", *arguments)
-        assert code == 2
-        assert text in error
 
 
 def test_compact_drops_rows_that_are_not_listed(run, embedded, folder):

@@ -110,7 +110,7 @@ def test_masks_are_scored_at_the_resolution_of_the_run_compared_with(tmp_path):
     assert floor.metrics == again.metrics
     # What a head and a baseline were scored against is the same, wherever they read it.
     assert head.comparison_key == floor.comparison_key == again.comparison_key
-    images = Images(shuffled(data), image_size=32)
+    images = Images(shuffled(data), 32)
     parts = choose(images.samples, None, 0, head.path)
     smaller = Trial(images, "floor", configured("baselines", "floor", {}, 0), parts, 0, {})
     assert smaller.fit(tmp_path, Clock()).comparison_key != head.comparison_key

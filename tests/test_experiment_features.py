@@ -19,15 +19,11 @@ from toys import blobs, stripes
 
 from samtl.errors import DamageError, InputError
 from samtl.experiment import features as feed
-from samtl.experiment.features import Feed, Targets, held_in_memory
+from samtl.experiment.features import Feed, Targets
 from samtl.experiment.sources import Data
-from samtl.store.fingerprint import make_identity
-from samtl.store.format import BLOCK_ROWS, array_specs
+from samtl.store.format import BLOCK_ROWS
 from samtl.store.maintenance import compact
 from samtl.store.reader import Store, open_store
-from samtl.store.samples import SampleTable
-from samtl.store.storage import open_storage
-from samtl.store.writer import open_writer
 
 SHAPE = (2, 4, 4)
 ROW_BYTES = 2 * 2 * 4 * 4
@@ -151,13 +147,6 @@ def test_windows_take_whole_blocks_in_random_order(monkeypatch):
     assert [len(rows) for rows in source.store.reads] == [BLOCK_ROWS] * 4
 
 
-def test_what_fits_is_held(monkeypatch):
-    store = MemoryStore(10)
-    monkeypatch.setattr(feed, "HELD_BYTES", 5 * ROW_BYTES)
-    assert held_in_memory(store, "dense", 5)
-    assert not held_in_memory(store, "dense", 6)
-
-
 def test_masks_are_taken_from_the_middle_of_their_cells():
     class Store(MemoryStore):
         def row(self, array, row):
@@ -251,7 +240,7 @@ def path(tmp_path_factory):
 
 @pytest.mark.parametrize("features", [None, "mean,block*"])
 def test_held_features_are_those_that_are_read(path, features, monkeypatch):
-    held, plain = (Data(open_store(path), "pooled", features, None, False) for _ in range(2))
+    held, plain = (Data(open_store(path), "pooled", features) for _ in range(2))
     held.hold()
     rows = np.array([41, 3, 3, 17])
     expected = plain.read(rows)
@@ -267,34 +256,31 @@ def test_held_features_are_those_that_are_read(path, features, monkeypatch):
         held.read(rows)
 
 
-def test_what_is_too_large_is_not_held(path, monkeypatch):
-    monkeypatch.setattr(feed, "HELD_BYTES", 100)
-    data = Data(open_store(path), "pooled", None, None, False)
-    data.hold()
-    assert data._held is None
-
-
-def test_rows_that_are_not_there_yet_are_not_held(path, tmp_path):
+def test_what_is_too_large_or_not_there_yet_is_not_held(path, tmp_path, monkeypatch):
     copy = shutil.copytree(path, tmp_path / "copy.zarr")
     for record in (copy / "log").glob("3*.json"):
         record.unlink()
-    data = Data(open_store(copy), "pooled", None, None, True)
+    data = Data(open_store(copy), "pooled", allow_partial=True)
     data.hold()
     rows = np.flatnonzero(data.samples.usable)
     assert len(rows) == 48
     np.testing.assert_array_equal(data.read(rows), open_store(copy).read("pooled", rows))
+    monkeypatch.setattr(feed, "HELD_BYTES", 100)
+    data = Data(open_store(path), "pooled")
+    data.hold()
+    assert data._held is None
 
 
 def test_samples_are_named_whatever_head_reads_which(path, tmp_path):
     lean = embedded(tmp_path, stripes(60), 64, ("pooled",))
     stores = [(path, "pooled"), (path, "grid"), (lean, "pooled")]
-    assert len({Data(open_store(p), array, None, None, False).digest for p, array in stores}) == 1
+    assert len({Data(open_store(p), array).digest for p, array in stores}) == 1
 
 
 def test_samples_are_named_by_their_masks_too_and_fed_as_they_are(tmp_path, monkeypatch):
     def named(dataset):
         path = embedded(tmp_path, dataset, 64, ("dense",))
-        return Data(open_store(path), "dense", None, None, False).digest
+        return Data(open_store(path), "dense").digest
 
     data = blobs(20, classes=2)
     masks, one = data.read_mask, data.sample_ids[3]
@@ -353,7 +339,7 @@ print(before, peak_memory(), head.curves_["train_loss"][0])
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_store(tmp_path):
     """224 rows of 2 MiB with masks of 1 MiB, 672 MiB in all: a run over all of them needs little more than over 16."""
-    store = large_store(tmp_path / "large.zarr", 224)
+    store = embedded(tmp_path, blobs(224, classes=2), 1024, ("dense",))
     done = subprocess.run(
         [sys.executable, "-c", STREAM, str(store)], capture_output=True, text=True, check=True
     )
@@ -365,32 +351,3 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
     assert after - before < 256 * 2**20 < size / 2
     assert after < 2 * 2**30  # the promise, and torch itself is within it
     assert np.isfinite(loss)
-
-
-def large_store(path, n):
-    specs = array_specs(
-        channels=256, grid=(64, 64), cells=16, square=1024, features=["a"], statistics=["b"]
-    )
-    fields = {"encoder": {"name": "stub", "weights_sha256": "0" * 64}, "image_size": 1024}
-    identity = make_identity(fields, specs, {"weights": "none", "untrained": True}, BLOCK_ROWS)
-    table = SampleTable.make(
-        dataset="large", classes=("background", "road"), rows=range(n), task="segmentation",
-        samples=[f"{i:04d}.png" for i in range(n)], labels=[-1] * n,
-    )  # fmt: skip
-    row = np.zeros((256, 64, 64), dtype=np.float16)
-    mask = np.zeros((1024, 1024), dtype=np.uint8)
-    mask[300:700] = 1
-    row[0] = mask[8::16, 8::16]
-    random = np.random.default_rng(0)
-    writer = open_writer(open_storage(path), identity, table, ("dense", "mask"))
-    for block in range(writer.blocks):
-        here = writer.block_rows(block)
-        grids = []
-        for _ in here:
-            row[1:9] = random.normal(size=(8, 64, 64))
-            grids.append(row.copy())
-        arrays = {"dense": grids, "mask": [mask] * len(here)}
-        digests = ["0" * 64] * len(here)
-        writer.write_block(block, arrays, ["ok"] * len(here), {}, digests, digests)
-    writer.finish()
-    return path

@@ -14,6 +14,7 @@ from samtl.experiment.fit import fit_baseline
 from samtl.experiment.predict import read_trained
 from samtl.experiment.run import read_run
 from samtl.images.codecs import BadImage
+from samtl.report.summary import summarise
 from samtl.splits import read_split
 from samtl.sweep.api import sweep
 
@@ -55,7 +56,9 @@ def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
     assert len(fits) == 2  # once for each split, whatever it is held against
     digests = {(row["split"], row["split_digest"]) for row in result.rows}
     assert len(digests) == len(list((out / "splits").iterdir())) == 2
-    assert {row["method"] for row in result.rows} == {"logreg", "cnn", "floor", "floor/knn"}
+    models = {"logreg", "cnn", "floor", "floor/knn"}
+    assert {row["method"] for row in result.rows} == models
+    assert set(summarise(result)[0].scores) == models
     value = {
         (row["method"], row["split"], row["metric_name"]): row["metric_value"]
         for row in result.rows

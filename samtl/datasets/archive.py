@@ -8,7 +8,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED
@@ -96,17 +95,11 @@ class Archive:
 Tree = FolderTree | Archive
 
 
-@dataclass(frozen=True)
-class Files:
-    """Reads files of a tree by their sample ids; see `samtl.datasets.Reader`."""
-
-    tree: Tree
-    names: Mapping[str, str]
-
-    def __call__(self, sample_id: str) -> bytes:
-        if sample_id not in self.names:
-            raise InputError(f"{self.tree.path} has no sample {sample_id!r}")
-        return self.tree.read(self.names[sample_id])
+def named(tree: Tree, names: Mapping[str, str], sample_id: str) -> bytes:
+    """Read a file of a tree by its sample id; `names` maps ids to names in the tree."""
+    if sample_id not in names:
+        raise InputError(f"{tree.path} has no sample {sample_id!r}")
+    return tree.read(names[sample_id])
 
 
 def open_tree(path: Path, layout: str) -> Tree:

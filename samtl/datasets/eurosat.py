@@ -7,12 +7,13 @@ level. Sample ids are `<Class>/<file>` in each of them, so that stores made from
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from samtl.datasets.archive import Files, Tree, open_tree
+from samtl.datasets.archive import Tree, named, open_tree
 from samtl.datasets.base import Dataset
 from samtl.errors import InputError, ResourceError, SamtlError
 
@@ -91,7 +92,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         classes=tuple(classes),
         sample_ids=tuple(names),
         labels=tuple(labels),
-        read=Files(tree, names),
+        read=functools.partial(named, tree, names),
         note=_note({name: labels.count(i) for i, name in enumerate(classes)}),
     )
 

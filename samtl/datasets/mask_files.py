@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -9,8 +10,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.datasets.archive import Files, Tree
-from samtl.datasets.base import IGNORE, Dataset
+from samtl.datasets.archive import Tree, named
+from samtl.datasets.base import IGNORE, Dataset, Reader
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode, decode_mask
 
@@ -88,23 +89,6 @@ def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks that are light where the foreground is: above 127 of 255."""
     table = coded((), lambda value: int(value > 127), ignore).table
     return Coding(("background", foreground), table, light=True)
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Reads masks by the ids of their images; see `samtl.datasets.base.MaskReader`."""
-
-    files: Files
-    coding: Coding
-
-    def __call__(self, sample_id: str) -> NDArray[np.uint8]:
-        """Read one mask."""
-        try:
-            return self.coding.read(self.files(sample_id))
-        except BadImage as bad:
-            if bad.code == "mask_values":
-                raise
-            raise BadImage("mask_unreadable", f"the image's mask cannot be used: {bad}") from bad
 
 
 def located(tree: Tree, layout: str, *kinds: frozenset[str], below: str = "") -> list[str]:
@@ -195,17 +179,27 @@ def with_masks(
     than expected. A file that is damaged is no reason: the pass quarantines its row.
     """
     _check(tree, list(pairs.values())[:: -(-len(pairs) // SAMPLED)], coding)
+    images, masks = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
     return Dataset(
         name=name,
         classes=coding.classes,
         sample_ids=tuple(pairs),
         labels=(-1,) * len(pairs),
-        read=Files(tree, {sample_id: image for sample_id, (image, _) in pairs.items()}),
+        read=functools.partial(named, tree, images),
         note=note,
-        read_mask=Masks(Files(tree, {sample_id: m for sample_id, (_, m) in pairs.items()}), coding),
+        read_mask=functools.partial(_read_mask, functools.partial(named, tree, masks), coding),
         groups=groups,
         parts=parts,
     )
+
+
+def _read_mask(read: Reader, coding: Coding, sample_id: str) -> NDArray[np.uint8]:
+    try:
+        return coding.read(read(sample_id))
+    except BadImage as bad:
+        if bad.code == "mask_values":
+            raise
+        raise BadImage("mask_unreadable", f"the image's mask cannot be used: {bad}") from bad
 
 
 def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> None:

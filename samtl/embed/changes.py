@@ -46,25 +46,15 @@ class Found:
     error: Exception | None = None  #: of the image, or else of the mask
 
 
-def table_of(
-    dataset: Dataset,
-    rows: Sequence[int] | None = None,
-    images: Sequence[str] = (),
-    rows_end: int | None = None,
-) -> SampleTable:
+def table_of(dataset: Dataset, rows: Sequence[int] | None = None, **more: Any) -> SampleTable:
     """Make the sample table of a dataset; by default that of a new store, in the order of the dataset."""
+    alike = ("classes", "labels", "task", "note", "groups", "parts")
     return SampleTable.make(
         dataset=dataset.name,
-        classes=dataset.classes,
-        rows=range(len(dataset)) if rows is None else rows,
         samples=dataset.sample_ids,
-        labels=dataset.labels,
-        task=dataset.task,
-        note=dataset.note,
-        groups=dataset.groups,
-        parts=dataset.parts,
-        images=images,
-        rows_end=rows_end,
+        rows=range(len(dataset)) if rows is None else rows,
+        **{name: getattr(dataset, name) for name in alike},
+        **more,
     )
 
 
@@ -132,19 +122,20 @@ def next_table(
             spare[fact.image, fact.mask].append(row)
     image = dict(zip(stored.rows.tolist(), stored.images, strict=True))
     place = {name: at[name] for name in stay}
-    returned, start = 0, -(-stored.about.rows_end // block_rows) * block_rows
-    end = start
+    start = end = -(-stored.about.rows_end // block_rows) * block_rows
     for name in dataset.sample_ids:
         seen = found.get(name, Found(None, None))
-        if name not in place and (same := spare[seen.image or "", seen.mask or ""]):
+        if name in place:
+            continue
+        if same := spare[seen.image or "", seen.mask or ""]:
             place[name] = same.pop()
             image[place[name]] = seen.image or ""
-            returned += 1
-        elif name not in place:
+        else:
             place[name], end = end, end + 1
     rows = [place[name] for name in dataset.sample_ids]
     images = [image.get(row, "") for row in rows]
-    table = table_of(dataset, rows, images, end if end > start else stored.about.rows_end)
+    rows_end = end if end > start else stored.about.rows_end
+    table = table_of(dataset, rows, images=images, rows_end=rows_end)
     if table.same_content(stored):
         return stored, Changes()
     gone = sum(name not in ids for name in leaving)
@@ -153,7 +144,7 @@ def next_table(
         added=sum(row >= start and name not in at for name, row in place.items()),
         changed=len(leaving) - gone,
         removed=gone,
-        returned=returned,
+        returned=sum(row < start for row in rows) - len(stay),
         relabelled=_differing(stored, old, table, new, ("label", "label_name")),
         regrouped=_differing(stored, old, table, new, ("group", "part")),
     )
@@ -221,23 +212,19 @@ def look(dataset: Dataset, sample_ids: Iterable[str]) -> Iterator[tuple[str, Fou
     """Read images and their masks, several at a time, and yield each id, in order, with what is there."""
 
     def seen(name: str) -> tuple[str, Found]:
-        image, error = _hashed(dataset.read, _sha256, name)
-        mask, other = _hashed(dataset.read_mask, mask_sha256, name)
+        image, error = _hashed(name, dataset.read, lambda data: hashlib.sha256(data).hexdigest())
+        mask, other = None, None
+        if dataset.read_mask is not None:
+            mask, other = _hashed(name, dataset.read_mask, mask_sha256)
         return name, Found(image, mask, error or other)
 
     return prefetch(seen, sample_ids, _READERS, 4 * _READERS)
 
 
 def _hashed(
-    read: Callable[[str], Any] | None, digest: Callable[[Any], str], sample_id: str
+    name: str, read: Callable[[str], Any], digest: Callable[[Any], str]
 ) -> tuple[str | None, Exception | None]:
     try:
-        return (digest(read(sample_id)) if read else None), None
-    except BadImage as error:
-        return "", error
+        return digest(read(name)), None
     except (OSError, InputError) as error:
-        return None, error
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+        return "" if isinstance(error, BadImage) else None, error

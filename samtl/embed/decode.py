@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -53,32 +54,17 @@ def decoded_ahead(
 ) -> Generator[Decoded, None, None]:
     """Yield images in order, at least a batch of them ready while the encoder works on the one before.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    rows : iterable of int
-        Positions in the dataset; taken as they are needed.
-    image_size : int
-        Longest side that images are resized to, in pixels.
-    batch_size : int
-    device : str
-        What the encoder runs on, such as `cpu`.
-    processes : int
-        Number of processes that share this machine's cores.
-    untrusted : bool
-        Whether to decode in worker processes with limits of memory and time.
+    `rows` are positions in the dataset, taken as they are needed. `device` is what the encoder runs on, and `processes`
+    the number of processes that share this machine's cores. With `untrusted`, images are decoded in worker processes
+    with limits of memory and time.
     """
     # On a CPU the encoder needs the cores, and one thread keeps ahead of it.
     workers = 1 if device == "cpu" else max(1, min(32, (os.cpu_count() or 1) // processes))
     safe = SafeDecoder()  # starts a worker when it is used
     decode = safe.prepare if untrusted else prepare
+    decoded = functools.partial(decode_row, dataset, image_size=image_size, prepare=decode)
     try:
-        yield from prefetch(
-            lambda row: decode_row(dataset, row, image_size, decode),
-            rows,
-            workers,
-            depth=batch_size + 2 * workers,
-        )
+        yield from prefetch(decoded, rows, workers, depth=batch_size + 2 * workers)
     finally:
         safe.close()
 

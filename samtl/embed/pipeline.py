@@ -15,19 +15,17 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl import registry
 from samtl._runtime import Note, prefetch
-from samtl.datasets import Dataset
-from samtl.embed.decode import Decoded, decoded_ahead
+from samtl.embed.decode import Decoded, decode_row, decoded_ahead
 from samtl.embed.plan import Job, specs_of
 from samtl.encoders.base import Encoder
-from samtl.errors import InputError, ResourceError
-from samtl.images.codecs import BadImage
+from samtl.errors import ResourceError
 from samtl.store.fingerprint import make_identity
 from samtl.store.log import OK, QUARANTINED, UNLISTED
 from samtl.store.state import Quarantined
@@ -49,20 +47,13 @@ class Progress:
 Told = Progress | Quarantined | Note
 
 
-class Overlap(NamedTuple):
-    """What goes on at the same time: batches in the encoder, 0 if this thread encodes, and blocks being written."""
-
-    batches: int
-    writes: int
-
-
-def overlap(device: str) -> Overlap:
-    """Choose what a pass does at the same time on a device such as `cpu`.
+def overlap(device: str) -> tuple[int, int]:
+    """Choose how many batches are in the encoder at the same time, 0 if this thread encodes, and blocks being written.
 
     On a GPU two batches are in flight, so that it does not wait for results to be copied and written; MPS allows only
     one thread. On a CPU the encoder has the cores, and little is lost if the process is killed.
     """
-    return {"cpu": Overlap(0, 1), "mps": Overlap(1, 4)}.get(device, Overlap(2, 4))
+    return {"cpu": (0, 1), "mps": (1, 4)}.get(device, (2, 4))
 
 
 def load_encoder(job: Job, device: str) -> Encoder:
@@ -142,26 +133,14 @@ def encode_blocks(
 ) -> Meter:
     """Encode and commit the pending blocks of a pass, except those that other writers commit meanwhile.
 
-    Parameters
-    ----------
-    job, encoder, writer
-    device : str
-        The encoder's, such as `cpu`.
-    tell : callable
-        Called with `Progress` after each batch, `Quarantined` for each image that cannot be used, and each new `Note`.
-    should_stop : callable
-        Asked between batches; the block in flight is finished.
-    processes : int
-        Number of processes that share this machine's cores.
-
-    Raises
-    ------
-    ResourceError
-        If the disk, the device or the drive of the images gives out.
+    `tell` is called with `Progress` after each batch, `Quarantined` for each image that cannot be used, and each new
+    `Note`. If `should_stop`, asked between batches, is true, the block in flight is finished. Raises ResourceError if
+    the disk, the device or the drive of the images gives out.
     """
     pending, names = writer.pending(), job.dataset.sample_ids
     rows = int(np.isin(job.table.rows // writer.state.identity.block_rows, pending).sum())
-    meter, meanwhile, note = Meter(tell, rows), overlap(device), ""
+    meter, note = Meter(tell, rows), ""
+    batches_at_once, writes = overlap(device)
     batch_size = job.plan.batch_size or encoder.best_batch(rows)
     writer.about["batch_size"] = batch_size
     blocks: dict[int, _Block] = {}
@@ -190,15 +169,15 @@ def encode_blocks(
         job.dataset, positions(), job.plan.image_size, batch_size, device, processes, job.config.untrusted
     )  # fmt: skip
     batches = _batches(decoded, blocks, batch_size, should_stop)
-    encoded = _encoded(encoder, batches, job.plan.tiers, meanwhile.batches)
+    encoded = _encoded(encoder, batches, job.plan.tiers, batches_at_once)
     with (
         closing(decoded),
         closing(encoded),
-        ThreadPoolExecutor(meanwhile.writes, thread_name_prefix="write") as disk,
+        ThreadPoolExecutor(writes, thread_name_prefix="write") as disk,
     ):
         for batch in encoded:
             # The disk had the time of one batch, so a kill costs a block and a batch at most.
-            settle(meanwhile.writes - 1)
+            settle(writes - 1)
             for block, found, arrays in batch:
                 item = _checked(job, writer, found)
                 if item.code:
@@ -207,7 +186,7 @@ def encode_blocks(
                 block.items[item.row] = item, arrays
                 if len(block.items) == len(block.positions):
                     _require_readable(job, writer, block)
-                    settle(meanwhile.writes - 1)
+                    settle(writes - 1)
                     writing.append((block, disk.submit(_commit, writer, block)))
             if encoder.note != note:
                 note = encoder.note
@@ -310,23 +289,10 @@ def _require_readable(job: Job, writer: Writer, block: _Block) -> None:
     tried = [item.row for item in items if not item.unread][:1]
     if not tried and (row := writer.known_good()) is not None:
         tried = [int(job.table.position[row])]
-    why = [_unreadable(job.dataset, position) for position in tried or range(len(job.table))[:16]]
-    if all(why):
+    positions = tried or range(len(job.table))[:16]
+    again = [decode_row(job.dataset, position, 1) for position in positions]
+    if all(item.unread for item in again):
         raise ResourceError(
-            f"images of {job.dataset.name} cannot be read any more ({why[0]}): is it still where it was? What was "
-            "committed before is kept; run the same command again to go on"
+            f"images of {job.dataset.name} cannot be read any more ({again[0].reason}): is it still where it was? What "
+            "was committed before is kept; run the same command again to go on"
         )
-
-
-def _unreadable(dataset: Dataset, position: int) -> str:
-    """Say why the bytes of an image, or of its mask, cannot be read; "" if they can."""
-    name = dataset.sample_ids[position]
-    try:
-        dataset.read(name)
-        if dataset.read_mask is not None:
-            dataset.read_mask(name)
-    except BadImage:
-        return ""
-    except (OSError, InputError) as error:
-        return str(error) or type(error).__name__
-    return ""

@@ -21,26 +21,11 @@ def reload_encoder(
     checkpoint: str | None = None,
     device: str = "auto",
 ) -> Encoder:
-    """Load the encoder of a fingerprint.
+    """Load the encoder of a fingerprint, given as its fields.
 
-    Parameters
-    ----------
-    identity : mapping
-        The fields of the fingerprint.
-    weights : str
-        What they are, as a store or a run says.
-    owner : Path or str
-        The store or the run, for messages.
-    checkpoint : str, optional
-        By default what `weights` names.
-    device : str
-
-    Raises
-    ------
-    InputError
-        If the weights are those of a file, and none is named.
-    MismatchError
-        If the encoder is another one.
+    `weights` is what a store or a run says of them, and names the checkpoint if none is given; `owner` is that store or
+    run, for messages. Raises InputError if the weights are those of a file, and none is named; MismatchError if the
+    encoder is another one.
     """
     if checkpoint is None:
         seed = re.fullmatch(r"untrained \((random:\d+)\)", weights)

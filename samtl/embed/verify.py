@@ -219,8 +219,11 @@ def _compare_images(
             what = "gone", "it is not listed any more"
         elif row in made:
             what = _other_image(store, row, *next(looked))
-        if what is None and row in where:
-            what = _other_target(had[row], has[where[row]])
+        if what is None and row in where and had[row] != has[where[row]]:
+            at = int(had[row][0] == has[where[row]][0])
+            kind, of = (("relabelled", "class"), ("regrouped", "part"))[at]
+            now, then = has[where[row]][at] or "none", had[row][at] or "none"
+            what = kind, f"its {of} is {now}, the row has {then}"
         if what:
             found.append(ImageFinding(row, sample_id, *what))
         tell("images", row + 1, len(store))
@@ -245,14 +248,6 @@ def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
     names = (*of.classes, "")  # the label -1 means no class
     classes = [names[label] if of.task == "classification" else "" for label in of.labels]
     return list(zip(classes, of.parts or [""] * len(of), strict=True))
-
-
-def _other_target(had: tuple[str, str], has: tuple[str, str]) -> tuple[str, str] | None:
-    kinds = (("relabelled", "class"), ("regrouped", "part"))
-    for (what, of), old, new in zip(kinds, had, has, strict=True):
-        if old != new:
-            return what, f"its {of} is {new or 'none'}, the row has {old or 'none'}"
-    return None
 
 
 def _choose_rows(store: Store, listed: Dataset, where: dict[int, int], seed: int) -> list[int]:

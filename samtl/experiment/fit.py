@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,29 +137,22 @@ def fit_baseline(
         data = replace(data, groups=groups_by(data.sample_ids, group_by))
     size = 0 if same_split_as is None else read_run(same_split_as).resolution
     given = {"root": root and str(root), "limit": limit, "per_class": per_class}
-    source, how = (
-        Images(data, image_size=size or IMAGE_SIZE),
-        (split, seed, same_split_as, group_by),
-    )
+    source = Images(data, size or IMAGE_SIZE)
+    how = (split, seed, same_split_as, group_by)
     return _fit(source, baseline, model, how, given).fit(runs_folder(out), clock)
 
 
 def _fit(
-    source: Data | Images,
-    name: str,
-    model: Any,
-    how: tuple[Any, int, Any, Any],
-    given: dict[str, Any],
+    source: Data | Images, name: str, model: Any, how: Sequence[Any], given: dict[str, Any]
 ) -> Trial:
     """Make the trial of a verb; `how` are the arguments of `choose`."""
     split, seed, same_split_as, group_by = how
-    parts = choose(source.samples, *how)
     given |= {
         "split": None if isinstance(split, Split) else split,
         "group_by": group_by,
         "same_split_as": same_split_as and str(same_split_as),
     }
-    return Trial(source, name, model, parts, seed, given)
+    return Trial(source, name, model, choose(source.samples, *how), seed, given)
 
 
 def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:
@@ -194,12 +187,8 @@ def choose(
 ) -> Parts:
     """Decide who is held out, and which of the others validate; the parameters are those of `fit_head`.
 
-    Raises
-    ------
-    InputError
-        No such split of these samples is possible, or `group_by` has no bearing on it.
-    ResourceError
-        Lists of samples cannot be downloaded.
+    Raises InputError if no such split of these samples is possible, and ResourceError if lists of samples cannot be
+    downloaded.
     """
     if same_split_as is not None:
         for option, value in (("--split", split), ("--group-by", group_by)):

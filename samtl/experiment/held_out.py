@@ -6,14 +6,16 @@ import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import digest
+from samtl.errors import writing
 from samtl.experiment import tables
-from samtl.experiment.run import RunFolder, Scores, writing
+from samtl.experiment.run import RunFolder, Scores
 from samtl.metrics import classification, segmentation
 from samtl.splits import Samples, Split
 from samtl.splits.split import Rows
@@ -31,30 +33,24 @@ class Parts(NamedTuple):
     inner: Split
 
 
+@dataclass(eq=False)
 class HeldOut:
-    """The answers of one or several models on the held-out samples, which come in any order.
+    """The answers of one or several models on the held-out samples."""
 
-    Parameters
-    ----------
-    samples : Samples
-    rows : (n,) int64
-        Of the held-out samples.
-    true_mask : callable, optional
-        Reads the mask of a row, (height, width) uint8, at the resolution of scores; for segmentation.
-    """
+    samples: Samples
+    rows: Rows  #: of the held-out samples
+    #: Reads the mask of a row, (height, width), at the resolution of scores; for segmentation.
+    true_mask: Callable[[int], Mask] | None = None
 
-    def __init__(
-        self, samples: Samples, rows: Rows, true_mask: Callable[[int], Mask] | None = None
-    ) -> None:
-        self.samples, self.rows, self.true_mask = samples, rows, true_mask
-        n, k = len(rows), len(samples.classes)
-        shape, kind = ((n, k), float) if true_mask is None else ((n, k, k), int)
+    def __post_init__(self) -> None:
+        n, k, samples = len(self.rows), len(self.samples.classes), self.samples
+        shape, kind = ((n, k), float) if self.true_mask is None else ((n, k, k), int)
         #: By model: probabilities, (n, K), or the confusion of each image, (n, K, K).
         self.answers: dict[str, NDArray[Any]] = defaultdict(lambda: np.zeros(shape, kind))
         #: By sample id: the class name, or the sha256 of the mask.
         self.truth: dict[str, str] = {}
-        if true_mask is None:
-            named = zip(rows, samples.labels[rows], strict=True)
+        if self.true_mask is None:
+            named = zip(self.rows, samples.labels[self.rows], strict=True)
             self.truth = {samples.ids[row]: samples.classes[label] for row, label in named}
 
     def take(self, found: Iterable[Answers], folder: RunFolder | None = None) -> None:

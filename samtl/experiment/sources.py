@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,53 +47,41 @@ _OF_STORE = (
 )  # fmt: skip
 
 
+@dataclass(eq=False)
 class Data:
     """The usable rows of a store, and their features in an array of it.
 
-    `features` are patterns of columns of `pooled`, separated by commas, None for all. `group_by` is a regular
-    expression that finds the group in an id. Rows may be missing if `allow_partial`.
-
-    Attributes
-    ----------
-    samples : Samples
-    columns : tuple of str
-        Columns of `pooled` that are learnt from; empty for other arrays.
-    left_out : dict of str to int
-        How many rows are not usable, by reason.
-
-    Raises
-    ------
-    InputError
-        If rows are missing, nothing is usable, or the patterns fit no column.
+    Raises InputError if rows are missing, nothing is usable, or the patterns fit no column.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        array: str,
-        features: str | None,
-        group_by: str | None,
-        allow_partial: bool,
-    ) -> None:
-        self.store, self.array = store, array
+    store: Store
+    array: str
+    features: str | None = None  #: patterns of columns of `pooled`, separated by commas
+    group_by: str | None = None  #: a regular expression that finds the group in an id
+    allow_partial: bool = False  #: whether rows may be missing
+
+    def __post_init__(self) -> None:
+        store, array = self.store, self.array
         self.masks = store.task == "segmentation"
+        #: Columns of `pooled` that are learnt from; empty for other arrays.
         self.columns = store.columns(array) if array == "pooled" else ()
         self._groups: tuple[str, ...] = ()  # of the columns if they are not all
         self._chosen: Rows | None = None
-        if features is not None:
-            self._choose([pattern.strip() for pattern in features.split(",")])
+        if self.features is not None:
+            self._choose([pattern.strip() for pattern in self.features.split(",")])
         self._held: NDArray[np.float32] | None = None  # features of all rows of the store
         valid = store.valid(array, "mask") if self.masks else store.valid(array)
         quarantined = np.zeros_like(valid)
         quarantined[[entry.row for entry in store.quarantined]] = True
         missing = ~valid & ~quarantined
-        if missing.any() and not allow_partial:
+        if missing.any() and not self.allow_partial:
             raise InputError(
                 f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {array!r} yet; run "
                 "samtl embed again to finish it, or go on without them with --allow-partial"
             )
         ids, labels = store.sample_ids, np.asarray(store.labels, dtype=np.int64)
         usable = valid if self.masks else valid & (labels >= 0)
+        #: How many rows are not usable.
         self.left_out = {
             "quarantined": int((~valid & quarantined).sum()),
             "missing": int(missing.sum()),
@@ -103,7 +92,7 @@ class Data:
                 f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} usable rows "
                 f"and {len(store.classes)} classes"
             )
-        groups = store.groups if group_by is None else groups_by(ids, group_by)
+        groups = store.groups if self.group_by is None else groups_by(ids, self.group_by)
         about = (str(store.path), store.task, ids, store.classes)
         self.samples = Samples(*about, labels, usable, groups, store.parts)
 
@@ -226,25 +215,22 @@ class Data:
         self._groups = tuple(found) if len(found) < len(known) else ()
 
 
+@dataclass(eq=False)
 class Images:
-    """The pixels of a dataset's images.
+    """The pixels of a dataset's images."""
 
-    Masks are scored at the resolution `image_size`, the encoder's of the heads that they are compared with. `pixels` is
-    a digest of the images and masks if they were read before.
-    """
+    dataset: Dataset
+    image_size: int = (
+        IMAGE_SIZE  #: the resolution of scores, the encoder's of heads to compare with
+    )
+    pixels: str = ""  #: a digest of the images and masks if they were read before
 
-    columns = ()
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        samples: Samples | None = None,
-        image_size: int = IMAGE_SIZE,
-        pixels: str = "",
-    ) -> None:
-        self.dataset, self.samples = dataset, samples or samples_of(dataset)
-        self.image_size, self.pixels = image_size, pixels
-        self.masks = dataset.task == "segmentation"
+    def __post_init__(self) -> None:
+        data, labels = self.dataset, np.array(self.dataset.labels, dtype=np.int64)
+        self.masks, self.columns = data.task == "segmentation", ()
+        usable = np.full(len(data), True) if self.masks else labels >= 0
+        about = (data.name, data.task, data.sample_ids, data.classes)
+        self.samples = Samples(*about, labels, usable, data.groups, data.parts)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
 
     @property
@@ -289,14 +275,6 @@ class Images:
         return self.answers(floor, FLOOR, parts.split.test, Clock())
 
 
-def samples_of(data: Dataset) -> Samples:
-    """Return what splits of a dataset are made of."""
-    labels = np.array(data.labels, dtype=np.int64)
-    usable = np.full(len(data), True) if data.task == "segmentation" else labels >= 0
-    about = (data.name, data.task, data.sample_ids, data.classes)
-    return Samples(*about, labels, usable, data.groups, data.parts)
-
-
 def array_for(store: Store, name: str, head: Head) -> str:
     """Return the array that a head reads; InputError if it is for another task, or the store lacks the array."""
     array = head.tiers.get(store.task)
@@ -308,8 +286,7 @@ def array_for(store: Store, name: str, head: Head) -> str:
         )
     if array not in store.arrays:
         raise InputError(
-            f"the head {name} needs the tier {array} for {store.task}, and {store.path} has "
-            f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {array} --out {store.path}, and the "
-            "--dataset, --encoder and other options that the store was made with"
+            f"the head {name} needs the tier {array}, and {store.path} has {', '.join(store.tiers) or 'none'}: add it "
+            f"with samtl embed --tiers {array} --out {store.path} and the options that the store was made with"
         )
     return array

@@ -10,7 +10,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._runtime import peak_memory
-from samtl.errors import InputError
+from samtl.errors import InputError, writing
 from samtl.experiment import tables
 from samtl.experiment.clock import Clock
 from samtl.experiment.held_out import FLOOR, HeldOut, Parts
@@ -30,7 +30,6 @@ from samtl.experiment.run import (
     RunFolder,
     Scores,
     SplitName,
-    writing,
 )
 from samtl.experiment.sources import Data, Images
 from samtl.heads.io import plain, save
@@ -55,44 +54,39 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
+@dataclass(eq=False)
 class Trial:
-    """One model, not trained yet, on one split; `config.digest` covers what decides the outcome.
+    """One model, not trained yet, on one split; `config.digest` covers what decides the outcome."""
 
-    `given` is what the user asked for, to be written down; `warm_start` names the run whose weights training begins
-    with, and `streamed` says that other heads share the passes over the store.
-    """
+    source: Data | Images
+    name: str
+    model: Any
+    parts: Parts
+    seed: int
+    given: Mapping[str, Any]  #: what the user asked for, to be written down
+    warm_start: str = ""  #: the run whose weights training begins with
+    streamed: bool = False  #: whether other heads share its passes over the store
 
-    scores: Floors  #: the model's and those of its companions, once the run is being written
-
-    def __init__(
-        self,
-        source: Data | Images,
-        name: str,
-        model: Any,
-        parts: Parts,
-        seed: int,
-        given: Mapping[str, Any],
-        warm_start: str = "",
-        streamed: bool = False,
-    ) -> None:
-        self.source, self.samples, self.name, self.model = source, source.samples, name, model
-        self.parts, self.seed = parts, seed
-        about = source.about | ({"order": "shared"} if streamed else {})
+    def __post_init__(self) -> None:
+        self.samples, parts = self.source.samples, self.parts
+        about = self.source.about | ({"order": "shared"} if self.streamed else {})
         self.config = Config(
-            name=name,
+            name=self.name,
             task=self.samples.task,  # type: ignore[arg-type]
             classes=tuple(self.samples.classes),
-            params={key: plain(value) for key, value in model.get_params().items()},
-            seed=seed,
+            params={key: plain(value) for key, value in self.model.get_params().items()},
+            seed=self.seed,
             split=msgspec.convert(parts.split, SplitName, from_attributes=True),
             validation=msgspec.convert(parts.inner, SplitName, from_attributes=True),
             floor_model=FLOOR_MODELS[self.samples.task],
             versions=versions(),
-            warm_start=warm_start,
-            given=dict(given),
+            warm_start=self.warm_start,
+            given=dict(self.given),
             **about,
         ).with_digest()
         self.held = self._held_out()
+        #: Of the model and its companions, once the run is being written.
+        self.scores: Floors = {}
         self._majority = 0
 
     def check(self) -> None:

@@ -80,10 +80,7 @@ class Prepared:
 
 
 def prepare(data: bytes, image_size: int) -> Prepared:
-    """Decode, measure and resize an image file to a longest side of `image_size` pixels.
-
-    Thread-safe. Raises what `decode` raises.
-    """
+    """Decode, measure and resize an image file to a longest side of `image_size` pixels; see `decode`."""
     image = _rgb(data)
     pixels = resize_image(image, image_size)
     return Prepared(pixels, (image.height, image.width), _statistics(image))
@@ -206,20 +203,18 @@ def check_bytes(size: int) -> None:
 
 def unsupported(came: str) -> BadImage:
     """Make the error for an image of another kind than `decode` takes."""
-    return BadImage(
-        "unsupported_mode",
-        "one grey, palette, RGB or CMYK image with up to 8 bits a sample was expected, with or without alpha, this "
-        f"file has {came}; convert it to 8-bit RGB first",
+    expected = (
+        "one grey, palette, RGB or CMYK image with up to 8 bits a sample, with or without alpha"
     )
+    reason = f"{expected}, was expected, this file has {came}; convert it to 8-bit RGB first"
+    return BadImage("unsupported_mode", reason)
 
 
 def no_mask(came: str) -> BadImage:
     """Make the error for an image of another kind than `decode_mask` takes."""
-    return BadImage(
-        "unsupported_mode",
-        "a mask was expected as a PNG, TIFF or BMP file of one channel, or of three equal ones, with a value for "
-        f"each class, this one is {came}; write the values of the classes into one channel of 8 bits",
-    )
+    expected = "a PNG, TIFF or BMP file of one channel, or of three equal ones, with a value for each class"
+    reason = f"{expected}, was expected, this one is {came}; write the classes into one channel of 8 bits"
+    return BadImage("unsupported_mode", reason)
 
 
 @contextmanager

@@ -44,8 +44,9 @@ def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
     series = sorted(comparison.series, key=lambda one: one.is_floor)
     for one in series:
         for run, scores in zip(one.runs, one.scores, strict=True):
-            also = {} if one.beside else {f"{one.model}/{name}": s for name, s in run.also.items()}
-            for name, some in {one.model: scores, **also}.items():
+            also = run.also if one.is_floor and not one.beside else {}
+            named = {one.model: scores, **{f"{one.model}/{name}": s for name, s in also.items()}}
+            for name, some in named.items():
                 values[name][str(run.given.get("split"))].append(some[metric].value)
     return Summary(
         comparison.dataset,

@@ -258,22 +258,17 @@ class LogState:
     def same(self, other: LogState) -> bool:
         """Whether two states say the same."""
         mine, theirs = self._fields(), other._fields()
-        return (
-            (self.codes, self.records, mine.keys()) == (other.codes, other.records, theirs.keys())
-        ) and all(np.array_equal(values, theirs[name]) for name, values in mine.items())
+        fields = mine.keys() == theirs.keys() and all(
+            np.array_equal(mine[n], theirs[n]) for n in mine
+        )
+        return fields and (self.codes, self.records) == (other.codes, other.records)
 
     def pack(self, identity: Identity) -> bytes:
         """Dump the state, so that a large store opens without reading its records one by one."""
-        about = _PackAbout(identity.checksum, self.codes, list(self.arrays), self.rows)
-        sums = bytes.fromhex("".join(self.records.values()))
-        file = io.BytesIO()
-        np.savez(
-            file,
-            about=np.frombuffer(canonical(about), np.uint8),
-            places=np.array([*self.records], np.int64),
-            checksums=np.frombuffer(sums, np.uint8),
-            **self._fields(),  # type: ignore[arg-type]
-        )
+        records = [(*place, checksum) for place, checksum in self.records.items()]
+        about = _PackAbout(identity.checksum, self.rows, [*self.arrays], self.codes, records)
+        file, text = io.BytesIO(), np.frombuffer(canonical(about), np.uint8)
+        np.savez(file, about=text, **self._fields())  # type: ignore[arg-type]
         return file.getvalue() + hashlib.sha256(file.getbuffer()).digest()
 
     @classmethod
@@ -288,21 +283,20 @@ class LogState:
                     raise ValueError("another store's")
                 found = cls(identity.block_rows, about.rows, about.arrays)
                 found.codes = about.codes
+                found.records = {(block, sequence): one for block, sequence, one in about.records}
                 for name, values in found._fields().items():
                     values[:] = file[name]
-                sums = file["checksums"].tobytes().hex()
-                places = map(tuple, file["places"].tolist())
         except Exception as error:  # whatever numpy and zipfile run into
             raise DamageError(f"the pack is damaged: {error}") from error
-        found.records = {place: sums[64 * at : 64 * at + 64] for at, place in enumerate(places)}
         return found
 
 
 class _PackAbout(msgspec.Struct):
     identity: str
-    codes: dict[int, dict[str, str]]
-    arrays: list[str]
     rows: int
+    arrays: list[str]
+    codes: dict[int, dict[str, str]]
+    records: list[tuple[int, int, str]]
 
 
 def _digests(texts: list[str]) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -137,12 +138,12 @@ class SampleTable:
     @cached_property
     def rows(self) -> NDArray[np.int64]:
         """Row of each sample, (n,), ascending."""
-        return self.columns["row"].to_numpy()  # type: ignore[no-any-return]
+        return _values(self.columns["row"], "<i8")
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
         """Class index of each sample, (n,), -1 if there is none."""
-        return self.columns["label"].to_numpy()  # type: ignore[no-any-return]
+        return _values(self.columns["label"], "<i4")
 
     @cached_property
     def images(self) -> tuple[str, ...]:
@@ -164,9 +165,11 @@ class SampleTable:
 
     def digests(self) -> NDArray[np.uint8]:
         """sha256 of each image as 32 bytes, (n, 32), zeros if it is not known."""
-        column = self.columns["image_sha256"].fill_null(bytes(32)).combine_chunks()
-        data = np.frombuffer(column.buffers()[1] or b"", np.uint8).reshape(-1, 32)
-        return data[column.offset :][: len(column)]
+        column = self.columns["image_sha256"]
+        if not column.null_count:
+            return _values(column, "V32").view(np.uint8).reshape(-1, 32)
+        raw = b"".join(one or bytes(32) for one in column.to_pylist())
+        return np.frombuffer(raw, np.uint8).reshape(-1, 32)
 
     def same_content(self, other: SampleTable) -> bool:
         """Whether two tables say the same, apart from image hashes, the note and their place in the sequence."""
@@ -260,6 +263,13 @@ def read_table(storage: Storage, identity: Identity, number: int | None = None) 
     ):
         raise DamageError(f"{where} lists a row twice, or a row or a label that is not there")
     return found
+
+
+def _values(column: pa.ChunkedArray, dtype: str) -> NDArray[Any]:
+    """Return a column of one size without a copy, and without pandas, which pyarrow's own methods import."""
+    array = column.combine_chunks()
+    values = np.frombuffer(array.buffers()[1] or b"", dtype, array.offset + len(array))
+    return values[array.offset :]
 
 
 def _hashes(texts: Sequence[str]) -> list[bytes | None]:

@@ -298,9 +298,7 @@ class Writer:
         for readers of plain Zarr are written.
         """
         state = self.state
-        for block, sequence in record_places(state.storage):
-            if (block, sequence) not in state.log.records and block < self.blocks:
-                self._add(read_record(state.storage, state.identity, block, sequence))
+        self._read_others()
         if state.marked("committed").all() and len(self.table):
             images = [state.log.image(row) for row in self.table.rows.tolist()]
             if images != list(self.table.images):
@@ -309,7 +307,17 @@ class Writer:
             state.storage.replace(PACK, state.log.pack(state.identity))
             state.unpacked = 0
         self.derive()
-        return state
+        # A writer that committed more and ended meanwhile may have derived before this one did.
+        return self.finish() if self._read_others() else state
+
+    def _read_others(self) -> bool:
+        """Read all records that others have created since; whether there were any."""
+        state = self.state
+        places = (one for one in record_places(state.storage) if one[0] < self.blocks)
+        found = [one for one in places if one not in state.log.records]
+        for place in found:
+            self._add(read_record(state.storage, state.identity, *place))
+        return bool(found)
 
     def derive(self) -> None:
         """Write the metadata and coordinates for readers of plain Zarr, unless they are up to date or newer."""

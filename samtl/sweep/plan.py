@@ -113,7 +113,7 @@ class Sources:
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
         size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
-        return Trial(Images(self.images(cell.store), None, size, given.pixels), *common)
+        return Trial(Images(self.images(cell.store), size, given.pixels), *common)
 
     def configured(self, cell: Cell) -> Cell:
         """Return a cell with its configuration."""
@@ -177,9 +177,8 @@ def plan(sources: Sources) -> list[Cell]:
         other = seen.setdefault(cell.config.digest, cell)
         if other is not cell:
             raise InputError(
-                f"{cell.name} with seed {cell.seed} would be trained twice in the same way, on the split {other.split} "
-                f"and on {cell.split}: a head, baseline, store, split or choice of features is given twice; leave one "
-                "out"
+                f"{cell} would be trained twice, as {other} is the same: a head, baseline, store, split or choice of "
+                "features is given twice; leave one out"
             )
     return cells
 
