@@ -58,21 +58,11 @@ def run_tasks(
 ) -> Iterator[tuple[Task, Result | BaseException]]:
     """Run `work` over `tasks` on an executor and yield each task with its result or exception, as they complete.
 
+    `make_executor` makes one of a number of workers; if it is `process_pool`, `work` must be a function of a module.
+    Tasks are taken when one of `in_flight` workers is free, and `idle` is called about five times a second.
+
     If a worker dies, the tasks that were in flight run again one by one, each in a new executor of one worker; a task
     that kills that one too yields a `BrokenExecutor`, and the rest goes on. Closing the generator kills the workers.
-
-    Parameters
-    ----------
-    work : callable
-        A function of a module, if the workers are processes.
-    tasks : iterable
-        Taken one at a time, when a worker is free.
-    make_executor : callable
-        Makes an executor of the given number of workers, such as `process_pool`.
-    in_flight : int
-        Number of workers.
-    idle : callable
-        Called about five times a second.
     """
     waiting = iter(tasks)
     while lost := (yield from _run(work, waiting, make_executor(in_flight), in_flight, idle)):

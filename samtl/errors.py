@@ -90,12 +90,12 @@ class ResourceError(SamtlError):
 def writing(
     what: str, remedy: str = "choose another place with --out, or make room"
 ) -> Iterator[None]:
-    """Turn an OSError within a `with` block into a `ResourceError`: `what` cannot be written, and what to do."""
+    """Turn an OSError within a `with` block into a `ResourceError` that says what is written, where, and a remedy."""
     try:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise ResourceError(f"{what} cannot be written: {why}; {remedy}") from error
+        raise ResourceError(f"cannot write {what}: {why}; {remedy}") from error
 
 
 def require_extra(module: str, extra: str) -> ModuleType:

@@ -54,7 +54,7 @@ def one_thread():
 
 @pytest.fixture
 def encoders(monkeypatch):
-    """Give a stub in place of every encoder, with small outputs; other kinds of plugins load as ever."""
+    """A stub in place of every encoder, with small outputs; other kinds of plugins load as ever."""
     import stubs  # loads torch, which most tests can do without
 
     return stubs.install(stubs.StubEncoders(), monkeypatch.setattr)
@@ -75,13 +75,13 @@ def _small_store(tmp_path_factory):
 
 @pytest.fixture
 def small(_small_store, tmp_path):
-    """Give a fresh copy of the small store, to read or to damage."""
+    """A fresh copy of the small store, to read or to damage."""
     return shutil.copytree(_small_store.store, tmp_path / "small.zarr")
 
 
 @pytest.fixture(scope="session")
 def ram():
-    """Give a folder in memory, if this machine has one, for what does not depend on how slow a disk is."""
+    """A folder in memory, if this machine has one, for what does not depend on how slow a disk is."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
@@ -121,13 +121,13 @@ def bucket_server(_bucket_server, monkeypatch, tmp_path):
 
 @pytest.fixture
 def bucket(bucket_server):
-    """Give the URL of an empty bucket."""
+    """The URL of an empty bucket."""
     return bucket_server.make_bucket()
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run `samtl ARGS` in this process; gives (exit code, standard output, standard error)."""
+    """Run `samtl ARGS` in this process; returns (exit code, standard output, standard error)."""
     main = next(e for e in entry_points(group="console_scripts") if e.name == "samtl").load()
 
     def run(*args):

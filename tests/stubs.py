@@ -26,7 +26,7 @@ SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
 
 
 def png(seed, shape=(20, 20)):
-    """Give the bytes of a PNG with random colours."""
+    """Bytes of a PNG with random colours."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -34,7 +34,7 @@ def png(seed, shape=(20, 20)):
 
 
 def huge_png():
-    """Give a PNG whose header alone says that it has 2.5 gigapixels."""
+    """A PNG whose header alone says that it has 2.5 gigapixels."""
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0),
         b"IDAT": zlib.compress(bytes(1000)),
@@ -59,7 +59,7 @@ BROKEN = {
 
 
 def toy_dataset(n=21, classes=3, bad=None, name="toy"):
-    """Give a dataset of `n` small images, square, wide and tall in turn.
+    """A dataset of `n` small images, square, wide and tall in turn.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def toy_dataset(n=21, classes=3, bad=None, name="toy"):
 
 
 def small_dataset():
-    """Give the images of the `small` fixture: 37, two of them broken."""
+    """Images of the `small` fixture: 37, two of them broken."""
     return toy_dataset(37, bad={3: "truncated", 30: "empty"})
 
 
@@ -115,7 +115,7 @@ class StubEncoders:
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
     ):
-        return StubEncoder(self, self.spec(name, image_size), checkpoint, dtype)
+        return self.kind(self, self.spec(name, image_size), checkpoint, dtype)
 
     features = tuple(f"column_{i}" for i in range(10))
 
@@ -135,7 +135,7 @@ class StubEncoders:
 
 
 class StubEncoder:
-    """Gives random numbers, seeded by the weights, the array's name and the image: equal input, equal output."""
+    """Returns random numbers, seeded by the weights, the array's name and the image: equal input, equal output."""
 
     def __init__(self, owner, spec, checkpoint, dtype):
         self.owner, self.spec, self.compute_dtype = owner, spec, dtype
@@ -175,16 +175,11 @@ class StubEncoder:
 class SeeingEncoders(StubEncoders):
     """Stubs whose features tell what is in the image, so that heads can learn from them."""
 
-    def Encoder(
-        self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
-    ):
-        return SeeingEncoder(self, self.spec(name, image_size), checkpoint, dtype)
-
     features = (*(f"{what}_{i}" for what in ("mean", "std", "block3") for i in range(3)), "max_0")
 
 
 class SeeingEncoder(StubEncoder):
-    """Gives a token the colours of its 4 x 4 cells of pixels, in the first 48 channels; the others hold nothing."""
+    """A token has the colours of its 4 x 4 cells of pixels, in the first 48 channels; the others hold nothing."""
 
     def _draw(self, array, image, shape, dtype):
         if array == "pooled":
@@ -203,8 +198,11 @@ class SeeingEncoder(StubEncoder):
         return grid.astype(dtype)
 
 
+StubEncoders.kind, SeeingEncoders.kind = StubEncoder, SeeingEncoder
+
+
 def install(encoders, setattr_=setattr):
-    """Put a stub in the place of all encoders; give it back.
+    """Put a stub in the place of all encoders, and return it.
 
     Parameters
     ----------
@@ -241,7 +239,7 @@ def everything(store):
 
 
 def embedded(folder, dataset, image_size, tiers, **options):
-    """Write a store of seeing stubs' features; gives its path."""
+    """Write a store of seeing stubs' features, and return its path."""
     with pytest.MonkeyPatch.context() as patch:
         install(SeeingEncoders(image_size), patch.setattr)
         out = folder / f"{dataset.name}.zarr"

@@ -7,8 +7,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -77,7 +75,7 @@ def stopping_after(batches):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Give the rows of an uninterrupted pass over the toy dataset."""
+    """Rows of an uninterrupted pass over the toy dataset."""
     with pytest.MonkeyPatch.context() as patch:
         install(StubEncoders(), patch.setattr)
         return rows_of(run(out=tmp_path_factory.mktemp("whole") / "a.zarr").store)
@@ -241,7 +239,7 @@ def test_a_bad_image_that_is_still_bad_keeps_its_reason(encoders):
 
 
 def masked_dataset(n=37, bad=None, unreadable=()):
-    """Give small images with masks of three classes; `bad` maps a number to what stands in a mask's place."""
+    """Small images with masks of three classes; `bad` maps a number to what stands in a mask's place."""
     images = toy_dataset(n, bad=dict.fromkeys(unreadable, "unreadable"))
     ids = tuple(i.rpartition("/")[2] for i in images.sample_ids)
     paths = dict(zip(ids, images.sample_ids, strict=True))
@@ -590,49 +588,6 @@ def test_a_pass_that_fails_loses_at_most_a_block(
     assert rows_of() == whole
     assert [t.name for t in threading.enumerate() if t.name.startswith(("prefetch", "write"))] == []
     assert list(Path("a.zarr").rglob(".tmp-*")) == []
-
-
-KILLED = """
-import os, pathlib, random, signal, sys, time
-import stubs
-from samtl.embed.api import embed
-from test_embed_pass import committed
-
-out, tally, rows = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
-dataset, moments = stubs.toy_dataset(rows), random.Random(7)
-tally.touch()
-for more in (5, 23, 17):
-    before = tally.stat().st_size, committed(out)
-    child = os.fork()
-    if child == 0:
-        stubs.install(stubs.StubEncoders(seconds=0.01, tally=tally))
-        embed(dataset, "stub", out=out, device="cpu", batch_size=1)
-        os._exit(0)
-    while tally.stat().st_size < before[0] + more:
-        time.sleep(0.001)
-    time.sleep(moments.uniform(0, 0.02))
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    print(os.WTERMSIG(status), tally.stat().st_size - before[0], committed(out) - before[1])
-"""
-
-
-@pytest.mark.slow
-def test_a_pass_that_is_killed_again_and_again_loses_at_most_a_block_and_a_batch(encoders, whole):
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, "a.zarr", "tally", str(ROWS)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    kills = [[int(n) for n in line.split()] for line in done.stdout.splitlines()]
-    assert [signal for signal, _, _ in kills] == [9, 9, 9]
-    # The block in flight, and the batch of one that may be done while the disk still has it.
-    assert all(encoded - kept <= 16 + 1 for _, encoded, kept in kills)
-    assert 0 < committed() == sum(kept for _, _, kept in kills) < ROWS
-    left = ROWS - committed()
-    assert run().missing == 0
-    assert encoders.images == left
-    assert rows_of() == whole
 
 
 @pytest.mark.parametrize("call", [1, 4, 12, 30, 45, 60])

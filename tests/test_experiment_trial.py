@@ -127,21 +127,6 @@ def test_a_split_that_was_written_is_the_same_again(
         assert {moved.ids[i] for i in one.train} == {some.ids[i] for i in other.train}
 
 
-def test_a_shipped_split_is_the_default_and_its_parts_are_kept():
-    parts = tuple(("train", "train", "train", "validation", "test")[i // 3 % 5] for i in range(60))
-    some = samples(parts=parts)
-    outer, inner = choose(some, None, 0, None)
-    assert outer.name == "shipped"
-    for split_part, name in (
-        (outer.test, "test"),
-        (inner.test, "validation"),
-        (inner.train, "train"),
-    ):
-        assert {parts[i] for i in split_part} == {name}
-    assert choose(some, "shipped", 3, None) == (outer, inner)
-    assert choose(some, 0.2, 0, None).split.name == "holdout"
-
-
 def test_a_split_of_others_is_refused(tmp_path):
     some = samples()
     parts = choose(some, 0.2, 0, None)

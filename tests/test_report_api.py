@@ -18,7 +18,7 @@ from toys import blobs, stripes
 import samtl
 from samtl.errors import InputError, ResourceError
 from samtl.report.api import MARKER, make_report
-from samtl.report.figures import costs
+from samtl.report.figures import pass_seconds
 from samtl.report.load import read_comparisons
 from samtl.report.page import Section
 from samtl.report.summary import summarise
@@ -273,13 +273,15 @@ def test_a_summary_says_why_there_is_no_floor(tmp_path):
 
 # The encoder's pass
 
+COSTS = sys.modules["samtl.report.figures.costs"]
+
 
 def time_of_pass(folder, *stores, fingerprint="f" * 64):
     for i, store in enumerate(stores):
         a_run(folder, "mlp", i, store_path=str(store), fingerprint=fingerprint)
     a_run(folder, "cnn")
     (comparison,) = read_comparisons([folder])
-    return costs.pass_seconds(comparison)
+    return pass_seconds(comparison)
 
 
 def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
@@ -293,7 +295,7 @@ def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
         writers = [{"committed": text} for text in texts]
         return SimpleNamespace(fingerprint="f" * 64, writers=lambda: writers)
 
-    monkeypatch.setattr(costs, "open_store", opened)
+    monkeypatch.setattr(COSTS, "open_store", opened)
     store = tmp_path / "a.zarr"
     assert time_of_pass(tmp_path / "1", store, "a.zarr", f"../{tmp_path.name}/a.zarr") == 6 * 5.0
     assert time_of_pass(tmp_path / "2", tmp_path / "quick.zarr") == 5 * 0.5
@@ -304,5 +306,5 @@ def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("place", ["s3://bucket/store.zarr", "s3:/bucket", "s3://", "no\0path"])
 def test_a_report_opens_no_store_in_a_bucket(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(costs, "open_store", lambda path: pytest.fail(str(path)))
+    monkeypatch.setattr(COSTS, "open_store", lambda path: pytest.fail(str(path)))
     assert time_of_pass(tmp_path, place) is None

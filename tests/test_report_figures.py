@@ -10,11 +10,18 @@ from hypothesis import strategies as st
 
 from samtl.experiment.tables import read_images
 from samtl.report.compare import compared, findings
-from samtl.report.figures.confusion import confusions, percent
-from samtl.report.figures.costs import costs, payback
-from samtl.report.figures.scores import by_share, image_scores
-from samtl.report.figures.tables import differences, provenance, scores_table
-from samtl.report.figures.training import training_curves
+from samtl.report.figures import (
+    by_share,
+    confusions,
+    costs,
+    differences,
+    image_scores,
+    provenance,
+    scores_table,
+    training_curves,
+)
+from samtl.report.figures.confusion import percent
+from samtl.report.figures.costs import payback
 from samtl.report.load import read_comparisons
 from samtl.report.style import looks, svg
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from samtl.report.page import Part
 from samtl.report.style import (
     DARK,
     INK,
@@ -126,6 +127,11 @@ def test_svg_keeps_text_and_neutral_colours_and_has_no_ground():
     assert "<metadata" not in text
     used = set(re.findall(r"#[0-9a-f]{6}\b", text))
     assert used <= {INK, "#c9ced4", LOOKS["vit"].colour}
+
+
+def test_a_figure_shows_itself_in_a_notebook_and_a_table_does_not():
+    assert Part("a", "A", "", [], figure=drawn())._repr_png_() == png(drawn())
+    assert Part("a", "A", "", [])._repr_png_() is None
 
 
 def test_png_is_on_white_and_of_the_asked_size():

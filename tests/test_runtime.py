@@ -134,7 +134,7 @@ def test_the_first_signal_is_a_request_and_the_next_one_ends_it(number, capfd):
 
 
 def test_what_a_disk_answers_is_told_as_one_error():
-    told = r"a table cannot be written: No space left.*make room"
+    told = r"cannot write a table: No space left.*make room"
     with pytest.raises(ResourceError, match=told), writing("a table"):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -425,7 +425,7 @@ def test_a_store_given_twice_or_that_is_none(store, out):
 
 def test_where_nothing_can_be_written(store, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match=r"cannot write a sweep into .*choose another folder"):
+    with pytest.raises(ResourceError, match=r"cannot write a sweep into .*choose another place"):
         run(store, tmp_path / "file" / "sweep")
 
 

@@ -12,7 +12,7 @@ SHAPES = ((32, 32), (32, 20), (24, 32))  # square, tall, wide
 
 
 def encoded(pixels):
-    """Give the bytes of a PNG."""
+    """Bytes of a PNG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

@@ -48,7 +48,7 @@ def encode_on_devices(
 
     def listen() -> None:
         stop.value = stop.value or should_stop()
-        encoded, quarantined, size, _ = (int(sum(counts[i::_FIELDS])) for i in range(_FIELDS))
+        encoded, quarantined, size = (int(sum(counts[i::_FIELDS])) for i in range(3))
         if encoded != meter.encoded:
             meter.quarantined, meter.bytes_written = quarantined, size
             meter.advance(encoded - meter.encoded)

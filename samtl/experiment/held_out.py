@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import digest
+from samtl.errors import writing
 from samtl.experiment import tables
-from samtl.experiment.run import RunFolder, Scores, writing
+from samtl.experiment.run import RunFolder, Scores
 from samtl.metrics import classification, segmentation
 from samtl.splits import Samples, Split
 from samtl.splits.split import Rows

@@ -6,17 +6,17 @@ import csv
 import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import AtomicFolder, replace
 from samtl.datasets.listing import kind_of
-from samtl.errors import InputError
-from samtl.experiment.run import writing
+from samtl.errors import InputError, writing
 from samtl.experiment.tables import MASKS, PREDICTIONS, write_mask
 
 
@@ -67,8 +67,8 @@ class PredictResult:
 
     def to_json(self) -> dict[str, object]:
         """Return the result as JSON values."""
-        paths = {"run": self.run, "table": self.table, "masks": self.masks}
-        return {**asdict(self), **{name: path and str(path) for name, path in paths.items()}}
+        content: dict[str, object] = msgspec.to_builtins(self, enc_hook=str)
+        return content
 
 
 def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:

@@ -11,8 +11,7 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,7 +22,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from samtl._io import AtomicFolder, digest, file_sha256, inside, read_object
-from samtl.errors import InputError, ResourceError
+from samtl.errors import InputError, writing
 from samtl.heads.io import TENSORS
 from samtl.metrics import classification
 from samtl.metrics.classification import PerClass, Score
@@ -44,17 +43,6 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 def runs_folder(out: str | Path | None = None) -> Path:
     """Return the folder of run folders: `out`, else `$SAMTL_RUNS`, else `./runs`."""
     return as_folder(out if out is not None else os.environ.get("SAMTL_RUNS") or DEFAULT_RUNS)
-
-
-@contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Turn an OSError within a `with` block into a ResourceError; `what` is written, and where."""
-    try:
-        yield
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write {what}: {error.strerror or error}; choose another place with --out, or make room"
-        ) from error
 
 
 class SplitName(Struct, frozen=True):

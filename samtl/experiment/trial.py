@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._runtime import peak_memory
-from samtl.errors import InputError
+from samtl.errors import InputError, writing
 from samtl.experiment import tables
 from samtl.experiment.clock import Clock
 from samtl.experiment.held_out import FLOOR, HeldOut, Parts
@@ -30,7 +30,6 @@ from samtl.experiment.run import (
     RunFolder,
     Scores,
     SplitName,
-    writing,
 )
 from samtl.experiment.sources import Data, Images
 from samtl.heads.io import plain, save

@@ -19,10 +19,9 @@ from samtl._io import AtomicFolder
 from samtl.datasets import Dataset, resolve
 from samtl.errors import InputError, SamtlError, writing
 from samtl.experiment.run import runs_folder
-from samtl.report import images
+from samtl.report import figures, images
 from samtl.report.album import Album
 from samtl.report.compare import Comparison, compared, findings, share_of, weights_of
-from samtl.report.figures import confusion, costs, scores, tables, training
 from samtl.report.load import read_comparisons, require_one
 from samtl.report.page import Part, Section, caption, render, slug
 from samtl.report.style import png, svg
@@ -212,8 +211,8 @@ def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None
     """Return the sections of the page on one comparison."""
     found, runs = compared(comparison), comparison.runs
     if encoder_seconds is None:
-        encoder_seconds = costs.pass_seconds(comparison)
-    best, *by_share = scores.by_share(comparison)
+        encoder_seconds = figures.pass_seconds(comparison)
+    best, *by_share = figures.by_share(comparison)
     samples, panels = images.samples(album), images.panels(comparison, album)
     mistakes = (*images.confused(comparison, album), *images.hardest(comparison, album))
     shares = [share_of(run) for run in runs]
@@ -222,18 +221,18 @@ def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None
     paired = [caption("paired")] if found else []
     if found and any(run.split.name.startswith("grouped") for run in runs):
         paired.append(caption("grouped"))
-    differences = [tables.differences(comparison, found)] if found else []
+    differences = [figures.differences(comparison, found)] if found else []
     sections = [
         Section("Findings", [best], [counts], lines, warnings),
-        Section("Scores", [*by_share, tables.scores_table(comparison)]),
+        Section("Scores", [*by_share, figures.scores_table(comparison)]),
         Section("Differences", differences, paired),
         Section("Images", samples, album.notes),
-        Section("Masks", [*panels, *scores.image_scores(comparison)]),
-        Section("Training", training.training_curves(comparison)),
-        Section("Mistakes", [*confusion.confusions(comparison), *mistakes]),
-        Section("Cost", [costs.costs(comparison, encoder_seconds)]),
-        Section("Failures", tables.failures(comparison)),
-        Section("Provenance", tables.provenance(comparison)),
+        Section("Masks", [*panels, *figures.image_scores(comparison)]),
+        Section("Training", figures.training_curves(comparison)),
+        Section("Mistakes", [*figures.confusions(comparison), *mistakes]),
+        Section("Cost", [figures.costs(comparison, encoder_seconds)]),
+        Section("Failures", figures.failures(comparison)),
+        Section("Provenance", figures.provenance(comparison)),
     ]
     return [section for section in sections if section.parts or section.texts]
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from samtl._io import TEMPORARY, AtomicFolder
 from samtl._runtime import hash_order
-from samtl.errors import DamageError, InputError, ResourceError
+from samtl.errors import DamageError, InputError, ResourceError, writing
 from samtl.store.fingerprint import FILE
 from samtl.store.format import COORDINATES, ROOT
 from samtl.store.log import LOG, OK, PACK, QUARANTINED, record_name, record_place
@@ -205,16 +205,12 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
             f"a second store of {before / 2**30:.2f} GiB is needed beside {path} for a while, and its disk has "
             f"{free / 2**30:.2f} GiB free"
         )
-    try:
-        with AtomicFolder(path.parent) as folder:
-            after = _copy(source, order, folder.path, on_progress)
-            if (path / ASIDE).is_dir():
-                shutil.copytree(path / ASIDE, folder.path / ASIDE)
-            folder.publish(path.name, replace=True)
-    except OSError as error:
-        raise ResourceError(
-            f"{path.parent} cannot be written: {error.strerror}. The store is as it was"
-        ) from error
+    remedy = "make room; the store is as it was"
+    with writing(f"into {path.parent}", remedy), AtomicFolder(path.parent) as folder:
+        after = _copy(source, order, folder.path, on_progress)
+        if (path / ASIDE).is_dir():
+            shutil.copytree(path / ASIDE, folder.path / ASIDE)
+        folder.publish(path.name, replace=True)
     return Compacted(
         path, len(source), state.superseded, before, _shard_bytes(after), after.snapshot, True
     )

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from samtl import _io
 from samtl._runtime import Note, machine_memory, process_pool, run_tasks
 from samtl.datasets import Dataset
-from samtl.errors import InputError, ResourceError, SamtlError
+from samtl.errors import InputError, writing
 from samtl.experiment.run import read_run, runs_folder
 from samtl.splits import parse_many
 from samtl.store.storage import as_folder
@@ -199,21 +199,15 @@ def _require_known(params: Mapping[str, Any], cells: Sequence[Cell]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Allow one sweep at a time in a folder."""
-    try:
+    with writing(f"a sweep into {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise InputError(
-            f"another sweep writes to {folder}; wait for it, or choose another folder with --out"
-        ) from error
-    except OSError as error:
-        if isinstance(error, SamtlError):
-            raise
-        raise ResourceError(
-            f"cannot write a sweep into {folder}: {error.strerror or error}; choose another folder with --out, or "
-            "make room"
-        ) from error
+        try:
+            with FileLock(folder / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise InputError(
+                f"another sweep writes to {folder}; wait for it, or choose another folder with --out"
+            ) from error
 
 
 class _Sweep:

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from samtl._io import canonical, make_folder, read_json, replace
-from samtl.errors import DamageError, ResourceError
+from samtl.errors import DamageError, writing
 from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import Config, Run
 from samtl.metrics.classification import Score
@@ -51,13 +51,9 @@ class SweepResult:
             [str(value).lower() if isinstance(value, bool) else value for value in row.values()]
             for row in self.rows
         )
-        try:
+        with writing(str(place), "name another file, or make room"):
             make_folder(place.absolute().parent)
             replace(place, text.getvalue().encode(errors="backslashreplace"))
-        except OSError as error:
-            raise ResourceError(
-                f"cannot write {place}: {error.strerror or error}; name another file, or make room"
-            ) from error
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from samtl.errors import require_extra
-from samtl.report.style import DPI, GRID, INK, PAPER
+from samtl.report.style import DPI, GRID, INK, PAPER, png
 
 jinja2 = require_extra("jinja2", "report")
 
@@ -47,6 +47,10 @@ class Part:
     def header(self) -> list[str]:
         """Names of the columns."""
         return list(self.rows[0]) if self.rows else []
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the figure in a notebook."""
+        return None if self.figure is None else png(self.figure, tight=self.picture)
 
     @functools.cached_property
     def numeric(self) -> set[str]:
