@@ -115,7 +115,7 @@ class StubEncoders:
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
     ):
-        return StubEncoder(self, self.spec(name, image_size), checkpoint, dtype)
+        return self.kind(self, self.spec(name, image_size), checkpoint, dtype)
 
     features = tuple(f"column_{i}" for i in range(10))
 
@@ -175,11 +175,6 @@ class StubEncoder:
 class SeeingEncoders(StubEncoders):
     """Stubs whose features tell what is in the image, so that heads can learn from them."""
 
-    def Encoder(
-        self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
-    ):
-        return SeeingEncoder(self, self.spec(name, image_size), checkpoint, dtype)
-
     features = (*(f"{what}_{i}" for what in ("mean", "std", "block3") for i in range(3)), "max_0")
 
 
@@ -201,6 +196,9 @@ class SeeingEncoder(StubEncoder):
             cells = grid_cells(side)
             grid = grid.reshape(256, cells, side // cells, cells, side // cells).mean((2, 4))
         return grid.astype(dtype)
+
+
+StubEncoders.kind, SeeingEncoders.kind = StubEncoder, SeeingEncoder
 
 
 def install(encoders, setattr_=setattr):

@@ -5,11 +5,12 @@ import pytest
 from benchmarks import embed as bench
 from benchmarks.embed import CHOICES, bench_embed
 from samtl.embed import api as embedding
+from samtl.encoders import sam
 from samtl.errors import InputError
 
 
 def test_every_choice_is_a_pass_beside_the_encoder_alone(tmp_path, monkeypatch):
-    passes = []
+    passes, seen, forward = [], [], sam.Encoder.forward
 
     def embed(dataset, encoder, **options):
         result = embedding.embed(dataset, encoder, **options)
@@ -17,35 +18,24 @@ def test_every_choice_is_a_pass_beside_the_encoder_alone(tmp_path, monkeypatch):
         return result
 
     monkeypatch.setattr(bench, "embed", embed)
-    rows = bench_embed(
-        "tiny", dataset="synthetic:2", device="cpu", image_size=64, limit=5, rounds=1, out=tmp_path
-    )
-    assert passes == [(tiers, 5, 5, 0) for tiers in (*CHOICES, *CHOICES[::-1])]
-    assert [row.name for row in rows] == [
-        "embed/pooled", "embed/pooled+grid16", "embed/pooled+grid16+dense", "encoder-alone",
-    ]  # fmt: skip
-    alone = rows[-1].value
-    for row in rows[:-1]:
-        assert (row.unit, row.vs) == ("s", "encoder-alone")
-        assert row.ratio == pytest.approx(row.value / alone)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_encoder_alone_sees_every_image(tmp_path, monkeypatch):
-    from samtl.encoders import sam
-
-    seen, forward = [], sam.Encoder.forward
     monkeypatch.setattr(
         sam.Encoder, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
     )
-    bench_embed(
-        "tiny", dataset="synthetic:1", device="cpu", image_size=64, batch_size=3, rounds=1,
-        choices=[("pooled",)], out=tmp_path,
+    rows = bench_embed(
+        "tiny", dataset="synthetic:2", device="cpu", image_size=64, batch_size=3, limit=5, rounds=1,
+        out=tmp_path,
     )  # fmt: skip
-    batches = [n for n in seen if n > 1]
-    assert batches == [3, 3, 2] * 2  # 8 images in each of two rounds
-
-
-def test_what_no_pass_takes_is_refused(tmp_path):
+    assert passes == [(tiers, 5, 5, 0) for tiers in (*CHOICES, *CHOICES[::-1])]
+    assert [n for n in seen if n > 1] == [
+        3,
+        2,
+    ] * 2  # the encoder alone sees every image in each round
+    assert [row.name for row in rows] == [
+        "embed/pooled", "embed/pooled+grid16", "embed/pooled+grid16+dense", "encoder-alone",
+    ]  # fmt: skip
+    for row in rows[:-1]:
+        assert (row.unit, row.vs) == ("s", "encoder-alone")
+        assert row.ratio == pytest.approx(row.value / rows[-1].value)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(InputError):
         bench_embed("tiny", dataset="no-such", device="cpu", out=tmp_path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import encoder as bench
-from benchmarks.encoder import OTHERS, Side, bench_encoder
+from benchmarks.encoder import OTHERS, bench_encoder
 from samtl.encoders import sam
 from samtl.errors import InputError, UnknownName
 
@@ -23,19 +23,12 @@ def value(rows, name, vs=""):
     return row.value
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_each_dtype_is_measured_against_each_other_side(rows, dtype):
-    ours = [row for row in rows if row.name == f"tiny/{dtype}/64"]
-    assert [row.vs for row in ours] == SHIPPED
-    for row in ours:
-        theirs = value(rows, f"tiny/{row.vs}")
-        assert row.ratio == pytest.approx(
-            row.value / theirs
-        )  # of one round, median and ratio agree
-        assert row.spread == (row.ratio, row.ratio)
-
-
-def test_the_rate_counts_operations(rows):
+def test_each_dtype_is_measured_against_each_other_side(rows):
+    for dtype in ("float32", "bfloat16"):
+        ours = [row for row in rows if row.name == f"tiny/{dtype}/64"]
+        assert [row.vs for row in ours] == SHIPPED
+        for row in ours:  # of one round, median and ratio agree
+            assert row.ratio == pytest.approx(row.value / value(rows, f"tiny/{row.vs}"))
     speed = value(rows, "tiny/float32/64", SHIPPED[0])
     rate = value(rows, "tiny/float32/64/rate")
     assert rate == pytest.approx(speed * bench.operations("tiny", 64) / 1e12)
@@ -59,24 +52,6 @@ def test_a_side_that_computes_something_else_shows(monkeypatch):
     )
     assert value(rows, "tiny/float32/64/error") == pytest.approx(0.1, rel=1e-3)
     assert value(rows, "tiny/float32/64") > 0
-
-
-def test_memory_is_that_of_the_call():
-    def hold(x):
-        return torch.ones(64 * 2**20 // 4) * 2  # two of them at once
-
-    used = bench._memory(Side("hold", torch.float32, hold), torch.zeros(1), torch.device("cpu"))
-    if used is None:
-        pytest.skip("this system does not tell")
-    assert 100 * 2**20 < used < 200 * 2**20
-
-
-def test_transformers_gives_the_same_shape():
-    pytest.importorskip("transformers")
-    side = bench._transformers("tiny", torch.device("cpu"))
-    with torch.inference_mode():
-        out = side.run(torch.zeros(1, 3, 1024, 1024, dtype=side.dtype))
-    assert out.shape == (1, 256, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -105,27 +80,6 @@ def test_operations_are_those_of_the_plain_modules(size):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.zeros(1, 3, size, size))
     assert bench.operations("sam_vit_b", size) == pytest.approx(counter.get_total_flops(), rel=1e-9)
-
-
-@pytest.mark.parametrize(("fits", "expected"), [(8, 8), (5, 4), (0, 0)])
-def test_on_a_gpu_a_side_gets_as_many_images_as_fit(fits, expected):
-    def run(x):
-        if len(x) > fits:
-            raise torch.OutOfMemoryError("no room")
-
-    side = Side("side", torch.float32, run)
-    assert bench._batch(side, False, torch.zeros(8, 1), torch.device("mps")) == expected
-
-
-def test_on_a_cpu_samtl_has_an_image_for_each_core_and_one_alone(one_thread):
-    torch.set_num_threads(3)
-    x, cpu = torch.zeros(3, 1), torch.device("cpu")
-    ours, one, theirs = (
-        Side(name, x.dtype, len) for name in ("samtl", "samtl/one-image", "shipped")
-    )
-    assert bench._batch(ours, True, x, cpu) == 3
-    assert bench._batch(one, True, x, cpu) == 1
-    assert bench._batch(theirs, False, x, cpu) == 1
 
 
 def test_a_side_of_which_not_one_image_fits_is_told_and_left_out(monkeypatch):

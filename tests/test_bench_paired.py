@@ -21,17 +21,6 @@ def test_medians_of_both_sides_without_the_first_round():
     assert row == Row("a", 20.0, "samples/s", "plain", 2.0, (0.5, 6.0))  # ratios 2, 6, 0.5
 
 
-def test_sides_take_turns():
-    order = []
-
-    def side(name):
-        order.append(name)
-        return 1.0
-
-    paired("a", "s", lambda: side("o"), "plain", lambda: side("t"), rounds=3)
-    assert order == ["o", "t", "t", "o", "o", "t", "t", "o"]
-
-
 def test_several_sides_take_turns():
     order = []
     sides = {name: lambda name=name: float(order.append(name) or len(order)) for name in "abc"}

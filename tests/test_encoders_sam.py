@@ -59,6 +59,9 @@ def test_bfloat16_stays_near(encoder, images, reference):
 
 def test_a_batch_gives_what_single_images_give(encoder, images):
     together = encoder.encode(images)
+    for tier, dtype in encoder.spec.stored_dtypes.items():
+        assert together[tier].shape == (2, *encoder.spec.shape(tier))
+        assert together[tier].dtype == dtype
     for i, image in enumerate(images):
         alone = encoder.encode([image])
         for name in together:
@@ -158,14 +161,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkey
         tried.clear()
 
 
-def test_one_image_that_does_not_fit_is_a_clear_error(monkeypatch):
-    encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
+def test_what_fails_on_the_device_is_no_defect(encoder, images, monkeypatch):
     scarce(encoder, monkeypatch, 0)
     with pytest.raises(ResourceError, match="memory of cpu"):
-        encoder.encode([np.zeros((64, 64, 3), np.uint8)])
+        encoder.encode(images[:1])
 
-
-def test_a_device_that_fails_is_no_defect(encoder, images, monkeypatch):
     def fail(*arguments):
         raise torch.AcceleratorError("unspecified launch failure")
 
@@ -209,14 +209,6 @@ def test_the_fingerprint_is_what_decides_the_values(encoder):
     assert sam.spec("tiny", 512).fingerprint("0" * 64, "float32") != fields
 
 
-def test_outputs_have_the_shapes_and_dtypes_of_the_spec(encoder, images):
-    out = encoder.encode(images)
-    for tier, dtype in encoder.spec.stored_dtypes.items():
-        assert out[tier].shape == (2, *encoder.spec.shape(tier))
-        assert out[tier].dtype == dtype
-    assert encoder.encode(images[:1], ("pooled",)).keys() == {"pooled"}
-
-
 def test_what_there_is_not_is_refused():
     with pytest.raises(UnknownName, match="fast"):
         sam.Encoder("tiny", device="cpu", engine="fsat")
@@ -225,13 +217,9 @@ def test_what_there_is_not_is_refused():
             sam.spec("tiny", size)
 
 
-def test_modeling_leaves_the_real_package_alone():
-    sam.modeling()
-    assert "segment_anything" not in sys.modules
+def test_the_real_package_is_left_alone_and_named_if_it_is_missing(monkeypatch):
     assert sam.modeling() is sam.modeling()
-
-
-def test_missing_package_is_told(monkeypatch):
+    assert "segment_anything" not in sys.modules
     monkeypatch.delitem(sys.modules, sam.modeling().__name__)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install segment-anything"):

@@ -27,9 +27,9 @@ def modules():
         yield path, "cli"
 
 
-def imported(path):
+def imported(tree):
     """Dotted names that a file imports, those inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -43,43 +43,24 @@ def test_every_module_has_a_layer():
 @pytest.mark.parametrize(
     ("path", "layer"), [pytest.param(p, n, id=str(p.relative_to(ROOT))) for p, n in modules()]
 )
-def test_imports_go_down_only(path, layer):
-    for name in imported(path):
-        head, _, rest = name.partition(".")
-        if head != "samtl" or not rest:
+def test_what_a_module_imports_and_calls(path, layer):
+    tree = ast.parse(path.read_text())
+    names = list(imported(tree))
+    for name in names:
+        head, *rest = name.split(".")
+        if head != "samtl" or not rest or rest[0] == layer:
             continue
-        other = rest.split(".")[0]
-        if other == layer:
-            continue
-        assert other in LAYERS, f"{path} imports {name}"
-        assert LAYERS.index(other) < LAYERS.index(layer), f"{path} imports {name}"
-        assert not {other, layer} <= STRANGERS, f"{path} imports {name}"
-
-
-@pytest.mark.parametrize(
-    ("path", "layer"), [pytest.param(p, n, id=str(p.relative_to(ROOT))) for p, n in modules()]
-)
-def test_no_other_packages_private_module_is_imported(path, layer):
-    for name in imported(path):
-        parts = name.split(".")
-        private = [part for part in parts[2:] if part.startswith("_") and not part.startswith("__")]
-        assert parts[0] != "samtl" or layer in parts[1:2] or not private, f"{path} imports {name}"
-
-
-@pytest.mark.parametrize(
-    ("path", "layer"), [pytest.param(p, n, id=str(p.relative_to(ROOT))) for p, n in modules()]
-)
-def test_only_the_command_line_draws(path, layer):
-    if layer == "cli":
-        return
-    tops = {name.split(".")[0] for name in imported(path)}
-    assert not tops & {"typer", "rich"}
-    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
-    assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
-    if layer == "store":
-        assert "torch" not in tops
-    if layer == "encoders":
-        assert "zarr" not in tops
+        assert LAYERS.index(rest[0]) < LAYERS.index(layer), f"{path} imports {name}"
+        assert not {rest[0], layer} <= STRANGERS, f"{path} imports {name}"
+        private = [part for part in rest[1:] if part.startswith("_") and part[:2] != "__"]
+        assert not private, f"{path} imports {name}"
+    tops = {name.split(".")[0] for name in names}
+    if layer != "cli":  # which alone draws
+        assert not tops & {"typer", "rich"}
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+    assert layer != "store" or "torch" not in tops
+    assert layer != "encoders" or "zarr" not in tops
 
 
 def run(code):

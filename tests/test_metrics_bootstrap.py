@@ -81,23 +81,17 @@ def test_a_spread_is_mean_and_sample_deviation():
 # Laws
 
 
-@settings(max_examples=30)
-@given(st.integers(0, 1000), st.integers(0, 1000), st.sampled_from([*METRICS]))
-def test_the_other_way_round_is_the_same_with_the_other_sign(left, right, metric):
-    a, b = trials(left), trials(right, right=0.8)
-    there, back = (paired_difference(*pair, metric, resamples=60) for pair in ((a, b), (b, a)))
-    assert there.low <= there.value <= there.high
-    assert (-back.value, -back.high, -back.low) == pytest.approx(
-        (there.value, there.low, there.high), abs=1e-12
-    )
-    assert there.shown == back.shown
-
-
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(0, 1000))
-def test_the_order_of_samples_and_seeds_does_not_matter(seed, order):
+def test_the_order_of_models_samples_and_seeds_does_not_matter(seed, order):
     a, b = trials(seed), trials(seed + 1)
     expected = paired_difference(a, b, "macro_f1", resamples=50)
+    back = paired_difference(b, a, "macro_f1", resamples=50)
+    assert (-back.value, -back.high, -back.low) == pytest.approx(
+        (expected.value, expected.low, expected.high), abs=1e-12
+    )
+    assert expected.low <= expected.value <= expected.high
+    assert expected.shown == back.shown
     mixed = paired_difference(
         [shuffled(x, order) for x in a], [shuffled(x, order + 1) for x in b], "macro_f1", 50
     )

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samtl.errors import InputError
@@ -102,6 +102,7 @@ def test_bootstrap_in_slices_is_the_same(monkeypatch):
     assert bootstrap(truth, chances, resamples=50) == whole
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6), st.floats(-3, 8))
 def test_laws(seed, n, k, skill):
     truth, chances = predictions(seed, n, k, skill)

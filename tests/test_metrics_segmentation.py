@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -11,15 +10,6 @@ from samtl.errors import InputError
 from samtl.metrics import segmentation as pixel_metrics
 
 NAMES = ["accuracy", "iou", "dice", "f1", "precision", "recall"]
-
-
-def masks(seed, k=3, shape=(20, 24), skill=0.7, ignored=0.1):
-    """A true mask with pixels to be ignored, and a guess that is right more often than not."""
-    random = np.random.default_rng(seed)
-    truth = random.integers(0, k, shape, dtype=np.uint8)
-    guess = np.where(random.random(shape) < skill, truth, random.integers(0, k, shape)).astype("u1")
-    truth[random.random(shape) < ignored] = 255
-    return truth, guess
 
 
 def plainly(truth, guess, k):
@@ -79,14 +69,6 @@ def test_rows_of_the_confusion_are_the_truth_and_255_does_not_count():
     assert found.tolist() == [[0, 2], [1, 1]]
 
 
-@pytest.mark.parametrize("k", [2, 3, 20, 255])
-def test_confusion_agrees_with_scikit_learn(k):
-    truth, guess = masks(k, k)
-    known = truth != 255
-    expected = sklearn.metrics.confusion_matrix(truth[known], guess[known], labels=range(k))
-    assert (pixel_metrics.confusion(truth, guess, k) == expected).all()
-
-
 @pytest.mark.parametrize(
     ("matrix", "figures"),  # accuracy, iou, dice, f1
     [
@@ -110,6 +92,7 @@ def test_pooled_is_of_all_pixels_and_the_others_of_images():
     assert figures["pooled_iou"].value == pytest.approx(2 / 101)
 
 
+@settings(max_examples=50)
 @given(pairs_of_masks())
 def test_scores_agree_with_plain_code(given_masks):
     truth, guess, k = given_masks
@@ -130,6 +113,7 @@ def test_what_is_ignored_changes_nothing_about_the_rest(given_masks, data):
     assert (pixel_metrics.confusion(less, other, k) == pixel_metrics.confusion(*kept, k)).all()
 
 
+@settings(max_examples=50)
 @given(confusions(), st.randoms(use_true_random=False), st.integers(0, 99))
 def test_laws(matrices, random, seed):
     figures = pixel_metrics.bootstrap(matrices, resamples=20, seed=seed)

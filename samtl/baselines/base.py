@@ -55,7 +55,8 @@ class PixelBaseline(Model):
     ) -> Self:
         """Train; every choice is made on the validation part.
 
-        Only the images of these rows are read, and their labels or masks.
+        Only the images of these rows are read, and their labels or masks. Raises InputError if the task is not
+        supported, an image or a mask cannot be read, a class has no training image, or a parameter is out of range.
 
         Parameters
         ----------
@@ -64,12 +65,6 @@ class PixelBaseline(Model):
             Distinct indices into `dataset.sample_ids`, none in both parts. The validation part may be empty.
         on_event : callable, optional
             Called with each `Epoch` or `Candidate`.
-
-        Raises
-        ------
-        InputError
-            If the task is not supported, an image or a mask cannot be read, a class has no training image, or a
-            parameter is out of range.
         """
         try:
             self._check()
@@ -93,6 +88,9 @@ class PixelBaseline(Model):
     ) -> Iterator[Predictions]:
         """Predict in the order of `rows`, lazily, so that memory is bounded; labels and masks are not read.
 
+        Raises InputError if the dataset is for another task or has other classes and, while iterating, if an image
+        cannot be read.
+
         Parameters
         ----------
         dataset : Dataset
@@ -108,11 +106,6 @@ class PixelBaseline(Model):
             By name, the baseline's own predictions, then those of its companions. Classification: blocks of (b, K)
             float64 probabilities, rows summing to 1. Segmentation: for each image a class map, (h, w) uint8 with (h, w)
             from `samtl.images.transforms.resized_shape`.
-
-        Raises
-        ------
-        InputError
-            If the dataset is for another task or has other classes; while iterating, if an image cannot be read.
         """
         check_is_fitted(self, "classes_")
         if (dataset.task, len(dataset.classes)) != (self.task_, len(self.classes_)):

@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from samtl import registry
 from samtl._runtime import Note, prefetch
-from samtl.embed.decode import Decoded, decode_row, decoded_ahead
+from samtl.embed.changes import look
+from samtl.embed.decode import Decoded, decoded_ahead
 from samtl.embed.plan import Job, specs_of
 from samtl.encoders.base import Encoder
 from samtl.errors import ResourceError
+from samtl.images.codecs import BadImage
 from samtl.store.fingerprint import make_identity
 from samtl.store.log import OK, QUARANTINED, UNLISTED
 from samtl.store.state import Quarantined
@@ -289,10 +291,10 @@ def _require_readable(job: Job, writer: Writer, block: _Block) -> None:
     tried = [item.row for item in items if not item.unread][:1]
     if not tried and (row := writer.known_good()) is not None:
         tried = [int(job.table.position[row])]
-    positions = tried or range(len(job.table))[:16]
-    again = [decode_row(job.dataset, position, 1) for position in positions]
-    if all(item.unread for item in again):
+    names = [job.dataset.sample_ids[at] for at in tried or range(len(job.table))[:16]]
+    why = [found.error for _, found in look(job.dataset, names)]
+    if all(error is not None and not isinstance(error, BadImage) for error in why):
         raise ResourceError(
-            f"images of {job.dataset.name} cannot be read any more ({again[0].reason}): is it still where it was? What "
-            "was committed before is kept; run the same command again to go on"
+            f"images of {job.dataset.name} cannot be read any more ({why[0]}): is it still where it was? What was "
+            "committed before is kept; run the same command again to go on"
         )

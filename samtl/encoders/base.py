@@ -96,6 +96,9 @@ class Encoder(Protocol):
     ) -> dict[str, NDArray[Any]]:
         """Encode a batch of images.
 
+        Batches that do not fit in the device's memory are halved until they do; raises ResourceError if a single image
+        does not fit.
+
         Parameters
         ----------
         pixels : sequence of ndarray of uint8, (h, w, bands)
@@ -106,11 +109,6 @@ class Encoder(Protocol):
         -------
         dict
             For each tier an array (batch, *spec.shape(tier)) of the dtype `spec.stored_dtypes[tier]`.
-
-        Raises
-        ------
-        ResourceError
-            If a single image does not fit in the device's memory. Larger batches are halved until they do.
         """
         ...
 

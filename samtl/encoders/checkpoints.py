@@ -64,6 +64,9 @@ def load_weights(
 ) -> Weights:
     """Fill a network's parameters, in float32.
 
+    Raises InputError for another seed or file, or a file that has the name of the official one but not its sha256;
+    ResourceError if the download fails.
+
     Parameters
     ----------
     model : nn.Module
@@ -79,13 +82,6 @@ def load_weights(
     gain : int
         Ratio of the variances of output and input of a layer with random weights: 1, or 2 if a ReLU follows, which
         halves it again (He et al. 2015).
-
-    Raises
-    ------
-    InputError
-        For another seed or file, or a file that has the name of the official one but not its sha256.
-    ResourceError
-        If the download fails.
     """
     check_source(checkpoint)
     kind, _, seed = checkpoint.partition(":")

@@ -131,6 +131,8 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
     ) -> Self:
         """Train, making every choice on the validation part.
 
+        Raises ValueError, as scikit-learn does, for wrong X or y, a single class, or a parameter out of its range.
+
         Parameters
         ----------
         X : (n, F) array_like
@@ -141,11 +143,6 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
             By default a fifth of each class of X, drawn with `random_state`.
         on_event : callable, optional
             Called with each `Epoch` or `Candidate`.
-
-        Raises
-        ------
-        ValueError
-            For wrong X or y, a single class, or a parameter out of its range (scikit-learn's convention).
         """
         self._check()
         rows, labels = validate_data(self, X, y, dtype=np.float32)

@@ -88,6 +88,9 @@ class GridHead(Network):
     ) -> Self:
         """Train, with early stopping on the validation part.
 
+        Raises ValueError if a parameter is out of its range, InputError if shapes do not fit or the loss is never
+        finite.
+
         Parameters
         ----------
         training, validation : Source
@@ -98,13 +101,6 @@ class GridHead(Network):
         shape : (channels, side, side)
         on_event : callable, optional
             Called with each `Epoch`.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of its range.
-        InputError
-            If shapes do not fit, or the loss is never finite.
         """
         self._check()
         self.adopt(task, list(range(n_classes)), shape)

@@ -49,6 +49,8 @@ def save(
 ) -> None:
     """Write a fitted model into a folder, replacing files of the same names.
 
+    Raises InputError if there are not as many names as features, or labels are neither integers nor strings.
+
     Parameters
     ----------
     model : Model
@@ -58,11 +60,6 @@ def save(
         Names of pooled features, in the order of X; by default those that the model was loaded with.
     class_names : sequence of str, optional
         Names of the labels 0, 1, ...
-
-    Raises
-    ------
-    InputError
-        If there are not as many names as features, or labels are neither integers nor strings.
     """
     names = list(model.columns_ if columns is None else columns)
     if names and len(names) != model.shape_[0]:
@@ -92,17 +89,9 @@ def save(
 
 
 def load(folder: str | Path) -> Any:
-    """Read a `Head` or `Baseline` that `save` wrote; its predictions are identical to the saved one's.
+    """Read the `Head` or `Baseline` that `save` wrote into a folder; it predicts the same to the bit.
 
-    Parameters
-    ----------
-    folder : path
-        A run folder, or any other with both files.
-
-    Raises
-    ------
-    InputError
-        If a file is missing, names an unknown model, or its content is not as `save` writes it.
+    Raises InputError if a file is missing, names an unknown model, or its content is not as `save` writes it.
     """
     path = Path(folder, CARD)
     try:

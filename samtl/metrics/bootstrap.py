@@ -103,7 +103,9 @@ def over_seeds(values: Iterable[float]) -> Spread:
 def paired_differences(
     models: Mapping[str, Sequence[Outcome]], metric: str, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[tuple[str, str], Difference]:
-    """Compare every two models on the same held-out samples.
+    """Compare each model with each that comes after it on the same held-out samples.
+
+    Raises InputError if samples differ or repeat, or there are none; UnknownName if there is no such metric.
 
     Parameters
     ----------
@@ -114,18 +116,6 @@ def paired_differences(
         One of `METRICS` for labels; for images the name of a score, whose mean over the images is compared.
     seed : int
         Equal samples and seeds give equal draws, so that all pairs are compared on the same resamples.
-
-    Returns
-    -------
-    dict of (str, str) to Difference
-        For each model and each that comes after it.
-
-    Raises
-    ------
-    InputError
-        If samples differ or repeat, or there are none.
-    UnknownName
-        If there is no such metric.
     """
     by_seed = _same_samples(models)
     names = sorted({name for outcomes in by_seed for name in outcomes[0].ids})

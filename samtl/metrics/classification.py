@@ -88,7 +88,7 @@ def bootstrap(
     """Score class probabilities, with 95 % percentile bootstrap intervals over the samples.
 
     An interval says how much a figure depends on which samples happened to be held out, not how it would change with
-    another training part.
+    another training part. Raises InputError if there are no samples, or these are not labels and probabilities.
 
     Parameters
     ----------
@@ -103,11 +103,6 @@ def bootstrap(
         `accuracy`, `balanced_accuracy`, `macro_f1`; `ece`, the expected calibration error of the predicted class over
         15 bins of equal width, (0, 1/15] to (14/15, 1] (Guo et al. 2017, equation 3); and `log_loss` in nats,
         probabilities clipped at 2.2e-16.
-
-    Raises
-    ------
-    InputError
-        If there are no samples, labels are out of range, or rows are not probabilities.
     """
     chances = np.asarray(probabilities, dtype=np.float64)
     if chances.ndim != 2 or not chances.size or len(chances) != np.size(truth):

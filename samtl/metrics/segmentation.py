@@ -26,22 +26,15 @@ from samtl.metrics.classification import (
 def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int) -> Counts:
     """Count each pair of true and predicted class over the pixels of one image.
 
+    Returns (K, K) int64; rows are the truth, columns the prediction. Raises InputError if these are not two masks of
+    one shape, or a class is out of range.
+
     Parameters
     ----------
     truth, predicted : (height, width) uint8
         Class indices in [0, n_classes); pixels that are 255 in `truth` do not count.
     n_classes : int
         2 to 255, the background included.
-
-    Returns
-    -------
-    (K, K) int64
-        Rows are the truth, columns the prediction.
-
-    Raises
-    ------
-    InputError
-        If these are not two masks of one shape, or a class is out of range.
     """
     if not 2 <= n_classes <= IGNORE:
         raise InputError(
@@ -99,7 +92,8 @@ def scores(matrices: Counts) -> dict[str, Floats]:
 def bootstrap(matrices: Counts, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Score]:
     """Score the masks of several images, with 95 % percentile bootstrap intervals over the images.
 
-    Neighbouring pixels are alike, so whole images are drawn, never single pixels.
+    Neighbouring pixels are alike, so whole images are drawn, never single pixels. Raises InputError if an image has no
+    pixel of a known class.
 
     Parameters
     ----------
@@ -111,11 +105,6 @@ def bootstrap(matrices: Counts, resamples: int = RESAMPLES, seed: int = 0) -> di
     dict of Score
         Means over the images of each of `scores`, under its name; and `pooled_accuracy`, `pooled_iou` and so on, of
         the pixels of all images together.
-
-    Raises
-    ------
-    InputError
-        If an image has no pixel of a known class.
     """
     single = scores(matrices)
     n, k, _ = matrices.shape

@@ -11,9 +11,9 @@ import msgspec
 from samtl._io import digest, seal, unseal
 from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.format import FORMAT, ArraySpec
-from samtl.store.storage import Storage
+from samtl.store.storage import IDENTITY, Storage
 
-FILE = "fingerprint.json"
+FILE = IDENTITY
 
 
 class Identity(msgspec.Struct, frozen=True):

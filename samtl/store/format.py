@@ -231,5 +231,5 @@ def check_shard(
             damaged.append(position)
     index = spec.index(rows, block_rows)
     end = index + packed(crc32c(index))
-    size = spec.shard_bytes(rows, block_rows)
-    return found, damaged, shard[size - len(end) :] == end
+    start = spec.shard_bytes(rows, block_rows) - len(end)
+    return found, damaged, shard[start:] == end

@@ -19,6 +19,7 @@ from samtl.metrics.classification import Score
 Row = dict[str, Any]
 
 FAILED = "failed"
+_OF_STORE = ("encoder", "weights", "untrained", "store", "fingerprint", "snapshot")
 
 
 class Failure(Struct):
@@ -130,12 +131,7 @@ def _row(
         "split_name": of.split.name,
         "share": of.split.share,
         "split_digest": of.split.digest,
-        "encoder": of.encoder,
-        "weights": of.weights,
-        "untrained": of.untrained,
-        "store": of.store,
-        "fingerprint": of.fingerprint,
-        "snapshot": of.snapshot,
+        **{name: getattr(of, name) for name in _OF_STORE},
         "params": canonical(of.params).decode(),
         "epochs": run and run.training.get("epochs"),
         "best_epoch": run and run.training.get("best_epoch"),
