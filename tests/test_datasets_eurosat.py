@@ -144,7 +144,7 @@ def test_wrong_bytes_everywhere_are_refused(offer, tmp_path):
     assert downloads(tmp_path) == []
     for path in (tmp_path / "served").iterdir():
         path.unlink()
-    with pytest.raises(ResourceError):
+    with pytest.raises(ResourceError, match="404"):
         resolve("eurosat")
 
 

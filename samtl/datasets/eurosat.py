@@ -148,6 +148,8 @@ def _official_archive(download: bool) -> Path:
         except ValueError:
             failures.append(f"{url} gave a file whose hash is not {known_hash}")
         except OSError as error:  # network errors are OSErrors, too; their texts are nested errors
-            failures.append(f"{url} failed ({type(error).__name__})")
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            what = f"HTTP status {status}" if status else type(error).__name__
+            failures.append(f"{url} failed ({what})")
             error_kind = ResourceError  # trying again helps, unless every address gives other bytes
     raise error_kind(f"EuroSAT could not be downloaded: {'; '.join(failures)}; {by_hand}")
