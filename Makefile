@@ -28,13 +28,9 @@ $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) -e .
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) -e '.[dev]'
-	@touch $@
-
-$(VENV)/installed-docs: $(VENV)/installed
-	$(INSTALL) -e '.[docs]'
-	@touch $@
+$(VENV)/installed-dev: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[dev,docs]'
+	@touch $(VENV)/installed $@
 
 demo: $(VENV)/installed
 	$(BIN)/samtl demo
@@ -57,7 +53,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/installed-docs
+docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/installed-dev
