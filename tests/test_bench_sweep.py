@@ -52,6 +52,7 @@ def test_features_are_generated_for_every_case(tmp_path, case):
 @pytest.mark.slow
 def test_heads_on_dense_embeddings_read_the_store_once_an_epoch(one_thread, monkeypatch):
     monkeypatch.setattr(bench, "DENSE_HEADS", 3)
+    monkeypatch.setattr(bench, "DENSE_EPOCHS", 2)
     passes, seconds = bench.bench_sweep(["dense"], dense_rows=48)
     assert passes.name == "3xconv/dense/passes"
     assert bench.DENSE_EPOCHS < passes.value <= bench.DENSE_EPOCHS + 3

@@ -46,7 +46,8 @@ def test_two_devices_leave_what_one_does_even_if_they_are_stopped():
     assert two.fingerprint == one.fingerprint
     for name in ("pooled", "grid", "dense", "image_stats"):
         np.testing.assert_allclose(two.read(name), one.read(name), rtol=1e-3, atol=1e-3)
-    assert len({writer["pid"] for writer in two.writers()} - pids) == 2
+    # One process may have done what is left before the other is ready.
+    assert 1 <= len({writer["pid"] for writer in two.writers()} - pids) <= 2
     assert run().encoded == 0
 
 
