@@ -84,13 +84,13 @@ def test_a_cell_that_kills_its_worker_fails_and_a_worker_that_is_killed_once_cos
     out, killed = tmp_path / "sweep", []
 
     def on_event(event):
-        if isinstance(event, Progress) and event.what == "event":
-            # The first time whatever is at work, then what a cell is tried in alone.
-            if event.cell.split == "fold:2/3" or not killed:
-                killed.append(event)
-                for child in multiprocessing.active_children():
-                    os.kill(child.pid, signal.SIGKILL)
-                    child.join()
+        trained = isinstance(event, Progress) and event.what == "event"
+        # The first time whatever is at work, then what the cell is tried in alone.
+        if trained and (event.cell.split == "fold:2/3" or not killed):
+            killed.append(event)
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+                child.join()
 
     result = run(store, out, on_event=on_event)
     assert (result.done, len(result.failed)) == (2, 1)
