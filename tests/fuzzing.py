@@ -1,9 +1,11 @@
 """Loaders given documents that somebody else wrote, led by what the code does with them; run as a program by atheris.
 
-`python fuzzing.py TARGET FOLDER [options of libFuzzer]`: the folder is that of a store or a saved head, and is changed.
-Whatever a document says, nothing but `SamtlError` may come; anything else ends the program with another code than 0.
+`python fuzzing.py TARGET FOLDER RUNS [options of libFuzzer]`: the folder is that of a store or a saved head, and is
+changed. Whatever a document says, nothing but `SamtlError` may come; anything else ends the program with another code
+than 0.
 """
 
+import itertools
 import json
 import os
 import random
@@ -65,7 +67,8 @@ TARGETS = {
 
 
 def main():
-    target, folder = sys.argv[1], Path(sys.argv[2])
+    target, folder, runs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    done = itertools.count(1)
     name, use = TARGETS[target]
     path = folder / name
     raw = path.read_bytes()
@@ -86,6 +89,10 @@ def main():
         with suppress(SamtlError):
             use(folder)
             os.write(taken, b".")
+        if next(done) == runs:
+            # libFuzzer would call exit(), which waits for a thread of pyarrow that waits for the interpreter.
+            os.write(sys.stderr.fileno(), f"Done {runs} runs".encode())
+            os._exit(0)
 
     def changed(data, most, seed):
         chance = random.Random(seed)
@@ -102,7 +109,7 @@ def main():
     corpus = folder.parent / "corpus"
     corpus.mkdir()
     (corpus / "whole").write_bytes(raw)
-    options = [sys.argv[0], f"-max_len={2 * len(raw)}", "-timeout=10", *sys.argv[3:], str(corpus)]
+    options = [sys.argv[0], f"-max_len={2 * len(raw)}", "-timeout=10", *sys.argv[4:], str(corpus)]
     atheris.Setup(options, one, custom_mutator=changed)
     atheris.Fuzz()
 

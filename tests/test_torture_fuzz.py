@@ -272,7 +272,7 @@ def test_led_by_the_code(tmp_path, record_property, target):
         make(folder, 21)
     done = subprocess.run(
         # What traces the comparisons grows by 4 KiB a run; the same runs without it do not.
-        [sys.executable, str(tests / "fuzzing.py"), target, str(folder), f"-runs={RUNS}", "-max_total_time=1800",
+        [sys.executable, str(tests / "fuzzing.py"), target, str(folder), str(RUNS), "-max_total_time=1800",
          "-rss_limit_mb=8192"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}"}, capture_output=True, text=True,
         check=False,
