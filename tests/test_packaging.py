@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def test_no_machine_paths():
     )
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
     assert {"Makefile", "pyproject.toml"} <= {path.name for path in files}
+    places = (str(ROOT), str(Path.home()), tempfile.gettempdir() + "/")
     for path in files:
-        if path == Path(__file__) or path.suffix in BINARY or not path.is_file():
-            continue
-        assert not re.search(r"/work/|/root/|\.library|/tmp/bash_jobs", path.read_text()), path
+        if path.suffix not in BINARY and path.is_file():
+            text = path.read_text()
+            assert not [place for place in places if place in text], path
