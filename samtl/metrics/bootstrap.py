@@ -79,7 +79,7 @@ class Labels(Protocol):
     def guess(self) -> NDArray[np.int64]: ...
 
 
-class ImageScores(Protocol):
+class ScoredImages(Protocol):
     """A segmenter's scores on the held-out images of one seed: ids and (n,) values of each score."""
 
     @property
@@ -88,7 +88,7 @@ class ImageScores(Protocol):
     def scores(self) -> Mapping[str, Floats]: ...
 
 
-Outcome = Labels | ImageScores
+Outcome = Labels | ScoredImages
 
 
 def over_seeds(values: Iterable[float]) -> Spread:
