@@ -53,14 +53,8 @@ def test_other_arguments_roots_and_ids_are_refused(name, tmp_path):
     with pytest.raises(InputError, match="leave --root"):
         resolve(name, tmp_path)
     dataset = resolve(name)
-    for sample_id in (
-        "",
-        "Sea/1.bmp",
-        "River/0.bmp",
-        "scene_0/1.bmp",
-        "../River/1.bmp",
-        "River/1.bmp\n",
-    ):
+    others = ("", "Sea/1.bmp", "River/0.bmp", "scene_0/1.bmp", "../River/1.bmp", "River/1.bmp\n")
+    for sample_id in others:
         for read in filter(None, (dataset.read, dataset.read_mask)):
             with pytest.raises(InputError, match="is called"):
                 read(sample_id)
