@@ -145,8 +145,8 @@ def test_a_pack_that_is_replaced_meanwhile_is_no_damage(packed, monkeypatch):
         read.append(name)
         return real(self, name, *most)
 
-    def listing(storage):
-        found = record_places(storage)
+    def listing(storage, tell):
+        found = record_places(storage, tell)
         if not done:
             done.append(found)
             make(packed, arrays=("original_size",))
@@ -154,7 +154,7 @@ def test_a_pack_that_is_replaced_meanwhile_is_no_damage(packed, monkeypatch):
         return found
 
     monkeypatch.setattr(DiskStorage, "read", reading)
-    monkeypatch.setattr("samtl.store.state.record_places", listing)
+    monkeypatch.setattr("samtl.store.log.record_places", listing)
     assert load_state(storage).marked("committed").all()
     assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
     assert check(packed).findings == []
