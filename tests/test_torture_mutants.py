@@ -15,9 +15,8 @@ MUTANTS = {
     "_io.py": [
         "os.fsync(file.fileno())",
         ("unlink(missing_ok=True)\n    sync_folder(path.parent)", "unlink(missing_ok=True)"),
-        ("        raise\n    sync_folder(path.parent)\n", "        raise\n"),  # of a replaced name
         ("path.mkdir(exist_ok=True)\n        sync_folder(path.parent)", "path.mkdir(exist_ok=True)"),
-        ("os.link(temporary, path)", "path.unlink(missing_ok=True); os.link(temporary, path)"),
+        ("pieces, os.link)", "pieces, os.replace)"),
         ('temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"\n', "temporary = path\n"),
         "if hashlib.sha256(rest).hexdigest() != checksum:",
     ],
@@ -66,7 +65,7 @@ MUTANTS = {
         ("name, content, mode=mode, use", 'name, content, mode="overwrite", use'),
         ("if self.read(name) == content:", "if False:"),  # an answer that was lost
         ('raise FileExistsError(f"{self.url}/{name} exists")', "return"),
-        'self._require_size(name, found.meta["size"], most)',
+        'require_size(f"{self.url}/{name}", found.meta["size"], most)',
         ('b"" if anew else cache.get(', "cache.get("),
     ],
 }  # fmt: skip
