@@ -99,19 +99,6 @@ def test_a_bare_folder_is_told_how_it_is_read(tmp_path):
         resolve(str(tmp_path))
 
 
-def test_what_follows_the_first_colon_is_the_argument(monkeypatch, tmp_path):
-    calls = []
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(
-        "samtl.datasets.synthetic.open_dataset", lambda *args: calls.append(args) or made([0])
-    )
-    resolve("synthetic")
-    resolve("synthetic:")
-    resolve("synthetic:a:b", "~/data", download=False)
-    expected = [(None, None, True), ("", None, True), ("a:b", tmp_path / "data", False)]
-    assert calls == expected
-
-
 @pytest.mark.parametrize(
     "change",
     [

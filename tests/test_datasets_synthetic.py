@@ -1,4 +1,4 @@
-"""Generated images and roads: the same everywhere, with structure that colour alone does not give away."""
+"""Generated images and roads: the same everywhere."""
 
 import hashlib
 import pickle
@@ -10,28 +10,23 @@ from samtl.datasets import resolve
 from samtl.errors import InputError
 from samtl.images.codecs import decode
 
-# Of the first image of each class, and of the first road with its mask. Stores recognise rows by their images' bytes,
-# so a change here makes every store of generated images a stranger.
-DIGESTS = {
-    "Crops/1.bmp": "009f019719e82050",
-    "Forest/1.bmp": "c963408fbb7928de",
-    "Highway/1.bmp": "f3b855e81014a414",
-    "Lake/1.bmp": "fc1e8daaa63d3dcc",
-    "Orchard/1.bmp": "a02f3969510f2a03",
-    "Pasture/1.bmp": "d19e28250cae4d77",
-    "Residential/1.bmp": "c73e7f9f6571f6cf",
-    "River/1.bmp": "025b38c4a0da77fc",
-    "scene_1/1.bmp": "f7017b3bb1b54382",
-}
+# Of all images, and of the masks of roads. Stores recognise rows by their images' bytes, so a change here makes every
+# store of generated images a stranger.
+DIGESTS = {"synthetic:1": "c6f869446e43151e", "synthetic-roads:12": "70e76df369316bd0"}
 NAMES = ["synthetic", "synthetic-roads"]
 
 
-@pytest.mark.parametrize("sample_id", DIGESTS)
-def test_images_are_the_same_on_every_machine(sample_id):
-    dataset = resolve("synthetic-roads" if "scene" in sample_id else "synthetic")
-    drawn = decode(dataset.read(sample_id)).tobytes()
-    drawn += dataset.read_mask(sample_id).tobytes() if dataset.read_mask else b""
-    assert hashlib.sha256(drawn).hexdigest()[:16] == DIGESTS[sample_id]
+@pytest.mark.parametrize("spec", DIGESTS)
+def test_images_are_the_same_on_every_machine(spec):
+    dataset, drawn = resolve(spec), hashlib.sha256()
+    for sample_id in dataset.sample_ids:
+        pixels = decode(dataset.read(sample_id))
+        drawn.update(pixels)
+        if dataset.read_mask:
+            mask = dataset.read_mask(sample_id)
+            assert (mask.dtype, mask.shape) == (np.uint8, pixels.shape[:2])
+            drawn.update(mask.tobytes())
+    assert drawn.hexdigest()[:16] == DIGESTS[spec]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,23 +53,3 @@ def test_other_arguments_roots_and_ids_are_refused(name, tmp_path):
         for read in filter(None, (dataset.read, dataset.read_mask)):
             with pytest.raises(InputError, match="is called"):
                 read(sample_id)
-
-
-def test_roads_have_one_tone_that_occurs_beside_them_too():
-    """So that colour alone finds the roads, and much else; and the images need padding."""
-    dataset = resolve("synthetic-roads:12")
-    shapes, precision, recall = [], [], []
-    for sample_id in dataset.sample_ids:
-        pixels, mask = decode(dataset.read(sample_id)), dataset.read_mask(sample_id)
-        assert mask.shape == pixels.shape[:2]
-        assert (mask.dtype, max(mask.shape)) == (np.uint8, 256)
-        assert min(mask.shape) >= 192
-        assert 0.02 < mask.mean() < 0.4
-        shapes.append(mask.shape)
-        tone = np.median(pixels[mask == 1].astype(int), axis=0)
-        alike = np.abs(pixels.astype(int) - tone).max(axis=2) < 16
-        recall.append(alike[mask == 1].mean())
-        precision.append(mask[alike].mean())
-    assert {h > w for h, w in shapes if h != w} == {True, False}
-    assert min(recall) > 0.7
-    assert 0.4 < np.mean(precision) < 0.9

@@ -1,6 +1,5 @@
 """Image files: what decodes is exact, what does not is refused with the right code."""
 
-import pickle
 import struct
 import warnings
 import zlib
@@ -16,7 +15,6 @@ from PIL import Image, ImageFile
 from rasterio.io import MemoryFile
 from zips import encoded
 
-from samtl.errors import InputError
 from samtl.images import codecs
 from samtl.images.codecs import BadImage, decode, decode_mask, prepare, statistics
 from samtl.images.transforms import resize_longest_side
@@ -230,12 +228,6 @@ def test_damaged_files_decode_or_are_refused(data):
     else:
         assert result.dtype == np.uint8
         assert result.shape[2:] == (3,)
-
-
-def test_errors_survive_pickling():
-    bad = pickle.loads(pickle.dumps(BadImage("truncated", "cut short")))
-    assert (bad.code, str(bad)) == ("truncated", "cut short")
-    assert isinstance(bad, InputError)
 
 
 def test_pillow_and_the_filters_are_left_as_they_were():

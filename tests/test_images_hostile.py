@@ -1,16 +1,21 @@
-"""Image files that are wrong in every way are refused with the right code, soon, and with little memory."""
+"""Image files that are wrong in every way are refused with the right code, soon, with little memory, or by a worker."""
 
+import os
 import random
 import struct
 import time
 import zlib
 
+import crashing
 import numpy as np
 import pytest
 from test_images_codecs import RGB, SEEDS, chunk, encoded, geotiff, png
 
 from samtl._runtime import peak_memory
+from samtl.errors import ResourceError
+from samtl.images import safe_decoder
 from samtl.images.codecs import BadImage, prepare
+from samtl.images.safe_decoder import SafeDecoder
 
 pytestmark = pytest.mark.slow
 
@@ -101,3 +106,53 @@ def test_sixty_made_by_hand():
     wrong = [(data[:40], code(data), right) for data, right in BY_HAND if code(data) not in right]
     assert wrong == []
     assert peak_memory() - before <= MOST_MEMORY
+
+
+# Decoding in worker processes
+
+
+@pytest.fixture
+def decoder():
+    made = SafeDecoder(seconds=1)
+    yield made
+    made.close()
+
+
+def test_results_and_refusals_are_those_of_this_process(decoder):
+    for data in SEEDS.values():
+        ours, theirs = prepare(data, 16), decoder.prepare(data, 16)
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+        np.testing.assert_array_equal(ours.statistics, theirs.statistics)
+        assert ours.size == theirs.size
+    for data in (b"", SEEDS["png"][:99], png(2, 2, 16, 2)):
+        with pytest.raises(BadImage) as ours:
+            prepare(data, 16)
+        with pytest.raises(BadImage) as theirs:
+            decoder.prepare(data, 16)
+        assert (theirs.value.code, str(theirs.value)) == (ours.value.code, str(ours.value))
+
+
+@pytest.mark.parametrize("data", [b"die", b"sleep", b"spin", b"once"])
+def test_an_image_that_ends_its_worker_costs_itself_only(decoder, monkeypatch, tmp_path, data):
+    """A worker that dies once is replaced, and the image is decoded."""
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    monkeypatch.setattr(safe_decoder, "_prepare", crashing.prepare)
+    monkeypatch.setattr(safe_decoder, "_PATIENCE", 8)
+    if data != b"once":
+        with pytest.raises(BadImage) as caught:
+            decoder.prepare(data, 16)
+        assert caught.value.code == "undecodable"
+    assert decoder.prepare(b"once", 16).size == (1, 1)
+
+
+def test_memory_is_limited(decoder):
+    decoder.memory = 2**26
+    with pytest.raises(BadImage) as caught:
+        decoder.prepare(encoded(np.zeros((9000, 9900, 3), np.uint8)), 64)
+    assert caught.value.code in ("too_large", "undecodable")
+
+
+def test_a_worker_that_cannot_start_is_no_fault_of_the_image(decoder, monkeypatch):
+    monkeypatch.setattr(safe_decoder, "_start", os._exit)
+    with pytest.raises(ResourceError):
+        decoder.prepare(SEEDS["png"], 16)
