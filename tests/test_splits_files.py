@@ -236,7 +236,7 @@ def test_published_lists_are_downloaded_once(served, tmp_path):
 def test_a_download_of_something_else_is_refused(served, tmp_path):
     folder, _ = served
     (folder / "eurosat-train.txt").write_text("something else")
-    with pytest.raises(InputError, match=r"eurosat-train\.txt does not have the sha256"):
+    with pytest.raises(InputError, match=r"eurosat-train\.txt \(its hash is not sha256"):
         torchgeo("torchgeo")
     assert list((tmp_path / "downloads").iterdir()) == []
     (folder / "eurosat-spatial-test.txt").unlink()

@@ -7,8 +7,6 @@ archive and `.tif` in another.
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -16,11 +14,10 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import numpy as np
 
-from samtl._io import inside, read_object
-from samtl.errors import DamageError, InputError, ResourceError
+from samtl._io import download, inside, read_object, user_folder
+from samtl.errors import DamageError, InputError
 from samtl.splits.split import PARTS, Samples, Split, require_every_class, require_usable
 
-_log = logging.getLogger(__name__)
 _REMEDY = "choose a held-out share, such as --split 0.2"
 
 # By TorchGeo (MIT licence). The first is the random split of Neumann et al. (arXiv 1911.06721), the other holds out
@@ -131,24 +128,11 @@ def torchgeo(name: str) -> dict[str, list[str]]:
     ResourceError
         If a download fails.
     """
-    import pooch
-
-    folder = Path(os.environ.get("SAMTL_DATA_CACHE") or pooch.os_cache("samtl"))
+    folder = user_folder("SAMTL_DATA_CACHE")
     prefix = folder / TORCHGEO[name]
-    pooch.get_logger().setLevel(logging.WARNING)  # samtl reports downloads itself
     for path in list_files(prefix).values():
-        url, digest = BASE_URL + path.name, SHA256[path.name]
-        remedy = f"try again, or put {path.name} into {folder} yourself"
-        if not path.is_file():
-            _log.info("downloading %s into %s", url, folder)
-        try:
-            pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=path.name, path=folder)
-        except OSError as error:  # includes requests' errors
-            raise ResourceError(
-                f"could not download {url} ({type(error).__name__}): {remedy}"
-            ) from error
-        except ValueError as error:  # another hash
-            raise InputError(f"{url} does not have the sha256 {digest}: {remedy}") from error
+        sources = {BASE_URL + path.name: f"sha256:{SHA256[path.name]}"}
+        download(sources, folder, f"try again, or put {path.name} there yourself")
     return read_lists(prefix)
 
 
