@@ -96,12 +96,12 @@ def offer(tmp_path, monkeypatch):
     with serving(tmp_path / "served") as (url, asked):
 
         def offer(*right):
-            sources = []
+            sources = {}
             for name, top, is_right in zip(("one.zip", "two.zip"), LAYOUTS, right, strict=True):
                 data = pack(tmp_path / "served" / name, below(top)).read_bytes()
                 known = hashlib.sha256(data if is_right else b"other").hexdigest()
-                sources.append(eurosat.Source(url + name, name, f"sha256:{known}"))
-            monkeypatch.setattr(eurosat, "SOURCES", tuple(sources))
+                sources[url + name] = f"sha256:{known}"
+            monkeypatch.setattr(eurosat, "SOURCES", sources)
             return asked
 
         yield offer
