@@ -294,9 +294,7 @@ def _possible(store: Path | str, case: Case, quick: bool, note: Callable[[str], 
         except InputError as error:
             why = str(error)
         else:
-            parts = [
-                rows for outer, inner in drawn for rows in (outer.test, inner.train, inner.test)
-            ]
+            parts = [rows for one in drawn for rows in (one.test, one.train, one.validation)]
             same = found.setdefault(tuple(rows.tobytes() for rows in parts), split)
             why = f"with these images it is the same as {same}" if same != split else ""
         if why:

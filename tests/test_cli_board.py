@@ -16,8 +16,8 @@ from samtl.sweep.api import Progress
 
 def cells(models, splits, seeds):
     """Cells with what the grid asks of them."""
-    common = {"features": None, "store": "s.zarr"}
-    common["parts"] = SimpleNamespace(split=SimpleNamespace(train=range(100)))
+    rows = SimpleNamespace(seen=range(100))
+    common = {"features": None, "store": "s.zarr", "rows": rows}
     return [
         SimpleNamespace(number=n, name=model, split=split, seed=seed, **common)
         for n, (model, split, seed) in enumerate(itertools.product(models, splits, range(seeds)))
