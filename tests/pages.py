@@ -27,18 +27,15 @@ def chart(name="curves", title="Loss by epoch", panels=2):
     """Draw a chart whose clips and markers have ids, the same ids in each chart."""
     with new_figure(3.0) as drawn:
         for axes in drawn.subplots(1, panels, squeeze=False)[0]:
-            for i, look in enumerate(LOOKS.values()):
-                x = np.arange(12)
-                axes.plot(x, 1 / (x + 2 + i), color=look.colour, marker=look.marker)
-            axes.set_title("Training")
-            axes.set_xlabel(f"epoch {NASTY}")
+            for i, look in enumerate(LOOKS.values(), 2):
+                axes.plot(1 / (np.arange(12) + i), color=look.colour, marker=look.marker)
+            axes.set(title="Training", xlabel=f"epoch {NASTY}")
     return Part(name, title, f"Each point is one epoch. {NASTY}", RECORDS, figure=drawn)
 
 
-def picture(name="samples"):
+def picture():
     with new_figure(2.0, 10.0) as drawn:
-        pass
-    return Part(name, "Samples", "Eight images.", RECORDS, figure=drawn, picture=True)
+        return Part("samples", "Samples", "Eight images.", RECORDS, figure=drawn, picture=True)
 
 
 def webp():
