@@ -9,14 +9,12 @@ from samtl.report.page import Part, Section, render
 from samtl.report.style import LOOKS, new_figure, svg
 
 NASTY = "</title><script>alert('1')</script> & \"quoted\" <b>"
-HEADER = ("model", "accuracy", "low", "seconds", "note")
-ROWS = (
-    ("mlp", 0.838, 82.7, 25.0, "never"),
-    ("cnn", 0.9712, 97.1, 275.25, ""),
-    ("conv", 0.879, 9.5, 1640.0, "3"),
-    ("floor", 0.712, -1.25, None, NASTY),
-)
-RECORDS = [dict(zip(HEADER, row, strict=True)) for row in ROWS]
+RECORDS = [
+    {"model": "mlp", "accuracy": 0.838, "low": 82.7, "seconds": 25.0, "note": "never"},
+    {"model": "cnn", "accuracy": 0.9712, "low": 97.1, "seconds": 275.25, "note": ""},
+    {"model": "conv", "accuracy": 0.879, "low": 9.5, "seconds": 1640.0, "note": "3"},
+    {"model": "floor", "accuracy": 0.712, "low": -1.25, "seconds": None, "note": NASTY},
+]
 
 
 def table(name="scores", rows=RECORDS):
@@ -33,11 +31,6 @@ def chart(name="curves", title="Loss by epoch", panels=2):
     return Part(name, title, f"Each point is one epoch. {NASTY}", RECORDS, figure=drawn)
 
 
-def picture():
-    with new_figure(2.0, 10.0) as drawn:
-        return Part("samples", "Samples", "Eight images.", RECORDS, figure=drawn, picture=True)
-
-
 def webp():
     pixels = np.random.default_rng(0).integers(0, 255, (320, 1600, 3), np.uint8)
     file = io.BytesIO()
@@ -50,12 +43,12 @@ def page():
     wide = table("wide", [{f"column {i}": f"{NASTY[:9]} {i}" for i in range(20)}] * 4)
     warnings = ("The weights are random:0, untrained: they say nothing about SAM.", NASTY)
     words = {"texts": (f"`code` {NASTY}",), "bullets": ("vit beats mlp", "`b<`")}
-    drawings = (chart("curves"), chart("by-share", NASTY, 1), picture())
+    charts = (chart("curves"), chart("by-share", NASTY, 1))
+    picture = Part("samples", "Samples", "Eight images.", RECORDS, picture=True)
     sections = (
         Section("Found", (table(),), warnings=warnings, **words),
-        Section("Training", drawings),
+        Section("Training", (*charts, picture)),
         Section(NASTY, (wide, table("other"))),
     )
-    images = {one.name: svg(one.figure).encode() for one in drawings if not one.picture}
-    images["samples"] = webp()
+    images = {one.name: svg(one.figure).encode() for one in charts} | {"samples": webp()}
     return render(f"Report on {NASTY}", f"Of {NASTY}", sections, images, f"Made by {NASTY}")

@@ -5,14 +5,11 @@ import re
 import numpy as np
 import pytest
 from fake_runs import a_mask_run, a_run, the_one
-from hypothesis import given
-from hypothesis import strategies as st
 
 from samtl.experiment.tables import read_images
 from samtl.report import figures
 from samtl.report.compare import compared, findings
 from samtl.report.figures.confusion import percent
-from samtl.report.figures.costs import payback
 from samtl.report.style import looks, svg
 
 MODELS = ("floor", "logreg", "mlp", "conv", "vit", "cnn")
@@ -28,7 +25,7 @@ def whole(tmp_path_factory):
     for name in MODELS:
         for share in (0.2, 0.5):
             for seed in (0, 1):
-                given = UNTRAINED if name in HEADS else {}
+                given = UNTRAINED if name in HEADS else {"seconds": {"total": 485.5}}
                 a_run(out, name, seed, share, ids=150, classes=CLASSES, **given)
     return the_one(out)
 
@@ -210,11 +207,16 @@ def test_costs_tell_when_the_pass_has_paid(whole, drawn):
     found = [table["vit"][key] for key in ("seconds, median", "samples/s", "peak memory, MiB")]
     assert found == [95.5, 123.4, 512]  # 30 s a letter, 5 s more, and the seed's
     pays = "fits that pay the pass back, against cnn"
-    assert (table["logreg"][pays], table["cnn"][pays]) == ("never", None)
+    saved = {"vit": 390, "logreg": 300}  # seconds a fit; the pass takes 3,000
+    assert {name: table[name][pays] for name in (*saved, "cnn")} == {
+        "vit": 8,
+        "logreg": 10,
+        "cnn": None,
+    }
     assert "50 min" in drawing.caption
     unknown = figures.costs(whole)
     assert "not known" in unknown.caption
-    assert {row[pays] for row in unknown.rows} == {"never", None}
+    assert {row[pays] for row in unknown.rows} == {"not known", None}
 
 
 def test_costs_include_the_fits_that_a_warm_one_started_from(tmp_path):
@@ -222,23 +224,14 @@ def test_costs_include_the_fits_that_a_warm_one_started_from(tmp_path):
     a_run(tmp_path, "vit")
     a_run(tmp_path, "vit", 1, warm_start=f"../{first.name}")
     a_run(tmp_path, "cnn")
-    table = figures.costs(the_one(tmp_path)).rows
+    table = figures.costs(the_one(tmp_path), 3000.0).rows
     assert [(row["model"], row["start"], row["seconds, median"]) for row in table] == [
         ("vit", "from scratch", 95),
         ("vit", "warm", 96 + 95),
         ("cnn", "from scratch", 95),
     ]
-
-
-@given(st.floats(1, 1e6), st.floats(1, 1e5), st.floats(1, 1e5))
-def test_the_pass_has_paid_when_all_heads_together_are_cheaper(encoder, pixel, head):
-    fits = payback(encoder, pixel - head)
-    if fits == "never":
-        assert head >= pixel
-        return
-    slack = 1e-6 * (encoder + fits * pixel)
-    assert encoder + fits * head <= fits * pixel + slack
-    assert encoder + (fits - 1) * head >= (fits - 1) * pixel - slack
+    pays = "fits that pay the pass back, against cnn"
+    assert [row[pays] for row in table] == ["never", "never", None]
 
 
 def test_scores_stand_beside_their_floor(whole):

@@ -14,7 +14,6 @@ from toys import blobs, stripes
 from samtl.datasets import resolve
 from samtl.experiment.tables import read_images
 from samtl.images.transforms import IGNORE
-from samtl.metrics import classification
 from samtl.report.album import Album
 from samtl.report.figures import sheet as sheets
 from samtl.report.figures.sheet import Picture, Row, judged, mapped
@@ -226,15 +225,6 @@ def test_a_mask_on_black_keeps_its_colours(classes, seed):
     shown = mapped(None, mask, [str(i) for i in range(classes)]).reshape(-1, 3)
     pairs = {(int(i), tuple(p)) for i, p in zip(mask.ravel(), shown, strict=True)}
     assert len(pairs) == len({colour for _, colour in pairs}) == len(np.unique(mask))
-
-
-@given(st.integers(0, 2**31))
-def test_hits_are_what_the_confusion_counts(seed):
-    truth, guess = np.random.default_rng(seed).integers(0, 2, (2, 6, 7), dtype=np.uint8)
-    shown = judged(np.zeros((6, 7, 3), np.uint8), truth, guess)
-    matrix = classification.confusion(truth.ravel(), guess.ravel(), 2)
-    counted = np.unique(shown.reshape(-1, 3), axis=0, return_counts=True)[1]
-    assert sorted(counted) == sorted(matrix[matrix > 0])
 
 
 @given(st.text(max_size=60), st.integers(3, 40))
