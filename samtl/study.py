@@ -292,7 +292,7 @@ def _possible(store: Path | str, case: Case, quick: bool, note: Callable[[str], 
         except InputError as error:
             why = str(error)
         else:
-            digests = tuple(part.digest for parts in drawn for part in parts)
+            digests = tuple((one.digest, one.validation_digest) for one in drawn)
             same = found.setdefault(digests, split)
             why = f"with these images it is the same as {same}" if same != split else ""
         if why:

@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits
 from samtl._io import digest, make_folder, replace
 from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.clock import Clock
-from samtl.experiment.fit import same_samples
 from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import Floors, Trial
@@ -91,8 +90,7 @@ class Worker(Sources):
         trial = self.trial(cell)
         # A store or a folder of images may have changed in the hours since.
         assert cell.config is not None
-        same = all(same_samples(trial.samples, part) for part in trial.parts)
-        if not same or trial.config.digest != cell.config.digest:
+        if not cell.rows.fits(trial.samples) or trial.config.digest != cell.config.digest:
             raise MismatchError(
                 f"{trial.samples.where} changed while the sweep ran: run the same sweep again", []
             )
