@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, canonical JSON, and checksums.
+"""Files, folders and downloads that appear whole or not at all, canonical JSON, and checksums.
 
 A file is published by writing it under a temporary name in the same folder, syncing it, linking it to its final name
 (which fails if that exists) and syncing the folder. So a name never shows part of a file, content is never
@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -21,15 +22,17 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import msgspec
 import numpy as np
 
-from samtl.errors import DamageError
+from samtl.errors import DamageError, InputError, ResourceError, SamtlError
 
+_log = logging.getLogger(__name__)
 TEMPORARY = ".tmp-"  # begins the names of what is being written, or was when its writer was killed
 MOST_JSON = 64 * 2**20  # bytes of a document that is read
 _Kind = TypeVar("_Kind")
@@ -54,6 +57,14 @@ def file_sha256(path: Path) -> str:
     """Compute the sha256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_hash(path: Path, known: str) -> bool:
+    """Whether there is a file with this hash, `ALGORITHM:DIGITS`; the first digits are enough."""
+    algorithm, _, digits = known.partition(":")
+    with suppress(OSError), path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest().startswith(digits)
+    return False
 
 
 def canonical(content: object) -> bytes:
@@ -102,15 +113,34 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_document(path: Path) -> bytes:
     """Read a regular file of at most `MOST_JSON` bytes; DamageError if it is anything else."""
-    # Opening a pipe would wait for a writer, hence O_NONBLOCK.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamageError(f"{path} is damaged: it is not a regular file")
-        raw = file.read(MOST_JSON + 1)
-    if len(raw) > MOST_JSON:
-        raise DamageError(f"{path} is damaged: expected at most {MOST_JSON} bytes")
-    return raw
+    return read_regular(path, MOST_JSON)
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """Read a regular file; DamageError if it is none, or longer than `most`."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        require_size(path, size, most)
+        return file.read(size)
+
+
+def require_size(what: str | Path, size: int, most: int) -> None:
+    """Raise DamageError if a file is larger than `most`."""
+    if size > most:
+        raise DamageError(f"{what} has {size} bytes, at most {most} are expected")
+
+
+def open_regular(path: str | Path, flags: int = 0) -> IO[bytes]:
+    """Open a regular file to read, with further flags of `os.open`; DamageError if it is anything else."""
+
+    def opener(name: str, mode: int) -> int:
+        return os.open(name, mode | flags | os.O_NONBLOCK)  # a pipe would wait for a writer
+
+    file = open(path, "rb", opener=opener)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DamageError(f"{path} is not a regular file")
+    return file
 
 
 def inside(folder: Path, name: str, top: Path | None = None) -> Path:
@@ -141,22 +171,26 @@ def _decode(raw: bytes, kind: type[_Kind], where: str | Path) -> _Kind:
 
 def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write a file durably under a name that must be free, else FileExistsError; its folder must exist."""
-    temporary = _write_temporary(path, pieces)
-    try:
-        os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    _write(path, pieces, os.link)
 
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file durably, replacing an earlier one; readers see the one or the other."""
-    temporary = _write_temporary(path, [content])
+    _write(path, [content], os.replace)
+
+
+def _write(
+    path: Path, pieces: Iterable[bytes | memoryview], name: Callable[[Path, Path], None]
+) -> None:
+    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
-        temporary.replace(path)
-    except OSError:
+        with temporary.open("xb") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        name(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
 
 
@@ -175,19 +209,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
-    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
 
 
 class AtomicFolder:
@@ -277,3 +298,63 @@ def _lock(folder: Path) -> int | None:
             os.close(descriptor)
         return None
     return descriptor
+
+
+def user_folder(variable: str, name: str = "") -> Path:
+    """Return the folder that an environment variable names, by default `name` in the user's cache folder."""
+    import pooch
+
+    return Path(os.environ.get(variable) or pooch.os_cache("samtl") / name)
+
+
+def downloaded(sources: Mapping[str, str], folder: Path) -> Path | None:
+    """Find a file that `download` put into a folder; its hash is checked each time."""
+    paths = ((folder / _file_name(url), known) for url, known in sources.items())
+    return next((path for path, known in paths if has_hash(path, known)), None)
+
+
+def download(sources: Mapping[str, str], folder: Path, remedy: str, size: str = "") -> Path:
+    """Return a published file in a folder; it is downloaded if it is missing or has another hash.
+
+    Parameters
+    ----------
+    sources : mapping of str to str
+        URLs, tried in this order, and the hash of the file at each: see `has_hash`.
+    folder : Path
+    remedy, size : str
+        For messages: what else can be done, and how much is downloaded.
+
+    Raises
+    ------
+    InputError
+        If every URL gives a file with another hash.
+    ResourceError
+        If a download fails.
+    """
+    import pooch
+
+    if path := downloaded(sources, folder):
+        return path
+    pooch.get_logger().setLevel(logging.WARNING)  # it would log to standard error
+    failures: list[str] = []
+    kind: type[SamtlError] = InputError
+    for url, known in sources.items():
+        path = folder / _file_name(url)
+        _log.info("downloading %s%s into %s", url, size and f" ({size})", folder)
+        try:
+            with AtomicFolder(folder) as temporary:
+                new = Path(pooch.retrieve(url, None, path.name, temporary.path))
+                if has_hash(new, known):
+                    return new.replace(path)
+            failures.append(f"{url} (its hash is not {known})")
+        except OSError as error:  # includes the errors of requests, whose texts are nested errors
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            failures.append(
+                f"{url} ({f'HTTP status {status}' if status else type(error).__name__})"
+            )
+            kind = ResourceError
+    raise kind(f"could not download {'; '.join(failures)} into {folder}: {remedy}")
+
+
+def _file_name(url: str) -> str:
+    return url.partition("?")[0].rpartition("/")[2]

@@ -35,18 +35,8 @@ def drawn(array, image):
 def make(place, n=ROWS, arrays=ARRAYS, *, bad=(), stop=None, images=None, task="classification"):
     """Write a store, or go on with it; gives the path.
 
-    Parameters
-    ----------
-    place : Path or str
-    n : int
-        Rows, which are called i0, i1 and so on.
-    arrays : sequence of str
-    bad : sequence of int
-        Rows whose images are of no use.
-    stop : int, optional
-        After so many blocks, as if killed.
-    images : dict, optional
-        Row to the name of its image, if that is another than the sample's.
+    The rows are called i0, i1 and so on. `bad` are rows whose images are of no use; `stop` ends it after so many
+    blocks, as if killed; `images` has the names of images that are not the sample's.
     """
     storage = open_storage(place)
     images = {row: f"i{row}" for row in range(n)} | (images or {})
@@ -74,16 +64,12 @@ def make(place, n=ROWS, arrays=ARRAYS, *, bad=(), stop=None, images=None, task="
     return place
 
 
-def relisted(place, keep, labels=None):
+def relisted(place, keep):
     """Publish a table that lists some of the rows only."""
     state = load_state(open_storage(place))
     old = state.table
-    at = [position for position, row in enumerate(old.rows.tolist()) if row in keep]
-    table = SampleTable.make(
-        dataset=old.about.dataset, classes=old.about.classes, rows=old.rows[at],
-        samples=[old.samples[i] for i in at], labels=labels or old.labels[at].tolist(),
-        images=[old.images[i] for i in at], task=old.about.task, rows_end=old.about.rows_end,
-    )  # fmt: skip
+    at = np.flatnonzero(np.isin(old.rows, list(keep)))
+    table = SampleTable(old.about, old.columns.take(at))
     open_writer(state.storage, state.identity, table, list(state.log.arrays), state=state).finish()
     return place
 

@@ -15,9 +15,9 @@ from samtl.sweep.api import Progress
 
 def cells(models, splits, seeds):
     """Cells with what the grid asks of them."""
-    train = SimpleNamespace(split=SimpleNamespace(train=range(100)))
+    train = SimpleNamespace(seen=range(100))
     return [
-        SimpleNamespace(number=n, name=model, features=None, store="s.zarr", split=split, seed=seed, parts=train)
+        SimpleNamespace(number=n, name=model, features=None, store="s.zarr", split=split, seed=seed, rows=train)
         for n, (model, split, seed) in enumerate(
             (m, sp, s) for m in models for sp in splits for s in range(seeds)
         )

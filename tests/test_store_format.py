@@ -8,9 +8,9 @@ from made import FIELDS, SPECS, drawn
 
 from samtl._io import seal
 from samtl.errors import DamageError, InputError, MismatchError
-from samtl.store.fingerprint import FILE, differences, make_identity, read_identity, require_same
+from samtl.store.fingerprint import differences, make_identity, read_identity, require_same
 from samtl.store.format import ArraySpec, check_shard, encode_shard, rows_of_a_block
-from samtl.store.storage import open_storage
+from samtl.store.storage import IDENTITY, open_storage
 
 
 def shard(spec, n, key=b"k" * 32):
@@ -62,7 +62,7 @@ def test_an_identity_is_read_back(tmp_path):
     storage = open_storage(tmp_path)
     assert read_identity(storage) is None
     written = make_identity(FIELDS, SPECS, {"weights": "none"}, 16)
-    storage.create(FILE, [written.to_bytes()])
+    storage.create(IDENTITY, [written.to_bytes()])
     found = read_identity(storage)
     assert found.arrays == SPECS
     assert (found.sha256, found.store_id) == (written.sha256, written.store_id)
@@ -83,8 +83,8 @@ def test_an_identity_is_read_back(tmp_path):
 )
 def test_an_identity_that_is_wrong(tmp_path, fields, error):
     content = json.loads(make_identity(FIELDS, SPECS, {}, 16).to_bytes()) | fields
-    (tmp_path / FILE).write_bytes(seal(content))
-    with pytest.raises(error, match="format 1" if error is InputError else FILE):
+    (tmp_path / IDENTITY).write_bytes(seal(content))
+    with pytest.raises(error, match="format 1" if error is InputError else IDENTITY):
         read_identity(open_storage(tmp_path))
 
 

@@ -7,7 +7,7 @@ from made import FIELDS, SPECS, make, sha256
 
 from samtl.errors import DamageError
 from samtl.store.fingerprint import make_identity
-from samtl.store.samples import SampleTable, read_table
+from samtl.store.samples import NO_TABLE, SampleTable, read_table
 from samtl.store.state import load_state
 from samtl.store.storage import open_storage
 
@@ -24,14 +24,14 @@ def table(**fields):
 
 
 def written(folder, made):
-    placed, raw = made.placed(IDENTITY, None)
+    placed, raw = made.placed(IDENTITY, NO_TABLE.about)
     open_storage(folder).create(placed.path, [raw])
     return folder / placed.path
 
 
 def test_a_table_is_read_back_in_the_order_of_rows(tmp_path):
     written(tmp_path, table())
-    found = read_table(open_storage(tmp_path), IDENTITY)
+    found = read_table(open_storage(tmp_path), IDENTITY, 0)
     assert found.rows.tolist() == [0, 3, 20]
     assert found.samples == ("a/ä", "c", "b")
     assert found.labels.tolist() == [0, 1, -1]
@@ -51,7 +51,7 @@ def test_a_table_is_read_back_in_the_order_of_rows(tmp_path):
         21,
     )
     assert (about.number, about.follows, about.store_id) == (0, "", IDENTITY.store_id)
-    after = found.with_images([sha256(s) for s in found.samples]).placed(IDENTITY, found)[0]
+    after = found.with_images([sha256(s) for s in found.samples]).placed(IDENTITY, found.about)[0]
     assert (after.about.number, after.about.follows) == (1, found.about.digest)
     assert after.same_content(found)
     assert not table(labels=[0, 0, -1]).same_content(found)
@@ -80,7 +80,7 @@ def test_every_changed_bit_is_noticed(tmp_path):
     for content in (*torn, raw[:-9], raw[:100], raw + b"x", b""):
         path.write_bytes(content)
         with pytest.raises(DamageError, match="000000"):
-            read_table(open_storage(tmp_path), IDENTITY)
+            read_table(open_storage(tmp_path), IDENTITY, 0)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_table_that_contradicts_itself(tmp_path, fields):
         made.about = msgspec.structs.replace(made.about, classes=("a", "b"))
     written(tmp_path, made)
     with pytest.raises(DamageError, match="lists"):
-        read_table(open_storage(tmp_path), IDENTITY)
+        read_table(open_storage(tmp_path), IDENTITY, 0)
 
 
 def test_another_stores_table_and_an_older_copy_are_refused(tmp_path):
@@ -112,7 +112,7 @@ def republished(store, change):
     """Put a table in the place of the newest that says something else, with a right digest."""
     state = load_state(open_storage(store))
     after = read_table(state.storage, state.identity, 0)
-    placed, raw = change(state.table).placed(state.identity, after)
+    placed, raw = change(state.table).placed(state.identity, after.about)
     (store / placed.path).write_bytes(raw)
 
 

@@ -16,7 +16,7 @@ from samtl.experiment.clock import Clock
 from samtl.experiment.fit import choose
 from samtl.experiment.run import RunFolder
 from samtl.experiment.sources import Data
-from samtl.experiment.trial import Parts, Trial
+from samtl.experiment.trial import Trial
 from samtl.heads.grid import STATISTICS_ROWS
 from samtl.splits.spec import parse
 from samtl.store.reader import Store, open_store
@@ -93,13 +93,13 @@ class Made:
         self.store, self.name, self.seed = store, name, seed
         self.params = PARAMS[name] | params
         self.data = Data(store, store.array, None, None, False)
-        self.parts = Parts(*choose(self.data.samples, split, seed, None))
+        self.split = choose(self.data.samples, split, seed, None)
         self.out = out
         self.epochs, self.error, self.scores, self.seconds = [], None, None, None
 
     def trial(self):
         head = fit.configured("heads", self.name, self.params, self.seed)
-        return Trial(self.data, self.name, head, self.parts, self.seed, {})
+        return Trial(self.data, self.name, head, self.split, self.seed, {})
 
     def make(self):
         return self.trial()
@@ -200,21 +200,21 @@ def test_an_epoch_is_a_pass_however_many_heads_there_are(dense, mask_head, windo
     heads = [mask_head("conv", seed=i, split=f"0.{1 + i % 5}") for i in range(9)]
     read = run(dense, *[[head] for head in heads])
     assert {len(head.epochs) for head in heads} == {3}
-    learnt = np.unique(np.concatenate([h.parts.inner.train[:STATISTICS_ROWS] for h in heads]))
+    learnt = np.unique(np.concatenate([h.split.train[:STATISTICS_ROWS] for h in heads]))
     assert read == dense.bytes <= ((3 + 2) * len(dense) + len(learnt)) * row
     # An epoch more is a pass more, and a head more is none.
     costs = [
         run(dense, *[[mask_head("conv", epochs=epochs)] for _ in range(n)])
         for n, epochs in ((1, 2), (1, 3), (3, 3))
     ]
-    assert costs[1] - costs[0] == len(heads[1].parts.split.train) * row
+    assert costs[1] - costs[0] == len(heads[1].split.seen) * row
     assert costs[2] == costs[1]
 
 
 def test_rows_that_nobody_wants_are_not_read(store, make):
     kept = parse("label:0.25@0.5").text
     one = make("conv", split=kept)
-    wanted = np.concatenate([one.parts.split.train, one.parts.split.test])
+    wanted = np.concatenate([one.split.seen, one.split.test])
     assert len(wanted) < len(store)
     store.lost = {
         row: AssertionError("nobody wants it") for row in set(range(len(store))) - {*wanted}
@@ -239,7 +239,7 @@ def test_a_shared_pass_teaches_as_well(store, make, windows):
 def alone(one):
     """What the loop of one head comes to on the same parts."""
     trial = one.trial()
-    trial.source.fit(trial.model, one.parts.inner, Clock())
+    trial.source.fit(trial.model, one.split, Clock())
     return trial.model
 
 
@@ -258,7 +258,7 @@ SHORT = {
 )
 def test_it_ends_as_alone(store, make, params, stopped):
     one = make("conv", **SHORT, **params)
-    assert len(one.parts.inner.train) == 48
+    assert len(one.split.train) == 48
     run(store, [one], [make("vit", seed=5)])
     expected = alone(one)
     assert one.error is None
@@ -279,13 +279,9 @@ def test_it_ends_as_alone(store, make, params, stopped):
 )
 def test_rows_that_cannot_be_used_fail_who_needs_them(store, make, windows, what, part, tmp_path):
     heads = [make("conv", split="label:0.5@0.4", seed=seed, epochs=1) for seed in range(4)]
-    needs = {
-        "train": lambda p: p.inner.train,
-        "validation": lambda p: p.inner.test,
-        "test": lambda p: p.split.test,
-    }
-    used = [np.concatenate([h.parts.split.train, h.parts.split.test]) for h in heads]
-    row = next(int(r) for r in needs[part](heads[0].parts) if not all(r in rows for rows in used))
+    used = [np.concatenate([h.split.seen, h.split.test]) for h in heads]
+    of_one = getattr(heads[0].split, part).tolist()
+    row = next(row for row in of_one if not all(row in rows for rows in used))
     if what == "infinite":
         store.infinite = frozenset([row])
     else:

@@ -15,9 +15,8 @@ MUTANTS = {
     "_io.py": [
         "os.fsync(file.fileno())",
         ("unlink(missing_ok=True)\n    sync_folder(path.parent)", "unlink(missing_ok=True)"),
-        ("        raise\n    sync_folder(path.parent)\n", "        raise\n"),  # of a replaced name
         ("path.mkdir(exist_ok=True)\n        sync_folder(path.parent)", "path.mkdir(exist_ok=True)"),
-        ("os.link(temporary, path)", "path.unlink(missing_ok=True); os.link(temporary, path)"),
+        ("pieces, os.link)", "pieces, os.replace)"),
         ('temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"\n', "temporary = path\n"),
         "if hashlib.sha256(rest).hexdigest() != checksum:",
     ],
@@ -61,12 +60,12 @@ MUTANTS = {
         ('if self.level == "deep" and hashlib', "if False and hashlib"),
         "if found.findings and _listed(storage) != before:",
     ],
-    "store/maintenance.py": ["if one.what in LISTS:", (".get(name) == IS_FOLDER:", ".get(name) == -2:")],
+    "store/maintenance.py": ["if one.what in LISTS:", (".get(name) == FOLDER:", ".get(name) == -2:")],
     "store/object_store.py": [
         ("name, content, mode=mode, use", 'name, content, mode="overwrite", use'),
         ("if self.read(name) == content:", "if False:"),  # an answer that was lost
         ('raise FileExistsError(f"{self.url}/{name} exists")', "return"),
-        'self._require_size(name, found.meta["size"], most)',
+        'require_size(f"{self.url}/{name}", found.meta["size"], most)',
         ('b"" if anew else cache.get(', "cache.get("),
     ],
 }  # fmt: skip

@@ -8,16 +8,12 @@ level. Sample ids are `<Class>/<file>` in each of them, so that stores made from
 from __future__ import annotations
 
 import functools
-import logging
-import os
 from pathlib import Path
-from typing import NamedTuple
 
+from samtl import _io
 from samtl.datasets.archive import Tree, named, open_tree
 from samtl.datasets.base import Dataset
-from samtl.errors import InputError, ResourceError, SamtlError
-
-_log = logging.getLogger(__name__)
+from samtl.errors import InputError
 
 # The study's slide gives Pasture 2,500; the published set has 2,000, and 27,000 in all.
 COUNTS = {
@@ -33,29 +29,13 @@ COUNTS = {
     "SeaLake": 3000,
 }
 
-
-class Source(NamedTuple):
-    """An address of an official archive."""
-
-    url: str
-    file_name: str
-    known_hash: str
-
-
-# Tried in this order.
-SOURCES = (
-    Source(
-        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
-        "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
-        "EuroSAT.zip",
+# URLs of the official archives and their hashes, tried in this order.
+SOURCES = {
+    "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip":
         "md5:c8fa014336c82ac7804f0398fcb19387",
-    ),
-    Source(
-        "https://zenodo.org/records/7711810/files/EuroSAT_RGB.zip?download=1",
-        "EuroSAT_RGB.zip",
+    "https://zenodo.org/records/7711810/files/EuroSAT_RGB.zip?download=1":
         "sha256:b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90",
-    ),
-)
+}  # fmt: skip
 
 _SUFFIXES = (".jpg", ".jpeg")
 _LEVELS = ("2750", "EuroSAT_RGB", "eurosat", "EuroSAT")  # folders above those of the classes
@@ -125,31 +105,10 @@ def _note(counts: dict[str, int]) -> str:
 
 def _official_archive(download: bool) -> Path:
     """Find the official archive among the downloads, or fetch it; its hash is checked each time."""
-    import pooch
-
-    folder = Path(os.environ.get("SAMTL_DATA_CACHE") or pooch.os_cache("samtl"))
-    for source in SOURCES:
-        path = folder / source.file_name
-        algorithm, _, digest = source.known_hash.partition(":")
-        if path.is_file() and pooch.file_hash(str(path), alg=algorithm) == digest:
-            return path
-    by_hand = f"download {SOURCES[0].url} by hand and name the file with --root"
-    if not download:
+    folder = _io.user_folder("SAMTL_DATA_CACHE")
+    by_hand = f"download {next(iter(SOURCES))} by hand and name the file with --root"
+    if not (download or _io.downloaded(SOURCES, folder)):
         raise InputError(
             f"EuroSAT is not in {folder} and a dry run does not download it: run without --dry-run, or {by_hand}"
         )
-    pooch.get_logger().setLevel("WARNING")  # it would log to standard error
-    failures: list[str] = []
-    error_kind: type[SamtlError] = InputError
-    for url, name, known_hash in SOURCES:
-        _log.info("downloading %s into %s", url, folder)
-        try:
-            return Path(pooch.retrieve(url, known_hash, name, folder))
-        except ValueError:
-            failures.append(f"{url} gave a file whose hash is not {known_hash}")
-        except OSError as error:  # network errors are OSErrors, too; their texts are nested errors
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            what = f"HTTP status {status}" if status else type(error).__name__
-            failures.append(f"{url} failed ({what})")
-            error_kind = ResourceError  # trying again helps, unless every address gives other bytes
-    raise error_kind(f"EuroSAT could not be downloaded: {'; '.join(failures)}; {by_hand}")
+    return _io.download(SOURCES, folder, by_hand, "90 MB")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from samtl._io import open_regular
 from samtl.errors import InputError
 from samtl.images.codecs import MAX_BYTES, SUFFIXES, check_bytes
 
@@ -104,13 +104,8 @@ class FolderTree:
         path = (self.path / name).resolve(strict=True)
         if not path.is_relative_to(self.path.resolve()):
             raise InputError(f"{name!r} leads out of the dataset's folder")
-        # Opening a pipe would wait for a writer, hence O_NONBLOCK.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{path.name!r} is not a regular file")
-            check_bytes(status.st_size)
+        with open_regular(path, os.O_NOFOLLOW) as file:
+            check_bytes(os.fstat(file.fileno()).st_size)
             return file.read(MAX_BYTES + 1)
 
     def _entries(self, folder: str) -> list[tuple[os.DirEntry[str], bool]]:

@@ -7,9 +7,7 @@ architecture before it is used.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
-import os
 import pickle
 import warnings
 from dataclasses import dataclass
@@ -19,11 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samtl._io import file_sha256
+from samtl import _io
 from samtl.encoders.base import Weights
-from samtl.errors import InputError, ResourceError
-
-_log = logging.getLogger(__name__)
+from samtl.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,9 @@ class Official:
     def file(self) -> str:
         return self.url.rpartition("/")[2]
 
-    def matches(self, path: Path) -> bool:
-        return file_sha256(path).startswith(self.sha256)
+    @property
+    def hash(self) -> str:
+        return f"sha256:{self.sha256}"
 
 
 def check_source(checkpoint: str) -> None:
@@ -95,7 +92,7 @@ def load_weights(
                 f"{name} has no official checkpoint; use --checkpoint random:SEED or a file"
             )
         path = download(official)
-    elif official and path.name == official.file and not official.matches(path):
+    elif official and path.name == official.file and not _io.has_hash(path, official.hash):
         raise InputError(
             f"--checkpoint {checkpoint} is named like the official checkpoint, but does not have its sha256 "
             f"{official.sha256}: download it again, or rename a file of your own"
@@ -143,29 +140,12 @@ def _fill_at_random(model: nn.Module, seed: int, gain: int) -> None:
 
 def download(official: Official) -> Path:
     """Download a published checkpoint unless this machine has it already, and return its path."""
-    import pooch
-
-    folder = Path(os.environ.get("SAMTL_WEIGHTS") or pooch.os_cache("samtl") / "weights")
-    path = folder / official.file
-    pooch.get_logger().setLevel(logging.WARNING)
-    try:
-        if path.is_file() and official.matches(path):
-            return path
-        path.unlink(missing_ok=True)
-        _log.info("downloading %s (%d MB) into %s", official.url, official.size // 10**6, folder)
-        # pooch compares whole hashes only, and of some files only the first digits are published.
-        pooch.retrieve(official.url, known_hash=None, fname=official.file, path=folder)
-        if official.matches(path):
-            return path
-        path.unlink()
-    except OSError as error:  # includes the exceptions of requests
-        raise ResourceError(
-            f"could not download {official.url} ({type(error).__name__}) into {folder}: put {official.file} there "
-            "yourself, pass it with --checkpoint FILE, or try without weights: --checkpoint random:0"
-        ) from error
-    raise InputError(
-        f"{official.url} does not have the sha256 {official.sha256}: try again, or get the file elsewhere and pass it "
-        "with --checkpoint FILE"
+    return _io.download(
+        {official.url: official.hash},
+        _io.user_folder("SAMTL_WEIGHTS", "weights"),
+        f"put {official.file} there yourself, pass it with --checkpoint FILE, or try without weights: --checkpoint "
+        "random:0",
+        f"{official.size // 10**6} MB",
     )
 
 

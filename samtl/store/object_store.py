@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import obstore
-import pooch
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from samtl._io import require_size, user_folder
 from samtl._runtime import Result, Task, prefetch
 from samtl.errors import InputError, ResourceError
 from samtl.store.storage import FOLDER, MAX_BYTES, Ranges, Storage, as_folder, parse
@@ -89,7 +89,7 @@ class BucketStorage(Storage):
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
         with self._explained(name):
             found = obstore.get(self._client, name)
-            self._require_size(name, found.meta["size"], most)
+            require_size(f"{self.url}/{name}", found.meta["size"], most)
             return bytes(found.bytes())
 
     def read_ranges(
@@ -296,12 +296,13 @@ class RowCache:
 
 def row_cache() -> RowCache:
     """Return the cache in `$SAMTL_ROW_CACHE`, of at most `$SAMTL_ROW_CACHE_GIB` GiB."""
-    folder = os.environ.get("SAMTL_ROW_CACHE") or str(pooch.os_cache("samtl") / "rows")
-    return _row_cache(folder, os.environ.get("SAMTL_ROW_CACHE_GIB") or DEFAULT_GIB)
+    return _row_cache(
+        user_folder("SAMTL_ROW_CACHE", "rows"), os.environ.get("SAMTL_ROW_CACHE_GIB") or DEFAULT_GIB
+    )
 
 
 @functools.cache
-def _row_cache(folder: str, given: str) -> RowCache:
+def _row_cache(folder: Path, given: str) -> RowCache:
     try:
         most = int(float(given) * 2**30)
     except (ValueError, OverflowError):

@@ -51,10 +51,6 @@ class Storage(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
-    def _require_size(self, name: str, size: int, most: int) -> None:
-        if size > most:
-            raise DamageError(f"{self.url}/{name} has {size} bytes, at most {most} are expected")
-
     @abstractmethod
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
         """Read a file; FileNotFoundError if it is missing, DamageError if it is a folder or longer than `most`."""
@@ -136,10 +132,8 @@ class DiskStorage(Storage):
 
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
         path = f"{self.root}/{name}"  # a string, since a large store has ten thousands of records
-        with _explained(path, "read"), open(path, "rb", buffering=0) as file:  # noqa: PTH123
-            size = os.fstat(file.fileno()).st_size
-            self._require_size(name, size, most)
-            return file.read()
+        with _explained(path, "read"):
+            return _io.read_regular(path, most)
 
     def list(self, folder: str = "") -> dict[str, int]:
         path, found = self.root / folder, {}

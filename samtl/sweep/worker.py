@@ -18,7 +18,6 @@ from samtl._io import digest, make_folder, replace
 from samtl._runtime import Link
 from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.clock import Clock
-from samtl.experiment.fit import same_samples
 from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import Floors, Trial
@@ -92,8 +91,7 @@ class Worker(Sources):
         trial = self.trial(cell)
         # A store or a folder of images may have changed in the hours since.
         assert cell.config is not None
-        same = all(same_samples(trial.samples, part) for part in trial.parts)
-        if not same or trial.config.digest != cell.config.digest:
+        if not cell.rows.fits(trial.samples) or trial.config.digest != cell.config.digest:
             raise MismatchError(
                 f"{trial.samples.where} changed while the sweep ran: run the same sweep again", []
             )
