@@ -117,16 +117,13 @@ def test_the_table_and_the_result_agree(made, encoders):
     root, runs = made
     seen = []
     result = predict(runs["logreg"], root / "labelled", on_event=seen.append)
-    rows = table(result.table)
+    rows, given = table(result.table), np.stack([*chances(result.table).values()])
     assert list(rows[0]) == ["image", "predicted", "p_class0", "p_class1", "p_class2"]
     assert [row["image"] for row in rows] == sorted(row["image"] for row in rows)
-    for row, given in zip(rows, chances(result.table).values(), strict=True):
-        assert row["predicted"] == f"class{given.argmax()}"
     told = [row["predicted"] for row in rows]
+    assert told == [f"class{i}" for i in given.argmax(1)]
     assert result.counts == {name: told.count(name) for name in ("class0", "class1", "class2")}
-    assert sum(result.means.values()) == pytest.approx(1)
-    mean = np.mean([float(row["p_class1"]) for row in rows])
-    assert result.means["class1"] == pytest.approx(mean)
+    assert [*result.means.values()] == pytest.approx(given.mean(0))
     content = json.loads(json.dumps(result.to_json()))
     assert (content["table"], content["encoder"]) == ("predictions.csv", "stub")
     assert (content["weights"], content["untrained"]) == ("untrained (random:0)", True)
@@ -138,18 +135,9 @@ def test_the_table_and_the_result_agree(made, encoders):
     assert set(stored.skipped) == set(result.skipped)
 
 
-def test_an_output_of_the_encoder_that_is_no_number_is_skipped(made, encoders):
-    root, runs = made
-    encoders.spoil = lambda outputs: outputs["pooled"].__setitem__((-1, 3), np.nan)
-    result = predict(runs["logreg"], root / "labelled" / "class1", batch_size=4)
-    assert [bad.code for bad in result.skipped] == ["nonfinite"] * 3
-    assert result.rows == 9
-
-
 def test_only_the_tier_that_is_needed_is_computed(made, encoders, monkeypatch):
     root, runs = made
-    asked = []
-    encode = stubs.StubEncoder.encode
+    asked, encode = [], stubs.StubEncoder.encode
 
     def watched(self, pixels, tiers):
         asked.append((len(pixels), *tiers))
@@ -160,6 +148,10 @@ def test_only_the_tier_that_is_needed_is_computed(made, encoders, monkeypatch):
     assert asked == [(5, "grid"), (5, "grid"), (2, "grid")]
     result = predict(runs["logreg"], root / "labelled" / "class1" / "0001.png", out="one.csv")
     assert [row["image"] for row in table(result.table)] == ["0001.png"]
+    encoders.spoil = lambda outputs: outputs["pooled"].__setitem__((-1, 3), np.nan)
+    result = predict(runs["logreg"], root / "labelled" / "class1", batch_size=4, out="bad.csv")
+    assert [bad.code for bad in result.skipped] == ["nonfinite"] * 3
+    assert result.rows == 9
 
 
 def test_from_a_store_no_image_and_no_encoder_is_touched(made, encoders, monkeypatch, tmp_path):
@@ -179,26 +171,21 @@ def test_from_a_store_no_image_and_no_encoder_is_touched(made, encoders, monkeyp
 # Masks
 
 
-def ramp(where):
-    """Give scores of two classes: class 1 where `where(y, x)` is above 0, of pixels of the encoder's square."""
-
-    def logits(self, rows):
-        side = 4 * rows.shape[-1]
-        centre = (np.arange(side) + 0.5) * 256 / side
-        score = where(centre[:, None], centre[None, :]) + np.zeros((side, side))
-        one = np.stack([np.zeros_like(score), score]).astype(np.float32)
-        return np.repeat(one[None], len(rows), axis=0)
-
-    return logits
-
-
 @pytest.mark.parametrize("size", [(16, 40), (40, 16), (33, 100), (300, 700), (256, 256)])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_masks_lie_where_their_images_do(made, encoders, monkeypatch, tmp_path, size, axis):
     """The border at 40 % of the image's height or width stays there, whatever was resized and padded."""
     _, runs = made
     border = 0.4 * resized_shape(*size, 256)[axis]
-    monkeypatch.setattr(conv.Head, "logits", ramp(lambda y, x: (y, x)[axis] - border))
+
+    def logits(self, rows):  # of class 1, above 0 beyond the border
+        side = 4 * rows.shape[-1]
+        centre = (np.arange(side) + 0.5) * 256 / side
+        score = np.broadcast_to(centre - border, (side, side)).astype(np.float32)
+        score = score if axis == 1 else score.T
+        return np.repeat(np.stack([np.zeros_like(score), score])[None], len(rows), axis=0)
+
+    monkeypatch.setattr(conv.Head, "logits", logits)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(stubs.png(0, size))
     predict(runs["masks"], tmp_path / "in")
@@ -265,9 +252,8 @@ def test_a_baseline_predicts_images_that_it_has_not_seen_as_in_its_run(made):
     root, runs = made
     result = predict(runs["floor"], root / "labelled")
     assert {bad.image: bad.code for bad in result.skipped} == BROKEN
-    before = chances(runs["floor"] / "predictions.csv")
-    known = {name: given for name, given in before.items() if name not in BROKEN}
-    assert_close(known, chances(result.table), 1e-8)
+    before, found = chances(runs["floor"] / "predictions.csv"), chances(result.table)
+    assert_close({name: given for name, given in before.items() if name not in BROKEN}, found, 1e-8)
     assert (result.kind, result.name, result.encoder) == ("baseline", "floor", "")
 
 
@@ -350,7 +336,7 @@ def test_the_encoder_is_loaded_at_the_image_size_of_the_run(made, encoders, monk
     [
         ("untrained (random:3)", "random:3"),
         ("official sam_vit_b_01ec64.pth", "official"),
-        ("file mine.pth", None),
+        ("file mine.pth", "elsewhere.pth"),
     ],
 )
 def test_the_weights_are_found_again_by_what_the_run_says_of_them(
@@ -359,7 +345,7 @@ def test_the_weights_are_found_again_by_what_the_run_says_of_them(
     root, runs = made
     run = shutil.copytree(runs["logreg"], tmp_path / "run")
     stubs.edit_run(run, "config.json", lambda content: content | {"weights": description})
-    wanted, images = [], root / "labelled" / "class1"
+    wanted, images, told = [], root / "labelled" / "class1", {}
 
     class Asked(Encoders):
         def Encoder(self, name, checkpoint=None, device="auto", dtype="auto", image_size=None):
@@ -369,22 +355,18 @@ def test_the_weights_are_found_again_by_what_the_run_says_of_them(
             return made_it
 
     stubs.install(Asked(image_size=256), monkeypatch.setattr)
-    if asked is None:
+    if description.startswith("file"):
         with pytest.raises(InputError, match=r"weights of a file \(mine.pth\): name it with"):
             predict(run, images)
-        assert predict(run, images, checkpoint="elsewhere.pth").rows == 12
-        assert wanted == ["elsewhere.pth"]
-    else:
-        assert predict(run, images).weights == description
-        assert wanted == [asked]
+        told = {"checkpoint": asked}
+    assert predict(run, images, **told).weights == description
+    assert wanted == [asked]
 
 
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
         (lambda run: (run / "head.safetensors").write_bytes(b"cut"), r"head\.safetensors"),
-        (lambda run: (run / "head.json").unlink(), r"head\.json"),
-        (lambda run: stubs.edit_run(run, "config.json", lambda c: c | {"format": 1}), "format 1"),
         (shutil.rmtree, "is no run"),
     ],
 )
@@ -449,20 +431,23 @@ def test_nothing_half_written_stays_and_an_earlier_prediction_does(made, encoder
     def give_out(pixels):
         raise ResourceError("the device gave out")
 
-    def refused():
-        with pytest.raises(KeyboardInterrupt):
-            predict(runs[run], images, overwrite=True, on_event=fail)
-        encoders.before_batch = give_out
-        with pytest.raises(ResourceError, match="gave out"):
-            predict(runs[run], images, overwrite=True)
-        encoders.before_batch = lambda pixels: None
+    def works(pixels):
+        pass
 
-    refused()
-    assert_nothing_left(tmp_path)
-    predict(runs[run], images)
-    before = stubs.contents(tmp_path)
-    refused()
-    assert stubs.contents(tmp_path) == before
+    def there():
+        return sorted(tmp_path.rglob("*")), stubs.contents(tmp_path)
+
+    for earlier in (False, True):
+        if earlier:
+            encoders.before_batch = works
+            predict(runs[run], images)
+        before = there()
+        for before_batch, error in ((works, KeyboardInterrupt), (give_out, ResourceError)):
+            encoders.before_batch = before_batch
+            with pytest.raises(error):
+                predict(runs[run], images, overwrite=True, on_event=fail)
+            assert there() == before
+        assert bool(before[0]) == earlier
 
 
 def test_a_disk_that_gives_out_is_no_defect(made, encoders, tmp_path, monkeypatch):
@@ -489,9 +474,7 @@ def test_asked_to_stop_it_leaves_nothing(made, encoders, tmp_path):
 
 
 def test_the_real_encoder_gives_the_features_of_the_store(tmp_path):
-    for name in ("a/0.png", "a/1.png", "b/2.png", "b/3.png", "a/4.png", "b/5.png"):
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).write_bytes(stubs.png(10 * int(name[2]), (40, 24)))
+    put(stubs.toy_dataset(6, classes=2), tmp_path / "in")
     options = {"tiers": ["pooled"], "device": "cpu", "image_size": 64}
     store = embed(f"folder:{tmp_path / 'in'}", "tiny", **options).store
     run = fit_head(store, "logreg", 0.34).path
@@ -501,6 +484,5 @@ def test_the_real_encoder_gives_the_features_of_the_store(tmp_path):
         shutil.copy(tmp_path / "in" / name, tmp_path / "new" / f"{number}.png")
     result = predict(run, tmp_path / "new", device="cpu")
     assert len(held) == result.rows == 2
-    assert_close(
-        dict(zip(chances(result.table), held.values(), strict=True)), chances(result.table)
-    )
+    found = dict(zip(held, chances(result.table).values(), strict=True))
+    assert_close(held, found)
