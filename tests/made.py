@@ -32,33 +32,43 @@ def drawn(array, image):
     return (np.random.default_rng(seed).random(spec.row_shape) * 200).astype(spec.dtype)
 
 
-def make(place, n=ROWS, arrays=ARRAYS, *, bad=(), stop=None, images=None, task="classification"):
-    """Write a store, or go on with it; gives the path.
+def begin(place, n=ROWS, arrays=ARRAYS, *, fields=FIELDS, state=None, **columns):
+    """Open a writer of rows that are called i0, i1 and so on."""
+    given = {
+        "dataset": "made", "classes": ("x", "y"), "rows": range(n),
+        "samples": [f"i{row}" for row in range(n)], "labels": [row % 2 for row in range(n)],
+    }  # fmt: skip
+    identity = make_identity(fields, SPECS, {"weights": "none", "untrained": True}, 16)
+    table = SampleTable.make(**given | columns)
+    return open_writer(open_storage(place), identity, table, arrays, {"device": "cpu"}, state)
 
-    The rows are called i0, i1 and so on. `bad` are rows whose images are of no use; `stop` ends it after so many
-    blocks, as if killed; `images` has the names of images that are not the sample's.
+
+def write(writer, block, arrays=None, *, bad=(), images=None):
+    """Write arrays of a block, by default those that it lacks.
+
+    `bad` are rows whose images are of no use; `images` has the names of images that are not the sample's.
     """
-    storage = open_storage(place)
-    images = {row: f"i{row}" for row in range(n)} | (images or {})
-    state = load_state(storage)
-    table = SampleTable.make(
-        dataset="made", classes=("x", "y"), rows=range(n), samples=[f"i{row}" for row in range(n)],
-        labels=[-1 if task == "segmentation" else row % 2 for row in range(n)], task=task,
-        images=state.table.images if state and len(state.table) == n else (),
-    )  # fmt: skip
-    identity = make_identity(FIELDS, SPECS, {"weights": "none", "untrained": True}, 16)
-    writer = open_writer(storage, identity, table, arrays, {"device": "cpu"}, state)
+    names = {row: (images or {}).get(row, f"i{row}") for row in writer.block_rows(block)}
+    arrays = writer.missing(block) if arrays is None else arrays
+    rows = {
+        array: [None if row in bad else drawn(array, name) for row, name in names.items()]
+        for array in arrays
+    }
+    status = ["quarantined:truncated" if row in bad else "ok" for row in names]
+    reasons = {row: "cut short" for row in names if row in bad}
+    digests = [sha256(name) for name in names.values()]
+    masks = digests if "mask" in arrays else ()
+    return writer.write_block(block, rows, status, reasons, digests, masks)
+
+
+def make(place, n=ROWS, arrays=ARRAYS, *, stop=None, task="classification", **options):
+    """Write a store, or go on with it, `stop` blocks far as if killed then; gives the path."""
+    state = load_state(open_storage(place))
+    known = state.table.images if state and len(state.table) == n else ()
+    labels = {"labels": [-1] * n} if task == "segmentation" else {}
+    writer = begin(place, n, arrays, state=state, task=task, images=known, **labels)
     for block in writer.pending()[:stop]:
-        here, missing = writer.block_rows(block), writer.missing(block)
-        status = ["quarantined:truncated" if row in bad else "ok" for row in here]
-        rows = {
-            name: [None if row in bad else drawn(name, images[row]) for row in here]
-            for name in missing
-        }
-        reasons = {row: "cut short" for row in here if row in bad}
-        digests = [sha256(images[row]) for row in here]
-        masks = digests if "mask" in missing else ()
-        writer.write_block(block, rows, status, reasons, digests, masks)
+        write(writer, block, **options)
     if stop is None:
         writer.finish()
     return place

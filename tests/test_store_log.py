@@ -3,11 +3,10 @@
 import random
 
 import pytest
-from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted
+from made import DAMAGES, ROWS, begin, make, relisted, write
 
 from samtl.store import log, writer
 from samtl.store.log import LogState, Record, Shard
-from samtl.store.samples import SampleTable
 from samtl.store.state import load_state
 from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.verify import check
@@ -104,15 +103,11 @@ def test_a_pack_that_is_replaced_meanwhile_is_no_damage(packed, monkeypatch, rea
 
 
 def test_a_pack_grows_with_the_table(packed):
-    state, new = state_of(packed), range(48, 60)  # from the next block on
-    table = SampleTable.make(
-        dataset="made", classes=("x", "y"), rows=[*range(ROWS), *new], labels=[0] * (ROWS + 12),
-        samples=[f"i{row}" for row in (*range(ROWS), *new)],
-    )  # fmt: skip
-    one = writer.open_writer(state.storage, state.identity, table, ARRAYS)
+    rows = [*range(ROWS), *range(48, 60)]  # from the next block on
+    samples = [f"i{row}" for row in rows]
+    one = begin(packed, rows=rows, labels=[0] * len(rows), samples=samples)
     assert one.pending() == [3]
-    rows = {name: [drawn(name, f"i{row}") for row in new] for name in ARRAYS}
-    one.write_block(3, rows, ["ok"] * 12, {}, ["1" * 64] * 12)
+    write(one, 3)
     one.finish()
     assert state_of(packed).marked("committed").all()
     relisted(packed, keep=range(5, 60))

@@ -1,9 +1,9 @@
-"""The sample table: GeoParquet that notices when it was altered, or is another store's."""
+"""The sample table: GeoParquet that notices when it was altered, or contradicts itself or the records."""
 
 import geopandas
-import numpy as np
+import msgspec
 import pytest
-from made import FIELDS, SPECS, make, sha256
+from made import FIELDS, ROWS, SPECS, make, sha256
 
 from samtl.errors import DamageError
 from samtl.store.fingerprint import make_identity
@@ -23,46 +23,37 @@ def table(**fields):
     return SampleTable.make(**given | fields)
 
 
-def written(folder, made):
-    placed, raw = made.placed(IDENTITY, NO_TABLE.about)
-    open_storage(folder).create(placed.path, [raw])
+def written(folder, made, identity=IDENTITY, after=NO_TABLE.about):
+    placed, raw = made.placed(identity, after)
+    (folder / "samples").mkdir(exist_ok=True)
+    (folder / placed.path).write_bytes(raw)
     return folder / placed.path
 
 
 def test_a_table_is_read_back_in_the_order_of_rows(tmp_path):
-    written(tmp_path, table())
+    path = written(tmp_path, table())
     found = read_table(open_storage(tmp_path), IDENTITY, 0)
-    assert found.rows.tolist() == [0, 3, 20]
-    assert found.samples == ("a/ä", "c", "b")
-    assert found.labels.tolist() == [0, 1, -1]
-    assert found.groups == ("g", "g", "h")
-    assert found.parts == ()
+    assert (found.rows.tolist(), found.labels.tolist()) == ([0, 3, 20], [0, 1, -1])
+    assert (found.samples, found.groups, found.parts) == (("a/ä", "c", "b"), ("g", "g", "h"), ())
     assert found.images == ("", sha256("c"), sha256("b"))
     assert [bytes(one).hex() for one in found.digests()] == ["00" * 32, *found.images[1:]]
     assert found.position.tolist()[:4] == [0, -1, -1, 1]
-    assert [found.block_rows(block, 16) for block in (0, 1, 2)] == [
-        range(4), range(16, 21), range(32, 32),
-    ]  # fmt: skip
-    about = found.about
-    assert (about.dataset, about.note, about.classes, about.rows_end) == (
-        "toy",
-        "n",
-        ("x", "ü"),
-        21,
-    )
-    assert (about.number, about.follows, about.store_id) == (0, "", IDENTITY.store_id)
-    after = found.with_images([sha256(s) for s in found.samples]).placed(IDENTITY, found.about)[0]
+    blocks = [found.block_rows(block, 16) for block in (0, 1, 2)]
+    assert blocks == [range(4), range(16, 21), range(32, 32)]
+    about = {
+        name: getattr(found.about, name) for name in ("dataset", "note", "classes", "rows_end")
+    }
+    assert about == {"dataset": "toy", "note": "n", "classes": ("x", "ü"), "rows_end": 21}
+    assert (found.about.number, found.about.follows) == (0, "")
+    images = [sha256(sample) for sample in found.samples]
+    after = found.with_images(images).placed(IDENTITY, found.about)[0]
     assert (after.about.number, after.about.follows) == (1, found.about.digest)
     assert after.same_content(found)
     assert not table(labels=[0, 0, -1]).same_content(found)
-
-
-def test_geopandas_opens_it(tmp_path):
-    found = geopandas.read_parquet(written(tmp_path, table()))
-    assert found["sample"].tolist() == ["a/ä", "c", "b"]
-    assert found["label_name"].tolist()[:2] == ["x", "ü"]
-    assert found.geometry.isna().all()
-    assert found.crs is None
+    theirs = geopandas.read_parquet(path)
+    assert theirs["sample"].tolist() == ["a/ä", "c", "b"]
+    assert theirs["label_name"].tolist()[:2] == ["x", "ü"]
+    assert (theirs.geometry.isna().all(), theirs.crs) == (True, None)
 
 
 @pytest.mark.parametrize("fields", [{"samples": ["a", "a", "b"]}, {"labels": [0]}, {"samples": []}])
@@ -89,46 +80,26 @@ def test_every_changed_bit_is_noticed(tmp_path):
 )
 def test_a_table_that_contradicts_itself(tmp_path, fields):
     made = table(**fields)
-    if "classes" in fields:
-        import msgspec
-
-        made.about = msgspec.structs.replace(made.about, classes=("a", "b"))
+    made.about = msgspec.structs.replace(made.about, classes=("a", "b"))
     written(tmp_path, made)
     with pytest.raises(DamageError, match="lists"):
         read_table(open_storage(tmp_path), IDENTITY, 0)
 
 
-def test_another_stores_table_and_an_older_copy_are_refused(tmp_path):
-    tables = [make(tmp_path / name) / "samples" / "000001.parquet" for name in "ab"]
-    tables[0].write_bytes(tables[1].read_bytes())
-    with pytest.raises(DamageError, match="another store"):
-        load_state(open_storage(tmp_path / "a"))
-    tables[0].unlink()
-    with pytest.raises(DamageError, match="older"):
-        load_state(open_storage(tmp_path / "a"))
-
-
-def republished(store, change):
-    """Put a table in the place of the newest that says something else, with a right digest."""
-    state = load_state(open_storage(store))
-    after = read_table(state.storage, state.identity, 0)
-    placed, raw = change(state.table).placed(state.identity, after.about)
-    (store / placed.path).write_bytes(raw)
-
-
 def test_a_table_that_contradicts_the_records(tmp_path):
-    make(tmp_path / "a")
-    republished(tmp_path / "a", lambda t: t.with_images([sha256("x"), *t.images[1:]]))
-    with pytest.raises(DamageError, match=r"row 0 .* another image"):
-        load_state(open_storage(tmp_path / "a"))
-    (tmp_path / "a" / "samples" / "000001.parquet").unlink()
-    (tmp_path / "a" / "zarr.json").unlink()
-    republished(
-        tmp_path / "a",
-        lambda t: SampleTable.make(
-            dataset="made", classes=t.about.classes, rows=[*t.rows, 41], samples=[*t.samples, "new"],
-            labels=np.append(t.labels, 0), rows_end=42,
-        ),
-    )  # fmt: skip
-    with pytest.raises(DamageError, match="row 41"):
-        load_state(open_storage(tmp_path / "a"))
+    """Another one in its place, its digest right: of other images, or with a row that no record has."""
+    state = load_state(open_storage(make(tmp_path / "a")))
+    names = [f"i{row}" for row in (*range(ROWS), 41)]
+    more = table(
+        rows=[*range(ROWS), 41], samples=names, labels=[0] * 41, groups=(), images=(), rows_end=42
+    )
+    others = state.table.with_images([sha256("x"), *state.table.images[1:]])
+    for other, told in ((others, "row 0 .* another image"), (more, "row 41")):
+        written(
+            tmp_path / "a",
+            other,
+            state.identity,
+            read_table(state.storage, state.identity, 0).about,
+        )
+        with pytest.raises(DamageError, match=told):
+            load_state(state.storage)

@@ -6,38 +6,15 @@ import threading
 
 import numpy as np
 import pytest
-from made import ARRAYS, FIELDS, ROWS, SPECS, contents, drawn, make, relisted, sha256
+from made import ARRAYS, FIELDS, ROWS, begin, contents, drawn, make, relisted, sha256, write
 
 from samtl.errors import DamageError, MismatchError, ResourceError
 from samtl.store import writer
-from samtl.store.fingerprint import make_identity
 from samtl.store.reader import open_store
-from samtl.store.samples import SampleTable
 from samtl.store.state import load_state
 from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.verify import check
 from samtl.store.writer import Writer, open_writer
-
-
-def table(n=ROWS, **fields):
-    given = {
-        "dataset": "made", "classes": ("x", "y"), "rows": range(n),
-        "samples": [f"i{row}" for row in range(n)], "labels": [row % 2 for row in range(n)],
-    }  # fmt: skip
-    return SampleTable.make(**given | fields)
-
-
-def begin(place, *, fields=FIELDS, arrays=ARRAYS, state=None, **options):
-    identity = make_identity(fields, SPECS, {"weights": "none"}, 16)
-    return open_writer(open_storage(place), identity, table(**options), arrays, state=state)
-
-
-def write(one, block, arrays=None, image="i{}", status="ok"):
-    here = one.block_rows(block)
-    names = one.missing(block) if arrays is None else arrays
-    rows = {name: [drawn(name, image.format(row)) for row in here] for name in names}
-    images = [sha256(image.format(row)) for row in here]
-    return one.write_block(block, rows, [status] * len(here), {}, images)
 
 
 def state_of(place):
@@ -46,6 +23,7 @@ def state_of(place):
 
 def whole(place, arrays=ARRAYS):
     store = open_store(place)
+    assert store.missing == 0
     for name in arrays:
         for row, found in enumerate(store.read(name)):
             np.testing.assert_array_equal(found, drawn(name, f"i{row}"))
@@ -67,11 +45,10 @@ def test_a_pass_in_parts(place):
     before = {
         name: raw for name, raw in contents(place).items() if name.startswith(("pooled/c", "log/"))
     }
-    make(place)
-    after = contents(place)
+    after = contents(make(place))
     assert before.items() <= after.items()
     assert "log/2.1.json" in after
-    assert whole(place).missing == 0
+    whole(place)
 
 
 def test_nothing_to_do_reads_each_thing_once_and_writes_nothing(place, monkeypatch):
@@ -109,7 +86,7 @@ def test_writers_at_once_commit_every_block_once(place):
     n, done = 40 * 16, []
 
     def work(seed):
-        one = begin(place, n=n, arrays=("pooled",))
+        one = begin(place, n, ("pooled",))
         order = np.random.default_rng(seed).permutation(one.blocks).tolist()
         done.extend(b for b in order if one.missing(b) and write(one, b) is not None)
 
@@ -119,7 +96,7 @@ def test_writers_at_once_commit_every_block_once(place):
     for thread in threads:
         thread.join()
     assert sorted(done) == list(range(40))
-    assert whole(place, ["pooled"]).missing == 0
+    whole(place, ["pooled"])
     assert len(list((place / "log").iterdir())) == 40
     assert not list(place.rglob(".*"))
 
@@ -129,7 +106,7 @@ def test_writers_that_share_blocks(place):
     assert two.state.identity.store_id == one.state.identity.store_id
     write(one, 0, ["pooled"])
     with pytest.raises(DamageError, match=r"row 0 .* another image"):
-        write(third, 0, ["image_stats"], image="other{}")
+        write(third, 0, ["image_stats"], images={0: "other"})
     assert third.earlier_image(0) == sha256("i0")
     assert third.missing(0) == ("grid", "image_stats")
     assert write(two, 0, ["pooled", "grid"]) > 0
@@ -170,7 +147,7 @@ def test_a_shard_without_record_is_taken_as_it_is(place, monkeypatch):
             write(begin(place), 0)
     shard = place / "pooled" / "c.0.0"
     raw, time = shard.read_bytes(), shard.stat().st_mtime_ns
-    for other in ({"image": "other{}"}, {"status": "quarantined:x"}):
+    for other in ({"images": {0: "other"}}, {"bad": range(16)}):
         with pytest.raises(DamageError, match=r"pooled/c\.0\.0 .*--repair"):
             write(begin(place), 0, **other)
     shard.write_bytes(raw[:100] + bytes([raw[100] ^ 1]) + raw[101:])
@@ -248,8 +225,7 @@ def test_a_full_disk_costs_the_block_alone(place, monkeypatch):
         with pytest.raises(ResourceError, match="no space"):
             write(one, 1)
     assert not list(place.rglob(".tmp-*"))
-    make(place)
-    whole(place)
+    whole(make(place))
 
 
 def test_a_file_system_without_exclusive_creation(place, monkeypatch):
@@ -263,8 +239,7 @@ def test_a_file_system_without_exclusive_creation(place, monkeypatch):
 
 
 def test_rows_of_removed_images_come_back(place):
-    make(place)
-    older = begin(place)
+    older = begin(make(place))
     relisted(place, set(range(4, ROWS)))
     store, before = open_store(place), contents(place)
     assert (len(store), store.sample_ids[0], store.missing) == (ROWS - 4, "i4", 0)
@@ -272,5 +247,4 @@ def test_rows_of_removed_images_come_back(place):
     np.testing.assert_array_equal(store.row("pooled", 0), drawn("pooled", "i4"))
     older.finish()  # metadata of a newer table stays
     assert contents(place) == before
-    make(place)
-    assert len(whole(place)) == ROWS
+    assert len(whole(make(place))) == ROWS
