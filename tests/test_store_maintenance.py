@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zarr
-from made import ARRAYS, DAMAGES, ROWS, a_folder, contents, files, make, relisted
+from made import ARRAYS, DAMAGES, ROWS, a_folder, contents, files, make, relisted, stats
 
 from samtl import _io
 from samtl.errors import DamageError, InputError, ResourceError
@@ -71,10 +71,6 @@ def rows(store):
     }  # fmt: skip
 
 
-def state_of_files(store):
-    return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in store.rglob("*")}
-
-
 # Repair
 
 
@@ -125,28 +121,37 @@ def test_what_an_interrupted_pass_left_is_removed(store):
     assert (done.blocks, open_store(store).missing) == (0, 16)
 
 
-@pytest.mark.parametrize("name", ["pooled/c.1.0", "pooled/zarr.json", "log/1.0.json", "valid/c.0"])
-def test_a_folder_in_the_place_of_a_file_is_not_removed(store, name):
-    a_folder(store / name, None)
-    (store / name / "notes.txt").write_text("of somebody")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pooled/c.1.0",
+        "pooled/zarr.json",
+        "log/1.0.json",
+        "valid/c.0",
+        "fingerprint.json",
+        "samples/000001.parquet",
+    ],
+)
+def test_what_is_not_repaired(store, name):
+    """A folder in the place of a file holds what is somebody's; what everything refers to is in copies alone."""
+    told = f"{name} cannot be repaired"
+    if name[0] in "fs":
+        (store / name).write_bytes(b"{}")
+    else:
+        a_folder(store / name, None)
+        (store / name / "notes.txt").write_text("of somebody")
+        told = f"{name} is a folder.*move it elsewhere"
     before = contents(store)
-    with pytest.raises(DamageError, match=f"{name} is a folder.*move it elsewhere"):
+    with pytest.raises(DamageError, match=told):
         repair(open_storage(store), check(store))
     assert contents(store) == before
 
 
-@pytest.mark.parametrize("name", ["fingerprint.json", "samples/000001.parquet"])
-def test_what_everything_refers_to_cannot_be_repaired(store, name):
-    (store / name).write_bytes(b"{}")
-    with pytest.raises(DamageError, match="copy"):
-        repair(open_storage(store), check(store))
-
-
 def test_nothing_is_done_to_a_whole_store(store):
-    before = state_of_files(store)
+    before = stats(store)
     done = repaired(store)
     assert (done.rewritten, done.set_aside, done.withdrawn, done.removed) == ([], [], {}, [])
-    assert state_of_files(store) == before
+    assert stats(store) == before
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -217,46 +222,33 @@ def test_coordinates_of_columns_that_are_gone_are_its_own(changed):
     assert compact(changed).rewritten
 
 
-def missing(store, patch):
-    make(store, arrays=["original_size"], stop=1, task="segmentation")
-    return InputError, "run samtl embed first"
-
-
-def damaged(store, patch):
-    (store / "pooled/c.0.0").write_bytes((store / "pooled/c.0.0").read_bytes()[::-1])
-    return DamageError, r"pooled/c\.0\.0"
-
-
-def foreign(store, patch):
-    (store / "notes.txt").write_text("mine")
-    return InputError, r"notes\.txt does not belong"
-
-
-def no_room(store, patch):
-    usage = namedtuple("usage", "total used free")
-    patch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1))
-    return ResourceError, "a second store of"
-
-
 def full(*args, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def full_while_written(store, patch):
-    patch.setattr(_io, "publish", full)
-    return ResourceError, "No space"
+usage = namedtuple("usage", "total used free")(1, 1, 1)
+STOPS = {
+    "run samtl embed first": (
+        InputError,
+        lambda store, patch: make(store, arrays=["original_size"], stop=1, task="segmentation"),
+    ),
+    r"pooled/c\.0\.0": (DamageError, lambda store, patch: (store / "pooled/c.0.0").write_bytes(bytes(740))),
+    r"notes\.txt does not": (InputError, lambda store, patch: (store / "notes.txt").write_text("")),
+    "a second store of": (
+        ResourceError, lambda store, patch: patch.setattr(shutil, "disk_usage", lambda path: usage),
+    ),
+    "No space": (ResourceError, lambda store, patch: patch.setattr(_io, "publish", full)),
+    "No space left": (
+        ResourceError, lambda store, patch: patch.setattr(_io.AtomicFolder, "publish", full),
+    ),
+}  # fmt: skip
 
 
-def full_at_the_exchange(store, patch):
-    patch.setattr(_io.AtomicFolder, "publish", full)
-    return ResourceError, "No space"
-
-
-@pytest.mark.parametrize(
-    "what", [missing, damaged, foreign, no_room, full_while_written, full_at_the_exchange]
-)
-def test_what_stops_it_loses_nothing(changed, monkeypatch, what):
-    error, told = what(changed, monkeypatch)
+@pytest.mark.parametrize("told", STOPS)
+def test_what_stops_it_loses_nothing(changed, monkeypatch, told):
+    """Rows that are missing or damaged, somebody's file, no room for both, a disk that gives out at once or last."""
+    error, prepare = STOPS[told]
+    prepare(changed, monkeypatch)
     before = contents(changed)
     with pytest.raises(error, match=told):
         compact(changed)
