@@ -25,6 +25,10 @@ def sha256(image):
     return hashlib.sha256(image.encode()).hexdigest()
 
 
+def state_of(place):
+    return load_state(open_storage(place))
+
+
 def drawn(array, image):
     """The row that an image has in an array."""
     spec = SPECS[array]
@@ -63,7 +67,7 @@ def write(writer, block, arrays=None, *, bad=(), images=None):
 
 def make(place, n=ROWS, arrays=ARRAYS, *, stop=None, task="classification", **options):
     """Write a store, or go on with it, `stop` blocks far as if killed then; gives the path."""
-    state = load_state(open_storage(place))
+    state = state_of(place)
     known = state.table.images if state and len(state.table) == n else ()
     labels = {"labels": [-1] * n} if task == "segmentation" else {}
     writer = begin(place, n, arrays, state=state, task=task, images=known, **labels)
@@ -76,12 +80,25 @@ def make(place, n=ROWS, arrays=ARRAYS, *, stop=None, task="classification", **op
 
 def relisted(place, keep):
     """Publish a table that lists some of the rows only."""
-    state = load_state(open_storage(place))
+    state = state_of(place)
     old = state.table
     at = np.flatnonzero(np.isin(old.rows, list(keep)))
     table = SampleTable(old.about, old.columns.take(at))
     open_writer(state.storage, state.identity, table, list(state.log.arrays), state=state).finish()
     return place
+
+
+def meanwhile(monkeypatch, owner, name, work):
+    """Let something happen when a function has been called for the first time."""
+    real, soon = getattr(owner, name), [work]
+
+    def call(*args, **options):
+        found = real(*args, **options)
+        if soon:
+            soon.pop()()
+        return found
+
+    monkeypatch.setattr(owner, name, call)
 
 
 # What may happen to a file

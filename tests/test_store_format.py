@@ -6,14 +6,13 @@ import geopandas
 import msgspec
 import numpy as np
 import pytest
-from made import FIELDS, ROWS, SPECS, drawn, make, sha256
+from made import FIELDS, ROWS, SPECS, drawn, make, sha256, state_of
 
 from samtl._io import seal
 from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.fingerprint import differences, make_identity, read_identity, require_same
 from samtl.store.format import ArraySpec, check_shard, encode_shard, rows_of_a_block
 from samtl.store.samples import NO_TABLE, SampleTable, read_table
-from samtl.store.state import load_state
 from samtl.store.storage import IDENTITY, open_storage
 
 MADE = make_identity(FIELDS, SPECS, {"weights": "none"}, 16)
@@ -125,11 +124,8 @@ def test_a_table_is_read_back_in_the_order_of_rows(tmp_path):
     assert found.position.tolist()[:4] == [0, -1, -1, 1]
     blocks = [found.block_rows(block, 16) for block in (0, 1, 2)]
     assert blocks == [range(4), range(16, 21), range(32, 32)]
-    about = {
-        name: getattr(found.about, name) for name in ("dataset", "note", "classes", "rows_end")
-    }
-    assert about == {"dataset": "toy", "note": "n", "classes": ("x", "ü"), "rows_end": 21}
-    assert (found.about.number, found.about.follows) == (0, "")
+    about = {"dataset": "toy", "note": "n", "classes": ("x", "ü"), "rows_end": 21, "follows": ""}
+    assert msgspec.structs.asdict(found.about).items() >= {**about, "number": 0}.items()
     images = [sha256(sample) for sample in found.samples]
     after = found.with_images(images).placed(MADE, found.about)[0]
     assert (after.about.number, after.about.follows) == (1, found.about.digest)
@@ -146,9 +142,8 @@ def test_a_table_is_read_back_in_the_order_of_rows(tmp_path):
 def test_every_changed_bit_is_noticed(tmp_path):
     path = written(tmp_path, table())
     raw = path.read_bytes()
-    torn = [
-        raw[:at] + bytes([raw[at] ^ 1 << at % 8]) + raw[at + 1 :] for at in range(0, len(raw), 7)
-    ]
+    other = [bytes([byte ^ 1 << at % 8]) for at, byte in enumerate(raw)]
+    torn = [raw[:at] + other[at] + raw[at + 1 :] for at in range(0, len(raw), 7)]
     for content in (*torn, raw[:-9], raw[:100], raw + b"x", b""):
         path.write_bytes(content)
         with pytest.raises(DamageError, match="000000"):
@@ -169,18 +164,14 @@ def test_a_table_that_contradicts_itself(tmp_path, fields):
 
 def test_a_table_that_contradicts_the_records(tmp_path):
     """Another one in its place, its digest right: of other images, or with a row that no record has."""
-    state = load_state(open_storage(make(tmp_path / "a")))
+    state = state_of(make(tmp_path / "a"))
+    first = read_table(state.storage, state.identity, 0).about
     names = [f"i{row}" for row in (*range(ROWS), 41)]
     more = table(
         rows=[*range(ROWS), 41], samples=names, labels=[0] * 41, groups=(), images=(), rows_end=42
     )
     others = state.table.with_images([sha256("x"), *state.table.images[1:]])
     for other, told in ((others, "row 0 .* another image"), (more, "row 41")):
-        written(
-            tmp_path / "a",
-            other,
-            state.identity,
-            read_table(state.storage, state.identity, 0).about,
-        )
+        written(tmp_path / "a", other, state.identity, first)
         with pytest.raises(DamageError, match=told):
-            load_state(state.storage)
+            state_of(tmp_path / "a")

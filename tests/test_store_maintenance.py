@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zarr
-from made import ARRAYS, DAMAGES, ROWS, a_folder, contents, files, make, relisted, stats
+from made import ARRAYS, DAMAGES, ROWS, a_folder, contents, files, make, relisted
 
 from samtl import _io
 from samtl.errors import DamageError, InputError, ResourceError
@@ -122,36 +122,26 @@ def test_what_an_interrupted_pass_left_is_removed(store):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("folder", "name"),
     [
-        "pooled/c.1.0",
-        "pooled/zarr.json",
-        "log/1.0.json",
-        "valid/c.0",
-        "fingerprint.json",
-        "samples/000001.parquet",
+        *(
+            (True, name)
+            for name in ("pooled/c.1.0", "pooled/zarr.json", "log/1.0.json", "valid/c.0")
+        ),
+        *((False, name) for name in ("fingerprint.json", "samples/000001.parquet")),
     ],
 )
-def test_what_is_not_repaired(store, name):
+def test_what_is_not_repaired(store, folder, name):
     """A folder in the place of a file holds what is somebody's; what everything refers to is in copies alone."""
-    told = f"{name} cannot be repaired"
-    if name[0] in "fs":
-        (store / name).write_bytes(b"{}")
-    else:
+    told = f"{name} is a folder.*move it elsewhere" if folder else f"{name} cannot be repaired"
+    (store / name).write_bytes(b"{}")
+    if folder:
         a_folder(store / name, None)
         (store / name / "notes.txt").write_text("of somebody")
-        told = f"{name} is a folder.*move it elsewhere"
     before = contents(store)
     with pytest.raises(DamageError, match=told):
         repair(open_storage(store), check(store))
     assert contents(store) == before
-
-
-def test_nothing_is_done_to_a_whole_store(store):
-    before = stats(store)
-    done = repaired(store)
-    assert (done.rewritten, done.set_aside, done.withdrawn, done.removed) == ([], [], {}, [])
-    assert stats(store) == before
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -174,9 +164,6 @@ def test_in_a_bucket(bucket):
     storage.replace("pooled/c.2.0", content[:40] + b"x" + content[41:])
     for name in ("log/1.0.json", "zarr.json"):
         storage.replace(name, b"{}")
-    assert {(one.what, one.path) for one in check(place).findings} > {
-        ("row", "pooled/c.2.0"), ("record", "log/1.0.json"),
-    }  # fmt: skip
     done = repaired(place)
     assert done.set_aside == ["log/2.0.json", "log/1.0.json"]
     assert done.rewritten == ["valid/c.0", "zarr.json"]

@@ -104,9 +104,7 @@ def test_what_it_says(original):
         "groups": (), "parts": (),
     }  # fmt: skip
     assert {name: getattr(store, name) for name in said} == said
-    assert (len(store), store.shape("grid"), store.bytes_of("grid")) == (
-        ROWS, (ROWS, 3, 2, 2), ROWS * 24,
-    )  # fmt: skip
+    assert (store.shape("grid"), store.bytes_of("grid")) == ((ROWS, 3, 2, 2), len(store) * 24)
     assert store.columns("pooled") == tuple("abcde")
     assert [(one.row, one.sample_id, one.code, one.reason) for one in store.quarantined] == [
         (row, f"i{row}", "truncated", "cut short") for row in (3, 30)

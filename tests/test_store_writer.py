@@ -7,19 +7,14 @@ import threading
 import made
 import numpy as np
 import pytest
-from made import ARRAYS, FIELDS, ROWS, begin, contents, drawn, make, relisted, sha256, write
+from made import ARRAYS, ROWS, begin, contents, drawn, make, relisted, sha256, state_of, write
 
 from samtl.errors import DamageError, InputError, MismatchError, ResourceError
 from samtl.store import log, writer
 from samtl.store.log import LogState, Record, Shard
 from samtl.store.reader import open_store
-from samtl.store.state import load_state
-from samtl.store.storage import DiskStorage, open_storage
+from samtl.store.storage import DiskStorage
 from samtl.store.verify import check
-
-
-def state_of(place):
-    return load_state(open_storage(place))
 
 
 def whole(place, arrays=ARRAYS):
@@ -37,9 +32,9 @@ def place(tmp_path):
 
 
 @pytest.fixture
-def packed(tmp_path, monkeypatch):
+def packed(place, monkeypatch):
     monkeypatch.setattr(writer, "PACK_RECORDS", 2)
-    return make(tmp_path / "a", bad=(3,))
+    return make(place, bad=(3,))
 
 
 @pytest.fixture
@@ -79,22 +74,7 @@ def test_rows_that_do_not_count_hold_fill_values(place):
     store = open_store(place)
     assert (store.valid().tolist(), store.missing) == ([True, False, False], 0)
     assert np.isnan(store.read("grid")[1:]).all()
-    assert [(one.row, one.code, one.reason) for one in store.quarantined] == [
-        (1, "truncated", "cut short"), (2, "unlisted", ""),
-    ]  # fmt: skip
-
-
-def test_nothing_to_do_reads_each_thing_once_and_writes_nothing(place, read):
-    before = contents(make(place))
-    read.clear()
-    state = state_of(place)
-    one = writer.open_writer(state.storage, state.identity, state.table, ARRAYS, state=state)
-    assert one.pending() == []
-    one.finish()
-    records = [f"log/{block}.0.json" for block in range(3)]
-    once = ["fingerprint.json", *records, log.PACK, "samples/000001.parquet"]
-    assert sorted(name for name in read if not name.endswith("zarr.json")) == once
-    assert contents(place) == before
+    assert [(one.row, one.code) for one in store.quarantined] == [(1, "truncated"), (2, "unlisted")]
 
 
 def test_a_row_that_a_later_array_lacks_is_not_ok():
@@ -148,17 +128,13 @@ def test_writers_that_share_blocks(place):
 def test_writers_that_end_at_once_leave_what_is_derived_up_to_date(place, monkeypatch):
     one, two = begin(place), begin(place)
     write(one, 0)
-    real, others = writer.derived, [two]
 
-    def slow(state, arrays):
-        found = real(state, arrays)
-        for other in [others.pop()] if others else ():
-            write(other, 1)
-            write(other, 2)
-            other.finish()
-        return found
+    def go_on():
+        write(two, 1)
+        write(two, 2)
+        two.finish()
 
-    monkeypatch.setattr(writer, "derived", slow)
+    made.meanwhile(monkeypatch, writer, "derived", go_on)
     one.finish()
     checked = check(place)
     assert (checked.findings, checked.leftovers, checked.missing) == ([], [], 0)
@@ -193,7 +169,7 @@ def test_a_shard_without_record_is_taken_as_it_is(place, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [{"fields": {**FIELDS, "image_size": 128}}, {"dataset": "other"}]
+    "change", [{"fields": {**made.FIELDS, "image_size": 128}}, {"dataset": "other"}]
 )
 def test_another_plan_changes_nothing(place, monkeypatch, change):
     """Not even if the second has found no store, and the first has made one when it comes to write."""
@@ -254,16 +230,16 @@ def test_rows_of_removed_images_come_back(place):
         store.row("pooled", len(keep))
     older.finish()  # metadata of a newer table stays
     assert contents(place) == before
-    assert len(open_store(make(place))) == ROWS
+    store = open_store(make(place))
+    assert (len(store), store.row("pooled", 0).tolist()) == (ROWS, drawn("pooled", "i0").tolist())
 
 
 # Packs
 
 
 def test_a_pack_replaces_reading_the_records_it_has(packed, read):
-    storage = open_storage(packed)
-    plain = LogState(16, ROWS)
-    for record in log.read_log(storage, state_of(packed).identity):
+    state, plain = state_of(packed), LogState(16, ROWS)
+    for record in log.read_log(state.storage, state.identity):
         plain.add(record, "x")
     read.clear()
     assert state_of(packed).log.same(plain)
@@ -287,17 +263,11 @@ def test_a_pack_is_never_evidence(packed):
 
 
 def test_a_pack_that_is_replaced_meanwhile_is_no_damage(packed, monkeypatch, read):
-    real, done = log.record_places, []
+    def go_on():
+        make(packed, arrays=("original_size",))
+        read.clear()
 
-    def listing(storage, *tell):
-        found = real(storage, *tell)
-        if not done:
-            done.append(found)
-            make(packed, arrays=("original_size",))
-            read.clear()
-        return found
-
-    monkeypatch.setattr(log, "record_places", listing)
+    made.meanwhile(monkeypatch, log, "record_places", go_on)
     assert state_of(packed).marked("committed").all()
     assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
     assert check(packed).findings == []
