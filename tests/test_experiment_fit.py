@@ -164,8 +164,7 @@ def test_held_out_samples_do_not_change_the_head_and_validation_rows_do(head):
     names = ("head.safetensors", "curves.csv")
     assert files_of(again, *names) == files_of(run, *names)
     assert again.metrics["accuracy"].value < run.metrics["accuracy"].value
-    inner = splits.inner(splits.Samples.of(store.sample_ids, store.labels), split)
-    third.data["pooled"][inner.test] *= -3
+    third.data["pooled"][split.validation] *= -3
     assert files_of(fit_head(third, head, params=params), *names) != files_of(run, *names)
 
 
@@ -301,10 +300,8 @@ def infinite(store, array="pooled"):
 
 def overflowing(store):
     """Validation features are finite, but not once they are scaled as the training part asks for."""
-    samples = splits.Samples.of(store.sample_ids, store.labels)
-    inner = splits.inner(samples, splits.holdout(samples, 0.2))
     store.data["pooled"][:, 3] *= np.float32(1e-20)
-    store.data["pooled"][inner.test[0], 3] = 3e38
+    store.data["pooled"][holdout(store, 0.2).validation[0], 3] = 3e38
 
 
 @pytest.mark.parametrize(

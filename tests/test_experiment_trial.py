@@ -48,9 +48,9 @@ def samples(n=60, task="classification", usable=None, groups=(), parts=(), prefi
     )
 
 
-def saved(folder, some, parts, shared=None, name="run"):
+def saved(folder, some, split, shared=None, name="run"):
     with RunFolder(folder) as run:
-        write_split(run, record_of(some.ids, *parts), shared)
+        write_split(run, record_of(some.ids, split), shared)
         return run.publish(name)
 
 
@@ -112,7 +112,7 @@ def test_a_split_that_was_written_is_the_same_again(
     usable = np.arange(60) % 9 != 4
     some = samples(task=task, usable=usable, groups=groups)
     parts = choose(some, round(share, 3), seed, None)
-    used = np.concatenate([parts.split.test, parts.inner.test, parts.inner.train])
+    used = np.concatenate([parts.test, parts.validation, parts.train])
     assert sorted(used) == np.flatnonzero(usable).tolist()
     run = saved(tmp_path_factory.mktemp("runs"), some, parts)
     assert read_split(run).left_out == [some.ids[i] for i in np.flatnonzero(~usable)]
@@ -122,9 +122,10 @@ def test_a_split_that_was_written_is_the_same_again(
     moved = replace(some, ids=ids, labels=some.labels[order], usable=usable[order], groups=())
     again = choose(moved, None, 0, run)
     assert again == parts
-    for one, other in zip(again, parts, strict=True):
-        assert {moved.ids[i] for i in one.test} == {some.ids[i] for i in other.test}
-        assert {moved.ids[i] for i in one.train} == {some.ids[i] for i in other.train}
+    for part in splits.PARTS:
+        assert {moved.ids[i] for i in getattr(again, part)} == {
+            some.ids[i] for i in getattr(parts, part)
+        }
 
 
 def test_a_split_of_others_is_refused(tmp_path):
@@ -135,12 +136,12 @@ def test_a_split_of_others_is_refused(tmp_path):
     refused = [
         (
             samples(prefix="other"),
-            parts.split,
+            parts,
             None,
             None,
             r"other samples than those of toy\.zarr",
         ),
-        (samples(30), parts.split, None, None, r"other samples than those of toy\.zarr"),
+        (samples(30), parts, None, None, r"other samples than those of toy\.zarr"),
         (samples(prefix="other"), None, run, None, r"the split of .*run .*toy\.zarr: .*image"),
         (samples(63), None, run, None, r"toy\.zarr: .* differ"),
         (some, 0.2, run, None, "--split and --same-split-as exclude each other"),
@@ -189,7 +190,7 @@ def run_at(path, some, n, **fields):
 
 def test_scores_of_classes_and_their_tables(tmp_path):
     some = samples(12)
-    split, _ = choose(some, 0.5, 0)
+    split = choose(some, 0.5, 0)
     truth = some.labels[split.test]
     chances = np.random.default_rng(0).dirichlet([1, 1, 1], len(truth))
     held = HeldOut(some, split.test)

@@ -24,7 +24,7 @@ def samples(n=60):
 
 
 def as_json(some, text, **more):
-    record = splits.record_of(some.ids, *select(some, parse(text), 3))
+    record = splits.record_of(some.ids, select(some, parse(text), 3))
     return json.dumps({name: getattr(record, name) for name in record.__struct_fields__} | more)
 
 
@@ -38,12 +38,14 @@ def chosen(path, some=None):
 @given(st.sampled_from(["0.2", "label:0.4@fold:2/5"]), st.permutations(range(60)))
 def test_a_recorded_split_is_found_again_in_any_order(text, order):
     some = replace(samples(), usable=np.arange(60) % 9 != 4)
-    split, inner = select(some, parse(text), 3)
+    split = select(some, parse(text), 3)
     moved = replace(some, ids=tuple(some.ids[i] for i in order), usable=some.usable[list(order)])
-    again = splits.reuse(moved, splits.record_of(some.ids, split, inner), "there")
-    assert again == (split, inner)
-    for one, other in zip(again, (split, inner), strict=True):
-        assert {moved.ids[i] for i in one.train} == {some.ids[i] for i in other.train}
+    again = splits.reuse(moved, splits.record_of(some.ids, split), "there")
+    assert again == split
+    for part in splits.PARTS:
+        assert {moved.ids[i] for i in getattr(again, part)} == {
+            some.ids[i] for i in getattr(split, part)
+        }
 
 
 @pytest.mark.parametrize(
@@ -68,8 +70,8 @@ def test_a_split_file_that_is_not_right_is_refused(tmp_path, more, kind, said):
 def test_a_record_of_other_samples_is_refused(tmp_path):
     some = samples()
     (tmp_path / "a.json").write_text(as_json(some, "0.2"))
-    split, inner = select(some, parse("0.2"), 3)
-    for gone in (split.test[0], inner.train[0]):
+    split = select(some, parse("0.2"), 3)
+    for gone in (split.test[0], split.train[0]):
         left = np.setdiff1d(np.arange(60), gone)
         less = replace(
             some,
@@ -146,10 +148,10 @@ def write_lists(prefix, some, drop=()):
 
 def test_lists_name_the_parts(tmp_path):
     some = replace(samples(), usable=np.arange(60) != 50)
-    split, inner = chosen(write_lists(tmp_path / "mine", some, drop=(3, 33)), some)
+    split = chosen(write_lists(tmp_path / "mine", some, drop=(3, 33)), some)
     assert split.test.tolist() == [i for i in range(42, 60) if i != 50]
-    assert inner.test.tolist() == [i for i in range(30, 42) if i != 33]
-    assert inner.train.tolist() == [i for i in range(30) if i != 3]
+    assert split.validation.tolist() == [i for i in range(30, 42) if i != 33]
+    assert split.train.tolist() == [i for i in range(30) if i != 3]
     assert (split.name, split.seed) == ("file", 0)
 
 
@@ -180,8 +182,9 @@ def test_names_that_are_not_of_one_sample_are_refused(lists, said):
 def test_names_are_ids_or_their_stems():
     lists = {"train": ["1.tif", "x/y/3.v2.tif"], "test": ["a/2.jpg"], "validation": ["4"]}
     ids = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg", "4.png"]
-    split, inner = listed(Samples.of(ids), lists, "the lists", "mine")
-    assert [part.tolist() for part in (split.test, inner.train, inner.test)] == [[1], [0, 3], [4]]
+    split = listed(Samples.of(ids), lists, "the lists", "mine")
+    parts = [split.test, split.train, split.validation]
+    assert [part.tolist() for part in parts] == [[1], [0, 3], [4]]
 
 
 def test_a_list_has_a_name_on_each_line(tmp_path):
