@@ -19,10 +19,12 @@ from samtl.datasets import IGNORE
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment import features as feed
 from samtl.experiment import fit
-from samtl.experiment.clock import Stage
+from samtl.experiment.clock import Clock, Stage
 from samtl.experiment.fit import fit_head
 from samtl.experiment.run import read_run
+from samtl.experiment.sources import Data
 from samtl.experiment.tables import read_curves
+from samtl.experiment.trial import Trial
 from samtl.heads.base import Candidate, Epoch
 from samtl.heads.io import load
 from samtl.images.transforms import resized_shape
@@ -218,6 +220,20 @@ def test_a_run_folder_holds_everything(tmp_path):
     for path in run.path.iterdir():  # no path of this machine
         assert str(tmp_path).encode() not in path.read_bytes()
         assert str(Path(fit.__file__).parent).encode() not in path.read_bytes()
+
+
+def test_a_run_of_a_sweep_keeps_its_split_elsewhere_and_names_what_it_started_from(tmp_path):
+    data = Data(FakeStore(), "pooled")
+    model, split = fit.configured("heads", "logreg", {}, 0), holdout(FakeStore(), 0.2)
+    trial = Trial(data, "logreg", model, split, 0, {}, "another")
+    run = trial.fit(tmp_path / "cells", Clock(), lambda: ({}, "none"), tmp_path / "splits")
+    alone = fit_head(FakeStore(), "logreg", 0.2)
+    assert (read_run(run.path).warm_start, alone.warm_start) == ("another", "")
+    assert run.digest != alone.digest
+    assert (run.metrics, run.floor, run.floor_missing) == (alone.metrics, None, "none")
+    assert read_split(run.path) == read_split(alone.path)
+    assert len(list((tmp_path / "splits").iterdir())) == 1
+    assert (run.path / "predictions.csv").read_text().startswith("sample_id,label,predicted\n")
 
 
 def test_a_run_names_its_samples_whatever_the_order_of_rows():
