@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,7 +24,7 @@ from samtl.experiment.clock import Clock, Stage
 from samtl.experiment.fit import fit_head
 from samtl.experiment.run import read_run
 from samtl.experiment.sources import Data
-from samtl.experiment.tables import read_curves
+from samtl.experiment.tables import read_curves, read_images, read_predictions
 from samtl.experiment.trial import Trial
 from samtl.heads.base import Candidate, Epoch
 from samtl.heads.io import load
@@ -103,22 +104,6 @@ def nothing_in(folder):
     return not [*folder.glob("*"), *folder.glob(".*")]
 
 
-def test_scores_are_those_of_the_saved_head_on_what_was_held_out():
-    store, seen = FakeStore(), []
-    run = fit_head(store, "logreg", 0.25, seed=3, on_event=seen.append)
-    assert any(isinstance(event, Candidate) and str(event) for event in seen)
-    test = holdout(store, 0.25, 3).test
-    np.testing.assert_array_equal(held_out(run, store), test)
-    chances = load(run.path).predict_proba(store.data["pooled"][test])
-    assert run.metrics == metrics.bootstrap(store.labels[test], chances, seed=3)
-    matrix = metrics.confusion(store.labels[test], chances.argmax(1), 3)
-    np.testing.assert_array_equal(run.confusion, matrix)
-    np.testing.assert_array_equal(run.per_class.recall, metrics.per_class(matrix).recall)
-    assert (run.n_train, run.n_validation, run.n_test, run.left_out) == (72, 18, 30, 0)
-    assert run.metrics["accuracy"].value > 0.7
-    assert run.also == {}
-
-
 def test_the_floor_is_logreg_on_image_statistics_of_the_same_rows():
     store = FakeStore()
     run = fit_head(store, "mlp", params=FAST)
@@ -193,7 +178,8 @@ def test_a_run_folder_holds_everything(tmp_path):
     }  # fmt: skip
     assert {name: getattr(run, name) for name in expected} == expected
     assert (run.params["hidden"], run.given["split"]) == ([16], 0.2)
-    assert {"python", "torch", "numpy", "scikit-learn"} <= run.versions.keys()
+    assert {"python", "samtl", "torch", "scikit-learn"} <= run.versions.keys()
+    assert run.versions["numpy"] == np.__version__
     # What the defaults and the size of the training part came to, not only what was asked for.
     assert run.recipe["batch_size"] == 16
     assert run.training["best_epoch"] == load(run.path).best_epoch_
@@ -213,7 +199,12 @@ def test_a_run_folder_holds_everything(tmp_path):
     header, *rows = csv.reader((run.path / "confusion.csv").read_text().splitlines())
     assert header == ["truth", *CLASSES]
     assert [[int(n) for n in row[1:]] for row in rows] == run.confusion.tolist()
-    assert run.metrics["accuracy"].value == np.trace(run.confusion) / 24
+    found = read_predictions(run)
+    assert list(found.ids) == held
+    assert found.truth.tolist() == store.labels[expected.test].tolist()
+    assert metrics.confusion(found.truth, found.guess, 3).tolist() == run.confusion.tolist()
+    with pytest.raises(InputError, match=r"predictions\.csv"):
+        read_predictions(msgspec.structs.replace(run, n_test=25))
     assert read_curves(run)["epoch"] == list(range(1, run.training["epochs"] + 1))
     assert load(run.path).columns_ == store.columns("pooled")
     assert json.loads((run.path / "head.json").read_text())["class_names"] == list(CLASSES)
@@ -348,13 +339,24 @@ def test_a_head_may_learn_from_some_columns():
     for features, kept in (
         ("mean", [0, 1]), ("mean,std", [0, 1, 2]), ("max , block*", [3, 4, 5, 6, 7]), ("*", list(range(8)))
     ):  # fmt: skip
-        run = fit_head(store, "logreg", features=features)
+        run = fit_head(store, "logreg", 0.25, seed=3, features=features)
         head, test = load(run.path), held_out(run, store)
+        np.testing.assert_array_equal(test, holdout(store, 0.25, 3).test)
         assert head.columns_ == tuple(names[i] for i in kept)
         chances = head.predict_proba(store.data["pooled"][test][:, kept])
-        assert run.metrics == metrics.bootstrap(store.labels[test], chances)
+        assert run.metrics == metrics.bootstrap(store.labels[test], chances, seed=3)
+        matrix = metrics.confusion(store.labels[test], chances.argmax(1), 3)
+        np.testing.assert_array_equal(run.confusion, matrix)
         groups = list(dict.fromkeys(names[i].rpartition("_")[0] for i in kept))
         assert run.columns == (() if len(kept) == 8 else tuple(groups))
+    assert (run.n_train, run.n_validation, run.n_test, run.left_out, run.also) == (
+        72,
+        18,
+        30,
+        0,
+        {},
+    )
+    assert run.metrics["accuracy"].value > 0.7
     assert len({path.name for path in Path("runs").iterdir()}) == 4
 
 
@@ -496,14 +498,12 @@ def test_masks_are_found_and_kept(stores):
         "config.json", "confusion.csv", "curves.csv", "head.json", "head.safetensors",
         "images.csv", "masks", "metrics.json", "split.json",
     ]  # fmt: skip
-    rows = list(csv.DictReader((run.path / "images.csv").read_text().splitlines()))
-    assert [row["sample_id"] for row in rows] == read_split(run.path).held_out
-    files = {path.relative_to(run.path).as_posix() for path in run.path.glob("masks/*")}
-    assert {row["mask"] for row in rows} == files
-    matrices, head = [], load(run.path)
-    for line, row in zip(rows, held_out(run, store), strict=True):
+    found, matrices, head = read_images(run), [], load(run.path)
+    assert list(found.ids) == read_split(run.path).held_out
+    assert {*found.masks} == {*run.path.resolve().glob("masks/*")}
+    for file, row in zip(found.masks, held_out(run, store), strict=True):
         height, width = resized_shape(*map(int, store.row("original_size", row)), 64)
-        guess = np.array(Image.open(run.path / line["mask"]))
+        guess = np.array(Image.open(file))
         truth = store.row("mask", row)[:height, :width]
         assert (truth == IGNORE).any()  # a corner of each is unknown
         matrices.append(pixel_metrics.confusion(truth, guess, 2))
@@ -512,7 +512,10 @@ def test_masks_are_found_and_kept(stores):
     assert run.metrics == pixel_metrics.bootstrap(np.stack(matrices), seed=2)
     np.testing.assert_array_equal(run.confusion, np.sum(matrices, axis=0))
     for name, values in pixel_metrics.scores(np.stack(matrices)).items():
-        assert [float(row[name]) for row in rows] == pytest.approx(values, abs=1e-5)
+        assert found.scores[name] == pytest.approx(values, abs=1e-5)
+    found.masks[0].unlink()
+    with pytest.raises(InputError, match=r"images\.csv is damaged"):
+        read_images(run)
 
 
 def test_a_class_that_cannot_be_learnt_is_named(tmp_path):
