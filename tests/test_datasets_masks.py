@@ -286,8 +286,7 @@ def test_real_roads():
         pytest.skip("SAMTL_DATA is unset: no folder with roads_dubai.zip to read")
     path = Path(os.environ["SAMTL_DATA"]) / "roads_dubai.zip"
     dataset = listed(path, r"?group=dubai_(t\d+)&classes=background:0,road:255")
-    assert len(dataset) == 72
-    assert dataset.classes == ("background", "road")
+    assert (len(dataset), dataset.classes) == (72, ("background", "road"))
     assert sorted(set(dataset.groups)) == [f"t{i}" for i in range(1, 9)]
     for sample_id in dataset.sample_ids[::23]:
         found = dataset.read_mask(sample_id)
