@@ -234,9 +234,7 @@ def read_table(storage: Storage, identity: Identity, number: int) -> SampleTable
             raise DamageError(f"{where} fails its own digest: it was altered or is damaged")
         columns = file.read().replace_schema_metadata().cast(_SCHEMA)
     except FileNotFoundError as error:
-        raise DamageError(
-            f"{where} is missing, so nobody knows which images the rows are: take it from a copy of the store"
-        ) from error
+        raise DamageError(f"{where} is missing: take it from a copy of the store") from error
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError, OverflowError) as error:
         raise DamageError(f"{where} is damaged or is no sample table: {error}") from error
     if about.format != FORMAT:

@@ -88,10 +88,8 @@ def load_state(
         if identity is None and (storage.list(log.LOG) or storage.list(samples.FOLDER)):
             identity = read_identity(storage)  # another writer may be creating it
             if identity is None:
-                raise DamageError(
-                    f"{storage.url}/{IDENTITY} is missing, so nobody knows what the rows are: take it from a copy of "
-                    "the store"
-                )
+                where = f"{storage.url}/{IDENTITY}"
+                raise DamageError(f"{where} is missing: take it from a copy of the store")
     except DamageError as error:
         tell("identity", IDENTITY, error)
         return None
