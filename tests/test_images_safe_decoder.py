@@ -2,10 +2,10 @@
 
 import os
 
-import crashing
 import numpy as np
 import pytest
 from test_images_codecs import SEEDS, encoded, png
+from workers import prepare as ended
 
 from samtl.errors import ResourceError
 from samtl.images import safe_decoder
@@ -42,7 +42,7 @@ def test_results_and_refusals_are_those_of_this_process(decoder):
 @pytest.mark.parametrize("data", [b"die", b"sleep", b"spin"])
 def test_an_image_that_ends_its_worker_costs_itself_only(decoder, monkeypatch, tmp_path, data):
     monkeypatch.setenv("MARK", str(tmp_path / "mark"))
-    monkeypatch.setattr(safe_decoder, "_prepare", crashing.prepare)
+    monkeypatch.setattr(safe_decoder, "_prepare", ended)
     monkeypatch.setattr(safe_decoder, "_PATIENCE", 8)
     with pytest.raises(BadImage) as caught:
         decoder.prepare(data, 16)
@@ -52,7 +52,7 @@ def test_an_image_that_ends_its_worker_costs_itself_only(decoder, monkeypatch, t
 
 def test_a_worker_that_dies_once_is_replaced(decoder, monkeypatch, tmp_path):
     monkeypatch.setenv("MARK", str(tmp_path / "mark"))
-    monkeypatch.setattr(safe_decoder, "_prepare", crashing.prepare)
+    monkeypatch.setattr(safe_decoder, "_prepare", ended)
     assert decoder.prepare(b"once", 16).size == (1, 1)
 
 
