@@ -17,11 +17,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from stubs import StubEncoders, install, toy_dataset
+from stubs import StubEncoders, everything, install, toy_dataset
 
 from samtl.embed import pipeline  # noqa: F401, so that no child has to import it
 from samtl.embed.api import embed
 from samtl.errors import SamtlError
+from samtl.store.reader import open_store
+from samtl.store.storage import open_storage
+from samtl.store.verify import check
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 ROWS = 64  # four blocks
@@ -129,6 +132,18 @@ class Pass:
         self.told = printed.read_text() if printed.exists() else ""
         shutil.rmtree(self.folder)
         return self
+
+
+def require_whole(store, expected):
+    """Check that a store has every row, each block committed once, and nothing wrong or left but temporary files."""
+    assert everything(open_store(store)) == everything(expected)
+    found = check(store, "deep")
+    assert [(one.path, one.told) for one in found.findings] == []
+    assert [name for name in found.leftovers if ".tmp-" not in name] == []
+    records = {
+        name for name in open_storage(store).list("log") if name[0] != "." and name[-5:] == ".json"
+    }
+    assert records == {f"{block}.0.json" for block in range(-(-len(expected) // BLOCK))}
 
 
 def can_trace():

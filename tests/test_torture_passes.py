@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos import ALL, BATCH, BLOCK, ROWS, Pass, fault_at, needs_strace
+from chaos import ALL, BATCH, BLOCK, ROWS, Pass, fault_at, needs_strace, require_whole
 from power import RECORD, Call, Disk, calls, lay_out
-from stubs import everything, toy_dataset
+from stubs import toy_dataset
 
 from samtl.datasets import subset
 from samtl.embed.api import embed
@@ -67,16 +67,6 @@ def committed_rows(store, expected, level="rows"):
         np.testing.assert_array_equal(opened.read(name, there), expected.read(name)[there])
     assert [(one.path, one.told) for one in check(store, level).findings] == []
     return len(opened) - opened.missing if opened.arrays else 0
-
-
-def require_whole(store, expected):
-    """Check that a store has every row, each block committed once, and nothing wrong or left but temporary files."""
-    assert everything(open_store(store)) == everything(expected)
-    found = check(store, "deep")
-    assert [(one.path, one.told) for one in found.findings] == []
-    assert [name for name in found.leftovers if ".tmp-" not in name] == []
-    names = {path.name for path in store.glob("log/[!.]*.json")}
-    assert names == {f"{block}.0.json" for block in range(-(-len(expected) // BLOCK))}
 
 
 def require_rest(store, expected, had):
