@@ -1,4 +1,4 @@
-"""Passes into a bucket whose server fails in every way that it can, and writers that meet there."""
+"""Passes into a bucket whose server fails in every way that it can, and writers that meet there or on a disk."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from samtl.embed.api import embed
 from samtl.errors import ResourceError
 from samtl.store import object_store
 from samtl.store.reader import open_store
-from samtl.store.storage import IDENTITY, open_storage
+from samtl.store.storage import IDENTITY, DiskStorage, open_storage
 
 pytestmark = pytest.mark.slow
 STRUCK = 500 if ALL else 40  # faults
@@ -81,21 +81,23 @@ def test_writers_that_begin_together(bucket_server, encoders, whole):
         require_whole(url, whole)
 
 
-def test_a_writer_that_sleeps_through_another(bucket_server, whole, monkeypatch):
-    """Before anything that it creates, another pass comes to the end; that one's objects stay as they are."""
-    create, woken = object_store.BucketStorage.create, 0
+@pytest.mark.parametrize("kind", [DiskStorage, object_store.BucketStorage])
+def test_a_writer_that_sleeps_through_another(bucket_server, ram, whole, monkeypatch, kind):
+    """Before anything that it creates, another pass comes to the end; that one's files stay as they are."""
+    create, woken = kind.create, 0
     for point in range(0, 40, 1 if ALL else 7):
-        url, left = f"{bucket_server.make_bucket()}/a.zarr", [point]
+        place = ram / f"slept-{point}" if kind is DiskStorage else bucket_server.make_bucket()
+        place, left = f"{place}/a.zarr", [point]
 
-        def sleep_there(self, name, pieces, left=left, url=url):
+        def sleep_there(self, name, pieces, left=left, place=place):
             left[0] -= 1
             if left[0] == -1:
-                assert into(url).missing == 0
+                assert into(place).missing == 0
             return create(self, name, pieces)
 
         with monkeypatch.context() as patch:
-            patch.setattr(object_store.BucketStorage, "create", sleep_there)
-            assert into(url).missing == 0
+            patch.setattr(kind, "create", sleep_there)
+            assert into(place).missing == 0
         woken += left[0] < 0
-        require_whole(url, whole)
+        require_whole(place, whole)
     assert woken >= 3
