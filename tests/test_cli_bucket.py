@@ -42,19 +42,6 @@ def test_it_is_shown_checked_and_learnt_from(run, made, bucket, monkeypatch, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.json", "images", "kept", "runs"]
 
 
-def test_damage_is_found_mended_and_redone(run, made, embed):
-    storage = open_storage(made)
-    content = storage.read("pooled/c.0.0")
-    storage.replace("pooled/c.0.0", content[:40] + b"x" + content[41:])
-    storage.replace("log/1.0.json", b"{}")
-    assert run("verify", made)[0] == 2
-    code, output, _ = run("verify", made, "--repair")
-    assert (code, "log/1.0.json" in output) == (1, True)  # rows are to be embedded again
-    assert storage.read(".damaged/1.0.json.0") == b"{}"
-    assert embed(made)[0] == 0
-    assert run("verify", made)[0] == 0
-
-
 def test_images_come_and_go_and_nobody_is_sent_to_compact_it(run, made, embed, folder):
     (folder / "town" / "more.png").write_bytes((folder / "field" / "0.png").read_bytes())
     (folder / "town" / "0.png").unlink()

@@ -21,7 +21,7 @@ from samtl._io import (
     seal,
     unseal,
 )
-from samtl.errors import DamageError, InputError, require_extra
+from samtl.errors import DamageError
 
 
 def names(folder):
@@ -149,9 +149,3 @@ def test_what_killed_processes_left_is_swept(tmp_path):
         with pytest.raises(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(descriptor)
-
-
-def test_a_missing_extra_says_what_to_install():
-    assert require_extra("json", "x").loads("1") == 1
-    with pytest.raises(InputError, match=r"samtl\[cloud\]"):
-        require_extra("obstore_that_is_not_there", "cloud")

@@ -27,8 +27,6 @@ from samtl._io import seal
 from samtl.datasets import resolve
 from samtl.encoders import sam
 from samtl.errors import SamtlError
-from samtl.experiment.output import Output
-from samtl.experiment.tables import mask_name
 from samtl.heads import logreg
 from samtl.heads.io import load, save
 from samtl.images.codecs import prepare
@@ -132,25 +130,6 @@ def test_these_pickles_do_run_where_they_are_let(tmp_path, kind):
     stream = io.BytesIO(content)
     while not mark.exists():  # the old kind of torch's begins with numbers
         pickle.load(stream)
-
-
-# Names
-
-
-@pytest.mark.parametrize(
-    "sample_id",
-    ["../../evil", "/evil", "a/../../../evil", "..\\..\\evil", "C:\\evil", "\0", "a" * 5000, "..", ".", "", "~/x"],
-)  # fmt: skip
-def test_no_mask_is_written_elsewhere(tmp_path, sample_id):
-    """Of a store that somebody else made, whose samples are called anything."""
-    place = tmp_path / "a" / "b" / "masks"
-    place.parent.mkdir(parents=True)
-    with Output(place, "segmentation", ("x", "y"), "sample_id", False) as output:
-        output.write(sample_id, mask_name(7, sample_id), np.zeros((4, 4), np.uint8))
-        output.finish()
-    below = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert all(place in path.parents for path in below)
-    assert len(below) == 2  # the mask and the table
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "pooled/../../evil"])
