@@ -28,12 +28,12 @@ from benchmarks.paired import (
     alternating,
 )
 from samtl.errors import InputError
-from samtl.store.fingerprint import FILE, make_identity
+from samtl.store.fingerprint import make_identity
 from samtl.store.format import BLOCK_ROWS, ArraySpec, array_specs, encode_shard
 from samtl.store.log import OK, PACK, LogState, Record, Shard
 from samtl.store.reader import open_store
-from samtl.store.samples import SampleTable
-from samtl.store.storage import open_storage
+from samtl.store.samples import NO_TABLE, SampleTable
+from samtl.store.storage import IDENTITY, open_storage
 
 ARRAY = "dense"
 Told = Callable[[str], None]
@@ -210,8 +210,8 @@ def _log(path: Path, rows: int) -> Path:
         samples=[f"class_{row % 2}/image_{row:07d}.png" for row in range(rows)],
         labels=[row % 2 for row in range(rows)],
         images=images,
-    ).placed(identity, None)
-    for name, content in ((FILE, identity.to_bytes()), (table.path, raw)):
+    ).placed(identity, NO_TABLE.about)
+    for name, content in ((IDENTITY, identity.to_bytes()), (table.path, raw)):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
     (path / "log").mkdir()

@@ -19,9 +19,11 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 _WHAT = {
     "encoder": "The encoder beside segment_anything as shipped and beside transformers, and how exact it is.",
     "embed": "A whole encoder pass for several choices of tiers, beside the encoder alone.",
+    "images": "How fast images are decoded, beside plain Pillow.",
     "heads": "How fast heads train, beside plain layers, and whether they wait for the store.",
     "store": "How fast rows are read and committed, beside other readers, and how long a large store opens.",
     "sweep": "How long sweeps take, beside a loop of single fits, and how often they read a store.",
+    "verbs": "How long it takes to embed again, and to fit a head from the command line and from Python.",
 }
 _RENAME = {"dtypes": "dtype", "others": "against", "store": "cache", "cases": "only"}
 

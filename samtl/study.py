@@ -284,20 +284,16 @@ def _available(source: str | Path | None, quick: bool, note: Callable[[str], Non
 def _possible(store: Path | str, case: Case, quick: bool, note: Callable[[str], None]) -> str:
     """List the splits that are possible with this store: with few scenes, not every share can be held out."""
     samples = Data(open_store(store), case.tiers[-1], None, None, False).samples
-    found: dict[Any, str] = {}  # by their rows: with few scenes, a fraction is soon all of them
+    found: dict[Any, str] = {}  # by their digests: with few scenes, a fraction is soon all of them
+    seeds = range(QUICK_SEEDS if quick else SEEDS)
     for split in case.planned(samples, quick):
         try:
-            drawn = [
-                select(samples, parse(split), seed)
-                for seed in range(QUICK_SEEDS if quick else SEEDS)
-            ]
+            drawn = [select(samples, parse(split), seed) for seed in seeds]
         except InputError as error:
             why = str(error)
         else:
-            parts = [
-                rows for outer, inner in drawn for rows in (outer.test, inner.train, inner.test)
-            ]
-            same = found.setdefault(tuple(rows.tobytes() for rows in parts), split)
+            digests = tuple((one.digest, one.validation_digest) for one in drawn)
+            same = found.setdefault(digests, split)
             why = f"with these images it is the same as {same}" if same != split else ""
         if why:
             note(f"the split {split} is left out: {why}")

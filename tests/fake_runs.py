@@ -12,6 +12,7 @@ from samtl.experiment.tables import mask_name, write_mask
 from samtl.images.transforms import IGNORE, mask_square, resized_shape
 from samtl.metrics import classification, segmentation
 from samtl.metrics.classification import Score
+from samtl.report.load import read_comparisons
 
 CLASSES = ("Crop", 'For"est,', "River")
 TIERS = {"logreg": "pooled", "mlp": "pooled", "conv": "grid", "vit": "grid"}
@@ -30,21 +31,9 @@ def a_run(
 ):  # fmt: skip
     """Write the run of a classification, and return its path.
 
-    Parameters
-    ----------
-    parent : Path
-    name, seed, share
-        The model, the seed, and the held-out share.
-    ids : int or sequence of str
-        How many samples there are, or which.
-    left_out : int
-        Samples that a label fraction leaves out.
-    salt : str
-        Another one holds out other samples.
-    wrong : dict of str to int, optional
-        The predictions that are not right, by id; by default as many as the model's skill leaves.
-    **given
-        Fields of the record.
+    `ids` are the samples, or how many; a label fraction leaves `left_out` of them out. Another `salt` holds out others.
+    `wrong` has the predictions that are not right, by id; by default as many as the model's skill leaves. `given` are
+    fields of the record.
     """
     k = len(classes)
     names = [f"{classes[i % k]}/{i:03d}.png" for i in range(ids)] if isinstance(ids, int) else ids
@@ -58,29 +47,22 @@ def a_run(
         guess = np.where(missed, random.integers(0, k, n_test), truth)
     else:
         guess = np.array([wrong.get(names[i], label) for i, label in zip(test, truth, strict=True)])
-    confusion = classification.confusion(truth, guess, k)
+    matrix = classification.confusion(truth, guess, k)
     metrics = {
-        "accuracy": interval(float(classification.accuracy(confusion))),
-        "macro_f1": interval(float(classification.macro_f1(confusion))),
+        key: interval(float(getattr(classification, key)(matrix)))
+        for key in ("accuracy", "macro_f1")
     }
     held_out = {names[i]: classes[i % k] for i in test}
-    fields = {
-        "task": "classification",
-        "classes": classes,
-        "features": TIERS.get(name, "pixels"),
-        "metrics": metrics,
-        "floor": {key: interval(0.3) for key in metrics},
-        "also": {"knn": metrics} if name == "floor" else {},
-        "confusion": confusion,
-        "comparison_key": digest(["classification", classes, 0, sorted(held_out.items())]),
-    }
-    kind = given.pop("split_name", "label" if left_out else "holdout")
-    sizes = (len(names) - n_test - left_out, n_test, left_out)
     rows = [(names[i], classes[a], classes[b]) for i, a, b in zip(test, truth, guess, strict=True)]
+    kind = given.pop("split_name", "label" if left_out else "holdout")
+    split = a_split(kind, share, seed, f"{test}{left_out}")
+    about = {"task": "classification", "classes": classes, "features": TIERS.get(name, "pixels")}
+    if name == "floor":
+        about["also"] = {"knn": metrics}
     with RunFolder(parent) as folder:
         folder.write_csv("predictions.csv", ["sample_id", "label", "predicted"], rows)
-        split = a_split(kind, share, seed, f"{test}{left_out}")
-        return record(folder, name, seed, split, sizes, {**fields, **given})
+        sizes = (len(names) - n_test - left_out, n_test, left_out)
+        return record(folder, name, split, sizes, held_out, matrix, metrics, about | given)
 
 
 def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, **given):
@@ -90,7 +72,6 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
     test = sorted(np.random.default_rng(seed).permutation(len(data))[:n_test].tolist())
     shifts = [shift] * n_test if isinstance(shift, int) else shift
     with RunFolder(parent) as folder:
-        (folder.path / "masks").mkdir()
         matrices, truths, rows = [], {}, []
         for place, (i, moved) in enumerate(zip(test, shifts, strict=True)):
             sample_id, mask = data.sample_ids[i], data.read_mask(data.sample_ids[i])
@@ -105,24 +86,19 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
             rows.append([sample_id, file, *(f"{value:.6g}" for value in scores.values())])
         folder.write_csv("images.csv", ["sample_id", "mask", *scores], rows)
         metrics = segmentation.bootstrap(np.stack(matrices), resamples=50)
-        fields = {
+        split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
+        about = {
             "task": "segmentation",
             "classes": data.classes,
-            "features": "dense" if name in TIERS else "pixels",
             "dataset": data.name,
             "resolution": SIZE,
-            "metrics": metrics,
-            "floor": {key: interval(0.1) for key in metrics},
-            "also": {},
-            "confusion": sum(matrices),
-            "comparison_key": digest(["segmentation", data.classes, SIZE, sorted(truths.items())]),
         }
-        split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
-        sizes = (len(data) - n_test, n_test, 0)
-        return record(folder, name, seed, split, sizes, {**fields, **given})
+        about["features"] = "dense" if name in TIERS else "pixels"
+        sizes, total = (len(data) - n_test, n_test, 0), sum(matrices)
+        return record(folder, name, split, sizes, truths, total, metrics, about | given)
 
 
-def record(folder, name, seed, split, sizes, fields):
+def record(folder, name, split, sizes, held_out, matrix, metrics, given):
     """Write the curves and the record of a fit; sizes are of the samples learnt from, held out and left out."""
     columns = ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
     header = ["epoch", "scaling", *columns]
@@ -131,22 +107,22 @@ def record(folder, name, seed, split, sizes, fields):
         header, rows = ("C", "loss"), [(1, 0.5)]
     folder.write_csv("curves.csv", header, rows)
     learnt, n_test, left_out = sizes
-    seconds = 30.0 * len(name) + seed
-    facts = {
-        "kind": "head" if name in TIERS else "baseline", "name": name, "seed": seed, "split": split,
-        "validation": split, "n_train": learnt - learnt // 5, "n_validation": learnt // 5, "n_test": n_test,
-        "left_out_because": {"quarantined": 3, "not_in_the_split": left_out},
-        "params": {"lr": 0.1, "epochs": None, "random_state": seed}, "dataset": "toy",
+    seconds = 30.0 * len(name) + split.seed
+    key = [given["task"], given["classes"], given.get("resolution", 0), sorted(held_out.items())]
+    fields = {
+        "kind": "baseline", "name": name, "seed": split.seed, "split": split, "validation": split,
+        "n_train": learnt - learnt // 5, "n_validation": learnt // 5, "n_test": n_test,
+        "left_out_because": {"quarantined": 3, "not_in_the_split": left_out}, "comparison_key": digest(key),
+        "params": {"lr": 0.1, "epochs": None, "random_state": split.seed}, "dataset": "toy",
         "samples_digest": f"{sum(sizes)} samples", "versions": {"samtl": "0.1.0", "numpy": "2.4"}, "given": {},
-        "floor_missing": "", "training": {"epochs": 3, "best_epoch": 2, "samples_per_second": 123.4},
+        "metrics": metrics, "confusion": matrix, "also": {}, "floor": None, "floor_missing": "",
+        "training": {"epochs": 3, "best_epoch": 2, "samples_per_second": 123.4},
         "seconds": {"read": 1.0, "fit": seconds, "total": seconds + 5}, "peak_memory": 2**29,
         "finished": f"2026-01-01T00:{len(list(folder.parent.glob('*'))):02d}:00+00:00",
     }  # fmt: skip
     if name in TIERS:
-        facts |= STORE
-    else:
-        fields["floor"] = None
-    return folder.record(Run(**facts | fields).with_digest()).path
+        fields |= {**STORE, "kind": "head", "floor": {key: interval(0.3) for key in metrics}}
+    return folder.record(Run(**fields | given).with_digest()).path
 
 
 def a_split(name, share, seed, who):
@@ -160,3 +136,9 @@ def interval(value):
 def read_csv(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def the_one(*sources):
+    """Read runs that may all be compared."""
+    (comparison,) = read_comparisons(sources)
+    return comparison

@@ -9,14 +9,12 @@ from samtl.report.page import Part, Section, render
 from samtl.report.style import LOOKS, new_figure, svg
 
 NASTY = "</title><script>alert('1')</script> & \"quoted\" <b>"
-HEADER = ("model", "accuracy", "low", "seconds", "note")
-ROWS = (
-    ("mlp", 0.838, 82.7, 25.0, "never"),
-    ("cnn", 0.9712, 97.1, 275.25, ""),
-    ("conv", 0.879, 9.5, 1640.0, "3"),
-    ("floor", 0.712, -1.25, None, NASTY),
-)
-RECORDS = [dict(zip(HEADER, row, strict=True)) for row in ROWS]
+RECORDS = [
+    {"model": "mlp", "accuracy": 0.838, "low": 82.7, "seconds": 25.0, "note": "never"},
+    {"model": "cnn", "accuracy": 0.9712, "low": 97.1, "seconds": 275.25, "note": ""},
+    {"model": "conv", "accuracy": 0.879, "low": 9.5, "seconds": 1640.0, "note": "3"},
+    {"model": "floor", "accuracy": 0.712, "low": -1.25, "seconds": None, "note": NASTY},
+]
 
 
 def table(name="scores", rows=RECORDS):
@@ -27,18 +25,10 @@ def chart(name="curves", title="Loss by epoch", panels=2):
     """Draw a chart whose clips and markers have ids, the same ids in each chart."""
     with new_figure(3.0) as drawn:
         for axes in drawn.subplots(1, panels, squeeze=False)[0]:
-            for i, look in enumerate(LOOKS.values()):
-                x = np.arange(12)
-                axes.plot(x, 1 / (x + 2 + i), color=look.colour, marker=look.marker)
-            axes.set_title("Training")
-            axes.set_xlabel(f"epoch {NASTY}")
+            for i, look in enumerate(LOOKS.values(), 2):
+                axes.plot(1 / (np.arange(12) + i), color=look.colour, marker=look.marker)
+            axes.set(title="Training", xlabel=f"epoch {NASTY}")
     return Part(name, title, f"Each point is one epoch. {NASTY}", RECORDS, figure=drawn)
-
-
-def picture(name="samples"):
-    with new_figure(2.0, 10.0) as drawn:
-        pass
-    return Part(name, "Samples", "Eight images.", RECORDS, figure=drawn, picture=True)
 
 
 def webp():
@@ -53,12 +43,12 @@ def page():
     wide = table("wide", [{f"column {i}": f"{NASTY[:9]} {i}" for i in range(20)}] * 4)
     warnings = ("The weights are random:0, untrained: they say nothing about SAM.", NASTY)
     words = {"texts": (f"`code` {NASTY}",), "bullets": ("vit beats mlp", "`b<`")}
-    drawings = (chart("curves"), chart("by-share", NASTY, 1), picture())
+    charts = (chart("curves"), chart("by-share", NASTY, 1))
+    picture = Part("samples", "Samples", "Eight images.", RECORDS, picture=True)
     sections = (
         Section("Found", (table(),), warnings=warnings, **words),
-        Section("Training", drawings),
+        Section("Training", (*charts, picture)),
         Section(NASTY, (wide, table("other"))),
     )
-    images = {one.name: svg(one.figure).encode() for one in drawings if not one.picture}
-    images["samples"] = webp()
+    images = {one.name: svg(one.figure).encode() for one in charts} | {"samples": webp()}
     return render(f"Report on {NASTY}", f"Of {NASTY}", sections, images, f"Made by {NASTY}")

@@ -71,27 +71,29 @@ def test_training_starts_once_from_the_weights_of_another_and_is_shorter(
     monkeypatch.setattr(_train, "WARM_SAMPLES", 12)
     rows, fast = np.arange(20), {"image_size": 32, "epochs": 4, "patience": 4, **params}
     first = kind(**fast, random_state=1).fit(data(), rows[:8], rows[8:12])
-    before = {name: array.copy() for name, array in first.tensors().items()}
+    before = copied(first)
 
-    def trained(start, **changes):
+    def fit(baseline):
+        return baseline.fit(data(), rows[:12], rows[12:16])
+
+    def warm(**changes):
         baseline = kind(**fast | changes)
-        if start:
-            baseline.start_from(first)
-        return baseline, copied(baseline.fit(data(), rows[:12], rows[12:16]))
+        baseline.start_from(first)
+        return fit(baseline)
 
-    still = trained(True, lr=1e-30, weight_decay=0)[1]
-    learnt = [name for name in before if "running" not in name]  # but batch norms' statistics
-    for name in learnt:
-        np.testing.assert_array_equal(still[name], before[name])
-    warm, weights = trained(True)
-    assert warm.recipe_.epochs == 1
-    assert any(not np.array_equal(weights[name], before[name]) for name in learnt)
-    for name, array in first.tensors().items():
-        np.testing.assert_array_equal(array, before[name])
-    again = copied(warm.fit(data(), rows[:12], rows[12:16]))
-    for name, array in trained(False)[1].items():
-        np.testing.assert_array_equal(again[name], array)
+    still = differing(copied(warm(lr=1e-30, weight_decay=0)), before)
+    assert all("running" in name for name in still)  # batch norms' statistics
+    moved = warm()
+    assert moved.recipe_.epochs == 1
+    assert differing(copied(moved), before) > still
+    assert not differing(copied(first), before)
+    assert not differing(copied(fit(moved)), copied(fit(kind(**fast))))
 
 
 def copied(baseline):
     return {name: array.copy() for name, array in baseline.tensors().items()}
+
+
+def differing(one, other):
+    """Names of the tensors that are not the same to the bit."""
+    return {name for name, array in one.items() if not np.array_equal(array, other[name])}

@@ -12,6 +12,7 @@ from samtl.baselines import vgg19
 from samtl.baselines.vgg19 import Baseline, convolutions
 from samtl.encoders.checkpoints import Official
 from samtl.errors import InputError
+from samtl.heads.io import load, save
 
 ROWS = np.arange(24), np.arange(24, 36), np.arange(36, 60)
 
@@ -69,22 +70,13 @@ def test_a_file_of_another_architecture_is_refused(narrow, tmp_path):
         make(checkpoint=str(tmp_path / "other.pth")).fit(toys.stripes(), *ROWS[:2])
 
 
-def restored(baseline):
-    made = type(baseline)(**baseline.get_params())
-    for fact in baseline.facts:
-        setattr(made, fact, getattr(baseline, fact))
-    made.adopt(baseline.task_, baseline.classes_.tolist())
-    made.restore(baseline.tensors())
-    return made
-
-
 def test_weights_that_were_exchanged_are_noticed(narrow, tmp_path):
     dataset = toys.stripes()
     torch.save(published_state(), tmp_path / "own.pth")
     baseline = make(checkpoint=str(tmp_path / "own.pth")).fit(dataset, *ROWS[:2])
-    expected = next(baseline.predict_all(dataset, [5]))["vgg19"]
-    again = next(restored(baseline).predict_all(dataset, [5]))["vgg19"]
-    np.testing.assert_array_equal(again, expected)
+    save(baseline, tmp_path)
+    expected, found = (next(b.predict_all(dataset, [5])) for b in (baseline, load(tmp_path)))
+    np.testing.assert_array_equal(found["vgg19"], expected["vgg19"])
     torch.save(published_state(seed=1), tmp_path / "own.pth")
     with pytest.raises(InputError, match=r"fitted with the weights file own\.pth"):
-        next(restored(baseline).predict_all(dataset, [5]))
+        next(load(tmp_path).predict_all(dataset, [5]))

@@ -14,12 +14,14 @@ from samtl.images.codecs import decode
 
 LAYOUTS = ("eurosat/2750", "EuroSAT_RGB")
 
-
 FILES = {
     f"{name}/{name}_{i}.jpg": picture(10 * i + len(name), form="JPEG")
     for name in eurosat.COUNTS
     for i in (10, 9, 1, 2)
 }
+OTHERS = (
+    "License.txt Forest/.Forest_3.jpg Forest/list.txt __MACOSX/Forest/._Forest_1.jpg .git/x.jpg"
+)
 
 
 def below(top, files=FILES):
@@ -27,45 +29,33 @@ def below(top, files=FILES):
 
 
 @pytest.mark.parametrize("make", [pack, unpack])
-class TestLayouts:
-    @pytest.mark.parametrize("top", [*LAYOUTS, "2750", ""])
-    def test_all_give_the_same_dataset(self, tmp_path, top, make):
-        dataset = resolve("eurosat", make(tmp_path / "data", below(top)))
-        assert dataset.name == "eurosat"
-        assert dataset.classes == tuple(eurosat.COUNTS)
-        assert dataset.sample_ids[:4] == tuple(
-            f"AnnualCrop/AnnualCrop_{i}.jpg" for i in (1, 2, 9, 10)
-        )
-        for sample_id, label in zip(dataset.sample_ids, dataset.labels, strict=True):
-            assert dataset.classes[label] == sample_id.partition("/")[0]
-        copy = pickle.loads(pickle.dumps(dataset))
-        assert {i: copy.read(i) for i in dataset.sample_ids} == FILES
-        assert dataset.note == "not the whole of EuroSAT: 40 of 27,000 images"
+@pytest.mark.parametrize("top", [*LAYOUTS, "2750", ""])
+def test_all_layouts_give_the_same_dataset(tmp_path, top, make):
+    files = FILES | dict.fromkeys(OTHERS.split(), b"x")
+    dataset = resolve("eurosat", make(tmp_path / "data", below(top, files)))
+    assert (dataset.name, dataset.classes) == ("eurosat", tuple(eurosat.COUNTS))
+    ids = [f"{name}/{name}_{i}.jpg" for name in eurosat.COUNTS for i in (1, 2, 9, 10)]
+    assert dataset.sample_ids == tuple(ids)
+    assert [dataset.classes[label] for label in dataset.labels] == [i.split("/")[0] for i in ids]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert {i: copy.read(i) for i in ids} == FILES
+    assert dataset.note == "not the whole of EuroSAT: 40 of 27,000 images"
 
-    def test_what_else_lies_there_is_left_out(self, tmp_path, make):
-        more = (
-            "License.txt",
-            "Forest/.Forest_3.jpg",
-            "Forest/list.txt",
-            "__MACOSX/Forest/._Forest_1.jpg",
-            ".git/x.jpg",
-        )
-        files = below(LAYOUTS[0], FILES | dict.fromkeys(more, b"x"))
-        assert set(resolve("eurosat", make(tmp_path / "data", files)).sample_ids) == set(FILES)
 
-    @pytest.mark.parametrize(
-        ("files", "named"),
-        [
-            (below(LAYOUTS[0], FILES | {"Desert/1.jpg": b"x"}), "Desert"),
-            (below(LAYOUTS[0], {"River/River_1.tif": b"13 bands", "Forest/1.jpg": b"x"}), "River"),
-            (below("elsewhere"), "EuroSAT_RGB/<Class>"),
-            (below("eurosat/2750/deeper"), "EuroSAT_RGB/<Class>"),
-        ],
-        ids=["unknown class", "empty class", "elsewhere", "deeper"],
-    )
-    def test_other_layouts_are_refused(self, tmp_path, make, files, named):
-        with pytest.raises(InputError, match=named):
-            resolve("eurosat", make(tmp_path / "data", files))
+@pytest.mark.parametrize("make", [pack, unpack])
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (below(LAYOUTS[0], FILES | {"Desert/1.jpg": b"x"}), "Desert"),
+        (below(LAYOUTS[0], {"River/River_1.tif": b"13 bands", "Forest/1.jpg": b"x"}), "River"),
+        (below("elsewhere"), "EuroSAT_RGB/<Class>"),
+        (below("eurosat/2750/deeper"), "EuroSAT_RGB/<Class>"),
+    ],
+    ids=["unknown class", "empty class", "elsewhere", "deeper"],
+)
+def test_other_layouts_are_refused(tmp_path, make, files, named):
+    with pytest.raises(InputError, match=named):
+        resolve("eurosat", make(tmp_path / "data", files))
 
 
 def test_the_official_counts(tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ from toys import blobs
 from samtl.embed.api import embed
 from samtl.embed.plan import EmbedConfig, plan, prepare
 from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
-from samtl.store.fingerprint import FILE
 from samtl.store.format import TIERS
+from samtl.store.storage import IDENTITY
 
 pytestmark = pytest.mark.usefixtures("encoders")
 
@@ -61,7 +61,7 @@ def test_what_is_left_to_do_is_planned(small):
     # A crash right after the fingerprint, before anything else.
     for path in (*small.glob("*/*.json"), *small.glob("samples/*"), small / "zarr.json"):
         path.unlink()
-    assert (small / FILE).exists()
+    assert (small / IDENTITY).exists()
     assert left()[:2] == (37, 37)
 
 

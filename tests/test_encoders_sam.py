@@ -21,15 +21,23 @@ def relative_l2(ours, reference):
 def plain(model, pixels, size=256):
     """The plain modules as `segment_anything` runs them: Sam.preprocess, then ImageEncoderViT.forward."""
     mean, std = torch.tensor(PIXEL_MEAN).view(-1, 1, 1), torch.tensor(PIXEL_STD).view(-1, 1, 1)
-    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
-    x = (x - mean) / std
+    x = (torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() - mean) / std
     h, w = x.shape[-2:]
     return model(torch.nn.functional.pad(x, (0, size - w, 0, size - h)))[0].numpy()
 
 
+def made(dtype="float32", image_size=256, engine="fast"):
+    return sam.Encoder("tiny", "random:7", "cpu", dtype, image_size, engine)
+
+
 @pytest.fixture(scope="module")
 def encoder():
-    return sam.Encoder("tiny", "random:7", "cpu", "float32", 256)
+    return made()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sam.load("tiny", "random:7", 256)[0]
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +46,21 @@ def images():
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((256, 256), (256, 83))]
 
 
-@pytest.fixture(scope="module")
-def reference(encoder, images):
-    model, _ = sam.load("tiny", "random:7", 256)
-    return [plain(model, image) for image in images]
-
-
-def test_output_is_that_of_segment_anything(encoder, images, reference):
+@pytest.mark.parametrize(
+    ("engine", "dtype", "bound"),
+    [("fast", "float32", 1e-3), ("fast", "bfloat16", 0.03), ("reference", "float32", 1e-3)],
+)
+def test_output_is_that_of_segment_anything(model, images, engine, dtype, bound):
+    encoder = made(dtype, engine=engine)
     dense = encoder.encode(images, ("dense",))["dense"]
     assert dense.dtype == np.float16
     assert dense.shape == (2, 256, 16, 16)
-    for ours, theirs in zip(dense, reference, strict=True):
-        assert relative_l2(ours, theirs) < 1e-3
-
-
-def test_bfloat16_stays_near(encoder, images, reference):
-    low = sam.Encoder("tiny", "random:7", "cpu", "bfloat16", 256)
-    assert relative_l2(low.encode(images[:1], ("dense",))["dense"][0], reference[0]) < 0.03
+    for ours, image in zip(dense, images, strict=True):
+        assert relative_l2(ours, plain(model, image)) < bound
+    if engine == "reference":
+        x = torch.randn(1, 3, 256, 256)
+        with torch.inference_mode():
+            assert torch.equal(encoder.forward(x), model(x))
 
 
 def test_a_batch_gives_what_single_images_give(encoder, images):
@@ -71,16 +77,15 @@ def test_a_batch_gives_what_single_images_give(encoder, images):
 @pytest.mark.parametrize("size", [256, 304])
 def test_another_image_size_resamples_the_positions(encoder, size):
     """`segment_anything` itself, whose attention stretches a table of relative positions that does not fit."""
-    model = sam.build("tiny", size).eval()
+    model, side = sam.build("tiny", size).eval(), size // 16
     tensors = sam.load("tiny", "random:7")[0].state_dict()
     grid = tensors["pos_embed"].permute(0, 3, 1, 2)
-    side = size // 16
     grid = torch.nn.functional.interpolate(grid, (side, side), mode="bicubic", antialias=True)
     for name in [name for name, _ in model.named_parameters()]:
         value = grid.permute(0, 2, 3, 1) if name == "pos_embed" else tensors[name]
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
-    small = sam.Encoder("tiny", "random:7", device="cpu", dtype="float32", image_size=size)
+    small = made(image_size=size)
     assert small.weights.sha256 == encoder.weights.sha256
     image = np.random.default_rng(1).integers(0, 256, (size, size // 3, 3), np.uint8)
     out = small.encode([image])
@@ -107,32 +112,26 @@ def test_grid_has_a_cell_for_each_sixteenth_of_the_side(side):
             np.testing.assert_allclose(grid[:, y, x], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_pooled_follows_its_definition(encoder, images):
-    """Checked against sums written out in numpy, for an image whose right part is padding."""
+def test_pooled_follows_its_definition(encoder, model, images):
+    """Sums written out in numpy and means of the blocks' outputs, of an image whose right part is padding."""
     out = encoder.encode(images)
     valid = out["dense"][1][:, :, :6].astype(np.float64)  # 83 pixels reach 6 columns of tokens
     expected = [valid.mean((1, 2)), valid.max((1, 2)), valid.std((1, 2))]
-    columns = sam.spec("tiny").features
-    pooled = out["pooled"][1]
+    columns, pooled = sam.spec("tiny").features, out["pooled"][1]
     assert pooled.shape == (len(columns),) == (3 * 256 + 2 * 192,)
     assert columns[:768:256] == ("mean_000", "max_000", "std_000")
     np.testing.assert_allclose(pooled[:768], np.concatenate(expected), rtol=1e-4, atol=1e-5)
-
-
-def test_block_means_are_those_of_the_blocks_outputs(encoder, images):
-    model, _ = sam.load("tiny", "random:7", 256)
     seen = {}
     for index in (2, 5):
         model.blocks[index].register_forward_hook(
             lambda module, args, output, index=index: seen.__setitem__(index, output)
         )
     plain(model, images[1])
-    pooled = encoder.encode(images[1:], ("pooled",))["pooled"][0]
-    columns = sam.spec("tiny").features
-    for index in (2, 5):
+    for index, output in seen.items():
         at = columns.index(f"block{index:02d}_mean_0000")
-        expected = seen[index][0, :, :6].mean((0, 1)).numpy()
-        np.testing.assert_allclose(pooled[at : at + 192], expected, rtol=1e-3, atol=1e-4)
+        means = output[0, :, :6].mean((0, 1)).numpy()
+        np.testing.assert_allclose(pooled[at : at + 192], means, rtol=1e-3, atol=1e-4)
+    assert len(seen) == 2
 
 
 def scarce(encoder, monkeypatch, room):
@@ -150,7 +149,7 @@ def scarce(encoder, monkeypatch, room):
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkeypatch):
-    encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
+    encoder = made(image_size=64)
     images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(11)]
     expected = encoder.encode(images, ("pooled",))["pooled"]
     tried = scarce(encoder, monkeypatch, 3)
@@ -175,7 +174,7 @@ def test_what_fails_on_the_device_is_no_defect(encoder, images, monkeypatch):
 
 
 def test_the_batch_on_a_gpu_follows_its_memory(monkeypatch):
-    encoder = sam.Encoder("tiny", "random:7", "cpu", "float32", 64)
+    encoder = made(image_size=64)
     assert 1 <= encoder.best_batch(100) <= 8
     monkeypatch.setattr(encoder, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))

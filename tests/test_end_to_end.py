@@ -65,21 +65,20 @@ def test_a_head_from_the_store_is_a_head_from_the_features():
         ]
     )
     labels = np.array(dataset.labels)
-    parts = splits.holdout(splits.Samples.of(dataset.sample_ids, labels), 0.2, seed=1)
-    inner = splits.inner(splits.Samples.of(dataset.sample_ids, labels), parts)
+    split = splits.holdout(splits.Samples.of(dataset.sample_ids, labels), 0.2, seed=1)
 
     options = {"device": "cpu", "image_size": size, "tiers": ["pooled"], "batch_size": 1}
     result = samtl.embed("synthetic:5", "tiny", **options)
     assert samtl.open(result.store).sample_ids == dataset.sample_ids
     for name, module in (("logreg", logreg), ("mlp", mlp)):
         run = samtl.fit_head(result.store, head=name, split=0.2, seed=1)
-        assert run.split.digest == parts.digest
+        assert run.split.digest == split.digest
         head = module.Head(random_state=1)
-        held = features[inner.test], labels[inner.test]
-        head.fit(features[inner.train], labels[inner.train], held)
+        held = features[split.validation], labels[split.validation]
+        head.fit(features[split.train], labels[split.train], held)
         lines = (run.run / "predictions.csv").read_text().splitlines()[1:]
         told = [line.split(",")[2] for line in lines]
-        assert told == [dataset.classes[i] for i in head.predict(features[parts.test])]
+        assert told == [dataset.classes[i] for i in head.predict(features[split.test])]
 
 
 # What the largest process needed, in KiB on Linux. A small process asks: one that these tests start themselves would

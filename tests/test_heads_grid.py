@@ -32,38 +32,6 @@ def small(**params):
     return conv.Head(**{"width": 16, "epochs": 10, "lr": 1e-2, **params})
 
 
-def scaling(head):
-    """Mean and factor of each channel."""
-    found = {role.rpartition(".")[2]: array for role, array in head.tensors().items()}
-    return found["mean"], found["factor"]
-
-
-# Standardising
-
-
-def test_channels_are_standardised_by_the_training_part():
-    training, validation = samples(), samples(seed=1)
-    scale = torch.tensor([1e-3, 1.0, 30.0, 1.0, 1.0, 1.0])[:, None, None]
-    training = InMemory(training.inputs * scale + 2, training.targets)
-    head = fit(small(epochs=1), training, InMemory(validation.inputs + 100, validation.targets))
-    mean, factor = scaling(head)
-    np.testing.assert_allclose(mean, training.inputs.double().mean((0, 2, 3)), rtol=1e-5)
-    deviation = training.inputs.double().std((0, 2, 3), correction=0)
-    np.testing.assert_allclose(1 / factor, deviation, rtol=1e-3)
-
-
-def test_a_constant_channel_says_nothing_whatever_it_holds_later():
-    training = samples()
-    training.inputs[:, 4] = 0.1
-    training.inputs[:, 5] = 0
-    head = fit(small(), training)
-    inputs = training.inputs.numpy()
-    moved = inputs.copy()
-    moved[:, 4:] = 1000
-    assert scaling(head)[1][4:].tolist() == [0, 0]
-    np.testing.assert_allclose(head.logits(moved), head.logits(inputs), rtol=1e-6, atol=1e-6)
-
-
 def test_statistics_need_only_the_first_rows(monkeypatch):
     monkeypatch.setattr(_grid, "STATISTICS_ROWS", 8)
     training = samples(24)
@@ -79,7 +47,8 @@ def test_statistics_need_only_the_first_rows(monkeypatch):
         small(epochs=1, batch_size=4), Watched(training.inputs, training.targets), samples(6)
     )
     assert [n for n, in_order in read if in_order] == [4, 4]
-    np.testing.assert_allclose(scaling(head)[0], training.inputs[:8].mean((0, 2, 3)), rtol=1e-5)
+    mean = head.tensors()["network.features.0.mean"]
+    np.testing.assert_allclose(mean, training.inputs[:8].mean((0, 2, 3)), rtol=1e-5)
 
 
 # Predicting

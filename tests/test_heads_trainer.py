@@ -2,10 +2,12 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from samtl.errors import InputError
 from samtl.heads import trainer as _train
@@ -26,23 +28,18 @@ def parts(n=64, seed=0):
     return InMemory(inputs, targets)
 
 
+HELD = parts(24, seed=1)
+
+
 def linear(seed=0):
     with isolated(seed):
         return nn.Linear(8, 3)
 
 
-def train(model, loss, training, validation, recipe, seed, tell):
-    trainer = Trainer(model, loss, len(training), recipe, seed, tell)
-    return trainer.run(training, validation)
-
-
-def run(model, recipe=RECIPE, seen=None, loss=nn.functional.cross_entropy, held=None, seed=0):
-    tell = (seen if seen is not None else []).append
-    return train(model, loss, parts(), held or parts(24, seed=1), recipe, seed, tell)
-
-
-def but(**changes):
-    return Recipe(**{**vars(RECIPE), **changes})
+def run(model, tell=lambda epoch: None, loss=cross_entropy, training=None, held=HELD, **changes):
+    training = training or parts()
+    recipe = replace(RECIPE, **changes)
+    return Trainer(model, loss, len(training), recipe, 0, tell).run(training, held)
 
 
 # What is learnt
@@ -51,15 +48,14 @@ def but(**changes):
 def test_figures_are_means_over_samples_whatever_the_batches():
     """With a rate of nothing the model stays, and its loss is that of all samples at once."""
     model, seen = linear(), []
-    run(model, but(epochs=1, batch_size=7, learning_rate=1e-30, precision="float32"), seen)
+    run(model, seen.append, epochs=1, batch_size=7, learning_rate=1e-30, precision="float32")
     for source, loss, accuracy in (
         (parts(), seen[0].train_loss, seen[0].train_accuracy),
-        (parts(24, seed=1), seen[0].validation_loss, seen[0].validation_accuracy),
+        (HELD, seen[0].validation_loss, seen[0].validation_accuracy),
     ):
         with torch.no_grad():
             logits = model(source.inputs)
-        expected = nn.functional.cross_entropy(logits, source.targets).item()
-        assert loss == pytest.approx(expected, rel=1e-5)
+        assert loss == pytest.approx(cross_entropy(logits, source.targets).item(), rel=1e-5)
         hits = (logits.argmax(1) == source.targets).float().mean().item()
         assert accuracy == pytest.approx(hits)
 
@@ -68,27 +64,15 @@ def test_of_masks_known_pixels_are_counted():
     targets = torch.zeros(4, 2, 2, dtype=torch.int64)
     targets[:, 0] = IGNORE
     targets[0, 1, 0] = 1
-    source = InMemory(torch.zeros(4, 1, 2, 2), targets)
-
-    class Zeroes(nn.Conv2d):
-        """Says class 0 everywhere."""
-
-        def forward(self, x):
-            return torch.cat([x + 1, x], dim=1) + 0 * super().forward(x)
-
-    seen = []
-    entropy = nn.CrossEntropyLoss(ignore_index=IGNORE)
-    train(Zeroes(1, 2, 1), entropy, source, source, but(epochs=1), 0, seen.append)
-    assert seen[0].train_accuracy == seen[0].validation_accuracy == 7 / 8
+    tally = Tally()
+    tally.add(0.5, torch.tensor([1.0, 0.0])[None, :, None, None].expand(4, 2, 2, 2), targets)
+    assert tally.means == (0.5, 7 / 8)
 
 
 def test_every_sample_comes_once_and_in_another_order_each_time():
     source = InMemory(torch.arange(10)[:, None], torch.arange(10))
     generator = torch.Generator().manual_seed(0)
-    orders = [
-        torch.cat([targets for _, targets in source.batches(4, generator)]).tolist()
-        for _ in range(2)
-    ]
+    orders = [torch.cat([t for _, t in source.batches(4, generator)]).tolist() for _ in range(2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(10))
     assert orders[0] != orders[1]
     plain = [targets.tolist() for _, targets in source.batches(4, None)]
@@ -116,7 +100,7 @@ def steps(monkeypatch):
 
 
 def test_the_rate_rises_then_falls(steps):
-    run(linear(), but(learning_rate=1.0, warmup=0.2))
+    run(linear(), learning_rate=1.0, warmup=0.2)
     rates = [rate for rate, _ in steps]
     assert len(rates) == 20
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
@@ -125,18 +109,17 @@ def test_the_rate_rises_then_falls(steps):
 
 
 def test_gradients_are_clipped(steps):
-    run(linear(), but(clip=0.1), loss=lambda *a: 1e4 * nn.functional.cross_entropy(*a))
+    run(linear(), clip=0.1, loss=lambda *both: 1e4 * cross_entropy(*both))
     assert all(norm == pytest.approx(0.1, rel=1e-3) for _, norm in steps)
 
 
 def test_only_matrices_decay():
     """With no slope to follow, AdamW's decay is all that moves a weight; biases stay."""
     model = nn.Linear(8, 3)
-    with torch.no_grad():
-        model.weight.fill_(1.0)
-        model.bias.fill_(1.0)
-    recipe = but(epochs=1, learning_rate=0.1, weight_decay=0.5)
-    run(model, recipe, loss=lambda logits, targets: logits.sum() * 0.0)
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    flat = {"loss": lambda logits, targets: logits.sum() * 0.0}
+    run(model, **flat, epochs=1, learning_rate=0.1, weight_decay=0.5)
     assert (model.weight < 1).all()
     assert (model.bias == 1).all()
 
@@ -154,7 +137,7 @@ def test_products_are_in_bfloat16_where_it_is_native(precision, native, expected
     monkeypatch.setattr(_train, "native_bfloat16", lambda device: native)
     seen, model = set(), linear()
     model.register_forward_hook(lambda module, inputs, out: seen.add(out.dtype))
-    run(model, but(epochs=1, precision=precision))
+    run(model, epochs=1, precision=precision)
     assert seen == {expected}
     assert model.weight.dtype == torch.float32
 
@@ -164,17 +147,13 @@ def test_products_are_in_bfloat16_where_it_is_native(precision, native, expected
 
 def test_training_ends_after_patience_with_the_best_weights():
     """Validation labels at odds with the training ones: every pass makes it worse, the first stays."""
-    held = parts(24, seed=1)
-    held = InMemory(held.inputs, (held.targets + 1) % 3)
+    odd = InMemory(HELD.inputs, (HELD.targets + 1) % 3)
     model, states = linear(), []
-    Trainer(
-        model,
-        nn.functional.cross_entropy,
-        64,
-        but(epochs=50, patience=3, learning_rate=1e-2),
-        0,
-        lambda epoch: states.append(model.weight.detach().clone()),
-    ).run(parts(), held)
+
+    def tell(epoch):
+        states.append(model.weight.detach().clone())
+
+    run(model, tell, held=odd, epochs=50, patience=3, learning_rate=1e-2)
     assert len(states) == 4
     assert torch.equal(model.weight, states[0])
     assert not torch.equal(model.weight, states[-1])
@@ -194,7 +173,7 @@ class Exploding(nn.Linear):
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights():
     model, seen = Exploding(after=10), []
-    outcome = run(model, seen=seen)
+    outcome = run(model, seen.append)
     assert outcome.stopped == "diverged at step 11"  # in the third pass of four steps
     assert outcome.best_epoch == len(seen) == 2
     assert torch.isfinite(model.weight).all()
@@ -204,16 +183,15 @@ def test_a_loss_that_is_no_number_before_there_are_weights_is_an_error():
     def root(logits, targets):
         return (logits.sum() * 0).sqrt()  # finite at 0, its slope is not
 
-    held = parts(24, seed=1)
-    held.inputs[5, 5] = float("inf")
+    infinite = parts(24, seed=1)
+    infinite.inputs[5, 5] = float("inf")
     for model, options, step in (
         (Exploding(after=0), {}, 1),
         (linear(), {"loss": root}, 2),
-        (linear(), {"held": held}, 4),
+        (linear(), {"held": infinite}, 4),
     ):
-        with pytest.raises(
-            InputError, match=rf"diverged at step {step}: .*lower the learning rate"
-        ):
+        expected = rf"diverged at step {step}: .*lower the learning rate"
+        with pytest.raises(InputError, match=expected):
             run(model, **options)
 
 
@@ -232,25 +210,12 @@ def test_the_time_spent_waiting_is_told(monkeypatch):
             now[0] += 1.0 if self.training else 100.0
             return super().forward(x)
 
-    source = parts()
-    slow = Slow(source.inputs, source.targets)
-    outcome = train(
-        Model(8, 3), nn.functional.cross_entropy, slow, parts(), but(epochs=2), 0, print
-    )
+    outcome = run(Model(8, 3), training=Slow(parts().inputs, parts().targets), epochs=2)
     assert outcome.waited == 2 * 4 * 3.0
     assert outcome.seconds == 2 * 4 * 1.0  # validation is not counted
 
 
 # In steps
-
-
-def trainer(seed, seen, **changes):
-    """Train a model that draws random numbers in every step, of torch's own dropout and of ours."""
-    with isolated(seed):
-        model = nn.Sequential(
-            nn.Linear(8, 16), nn.Dropout(0.3), nn.ReLU(), Dropout(0.3), nn.Linear(16, 3)
-        )
-    return Trainer(model, nn.functional.cross_entropy, 64, but(**changes), seed, seen.append)
 
 
 def late(one, held):
@@ -269,17 +234,22 @@ def late(one, held):
 
 
 def test_trainers_that_take_turns_and_are_judged_late_learn_as_alone():
-    held = parts(24, seed=1)
-    held = InMemory(held.inputs, (held.targets + (torch.arange(24) % 4 == 0)) % 3)
-    ways = [{}, {"epochs": 40, "patience": 2, "learning_rate": 0.3}]
-    seen, seen_alone = [[], []], [[], []]
-    alone = [trainer(i, seen_alone[i], **way).run(parts(), held) for i, way in enumerate(ways)]
-    several = [trainer(i, seen[i], **way) for i, way in enumerate(ways)]
+    held = InMemory(HELD.inputs, (HELD.targets + (torch.arange(24) % 4 == 0)) % 3)
+
+    def trainers():
+        """Two, of models that draw random numbers in every step by torch's own dropout and by ours."""
+        for i, way in enumerate(({}, {"epochs": 40, "patience": 2, "learning_rate": 0.3})):
+            with isolated(i):
+                layers = nn.Linear(8, 16), nn.Dropout(0.3), nn.ReLU(), Dropout(0.3)
+                model = nn.Sequential(*layers, nn.Linear(16, 3))
+            yield Trainer(model, cross_entropy, 64, replace(RECIPE, **way), i, lambda epoch: None)
+
+    alone, several = [one.run(parts(), held) for one in trainers()], list(trainers())
     for _ in itertools.zip_longest(*(late(one, held) for one in several)):
         torch.rand(3)  # whatever else draws meanwhile
     assert [one.stopped for one in several] == ["epochs", "patience"]
-    assert seen == seen_alone
     for one, other in zip(several, alone, strict=True):
+        assert one.curves == other.curves
         assert (one.stopped, one.best_epoch) == (other.stopped, other.best_epoch)
         assert not one.model.training
         for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
@@ -301,7 +271,7 @@ def test_trainers_that_take_turns_and_are_judged_late_learn_as_alone():
     ],
 )
 def test_a_warm_training_is_shorter(n, epochs, expected):
-    recipe = but(epochs=epochs)
     # To its end: the weights get worse before they get better.
-    assert warmed(recipe, n) == but(epochs=expected, patience=expected)
+    shorter = replace(RECIPE, epochs=expected, patience=expected)
+    assert warmed(replace(RECIPE, epochs=epochs), n) == shorter
     assert shortened(epochs, n) is (2 * expected <= epochs)

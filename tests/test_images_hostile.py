@@ -1,28 +1,27 @@
-"""Image files that are wrong in every way are refused with the right code, soon, and with little memory."""
+"""Image files that are wrong in every way are refused with the right code, soon, with little memory, or by a worker."""
 
+import os
 import random
-import resource
 import struct
 import time
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
-from test_images_codecs import SEEDS, chunk, encoded, geotiff, png
+import workers
+from test_images_codecs import RGB, SEEDS, chunk, encoded, geotiff, png
 
+from samtl._runtime import peak_memory
+from samtl.errors import ResourceError
+from samtl.images import safe_decoder
 from samtl.images.codecs import BadImage, prepare
+from samtl.images.safe_decoder import SafeDecoder
 
 pytestmark = pytest.mark.slow
 
 
 MOST_MEMORY, MOST_SECONDS = 300 * 2**20, 10
-
-LARGE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-FORMS = {form: encoded(LARGE, form) for form in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "JPEG2000")}
-FORMS["LZW"] = encoded(LARGE, "TIFF", compression="tiff_lzw")
-FORMS["DEFLATE"] = encoded(LARGE, "TIFF", compression="tiff_adobe_deflate")
-FORMS["PROGRESSIVE"] = encoded(LARGE, "JPEG", progressive=True)
+PNG, JPEG, WEBP, BMP = (SEEDS[form] for form in ("png", "jpeg", "webp", "bmp"))
 
 
 def patched(data, at, new):
@@ -45,9 +44,7 @@ def of_tiff(tag, value):
 
 def bombed(kind):
     """A PNG with a chunk that inflates to 64 MiB."""
-    return (
-        FORMS["PNG"][:33] + chunk(kind, b"k\0\0" + zlib.compress(bytes(2**26))) + FORMS["PNG"][33:]
-    )
+    return PNG[:33] + chunk(kind, b"k\0\0" + zlib.compress(bytes(2**26))) + PNG[33:]
 
 
 NO_IMAGE = [
@@ -56,22 +53,22 @@ NO_IMAGE = [
     b"PK\3\4" + bytes(60), b"%PDF-1.7\n" + bytes(60), b"\x93NUMPY\1\0" + bytes(80), b"\x7fELF" + bytes(60),
     b"\x1f\x8b\x08" + bytes(40), b"\xff", b"\x89PNG\r\n", b"<?xml version='1.0'?><svg/>",
     random.Random(5).randbytes(500),
-    *(encoded(LARGE, form) for form in ("GIF", "PPM", "TGA", "ICO")),
+    *(encoded(RGB, form) for form in ("GIF", "PPM", "TGA", "ICO")),
 ]  # fmt: skip
 ANY = {"truncated", "undecodable"}
 BY_HAND = [
     (b"", {"empty"}),
     *((data, {"not_an_image"}) for data in NO_IMAGE),
-    *((data, {""}) for data in FORMS.values()),
+    *((data, {""}) for data in SEEDS.values()),
     *(
         (d[: int(len(d) * part)], ANY if d[:2] in (b"II", b"MM") else {"truncated"})
-        for d in FORMS.values()
+        for d in SEEDS.values()
         for part in (0.3, 0.9)
     ),
     (png(0, 5, 8, 2), {"undecodable"}),
     (png(2, 2, 3, 0, bytes(10)), ANY | {"unsupported_mode"}),
-    (patched(FORMS["PNG"], 29, b"\0\0\0\0"), {"undecodable"}),
-    (patched(FORMS["PNG"], 60, bytes(200)), ANY),
+    (patched(PNG, 29, b"\0\0\0\0"), {"undecodable"}),
+    (patched(PNG, 60, bytes(200)), ANY),
     (bombed(b"zTXt"), {"undecodable"}),
     (bombed(b"iCCP"), {"", "undecodable"}),
     (of_tiff(259, 65_000), ANY),
@@ -80,10 +77,10 @@ BY_HAND = [
     (of_tiff(273, 2**31), ANY),
     (of_tiff(0, 0), {"", "unsupported_mode"}),
     (b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(9) + b"\xff\xd9", ANY),
-    (FORMS["JPEG"][:20] + random.Random(6).randbytes(900) + b"\xff\xd9", ANY),
-    (FORMS["WEBP"][:20] + random.Random(7).randbytes(900), ANY),
-    (patched(FORMS["BMP"], 18, struct.pack("<i", 2**30)), {"too_large"}),
-    (patched(FORMS["BMP"], 28, struct.pack("<H", 17)), ANY | {"unsupported_mode"}),
+    (JPEG[:20] + random.Random(6).randbytes(900) + b"\xff\xd9", ANY),
+    (WEBP[:20] + random.Random(7).randbytes(900), ANY),
+    (patched(BMP, 18, struct.pack("<i", 2**30)), {"too_large"}),
+    (patched(BMP, 28, struct.pack("<H", 17)), ANY | {"unsupported_mode"}),
 ]
 
 
@@ -101,21 +98,61 @@ def code(data):
     return ""
 
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def test_sixty_made_by_hand():
+    assert len(BY_HAND) >= 60
+    for data in SEEDS.values():  # what decoders take once is not counted
+        code(data)
+    before = peak_memory()
+    wrong = [(data[:40], code(data), right) for data, right in BY_HAND if code(data) not in right]
+    assert wrong == []
+    assert peak_memory() - before <= MOST_MEMORY
+
+
+# Decoding in worker processes
 
 
 @pytest.fixture
-def little_memory():
+def decoder():
+    made = SafeDecoder(seconds=1)
+    yield made
+    made.close()
+
+
+def test_results_and_refusals_are_those_of_this_process(decoder):
     for data in SEEDS.values():
-        code(data)
-    before = peak()
-    yield
-    assert peak() - before <= MOST_MEMORY
+        ours, theirs = prepare(data, 16), decoder.prepare(data, 16)
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+        np.testing.assert_array_equal(ours.statistics, theirs.statistics)
+        assert ours.size == theirs.size
+    for data in (b"", SEEDS["png"][:99], png(2, 2, 16, 2)):
+        with pytest.raises(BadImage) as ours:
+            prepare(data, 16)
+        with pytest.raises(BadImage) as theirs:
+            decoder.prepare(data, 16)
+        assert (theirs.value.code, str(theirs.value)) == (ours.value.code, str(ours.value))
 
 
-@pytest.mark.usefixtures("little_memory")
-def test_sixty_made_by_hand():
-    assert len(BY_HAND) >= 60
-    wrong = [(data[:40], code(data), right) for data, right in BY_HAND if code(data) not in right]
-    assert wrong == []
+@pytest.mark.parametrize("data", [b"die", b"sleep", b"spin", b"once"])
+def test_an_image_that_ends_its_worker_costs_itself_only(decoder, monkeypatch, tmp_path, data):
+    """A worker that dies once is replaced, and the image is decoded."""
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    monkeypatch.setattr(safe_decoder, "_prepare", workers.prepare)
+    monkeypatch.setattr(safe_decoder, "_PATIENCE", 8)
+    if data != b"once":
+        with pytest.raises(BadImage) as caught:
+            decoder.prepare(data, 16)
+        assert caught.value.code == "undecodable"
+    assert decoder.prepare(b"once", 16).size == (1, 1)
+
+
+def test_memory_is_limited(decoder):
+    decoder.memory = 2**26
+    with pytest.raises(BadImage) as caught:
+        decoder.prepare(encoded(np.zeros((9000, 9900, 3), np.uint8)), 64)
+    assert caught.value.code in ("too_large", "undecodable")
+
+
+def test_a_worker_that_cannot_start_is_no_fault_of_the_image(decoder, monkeypatch):
+    monkeypatch.setattr(safe_decoder, "_start", os._exit)
+    with pytest.raises(ResourceError):
+        decoder.prepare(SEEDS["png"], 16)

@@ -41,23 +41,15 @@ def sam_transform():
 
     For a Pillow image, torchvision's `resize` is `Image.resize`, (width, height) swapped, bilinear.
     """
-    spec = importlib.util.find_spec("segment_anything")
-    path = Path(spec.submodule_search_locations[0]) / "utils" / "transforms.py"
-    functional = types.ModuleType("torchvision.transforms.functional")
+    package = importlib.util.find_spec("segment_anything").submodule_search_locations[0]
+    functional, names = types.ModuleType("functional"), {}
     functional.to_pil_image = Image.fromarray
     functional.resize = lambda image, size: image.resize(size[::-1], Image.Resampling.BILINEAR)
-    stubs = {
-        "torchvision": types.ModuleType("torchvision"),
-        "torchvision.transforms": types.ModuleType("torchvision.transforms"),
-        "torchvision.transforms.functional": functional,
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, module in stubs.items():
-            patch.setitem(sys.modules, name, module)
-        loaded = importlib.util.spec_from_file_location("_sam_transforms", path)
-        module = importlib.util.module_from_spec(loaded)
-        loaded.loader.exec_module(module)
-    return module.ResizeLongestSide(1024)
+        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
+            patch.setitem(sys.modules, name, functional)
+        exec(Path(package, "utils", "transforms.py").read_text(), names)
+    return names["ResizeLongestSide"](1024)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pages
 import pytest
-from fake_runs import a_mask_run, a_run, read_csv
+from fake_runs import a_mask_run, a_run, read_csv, the_one
 from PIL import Image
 from toys import blobs, stripes
 
@@ -19,7 +20,6 @@ import samtl
 from samtl.errors import InputError, ResourceError
 from samtl.report.api import MARKER, make_report
 from samtl.report.figures import pass_seconds
-from samtl.report.load import read_comparisons
 from samtl.report.page import Section
 from samtl.report.summary import summarise
 from samtl.sweep.api import SweepResult
@@ -39,20 +39,17 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def masks(tmp_path_factory):
-    out = tmp_path_factory.mktemp("masks")
-    return a_mask_run(out, "conv").parent
-
-
-@pytest.fixture(scope="module")
-def both(runs, masks, tmp_path_factory):
-    """A whole report on runs that cannot be compared, each with its images, and what it told."""
-    told = []
-    out = tmp_path_factory.mktemp("made") / "report"
+def both(runs, tmp_path_factory):
+    """Runs that cannot be compared, and a whole report on them, with images."""
+    folder, told = tmp_path_factory.mktemp("made"), []
+    sources = [runs, a_mask_run(folder / "runs", "conv").parent]
     with pytest.MonkeyPatch.context() as patch:
         found = {"stripes": FIELDS, "blobs": blobs()}
         patch.setattr("samtl.report.api.resolve", lambda name, *_, **__: found[name])
-        return make_report([runs, masks], out, separate=True, on_event=told.append), told
+        out = folder / "out" / "report"
+        result = make_report(sources, out, separate=True, on_event=told.append)
+    assert told[0] == "reading runs"
+    return result, sources
 
 
 @pytest.fixture
@@ -63,7 +60,7 @@ def plain(monkeypatch):
 
 
 def test_the_folder_holds_the_page_and_every_figure_in_each_format(both):
-    result, told = both
+    result, _ = both
     page = result.page.read_text(encoding="utf-8")
     assert result.page == result.folder / "index.html"
     assert result.bytes == result.page.stat().st_size
@@ -71,17 +68,15 @@ def test_the_folder_holds_the_page_and_every_figure_in_each_format(both):
     files = {path.name for path in (result.folder / "figures").iterdir()}
     assert page.count("<figure") == result.figures == sum(n.endswith(".png") for n in files)
     assert sum(n.endswith(".csv") for n in files) == result.figures + result.tables
-    for link in {part.split('"')[0] for part in page.split('href="figures/')[1:]}:
-        assert link in files
+    assert {part.split('"')[0] for part in page.split('href="figures/')[1:]} <= files
     with Image.open(result.folder / "figures" / "2-stripes-by-share-accuracy.png") as opened:
         assert min(opened.size) > 200
     assert [*result.folder.parent.iterdir()] == [result.folder]
-    assert told[0] == "reading runs"
     json.dumps(result.to_json())
 
 
-def test_what_cannot_be_compared_stands_apart_or_is_refused(both, runs, masks, tmp_path):
-    result, _ = both
+def test_what_cannot_be_compared_stands_apart_or_is_refused(both, tmp_path):
+    result, sources = both
     page = result.page.read_text(encoding="utf-8")
     names = ["findings", "scores", "images", "training", "mistakes", "cost", "provenance"]
     for name in (*(f"2-stripes-{n}" for n in (*names, "differences")), "1-blobs-masks"):
@@ -90,7 +85,7 @@ def test_what_cannot_be_compared_stands_apart_or_is_refused(both, runs, masks, t
         assert f'id="section-{name}"' not in page, name
     assert any("cannot be compared" in text for text in result.warnings)
     with pytest.raises(InputError, match="--separate"):
-        make_report([runs, masks], tmp_path / "report")
+        make_report(sources, tmp_path / "report")
 
 
 def test_findings_are_in_words_and_in_a_table(both):
@@ -124,10 +119,9 @@ def test_warnings_name_untrained_weights_random_splits_notes_and_damaged_runs(bo
 
 @pytest.mark.usefixtures("plain")
 def test_the_dataset_that_was_named_must_be_there_and_the_runs_own(runs, tmp_path):
-    with pytest.raises(InputError, match="eurosta"):
-        make_report(runs, tmp_path / "report", dataset="eurosta")
-    with pytest.raises(InputError, match="stripes"):
-        make_report(runs, tmp_path / "report", root=tmp_path)
+    for given in ({"dataset": "eurosta"}, {"root": tmp_path}):
+        with pytest.raises(InputError, match=given.get("dataset", "stripes")):
+            make_report(runs, tmp_path / "report", **given)
     assert not list(tmp_path.iterdir())
     other = make_report(runs, tmp_path / "other", dataset=replace(FIELDS, name="other"))
     assert "other" in other.missing[-1]
@@ -138,11 +132,7 @@ def test_the_dataset_that_was_named_must_be_there_and_the_runs_own(runs, tmp_pat
 def test_a_run_does_not_say_which_files_are_opened(tmp_path, name, monkeypatch):
     """Its dataset is a name to look up, which must be the one that was found."""
     opened = []
-
-    def found(spec, root=None, **options):
-        opened.append(spec)
-        return FIELDS
-
+    found = lambda spec, *_, **__: opened.append(spec) or FIELDS  # noqa: E731
     monkeypatch.setattr("samtl.report.api.resolve", found)
     a_run(tmp_path / "runs", dataset=name.format(images=tmp_path))
     result = make_report(tmp_path / "runs", tmp_path / "report")
@@ -160,9 +150,6 @@ def test_nothing_to_report_leaves_nothing_behind(tmp_path, runs, monkeypatch):
     assert samtl.make_report(out=tmp_path / "report").runs == 4
 
 
-# The folder
-
-
 @pytest.fixture
 def report(both, tmp_path):
     """A copy of the report."""
@@ -171,48 +158,47 @@ def report(both, tmp_path):
 
 @pytest.mark.usefixtures("plain")
 def test_an_earlier_report_is_replaced_unless_the_new_one_fails(report, runs, monkeypatch):
-    before = {path: path.read_bytes() for path in report.rglob("*.*")}
+    def files():
+        assert [*report.parent.iterdir()] == [report]
+        return {path: path.read_bytes() for path in report.rglob("*.*")}
 
-    def full(self, content):
-        raise OSError(28, "No space left on device")
-
-    for what, error in (
-        ("samtl.report.api.render", ZeroDivisionError),
-        ("pathlib.Path.write_bytes", ResourceError),
+    before = files()
+    full = OSError(28, "No space left on device")
+    for what, raised, error in (
+        ("samtl.report.api.render", ZeroDivisionError, ZeroDivisionError),
+        ("pathlib.Path.write_bytes", full, ResourceError),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(what, full if error is ResourceError else lambda *_, **__: 1 / 0)
+            patch.setattr(what, Mock(side_effect=raised))
             with pytest.raises(error):
                 make_report(runs, report)
-        assert {path: path.read_bytes() for path in report.rglob("*.*")} == before
-        assert [*report.parent.iterdir()] == [report]
+        assert files() == before
     make_report(runs, report, title="The second one")
     assert "The second one" in (report / "index.html").read_text(encoding="utf-8")
-    assert [path.name for path in (report / "figures").glob("*.png")] == ["curves.png"]
-    assert [*report.parent.iterdir()] == [report]
+    assert {path.name for path in files()} == {"index.html", MARKER} | {
+        f"curves.{kind}" for kind in ("png", "svg", "csv")
+    }
 
 
 @pytest.mark.usefixtures("plain")
 def test_what_others_put_there_is_never_lost(report, runs, tmp_path):
-    (report / "figures" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"figures/notes\.txt"):
-        make_report(runs, report)
-    assert (report / "figures" / "notes.txt").read_text() == "mine"
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="file"):
-        make_report(runs, tmp_path / "file")
+    mine = (report / "figures" / "notes.txt", tmp_path / "file")
+    for path, out in zip(mine, (report, tmp_path / "file"), strict=True):
+        path.write_text("mine")
+        with pytest.raises(InputError, match=path.name):
+            make_report(runs, out)
+        assert path.read_text() == "mine"
     (tmp_path / "empty").mkdir()
     assert make_report(runs, tmp_path / "empty").page.is_file()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"files": ["a.txt"]}', '{"samtl_report": 1}'])
 def test_a_folder_without_a_sound_marker_is_no_report(tmp_path, runs, content):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "a.txt").write_text("mine")
-    (tmp_path / "there" / MARKER).write_text(content)
-    with pytest.raises(InputError, match="there"):
-        make_report(runs, tmp_path / "there")
-    assert (tmp_path / "there" / "a.txt").read_text() == "mine"
+    (tmp_path / "a.txt").write_text("mine")
+    (tmp_path / MARKER).write_text(content)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        make_report(runs, tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("plain")
@@ -235,20 +221,15 @@ def test_a_missing_extra_is_one_line_and_a_sweep_is_summarised_without(module):
     assert "samtl[report]" in done.stderr.splitlines()[-1]
 
 
-# Sweeps in a few lines
-
-
 def swept(out, *seeds, **given):
-    rows = [
-        {
-            "split": split,
-            "status": "done",
-            "run": f"cells/{a_run(out / 'cells', name, seed, float(split), given={'split': split}, **given).name}",
-        }
-        for split in ("0.5", "0.2")
-        for name in ("mlp", "logreg")
-        for seed in seeds
-    ]
+    """A sweep of two heads on two splits."""
+    rows = []
+    for split in ("0.5", "0.2"):
+        for name in ("mlp", "logreg"):
+            for seed in seeds:
+                asked = {"given": {"split": split}, **given}
+                run = a_run(out / "cells", name, seed, float(split), **asked)
+                rows.append({"split": split, "status": "done", "run": f"cells/{run.name}"})
     return SweepResult(out, len(rows), 0, {}, rows, 1.0, ())
 
 
@@ -256,12 +237,11 @@ def test_a_summary_has_means_over_seeds_and_the_floor_last(tmp_path):
     (found,) = summarise(swept(tmp_path, 0, 1, untrained=True, weights="random:0"))
     assert (found.dataset, found.title, found.splits) == ("toy", "accuracy", ("0.5", "0.2"))
     assert list(found.scores) == ["logreg", "mlp", "floor"]
-    (comparison,) = read_comparisons([tmp_path])
-    values = [r.metrics["accuracy"].value for r in comparison.models["mlp"] if r.split.share == 0.5]
+    runs = [run for run in the_one(tmp_path).models["mlp"] if run.split.share == 0.5]
     spread = found.scores["mlp"]["0.5"]
-    assert (spread.mean, spread.n) == (pytest.approx(sum(values) / 2), 2)
-    assert (found.weights, found.floor_missing) == (("random:0",), "")
-    assert len(found.words) == 1
+    mean = sum(run.metrics["accuracy"].value for run in runs) / 2
+    assert (spread.mean, spread.n) == (pytest.approx(mean), 2)
+    assert (found.weights, found.floor_missing, len(found.words)) == (("random:0",), "", 1)
 
 
 def test_a_summary_says_why_there_is_no_floor(tmp_path):
@@ -271,8 +251,6 @@ def test_a_summary_says_why_there_is_no_floor(tmp_path):
     assert summarise(SweepResult(tmp_path, 0, 0, {}, [], 1.0, ())) == []
 
 
-# The encoder's pass
-
 COSTS = sys.modules["samtl.report.figures.costs"]
 
 
@@ -280,19 +258,17 @@ def time_of_pass(folder, *stores, fingerprint="f" * 64):
     for i, store in enumerate(stores):
         a_run(folder, "mlp", i, store_path=str(store), fingerprint=fingerprint)
     a_run(folder, "cnn")
-    (comparison,) = read_comparisons([folder])
-    return pass_seconds(comparison)
+    return pass_seconds(the_one(folder))
 
 
 def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
-    commits = {"a.zarr": [0, 4, 6, 5, 3600, 5], "quick.zarr": [0, 0, 1, 0, 1], "one.zarr": [0]}
+    gaps = {"a.zarr": [0, 4, 6, 5, 3600, 5], "quick.zarr": [0, 0, 1, 0, 1], "one.zarr": [0]}
 
     def opened(path):
-        if path.name not in commits:
+        if path.name not in gaps:
             raise InputError(f"no store at {path}")
-        times = accumulate(commits[path.name], initial=datetime(2026, 1, 1, tzinfo=UTC).timestamp())
-        texts = [datetime.fromtimestamp(t, UTC).isoformat() for t in [*times][1:]]
-        writers = [{"committed": text} for text in texts]
+        times = (datetime.fromtimestamp(t, UTC).isoformat() for t in accumulate(gaps[path.name]))
+        writers = [{"committed": text} for text in times]
         return SimpleNamespace(fingerprint="f" * 64, writers=lambda: writers)
 
     monkeypatch.setattr(COSTS, "open_store", opened)

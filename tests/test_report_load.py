@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from fake_runs import a_mask_run, a_run
+from fake_runs import a_mask_run, a_run, the_one
 from stubs import edit_run, embedded
 from toys import blobs, stripes
 
@@ -18,14 +18,6 @@ from samtl.report.compare import share_of
 from samtl.report.load import read_comparisons, require_one
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def the_one(*sources):
-    (comparison,) = read_comparisons(sources)
-    return comparison
-
-
-# Where runs are
 
 
 def a_failure(folder):
@@ -62,11 +54,9 @@ def test_sources_are_runs_folders_of_runs_and_sweeps(tmp_path):
 
 def test_without_a_run_there_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    for source in (tmp_path / "file", tmp_path / "none", tmp_path):
-        with pytest.raises(InputError, match=str(source)):
-            read_comparisons([source])
-    with pytest.raises(InputError):
-        read_comparisons([])
+    for sources in ([tmp_path / "file"], [tmp_path / "none"], [tmp_path], []):
+        with pytest.raises(InputError, match=str(sources[0]) if sources else "no folder"):
+            read_comparisons(sources)
     a_failure(tmp_path)
     with pytest.raises(InputError, match="no memory"):
         read_comparisons([tmp_path])
@@ -87,40 +77,34 @@ def test_a_damaged_run_is_left_out_with_a_warning(tmp_path, file):
             read_comparisons([run])
 
 
-def test_a_run_whose_mask_is_gone_is_left_out(tmp_path):
-    run = a_mask_run(tmp_path)
-    next((run / "masks").iterdir()).unlink()
-    with pytest.raises(InputError, match=str(run)):
-        read_comparisons([run])
-
-
-@pytest.mark.parametrize("name", ["../mask.png", "{folder}/mask.png", "masks/link.png", "masks"])
-def test_a_run_that_names_a_mask_elsewhere_is_left_out(tmp_path, name):
+@pytest.mark.parametrize(
+    "name", [None, "../mask.png", "{folder}/mask.png", "masks/link.png", "masks"]
+)
+def test_a_run_whose_mask_is_gone_or_elsewhere_is_left_out(tmp_path, name):
     run = a_mask_run(tmp_path)
     mask = next((run / "masks").iterdir())
     shutil.copy(mask, tmp_path / "mask.png")
     (run / "masks" / "link.png").symlink_to(tmp_path / "mask.png")
-    table = (run / "images.csv").read_text()
-    changed = table.replace(f"masks/{mask.name}", name.format(folder=tmp_path))
-    (run / "images.csv").write_text(changed)
-    edit_run(run, "metrics.json", lambda c: c | {"files": {}})
+    if name is None:
+        mask.unlink()
+    else:
+        table = (run / "images.csv").read_text()
+        changed = table.replace(f"masks/{mask.name}", name.format(folder=tmp_path))
+        (run / "images.csv").write_text(changed)
+        edit_run(run, "metrics.json", lambda c: c | {"files": {}})
     with pytest.raises(InputError, match=str(run)):
         read_comparisons([run])
 
 
-@pytest.mark.parametrize(
-    ("file", "read"), [("predictions.csv", read_predictions), ("curves.csv", read_curves)]
-)
-def test_a_table_of_a_run_that_is_no_file_is_refused(tmp_path, file, read):
+@pytest.mark.parametrize("read", [read_predictions, read_curves])
+def test_a_table_of_a_run_that_is_no_file_is_refused(tmp_path, read):
     run = a_run(tmp_path)
     edit_run(run, "metrics.json", lambda c: c | {"files": {}})
-    (run / file).unlink()
-    os.mkfifo(run / file)
+    for file in ("predictions.csv", "curves.csv"):
+        (run / file).unlink()
+        os.mkfifo(run / file)
     with pytest.raises(InputError, match="regular file"):
         read(read_run(run))
-
-
-# Names and order
 
 
 def test_models_are_told_apart_by_what_differs(tmp_path):
@@ -163,14 +147,6 @@ def refused(*sources):
     return str(raised.value), apart
 
 
-def test_one_comparison_is_left_as_it_is(tmp_path):
-    a_run(tmp_path)
-    one = the_one(tmp_path)
-    for separate in (False, True):
-        (found,) = require_one([one], separate)
-        assert (found.models, found.warnings) == (one.models, ())
-
-
 @pytest.mark.parametrize(
     ("write", "other", "named"),
     [
@@ -192,7 +168,12 @@ def test_stores_of_one_dataset_are_one_comparison(tmp_path):
     a_run(tmp_path, "mlp")
     a_run(tmp_path, "mlp", fingerprint="e" * 64, store="toy.large.64")
     a_run(tmp_path, "cnn")
-    assert {*the_one(tmp_path).models} == {"mlp @ toy.tiny.64", "mlp @ toy.large.64", "cnn"}
+    one = the_one(tmp_path)
+    assert {*one.models} == {"mlp @ toy.tiny.64", "mlp @ toy.large.64", "cnn"}
+    assert [found.warnings for found in (*require_one([one]), *require_one([one], True))] == [
+        (),
+        (),
+    ]
 
 
 def test_other_samples_at_the_same_share_and_seed_are_refused(tmp_path):
@@ -246,11 +227,11 @@ def test_of_a_fit_that_was_repeated_the_one_that_finished_last_counts(tmp_path):
     assert found.warnings[-1].startswith("1 older runs are left out")
 
 
-def a_head(folder, data, head="logreg", split=0.2, **options):
+def a_head(folder, data, head="logreg", split=0.2, tiers=("pooled",)):
     """Bring the store up to date with a dataset, and train a head on it."""
-    store = embedded(folder, data, 64, options.pop("tiers", ("pooled",)))
     params = {} if head == "logreg" else {"epochs": 1}
-    return fit_head(store, head, split, params=params, out=folder / "runs", **options).path
+    store = embedded(folder, data, 64, tiers)
+    return fit_head(store, head, split, params=params, out=folder / "runs").path
 
 
 def relabelled(data):

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from workers import end_worker, invert
+from workers import end_worker, hears_ctrl_c, invert
 
 from samtl._runtime import (
     StopNow,
@@ -26,12 +26,11 @@ from samtl._runtime import (
     peak_memory,
     polite_stop,
     prefetch,
-    process_pool,
     run_tasks,
     size,
     stop_at_once,
 )
-from samtl.errors import ResourceError, writing
+from samtl.errors import InputError, ResourceError, writing
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -64,56 +63,53 @@ def test_an_error_is_raised_when_its_result_is_taken():
         next(results)
 
 
-def test_tasks_yield_results_and_exceptions():
-    found = dict(run_tasks(invert, [1, 0, 2], ThreadPoolExecutor, in_flight=2))
-    assert (found[1], found[2]) == (1.0, 0.5)
-    assert isinstance(found[0], ZeroDivisionError)
+def run(work, tasks, workers=2, **options):
+    return run_tasks(work, tasks, workers, instead="do it here", **options)
 
 
-def test_tasks_are_taken_only_when_a_worker_is_free_and_idle_is_called():
-    taken, calls = [], []
+@pytest.mark.slow
+def test_tasks_yield_results_exceptions_and_messages():
+    taken, messages, stop = [], [], threading.Event()
 
     def tasks():
-        for task in range(6):
+        for task in (1, 0, 2, 4, 8):
             taken.append(task)
             yield task
 
-    for done, _ in enumerate(
-        run_tasks(abs, tasks(), ThreadPoolExecutor, in_flight=2, idle=lambda: calls.append(1))
-    ):
-        assert len(taken) <= done + 3
-    assert len(taken) == 6
-    assert calls
+    found = {}
+    for task, result in run(invert, tasks(), on_message=messages.append, should_stop=stop.is_set):
+        found[task] = result
+        assert task in messages  # is there before the result
+        assert len(taken) <= len(found) + 2
+        stop.set()
+    assert isinstance(found.pop(0), ZeroDivisionError)
+    assert found == {1: 1.0, 2: 0.5, 4: 0.25, 8: 0.125}
+    assert sorted(messages, key=str) == [0, 1, 2, 4, 8, "stopped", "stopped", "stopped"]
 
 
 @pytest.mark.slow
 def test_only_the_task_that_kills_its_worker_twice_fails(tmp_path):
-    once = tmp_path / "once"
+    once, losses = tmp_path / "once", []
     tasks = [0, 1, -1, 2, once, 3]
-    found = dict(run_tasks(end_worker, tasks, process_pool, in_flight=2))
+    found = dict(run(end_worker, tasks, on_loss=lambda: losses.append(1)))
     assert isinstance(found.pop(-1), BrokenExecutor)
     assert found == {0: 0, 1: 1, 2: 2, 3: 3, once: "second"}
+    assert 1 <= len(losses) <= 2
 
 
 @pytest.mark.slow
-def test_closing_kills_the_workers():
-    running = run_tasks(time.sleep, [0, 600, 600], process_pool, in_flight=2)
-    next(running)
+def test_workers_are_deaf_to_ctrl_c_and_killed_at_the_end():
+    running = run(hears_ctrl_c, [0, 600, 600])
+    assert next(running) == (0, False)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     began = time.monotonic()
     running.close()
     assert time.monotonic() - began < 60
 
 
-def test_workers_are_started_deaf_to_ctrl_c():
-    class Pool(ThreadPoolExecutor):
-        def submit(self, *task):
-            deaf.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
-            return super().submit(*task)
-
-    deaf = []
-    assert list(run_tasks(abs, [-1, -2], Pool, in_flight=1)) == [(-1, 1), (-2, 2)]
-    assert deaf == [True, True]
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+def test_work_that_cannot_be_sent_is_refused():
+    with pytest.raises(InputError, match="or do it here"):
+        next(run(lambda task, link: task, [1]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -116,11 +116,11 @@ def samples(n=60, **about):
 def test_a_shipped_split_is_used_as_it_is():
     some = samples(8, parts=["train", "test", "validation", "train", "", "test", "train", "test"])
     some = replace(some, usable=np.arange(8) != 7, classes=(), task="segmentation")
-    split, inner = select(some, parse("shipped"), 3)
-    assert [part.tolist() for part in (split.test, split.train)] == [[1, 5], [0, 2, 3, 6]]
-    assert [part.tolist() for part in (inner.test, inner.train)] == [[2], [0, 3, 6]]
-    assert (split.name, split.share, split.seed) == ("shipped", 2 / 6, 0)
-    assert (inner.name, inner.share, inner.seed) == ("validation", 1 / 4, 0)
+    split = select(some, parse("shipped"), 3)
+    parts = [part.tolist() for part in (split.train, split.validation, split.test)]
+    assert parts == [[0, 3, 6], [2], [1, 5]]
+    assert (split.name, split.share, split.validation_share) == ("shipped", 2 / 6, 1 / 4)
+    assert split.seed == 0
 
 
 def test_splits_by_place_do_not_leak():

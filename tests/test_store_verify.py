@@ -1,23 +1,22 @@
-"""What is found in a store that is not as it was committed, and how it is told."""
+"""What is found in a store that is not as it was committed, and how it is told; readers refuse the same."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from made import ARRAYS, ROWS, make, relisted
+from made import ARRAYS, ROWS, begin, make, meanwhile, relisted, state_of, stats
 
 from samtl._io import seal
 from samtl.errors import DamageError, InputError
 from samtl.store import verify
-from samtl.store.maintenance import compact
+from samtl.store.maintenance import compact, repair
 from samtl.store.reader import open_store
-from samtl.store.state import load_state
 from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.verify import LEVELS, check
-from samtl.store.writer import open_writer
 
 TABLE = "samples/000001.parquet"
+KEPT = set(range(ROWS)) - {1, 20}
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +35,20 @@ def changed(store, name, **fields):
     (store / name).write_bytes(seal(content))
 
 
-def found(store, *kinds, level="rows"):
-    """Kinds and paths of what is found, by default of all kinds."""
-    findings = check(store, level).findings
-    return {(one.what, one.path) for one in findings if not kinds or one.what in kinds}
+def found(store, level="rows"):
+    return {(one.what, one.path) for one in check(store, level).findings}
+
+
+def refused(store, what, path):
+    """Whether a check finds this and nothing else, and readers refuse it."""
+    assert found(store) == {(what, path)}
+    with pytest.raises(DamageError, match=path.replace(".", r"\.")):
+        open_store(store)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_whole_store_is_whole(original, level):
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in original.rglob("*")}
-    seen = []
+    before, seen = stats(original), []
     done = check(original, level, lambda *progress: seen.append(progress))
     assert (done.findings, done.leftovers) == ([], [])
     assert (done.rows, done.ok, done.quarantined, done.missing) == (ROWS, ROWS, 0, 0)
@@ -55,8 +58,15 @@ def test_a_whole_store_is_whole(original, level):
     assert seen == sorted(seen)
     assert seen[-1:] == ([] if level == "quick" else [(done.bytes, done.bytes)])
     assert json.loads(json.dumps(done.to_json()))["ok"] == ROWS
-    after = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in original.rglob("*")}
-    assert after == before  # a check changes nothing
+    fixed = repair(open_storage(original), done)
+    assert (fixed.rewritten, fixed.set_aside, fixed.withdrawn, fixed.removed) == ([], [], {}, [])
+    assert stats(original) == before  # nothing was changed
+
+
+def test_bad_arguments(original, tmp_path):
+    for place, level in ((original, "slow"), (tmp_path, "rows"), (tmp_path / "nothing", "rows")):
+        with pytest.raises(InputError, match="quick" if level == "slow" else "no samtl store"):
+            check(place, level)
 
 
 # Shards
@@ -91,7 +101,7 @@ def test_every_byte_of_a_shard_is_looked_at(store, change, what, rows):
     (one,) = check(store).findings
     assert (one.what, one.path, one.array, one.block) == (what, "pooled/c.1.0", "pooled", 1)
     assert one.damaged_rows == rows
-    assert bool(found(store, level="quick")) == (what == "size")
+    assert bool(found(store, "quick")) == (what == "size")
 
 
 def test_a_shard_of_another_store_is_not_the_committed_one(store):
@@ -101,7 +111,7 @@ def test_a_shard_of_another_store_is_not_the_committed_one(store):
         shard["sha256"] = "0" * 64
     changed(store, "log/0.0.json", arrays=arrays)
     assert found(store) == set()
-    assert {what for what, _ in found(store, level="deep")} == {"sha256"}
+    assert {what for what, _ in found(store, "deep")} == {"sha256"}
 
 
 # What is counted
@@ -110,25 +120,20 @@ def test_a_shard_of_another_store_is_not_the_committed_one(store):
 def test_quarantined_and_missing_rows_are_counted(tmp_path):
     store = make(tmp_path / "a.zarr", bad=[3], stop=2)
     done, opened = check(store), open_store(store)
-    assert done.findings == []
-    assert (done.ok, done.quarantined, done.missing) == (31, 1, 8)
+    assert (done.findings, done.ok, done.quarantined, done.missing) == ([], 31, 1, 8)
     assert (done.missing, done.quarantined) == (opened.missing, len(opened.quarantined))
     make(store, bad=[3])
     assert (check(store).ok, check(store).leftovers) == (ROWS - 1, [])
-    relisted(store, set(range(ROWS)) - {1, 20})
-    done = check(store, "deep")
+    done = check(relisted(store, KEPT), "deep")
     assert (done.findings, done.rows, done.ok, done.superseded) == ([], ROWS - 2, ROWS - 3, 2)
     make(store, arrays=["dense"], bad=[3], stop=1)  # lists them again, and a tier has begun
     assert (check(store).findings, check(store).missing) == ([], ROWS - 16)
 
 
-def test_masks_whose_record_is_gone_are_missing(tmp_path):
+def test_masks_are_missing_before_any_record_has_one(tmp_path):
     store = make(tmp_path / "a.zarr", 9, task="segmentation")
     assert check(store).missing == 9
-    make(store, 9, ["mask"], task="segmentation")
-    assert check(store, "deep").ok == 9
-    (store / "log/0.1.json").unlink()
-    assert check(store).missing == 9
+    assert check(make(store, 9, ["mask"], task="segmentation"), "deep").ok == 9
 
 
 def test_a_store_that_was_begun_and_nothing_else(tmp_path):
@@ -142,58 +147,47 @@ def test_a_store_that_was_begun_and_nothing_else(tmp_path):
 # The lists and the log
 
 
-@pytest.mark.parametrize("name", ["fingerprint.json", TABLE])
-def test_the_lists_are_damaged(store, tmp_path, name):
-    what = "identity" if name == "fingerprint.json" else "rows"
-    other = make(tmp_path / "b.zarr")
-    for content in (b"{}", (other / TABLE).read_bytes()):
+@pytest.mark.parametrize(
+    ("what", "name"), [("identity", "fingerprint.json"), ("rows", TABLE), ("rows", "samples")]
+)
+def test_the_lists_are_damaged_or_missing(store, tmp_path, what, name):
+    if name == "samples":
+        shutil.rmtree(store / name)
+        refused(store, what, "samples/000000.parquet")
+        return
+    for content in (b"{}", (make(tmp_path / "b.zarr") / TABLE).read_bytes()):
         (store / name).write_bytes(content)
-        assert found(store) == {(what, name)}
-        with pytest.raises(DamageError):
-            open_store(store)
+        refused(store, what, name)
     (store / name).unlink()  # then the metadata is newer than the table
-    assert found(store, what)
-
-
-def test_a_table_before_the_newest(store):
-    relisted(store, set(range(ROWS)) - {1})
-    shutil.copy(store / TABLE, store / "samples/000000.parquet")
-    assert found(store, level="quick") == set()
-    assert found(store) == {("table", "samples/000000.parquet")}
-
-
-def test_records_after_a_damaged_one_say_nothing(store):
-    make(store, arrays=["dense"])
-    kept = (store / "log/1.0.json").read_bytes()
-    (store / "log/1.0.json").write_bytes(b"{}")
-    assert found(store) == {("record", "log/1.0.json")}
-    assert check(store).missing == 16
-    (store / "log/1.0.json").unlink()
-    assert ("record", "log/1.1.json") in found(store)
-    (store / "log/1.0.json").write_bytes(kept)
-    assert found(store) == set()
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "01.0.json", "1.json", "-1.0.json"])
-def test_what_is_no_record_is_told(store, name):
-    (store / "log" / name).write_text("{}")
-    assert found(store) == {("record", f"log/{name}")}
-    with pytest.raises(DamageError):
-        open_store(store)
+    refused(store, what, name.replace("1", "0"))
 
 
 @pytest.mark.parametrize(
-    "change",
+    "fields",
     [
-        {"fingerprint": "0" * 64}, {"block": 3}, {"sequence": 1}, {"status": ["ok"] * 15},
-        {"arrays": {"grid99": {"size": 1, "sha256": "", "crc32c": [0] * 16}}},
-        {"image_sha256": ["0" * 63] * 16},
+        {"block": 2}, {"sequence": 1}, {"fingerprint": "0" * 64}, {"status": ["ok"]}, {"status": []},
+        {"image_sha256": ["zz"] * 16}, {"image_sha256": ["0" * 63] * 16}, {"mask_sha256": ["0" * 64]},
+        {"arrays": {}}, {"arrays": {"other": {"size": 1, "sha256": "", "crc32c": [0] * 16}}},
+        {"arrays": {"pooled": {"size": 1, "sha256": "00", "crc32c": [2**32] * 16}}},
     ],
-    ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_whole_records_that_are_not_of_this_store(store, change):
-    changed(store, "log/1.0.json", **change)
-    assert found(store, "record") == {("record", "log/1.0.json")}
+def test_a_whole_record_that_is_not_of_this_place(store, fields):
+    changed(store, "log/1.0.json", **fields)
+    refused(store, "record", "log/1.0.json")
+
+
+def test_records_after_a_damaged_or_lost_one_say_nothing(store):
+    make(store, arrays=["dense"])
+    first, second = (store / "log" / f"1.{sequence}.json" for sequence in (0, 1))
+    first.write_bytes(b"{}")
+    refused(store, "record", "log/1.0.json")
+    assert check(store).missing == 16
+    first.unlink()
+    assert ("record", "log/1.1.json") in found(store)
+    with pytest.raises(DamageError, match=r"log/1\.0\.json is missing"):
+        open_store(store)
+    second.unlink()
+    assert (check(store).findings, open_store(store).missing) == ([], 16)
 
 
 def test_rows_of_two_images(store):
@@ -201,7 +195,13 @@ def test_rows_of_two_images(store):
     make(store, arrays=["dense"])
     images = json.loads((store / "log/1.1.json").read_bytes())["image_sha256"]
     changed(store, "log/1.1.json", image_sha256=[*images[:4], "1" * 64, *images[5:]])
-    assert found(store, "record") == {("record", "log/1.1.json")}
+    refused(store, "record", "log/1.1.json")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "01.0.json", "1.json", "-1.0.json", "0.0.json.bak"])
+def test_what_is_no_record_is_told(store, name):
+    (store / "log" / name).write_text("{}")
+    refused(store, "record", f"log/{name}")
 
 
 def test_packs_are_compared_with_the_records(store, monkeypatch):
@@ -230,7 +230,7 @@ def test_metadata_and_coordinates(store, name):
 def test_what_an_interrupted_pass_has_not_derived_is_no_damage(store):
     """As after a kill between the table or a record and what follows from them."""
     derived = {p: p.read_bytes() for p in store.rglob("*") if p.name in ("zarr.json", "c.0")}
-    relisted(store, set(range(ROWS)) - {1})
+    relisted(store, KEPT)
     for path, content in derived.items():
         path.write_bytes(content)
     done = check(store, "deep")
@@ -257,71 +257,35 @@ def test_what_counts_for_nothing_is_listed(store):
 
 def test_a_pass_that_writes_meanwhile_is_no_damage(tmp_path, monkeypatch):
     """Before the metadata is compared, and while shards are read."""
-    store, began, compare = make(tmp_path / "a.zarr", stop=1), [], verify.compare_derived
-
-    def slow(state):
-        if len(began) < 1:
-            began.append(make(store))
-        return compare(state)
-
-    def go_on(done, all_of):
-        if len(began) < 2:
-            began.append(make(store, arrays=["dense"]))
-
-    monkeypatch.setattr(verify, "compare_derived", slow)
+    store, tiers = make(tmp_path / "a.zarr", stop=1), [["dense"]]
+    meanwhile(monkeypatch, verify, "load_state", lambda: make(store))
+    go_on = lambda *progress: tiers and make(store, arrays=tiers.pop())  # noqa: E731
     assert check(store, "rows", go_on).findings == []
-    assert (check(store).missing, len(began)) == (0, 2)
+    assert (check(store).missing, tiers) == (0, [])
 
 
 def test_a_store_that_is_compacted_meanwhile_is_no_damage(store, monkeypatch):
-    relisted(store, set(range(ROWS)) - {1, 20})
-    done, compare = [], verify.compare_derived
-
-    def slow(state):
-        if not done:
-            done.append(compact(store))
-        return compare(state)
-
-    monkeypatch.setattr(verify, "compare_derived", slow)
+    relisted(store, KEPT)
+    meanwhile(monkeypatch, verify, "load_state", lambda: compact(store))
     after = check(store)
-    assert (after.findings, after.superseded, len(done)) == ([], 0, 1)
+    assert (after.findings, after.superseded, after.rows) == ([], 0, len(KEPT))
 
 
 def test_a_writer_that_begins_while_another_ends_leaves_no_damage(tmp_path, monkeypatch):
     """What it derives is of an earlier log; the other's root comes after that."""
     store, replace, begun = make(tmp_path / "a.zarr", stop=1), DiskStorage.replace, []
-    earlier = load_state(open_storage(store))
+    earlier = state_of(store)
     make(store, stop=2)
-    begin = (earlier.identity, earlier.table, ARRAYS)
 
     def slow(self, name, content):
         if name == "zarr.json" and not begun:
             begun.append("soon")
-            begun.append(open_writer(open_storage(store), *begin, state=earlier))
+            begun.append(begin(store, state=earlier))
         replace(self, name, content)
 
-    ending = open_writer(open_storage(store), *begin)
+    ending = begin(store)
     monkeypatch.setattr(DiskStorage, "replace", slow)
     ending.finish()
     begun[1].finish()
     done = check(store)
     assert (done.findings, done.leftovers) == ([], [])
-
-
-def test_in_a_bucket(bucket):
-    place = make(f"{bucket}/a.zarr")
-    done = check(place, "deep")
-    assert (done.findings, done.leftovers, done.ok) == ([], [], ROWS)
-    storage = open_storage(place)
-    content = storage.read("pooled/c.1.0")
-    storage.replace("pooled/c.1.0", content[:40] + b"x" + content[41:])
-    storage.replace("log/2.0.json", b"{}")
-    assert found(place) == {("row", "pooled/c.1.0"), ("record", "log/2.0.json")}
-
-
-def test_bad_arguments(original, tmp_path):
-    with pytest.raises(InputError, match="quick"):
-        check(original, "slow")
-    for place in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(InputError, match="no samtl store"):
-            check(place)

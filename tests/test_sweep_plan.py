@@ -51,7 +51,7 @@ def test_a_cell_starts_from_the_largest_within_it(store, name):
     splits = "0.6,0.2,label:0.5@0.2,0.4,label:0.3@0.2"
     kind = {"baselines": (name,), "heads": ()} if name == "cnn" else {"heads": (name,)}
     cells = planned(store, splits, seeds=(0, 1), **kind)
-    trains = {cell: set(cell.parts.split.train.tolist()) for cell in cells}
+    trains = {cell: set(cell.rows.seen.tolist()) for cell in cells}
     starts = 0
     for cell in cells:
         within = [o for o in cells if o.seed == cell.seed and trains[o] < trains[cell]]
@@ -62,7 +62,7 @@ def test_a_cell_starts_from_the_largest_within_it(store, name):
         (start,) = [other for other in cells if other.run == cell.start]
         assert start in within
         assert len(trains[start]) == max(len(trains[other]) for other in within)
-        assert not trains[start] & set(cell.parts.split.test)
+        assert not trains[start] & set(cell.rows.test)
     assert starts >= 6
 
 

@@ -60,7 +60,7 @@ MUTANTS = {
         ('if self.level == "deep" and hashlib', "if False and hashlib"),
         "if found.findings and _listed(storage) != before:",
     ],
-    "store/maintenance.py": ["if one.what in LISTS:", (".get(name) == IS_FOLDER:", ".get(name) == -2:")],
+    "store/maintenance.py": ["if one.what in LISTS:", (".get(name) == FOLDER:", ".get(name) == -2:")],
     "store/object_store.py": [
         ("name, content, mode=mode, use", 'name, content, mode="overwrite", use'),
         ("if self.read(name) == content:", "if False:"),  # an answer that was lost

@@ -6,11 +6,22 @@ import time
 from pathlib import Path
 
 
-def invert(number):
+def invert(number, link):
+    link.send(number)
+    if number > 1:  # the first ones have ended, and the stop that follows is told of
+        while not link.stopped():
+            time.sleep(0.01)
+        link.send("stopped")
     return 1 / number
 
 
-def end_worker(task):
+def hears_ctrl_c(seconds, link):
+    time.sleep(seconds)
+    heard = signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return heard or signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+
+
+def end_worker(task, link):
     """Kill the worker for a negative task; for a path, only if no earlier worker was killed by it."""
     if isinstance(task, Path):
         if task.exists():
@@ -30,6 +41,8 @@ def prepare(data, image_size, seconds):
     from samtl.images import safe_decoder
     from samtl.images.codecs import Prepared
 
+    if data == b"die":
+        os.kill(os.getpid(), signal.SIGKILL)
     if data == b"sleep":
         time.sleep(100)
     if data == b"spin":
@@ -37,7 +50,7 @@ def prepare(data, image_size, seconds):
         while True:
             pass
     mark = Path(os.environ["MARK"])
-    if data == b"die" or (data == b"once" and not mark.exists()):
+    if data == b"once" and not mark.exists():
         mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL if data == b"die" else signal.SIGSEGV)
+        os.kill(os.getpid(), signal.SIGSEGV)
     return Prepared(np.zeros((1, 1, 3), np.uint8), (1, 1), np.zeros(12, np.float32))

@@ -194,12 +194,7 @@ def with_masks(
 
 
 def _read_mask(read: Reader, coding: Coding, sample_id: str) -> NDArray[np.uint8]:
-    try:
-        return coding.read(read(sample_id))
-    except BadImage as bad:
-        if bad.code == "mask_values":
-            raise
-        raise BadImage("mask_unreadable", f"the image's mask cannot be used: {bad}") from bad
+    return coding.read(read(sample_id))
 
 
 def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> None:

@@ -74,7 +74,6 @@ def find_changes(
     store has, although they are there.
     """
     stored, facts = state.table, state.log.facts
-    assert stored is not None
     _require_same_dataset(stored, dataset, listed, state.storage.url)
     ids, there = set(dataset.sample_ids), set(stored.samples)
     unlisted = [row for row in np.flatnonzero(stored.position < 0).tolist() if facts(row).ok]

@@ -20,12 +20,12 @@ from samtl.encoders.engines import check_engine
 from samtl.errors import InputError
 from samtl.images.codecs import STATISTICS
 from samtl.images.transforms import check_image_size
-from samtl.store.fingerprint import FILE, require_same
+from samtl.store.fingerprint import require_same
 from samtl.store.format import TIERS, ArraySpec, array_specs, rows_of_a_block
 from samtl.store.log import LOG
 from samtl.store.samples import FOLDER, SampleTable
 from samtl.store.state import StoreState, load_state
-from samtl.store.storage import Storage, as_place, below, cache_folder, open_storage
+from samtl.store.storage import IDENTITY, Storage, as_place, below, cache_folder, open_storage
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def prepare(
     else:
         block_rows = rows_of_a_block(len(source), [specs[name] for name in arrays])
     table, changes, stopped = table_of(source), Changes(), False
-    if state is not None and state.table is not None:
+    if state is not None and state.table.about.number >= 0:
         found = find_changes(state, source, listed, config.check_images, on_read, should_stop)
         table, changes, stopped = (*found, False) if found else (state.table, changes, True)
 
@@ -284,7 +284,7 @@ def _refuse_foreign(place: Path | str, storage: Storage) -> None:
         raise InputError(f"{existing} is a file; a store is a folder: name another with --out")
     names = storage.list()
     others = sorted(name for name in names if not name.startswith("."))
-    if others and names.keys().isdisjoint((FILE, LOG, FOLDER)):
+    if others and names.keys().isdisjoint((IDENTITY, LOG, FOLDER)):
         raise InputError(
             f"{place} is a folder that holds something else ({others[0]}); name a new one with --out"
         )

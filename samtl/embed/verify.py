@@ -16,10 +16,9 @@ from samtl.embed.plan import require_usable
 from samtl.embed.reload import reload_encoder
 from samtl.encoders.base import Encoder
 from samtl.errors import DamageError, InputError, MismatchError
-from samtl.store.fingerprint import FILE
 from samtl.store.maintenance import Repaired, repair
 from samtl.store.reader import Store, open_store
-from samtl.store.storage import as_place, locate, open_storage
+from samtl.store.storage import IDENTITY, as_place, locate, open_storage
 from samtl.store.verify import Checked, Finding, check
 
 #: Largest relative L2 distance of a row from what the encoder makes of its image now, by compute dtype. Engines and
@@ -199,7 +198,7 @@ def _place(store: str | Path | None) -> Path | str:
     """Find the store; one without a fingerprint is found by its own name only."""
     if store is not None:
         place = as_place(store)
-        if str(place).endswith(".zarr") and open_storage(place).size(FILE) is None:
+        if str(place).endswith(".zarr") and open_storage(place).size(IDENTITY) is None:
             return place
     return locate(store)
 

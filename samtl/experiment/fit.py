@@ -7,13 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from samtl import registry, splits
 from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
 from samtl.errors import InputError, UnknownName
 from samtl.experiment.clock import Clock, OnEvent
-from samtl.experiment.held_out import Parts
 from samtl.experiment.run import Run, read_run, runs_folder
 from samtl.experiment.sources import Data, Images, array_for
 from samtl.experiment.trial import Trial
@@ -184,7 +181,7 @@ def choose(
     seed: int,
     same_split_as: str | Path | None = None,
     group_by: str | None = None,
-) -> Parts:
+) -> Split:
     """Decide who is held out, and which of the others validate; the parameters are those of `fit_head`.
 
     Raises InputError if no such split of these samples is possible, and ResourceError if lists of samples cannot be
@@ -196,28 +193,20 @@ def choose(
                 raise InputError(
                     f"{option} and --same-split-as exclude each other: the run's split is taken as it is"
                 )
-        return Parts(*splits.reuse(samples, read_split(same_split_as), same_split_as))
+        return splits.reuse(samples, read_split(same_split_as), same_split_as)
     if split is None:
         split = SHIPPED if samples.parts else DEFAULT_SHARE
     if isinstance(split, Split):
-        if not same_samples(samples, split):
+        if not split.fits(samples):
             raise InputError(
                 f"the split {split.name!r} was made for other samples than those of {samples.where}"
             )
         splits.require_usable(samples, split)
-        return Parts(split, splits.inner(samples, split))
+        return split
     spec = splits.parse(split)
     if group_by is not None and not spec.draws:
         raise InputError(
             f"--group-by has no bearing on --split {spec.text}, which takes the samples of {samples.where} as they "
             "are listed: use a share, such as --split 0.2, or leave it out"
         )
-    return Parts(*splits.select(samples, spec, seed))
-
-
-def same_samples(samples: Samples, split: Split) -> bool:
-    """Return whether the rows of a split are, among these, the samples that it was made for."""
-    rows = np.concatenate([split.train, split.test])
-    if rows.min(initial=0) < 0 or rows.max(initial=0) >= len(samples.ids):
-        return False
-    return splits.digest_of(samples.ids, split.train, split.test) == split.digest
+    return splits.select(samples, spec, seed)

@@ -7,7 +7,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,13 @@ from samtl.errors import writing
 from samtl.experiment import tables
 from samtl.experiment.run import RunFolder, Scores
 from samtl.metrics import classification, segmentation
-from samtl.splits import Samples, Split
+from samtl.splits import Samples
 from samtl.splits.split import Rows
 
 FLOOR = "floor"
 
 Mask = NDArray[np.uint8]
 Answers = Mapping[str, NDArray[Any] | Sequence[NDArray[Any]]]  # by model
-
-
-class Parts(NamedTuple):
-    """The held-out part, and the validation part within the others."""
-
-    split: Split
-    inner: Split
 
 
 @dataclass(eq=False)

@@ -46,7 +46,7 @@ def runs_folder(out: str | Path | None = None) -> Path:
 
 
 class SplitName(Struct, frozen=True):
-    """A `samtl.splits.Split` without its rows."""
+    """A `samtl.splits.Split` without its rows, or its validation part."""
 
     name: str
     share: float

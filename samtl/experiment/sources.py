@@ -30,7 +30,7 @@ from samtl.experiment.features import (
     shape_of,
     side_of,
 )
-from samtl.experiment.held_out import FLOOR, Answers, Mask, Parts
+from samtl.experiment.held_out import FLOOR, Answers, Mask
 from samtl.heads.base import PooledHead
 from samtl.heads.grid import GridHead
 from samtl.heads.logreg import Head as FloorHead
@@ -131,18 +131,19 @@ class Data:
         mask: Mask = self.store.row("mask", int(row))[:height, :width]
         return mask
 
-    def fit(self, head: Head, inner: Split, clock: Clock) -> dict[str, Any]:
+    def fit(self, head: Head, split: Split, clock: Clock) -> dict[str, Any]:
         """Read the features of the training part and learn from them."""
         store, array, labels = self.store, self.array, self.samples.labels
         if isinstance(head, PooledHead):
-            X, validation = self.read(inner.train), self.read(inner.test)
+            X, validation = self.read(split.train), self.read(split.validation)
             clock.start("fit")
-            head.fit(X, labels[inner.train], (validation, labels[inner.test]), clock.on_event)
+            held_back = (validation, labels[split.validation])
+            head.fit(X, labels[split.train], held_back, clock.on_event)
             return {}
         targets = Targets(store, array, None if self.masks else labels)
-        held = held_in_memory(store, array, len(inner.train) + len(inner.test))
-        training = Feed(store, array, inner.train, targets, held)
-        validating = Feed(store, array, inner.test, targets, held)
+        held = held_in_memory(store, array, len(split.seen))
+        training = Feed(store, array, split.train, targets, held)
+        validating = Feed(store, array, split.validation, targets, held)
         clock.start("fit")
         about: dict[str, Any] = {"task": store.task, "n_classes": len(store.classes)}
         shape = store.shape(array)[1:]
@@ -163,20 +164,20 @@ class Data:
         shapes = [shape_of(self.store, row) for row in rows]
         return head.class_maps(features, shapes, side_of(self.store))
 
-    def floor(self, parts: Parts, seed: int, majority: int) -> Iterator[Answers] | str:
+    def floor(self, split: Split, seed: int, majority: int) -> Iterator[Answers] | str:
         """Fit logistic regression to image statistics; or predict the most frequent class for every pixel."""
-        store, (split, inner), labels = self.store, parts, self.samples.labels
+        store, labels = self.store, self.samples.labels
         if self.masks:
             shapes = (shape_of(store, row) for row in split.test)
             return ({FLOOR: [np.full(shape, majority, np.uint8)]} for shape in shapes)
         if FLOOR_FEATURES not in store.arrays:
             return f"the store has no {FLOOR_FEATURES}"
-        each = (inner.train, inner.test, split.test)
+        each = (split.train, split.validation, split.test)
         if absent := (~store.valid(FLOOR_FEATURES)[np.concatenate(each)]).sum():
             return f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
         X, validation, asked = (read_features(store, FLOOR_FEATURES, rows).numpy() for rows in each)
         head = FloorHead(random_state=seed)
-        head.fit(X, labels[inner.train], (validation, labels[inner.test]))
+        head.fit(X, labels[split.train], (validation, labels[split.validation]))
         return iter([{FLOOR: head.predict_proba(asked)}])
 
     def hold(self) -> None:
@@ -253,10 +254,10 @@ class Images:
         height, width = resized_shape(mask.shape[0], mask.shape[1], self.image_size)
         return mask_square(mask, self.image_size)[:height, :width]
 
-    def fit(self, model: PixelBaseline, inner: Split, clock: Clock) -> dict[str, Any]:
+    def fit(self, model: PixelBaseline, split: Split, clock: Clock) -> dict[str, Any]:
         """Learn from the images of the training part; return what weights that began with."""
         clock.start("fit")
-        model.fit(self.dataset, inner.train, inner.test, clock.on_event)
+        model.fit(self.dataset, split.train, split.validation, clock.on_event)
         clock.add("fit", model.cached_seconds())
         return {"weights": model.weights, "untrained": model.untrained}
 
@@ -268,11 +269,11 @@ class Images:
             yield {key: [mask] for key, mask in said.items()} if self.masks else said
         clock.add("score", model.cached_seconds())
 
-    def floor(self, parts: Parts, seed: int, majority: int) -> Iterator[Answers] | str:
+    def floor(self, split: Split, seed: int, majority: int) -> Iterator[Answers] | str:
         """Fit the baseline of that name."""
         floor = FloorBaseline(random_state=seed)
-        floor.fit(self.dataset, parts.inner.train, parts.inner.test)
-        return self.answers(floor, FLOOR, parts.split.test, Clock())
+        floor.fit(self.dataset, split.train, split.validation)
+        return self.answers(floor, FLOOR, split.test, Clock())
 
 
 def array_for(store: Store, name: str, head: Head) -> str:

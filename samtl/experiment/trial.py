@@ -23,7 +23,7 @@ from samtl._runtime import peak_memory
 from samtl.errors import InputError, writing
 from samtl.experiment import tables
 from samtl.experiment.clock import Clock
-from samtl.experiment.held_out import FLOOR, HeldOut, Parts
+from samtl.experiment.held_out import FLOOR, HeldOut
 from samtl.experiment.run import (
     Config,
     Run,
@@ -33,7 +33,7 @@ from samtl.experiment.run import (
 )
 from samtl.experiment.sources import Data, Images
 from samtl.heads.io import plain, save
-from samtl.splits import record_of
+from samtl.splits import Split, record_of
 from samtl.splits.split import Rows
 
 #: What every model is held against.
@@ -61,14 +61,14 @@ class Trial:
     source: Data | Images
     name: str
     model: Any
-    parts: Parts
+    split: Split
     seed: int
     given: Mapping[str, Any]  #: what the user asked for, to be written down
     warm_start: str = ""  #: the run whose weights training begins with
     streamed: bool = False  #: whether other heads share its passes over the store
 
     def __post_init__(self) -> None:
-        self.samples, parts = self.source.samples, self.parts
+        self.samples, split = self.source.samples, self.split
         about = self.source.about | ({"order": "shared"} if self.streamed else {})
         self.config = Config(
             name=self.name,
@@ -76,8 +76,10 @@ class Trial:
             classes=tuple(self.samples.classes),
             params={key: plain(value) for key, value in self.model.get_params().items()},
             seed=self.seed,
-            split=msgspec.convert(parts.split, SplitName, from_attributes=True),
-            validation=msgspec.convert(parts.inner, SplitName, from_attributes=True),
+            split=SplitName(split.name, split.share, split.seed, split.digest),
+            validation=SplitName(
+                "validation", split.validation_share, split.seed, split.validation_digest
+            ),
             floor_model=FLOOR_MODELS[self.samples.task],
             versions=versions(),
             warm_start=self.warm_start,
@@ -94,7 +96,7 @@ class Trial:
         if not self.source.masks:
             return
         pixels = np.zeros(256, dtype=np.int64)
-        for row in self.parts.inner.train:
+        for row in self.split.train:
             pixels += np.bincount(self.source.mask(row).ravel(), minlength=256)
         for name, count in zip(self.samples.classes, pixels, strict=False):
             if not count:
@@ -121,7 +123,7 @@ class Trial:
             clock.start("read")
             self.check()
             with self.refusing():
-                changes = self.source.fit(self.model, self.parts.inner, clock)
+                changes = self.source.fit(self.model, self.split, clock)
             self.config = msgspec.structs.replace(self.config, **changes)
             clock.start("score")
             answers = self.source.answers(self.model, self.name, self.held.rows, clock)
@@ -138,7 +140,7 @@ class Trial:
         """Score the floor on the same parts, or return why there is none."""
         if self.name == FLOOR:
             return {}, "this is the floor"
-        found = self.source.floor(self.parts, self.seed, self._majority)
+        found = self.source.floor(self.split, self.seed, self._majority)
         if isinstance(found, str):
             return {}, found
         held = self._held_out()
@@ -165,11 +167,11 @@ class Trial:
         (_, metrics), *companions = self.scores.items()
         # Of a floor of several models, the one that is beside heads, too, comes first.
         main = next((name for name in floors if name.startswith("all-")), next(iter(floors), ""))
-        (split, inner), samples, model = self.parts, self.samples, self.model
-        idle = int(samples.usable.sum()) - len(split.train) - len(split.test)
+        split, samples, model = self.split, self.samples, self.model
+        idle = int(samples.usable.sum()) - len(split.seen) - len(split.test)
         with writing(f"a run into {folder.parent}"):
             save(model, folder.path, self.source.columns, samples.classes)
-            tables.write_split(folder, record_of(samples.ids, split, inner), splits)
+            tables.write_split(folder, record_of(samples.ids, split), splits)
             confusion = self.held.write(folder, lean=splits is not None)
             curves = zip(*model.curves_.values(), strict=True)
             folder.write_csv(tables.CURVES, [*model.curves_], curves)
@@ -181,8 +183,8 @@ class Trial:
                 also=dict(companions)
                 | {name: other for name, other in floors.items() if name != main},
                 confusion=confusion,
-                n_train=len(inner.train),
-                n_validation=len(inner.test),
+                n_train=len(split.train),
+                n_validation=len(split.validation),
                 n_test=len(split.test),
                 left_out_because=self.source.left_out
                 | ({"not_in_the_split": idle} if idle else {}),
@@ -196,7 +198,7 @@ class Trial:
 
     def _held_out(self) -> HeldOut:
         true_mask = self.source.mask if self.source.masks else None
-        return HeldOut(self.samples, self.parts.split.test, true_mask)
+        return HeldOut(self.samples, self.split.test, true_mask)
 
 
 def _training(model: Any) -> dict[str, Any]:

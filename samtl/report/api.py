@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -27,9 +26,6 @@ from samtl.report.page import Part, Section, caption, render, slug
 from samtl.report.style import png, svg
 from samtl.splits.spec import leaks
 from samtl.store.storage import as_folder
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
@@ -120,13 +116,8 @@ def make_report(
         parts = [part for section in sections for part in section.parts]
         (folder.path / FIGURES).mkdir()
         tell("writing figures")
-        shown = {
-            part.name: _write_figure(part, part.figure, folder.path / FIGURES)
-            for part in parts
-            if part.figure is not None
-        }
-        for part in parts:
-            _write_table(part, folder.path / FIGURES)
+        written = {part.name: _write(part, folder.path / FIGURES) for part in parts}
+        shown = {name: image for name, image in written.items() if image is not None}
         runs = [run for one in comparisons for run in one.runs]
         names = " and ".join(dict.fromkeys(one.dataset for one in comparisons))
         encoders = dict.fromkeys(weights_of(run) for run in runs if run.encoder)
@@ -185,22 +176,21 @@ def _files(folder: Path) -> set[str]:
     }
 
 
-def _write_table(part: Part, folder: Path) -> None:
+def _write(part: Part, folder: Path) -> bytes | None:
+    """Write the files of a part, and return the image that the page embeds; None for a table."""
     with (folder / f"{part.name}.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(part.header)
         for row in part.rows:
             table.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
-
-
-def _write_figure(part: Part, figure: Figure, folder: Path) -> bytes:
-    """Write the files of a figure, and return the image that the page embeds."""
-    bitmap = png(figure, tight=part.picture)
+    if part.figure is None:
+        return None
+    bitmap = png(part.figure, tight=part.picture)
     (folder / f"{part.name}.png").write_bytes(bitmap)
     if not part.picture:
-        vectors = svg(figure)
-        (folder / f"{part.name}.svg").write_text(vectors, encoding="utf-8")
-        return vectors.encode()
+        vectors = svg(part.figure).encode()
+        (folder / f"{part.name}.svg").write_bytes(vectors)
+        return vectors
     with Image.open(io.BytesIO(bitmap)) as opened:
         small = io.BytesIO()
         opened.convert("RGB").save(small, "WEBP", quality=_QUALITY)
@@ -268,12 +258,10 @@ def _dataset(
     comparison: Comparison, given: str | Dataset | None, root: str | Path | None
 ) -> tuple[Dataset | None, str]:
     """Open the dataset whose images are shown, or say how to name it."""
-    chosen = comparison.dataset if given is None else given
-    if (
-        isinstance(chosen, str) and given is None and ":" in chosen
-    ):  # a run must not say which files are opened
-        return None, caption("name_dataset")
+    if given is None and ":" in comparison.dataset:
+        return None, caption("name_dataset")  # a run must not say which files are opened
     try:
+        chosen = comparison.dataset if given is None else given
         found = resolve(chosen, root, download=given is not None)
     except SamtlError:
         if given is not None or root is not None:

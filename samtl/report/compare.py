@@ -33,8 +33,12 @@ TITLES = {
 
 def share_of(run: Run) -> float:
     """Return the share of all samples that training saw, validation included, in (0, 1)."""
-    learnt = run.n_train + run.n_validation
-    return learnt / (learnt + run.n_test + unused(run))
+    return (run.n_train + run.n_validation) / samples_of(run)
+
+
+def samples_of(run: Run) -> int:
+    """Count the samples that a split was drawn from."""
+    return run.n_train + run.n_validation + run.n_test + unused(run)
 
 
 def unused(run: Run) -> int:

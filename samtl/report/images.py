@@ -57,9 +57,8 @@ def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part
         found = album.some(ids, _SAMPLES, SIDE // 2)
         pictures = [Picture(pixels, "", {"class": name, "sample_id": i}) for i, pixels in found]
         rows.append(Row(name, pictures))
-    facts = {"shown": len(rows), "classes": len(dataset.classes), "most": _SAMPLES}
-    text = caption("samples", dataset=dataset, **facts)
-    return _drawn("samples", "Samples of the dataset", text, rows, _SAMPLES)
+    facts = {"dataset": dataset, "shown": len(rows), "most": _SAMPLES}
+    return _drawn("samples", "Samples of the dataset", rows, _SAMPLES, facts)
 
 
 def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part]:
@@ -84,9 +83,9 @@ def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Pa
             break
     pairs = zip(_in_rows(photographs), _in_rows(masks), strict=True)
     rows = [row for pair in pairs for row in pair]
-    text = caption("samples_with_masks", dataset=dataset, shown=len(masks))
+    facts = {"dataset": dataset, "shown": len(masks), "most": 0}
     legend = album.legend(of_classes(dataset.classes))
-    return _drawn("samples", "Samples of the dataset", text, rows, _ACROSS, legend=legend)
+    return _drawn("samples", "Samples of the dataset", rows, _ACROSS, facts, legend=legend)
 
 
 def panels(comparison: Comparison, album: Album) -> list[Part]:
@@ -100,7 +99,7 @@ def panels(comparison: Comparison, album: Album) -> list[Part]:
         return []
     order = [*TITLES, *(run.name for run in runs.values())]
     models = sorted(runs, key=lambda model: order.index(runs[model].name))
-    shown, hidden = {model: runs[model] for model in models[:_MODELS]}, models[_MODELS:]
+    shown = {model: runs[model] for model in models[:_MODELS]}
     images = [read_images(run) for run in shown.values()]
     ids = sorted(images[0].ids)  # those of the others, too, as all are on one split
     iou, dice, accuracy = (
@@ -123,18 +122,13 @@ def panels(comparison: Comparison, album: Album) -> list[Part]:
     for model, run in shown.items():
         lines = (TITLES.get(run.name), model, "untrained" * run.untrained)
         columns.append("\n".join(filter(None, lines)))
-    text = caption(
-        "panels",
-        **_conditions(shown),
-        shown=[_title(model, run) for model, run in shown.items()],
-        hidden=[_title(model, runs[model]) for model in hidden],
-        count=len(ids),
-        dataset=album.dataset,
-    )
+    titles = [_title(model, runs[model]) for model in models]
+    facts = {"shown": titles[:_MODELS], "hidden": titles[_MODELS:], "count": len(ids)}
+    facts["dataset"] = album.dataset
     colours = of_classes if album.dataset is None else of_errors
     look = {"columns": columns, "legend": album.legend(colours(comparison.classes))}
     title = "Best, median and worst held-out image"
-    return _drawn("panels", title, text, rows, len(columns), shown, **look)
+    return _drawn("panels", title, rows, len(columns), facts, shown, **look)
 
 
 def _panel(
@@ -168,16 +162,15 @@ def confused(comparison: Comparison, album: Album) -> list[Part]:
     """
     if comparison.task != "classification" or album.dataset is None:
         return []
-    runs = sorted(
-        _without_floor(comparison).items(), key=lambda item: item[1].metrics["accuracy"].value
-    )
-    best = {run.kind: (model, run) for model, run in runs}  # the last one of each kind
-    return [
-        drawing
-        for kind in ("head", "baseline")
-        if kind in best
-        for drawing in _mistakes(*best[kind], album)
-    ]
+    runs = _without_floor(comparison).items()
+    found = []
+    for kind in ("head", "baseline"):
+        some = [item for item in runs if item[1].kind == kind]
+        if some:
+            found += _mistakes(
+                *max(some, key=lambda item: item[1].metrics["accuracy"].value), album
+            )
+    return found
 
 
 def _mistakes(model: str, run: Run, album: Album) -> list[Part]:
@@ -202,9 +195,8 @@ def _mistakes(model: str, run: Run, album: Album) -> list[Part]:
         label = f"{classes[true]} taken for {classes[guess]}: {count} of {of}"
         rows.append(Row(label, pictures))
     facts = {"model": _title(model, run), "score": run.metrics["accuracy"], "most": _ACROSS}
-    text = caption("confused", **_conditions({model: run}), **facts)
     title = f"Pairs of classes that {_title(model, run)} confuses most"
-    return _drawn(f"confused-{run.kind}", title, text, rows, _ACROSS, {model: run})
+    return _drawn(f"confused-{run.kind}", title, rows, _ACROSS, facts, {model: run})
 
 
 def hardest(comparison: Comparison, album: Album) -> list[Part]:
@@ -233,26 +225,32 @@ def hardest(comparison: Comparison, album: Album) -> list[Part]:
         under = f"\n{times} of {len(runs)} say\n".join(names.values())
         pictures.append(Picture(pixels, under, record))
     facts = {"models": runs, "shown": len(pictures), "count": len(wrong)}
-    text = caption("hardest", **_conditions(runs), **facts)
     title = "Images that no model recognises"
-    return _drawn("hardest", title, text, _in_rows(pictures), _ACROSS, runs)
+    return _drawn("hardest", title, _in_rows(pictures), _ACROSS, facts, runs)
 
 
 def _drawn(
     name: str,
     title: str,
-    text: str,
     rows: Sequence[Row],
     across: int,
+    facts: Mapping[str, Any],
     runs: Mapping[str, Run] | None = None,
     **look: Any,
 ) -> list[Part]:
-    """Draw a sheet, with the records of its pictures as a table; nothing if there are none."""
+    """Draw a sheet, with the records of its pictures as a table and `facts` in the caption; nothing without pictures.
+
+    `runs` are of one split and seed.
+    """
     records = [picture.record for row in rows for picture in row.pictures if picture.record]
     if not records:
         return []
+    if runs:
+        run = next(iter(runs.values()))
+        facts = {**facts, "run": run, "share": share_of(run)}
     note = untrained((runs or {}).items())
     figure = sheet(rows, across, note=note, **look)
+    text = caption(name.partition("-")[0], **facts)
     return [Part(name, title, text, records, note, figure, picture=True)]
 
 
@@ -262,12 +260,6 @@ def _without_floor(comparison: Comparison) -> dict[str, Run]:
 
 def _title(model: str, run: Run) -> str:
     return f"{model}{' (untrained)' * run.untrained}"
-
-
-def _conditions(runs: Mapping[str, Run]) -> dict[str, Any]:
-    """Return what captions say of the split and the seed."""
-    first = next(iter(runs.values()))
-    return {"run": first, "share": share_of(first)}
 
 
 def _in_rows(pictures: Sequence[Picture]) -> list[Row]:

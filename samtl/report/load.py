@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from samtl.errors import InputError
 from samtl.experiment.run import CONFIG, METRICS, Run, read_run
 from samtl.experiment.tables import read_images
-from samtl.report.compare import FLOOR, Comparison, share_of, unused
+from samtl.report.compare import FLOOR, Comparison, Kind, kind_of, samples_of, share_of
 from samtl.splits.spec import leaks
 from samtl.sweep.results import FAILED, failed_cells
 
@@ -60,10 +60,7 @@ def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
             f"{older} older runs are left out: the same model was trained again on the same kind of split with the "
             "same seed, after the dataset changed or from another start"
         )
-    groups: dict[Any, list[Run]] = defaultdict(list)
-    for run in kept:
-        groups[tuple(_facts(run).values())].append(run)
-    found = [_comparison(some, warnings) for group in groups.values() for some in _grouped(group)]
+    found = [_comparison(group, warnings) for group in _grouped(kept)]
     found.sort(key=lambda one: (one.dataset, -len(one.runs)))
     lists: list[list[tuple[str, str]]] = [[] for _ in found]
     for folder, what, why in failed:  # goes to the comparison with most runs of its sweep
@@ -174,41 +171,40 @@ def _asked(run: Run) -> tuple[Any, ...]:
 
 
 def _grouped(runs: Iterable[Run]) -> list[list[Run]]:
-    """Group the runs on one dataset: models join a group if they were scored on the same samples as its others."""
+    """Group runs: a model joins a group if it was scored on the same samples as the others."""
     units: dict[Any, list[Run]] = defaultdict(list)
     for run in runs:
-        units[Model.of(run), run.samples_digest].append(run)
-    groups: list[list[list[Run]]] = []
+        units[(Model.of(run), run.samples_digest, *_facts(run).values())].append(run)
+    groups: list[list[Run]] = []
     for unit in sorted(units.values(), key=lambda unit: (unit[0].kind != "head", -len(unit))):
-        fitting = [group for group in groups if all(_alike(unit, other) for other in group)]
+        fitting = [group for group in groups if _alike(unit, group)]
         # A baseline may be on the samples of several groups of heads.
-        joined = [g for g in fitting if unit[0].kind != "head" and _keys(unit) & _keys(*g)]
+        for group in fitting[:1] if unit[0].kind == "head" else fitting:
+            group += unit
         if not fitting:
-            groups.append([unit])
-        for group in joined or fitting[:1]:
-            group.append(unit)
-    return [[run for unit in group for run in unit] for group in groups]
+            groups.append(unit)
+    return groups
 
 
-def _alike(a: Sequence[Run], b: Sequence[Run]) -> bool:
-    """Tell whether two models were scored on the same samples wherever both have the same split, share and seed."""
-    places: dict[Any, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
-    for i, unit in enumerate((a, b)):
-        for run in unit:
-            # Two digits, since a quarantined image leaves samples of another split at the same place.
-            place = (run.split.name, run.split.share, f"{share_of(run):.2g}", run.seed)
-            places[place][i].add(run.comparison_key)
-    if any(first and second and first.isdisjoint(second) for first, second in places.values()):
+def _alike(unit: Sequence[Run], group: Sequence[Run]) -> bool:
+    """Tell whether a model was scored on the samples of a group wherever both have the same split, share and seed."""
+    if _facts(unit[0]) != _facts(group[0]):
         return False
-    return bool(_keys(a) & _keys(b)) or not set(map(_samples, a)).isdisjoint(map(_samples, b))
+    ours, theirs = _keys(unit), _keys(group)
+    if any(ours[place].isdisjoint(theirs[place]) for place in ours.keys() & theirs.keys()):
+        return False
+    mine, others = (
+        {mark for run in some for mark in (run.comparison_key, samples_of(run))}
+        for some in (unit, group)
+    )
+    return not mine.isdisjoint(others)
 
 
-def _keys(*units: Iterable[Run]) -> set[str]:
-    return {run.comparison_key for unit in units for run in unit}
-
-
-def _samples(run: Run) -> int:
-    return run.n_train + run.n_validation + run.n_test + unused(run)
+def _keys(runs: Iterable[Run]) -> dict[tuple[Kind, int], set[str]]:
+    keys: dict[tuple[Kind, int], set[str]] = defaultdict(set)
+    for run in runs:
+        keys[kind_of(run), run.seed].add(run.comparison_key)
+    return keys
 
 
 def _comparison(runs: Sequence[Run], warnings: Iterable[str]) -> Comparison:

@@ -8,7 +8,7 @@ Images cut from one scene look alike, and a head that was trained on one recogni
 groups are ranked, and none is divided between parts.
 """
 
-from samtl.splits.draw import fold, holdout, inner
+from samtl.splits.draw import fold, holdout
 from samtl.splits.given import SplitRecord, read_split, read_split_file, record_of, reuse
 from samtl.splits.spec import SplitSpec, leaks, parse, parse_many, select
 from samtl.splits.split import PARTS, VALIDATION_SHARE, Samples, Split, digest_of, require_usable
@@ -23,7 +23,6 @@ __all__ = [
     "digest_of",
     "fold",
     "holdout",
-    "inner",
     "leaks",
     "parse",
     "parse_many",

@@ -1,4 +1,6 @@
-"""Splits that are drawn: a share of each class or whole groups, one fold of several, the validation part, fewer labels.
+"""Splits that are drawn: a share of each class or whole groups, one fold of several, fewer labels.
+
+A fifth of the samples that are not held out, of each class or of whole groups, too, is for validation.
 
 Every draw takes the first samples, or groups, of a ranking by sha256 of (purpose, seed, id). The purpose is part of
 the key, so that the validation part is not the runners-up of the held-out one.
@@ -13,7 +15,7 @@ from itertools import accumulate
 import numpy as np
 
 from samtl.errors import InputError
-from samtl.splits.split import VALIDATION_SHARE, Rows, Samples, Split, made, require_every_class
+from samtl.splits.split import VALIDATION_SHARE, Rows, Samples, Split, require_every_class
 
 
 def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
@@ -26,22 +28,21 @@ def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
     Raises
     ------
     InputError
-        If the share leaves a part empty or without a class, there are fewer than 2 samples (of a class) or groups,
-        or whole groups leave a part without a class.
+        If the share leaves a part empty or without a class, there are fewer than 2 samples (of a class) or groups to
+        divide, or whole groups leave a part without a class.
     """
     rows = samples.rows
     _require(samples, rows, 2, "a split")
-    if samples.groups:
-        return _cut(samples, rows, share, seed, "grouped")
     total, classes = _rounded(share, len(rows)), len(samples.by_class(rows))
-    if not classes <= total <= len(rows) - classes:
+    if not samples.groups and not classes <= total <= len(rows) - classes:
         lacks = f"without some of the {classes} classes" if classes > 1 else "empty"
         low = classes / len(rows)
         raise InputError(
             f"--split {share} of {len(rows)} samples holds out {total}, which leaves one part {lacks}: choose a "
             f"share from {low:.3g} to {1 - low:.3g}, or embed more images"
         )
-    return _cut(samples, rows, share, seed, "holdout")
+    name = "grouped" if samples.groups else "holdout"
+    return _made(samples, _cut(samples, rows, share, seed, name), name, share, seed)
 
 
 def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
@@ -53,7 +54,8 @@ def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
     Raises
     ------
     InputError
-        If there are fewer samples (of a class) or groups than folds, or whole groups leave a part without a class.
+        If there are fewer samples (of a class) or groups than folds, or fewer than 2 to train and validate on, or whole
+        groups leave a part without a class.
     """
     rows = samples.rows
     _require(samples, rows, folds, f"a split into {folds} folds")
@@ -61,36 +63,19 @@ def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
         ranked = _ranked("fold", seed, samples.ids, rows.tolist())
         dealt = sorted(ranked, key=samples.truth.__getitem__)
         test = np.array(dealt[which - 1 :: folds])
-        return made(samples, np.setdiff1d(rows, test), test, "fold", 1 / folds, seed)
+        return _made(samples, (np.setdiff1d(rows, test), test), "fold", 1 / folds, seed)
     filled, chosen = [0] * folds, set()
     for group, count in _groups("grouped-fold", seed, samples, rows).items():
         to = filled.index(min(filled))
         filled[to] += count
         if to == which - 1:
             chosen.add(group)
-    return _whole(samples, rows, chosen, 1 / folds, seed, "grouped-fold")
+    parts = _whole(samples, rows, chosen, "held-out")
+    return _made(samples, parts, "grouped-fold", 1 / folds, seed)
 
 
-def inner(samples: Samples, split: Split, share: float = VALIDATION_SHARE) -> Split:
-    """Cut a validation part from the training part of a split.
-
-    Both parts of the result lie within `split.train`; its `test` is the validation part. Without groups, the share is
-    raised if a class would have no validation sample.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than 2 training samples (of a class) or groups, or whole groups leave a part without a
-        class.
-    """
-    _require(samples, split.train, 2, "a training part, some of which is for validation,")
-    return _cut(samples, split.train, share, split.seed, "validation")
-
-
-def fewer(
-    samples: Samples, split: Split, inner: Split, seed: int, *, share: float = 0, count: int = 0
-) -> tuple[Split, Split]:
-    """Keep some of the samples that are not held out; the others are in no part of the splits returned.
+def fewer(samples: Samples, split: Split, seed: int, *, share: float = 0, count: int = 0) -> Split:
+    """Keep some of the samples that are not held out; the others are in no part of the split returned.
 
     Either a `share`, the same of every class, or whole groups; it is raised if a class would have no training or no
     validation sample. Or a `count` of each class (for segmentation, of all samples), a fifth of them for validation; it
@@ -98,16 +83,23 @@ def fewer(
     """
     if count:
         held = max(_rounded(VALIDATION_SHARE, count), 1)
-        train = _shots(samples, inner.train, count - held, seed)
-        validation = _shots(samples, inner.test, held, seed)
+        train = _shots(samples, split.train, count - held, seed)
+        validation = _shots(samples, split.validation, held, seed)
     else:
-        train, validation = (_kept(samples, i, share, seed) for i in (inner.train, inner.test))
+        train = _kept(samples, split.train, share, seed)
+        validation = _kept(samples, split.validation, share, seed)
     kind = "shots" if count else "label"
     name = kind if split.name == "holdout" else f"{split.name}-{kind}"
-    return (
-        made(samples, [*train, *validation], split.test, name, split.share, seed),
-        made(samples, train, validation, inner.name, inner.share, seed),
-    )
+    rows = (train, validation, split.test)
+    return Split.of(samples, rows, name, split.share, seed, split.validation_share)
+
+
+def _made(samples: Samples, parts: tuple[Rows, Rows], name: str, share: float, seed: int) -> Split:
+    """Make a split from the other rows and those that are held out; some of the former are for validation."""
+    seen, test = parts
+    _require(samples, seen, 2, "a training part, some of which is for validation,")
+    train, validation = _cut(samples, seen, VALIDATION_SHARE, seed, "validation")
+    return Split.of(samples, (train, validation, test), name, share, seed, VALIDATION_SHARE)
 
 
 def _kept(samples: Samples, rows: Rows, share: float, seed: int) -> list[int]:
@@ -178,24 +170,23 @@ def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
     return sorted(place, key=place.__getitem__)
 
 
-def _cut(samples: Samples, rows: Rows, share: float, seed: int, name: str) -> Split:
+def _cut(samples: Samples, rows: Rows, share: float, seed: int, purpose: str) -> tuple[Rows, Rows]:
+    """Divide rows: a share of each class, if possible at least one sample of it, or whole groups come second."""
     if samples.groups:
-        sizes = _groups(name, seed, samples, rows)
+        sizes = _groups(purpose, seed, samples, rows)
         n = _closest(list(sizes.values())[:-1], share * len(rows))
-        return _whole(samples, rows, set(list(sizes)[:n]), share, seed, name)
+        part = "validation" if purpose == "validation" else "held-out"
+        return _whole(samples, rows, set(list(sizes)[:n]), part)
     classes = len(samples.by_class(rows))
     total = min(max(_rounded(share, len(rows)), classes), len(rows) - classes)
-    line = _line(samples, rows, name, seed)
-    return made(samples, line[total:], line[:total], name, share, seed)
+    line = np.array(_line(samples, rows, purpose, seed))
+    return line[total:], line[:total]
 
 
-def _whole(
-    samples: Samples, rows: Rows, chosen: set[str], share: float, seed: int, name: str
-) -> Split:
+def _whole(samples: Samples, rows: Rows, chosen: set[str], part: str) -> tuple[Rows, Rows]:
     out = np.array([samples.groups[i] in chosen for i in rows.tolist()])
-    held = "validation" if name == "validation" else "held-out"
-    require_every_class(samples, {held: rows[out], "training": rows[~out]})
-    return made(samples, rows[~out], rows[out], name, share, seed)
+    require_every_class(samples, {part: rows[out], "training": rows[~out]})
+    return rows[~out], rows[out]
 
 
 def _closest(sizes: list[int], wanted: float) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from samtl._io import download, inside, read_object, user_folder
 from samtl.errors import DamageError, InputError
-from samtl.splits.split import PARTS, Samples, Split, made, require_every_class, require_usable
+from samtl.splits.split import PARTS, Samples, Split, require_every_class, require_usable
 
 _REMEDY = "choose a held-out share, such as --split 0.2"
 
@@ -38,20 +38,10 @@ SHA256 = {
 SHARED = "../../splits"  # where runs of a sweep keep their lists, from a run folder
 
 
-def shipped(samples: Samples, name: str = "shipped") -> tuple[Split, Split]:
+def shipped(samples: Samples, name: str = "shipped") -> Split:
     """Split samples by their `parts`, for instance those that a dataset comes with.
 
-    Returns
-    -------
-    split : Split
-        The part `test` is held out, both others are for training.
-    inner : Split
-        The part `validation` is cut from the training part.
-
-    Raises
-    ------
-    InputError
-        If a part is unknown or has no samples, or a class is not in every part.
+    Raises InputError if a part is unknown or has no samples, or a class is not in every part.
     """
     if not samples.parts:
         raise InputError(f"{samples.where} does not come with a split; {_REMEDY}")
@@ -65,12 +55,9 @@ def shipped(samples: Samples, name: str = "shipped") -> tuple[Split, Split]:
         found = ", ".join(f"{len(rows)} in {part}" for part, rows in members.items())
         raise InputError(f"the {name} split needs samples in each part, got {found}: {_REMEDY}")
     require_every_class(samples, members, f"in the {name} split: {_REMEDY}")
-    train, validation, test = members.values()
-    both = np.union1d(train, validation)
-    return (
-        made(samples, both, test, name, len(test) / (len(both) + len(test)), 0),
-        made(samples, train, validation, "validation", len(validation) / len(both), 0),
-    )
+    train, validation, test = map(len, members.values())
+    share, of_others = test / (train + validation + test), validation / (train + validation)
+    return Split.of(samples, members.values(), name, share, 0, of_others)
 
 
 def list_files(prefix: str | Path) -> dict[str, Path]:
@@ -93,9 +80,7 @@ def read_lists(prefix: str | Path) -> dict[str, list[str]]:
     return lists
 
 
-def listed(
-    samples: Samples, lists: Mapping[str, Sequence[str]], source: str, name: str
-) -> tuple[Split, Split]:
+def listed(samples: Samples, lists: Mapping[str, Sequence[str]], source: str, name: str) -> Split:
     """Split samples by lists of the names in each part, as `shipped` does; `source` says where they are from.
 
     Raises
@@ -152,7 +137,7 @@ def torchgeo(name: str) -> dict[str, list[str]]:
 
 
 class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `split.json`: attributes of a `Split` and its validation split, and sample ids.
+    """The content of `split.json`: attributes of a `Split`, and sample ids.
 
     Samples in none of the lists were trained on; those of `left_out` are in no part.
     """
@@ -168,19 +153,19 @@ class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
     left_out: list[str]
 
 
-def record_of(sample_ids: Sequence[str], split: Split, inner: Split) -> SplitRecord:
-    """Describe a split and its validation part by sample id."""
-    neither = np.setdiff1d(np.arange(len(sample_ids)), np.concatenate([split.train, split.test]))
+def record_of(sample_ids: Sequence[str], split: Split) -> SplitRecord:
+    """Describe a split by sample id."""
+    neither = np.setdiff1d(np.arange(len(sample_ids)), np.concatenate([split.seen, split.test]))
     held_out, validation, left_out = (
-        [sample_ids[row] for row in part] for part in (split.test, inner.test, neither)
+        [sample_ids[row] for row in part] for part in (split.test, split.validation, neither)
     )
     return SplitRecord(
         name=split.name,
         share=split.share,
         seed=split.seed,
         digest=split.digest,
-        validation_digest=inner.digest,
-        validation_share=inner.share,
+        validation_digest=split.validation_digest,
+        validation_share=split.validation_share,
         held_out=held_out,
         validation=validation,
         left_out=left_out,
@@ -230,23 +215,10 @@ def read_split_file(path: str | Path) -> SplitRecord:
         ) from error
 
 
-def reuse(samples: Samples, record: SplitRecord, source: str | Path) -> tuple[Split, Split]:
-    """Restore a recorded split and its validation part.
+def reuse(samples: Samples, record: SplitRecord, source: str | Path) -> Split:
+    """Restore a recorded split; `source` says where the record is from, for messages.
 
-    Parameters
-    ----------
-    source : str or path
-        Where the record is from, for messages.
-
-    Returns
-    -------
-    split, inner : Split
-        Equal to those that were recorded.
-
-    Raises
-    ------
-    InputError
-        If the record is of other samples, or contains samples that cannot be used.
+    Raises InputError if the record is of other samples, or contains samples that cannot be used.
     """
     other = f"the split of {source} was made for other samples than those of {samples.where}"
     row = {sample: i for i, sample in enumerate(samples.ids)}
@@ -260,17 +232,18 @@ def reuse(samples: Samples, record: SplitRecord, source: str | Path) -> tuple[Sp
         {row[sample] for sample in part}
         for part in (record.held_out, record.validation, record.left_out)
     )
-    both = set(row.values()) - test - without
-    split = made(samples, both, test, record.name, record.share, record.seed)
+    seen = set(row.values()) - test - without
+    train = seen - held
+    about = (record.name, record.share, record.seed, record.validation_share)
+    split = Split.of(samples, (train, held, test), *about)
     if split.digest != record.digest:
         raise InputError(
-            f"{other}: the held-out ones are here, but the {len(both)} to train and validate on differ"
+            f"{other}: the held-out ones are here, but the {len(seen)} to train and validate on differ"
         )
-    train = both - held
     if not (test and held and train):
         raise InputError(
             f"the split of {source} needs samples to train on, for validation and held out, got {len(train)}, "
             f"{len(held)} and {len(test)}"
         )
     require_usable(samples, split)
-    return split, made(samples, train, held, "validation", record.validation_share, record.seed)
+    return split

@@ -27,7 +27,7 @@ from typing import Any
 
 from samtl.errors import InputError, UnknownName
 from samtl.splits import given
-from samtl.splits.draw import fewer, fold, holdout, inner
+from samtl.splits.draw import fewer, fold, holdout
 from samtl.splits.given import TORCHGEO
 from samtl.splits.split import Samples, Split
 
@@ -152,13 +152,8 @@ def parse_many(text: str) -> list[SplitSpec]:
     return specs
 
 
-def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
-    """Select the held-out samples, and those of the others that are for validation.
-
-    Returns
-    -------
-    split, inner : Split
-        `split.test` is held out; `inner` divides the others. A sample in neither is left out.
+def select(samples: Samples, spec: SplitSpec, seed: int) -> Split:
+    """Select the samples that are held out, for validation and for training; others are left out.
 
     Raises
     ------
@@ -169,9 +164,9 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
     """
     kind = spec.kind
     if spec.base is not None:
-        outer, part = select(samples, spec.base, seed)
+        whole = select(samples, spec.base, seed)
         drawn = samples if spec.draws else replace(samples, groups=())
-        return fewer(drawn, outer, part, seed, share=spec.share, count=spec.count)
+        return fewer(drawn, whole, seed, share=spec.share, count=spec.count)
     if kind == SHIPPED:
         return given.shipped(samples)
     if kind in TORCHGEO:
@@ -183,13 +178,9 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> tuple[Split, Split]:
             f"{spec.text} is {spec.count} splits: choose one of them, such as fold:1/{spec.count}, or run them all "
             "with samtl sweep"
         )
-    is_fold = kind == "fold"
-    outer = (
-        fold(samples, spec.fold, spec.count, seed)
-        if is_fold
-        else holdout(samples, spec.share, seed)
-    )
-    return outer, inner(samples, outer)
+    if kind == "fold":
+        return fold(samples, spec.fold, spec.count, seed)
+    return holdout(samples, spec.share, seed)
 
 
 def leaks(name: str) -> bool:
@@ -200,7 +191,7 @@ def leaks(name: str) -> bool:
     return name.removesuffix("-label").removesuffix("-shots") in _RANDOM
 
 
-def _from_file(samples: Samples, path: Path) -> tuple[Split, Split]:
+def _from_file(samples: Samples, path: Path) -> Split:
     if path.is_file():
         return given.reuse(samples, given.read_split_file(path), path)
     if not any(file.is_file() for file in given.list_files(path).values()):

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -108,36 +108,75 @@ class Samples:
 
 @dataclass(frozen=True)
 class Split:
-    """Two disjoint sets of rows.
+    """Three disjoint sets of rows.
 
-    Splits are equal if name, share, seed and digest are, whatever store their rows are counted in.
+    Splits are equal if everything but the rows is, whatever store these are counted in.
 
     Attributes
     ----------
-    train, test : (n,) int64
-        Row numbers, ascending, read-only.
+    train, validation, test : (n,) int64
+        Row numbers, ascending, read-only. `test` is held out.
     name : str
         `holdout` or `fold`; `grouped` or `grouped-fold` if groups stayed whole; `shipped` or another name of a split
-        that was given; with fewer labels the same with `-label` or `-shots` (only `label` or `shots` for `holdout`);
-        `validation` for a part cut from a training part.
-    share : float
-        Requested share of `test`, in (0, 1); for a split that was given, its actual share.
+        that was given; with fewer labels the same with `-label` or `-shots` (only `label` or `shots` for `holdout`).
+    share, validation_share : float
+        Requested shares of `test`, and of `validation` among the others, in (0, 1); actual ones of a split that was
+        given.
     seed : int
         0 if nothing was drawn.
-    digest : str
-        sha256 (hex) of the ids in each part: see `digest_of`.
+    digest, validation_digest : str
+        `digest_of` the samples that are held out and the others; of those for validation and for training.
     """
 
     train: Rows = field(compare=False, repr=False)
+    validation: Rows = field(compare=False, repr=False)
     test: Rows = field(compare=False, repr=False)
     name: str
     share: float
     seed: int
     digest: str
+    validation_share: float
+    validation_digest: str
+
+    @classmethod
+    def of(
+        cls,
+        samples: Samples,
+        parts: Iterable[Iterable[int]],
+        name: str,
+        share: float,
+        seed: int,
+        validation_share: float,
+    ) -> Self:
+        """Make a split of the rows of each of `PARTS`, in any order."""
+        rows = [np.sort(np.array([*part], dtype=np.int64)) for part in parts]
+        for part in rows:
+            part.flags.writeable = False
+        train, validation, test = rows
+        about = (name, float(share), int(seed), "", float(validation_share), "")
+        return cls(train, validation, test, *about)._digested(samples.ids)
+
+    @functools.cached_property
+    def seen(self) -> Rows:
+        """The rows that are not held out, of `train` and `validation`."""
+        return np.union1d(self.train, self.validation)
+
+    def fits(self, samples: Samples) -> bool:
+        """Return whether its rows are, among these samples, those that it was made for."""
+        rows = np.concatenate([self.seen, self.test])
+        inside = rows.min(initial=0) >= 0 and rows.max(initial=0) < len(samples.ids)
+        return bool(inside) and self._digested(samples.ids) == self
+
+    def _digested(self, ids: Sequence[str]) -> Self:
+        return replace(
+            self,
+            digest=digest_of(ids, self.seen, self.test),
+            validation_digest=digest_of(ids, self.train, self.validation),
+        )
 
 
 def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
-    """Identify a split by the samples in it, whatever the order of rows.
+    """Identify the samples in two parts, whatever the order of rows.
 
     sha256 (hex) of the JSON text `{"test":[...],"train":[...]}`, ids ascending, no spaces, ASCII only.
     """
@@ -146,21 +185,6 @@ def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
         for name, part in (("test", test), ("train", train))
     }
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
-
-
-def made(
-    samples: Samples,
-    train: Iterable[int],
-    test: Iterable[int],
-    name: str,
-    share: float,
-    seed: int,
-) -> Split:
-    """Make a split of two disjoint sets of rows in any order."""
-    train, test = (np.sort(np.array(list(part), dtype=np.int64)) for part in (train, test))
-    for part in (train, test):
-        part.flags.writeable = False
-    return Split(train, test, name, float(share), int(seed), digest_of(samples.ids, train, test))
 
 
 def require_every_class(samples: Samples, parts: Mapping[str, Rows], why: str = "") -> None:
@@ -180,7 +204,7 @@ def require_every_class(samples: Samples, parts: Mapping[str, Rows], why: str = 
 
 def require_usable(samples: Samples, split: Split) -> None:
     """Raise InputError if a split contains samples that cannot take part."""
-    rows = np.concatenate([split.train, split.test])
+    rows = np.concatenate([split.seen, split.test])
     unusable = rows[~samples.usable[rows]]
     if len(unusable):
         raise InputError(

@@ -33,7 +33,6 @@ def derived(state: StoreState, arrays: Sequence[str]) -> dict[str, bytes]:
     `arrays` are those that are there.
     """
     table, identity = state.table, state.identity
-    assert table is not None
     files: dict[str, bytes] = {}
     inlined: dict[str, object] = {name: array_metadata(state, name) for name in arrays}
     coordinates = _coordinates(state, arrays)
@@ -65,7 +64,6 @@ def derived(state: StoreState, arrays: Sequence[str]) -> dict[str, bytes]:
 
 def array_metadata(state: StoreState, name: str) -> dict[str, object]:
     """Return the `zarr.json` of one of a store's arrays."""
-    assert state.table is not None
     identity, spec, about = state.identity, state.identity.arrays[name], state.table.about
     extra: dict[str, object] = {}
     # Not on the group, although the convention has it there: netCDF, to which `pooled` can be saved, takes no objects.
@@ -99,7 +97,6 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
     """Open the listed rows with xarray, with the coordinates that they have now."""
     require_extra("dask", "xarray")
     table = state.table
-    assert table is not None
     if read_root(state.storage).table != table.about.number:
         raise DamageError(
             f"{state.storage.url}/{ROOT} was derived from another sample table: open the store again, or let samtl "
@@ -148,7 +145,6 @@ def compare_derived(state: StoreState) -> tuple[dict[str, str], bool]:
 def _coordinates(state: StoreState, arrays: Sequence[str]) -> dict[str, tuple[str, NDArray[Any]]]:
     """Make the coordinates: the dimension and values of each."""
     table, found = state.table, {}
-    assert table is not None
     classes = np.array([*table.about.classes, ""], object)
     columns: dict[str, tuple[Any, object]] = {
         "sample": (table.samples, ""),

@@ -13,8 +13,6 @@ from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.format import FORMAT, ArraySpec
 from samtl.store.storage import IDENTITY, Storage
 
-FILE = IDENTITY
-
 
 class Identity(msgspec.Struct, frozen=True):
     """The content of `fingerprint.json`, written once and first; made by `make_identity`."""
@@ -52,14 +50,14 @@ def make_identity(
     fingerprint, store_id = {**fields, "format": FORMAT}, uuid.uuid4().hex
     sha256 = digest(fingerprint)
     made = Identity(fingerprint, sha256, store_id, block_rows, dict(arrays), dict(about))
-    return unseal(made.to_bytes(), Identity, FILE)
+    return unseal(made.to_bytes(), Identity, IDENTITY)
 
 
 def read_identity(storage: Storage) -> Identity | None:
     """Read a store's `fingerprint.json`; None if there is none, InputError if the store has another format."""
-    where = f"{storage.url}/{FILE}"
+    where = f"{storage.url}/{IDENTITY}"
     try:
-        raw = storage.read(FILE)
+        raw = storage.read(IDENTITY)
         stored = msgspec.json.decode(raw)["fingerprint"]["format"]
     except FileNotFoundError:
         return None

@@ -86,11 +86,12 @@ class ArraySpec(msgspec.Struct, frozen=True):
         return np.full(self.row_shape, float(self.fill), self.dtype)
 
     def index(self, rows: int, block_rows: int) -> bytes:
-        """Return the index of a shard with so many rows."""
+        """Return the index of a shard with so many rows, and its checksum."""
         index = np.full((block_rows, 2), MISSING, "<u8")
         index[:rows, 0] = [self.extent(position)[0] for position in range(rows)]
         index[:rows, 1] = self.row_bytes + 4
-        return index.tobytes()
+        raw = index.tobytes()
+        return raw + packed(crc32c(raw))
 
     def metadata(
         self, rows: int, block_rows: int, attributes: Mapping[str, object]
@@ -207,8 +208,7 @@ def encode_shard(
         data = spec.encode_row(row)
         checksums.append(crc32c(data))
         pieces += [data, packed(checksums[-1])]
-    index = spec.index(len(rows), block_rows)
-    return [*pieces, index, packed(crc32c(index))], checksums
+    return [*pieces, spec.index(len(rows), block_rows)], checksums
 
 
 def packed(crc: int) -> bytes:
@@ -229,7 +229,6 @@ def check_shard(
         found.append(crc32c(shard[start:stop]))
         if shard[stop : stop + 4] != packed(found[-1]):
             damaged.append(position)
-    index = spec.index(rows, block_rows)
-    end = index + packed(crc32c(index))
+    end = spec.index(rows, block_rows)
     start = spec.shard_bytes(rows, block_rows) - len(end)
     return found, damaged, shard[start:] == end

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ QUARANTINED = "quarantined:"  # and a code such as `truncated`; the row holds fi
 UNLISTED = "unlisted"  # the table did not list the row when the block was written
 _RECORD = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.json")
 Place = tuple[int, int]  # of a record: block and sequence
+#: Called with what is damaged, its path, the error, and the array and block if they are known.
+OnDamage = Callable[..., None]
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -70,12 +72,6 @@ def record_name(block: int, sequence: int) -> str:
     return f"{LOG}/{block}.{sequence}.json"
 
 
-def record_place(name: str) -> Place | None:
-    """Return the place of a record by its file's name; None if it is no record's."""
-    match = _RECORD.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match else None
-
-
 def block_key(record: Record, array: str) -> bytes:
     """Return the 32 bytes at the start of a shard: what its rows were made from, and with which outcome."""
     fields = (
@@ -88,7 +84,12 @@ def block_key(record: Record, array: str) -> bytes:
     return hashlib.sha256(canonical({name: getattr(record, name) for name in fields})).digest()
 
 
-def record_places(storage: Storage) -> list[Place]:
+def refuse(what: str, path: str, error: Exception, *where: object) -> None:
+    """Raise what was found: what happens to damage unless somebody wants to know all of it."""
+    raise error
+
+
+def record_places(storage: Storage, tell: OnDamage = refuse) -> list[Place]:
     """List the places of all records, ascending; DamageError if something else is in the folder."""
     folder = storage.path(LOG)
     try:  # without sizes, since a large store has ten thousands
@@ -99,11 +100,14 @@ def record_places(storage: Storage) -> list[Place]:
         raise DamageError(f"{folder} is not a folder: the store is damaged") from error
     found = []
     for name in names:
-        place = record_place(name)
-        if place is not None:
-            found.append(place)
+        match = _RECORD.fullmatch(name)
+        if match:
+            found.append((int(match[1]), int(match[2])))
         elif not name.startswith(".") and f"{LOG}/{name}" != PACK:
-            raise DamageError(f"{storage.url}/{LOG}/{name} is no record: move it elsewhere")
+            path = f"{LOG}/{name}"
+            tell(
+                "record", path, DamageError(f"{storage.url}/{path} is no record: move it elsewhere")
+            )
     return sorted(found)
 
 
@@ -130,12 +134,11 @@ def read_record(storage: Storage, identity: Identity, block: int, sequence: int)
     return record
 
 
-def read_log(
-    storage: Storage, identity: Identity, places: Iterable[Place] | None = None
-) -> Iterator[Record]:
-    """Read records, by default all, in the order of block and sequence."""
-    listed = record_places(storage) if places is None else places
-    return storage.each(lambda place: read_record(storage, identity, *place), listed)
+def read_log(storage: Storage, identity: Identity) -> Iterator[Record]:
+    """Read all records in the order of block and sequence."""
+    return storage.each(
+        lambda place: read_record(storage, identity, *place), record_places(storage)
+    )
 
 
 class ArrayState:

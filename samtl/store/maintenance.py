@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import uuid
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,14 +16,12 @@ import pyarrow as pa
 from samtl._io import TEMPORARY, AtomicFolder
 from samtl._runtime import hash_order
 from samtl.errors import DamageError, InputError, ResourceError, writing
-from samtl.store.fingerprint import FILE
+from samtl.store import log, samples
 from samtl.store.format import COORDINATES, ROOT
-from samtl.store.log import LOG, OK, PACK, QUARANTINED, record_name, record_place
 from samtl.store.reader import Store, open_store
-from samtl.store.samples import FOLDER, SampleTable
+from samtl.store.samples import SampleTable
 from samtl.store.state import StoreState, load_state
-from samtl.store.storage import FOLDER as IS_FOLDER
-from samtl.store.storage import DiskStorage, Storage, folder_in_place, locate
+from samtl.store.storage import FOLDER, IDENTITY, DiskStorage, Storage, folder_in_place, locate
 from samtl.store.verify import LISTS, Checked, OnProgress
 from samtl.store.writer import Writer, open_writer
 
@@ -55,17 +52,9 @@ class Repaired:
 def repair(storage: Storage, checked: Checked) -> Repaired:
     """Fix what needs no encoder, and remove the rest, so that the next pass writes exactly that again.
 
-    Parameters
-    ----------
-    storage : Storage
-        Nobody may write to the store meanwhile.
-    checked : Checked
-
-    Raises
-    ------
-    DamageError
-        If the lists that everything refers to are damaged: only a copy of the store has them. If a folder is in the
-        place of a file: what it holds belongs to somebody. Nothing is changed then.
+    Nobody may write to the store meanwhile. Raises DamageError, and changes nothing, if the lists that everything
+    refers to are damaged, since only a copy of the store has them; or if a folder is in the place of a file, since what
+    it holds belongs to somebody.
     """
     done, state, findings = Repaired(), checked.state, checked.findings
     for one in findings:
@@ -75,7 +64,7 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
                 "take it from a copy of the store, or embed again under another name"
             )
         folder, _, name = one.path.rpartition("/")
-        if storage.list(folder).get(name) == IS_FOLDER:
+        if storage.list(folder).get(name) == FOLDER:
             raise folder_in_place(f"{storage.url}/{one.path}")
     if state is None:
         return done
@@ -86,69 +75,54 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
             sequence = int(array.sequence[one.block]) if array else state.log.next(one.block)
             first[one.block] = min(sequence, first.get(one.block, sequence))
     # The last first, so that no record is ever without the ones before it.
-    places = sorted(filter(None, map(record_place, storage.list(LOG))), reverse=True)
-    aside = [record_name(*one) for one in places if one[1] >= first.get(one[0], one[1] + 1)]
+    places = reversed(log.record_places(storage, lambda *damage: None))
+    aside = [log.record_name(*one) for one in places if one[1] >= first.get(one[0], one[1] + 1)]
     aside += [one.path for one in findings if one.what in ("record", "table")]
-    removed = [PACK] if findings else []
+    removed = [log.PACK] if findings else []
     for block, sequence in first.items():
         done.withdrawn[block] = lost = [
             name for name, one in state.log.arrays.items() if one.sequence[block] >= sequence
         ]
         removed += [state.identity.arrays[name].shard_path(block) for name in lost]
-    _set_aside(storage, aside, done)
+    for name in aside:
+        with suppress(FileNotFoundError):
+            _set_aside(storage, name)
+            done.set_aside.append(name)
     for name in [*removed, *(name for name in checked.leftovers if name != ROOT)]:
         if storage.size(name) is not None:
             storage.delete(name)
             done.removed.append(name)
     now = load_state(storage)
     if now is not None and (findings or ROOT in checked.leftovers):
-        storage.delete(ROOT)  # it says that what else is derived is up to date
+        storage.delete(
+            ROOT
+        )  # it says that what else is derived is up to date; there is none without a table
         Writer(now, tuple(now.log.arrays)).derive()
         done.rewritten = [one.path for one in findings if one.what == "metadata"]
     return done
 
 
-def _set_aside(storage: Storage, names: Iterable[str], done: Repaired) -> None:
-    """Move files to `.damaged/`, under names that are free."""
-    for name in names:
-        try:
-            content = storage.read(name)
-        except FileNotFoundError:
-            continue
-        for number in itertools.count():
-            with suppress(FileExistsError):
-                storage.create(f"{ASIDE}/{name.rpartition('/')[2]}.{number}", [content])
-                break
-        storage.delete(name)
-        done.set_aside.append(name)
+def _set_aside(storage: Storage, name: str) -> None:
+    """Move a file to `.damaged/`, under a name that is free."""
+    content = storage.read(name)
+    for number in itertools.count():
+        with suppress(FileExistsError):
+            storage.create(f"{ASIDE}/{name.rpartition('/')[2]}.{number}", [content])
+            break
+    storage.delete(name)
 
 
 @dataclass(frozen=True)
 class Compacted:
-    """What `compact` did.
-
-    Attributes
-    ----------
-    store : Path
-    rows : int
-        Rows of the store.
-    dropped : int
-        Rows that are not there any more.
-    bytes_before, bytes_after : int
-        Of all shards.
-    snapshot : str
-        What is committed now.
-    rewritten : bool
-        False if there was nothing to drop, and every row was in its place.
-    """
+    """What `compact` did."""
 
     store: Path
-    rows: int
-    dropped: int
-    bytes_before: int
+    rows: int  #: of the store
+    dropped: int  #: rows that are not there any more
+    bytes_before: int  #: of all shards
     bytes_after: int
-    snapshot: str
-    rewritten: bool
+    snapshot: str  #: what is committed now
+    rewritten: bool  #: False if there was nothing to drop, and every row was in its place
 
     def to_json(self) -> dict[str, object]:
         """Return the result as JSON values."""
@@ -186,16 +160,15 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
         )
     path = path.resolve()
     source = open_store(path)
-    table, state, before = source.state.table, source.state, _shard_bytes(source.state)
-    assert table is not None
-    order = hash_order(table.samples)
-    if order == table.rows.tolist() == [*range(len(table))] and not state.superseded:
+    state, before = source.state, _shard_bytes(source.state)
+    order, rows = hash_order(source.sample_ids), state.table.rows.tolist()
+    if order == rows == [*range(len(rows))] and not state.superseded:
         return Compacted(path, len(source), 0, before, before, state.snapshot, rewritten=False)
     if source.missing:
         raise InputError(
             f"{path} is not complete, {source.missing} of its rows are not in every array: run samtl embed first"
         )
-    known = {FILE, LOG, FOLDER, ROOT, ASIDE, *state.identity.arrays, *COORDINATES}
+    known = {IDENTITY, log.LOG, samples.FOLDER, ROOT, ASIDE, *state.identity.arrays, *COORDINATES}
     for name in sorted(DiskStorage(path).list().keys() - known):
         if not name.startswith(TEMPORARY):
             raise InputError(f"{path / name} does not belong to the store: move it elsewhere first")
@@ -225,7 +198,6 @@ def _copy(
 ) -> StoreState:
     """Write the listed rows to a new store, with a record for the arrays in which the same rows of a block are ok."""
     old = source.state.table
-    assert old is not None
     columns = old.columns.take(pa.array(order, pa.int64()))
     columns = columns.set_column(0, columns.schema.field("row"), pa.array(range(len(old))))
     table = SampleTable(msgspec.structs.replace(old.about, rows_end=len(old)), columns)
@@ -248,7 +220,7 @@ def _copy(
             writer.write_block(
                 block,
                 arrays,
-                [OK if fine else f"{QUARANTINED}{bad[row].code}" for _, row, fine in pairs],
+                [log.OK if fine else f"{log.QUARANTINED}{bad[row].code}" for _, row, fine in pairs],
                 {at: bad[row].reason for at, row, fine in pairs if not fine},
                 images,
                 masks if "mask" in arrays else (),

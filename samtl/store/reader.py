@@ -67,7 +67,7 @@ class Store:
     """
 
     def __init__(self, state: StoreState) -> None:
-        if state.table is None:
+        if state.table.about.number < 0:
             raise InputError(
                 f"{state.storage.url} was begun, and has no rows yet: run samtl embed again"
             )

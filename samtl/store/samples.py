@@ -50,7 +50,7 @@ class About(msgspec.Struct, frozen=True):
     task: str  # `classification` or `segmentation`
     classes: tuple[str, ...]
     rows_end: int  # length of the arrays: one more than the largest row ever listed
-    number: int = 0  # how many tables came before
+    number: int = -1  # how many tables came before; -1 until a store has it
     follows: str = ""  # digest of the last of them
     store_id: str = ""
     fingerprint: str = ""
@@ -173,12 +173,12 @@ class SampleTable:
 
     def same_content(self, other: SampleTable) -> bool:
         """Whether two tables say the same, apart from image hashes, the note and their place in the sequence."""
+        fields = ("dataset", "task", "classes", "rows_end")
         mine, theirs = (
-            (t.about.dataset, t.about.task, t.about.classes, t.about.rows_end)
+            (*(getattr(t.about, name) for name in fields), t.columns.drop_columns("image_sha256"))
             for t in (self, other)
         )
-        one, two = (t.columns.drop_columns("image_sha256") for t in (self, other))
-        return mine == theirs and bool(one.equals(two))
+        return mine == theirs
 
     def with_images(self, images: Sequence[str]) -> SampleTable:
         """Return the same table with the sha256 of each image, "" if it is not known."""
@@ -186,14 +186,14 @@ class SampleTable:
         hashes = pa.array(_hashes(images), pa.binary(32))
         return SampleTable(self.about, self.columns.set_column(at, _SCHEMA.field(at), hashes))
 
-    def placed(self, identity: Identity, after: SampleTable | None) -> tuple[SampleTable, bytes]:
+    def placed(self, identity: Identity, after: About) -> tuple[SampleTable, bytes]:
         """Return the same table as the next one of a store, and its file."""
         about = msgspec.structs.replace(
             self.about,
             store_id=identity.store_id,
             fingerprint=identity.sha256,
-            number=0 if after is None else after.about.number + 1,
-            follows="" if after is None else after.about.digest,
+            number=after.number + 1,
+            follows=after.digest,
             digest=_UNSIGNED,
         )
         geo = {"version": "1.1.0", "primary_column": "geometry", "columns": _GEO}
@@ -230,22 +230,22 @@ def table_numbers(storage: Storage) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def read_table(storage: Storage, identity: Identity, number: int | None = None) -> SampleTable:
-    """Read a table of a store, by default the newest.
-
-    FileNotFoundError if there is none; DamageError if it is torn, altered, inconsistent or another store's.
-    """
-    if number is None:
-        number = max(table_numbers(storage), default=0)
+def read_table(storage: Storage, identity: Identity, number: int) -> SampleTable:
+    """Read a table of a store; DamageError if it is torn, altered, inconsistent or another store's."""
     name = table_name(number)
-    raw, where = storage.read(name), f"{storage.url}/{name}"
+    where = f"{storage.url}/{name}"
     try:
+        raw = storage.read(name)
         file = pq.ParquetFile(pa.BufferReader(raw))
         about = msgspec.json.decode(file.metadata.metadata[b"samtl"], type=About)
         blank = signed(raw, about.digest, _UNSIGNED)
         if hashlib.sha256(blank).hexdigest() != about.digest or about.number != number:
             raise DamageError(f"{where} fails its own digest: it was altered or is damaged")
         columns = file.read().replace_schema_metadata().cast(_SCHEMA)
+    except FileNotFoundError as error:
+        raise DamageError(
+            f"{where} is missing, so nobody knows which images the rows are: take it from a copy of the store"
+        ) from error
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError, OverflowError) as error:
         raise DamageError(f"{where} is damaged or is no sample table: {error}") from error
     if about.format != FORMAT:
@@ -274,3 +274,7 @@ def _values(column: pa.ChunkedArray, dtype: str) -> NDArray[Any]:
 
 def _hashes(texts: Sequence[str]) -> list[bytes | None]:
     return [bytes.fromhex(text) or None for text in texts]
+
+
+#: Of a store that was begun, and whose writer was killed before it had one.
+NO_TABLE = SampleTable.make(dataset="", classes=(), rows=(), samples=(), labels=())

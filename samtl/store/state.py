@@ -6,7 +6,7 @@ The log is folded into arrays over the rows. A large store keeps such arrays in 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import DamageError
-from samtl.store.fingerprint import FILE, Identity, read_identity
+from samtl.store import log, samples
+from samtl.store.fingerprint import Identity, read_identity
 from samtl.store.format import ROOT
-from samtl.store.log import LOG, PACK, UNLISTED, LogState, read_log, record_places
-from samtl.store.samples import FOLDER, SampleTable, read_table
-from samtl.store.storage import Storage
+from samtl.store.log import LogState, OnDamage, Place, Record
+from samtl.store.samples import SampleTable
+from samtl.store.storage import IDENTITY, Storage
 
 
 @dataclass
@@ -28,9 +29,7 @@ class StoreState:
 
     storage: Storage
     identity: Identity
-    table: (
-        SampleTable | None
-    )  # None if the store was begun, and a writer was killed before it had one
+    table: SampleTable
     log: LogState
     unpacked: int = 0  # records that no pack has
 
@@ -38,15 +37,13 @@ class StoreState:
     def snapshot(self) -> str:
         """Name what is committed: the sha256 over the records' sorted checksums and the table's digest."""
         text = "".join(sorted(self.log.records.values()))
-        return hashlib.sha256(
-            f"{text}{self.table.about.digest if self.table else ''}".encode()
-        ).hexdigest()
+        return hashlib.sha256(f"{text}{self.table.about.digest}".encode()).hexdigest()
 
     @property
     def required(self) -> tuple[str, ...]:
         """Arrays that every row must be in: those with a record, and the masks of a segmentation."""
         found = [name for name in self.identity.arrays if name in self.log.arrays]
-        if found and self.table and self.table.about.task == "segmentation" and "mask" not in found:
+        if found and self.table.about.task == "segmentation" and "mask" not in found:
             found.append("mask")
         return tuple(found)
 
@@ -56,14 +53,12 @@ class StoreState:
         found = np.zeros(self.log.rows, bool)
         for state in self.log.arrays.values():
             found |= state.committed
-        if self.table is not None:
-            found[self.table.rows] = False
+        found[self.table.rows] = False
         return int(found.sum())
 
     def marked(self, field: str, arrays: Iterable[str] = ()) -> NDArray[np.bool_]:
         """Mark the listed rows that are `committed` or `ok` in each of some arrays, by default the required ones."""
-        rows = self.table.rows if self.table else np.zeros(0, np.int64)
-        names = tuple(arrays) or self.required
+        rows, names = self.table.rows, tuple(arrays) or self.required
         found = np.full(len(rows), bool(names))
         for name in names:
             state = self.log.arrays.get(name)
@@ -71,49 +66,92 @@ class StoreState:
         return found
 
 
-def load_state(storage: Storage) -> StoreState | None:
+def begun(storage: Storage, identity: Identity) -> StoreState:
+    """Return the state of a store without a table: its writer has yet to create one, or was killed before."""
+    return StoreState(storage, identity, samples.NO_TABLE, LogState(identity.block_rows, 0))
+
+
+def load_state(
+    storage: Storage,
+    tell: OnDamage = log.refuse,
+    on_record: Callable[[Record], None] | None = None,
+) -> StoreState | None:
     """Read what a store is; None if there is none.
 
-    DamageError if the fingerprint, the newest table or a record is damaged, missing, or another store's.
+    DamageError if the fingerprint, the newest table or a record is damaged, missing, or another store's; or else `tell`
+    is called for each, and the state is what can be trusted: of a block, the records before the first damaged one; None
+    without fingerprint or table. `on_record` is called with each record, none of which comes from the pack then.
     """
-    identity = read_identity(storage)
-    if identity is None:
-        begun = storage.list(LOG) or storage.list(FOLDER)
-        identity = read_identity(storage) if begun else None  # another writer may be creating it
-        if begun and identity is None:
-            raise DamageError(
-                f"{storage.url}/{FILE} is missing, so nobody knows what the rows are: take it from a copy of the store"
-            )
+    try:
+        identity = read_identity(storage)
+        if identity is None and (storage.list(log.LOG) or storage.list(samples.FOLDER)):
+            identity = read_identity(storage)  # another writer may be creating it
+            if identity is None:
+                raise DamageError(
+                    f"{storage.url}/{IDENTITY} is missing, so nobody knows what the rows are: take it from a copy of "
+                    "the store"
+                )
+    except DamageError as error:
+        tell("identity", IDENTITY, error)
+        return None
     if identity is None:
         return None
     # Others may write meanwhile. The metadata and the pack come first: no table is older than those that they follow
     # from, and no record is younger than a pack that has it. The table comes last, and knows the rows of all records.
     told = read_root(storage).table
-    log = read_pack(storage, identity)
-    places = record_places(storage)
+    pack = read_pack(storage, identity) if on_record is None else None
+    places = log.record_places(storage, tell)
+    numbers = samples.table_numbers(storage)
+    if not numbers and not places:
+        return begun(storage, identity)
+    number = max(numbers, default=0)
     try:
-        table = read_table(storage, identity)
-    except FileNotFoundError:
-        if places:
-            raise DamageError(
-                f"{storage.url}/{FOLDER} has no table, so nobody knows which images the rows are: take it from a copy"
-            ) from None
-        return StoreState(storage, identity, None, LogState(identity.block_rows, 0))
-    if log is None or not log.records.keys() <= set(places):
-        log = LogState(identity.block_rows, 0)
-    log = log.grown(table.about.rows_end)
-    rest = [place for place in places if place not in log.records]
-    for record in read_log(storage, identity, rest):
-        log.add(record, storage.url)
-    state = StoreState(storage, identity, table, log, len(rest))
-    check_table(state, told)
+        table = samples.read_table(storage, identity, number)
+    except DamageError as error:
+        tell("rows", samples.table_name(number), error)
+        return None
+    if pack is None or not pack.records.keys() <= set(places):
+        pack = LogState(identity.block_rows, 0)
+    rest = [place for place in places if place not in pack.records]
+    state = StoreState(storage, identity, table, pack.grown(table.about.rows_end), len(rest))
+    _fold(state, rest, tell, on_record or (lambda record: None))
+    try:
+        check_table(state, told)
+    except DamageError as error:
+        tell("rows", table.path, error)
     return state
+
+
+def _fold(
+    state: StoreState, places: list[Place], tell: OnDamage, on_record: Callable[[Record], None]
+) -> None:
+    """Fold the records of each block up to the first that cannot be trusted."""
+    bad = None
+
+    def read(place: Place) -> Record | DamageError | FileNotFoundError:
+        try:
+            return log.read_record(state.storage, state.identity, *place)
+        except (DamageError, FileNotFoundError) as error:
+            return error
+
+    for place, record in zip(places, state.storage.each(read, places), strict=True):
+        if place[0] == bad:
+            continue
+        try:
+            if not isinstance(record, Record):
+                raise record
+            state.log.add(record, state.storage.url)
+        except (DamageError, FileNotFoundError) as error:
+            bad = place[0] if place[0] < state.log.blocks else None
+            tell("record", log.record_name(*place), error, "", bad)
+        else:
+            on_record(record)
 
 
 def read_pack(storage: Storage, identity: Identity) -> LogState | None:
     """Read the pack; None if there is none, or it is damaged."""
     try:
-        return LogState.unpack(storage.read(PACK), identity)
+        return LogState.unpack(storage.read(log.PACK), identity)
     except (FileNotFoundError, DamageError):
         return None
 
@@ -139,21 +177,20 @@ def read_root(storage: Storage) -> Root:
 
 def check_table(state: StoreState, told: int = 0) -> None:
     """Raise DamageError if the table contradicts the log, or is older than table `told` of the metadata."""
-    table, log = state.table, state.log
-    assert table is not None
+    table = state.table
     where = f"{state.storage.url}/{table.path}"
     rows, digests = table.rows, table.digests()
     # As numbers of 64 bits, since comparing a million digests by bytes is slow.
-    other = (log.images.view(np.uint64)[rows] != digests.view(np.uint64)).any(axis=1)
+    other = (state.log.images.view(np.uint64)[rows] != digests.view(np.uint64)).any(axis=1)
     wrong = np.flatnonzero(other)
-    wrong = wrong[digests[wrong].any(axis=1) & log.good(rows[wrong])]
+    wrong = wrong[digests[wrong].any(axis=1) & state.log.good(rows[wrong])]
     if len(wrong):
         raise DamageError(
             f"{where}: row {rows[wrong[0]]} was made from another image than the table names; take the right table "
             "from a copy of the store"
         )
-    for name, array in log.arrays.items():
-        lost = (array.sequence[rows // log.block_rows] >= 0) & ~array.committed[rows]
+    for name, array in state.log.arrays.items():
+        lost = (array.sequence[rows // state.log.block_rows] >= 0) & ~array.committed[rows]
         if lost.any():
             raise DamageError(
                 f"{where} lists row {rows[lost][0]}, which the record of its block in {name} does not have"
@@ -215,8 +252,8 @@ def quarantined(state: StoreState) -> tuple[Quarantined, ...]:
     """List the listed rows whose images could not be used, numbered as in the table."""
     table, found = state.table, []
     for place, codes in sorted(state.log.codes.items()):
-        row = int(table.position[place]) if table and place < len(table.position) else -1
-        if table and row >= 0:
-            code = next((code for code in reversed(codes) if code != UNLISTED), UNLISTED)
+        row = int(table.position[place]) if place < len(table.position) else -1
+        if row >= 0:
+            code = next((code for code in reversed(codes) if code != log.UNLISTED), log.UNLISTED)
             found.append(Quarantined(row, table.samples[row], code, codes[code]))
     return tuple(found)

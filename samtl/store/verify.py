@@ -17,23 +17,11 @@ import numpy as np
 from samtl._io import TEMPORARY
 from samtl._runtime import prefetch
 from samtl.errors import DamageError, InputError
+from samtl.store import log, samples
 from samtl.store.coordinates import compare_derived
-from samtl.store.fingerprint import FILE, Identity, read_identity
 from samtl.store.format import KEY_BYTES, ROOT, ArraySpec, check_shard
-from samtl.store.log import (
-    LOG,
-    PACK,
-    LogState,
-    Record,
-    block_key,
-    read_record,
-    record_name,
-    record_place,
-)
-from samtl.store.samples import FOLDER, SampleTable, read_table, table_name, table_numbers
-from samtl.store.state import StoreState, check_table, read_root
-from samtl.store.storage import FOLDER as IS_FOLDER
-from samtl.store.storage import Storage, open_storage
+from samtl.store.state import StoreState, load_state
+from samtl.store.storage import FOLDER, Storage, open_storage
 
 LISTS = ("identity", "rows")  # findings about what everything else refers to
 LEVELS = ("quick", "rows", "deep")
@@ -86,31 +74,19 @@ class Checked:
 def check(
     place: str | Path | Storage, level: str = "rows", on_progress: OnProgress | None = None
 ) -> Checked:
-    """Compare every file of a store with what is committed.
+    """Compare every file of a store with what is committed; InputError if there is none, or one of another format.
 
-    Parameters
-    ----------
-    place : path, URL or Storage
-    level : {"quick", "rows", "deep"}
-        `quick` reads the lists and records, and compares the sizes of shards; `rows` reads every shard and verifies
-        every row, index and key; `deep` also the sha256 of every shard.
-    on_progress : callable, optional
-        Called with the bytes of shards read, and those to be read.
-
-    Raises
-    ------
-    InputError
-        If there is no store, or one of another format.
-    ResourceError
-        If the disk or the network gives out.
+    The level `quick` reads the lists and records, and compares the sizes of shards; `rows` reads every shard and
+    verifies every row, index and key; `deep` also the sha256 of every shard. `on_progress` is called with the bytes of
+    shards read, and those to be read.
     """
     if level not in LEVELS:
         raise InputError(f"a check is one of {', '.join(LEVELS)}, got {level!r}")
     storage = open_storage(place) if isinstance(place, (str, Path)) else place
-    if not {FILE, LOG, FOLDER} & storage.list().keys():
-        raise InputError(f"{storage.url} is no samtl store; expected a folder NAME.zarr")
     before = _listed(storage)
     found = _Check(storage, level, on_progress).run()
+    if found.state is None and not found.findings:
+        raise InputError(f"{storage.url} is no samtl store; expected a folder NAME.zarr")
     if found.findings and _listed(storage) != before:
         # A pass wrote meanwhile, and may have replaced what was compared. What it committed never changes.
         now = _Check(storage, "quick").run()
@@ -123,7 +99,7 @@ def check(
 
 def _listed(storage: Storage) -> tuple[object, ...]:
     """What every pass changes."""
-    return tuple(storage.list(folder) for folder in ("", LOG, FOLDER))
+    return tuple(storage.list(folder) for folder in ("", log.LOG, samples.FOLDER))
 
 
 class _Check:
@@ -138,29 +114,21 @@ class _Check:
         text = str(told).removeprefix(f"{self.storage.url}/{path}").lstrip(": ")
         self.found.findings.append(Finding(what, path, text, *where))
 
+    def seen(self, record: log.Record) -> None:
+        for name in record.arrays:
+            self.keys[name, record.block] = log.block_key(record, name)
+
     def run(self) -> Checked:
         storage, found = self.storage, self.found
-        try:
-            identity = read_identity(storage)
-            if identity is None:
-                raise DamageError("it is missing")
-        except DamageError as error:
-            self.tell("identity", FILE, error)
+        found.state = state = load_state(storage, self.tell, self.seen)
+        if state is None:
             return found
-        # In the order of `load_state`, since others may write meanwhile.
-        metadata = read_root(storage).table
-        names = storage.list(LOG)
-        table = self._tables(identity, names)
-        if table is None:
+        found.begun = state.table.about.number >= 0
+        if not found.begun:
             return found
-        log = LogState(identity.block_rows, table.about.rows_end)
-        found.state = state = StoreState(storage, identity, table, log)
-        self._log(state, names)
-        try:
-            check_table(state, metadata)
-        except DamageError as error:
-            self.tell("rows", table.path, error)
-        else:
+        if self.level != "quick":
+            self._older_tables(state)
+        if not any(one.what == "rows" for one in found.findings):
             damaged, stale = compare_derived(state)
             found.leftovers += [ROOT] * stale
             for name, told in damaged.items():
@@ -168,77 +136,43 @@ class _Check:
         self._pack(state)
         self._shards(state)
         committed, ok = state.marked("committed"), state.marked("ok")
-        found.rows, found.ok, found.missing = len(table), int(ok.sum()), int((~committed).sum())
+        found.rows, found.ok, found.missing = len(ok), int(ok.sum()), int((~committed).sum())
         found.quarantined = found.rows - found.missing - found.ok
-        found.blocks, found.superseded = len({block for block, _ in log.records}), state.superseded
-        folders = {name for name, size in storage.list().items() if size == IS_FOLDER}
-        for folder in ("", *sorted(folders - identity.arrays.keys())):
+        found.blocks = len({block for block, _ in state.log.records})
+        found.superseded = state.superseded
+        folders = {name for name, size in storage.list().items() if size == FOLDER}
+        for folder in ("", *sorted(folders - state.identity.arrays.keys())):
             left = sorted(name for name in storage.list(folder) if name.startswith(TEMPORARY))
             found.leftovers += [f"{folder}/{name}".lstrip("/") for name in left]
         return found
 
-    def _tables(self, identity: Identity, names: dict[str, int]) -> SampleTable | None:
-        """Read the newest table; at the other levels than `quick`, the older ones too."""
-        numbers = table_numbers(self.storage)
-        if not numbers:
-            self.found.begun = any(record_place(name) for name in names)
-            if self.found.begun:
-                self.tell("rows", FOLDER, "it holds no sample table")
-            return None
-        newest = after = None
-        for number in reversed(numbers[-1:] if self.level == "quick" else numbers):
-            try:
-                table = read_table(self.storage, identity, number)
-                # A table between them may be damaged, or was set aside.
-                if after and number == after.number - 1 and table.about.digest != after.follows:
-                    raise DamageError("it is not the one before the next one")
-            except DamageError as error:
-                self.tell("table" if newest else "rows", table_name(number), error)
-                if newest is None:
-                    return None
-            else:
-                newest, after = newest or table, table.about
-        return newest
-
-    def _log(self, state: StoreState, names: dict[str, int]) -> None:
-        """Fold the records of each block up to the first that cannot be trusted."""
-        places = sorted(place for name in names if (place := record_place(name)))
-        for name in sorted(names):
-            if not (record_place(name) or name.startswith(".") or f"{LOG}/{name}" == PACK):
-                self.tell("record", f"{LOG}/{name}", "it does not belong into a log")
-
-        def read(place: tuple[int, int]) -> Record | DamageError | FileNotFoundError:
-            try:
-                return read_record(self.storage, state.identity, *place)
-            except (DamageError, FileNotFoundError) as error:
-                return error
-
-        bad: int | None = None
-        for (block, sequence), record in zip(places, self.storage.each(read, places), strict=True):
-            if block == bad:
+    def _older_tables(self, state: StoreState) -> None:
+        after = state.table.about
+        for number in reversed(samples.table_numbers(self.storage)):
+            if number >= state.table.about.number:
                 continue
             try:
-                if not isinstance(record, Record):
-                    raise record
-                state.log.add(record, self.storage.url)
-            except (DamageError, FileNotFoundError) as error:
-                bad = block if block < state.log.blocks else None
-                self.tell("record", record_name(block, sequence), error, "", bad)
+                about = samples.read_table(self.storage, state.identity, number).about
+                # A table between them may be damaged, or was set aside.
+                if number == after.number - 1 and about.digest != after.follows:
+                    raise DamageError("it is not the one before the next one")
+            except DamageError as error:
+                self.tell("table", samples.table_name(number), error)
             else:
-                self.keys |= {(name, block): block_key(record, name) for name in record.arrays}
+                after = about
 
     def _pack(self, state: StoreState) -> None:
         """Compare the pack with the records that it holds."""
         try:
-            pack = LogState.unpack(self.storage.read(PACK), state.identity)
-            again = LogState(state.identity.block_rows, pack.rows)
+            pack = log.LogState.unpack(self.storage.read(log.PACK), state.identity)
+            again = log.LogState(state.identity.block_rows, pack.rows)
             for place in sorted(pack.records):
-                again.add(read_record(self.storage, state.identity, *place), self.storage.url)
+                again.add(log.read_record(self.storage, state.identity, *place), self.storage.url)
             if not again.same(pack):
                 raise DamageError("it does not say what the records say")
         except (DamageError, FileNotFoundError) as error:
-            if isinstance(error, DamageError) or self.storage.size(PACK) is not None:
-                self.tell("pack", PACK, error)
+            if isinstance(error, DamageError) or self.storage.size(log.PACK) is not None:
+                self.tell("pack", log.PACK, error)
 
     def _shards(self, state: StoreState) -> None:
         """Compare the shards with their records."""
@@ -254,7 +188,7 @@ class _Check:
                 what, told = "size", f"it has {size} bytes, and {expected} were committed"
                 if size is None:
                     what, told = "file", "it is missing"
-                elif size == IS_FOLDER:
+                elif size == FOLDER:
                     what, told = "file", "a folder is in its place"
                 elif size == expected:
                     committed.append((spec, block, size))

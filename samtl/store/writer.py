@@ -21,23 +21,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import DamageError, MismatchError
+from samtl.store import log, samples
 from samtl.store.coordinates import derived
-from samtl.store.fingerprint import FILE, Identity, read_identity, require_same
+from samtl.store.fingerprint import Identity, read_identity, require_same
 from samtl.store.format import COORDINATES, KEY_BYTES, ROOT, ArraySpec, check_shard, encode_shard
-from samtl.store.log import (
-    OK,
-    PACK,
-    LogState,
-    Record,
-    Shard,
-    block_key,
-    read_record,
-    record_name,
-    record_places,
-)
-from samtl.store.samples import SampleTable, read_table
-from samtl.store.state import StoreState, check_table, load_state, read_root
-from samtl.store.storage import Storage
+from samtl.store.log import Record, Shard
+from samtl.store.samples import SampleTable
+from samtl.store.state import StoreState, begun, check_table, load_state, read_root
+from samtl.store.storage import IDENTITY, Storage
 
 PACK_RECORDS = 1024  # that no pack has, from which on a pass writes one
 
@@ -52,23 +43,10 @@ def open_writer(
 ) -> Writer:
     """Create a store, or prepare one for more rows or arrays.
 
-    Parameters
-    ----------
-    identity
-        From `make_identity`; the store's own `store_id` and `block_rows` take precedence.
-    table
-        The store's, or the next one.
-    arrays
-        Names of the arrays to be written.
-    about
-        What the records say of how rows were made: versions, device.
-    state
-        If the caller has loaded it.
-
-    Raises
-    ------
-    MismatchError
-        If the store has another fingerprint, or another writer gave it another table; nothing is written.
+    The `identity` is from `make_identity`; the store's own `store_id` and `block_rows` take precedence. The `table` is
+    the store's, or the next one. The records say of how rows were made what `about` says: versions, device. The
+    `state` is that of the store, if the caller has loaded it. Raises MismatchError, and writes nothing, if the store
+    has another fingerprint, or another writer gave it another table.
     """
     state = state or load_state(storage)
     if state is not None:
@@ -77,14 +55,14 @@ def open_writer(
     storage.sweep()
     if state is None:
         try:
-            storage.create(FILE, [identity.to_bytes()])
+            storage.create(IDENTITY, [identity.to_bytes()])
         except FileExistsError:
             theirs = read_identity(storage)
             assert theirs is not None
             require_same(theirs, identity.fingerprint, storage.url)
             identity = theirs
-        state = StoreState(storage, identity, None, LogState(identity.block_rows, 0))
-    if state.table is None or not state.table.same_content(table):
+        state = begun(storage, identity)
+    if not state.table.same_content(table):
         _publish(state, table)
     writer, root = Writer(state, arrays, about), read_root(storage)
     # Of an earlier log it may be until the pass ends: two writers that derive at once may mix what they write.
@@ -95,13 +73,14 @@ def open_writer(
 
 def _publish(state: StoreState, table: SampleTable) -> None:
     """Give a store its next table, or take one of the same content that another writer gave it."""
-    placed, raw = table.placed(state.identity, state.table)
+    placed, raw = table.placed(state.identity, state.table.about)
     state.log = state.log.grown(table.about.rows_end)
     check_table(replace(state, table=placed))
     try:
         state.storage.create(placed.path, [raw])
     except FileExistsError:
-        placed = read_table(state.storage, state.identity)
+        number = samples.table_numbers(state.storage)[-1]
+        placed = samples.read_table(state.storage, state.identity, number)
         if not placed.same_content(table):
             theirs, mine = (f"{len(one)} of {one.about.dataset}" for one in (placed, table))
             raise MismatchError(
@@ -128,7 +107,6 @@ class Writer:
     @property
     def table(self) -> SampleTable:
         """The sample table."""
-        assert self.state.table is not None
         return self.state.table
 
     @property
@@ -196,17 +174,8 @@ class Writer:
     ) -> int | None:
         """Write and commit arrays of a block; the bytes of their shards, None if another writer was first with all.
 
-        Parameters
-        ----------
-        arrays
-            The rows of each array, None for those that hold fill values.
-        status, reasons, images, masks
-            As in `Record`, masks only if they are written.
-
-        Raises
-        ------
-        DamageError
-            If what is read back is not what was written, or a shard of other images is in the way.
+        Rows of `arrays` that hold fill values are None; the rest is as in `Record`, `masks` only if they are written.
+        Raises DamageError if what is read back is not what was written, or a shard of other images is in the way.
         """
         storage = self.state.storage
         draft = Record(
@@ -246,7 +215,11 @@ class Writer:
     def _write_shard(self, name: str, rows: Sequence[ArrayLike | None], draft: Record) -> Shard:
         """Create a shard unless it is there, and describe what is read back."""
         spec, size, storage = self.specs[name], self.state.identity.block_rows, self.state.storage
-        path, key, empty = spec.shard_path(draft.block), block_key(draft, name), spec.empty_row()
+        path, key, empty = (
+            spec.shard_path(draft.block),
+            log.block_key(draft, name),
+            spec.empty_row(),
+        )
         where = f"{storage.url}/{path}"
         pieces, sums = encode_shard(spec, [empty if r is None else r for r in rows], size, key)
         expected: list[int] | None = sums
@@ -270,8 +243,10 @@ class Writer:
     def _catch_up(self, block: int) -> None:
         """Read the records of a block that others have created."""
         storage = self.state.storage
-        while storage.size(record_name(block, sequence := self.state.log.next(block))) is not None:
-            self._add(read_record(storage, self.state.identity, block, sequence))
+        while (
+            storage.size(log.record_name(block, sequence := self.state.log.next(block))) is not None
+        ):
+            self._add(log.read_record(storage, self.state.identity, block, sequence))
 
     def _add(self, record: Record) -> None:
         with self._lock:
@@ -283,7 +258,7 @@ class Writer:
         for at, row in enumerate(self.block_rows(draft.block)):
             # A row beyond is one that the other writer's table lists, and this one's does not.
             if at >= len(draft.status) or (
-                draft.status[at] == OK
+                draft.status[at] == log.OK
                 and self.state.log.image(row) not in ("", draft.image_sha256[at])
             ):
                 raise DamageError(
@@ -304,7 +279,7 @@ class Writer:
             if images != list(self.table.images):
                 _publish(state, self.table.with_images(images))
         if state.unpacked >= PACK_RECORDS:
-            state.storage.replace(PACK, state.log.pack(state.identity))
+            state.storage.replace(log.PACK, state.log.pack(state.identity))
             state.unpacked = 0
         self.derive()
         # A writer that committed more and ended meanwhile may have derived before this one did.
@@ -313,10 +288,10 @@ class Writer:
     def _read_others(self) -> bool:
         """Read all records that others have created since; whether there were any."""
         state = self.state
-        places = (one for one in record_places(state.storage) if one[0] < self.blocks)
+        places = (one for one in log.record_places(state.storage) if one[0] < self.blocks)
         found = [one for one in places if one not in state.log.records]
         for place in found:
-            self._add(read_record(state.storage, state.identity, *place))
+            self._add(log.read_record(state.storage, state.identity, *place))
         return bool(found)
 
     def derive(self) -> None:

@@ -18,12 +18,11 @@ from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.embed.changes import look
 from samtl.errors import InputError, MismatchError
 from samtl.experiment.fit import configured
-from samtl.experiment.held_out import Parts
 from samtl.experiment.run import Config
 from samtl.experiment.sources import Data, Images, array_for
 from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
-from samtl.splits import Samples, parse_many, select
+from samtl.splits import Samples, Split, parse_many, select
 from samtl.store.reader import Store, open_store
 
 DEFAULT_HEADS = {
@@ -69,7 +68,7 @@ class Cell:
     features: str | None  #: patterns of columns of `pooled`
     split: str  #: as it was asked for
     seed: int
-    parts: Parts
+    rows: Split
     streamed: bool = False  #: whether it shares its passes over the store with others
     number: int = 0  #: in the order of the plan
     start: str = ""  #: run folder of the cell that training starts from, or ""
@@ -106,7 +105,7 @@ class Sources:
         given, kind = self.given, "heads" if cell.array else "baselines"
         model = configured(kind, cell.name, given.params.get(cell.name, {}), cell.seed)
         asked = {"sweep": given.out.name, "split": cell.split, "group_by": given.group_by}
-        common = (cell.name, model, cell.parts, cell.seed, asked, cell.start)
+        common = (cell.name, model, cell.rows, cell.seed, asked, cell.start)
         if cell.array:
             data = self.data(cell.store, cell.array, cell.features)
             return Trial(data, *common, cell.streamed)
@@ -147,9 +146,9 @@ def plan(sources: Sources) -> list[Cell]:
     specs = parse_many(given.splits)
     cells: list[Cell] = []
 
-    def parts_of(samples: Samples) -> list[tuple[str, int, Parts]]:
+    def parts_of(samples: Samples) -> list[tuple[str, int, Split]]:
         pairs = itertools.product(specs, given.seeds)
-        return [(spec.text, seed, Parts(*select(samples, spec, seed))) for spec, seed in pairs]
+        return [(spec.text, seed, select(samples, spec, seed)) for spec, seed in pairs]
 
     for path in given.stores:
         store: Store = sources.store(path)
@@ -187,29 +186,29 @@ def _chained(sources: Sources, cells: Sequence[Cell]) -> list[Cell]:
     """Number and configure cells; each starts from the one with the largest training part within its own."""
     chains: dict[tuple[str, str, str | None, int], list[Cell]] = defaultdict(list)
     known = {"": np.zeros(0, dtype=np.int64)}  # by run: rows that were learnt from, starts included
-    for number, cell in sorted(enumerate(cells), key=lambda one: len(one[1].parts.split.train)):
+    for number, cell in sorted(enumerate(cells), key=lambda one: len(one[1].rows.seen)):
         chain = chains[cell.store, cell.name, cell.features, cell.seed]
-        train, inner, trial = cell.parts.split.train, cell.parts.inner, sources.trial(cell)
+        split, trial = cell.rows, sources.trial(cell)
         model = trial.model
         warm = (
             sources.given.warm_start
             and hasattr(model, "start_from")
-            and model.gains(len(inner.train), trial.samples.task)
+            and model.gains(len(split.train), trial.samples.task)
         )
         within = [
             other.run
             for other in chain
             if warm
-            and len(other.parts.split.train) < len(train)
-            and np.isin(other.parts.split.train, train, assume_unique=True).all()
+            and len(other.rows.seen) < len(split.seen)
+            and np.isin(other.rows.seen, split.seen, assume_unique=True).all()
             and (
                 getattr(model, "convex", False)
-                or np.isin(inner.test, known[other.run]).mean() <= MOST_KNOWN
+                or np.isin(split.validation, known[other.run]).mean() <= MOST_KNOWN
             )
         ]
         start = within[-1] if within else ""
         chain.append(sources.configured(replace(cell, number=number, start=start)))
-        known[chain[-1].run] = np.union1d(known[start], inner.train)
+        known[chain[-1].run] = np.union1d(known[start], split.train)
     return sorted(itertools.chain(*chains.values()), key=lambda cell: cell.number)
 
 
@@ -289,7 +288,7 @@ def lanes_of(cells: Iterable[Cell]) -> list[Lane]:
     """Group cells that start from one another, each after its start."""
     by_run: dict[str, list[Cell]] = {}
     lanes: list[list[Cell]] = []
-    for cell in sorted(cells, key=lambda cell: (len(cell.parts.split.train), cell.number)):
+    for cell in sorted(cells, key=lambda cell: (len(cell.rows.seen), cell.number)):
         if cell.start not in by_run:
             lanes.append([])
         by_run[cell.run] = by_run.get(cell.start, lanes[-1])
@@ -299,4 +298,4 @@ def lanes_of(cells: Iterable[Cell]) -> list[Lane]:
 
 def cost(cells: Lane) -> float:
     """Estimate how long cells take to train, relative to others."""
-    return sum(len(cell.parts.split.train) * _COSTS.get(cell.name, 5.0) for cell in cells)
+    return sum(len(cell.rows.seen) * _COSTS.get(cell.name, 5.0) for cell in cells)

@@ -169,10 +169,10 @@ class _Fit:
         self.ended = False
         self.folder: RunFolder | None = None  # once it is trained
         self.clock = Clock(job.on_event)
-        store, (split, inner) = stream.store, self.trial.parts
+        store, split = stream.store, self.trial.split
         # Place of a row in each part, else -1
         self._learnt, self._judged, self._held_out = (
-            _places(len(store), rows) for rows in (inner.train, inner.test, split.test)
+            _places(len(store), rows) for rows in (split.train, split.validation, split.test)
         )
         assert isinstance(self.trial.model, GridHead)
         self._head = head = self.trial.model
@@ -181,9 +181,9 @@ class _Fit:
             classes = list(range(len(self.trial.samples.classes)))
             head.adopt(store.task, classes, store.shape(stream.array)[1:])
             with self.trial.refusing():
-                statistics = stream.moments(inner.train[:STATISTICS_ROWS])
-                self._trainer = head.begin(len(inner.train), statistics, job.on_event)
-        batch, n = self._trainer.recipe.batch_size, len(inner.train)
+                statistics = stream.moments(split.train[:STATISTICS_ROWS])
+                self._trainer = head.begin(len(split.train), statistics, job.on_event)
+        batch, n = self._trainer.recipe.batch_size, len(split.train)
         self._pool = _Pool(batch, max(batch, min(stream.size, n)))
         self._passes = 0  # that were learnt from
         # The last of them, which is judged in the next pass

@@ -15,9 +15,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from samtl._io import digest, make_folder, replace
+from samtl._runtime import Link
 from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.clock import Clock
-from samtl.experiment.fit import same_samples
 from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import RunFolder
 from samtl.experiment.trial import Floors, Trial
@@ -29,7 +29,7 @@ CELLS, SPLITS, FLOORS, FAILED = "cells", "splits", "floors", "failed"  # folders
 #: Called with the number of a cell, what became of it, and a text: `started`, `event`, `note`, `done` with the name of
 #: the run folder, or `failed` with the reason.
 Tell = Callable[[int, str, str], None]
-_LONGEST = 900  # characters: a message fits into one atomic write to a pipe, so a killed worker leaves no part of one
+_LONGEST = 900  # characters of a message
 _BETWEEN = 0.1  # seconds between two events of a worker process
 
 
@@ -91,8 +91,7 @@ class Worker(Sources):
         trial = self.trial(cell)
         # A store or a folder of images may have changed in the hours since.
         assert cell.config is not None
-        same = all(same_samples(trial.samples, part) for part in trial.parts)
-        if not same or trial.config.digest != cell.config.digest:
+        if not cell.rows.fits(trial.samples) or trial.config.digest != cell.config.digest:
             raise MismatchError(
                 f"{trial.samples.where} changed while the sweep ran: run the same sweep again", []
             )
@@ -138,29 +137,27 @@ def why(error: BaseException) -> str:
     return text if isinstance(error, SamtlError) else f"{type(error).__name__}: {text}"
 
 
-# In a worker process
-_worker: Worker
-_messages: Any
+class Remote:
+    """A worker in a process of its own, which is made when it gets its first unit."""
 
+    def __init__(self, given: Given, threads: int) -> None:
+        self.given, self.threads = given, threads
 
-def begin(given: Given, messages: Any, threads: int) -> None:
-    """Prepare a worker process, which puts the arguments of `Tell` into the queue `messages`."""
-    global _worker, _messages
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-    _worker, _messages = Worker(given), messages
-    messages.put((-1, "begun", ""))
+    @functools.cached_property
+    def _worker(self) -> Worker:
+        torch.set_num_threads(self.threads)
+        threadpool_limits(self.threads)
+        return Worker(self.given)
 
+    def perform(self, unit: Unit, link: Link) -> None:
+        """Train a unit; sends the arguments of `Tell`."""
+        sent = 0.0
 
-def perform(unit: Unit) -> None:
-    """Train a unit in a worker process."""
-    sent = 0.0
+        def tell(number: int, what: str, text: str) -> None:
+            nonlocal sent
+            if what == "event" and time.monotonic() - sent < _BETWEEN:
+                return
+            sent = time.monotonic()
+            link.send((number, what, text[:_LONGEST]))
 
-    def tell(number: int, what: str, text: str) -> None:
-        nonlocal sent
-        if what == "event" and time.monotonic() - sent < _BETWEEN:
-            return
-        sent = time.monotonic()
-        _messages.put((number, what, text[:_LONGEST]))
-
-    _worker.perform(unit, tell)
+        self._worker.perform(unit, tell)
