@@ -33,6 +33,15 @@ def png(seed, shape=(20, 20)):
     return file.getvalue()
 
 
+def image_folder(root):
+    """Write 24 images in two classes; gives the folder."""
+    for name in ("field", "town"):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            (root / name / f"{i}.png").write_bytes(png(len(name) * 100 + i))
+    return root
+
+
 def huge_png():
     """A PNG whose header alone says that it has 2.5 gigapixels."""
     chunks = {

@@ -34,6 +34,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("Crop", "Forest", "River")
 FAST = {"hidden": (16,), "epochs": 6, "lr": 5e-3}
+OF = {"logreg": {}, "mlp": FAST}  # parameters of each head
+STANDARD = {"scaling": "standard"}
 
 
 class FakeStore:
@@ -82,16 +84,9 @@ class FakeStore:
         return self.data[array][rows].copy()
 
 
-def parts_of(run):
-    """Ids in each part of a run."""
-    found = read_split(run.path)
-    return {name: getattr(found, name) for name in ("held_out", "validation", "left_out", "digest")}
-
-
 def held_out(run, store):
     """Rows of the held-out samples."""
-    ids = list(store.sample_ids)
-    return np.array([ids.index(name) for name in read_split(run.path).held_out])
+    return np.array([store.sample_ids.index(name) for name in read_split(run.path).held_out])
 
 
 def holdout(store, share, seed=0):
@@ -135,9 +130,14 @@ def test_the_floor_is_logreg_on_image_statistics_of_the_same_rows():
     assert (bare.floor, bare.floor_missing) == (None, "the store has no image_stats")
 
 
-def test_held_out_rows_are_read_once_and_last():
+@pytest.mark.parametrize("head", ["logreg", "mlp"])
+def test_held_out_rows_are_read_once_and_last(head):
     store, seen = FakeStore(), []
-    run = fit_head(store, "mlp", params=FAST, on_event=lambda e: seen.append((e, len(store.reads))))
+
+    def on_event(event):
+        seen.append((event, len(store.reads)))
+
+    run = fit_head(store, head, params=OF[head], on_event=on_event)
     held = set(held_out(run, store).tolist())
     pooled = [rows for array, rows in store.reads if array == "pooled"]
     assert [bool(rows & held) for rows in pooled] == [False, False, True]
@@ -145,41 +145,32 @@ def test_held_out_rows_are_read_once_and_last():
     assert not pooled[0] & pooled[1]
     # Training was over before the third read.
     assert next(count for event, count in seen if event == Stage("score")) == 2
-    assert all(count == 2 for event, count in seen if isinstance(event, Epoch))
+    assert all(count == 2 for event, count in seen if isinstance(event, (Epoch, Candidate)))
     stages = [event.name for event, _ in seen if isinstance(event, Stage)]
     assert stages == ["read", "fit", "score", "floor", "write"]
     assert all(str(event) for event, _ in seen)
 
 
 @pytest.mark.parametrize("head", ["logreg", "mlp"])
-def test_held_out_samples_do_not_change_the_head_and_validation_rows_do(head):
+def test_the_same_seed_gives_the_same_run_whatever_is_held_out(head):
     """With the labels and features of held-out rows in disorder, the same split gives the same head."""
-    params = FAST if head == "mlp" else {}
-    store, other, third = FakeStore(), FakeStore(), FakeStore()
-    split = holdout(store, 0.2)
-    run = fit_head(store, head, 0.2, params=params)
-    other.labels[split.test] = other.labels[np.roll(split.test, 1)]
-    other.data["pooled"][split.test] *= -3
-    again = fit_head(other, head, split, params=params)
-    names = ("head.safetensors", "curves.csv")
-    assert files_of(again, *names) == files_of(run, *names)
-    assert again.metrics["accuracy"].value < run.metrics["accuracy"].value
-    third.data["pooled"][split.validation] *= -3
-    assert files_of(fit_head(third, head, params=params), *names) != files_of(run, *names)
-
-
-@pytest.mark.parametrize("head", ["logreg", "mlp"])
-def test_the_same_seed_gives_the_same_run(head):
-    params = FAST if head == "mlp" else {}
-    first, second, other = (fit_head(FakeStore(), head, seed=s, params=params) for s in (1, 1, 2))
+    store, split = FakeStore(), holdout(FakeStore(), 0.2, 1)
+    first, second, other = (fit_head(store, head, seed=s, params=OF[head]) for s in (1, 1, 2))
     assert second.path == first.path.with_name(first.path.name + ".2")
-    names = (
-        "config.json", "split.json", "confusion.csv", "curves.csv", "predictions.csv", "head.json"
-    )  # fmt: skip
+    model = ("head.safetensors", "curves.csv")
+    names = (*model, "config.json", "split.json", "confusion.csv", "predictions.csv", "head.json")
     assert files_of(first, *names) == files_of(second, *names)
     assert first.metrics == second.metrics
     assert first.split != other.split
     assert files_of(first, "predictions.csv") != files_of(other, "predictions.csv")
+    store.labels[split.test] = store.labels[np.roll(split.test, 1)]
+    store.data["pooled"][split.test] *= -3
+    again = fit_head(store, head, split, seed=1, params=OF[head])
+    assert files_of(again, *model) == files_of(first, *model)
+    assert again.metrics["accuracy"].value < first.metrics["accuracy"].value
+    store.data["pooled"][split.validation] *= -3
+    third = fit_head(store, head, split, seed=1, params=OF[head])
+    assert files_of(third, *model) != files_of(first, *model)
 
 
 def test_a_run_folder_holds_everything(tmp_path):
@@ -233,26 +224,20 @@ def test_a_run_folder_holds_everything(tmp_path):
         assert str(Path(fit.__file__).parent).encode() not in path.read_bytes()
 
 
-def test_a_run_names_the_samples_that_there_were():
-    runs = [fit_head(FakeStore(), name, params=p) for name, p in (("logreg", {}), ("mlp", FAST))]
-    assert len({run.samples_digest for run in runs}) == 1
-    other = FakeStore()
-    other.image_sha256 = str
-    again = fit_head(other, "logreg")
-    assert again.samples_digest != runs[0].samples_digest
-    assert again.comparison_key == runs[0].comparison_key
-
-
-def test_the_order_of_rows_changes_neither_the_split_nor_who_is_scored():
-    store, other = FakeStore(), FakeStore()
+def test_a_run_names_its_samples_whatever_the_order_of_rows():
+    store, moved, other = FakeStore(), FakeStore(), FakeStore()
     order = np.random.default_rng(0).permutation(120)
-    other.labels = other.labels[order]
-    other.sample_ids = tuple(other.sample_ids[i] for i in order)
-    other.data = {name: array[order] for name, array in other.data.items()}
-    first, second = fit_head(store, "logreg"), fit_head(other, "logreg")
+    moved.labels = moved.labels[order]
+    moved.sample_ids = tuple(moved.sample_ids[i] for i in order)
+    moved.data = {name: array[order] for name, array in moved.data.items()}
+    first, second = fit_head(store, "logreg"), fit_head(moved, "logreg")
     assert first.split == second.split
     accuracy = second.metrics["accuracy"].value
     assert first.metrics["accuracy"].value == pytest.approx(accuracy, abs=0.05)
+    other.image_sha256 = str
+    third = fit_head(other, "mlp", params=FAST)
+    assert first.samples_digest == second.samples_digest != third.samples_digest
+    assert first.comparison_key == second.comparison_key == third.comparison_key
 
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted():
@@ -266,20 +251,18 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted():
     run = fit_head(store, "logreg", allow_partial=True)
     assert run.left_out_because == {"quarantined": 2, "missing": 30, "unlabelled": 3}
     assert (run.left_out, run.n_train + run.n_validation + run.n_test) == (35, 85)
-    unused = [store.sample_ids[row] for row in (0, 5, 7, 8, 9, *range(90, 120))]
-    assert parts_of(run)["left_out"] == unused
+    split = read_split(run.path)
+    assert split.left_out == [store.sample_ids[row] for row in (0, 5, 7, 8, 9, *range(90, 120))]
     # The store grows; who is learnt from does not, for any run that takes over the split.
     store.committed[:] = True
     again = fit_head(store, "logreg", same_split_as=run.path)
     third = fit_head(store, "mlp", seed=9, params=FAST, same_split_as=str(again.path))
-    assert parts_of(again) == parts_of(third) == parts_of(run)
+    assert read_split(again.path) == read_split(third.path) == split
     assert (again.metrics, again.split, third.split) == (run.metrics, run.split, run.split)
-    split, other = holdout(FakeStore(), 0.2), FakeStore()
+    other = FakeStore()
     other.bad = [11]
-    with pytest.raises(
-        InputError, match=r"1 samples without a label or features .* 'River/11.png'"
-    ):
-        fit_head(other, split=split)
+    with pytest.raises(InputError, match=r"1 samples without a label or features .* 'River/11.png"):
+        fit_head(other, split=holdout(FakeStore(), 0.2))
 
 
 def without_features(store):
@@ -324,41 +307,24 @@ def overflowing(store):
         (None, {"features": "pooled,poled"}, UnknownName, "'poled': did you mean pooled"),
         (None, {"split": 0.2, "same_split_as": "runs/x"}, InputError, "exclude each other"),
         (None, {"same_split_as": "runs/x"}, InputError, "runs/x"),
-        (
-            without_features,
-            {},
-            InputError,
-            "tier pooled, .* has grid: .*--tiers pooled --out cache",
-        ),
+        (without_features, {}, InputError, "tier pooled, .* has grid: .*--tiers pooled --out"),
         (without_features, {"head": "conv", "features": "mean"}, InputError, "reads grid"),
         (unlabelled, {}, InputError, "0 usable rows and 3 classes"),
         (small_class, {"head": "logreg"}, InputError, "'River', got 1"),
         (infinite, {"head": "logreg"}, InputError, r"pooled of sample 'River/17\.png'"),
         (lambda store: infinite(store, "image_stats"), {}, InputError, "image_stats"),
         (overflowing, {"params": FAST}, InputError, "extreme values in the features"),
-        (
-            overflowing,
-            {"head": "logreg", "params": {"scaling": "standard"}},
-            InputError,
-            "cannot be trained.*infin",
-        ),
+        (overflowing, {"head": "logreg", "params": STANDARD}, InputError, "cannot be trained.*inf"),
     ],
 )
 def test_what_cannot_be_is_refused(spoil, options, error, told, tmp_path):
     store = FakeStore()
     if spoil:
         spoil(store)
+    params = FAST if "head" not in options else {}
     with pytest.raises(error, match=told):
-        fit_head(
-            store, **{"params": FAST if "head" not in options else {}, **options}, out=tmp_path
-        )
+        fit_head(store, **{"params": params, **options}, out=tmp_path)
     assert nothing_in(tmp_path)
-
-
-def test_the_split_of_a_run_of_other_samples_is_refused(tmp_path):
-    first = fit_head(FakeStore(), "logreg")
-    with pytest.raises(InputError, match="other samples than those of cache/toy"):
-        fit_head(FakeStore(60), "logreg", same_split_as=first.path)
     with pytest.raises(InputError, match=r"no\.zarr"):
         fit_head(tmp_path / "no.zarr")
 
@@ -386,25 +352,22 @@ def test_groups_stay_together(known):
     if known:
         store.groups, options = tuple(i[-5] for i in store.sample_ids), {}
     run = fit_head(store, "logreg", 0.3, **options)
-    parts = parts_of(run)
-    used = {*parts["held_out"], *parts["validation"]}
-    trained = [i for i in store.sample_ids if i not in used]
-    digits = [{i[-5] for i in ids} for ids in (parts["held_out"], parts["validation"], trained)]
+    split = read_split(run.path)
+    trained = {*store.sample_ids} - {*split.held_out, *split.validation}
+    digits = [{i[-5] for i in ids} for ids in (split.held_out, split.validation, trained)]
     assert run.split.name == "grouped"
     assert sum(map(len, digits)) == len(set.union(*digits)) == 10
 
 
-@pytest.mark.parametrize("split", [None, "shipped"])
-def test_a_shipped_split_is_the_default(split):
+@pytest.mark.parametrize("asked", [None, "shipped"])
+def test_a_shipped_split_is_the_default(asked):
     store = FakeStore()
-    which = np.random.default_rng(1).permutation(120) % 10
-    store.parts = tuple(("test", "validation", *["train"] * 8)[w] for w in which)
-    run = fit_head(store, "logreg", split)
-    assert run.split.name == "shipped"
-    for part, name in (("held_out", "test"), ("validation", "validation")):
-        expected = {i for i, p in zip(store.sample_ids, store.parts, strict=True) if p == name}
-        assert set(parts_of(run)[part]) == expected
-    assert run.n_train == 96
+    store.parts = tuple(("test", "validation", *["train"] * 8)[i % 10] for i in range(120))
+    run = fit_head(store, "logreg", asked)
+    split = read_split(run.path)
+    assert (run.split.name, run.n_train) == ("shipped", 96)
+    assert split.held_out == list(store.sample_ids[::10])
+    assert split.validation == list(store.sample_ids[1::10])
 
 
 @pytest.mark.parametrize("at", ["read", "fit", "score", "floor", "write", "epoch"])
@@ -431,17 +394,12 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
 # Heads on grids, and masks: stores on disk
 
 
-PARAMS = {
-    "logreg": {},
-    "mlp": FAST,
-    "conv": {"width": 16, "epochs": 12, "lr": 1e-2},
-    "vit": {"width": 64, "epochs": 12},
-}
+OF |= {"conv": {"width": 16, "epochs": 12, "lr": 1e-2}, "vit": {"width": 64, "epochs": 12}}
 CASES = [
     (name, task, streamed)
     for name in registry.names("heads")
-    for task in registry.load("heads", name).Head.tiers
-    for streamed in ((False,) if name in ("logreg", "mlp") else (False, True))
+    for task, array in registry.load("heads", name).Head.tiers.items()
+    for streamed in {False, array != "pooled"}
 ]
 
 
@@ -490,15 +448,15 @@ def test_held_out_rows_are_not_read_before_the_score(head, task, streamed, store
             assert store.late == 0
             store.forbidden = frozenset()
 
-    small = {"epochs": 1} if head in ("conv", "vit") else {}
-    run = fit_head(store, head, 0.25, params=PARAMS[head] | small, on_event=release)
+    small = {} if head == "logreg" else {"epochs": 1}
+    run = fit_head(store, head, 0.25, params=OF[head] | small, on_event=release)
     np.testing.assert_array_equal(held_out(run, store), split.test)
     assert store.late >= len(split.test)
 
 
 @pytest.mark.parametrize("head", ["conv", "vit"])
 def test_heads_on_grids_tell_classes_apart(head, stores):
-    run = fit_head(stores["classification"], head, params=PARAMS[head])
+    run = fit_head(stores["classification"], head, params=OF[head])
     assert (run.features, run.task, run.order) == ("grid", "classification", "own")
     assert run.metrics["accuracy"].value > 0.9
     assert {"samples_per_second", "waiting"} < run.training.keys()
@@ -512,7 +470,7 @@ def test_heads_on_grids_tell_classes_apart(head, stores):
 
 def test_masks_are_found_and_kept(stores):
     store = open_store(stores["segmentation"])
-    run = fit_head(store, "conv", 0.25, seed=2, params=PARAMS["conv"] | {"epochs": 20})
+    run = fit_head(store, "conv", 0.25, seed=2, params=OF["conv"] | {"epochs": 20})
     assert (run.features, run.task, run.n_test, run.resolution) == ("dense", "segmentation", 8, 64)
     assert run.metrics["iou"].value > 0.4 > run.floor["iou"].value == 0  # nothing but background
     assert run.metrics["accuracy"].value > run.floor["accuracy"].value > 0.5
@@ -522,7 +480,7 @@ def test_masks_are_found_and_kept(stores):
         "images.csv", "masks", "metrics.json", "split.json",
     ]  # fmt: skip
     rows = list(csv.DictReader((run.path / "images.csv").read_text().splitlines()))
-    assert [row["sample_id"] for row in rows] == parts_of(run)["held_out"]
+    assert [row["sample_id"] for row in rows] == read_split(run.path).held_out
     files = {path.relative_to(run.path).as_posix() for path in run.path.glob("masks/*")}
     assert {row["mask"] for row in rows} == files
     matrices, head = [], load(run.path)
@@ -543,7 +501,7 @@ def test_masks_are_found_and_kept(stores):
 def test_streaming_learns_as_well_and_the_same_for_the_same_seed(stores, monkeypatch):
     monkeypatch.setattr(feed, "HELD_BYTES", 0)
     monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
-    runs = [fit_head(stores["classification"], "conv", params=PARAMS["conv"]) for _ in range(2)]
+    runs = [fit_head(stores["classification"], "conv", params=OF["conv"]) for _ in range(2)]
     assert runs[0].metrics["accuracy"].value > 0.9
     assert runs[0].metrics == runs[1].metrics
     first, second = (files_of(run, "head.safetensors") for run in runs)
