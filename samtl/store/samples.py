@@ -70,19 +70,10 @@ def _texts(name: str) -> cached_property[tuple[str, ...]]:
 
 
 class SampleTable:
-    """The samples that count, ordered by row. Immutable; made by `SampleTable.make` or `read_table`.
+    """The samples that count, ordered by row. Immutable; made by `SampleTable.make` or `read_table`."""
 
-    Attributes
-    ----------
-    about : About
-    columns : pyarrow.Table
-    samples : (n,) tuple of str
-        Ids.
-    groups, parts : (n,) tuple of str
-        What each sample was cut from, and its part of the dataset's own split; empty if that is not known.
-    """
-
-    samples, groups, parts = _texts("sample"), _texts("group"), _texts("part")
+    samples = _texts("sample")  # ids
+    groups, parts = _texts("group"), _texts("part")  # empty if they are not known
 
     def __init__(self, about: About, columns: pa.Table) -> None:
         self.about, self.columns = about, columns
@@ -246,9 +237,7 @@ def read_table(storage: Storage, identity: Identity, number: int) -> SampleTable
             raise DamageError(f"{where} fails its own digest: it was altered or is damaged")
         columns = file.read().replace_schema_metadata().cast(_SCHEMA)
     except FileNotFoundError as error:
-        raise DamageError(
-            f"{where} is missing, so nobody knows which images the rows are: take it from a copy of the store"
-        ) from error
+        raise DamageError(f"{where} is missing: take it from a copy of the store") from error
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError, OverflowError) as error:
         raise DamageError(f"{where} is damaged or is no sample table: {error}") from error
     if about.format != FORMAT:
