@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made import ARRAYS, ROWS, begin, make, meanwhile, relisted, state_of, stats
+from made import ARRAYS, KEPT, ROWS, begin, make, meanwhile, relisted, state_of, stats
 
 from samtl._io import seal
 from samtl.errors import DamageError, InputError
@@ -16,7 +16,6 @@ from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.verify import LEVELS, check
 
 TABLE = "samples/000001.parquet"
-KEPT = set(range(ROWS)) - {1, 20}
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +68,6 @@ def test_bad_arguments(original, tmp_path):
             check(place, level)
 
 
-# Shards
-
-
 def flip(data):
     for position in (2, 7):
         data[32 + position * 24 + 5] ^= 4
@@ -112,9 +108,6 @@ def test_a_shard_of_another_store_is_not_the_committed_one(store):
     changed(store, "log/0.0.json", arrays=arrays)
     assert found(store) == set()
     assert {what for what, _ in found(store, "deep")} == {"sha256"}
-
-
-# What is counted
 
 
 def test_quarantined_and_missing_rows_are_counted(tmp_path):
@@ -215,9 +208,6 @@ def test_packs_are_compared_with_the_records(store, monkeypatch):
         assert open_store(store).missing == 0
 
 
-# What is derived, and what is left over
-
-
 @pytest.mark.parametrize("name", ["zarr.json", "pooled/zarr.json", "valid/c.0", "sample/zarr.json"])
 def test_metadata_and_coordinates(store, name):
     for content in (b"{", (store / name).read_bytes()[:-1] + b" "):
@@ -250,9 +240,6 @@ def test_what_counts_for_nothing_is_listed(store):
     done = check(store)
     assert (done.findings, done.missing) == ([], ROWS - 32)
     assert expected <= set(done.leftovers)
-
-
-# Beside writers
 
 
 def test_a_pass_that_writes_meanwhile_is_no_damage(tmp_path, monkeypatch):
