@@ -21,7 +21,7 @@ from samtl._io import (
     seal,
     unseal,
 )
-from samtl.errors import DamageError, InputError, require_extra
+from samtl.errors import DamageError
 
 
 def names(folder):
@@ -49,9 +49,9 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "fsync", fail)
-    for write in (lambda: publish(tmp_path / "a", [b"x"]), lambda: replace(tmp_path / "a", b"x")):
+    for write, content in ((publish, [b"x"]), (replace, b"x")):
         with pytest.raises(OSError, match="full"):
-            write()
+            write(tmp_path / "a", content)
     assert names(tmp_path) == []
 
 
@@ -136,28 +136,16 @@ def test_a_folder_appears_when_it_is_published(tmp_path, monkeypatch, exchange):
 def test_what_killed_processes_left_is_swept(tmp_path):
     with AtomicFolder(tmp_path) as alive:
         prefix = alive.path.name.rpartition("-")[0]
-        dead, young, foreign = (
-            tmp_path / name for name in (f"{prefix}-1", f"{prefix}-2", ".tmp-far-3")
-        )
-        for folder in (dead, young, foreign):
-            folder.mkdir()
-            (folder / "a").write_text("")
-        old = time.time() - 100
-        for folder in (dead, foreign, alive.path):
-            os.utime(folder, (old, old))
+        left = {f"{prefix}-dead": 100, f"{prefix}-young": 0, ".tmp-far-machine": 100}
+        for name, age in left.items():
+            (tmp_path / name / "a").mkdir(parents=True)
+            os.utime(tmp_path / name, (time.time() - age,) * 2)
+        os.utime(alive.path, (time.time() - 100,) * 2)
         with AtomicFolder(tmp_path):
             pass
-        assert alive.path.exists()
-        assert not dead.exists()
-        assert young.exists()
-        assert foreign.exists()
+        del left[f"{prefix}-dead"]
+        assert names(tmp_path) == sorted([alive.path.name, *left])
         descriptor = os.open(alive.path, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(descriptor)
-
-
-def test_a_missing_extra_says_what_to_install():
-    assert require_extra("json", "x").loads("1") == 1
-    with pytest.raises(InputError, match=r"samtl\[cloud\]"):
-        require_extra("obstore_that_is_not_there", "cloud")
