@@ -217,14 +217,14 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(store, out):
 def test_what_failed_is_tried_again_and_what_was_to_start_from_it_goes_on(
     store, out, tmp_path, monkeypatch, head, room
 ):
-    started, failing = worker.Worker._begin, ["0.4"]
+    started, failing = worker.Worker.begin, ["0.4"]
 
-    def flaky(self, cell, tell):
+    def flaky(self, cell):
         if cell.split in failing:
             raise InputError("the second fails")
-        return started(self, cell, tell)
+        return started(self, cell)
 
-    monkeypatch.setattr(worker.Worker, "_begin", flaky)
+    monkeypatch.setattr(worker.Worker, "begin", flaky)
     result = run(store, out, [head], room=room)
     assert counts(result) == (2, 0, 1)
     assert list(result.failed.values()) == ["the second fails"]
@@ -244,7 +244,7 @@ def test_what_all_of_a_unit_need_fails_all_of_it(store, out, monkeypatch, room):
         raise OSError("the drive\n  was unplugged")
 
     monkeypatch.setattr(worker, "fit_together", gone)
-    monkeypatch.setattr(worker.Worker, "_begin", gone)
+    monkeypatch.setattr(worker.Worker, "begin", gone)
     result = run(store, out, ["conv"], room=room)
     assert list(result.failed.values()) == ["OSError: the drive was unplugged"] * 3
 
@@ -419,9 +419,9 @@ def test_passes_are_shared_over_what_does_not_fit_into_half_of_the_memory(store,
     size = open_store(store).bytes_of("grid")
     asked, together = [], worker.fit_together
 
-    def asking(store, array, lanes):
+    def asking(store, array, lanes, here):
         asked.append(len(lanes))
-        return together(store, array, lanes)
+        together(store, array, lanes, here)
 
     monkeypatch.setattr(worker, "fit_together", asking)
     for memory, lanes in ((2 * size, []), (2 * size - 2, [2])):  # a lane for each seed

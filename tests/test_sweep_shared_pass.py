@@ -19,7 +19,7 @@ from samtl.experiment.trial import Trial
 from samtl.heads import trainer
 from samtl.splits import read_split
 from samtl.store.reader import Store, open_store
-from samtl.sweep import plan, shared_pass, worker
+from samtl.sweep import plan, shared_pass
 from samtl.sweep.api import sweep
 from samtl.sweep.shared_pass import _Pool
 
@@ -237,7 +237,7 @@ def test_a_head_that_diverges_fails_alone(store, tmp_path):
 def test_what_fails_fails_alone_and_the_next_in_its_lane_begins(
     store, warm_starts, tmp_path, monkeypatch, what
 ):
-    owner, called = worker if what == "RunFolder" else Trial, []
+    owner, called = shared_pass if what == "RunFolder" else Trial, []
     made = getattr(owner, what)
 
     def second_fails(*args):

@@ -115,20 +115,22 @@ class Trial:
             told = f"the {self.config.kind} {self.name} cannot be trained: {error}"
             raise InputError(told) from error
 
-    def fit(
-        self, parent: Path, clock: Clock, floor: FloorOf | None = None, splits: Path | None = None
-    ) -> Run:
-        """Train, score and write a run folder into `parent`; the others as for `write`."""
+    def fit(self, parent: Path, clock: Clock) -> Run:
+        """Train, score and write a run folder into `parent`."""
         with RunFolder(parent) as folder:
-            clock.start("read")
-            self.check()
-            with self.refusing():
-                changes = self.source.fit(self.model, self.split, clock)
-            self.config = msgspec.structs.replace(self.config, **changes)
-            clock.start("score")
-            answers = self.source.answers(self.model, self.name, self.held.rows, clock)
-            self.held.take(answers, folder)
-            return self.write(folder, clock, floor, splits)
+            self.train(folder, clock)
+            return self.write(folder, clock)
+
+    def train(self, folder: RunFolder, clock: Clock) -> None:
+        """Train, and predict the held-out samples."""
+        clock.start("read")
+        self.check()
+        with self.refusing():
+            changes = self.source.fit(self.model, self.split, clock)
+        self.config = msgspec.structs.replace(self.config, **changes)
+        clock.start("score")
+        answers = self.source.answers(self.model, self.name, self.held.rows, clock)
+        self.held.take(answers, folder)
 
     def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder) -> None:
         """Predict some of the held-out samples, by their place among these, from their features."""
