@@ -155,7 +155,6 @@ class DiskStorage(Storage):
     def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         path = self.root / name
         with _explained(path, "written"):
-            _io.make_folder(path.parent)
             try:
                 _io.publish(path, pieces)
             except FileExistsError:
@@ -166,7 +165,6 @@ class DiskStorage(Storage):
     def replace(self, name: str, content: bytes) -> None:
         path = self.root / name
         with _explained(path, "written"):
-            _io.make_folder(path.parent)
             _io.replace(path, content)
 
     def delete(self, name: str) -> None:
