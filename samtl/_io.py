@@ -182,7 +182,8 @@ def _write(
         name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        # If the name was taken, too: its writer may not have synced it, and whoever goes on from it must find it.
+        sync_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:
