@@ -19,7 +19,6 @@ from samtl.images.safe_decoder import SafeDecoder
 
 pytestmark = pytest.mark.slow
 
-
 MOST_MEMORY, MOST_SECONDS = 300 * 2**20, 10
 PNG, JPEG, WEBP, BMP = (SEEDS[form] for form in ("png", "jpeg", "webp", "bmp"))
 

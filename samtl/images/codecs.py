@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from samtl.errors import InputError
-from samtl.images.transforms import resize_image
+from samtl.images.transforms import IGNORE, resize_image
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
@@ -158,6 +158,28 @@ def mask_sha256(mask: NDArray[np.uint8]) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(mask).tobytes()).hexdigest()
 
 
+def check_mask(mask: NDArray[Any], size: tuple[int, int], n_classes: int) -> None:
+    """Raise BadImage unless a mask can be the target of an image of this height and width."""
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        told = f"a mask must be (height, width) uint8, this one is {mask.shape} {mask.dtype}"
+        raise BadImage("mask_unreadable", told)
+    if mask.shape != size:
+        raise BadImage(
+            "mask_size",
+            f"a mask of the image's size, {size[1]} x {size[0]}, was expected, this one is "
+            f"{mask.shape[1]} x {mask.shape[0]}; bring both to one size",
+        )
+    known = mask[mask != IGNORE]
+    if known.max(initial=0) >= n_classes:
+        told = f"class indices below {n_classes}, or {IGNORE} to be ignored, this one holds {known.max()}"
+        raise BadImage("mask_values", f"a mask must hold {told}")
+    if not known.size:
+        raise BadImage(
+            "mask_values",
+            "a mask must have a pixel of a known class, all of this one are to be ignored; leave the image out",
+        )
+
+
 def statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Compute the moments and the range of each channel of an image, (H, W, 3) uint8.
 
@@ -173,10 +195,10 @@ def statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _statistics(image: Image.Image) -> NDArray[np.float32]:
-    # Python integers, so that nothing is rounded before the last step.
-    counts = np.array(image.histogram(), dtype=object).reshape(3, 256)
+    counts = np.array(image.histogram()).reshape(3, 256)
     n, levels = image.width * image.height, np.arange(256)
-    sums, squares = counts @ levels, counts @ levels**2
+    # Python integers, so that nothing overflows or is rounded before the last step.
+    sums, squares = (counts @ levels).astype(object), (counts @ levels**2).astype(object)
     deviations = ((n * squares - sums**2) / n**2) ** 0.5
     present = counts > 0
     lowest, highest = present.argmax(axis=1), 255 - present[:, ::-1].argmax(axis=1)
