@@ -132,15 +132,7 @@ def require_whole(store, expected):
     assert records == {f"{block}.0.json" for block in range(-(-len(expected) // BLOCK))}
 
 
-def can_trace():
-    """Whether strace is here and may be used."""
-    command = ["strace", "-e", "trace=none", "true"]
-    return (
-        bool(shutil.which("strace"))
-        and not subprocess.run(command, capture_output=True, check=False).returncode
-    )
-
-
+TRACES = subprocess.run(["sh", "-c", "strace -e trace=none true"], capture_output=True, check=False)
 needs_strace = pytest.mark.skipif(
-    not can_trace(), reason="strace is not here, or may trace nothing"
+    TRACES.returncode != 0, reason="strace is not here, or may trace nothing"
 )

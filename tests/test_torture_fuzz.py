@@ -57,11 +57,9 @@ def table(raw, chance):
         new = old
     if isinstance(about, dict):
         about["digest"] = "0" * 64
+    text = json.dumps(about, separators=(",", ":")).encode("utf-8", "replace")
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, new.schema, store_schema=False) as writer:
-        writer.write_table(new)
-        text = json.dumps(about, separators=(",", ":")).encode("utf-8", "replace")
-        writer.add_key_value_metadata({"samtl": text})
+    pq.write_table(new.replace_schema_metadata({"samtl": text}), sink, store_schema=False)
     made = bytes(sink.getvalue())
     return samples.signed(made, "0" * 64, hashlib.sha256(made).hexdigest())
 

@@ -199,12 +199,6 @@ BOMBS = {
         lambda: zipped(zeros(GIB)),
         lambda: zipped(zeros(GIB, says=1000)),
         lambda: zipped(zeros(GIB // 2)),  # just what a file may have
-        lambda: zipped(
-            *(Part(f"River/{i}.png", payload=b"" if i else squeezed(256), size=2**28, offset=60) for i in range(50))
-        ),
-        lambda: zipped(*(Part(f"River/{i}.png", b"", size=2**29, packed_size=2**24) for i in range(200))),
-        lambda: zipped()[:-22] + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 60000, 60000, GIB, 100, 0),
-        lambda: zipped(Part("River/x.png", zipped(Part("x", bytes(2**20))))),
     ],
     "a.png": [
         *(lambda side=side: large_png(side) for side in (9459, 9460, 30_000)),
