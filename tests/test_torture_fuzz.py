@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fuzzing import TARGETS, damaged, mutated, odd, sealed
+from fuzzing import FILES, damaged, mutated, odd, sealed
 from made import ARRAYS, DAMAGES, contents, files, make, means_the_same, relisted
 from stubs import edit_run, embedded, toy_dataset
 
@@ -163,7 +163,7 @@ def test_whatever_a_document_says_is_read_or_a_message(
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not here")
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FILES)
 def test_led_by_the_code(tmp_path, record_property, target):
     folder, tests = tmp_path / "a.zarr", Path(__file__).parent
     if target in ("head", "tensors"):
