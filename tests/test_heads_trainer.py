@@ -42,9 +42,6 @@ def run(model, tell=lambda epoch: None, loss=cross_entropy, training=None, held=
     return Trainer(model, loss, len(training), recipe, 0, tell).run(training, held)
 
 
-# What is learnt
-
-
 def test_figures_are_means_over_samples_whatever_the_batches():
     """With a rate of nothing the model stays, and its loss is that of all samples at once."""
     model, seen = linear(), []
@@ -77,9 +74,6 @@ def test_every_sample_comes_once_and_in_another_order_each_time():
     assert orders[0] != orders[1]
     plain = [targets.tolist() for _, targets in source.batches(4, None)]
     assert plain == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
-# How it steps
 
 
 def test_the_rate_rises_then_falls_and_gradients_are_clipped(monkeypatch):
@@ -117,24 +111,16 @@ def test_only_matrices_decay():
 
 
 @pytest.mark.parametrize(
-    ("precision", "native", "expected"),
-    [
-        ("auto", True, torch.bfloat16),
-        ("auto", False, torch.float32),
-        ("float32", True, torch.float32),
-        ("bfloat16", False, torch.bfloat16),
-    ],
+    ("precision", "native", "low"),
+    [("auto", 1, True), ("auto", 0, False), ("float32", 1, False), ("bfloat16", 0, True)],
 )
-def test_products_are_in_bfloat16_where_it_is_native(precision, native, expected, monkeypatch):
-    monkeypatch.setattr(_train, "native_bfloat16", lambda device: native)
+def test_products_are_in_bfloat16_where_it_is_native(precision, native, low, monkeypatch):
+    monkeypatch.setattr(_train, "native_bfloat16", lambda device: bool(native))
     seen, model = set(), linear()
     model.register_forward_hook(lambda module, inputs, out: seen.add(out.dtype))
     run(model, epochs=1, precision=precision)
-    assert seen == {expected}
+    assert seen == {torch.bfloat16 if low else torch.float32}
     assert model.weight.dtype == torch.float32
-
-
-# When it ends
 
 
 def test_training_ends_after_patience_with_the_best_weights():
@@ -238,9 +224,6 @@ def test_an_epoch_may_be_judged_after_the_next_was_learnt(way, stopped):
     assert not one.model.training
     for mine, theirs in zip(one.model.parameters(), alone.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-
-
-# From weights that were learnt before
 
 
 @pytest.mark.parametrize(
