@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from samtl.errors import InputError
+from samtl.heads import mlp
 from samtl.heads import trainer as _train
 from samtl.heads.layers import Dropout
-from samtl.heads.trainer import InMemory, Recipe, Tally, Trainer, isolated, shortened, warmed
+from samtl.heads.trainer import InMemory, Recipe, Tally, Trainer, isolated, warm_epochs
 from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -238,7 +239,6 @@ def test_an_epoch_may_be_judged_after_the_next_was_learnt(way, stopped):
     ],
 )
 def test_a_warm_training_is_shorter(n, epochs, expected):
-    # To its end: the weights get worse before they get better.
-    shorter = replace(RECIPE, epochs=expected, patience=expected)
-    assert warmed(replace(RECIPE, epochs=epochs), n) == shorter
-    assert shortened(epochs, n) is (2 * expected <= epochs)
+    assert warm_epochs(epochs, n) == expected
+    head = mlp.Head(epochs=epochs)
+    assert head.gains(n, "classification") is (2 * expected <= epochs)

@@ -186,7 +186,7 @@ def test_a_run_learns(tmp_path):
     coarse = torch.rand(16, 3, 3, 3, generator=generator(4))
     data = (255 * interpolate(coarse, (16, 16), mode="bilinear")).to(torch.uint8)
     way = {"pixels": 16, "wide": 32, "learning_rate": 2e-3, "hidden_often": 0.0}
-    training = begun(data, tmp_path, Recipe(stages=(Stage(4, 8, 30),), **way))
+    training = begun(data, tmp_path, Recipe(stages=(Stage(4, 8, 12),), **way))
     first = training._learn(0, training.recipe.stages[0], 0, logged=True)
     training.run()
     last = json.loads((tmp_path / LOG).read_text().splitlines()[-1])
