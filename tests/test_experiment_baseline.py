@@ -129,9 +129,7 @@ def test_scenes_stay_together():
     [
         (stripes, "unet", {}, "unet is for segmentation, and stripes is for classification"),
         (blobs, "cnn", {}, "cnn is for classification, and blobs is for segmentation"),
-        (stripes, "cnn", {"params": {"depth": 3}}, "'depth'"),
         (stripes, "cn", {}, "did you mean cnn"),
-        (stripes, "floor", {"split": "shipped"}, "does not come with a split"),
         (stripes, "floor", {"seed": -1}, "--seed must lie between"),
         (stripes, "floor", {"same_split_as": "runs/x"}, "runs/x is no run"),
         (stripes, "cnn", {"params": {"epochs": 0}}, "epochs must be a whole number from 1"),
