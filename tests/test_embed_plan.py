@@ -84,9 +84,6 @@ def test_a_disk_that_is_too_small_stops_the_pass_before_it_starts(monkeypatch, e
     assert embed_toys().missing == 0
 
 
-# Nothing is touched
-
-
 def test_a_plan_writes_nothing(small):
     before = contents(small)
     plan_of(dataset=small_dataset(), out=small, tiers=("pooled",))
@@ -141,9 +138,6 @@ def test_what_a_store_was_made_with_is_the_default():
     assert (again.compute_dtype, again.image_size) == ("float16", 32)
 
 
-# Arguments
-
-
 @pytest.mark.parametrize(
     ("size", "masks", "tiers", "refused"),
     [
@@ -175,6 +169,7 @@ def test_grids_that_no_head_reads_are_refused_before_the_pass(size, masks, tiers
         ("per_class", (13,), "class1 has 12.*use --per-class 12 or less"),
         ("device", ("gpu", "cpu:1", ""), "--device"),
         ("dataset", (toy_dataset(0),), "the dataset toy has no images"),
+        ("root", (".",), "takes no root"),
         ("group_by", ("scene",), r"finds nothing in 'class0/0000\.png'"),
     ],
 )  # fmt: skip
