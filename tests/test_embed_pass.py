@@ -15,18 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stubs import (
-    BROKEN,
-    SHAPES,
-    StubEncoder,
-    StubEncoders,
-    contents,
-    everything,
-    install,
-    png,
-    small_dataset,
-    toy_dataset,
-)
+import stubs
+from stubs import SHAPES, StubEncoders, contents, png, small_dataset, toy_dataset
 
 from samtl._runtime import Note
 from samtl.datasets import Dataset
@@ -53,7 +43,7 @@ def run(dataset=None, out="a.zarr", **options):
 
 
 def rows_of(path="a.zarr"):
-    return everything(open_store(path))
+    return stubs.everything(open_store(path))
 
 
 def arrays_of_record(block, sequence):
@@ -76,7 +66,7 @@ def stopping_after(batches):
 def whole(tmp_path_factory):
     """Rows of an uninterrupted pass over the toy dataset."""
     with pytest.MonkeyPatch.context() as patch:
-        install(StubEncoders(), patch.setattr)
+        stubs.install(StubEncoders(), patch.setattr)
         return rows_of(run(out=tmp_path_factory.mktemp("whole") / "a.zarr").store)
 
 
@@ -154,7 +144,7 @@ def test_untrusted_images_are_decoded_elsewhere(encoders):
 
 
 def test_at_real_size_the_arrays_are_as_designed(monkeypatch):
-    install(StubEncoders(image_size=1024), monkeypatch.setattr)
+    stubs.install(StubEncoders(image_size=1024), monkeypatch.setattr)
     store = open_store(run(toy_dataset(17)).store)
     assert store.shape("dense") == (17, 256, 64, 64)
     assert store.shape("grid") == (17, 256, 16, 16)
@@ -165,7 +155,7 @@ def test_at_real_size_the_arrays_are_as_designed(monkeypatch):
 
 
 def test_bad_images_are_set_aside_and_the_pass_goes_on(encoders):
-    bad = dict(enumerate(BROKEN, start=4))
+    bad = dict(enumerate(stubs.BROKEN, start=4))
     result = run(toy_dataset(21, bad=bad))
     store = open_store("a.zarr")
     ids = toy_dataset(21).sample_ids
@@ -441,7 +431,9 @@ def test_a_slow_disk_holds_the_encoder_back(encoders, monkeypatch, device):
 
 def test_without_a_batch_size_the_encoder_is_asked(encoders, monkeypatch, whole):
     monkeypatch.setattr(planning, "images_per_call", lambda *arguments, untold: untold)
-    monkeypatch.setattr(StubEncoder, "best_batch", lambda self, most: min(most, 7), raising=False)
+    monkeypatch.setattr(
+        stubs.StubEncoder, "best_batch", lambda self, most: min(most, 7), raising=False
+    )
     plans = []
     result = run(on_event=lambda event: plans.append(event) if isinstance(event, Plan) else None)
     assert [plan.batch_size for plan in plans] == [0]  # not known yet
