@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -47,20 +48,18 @@ def test_results_come_in_order_and_not_without_bound(workers):
     assert sorted(started) == list(range(50))
 
 
-def test_threads_end_if_nobody_takes_results_any_more():
+def test_an_error_is_raised_when_its_result_is_taken_and_threads_end():
     before = threading.active_count()
-    results = prefetch(lambda row: row, iter(range(10**6)), 3, 6)
-    assert next(results) == 0
-    assert threading.active_count() > before
-    results.close()
-    assert threading.active_count() == before
-
-
-def test_an_error_is_raised_when_its_result_is_taken():
-    results = prefetch(lambda item: 1 // (2 - item), range(5))
+    results = prefetch(lambda item: 1 // (2 - item), range(10**6), 3, 6)
     assert [next(results), next(results)] == [0, 1]
+    assert threading.active_count() > before
     with pytest.raises(ZeroDivisionError):
         next(results)
+    assert threading.active_count() == before
+    results = prefetch(abs, range(10**6), 3, 6)
+    assert next(results) == 0
+    results.close()
+    assert threading.active_count() == before
 
 
 def run(work, tasks, workers=2, **options):
@@ -107,9 +106,25 @@ def test_workers_are_deaf_to_ctrl_c_and_killed_at_the_end():
     assert time.monotonic() - began < 60
 
 
-def test_work_that_cannot_be_sent_is_refused():
+UNGUARDED = """
+import functools
+from samtl._runtime import run_tasks
+from workers import invert
+work = functools.partial(invert, more=bytes(2**20))
+list(run_tasks(work, [0, 1], 2, instead="do it here"))
+"""
+
+
+def test_work_that_cannot_be_sent_and_a_script_without_a_guard_are_refused(tmp_path):
     with pytest.raises(InputError, match="or do it here"):
         next(run(lambda task, link: task, [1]))
+    (tmp_path / "script.py").write_text(UNGUARDED)  # its processes run it again from the start
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, timeout=100, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "__main__" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -189,42 +204,31 @@ def test_the_limit_of_a_control_group_counts(monkeypatch, groups, files, expecte
     assert whole > peak_memory() > 0
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "native"),
-    [
+def test_bfloat16_counts_only_if_the_hardware_has_it(monkeypatch):
+    cpu, asked = torch.device("cpu"), []
+    for capabilities, native in (
         ({"avx512_f": True, "avx512_bf16": True}, True),
         ({"avx512_f": True, "amx_bf16": True, "avx512_bf16": False}, True),
         ({"architecture": "aarch64", "bf16": True}, True),
         ({"avx512_f": True, "avx512_bf16": False}, False),  # would emulate it
         ({}, False),
-    ],
-)
-def test_a_cpu_with_native_bfloat16(capabilities, native, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert native_bfloat16(torch.device("cpu")) is native
-
-
-def test_other_devices_and_versions_of_torch(monkeypatch):
-    # What is emulated on a GPU does not count; a torch that cannot tell means float32.
-    asked = []
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
+        assert native_bfloat16(cpu) is native
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as in older versions
+    assert native_bfloat16(cpu) is False
+    assert native_bfloat16(torch.device("mps")) is False
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or True)
     assert native_bfloat16(torch.device("cuda")) is True
     assert asked == [{"including_emulation": False}]
-    assert native_bfloat16(torch.device("mps")) is False
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert native_bfloat16(torch.device("cpu")) is False
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (0.25, "0.25 s"), (9.9, "9.9 s"), (9.99, "10 s"), (59.6, "1 min"), (61, "1 min 1 s"), (7200, "2 h"),
-     (3700, "1 h 1 min")],
-)  # fmt: skip
-def test_durations(seconds, words):
-    assert duration(seconds) == words
-
-
-def test_sizes():
+def test_quantities_in_words():
+    spans = {
+        0: "0 s", 0.25: "0.25 s", 9.9: "9.9 s", 9.99: "10 s", 59.6: "1 min", 61: "1 min 1 s", 7200: "2 h",
+        3700: "1 h 1 min",
+    }  # fmt: skip
+    assert {seconds: duration(seconds) for seconds in spans} == spans
     sizes = {0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3.4 * 2**30: "3.4 GiB", 2**40: "1.00 TiB"}
     assert {count: size(count) for count in sizes} == sizes
 
