@@ -324,7 +324,6 @@ class _Sweep:
         several = len(self.sources.given.stores) > 1
         self.failed[f"{cell}, {cell.config.store}" if several else str(cell)] = text
         self.rows[cell.number] = [failed_row(cell.config, cell.split, text)]
-        _io.make_folder(self.out / FAILED)
         content = msgspec.json.encode(Failure(str(cell), text))
         _io.replace(self._failure(cell), content)
         self.on_event(Progress(cell, "failed", text))
