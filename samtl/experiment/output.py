@@ -28,6 +28,9 @@ class Skipped:
     code: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.image}: {self.code}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Predicted:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import numpy as np
 
-from samtl._io import download, inside, read_object, user_folder
+from samtl._io import download, inside, read_json, user_folder
 from samtl.errors import DamageError, InputError
 from samtl.splits.split import PARTS, Samples, Split, require_every_class, require_usable
 
@@ -186,10 +186,10 @@ def read_split_file(path: str | Path) -> SplitRecord:
     """
     file = Path(path)
     try:
-        content = read_object(file)
+        content = read_json(file, dict)
         if "file" in content:
             shared = inside(file.parent, str(content["file"]), file.parent / SHARED)
-            whole = read_object(shared)
+            whole = read_json(shared, dict)
             for field in ("digest", "validation_digest"):
                 if content.get(field) != whole.get(field):
                     raise InputError(
