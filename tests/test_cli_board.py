@@ -12,15 +12,16 @@ from samtl.cli.board import Board
 
 from samtl._runtime import Note
 from samtl.sweep.api import Progress
+from samtl.sweep.plan import Cell
 
 
 def cells(models, splits, seeds):
     """Cells with what the grid asks of them."""
     rows = SimpleNamespace(seen=range(100))
-    common = {"features": None, "store": "s.zarr", "rows": rows}
+    asked = enumerate(itertools.product(models, splits, range(seeds)))
     return [
-        SimpleNamespace(number=n, name=model, split=split, seed=seed, **common)
-        for n, (model, split, seed) in enumerate(itertools.product(models, splits, range(seeds)))
+        Cell(model, "s.zarr", "pooled", None, split, seed, rows, number=number)
+        for number, (model, split, seed) in asked
     ]
 
 

@@ -1,6 +1,5 @@
 """What every trial has in common: times, parts, scores, and tables that people and programs can read."""
 
-import csv
 import json
 from dataclasses import replace
 
@@ -20,15 +19,9 @@ from samtl.experiment.tables import (
     PALETTE,
     mask_name,
     read_curves,
-    read_images,
-    read_predictions,
     write_mask,
     write_split,
 )
-from samtl.experiment.trial import versions
-from samtl.images.transforms import IGNORE
-from samtl.metrics import classification as metrics
-from samtl.metrics import segmentation as pixel_metrics
 from samtl.splits import Samples, parse, read_split, record_of, select
 
 
@@ -123,78 +116,6 @@ def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path, more):
 # Scores and tables
 
 
-def table(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def run_at(path, some, n, **fields):
-    return a_record(path=path, task=some.task, classes=some.classes, n_test=n, **fields)
-
-
-@pytest.mark.parametrize("lean", [False, True])
-def test_scores_of_classes_and_their_tables(tmp_path, lean):
-    some = samples(12)
-    rows = choose(some, 0.5, 0).test
-    truth = some.labels[rows]
-    chances = np.random.default_rng(0).dirichlet([1, 1, 1], len(truth))
-    held = HeldOut(some, rows)
-    for half in (slice(3, None), slice(3)):
-        said = {"mlp": chances[half], "other": chances[half][:, ::-1]}
-        held.add(np.arange(len(truth))[half], said)
-    found = held.scores(2)
-    assert found["mlp"] == metrics.bootstrap(truth, chances, seed=2)
-    assert found["other"] == metrics.bootstrap(truth, chances[:, ::-1], seed=2)
-    assert held.truth == {some.ids[row]: some.classes[some.labels[row]] for row in rows}
-    with RunFolder(tmp_path) as folder:
-        confusion = held.write(folder, lean)
-        path = folder.publish("run")
-    assert confusion.tolist() == metrics.confusion(truth, chances.argmax(1), 3).tolist()
-    lines = table(path / "predictions.csv")
-    assert [line["label"] for line in lines] == [some.classes[c] for c in truth]
-    assert ("p_a" in lines[0]) != lean
-    if not lean:
-        told = [[float(line[f"p_{name}"]) for name in "abc"] for line in lines]
-        np.testing.assert_allclose(told, chances, rtol=1e-8)
-    again = read_predictions(run_at(path, some, len(truth)))
-    assert again.ids == tuple(some.ids[i] for i in rows)
-    np.testing.assert_array_equal(again.truth, truth)
-    np.testing.assert_array_equal(again.guess, chances.argmax(1))
-    with pytest.raises(InputError, match=r"predictions\.csv"):
-        read_predictions(run_at(path, some, len(truth) + 1))
-
-
-def test_scores_of_masks_and_their_tables(tmp_path):
-    some = Samples.of(["0.png", "1.png", "2.png"], None, classes=("background", "road"))
-    truth = np.zeros((3, 6, 6), dtype=np.uint8)
-    truth[:, :3] = 1
-    truth[2, 0, 0] = IGNORE
-    guess = np.zeros((2, 6, 6), dtype=np.uint8)
-    guess[0, :3], guess[1, :2] = 1, 1
-    held = HeldOut(some, np.array([0, 2]), truth.__getitem__)
-    with RunFolder(tmp_path) as folder:
-        for i in (1, 0):  # in any order
-            held.add(np.array([i]), {"conv": guess[i : i + 1]}, folder)
-        confusion = held.write(folder, lean=False)
-        path = folder.publish("run")
-    matrices = np.array([[[18, 0], [0, 18]], [[18, 0], [6, 11]]])  # a pixel is not counted
-    assert confusion.tolist() == matrices.sum(0).tolist()
-    assert held.scores(3) == {"conv": pixel_metrics.bootstrap(matrices, seed=3)}
-    assert held.truth.keys() == {"0.png", "2.png"}
-    again = read_images(run_at(path, some, 2))
-    assert again.ids == ("0.png", "2.png")
-    assert again.scores["iou"] == pytest.approx([1, 11 / 17], abs=1e-5)
-    for mask, expected in zip(again.masks, guess, strict=True):
-        np.testing.assert_array_equal(np.array(Image.open(mask)), expected)
-    again.masks[0].unlink()
-    with pytest.raises(InputError, match=r"images\.csv is damaged"):
-        read_images(run_at(path, some, 2))
-    truth[2] = IGNORE
-    held.add(np.array([1]), {"conv": guess[1:]})
-    with pytest.raises(InputError, match="image 1 has no pixel of a known class"):
-        held.scores(0)
-
-
 def test_the_key_of_what_may_be_compared():
     def key(some, rows, resolution=0):
         return HeldOut(some, np.array(rows)).comparison_key(resolution)
@@ -214,11 +135,11 @@ def test_the_key_of_what_may_be_compared():
 def test_curves_are_columns_of_numbers(tmp_path):
     with RunFolder(tmp_path) as folder:
         folder.write_csv("curves.csv", ["scaling", "loss"], [("none", 0.5), ("unit", 0.25)])
-        path = folder.publish("run")
-    assert read_curves(run_at(path, samples(), 1)) == {"loss": [0.5, 0.25]}
-    (path / "curves.csv").unlink()
+        run = a_record(path=folder.publish("run"))
+    assert read_curves(run) == {"loss": [0.5, 0.25]}
+    (run.path / "curves.csv").unlink()
     with pytest.raises(InputError, match=r"curves\.csv"):
-        read_curves(run_at(path, samples(), 1))
+        read_curves(run)
 
 
 def test_a_mask_is_told_by_its_place_and_seen_by_people(tmp_path):
@@ -235,9 +156,3 @@ def test_a_mask_is_told_by_its_place_and_seen_by_people(tmp_path):
     assert colours[0].tolist() == [0, 0, 0]
     assert len({tuple(c) for c in colours[:8].tolist()}) == 8
     assert bytes(colours.astype(np.uint8).ravel()) == PALETTE
-
-
-def test_versions_are_those_of_what_decides_figures():
-    found = versions()
-    assert {"python", "samtl", "numpy", "torch", "scikit-learn"} <= found.keys()
-    assert found["numpy"] == np.__version__

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zarr
-from made import ARRAYS, DAMAGES, ROWS, a_folder, contents, files, make, relisted
+from made import ARRAYS, DAMAGES, KEPT, ROWS, a_folder, contents, files, make, relisted
 
 from samtl import _io
 from samtl.errors import DamageError, InputError, ResourceError
@@ -22,7 +22,6 @@ from samtl.store.verify import check
 from samtl.store.writer import open_writer
 
 LATER, PACK = ("dense", "mask"), "log/pack.npz"
-KEPT = set(range(ROWS)) - {1, 20}
 
 
 def again(store):

@@ -32,9 +32,6 @@ def store(original, tmp_path):
     return Path(shutil.copytree(original, tmp_path / "a.zarr"))
 
 
-# The same bytes for every reader
-
-
 def test_zarr_and_tensorstore_read_the_same(original):
     group = zarr.open_group(original, mode="r")
     for array in NUMBERS:
@@ -91,9 +88,6 @@ def test_listed_rows_as_xarray(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
     with pytest.raises(InputError, match=r"samtl\[xarray\]"):
         old.to_xarray()
-
-
-# What a store says
 
 
 def test_what_it_says(original):
@@ -171,9 +165,6 @@ def test_few_shards_stay_mapped(original, monkeypatch):
     for row in (0, 1, 16, 32):
         store.row("pooled", row)
     assert [one() is None for one in mapped] == [True, False, False]
-
-
-# Damage
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -88,9 +88,6 @@ def test_a_row_that_a_later_array_lacks_is_not_ok():
     assert found.facts(15).committed
 
 
-# Several writers
-
-
 def test_writers_at_once_commit_every_block_once(place):
     n, done = 40 * 16, []
 
@@ -116,7 +113,7 @@ def test_writers_that_share_blocks(place):
     write(one, 0, ["pooled"])
     with pytest.raises(DamageError, match=r"row 0 .* another image"):
         write(third, 0, ["image_stats"], images={0: "other"})
-    assert third.earlier_image(0) == sha256("i0")
+    assert third.state.log.image(0) == sha256("i0")
     assert third.missing(0) == ("grid", "image_stats")
     assert write(two, 0, ["pooled", "grid"]) > 0
     assert write(third, 0, ["pooled", "grid"]) is None
@@ -165,9 +162,6 @@ def test_a_shard_without_record_is_taken_as_it_is(place, monkeypatch):
     whole(place)
 
 
-# What is refused
-
-
 @pytest.mark.parametrize(
     "change", [{"fields": {**made.FIELDS, "image_size": 128}}, {"dataset": "other"}]
 )
@@ -213,9 +207,6 @@ def test_a_file_system_without_exclusive_creation(place, monkeypatch):
     with pytest.raises(ResourceError):
         begin(place)
     assert not (place / "fingerprint.json").exists()
-
-
-# Images come and go
 
 
 def test_rows_of_removed_images_come_back(place):

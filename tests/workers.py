@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 
-def invert(number, link):
+def invert(number, link, more=b""):
     link.send(number)
     if number > 1:  # the first ones have ended, and the stop that follows is told of
         while not link.stopped():

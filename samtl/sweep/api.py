@@ -58,7 +58,7 @@ def sweep(
     stores: str | Path | Sequence[str | Path],
     heads: Sequence[str] | None = None,
     splits: str = "0.1,0.2,...,0.9",
-    seeds: int | Sequence[int] = 1,
+    seeds: int | str | Sequence[int] = 1,
     out: str | Path | None = None,
     *,
     baselines: Sequence[str] = (),
@@ -85,8 +85,8 @@ def sweep(
         Heads to train; by default all for the store's task.
     splits : str
         Splits as for fit-head, separated by commas. "..." continues a series; kfold:5 is five splits.
-    seeds : int or sequence of int
-        How many seeds, from 0, or which.
+    seeds : int, str or sequence of int
+        How many, such as 5, or which, such as 0,5,7.
     out : path, optional
         Folder of the sweep; by default sweep-STORE in $SAMTL_RUNS or ./runs. An existing sweep is resumed.
     baselines : sequence of str
@@ -158,10 +158,18 @@ def sweep(
         return running.result(time.perf_counter() - began)
 
 
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+def _seeds(seeds: int | str | Sequence[int]) -> Sequence[int]:
+    try:
+        if isinstance(seeds, str) and "," not in seeds:
+            seeds = int(seeds)
+        listed = seeds.split(",") if isinstance(seeds, str) else seeds
+        chosen = range(listed) if isinstance(listed, int) else [int(seed) for seed in listed]
+    except ValueError:
+        chosen = []
     if not chosen:
-        raise InputError(f"--seeds takes how many, such as 3, or which, such as 0,5,7, got {seeds}")
+        raise InputError(
+            f"--seeds takes how many, such as 3, or which, such as 0,5,7, got {seeds!r}"
+        )
     for place, seed in enumerate(chosen):
         if seed in chosen[:place]:
             raise InputError(
@@ -316,7 +324,6 @@ class _Sweep:
         several = len(self.sources.given.stores) > 1
         self.failed[f"{cell}, {cell.config.store}" if several else str(cell)] = text
         self.rows[cell.number] = [failed_row(cell.config, cell.split, text)]
-        _io.make_folder(self.out / FAILED)
         content = msgspec.json.encode(Failure(str(cell), text))
         _io.replace(self._failure(cell), content)
         self.on_event(Progress(cell, "failed", text))
