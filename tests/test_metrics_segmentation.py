@@ -42,16 +42,6 @@ def pairs_of_masks(draw):
     return truth, guess, k
 
 
-@st.composite
-def confusions(draw):
-    """Confusions of a few images."""
-    k = draw(st.integers(2, 4))
-    shape = (draw(st.integers(1, 8)), k, k)
-    matrices = draw(arrays(np.int64, shape, elements=st.integers(0, 3) | st.integers(0, 10**6)))
-    matrices[:, 0, draw(st.integers(0, k - 1))] += 1
-    return matrices
-
-
 def test_rows_of_the_confusion_are_the_truth_and_255_does_not_count():
     truth = np.array([[0, 0, 1], [255, 255, 1]], dtype=np.uint8)
     guess = np.array([[1, 1, 1], [0, 7, 0]], dtype=np.uint8)  # 7 is no class, but nobody asks
@@ -79,21 +69,10 @@ def test_what_is_ignored_changes_nothing_about_the_rest(given_masks, data):
     assert (pixel_metrics.confusion(less, other, k) == pixel_metrics.confusion(*kept, k)).all()
 
 
-@settings(max_examples=50)
-@given(confusions(), st.randoms(use_true_random=False), st.integers(0, 99))
-def test_laws(matrices, random, seed):
-    figures = pixel_metrics.bootstrap(matrices, resamples=20, seed=seed)
-    assert list(figures) == NAMES + [f"pooled_{name}" for name in NAMES]
-    order = random.sample(range(len(matrices)), len(matrices))
-    again = pixel_metrics.bootstrap(matrices[order], resamples=1)
-    for name, score in figures.items():
-        assert 0 <= score.low <= score.value <= score.high <= 1
-        assert again[name].value == pytest.approx(score.value)
-
-
 def test_bootstrap_is_resampling_of_images():
     matrices = np.random.default_rng(0).integers(0, 50, (30, 3, 3))
     figures = pixel_metrics.bootstrap(matrices, resamples=200, seed=7)
+    assert list(figures) == NAMES + [f"pooled_{name}" for name in NAMES]
     draws = np.random.default_rng(7).integers(0, 30, (200, 30), dtype=np.int32)
     for name in NAMES:
         each = [matrices, *(matrices[rows] for rows in draws)]

@@ -146,14 +146,10 @@ def test_nothing_to_report_leaves_nothing_behind(tmp_path, runs, monkeypatch):
     assert samtl.make_report(out=tmp_path / "report").runs == 4
 
 
-@pytest.fixture
-def report(both, tmp_path):
-    """A copy of the report."""
-    return shutil.copytree(both[0].folder, tmp_path / "report")
-
-
 @pytest.mark.usefixtures("plain")
-def test_an_earlier_report_is_replaced_unless_the_new_one_fails(report, runs, monkeypatch):
+def test_an_earlier_report_is_replaced_unless_the_new_one_fails(both, runs, tmp_path, monkeypatch):
+    report = shutil.copytree(both[0].folder, tmp_path / "report")
+
     def files():
         assert [*report.parent.iterdir()] == [report]
         return {path: path.read_bytes() for path in report.rglob("*.*")}
@@ -177,7 +173,8 @@ def test_an_earlier_report_is_replaced_unless_the_new_one_fails(report, runs, mo
 
 
 @pytest.mark.usefixtures("plain")
-def test_what_others_put_there_is_never_lost(report, runs, tmp_path):
+def test_what_others_put_there_is_never_lost(both, runs, tmp_path):
+    report = shutil.copytree(both[0].folder, tmp_path / "report")
     mine = (report / "figures" / "notes.txt", tmp_path / "file")
     for path, out in zip(mine, (report, tmp_path / "file"), strict=True):
         path.write_text("mine")
