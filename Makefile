@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # Files of tests that run at a time.
 AT_A_TIME ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Not compiled, which takes as long as all the rest: Python does it for what is imported.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: help demo test test-slow test-all torture lint docs format clean
 

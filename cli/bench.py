@@ -34,8 +34,7 @@ class _Benchmarks(Verbs):
             raise InputError(
                 "samtl bench is not installed with the package: clone the repository and run it there"
             )
-        if str(_CHECKOUT) not in sys.path:
-            sys.path.insert(0, str(_CHECKOUT))
+        sys.path.insert(0, str(_CHECKOUT))
         return super().resolve_command(ctx, args)
 
 

@@ -20,7 +20,6 @@ from . import render
 
 if TYPE_CHECKING:
     from samtl.sweep.api import Progress
-    from samtl.sweep.plan import Cell
 
 HEADLINES = {"iou": "IoU", "accuracy": "accuracy"}  # segmentation has both
 _RUNNING_SHOWN = 3  # cells whose last event is shown
@@ -29,21 +28,12 @@ _LEAST_DONE = 0.03  # of the work, before the time left is estimated
 
 
 class Board:
-    """Follows a sweep; `tell` takes its events.
-
-    Parameters
-    ----------
-    console : Console, optional
-        By default that of standard error.
-    """
+    """Follows a sweep on a console, by default that of standard error; `tell` takes its events."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or render.err
         self.terminal = self.console.is_terminal and not self.console.is_dumb_terminal
-        self.cells: dict[int, Cell] = {}
-        self._state: dict[int, str] = {}
-        self._running: dict[int, str] = {}  # the last event of each cell that is running
-        self._scores: dict[int, float] = {}
+        self.cells: dict[int, Progress] = {}  # the last event of each, the latest at the end
         self._began = self._last_line = time.monotonic()
         self._lock = threading.Lock()  # the table is drawn by a thread of its own
 
@@ -58,47 +48,40 @@ class Board:
     @property
     def finished(self) -> int:
         """How many cells are done, now or before."""
-        return sum(state in ("done", "skipped") for state in self._state.values())
+        return sum(event.what in ("done", "skipped") for event in self.cells.values())
 
     def tell(self, event: Progress | Note) -> None:
         """Record an event, and print it if it must be seen."""
         if isinstance(event, Note):
             render.say(event, "yellow", self.console)
             return
-        cell, number, figures = event.cell, event.cell.number, event.figures or {}
-        headline = next((name for name in HEADLINES if name in figures), "")
         with self._lock:
-            self.cells[number] = cell
-            self._state[number] = "running" if event.what in ("started", "event") else event.what
-            self._running.pop(number, None)
-            if self._state[number] == "running":
-                self._running[number] = event.text
-            if headline:
-                self._scores[number] = figures[headline]
-        count = Counter(self._state.values())
-        ended = f"{self.finished + count['failed']}/{len(self.cells)} {_named(cell)}"
+            self.cells.pop(event.cell.number, None)
+            self.cells[event.cell.number] = event
+        count = Counter(map(_state, self.cells.values()))
+        ended = f"{self.finished + count['failed']}/{len(self.cells)} {event.cell}"
         late = time.monotonic() - self._last_line > render.SECONDS_BETWEEN_LINES
         if event.what == "failed":
             render.say(f"{ended}: failed: {event.text}", "red", self.console)
         elif self.terminal:
             return
         elif event.what == "done":
-            score = f": {HEADLINES[headline]} {figures[headline]:.1%}" if headline else ""
-            render.say(f"{ended}{score}", console=self.console)
+            scores = [f": {HEADLINES[name]} {value:.1%}" for name, value in _headline(event)]
+            render.say("".join([ended, *scores]), console=self.console)
         elif event.what == "event" and late:
             self._last_line = time.monotonic()
-            render.say(f"{self._status()}; {_named(cell)}: {event.text}", console=self.console)
+            render.say(f"{self._status()}; {event}", console=self.console)
 
     def _status(self) -> str:
         from samtl.sweep.plan import cost
 
-        count, elapsed = Counter(self._state.values()), time.monotonic() - self._began
+        elapsed, count = time.monotonic() - self._began, Counter(map(_state, self.cells.values()))
         parts = [f"{self.finished}/{len(self.cells)} cells"]
         parts += [f"{count[state]} {state}" for state in _MARKS if count[state]]
         parts.append(render.duration(elapsed))
         work: dict[str, float] = defaultdict(float)
-        for number, cell in self.cells.items():
-            work[self._state[number]] += cost([cell])
+        for event in self.cells.values():
+            work[_state(event)] += cost([event.cell])
         # What was finished before took no time, and a failed cell may not have either.
         share = work["done"] / (work["done"] + work["planned"] + work["running"] or 1)
         if _LEAST_DONE < share < 1:
@@ -110,22 +93,26 @@ class Board:
             if not self.cells:
                 return Text("planning", style="dim")
             lines = [
-                Text(f"* {_named(self.cells[number])}: {text}", no_wrap=True, overflow="ellipsis")
-                for number, text in list(self._running.items())[-_RUNNING_SHOWN:]
-            ]
+                Text(f"* {event}", no_wrap=True, overflow="ellipsis")
+                for event in self.cells.values()
+                if _state(event) == "running"
+            ][-_RUNNING_SHOWN:]
             status = Text(self._status(), "bold", no_wrap=True, overflow="ellipsis")
             return Group(self._table(max(self.console.height - len(lines) - 4, 1)), status, *lines)
 
     def _table(self, height: int) -> RenderableType:
         """Draw a row for each model and a column for each split; one column if the splits do not fit."""
-        splits = list(dict.fromkeys(cell.split for cell in self.cells.values()))
+        events = sorted(self.cells.values(), key=lambda event: event.cell.number)
+        splits = list(dict.fromkeys(event.cell.split for event in events))
         if sum(max(len(split), 5) + 2 for split in splits) + 32 > self.console.width:
             splits = [f"{len(splits)} splits"]
-        places: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for number, cell in sorted(self.cells.items()):
+        places: dict[str, dict[str, list[Progress]]] = defaultdict(lambda: defaultdict(list))
+        for event in events:
+            cell = event.cell
+            model = f"{cell.name} on {cell.features}" if cell.features else cell.name
             store = f", {Path(cell.store).name.removesuffix('.zarr')}" if cell.store else ""
             column = cell.split if cell.split in splits else splits[0]
-            places[_model(cell) + store][column].append(number)
+            places[model + store][column].append(event)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("", max_width=30, no_wrap=True, overflow="ellipsis")
         for split in splits:
@@ -134,21 +121,23 @@ class Board:
             table.add_row(Text(model), *(self._place(places[model][split]) for split in splits))
         return table
 
-    def _place(self, numbers: list[int]) -> Text:
+    def _place(self, events: list[Progress]) -> Text:
         """Write the mean score of a model on a split once all seeds are done, else how many are."""
-        states = [self._state[number] for number in numbers]
-        scores = [self._scores[number] for number in numbers if number in self._scores]
-        if not numbers:
+        states = {_state(event) for event in events}
+        scores = [value for event in events for _, value in _headline(event)]
+        if not events:
             return Text("")
-        if len(scores) == len(numbers):
+        if len(scores) == len(events):
             return Text(f"{100 * sum(scores) / len(scores):.1f}", style="green")
         mark, style = next((_MARKS[state] for state in _MARKS if state in states), ("", "dim"))
-        return Text(f"{mark}{len(scores)}/{len(numbers)}", style=style)
+        return Text(f"{mark}{len(scores)}/{len(events)}", style=style)
 
 
-def _model(cell: Cell) -> str:
-    return f"{cell.name} on {cell.features}" if cell.features else cell.name
+def _state(event: Progress) -> str:
+    return "running" if event.what in ("started", "event") else event.what
 
 
-def _named(cell: Cell) -> str:
-    return f"{_model(cell)}, split {cell.split}, seed {cell.seed}"
+def _headline(event: Progress) -> list[tuple[str, float]]:
+    """Return the name and value of the main score of a finished cell, if it has one."""
+    figures = event.figures or {}
+    return [(name, figures[name]) for name in HEADLINES if name in figures][:1]

@@ -36,31 +36,28 @@ def embed(options: dict[str, Any], dry_run: bool = False) -> Outcome:
         draw_plan(plan)
         return plan.to_json(), 0
     result, stopped_by = run(options)
-    draw_result(result)
     return result.to_json(), stopped_by or (EXIT_QUARANTINED if result.quarantined else 0)
 
 
 def run(options: dict[str, Any]) -> tuple[samtl.EmbedResult, int]:
-    """Embed with a progress bar; returns the result, and the exit code of the signal that ended it early or 0."""
+    """Embed with a progress bar; return the result, and the exit code of the signal that ended it early or 0."""
     with polite_stop(STOPPING) as stop, render.EmbedBar() as bar:
         result = samtl.embed(**options, on_event=shown_on(bar), should_stop=stop)
+    draw_result(result)
     return result, stop.exit_code if result.interrupted else 0
 
 
 def shown_on(bar: render.EmbedBar) -> Callable[[Any], None]:
     """Make the callback that draws the events of a pass: plan, progress, and the first bad images."""
-    from samtl.embed.api import Reading
-    from samtl.embed.pipeline import Progress
-    from samtl.embed.plan import Plan
-
     bad = itertools.count(1)
 
     def show(event: Any) -> None:
-        if isinstance(event, Plan):
+        kind = type(event).__name__  # the classes take long to import
+        if kind == "Plan":
             draw_plan(event)
-        elif isinstance(event, Progress):
+        elif kind == "Progress":
             bar.show(event)
-        elif isinstance(event, Reading):
+        elif kind == "Reading":
             bar.count(event.done, event.images)
         elif isinstance(event, Note) or next(bad) <= render.LISTED:
             render.say(event, "yellow", render.err)
@@ -102,11 +99,9 @@ def draw_result(result: samtl.EmbedResult) -> None:
             f"{result.encoded} images in {render.duration(result.seconds)}: {result.images_per_second:.2f} img/s, "
             f"{render.size(result.bytes_written)} written, peak memory {render.size(result.peak_memory)}"
         )
-    if result.quarantined:
-        render.say(f"{len(result.quarantined)} of {result.rows} rows are quarantined:", "yellow")
-        render.listed(result.quarantined)
-    if result.untrained:
-        render.warn_untrained(result.weights)
+    bad = len(result.quarantined)
+    render.listed(result.quarantined, f"{bad} of {result.rows} rows are quarantined:")
+    render.warn_untrained(result.weights, result.untrained)
     if result.interrupted:
         done = f"{result.rows - result.missing} of {result.rows} rows"
         render.say(f"stopped: {done} are in {result.store}; the same command resumes", "yellow")

@@ -15,6 +15,7 @@ from .options import Outcome, verb
 FLOOR = "floor"
 NAMES = {"macro_f1": "macro F1", "ece": "calibration error", "iou": "IoU", "f1": "F1"}  # of metrics
 TRAINING = {"epochs": int, "lr": float, "batch_size": int, "patience": int}
+OF_PIXELS = {**TRAINING, "image_size": int, "checkpoint": str}
 
 
 @verb("samtl.experiment.fit:fit_head", skip=("store",), params=TRAINING)
@@ -22,15 +23,10 @@ def fit_head(options: dict[str, Any], cache: Path | None = None) -> Outcome:
     """Train a head on the embeddings of a store and score it on the held-out images."""
     from samtl.store.storage import locate
 
-    result = run({**options, "store": locate(cache)})
-    draw(result)
-    return result.to_json(), 0
+    return run({**options, "store": locate(cache)}), 0
 
 
-@verb(
-    "samtl.experiment.fit:fit_baseline",
-    params={**TRAINING, "image_size": int, "checkpoint": str},
-)
+@verb("samtl.experiment.fit:fit_baseline", params=OF_PIXELS)
 def fit_baseline(options: dict[str, Any]) -> Outcome:
     """Train a baseline on the pixels of a dataset and score it on the held-out images.
 
@@ -41,18 +37,16 @@ def fit_baseline(options: dict[str, Any]) -> Outcome:
     checkpoint
         Weights of vgg19: official, a file, or random:SEED for untrained ones.
     """
-    result = run(options, "fit_baseline")
-    draw(result)
-    return result.to_json(), 0
+    return run(options, "fit_baseline"), 0
 
 
-def run(options: dict[str, Any], verb: str = "fit_head") -> samtl.FitResult:
-    """Fit with a status line."""
+def run(options: dict[str, Any], verb: str = "fit_head") -> dict[str, Any]:
+    """Fit with a status line, print the scores and return the record as JSON values."""
     with render.err.status("reading") as status:
-        result: samtl.FitResult = getattr(samtl, verb)(
-            **options, on_event=lambda event: status.update(str(event))
-        )
-    return result
+        fit = getattr(samtl, verb)
+        result: samtl.FitResult = fit(**options, on_event=lambda event: status.update(str(event)))
+    draw(result)
+    return result.to_json()
 
 
 def draw(result: samtl.FitResult) -> None:
@@ -72,8 +66,8 @@ def draw(result: samtl.FitResult) -> None:
     render.grid(headers, rows, right=range(1, len(headers)))
     if result.floor:
         render.say(f"floor: {result.floor_model}", "dim")
-    seconds, memory = result.seconds["total"], render.size(result.peak_memory)
-    took = f"{render.duration(seconds)}, peak memory {memory}"
+    memory = render.size(result.peak_memory)
+    took = f"{render.duration(result.seconds['total'])}, peak memory {memory}"
     support = zip(result.classes, result.per_class.support, strict=True)
     absent = ", ".join(name for name, count in support if not count)
     left_out = ", ".join(f"{n} {what}" for what, n in result.left_out_because.items() if n)
@@ -95,8 +89,7 @@ def draw(result: samtl.FitResult) -> None:
     for text, holds in warnings.items():
         if holds:
             render.say(text, "yellow")
-    if result.untrained:
-        render.warn_untrained(result.weights, "SAM" if result.store else result.name)
+    render.warn_untrained(result.weights, result.untrained, "SAM" if result.store else result.name)
     render.say(f"run: {result.path}")
 
 
@@ -125,12 +118,8 @@ def predict(
     announcement = "stopping after the images in flight; press Ctrl-C again to stop at once"
     options["from_store"] = (cache or True) if from_store else None
     with polite_stop(announcement) as stop, render.err.status("loading") as status:
-
-        def show(event: object) -> None:
-            if type(event).__name__ == "Predicted":
-                status.update(str(event))
-
-        result = samtl.predict(**options, on_event=show, should_stop=stop)
+        options["on_event"] = lambda event: status.update(str(event))
+        result = samtl.predict(**options, should_stop=stop)
     _draw_predictions(result)
     code = EXIT_QUARANTINED if result.skipped else 0
     return result.to_json(), stop.exit_code if result.interrupted else code
@@ -142,13 +131,10 @@ def _draw_predictions(result: samtl.PredictResult) -> None:
     render.grid(("class", "images", share), rows, right=(1, 2))
     took = render.duration(result.seconds)
     render.say(f"{result.rows} images of {result.source} by {result.name} in {took}", "dim")
-    if result.skipped:
-        render.say(f"{len(result.skipped)} more images were skipped:", "yellow")
-        render.listed(f"{bad.image}: {bad.code}: {bad.reason}" for bad in result.skipped)
+    render.listed(result.skipped, f"{len(result.skipped)} more images were skipped:")
     if result.note:
         render.say(result.note, "yellow")
-    if result.untrained:
-        render.warn_untrained(result.weights)
+    render.warn_untrained(result.weights, result.untrained)
     if result.interrupted:
         render.say("stopped before all images were predicted; nothing was written", "yellow")
     elif result.masks:

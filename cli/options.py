@@ -136,19 +136,10 @@ def verb(
 ) -> Callable[[Callable[..., Outcome]], Callable[..., None]]:
     """Make a command of a function that calls a verb of the library; `Verbs` builds its options.
 
-    Parameters
-    ----------
-    target : str
-        `MODULE:FUNCTION` of the library. Its parameters become options, and the first argument of the decorated
-        function, as a dict. Other parameters of that are options of the command line only, as is `--json`.
-    rename : mapping, optional
-        Parameter to the name of its option.
-    skip : sequence of str
-        Parameters of `target` that are no options.
-    arguments : sequence of str
-        Parameters that are positional on the command line.
-    params : mapping, optional
-        Options, by type, that become the parameter `params` of `target`.
+    The parameters of `target`, `MODULE:FUNCTION` of the library, become options, except those in `skip`, and the first
+    argument of the decorated function, as a dict. Its other parameters are options of the command line only, as is
+    `--json`. `rename` maps parameters to the names of their options, `arguments` are positional on the command line,
+    and `params` are options, by type, that become the parameter `params` of `target`.
     """
 
     def decorate(body: Callable[..., Outcome]) -> Callable[..., None]:

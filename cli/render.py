@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,28 +36,29 @@ def say(message: object, style: str = "", console: Console = out) -> None:
     console.print(Text(str(message), style=style), soft_wrap=True)
 
 
-def listed(lines: Iterable[object], style: str = "yellow") -> None:
-    """Print the first lines of a long list, and how many more there are."""
-    lines = iter(lines)
-    for line in itertools.islice(lines, LISTED):
+def listed(lines: Iterable[object], title: str = "", style: str = "yellow") -> None:
+    """Print the first lines of a long list, below a title if there are any, and how many more there are."""
+    lines = list(lines)
+    if lines and title:
+        say(title, style)
+    for line in lines[:LISTED]:
         say(f"  {line}", style)
-    if more := sum(1 for _ in lines):
-        say(f"  and {more} more; --json FILE lists all", style)
+    if len(lines) > LISTED:
+        say(f"  and {len(lines) - LISTED} more; --json FILE lists all", style)
 
 
-def warn_untrained(weights: str, name: str = "SAM") -> None:
+def warn_untrained(weights: str, untrained: bool = True, name: str = "SAM") -> None:
     """Print, beside every score made with random weights, that they are."""
-    say(f"The weights are {weights}: the scores say nothing about {name}.", "yellow")
+    if untrained:
+        say(f"The weights are {weights}: the scores say nothing about {name}.", "yellow")
 
 
 def facts(rows: Mapping[str, object]) -> None:
     """Print names and values in two columns; empty values are left out."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
     for name, value in rows.items():
         if value:
-            table.add_row(name, Text(str(value)))
+            table.add_row(Text(name, "dim"), Text(str(value), overflow="fold"))
     out.print(table)
 
 
@@ -113,7 +113,6 @@ class EmbedBar(Progress):
     def count(self, done: int, total: int, what: str = "reading images", figures: str = "") -> None:
         """Draw how many images are done."""
         self.update(self._bar, description=what, completed=done, total=total, figures=figures)
-        now = time.monotonic()
-        if not err.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = now
+        if not err.is_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
             say(f"{what} {done}/{total}{': ' if figures else ''}{figures}", console=err)

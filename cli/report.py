@@ -41,11 +41,8 @@ def draw(result: samtl.ReportResult) -> None:
         render.say(line)
     for text in (*result.warnings, *result.missing):
         render.say(text, "yellow")
-    render.say(
-        f"{result.runs} runs, {result.figures} figures and {result.tables} tables in "
-        f"{render.duration(result.seconds)}",
-        "dim",
-    )
+    drawn = f"{result.runs} runs, {result.figures} figures and {result.tables} tables"
+    render.say(f"{drawn} in {render.duration(result.seconds)}", "dim")
     render.say(f"page: {result.page} ({render.size(result.bytes)})")
 
 
@@ -74,12 +71,10 @@ def reproduce(options: dict[str, Any], study: str) -> Outcome:
     def show(event: Any) -> None:
         nonlocal stopping, tell
         kind = type(event).__name__
-        if kind != "Step" and kind not in draws:
-            tell(event)
-            return
-        drawing.close()
-        if kind in draws:
-            draws[kind](event)
+        if kind in draws or kind == "Step":
+            drawing.close()
+        if kind != "Step":
+            draws.get(kind, tell)(event)
             return
         render.say(f"\n{event.command}", "bold")
         if event.name == "embed":
@@ -120,11 +115,9 @@ def demo(out: Path | None = None, runs: Path | None = None) -> Outcome:
     place = out or below(cache_folder(), "demo")
     options = {"dataset": dataset, "encoder": "tiny", "image_size": DEMO_SIZE, "out": place}
     result, stopped_by = embed.run(options)
-    embed.draw_result(result)
     fits = []
     for head in () if stopped_by else ("logreg", "mlp"):
         render.say("")
         render.say(f"samtl fit-head --head {head} --split 0.2 --cache {result.store}", "bold")
         fits.append(fit.run({"store": result.store, "head": head, "split": 0.2, "out": runs}))
-        fit.draw(fits[-1])
-    return {"embed": result.to_json(), "fits": [one.to_json() for one in fits]}, stopped_by
+    return {"embed": result.to_json(), "fits": fits}, stopped_by

@@ -52,8 +52,7 @@ def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
     ]
     render.grid(("array", "shape", "dtype", "rows", "on disk"), arrays, right=(3, 4))
     render.listed(summary.quarantined)
-    if opened.untrained:
-        render.warn_untrained(opened.weights)
+    render.warn_untrained(opened.weights, opened.untrained)
     if summary.missing:
         render.say(f"{summary.missing} rows are missing: run samtl embed as before", "yellow")
     # A store in a bucket cannot be compacted.
@@ -86,23 +85,20 @@ def ls(kind: str | None = None, cache: Path | None = None) -> Outcome:
     kinds = (*registry.KINDS, "stores")
     if kind is not None and kind not in kinds:
         raise UnknownName("kind of entry", kind, kinds)
-    found = {}
-    for shown in kinds if kind is None else (kind,):
-        if shown == "stores":
-            entries = _stores(cache)
-        else:
-            entries = [{"name": n, "what": what} for n, what in registry.names(shown).items()]
+    found = {one: _entries(one, cache) for one in ([kind] if kind else kinds)}
+    for shown, entries in found.items():
         if kind is None:
             render.say(f"\n{shown}", "bold")
         if entries:
             render.grid(list(entries[0]), [list(entry.values()) for entry in entries])
-        found[shown] = entries
     return found, 0
 
 
-def _stores(cache: Path | None) -> list[dict[str, str]]:
+def _entries(kind: str, cache: Path | None) -> list[dict[str, str]]:
     from samtl.store.storage import as_place, cache_folder, stores_in
 
+    if kind != "stores":
+        return [{"name": name, "what": what} for name, what in registry.names(kind).items()]
     found = []
     for path in map(str, stores_in(as_place(cache) if cache else cache_folder())):
         entry = {"store": path, "rows": "", "tiers": "", "on disk": "", "weights": ""}
@@ -190,40 +186,36 @@ def draw(found: samtl.Verification) -> None:
     render.listed(f"{one.what} {one.sample_id} (row {one.row}): {one.told}" for one in images)
     for row in again:
         far = "" if row.within else ", too far"
-        distance = f"relative L2 {row.distance:.1e}{far}"
-        render.say(f"  row {row.row} {row.sample_id}: {row.tier}, {distance}")
+        distance = f"{row.tier}, relative L2 {row.distance:.1e}{far}"
+        render.say(f"  row {row.row} {row.sample_id}: {distance}")
     if checked.leftovers:
         render.say(f"{len(checked.leftovers)} files belong to no record", "dim")
-    render.say(*_verdict(found))
+    colours = {0: "green", InputError.exit_code: "red"}
+    render.say(_verdict(found), colours.get(found.exit_code, "yellow"))
 
 
-def _verdict(found: samtl.Verification) -> tuple[str, str]:
-    """Say in one line how the store is, and return its colour."""
+def _verdict(found: samtl.Verification) -> str:
+    """Say in one line how the store is."""
     from samtl.store.verify import LISTS
 
-    checked, repaired = found.checked, found.repaired
+    checked, damage, repaired = found.checked, found.findings, found.repaired
     if repaired is not None:
         return (
             f"repaired: {repaired.blocks} blocks to embed again (run samtl embed as before), "
             f"{len(repaired.rewritten)} files of metadata rewritten"
-        ), "yellow"
-    if found.refused:
-        return f"damaged, and not repaired: {found.refused}", "red"
-    if any(one.what in LISTS for one in found.findings):
-        return (
-            "damaged: only this file says what the rows are, so --repair cannot help. Take it from a copy of the "
-            "store, or embed again under another name"
-        ), "red"
-    if found.findings:
-        return "damaged: --repair sets the damage aside, and samtl embed does it again", "red"
-    if not all(row.within for row in found.recomputed):
-        return "damaged: the encoder computes something else for the rows above", "red"
-    if found.images:
-        return "undamaged, but the dataset differs: run samtl embed to update the store", "yellow"
-    if checked.missing or not checked.begun:
-        return f"undamaged, and {checked.missing} rows are missing: run samtl embed", "yellow"
-    if checked.quarantined:
-        return "undamaged; the images of some rows could not be used: see samtl info", "yellow"
-    if found.level == "quick":
-        return "complete, by the sizes of its files; their content was not read", "green"
-    return "complete and undamaged", "green"
+        )
+    lists = any(one.what in LISTS for one in damage)
+    help_with_lists = "Take it from a copy of the store, or embed again under another name"
+    short = checked.missing or not checked.begun
+    far = not all(row.within for row in found.recomputed)
+    verdicts = {
+        f"damaged, and not repaired: {found.refused}": found.refused,
+        f"damaged: only this file says what the rows are, so --repair cannot help. {help_with_lists}": lists,
+        "damaged: --repair sets the damage aside, and samtl embed does it again": damage,
+        "damaged: the encoder computes something else for the rows above": far,
+        "undamaged, but the dataset differs: run samtl embed to update the store": found.images,
+        f"undamaged, and {checked.missing} rows are missing: run samtl embed": short,
+        "undamaged; the images of some rows could not be used: see samtl info": checked.quarantined,
+        "complete, by the sizes of its files; their content was not read": found.level == "quick",
+    }
+    return next((text for text, holds in verdicts.items() if holds), "complete and undamaged")

@@ -8,8 +8,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import typer
-
 import samtl
 from samtl._runtime import StopNow, stop_at_once
 from samtl.errors import EXIT_FAILED_CELLS, InputError
@@ -21,10 +19,9 @@ from .options import Outcome, verb
 _SETTING = re.compile(r"([^.=\s]+)\.([^.=\s]+)=(.*)", re.DOTALL)
 
 
-@verb("samtl.sweep.api:sweep", skip=("stores", "features", "seeds"), rename={"settings": "set"})
+@verb("samtl.sweep.api:sweep", skip=("stores", "features"), rename={"settings": "set"})
 def sweep(
     options: dict[str, Any],
-    seeds: str = "1",
     cache: list[Path] | None = None,
     features: list[str] | None = None,
     settings: list[str] | None = None,
@@ -34,8 +31,6 @@ def sweep(
 
     Parameters
     ----------
-    seeds
-        How many, such as 5, or which, such as 0,5,7.
     cache
         A store, or a folder with one; repeat it for several stores. The only store in $SAMTL_CACHE or ./cache by
         default. --heads none needs no store.
@@ -50,17 +45,15 @@ def sweep(
 
     if options["heads"] == ["none"]:
         options["heads"] = []
-    options |= {"seeds": _seeds(seeds), "features": features or []}
-    options["params"] = _params(settings or [])
+    options |= {"features": features or [], "params": _params(settings or [])}
     caches: list[Path | None] = [*(cache or [])] or ([] if options["heads"] == [] else [None])
     stores, board = [locate(cache) for cache in caches], Board()
     try:
         with stop_at_once(), board.live():
             result = samtl.sweep(stores, **options, on_event=board.tell)
-    except StopNow as stop:
-        kept = f"{board.finished} of {len(board.cells)} cells finished"
-        render.say(f"stopped with {kept}; they are kept, and the same command resumes", "yellow")
-        raise typer.Exit(stop.exit_code) from None
+    except StopNow:
+        render.say(f"{board.finished} of {len(board.cells)} cells are finished", "yellow")
+        raise
     draw(result)
     if table is not None:
         result.write_table(table)
@@ -74,14 +67,12 @@ def draw(result: samtl.SweepResult) -> None:
     summaries = summarise(result)
     for summary in summaries:
         _draw_summary(summary)
-    if result.failed:
-        render.say(f"{len(result.failed)} cells failed; the same command tries them again:", "red")
-        render.listed((f"{cell}: {reason}" for cell, reason in result.failed.items()), "red")
+    failed = [f"{cell}: {reason}" for cell, reason in result.failed.items()]
+    title = f"{len(failed)} cells failed; the same command tries them again:"
+    render.listed(failed, title, "red")
     render.listed(result.notes)
-    took = render.duration(result.seconds)
-    render.say(
-        f"{result.done} cells trained in {took}, {result.skipped} were finished before", "dim"
-    )
+    trained = f"{result.done} cells trained in {render.duration(result.seconds)}"
+    render.say(f"{trained}, {result.skipped} were finished before", "dim")
     render.say(f"sweep: {result.out}")
     if summaries:
         render.say(f"next: samtl report {result.out}", "dim")
@@ -113,17 +104,6 @@ def _written(score: Any) -> str:
         return ""
     deviation = "" if score.deviation is None else f" ± {100 * score.deviation:.1f}"
     return f"{100 * score.mean:.1f}{deviation}"
-
-
-def _seeds(text: str) -> int | list[int]:
-    """Parse how many seeds there are, or which."""
-    try:
-        numbers = [int(number) for number in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--seeds takes how many, such as 3, or which, such as 0,5,7, got {text!r}"
-        ) from None
-    return numbers if "," in text else numbers[0]
 
 
 def _params(settings: list[str]) -> dict[str, dict[str, Any]]:

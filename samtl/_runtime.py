@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import itertools
 import multiprocessing
 import os
+import pickle
 import re
 import resource
 import signal
@@ -20,13 +23,16 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from samtl.errors import ResourceError
+from samtl.errors import InputError, ResourceError
 
 if TYPE_CHECKING:
     import torch
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+_SPAWN = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
+_link: Link  # in a worker process
 
 
 def prefetch(
@@ -48,73 +54,139 @@ def prefetch(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+class Link:
+    """What a worker process has of the one that started it."""
+
+    def __init__(self, stop: Any) -> None:
+        self.messages, self._stop = _SPAWN.SimpleQueue(), stop
+
+    def send(self, message: Any) -> None:
+        """Send a message of less than 4 KiB: a worker that is killed leaves no part of it in the pipe."""
+        self.messages.put(message)
+
+    def stopped(self) -> bool:
+        """Return whether the worker is asked to end its task."""
+        return bool(self._stop.value)
+
+
 def run_tasks(
-    work: Callable[[Task], Result],
+    work: Callable[[Task, Link], Result],
     tasks: Iterable[Task],
-    make_executor: Callable[[int], futures.Executor],
+    workers: int,
     *,
-    in_flight: int,
-    idle: Callable[[], object] = lambda: None,
+    instead: str,
+    on_message: Callable[[Any], object] = lambda message: None,
+    on_loss: Callable[[], object] = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Task, Result | BaseException]]:
-    """Run `work` over `tasks` on an executor and yield each task with its result or exception, as they complete.
+    """Run `work` over `tasks` in worker processes and yield each task with its result or exception, as they complete.
 
-    `make_executor` makes one of a number of workers; if it is `process_pool`, `work` must be a function of a module.
-    Tasks are taken when one of `in_flight` workers is free, and `idle` is called about five times a second.
+    Each worker gets a copy of `work`, a function or method of a module. Tasks are taken when a worker is free.
+    `on_message` is called with what workers send, and `should_stop` asked about five times a second.
 
-    If a worker dies, the tasks that were in flight run again one by one, each in a new executor of one worker; a task
-    that kills that one too yields a `BrokenExecutor`, and the rest goes on. Closing the generator kills the workers.
+    If a worker dies, `on_loss` is called, and the tasks that were in flight run again one by one, in a process each;
+    a task that kills that one too yields a `BrokenExecutor`, and the rest goes on. Closing the generator kills the
+    workers. Raises InputError, which names what to do `instead`, if `work` cannot be pickled or no worker ever begins.
     """
+    try:
+        pickled = pickle.dumps(work)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise InputError(
+            f"the dataset cannot be sent to another process ({error}): its functions must be those of a module, or "
+            f"{instead}"
+        ) from error
+    pools = _Pools(pickled, on_message, should_stop)
     waiting = iter(tasks)
-    while lost := (yield from _run(work, waiting, make_executor(in_flight), in_flight, idle)):
+    while lost := (yield from pools.run(waiting, workers)):
+        on_loss()
         for task in lost:
-            for killer in (yield from _run(work, iter([task]), make_executor(1), 1, idle)):
+            for killer in (yield from pools.run(iter([task]), 1)):
+                if not pools.begun:
+                    raise InputError(
+                        'a worker process ended before it began: a script needs `if __name__ == "__main__":` around '
+                        f"what starts processes; if it has that, {instead}"
+                    )
                 yield killer, futures.BrokenExecutor("the worker process was killed")
 
 
-def _run(
-    work: Callable[[Task], Result],
-    tasks: Iterator[Task],
-    executor: futures.Executor,
-    in_flight: int,
-    idle: Callable[[], object],
-) -> Generator[tuple[Task, Result | BaseException], None, list[Task]]:
-    """Run tasks until they end or a worker dies; return the tasks that were lost with it."""
-    running: dict[futures.Future[Result], Task] = {}
-    lost: list[Task] = []
-    try:
-        while True:
-            for task in () if lost else itertools.islice(tasks, in_flight - len(running)):
-                # Processes that start now leave Ctrl-C to this one from their first moment.
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
-                    running[executor.submit(work, task)] = task
-                except futures.BrokenExecutor:
-                    lost.append(task)
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            if not running:
-                return lost
-            for future in futures.wait(running, 0.2, futures.FIRST_COMPLETED).done:
-                task, error = running.pop(future), future.exception()
-                if isinstance(error, futures.BrokenExecutor):
-                    lost.append(task)
-                else:
-                    yield task, error or future.result()
-            idle()
-    finally:
-        # Python 3.14 has ProcessPoolExecutor.kill_workers for this.
-        for process in list((getattr(executor, "_processes", None) or {}).values()):
-            if running:
-                process.kill()
-        executor.shutdown(cancel_futures=True)
+class _Pools:
+    """The process pools of `run_tasks`, one after the other."""
+
+    def __init__(
+        self, work: bytes, on_message: Callable[[Any], object], should_stop: Callable[[], bool]
+    ) -> None:
+        self.work, self.on_message, self.should_stop = work, on_message, should_stop
+        self.stop = _SPAWN.RawValue(ctypes.c_bool, False)  # has no lock that a killed worker keeps
+        self.begun = False  # whether a worker ever got as far as working
+
+    def run(
+        self, tasks: Iterator[Any], workers: int
+    ) -> Generator[tuple[Any, Any], None, list[Any]]:
+        """Run tasks until they end or a worker dies; return the tasks that were lost with it."""
+        link = Link(self.stop)  # new for each pool: a killed worker may keep the lock of the queue
+        executor = process_pool(workers, _begin_tasks, (link,))
+        running: dict[futures.Future[Any], Any] = {}
+        lost: list[Any] = []
+        try:
+            while True:
+                for task in () if lost else itertools.islice(tasks, workers - len(running)):
+                    # Processes that start now leave Ctrl-C to this one from their first moment.
+                    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                    try:
+                        running[executor.submit(_perform, self.work, task)] = task
+                    except futures.BrokenExecutor:
+                        lost.append(task)
+                    finally:
+                        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                done = futures.wait(running, 0.2, futures.FIRST_COMPLETED).done
+                if not running:
+                    executor.shutdown()
+                self._listen(link)
+                if not running:
+                    return lost
+                for future in done:
+                    task, error = running.pop(future), future.exception()
+                    if isinstance(error, futures.BrokenExecutor):
+                        lost.append(task)
+                    else:
+                        yield task, error or future.result()
+        finally:
+            # Python 3.14 has ProcessPoolExecutor.kill_workers for this.
+            for process in list((getattr(executor, "_processes", None) or {}).values()):
+                if running:
+                    process.kill()
+            executor.shutdown(cancel_futures=True)
+
+    def _listen(self, link: Link) -> None:
+        while not link.messages.empty():
+            message = link.messages.get()
+            self.begun = True
+            if message is not None:
+                self.on_message(message)
+        self.stop.value = self.stop.value or self.should_stop()
+
+
+def _begin_tasks(link: Link) -> None:
+    global _link
+    _link = link
+    link.send(None)
+
+
+def _perform(work: bytes, task: Any) -> Any:
+    return _loaded(work)(task, _link)
+
+
+@functools.lru_cache(1)
+def _loaded(work: bytes) -> Any:
+    # It comes with each task, for one that is given at the start blocks this process if the worker dies before.
+    return pickle.loads(work)
 
 
 def process_pool(
     workers: int, initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
 ) -> futures.ProcessPoolExecutor:
     """Make an executor of spawned processes, which ignore Ctrl-C and end with this process, even if it is killed."""
-    context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
-    return futures.ProcessPoolExecutor(workers, context, _begin_worker, (initializer, arguments))
+    return futures.ProcessPoolExecutor(workers, _SPAWN, _begin_worker, (initializer, arguments))
 
 
 def _begin_worker(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:

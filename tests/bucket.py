@@ -1,6 +1,7 @@
 """A bucket on this machine: moto's server in a thread, and before it a proxy that spoils some answers."""
 
 import contextlib
+import functools
 import http.client
 import itertools
 import logging
@@ -30,9 +31,8 @@ class Server:
     ----------
     rate : float
         The share of requests that end in a fault.
-    faults : sequence of str
-    struck : Counter
-        How often each did.
+    faults, struck : sequence of str, Counter
+        Which may happen, and how often each did.
     requests : list of (method, path, headers)
     answer : (int, str), optional
         A status and the text of an error, which every request gets.
@@ -60,11 +60,12 @@ class Server:
     def make_bucket(self):
         """Make a bucket of its own; gives its URL."""
         name = f"bucket-{next(_numbers)}"
-        self.client().create_bucket(Bucket=name)
+        self.client.create_bucket(Bucket=name)
         return f"s3://{name}"
 
+    @functools.cached_property
     def client(self):
-        """Give what other programs write to buckets with."""
+        """What other programs write to buckets with."""
         return boto3.client(
             "s3", endpoint_url=f"http://127.0.0.1:{self.behind}", aws_access_key_id="a", aws_secret_access_key="b",
             region_name="us-east-1",
@@ -95,25 +96,23 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         server.requests.append((self.command, self.path, headers))
         fault = server.fault(bool(headers.keys() & {"if-match", "if-none-match"}))
-        if server.answer is not None:
-            status, text = server.answer
-            self._answer(status, {}, f"<Error>{text}</Error>".encode())
-        elif fault in CODES:
-            self._answer(int(fault), {}, f"<Error><Code>{CODES[fault]}</Code></Error>".encode())
-        elif fault == "reset":
+        status, text = server.answer or (fault, f"<Code>{CODES.get(fault)}</Code>")
+        if server.answer or fault in CODES:
+            self._answer(int(status), {}, f"<Error>{text}</Error>".encode())
+            return
+        if fault in ("reset", "lost"):
             self.close_connection = True
-        else:
-            time.sleep(0.5 * (fault == "slow"))
-            behind = http.client.HTTPConnection("127.0.0.1", server.behind, timeout=60)
-            with contextlib.closing(behind):
-                headers = {k: v for k, v in headers.items() if k not in server.ignores}
-                behind.request(self.command, self.path, body, headers)
-                answer = behind.getresponse()
-                content = answer.read()
-            if fault == "lost":
-                self.close_connection = True
-            else:
-                self._answer(answer.status, dict(answer.getheaders()), content)
+        if fault == "reset":
+            return
+        time.sleep(0.5 * (fault == "slow"))
+        behind = http.client.HTTPConnection("127.0.0.1", server.behind, timeout=60)
+        with contextlib.closing(behind):
+            headers = {k: v for k, v in headers.items() if k not in server.ignores}
+            behind.request(self.command, self.path, body, headers)
+            answer = behind.getresponse()
+            content = answer.read()
+        if fault != "lost":
+            self._answer(answer.status, dict(answer.getheaders()), content)
 
     def _answer(self, status, headers, content):
         headers = {name.lower(): value for name, value in headers.items()}

@@ -1,4 +1,4 @@
-"""Encoder passes that are killed, or whose system calls fail, each in a process of its own.
+"""Encoder passes that are killed, or whose system calls fail or are written down, each in a process of its own.
 
 A server that has imported everything forks a child for each pass, which waits until strace has hold of it. `strace`
 counts calls by thread, so passes over what is there in part, in which one thread starts with the first call that
@@ -10,13 +10,11 @@ import functools
 import multiprocessing.forkserver
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import traceback
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from stubs import StubEncoders, everything, install, toy_dataset
@@ -25,15 +23,13 @@ from samtl.embed import pipeline  # noqa: F401, so that no child has to import i
 from samtl.embed.api import embed
 from samtl.errors import SamtlError
 from samtl.store.reader import open_store
-from samtl.store.storage import IDENTITY
+from samtl.store.storage import open_storage
 from samtl.store.verify import check
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 ROWS = 64  # four blocks
 BLOCK = 16
 BATCH = 4
-#: What changes a file system, or makes what was changed stay.
-CALLS = ("write", "fsync", "link", "unlink", "rename", "mkdir", "openat")
 
 
 @functools.cache
@@ -47,7 +43,7 @@ def server():
     return context
 
 
-def work(gate, folder, out, rows, seconds):
+def work(gate, folder, out, rows, seconds, how):
     """What a child does, as the command line would end."""
     printed = os.open(folder / "printed", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(printed, 1), os.dup2(printed, 2)
@@ -56,6 +52,10 @@ def work(gate, folder, out, rows, seconds):
     try:
         torch.set_num_threads(1)
         install(StubEncoders(seconds=seconds, tally=folder / "tally"))
+        if how == "careless":
+            os.fsync = lambda descriptor: None
+        elif how == "two":  # writers, which do not wait for each other
+            os.fork()
         embed(toy_dataset(rows), "stub", out=out, device="cpu", batch_size=BATCH)
         code = 0
     except (SamtlError, OSError) as error:
@@ -68,40 +68,47 @@ def work(gate, folder, out, rows, seconds):
         os._exit(code)
 
 
+def fault_at(call, nth, fault):
+    """What strace is to do at the nth turn of a call in a thread: `signal=KILL`, or `error=ENOSPC`."""
+    return ("-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={nth}")
+
+
 class Pass:
     """A pass that has begun, for which `end` waits.
 
     Parameters
     ----------
     out : path
-    call : str
-        The system call at whose nth turn in a thread something happens; "" for a pass to which nothing does.
-    nth : int
-    fault : str
-        In strace's words: `signal=KILL`, `error=ENOSPC`.
+    strace : sequence of str
+        Options, if it is traced.
     rows : int
     seconds : float
         That an image takes.
+    how : str
+        "careless" syncs nothing, "two" are two writers.
 
     Attributes
     ----------
-    code, encoded, told, struck : int, int, str, bool
-        When it has ended: its exit code, negative for a signal; images encoded; what it printed; whether something
-        happened to it.
+    code, encoded, told, trace, struck : int, int, str, str, bool
+        When it has ended: its exit code, negative for a signal; images encoded; what it printed, and strace; whether
+        a fault or a signal struck it.
     """
 
-    def __init__(self, out, call="", nth=1, fault="", rows=ROWS, seconds=0.0):
-        self.folder, self.tracer = Path(tempfile.mkdtemp(prefix="samtl-pass-")), None
+    def __init__(self, out, strace=(), rows=ROWS, seconds=0.0, how=""):
+        self.folder, self.tracer, self.trace = (
+            Path(tempfile.mkdtemp(prefix="samtl-pass-")),
+            None,
+            "",
+        )
         gate, go = server().Pipe(duplex=False)
-        self.process = server().Process(target=work, args=(gate, self.folder, out, rows, seconds))
+        given = (gate, self.folder, out, rows, seconds, how)
+        self.process = server().Process(target=work, args=given)
         self.process.start()
-        if call:
+        if strace:
             # What it writes to pipes and the terminal is traced, too; a pass does not know the difference.
-            self.tracer = subprocess.Popen(
-                ["strace", "-f", "-qq", "-o", self.folder / "trace", "-p", str(self.process.pid),
-                 "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={nth}"],
-                stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+            command = ["strace", "-f", "-qq", "-o", self.folder / "trace", *strace]
+            command += ["-p", str(self.process.pid)]
+            self.tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
             while "TracerPid:\t0\n" in Path(f"/proc/{self.process.pid}/status").read_text():
                 os.sched_yield()
         go.send(None)
@@ -114,55 +121,17 @@ class Pass:
     def end(self):
         self.process.join()
         self.code = self.process.exitcode
-        self.struck = self.code < 0
         if self.tracer:
             _, complaint = self.tracer.communicate(timeout=60)
             assert "ptrace" not in complaint, complaint
-            self.struck |= "(INJECTED)" in (self.folder / "trace").read_text()
+            self.trace = (self.folder / "trace").read_text("latin-1")
+        self.struck = self.code < 0 or "(INJECTED)" in self.trace
         tally, printed = self.folder / "tally", self.folder / "printed"
         self.encoded = tally.stat().st_size if tally.exists() else 0
-        self.told = (
-            printed.read_text() if printed.exists() else ""
-        )  # it may be killed before it begins
+        # It may be killed before it begins.
+        self.told = printed.read_text() if printed.exists() else ""
         shutil.rmtree(self.folder)
         return self
-
-
-def crowd(out, writers, rows, kills, chance):
-    """Let several writers start at once on one store, kill so many at random, and start another in each one's place.
-
-    Returns what those did that came to their end, and the images that all encoded.
-    """
-    there = [Pass(out, rows=rows, seconds=0.001) for _ in range(writers)]
-    whole, encoded = [], 0
-    while there:
-        if kills:
-            multiprocessing.connection.wait(
-                [one.process.sentinel for one in there], chance.random() * 0.02
-            )
-            chance.choice(there).tell(signal.SIGKILL)
-        ended = multiprocessing.connection.wait([one.process.sentinel for one in there])
-        for one in [one for one in there if one.process.sentinel in ended]:
-            there.remove(one)
-            encoded += one.end().encoded
-            if one.code == -signal.SIGKILL:
-                kills -= 1
-                there.append(Pass(out, rows=rows, seconds=0.001))
-            else:
-                whole.append(one)
-    return whole, encoded
-
-
-def committed_rows(store, expected, level="rows"):
-    """Check every row that counts against a whole store; gives how many there are."""
-    if not (store / IDENTITY).exists() or not list(store.glob("samples/*.parquet")):
-        return 0
-    opened = open_store(store)
-    there = np.flatnonzero(opened.valid())
-    for name in opened.arrays:
-        np.testing.assert_array_equal(opened.read(name, there), expected.read(name)[there])
-    assert [(one.path, one.told) for one in check(store, level).findings] == []
-    return len(opened) - opened.missing if opened.arrays else 0
 
 
 def require_whole(store, expected):
@@ -171,8 +140,10 @@ def require_whole(store, expected):
     found = check(store, "deep")
     assert [(one.path, one.told) for one in found.findings] == []
     assert [name for name in found.leftovers if ".tmp-" not in name] == []
-    names = {path.name for path in store.glob("log/[!.]*.json")}
-    assert names == {f"{block}.0.json" for block in range(-(-len(expected) // BLOCK))}
+    records = {
+        name for name in open_storage(store).list("log") if name[0] != "." and name[-5:] == ".json"
+    }
+    assert records == {f"{block}.0.json" for block in range(-(-len(expected) // BLOCK))}
 
 
 def can_trace():

@@ -1,5 +1,6 @@
 """What every test stands on: a clean environment, its own folder, and stand-ins for slow things."""
 
+import json
 import logging
 import os
 import shutil
@@ -147,16 +148,25 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture
+def told(run, tmp_path):
+    """Run `samtl ARGS --json FILE`; returns (exit code, what the file says, standard output)."""
+
+    def told(*args):
+        file = tmp_path / "told.json"
+        file.unlink(missing_ok=True)
+        code, output, errors = run(*args, "--json", file)
+        assert file.exists(), errors
+        return code, json.loads(file.read_text()), output
+
+    return told
+
+
+@pytest.fixture
 def folder(tmp_path):
     """A folder of 24 images in two classes."""
     import stubs
 
-    root = tmp_path / "images"
-    for name in ("field", "town"):
-        (root / name).mkdir(parents=True)
-        for i in range(12):
-            (root / name / f"{i}.png").write_bytes(stubs.png(len(name) * 100 + i))
-    return root
+    return stubs.image_folder(tmp_path / "images")
 
 
 @pytest.fixture

@@ -8,18 +8,18 @@ each by itself, and unsynced bytes may be cut short anywhere or be zeros.
 import dataclasses
 import os
 import re
-import subprocess
 from itertools import zip_longest
 from pathlib import Path
 
-TRACED = (
-    "openat,write,pwrite64,writev,fsync,fdatasync,link,linkat,unlink,unlinkat,rename,renameat,renameat2,"
-    "mkdir,mkdirat,ftruncate,rmdir"
-)
+# Options of strace, for `calls`.
+RECORD = (
+    "-y", "-xx", "-s", "100000000", "-e",
+    "trace=openat,write,pwrite64,writev,fsync,fdatasync,link,linkat,unlink,unlinkat,rename,renameat,renameat2,mkdir,"
+    "mkdirat,ftruncate,rmdir",
+)  # fmt: skip
 _LINE = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+)")
 _FOLDER = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>")
 _STRING = re.compile(r'"([^"]*)"')
-_UNSYNCED_SIZES = (0.0, 0.3, 0.99, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +32,10 @@ class Call:
     data: bytes = b""
 
 
-def recorded(command, root, **options):
-    """Run a program under strace; gives its calls below `root`, in order."""
-    trace = Path(f"{root}.trace")
-    subprocess.run(
-        ["strace", "-f", "-qq", "-y", "-xx", "-s", "100000000", "-e", f"trace={TRACED}", "-o", trace, *command],
-        check=True, **options,
-    )  # fmt: skip
+def calls(trace, root):
+    """The calls below `root`, in order, that strace wrote down."""
     root, found, waiting = os.path.realpath(root), [], {}
-    for line in trace.read_text("latin-1").splitlines():
+    for line in trace.splitlines():
         thread, _, rest = line.partition(" ")
         rest = rest.strip()
         if rest.endswith("<unfinished ...>"):  # another thread's call comes between
@@ -53,7 +48,6 @@ def recorded(command, root, **options):
             call = _call(match[1], match[2], int(match[3]))
             if call and f"{call.path}/".startswith(f"{root}/"):
                 found.append(call)
-    trace.unlink()
     return found
 
 
@@ -110,29 +104,28 @@ class Disk:
             self._name(call.path, _File(folder=True))
         elif call.what == "write":
             # A file may have lost the name under which it is open; it is the same file.
-            file = file or next(
-                f for path, f, _ in reversed(self.unsafe) if path == call.path and f
-            )
-            file.data += call.data
+            named = (f for path, f, _ in reversed(self.unsafe) if path == call.path and f)
+            (file or next(named)).data += call.data
         elif call.what == "sync" and (call.path == self.root or (file and file.folder)):
-            for change in self.unsafe:
-                if _parent(change[0]) == call.path:
+            waiting, self.unsafe = self.unsafe, []
+            for change in waiting:
+                if change[0].rpartition("/")[0] == call.path:
                     _happen(change, self.safe)
-            self.unsafe = [one for one in self.unsafe if _parent(one[0]) != call.path]
+                else:
+                    self.unsafe.append(change)
         elif call.what == "sync" and file:
             file.safe = len(file.data)
         elif call.what in ("link", "rename"):
-            assert call.what == "link" or _parent(call.path) == _parent(call.other), (
-                "between folders"
-            )
+            folders = {path.rpartition("/")[0] for path in (call.path, call.other)}
+            assert call.what == "link" or len(folders) == 1, "between folders"
             self._name(call.path, self.now[call.other], call.other if call.what == "rename" else "")
         elif call.what == "unlink":
             self._name(call.path, None)
         elif call.what not in ("create", "sync"):
             raise NotImplementedError(call)
 
-    def _name(self, *change):
-        self.unsafe.append((*change, "")[:3])
+    def _name(self, path, file, gone=""):
+        self.unsafe.append((path, file, gone))
         _happen(self.unsafe[-1], self.now)
 
     def cut(self, chance):
@@ -142,13 +135,12 @@ class Disk:
         for change in self.unsafe:
             if chance.random() < keep:
                 _happen(change, there)
-        share = chance.choice(_UNSYNCED_SIZES)  # of the bytes that are not safe
+        share = chance.choice([0.0, 0.3, 0.99, 1.0])  # of the bytes that are not safe
         zeros = chance.random() < 0.3
         found = {}
         for path, file in there.items():
-            if all(
-                str(one) in there for one in Path(path).parents if Path(self.root) in one.parents
-            ):
+            folders = [one for one in Path(path).parents if Path(self.root) in one.parents]
+            if all(str(one) in there for one in folders):
                 left = file.safe + round(share * (len(file.data) - file.safe))
                 rest = bytes(left - file.safe) if zeros else bytes(file.data[file.safe : left])
                 found[path] = None if file.folder else bytes(file.data[: file.safe]) + rest
@@ -164,12 +156,8 @@ def _happen(change, there):
     there.pop(gone, None)
 
 
-def _parent(path):
-    return path.rpartition("/")[0]
-
-
-def laid_out(state, root, place):
-    """Write a state to a folder; gives the folder that `root` has become."""
+def lay_out(state, root, place):
+    """Write a state to a folder, which `root` has become."""
     place.mkdir(parents=True)
     for path, data in sorted(state.items()):
         target = place / os.path.relpath(path, os.path.realpath(root))
@@ -177,4 +165,3 @@ def laid_out(state, root, place):
             target.mkdir(exist_ok=True)
         else:
             target.write_bytes(data)
-    return place

@@ -71,7 +71,9 @@ def predicted(baseline, dataset, rows):
 
 
 def test_it_learns_what_can_be_told_apart(fitted):
-    _, task, dataset, baseline = fitted
+    name, task, dataset, baseline = fitted
+    assert baseline.untrained == (name == "vgg19")
+    assert baseline.weights == ("untrained (random:0)" if name == "vgg19" else "")
     rows = parts(dataset)[2]
     found = predicted(baseline, dataset, rows)
     if task == "classification":
@@ -112,18 +114,6 @@ def test_a_saved_one_predicts_the_same(fitted, tmp_path):
             np.testing.assert_array_equal(answer, after[who])
 
 
-def test_what_is_told_of_the_training(fitted):
-    name, _, _, baseline = fitted
-    assert baseline.untrained == (name == "vgg19")
-    assert baseline.weights == ("untrained (random:0)" if name == "vgg19" else "")
-    if name in ("cnn", "unet"):
-        assert baseline.stopped_ in ("epochs", "patience")
-        assert baseline.curves_["epoch"] == list(range(1, baseline.n_iter_ + 1))
-        assert baseline.best_epoch_ == 1 + np.argmin(baseline.curves_["validation_loss"])
-        assert baseline.rate_ > 0
-        assert 0 <= baseline.waiting_ <= 1
-
-
 def test_another_dataset_is_refused(fitted):
     name, task, _, baseline = fitted
     other = toy("segmentation" if task == "classification" else "classification")
@@ -135,27 +125,20 @@ def test_another_dataset_is_refused(fitted):
             make(name).fit(other, [0, 1, 2], [3])
 
 
-@pytest.mark.parametrize(
-    ("name", "parameter", "value"),
-    [
-        ("cnn", "epochs", 0),
-        ("cnn", "batch_size", 1.5),
-        ("cnn", "lr", 0),
-        ("cnn", "lr", float("nan")),
-        ("cnn", "weight_decay", -1),
-        ("cnn", "patience", "long"),
-        ("cnn", "dropout", 1),
-        ("cnn", "image_size", 40),
-        ("unet", "width", 0),
-        ("unet", "image_size", 16),
-        ("vgg19", "image_size", 100),
-        ("floor", "neighbours", 0),
-    ],
-)
-def test_parameters_out_of_range_are_refused(name, parameter, value):
-    baseline = make(name, **{parameter: value})
-    with pytest.raises(InputError, match=f"{parameter} must be"):
-        baseline.fit(toy(baseline.tasks[0]), [0, 1, 2], [3])
+WRONG = {
+    "cnn": {"epochs": 0, "batch_size": 1.5, "lr": float("nan"), "weight_decay": -1, "dropout": 1},
+    "unet": {"width": 0, "image_size": 16, "lr": 0, "patience": "long"},
+    "vgg19": {"image_size": 100},
+    "floor": {"neighbours": 0},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_parameters_out_of_range_are_refused(name):
+    for parameter, value in WRONG[name].items():
+        baseline = make(name, **{parameter: value})
+        with pytest.raises(InputError, match=f"{parameter} must be"):
+            baseline.fit(toy(baseline.tasks[0]), [0, 1, 2], [3])
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)

@@ -1,6 +1,7 @@
 """The grid of a sweep as it fills up: what it shows, and that it fits wherever it is shown."""
 
 import io
+import itertools
 from types import SimpleNamespace
 
 from hypothesis import given, settings
@@ -11,30 +12,23 @@ from samtl.cli.board import Board
 
 from samtl._runtime import Note
 from samtl.sweep.api import Progress
+from samtl.sweep.plan import Cell
 
 
 def cells(models, splits, seeds):
     """Cells with what the grid asks of them."""
-    train = SimpleNamespace(seen=range(100))
+    rows = SimpleNamespace(seen=range(100))
+    asked = enumerate(itertools.product(models, splits, range(seeds)))
     return [
-        SimpleNamespace(number=n, name=model, features=None, store="s.zarr", split=split, seed=seed, rows=train)
-        for n, (model, split, seed) in enumerate(
-            (m, sp, s) for m in models for sp in splits for s in range(seeds)
-        )
-    ]  # fmt: skip
+        Cell(model, "s.zarr", "pooled", None, split, seed, rows, number=number)
+        for number, (model, split, seed) in asked
+    ]
 
 
 def board(some, width=140, height=30, terminal=True):
-    console = Console(
-        file=io.StringIO(),
-        force_terminal=terminal,
-        width=width,
-        height=height,
-        color_system=None,
-        legacy_windows=False,
-        _environ={"TERM": "xterm"},
-    )
-    made = Board(console)
+    plain = {"color_system": None, "legacy_windows": False, "_environ": {"TERM": "xterm"}}
+    size = {"width": width, "height": height, "force_terminal": terminal}
+    made = Board(Console(file=io.StringIO(), **size, **plain))
     for cell in some:
         made.tell(Progress(cell, "planned"))
     return made
@@ -45,10 +39,6 @@ def drawn(made):
     with made.console.capture() as capture:
         made.console.print(made._draw())
     return [line.rstrip() for line in capture.get().splitlines()]
-
-
-def printed(made):
-    return made.console.file.getvalue().splitlines()
 
 
 def half(**size):
@@ -85,33 +75,30 @@ def test_splits_that_do_not_fit_share_a_column():
 
 
 @settings(max_examples=15)
-@given(
-    st.integers(1, 12),
-    st.integers(1, 12),
-    st.integers(1, 3),
-    st.integers(30, 200),
-    st.integers(10, 50),
-    st.data(),
-)
-def test_it_fits_any_terminal(n_models, n_splits, seeds, width, height, data):
-    names = [f"a-model-of-a-long-name-{i}" for i in range(n_models)]
-    some = cells(names, [f"label:0.{i + 1}@0.2" for i in range(n_splits)], seeds)
+@given(st.data())
+def test_it_fits_any_terminal(data):
+    def draw(least, most):
+        return data.draw(st.integers(least, most))
+
+    names = [f"a-model-of-a-long-name-{i}" for i in range(draw(1, 12))]
+    some = cells(names, [f"label:0.{i + 1}@0.2" for i in range(draw(1, 12))], draw(1, 3))
+    width, height = draw(30, 200), draw(10, 50)
     made = board(some, width, height)
-    for number in data.draw(st.lists(st.integers(0, len(some) - 1), max_size=20)):
+    for _ in range(draw(0, 20)):
         what = data.draw(st.sampled_from(["started", "event", "done"]))
         figures = {"accuracy": 1.0} if what == "done" else None
-        made.tell(Progress(some[number], what, "epoch 1 of 2", figures))
+        made.tell(Progress(data.draw(st.sampled_from(some)), what, "epoch 1 of 2", figures))
     lines = drawn(made)
     assert len(lines) < height
     assert max(map(len, lines)) <= width
 
 
 def test_a_log_has_a_line_for_each_cell_that_ended(monkeypatch):
-    assert not [line for line in printed(half(terminal=False)) if "epoch" in line]
+    assert "epoch" not in half(terminal=False).console.file.getvalue()
     monkeypatch.setattr(render, "SECONDS_BETWEEN_LINES", -1)
     made = half(terminal=False)
     made.tell(Note("the last line was half-written"))
-    lines = printed(made)
+    lines = made.console.file.getvalue().splitlines()
     assert lines[0] == "4/12 logreg, split 0.2, seed 0: accuracy 70.0%"
     assert lines[1].startswith("4/12 cells, 1 running, ")
     assert lines[1].endswith("; vit, split 0.1, seed 0: epoch 3 of 20: validation accuracy 51.0%")

@@ -20,29 +20,25 @@ from samtl.datasets.archive import Archive
 from samtl.errors import InputError
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(*parts, **options):
-        path = tmp_path / "a.zip"
-        path.write_bytes(parts[0] if isinstance(parts[0], bytes) else packed(parts, **options))
-        return path
-
-    return write
+def write(folder, *parts, **options):
+    path = folder / "a.zip"
+    path.write_bytes(parts[0] if isinstance(parts[0], bytes) else packed(parts, **options))
+    return path
 
 
-def test_files_come_back(write):
+def test_files_come_back(tmp_path):
     parts = [Part("a/b.txt"), Part("c", b"", deflate=False), Part("d/", b"", mode=0o40755)]
-    # Names are UTF-8 with or without the flag.
-    archive = Archive(write(*parts, Part("ß/1", flags=0x800), Part("Ä/1"), comment=b"a comment"))
+    parts += [Part("ß/1", flags=0x800), Part("Ä/1")]  # names are UTF-8 with or without the flag
+    archive = Archive(write(tmp_path, *parts, comment=b"a comment"))
     assert archive.names == ("a/b.txt", "c", "ß/1", "Ä/1")
     assert [archive.read(name) for name in archive.names] == [TEXT, b"", TEXT, TEXT]
     with pytest.raises(InputError, match="no file"):
         archive.read("../a")
 
 
-def test_threads_forks_and_pickles_share_it(write):
+def test_threads_forks_and_pickles_share_it(tmp_path):
     data = {f"{i}.bin": os.urandom(2000 + i) for i in range(50)}
-    archive = Archive(write(*(Part(name, value) for name, value in data.items())))
+    archive = Archive(write(tmp_path, *(Part(name, value) for name, value in data.items())))
     names = list(data) * 4
     with ThreadPoolExecutor(8) as pool:
         for one in (archive, pickle.loads(pickle.dumps(archive))):
@@ -80,8 +76,8 @@ KERNEL = packed([Part("b", b"0" * 60, deflate=False)])[: 30 + 1 + 60]
         ([struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 60000, 60000, 2**30, 100, 0)], ""),
     ],
 )  # fmt: skip
-def test_hostile_and_broken_archives_are_refused(write, parts, named):
-    path = write(*parts)
+def test_hostile_and_broken_archives_are_refused(tmp_path, parts, named):
+    path = write(tmp_path, *parts)
     with pytest.raises(InputError) as caught:
         Archive(path)
     said = str(caught.value)
@@ -94,8 +90,8 @@ def test_hostile_and_broken_archives_are_refused(write, parts, named):
     ("limit", "least"),
     [("MAX_MEMBERS", 4), ("MAX_TOTAL_BYTES", 4 * len(TEXT)), ("MAX_MEMBER_BYTES", len(TEXT))],
 )
-def test_limits(write, monkeypatch, limit, least):
-    path = write(*(Part(str(i)) for i in range(4)))
+def test_limits(tmp_path, monkeypatch, limit, least):
+    path = write(tmp_path, *(Part(str(i)) for i in range(4)))
     monkeypatch.setattr(module, limit, least)
     assert len(Archive(path).names) == 4
     monkeypatch.setattr(module, limit, least - 1)
@@ -111,14 +107,16 @@ def test_limits(write, monkeypatch, limit, least):
         *({"size": size} for size in (len(TEXT) - 1, len(TEXT) + 1, 10 * len(TEXT))),
     ],
 )
-def test_what_is_not_as_the_directory_says(write, change):
-    archive = Archive(write(Part("fine!", **change)))
+def test_what_is_not_as_the_directory_says(tmp_path, change):
+    archive = Archive(write(tmp_path, Part("fine!", **change)))
     with pytest.raises(InputError, match="fine!"):
         archive.read("fine!")
 
 
-def test_a_bomb_with_a_modest_header_inflates_no_further_than_that(write):
-    archive = Archive(write(Part("a", bytes(2**26), size=100_000, crc=zlib.crc32(bytes(100_000)))))
+def test_a_bomb_with_a_modest_header_inflates_no_further_than_that(tmp_path):
+    archive = Archive(
+        write(tmp_path, Part("a", bytes(2**26), size=100_000, crc=zlib.crc32(bytes(100_000))))
+    )
     tracemalloc.start()
     with contextlib.suppress(InputError):
         assert archive.read("a") == bytes(100_000)

@@ -1,13 +1,17 @@
-"""Folders of class folders: what is listed, and what is refused with how it ought to be."""
+"""Folders of class folders, and EuroSAT with its download: what is listed, and what is refused."""
 
+import hashlib
 import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from zips import picture, unpack
+from zips import pack, picture, serving, unpack
 
-from samtl.datasets import resolve
-from samtl.errors import InputError
+from samtl.datasets import eurosat, resolve
+from samtl.errors import InputError, ResourceError
+from samtl.images.codecs import decode
 
 
 @pytest.fixture
@@ -53,27 +57,19 @@ def test_the_name_is_the_folders_own(tmp_path, folder, name):
     assert listed(root).name == listed(f"{root}/../{folder}/.").name == name
 
 
-@pytest.fixture
-def parted(tmp_path):
-    tops = [f"{part}/{name}" for part in ("train", "Val", "test") for name in ("water", "city")]
-    return unpack(tmp_path / "data", {f"{top}/{i}.png": picture(i) for top in tops for i in (0, 1)})
-
-
-def test_parts_are_read_as_parts(parted):
+def test_parts_are_read_as_parts(tmp_path):
     """Fault: `train`, `val` and `test` were taken for classes."""
-    dataset = listed(parted)
+    tops = [f"{part}/{name}" for part in ("train", "Val", "test") for name in ("city", "water")]
+    files = {f"{top}/{i}.png": picture(i) for top in tops for i in (0, 1)}
+    dataset = listed(unpack(tmp_path, files))
     assert dataset.classes == ("city", "water")
-    tops = [f"{part}/{name}" for part in ("train", "Val", "test") for name in dataset.classes]
-    assert dataset.sample_ids == tuple(f"{top}/{i}.png" for top in tops for i in (0, 1))
+    assert dataset.sample_ids == tuple(files)
     assert dataset.labels == (0, 0, 1, 1) * 3
     assert dataset.parts == ("train",) * 4 + ("validation",) * 4 + ("test",) * 4
     assert dataset.read("test/city/1.png") == picture(1)
 
 
-@pytest.mark.parametrize("path", ["test/forest/1.png", "train/1.png"])
-def test_classes_that_differ_and_loose_images_are_refused(parted, path):
-    with pytest.raises(InputError, match=path.split("/")[-2]):
-        listed(add(parted, path))
+PARTED = [f"{part}/{name}/1.png" for part in ("train", "test") for name in ("a", "b")]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +81,8 @@ def test_classes_that_differ_and_loose_images_are_refused(parted, path):
         (["a/1.png", "b/1.png", "1.png"], r"'1\.png'"),
         (["a/1.png", "a/b/2.png"], "'a'"),
         (["a/1.png", "b/notes.txt"], "'b'"),
+        ([*PARTED, "test/c/1.png"], "'c'"),
+        ([*PARTED, "train/2.png"], r"'2\.png'"),
     ],
 )
 def test_other_layouts_are_refused_with_the_one_expected(tmp_path, files, named):
@@ -111,17 +109,6 @@ def test_one_folder_is_named(root, tmp_path, monkeypatch, spec, place, said):
         resolve(spec, place)
 
 
-@pytest.mark.parametrize(
-    "name", [b"a\nb.png", b"caf\xe9.png", b"a\x1bb.png", "a\u202eb.png".encode()]
-)
-def test_names_that_cannot_be_stored_are_refused(root, name):
-    add(root, os.fsdecode(b"city/" + name))
-    with pytest.raises(InputError, match="rename, replace or remove it") as caught:
-        listed(root)
-    assert str(caught.value).isprintable()
-    assert str(caught.value).isascii()
-
-
 def put(path, target):
     """Make a link, or a pipe if it has no target."""
     if target is None:
@@ -139,13 +126,21 @@ def put(path, target):
         ("third", "water", "link to a folder"),
         ("city/sub", "../water", "link to a folder"),
         ("third", "..", "link to a folder"),
+        *((f"city/{name}.png", "2.png", "invisible") for name in ("a\nb", "a\x1bb", "a\u202eb")),
+        (os.fsdecode(b"city/caf\xe9.png"), "2.png", "not UTF-8"),
     ],
 )
-def test_pipes_and_other_links_are_refused(root, tmp_path, place, target, said):
+def test_pipes_other_links_and_names_that_cannot_be_stored_are_refused(
+    root, tmp_path, place, target, said
+):
     add(tmp_path, "secret.png")
     put(root / place, target)
-    with pytest.raises(InputError, match=f"'{place}'.*{said}"):
+    with pytest.raises(InputError, match="; rename, replace or remove it") as caught:
         listed(root)
+    assert str(caught.value).startswith(ascii(place))
+    assert said in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).isascii()
 
 
 @pytest.mark.parametrize(
@@ -165,3 +160,131 @@ def test_ids_and_files_that_changed_lead_nowhere_and_no_pipe_is_waited_for(
     put(root / "city/1.png", target)
     with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match=said):
         pool.submit(dataset.read, sample_id).result(10)
+
+
+# EuroSAT
+
+LAYOUTS = ("eurosat/2750", "EuroSAT_RGB")
+
+FILES = {
+    f"{name}/{name}_{i}.jpg": picture(10 * i + len(name), form="JPEG")
+    for name in eurosat.COUNTS
+    for i in (10, 9, 1, 2)
+}
+OTHERS = "License.txt Forest/.x.jpg Forest/list.txt __MACOSX/Forest/._Forest_1.jpg .git/x.jpg"
+
+
+def below(top, files=FILES):
+    return {f"{top}/{name}" if top else name: data for name, data in files.items()}
+
+
+@pytest.mark.parametrize("make", [pack, unpack])
+@pytest.mark.parametrize("top", [*LAYOUTS, "2750", ""])
+def test_all_layouts_of_eurosat_give_the_same_dataset(tmp_path, top, make):
+    files = FILES | dict.fromkeys(OTHERS.split(), b"x")
+    dataset = resolve("eurosat", make(tmp_path / "data", below(top, files)))
+    assert (dataset.name, dataset.classes) == ("eurosat", tuple(eurosat.COUNTS))
+    ids = [f"{name}/{name}_{i}.jpg" for name in eurosat.COUNTS for i in (1, 2, 9, 10)]
+    assert dataset.sample_ids == tuple(ids)
+    assert [dataset.classes[label] for label in dataset.labels] == [i.split("/")[0] for i in ids]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert {i: copy.read(i) for i in ids} == FILES
+    assert dataset.note == "not the whole of EuroSAT: 40 of 27,000 images"
+
+
+@pytest.mark.parametrize("make", [pack, unpack])
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (below(LAYOUTS[0], FILES | {"Desert/1.jpg": b"x"}), "Desert"),
+        (below(LAYOUTS[0], {"River/River_1.tif": b"13 bands", "Forest/1.jpg": b"x"}), "River"),
+        (below("elsewhere"), "EuroSAT_RGB/<Class>"),
+        (below("eurosat/2750/deeper"), "EuroSAT_RGB/<Class>"),
+    ],
+)
+def test_other_layouts_of_eurosat_are_refused(tmp_path, make, files, named):
+    with pytest.raises(InputError, match=named):
+        resolve("eurosat", make(tmp_path / "data", files))
+
+
+def test_the_official_counts_of_eurosat(tmp_path, monkeypatch):
+    assert sum(eurosat.COUNTS.values()) == 27_000
+    assert list(eurosat.COUNTS) == sorted(eurosat.COUNTS)
+    monkeypatch.setattr(eurosat, "COUNTS", dict.fromkeys(eurosat.COUNTS, 4))
+    assert resolve("eurosat", pack(tmp_path / "a.zip", below(LAYOUTS[0]))).note == ""
+
+
+def test_other_roots_of_eurosat_are_refused(tmp_path):
+    pack(tmp_path / "EuroSAT.zip", below(LAYOUTS[0]))
+    with pytest.raises(InputError, match=r"EuroSAT\.zip: name that file"):
+        resolve("eurosat", tmp_path)
+    (tmp_path / "a.zip").write_bytes(b"<html>404</html>")
+    for path in ("a.zip", "none"):
+        with pytest.raises(InputError, match=path):
+            resolve("eurosat", tmp_path / path)
+    with pytest.raises(InputError, match="'rgb'"):
+        resolve("eurosat:rgb")
+
+
+@pytest.fixture
+def offer(tmp_path, monkeypatch):
+    """Put up an archive of each layout that is "right", "wrong" (of another hash) or "missing"."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("SAMTL_DATA_CACHE", str(tmp_path / "downloads"))
+    (tmp_path / "served").mkdir()
+    with serving(tmp_path / "served") as (url, asked):
+
+        def offer(*kinds):
+            sources = {}
+            for name, top, kind in zip(("one.zip", "two.zip"), LAYOUTS, kinds, strict=True):
+                path = pack(tmp_path / "served" / name, below(top))
+                known = b"other" if kind == "wrong" else path.read_bytes()
+                sources[url + name] = f"sha256:{hashlib.sha256(known).hexdigest()}"
+                if kind == "missing":
+                    path.unlink()
+            monkeypatch.setattr(eurosat, "SOURCES", sources)
+            return asked
+
+        yield offer
+
+
+@pytest.mark.parametrize("kind", ["right", "wrong", "missing"])
+def test_the_first_address_with_the_right_bytes_is_asked_once(offer, tmp_path, capfd, kind):
+    asked = offer(kind, "right")
+    with pytest.raises(InputError, match=r"download http.* by hand"):
+        resolve("eurosat", download=False)
+    assert asked == []
+    for download in (True, True, False):
+        dataset = resolve("eurosat", download=download)
+        assert {i: dataset.read(i) for i in dataset.sample_ids} == FILES
+    assert asked == (["/one.zip"] if kind == "right" else ["/one.zip", "/two.zip"])
+    kept = "one.zip" if kind == "right" else "two.zip"
+    assert [*(tmp_path / "downloads").iterdir()] == [tmp_path / "downloads" / kept]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [("wrong", InputError, "hash is not sha256"), ("missing", ResourceError, "404")],
+)
+def test_wrong_bytes_and_no_bytes_everywhere_are_refused(offer, tmp_path, kind, error, said):
+    offer(kind, kind)
+    with pytest.raises(error, match=said) as caught:
+        resolve("eurosat")
+    for text in ("/one.zip", "/two.zip", "by hand", "--root"):
+        assert text in str(caught.value)
+    assert list((tmp_path / "downloads").glob("*")) == []
+
+
+@pytest.mark.data
+def test_real_images_of_eurosat():
+    if "SAMTL_DATA" not in os.environ:
+        pytest.skip("SAMTL_DATA is unset: no folder with EuroSAT.zip to read")
+    dataset = resolve("eurosat", Path(os.environ["SAMTL_DATA"]) / "EuroSAT.zip")
+    assert (len(dataset), dataset.note) == (27_000, "")
+    assert {n: dataset.labels.count(i) for i, n in enumerate(dataset.classes)} == eurosat.COUNTS
+    assert dataset.sample_ids[9] == "AnnualCrop/AnnualCrop_10.jpg"
+    for sample_id in dataset.sample_ids[::2999]:
+        pixels = decode(dataset.read(sample_id))
+        assert pixels.shape == (64, 64, 3)
+        assert pixels.std() > 0

@@ -27,9 +27,10 @@ def mask(*some, **options):
     return encoded(values(*some, **options))
 
 
-FILES = {f"images/{i}.jpg": picture(i, form="JPEG") for i in (1, 2, 10)} | {
-    f"masks/{i}.png": mask(0, 255, i) for i in (1, 2, 10)
-}
+SOFT = np.linspace(0, 255, HEIGHT * WIDTH).astype(np.uint8).reshape(HEIGHT, WIDTH)
+MASKS = {1: values(0, 255, 1), 2: values(0, 255, 2), 10: SOFT}
+FILES = {f"images/{i}.jpg": picture(i, form="JPEG") for i in MASKS}
+FILES |= {f"masks/{i}.png": encoded(pixels) for i, pixels in MASKS.items()}
 
 
 @pytest.fixture
@@ -54,10 +55,10 @@ def test_images_in_natural_order_with_their_masks(tmp_path, make, folders):
     assert dataset.labels == (-1, -1, -1)
     assert (dataset.task, dataset.groups, dataset.parts) == ("segmentation", (), ())
     assert dataset.read("10.jpg") == FILES["images/10.jpg"]
-    for sample_id in dataset.sample_ids:
-        found = dataset.read_mask(sample_id)
+    for i, pixels in MASKS.items():
+        found = dataset.read_mask(f"{i}.jpg")
         assert found.dtype == np.uint8
-        np.testing.assert_array_equal(found, values(0, 1, 0))
+        np.testing.assert_array_equal(found, pixels > 127)
 
 
 UNMATCHED = [f"images/{i}.png" for i in range(1, 9)] + [f"masks/{i}.png" for i in range(5, 11)]
@@ -115,12 +116,6 @@ def test_values_mean_what_the_options_say(tmp_path, option, classes, expected):
     np.testing.assert_array_equal(dataset.read_mask("a.png"), values(*expected))
 
 
-def test_soft_edges_are_fine(tmp_path):
-    soft = np.linspace(0, 255, HEIGHT * WIDTH).astype(np.uint8).reshape(HEIGHT, WIDTH)
-    dataset = listed(unpack(tmp_path, {"images/a.png": picture(), "masks/a.png": encoded(soft)}))
-    np.testing.assert_array_equal(dataset.read_mask("a.png"), soft > 127)
-
-
 def test_another_coding_is_another_dataset(root):
     """So that a store of masks that were read in one way is not continued in another."""
     options = ("", "?foreground=255", "?foreground=2", "?ignore=2", "?foreground=255&ignore=2")
@@ -138,7 +133,7 @@ SAID = {
     "foreground": ["?foreground", "?foreground=1&foreground=2"],
     "foreground=.*classes=": ["?foreground=1&classes=a,b"],
     "foreground=": ["?foreground=256"],
-    r"none of 3 .* values 0, 1, 2, \.\.\.": ["?foreground=7"],
+    r"none of 3 .* values 0, 1, 2, \.\.\.": ["?foreground=3"],
     "ignore=": ["?ignore=1,,2", "?ignore=-1"],
     "7 is": ["?foreground=7&ignore=7"],
     "8 is": ["?classes=a:7,b:8&ignore=8"],
@@ -175,7 +170,6 @@ FOUR_BITS = png(WIDTH, HEIGHT, 4, 0, (b"\0" + b"\x01\x20" * 2) * HEIGHT)
         (palette([0, 0, 0, 99, 99, 99], 0, 1), "?foreground=1"),
         (FOUR_BITS, "?classes=class0:0,class1:1,class2:2"),
     ],
-    ids=["0 1", "0 100", "0 1 2", "0 128 255", "palette", "grey palette", "4 bits"],
 )
 def test_numbers_of_classes_are_no_light(root, data, option):
     """Fault: every pixel was background, and the advice for palettes and 4 bits did not help."""
@@ -197,7 +191,6 @@ USELESS = r"the mask masks/2\.png in .* cannot be used"
         (encoded(np.full((HEIGHT, WIDTH, 4), 255, np.uint8)), USELESS),
         (picture(form="JPEG"), USELESS),
     ],
-    ids=["size", "colours", "16 bits", "alpha", "jpeg"],
 )
 def test_masks_that_do_not_do_are_told_when_listed(root, data, told):
     with pytest.raises(InputError, match=told):
@@ -221,16 +214,15 @@ def test_a_damaged_mask_is_told_when_read(tmp_path, make, data, code):
 
 ROAD = np.zeros((6, 8, 3), np.uint8)
 ROAD[2:4] = 255
-FORMS = {"bmp": "BMP", "png": "PNG", "jpg": "JPEG", "tif": "TIFF"}
 
 
 def made(image="image{}.bmp", label="{}.bmp", parts=("Train", "Validation", "Test")):
     """Make the files of a small copy."""
     files = {}
     for part, i in itertools.product(parts, (1, 2, 10)):
-        files[f"{part}/image/{image.format(i)}"] = encoded(ROAD // 2 + i, FORMS[image[-3:]])
+        files[f"{part}/image/{image.format(i)}"] = encoded(ROAD // 2 + i)
         for folder in ("label", "centerline"):
-            files[f"{part}/{folder}/{label.format(i)}"] = encoded(ROAD, FORMS[label[-3:]])
+            files[f"{part}/{folder}/{label.format(i)}"] = encoded(ROAD)
     return files
 
 
@@ -278,10 +270,8 @@ def test_without_a_root_it_is_told_where_to_get_roads():
     [
         (made(parts=("Train", "Test")), "exactly one called validation"),
         ({k: v for k, v in made().items() if "Test/label" not in k}, "in 'Test'"),
-        ({k: v for k, v in made().items() if "label/2." not in k}, "1 of 3 images have no mask"),
         (made(image="image_{}.bmp"), "3 of 3 images have no mask .* and 3 of 3 masks"),
-        (made() | {"Test/image/2.bmp": encoded(ROAD, "BMP")}, "two images are both known as '2'"),
-        ({f"{p}/{n}/x.txt": b"" for p in PARTS for n in ("image", "label")}, "no images"),
+        (made() | {"Test/image/2.bmp": encoded(ROAD)}, "two images are both known as '2'"),
     ],
 )
 @pytest.mark.parametrize("make", [pack, unpack])
@@ -296,8 +286,7 @@ def test_real_roads():
         pytest.skip("SAMTL_DATA is unset: no folder with roads_dubai.zip to read")
     path = Path(os.environ["SAMTL_DATA"]) / "roads_dubai.zip"
     dataset = listed(path, r"?group=dubai_(t\d+)&classes=background:0,road:255")
-    assert len(dataset) == 72
-    assert dataset.classes == ("background", "road")
+    assert (len(dataset), dataset.classes) == (72, ("background", "road"))
     assert sorted(set(dataset.groups)) == [f"t{i}" for i in range(1, 9)]
     for sample_id in dataset.sample_ids[::23]:
         found = dataset.read_mask(sample_id)

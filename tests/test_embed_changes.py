@@ -6,98 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import stubs
-from hypothesis import given
-from hypothesis import strategies as st
+from stubs import reading
 
 import samtl
 from samtl.datasets import Dataset
 from samtl.embed import api
 from samtl.embed.api import Reading, embed
-from samtl.embed.changes import Found, next_table, table_of
 from samtl.embed.plan import Plan
 from samtl.embed.plan import plan as plan_of
 from samtl.embed.verify import verify
 from samtl.errors import MismatchError, ResourceError
 from samtl.images.codecs import BadImage, decode
 from samtl.images.transforms import mask_square, resize_longest_side
-from samtl.store.log import Facts
 from samtl.store.verify import check
-
-BLOCK = 4
-
-
-def listed(labels, classes=("cat", "dog"), **more):
-    """A dataset that has these images: id to label."""
-    return Dataset("toy", classes, tuple(labels), tuple(labels.values()), lambda name: b"", **more)
-
-
-IDS = st.sampled_from([f"{i}.png" for i in range(20)])
-DATASETS = st.dictionaries(IDS, st.integers(-1, 1), min_size=1)
-
-
-def named(name, version):
-    return hashlib.sha256(f"{name} {version}".encode()).hexdigest()
-
-
-@given(first=DATASETS, later=st.lists(st.tuples(DATASETS, st.sets(IDS), st.sets(IDS)), max_size=5))
-def test_rows_follow_the_dataset_and_none_moves(first, later):
-    table = table_of(listed(first))
-    made_from = {row: (name, 0) for row, name in zip(table.rows, table.samples, strict=True)}
-    version = dict.fromkeys(first, 0)  # of the file of each image
-    for number, (wanted, touched, restored) in enumerate(later, 1):
-        version = {
-            name: 0 if name in restored else number if name in touched else version.get(name, 0)
-            for name in wanted
-        }
-
-        def facts(row, made_from=dict(made_from)):  # noqa: B006
-            if row not in made_from:
-                return Facts(False, False, "", "", {})
-            return Facts(True, True, named(*made_from[row]), "", {})
-
-        at = dict(zip(table.samples, table.rows.tolist(), strict=True))
-        changed = {n for n, row in at.items() if n in version and made_from[row][1] != version[n]}
-        found = {name: Found(named(name, version[name]), None) for name in wanted}
-        unlisted = [row for row in made_from if row not in set(at.values())]
-        after, now = next_table(table, listed(wanted), facts, found, changed, unlisted, BLOCK)
-        # The dataset is there, each image once, in its present version and with its present label.
-        assert dict(zip(after.samples, after.labels.tolist(), strict=True)) == wanted
-        assert len(set(after.rows.tolist())) == len(wanted)
-        for row, name in zip(after.rows.tolist(), after.samples, strict=True):
-            if row < table.about.rows_end:
-                assert made_from[row] == (name, version[name])
-            made_from[row] = name, version[name]
-        # New rows begin with a block, and no row that could be used again was left aside.
-        new = after.rows[after.rows >= table.about.rows_end]
-        assert not len(new) or new[0] % BLOCK == 0
-        assert len(new) == now.added + now.changed - sum(
-            name in at and at[name] != row and row < table.about.rows_end
-            for row, name in zip(after.rows.tolist(), after.samples, strict=True)
-        )
-        told = now.added + now.changed + now.removed + now.returned + now.relabelled
-        assert (after is table) == (told == 0)
-        table = after
-
-
-def test_labels_and_parts_are_compared():
-    facts = Facts(True, True, "", "", {})
-
-    def changes(before, after):
-        return next_table(table_of(before), after, lambda row: facts, {}, set(), (), BLOCK)
-
-    stored = listed({"a": 0, "b": 1, "c": 1})
-    table, found = changes(stored, listed({"a": 1, "b": 2}, ("ape", "cat", "dog")))
-    assert table.labels.tolist() == [1, 2]
-    assert (found.removed, found.relabelled) == (1, 2)  # their classes have other numbers
-    assert changes(stored, listed({"a": 1, "b": 1, "c": 1}))[1].relabelled == 1
-    renamed = listed({"a": 0, "b": 1, "c": 1}, ("cat", "hound"))
-    assert changes(stored, renamed)[1].relabelled == 2  # their numbers are the same
-    labels = {"a": 0, "b": 1, "c": -1}
-    table, found = changes(listed(labels, parts=("train", "train", "test")), listed(labels))
-    assert (table.parts, found.regrouped) == ((), 3)
-
-
-# With a real store
 
 
 def dataset(n=20, labels=None, **contents):
@@ -107,18 +28,6 @@ def dataset(n=20, labels=None, **contents):
     given = labels or {}
     targets = tuple(given.get(name, int(name[1:]) % 2) for name in files)
     return Dataset("toy", ("even", "odd"), tuple(files), targets, files.__getitem__)
-
-
-def reading(of, **instead):
-    """The same dataset, some of whose images have other bytes, or raise."""
-
-    def read(name):
-        content = instead.get(name)
-        if isinstance(content, Exception):
-            raise content
-        return of.read(name) if content is None else content
-
-    return replace(of, read=read)
 
 
 def masked(n=20, bad=(), **seeds):
@@ -153,10 +62,13 @@ def expect(of, array="grid"):
     """Check that the store has just these images, with what the encoder makes of them."""
     model, store = stubs.StubEncoders().Encoder("stub", dtype="float32"), samtl.open("a.zarr")
     assert sorted(store.sample_ids) == sorted(of.sample_ids)
-    assert (store.missing, store.quarantined) == (0, ())
-    rows = store.read(array)
+    assert (store.missing, store.quarantined, store.classes) == (0, (), of.classes)
+    rows, at = store.read(array), [of.sample_ids.index(name) for name in store.sample_ids]
+    assert store.labels.tolist() == [of.labels[place] for place in at]
+    for column in ("groups", "parts"):
+        values = getattr(of, column)
+        assert getattr(store, column) == tuple(values[place] for place in at if values)
     for row, name in enumerate(store.sample_ids):
-        assert store.labels[row] == of.labels[of.sample_ids.index(name)]
         if array == "mask":
             wanted = mask_square(of.read_mask(name), 64)
         else:
@@ -175,6 +87,10 @@ def put_aside(result):
         (dataset(23), {"added": 3}, 3),
         (dataset(i7=None, i8=None), {"removed": 2}, 0),
         (dataset(labels={"i0": 1, "i1": -1}), {"relabelled": 2}, 0),
+        (replace(dataset(), classes=("even", "strange")), {"relabelled": 10}, 0),
+        (replace(dataset(), classes=("no", "even", "odd"), labels=(1, 2) * 10), {"relabelled": 20}, 0),
+        (replace(dataset(), parts=("train", "test") * 10), {"regrouped": 20}, 0),
+        (replace(dataset(), groups=("a", "b") * 10), {"regrouped": 20}, 0),
         (dataset(i7=None, i99=7), {"removed": 1, "returned": 1}, 0),  # a file that was renamed
         (dataset(40, labels={"i5": 0}, i7=77, i8=None),
          {"added": 20, "changed": 1, "removed": 1, "relabelled": 1}, 21),
@@ -190,6 +106,8 @@ def test_a_store_follows_its_dataset(made, now, told, encoded):
     assert (made.counts, made.plan.pending_rows) == (told, encoded)
     assert (result.encoded, result.rows, result.missing) == (encoded, len(now), 0)
     expect(now)
+    new = [row for row in samtl.open(path).state.table.rows.tolist() if row >= 20]
+    assert new == list(range(32, 32 + len(new)))  # they begin with a block
     found = check(path, "deep")
     assert (found.findings, found.leftovers, found.ok) == ([], [], len(now))
     unlisted = told.get("changed", 0) + told.get("removed", 0) - told.get("returned", 0)
@@ -219,31 +137,26 @@ def test_images_that_come_back_or_swap_names_are_not_embedded_again(made):
 
 
 def test_bad_images_are_tried_again_if_they_changed(made):
-    assert put_aside(made(reading(dataset(), i5=b"no image"))) == [("i5", "not_an_image")]
+    assert put_aside(made(reading(dataset(), {"i5": b"no image"}))) == [("i5", "not_an_image")]
     result = made(dataset())
     assert (made.counts, result.quarantined) == ({"changed": 1}, ())
     expect(dataset())
     # One that cannot be read now keeps its row.
-    assert made(reading(dataset(), i5=OSError(5, "gone for now"))).snapshot == result.snapshot
+    assert made(reading(dataset(), {"i5": OSError(5, "gone for now")})).snapshot == result.snapshot
 
 
-@pytest.mark.parametrize("fewer", [{"limit": 15}, {"per_class": 8}])
-def test_a_smaller_part_takes_no_row_back(made, fewer):
-    before = made(dataset()).snapshot
-    with pytest.raises(MismatchError, match="rows: the store has 20 of them, asked for is 1"):
-        made(dataset(), **fewer)
-    assert samtl.open("a.zarr").snapshot == before
-    assert made(dataset(), limit=20).snapshot == before
-
-
-def test_a_part_grows_and_follows_the_dataset(made):
+def test_a_part_grows_follows_the_dataset_and_takes_no_row_back(made):
     made(dataset(40), limit=15)
     first = set(samtl.open("a.zarr").sample_ids)
     assert made(dataset(40), limit=20).encoded == 5
     assert first < set(samtl.open("a.zarr").sample_ids)
+    before = samtl.open("a.zarr").snapshot
+    for fewer in ({"limit": 15}, {"per_class": 8}):
+        with pytest.raises(MismatchError, match="rows: the store has 20 of them, asked for is 1"):
+            made(dataset(40), **fewer)
+    assert samtl.open("a.zarr").snapshot == before
     # Of more images, the first 20 are others.
-    made(dataset(60), limit=20)
-    assert made.plan.rows == 20
+    assert made(dataset(60), limit=20).rows == 20
     assert made.counts["removed"] == made.counts["added"] > 0
     # One that is gone is gone, whatever part it was.
     name = samtl.open("a.zarr").sample_ids[0]
@@ -256,11 +169,10 @@ def test_a_class_that_is_gone_leaves_a_smaller_part(made):
 
     def of(numbers, classes):
         ids, labels = tuple(f"i{i}" for i in numbers), tuple(i % 3 for i in numbers)
-        return replace(dataset(100), sample_ids=ids, labels=labels, classes=classes)
+        return replace(dataset(66), sample_ids=ids, labels=labels, classes=classes)
 
     made(of(range(60), ("a", "b", "c")), per_class=6)
-    made(of([i for i in range(66) if i % 3 < 2], ("a", "b")), per_class=6)
-    assert made.plan.rows == 12
+    assert made(of([i for i in range(66) if i % 3 < 2], ("a", "b")), per_class=6).rows == 12
     assert made.counts["removed"] == 6 + made.counts["added"] > 6
 
 
@@ -278,22 +190,18 @@ def test_what_is_not_dropped_by_mistake(made):
     made(replace(dataset(10), groups=grouped.groups[:10]))
 
 
-def test_images_need_not_be_read(made):
-    made(dataset())
+def test_comparing_images_can_be_left_out_or_stopped(made, encoders):
+    store = made(dataset(60)).store
     assert made.read == 0
-    made(dataset())
-    assert made.read == 20
-    result = made(dataset(i7=77), check_images=False)
+    made(dataset(60))
+    assert made.read == 60
+    result = made(dataset(60, i7=77), check_images=False)
     assert (made.read, made.counts, result.encoded) == (0, {}, 0)
-
-
-def test_comparing_images_can_be_stopped(made, encoders):
-    store = made(dataset(100)).store
     before, encoded, reads = stubs.contents(store), encoders.images, []
-    now = dataset(102, i1=None, i3=333)  # of which little is known if not all were looked at
+    now = dataset(62, i1=None, i3=333)  # of which little is known if not all were looked at
     watched = replace(now, read=lambda name: reads.append(name) or now.read(name))
     result = made(watched, should_stop=lambda: True)
-    assert (result.interrupted, result.encoded, result.missing, result.rows) == (True, 0, 0, 100)
+    assert (result.interrupted, result.encoded, result.missing, result.rows) == (True, 0, 0, 60)
     assert len(reads) < 50
     assert encoders.images == encoded
     assert stubs.contents(store) == before
@@ -312,9 +220,6 @@ def test_a_change_that_was_interrupted_goes_on(made, stop_after):
     made(now)
     expect(now)
     assert check("a.zarr", "deep").findings == []
-
-
-# Further tiers, and other writers
 
 
 def test_a_tier_is_added_to_rows_that_count(made):
@@ -369,9 +274,6 @@ def test_two_writers_with_different_changes(made, monkeypatch):
     expect(dataset(23))
 
 
-# Masks
-
-
 def test_an_image_with_another_mask_gets_a_new_row(made):
     made(masked())
     for now, told, encoded in (
@@ -401,10 +303,7 @@ def test_a_mask_that_becomes_bad_and_good_again(made, code, first):
     assert (made(broken).encoded, made.counts) == (0, {})
     made(masked())
     expect(masked(), "mask")
-
-
-def test_a_bad_image_with_a_good_mask_is_tried_once(made):
-    bad = reading(masked(), i5=stubs.BROKEN["truncated"])
+    bad = reading(masked(), {"i5": stubs.BROKEN["truncated"]})  # an image, whose mask is good
     made(bad)
     assert (made(bad).encoded, made.counts) == (0, {})
     assert made(masked()).quarantined == ()
@@ -429,14 +328,11 @@ def test_a_mask_that_more_classes_make_usable(made):
     assert check("a.zarr", "deep").findings == []
 
 
-# What was put aside, and what is not there
-
-
 @pytest.mark.parametrize("meanwhile", ["changed", "unreadable"])
 def test_a_row_that_only_a_later_tier_lacks_is_made_anew(made, meanwhile):
     made(dataset(), tiers=["pooled"])
     good = dataset(i4=44) if meanwhile == "changed" else dataset()
-    now = reading(good, i4=OSError("not now") if meanwhile == "unreadable" else None)
+    now = reading(good, {"i4": OSError("not now")} if meanwhile == "unreadable" else {})
     assert put_aside(made(now, check_images=False)) == [("i4", meanwhile)]
     assert (made(good).encoded, made.counts) == (1, {"changed": 1})
     expect(good)
@@ -470,7 +366,7 @@ def test_a_row_is_named_by_the_image_that_it_was_made_from(made):
 
 @pytest.mark.parametrize("later", [4, 44])
 def test_a_row_that_was_unreadable_at_first(made, later):
-    made(reading(dataset(), i4=OSError("not now")), tiers=["pooled"])
+    made(reading(dataset(), {"i4": OSError("not now")}), tiers=["pooled"])
     made(dataset(), tiers=["grid"], check_images=False)
     made(dataset(i4=later), tiers=["dense"], check_images=False)
     store = samtl.open("a.zarr")
@@ -508,12 +404,9 @@ def test_a_drive_that_goes_away_stops_a_pass_over_few_rows(made):
     assert samtl.open("a.zarr").quarantined == ()
     made(now)
     expect(now)
-
-
-def test_few_new_images_that_are_all_bad(made):
-    made(dataset())
-    gone = dict.fromkeys(("i22", "i23"), OSError("never there"))
-    assert len(made(reading(dataset(24), i20=b"", i21=b"", **gone)).quarantined) == 4
+    # Few new images that are all bad are no drive that went away.
+    gone = dict.fromkeys(("i66", "i67"), OSError("never there"))
+    assert len(made(reading(dataset(68), {"i64": b"", "i65": b"", **gone})).quarantined) == 4
 
 
 def test_the_command_line_says_what_it_will_do(run, encoders, folder):

@@ -5,9 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +30,7 @@ def processes(path):
     return {writer["pid"] for writer in open_store(path).writers()}
 
 
-def test_two_devices_leave_what_one_does():
+def test_two_devices_leave_what_one_does_and_a_stop_ends_both():
     events = []
     result = run(on_event=events.append)
     assert (result.rows, result.encoded, result.missing) == (ROWS, ROWS, 0)
@@ -41,24 +38,20 @@ def test_two_devices_leave_what_one_does():
     assert (result.bytes_written > 0, result.interrupted) == (True, False)
     progress = [event for event in events if isinstance(event, Progress)]
     assert progress[-1].encoded == progress[-1].pending_rows == ROWS
-    one, two = open_store(run("cpu", out="one.zarr").store), open_store(result.store)
+    assert len(processes("a.zarr")) == 2
+    assert os.getpid() not in processes("a.zarr")
+    assert run().encoded == 0
+    events.clear()
+    stopped = run(out="b.zarr", on_event=events.append, should_stop=lambda: len(events) > 3)
+    assert stopped.interrupted
+    assert stopped.encoded == ROWS - stopped.missing < ROWS
+    rest = run("cpu", out="b.zarr")
+    assert (rest.encoded, rest.missing) == (ROWS - stopped.encoded, 0)
+    assert os.getpid() in processes("b.zarr")
+    one, two = open_store("b.zarr"), open_store("a.zarr")
     assert two.fingerprint == one.fingerprint
     for name in ("pooled", "grid", "dense", "image_stats"):
         np.testing.assert_allclose(two.read(name), one.read(name), rtol=1e-3, atol=1e-3)
-    pids = processes("a.zarr")
-    assert len(pids) == 2
-    assert os.getpid() not in pids
-    assert processes("one.zarr") == {os.getpid()}
-    assert run().encoded == 0
-
-
-def test_a_stop_ends_all_and_loses_nothing():
-    seen = []
-    result = run(on_event=seen.append, should_stop=lambda: len(seen) > 3)
-    assert result.interrupted
-    assert result.encoded == ROWS - result.missing < ROWS
-    again = run("cpu")
-    assert (again.encoded, again.missing) == (ROWS - result.encoded, 0)
 
 
 def test_if_a_process_is_killed_the_others_go_on():
@@ -100,26 +93,7 @@ def test_what_goes_wrong_in_a_process_is_raised_in_this_one(tmp_path):
 
     with pytest.raises(ResourceError, match="cannot be read any more"):
         run(dataset=f"folder:{tmp_path / 'images'}", on_event=take_away)
-
-
-def test_a_dataset_that_cannot_travel_is_refused():
     source = resolve("synthetic:2")
-    own = Dataset(
-        "own", source.classes, source.sample_ids, source.labels, lambda name: source.read(name)
-    )
+    about = source.classes, source.sample_ids, source.labels
     with pytest.raises(InputError, match="--device must name one"):
-        run(dataset=own)
-
-
-def test_an_unguarded_script_is_told_so():
-    """Its processes run it again from the start."""
-    script = (
-        "import samtl\n"
-        "samtl.embed('synthetic:400', 'tiny', device='cpu,cpu', image_size=64, out='a.zarr')\n"
-    )
-    Path("script.py").write_text(script)
-    done = subprocess.run(
-        [sys.executable, "script.py"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 1
-    assert "__main__" in done.stderr.splitlines()[-1]
+        run(dataset=Dataset("own", *about, lambda name: source.read(name)), out="own.zarr")

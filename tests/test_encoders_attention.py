@@ -31,41 +31,33 @@ def module_of(side, heads=3, width=48):
     return module.eval().requires_grad_(False)
 
 
-def attend(module, window, x, other=None):
-    """Use a copy, because `Linear` takes layers apart."""
-    other = torch.zeros_like(x) if other is None else other
-    return Attention(copy.deepcopy(module), window, x.shape[1]).plus(x, other)
-
-
 @pytest.fixture(params=["_added", "_folded", "fused"])
-def way(request, monkeypatch):
+def attend(request, monkeypatch):
+    """Compute attention plus x in one of the ways, on a copy, because `Linear` takes layers apart."""
     monkeypatch.setattr(attention, "_way", lambda *of: getattr(attention, request.param))
+    return lambda module, window, x: Attention(copy.deepcopy(module), window, x.shape[1]).plus(x, x)
 
 
 @pytest.mark.parametrize("band", [10, 1000])
 @pytest.mark.parametrize(("side", "batch"), [(1, 1), (8, 2), (14, 1)])
 @torch.inference_mode()
-def test_global_attention(way, side, batch, band, monkeypatch):
+def test_global_attention(attend, side, batch, band, monkeypatch):
     monkeypatch.setattr(attention, "BAND", band)
     monkeypatch.setattr(attention, "CPU_BAND", band)
-    module = module_of(side)
-    x, other = torch.randn(2, batch, side, side, 48)
-    expected = module(x) + other
-    torch.testing.assert_close(attend(module, side, x, other), expected, rtol=1e-4, atol=1e-5)
+    module, x = module_of(side), torch.randn(batch, side, side, 48)
+    torch.testing.assert_close(attend(module, side, x), module(x) + x, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
-def test_half_precision_is_as_exact_as_the_plain_module(way, dtype):
+def test_half_precision_is_as_exact_as_the_plain_module(attend, dtype):
     module, x = module_of(14), torch.randn(2, 14, 14, 48)
-    exact = module(x)
+    exact, low = module(x) + x, x.to(dtype)
     module.to(dtype)
-    plain, ours = module(x.to(dtype)), attend(module, 14, x.to(dtype))
+    plain, ours = module(low) + low, attend(module, 14, low)
     assert ours.dtype == dtype
     assert (ours.float() - exact).norm() < 1.2 * (plain.float() - exact).norm()
 
-
-# Windows
 
 sides = st.integers(1, 9)
 
@@ -85,27 +77,19 @@ def test_windows_are_those_of_zero_padded_tokens(batch, height, width, window):
     assert torch.equal(merge(ours[0], batch, height, width, window), whole)
 
 
-# Linear layers
-
-
-@pytest.fixture(params=["packed", "plain"])
-def packing(request, monkeypatch):
-    if request.param == "plain":
-        monkeypatch.setattr(linear, "packs", lambda dtype: False)
-    return request.param
-
-
+@pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rows", [70, 4096])
 @torch.inference_mode()
-def test_linear_layers(packing, dtype, rows):
+def test_linear_layers(packing, dtype, rows, monkeypatch):
+    packed = packing and packs(dtype)
+    monkeypatch.setattr(linear, "packs", lambda dtype: packed)
     torch.manual_seed(0)
     module = torch.nn.Linear(24, 40).to(dtype).requires_grad_(False)
     x, other = torch.randn(2, 5, 7, 24).to(dtype), torch.randn(2, 5, 7, 40).to(dtype)
     before = other.clone()
     exact = torch.nn.functional.linear(x.float(), module.weight.float(), module.bias.float())
     layer = Linear(module, rows)
-    packed = packing == "packed" and packs(dtype)
     assert (module.weight.numel() == 0) is packed  # weights are held once
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.01, "atol": 0.02}
     for ours, expected in (
@@ -125,25 +109,17 @@ def test_this_torch_has_the_operators_in_float32():
     assert packs(torch.float32)
 
 
-@pytest.mark.parametrize("fault", ["missing", "wrong"])
-def test_operators_that_are_missing_or_wrong_are_not_used(monkeypatch, fault):
-    packed = linear._fused
+def test_operators_that_are_missing_or_wrong_are_not_used(monkeypatch):
+    module, x, packed = torch.nn.Linear(24, 40), torch.randn(3, 24), linear._fused
 
-    def broken(*arguments):
-        if fault == "missing":
-            raise AttributeError("no such operator")
-        return packed(*arguments) + 1
+    def missing(*arguments):
+        raise AttributeError("no such operator")
 
-    monkeypatch.setattr(linear, "_fused", broken)
-    packs.cache_clear()
-    try:
-        module, x = torch.nn.Linear(24, 40), torch.randn(3, 24)
-        assert torch.equal(Linear(module, 3)(x), module(x))
-    finally:
+    for broken in (missing, lambda *arguments: packed(*arguments) + 1):
+        monkeypatch.setattr(linear, "_fused", broken)
         packs.cache_clear()
-
-
-# Engines
+        assert torch.equal(Linear(module, 3)(x), module(x))
+    packs.cache_clear()
 
 
 def shallow(name, size):

@@ -96,19 +96,16 @@ def test_another_image_size_resamples_the_positions(encoder, size):
 
 @pytest.mark.parametrize("side", [3, 16, 20, 32, 64])
 def test_grid_has_a_cell_for_each_sixteenth_of_the_side(side):
-    rng = np.random.default_rng(0)
-    dense = torch.from_numpy(rng.standard_normal((1, 2, side, side)).astype(np.float16))
-    rows, columns = side, max(1, side // 3)
+    values = np.random.default_rng(0).standard_normal((2, side, side)).astype(np.float16)
+    rows, columns, cells = side, max(1, side // 3), min(16, side)
     mask = pooling.valid_mask([(rows, columns)], (side, side), torch.device("cpu"))
-    grid = pooling.grid(dense, mask, min(16, side))[0].numpy()
-    cells = min(16, side)
+    grid = pooling.grid(torch.from_numpy(values)[None], mask, cells)[0].numpy()
     assert grid.shape == (2, cells, cells)
     edges = [(i * side // cells, -(-(i + 1) * side // cells)) for i in range(cells)]
-    values = dense[0].numpy().astype(np.float64)
     for y, (top, bottom) in enumerate(edges):
         for x, (left, right) in enumerate(edges):
             inside = values[:, top : min(bottom, rows), left : min(right, columns)]
-            expected = inside.mean((1, 2)) if inside.size else np.zeros(2)
+            expected = inside.mean((1, 2), np.float64) if inside.size else np.zeros(2)
             np.testing.assert_allclose(grid[:, y, x], expected, rtol=2e-3, atol=2e-3)
 
 
@@ -134,9 +131,10 @@ def test_pooled_follows_its_definition(encoder, model, images):
     assert len(seen) == 2
 
 
-def scarce(encoder, monkeypatch, room):
-    """Let an encoder run out of memory with more than `room` images; returns the sizes that were tried."""
-    whole, tried = encoder._attempt, []
+def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkeypatch):
+    encoder, tried, room = made(image_size=64), [], 3
+    images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(11)]
+    expected, whole = encoder.encode(images, ("pooled",))["pooled"], encoder._attempt
 
     def attempt(pixels, tiers):
         tried.append(len(pixels))
@@ -145,26 +143,17 @@ def scarce(encoder, monkeypatch, room):
         return whole(pixels, tiers)
 
     monkeypatch.setattr(encoder, "_attempt", attempt)
-    return tried
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkeypatch):
-    encoder = made(image_size=64)
-    images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(11)]
-    expected = encoder.encode(images, ("pooled",))["pooled"]
-    tried = scarce(encoder, monkeypatch, 3)
     for times in ([11, 5, 2, 2, 1, 2, 2, 1, 1], [2, 2, 2, 2, 2, 1]):
         found = encoder.encode(images, ("pooled",))["pooled"]
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
         assert tried == times
         tried.clear()
-
-
-def test_what_fails_on_the_device_is_no_defect(encoder, images, monkeypatch):
-    scarce(encoder, monkeypatch, 0)
+    room = 0
     with pytest.raises(ResourceError, match="memory of cpu"):
         encoder.encode(images[:1])
 
+
+def test_what_fails_on_the_device_is_no_defect(encoder, images, monkeypatch):
     def fail(*arguments):
         raise torch.AcceleratorError("unspecified launch failure")
 
@@ -183,15 +172,25 @@ def test_the_batch_on_a_gpu_follows_its_memory(monkeypatch):
         assert encoder.best_batch(most) == expected
 
 
-@pytest.mark.parametrize("name", sorted(sam.NAMES))
-def test_every_name_builds_the_published_shape(name):
-    variant = sam.VARIANTS[name]
+@pytest.mark.parametrize(
+    ("name", "millions", "file"),
+    [
+        ("sam_vit_b", 90, "sam_vit_b_01ec64.pth"),  # the md5 of each begins with these digits
+        ("sam_vit_l", 308, "sam_vit_l_0b3195.pth"),
+        ("sam_vit_h", 637, "sam_vit_h_4b8939.pth"),
+        ("tiny", 4, None),
+    ],
+)
+def test_every_name_builds_the_published_shape(name, millions, file):
     with torch.device("meta"):  # shapes without memory
         model = sam.build(name)
-    assert len(model.blocks) == variant.depth
-    assert model.pos_embed.shape == (1, 64, 64, variant.width)
+    variant, n = sam.VARIANTS[name], sum(p.numel() for p in model.parameters())
+    assert round(n / 1e6) == millions
     assert [i for i, b in enumerate(model.blocks) if b.window_size == 0] == list(variant.taps)
     assert len(sam.spec(name).features) == 768 + len(variant.taps) * variant.width
+    if variant.official:
+        assert variant.official.file == file
+        assert 16e6 < variant.official.size - 4 * n < 17e6  # of SAM's other parts
 
 
 def test_the_fingerprint_is_what_decides_the_values(encoder):

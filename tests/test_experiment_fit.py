@@ -2,10 +2,12 @@
 
 import csv
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,14 +16,16 @@ from toys import blobs, stripes
 
 from samtl import registry, splits
 from samtl._io import digest
-from samtl.datasets import IGNORE, Dataset
+from samtl.datasets import IGNORE
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment import features as feed
 from samtl.experiment import fit
-from samtl.experiment.clock import Stage
+from samtl.experiment.clock import Clock, Stage
 from samtl.experiment.fit import fit_head
 from samtl.experiment.run import read_run
-from samtl.experiment.tables import read_curves, read_predictions
+from samtl.experiment.sources import Data
+from samtl.experiment.tables import read_curves, read_images, read_predictions
+from samtl.experiment.trial import Trial
 from samtl.heads.base import Candidate, Epoch
 from samtl.heads.io import load
 from samtl.images.transforms import resized_shape
@@ -34,31 +38,31 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("Crop", "Forest", "River")
 FAST = {"hidden": (16,), "epochs": 6, "lr": 5e-3}
+OF = {"logreg": {}, "mlp": FAST}  # parameters of each head
+STANDARD = {"scaling": "standard"}
 
 
 class FakeStore:
     """What `fit_head` uses of a store, in memory; records which rows were read."""
 
+    path, name = Path("cache/toy.tiny.64.zarr"), "toy.tiny.64"
+    fingerprint, snapshot, identity = "f" * 64, "a" * 64, {"image_size": 64}
+    dataset, classes, note, task = "toy", CLASSES, "generated", "classification"
+    encoder, weights, untrained = "tiny", "untrained (random:0)", True
+    groups = parts = ()
+    tiers = ("pooled",)
+
     def __init__(self, n=120, statistics=True):
-        random = np.random.default_rng(0)
-        self.path, self.name = Path("cache/toy.tiny.64.zarr"), "toy.tiny.64"
-        self.fingerprint, self.snapshot = "f" * 64, "a" * 64
-        self.dataset, self.classes, self.note = "toy", CLASSES, "generated"
-        self.task, self.groups, self.parts = "classification", (), ()
-        self.identity = {"image_size": 64}
-        self.encoder, self.weights, self.untrained = "tiny", "untrained (random:0)", True
+        random, centres = np.random.default_rng(0), 1.5 * np.eye(3, 8)
         self.labels = (np.arange(n) % 3).astype(np.int32)
         self.sample_ids = tuple(f"{CLASSES[c]}/{i}.png" for i, c in enumerate(self.labels))
-        centres = 1.5 * np.eye(3, 8)
         self.data = {"pooled": centres[self.labels] + random.normal(size=(n, 8))}
         if statistics:
             self.data["image_stats"] = 0.5 * centres[self.labels, :5] + random.normal(size=(n, 5))
         self.data = {name: array.astype(np.float32) for name, array in self.data.items()}
         self.arrays = (*self.data, "label", "sample_id")
-        self.tiers = ("pooled",)
         self.committed = np.ones(n, dtype=bool)
-        self.bad = []
-        self.reads = []
+        self.bad, self.reads = [], []
 
     @property
     def quarantined(self):
@@ -82,16 +86,9 @@ class FakeStore:
         return self.data[array][rows].copy()
 
 
-def parts_of(run):
-    """Ids in each part of a run."""
-    found = read_split(run.path)
-    return {name: getattr(found, name) for name in ("held_out", "validation", "left_out", "digest")}
-
-
 def held_out(run, store):
     """Rows of the held-out samples."""
-    ids = list(store.sample_ids)
-    return np.array([ids.index(name) for name in read_split(run.path).held_out])
+    return np.array([store.sample_ids.index(name) for name in read_split(run.path).held_out])
 
 
 def holdout(store, share, seed=0):
@@ -107,22 +104,6 @@ def nothing_in(folder):
     return not [*folder.glob("*"), *folder.glob(".*")]
 
 
-def test_scores_are_those_of_the_saved_head_on_what_was_held_out():
-    store, seen = FakeStore(), []
-    run = fit_head(store, "logreg", 0.25, seed=3, on_event=seen.append)
-    assert any(isinstance(event, Candidate) and str(event) for event in seen)
-    test = holdout(store, 0.25, 3).test
-    np.testing.assert_array_equal(held_out(run, store), test)
-    chances = load(run.path).predict_proba(store.data["pooled"][test])
-    assert run.metrics == metrics.bootstrap(store.labels[test], chances, seed=3)
-    matrix = metrics.confusion(store.labels[test], chances.argmax(1), 3)
-    np.testing.assert_array_equal(run.confusion, matrix)
-    np.testing.assert_array_equal(run.per_class.recall, metrics.per_class(matrix).recall)
-    assert (run.n_train, run.n_validation, run.n_test, run.left_out) == (72, 18, 30, 0)
-    assert run.metrics["accuracy"].value > 0.7
-    assert run.also == {}
-
-
 def test_the_floor_is_logreg_on_image_statistics_of_the_same_rows():
     store = FakeStore()
     run = fit_head(store, "mlp", params=FAST)
@@ -135,9 +116,14 @@ def test_the_floor_is_logreg_on_image_statistics_of_the_same_rows():
     assert (bare.floor, bare.floor_missing) == (None, "the store has no image_stats")
 
 
-def test_held_out_rows_are_read_once_and_last():
+@pytest.mark.parametrize("head", ["logreg", "mlp"])
+def test_held_out_rows_are_read_once_and_last(head):
     store, seen = FakeStore(), []
-    run = fit_head(store, "mlp", params=FAST, on_event=lambda e: seen.append((e, len(store.reads))))
+
+    def on_event(event):
+        seen.append((event, len(store.reads)))
+
+    run = fit_head(store, head, params=OF[head], on_event=on_event)
     held = set(held_out(run, store).tolist())
     pooled = [rows for array, rows in store.reads if array == "pooled"]
     assert [bool(rows & held) for rows in pooled] == [False, False, True]
@@ -145,41 +131,32 @@ def test_held_out_rows_are_read_once_and_last():
     assert not pooled[0] & pooled[1]
     # Training was over before the third read.
     assert next(count for event, count in seen if event == Stage("score")) == 2
-    assert all(count == 2 for event, count in seen if isinstance(event, Epoch))
+    assert all(count == 2 for event, count in seen if isinstance(event, (Epoch, Candidate)))
     stages = [event.name for event, _ in seen if isinstance(event, Stage)]
     assert stages == ["read", "fit", "score", "floor", "write"]
     assert all(str(event) for event, _ in seen)
 
 
 @pytest.mark.parametrize("head", ["logreg", "mlp"])
-def test_held_out_samples_do_not_change_the_head_and_validation_rows_do(head):
+def test_the_same_seed_gives_the_same_run_whatever_is_held_out(head):
     """With the labels and features of held-out rows in disorder, the same split gives the same head."""
-    params = FAST if head == "mlp" else {}
-    store, other, third = FakeStore(), FakeStore(), FakeStore()
-    split = holdout(store, 0.2)
-    run = fit_head(store, head, 0.2, params=params)
-    other.labels[split.test] = other.labels[np.roll(split.test, 1)]
-    other.data["pooled"][split.test] *= -3
-    again = fit_head(other, head, split, params=params)
-    names = ("head.safetensors", "curves.csv")
-    assert files_of(again, *names) == files_of(run, *names)
-    assert again.metrics["accuracy"].value < run.metrics["accuracy"].value
-    third.data["pooled"][split.validation] *= -3
-    assert files_of(fit_head(third, head, params=params), *names) != files_of(run, *names)
-
-
-@pytest.mark.parametrize("head", ["logreg", "mlp"])
-def test_the_same_seed_gives_the_same_run(head):
-    params = FAST if head == "mlp" else {}
-    first, second, other = (fit_head(FakeStore(), head, seed=s, params=params) for s in (1, 1, 2))
+    store, split = FakeStore(), holdout(FakeStore(), 0.2, 1)
+    first, second, other = (fit_head(store, head, seed=s, params=OF[head]) for s in (1, 1, 2))
     assert second.path == first.path.with_name(first.path.name + ".2")
-    names = (
-        "config.json", "split.json", "confusion.csv", "curves.csv", "predictions.csv", "head.json"
-    )  # fmt: skip
+    model = ("head.safetensors", "curves.csv")
+    names = (*model, "config.json", "split.json", "confusion.csv", "predictions.csv", "head.json")
     assert files_of(first, *names) == files_of(second, *names)
     assert first.metrics == second.metrics
     assert first.split != other.split
     assert files_of(first, "predictions.csv") != files_of(other, "predictions.csv")
+    store.labels[split.test] = store.labels[np.roll(split.test, 1)]
+    store.data["pooled"][split.test] *= -3
+    again = fit_head(store, head, split, seed=1, params=OF[head])
+    assert files_of(again, *model) == files_of(first, *model)
+    assert again.metrics["accuracy"].value < first.metrics["accuracy"].value
+    store.data["pooled"][split.validation] *= -3
+    third = fit_head(store, head, split, seed=1, params=OF[head])
+    assert files_of(third, *model) != files_of(first, *model)
 
 
 def test_a_run_folder_holds_everything(tmp_path):
@@ -201,7 +178,8 @@ def test_a_run_folder_holds_everything(tmp_path):
     }  # fmt: skip
     assert {name: getattr(run, name) for name in expected} == expected
     assert (run.params["hidden"], run.given["split"]) == ([16], 0.2)
-    assert {"python", "torch", "numpy", "scikit-learn"} <= run.versions.keys()
+    assert {"python", "samtl", "torch", "scikit-learn"} <= run.versions.keys()
+    assert run.versions["numpy"] == np.__version__
     # What the defaults and the size of the training part came to, not only what was asked for.
     assert run.recipe["batch_size"] == 16
     assert run.training["best_epoch"] == load(run.path).best_epoch_
@@ -218,13 +196,15 @@ def test_a_run_folder_holds_everything(tmp_path):
     assert len(split.validation) == run.n_validation
     truth = [[name, name.split("/")[0]] for name in sorted(held)]
     assert run.comparison_key == digest([run.task, CLASSES, 0, truth])
-
     header, *rows = csv.reader((run.path / "confusion.csv").read_text().splitlines())
     assert header == ["truth", *CLASSES]
     assert [[int(n) for n in row[1:]] for row in rows] == run.confusion.tolist()
     found = read_predictions(run)
     assert list(found.ids) == held
-    assert run.metrics["accuracy"].value == (found.truth == found.guess).mean()
+    assert found.truth.tolist() == store.labels[expected.test].tolist()
+    assert metrics.confusion(found.truth, found.guess, 3).tolist() == run.confusion.tolist()
+    with pytest.raises(InputError, match=r"predictions\.csv"):
+        read_predictions(msgspec.structs.replace(run, n_test=25))
     assert read_curves(run)["epoch"] == list(range(1, run.training["epochs"] + 1))
     assert load(run.path).columns_ == store.columns("pooled")
     assert json.loads((run.path / "head.json").read_text())["class_names"] == list(CLASSES)
@@ -233,26 +213,34 @@ def test_a_run_folder_holds_everything(tmp_path):
         assert str(Path(fit.__file__).parent).encode() not in path.read_bytes()
 
 
-def test_a_run_names_the_samples_that_there_were():
-    runs = [fit_head(FakeStore(), name, params=p) for name, p in (("logreg", {}), ("mlp", FAST))]
-    assert len({run.samples_digest for run in runs}) == 1
-    other = FakeStore()
-    other.image_sha256 = str
-    again = fit_head(other, "logreg")
-    assert again.samples_digest != runs[0].samples_digest
-    assert again.comparison_key == runs[0].comparison_key
+def test_a_run_of_a_sweep_keeps_its_split_elsewhere_and_names_what_it_started_from(tmp_path):
+    data = Data(FakeStore(), "pooled")
+    model, split = fit.configured("heads", "logreg", {}, 0), holdout(FakeStore(), 0.2)
+    trial = Trial(data, "logreg", model, split, 0, {}, "another")
+    run = trial.fit(tmp_path / "cells", Clock(), lambda: ({}, "none"), tmp_path / "splits")
+    alone = fit_head(FakeStore(), "logreg", 0.2)
+    assert (read_run(run.path).warm_start, alone.warm_start) == ("another", "")
+    assert run.digest != alone.digest
+    assert (run.metrics, run.floor, run.floor_missing) == (alone.metrics, None, "none")
+    assert read_split(run.path) == read_split(alone.path)
+    assert len(list((tmp_path / "splits").iterdir())) == 1
+    assert (run.path / "predictions.csv").read_text().startswith("sample_id,label,predicted\n")
 
 
-def test_the_order_of_rows_changes_neither_the_split_nor_who_is_scored():
-    store, other = FakeStore(), FakeStore()
+def test_a_run_names_its_samples_whatever_the_order_of_rows():
+    store, moved, other = FakeStore(), FakeStore(), FakeStore()
     order = np.random.default_rng(0).permutation(120)
-    other.labels = other.labels[order]
-    other.sample_ids = tuple(other.sample_ids[i] for i in order)
-    other.data = {name: array[order] for name, array in other.data.items()}
-    first, second = fit_head(store, "logreg"), fit_head(other, "logreg")
+    moved.labels = moved.labels[order]
+    moved.sample_ids = tuple(moved.sample_ids[i] for i in order)
+    moved.data = {name: array[order] for name, array in moved.data.items()}
+    first, second = fit_head(store, "logreg"), fit_head(moved, "logreg")
     assert first.split == second.split
     accuracy = second.metrics["accuracy"].value
     assert first.metrics["accuracy"].value == pytest.approx(accuracy, abs=0.05)
+    other.image_sha256 = str
+    third = fit_head(other, "mlp", params=FAST)
+    assert first.samples_digest == second.samples_digest != third.samples_digest
+    assert first.comparison_key == second.comparison_key == third.comparison_key
 
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted():
@@ -266,20 +254,20 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted():
     run = fit_head(store, "logreg", allow_partial=True)
     assert run.left_out_because == {"quarantined": 2, "missing": 30, "unlabelled": 3}
     assert (run.left_out, run.n_train + run.n_validation + run.n_test) == (35, 85)
-    unused = [store.sample_ids[row] for row in (0, 5, 7, 8, 9, *range(90, 120))]
-    assert parts_of(run)["left_out"] == unused
+    split = read_split(run.path)
+    assert split.left_out == [store.sample_ids[row] for row in (0, 5, 7, 8, 9, *range(90, 120))]
     # The store grows; who is learnt from does not, for any run that takes over the split.
     store.committed[:] = True
     again = fit_head(store, "logreg", same_split_as=run.path)
     third = fit_head(store, "mlp", seed=9, params=FAST, same_split_as=str(again.path))
-    assert parts_of(again) == parts_of(third) == parts_of(run)
+    assert read_split(again.path) == read_split(third.path) == split
     assert (again.metrics, again.split, third.split) == (run.metrics, run.split, run.split)
-    split, other = holdout(FakeStore(), 0.2), FakeStore()
+    other = FakeStore()
     other.bad = [11]
-    with pytest.raises(
-        InputError, match=r"1 samples without a label or features .* 'River/11.png'"
-    ):
-        fit_head(other, split=split)
+    with pytest.raises(InputError, match=r"no\.zarr"):
+        fit_head("no.zarr")
+    with pytest.raises(InputError, match=r"1 samples without a label or features .* 'River/11.png"):
+        fit_head(other, split=holdout(FakeStore(), 0.2))
 
 
 def without_features(store):
@@ -310,57 +298,32 @@ def overflowing(store):
         (None, {"head": "mpl"}, UnknownName, "'mpl': did you mean mlp"),
         (None, {"params": {"drop_out": 0.1}}, UnknownName, "'drop_out': did you mean dropout"),
         (None, {"head": "conv", "params": {"depht": 2}}, UnknownName, "'depht'"),
-        (None, {"head": "logreg", "params": {"epochs": 2}}, UnknownName, "'epochs'"),
         (None, {"params": {"dropout": 2}}, InputError, "head mlp .*dropout"),
         (None, {"head": "vit", "params": {"width": 20}}, InputError, "head vit .*width"),
         (None, {"params": FAST | {"lr": 1e30}}, InputError, "diverged .*lower the learning rate"),
-        (None, {"seed": -1}, InputError, "got -1"),
         (None, {"seed": 2**32}, InputError, "got 4294967296"),
-        (None, {"split": 1.5}, InputError, "1.5"),
-        (None, {"split": "half"}, UnknownName, "'half'"),
         (None, {"split": "shipped"}, InputError, r"toy\.tiny\.64\.zarr"),
         (None, {"group_by": "("}, InputError, "regular expression"),
-        (None, {"group_by": "scene"}, InputError, r"'Crop/0\.png'"),
         (None, {"features": "pooled,poled"}, UnknownName, "'poled': did you mean pooled"),
-        (None, {"split": 0.2, "same_split_as": "runs/x"}, InputError, "exclude each other"),
         (None, {"same_split_as": "runs/x"}, InputError, "runs/x"),
-        (
-            without_features,
-            {},
-            InputError,
-            "tier pooled, .* has grid: .*--tiers pooled --out cache",
-        ),
+        (without_features, {}, InputError, "tier pooled, .* has grid: .*--tiers pooled --out"),
         (without_features, {"head": "conv", "features": "mean"}, InputError, "reads grid"),
         (unlabelled, {}, InputError, "0 usable rows and 3 classes"),
         (small_class, {"head": "logreg"}, InputError, "'River', got 1"),
         (infinite, {"head": "logreg"}, InputError, r"pooled of sample 'River/17\.png'"),
         (lambda store: infinite(store, "image_stats"), {}, InputError, "image_stats"),
         (overflowing, {"params": FAST}, InputError, "extreme values in the features"),
-        (
-            overflowing,
-            {"head": "logreg", "params": {"scaling": "standard"}},
-            InputError,
-            "cannot be trained.*infin",
-        ),
+        (overflowing, {"head": "logreg", "params": STANDARD}, InputError, "cannot be trained.*inf"),
     ],
 )
 def test_what_cannot_be_is_refused(spoil, options, error, told, tmp_path):
     store = FakeStore()
     if spoil:
         spoil(store)
+    params = FAST if "head" not in options else {}
     with pytest.raises(error, match=told):
-        fit_head(
-            store, **{"params": FAST if "head" not in options else {}, **options}, out=tmp_path
-        )
+        fit_head(store, **{"params": params, **options}, out=tmp_path)
     assert nothing_in(tmp_path)
-
-
-def test_the_split_of_a_run_of_other_samples_is_refused(tmp_path):
-    first = fit_head(FakeStore(), "logreg")
-    with pytest.raises(InputError, match="other samples than those of cache/toy"):
-        fit_head(FakeStore(60), "logreg", same_split_as=first.path)
-    with pytest.raises(InputError, match=r"no\.zarr"):
-        fit_head(tmp_path / "no.zarr")
 
 
 def test_a_head_may_learn_from_some_columns():
@@ -370,96 +333,84 @@ def test_a_head_may_learn_from_some_columns():
     for features, kept in (
         ("mean", [0, 1]), ("mean,std", [0, 1, 2]), ("max , block*", [3, 4, 5, 6, 7]), ("*", list(range(8)))
     ):  # fmt: skip
-        run = fit_head(store, "logreg", features=features)
+        run = fit_head(store, "logreg", 0.25, seed=3, features=features)
         head, test = load(run.path), held_out(run, store)
+        np.testing.assert_array_equal(test, holdout(store, 0.25, 3).test)
         assert head.columns_ == tuple(names[i] for i in kept)
         chances = head.predict_proba(store.data["pooled"][test][:, kept])
-        assert run.metrics == metrics.bootstrap(store.labels[test], chances)
+        assert run.metrics == metrics.bootstrap(store.labels[test], chances, seed=3)
+        matrix = metrics.confusion(store.labels[test], chances.argmax(1), 3)
+        np.testing.assert_array_equal(run.confusion, matrix)
         groups = list(dict.fromkeys(names[i].rpartition("_")[0] for i in kept))
         assert run.columns == (() if len(kept) == 8 else tuple(groups))
+    sizes = (run.n_train, run.n_validation, run.n_test, run.left_out)
+    assert (sizes, run.also) == ((72, 18, 30, 0), {})
+    assert run.metrics["accuracy"].value > 0.7
     assert len({path.name for path in Path("runs").iterdir()}) == 4
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_groups_stay_together(known):
-    store, options = FakeStore(), {"group_by": r"(\d)\.png$"}
-    if known:
-        store.groups, options = tuple(i[-5] for i in store.sample_ids), {}
-    run = fit_head(store, "logreg", 0.3, **options)
-    parts = parts_of(run)
-    used = {*parts["held_out"], *parts["validation"]}
-    trained = [i for i in store.sample_ids if i not in used]
-    digits = [{i[-5] for i in ids} for ids in (parts["held_out"], parts["validation"], trained)]
-    assert run.split.name == "grouped"
-    assert sum(map(len, digits)) == len(set.union(*digits)) == 10
+def test_groups_stay_together_and_a_shipped_split_is_the_default():
+    store, digits = FakeStore(), tuple(name[-5] for name in FakeStore().sample_ids)
+    samples = splits.Samples.of(store.sample_ids, store.labels, groups=digits)
+    expected = splits.holdout(samples, 0.3)
+    run = fit_head(store, "logreg", 0.3, group_by=r"(\d)\.png$")
+    assert (run.split.name, run.split.digest) == ("grouped", expected.digest)
+    store.groups = digits  # which are known
+    assert fit_head(store, "logreg", 0.3).split == run.split
+    store.parts = tuple(("test", "validation", *["train"] * 8)[i % 10] for i in range(120))
+    for asked in (None, "shipped"):
+        run = fit_head(store, "logreg", asked)
+        split = read_split(run.path)
+        assert (run.split.name, run.n_train) == ("shipped", 96)
+        assert split.held_out == list(store.sample_ids[::10])
+        assert split.validation == list(store.sample_ids[1::10])
 
 
-@pytest.mark.parametrize("split", [None, "shipped"])
-def test_a_shipped_split_is_the_default(split):
-    store = FakeStore()
-    which = np.random.default_rng(1).permutation(120) % 10
-    store.parts = tuple(("test", "validation", *["train"] * 8)[w] for w in which)
-    run = fit_head(store, "logreg", split)
-    assert run.split.name == "shipped"
-    for part, name in (("held_out", "test"), ("validation", "validation")):
-        expected = {i for i, p in zip(store.sample_ids, store.parts, strict=True) if p == name}
-        assert set(parts_of(run)[part]) == expected
-    assert run.n_train == 96
-
-
-@pytest.mark.parametrize("at", ["read", "fit", "score", "floor", "write", "epoch"])
-def test_an_interrupted_run_leaves_nothing(at, tmp_path):
+@pytest.mark.parametrize("at", ["read", "fit", "score", "floor", "write", "epoch", "disk"])
+def test_a_run_that_ends_early_leaves_nothing(at, tmp_path, monkeypatch):
     def stop(event):
         if event == Stage(at) or (at == "epoch" and isinstance(event, Epoch)):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        fit_head(FakeStore(), "mlp", params=FAST, out=tmp_path, on_event=stop)
-    assert nothing_in(tmp_path)
-
-
-def test_a_full_disk_is_said(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(ResourceError, match="No space left on device"):
-        fit_head(FakeStore(), "logreg", out=tmp_path)
+    error, told = KeyboardInterrupt, None
+    if at == "disk":
+        error, told = ResourceError, "No space left on device"
+        monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(error, match=told):
+        fit_head(FakeStore(), "mlp", params=FAST, out=tmp_path, on_event=stop)
     assert nothing_in(tmp_path)
 
 
 # Heads on grids, and masks: stores on disk
 
 
-PARAMS = {
-    "logreg": {},
-    "mlp": FAST,
-    "conv": {"width": 16, "epochs": 12, "lr": 1e-2},
-    "vit": {"width": 64, "epochs": 12},
-}
+OF |= {"conv": {"width": 16, "epochs": 12, "lr": 1e-2}, "vit": {"width": 64, "epochs": 12}}
 CASES = [
     (name, task, streamed)
     for name in registry.names("heads")
-    for task in registry.load("heads", name).Head.tiers
-    for streamed in ((False,) if name in ("logreg", "mlp") else (False, True))
+    for task, array in registry.load("heads", name).Head.tiers.items()
+    for streamed in {False, array != "pooled"}
 ]
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     """A small store of each task, whose features tell what is to be told."""
-    folder = tmp_path_factory.mktemp("stores")
+    folder, masked = tmp_path_factory.mktemp("stores"), blobs(33, classes=2)
+    masked.read_mask.content["005.png"][:] = IGNORE
     return {
         "classification": embedded(folder, stripes(60), 64, ("pooled", "grid")),
-        "segmentation": embedded(folder, blobs(32, classes=2), 64, ("dense",)),
+        "segmentation": embedded(folder, masked, 64, ("dense",)),
     }
 
 
 class Guarded(Store):
     """A store of which some rows must not be read yet."""
 
-    forbidden: frozenset = frozenset()
-    late = 0
+    forbidden, late = frozenset(), 0
 
     def row(self, array, row):
         self.seen(array, row)
@@ -490,45 +441,51 @@ def test_held_out_rows_are_not_read_before_the_score(head, task, streamed, store
             assert store.late == 0
             store.forbidden = frozenset()
 
-    small = {"epochs": 1} if head in ("conv", "vit") else {}
-    run = fit_head(store, head, 0.25, params=PARAMS[head] | small, on_event=release)
+    small = {} if head == "logreg" else {"epochs": 1}
+    run = fit_head(store, head, 0.25, params=OF[head] | small, on_event=release)
     np.testing.assert_array_equal(held_out(run, store), split.test)
     assert store.late >= len(split.test)
 
 
 @pytest.mark.parametrize("head", ["conv", "vit"])
-def test_heads_on_grids_tell_classes_apart(head, stores):
-    run = fit_head(stores["classification"], head, params=PARAMS[head])
+def test_heads_on_grids_tell_classes_apart_and_streaming_repeats_itself(head, stores, monkeypatch):
+    run = fit_head(stores["classification"], head, params=OF[head])
     assert (run.features, run.task, run.order) == ("grid", "classification", "own")
     assert run.metrics["accuracy"].value > 0.9
     assert {"samples_per_second", "waiting"} < run.training.keys()
     store = open_store(stores["classification"])
-    test = held_out(run, store)
-    chances = load(run.path).predict_proba(store.read("grid", test))
-    assert run.metrics == metrics.bootstrap(store.labels[test], chances)
-    with pytest.raises(InputError, match="heads for that are conv, vit"):
-        fit_head(stores["segmentation"], "mlp")
+    chances = load(run.path).predict_proba(store.read("grid", held_out(run, store)))
+    assert run.metrics == metrics.bootstrap(store.labels[held_out(run, store)], chances)
+    if head == "conv":
+        monkeypatch.setattr(feed, "HELD_BYTES", 0)
+        monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
+        runs = [fit_head(store, head, params=OF[head]) for _ in range(2)]
+        assert runs[0].metrics["accuracy"].value > 0.9
+        assert runs[0].metrics == runs[1].metrics
+        first, second = (files_of(run, "head.safetensors") for run in runs)
+        assert first == second
+        with pytest.raises(InputError, match="heads for that are conv, vit"):
+            fit_head(stores["segmentation"], "mlp")
 
 
 def test_masks_are_found_and_kept(stores):
     store = open_store(stores["segmentation"])
-    run = fit_head(store, "conv", 0.25, seed=2, params=PARAMS["conv"] | {"epochs": 20})
+    run = fit_head(store, "conv", 0.25, seed=2, params=OF["conv"] | {"epochs": 20})
     assert (run.features, run.task, run.n_test, run.resolution) == ("dense", "segmentation", 8, 64)
     assert run.metrics["iou"].value > 0.4 > run.floor["iou"].value == 0  # nothing but background
     assert run.metrics["accuracy"].value > run.floor["accuracy"].value > 0.5
     assert (run.floor_missing, read_run(run.path).metrics) == ("", run.metrics)
+    assert run.left_out_because == {"quarantined": 1, "missing": 0, "unlabelled": 0}
     assert sorted(path.name for path in run.path.iterdir()) == [
         "config.json", "confusion.csv", "curves.csv", "head.json", "head.safetensors",
         "images.csv", "masks", "metrics.json", "split.json",
     ]  # fmt: skip
-    rows = list(csv.DictReader((run.path / "images.csv").read_text().splitlines()))
-    assert [row["sample_id"] for row in rows] == parts_of(run)["held_out"]
-    files = {path.relative_to(run.path).as_posix() for path in run.path.glob("masks/*")}
-    assert {row["mask"] for row in rows} == files
-    matrices, head = [], load(run.path)
-    for line, row in zip(rows, held_out(run, store), strict=True):
+    found, matrices, head = read_images(run), [], load(run.path)
+    assert list(found.ids) == read_split(run.path).held_out
+    assert {*found.masks} == {*run.path.resolve().glob("masks/*")}
+    for file, row in zip(found.masks, held_out(run, store), strict=True):
         height, width = resized_shape(*map(int, store.row("original_size", row)), 64)
-        guess = np.array(Image.open(run.path / line["mask"]))
+        guess = np.array(Image.open(file))
         truth = store.row("mask", row)[:height, :width]
         assert (truth == IGNORE).any()  # a corner of each is unknown
         matrices.append(pixel_metrics.confusion(truth, guess, 2))
@@ -537,38 +494,16 @@ def test_masks_are_found_and_kept(stores):
     assert run.metrics == pixel_metrics.bootstrap(np.stack(matrices), seed=2)
     np.testing.assert_array_equal(run.confusion, np.sum(matrices, axis=0))
     for name, values in pixel_metrics.scores(np.stack(matrices)).items():
-        assert [float(row[name]) for row in rows] == pytest.approx(values, abs=1e-5)
+        assert found.scores[name] == pytest.approx(values, abs=1e-5)
+    found.masks[0].unlink()
+    with pytest.raises(InputError, match=r"images\.csv is damaged"):
+        read_images(run)
 
 
-def test_streaming_learns_as_well_and_the_same_for_the_same_seed(stores, monkeypatch):
-    monkeypatch.setattr(feed, "HELD_BYTES", 0)
-    monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
-    runs = [fit_head(stores["classification"], "conv", params=PARAMS["conv"]) for _ in range(2)]
-    assert runs[0].metrics["accuracy"].value > 0.9
-    assert runs[0].metrics == runs[1].metrics
-    first, second = (files_of(run, "head.safetensors") for run in runs)
-    assert first == second
-
-
-def test_a_class_that_cannot_be_learnt_and_a_mask_that_says_nothing(tmp_path):
+def test_a_class_that_cannot_be_learnt_is_named(tmp_path):
     data = blobs(16)
-    masks = {name: (IGNORE if i == 5 else i % 2) for i, name in enumerate(data.sample_ids)}
-
-    def read_mask(name):
-        return np.full(data.read_mask(name).shape, masks[name], dtype=np.uint8)
-
-    classes = ("background", "road", "river")
-    dataset = Dataset(
-        "masked", classes, data.sample_ids, data.labels, data.read, read_mask=read_mask
-    )
-    path, params = embedded(tmp_path, dataset, 64, ("dense",)), {"width": 8, "epochs": 1}
-    (bad,) = open_store(path).quarantined
-    assert (bad.sample_id, bad.code) == (data.sample_ids[5], "mask_values")
+    dataset = replace(data, classes=(*data.classes, "river"))
+    store = embedded(tmp_path, dataset, 64, ("dense",))
     with pytest.raises(InputError, match="no pixel of the training part is of class 'river'"):
-        fit_head(path, "conv", params=params, out=tmp_path / "runs")
+        fit_head(store, "conv", params=OF["conv"], out=tmp_path / "runs")
     assert nothing_in(tmp_path / "runs")
-    for i, name in enumerate(masks):
-        masks[name] = IGNORE if i == 5 else i % 3
-    path = embedded(tmp_path / "again", dataset, 64, ("dense",))
-    run = fit_head(path, "conv", 0.25, params=params)
-    assert run.left_out_because == {"quarantined": 1, "missing": 0, "unlabelled": 0}

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from samtl.encoders.base import Weights
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.experiment.output import Predicted, Skipped
-from samtl.experiment.predict import predict, read_trained
+from samtl.experiment.predict import predict
 from samtl.experiment.tables import PALETTE
 from samtl.heads import conv
 from samtl.images.transforms import resized_shape
@@ -62,13 +63,26 @@ def made(tmp_path_factory):
             "floor": fit_baseline(stubs.toy_dataset(37), "floor", 0.25, out=root),
             "floor masks": fit_baseline(masked, "floor", 0.25, out=root),
         }
-    return root, {name: run.path for name, run in runs.items()}
+    return SimpleNamespace(root=root, runs={name: run.path for name, run in runs.items()})
 
 
 @pytest.fixture
 def encoders(monkeypatch):
     """The stub that the stores of `made` were made with."""
     return stubs.install(Encoders(image_size=256), monkeypatch.setattr)
+
+
+@pytest.fixture
+def say(made, encoders):
+    """Predict with a run by its name and images or a store by their place, of those that were made, or of others."""
+
+    def say(run, images=None, from_store=None, **options):
+        if isinstance(from_store, str):
+            from_store = made.root / from_store
+        images = images and made.root / images
+        return predict(made.runs.get(run, run), images, from_store=from_store, **options)
+
+    return say
 
 
 def table(path):
@@ -99,12 +113,11 @@ def assert_nothing_left(folder, *names):
 
 
 @pytest.mark.parametrize("head", ["logreg", "columns", "grid"])
-def test_images_give_what_their_rows_give_and_what_the_run_gave(made, encoders, tmp_path, head):
-    root, runs = made
-    result = predict(runs[head], root / "labelled", batch_size=5)
-    stored = predict(runs[head], from_store=root / "labelled.zarr", out="stored.csv")
+def test_images_give_what_their_rows_give_and_what_the_run_gave(say, made, tmp_path, head):
+    result = say(head, "labelled", batch_size=5)
+    stored = say(head, from_store="labelled.zarr", out="stored.csv")
     by_image, by_row = chances(result.table), chances(stored.table)
-    before = chances(runs[head] / "predictions.csv")
+    before = chances(made.runs[head] / "predictions.csv")
     assert by_image.keys() == by_row.keys() > before.keys()
     assert len(by_image) == result.rows == stored.rows == 35
     assert_close(by_image, by_row)
@@ -113,20 +126,16 @@ def test_images_give_what_their_rows_give_and_what_the_run_gave(made, encoders, 
     assert_nothing_left(tmp_path, "predictions.csv", "stored.csv")
 
 
-def test_the_table_and_the_result_agree(made, encoders):
-    root, runs = made
+def test_the_table_and_the_result_agree(say):
     seen = []
-    result = predict(runs["logreg"], root / "labelled", on_event=seen.append)
-    rows = table(result.table)
+    result = say("logreg", "labelled", on_event=seen.append)
+    rows, given = table(result.table), np.stack([*chances(result.table).values()])
     assert list(rows[0]) == ["image", "predicted", "p_class0", "p_class1", "p_class2"]
     assert [row["image"] for row in rows] == sorted(row["image"] for row in rows)
-    for row, given in zip(rows, chances(result.table).values(), strict=True):
-        assert row["predicted"] == f"class{given.argmax()}"
     told = [row["predicted"] for row in rows]
+    assert told == [f"class{i}" for i in given.argmax(1)]
     assert result.counts == {name: told.count(name) for name in ("class0", "class1", "class2")}
-    assert sum(result.means.values()) == pytest.approx(1)
-    mean = np.mean([float(row["p_class1"]) for row in rows])
-    assert result.means["class1"] == pytest.approx(mean)
+    assert [*result.means.values()] == pytest.approx(given.mean(0))
     content = json.loads(json.dumps(result.to_json()))
     assert (content["table"], content["encoder"]) == ("predictions.csv", "stub")
     assert (content["weights"], content["untrained"]) == ("untrained (random:0)", True)
@@ -134,44 +143,37 @@ def test_the_table_and_the_result_agree(made, encoders):
     assert {bad.image: bad.code for bad in result.skipped} == BROKEN
     assert [event for event in seen if isinstance(event, Skipped)] == list(result.skipped)
     assert seen[-1] == Predicted(35, 2, 37)
-    stored = predict(runs["logreg"], from_store=root / "labelled.zarr", out="stored.csv")
+    stored = say("logreg", from_store="labelled.zarr", out="stored.csv")
     assert set(stored.skipped) == set(result.skipped)
 
 
-def test_an_output_of_the_encoder_that_is_no_number_is_skipped(made, encoders):
-    root, runs = made
-    encoders.spoil = lambda outputs: outputs["pooled"].__setitem__((-1, 3), np.nan)
-    result = predict(runs["logreg"], root / "labelled" / "class1", batch_size=4)
-    assert [bad.code for bad in result.skipped] == ["nonfinite"] * 3
-    assert result.rows == 9
-
-
-def test_only_the_tier_that_is_needed_is_computed(made, encoders, monkeypatch):
-    root, runs = made
-    asked = []
-    encode = stubs.StubEncoder.encode
+def test_only_the_tier_that_is_needed_is_computed(say, encoders, monkeypatch):
+    asked, encode = [], stubs.StubEncoder.encode
 
     def watched(self, pixels, tiers):
         asked.append((len(pixels), *tiers))
         return encode(self, pixels, tiers)
 
     monkeypatch.setattr(stubs.StubEncoder, "encode", watched)
-    predict(runs["grid"], root / "labelled" / "class2", batch_size=5)
+    say("grid", "labelled/class2", batch_size=5)
     assert asked == [(5, "grid"), (5, "grid"), (2, "grid")]
-    result = predict(runs["logreg"], root / "labelled" / "class1" / "0001.png", out="one.csv")
+    result = say("logreg", "labelled/class1/0001.png", out="one.csv")
     assert [row["image"] for row in table(result.table)] == ["0001.png"]
+    encoders.spoil = lambda outputs: outputs["pooled"].__setitem__((-1, 3), np.nan)
+    result = say("logreg", "labelled/class1", batch_size=4, out="bad.csv")
+    assert [bad.code for bad in result.skipped] == ["nonfinite"] * 3
+    assert result.rows == 9
 
 
-def test_from_a_store_no_image_and_no_encoder_is_touched(made, encoders, monkeypatch, tmp_path):
-    root, runs = made
+def test_from_a_store_no_image_and_no_encoder_is_touched(say, made, monkeypatch, tmp_path):
     monkeypatch.setattr(Encoders, "Encoder", None)
-    store = shutil.copytree(root / "labelled.zarr", tmp_path / "cache" / "only.zarr")
-    result = predict(runs["logreg"], from_store=True)
+    store = shutil.copytree(made.root / "labelled.zarr", tmp_path / "cache" / "only.zarr")
+    result = say("logreg", from_store=True)
     assert (result.rows, result.source) == (35, "cache/only.zarr")
-    again = predict(runs["logreg"], from_store=open_store(root / "labelled.zarr"), out="again.csv")
+    again = say("logreg", from_store=open_store(made.root / "labelled.zarr"), out="again.csv")
     assert again.table.read_bytes() == result.table.read_bytes()
     (store / "log" / "1.0.json").unlink()
-    result = predict(runs["logreg"], from_store=store, out="part.csv")
+    result = say("logreg", from_store=store, out="part.csv")
     assert sum(bad.code == "missing" for bad in result.skipped) == 16
     assert result.rows + len(result.skipped) == 37
 
@@ -179,29 +181,23 @@ def test_from_a_store_no_image_and_no_encoder_is_touched(made, encoders, monkeyp
 # Masks
 
 
-def ramp(where):
-    """Give scores of two classes: class 1 where `where(y, x)` is above 0, of pixels of the encoder's square."""
-
-    def logits(self, rows):
-        side = 4 * rows.shape[-1]
-        centre = (np.arange(side) + 0.5) * 256 / side
-        score = where(centre[:, None], centre[None, :]) + np.zeros((side, side))
-        one = np.stack([np.zeros_like(score), score]).astype(np.float32)
-        return np.repeat(one[None], len(rows), axis=0)
-
-    return logits
-
-
 @pytest.mark.parametrize("size", [(16, 40), (40, 16), (33, 100), (300, 700), (256, 256)])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_masks_lie_where_their_images_do(made, encoders, monkeypatch, tmp_path, size, axis):
+def test_masks_lie_where_their_images_do(say, monkeypatch, tmp_path, size, axis):
     """The border at 40 % of the image's height or width stays there, whatever was resized and padded."""
-    _, runs = made
     border = 0.4 * resized_shape(*size, 256)[axis]
-    monkeypatch.setattr(conv.Head, "logits", ramp(lambda y, x: (y, x)[axis] - border))
+
+    def logits(self, rows):  # of class 1, above 0 beyond the border
+        side = 4 * rows.shape[-1]
+        centre = (np.arange(side) + 0.5) * 256 / side
+        score = np.broadcast_to(centre - border, (side, side)).astype(np.float32)
+        score = score if axis == 1 else score.T
+        return np.repeat(np.stack([np.zeros_like(score), score])[None], len(rows), axis=0)
+
+    monkeypatch.setattr(conv.Head, "logits", logits)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(stubs.png(0, size))
-    predict(runs["masks"], tmp_path / "in")
+    say("masks", tmp_path / "in")
     mask = picture(tmp_path / "masks" / "a.png")
     assert mask.shape == size
     expected = np.arange(size[axis]) + 0.5 > 0.4 * size[axis]
@@ -209,10 +205,9 @@ def test_masks_lie_where_their_images_do(made, encoders, monkeypatch, tmp_path, 
     assert wrong.sum() <= mask.size / size[axis]  # one row or column, where the border is
 
 
-def test_masks_have_the_images_size_name_and_shares(made, encoders, tmp_path):
-    root, runs = made
-    shutil.copytree(root / "masked", tmp_path / "in" / "deep")
-    result = predict(runs["masks"], tmp_path / "in", out="m")
+def test_masks_have_the_images_size_name_and_shares(say, made, tmp_path):
+    shutil.copytree(made.root / "masked", tmp_path / "in" / "deep")
+    result = say("masks", tmp_path / "in", out="m")
     rows = table(tmp_path / "m" / "predictions.csv")
     assert (str(result.masks), str(result.table)) == ("m", "m/predictions.csv")
     assert list(rows[0]) == ["image", "mask", "share_background", "share_class1"]
@@ -229,55 +224,43 @@ def test_masks_have_the_images_size_name_and_shares(made, encoders, tmp_path):
     assert result.counts["class1"] == np.count_nonzero(shares)
 
 
-def test_masks_of_a_store_are_those_of_the_run(made):
-    root, runs = made
-    result = predict(runs["masks"], from_store=root / "masked.zarr")
+def test_masks_of_a_store_are_those_of_the_run(say, made):
+    result = say("masks", from_store="masked.zarr")
     mine = {row["sample_id"]: row["mask"] for row in table(result.table)}
-    before = table(runs["masks"] / "images.csv")
+    before = table(made.runs["masks"] / "images.csv")
     assert before
     for row in before:
-        kept = picture(runs["masks"] / row["mask"])
+        kept = picture(made.runs["masks"] / row["mask"])
         np.testing.assert_array_equal(picture(result.masks / mine[row["sample_id"]]), kept)
-    # At the encoder's own size, a mask is the same both ways.
-    head = read_trained(runs["masks"]).model
-    rows = np.random.default_rng(0).normal(size=(2, *head.shape_)).astype(np.float32)
-    shapes = [(256, 256), (100, 256)]
-    both = head.class_maps(rows, shapes, 256), head.class_maps(rows, shapes, 256, shapes)
-    for one, other in zip(*both, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
-def test_masks_that_would_meet_or_lie_among_the_images_are_refused(made, encoders, tmp_path):
-    _, runs = made
+def test_masks_that_would_meet_or_lie_among_the_images_are_refused(say, encoders, tmp_path):
     for name in ("a.png", "a.jpg"):
         (tmp_path / name).write_bytes(stubs.png(0))
     with pytest.raises(InputError, match=r"'a.jpg' and 'a.png' would both have the mask 'a.png'"):
-        predict(runs["masks"], tmp_path, out=tmp_path.parent / "m")
+        say("masks", tmp_path, out=tmp_path.parent / "m")
     with pytest.raises(InputError, match="lies in the folder of images"):
-        predict(runs["masks"], tmp_path)
+        say("masks", tmp_path)
     assert encoders.images == 0
 
 
 # Baselines
 
 
-def test_a_baseline_predicts_images_that_it_has_not_seen_as_in_its_run(made):
-    root, runs = made
-    result = predict(runs["floor"], root / "labelled")
+def test_a_baseline_predicts_images_that_it_has_not_seen_as_in_its_run(say, made):
+    result = say("floor", "labelled")
     assert {bad.image: bad.code for bad in result.skipped} == BROKEN
-    before = chances(runs["floor"] / "predictions.csv")
-    known = {name: given for name, given in before.items() if name not in BROKEN}
-    assert_close(known, chances(result.table), 1e-8)
+    before, found = chances(made.runs["floor"] / "predictions.csv"), chances(result.table)
+    assert_close({name: given for name, given in before.items() if name not in BROKEN}, found, 1e-8)
     assert (result.kind, result.name, result.encoder) == ("baseline", "floor", "")
 
 
-def test_a_baseline_gives_masks_at_the_images_size(made):
-    root, runs = made
-    result = predict(runs["floor masks"], root / "masked")
+def test_a_baseline_gives_masks_at_the_images_size(say, made):
+    result = say("floor masks", "masked")
     assert result.rows == 12
     for row in table(result.table):
         guess = picture(result.masks / row["mask"])
-        pixels = picture(root / "masked" / row["image"]).astype(int)
+        pixels = picture(made.root / "masked" / row["image"]).astype(int)
         assert guess.shape == pixels.shape[:2]
         nearest = ((pixels[:, :, None] - toys.COLOURS[:2]) ** 2).sum(-1).argmin(-1)
         assert (guess == nearest).mean() > 0.95
@@ -306,42 +289,34 @@ STORE, IMAGES = {"from_store": "labelled.zarr"}, {"images": "labelled"}
         ("logreg", {"images": "nowhere"}, "does not exist; expected a folder of images"),
     ],
 )
-def test_what_cannot_be_is_refused(made, encoders, tmp_path, run, given, told):
-    root, runs = made
-    places = {
-        key: root / given[key]
-        for key in ("images", "from_store")
-        if given.get(key, True) is not True
-    }
+def test_what_cannot_be_is_refused(say, encoders, tmp_path, run, given, told):
     with pytest.raises(InputError, match=told):
-        predict(runs[run], **{**given, **places})
+        say(run, **given)
     assert encoders.images == 0
     assert_nothing_left(tmp_path)
 
 
-def test_another_encoder_is_refused_field_by_field(made, encoders, tmp_path, monkeypatch, small):
-    root, runs = made
+def test_another_encoder_is_refused_field_by_field(say, encoders, tmp_path, monkeypatch, small):
     with pytest.raises(MismatchError, match="encoder is not that of") as caught:
-        predict(runs["logreg"], root / "labelled", checkpoint="random:7")
+        say("logreg", "labelled", checkpoint="random:7")
     assert [field for field, _, _ in caught.value.differences] == ["encoder.weights_sha256"]
     with pytest.raises(MismatchError, match="was not made with the encoder") as caught:
-        predict(runs["logreg"], from_store=small)
+        say("logreg", from_store=small)
     assert ("image_size", "64", "256") in caught.value.differences
     other = stubs.StubEncoder(encoders, encoders.spec("stub", 64), None, "float32")
     monkeypatch.setattr(encoders, "Encoder", lambda *asked: other)
     with pytest.raises(MismatchError) as caught:
-        predict(runs["logreg"], root / "labelled")
+        say("logreg", "labelled")
     assert [field for field, _, _ in caught.value.differences] == ["image_size"]
     assert encoders.images == 0
     assert_nothing_left(tmp_path, "small.zarr")
 
 
-def test_the_encoder_is_loaded_at_the_image_size_of_the_run(made, encoders, monkeypatch):
-    root, runs = made
-    images = root / "labelled" / "class1"
-    expected = predict(runs["grid"], images, out="as-it-was.csv")
+def test_the_encoder_is_loaded_at_the_image_size_of_the_run(say, encoders, monkeypatch):
+    images = "labelled/class1"
+    expected = say("grid", images, out="as-it-was.csv")
     monkeypatch.setattr(encoders, "IMAGE_SIZE", 1024)
-    found = predict(runs["grid"], images, out="as-it-is.csv")
+    found = say("grid", images, out="as-it-is.csv")
     assert table(found.table) == table(expected.table)
 
 
@@ -350,16 +325,15 @@ def test_the_encoder_is_loaded_at_the_image_size_of_the_run(made, encoders, monk
     [
         ("untrained (random:3)", "random:3"),
         ("official sam_vit_b_01ec64.pth", "official"),
-        ("file mine.pth", None),
+        ("file mine.pth", "elsewhere.pth"),
     ],
 )
 def test_the_weights_are_found_again_by_what_the_run_says_of_them(
-    made, monkeypatch, tmp_path, description, asked
+    say, made, monkeypatch, tmp_path, description, asked
 ):
-    root, runs = made
-    run = shutil.copytree(runs["logreg"], tmp_path / "run")
+    run = shutil.copytree(made.runs["logreg"], tmp_path / "run")
     stubs.edit_run(run, "config.json", lambda content: content | {"weights": description})
-    wanted, images = [], root / "labelled" / "class1"
+    wanted, images, told = [], "labelled/class1", {}
 
     class Asked(Encoders):
         def Encoder(self, name, checkpoint=None, device="auto", dtype="auto", image_size=None):
@@ -369,78 +343,65 @@ def test_the_weights_are_found_again_by_what_the_run_says_of_them(
             return made_it
 
     stubs.install(Asked(image_size=256), monkeypatch.setattr)
-    if asked is None:
+    if description.startswith("file"):
         with pytest.raises(InputError, match=r"weights of a file \(mine.pth\): name it with"):
-            predict(run, images)
-        assert predict(run, images, checkpoint="elsewhere.pth").rows == 12
-        assert wanted == ["elsewhere.pth"]
-    else:
-        assert predict(run, images).weights == description
-        assert wanted == [asked]
+            say(run, images)
+        told = {"checkpoint": asked}
+    assert say(run, images, **told).weights == description
+    assert wanted == [asked]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lambda run: (run / "head.safetensors").write_bytes(b"cut"), r"head\.safetensors"),
-        (lambda run: (run / "head.json").unlink(), r"head\.json"),
-        (lambda run: stubs.edit_run(run, "config.json", lambda c: c | {"format": 1}), "format 1"),
-        (shutil.rmtree, "is no run"),
-    ],
-)
-def test_a_run_that_is_none_or_damaged_is_refused(made, encoders, tmp_path, spoil, told):
-    root, runs = made
-    run = shutil.copytree(runs["logreg"], tmp_path / "run")
-    spoil(run)
-    with pytest.raises(InputError, match=told):
-        predict(run, root / "labelled")
-    assert not (tmp_path / "predictions.csv").exists()
+def test_a_run_that_is_none_or_damaged_is_refused(say, made, tmp_path):
+    run = shutil.copytree(made.runs["logreg"], tmp_path / "run")
+    (run / "head.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"head\.safetensors"):
+        say(run, "labelled")
+    with pytest.raises(InputError, match="is no run"):
+        say(tmp_path, "labelled")
+    assert_nothing_left(tmp_path, "run")
 
 
 # Where it goes
 
 
-def test_a_table_is_replaced_only_when_asked(made, encoders, tmp_path):
-    root, runs = made
+def test_a_table_is_replaced_only_when_asked(say, encoders, tmp_path):
     place = tmp_path / "predictions.csv"
     place.write_text("mine")
-    images = root / "labelled" / "class1"
+    images = "labelled/class1"
     with pytest.raises(InputError, match="exists already"):
-        predict(runs["logreg"], images)
+        say("logreg", images)
     assert place.read_text() == "mine"
     assert encoders.images == 0
-    predict(runs["logreg"], images, overwrite=True)
+    say("logreg", images, overwrite=True)
     assert len(table(place)) == 12
     with pytest.raises(InputError, match="expected a file, and this is a folder"):
-        predict(runs["logreg"], images, out=tmp_path, overwrite=True)
+        say("logreg", images, out=tmp_path, overwrite=True)
     with pytest.raises(InputError, match="expected a name in a folder that exists"):
-        predict(runs["logreg"], images, out=tmp_path / "no" / "p.csv")
+        say("logreg", images, out=tmp_path / "no" / "p.csv")
     assert_nothing_left(tmp_path, "predictions.csv")
 
 
-def test_a_folder_of_masks_is_replaced_as_a_whole_and_nothing_else_is(made, encoders, tmp_path):
-    root, runs = made
-    one = root / "masked" / "000.png"
+def test_a_folder_of_masks_is_replaced_as_a_whole_and_nothing_else_is(say, tmp_path):
+    one = "masked/000.png"
     (tmp_path / "masks").mkdir()
-    predict(runs["masks"], root / "masked")  # an empty folder is no obstacle
+    say("masks", "masked")  # an empty folder is no obstacle
     with pytest.raises(InputError, match="exists already"):
-        predict(runs["masks"], one)
-    predict(runs["masks"], one, overwrite=True)
+        say("masks", one)
+    say("masks", one, overwrite=True)
     assert_nothing_left(tmp_path / "masks", "000.png", "predictions.csv")
     (tmp_path / "masks" / "thesis.txt").write_text("months of work")
     (tmp_path / "other").mkdir()
-    predict(runs["logreg"], root / "labelled", out=tmp_path / "other" / "predictions.csv")
+    say("logreg", "labelled", out=tmp_path / "other" / "predictions.csv")
     for place in ("masks", "other"):
         with pytest.raises(InputError, match="holds more than predictions"):
-            predict(runs["masks"], one, out=place, overwrite=True)
+            say("masks", one, out=place, overwrite=True)
     assert (tmp_path / "masks" / "thesis.txt").exists()
     assert_nothing_left(tmp_path, "masks", "other")
 
 
 @pytest.mark.parametrize("run", ["logreg", "masks"])
-def test_nothing_half_written_stays_and_an_earlier_prediction_does(made, encoders, tmp_path, run):
-    root, runs = made
-    images = root / ("labelled/class1" if run == "logreg" else "masked")
+def test_nothing_half_written_stays_and_an_earlier_prediction_does(say, encoders, tmp_path, run):
+    images = "labelled/class1" if run == "logreg" else "masked"
 
     def fail(event):
         if isinstance(event, Predicted) and event.done == 7:
@@ -449,39 +410,40 @@ def test_nothing_half_written_stays_and_an_earlier_prediction_does(made, encoder
     def give_out(pixels):
         raise ResourceError("the device gave out")
 
-    def refused():
-        with pytest.raises(KeyboardInterrupt):
-            predict(runs[run], images, overwrite=True, on_event=fail)
-        encoders.before_batch = give_out
-        with pytest.raises(ResourceError, match="gave out"):
-            predict(runs[run], images, overwrite=True)
-        encoders.before_batch = lambda pixels: None
+    def works(pixels):
+        pass
 
-    refused()
-    assert_nothing_left(tmp_path)
-    predict(runs[run], images)
-    before = stubs.contents(tmp_path)
-    refused()
-    assert stubs.contents(tmp_path) == before
+    def there():
+        return sorted(tmp_path.rglob("*")), stubs.contents(tmp_path)
+
+    for earlier in (False, True):
+        if earlier:
+            encoders.before_batch = works
+            say(run, images)
+        before = there()
+        for before_batch, error in ((works, KeyboardInterrupt), (give_out, ResourceError)):
+            encoders.before_batch = before_batch
+            with pytest.raises(error):
+                say(run, images, overwrite=True, on_event=fail)
+            assert there() == before
+        assert bool(before[0]) == earlier
 
 
-def test_a_disk_that_gives_out_is_no_defect(made, encoders, tmp_path, monkeypatch):
-    root, runs = made
+def test_a_disk_that_gives_out_is_no_defect(say, tmp_path, monkeypatch):
 
     def full(path, classes):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("samtl.experiment.output.write_mask", full)
     with pytest.raises(ResourceError, match=r"cannot write predictions to masks: No space left"):
-        predict(runs["masks"], root / "masked")
+        say("masks", "masked")
     assert_nothing_left(tmp_path)
 
 
-def test_asked_to_stop_it_leaves_nothing(made, encoders, tmp_path):
-    root, runs = made
+def test_asked_to_stop_it_leaves_nothing(say, encoders, tmp_path):
     seen = []
     stop = {"on_event": seen.append, "should_stop": lambda: len(seen) >= 6}
-    result = predict(runs["logreg"], root / "labelled", batch_size=4, **stop)
+    result = say("logreg", "labelled", batch_size=4, **stop)
     assert result.interrupted
     assert (result.table, result.masks) == (None, None)
     assert encoders.images < 37
@@ -489,9 +451,7 @@ def test_asked_to_stop_it_leaves_nothing(made, encoders, tmp_path):
 
 
 def test_the_real_encoder_gives_the_features_of_the_store(tmp_path):
-    for name in ("a/0.png", "a/1.png", "b/2.png", "b/3.png", "a/4.png", "b/5.png"):
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).write_bytes(stubs.png(10 * int(name[2]), (40, 24)))
+    put(stubs.toy_dataset(6, classes=2), tmp_path / "in")
     options = {"tiers": ["pooled"], "device": "cpu", "image_size": 64}
     store = embed(f"folder:{tmp_path / 'in'}", "tiny", **options).store
     run = fit_head(store, "logreg", 0.34).path
@@ -501,6 +461,5 @@ def test_the_real_encoder_gives_the_features_of_the_store(tmp_path):
         shutil.copy(tmp_path / "in" / name, tmp_path / "new" / f"{number}.png")
     result = predict(run, tmp_path / "new", device="cpu")
     assert len(held) == result.rows == 2
-    assert_close(
-        dict(zip(chances(result.table), held.values(), strict=True)), chances(result.table)
-    )
+    found = dict(zip(held, chances(result.table).values(), strict=True))
+    assert_close(held, found)

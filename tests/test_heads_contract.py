@@ -10,6 +10,7 @@ import torch
 
 from samtl import registry
 from samtl.errors import InputError
+from samtl.heads import grid, trainer
 from samtl.heads.base import Epoch, PooledHead
 from samtl.heads.io import load, save
 from samtl.heads.trainer import InMemory
@@ -75,10 +76,6 @@ def fit(head, task, training, validation=None, on_event=None):
     return head.fit(*sources, **about, on_event=on_event)
 
 
-def accuracy(head, inputs, targets):
-    return (head.predict_proba(inputs).argmax(1) == targets).mean()
-
-
 def copied(head):
     return {role: array.copy() for role, array in head.tensors().items()}
 
@@ -99,7 +96,16 @@ def fitted(request):
 
 def test_learns_a_separable_problem(fitted):
     name, task, head = fitted
-    assert accuracy(head, *problem(name, task, seed=2)) > 0.99
+    inputs, targets = problem(name, task, n=40, seed=2)
+    chances = head.predict_proba(inputs)
+    assert (chances.argmax(1) == targets).mean() > 0.99
+    assert chances.dtype == np.float64
+    assert chances.shape == (40, 3, *targets.shape[1:])
+    assert (chances >= 0).all()
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-12)
+    # They do not hang on the rows beside.
+    alone = np.concatenate([head.predict_proba(inputs[i : i + 1]) for i in range(40)])
+    np.testing.assert_allclose(alone, chances, atol=1e-5)
 
 
 OVERFIT = {
@@ -117,7 +123,7 @@ def test_overfits_one_batch(name, task):
     inputs, targets = problem(name, task, n=n)
     batch = inputs, np.roll(targets, 3, axis=0)[np.random.default_rng(0).permutation(n)]
     head = fit(made(name, **OVERFIT.get(name, {})), task, batch)
-    assert accuracy(head, *batch) > 0.99
+    assert (head.predict_proba(batch[0]).argmax(1) == batch[1]).mean() > 0.99
 
 
 @every_head
@@ -192,18 +198,6 @@ def test_another_process_predicts_the_same(tmp_path):
     assert told.split() == list(expected.values())
 
 
-def test_probabilities_are_such_and_do_not_hang_on_the_rows_beside(fitted):
-    name, task, head = fitted
-    inputs, targets = problem(name, task, n=40, seed=4)
-    chances = head.predict_proba(inputs)
-    assert chances.dtype == np.float64
-    assert chances.shape == (40, 3, *targets.shape[1:])
-    assert (chances >= 0).all()
-    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-12)
-    alone = np.concatenate([head.predict_proba(inputs[i : i + 1]) for i in range(40)])
-    np.testing.assert_allclose(alone, chances, atol=1e-5)
-
-
 def test_wrong_shapes_are_refused(fitted):
     name, task, head = fitted
     inputs, targets = problem(name, task, n=4)
@@ -211,7 +205,7 @@ def test_wrong_shapes_are_refused(fitted):
     wrong = [inputs[:, :-1], np.concatenate([inputs, inputs], axis=1)]
     expected = (ValueError, f"expecting {channels} features")  # scikit-learn's own
     if not pooled(name):
-        expected = (InputError, rf"features of shape \({channels}, 4, 4\), .*got \(")
+        expected = (InputError, rf"takes features of shape \({channels}, 4, 4\), .*got \(")
         wrong += [inputs[:, :, :2], inputs[:, 0], inputs[0]]
     for array in wrong:
         with pytest.raises(expected[0], match=expected[1]):
@@ -220,9 +214,8 @@ def test_wrong_shapes_are_refused(fitted):
         fit(made(name), task, (inputs, targets), (inputs[:, :-1], targets))
     if not pooled(name):
         source = InMemory(*map(torch.from_numpy, (inputs, targets)))
-        for shape in ((5, 4, 4), (channels, 8, 8)):
-            with pytest.raises(InputError, match=r"takes features of shape .*, got \("):
-                made(name).fit(source, source, task=task, n_classes=3, shape=shape)
+        with pytest.raises(InputError, match=r"takes features of shape .*, got \("):
+            made(name).fit(source, source, task=task, n_classes=3, shape=(channels, 8, 8))
     if task == "segmentation":
         with pytest.raises(InputError, match=r"masks of shape \(\d, 16, 16\), got \(\d, 8, 8\)"):
             fit(made(name), task, (inputs, targets[:, :8, :8].copy()))
@@ -255,9 +248,6 @@ def test_a_parameter_out_of_its_range_is_refused(name, task):
             fit(made(name, **{key: wrong[key]}), task, problem(name, task, n=8))
 
 
-# Standardising
-
-
 @by_steps
 def test_inputs_are_standardised_by_the_training_part(name, task):
     inputs, targets = problem(name, task)
@@ -282,24 +272,67 @@ def test_a_constant_input_says_nothing_whatever_it_holds_later(name, task):
     np.testing.assert_array_equal(head.predict_proba(moved), head.predict_proba(inputs))
 
 
-# Warm starts
+def test_statistics_need_only_the_first_rows(monkeypatch):
+    monkeypatch.setattr(grid, "STATISTICS_ROWS", 8)
+    inputs, targets = problem("conv", "classification")
+    head = fit(brief("conv", 1, batch_size=4), "classification", (inputs, targets))
+    mean = head.tensors()["network.features.0.mean"]
+    np.testing.assert_allclose(mean, inputs[:8].mean((0, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "task", "n", "expected"),
+    [
+        ({}, "classification", 2000, (20, 128, 2e-3)),
+        ({}, "segmentation", 2000, (60, 4, 2e-3)),
+        ({"epochs": 3, "batch_size": 7, "lr": 0.5}, "segmentation", 2000, (3, 7, 0.5)),
+        ({}, "classification", 100, (20, 12, 2e-3)),  # eight steps in a pass over few samples
+    ],
+)
+def test_what_is_left_open_depends_on_the_task(params, task, n, expected):
+    head = registry.load("heads", "conv").Head(width=4, **params)
+    head.adopt(task, [0, 1, 2], (3, 4, 4))
+    recipe = head.begin(n, torch.tensor([[0.0] * 3, [1.0] * 3])).recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "shape", "said"),
+    [
+        ("detection", 3, (6, 4, 4), "detection"),
+        ("classification", 1, (6, 4, 4), "at least 2 classes"),
+        ("classification", 3, (6, 4), r"got \(6, 4\)"),
+        ("classification", 3, (6, 4, 8), r"got \(6, 4, 8\)"),
+        ("classification", 3, (6, 5, 5), "the side even"),
+        ("classification", 3, (0, 4, 4), r"got \(0, 4, 4\)"),
+    ],
+)
+def test_what_a_head_on_grids_is_not_for(task, classes, shape, said):
+    with pytest.raises(InputError, match=said):
+        made("conv").fit((), (), task=task, n_classes=classes, shape=shape)
 
 
 @by_steps
-def test_training_starts_once_from_the_weights_of_another(name, task):
+def test_training_starts_once_from_the_weights_of_another_and_is_shorter(name, task, monkeypatch):
+    monkeypatch.setattr(trainer, "WARM_SAMPLES", 32)
     first = fit(made(name, epochs=2), task, problem(name, task))
     before = copied(first)
     inputs, targets = problem(name, task, seed=1)
     other = 2 * inputs + 1, targets
+
+    def warm(epochs, **params):
+        head = made(name, epochs=epochs, **params)
+        head.start_from(first)
+        return fit(head, task, other)
+
     # A rate of next to nothing leaves the weights.
-    head = made(name, epochs=1, lr=1e-30, weight_decay=0.0, random_state=7)
-    head.start_from(first)
-    changed = differing(copied(fit(head, task, other)), before)
+    changed = differing(copied(warm(1, lr=1e-30, weight_decay=0.0, random_state=7)), before)
     assert changed
     assert all(role.endswith(("mean", "factor")) for role in changed)  # of the samples at hand
+    head = warm(4)
+    # To its end: the weights get worse before they get better.
+    assert (head.recipe_.epochs, head.recipe_.patience) == (1, 1)
     assert not differing(first.tensors(), before)
-    cold = copied(fit(made(name, epochs=2), task, other))
-    head = made(name, epochs=2)
-    head.start_from(first)
-    assert differing(copied(fit(head, task, other)), cold)
+    cold = copied(fit(made(name, epochs=4), task, other))
+    assert differing(copied(head), cold)
     assert not differing(copied(fit(head, task, other)), cold)

@@ -69,30 +69,23 @@ def test_a_block_is_torch_s_transformer_layer():
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_zeroes_a_share_and_keeps_the_mean(p, dtype):
-    out = Dropout(p)(torch.ones(400, 500, dtype=dtype))
+    x, drop, state = torch.ones(400, 500, dtype=dtype), Dropout(p), torch.get_rng_state()
+    for idle in (Dropout(0.0), Dropout(0.001), Dropout(p).eval()):
+        assert idle(x) is x
+    assert torch.equal(torch.get_rng_state(), state)  # it draws only if it must
+    out = drop(x)
+    assert not torch.equal(drop(x), out)
+    torch.set_rng_state(state)
+    assert torch.equal(drop(x), out)
     dropped = (out == 0).float()
     assert out.dtype == dtype
     assert dropped.mean().item() == pytest.approx(round(256 * p) / 256, abs=0.005)
     assert out.float().mean().item() == pytest.approx(1, rel=0.03)
     assert len(out.unique()) == 2
     # Neither rows nor columns are dropped together.
-    assert dropped.mean(0).std().item() == pytest.approx((p * (1 - p) / 400) ** 0.5, rel=0.2)
-    assert dropped.mean(1).std().item() == pytest.approx((p * (1 - p) / 500) ** 0.5, rel=0.2)
-
-
-def test_dropout_draws_from_torch_s_generator_and_only_if_it_must():
-    x, drop = torch.ones(1000), Dropout(0.5)
-    state = torch.get_rng_state()
-    for idle in (Dropout(0.0), Dropout(0.001), Dropout(0.5).eval()):
-        assert idle(x) is x
-    assert torch.equal(torch.get_rng_state(), state)
-    one, other = drop(x), drop(x)
-    assert not torch.equal(one, other)
-    torch.set_rng_state(state)
-    assert torch.equal(drop(x), one)
-
-
-# Networks
+    for axis, n in enumerate(out.shape):
+        spread = dropped.mean(axis).std().item()
+        assert spread == pytest.approx((p * (1 - p) / n) ** 0.5, rel=0.2)
 
 
 def network(made, task, k=3, channels=10, side=8, **params):
@@ -103,47 +96,38 @@ def network(made, task, k=3, channels=10, side=8, **params):
 
 
 @pytest.mark.parametrize("side", [4, 16])
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
 @pytest.mark.parametrize(
     ("made", "params"),
     [(conv.Head, {"width": 16}), (vit.Head, {}), (vit.Head, {"width": 128, "depth": 2})],
 )
-def test_a_score_for_each_class_or_pixel_from_every_weight(made, params, side):
-    x = torch.randn(2, 10, side, side)
-    for task, places in (("classification", ()), ("segmentation", (4 * side, 4 * side))):
-        net = network(made, task, side=side, **params)
-        out = net(x)
-        assert out.shape == (2, 3, *places)
-        (out**2).sum().backward()
-        assert [name for name, p in net.named_parameters() if not p.grad.abs().sum() > 0] == []
+def test_a_score_for_each_class_or_pixel_from_every_weight(made, params, task, side):
+    net = network(made, task, side=side, **params)
+    out = net(torch.randn(2, 10, side, side))
+    assert out.shape == (2, 3, *(() if task == "classification" else (4 * side, 4 * side)))
+    (out**2).sum().backward()
+    assert [name for name, p in net.named_parameters() if not p.grad.abs().sum() > 0] == []
 
 
 @pytest.mark.parametrize(("made", "most"), [(conv.Head, 400_000), (vit.Head, 1_000_000)])
 def test_defaults_are_small(made, most):
     """Light heads: a fraction of the encoder's 90 million weights."""
     for task, side in (("classification", 16), ("segmentation", 64)):
-        head = made()
-        head.adopt(task, list(range(10)), (256, side, side))
-        assert sum(p.numel() for p in head.network().parameters()) < most
+        net = network(made, task, 10, 256, side, width=made().width)
+        assert sum(p.numel() for p in net.parameters()) < most
 
 
-def change(net):
-    """Mean change of each pixel's scores after one token changed."""
+def test_conv_sees_the_tokens_beside_a_pixel_s_own_and_vit_the_whole_image():
     x = torch.randn(1, 10, 8, 8)
     moved = x.clone()
     moved[:, :, 4, 4] += 5
-    return (net(moved) - net(x)).detach().abs().amax(1)[0]
-
-
-def test_conv_sees_the_tokens_beside_a_pixel_s_own_and_no_further():
-    expected = torch.zeros(32, 32, dtype=torch.bool)
-    expected[12:24, 12:24] = True
-    assert torch.equal(change(network(conv.Head, "segmentation")) > 0, expected)
-
-
-def test_vit_sees_the_whole_image_and_a_pixel_s_own_place_best():
-    found = change(network(vit.Head, "segmentation"))
-    assert (found > 0).all()
-    assert found[16:20, 16:20].mean() > 5 * found[:8].mean()
+    nets = [network(head, "segmentation") for head in (conv.Head, vit.Head)]
+    near, far = ((net(moved) - net(x)).detach().abs().amax(1)[0] for net in nets)
+    beside = torch.zeros(32, 32, dtype=torch.bool)
+    beside[12:24, 12:24] = True
+    assert torch.equal(near > 0, beside)
+    assert (far > 0).all()
+    assert far[16:20, 16:20].mean() > 5 * far[:8].mean()  # its own place best
 
 
 def test_vit_knows_positions():
@@ -153,9 +137,6 @@ def test_vit_knows_positions():
     with torch.no_grad():
         next(p for name, p in net.named_parameters() if "positions" in name).zero_()
     torch.testing.assert_close(net(x), net(moved), atol=1e-5, rtol=1e-5)
-
-
-# Losses
 
 
 def by_hand(logits, targets):

@@ -28,57 +28,45 @@ def test_is_a_scikit_learn_estimator(estimator, check):
     check(estimator)
 
 
+@pytest.mark.parametrize("scaling", ["standard", "none"])
 @pytest.mark.parametrize("k", [2, 4])
 @pytest.mark.parametrize("shape", [(300, 20), (60, 150)], ids=["tall", "wide"])
 @pytest.mark.parametrize("C", [0.01, 1.0])
-def test_solution_is_that_of_scikit_learn(k, shape, C):
+def test_solution_is_that_of_scikit_learn(scaling, k, shape, C):
+    """`none` is scikit-learn on centred features, with all of them in one other unit."""
     X, y = problem(*shape, k=k)
-    ours = Head(scaling="standard", C=C, tol=1e-12).fit(X, y)
-    scaler = StandardScaler().fit(X.astype(np.float64))
-    theirs = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(scaler.transform(X), y)
-    expected = theirs.predict_proba(scaler.transform(X))
-    np.testing.assert_allclose(ours.predict_proba(X), expected, atol=2e-4)
+    params = {"scaling": scaling, "C": C, "tol": 1e-12}
+    ours, other_unit = Head(**params).fit(X, y), Head(**params).fit(X * 1024, y)
+    exact = X.astype(np.float64)
+    unit = exact.std(0) if scaling == "standard" else np.sqrt(exact.var(0).mean())
+    Z = (exact - exact.mean(0)) / unit
+    theirs = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(Z, y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(Z), atol=2e-4)
+    np.testing.assert_allclose(other_unit.predict_proba(X * 1024), ours.predict_proba(X), atol=1e-4)
     coef = ours.coef_ if k > 2 else ours.coef_[1:] - ours.coef_[:1]
     np.testing.assert_allclose(coef, theirs.coef_, atol=2e-3)
 
 
-def test_without_scaling_only_proportions_count():
-    """`none` is scikit-learn on centred features, with all of them in one other unit."""
-    X, y = problem()
-    ours = Head(scaling="none", C=1.0, tol=1e-12).fit(X, y)
-    unit = np.sqrt(X.astype(np.float64).var(axis=0).mean())
-    Z = (X - X.mean(axis=0, dtype=np.float64)) / unit
-    theirs = LogisticRegression(tol=1e-8, max_iter=10_000).fit(Z, y)
-    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(Z), atol=2e-4)
-    again = Head(scaling="none", C=1.0, tol=1e-12).fit(X * 1024, y)
-    np.testing.assert_allclose(again.predict_proba(X * 1024), ours.predict_proba(X), atol=1e-4)
-
-
 def test_the_best_candidate_wins_and_is_fitted_to_both_parts():
+    """Scaling and weights of the search come from the training part: scikit-learn on it gives the same losses."""
     X, y = problem(400, spread=0.5)
     Xv, yv = problem(150, seed=1, spread=0.5)
+    Xv = Xv + np.float32(5)  # elsewhere: scaling by both parts would show
     head = Head(tol=1e-10).fit(X, y, validation=(Xv, yv))
     curves = head.curves_
     assert set(curves["scaling"]) == {"standard", "none"}
+    scaler = StandardScaler().fit(X.astype(np.float64))
+    for i in np.flatnonzero(np.array(curves["scaling"]) == "standard"):
+        plain = LogisticRegression(C=curves["C"][i], tol=1e-8, max_iter=10_000)
+        right = plain.fit(scaler.transform(X), y).predict_proba(scaler.transform(Xv))
+        loss = -np.log(right[np.arange(len(yv)), yv]).mean()
+        assert curves["validation_loss"][i] == pytest.approx(loss, rel=0.03)
     best = int(np.argmin(curves["validation_loss"]))
     assert (head.scaling_, head.C_) == (curves["scaling"][best], curves["C"][best])
     both = np.concatenate([X, Xv]), np.concatenate([y, yv])
     alone = Head(scaling=head.scaling_, C=head.C_, tol=1e-10).fit(*both)
     np.testing.assert_allclose(head.predict_proba(X), alone.predict_proba(X), atol=1e-3)
     assert alone.curves_["C"] == []  # with both settings given there is nothing to choose
-
-
-def test_candidates_are_judged_on_samples_that_set_nothing():
-    """Scaling and weights of the search come from the training part: scikit-learn on it gives the same losses."""
-    X, y = problem(200, spread=0.5)
-    Xv, yv = problem(100, seed=1, spread=0.5)
-    Xv = Xv + np.float32(5)  # elsewhere: scaling by both parts would show
-    head = Head(scaling="standard").fit(X, y, validation=(Xv, yv))
-    scaler = StandardScaler().fit(X.astype(np.float64))
-    for C, loss in zip(head.curves_["C"], head.curves_["validation_loss"], strict=True):
-        plain = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(scaler.transform(X), y)
-        right = plain.predict_proba(scaler.transform(Xv))[np.arange(len(yv)), yv]
-        assert loss == pytest.approx(-np.log(right).mean(), rel=0.03)
 
 
 def test_the_search_ends_when_the_loss_rises():
@@ -139,9 +127,6 @@ def test_starting_from_a_head_of_fewer_samples_comes_to_the_same():
     assert len(warm.curves_["C"]) < len(cold.curves_["C"])
     fresh = warm.fit(X, y, validation)  # a start is for one fit
     assert len(fresh.curves_["C"]) == len(cold.curves_["C"])
-
-
-# The multi-layer perceptron
 
 
 def rings(n=400, seed=0):

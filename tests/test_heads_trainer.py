@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from samtl.errors import InputError
+from samtl.heads import mlp
 from samtl.heads import trainer as _train
 from samtl.heads.layers import Dropout
-from samtl.heads.trainer import InMemory, Recipe, Tally, Trainer, isolated, shortened, warmed
+from samtl.heads.trainer import InMemory, Recipe, Tally, Trainer, isolated, warm_epochs
 from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,9 +41,6 @@ def run(model, tell=lambda epoch: None, loss=cross_entropy, training=None, held=
     training = training or parts()
     recipe = replace(RECIPE, **changes)
     return Trainer(model, loss, len(training), recipe, 0, tell).run(training, held)
-
-
-# What is learnt
 
 
 def test_figures_are_means_over_samples_whatever_the_batches():
@@ -79,38 +77,27 @@ def test_every_sample_comes_once_and_in_another_order_each_time():
     assert plain == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-# How it steps
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    """Collect what the optimiser sees in each step: (rate, norm of the gradient)."""
-    seen = []
-    step = torch.optim.AdamW.step
+def test_the_rate_rises_then_falls_and_gradients_are_clipped(monkeypatch):
+    rates, norms, step = [], [], torch.optim.AdamW.step
 
     def spy(self, *args, **kwargs):
         groups = self.param_groups
         assert groups[0]["lr"] == groups[1]["lr"]
+        rates.append(groups[0]["lr"])
         gradients = [p.grad.norm() for group in groups for p in group["params"]]
-        seen.append((groups[0]["lr"], torch.stack(gradients).norm().item()))
+        norms.append(torch.stack(gradients).norm().item())
         return step(self, *args, **kwargs)
 
+    def steep(logits, targets):
+        return 1e8 * cross_entropy(logits, targets)
+
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    return seen
-
-
-def test_the_rate_rises_then_falls(steps):
-    run(linear(), learning_rate=1.0, warmup=0.2)
-    rates = [rate for rate, _ in steps]
+    run(linear(), loss=steep, learning_rate=1.0, warmup=0.2, clip=0.1)
     assert len(rates) == 20
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     assert 0 < rates[-1] < 0.02
-
-
-def test_gradients_are_clipped(steps):
-    run(linear(), clip=0.1, loss=lambda *both: 1e4 * cross_entropy(*both))
-    assert all(norm == pytest.approx(0.1, rel=1e-3) for _, norm in steps)
+    assert norms == pytest.approx([0.1] * 20, rel=1e-3)
 
 
 def test_only_matrices_decay():
@@ -125,24 +112,16 @@ def test_only_matrices_decay():
 
 
 @pytest.mark.parametrize(
-    ("precision", "native", "expected"),
-    [
-        ("auto", True, torch.bfloat16),
-        ("auto", False, torch.float32),
-        ("float32", True, torch.float32),
-        ("bfloat16", False, torch.bfloat16),
-    ],
+    ("precision", "native", "low"),
+    [("auto", 1, True), ("auto", 0, False), ("float32", 1, False), ("bfloat16", 0, True)],
 )
-def test_products_are_in_bfloat16_where_it_is_native(precision, native, expected, monkeypatch):
-    monkeypatch.setattr(_train, "native_bfloat16", lambda device: native)
+def test_products_are_in_bfloat16_where_it_is_native(precision, native, low, monkeypatch):
+    monkeypatch.setattr(_train, "native_bfloat16", lambda device: bool(native))
     seen, model = set(), linear()
     model.register_forward_hook(lambda module, inputs, out: seen.add(out.dtype))
     run(model, epochs=1, precision=precision)
-    assert seen == {expected}
+    assert seen == {torch.bfloat16 if low else torch.float32}
     assert model.weight.dtype == torch.float32
-
-
-# When it ends
 
 
 def test_training_ends_after_patience_with_the_best_weights():
@@ -215,48 +194,37 @@ def test_the_time_spent_waiting_is_told(monkeypatch):
     assert outcome.seconds == 2 * 4 * 1.0  # validation is not counted
 
 
-# In steps
+@pytest.mark.parametrize(
+    ("way", "stopped"),
+    [({}, "epochs"), ({"epochs": 40, "patience": 2, "learning_rate": 0.3}, "patience")],
+)
+def test_an_epoch_may_be_judged_after_the_next_was_learnt(way, stopped):
+    """By a copy, while others draw random numbers: the model draws its own in every step."""
+    held = InMemory(HELD.inputs, (HELD.targets + (torch.arange(24) % 4 == 0)) % 3)
 
+    def made():
+        with isolated(0):
+            layers = nn.Linear(8, 16), nn.Dropout(0.3), nn.ReLU(), Dropout(0.3)
+            model = nn.Sequential(*layers, nn.Linear(16, 3))
+        return Trainer(model, cross_entropy, 64, replace(RECIPE, **way), 0, lambda epoch: None)
 
-def late(one, held):
-    """Train a step at a time, each epoch judged by a copy after the next was learnt."""
+    alone, one = made().run(parts(), held), made()
     frozen, sealed = copy.deepcopy(one.model), None
     while not one.finished:
         for inputs, targets in parts().batches(16, one.order):
             one.learn(inputs, targets)
-            yield
+            torch.rand(3)
         if sealed is not None:
             judged = Tally()
             one.judge(frozen, judged, held.inputs, held.targets)
             one.settle(sealed, judged, frozen.state_dict())
         sealed = one.seal()
         frozen.load_state_dict(one.model.state_dict())
-
-
-def test_trainers_that_take_turns_and_are_judged_late_learn_as_alone():
-    held = InMemory(HELD.inputs, (HELD.targets + (torch.arange(24) % 4 == 0)) % 3)
-
-    def trainers():
-        """Two, of models that draw random numbers in every step by torch's own dropout and by ours."""
-        for i, way in enumerate(({}, {"epochs": 40, "patience": 2, "learning_rate": 0.3})):
-            with isolated(i):
-                layers = nn.Linear(8, 16), nn.Dropout(0.3), nn.ReLU(), Dropout(0.3)
-                model = nn.Sequential(*layers, nn.Linear(16, 3))
-            yield Trainer(model, cross_entropy, 64, replace(RECIPE, **way), i, lambda epoch: None)
-
-    alone, several = [one.run(parts(), held) for one in trainers()], list(trainers())
-    for _ in itertools.zip_longest(*(late(one, held) for one in several)):
-        torch.rand(3)  # whatever else draws meanwhile
-    assert [one.stopped for one in several] == ["epochs", "patience"]
-    for one, other in zip(several, alone, strict=True):
-        assert one.curves == other.curves
-        assert (one.stopped, one.best_epoch) == (other.stopped, other.best_epoch)
-        assert not one.model.training
-        for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
-            assert torch.equal(mine, theirs)
-
-
-# From weights that were learnt before
+    assert one.stopped == alone.stopped == stopped
+    assert (one.curves, one.best_epoch) == (alone.curves, alone.best_epoch)
+    assert not one.model.training
+    for mine, theirs in zip(one.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +239,6 @@ def test_trainers_that_take_turns_and_are_judged_late_learn_as_alone():
     ],
 )
 def test_a_warm_training_is_shorter(n, epochs, expected):
-    # To its end: the weights get worse before they get better.
-    shorter = replace(RECIPE, epochs=expected, patience=expected)
-    assert warmed(replace(RECIPE, epochs=epochs), n) == shorter
-    assert shortened(epochs, n) is (2 * expected <= epochs)
+    assert warm_epochs(epochs, n) == expected
+    head = mlp.Head(epochs=epochs)
+    assert head.gains(n, "classification") is (2 * expected <= epochs)

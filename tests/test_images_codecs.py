@@ -1,8 +1,12 @@
-"""Image files: what decodes is exact, what does not is refused with the right code."""
+"""Image files: what decodes is exact, the rest is refused with the right code; pixels are resized as SAM does."""
 
+import importlib.util
 import struct
+import sys
+import types
 import warnings
 import zlib
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -15,9 +19,10 @@ from PIL import Image, ImageFile
 from rasterio.io import MemoryFile
 from zips import encoded
 
-from samtl.images import codecs
+from samtl.errors import InputError
+from samtl.images import codecs, transforms
 from samtl.images.codecs import BadImage, decode, decode_mask, prepare, statistics
-from samtl.images.transforms import resize_longest_side
+from samtl.images.transforms import resize_longest_side, resized_shape
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -56,11 +61,6 @@ def grey(values):
     return np.repeat(values[..., None], 3, axis=2)
 
 
-def bits(depth):
-    """Make three bands that hold all values of so many bits."""
-    return (np.arange(384).reshape(3, 8, 16) % 2**depth).astype(np.uint8)
-
-
 SEEDS = {
     "jpeg": encoded(RGB, "JPEG", exif=TURNED),
     "progressive jpeg": encoded(RGB, "JPEG", progressive=True),
@@ -74,19 +74,21 @@ SEEDS = {
     "jpeg 2000": encoded(RGB, "JPEG2000"),
     "bmp": encoded(RGB, "BMP"),
 }
-LOSSLESS = ["png", "lossless webp", "tiff", "lzw tiff", "deflated tiff", "jpeg 2000", "bmp"]
+FEW = {bits: (np.arange(384).reshape(3, 8, 16) % 2**bits).astype(np.uint8) for bits in range(1, 8)}
+SHOWN = {bits: np.round(bands * (255 / (2**bits - 1))) for bits, bands in FEW.items()}
+LOSSY = ("jpeg", "progressive jpeg", "webp", "jpeg tiff")
 BANDS = RGB.transpose(2, 0, 1)
 BITS, BLACK_WHITE = Image.fromarray(GREY > 127), (GREY > 127) * np.uint8(255)
 CLEAR = np.zeros(GREY.shape, np.uint8)
 PALETTED = Image.fromarray(RGB).quantize(16)
 LATER = {"save_all": True, "append_images": [Image.fromarray(255 - RGB)]}
-LARGE = np.random.default_rng(0).integers(0, 256, (3, 256, 256), dtype=np.uint8)
-HALF = np.where(np.arange(256) < 128, np.maximum(LARGE, 1), 0).astype(np.uint8)
+HALF = np.random.default_rng(0).integers(1, 256, (256, 256, 3), np.uint8)
+HALF[:, 128:] = 0
 TILES = {"tiled": True, "blockxsize": 64, "blockysize": 64, "SPARSE_OK": "TRUE", "nodata": 0}
 
 # Files, and the pixels that they must have.
 EXACT = {
-    "lossless formats": [(SEEDS[seed], RGB) for seed in LOSSLESS],
+    "lossless formats": [(data, RGB) for name, data in SEEDS.items() if name not in LOSSY],
     "grey is repeated, one bit is black and white": [
         (encoded(pixels, form), grey(shown))
         for form in ("PNG", "TIFF", "BMP")
@@ -113,7 +115,7 @@ EXACT = {
     ],
     # Fault: they were read from the file's start.
     "missing tiles are nodata or 0": [
-        (geotiff(HALF, compress=name, **TILES), HALF.transpose(1, 2, 0))
+        (geotiff(HALF.transpose(2, 0, 1), compress=name, **TILES), HALF)
         for name in (None, "deflate", "lzw")
     ],
     # Fault: band 1 came three times, or an IndexError.
@@ -124,14 +126,11 @@ EXACT = {
         for called in ({}, {"photometric": "MINISBLACK"}, {"photometric": "RGB"})
     ],
     "overviews are no pages": [
-        (geotiff(LARGE, driver="COG", blocksize=128), LARGE.transpose(1, 2, 0))
+        (geotiff(HALF.transpose(2, 0, 1), driver="COG", blocksize=128), HALF)
     ],
     "few bits are scaled to the whole range": [
-        (
-            geotiff(bits(depth)[:n], nbits=depth),
-            np.round(bits(depth) * (255 / (2**depth - 1)))[[0, n // 2, n - 1]].transpose(1, 2, 0),
-        )
-        for depth in range(1, 8)
+        (geotiff(bands[:n], nbits=bits), SHOWN[bits][[0, n // 2, n - 1]].transpose(1, 2, 0))
+        for bits, bands in FEW.items()
         for n in (1, 3)
     ],
 }
@@ -259,12 +258,8 @@ MASKS = {
         (png(4, 1, 2, 0, b"\0\x1b"), [[0, 1, 2, 3]], [[0, 85, 170, 255]]),
         (png(4, 1, 4, 0, b"\0\x12\x0f"), [[1, 2, 0, 15]], [[17, 34, 0, 255]]),
         *(
-            (
-                geotiff(bits(depth)[[0] * n], nbits=depth),
-                bits(depth)[0],
-                bits(depth)[0] * (255 // (2**depth - 1)),
-            )
-            for depth in (2, 4)
+            (geotiff(FEW[bits][[0] * n], nbits=bits), FEW[bits][0], SHOWN[bits][0])
+            for bits in range(2, 8)
             for n in (1, 3)
         ),
     ],
@@ -278,3 +273,70 @@ def test_masks_are_the_values_stored_or_the_greys_shown(what):
             found = decode_mask(data, lookup=lookup)
             np.testing.assert_array_equal(found, expected)
             assert (found.dtype, found.flags.c_contiguous) == (np.uint8, True)
+
+
+# Resizing and padding
+
+
+def test_image_sizes_are_multiples_of_a_patch_up_to_2048():
+    for size in (16, 256, 1024, 2048):
+        transforms.check_image_size(size)
+    for size in (0, -16, 8, 100, 1000, 2064):
+        with pytest.raises(InputError, match=f"got {size}"):
+            transforms.check_image_size(size)
+
+
+def test_a_grid_has_sixteen_cells_or_its_tokens():
+    assert [transforms.grid_cells(side) for side in (1, 15, 16, 17, 64)] == [1, 15, 16, 16, 16]
+
+
+@pytest.fixture(scope="module")
+def sam_transform():
+    """segment_anything's own ResizeLongestSide, on the two torchvision functions that it calls.
+
+    For a Pillow image, torchvision's `resize` is `Image.resize`, (width, height) swapped, bilinear.
+    """
+    package = importlib.util.find_spec("segment_anything").submodule_search_locations[0]
+    functional, names = types.ModuleType("functional"), {}
+    functional.to_pil_image = Image.fromarray
+    functional.resize = lambda image, size: image.resize(size[::-1], Image.Resampling.BILINEAR)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
+            patch.setitem(sys.modules, name, functional)
+        exec(Path(package, "utils", "transforms.py").read_text(), names)
+    return names["ResizeLongestSide"](1024)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(64, 64), (1024, 1024), (600, 800), (911, 37), (2000, 1500), (1, 1), (1025, 7)],
+)
+def test_pixels_are_those_of_sam(sam_transform, height, width):
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    theirs = sam_transform.apply_image(pixels)
+    ours = resize_longest_side(pixels)
+    assert (ours.dtype, ours.shape) == (np.uint8, theirs.shape)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+@settings(deadline=None)
+def test_size_is_that_of_sam(sam_transform, height, width):
+    theirs = sam_transform.get_preprocess_shape(height, width, 1024)
+    assert resized_shape(height, width) == tuple(max(1, side) for side in theirs)
+
+
+masks = st.tuples(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1)).map(
+    lambda drawn: np.random.default_rng(drawn[2]).integers(0, 6, drawn[:2], np.uint8)
+)
+
+
+@given(masks, st.sampled_from([16, 64, 80]))
+def test_a_mask_fills_its_part_of_the_square_and_no_more(mask, size):
+    square = transforms.mask_square(mask, size)
+    assert (square.dtype, square.shape) == (np.uint8, (size, size))
+    height, width = resized_shape(*mask.shape, size)
+    inside = np.zeros((size, size), bool)
+    inside[:height, :width] = True
+    np.testing.assert_array_equal(square == transforms.IGNORE, ~inside)
+    assert set(np.unique(square[inside])) <= set(np.unique(mask))

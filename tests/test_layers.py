@@ -78,6 +78,16 @@ def test_importing_samtl_loads_nothing_heavy():
     assert run(code).strip() == "[]"
 
 
+def test_listing_and_decoding_load_nothing_heavy():
+    code = (
+        "import sys, samtl.images.codecs, samtl.registry\n"
+        "for name in samtl.registry.names('datasets'): samtl.registry.load('datasets', name)\n"
+        "for name in ('synthetic:1', 'synthetic-roads:1'): samtl.datasets.resolve(name)\n"
+        "print([m for m in ('torch', 'sklearn', 'pooch', 'requests', 'zarr') if m in sys.modules])"
+    )
+    assert run(code).strip() == "[]"
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys\n"

@@ -2,36 +2,25 @@
 
 import errno
 import hashlib
+import os
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from workers import end_worker, invert
+from workers import end_worker, hears_ctrl_c, invert
 
-from samtl._runtime import (
-    StopNow,
-    duration,
-    hash_order,
-    machine_memory,
-    native_bfloat16,
-    peak_memory,
-    polite_stop,
-    prefetch,
-    process_pool,
-    run_tasks,
-    size,
-    stop_at_once,
-)
-from samtl.errors import ResourceError, writing
+from samtl import _runtime
+from samtl._runtime import machine_memory, native_bfloat16, peak_memory, prefetch, run_tasks
+from samtl.errors import InputError, ResourceError, writing
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -48,86 +37,97 @@ def test_results_come_in_order_and_not_without_bound(workers):
     assert sorted(started) == list(range(50))
 
 
-def test_threads_end_if_nobody_takes_results_any_more():
+def test_an_error_is_raised_when_its_result_is_taken_and_threads_end():
     before = threading.active_count()
-    results = prefetch(lambda row: row, iter(range(10**6)), 3, 6)
-    assert next(results) == 0
+    results = prefetch(lambda item: 1 // (2 - item), range(10**6), 3, 6)
+    assert [next(results), next(results)] == [0, 1]
     assert threading.active_count() > before
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert threading.active_count() == before
+    results = prefetch(abs, range(10**6), 3, 6)
+    assert next(results) == 0
     results.close()
     assert threading.active_count() == before
 
 
-def test_an_error_is_raised_when_its_result_is_taken():
-    results = prefetch(lambda item: 1 // (2 - item), range(5))
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
+def run(work, tasks, workers=2, **options):
+    return run_tasks(work, tasks, workers, instead="do it here", **options)
 
 
-def test_tasks_yield_results_and_exceptions():
-    found = dict(run_tasks(invert, [1, 0, 2], ThreadPoolExecutor, in_flight=2))
-    assert (found[1], found[2]) == (1.0, 0.5)
-    assert isinstance(found[0], ZeroDivisionError)
-
-
-def test_tasks_are_taken_only_when_a_worker_is_free_and_idle_is_called():
-    taken, calls = [], []
+@pytest.mark.slow
+def test_tasks_yield_results_exceptions_and_messages():
+    taken, messages, stop = [], [], threading.Event()
 
     def tasks():
-        for task in range(6):
+        for task in (1, 0, 2, 4, 8):
             taken.append(task)
             yield task
 
-    for done, _ in enumerate(
-        run_tasks(abs, tasks(), ThreadPoolExecutor, in_flight=2, idle=lambda: calls.append(1))
-    ):
-        assert len(taken) <= done + 3
-    assert len(taken) == 6
-    assert calls
+    found = {}
+    for task, result in run(invert, tasks(), on_message=messages.append, should_stop=stop.is_set):
+        found[task] = result
+        assert task in messages  # is there before the result
+        assert len(taken) <= len(found) + 2
+        stop.set()
+    assert isinstance(found.pop(0), ZeroDivisionError)
+    assert found == {1: 1.0, 2: 0.5, 4: 0.25, 8: 0.125}
+    assert sorted(messages, key=str) == [0, 1, 2, 4, 8, "stopped", "stopped", "stopped"]
 
 
 @pytest.mark.slow
 def test_only_the_task_that_kills_its_worker_twice_fails(tmp_path):
-    once = tmp_path / "once"
+    once, losses = tmp_path / "once", []
     tasks = [0, 1, -1, 2, once, 3]
-    found = dict(run_tasks(end_worker, tasks, process_pool, in_flight=2))
+    found = dict(run(end_worker, tasks, on_loss=lambda: losses.append(1)))
     assert isinstance(found.pop(-1), BrokenExecutor)
     assert found == {0: 0, 1: 1, 2: 2, 3: 3, once: "second"}
+    assert 1 <= len(losses) <= 2
 
 
 @pytest.mark.slow
-def test_closing_kills_the_workers():
-    running = run_tasks(time.sleep, [0, 600, 600], process_pool, in_flight=2)
-    next(running)
+def test_workers_are_deaf_to_ctrl_c_and_killed_at_the_end():
+    running = run(hears_ctrl_c, [0, 600, 600])
+    assert next(running) == (0, False)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     began = time.monotonic()
     running.close()
     assert time.monotonic() - began < 60
 
 
-def test_workers_are_started_deaf_to_ctrl_c():
-    class Pool(ThreadPoolExecutor):
-        def submit(self, *task):
-            deaf.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
-            return super().submit(*task)
+UNGUARDED = """
+import functools
+from samtl._runtime import run_tasks
+from workers import invert
+work = functools.partial(invert, more=bytes(2**20))
+list(run_tasks(work, [0, 1], 2, instead="do it here"))
+"""
 
-    deaf = []
-    assert list(run_tasks(abs, [-1, -2], Pool, in_flight=1)) == [(-1, 1), (-2, 2)]
-    assert deaf == [True, True]
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+def test_work_that_cannot_be_sent_and_a_script_without_a_guard_are_refused(tmp_path):
+    with pytest.raises(InputError, match="or do it here"):
+        next(run(lambda task, link: task, [1]))
+    (tmp_path / "script.py").write_text(UNGUARDED)  # its processes run it again from the start
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, timeout=100, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "__main__" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_a_request_and_the_next_one_ends_it(number, capfd):
     before = signal.getsignal(number)
-    with polite_stop("stopping") as asked:
+    with _runtime.polite_stop("stopping") as asked:
         assert not asked()
         signal.raise_signal(number)
         assert asked()
         assert asked.exit_code == 128 + number
-        with pytest.raises(StopNow):
+        with pytest.raises(_runtime.StopNow):
             signal.raise_signal(number)
     assert capfd.readouterr().err.strip() == "stopping"
-    with stop_at_once(), pytest.raises(StopNow) as stop:
+    with _runtime.stop_at_once(), pytest.raises(_runtime.StopNow) as stop:
         signal.raise_signal(number)
     assert stop.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
@@ -159,84 +159,65 @@ def test_the_peak_is_that_of_this_process_alone():
     assert after > during - 2**20
 
 
-def control_groups(monkeypatch, groups, files):
-    real = Path.read_text
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="no control groups")
+def test_the_limit_of_a_control_group_counts(monkeypatch):
+    real, files = Path.read_text, {"/proc/self/cgroup": "0::/\n"}
 
     def read(path, *rest, **options):
-        if str(path) == "/proc/self/cgroup":
-            return groups
-        if str(path).startswith("/sys/fs/cgroup"):
-            if str(path) not in files:
-                raise FileNotFoundError(path)
-            return files[str(path)]
-        return real(path, *rest, **options)
+        if not str(path).startswith(("/proc/self/cgroup", "/sys/fs/cgroup")):
+            return real(path, *rest, **options)
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
 
     monkeypatch.setattr(Path, "read_text", read)
-
-
-@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="no control groups")
-@pytest.mark.parametrize(
-    ("groups", "files", "expected"),
-    [
-        ("0::/a/b\n", {"/sys/fs/cgroup/a/memory.max": "1000000\n", "/sys/fs/cgroup/a/b/memory.max": "max\n"}, 10**6),
-        ("0::/a/b\n", {"/sys/fs/cgroup/a/memory.max": "1000000\n", "/sys/fs/cgroup/a/b/memory.max": "7\n"}, 7),
-        ("4:memory:/x\n3:cpu:/y\n", {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes": "4096\n"}, 4096),
-        ("4:memory:/\n", {"/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
-        ("0::/\n", {}, None),
-    ],
-)  # fmt: skip
-def test_the_limit_of_a_control_group_counts(monkeypatch, groups, files, expected):
-    control_groups(monkeypatch, "0::/\n", {})
-    whole = machine_memory()
-    control_groups(monkeypatch, groups, files)
-    assert machine_memory() == (whole if expected is None else expected)
+    whole, a, b = machine_memory(), "/sys/fs/cgroup/a/memory.max", "/sys/fs/cgroup/a/b/memory.max"
+    memory = "/sys/fs/cgroup/memory/{}memory.limit_in_bytes"
+    for groups, limits, expected in (
+        ("0::/a/b\n", {a: "1000000\n", b: "max\n"}, 10**6),
+        ("0::/a/b\n", {a: "1000000\n", b: "7\n"}, 7),
+        ("4:memory:/x\n3:cpu:/y\n", {memory.format("x/"): "4096\n"}, 4096),
+        ("4:memory:/\n", {memory.format(""): "9223372036854771712\n"}, whole),
+        ("0::/\n", {}, whole),
+    ):
+        files = {"/proc/self/cgroup": groups, **limits}
+        assert machine_memory() == expected
     assert whole > peak_memory() > 0
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "native"),
-    [
+def test_bfloat16_counts_only_if_the_hardware_has_it(monkeypatch):
+    cpu, asked = torch.device("cpu"), []
+    for capabilities, native in (
         ({"avx512_f": True, "avx512_bf16": True}, True),
         ({"avx512_f": True, "amx_bf16": True, "avx512_bf16": False}, True),
         ({"architecture": "aarch64", "bf16": True}, True),
         ({"avx512_f": True, "avx512_bf16": False}, False),  # would emulate it
         ({}, False),
-    ],
-)
-def test_a_cpu_with_native_bfloat16(capabilities, native, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert native_bfloat16(torch.device("cpu")) is native
-
-
-def test_other_devices_and_versions_of_torch(monkeypatch):
-    # What is emulated on a GPU does not count; a torch that cannot tell means float32.
-    asked = []
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
+        assert native_bfloat16(cpu) is native
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as in older versions
+    assert native_bfloat16(cpu) is False
+    assert native_bfloat16(torch.device("mps")) is False
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or True)
     assert native_bfloat16(torch.device("cuda")) is True
     assert asked == [{"including_emulation": False}]
-    assert native_bfloat16(torch.device("mps")) is False
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert native_bfloat16(torch.device("cpu")) is False
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (0.25, "0.25 s"), (9.9, "9.9 s"), (9.99, "10 s"), (59.6, "1 min"), (61, "1 min 1 s"), (7200, "2 h"),
-     (3700, "1 h 1 min")],
-)  # fmt: skip
-def test_durations(seconds, words):
-    assert duration(seconds) == words
-
-
-def test_sizes():
+def test_quantities_in_words():
+    spans = {
+        0: "0 s", 0.25: "0.25 s", 9.9: "9.9 s", 9.99: "10 s", 59.6: "1 min", 61: "1 min 1 s", 7200: "2 h",
+        3700: "1 h 1 min",
+    }  # fmt: skip
+    assert {seconds: _runtime.duration(seconds) for seconds in spans} == spans
     sizes = {0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3.4 * 2**30: "3.4 GiB", 2**40: "1.00 TiB"}
-    assert {count: size(count) for count in sizes} == sizes
+    assert {count: _runtime.size(count) for count in sizes} == sizes
 
 
 @given(st.lists(st.text(), unique=True, max_size=30), st.randoms())
 def test_the_order_of_rows_is_that_of_the_sha256_of_their_ids(ids, rng):
     shuffled = rng.sample(ids, len(ids))
-    ordered = [ids[i] for i in hash_order(ids)]
-    assert ordered == [shuffled[i] for i in hash_order(shuffled)]
+    ordered = [ids[i] for i in _runtime.hash_order(ids)]
+    assert ordered == [shuffled[i] for i in _runtime.hash_order(shuffled)]
     digests = [hashlib.sha256(i.encode()).hexdigest() for i in ordered]
     assert digests == sorted(digests)

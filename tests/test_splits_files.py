@@ -15,12 +15,19 @@ from samtl import splits
 from samtl.errors import DamageError, InputError, ResourceError
 from samtl.splits import Samples, parse, read_split, read_split_file, select
 from samtl.splits import given as given_module
-from samtl.splits.given import listed, read_lists, torchgeo
+from samtl.splits.given import listed, torchgeo
 
 
-def samples(n=60):
+def samples(n=60, **about):
     ids = [f"{'abc'[i % 3]}/{i:03d}.jpg" for i in range(n)]
-    return Samples.of(ids, np.arange(n) % 3, ["a", "b", "c"])
+    return replace(Samples.of(ids, np.arange(n) % 3, ["a", "b", "c"]), **about)
+
+
+def moved(some, order):
+    """The same samples, or some of them, in other rows."""
+    order = np.array(order)
+    ids = tuple(some.ids[i] for i in order)
+    return replace(some, ids=ids, labels=some.labels[order], usable=some.usable[order], groups=())
 
 
 def as_json(some, text, **more):
@@ -32,20 +39,27 @@ def chosen(path, some=None):
     return select(some or samples(), parse(f"file:{path}"), 99)
 
 
+def names(some, split):
+    return {part: {some.ids[i] for i in getattr(split, part)} for part in splits.PARTS}
+
+
 # Records of runs
 
 
-@given(st.sampled_from(["0.2", "label:0.4@fold:2/5"]), st.permutations(range(60)))
-def test_a_recorded_split_is_found_again_in_any_order(text, order):
-    some = replace(samples(), usable=np.arange(60) % 9 != 4)
-    split = select(some, parse(text), 3)
-    moved = replace(some, ids=tuple(some.ids[i] for i in order), usable=some.usable[list(order)])
-    again = splits.reuse(moved, splits.record_of(some.ids, split), "there")
+@given(
+    st.sampled_from(["0.2", "label:0.4@fold:2/5", "shots:4@0.3"]),
+    st.sampled_from(["classification", "segmentation"]),
+    st.booleans(),
+    st.permutations(range(60)),
+)
+def test_a_recorded_split_is_found_again_in_any_order(tmp_path_factory, text, task, grouped, order):
+    groups = tuple(f"scene{i // 6}" for i in range(60)) if grouped and "shots" not in text else ()
+    some = samples(usable=np.arange(60) % 9 != 4, task=task, groups=groups)
+    split, file = select(some, parse(text), 3), tmp_path_factory.mktemp("run") / "split.json"
+    file.write_text(as_json(some, text))
+    again = chosen(file, moved(some, order))
     assert again == split
-    for part in splits.PARTS:
-        assert {moved.ids[i] for i in getattr(again, part)} == {
-            some.ids[i] for i in getattr(split, part)
-        }
+    assert names(moved(some, order), again) == names(some, split)
 
 
 @pytest.mark.parametrize(
@@ -68,22 +82,14 @@ def test_a_split_file_that_is_not_right_is_refused(tmp_path, more, kind, said):
 
 
 def test_a_record_of_other_samples_is_refused(tmp_path):
-    some = samples()
-    (tmp_path / "a.json").write_text(as_json(some, "0.2"))
+    some, file = samples(), tmp_path / "a.json"
+    file.write_text(as_json(some, "0.2"))
     split = select(some, parse("0.2"), 3)
     for gone in (split.test[0], split.train[0]):
-        left = np.setdiff1d(np.arange(60), gone)
-        less = replace(
-            some,
-            ids=tuple(some.ids[i] for i in left),
-            labels=some.labels[left],
-            usable=some.usable[left],
-        )
         with pytest.raises(InputError, match="other samples"):
-            chosen(tmp_path / "a.json", less)
-    unusable = replace(some, usable=np.arange(60) != 7)
+            chosen(file, moved(some, np.setdiff1d(np.arange(60), gone)))
     with pytest.raises(InputError, match=r"1 samples without a label .*'b/007\.jpg'"):
-        chosen(tmp_path / "a.json", unusable)
+        chosen(file, samples(usable=np.arange(60) != 7))
 
 
 @pytest.fixture
@@ -137,31 +143,25 @@ def test_what_is_not_a_run_or_a_split_file_is_refused(tmp_path):
 # Lists of names
 
 
-def write_lists(prefix, some, drop=()):
-    """Lists without folders: the first half to train on, then validation, then held out."""
-    of = {"train": range(30), "val": range(30, 42), "test": range(42, 60)}
-    for ending, rows in of.items():
-        names = [some.ids[i].split("/")[1] for i in rows if i not in drop]
-        prefix.with_name(f"{prefix.name}-{ending}.txt").write_text("\n".join(names) + "\n")
-    return prefix
-
-
-def test_lists_name_the_parts(tmp_path):
-    some = replace(samples(), usable=np.arange(60) != 50)
-    split = chosen(write_lists(tmp_path / "mine", some, drop=(3, 33)), some)
-    assert split.test.tolist() == [i for i in range(42, 60) if i != 50]
-    assert split.validation.tolist() == [i for i in range(30, 42) if i != 33]
-    assert split.train.tolist() == [i for i in range(30) if i != 3]
+def test_lists_name_the_parts_by_ids_or_their_stems(tmp_path):
+    lists = {
+        "train": "\ufeff1.tif\r\nx/y/3.v2.tif\r\n\r\n",
+        "val": "  4 é ",
+        "test": "a/2.jpg\n5.png",
+    }
+    for part, text in lists.items():
+        (tmp_path / f"mine-{part}.txt").write_text(text, encoding="utf-8")
+    some = Samples.of(["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg", "4 é.png", "5.png"])
+    split = chosen(tmp_path / "mine", replace(some, usable=np.arange(6) != 5))
+    parts = {"train": {"a/1.jpg", "b/3.v2.jpg"}, "validation": {"4 é.png"}, "test": {"a/2.jpg"}}
+    assert names(some, split) == parts
     assert (split.name, split.seed) == ("file", 0)
-
-
-def test_lists_of_other_samples_are_refused(tmp_path):
-    prefix = write_lists(tmp_path / "mine", samples())
-    with pytest.raises(InputError, match=r"20 samples .* '040\.jpg'.*--limit"):
-        chosen(prefix, samples(40))
+    (tmp_path / "mine-test.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"mine-test\.txt .*UnicodeDecodeError"):
+        chosen(tmp_path / "mine")
     (tmp_path / "mine-val.txt").unlink()
     with pytest.raises(InputError, match=r"mine-val\.txt .*FileNotFoundError"):
-        chosen(prefix)
+        chosen(tmp_path / "mine")
     with pytest.raises(InputError, match=r"nothing: .*nothing-train\.txt"):
         chosen(tmp_path / "nothing")
 
@@ -169,7 +169,7 @@ def test_lists_of_other_samples_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("lists", "said"),
     [
-        ({"train": ["9.jpg", "1.jpg", "8.jpg"]}, "2 samples .* '9.jpg'"),
+        ({"train": ["9.jpg", "1.jpg", "8.jpg"]}, "2 samples .* '9.jpg'.*--limit"),
         ({"train": ["2.jpg"]}, r"'2\.jpg', which may be 'a/2\.jpg' or 'b/2\.jpg'"),
         ({"train": ["1.jpg"], "test": ["a/1.jpg"]}, "'a/1.jpg' twice, in train and in test"),
     ],
@@ -179,26 +179,7 @@ def test_names_that_are_not_of_one_sample_are_refused(lists, said):
         listed(Samples.of(["a/1.jpg", "a/2.jpg", "b/2.jpg"]), lists, "the lists", "mine")
 
 
-def test_names_are_ids_or_their_stems():
-    lists = {"train": ["1.tif", "x/y/3.v2.tif"], "test": ["a/2.jpg"], "validation": ["4"]}
-    ids = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg", "4.png"]
-    split = listed(Samples.of(ids), lists, "the lists", "mine")
-    parts = [split.test, split.train, split.validation]
-    assert [part.tolist() for part in parts] == [[1], [0, 3], [4]]
-
-
-def test_a_list_has_a_name_on_each_line(tmp_path):
-    (tmp_path / "s-train.txt").write_bytes("\ufeffone é.jpg\r\ntwo.jpg\r\n\r\n".encode())
-    (tmp_path / "s-val.txt").write_text("  three.jpg  ")
-    (tmp_path / "s-test.txt").write_text("")
-    assert read_lists(tmp_path / "s") == {
-        "train": ["one é.jpg", "two.jpg"],
-        "validation": ["three.jpg"],
-        "test": [],
-    }
-    (tmp_path / "s-test.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"s-test\.txt .*UnicodeDecodeError"):
-        read_lists(tmp_path / "s")
+# Published lists
 
 
 # Published lists

@@ -1,21 +1,26 @@
-"""Shards: every byte is checked, and other readers of Zarr agree on what is in them."""
+"""Shards, the identity and the sample table: whatever was altered, or contradicts itself, is noticed."""
 
 import json
 
+import geopandas
+import msgspec
 import numpy as np
 import pytest
-from made import FIELDS, SPECS, drawn
+from made import FIELDS, ROWS, SPECS, drawn, make, sha256, state_of
 
 from samtl._io import seal
 from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.fingerprint import differences, make_identity, read_identity, require_same
 from samtl.store.format import ArraySpec, check_shard, encode_shard, rows_of_a_block
+from samtl.store.samples import NO_TABLE, SampleTable, read_table
 from samtl.store.storage import IDENTITY, open_storage
 
+MADE = make_identity(FIELDS, SPECS, {"weights": "none"}, 16)
 
-def shard(spec, n, key=b"k" * 32):
+
+def shard(spec, n):
     rows = [drawn(spec.name, f"i{row}") for row in range(n)]
-    pieces, sums = encode_shard(spec, rows, 16, key)
+    pieces, sums = encode_shard(spec, rows, 16, b"k" * 32)
     return bytearray(b"".join(pieces)), sums, rows
 
 
@@ -48,11 +53,9 @@ def test_what_no_array_has_is_refused_and_large_stores_have_larger_blocks():
         encode_shard(SPECS["pooled"], [np.zeros(4)], 16)
     with pytest.raises(ValueError, match="shape"):
         ArraySpec("a", (2, 3), "uint8", 0, ("x",))
-    dense = ArraySpec("dense", (2**20,), "float16", "NaN", ("x",))
-    pooled = ArraySpec("pooled", (1280,), "float16", "NaN", ("x",))
-    assert rows_of_a_block(999_999, [pooled]) == 16
-    assert rows_of_a_block(1_000_000, [pooled]) == 1024
-    assert rows_of_a_block(1_000_000, [dense, pooled]) == 16
+    small, large = (ArraySpec("a", (n,), "float16", "NaN", ("x",)) for n in (1280, 2**20))
+    counts = [(999_999, [small]), (1_000_000, [small]), (1_000_000, [large, small])]
+    assert [rows_of_a_block(*one) for one in counts] == [16, 1024, 16]
 
 
 # The identity
@@ -61,39 +64,114 @@ def test_what_no_array_has_is_refused_and_large_stores_have_larger_blocks():
 def test_an_identity_is_read_back(tmp_path):
     storage = open_storage(tmp_path)
     assert read_identity(storage) is None
-    written = make_identity(FIELDS, SPECS, {"weights": "none"}, 16)
-    storage.create(IDENTITY, [written.to_bytes()])
-    found = read_identity(storage)
-    assert found.arrays == SPECS
-    assert (found.sha256, found.store_id) == (written.sha256, written.store_id)
-    assert written.store_id != make_identity(FIELDS, SPECS, {}, 16).store_id
-    require_same(found, FIELDS, "x")
+    storage.create(IDENTITY, [MADE.to_bytes()])
+    assert read_identity(storage) == MADE
+    assert MADE.store_id != make_identity(FIELDS, SPECS, {}, 16).store_id
+    require_same(MADE, FIELDS, "x")
 
 
 @pytest.mark.parametrize(
-    ("fields", "error"),
+    "fields",
     [
-        ({"sha256": "0" * 64}, DamageError),
-        ({"block_rows": 0}, DamageError),
-        ({"arrays": {"pooled": {"name": "other"}}}, DamageError),
-        ({"fingerprint": {"format": 2}}, DamageError),
-        ({"fingerprint": {**FIELDS, "format": 1}}, InputError),
-        ({"fingerprint": 3}, DamageError),
+        {"sha256": "0" * 64}, {"block_rows": 0}, {"arrays": {"pooled": {"name": "other"}}},
+        {"fingerprint": {"format": 2}}, {"fingerprint": 3}, {"fingerprint": {**FIELDS, "format": 1}},
     ],
-)
-def test_an_identity_that_is_wrong(tmp_path, fields, error):
-    content = json.loads(make_identity(FIELDS, SPECS, {}, 16).to_bytes()) | fields
+)  # fmt: skip
+def test_an_identity_that_is_wrong(tmp_path, fields):
+    content = json.loads(MADE.to_bytes()) | fields
     (tmp_path / IDENTITY).write_bytes(seal(content))
-    with pytest.raises(error, match="format 1" if error is InputError else IDENTITY):
+    other = fields == {"fingerprint": {**FIELDS, "format": 1}}
+    error, told = (InputError, "format 1") if other else (DamageError, IDENTITY)
+    with pytest.raises(error, match=told):
         read_identity(open_storage(tmp_path))
 
 
 def test_another_fingerprint_is_told_field_by_field():
-    identity = make_identity(FIELDS, SPECS, {}, 16)
     other = {"encoder": {"name": "stub", "weights_sha256": "1" * 64}, "bands": 3}
     with pytest.raises(MismatchError) as caught:
-        require_same(identity, other, "x")
-    assert [one[0] for one in caught.value.differences] == [
-        "bands", "encoder.weights_sha256", "image_size",
-    ]  # fmt: skip
+        require_same(MADE, other, "x")
+    names = [one[0] for one in caught.value.differences]
+    assert names == ["bands", "encoder.weights_sha256", "image_size"]
     assert differences({"a": {"b": 1}}, {"a": {"b": 2}}) == [("a.b", "1", "2")]
+
+
+# The sample table
+
+
+def table(**fields):
+    given = {
+        "dataset": "toy", "classes": ("x", "ü"), "rows": [3, 0, 20], "samples": ["c", "a/ä", "b"],
+        "labels": [1, 0, -1], "groups": ["g", "g", "h"], "images": [sha256("c"), "", sha256("b")],
+        "note": "n", "rows_end": 21,
+    }  # fmt: skip
+    return SampleTable.make(**given | fields)
+
+
+def written(folder, made, identity=MADE, after=NO_TABLE.about):
+    placed, raw = made.placed(identity, after)
+    (folder / "samples").mkdir(exist_ok=True)
+    (folder / placed.path).write_bytes(raw)
+    return folder / placed.path
+
+
+def test_a_table_is_read_back_in_the_order_of_rows(tmp_path):
+    path = written(tmp_path, table())
+    found = read_table(open_storage(tmp_path), MADE, 0)
+    assert (found.rows.tolist(), found.labels.tolist()) == ([0, 3, 20], [0, 1, -1])
+    assert (found.samples, found.groups, found.parts) == (("a/ä", "c", "b"), ("g", "g", "h"), ())
+    assert found.images == ("", sha256("c"), sha256("b"))
+    assert [bytes(one).hex() for one in found.digests()] == ["00" * 32, *found.images[1:]]
+    assert found.position.tolist()[:4] == [0, -1, -1, 1]
+    blocks = [found.block_rows(block, 16) for block in (0, 1, 2)]
+    assert blocks == [range(4), range(16, 21), range(32, 32)]
+    about = {"dataset": "toy", "note": "n", "classes": ("x", "ü"), "rows_end": 21, "follows": ""}
+    assert msgspec.structs.asdict(found.about).items() >= {**about, "number": 0}.items()
+    images = [sha256(sample) for sample in found.samples]
+    after = found.with_images(images).placed(MADE, found.about)[0]
+    assert (after.about.number, after.about.follows) == (1, found.about.digest)
+    assert after.same_content(found)
+    assert not table(labels=[0, 0, -1]).same_content(found)
+    with pytest.raises(ValueError, match="3 rows"):
+        table(samples=["a", "a", "b"])
+    theirs = geopandas.read_parquet(path)
+    assert theirs["sample"].tolist() == ["a/ä", "c", "b"]
+    assert theirs["label_name"].tolist()[:2] == ["x", "ü"]
+    assert (theirs.geometry.isna().all(), theirs.crs) == (True, None)
+
+
+def test_every_changed_bit_is_noticed(tmp_path):
+    path = written(tmp_path, table())
+    raw = path.read_bytes()
+    other = [bytes([byte ^ 1 << at % 8]) for at, byte in enumerate(raw)]
+    torn = [raw[:at] + other[at] + raw[at + 1 :] for at in range(0, len(raw), 7)]
+    for content in (*torn, raw[:-9], raw[:100], raw + b"x", b""):
+        path.write_bytes(content)
+        with pytest.raises(DamageError, match="000000"):
+            read_table(open_storage(tmp_path), MADE, 0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"rows": [0, 0, 1]}, {"rows": [0, 1, 21]}, {"labels": [2, 0, 0], "classes": ("a", "b", "c")}],
+)
+def test_a_table_that_contradicts_itself(tmp_path, fields):
+    made = table(**fields)
+    made.about = msgspec.structs.replace(made.about, classes=("a", "b"))
+    written(tmp_path, made)
+    with pytest.raises(DamageError, match="lists"):
+        read_table(open_storage(tmp_path), MADE, 0)
+
+
+def test_a_table_that_contradicts_the_records(tmp_path):
+    """Another one in its place, its digest right: of other images, or with a row that no record has."""
+    state = state_of(make(tmp_path / "a"))
+    first = read_table(state.storage, state.identity, 0).about
+    names = [f"i{row}" for row in (*range(ROWS), 41)]
+    more = table(
+        rows=[*range(ROWS), 41], samples=names, labels=[0] * 41, groups=(), images=(), rows_end=42
+    )
+    others = state.table.with_images([sha256("x"), *state.table.images[1:]])
+    for other, told in ((others, "row 0 .* another image"), (more, "row 41")):
+        written(tmp_path / "a", other, state.identity, first)
+        with pytest.raises(DamageError, match=told):
+            state_of(tmp_path / "a")

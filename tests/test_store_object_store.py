@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -40,13 +38,6 @@ def test_one_fault_does_not_show(storage, bucket_server, fault):
             storage.create(f"{fault}-{seed}", [b"other"])
         struck += bucket_server.struck[fault]
     assert struck >= 3
-
-
-def test_a_server_that_overwrites_is_refused(storage, bucket_server):
-    bucket_server.ignores = ("if-none-match",)
-    with pytest.raises(ResourceError, match="overwritten"):
-        storage.probe()
-    assert storage.list() == {}
 
 
 # What an answer means
@@ -98,31 +89,22 @@ def test_a_server_that_never_answers_ends_in_one_message(storage, bucket_server)
     assert attempts <= len(writes) <= attempts * (1 + retries)
 
 
-@pytest.mark.parametrize("kind", ["GET", "PUT", "list"])
-def test_no_such_bucket(bucket_server, kind):
-    with pytest.raises(InputError, match="there is no bucket 'no-such-bucket'"):
-        asks(open_storage("s3://no-such-bucket/x"))[kind]()
-
-
-@pytest.mark.parametrize(
-    "lacking", ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY"]
-)
-def test_without_credentials(storage, monkeypatch, lacking):
-    for name in lacking.split():
-        monkeypatch.delenv(name)
+def test_without_credentials(storage, monkeypatch):
     # The service that gives a cloud machine its own, where nobody listens.
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.169.254")
-    client.cache_clear()
-    with pytest.raises(ResourceError, match="no credentials; set AWS_ACCESS_KEY_ID and"):
-        storage.list()
+    for lacking in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # one of them, then both
+        monkeypatch.delenv(lacking)
+        client.cache_clear()
+        with pytest.raises(ResourceError, match="no credentials; set AWS_ACCESS_KEY_ID and"):
+            storage.list()
 
 
-@pytest.mark.parametrize("value", ["", "localhost:9000", "nonsense", "http://", "ftp://host"])
-def test_an_endpoint_that_is_none(storage, monkeypatch, value):
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", value)
-    client.cache_clear()
-    with pytest.raises(InputError, match=rf"AWS_ENDPOINT_URL_S3 must be .* got '{value}'"):
-        storage.list()
+def test_an_endpoint_that_is_none(storage, monkeypatch):
+    for value in ("", "localhost:9000", "nonsense", "http://", "ftp://host"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", value)
+        client.cache_clear()
+        with pytest.raises(InputError, match=rf"AWS_ENDPOINT_URL_S3 must be .* got '{value}'"):
+            storage.list()
 
 
 def test_an_endpoint_that_must_begin_with_the_bucket(storage, monkeypatch):
@@ -137,7 +119,7 @@ def test_an_endpoint_that_must_begin_with_the_bucket(storage, monkeypatch):
 @pytest.mark.parametrize("name", ["a%41", "a#b", "a?b=c", "a%2Fb", "a b+\u00fc", "%61"])
 def test_a_prefix_is_not_decoded(bucket, bucket_server, name):
     open_storage(f"{bucket}/{name}").create("log/0", [b"1"])
-    found = bucket_server.client().list_objects_v2(Bucket=bucket.removeprefix("s3://"))
+    found = bucket_server.client.list_objects_v2(Bucket=bucket.removeprefix("s3://"))
     assert [one["Key"] for one in found["Contents"]] == [f"{name}/log/0"]
     assert open_storage(f"{bucket}/{name}").list("log") == {"0": 1}
 
@@ -145,9 +127,8 @@ def test_a_prefix_is_not_decoded(bucket, bucket_server, name):
 def test_marks_of_folders_are_nothing(storage, bucket_server):
     """Some tools write an empty object `NAME/` for a folder."""
     for name in ("x/", "x/a/", "x/a/b", "x/empty/"):
-        bucket_server.client().put_object(
-            Bucket=storage.bucket, Key=name, Body=b"1" if name == "x/a/b" else b""
-        )
+        content = b"1" if name == "x/a/b" else b""
+        bucket_server.client.put_object(Bucket=storage.bucket, Key=name, Body=content)
     assert set(storage.list()) == {"a", "empty"}
     assert (storage.list("a"), storage.list("empty")) == ({"b": 1}, {})
 
@@ -159,37 +140,16 @@ def test_more_names_than_a_server_gives_at_once(storage, monkeypatch):
     assert len(storage.list("log")) == 10
 
 
-def test_without_the_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(InputError, match=r"pip install 'samtl\[cloud\]'"):
-        open_storage("s3://a-bucket-of-nobody/x")
-
-
-def _names(url, answers):
-    begun = time.monotonic()
-    try:
-        answers.put(open_storage(url).list())
-    except InputError as error:
-        answers.put((str(error), time.monotonic() - begun))
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_forked_processes_are_refused_at_once_and_spawned_ones_read(storage):
     storage.create("a", [b"1"])
-    for method in ("fork", "spawn"):
-        context = multiprocessing.get_context(method)
-        answers = context.Queue()
-        process = context.Process(target=_names, args=(storage.url, answers))
-        process.start()
-        answer = answers.get(timeout=60)
-        process.join(60)
-        assert process.exitcode == 0
-        if method == "fork":
-            assert "spawn or forkserver" in answer[0]
-            assert answer[1] < 1
-        else:
-            assert answer == {"a": 1}
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.apply(os.getpid)
+        with pytest.raises(InputError, match="spawn or forkserver"):
+            pool.apply_async(storage.list).get(timeout=1)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply_async(storage.list).get(timeout=60) == {"a": 1}
 
 
 # What is kept on this disk
@@ -241,7 +201,9 @@ def test_without_room_nothing_is_kept_and_rows_come_all_the_same(shard, monkeypa
 
 
 @pytest.mark.parametrize("there", [CONTENT[:20], b"", CONTENT + b"more", None])
-def test_an_object_of_another_size_gives_other_bytes_and_is_not_kept_whole(shard, there, tmp_path):
+def test_an_object_of_another_size_gives_other_bytes_and_is_not_kept_whole(
+    shard, bucket_server, there, tmp_path
+):
     if there is None:
         shard.delete("shard")
         with pytest.raises(FileNotFoundError):
@@ -250,12 +212,9 @@ def test_an_object_of_another_size_gives_other_bytes_and_is_not_kept_whole(shard
         shard.replace("shard", there)
         assert read(shard, (0, 10), (50, 60), anew=True)[1] in (b"", CONTENT[50:60])
     assert "0-100" not in kept(tmp_path)
-
-
-def test_a_server_that_is_away_is_no_damage(shard, bucket_server):
     bucket_server.rate, bucket_server.faults = 1.0, ["500"]
-    with pytest.raises(ResourceError, match="does not answer"):
-        read(shard, (0, 10))
+    with pytest.raises(ResourceError, match="does not answer"):  # which is no damage
+        read(shard, (20, 30))
 
 
 @pytest.mark.parametrize("whole", [object_store.WHOLE, 0])

@@ -1,51 +1,25 @@
 """Writing: what is committed was safe before, any number of writers share the work, and nothing foreign is adopted."""
 
-import errno
 import os
+import random
 import threading
 
+import made
 import numpy as np
 import pytest
-from made import ARRAYS, FIELDS, ROWS, SPECS, contents, drawn, make, relisted, sha256
+from made import ARRAYS, ROWS, begin, contents, drawn, make, relisted, sha256, state_of, write
 
-from samtl.errors import DamageError, MismatchError, ResourceError
-from samtl.store import writer
-from samtl.store.fingerprint import make_identity
+from samtl.errors import DamageError, InputError, MismatchError, ResourceError
+from samtl.store import log, writer
+from samtl.store.log import LogState, Record, Shard
 from samtl.store.reader import open_store
-from samtl.store.samples import SampleTable
-from samtl.store.state import load_state
-from samtl.store.storage import DiskStorage, open_storage
+from samtl.store.storage import DiskStorage
 from samtl.store.verify import check
-from samtl.store.writer import Writer, open_writer
-
-
-def table(n=ROWS, **fields):
-    given = {
-        "dataset": "made", "classes": ("x", "y"), "rows": range(n),
-        "samples": [f"i{row}" for row in range(n)], "labels": [row % 2 for row in range(n)],
-    }  # fmt: skip
-    return SampleTable.make(**given | fields)
-
-
-def begin(place, *, fields=FIELDS, arrays=ARRAYS, state=None, **options):
-    identity = make_identity(fields, SPECS, {"weights": "none"}, 16)
-    return open_writer(open_storage(place), identity, table(**options), arrays, state=state)
-
-
-def write(one, block, arrays=None, image="i{}", status="ok"):
-    here = one.block_rows(block)
-    names = one.missing(block) if arrays is None else arrays
-    rows = {name: [drawn(name, image.format(row)) for row in here] for name in names}
-    images = [sha256(image.format(row)) for row in here]
-    return one.write_block(block, rows, [status] * len(here), {}, images)
-
-
-def state_of(place):
-    return load_state(open_storage(place))
 
 
 def whole(place, arrays=ARRAYS):
     store = open_store(place)
+    assert store.missing == 0
     for name in arrays:
         for row, found in enumerate(store.read(name)):
             np.testing.assert_array_equal(found, drawn(name, f"i{row}"))
@@ -57,37 +31,40 @@ def place(tmp_path):
     return tmp_path / "a"
 
 
+@pytest.fixture
+def packed(place, monkeypatch):
+    monkeypatch.setattr(writer, "PACK_RECORDS", 2)
+    return make(place, bad=(3,))
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The names of the files that are read."""
+    names, real = [], DiskStorage.read
+    monkeypatch.setattr(
+        DiskStorage, "read", lambda self, name, *most: names.append(name) or real(self, name, *most)
+    )
+    return names
+
+
 def test_a_pass_in_parts(place):
     make(place, arrays=("pooled",), stop=1)
     store = open_store(place)
     assert (store.missing, store.valid().sum()) == (ROWS - 16, 16)
     assert not any(state_of(place).table.images)
-    make(place, arrays=("pooled",))
+    make(place, arrays=("pooled", "mask"), bad=(35,))
     assert state_of(place).table.images[17] == sha256("i17")
     before = {
         name: raw for name, raw in contents(place).items() if name.startswith(("pooled/c", "log/"))
     }
-    make(place)
-    after = contents(place)
-    assert before.items() <= after.items()
-    assert "log/2.1.json" in after
-    assert whole(place).missing == 0
-
-
-def test_nothing_to_do_reads_each_thing_once_and_writes_nothing(place, monkeypatch):
-    before = contents(make(place))
-    read, real = [], DiskStorage.read
-    monkeypatch.setattr(
-        DiskStorage, "read", lambda self, name, *most: read.append(name) or real(self, name, *most)
-    )
+    assert before.items() <= contents(make(place)).items()
     state = state_of(place)
-    one = open_writer(state.storage, state.identity, state.table, ARRAYS, state=state)
-    assert one.pending() == []
-    one.finish()
-    records = [f"log/{block}.0.json" for block in range(3)]
-    once = ["fingerprint.json", *records, "log/pack.npz", "samples/000001.parquet"]
-    assert sorted(name for name in read if not name.endswith("zarr.json")) == once
-    assert contents(place) == before
+    assert (state.marked("committed").all(), len(state.log.records)) == (True, 7)
+    assert set(state.required) == {*ARRAYS, "mask"}
+    facts = state.log.facts(35)
+    assert (facts.committed, facts.ok, facts.codes) == (True, False, {"truncated": "cut short"})
+    assert facts.image == facts.mask == sha256("i35")
+    whole(place, ["grid"])
 
 
 def test_rows_that_do_not_count_hold_fill_values(place):
@@ -97,19 +74,25 @@ def test_rows_that_do_not_count_hold_fill_values(place):
     store = open_store(place)
     assert (store.valid().tolist(), store.missing) == ([True, False, False], 0)
     assert np.isnan(store.read("grid")[1:]).all()
-    assert [(one.row, one.code, one.reason) for one in store.quarantined] == [
-        (1, "truncated", "cut short"), (2, "unlisted", ""),
-    ]  # fmt: skip
+    assert [(one.row, one.code) for one in store.quarantined] == [(1, "truncated"), (2, "unlisted")]
 
 
-# Several writers
+def test_a_row_that_a_later_array_lacks_is_not_ok():
+    """As stores of earlier writers have them."""
+    found = LogState(16, 16)
+    for sequence, (name, rows) in enumerate({"pooled": 16, "dense": 15}.items()):
+        shards = {name: Shard(1, "1" * 64, [0] * rows)}
+        record = Record(0, sequence, "", ["ok"] * rows, {}, ["2" * 64] * rows, shards, {})
+        found.add(record, "x")
+    assert (found.facts(14).ok, found.facts(15).ok) == (True, False)
+    assert found.facts(15).committed
 
 
 def test_writers_at_once_commit_every_block_once(place):
     n, done = 40 * 16, []
 
     def work(seed):
-        one = begin(place, n=n, arrays=("pooled",))
+        one = begin(place, n, ("pooled",))
         order = np.random.default_rng(seed).permutation(one.blocks).tolist()
         done.extend(b for b in order if one.missing(b) and write(one, b) is not None)
 
@@ -119,7 +102,7 @@ def test_writers_at_once_commit_every_block_once(place):
     for thread in threads:
         thread.join()
     assert sorted(done) == list(range(40))
-    assert whole(place, ["pooled"]).missing == 0
+    whole(place, ["pooled"])
     assert len(list((place / "log").iterdir())) == 40
     assert not list(place.rglob(".*"))
 
@@ -129,8 +112,8 @@ def test_writers_that_share_blocks(place):
     assert two.state.identity.store_id == one.state.identity.store_id
     write(one, 0, ["pooled"])
     with pytest.raises(DamageError, match=r"row 0 .* another image"):
-        write(third, 0, ["image_stats"], image="other{}")
-    assert third.earlier_image(0) == sha256("i0")
+        write(third, 0, ["image_stats"], images={0: "other"})
+    assert third.state.log.image(0) == sha256("i0")
     assert third.missing(0) == ("grid", "image_stats")
     assert write(two, 0, ["pooled", "grid"]) > 0
     assert write(third, 0, ["pooled", "grid"]) is None
@@ -142,17 +125,13 @@ def test_writers_that_share_blocks(place):
 def test_writers_that_end_at_once_leave_what_is_derived_up_to_date(place, monkeypatch):
     one, two = begin(place), begin(place)
     write(one, 0)
-    real, others = writer.derived, [two]
 
-    def slow(state, arrays):
-        found = real(state, arrays)
-        for other in [others.pop()] if others else ():
-            write(other, 1)
-            write(other, 2)
-            other.finish()
-        return found
+    def go_on():
+        write(two, 1)
+        write(two, 2)
+        two.finish()
 
-    monkeypatch.setattr(writer, "derived", slow)
+    made.meanwhile(monkeypatch, writer, "derived", go_on)
     one.finish()
     checked = check(place)
     assert (checked.findings, checked.leftovers, checked.missing) == ([], [], 0)
@@ -170,7 +149,7 @@ def test_a_shard_without_record_is_taken_as_it_is(place, monkeypatch):
             write(begin(place), 0)
     shard = place / "pooled" / "c.0.0"
     raw, time = shard.read_bytes(), shard.stat().st_mtime_ns
-    for other in ({"image": "other{}"}, {"status": "quarantined:x"}):
+    for other in ({"images": {0: "other"}}, {"bad": range(16)}):
         with pytest.raises(DamageError, match=r"pooled/c\.0\.0 .*--repair"):
             write(begin(place), 0, **other)
     shard.write_bytes(raw[:100] + bytes([raw[100] ^ 1]) + raw[101:])
@@ -183,21 +162,8 @@ def test_a_shard_without_record_is_taken_as_it_is(place, monkeypatch):
     whole(place)
 
 
-def test_further_processes_write_from_a_loaded_state(place):
-    begin(place)
-    further = Writer(state_of(place), ARRAYS)
-    for block in further.pending():
-        write(further, block)
-    assert further.known_good() == 0
-    further.finish()
-    whole(place)
-
-
-# What is refused
-
-
 @pytest.mark.parametrize(
-    "change", [{"fields": {**FIELDS, "image_size": 128}}, {"dataset": "other"}]
+    "change", [{"fields": {**made.FIELDS, "image_size": 128}}, {"dataset": "other"}]
 )
 def test_another_plan_changes_nothing(place, monkeypatch, change):
     """Not even if the second has found no store, and the first has made one when it comes to write."""
@@ -236,22 +202,6 @@ def test_a_disk_that_gives_back_something_else(place, monkeypatch):
     assert not list(place.glob("log/*"))
 
 
-def test_a_full_disk_costs_the_block_alone(place, monkeypatch):
-    one = begin(place)
-    write(one, 0)
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, "no space")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.link", full)
-        with pytest.raises(ResourceError, match="no space"):
-            write(one, 1)
-    assert not list(place.rglob(".tmp-*"))
-    make(place)
-    whole(place)
-
-
 def test_a_file_system_without_exclusive_creation(place, monkeypatch):
     monkeypatch.setattr("os.link", lambda one, other: os.replace(one, other))  # noqa: PTH105
     with pytest.raises(ResourceError):
@@ -259,18 +209,68 @@ def test_a_file_system_without_exclusive_creation(place, monkeypatch):
     assert not (place / "fingerprint.json").exists()
 
 
-# Images come and go
-
-
 def test_rows_of_removed_images_come_back(place):
-    make(place)
-    older = begin(place)
-    relisted(place, set(range(4, ROWS)))
+    older, keep = begin(make(place, bad=(30,))), [*range(4, 20), *range(25, ROWS)]
+    relisted(place, keep)
     store, before = open_store(place), contents(place)
-    assert (len(store), store.sample_ids[0], store.missing) == (ROWS - 4, "i4", 0)
-    assert store.summary().superseded == 4
+    assert (store.sample_ids, store.missing) == (tuple(f"i{row}" for row in keep), 0)
+    assert store.summary().superseded == ROWS - len(keep)
+    assert [one.row for one in store.quarantined] == [keep.index(30)]
     np.testing.assert_array_equal(store.row("pooled", 0), drawn("pooled", "i4"))
+    with pytest.raises(InputError):
+        store.row("pooled", len(keep))
     older.finish()  # metadata of a newer table stays
     assert contents(place) == before
-    make(place)
-    assert len(whole(place)) == ROWS
+    store = open_store(make(place))
+    assert (len(store), store.row("pooled", 0).tolist()) == (ROWS, drawn("pooled", "i0").tolist())
+
+
+# Packs
+
+
+def test_a_pack_replaces_reading_the_records_it_has(packed, read):
+    state, plain = state_of(packed), LogState(16, ROWS)
+    for record in log.read_log(state.storage, state.identity):
+        plain.add(record, "x")
+    read.clear()
+    assert state_of(packed).log.same(plain)
+    assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
+    make(packed, arrays=("original_size",))
+    assert len(state_of(packed).log.records) == 6
+
+
+def test_a_pack_is_never_evidence(packed):
+    path = packed / log.PACK
+    before, raw = state_of(packed).log, path.read_bytes()
+    for seed in range(20):
+        for damage in made.DAMAGES:
+            if damage.__name__ not in ("swapped", "a_folder"):
+                path.write_bytes(raw)
+                damage(path, random.Random(seed))
+                assert state_of(packed).log.same(before)
+    path.write_bytes(raw)
+    (packed / "log" / "1.0.json").unlink()
+    assert state_of(packed).marked("committed").sum() == ROWS - 16
+
+
+def test_a_pack_that_is_replaced_meanwhile_is_no_damage(packed, monkeypatch, read):
+    def go_on():
+        make(packed, arrays=("original_size",))
+        read.clear()
+
+    made.meanwhile(monkeypatch, log, "record_places", go_on)
+    assert state_of(packed).marked("committed").all()
+    assert not [name for name in read if name.startswith("log/") and name.endswith(".json")]
+    assert check(packed).findings == []
+
+
+def test_a_pack_grows_with_the_table(packed):
+    rows = [*range(ROWS), *range(48, 60)]  # from the next block on
+    samples = [f"i{row}" for row in rows]
+    one = begin(packed, rows=rows, labels=[0] * len(rows), samples=samples)
+    assert one.pending() == [3]
+    write(one, 3)
+    one.finish()
+    assert state_of(packed).marked("committed").all()
+    relisted(packed, keep=range(5, 60))
+    assert state_of(packed).superseded == 5

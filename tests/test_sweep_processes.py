@@ -24,8 +24,6 @@ from samtl.sweep.worker import CELLS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LONG = {"mlp": {"hidden": (64,), "epochs": 100, "patience": 100}}
-
 
 def lasting(out):
     """What does not depend on when and where the cells of a sweep were trained."""
@@ -42,8 +40,9 @@ def store(tmp_path_factory):
     return embedded(tmp_path_factory.mktemp("store"), stripes(60), 64, ("pooled", "grid"))
 
 
-def run(store, out, splits="kfold:3", **options):
-    return sweep(store, ["mlp"], splits, out=out, params=LONG, jobs=2, **options)
+def run(store, out, jobs=2, **options):
+    params = {"mlp": {"hidden": (64,), "epochs": 100, "patience": 100}}
+    return sweep(store, ["mlp"], "kfold:3", out=out, params=params, jobs=jobs, **options)
 
 
 def test_the_cores_that_this_process_may_use_are_counted(monkeypatch):
@@ -53,11 +52,12 @@ def test_the_cores_that_this_process_may_use_are_counted(monkeypatch):
     assert cores() == os.cpu_count()
 
 
-def test_a_dataset_that_cannot_be_sent_is_refused(store, tmp_path):
-    class Local(type(stripes(3))):
+def test_a_dataset_that_cannot_be_sent_is_refused(tmp_path):
+    data = stripes(60)
+
+    class Local(type(data)):
         pass
 
-    data = stripes(60)
     local = Local(**{name: getattr(data, name) for name in data.__dataclass_fields__})
     with pytest.raises(InputError, match="jobs"):
         sweep([], [], "0.2,0.4", 2, tmp_path / "out", baselines=["floor"], dataset=local, jobs=2)
@@ -98,7 +98,7 @@ def test_a_cell_that_kills_its_worker_fails_and_a_worker_that_is_killed_once_cos
     assert "fold:2/3" in cell
     assert "killed" in reason
     assert not list(out.glob("*/.*"))
-    again = run(store, out)
+    again = run(store, out, jobs=1)
     assert (again.done, again.skipped, failed_cells(out)) == (1, 2, [])
 
 
@@ -119,27 +119,24 @@ def test_what_stops_the_parent_ends_the_workers(store, tmp_path):
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of(store, tmp_path):
     script = tmp_path / "study.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            from samtl.sweep.api import sweep
-            sweep(sys.argv[1], ["logreg"], "kfold:3", 1, sys.argv[2], jobs=2)
-            """
-        )
-    )
-    done = subprocess.run(
-        [sys.executable, str(script), str(store), str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    call = "sweep(sys.argv[1], ['logreg'], 'kfold:3', 1, sys.argv[2], jobs=2)"
+    script.write_text(f"import sys\nfrom samtl.sweep.api import sweep\n{call}\n")
+    command = [sys.executable, script, store, tmp_path / "out"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=200)
     assert done.returncode == 1
     assert '`if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "out").glob("cells/*"))
 
 
-PARAMS = {
-    "mlp": {"hidden": (8,), "epochs": 60, "lr": 1e-2, "patience": 60},
-    "conv": {"width": 8, "epochs": 20, "patience": 20},
+WHAT = {
+    "heads": ["mlp", "conv"],
+    "splits": "0.6,0.2",
+    "seeds": 2,
+    "params": {
+        "mlp": {"hidden": (8,), "epochs": 60, "lr": 1e-2, "patience": 60},
+        "conv": {"width": 8, "epochs": 20, "patience": 20},
+    },
+    "room": 0,
 }
 SCRIPT = f"""
     import os, sys
@@ -154,8 +151,7 @@ SCRIPT = f"""
     if __name__ == "__main__":
         store, out = sys.argv[1:]
         told = lambda event: print(getattr(event, "what", "note"), flush=True)
-        result = sweep(store, ["mlp", "conv"], "0.6,0.2", 2, out, params={PARAMS}, jobs=2, room=0, on_event=told)
-        print("finished", result.done, result.skipped, result.failed, flush=True)
+        sweep(store, out=out, jobs=2, on_event=told, **{WHAT})
 """
 
 
@@ -177,26 +173,25 @@ def processes(session):
 def test_a_sweep_killed_at_any_moment_ends_with_the_same_rows(store, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "WARM_SAMPLES", 30)
     monkeypatch.setattr(plan, "MOST_KNOWN", 1.0)
-    sweep(store, ["mlp", "conv"], "0.6,0.2", 2, tmp_path / "whole", params=PARAMS, jobs=1, room=0)
+    sweep(store, out=tmp_path / "whole", jobs=1, **WHAT)
     script, log, out = tmp_path / "study.py", tmp_path / "log", tmp_path / "sweep"
     script.write_text(textwrap.dedent(SCRIPT))
     random = np.random.default_rng(0)
-    kills = [os.kill, os.killpg] * (5 if os.environ.get("SAMTL_TORTURE") else 1)
-    for kill in [*kills, None]:
+    for kill in [os.kill, os.killpg] * (5 if os.environ.get("SAMTL_TORTURE") else 1):
         with log.open("w") as file:
             command = [sys.executable, script, store, out]
             process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
             # From the first cell on, which comes after some seconds of loading.
             while process.poll() is None and "started" not in log.read_text():
                 time.sleep(0.02)
-            if kill is not None:
-                time.sleep(random.random() * 0.8)
-                kill(process.pid, signal.SIGKILL)
+            time.sleep(random.random() * 0.8)
+            kill(process.pid, signal.SIGKILL)
             process.wait(300)
         ended = time.monotonic()
         while processes(process.pid) and time.monotonic() - ended < 10:
             time.sleep(0.05)
         assert not processes(process.pid)  # nobody goes on without the parent
-    assert log.read_text().splitlines()[-1].endswith("{}")
+    result = sweep(store, out=out, jobs=1, **WHAT)
+    assert result.failed == {}
     assert lasting(out) == lasting(tmp_path / "whole")
     assert not list(out.glob("*/.*"))

@@ -9,50 +9,23 @@ from samtl.errors import ResourceError
 from samtl.sweep.api import SweepResult
 from samtl.sweep.results import failed_cells
 
-ROW = {
-    "method": "floor/knn",
-    "metric_name": "ece",
-    "metric_value": 0.1 + 0.2,
-    "best_c": None,
-    "untrained": True,
-}
 
-
-def result(tmp_path, *rows):
-    return SweepResult(tmp_path, 1, 0, {}, list(rows), 1.0, ())
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_a_table_is_written_and_replaced(tmp_path):
+@pytest.mark.parametrize("text", ["no memory", "a,b", 'says "no"', "\udcff"])
+def test_a_table_is_written_and_replaced(tmp_path, text):
     path = tmp_path / "new" / "table.csv"
-    result(tmp_path, ROW, ROW).write_table(path)
-    first, second = read(path)
-    assert first == second
-    assert tuple(first) == tuple(ROW)
-    assert float(first["metric_value"]) == ROW["metric_value"]  # to the last digit
-    assert (first["best_c"], first["untrained"], first["method"]) == ("", "true", "floor/knn")
-    result(tmp_path, ROW).write_table(path)
-    assert len(read(path)) == 1
+    row = {"error": text, "metric_value": 0.1 + 0.2, "best_c": None, "untrained": True}
+    for n in (2, 1):
+        SweepResult(tmp_path, 1, 0, {}, [row] * n, 1.0, ()).write_table(path)
+        with path.open(newline="") as file:
+            first, *others = csv.DictReader(file)
+        assert others == [first] * (n - 1)
+        assert tuple(first) == tuple(row)
+        assert first["error"] == text.encode(errors="backslashreplace").decode()
+        assert float(first["metric_value"]) == row["metric_value"]  # to the last digit
+        assert (first["best_c"], first["untrained"]) == ("", "true")
     assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
-
-
-@pytest.mark.parametrize("text", ["a,b", 'says "no"', "\udcff"])
-def test_any_text_can_be_written(tmp_path, text):
-    path = tmp_path / "table.csv"
-    result(tmp_path, {"error": text, "method": "mlp"}).write_table(path)
-    assert read(path) == [
-        {"error": text.encode(errors="backslashreplace").decode(), "method": "mlp"}
-    ]
-
-
-def test_where_no_table_can_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError):
-        result(tmp_path, ROW).write_table(tmp_path / "file" / "table.csv")
+        SweepResult(tmp_path, 1, 0, {}, [row], 1.0, ()).write_table(path / "table.csv")
 
 
 def test_failed_cells_are_listed(tmp_path):

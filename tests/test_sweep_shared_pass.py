@@ -1,26 +1,27 @@
 """Heads that share their passes: each comes out as if it were alone, and an epoch costs one pass."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stubs import SeeingEncoders, install
+from stubs import embedded
 from toys import blobs, stripes
 
-from samtl.embed.api import embed
-from samtl.errors import DamageError, InputError, ResourceError
-from samtl.experiment import features as feed
-from samtl.experiment import fit
-from samtl.experiment.clock import Clock
-from samtl.experiment.fit import choose
-from samtl.experiment.run import RunFolder
-from samtl.experiment.sources import Data
+from samtl.errors import DamageError, ResourceError
+from samtl.experiment import features
+from samtl.experiment.fit import fit_head
+from samtl.experiment.run import read_run
+from samtl.experiment.tables import read_curves
 from samtl.experiment.trial import Trial
-from samtl.heads.grid import STATISTICS_ROWS
-from samtl.splits.spec import parse
+from samtl.heads import trainer
+from samtl.splits import read_split
 from samtl.store.reader import Store, open_store
-from samtl.sweep.shared_pass import Job, _Pool, fit_together
+from samtl.sweep import plan, shared_pass, worker
+from samtl.sweep.api import sweep
+from samtl.sweep.shared_pass import _Pool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,222 +31,146 @@ PARAMS = {
 }
 
 
-class Watched(Store):
-    """A store that counts the bytes of features that are read, and of which some rows cannot be."""
-
-    array = "grid"
-    lost: dict[int, Exception]
-    infinite: frozenset = frozenset()
-
-    def __init__(self, path):
-        super().__init__(open_store(path).state)
-        self.bytes, self.lost = 0, {}
-
-    def read(self, array, rows=None):
-        found = super().read(array, rows)
-        if array == self.array:
-            for place, row in enumerate(np.asarray(rows).tolist()):
-                if row in self.lost:
-                    raise self.lost[row]
-                if row in self.infinite:
-                    found[place, 3, 0, 0] = np.inf
-            self.bytes += found.nbytes
-        return found
-
-
-class Dense(Watched):
-    array = "dense"
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return embedded(tmp_path_factory.mktemp("classes"), stripes(75), 64, ("grid",))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stores")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, data, side, tier in (
-            ("classes", stripes(75), 64, "grid"),
-            ("masks", blobs(40, classes=2), 64, "dense"),
-        ):
-            install(SeeingEncoders(side), patch.setattr)
-            embed(data, "stub", out=folder / f"{name}.zarr", device="cpu", dtype="float32", tiers=(tier,))  # fmt: skip
-    return folder
+def dense(tmp_path_factory):
+    return embedded(tmp_path_factory.mktemp("masks"), blobs(40, classes=2), 64, ("dense",))
 
 
 @pytest.fixture
-def store(made):
-    return Watched(made / "classes.zarr")
-
-
-@pytest.fixture
-def dense(made):
-    return Dense(made / "masks.zarr")
+def warm_starts(monkeypatch):
+    """Let warm starts shorten trainings on few samples, too: cells that start from one another share a lane."""
+    monkeypatch.setattr(trainer, "WARM_SAMPLES", 30)
+    monkeypatch.setattr(plan, "MOST_KNOWN", 1.0)
 
 
 @pytest.fixture
 def windows(monkeypatch):
     """Let a window hold one block of rows."""
-    monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
+    monkeypatch.setattr(features, "WINDOW_BYTES", 1)
 
 
-class Made:
-    """A job, and what becomes of it."""
+@pytest.fixture
+def reads(monkeypatch):
+    """Samples whose features were read, and the bytes of them; reading fails for some, and some are infinite."""
+    read, watch = Store.read, SimpleNamespace(names=set(), bytes=0, damaged="", infinite="")
 
-    def __init__(self, store, name="conv", split="0.2", seed=0, out="runs", **params):
-        self.store, self.name, self.seed = store, name, seed
-        self.params = PARAMS[name] | params
-        self.data = Data(store, store.array, None, None, False)
-        self.split = choose(self.data.samples, split, seed, None)
-        self.out = out
-        self.epochs, self.error, self.scores, self.seconds = [], None, None, None
+    def watched(self, array, rows=None):
+        found = read(self, array, rows)
+        if array in ("grid", "dense"):
+            names = [self.sample_ids[row] for row in rows]
+            if watch.damaged in names:
+                raise DamageError(f"{watch.damaged} fails its checksum")
+            if watch.infinite in names:
+                found[names.index(watch.infinite), 3, 0, 0] = np.inf
+            watch.names |= {*names}
+            watch.bytes += found.nbytes
+        return found
 
-    def trial(self):
-        head = fit.configured("heads", self.name, self.params, self.seed)
-        return Trial(self.data, self.name, head, self.split, self.seed, {})
+    monkeypatch.setattr(Store, "read", watched)
+    return watch
 
-    def make(self):
-        return self.trial()
 
-    def done(self, trial, folder, clock):
-        assert self.scores is None
-        with folder:
-            (self.scores,) = trial.held.scores(self.seed).values()
-        self.seconds = clock.stop()
-        self.keep(trial.model)
-        self.chances = trial.held.answers[self.name]
+def run(store, out, heads=("conv",), splits="0.2", seeds=1, warm_start=False, **params):
+    """Sweep over a store as if it were larger than the memory; `params` are by head."""
+    known = {head: PARAMS[head] | params.get(head, {}) for head in heads}
+    options = {"params": known, "warm_start": warm_start, "jobs": 1, "room": 0}
+    return sweep(store, heads, splits, seeds, out, **options)
 
-    def failed(self, error):
-        assert self.error is None
-        assert self.scores is None
-        self.error = error
 
-    def keep(self, head):
-        self.head, self.weights = head, {n: a.copy() for n, a in head.tensors().items()}
+def runs(out):
+    return [read_run(folder) for folder in sorted((out / "cells").iterdir())]
 
-    @property
-    def job(self):
-        return Job(
-            lambda: self.make(),
-            lambda: RunFolder(self.out),
-            lambda *came: self.done(*came),
-            self.failed,
-            self.epochs.append,
+
+def outcome(out):
+    """What the cells of a sweep came to, by name: scores, and files to the last bit."""
+    files = ("head.safetensors", "curves.csv", "confusion.csv", "predictions.csv", "images.csv")
+    return {
+        run.path.name: (
+            run.metrics,
+            run.training.get("stopped"),
+            [(run.path / file).read_bytes() for file in files if (run.path / file).exists()],
         )
+        for run in runs(out)
+    }
 
 
-@pytest.fixture
-def make(store, tmp_path):
-    return lambda *args, **params: Made(store, *args, out=tmp_path / "runs", **params)
+@pytest.mark.parametrize("task", ["store", "dense"])
+def test_a_head_comes_out_the_same_whoever_shares_its_passes(request, windows, tmp_path, task):
+    shop, alone, together = request.getfixturevalue(task), tmp_path / "a", tmp_path / "t"
+    assert run(shop, together, ["conv", "vit"], "0.2,0.6", [3]).done == 4
+    for head, split in (("conv", "0.2"), ("vit", "0.6"), ("conv", "0.6")):
+        run(shop, alone, [head], split, [3])
+    assert len(outcome(alone)) == 3
+    assert outcome(alone).items() <= outcome(together).items()
 
 
-@pytest.fixture
-def mask_head(dense, tmp_path):
-    return lambda *args, **params: Made(dense, *args, out=tmp_path / "runs", **params)
+def test_a_head_comes_out_the_same_whatever_comes_before_it(store, windows, warm_starts, tmp_path):
+    run(store, tmp_path / "lane", splits="0.6,0.4,0.2", warm_start=True)
+    for splits in ("0.6", "0.4,0.6", "0.2,0.4,0.6"):
+        run(store, tmp_path / "steps", splits=splits, warm_start=True)
+    assert [bool(one.warm_start) for one in runs(tmp_path / "lane")] == [True, True, False]
+    assert outcome(tmp_path / "lane") == outcome(tmp_path / "steps")
 
 
-def run(store, *lanes):
-    return fit_together(store, store.array, [[one.job for one in lane] for lane in lanes])
-
-
-def same(one, other):
-    """Whether two came out the same, to the bit."""
-    assert one.error is other.error is None
-    assert one.weights.keys() == other.weights.keys()
-    for name, array in one.weights.items():
-        assert array.tobytes() == other.weights[name].tobytes(), name
-    assert one.head.curves_ == other.head.curves_
-    assert one.epochs == other.epochs
-    assert one.head.stopped_ == other.head.stopped_
-    assert one.scores == other.scores
-    np.testing.assert_array_equal(one.chances, other.chances)
-
-
-# A head does not notice the others
-
-
-@pytest.mark.parametrize("task", ["classes", "masks"])
-def test_a_head_comes_out_the_same_whoever_shares_its_passes(
-    store, dense, make, mask_head, windows, task
-):
-    shop, of = (store, make) if task == "classes" else (dense, mask_head)
-
-    def three():
-        return [of("conv"), of("vit", split="0.4", seed=3), of("conv", "0.6", 1, epochs=2)]
-
-    alone, together, behind = three(), three(), three()
-    for one in alone:
-        run(shop, [one])
-    run(shop, *[[one] for one in reversed(together)])
-    run(shop, behind[1:], behind[:1])  # one after the other in a lane
-    for one, *others in zip(alone, together, behind, strict=True):
-        for other in others:
-            same(one, other)
-
-
-def test_what_torch_is_set_to_neither_matters_nor_changes(store, make):
-    one, other = make("vit"), make("vit")
-    run(store, [one])
+def test_what_torch_is_set_to_neither_matters_nor_changes(store, tmp_path):
+    run(store, tmp_path / "a", ["vit"])
     torch.rand(7)
     state = torch.get_rng_state()
     with torch.no_grad():
-        run(store, [other])
+        run(store, tmp_path / "b", ["vit"])
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
-    same(one, other)
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
 
 
 # Each pass serves all
 
 
-def test_an_epoch_is_a_pass_however_many_heads_there_are(dense, mask_head, windows):
-    row = dense.row("dense", 0).nbytes
-    heads = [mask_head("conv", seed=i, split=f"0.{1 + i % 5}") for i in range(9)]
-    read = run(dense, *[[head] for head in heads])
-    assert {len(head.epochs) for head in heads} == {3}
-    learnt = np.unique(np.concatenate([h.split.train[:STATISTICS_ROWS] for h in heads]))
-    assert read == dense.bytes <= ((3 + 2) * len(dense) + len(learnt)) * row
+def test_an_epoch_is_a_pass_however_many_heads_there_are(
+    dense, windows, reads, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shared_pass, "STATISTICS_ROWS", 1)  # of each head
+    n, row = len(open_store(dense)), open_store(dense).row("dense", 0).nbytes
+
+    def cost(name, *args, **params):
+        before = reads.bytes
+        run(dense, tmp_path / name, *args, **params)
+        return reads.bytes - before
+
+    assert cost("9", splits="0.1,0.3,0.5", seeds=3) <= ((3 + 2) * n + 9) * row
+    assert [one.training["epochs"] for one in runs(tmp_path / "9")] == [3] * 9
     # An epoch more is a pass more, and a head more is none.
-    costs = [
-        run(dense, *[[mask_head("conv", epochs=epochs)] for _ in range(n)])
-        for n, epochs in ((1, 2), (1, 3), (3, 3))
-    ]
-    assert costs[1] - costs[0] == len(heads[1].split.seen) * row
-    assert costs[2] == costs[1]
+    two = cost("2", conv={"epochs": 2})
+    three = cost("3", conv={"epochs": 3})
+    both = cost("both", ["conv", "vit"], conv={"epochs": 3}, vit={"epochs": 3})
+    (alone,) = runs(tmp_path / "3")
+    assert three - two == (alone.n_train + alone.n_validation) * row
+    assert both == three
 
 
-def test_rows_that_nobody_wants_are_not_read(store, make):
-    kept = parse("label:0.25@0.5").text
-    one = make("conv", split=kept)
-    wanted = np.concatenate([one.split.seen, one.split.test])
-    assert len(wanted) < len(store)
-    store.lost = {
-        row: AssertionError("nobody wants it") for row in set(range(len(store))) - {*wanted}
-    }
-    run(store, [one])
-    assert one.scores
+def test_rows_that_nobody_wants_are_not_read(store, reads, tmp_path):
+    run(store, tmp_path, splits="label:0.25@0.5")
+    left_out = read_split(*(one.path for one in runs(tmp_path))).left_out
+    assert len(left_out) > 20
+    assert reads.names == {*open_store(store).sample_ids} - {*left_out}
 
 
 # As good as alone
 
 
-def test_a_shared_pass_teaches_as_well(store, make, windows):
-    one, other = make("conv", width=32, epochs=12), make("vit", epochs=12, dropout=0.1)
-    run(store, [one], [other])
-    for each in (one, other):
-        assert each.scores["accuracy"].value > 0.9
-        assert {"fit", "score", "total"} <= each.seconds.keys()
-        assert each.head.rate_ > 0
-        assert 0 <= each.head.waiting_ <= 1
-
-
-def alone(one):
-    """What the loop of one head comes to on the same parts."""
-    trial = one.trial()
-    trial.source.fit(trial.model, one.split, Clock())
-    return trial.model
-
-
-SHORT = {
-    "batch_size": 6
-}  # which 48 training samples are a multiple of: the batches are then the same
+def test_a_shared_pass_teaches_as_well(store, windows, tmp_path):
+    longer = {"conv": {"epochs": 12, "width": 32}, "vit": {"epochs": 12, "dropout": 0.1}}
+    run(store, tmp_path, ["conv", "vit"], **longer)
+    for one in runs(tmp_path):
+        assert one.metrics["accuracy"].value > 0.9
+        assert {"fit", "score", "total"} <= one.seconds.keys()
+        assert one.training["samples_per_second"] > 0
+        assert 0 <= one.training["waiting"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -256,18 +181,18 @@ SHORT = {
         ({"epochs": 9, "lr": 1.0, "weight_decay": 10.0}, "diverged at step "),
     ],
 )
-def test_it_ends_as_alone(store, make, params, stopped):
-    one = make("conv", **SHORT, **params)
-    assert len(one.split.train) == 48
-    run(store, [one], [make("vit", seed=5)])
-    expected = alone(one)
-    assert one.error is None
-    assert one.head.stopped_.startswith(stopped)
-    assert one.head.stopped_ == expected.stopped_
-    assert (one.head.n_iter_, one.head.best_epoch_) == (expected.n_iter_, expected.best_epoch_)
-    assert one.head.n_iter_ < 40
-    for name, curve in expected.curves_.items():
-        np.testing.assert_allclose(one.head.curves_[name], curve, rtol=0.05, atol=0.02)
+def test_it_ends_as_alone(store, tmp_path, params, stopped):
+    params = params | {"batch_size": 6}  # of 48 training samples: the batches are the same
+    run(store, tmp_path / "a", ["conv", "vit"], conv=params)
+    (one,) = (run for run in runs(tmp_path / "a") if run.name == "conv")
+    alone = fit_head(store, "conv", 0.2, params=PARAMS["conv"] | params)
+    assert one.n_train == 48
+    assert one.training["stopped"].startswith(stopped)
+    for fact in ("stopped", "epochs", "best_epoch"):
+        assert one.training[fact] == alone.training[fact]
+    assert one.training["epochs"] < 40
+    for name, curve in read_curves(alone).items():
+        np.testing.assert_allclose(read_curves(one)[name], curve, rtol=0.05, atol=0.02)
 
 
 # What fails, fails alone
@@ -275,69 +200,62 @@ def test_it_ends_as_alone(store, make, params, stopped):
 
 @pytest.mark.parametrize(
     ("what", "part"),
-    [("infinite", "test"), ("damaged", "train"), ("damaged", "validation")],
+    [("infinite", "held_out"), ("damaged", "train"), ("damaged", "validation")],
 )
-def test_rows_that_cannot_be_used_fail_who_needs_them(store, make, windows, what, part, tmp_path):
-    heads = [make("conv", split="label:0.5@0.4", seed=seed, epochs=1) for seed in range(4)]
-    used = [np.concatenate([h.split.seen, h.split.test]) for h in heads]
-    of_one = getattr(heads[0].split, part).tolist()
-    row = next(row for row in of_one if not all(row in rows for rows in used))
-    if what == "infinite":
-        store.infinite = frozenset([row])
-    else:
-        store.lost = {row: DamageError(f"row {row} fails its checksum")}
-    run(store, *[[head] for head in heads])
-    touched = {i: row in rows for i, rows in enumerate(used)}
-    assert touched[0]
-    for i, head in enumerate(heads):
-        if touched[i]:
-            said = f"{store.sample_ids[row]!r} is not finite" if what == "infinite" else "checksum"
-            assert isinstance(head.error, InputError)
-            assert said in str(head.error)
-        else:
-            assert head.error is None
-    assert not list((tmp_path / "runs").glob(".*"))
-    store.infinite, store.lost = frozenset(), {}
-    for i, head in enumerate(heads):
-        if not touched[i]:
-            expected = make("conv", split="label:0.5@0.4", seed=i, epochs=1)
-            run(store, [expected])
-            same(head, expected)
+def test_rows_that_cannot_be_used_fail_who_needs_them(store, windows, reads, tmp_path, what, part):
+    def trained(out):
+        result = run(store, tmp_path / out, splits="label:0.5@0.4", seeds=4, conv={"epochs": 1})
+        return result, outcome(tmp_path / out)
+
+    _, whole = trained("whole")
+    splits = {one.path.name: read_split(one.path) for one in runs(tmp_path / "whole")}
+    every = {*open_store(store).sample_ids}
+    needs = {cell: every - {*split.left_out} for cell, split in splits.items()}
+    first = next(iter(splits))
+    parts = {"held_out": {*splits[first].held_out}, "validation": {*splits[first].validation}}
+    parts["train"] = needs[first] - parts["held_out"] - parts["validation"]
+    name = min(parts[part] - set.intersection(*needs.values()))
+    setattr(reads, what, name)
+    result, kept = trained("rest")
+    assert kept == {cell: whole[cell] for cell in whole if name not in needs[cell]}
+    assert len(kept) + len(result.failed) == 4
+    said = f"{name!r} is not finite" if what == "infinite" else f"{name} fails its checksum"
+    assert all(said in reason for reason in result.failed.values())
+    assert not list(tmp_path.glob("rest/*/.*"))
 
 
-def test_what_fails_fails_alone_and_the_next_in_its_lane_begins(store, make, tmp_path):
-    def refuse(*came):
-        raise ResourceError("the disk is full")
-
-    bad = [make("conv") for _ in range(3)]
-    bad[0].make = bad[1].done = refuse
-    unmade = bad[2].job
-    unmade.folder = refuse
-    wrong, after, good = make("conv", lr=1e30), make("vit"), make("vit")
-    jobs = [bad[0].job, bad[1].job, unmade, wrong.job, after.job]
-    fit_together(store, "grid", [jobs, [good.job]])
-    assert {str(one.error) for one in bad} == {"the disk is full"}
-    assert "lower the learning rate" in str(wrong.error)
-    same(after, good)
-    assert not list((tmp_path / "runs").glob(".*"))
+def test_a_head_that_diverges_fails_alone(store, tmp_path):
+    heads = ["conv", "vit"]
+    result = run(store, tmp_path / "a", heads, conv={"lr": 1e30})
+    (reason,) = result.failed.values()
+    assert "lower the learning rate" in reason
+    run(store, tmp_path / "b", ["vit"])
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
 
 
-def test_breaking_off_leaves_no_folder(store, make, tmp_path):
-    quick, slow = make("conv", epochs=1), make("conv", epochs=30)
+@pytest.mark.parametrize("what", ["RunFolder", "write"])
+def test_what_fails_fails_alone_and_the_next_in_its_lane_begins(
+    store, warm_starts, tmp_path, monkeypatch, what
+):
+    owner, called = worker if what == "RunFolder" else Trial, []
+    made = getattr(owner, what)
 
-    class Stop(BaseException):
-        pass
+    def second_fails(*args):
+        called.append(args)
+        if len(called) == 2:
+            raise ResourceError("the disk is full")
+        return made(*args)
 
-    def stop(epoch):
-        if epoch.epoch == 2:  # the other is answering meanwhile
-            assert list((tmp_path / "runs").glob(".tmp-*"))
-            raise Stop
-
-    job = slow.job
-    job.on_event = stop
-    with pytest.raises(Stop):
-        fit_together(store, "grid", [[job], [quick.job]])
-    assert not list((tmp_path / "runs").iterdir())
+    lanes = {"splits": "0.6,0.4,0.2", "seeds": 2, "warm_start": True}
+    run(store, tmp_path / "whole", **lanes)
+    monkeypatch.setattr(owner, what, second_fails)
+    result = run(store, tmp_path / "rest", **lanes)
+    assert (result.done, list(result.failed.values())) == (5, ["the disk is full"])
+    (cell,) = result.failed
+    seed = "-s0-" if cell.endswith("seed 0") else "-s1-"  # of the lane
+    kept, whole = outcome(tmp_path / "rest"), outcome(tmp_path / "whole")
+    assert {n: one for n, one in whole.items() if seed not in n}.items() <= kept.items()
+    assert not list(tmp_path.glob("rest/*/.*"))
 
 
 @given(n=st.integers(1, 120), batch=st.integers(1, 40), capacity=st.integers(1, 60), data=st.data())

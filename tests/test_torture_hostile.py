@@ -8,7 +8,6 @@ import os
 import pickle
 import resource
 import shutil
-import stat
 import struct
 import zipfile
 import zlib
@@ -20,6 +19,7 @@ import pytest
 import torch
 from chaos import ALL, server
 from stubs import png
+from test_images_codecs import chunk
 from zips import Part, packed
 
 from recipes.pretrain import state as _state
@@ -27,8 +27,6 @@ from samtl._io import seal
 from samtl.datasets import resolve
 from samtl.encoders import sam
 from samtl.errors import SamtlError
-from samtl.experiment.output import Output
-from samtl.experiment.tables import mask_name
 from samtl.heads import logreg
 from samtl.heads.io import load, save
 from samtl.images.codecs import prepare
@@ -41,13 +39,10 @@ from samtl.store.verify import check
 def things(tmp_path_factory):
     """A store and a head, whole."""
     folder, chance = tmp_path_factory.mktemp("things"), np.random.default_rng(0)
-    head = logreg.Head().fit(chance.random((60, 5), np.float32), chance.integers(0, 3, 60))
     (folder / "head").mkdir()
+    head = logreg.Head().fit(chance.random((60, 5), np.float32), chance.integers(0, 3, 60))
     save(head, folder / "head", columns=list("abcde"), class_names=["x", "y", "z"])
     return made.make(folder / "a.zarr", 21).parent
-
-
-# Doors: a file, and what reads it
 
 
 def use_store(folder):
@@ -63,6 +58,7 @@ def use_archive(folder):
         dataset.read(sample_id)
 
 
+# Doors: a file, and what reads it.
 DOORS = {
     "a.pth": lambda folder: sam.load("tiny", str(folder / "a.pth")),
     "a.safetensors": lambda folder: sam.load("tiny", str(folder / "a.safetensors")),
@@ -79,9 +75,6 @@ BOMB_DOORS = {
     "a.zip": use_archive,
     "a.png": lambda folder: prepare((folder / "a.png").read_bytes(), 64),
 }
-
-
-# Pickles
 
 
 class Exploit:
@@ -139,54 +132,6 @@ def test_these_pickles_do_run_where_they_are_let(tmp_path, kind):
         pickle.load(stream)
 
 
-# Slips
-
-SLIPS = [
-    Part("../evil.png"), Part("Forest/../../evil.png"), Part("/evil.png"), Part("//host/evil.png"),
-    Part("C:\\evil.png"), Part("C:evil.png"), Part("..\\evil.png"), Part("Forest\\..\\..\\evil.png"),
-    Part("Forest/\0/../evil.png"), Part("Forest/..."), Part("./../evil.png"), Part("Forest//../evil.png"),
-    Part("Forest/link.png", b"../../evil.png", mode=stat.S_IFLNK | 0o777),
-    Part("link/", b"", mode=stat.S_IFLNK | 0o777), Part("Forest/evil.png", local_name=b"../../../evil.p"),
-    Part("Forest/device.png", b"", mode=stat.S_IFBLK | 0o666), Part("Forest/pipe.png", b"", mode=stat.S_IFIFO | 0o666),
-    Part("~/evil.png"), Part("Forest/%2e%2e/evil.png"), Part("Forest/\u2024\u2024/evil.png"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("part", SLIPS, ids=lambda part: repr(part.name))
-def test_nothing_leaves_an_archive(tmp_path, part):
-    """It is refused, or stays a name in it: nothing is ever unpacked to a disk."""
-    inner = tmp_path / "a" / "b"
-    inner.mkdir(parents=True)
-    (tmp_path / "evil.png").write_bytes(png(1))
-    whole = [Part("Forest/a.png", png(1)), Part("River/b.png", png(2)), part]
-    (inner / "a.zip").write_bytes(packed(whole))
-    before = {*tmp_path.rglob("*")}
-    try:
-        dataset = resolve("eurosat", inner / "a.zip")
-    except SamtlError:
-        pass
-    else:
-        for sample_id in dataset.sample_ids:
-            assert dataset.read(sample_id) != png(1) or sample_id == "Forest/a.png"
-    assert {*tmp_path.rglob("*")} == before
-
-
-@pytest.mark.parametrize(
-    "sample_id",
-    ["../../evil", "/evil", "a/../../../evil", "..\\..\\evil", "C:\\evil", "\0", "a" * 5000, "..", ".", "", "~/x"],
-)  # fmt: skip
-def test_no_mask_is_written_elsewhere(tmp_path, sample_id):
-    """Of a store that somebody else made, whose samples are called anything."""
-    place = tmp_path / "a" / "b" / "masks"
-    place.parent.mkdir(parents=True)
-    with Output(place, "segmentation", ("x", "y"), "sample_id", False) as output:
-        output.write(sample_id, mask_name(7, sample_id), np.zeros((4, 4), np.uint8))
-        output.finish()
-    below = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert all(place in path.parents for path in below)
-    assert len(below) == 2  # the mask and the table
-
-
 @pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "pooled/../../evil"])
 @pytest.mark.parametrize("file", ["log/0.0.json", "fingerprint.json"])
 def test_no_name_of_an_array_reads_elsewhere(things, tmp_path, file, name):
@@ -211,10 +156,6 @@ def squeezed(count, line=bytes(2**20), window=-15):
     """So many lines, by default of zeros, in a thousandth of the bytes."""
     squeeze = zlib.compressobj(9, zlib.DEFLATED, window)
     return b"".join(squeeze.compress(line) for _ in range(count)) + squeeze.flush()
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def large_png(side):

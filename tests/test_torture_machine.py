@@ -33,8 +33,7 @@ from samtl.store.storage import open_storage
 from samtl.store.verify import LISTS, check
 
 GAMES, STEPS = (1_000, 200) if ALL else (10, 30)
-SIZE, MOST = 32, 60
-CLASSES = ("a", "b", "c")
+SIZE = 32
 DAMAGES = (flipped, cut, deleted, emptied)
 VERSION = cache(importlib.metadata.version)
 SEEDS = st.randoms(use_true_random=False)
@@ -74,6 +73,13 @@ def image(name, version):
 
 
 @cache
+def images_of(name):
+    """Every version, by its sha256."""
+    versions = [image(name, version) for version in range(3)]
+    return {hashlib.sha256(content).hexdigest(): content for content in versions}
+
+
+@cache
 def mask(name, number):
     """Its mask; of some, one that does not fit."""
     if name % 11 == 0 and number == 2:
@@ -89,6 +95,10 @@ def truth(encoder, content):
     except Exception:
         return None
     return encoder.encode([resize_longest_side(pixels, SIZE)], ("pooled", "dense"))
+
+
+def labels_of(samples):
+    return dict(zip(samples.sample_ids, samples.labels, strict=True))
 
 
 class Game(RuleBasedStateMachine):
@@ -122,14 +132,12 @@ class Game(RuleBasedStateMachine):
         self.masked = masked
 
     def dataset(self):
-        images = {f"{name}.png": (name, *content) for name, content in self.images.items()}
+        images = {f"{name}.png": (name, version) for name, (version, _) in self.images.items()}
+        labels = [-1 if self.masked else label for _, label in self.images.values()]
+        read_mask = (lambda sample_id: mask(*images[sample_id])) if self.masked else None
+        read = lambda sample_id: image(*images[sample_id])  # noqa: E731
         return Dataset(
-            "game",
-            CLASSES,
-            tuple(images),
-            tuple(-1 if self.masked else label for _, _, label in images.values()),
-            lambda sample_id: image(*images[sample_id][:2]),
-            read_mask=(lambda sample_id: mask(*images[sample_id][:2])) if self.masked else None,
+            "game", ("a", "b", "c"), tuple(images), tuple(labels), read, read_mask=read_mask
         )
 
     def pass_over(self, **options):
@@ -144,7 +152,7 @@ class Game(RuleBasedStateMachine):
 
     # The dataset
 
-    @precondition(lambda self: len(self.images) < MOST)
+    @precondition(lambda self: len(self.images) < 60)
     @rule(n=st.integers(1, 20))
     def images_come(self, n):
         first = max(self.images, default=-1) + 1
@@ -183,9 +191,7 @@ class Game(RuleBasedStateMachine):
             result = self.pass_over(batch_size=batch_size)
         store, data = open_store(self.path), self.dataset()
         assert result.missing == store.missing == 0
-        assert dict(zip(store.sample_ids, store.labels.tolist(), strict=True)) == dict(
-            zip(data.sample_ids, data.labels, strict=True)
-        )
+        assert labels_of(store) == labels_of(data)
         for row, name in enumerate(store.sample_ids):
             assert store.image_sha256(row) == hashlib.sha256(data.read(name)).hexdigest()
         bad = {name for name in data.sample_ids if truth(self.encoder, data.read(name)) is None}
@@ -213,12 +219,11 @@ class Game(RuleBasedStateMachine):
     @rule(calls=st.one_of(st.none(), st.integers(0, 200)))
     def compact_it(self, calls):
         """To the end, or until it is killed."""
-        before, done = open_store(self.path), None
-        labels = dict(zip(before.sample_ids, before.labels, strict=True))
+        labels, done = labels_of(open_store(self.path)), None
         with killed_at(10**9 if calls is None else calls), suppress(InputError):  # rows are missing
             done = compact(self.path)
         store = open_store(self.path)
-        assert dict(zip(store.sample_ids, store.labels, strict=True)) == labels
+        assert labels_of(store) == labels
         if done:
             assert (len(store), store.summary().superseded) == (done.rows, 0)
         if done and done.dropped:
@@ -281,11 +286,10 @@ class Game(RuleBasedStateMachine):
             damage(path, chance)
         with suppress(SamtlError):
             self.pass_over(batch_size=batch_size)
-        if not self.begun or check(self.path).findings:
-            shutil.rmtree(self.path)
+        lost = not self.begun or check(self.path).findings
+        shutil.rmtree(self.path if lost else copy)
+        if lost:
             copy.rename(self.path)
-        else:
-            shutil.rmtree(copy)
 
     @invariant()
     def what_is_handed_out_is_true(self):
@@ -299,10 +303,7 @@ class Game(RuleBasedStateMachine):
             read = {n: store.read(n, there) for n in ("dense", "pooled") if n in store.arrays}
             for position, row in enumerate(there.tolist()):
                 name = int(store.sample_ids[row].removesuffix(".png"))
-                versions = {
-                    hashlib.sha256(image(name, v)).hexdigest(): image(name, v) for v in range(3)
-                }
-                expected = truth(self.encoder, versions[store.image_sha256(row)])
+                expected = truth(self.encoder, images_of(name)[store.image_sha256(row)])
                 assert expected is not None
                 for array, rows in read.items():
                     assert np.array_equal(rows[position], expected[array][0])

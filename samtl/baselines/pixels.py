@@ -18,8 +18,8 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.heads.trainer import in_order
-from samtl.images.codecs import BadImage, decode
-from samtl.images.transforms import IGNORE, PIXEL_MEAN, mask_square, resize_longest_side
+from samtl.images.codecs import BadImage, check_mask, decode
+from samtl.images.transforms import PIXEL_MEAN, mask_square, resize_longest_side
 
 Rows = NDArray[np.int64]
 Pixel = NDArray[np.uint8]
@@ -43,16 +43,9 @@ def read_mask(dataset: Dataset, row: int, shape: tuple[int, int]) -> Pixel:
     """
     if dataset.read_mask is None:
         raise InputError(f"{dataset.name} has labels, not masks: choose a dataset with masks")
-    what = f"the mask of {dataset.sample_ids[row]!r} of {dataset.name}"
-    with _reading(what):
+    with _reading(f"the mask of {dataset.sample_ids[row]!r} of {dataset.name}"):
         mask = dataset.read_mask(dataset.sample_ids[row])
-    classes = np.unique(mask)
-    unknown = classes[(classes >= len(dataset.classes)) & (classes != IGNORE)]
-    if mask.shape != shape or unknown.size or classes.tolist() == [IGNORE]:
-        raise InputError(
-            f"{what} must have its image's shape {shape} and hold classes below {len(dataset.classes)}, or {IGNORE} to "
-            f"be ignored, but not for all pixels; got shape {mask.shape} with {classes[:9]}; {_REMEDY}"
-        )
+        check_mask(mask, shape, len(dataset.classes))
     return mask
 
 

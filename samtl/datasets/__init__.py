@@ -5,28 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from samtl import registry
-from samtl.datasets.base import (
-    IGNORE,
-    PARTS,
-    Dataset,
-    groups_by,
-    only,
-    shuffled,
-    subset,
-)
+from samtl.datasets.base import IGNORE as IGNORE
+from samtl.datasets.base import PARTS as PARTS
+from samtl.datasets.base import Dataset as Dataset
+from samtl.datasets.base import groups_by as groups_by
+from samtl.datasets.base import only as only
+from samtl.datasets.base import shuffled as shuffled
+from samtl.datasets.base import subset as subset
 from samtl.datasets.listing import kind_of
 from samtl.errors import InputError
-
-__all__ = [
-    "IGNORE",
-    "PARTS",
-    "Dataset",
-    "groups_by",
-    "only",
-    "resolve",
-    "shuffled",
-    "subset",
-]
 
 
 def resolve(

@@ -51,6 +51,10 @@ def own_name(path: Path) -> str:
 
 def flaw(name: str) -> str | None:
     """Describe why a file name cannot be printed, compared and stored on any machine; None if it can."""
+    if (
+        name.isascii() and name.isprintable() and len(name) <= MAX_NAME_BYTES
+    ):  # nearly all, and fast
+        return None
     try:
         length = len(name.encode())
     except UnicodeEncodeError:  # os.fsdecode turns foreign bytes into surrogates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -87,8 +87,8 @@ def coded(
 
 def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
     """Make the coding of masks that are light where the foreground is: above 127 of 255."""
-    table = coded((), lambda value: int(value > 127), ignore).table
-    return Coding(("background", foreground), table, light=True)
+    coding = coded(("background", foreground), lambda value: int(value > 127), ignore)
+    return replace(coding, light=True)
 
 
 def located(tree: Tree, layout: str, *kinds: frozenset[str], below: str = "") -> list[str]:

@@ -6,20 +6,18 @@ import errno
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
-from samtl.datasets.base import MaskReader
 from samtl.errors import InputError, ResourceError
-from samtl.images.codecs import BadImage, Prepared, mask_sha256, prepare
+from samtl.images.codecs import BadImage, Prepared, check_mask, mask_sha256, prepare
 from samtl.images.safe_decoder import SafeDecoder
-from samtl.images.transforms import IGNORE, mask_square
+from samtl.images.transforms import mask_square
 
 # What reading an image may raise that is no property of the image.
 _OUT_OF_RESOURCES = {
@@ -80,12 +78,13 @@ def decode_row(
         image = prepare(data, image_size)
         if dataset.read_mask is not None:
             code = "mask_unreadable"
-            mask = _read_mask(dataset.read_mask, sample_id)
+            mask = dataset.read_mask(sample_id)
             found = replace(found, mask_sha256=mask_sha256(mask))
-            _check_mask(mask, image.size, dataset.classes)
+            check_mask(mask, image.size, len(dataset.classes))
             found = replace(found, mask=mask_square(mask, image_size))
     except BadImage as bad:
-        return replace(found, code=bad.code, reason=str(bad))
+        of_mask = code == "mask_unreadable" and not bad.code.startswith("mask_")
+        return replace(found, code=code if of_mask else bad.code, reason=str(bad))
     except (OSError, InputError) as error:
         require_drive(sample_id, error)
         return replace(found, code=code, reason=str(error), unread=True)
@@ -98,35 +97,3 @@ def require_drive(sample_id: str, error: Exception) -> None:
     """Raise ResourceError if an image could not be read because the drive or the machine gave out."""
     if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
         raise ResourceError(f"reading {sample_id} failed: {error.strerror}") from error
-
-
-def _read_mask(read: MaskReader, sample_id: str) -> NDArray[np.uint8]:
-    """Read a mask; the code of what is wrong with it says that it is the mask."""
-    try:
-        return read(sample_id)
-    except BadImage as bad:
-        if bad.code.startswith("mask_"):
-            raise
-        raise BadImage("mask_unreadable", f"the image's mask cannot be used: {bad}") from bad
-
-
-def _check_mask(mask: NDArray[Any], size: tuple[int, int], classes: Sequence[str]) -> None:
-    """Raise BadImage unless a mask can be the target of an image of this height and width."""
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        told = f"a mask must be (height, width) uint8, this one is {mask.shape} {mask.dtype}"
-        raise BadImage("mask_unreadable", told)
-    if mask.shape != size:
-        raise BadImage(
-            "mask_size",
-            f"a mask of the image's size, {size[1]} x {size[0]}, was expected, this one is "
-            f"{mask.shape[1]} x {mask.shape[0]}; bring both to one size",
-        )
-    known = mask[mask != IGNORE]
-    if known.max(initial=0) >= len(classes):
-        told = f"class indices below {len(classes)}, or {IGNORE} to be ignored, this one holds {known.max()}"
-        raise BadImage("mask_values", f"a mask must hold {told}")
-    if not known.size:
-        raise BadImage(
-            "mask_values",
-            "a mask must have a pixel of a known class, all of this one are to be ignored; leave the image out",
-        )

@@ -65,10 +65,9 @@ def derived(state: StoreState, arrays: Sequence[str]) -> dict[str, bytes]:
 def array_metadata(state: StoreState, name: str) -> dict[str, object]:
     """Return the `zarr.json` of one of a store's arrays."""
     identity, spec, about = state.identity, state.identity.arrays[name], state.table.about
-    extra: dict[str, object] = {}
     # Not on the group, although the convention has it there: netCDF, to which `pooled` can be saved, takes no objects.
-    if spec.dimensions[:1] == ("channel",):
-        extra = _geoemb(identity, spec, about.dataset)
+    grid = spec.dimensions[:1] == ("channel",)
+    extra = _geoemb(identity, spec, about.dataset) if grid else {}
     return spec.metadata(about.rows_end, identity.block_rows, extra)
 
 

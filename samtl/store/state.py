@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -87,10 +88,8 @@ def load_state(
         if identity is None and (storage.list(log.LOG) or storage.list(samples.FOLDER)):
             identity = read_identity(storage)  # another writer may be creating it
             if identity is None:
-                raise DamageError(
-                    f"{storage.url}/{IDENTITY} is missing, so nobody knows what the rows are: take it from a copy of "
-                    "the store"
-                )
+                where = f"{storage.url}/{IDENTITY}"
+                raise DamageError(f"{where} is missing: take it from a copy of the store")
     except DamageError as error:
         tell("identity", IDENTITY, error)
         return None
@@ -99,7 +98,10 @@ def load_state(
     # Others may write meanwhile. The metadata and the pack come first: no table is older than those that they follow
     # from, and no record is younger than a pack that has it. The table comes last, and knows the rows of all records.
     told = read_root(storage).table
-    pack = read_pack(storage, identity) if on_record is None else None
+    pack = LogState(identity.block_rows, 0)
+    if on_record is None:
+        with suppress(FileNotFoundError, DamageError):  # a damaged one says nothing
+            pack = LogState.unpack(storage.read(log.PACK), identity)
     places = log.record_places(storage, tell)
     numbers = samples.table_numbers(storage)
     if not numbers and not places:
@@ -110,7 +112,7 @@ def load_state(
     except DamageError as error:
         tell("rows", samples.table_name(number), error)
         return None
-    if pack is None or not pack.records.keys() <= set(places):
+    if not pack.records.keys() <= set(places):
         pack = LogState(identity.block_rows, 0)
     rest = [place for place in places if place not in pack.records]
     state = StoreState(storage, identity, table, pack.grown(table.about.rows_end), len(rest))
@@ -146,14 +148,6 @@ def _fold(
             tell("record", log.record_name(*place), error, "", bad)
         else:
             on_record(record)
-
-
-def read_pack(storage: Storage, identity: Identity) -> LogState | None:
-    """Read the pack; None if there is none, or it is damaged."""
-    try:
-        return LogState.unpack(storage.read(log.PACK), identity)
-    except (FileNotFoundError, DamageError):
-        return None
 
 
 class Root(NamedTuple):
@@ -233,9 +227,7 @@ class Summary:
     rows: int  # that are listed
     ok: int  # that hold an embedding in every array
     missing: int  # that are not yet committed in every array
-    superseded: (
-        int  # that are not listed any more: their images were removed from the dataset, or changed
-    )
+    superseded: int  # that are not listed any more: their images were removed or changed
     per_class: dict[str, int]
     arrays: tuple[ArraySummary, ...]
     quarantined: tuple[Quarantined, ...]

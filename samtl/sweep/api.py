@@ -8,13 +8,11 @@ not at all, and nothing else says that a cell is finished.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +22,17 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from samtl import _io
-from samtl._runtime import Note, machine_memory, process_pool, run_tasks
+from samtl._runtime import Note, machine_memory, run_tasks
 from samtl.datasets import Dataset
 from samtl.errors import InputError, writing
 from samtl.experiment.run import read_run, runs_folder
 from samtl.splits import parse_many
 from samtl.store.storage import as_folder
-from samtl.sweep import worker
 from samtl.sweep.plan import DEFAULT_HEADS as DEFAULT_HEADS
 from samtl.sweep.plan import Cell, Given, Sources, Unit, plan, units_of
 from samtl.sweep.results import Failure, Row, failed_row, rows_of
 from samtl.sweep.results import SweepResult as SweepResult
-from samtl.sweep.worker import CELLS, FAILED, Worker, why
+from samtl.sweep.worker import CELLS, FAILED, Remote, Worker, why
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def sweep(
     stores: str | Path | Sequence[str | Path],
     heads: Sequence[str] | None = None,
     splits: str = "0.1,0.2,...,0.9",
-    seeds: int | Sequence[int] = 1,
+    seeds: int | str | Sequence[int] = 1,
     out: str | Path | None = None,
     *,
     baselines: Sequence[str] = (),
@@ -88,8 +85,8 @@ def sweep(
         Heads to train; by default all for the store's task.
     splits : str
         Splits as for fit-head, separated by commas. "..." continues a series; kfold:5 is five splits.
-    seeds : int or sequence of int
-        How many seeds, from 0, or which.
+    seeds : int, str or sequence of int
+        How many, such as 5, or which, such as 0,5,7.
     out : path, optional
         Folder of the sweep; by default sweep-STORE in $SAMTL_RUNS or ./runs. An existing sweep is resumed.
     baselines : sequence of str
@@ -161,10 +158,18 @@ def sweep(
         return running.result(time.perf_counter() - began)
 
 
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+def _seeds(seeds: int | str | Sequence[int]) -> Sequence[int]:
+    try:
+        if isinstance(seeds, str) and "," not in seeds:
+            seeds = int(seeds)
+        listed = seeds.split(",") if isinstance(seeds, str) else seeds
+        chosen = range(listed) if isinstance(listed, int) else [int(seed) for seed in listed]
+    except ValueError:
+        chosen = []
     if not chosen:
-        raise InputError(f"--seeds takes how many, such as 3, or which, such as 0,5,7, got {seeds}")
+        raise InputError(
+            f"--seeds takes how many, such as 3, or which, such as 0,5,7, got {seeds!r}"
+        )
     for place, seed in enumerate(chosen):
         if seed in chosen[:place]:
             raise InputError(
@@ -220,8 +225,6 @@ class _Sweep:
         self.failed: dict[str, str] = {}
         self.rows: dict[int, list[Row]] = {}  # of the cells that are done or failed
         self.notes: list[str] = []
-        self.begun = False  # whether a worker process ever got as far as working
-        self.messages: Any = None
 
     def run(self, jobs: int) -> None:
         """Train what is not finished."""
@@ -257,30 +260,15 @@ class _Sweep:
 
     def _spread(self, units: Sequence[Unit], jobs: int) -> list[Unit]:
         """Train units in worker processes; return what is left of those that killed their worker twice."""
-        given, threads = self.sources.given, max(1, cores() // jobs)
-        try:
-            pickle.dumps(given)
-        except (AttributeError, TypeError, pickle.PicklingError) as error:
-            raise InputError(
-                f"the dataset cannot be sent to another process ({error}): its functions must be those of a module, "
-                "or jobs must be 1"
-            ) from error
-
-        def pool(workers: int) -> Executor:
-            # A new queue for each pool: a killed worker may leave the lock of the last one taken.
-            self._listen()
-            self.messages = multiprocessing.get_context("spawn").SimpleQueue()
-            return process_pool(workers, worker.begin, (given, self.messages, threads))
-
+        remote = Remote(self.sources.given, max(1, cores() // jobs))
         lost: list[Unit] = []
-        tasks = run_tasks(worker.perform, units, pool, in_flight=jobs, idle=self._listen)
-        for unit, found in tasks:
-            self._listen()
-            if isinstance(found, BrokenExecutor) and not self.begun:
-                raise InputError(
-                    'a process of the sweep ended before it began: a script needs `if __name__ == "__main__":` '
-                    "around what starts a sweep with jobs above 1; if it has that, try jobs=1"
-                ) from found
+        for unit, found in run_tasks(
+            remote.perform,
+            units,
+            jobs,
+            instead="jobs must be 1",
+            on_message=lambda message: self._tell(*message),
+        ):
             lost += self._settle(unit, found)
         return lost
 
@@ -302,15 +290,6 @@ class _Sweep:
             reason = "its worker process was killed twice; if memory is short, use fewer --jobs"
             self._fail(lanes[0].pop(0), reason)
         return [[lane] for lane in lanes if lane]
-
-    def _listen(self) -> None:
-        """Take the messages of the worker processes."""
-        while self.messages is not None and not self.messages.empty():
-            number, what, text = self.messages.get()
-            if what == "begun":
-                self.begun = True
-            else:
-                self._tell(number, what, text)
 
     def _tell(self, number: int, what: str, text: str) -> None:
         """Take a message of a worker; see `samtl.sweep.worker.Tell`."""
@@ -345,7 +324,6 @@ class _Sweep:
         several = len(self.sources.given.stores) > 1
         self.failed[f"{cell}, {cell.config.store}" if several else str(cell)] = text
         self.rows[cell.number] = [failed_row(cell.config, cell.split, text)]
-        _io.make_folder(self.out / FAILED)
         content = msgspec.json.encode(Failure(str(cell), text))
         _io.replace(self._failure(cell), content)
         self.on_event(Progress(cell, "failed", text))

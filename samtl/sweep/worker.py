@@ -14,7 +14,8 @@ import msgspec
 import torch
 from threadpoolctl import threadpool_limits
 
-from samtl._io import digest, make_folder, replace
+from samtl._io import digest, replace
+from samtl._runtime import Link
 from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.clock import Clock
 from samtl.experiment.held_out import FLOOR
@@ -28,7 +29,7 @@ CELLS, SPLITS, FLOORS, FAILED = "cells", "splits", "floors", "failed"  # folders
 #: Called with the number of a cell, what became of it, and a text: `started`, `event`, `note`, `done` with the name of
 #: the run folder, or `failed` with the reason.
 Tell = Callable[[int, str, str], None]
-_LONGEST = 900  # characters: a message fits into one atomic write to a pipe, so a killed worker leaves no part of one
+_LONGEST = 900  # characters of a message
 _BETWEEN = 0.1  # seconds between two events of a worker process
 
 
@@ -125,7 +126,6 @@ class Worker(Sources):
             # Others are compared with the floor with its defaults.
             floors = trial.scores
         if floors:
-            make_folder(path.parent)
             replace(path, msgspec.json.encode(floors))  # in this order: the first is the main one
         return found
 
@@ -136,29 +136,27 @@ def why(error: BaseException) -> str:
     return text if isinstance(error, SamtlError) else f"{type(error).__name__}: {text}"
 
 
-# In a worker process
-_worker: Worker
-_messages: Any
+class Remote:
+    """A worker in a process of its own, which is made when it gets its first unit."""
 
+    def __init__(self, given: Given, threads: int) -> None:
+        self.given, self.threads = given, threads
 
-def begin(given: Given, messages: Any, threads: int) -> None:
-    """Prepare a worker process, which puts the arguments of `Tell` into the queue `messages`."""
-    global _worker, _messages
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-    _worker, _messages = Worker(given), messages
-    messages.put((-1, "begun", ""))
+    @functools.cached_property
+    def _worker(self) -> Worker:
+        torch.set_num_threads(self.threads)
+        threadpool_limits(self.threads)
+        return Worker(self.given)
 
+    def perform(self, unit: Unit, link: Link) -> None:
+        """Train a unit; sends the arguments of `Tell`."""
+        sent = 0.0
 
-def perform(unit: Unit) -> None:
-    """Train a unit in a worker process."""
-    sent = 0.0
+        def tell(number: int, what: str, text: str) -> None:
+            nonlocal sent
+            if what == "event" and time.monotonic() - sent < _BETWEEN:
+                return
+            sent = time.monotonic()
+            link.send((number, what, text[:_LONGEST]))
 
-    def tell(number: int, what: str, text: str) -> None:
-        nonlocal sent
-        if what == "event" and time.monotonic() - sent < _BETWEEN:
-            return
-        sent = time.monotonic()
-        _messages.put((number, what, text[:_LONGEST]))
-
-    _worker.perform(unit, tell)
+        self._worker.perform(unit, tell)
