@@ -102,21 +102,11 @@ def unseal(raw: bytes, kind: type[_Kind], where: str | Path) -> _Kind:
 
 
 def read_json(path: Path, kind: type[_Kind]) -> _Kind:
-    """Read a JSON file into a `msgspec.Struct`; DamageError if its content does not fit."""
-    return _decode(read_document(path), kind, path)
+    """Read a JSON file into a `msgspec.Struct` or a `dict`; DamageError if its content does not fit."""
+    return _decode(read_regular(path), kind, path)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object; DamageError if it is anything else."""
-    return _decode(read_document(path), dict, path)
-
-
-def read_document(path: Path) -> bytes:
-    """Read a regular file of at most `MOST_JSON` bytes; DamageError if it is anything else."""
-    return read_regular(path, MOST_JSON)
-
-
-def read_regular(path: str | Path, most: int) -> bytes:
+def read_regular(path: str | Path, most: int = MOST_JSON) -> bytes:
     """Read a regular file; DamageError if it is none, or longer than `most`."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -170,7 +160,7 @@ def _decode(raw: bytes, kind: type[_Kind], where: str | Path) -> _Kind:
 
 
 def publish(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write a file durably under a name that must be free, else FileExistsError; its folder must exist."""
+    """Write a file durably under a name that must be free, else FileExistsError; its folder is made if need be."""
     _write(path, pieces, os.link)
 
 
@@ -182,6 +172,7 @@ def replace(path: Path, content: bytes) -> None:
 def _write(
     path: Path, pieces: Iterable[bytes | memoryview], name: Callable[[Path, Path], None]
 ) -> None:
+    make_folder(path.parent)
     temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         with temporary.open("xb") as file:
@@ -191,7 +182,8 @@ def _write(
         name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        # If the name was taken, too: its writer may not have synced it, and whoever goes on from it must find it.
+        sync_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:

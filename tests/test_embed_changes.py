@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import stubs
+from stubs import reading
 
 import samtl
 from samtl.datasets import Dataset
@@ -27,18 +28,6 @@ def dataset(n=20, labels=None, **contents):
     given = labels or {}
     targets = tuple(given.get(name, int(name[1:]) % 2) for name in files)
     return Dataset("toy", ("even", "odd"), tuple(files), targets, files.__getitem__)
-
-
-def reading(of, **instead):
-    """The same dataset, some of whose images have other bytes, or raise."""
-
-    def read(name):
-        content = instead.get(name)
-        if isinstance(content, Exception):
-            raise content
-        return of.read(name) if content is None else content
-
-    return replace(of, read=read)
 
 
 def masked(n=20, bad=(), **seeds):
@@ -148,12 +137,12 @@ def test_images_that_come_back_or_swap_names_are_not_embedded_again(made):
 
 
 def test_bad_images_are_tried_again_if_they_changed(made):
-    assert put_aside(made(reading(dataset(), i5=b"no image"))) == [("i5", "not_an_image")]
+    assert put_aside(made(reading(dataset(), {"i5": b"no image"}))) == [("i5", "not_an_image")]
     result = made(dataset())
     assert (made.counts, result.quarantined) == ({"changed": 1}, ())
     expect(dataset())
     # One that cannot be read now keeps its row.
-    assert made(reading(dataset(), i5=OSError(5, "gone for now"))).snapshot == result.snapshot
+    assert made(reading(dataset(), {"i5": OSError(5, "gone for now")})).snapshot == result.snapshot
 
 
 def test_a_part_grows_follows_the_dataset_and_takes_no_row_back(made):
@@ -233,9 +222,6 @@ def test_a_change_that_was_interrupted_goes_on(made, stop_after):
     assert check("a.zarr", "deep").findings == []
 
 
-# Further tiers, and other writers
-
-
 def test_a_tier_is_added_to_rows_that_count(made):
     made(dataset(), tiers=["pooled"])
     now = dataset(i3=None, i4=44)
@@ -288,9 +274,6 @@ def test_two_writers_with_different_changes(made, monkeypatch):
     expect(dataset(23))
 
 
-# Masks
-
-
 def test_an_image_with_another_mask_gets_a_new_row(made):
     made(masked())
     for now, told, encoded in (
@@ -320,7 +303,7 @@ def test_a_mask_that_becomes_bad_and_good_again(made, code, first):
     assert (made(broken).encoded, made.counts) == (0, {})
     made(masked())
     expect(masked(), "mask")
-    bad = reading(masked(), i5=stubs.BROKEN["truncated"])  # an image, whose mask is good
+    bad = reading(masked(), {"i5": stubs.BROKEN["truncated"]})  # an image, whose mask is good
     made(bad)
     assert (made(bad).encoded, made.counts) == (0, {})
     assert made(masked()).quarantined == ()
@@ -345,14 +328,11 @@ def test_a_mask_that_more_classes_make_usable(made):
     assert check("a.zarr", "deep").findings == []
 
 
-# What was put aside, and what is not there
-
-
 @pytest.mark.parametrize("meanwhile", ["changed", "unreadable"])
 def test_a_row_that_only_a_later_tier_lacks_is_made_anew(made, meanwhile):
     made(dataset(), tiers=["pooled"])
     good = dataset(i4=44) if meanwhile == "changed" else dataset()
-    now = reading(good, i4=OSError("not now") if meanwhile == "unreadable" else None)
+    now = reading(good, {"i4": OSError("not now")} if meanwhile == "unreadable" else {})
     assert put_aside(made(now, check_images=False)) == [("i4", meanwhile)]
     assert (made(good).encoded, made.counts) == (1, {"changed": 1})
     expect(good)
@@ -386,7 +366,7 @@ def test_a_row_is_named_by_the_image_that_it_was_made_from(made):
 
 @pytest.mark.parametrize("later", [4, 44])
 def test_a_row_that_was_unreadable_at_first(made, later):
-    made(reading(dataset(), i4=OSError("not now")), tiers=["pooled"])
+    made(reading(dataset(), {"i4": OSError("not now")}), tiers=["pooled"])
     made(dataset(), tiers=["grid"], check_images=False)
     made(dataset(i4=later), tiers=["dense"], check_images=False)
     store = samtl.open("a.zarr")
@@ -426,7 +406,7 @@ def test_a_drive_that_goes_away_stops_a_pass_over_few_rows(made):
     expect(now)
     # Few new images that are all bad are no drive that went away.
     gone = dict.fromkeys(("i66", "i67"), OSError("never there"))
-    assert len(made(reading(dataset(68), i64=b"", i65=b"", **gone)).quarantined) == 4
+    assert len(made(reading(dataset(68), {"i64": b"", "i65": b"", **gone})).quarantined) == 4
 
 
 def test_the_command_line_says_what_it_will_do(run, encoders, folder):

@@ -13,7 +13,7 @@ from toys import blobs
 
 from samtl.embed.api import embed
 from samtl.embed.plan import EmbedConfig, plan, prepare
-from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
+from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.store.format import TIERS
 from samtl.store.storage import IDENTITY
 
@@ -63,13 +63,9 @@ def test_what_is_left_to_do_is_planned(small):
         path.unlink()
     assert (small / IDENTITY).exists()
     assert left()[:2] == (37, 37)
-
-
-def test_a_further_tier_is_planned_for_every_row():
     embed_toys(tiers=["pooled"])
     further = plan_of(tiers=("pooled", "grid"), out="a.zarr")
-    assert further.pending_rows == 37
-    assert further.bytes_to_write == further.bytes_by_tier["grid"]
+    assert (further.pending_rows, further.bytes_to_write) == (37, further.bytes_by_tier["grid"])
 
 
 def test_a_disk_that_is_too_small_stops_the_pass_before_it_starts(monkeypatch, encoders):
@@ -84,24 +80,17 @@ def test_a_disk_that_is_too_small_stops_the_pass_before_it_starts(monkeypatch, e
     assert embed_toys().missing == 0
 
 
-# Nothing is touched
-
-
-def test_a_plan_writes_nothing(small):
+def test_a_plan_writes_nothing_reads_no_image_and_loads_no_weights(small, monkeypatch, encoders):
     before = contents(small)
     plan_of(dataset=small_dataset(), out=small, tiers=("pooled",))
     assert contents(small) == before
-    fresh = plan_of()
+    monkeypatch.setattr(encoders, "Encoder", None)
+    bad = dict.fromkeys(range(37), AssertionError("an image was read"))
+    fresh = plan_of(dataset=toy_dataset(37, bad=bad))
     assert (fresh.pending_rows, fresh.resumes, fresh.weights) == (37, False, "untrained (random:0)")
     assert not Path("cache").exists()
     told = json.loads(json.dumps(fresh.to_json()))
     assert (told["tiers"], told["added"], "changes" in told) == (list(TIERS), 0, False)
-
-
-def test_a_plan_reads_no_image_and_loads_no_weights(monkeypatch, encoders):
-    monkeypatch.setattr(encoders, "Encoder", None)
-    dataset = toy_dataset(5, bad=dict.fromkeys(range(5), AssertionError("an image was read")))
-    assert plan_of(dataset=dataset).rows == 5
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "below a file"])
@@ -135,15 +124,6 @@ def test_what_a_store_was_made_with_must_be_asked_for_again(small, options, fiel
     assert contents(small) == before
 
 
-def test_what_a_store_was_made_with_is_the_default():
-    embed_toys(1, dtype="float16", image_size=32)
-    again = plan_of(dataset=toy_dataset(1), out="a.zarr")
-    assert (again.compute_dtype, again.image_size) == ("float16", 32)
-
-
-# Arguments
-
-
 @pytest.mark.parametrize(
     ("size", "masks", "tiers", "refused"),
     [
@@ -175,6 +155,8 @@ def test_grids_that_no_head_reads_are_refused_before_the_pass(size, masks, tiers
         ("per_class", (13,), "class1 has 12.*use --per-class 12 or less"),
         ("device", ("gpu", "cpu:1", ""), "--device"),
         ("dataset", (toy_dataset(0),), "the dataset toy has no images"),
+        ("dataset", ("eurosta",), "eurosat"),
+        ("root", (".",), "takes no root"),
         ("group_by", ("scene",), r"finds nothing in 'class0/0000\.png'"),
     ],
 )  # fmt: skip
@@ -184,12 +166,10 @@ def test_arguments_are_checked(option, values, told):
             plan_of(**{option: value})
 
 
-def test_a_dataset_that_does_not_exist_is_refused():
-    with pytest.raises(UnknownName, match="eurosat"):
-        plan_of(dataset="eurosta")
-
-
 def test_arguments_are_understood():
+    embed_toys(1, dtype="float16", image_size=32)
+    again = plan_of(dataset=toy_dataset(1), out="a.zarr")  # what the store was made with
+    assert (again.compute_dtype, again.image_size) == ("float16", 32)
     assert plan_of(tiers=["dense", "pooled", "dense"]).tiers == ("pooled", "dense")
     sizes = {"auto": min(8, os.cpu_count()), 5: 5, "12": 12}
     assert {size: plan_of(batch_size=size).batch_size for size in sizes} == sizes

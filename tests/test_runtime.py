@@ -18,19 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workers import end_worker, hears_ctrl_c, invert
 
-from samtl._runtime import (
-    StopNow,
-    duration,
-    hash_order,
-    machine_memory,
-    native_bfloat16,
-    peak_memory,
-    polite_stop,
-    prefetch,
-    run_tasks,
-    size,
-    stop_at_once,
-)
+from samtl import _runtime
+from samtl._runtime import machine_memory, native_bfloat16, peak_memory, prefetch, run_tasks
 from samtl.errors import InputError, ResourceError, writing
 
 
@@ -130,15 +119,15 @@ def test_work_that_cannot_be_sent_and_a_script_without_a_guard_are_refused(tmp_p
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_a_request_and_the_next_one_ends_it(number, capfd):
     before = signal.getsignal(number)
-    with polite_stop("stopping") as asked:
+    with _runtime.polite_stop("stopping") as asked:
         assert not asked()
         signal.raise_signal(number)
         assert asked()
         assert asked.exit_code == 128 + number
-        with pytest.raises(StopNow):
+        with pytest.raises(_runtime.StopNow):
             signal.raise_signal(number)
     assert capfd.readouterr().err.strip() == "stopping"
-    with stop_at_once(), pytest.raises(StopNow) as stop:
+    with _runtime.stop_at_once(), pytest.raises(_runtime.StopNow) as stop:
         signal.raise_signal(number)
     assert stop.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
@@ -170,37 +159,29 @@ def test_the_peak_is_that_of_this_process_alone():
     assert after > during - 2**20
 
 
-def control_groups(monkeypatch, groups, files):
-    real = Path.read_text
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="no control groups")
+def test_the_limit_of_a_control_group_counts(monkeypatch):
+    real, files = Path.read_text, {"/proc/self/cgroup": "0::/\n"}
 
     def read(path, *rest, **options):
-        if str(path) == "/proc/self/cgroup":
-            return groups
-        if str(path).startswith("/sys/fs/cgroup"):
-            if str(path) not in files:
-                raise FileNotFoundError(path)
-            return files[str(path)]
-        return real(path, *rest, **options)
+        if not str(path).startswith(("/proc/self/cgroup", "/sys/fs/cgroup")):
+            return real(path, *rest, **options)
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
 
     monkeypatch.setattr(Path, "read_text", read)
-
-
-@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="no control groups")
-@pytest.mark.parametrize(
-    ("groups", "files", "expected"),
-    [
-        ("0::/a/b\n", {"/sys/fs/cgroup/a/memory.max": "1000000\n", "/sys/fs/cgroup/a/b/memory.max": "max\n"}, 10**6),
-        ("0::/a/b\n", {"/sys/fs/cgroup/a/memory.max": "1000000\n", "/sys/fs/cgroup/a/b/memory.max": "7\n"}, 7),
-        ("4:memory:/x\n3:cpu:/y\n", {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes": "4096\n"}, 4096),
-        ("4:memory:/\n", {"/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
-        ("0::/\n", {}, None),
-    ],
-)  # fmt: skip
-def test_the_limit_of_a_control_group_counts(monkeypatch, groups, files, expected):
-    control_groups(monkeypatch, "0::/\n", {})
-    whole = machine_memory()
-    control_groups(monkeypatch, groups, files)
-    assert machine_memory() == (whole if expected is None else expected)
+    whole, a, b = machine_memory(), "/sys/fs/cgroup/a/memory.max", "/sys/fs/cgroup/a/b/memory.max"
+    memory = "/sys/fs/cgroup/memory/{}memory.limit_in_bytes"
+    for groups, limits, expected in (
+        ("0::/a/b\n", {a: "1000000\n", b: "max\n"}, 10**6),
+        ("0::/a/b\n", {a: "1000000\n", b: "7\n"}, 7),
+        ("4:memory:/x\n3:cpu:/y\n", {memory.format("x/"): "4096\n"}, 4096),
+        ("4:memory:/\n", {memory.format(""): "9223372036854771712\n"}, whole),
+        ("0::/\n", {}, whole),
+    ):
+        files = {"/proc/self/cgroup": groups, **limits}
+        assert machine_memory() == expected
     assert whole > peak_memory() > 0
 
 
@@ -228,15 +209,15 @@ def test_quantities_in_words():
         0: "0 s", 0.25: "0.25 s", 9.9: "9.9 s", 9.99: "10 s", 59.6: "1 min", 61: "1 min 1 s", 7200: "2 h",
         3700: "1 h 1 min",
     }  # fmt: skip
-    assert {seconds: duration(seconds) for seconds in spans} == spans
+    assert {seconds: _runtime.duration(seconds) for seconds in spans} == spans
     sizes = {0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3.4 * 2**30: "3.4 GiB", 2**40: "1.00 TiB"}
-    assert {count: size(count) for count in sizes} == sizes
+    assert {count: _runtime.size(count) for count in sizes} == sizes
 
 
 @given(st.lists(st.text(), unique=True, max_size=30), st.randoms())
 def test_the_order_of_rows_is_that_of_the_sha256_of_their_ids(ids, rng):
     shuffled = rng.sample(ids, len(ids))
-    ordered = [ids[i] for i in hash_order(ids)]
-    assert ordered == [shuffled[i] for i in hash_order(shuffled)]
+    ordered = [ids[i] for i in _runtime.hash_order(ids)]
+    assert ordered == [shuffled[i] for i in _runtime.hash_order(shuffled)]
     digests = [hashlib.sha256(i.encode()).hexdigest() for i in ordered]
     assert digests == sorted(digests)

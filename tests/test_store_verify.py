@@ -137,14 +137,13 @@ def test_a_store_that_was_begun_and_nothing_else(tmp_path):
     assert (check(store).begun, check(store).findings) == (False, [])
 
 
-# The lists and the log
-
-
 @pytest.mark.parametrize(
     ("what", "name"), [("identity", "fingerprint.json"), ("rows", TABLE), ("rows", "samples")]
 )
 def test_the_lists_are_damaged_or_missing(store, tmp_path, what, name):
     if name == "samples":
+        shutil.copy(store / TABLE, store / "samples/000002.parquet")
+        refused(store, what, "samples/000002.parquet")
         shutil.rmtree(store / name)
         refused(store, what, "samples/000000.parquet")
         return

@@ -113,7 +113,7 @@ def test_writers_that_share_blocks(place):
     write(one, 0, ["pooled"])
     with pytest.raises(DamageError, match=r"row 0 .* another image"):
         write(third, 0, ["image_stats"], images={0: "other"})
-    assert third.earlier_image(0) == sha256("i0")
+    assert third.state.log.image(0) == sha256("i0")
     assert third.missing(0) == ("grid", "image_stats")
     assert write(two, 0, ["pooled", "grid"]) > 0
     assert write(third, 0, ["pooled", "grid"]) is None

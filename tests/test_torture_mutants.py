@@ -14,14 +14,14 @@ ROOT = Path(__file__).parent.parent
 MUTANTS = {
     "_io.py": [
         "os.fsync(file.fileno())",
-        ("unlink(missing_ok=True)\n    sync_folder(path.parent)", "unlink(missing_ok=True)"),
+        ("find it.\n        sync_folder(path.parent)", "find it."),
+        ("find it.\n        sync_folder(path.parent)", "find it.\n    sync_folder(path.parent)"),  # of a taken name
         ("path.mkdir(exist_ok=True)\n        sync_folder(path.parent)", "path.mkdir(exist_ok=True)"),
         ("pieces, os.link)", "pieces, os.replace)"),
         ('temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"\n', "temporary = path\n"),
         "if hashlib.sha256(rest).hexdigest() != checksum:",
     ],
     "store/storage.py": [
-        ("_io.sync_folder(path.parent)\n                raise", "raise"),  # another writer's name
         ('self.create(name, [b"2"])\n                raise', "return\n                raise"),
     ],
     "store/log.py": [

@@ -8,7 +8,8 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED
 
@@ -47,7 +48,7 @@ class Archive:
 
     def images(self, folder: str = "") -> list[str]:
         """List image files as `FolderTree.images` does."""
-        found = [n for n in self._below(folder) if PurePosixPath(n).suffix.lower() in SUFFIXES]
+        found = [n for n in self._below(folder) if splitext(n)[1].lower() in SUFFIXES]
         return sorted(found, key=natural)
 
     def read(self, name: str) -> bytes:

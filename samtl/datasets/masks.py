@@ -81,24 +81,22 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
     """Return the coding, and a suffix of the dataset's name if it is not the default."""
     if "foreground" in options and "classes" in options:
         raise InputError("masks take foreground= (two classes) or classes= (any number), not both")
-    ignore = _values("ignore", options)
-    named: list[int] = []
-    coding = light("foreground", ignore)
+    ignore = _values("ignore", options.get("ignore"))
+    named, coding = list[int](), light("foreground", ignore)
     if "foreground" in options:
-        named = _values("foreground", options)
+        named = _values("foreground", options["foreground"])
         coding = coded(coding.classes, lambda value: int(value in named), ignore)
     elif "classes" in options:
         pairs = [part.partition(":") for part in options["classes"].split(",")]
+        names = [name.strip() for name, _, _ in pairs]
         texts = [value if colon else f"{i}" for i, (_, colon, value) in enumerate(pairs)]
-        named = _values("classes", {"classes": ",".join(texts)})
-        classes = {name.strip() for name, _, _ in pairs}
-        if not 2 <= len(set(named)) == len(classes) == len(pairs) <= IGNORE or "" in classes:
+        named = _values("classes", ",".join(texts))
+        if not 2 <= len({*names} - {""}) == len({*named}) == len(pairs) <= IGNORE:
             raise InputError(
                 f"classes= names 2 to {IGNORE} classes, the background first, each name and each value once, as in "
                 f"classes=background:0,road:255; got {options['classes']!r}"
             )
         index = {value: i for i, value in enumerate(named)}
-        names = (name.strip() for name, _, _ in pairs)
         coding = coded(names, lambda value: index.get(value, -1), ignore)
     if both := sorted(set(named) & set(ignore)):
         raise InputError(f"a mask's value is a class or ignored, but {both[0]} is given for both")
@@ -108,10 +106,8 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
     return coding, f"-coding-{hashlib.sha256(repr(coding).encode()).hexdigest()[:8]}"
 
 
-def _values(option: str, options: dict[str, str]) -> list[int]:
-    parts = options[option].split(",") if option in options else []
+def _values(option: str, text: str | None) -> list[int]:
+    parts = [] if text is None else text.split(",")
     if not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", p, re.ASCII) and int(p) < 256 for p in parts):
-        raise InputError(
-            f"{option}= takes values from 0 to 255, separated by commas, got {options[option]!r}"
-        )
+        raise InputError(f"{option}= takes values from 0 to 255, separated by commas, got {text!r}")
     return [int(part) for part in parts]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
-from samtl.datasets.base import MaskReader
 from samtl.errors import InputError, ResourceError
 from samtl.images.codecs import BadImage, Prepared, check_mask, mask_sha256, prepare
 from samtl.images.safe_decoder import SafeDecoder
@@ -79,12 +78,13 @@ def decode_row(
         image = prepare(data, image_size)
         if dataset.read_mask is not None:
             code = "mask_unreadable"
-            mask = _read_mask(dataset.read_mask, sample_id)
+            mask = dataset.read_mask(sample_id)
             found = replace(found, mask_sha256=mask_sha256(mask))
             check_mask(mask, image.size, len(dataset.classes))
             found = replace(found, mask=mask_square(mask, image_size))
     except BadImage as bad:
-        return replace(found, code=bad.code, reason=str(bad))
+        of_mask = code == "mask_unreadable" and not bad.code.startswith("mask_")
+        return replace(found, code=code if of_mask else bad.code, reason=str(bad))
     except (OSError, InputError) as error:
         require_drive(sample_id, error)
         return replace(found, code=code, reason=str(error), unread=True)
@@ -97,13 +97,3 @@ def require_drive(sample_id: str, error: Exception) -> None:
     """Raise ResourceError if an image could not be read because the drive or the machine gave out."""
     if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
         raise ResourceError(f"reading {sample_id} failed: {error.strerror}") from error
-
-
-def _read_mask(read: MaskReader, sample_id: str) -> NDArray[np.uint8]:
-    """Read a mask; the code of what is wrong with it says that it is the mask."""
-    try:
-        return read(sample_id)
-    except BadImage as bad:
-        if bad.code.startswith("mask_"):
-            raise
-        raise BadImage("mask_unreadable", f"the image's mask cannot be used: {bad}") from bad

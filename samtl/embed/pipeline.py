@@ -248,7 +248,7 @@ def _encoded(
 def _checked(job: Job, writer: Writer, item: Decoded) -> Decoded:
     """Mark an image as bad if its row belongs to another image."""
     row = int(job.table.rows[item.row])
-    before = writer.earlier_image(row) or job.table.images[item.row]
+    before = writer.state.log.image(row) or job.table.images[item.row]
     if not before or not item.image_sha256 or before == item.image_sha256:
         return item
     reason = "the image is not the one that this row's other arrays were made from"

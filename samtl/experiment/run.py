@@ -21,7 +21,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from samtl._io import AtomicFolder, digest, file_sha256, inside, read_object
+from samtl._io import AtomicFolder, digest, file_sha256, inside, read_json
 from samtl.errors import InputError, writing
 from samtl.heads.io import TENSORS
 from samtl.metrics import classification
@@ -186,7 +186,7 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
     """
     folder = Path(path)
     try:
-        config, content = read_object(folder / CONFIG), read_object(folder / METRICS)
+        config, content = read_json(folder / CONFIG, dict), read_json(folder / METRICS, dict)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"{folder} is no run: expected {CONFIG} and {METRICS}, which samtl fit-head writes"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtl._io import digest, inside, make_folder, replace
+from samtl._io import digest, inside, replace
 from samtl.errors import InputError
 from samtl.experiment.run import Run, RunFolder
 from samtl.splits import Samples, SplitRecord
@@ -50,7 +50,6 @@ def write_split(folder: RunFolder, record: SplitRecord, shared: Path | None = No
     if shared is not None:
         # The digests of the parts do not cover who took no part.
         name = f"{record.digest[:16]}-{record.validation_digest[:8]}-{digest(content)[:8]}.json"
-        make_folder(shared)
         if not (shared / name).exists():  # several processes may write the same text at once
             replace(shared / name, msgspec.json.format(msgspec.json.encode(content), indent=1))
         for ids in ("held_out", "validation", "left_out"):

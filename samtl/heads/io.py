@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from samtl import registry
-from samtl._io import inside, read_document
+from samtl._io import inside, read_regular
 from samtl.errors import InputError
 from samtl.heads.base import Layout, Model
 
@@ -95,7 +95,7 @@ def load(folder: str | Path) -> Any:
     """
     path = Path(folder, CARD)
     try:
-        return _load(Path(folder), read_document(inside(Path(folder), CARD)))
+        return _load(Path(folder), read_regular(inside(Path(folder), CARD)))
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} holds no saved model: expected {CARD} and {TENSORS}, which samtl fit-head writes"

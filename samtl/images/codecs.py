@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from samtl.errors import InputError
-from samtl.images.transforms import IGNORE, resize_image
+from samtl.images.transforms import IGNORE, resize_longest_side
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
@@ -41,10 +42,12 @@ Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
 
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 _BEGINNINGS = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WebP": rb"RIFF.{4}WEBP",
+    "BMP": rb"BM.{13}\0{3}",  # a text may begin with "BM", too
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "JPEG 2000": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
 }
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "JPEG 2000": b"\xff\xd9"}
 
@@ -82,8 +85,8 @@ class Prepared:
 def prepare(data: bytes, image_size: int) -> Prepared:
     """Decode, measure and resize an image file to a longest side of `image_size` pixels; see `decode`."""
     image = _rgb(data)
-    pixels = resize_image(image, image_size)
-    return Prepared(pixels, (image.height, image.width), _statistics(image))
+    pixels = resize_longest_side(image, image_size)
+    return Prepared(pixels, (image.height, image.width), statistics(image))
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -180,8 +183,8 @@ def check_mask(mask: NDArray[Any], size: tuple[int, int], n_classes: int) -> Non
         )
 
 
-def statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Compute the moments and the range of each channel of an image, (H, W, 3) uint8.
+def statistics(pixels: NDArray[np.uint8] | Image.Image) -> NDArray[np.float32]:
+    """Compute the moments and the range of each channel of an image, (H, W, 3) uint8 or Pillow's in mode RGB.
 
     This is the cheapest description that classifies remote-sensing images at all, and so the floor that other
     results are compared with ("image statistics" in Corley et al., arXiv 2305.13456).
@@ -191,10 +194,7 @@ def statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     ndarray, (12,) float32
         Mean, population standard deviation, minimum and maximum of each channel, in the order of `STATISTICS`.
     """
-    return _statistics(Image.fromarray(pixels))
-
-
-def _statistics(image: Image.Image) -> NDArray[np.float32]:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     counts = np.array(image.histogram()).reshape(3, 256)
     n, levels = image.width * image.height, np.arange(256)
     # Python integers, so that nothing overflows or is rounded before the last step.
@@ -268,13 +268,9 @@ def _format(data: bytes) -> str:
     if not data:
         raise BadImage("empty", "an image file was expected, this one has no bytes; replace it")
     check_bytes(len(data))
-    for form, beginnings in _BEGINNINGS.items():
-        if data.startswith(beginnings):
+    for form, beginning in _BEGINNINGS.items():
+        if re.match(beginning, data, re.DOTALL):
             return form
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WebP"
-    if data.startswith(b"BM") and data[15:18] == bytes(3):  # a text may begin with "BM", too
-        return "BMP"
     raise BadImage(
         "not_an_image",
         f"a JPEG, PNG, WebP, BMP, TIFF or JPEG 2000 file was expected, this one begins with {data[:8]!r}; "

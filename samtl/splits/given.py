@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import numpy as np
 
-from samtl._io import download, inside, read_object, user_folder
+from samtl._io import download, inside, read_json, user_folder
 from samtl.errors import DamageError, InputError
 from samtl.splits.split import PARTS, Samples, Split, require_every_class, require_usable
 
@@ -35,6 +35,7 @@ SHA256 = {
     "eurosat-spatial-val.txt": "6c758477604b7057a0fd990d7f6327b63b99a6725aac11a6a9d0174a7fdd8f0b",
     "eurosat-spatial-test.txt": "de22dec83d350cac3b3e4ca8e285cb6733c81ab94bf5bcf9213a567993402452",
 }
+_OF_SPLIT = ("name", "share", "seed", "digest", "validation_digest", "validation_share")
 SHARED = "../../splits"  # where runs of a sweep keep their lists, from a run folder
 
 
@@ -159,17 +160,8 @@ def record_of(sample_ids: Sequence[str], split: Split) -> SplitRecord:
     held_out, validation, left_out = (
         [sample_ids[row] for row in part] for part in (split.test, split.validation, neither)
     )
-    return SplitRecord(
-        name=split.name,
-        share=split.share,
-        seed=split.seed,
-        digest=split.digest,
-        validation_digest=split.validation_digest,
-        validation_share=split.validation_share,
-        held_out=held_out,
-        validation=validation,
-        left_out=left_out,
-    )
+    about = {name: getattr(split, name) for name in _OF_SPLIT}
+    return SplitRecord(**about, held_out=held_out, validation=validation, left_out=left_out)
 
 
 def read_split(run: str | Path) -> SplitRecord:
@@ -194,10 +186,10 @@ def read_split_file(path: str | Path) -> SplitRecord:
     """
     file = Path(path)
     try:
-        content = read_object(file)
+        content = read_json(file, dict)
         if "file" in content:
             shared = inside(file.parent, str(content["file"]), file.parent / SHARED)
-            whole = read_object(shared)
+            whole = read_json(shared, dict)
             for field in ("digest", "validation_digest"):
                 if content.get(field) != whole.get(field):
                     raise InputError(

@@ -176,7 +176,7 @@ class BucketStorage(Storage):
     def each(self, work: Callable[[Task], Result], items: Iterable[Task]) -> Iterator[Result]:
         return prefetch(work, items, REQUESTS, 2 * REQUESTS)
 
-    def sweep(self, seconds: float = 0) -> None:
+    def sweep(self) -> None:
         """Do nothing: objects have no temporary names."""
 
     def zarr_store(self) -> Any:

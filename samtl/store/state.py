@@ -100,9 +100,7 @@ def load_state(
     told = read_root(storage).table
     pack = LogState(identity.block_rows, 0)
     if on_record is None:
-        with suppress(
-            FileNotFoundError, DamageError
-        ):  # it is derived: one that is damaged is passed over
+        with suppress(FileNotFoundError, DamageError):  # a damaged one says nothing
             pack = LogState.unpack(storage.read(log.PACK), identity)
     places = log.record_places(storage, tell)
     numbers = samples.table_numbers(storage)

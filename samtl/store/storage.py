@@ -48,9 +48,6 @@ class Storage(ABC):
 
     url: str
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
-
     @abstractmethod
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
         """Read a file; FileNotFoundError if it is missing, DamageError if it is a folder or longer than `most`."""
@@ -101,8 +98,8 @@ class Storage(ABC):
         return None
 
     @abstractmethod
-    def sweep(self, seconds: float = STALE_SECONDS) -> None:
-        """Remove temporary files that are older than this, and make all names durable: their writers may be gone."""
+    def sweep(self) -> None:
+        """Remove old temporary files, and make all names durable: their writers may be gone."""
 
     def each(self, work: Callable[[Task], Result], items: Iterable[Task]) -> Iterator[Result]:
         """Map `work`, which asks for files, over items in order; in a bucket several at a time."""
@@ -155,18 +152,11 @@ class DiskStorage(Storage):
     def create(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
         path = self.root / name
         with _explained(path, "written"):
-            _io.make_folder(path.parent)
-            try:
-                _io.publish(path, pieces)
-            except FileExistsError:
-                # Whoever goes on from it must find it after a power cut, and its writer may not have synced the name.
-                _io.sync_folder(path.parent)
-                raise
+            _io.publish(path, pieces)
 
     def replace(self, name: str, content: bytes) -> None:
         path = self.root / name
         with _explained(path, "written"):
-            _io.make_folder(path.parent)
             _io.replace(path, content)
 
     def delete(self, name: str) -> None:
@@ -178,12 +168,12 @@ class DiskStorage(Storage):
     def path(self, name: str) -> Path:
         return self.root / name
 
-    def sweep(self, seconds: float = STALE_SECONDS) -> None:
+    def sweep(self) -> None:
         for folder, _, names in os.walk(self.root):
             with _explained(folder, "read"):
                 for path in (Path(folder, name) for name in names if name.startswith(TEMPORARY)):
                     with suppress(FileNotFoundError):
-                        if time.time() - path.stat().st_mtime >= seconds:
+                        if time.time() - path.stat().st_mtime >= STALE_SECONDS:
                             path.unlink()
                 _io.sync_folder(Path(folder))
 

@@ -66,7 +66,7 @@ def open_writer(
         _publish(state, table)
     writer, root = Writer(state, arrays, about), read_root(storage)
     # Of an earlier log it may be until the pass ends: two writers that derive at once may mix what they write.
-    if root.table < writer.table.about.number or not root.arrays.issuperset(arrays):
+    if root.table < state.table.about.number or not root.arrays.issuperset(arrays):
         writer.derive()
     return writer
 
@@ -105,11 +105,6 @@ class Writer:
         self._lock = threading.Lock()
 
     @property
-    def table(self) -> SampleTable:
-        """The sample table."""
-        return self.state.table
-
-    @property
     def blocks(self) -> int:
         """Number of blocks."""
         return self.state.log.blocks
@@ -117,7 +112,7 @@ class Writer:
     def block_rows(self, block: int) -> range:
         """Rows of a block, up to the last one that is listed or that a record has; empty if none is listed."""
         size = self.state.identity.block_rows
-        listed = self.table.block_rows(block, size)
+        listed = self.state.table.block_rows(block, size)
         stop = listed.stop
         # A copy, since other threads add arrays.
         for state in list(self.state.log.arrays.values()) if listed else ():
@@ -129,7 +124,7 @@ class Writer:
     def positions(self, block: int) -> list[int]:
         """Position in the table of each row of a block, -1 if it is not listed."""
         rows = self.block_rows(block)
-        return [int(at) for at in self.table.position[rows.start : rows.stop]]
+        return [int(at) for at in self.state.table.position[rows.start : rows.stop]]
 
     def _uncommitted(self, name: str) -> NDArray[np.bool_]:
         """Mark the blocks, listed or not, that no known record commits an array for."""
@@ -138,7 +133,7 @@ class Writer:
 
     def lacking(self, block: int) -> tuple[str, ...]:
         """Arrays that no record known to this writer commits for a block; none if no row of it is listed."""
-        listed = self.table.block_rows(block, self.state.identity.block_rows)
+        listed = self.state.table.block_rows(block, self.state.identity.block_rows)
         return tuple(name for name in self.specs if listed and self._uncommitted(name)[block])
 
     def missing(self, block: int) -> tuple[str, ...]:
@@ -149,18 +144,15 @@ class Writer:
 
     def pending(self) -> list[int]:
         """List the blocks with lacking arrays, as far as this writer knows."""
-        listed = np.unique(self.table.rows // self.state.identity.block_rows)
+        listed = np.unique(self.state.table.rows // self.state.identity.block_rows)
         lacking = np.any([self._uncommitted(name)[listed] for name in self.specs], axis=0)
         found: list[int] = listed[lacking].tolist()
         return found
 
-    def earlier_image(self, row: int) -> str:
-        """sha256 of the image that a row's other arrays were made from; "" if there are none."""
-        return self.state.log.image(row)
-
     def known_good(self) -> int | None:
         """Return a listed row that holds an embedding; None if there is none."""
-        found = self.table.rows[self.state.log.good(self.table.rows)]
+        rows = self.state.table.rows
+        found = rows[self.state.log.good(rows)]
         return int(found[0]) if len(found) else None
 
     def write_block(
@@ -274,10 +266,10 @@ class Writer:
         """
         state = self.state
         self._read_others()
-        if state.marked("committed").all() and len(self.table):
-            images = [state.log.image(row) for row in self.table.rows.tolist()]
-            if images != list(self.table.images):
-                _publish(state, self.table.with_images(images))
+        if state.marked("committed").all() and len(state.table):
+            images = [state.log.image(row) for row in state.table.rows.tolist()]
+            if images != list(state.table.images):
+                _publish(state, state.table.with_images(images))
         if state.unpacked >= PACK_RECORDS:
             state.storage.replace(log.PACK, state.log.pack(state.identity))
             state.unpacked = 0
@@ -304,7 +296,7 @@ class Writer:
             if name in self.specs or storage.size(f"{name}/{ROOT}") is not None
         ]
         same = root.snapshot == state.snapshot and root.arrays.issuperset(there)
-        if same or root.table > self.table.about.number:  # the latter is another writer's
+        if same or root.table > state.table.about.number:  # the latter is another writer's
             return
         files = derived(state, there)
         for name, content in files.items():

@@ -299,7 +299,6 @@ class _Sweep:
             several = len(self.sources.given.stores) > 1
             self.failed[f"{cell}, {cell.config.store}" if several else str(cell)] = text
             self.rows[number] = [failed_row(cell.config, cell.split, text)]
-            _io.make_folder(failure.parent)
             _io.replace(failure, msgspec.json.encode(Failure(str(cell), text)))
         self.count[what] += 1
         self.on_event(Progress(cell, what, text, figures))

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from samtl._io import canonical, make_folder, read_json, replace
+from samtl._io import canonical, read_json, replace
 from samtl.errors import DamageError, writing
 from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import Config, Run
@@ -52,7 +52,6 @@ class SweepResult:
             for row in self.rows
         )
         with writing(str(place), "name another file, or make room"):
-            make_folder(place.absolute().parent)
             replace(place, text.getvalue().encode(errors="backslashreplace"))
 
     def to_json(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from threadpoolctl import threadpool_limits
 
-from samtl._io import digest, make_folder, replace
+from samtl._io import digest, replace
 from samtl._runtime import Link
 from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.clock import Clock
@@ -116,7 +116,6 @@ class Worker(Sources):
             # Others are compared with the floor with its defaults.
             floors = trial.scores
         if floors:
-            make_folder(path.parent)
             replace(path, msgspec.json.encode(floors))  # in this order: the first is the main one
         return found
 
