@@ -1,7 +1,5 @@
 """Paired differences are antisymmetric, depend on ids alone, and agree with a plain loop over draws."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,11 +18,11 @@ def paired_difference(a, b, *arguments, **options):
 
 
 def labels(ids, truth, guess):
-    return SimpleNamespace(ids=tuple(ids), truth=np.array(truth, int), guess=np.array(guess, int))
+    return bootstrap.Predictions(tuple(ids), np.array(truth, int), np.array(guess, int))
 
 
 def images(ids, values):
-    return SimpleNamespace(ids=tuple(ids), scores={"iou": np.array(values, float)})
+    return bootstrap.ImageScores(tuple(ids), {"iou": np.array(values, float)})
 
 
 def trials(seed=0, n=60, seeds=3, held_out=25, right=0.7):

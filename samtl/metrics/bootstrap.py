@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,28 +67,25 @@ class Difference:
     n_seeds: int
 
 
-@runtime_checkable
-class Labels(Protocol):
-    """A classifier's predictions for the held-out samples of one seed: ids and (n,) class indices."""
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier said of the held-out samples of one seed."""
 
-    @property
-    def ids(self) -> Sequence[str]: ...
-    @property
-    def truth(self) -> NDArray[np.int64]: ...
-    @property
-    def guess(self) -> NDArray[np.int64]: ...
+    ids: tuple[str, ...]
+    truth: Counts  #: (n,) class indices
+    guess: Counts
 
 
-class ScoredImages(Protocol):
-    """A segmenter's scores on the held-out images of one seed: ids and (n,) values of each score."""
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """How well a segmenter did on each held-out image of one seed."""
 
-    @property
-    def ids(self) -> Sequence[str]: ...
-    @property
-    def scores(self) -> Mapping[str, Floats]: ...
+    ids: tuple[str, ...]
+    scores: dict[str, Floats]  #: (n,) each, by name: see `samtl.metrics.segmentation.scores`
+    masks: tuple[Path, ...] = ()  #: class indices as PNG files, at the encoder's resolution
 
 
-Outcome = Labels | ScoredImages
+Outcome = Predictions | ImageScores
 
 
 def over_seeds(values: Iterable[float]) -> Spread:
@@ -183,7 +180,7 @@ def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome
 
 def _truth(outcome: Outcome) -> dict[str, int]:
     """Return the label of each sample by id, -1 for an image with a mask."""
-    labels = outcome.truth.tolist() if isinstance(outcome, Labels) else [-1] * len(outcome.ids)
+    labels = outcome.truth.tolist() if isinstance(outcome, Predictions) else [-1] * len(outcome.ids)
     truth = dict(zip(outcome.ids, labels, strict=True))
     if not truth or len(truth) < len(outcome.ids):
         raise InputError(
@@ -206,7 +203,7 @@ def _scores(
     """
     score: Callable[[Weights], Floats]
     size = 1
-    if not isinstance(outcome, Labels):
+    if not isinstance(outcome, Predictions):
         if metric not in outcome.scores:
             raise UnknownName("score of images", metric, outcome.scores)
         values = outcome.scores[metric][order]

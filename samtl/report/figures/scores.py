@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
-from samtl.experiment.tables import ImageScores, read_images
+from samtl.experiment.tables import read_images
+from samtl.metrics.bootstrap import ImageScores
 from samtl.report.compare import FLOOR, SCORES, TITLES, Comparison, Series, Summary, untrained
 from samtl.report.page import Part, caption, slug
 from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names
