@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from samtl.errors import InputError, UnknownName
 from samtl.metrics import bootstrap
-from samtl.metrics.bootstrap import FEWEST, METRICS, Difference, Spread, describe, over_seeds
+from samtl.metrics.bootstrap import FEWEST, METRICS, Difference, describe
 
 K = 4
 
@@ -48,14 +48,6 @@ def shuffled(outcome, seed):
     if hasattr(outcome, "truth"):
         return labels(ids, outcome.truth[order], outcome.guess[order])
     return images(ids, outcome.scores["iou"][order])
-
-
-def test_a_spread_is_mean_and_sample_deviation():
-    deviation = pytest.approx(np.sqrt(0.13))
-    assert over_seeds([0.2, 0.4, 0.9]) == Spread(pytest.approx(0.5), deviation, 3)
-    assert over_seeds(iter([0.25])) == Spread(0.25, None, 1)
-    with pytest.raises(InputError, match="at least one seed, got none"):
-        over_seeds([])
 
 
 @pytest.mark.parametrize(("make", "metric"), [(trials, "macro_f1"), (score_images, "iou")])

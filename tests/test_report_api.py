@@ -233,7 +233,7 @@ def test_a_summary_has_means_over_seeds_and_the_floor_last_or_why_there_is_none(
     runs = [run for run in the_one(tmp_path / "a").models["mlp"] if run.split.share == 0.5]
     spread = found.scores["mlp"]["0.5"]
     mean = sum(run.metrics["accuracy"].value for run in runs) / 2
-    assert (spread.mean, spread.n) == (pytest.approx(mean), 2)
+    assert (spread.mean, len(spread.values)) == (pytest.approx(mean), 2)
     assert (found.weights, found.floor_missing, len(found.words)) == (("random:0",), "", 1)
     (found,) = summarise(swept(tmp_path / "b", 0, floor=None, floor_missing="no image_stats"))
     assert list(found.scores) == ["logreg", "mlp"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +41,6 @@ FEWEST = 6
 _BUDGET = 4_000_000  # numbers held at once, beside the weights
 
 Weights = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over `n` seeds (n - 1 in the denominator; None for a single seed)."""
-
-    mean: float
-    deviation: float | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -86,15 +77,6 @@ class ImageScores:
 
 
 Outcome = Predictions | ImageScores
-
-
-def over_seeds(values: Iterable[float]) -> Spread:
-    """Summarise one score of at least one seed."""
-    found = np.array(list(values), dtype=np.float64)
-    if not len(found):
-        raise InputError("a mean over seeds needs at least one seed, got none")
-    deviation = float(found.std(ddof=1)) if len(found) > 1 else None
-    return Spread(float(found.mean()), deviation, len(found))
 
 
 def paired_differences(
