@@ -41,9 +41,6 @@ def test_the_bytes_planned_are_the_bytes_written(rows, tiers):
     sizes = {**{tier: on_disk(tier) for tier in tiers}, "others": others}
     assert result.plan.bytes_by_tier == sizes
     assert result.plan.bytes_to_write == result.bytes_written == sum(sizes.values())
-
-
-def test_the_mask_is_planned_if_there_is_one():
     masked = dataclasses.replace(toy_dataset(37), labels=(-1,) * 37, read_mask=lambda i: None)
     more = plan_of(dataset=masked).bytes_to_write - plan_of().bytes_to_write
     assert more == 37 * (64 * 64 + 4) + 3 * (32 + 260)
