@@ -12,14 +12,7 @@ import pytest
 from stubs import a_record, edit_run
 
 from samtl.errors import InputError, ResourceError
-from samtl.experiment.run import (
-    CONFIG,
-    FORMAT,
-    METRICS,
-    RunFolder,
-    read_run,
-    runs_folder,
-)
+from samtl.experiment.run import CONFIG, FORMAT, METRICS, RunFolder, read_run, runs_folder
 from samtl.metrics.classification import Score
 
 
@@ -78,12 +71,8 @@ def test_nothing_is_left_of_a_run_that_failed(tmp_path):
 # What belongs together
 
 
-def config(**changes):
-    return lambda run: edit_run(run, CONFIG, lambda content: content | changes)
-
-
-def metrics(**changes):
-    return lambda run: edit_run(run, METRICS, lambda content: content | changes)
+def changed(file, **changes):
+    return lambda run: edit_run(run, file, lambda content: content | changes)
 
 
 def naming(file):
@@ -116,19 +105,19 @@ def in_place_of(file, target):
         (lambda run: (run / METRICS).write_text("{"), METRICS),
         (lambda run: (run / METRICS).write_text("[1]"), METRICS),
         (lambda run: (run / CONFIG).write_text(json.dumps({"format": FORMAT})), "missing|config"),
-        (config(seed="3"), "seed"),
-        (config(kind="robot"), "kind"),
-        (config(task="regression"), "task"),
-        (config(format=2), "run format 2"),
-        (metrics(confusion="x"), "array"),
-        (metrics(confusion=[[2**70]]), "int"),
-        (metrics(confusion=[[0.5, 0], [0, 0]]), "int"),
-        (metrics(confusion=[[1]]), "classes"),
-        (metrics(confusion=[[1, 2], [3]]), "damaged"),
-        (metrics(n_test=-1), "n_test"),
-        (metrics(n_train="12"), "n_train"),
-        (metrics(peak_memory=2.5), "peak_memory"),
-        (metrics(left_out_because={"missing": -2}), "left_out_because"),
+        (changed(CONFIG, seed="3"), "seed"),
+        (changed(CONFIG, kind="robot"), "kind"),
+        (changed(CONFIG, task="regression"), "task"),
+        (changed(CONFIG, format=2), "run format 2"),
+        (changed(METRICS, confusion="x"), "array"),
+        (changed(METRICS, confusion=[[2**70]]), "int"),
+        (changed(METRICS, confusion=[[0.5, 0], [0, 0]]), "int"),
+        (changed(METRICS, confusion=[[1]]), "classes"),
+        (changed(METRICS, confusion=[[1, 2], [3]]), "damaged"),
+        (changed(METRICS, n_test=-1), "n_test"),
+        (changed(METRICS, n_train="12"), "n_train"),
+        (changed(METRICS, peak_memory=2.5), "peak_memory"),
+        (changed(METRICS, left_out_because={"missing": -2}), "left_out_because"),
         (lambda run: (run / METRICS).unlink(), "is no run"),
         (shutil.rmtree, "is no run"),
         (naming("/dev/zero"), "/dev/zero"),

@@ -17,7 +17,6 @@ from torch import Tensor
 from samtl._runtime import prefetch
 from samtl.errors import InputError
 from samtl.heads.grid import UPSAMPLING
-from samtl.images.transforms import resized_shape
 from samtl.splits.split import Rows
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
@@ -26,17 +25,6 @@ HELD_BYTES = 2**30  # features of training and validation part up to this size a
 WINDOW_BYTES = 64 * 2**20  # of features; two windows are in memory at a time
 AT_ONCE = {"classification": 512, "segmentation": 4}  # rows that are predicted at a time
 _CHECKED = 16  # rows that are checked for NaN at a time
-
-
-def shape_of(store: Store, row: int) -> tuple[int, int]:
-    """Return height and width of a row's image at the encoder's resolution."""
-    height, width = store.row("original_size", int(row))
-    return resized_shape(int(height), int(width), side_of(store))
-
-
-def side_of(store: Store) -> int:
-    """Return the side of the encoder's square in pixels."""
-    return int(store.identity["image_size"])
 
 
 @dataclass(frozen=True)

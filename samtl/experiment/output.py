@@ -128,8 +128,8 @@ class Output(AtomicFolder):
         """How many images were written."""
         return len(self._figures)
 
-    def by_class(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return each class's images and its mean probability, or share of the pixels, (K,) each.
+    def by_class(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Return each class's images and its mean probability, or share of the pixels.
 
         Images count for the likeliest class, or for all that a pixel is of.
         """
@@ -137,7 +137,9 @@ class Output(AtomicFolder):
         found = figures > 0
         if self.task == "classification":
             found = np.eye(len(self.classes), dtype=bool)[figures.argmax(1)]
-        return found.sum(0), figures.sum(0) / max(self.rows, 1)
+        means = figures.sum(0) / max(self.rows, 1)
+        counted = zip(self.classes, found.sum(0).tolist(), strict=True)
+        return dict(counted), dict(zip(self.classes, means.tolist(), strict=True))
 
     def write(self, image: str, mask: str, answer: NDArray[Any]) -> None:
         """Write what was predicted for one image: probabilities, (K,), or class indices, (height, width).

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -25,7 +25,7 @@ from samtl.embed.plan import images_per_call
 from samtl.embed.reload import reload_encoder
 from samtl.encoders.device import resolve_device
 from samtl.errors import InputError, MismatchError
-from samtl.experiment.features import AT_ONCE, side_of
+from samtl.experiment.features import AT_ONCE
 from samtl.experiment.output import Output, Predicted, PredictResult, Skipped, place_for
 from samtl.experiment.run import Run, read_run
 from samtl.experiment.tables import PREDICTIONS, mask_name
@@ -37,6 +37,7 @@ from samtl.store.reader import Store, open_store
 from samtl.store.storage import locate
 
 _FILES_AT_ONCE = 32  # for a baseline
+_OF_RUN = ("kind", "name", "task", "encoder", "weights", "untrained", "note")
 
 
 class Trained(Run, frozen=True, kw_only=True, eq=False):
@@ -133,11 +134,11 @@ def predict(
     if images is None:
         _refuse("the rows of a store", checkpoint=checkpoint, device=device, batch_size=batch_size)
         store = _store(trained, from_store)
-        source, column, total = str(store.path), "sample_id", len(store)
+        source, column, names = str(store.path), "sample_id", store.sample_ids
         answers = _stored(trained, store)
     else:
         dataset = _listed(images, trained, place)
-        source, column, total = str(images), "image", len(dataset)
+        source, column, names = str(images), "image", dataset.sample_ids
         told = None if checkpoint is None else str(checkpoint)
         if trained.kind == "head":
             answers = _encoded(trained, dataset, told, device, batch_size)
@@ -150,42 +151,38 @@ def predict(
         closing(answers),
         Output(place, trained.task, trained.classes, column, overwrite) as output,
     ):
-        for image, mask, answer in answers:
+        for image, answer in answers:
             if interrupted := should_stop():
                 break
-            if isinstance(answer, Skipped):
-                skipped.append(answer)
-                tell(answer)
+            name = names[image.row]
+            if answer is None:
+                skipped.append(Skipped(name, image.code, image.reason))
+                tell(skipped[-1])
             else:
-                output.write(image, mask, answer)
-            tell(Predicted(output.rows, len(skipped), total))
+                mask = mask_name(image.row, name) if images is None else _mask_of(name)
+                output.write(name, mask, answer)
+            tell(Predicted(output.rows, len(skipped), len(names)))
         else:
             output.finish()
     masks = None if interrupted or trained.task == "classification" else place
     counts, means = output.by_class()
     return PredictResult(
         run=Path(run),
-        kind=trained.kind,
-        name=trained.name,
-        task=trained.task,
         source=source,
         table=None if interrupted else masks / PREDICTIONS if masks else place,
         masks=masks,
         rows=output.rows,
-        counts=dict(zip(trained.classes, counts.tolist(), strict=True)),
-        means=dict(zip(trained.classes, means.tolist(), strict=True)),
+        counts=counts,
+        means=means,
         skipped=tuple(skipped),
         seconds=time.perf_counter() - began,
-        encoder=trained.encoder,
-        weights=trained.weights,
-        untrained=trained.untrained,
-        note=trained.note,
         interrupted=interrupted,
+        **{name: getattr(trained, name) for name in _OF_RUN},
     )
 
 
-#: What an image is called, the file of its mask, and its probabilities, (K,) float64, or mask, (height, width) uint8.
-_Answers = Generator[tuple[str, str, NDArray[Any] | Skipped], None, None]
+#: Probabilities, (K,) float64, or a mask, (height, width) uint8, of an image; None if something is wrong with it.
+_Answers = Generator[tuple[Decoded, NDArray[Any] | None], None, None]
 
 
 def _refuse(what: str, **options: Any) -> None:
@@ -236,20 +233,17 @@ def _encoded(
     encoder = reload_encoder(trained.identity, trained.weights, trained.path, checkpoint, device)
     columns, side, array = encoder.spec.features, encoder.spec.image_size, trained.features
 
-    def predicted(images: list[Decoded]) -> Mapping[int, NDArray[Any]]:
+    def predicted(images: list[Decoded]) -> Iterable[NDArray[Any] | None]:
         pixels = [image.pixels for image in images if image.pixels is not None]
         features = encoder.encode(pixels, [array])[array]
         finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
-        if not finite.any():
-            return {}
         sizes = np.array([image.original_size for image in images])[finite]
-        said = trained.answers(features[finite], columns, sizes, side, own=True)
-        rows = [image.row for image in images]
-        return dict(zip(itertools.compress(rows, finite), said, strict=True))
+        found = features[finite]
+        said = iter(trained.answers(found, columns, sizes, side, own=True) if len(found) else ())
+        return [next(said) if ok else None for ok in finite]
 
-    rows = iter(range(len(dataset)))
-    decoded = decoded_ahead(dataset, rows, side, at_once, str(target))
-    return _answered(dataset, decoded, at_once, predicted)
+    decoded = decoded_ahead(dataset, iter(range(len(dataset))), side, at_once, str(target))
+    return _answered(decoded, at_once, predicted)
 
 
 def _by_pixels(trained: Trained, dataset: Dataset, checkpoint: str | None, device: str) -> _Answers:
@@ -261,14 +255,14 @@ def _by_pixels(trained: Trained, dataset: Dataset, checkpoint: str | None, devic
         _refuse(trained.name, checkpoint=checkpoint, device=device)
     asked = replace(dataset, read_mask=_no_mask if masks else None)
 
-    def predicted(images: list[Decoded]) -> Mapping[int, NDArray[Any]]:
+    def predicted(images: list[Decoded]) -> Iterable[NDArray[Any]]:
         rows = [image.row for image in images]
         found = model.predict_all(asked, rows, image_size=max(images[0].original_size))
         said = (next(iter(each.values())) for each in found)
-        return dict(zip(rows, said if masks else itertools.chain(*said), strict=True))
+        return said if masks else itertools.chain(*said)
 
     decoded = (decode_row(dataset, row, 1) for row in range(len(dataset)))
-    return _answered(dataset, decoded, 1 if masks else _FILES_AT_ONCE, predicted)
+    return _answered(decoded, 1 if masks else _FILES_AT_ONCE, predicted)
 
 
 def _no_mask(sample_id: str) -> NDArray[np.uint8]:
@@ -276,21 +270,21 @@ def _no_mask(sample_id: str) -> NDArray[np.uint8]:
 
 
 def _answered(
-    dataset: Dataset,
-    decoded: Generator[Decoded, None, None],
+    images: Generator[Decoded, None, None],
     at_once: int,
-    predicted: Callable[[list[Decoded]], Mapping[int, NDArray[Any]]],
+    predicted: Callable[[list[Decoded]], Iterable[NDArray[Any] | None]],
 ) -> _Answers:
-    """Predict the images that could be decoded, some at a time; nothing is predicted from what is not finite."""
-    with closing(decoded):
-        while batch := list(itertools.islice(decoded, at_once)):
-            good = [image for image in batch if image.pixels is not None]
-            found = predicted(good) if good else {}
+    """Predict images, some at a time; `predicted` gives None for an image if the encoder's output is not finite."""
+    with closing(images):
+        while batch := list(itertools.islice(images, at_once)):
+            good = [image for image in batch if not image.code]
+            found = iter(predicted(good) if good else ())
             for image in batch:
-                name = dataset.sample_ids[image.row]
-                reason = image.reason or "the encoder's output for this image is NaN or infinite"
-                skipped = Skipped(name, image.code or "nonfinite", reason)
-                yield name, _mask_of(name), found.get(image.row, skipped)
+                answer = None if image.code else next(found)
+                if answer is None and not image.code:
+                    reason = "the encoder's output for this image is NaN or infinite"
+                    image = replace(image, code="nonfinite", reason=reason)
+                yield image, answer
 
 
 def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
@@ -317,21 +311,20 @@ def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
 
 
 def _stored(trained: Trained, store: Store) -> _Answers:
-    """Predict every row of a store, in order, or say why it is not."""
-    array, at_once = trained.features, AT_ONCE[trained.task]
-    valid, side = store.valid(array, "original_size"), side_of(store)
+    """Predict every row of a store, in order."""
+    array = trained.features
+    valid = store.valid(array, "original_size")
     columns = store.columns(array) if array == "pooled" else ()
-
-    def answers() -> Iterator[NDArray[Any]]:
-        usable = np.flatnonzero(valid)
-        for start in range(0, len(usable), at_once):
-            rows = usable[start : start + at_once]
-            sizes = store.read("original_size", rows)
-            yield from trained.answers(store.read(array, rows), columns, sizes, side, own=False)
-
-    found = answers()
     bad = {entry.row: (entry.code, entry.reason) for entry in store.quarantined}
     missing = "missing", "the row is not embedded yet; run samtl embed again to finish the store"
-    for row, sample_id in enumerate(store.sample_ids):
-        skipped = Skipped(sample_id, *bad.get(row, missing))
-        yield sample_id, mask_name(row, sample_id), next(found) if valid[row] else skipped
+
+    def image(row: int) -> Decoded:
+        code, reason = ("", "") if valid[row] else bad.get(row, missing)
+        return Decoded(row, code=code, reason=reason)
+
+    def predicted(images: list[Decoded]) -> Any:
+        rows = np.array([image.row for image in images])
+        sizes, side = store.read("original_size", rows), store.image_size
+        return trained.answers(store.read(array, rows), columns, sizes, side, own=False)
+
+    return _answered((image(row) for row in range(len(store))), AT_ONCE[trained.task], predicted)

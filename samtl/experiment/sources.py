@@ -27,8 +27,6 @@ from samtl.experiment.features import (
     held_in_memory,
     read_features,
     require_finite,
-    shape_of,
-    side_of,
 )
 from samtl.experiment.held_out import FLOOR, Answers, Mask
 from samtl.heads.base import PooledHead
@@ -119,7 +117,7 @@ class Data:
             "features": self.array,
             "columns": self._groups,
             "samples_digest": self.digest,
-            "resolution": side_of(store) if self.masks else 0,
+            "resolution": store.image_size if self.masks else 0,
             "order": "" if self.array == "pooled" else "own",
             "store": store.name,
             "store_path": str(store.path),
@@ -127,7 +125,7 @@ class Data:
 
     def mask(self, row: int) -> Mask:
         """Read the mask of a row at the encoder's resolution, without padding."""
-        height, width = shape_of(self.store, row)
+        height, width = self._shape(row)
         mask: Mask = self.store.row("mask", int(row))[:height, :width]
         return mask
 
@@ -161,14 +159,14 @@ class Data:
         """Predict rows from their features: (n, K) probabilities, or a mask for each."""
         if not self.masks:
             return head.predict_proba(features)
-        shapes = [shape_of(self.store, row) for row in rows]
-        return head.class_maps(features, shapes, side_of(self.store))
+        shapes = [self._shape(row) for row in rows]
+        return head.class_maps(features, shapes, self.store.image_size)
 
     def floor(self, split: Split, seed: int, majority: int) -> Iterator[Answers] | str:
         """Fit logistic regression to image statistics; or predict the most frequent class for every pixel."""
         store, labels = self.store, self.samples.labels
         if self.masks:
-            shapes = (shape_of(store, row) for row in split.test)
+            shapes = map(self._shape, split.test)
             return ({FLOOR: [np.full(shape, majority, np.uint8)]} for shape in shapes)
         if FLOOR_FEATURES not in store.arrays:
             return f"the store has no {FLOOR_FEATURES}"
@@ -195,6 +193,11 @@ class Data:
         held: NDArray[Any] = self._held[rows]
         require_finite(self.store, self.array, rows, torch.from_numpy(held))
         return held
+
+    def _shape(self, row: int) -> tuple[int, int]:
+        """Return height and width of a row's image at the encoder's resolution."""
+        height, width = self.store.row("original_size", int(row)).tolist()
+        return resized_shape(height, width, self.store.image_size)
 
     def _columns(self, values: NDArray[Any]) -> NDArray[Any]:
         # Products of other layouts differ in the last digit.

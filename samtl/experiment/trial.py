@@ -24,13 +24,7 @@ from samtl.errors import InputError, writing
 from samtl.experiment import tables
 from samtl.experiment.clock import Clock
 from samtl.experiment.held_out import FLOOR, HeldOut
-from samtl.experiment.run import (
-    Config,
-    Run,
-    RunFolder,
-    Scores,
-    SplitName,
-)
+from samtl.experiment.run import Config, Run, RunFolder, Scores, SplitName
 from samtl.experiment.sources import Data, Images
 from samtl.heads.io import plain, save
 from samtl.splits import Split, record_of

@@ -35,6 +35,7 @@ SHA256 = {
     "eurosat-spatial-val.txt": "6c758477604b7057a0fd990d7f6327b63b99a6725aac11a6a9d0174a7fdd8f0b",
     "eurosat-spatial-test.txt": "de22dec83d350cac3b3e4ca8e285cb6733c81ab94bf5bcf9213a567993402452",
 }
+_OF_SPLIT = ("name", "share", "seed", "digest", "validation_digest", "validation_share")
 SHARED = "../../splits"  # where runs of a sweep keep their lists, from a run folder
 
 
@@ -159,17 +160,8 @@ def record_of(sample_ids: Sequence[str], split: Split) -> SplitRecord:
     held_out, validation, left_out = (
         [sample_ids[row] for row in part] for part in (split.test, split.validation, neither)
     )
-    return SplitRecord(
-        name=split.name,
-        share=split.share,
-        seed=split.seed,
-        digest=split.digest,
-        validation_digest=split.validation_digest,
-        validation_share=split.validation_share,
-        held_out=held_out,
-        validation=validation,
-        left_out=left_out,
-    )
+    about = {name: getattr(split, name) for name in _OF_SPLIT}
+    return SplitRecord(**about, held_out=held_out, validation=validation, left_out=left_out)
 
 
 def read_split(run: str | Path) -> SplitRecord:

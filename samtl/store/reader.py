@@ -119,6 +119,11 @@ class Store:
         return self._table.samples
 
     @property
+    def image_size(self) -> int:
+        """Side of the encoder's square in pixels."""
+        return int(self.identity["image_size"])
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """What each row's image was cut from, such as its scene; empty if that is not known."""
         return self._table.groups

@@ -111,7 +111,7 @@ class Sources:
             return Trial(data, *common, cell.streamed)
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
-        size = int(self.store(cell.store).identity["image_size"]) if cell.store else IMAGE_SIZE
+        size = self.store(cell.store).image_size if cell.store else IMAGE_SIZE
         return Trial(Images(self.images(cell.store), size, given.pixels), *common)
 
     def configured(self, cell: Cell) -> Cell:
@@ -220,7 +220,7 @@ def _pixel_samples(sources: Sources) -> Samples:
     store: Store | None = None
     if paths:
         store = sources.store(paths[0])
-        sizes = sorted({int(sources.store(path).identity["image_size"]) for path in paths})
+        sizes = sorted({sources.store(path).image_size for path in paths})
         if len(sizes) > 1 and store.task == "segmentation":
             raise InputError(
                 "masks of baselines are scored at the resolution of the heads that they are compared with, and these "
