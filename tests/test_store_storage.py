@@ -143,19 +143,14 @@ def test_what_was_written_is_durable(tmp_path, monkeypatch):
     storage.create("a/b/0.json", [b"1"])
     assert synced == [(".", []), ("a", []), ("a/b", []), ("a/b", ["0.json"])]
     storage.replace("a/b/1.json", b"1")
-    assert synced[4:] == [("a/b", ["0.json"]), ("a/b", ["0.json", "1.json"])]
-
-
-def test_what_another_writer_created_is_durable_before_anyone_goes_on(tmp_path, monkeypatch):
-    """It may have been killed between giving the name and syncing it."""
-    storage, synced = DiskStorage(tmp_path), []
-    storage.create("log/0.json", [b"1"])
-    monkeypatch.setattr(_io, "sync_folder", lambda path: synced.append(path.name))
+    both = ["0.json", "1.json"]
+    assert synced[4:] == [("a/b", ["0.json"]), ("a/b", both)]
+    # The name that another writer gave, too, who may have been killed before syncing it.
     with pytest.raises(FileExistsError):
-        storage.create("log/0.json", [b"2"])
-    assert synced == ["log"]
+        storage.create("a/b/0.json", [b"2"])
+    assert synced[6:] == [("a/b", both)] * 2
     storage.sweep()
-    assert synced[1:] == [tmp_path.name, "log"]
+    assert synced[8:] == [(".", both), ("a", both), ("a/b", both)]
 
 
 # Names
