@@ -29,8 +29,7 @@ from samtl.store.verify import check
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 ROWS = 64  # four blocks
-BLOCK = 16
-BATCH = 4
+BLOCK, BATCH = 16, 4
 
 
 @functools.cache

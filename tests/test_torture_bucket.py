@@ -17,8 +17,7 @@ from samtl.store.reader import open_store
 from samtl.store.storage import DiskStorage
 
 pytestmark = pytest.mark.slow
-STRUCK = 500 if ALL else 40  # faults
-ROUNDS = 200 if ALL else 1
+STRUCK, ROUNDS = (500, 200) if ALL else (40, 1)
 DATASET = stubs.toy_dataset(40)
 
 

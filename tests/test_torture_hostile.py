@@ -147,8 +147,6 @@ def test_no_name_of_an_array_reads_elsewhere(things, tmp_path, file, name):
         open_store(store).read("image_stats", [0])
 
 
-# Bombs
-
 GIB = 2**30
 MIB = 512  # that a bomb may take, beyond the code that meets it
 
