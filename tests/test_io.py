@@ -58,10 +58,11 @@ def test_a_sealed_document_notices_every_changed_byte():
 def test_only_a_regular_file_of_a_bounded_size_that_fits_is_read_as_json(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # which nobody writes to
     (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
     (tmp_path / "list").write_text("[1]")
     (tmp_path / "large").write_text("{}")
     os.truncate(tmp_path / "large", _io.MOST_JSON + 1)
-    for name in ("pipe", "endless", "large", "list"):
+    for name in ("pipe", "endless", "folder", "large", "list"):
         with pytest.raises(DamageError, match=name):
             _io.read_json(tmp_path / name, dict)
     (tmp_path / "a.json").write_text('{"name": 3, "values": []}')

@@ -182,9 +182,6 @@ def test_names_that_are_not_of_one_sample_are_refused(lists, said):
 # Published lists
 
 
-# Published lists
-
-
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     """Made-up lists on a local server, with their hashes; gives the folder that is served and a log of requests."""
