@@ -1,26 +1,24 @@
-"""The networks: their sizes, what they are given, and how scores become a map."""
+"""The networks of baselines: their sizes, their weights, what they are given, and how scores become a map."""
 
+import hashlib
 import itertools
 
 import numpy as np
 import pytest
 import torch
+import toys
 from torch import nn
-from toys import blobs, stripes
 
-from samtl.baselines import cnn, unet
+from samtl.baselines import unet, vgg19
 from samtl.baselines.networks import Normalised, class_map
-from samtl.heads import trainer as _train
-
-
-def n_weights(network):
-    return sum(p.numel() for p in network.parameters())
+from samtl.encoders.checkpoints import Official
+from samtl.errors import InputError
+from samtl.heads.io import load, save
 
 
 def test_pixels_are_normalised_as_imagenet_is():
     pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     torch.testing.assert_close(Normalised(nn.Identity())(pixels), (pixels / 255 - mean) / std)
 
 
@@ -46,7 +44,7 @@ def test_the_unet_has_the_published_products():
     down = sum(9 * (a * b + b * b) for a, b in itertools.pairwise([3, *widths]))
     up = sum(4 * a * b + 9 * (2 * a * a + a * a) for a, b in itertools.pairwise(widths))
     assert products == down + up + 2 * 64
-    assert n_weights(default) == 7_763_074
+    assert sum(p.numel() for p in default.parameters()) == 7_763_074
 
 
 def test_a_map_has_the_images_own_shape():
@@ -55,45 +53,60 @@ def test_a_map_has_the_images_own_shape():
     scores[1, :4, :4], scores[0, :4, 4:] = 1, 1
     scores[1, 4:] = 100  # beneath the image: padding
     made = class_map(scores, 50, 100, 64)
-    assert made.shape == (32, 64)
-    assert made.dtype == np.uint8
+    assert (made.shape, made.dtype) == ((32, 64), np.uint8)
     assert (made[:24, :32] == 1).all()
     assert (made[:24, 32:] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("kind", "data", "params"), [(cnn.Baseline, stripes, {}), (unet.Baseline, blobs, {"width": 4})]
-)
-@pytest.mark.usefixtures("one_thread")
-def test_training_starts_once_from_the_weights_of_another_and_is_shorter(
-    kind, data, params, monkeypatch
-):
-    monkeypatch.setattr(_train, "WARM_SAMPLES", 12)
-    rows, fast = np.arange(20), {"image_size": 32, "epochs": 4, "patience": 4, **params}
-    first = kind(**fast, random_state=1).fit(data(), rows[:8], rows[8:12])
-    before = copied(first)
-
-    def fit(baseline):
-        return baseline.fit(data(), rows[:12], rows[12:16])
-
-    def warm(**changes):
-        baseline = kind(**fast | changes)
-        baseline.start_from(first)
-        return fit(baseline)
-
-    still = differing(copied(warm(lr=1e-30, weight_decay=0)), before)
-    assert all("running" in name for name in still)  # batch norms' statistics
-    moved = warm()
-    assert moved.recipe_.epochs == 1
-    assert differing(copied(moved), before) > still
-    assert not differing(copied(first), before)
-    assert not differing(copied(fit(moved)), copied(fit(kind(**fast))))
+def test_vgg19_has_the_architecture_of_the_published_weights():
+    state = vgg19.convolutions().state_dict()
+    places = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]
+    assert list(state) == [f"{n}.{part}" for n in places for part in ("weight", "bias")]
+    widths = [3, 64, 64, 128, 128, *[256] * 4, *[512] * 8]
+    shapes = [tuple(state[f"{n}.weight"].shape) for n in places]
+    assert shapes == [(b, a, 3, 3) for a, b in itertools.pairwise(widths)]
+    assert sum(tensor.numel() for tensor in state.values()) == 20_024_384
+    assert vgg19.OFFICIAL.file == f"vgg19-{vgg19.OFFICIAL.sha256}.pth"
 
 
-def copied(baseline):
-    return {name: array.copy() for name, array in baseline.tensors().items()}
+@pytest.fixture
+def vgg(monkeypatch):
+    """Make VGG-19 narrow, which is quick; gives a function that writes its weights as torchvision does."""
+    monkeypatch.setattr(vgg19, "BLOCKS", ((4,), (4, 4), (8,), (8,), (8,)))
+    monkeypatch.setattr(vgg19, "N_FEATURES", 16)
+
+    def write(path, seed=0):
+        random = torch.Generator().manual_seed(seed)
+        shapes = {f"features.{k}": t.shape for k, t in vgg19.convolutions().state_dict().items()}
+        shapes["classifier.0.weight"] = (2, 2)  # of the linear layers
+        torch.save({k: torch.randn(s, generator=random) / 4 for k, s in shapes.items()}, path)
+        return path
+
+    return write
 
 
-def differing(one, other):
-    """Names of the tensors that are not the same to the bit."""
-    return {name for name, array in one.items() if not np.array_equal(array, other[name])}
+def fitted(checkpoint):
+    baseline = vgg19.Baseline(str(checkpoint), image_size=32, device="cpu")
+    return baseline.fit(toys.stripes(), np.arange(24), np.arange(24, 36))
+
+
+def test_official_weights_of_vgg19_are_named(vgg, tmp_path, monkeypatch):
+    path = vgg(tmp_path / "state.pth")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    file = path.rename(tmp_path / f"vgg19-{digest}.pth")
+    official = Official(f"http://127.0.0.1:9/{file.name}", file.stat().st_size, digest)
+    monkeypatch.setattr(vgg19, "OFFICIAL", official)
+    monkeypatch.setenv("SAMTL_WEIGHTS", str(tmp_path))  # where it was downloaded to
+    for checkpoint in ("official", file):
+        baseline = fitted(checkpoint)
+        assert (baseline.weights, baseline.untrained) == (f"official {file.name}", False)
+
+
+def test_weights_of_vgg19_that_were_exchanged_are_noticed(vgg, tmp_path):
+    dataset, baseline = toys.stripes(), fitted(vgg(tmp_path / "own.pth"))
+    save(baseline, tmp_path)
+    expected, found = (next(b.predict_all(dataset, [5])) for b in (baseline, load(tmp_path)))
+    np.testing.assert_array_equal(found["vgg19"], expected["vgg19"])
+    vgg(tmp_path / "own.pth", seed=1)
+    with pytest.raises(InputError, match=r"fitted with the weights file own\.pth"):
+        next(load(tmp_path).predict_all(dataset, [5]))

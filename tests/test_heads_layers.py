@@ -88,9 +88,6 @@ def test_dropout_zeroes_a_share_and_keeps_the_mean(p, dtype):
         assert spread == pytest.approx((p * (1 - p) / n) ** 0.5, rel=0.2)
 
 
-# Networks
-
-
 def network(made, task, k=3, channels=10, side=8, **params):
     head = made(**{"width": 64, **params})
     head.adopt(task, list(range(k)), (channels, side, side))
@@ -140,9 +137,6 @@ def test_vit_knows_positions():
     with torch.no_grad():
         next(p for name, p in net.named_parameters() if "positions" in name).zero_()
     torch.testing.assert_close(net(x), net(moved), atol=1e-5, rtol=1e-5)
-
-
-# Losses
 
 
 def by_hand(logits, targets):

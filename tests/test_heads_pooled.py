@@ -129,9 +129,6 @@ def test_starting_from_a_head_of_fewer_samples_comes_to_the_same():
     assert len(fresh.curves_["C"]) == len(cold.curves_["C"])
 
 
-# The multi-layer perceptron
-
-
 def rings(n=400, seed=0):
     """An inner and an outer ring, which no line separates."""
     random = np.random.default_rng(seed)

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from samtl.errors import InputError
+from samtl.heads import mlp
 from samtl.heads import trainer as _train
 from samtl.heads.layers import Dropout
-from samtl.heads.trainer import InMemory, Recipe, Tally, Trainer, isolated, shortened, warmed
+from samtl.heads.trainer import InMemory, Recipe, Tally, Trainer, isolated, warm_epochs
 from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,9 +41,6 @@ def run(model, tell=lambda epoch: None, loss=cross_entropy, training=None, held=
     training = training or parts()
     recipe = replace(RECIPE, **changes)
     return Trainer(model, loss, len(training), recipe, 0, tell).run(training, held)
-
-
-# What is learnt
 
 
 def test_figures_are_means_over_samples_whatever_the_batches():
@@ -77,9 +75,6 @@ def test_every_sample_comes_once_and_in_another_order_each_time():
     assert orders[0] != orders[1]
     plain = [targets.tolist() for _, targets in source.batches(4, None)]
     assert plain == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
-# How it steps
 
 
 def test_the_rate_rises_then_falls_and_gradients_are_clipped(monkeypatch):
@@ -117,24 +112,16 @@ def test_only_matrices_decay():
 
 
 @pytest.mark.parametrize(
-    ("precision", "native", "expected"),
-    [
-        ("auto", True, torch.bfloat16),
-        ("auto", False, torch.float32),
-        ("float32", True, torch.float32),
-        ("bfloat16", False, torch.bfloat16),
-    ],
+    ("precision", "native", "low"),
+    [("auto", 1, True), ("auto", 0, False), ("float32", 1, False), ("bfloat16", 0, True)],
 )
-def test_products_are_in_bfloat16_where_it_is_native(precision, native, expected, monkeypatch):
-    monkeypatch.setattr(_train, "native_bfloat16", lambda device: native)
+def test_products_are_in_bfloat16_where_it_is_native(precision, native, low, monkeypatch):
+    monkeypatch.setattr(_train, "native_bfloat16", lambda device: bool(native))
     seen, model = set(), linear()
     model.register_forward_hook(lambda module, inputs, out: seen.add(out.dtype))
     run(model, epochs=1, precision=precision)
-    assert seen == {expected}
+    assert seen == {torch.bfloat16 if low else torch.float32}
     assert model.weight.dtype == torch.float32
-
-
-# When it ends
 
 
 def test_training_ends_after_patience_with_the_best_weights():
@@ -240,9 +227,6 @@ def test_an_epoch_may_be_judged_after_the_next_was_learnt(way, stopped):
         assert torch.equal(mine, theirs)
 
 
-# From weights that were learnt before
-
-
 @pytest.mark.parametrize(
     ("n", "epochs", "expected"),
     [
@@ -255,7 +239,6 @@ def test_an_epoch_may_be_judged_after_the_next_was_learnt(way, stopped):
     ],
 )
 def test_a_warm_training_is_shorter(n, epochs, expected):
-    # To its end: the weights get worse before they get better.
-    shorter = replace(RECIPE, epochs=expected, patience=expected)
-    assert warmed(replace(RECIPE, epochs=epochs), n) == shorter
-    assert shortened(epochs, n) is (2 * expected <= epochs)
+    assert warm_epochs(epochs, n) == expected
+    head = mlp.Head(epochs=epochs)
+    assert head.gains(n, "classification") is (2 * expected <= epochs)

@@ -27,7 +27,6 @@ from samtl.errors import InputError, SamtlError
 from samtl.images.transforms import resize_longest_side
 
 ROOT = Path(__file__).parent.parent
-CPU = torch.device("cpu")
 STAGES = Stage(4, 6, 4, 0.5, 0.9), Stage(5, 3, 2)
 MINIATURE = Recipe(stages=STAGES, pixels=16, wide=16, seed=3)
 
@@ -59,9 +58,6 @@ def test_shared_points_show_the_same_place():
     # At a view's edge the half pixel beyond is repeated.
     torch.testing.assert_close(found[0], found[1], atol=0.05, rtol=0)
     assert (found[0] - found[1]).abs().mean() < 0.002
-
-
-# The network
 
 
 @pytest.fixture(scope="module")
@@ -147,16 +143,13 @@ def test_images_are_read_without_labels_and_bad_ones_left_out(tmp_path):
         read_images(f"folder:{tmp_path}", pixels=20)
 
 
-# Runs
-
-
 @pytest.fixture(scope="module")
 def images():
     return torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8, generator=generator())
 
 
-def begun(images, out):
-    return Training(images, "digest", MINIATURE, out, CPU)
+def begun(images, out, recipe=MINIATURE):
+    return Training(images, "digest", recipe, out, torch.device("cpu"))
 
 
 def tensors(out):
@@ -192,11 +185,9 @@ def test_a_run_learns(tmp_path):
     """A few images, seen often: their views come closer, and do not collapse."""
     coarse = torch.rand(16, 3, 3, 3, generator=generator(4))
     data = (255 * interpolate(coarse, (16, 16), mode="bilinear")).to(torch.uint8)
-    recipe = Recipe(
-        stages=(Stage(4, 8, 30),), pixels=16, wide=32, learning_rate=2e-3, hidden_often=0.0
-    )
-    training = Training(data, "digest", recipe, tmp_path, CPU)
-    first = training._learn(0, recipe.stages[0], 0, logged=True)
+    way = {"pixels": 16, "wide": 32, "learning_rate": 2e-3, "hidden_often": 0.0}
+    training = begun(data, tmp_path, Recipe(stages=(Stage(4, 8, 12),), **way))
+    first = training._learn(0, training.recipe.stages[0], 0, logged=True)
     training.run()
     last = json.loads((tmp_path / LOG).read_text().splitlines()[-1])
     assert last["loss"] < 0.95 * first["loss"]
@@ -236,8 +227,6 @@ def test_a_loss_that_is_no_number_ends_the_run(images, tmp_path):
         training.run()
     assert (tmp_path / _state.FILE).read_bytes() == before
 
-
-# The command
 
 ARGUMENTS = ["--dataset", "synthetic:2", "--stage", "4:4:2", "--pixels", "16", "--wide", "8", "--device", "cpu",
              "--dtype", "float32"]  # fmt: skip
@@ -292,15 +281,12 @@ def test_stages_are_parsed():
 
 @pytest.mark.slow
 def test_a_signal_ends_it_and_it_goes_on(tmp_path):
-    code = (
-        "import sys; from recipes.pretrain import __main__, training; training.LOG_EVERY = 2\n"
-        "sys.exit(__main__.main())"
-    )
+    code = "from recipes.pretrain import __main__ as command, training; training.LOG_EVERY = 2; "
+    code += "raise SystemExit(command.main())"
     arguments = [*ARGUMENTS, "--stage", "4:4:9999", "--out", str(tmp_path)]
-    command_line = [sys.executable, "-c", code, *arguments]
-    kept = 0
+    started, kept = [sys.executable, "-c", code, *arguments], 0
     for number, line in ((signal.SIGTERM, "step 2 of"), (signal.SIGINT, "going on after step")):
-        with subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        with subprocess.Popen(started, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
             told = next(told for told in iter(process.stderr.readline, "") if line in told)
             assert f"going on after step {kept} of" in told or not kept
             process.send_signal(number)
