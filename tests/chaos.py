@@ -74,24 +74,10 @@ def fault_at(call, nth, fault):
 
 
 class Pass:
-    """A pass that has begun, for which `end` waits.
+    """A pass that has begun, for which `end` waits: traced with options of strace, and of `seconds` an image.
 
-    Parameters
-    ----------
-    out : path
-    strace : sequence of str
-        Options, if it is traced.
-    rows : int
-    seconds : float
-        That an image takes.
-    how : str
-        "careless" syncs nothing, "two" are two writers.
-
-    Attributes
-    ----------
-    code, encoded, told, trace, struck : int, int, str, str, bool
-        When it has ended: its exit code, negative for a signal; images encoded; what it printed, and strace; whether
-        a fault or a signal struck it.
+    One that is "careless" syncs nothing, "two" are two writers. When it has ended, it has the exit code, negative for a
+    signal; how many images it encoded; what it `told`, and strace; and whether a fault or a signal `struck` it.
     """
 
     def __init__(self, out, strace=(), rows=ROWS, seconds=0.0, how=""):
@@ -146,15 +132,7 @@ def require_whole(store, expected):
     assert records == {f"{block}.0.json" for block in range(-(-len(expected) // BLOCK))}
 
 
-def can_trace():
-    """Whether strace is here and may be used."""
-    command = ["strace", "-e", "trace=none", "true"]
-    return (
-        bool(shutil.which("strace"))
-        and not subprocess.run(command, capture_output=True, check=False).returncode
-    )
-
-
+TRACES = subprocess.run(["sh", "-c", "strace -e trace=none true"], capture_output=True, check=False)
 needs_strace = pytest.mark.skipif(
-    not can_trace(), reason="strace is not here, or may trace nothing"
+    TRACES.returncode != 0, reason="strace is not here, or may trace nothing"
 )

@@ -63,16 +63,6 @@ def test_turning_moves_pixels_and_masks_alike(seed, n, side):
         assert any(np.array_equal(after, way) for t in turns for way in (t, t[:, ::-1]))
 
 
-def test_an_image_that_goes_during_training_is_named(monkeypatch):
-    dataset = toys.stripes()
-    monkeypatch.setattr(_pixels, "HELD_BYTES", 0)
-    batches = Pixels(dataset, np.arange(9), 32).batches(2, None)
-    next(batches)
-    dataset.read.content[dataset.sample_ids[7]] = OSError("the network drive is gone")
-    with pytest.raises(InputError, match=r"'1/007\.png' of stripes .*the network drive is gone"):
-        list(batches)
-
-
 @pytest.mark.parametrize(
     ("mask", "said"),
     [

@@ -132,14 +132,15 @@ def test_pooled_follows_its_definition(encoder, model, images):
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkeypatch):
-    encoder, tried, room = made(image_size=64), [], 3
+    encoder, tried = made(image_size=64), []
     images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(11)]
     expected, whole = encoder.encode(images, ("pooled",))["pooled"], encoder._attempt
+    room, fault = 3, torch.OutOfMemoryError("no room")
 
     def attempt(pixels, tiers):
         tried.append(len(pixels))
         if len(pixels) > room:
-            raise torch.OutOfMemoryError("no room")
+            raise fault
         return whole(pixels, tiers)
 
     monkeypatch.setattr(encoder, "_attempt", attempt)
@@ -151,13 +152,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkey
     room = 0
     with pytest.raises(ResourceError, match="memory of cpu"):
         encoder.encode(images[:1])
-
-
-def test_what_fails_on_the_device_is_no_defect(encoder, images, monkeypatch):
-    def fail(*arguments):
-        raise torch.AcceleratorError("unspecified launch failure")
-
-    monkeypatch.setattr(encoder, "_attempt", fail)
+    fault = torch.AcceleratorError("launch failure")  # no defect of the program either
     with pytest.raises(ResourceError, match="launch failure"):
         encoder.encode(images[:1])
 

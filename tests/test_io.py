@@ -34,7 +34,7 @@ class Document(msgspec.Struct):
     checksum: str = ""
 
 
-def test_publishing_is_exclusive_and_leaves_nothing_else(tmp_path):
+def test_publishing_is_exclusive_and_leaves_nothing_else(tmp_path, monkeypatch):
     publish(tmp_path / "a", [b"one", memoryview(b"two")])
     with pytest.raises(FileExistsError):
         publish(tmp_path / "a", [b"other"])
@@ -43,16 +43,14 @@ def test_publishing_is_exclusive_and_leaves_nothing_else(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"three"
     assert names(tmp_path) == ["a"]
 
-
-def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "fsync", fail)
     for write, content in ((publish, [b"x"]), (replace, b"x")):
         with pytest.raises(OSError, match="full"):
-            write(tmp_path / "a", content)
-    assert names(tmp_path) == []
+            write(tmp_path / "b", content)
+    assert names(tmp_path) == ["a"]
 
 
 def test_a_sealed_document_notices_every_changed_byte():
@@ -72,10 +70,11 @@ def test_a_sealed_document_notices_every_changed_byte():
 def test_only_a_regular_file_of_a_bounded_size_that_fits_is_read_as_json(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # which nobody writes to
     (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
     (tmp_path / "list").write_text("[1]")
     (tmp_path / "large").write_text("{}")
     os.truncate(tmp_path / "large", MOST_JSON + 1)
-    for name in ("pipe", "endless", "large", "list"):
+    for name in ("pipe", "endless", "folder", "large", "list"):
         with pytest.raises(DamageError, match=name):
             read_json(tmp_path / name, dict)
     (tmp_path / "a.json").write_text('{"name": 3, "values": []}')

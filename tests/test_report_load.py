@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -107,112 +108,83 @@ def test_a_table_of_a_run_that_is_no_file_is_refused(tmp_path, read):
         read(read_run(run))
 
 
-def test_models_are_told_apart_by_what_differs(tmp_path):
-    a_run(tmp_path, "conv")
-    a_run(tmp_path, "mlp")
-    a_run(tmp_path, "mlp", columns=("mean",))
-    a_run(tmp_path, "logreg")
-    a_run(tmp_path, "logreg", params={"lr": 0.1, "epochs": 5})
-    a_run(tmp_path, "logreg", params={"lr": 0.2, "epochs": 5})
-    assert {*the_one(tmp_path).models} == {
-        "conv",
-        "mlp on pooled",
-        "mlp on pooled[mean]",
-        "logreg (lr 0.1)",
-        "logreg (epochs 5, lr 0.1)",
-        "logreg (epochs 5, lr 0.2)",
-    }
-
-
-def test_runs_are_in_the_order_of_models_shares_and_seeds(tmp_path):
-    for seed in (1, 0):
-        for share in (0.2, 0.5):
-            for name in ("cnn", "vit", "mlp", "floor"):
-                a_run(tmp_path, name, seed, share)
-    found = the_one(tmp_path)
-    assert [*found.models] == ["floor", "mlp", "vit", "cnn"]
-    shares = [(share_of(run), run.seed) for run in found.models["mlp"]]
-    assert shares == [(0.5, 0), (0.5, 1), (0.8, 0), (0.8, 1)]
-
-
-# What may be compared
-
-
-def refused(*sources):
-    found = read_comparisons(sources)
-    with pytest.raises(InputError) as raised:
-        require_one(found)
-    apart = require_one(found, separate=True)
-    assert all(len(b.warnings) == len(a.warnings) + 1 for a, b in zip(found, apart, strict=True))
-    return str(raised.value), apart
+FOLDS = [{"split_name": "fold", "salt": k, "given": {"split": f"fold:{k}/3"}} for k in "123"]
+SMALL = {"ids": 60, "fingerprint": "e" * 64, "store": "toy.small"}
 
 
 @pytest.mark.parametrize(
-    ("write", "other", "named"),
+    ("write", "runs", "expected"),
     [
-        (a_run, {"dataset": "two"}, "toy and two"),
-        (a_run, {"classes": ("Crop", "Lake", "River")}, "Lake"),
-        (a_mask_run, {"resolution": 512}, "512"),
-        (a_run, {"split_name": "grouped"}, "places"),
+        (
+            a_run,
+            [
+                *(("conv", {}), ("mlp", {}), ("mlp", {"columns": ("mean",)}), ("logreg", {})),
+                *(("logreg", {"params": {"lr": lr, "epochs": 5}}) for lr in (0.1, 0.2)),
+            ],
+            "logreg (epochs 5, lr 0.1), logreg (epochs 5, lr 0.2), logreg (lr 0.1), mlp on pooled, "
+            "mlp on pooled[mean], conv",
+        ),
+        (
+            a_run,
+            [("cnn", {}), ("mlp", {}), ("mlp", {"fingerprint": "e" * 64, "store": "toy.large.64"})],
+            "mlp @ toy.large.64, mlp @ toy.tiny.64, cnn",
+        ),
+        # Other shares, seeds, label fractions and folds are no conflict.
+        (
+            a_run,
+            [
+                *(("mlp", {}), ("mlp", {"seed": 1, "share": 0.5}), ("vit", {"left_out": 60})),
+                *(("floor", {"seed": 2}), ("cnn", {})),
+            ],
+            "floor, mlp, vit, cnn",
+        ),
+        (a_run, [(name, fold) for fold in FOLDS for name in ("mlp", "vit")], "mlp, vit"),
+        # Baselines stand beside the heads on their samples.
+        (
+            a_run,
+            [("mlp", {}), ("cnn", {}), ("mlp", SMALL), ("cnn", {"ids": 60})],
+            "mlp, cnn | mlp, cnn",
+        ),
+        # Other samples at the same share and seed
+        (
+            a_run,
+            [
+                *((name, {"seed": i}) for name in ("mlp", "cnn") for i in (1, 0)),
+                ("vgg19", {"ids": 40}),
+            ],
+            "mlp, cnn | vgg19",
+        ),
+        (a_run, [("mlp", {"ids": 199}), ("cnn", {"ids": 200})], "mlp | cnn"),
+        # What differs in kind
+        (
+            a_run,
+            [("conv", {"dataset": "one"}), ("vit", {"dataset": "two"})],
+            "conv | vit; one and two",
+        ),
+        (
+            a_run,
+            [("conv", {}), ("vit", {"classes": ("Crop", "Lake", "River")})],
+            "conv | vit; Lake",
+        ),
+        (a_mask_run, [("conv", {}), ("vit", {"resolution": 512})], "conv | vit; 512"),
+        (a_run, [("conv", {}), ("vit", {"split_name": "grouped"})], "conv | vit; places"),
     ],
 )
-def test_what_differs_in_kind_is_refused(tmp_path, write, other, named):
-    write(tmp_path, "conv")
-    write(tmp_path, "vit", **other)
-    message, apart = refused(tmp_path)
-    assert named in message
-    assert sorted([*one.models] for one in apart) == [["conv"], ["vit"]]
-
-
-def test_stores_of_one_dataset_are_one_comparison(tmp_path):
-    a_run(tmp_path, "mlp")
-    a_run(tmp_path, "mlp", fingerprint="e" * 64, store="toy.large.64")
-    a_run(tmp_path, "cnn")
-    one = the_one(tmp_path)
-    assert {*one.models} == {"mlp @ toy.tiny.64", "mlp @ toy.large.64", "cnn"}
-    assert [found.warnings for found in (*require_one([one]), *require_one([one], True))] == [
-        (),
-        (),
-    ]
-
-
-def test_other_samples_at_the_same_share_and_seed_are_refused(tmp_path):
-    for seed in (0, 1):
-        a_run(tmp_path, "mlp", seed)
-        a_run(tmp_path, "cnn", seed)
-    a_run(tmp_path, "vgg19", ids=40)
-    message, (whole, part) = refused(tmp_path)
-    assert "vgg19" in message
-    assert ([*whole.models], [*part.models]) == (["mlp", "cnn"], ["vgg19"])
-    a_run(tmp_path / "quarantined", "mlp", ids=199)
-    a_run(tmp_path / "quarantined", "cnn", ids=200)
-    refused(tmp_path / "quarantined")
-
-
-def test_other_shares_seeds_label_fractions_and_folds_are_no_conflict(tmp_path):
-    a_run(tmp_path, "mlp", 0)
-    a_run(tmp_path, "mlp", 1, 0.5)
-    a_run(tmp_path, "vit", left_out=60)
-    a_run(tmp_path, "floor", 2)
-    a_run(tmp_path, "cnn", 0)
-    assert {*the_one(tmp_path).models} == {"mlp", "vit", "floor", "cnn"}
-    for fold in "123":
-        for model in ("mlp", "vit"):
-            given = {"split": f"fold:{fold}/3"}
-            a_run(tmp_path / "folds", model, split_name="fold", salt=fold, given=given)
-    assert len(the_one(tmp_path / "folds").runs) == 6
-
-
-def test_baselines_stand_beside_the_heads_on_their_samples(tmp_path):
-    for n, mark in ((100, "f"), (60, "e")):
-        a_run(tmp_path, "mlp", ids=n, fingerprint=mark * 64, store=f"toy.{mark}")
-        a_run(tmp_path, "cnn", ids=n, given={"split": "0.2"})
+def test_which_runs_are_compared(tmp_path, write, runs, expected):
+    for name, options in runs:
+        write(tmp_path, name, **options)
     found = read_comparisons([tmp_path])
-    assert [[*one.models] for one in found] == [["mlp", "cnn"]] * 2
-    assert not [text for one in found for text in one.warnings if "left out" in text]
-
-
-# Repeats, and datasets that change
+    groups, _, named = expected.partition("; ")
+    assert " | ".join(", ".join(one.models) for one in found) == groups
+    assert {run.path for one in found for run in one.runs} == {*tmp_path.iterdir()}
+    for some in (some for one in found for some in one.models.values()):
+        order = [(share_of(run), run.seed) for run in some]
+        assert order == sorted(order)
+    assert not any(one.warnings for one in found)
+    apart = require_one(found, separate=True)
+    assert {len(one.warnings) for one in apart} == {len(found) - 1}
+    with pytest.raises(InputError, match=named or None) if len(found) > 1 else nullcontext():
+        require_one(found)
 
 
 def test_of_a_fit_that_was_repeated_the_one_that_finished_last_counts(tmp_path):
@@ -272,9 +244,8 @@ def test_heads_from_before_and_after_other_labels_are_refused(tmp_path):
     split = f"file:{tmp_path / 'lists'}"
     old = a_head(tmp_path, data, "mlp", split)
     new = fit_baseline(relabelled(data), "floor", split, out=tmp_path / "runs").path
-    message, _ = refused(tmp_path / "runs")
-    assert str(old) in message
-    assert str(new) in message
+    with pytest.raises(InputError, match=f"{old} .* {new}"):
+        require_one(read_comparisons([tmp_path / "runs"]))
 
 
 def test_one_dataset_is_compared_whichever_verb_read_it_and_tier_was_added(tmp_path):

@@ -182,9 +182,6 @@ def test_names_that_are_not_of_one_sample_are_refused(lists, said):
 # Published lists
 
 
-# Published lists
-
-
 def test_published_lists_are_downloaded_once_and_checked(tmp_path, monkeypatch):
     folder, downloads, known = tmp_path / "served", tmp_path / "downloads", {}
     folder.mkdir()

@@ -78,13 +78,6 @@ def classified(one_thread, tmp_path_factory):
         return quick("eurosat", stripes(30), tmp_path_factory.mktemp("made") / "study")
 
 
-@pytest.fixture(scope="module")
-def segmented(one_thread, tmp_path_factory):
-    """A quick study of images with masks."""
-    with sighted():
-        return quick("roads", scenes(), tmp_path_factory.mktemp("made") / "study")
-
-
 def steps(told):
     return [event for event in told if isinstance(event, Step)]
 
@@ -93,8 +86,8 @@ def models(sweep):
     return {row["method"].partition("/")[0] for row in sweep.rows}
 
 
-def test_one_folder_holds_store_sweep_and_report(classified):
-    result, _ = classified
+def test_one_folder_holds_store_sweep_and_report_whose_commands_are_told(classified):
+    result, told = classified
     places = [result.embed.store.parent, result.sweep.out, result.report.folder]
     assert places == [result.out / name for name in ("store", "sweep", "report")]
     assert {*result.out.iterdir()} == {*places}
@@ -103,12 +96,7 @@ def test_one_folder_holds_store_sweep_and_report(classified):
     assert result.sweep.failed == {}
     assert result.report.runs == result.sweep.done == 2 * 2
     assert models(result.sweep) == {"mlp", "floor"}
-    assert result.report.page.is_file()
     json.dumps(result.to_json())
-
-
-def test_the_steps_are_told_in_their_order_with_their_commands(classified):
-    result, told = classified
     embed, sweep, report = steps(told)
     at = [told.index(step) for step in (embed, sweep, report)]
     for kind, begin, end in zip([Plan, Progress, str], at, [*at[1:], len(told)], strict=True):
@@ -125,8 +113,9 @@ def test_the_steps_are_told_in_their_order_with_their_commands(classified):
     assert Note(note) in told
 
 
-def test_a_study_of_masks_holds_whole_scenes_out_and_shows_masks(segmented):
-    result, _ = segmented
+def test_a_study_of_masks_holds_whole_scenes_out_and_shows_masks(tmp_path):
+    with sighted():
+        result, _ = quick("roads", scenes(), tmp_path / "study")
     assert (models(result.sweep), result.sweep.failed) == ({"conv", "floor"}, {})
     splits = {(row["split"], row["split_name"]) for row in result.sweep.rows}
     assert splits == {("0.25", "grouped"), ("label:0.5@0.25", "grouped-label")}
@@ -136,41 +125,28 @@ def test_a_study_of_masks_holds_whole_scenes_out_and_shows_masks(segmented):
     assert album.notes == []  # masks are those that runs were scored with
 
 
-@pytest.fixture
-def again(classified, tmp_path):
-    """A copy of the study, and the function that goes on with it."""
-    out = shutil.copytree(classified[0].out, tmp_path / "study")
-    return out, lambda **options: quick("eurosat", stripes(30), out, **options)
-
-
-def test_it_goes_on_where_it_was(again):
+def test_it_goes_on_where_it_was_and_other_embeddings_are_refused(classified, tmp_path):
     """What is lost is done again, and nothing else."""
-    out, go_on = again
-    lost, *kept = sorted((out / "sweep" / "cells").iterdir())
-    shutil.rmtree(lost)
-    shutil.rmtree(out / "report")
-    before = {path: stubs.contents(path, hidden=False) for path in [out / "store", *kept]}
+    out, data = shutil.copytree(classified[0].out, tmp_path / "study"), stripes(30)
+    other_ids = tuple(f"x{name}" for name in data.sample_ids)
+    read = lambda name: data.read(name[1:])  # noqa: E731
+    before = stubs.contents(out)
     with sighted() as encoders:
-        result, _ = go_on()
+        for other in ({"encoder": "sam_vit_b"}, {"checkpoint": "random:7"}):
+            with pytest.raises(InputError, match=r"holds a study of .* choose another folder"):
+                quick("eurosat", data, out, **other)
+        with pytest.raises(MismatchError):
+            quick("eurosat", dataclasses.replace(data, sample_ids=other_ids, read=read), out)
+        assert stubs.contents(out) == before
+        lost, *kept = sorted((out / "sweep" / "cells").iterdir())
+        shutil.rmtree(lost)
+        shutil.rmtree(out / "report")
+        before = {path: stubs.contents(path, hidden=False) for path in [out / "store", *kept]}
+        result, _ = quick("eurosat", data, out)
     assert encoders.images == 0
     assert (result.embed.encoded, result.sweep.done, result.sweep.skipped) == (0, 1, 3)
     assert {path: stubs.contents(path, hidden=False) for path in before} == before
     assert result.report.runs == 4
-
-
-def test_other_embeddings_are_refused_before_anything_is_done(again):
-    out, go_on = again
-    before = stubs.contents(out)
-    same = stripes(30)
-    other_ids = tuple(f"x{name}" for name in same.sample_ids)
-    read = lambda name: same.read(name[1:])  # noqa: E731
-    with sighted():
-        for other in ({"encoder": "sam_vit_b"}, {"checkpoint": "random:7"}):
-            with pytest.raises(InputError, match=r"holds a study of .* choose another folder"):
-                go_on(**other)
-        with pytest.raises(MismatchError):
-            quick("eurosat", dataclasses.replace(same, sample_ids=other_ids, read=read), out)
-    assert stubs.contents(out) == before
 
 
 def test_vgg19_takes_part_where_there_are_weights(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Files that would run a program, write elsewhere or fill the memory: at every door, none of it happens."""
 
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -117,19 +118,20 @@ def test_no_pickle_is_run(things, tmp_path, monkeypatch, kind, door):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("kind", PICKLES)
-def test_these_pickles_do_run_where_they_are_let(tmp_path, kind):
-    mark = tmp_path / "run"
-    content = PICKLES[kind](Exploit(mark))
-    if kind == "gzip":
-        content = gzip.decompress(content)
-    elif kind == "torch":
-        content = zipfile.ZipFile(io.BytesIO(content)).read("archive/data.pkl")
-    elif kind == "numpy":
-        content = content[10 + struct.unpack_from("<H", content, 8)[0] :]
-    stream = io.BytesIO(content)
-    while not mark.exists():  # the old kind of torch's begins with numbers
-        pickle.load(stream)
+@pytest.mark.parametrize(
+    ("kind", "load"),
+    [
+        *((f"protocol {n}", pickle.load) for n in (0, 2, 5)),
+        *(
+            (kind, functools.partial(torch.load, weights_only=False))
+            for kind in ("torch", "old torch")
+        ),
+        ("numpy", functools.partial(np.load, allow_pickle=True)),
+    ],
+)
+def test_these_pickles_do_run_where_they_are_let(tmp_path, kind, load):
+    load(io.BytesIO(PICKLES[kind](Exploit(tmp_path / "run"))))
+    assert (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "pooled/../../evil"])
@@ -165,11 +167,6 @@ def large_png(side):
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
 
-def inflating(kind, begin):
-    """An image with a part that unpacks to 256 MiB."""
-    return png(0)[:33] + chunk(kind, begin + zlib.compress(bytes(2**28))) + png(0)[33:]
-
-
 def zipped(*parts):
     return packed([Part("Forest/a.png", png(1)), Part("River/b.png", png(2)), *parts])
 
@@ -197,18 +194,8 @@ BOMBS = {
         lambda: zipped(zeros(GIB)),
         lambda: zipped(zeros(GIB, says=1000)),
         lambda: zipped(zeros(GIB // 2)),  # just what a file may have
-        lambda: zipped(
-            *(Part(f"River/{i}.png", payload=b"" if i else squeezed(256), size=2**28, offset=60) for i in range(50))
-        ),
-        lambda: zipped(*(Part(f"River/{i}.png", b"", size=2**29, packed_size=2**24) for i in range(200))),
-        lambda: zipped()[:-22] + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 60000, 60000, GIB, 100, 0),
-        lambda: zipped(Part("River/x.png", zipped(Part("x", bytes(2**20))))),
     ],
-    "a.png": [
-        *(lambda side=side: large_png(side) for side in (9459, 9460, 30_000)),
-        lambda: inflating(b"zTXt", b"k\0\0"),
-        lambda: inflating(b"iCCP", b"k\0\0"),
-    ],
+    "a.png": [lambda side=side: large_png(side) for side in (9459, 9460, 30_000)],
     **dict.fromkeys(
         ["a.zarr/fingerprint.json", "a.zarr/log/0.0.json", "a.zarr/pooled/zarr.json", "a.zarr/samples/000001.parquet",
          "head/head.json", "split.json"],

@@ -164,15 +164,11 @@ class Game(RuleBasedStateMachine):
         for name in chance.sample(sorted(self.images), int(share * len(self.images))):
             del self.images[name]
 
-    @rule(chance=SEEDS, version=st.integers(0, 2))
-    def images_change(self, chance, version):
+    @rule(chance=SEEDS, what=st.integers(0, 1), new=st.integers(0, 2))
+    def images_or_labels_change(self, chance, what, new):
         for name in chance.sample(sorted(self.images), 1 + len(self.images) // 5):
-            self.images[name] = version, self.images[name][1]
-
-    @rule(chance=SEEDS, label=st.integers(-1, 2))
-    def labels_change(self, chance, label):
-        for name in chance.sample(sorted(self.images), 1 + len(self.images) // 4):
-            self.images[name] = self.images[name][0], label
+            version, label = self.images[name]
+            self.images[name] = (version, new - 1) if what else (new, label)
 
     # The store
 

@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from samtl.errors import InputError
-from samtl.images.transforms import IGNORE, resize_image
+from samtl.images.transforms import IGNORE, resize_longest_side
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
@@ -85,7 +85,7 @@ class Prepared:
 def prepare(data: bytes, image_size: int) -> Prepared:
     """Decode, measure and resize an image file to a longest side of `image_size` pixels; see `decode`."""
     image = _rgb(data)
-    pixels = resize_image(image, image_size)
+    pixels = resize_longest_side(image, image_size)
     return Prepared(pixels, (image.height, image.width), statistics(image))
 
 

@@ -39,14 +39,13 @@ def resized_shape(height: int, width: int, image_size: int = IMAGE_SIZE) -> tupl
 
 
 def resize_longest_side(
-    pixels: NDArray[np.uint8], image_size: int = IMAGE_SIZE
+    pixels: NDArray[np.uint8] | Image.Image, image_size: int = IMAGE_SIZE
 ) -> NDArray[np.uint8]:
-    """Resize an image, (height, width, 3) uint8, to (h, w, 3) with (h, w) from `resized_shape`."""
-    return resize_image(Image.fromarray(pixels), image_size)
+    """Resize an image to (h, w, 3) uint8 with (h, w) from `resized_shape`.
 
-
-def resize_image(image: Image.Image, image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
-    """Resize a Pillow image in mode RGB as `resize_longest_side` does."""
+    `pixels` is (height, width, 3) uint8 or a Pillow image in mode RGB.
+    """
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     height, width = resized_shape(image.height, image.width, image_size)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)

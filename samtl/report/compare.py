@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import Any, NamedTuple
@@ -180,6 +180,18 @@ class Comparison:
                 scores = tuple(run.floor or {} for run in each.values())
                 found.append(Series(FLOOR, kind, tuple(each.values()), scores, beside=True))
         return found
+
+    @property
+    def companions(self) -> list[Series]:
+        """Further models that were scored with the floor, such as `floor/knn`."""
+        return [
+            replace(
+                one, model=f"{one.model}/{name}", scores=tuple(run.also[name] for run in one.runs)
+            )
+            for one in self.series
+            if one.is_floor and not one.beside
+            for name in one.runs[0].also
+        ]
 
     @property
     def standard(self) -> list[Series]:

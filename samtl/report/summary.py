@@ -21,9 +21,7 @@ class Summary:
     splits: tuple[str, ...]  #: in the order in which they were asked for
     scores: dict[str, dict[str, Spread]]  #: over seeds, of each model, floors last, by split
     floor_missing: str  #: why there is no floor, or ""
-    words: tuple[
-        str, ...
-    ]  #: on the splits nearest to 80-20, each model against the next better one
+    words: tuple[str, ...]  #: each model against the next better one, near the 80-20 split
     weights: tuple[str, ...]  #: those that are untrained
 
 
@@ -42,20 +40,14 @@ def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
     metric = SCORES[comparison.task][0]
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     series = sorted(comparison.series, key=lambda one: one.is_floor)
-    for one in series:
+    for one in (*series, *comparison.companions):
         for run, scores in zip(one.runs, one.scores, strict=True):
-            also = run.also if one.is_floor and not one.beside else {}
-            named = {one.model: scores, **{f"{one.model}/{name}": s for name, s in also.items()}}
-            for name, some in named.items():
-                values[name][str(run.given.get("split"))].append(some[metric].value)
+            values[one.model][str(run.given.get("split"))].append(scores[metric].value)
     return Summary(
         comparison.dataset,
         TITLES[metric],
         splits,
-        {
-            name: {k: over_seeds(v) for k, v in by_split.items()}
-            for name, by_split in values.items()
-        },
+        {model: {k: over_seeds(v) for k, v in some.items()} for model, some in values.items()},
         "" if series[-1].is_floor else comparison.runs[0].floor_missing,
         findings(comparison, compared(comparison)),
         tuple(dict.fromkeys(run.weights for run in comparison.runs if run.untrained)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from samtl.experiment.run import Run, Scores
@@ -25,18 +24,15 @@ from samtl.report.page import Part, Row, caption
 def scores_table(comparison: Comparison) -> Part:
     """Return the main scores of every model and kind of split, and of the floor's companions, with their intervals."""
     floors = {run.split.digest: run.metrics for run in comparison.runs if run.name == FLOOR}
-    rows = [_scores(one.model, one, SCORES[comparison.task], floors) for one in comparison.series]
-    for one in comparison.series:
-        for name in one.runs[0].also if one.is_floor and not one.beside else ():
-            other = replace(one, scores=tuple(run.also[name] for run in one.runs))
-            rows.append(_scores(f"{FLOOR}: {name}", other, SCORES[comparison.task], floors))
+    series = (*comparison.series, *comparison.companions)
+    rows = [_scores(one, SCORES[comparison.task], floors) for one in series]
     text = caption("scores", comparison=comparison)
     return Part("scores", "Scores", text, rows, untrained(comparison.pairs))
 
 
-def _scores(name: str, one: Series, metrics: Sequence[str], floors: Mapping[str, Scores]) -> Row:
+def _scores(one: Series, metrics: Sequence[str], floors: Mapping[str, Scores]) -> Row:
     row: dict[str, Any] = {
-        "model": name,
+        "model": one.model,
         "reads": "pixels" if one.is_floor else one.runs[0].inputs,
         "encoder and weights": "" if one.is_floor else weights_of(one.runs[0]),
         "split": one.kind.split,

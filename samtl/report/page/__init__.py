@@ -39,9 +39,7 @@ class Part:
     rows: Sequence[Row]  #: all with the same columns
     note: str = ""  #: the untrained weights that it depends on, and whose they are
     figure: Figure | None = None
-    picture: bool = (
-        False  #: whether the figure consists of photographs, so that pixels are embedded, not SVG
-    )
+    picture: bool = False  #: whether it consists of photographs: pixels are embedded, not SVG
 
     @property
     def header(self) -> list[str]:
@@ -147,12 +145,11 @@ def _shown(image: bytes, name: str) -> dict[str, Any]:
         return {"uri": uri, "width": width, "height": height, "pixels": 96 * width / DPI}
     svg = image.decode()
     # A style sheet would apply to the whole page; page.css has its rules instead.
-    svg = re.sub(r"<!--.*?-->|<metadata.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
-    head, content = svg[: svg.index(">")], svg[svg.index(">") + 1 : svg.rindex("</svg>")]
-    size = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)[0])
-    points = dict(zip(("width", "height"), size, strict=True))
+    svg = re.sub(r"<!--.*?-->|<style.*?</style>", "", svg, flags=re.S)
+    head, _, content = svg.removesuffix("</svg>\n").partition(">")
+    wide, high = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)[0])
     # The ids of all figures share the page, so they get a prefix.
     content = re.sub(r'( id="| xlink:href="#|url\(#)', rf"\g<1>{name}--", content)
     for colour, variable in ((INK, "--ink"), (GRID, "--grid"), (PAPER, "--paper")):
         content = re.sub(rf": {colour}\b", f": var({variable})", content, flags=re.I)
-    return {"svg": Markup(content), **points, "pixels": points["width"] * _CSS_PIXELS}
+    return {"svg": Markup(content), "width": wide, "height": high, "pixels": wide * _CSS_PIXELS}
