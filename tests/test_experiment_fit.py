@@ -22,7 +22,7 @@ from samtl.experiment import features as feed
 from samtl.experiment import fit
 from samtl.experiment.clock import Clock, Stage
 from samtl.experiment.fit import fit_head
-from samtl.experiment.run import RunFolder, read_run
+from samtl.experiment.run import read_run
 from samtl.experiment.sources import Data
 from samtl.experiment.tables import read_curves, read_images, read_predictions
 from samtl.experiment.trial import Trial
@@ -217,9 +217,8 @@ def test_a_run_of_a_sweep_keeps_its_split_elsewhere_and_names_what_it_started_fr
     data = Data(FakeStore(), "pooled")
     model, split = fit.configured("heads", "logreg", {}, 0), holdout(FakeStore(), 0.2)
     trial = Trial(data, "logreg", model, split, 0, {}, "another")
-    with RunFolder(tmp_path / "cells") as folder:
-        trial.train(folder, Clock())
-        run = trial.write(folder, Clock(), lambda: ({}, "none"), tmp_path / "splits")
+    trial.floor_of, trial.shared = lambda trial: ({}, "none"), tmp_path / "splits"
+    run = trial.fit(tmp_path / "cells", Clock())
     alone = fit_head(FakeStore(), "logreg", 0.2)
     assert (read_run(run.path).warm_start, alone.warm_start) == ("another", "")
     assert run.digest != alone.digest

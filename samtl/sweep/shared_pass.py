@@ -42,8 +42,8 @@ _JUDGED_AT_ONCE = 64  # rows
 def fit_together(store: Store, array: str, lanes: Sequence[Sequence[Cell]], worker: Worker) -> None:
     """Train heads on one array of a store, `grid` or `dense`.
 
-    Lanes go on side by side; within one, a cell begins when the one before is trained. The worker begins a cell when
-    its turn has come, and writes its run once all is predicted.
+    Lanes go on side by side; within one, a cell begins when the one before is trained. The worker makes the trial of
+    a cell when its turn has come, and is told of its run, or of what was raised instead.
     """
     stream = _Stream(store, array)
     waiting = [list(cells) for cells in lanes]
@@ -224,7 +224,7 @@ class _Fit:
     def end_pass(self) -> None:
         """Finish an epoch, or the run."""
         if self.folder is not None:
-            self.worker.write(self.cell, self.trial, self.folder, self.clock)
+            self.worker.done(self.cell, self.trial.write(self.folder, self.clock))
             self.end()
             return
         with self.clock.spending("fit"):

@@ -19,7 +19,7 @@ from samtl._runtime import Link
 from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.clock import Clock
 from samtl.experiment.held_out import FLOOR
-from samtl.experiment.run import RunFolder
+from samtl.experiment.run import Run
 from samtl.experiment.trial import Floors, Trial
 from samtl.heads.io import load
 from samtl.sweep.plan import Cell, Given, Sources, Unit
@@ -56,12 +56,11 @@ class Worker(Sources):
                     self.data(first.store, first.array, first.features).hold()
             for cell in itertools.chain(*lanes):
                 try:
-                    clock, trial = self.clock(cell), self.begin(cell)
-                    with RunFolder(self.cells) as folder:
-                        trial.train(folder, clock)
-                        self.write(cell, trial, folder, clock)
+                    run = self.begin(cell).fit(self.cells, self.clock(cell))
                 except Exception as error:
                     self.fail(cell, error)
+                else:
+                    self.done(cell, run)
         finally:
             self._trained.clear()
 
@@ -87,13 +86,13 @@ class Worker(Sources):
         elif cell.start:
             trial = self.trial(dataclasses.replace(cell, start=""))
             self._tell(cell.number, "note", f"{cell.start} failed, so {cell} starts without it")
+        trial.floor_of, trial.shared = self._floor, self._splits
         # In a shared pass, the next in the lane begins before this one is scored.
         self._trained[trial.config.run_name] = trial.model
         return trial
 
-    def write(self, cell: Cell, trial: Trial, folder: RunFolder, clock: Clock) -> None:
-        """Score a trained model and write its run."""
-        run = trial.write(folder, clock, lambda: self._floor(trial), self._splits)
+    def done(self, cell: Cell, run: Run) -> None:
+        """Report the run of a cell."""
         self._tell(cell.number, "done", run.path.name)
 
     def fail(self, cell: Cell, error: Exception) -> None:
