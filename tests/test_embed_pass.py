@@ -18,7 +18,6 @@ import pytest
 import stubs
 from stubs import SHAPES, StubEncoders, contents, png, small_dataset, toy_dataset
 
-from samtl._runtime import Note
 from samtl.datasets import Dataset
 from samtl.embed import api, pipeline
 from samtl.embed import plan as planning
@@ -97,7 +96,6 @@ def test_neither_batches_nor_overlap_show(encoders, monkeypatch, whole, device, 
 
 
 def test_events_and_the_result_say_what_was_done(encoders):
-    encoders.note = "the encoder has something to say"
     events = []
     result = run(small_dataset(), batch_size=4, on_event=events.append)
     store = open_store("a.zarr")
@@ -111,7 +109,6 @@ def test_events_and_the_result_say_what_was_done(encoders):
     assert len(printed["quarantined"]) == 2
     assert events[0] == result.plan
     assert [type(event) for event in events].count(Plan) == 1
-    assert [event for event in events if isinstance(event, Note)] == [Note(encoders.note)]
     assert {e for e in events if isinstance(e, Quarantined)} == set(result.quarantined)
     progress = [event for event in events if isinstance(event, Progress)]
     assert [p.encoded for p in progress] == [*range(4, 37, 4), 37, 37]
