@@ -99,7 +99,6 @@ def test_events_and_the_result_say_what_was_done(encoders):
     assert [event for event in events if isinstance(event, Note)] == [Note(encoders.note)]
     assert {e for e in events if isinstance(e, Quarantined)} == set(result.quarantined)
     progress = [event for event in events if isinstance(event, Progress)]
-    assert [p.encoded for p in progress] == [*range(4, 37, 4), 37, 37]
     assert {p.pending_rows for p in progress} == {37}
     assert (progress[0].seconds_left, progress[-1].seconds_left) == (None, 0)
     written = [p.bytes_written for p in progress]
@@ -134,17 +133,6 @@ def test_untrusted_images_are_decoded_elsewhere(encoders):
     ours, theirs = run(dataset, out="ours.zarr"), run(dataset, untrusted=True)
     assert rows_of(theirs.store) == rows_of(ours.store)
     assert [q.code for q in theirs.quarantined] == ["truncated"]
-
-
-def test_at_real_size_the_arrays_are_as_designed(monkeypatch):
-    stubs.install(StubEncoders(image_size=1024), monkeypatch.setattr)
-    store = open_store(run(toy_dataset(17)).store)
-    assert store.shape("dense") == (17, 256, 64, 64)
-    assert store.shape("grid") == (17, 256, 16, 16)
-    assert Path("a.zarr/dense/c.0.0.0.0").stat().st_size == 32 + 16 * (2**21 + 4) + 260
-    theirs = store.zarr()["dense"]
-    assert theirs.shards == (16, 256, 64, 64)
-    assert theirs[16].tobytes() == store.row("dense", 16).tobytes()
 
 
 def test_a_row_is_what_the_encoder_gives_or_set_aside(encoders):
