@@ -79,7 +79,7 @@ def draw(result: samtl.SweepResult) -> None:
 
 
 def _draw_summary(summary: Any) -> None:
-    several = any(score.n > 1 for line in summary.scores.values() for score in line.values())
+    several = any(len(one.values) > 1 for line in summary.scores.values() for one in line.values())
     means = "mean and deviation over seeds" if several else "one seed"
     render.say(f"{summary.title} on {summary.dataset} in %, {means}")
     rows = [

@@ -103,7 +103,11 @@ def unseal(raw: bytes, kind: type[_Kind], where: str | Path) -> _Kind:
 
 def read_json(path: Path, kind: type[_Kind]) -> _Kind:
     """Read a JSON file into a `msgspec.Struct` or a `dict`; DamageError if its content does not fit."""
-    return _decode(read_regular(path), kind, path)
+    try:
+        raw = read_regular(path)
+    except IsADirectoryError as error:
+        raise DamageError(f"{path} is a folder, not a file") from error
+    return _decode(raw, kind, path)
 
 
 def read_regular(path: str | Path, most: int = MOST_JSON) -> bytes:
@@ -121,7 +125,10 @@ def require_size(what: str | Path, size: int, most: int) -> None:
 
 
 def open_regular(path: str | Path, flags: int = 0) -> IO[bytes]:
-    """Open a regular file to read, with further flags of `os.open`; DamageError if it is anything else."""
+    """Open a regular file to read, with further flags of `os.open`.
+
+    IsADirectoryError for a folder, and DamageError for anything else that is no regular file.
+    """
 
     def opener(name: str, mode: int) -> int:
         return os.open(name, mode | flags | os.O_NONBLOCK)  # a pipe would wait for a writer

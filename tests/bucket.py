@@ -27,17 +27,8 @@ _numbers = itertools.count()
 class Server:
     """Moto's server with a proxy in front of it.
 
-    Attributes
-    ----------
-    rate : float
-        The share of requests that end in a fault.
-    faults, struck : sequence of str, Counter
-        Which may happen, and how often each did.
-    requests : list of (method, path, headers)
-    answer : (int, str), optional
-        A status and the text of an error, which every request gets.
-    ignores : sequence of str
-        Headers, in small letters, that are taken away before they arrive.
+    A share `rate` of requests ends in one of `faults`, which `struck` counts; `requests` has their methods. All get the
+    `answer`, a status and the text of an error, if there is one. Headers that it `ignores` do not arrive.
     """
 
     def __init__(self):
@@ -93,9 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self):
         server = self.server.server
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        server.requests.append((self.command, self.path, headers))
-        fault = server.fault(bool(headers.keys() & {"if-match", "if-none-match"}))
+        server.requests.append(self.command)
+        fault = server.fault("If-Match" in self.headers or "If-None-Match" in self.headers)
         status, text = server.answer or (fault, f"<Code>{CODES.get(fault)}</Code>")
         if server.answer or fault in CODES:
             self._answer(int(status), {}, f"<Error>{text}</Error>".encode())
@@ -107,8 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(0.5 * (fault == "slow"))
         behind = http.client.HTTPConnection("127.0.0.1", server.behind, timeout=60)
         with contextlib.closing(behind):
-            headers = {k: v for k, v in headers.items() if k not in server.ignores}
-            behind.request(self.command, self.path, body, headers)
+            for name in server.ignores:
+                del self.headers[name]
+            behind.request(self.command, self.path, body, dict(self.headers))
             answer = behind.getresponse()
             content = answer.read()
         if fault != "lost":

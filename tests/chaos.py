@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from stubs import StubEncoders, everything, install, toy_dataset
@@ -23,13 +24,12 @@ from samtl.embed import pipeline  # noqa: F401, so that no child has to import i
 from samtl.embed.api import embed
 from samtl.errors import SamtlError
 from samtl.store.reader import open_store
-from samtl.store.storage import open_storage
+from samtl.store.storage import IDENTITY, open_storage
 from samtl.store.verify import check
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 ROWS = 64  # four blocks
-BLOCK = 16
-BATCH = 4
+BLOCK, BATCH = 16, 4
 
 
 @functools.cache
@@ -74,24 +74,10 @@ def fault_at(call, nth, fault):
 
 
 class Pass:
-    """A pass that has begun, for which `end` waits.
+    """A pass that has begun, for which `end` waits: traced with options of strace, and of `seconds` an image.
 
-    Parameters
-    ----------
-    out : path
-    strace : sequence of str
-        Options, if it is traced.
-    rows : int
-    seconds : float
-        That an image takes.
-    how : str
-        "careless" syncs nothing, "two" are two writers.
-
-    Attributes
-    ----------
-    code, encoded, told, trace, struck : int, int, str, str, bool
-        When it has ended: its exit code, negative for a signal; images encoded; what it printed, and strace; whether
-        a fault or a signal struck it.
+    One that is "careless" syncs nothing, "two" are two writers. When it has ended, it has the exit code, negative for a
+    signal; how many images it encoded; what it `told`, and strace; and whether a fault or a signal `struck` it.
     """
 
     def __init__(self, out, strace=(), rows=ROWS, seconds=0.0, how=""):
@@ -134,6 +120,20 @@ class Pass:
         return self
 
 
+def committed_rows(store, expected, level="rows"):
+    """Check every row that counts against a whole store; gives how many there are."""
+    storage = open_storage(store)
+    tables = [name for name in storage.list("samples") if name[0] != "."]
+    if storage.size(IDENTITY) is None or not tables:
+        return 0
+    opened = open_store(store)
+    there = np.flatnonzero(opened.valid())
+    for name in opened.arrays:
+        np.testing.assert_array_equal(opened.read(name, there), expected.read(name)[there])
+    assert [(one.path, one.told) for one in check(store, level).findings] == []
+    return len(opened) - opened.missing if opened.arrays else 0
+
+
 def require_whole(store, expected):
     """Check that a store has every row, each block committed once, and nothing wrong or left but temporary files."""
     assert everything(open_store(store)) == everything(expected)
@@ -146,15 +146,7 @@ def require_whole(store, expected):
     assert records == {f"{block}.0.json" for block in range(-(-len(expected) // BLOCK))}
 
 
-def can_trace():
-    """Whether strace is here and may be used."""
-    command = ["strace", "-e", "trace=none", "true"]
-    return (
-        bool(shutil.which("strace"))
-        and not subprocess.run(command, capture_output=True, check=False).returncode
-    )
-
-
+TRACES = subprocess.run(["sh", "-c", "strace -e trace=none true"], capture_output=True, check=False)
 needs_strace = pytest.mark.skipif(
-    not can_trace(), reason="strace is not here, or may trace nothing"
+    TRACES.returncode != 0, reason="strace is not here, or may trace nothing"
 )

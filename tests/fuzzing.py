@@ -88,56 +88,52 @@ def damaged(raw, chance):
     return bytes(data)
 
 
-# What is done with what was changed; imported then, so that atheris sees what happens in there.
+FILES = {
+    "identity": "fingerprint.json",
+    "table": "samples/000001.parquet",
+    "record": "log/1.0.json",
+    "group": "zarr.json",
+    "array": "pooled/zarr.json",
+    "shard": "pooled/c.0.0",
+    "head": "head.json",
+    "tensors": "head.safetensors",
+}
 
 
-def state(folder):
+def uses():
+    """What is done with each file, imported now, so that atheris sees what happens in there."""
+    from samtl.store.reader import open_store
     from samtl.store.state import load_state
     from samtl.store.storage import open_storage
-
-    load_state(open_storage(folder))
-
-
-def metadata(folder):
-    """What plain Zarr readers would be shown."""
-    from samtl.store.reader import open_store
     from samtl.store.verify import check
 
-    check(folder, "quick")
-    open_store(folder).zarr()
+    committed = {}  # filled while the shard is whole
 
+    def state(folder):
+        load_state(open_storage(folder))
 
-ROWS = {}  # filled while the shard is whole
+    def metadata(folder):
+        """What plain Zarr readers would be shown."""
+        check(folder, "quick")
+        open_store(folder).zarr()
 
+    def rows(folder):
+        """Every row of a block, each time anew: what was committed, or a message."""
+        store = open_store(folder)
+        for row in range(16):
+            found = None
+            with suppress(DamageError):
+                found = store.row("pooled", row).tobytes()
+            assert found is None or found == committed.setdefault(row, found), row
 
-def rows(folder):
-    """Every row of a block, each time anew: what was committed, or a message."""
-    from samtl.store.reader import open_store
+    def head(folder):
+        from samtl.heads.io import load
 
-    store = open_store(folder)
-    for row in range(16):
-        found = None
-        with suppress(DamageError):
-            found = store.row("pooled", row).tobytes()
-        assert found is None or found == ROWS.setdefault(row, found), row
+        load(folder)
 
-
-def head(folder):
-    from samtl.heads.io import load
-
-    load(folder)
-
-
-TARGETS = {
-    "identity": ("fingerprint.json", state),
-    "table": ("samples/000001.parquet", state),
-    "record": ("log/1.0.json", state),
-    "group": ("zarr.json", metadata),
-    "array": ("pooled/zarr.json", metadata),
-    "shard": ("pooled/c.0.0", rows),
-    "head": ("head.json", head),
-    "tensors": ("head.safetensors", head),
-}
+    return dict(
+        zip(FILES, (state, state, state, metadata, metadata, rows, head, head), strict=True)
+    )
 
 
 def main():
@@ -145,10 +141,11 @@ def main():
 
     target, folder, runs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     done = itertools.count(1)
-    name, use = TARGETS[target]
+    name = FILES[target]
     path = folder / name
     raw = path.read_bytes()
     with atheris.instrument_imports(include=["samtl.store", "samtl.heads"]):
+        use = uses()[target]
         use(folder)  # as it is, it is whole
 
     def close(data):

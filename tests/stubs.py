@@ -68,6 +68,18 @@ BROKEN = {
 }
 
 
+def giving(contents):
+    """Make a reader of these contents by sample id; exceptions among them are raised."""
+
+    def read(sample_id):
+        content = contents[sample_id]
+        if isinstance(content, Exception):
+            raise content
+        return content
+
+    return read
+
+
 def toy_dataset(n=21, classes=3, bad=None, name="toy"):
     """A dataset of `n` small images, square, wide and tall in turn.
 
@@ -81,27 +93,17 @@ def toy_dataset(n=21, classes=3, bad=None, name="toy"):
     ids = tuple(files)
     for number, content in (bad or {}).items():
         files[ids[number]] = BROKEN[content] if isinstance(content, str) else content
-
-    def read(sample_id):
-        content = files[sample_id]
-        if isinstance(content, Exception):
-            raise content
-        return content
-
-    labels = tuple(i % classes for i in range(n))
-    return Dataset(name, tuple(f"class{i}" for i in range(classes)), ids, labels, read)
+    names, labels = tuple(f"class{i}" for i in range(classes)), tuple(i % classes for i in range(n))
+    return Dataset(name, names, ids, labels, giving(files))
 
 
 def reading(dataset, instead):
     """The same dataset, some of whose images have other bytes, or raise: those that `instead` maps to them."""
 
-    def read(sample_id):
-        content = instead.get(sample_id)
-        if isinstance(content, Exception):
-            raise content
-        return dataset.read(sample_id) if content is None else content
-
-    return dataclasses.replace(dataset, read=read)
+    other = giving(instead)
+    return dataclasses.replace(
+        dataset, read=lambda name: (other if name in instead else dataset.read)(name)
+    )
 
 
 def small_dataset():

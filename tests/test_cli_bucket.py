@@ -48,13 +48,8 @@ def test_images_come_and_go_and_nobody_is_sent_to_compact_it(run, made, embed, f
     code, output, _ = embed(made)
     assert (code, "free" in output) == (0, False)  # there is no disk to be full
     output = run("info", made)[1]
-    assert [one in output for one in ("24 embedded", "1 more are not listed", "compact")] == [
-        True,
-        True,
-        False,
-    ]
-    code, _, errors = run("compact", made)
-    assert (code, "copy it to a disk" in errors) == (2, True)
+    assert all(one in output for one in ("24 embedded", "1 more are not listed"))
+    assert "compact" not in output
 
 
 def test_servers_that_are_away_refuse_or_overwrite(run, made, embed, bucket, bucket_server):
@@ -76,7 +71,7 @@ def test_servers_that_are_away_refuse_or_overwrite(run, made, embed, bucket, buc
     ("url", "told", "requests"),
     [
         ("s3://no-such-bucket/a.zarr", "no-such-bucket", True),
-        *((f"s3://{name}/a.zarr", f"got '{name}'", False) for name in ("b#x", "b:80", "user@b", "b?x")),
+        *((f"s3://{name}/a.zarr", f"got '{name}'", False) for name in ("b#x", "b:80")),
         ("ftp://host/a.zarr", "expected a folder, or s3://BUCKET/PREFIX", False),
     ],
 )  # fmt: skip

@@ -136,6 +136,8 @@ def test_masks_are_compared(tmp_path):
     found = differing(store, masked(read_mask=read_mask))
     assert found == ({"class1/0005.png": "gone", other: "changed"}, 3)
     assert differing(store, whole) == ({}, 0)
+    found = recompute(store, masked(read_mask=lambda sample_id: np.zeros((3, 3), np.uint8)))
+    assert (len(found.recomputed), found.exit_code) == (ROWS, 0)  # which needs no mask
 
 
 @pytest.mark.parametrize("of", ["read", "read_mask"])
@@ -157,10 +159,15 @@ def test_rows_that_the_encoder_does_not_give(store, encoders):
         outputs["pooled"][0] += 0.5
 
     encoders.spoil = spoil
-    found = recompute(store, toy_dataset(ROWS))
+    data = toy_dataset(ROWS)
+    found = recompute(store, data)
     assert found.findings == []
     assert [(one.within, one.tier) for one in found.recomputed] == [(False, "pooled")] * ROWS
     assert found.exit_code == 2
+    rows = [
+        [one.row for one in recompute(store, data, 4, seed=seed).recomputed] for seed in (0, 0, 1)
+    ]
+    assert rows[0] == rows[1] != rows[2]
 
 
 def test_only_rows_whose_images_are_listed_are_recomputed(store, tmp_path):
@@ -181,12 +188,6 @@ def test_only_rows_whose_images_are_listed_are_recomputed(store, tmp_path):
     bad = toy_dataset(3, bad=dict.fromkeys(range(3), "empty"))
     found = recompute(made(bad, tmp_path / "b.zarr"), bad, 2)
     assert (found.recomputed, found.recompute, found.exit_code) == ((), 2, 1)
-
-
-def test_an_image_is_recomputed_without_its_mask(tmp_path):
-    store = made(masked(), tmp_path / "m.zarr")
-    found = recompute(store, masked(read_mask=lambda sample_id: np.zeros((3, 3), np.uint8)))
-    assert (len(found.recomputed), found.exit_code) == (ROWS, 0)
 
 
 def test_the_same_image_that_cannot_be_decoded_is_not_called_another(store, monkeypatch):
@@ -211,13 +212,6 @@ def test_the_encoder_is_found_by_what_a_store_says_of_its_weights(original):
         with pytest.raises(error) if error else nullcontext():
             encoder = reload_encoder(identity, weights, original, checkpoint, "cpu")
             assert encoder.weights.description == "untrained (random:4)"
-
-
-def test_the_seed_draws_the_rows(store):
-    def rows(seed):
-        return [one.row for one in recompute(store, toy_dataset(ROWS), 4, seed=seed).recomputed]
-
-    assert rows(0) == rows(0) != rows(1)
 
 
 def test_another_encoder_or_dataset_is_refused(store):
@@ -260,5 +254,5 @@ def test_arguments(original, tmp_path):
         with pytest.raises(InputError, match="--deep and --recompute only"):
             verify(original, level, dataset=toy_dataset(ROWS))
     for place in ("nothing.zarr", "nowhere"):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=place):
             verify(tmp_path / place)

@@ -1,7 +1,5 @@
 """Paired differences are antisymmetric, depend on ids alone, and agree with a plain loop over draws."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from samtl.errors import InputError, UnknownName
 from samtl.metrics import bootstrap
-from samtl.metrics.bootstrap import FEWEST, METRICS, Difference, Spread, describe, over_seeds
+from samtl.metrics.bootstrap import FEWEST, METRICS, Difference, describe
 
 K = 4
 
@@ -20,11 +18,11 @@ def paired_difference(a, b, *arguments, **options):
 
 
 def labels(ids, truth, guess):
-    return SimpleNamespace(ids=tuple(ids), truth=np.array(truth, int), guess=np.array(guess, int))
+    return bootstrap.Predictions(tuple(ids), np.array(truth, int), np.array(guess, int))
 
 
 def images(ids, values):
-    return SimpleNamespace(ids=tuple(ids), scores={"iou": np.array(values, float)})
+    return bootstrap.ImageScores(tuple(ids), {"iou": np.array(values, float)})
 
 
 def trials(seed=0, n=60, seeds=3, held_out=25, right=0.7):
@@ -50,14 +48,6 @@ def shuffled(outcome, seed):
     if hasattr(outcome, "truth"):
         return labels(ids, outcome.truth[order], outcome.guess[order])
     return images(ids, outcome.scores["iou"][order])
-
-
-def test_a_spread_is_mean_and_sample_deviation():
-    deviation = pytest.approx(np.sqrt(0.13))
-    assert over_seeds([0.2, 0.4, 0.9]) == Spread(pytest.approx(0.5), deviation, 3)
-    assert over_seeds(iter([0.25])) == Spread(0.25, None, 1)
-    with pytest.raises(InputError, match="at least one seed, got none"):
-        over_seeds([])
 
 
 @pytest.mark.parametrize(("make", "metric"), [(trials, "macro_f1"), (score_images, "iou")])

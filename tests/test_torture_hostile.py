@@ -1,6 +1,7 @@
 """Files that would run a program, write elsewhere or fill the memory: at every door, none of it happens."""
 
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -20,6 +21,7 @@ import torch
 from chaos import ALL, server
 from stubs import png
 from test_images_codecs import chunk
+from test_torture_fuzz import save_head
 from zips import Part, packed
 
 from recipes.pretrain import state as _state
@@ -28,7 +30,7 @@ from samtl.datasets import resolve
 from samtl.encoders import sam
 from samtl.errors import SamtlError
 from samtl.heads import logreg
-from samtl.heads.io import load, save
+from samtl.heads.io import load
 from samtl.images.codecs import prepare
 from samtl.splits import read_split_file
 from samtl.store.reader import open_store
@@ -38,10 +40,8 @@ from samtl.store.verify import check
 @pytest.fixture(scope="module")
 def things(tmp_path_factory):
     """A store and a head, whole."""
-    folder, chance = tmp_path_factory.mktemp("things"), np.random.default_rng(0)
-    (folder / "head").mkdir()
-    head = logreg.Head().fit(chance.random((60, 5), np.float32), chance.integers(0, 3, 60))
-    save(head, folder / "head", columns=list("abcde"), class_names=["x", "y", "z"])
+    folder = tmp_path_factory.mktemp("things")
+    save_head(folder / "head", logreg.Head())
     return made.make(folder / "a.zarr", 21).parent
 
 
@@ -117,19 +117,20 @@ def test_no_pickle_is_run(things, tmp_path, monkeypatch, kind, door):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("kind", PICKLES)
-def test_these_pickles_do_run_where_they_are_let(tmp_path, kind):
-    mark = tmp_path / "run"
-    content = PICKLES[kind](Exploit(mark))
-    if kind == "gzip":
-        content = gzip.decompress(content)
-    elif kind == "torch":
-        content = zipfile.ZipFile(io.BytesIO(content)).read("archive/data.pkl")
-    elif kind == "numpy":
-        content = content[10 + struct.unpack_from("<H", content, 8)[0] :]
-    stream = io.BytesIO(content)
-    while not mark.exists():  # the old kind of torch's begins with numbers
-        pickle.load(stream)
+@pytest.mark.parametrize(
+    ("kind", "load"),
+    [
+        *((f"protocol {n}", pickle.load) for n in (0, 2, 5)),
+        *(
+            (kind, functools.partial(torch.load, weights_only=False))
+            for kind in ("torch", "old torch")
+        ),
+        ("numpy", functools.partial(np.load, allow_pickle=True)),
+    ],
+)
+def test_these_pickles_do_run_where_they_are_let(tmp_path, kind, load):
+    load(io.BytesIO(PICKLES[kind](Exploit(tmp_path / "run"))))
+    assert (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "pooled/../../evil"])
@@ -146,8 +147,6 @@ def test_no_name_of_an_array_reads_elsewhere(things, tmp_path, file, name):
         open_store(store).read("image_stats", [0])
 
 
-# Bombs
-
 GIB = 2**30
 MIB = 512  # that a bomb may take, beyond the code that meets it
 
@@ -163,11 +162,6 @@ def large_png(side):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     data = chunk(b"IDAT", squeezed(side, bytes(1 + 3 * side), 15))
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
-
-
-def inflating(kind, begin):
-    """An image with a part that unpacks to 256 MiB."""
-    return png(0)[:33] + chunk(kind, begin + zlib.compress(bytes(2**28))) + png(0)[33:]
 
 
 def zipped(*parts):
@@ -197,18 +191,8 @@ BOMBS = {
         lambda: zipped(zeros(GIB)),
         lambda: zipped(zeros(GIB, says=1000)),
         lambda: zipped(zeros(GIB // 2)),  # just what a file may have
-        lambda: zipped(
-            *(Part(f"River/{i}.png", payload=b"" if i else squeezed(256), size=2**28, offset=60) for i in range(50))
-        ),
-        lambda: zipped(*(Part(f"River/{i}.png", b"", size=2**29, packed_size=2**24) for i in range(200))),
-        lambda: zipped()[:-22] + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 60000, 60000, GIB, 100, 0),
-        lambda: zipped(Part("River/x.png", zipped(Part("x", bytes(2**20))))),
     ],
-    "a.png": [
-        *(lambda side=side: large_png(side) for side in (9459, 9460, 30_000)),
-        lambda: inflating(b"zTXt", b"k\0\0"),
-        lambda: inflating(b"iCCP", b"k\0\0"),
-    ],
+    "a.png": [lambda side=side: large_png(side) for side in (9459, 9460, 30_000)],
     **dict.fromkeys(
         ["a.zarr/fingerprint.json", "a.zarr/log/0.0.json", "a.zarr/pooled/zarr.json", "a.zarr/samples/000001.parquet",
          "head/head.json", "split.json"],

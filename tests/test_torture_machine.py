@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from samtl.store.storage import open_storage
 from samtl.store.verify import LISTS, check
 
 GAMES, STEPS = (1_000, 200) if ALL else (10, 30)
-SIZE = 32
+CLASSES, SIZE = ("a", "b", "c"), 32
 DAMAGES = (flipped, cut, deleted, emptied)
 VERSION = cache(importlib.metadata.version)
 SEEDS = st.randoms(use_true_random=False)
@@ -134,11 +135,8 @@ class Game(RuleBasedStateMachine):
     def dataset(self):
         images = {f"{name}.png": (name, version) for name, (version, _) in self.images.items()}
         labels = [-1 if self.masked else label for _, label in self.images.values()]
-        read_mask = (lambda sample_id: mask(*images[sample_id])) if self.masked else None
-        read = lambda sample_id: image(*images[sample_id])  # noqa: E731
-        return Dataset(
-            "game", ("a", "b", "c"), tuple(images), tuple(labels), read, read_mask=read_mask
-        )
+        made = Dataset("game", CLASSES, tuple(images), tuple(labels), lambda i: image(*images[i]))
+        return replace(made, read_mask=lambda i: mask(*images[i])) if self.masked else made
 
     def pass_over(self, **options):
         options = {"device": "cpu", "dtype": "float32", "tiers": ["pooled", "dense"], **options}
@@ -164,15 +162,11 @@ class Game(RuleBasedStateMachine):
         for name in chance.sample(sorted(self.images), int(share * len(self.images))):
             del self.images[name]
 
-    @rule(chance=SEEDS, version=st.integers(0, 2))
-    def images_change(self, chance, version):
+    @rule(chance=SEEDS, what=st.integers(0, 1), new=st.integers(0, 2))
+    def images_or_labels_change(self, chance, what, new):
         for name in chance.sample(sorted(self.images), 1 + len(self.images) // 5):
-            self.images[name] = version, self.images[name][1]
-
-    @rule(chance=SEEDS, label=st.integers(-1, 2))
-    def labels_change(self, chance, label):
-        for name in chance.sample(sorted(self.images), 1 + len(self.images) // 4):
-            self.images[name] = self.images[name][0], label
+            version, label = self.images[name]
+            self.images[name] = (version, new - 1) if what else (new, label)
 
     # The store
 

@@ -12,9 +12,10 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import chaos
 import numpy as np
 import pytest
-from chaos import ALL, BATCH, BLOCK, ROWS, Pass, fault_at, needs_strace, require_whole
+from chaos import ALL, BATCH, BLOCK, ROWS, Pass
 from power import RECORD, Call, Disk, calls, lay_out
 from stubs import toy_dataset
 
@@ -22,8 +23,6 @@ from samtl.datasets import subset
 from samtl.embed.api import embed
 from samtl.errors import InputError, SamtlError
 from samtl.store.reader import open_store
-from samtl.store.storage import IDENTITY
-from samtl.store.verify import check
 
 # What changes a file system, or makes what was changed stay.
 CALLS = ("write", "fsync", "link", "unlink", "rename", "mkdir", "openat")
@@ -31,15 +30,8 @@ ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EMFILE", "EROFS")
 # `openat` alone changes nothing to keep, so nothing is killed at it.
 FAULTS = [(call, "signal=KILL") for call in CALLS if call != "openat"]
 FAULTS += [(call, f"error={error}") for call in CALLS for error in ERRORS]
-SOME = [
-    ("fsync", "signal=KILL"),
-    ("link", "signal=KILL"),
-    ("write", "error=ENOSPC"),
-    ("link", "error=EIO"),
-]
-KILLS = 500 if ALL else 6
-WRITERS, CROWD_ROWS = 8, 640
-CROWD_KILLS, STORES = (200, 10) if ALL else (10, 1)
+SOME = [FAULTS[1], FAULTS[2], ("write", "error=ENOSPC"), ("link", "error=EIO")]
+KILLS = [(1, ROWS, 500 if ALL else 6, 10), (8, 640, 200 if ALL else 10, 20)]
 STATES = 2_000 if ALL else 40
 READS = 10_000 if ALL else 200
 
@@ -54,23 +46,11 @@ def whole(ram):
     return open_store(out), time.monotonic() - began
 
 
-def committed_rows(store, expected, level="rows"):
-    """Check every row that counts against a whole store; gives how many there are."""
-    if not (store / IDENTITY).exists() or not list(store.glob("samples/*.parquet")):
-        return 0
-    opened = open_store(store)
-    there = np.flatnonzero(opened.valid())
-    for name in opened.arrays:
-        np.testing.assert_array_equal(opened.read(name, there), expected.read(name)[there])
-    assert [(one.path, one.told) for one in check(store, level).findings] == []
-    return len(opened) - opened.missing if opened.arrays else 0
-
-
 def require_rest(store, expected, had):
     """Check that another pass encodes what is missing, and no more."""
     done = Pass(store).end()
     assert (done.code, done.encoded) == (0, ROWS - had), done.told
-    require_whole(store, expected)
+    chaos.require_whole(store, expected)
 
 
 # Kills and errors
@@ -87,7 +67,7 @@ def begun(whole, ram):
     return {0: None, BLOCK: half}
 
 
-@needs_strace
+@chaos.needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault"), FAULTS if ALL else SOME)
 def test_at_any_call(begun, whole, ram, record_property, call, fault):
@@ -99,10 +79,10 @@ def test_at_any_call(begun, whole, ram, record_property, call, fault):
         while True:
             if before is not None:
                 shutil.copytree(before, store)
-            done = Pass(store, fault_at(call, n, fault)).end()
+            done = Pass(store, chaos.fault_at(call, n, fault)).end()
             assert done.code in (0, fails), (had, n, done.told)
             struck += done.code == fails
-            now = committed_rows(store, expected, "deep")
+            now = chaos.committed_rows(store, expected, "deep")
             assert now >= had
             assert now == ROWS or done.code != 0
             if fails == -9:  # a block that was being written and the batch beside it may be lost
@@ -117,59 +97,45 @@ def test_at_any_call(begun, whole, ram, record_property, call, fault):
 
 
 @pytest.mark.slow
-def test_chains_of_kills(whole, ram, record_property):
-    expected, seconds = whole
-    chance, kills, store = random.Random(0), 0, ram / "a.zarr"
-    while kills < KILLS:
-        had = 0
-        while had < ROWS:
-            one = Pass(store)
-            time.sleep(chance.random() * seconds * 0.8)
-            one.tell(signal.SIGKILL)
-            assert one.end().code in (0, -9), one.told
-            kills += one.code < 0
-            now = committed_rows(store, expected)
-            assert now >= had
-            assert one.encoded - (now - had) <= BLOCK + BATCH
-            had = now
-            if chance.random() < 0.2:
-                break
-        require_rest(store, expected, had)
-        shutil.rmtree(store)
-    record_property("points", kills)
-
-
-# Others beside a pass
-
-
-@pytest.mark.slow
-def test_a_crowd_of_writers_and_some_are_killed(ram, record_property):
-    """Eight start at once on forty blocks, others in the place of the killed: every block is committed once."""
-    out, store = ram / "crowd.zarr", ram / "a.zarr"
-    assert Pass(out, rows=CROWD_ROWS).end().code == 0
-    expected, encoded = open_store(out), 0
-    for seed in range(STORES):
-        chance, kills, whole = random.Random(seed), CROWD_KILLS // STORES, []
-        there = [Pass(store, rows=CROWD_ROWS, seconds=0.001) for _ in range(WRITERS)]
+@pytest.mark.parametrize(("writers", "rows", "kills", "most"), KILLS)
+def test_writers_that_are_killed(whole, ram, record_property, writers, rows, kills, most):
+    """They start at once, others in the place of the killed, `most` on a store: every block is committed once."""
+    out, store, chance, killed, wasted = (
+        ram / f"{rows}.zarr",
+        ram / "a.zarr",
+        random.Random(0),
+        0,
+        0,
+    )
+    assert Pass(out, rows=rows).end().code == 0
+    expected, pause = open_store(out), 0.02 if writers > 1 else 0.8 * whole[1]
+    while killed < kills:
+        left, ends, encoded, had = min(most, kills - killed), [], 0, 0
+        there = [Pass(store, rows=rows, seconds=0.001) for _ in range(writers)]
         while there:
             sentinels = [one.process.sentinel for one in there]
-            if kills:
-                wait(sentinels, chance.random() * 0.02)
+            if left > 0:
+                wait(sentinels, chance.random() * pause)
                 chance.choice(there).tell(signal.SIGKILL)
             ended = wait(sentinels)
             for one in [one for one in there if one.process.sentinel in ended]:
                 there.remove(one)
                 encoded += one.end().encoded
-                if one.code == -signal.SIGKILL:
-                    kills -= 1
-                    there.append(Pass(store, rows=CROWD_ROWS, seconds=0.001))
-                else:
-                    whole.append(one)
-        assert [one.code for one in whole] == [0] * WRITERS, [one.told for one in whole]
-        require_whole(store, expected)
+                if one.code != -signal.SIGKILL:
+                    ends.append(one)
+                    continue
+                left, killed = left - 1, killed + 1
+                if writers == 1:
+                    now = chaos.committed_rows(store, expected)
+                    assert now >= had
+                    assert one.encoded - (now - had) <= BLOCK + BATCH
+                    had = now
+                there.append(Pass(store, rows=rows, seconds=0.001))
+        assert [one.code for one in ends] == [0] * writers, [one.told for one in ends]
+        chaos.require_whole(store, expected)
+        wasted += encoded - rows
         shutil.rmtree(store)
-    wasted = encoded - STORES * CROWD_ROWS
-    record_property("points", f"{CROWD_KILLS} kills, {wasted} images encoded more than once, at")
+    record_property("points", f"{killed} kills, {wasted} images encoded more than once, at")
 
 
 def test_readers_beside_a_writer(tmp_path, encoders, record_property):
@@ -244,7 +210,7 @@ def cuts(root, calls, place, n):
         shutil.rmtree(place)
 
 
-@needs_strace
+@chaos.needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize("writers", ["one", "two"])
 def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
@@ -259,7 +225,7 @@ def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
     assert safe.keys() == {f"{block}.0.json" for block in range(4)}
     rows = []
     for moment, store in cuts(root, made, ram / "a.zarr", STATES):
-        rows.append(committed_rows(store, expected, "deep"))
+        rows.append(chaos.committed_rows(store, expected, "deep"))
         for name, at in safe.items():
             assert moment <= at or (store / "log" / name).exists()
         if len(rows) % 20 == 1:
@@ -268,7 +234,7 @@ def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
     assert {0, 64} < set(rows) <= {0, 16, 32, 48, 64}
 
 
-@needs_strace
+@chaos.needs_strace
 @pytest.mark.slow
 def test_a_pass_that_syncs_nothing_does_not_get_through(ram):
     """Or the test above would prove nothing."""
@@ -277,32 +243,7 @@ def test_a_pass_that_syncs_nothing_does_not_get_through(ram):
     wrong = 0
     for _, store in cuts(root, made, ram / "a.zarr", 40):
         try:
-            committed_rows(store, expected, "deep")
+            chaos.committed_rows(store, expected, "deep")
         except (AssertionError, SamtlError):
             wrong += 1
     assert wrong > 0
-
-
-def test_what_was_synced_is_safe_and_nothing_else(tmp_path):
-    root = os.path.realpath(tmp_path)
-    disk = Disk(root)
-    for what, name, *more in (
-        ("create", "/a"),
-        ("write", "/a", "", b"12345678"),
-        ("sync", "/a"),
-        ("write", "/a", "", b"unsafe"),
-        ("link", "/b", f"{root}/a"),
-        ("sync", ""),
-        ("mkdir", "/c"),
-        ("create", "/c/d"),
-        ("rename", "/e", f"{root}/b"),
-    ):
-        disk.apply(Call(what, root + name, *more))
-    chance = random.Random(0)
-    seen = [disk.cut(chance) for _ in range(300)]
-    names = {"".join(sorted(path.rpartition("/")[2] for path in state)) for state in seen}
-    assert names == {"ab", "abc", "abcd", "ae", "ace", "acde"}
-    contents = {state[f"{root}/a"] for state in seen}
-    assert contents > {b"12345678", b"12345678unsafe"}
-    assert any(len(content) > 8 and content[8] == 0 for content in contents)
-    assert all(content.startswith(b"12345678") for content in contents)

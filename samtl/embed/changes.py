@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,29 +93,28 @@ def find_changes(
             return None
     new_classes = dataset.classes != stored.about.classes
     changed = {name for name, fact in made.items() if _differs(fact, found[name], new_classes)}
-    return next_table(stored, dataset, facts, found, changed, unlisted, state.log.block_rows)
+    return _next_table(state, dataset, found, changed, unlisted)
 
 
-def next_table(
-    stored: SampleTable,
+def _next_table(
+    state: StoreState,
     dataset: Dataset,
-    facts: Callable[[int], Facts],
     found: Mapping[str, Found],
     changed: Container[str],
     unlisted: Iterable[int],
-    block_rows: int,
 ) -> tuple[SampleTable, Changes]:
-    """Work out the table that follows `stored`.
+    """Work out the table that follows.
 
     Images keep their rows. An image that is new or `changed` gets the row of an image with the same bytes that is
     `unlisted` or leaves the table now, or else a new row; new rows start with a block.
     """
+    stored, block_rows = state.table, state.log.block_rows
     at, ids = dict(zip(stored.samples, stored.rows.tolist(), strict=True)), set(dataset.sample_ids)
     stay = [name for name in dataset.sample_ids if name in at and name not in changed]
     leaving = [name for name in at if name not in ids or name in changed]
     spare: dict[tuple[str | None, str | None], list[int]] = defaultdict(list)
     for row in (*unlisted, *(at[name] for name in leaving)):
-        fact = facts(row)
+        fact = state.log.facts(row)
         if fact.ok:
             spare[fact.image, fact.mask].append(row)
     image = dict(zip(stored.rows.tolist(), stored.images, strict=True))
@@ -138,26 +136,20 @@ def next_table(
     if table.same_content(stored):
         return stored, Changes()
     gone = sum(name not in ids for name in leaving)
-    old, new = ([t.position[place[name]] for name in stay] for t in (stored, table))
+
+    def differing(*columns: str) -> int:
+        before, after = (t.columns.select(columns).to_pylist() for t in (stored, table))
+        places = (tuple(t.position[place[name]] for t in (stored, table)) for name in stay)
+        return sum(before[old] != after[new] for old, new in places)
+
     return table, Changes(
         added=sum(row >= start and name not in at for name, row in place.items()),
         changed=len(leaving) - gone,
         removed=gone,
         returned=sum(row < start for row in rows) - len(stay),
-        relabelled=_differing(stored, old, table, new, ("label", "label_name")),
-        regrouped=_differing(stored, old, table, new, ("group", "part")),
+        relabelled=differing("label", "label_name"),
+        regrouped=differing("group", "part"),
     )
-
-
-def _differing(
-    old: SampleTable, at: list[int], new: SampleTable, where: list[int], columns: Sequence[str]
-) -> int:
-    """Count the samples, at these positions of two tables, whose columns differ."""
-    before, after = (
-        table.columns.select(columns).take(np.array(places, np.int64)).to_pylist()
-        for table, places in ((old, at), (new, where))
-    )
-    return sum(map(operator.ne, before, after))
 
 
 def _differs(fact: Facts, seen: Found, new_classes: bool) -> bool:

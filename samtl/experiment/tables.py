@@ -6,7 +6,6 @@ import csv
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,7 @@ from PIL import Image
 from samtl._io import digest, inside, replace
 from samtl.errors import InputError
 from samtl.experiment.run import Run, RunFolder
+from samtl.metrics.bootstrap import ImageScores, Predictions
 from samtl.splits import Samples, SplitRecord
 
 Rows = NDArray[np.int64]
@@ -82,25 +82,6 @@ def write_images(
         for i, (name, *values) in enumerate(zip(ids, *scores.values(), strict=True))
     )
     folder.write_csv(IMAGES, ["sample_id", "mask", *scores], told)
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a classifier said of the held-out samples."""
-
-    ids: tuple[str, ...]
-    truth: Rows  #: (n,) class indices
-    guess: Rows
-
-
-@dataclass(frozen=True, eq=False)
-class ImageScores:
-    """How well a segmenter did on each held-out image."""
-
-    ids: tuple[str, ...]
-    #: `accuracy`, `iou`, `dice`, `f1`, `precision` and `recall`, (n,) each.
-    scores: dict[str, NDArray[np.float64]]
-    masks: tuple[Path, ...]  #: class indices as PNG files, at the encoder's resolution
 
 
 def read_predictions(run: Run) -> Predictions:

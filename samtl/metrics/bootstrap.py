@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +44,6 @@ Weights = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over `n` seeds (n - 1 in the denominator; None for a single seed)."""
-
-    mean: float
-    deviation: float | None
-    n: int
-
-
-@dataclass(frozen=True)
 class Difference:
     """How much better the first of two models is.
 
@@ -67,37 +58,25 @@ class Difference:
     n_seeds: int
 
 
-@runtime_checkable
-class Labels(Protocol):
-    """A classifier's predictions for the held-out samples of one seed: ids and (n,) class indices."""
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier said of the held-out samples of one seed."""
 
-    @property
-    def ids(self) -> Sequence[str]: ...
-    @property
-    def truth(self) -> NDArray[np.int64]: ...
-    @property
-    def guess(self) -> NDArray[np.int64]: ...
+    ids: tuple[str, ...]
+    truth: Counts  #: (n,) class indices
+    guess: Counts
 
 
-class ScoredImages(Protocol):
-    """A segmenter's scores on the held-out images of one seed: ids and (n,) values of each score."""
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """How well a segmenter did on each held-out image of one seed."""
 
-    @property
-    def ids(self) -> Sequence[str]: ...
-    @property
-    def scores(self) -> Mapping[str, Floats]: ...
-
-
-Outcome = Labels | ScoredImages
+    ids: tuple[str, ...]
+    scores: dict[str, Floats]  #: (n,) each, by name: see `samtl.metrics.segmentation.scores`
+    masks: tuple[Path, ...] = ()  #: class indices as PNG files, at the encoder's resolution
 
 
-def over_seeds(values: Iterable[float]) -> Spread:
-    """Summarise one score of at least one seed."""
-    found = np.array(list(values), dtype=np.float64)
-    if not len(found):
-        raise InputError("a mean over seeds needs at least one seed, got none")
-    deviation = float(found.std(ddof=1)) if len(found) > 1 else None
-    return Spread(float(found.mean()), deviation, len(found))
+Outcome = Predictions | ImageScores
 
 
 def paired_differences(
@@ -183,7 +162,7 @@ def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome
 
 def _truth(outcome: Outcome) -> dict[str, int]:
     """Return the label of each sample by id, -1 for an image with a mask."""
-    labels = outcome.truth.tolist() if isinstance(outcome, Labels) else [-1] * len(outcome.ids)
+    labels = outcome.truth.tolist() if isinstance(outcome, Predictions) else [-1] * len(outcome.ids)
     truth = dict(zip(outcome.ids, labels, strict=True))
     if not truth or len(truth) < len(outcome.ids):
         raise InputError(
@@ -206,7 +185,7 @@ def _scores(
     """
     score: Callable[[Weights], Floats]
     size = 1
-    if not isinstance(outcome, Labels):
+    if not isinstance(outcome, Predictions):
         if metric not in outcome.scores:
             raise UnknownName("score of images", metric, outcome.scores)
         values = outcome.scores[metric][order]

@@ -9,10 +9,10 @@ import numpy as np
 
 from samtl.datasets import Dataset
 from samtl.errors import InputError
-from samtl.experiment.tables import ImageScores
 from samtl.images.codecs import decode, decode_mask
 from samtl.images.transforms import IGNORE, mask_square, resize_longest_side, resized_shape
 from samtl.metrics import segmentation
+from samtl.metrics.bootstrap import ImageScores
 from samtl.report.figures.sheet import UNCOUNTED, Pixels
 from samtl.report.page import caption
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from samtl.experiment.run import Run, Scores
 from samtl.experiment.tables import read_images, read_predictions
-from samtl.metrics.bootstrap import Difference, Outcome, describe, over_seeds, paired_differences
+from samtl.metrics.bootstrap import Difference, Outcome, describe, paired_differences
+from samtl.metrics.classification import Score
 
 FLOOR = "floor"
 STANDARD_SHARE = 0.2  # the held-out share of the comparison in words: "80-20"
@@ -75,14 +76,22 @@ def kind_of(run: Run) -> Kind:
     return Kind(run.split.name, run.split.share, labelled)
 
 
-class Summary(NamedTuple):
-    """One score over seeds, the deviation None for a single one; means of the bounds of each seed's interval."""
+class Spread(NamedTuple):
+    """One score over seeds."""
 
     mean: float
-    deviation: float | None
-    low: float
+    deviation: float | None  #: n - 1 in the denominator; None for a single seed
+    low: float  #: mean of the lower bounds of each seed's interval
     high: float
     values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, scores: Sequence[Score]) -> Self:
+        """Summarise one score of at least one seed."""
+        values, lows, highs = zip(*((one.value, one.low, one.high) for one in scores), strict=True)
+        mean, low, high = (float(np.mean(some)) for some in (values, lows, highs))
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(mean, deviation, low, high, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +122,9 @@ class Series:
         """The runs with the model's name; none for a floor that was not run itself."""
         return [] if self.beside else [(self.model, run) for run in self.runs]
 
-    def summary(self, metric: str) -> Summary:
+    def spread(self, metric: str) -> Spread:
         """Summarise a score over seeds."""
-        found = [scores[metric] for scores in self.scores]
-        values = tuple(score.value for score in found)
-        low, high = np.mean([(score.low, score.high) for score in found], axis=0).tolist()
-        spread = over_seeds(values)
-        return Summary(spread.mean, spread.deviation, low, high, values)
+        return Spread.of([scores[metric] for scores in self.scores])
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +222,7 @@ class Comparison:
 
     def ranked(self, some: Iterable[Series]) -> list[Series]:
         """Sort series from the best to the worst by the first score of the task."""
-        return sorted(some, key=lambda one: -one.summary(SCORES[self.task][0]).mean)
+        return sorted(some, key=lambda one: -one.spread(SCORES[self.task][0]).mean)
 
 
 def compared(comparison: Comparison) -> list[dict[str, Any]]:

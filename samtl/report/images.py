@@ -15,9 +15,10 @@ import numpy as np
 
 from samtl.datasets import Dataset
 from samtl.experiment.run import Run
-from samtl.experiment.tables import ImageScores, read_images, read_predictions
+from samtl.experiment.tables import read_images, read_predictions
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification
+from samtl.metrics.bootstrap import ImageScores
 from samtl.report.album import SIDE, Album
 from samtl.report.compare import FLOOR, Comparison, share_of, untrained
 from samtl.report.figures.sheet import (

@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from samtl.errors import SamtlError
-from samtl.metrics.bootstrap import Spread, over_seeds
-from samtl.report.compare import SCORES, TITLES, Comparison, compared, findings
+from samtl.metrics.classification import Score
+from samtl.report.compare import SCORES, TITLES, Comparison, Spread, compared, findings
 from samtl.report.load import read_comparisons
 from samtl.sweep.results import SweepResult
 
@@ -38,16 +38,16 @@ def summarise(result: SweepResult) -> list[Summary]:
 
 def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
     metric = SCORES[comparison.task][0]
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    values: dict[str, dict[str, list[Score]]] = defaultdict(lambda: defaultdict(list))
     series = sorted(comparison.series, key=lambda one: one.is_floor)
     for one in (*series, *comparison.companions):
         for run, scores in zip(one.runs, one.scores, strict=True):
-            values[one.model][str(run.given.get("split"))].append(scores[metric].value)
+            values[one.model][str(run.given.get("split"))].append(scores[metric])
     return Summary(
         comparison.dataset,
         TITLES[metric],
         splits,
-        {model: {k: over_seeds(v) for k, v in some.items()} for model, some in values.items()},
+        {model: {k: Spread.of(v) for k, v in some.items()} for model, some in values.items()},
         "" if series[-1].is_floor else comparison.runs[0].floor_missing,
         findings(comparison, compared(comparison)),
         tuple(dict.fromkeys(run.weights for run in comparison.runs if run.untrained)),

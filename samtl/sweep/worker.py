@@ -63,8 +63,7 @@ class Worker(Sources):
         clock = Clock(lambda event: tell(cell.number, "event", str(event)))
         try:
             trial = self._begin(cell, tell)
-            floor = functools.partial(self._floor, trial)
-            result = trial.fit(self._cells, clock, floor, self._splits)
+            result = trial.fit(self._cells, clock)
         except Exception as error:
             self._fail(cell, tell, error)
         else:
@@ -72,9 +71,8 @@ class Worker(Sources):
 
     def _job(self, cell: Cell, tell: Tell) -> Job:
         def done(trial: Trial, folder: RunFolder, clock: Clock) -> None:
-            floor = functools.partial(self._floor, trial)
             with folder:
-                result = trial.write(folder, clock, floor, self._splits)
+                result = trial.write(folder, clock)
             tell(cell.number, "done", result.path.name)
 
         return Job(
@@ -103,6 +101,7 @@ class Worker(Sources):
         elif cell.start:
             trial = self.trial(dataclasses.replace(cell, start=""))
             tell(cell.number, "note", f"{cell.start} failed, so {cell} starts without it")
+        trial.floor_of, trial.shared = self._floor, self._splits
         # In a shared pass, the next in the lane begins before this one is scored.
         self._trained[trial.config.run_name] = trial.model
         return trial

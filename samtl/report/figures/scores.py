@@ -10,15 +10,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
-from samtl.experiment.tables import ImageScores, read_images
-from samtl.report.compare import FLOOR, SCORES, TITLES, Comparison, Series, Summary, untrained
+from samtl.experiment.tables import read_images
+from samtl.metrics.bootstrap import ImageScores
+from samtl.report.compare import FLOOR, SCORES, TITLES, Comparison, Series, Spread, untrained
 from samtl.report.page import Part, caption, slug
 from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names
 
 _WIDE = 12  # largest share / smallest share above which the axis is logarithmic
 _OF_IMAGES = ("accuracy", "dice", "f1")
 
-Scored = Sequence[tuple[Series, Summary]]
+Scored = Sequence[tuple[Series, Spread]]
 
 
 def by_share(comparison: Comparison) -> list[Part]:
@@ -44,7 +45,7 @@ def by_share(comparison: Comparison) -> list[Part]:
 
 
 def _by_share(comparison: Comparison, metric: str, some: Sequence[Series], way: str) -> Part:
-    scored = [(one, one.summary(metric)) for one in some]
+    scored = [(one, one.spread(metric)) for one in some]
     shares = [one.share for one in some]
     several = len({one.kind for one in some}) > 1 and max(shares) > 1.01 * min(shares)
     what = "against the training share" if several else "of each model"

@@ -42,7 +42,7 @@ def _scores(one: Series, metrics: Sequence[str], floors: Mapping[str, Scores]) -
     # Of the same samples: of the floors that were run, else of those beside the heads.
     beside = [floors.get(run.split.digest, {}) if floors else run.floor or {} for run in one.runs]
     for metric in metrics:
-        found, title = one.summary(metric), TITLES[metric]
+        found, title = one.spread(metric), TITLES[metric]
         row |= {title: found.mean, f"± {title}": found.deviation}
         row |= {f"{title}, low": found.low, f"{title}, high": found.high}
         values = [floor[metric].value for floor in beside if floor and not one.is_floor]
