@@ -27,18 +27,8 @@ _numbers = itertools.count()
 class Server:
     """Moto's server with a proxy in front of it.
 
-    Attributes
-    ----------
-    rate : float
-        The share of requests that end in a fault.
-    faults, struck : sequence of str, Counter
-        Which may happen, and how often each did.
-    requests : list of str
-        Their methods.
-    answer : (int, str), optional
-        A status and the text of an error, which every request gets.
-    ignores : sequence of str
-        Headers that are taken away before they arrive.
+    A share `rate` of requests ends in one of `faults`, which `struck` counts; `requests` has their methods. All get the
+    `answer`, a status and the text of an error, if there is one. Headers that it `ignores` do not arrive.
     """
 
     def __init__(self):

@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from stubs import StubEncoders, everything, install, toy_dataset
@@ -23,13 +24,12 @@ from samtl.embed import pipeline  # noqa: F401, so that no child has to import i
 from samtl.embed.api import embed
 from samtl.errors import SamtlError
 from samtl.store.reader import open_store
-from samtl.store.storage import open_storage
+from samtl.store.storage import IDENTITY, open_storage
 from samtl.store.verify import check
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 ROWS = 64  # four blocks
-BLOCK = 16
-BATCH = 4
+BLOCK, BATCH = 16, 4
 
 
 @functools.cache
@@ -118,6 +118,20 @@ class Pass:
         self.told = printed.read_text() if printed.exists() else ""
         shutil.rmtree(self.folder)
         return self
+
+
+def committed_rows(store, expected, level="rows"):
+    """Check every row that counts against a whole store; gives how many there are."""
+    storage = open_storage(store)
+    tables = [name for name in storage.list("samples") if name[0] != "."]
+    if storage.size(IDENTITY) is None or not tables:
+        return 0
+    opened = open_store(store)
+    there = np.flatnonzero(opened.valid())
+    for name in opened.arrays:
+        np.testing.assert_array_equal(opened.read(name, there), expected.read(name)[there])
+    assert [(one.path, one.told) for one in check(store, level).findings] == []
+    return len(opened) - opened.missing if opened.arrays else 0
 
 
 def require_whole(store, expected):

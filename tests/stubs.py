@@ -122,8 +122,6 @@ class StubEncoders:
         Called with the pixels of a batch before it is encoded; may raise.
     spoil : callable
         Called with the finished outputs of a batch; may alter them.
-    note : str
-        What encoders say of themselves.
     """
 
     def __init__(self, image_size=64, seconds=0.0, tally=None):
@@ -134,7 +132,6 @@ class StubEncoders:
         self.counting = threading.Lock()
         self.before_batch = lambda pixels: None
         self.spoil = lambda outputs: None
-        self.note = ""
 
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
@@ -166,7 +163,6 @@ class StubEncoder:
         checkpoint = checkpoint or spec.default_checkpoint
         digest = hashlib.sha256(f"{spec.name} {checkpoint}".encode()).hexdigest()
         self.weights = Weights(f"untrained ({checkpoint})", untrained=True, sha256=digest)
-        self.note = owner.note
 
     def fingerprint(self):
         return self.spec.fingerprint(self.weights.sha256, self.compute_dtype)

@@ -217,7 +217,8 @@ def test_a_run_of_a_sweep_keeps_its_split_elsewhere_and_names_what_it_started_fr
     data = Data(FakeStore(), "pooled")
     model, split = fit.configured("heads", "logreg", {}, 0), holdout(FakeStore(), 0.2)
     trial = Trial(data, "logreg", model, split, 0, {}, "another")
-    run = trial.fit(tmp_path / "cells", Clock(), lambda: ({}, "none"), tmp_path / "splits")
+    trial.floor_of, trial.shared = lambda trial: ({}, "none"), tmp_path / "splits"
+    run = trial.fit(tmp_path / "cells", Clock())
     alone = fit_head(FakeStore(), "logreg", 0.2)
     assert (read_run(run.path).warm_start, alone.warm_start) == ("another", "")
     assert run.digest != alone.digest

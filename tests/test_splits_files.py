@@ -182,41 +182,32 @@ def test_names_that_are_not_of_one_sample_are_refused(lists, said):
 # Published lists
 
 
-@pytest.fixture
-def served(tmp_path, monkeypatch):
-    """Made-up lists on a local server, with their hashes; gives the folder that is served and a log of requests."""
-    folder, known = tmp_path / "served", {}
+def test_published_lists_are_downloaded_once_and_checked(tmp_path, monkeypatch):
+    folder, downloads, known = tmp_path / "served", tmp_path / "downloads", {}
     folder.mkdir()
     for name in given_module.SHA256:
         content = f"image of {name}.jpg\n".encode()
         (folder / name).write_bytes(content)
         known[name] = hashlib.sha256(content).hexdigest()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("SAMTL_DATA_CACHE", str(tmp_path / "downloads"))
+    monkeypatch.setenv("SAMTL_DATA_CACHE", str(downloads))
     monkeypatch.setattr(given_module, "SHA256", known)
     with serving(folder) as (url, asked):
         monkeypatch.setattr(given_module, "BASE_URL", url)
-        yield folder, asked
-
-
-def test_published_lists_are_downloaded_once(served, tmp_path):
-    _, asked = served
-    for _ in range(2):
-        for name, prefix in given_module.TORCHGEO.items():
-            assert list(torchgeo(name).values()) == [
-                [f"image of {prefix}-{part}.txt.jpg"] for part in ("train", "val", "test")
-            ]
-    assert len(asked) == len(list((tmp_path / "downloads").iterdir())) == 6
-    (tmp_path / "downloads" / "eurosat-val.txt").write_text("cut sh")
-    assert torchgeo("torchgeo")["validation"] == ["image of eurosat-val.txt.jpg"]
-
-
-def test_a_download_of_something_else_is_refused(served, tmp_path):
-    folder, _ = served
-    (folder / "eurosat-train.txt").write_text("something else")
-    with pytest.raises(InputError, match=r"eurosat-train\.txt \(its hash is not sha256"):
-        torchgeo("torchgeo")
-    assert list((tmp_path / "downloads").iterdir()) == []
-    (folder / "eurosat-spatial-test.txt").unlink()
-    with pytest.raises(ResourceError, match=r"spatial-test\.txt"):
-        torchgeo("torchgeo-spatial")
+        for _ in range(2):
+            for name, prefix in given_module.TORCHGEO.items():
+                assert list(torchgeo(name).values()) == [
+                    [f"image of {prefix}-{part}.txt.jpg"] for part in ("train", "val", "test")
+                ]
+        assert len(asked) == len(list(downloads.iterdir())) == 6
+        (downloads / "eurosat-val.txt").write_text("cut sh")
+        assert torchgeo("torchgeo")["validation"] == ["image of eurosat-val.txt.jpg"]
+        for name in ("eurosat-train.txt", "eurosat-spatial-test.txt"):
+            (downloads / name).unlink()
+        (folder / "eurosat-train.txt").write_text("something else")
+        with pytest.raises(InputError, match=r"eurosat-train\.txt \(its hash is not sha256"):
+            torchgeo("torchgeo")
+        (folder / "eurosat-spatial-test.txt").unlink()
+        with pytest.raises(ResourceError, match=r"spatial-test\.txt"):
+            torchgeo("torchgeo-spatial")
+    assert len(list(downloads.iterdir())) == 4

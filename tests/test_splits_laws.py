@@ -70,6 +70,7 @@ def test_laws(samples, spec, seed, data):
     assert samples.usable[rows].all()
     assert sorted([*split.train, *split.validation]) == split.seen.tolist()
     assert split.fits(samples)
+    assert not replace(split, train=split.validation, validation=split.train).fits(samples)
     if spec.base is None:
         assert len(rows) == samples.usable.sum()
     for part in parts:

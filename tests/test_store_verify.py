@@ -12,6 +12,7 @@ from samtl.errors import DamageError, InputError
 from samtl.store import verify
 from samtl.store.maintenance import compact, repair
 from samtl.store.reader import open_store
+from samtl.store.samples import NO_TABLE
 from samtl.store.storage import DiskStorage, open_storage
 from samtl.store.verify import LEVELS, check
 
@@ -152,6 +153,14 @@ def test_the_lists_are_damaged_or_missing(store, tmp_path, what, name):
         refused(store, what, name)
     (store / name).unlink()  # then the metadata is newer than the table
     refused(store, what, name.replace("1", "0"))
+
+
+def test_a_table_that_the_newest_does_not_follow(store):
+    state = state_of(store)
+    placed, raw = state.table.placed(state.identity, NO_TABLE.about)
+    (store / placed.path).write_bytes(raw)
+    assert found(store, "quick") == set()
+    assert found(store) == {("table", "samples/000000.parquet")}
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,16 @@ import pytest
 pytest.importorskip("obstore")
 import stubs
 from bucket import FAULTS
-from chaos import ALL, require_whole
+from chaos import ALL, committed_rows, require_whole
 
 from samtl.embed.api import embed
 from samtl.errors import ResourceError
 from samtl.store import object_store
 from samtl.store.reader import open_store
-from samtl.store.storage import IDENTITY, DiskStorage, open_storage
+from samtl.store.storage import DiskStorage
 
 pytestmark = pytest.mark.slow
-STRUCK = 500 if ALL else 40  # faults
-ROUNDS = 200 if ALL else 1
+STRUCK, ROUNDS = (500, 200) if ALL else (40, 1)
 DATASET = stubs.toy_dataset(40)
 
 
@@ -57,12 +56,7 @@ def test_faults_of_the_server(bucket_server, whole, monkeypatch, record_property
                 finally:
                     bucket_server.rate = 0.0
                     object_store.client.cache_clear()
-                if {IDENTITY, "samples"} <= open_storage(url).list().keys():
-                    store = open_store(url)
-                    for array in store.arrays:
-                        for row in store.valid(array).nonzero()[0].tolist():
-                            good = whole.row(array, row)
-                            assert store.row(array, row).tobytes() == good.tobytes()
+                committed_rows(url, whole)
         object_store.client.cache_clear()
         into(url)
         require_whole(url, whole)

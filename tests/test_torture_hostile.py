@@ -21,6 +21,7 @@ import torch
 from chaos import ALL, server
 from stubs import png
 from test_images_codecs import chunk
+from test_torture_fuzz import save_head
 from zips import Part, packed
 
 from recipes.pretrain import state as _state
@@ -29,7 +30,7 @@ from samtl.datasets import resolve
 from samtl.encoders import sam
 from samtl.errors import SamtlError
 from samtl.heads import logreg
-from samtl.heads.io import load, save
+from samtl.heads.io import load
 from samtl.images.codecs import prepare
 from samtl.splits import read_split_file
 from samtl.store.reader import open_store
@@ -39,10 +40,8 @@ from samtl.store.verify import check
 @pytest.fixture(scope="module")
 def things(tmp_path_factory):
     """A store and a head, whole."""
-    folder, chance = tmp_path_factory.mktemp("things"), np.random.default_rng(0)
-    (folder / "head").mkdir()
-    head = logreg.Head().fit(chance.random((60, 5), np.float32), chance.integers(0, 3, 60))
-    save(head, folder / "head", columns=list("abcde"), class_names=["x", "y", "z"])
+    folder = tmp_path_factory.mktemp("things")
+    save_head(folder / "head", logreg.Head())
     return made.make(folder / "a.zarr", 21).parent
 
 
@@ -147,8 +146,6 @@ def test_no_name_of_an_array_reads_elsewhere(things, tmp_path, file, name):
     with pytest.raises(SamtlError):
         open_store(store).read("image_stats", [0])
 
-
-# Bombs
 
 GIB = 2**30
 MIB = 512  # that a bomb may take, beyond the code that meets it

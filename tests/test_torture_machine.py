@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from samtl.store.storage import open_storage
 from samtl.store.verify import LISTS, check
 
 GAMES, STEPS = (1_000, 200) if ALL else (10, 30)
-SIZE = 32
+CLASSES, SIZE = ("a", "b", "c"), 32
 DAMAGES = (flipped, cut, deleted, emptied)
 VERSION = cache(importlib.metadata.version)
 SEEDS = st.randoms(use_true_random=False)
@@ -134,11 +135,8 @@ class Game(RuleBasedStateMachine):
     def dataset(self):
         images = {f"{name}.png": (name, version) for name, (version, _) in self.images.items()}
         labels = [-1 if self.masked else label for _, label in self.images.values()]
-        read_mask = (lambda sample_id: mask(*images[sample_id])) if self.masked else None
-        read = lambda sample_id: image(*images[sample_id])  # noqa: E731
-        return Dataset(
-            "game", ("a", "b", "c"), tuple(images), tuple(labels), read, read_mask=read_mask
-        )
+        made = Dataset("game", CLASSES, tuple(images), tuple(labels), lambda i: image(*images[i]))
+        return replace(made, read_mask=lambda i: mask(*images[i])) if self.masked else made
 
     def pass_over(self, **options):
         options = {"device": "cpu", "dtype": "float32", "tiers": ["pooled", "dense"], **options}

@@ -12,9 +12,10 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import chaos
 import numpy as np
 import pytest
-from chaos import ALL, BATCH, BLOCK, ROWS, Pass, fault_at, needs_strace, require_whole
+from chaos import ALL, BATCH, BLOCK, ROWS, Pass
 from power import RECORD, Call, Disk, calls, lay_out
 from stubs import toy_dataset
 
@@ -22,8 +23,6 @@ from samtl.datasets import subset
 from samtl.embed.api import embed
 from samtl.errors import InputError, SamtlError
 from samtl.store.reader import open_store
-from samtl.store.storage import IDENTITY
-from samtl.store.verify import check
 
 # What changes a file system, or makes what was changed stay.
 CALLS = ("write", "fsync", "link", "unlink", "rename", "mkdir", "openat")
@@ -47,23 +46,11 @@ def whole(ram):
     return open_store(out), time.monotonic() - began
 
 
-def committed_rows(store, expected, level="rows"):
-    """Check every row that counts against a whole store; gives how many there are."""
-    if not (store / IDENTITY).exists() or not list(store.glob("samples/*.parquet")):
-        return 0
-    opened = open_store(store)
-    there = np.flatnonzero(opened.valid())
-    for name in opened.arrays:
-        np.testing.assert_array_equal(opened.read(name, there), expected.read(name)[there])
-    assert [(one.path, one.told) for one in check(store, level).findings] == []
-    return len(opened) - opened.missing if opened.arrays else 0
-
-
 def require_rest(store, expected, had):
     """Check that another pass encodes what is missing, and no more."""
     done = Pass(store).end()
     assert (done.code, done.encoded) == (0, ROWS - had), done.told
-    require_whole(store, expected)
+    chaos.require_whole(store, expected)
 
 
 # Kills and errors
@@ -80,7 +67,7 @@ def begun(whole, ram):
     return {0: None, BLOCK: half}
 
 
-@needs_strace
+@chaos.needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault"), FAULTS if ALL else SOME)
 def test_at_any_call(begun, whole, ram, record_property, call, fault):
@@ -92,10 +79,10 @@ def test_at_any_call(begun, whole, ram, record_property, call, fault):
         while True:
             if before is not None:
                 shutil.copytree(before, store)
-            done = Pass(store, fault_at(call, n, fault)).end()
+            done = Pass(store, chaos.fault_at(call, n, fault)).end()
             assert done.code in (0, fails), (had, n, done.told)
             struck += done.code == fails
-            now = committed_rows(store, expected, "deep")
+            now = chaos.committed_rows(store, expected, "deep")
             assert now >= had
             assert now == ROWS or done.code != 0
             if fails == -9:  # a block that was being written and the batch beside it may be lost
@@ -139,13 +126,13 @@ def test_writers_that_are_killed(whole, ram, record_property, writers, rows, kil
                     continue
                 left, killed = left - 1, killed + 1
                 if writers == 1:
-                    now = committed_rows(store, expected)
+                    now = chaos.committed_rows(store, expected)
                     assert now >= had
                     assert one.encoded - (now - had) <= BLOCK + BATCH
                     had = now
                 there.append(Pass(store, rows=rows, seconds=0.001))
         assert [one.code for one in ends] == [0] * writers, [one.told for one in ends]
-        require_whole(store, expected)
+        chaos.require_whole(store, expected)
         wasted += encoded - rows
         shutil.rmtree(store)
     record_property("points", f"{killed} kills, {wasted} images encoded more than once, at")
@@ -223,7 +210,7 @@ def cuts(root, calls, place, n):
         shutil.rmtree(place)
 
 
-@needs_strace
+@chaos.needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize("writers", ["one", "two"])
 def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
@@ -238,7 +225,7 @@ def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
     assert safe.keys() == {f"{block}.0.json" for block in range(4)}
     rows = []
     for moment, store in cuts(root, made, ram / "a.zarr", STATES):
-        rows.append(committed_rows(store, expected, "deep"))
+        rows.append(chaos.committed_rows(store, expected, "deep"))
         for name, at in safe.items():
             assert moment <= at or (store / "log" / name).exists()
         if len(rows) % 20 == 1:
@@ -247,7 +234,7 @@ def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
     assert {0, 64} < set(rows) <= {0, 16, 32, 48, 64}
 
 
-@needs_strace
+@chaos.needs_strace
 @pytest.mark.slow
 def test_a_pass_that_syncs_nothing_does_not_get_through(ram):
     """Or the test above would prove nothing."""
@@ -256,7 +243,7 @@ def test_a_pass_that_syncs_nothing_does_not_get_through(ram):
     wrong = 0
     for _, store in cuts(root, made, ram / "a.zarr", 40):
         try:
-            committed_rows(store, expected, "deep")
+            chaos.committed_rows(store, expected, "deep")
         except (AssertionError, SamtlError):
             wrong += 1
     assert wrong > 0

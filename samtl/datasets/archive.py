@@ -41,6 +41,7 @@ class Archive:
         self._file: zipfile.ZipFile | None = None
         self._process = 0
         self.names = tuple(info.filename for info in self._zip().infolist() if not info.is_dir())
+        self._shown = [n for n in self.names if not any(map(is_hidden, n.split("/")))]
 
     def folders(self, folder: str = "") -> list[str]:
         """List folders as `FolderTree.folders` does."""
@@ -70,8 +71,7 @@ class Archive:
 
     def _below(self, folder: str) -> list[str]:
         prefix = folder and f"{folder}/"
-        names = [n.removeprefix(prefix) for n in self.names if n.startswith(prefix)]
-        return [name for name in names if not any(map(is_hidden, name.split("/")))]
+        return [name.removeprefix(prefix) for name in self._shown if name.startswith(prefix)]
 
     def _zip(self) -> zipfile.ZipFile:
         """Open the archive once in each process: a descriptor's position must not be shared after a fork."""

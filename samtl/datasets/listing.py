@@ -51,9 +51,8 @@ def own_name(path: Path) -> str:
 
 def flaw(name: str) -> str | None:
     """Describe why a file name cannot be printed, compared and stored on any machine; None if it can."""
-    if (
-        name.isascii() and name.isprintable() and len(name) <= MAX_NAME_BYTES
-    ):  # nearly all, and fast
+    # Nearly all names, and fast.
+    if name.isascii() and name.isprintable() and len(name) <= MAX_NAME_BYTES:
         return None
     try:
         length = len(name.encode())

@@ -135,13 +135,13 @@ def encode_blocks(
 ) -> Meter:
     """Encode and commit the pending blocks of a pass, except those that other writers commit meanwhile.
 
-    `tell` is called with `Progress` after each batch, `Quarantined` for each image that cannot be used, and each new
-    `Note`. If `should_stop`, asked between batches, is true, the block in flight is finished. Raises ResourceError if
-    the disk, the device or the drive of the images gives out.
+    `tell` is called with `Progress` after each batch and `Quarantined` for each image that cannot be used. If
+    `should_stop`, asked between batches, is true, the block in flight is finished. Raises ResourceError if the disk,
+    the device or the drive of the images gives out.
     """
     pending, names = writer.pending(), job.dataset.sample_ids
     rows = int(np.isin(job.table.rows // writer.state.identity.block_rows, pending).sum())
-    meter, note = Meter(tell, rows), ""
+    meter = Meter(tell, rows)
     batches_at_once, writes = overlap(device)
     batch_size = job.plan.batch_size or encoder.best_batch(rows)
     writer.about["batch_size"] = batch_size
@@ -190,9 +190,6 @@ def encode_blocks(
                     _require_readable(job, writer, block)
                     settle(writes - 1)
                     writing.append((block, disk.submit(_commit, writer, block)))
-            if encoder.note != note:
-                note = encoder.note
-                tell(Note(note))
             meter.advance(len(batch))
         settle(0)
     meter.report()

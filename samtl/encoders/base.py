@@ -88,7 +88,6 @@ class Encoder(Protocol):
 
     spec: EncoderSpec
     weights: Weights
-    note: str  #: a line about the encoder that the user should read, or ""
     compute_dtype: str  #: what the network computes in, such as `bfloat16`
 
     def encode(

@@ -39,8 +39,6 @@ class TorchEncoder:
     its forward pass once it is on its device, where it computes in `dtype`.
     """
 
-    note = ""
-
     def __init__(
         self,
         spec: EncoderSpec,

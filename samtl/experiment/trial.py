@@ -38,7 +38,6 @@ FLOOR_MODELS = {
 _LIBRARIES = ("samtl", "numpy", "scipy", "scikit-learn", "torch", "safetensors")
 
 Floors = dict[str, Scores]  # of each of a floor's models
-FloorOf = Callable[[], tuple[Floors, str]]
 
 
 @functools.cache
@@ -60,6 +59,10 @@ class Trial:
     given: Mapping[str, Any]  #: what the user asked for, to be written down
     warm_start: str = ""  #: the run whose weights training begins with
     streamed: bool = False  #: whether other heads share its passes over the store
+    #: Takes the place of the method `floor`.
+    floor_of: Callable[[Trial], tuple[Floors, str]] | None = None
+    #: Where runs share their lists of samples; predictions are then written without probabilities.
+    shared: Path | None = None
 
     def __post_init__(self) -> None:
         self.samples, split = self.source.samples, self.split
@@ -109,10 +112,8 @@ class Trial:
             told = f"the {self.config.kind} {self.name} cannot be trained: {error}"
             raise InputError(told) from error
 
-    def fit(
-        self, parent: Path, clock: Clock, floor: FloorOf | None = None, splits: Path | None = None
-    ) -> Run:
-        """Train, score and write a run folder into `parent`; the others as for `write`."""
+    def fit(self, parent: Path, clock: Clock) -> Run:
+        """Train, score and write a run folder into `parent`."""
         with RunFolder(parent) as folder:
             clock.start("read")
             self.check()
@@ -122,7 +123,7 @@ class Trial:
             clock.start("score")
             answers = self.source.answers(self.model, self.name, self.held.rows, clock)
             self.held.take(answers, folder)
-            return self.write(folder, clock, floor, splits)
+            return self.write(folder, clock)
 
     def answer(self, positions: Rows, features: NDArray[Any], folder: RunFolder) -> None:
         """Predict some of the held-out samples, by their place among these, from their features."""
@@ -141,22 +142,12 @@ class Trial:
         held.take(found)
         return held.scores(self.seed), ""
 
-    def write(
-        self,
-        folder: RunFolder,
-        clock: Clock,
-        floor: FloorOf | None = None,
-        splits: Path | None = None,
-    ) -> Run:
-        """Score the answers, fit the floor and write the run.
-
-        `floor` takes the place of the method of that name. `splits` is a folder in which runs share their lists of
-        samples; predictions are then written without probabilities.
-        """
+    def write(self, folder: RunFolder, clock: Clock) -> Run:
+        """Score the answers, fit the floor and write the run."""
         clock.start("score")
         self.scores = self.held.scores(self.seed)
         clock.start("floor")
-        floors, why_not = (floor or self.floor)()
+        floors, why_not = (self.floor_of or Trial.floor)(self)
         clock.start("write")
         (_, metrics), *companions = self.scores.items()
         # Of a floor of several models, the one that is beside heads, too, comes first.
@@ -165,8 +156,8 @@ class Trial:
         idle = int(samples.usable.sum()) - len(split.seen) - len(split.test)
         with writing(f"a run into {folder.parent}"):
             save(model, folder.path, self.source.columns, samples.classes)
-            tables.write_split(folder, record_of(samples.ids, split), splits)
-            confusion = self.held.write(folder, lean=splits is not None)
+            tables.write_split(folder, record_of(samples.ids, split), self.shared)
+            confusion = self.held.write(folder, lean=self.shared is not None)
             curves = zip(*model.curves_.values(), strict=True)
             folder.write_csv(tables.CURVES, [*model.curves_], curves)
             run = Run(

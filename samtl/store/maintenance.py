@@ -94,9 +94,8 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
             done.removed.append(name)
     now = load_state(storage)
     if now is not None and (findings or ROOT in checked.leftovers):
-        storage.delete(
-            ROOT
-        )  # it says that what else is derived is up to date; there is none without a table
+        # It says that what else is derived is up to date; there is none without a table.
+        storage.delete(ROOT)
         Writer(now, tuple(now.log.arrays)).derive()
         done.rewritten = [one.path for one in findings if one.what == "metadata"]
     return done
