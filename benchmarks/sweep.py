@@ -316,4 +316,4 @@ def _dense(path: Path, rows: int) -> Path:
         "original_size": lambda here: sizes,
     }
     n = rows - rows % BLOCK_ROWS
-    return write_store(path, [-1] * n, 2, "segmentation", arrays)
+    return write_store(path, [-1] * n, 2, "segmentation", arrays, side=SIDE)

@@ -240,11 +240,11 @@ class AtomicFolder:
             os.close(self._lock)
             self._lock = None
 
-    def publish(self, name: str, *, replace: bool = False, numbered: bool = False) -> Path:
+    def publish(self, name: str, *, replace: bool = False) -> Path:
         """Sync the content and move the folder to its name; nothing of it may be written afterwards.
 
-        A taken name is a FileExistsError, unless the earlier folder is to be removed (`replace`), or the new one is to
-        be called `name.2`, `name.3` and so on (`numbered`).
+        If the name is taken, the earlier folder is removed (`replace`), or the new one is called `name.2`, `name.3`
+        and so on.
         """
         for entry in (*self.path.rglob("*"), self.path):
             sync_folder(entry)
@@ -259,8 +259,6 @@ class AtomicFolder:
                 if replace:
                     _replace_folder(self.path, target)
                     break
-                if not numbered:
-                    raise FileExistsError(errno.EEXIST, "the name is taken", str(target)) from error
         sync_folder(self.parent)
         return target
 
@@ -288,15 +286,14 @@ def _replace_folder(new: Path, place: Path) -> None:
 
 def _lock(folder: Path) -> int | None:
     """Lock a folder while this process lives; None if another one holds it, or the file system has no locks."""
-    descriptor = None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        if descriptor is not None:
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
             os.close(descriptor)
-        return None
-    return descriptor
+    return None
 
 
 def user_folder(variable: str, name: str = "") -> Path:

@@ -53,6 +53,18 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def warm_starts():
+    """Let warm starts shorten trainings on few samples, too: many cells of a sweep then start from one another."""
+    from samtl.heads import trainer
+    from samtl.sweep import plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "WARM_SAMPLES", 30)
+        patch.setattr(plan, "MOST_KNOWN", 1.0)
+        yield
+
+
 @pytest.fixture
 def encoders(monkeypatch):
     """A stub in place of every encoder, with small outputs; other kinds of plugins load as ever."""
@@ -169,10 +181,25 @@ def folder(tmp_path):
     return stubs.image_folder(tmp_path / "images")
 
 
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A folder with 24 images in two classes, and with a store of them where it is by default; not to be changed."""
+    import stubs
+
+    from samtl.embed.api import embed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("place"))
+        stubs.install(stubs.StubEncoders(), patch.setattr)
+        stubs.image_folder(Path("images"))
+        embed("folder:images", "tiny", out="cache/folder-images.tiny.64.zarr")
+        return Path.cwd()
+
+
 @pytest.fixture
-def embedded(run, encoders, folder):
+def embedded(place, encoders, folder):
     """A store of 24 images in two classes in the default place."""
-    assert run("embed", "--dataset", f"folder:{folder}", "--encoder", "tiny")[0] == 0
+    shutil.copytree(place / "cache", "cache")
 
 
 def pytest_terminal_summary(terminalreporter):

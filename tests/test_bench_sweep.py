@@ -15,28 +15,26 @@ def test_a_line_through_some_times_gives_the_others():
     assert bench._over_all([10], [3.0], [10, 20]) == 6.0
 
 
-def test_a_sweep_of_pooled_features_beside_the_loop(one_thread):
-    seen = []
-    rows = bench.bench_sweep(["pooled"], rows=320, splits="0.5,0.6", seeds=2, on_row=seen.append)
-    name = "logreg+mlp/2x2"
+def test_a_sweep_of_pooled_features_beside_the_loop_can_be_resumed(
+    one_thread, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bench, "POOLED_COLUMNS", 64)
+    kept, seen = tmp_path / "kept", []
+    options = {"rows": 160, "splits": "0.5,0.6", "seeds": 1, "out": kept}
+    rows = bench.bench_sweep(["pooled"], **options, on_row=seen.append)
+    name = "logreg+mlp/2x1"
     assert [row.name for row in rows] == [name, f"{name}/naive", f"{name}/peak memory"]
     assert seen == rows
     ours, naive, peak = rows
     assert peak.unit == "GiB a process"
     assert (ours.unit, ours.vs, naive.unit) == ("s", "naive", "s")
     assert ours.ratio == pytest.approx(naive.value / ours.value)
-
-
-def test_a_sweep_that_is_kept_can_be_resumed(one_thread, tmp_path):
-    options = {"rows": 320, "splits": "0.5", "seeds": 1, "out": tmp_path / "kept"}
-    *_, peak = bench.bench_sweep(["pooled"], **options)
-    kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
-    assert kept == ["loop", "pooled.zarr", "sweep-pooled"]
-    store, folder = tmp_path / "kept" / "pooled.zarr", tmp_path / "kept" / "sweep-pooled"
-    largest = max(read_run(run).peak_memory for run in (folder / "cells").iterdir())
+    assert {path.name for path in kept.iterdir()} == {"loop", "pooled.zarr", "sweep-pooled"}
+    out = kept / "sweep-pooled"
+    largest = max(read_run(run).peak_memory for run in (out / "cells").iterdir())
     assert peak.value * 2**30 == largest > 0
-    again = sweep(store, ("logreg", "mlp"), "0.5", 1, folder)
-    assert (again.skipped, again.done) == (2, 0)
+    again = sweep(kept / "pooled.zarr", ("logreg", "mlp"), "0.5,0.6", 1, out)
+    assert (again.skipped, again.done) == (4, 0)
     with pytest.raises(InputError, match=r"kept is not empty, .* name a new folder"):
         bench.bench_sweep(["pooled"], **options)
 
@@ -53,6 +51,7 @@ def test_features_are_generated_for_every_case(tmp_path, case):
 def test_heads_on_dense_embeddings_read_the_store_once_an_epoch(one_thread, monkeypatch):
     monkeypatch.setattr(bench, "DENSE_HEADS", 3)
     monkeypatch.setattr(bench, "DENSE_EPOCHS", 2)
+    monkeypatch.setattr(bench, "SIDE", 16)
     passes, seconds = bench.bench_sweep(["dense"], dense_rows=48)
     assert passes.name == "3xconv/dense/passes"
     assert bench.DENSE_EPOCHS < passes.value <= bench.DENSE_EPOCHS + 3

@@ -110,9 +110,7 @@ def test_a_folder_appears_when_it_is_published(tmp_path, monkeypatch, exchange):
     assert names(tmp_path) == ["x"]
     with _io.AtomicFolder(tmp_path) as folder:
         (folder.path / "new").write_text("")
-        with pytest.raises(FileExistsError):
-            folder.publish("x")
-        assert folder.publish("x", numbered=True).name == "x.2"
+        assert folder.publish("x").name == "x.2"
     with _io.AtomicFolder(tmp_path) as folder:
         (folder.path / "new").write_text("")
         folder.publish("x", replace=True)

@@ -7,31 +7,24 @@ from dataclasses import replace
 
 import pytest
 from filelock import FileLock
-from stubs import embedded
+from stubs import embedded, image_folder
+from sweeps import FAST, counts, outcome, run
 from toys import stripes
 
 from samtl.errors import InputError, ResourceError
 from samtl.experiment.fit import fit_head
 from samtl.experiment.predict import read_trained
 from samtl.experiment.run import read_run
-from samtl.heads import trainer as _train
 from samtl.metrics.classification import Score
 from samtl.splits import read_split
 from samtl.store.maintenance import compact
 from samtl.store.reader import Store, open_store
 from samtl.sweep import api, worker
-from samtl.sweep import plan as planning
 from samtl.sweep.api import Progress, sweep
 from samtl.sweep.results import failed_cells
 from samtl.sweep.worker import CELLS, FLOORS, SPLITS
 
-FAST = {
-    "logreg": {"C": 1.0},
-    "mlp": {"hidden": (8,), "epochs": 3, "lr": 1e-2},
-    "conv": {"width": 4, "epochs": 2},
-}
 HEADS = ("logreg", "mlp", "conv")
-NESTED = "0.6,0.4,0.2"
 # What may differ between two sweeps of the same.
 PASSING = {"seconds", "fit_seconds", "peak_memory", "finished"}
 
@@ -46,25 +39,11 @@ def out(tmp_path):
     return tmp_path / "sweep"
 
 
-@pytest.fixture(scope="module")
-def warm():
-    """Let warm starts shorten trainings on few samples, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_train, "WARM_SAMPLES", 30)
-        patch.setattr(planning, "MOST_KNOWN", 1.0)
-        yield
-
-
-pytestmark = pytest.mark.usefixtures("one_thread", "warm")
-
-
-def run(store, out, heads=("logreg", "mlp"), splits=NESTED, seeds=1, **options):
-    known = {name: FAST[name] for name in heads}
-    return sweep(store, heads, splits, seeds, out, **{"params": known, "jobs": 1, **options})
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_starts")
 
 
 @pytest.fixture(scope="module")
-def finished(store, warm, one_thread, tmp_path_factory):
+def finished(store, warm_starts, one_thread, tmp_path_factory):
     """A sweep of three heads, and what it told."""
     seen = []
     out = tmp_path_factory.mktemp("finished") / "sweep"
@@ -88,27 +67,14 @@ def cells_of(out):
     return sorted(path.name for path in (out / CELLS).iterdir())
 
 
-def models_of(out):
-    return {path.parent.name: path.read_bytes() for path in out.rglob("head.safetensors")}
-
-
-def counts(result):
-    return result.done, result.skipped, len(result.failed)
-
-
 def once_planned(change):
     """Do something between the plan of a sweep and its work."""
     left = [change]
-
-    def on_event(event):
-        if isinstance(event, Progress) and event.what == "planned" and left:
-            left.pop()()
-
-    return on_event
+    return lambda event: left and left.pop()()
 
 
 def whats(seen):
-    return Counter(event.what for event in seen if isinstance(event, Progress))
+    return Counter(event.what for event in seen)
 
 
 # What comes of it
@@ -160,14 +126,15 @@ def test_the_same_call_again_skips_all(again, finished):
 
 
 def test_a_sweep_may_grow_and_what_is_gone_is_trained_again(again, finished, out):
-    models = models_of(out)
+    before = outcome(out)
     for share in (0.6, 0.2):
         shutil.rmtree(next((out / CELLS).glob(f"*-mlp-{share}-s0-*")))
     for folder, name in ((CELLS, ".tmp-1"), (SPLITS, ".a.json.tmp-1"), (FLOORS, ".b")):
         (out / folder / name).mkdir() if folder == CELLS else (out / folder / name).write_text("")
     assert counts(again(seeds=[0, 5, 6])) == (9 + 2, 16, 0)
     assert not list(out.glob("*/.*"))
-    assert models.items() <= models_of(out).items()
+    after = outcome(out)
+    assert {name: after[name] for name in before} == before
     assert lasting(again().rows) == lasting(finished[0].rows)
 
 
@@ -176,8 +143,8 @@ def test_a_sweep_is_the_same_in_another_order_and_bit_by_bit(store, finished, ou
     for split in ("0.6", "0.4,0.6", "0.2,0.4,0.6"):
         for head in reversed(HEADS):
             run(store, out, [head], splits=split, seeds=[5])
-    whole = models_of(finished[0].out)
-    assert models_of(out) == {name: whole[name] for name in whole if "-s5-" in name}
+    whole = outcome(finished[0].out)
+    assert outcome(out) == {name: whole[name] for name in whole if "-s5-" in name}
 
 
 def test_a_start_that_comes_between_two_cells_makes_another_of_the_larger(store, out):
@@ -199,16 +166,21 @@ def test_a_folder_that_is_damaged_is_told_of_and_left(again, finished, out, what
 # What fails
 
 
-def test_a_cell_that_fails_is_recorded_and_the_others_go_on(store, out):
-    params = {"mlp": FAST["mlp"] | {"lr": 1e30}}
+@pytest.mark.parametrize(
+    ("good", "bad", "array", "room"),
+    [("logreg", "mlp", "pooled", None), ("vit", "conv", "grid", 0)],
+)
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(store, out, good, bad, array, room):
+    params = {good: FAST[good], bad: FAST[bad] | {"lr": 1e30}}
+    cells = {f"{bad} on {array}, split {split}, seed 0" for split in ("0.2", "0.4", "0.6")}
     for done, skipped in ((3, 0), (0, 3)):
-        result = run(store, out, params=params, warm_start=False)
+        result = run(store, out, (good, bad), params=params, warm_start=False, room=room)
         assert counts(result) == (done, skipped, 3)
-        assert {*result.failed} == {f"mlp on pooled, split {s}, seed 0" for s in NESTED.split(",")}
+        assert {*result.failed} == cells
         assert all("lower the learning rate" in text for text in result.failed.values())
         failed = [row for row in result.rows if row["status"] == "failed"]
         assert {row["error"] for row in failed} == set(result.failed.values())
-        assert {(row["method"], row["kind"]) for row in failed} == {("mlp", "head")}
+        assert {(row["method"], row["kind"]) for row in failed} == {(bad, "head")}
         assert sorted(failed_cells(out)) == sorted(result.failed.items())
         assert len(cells_of(out)) == 3
 
@@ -217,14 +189,14 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(store, out):
 def test_what_failed_is_tried_again_and_what_was_to_start_from_it_goes_on(
     store, out, tmp_path, monkeypatch, head, room
 ):
-    started, failing = worker.Worker._begin, ["0.4"]
+    started, failing = worker.Worker.begin, ["0.4"]
 
-    def flaky(self, cell, tell):
+    def flaky(self, cell):
         if cell.split in failing:
             raise InputError("the second fails")
-        return started(self, cell, tell)
+        return started(self, cell)
 
-    monkeypatch.setattr(worker.Worker, "_begin", flaky)
+    monkeypatch.setattr(worker.Worker, "begin", flaky)
     result = run(store, out, [head], room=room)
     assert counts(result) == (2, 0, 1)
     assert list(result.failed.values()) == ["the second fails"]
@@ -244,7 +216,7 @@ def test_what_all_of_a_unit_need_fails_all_of_it(store, out, monkeypatch, room):
         raise OSError("the drive\n  was unplugged")
 
     monkeypatch.setattr(worker, "fit_together", gone)
-    monkeypatch.setattr(worker.Worker, "_begin", gone)
+    monkeypatch.setattr(worker.Worker, "begin", gone)
     result = run(store, out, ["conv"], room=room)
     assert list(result.failed.values()) == ["OSError: the drive was unplugged"] * 3
 
@@ -301,23 +273,18 @@ def test_a_store_that_changes_after_the_plan_is_not_learnt_from(out, tmp_path, h
 
 
 def test_images_that_come_after_the_plan_are_not_learnt_from(out, tmp_path):
-    data = stripes(60)
-    for name, content in data.read.content.items():
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    town = image_folder(tmp_path / "images") / "town"
+    options = {"baselines": ("floor",), "dataset": f"folder:{tmp_path / 'images'}"}
 
     def later():
-        shutil.copy(path, path.with_name("new.png"))
+        shutil.copy(town / "0.png", town / "new.png")
 
-    spec = f"folder:{tmp_path / 'images'}"
-    options = {"baselines": ("floor",), "dataset": spec, "splits": "0.4,0.2"}
-    result = run([], out, (), **options, on_event=once_planned(later))
+    result = run([], out, (), "0.4,0.2", **options, on_event=once_planned(later))
     assert all("changed while the sweep ran" in text for text in result.failed.values())
     assert (len(result.failed), list(out.glob("cells/*"))) == (2, [])
-    again = run([], out, (), **options)
+    again = run([], out, (), "0.4,0.2", **options)
     assert counts(again) == (2, 0, 0)
-    assert {row["n_train"] + row["n_val"] + row["n_test"] for row in again.rows} == {61}
+    assert {row["n_train"] + row["n_val"] + row["n_test"] for row in again.rows} == {25}
 
 
 def test_a_break_leaves_what_is_done(store, out):
@@ -419,9 +386,9 @@ def test_passes_are_shared_over_what_does_not_fit_into_half_of_the_memory(store,
     size = open_store(store).bytes_of("grid")
     asked, together = [], worker.fit_together
 
-    def asking(store, array, lanes):
+    def asking(store, array, lanes, here):
         asked.append(len(lanes))
-        return together(store, array, lanes)
+        together(store, array, lanes, here)
 
     monkeypatch.setattr(worker, "fit_together", asking)
     for memory, lanes in ((2 * size, []), (2 * size - 2, [2])):  # a lane for each seed

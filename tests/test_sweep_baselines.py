@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from stubs import embedded
+from sweeps import FAST, counts, run, runs
 from toys import Reads, blobs, stripes
 
 from samtl.baselines import floor, vgg19
@@ -16,15 +17,8 @@ from samtl.experiment.run import read_run
 from samtl.images.codecs import BadImage
 from samtl.report.summary import summarise
 from samtl.splits import read_split
-from samtl.sweep.api import sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-FAST = {
-    "logreg": {"C": 1.0},
-    "conv": {"width": 4, "epochs": 2},
-    "cnn": {"image_size": 32, "epochs": 1},
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +29,6 @@ def store(tmp_path_factory):
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "sweep"
-
-
-def run(store, out, heads, splits="0.4", seeds=1, **options):
-    names = (*heads, *options.get("baselines", ()))
-    known = {name: FAST[name] for name in names if name in FAST}
-    return sweep(store, heads, splits, seeds, out, **{"params": known, "jobs": 1, **options})
-
-
-def counts(result):
-    return result.done, result.skipped, len(result.failed)
 
 
 def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
@@ -59,14 +43,9 @@ def test_baselines_have_the_splits_of_the_heads(store, out, monkeypatch):
     models = {"logreg", "cnn", "floor", "floor/knn"}
     assert {row["method"] for row in result.rows} == models
     assert set(summarise(result)[0].scores) == models
-    value = {
-        (row["method"], row["split"], row["metric_name"]): row["metric_value"]
-        for row in result.rows
-    }
-    for row in result.rows:
-        if row["method"] == "cnn":
-            compared = read_run(out / row["run"]).floor[row["metric_name"]].value
-            assert compared == value["floor", row["split"], row["metric_name"]]
+    by_model = {(one.name, one.given["split"]): one for one in runs(out)}
+    for split in ("0.4", "0.2"):
+        assert by_model["cnn", split].floor == by_model["floor", split].metrics
     assert counts(run(store, out, ["logreg"], "0.4,0.2", **options)) == (0, 6, 0)
 
 
@@ -84,16 +63,16 @@ def test_cells_of_other_images_are_other_cells_with_their_own_floor(store, out, 
     for source in (data, replace(data, read=Reads(content))):
         path = [] if alone else embedded(tmp_path, source, 64, ("pooled",))
         options = {"baselines": ("floor",), "dataset": source}
-        result = run(path, out, () if alone else ("logreg",), **options)
+        result = run(path, out, () if alone else ("logreg",), "0.4", **options)
         assert counts(result) == (n, 0, 0)
-        runs = {row["method"]: read_run(out / row["run"]) for row in result.rows}
+        found = {row["method"]: read_run(out / row["run"]) for row in result.rows}
         single = fit_baseline(source, "floor", 0.4, out=tmp_path / "runs")
-        figures.append(runs["floor"].metrics["accuracy"].value)
+        figures.append(found["floor"].metrics["accuracy"].value)
         assert figures[-1] == single.metrics["accuracy"].value
-        assert runs["floor"].split.digest == single.split.digest
+        assert found["floor"].split.digest == single.split.digest
         if not alone:
             head = fit_head(path, "logreg", 0.4, out=tmp_path / "runs", params=FAST["logreg"])
-            assert runs["logreg"].floor == head.floor
+            assert found["logreg"].floor == head.floor
     assert figures[0] != figures[1]
 
 
@@ -109,7 +88,14 @@ def test_cells_of_other_images_are_other_cells_with_their_own_floor(store, out, 
 def test_baselines_of_other_images_than_the_heads_are_refused(store, out, change, said):
     data = stripes()
     with pytest.raises(MismatchError, match=f"(?s)run samtl embed.*{said}"):
-        run(store, out, ["logreg"], baselines=("floor",), dataset=replace(data, **change(data)))
+        run(
+            store,
+            out,
+            ["logreg"],
+            "0.4",
+            baselines=("floor",),
+            dataset=replace(data, **change(data)),
+        )
     assert not out.exists()
 
 
@@ -132,7 +118,7 @@ def test_baselines_of_other_masks_than_the_heads_are_refused(out, tmp_path):
 def test_only_images_that_take_part_are_needed(out, tmp_path):
     data = stripes()
     path = embedded(tmp_path, replace(data, read=changed(data, i7=b"")), 64, ("pooled",))
-    options = {"baselines": ("floor",), "heads": ["logreg"]}
+    options = {"baselines": ("floor",), "heads": ["logreg"], "splits": "0.4"}
     assert counts(run(path, out, **options, dataset=data)) == (2, 0, 0)
     gone = replace(data, read=changed(data, i8=FileNotFoundError(2, "No such file")))
     assert counts(run(path, out, **options, dataset=gone, seeds=[1])) == (1, 0, 1)
@@ -172,10 +158,10 @@ def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeyp
     result = run([], out, (), "0.5,0.3", seeds=2, **given)
     assert counts(result) == (4, 0, 0)
     assert sum(images) == 60
-    found = [read_run(folder) for folder in (out / "cells").iterdir()]
+    found = runs(out)
     one, total = found[0], sum(spared)
-    split = one.given["split"]
-    alone = fit_baseline(data, "vgg19", split, one.seed, out=tmp_path / "alone", params=params)
+    how = {"split": one.given["split"], "seed": one.seed, "out": tmp_path / "alone"}
+    alone = fit_baseline(data, "vgg19", params=params, **how)
     assert one.metrics == alone.metrics
     # What was found ready counts all the same.
     assert total > 0
@@ -214,9 +200,9 @@ def test_masks_of_several_resolutions_have_no_baseline_in_common(out, tmp_path):
 
 def test_several_stores(store, out, tmp_path):
     with pytest.raises(InputError, match="would be trained twice"):
-        run([store, store], out, ["logreg"])
+        run([store, store], out, ["logreg"], "0.4")
     other = embedded(tmp_path, replace(stripes(45), name="few"), 64, ("pooled",))
     result = run([store, other], out, ["logreg"], "0.4")
     assert result.done == 2
-    assert {row["store"] for row in result.rows} == {"stripes", "few"}
-    assert {row["dataset"] for row in result.rows} == {"stripes", "few"}
+    for column in ("store", "dataset"):
+        assert {row[column] for row in result.rows} == {"stripes", "few"}

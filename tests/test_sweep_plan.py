@@ -6,9 +6,10 @@ import pytest
 from stubs import embedded
 from toys import stripes
 
-from samtl.heads import trainer as _train
 from samtl.sweep import plan as planning
-from samtl.sweep.plan import Given, Sources, lanes_of, plan, units_of
+from samtl.sweep.plan import Given, Sources, plan, units_of
+
+pytestmark = pytest.mark.usefixtures("warm_starts")
 
 NESTED = "0.6,0.4,0.2"
 
@@ -16,13 +17,6 @@ NESTED = "0.6,0.4,0.2"
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return embedded(tmp_path_factory.mktemp("store"), stripes(75), 64, ("pooled", "grid"))
-
-
-@pytest.fixture(autouse=True)
-def _warm(monkeypatch):
-    """Let warm starts shorten trainings on few samples, too."""
-    monkeypatch.setattr(_train, "WARM_SAMPLES", 30)
-    monkeypatch.setattr(planning, "MOST_KNOWN", 1.0)
 
 
 def planned(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), **options):
@@ -33,28 +27,37 @@ def planned(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), **op
 
 
 def test_cells_are_heads_by_splits_by_seeds(store):
-    cells = planned(store, seeds=(0, 7), heads=("logreg", "mlp", "conv"), baselines=("floor",))
+    data, heads = stripes(75), ("logreg", "mlp", "conv")
+    cells = planned(store, seeds=(0, 7), heads=heads, baselines=("floor", "cnn"), dataset=data)
     expected = [
         (name, split, seed)
-        for name in ("logreg", "mlp", "conv", "floor")
+        for name in (*heads, "floor", "cnn")
         for split in NESTED.split(",")
         for seed in (0, 7)
     ]
     assert [(cell.name, cell.split, cell.seed) for cell in cells] == expected
-    assert [cell.number for cell in cells] == list(range(24))
-    assert len({cell.run for cell in cells}) == 24
+    assert [cell.number for cell in cells] == list(range(30))
+    assert len({cell.run for cell in cells}) == 30
+    assert sorted(data.read.asked) == sorted(data.sample_ids)  # compared once for all
     assert {cell.name for cell in planned(store, heads=None)} == {"logreg", "mlp", "conv", "vit"}
 
 
-@pytest.mark.parametrize("name", ["logreg", "mlp", "conv", "cnn"])
-def test_a_cell_starts_from_the_largest_within_it(store, name):
-    splits = "0.6,0.2,label:0.5@0.2,0.4,label:0.3@0.2"
-    kind = {"baselines": (name,), "heads": ()} if name == "cnn" else {"heads": (name,)}
-    cells = planned(store, splits, seeds=(0, 1), **kind)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"heads": ("logreg",)},
+        {"heads": ("mlp",), "features": ("mean", "std")},
+        {"heads": ("conv",)},
+        {"heads": (), "baselines": ("cnn",)},
+    ],
+)
+def test_a_cell_starts_from_the_largest_within_it(store, options):
+    cells = planned(store, "0.6,0.2,label:0.5@0.2,0.4,label:0.3@0.2", seeds=(0, 1), **options)
     trains = {cell: set(cell.rows.seen.tolist()) for cell in cells}
     starts = 0
     for cell in cells:
-        within = [o for o in cells if o.seed == cell.seed and trains[o] < trains[cell]]
+        alike = [o for o in cells if (o.seed, o.features) == (cell.seed, cell.features)]
+        within = [other for other in alike if trains[other] < trains[cell]]
         if not within:
             assert cell.start == ""
             continue
@@ -85,30 +88,6 @@ def test_no_warm_start_if_much_of_the_validation_part_was_learnt_from(store, mon
     monkeypatch.setattr(planning, "MOST_KNOWN", 0.0)
     assert not any(cell.start for cell in planned(store))
     assert sum(bool(cell.start) for cell in planned(store, heads=("logreg",))) == 2
-
-
-def test_a_start_is_of_the_same_columns(store):
-    cells = planned(store, features=("mean", "std"))
-    by_run = {cell.run: cell for cell in cells}
-    started = [cell for cell in cells if cell.start]
-    assert len(started) == 4
-    assert all(by_run[cell.start].features == cell.features for cell in started)
-
-
-def test_each_image_is_compared_once_for_all_cells(store):
-    data = stripes(75)
-    cells = planned(store, seeds=(0, 1), heads=(), baselines=("floor", "cnn"), dataset=data)
-    assert len(cells) == 12
-    assert sorted(data.read.asked) == sorted(data.sample_ids)
-
-
-def test_cells_of_a_lane_come_after_their_starts(store):
-    cells = planned(store, seeds=(0, 1))
-    lanes = lanes_of(reversed(cells))
-    assert [[cell.split for cell in lane] for lane in lanes] == [["0.6", "0.4", "0.2"]] * 2
-    # What is started from may be finished already.
-    some = [cell for cell in cells if cell.split != "0.6"]
-    assert [len(lane) for lane in lanes_of(some)] == [2, 2]
 
 
 def test_units_share_what_is_cached_or_streamed_and_begin_with_the_floor(store):

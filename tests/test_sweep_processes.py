@@ -12,27 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stubs import embedded
+from sweeps import outcome
 from toys import stripes
 
-from samtl.errors import InputError
-from samtl.experiment.run import read_run
-from samtl.heads import trainer
-from samtl.sweep import plan
 from samtl.sweep.api import Progress, cores, sweep
 from samtl.sweep.results import failed_cells
-from samtl.sweep.worker import CELLS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def lasting(out):
-    """What does not depend on when and where the cells of a sweep were trained."""
-    found = {}
-    for folder in (out / CELLS).iterdir():
-        run = read_run(folder)
-        model = (folder / "head.safetensors").read_bytes()
-        found[folder.name] = (run.metrics, run.floor, run.digest, run.training.get("epochs"), model)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +38,6 @@ def test_the_cores_that_this_process_may_use_are_counted(monkeypatch):
     assert cores() == os.cpu_count()
 
 
-def test_a_dataset_that_cannot_be_sent_is_refused(tmp_path):
-    data = stripes(60)
-
-    class Local(type(data)):
-        pass
-
-    local = Local(**{name: getattr(data, name) for name in data.__dataclass_fields__})
-    with pytest.raises(InputError, match="jobs"):
-        sweep([], [], "0.2,0.4", 2, tmp_path / "out", baselines=["floor"], dataset=local, jobs=2)
-
-
 @pytest.mark.slow
 def test_two_processes_come_to_the_same(store, tmp_path):
     params = {"logreg": {"C": 1.0}, "conv": {"width": 4, "epochs": 2}, "floor": {}}
@@ -72,9 +47,9 @@ def test_two_processes_come_to_the_same(store, tmp_path):
         for jobs in (1, 2)
     )
     assert (one.done, two.done, one.failed, two.failed) == (6, 6, {}, {})
-    assert lasting(tmp_path / "1").keys() == lasting(tmp_path / "2").keys()
+    assert outcome(tmp_path / "1").keys() == outcome(tmp_path / "2").keys()
     if len(os.sched_getaffinity(0)) < 4:  # a worker has one thread, as this process has
-        assert lasting(tmp_path / "1") == lasting(tmp_path / "2")
+        assert outcome(tmp_path / "1") == outcome(tmp_path / "2")
 
 
 @pytest.mark.slow
@@ -114,18 +89,6 @@ def test_what_stops_the_parent_ends_the_workers(store, tmp_path):
     with pytest.raises(Stop):
         run(store, tmp_path / "sweep", on_event=stop)
     assert not multiprocessing.active_children()
-
-
-@pytest.mark.slow
-def test_a_script_without_a_guard_is_told_of(store, tmp_path):
-    script = tmp_path / "study.py"
-    call = "sweep(sys.argv[1], ['logreg'], 'kfold:3', 1, sys.argv[2], jobs=2)"
-    script.write_text(f"import sys\nfrom samtl.sweep.api import sweep\n{call}\n")
-    command = [sys.executable, script, store, tmp_path / "out"]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=200)
-    assert done.returncode == 1
-    assert '`if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
-    assert not list((tmp_path / "out").glob("cells/*"))
 
 
 WHAT = {
@@ -170,9 +133,7 @@ def processes(session):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_a_sweep_killed_at_any_moment_ends_with_the_same_rows(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "WARM_SAMPLES", 30)
-    monkeypatch.setattr(plan, "MOST_KNOWN", 1.0)
+def test_a_sweep_killed_at_any_moment_ends_with_the_same_rows(store, warm_starts, tmp_path):
     sweep(store, out=tmp_path / "whole", jobs=1, **WHAT)
     script, log, out = tmp_path / "study.py", tmp_path / "log", tmp_path / "sweep"
     script.write_text(textwrap.dedent(SCRIPT))
@@ -193,5 +154,5 @@ def test_a_sweep_killed_at_any_moment_ends_with_the_same_rows(store, tmp_path, m
         assert not processes(process.pid)  # nobody goes on without the parent
     result = sweep(store, out=out, jobs=1, **WHAT)
     assert result.failed == {}
-    assert lasting(out) == lasting(tmp_path / "whole")
+    assert outcome(out) == outcome(tmp_path / "whole")
     assert not list(out.glob("*/.*"))

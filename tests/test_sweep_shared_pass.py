@@ -8,22 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stubs import embedded
+from sweeps import outcome, runs
 from toys import blobs, stripes
 
 from samtl.errors import DamageError, ResourceError
 from samtl.experiment import features
 from samtl.experiment.fit import fit_head
-from samtl.experiment.run import read_run
 from samtl.experiment.tables import read_curves
 from samtl.experiment.trial import Trial
-from samtl.heads import trainer
 from samtl.splits import read_split
 from samtl.store.reader import Store, open_store
-from samtl.sweep import plan, shared_pass, worker
+from samtl.sweep import shared_pass
 from samtl.sweep.api import sweep
 from samtl.sweep.shared_pass import _Pool
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_starts")
 
 PARAMS = {
     "conv": {"width": 8, "epochs": 3, "lr": 1e-2},
@@ -39,13 +38,6 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
     return embedded(tmp_path_factory.mktemp("masks"), blobs(40, classes=2), 64, ("dense",))
-
-
-@pytest.fixture
-def warm_starts(monkeypatch):
-    """Let warm starts shorten trainings on few samples, too: cells that start from one another share a lane."""
-    monkeypatch.setattr(trainer, "WARM_SAMPLES", 30)
-    monkeypatch.setattr(plan, "MOST_KNOWN", 1.0)
 
 
 @pytest.fixture
@@ -82,23 +74,6 @@ def run(store, out, heads=("conv",), splits="0.2", seeds=1, warm_start=False, **
     return sweep(store, heads, splits, seeds, out, **options)
 
 
-def runs(out):
-    return [read_run(folder) for folder in sorted((out / "cells").iterdir())]
-
-
-def outcome(out):
-    """What the cells of a sweep came to, by name: scores, and files to the last bit."""
-    files = ("head.safetensors", "curves.csv", "confusion.csv", "predictions.csv", "images.csv")
-    return {
-        run.path.name: (
-            run.metrics,
-            run.training.get("stopped"),
-            [(run.path / file).read_bytes() for file in files if (run.path / file).exists()],
-        )
-        for run in runs(out)
-    }
-
-
 @pytest.mark.parametrize("task", ["store", "dense"])
 def test_a_head_comes_out_the_same_whoever_shares_its_passes(request, windows, tmp_path, task):
     shop, alone, together = request.getfixturevalue(task), tmp_path / "a", tmp_path / "t"
@@ -109,7 +84,7 @@ def test_a_head_comes_out_the_same_whoever_shares_its_passes(request, windows, t
     assert outcome(alone).items() <= outcome(together).items()
 
 
-def test_a_head_comes_out_the_same_whatever_comes_before_it(store, windows, warm_starts, tmp_path):
+def test_a_head_comes_out_the_same_whatever_comes_before_it(store, windows, tmp_path):
     run(store, tmp_path / "lane", splits="0.6,0.4,0.2", warm_start=True)
     for splits in ("0.6", "0.4,0.6", "0.2,0.4,0.6"):
         run(store, tmp_path / "steps", splits=splits, warm_start=True)
@@ -224,20 +199,9 @@ def test_rows_that_cannot_be_used_fail_who_needs_them(store, windows, reads, tmp
     assert not list(tmp_path.glob("rest/*/.*"))
 
 
-def test_a_head_that_diverges_fails_alone(store, tmp_path):
-    heads = ["conv", "vit"]
-    result = run(store, tmp_path / "a", heads, conv={"lr": 1e30})
-    (reason,) = result.failed.values()
-    assert "lower the learning rate" in reason
-    run(store, tmp_path / "b", ["vit"])
-    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
-
-
 @pytest.mark.parametrize("what", ["RunFolder", "write"])
-def test_what_fails_fails_alone_and_the_next_in_its_lane_begins(
-    store, warm_starts, tmp_path, monkeypatch, what
-):
-    owner, called = worker if what == "RunFolder" else Trial, []
+def test_what_fails_fails_alone_and_the_next_in_its_lane_begins(store, tmp_path, monkeypatch, what):
+    owner, called = shared_pass if what == "RunFolder" else Trial, []
     made = getattr(owner, what)
 
     def second_fails(*args):
@@ -261,22 +225,16 @@ def test_what_fails_fails_alone_and_the_next_in_its_lane_begins(
 @given(n=st.integers(1, 120), batch=st.integers(1, 40), capacity=st.integers(1, 60), data=st.data())
 def test_a_pool_gives_each_row_once_an_epoch(n, batch, capacity, data):
     """Whatever the windows: empty ones, and leftovers from one to the next."""
-    pool = _Pool(batch, max(batch, capacity))
-    order = torch.Generator().manual_seed(0)
-    orders = []
+    pool, order, orders = _Pool(batch, max(batch, capacity)), torch.Generator().manual_seed(0), []
     for _ in range(2):
-        cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=12)))
-        given = []
-        for part in np.split(np.arange(n), cuts):
-            rows = torch.from_numpy(part)
+        cuts, found = sorted(data.draw(st.lists(st.integers(0, n), max_size=12))), []
+        for rows in torch.tensor_split(torch.arange(n), cuts):
             pool.add(rows, rows * 10)
-            new = list(pool.batches(order))
-            assert all(len(targets) == batch for _, targets in new)
-            given += new
+            found += pool.batches(order)
+            assert all(len(targets) == batch for _, targets in found)
         last = list(pool.batches(order, last=True))
         assert all(len(targets) == batch for _, targets in last[:-1])
-        given += last
-        assert all(torch.equal(10 * x, y) for x, y in given)
-        orders.append(torch.cat([x for x, _ in given]).tolist())
+        assert all(torch.equal(10 * x, y) for x, y in found + last)
+        orders.append(torch.cat([x for x, _ in found + last]).tolist())
         assert sorted(orders[-1]) == list(range(n))
     assert n < 20 or orders[0] != orders[1]

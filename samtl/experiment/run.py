@@ -237,5 +237,5 @@ class RunFolder(AtomicFolder):
         del content["run"]
         content["files"] = files
         self.write_json(METRICS, {**content, "checksum": digest(content)})
-        path = self.publish(run.run_name, numbered=True)
+        path = self.publish(run.run_name)
         return msgspec.structs.replace(run, files=files, path=path)

@@ -11,7 +11,8 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,11 +152,8 @@ def sweep(
         )
     )
     cells = plan(sources)
-    _require_known(sources.given.params, cells)
     with _locked(sources.given.out):
-        running = _Sweep(sources, cells, on_event or (lambda event: None))
-        running.run(jobs or cores())
-        return running.result(time.perf_counter() - began)
+        return _Sweep(sources, cells, on_event or (lambda event: None)).run(jobs or cores(), began)
 
 
 def _seeds(seeds: int | str | Sequence[int]) -> Sequence[int]:
@@ -189,18 +187,6 @@ def _named(paths: Sequence[str | Path], dataset: str | Dataset | None) -> str:
     return f"sweep-{name[:100]}"
 
 
-def _require_known(params: Mapping[str, Any], cells: Sequence[Cell]) -> None:
-    for name, some in params.items():
-        if name not in {cell.name for cell in cells}:
-            raise InputError(
-                f"parameters are given for {name}, which is not in this sweep: leave them out"
-            )
-        if "random_state" in some:
-            raise InputError(
-                f"random_state of {name} is what each seed of a sweep sets: name the --seeds instead"
-            )
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Allow one sweep at a time in a folder."""
@@ -220,26 +206,21 @@ class _Sweep:
 
     def __init__(self, sources: Sources, cells: Sequence[Cell], on_event: OnEvent) -> None:
         self.sources, self.out, self.on_event = sources, sources.given.out, on_event
-        self.cells = {cell.number: cell for cell in cells}
-        self.done = self.skipped = 0
+        self.cells = cells
+        self.count: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
         self.rows: dict[int, list[Row]] = {}  # of the cells that are done or failed
         self.notes: list[str] = []
 
-    def run(self, jobs: int) -> None:
+    def run(self, jobs: int, began: float) -> SweepResult:
         """Train what is not finished."""
         self._tidy()
-        for cell in self.cells.values():
+        for cell in self.cells:
             self.on_event(Progress(cell, "planned"))
-        left = []
-        for cell in self.cells.values():
-            if (self.out / CELLS / cell.run).exists():
-                self.skipped += self._take(cell, "skipped", cell.run)
-            else:
-                left.append(cell)
+        self._take("skipped", self.cells)
         # The whole plan decides the processes, and so the threads of each: a sweep that resumes has as many.
-        jobs = min(jobs, len(units_of(self.cells.values())))
-        units = units_of(left)
+        jobs = min(jobs, len(units_of(self.cells)))
+        units = units_of(cell for cell in self.cells if cell.number not in self.rows)
         here = Worker(self.sources.given)  # sees if a store has changed since
         try:
             while units and jobs > 1:
@@ -251,12 +232,10 @@ class _Sweep:
                     self._settle(unit, error)
         finally:
             self._tidy()
-
-    def result(self, seconds: float) -> SweepResult:
-        """Return what it came to."""
         rows = [row for number in sorted(self.rows) for row in self.rows[number]]
+        done, skipped, seconds = self.count["done"], self.count["skipped"], time.perf_counter()
         notes = tuple(self.notes)
-        return SweepResult(self.out, self.done, self.skipped, self.failed, rows, seconds, notes)
+        return SweepResult(self.out, done, skipped, self.failed, rows, seconds - began, notes)
 
     def _spread(self, units: Sequence[Unit], jobs: int) -> list[Unit]:
         """Train units in worker processes; return what is left of those that killed their worker twice."""
@@ -277,59 +256,52 @@ class _Sweep:
 
         If there is only one, the cell that was at work has failed.
         """
-        for cell in itertools.chain(*unit):
-            if (self.out / CELLS / cell.run).exists():  # by a worker that was killed before it told
-                self._tell(cell.number, "done", cell.run)
+        self._take("done", itertools.chain(*unit))  # by a worker that was killed before it told
         left = ([cell for cell in lane if cell.number not in self.rows] for lane in unit)
         lanes = [lane for lane in left if lane]
         if not isinstance(error, BrokenExecutor):
             for cell in itertools.chain(*lanes):
-                self._fail(cell, why(error))
+                self._tell(cell.number, "failed", why(error))
             return []
         if len(lanes) == 1:
             reason = "its worker process was killed twice; if memory is short, use fewer --jobs"
-            self._fail(lanes[0].pop(0), reason)
+            self._tell(lanes[0].pop(0).number, "failed", reason)
         return [[lane] for lane in lanes if lane]
 
+    def _take(self, what: str, cells: Iterable[Cell]) -> None:
+        """Take account of the cells that have a run folder."""
+        for cell in cells:
+            if (self.out / CELLS / cell.run).exists():
+                self._tell(cell.number, what, cell.run)
+
     def _tell(self, number: int, what: str, text: str) -> None:
-        """Take a message of a worker; see `samtl.sweep.worker.Tell`."""
+        """Take a message of a worker; see `samtl.sweep.worker.Tell`. What is `skipped` was done before."""
         cell = self.cells[number]
         if number in self.rows:  # told again by the next worker
             return
-        if what == "done":
-            self.done += self._take(cell, what, text)
-        elif what == "failed":
-            self._fail(cell, text)
-        elif what == "note":
+        if what == "note":
             self.notes.append(text)
             self.on_event(Note(text))
-        else:
-            self.on_event(Progress(cell, what, text))
-
-    def _take(self, cell: Cell, what: str, run: str) -> bool:
-        """Read the run of a cell; if it is not sound, the cell has failed."""
-        try:
-            found = read_run(self.out / CELLS / run)
-        except InputError as error:
-            self._fail(cell, f"{why(error)}; take {run} out of {CELLS} and run the sweep again")
-            return False
-        self.rows[cell.number] = rows_of(found, cell.split)
-        self._failure(cell).unlink(missing_ok=True)
-        figures = {name: score.value for name, score in found.metrics.items()}
-        self.on_event(Progress(cell, what, figures=figures))
-        return True
-
-    def _fail(self, cell: Cell, text: str) -> None:
-        assert cell.config is not None
-        several = len(self.sources.given.stores) > 1
-        self.failed[f"{cell}, {cell.config.store}" if several else str(cell)] = text
-        self.rows[cell.number] = [failed_row(cell.config, cell.split, text)]
-        content = msgspec.json.encode(Failure(str(cell), text))
-        _io.replace(self._failure(cell), content)
-        self.on_event(Progress(cell, "failed", text))
-
-    def _failure(self, cell: Cell) -> Path:
-        return self.out / FAILED / f"{cell.run}.json"
+            return
+        failure, figures = self.out / FAILED / f"{cell.run}.json", None
+        if what in ("done", "skipped"):
+            try:
+                run = read_run(self.out / CELLS / text)
+            except InputError as error:
+                what = "failed"
+                text = f"{why(error)}; take {text} out of {CELLS} and run the sweep again"
+            else:
+                text, figures = "", {name: score.value for name, score in run.metrics.items()}
+                self.rows[number] = rows_of(run, cell.split)
+                failure.unlink(missing_ok=True)
+        if what == "failed":
+            assert cell.config is not None
+            several = len(self.sources.given.stores) > 1
+            self.failed[f"{cell}, {cell.config.store}" if several else str(cell)] = text
+            self.rows[number] = [failed_row(cell.config, cell.split, text)]
+            _io.replace(failure, msgspec.json.encode(Failure(str(cell), text)))
+        self.count[what] += 1
+        self.on_event(Progress(cell, what, text, figures))
 
     def _tidy(self) -> None:
         """Remove what killed processes have left half-written; nobody else writes here."""

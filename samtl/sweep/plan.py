@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from samtl import registry
@@ -72,7 +73,7 @@ class Cell:
     streamed: bool = False  #: whether it shares its passes over the store with others
     number: int = 0  #: in the order of the plan
     start: str = ""  #: run folder of the cell that training starts from, or ""
-    config: Config | None = None  #: decides the outcome; see `Sources.configured`
+    config: Config | None = None  #: decides the outcome
 
     @property
     def run(self) -> str:
@@ -113,10 +114,6 @@ class Sources:
             model.use_cache(self._cached[cell.store, cell.name])
         size = self.store(cell.store).image_size if cell.store else IMAGE_SIZE
         return Trial(Images(self.images(cell.store), size, given.pixels), *common)
-
-    def configured(self, cell: Cell) -> Cell:
-        """Return a cell with its configuration."""
-        return replace(cell, config=self.trial(cell).config)
 
     def _data(self, store: str, array: str, features: str | None) -> Data:
         given = self.given
@@ -170,6 +167,15 @@ def plan(sources: Sources) -> list[Cell]:
         )
     if not cells:
         raise InputError("there is nothing to sweep: name --heads or --baselines")
+    for name, some in given.params.items():
+        if name not in {cell.name for cell in cells}:
+            raise InputError(
+                f"parameters are given for {name}, which is not in this sweep: leave them out"
+            )
+        if "random_state" in some:
+            raise InputError(
+                f"random_state of {name} is what each seed of a sweep sets: name the --seeds instead"
+            )
     seen: dict[str, Cell] = {}
     for cell in cells:
         assert cell.config is not None
@@ -207,7 +213,8 @@ def _chained(sources: Sources, cells: Sequence[Cell]) -> list[Cell]:
             )
         ]
         start = within[-1] if within else ""
-        chain.append(sources.configured(replace(cell, number=number, start=start)))
+        config = msgspec.structs.replace(trial.config, warm_start=start).with_digest()
+        chain.append(replace(cell, number=number, start=start, config=config))
         known[chain[-1].run] = np.union1d(known[start], split.train)
     return sorted(itertools.chain(*chains.values()), key=lambda cell: cell.number)
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,14 +22,16 @@ from torch import Tensor
 
 from samtl._runtime import bounded, prefetch
 from samtl.errors import SamtlError
-from samtl.experiment.clock import Clock, OnEvent
 from samtl.experiment.features import AT_ONCE, Targets, read_features, window_rows
 from samtl.experiment.run import RunFolder
-from samtl.experiment.trial import Trial
 from samtl.heads.grid import STATISTICS_ROWS, GridHead, moments
 from samtl.heads.trainer import Tally, isolated
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
+from samtl.sweep.plan import Cell
+
+if TYPE_CHECKING:
+    from samtl.sweep.worker import Worker
 
 Rows = NDArray[np.int64]
 
@@ -36,35 +39,14 @@ ORDER = 0  # seed of the order of blocks, which must not depend on when a head b
 _JUDGED_AT_ONCE = 64  # rows
 
 
-@dataclass(eq=False)
-class Job:
-    """One head to be trained."""
+def fit_together(store: Store, array: str, lanes: Sequence[Sequence[Cell]], worker: Worker) -> None:
+    """Train heads on one array of a store, `grid` or `dense`.
 
-    make: Callable[[], Trial]  #: makes the trial when its turn has come
-    folder: Callable[[], RunFolder]
-    done: Callable[[Trial, RunFolder, Clock], None]  #: writes the run, once all is predicted
-    failed: Callable[[Exception], None]  #: called with what was raised instead
-    on_event: OnEvent = field(default=lambda event: None)
-
-
-def fit_together(store: Store, array: str, lanes: Sequence[Sequence[Job]]) -> int:
-    """Train heads on one array of a store.
-
-    Parameters
-    ----------
-    store : Store
-    array : str
-        `grid` or `dense`.
-    lanes : sequence of sequence of Job
-        Lanes go on side by side; within one, a job begins when the one before is trained.
-
-    Returns
-    -------
-    int
-        Bytes of features that were read.
+    Lanes go on side by side; within one, a cell begins when the one before is trained. The worker makes the trial of
+    a cell when its turn has come, and is told of its run, or of what was raised instead.
     """
     stream = _Stream(store, array)
-    waiting = [list(jobs) for jobs in lanes]
+    waiting = [list(cells) for cells in lanes]
     fits: list[list[_Fit]] = [[] for _ in lanes]
 
     def each(work: Callable[..., None], *arguments: object) -> None:
@@ -74,23 +56,23 @@ def fit_together(store: Store, array: str, lanes: Sequence[Sequence[Job]]) -> in
                     work(fit, *arguments)
                 except Exception as error:
                     fit.end()
-                    fit.job.failed(error)
+                    worker.fail(fit.cell, error)
                 if fit.ended:
                     lane.remove(fit)
 
     try:
         with isolated(0):
             while True:
-                for jobs, lane in zip(waiting, fits, strict=True):
-                    while jobs and all(fit.trained for fit in lane):
-                        job = jobs.pop(0)
+                for cells, lane in zip(waiting, fits, strict=True):
+                    while cells and all(fit.trained for fit in lane):
+                        cell = cells.pop(0)
                         try:
-                            lane.append(_Fit(stream, job))
+                            lane.append(_Fit(stream, cell, worker))
                         except Exception as error:
-                            job.failed(error)
+                            worker.fail(cell, error)
                 wanted = [fit.wanted() for lane in fits for fit in lane]
                 if not wanted:
-                    return stream.bytes
+                    return
                 asked = time.perf_counter()
                 for window in stream.windows(np.logical_or.reduce(wanted)):
                     each(_Fit.take, window, (time.perf_counter() - asked) / len(wanted))
@@ -111,7 +93,7 @@ class _Window:
 
 
 class _Stream:
-    """Reads rows of a store in windows, one ahead, and counts the bytes."""
+    """Reads rows of a store in windows, one ahead."""
 
     def __init__(self, store: Store, array: str) -> None:
         self.store, self.array = store, array
@@ -124,7 +106,6 @@ class _Stream:
         rows = rows[rows < len(store)]
         self._windows = [rows[i : i + self.size] for i in range(0, len(rows), self.size)]
         self._moments: dict[int, Tensor] = {}
-        self.bytes = 0
 
     def windows(self, wanted: NDArray[np.bool_]) -> Iterator[_Window]:
         """Yield the wanted rows, ascending within a window; windows are cut before unwanted rows are left out."""
@@ -147,9 +128,7 @@ class _Stream:
         return _Window(rows, self.read(rows), self.targets.read(rows), lost)
 
     def read(self, rows: Rows) -> Tensor:
-        inputs = read_features(self.store, self.array, rows)
-        self.bytes += inputs.nbytes
-        return inputs
+        return read_features(self.store, self.array, rows)
 
     def moments(self, rows: Rows) -> Tensor:
         """Return the mean of the `moments` of some rows; each row is read once for all heads."""
@@ -164,11 +143,11 @@ class _Stream:
 class _Fit:
     """One head: trained a pass at a time; in the pass after the last, it predicts its held-out rows."""
 
-    def __init__(self, stream: _Stream, job: Job) -> None:
-        self.job, self.trial = job, job.make()
+    def __init__(self, stream: _Stream, cell: Cell, worker: Worker) -> None:
+        self.cell, self.worker, self.trial = cell, worker, worker.begin(cell)
         self.ended = False
         self.folder: RunFolder | None = None  # once it is trained
-        self.clock = Clock(job.on_event)
+        self.clock = worker.clock(cell)
         store, split = stream.store, self.trial.split
         # Place of a row in each part, else -1
         self._learnt, self._judged, self._held_out = (
@@ -182,7 +161,7 @@ class _Fit:
             head.adopt(store.task, classes, store.shape(stream.array)[1:])
             with self.trial.refusing():
                 statistics = stream.moments(split.train[:STATISTICS_ROWS])
-                self._trainer = head.begin(len(split.train), statistics, job.on_event)
+                self._trainer = head.begin(len(split.train), statistics, self.clock.on_event)
         batch, n = self._trainer.recipe.batch_size, len(split.train)
         self._pool = _Pool(batch, max(batch, min(stream.size, n)))
         self._passes = 0  # that were learnt from
@@ -245,8 +224,8 @@ class _Fit:
     def end_pass(self) -> None:
         """Finish an epoch, or the run."""
         if self.folder is not None:
-            self.job.done(self.trial, self.folder, self.clock)
-            self.ended = True
+            self.worker.done(self.cell, self.trial.write(self.folder, self.clock))
+            self.end()
             return
         with self.clock.spending("fit"):
             trainer = self._trainer
@@ -262,7 +241,7 @@ class _Fit:
                 trainer.settle(self._sealed, self._tally, self._frozen.state_dict())
         if trainer.finished:
             self._head.finish(trainer)
-            self.folder = self.job.folder()
+            self.folder = RunFolder(self.worker.cells)
 
     def end(self) -> None:
         """Remove the unfinished folder."""

@@ -19,11 +19,11 @@ from samtl._runtime import Link
 from samtl.errors import MismatchError, SamtlError
 from samtl.experiment.clock import Clock
 from samtl.experiment.held_out import FLOOR
-from samtl.experiment.run import RunFolder
+from samtl.experiment.run import Run
 from samtl.experiment.trial import Floors, Trial
 from samtl.heads.io import load
 from samtl.sweep.plan import Cell, Given, Sources, Unit
-from samtl.sweep.shared_pass import Job, fit_together
+from samtl.sweep.shared_pass import fit_together
 
 CELLS, SPLITS, FLOORS, FAILED = "cells", "splits", "floors", "failed"  # folders of a sweep
 #: Called with the number of a cell, what became of it, and a text: `started`, `event`, `note`, `done` with the name of
@@ -38,54 +38,39 @@ class Worker(Sources):
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
-        self._cells, self._splits = given.out / CELLS, given.out / SPLITS
+        self.cells, self._splits = given.out / CELLS, given.out / SPLITS
         self._trained: dict[str, Any] = {}  # models of this unit, by run
+        self._tell: Tell
 
     def perform(self, unit: Unit, tell: Tell) -> None:
         """Train the cells of a unit that have no run folder yet; a cell that fails does not stop the others."""
-        first = unit[0][0]
-        lanes = [[cell for cell in lane if not (self._cells / cell.run).exists()] for lane in unit]
+        first, self._tell = unit[0][0], tell
+        lanes = [[cell for cell in lane if not (self.cells / cell.run).exists()] for lane in unit]
         try:
             if first.streamed:
-                jobs = [[self._job(cell, tell) for cell in lane] for lane in lanes]
-                fit_together(self.store(first.store), first.array, jobs)
+                fit_together(self.store(first.store), first.array, lanes, self)
                 return
             if first.array == "pooled":
                 # For all cells to come. The cells that need a row report if it cannot be read.
                 with contextlib.suppress(SamtlError):
                     self.data(first.store, first.array, first.features).hold()
             for cell in itertools.chain(*lanes):
-                self._fit(cell, tell)
+                try:
+                    run = self.begin(cell).fit(self.cells, self.clock(cell))
+                except Exception as error:
+                    self.fail(cell, error)
+                else:
+                    self.done(cell, run)
         finally:
             self._trained.clear()
 
-    def _fit(self, cell: Cell, tell: Tell) -> None:
-        clock = Clock(lambda event: tell(cell.number, "event", str(event)))
-        try:
-            trial = self._begin(cell, tell)
-            result = trial.fit(self._cells, clock)
-        except Exception as error:
-            self._fail(cell, tell, error)
-        else:
-            tell(cell.number, "done", result.path.name)
+    def clock(self, cell: Cell) -> Clock:
+        """Start the clock of a cell; what it is told is an event of the cell."""
+        return Clock(lambda event: self._tell(cell.number, "event", str(event)))
 
-    def _job(self, cell: Cell, tell: Tell) -> Job:
-        def done(trial: Trial, folder: RunFolder, clock: Clock) -> None:
-            with folder:
-                result = trial.write(folder, clock)
-            tell(cell.number, "done", result.path.name)
-
-        return Job(
-            lambda: self._begin(cell, tell),
-            lambda: RunFolder(self._cells),
-            done,
-            lambda error: self._fail(cell, tell, error),
-            lambda event: tell(cell.number, "event", str(event)),
-        )
-
-    def _begin(self, cell: Cell, tell: Tell) -> Trial:
+    def begin(self, cell: Cell) -> Trial:
         """Make a trial whose model starts from the planned one; from nothing if that one failed."""
-        tell(cell.number, "started", "")
+        self._tell(cell.number, "started", "")
         trial = self.trial(cell)
         # A store or a folder of images may have changed in the hours since.
         assert cell.config is not None
@@ -93,22 +78,27 @@ class Worker(Sources):
             raise MismatchError(
                 f"{trial.samples.where} changed while the sweep ran: run the same sweep again", []
             )
-        start = self._cells / cell.start
+        start = self.cells / cell.start
         if cell.start in self._trained:
             trial.model.start_from(self._trained[cell.start])
         elif cell.start and start.is_dir():
             trial.model.start_from(load(start))
         elif cell.start:
             trial = self.trial(dataclasses.replace(cell, start=""))
-            tell(cell.number, "note", f"{cell.start} failed, so {cell} starts without it")
+            self._tell(cell.number, "note", f"{cell.start} failed, so {cell} starts without it")
         trial.floor_of, trial.shared = self._floor, self._splits
         # In a shared pass, the next in the lane begins before this one is scored.
         self._trained[trial.config.run_name] = trial.model
         return trial
 
-    def _fail(self, cell: Cell, tell: Tell, error: Exception) -> None:
+    def done(self, cell: Cell, run: Run) -> None:
+        """Report the run of a cell."""
+        self._tell(cell.number, "done", run.path.name)
+
+    def fail(self, cell: Cell, error: Exception) -> None:
+        """Report that a cell failed."""
         self._trained.pop(cell.run, None)
-        tell(cell.number, "failed", why(error))
+        self._tell(cell.number, "failed", why(error))
 
     def _floor(self, trial: Trial) -> tuple[Floors, str]:
         """Return the floor's scores on a split, which are fitted once for all models."""
