@@ -113,9 +113,8 @@ def read_json(path: Path, kind: type[_Kind]) -> _Kind:
 def read_regular(path: str | Path, most: int = MOST_JSON) -> bytes:
     """Read a regular file; DamageError if it is none, or longer than `most`."""
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        require_size(path, size, most)
-        return file.read(size)
+        require_size(path, os.fstat(file.fileno()).st_size, most)
+        return file.read()
 
 
 def require_size(what: str | Path, size: int, most: int) -> None:
@@ -133,7 +132,7 @@ def open_regular(path: str | Path, flags: int = 0) -> IO[bytes]:
     def opener(name: str, mode: int) -> int:
         return os.open(name, mode | flags | os.O_NONBLOCK)  # a pipe would wait for a writer
 
-    file = open(path, "rb", opener=opener)  # noqa: SIM115
+    file = open(path, "rb", buffering=0, opener=opener)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise DamageError(f"{path} is not a regular file")

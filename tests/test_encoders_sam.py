@@ -202,15 +202,12 @@ def test_the_fingerprint_is_what_decides_the_values(encoder):
     assert sam.spec("tiny", 512).fingerprint("0" * 64, "float32") != fields
 
 
-def test_what_there_is_not_is_refused():
+def test_what_there_is_not_is_refused_and_the_real_package_left_alone(monkeypatch):
     with pytest.raises(UnknownName, match="fast"):
         sam.Encoder("tiny", device="cpu", engine="fsat")
     for size in (100, 2064):
         with pytest.raises(InputError, match=str(size)):
             sam.spec("tiny", size)
-
-
-def test_the_real_package_is_left_alone_and_named_if_it_is_missing(monkeypatch):
     assert sam.modeling() is sam.modeling()
     assert "segment_anything" not in sys.modules
     monkeypatch.delitem(sys.modules, sam.modeling().__name__)

@@ -30,7 +30,6 @@ CASES = [
 ]
 every_head = pytest.mark.parametrize(("name", "task"), CASES)
 by_steps = pytest.mark.parametrize(("name", "task"), [c for c in CASES if c[0] in SMALL])
-CELLS = 16  # a token of 4 x 4 pixels of the mask
 
 
 def made(name, **params):
@@ -54,7 +53,7 @@ def problem(name, task, n=32, k=3, seed=0):
         for i, mask in enumerate(targets):
             top, left = random.integers(0, 9, 2)
             mask[top : top + 7, left : left + 7] = 1 + i % (k - 1)
-        cells = targets.reshape(n, 4, 4, 4, 4).transpose(0, 2, 4, 1, 3).reshape(n, CELLS, 4, 4)
+        cells = targets.reshape(n, 4, 4, 4, 4).transpose(0, 2, 4, 1, 3).reshape(n, 16, 4, 4)
         inputs = np.concatenate([cells == c for c in range(1, k)], axis=1).astype(np.float64)
     else:
         targets = np.arange(n) % k

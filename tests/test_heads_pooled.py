@@ -91,8 +91,7 @@ def test_constant_columns_and_wild_scales_do_no_harm():
 
 
 def test_features_that_are_all_constant_give_the_shares_of_the_classes():
-    y = np.array([0] * 30 + [1] * 10)
-    head = Head().fit(np.ones((40, 3)), y)
+    head = Head().fit(np.ones((40, 3)), [0] * 30 + [1] * 10)
     np.testing.assert_allclose(head.predict_proba(np.zeros((1, 3))), [[0.75, 0.25]], atol=1e-3)
 
 

@@ -27,7 +27,7 @@ from samtl.errors import InputError, SamtlError
 from samtl.images.transforms import resize_longest_side
 
 ROOT = Path(__file__).parent.parent
-STAGES = Stage(4, 6, 4, 0.5, 0.9), Stage(5, 3, 2)
+STAGES = Stage.parse("4:6:4:0.5-0.9"), Stage.parse("5:3:2")
 MINIATURE = Recipe(stages=STAGES, pixels=16, wide=16, seed=3)
 
 
@@ -164,6 +164,7 @@ def uninterrupted(images, tmp_path_factory):
 
 
 def test_a_run_that_is_stopped_comes_to_the_same(images, uninterrupted, tmp_path):
+    assert MINIATURE.stages == (Stage(4, 6, 4, 0.5, 0.9), Stage(5, 3, 2))
     for after in (2, 1, 3):  # in the first stage, in it again, in the second
         asked = iter(range(100))
         begun(images, tmp_path).run(lambda: next(asked) >= after)  # noqa: B023
@@ -273,10 +274,6 @@ def test_what_a_user_can_get_wrong(tmp_path, capsys, more, said):
     assert command.main([*ARGUMENTS, "--out", str(tmp_path / "run"), *more]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_stages_are_parsed():
-    assert tuple(map(Stage.parse, ("4:6:4:0.5-0.9", "5:3:2"))) == STAGES
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, product
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -32,9 +32,8 @@ def runs(tmp_path_factory):
     """Two models, two seeds, on labelled images."""
     out = tmp_path_factory.mktemp("runs")
     given = {"ids": FIELDS.sample_ids, "classes": FIELDS.classes, "dataset": "stripes"}
-    for seed in (0, 1):
-        for name in ("floor", "mlp"):
-            a_run(out, name, seed, 0.5, given={"split": "0.5"}, **given)
+    for seed, name in product((0, 1), ("floor", "mlp")):
+        a_run(out, name, seed, 0.5, given={"split": "0.5"}, **given)
     return out
 
 
@@ -217,12 +216,10 @@ def test_a_missing_extra_is_one_line_and_a_sweep_is_summarised_without(module):
 def swept(out, *seeds, **given):
     """A sweep of two heads on two splits."""
     rows = []
-    for split in ("0.5", "0.2"):
-        for name in ("mlp", "logreg"):
-            for seed in seeds:
-                asked = {"given": {"split": split}, **given}
-                run = a_run(out / "cells", name, seed, float(split), **asked)
-                rows.append({"split": split, "status": "done", "run": f"cells/{run.name}"})
+    for split, name, seed in product(("0.5", "0.2"), ("mlp", "logreg"), seeds):
+        asked = {"given": {"split": split}, **given}
+        run = a_run(out / "cells", name, seed, float(split), **asked)
+        rows.append({"split": split, "status": "done", "run": f"cells/{run.name}"})
     return SweepResult(out, len(rows), 0, {}, rows, 1.0, ())
 
 

@@ -1,6 +1,7 @@
 """Every figure says what it shows: drawings, their tables and captions, of runs that are made up."""
 
 import re
+from itertools import product
 
 import numpy as np
 import pytest
@@ -22,11 +23,9 @@ CLASSES = tuple(f"Class{i}" for i in range(6))
 def whole(tmp_path_factory):
     """Six models on two shares with two seeds."""
     out = tmp_path_factory.mktemp("whole")
-    for name in MODELS:
-        for share in (0.2, 0.5):
-            for seed in (0, 1):
-                given = UNTRAINED if name in HEADS else {"seconds": {"total": 485.5}}
-                a_run(out, name, seed, share, ids=150, classes=CLASSES, **given)
+    for name, share, seed in product(MODELS, (0.2, 0.5), (0, 1)):
+        given = UNTRAINED if name in HEADS else {"seconds": {"total": 485.5}}
+        a_run(out, name, seed, share, ids=150, classes=CLASSES, **given)
     return the_one(out)
 
 

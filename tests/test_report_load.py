@@ -108,71 +108,67 @@ def test_a_table_of_a_run_that_is_no_file_is_refused(tmp_path, read):
         read(read_run(run))
 
 
-FOLDS = [{"split_name": "fold", "salt": k, "given": {"split": f"fold:{k}/3"}} for k in "123"]
+def one(name, write=a_run, **options):
+    return lambda folder: write(folder, name, **options)
+
+
 SMALL = {"ids": 60, "fingerprint": "e" * 64, "store": "toy.small"}
+LABELS = {"classes": ("Crop", "Lake", "River")}
+ASKED = {"given": {"split": "0.2"}}
+FOLDS = [{"salt": k, "given": {"split": f"fold:{k}/3"}} for k in "123"]
 
 
 @pytest.mark.parametrize(
-    ("write", "runs", "expected"),
+    ("expected", "runs"),
     [
         (
-            a_run,
-            [
-                *(("conv", {}), ("mlp", {}), ("mlp", {"columns": ("mean",)}), ("logreg", {})),
-                *(("logreg", {"params": {"lr": lr, "epochs": 5}}) for lr in (0.1, 0.2)),
-            ],
-            "logreg (epochs 5, lr 0.1), logreg (epochs 5, lr 0.2), logreg (lr 0.1), mlp on pooled, "
-            "mlp on pooled[mean], conv",
+            "mlp on pooled, mlp on pooled[mean], conv",
+            [one("mlp"), one("mlp", columns=("mean",)), one("conv")],
         ),
         (
-            a_run,
-            [("cnn", {}), ("mlp", {}), ("mlp", {"fingerprint": "e" * 64, "store": "toy.large.64"})],
-            "mlp @ toy.large.64, mlp @ toy.tiny.64, cnn",
+            "logreg (epochs 5, lr 0.1), logreg (epochs 5, lr 0.2), logreg (lr 0.1)",
+            [one("logreg"), *(one("logreg", params={"lr": lr, "epochs": 5}) for lr in (0.1, 0.2))],
+        ),
+        (
+            "mlp @ toy.small, mlp @ toy.tiny.64, cnn",
+            [one("cnn"), one("mlp"), one("mlp", **SMALL | {"ids": 100})],
         ),
         # Other shares, seeds, label fractions and folds are no conflict.
         (
-            a_run,
-            [
-                *(("mlp", {}), ("mlp", {"seed": 1, "share": 0.5}), ("vit", {"left_out": 60})),
-                *(("floor", {"seed": 2}), ("cnn", {})),
-            ],
-            "floor, mlp, vit, cnn",
+            "floor, mlp, cnn",
+            [one("mlp"), one("mlp", seed=1, share=0.5), one("floor", seed=2), one("cnn")],
         ),
-        (a_run, [(name, fold) for fold in FOLDS for name in ("mlp", "vit")], "mlp, vit"),
+        ("mlp, vit", [one("mlp"), one("vit", left_out=60)]),
+        (
+            "mlp, vit",
+            [one(name, split_name="fold", **fold) for fold in FOLDS for name in ("mlp", "vit")],
+        ),
         # Baselines stand beside the heads on their samples.
         (
-            a_run,
-            [("mlp", {}), ("cnn", {}), ("mlp", SMALL), ("cnn", {"ids": 60})],
             "mlp, cnn | mlp, cnn",
+            [one("mlp"), one("cnn", **ASKED), one("mlp", **SMALL), one("cnn", ids=60, **ASKED)],
         ),
+        (
+            "mlp, cnn | vit, cnn",
+            [one("mlp"), one("vit", salt="x"), *(one("cnn", salt=salt) for salt in ("", "x"))],
+        ),
+        ("mlp, cnn", [one("mlp", comparison_key="k"), one("cnn", ids=120, comparison_key="k")]),
         # Other samples at the same share and seed
         (
-            a_run,
-            [
-                *((name, {"seed": i}) for name in ("mlp", "cnn") for i in (1, 0)),
-                ("vgg19", {"ids": 40}),
-            ],
             "mlp, cnn | vgg19",
+            [*(one(name, seed=i) for name in ("mlp", "cnn") for i in (1, 0)), one("vgg19", ids=40)],
         ),
-        (a_run, [("mlp", {"ids": 199}), ("cnn", {"ids": 200})], "mlp | cnn"),
+        ("mlp | cnn", [one("mlp", ids=199), one("cnn", ids=200)]),
         # What differs in kind
-        (
-            a_run,
-            [("conv", {"dataset": "one"}), ("vit", {"dataset": "two"})],
-            "conv | vit; one and two",
-        ),
-        (
-            a_run,
-            [("conv", {}), ("vit", {"classes": ("Crop", "Lake", "River")})],
-            "conv | vit; Lake",
-        ),
-        (a_mask_run, [("conv", {}), ("vit", {"resolution": 512})], "conv | vit; 512"),
-        (a_run, [("conv", {}), ("vit", {"split_name": "grouped"})], "conv | vit; places"),
+        ("conv | vit; one and two", [one("conv", dataset="one"), one("vit", dataset="two")]),
+        ("conv | vit; Lake", [one("conv"), one("vit", **LABELS)]),
+        ("conv | vit; 512", [one("conv", a_mask_run), one("vit", a_mask_run, resolution=512)]),
+        ("conv | vit; places", [one("conv"), one("vit", split_name="grouped")]),
     ],
 )
-def test_which_runs_are_compared(tmp_path, write, runs, expected):
-    for name, options in runs:
-        write(tmp_path, name, **options)
+def test_which_runs_are_compared(tmp_path, expected, runs):
+    for write in runs:
+        write(tmp_path)
     found = read_comparisons([tmp_path])
     groups, _, named = expected.partition("; ")
     assert " | ".join(", ".join(one.models) for one in found) == groups

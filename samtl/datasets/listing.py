@@ -11,7 +11,7 @@ from typing import Literal
 
 from samtl._io import open_regular
 from samtl.errors import InputError
-from samtl.images.codecs import MAX_BYTES, SUFFIXES, check_bytes
+from samtl.images.codecs import SUFFIXES, check_bytes
 
 MAX_NAME_BYTES = 255
 
@@ -109,7 +109,7 @@ class FolderTree:
             raise InputError(f"{name!r} leads out of the dataset's folder")
         with open_regular(path, os.O_NOFOLLOW) as file:
             check_bytes(os.fstat(file.fileno()).st_size)
-            return file.read(MAX_BYTES + 1)
+            return file.read()
 
     def _entries(self, folder: str) -> list[tuple[os.DirEntry[str], bool]]:
         """List what is visible in a folder, and whether each entry is a folder itself."""
