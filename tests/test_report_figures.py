@@ -72,7 +72,7 @@ def test_every_drawing_has_a_caption_a_table_and_fits_its_paper(drawn):
         assert drawing.rows
         assert all(list(row) == drawing.header for row in drawing.rows)
         within = drawing.figure.get_tightbbox()
-        assert -0.02 <= min(within.min)
+        assert min(within.min) >= -0.02
         assert (within.max <= drawing.figure.get_size_inches() + 0.02).all()
 
 
