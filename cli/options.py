@@ -97,7 +97,9 @@ def _descriptions(docstring: str) -> tuple[str, dict[str, str]]:
     for line, following in itertools.pairwise([*section.splitlines(), ""]):
         if following.startswith("---"):
             break
-        if line and not line.startswith(" "):
+        if not line:
+            names = []  # what follows is for Python only
+        elif not line.startswith(" "):
             names = [name.strip(" *") for name in line.partition(" : ")[0].split(",")]
         for name in names if line.startswith(" ") else ():
             found[name] = f"{found.get(name, '')} {line.strip()}".strip()
