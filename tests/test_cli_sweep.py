@@ -73,6 +73,7 @@ BAD = {
     "--heads none": "sweep",
     "--cache nowhere": "nowhere",
     "--baselines floor": "dataset",
+    "--baselines cn --dataset folder:images": "cnn",
     "--features depth": "depth",
     "--set epochs=5": "epochs=5",
     "--set logreg.C=1 --set logreg.C=2": "logreg.C",
