@@ -302,6 +302,7 @@ def overflowing(store):
         (None, {"params": {"dropout": 2}}, InputError, "head mlp .*dropout"),
         (None, {"head": "vit", "params": {"width": 20}}, InputError, "head vit .*width"),
         (None, {"params": FAST | {"lr": 1e30}}, InputError, "diverged .*lower the learning rate"),
+        (None, {"seed": -1}, InputError, "got -1"),
         (None, {"seed": 2**32}, InputError, "got 4294967296"),
         (None, {"split": "shipped"}, InputError, r"toy\.tiny\.64\.zarr"),
         (None, {"group_by": "("}, InputError, "regular expression"),
