@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import stubs
 from stubs import SHAPES, StubEncoders, contents, png, small_dataset, toy_dataset
+from toys import Reads
 
 from samtl.datasets import Dataset
 from samtl.embed import api, pipeline
@@ -195,8 +196,8 @@ def masked_dataset(n=37, bad=None, unreadable=()):
         masks[sample_id][0, 0] = 255
     masks |= {ids[number]: content for number, content in (bad or {}).items()}
     return Dataset(
-        "masked", ("background", "road", "roof"), ids, (-1,) * n, stubs.giving(images),
-        read_mask=stubs.giving(masks), groups=tuple(f"scene{i % 4}" for i in range(n)),
+        "masked", ("background", "road", "roof"), ids, (-1,) * n, Reads(images),
+        read_mask=Reads(masks), groups=tuple(f"scene{i % 4}" for i in range(n)),
         parts=tuple(("train", "validation", "test")[i % 3] for i in range(n)),
     )  # fmt: skip
 

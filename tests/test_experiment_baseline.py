@@ -30,7 +30,7 @@ def test_a_run_of_the_floor():
     assert (run.kind, run.name, run.task) == ("baseline", "floor", "classification")
     assert (run.n_train, run.n_validation, run.n_test) == (38, 10, 12)
     assert {*run.also} == {"knn"}
-    assert (run.floor, run.floor_missing) == (None, "this is the floor")
+    assert (run.floor, run.floor_missing) == (None, "this baseline is the floor")
     assert run.path.name.startswith("stripes-floor-0.2-s4-")
     # The split is that of any trial of the same samples.
     assert run.split.digest == holdout(shuffled(stripes()), 0.2, 4).digest

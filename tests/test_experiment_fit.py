@@ -253,6 +253,7 @@ def overflowing(store):
         (None, {"params": {"drop_out": 0.1}}, UnknownName, "'drop_out': did you mean dropout"),
         (None, {"params": {"dropout": 2}}, InputError, "head mlp .*dropout"),
         (None, {"params": FAST | {"lr": 1e30}}, InputError, "diverged .*lower the learning rate"),
+        (None, {"seed": -1}, InputError, "got -1"),
         (None, {"seed": 2**32}, InputError, "got 4294967296"),
         (None, {"group_by": "("}, InputError, "regular expression"),
         (None, {"features": "pooled,poled"}, UnknownName, "'poled': did you mean pooled"),

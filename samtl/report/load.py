@@ -50,7 +50,7 @@ def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
     if not runs:
         lines = [*warnings, *(f"{what}: {why}" for _, what, why in failed)]
         raise InputError(
-            f"no sound run in {', '.join(map(str, sources)) or 'no folder'}: expected folders that samtl fit-head, "
+            f"no complete run in {', '.join(map(str, sources)) or 'no folder'}: expected folders that samtl fit-head, "
             "samtl fit-baseline or samtl sweep wrote"
             + "".join(f"\n  {line}" for line in lines[:10])
         )
