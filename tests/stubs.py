@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from toys import Reads, encoded
 
-from samtl import registry
+from samtl import registry, splits
 from samtl._io import digest, file_sha256
 from samtl.datasets import Dataset
 from samtl.embed.api import embed
@@ -215,6 +215,12 @@ def embedded(folder, dataset, image_size, tiers, **options):
         out = folder / f"{dataset.name}.zarr"
         options = {"device": "cpu", "dtype": "float32", "tiers": tiers, **options}
         return embed(dataset, "stub", out=out, **options).store
+
+
+def holdout(data, share, seed=0):
+    """Split a dataset's samples, or a store's, as a fit does."""
+    labels = data.labels if data.task == "classification" else None
+    return splits.holdout(splits.Samples.of(data.sample_ids, labels), share, seed)
 
 
 def a_record(**fields):
