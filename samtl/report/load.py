@@ -179,7 +179,9 @@ def _grouped(runs: Iterable[Run]) -> list[list[Run]]:
     for unit in sorted(units.values(), key=lambda unit: (unit[0].kind != "head", -len(unit))):
         fitting = [group for group in groups if _alike(unit, group)]
         # A baseline may be on the samples of several groups of heads.
-        for group in fitting[:1] if unit[0].kind == "head" else fitting:
+        keys = {run.comparison_key for run in unit if run.kind != "head"}
+        joined = [group for group in fitting if keys & {run.comparison_key for run in group}]
+        for group in joined or fitting[:1]:
             group += unit
         if not fitting:
             groups.append(unit)
