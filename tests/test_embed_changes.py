@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stubs
 from stubs import reading
+from toys import Reads
 
 import samtl
 from samtl.datasets import Dataset
@@ -35,7 +36,7 @@ def masked(**instead):
     for name, seed in masks.items():
         if isinstance(seed, int):
             masks[name] = np.random.default_rng(seed).integers(0, 2, (20, 20), np.uint8)
-    return replace(dataset(), labels=(-1,) * 20, read_mask=stubs.giving(masks))
+    return replace(dataset(), labels=(-1,) * 20, read_mask=Reads(masks))
 
 
 @pytest.fixture

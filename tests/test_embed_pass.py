@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import stubs
 from stubs import SHAPES, StubEncoders, contents, png, small_dataset, toy_dataset
+from toys import Reads
 
 from samtl.embed import api, pipeline
 from samtl.embed import plan as planning
@@ -178,7 +179,7 @@ def masked_dataset(n=37, bad=None, unreadable=()):
         masks[sample_id] = random_.integers(0, 3, SHAPES[number % 3], np.uint8)
         masks[sample_id][0, 0] = 255
     masks |= {images.sample_ids[number]: content for number, content in (bad or {}).items()}
-    return dataclasses.replace(images, labels=(-1,) * n, read_mask=stubs.giving(masks))
+    return dataclasses.replace(images, labels=(-1,) * n, read_mask=Reads(masks))
 
 
 def test_masks_lie_on_the_encoders_square(encoders):

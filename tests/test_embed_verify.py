@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stubs import SHAPES, StubEncoders, giving, install, reading, toy_dataset
+from stubs import SHAPES, StubEncoders, install, reading, toy_dataset
+from toys import Reads
 
 from samtl.embed import verify as verifying
 from samtl.embed.api import embed
@@ -49,7 +50,7 @@ def masked(instead=None, **fields):
     """A dataset with masks, some of them those that `instead` maps ids to."""
     dataset = toy_dataset(ROWS, classes=2)
     masks = {n: np.eye(*SHAPES[i % 3], dtype=np.uint8) for i, n in enumerate(dataset.sample_ids)}
-    fields = {"read_mask": giving(masks | (instead or {})), **fields}
+    fields = {"read_mask": Reads(masks | (instead or {})), **fields}
     return dataclasses.replace(dataset, labels=(-1,) * ROWS, **fields)
 
 

@@ -152,6 +152,7 @@ FOLDS = [{"salt": k, "given": {"split": f"fold:{k}/3"}} for k in "123"]
             "mlp, cnn | vit, cnn",
             [one("mlp"), one("vit", salt="x"), *(one("cnn", salt=salt) for salt in ("", "x"))],
         ),
+        ("mlp, cnn | vit", [one("mlp"), one("vit", salt="x"), one("cnn", seed=5)]),
         ("mlp, cnn", [one("mlp", comparison_key="k"), one("cnn", ids=120, comparison_key="k")]),
         # Other samples at the same share and seed
         (
