@@ -113,7 +113,6 @@ def test_scenes_stay_together():
     [
         ("unet", {}, "unet is for segmentation, and stripes is for classification"),
         ("cn", {}, "did you mean cnn"),
-        ("floor", {"seed": -1}, "--seed must lie between"),
         ("floor", {"same_split_as": "runs/x"}, "runs/x is no run"),
         ("cnn", {"params": {"epochs": 0}}, "epochs must be a whole number from 1"),
     ],
