@@ -31,17 +31,13 @@ _RENAME = {"dtypes": "dtype", "others": "against", "store": "cache", "cases": "o
 class _Benchmarks(Verbs):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not (_CHECKOUT / "benchmarks").is_dir():
-            raise InputError(
-                "samtl bench is not installed with the package: clone the repository and run it there"
-            )
+            raise InputError("samtl bench needs a checkout: clone the repository and run it there")
         sys.path.insert(0, str(_CHECKOUT))
         return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
-    cls=_Benchmarks,
-    no_args_is_help=True,
-    help="Measure this machine, each figure beside an alternative.",
+    cls=_Benchmarks, no_args_is_help=True, help="Measure this machine, beside alternatives."
 )
 
 

@@ -13,7 +13,7 @@ from . import render
 from .options import Outcome, verb
 
 FLOOR = "floor"
-NAMES = {"macro_f1": "macro F1", "ece": "calibration error", "iou": "IoU", "f1": "F1"}  # of metrics
+NAMES = {"ece": "calibration error", "iou": "IoU", "dice": "Dice", "f1": "F1"}  # in metrics' names
 TRAINING = {"epochs": int, "lr": float, "batch_size": int, "patience": int}
 OF_PIXELS = {**TRAINING, "image_size": int, "checkpoint": str}
 
@@ -60,7 +60,10 @@ def draw(result: samtl.FitResult) -> None:
     every = (result.metrics, *compared.values())
     headers = ("95 % interval", result.name, *compared)
     rows = [
-        (NAMES.get(key) or key.replace("_", " "), *(_cell(key, scores[key]) for scores in every))
+        (
+            " ".join(NAMES.get(word, word) for word in key.split("_")),
+            *(_cell(key, scores[key]) for scores in every),
+        )
         for key in result.metrics
     ]
     render.grid(headers, rows, right=range(1, len(headers)))

@@ -56,9 +56,7 @@ class Option:
 
 @functools.cache
 def _source(module: str) -> ast.Module:
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
+    spec: Any = importlib.util.find_spec(module)
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 
@@ -97,7 +95,9 @@ def _descriptions(docstring: str) -> tuple[str, dict[str, str]]:
     for line, following in itertools.pairwise([*section.splitlines(), ""]):
         if following.startswith("---"):
             break
-        if line and not line.startswith(" "):
+        if not line:
+            names = []  # what follows is for Python only
+        elif not line.startswith(" "):
             names = [name.strip(" *") for name in line.partition(" : ")[0].split(",")]
         for name in names if line.startswith(" ") else ():
             found[name] = f"{found.get(name, '')} {line.strip()}".strip()
@@ -226,8 +226,9 @@ def _read(name: str, option: Option, value: Any) -> Any:
         return value
     items = [item.strip() for item in value.split(",")] if value else []
     if "" in items:
-        flag = f"--{name.replace('_', '-')}"
-        raise InputError(f"{flag} takes names separated by commas, got {value!r}")
+        raise InputError(
+            f"--{name.replace('_', '-')} takes names separated by commas, not {value!r}"
+        )
     return items
 
 

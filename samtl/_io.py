@@ -1,4 +1,4 @@
-"""Files, folders and downloads that appear whole or not at all, canonical JSON, and checksums.
+"""Files and folders that appear whole or not at all, canonical JSON, and checksums.
 
 A file is published by writing it under a temporary name in the same folder, syncing it, linking it to its final name
 (which fails if that exists) and syncing the folder. So a name never shows part of a file, content is never
@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import itertools
 import json
-import logging
 import os
 import platform
 import re
@@ -30,9 +29,8 @@ from typing import IO, Any, Self, TypeVar
 import msgspec
 import numpy as np
 
-from samtl.errors import DamageError, InputError, ResourceError, SamtlError
+from samtl.errors import DamageError
 
-_log = logging.getLogger(__name__)
 TEMPORARY = ".tmp-"  # begins the names of what is being written, or was when its writer was killed
 MOST_JSON = 64 * 2**20  # bytes of a document that is read
 _Kind = TypeVar("_Kind")
@@ -57,14 +55,6 @@ def file_sha256(path: Path) -> str:
     """Compute the sha256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def has_hash(path: Path, known: str) -> bool:
-    """Whether there is a file with this hash, `ALGORITHM:DIGITS`; the first digits are enough."""
-    algorithm, _, digits = known.partition(":")
-    with suppress(OSError), path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest().startswith(digits)
-    return False
 
 
 def canonical(content: object) -> bytes:
@@ -293,63 +283,3 @@ def _lock(folder: Path) -> int | None:
         except OSError:
             os.close(descriptor)
     return None
-
-
-def user_folder(variable: str, name: str = "") -> Path:
-    """Return the folder that an environment variable names, by default `name` in the user's cache folder."""
-    import pooch
-
-    return Path(os.environ.get(variable) or pooch.os_cache("samtl") / name)
-
-
-def downloaded(sources: Mapping[str, str], folder: Path) -> Path | None:
-    """Find a file that `download` put into a folder; its hash is checked each time."""
-    paths = ((folder / _file_name(url), known) for url, known in sources.items())
-    return next((path for path, known in paths if has_hash(path, known)), None)
-
-
-def download(sources: Mapping[str, str], folder: Path, remedy: str, size: str = "") -> Path:
-    """Return a published file in a folder; it is downloaded if it is missing or has another hash.
-
-    Parameters
-    ----------
-    sources : mapping of str to str
-        URLs, tried in this order, and the hash of the file at each: see `has_hash`.
-    folder : Path
-    remedy, size : str
-        For messages: what else can be done, and how much is downloaded.
-
-    Raises
-    ------
-    InputError
-        If every URL gives a file with another hash.
-    ResourceError
-        If a download fails.
-    """
-    import pooch
-
-    if path := downloaded(sources, folder):
-        return path
-    pooch.get_logger().setLevel(logging.WARNING)  # it would log to standard error
-    failures: list[str] = []
-    kind: type[SamtlError] = InputError
-    for url, known in sources.items():
-        path = folder / _file_name(url)
-        _log.info("downloading %s%s into %s", url, size and f" ({size})", folder)
-        try:
-            with AtomicFolder(folder) as temporary:
-                new = Path(pooch.retrieve(url, None, path.name, temporary.path))
-                if has_hash(new, known):
-                    return new.replace(path)
-            failures.append(f"{url} (its hash is not {known})")
-        except OSError as error:  # includes the errors of requests, whose texts are nested errors
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            failures.append(
-                f"{url} ({f'HTTP status {status}' if status else type(error).__name__})"
-            )
-            kind = ResourceError
-    raise kind(f"could not download {'; '.join(failures)} into {folder}: {remedy}")
-
-
-def _file_name(url: str) -> str:
-    return url.partition("?")[0].rpartition("/")[2]

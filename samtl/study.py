@@ -140,15 +140,17 @@ def reproduce(
         `eurosat` compares classifiers at held-out shares from 0.1 to 0.9. `roads` compares segmenters on the split that
         the dataset comes with and fractions of its labels, else at held-out shares of 0.25, 0.5 and 0.75 of the scenes
         and fractions of the labels of the first. Both with three seeds.
-    dataset, root, group_by
+    dataset
         As for `samtl.embed`: another dataset of the same task.
+    root, group_by, checkpoint, image_size
+        As for `samtl.embed`.
     encoder : str, optional
         By default `sam_vit_b`, or `tiny` for a quick study.
-    checkpoint, device, image_size
+    device
         As for `samtl.embed`; `vgg19` uses the (first) device, too.
     vgg19 : str, path or None
         Weights of the baseline of that name: `official`, a file, or `random:SEED`. It is left out if the official
-        ones cannot be downloaded, for None, and in a quick study.
+        ones cannot be downloaded, in a quick study, and for None (`none` on the command line).
     out : path, optional
         The study's folder; by default `STUDY-study`, or `STUDY-quick` for a quick one.
     quick : bool

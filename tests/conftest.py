@@ -27,14 +27,8 @@ settings.load_profile("samtl")
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path):
     """Take the user's settings away and work in an empty folder, so that nothing lands in the tree."""
-    for name in (
-        "SAMTL_CACHE",
-        "SAMTL_RUNS",
-        "SAMTL_WEIGHTS",
-        "SAMTL_DATA_CACHE",
-        "SAMTL_ROW_CACHE",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("CACHE", "RUNS", "WEIGHTS", "DATA_CACHE", "ROW_CACHE"):
+        monkeypatch.delenv(f"SAMTL_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
     # The command line gives this logger a handler, which must not outlive the test.
     monkeypatch.setattr(logging.getLogger("samtl"), "handlers", [])
@@ -120,11 +114,10 @@ def bucket_server(_bucket_server, monkeypatch, tmp_path):
     for name in list(os.environ):
         if name.startswith("AWS_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", _bucket_server.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("SAMTL_ROW_CACHE", str(tmp_path / "kept"))
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    places = {"AWS_ENDPOINT_URL": _bucket_server.url, "SAMTL_ROW_CACHE": str(tmp_path / "kept")}
+    for name, value in (keys | places).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(object_store, "FIRST_PAUSE", 0.01)
     pauses = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=50)}
     monkeypatch.setattr(object_store, "RETRY", {**object_store.RETRY, "backoff": pauses})

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import struct
 import threading
@@ -11,9 +10,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from toys import Reads, encoded
 
-from samtl import registry
+from samtl import registry, splits
 from samtl._io import digest, file_sha256
 from samtl.datasets import Dataset
 from samtl.embed.api import embed
@@ -28,10 +27,7 @@ SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
 
 def png(seed, shape=(20, 20)):
     """Bytes of a PNG with random colours."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    return encoded(np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8))
 
 
 def image_folder(root):
@@ -45,16 +41,10 @@ def image_folder(root):
 
 def huge_png():
     """A PNG whose header alone says that it has 2.5 gigapixels."""
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0),
-        b"IDAT": zlib.compress(bytes(1000)),
-        b"IEND": b"",
-    }
-    data = b"\x89PNG\r\n\x1a\n"
-    for name, content in chunks.items():
-        data += struct.pack(">I", len(content)) + name + content
-        data += struct.pack(">I", zlib.crc32(name + content))
-    return data
+    data = bytearray(png(0))
+    struct.pack_into(">II", data, 16, 50_000, 50_000)
+    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    return bytes(data)
 
 
 # What can be wrong with an image file, by the code under which its row is quarantined.
@@ -68,39 +58,19 @@ BROKEN = {
 }
 
 
-def giving(contents):
-    """Make a reader of these contents by sample id; exceptions among them are raised."""
-
-    def read(sample_id):
-        content = contents[sample_id]
-        if isinstance(content, Exception):
-            raise content
-        return content
-
-    return read
-
-
 def toy_dataset(n=21, classes=3, bad=None, name="toy"):
-    """A dataset of `n` small images, square, wide and tall in turn.
-
-    Parameters
-    ----------
-    n, classes : int
-    bad : dict, optional
-        Number of an image to what stands in its place: bytes, an exception to raise, or a key of `BROKEN`.
-    """
+    """Make a dataset of small images; `bad` maps numbers of images to bytes, exceptions, or keys of `BROKEN`."""
     files = {f"class{i % classes}/{i:04d}.png": png(i, SHAPES[i % 3]) for i in range(n)}
     ids = tuple(files)
     for number, content in (bad or {}).items():
         files[ids[number]] = BROKEN[content] if isinstance(content, str) else content
     names, labels = tuple(f"class{i}" for i in range(classes)), tuple(i % classes for i in range(n))
-    return Dataset(name, names, ids, labels, giving(files))
+    return Dataset(name, names, ids, labels, Reads(files))
 
 
 def reading(dataset, instead):
     """The same dataset, some of whose images have other bytes, or raise: those that `instead` maps to them."""
-
-    other = giving(instead)
+    other = Reads(instead)
     return dataclasses.replace(
         dataset, read=lambda name: (other if name in instead else dataset.read)(name)
     )
@@ -112,26 +82,16 @@ def small_dataset():
 
 
 class StubEncoders:
-    """What the embedding uses of a module in `samtl/encoders`: `Encoder` and `spec`.
-
-    Attributes
-    ----------
-    images, largest_batch : int
-        How many images were encoded, and the most at once.
-    before_batch : callable
-        Called with the pixels of a batch before it is encoded; may raise.
-    spoil : callable
-        Called with the finished outputs of a batch; may alter them.
-    """
+    """What the embedding uses of a module in `samtl/encoders`: `Encoder` and `spec`."""
 
     def __init__(self, image_size=64, seconds=0.0, tally=None):
         self.IMAGE_SIZE = image_size
         self.seconds = seconds
         self.tally = tally  # a file that gets a byte for each image: it outlives the process
-        self.images = self.largest_batch = 0
+        self.images = self.largest_batch = 0  # how many were encoded, and the most at once
         self.counting = threading.Lock()
-        self.before_batch = lambda pixels: None
-        self.spoil = lambda outputs: None
+        self.before_batch = lambda pixels: None  # may raise
+        self.spoil = lambda outputs: None  # may alter them
 
     def Encoder(
         self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
@@ -222,14 +182,7 @@ StubEncoders.kind, SeeingEncoders.kind = StubEncoder, SeeingEncoder
 
 
 def install(encoders, setattr_=setattr):
-    """Put a stub in the place of all encoders, and return it.
-
-    Parameters
-    ----------
-    encoders : StubEncoders
-    setattr_ : callable
-        `monkeypatch.setattr` in tests.
-    """
+    """Put a stub in the place of all encoders, and return it; tests give `monkeypatch.setattr`."""
     load = registry.load
 
     def load_or_stub(kind, name):
@@ -241,15 +194,12 @@ def install(encoders, setattr_=setattr):
 
 def contents(folder, hidden=True):
     """Map every file of a folder to what shows any change to it."""
-    return {
-        str(path.relative_to(folder)): (
-            path.stat().st_mtime_ns,
-            path.stat().st_ino,
-            path.read_bytes(),
-        )
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and (hidden or not path.name.startswith("."))
-    }
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (hidden or not path.name.startswith(".")):
+            stat = path.stat()
+            found[str(path.relative_to(folder))] = stat.st_mtime_ns, stat.st_ino, path.read_bytes()
+    return found
 
 
 def everything(store):
@@ -265,6 +215,12 @@ def embedded(folder, dataset, image_size, tiers, **options):
         out = folder / f"{dataset.name}.zarr"
         options = {"device": "cpu", "dtype": "float32", "tiers": tiers, **options}
         return embed(dataset, "stub", out=out, **options).store
+
+
+def holdout(data, share, seed=0):
+    """Split a dataset's samples, or a store's, as a fit does."""
+    labels = data.labels if data.task == "classification" else None
+    return splits.holdout(splits.Samples.of(data.sample_ids, labels), share, seed)
 
 
 def a_record(**fields):

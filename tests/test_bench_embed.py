@@ -21,15 +21,11 @@ def test_every_choice_is_a_pass_beside_the_encoder_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sam.Encoder, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
     )
-    rows = bench_embed(
-        "tiny", dataset="synthetic:2", device="cpu", image_size=64, batch_size=3, limit=5, rounds=1,
-        out=tmp_path,
-    )  # fmt: skip
+    options = {"image_size": 64, "batch_size": 3, "limit": 5, "rounds": 1, "out": tmp_path}
+    rows = bench_embed("tiny", dataset="synthetic:2", device="cpu", **options)
     assert passes == [(tiers, 5, 5, 0) for tiers in (*CHOICES, *CHOICES[::-1])]
-    assert [n for n in seen if n > 1] == [
-        3,
-        2,
-    ] * 2  # the encoder alone sees every image in each round
+    # The encoder alone sees every image in each round.
+    assert [n for n in seen if n > 1] == [3, 2, 3, 2]
     assert [row.name for row in rows] == [
         "embed/pooled", "embed/pooled+grid16", "embed/pooled+grid16+dense", "encoder-alone",
     ]  # fmt: skip

@@ -11,11 +11,12 @@ from samtl.errors import InputError, UnknownName
 SHIPPED = [name for name in OTHERS if name != "transformers-bfloat16"]
 
 
+SMALL = {"encoder": "tiny", "device": "cpu", "image_size": 64, "rounds": 1}
+
+
 @pytest.fixture(scope="module")
 def rows():
-    return bench_encoder(
-        "tiny", "random:3", "cpu", ("float32", "bfloat16"), 64, rounds=1, others=SHIPPED
-    )
+    return bench_encoder(**SMALL, dtypes=("float32", "bfloat16"), others=SHIPPED)
 
 
 def value(rows, name, vs=""):
@@ -47,9 +48,7 @@ def test_errors_are_those_of_the_dtype(rows):
 def test_a_side_that_computes_something_else_shows(monkeypatch):
     forward = sam.Encoder.forward
     monkeypatch.setattr(sam.Encoder, "forward", lambda self, x: forward(self, x) * 1.1)
-    rows = bench_encoder(
-        "tiny", device="cpu", dtypes=("float32",), image_size=64, rounds=1, others=()
-    )
+    rows = bench_encoder(**SMALL, dtypes=("float32",), others=())
     assert value(rows, "tiny/float32/64/error") == pytest.approx(0.1, rel=1e-3)
     assert value(rows, "tiny/float32/64") > 0
 
@@ -67,7 +66,7 @@ def test_a_side_that_computes_something_else_shows(monkeypatch):
 )
 def test_what_there_is_not_is_refused(arguments, error):
     with pytest.raises(error):
-        bench_encoder(**({"encoder": "tiny", "device": "cpu", "rounds": 1} | arguments))
+        bench_encoder(**SMALL | arguments)
 
 
 @pytest.mark.parametrize("size", [224, 448])
@@ -89,10 +88,8 @@ def test_a_side_of_which_not_one_image_fits_is_told_and_left_out(monkeypatch):
         return 0 if side.name == "shipped-autocast" else batch(side, *rest)
 
     monkeypatch.setattr(bench, "_batch", scarce)
-    rows = bench_encoder(
-        "tiny", device="cpu", dtypes=("float32",), image_size=64, rounds=1,
-        others=("shipped-float32", "shipped-autocast"),
-    )  # fmt: skip
+    others = ("shipped-float32", "shipped-autocast")
+    rows = bench_encoder(**SMALL, dtypes=("float32",), others=others)
     told = [row for row in rows if "autocast" in row.name + row.vs]
     assert [(row.value, row.unit) for row in told] == [(0.0, "img/s, since not one image fits")]
     assert value(rows, "tiny/float32/64", "shipped-float32") > 0

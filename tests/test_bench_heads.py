@@ -17,16 +17,12 @@ def test_every_head_on_grids_is_measured_on_each_of_its_tasks():
     assert measured == expected
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        Case("conv", "classification", "grid", 16, 3, 8, 1, 1, 1),
-        Case("vit", "classification", "grid", 16, 3, 8, 1, 1, 1),
-        Case("conv", "segmentation", "dense", 64, 2, 2, 1, 1, 1),
-    ],
-)
+GRID, DENSE = ("classification", "grid", 16, 3, 8), ("segmentation", "dense", 64, 2, 2)
+
+
+@pytest.mark.parametrize("case", [("conv", *GRID), ("vit", *GRID), ("conv", *DENSE)])
 def test_figures_of_a_case(case):
-    seen = []
+    seen, case = [], Case(*case, 1, 1, 1)
     rows = bench_heads(1, [case], seen.append)
     assert rows == seen
     train, waiting = rows

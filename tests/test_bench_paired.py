@@ -4,15 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.paired import (
-    Row,
-    against,
-    alone,
-    alternating,
-    machine,
-    paired,
-    to_json,
-)
+from benchmarks.paired import Row, against, alone, alternating, machine, paired, to_json
 
 
 def test_medians_of_both_sides_without_the_first_round():

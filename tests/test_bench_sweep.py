@@ -15,9 +15,7 @@ def test_a_line_through_some_times_gives_the_others():
     assert bench._over_all([10], [3.0], [10, 20]) == 6.0
 
 
-def test_a_sweep_of_pooled_features_beside_the_loop_can_be_resumed(
-    one_thread, tmp_path, monkeypatch
-):
+def test_a_sweep_beside_the_loop_can_be_resumed(one_thread, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "POOLED_COLUMNS", 64)
     kept, seen = tmp_path / "kept", []
     options = {"rows": 160, "splits": "0.5,0.6", "seeds": 1, "out": kept}

@@ -12,7 +12,6 @@ import textwrap
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import stubs
@@ -73,7 +72,6 @@ def test_a_verb_has_the_options_of_its_function(commands):
 def trained(place, tmp_path_factory):
     """A folder with images, a store of them and a run on it."""
     folder = shutil.copytree(place, tmp_path_factory.mktemp("trained") / "place")
-    (folder / "empty").mkdir()
     samtl.fit_head(folder / STORE, "logreg", 0.25, out=folder).path.rename(folder / "run")
     return folder
 
@@ -83,67 +81,40 @@ BAD = {
     "emebd": "embed",
     "embed --limit -3": "--limit",
     "embed --image-size many": "--image-size",
-    "embed --image-size 100 --encoder tiny --dataset folder:images": "--image-size",
-    "embed --dataset eurosta --encoder tiny": "eurosat",
     "embed --dataset folder:nowhere --encoder tiny": "nowhere",
-    "embed --dataset folder:empty --encoder tiny": "empty",
     "embed --dataset folder:images --encoder tiny --tiers pooled,thick": "--tiers",
-    "embed --dataset folder:images --encoder tiny --batch-size 0": "--batch-size",
-    "embed --dataset folder:images --encoder tiny --per-class 99": "12",
-    "embed --dataset folder:images --encoder tiny --checkpoint w.pth": "w.pth",
     "embed --dataset folder:images --encoder tiny --json no/such/e.json": "no/such/e.json",
     "ls encoder": "encoders",
     "info images": "images",
-    "info Ünlü.zarr": "Ünlü.zarr",
-    "fit-head --seed -1": "--seed",
     "fit-head --lr -1": "--lr",
     "fit-head --epochs 0": "epochs",
-    "fit-head --split 1.5": "1.5",
     "fit-head --split 0.01": "0.01",
-    "fit-head --split half": "half",
-    "fit-head --head mpl": "mlp",
     "fit-head --cache nowhere": "nowhere",
     "predict --run run": "--from-store",
-    "predict --run run --images images --from-store": "--from-store",
     "predict --run run --images images --cache cache": "--from-store",
-    "predict --run run --images images --device gpu": "--device",
-    "predict --run images --images images": "images is no run",
     "verify --quick --deep": "--deep",
-    "verify --recompute 1": "--dataset",
-    "verify --recompute -1": "--recompute",
-    "verify --dataset synthetic:4": "--deep",
-    "verify nowhere": "nowhere",
-    "sweep --jobs -1": "--jobs",
-    "sweep --jobs 0": "jobs",
     "sweep --unknown": "--unknown",
 }
 OTHER = {
     "predict --run run --images images --checkpoint random:1": "encoder.weights_sha256",
     f"embed --dataset synthetic:3 --encoder tiny --out {STORE}": "dataset",
-    f"embed --dataset folder:images --encoder tiny --out {STORE} --checkpoint random:5": "encoder.weights_sha256",
 }
 
 
-@pytest.mark.parametrize(
-    ("code", "line", "named"),
-    [*((2, *case) for case in BAD.items()), *((3, *case) for case in OTHER.items())],
-)
-def test_bad_input_writes_nothing(run, encoders, trained, monkeypatch, code, line, named):
+@pytest.mark.parametrize(("line", "named"), (BAD | OTHER).items())
+def test_bad_input_writes_nothing(run, encoders, trained, monkeypatch, line, named):
     monkeypatch.chdir(trained)
     before = stubs.contents(trained)
-    ended, _, errors = run(*line.split())
-    assert ended == code
+    code, _, errors = run(*line.split())
+    assert code == (3 if line in OTHER else 2)
     assert named in re.sub(r"[\s│]+", " ", errors)
     assert stubs.contents(trained) == before
 
 
 def test_a_terminal_without_the_characters_of_a_name():
     code = "from samtl.cli.render import say; from samtl.cli import main; main()"
-    result = subprocess.run(
-        [sys.executable, "-c", code, "info", "Ünlü.zarr"],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )
+    command, ascii_only = [sys.executable, "-c", code], {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([*command, "info", "Ünlü.zarr"], capture_output=True, env=ascii_only)
     assert result.returncode == 2
     assert b"?nl?.zarr" in result.stderr
     assert b"Traceback" not in result.stderr
@@ -157,15 +128,12 @@ def test_bench_needs_a_checkout(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        *((OSError(number, os.strerror(number), "it"), 5) for number in (errno.ENOSPC, errno.EIO)),
-        *((OSError(number, os.strerror(number), "it"), 2) for number in (errno.EACCES, errno.ENOENT)),
-        (ZeroDivisionError("it"), 70),
-    ],
-)  # fmt: skip
-def test_errors_of_the_drive_and_of_samtl_itself(monkeypatch, capsys, error, code):
+    ("number", "code"),
+    [(errno.ENOSPC, 5), (errno.EIO, 5), (errno.EACCES, 2), (errno.ENOENT, 2), (None, 70)],
+)
+def test_errors_of_the_drive_and_of_samtl_itself(monkeypatch, capsys, number, code):
     """Python's own exit code for an uncaught error is 1, which means "done, with quarantined rows" here."""
+    error = OSError(number, os.strerror(number), "it") if number else ZeroDivisionError("it")
 
     def refuse(place):
         raise error
@@ -255,13 +223,6 @@ def test_ls_and_which_store_is_meant(run, told, encoders, folder):
     assert "untrained" in good["weights"]
 
 
-def test_too_little_disk(run, encoders, folder, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    code, _, errors = run(*EMBED)
-    assert (code, "1000 B" in errors) == (5, True)
-    assert untouched(Path("cache"))
-
-
 def test_verify_and_repair(run, told, embedded):
     code, found, _ = told("verify")
     assert (code, found["findings"]) == (0, [])
@@ -302,7 +263,6 @@ def test_compact_drops_rows_that_are_not_listed(run, told, embedded, folder):
 
 
 # Signals
-
 
 SLOW_EMBED = """
     import sys

@@ -68,13 +68,8 @@ def test_a_cell_that_fails_is_told_of_and_ends_with_1(run, told, embedded, monke
 # What is typed, and what the message names; more is refused by samtl.sweep itself.
 BAD = {
     "--seeds many": "many",
-    "--seeds 1,1": "1",
     "--heads logreg,": "--heads",
-    "--heads none": "sweep",
-    "--cache nowhere": "nowhere",
-    "--baselines floor": "dataset",
     "--baselines cn --dataset folder:images": "cnn",
-    "--features depth": "depth",
     "--set epochs=5": "epochs=5",
     "--set logreg.C=1 --set logreg.C=2": "logreg.C",
     "--set logreg.C=-1": "-1",
@@ -85,9 +80,7 @@ BAD = {
 
 @pytest.mark.parametrize("line", BAD)
 def test_bad_input_is_refused_before_anything_is_trained(run, embedded, line):
-    code, _, errors = run(
-        *["sweep", "--heads", "logreg", "--splits", "0.25", "--jobs", "1"], *line.split()
-    )
+    code, _, errors = run(*f"sweep --heads logreg --splits 0.25 --jobs 1 {line}".split())
     assert code == 2
     assert BAD[line] in re.sub(r"[\s│]+", " ", errors)
     assert not Path("runs").exists()
@@ -116,13 +109,10 @@ def gone(group):
 
 
 @pytest.mark.parametrize(
-    ("number", "jobs", "expected"),
-    [
-        (signal.SIGINT, 1, 130),
-        pytest.param(signal.SIGTERM, 2, 143, marks=pytest.mark.slow),
-    ],
+    ("number", "jobs"),
+    [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow)],
 )
-def test_a_signal_stops_it_and_keeps_what_is_finished(small, number, jobs, expected):
+def test_a_signal_stops_it_and_keeps_what_is_finished(small, number, jobs):
     # Long enough that it is never done by itself before the signal comes.
     options = f"""sweep --cache {small} --out o --heads mlp --splits 0.2,0.3,0.4,0.5 --seeds 20 --jobs {jobs}
         --set mlp.epochs=20 --set mlp.patience=20"""
@@ -141,7 +131,7 @@ def test_a_signal_stops_it_and_keeps_what_is_finished(small, number, jobs, expec
         time.sleep(0.05)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == expected
+    assert process.returncode == 128 + number
     assert "Traceback" not in errors
     assert gone(process.pid)
     assert "the same command resumes" in errors

@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from samtl._runtime import Note
-from samtl.datasets import Dataset, resolve
+from samtl.datasets import resolve
 from samtl.embed.api import embed
 from samtl.embed.pipeline import Progress
 from samtl.errors import InputError, ResourceError
@@ -21,9 +22,8 @@ ROWS = 128  # eight blocks
 
 
 def run(devices="cpu,cpu", dataset="synthetic:16", out="a.zarr", **options):
-    return embed(
-        dataset, "tiny", device=devices, dtype="float32", image_size=96, batch_size=2, out=out, **options
-    )  # fmt: skip
+    options = {"dtype": "float32", "image_size": 96, "batch_size": 2, **options}
+    return embed(dataset, "tiny", device=devices, out=out, **options)
 
 
 def processes(path):
@@ -88,7 +88,5 @@ def test_what_goes_wrong_in_a_process_is_raised_in_this_one(tmp_path):
 
     with pytest.raises(ResourceError, match="cannot be read any more"):
         run(dataset=f"folder:{tmp_path / 'images'}", on_event=take_away)
-    source = resolve("synthetic:2")
-    about = source.classes, source.sample_ids, source.labels
     with pytest.raises(InputError, match="--device must name one"):
-        run(dataset=Dataset("own", *about, lambda name: source.read(name)), out="own.zarr")
+        run(dataset=replace(source, read=lambda name: source.read(name)), out="own.zarr")

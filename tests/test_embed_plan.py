@@ -29,9 +29,7 @@ def embed_toys(rows=37, **options):
     return embed(toy_dataset(rows), "stub", device="cpu", out="a.zarr", **options)
 
 
-@pytest.mark.parametrize(
-    ("rows", "tiers"), [(1, TIERS), (16, ("pooled",)), (37, ("pooled", "grid"))]
-)
+@pytest.mark.parametrize(("rows", "tiers"), [(1, TIERS), (16, TIERS[:1]), (37, TIERS[:2])])
 def test_the_bytes_planned_are_the_bytes_written(rows, tiers):
     result = embed_toys(rows, tiers=tiers)
 
@@ -78,10 +76,7 @@ def test_a_disk_that_is_too_small_stops_the_pass_before_it_starts(monkeypatch, e
     assert embed_toys().missing == 0
 
 
-def test_a_plan_writes_nothing_reads_no_image_and_loads_no_weights(small, monkeypatch, encoders):
-    before = contents(small)
-    plan_of(dataset=small_dataset(), out=small, tiers=("pooled",))
-    assert contents(small) == before
+def test_a_plan_writes_nothing_reads_no_image_and_loads_no_weights(monkeypatch, encoders):
     monkeypatch.setattr(encoders, "Encoder", None)
     bad = dict.fromkeys(range(37), AssertionError("an image was read"))
     fresh = plan_of(dataset=toy_dataset(37, bad=bad))
@@ -159,9 +154,8 @@ def test_arguments_are_understood():
     assert plan_of(tiers=["dense", "pooled", "dense"]).tiers == ("pooled", "dense")
     sizes = {"auto": min(8, os.cpu_count()), 5: 5, "12": 12}
     assert {size: plan_of(batch_size=size).batch_size for size in sizes} == sizes
-    assert [plan_of(**o).rows for o in ({}, {"limit": 10}, {"per_class": 4}, {"limit": 99})] == [
-        37, 10, 12, 37
-    ]  # fmt: skip
+    parts = {"limit": 10}, {"per_class": 4}, {"limit": 99}
+    assert [plan_of(**part).rows for part in parts] == [10, 12, 37]
     own = dataclasses.replace(toy_dataset(6), groups=tuple("abcdef"))
     table = prepare(EmbedConfig(own, "stub", device="cpu", group_by=r"^class\d")).table
     assert table.groups == tuple(i.partition("/")[0] for i in table.samples)

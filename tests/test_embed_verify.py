@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stubs import SHAPES, StubEncoders, install, reading, toy_dataset
+from toys import Reads
 
 from samtl.embed import verify as verifying
 from samtl.embed.api import embed
@@ -45,12 +46,12 @@ def recompute(store, dataset, rows=ROWS, **options):
     return verify(store, "quick", dataset=dataset, recompute=rows, device="cpu", **options)
 
 
-def masked(**instead):
-    def read_mask(sample_id):
-        return np.eye(*SHAPES[int(sample_id[-8:-4]) % 3], dtype=np.uint8)
-
+def masked(instead=None, **fields):
+    """A dataset with masks, some of them those that `instead` maps ids to."""
     dataset = toy_dataset(ROWS, classes=2)
-    return dataclasses.replace(dataset, labels=(-1,) * ROWS, **{"read_mask": read_mask, **instead})
+    masks = {n: np.eye(*SHAPES[i % 3], dtype=np.uint8) for i, n in enumerate(dataset.sample_ids)}
+    fields = {"read_mask": Reads(masks | (instead or {})), **fields}
+    return dataclasses.replace(dataset, labels=(-1,) * ROWS, **fields)
 
 
 def differing(store, dataset):
@@ -61,10 +62,8 @@ def differing(store, dataset):
 
 def test_whole(store):
     seen = []
-    found = verify(
-        store, "deep", dataset=toy_dataset(ROWS), recompute=3, device="cpu",
-        on_progress=lambda *event: seen.append(event),
-    )  # fmt: skip
+    options = {"device": "cpu", "on_progress": lambda *event: seen.append(event)}
+    found = verify(store, "deep", dataset=toy_dataset(ROWS), recompute=3, **options)
     assert (found.exit_code, found.findings) == (0, [])
     assert (found.images_compared, found.images, found.images_added) == (ROWS, (), 0)
     assert len(found.recomputed) == found.recompute == 3
@@ -80,11 +79,8 @@ def test_images_that_changed_or_are_gone(store):
     dataset = toy_dataset(ROWS)
     a, b, c = (dataset.sample_ids[i] for i in (3, 5, 7))
     changed = reading(dataset, {a: b"other bytes", b: OSError("the drive is gone")})
-    changed = dataclasses.replace(
-        changed,
-        sample_ids=(*(name for name in changed.sample_ids if name != c), "class0/new.png"),
-        labels=(*(label for i, label in enumerate(changed.labels) if i != 7), 0),
-    )
+    ids = tuple("class1/new.png" if name == c else name for name in dataset.sample_ids)
+    changed = dataclasses.replace(changed, sample_ids=ids)
     found = verify(store, "deep", dataset=changed)
     assert {one.sample_id: one.what for one in found.images} == {a: "changed", b: "gone", c: "gone"}
     assert {open_store(store).sample_ids[one.row] for one in found.images} == {a, b, c}
@@ -127,14 +123,8 @@ def test_parts_and_classes_of_images_that_could_not_be_used_are_compared(tmp_pat
 def test_masks_are_compared(tmp_path):
     whole, other = masked(), "class0/0006.png"
     store = made(whole, tmp_path / "m.zarr")
-
-    def read_mask(sample_id):
-        if sample_id == "class1/0005.png":
-            raise OSError("not there")
-        return 1 - whole.read_mask(sample_id) if sample_id == other else whole.read_mask(sample_id)
-
-    found = differing(store, masked(read_mask=read_mask))
-    assert found == ({"class1/0005.png": "gone", other: "changed"}, 3)
+    now = masked({"class1/0005.png": OSError("not there"), other: 1 - whole.read_mask(other)})
+    assert differing(store, now) == ({"class1/0005.png": "gone", other: "changed"}, 3)
     assert differing(store, whole) == ({}, 0)
     found = recompute(store, masked(read_mask=lambda sample_id: np.zeros((3, 3), np.uint8)))
     assert (len(found.recomputed), found.exit_code) == (ROWS, 0)  # which needs no mask
@@ -164,19 +154,14 @@ def test_rows_that_the_encoder_does_not_give(store, encoders):
     assert found.findings == []
     assert [(one.within, one.tier) for one in found.recomputed] == [(False, "pooled")] * ROWS
     assert found.exit_code == 2
-    rows = [
-        [one.row for one in recompute(store, data, 4, seed=seed).recomputed] for seed in (0, 0, 1)
-    ]
-    assert rows[0] == rows[1] != rows[2]
+    drawn = [recompute(store, data, 4, seed=seed).recomputed for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_only_rows_whose_images_are_listed_are_recomputed(store, tmp_path):
     dataset = toy_dataset(ROWS)
-    renamed = dataclasses.replace(
-        dataset,
-        sample_ids=tuple(f"x{name}" for name in dataset.sample_ids),
-        read=lambda sample_id: dataset.read(sample_id[1:]),
-    )
+    ids = tuple(f"x{name}" for name in dataset.sample_ids)
+    renamed = dataclasses.replace(dataset, sample_ids=ids, read=lambda name: dataset.read(name[1:]))
     with pytest.raises(MismatchError, match=r"(?s)none of the 20 .* 'xclass0/0000.png'"):
         recompute(store, renamed)
     with pytest.raises(InputError, match="has no images"):

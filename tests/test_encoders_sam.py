@@ -1,4 +1,4 @@
-"""The encoder gives what `segment_anything`'s own modules give."""
+"""The encoder gives what `segment_anything`'s own modules give, on the devices and in the dtype asked for."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from samtl.encoders import pooling, sam
+from samtl.encoders.device import resolve_device, resolve_devices, resolve_dtype
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.images.transforms import PIXEL_MEAN, PIXEL_STD
 
@@ -47,8 +48,7 @@ def images():
 
 
 @pytest.mark.parametrize(
-    ("engine", "dtype", "bound"),
-    [("fast", "float32", 1e-3), ("fast", "bfloat16", 0.03), ("reference", "float32", 1e-3)],
+    ("engine", "dtype", "bound"), [("fast", "bfloat16", 0.03), ("reference", "float32", 1e-3)]
 )
 def test_output_is_that_of_segment_anything(model, images, engine, dtype, bound):
     encoder = made(dtype, engine=engine)
@@ -118,17 +118,14 @@ def test_pooled_follows_its_definition(encoder, model, images):
     assert pooled.shape == (len(columns),) == (3 * 256 + 2 * 192,)
     assert columns[:768:256] == ("mean_000", "max_000", "std_000")
     np.testing.assert_allclose(pooled[:768], np.concatenate(expected), rtol=1e-4, atol=1e-5)
-    seen = {}
+    seen = []
     for index in (2, 5):
-        model.blocks[index].register_forward_hook(
-            lambda module, args, output, index=index: seen.__setitem__(index, output)
-        )
+        model.blocks[index].register_forward_hook(lambda module, args, out: seen.append(out))
     plain(model, images[1])
-    for index, output in seen.items():
+    for index, output in zip((2, 5), seen, strict=True):
         at = columns.index(f"block{index:02d}_mean_0000")
         means = output[0, :, :6].mean((0, 1)).numpy()
         np.testing.assert_allclose(pooled[at : at + 192], means, rtol=1e-3, atol=1e-4)
-    assert len(seen) == 2
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_that_follow(monkeypatch):
@@ -195,10 +192,8 @@ def test_the_fingerprint_is_what_decides_the_values(encoder):
     assert fields["encoder"] == {"name": "tiny", "weights_sha256": encoder.weights.sha256}
     assert (fields["image_size"], fields["compute_dtype"]) == (256, "float32")
     assert fields["scaling"] == {"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)}
-    assert set(fields) == {
-        "encoder", "bands", "units", "scaling", "preprocessing", "image_size", "stored_dtypes",
-        "compute_dtype",
-    }  # fmt: skip
+    others = {"bands", "units", "preprocessing", "stored_dtypes"}
+    assert fields.keys() == {"encoder", "scaling", "image_size", "compute_dtype"} | others
     assert sam.spec("tiny", 512).fingerprint("0" * 64, "float32") != fields
 
 
@@ -214,3 +209,52 @@ def test_what_there_is_not_is_refused_and_the_real_package_left_alone(monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install segment-anything"):
         sam.modeling()
+
+
+def given(monkeypatch, gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "names", "said"),
+    [
+        *((0, name, "cuda.* needs .* CUDA") for name in ("cuda", "cuda:0", "cuda:all")),
+        *((1, name, "--device must be auto, cpu, cuda, cuda:N or mps")
+          for name in ("gpu", "cuda:x", "cuda:", "cuda:²", "cpu:", "cpu:0", "mps:1", "", "cpu,")),
+        (1, "cuda:3", "CUDA sees 1 device"),
+        (3, "cuda:0,cuda:7", "does not exist"),
+        (3, "cuda:1,cuda:1", "twice"),
+        (3, "cuda:1,cpu", "one kind"),
+    ],
+)  # fmt: skip
+def test_what_there_is_not(monkeypatch, gpus, names, said):
+    given(monkeypatch, gpus)
+    with pytest.raises(InputError, match=said):
+        resolve_devices(names)
+
+
+def test_several_devices(monkeypatch):
+    assert torch.ones(2, device=resolve_device("auto")).sum().item() == 2
+    assert resolve_devices("cpu") == (torch.device("cpu"),)
+    assert resolve_devices("cpu, cpu") == (torch.device("cpu"),) * 2
+    given(monkeypatch, 3)
+    gpus = [torch.device("cuda", i) for i in range(3)]
+    assert resolve_device("auto").type == "cuda"
+    assert resolve_devices("cuda:0,cuda:2") == (gpus[0], gpus[2])
+    assert resolve_devices("cuda:all") == tuple(gpus)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [("avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16"), ("avx2", "float32"), ("", "float32")],
+)
+def test_auto_dtype_is_bfloat16_only_where_native(monkeypatch, capabilities, expected):
+    found = {capabilities: True, "avx512_f": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    cpu = torch.device("cpu")
+    assert str(resolve_dtype("auto", cpu)) == f"torch.{expected}"
+    for name in ("float32", "bfloat16", "float16"):
+        assert str(resolve_dtype(name, cpu)) == f"torch.{name}"
+    with pytest.raises(InputError, match="--dtype must be auto, float32"):
+        resolve_dtype("fp16", cpu)

@@ -38,10 +38,8 @@ def test_the_store_holds_what_segment_anything_computes(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}.png")
-    result = samtl.embed(
-        "folder:images", "tiny", checkpoint="random:11", dtype="float32", device="cpu"
-    )
-    store = samtl.open(result.store)
+    options = {"checkpoint": "random:11", "dtype": "float32", "device": "cpu"}
+    store = samtl.open(samtl.embed("folder:images", "tiny", **options).store)
     assert len(store) == 3
     for row, sample_id in enumerate(store.sample_ids):
         pixels = np.asarray(Image.open(Path("images") / sample_id))
@@ -56,14 +54,8 @@ def test_a_head_from_the_store_is_a_head_from_the_features():
     dataset = subset(shuffled(resolve("synthetic:5")))
     size = 256  # which is quick
     encoder = sam.Encoder("tiny", device="cpu", image_size=size)
-    features = np.concatenate(
-        [
-            encoder.encode([resize_longest_side(decode(dataset.read(i)), size)], ("pooled",))[
-                "pooled"
-            ]
-            for i in dataset.sample_ids
-        ]
-    )
+    pixels = [resize_longest_side(decode(dataset.read(i)), size) for i in dataset.sample_ids]
+    features = np.concatenate([encoder.encode([one], ("pooled",))["pooled"] for one in pixels])
     labels = np.array(dataset.labels)
     split = splits.holdout(splits.Samples.of(dataset.sample_ids, labels), 0.2, seed=1)
 
@@ -91,23 +83,24 @@ sys.exit(code)
 """
 
 
-def samtl_command(*args, peak=None):
-    main = Path(sys.executable).parent / "samtl"
-    watch = [] if peak is None else [sys.executable, "-c", WATCH, peak]
-    return subprocess.run([*watch, main, *map(str, args)], capture_output=True, text=True)
+def samtl_command(*args):
+    """Run a verb; gives what it prints, and what it tells programs."""
+    main, told = Path(sys.executable).parent / "samtl", Path("told.json")
+    command = [sys.executable, "-c", WATCH, "peak.txt", main, *map(str, args), "--json", told]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(told.read_text())
 
 
 @pytest.mark.slow
 def test_the_demo_beats_its_floor():
-    done = samtl_command("demo", "--json", "demo.json", peak="peak.txt")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(Path("demo.json").read_text())
-    assert "untrained" in done.stdout
+    output, told = samtl_command("demo")
+    assert "untrained" in output
     assert told["embed"]["untrained"] is True
     for fit in told["fits"]:
         assert fit["metrics"]["accuracy"]["value"] > fit["floor"]["accuracy"]["value"]
         assert Path(fit["run"], "head.safetensors").is_file()
-        assert f"run: {fit['run']}" in done.stdout
+        assert f"run: {fit['run']}" in output
     assert 0 < int(Path("peak.txt").read_text()) < 2.5 * 2**20
 
 
@@ -121,17 +114,9 @@ def test_eurosat_end_to_end():
     """A few real images: the way is whole, and the figures come with their intervals and their floor."""
     archive = Path(os.environ["SAMTL_DATA"]) / "EuroSAT.zip"
     args = ("--dataset", "eurosat", "--root", archive, "--encoder", "tiny", "--per-class", "12")
-    done = samtl_command("embed", *args, "--image-size", "256", "--json", "e.json")
-    assert done.returncode == 0, done.stderr
-    embedded = json.loads(Path("e.json").read_text())
+    _, embedded = samtl_command("embed", *args, "--image-size", "256")
     assert embedded["rows"] == 120
-    assert (
-        samtl_command(
-            "fit-head", "--head", "logreg", "--split", "0.25", "--json", "f.json"
-        ).returncode
-        == 0
-    )
-    fit = json.loads(Path("f.json").read_text())
+    _, fit = samtl_command("fit-head", "--head", "logreg", "--split", "0.25")
     assert fit["fingerprint"] == embedded["fingerprint"]
     assert fit["n_test"] == 30
     score = fit["metrics"]["accuracy"]
@@ -142,25 +127,17 @@ def test_eurosat_end_to_end():
 @pytest.mark.slow
 def test_roads_the_whole_way():
     """Masks in, masks out: embed, two heads and a baseline on one split, and masks of images from a folder."""
-    done = samtl_command(
-        "embed", "--dataset", "synthetic-roads:72", "--encoder", "tiny", "--image-size", "256"
-    )
-    assert done.returncode == 0, done.stderr
+    roads = ("--dataset", "synthetic-roads:72", "--image-size")
+    samtl_command("embed", "--encoder", "tiny", *roads, 256)
     store = next(Path("cache").glob("*.zarr"))
     fits = {}
     for head, epochs in (("conv", 30), ("vit", 2)):
-        options = ("--head", head, "--split", "0.25", "--epochs", epochs, "--json", f"{head}.json")
-        done = samtl_command("fit-head", *options)
-        assert done.returncode == 0, done.stderr
-        assert "untrained" in done.stdout
-        fits[head] = json.loads(Path(f"{head}.json").read_text())
+        options = ("--head", head, "--split", "0.25", "--epochs", epochs)
+        output, fits[head] = samtl_command("fit-head", *options)
+        assert "untrained" in output
     run = fits["conv"]["run"]
-    options = ("--baseline", "unet", "--dataset", "synthetic-roads:72", "--same-split-as", run)
-    done = samtl_command(
-        "fit-baseline", *options, "--epochs", "1", "--image-size", "64", "--json", "unet.json"
-    )
-    assert done.returncode == 0, done.stderr
-    fits["unet"] = json.loads(Path("unet.json").read_text())
+    options = ("--baseline", "unet", "--same-split-as", run, "--epochs", "1")
+    _, fits["unet"] = samtl_command("fit-baseline", *options, *roads, 64)
     assert len({fit["split"]["digest"] for fit in fits.values()}) == 1
     # Nothing but colour tells generated roads apart for an untrained encoder, and edges of fields look alike.
     assert fits["conv"]["metrics"]["pooled_iou"]["value"] > 0.1
@@ -171,10 +148,8 @@ def test_roads_the_whole_way():
     names = ("scene_1/1.bmp", "scene_1/2.bmp")
     for number, name in enumerate(names):
         Path("new", f"{number}.png").write_bytes(dataset.read(name))
-    done = samtl_command("predict", "--run", run, "--images", "new")
-    assert done.returncode == 0, done.stderr
-    again = samtl_command("predict", "--run", run, "--from-store", "--cache", store, "--out", "all")
-    assert again.returncode == 0, again.stderr
+    samtl_command("predict", "--run", run, "--images", "new")
+    samtl_command("predict", "--run", run, "--from-store", "--cache", store, "--out", "all")
     for number, name in enumerate(names):
         mask = np.asarray(Image.open(f"masks/{number}.png"))
         truth = dataset.read_mask(name)

@@ -225,9 +225,7 @@ def test_what_is_too_large_or_not_there_yet_is_not_held(path, tmp_path, monkeypa
     assert data._held is None
 
 
-def test_samples_are_named_by_their_labels_and_masks_and_fed_as_they_are(
-    path, tmp_path, monkeypatch
-):
+def test_samples_are_named_by_labels_and_masks_and_fed_as_they_are(path, tmp_path, monkeypatch):
     lean = embedded(tmp_path, stripes(60), 64, ("pooled",))
     stores = [(path, "pooled"), (path, "grid"), (lean, "pooled")]
     assert len({Data(open_store(p), array).digest for p, array in stores}) == 1
@@ -258,9 +256,6 @@ def test_samples_are_named_by_their_labels_and_masks_and_fed_as_they_are(
         inputs, targets = map(torch.cat, zip(*source.batches(6, None), strict=True))
         np.testing.assert_array_equal(inputs.numpy(), store.read("dense", rows))
         np.testing.assert_array_equal(targets.numpy(), store.read("mask", rows)[:, 2::4, 2::4])
-
-
-# A large store
 
 
 STREAM = """

@@ -15,13 +15,7 @@ from samtl.experiment.clock import Clock, Stage
 from samtl.experiment.fit import choose
 from samtl.experiment.held_out import HeldOut
 from samtl.experiment.run import RunFolder
-from samtl.experiment.tables import (
-    PALETTE,
-    mask_name,
-    read_curves,
-    write_mask,
-    write_split,
-)
+from samtl.experiment.tables import PALETTE, mask_name, read_curves, write_mask, write_split
 from samtl.splits import Samples, parse, read_split, record_of, select
 
 
@@ -36,9 +30,6 @@ def saved(folder, some, split, shared=None, name="run"):
     with RunFolder(folder) as run:
         write_split(run, record_of(some.ids, split), shared)
         return run.publish(name)
-
-
-# Time
 
 
 def test_stages_are_announced_and_timed(monkeypatch):
@@ -60,9 +51,6 @@ def test_stages_are_announced_and_timed(monkeypatch):
     assert clock.stop() == {"read": 2, "fit": 17, "score": 4, "write": 8, "total": 31}
     assert [str(event) for event in seen] == ["reading the features", "training", "writing the run"]
     assert seen == [Stage("read"), Stage("fit"), Stage("write")]
-
-
-# Who is in which part
 
 
 OTHERS = r"other samples than those of toy\.zarr"
@@ -111,9 +99,6 @@ def test_runs_of_a_sweep_share_the_file_of_their_split(tmp_path, more):
         assert found.left_out == [some.ids[i] for i in without]
         assert (found.held_out, found.validation) == (alone.held_out, alone.validation)
         assert choose(some, None, 9, run) == split
-
-
-# Scores and tables
 
 
 def test_the_key_of_what_may_be_compared():

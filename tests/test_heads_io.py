@@ -104,16 +104,24 @@ def test_a_card_that_is_no_object_is_refused(models, tmp_path, text):
         load(tmp_path)
 
 
-def test_a_file_cut_short_or_gone_is_refused(models, tmp_path):
-    save(models["mlp"], tmp_path)
-    path = tmp_path / "head.safetensors"
+def test_a_file_cut_short_elsewhere_or_gone_is_refused(models, tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    folder.mkdir()
+    save(models["mlp"], folder)
+    for name in ("head.safetensors", "head.json"):
+        path = (folder / name).rename(other)
+        (folder / name).symlink_to(path)
+        with pytest.raises(InputError, match=name.replace(".", r"\.")):
+            load(folder)
+        path.replace(folder / name)
+    path = folder / "head.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(InputError, match="not a safetensors file"):
-        load(tmp_path)
+        load(folder)
     for name in ("head.safetensors", "head.json"):
-        (tmp_path / name).unlink()
+        (folder / name).unlink()
         with pytest.raises(InputError, match="holds no saved model"):
-            load(tmp_path)
+            load(folder)
 
 
 def test_what_cannot_be_saved_is_said(tmp_path):

@@ -49,9 +49,8 @@ def test_channels_are_normed_at_each_place():
 
 def test_a_block_is_torch_s_transformer_layer():
     ours = Block(32, 4)
-    theirs = nn.TransformerEncoderLayer(
-        32, 4, 64, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-    )
+    options = {"activation": "gelu", "batch_first": True, "norm_first": True}
+    theirs = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, **options)
     for norm in (ours.norm1, ours.norm2):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
@@ -139,16 +138,6 @@ def test_vit_knows_positions():
     torch.testing.assert_close(net(x), net(moved), atol=1e-5, rtol=1e-5)
 
 
-def by_hand(logits, targets):
-    """Cross-entropy + Dice of the known pixels, (pixels, classes)."""
-    known = targets != IGNORE
-    truth = np.eye(logits.shape[1])[targets[known]]
-    chances = softmax(np.moveaxis(logits, 1, -1)[known], axis=1)
-    entropy = -(truth * np.log(chances)).sum() / max(len(truth), 1)
-    dice = (2 * (chances * truth).sum(0) + 1) / ((chances + truth).sum(0) + 1)
-    return entropy + 1 - dice[1:].mean()
-
-
 @settings(max_examples=30)
 @given(st.integers(2, 5), st.integers(1, 3), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 1000))
 def test_the_loss_of_masks_is_what_it_is_by_hand(k, n, ignored, seed):
@@ -156,8 +145,13 @@ def test_the_loss_of_masks_is_what_it_is_by_hand(k, n, ignored, seed):
     logits = random.normal(0, 3, (n, k, 3, 4))
     targets = random.integers(0, k, (n, 3, 4))
     targets[random.random(targets.shape) < ignored] = IGNORE
+    known = targets != IGNORE
+    truth = np.eye(k)[targets[known]]  # (pixels, classes)
+    chances = softmax(np.moveaxis(logits, 1, -1)[known], axis=1)
+    entropy = -(truth * np.log(chances)).sum() / max(len(truth), 1)
+    dice = (2 * (chances * truth).sum(0) + 1) / ((chances + truth).sum(0) + 1)
     loss = cross_entropy_dice(torch.from_numpy(logits), torch.from_numpy(targets)).item()
-    assert loss == pytest.approx(by_hand(logits, targets), rel=1e-9, abs=1e-9)
+    assert loss == pytest.approx(entropy + 1 - dice[1:].mean(), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("ignored", [2, 8])

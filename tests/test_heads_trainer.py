@@ -88,11 +88,9 @@ def test_the_rate_rises_then_falls_and_gradients_are_clipped(monkeypatch):
         norms.append(torch.stack(gradients).norm().item())
         return step(self, *args, **kwargs)
 
-    def steep(logits, targets):
-        return 1e8 * cross_entropy(logits, targets)
-
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    run(linear(), loss=steep, learning_rate=1.0, warmup=0.2, clip=0.1)
+    way = {"learning_rate": 1.0, "warmup": 0.2, "clip": 0.1}
+    run(linear(), loss=lambda *of: 1e8 * cross_entropy(*of), **way)
     assert len(rates) == 20
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
@@ -128,11 +126,8 @@ def test_training_ends_after_patience_with_the_best_weights():
     """Validation labels at odds with the training ones: every pass makes it worse, the first stays."""
     odd = InMemory(HELD.inputs, (HELD.targets + 1) % 3)
     model, states = linear(), []
-
-    def tell(epoch):
-        states.append(model.weight.detach().clone())
-
-    run(model, tell, held=odd, epochs=50, patience=3, learning_rate=1e-2)
+    way = {"epochs": 50, "patience": 3, "learning_rate": 1e-2}
+    run(model, lambda epoch: states.append(model.weight.detach().clone()), held=odd, **way)
     assert len(states) == 4
     assert torch.equal(model.weight, states[0])
     assert not torch.equal(model.weight, states[-1])
@@ -223,8 +218,8 @@ def test_an_epoch_may_be_judged_after_the_next_was_learnt(way, stopped):
     assert one.stopped == alone.stopped == stopped
     assert (one.curves, one.best_epoch) == (alone.curves, alone.best_epoch)
     assert not one.model.training
-    for mine, theirs in zip(one.model.parameters(), alone.model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    states = one.model.state_dict(), alone.model.state_dict()
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +228,6 @@ def test_an_epoch_may_be_judged_after_the_next_was_learnt(way, stopped):
         (75_000, 40, 10),  # a quarter
         (75_000, 41, 11),  # rounded up
         (15_000, 8, 5),  # enough to see 75,000 samples
-        (7_500, 20, 10),
         (2_700, 20, 20),  # never more than without
         (10**9, 3, 1),
     ],

@@ -12,17 +12,13 @@ FIGURES = {"case_study_1_eurosat": 5, "case_study_2_roads": 6, "your_own_data": 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def read(path):
-    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
-
-
 def test_every_notebook_is_known():
     assert {path.stem for path in NOTEBOOKS} == set(FIGURES)
 
 
 @each
 def test_it_is_valid_and_stripped(path):
-    notebook = read(path)
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor >= 5) == (4, True)  # cells have ids
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
@@ -39,11 +35,10 @@ def test_it_runs_and_draws(path, tmp_path, monkeypatch):
         (tmp_path / "settings" / name).mkdir(parents=True)
         monkeypatch.setenv(name, str(tmp_path / "settings" / name))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9/")  # nothing is to be downloaded
-    notebook = read(path)
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    said = [output.text for output in outputs if output.output_type == "stream"]
-    assert said == []  # a warning would be among it
+    assert [out.text for out in outputs if out.output_type == "stream"] == []  # no warnings, either
     drawn = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(drawn) == FIGURES[path.stem]

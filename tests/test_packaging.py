@@ -13,7 +13,6 @@ import pytest
 import samtl
 
 ROOT = Path(__file__).parent.parent
-BINARY = {".png", ".webp", ".jpg", ".safetensors"}
 
 
 def test_every_package_is_listed():
@@ -27,10 +26,8 @@ def test_every_package_is_listed():
 
 def test_cli_is_not_importable_under_its_folders_name(tmp_path):
     code = "import importlib.util as u; print(u.find_spec('cli'), u.find_spec('samtl.cli') is None)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["None", "False"]
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True)
+    assert found.split() == ["None", "False"]
 
 
 def test_requirements_are_pinned():
@@ -56,13 +53,11 @@ def test_no_machine_paths():
     """No tracked text file names a place on the machine where it was written."""
     if not (ROOT / ".git").exists():
         pytest.skip("this is not a git checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
+    files = [ROOT / name for name in listed.split("\0") if name]
     assert {"Makefile", "pyproject.toml"} <= {path.name for path in files}
     places = (str(ROOT), str(Path.home()), tempfile.gettempdir() + "/")
     for path in files:
-        if path.suffix not in BINARY and path.is_file():
+        if path.suffix not in {".png", ".webp", ".jpg", ".safetensors"} and path.is_file():
             text = path.read_text()
             assert not [place for place in places if place in text], path

@@ -96,14 +96,17 @@ def test_findings_are_in_words_and_in_a_table(both):
     assert f"<li>{row['in words']}</li>" in result.page.read_text(encoding="utf-8")
 
 
-def test_warnings_name_untrained_weights_random_splits_notes_and_damaged_runs(both, tmp_path):
+def test_warnings_name_what_readers_must_know(both, tmp_path):
+    """Untrained weights, random splits, runs of several states of a dataset, notes and damaged runs."""
     assert both[0].warnings[0].startswith("All splits are random")
     a_run(tmp_path / "runs", "vit", untrained=True, weights="untrained (random:0)", note="made up")
+    a_run(tmp_path / "runs", "conv", samples_digest="another")
     bad = a_run(tmp_path / "runs", "mlp", split_name="grouped")
     (bad / "metrics.json").write_text("")
     result = make_report(tmp_path / "runs", tmp_path / "report")
-    weights, _, note, damaged = result.warnings
+    weights, _, state, note, damaged = result.warnings
     assert "vit are untrained (random:0)" in weights
+    assert "same state of the dataset" in state
     assert note == "Made up"
     assert str(bad) in damaged
     assert "--dataset" in result.missing[-1]

@@ -130,6 +130,7 @@ FOLDS = [{"split_name": "fold", "salt": k, "given": {"split": f"fold:{k}/3"}} fo
         # Baselines stand beside the heads on their samples.
         ("mlp, cnn | mlp, cnn", [MLP, one("mlp", ids=60, **SMALL), *BESIDE]),
         ("mlp, cnn | vit, cnn", [MLP, CNN, one("vit", salt="x"), one("cnn", salt="x")]),
+        ("mlp, cnn | vit", [MLP, one("vit", salt="x"), one("cnn", seed=5)]),
         ("mlp, cnn", [one("mlp", comparison_key="k"), one("cnn", ids=120, comparison_key="k")]),
         # Other samples at the same share and seed
         ("mlp, cnn | vgg19", [MLP, one("cnn", seed=1), CNN, one("vgg19", ids=40)]),

@@ -127,9 +127,6 @@ def test_the_digest_is_that_of_the_documented_text():
     assert splits.digest_of(ids, train, test) == hashlib.sha256(text.encode()).hexdigest()
 
 
-# A share of the samples
-
-
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=8), SHARES, SEEDS)
 def test_a_share_is_rounded_and_in_every_class(sizes, share, seed):
     samples = mixed(sizes)
@@ -145,17 +142,14 @@ def test_a_share_is_rounded_and_in_every_class(sizes, share, seed):
         assert 1 <= held <= size - 1
 
 
-@pytest.mark.parametrize(
-    ("sizes", "share", "held"),
-    [
+def test_classes_are_held_out_alike():
+    for sizes, share, held in (
         ([10, 11, 12], 0.2, [2, 2, 3]),  # 2, 2.2 and 2.4: largest remainder
         ([10, 10, 10, 10], 0.15, [2, 2, 1, 1]),  # 1.5 each, though 0.15 in binary is a little less
         ([3, 100, 97], 0.05, [1, 5, 4]),
-    ],
-)
-def test_classes_are_held_out_alike(sizes, share, held):
-    samples = mixed(sizes)
-    assert counts(samples, splits.holdout(samples, share).test) == held
+    ):
+        samples = mixed(sizes)
+        assert counts(samples, splits.holdout(samples, share).test) == held
 
 
 def test_the_validation_part_is_not_the_runners_up():
@@ -165,9 +159,6 @@ def test_the_validation_part_is_not_the_runners_up():
     validation = set(fifth.validation.tolist())
     assert len(next_in_line) == len(validation) == 64
     assert len(next_in_line & validation) < 32
-
-
-# Whole groups
 
 
 @given(st.lists(st.integers(1, 12), min_size=3, max_size=9), SHARES, SEEDS)
@@ -199,9 +190,6 @@ def test_a_class_that_whole_groups_leave_out_is_named():
             splits.holdout(lacking, 0.2)
 
 
-# Folds
-
-
 @given(st.lists(st.integers(5, 20), min_size=1, max_size=5), st.integers(2, 5), SEEDS)
 def test_every_sample_is_in_one_fold(sizes, folds, seed):
     samples = mixed(sizes)
@@ -211,9 +199,6 @@ def test_every_sample_is_in_one_fold(sizes, folds, seed):
     assert np.ptp(held, axis=0).max() <= 1
     assert np.ptp(held.sum(1)) <= 1
     assert {(split.name, split.share, split.seed) for split in made} == {("fold", 1 / folds, seed)}
-
-
-# Fewer labels
 
 
 def inside(small, large):
@@ -255,9 +240,6 @@ def test_few_shots_are_inside_more_and_inside_fractions(labelled, seed):
         assert set(counts(samples, split.validation)) == {max(1, int(n / 5 + 0.5))}
 
 
-# Bad input
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -279,13 +261,12 @@ LAKES = {"labels": [0] * 6 + [1] * 10, "classes": ["Lake", "River"]}
 @pytest.mark.parametrize(
     ("about", "spec", "said"),
     [
-        ({}, "0.01", r"holds out 0, .* empty: choose a share from 0\.0625 to 0\.938"),
-        (LAKES, "0.05", r"2 classes: choose a share from 0\.125 to 0\.875"),
+        ({}, "0.01", r"holds out 0, .* empty: choose a share from 0\.0625 to 0\.875"),
+        (LAKES, "0.05", r"2 classes: choose a share from 0\.125 to 0\.75"),
         ({"labels": [-1] * 16}, "0.5", "at least 2 samples that can be used, got 0"),
         ({"labels": [0, 0] + [2] * 14, "classes": "abc"}, "0.5", "'b', got 0"),
         ({"labels": [0, 0] + [1] * 14}, "0.5", "training part.* class '0', got 1"),
         ({"groups": ["all"] * 16}, "0.5", "at least 2 groups, got 1"),
-        ({"groups": ["a", "b"] * 8}, "0.5", "training part.* at least 2 groups, got 1"),
         ({}, "fold:1/30", "30 folds .* 30 samples that can be used, got 16"),
         (LAKES, "fold:1/7", "7 samples of class 'Lake', got 6"),
         ({**LAKES, "groups": ["a"] * 6 + ["b"] * 10}, "fold:1/2", "'Lake' has no .* groups"),

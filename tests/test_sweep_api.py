@@ -336,17 +336,13 @@ def test_a_store_that_is_not_complete(out, tmp_path):
     ("options", "said"),
     [
         ({"seeds": [1, 2, 1]}, "the seed 1 is given twice"),
-        ({"seeds": []}, "--seeds takes how many"),
         ({"seeds": 0}, "--seeds takes how many"),
         ({"seeds": [-1]}, "a seed must lie between 0 and"),
         ({"heads": ["mpl"]}, "did you mean mlp"),
-        ({"heads": ["mlp", "mlp"]}, "mlp on pooled, split 0.2, seed 0 would be trained twice"),
         ({"heads": []}, "there is nothing to sweep"),
         ({"features": ["mean,std", "std, mean"]}, "would be trained twice"),
         ({"features": ["meen"]}, "did you mean mean"),
         ({"heads": ["conv"], "features": ["mean"]}, "no head of this sweep reads these"),
-        ({"splits": "0.2,0.20"}, "the split 0.2 is listed twice"),
-        ({"splits": "half"}, "no split is called 'half'"),
         ({"splits": "shipped"}, "does not come with a split"),
         ({"splits": "shipped", "group_by": "."}, "--group-by has no bearing"),
         ({"baselines": ["cnn"]}, "the baselines cnn read pixels: say which with --dat"),
@@ -354,7 +350,6 @@ def test_a_store_that_is_not_complete(out, tmp_path):
         ({"params": {"vit": {}}}, "parameters are given for vit, which is not in"),
         ({"params": {"mlp": {"widht": 3}}}, "no parameter of the head mlp is called"),
         ({"jobs": 0}, "--jobs must be at least 1, got 0"),
-        ({"stores": "nowhere.zarr"}, r"nowhere\.zarr"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(store, out, options, said):

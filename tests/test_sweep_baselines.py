@@ -86,16 +86,9 @@ def test_cells_of_other_images_are_other_cells_with_their_own_floor(store, out, 
     ],
 )
 def test_baselines_of_other_images_than_the_heads_are_refused(store, out, change, said):
-    data = stripes()
+    other = replace(stripes(), **change(stripes()))
     with pytest.raises(MismatchError, match=f"(?s)run samtl embed.*{said}"):
-        run(
-            store,
-            out,
-            ["logreg"],
-            "0.4",
-            baselines=("floor",),
-            dataset=replace(data, **change(data)),
-        )
+        run(store, out, ["logreg"], "0.4", baselines=("floor",), dataset=other)
     assert not out.exists()
 
 
@@ -103,10 +96,8 @@ def test_baselines_of_other_masks_than_the_heads_are_refused(out, tmp_path):
     data = blobs(12, classes=2)
     path = embedded(tmp_path, data, 64, ("dense",))
     name = data.sample_ids[5]
-    for mask in (
-        np.roll(data.read_mask(name), 3, 1),
-        BadImage("mask_values", "it has values that no class has"),
-    ):
+    bad = BadImage("mask_values", "it has values that no class has")
+    for mask in (np.roll(data.read_mask(name), 3, 1), bad):
         other = replace(data, read_mask=Reads({**data.read_mask.content, name: mask}))
         with pytest.raises(MismatchError, match=r"mask of '005\.png'"):
             run(path, out, ("conv",), "0.25", baselines=("floor",), dataset=other)

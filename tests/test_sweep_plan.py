@@ -1,5 +1,6 @@
 """The plan of a sweep: which cells there are, what each starts from, and what shares a process."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,8 @@ def planned(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), **op
 def test_cells_are_heads_by_splits_by_seeds(store):
     data, heads = stripes(75), ("logreg", "mlp", "conv")
     cells = planned(store, seeds=(0, 7), heads=heads, baselines=("floor", "cnn"), dataset=data)
-    expected = [
-        (name, split, seed)
-        for name in (*heads, "floor", "cnn")
-        for split in NESTED.split(",")
-        for seed in (0, 7)
-    ]
-    assert [(cell.name, cell.split, cell.seed) for cell in cells] == expected
+    expected = product((*heads, "floor", "cnn"), NESTED.split(","), (0, 7))
+    assert [(cell.name, cell.split, cell.seed) for cell in cells] == [*expected]
     assert [cell.number for cell in cells] == list(range(30))
     assert len({cell.run for cell in cells}) == 30
     assert sorted(data.read.asked) == sorted(data.sample_ids)  # compared once for all

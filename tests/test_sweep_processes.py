@@ -91,16 +91,9 @@ def test_what_stops_the_parent_ends_the_workers(store, tmp_path):
     assert not multiprocessing.active_children()
 
 
-WHAT = {
-    "heads": ["mlp", "conv"],
-    "splits": "0.6,0.2",
-    "seeds": 2,
-    "params": {
-        "mlp": {"hidden": (8,), "epochs": 60, "lr": 1e-2, "patience": 60},
-        "conv": {"width": 8, "epochs": 20, "patience": 20},
-    },
-    "room": 0,
-}
+MLP = {"hidden": (8,), "epochs": 60, "lr": 1e-2, "patience": 60}
+PARAMS = {"mlp": MLP, "conv": {"width": 8, "epochs": 20, "patience": 20}}
+WHAT = {"heads": ["mlp", "conv"], "splits": "0.6,0.2", "seeds": 2, "params": PARAMS, "room": 0}
 SCRIPT = f"""
     import os, sys
     os.fsync = lambda descriptor: None

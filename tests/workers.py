@@ -34,6 +34,13 @@ def end_worker(task, link):
     return None
 
 
+def predicted(folder, inputs):
+    """What a saved head says of these features."""
+    from samtl.heads.io import load
+
+    return load(folder).predict_proba(inputs)
+
+
 def prepare(data, image_size, seconds):
     """What the file says, in the place of `samtl.images.safe_decoder._prepare`."""
     import numpy as np

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from samtl import _io
+from samtl import _download
 from samtl.datasets.archive import Tree, named, open_tree
 from samtl.datasets.base import Dataset
 from samtl.errors import InputError
@@ -105,10 +105,10 @@ def _note(counts: dict[str, int]) -> str:
 
 def _official_archive(download: bool) -> Path:
     """Find the official archive among the downloads, or fetch it; its hash is checked each time."""
-    folder = _io.user_folder("SAMTL_DATA_CACHE")
+    folder = _download.user_folder("SAMTL_DATA_CACHE")
     by_hand = f"download {next(iter(SOURCES))} by hand and name the file with --root"
-    if not (download or _io.downloaded(SOURCES, folder)):
+    if not (download or _download.downloaded(SOURCES, folder)):
         raise InputError(
             f"EuroSAT is not in {folder} and a dry run does not download it: run without --dry-run, or {by_hand}"
         )
-    return _io.download(SOURCES, folder, by_hand, "90 MB")
+    return _download.download(SOURCES, folder, by_hand, "90 MB")

@@ -86,7 +86,9 @@ def embed(
     Parameters
     ----------
     dataset : str or Dataset
-        A name that `samtl ls datasets` shows, `folder:PATH`, or a dataset of your own.
+        A name that `samtl ls datasets` shows, `folder:PATH` or `masks:PATH`.
+
+        Or a dataset of your own.
     encoder : str
         A name that `samtl ls encoders` shows.
     root : str or Path, optional

@@ -123,7 +123,7 @@ def verify(
         Set damaged blocks aside, so that the next embed does exactly these again, and write damaged metadata again.
         Nobody may write to the store meanwhile.
     dataset : str or Dataset, optional
-        What the store was made from, as for embed; read by level deep and by recompute.
+        What the store was made from, as for embed; needed to compare images (deep) and to recompute rows.
     root : str or Path, optional
         Folder or archive with the dataset's files.
     recompute : int

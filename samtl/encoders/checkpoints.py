@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samtl import _io
+from samtl import _download
 from samtl.encoders.base import Weights
 from samtl.errors import InputError
 
@@ -92,7 +92,7 @@ def load_weights(
                 f"{name} has no official checkpoint; use --checkpoint random:SEED or a file"
             )
         path = download(official)
-    elif official and path.name == official.file and not _io.has_hash(path, official.hash):
+    elif official and path.name == official.file and not _download.has_hash(path, official.hash):
         raise InputError(
             f"--checkpoint {checkpoint} is named like the official checkpoint, but does not have its sha256 "
             f"{official.sha256}: download it again, or rename a file of your own"
@@ -140,9 +140,9 @@ def _fill_at_random(model: nn.Module, seed: int, gain: int) -> None:
 
 def download(official: Official) -> Path:
     """Download a published checkpoint unless this machine has it already, and return its path."""
-    return _io.download(
+    return _download.download(
         {official.url: official.hash},
-        _io.user_folder("SAMTL_WEIGHTS", "weights"),
+        _download.user_folder("SAMTL_WEIGHTS", "weights"),
         f"put {official.file} there yourself, pass it with --checkpoint FILE, or try without weights: --checkpoint "
         "random:0",
         f"{official.size // 10**6} MB",

@@ -46,8 +46,10 @@ def fit_head(
     head : str
         A name that `samtl ls heads` shows.
     split : float, str or Split, optional
-        The held-out share, in (0, 1): 0.2 is "80-20". Or any other way to hold out: see the guide on splits. Or a split
-        of this store's rows, made elsewhere. By default the split that the dataset comes with, else 0.2.
+        The held-out share, in (0, 1): 0.2 is "80-20". Or another split, such as fold:1/5 or label:0.1@0.2: see
+        docs/guides/splits.md. By default the split that the dataset comes with, else 0.2.
+
+        Or a `Split` of these samples, made elsewhere.
     seed : int
         For the split, the head and the intervals; 0 to 2**32 - 1.
     out : path, optional
@@ -59,7 +61,7 @@ def fit_head(
         such as "mean,std" or "block*".
     group_by : str, optional
         A regular expression that finds what an image was cut from in its id; such groups stay together in every
-        part. By default those that the store knows.
+        part. By default those that the store or the dataset knows.
     same_split_as : path, optional
         A run whose held-out, validation and training part are taken over.
     allow_partial : bool
@@ -103,9 +105,9 @@ def fit_baseline(
     Parameters
     ----------
     dataset : str or Dataset
-        As for `samtl.embed`.
+        As for `samtl.embed`. The images of a store give the same split as the store.
     root, limit, per_class
-        As for `samtl.embed`: the same images then give the same split.
+        As for `samtl.embed`.
     baseline : str
         A name that `samtl ls baselines` shows.
     split, seed, out, group_by, on_event

@@ -134,7 +134,7 @@ class Trial:
     def floor(self) -> tuple[Floors, str]:
         """Score the floor on the same parts, or return why there is none."""
         if self.name == FLOOR:
-            return {}, "this is the floor"
+            return {}, "this baseline is the floor"
         found = self.source.floor(self.split, self.seed, self._majority)
         if isinstance(found, str):
             return {}, found

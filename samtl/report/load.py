@@ -50,7 +50,7 @@ def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
     if not runs:
         lines = [*warnings, *(f"{what}: {why}" for _, what, why in failed)]
         raise InputError(
-            f"no sound run in {', '.join(map(str, sources)) or 'no folder'}: expected folders that samtl fit-head, "
+            f"no complete run in {', '.join(map(str, sources)) or 'no folder'}: expected folders that samtl fit-head, "
             "samtl fit-baseline or samtl sweep wrote"
             + "".join(f"\n  {line}" for line in lines[:10])
         )
@@ -179,7 +179,9 @@ def _grouped(runs: Iterable[Run]) -> list[list[Run]]:
     for unit in sorted(units.values(), key=lambda unit: (unit[0].kind != "head", -len(unit))):
         fitting = [group for group in groups if _alike(unit, group)]
         # A baseline may be on the samples of several groups of heads.
-        for group in fitting[:1] if unit[0].kind == "head" else fitting:
+        keys = {run.comparison_key for run in unit if run.kind != "head"}
+        joined = [group for group in fitting if keys & {run.comparison_key for run in group}]
+        for group in joined or fitting[:1]:
             group += unit
         if not fitting:
             groups.append(unit)

@@ -34,12 +34,13 @@ def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
     rows = samples.rows
     _require(samples, rows, 2, "a split")
     total, classes = _rounded(share, len(rows)), len(samples.by_class(rows))
-    if not samples.groups and not classes <= total <= len(rows) - classes:
+    # Of what is not held out, some is for validation.
+    if not samples.groups and not classes <= total <= len(rows) - 2 * classes:
         lacks = f"without some of the {classes} classes" if classes > 1 else "empty"
         low = classes / len(rows)
         raise InputError(
             f"--split {share} of {len(rows)} samples holds out {total}, which leaves one part {lacks}: choose a "
-            f"share from {low:.3g} to {1 - low:.3g}, or embed more images"
+            f"share from {low:.3g} to {1 - 2 * low:.3g}, or embed more images"
         )
     name = "grouped" if samples.groups else "holdout"
     return _made(samples, _cut(samples, rows, share, seed, name), name, share, seed)

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import numpy as np
 
-from samtl._io import download, inside, read_json, user_folder
+from samtl._download import download, user_folder
+from samtl._io import inside, read_json
 from samtl.errors import DamageError, InputError
 from samtl.splits.split import PARTS, Samples, Split, require_every_class, require_usable
 

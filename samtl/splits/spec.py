@@ -73,7 +73,7 @@ class SplitSpec:
 
     def __post_init__(self) -> None:
         expected = {
-            "share": (0 < self.share < 1, "a held-out share lies between 0 and 1"),
+            "share": (0 < self.share < 1, "a held-out share lies between 0 and 1, as 0.2 does"),
             "label": (0 < self.share <= 1, "label:F@SHARE needs F above 0 and up to 1"),
             "shots": (self.count >= 2, "shots:K@SHARE needs K from 2 (one is for validation)"),
             "fold": (1 <= self.fold <= self.count > 1, "fold:I/K needs K from 2 and I from 1 to K"),

@@ -23,7 +23,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from samtl._io import require_size, user_folder
+from samtl._download import user_folder
+from samtl._io import require_size
 from samtl._runtime import Result, Task, prefetch
 from samtl.errors import InputError, ResourceError
 from samtl.store.storage import FOLDER, MAX_BYTES, Ranges, Storage, as_folder, parse

@@ -105,7 +105,9 @@ def sweep(
     warm_start : bool
         Start from the model of a smaller training part with the same seed if that shortens training without loss.
     jobs : int, optional
-        Number of processes; by default one for each core. A script needs `if __name__ == "__main__":` for more than 1.
+        Number of processes; by default one for each core.
+
+        A script needs `if __name__ == "__main__":` for more than 1.
     allow_partial : bool
         Use a store that is not complete.
     room : int, optional
