@@ -1,8 +1,5 @@
 """Scores agree with scikit-learn and with what they mean; intervals are what resampling one by one gives."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -118,10 +115,3 @@ def test_laws(seed, n, k, skill):
 def test_what_is_not_a_prediction_is_refused(truth, chances, said):
     with pytest.raises(InputError, match=said):
         bootstrap(truth, chances)
-
-
-def test_splits_and_metrics_are_light():
-    code = "import sys, samtl.splits, samtl.metrics.bootstrap\n"
-    code += "print([m for m in ('torch', 'sklearn', 'scipy', 'zarr') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
