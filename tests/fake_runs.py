@@ -48,10 +48,8 @@ def a_run(
     else:
         guess = np.array([wrong.get(names[i], label) for i, label in zip(test, truth, strict=True)])
     matrix = classification.confusion(truth, guess, k)
-    metrics = {
-        key: interval(float(getattr(classification, key)(matrix)))
-        for key in ("accuracy", "macro_f1")
-    }
+    scores = {"accuracy": classification.accuracy, "macro_f1": classification.macro_f1}
+    metrics = {key: interval(float(score(matrix))) for key, score in scores.items()}
     held_out = {names[i]: classes[i % k] for i in test}
     rows = [(names[i], classes[a], classes[b]) for i, a, b in zip(test, truth, guess, strict=True)]
     kind = given.pop("split_name", "label" if left_out else "holdout")
@@ -87,13 +85,8 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
         folder.write_csv("images.csv", ["sample_id", "mask", *scores], rows)
         metrics = segmentation.bootstrap(np.stack(matrices), resamples=50)
         split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
-        about = {
-            "task": "segmentation",
-            "classes": data.classes,
-            "dataset": data.name,
-            "resolution": SIZE,
-        }
-        about["features"] = "dense" if name in TIERS else "pixels"
+        about = {"task": "segmentation", "classes": data.classes, "dataset": data.name}
+        about |= {"resolution": SIZE, "features": "dense" if name in TIERS else "pixels"}
         sizes, total = (len(data) - n_test, n_test, 0), sum(matrices)
         return record(folder, name, split, sizes, truths, total, metrics, about | given)
 

@@ -1,9 +1,7 @@
 """The parts of a report made by hand, with names that are out to break the page."""
 
-import io
-
 import numpy as np
-from PIL import Image
+from toys import encoded
 
 from samtl.report.page import Part, Section, render
 from samtl.report.style import LOOKS, new_figure, svg
@@ -15,10 +13,7 @@ RECORDS = [
     {"model": "conv", "accuracy": 0.879, "low": 9.5, "seconds": 1640.0, "note": "3"},
     {"model": "floor", "accuracy": 0.712, "low": -1.25, "seconds": None, "note": NASTY},
 ]
-
-
-def table(name="scores", rows=RECORDS):
-    return Part(name, "Scores", f"Of `tiny`. {NASTY}", rows, NASTY)
+PICTURE = encoded(np.zeros((320, 1600, 3), np.uint8))
 
 
 def chart(name="curves", title="Loss by epoch", panels=2):
@@ -31,24 +26,18 @@ def chart(name="curves", title="Loss by epoch", panels=2):
     return Part(name, title, f"Each point is one epoch. {NASTY}", RECORDS, figure=drawn)
 
 
-def webp():
-    pixels = np.random.default_rng(0).integers(0, 255, (320, 1600, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "WEBP")
-    return file.getvalue()
-
-
 def page():
     """Return the HTML of a page with tables, charts and a picture."""
-    wide = table("wide", [{f"column {i}": f"{NASTY[:9]} {i}" for i in range(20)}] * 4)
-    warnings = ("The weights are random:0, untrained: they say nothing about SAM.", NASTY)
+    wide = [dict.fromkeys(map(str, range(20)), NASTY)]
+    rows = {"scores": RECORDS, "other": RECORDS, "wide": wide}
+    scores, *others = (Part(k, "Scores", f"Of `tiny`. {NASTY}", v, NASTY) for k, v in rows.items())
     words = {"texts": (f"`code` {NASTY}",), "bullets": ("vit beats mlp", "`b<`")}
     charts = (chart("curves"), chart("by-share", NASTY, 1))
     picture = Part("samples", "Samples", "Eight images.", RECORDS, picture=True)
     sections = (
-        Section("Found", (table(),), warnings=warnings, **words),
+        Section("Found", (scores,), warnings=("The weights are untrained.", NASTY), **words),
         Section("Training", (*charts, picture)),
-        Section(NASTY, (wide, table("other"))),
+        Section(NASTY, others),
     )
-    images = {one.name: svg(one.figure).encode() for one in charts} | {"samples": webp()}
+    images = {one.name: svg(one.figure).encode() for one in charts} | {"samples": PICTURE}
     return render(f"Report on {NASTY}", f"Of {NASTY}", sections, images, f"Made by {NASTY}")

@@ -46,8 +46,7 @@ def test_rows_of_the_confusion_are_the_truth_and_255_does_not_count():
     truth = np.array([[0, 0, 1], [255, 255, 1]], dtype=np.uint8)
     guess = np.array([[1, 1, 1], [0, 7, 0]], dtype=np.uint8)  # 7 is no class, but nobody asks
     found = pixel_metrics.confusion(truth, guess, 2)
-    assert found.dtype == np.int64
-    assert found.tolist() == [[0, 2], [1, 1]]
+    assert (found.dtype, found.tolist()) == (np.int64, [[0, 2], [1, 1]])
 
 
 @settings(max_examples=50)
@@ -57,16 +56,6 @@ def test_scores_agree_with_plain_code(given_masks):
     found = pixel_metrics.scores(pixel_metrics.confusion(truth, guess, k))
     assert list(found) == NAMES
     assert found == pytest.approx(plainly(truth, guess, k))
-
-
-@given(pairs_of_masks(), st.data())
-def test_what_is_ignored_changes_nothing_about_the_rest(given_masks, data):
-    truth, guess, k = given_masks
-    dropped = data.draw(arrays(np.bool_, truth.shape))
-    less = np.where(dropped, np.uint8(255), truth)
-    other = np.where(dropped, data.draw(arrays(np.uint8, truth.shape)), guess)
-    kept = truth[~dropped][None], guess[~dropped][None]
-    assert (pixel_metrics.confusion(less, other, k) == pixel_metrics.confusion(*kept, k)).all()
 
 
 def test_bootstrap_is_resampling_of_images():
@@ -79,10 +68,9 @@ def test_bootstrap_is_resampling_of_images():
         means = [pixel_metrics.scores(some)[name].mean() for some in each]
         pooled = [pixel_metrics.scores(some.sum(0))[name] for some in each]
         for score, plain in ((figures[name], means), (figures[f"pooled_{name}"], pooled)):
-            assert score.value == pytest.approx(plain[0])
             low, high = np.quantile(plain[1:], [0.025, 0.975])
-            assert score.low == pytest.approx(min(low, score.value))
-            assert score.high == pytest.approx(max(high, score.value))
+            expected = float(plain[0]), min(low, score.value), max(high, score.value)
+            assert (score.value, score.low, score.high) == pytest.approx(expected)
             assert score.low < score.high
 
 

@@ -72,15 +72,10 @@ def test_samples_with_masks_are_of_as_many_scenes_as_possible():
     assert all(0 < row["part that is not background"] < 1 for row in drawing.rows)
 
 
-@pytest.fixture
-def roads():
-    return blobs(36, classes=2)
-
-
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     """Models whose masks are off by as many columns as the image's place, twice that, and not at all."""
-    out, given = tmp_path_factory.mktemp("masks"), {"data": blobs(36, classes=2)}
+    out, given = tmp_path_factory.mktemp("masks"), {"data": blobs(36, 2)}
     a_mask_run(out, "conv", shift=range(9), untrained=True, weights="untrained", **given)
     a_mask_run(out, "vit", shift=range(0, 18, 2), **given)
     a_mask_run(out, "unet", shift=0, **given)
@@ -88,8 +83,8 @@ def three(tmp_path_factory):
     return the_one(out)
 
 
-def test_panels_show_the_best_the_median_and_the_worst(three, roads):
-    album = Album(roads)
+def test_panels_show_the_best_the_median_and_the_worst(three):
+    album = Album(blobs(36, 2))
     (drawing,) = panels(three, album)
     looks_right(drawing)
     assert album.notes == []
@@ -105,7 +100,8 @@ def test_panels_show_the_best_the_median_and_the_worst(three, roads):
     assert legend(drawing) == ["found (class1)", "missed", "false alarm", "not counted"]
 
 
-def test_panels_without_the_dataset_an_image_or_a_mask_show_what_there_is(three, roads, tmp_path):
+def test_panels_without_the_dataset_an_image_or_a_mask_show_what_there_is(three, tmp_path):
+    roads = blobs(36, 2)
     (drawing,) = panels(three, Album(None))
     assert "photograph" not in texts(drawing)
     assert "not available" not in texts(drawing)
@@ -136,8 +132,8 @@ def test_panels_are_of_one_split_and_seed(tmp_path):
     assert {"taken for another class", "truth: class2"} <= {*legend(drawing)}
 
 
-def test_masks_that_changed_since_are_not_laid_under_the_old_scores(three, roads):
-    images = read_images(three.models["conv"][0])
+def test_masks_that_changed_since_are_not_laid_under_the_old_scores(three):
+    roads, images = blobs(36, 2), read_images(three.models["conv"][0])
     name = images.ids[0]
     guess, truth = Album(roads).masks(images, name, 2)
     assert guess.shape == truth.shape
@@ -177,10 +173,8 @@ def test_mistakes_are_the_most_frequent_pairs_of_the_best_and_what_all_models_ha
     assert [row["sample_id"] for row in baseline.rows] == [zeros[0], twos[0]]
     (drawing,) = hardest(comparison, Album(FIELDS))
     looks_right(drawing)
-    assert [[*row.values()] for row in drawing.rows] == [
-        [zeros[0], "class0", "class1", 3, 3],
-        [twos[0], "class2", "class0", 2, 3],
-    ]
+    first, second = ((zeros[0], "class0", "class1", 3, 3), (twos[0], "class2", "class0", 2, 3))
+    assert [tuple(row.values()) for row in drawing.rows] == [first, second]
     assert confused(comparison, Album(None)) == hardest(comparison, Album(None)) == []
 
 
@@ -199,8 +193,8 @@ def test_each_kind_of_error_has_its_colour():
     truth = np.array([[1, 1, 0, 1, IGNORE, 0]], np.uint8)
     guess = np.array([[1, 0, 1, 2, 1, 0]], np.uint8)
     shown = judged(np.zeros((1, 6, 3), np.uint8), truth, guess)[0]
-    names = ("HIT", "MISSED", "FALSE_ALARM", "MIXED_UP", "UNCOUNTED")
-    colours = [*(getattr(sheets, name) for name in names), "#000000"]
+    colours = [sheets.HIT, sheets.MISSED, sheets.FALSE_ALARM, sheets.MIXED_UP, sheets.UNCOUNTED]
+    colours.append("#000000")
     for pixel, colour in zip(shown, colours, strict=True):
         assert np.abs(pixel / 0.85 - list(bytes.fromhex(colour[1:]))).max() < 1
 
@@ -222,13 +216,9 @@ def test_shortened_keeps_both_ends(text, most):
 
 def test_text_of_a_sheet_does_not_touch():
     tall, wide = np.zeros((300, 30, 3), np.uint8), np.zeros((20, 200, 3), np.uint8)
-    rows = [
-        Row("a " * 30, [Picture(tall, "x\ny"), Picture(wide)]),
-        Row("b", [Picture(None, "z"), Picture(tall)]),
-    ]
-    drawn = sheets.sheet(
-        rows, 2, ("p" * 200, "q"), {f"{'long ' * i}{i}": "#123456" for i in range(12)}
-    )
+    first, second = ([Picture(tall, "x\ny"), Picture(wide)], [Picture(None, "z"), Picture(tall)])
+    colours = {f"{'long ' * i}{i}": "#123456" for i in range(12)}
+    drawn = sheets.sheet([Row("a " * 30, first), Row("b", second)], 2, ("p" * 200, "q"), colours)
     texts = [text for text in drawn.axes[0].texts if text.get_text()]
     boxes = [text.get_window_extent() for text in (*texts, drawn.axes[0].get_legend())]
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]

@@ -78,32 +78,29 @@ def test_a_damaged_run_is_left_out_with_a_warning(tmp_path, file):
             read_comparisons([run])
 
 
-@pytest.mark.parametrize(
-    "name", [None, "../mask.png", "{folder}/mask.png", "masks/link.png", "masks"]
-)
-def test_a_run_whose_mask_is_gone_or_elsewhere_is_left_out(tmp_path, name):
+def test_a_run_whose_mask_is_gone_or_elsewhere_is_left_out(tmp_path):
     run = a_mask_run(tmp_path)
-    mask = next((run / "masks").iterdir())
-    shutil.copy(mask, tmp_path / "mask.png")
-    (run / "masks" / "link.png").symlink_to(tmp_path / "mask.png")
-    if name is None:
-        mask.unlink()
-    else:
-        table = (run / "images.csv").read_text()
-        changed = table.replace(f"masks/{mask.name}", name.format(folder=tmp_path))
-        (run / "images.csv").write_text(changed)
-        edit_run(run, "metrics.json", lambda c: c | {"files": {}})
-    with pytest.raises(InputError, match=str(run)):
-        read_comparisons([run])
+    mask, outside = next((run / "masks").iterdir()), tmp_path / "mask.png"
+    shutil.copy(mask, outside)
+    (run / "masks" / "link.png").symlink_to(outside)
+    edit_run(run, "metrics.json", lambda c: c | {"files": {}})
+    table = (run / "images.csv").read_text()
+    for name in ("masks/none.png", "../mask.png", str(outside), "masks/link.png", "masks"):
+        assert the_one(run).warnings == ()
+        (run / "images.csv").write_text(table.replace(f"masks/{mask.name}", name))
+        with pytest.raises(InputError, match=str(run)):
+            read_comparisons([run])
+        (run / "images.csv").write_text(table)
 
 
-@pytest.mark.parametrize("read", [read_predictions, read_curves])
-def test_a_table_of_a_run_that_is_no_file_is_refused(tmp_path, read):
+@pytest.mark.parametrize(
+    ("file", "read"), [("predictions.csv", read_predictions), ("curves.csv", read_curves)]
+)
+def test_a_table_of_a_run_that_is_no_file_is_refused(tmp_path, file, read):
     run = a_run(tmp_path)
     edit_run(run, "metrics.json", lambda c: c | {"files": {}})
-    for file in ("predictions.csv", "curves.csv"):
-        (run / file).unlink()
-        os.mkfifo(run / file)
+    (run / file).unlink()
+    os.mkfifo(run / file)
     with pytest.raises(InputError, match="regular file"):
         read(read_run(run))
 
@@ -112,57 +109,35 @@ def one(name, write=a_run, **options):
     return lambda folder: write(folder, name, **options)
 
 
-SMALL = {"ids": 60, "fingerprint": "e" * 64, "store": "toy.small"}
-LABELS = {"classes": ("Crop", "Lake", "River")}
-ASKED = {"given": {"split": "0.2"}}
-FOLDS = [{"salt": k, "given": {"split": f"fold:{k}/3"}} for k in "123"]
+MLP, CNN = one("mlp"), one("cnn")
+LR = "epochs 5, lr"
+LOGREGS = [one("logreg", params={"lr": lr, "epochs": 5}) for lr in (0.1, 0.2)]
+SMALL = {"fingerprint": "e" * 64, "store": "toy.small"}
+BESIDE = [one("cnn", ids=ids, given={"split": "0.2"}) for ids in (100, 60)]
+FOLDS = [{"split_name": "fold", "salt": k, "given": {"split": f"fold:{k}/3"}} for k in "123"]
 
 
 @pytest.mark.parametrize(
     ("expected", "runs"),
     [
-        (
-            "mlp on pooled, mlp on pooled[mean], conv",
-            [one("mlp"), one("mlp", columns=("mean",)), one("conv")],
-        ),
-        (
-            "logreg (epochs 5, lr 0.1), logreg (epochs 5, lr 0.2), logreg (lr 0.1)",
-            [one("logreg"), *(one("logreg", params={"lr": lr, "epochs": 5}) for lr in (0.1, 0.2))],
-        ),
-        (
-            "mlp @ toy.small, mlp @ toy.tiny.64, cnn",
-            [one("cnn"), one("mlp"), one("mlp", **SMALL | {"ids": 100})],
-        ),
+        ("mlp on pooled, mlp on pooled[mean]", [MLP, one("mlp", columns=("mean",))]),
+        (f"logreg ({LR} 0.1), logreg ({LR} 0.2), logreg (lr 0.1)", [one("logreg"), *LOGREGS]),
+        ("mlp @ toy.small, mlp @ toy.tiny.64, cnn", [CNN, MLP, one("mlp", **SMALL)]),
         # Other shares, seeds, label fractions and folds are no conflict.
-        (
-            "floor, mlp, cnn",
-            [one("mlp"), one("mlp", seed=1, share=0.5), one("floor", seed=2), one("cnn")],
-        ),
-        ("mlp, vit", [one("mlp"), one("vit", left_out=60)]),
-        (
-            "mlp, vit",
-            [one(name, split_name="fold", **fold) for fold in FOLDS for name in ("mlp", "vit")],
-        ),
+        ("floor, mlp, cnn", [MLP, one("mlp", seed=1, share=0.5), one("floor", seed=2), CNN]),
+        ("mlp, vit", [MLP, one("vit", left_out=60)]),
+        ("mlp, vit", [one(name, **fold) for fold in FOLDS for name in ("mlp", "vit")]),
         # Baselines stand beside the heads on their samples.
-        (
-            "mlp, cnn | mlp, cnn",
-            [one("mlp"), one("cnn", **ASKED), one("mlp", **SMALL), one("cnn", ids=60, **ASKED)],
-        ),
-        (
-            "mlp, cnn | vit, cnn",
-            [one("mlp"), one("vit", salt="x"), *(one("cnn", salt=salt) for salt in ("", "x"))],
-        ),
-        ("mlp, cnn | vit", [one("mlp"), one("vit", salt="x"), one("cnn", seed=5)]),
+        ("mlp, cnn | mlp, cnn", [MLP, one("mlp", ids=60, **SMALL), *BESIDE]),
+        ("mlp, cnn | vit, cnn", [MLP, CNN, one("vit", salt="x"), one("cnn", salt="x")]),
+        ("mlp, cnn | vit", [MLP, one("vit", salt="x"), one("cnn", seed=5)]),
         ("mlp, cnn", [one("mlp", comparison_key="k"), one("cnn", ids=120, comparison_key="k")]),
         # Other samples at the same share and seed
-        (
-            "mlp, cnn | vgg19",
-            [*(one(name, seed=i) for name in ("mlp", "cnn") for i in (1, 0)), one("vgg19", ids=40)],
-        ),
+        ("mlp, cnn | vgg19", [MLP, one("cnn", seed=1), CNN, one("vgg19", ids=40)]),
         ("mlp | cnn", [one("mlp", ids=199), one("cnn", ids=200)]),
         # What differs in kind
         ("conv | vit; one and two", [one("conv", dataset="one"), one("vit", dataset="two")]),
-        ("conv | vit; Lake", [one("conv"), one("vit", **LABELS)]),
+        ("conv | vit; Lake", [one("conv"), one("vit", classes=("Crop", "Lake", "River"))]),
         ("conv | vit; 512", [one("conv", a_mask_run), one("vit", a_mask_run, resolution=512)]),
         ("conv | vit; places", [one("conv"), one("vit", split_name="grouped")]),
     ],

@@ -125,17 +125,17 @@ def test_a_shared_split_that_is_not_that_of_the_run_is_refused(shared, more):
 
 
 def test_lists_name_the_parts_by_ids_or_their_stems(tmp_path):
-    train, test = "\ufeff1.tif\r\nx/y/3.v2.tif\r\n\r\n", "a/2.jpg\n5.png\n6"
+    train, test = "\ufeff1.tif\r\nx/y/3.v2.tif\r\n\r\n7", "a/2.jpg\n5.png\n6"
     for part, text in (("train", train), ("val", "  4 é "), ("test", test)):
         (tmp_path / f"mine-{part}.txt").write_text(text, encoding="utf-8")
-    ids = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg", "4 é.png", "5.png", "6.png"]
+    ids = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg", "4 é.png", "5.png", "6.png", "7.png"]
     some = Samples.of(ids)
-    split = chosen(tmp_path / "mine", replace(some, usable=np.arange(7) != 5))
+    split = chosen(tmp_path / "mine", replace(some, usable=np.arange(8) != 5))
     assert names(some, split) == {
-        "train": {"a/1.jpg", "b/3.v2.jpg"}, "validation": {"4 é.png"}, "test": {"a/2.jpg", "6.png"}
+        "train": {"a/1.jpg", "b/3.v2.jpg", "7.png"}, "validation": {"4 é.png"}, "test": {"a/2.jpg", "6.png"}
     }  # fmt: skip
     about = (split.name, split.share, split.validation_share, split.seed)
-    assert about == ("file", 2 / 5, 1 / 3, 0)
+    assert about == ("file", 2 / 6, 1 / 4, 0)
     (tmp_path / "mine-test.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"mine-test\.txt .*UnicodeDecodeError"):
         chosen(tmp_path / "mine")
