@@ -27,7 +27,7 @@ def dataset(n=20, labels=None, **contents):
     files = {name: stubs.png(seed) for name, seed in seeds.items() if seed is not None}
     given = labels or {}
     targets = tuple(given.get(name, int(name[1:]) % 2) for name in files)
-    return Dataset("toy", ("even", "odd"), tuple(files), targets, files.__getitem__)
+    return Dataset("toy", ("even", "odd"), tuple(files), targets, Reads(files))
 
 
 def masked(**instead):
@@ -193,12 +193,11 @@ def test_comparing_images_can_be_left_out_or_stopped(made, encoders):
     assert made.read == 60
     result = made(dataset(60, i7=77), check_images=False)
     assert (made.read, made.counts, result.encoded) == (0, {}, 0)
-    before, encoded, reads = stubs.contents(store), encoders.images, []
+    before, encoded = stubs.contents(store), encoders.images
     now = dataset(62, i1=None, i3=333)  # of which little is known if not all were looked at
-    watched = replace(now, read=lambda name: reads.append(name) or now.read(name))
-    result = made(watched, should_stop=lambda: True)
+    result = made(now, should_stop=lambda: True)
     assert (result.interrupted, result.encoded, result.missing, result.rows) == (True, 0, 0, 60)
-    assert len(reads) < 50
+    assert len(now.read.asked) < 50
     assert encoders.images == encoded
     assert stubs.contents(store) == before
 
@@ -219,9 +218,9 @@ def test_a_tier_is_added_to_rows_that_count(made):
     made(dataset(), tiers=["pooled"])
     now = dataset(i3=None, i4=44)
     made(now, tiers=["pooled"])
-    read = []
-    made(replace(now, read=lambda name: read.append(name) or now.read(name)), check_images=False)
-    assert sorted(read) == sorted(now.sample_ids)  # no image of a row that is not listed
+    now.read.asked.clear()
+    made(now, check_images=False)
+    assert sorted(now.read.asked) == sorted(now.sample_ids)  # no image of a row that is not listed
     expect(now)
     # A row that was not listed when the tier was added lacks it.
     result = made(dataset())

@@ -231,10 +231,9 @@ def test_what_is_repaired_and_what_is_not(store):
 
 
 def test_arguments(original, tmp_path):
-    with pytest.raises(InputError, match="dataset"):
-        verify(original, recompute=1)
-    with pytest.raises(InputError, match="below 0"):
-        verify(original, recompute=-1)
+    for rows, told in ((1, "dataset"), (-1, "below 0")):
+        with pytest.raises(InputError, match=told):
+            verify(original, recompute=rows)
     for level in ("quick", "rows"):  # which read no image
         with pytest.raises(InputError, match="--deep and --recompute only"):
             verify(original, level, dataset=toy_dataset(ROWS))
