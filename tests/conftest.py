@@ -19,6 +19,7 @@ os.environ.setdefault(
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("chaos", "fuzzing", "power", "toys")  # to see what differs
 # The machines that run these tests are shared, so time per example says nothing.
 settings.register_profile("samtl", deadline=None, derandomize=True)
 settings.load_profile("samtl")

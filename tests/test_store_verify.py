@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made import ARRAYS, KEPT, ROWS, begin, make, meanwhile, relisted, state_of, stats
+from made import ARRAYS, KEPT, ROWS, begin, make, meanwhile, relisted, state_of, stats, write
 
 from samtl._io import seal
 from samtl.errors import DamageError, InputError
@@ -284,3 +284,38 @@ def test_a_writer_that_begins_while_another_ends_leaves_no_damage(tmp_path, monk
     begun[1].finish()
     done = check(store)
     assert (done.findings, done.leftovers) == ([], [])
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_writer_that_ends_beside_another_leaves_no_damage(tmp_path, monkeypatch, killed):
+    """The coordinates that stay are of its earlier log, the root is the other's; a writer that ends mends them."""
+    store, replace, roots = tmp_path / "a.zarr", DiskStorage.replace, []
+    one, two = begin(store), begin(store)
+    write(one, 0)
+
+    def slow(self, name, content):
+        if self is two.state.storage and name == "zarr.json":
+            roots.append(content)
+            return
+        if name == "valid/c.0" and self is one.state.storage and two.pending():
+            for block in two.pending():
+                write(two, block)
+            two.finish()
+        replace(self, name, content)
+        if name == "zarr.json" and roots:
+            replace(self, name, roots.pop())
+            if killed:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskStorage, "replace", slow)
+        if killed:
+            with pytest.raises(KeyboardInterrupt):
+                one.finish()
+        else:
+            one.finish()
+    left = check(store)
+    assert (left.findings, left.leftovers, left.missing) == ([], ["zarr.json"] * killed, 0)
+    make(store)
+    done = check(store)
+    assert (done.findings, done.leftovers, roots) == ([], [], [])

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import DamageError, MismatchError
 from samtl.store import log, samples
-from samtl.store.coordinates import derived
+from samtl.store.coordinates import derived, valid_is_current
 from samtl.store.fingerprint import Identity, read_identity, require_same
 from samtl.store.format import COORDINATES, KEY_BYTES, ROOT, ArraySpec, check_shard, encode_shard
 from samtl.store.log import Record, Shard
@@ -295,8 +295,10 @@ class Writer:
             for name in state.identity.arrays
             if name in self.specs or storage.size(f"{name}/{ROOT}") is not None
         ]
+        if root.table > state.table.about.number:  # another writer's
+            return
         same = root.snapshot == state.snapshot and root.arrays.issuperset(there)
-        if same or root.table > state.table.about.number:  # the latter is another writer's
+        if same and valid_is_current(state):
             return
         files = derived(state, there)
         for name, content in files.items():
