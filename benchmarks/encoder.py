@@ -12,6 +12,7 @@ import copy
 import ctypes
 import gc
 import importlib.util
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,9 +29,11 @@ from benchmarks.paired import (
     alone,
     alternating,
 )
-from samtl._runtime import out_of_memory, peak_memory
+from samtl._runtime import out_of_memory, peak_memory, probe
 from samtl.encoders import sam
-from samtl.encoders.device import DTYPES, resolve_device, resolve_dtype
+from samtl.encoders.compute import resolve_compute
+from samtl.encoders.device import resolve_device
+from samtl.encoders.torch_encoder import DTYPES, INT8
 from samtl.errors import InputError, UnknownName
 from samtl.images.transforms import PATCH
 
@@ -65,7 +68,7 @@ def bench_encoder(
     encoder: str = "sam_vit_b",
     checkpoint: str = "random:0",
     device: str = "auto",
-    dtypes: Sequence[str] = ("auto", "float32"),
+    dtypes: Sequence[str] = ("auto", "float32", "int8"),
     image_size: int = 1024,
     batch_size: int | None = None,
     rounds: int = 5,
@@ -84,7 +87,7 @@ def bench_encoder(
     device : str
         One device: auto, cpu, cuda, cuda:N or mps.
     dtypes : sequence of str
-        Dtypes that samtl computes in.
+        Dtypes that samtl computes in; `int8` stands for 8-bit products, if the processor has them.
     image_size : int
         Side of the input in pixels. Other sizes than 1024 leave out transformers, which does not resample positions.
     batch_size : int, optional
@@ -104,7 +107,8 @@ def bench_encoder(
         `matmul-peak/DTYPE`, the rate of a product of two square matrices in the same round; `.../batch`, the batch
         size; `.../memory` of a call for each image, without the weights; `.../error`, the relative L2 distance from
         `segment_anything`'s float32 output, for bfloat16 with the ratio to that of `segment_anything` in bfloat16.
-        `ENCODER/SIDE` is the speed of another side. A side on which not even one image fits has a row with value 0.
+        `ENCODER/SIDE` is the speed of another side, and `ENCODER/auto` that of the dtype that is chosen, against the
+        fastest of those that were measured. A side on which not even one image fits has a row with value 0.
 
     Raises
     ------
@@ -132,9 +136,12 @@ def bench_encoder(
     plain, _ = sam.load(encoder, checkpoint, image_size)
     plain = plain.to(target)
     ours = []
-    for dtype in dict.fromkeys(resolve_dtype(name, target) for name in dtypes):
-        made = sam.Encoder(encoder, checkpoint, str(target), _short(dtype), image_size)
-        ours.append(Side(f"{_short(dtype)}/{image_size}", dtype, made.forward))
+    if not (target.type == "cpu" and probe.has_int8()):
+        dtypes = [name for name in dtypes if name != "int8"]
+    computes = {name: _resolved(name, target) for name in dtypes}
+    for compute in dict.fromkeys(computes.values()):
+        made = sam.Encoder(encoder, checkpoint, str(target), compute, image_size)
+        ours.append(Side(f"{compute}/{image_size}", made.dtype, made.forward))
     theirs = [_shipped(name, plain, target) for name in others if name.startswith(SHIPPED)]
     if TRANSFORMERS in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
         theirs.append(_transformers(encoder, target))
@@ -174,11 +181,18 @@ def bench_encoder(
             add(alone(name, "img/s", rates))
         flops = [rate * per_image for rate in rates]
         add(alone(f"{name}/rate", "TFLOP/s", flops))
-        peak = values[_peak_name(side.dtype)]
-        shares = [mine / most for mine, most in zip(flops, peak, strict=True)]
-        add(alone(f"{name}/of-peak", "share", shares))
+        if not side.name.startswith(INT8):  # which has a peak of its own
+            peak = values[_peak_name(side.dtype)]
+            shares = [mine / most for mine, most in zip(flops, peak, strict=True)]
+            add(alone(f"{name}/of-peak", "share", shares))
     for side in theirs:
         add(alone(f"{encoder}/{side.name}", "img/s", values[side.name]))
+    names = [side.name for side in ours if not side.name.startswith(INT8)]
+    floats = {name: values[name] for name in names if not name.endswith(ONE)}
+    chosen = f"{computes.get('auto')}/{image_size}"
+    if chosen in floats and len(floats) > 1:
+        best = max(floats, key=lambda name: statistics.median(floats[name]))
+        add(against(f"{encoder}/auto", "img/s", floats[chosen], f"best: {best}", floats[best]))
     for name in dict.fromkeys(_peak_name(side.dtype) for side in ours):
         add(alone(name, "TFLOP/s", values[name]))
     for side in (*ours, *theirs):
@@ -191,6 +205,12 @@ def bench_encoder(
     told("comparing outputs")
     add(*_errors(encoder, ours, theirs, plain, pixels[:2]))
     return found
+
+
+def _resolved(name: str, device: torch.device) -> str:
+    if name == "int8":
+        return resolve_compute("auto", "int8", device)
+    return resolve_compute(name, "fast", device)
 
 
 def _shipped(name: str, plain: nn.Module, device: torch.device) -> Side:

@@ -1,4 +1,4 @@
-"""Training speed of heads against plain implementations, and the share of time spent waiting for the store.
+"""Training speed of heads and networks: against plain ones, in each dtype, and how long they wait for the store.
 
 Training consists of forward pass, backward pass and optimiser step, on random numbers in memory. The plain versions
 compute in float32 in torch's default memory format, standardise in a separate layer, and use torch's
@@ -7,10 +7,12 @@ compute in float32 in torch's default memory format, standardise in a separate l
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.made_store import Make, write_store
-from benchmarks.paired import TIER_IN_ROWS, Row, paired
+from benchmarks.paired import TIER_IN_ROWS, Row, against, alternating
 from samtl import registry
 from samtl.experiment.features import Feed, Targets
 from samtl.heads.grid import UPSAMPLING
@@ -46,6 +48,8 @@ class Case:
         Timed steps of the head and of the plain version.
     blocks : int
         Blocks of 16 rows in the store that the head is trained from.
+    kind : {"heads", "baselines"}
+        Baselines learn from the `side` x `side` pixels of images; there is no plain version and no store.
     """
 
     head: str
@@ -57,6 +61,7 @@ class Case:
     steps: int
     plain_steps: int
     blocks: int
+    kind: str = "heads"
 
     @property
     def name(self) -> str:
@@ -69,7 +74,10 @@ CASES = (
     Case("vit", "classification", "grid", 16, 10, 128, 8, 1, 256),
     Case("conv", "segmentation", "dense", 64, 2, 4, 4, 1, 8),
     Case("vit", "segmentation", "dense", 64, 2, 4, 3, 1, 8),
+    Case("cnn", "classification", "64", 64, 10, 128, 8, 0, 0, "baselines"),
+    Case("unet", "segmentation", "256", 256, 2, 4, 6, 0, 0, "baselines"),
 )
+DTYPES = ("float32", "bfloat16")
 
 
 def bench_heads(
@@ -88,25 +96,32 @@ def bench_heads(
     Returns
     -------
     list of Row
-        `HEAD/TIER/train` in samples per second against `plain`, and `HEAD/TIER/waiting`, the share of time that
-        training from a store spends waiting for data.
+        `HEAD/TIER/train` in samples per second against `plain`, and against the fastest of the dtypes, which it is
+        trained in as well; `HEAD/TIER/waiting`, the share of time that training from a store spends waiting for data.
+        Of baselines on pixels `NAME/SIZE/train` alone.
     """
     rows = []
-    for case in cases:
-        for row in (_speed(case, rounds), _waiting(case)):
-            rows.append(row)
-            if on_row is not None:
-                on_row(row)
+    for row in _rows(cases, rounds):
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
     return rows
 
 
-def _speed(case: Case, rounds: int) -> Row:
-    inputs, targets = _random(case)
+def _rows(cases: Sequence[Case], rounds: int) -> Iterator[Row]:
+    for case in cases:
+        yield from _speed(case, rounds)
+        if case.kind == "heads":
+            yield _waiting(case)
 
-    def ours() -> float:
-        source = InMemory(inputs.repeat(case.steps, 1, 1, 1), _repeat(targets, case.steps))
-        few = InMemory(inputs[:1], targets[:1])
-        recipe = Recipe(1, case.batch, 1e-3, 0.05, 1)
+
+def _speed(case: Case, rounds: int) -> list[Row]:
+    inputs, targets = _random(case)
+    source = InMemory(_repeat(inputs, case.steps), _repeat(targets, case.steps))
+    few = InMemory(inputs[:2], targets[:2])
+
+    def ours(precision: str) -> float:
+        recipe = Recipe(1, case.batch, 1e-3, 0.05, 1, precision=precision)
         trained = _train(case, source, few, recipe)
         return trained.samples / trained.seconds
 
@@ -114,7 +129,14 @@ def _speed(case: Case, rounds: int) -> Row:
         some = min(case.batch, 32)  # larger batches are not faster
         return _plain_rate(case, inputs[:some].float(), targets[:some])
 
-    return paired(f"{case.name}/train", "samples/s", ours, "plain", plain, rounds)
+    sides = {name: partial(ours, name) for name in ("auto", *DTYPES)}
+    if case.kind == "heads":
+        sides["plain"] = partial(plain)
+    values = alternating(sides, rounds)
+    name, auto = f"{case.name}/train", values["auto"]
+    rows = [against(name, "samples/s", auto, vs, values[vs]) for vs in sides if vs != "auto"]
+    best = max(DTYPES, key=lambda dtype: statistics.median(values[dtype]))
+    return [*rows, against(name, "samples/s", auto, f"best: {best}", values[best])]
 
 
 def _plain_rate(case: Case, inputs: Tensor, targets: Tensor) -> float:
@@ -164,19 +186,25 @@ def _random(case: Case) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(0)
     inputs = torch.randn(case.batch, CHANNELS, case.side, case.side, generator=random).half()
     up = case.side * UPSAMPLING
+    if case.kind == "baselines":
+        up = case.side
+        inputs = torch.randint(0, 256, (case.batch, 3, up, up), generator=random).byte()
     shape = (case.batch,) if case.task == "classification" else (case.batch, up, up)
     return inputs, torch.randint(0, case.classes, shape, generator=random)
 
 
-def _repeat(targets: Tensor, times: int) -> Tensor:
-    return targets.repeat(times, *[1] * (targets.ndim - 1))
+def _repeat(tensor: Tensor, times: int) -> Tensor:
+    return tensor.repeat(times, *[1] * (tensor.ndim - 1))
 
 
 def _train(case: Case, source: Source, few: Source, recipe: Recipe) -> Trainer:
     """Train the network of a head."""
-    head = registry.load("heads", case.head).Head()
+    module = registry.load(case.kind, case.head)
+    head = module.Head() if case.kind == "heads" else module.Baseline()
     head.adopt(case.task, list(range(case.classes)), (CHANNELS, case.side, case.side))
-    trainer = Trainer(head.network(), LOSSES[case.task], len(source), recipe, 0, lambda epoch: None)
+    trainer = Trainer(
+        head.network(), LOSSES[case.task], len(source), recipe, 0, lambda epoch: None, case.head
+    )
     return trainer.run(source, few)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from samtl._runtime import native_bfloat16
+from samtl._runtime import probe
+from samtl.encoders.torch_encoder import DTYPES
+
+_log = logging.getLogger("samtl.bench")
 
 #: Rows name the tier `grid` by its first name, so that programs can compare rows of different versions.
 TIER_IN_ROWS = {"grid": "grid16"}
@@ -73,13 +77,21 @@ def paired(
 
 
 def alternating(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure several sides in turn, in reverse order in every other round; the first round is a warm-up."""
+    """Measure several sides in turn, in reverse order in every other round; the first round is a warm-up.
+
+    A warning tells of rounds that other processes disturbed.
+    """
     found: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(rounds + 1):
+        others = probe.busy_elsewhere()
         for name in list(sides)[:: -1 if round_ % 2 else 1]:
             value = sides[name]()
             if round_:
                 found[name].append(value)
+        if round_ and (busy := others()) > probe.LOAD:
+            _log.warning(
+                "round %d of %d: other processes kept %.1f cores busy", round_, rounds, busy
+            )
     return found
 
 
@@ -97,33 +109,41 @@ def against(name: str, unit: str, ours: list[float], vs: str, theirs: list[float
 
 def machine() -> dict[str, object]:
     """Describe the machine that figures were measured on."""
+    here = probe.machine()
     return {
-        "processor": _processor(),
+        "processor": here["processor"],
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": here["threads"],
+        "limits": here["limits"],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "bfloat16": native_bfloat16(torch.device("cpu")),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": here["torch"],
     }
 
 
+@torch.inference_mode()
+def peaks() -> list[Row]:
+    """Measure large products of the dtypes that a CPU has, in TFLOP/s: the best of three."""
+    n, rows = 2048, []
+    x = torch.randn(n, n)
+    sides = {name: x.to(DTYPES[name]) for name in probe.possible_dtypes(torch.device("cpu"))}
+    if probe.has_int8():
+        sides["int8"] = (20 * x).to(torch.int8)
+    for name, square in sides.items():
+        multiply = torch._int_mm if name == "int8" else torch.mm
+        times = []
+        for _ in range(4):
+            began = time.perf_counter()
+            multiply(square, square)
+            times.append(time.perf_counter() - began)
+            if times[0] > 1:  # emulated
+                break
+        rows.append(Row(f"matmul-peak/{name}", 2 * n**3 / min(times) / 1e12, "TFLOP/s"))
+    return rows
+
+
 def to_json(rows: list[Row]) -> dict[str, object]:
-    """Return the figures and the machine as JSON values."""
-    return {"rows": [asdict(row) for row in rows], "machine": machine()}
-
-
-def _processor() -> str:
-    """Return the model of the processor on Linux, elsewhere the architecture."""
-    for line in _lines(Path("/proc/cpuinfo")):
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.exists():
-        with path.open() as file:
-            yield from file
+    """Return the figures and the machine as JSON values, with how fast it is in each dtype."""
+    speeds = {work: asdict(one) for work, one in probe.known().items()}
+    return {"rows": [asdict(row) for row in rows], "machine": machine(), "speeds": speeds}

@@ -12,7 +12,7 @@ import typer
 
 from samtl.errors import InputError
 
-from . import render
+from . import render, stores
 from .options import Outcome, Verbs, verb
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -48,9 +48,13 @@ def _command(name: str) -> Callable[..., None]:
         with render.err.status("measuring") as status:
             rows = bench(**options, on_row=lambda row: status.update(f"measured {row.name}"))
         headers = ("what", "value", "unit", "ratio", "against", "rounds")
-        render.grid(headers, [row.written() for row in rows], right=(1, 3))
-        render.say(", ".join(f"{key} {value}" for key, value in paired.machine().items()), "dim")
-        return paired.to_json(rows), 0
+        peaks = paired.peaks()
+        render.grid(headers, [row.written() for row in (*rows, *peaks)], right=(1, 3))
+        content = paired.to_json([*rows, *peaks])
+        stores.draw_speeds()
+        told = (f"{key} {value}" for key, value in paired.machine().items() if value != {})
+        render.say(", ".join(told), "dim")
+        return content, 0
 
     command.__doc__ = _WHAT[name]
     skip = ("choices",) if name == "sweep" else ("choices", "cases")

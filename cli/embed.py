@@ -77,6 +77,10 @@ def draw_plan(plan: Any) -> None:
     }
     changed = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"
+    ratios = [f"{name} {ratio:.2f} x" for name, ratio in plan.speeds.items() if ratio != 1]
+    speeds = f"{plan.compute_dtype} 1 x, {', '.join(ratios)}" if ratios else ""
+    if any(name.startswith("int8") for name in plan.speeds) and plan.engine == "fast":
+        speeds += " (--engine int8)"
     render.facts(
         {
             "store": plan.store,
@@ -84,6 +88,7 @@ def draw_plan(plan: Any) -> None:
             "changes": changed and f"images: {changed}",
             "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
             f"{plan.compute_dtype} on {plan.device}, batch size {plan.batch_size or 'auto'}",
+            "speed here": speeds,
             "size": "  ".join(f"{tier} {render.size(n)}" for tier, n in plan.bytes_by_tier.items()),
             "disk": f"{render.size(plan.bytes_to_write)} to write{free}",
             "time": "known after the first batches" if plan.pending_rows else "none",

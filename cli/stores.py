@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,44 @@ def _chosen(store: Path | None, cache: Path | None) -> Path | None:
     return store or cache
 
 
+def draw_speeds() -> dict[str, Any]:
+    """Print how fast this machine is in each dtype, as far as that was measured, and return it."""
+    from samtl._runtime import probe
+
+    here, speeds = probe.machine(), probe.known()
+    rows = []
+    for work, one in sorted(speeds.items()):
+        best = min(one.seconds, key=one.seconds.__getitem__)
+        relative = one.relative_to("float32").items()
+        other = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in relative if name != "float32")
+        busy = f"{one.load:.1f}" if one.disturbed else ""
+        rows.append((work, f"{1000 * one.seconds['float32']:.0f} ms", other, best, busy))
+    headers = ("work", "float32", "others, of its speed", "fastest", "busy elsewhere")
+    render.grid(headers, rows)
+    return {"machine": here, "speeds": {work: asdict(one) for work, one in speeds.items()}}
+
+
 @verb(arguments=("store",))
-def info(store: Path | None = None, cache: Path | None = None) -> Outcome:
-    """Show what a store contains: rows, classes, arrays, encoder, identity."""
+def info(store: Path | None = None, cache: Path | None = None, machine: bool = False) -> Outcome:
+    """Show what a store contains: rows, classes, arrays, encoder, identity.
+
+    Parameters
+    ----------
+    machine
+        Show what is known of this machine instead: how fast it computes in each dtype, which is measured if it is not
+        known yet.
+    """
+    if machine:
+        import torch
+
+        from samtl.encoders.compute import encoder_speeds
+
+        with render.err.status("measuring"):
+            encoder_speeds(torch.device("cpu"))
+        content = draw_speeds()
+        here = content["machine"]
+        render.facts({name: here[name] for name in ("processor", "threads", "torch")})
+        return content, 0
     from samtl.store.storage import locate
 
     opened = samtl.open(locate(_chosen(store, cache)))

@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault(
     "HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "samtl-hypothesis")
 )
+# So that results do not depend on what is measured; the tests of the measurement take it away.
+os.environ["SAMTL_DTYPE"] = "float32"
 
 import pytest
 from hypothesis import settings
@@ -31,6 +33,9 @@ def _isolated(monkeypatch, tmp_path):
     for name in ("CACHE", "RUNS", "WEIGHTS", "DATA_CACHE", "ROW_CACHE"):
         monkeypatch.delenv(f"SAMTL_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(tmp_path / ".cache")
+    )  # of what is known of the machine
     # The command line gives this logger a handler, which must not outlive the test.
     monkeypatch.setattr(logging.getLogger("samtl"), "handlers", [])
     # What must be on disk before what is tested by the order of the calls; to wait for a disk proves nothing.

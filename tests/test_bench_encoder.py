@@ -58,7 +58,7 @@ def test_a_side_that_computes_something_else_shows(monkeypatch):
     [
         ({"encoder": "sam_vit_x"}, UnknownName),
         ({"others": ["plain"]}, UnknownName),
-        ({"dtypes": ["int8"]}, InputError),
+        ({"dtypes": ["int4"]}, InputError),
         ({"dtypes": []}, InputError),
         ({"image_size": 100}, InputError),
         ({"device": "cuda:99"}, InputError),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samtl.encoders import pooling, sam
-from samtl.encoders.device import resolve_device, resolve_devices, resolve_dtype
+from samtl.encoders.device import resolve_device, resolve_devices
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.images.transforms import PIXEL_MEAN, PIXEL_STD
 
@@ -243,18 +243,3 @@ def test_several_devices(monkeypatch):
     assert resolve_device("auto").type == "cuda"
     assert resolve_devices("cuda:0,cuda:2") == (gpus[0], gpus[2])
     assert resolve_devices("cuda:all") == tuple(gpus)
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [("avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16"), ("avx2", "float32"), ("", "float32")],
-)
-def test_auto_dtype_is_bfloat16_only_where_native(monkeypatch, capabilities, expected):
-    found = {capabilities: True, "avx512_f": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    cpu = torch.device("cpu")
-    assert str(resolve_dtype("auto", cpu)) == f"torch.{expected}"
-    for name in ("float32", "bfloat16", "float16"):
-        assert str(resolve_dtype(name, cpu)) == f"torch.{name}"
-    with pytest.raises(InputError, match="--dtype must be auto, float32"):
-        resolve_dtype("fp16", cpu)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {
     "mlp": {"hidden": (32,), "epochs": 30, "lr": 3e-3},
     "conv": {"width": 32, "epochs": 35, "lr": 1e-2, "dropout": 0.0},
-    "vit": {"width": 64, "epochs": 25, "lr": 1e-2, "dropout": 0.0},
+    "vit": {"width": 64, "epochs": 35, "lr": 1e-2, "dropout": 0.0},
 }
 CASES = [
     (name, task)

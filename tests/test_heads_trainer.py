@@ -110,15 +110,16 @@ def test_only_matrices_decay():
 
 
 @pytest.mark.parametrize(
-    ("precision", "native", "low"),
-    [("auto", 1, True), ("auto", 0, False), ("float32", 1, False), ("bfloat16", 0, True)],
-)
-def test_products_are_in_bfloat16_where_it_is_native(precision, native, low, monkeypatch):
-    monkeypatch.setattr(_train, "native_bfloat16", lambda device: bool(native))
+    ("precision", "told", "low"),
+    [("auto", "bfloat16", 1), ("auto", "float32", 0), ("float32", "bfloat16", 0), ("bfloat16", "float32", 1)],
+)  # fmt: skip
+def test_products_are_in_the_dtype_that_is_told(precision, told, low, monkeypatch):
+    monkeypatch.setenv("SAMTL_DTYPE", told)
     seen, model = set(), linear()
     model.register_forward_hook(lambda module, inputs, out: seen.add(out.dtype))
-    run(model, epochs=1, precision=precision)
+    trainer = run(model, epochs=1, precision=precision)
     assert seen == {torch.bfloat16 if low else torch.float32}
+    assert trainer.recipe.precision == ("bfloat16" if low else "float32")
     assert model.weight.dtype == torch.float32
 
 

@@ -13,13 +13,12 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from workers import end_worker, hears_ctrl_c, invert
 
 from samtl import _runtime
-from samtl._runtime import machine_memory, native_bfloat16, peak_memory, prefetch, run_tasks
+from samtl._runtime import machine_memory, peak_memory, prefetch, run_tasks
 from samtl.errors import InputError, ResourceError, writing
 
 
@@ -183,25 +182,6 @@ def test_the_limit_of_a_control_group_counts(monkeypatch):
         files = {"/proc/self/cgroup": groups, **limits}
         assert machine_memory() == expected
     assert whole > peak_memory() > 0
-
-
-def test_bfloat16_counts_only_if_the_hardware_has_it(monkeypatch):
-    cpu, asked = torch.device("cpu"), []
-    for capabilities, native in (
-        ({"avx512_f": True, "avx512_bf16": True}, True),
-        ({"avx512_f": True, "amx_bf16": True, "avx512_bf16": False}, True),
-        ({"architecture": "aarch64", "bf16": True}, True),
-        ({"avx512_f": True, "avx512_bf16": False}, False),  # would emulate it
-        ({}, False),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c, raising=False)
-        assert native_bfloat16(cpu) is native
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as in older versions
-    assert native_bfloat16(cpu) is False
-    assert native_bfloat16(torch.device("mps")) is False
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or True)
-    assert native_bfloat16(torch.device("cuda")) is True
-    assert asked == [{"including_emulation": False}]
 
 
 def test_quantities_in_words():

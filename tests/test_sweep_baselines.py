@@ -134,9 +134,9 @@ def test_frozen_features_are_computed_once_for_all_splits(out, tmp_path, monkeyp
     images, spared = [], []
     forward, ask = vgg19.Baseline._run, vgg19.Baseline.cached_seconds
 
-    def run_counted(self, inputs):
+    def run_counted(self, inputs, dtype):
         images.append(len(inputs))
-        return forward(self, inputs)
+        return forward(self, inputs, dtype)
 
     def asked(self):
         spared.append(ask(self))

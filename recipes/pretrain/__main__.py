@@ -20,7 +20,8 @@ from recipes.pretrain.recipe import (
 )
 from recipes.pretrain.training import Progress, Training, remaining
 from samtl._runtime import StopNow, polite_stop, size, stop_at_once
-from samtl.encoders.device import resolve_device, resolve_dtype
+from samtl.encoders.compute import resolve_compute
+from samtl.encoders.device import resolve_device
 from samtl.errors import InputError, SamtlError
 
 _log = logging.getLogger("recipes.pretrain")
@@ -62,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     until = time.monotonic() + 60 * (options.minutes or float("inf"))
     device = resolve_device(options.device)
-    dtype = str(resolve_dtype(options.dtype, device)).removeprefix("torch.")
+    dtype = resolve_compute(options.dtype, "fast", device)
+    if dtype == "float16" and options.dtype == "auto":
+        dtype = "float32"
     if dtype == "float16":
         raise InputError("--dtype must be auto, float32 or bfloat16: float16's gradients vanish")
     stages = tuple(Stage.parse(text) for text in options.stage or ()) or STAGES

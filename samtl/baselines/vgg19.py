@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samtl._runtime import bounded
+from samtl._runtime import bounded, probe
+from samtl._runtime.probe import Work
 from samtl.baselines.base import (
     REDUCTION,
     PixelBaseline,
@@ -25,7 +26,8 @@ from samtl.baselines.pixels import Rows, squares
 from samtl.datasets import Dataset
 from samtl.encoders import checkpoints as sources
 from samtl.encoders.base import Weights
-from samtl.encoders.device import resolve_device, resolve_dtype
+from samtl.encoders.device import resolve_device
+from samtl.encoders.torch_encoder import DTYPES
 from samtl.errors import InputError
 from samtl.heads.base import Features, Layout, OnEvent, check_ranges
 from samtl.images.transforms import resized_shape
@@ -124,9 +126,19 @@ class Baseline(PixelBaseline):
             network, self.checkpoint, OFFICIAL, "vgg19", prefix="features.", remedy=remedy, gain=2
         )
         self._device = resolve_device(self.device)
-        self._dtype = resolve_dtype(self.compute_dtype, self._device)
         self._model = Normalised(network).eval().requires_grad_(False).to(self._device)
+        name = self.compute_dtype
+        if name == "auto" and self._device.type == "cpu":
+            name = probe.fastest_dtype("vgg19", self._some)
+        elif name == "auto":
+            name = "bfloat16" if "bfloat16" in probe.possible_dtypes(self._device) else "float32"
+        self._dtype = DTYPES[name]
         return loaded
+
+    def _some(self, dtype: str) -> Work:
+        """Prepare some images in a dtype, to see how long they take."""
+        images = torch.zeros(2, 3, 96, 96, dtype=torch.uint8)
+        return lambda: self._run(images, DTYPES[dtype])
 
     def use_cache(self, cache: dict[Any, Any]) -> None:
         self._cache = cache
@@ -154,18 +166,18 @@ class Baseline(PixelBaseline):
     def _computed(self, dataset: Dataset, rows: Rows) -> Iterator[Features]:
         for inputs, shapes in squares(dataset, rows, self.image_size):
             pooled = []
-            for cells, shape in zip(self._run(inputs), shapes, strict=True):
+            for cells, shape in zip(self._run(inputs, self._dtype), shapes, strict=True):
                 height, width = resized_shape(*shape, self.image_size)
                 seen = cells[:, : -(-height // REDUCTION), : -(-width // REDUCTION)]
                 pooled.append(torch.cat([seen.mean((1, 2)), seen.amax((1, 2))]))
             yield torch.stack(pooled).numpy()
 
     @torch.inference_mode()
-    def _run(self, inputs: Tensor) -> Tensor:
+    def _run(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
         """Compute the last block's channels, (n, 512, side / 32, side / 32) float32."""
         assert self._model is not None  # `_load` was called before
         remedy = "use a smaller --image-size, or another device"
-        mixed = torch.autocast(self._device.type, self._dtype, self._dtype is not torch.float32)
+        mixed = torch.autocast(self._device.type, dtype, dtype is not torch.float32)
         with bounded("VGG-19", remedy), mixed:
             out: Tensor = self._model(inputs.to(self._device))
         return out.float().cpu()

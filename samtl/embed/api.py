@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from samtl._runtime import Note, peak_memory, size
+from samtl._runtime.probe import LOAD
 from samtl.datasets import Dataset
+from samtl.embed.closeness import close_enough, compare, in_float
 from samtl.embed.devices import encode_on_devices
 from samtl.embed.pipeline import Meter, Progress, encode_blocks, load_encoder, start_writer
-from samtl.embed.plan import EmbedConfig, Plan, prepare
+from samtl.embed.plan import EmbedConfig, Job, Plan, prepare
 from samtl.errors import ResourceError
 from samtl.store.reader import Store
 from samtl.store.state import Quarantined, load_state
@@ -101,8 +103,8 @@ def embed(
     device : str
         `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. Several, separated by commas, or `cuda:all`, share the work.
     dtype : str
-        What to compute in: `auto`, `float32`, `bfloat16` or `float16`. `auto` is what the store was begun with, or
-        bfloat16 if the hardware multiplies it natively, or float32.
+        What to compute in: `auto`, `float32`, `bfloat16` or `float16`. `auto` is what the store was begun with; else
+        $SAMTL_DTYPE, or what this machine is fastest in, which is measured at first use.
     image_size : int, optional
         Pixels that an image's longest side is resized to, a multiple of 16 up to 2048; by default the encoder's own, or
         what the store was begun with. The cost grows with its square.
@@ -116,7 +118,8 @@ def embed(
         Images per call of the encoder, or `auto`.
     engine : str
         `fast`, or `reference`: segment_anything's own forward pass, which is slower and gives the same values to
-        within rounding.
+        within rounding. Or `int8`, on CPUs: linear layers multiply 8-bit integers, if that is close enough for eight of
+        the images.
     out : str or Path, optional
         The store, NAME.zarr, or the folder in which it gets its usual name; `s3://BUCKET/...` for a bucket. By default
         $SAMTL_CACHE, or ./cache.
@@ -158,12 +161,17 @@ def embed(
         meter, store, interrupted = Meter(tell, 0), Store(job.state), True
     else:
         tell(plan)
+        for text in _remarks(job):
+            tell(Note(text))
         # Folders and records take a little more.
         if plan.bytes_free is not None and plan.bytes_to_write * 1.02 > plan.bytes_free:
             raise ResourceError(
                 f"{plan.store} needs {size(plan.bytes_to_write)} more, but its disk has {size(plan.bytes_free)} free: "
                 "free some, choose another disk with --out, or keep less with --tiers pooled,grid"
             )
+        if plan.engine == "int8" and job.state is None:
+            job = _checked(job, tell)
+            plan = job.plan
         devices = plan.device.split(",")
         if len(devices) == 1 or not plan.pending_rows:
             model = load_encoder(job, devices[0])
@@ -196,3 +204,34 @@ def embed(
         interrupted=interrupted,
         plan=plan,
     )
+
+
+def _remarks(job: Job) -> Iterator[str]:
+    """Say what a user may not expect of the compute dtype."""
+    plan = job.plan
+    if plan.load > LOAD:
+        yield (
+            f"the fastest dtype was chosen while other processes kept {plan.load:.1f} cores busy: --dtype decides "
+            "instead"
+        )
+    if job.config.engine == "int8" != plan.engine:
+        yield f"the store was begun in {plan.compute_dtype}, and goes on in it"
+
+
+def _checked(job: Job, tell: Callable[[Event], None]) -> Job:
+    """Compare 8-bit products with floats, and take floats if they are too far."""
+    figures = compare(job)
+    close = close_enough(figures)
+    told = (
+        f"8-bit products on {figures['images']} images: the least cosine of a token with its float is "
+        f"{figures['token_cosine']:.5f}, the largest error of pooled features {figures['pooled_error']:.2%}"
+    )
+    job = replace(job, closeness=figures) if close else in_float(job)
+    tell(
+        Note(
+            told
+            if close
+            else f"{told}: that is too far, so floats are used ({job.plan.compute_dtype})"
+        )
+    )
+    return job

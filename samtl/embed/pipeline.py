@@ -77,6 +77,8 @@ def start_writer(job: Job, encoder: Encoder, device: str) -> Writer:
         "engine": job.plan.engine,
     }
     of_weights = {"weights": weights.description, "untrained": weights.untrained}
+    if job.closeness:
+        about["closeness"] = of_weights["closeness"] = job.closeness
     identity = make_identity(
         encoder.fingerprint(), specs_of(encoder.spec), of_weights, job.block_rows
     )

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
 from samtl.embed.changes import Changes, find_changes, table_of
 from samtl.encoders.base import EncoderSpec
 from samtl.encoders.checkpoints import check_source
-from samtl.encoders.device import resolve_devices, resolve_dtype
+from samtl.encoders.compute import encoder_speeds, resolve_compute
+from samtl.encoders.device import resolve_devices
 from samtl.encoders.engines import check_engine
+from samtl.encoders.torch_encoder import INT8
 from samtl.errors import InputError
 from samtl.images.codecs import STATISTICS
 from samtl.images.transforms import check_image_size
@@ -78,6 +80,9 @@ class Plan:
     note: str  #: what the user should know about the dataset, or ""
     task: str
     changes: Changes  #: how the dataset differs from the store
+    #: How fast an encoder is here in other compute dtypes, as multiples of this one; {} if that was not needed to know.
+    speeds: dict[str, float] = field(default_factory=dict)
+    load: float = 0.0  #: cores that other processes kept busy while these were measured
 
     def to_json(self) -> dict[str, object]:
         """Return the plan as JSON values, with the changes beside the rest."""
@@ -100,6 +105,8 @@ class Job:
     #: The store as it was found; None if there was none, or in a worker process, which loads it itself.
     state: StoreState | None
     stopped: bool  #: whether it was stopped while images were compared: then nothing may be done
+    #: How close 8-bit products are, see `samtl.embed.closeness`; {} if a store was begun before, or has none.
+    closeness: dict[str, float] = field(default_factory=dict)
 
 
 def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **options: Any) -> Plan:
@@ -147,12 +154,19 @@ def prepare(
     place = _place(config, source.name, spec, wanted)
     storage = open_storage(place)
     _refuse_foreign(place, storage)
-    state, dtype = load_state(storage), config.dtype
+    state, dtype, engine = load_state(storage), config.dtype, config.engine
     if state is not None and dtype == "auto":
         dtype = str(state.identity.fingerprint["compute_dtype"])
+        if engine == "reference":  # which has no such products
+            dtype = dtype.removeprefix(INT8)
+        elif not dtype.startswith(INT8):
+            engine = "fast"
     if state is not None and config.image_size is None:
         spec = module.spec(config.encoder, state.identity.image_size)
-    compute_dtype = str(resolve_dtype(dtype, devices[0])).removeprefix("torch.")
+    compute_dtype = resolve_compute(dtype, engine, devices[0])
+    measured = encoder_speeds(devices[0]) if dtype == "auto" else None
+    if compute_dtype.startswith(INT8):
+        engine = "int8"
     if state is not None:  # weights are compared once they are loaded
         weights = str(state.identity.fingerprint["encoder"].get("weights_sha256"))
         require_same(state.identity, spec.fingerprint(weights, compute_dtype), storage.url)
@@ -199,11 +213,13 @@ def prepare(
         bytes_free=shutil.disk_usage(_existing(place)).free if isinstance(place, Path) else None,
         image_size=spec.image_size,
         batch_size=batch_size,
-        engine=config.engine,
+        engine=engine,
         resumes=state is not None,
         note=source.note,
         task=source.task,
         changes=changes,
+        speeds=measured.relative_to(compute_dtype) if measured else {},
+        load=measured.load if measured else 0.0,
     )
     dataset = source if stopped else only(source, table.samples)
     return Job(config, job_plan, dataset, table, arrays, block_rows, storage, state, stopped)

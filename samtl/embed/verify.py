@@ -23,7 +23,7 @@ from samtl.store.verify import Checked, Finding, check
 
 #: Largest relative L2 distance of a row from what the encoder makes of its image now, by compute dtype. Engines and
 #: devices differ by less, other images and other weights by more.
-TOLERANCE = {"float32": 2e-3, "float16": 1e-2, "bfloat16": 5e-2}
+TOLERANCE = {"float32": 2e-3, "float16": 1e-2, "bfloat16": 5e-2, "int8": 5e-2}
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -283,7 +283,7 @@ def _recompute(
     distance, tier = max(
         (_distance(store.read(tier, [row])[0], outputs[tier][0]), tier) for tier in store.tiers
     )
-    within = distance <= TOLERANCE[encoder.compute_dtype]
+    within = distance <= TOLERANCE[encoder.compute_dtype.partition("+")[0]]
     return Recomputed(row, sample_id, distance, tier, within)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, unflatten
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from samtl.encoders.int8 import Int8Linear
 from samtl.encoders.linear import Linear
 
 # Queries per band for many tokens on a CPU, one head at a time, and otherwise.
@@ -35,11 +36,13 @@ class Attention:
     Tokens see each other within squares of `window` tokens; for global attention this is `side`, the image's.
     """
 
-    def __init__(self, module: Any, window: int, side: int) -> None:
+    def __init__(
+        self, module: Any, window: int, side: int, linear: type[Linear | Int8Linear] = Linear
+    ) -> None:
         self.window = window
         self.heads: int = module.num_heads
         self.scale: float = module.scale
-        self.qkv, self.proj = Linear(module.qkv, side**2), Linear(module.proj, side**2)
+        self.qkv, self.proj = linear(module.qkv, side**2), linear(module.proj, side**2)
         self.of_rows = relative_positions(window, module.rel_pos_h)
         self.of_columns = relative_positions(window, module.rel_pos_w)
 

@@ -1,13 +1,10 @@
-"""The device and the compute dtype of an encoder."""
+"""The device of an encoder."""
 
 from __future__ import annotations
 
 import torch
 
-from samtl._runtime import native_bfloat16
 from samtl.errors import InputError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -48,16 +45,3 @@ def resolve_devices(names: str) -> tuple[torch.device, ...]:
     if len(set(numbered)) < len(numbered) or len({device.type for device in found}) > 1:
         raise InputError(f"--device takes several of one kind, and no GPU twice, got {names!r}")
     return numbered
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the compute dtype that `auto`, `float32`, `bfloat16` or `float16` stands for.
-
-    `auto` is bfloat16 if the hardware multiplies it natively, else float32, because emulation is slower. Raises
-    InputError for another name.
-    """
-    if name == "auto":
-        return torch.bfloat16 if native_bfloat16(device) else torch.float32
-    if name not in DTYPES:
-        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {name!r}")
-    return DTYPES[name]

@@ -29,6 +29,8 @@ Output = dict[str, NDArray[Any]]
 # each block whose mean belongs to `pooled`.
 Forward = Callable[[Tensor, Callable[[Tensor], None]], Tensor]
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8+"  # begins a compute dtype in which linear layers multiply integers; the rest is in the dtype after it
 MOST = 32  # images in a batch that is chosen for a GPU
 
 
@@ -36,7 +38,7 @@ class TorchEncoder:
     """The base of encoders that are torch networks; see `samtl.encoders.base.Encoder` for its methods.
 
     The spec's `scaling` holds `mean` and `std` of each band; `model` is in float32 on the CPU; `make_forward` returns
-    its forward pass once it is on its device, where it computes in `dtype`.
+    its forward pass once it is on its device, where it computes in `compute_dtype`.
     """
 
     def __init__(
@@ -46,12 +48,12 @@ class TorchEncoder:
         model: nn.Module,
         make_forward: Callable[[nn.Module], Forward],
         device: torch.device,
-        dtype: torch.dtype,
+        compute_dtype: str,
     ) -> None:
-        self.spec, self.weights, self.device, self.dtype = spec, weights, device, dtype
-        self.compute_dtype = str(dtype).removeprefix("torch.")
+        self.spec, self.weights, self.device = spec, weights, device
+        self.compute_dtype, self.dtype = compute_dtype, DTYPES[compute_dtype.removeprefix(INT8)]
         try:
-            self._network = make_forward(model.to(device, dtype))
+            self._network = make_forward(model.to(device, self.dtype))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -81,7 +81,9 @@ class Network(Model):
                 epochs = warm_epochs(recipe.epochs, n)
                 recipe = replace(recipe, epochs=epochs, patience=epochs)
             loss = LOSSES[self.task_]
-            return Trainer(self._network, loss, n, recipe, seed, on_event or (lambda event: None))
+            tell = on_event or (lambda event: None)
+            name = f"{type(self).__module__.rpartition('.')[2]} {self.task_}"
+            return Trainer(self._network, loss, n, recipe, seed, tell, name)
 
     def finish(self, trainer: Trainer) -> Self:
         """Take the result of a finished training."""

@@ -1,28 +1,31 @@
 """The training loop of everything that learns by gradient steps.
 
 AdamW, linear warm-up into a cosine, clipped gradients, early stopping on the validation part with the best weights
-kept; products in bfloat16 if the hardware has it, weights in float32.
+kept; products in bfloat16 if this machine is faster with it, weights in float32.
 """
 
 from __future__ import annotations
 
-import functools
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from samtl._runtime import bounded, native_bfloat16
+from samtl._io import digest
+from samtl._runtime import bounded, probe
+from samtl._runtime.probe import Work
 from samtl.errors import InputError
 from samtl.heads.base import Epoch
 from samtl.images.transforms import IGNORE
 
 WARM_SAMPLES, WARM_SHARE = 75_000, 0.25  # see `warm_epochs`
+_TRIAL = 8  # the share of a batch that shows which dtype is faster is one in so many
 
 
 class Source(Protocol):
@@ -71,7 +74,8 @@ class Recipe:
     patience: int  #: epochs without a better validation loss after which training ends
     warmup: float = 0.05  #: share of all steps, in [0, 1), over which the rate rises
     clip: float = 1.0  #: largest norm of a step's gradient
-    precision: str = "auto"  #: of products: float32, bfloat16, or auto, bfloat16 if it is native
+    #: Of products: float32, bfloat16, or auto, the faster one, which a training writes in its place.
+    precision: str = "auto"
 
 
 def warm_epochs(epochs: int, n: int) -> int:
@@ -81,6 +85,11 @@ def warm_epochs(epochs: int, n: int) -> int:
     behind those trained from scratch (EuroSAT, `conv`, 10 to 20 % of the images).
     """
     return min(epochs, max(math.ceil(WARM_SAMPLES / n), math.ceil(WARM_SHARE * epochs)))
+
+
+def mixed(precision: str) -> torch.autocast:
+    """Make the context in which products are in a dtype, and weights in float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @contextmanager
@@ -141,6 +150,8 @@ class Trainer:
         For the order of samples (`order`) and for dropout.
     on_epoch : callable
         Called with each settled epoch.
+    name : str
+        Of what is trained, for what is remembered of its speed.
     """
 
     def __init__(
@@ -151,8 +162,10 @@ class Trainer:
         recipe: Recipe,
         seed: int,
         on_epoch: Callable[[Epoch], None],
+        name: str = "a network",
     ) -> None:
         self.model, self.loss, self.recipe, self.on_epoch = model, loss, recipe, on_epoch
+        self.name = name
         self.order = torch.Generator().manual_seed(seed)
         self._random = torch.Generator().manual_seed(seed).get_state()
         decay = {True: recipe.weight_decay, False: 0.0}  # of matrices, and of vectors
@@ -166,10 +179,6 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         self._steps = recipe.epochs * math.ceil(n / recipe.batch_size)
         self._step = 0
-        low = recipe.precision == "bfloat16"
-        if recipe.precision == "auto":
-            low = native_bfloat16(torch.device("cpu"))
-        self._mixed = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=low)
         self._tally = Tally()
         self._least, self._weights = math.inf, dict[str, Tensor]()
         self.curves: list[Epoch] = []  #: the settled epochs
@@ -189,6 +198,8 @@ class Trainer:
         """Take one step."""
         if self.diverged or self.stopped:
             return
+        if self.recipe.precision == "auto":
+            self._choose(inputs, targets)
         began = time.perf_counter()
         self.model.train()
         for group in self._optimiser.param_groups:
@@ -197,7 +208,7 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
         outer = torch.default_generator.get_state()
         torch.default_generator.set_state(self._random)  # dropout draws from numbers of its own
-        with self._mixed():
+        with mixed(self.recipe.precision):
             logits = self.model(inputs)
         self._random = torch.default_generator.get_state()
         torch.default_generator.set_state(outer)
@@ -210,6 +221,29 @@ class Trainer:
             self._optimiser.step()
         self.samples += len(targets)
         self.seconds += time.perf_counter() - began
+
+    def _choose(self, inputs: Tensor, targets: Tensor) -> None:
+        """Find out which dtype is faster, from steps of a copy on some samples of a batch."""
+        few = slice(max(2, len(targets) // _TRIAL))
+
+        def prepare(precision: str) -> Work:
+            model = copy.deepcopy(self.model).train()
+
+            def step() -> None:
+                with torch.random.fork_rng(devices=[]):
+                    model.zero_grad()
+                    with mixed(precision):
+                        logits = model(inputs[few])
+                    self.loss(logits.float(), targets[few]).backward()  # type: ignore[no-untyped-call]
+
+            return step
+
+        shapes = [tuple(tensor.shape) for tensor in (inputs, *self.model.parameters())]
+        work = (
+            f"training {self.name} on {'x'.join(map(str, inputs.shape[1:]))} ({digest(shapes)[:8]})"
+        )
+        precision = probe.fastest_dtype(work, prepare)
+        self.recipe = replace(self.recipe, precision=precision)
 
     def _rate(self) -> float:
         rising = max(1, round(self.recipe.warmup * self._steps))
@@ -228,7 +262,7 @@ class Trainer:
         """Add a batch of the validation part to a tally, for this model or a copy of it."""
         model.eval()
         with torch.no_grad():
-            with self._mixed():
+            with mixed(self.recipe.precision):
                 logits = model(inputs).float()
             tally.add(self.loss(logits, targets).item(), logits, targets)
 

@@ -21,12 +21,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from samtl.errors import InputError, ResourceError
-
-if TYPE_CHECKING:
-    import torch
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -222,18 +219,6 @@ def machine_memory() -> int:
                 limit = Path("/sys/fs/cgroup", root, str(group).lstrip("/"), file).read_text()
                 found = min(found, int(limit))
     return found
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 natively; emulation is slower than float32."""
-    import torch
-
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # AVX-512 alone emulates it. Older versions of torch have no get_capabilities.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    return device.type == "cpu" and native
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -1,0 +1,104 @@
+"""What an encoder computes in: a dtype, on a CPU also 8-bit integers, chosen by what this machine does fastest."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from samtl._runtime import probe
+from samtl._runtime.probe import Timing, Work
+from samtl.encoders.base import Weights
+from samtl.encoders.engines import ENGINES
+from samtl.encoders.torch_encoder import DTYPES, INT8, TorchEncoder
+from samtl.errors import InputError
+
+WORK = "encoder"
+_HOPELESS = 20  # times as long as in float32
+# Width, heads and image size of two small SAMs that divide the work as ViT-B does at 1024 pixels: most of it in linear
+# layers, and some in attention over more tokens than are handled in one go.
+_SMALL, _CHANNELS = ((768, 12, 224), (128, 2, 528)), 32
+
+
+def resolve_compute(dtype: str, engine: str, device: torch.device) -> str:
+    """Return the compute dtype that an option and an engine stand for, such as `bfloat16` or `int8+float32`.
+
+    `auto` is what this machine computes a small encoder in fastest, on a GPU bfloat16 if it has that. A compute dtype
+    stands for itself. Raises InputError for another name, and for `int8` where the processor does not have it.
+    """
+    integers = engine == "int8" or dtype.startswith(INT8)
+    if integers and not (device.type == "cpu" and probe.has_int8()):
+        raise InputError(
+            f"8-bit products need a CPU with instructions for them (VNNI, AMX, or i8mm on ARM), and {device} has none: "
+            "use --engine fast, or another device for a store that was begun with them"
+        )
+    dtype = dtype.removeprefix(INT8)
+    if dtype not in ("auto", *DTYPES):
+        raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype == "auto":
+        dtype = fastest_dtype(device, encoder_speeds(device), INT8 if integers else "")
+    return f"{INT8}{dtype}" if integers else dtype
+
+
+def fastest_dtype(device: torch.device, speeds: Timing | None, prefix: str = "") -> str:
+    """Return the name of the dtype that a device is fastest in, or what the environment says instead."""
+    possible = probe.possible_dtypes(device)
+    told = probe.told_dtype(DTYPES)
+    if told is not None:
+        return told
+    if speeds is None:
+        return "bfloat16" if "bfloat16" in possible else "float32"
+    return speeds.fastest(prefix + name for name in possible).removeprefix(prefix)
+
+
+def encoder_speeds(device: torch.device) -> Timing | None:
+    """Return how long a small encoder takes in each compute dtype that a CPU has, with an image on each core.
+
+    None for another device, and if the environment says what to compute in.
+    """
+    if device.type != "cpu" or probe.told_dtype(DTYPES):
+        return None
+    names = [name for name in probe.possible_dtypes(device) if _multiplies(DTYPES[name])]
+    names += [INT8 + name for name in names if name != "float16" and probe.has_int8()]
+    return probe.measured(WORK, {name: partial(small_encoder, name) for name in names})
+
+
+def small_encoder(compute_dtype: str) -> Work:
+    """Build small untrained encoders; return a call that encodes images on all cores."""
+    from samtl.encoders import sam  # which imports this module
+
+    engine = ENGINES["int8" if compute_dtype.startswith(INT8) else "fast"]
+    calls = []
+    for width, heads, size in _SMALL:
+        variant = sam.Variant(width, 1, heads, (0,))
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            pixels = torch.randn(torch.get_num_threads(), 3, size, size)
+            model = sam.network(variant, size, _CHANNELS).eval().requires_grad_(False)
+            for parameter in model.parameters():
+                parameter.normal_(std=0.02)
+        encoder = TorchEncoder(
+            sam.spec("tiny", size),
+            Weights("untrained", True, ""),
+            model,
+            partial(engine, taps=variant.taps),
+            torch.device("cpu"),
+            compute_dtype,
+        )
+        calls.append(partial(encoder.forward, pixels.to(encoder.dtype)))
+    return lambda: [call() for call in calls]
+
+
+@torch.inference_mode()
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Return whether a dtype has products of its own: without them torch may take a thousand times as long."""
+
+    def seconds(x: Tensor) -> float:
+        x @ x
+        began = time.perf_counter()
+        x @ x
+        return time.perf_counter() - began
+
+    x = torch.ones(192, 192)
+    return dtype == x.dtype or seconds(x.to(dtype)) < _HOPELESS * seconds(x)
