@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+import msgspec
 import torch
 
 from samtl._runtime import probe
@@ -145,5 +146,5 @@ def peaks() -> list[Row]:
 
 def to_json(rows: list[Row]) -> dict[str, object]:
     """Return the figures and the machine as JSON values, with how fast it is in each dtype."""
-    speeds = {work: asdict(one) for work, one in probe.known().items()}
+    speeds = msgspec.to_builtins(probe.known())
     return {"rows": [asdict(row) for row in rows], "machine": machine(), "speeds": speeds}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 import samtl
 from samtl import registry
@@ -37,7 +38,7 @@ def draw_speeds() -> dict[str, Any]:
         rows.append((work, f"{1000 * one.seconds['float32']:.0f} ms", other, best, busy))
     headers = ("work", "float32", "others, of its speed", "fastest", "busy elsewhere")
     render.grid(headers, rows)
-    return {"machine": here, "speeds": {work: asdict(one) for work, one in speeds.items()}}
+    return {"machine": here, "speeds": msgspec.to_builtins(speeds)}
 
 
 @verb(arguments=("store",))

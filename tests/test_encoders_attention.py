@@ -31,7 +31,7 @@ def module_of(side, heads=3, width=48):
     return module.eval().requires_grad_(False)
 
 
-@pytest.fixture(params=["_added", "_folded", "fused"])
+@pytest.fixture(params=["added", "_folded", "fused"])
 def attend(request, monkeypatch):
     """Compute attention plus x in one of the ways, on a copy, because `Linear` takes layers apart."""
     monkeypatch.setattr(attention, "_way", lambda *of: getattr(attention, request.param))

@@ -99,11 +99,11 @@ def outputs(model, x):
 
 @torch.inference_mode()
 def test_an_encoder_with_planted_outliers_needs_the_remedy(monkeypatch):
-    x = torch.randn(2, 3, 64, 64)
-    assert outputs(spoilt(), x) > 0.999
-    assert outputs(spoilt(factor=60), x) > 0.999
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert outputs(spoilt(), x) > 0.9995
+    assert outputs(spoilt(factor=20), x) > 0.9995
     monkeypatch.setattr(int8, "EXTREME", 1e9)
-    assert outputs(spoilt(factor=60), x) < 0.999
+    assert outputs(spoilt(factor=20), x) < 0.999
 
 
 def embedded(**options):

@@ -57,7 +57,8 @@ def planted(monkeypatch, slow):
         return forward(self, x[:1])
 
     monkeypatch.setattr(TorchEncoder, "forward", slower)
-    monkeypatch.setattr(compute, "_SMALL", ((64, 1, 32),))
+    monkeypatch.setattr(compute, "_BLOCK", (64, 1, 1, (0,)))
+    monkeypatch.setattr(compute, "_SIZE", 32)
 
 
 @pytest.mark.parametrize(("slow", "expected"), [("float32", "bfloat16"), ("bfloat16", "float32")])

@@ -79,11 +79,11 @@ def query_bias(q: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, 
 def _way(device: str, tokens: int, channels: int) -> Way:
     """Choose the fastest way; `channels` are those of a query with its biases."""
     if device == "cpu":
-        return _added if tokens > MANY else _folded
+        return added if tokens > MANY else _folded
     return fused if device == "cuda" and channels <= WIDEST else _folded
 
 
-def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Attend with the bias of a band written out, one head after the other; for rows and columns see `query_bias`.
 
     q, k, v and the result are (windows, heads, tokens, size), the queries scaled.
@@ -107,7 +107,7 @@ def _added(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
 
 
 def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attend with the bias as part of the product of queries and keys; arguments as in `_added`."""
+    """Attend with the bias as part of the product of queries and keys; arguments as in `added`."""
     queries, keys = _with_bias(q, k, rows, columns)
     keys = keys.transpose(-1, -2)
     windows, heads, tokens, size = q.shape
@@ -119,7 +119,7 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> T
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attend by torch's fused kernel, which needs values as wide as queries; arguments as in `_added`."""
+    """Attend by torch's fused kernel, which needs values as wide as queries; arguments as in `added`."""
     queries, keys = _with_bias(q, k, rows, columns)
     size, wide = v.shape[-1], queries.shape[-1]
     more = -wide % EIGHT

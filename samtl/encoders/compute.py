@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samtl._runtime import probe
 from samtl._runtime.probe import Timing, Work
+from samtl.encoders.attention import added
 from samtl.encoders.base import Weights
 from samtl.encoders.engines import ENGINES
-from samtl.encoders.torch_encoder import DTYPES, INT8, TorchEncoder
+from samtl.encoders.torch_encoder import DTYPES, INT8, Forward, TorchEncoder, encoder_dtype
 from samtl.errors import InputError
 
 WORK = "encoder"
 _HOPELESS = 20  # times as long as in float32
-# Width, heads and image size of two small SAMs that divide the work as ViT-B does at 1024 pixels: most of it in linear
-# layers, and some in attention over more tokens than are handled in one go.
-_SMALL, _CHANNELS = ((768, 12, 224), (128, 2, 528)), 32
+# A block of ViT-B on fewer tokens, and attention of some heads over more tokens than are handled in one go: as in ViT-B
+# at 1024 pixels, most of the work is in linear layers, and a fifth in such attention.
+_BLOCK, _SIZE = (768, 1, 12, (0,)), 320
+_SEEN, _SEEING = 33, 3  # tokens along a side, heads
 
 
 def resolve_compute(dtype: str, engine: str, device: torch.device) -> str:
@@ -66,28 +69,37 @@ def encoder_speeds(device: torch.device) -> Timing | None:
 
 
 def small_encoder(compute_dtype: str) -> Work:
-    """Build small untrained encoders; return a call that encodes images on all cores."""
+    """Build a small untrained encoder; return a call that encodes an image on each core."""
     from samtl.encoders import sam  # which imports this module
 
+    variant = sam.Variant(*_BLOCK)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        pixels = torch.randn(torch.get_num_threads(), 3, _SIZE, _SIZE)
+        model = sam.network(variant, _SIZE).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.normal_(std=0.02)
+        tokens = torch.randn(4, 1, _SEEING, _SEEN**2, variant.width // variant.heads)
     engine = ENGINES["int8" if compute_dtype.startswith(INT8) else "fast"]
-    calls = []
-    for width, heads, size in _SMALL:
-        variant = sam.Variant(width, 1, heads, (0,))
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            pixels = torch.randn(torch.get_num_threads(), 3, size, size)
-            model = sam.network(variant, size, _CHANNELS).eval().requires_grad_(False)
-            for parameter in model.parameters():
-                parameter.normal_(std=0.02)
-        encoder = TorchEncoder(
-            sam.spec("tiny", size),
-            Weights("untrained", True, ""),
-            model,
-            partial(engine, taps=variant.taps),
-            torch.device("cpu"),
-            compute_dtype,
-        )
-        calls.append(partial(encoder.forward, pixels.to(encoder.dtype)))
-    return lambda: [call() for call in calls]
+
+    def forward(model: nn.Module) -> Forward:
+        run = engine(model, variant.taps)
+        q, k, v, bias = tokens.to(encoder_dtype(compute_dtype))
+
+        def both(x: Tensor, tap: Callable[[Tensor], None]) -> Tensor:
+            added(q, k, v, bias[..., :_SEEN], bias[..., :_SEEN])
+            return run(x, tap)
+
+        return both
+
+    encoder = TorchEncoder(
+        sam.spec("tiny", _SIZE),
+        Weights("untrained", True, ""),
+        model,
+        forward,
+        torch.device("cpu"),
+        compute_dtype,
+    )
+    return partial(encoder.forward, pixels.to(encoder.dtype))
 
 
 @torch.inference_mode()

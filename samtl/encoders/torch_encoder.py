@@ -34,6 +34,11 @@ INT8 = "int8+"  # begins a compute dtype in which linear layers multiply integer
 MOST = 32  # images in a batch that is chosen for a GPU
 
 
+def encoder_dtype(compute_dtype: str) -> torch.dtype:
+    """Return the dtype of all that is not in 8-bit integers."""
+    return DTYPES[compute_dtype.removeprefix(INT8)]
+
+
 class TorchEncoder:
     """The base of encoders that are torch networks; see `samtl.encoders.base.Encoder` for its methods.
 
@@ -51,7 +56,7 @@ class TorchEncoder:
         compute_dtype: str,
     ) -> None:
         self.spec, self.weights, self.device = spec, weights, device
-        self.compute_dtype, self.dtype = compute_dtype, DTYPES[compute_dtype.removeprefix(INT8)]
+        self.compute_dtype, self.dtype = compute_dtype, encoder_dtype(compute_dtype)
         try:
             self._network = make_forward(model.to(device, self.dtype))
         except RuntimeError as error:
