@@ -27,6 +27,7 @@ def bench_embed(
     root: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    engine: str = "fast",
     image_size: int | None = None,
     batch_size: int | str = "auto",
     limit: int | None = None,
@@ -55,6 +56,8 @@ def bench_embed(
         One device: auto, cpu, cuda, cuda:N or mps.
     dtype : str
         Dtype to compute in: auto, float32, bfloat16 or float16.
+    engine : str
+        As for embed; the comparison with floats, before a pass in 8-bit products, is not timed.
     image_size : int, optional
         Side of the encoder's input in pixels.
     batch_size : int or "auto"
@@ -77,8 +80,8 @@ def bench_embed(
     """
     told = on_event or (lambda text: None)
     options: dict[str, Any] = {
-        "root": root, "checkpoint": checkpoint, "device": device, "dtype": dtype, "image_size": image_size,
-        "batch_size": batch_size, "limit": limit,
+        "root": root, "checkpoint": checkpoint, "device": device, "dtype": dtype, "engine": engine,
+        "image_size": image_size, "batch_size": batch_size, "limit": limit,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
         plan = plan_of(dataset, encoder, out=Path(folder) / "bench.zarr", **options)

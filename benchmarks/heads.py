@@ -98,7 +98,7 @@ def bench_heads(
     list of Row
         `HEAD/TIER/train` in samples per second against `plain`, and against the fastest of the dtypes, which it is
         trained in as well; `HEAD/TIER/waiting`, the share of time that training from a store spends waiting for data.
-        Of baselines on pixels `NAME/SIZE/train` alone.
+        Of baselines on pixels `NAME/SIZE/train`, without `plain` and `waiting`.
     """
     rows = []
     for row in _rows(cases, rounds):
@@ -203,7 +203,13 @@ def _train(case: Case, source: Source, few: Source, recipe: Recipe) -> Trainer:
     head = module.Head() if case.kind == "heads" else module.Baseline()
     head.adopt(case.task, list(range(case.classes)), (CHANNELS, case.side, case.side))
     trainer = Trainer(
-        head.network(), LOSSES[case.task], len(source), recipe, 0, lambda epoch: None, case.head
+        head.network(),
+        LOSSES[case.task],
+        len(source),
+        recipe,
+        0,
+        lambda epoch: None,
+        f"{case.head} {case.task}",
     )
     return trainer.run(source, few)
 

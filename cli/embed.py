@@ -77,10 +77,14 @@ def draw_plan(plan: Any) -> None:
     }
     changed = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"
+    from samtl._runtime.probe import LOAD
+
     ratios = [f"{name} {ratio:.2f} x" for name, ratio in plan.speeds.items() if ratio != 1]
     speeds = f"{plan.compute_dtype} 1 x, {', '.join(ratios)}" if ratios else ""
     if any(name.startswith("int8") for name in plan.speeds) and plan.engine == "fast":
         speeds += " (--engine int8)"
+    if plan.load > LOAD:
+        speeds += f"; {plan.load:.1f} cores were busy otherwise, --dtype decides instead"
     render.facts(
         {
             "store": plan.store,

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.paired import Row, against, alone, alternating, machine, paired, to_json
+from samtl._runtime import probe
 
 
 def test_medians_of_both_sides_without_the_first_round():
@@ -22,6 +23,13 @@ def test_several_sides_take_turns():
     assert alone("a", "s", values["a"]) == Row("a", 6.5, "s", spread=(6.0, 7.0))
     row = against("a", "s", values["a"], "c", values["c"])
     assert (row.vs, row.ratio) == ("c", pytest.approx((6 / 4 + 7 / 9) / 2))
+
+
+def test_a_round_beside_other_load_is_told(monkeypatch, caplog):
+    loads = iter([0.0, 1.5])
+    monkeypatch.setattr(probe, "busy_elsewhere", lambda: lambda: next(loads))
+    alternating({"a": lambda: 1.0}, rounds=2)
+    assert [record.args for record in caplog.records] == [(2, 2, 1.5)]
 
 
 def test_what_is_written_is_json():

@@ -13,9 +13,10 @@ from torch import nn
 
 import samtl
 from samtl._runtime import Note, probe
-from samtl.embed import closeness
+from samtl.embed import closeness, plan
 from samtl.embed.plan import EmbedConfig, prepare
 from samtl.encoders import int8, sam
+from samtl.encoders.compute import resolve_compute
 from samtl.errors import InputError, MismatchError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,7 +115,7 @@ def embedded(**options):
 
 
 def test_a_pass_in_integers_says_how_close_they_are_and_goes_on_so():
-    result, (note,) = embedded(limit=6)
+    result, (_, note) = embedded(limit=6)
     store = samtl.open("a.zarr")
     assert (store.identity["compute_dtype"], result.plan.engine) == ("int8+float32", "int8")
     about = json.loads(Path("a.zarr/fingerprint.json").read_bytes())["about"]["closeness"]
@@ -139,13 +140,14 @@ def test_a_pass_in_integers_says_how_close_they_are_and_goes_on_so():
     assert all(row.within for row in verified.recomputed)
 
 
-def test_integers_that_are_too_far_are_not_used(monkeypatch):
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_integers_that_are_too_far_are_not_used(monkeypatch, dtype):
     monkeypatch.setattr(int8, "LARGEST", 7)  # as with 4 bits
-    result, (note,) = embedded()
+    result, (_, note) = embedded(dtype=dtype)
     assert (result.plan.compute_dtype, result.plan.engine) == ("float32", "fast")
     assert "too far" in note
     assert samtl.open("a.zarr").identity["compute_dtype"] == "float32"
-    again, notes = embedded()  # the same command goes on
+    again, notes = embedded(dtype=dtype)  # the same command goes on
     assert (again.encoded, again.plan.engine, len(notes)) == (0, "fast", 1)
 
 
@@ -154,6 +156,30 @@ def test_one_token_or_feature_that_is_far_is_enough():
     assert closeness.close_enough(good)
     assert not closeness.close_enough({**good, "token_cosine": 0.9989})
     assert not closeness.close_enough({**good, "pooled_error": 0.011})
+    assert not closeness.close_enough({**good, "pooled_error": np.nan})
+
+
+@pytest.mark.parametrize("largest", [10, 1e6])
+def test_float16_that_nobody_asked_for_is_compared_with_float32(monkeypatch, largest):
+    """The second encoder has values that float16 has not."""
+    monkeypatch.setattr(
+        plan,
+        "resolve_compute",
+        lambda dtype, engine, device: "float16" if dtype == "auto" else dtype,
+    )
+    load = sam.load
+
+    def scaled(*args):
+        model, weights = load(*args)
+        model.patch_embed.proj.bias[:3] = largest
+        return model, weights
+
+    monkeypatch.setattr(sam, "load", scaled)
+    result, notes = embedded(engine="fast")
+    fits = largest < 65504
+    assert result.plan.compute_dtype == ("float16" if fits else "float32")
+    assert not result.quarantined
+    assert ("too far" in notes[1]) != fits
 
 
 def test_only_tokens_of_the_image_count(monkeypatch):
@@ -186,7 +212,12 @@ def test_only_tokens_of_the_image_count(monkeypatch):
 @pytest.mark.parametrize("found", [{}, {"avx512_f": True, "avx512_bf16": True}])
 def test_a_processor_without_such_products_is_refused(monkeypatch, found):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    with pytest.raises(InputError, match="8-bit products need a CPU"):
+    with pytest.raises(InputError, match="--engine int8 needs a processor"):
         embedded()
+    with pytest.raises(InputError, match="add --device cpu"):
+        resolve_compute("int8+float32", "fast", torch.device("cuda"))
+    assert (
+        resolve_compute("int8+float32", "fast", torch.device("cpu")) == "int8+float32"
+    )  # begun elsewhere
     assert not Path("a.zarr").exists()
     assert not probe.has_int8()

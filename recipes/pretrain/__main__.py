@@ -19,8 +19,7 @@ from recipes.pretrain.recipe import (
     Stage,
 )
 from recipes.pretrain.training import Progress, Training, remaining
-from samtl._runtime import StopNow, polite_stop, size, stop_at_once
-from samtl.encoders.compute import resolve_compute
+from samtl._runtime import StopNow, polite_stop, probe, size, stop_at_once
 from samtl.encoders.device import resolve_device
 from samtl.errors import InputError, SamtlError
 
@@ -63,10 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     until = time.monotonic() + 60 * (options.minutes or float("inf"))
     device = resolve_device(options.device)
-    dtype = resolve_compute(options.dtype, "fast", device)
-    if dtype == "float16" and options.dtype == "auto":
-        dtype = "float32"
-    if dtype == "float16":
+    dtype = options.dtype
+    if (
+        dtype == "auto"
+    ):  # by its flags: a run goes on in what it was begun in, whatever is measured by then
+        native = "bfloat16" in probe.possible_dtypes(device)
+        dtype = probe.told_dtype() or ("bfloat16" if native else "float32")
+    if dtype not in probe.MIXED:
         raise InputError("--dtype must be auto, float32 or bfloat16: float16's gradients vanish")
     stages = tuple(Stage.parse(text) for text in options.stage or ()) or STAGES
     for option, value, least in (

@@ -6,13 +6,16 @@ the same flag stands for ten times the speed.
 
 from __future__ import annotations
 
+import fcntl
+import importlib.metadata
+import itertools
 import os
 import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ MIXED = ("float32", "bfloat16")  # that products may be in beside weights in flo
 GAIN = 1.1  # how much faster a way must be to be taken in place of an earlier, more exact one
 TRIVIAL = 1e-3  # seconds: for less work than this nothing is gained by a choice
 _HOPELESS = 4  # times as long as the fastest: a way that is not tried again
-_CLEAR, _ROUNDS, _SECONDS = 1.5, (2, 6), 2.0
+_CLEAR, _ROUNDS, _SECONDS, _LONG = 1.2, 6, 2.0, 0.3
 LOAD = 0.25  # cores that others keep busy: with more, a measurement may be wrong, and counts for an hour only
 _STALE = 3600.0
 
@@ -89,6 +92,7 @@ def machine() -> dict[str, Any]:
         "limits": {name: os.environ[name] for name in limits if name in os.environ},
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
+        "samtl": importlib.metadata.version("samtl"),
     }
 
 
@@ -111,11 +115,11 @@ def has_int8() -> bool:
     return _has(("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "dot"))
 
 
-def told_dtype(allowed: Iterable[str]) -> str | None:
-    """Return what the environment says that `auto` stands for; InputError if it is not one of the dtypes allowed."""
+def told_dtype() -> str | None:
+    """Return what the environment says that `auto` stands for; InputError if it is neither of `MIXED`."""
     told = os.environ.get(DTYPE)
-    if told and told not in (allowed := tuple(allowed)):
-        raise InputError(f"${DTYPE} must be {' or '.join(allowed)}, got {told!r}")
+    if told and told not in MIXED:
+        raise InputError(f"${DTYPE} must be {' or '.join(MIXED)}, got {told!r}")
     return told or None
 
 
@@ -127,21 +131,35 @@ def measured(work: str, ways: Mapping[str, Prepare]) -> Timing:
     """
     here = machine()
     key = digest(here)
-    path = _path(key)
-    with _one_at_a_time:
-        found = _known.get((key, work)) or read(path).get(work)
-        if found is None or (found.disturbed and time.time() - found.time > _STALE):
-            found = _measure(ways)
-            if max(found.seconds.values()) >= TRIVIAL:
-                _keep(path, here, work, found)
-        _known[key, work] = found
+    with _alone(_path(key)) as path:
+        if (found := _known.get((key, work))) is None:
+            found = read(path).get(work)
+            old = found is not None and found.disturbed and time.time() - found.time > _STALE
+            if found is None or old or not found.seconds.keys() >= ways.keys():
+                found = _measure(ways)
+                if found.disturbed:
+                    found = min(found, _measure(ways), key=lambda one: one.load)
+                if max(found.seconds.values()) >= TRIVIAL:
+                    _keep(path, here, work, found)
+            _known[key, work] = found
     return found
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """Keep other threads and processes from measuring at the same time."""
+    with _one_at_a_time, ExitStack() as stack:
+        with suppress(OSError):  # no place to write, or a file system without locks
+            make_folder(path.parent)
+            lock = stack.enter_context((path.parent / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
 
 
 def fastest_dtype(work: str, prepare: Callable[[str], Work]) -> str:
     """Return `float32` or `bfloat16`, whichever a CPU does some work faster in; for other arguments see `measured`."""
     names = [name for name in possible_dtypes(torch.device("cpu")) if name in MIXED]
-    if told := told_dtype(MIXED):
+    if told := told_dtype():
         return told
     if len(names) == 1:
         return names[0]
@@ -167,30 +185,29 @@ def read(path: Path) -> dict[str, Timing]:
 def _keep(path: Path, here: dict[str, Any], work: str, timing: Timing) -> None:
     kept = _Kept(here, {**read(path), work: timing})
     with suppress(OSError):  # then it is measured again the next time
-        make_folder(path.parent)
         replace(path, seal(msgspec.to_builtins(kept)))
 
 
 def _measure(ways: Mapping[str, Prepare]) -> Timing:
-    """Time all ways in turn, until it is clear which is the fastest."""
+    """Time all ways in turn, until their order is clear."""
     least: dict[str, float] = {}
     ready: dict[str, Work] = {}
     began, others = time.monotonic(), busy_elsewhere()
     for name, prepare in ways.items():
         call = prepare()
         least[name] = _seconds(call)  # a warm-up
-        if name == next(iter(ways)):
-            least[name] = min(least[name], _seconds(call))
+        if not ready and least[name] < _LONG:
+            least[name] = _seconds(call)
             if least[name] < TRIVIAL:
                 break
         if least[name] < _HOPELESS * min(least.values()) + 0.05:
             ready[name] = call
-    for round_ in range(_ROUNDS[1] if len(ready) > 1 else 0):
+    for round_ in range(_ROUNDS if len(ready) > 1 else 0):
         for name, call in ready.items():
             least[name] = min(least[name], _seconds(call)) if round_ else _seconds(call)
-        first, second = sorted(least[name] for name in ready)[:2]
-        late = time.monotonic() - began > _SECONDS
-        if late or (round_ + 1 >= _ROUNDS[0] and second > _CLEAR * first):
+        order = sorted(least[name] for name in ready)
+        clear = all(b > _CLEAR * a for a, b in itertools.pairwise(order))
+        if time.monotonic() - began > _SECONDS or (round_ and clear):
             break
     return Timing(least, round(others(), 2), time.time())
 
@@ -235,10 +252,9 @@ def _has(any_of: Iterable[str]) -> bool:
 def _processor() -> str:
     """Return the model of the processor on Linux, elsewhere the architecture."""
     with suppress(OSError):
-        lines = re.findall(
-            r"(?m)^(?:cpu family|model|model name)\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text()
-        )
-        if lines:
-            family, model, name = [*lines, "", ""][:3]
-            return f"{name} (family {family}, model {model})" if name else lines[0]
+        lines = re.findall(r"(?m)^([^:\n]+?)\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text())
+        found = dict(reversed(lines))  # of the first core
+        names = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+        if told := [f"{name} {found[name]}" for name in names if name in found]:
+            return ", ".join(told).removeprefix("model name ")
     return platform.processor() or platform.machine()

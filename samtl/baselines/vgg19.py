@@ -26,6 +26,7 @@ from samtl.baselines.pixels import Rows, squares
 from samtl.datasets import Dataset
 from samtl.encoders import checkpoints as sources
 from samtl.encoders.base import Weights
+from samtl.encoders.compute import resolve_compute
 from samtl.encoders.device import resolve_device
 from samtl.encoders.torch_encoder import DTYPES
 from samtl.errors import InputError
@@ -130,9 +131,7 @@ class Baseline(PixelBaseline):
         name = self.compute_dtype
         if name == "auto" and self._device.type == "cpu":
             name = probe.fastest_dtype("vgg19", self._some)
-        elif name == "auto":
-            name = "bfloat16" if "bfloat16" in probe.possible_dtypes(self._device) else "float32"
-        self._dtype = DTYPES[name]
+        self._dtype = DTYPES[resolve_compute(name, "fast", self._device)]
         return loaded
 
     def _some(self, dtype: str) -> Work:

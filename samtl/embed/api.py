@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from samtl._runtime import Note, peak_memory, size
-from samtl._runtime.probe import LOAD
 from samtl.datasets import Dataset
-from samtl.embed.closeness import close_enough, compare, in_float
+from samtl.embed.closeness import close_enough, compare, in_float, must_compare
 from samtl.embed.devices import encode_on_devices
 from samtl.embed.pipeline import Meter, Progress, encode_blocks, load_encoder, start_writer
 from samtl.embed.plan import EmbedConfig, Job, Plan, prepare
@@ -161,17 +160,17 @@ def embed(
         meter, store, interrupted = Meter(tell, 0), Store(job.state), True
     else:
         tell(plan)
-        for text in _remarks(job):
-            tell(Note(text))
         # Folders and records take a little more.
         if plan.bytes_free is not None and plan.bytes_to_write * 1.02 > plan.bytes_free:
             raise ResourceError(
                 f"{plan.store} needs {size(plan.bytes_to_write)} more, but its disk has {size(plan.bytes_free)} free: "
                 "free some, choose another disk with --out, or keep less with --tiers pooled,grid"
             )
-        if plan.engine == "int8" and job.state is None:
-            job = _checked(job, tell)
+        if must_compare(job):
+            job = _compared(job, tell)
             plan = job.plan
+        elif config.engine == "int8" != plan.engine:
+            tell(Note(f"the store was begun in {plan.compute_dtype}, and goes on in it"))
         devices = plan.device.split(",")
         if len(devices) == 1 or not plan.pending_rows:
             model = load_encoder(job, devices[0])
@@ -206,32 +205,16 @@ def embed(
     )
 
 
-def _remarks(job: Job) -> Iterator[str]:
-    """Say what a user may not expect of the compute dtype."""
-    plan = job.plan
-    if plan.load > LOAD:
-        yield (
-            f"the fastest dtype was chosen while other processes kept {plan.load:.1f} cores busy: --dtype decides "
-            "instead"
-        )
-    if job.config.engine == "int8" != plan.engine:
-        yield f"the store was begun in {plan.compute_dtype}, and goes on in it"
-
-
-def _checked(job: Job, tell: Callable[[Event], None]) -> Job:
-    """Compare 8-bit products with floats, and take floats if they are too far."""
+def _compared(job: Job, tell: Callable[[Event], None]) -> Job:
+    """Compare a compute dtype with a more exact one, and take that if they are too far apart."""
+    exact, ours = in_float(job), job.plan.compute_dtype
+    theirs = exact.plan.compute_dtype
+    tell(Note(f"comparing {ours} with {theirs} on some of the images"))
     figures = compare(job)
     close = close_enough(figures)
     told = (
-        f"8-bit products on {figures['images']} images: the least cosine of a token with its float is "
-        f"{figures['token_cosine']:.5f}, the largest error of pooled features {figures['pooled_error']:.2%}"
+        f"{ours} beside {theirs}, {figures['images']} images: least cosine of a token {figures['token_cosine']:.5f}, "
+        f"largest error of pooled features {figures['pooled_error']:.2%}"
     )
-    job = replace(job, closeness=figures) if close else in_float(job)
-    tell(
-        Note(
-            told
-            if close
-            else f"{told}: that is too far, so floats are used ({job.plan.compute_dtype})"
-        )
-    )
-    return job
+    tell(Note(told if close else f"{told}: too far, so the pass computes in {theirs}"))
+    return replace(job, closeness=figures) if close else exact

@@ -110,7 +110,7 @@ class Job:
 
 
 def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **options: Any) -> Plan:
-    """Return what `embed` would do with the same arguments, without downloading or writing anything.
+    """Return what `embed` would do with the same arguments, without downloading anything or writing to the store.
 
     `on_read` is called with the number of images that were read, and that are to be read. Raises what `embed` raises;
     a difference in weights alone is found only once they are loaded.
@@ -155,12 +155,13 @@ def prepare(
     storage = open_storage(place)
     _refuse_foreign(place, storage)
     state, dtype, engine = load_state(storage), config.dtype, config.engine
-    if state is not None and dtype == "auto":
-        dtype = str(state.identity.fingerprint["compute_dtype"])
-        if engine == "reference":  # which has no such products
-            dtype = dtype.removeprefix(INT8)
-        elif not dtype.startswith(INT8):
-            engine = "fast"
+    if state is not None:
+        begun = str(state.identity.fingerprint["compute_dtype"])
+        if engine == "reference":  # which has no 8-bit products
+            begun = begun.removeprefix(INT8)
+        elif engine == "int8" and not begun.startswith(INT8):
+            engine = "fast"  # these were too far
+        dtype = begun if dtype == "auto" else dtype
     if state is not None and config.image_size is None:
         spec = module.spec(config.encoder, state.identity.image_size)
     compute_dtype = resolve_compute(dtype, engine, devices[0])

@@ -88,7 +88,7 @@ class Encoder(Protocol):
 
     spec: EncoderSpec
     weights: Weights
-    compute_dtype: str  #: what the network computes in, such as `bfloat16`
+    compute_dtype: str  #: what the network computes in, such as `bfloat16` or `int8+float32`
 
     def encode(
         self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str] = TIERS

@@ -29,17 +29,24 @@ def resolve_compute(dtype: str, engine: str, device: torch.device) -> str:
     """Return the compute dtype that an option and an engine stand for, such as `bfloat16` or `int8+float32`.
 
     `auto` is what this machine computes a small encoder in fastest, on a GPU bfloat16 if it has that. A compute dtype
-    stands for itself. Raises InputError for another name, and for `int8` where the processor does not have it.
+    stands for itself. Raises InputError for another name; for 8-bit products on another device than a CPU, or asked for
+    where the processor has no instructions for them; and for such products beside float16, whose range is too small.
     """
-    integers = engine == "int8" or dtype.startswith(INT8)
-    if integers and not (device.type == "cpu" and probe.has_int8()):
+    begun = dtype.startswith(INT8)  # a store, which any CPU can go on with
+    integers, dtype = begun or engine == "int8", dtype.removeprefix(INT8)
+    if integers and device.type != "cpu":
+        raise InputError(f"8-bit products are for CPUs, not for {device}: add --device cpu")
+    if integers and not begun and not probe.has_int8():
         raise InputError(
-            f"8-bit products need a CPU with instructions for them (VNNI, AMX, or i8mm on ARM), and {device} has none: "
-            "use --engine fast, or another device for a store that was begun with them"
+            "--engine int8 needs a processor with 8-bit products (VNNI, AMX, or dot products on ARM), and this one has "
+            "none: use --engine fast"
         )
-    dtype = dtype.removeprefix(INT8)
     if dtype not in ("auto", *DTYPES):
         raise InputError(f"--dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if integers and dtype == "float16":
+        raise InputError(
+            "--engine int8 needs --dtype auto, float32 or bfloat16 for the rest, got float16"
+        )
     if dtype == "auto":
         dtype = fastest_dtype(device, encoder_speeds(device), INT8 if integers else "")
     return f"{INT8}{dtype}" if integers else dtype
@@ -48,8 +55,7 @@ def resolve_compute(dtype: str, engine: str, device: torch.device) -> str:
 def fastest_dtype(device: torch.device, speeds: Timing | None, prefix: str = "") -> str:
     """Return the name of the dtype that a device is fastest in, or what the environment says instead."""
     possible = probe.possible_dtypes(device)
-    told = probe.told_dtype(DTYPES)
-    if told is not None:
+    if told := probe.told_dtype():
         return told
     if speeds is None:
         return "bfloat16" if "bfloat16" in possible else "float32"
@@ -61,7 +67,7 @@ def encoder_speeds(device: torch.device) -> Timing | None:
 
     None for another device, and if the environment says what to compute in.
     """
-    if device.type != "cpu" or probe.told_dtype(DTYPES):
+    if device.type != "cpu" or probe.told_dtype():
         return None
     names = [name for name in probe.possible_dtypes(device) if _multiplies(DTYPES[name])]
     names += [INT8 + name for name in names if name != "float16" and probe.has_int8()]

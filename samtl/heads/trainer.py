@@ -25,7 +25,7 @@ from samtl.heads.base import Epoch
 from samtl.images.transforms import IGNORE
 
 WARM_SAMPLES, WARM_SHARE = 75_000, 0.25  # see `warm_epochs`
-_TRIAL = 8  # the share of a batch that shows which dtype is faster is one in so many
+_TRIAL = 2**20  # values in the samples that show which dtype is faster
 
 
 class Source(Protocol):
@@ -224,7 +224,8 @@ class Trainer:
 
     def _choose(self, inputs: Tensor, targets: Tensor) -> None:
         """Find out which dtype is faster, from steps of a copy on some samples of a batch."""
-        few = slice(max(2, len(targets) // _TRIAL))
+        count = min(max(_TRIAL // inputs[0].numel(), 2), 128)
+        few = torch.arange(count) % len(targets)
 
         def prepare(precision: str) -> Work:
             model = copy.deepcopy(self.model).train()
@@ -238,7 +239,7 @@ class Trainer:
 
             return step
 
-        shapes = [tuple(tensor.shape) for tensor in (inputs, *self.model.parameters())]
+        shapes = [tuple(tensor.shape) for tensor in self.model.parameters()]
         work = (
             f"training {self.name} on {'x'.join(map(str, inputs.shape[1:]))} ({digest(shapes)[:8]})"
         )
@@ -301,8 +302,9 @@ class Trainer:
     def run(self, training: Source, validation: Source) -> Self:
         """Train to the end.
 
-        The same seed gives the same weights on the same machine with the same number of threads. Raises InputError as
-        `settle` does, and ResourceError if memory runs out.
+        The same seed gives the same weights on the same machine, with the same number of threads and the same dtype,
+        which a recipe with `auto` chooses by what was measured there. Raises InputError as `settle` does, and
+        ResourceError if memory runs out.
         """
         remedy = "lower --batch-size, or --image-size where pixels are read"
         size = self.recipe.batch_size
