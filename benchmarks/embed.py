@@ -57,7 +57,7 @@ def bench_embed(
     dtype : str
         Dtype to compute in: auto, float32, bfloat16 or float16.
     engine : str
-        As for embed; the comparison with floats, before a pass in 8-bit products, is not timed.
+        `fast`, `reference` or `int8`; the comparison with floats before a pass in 8-bit products is not timed.
     image_size : int, optional
         Side of the encoder's input in pixels.
     batch_size : int or "auto"
