@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import typer
 
 from samtl.errors import InputError
 
-from . import render, stores
+from . import render
 from .options import Outcome, Verbs, verb
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,23 @@ app = typer.Typer(
 )
 
 
+def draw_speeds() -> dict[str, Any]:
+    """Print how fast this machine is in each dtype, as far as that was measured, and return it."""
+    from samtl._runtime import probe
+
+    here, speeds = probe.machine(), probe.known()
+    rows = []
+    for work, one in sorted(speeds.items()):
+        best = min(one.seconds, key=one.seconds.__getitem__)
+        relative = one.relative_to("float32").items()
+        other = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in relative if name != "float32")
+        busy = f"{one.load:.1f}" if one.disturbed else ""
+        rows.append((work, f"{1000 * one.seconds['float32']:.0f} ms", other, best, busy))
+    headers = ("work", "float32", "others, of its speed", "fastest", "busy elsewhere")
+    render.grid(headers, rows)
+    return {"machine": here, "speeds": msgspec.to_builtins(speeds)}
+
+
 def _command(name: str) -> Callable[..., None]:
     def command(options: dict[str, Any]) -> Outcome:
         paired = importlib.import_module("benchmarks.paired")
@@ -51,7 +69,7 @@ def _command(name: str) -> Callable[..., None]:
         peaks = paired.peaks()
         render.grid(headers, [row.written() for row in (*rows, *peaks)], right=(1, 3))
         content = paired.to_json([*rows, *peaks])
-        stores.draw_speeds()
+        draw_speeds()
         told = (f"{key} {value}" for key, value in paired.machine().items() if value != {})
         render.say(", ".join(told), "dim")
         return content, 0

@@ -67,6 +67,8 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Any], None]:
 
 def draw_plan(plan: Any) -> None:
     """Print what a pass will do."""
+    from samtl._runtime.probe import LOAD
+
     changes = {
         "new": plan.changes.added,
         "changed": plan.changes.changed,
@@ -77,8 +79,6 @@ def draw_plan(plan: Any) -> None:
     }
     changed = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
     free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"
-    from samtl._runtime.probe import LOAD
-
     ratios = [f"{name} {ratio:.2f} x" for name, ratio in plan.speeds.items() if ratio != 1]
     speeds = f"{plan.compute_dtype} 1 x, {', '.join(ratios)}" if ratios else ""
     if any(name.startswith("int8") for name in plan.speeds) and plan.engine == "fast":

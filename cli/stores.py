@@ -6,13 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 import samtl
 from samtl import registry
 from samtl.errors import EXIT_QUARANTINED, InputError, SamtlError, UnknownName
 
-from . import render
+from . import bench, render
 from .options import Outcome, verb
 
 LEVELS = {"quick": "sizes", "rows": "every row's checksum", "deep": "every file's sha256"}
@@ -22,23 +20,6 @@ def _chosen(store: Path | None, cache: Path | None) -> Path | None:
     if store and cache:
         raise InputError(f"{store} and --cache {cache} both name a store: leave one of them out")
     return store or cache
-
-
-def draw_speeds() -> dict[str, Any]:
-    """Print how fast this machine is in each dtype, as far as that was measured, and return it."""
-    from samtl._runtime import probe
-
-    here, speeds = probe.machine(), probe.known()
-    rows = []
-    for work, one in sorted(speeds.items()):
-        best = min(one.seconds, key=one.seconds.__getitem__)
-        relative = one.relative_to("float32").items()
-        other = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in relative if name != "float32")
-        busy = f"{one.load:.1f}" if one.disturbed else ""
-        rows.append((work, f"{1000 * one.seconds['float32']:.0f} ms", other, best, busy))
-    headers = ("work", "float32", "others, of its speed", "fastest", "busy elsewhere")
-    render.grid(headers, rows)
-    return {"machine": here, "speeds": msgspec.to_builtins(speeds)}
 
 
 @verb(arguments=("store",))
@@ -58,7 +39,7 @@ def info(store: Path | None = None, cache: Path | None = None, machine: bool = F
 
         with render.err.status("measuring"):
             encoder_speeds(torch.device("cpu"))
-        content = draw_speeds()
+        content = bench.draw_speeds()
         here = content["machine"]
         render.facts({name: here[name] for name in ("processor", "threads", "torch")})
         return content, 0

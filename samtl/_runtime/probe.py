@@ -33,7 +33,9 @@ MIXED = ("float32", "bfloat16")  # that products may be in beside weights in flo
 GAIN = 1.1  # how much faster a way must be to be taken in place of an earlier, more exact one
 TRIVIAL = 1e-3  # seconds: for less work than this nothing is gained by a choice
 _HOPELESS = 4  # times as long as the fastest: a way that is not tried again
-_CLEAR, _ROUNDS, _SECONDS, _LONG = 1.2, 6, 2.0, 0.3
+_CLEAR = 1.2  # how much slower each way must be than the one before it, for two rounds to be enough
+_ROUNDS, _SECONDS = 6, 2.0  # at most, and time after which no further round begins
+_LONG = 0.3  # seconds: work that takes longer is not repeated to warm up
 LOAD = 0.25  # cores that others keep busy: with more, a measurement may be wrong, and counts for an hour only
 _STALE = 3600.0
 

@@ -105,7 +105,7 @@ class Job:
     #: The store as it was found; None if there was none, or in a worker process, which loads it itself.
     state: StoreState | None
     stopped: bool  #: whether it was stopped while images were compared: then nothing may be done
-    #: How close 8-bit products are, see `samtl.embed.closeness`; {} if a store was begun before, or has none.
+    #: How close the compute dtype is to a more exact one, see `samtl.embed.closeness`; {} if that was not compared.
     closeness: dict[str, float] = field(default_factory=dict)
 
 

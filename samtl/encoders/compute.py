@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from samtl.encoders.engines import ENGINES
 from samtl.encoders.torch_encoder import DTYPES, INT8, Forward, TorchEncoder, encoder_dtype
 from samtl.errors import InputError
 
-WORK = "encoder"
 _HOPELESS = 20  # times as long as in float32
 # A block of ViT-B on fewer tokens, and attention of some heads over more tokens than are handled in one go: as in ViT-B
 # at 1024 pixels, most of the work is in linear layers, and a fifth in such attention.
@@ -47,19 +46,14 @@ def resolve_compute(dtype: str, engine: str, device: torch.device) -> str:
         raise InputError(
             "--engine int8 needs --dtype auto, float32 or bfloat16 for the rest, got float16"
         )
-    if dtype == "auto":
-        dtype = fastest_dtype(device, encoder_speeds(device), INT8 if integers else "")
-    return f"{INT8}{dtype}" if integers else dtype
-
-
-def fastest_dtype(device: torch.device, speeds: Timing | None, prefix: str = "") -> str:
-    """Return the name of the dtype that a device is fastest in, or what the environment says instead."""
-    possible = probe.possible_dtypes(device)
+    prefix, possible = INT8 if integers else "", probe.possible_dtypes(device)
+    if dtype != "auto":
+        return prefix + dtype
     if told := probe.told_dtype():
-        return told
-    if speeds is None:
-        return "bfloat16" if "bfloat16" in possible else "float32"
-    return speeds.fastest(prefix + name for name in possible).removeprefix(prefix)
+        return prefix + told
+    if speeds := encoder_speeds(device):
+        return speeds.fastest(prefix + name for name in possible)
+    return "bfloat16" if "bfloat16" in possible else "float32"
 
 
 def encoder_speeds(device: torch.device) -> Timing | None:
@@ -71,7 +65,7 @@ def encoder_speeds(device: torch.device) -> Timing | None:
         return None
     names = [name for name in probe.possible_dtypes(device) if _multiplies(DTYPES[name])]
     names += [INT8 + name for name in names if name != "float16" and probe.has_int8()]
-    return probe.measured(WORK, {name: partial(small_encoder, name) for name in names})
+    return probe.measured("encoder", {name: partial(small_encoder, name) for name in names})
 
 
 def small_encoder(compute_dtype: str) -> Work:
@@ -108,6 +102,7 @@ def small_encoder(compute_dtype: str) -> Work:
     return partial(encoder.forward, pixels.to(encoder.dtype))
 
 
+@cache
 @torch.inference_mode()
 def _multiplies(dtype: torch.dtype) -> bool:
     """Return whether a dtype has products of its own: without them torch may take a thousand times as long."""

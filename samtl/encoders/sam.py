@@ -143,7 +143,7 @@ def build(name: str, image_size: int = IMAGE_SIZE) -> nn.Module:
     return network(VARIANTS[name], image_size)
 
 
-def network(variant: Variant, image_size: int, channels: int = CHANNELS) -> nn.Module:
+def network(variant: Variant, image_size: int) -> nn.Module:
     """Build an `ImageEncoderViT` of any size; its weights are not set."""
     return modeling().ImageEncoderViT(  # type: ignore[no-any-return]
         img_size=image_size,
@@ -155,7 +155,7 @@ def network(variant: Variant, image_size: int, channels: int = CHANNELS) -> nn.M
         use_rel_pos=True,
         window_size=WINDOW,
         global_attn_indexes=variant.taps,
-        out_chans=channels,
+        out_chans=CHANNELS,
     )
 
 

@@ -27,7 +27,13 @@ from samtl.store.writer import Writer, open_writer
 
 ASIDE = ".damaged"
 _SPARE = 1.02  # of the bytes to be written, for folders and records
-_TOLD = ("versions", "device", "engine", "batch_size")  # what records go on saying of the rows
+_TOLD = (
+    "versions",
+    "device",
+    "engine",
+    "closeness",
+    "batch_size",
+)  # what records go on saying of the rows
 
 
 @dataclass
