@@ -35,7 +35,7 @@ from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
 from samtl.splits import Samples, Split
 from samtl.splits.split import Rows
 from samtl.store.reader import Store
-from samtl.store.views import choose_columns
+from samtl.store.views import choose_columns, samples_of
 
 Head = PooledHead | GridHead
 
@@ -77,7 +77,7 @@ class Data:
                 f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {array!r} yet; run "
                 "samtl embed again to finish it, or go on without them with --allow-partial"
             )
-        samples = store.samples(array)
+        samples = samples_of(store, array)
         usable = samples.usable
         #: How many rows are not usable.
         self.left_out = {

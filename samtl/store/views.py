@@ -24,7 +24,7 @@ Rows = NDArray[np.int64]
 
 def samples_of(store: Store, array: str) -> Samples:
     """Describe the rows; usable are those that hold an embedding in an array, and a label or a mask."""
-    labels = store.labels.astype(np.int64)
+    labels = np.asarray(store.labels, dtype=np.int64)
     masks = store.task == "segmentation"
     usable = store.valid(array, "mask") if masks else store.valid(array) & (labels >= 0)
     about = (str(store.path), store.task, store.sample_ids, store.classes)
