@@ -33,8 +33,10 @@ def test_columns_are_found_by_their_names(root):
     assert dataset.labels == (1, 0, 0, -1)
     assert dataset.groups == ("1", "1", "2", "2")
     assert dataset.read("b/c.png") == picture(1)
-    for told in ("path from 'path'", "label from 'label'", "group from 'scene'", "1 images"):
-        assert told in dataset.note
+    assert dataset.understood().unlabelled == 1
+    assert dataset.readings == (
+        "columns of the table: path from 'path', label from 'label', group from 'scene'",
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_a_column_of_something_else_is_no_part(root):
     text = "path,label,split\na.png,x,0\nf.png,y,1\n"
     dataset = listed(root, text)
     assert not dataset.parts
-    assert "'split' is not used" in dataset.note
+    assert "'split' is not used" in dataset.readings[-1]
     with pytest.raises(InputError, match="'0', '1'"):
         listed(root, text, "?part=split")
 
@@ -159,4 +161,4 @@ def test_numbers_are_classes_only_if_they_look_like_it(root):
 def test_lists_of_labels_are_noticed(root):
     dataset = listed(root, "path,label\na.png,x\nf.png,y\nb/c.png,x;y\n")
     assert dataset.classes == ("x", "x;y", "y")
-    assert "?separator=;" in dataset.note
+    assert "?separator=;" in dataset.readings[-1]

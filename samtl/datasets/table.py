@@ -64,19 +64,18 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     path, label = (_required(named, what, columns, text) for what in ("path", "label"))
     tree = FolderTree(root or file.parent)
     ids = image_ids(tree, columns[path], path)
-    classes, labels, notes = class_indices(columns[label], label)
+    classes, labels, readings = class_indices(columns[label], label)
     parts, told_of_parts = _parts(columns, named["part"], "part" in options)
     told = ", ".join(f"{what} from {name!a}" for what, name in named.items() if name)
-    notes = [f"columns of the table: {told}", *notes, *told_of_parts]
     return Dataset(
         name="table-" + own_name(file.with_suffix("")) + _suffix("" if label == "label" else label),
         classes=classes,
         sample_ids=ids,
         labels=labels,
         read=tree.read,
-        note="; ".join(notes),
         groups=_groups(columns, named["group"]),
         parts=parts,
+        readings=(f"columns of the table: {told}", *readings, *told_of_parts),
     )
 
 
@@ -110,7 +109,7 @@ def _groups(columns: Mapping[str, Sequence[Any]], name: str | None) -> tuple[str
 def _parts(
     columns: Mapping[str, Sequence[Any]], name: str | None, asked: bool
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the part of each image, and notes; a column that was not asked for may hold something else."""
+    """Return the part of each image, and what to tell; a column that was not asked for may hold something else."""
     texts = [text_of(value) for value in columns[name]] if name else []
     strange = [text for text in dict.fromkeys(texts) if text.lower() not in PART_NAMES]
     if not strange:

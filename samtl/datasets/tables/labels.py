@@ -28,24 +28,27 @@ def text_of(value: Any) -> str:
 def class_indices(
     values: Sequence[Any], column: str
 ) -> tuple[tuple[str, ...], tuple[int, ...], list[str]]:
-    """Read one class for each image: classes in natural order, the index of each image, -1 without one, and notes.
+    """Read one class for each image: classes in natural order, the index of each image, and what labels were taken for.
 
-    Whole numbers that were written as floats, such as 1.0, are read as 1. Raises InputError if there are fewer than two
-    classes, numbers do not look like classes, or classes differ only by upper and lower case.
+    The index is -1 without a label. Whole numbers that were written as floats, such as 1.0, are read as 1. Raises
+    InputError if there are fewer than two classes, numbers do not look like classes, or classes differ only by upper
+    and lower case.
     """
     texts = [text_of(value) for value in values]
     known = [text for text in texts if text]
-    notes = [f"{len(texts) - len(known)} images have no label"] if len(known) < len(texts) else []
+    readings = list[str]()
     if all(map(_NUMBER.fullmatch, known)):
         texts = _whole(texts, column)
         if texts != [text_of(value) for value in values]:
-            notes.append(f"the labels in {column!a}, which are whole numbers, are read without .0")
+            readings.append(
+                f"the labels in {column!a}, which are whole numbers, are read without .0"
+            )
     counts = Counter(text for text in texts if text)
     classes = sorted(counts, key=natural)
     require_classes(classes, column)
-    notes += _several(classes, column)
+    readings += _several(classes, column)
     index = {name: i for i, name in enumerate(classes)}
-    return tuple(classes), tuple(index.get(text, -1) for text in texts), notes
+    return tuple(classes), tuple(index.get(text, -1) for text in texts), readings
 
 
 def require_classes(classes: Sequence[str], column: str) -> None:
@@ -82,7 +85,7 @@ def _whole(texts: Sequence[str], column: str) -> list[str]:
 
 
 def _several(classes: Sequence[str], column: str) -> list[str]:
-    """Note that labels look like lists of labels."""
+    """Tell of labels that look like lists of labels."""
     for separator in ";|,":
         pieces = {piece.strip() for name in classes for piece in name.split(separator)}
         if len(pieces) < len(classes):
