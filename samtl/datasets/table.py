@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from samtl.datasets.base import PARTS, Dataset
+from samtl.datasets.files.listing import FolderTree, kind_of, options_of, own_name
 from samtl.datasets.folder import PART_NAMES
-from samtl.datasets.listing import FolderTree, kind_of, options_of, own_name
 from samtl.datasets.tables.columns import chosen_column, read_columns, some
 from samtl.datasets.tables.labels import class_indices, text_of
 from samtl.datasets.tables.paths import image_ids

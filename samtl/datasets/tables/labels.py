@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from samtl.datasets.listing import natural
+from samtl.datasets.files.listing import natural
 from samtl.datasets.tables.columns import some
 from samtl.errors import InputError
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samtl.datasets.listing import FolderTree, flaw
+from samtl.datasets.files.listing import FolderTree, flaw
 from samtl.datasets.tables.columns import some
 from samtl.errors import InputError
 from samtl.images.codecs import SUFFIXES
