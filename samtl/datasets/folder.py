@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.listing import FolderTree, kind_of, one_place, own_name
+from samtl.datasets.files.listing import FolderTree, kind_of, one_place, own_name
 from samtl.errors import InputError
 
 _LAYOUT = (

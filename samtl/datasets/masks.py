@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from samtl.datasets.archive import open_tree
 from samtl.datasets.base import IGNORE, Dataset, groups_by
-from samtl.datasets.listing import one_place, own_name
-from samtl.datasets.mask_files import Coding, coded, light, paired, stem, with_masks
+from samtl.datasets.files.archive import open_tree
+from samtl.datasets.files.listing import one_place, own_name
+from samtl.datasets.files.pairs import Coding, coded, light, paired, stem, with_masks
 from samtl.errors import InputError
 
 _IMAGES = frozenset({"images", "image", "img", "sat"})
