@@ -14,7 +14,7 @@ from samtl.datasets.base import groups_by as groups_by
 from samtl.datasets.base import only as only
 from samtl.datasets.base import shuffled as shuffled
 from samtl.datasets.base import subset as subset
-from samtl.datasets.listing import kind_of
+from samtl.datasets.files.listing import kind_of
 from samtl.errors import InputError
 
 

@@ -200,12 +200,7 @@ def choose(
     if split is None:
         split = SHIPPED if samples.parts else DEFAULT_SHARE
     if isinstance(split, Split):
-        if not split.fits(samples):
-            raise InputError(
-                f"the split {split.name!r} was made for other samples than those of {samples.where}"
-            )
-        splits.require_usable(samples, split)
-        return split
+        return splits.resolve(samples, split, seed)
     spec = splits.parse(split)
     if group_by is not None and not spec.draws:
         raise InputError(
