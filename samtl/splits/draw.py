@@ -16,8 +16,6 @@ from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from samtl.errors import InputError
 from samtl.splits.split import VALIDATION_SHARE, Rows, Samples, Split, require_every_class
@@ -170,6 +168,9 @@ def _joined(samples: Samples) -> Samples:
     """Make one group, with the name that comes first, of groups that have an image in common."""
     if not samples.groups or len(np.unique(samples.image)) == len(samples.ids):
         return samples
+    from scipy.sparse import coo_array  # slow to import
+    from scipy.sparse.csgraph import connected_components
+
     names, of = np.unique(samples.groups, return_inverse=True)
     edges = np.ones(len(of)), (of, of[samples.image])
     _, joined = connected_components(coo_array(edges, shape=(len(names), len(names))), False)
