@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zips import TEXT, Part, packed
 
-from samtl.datasets import archive as module
-from samtl.datasets.archive import Archive
+from samtl.datasets.files import archive as module
+from samtl.datasets.files.archive import Archive
 from samtl.errors import InputError
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_images_codecs import RGB
+from zips import encoded
 
-from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
+from samtl.datasets import Dataset, LeftOut, groups_by, only, resolve, shuffled, subset
 from samtl.errors import InputError, UnknownName
 from samtl.images.codecs import decode
 
@@ -71,6 +73,38 @@ def test_subsets_by_both_counts_one_or_neither():
     dataset = made([0, 1, 2, -1])
     assert rows(subset(dataset)) == rows(dataset)
     assert len(subset(MASKED, limit=1)) == 1
+
+
+def test_what_was_understood_is_counted_and_looked_at():
+    """One image in three is looked at; what is wrong with one is said, and ends nothing."""
+    masks = {"0.png": [0, 0, 1, 255], "3.png": [0, 0, 0, 0], "6.png": [1, 1, 1, 1]}
+    files = {"0.png": encoded(RGB), "3.png": encoded(RGB[..., 0]), "6.png": b"nothing"}
+    dataset = Dataset(
+        name="made",
+        classes=("ground", "road"),
+        sample_ids=tuple(f"{i}.png" for i in range(7)),
+        labels=(-1,) * 7,
+        read=files.__getitem__,
+        read_mask=lambda sample_id: np.array([masks[sample_id]], np.uint8),
+        groups=tuple("aabbccc"),
+        left_out=(LeftOut(".txt files", 2, ("a.txt",)),),
+    )
+    found = dataset.understood(3)
+    assert (found.images, found.groups, found.looked_at) == (7, 3, 3)
+    assert (found.classes, found.unlabelled, found.parts) == ({}, 0, {})
+    assert found.left_out == dataset.left_out
+    assert found.bands == {"RGB": 1, "grey": 1}
+    assert (found.unusable, found.empty) == (1, 1)
+    assert found.trouble.startswith("6.png: ")
+    assert found.pixels == {"ground": 6 / 7, "road": 1 / 7}
+    assert found.ignored == 1 / 8
+
+
+def test_classes_and_parts_are_counted():
+    found = replace(made([0, 0, 2, -1]), read=lambda sample_id: b"").understood()
+    assert found.classes == {"a": 2, "b": 0, "c": 1}
+    assert (found.unlabelled, found.parts) == (1, {"test": 2, "train": 2})
+    assert (found.looked_at, found.unusable, found.pixels) == (4, 4, {})
 
 
 @pytest.mark.parametrize(

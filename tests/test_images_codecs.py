@@ -21,7 +21,7 @@ from zips import encoded
 
 from samtl.errors import InputError
 from samtl.images import codecs, transforms
-from samtl.images.codecs import BadImage, decode, decode_mask, prepare, statistics
+from samtl.images.codecs import BadImage, bands_of, decode, decode_mask, prepare, statistics
 from samtl.images.transforms import resize_longest_side, resized_shape
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -147,6 +147,20 @@ def test_pixels_are_exact(what):
         np.testing.assert_array_equal(prepared.pixels, resize_longest_side(pixels, 16))
         np.testing.assert_array_equal(prepared.statistics, statistics(pixels))
         assert prepared.size == pixels.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        *((SEEDS[name], "RGB") for name in ("jpeg", "tiff", "jpeg 2000", "bmp")),
+        *((encoded(GREY, form), "grey") for form in ("PNG", "TIFF", "JPEG2000")),
+        *((encoded(np.dstack([RGB, CLEAR]), f), "RGB and alpha, which is dropped") for f in ("PNG", "TIFF")),
+        *((encoded(PALETTED, form), "palette") for form in ("PNG", "TIFF")),
+        (geotiff(BANDS, photometric="MINISBLACK"), "3 bands, taken for RGB"),
+    ],
+)  # fmt: skip
+def test_bands_are_told_from_the_header(data, told):
+    assert bands_of(data) == told
 
 
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))

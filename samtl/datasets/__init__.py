@@ -8,11 +8,13 @@ from samtl import registry
 from samtl.datasets.base import IGNORE as IGNORE
 from samtl.datasets.base import PARTS as PARTS
 from samtl.datasets.base import Dataset as Dataset
+from samtl.datasets.base import LeftOut as LeftOut
+from samtl.datasets.base import Understood as Understood
 from samtl.datasets.base import groups_by as groups_by
 from samtl.datasets.base import only as only
 from samtl.datasets.base import shuffled as shuffled
 from samtl.datasets.base import subset as subset
-from samtl.datasets.listing import kind_of
+from samtl.datasets.files.listing import kind_of
 from samtl.errors import InputError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from samtl._runtime import hash_order
 from samtl.errors import InputError
+from samtl.images.codecs import bands_of
 from samtl.images.transforms import IGNORE as IGNORE
 from samtl.splits import PARTS as PARTS
 
@@ -20,6 +22,38 @@ MaskReader = Callable[[str], NDArray[np.uint8]]  # to the classes of its pixels,
 
 # Control characters, line separators and halves of surrogate pairs: no table, log or terminal keeps them.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files in a dataset's folder or archive that are no images of it."""
+
+    what: str  #: what they are, such as ".gif files"
+    count: int
+    examples: tuple[str, ...]  #: names of the first few, relative to the root
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What the files of a dataset were taken for: counts of all, and a look at a few images and masks."""
+
+    images: int
+    #: Images of each class, in the order of the classes; {} if every pixel has a class.
+    classes: dict[str, int]
+    unlabelled: int  #: images without a label; 0 if there are masks
+    groups: int  #: 0 if images have no group
+    parts: dict[str, int]  #: images of each part of the published split; {} if there is none
+    #: Files that are no images of it, largest number first.
+    left_out: tuple[LeftOut, ...]
+    readings: tuple[str, ...]  #: what the layout and the names were taken for, a sentence each
+    looked_at: int  #: images that were read to learn what follows, evenly spaced in the order of the dataset
+    bands: dict[str, int]  #: how many of these have bands of a kind, such as "RGB": 15
+    unusable: int  #: how many of these, or their masks, cannot be used
+    trouble: str  #: what is wrong with the first of these, or ""
+    #: Share of the pixels of each class in the masks looked at, from 0 to 1, without ignored ones; {} without masks.
+    pixels: dict[str, float]
+    ignored: float  #: share of their pixels that are ignored
+    empty: int  #: how many of these masks have no pixel of the foreground
 
 
 @dataclass(frozen=True)
@@ -48,6 +82,10 @@ class Dataset:
         What each image was cut from (its scene), so that no split divides a scene; or empty.
     parts : tuple of str
         The part of the published split that each image is in, of `PARTS`; or empty.
+    left_out : tuple of LeftOut
+        Files beside the images that are no images of the dataset.
+    readings : tuple of str
+        What the layout and the names were taken for, a sentence each, for whoever checks a plan.
 
     Raises
     ------
@@ -64,6 +102,8 @@ class Dataset:
     read_mask: MaskReader | None = None
     groups: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    readings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n, count, masked = len(self.sample_ids), len(self.classes), self.read_mask is not None
@@ -93,6 +133,45 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    def understood(self, sample: int = 16) -> Understood:
+        """Describe what the dataset was taken for; `sample` images and their masks are read.
+
+        A file that cannot be read or used is counted, and raises nothing.
+        """
+        masked = self.read_mask is not None
+        ids = self.sample_ids[:: max(1, -(-len(self) // sample))]
+        bands, pixels, empty, trouble = Counter[str](), np.zeros(256, np.int64), 0, list[str]()
+        for sample_id in ids:
+            try:
+                bands[bands_of(self.read(sample_id))] += 1
+                if self.read_mask is not None:
+                    counts = np.bincount(self.read_mask(sample_id).ravel(), minlength=256)
+                    pixels += counts
+                    empty += not counts[1:IGNORE].any()
+            except (OSError, InputError) as error:
+                trouble.append(f"{sample_id}: {error}")
+        of_class = Counter(self.labels)
+        known = pixels[:IGNORE].sum()
+        return Understood(
+            images=len(self),
+            classes={} if masked else {name: of_class[i] for i, name in enumerate(self.classes)},
+            unlabelled=0 if masked else of_class[-1],
+            groups=len(set(self.groups)),
+            parts=dict(Counter(self.parts)),
+            left_out=self.left_out,
+            readings=self.readings,
+            looked_at=len(ids),
+            bands=dict(bands.most_common()),
+            unusable=len(trouble),
+            trouble=trouble[0] if trouble else "",
+            pixels={
+                name: float(pixels[i] / known) if known else 0.0
+                for i, name in enumerate(self.classes if masked else ())
+            },
+            ignored=float(pixels[IGNORE] / max(1, pixels.sum())),
+            empty=empty,
+        )
 
 
 def shuffled(dataset: Dataset) -> Dataset:

@@ -11,8 +11,8 @@ import functools
 from pathlib import Path
 
 from samtl import _download
-from samtl.datasets.archive import Tree, named, open_tree
 from samtl.datasets.base import Dataset
+from samtl.datasets.files.archive import Tree, named, open_tree
 from samtl.errors import InputError
 
 # The study's slide gives Pasture 2,500; the published set has 2,000, and 27,000 in all.

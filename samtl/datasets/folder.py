@@ -6,14 +6,22 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.listing import FolderTree, kind_of, one_place, own_name
+from samtl.datasets.files.listing import FolderTree, kind_of, one_place, own_name
 from samtl.errors import InputError
 
 _LAYOUT = (
     "expected is a folder with one sub-folder for each class, at least two, and images in them: PATH/<class>/*.jpg "
     "(or .jpeg, .jfif, .png, .webp, .bmp, .tif, .tiff, .jp2); or PATH/train, PATH/val and PATH/test of such folders"
 )
-_PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2, "testing": 2}
+PART_NAMES = {
+    "train": 0,
+    "training": 0,
+    "val": 1,
+    "valid": 1,
+    "validation": 1,
+    "test": 2,
+    "testing": 2,
+}
 # Images in formats that are not read: left out, but named.
 _NOT_READ = frozenset(
     {".gif", ".heic", ".avif", ".j2k", ".ppm", ".pgm", ".tga", ".dng", ".img", ".nc", ".hdf", ".h5", ".npy"}
@@ -37,8 +45,8 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     folders = tree.folders()
     if len(folders) < 2:
         raise InputError(f"{str(path)!r} has the sub-folders {folders}; {_LAYOUT}")
-    parted = all(name.lower() in _PARTS for name in folders)
-    tops = sorted(folders, key=lambda name: _PARTS[name.lower()]) if parted else [""]
+    parted = all(name.lower() in PART_NAMES for name in folders)
+    tops = sorted(folders, key=lambda name: PART_NAMES[name.lower()]) if parted else [""]
     classes = tree.folders(tops[0])
     ids, labels, parts = list[str](), list[int](), list[str]()
     for top in tops:
@@ -50,7 +58,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
                 raise InputError(f"{str(path)!r} has no image in {folder!r}; {_LAYOUT}")
             ids += [f"{folder}/{file}" for file in files]
             labels += [label] * len(files)
-            parts += [PARTS[_PARTS[top.lower()]]] * len(files) if parted else []
+            parts += [PARTS[PART_NAMES[top.lower()]]] * len(files) if parted else []
     others = (PurePosixPath(f).suffix.lower() for n in folders for f in tree.images(n, _NOT_READ))
     left_out = ", ".join(f"{n} {suffix} files" for suffix, n in Counter(others).items())
     return Dataset(

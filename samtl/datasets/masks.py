@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from urllib.parse import unquote
 
-from samtl.datasets.archive import open_tree
 from samtl.datasets.base import IGNORE, Dataset, groups_by
-from samtl.datasets.listing import one_place, own_name
-from samtl.datasets.mask_files import Coding, coded, light, paired, stem, with_masks
+from samtl.datasets.files.archive import open_tree
+from samtl.datasets.files.listing import one_place, options_of, own_name
+from samtl.datasets.files.pairs import Coding, coded, light, paired, stem, with_masks
 from samtl.errors import InputError
 
 _IMAGES = frozenset({"images", "image", "img", "sat"})
@@ -50,7 +49,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     """
     text, _, query = (argument or "").partition("?")
     path = one_place("masks", text, root)
-    options = _options(query)
+    options = options_of("masks", query, _OPTIONS)
     coding, suffix = _coding(options)
     tree, regex = open_tree(path, _LAYOUT), options.get("stem")
     pairs = paired(
@@ -63,18 +62,6 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     )
     groups = groups_by(tuple(pairs), options["group"]) if "group" in options else ()
     return with_masks(f"masks-{own_name(path)}{suffix}", tree, pairs, coding, groups=groups)
-
-
-def _options(query: str) -> dict[str, str]:
-    fields = [field.partition("=") for field in query.split("&") if query]
-    options = {name: unquote(value) for name, _, value in fields}
-    if len(options) < len(fields) or not all(options.values()) or options.keys() - _OPTIONS.keys():
-        known = "; ".join(f"{name}={form}" for name, form in _OPTIONS.items())
-        raise InputError(
-            f"options of masks are written masks:PATH?NAME=VALUE&NAME=VALUE, each once; known are {known}; got "
-            f"{query!r}"
-        )
-    return options
 
 
 def _coding(options: dict[str, str]) -> tuple[Coding, str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from samtl.datasets.archive import open_tree
 from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.mask_files import light, located, paired, stem, with_masks
+from samtl.datasets.files.archive import open_tree
+from samtl.datasets.files.pairs import light, located, paired, stem, with_masks
 from samtl.errors import InputError
 
 COUNTS = {"train": 160, "validation": 20, "test": 44}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import AtomicFolder, replace
-from samtl.datasets.listing import kind_of
+from samtl.datasets.files.listing import kind_of
 from samtl.errors import InputError, writing
 from samtl.experiment.tables import MASKS, PREDICTIONS, write_mask
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets import Dataset
-from samtl.datasets.listing import FolderTree, kind_of
+from samtl.datasets.files.listing import FolderTree, kind_of
 from samtl.embed.decode import Decoded, decode_row, decoded_ahead
 from samtl.embed.plan import images_per_call
 from samtl.embed.reload import reload_encoder

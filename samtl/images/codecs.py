@@ -40,7 +40,12 @@ Code = Literal[
 # Memory of earlier images is kept for the next ones (64 MB at most): fetching it anew takes as long as decoding.
 Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
 
-_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+_DROPPED = " and alpha, which is dropped"
+# Pillow's modes that are read, and what they are called.
+_BANDS = {
+    "1": "1-bit grey", "L": "grey", "LA": f"grey{_DROPPED}", "La": f"grey{_DROPPED}", "P": "palette",
+    "PA": f"palette{_DROPPED}", "RGB": "RGB", "RGBA": f"RGB{_DROPPED}", "CMYK": "CMYK", "YCbCr": "YCbCr",
+}  # fmt: skip
 _BEGINNINGS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -108,6 +113,21 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         Whatever is wrong with the file; no other error is raised for any bytes.
     """
     return np.array(_rgb(data))
+
+
+def bands_of(data: bytes) -> str:
+    """Describe the bands of an image file from its header, such as `RGB` or `RGB and alpha, which is dropped`.
+
+    Raises BadImage as `decode` does, if the header tells what is wrong.
+    """
+    form = _format(data)
+    if form not in _PLUGINS:
+        from samtl.images import raster
+
+        with _refusing(data, form):
+            return raster.bands_of(data, form)
+    with _opened(data, form) as image:
+        return _BANDS[image.mode]
 
 
 def decode_mask(data: bytes, *, lookup: bool = False) -> NDArray[np.uint8]:
@@ -310,7 +330,7 @@ def _opened(data: bytes, form: str) -> Iterator[ImageFile]:
     """Open an image with Pillow, if its header is in order."""
     with _refusing(data, form), _PLUGINS[form](io.BytesIO(data)) as image:
         check_pixels(image.width, image.height)
-        if image.mode not in _MODES or _depth(data, form) > 8:
+        if image.mode not in _BANDS or _depth(data, form) > 8:
             raise unsupported(f"{_depth(data, form)} bits in mode {image.mode!r}")
         yield image
 

@@ -27,6 +27,16 @@ def read_rgb(data: bytes, form: str) -> NDArray[np.uint8]:
         return _arranged(source)
 
 
+def bands_of(data: bytes, form: str) -> str:
+    """Describe the bands of an image; see `codecs.bands_of`."""
+    with _opened(data, form) as source:
+        names = [band.name for band in source.colorinterp]
+        colours = [name for name in names if name != "alpha"]
+        told = "grey" if colours == ["gray"] else colours[0] if len(colours) == 1 else ""
+        told = told or ("RGB" if colours == ["red", "green", "blue"] else "3 bands, taken for RGB")
+        return f"{told} and alpha, which is dropped" if len(colours) < len(names) else told
+
+
 def read_mask(data: bytes, lookup: bool) -> NDArray[np.uint8]:
     """Read a mask as (H, W) or, if it has colours, (H, W, 3) uint8; see `codecs.decode_mask`."""
     with _opened(data, "TIFF") as source:

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.datasets.archive import Tree, named
 from samtl.datasets.base import IGNORE, Dataset, Reader
+from samtl.datasets.files.archive import Tree, named
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode, decode_mask
 

@@ -13,7 +13,7 @@ from posixpath import splitext
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED
 
-from samtl.datasets.listing import FolderTree, flaw, is_hidden, kind_of, natural
+from samtl.datasets.files.listing import FolderTree, flaw, is_hidden, kind_of, natural
 from samtl.errors import InputError
 from samtl.images.codecs import SUFFIXES
 
