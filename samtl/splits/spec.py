@@ -48,7 +48,7 @@ _RANDOM = frozenset({"holdout", "fold", "label", "shots", "torchgeo"})
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+)", re.ASCII)
 # 20, 20% and 80-20; 0.1-0.9
 _PERCENT = re.compile(r"((?P<first>\d{1,2})[-/:])?(?P<share>\d\d|\d(?=%)|(?<=[-/:])\d)%?", re.ASCII)
-_RANGE = re.compile(r"(0?\.\d{1,3})(?:-|:|\.\.\.?|…|–| to )(0?\.\d{1,3})", re.ASCII)
+_RANGE = re.compile(r"(0?\.\d{1,3})(?:-|:|\.\.\.?| to )(0?\.\d{1,3})", re.ASCII)
 _ARGUMENTS = {
     "fold": r"(?P<fold>\d{1,9})/(?P<count>\d{1,9})",
     "kfold": r"(?P<count>\d{1,9})",
