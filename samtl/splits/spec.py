@@ -141,7 +141,9 @@ def _meant(text: str) -> str:
         return f"{share}" if parts == 1 and 0 < share < 1 else ""
     if found := _RANGE.fullmatch(text):
         low, high = map(Decimal, found.groups())
-        step = low if low and high % low == 0 else Decimal(1).scaleb(low.as_tuple().exponent)
+        step = (
+            low if low and high % low == 0 else Decimal(1).scaleb(-len(found[1].partition(".")[2]))
+        )
         if 0 < low < low + 2 * step < high < 1:
             return f"{low},{low + step},...,{high} with samtl sweep --splits"
     return ""
