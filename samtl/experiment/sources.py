@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from samtl import registry
-from samtl._io import digest
+from samtl._io import crc32c, digest
 from samtl.baselines.base import PixelBaseline
 from samtl.baselines.floor import Baseline as FloorBaseline
 from samtl.baselines.pixels import read_image, read_mask
@@ -219,7 +220,7 @@ class Images:
     image_size: int = (
         IMAGE_SIZE  #: the resolution of scores, the encoder's of heads to compare with
     )
-    pixels: str = ""  #: a digest of the images and masks if they were read before
+    state: str = ""  #: `digest` if it is known
     images: tuple[str, ...] = ()  #: sha256 of each image file, which splits need
 
     def __post_init__(self) -> None:
@@ -230,15 +231,29 @@ class Images:
         self.samples = Samples(*about, labels, usable, data.groups, data.parts, self.images)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of all samples with their labels, images and masks; that of `Data` if a store has the same."""
+        if self.state:
+            return self.state
+        data = self.dataset
+        images = self.images or ("",) * len(data)
+        rows = zip(data.sample_ids, data.labels, images, strict=True)
+        named: list[list[Any]] = [[*row] for row in rows]
+        for row in range(len(data)) if self.masks else ():
+            with contextlib.suppress(InputError):  # if it is needed, training says so
+                mask = read_mask(data, row, read_image(data, row).shape[:2])
+                named[row].append(crc32c(mask_square(mask, self.image_size).tobytes()))
+        return digest({"classes": list(data.classes), "samples": sorted(named)})
+
     @property
     def about(self) -> dict[str, Any]:
         """Fields of a `Config` that say what is learnt from."""
         data = self.dataset
-        named = sorted(zip(data.sample_ids, data.labels, strict=True))
         return {
             "kind": "baseline",
             "features": "pixels",
-            "samples_digest": digest([list(data.classes), named, self.pixels]),
+            "samples_digest": self.digest,
             "resolution": self.image_size if self.masks else 0,
             "dataset": data.name,
             "note": data.note,
