@@ -96,13 +96,18 @@ class HeldOut:
                 counts = self.answers[name]
                 counts[position] = segmentation.confusion(truth, guess, counts.shape[-1])
 
-    def scores(self, seed: int) -> dict[str, Scores]:
-        """Score each model."""
-        score = functools.partial(segmentation.bootstrap, seed=seed)
+    def scores(self) -> dict[str, Scores]:
+        """Score each model; samples that share a group count as alike."""
+        score = functools.partial(segmentation.score, groups=self.groups)
         if self.true_mask is None:
             labels = self.samples.labels[self.rows]
-            score = functools.partial(classification.bootstrap, labels, seed=seed)
+            score = functools.partial(classification.score, labels, groups=self.groups)
         return {name: score(said) for name, said in self.answers.items()}
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The group of each held-out sample; empty if there are none."""
+        return tuple(self.samples.groups[row] for row in self.rows) if self.samples.groups else ()
 
     def comparison_key(self, resolution: int) -> str:
         """Return the digest of what runs must have in common to be compared, after all answers."""

@@ -16,7 +16,7 @@ from PIL import Image
 from samtl._io import digest, inside, replace
 from samtl.errors import InputError
 from samtl.experiment.run import Run, RunFolder
-from samtl.metrics.bootstrap import ImageScores, Predictions
+from samtl.metrics.paired import ImageScores, Predictions
 from samtl.splits import Samples, SplitRecord
 
 Rows = NDArray[np.int64]

@@ -140,12 +140,12 @@ class Trial:
             return {}, found
         held = self._held_out()
         held.take(found)
-        return held.scores(self.seed), ""
+        return held.scores(), ""
 
     def write(self, folder: RunFolder, clock: Clock) -> Run:
         """Score the answers, fit the floor and write the run."""
         clock.start("score")
-        self.scores = self.held.scores(self.seed)
+        self.scores = self.held.scores()
         clock.start("floor")
         floors, why_not = (self.floor_of or Trial.floor)(self)
         clock.start("write")

@@ -13,8 +13,8 @@ import numpy as np
 
 from samtl.experiment.run import Run, Scores
 from samtl.experiment.tables import read_images, read_predictions
-from samtl.metrics.bootstrap import Difference, Outcome, describe, paired_differences
 from samtl.metrics.classification import Score
+from samtl.metrics.paired import Difference, Outcome, describe, paired_differences
 
 FLOOR = "floor"
 STANDARD_SHARE = 0.2  # the held-out share of the comparison in words: "80-20"
