@@ -19,7 +19,7 @@ Rows = NDArray[np.int64]
 
 TAIL = (1 - 0.95) / 2
 NORMAL = 1.959964  # the same quantile of the normal distribution
-FEW = 30  # beside a figure of fewer samples, or of a few groups, their number belongs
+FEW, FEW_GROUPS = 30, 10
 _PRIOR = 0.5  # weight, in units, of the largest variance that there can be
 _BLOCKS = 50  # of a jackknife
 
@@ -36,6 +36,16 @@ class Score:
     def around(cls, value: float, low: float, high: float) -> Score:
         """Widen an interval to hold the value."""
         return cls(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def few(n: int, groups: int = 0) -> str:
+    """Return what belongs beside a figure of few samples or groups: "n = 4", "n = 18 of 2 groups", or "".
+
+    Few are less than 30 samples or 10 groups; `groups` is 0 if there are none.
+    """
+    if n >= FEW and not 0 < groups < FEW_GROUPS:
+        return ""
+    return f"n = {n}" + (f" of {groups} groups" if groups else "")
 
 
 def units_of(groups: Sequence[str] | None, n: int) -> Rows | None:

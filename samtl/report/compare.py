@@ -226,7 +226,7 @@ class Comparison:
 
 
 def compared(comparison: Comparison) -> list[dict[str, Any]]:
-    """Compare every two models on each kind of split by paired bootstrap over the samples that both were scored on.
+    """Compare every two models on each kind of split on the samples that both were scored on.
 
     Classifications are compared by accuracy, segmentations by the mean IoU of the images. The better model comes
     first, and values are hundredths of the score.
