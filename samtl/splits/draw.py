@@ -62,7 +62,7 @@ def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
     _require(samples, rows, folds, f"a split into {folds} folds")
     if not samples.groups:
         ranked = _ranked("fold", seed, samples.ids, rows.tolist())
-        dealt = sorted(ranked, key=samples.truth.__getitem__)
+        dealt = sorted(ranked, key=samples.strata.__getitem__)
         test = np.array(dealt[which - 1 :: folds])
         return _made(samples, (np.setdiff1d(rows, test), test), "fold", 1 / folds, seed)
     filled, chosen = [0] * folds, set()
@@ -79,8 +79,8 @@ def fewer(samples: Samples, split: Split, seed: int, *, share: float = 0, count:
     """Keep some of the samples that are not held out; the others are in no part of the split returned.
 
     Either a `share`, the same of every class, or whole groups; it is raised if a class would have no training or no
-    validation sample. Or a `count` of each class (for segmentation, of all samples), a fifth of them for validation; it
-    raises InputError if a class has too few. What is kept of less is kept of more.
+    validation sample. Or a `count` of each class (of all samples unless each has one class), a fifth of
+    them for validation; it raises InputError if a class has too few. What is kept of less is kept of more.
     """
     if count:
         held = max(_rounded(VALIDATION_SHARE, count), 1)
@@ -119,7 +119,7 @@ def _shots(samples: Samples, rows: Rows, count: int, seed: int) -> list[int]:
     chosen: list[int] = []
     for name, members in samples.by_class(rows).items():
         if len(members) < count:
-            of = "" if samples.task == "segmentation" else f" of class {name!r}"
+            of = f" of class {name!r}" if samples.task == "classification" else ""
             raise InputError(
                 f"--split shots needs {count} samples{of} in a part for training or validation, got {len(members)}: "
                 "ask for fewer, hold out less, or embed more images"
@@ -164,7 +164,7 @@ def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
     halves; but the first of each class come first, and the last ones last.
     """
     place: dict[int, float] = {}
-    for members in samples.by_class(rows).values():
+    for members in samples.by_stratum(rows):
         ranked = _ranked(purpose, seed, samples.ids, members.tolist())
         place |= {i: (j + 0.5) / len(ranked) for j, i in enumerate(ranked)}
         place |= dict.fromkeys(ranked[-1:], 1.0) | dict.fromkeys(ranked[:1], 0.0)
