@@ -78,6 +78,8 @@ def draw(result: samtl.FitResult) -> None:
         f"no floor: {result.floor_missing}": not result.floor,
         f"no held-out sample has {absent}: it is not scored": absent,
         f"{result.left_out} rows were left out: {left_out}": left_out,
+        f"{result.copies_held_out} held-out images are also, byte for byte, among those to train and validate on: the "
+        "scores are too high": result.copies_held_out,
         result.note: result.note,
     }
     if facts := result.training:

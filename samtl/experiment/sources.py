@@ -98,10 +98,8 @@ class Data:
     def digest(self) -> str:
         """Digest of all samples of the store with their labels, images and masks; the same for every array."""
         store = self.store
-        named: list[list[Any]] = [
-            [name, int(label), store.image_sha256(row)]
-            for row, (name, label) in enumerate(zip(store.sample_ids, store.labels, strict=True))
-        ]
+        rows = zip(store.sample_ids, store.labels.tolist(), self.samples.images, strict=True)
+        named: list[list[Any]] = [[*row] for row in rows]
         if self.masks:
             # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
             for row in np.flatnonzero(store.valid("mask")).tolist():
@@ -222,13 +220,14 @@ class Images:
         IMAGE_SIZE  #: the resolution of scores, the encoder's of heads to compare with
     )
     pixels: str = ""  #: a digest of the images and masks if they were read before
+    images: tuple[str, ...] = ()  #: sha256 of each image file, which splits need
 
     def __post_init__(self) -> None:
         data, labels = self.dataset, np.array(self.dataset.labels, dtype=np.int64)
         self.masks, self.columns = data.task == "segmentation", ()
         usable = np.full(len(data), True) if self.masks else labels >= 0
         about = (data.name, data.task, data.sample_ids, data.classes)
-        self.samples = Samples(*about, labels, usable, data.groups, data.parts)
+        self.samples = Samples(*about, labels, usable, data.groups, data.parts, self.images)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
 
     @property

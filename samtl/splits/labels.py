@@ -39,7 +39,7 @@ def known(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Mark the samples that have a label in an array that `label_array` made."""
     floats = labels.dtype.kind == "f"
     found: NDArray[np.bool_] = np.isfinite(labels) if floats else labels >= 0
-    return found if labels.ndim == 1 else found.all(axis=1)
+    return found if labels.ndim == 1 else np.asarray(found.all(axis=1))
 
 
 def label_values(labels: NDArray[Any]) -> list[Any]:

@@ -28,7 +28,8 @@ def samples_of(store: Store, array: str) -> Samples:
     labels, masks = _labels(store), store.task == "segmentation"
     usable = store.valid(array, "mask") if masks else store.valid(array) & known(labels)
     about = (str(store.path), store.task, store.sample_ids, store.classes)
-    return Samples(*about, labels, usable, store.groups, store.parts)
+    images = tuple(map(store.image_sha256, range(len(labels))))
+    return Samples(*about, labels, usable, store.groups, store.parts, images)
 
 
 def choose_columns(columns: Sequence[str], patterns: str) -> tuple[Rows, tuple[str, ...]]:
