@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -99,13 +100,10 @@ class Data:
     def digest(self) -> str:
         """Digest of all samples of the store with their labels, images and masks; the same for every array."""
         store = self.store
-        rows = zip(store.sample_ids, store.labels.tolist(), self.samples.images, strict=True)
-        named: list[list[Any]] = [[*row] for row in rows]
-        if self.masks:
-            # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
-            for row in np.flatnonzero(store.valid("mask")).tolist():
-                named[row].append(store.checksum("mask", row))
-        return digest({"classes": list(store.classes), "samples": sorted(named)})
+        # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
+        rows = np.flatnonzero(store.valid("mask")).tolist() if self.masks else ()
+        masks = {row: store.checksum("mask", row) for row in rows}
+        return _state(store, store.labels, self.samples.images, masks)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -236,15 +234,12 @@ class Images:
         """Digest of all samples with their labels, images and masks; that of `Data` if a store has the same."""
         if self.state:
             return self.state
-        data = self.dataset
-        images = self.images or ("",) * len(data)
-        rows = zip(data.sample_ids, data.labels, images, strict=True)
-        named: list[list[Any]] = [[*row] for row in rows]
+        data, masks = self.dataset, {}
         for row in range(len(data)) if self.masks else ():
             with contextlib.suppress(InputError):  # if it is needed, training says so
                 mask = read_mask(data, row, read_image(data, row).shape[:2])
-                named[row].append(crc32c(mask_square(mask, self.image_size).tobytes()))
-        return digest({"classes": list(data.classes), "samples": sorted(named)})
+                masks[row] = crc32c(mask_square(mask, self.image_size).tobytes())
+        return _state(data, data.truth, self.images or ("",) * len(data), masks)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -285,6 +280,19 @@ class Images:
         floor = FloorBaseline(random_state=seed)
         floor.fit(self.dataset, split.train, split.validation)
         return self.answers(floor, FLOOR, split.test, Clock())
+
+
+def _state(
+    of: Store | Dataset, labels: NDArray[Any], images: Sequence[str], masks: Mapping[int, int]
+) -> str:
+    """Digest samples with their labels, the sha256 of their images and the checksums of their masks."""
+    named: list[list[Any]] = [
+        [name, None if label != label else label, image, *([masks[row]] if row in masks else ())]
+        for row, (name, label, image) in enumerate(
+            zip(of.sample_ids, labels.tolist(), images, strict=True)
+        )
+    ]
+    return digest({"classes": list(of.classes), "samples": sorted(named, key=itemgetter(0))})
 
 
 def array_for(store: Store, name: str, head: Head) -> str:
