@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ class LeftOut:
     what: str  #: what they are, such as ".gif files"
     count: int
     examples: tuple[str, ...]  #: names of the first few, relative to the root
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.what}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Dataset:
         Files beside the images that are no images of the dataset.
     readings : tuple of str
         What the layout and the names were taken for, a sentence each, for whoever checks a plan.
+    root : Path, optional
+        A folder whose sub-folders are listed, so that no new store may be in it.
 
     Raises
     ------
@@ -104,6 +110,7 @@ class Dataset:
     parts: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     readings: tuple[str, ...] = ()
+    root: Path | None = None
 
     def __post_init__(self) -> None:
         n, count, masked = len(self.sample_ids), len(self.classes), self.read_mask is not None

@@ -13,11 +13,10 @@ from samtl.datasets.files.listing import one_place, own_name
 from samtl.datasets.files.pairs import Coding, coded, light, paired, stem, with_masks
 from samtl.errors import InputError
 
-_IMAGES = frozenset({"images", "image", "img", "sat"})
-_MASKS = frozenset({"masks", "mask", "labels", "label", "map", "gt"})
 _LAYOUT = (
-    "expected is a folder, or a zip of one, with images in PATH/images (or image, img, sat) and masks of the same "
-    "names but for the suffix in PATH/masks (or mask, labels, label, map, gt)"
+    "expected is a folder, or a zip of one, with images in PATH/images (or image, img, sat, input) and masks of the "
+    "same names but for the suffix in PATH/masks (or mask, labels, label, map, gt, output); or PATH/train, PATH/val and "
+    "PATH/test of these, or with PATH/train_labels beside PATH/train; or files side by side, as a_sat.jpg and a_mask.png"
 )
 _OPTIONS = {
     "stem": "REGEX that finds in an image's name what its mask's name has too",
