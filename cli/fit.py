@@ -12,8 +12,6 @@ from samtl.errors import EXIT_QUARANTINED, InputError
 from . import render
 from .options import Outcome, verb
 
-FLOOR = "floor"
-NAMES = {"ece": "calibration error", "iou": "IoU", "dice": "Dice", "f1": "F1"}  # in metrics' names
 TRAINING = {"epochs": int, "lr": float, "batch_size": int, "patience": int}
 OF_PIXELS = {**TRAINING, "image_size": int, "checkpoint": str}
 
@@ -51,20 +49,22 @@ def run(options: dict[str, Any], verb: str = "fit_head") -> dict[str, Any]:
 
 def draw(result: samtl.FitResult) -> None:
     """Print the scores with their intervals beside those of the floor."""
+    from samtl.experiment.held_out import FLOOR, floor_title
+    from samtl.metrics.declared import metrics_of
+
     render.say(
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
         f"{result.n_validation} to validate, {result.n_test} held out"
     )
-    compared = {FLOOR: result.floor} if result.floor else {}
-    compared |= {f"{FLOOR}/{name}": scores for name, scores in result.also.items()}
+    compared = {floor_title(result.task, beside=True): result.floor} if result.floor else {}
+    compared |= {floor_title(result.task, name): also for name, also in result.also.items()}
+    own = floor_title(result.task) if result.name == FLOOR else result.name
     every = (result.metrics, *compared.values())
-    headers = ("95 % interval", result.name, *compared)
+    headers = ("95 % interval", own, *compared)
+    declared = [metric for metric in metrics_of(result.task) if metric.name in result.metrics]
     rows = [
-        (
-            " ".join(NAMES.get(word, word) for word in key.split("_")),
-            *(_cell(key, scores[key]) for scores in every),
-        )
-        for key in result.metrics
+        (metric.title, *(_cell(metric, scores[metric.name]) for scores in every))
+        for metric in declared
     ]
     render.grid(headers, rows, right=range(1, len(headers)))
     if result.floor:
@@ -78,6 +78,8 @@ def draw(result: samtl.FitResult) -> None:
         f"no floor: {result.floor_missing}": not result.floor,
         f"no held-out sample has {absent}: it is not scored": absent,
         f"{result.left_out} rows were left out: {left_out}": left_out,
+        f"{result.copies_held_out} held-out images are also, byte for byte, among those to train and validate on: the "
+        "scores are too high": result.copies_held_out,
         result.note: result.note,
     }
     if facts := result.training:
@@ -96,11 +98,9 @@ def draw(result: samtl.FitResult) -> None:
     render.say(f"run: {result.path}")
 
 
-def _cell(key: str, score: Any) -> str:
-    value, low, high = score.value, score.low, score.high
-    if key == "log_loss":
-        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-    return f"{value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+def _cell(metric: Any, score: Any) -> str:
+    value, low, high = map(metric.written, (score.value, score.low, score.high))
+    return f"{value}{'%' * (metric.unit == '%')} [{low}, {high}]"
 
 
 @verb("samtl.experiment.predict:predict", skip=("from_store",))

@@ -58,7 +58,9 @@ def a_run(
     if name == "floor":
         about["also"] = {"knn": metrics}
     with RunFolder(parent) as folder:
-        folder.write_csv("predictions.csv", ["sample_id", "label", "predicted"], rows)
+        chances = np.random.default_rng(seed).uniform(0.5, 1, n_test)
+        rows = [(*row, chance) for row, chance in zip(rows, chances, strict=True)]
+        folder.write_csv("predictions.csv", ["sample_id", "label", "predicted", "confidence"], rows)
         sizes = (len(names) - n_test - left_out, n_test, left_out)
         return record(folder, name, split, sizes, held_out, matrix, metrics, about | given)
 
@@ -70,7 +72,7 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
     test = sorted(np.random.default_rng(seed).permutation(len(data))[:n_test].tolist())
     shifts = [shift] * n_test if isinstance(shift, int) else shift
     with RunFolder(parent) as folder:
-        matrices, truths, rows = [], {}, []
+        matrices, truths, rows, pixels = [], {}, [], []
         for place, (i, moved) in enumerate(zip(test, shifts, strict=True)):
             sample_id, mask = data.sample_ids[i], data.read_mask(data.sample_ids[i])
             height, width = resized_shape(*mask.shape, SIZE)
@@ -82,7 +84,12 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
             write_mask(folder.path / file, guess)
             scores = segmentation.scores(matrices[-1])
             rows.append([sample_id, file, *(f"{value:.6g}" for value in scores.values())])
+            for label, counts in zip(
+                data.classes, segmentation.class_counts(matrices[-1]), strict=True
+            ):
+                pixels.append([sample_id, label, *counts])
         folder.write_csv("images.csv", ["sample_id", "mask", *scores], rows)
+        folder.write_csv("pixels.csv", ["sample_id", "class", "true", "predicted", "both"], pixels)
         metrics = segmentation.bootstrap(np.stack(matrices), resamples=50)
         split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
         about = {"task": "segmentation", "classes": data.classes, "dataset": data.name}

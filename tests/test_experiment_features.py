@@ -265,10 +265,10 @@ from samtl.experiment import features
 from samtl.experiment.features import Feed, Targets
 from samtl.heads.conv import Head
 from samtl._runtime import peak_memory
-from samtl.store import reader
+from samtl.store import reader, shards
 
 features.WINDOW_BYTES = 32 * 2**20
-reader.OPEN_BYTES = 64 * 2**20
+shards.OPEN_BYTES = 64 * 2**20
 store = reader.open_store(sys.argv[1])
 n = len(store)
 

@@ -423,7 +423,7 @@ def test_masks_are_found_and_kept(stores):
     assert run.left_out_because == {"quarantined": 1, "missing": 0, "unlabelled": 0}
     assert sorted(path.name for path in run.path.iterdir()) == [
         "config.json", "confusion.csv", "curves.csv", "head.json", "head.safetensors",
-        "images.csv", "masks", "metrics.json", "split.json",
+        "images.csv", "masks", "metrics.json", "pixels.csv", "split.json",
     ]  # fmt: skip
     found, matrices, head = read_images(run), [], load(run.path)
     assert list(found.ids) == read_split(run.path).held_out
@@ -436,6 +436,7 @@ def test_masks_are_found_and_kept(stores):
         matrices.append(pixel_metrics.confusion(truth, guess, 2))
         (again,) = head.class_maps(store.read("dense", [row]), [(height, width)], 64)
         np.testing.assert_array_equal(guess, again)
+    np.testing.assert_array_equal(found.counts, pixel_metrics.class_counts(np.stack(matrices)))
     assert run.metrics == pixel_metrics.bootstrap(np.stack(matrices), seed=2)
     np.testing.assert_array_equal(run.confusion, np.sum(matrices, axis=0))
     for name, values in pixel_metrics.scores(np.stack(matrices)).items():

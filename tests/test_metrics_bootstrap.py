@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from samtl.errors import InputError, UnknownName
-from samtl.metrics import bootstrap
+from samtl.metrics import bootstrap, segmentation
 from samtl.metrics.bootstrap import FEWEST, METRICS, Difference, describe
 
 K = 4
@@ -40,6 +40,18 @@ def trials(seed=0, n=60, seeds=3, held_out=25, right=0.7):
 def score_images(seed, seeds=2, n=12):
     random = np.random.default_rng(seed)
     return [images(map(str, range(s, s + n)), random.random(n)) for s in range(seeds)]
+
+
+def count_pixels(seed, seeds=2, n=12):
+    """Images of three classes, of which some have no foreground at all."""
+    random = np.random.default_rng(seed)
+    found = []
+    for s in range(seeds):
+        matrices = random.integers(0, 50, (n, 3, 3))
+        matrices[:3, 1:] = matrices[:3, :, 1:] = 0
+        counts = segmentation.class_counts(matrices)
+        found.append(bootstrap.ImageScores(tuple(map(str, range(s, s + n))), {}, (), counts))
+    return found
 
 
 def shuffled(outcome, seed):
@@ -77,7 +89,13 @@ def by_hand(outcomes, metric, times):
     scores = []
     for outcome in outcomes:
         often = [times[name] for name in outcome.ids]
-        if sum(often) and metric == "iou":
+        if sum(often) and metric == "pooled_iou":
+            true, guess, both = np.repeat(outcome.counts, often, axis=0).sum(0)[1:].T
+            union = true + guess - both
+            scores.append((both / np.maximum(union, 1)).sum() / max((union > 0).sum(), 1))
+            if not union.any():
+                scores[-1] = 1.0
+        elif sum(often) and metric == "iou":
             scores.append(np.repeat(outcome.scores["iou"], often).mean())
         elif sum(often):
             truth, guess = np.repeat(outcome.truth, often), np.repeat(outcome.guess, often)
@@ -91,6 +109,7 @@ def by_hand(outcomes, metric, times):
     [
         *((metric, trials) for metric in METRICS),
         ("iou", score_images),
+        ("pooled_iou", count_pixels),
         ("accuracy", lambda seed: trials(seed, held_out=2)),  # draws miss some seeds altogether
     ],
 )
@@ -133,7 +152,9 @@ def test_what_cannot_be_compared_is_said(a, b, message):
         paired_difference(a, b, "accuracy")
 
 
-@pytest.mark.parametrize(("make", "metric"), [(trials, "acuracy"), (score_images, "dice")])
+@pytest.mark.parametrize(
+    ("make", "metric"), [(trials, "acuracy"), (score_images, "dice"), (score_images, "pooled_iou")]
+)
 def test_metrics_go_by_their_names(make, metric):
     with pytest.raises(UnknownName, match=metric):
         paired_difference(make(0), make(1), metric)

@@ -16,7 +16,7 @@ from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted, sha256
 
 import samtl
 from samtl.errors import DamageError, InputError
-from samtl.store import reader
+from samtl.store import shards
 from samtl.store.reader import Store, open_store
 
 NUMBERS = (*ARRAYS, "dense", "original_size", "mask")
@@ -152,15 +152,15 @@ def test_stores_travel_to_other_processes(store):
 
 
 def test_few_shards_stay_mapped(original, monkeypatch):
-    monkeypatch.setattr(reader, "OPEN_BYTES", 0)
-    mapped, real = [], reader.open_shard
+    monkeypatch.setattr(shards, "OPEN_BYTES", 0)
+    mapped, real = [], shards.open_shard
 
     def opened(storage, path):
         shard = real(storage, path)
         mapped.append(weakref.ref(shard.obj))
         return shard
 
-    monkeypatch.setattr(reader, "open_shard", opened)
+    monkeypatch.setattr(shards, "open_shard", opened)
     store = open_store(original)
     for row in (0, 1, 16, 32):
         store.row("pooled", row)

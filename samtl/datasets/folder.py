@@ -17,7 +17,7 @@ _LAYOUT = (
 )
 # Images in formats that are not read, of which a reader of figures must know.
 _NOT_READ = frozenset(
-    {".gif", ".heic", ".avif", ".j2k", ".ppm", ".pgm", ".tga", ".dng", ".img", ".nc", ".hdf", ".h5", ".npy"}
+    {".gif", ".heic", ".avif", ".ppm", ".pgm", ".tga", ".dng", ".img", ".nc", ".hdf", ".h5", ".npy"}
 )  # fmt: skip
 
 

@@ -199,6 +199,12 @@ def _require_same_dataset(
         )  # fmt: skip
 
 
+def image_hashes(dataset: Dataset) -> tuple[str, ...]:
+    """Read all images, and return the sha256 of each, "" if it cannot be read."""
+    found = look(replace(dataset, read_mask=None), dataset.sample_ids)
+    return tuple(seen.image or "" for _, seen in found)
+
+
 def look(dataset: Dataset, sample_ids: Iterable[str]) -> Iterator[tuple[str, Found]]:
     """Read images and their masks, several at a time, and yield each id, in order, with what is there."""
 

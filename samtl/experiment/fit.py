@@ -9,6 +9,7 @@ from typing import Any
 
 from samtl import registry, splits
 from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
+from samtl.embed.changes import image_hashes
 from samtl.errors import InputError, UnknownName
 from samtl.experiment.clock import Clock, OnEvent
 from samtl.experiment.run import Run, read_run, runs_folder
@@ -136,7 +137,7 @@ def fit_baseline(
         data = replace(data, groups=groups_by(data.sample_ids, group_by))
     size = 0 if same_split_as is None else read_run(same_split_as).resolution
     given = {"root": root and str(root), "limit": limit, "per_class": per_class}
-    source = Images(data, size or IMAGE_SIZE)
+    source = Images(data, size or IMAGE_SIZE, images=image_hashes(data))
     how = (split, seed, same_split_as, group_by)
     return _fit(source, baseline, model, how, given).fit(runs_folder(out), clock)
 
@@ -199,12 +200,7 @@ def choose(
     if split is None:
         split = SHIPPED if samples.parts else DEFAULT_SHARE
     if isinstance(split, Split):
-        if not split.fits(samples):
-            raise InputError(
-                f"the split {split.name!r} was made for other samples than those of {samples.where}"
-            )
-        splits.require_usable(samples, split)
-        return split
+        return splits.resolve(samples, split, seed)
     spec = splits.parse(split)
     if group_by is not None and not spec.draws:
         raise InputError(

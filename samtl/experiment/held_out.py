@@ -21,9 +21,29 @@ from samtl.splits import Samples
 from samtl.splits.split import Rows
 
 FLOOR = "floor"
+_FLOORS = {"classification": "image statistics", "segmentation": "nearest mean colour"}
+_BESIDE = ("segmentation",)  # tasks whose heads read no pixels, so that their floor is another one
+_COMPANIONS = {"knn": "nearest neighbours", "mean-colour": "nearest mean colour"}
 
 Mask = NDArray[np.uint8]
 Answers = Mapping[str, NDArray[Any] | Sequence[NDArray[Any]]]  # by model
+
+
+def floor_title(task: str, companion: str = "", *, beside: bool = False) -> str:
+    """Return what one of the models of the floor is called wherever figures are shown.
+
+    Parameters
+    ----------
+    task : str
+    companion : str
+        The name of a companion of the floor, as in `Run.also`; by default the floor itself.
+    beside : bool
+        Whether it is `Run.floor`, which was fitted beside another model.
+    """
+    if companion.startswith("all-") or (beside and task in _BESIDE):
+        return f"{FLOOR} (most frequent class)"
+    kind = _COMPANIONS.get(companion, companion.replace("-", " ")) or _FLOORS.get(task)
+    return f"{FLOOR} ({kind})" if kind else FLOOR
 
 
 @dataclass(eq=False)
@@ -98,6 +118,7 @@ class HeldOut:
             confusion = classification.confusion(labels, said.argmax(1), len(names))
         else:
             tables.write_images(folder, samples, rows, segmentation.scores(said))
+            tables.write_pixels(folder, samples, rows, segmentation.class_counts(said))
             confusion = said.sum(0)
         counts = zip(samples.classes, confusion.tolist(), strict=True)
         header = ["truth", *samples.classes]

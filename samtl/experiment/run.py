@@ -124,6 +124,9 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     n_train: Count
     n_validation: Count  #: samples that were chosen on; `logreg` then learns from these, too
     n_test: Count
+    #: Held-out samples whose image file is that of another one to train or validate on, too; only in splits that are
+    #: given, since no drawn one divides identical images.
+    copies_held_out: Count = 0
     #: Samples that are `quarantined`, `missing`, `unlabelled`, `not_in_the_split`.
     left_out_because: dict[str, Count]
     #: `stopped`, `epochs`, `best_epoch`, `samples_per_second`, `waiting` (a share); or empty.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from samtl.baselines.base import PixelBaseline
 from samtl.baselines.floor import Baseline as FloorBaseline
 from samtl.baselines.pixels import read_image, read_mask
 from samtl.datasets import Dataset, groups_by
-from samtl.errors import InputError, UnknownName
+from samtl.errors import InputError
 from samtl.experiment.clock import Clock
 from samtl.experiment.features import (
     AT_ONCE,
@@ -36,6 +35,7 @@ from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
 from samtl.splits import Samples, Split
 from samtl.splits.split import Rows
 from samtl.store.reader import Store
+from samtl.store.views import choose_columns, samples_of
 
 Head = PooledHead | GridHead
 
@@ -66,7 +66,7 @@ class Data:
         self._groups: tuple[str, ...] = ()  # of the columns if they are not all
         self._chosen: Rows | None = None
         if self.features is not None:
-            self._choose([pattern.strip() for pattern in self.features.split(",")])
+            self._choose(self.features)
         self._held: NDArray[np.float32] | None = None  # features of all rows of the store
         valid = store.valid(array, "mask") if self.masks else store.valid(array)
         quarantined = np.zeros_like(valid)
@@ -77,8 +77,8 @@ class Data:
                 f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {array!r} yet; run "
                 "samtl embed again to finish it, or go on without them with --allow-partial"
             )
-        ids, labels = store.sample_ids, np.asarray(store.labels, dtype=np.int64)
-        usable = valid if self.masks else valid & (labels >= 0)
+        samples = samples_of(store, array)
+        usable = samples.usable
         #: How many rows are not usable.
         self.left_out = {
             "quarantined": int((~valid & quarantined).sum()),
@@ -90,18 +90,16 @@ class Data:
                 f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} usable rows "
                 f"and {len(store.classes)} classes"
             )
-        groups = store.groups if self.group_by is None else groups_by(ids, self.group_by)
-        about = (str(store.path), store.task, ids, store.classes)
-        self.samples = Samples(*about, labels, usable, groups, store.parts)
+        if self.group_by is not None:
+            samples = replace(samples, groups=groups_by(samples.ids, self.group_by))
+        self.samples = samples
 
     @functools.cached_property
     def digest(self) -> str:
         """Digest of all samples of the store with their labels, images and masks; the same for every array."""
         store = self.store
-        named: list[list[Any]] = [
-            [name, int(label), store.image_sha256(row)]
-            for row, (name, label) in enumerate(zip(store.sample_ids, store.labels, strict=True))
-        ]
+        rows = zip(store.sample_ids, store.labels.tolist(), self.samples.images, strict=True)
+        named: list[list[Any]] = [[*row] for row in rows]
         if self.masks:
             # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
             for row in np.flatnonzero(store.valid("mask")).tolist():
@@ -203,20 +201,14 @@ class Data:
         # Products of other layouts differ in the last digit.
         return values if self._chosen is None else np.ascontiguousarray(values[:, self._chosen])
 
-    def _choose(self, patterns: Sequence[str]) -> None:
+    def _choose(self, patterns: str) -> None:
         if self.array != "pooled":
             raise InputError(
                 f"--features chooses columns of pooled, and this head reads {self.array}: leave it out"
             )
-        groups = [name.rpartition("_")[0] for name in self.columns]
-        known = dict.fromkeys(groups)
-        for pattern in patterns:
-            if not fnmatch.filter(known, pattern):
-                raise UnknownName("group of columns", pattern, known)
-        found = [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-        self._chosen = np.flatnonzero([group in found for group in groups])
+        self._chosen, found = choose_columns(self.columns, patterns)
+        self._groups = found if len(self._chosen) < len(self.columns) else ()
         self.columns = tuple(self.columns[i] for i in self._chosen)
-        self._groups = tuple(found) if len(found) < len(known) else ()
 
 
 @dataclass(eq=False)
@@ -228,13 +220,14 @@ class Images:
         IMAGE_SIZE  #: the resolution of scores, the encoder's of heads to compare with
     )
     pixels: str = ""  #: a digest of the images and masks if they were read before
+    images: tuple[str, ...] = ()  #: sha256 of each image file, which splits need
 
     def __post_init__(self) -> None:
         data, labels = self.dataset, np.array(self.dataset.labels, dtype=np.int64)
         self.masks, self.columns = data.task == "segmentation", ()
         usable = np.full(len(data), True) if self.masks else labels >= 0
         about = (data.name, data.task, data.sample_ids, data.classes)
-        self.samples = Samples(*about, labels, usable, data.groups, data.parts)
+        self.samples = Samples(*about, labels, usable, data.groups, data.parts, self.images)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
 
     @property

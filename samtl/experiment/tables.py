@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from samtl.splits import Samples, SplitRecord
 Rows = NDArray[np.int64]
 
 SPLIT, PREDICTIONS, IMAGES, CURVES = "split.json", "predictions.csv", "images.csv", "curves.csv"
+PIXELS = "pixels.csv"
 MASKS = "masks"
+CONFIDENCE = "confidence"  # probability of the predicted class
 #: Black for the background, then Okabe and Ito's colours, which colour-blind readers can tell apart, repeated.
 _COLOURS = bytes.fromhex("e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7")
 PALETTE = (bytes(3) + 37 * _COLOURS)[:768]
@@ -61,12 +63,12 @@ def write_split(folder: RunFolder, record: SplitRecord, shared: Path | None = No
 def write_predictions(
     folder: RunFolder, samples: Samples, rows: Rows, chances: NDArray[np.float64], lean: bool
 ) -> None:
-    """Write the predicted class of the held-out samples and, unless `lean`, the probabilities, (n, K)."""
+    """Write the predicted class of the held-out samples and the probabilities, (n, K); if `lean`, only its own."""
     names = samples.classes
-    columns = [] if lean else [f"p_{name}" for name in names]
+    columns = [CONFIDENCE] if lean else [f"p_{name}" for name in names]
     told = (
         [samples.ids[row], names[samples.labels[row]], names[chance.argmax()]]
-        + [f"{value:.9g}" for value in chance[: len(columns)]]
+        + [f"{value:.9g}" for value in ([chance.max()] if lean else chance)]
         for row, chance in zip(rows, chances, strict=True)
     )
     folder.write_csv(PREDICTIONS, ["sample_id", "label", "predicted", *columns], told)
@@ -84,12 +86,27 @@ def write_images(
     folder.write_csv(IMAGES, ["sample_id", "mask", *scores], told)
 
 
+def write_pixels(
+    folder: RunFolder, samples: Samples, rows: Rows, counts: NDArray[np.int64]
+) -> None:
+    """Write, of each held-out image and class that occurs in it, the counts (n, K, 3) of `class_counts`."""
+    told = (
+        [samples.ids[rows[i]], samples.classes[k], *counts[i, k].tolist()]
+        for i, k in np.argwhere(counts.any(-1)).tolist()
+    )
+    folder.write_csv(PIXELS, ["sample_id", "class", "true", "predicted", "both"], told)
+
+
 def read_predictions(run: Run) -> Predictions:
     """Read the predictions of a run of a classification; InputError if the table is damaged."""
     code = {name: i for i, name in enumerate(run.classes)}
-    with _table(run, PREDICTIONS, run.n_test) as (_, rows):
+    with _table(run, PREDICTIONS, run.n_test) as ((_, _, _, *names), rows):
         truth, guess = np.array([[code[row[1]], code[row[2]]] for row in rows], dtype=np.int64).T
-        return Predictions(tuple(row[0] for row in rows), truth, guess)
+        # Sweeps of earlier versions have no probabilities.
+        own = [0] * len(rows) if names == [CONFIDENCE] else guess.tolist() if names else []
+        chances = [float(row[3 + i]) for row, i in zip(rows, own, strict=False)]
+        confidence = np.array(chances) if names else None
+        return Predictions(tuple(row[0] for row in rows), truth, guess, confidence)
 
 
 def read_images(run: Run) -> ImageScores:
@@ -97,8 +114,23 @@ def read_images(run: Run) -> ImageScores:
     with _table(run, IMAGES, run.n_test) as ((_, _, *names), rows):
         values = np.array([row[2:] for row in rows], dtype=np.float64)
         masks = tuple(inside(run.path, row[1]) for row in rows)
-        scores = dict(zip(names, values.T, strict=True))
-        return ImageScores(tuple(row[0] for row in rows), scores, masks)
+        scores, ids = dict(zip(names, values.T, strict=True)), tuple(row[0] for row in rows)
+    return ImageScores(ids, scores, masks, _read_pixels(run, ids))
+
+
+def _read_pixels(run: Run, ids: Sequence[str]) -> NDArray[np.int64] | None:
+    """Read the counts of pixels, (n, K, 3), of the held-out images; None if the run is older than their table."""
+    if PIXELS not in run.files:
+        return None
+    places = (
+        {name: i for i, name in enumerate(ids)},
+        {name: i for i, name in enumerate(run.classes)},
+    )
+    counts = np.zeros((len(ids), len(run.classes), 3), dtype=np.int64)
+    with _table(run, PIXELS) as (_, rows):
+        for name, label, *values in rows:
+            counts[places[0][name], places[1][label]] = [int(value) for value in values]
+    return counts
 
 
 def read_curves(run: Run) -> dict[str, list[float]]:
@@ -127,5 +159,5 @@ def _table(
         if len(rows) != (len(rows) if n is None else n):
             raise ValueError(f"expected {n} rows, got {len(rows)}")
         yield header, rows
-    except (OSError, LookupError, ValueError, csv.Error) as error:
+    except (OSError, LookupError, ValueError, OverflowError, csv.Error) as error:
         raise InputError(f"{run.path / name} is damaged: {error}") from error

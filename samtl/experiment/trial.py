@@ -171,6 +171,7 @@ class Trial:
                 n_train=len(split.train),
                 n_validation=len(split.validation),
                 n_test=len(split.test),
+                copies_held_out=split.copies_held_out(samples),
                 left_out_because=self.source.left_out
                 | ({"not_in_the_split": idle} if idle else {}),
                 training=_training(model),

@@ -29,7 +29,9 @@ from samtl.images.transforms import IGNORE, resize_longest_side
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".jp2"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".jp2", ".j2k"}
+)
 STATISTICS = tuple(f"{name}_{band}" for name in ("mean", "std", "min", "max") for band in "rgb")
 
 Code = Literal[

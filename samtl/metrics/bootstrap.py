@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError, UnknownName
+from samtl.metrics import segmentation
 from samtl.metrics.classification import (
     RESAMPLES,
     Counts,
@@ -38,6 +39,7 @@ METRICS: dict[str, Callable[[Counts], Floats]] = {
 }
 # With fewer samples, even a model better on each fails a sign test at 5 %: 2 / 2**5 > 0.05.
 FEWEST = 6
+_POOLED = "pooled_"
 _BUDGET = 4_000_000  # numbers held at once, beside the weights
 
 Weights = NDArray[np.uint8]
@@ -65,6 +67,7 @@ class Predictions:
     ids: tuple[str, ...]
     truth: Counts  #: (n,) class indices
     guess: Counts
+    confidence: Floats | None = None  #: (n,) probability of the predicted class; None if unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,8 @@ class ImageScores:
     ids: tuple[str, ...]
     scores: dict[str, Floats]  #: (n,) each, by name: see `samtl.metrics.segmentation.scores`
     masks: tuple[Path, ...] = ()  #: class indices as PNG files, at the encoder's resolution
+    #: (n, K, 3): pixels of each class in the truth, the prediction and both; None if unknown.
+    counts: Counts | None = None
 
 
 Outcome = Predictions | ImageScores
@@ -92,7 +97,8 @@ def paired_differences(
         For each model its outcomes, one for each seed, in the same order of seeds. The n-th outcomes of all models
         hold the same samples, in any order.
     metric : str
-        One of `METRICS` for labels; for images the name of a score, whose mean over the images is compared.
+        One of `METRICS` for labels; for images the name of a score, whose mean over the images is compared, or
+        `pooled_` and that name for the score of all their pixels together.
     seed : int
         Equal samples and seeds give equal draws, so that all pairs are compared on the same resamples.
     """
@@ -185,7 +191,18 @@ def _scores(
     """
     score: Callable[[Weights], Floats]
     size = 1
-    if not isinstance(outcome, Predictions):
+    pooled = metric.removeprefix(_POOLED)
+    if isinstance(outcome, ImageScores) and outcome.counts is not None and pooled != metric:
+        counts = outcome.counts[order].reshape(len(order), -1).astype(np.float64)  # exact to 2**53
+        size, k = counts.shape[1], outcome.counts.shape[1]
+
+        def score(times: Weights) -> Floats:
+            totals = (times.T @ counts).astype(np.int64).reshape(-1, k, 3)
+            scored = np.zeros(len(totals))
+            some = times.any(0)  # a draw without images scores 0
+            scored[some] = segmentation.scores_of_counts(totals[some])[pooled]
+            return scored
+    elif not isinstance(outcome, Predictions):
         if metric not in outcome.scores:
             raise UnknownName("score of images", metric, outcome.scores)
         values = outcome.scores[metric][order]

@@ -16,8 +16,6 @@ from samtl.metrics.classification import (
     Draws,
     Floats,
     Score,
-    accuracy,
-    macro_f1,
     ratio,
     resample,
 )
@@ -56,8 +54,19 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
     return table[:n_classes, :n_classes].copy()
 
 
+def class_counts(matrices: Counts) -> Counts:
+    """Count the pixels of each class in the truth, the prediction and both: (..., K, K) to (..., K, 3) int64."""
+    both = np.diagonal(matrices, axis1=-2, axis2=-1)
+    return np.stack([matrices.sum(-1), matrices.sum(-2), both], axis=-1)
+
+
 def scores(matrices: Counts) -> dict[str, Floats]:
-    """Score confusion matrices, (..., K, K) to (...) float64 in [0, 1]; raises InputError if one counts no pixels.
+    """Score confusion matrices, (..., K, K) to (...) float64 in [0, 1]; see `scores_of_counts`."""
+    return scores_of_counts(class_counts(matrices))
+
+
+def scores_of_counts(counts: Counts) -> dict[str, Floats]:
+    """Score counts of pixels, (..., K, 3) of `class_counts` to (...); raises InputError if one counts no pixels.
 
     `accuracy` is the share of correct pixels. `iou`, `dice`, `precision` and `recall` are means over the foreground
     classes that occur in the truth or the prediction; a class that occurs in only one of them scores 0. If none
@@ -66,24 +75,27 @@ def scores(matrices: Counts) -> dict[str, Floats]:
     Dice and F1 are one formula, 2 TP / (2 TP + FP + FN): `dice` is its mean over the foreground classes, `f1` over all
     classes that occur, so `f1` is the higher one if the background is easy.
     """
-    empty = matrices.sum((-2, -1)) == 0
+    true, guessed, right = np.moveaxis(counts, -1, 0)
+    empty = true.sum(-1) == 0
     if empty.any():
         first = ", ".join(map(str, np.argwhere(empty)[0]))
         raise InputError(
             f"image {first or 0} has no pixel of a known class, so it has no score: leave it out"
         )
-    right = np.diagonal(matrices, axis1=-2, axis2=-1)[..., 1:]
-    true, guessed = matrices.sum(-1)[..., 1:], matrices.sum(-2)[..., 1:]
+    either = true + guessed
+    f1 = ratio(ratio(2 * right, either).sum(-1), (either > 0).sum(-1))
+    accuracy = ratio(right.sum(-1), true.sum(-1))
+    true, guessed, right = true[..., 1:], guessed[..., 1:], right[..., 1:]
     occurs = (true + guessed > 0).sum(-1)
 
     def mean(of_each: Floats) -> Floats:
         return np.where(occurs > 0, ratio(of_each.sum(-1), occurs), 1.0)
 
     return {
-        "accuracy": accuracy(matrices),
+        "accuracy": accuracy,
         "iou": mean(ratio(right, true + guessed - right)),
         "dice": mean(ratio(2 * right, true + guessed)),
-        "f1": macro_f1(matrices),
+        "f1": f1,
         "precision": mean(ratio(right, guessed)),
         "recall": mean(ratio(right, true)),
     }
@@ -106,20 +118,21 @@ def bootstrap(matrices: Counts, resamples: int = RESAMPLES, seed: int = 0) -> di
         Means over the images of each of `scores`, under its name; and `pooled_accuracy`, `pooled_iou` and so on, of
         the pixels of all images together.
     """
-    single = scores(matrices)
+    of_classes = class_counts(matrices)
+    single = scores_of_counts(of_classes)
     n, k, _ = matrices.shape
     each = np.stack(list(single.values()), axis=1)
-    counts = matrices.reshape(n, -1).astype(np.float64)  # sums stay exact, far below 2**53
+    counts = of_classes.reshape(n, -1).astype(np.float64)  # sums stay exact, far below 2**53
 
     def figures(draws: Draws) -> dict[str, Floats]:
         nth = np.arange(len(draws))[:, None]
         times = np.bincount((nth * n + draws).ravel(), minlength=draws.size).reshape(-1, n)
         drawn = times.astype(np.float64)
         means = drawn @ each / n
-        pooled = scores((drawn @ counts).astype(np.int64).reshape(-1, k, k))
+        pooled = scores_of_counts((drawn @ counts).astype(np.int64).reshape(-1, k, 3))
         return {
             **dict(zip(single, means.T, strict=True)),
             **{f"pooled_{name}": values for name, values in pooled.items()},
         }
 
-    return resample(figures, n, k * k, resamples, seed)
+    return resample(figures, n, 3 * k, resamples, seed)

@@ -29,7 +29,7 @@ from samtl.errors import InputError, UnknownName
 from samtl.splits import given
 from samtl.splits.draw import fewer, fold, holdout
 from samtl.splits.given import TORCHGEO
-from samtl.splits.split import Samples, Split
+from samtl.splits.split import Samples, Split, require_usable
 
 SHIPPED = "shipped"
 FORMS = (
@@ -181,6 +181,21 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> Split:
     if kind == "fold":
         return fold(samples, spec.fold, spec.count, seed)
     return holdout(samples, spec.share, seed)
+
+
+def resolve(samples: Samples, split: float | str | Split, seed: int) -> Split:
+    """Select as `select` what a user wrote, or check that a `Split` was made for these samples.
+
+    Raises InputError, too, if it was made for others, or holds samples that cannot take part.
+    """
+    if not isinstance(split, Split):
+        return select(samples, parse(split), seed)
+    if not split.fits(samples):
+        raise InputError(
+            f"the split {split.name!r} was made for other samples than those of {samples.where}"
+        )
+    require_usable(samples, split)
+    return split
 
 
 def leaks(name: str) -> bool:

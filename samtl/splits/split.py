@@ -43,6 +43,8 @@ class Samples:
         What must not be divided, such as the scene an image was cut from; or empty.
     parts : tuple of str
         Of `PARTS`, or "" for no part; or empty.
+    images : tuple of str
+        sha256 of each image file, "" if it is not known; or empty. No drawn split divides identical images.
     """
 
     where: str
@@ -53,10 +55,12 @@ class Samples:
     usable: NDArray[np.bool_]
     groups: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        counts = {len(self.labels), len(self.groups) or n, len(self.parts) or n}
+        columns = (self.groups, self.parts, self.images)
+        counts = {len(self.labels), *(len(column) or n for column in columns)}
         if counts != {n} or self.labels.max(initial=-1) >= (len(self.classes) or np.inf):
             raise InputError(
                 f"expected a class index, a group and a part for each of {n} samples of {self.where}"
@@ -93,6 +97,21 @@ class Samples:
     def rows(self) -> Rows:
         """The samples that take part."""
         return np.flatnonzero(self.truth >= 0)
+
+    @functools.cached_property
+    def image(self) -> Rows:
+        """Number of each sample's image, (N,), the same for samples whose image files are identical."""
+        first: dict[str, int] = {}
+        named = enumerate(self.images or [""] * len(self.ids))
+        return np.array([first.setdefault(name, i) if name else i for i, name in named], np.int64)
+
+    def distinct(self, rows: Rows) -> Rows:
+        """Keep one of the rows of each image: the one whose id comes first."""
+        if len(np.unique(self.image[rows])) == len(rows):
+            return rows
+        ordered = np.array(sorted(rows.tolist(), key=self.ids.__getitem__))
+        _, first = np.unique(self.image[ordered], return_index=True)
+        return np.sort(ordered[first])
 
     def by_class(self, rows: Rows) -> dict[str, Rows]:
         """Divide rows by class; a class without a name is called by its index."""
@@ -160,6 +179,10 @@ class Split:
     def seen(self) -> Rows:
         """The rows that are not held out, of `train` and `validation`."""
         return np.union1d(self.train, self.validation)
+
+    def copies_held_out(self, samples: Samples) -> int:
+        """Count the held-out samples whose image is also that of a sample to train or validate on."""
+        return int(np.isin(samples.image[self.test], samples.image[self.seen]).sum())
 
     def fits(self, samples: Samples) -> bool:
         """Return whether its rows are, among these samples, those that it was made for."""

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl._io import crc32c
 from samtl._runtime import prefetch
-from samtl.errors import DamageError, InputError
+from samtl.errors import InputError
+from samtl.splits import Samples, Split, resolve
+from samtl.store import views
 from samtl.store.coordinates import as_xarray, as_zarr
 from samtl.store.format import TIERS, ArraySpec
 from samtl.store.log import read_log
-from samtl.store.state import (
-    ArraySummary,
-    Quarantined,
-    StoreState,
-    Summary,
-    load_state,
-    quarantined,
-)
+from samtl.store.shards import Shards
+from samtl.store.state import Quarantined, StoreState, Summary, load_state, quarantined
 from samtl.store.storage import as_place, open_storage
-from samtl.store.writer import open_shard
 
 if TYPE_CHECKING:
     import xarray
     import zarr
 
-# Mapped shards that are kept for each array: each has a file descriptor, and what was read of it counts as memory.
-OPEN_SHARDS = 32
-OPEN_BYTES = 512 * 2**20
 _FETCHERS = 4  # blocks that are read at a time from a bucket
 
 
@@ -83,13 +74,7 @@ class Store:
         self.block_rows = identity.block_rows
         self.arrays = tuple(name for name in identity.arrays if name in state.log.arrays)
         self.tiers = tuple(tier for tier in TIERS if tier in self.arrays)
-        self._mapped = state.storage.path("") is not None
-        self._shards = {
-            name: functools.lru_cache(
-                max(2, min(OPEN_SHARDS, OPEN_BYTES // int(state.log.arrays[name].size.max())))
-            )(functools.partial(open_shard, state.storage))
-            for name in self.arrays
-        }
+        self._shards = Shards(state, self.arrays)
 
     def __repr__(self) -> str:
         """Describe the store in a line."""
@@ -107,6 +92,22 @@ class Store:
         """Count the listed rows, embedded or not."""
         return len(self._table)
 
+    def __contains__(self, sample_id: object) -> bool:
+        """Whether there is a row of a sample id."""
+        return sample_id in self.row_of
+
+    def __getitem__(self, key: SupportsIndex | str) -> dict[str, Any]:
+        """Return the row of a number or sample id: `sample_id`, label, group, part and its values in each array.
+
+        `valid` is False if they are fill values, because the image could not be used. UnknownName if there is no such
+        id; InputError if there is no such row, or it is not committed in every array.
+        """
+        return views.record(self, views.row_number(self, key))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Read one row after the other, each as by its number."""
+        return map(self.__getitem__, range(len(self)))
+
     @property
     def name(self) -> str:
         """The folder's name without `.zarr`."""
@@ -117,6 +118,11 @@ class Store:
     def sample_ids(self) -> tuple[str, ...]:
         """Id of each row: its image's path below the dataset's root."""
         return self._table.samples
+
+    @functools.cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of each sample id."""
+        return {name: row for row, name in enumerate(self.sample_ids)}
 
     @property
     def image_size(self) -> int:
@@ -157,6 +163,19 @@ class Store:
     def valid(self, *arrays: str) -> NDArray[np.bool_]:
         """Mark the rows, (rows,), that hold an embedding in some arrays, by default in every one of the store."""
         return self.state.marked("ok", arrays)
+
+    def samples(self, array: str = "pooled") -> Samples:
+        """Describe the rows for `samtl.splits`; usable are those that hold an embedding and have a label or mask."""
+        self._spec(array)
+        return views.samples_of(self, array)
+
+    def usable(self, array: str = "pooled") -> NDArray[np.int64]:
+        """Numbers of the rows, ascending, that hold an embedding and have a label or mask.
+
+        If no row has a label, numbers of all rows that hold an embedding.
+        """
+        rows = self.samples(array).rows
+        return rows if len(rows) else np.flatnonzero(self.valid(array))
 
     @property
     def missing(self) -> int:
@@ -216,50 +235,87 @@ class Store:
         order = np.argsort(places, kind="stable")
         ends = np.flatnonzero(np.diff(places[order] // self.block_rows)) + 1
         groups = np.split(order, ends) if len(order) else []
-        read = lambda group: self._verified(array, places[group].tolist())  # noqa: E731
+        read = lambda group: self._shards.rows(array, places[group].tolist())  # noqa: E731
         blocks = (
-            map(read, groups) if self._mapped else prefetch(read, groups, _FETCHERS, _FETCHERS + 1)
+            map(read, groups)
+            if self._shards.mapped
+            else prefetch(read, groups, _FETCHERS, _FETCHERS + 1)
         )
         for group, values in zip(groups, blocks, strict=True):
             for position, value in zip(group, values, strict=True):
                 out[position] = value
         return out
 
+    @overload
+    def features(
+        self, array: str = ..., *, rows: ArrayLike | None = ..., columns: str | None = ...
+    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    @overload
+    def features(
+        self,
+        array: str = ...,
+        *,
+        split: float | str | Split,
+        seed: int = ...,
+        columns: str | None = ...,
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]: ...
+    def features(
+        self,
+        array: str = "pooled",
+        *,
+        rows: ArrayLike | None = None,
+        columns: str | None = None,
+        split: float | str | Split | None = None,
+        seed: int = 0,
+    ) -> tuple[NDArray[Any], ...]:
+        """Read features and targets as scikit-learn takes them.
+
+        Parameters
+        ----------
+        array : str
+            A name in `arrays`. For scikit-learn, `grid` and `dense` have to be flattened.
+        rows : array_like of int, optional
+            By default `usable(array)`.
+        columns : str, optional
+            Which columns: patterns of their names without the number, such as "mean,std" or "block*".
+        split, seed : float, str or Split, int
+            As for `samtl.fit_head`, which holds out the same samples.
+
+        Returns
+        -------
+        X, y : (n, ...) and (n,) ndarray
+            X in the array's dtype; y of int64, -1 for no label. Of a segmentation, y are masks, (n, S, S) uint8, in
+            which 255 is ignored.
+        X_train, X_test, y_train, y_test : ndarray
+            Instead, with `split`, in the order of `sklearn.model_selection.train_test_split`. Samples for validation
+            are in the training part.
+
+        Raises
+        ------
+        DamageError, InputError
+            As `read`; also if no such split is possible, or the machine has less memory.
+        """
+        if split is None:
+            return views.features(
+                self, array, self.usable(array) if rows is None else rows, columns
+            )
+        if rows is not None:
+            raise InputError("rows and split exclude each other: leave one out")
+        found = resolve(self.samples(array), split, seed)
+        parts = [views.features(self, array, part, columns) for part in (found.seen, found.test)]
+        return tuple(part[i] for i in (0, 1) for part in parts)
+
+    def pairs(self, array: str = "pooled", rows: ArrayLike | None = None) -> views.Pairs:
+        """Return a data set for `torch.utils.data.DataLoader`: (features, target) of rows, by default `usable(array)`.
+
+        Features have the array's dtype; targets are class indices, or masks (S, S) uint8.
+        """
+        chosen = self.usable(array) if rows is None else np.asarray(rows)
+        return views.Pairs(self, array, chosen)
+
     def row(self, array: str, row: int) -> NDArray[Any]:
         """Return one row without copying it, verified as by `read`; read-only and backed by the mapped file."""
-        return self._verified(array, [self._committed(array, row)])[0]
-
-    def _verified(self, array: str, places: Sequence[int]) -> list[NDArray[Any]]:
-        """Return rows of one block by their places in the arrays."""
-        spec, state = self._spec(array), self.state.log.arrays[array]
-        block = places[0] // self.block_rows
-        name, extents = spec.shard_path(block), [spec.extent(p % self.block_rows) for p in places]
-        size, sha256 = int(state.size[block]), bytes(state.sha256[block]).hex()
-        for anew in (False, True):  # what is kept of a bucket on this machine may have rotted
-            if self._mapped:
-                shard = self._shards[array](name)
-                if len(shard) != size:
-                    raise DamageError(
-                        f"{self.path}/{name} has {len(shard)} bytes, but {size} were committed: the store is damaged"
-                    )
-                pieces: Sequence[bytes | memoryview] = [
-                    shard[start:stop] for start, stop in extents
-                ]
-            else:
-                try:
-                    pieces = self.state.storage.read_ranges(name, extents, size, sha256, anew=anew)
-                except FileNotFoundError as error:
-                    raise DamageError(
-                        f"{self.path}/{name} is missing: the store is damaged"
-                    ) from error
-            sums = [crc32c(piece) for piece in pieces]
-            if np.array_equal(sums, state.crc32c[places]):
-                return [spec.decode_row(piece) for piece in pieces]
-        wrong = places[int(np.argmax(sums != state.crc32c[places]))]
-        raise DamageError(
-            f"{self.path}/{name}: row {self._table.position[wrong]} fails its checksum; the store is damaged there (or "
-            "was repaired since it was opened)"
-        )
+        return self._shards.rows(array, [self._committed(array, row)])[0]
 
     def _committed(self, array: str, row: int) -> int:
         """Return the place of a row in the arrays, refusing one that is not committed in an array."""
@@ -286,27 +342,7 @@ class Store:
 
     def summary(self) -> Summary:
         """Count what the store holds."""
-        state = self.state
-        done = {name: int(state.marked("committed", [name]).sum()) for name in self.arrays}
-        size = {name: int(state.log.arrays[name].size.sum()) for name in self.arrays}
-        names = "dataset note classes task encoder weights untrained identity fingerprint snapshot tiers"
-        return Summary(
-            rows=len(self),
-            ok=int(self.valid().sum()),
-            missing=self.missing,
-            superseded=state.superseded,
-            per_class={c: int((self.labels == i).sum()) for i, c in enumerate(self.classes)},
-            arrays=tuple(
-                ArraySummary(name, self.shape(name), self.dtype(name), done[name], size[name])
-                for name in self.arrays
-            ),
-            quarantined=self.quarantined,
-            bytes=sum(size.values()),
-            about={
-                "store": str(self.path),
-                **{name: getattr(self, name) for name in names.split()},
-            },
-        )
+        return views.summary(self)
 
     def zarr(self) -> zarr.Group:
         """Open the plain read-only Zarr group; its rows are those of the arrays, listed or not.

@@ -57,6 +57,7 @@ class Given:
     allow_partial: bool = False
     room: int = 0
     pixels: str = ""  #: digest of the images and masks that baselines read
+    images: tuple[str, ...] = ()  #: sha256 of each of these images
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class Sources:
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
         size = self.store(cell.store).image_size if cell.store else IMAGE_SIZE
-        return Trial(Images(self.images(cell.store), size, given.pixels), *common)
+        return Trial(Images(self.images(cell.store), size, given.pixels, given.images), *common)
 
     def _data(self, store: str, array: str, features: str | None) -> Data:
         given = self.given
@@ -237,9 +238,12 @@ def _pixel_samples(sources: Sources) -> Samples:
             raise InputError(f"{store.path} holds no features yet; run samtl embed first")
         stored = sources.data(paths[0], store.tiers[0], None).samples
         samples = replace(samples, usable=stored.usable, groups=stored.groups)
-    pixels = digest({"samples": sorted(_compared(images, samples, store))})
-    sources.given = replace(sources.given, pixels=pixels)
-    return samples
+    compared = _compared(images, samples, store)
+    found = {name: image or "" for name, image, _ in compared}
+    hashes = tuple(found.get(name, "") for name in samples.ids)
+    pixels = digest({"samples": sorted(compared)})
+    sources.given = replace(sources.given, pixels=pixels, images=hashes)
+    return replace(samples, images=hashes)
 
 
 def _compared(images: Dataset, samples: Samples, store: Store | None) -> list[list[Any]]:

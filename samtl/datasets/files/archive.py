@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED
 
-from samtl.datasets.files.listing import FolderTree, flaw, is_hidden, is_image, kind_of, natural
 from samtl.datasets.base import LeftOut
+from samtl.datasets.files.listing import FolderTree, flaw, is_hidden, is_image, kind_of, natural
 from samtl.errors import InputError
 
 MAX_MEMBERS = 200_000
@@ -111,7 +111,10 @@ def named(tree: Tree, names: Mapping[str, str], sample_id: str) -> bytes:
 
 
 def open_tree(path: Path, layout: str, bound: Path | None = None) -> Tree:
-    """Open a folder, with the `bound` of `FolderTree`, or a zip archive; InputError with the `layout` if none is there."""
+    """Open a folder or a zip archive; InputError, which describes the expected `layout`, if none is there.
+
+    `bound` is that of `FolderTree`.
+    """
     kind = kind_of(path)
     if kind == "nothing":
         raise InputError(f"there is no {str(path)!r}; {layout}")
@@ -124,9 +127,15 @@ def left_out(tree: Tree, folders: Iterable[str], *, deep: bool = True) -> tuple[
     for folder in folders:
         for name in tree.others(folder, deep=deep):
             suffix, path = PurePosixPath(name).suffix.lower(), f"{folder}/{name}".strip("/")
-            found.setdefault(suffix, []).append(ascii(path) if flaw(PurePosixPath(name).name) else path)
+            found.setdefault(suffix, []).append(
+                ascii(path) if flaw(PurePosixPath(name).name) else path
+            )
     told = (
-        LeftOut(f"{suffix} files" if suffix else "files without a suffix", len(names), tuple(names[:LISTED]))
+        LeftOut(
+            f"{suffix} files" if suffix else "files without a suffix",
+            len(names),
+            tuple(names[:LISTED]),
+        )
         for suffix, names in found.items()
     )
     return tuple(sorted(told, key=lambda one: -one.count))

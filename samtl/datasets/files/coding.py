@@ -15,7 +15,7 @@ from samtl.images.codecs import BadImage, decode_mask
 
 _LISTED = 8  # values that a message names
 _NEAR = 31  # how far from 0 and 255 the values of a black and white mask may be
-_FEW = 4  # masks of so few values have no soft edges
+FEW = 4  # masks of so few values have no soft edges
 _AREAS = 0.01  # share of pixels amid others of the same grey; those of soft edges are not
 _MANY = 40  # values of a mask that can be classes
 
@@ -43,27 +43,32 @@ class Coding:
         except BadImage as bad:
             if bad.code != "unsupported_mode":  # a palette of colours holds numbers of classes, too
                 raise
-        values = values_of(decode_mask(data))
-        expected = "a mask of 0 (background) and 255 (foreground)"
-        raise BadImage(
-            "mask_values",
-            f"{expected} was expected, this one holds {some(list(values))}; {self.remedy([values])}",
-        )
+        raise self._refused(decode_mask(data))
 
     def decode(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Turn the values of a mask file into class indices, of the same shape and dtype."""
         # Bytes, not numpy: an index of 8 bytes for each pixel would hold a large mask nine times.
         raw = values.tobytes()
-        known = [value for value, meaning in enumerate(self.table) if meaning >= 0]
-        unknown = sorted(set(raw.translate(None, bytes(known))))
-        if unknown:
-            raise BadImage(
-                "mask_values",
-                f"a mask with no values but {some(known)} was expected, this one has {some(unknown)} too; "
-                f"{self.remedy([unknown])}",
-            )
+        if raw.translate(None, bytes(self._known)):
+            raise self._refused(values)
         indices = raw.translate(bytes(max(meaning, 0) for meaning in self.table))
         return np.frombuffer(indices, np.uint8).reshape(values.shape)
+
+    @property
+    def expected(self) -> str:
+        """The values that a mask must have, for messages."""
+        return "0 (background) and 255 (foreground)" if self.light else some(self._known)
+
+    @property
+    def _known(self) -> list[int]:
+        return [value for value, meaning in enumerate(self.table) if meaning >= 0]
+
+    def _refused(self, values: NDArray[np.uint8]) -> BadImage:
+        found = list(values_of(values))
+        return BadImage(
+            "mask_values",
+            f"a mask of {self.expected} was expected, this one holds {some(found)}; {self.remedy([found])}",
+        )
 
     def remedy(self, masks: Sequence[Iterable[int]]) -> str:
         """Say which option reads masks that this coding does not; each mask is given as its values."""
@@ -79,7 +84,7 @@ class Coding:
         if 255 in values and len(others) == 1 and not any({255, *others} <= kind for kind in kinds):
             option = f"foreground={others[0]},255"  # files of two codings
         else:
-            if others and others[-1] <= _NEAR and 255 in values:  # the usual number of unlabelled pixels
+            if 255 in values and others and others[-1] <= _NEAR:  # 255 says "unlabelled"
                 values, ignored = values - {255}, ignored | {255}
             ordered = sorted(values if len(values) > 1 else values | {0})
             names = ["foreground"] if len(ordered) == 2 else [f"class{v}" for v in ordered[1:]]
@@ -91,14 +96,13 @@ class Coding:
     def reading(self, values: Iterable[int]) -> str:
         """Say what these values of masks were taken for."""
         if self.light:
-            told = "up to 127 are the background, others the foreground"
-            return f"values in masks: {told}"
+            return "values in masks: up to 127 background, others foreground"
         names = (*self.classes, "ignored")
         meaning: dict[str, list[int]] = {name: [] for name in names}
         for value in sorted(values):
             meaning[names[min(self.table[value], len(self.classes))]].append(value)
-        told = "; ".join(f"{some(found)} {name}" for name, found in meaning.items() if found)
-        return f"values in masks: {told}"
+        told = (f"{some(found)} {name}" for name, found in meaning.items() if found)
+        return f"values in masks: {'; '.join(told)}"
 
     def _is_black_and_white(self, shown: NDArray[np.uint8]) -> bool:
         """Return whether the greys of a mask are background and foreground, not numbers of classes.
@@ -111,13 +115,17 @@ class Coding:
             return True
         both = any(value >= 255 - _NEAR for value in between)
         near = {v for v in between if both and (v <= _NEAR or v >= 255 - _NEAR)}
-        if values[-1] <= 127 or len(values) <= _FEW:
+        if values[-1] <= 127 or len(values) <= FEW:
             return near.issuperset(between)
         inside = shown[1:-1, 1:-1]
         sides = shown[:-2, 1:-1], shown[2:, 1:-1], shown[1:-1, :-2], shown[1:-1, 2:]
         flat = np.logical_and.reduce([inside == side for side in sides])
-        areas = values_of(inside[flat])
-        return sum(n for v, n in areas.items() if v in between and v not in near) <= _AREAS * shown.size
+        areas = sum(
+            count
+            for value, count in values_of(inside[flat]).items()
+            if value in between and value not in near
+        )
+        return areas <= _AREAS * shown.size
 
 
 def values_of(pixels: NDArray[np.uint8]) -> dict[int, int]:

@@ -17,17 +17,18 @@ MASKS = frozenset({"masks", "mask", "labels", "label", "map", "gt"})
 # The second pair is only looked for if the first is not there.
 _KINDS = (IMAGES, MASKS), (frozenset({"input"}), frozenset({"output"}))
 # Ends of the names of files side by side, and of folders beside those of parts.
-_IMAGE_END = re.compile(r"[_-](sat|image|img)$", re.IGNORECASE)
+_IMAGE_END = re.compile(r"[_-](sat|images?|img)$", re.IGNORECASE)
 _MASK_END = re.compile(r"[_-](masks?|labels?|map|gt)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder of images and one of their masks, the same if they are side by side, and what ids begin with."""
+    """A folder of images and one of their masks, the same if they are side by side."""
 
     images: str
     masks: str
-    prefix: str = ""
+    prefix: str = ""  #: what ids begin with
+    part: str = ""  #: of the published split, or ""
 
     def files(self, tree: Tree) -> tuple[list[str], list[str]]:
         """List images and masks, relative to their folders."""
@@ -52,21 +53,23 @@ def find_places(tree: Tree, layout: str) -> list[Place]:
     here, names = _top(tree, {*PART_NAMES}.union(*(IMAGES | MASKS, *_KINDS[1])))
     if kinds := _beside(names):
         return [Place(*_one_of_each(tree, layout, here, names, kinds))]
-    parts = [name for name in names if name.lower() in PART_NAMES]
-    if not parts:
+    parts = {name: PART_NAMES.get(_IMAGE_END.sub("", name).lower(), "") for name in names}
+    if not any(parts.values()):
         if any(_MASK_END.search(stem(name)) for name in tree.images(here, deep=False)):
             return [Place(here, here)]
         _one_of_each(tree, layout, here, names, _KINDS[0])
     found = []
-    for name in sorted(parts, key=lambda name: PARTS.index(PART_NAMES[name.lower()])):
+    for name in sorted(filter(parts.get, names), key=lambda name: PARTS.index(parts[name])):
         folder = _join(here, name)
         inner = tree.folders(folder)
         images, masks = folder, folder
         if kinds := _beside(inner):
             images, masks = _one_of_each(tree, layout, folder, inner, kinds)
-        elif of_masks := [other for other in names if _MASK_END.sub("", other) == name != other]:
-            masks = _join(here, of_masks[0])
-        found.append(Place(images, masks, f"{name}/"))
+        else:
+            own = _IMAGE_END.sub("", name)
+            of_masks = [other for other in names if _MASK_END.sub("", other) == own != other]
+            masks = _join(here, of_masks[0]) if of_masks else folder
+        found.append(Place(images, masks, f"{name}/", parts[name]))
     return found
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import unquote
 
 from samtl._io import open_regular
-from samtl.splits import PARTS
 from samtl.errors import InputError
 from samtl.images.codecs import SUFFIXES, check_bytes
+from samtl.splits import PARTS
 
 MAX_NAME_BYTES = 255
 #: Names, in lower case, that folders of the parts of a published split have.
@@ -67,6 +68,22 @@ def one_place(what: str, argument: str | None, root: Path | None) -> tuple[Path,
             f"{str(path)!r} is not in {str(root)!r}; with --root, {what}:PATH is a path in that folder"
         )
     return path, root
+
+
+def options_of(what: str, query: str, known: Mapping[str, str]) -> dict[str, str]:
+    """Read the options of a dataset, `NAME=VALUE&NAME=VALUE`; InputError unless each is known, once, not empty.
+
+    `known` describes each option's value. `%` and `&` are escaped as in a URL, `+` is not.
+    """
+    fields = [field.partition("=") for field in query.split("&") if query]
+    options = {name: unquote(value) for name, _, value in fields}
+    if len(options) < len(fields) or not all(options.values()) or options.keys() - known.keys():
+        forms = "; ".join(f"{name}={form}" for name, form in known.items())
+        raise InputError(
+            f"options of {what} are written {what}:PATH?NAME=VALUE&NAME=VALUE, each once; known are {forms}; got "
+            f"{query!r}"
+        )
+    return options
 
 
 def own_name(path: Path) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from samtl.datasets.base import IGNORE, Dataset, Reader
 from samtl.datasets.files.archive import LISTED, Tree, named
-from samtl.datasets.files.coding import Coding, some, values_of
+from samtl.datasets.files.coding import FEW, Coding, some, values_of
 from samtl.datasets.files.layouts import Place
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode, decode_mask
@@ -33,7 +33,11 @@ def paired(
     makes images and masks fit. Returns the names of each image and its mask in the tree, by the path of the image in
     its folder and in natural order. Raises InputError if there are no images or masks, or they are not one to one.
     """
-    where = f"{place.prefix.strip('/')!r} of {str(tree.path)!r}" if place.prefix else repr(str(tree.path))
+    where = (
+        f"{place.prefix.strip('/')!r} of {str(tree.path)!r}"
+        if place.prefix
+        else repr(str(tree.path))
+    )
     by_key: list[dict[str, str]] = []
     folders = place.images, place.masks
     for what, folder, files in zip(("images", "masks"), folders, place.files(tree), strict=True):
@@ -98,7 +102,7 @@ class _Looked:
     """A mask that was decoded to see what it is."""
 
     mask: str
-    values: set[int]  #: in the file; for masks of light and dark 0 and 255
+    values: set[int]  #: in the file; 0 and 255 if it is black and white with soft edges
     fits: bool  #: whether the coding reads it
     found: bool = False  #: whether there is foreground
     odd: str = ""  #: how its size differs from its image's
@@ -110,7 +114,7 @@ def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> set[
     sampled = f"{len(looked)} sampled masks in {tree.path}"
     if wrong := [one for one in looked if not one.fits]:
         raise InputError(
-            f"{len(wrong)} of {sampled} have other values than expected, such as {wrong[0].mask} with "
+            f"{len(wrong)} of {sampled} have other values than {coding.expected}, such as {wrong[0].mask} with "
             f"{some(sorted(wrong[0].values))}; {coding.remedy([one.values for one in looked])}"
         )
     odd = [one.odd for one in looked if one.odd]
@@ -140,7 +144,9 @@ def _look(tree: Tree, image: str, mask: str, coding: Coding) -> _Looked | None:
                 raise
             return _Looked(mask, {*values_of(decode_mask(data))}, fits=False)
         present = {*values_of(classes)}
-        values = {255 * value for value in present} if coding.light else values_of(decode_mask(data))
+        values = {*values_of(decode_mask(data))}
+        if coding.light and len(values) > FEW:  # soft edges
+            values = {0, 255}
         (height, width), (h, w) = decode(tree.read(image)).shape[:2], classes.shape
     except (OSError, InputError) as error:
         if getattr(error, "code", "") == "unsupported_mode":
@@ -148,4 +154,4 @@ def _look(tree: Tree, image: str, mask: str, coding: Coding) -> _Looked | None:
         return None
     odd = f"{image} is {width} x {height}, its mask {w} x {h}"
     same = (height, width) == (h, w)
-    return _Looked(mask, {*values}, True, bool(present - {0, IGNORE}), "" if same else odd)
+    return _Looked(mask, values, True, bool(present - {0, IGNORE}), "" if same else odd)

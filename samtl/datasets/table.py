@@ -1,0 +1,120 @@
+"""Images listed in a table of your own, CSV or Parquet, `table:FILE.csv`: a column of paths and one of labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samtl.datasets.base import Dataset
+from samtl.datasets.files.listing import PART_NAMES, FolderTree, kind_of, options_of, own_name
+from samtl.datasets.tables.columns import chosen_column, read_columns, some
+from samtl.datasets.tables.labels import class_indices, text_of
+from samtl.datasets.tables.paths import image_ids
+from samtl.errors import InputError
+
+_OPTIONS = {
+    "path": "COLUMN of the images' paths",
+    "label": "COLUMN of the class of each image",
+    "group": "COLUMN of what an image was cut from",
+    "part": "COLUMN of train, val and test",
+}
+#: Names that a column has if it is not named.
+_USUAL = {
+    "path": (
+        "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name", "img",
+        "img_path",
+    ),
+    "label": ("label", "labels", "class", "class_name", "category", "tags"),
+    "group": ("group", "scene", "site"),
+    "part": ("part", "split", "subset", "partition"),
+}  # fmt: skip
+
+
+def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
+    """List the images of a table.
+
+    Parameters
+    ----------
+    argument : str
+        `FILE` or `FILE?OPTIONS`: a CSV (UTF-8, with a header) or Parquet file, and options as in a URL, which name
+        columns: `path=file&label=class&group=scene&part=split`. Columns with usual names need no option.
+    root : Path, optional
+        The folder that paths are relative to; by default the table's own. All images must lie in it.
+    download : bool
+        Ignored.
+
+    Returns
+    -------
+    Dataset
+        Named `table-`, the file's own name and, unless that is "label", the label's. Ids are the images' paths below
+        the folder. Raises InputError.
+    """
+    text, _, query = (argument or "").partition("?")
+    file, options = Path(text).expanduser(), options_of("table", query, _OPTIONS)
+    if not text or kind_of(file) != "file":
+        raise InputError(f"table:FILE.csv was expected, and {text!r} is no file")
+    columns = read_columns(file)
+    named = {
+        what: chosen_column(columns, what, options.get(what), usual)
+        for what, usual in _USUAL.items()
+    }
+    path, label = (_required(named, what, columns, text) for what in ("path", "label"))
+    tree = FolderTree(root or file.parent)
+    ids = image_ids(tree, columns[path], path)
+    classes, labels, readings = class_indices(columns[label], label)
+    parts, told_of_parts = _parts(columns, named["part"], "part" in options)
+    told = ", ".join(f"{what} from {name!a}" for what, name in named.items() if name)
+    return Dataset(
+        name="table-" + own_name(file.with_suffix("")) + _suffix("" if label == "label" else label),
+        classes=classes,
+        sample_ids=ids,
+        labels=labels,
+        read=tree.read,
+        groups=_groups(columns, named["group"]),
+        parts=parts,
+        readings=(f"columns of the table: {told}", *readings, *told_of_parts),
+    )
+
+
+def _required(
+    named: Mapping[str, str | None], what: str, columns: Mapping[str, Any], text: str
+) -> str:
+    """Return the column of a kind that there must be."""
+    name = named[what]
+    if name is None:
+        raise InputError(
+            f"the table has no column with a usual name of the {what}, its columns are {', '.join(columns)}: name "
+            f"one, as in table:{text}?{what}={next(iter(columns))}"
+        )
+    return name
+
+
+def _suffix(column: str) -> str:
+    return column and "-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", column).strip("-.")[:60] or "column")
+
+
+def _groups(columns: Mapping[str, Sequence[Any]], name: str | None) -> tuple[str, ...]:
+    groups = tuple(text_of(value) for value in columns[name]) if name else ()
+    if empty := groups.count(""):
+        raise InputError(
+            f"the column {name!r} must have a group for every image, and {empty} of {len(groups)} have none: fill them "
+            "in, or rename the column"
+        )
+    return groups
+
+
+def _parts(
+    columns: Mapping[str, Sequence[Any]], name: str | None, asked: bool
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the part of each image, and what to tell; a column that was not asked for may hold something else."""
+    texts = [text_of(value) for value in columns[name]] if name else []
+    strange = [text for text in dict.fromkeys(texts) if text.lower() not in PART_NAMES]
+    if not strange:
+        return tuple(PART_NAMES[text.lower()] for text in texts), []
+    if asked:
+        raise InputError(
+            f"the column {name!r} must have one of {', '.join(PART_NAMES)} for every image, got {some(strange)}"
+        )
+    return (), [f"{name!a} is not used, since it does not hold train, val and test only"]

@@ -1,0 +1,82 @@
+"""What each score is called, what it is measured in, and which direction is better."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SHARE = "%"
+
+
+class Metric(NamedTuple):
+    """A score as it is shown: `factor * value` in `unit`."""
+
+    name: str
+    title: str
+    unit: str = SHARE  #: "" if it has none
+    higher_is_better: bool = True
+    curve: bool = False  #: whether reports draw it against the training share
+    decimals: int = 1
+
+    @property
+    def factor(self) -> int:
+        """What a value is multiplied by: shares are shown in percent."""
+        return 100 if self.unit == SHARE else 1
+
+    def written(self, value: float) -> str:
+        """Write a value in the unit, without it."""
+        return f"{self.factor * value:.{self.decimals}f}"
+
+    def better(self, value: float) -> float:
+        """Return a number that is larger for a better value."""
+        return value if self.higher_is_better else -value
+
+
+def _shares(**titles: str) -> list[Metric]:
+    return [Metric(name, title) for name, title in titles.items()]
+
+
+#: The scores of each task; models are ranked and compared by the first.
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "classification": (
+        Metric("accuracy", "accuracy", curve=True),
+        Metric("balanced_accuracy", "balanced accuracy"),
+        Metric("macro_f1", "macro F1", curve=True),
+        Metric("ece", "calibration error", higher_is_better=False),
+        Metric("log_loss", "log loss", "nats", higher_is_better=False, decimals=3),
+    ),
+    # Over all held-out pixels first: a mean over images scores an image without foreground 0 or 1.
+    "segmentation": (
+        Metric("pooled_iou", "pooled IoU", curve=True),
+        *_shares(
+            pooled_dice="pooled Dice",
+            pooled_f1="pooled F1",
+            pooled_accuracy="pooled accuracy",
+            pooled_precision="pooled precision",
+            pooled_recall="pooled recall",
+        ),
+        Metric("iou", "image IoU", curve=True),
+        *_shares(
+            dice="image Dice",
+            f1="image F1",
+            accuracy="image accuracy",
+            precision="image precision",
+            recall="image recall",
+        ),
+    ),
+}
+
+
+def metrics_of(task: str) -> tuple[Metric, ...]:
+    """Return the scores of a task, the one that models are ranked by first."""
+    return METRICS[task]
+
+
+def ranked_by(task: str) -> Metric:
+    """Return the score that models of a task are ranked and compared by."""
+    return METRICS[task][0]
+
+
+def metric_of(task: str, name: str) -> Metric:
+    """Return a score by name; one that is not declared is shown as it is."""
+    declared = {metric.name: metric for metric in METRICS[task]}
+    return declared.get(name, Metric(name, name.replace("_", " "), "", decimals=3))
