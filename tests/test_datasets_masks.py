@@ -122,20 +122,15 @@ def test_another_coding_is_another_dataset(root):
     assert len(set(names)) == len(names)
 
 
-# Layouts: the folder of images and that of masks, for each part.
+# Layouts: an image, its mask, and its id, in a part.
 LAYOUTS = {
-    "in parts": ("{}/images/{}.jpg", "{}/masks/{}.png"),
-    "sat and map": ("{}/sat/{}.tiff", "{}/map/{}.tif"),
-    "input and output": ("roads/{}/input/{}.tiff", "roads/{}/output/{}.tif"),
-    "labels beside parts": ("tiff/{}/{}.tiff", "tiff/{}_labels/{}.tif"),
-    "parts by two": ("{}_images/{}.png", "{}_masks/{}.png"),
-    "parts in folders": ("images/{}/{}.jpg", "masks/{}/{}.png"),
-    "side by side in parts": ("{}/{}_sat.jpg", "{}/{}_mask.png"),
-}
-IDS = {
-    "parts in folders": "{}/{}.jpg",
-    "side by side in parts": "{}/{}_sat.jpg",
-    "in parts": "{}/{}.jpg",
+    "in parts": ("{}/images/{}.jpg", "{}/masks/{}.png", "{}/{}.jpg"),
+    "sat and map": ("{}/sat/{}.tiff", "{}/map/{}.tif", "{}/{}.tiff"),
+    "input and output": ("roads/{}/input/{}.tiff", "roads/{}/output/{}.tif", "{}/{}.tiff"),
+    "labels beside parts": ("tiff/{}/{}.tiff", "tiff/{}_labels/{}.tif", "{}/{}.tiff"),
+    "parts by two": ("{}_images/{}.png", "{}_masks/{}.png", "{}_images/{}.png"),
+    "parts in folders": ("images/{}/{}.jpg", "masks/{}/{}.png", "{}/{}.jpg"),
+    "side by side in parts": ("{}/{}_sat.jpg", "{}/{}_mask.png", "{}/{}_sat.jpg"),
 }
 FORMS = {".png": "PNG", ".jpg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 
@@ -145,10 +140,10 @@ FORMS = {".png": "PNG", ".jpg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 def test_parts_of_published_layouts(tmp_path, layout, make):
     files, ids = {"metadata.csv": b"x"}, []
     for part, i in itertools.product(("train", "val", "test"), (7, 12)):
-        image, label = (form.format(part, i) for form in LAYOUTS[layout])
+        image, label, sample_id = (form.format(part, i) for form in LAYOUTS[layout])
         files[image] = picture(i, form=FORMS[Path(image).suffix])
         files[label] = encoded(values(*[0] * i, 255), FORMS[Path(label).suffix])
-        ids.append(IDS.get(layout, "{}/{}.tiff").format(part, i))
+        ids.append(sample_id)
     files[str(Path(image).with_name("a.xml"))] = b"x"
     dataset = listed(make(tmp_path / "a", files))
     assert sorted(dataset.sample_ids) == sorted(ids)
