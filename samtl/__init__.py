@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samtl.datasets import Dataset as Dataset
+    from samtl.datasets import from_torch as from_torch
     from samtl.embed.api import EmbedResult as EmbedResult
     from samtl.embed.api import embed as embed
     from samtl.embed.verify import Verification as Verification
@@ -53,7 +54,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 _PUBLIC = {
     name.partition("=")[0]: (module, name.rpartition("=")[2])
     for module, names in {
-        "samtl.datasets": "Dataset",
+        "samtl.datasets": "Dataset from_torch",
         "samtl.embed.api": "embed EmbedResult",
         "samtl.embed.verify": "verify Verification",
         "samtl.errors": "SamtlError",

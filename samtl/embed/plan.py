@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl import registry
-from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
+from samtl.datasets import Dataset, MapStyle, groups_by, only, resolve, shuffled, subset
 from samtl.embed.changes import Changes, find_changes, table_of
 from samtl.encoders.base import EncoderSpec
 from samtl.encoders.checkpoints import check_source
@@ -34,7 +34,7 @@ from samtl.store.storage import IDENTITY, Storage, as_place, below, cache_folder
 class EmbedConfig:
     """The options of `samtl.embed`, which describes them."""
 
-    dataset: str | Dataset = "eurosat"
+    dataset: str | Dataset | MapStyle = "eurosat"
     encoder: str = "sam_vit_b"
     root: str | Path | None = None
     group_by: str | None = None
@@ -109,7 +109,9 @@ class Job:
     closeness: dict[str, float] = field(default_factory=dict)
 
 
-def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **options: Any) -> Plan:
+def plan(
+    dataset: str | Dataset | MapStyle = "eurosat", encoder: str = "sam_vit_b", **options: Any
+) -> Plan:
     """Return what `embed` would do with the same arguments, without downloading anything or writing to the store.
 
     `on_read` is called with the number of images that were read, and that are to be read. Raises what `embed` raises;

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.datasets import Dataset, resolve
+from samtl.datasets import Dataset, MapStyle, resolve
 from samtl.embed.changes import Found, look
 from samtl.embed.decode import decode_row, require_drive
 from samtl.embed.plan import require_usable
@@ -102,7 +102,7 @@ def verify(
     level: str = "rows",
     *,
     repair_it: bool = False,
-    dataset: str | Dataset | None = None,
+    dataset: str | Dataset | MapStyle | None = None,
     root: str | Path | None = None,
     recompute: int = 0,
     seed: int = 0,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl import registry, splits
-from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
+from samtl.datasets import Dataset, MapStyle, groups_by, resolve, shuffled, subset
 from samtl.embed.changes import image_hashes
 from samtl.errors import InputError, UnknownName
 from samtl.experiment.clock import Clock, OnEvent
@@ -87,7 +87,7 @@ def fit_head(
 
 
 def fit_baseline(
-    dataset: str | Dataset = "eurosat",
+    dataset: str | Dataset | MapStyle = "eurosat",
     baseline: str = "cnn",
     split: float | str | Split | None = None,
     seed: int = 0,

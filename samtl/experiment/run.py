@@ -21,7 +21,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from samtl._io import AtomicFolder, digest, file_sha256, inside, read_json
+from samtl._io import AtomicFolder, digest, file_sha256, inside, read_json, shortened
 from samtl.errors import InputError, writing
 from samtl.heads.io import TENSORS
 from samtl.metrics import classification
@@ -100,7 +100,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     def run_name(self) -> str:
         """Name of the run folder: what was learnt from, the model, the held-out share, the seed, the digest."""
         split = f"{self.split.share:.3g}-s{self.seed}-{self.digest[:8]}"
-        return f"{self.store or self.dataset}-{self.name}-{split}"
+        return f"{shortened(self.store or self.dataset, 190)}-{self.name}-{split}"
 
     @property
     def inputs(self) -> str:
