@@ -147,7 +147,7 @@ def _next_table(
         changed=len(leaving) - gone,
         removed=gone,
         returned=sum(row < start for row in rows) - len(stay),
-        relabelled=differing("label", "label_name"),
+        relabelled=differing(*table.label_columns),
         regrouped=differing("group", "part"),
     )
 

@@ -16,6 +16,7 @@ from samtl.embed.plan import require_usable
 from samtl.embed.reload import reload_encoder
 from samtl.encoders.base import Encoder
 from samtl.errors import DamageError, InputError, MismatchError
+from samtl.splits.labels import label_texts
 from samtl.store.maintenance import Repaired, repair
 from samtl.store.reader import Store, open_store
 from samtl.store.storage import IDENTITY, as_place, locate, open_storage
@@ -243,10 +244,9 @@ def _other_image(store: Store, row: int, sample_id: str, seen: Found) -> tuple[s
 
 
 def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
-    """List the name of each image's class, and its part, "" if it has none; classes of pixels are in the masks."""
-    names = (*of.classes, "")  # the label -1 means no class
-    classes = [names[label] if of.task == "classification" else "" for label in of.labels]
-    return list(zip(classes, of.parts or [""] * len(of), strict=True))
+    """List each image's label as text, and its part, "" if it has none; classes of pixels are in the masks."""
+    labels = of.truth if isinstance(of, Dataset) else of.labels
+    return list(zip(label_texts(labels, of.classes), of.parts or [""] * len(of), strict=True))
 
 
 def _choose_rows(store: Store, listed: Dataset, where: dict[int, int], seed: int) -> list[int]:

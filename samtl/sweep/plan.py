@@ -24,6 +24,7 @@ from samtl.experiment.sources import Data, Images, array_for
 from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
 from samtl.splits import Samples, Split, parse_many, select
+from samtl.splits.labels import label_texts
 from samtl.store.reader import Store, open_store
 
 DEFAULT_HEADS = {
@@ -263,13 +264,16 @@ def _compared(images: Dataset, samples: Samples, store: Store | None) -> list[li
         compare("task", store.task, images.task)
         compare("classes", ", ".join(store.classes), ", ".join(images.classes))
     seen: list[list[Any]] = []
-    names = (*images.classes, "none")  # of -1
+    now, had = (
+        label_texts(labels, images.classes)
+        for labels in (images.truth, images.truth if store is None else store.labels)
+    )
     rows = np.flatnonzero(samples.usable).tolist()
     looked = look(images, [samples.ids[row] for row in rows])
     for row, (name, found) in zip(rows, looked, strict=True):
         seen.append([name, found.image, found.mask])
         if store is not None:
-            compare(f"label of {name!r}", names[store.labels[row]], names[images.labels[row]])
+            compare(f"label of {name!r}", had[row], now[row])
             compare(f"image of {name!r}", store.image_sha256(row), found.image)
             compare(f"mask of {name!r}", store.mask_sha256(row), found.mask)
     return seen
