@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ class LeftOut:
     what: str  #: what they are, such as ".gif files"
     count: int
     examples: tuple[str, ...]  #: names of the first few, relative to the root
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.what}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Dataset:
         Files beside the images that are no images of the dataset.
     readings : tuple of str
         What the layout and the names were taken for, a sentence each, for whoever checks a plan.
+    root : Path, optional
+        A folder whose sub-folders are listed, so that no new store may be in it.
 
     Raises
     ------
@@ -109,6 +115,7 @@ class Dataset:
     parts: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     readings: tuple[str, ...] = ()
+    root: Path | None = None
 
     def __post_init__(self) -> None:
         n, count, masked = len(self.sample_ids), len(self.classes), self.read_mask is not None
