@@ -99,6 +99,12 @@ def edited(file, old, new):
     return lambda run: (run / file).write_text((run / file).read_text().replace(old, new))
 
 
+def scored(value, low, high):
+    """Give both metrics a score."""
+    score = {"value": value, "low": low, "high": high}
+    return changed(METRICS, metrics={"accuracy": score, "macro_f1": score})
+
+
 def grown(file):
     def spoil(run):
         os.truncate(run / file, MOST_TABLE + 1)
@@ -148,10 +154,10 @@ def in_place_of(file, target):
         (changed("head.json", task="segmentation"), r"head\.json"),
         (changed(CONFIG, split=OTHER_SPLIT), r"split\.json"),
         (changed("split.json", validation_digest="0" * 64), r"split\.json"),
-        (
-            changed(METRICS, metrics={"accuracy": {"value": 0.9, "low": 0.1, "high": 0.8}}),
-            "accuracy",
-        ),
+        (scored(0.9, 0.1, 0.8), "accuracy"),
+        (scored(0.1, 0.2, 0.8), "accuracy"),
+        (changed(METRICS, metrics={}), "accuracy"),
+        (changed(METRICS, seconds={}), "total"),
         (changed(METRICS, floor={"accuracy": {"value": 0.1, "low": 0.2, "high": 0.8}}), "accuracy"),
         (changed(METRICS, also={"knn": {"ece": {"value": 0.9, "low": 0.1, "high": 0.8}}}), "ece"),
         (changed(METRICS, metrics={"accuracy": {"value": None, "low": 0, "high": 1}}), "float"),

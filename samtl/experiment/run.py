@@ -35,6 +35,7 @@ from samtl.errors import InputError, writing
 from samtl.heads.io import CARD, TENSORS
 from samtl.metrics import classification
 from samtl.metrics.classification import PerClass, Score
+from samtl.metrics.declared import metrics_of
 from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
@@ -251,7 +252,10 @@ def _require_file(path: Path, sha256: str) -> None:
 
 
 def _require_agreement(run: Run) -> None:
-    """Raise ValueError if scores are none, or the files of a run contradict each other."""
+    """Raise ValueError if scores are none or missing, or the files of a run contradict each other."""
+    wanted = {one.name for one in metrics_of(run.task) if one.curve}
+    if missing := wanted - run.metrics.keys() | {"total"} - run.seconds.keys():
+        raise ValueError(f"{METRICS} lacks {', '.join(sorted(missing))}")
     for scores in (run.metrics, run.floor or {}, *run.also.values()):
         for name, score in scores.items():
             if not -math.inf < score.low <= score.value <= score.high < math.inf:
