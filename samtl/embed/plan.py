@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from samtl import registry
 from samtl.datasets import Dataset, MapStyle, groups_by, only, resolve, shuffled, subset
 from samtl.embed.changes import Changes, find_changes, table_of
@@ -50,6 +52,14 @@ class EmbedConfig:
     out: str | Path | None = None
     check_images: bool = True
     untrusted: bool = False
+
+    def __post_init__(self) -> None:
+        """Take numbers of numpy, and one name for a list of them."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+        if isinstance(self.tiers, str):
+            object.__setattr__(self, "tiers", self.tiers.split(","))
 
     @property
     def source(self) -> str | None:
@@ -164,7 +174,9 @@ def prepare(
         elif engine == "int8" and not begun.startswith(INT8):
             engine = "fast"  # these were too far
         dtype = begun if dtype == "auto" else dtype
-    if state is not None and config.image_size is None:
+    if state is None:
+        _refuse_inside(place, listed)
+    elif config.image_size is None:
         spec = module.spec(config.encoder, state.identity.image_size)
     compute_dtype = resolve_compute(dtype, engine, devices[0])
     measured = encoder_speeds(devices[0]) if dtype == "auto" else None
@@ -295,6 +307,16 @@ def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -
 
 def _existing(place: Path) -> Path:
     return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+
+
+def _refuse_inside(place: Path | str, dataset: Dataset) -> None:
+    """Raise InputError if a new store would be in the dataset's folder, where its folders would be listed."""
+    root = dataset.root
+    if root and isinstance(place, Path) and place.resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"{place} would be in the dataset's folder {root}, and the dataset another one the next time; name a "
+            "folder beside it with --out"
+        )
 
 
 def _refuse_foreign(place: Path | str, storage: Storage) -> None:
