@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from toys import blobs, stripes
 from torch import nn
+from toys import blobs, stripes
 
 from samtl import registry
 from samtl._runtime import parts

@@ -96,9 +96,9 @@ class BatchNorm(nn.BatchNorm2d):
         out: Tensor
         out, mean, variance, n = _Normalise.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         if parts.position() == 0:
-            assert self.running_mean is not None and self.running_var is not None
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
+            moved: Any = self
+            moved.running_mean.lerp_(mean, self.momentum)
+            moved.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
         return out
 
 

@@ -130,7 +130,7 @@ class GridHead(Network):
         From (n, channels, side, side) to (n, K) or (n, K, 4 side, 4 side). Scores of a row do not depend on the others.
         Raises InputError if the shape is not that of the training part.
         """
-        return torch.cat(parts.each(self._scores, torch.from_numpy(rows).split(1))).numpy()
+        return torch.cat(parts.each(self._scores, torch.split(torch.from_numpy(rows), 1))).numpy()
 
     @torch.inference_mode()
     def _scores(self, row: Tensor) -> Tensor:
@@ -164,13 +164,12 @@ class GridHead(Network):
             Of each image before that, and of the masks.
         """
 
-
         def class_map(row: Tensor, i: int) -> NDArray[np.uint8]:
             height, width = shapes[i]
             square = interpolate(self._scores(row), (image_size, image_size), mode="bilinear")[0]
             return largest(square[:, :height, :width], sizes[i] if sizes else None)
 
-        return parts.each(class_map, torch.from_numpy(rows).split(1), range(len(rows)))
+        return parts.each(class_map, torch.split(torch.from_numpy(rows), 1), range(len(rows)))
 
     def network(self) -> nn.Module:
         channels, side, _ = self.shape_

@@ -328,8 +328,8 @@ class Trainer:
         """Train to the end.
 
         The same seed gives the same weights to the last bit, whatever the number of threads, on the same processor with
-        the same version of torch and the same dtype, which a recipe with `auto` chooses by what was measured. Raises InputError as `settle` does, and
-        ResourceError if memory runs out.
+        the same version of torch and the same dtype, which a recipe with `auto` chooses by what was measured. Raises
+        InputError as `settle` does, and ResourceError if memory runs out.
         """
         remedy = "lower --batch-size, or --image-size where pixels are read"
         size = self.recipe.batch_size
