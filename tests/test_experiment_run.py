@@ -57,6 +57,16 @@ def test_a_taken_name_is_left_alone(tmp_path):
     assert [read_run(path).peak_memory for path in paths] == [1, 2]
 
 
+@pytest.mark.parametrize("name", ["n" * 240, "\N{CJK UNIFIED IDEOGRAPH-6797}" * 83])
+def test_the_name_of_a_run_is_one_that_a_disk_takes(tmp_path, name):
+    paths = [written(tmp_path, store=name).path for _ in range(2)]
+    assert len(set(paths)) == 2
+    for path in paths:
+        assert name.startswith(path.name[:60])
+        assert len(f"{path.name}.json".encode()) < 250
+    assert written(tmp_path, store="n" * 180).path.name.startswith("n" * 180 + "-mlp-0.2-s0-")
+
+
 def test_nothing_is_left_of_a_run_that_failed(tmp_path):
     for error, fields in (
         (ValueError, {"metrics": {"accuracy": Score(np.nan, 0, 1)}}),

@@ -1,5 +1,6 @@
 """Runs become a folder with a page and its figures; nothing that was there before is lost."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from unittest.mock import Mock
 import pages
 import pytest
 from fake_runs import a_mask_run, a_run, read_csv, the_one
+from markupsafe import escape
 from PIL import Image
 from toys import blobs, stripes
 
@@ -267,3 +269,25 @@ def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
     unknown += [("s3://bucket/store.zarr",), ("s3:/bucket",), ("s3://",), ("no\0path",)]
     for i, stores in enumerate(unknown):
         assert time_of_pass(tmp_path / f"none{i}", *stores) is None
+
+
+def test_names_are_no_formulas_in_tables_for_spreadsheets(tmp_path):
+    names = ('=HYPERLINK("http://x")', "@sum", "-1+1")
+    a_run(tmp_path / "sweep" / "cells", classes=names)
+    result = make_report(tmp_path / "sweep", tmp_path / "report")
+    rows = read_csv(result.folder / "figures" / "classes.csv")
+    assert [row["class"] for row in rows] == [f"'{name}" for name in names]
+    assert f"<td>{escape(names[0])}</td>" in result.page.read_text(encoding="utf-8")
+    for path in (result.folder / "figures").glob("*.csv"):
+        with path.open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(("=", "@", "-1+"))], path
+    row = {"dataset": names[0], "metric_value": -0.5, "untrained": True, "seed": -1}
+    SweepResult(tmp_path, 1, 0, {}, [row], 1.0, ()).write_table(tmp_path / "t.csv")
+    (read,) = read_csv(tmp_path / "t.csv")
+    assert read == {
+        "dataset": f"'{names[0]}",
+        "metric_value": "-0.5",
+        "untrained": "true",
+        "seed": "-1",
+    }

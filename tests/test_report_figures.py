@@ -12,8 +12,8 @@ from stubs import edit_run
 from toys import blobs
 
 from samtl.experiment.tables import read_images, read_predictions
-from samtl.metrics.bootstrap import Difference
 from samtl.metrics.declared import ranked_by
+from samtl.metrics.paired import Difference
 from samtl.report import figures
 from samtl.report.album import Album
 from samtl.report.figures.confusion import percent
@@ -407,13 +407,13 @@ def test_reliability_is_of_the_predictions_and_not_drawn_without_probabilities(
     assert figures.reliability(the_one(tmp_path)) == []
 
 
-def test_scores_of_classes_have_wilson_intervals(tmp_path):
+def test_scores_of_classes_have_intervals(tmp_path):
     ids = [f"x/{i:03d}.png" for i in range(60)]
     a_run(tmp_path, "mlp", ids=ids, share=0.5, classes=("a", "b"), wrong={})
     (drawing,) = figures.per_class(the_one(tmp_path))
     for row in drawing.rows:
         n = round(row["held out"])
-        expected = binomtest(n, n).proportion_ci(method="wilson")
+        expected = binomtest(n, n).proportion_ci()
         assert row["recall, %"] == 100
         assert row["recall, low"] == pytest.approx(100 * expected.low, rel=1e-6)
 

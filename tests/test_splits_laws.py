@@ -32,19 +32,22 @@ def scenes(sizes, classes=1):
 
 @st.composite
 def described(draw):
-    """Samples for either task, in groups or not, some of them unusable."""
+    """Samples for either task, in groups or not, some of them unusable, some with the same image."""
     n = 10 * draw(st.integers(6, 12))
     labels = np.arange(n) % 3 if draw(st.booleans()) else None
     groups = [f"scene{i // 5}" for i in range(n)] if draw(st.booleans()) else ()
     parts = [PARTS[i // 3 % 3] for i in range(n)]
+    alike = draw(st.sampled_from([1, 2, 7]))  # of 7, some have another label
+    images = tuple(f"sha256 of {max(i % 11 and i, i // alike)}" for i in range(n))
     made = Samples.of([f"{i:03d}.jpg" for i in range(n)], labels, groups=groups, parts=parts)
-    return replace(made, usable=np.arange(n) % 23 != draw(st.integers(0, 23)))
+    usable = np.arange(n) % 23 != draw(st.integers(0, 23))
+    return replace(made, usable=usable, images=images if alike > 1 else ())
 
 
 def reordered(samples, order):
     columns = {
         name: tuple(getattr(samples, name)[i] for i in order) if getattr(samples, name) else ()
-        for name in ("ids", "groups", "parts")
+        for name in ("ids", "groups", "parts", "images")
     }
     return replace(samples, **columns, labels=samples.labels[order], usable=samples.usable[order])
 
@@ -82,6 +85,10 @@ def test_laws(samples, spec, seed, data):
     if samples.groups and spec.draws:
         members = [{samples.groups[i] for i in part} for part in parts]
         assert len(set.union(*members)) == sum(map(len, members))
+    if spec.draws:
+        images = [{samples.image[i] for i in part} for part in parts]
+        assert len(set.union(*images)) == sum(map(len, images))
+        assert split.copies_held_out(samples) == 0
     assert splits.leaks(split.name) == (spec.draws and not samples.groups)
 
     moved = reordered(samples, data.draw(st.permutations(range(len(samples.ids)))))
@@ -224,7 +231,8 @@ def test_fewer_labels_are_some_of_more(samples, base, seed, shares):
     if not (samples.groups and parse(base).draws):
         for share, found in zip(sorted(shares), made, strict=False):
             for kept, of in zip(parts_of(found)[1:], parts_of(whole)[1:], strict=True):
-                assert abs(len(kept) - max(share * len(of), len(counts(samples, of)))) <= 0.5 + 1e-9
+                few, many = (len(samples.distinct(rows)) for rows in (kept, of))
+                assert abs(few - max(share * many, len(counts(samples, of)))) <= 0.5 + 1e-9
 
 
 @given(st.booleans(), SEEDS)
@@ -238,6 +246,44 @@ def test_few_shots_are_inside_more_and_inside_fractions(labelled, seed):
     for n, split in zip(numbers, made, strict=True):
         assert set(counts(samples, split.seen)) == {n}
         assert set(counts(samples, split.validation)) == {max(1, int(n / 5 + 0.5))}
+
+
+def test_identical_images_are_drawn_as_one():
+    """Whatever their labels say; the others are drawn as they were."""
+    ids, labels = [f"{i}.png" for i in range(24)], [i % 2 for i in range(24)]
+    images = [f"{i}" for i in range(24)]
+    alone = Samples.of(ids, labels)
+    copied = Samples.of([*ids, *(f"~{i}" for i in ids)], [*labels, *labels[1:], 0])
+    copied = replace(copied, images=(*images, *images))
+    for spec in ("0.25", "fold:2/3", "label:0.5@0.25"):
+        one, both = (select(samples, parse(spec), 3) for samples in (alone, copied))
+        for part, twice in zip(parts_of(one), parts_of(both), strict=True):
+            assert sorted([*part, *(part + 24)]) == twice.tolist()
+    few = select(copied, parse("shots:5@0.25"), 3)
+    assert len(copied.distinct(few.seen)) == len(few.seen) == 10
+    known = replace(copied, images=(*images, *[""] * 24))  # not embedded yet
+    assert select(known, parse("0.25"), 3) == select(replace(copied, images=()), parse("0.25"), 3)
+    listed = replace(copied, parts=("train",) * 22 + ("validation",) * 2 + ("test",) * 24)
+    shipped = select(listed, parse("shipped"), 0)
+    assert (len(shipped.test), shipped.copies_held_out(copied)) == (24, 24)
+    with pytest.raises(InputError, match="of 24 different images holds out 0"):
+        select(copied, parse("0.01"), 0)
+
+
+def test_groups_with_an_image_in_common_stay_together():
+    samples = scenes([4] * 6)
+    images = [f"{i}" for i in range(24)]
+    joined = replace(samples, images=(*images[:23], "0"))
+    for seed in range(6):
+        split = select(joined, parse("0.3"), seed)
+        for part in parts_of(split):
+            assert np.isin([0, 20], part).sum() in (0, 2)
+    assert select(replace(samples, images=tuple(images)), parse("0.3"), 1) == select(
+        samples, parse("0.3"), 1
+    )
+    black = tuple(f"{i % 4 and i}" for i in range(24))  # the first of each scene
+    with pytest.raises(InputError, match="at least 2 groups without identical images"):
+        select(replace(samples, images=black), parse("0.3"), 0)
 
 
 @pytest.mark.parametrize(

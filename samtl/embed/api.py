@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from samtl._runtime import Note, peak_memory, size
-from samtl.datasets import Dataset
+from samtl.datasets import Dataset, MapStyle
 from samtl.embed.closeness import close_enough, compare, in_float, must_compare
 from samtl.embed.devices import encode_on_devices
 from samtl.embed.pipeline import Meter, Progress, encode_blocks, load_encoder, start_writer
@@ -58,7 +58,7 @@ class EmbedResult:
 
 
 def embed(
-    dataset: str | Dataset = "eurosat",
+    dataset: str | Dataset | MapStyle = "eurosat",
     encoder: str = "sam_vit_b",
     *,
     root: str | Path | None = None,
@@ -86,10 +86,11 @@ def embed(
 
     Parameters
     ----------
-    dataset : str or Dataset
+    dataset : str, Dataset or map-style data set
         A name that `samtl ls datasets` shows, `folder:PATH` or `masks:PATH`.
 
-        Or a dataset of your own.
+        Or a dataset of your own, or one that gives samples by their number, as TorchGeo's and torchvision's do: see
+        `samtl.from_torch`.
     encoder : str
         A name that `samtl ls encoders` shows.
     root : str or Path, optional

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl import registry
-from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
+from samtl.datasets import Dataset, MapStyle, groups_by, only, resolve, shuffled, subset
 from samtl.embed.changes import Changes, find_changes, table_of
 from samtl.encoders.base import EncoderSpec
 from samtl.encoders.checkpoints import check_source
@@ -34,7 +34,7 @@ from samtl.store.storage import IDENTITY, Storage, as_place, below, cache_folder
 class EmbedConfig:
     """The options of `samtl.embed`, which describes them."""
 
-    dataset: str | Dataset = "eurosat"
+    dataset: str | Dataset | MapStyle = "eurosat"
     encoder: str = "sam_vit_b"
     root: str | Path | None = None
     group_by: str | None = None
@@ -109,7 +109,9 @@ class Job:
     closeness: dict[str, float] = field(default_factory=dict)
 
 
-def plan(dataset: str | Dataset = "eurosat", encoder: str = "sam_vit_b", **options: Any) -> Plan:
+def plan(
+    dataset: str | Dataset | MapStyle = "eurosat", encoder: str = "sam_vit_b", **options: Any
+) -> Plan:
     """Return what `embed` would do with the same arguments, without downloading anything or writing to the store.
 
     `on_read` is called with the number of images that were read, and that are to be read. Raises what `embed` raises;
@@ -162,7 +164,9 @@ def prepare(
         elif engine == "int8" and not begun.startswith(INT8):
             engine = "fast"  # these were too far
         dtype = begun if dtype == "auto" else dtype
-    if state is not None and config.image_size is None:
+    if state is None:
+        _refuse_inside(place, listed)
+    elif config.image_size is None:
         spec = module.spec(config.encoder, state.identity.image_size)
     compute_dtype = resolve_compute(dtype, engine, devices[0])
     measured = encoder_speeds(devices[0]) if dtype == "auto" else None
@@ -293,6 +297,16 @@ def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -
 
 def _existing(place: Path) -> Path:
     return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+
+
+def _refuse_inside(place: Path | str, dataset: Dataset) -> None:
+    """Raise InputError if a new store would be in the dataset's folder, where its folders would be listed."""
+    root = dataset.root
+    if root and isinstance(place, Path) and place.resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"{place} would be in the dataset's folder {root}, and the dataset another one the next time; name a "
+            "folder beside it with --out"
+        )
 
 
 def _refuse_foreign(place: Path | str, storage: Storage) -> None:

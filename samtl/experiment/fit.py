@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from samtl import registry, splits
-from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
+from samtl.datasets import Dataset, MapStyle, groups_by, resolve, shuffled, subset
+from samtl.embed.changes import image_hashes
 from samtl.errors import InputError, UnknownName
 from samtl.experiment.clock import Clock, OnEvent
 from samtl.experiment.run import Run, read_run, runs_folder
@@ -51,7 +52,7 @@ def fit_head(
 
         Or a `Split` of these samples, made elsewhere.
     seed : int
-        For the split, the head and the intervals; 0 to 2**32 - 1.
+        For the split and the head; 0 to 2**32 - 1.
     out : path, optional
         The folder in which the run folder is made; by default `$SAMTL_RUNS`, else `./runs`.
     params : mapping, optional
@@ -86,7 +87,7 @@ def fit_head(
 
 
 def fit_baseline(
-    dataset: str | Dataset = "eurosat",
+    dataset: str | Dataset | MapStyle = "eurosat",
     baseline: str = "cnn",
     split: float | str | Split | None = None,
     seed: int = 0,
@@ -136,7 +137,7 @@ def fit_baseline(
         data = replace(data, groups=groups_by(data.sample_ids, group_by))
     size = 0 if same_split_as is None else read_run(same_split_as).resolution
     given = {"root": root and str(root), "limit": limit, "per_class": per_class}
-    source = Images(data, size or IMAGE_SIZE)
+    source = Images(data, size or IMAGE_SIZE, images=image_hashes(data))
     how = (split, seed, same_split_as, group_by)
     return _fit(source, baseline, model, how, given).fit(runs_folder(out), clock)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from samtl import registry
-from samtl._io import digest
+from samtl._io import crc32c, digest
 from samtl.baselines.base import PixelBaseline
 from samtl.baselines.floor import Baseline as FloorBaseline
 from samtl.baselines.pixels import read_image, read_mask
@@ -35,7 +37,7 @@ from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
 from samtl.splits import Samples, Split
 from samtl.splits.split import Rows
 from samtl.store.reader import Store
-from samtl.store.views import choose_columns
+from samtl.store.views import choose_columns, samples_of
 
 Head = PooledHead | GridHead
 
@@ -77,7 +79,7 @@ class Data:
                 f"{store.path} is not complete: {missing.sum()} of {len(valid)} rows have no {array!r} yet; run "
                 "samtl embed again to finish it, or go on without them with --allow-partial"
             )
-        samples = store.samples(array)
+        samples = samples_of(store, array)
         usable = samples.usable
         #: How many rows are not usable.
         self.left_out = {
@@ -98,15 +100,10 @@ class Data:
     def digest(self) -> str:
         """Digest of all samples of the store with their labels, images and masks; the same for every array."""
         store = self.store
-        named: list[list[Any]] = [
-            [name, int(label), store.image_sha256(row)]
-            for row, (name, label) in enumerate(zip(store.sample_ids, store.labels, strict=True))
-        ]
-        if self.masks:
-            # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
-            for row in np.flatnonzero(store.valid("mask")).tolist():
-                named[row].append(store.checksum("mask", row))
-        return digest({"classes": list(store.classes), "samples": sorted(named)})
+        # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
+        rows = np.flatnonzero(store.valid("mask")).tolist() if self.masks else ()
+        masks = {row: store.checksum("mask", row) for row in rows}
+        return _state(store, store.labels, self.samples.images, masks)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -221,25 +218,37 @@ class Images:
     image_size: int = (
         IMAGE_SIZE  #: the resolution of scores, the encoder's of heads to compare with
     )
-    pixels: str = ""  #: a digest of the images and masks if they were read before
+    state: str = ""  #: `digest` if it is known
+    images: tuple[str, ...] = ()  #: sha256 of each image file, which splits need
 
     def __post_init__(self) -> None:
         data, labels = self.dataset, np.array(self.dataset.labels, dtype=np.int64)
         self.masks, self.columns = data.task == "segmentation", ()
         usable = np.full(len(data), True) if self.masks else labels >= 0
         about = (data.name, data.task, data.sample_ids, data.classes)
-        self.samples = Samples(*about, labels, usable, data.groups, data.parts)
+        self.samples = Samples(*about, labels, usable, data.groups, data.parts, self.images)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of all samples with their labels, images and masks; that of `Data` if a store has the same."""
+        if self.state:
+            return self.state
+        data, masks = self.dataset, {}
+        for row in range(len(data)) if self.masks else ():
+            with contextlib.suppress(InputError):  # if it is needed, training says so
+                mask = read_mask(data, row, read_image(data, row).shape[:2])
+                masks[row] = crc32c(mask_square(mask, self.image_size).tobytes())
+        return _state(data, data.truth, self.images or ("",) * len(data), masks)
 
     @property
     def about(self) -> dict[str, Any]:
         """Fields of a `Config` that say what is learnt from."""
         data = self.dataset
-        named = sorted(zip(data.sample_ids, data.labels, strict=True))
         return {
             "kind": "baseline",
             "features": "pixels",
-            "samples_digest": digest([list(data.classes), named, self.pixels]),
+            "samples_digest": self.digest,
             "resolution": self.image_size if self.masks else 0,
             "dataset": data.name,
             "note": data.note,
@@ -271,6 +280,19 @@ class Images:
         floor = FloorBaseline(random_state=seed)
         floor.fit(self.dataset, split.train, split.validation)
         return self.answers(floor, FLOOR, split.test, Clock())
+
+
+def _state(
+    of: Store | Dataset, labels: NDArray[Any], images: Sequence[str], masks: Mapping[int, int]
+) -> str:
+    """Digest samples with their labels, the sha256 of their images and the checksums of their masks."""
+    named: list[list[Any]] = [
+        [name, None if label != label else label, image, *([masks[row]] if row in masks else ())]
+        for row, (name, label, image) in enumerate(
+            zip(of.sample_ids, labels.tolist(), images, strict=True)
+        )
+    ]
+    return digest({"classes": list(of.classes), "samples": sorted(named, key=itemgetter(0))})
 
 
 def array_for(store: Store, name: str, head: Head) -> str:

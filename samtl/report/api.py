@@ -28,6 +28,7 @@ from samtl.report.page import Part, Section, caption, render, slug
 from samtl.report.style import png, svg
 from samtl.splits.spec import leaks
 from samtl.store.storage import as_folder
+from samtl.sweep.results import no_formula
 
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
@@ -186,9 +187,11 @@ def _write(part: Part, folder: Path) -> bytes | None:
     """Write the files of a part, and return the image that the page embeds; None for a table."""
     with (folder / f"{part.name}.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(part.header)
+        table.writerow(map(no_formula, part.header))
         for row in part.rows:
-            table.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
+            table.writerow(
+                f"{v:.6g}" if isinstance(v, float) else no_formula(v) for v in row.values()
+            )
     if part.figure is None:
         return None
     bitmap = png(part.figure, tight=part.picture)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from samtl.experiment.run import Run
 from samtl.experiment.tables import read_images, read_predictions
-from samtl.metrics.bootstrap import FEWEST, Difference, Outcome, paired_differences
 from samtl.metrics.declared import SHARE, Metric
+from samtl.metrics.paired import FEWEST, Difference, Outcome, paired_differences
 from samtl.report.compare import Comparison, Series
 
 
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
     def amount(self, metric: Metric) -> str:
         """Write the difference with its unit and interval; differences of shares are in hundredths ("points")."""
         value, _, interval = self.figures(metric).partition(" ")
-        few = f", of {self.gap.n_samples} samples only" if self.gap.n_samples < FEWEST else ""
+        few = "" if self.gap.n_samples >= FEWEST else f", of {self.gap.n_samples} samples only"
         return f"{value}{f' {points(metric)}'.rstrip()} {interval}{few}"
 
     def figures(self, metric: Metric) -> str:
@@ -52,9 +52,9 @@ def points(metric: Metric) -> str:
 
 
 def compared(comparison: Comparison) -> list[Pair]:
-    """Compare every two models on each kind of split by paired bootstrap over the samples that both were scored on.
+    """Compare every two models on each kind of split on the samples that both were scored on.
 
-    Segmentations are compared by all pixels of the images that are drawn.
+    Segmentations are compared by all pixels of their images together.
     """
     metric, pairs = comparison.metric, []
     for some in comparison.by_kind.values():
@@ -104,7 +104,10 @@ def _absolute(metric: Metric, one: Series) -> str:
     unit = f" {metric.unit}" if metric.unit else ""
     counts = sorted({run.n_test for run in one.runs})
     sizes = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
-    return f"{metric.title} {value}{unit} [{low}, {high}], {sizes} images held out"
+    # As the intervals count: groups of samples, if there are any.
+    groups = min(run.n_groups for run in one.runs)
+    of_groups = f" in {groups} groups" if groups else ""
+    return f"{metric.title} {value}{unit} [{low}, {high}], {sizes} images held out{of_groups}"
 
 
 def findings(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:

@@ -4,12 +4,15 @@ A fifth of the samples that are not held out, of each class or of whole groups, 
 
 Every draw takes the first samples, or groups, of a ranking by sha256 of (purpose, seed, id). The purpose is part of
 the key, so that the validation part is not the runners-up of the held-out one.
+
+Identical images are drawn as one, under the id that comes first, and groups that have an image in common as one group.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -31,15 +34,17 @@ def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
         If the share leaves a part empty or without a class, there are fewer than 2 samples (of a class) or groups to
         divide, or whole groups leave a part without a class.
     """
-    rows = samples.rows
+    samples, rows = _joined(samples), samples.rows
     _require(samples, rows, 2, "a split")
-    total, classes = _rounded(share, len(rows)), len(samples.by_class(rows))
+    drawn = samples.distinct(rows)
+    total, classes = _rounded(share, len(drawn)), len(samples.by_class(drawn))
     # Of what is not held out, some is for validation.
-    if not samples.groups and not classes <= total <= len(rows) - 2 * classes:
+    if not samples.groups and not classes <= total <= len(drawn) - 2 * classes:
         lacks = f"without some of the {classes} classes" if classes > 1 else "empty"
-        low = classes / len(rows)
+        low = classes / len(drawn)
+        what = "samples" if len(drawn) == len(rows) else "different images"
         raise InputError(
-            f"--split {share} of {len(rows)} samples holds out {total}, which leaves one part {lacks}: choose a "
+            f"--split {share} of {len(drawn)} {what} holds out {total}, which leaves one part {lacks}: choose a "
             f"share from {low:.3g} to {1 - 2 * low:.3g}, or embed more images"
         )
     name = "grouped" if samples.groups else "holdout"
@@ -58,13 +63,13 @@ def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
         If there are fewer samples (of a class) or groups than folds, or fewer than 2 to train and validate on, or whole
         groups leave a part without a class.
     """
-    rows = samples.rows
+    samples, rows = _joined(samples), samples.rows
     _require(samples, rows, folds, f"a split into {folds} folds")
     if not samples.groups:
-        ranked = _ranked("fold", seed, samples.ids, rows.tolist())
-        dealt = sorted(ranked, key=samples.truth.__getitem__)
-        test = np.array(dealt[which - 1 :: folds])
-        return _made(samples, (np.setdiff1d(rows, test), test), "fold", 1 / folds, seed)
+        ranked = _ranked("fold", seed, samples.ids, samples.distinct(rows).tolist())
+        dealt = sorted(ranked, key=samples.strata.__getitem__)
+        parts = _with_copies(samples, rows, dealt[which - 1 :: folds])
+        return _made(samples, parts, "fold", 1 / folds, seed)
     filled, chosen = [0] * folds, set()
     for group, count in _groups("grouped-fold", seed, samples, rows).items():
         to = filled.index(min(filled))
@@ -79,9 +84,10 @@ def fewer(samples: Samples, split: Split, seed: int, *, share: float = 0, count:
     """Keep some of the samples that are not held out; the others are in no part of the split returned.
 
     Either a `share`, the same of every class, or whole groups; it is raised if a class would have no training or no
-    validation sample. Or a `count` of each class (for segmentation, of all samples), a fifth of them for validation; it
-    raises InputError if a class has too few. What is kept of less is kept of more.
+    validation sample. Or a `count` of different images of each class (for segmentation, of all samples), a fifth of
+    them for validation; it raises InputError if a class has too few. What is kept of less is kept of more.
     """
+    samples = _joined(samples)
     if count:
         held = max(_rounded(VALIDATION_SHARE, count), 1)
         train = _shots(samples, split.train, count - held, seed)
@@ -105,8 +111,11 @@ def _made(samples: Samples, parts: tuple[Rows, Rows], name: str, share: float, s
 
 def _kept(samples: Samples, rows: Rows, share: float, seed: int) -> list[int]:
     if not samples.groups:
-        line = _line(samples, rows, "label", seed)
-        return line[: max(_rounded(share, len(rows)), len(np.unique(samples.truth[rows])))]
+        drawn = samples.distinct(rows)
+        n = max(_rounded(share, len(drawn)), len(np.unique(samples.truth[drawn])))
+        line = _line(samples, drawn, "label", seed)
+        kept: list[int] = _with_copies(samples, rows, line[:n])[1].tolist()
+        return kept
     sizes = _groups("label", seed, samples, rows)
     place = {group: i for i, group in enumerate(sizes)}
     n = _closest(list(sizes.values()), share * len(rows))
@@ -117,9 +126,9 @@ def _kept(samples: Samples, rows: Rows, share: float, seed: int) -> list[int]:
 
 def _shots(samples: Samples, rows: Rows, count: int, seed: int) -> list[int]:
     chosen: list[int] = []
-    for name, members in samples.by_class(rows).items():
+    for name, members in samples.by_class(samples.distinct(rows)).items():
         if len(members) < count:
-            of = "" if samples.task == "segmentation" else f" of class {name!r}"
+            of = f" of class {name!r}" if samples.task == "classification" else ""
             raise InputError(
                 f"--split shots needs {count} samples{of} in a part for training or validation, got {len(members)}: "
                 "ask for fewer, hold out less, or embed more images"
@@ -130,15 +139,20 @@ def _shots(samples: Samples, rows: Rows, count: int, seed: int) -> list[int]:
 
 def _require(samples: Samples, rows: Rows, n: int, purpose: str) -> None:
     """Raise InputError if rows cannot be divided into n parts that each have every class, or a group."""
-    sizes = {"samples that can be used": len(rows)}
+    drawn = samples.distinct(rows)
+    copies = len(drawn) < len(rows)
+    sizes = {f"{'different images' if copies else 'samples'} that can be used": len(drawn)}
     if samples.groups:
-        sizes["groups"] = len(samples.group_sizes(rows))
+        between = " without identical images between them" if copies else ""
+        sizes[f"groups{between}"] = len(samples.group_sizes(rows))
     elif samples.task == "classification":
-        found = samples.by_class(rows).items()
-        sizes |= {f"samples of class {name!r}": len(members) for name, members in found}
+        found = samples.by_class(drawn).items()
+        what = "different images" if copies else "samples"
+        sizes |= {f"{what} of class {name!r}": len(members) for name, members in found}
     for what, size in sizes.items():
         if size < n:
-            remedy = "group the images more finely" if what == "groups" else "embed more images"
+            finer = "remove copies of images" if copies else "group the images more finely"
+            remedy = finer if what.startswith("groups") else "embed more images"
             raise InputError(
                 f"{purpose} needs at least {n} {what}, got {size}: {remedy}, or choose another --split"
             )
@@ -148,6 +162,26 @@ def _ranked(purpose: str, seed: int, names: Sequence[str], rows: Iterable[int]) 
     """Order rows by the hash of their names."""
     head = f"samtl {purpose} {seed}\n"
     return sorted(rows, key=lambda i: hashlib.sha256((head + names[i]).encode()).digest())
+
+
+def _joined(samples: Samples) -> Samples:
+    """Make one group, with the name that comes first, of groups that have an image in common."""
+    if not samples.groups or len(np.unique(samples.image)) == len(samples.ids):
+        return samples
+    from scipy.sparse import coo_array  # slow to import
+    from scipy.sparse.csgraph import connected_components
+
+    names, of = np.unique(samples.groups, return_inverse=True)
+    edges = np.ones(len(of)), (of, of[samples.image])
+    _, joined = connected_components(coo_array(edges, shape=(len(names), len(names))), False)
+    _, first = np.unique(joined, return_index=True)
+    return replace(samples, groups=tuple(names[first[joined[of]]].tolist()))
+
+
+def _with_copies(samples: Samples, rows: Rows, chosen: Sequence[int]) -> tuple[Rows, Rows]:
+    """Divide rows: second come those whose image is that of a chosen row."""
+    out = np.isin(samples.image[rows], samples.image[np.asarray(chosen, np.int64)])
+    return rows[~out], rows[out]
 
 
 def _groups(purpose: str, seed: int, samples: Samples, rows: Rows) -> dict[str, int]:
@@ -164,7 +198,7 @@ def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
     halves; but the first of each class come first, and the last ones last.
     """
     place: dict[int, float] = {}
-    for members in samples.by_class(rows).values():
+    for members in samples.by_stratum(rows):
         ranked = _ranked(purpose, seed, samples.ids, members.tolist())
         place |= {i: (j + 0.5) / len(ranked) for j, i in enumerate(ranked)}
         place |= dict.fromkeys(ranked[-1:], 1.0) | dict.fromkeys(ranked[:1], 0.0)
@@ -178,10 +212,10 @@ def _cut(samples: Samples, rows: Rows, share: float, seed: int, purpose: str) ->
         n = _closest(list(sizes.values())[:-1], share * len(rows))
         part = "validation" if purpose == "validation" else "held-out"
         return _whole(samples, rows, set(list(sizes)[:n]), part)
-    classes = len(samples.by_class(rows))
-    total = min(max(_rounded(share, len(rows)), classes), len(rows) - classes)
-    line = np.array(_line(samples, rows, purpose, seed))
-    return line[total:], line[:total]
+    drawn = samples.distinct(rows)
+    classes = len(samples.by_class(drawn))
+    total = min(max(_rounded(share, len(drawn)), classes), len(drawn) - classes)
+    return _with_copies(samples, rows, _line(samples, drawn, purpose, seed)[:total])
 
 
 def _whole(samples: Samples, rows: Rows, chosen: set[str], part: str) -> tuple[Rows, Rows]:

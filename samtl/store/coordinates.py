@@ -161,12 +161,14 @@ def _coordinates(state: StoreState, arrays: Sequence[str]) -> dict[str, tuple[st
     classes = np.array([*table.about.classes, ""], object)
     columns: dict[str, tuple[Any, object]] = {
         "sample": (table.samples, ""),
-        "label": (table.labels, -1),
-        "label_name": (classes[table.labels], ""),
+        "label": (table.indices, -1),
+        "label_name": (table.label_names, ""),
         "valid": (state.marked("ok"), False),
         "group": (table.groups, ""),
         "part": (table.parts, ""),
     }
+    if table.about.task == "regression":
+        columns["target"] = table.labels, np.nan
     for name, (values, fill) in columns.items():
         if name not in ("group", "part") or values:
             dtype = getattr(values, "dtype", np.dtype(object))

@@ -48,7 +48,8 @@ class Store:
     untrained : bool
         Whether they are random numbers.
     dataset, note, task : str
-        `note` is what readers of figures must know; `task` is `classification` (labels) or `segmentation` (masks).
+        `note` is what readers of figures must know; `task` is `classification`, `multilabel` or
+        `regression` (labels), or `segmentation` (masks).
     classes : tuple of str
         A label, or a pixel of a mask, is an index into them.
     arrays, tiers : tuple of str
@@ -140,8 +141,12 @@ class Store:
         return self._table.parts
 
     @property
-    def labels(self) -> NDArray[np.int32]:
-        """Class index of each row, (rows,), -1 if there is none."""
+    def labels(self) -> NDArray[Any]:
+        """Class index of each row, (rows,) int32, -1 if there is none; or what the task has instead.
+
+        `multilabel`: (rows, K) int8, 1 for classes that apply, -1 if that is not known; `regression`: (rows,) float64,
+        NaN if there is none.
+        """
         return self._table.labels.copy()
 
     def columns(self, array: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from samtl._runtime import machine_memory, size
 from samtl.errors import InputError, UnknownName
 from samtl.splits import Samples
+from samtl.splits.labels import class_counts, known
 from samtl.store.state import ArraySummary, Summary
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ Rows = NDArray[np.int64]
 
 def samples_of(store: Store, array: str) -> Samples:
     """Describe the rows; usable are those that hold an embedding in an array, and a label or a mask."""
-    labels = store.labels.astype(np.int64)
-    masks = store.task == "segmentation"
-    usable = store.valid(array, "mask") if masks else store.valid(array) & (labels >= 0)
+    labels, masks = _labels(store), store.task == "segmentation"
+    usable = store.valid(array, "mask") if masks else store.valid(array) & known(labels)
     about = (str(store.path), store.task, store.sample_ids, store.classes)
-    return Samples(*about, labels, usable, store.groups, store.parts)
+    images = tuple(map(store.image_sha256, range(len(labels))))
+    return Samples(*about, labels, usable, store.groups, store.parts, images)
 
 
 def choose_columns(columns: Sequence[str], patterns: str) -> tuple[Rows, tuple[str, ...]]:
@@ -61,10 +62,15 @@ def features(
 
 
 def targets(store: Store, rows: ArrayLike) -> NDArray[Any]:
-    """Return the class indices, (n,) int64, or the masks, (n, S, S) uint8, of rows."""
+    """Return the labels of rows as `samtl.splits.labels.label_array` has them, or the masks, (n, S, S) uint8."""
     if store.task == "segmentation":
         return store.read("mask", rows)
-    return store.labels[np.asarray(rows, np.int64)].astype(np.int64)
+    return _labels(store)[np.asarray(rows, np.int64)]
+
+
+def _labels(store: Store) -> NDArray[Any]:
+    labels = store.labels
+    return labels.astype(np.int64) if labels.dtype == np.int32 else labels
 
 
 def row_number(store: Store, key: SupportsIndex | str) -> int:
@@ -85,10 +91,12 @@ def row_number(store: Store, key: SupportsIndex | str) -> int:
 
 def record(store: Store, row: int) -> dict[str, Any]:
     """Return everything about a row, with a copy of its values in each array."""
-    label = int(store.labels[row]) if 0 <= row < len(store) else -1
     arrays = {array: store.read(array, [row])[0] for array in store.arrays}
     told: dict[str, Any] = {"sample_id": store.sample_ids[row]}
-    if store.task == "classification":
+    if store.task in ("multilabel", "regression"):
+        told["label"] = store.labels[row].tolist()
+    elif store.task == "classification":
+        label = int(store.labels[row])
         told |= {"label": label, "label_name": store.classes[label] if label >= 0 else ""}
     for name, values in (("group", store.groups), ("part", store.parts)):
         told |= {name: values[row]} if values else {}
@@ -132,7 +140,7 @@ def summary(store: Store) -> Summary:
         ok=int(store.valid().sum()),
         missing=store.missing,
         superseded=state.superseded,
-        per_class={c: int((store.labels == i).sum()) for i, c in enumerate(store.classes)},
+        per_class=class_counts(store.labels, store.classes),
         arrays=tuple(
             ArraySummary(name, store.shape(name), store.dtype(name), done[name], sizes[name])
             for name in store.arrays

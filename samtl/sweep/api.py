@@ -186,7 +186,7 @@ def _named(paths: Sequence[str | Path], dataset: str | Dataset | None) -> str:
     if not paths:
         name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in name)
-    return f"sweep-{name[:100]}"
+    return f"sweep-{_io.shortened(name, 100)}"
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samtl.experiment.tables import read_predictions
-from samtl.metrics.bootstrap import Predictions
 from samtl.metrics.declared import metrics_of
+from samtl.metrics.intervals import binomial
+from samtl.metrics.paired import Predictions
 from samtl.report.compare import Comparison, Series, untrained
-from samtl.report.figures.classes import wilson
 from samtl.report.figures.scores import drop_empty, wrapped
 from samtl.report.page import Part, Row, caption
 from samtl.report.style import GRID, INK, SMALL, Look, looks, new_figure
@@ -55,7 +55,7 @@ def _bins(model: str, outcomes: Sequence[Predictions]) -> list[Row]:
     place = np.clip((chance * BINS).astype(int), 0, BINS - 1)
     n, hits, sums = (np.bincount(place, values, BINS) for values in (None, hit, chance))
     # Seeds hold out overlapping samples, so an interval counts the samples of one.
-    share, low, high = wilson(hits / len(outcomes), n / len(outcomes))
+    low, high = binomial(hits / len(outcomes), n / len(outcomes))
     return [
         {
             "model": model,
@@ -64,7 +64,7 @@ def _bins(model: str, outcomes: Sequence[Predictions]) -> list[Row]:
             "predictions": int(n[i]),
             "of all, %": 100 * float(n[i] / n.sum()),
             "mean probability, %": 100 * float(sums[i] / n[i]),
-            "right, %": 100 * float(share[i]),
+            "right, %": 100 * float(hits[i] / n[i]),
             "low": 100 * float(low[i]),
             "high": 100 * float(high[i]),
         }

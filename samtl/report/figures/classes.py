@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from samtl.experiment.run import Run
-from samtl.experiment.tables import read_images
-from samtl.metrics.classification import RESAMPLES, TAILS, ratio
+from samtl.experiment.tables import read_images, read_predictions
+from samtl.metrics.classification import ratio
+from samtl.metrics.intervals import (
+    Floats,
+    Score,
+    binomial,
+    by_unit,
+    inflation,
+    jackknife,
+    share_of_units,
+    units_of,
+)
+from samtl.metrics.segmentation import class_counts
 from samtl.report.compare import Comparison, untrained
 from samtl.report.page import Cell, Part, caption
 from samtl.report.style import Look, looks, new_figure, shortened
 
 MOST = 40  # classes that one figure shows
 _APART = 0.22  # between the models of a class, in rows
-_Z = 1.959964  # of a 95 % interval
 
-Floats = NDArray[np.float64]
+Bounds = tuple[Floats, Floats, Floats]  # values, and their 95 % intervals
 
 
 class ByClass(NamedTuple):
@@ -31,7 +41,7 @@ class ByClass(NamedTuple):
     high: Floats
 
     @classmethod
-    def over(cls, seeds: Sequence[tuple[Floats, Floats, Floats]]) -> ByClass:
+    def over(cls, seeds: Sequence[Bounds]) -> ByClass:
         """Average over the seeds in which a class occurs."""
         known = np.array([~np.isnan(value) for value, _, _ in seeds])
         sums = (np.nansum([part[i] for part in seeds], axis=0) for i in range(3))
@@ -42,8 +52,8 @@ class ByClass(NamedTuple):
 def per_class(comparison: Comparison) -> list[Part]:
     """Draw the score of each class of the best head, the best baseline and the floor, on the standard split.
 
-    It is recall for classifications, with Wilson's interval (Wilson 1927), and IoU for segmentations, with a bootstrap
-    over images. Of many classes those with the lowest scores of the best model are shown.
+    It is recall for classifications and IoU over all pixels for segmentations. Of many classes those with the lowest
+    scores of the best model are shown.
     """
     if comparison.task not in ("classification", "segmentation"):
         return []
@@ -101,36 +111,51 @@ def _cell(scored: ByClass, i: int) -> Cell | None:
     return None if np.isnan(value) else Cell(value, f"{value:.1f} [{low:.1f}, {high:.1f}]")
 
 
-def _recall(run: Run) -> tuple[Floats, Floats, Floats]:
-    return wilson(np.diagonal(run.confusion), run.confusion.sum(1))
+def _recall(run: Run) -> Bounds:
+    return _shares(np.diagonal(run.confusion), run.confusion.sum(1), _effects(run, "truth"))
 
 
-def _precision(run: Run) -> tuple[Floats, Floats, Floats]:
-    return wilson(np.diagonal(run.confusion), run.confusion.sum(0))
+def _precision(run: Run) -> Bounds:
+    return _shares(np.diagonal(run.confusion), run.confusion.sum(0), _effects(run, "guess"))
 
 
-def wilson(hits: NDArray[Any], n: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
-    """Return proportions and their 95 % Wilson intervals; NaN where n is 0."""
-    size = np.where(np.asarray(n) > 0, n, np.nan).astype(np.float64)
-    share = hits / size
-    centre = (share + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
-    half = _Z / (1 + _Z**2 / size) * np.sqrt(share * (1 - share) / size + _Z**2 / (4 * size**2))
-    return share, np.minimum(centre - half, share), np.maximum(centre + half, share)
+def _shares(hits: NDArray[np.int64], n: NDArray[np.int64], effects: Floats) -> Bounds:
+    low, high = binomial(hits / effects, n / effects)
+    value = np.where(n > 0, ratio(hits, n), np.nan)
+    return value, np.fmin(low, value), np.fmax(high, value)
 
 
-def _iou(run: Run) -> tuple[Floats, Floats, Floats]:
-    """Return the IoU of each class over all pixels, with a bootstrap over images if their counts were kept."""
-    counts = read_images(run).counts
-    if counts is None:
-        true, guessed = run.confusion.sum(1), run.confusion.sum(0)
-        whole = _iou_of(np.stack([true, guessed, np.diagonal(run.confusion)], -1))
+def _effects(run: Run, of: Literal["truth", "guess"]) -> Floats:
+    """Return by what factor groups multiply the variance of each class's share of hits, (K,)."""
+    said = read_predictions(run)
+    effects = np.ones(len(run.classes))
+    if said.groups:
+        hit = (said.truth == said.guess).astype(np.float64)
+        labels = getattr(said, of)
+        for k in np.unique(labels).tolist():
+            mine = labels == k
+            units = units_of(
+                [g for g, one in zip(said.groups, mine, strict=True) if one], mine.sum()
+            )
+            effects[k] = inflation(hit[mine] - hit[mine].mean(), units)
+    return effects
+
+
+def _iou(run: Run) -> Bounds:
+    """Return the IoU of each class over all pixels; without counts of pixels it has no interval."""
+    images = read_images(run)
+    if images.counts is None:
+        whole = _iou_of(class_counts(run.confusion))
         return whole, whole, whole
-    n, k, _ = counts.shape
-    times = np.random.default_rng(run.seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    drawn = _iou_of((times @ counts.reshape(n, -1)).reshape(-1, k, 3))
-    whole = _iou_of(counts.sum(0))
-    low, high = np.quantile(np.nan_to_num(drawn), TAILS, axis=0)
-    return whole, np.minimum(low, whole), np.maximum(high, whole)
+    units = by_unit(images.counts, units_of(images.groups, len(images.ids)))
+    total, n = units.sum(0), len(units)
+    value = _iou_of(total)
+    variance = jackknife(np.nan_to_num(_iou_of(total - units))) if n > 1 else np.zeros(len(value))
+    found = [
+        share_of_units(v, spread, n) if v == v else Score(np.nan, np.nan, np.nan)
+        for v, spread in zip(value.tolist(), variance.tolist(), strict=True)
+    ]
+    return value, np.array([one.low for one in found]), np.array([one.high for one in found])
 
 
 def _iou_of(counts: NDArray[np.int64]) -> Floats:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from samtl.experiment.tables import read_images
-from samtl.metrics.bootstrap import ImageScores
 from samtl.metrics.declared import metric_of
+from samtl.metrics.paired import ImageScores
 from samtl.report.compare import Comparison, untrained
 from samtl.report.page import Part, Row, caption
 from samtl.report.style import INK, Look, looks, new_figure, rows_of_names

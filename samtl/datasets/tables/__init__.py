@@ -1,0 +1,1 @@
+"""What a table of images says: its columns, paths and labels."""

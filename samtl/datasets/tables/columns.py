@@ -1,0 +1,101 @@
+"""Tables from anyone: CSV or Parquet files read as columns, and columns found by their names."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from samtl._io import read_regular
+from samtl.errors import InputError, UnknownName
+from samtl.images.codecs import SUFFIXES
+
+_PARQUET, _TEXT = frozenset({".parquet", ".pq"}), frozenset({".csv", ".tsv", ".txt"})
+_SEPARATORS = ",;\t|"
+_MOST = 2**31  # bytes of a table
+
+
+def read_columns(path: Path) -> dict[str, list[Any]]:
+    """Read a table: its columns by name, in order.
+
+    Values of a CSV are texts without spaces around them; its separator is the one of comma, semicolon, tab and bar that
+    occurs most often in the first line. Values of Parquet keep their types. Raises InputError if the file is no such
+    table, or two columns have one name.
+    """
+    kind = path.suffix.lower()
+    if kind not in _PARQUET | _TEXT:
+        raise InputError(
+            f"{str(path)!r} is no table: expected {', '.join(sorted(_TEXT | _PARQUET))}"
+        )
+    try:
+        raw = read_regular(path, _MOST)
+        table = pq.read_table(pa.BufferReader(raw)) if kind in _PARQUET else _text(raw)
+    except (OSError, UnicodeError, pa.ArrowException, csv.Error) as error:
+        why = "its text is not UTF-8" if isinstance(error, UnicodeError) else error
+        raise InputError(f"{str(path)!r} cannot be read as a table: {why}") from error
+    names = [name.strip() for name in table.column_names]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise InputError(
+            f"{str(path)!r} has several columns called {twice[0]!r}: rename all but one of them"
+        )
+    if not len(table):
+        raise InputError(f"{str(path)!r} has no rows: expected a header and one row for each image")
+    if any(Path(name).suffix.lower() in SUFFIXES for name in names):
+        raise InputError(
+            f"{str(path)!r} has no header: its first line must name the columns, as in path,label"
+        )
+    return {
+        name: [value.strip() if isinstance(value, str) else value for value in column.to_pylist()]
+        for name, column in zip(names, table.columns, strict=True)
+    }
+
+
+def _text(raw: bytes) -> pa.Table:
+    """Read a CSV, every value as text."""
+    text = raw.decode("utf-8-sig").lstrip("\r\n")
+    first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    separator = max(_SEPARATORS, key=unquoted.count)
+    names = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+    # By number, since names may be there twice.
+    columns = [str(i) for i in range(len(names))]
+    table = pa_csv.read_csv(
+        pa.BufferReader(text.encode()),
+        pa_csv.ReadOptions(column_names=columns, skip_rows=1),
+        pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+        pa_csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
+    )
+    return table.rename_columns(names)
+
+
+def chosen_column(
+    columns: Mapping[str, Sequence[Any]], what: str, name: str | None, usual: Sequence[str]
+) -> str | None:
+    """Return the column with a name or, without one, the only column with a usual name; None if there is none.
+
+    Raises UnknownName if there is no such column, and InputError if several have usual names.
+    """
+    if name is not None:
+        if name not in columns:
+            raise UnknownName("column of the table", name, columns)
+        return name
+    found = [column for column in columns if column.lower().replace(" ", "_") in usual]
+    if len(found) > 1:
+        raise InputError(
+            f"the table's columns {', '.join(found)} could each be the {what}: choose one, as in "
+            f"table:FILE?{what}={found[0]}"
+        )
+    return found[0] if found else None
+
+
+def some(values: Sequence[object]) -> str:
+    """List the first five values, and count the others."""
+    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+    return ", ".join(ascii(value) for value in values[:5]) + more
