@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ class Data:
             "missing": int(missing.sum()),
             "unlabelled": int((valid & ~usable).sum()),
         }
+        _require_labels(usable, self.left_out["unlabelled"], store.path)
         if len(store.classes) < 2 or not usable.any():
             raise InputError(
                 f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} usable rows "
@@ -228,6 +230,7 @@ class Images:
         about = (data.name, data.task, data.sample_ids, data.classes)
         self.samples = Samples(*about, labels, usable, data.groups, data.parts, self.images)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
+        _require_labels(self.samples.usable, self.left_out["unlabelled"], data.name)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -280,6 +283,15 @@ class Images:
         floor = FloorBaseline(random_state=seed)
         floor.fit(self.dataset, split.train, split.validation)
         return self.answers(floor, FLOOR, split.test, Clock())
+
+
+def _require_labels(usable: NDArray[np.bool_], unlabelled: int, where: Path | str) -> None:
+    """Raise InputError if no image has a label."""
+    if unlabelled and not usable.any():
+        raise InputError(
+            f"there is nothing to learn from: no image of {where} has a label ({unlabelled} could be used); fit on a "
+            "dataset with labels, and predict these with samtl predict"
+        )
 
 
 def _state(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ from samtl.experiment.predict import read_trained, require_encoder
 from samtl.experiment.run import Run
 from samtl.images.transforms import IGNORE
 from samtl.store.reader import Store
+from samtl.store.views import row_numbers
 
 Part = tuple[NDArray[Any], Any, NDArray[Any]]  # features, their columns, height and width of images
 
@@ -121,7 +123,7 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
                 yield features[i : i + step], self._trained.model.columns_, whole[i : i + step]
             return
         require_encoder(self._trained, X)
-        chosen = np.arange(len(X)) if rows is None else np.asarray(rows)
+        chosen = row_numbers(X, np.arange(len(X)) if rows is None else rows)
         valid = X.valid(self.tier, "original_size")
         bad = [int(row) for row in chosen if 0 <= row < len(X) and not valid[row]]
         if bad:
@@ -167,4 +169,4 @@ def load_head(run: str | Path | Run) -> TrainedHead:
     InputError
         The folder is no run of a head, or is damaged.
     """
-    return TrainedHead(run.path if isinstance(run, Run) else run)
+    return TrainedHead(os.fspath(run))
