@@ -51,6 +51,7 @@ def draw(result: samtl.FitResult) -> None:
     """Print the scores with their intervals beside those of the floor."""
     from samtl.experiment.held_out import FLOOR, floor_title
     from samtl.metrics.declared import metrics_of
+    from samtl.metrics.intervals import few
 
     render.say(
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
@@ -60,7 +61,11 @@ def draw(result: samtl.FitResult) -> None:
     compared |= {floor_title(result.task, name): also for name, also in result.also.items()}
     own = floor_title(result.task) if result.name == FLOOR else result.name
     every = (result.metrics, *compared.values())
-    headers = ("95 % interval", own, *compared)
+    headers = (
+        ", ".join(filter(None, ("95 % interval", few(result.n_test, result.n_groups)))),
+        own,
+        *compared,
+    )
     declared = [metric for metric in metrics_of(result.task) if metric.name in result.metrics]
     rows = [
         (metric.title, *(_cell(metric, scores[metric.name]) for scores in every))

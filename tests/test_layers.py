@@ -86,7 +86,7 @@ with contextlib.suppress(SystemExit): main()
         (IMPORT, {"torch", "sklearn", "zarr", "numpy", "PIL", "rich"}),
         (LIST_AND_DECODE, {"torch", "sklearn", "pooch", "requests", "zarr"}),
         (HELP, {"torch", "sklearn", "zarr", "numpy", "PIL"}),
-        ("import samtl.splits, samtl.metrics.bootstrap\n", {"torch", "sklearn", "scipy", "zarr"}),
+        ("import samtl.splits, samtl.metrics.paired\n", {"torch", "sklearn", "scipy", "zarr"}),
     ],
 )
 def test_nothing_heavy_is_loaded(code, heavy):

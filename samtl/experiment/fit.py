@@ -52,7 +52,7 @@ def fit_head(
 
         Or a `Split` of these samples, made elsewhere.
     seed : int
-        For the split, the head and the intervals; 0 to 2**32 - 1.
+        For the split and the head; 0 to 2**32 - 1.
     out : path, optional
         The folder in which the run folder is made; by default `$SAMTL_RUNS`, else `./runs`.
     params : mapping, optional

@@ -66,7 +66,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     columns: tuple[str, ...] = ()  #: groups of columns of `pooled` that were chosen; empty for all
     params: dict[str, Any]  #: of the model
     recipe: dict[str, Any] = {}  #: what `params` and the training part resolved to
-    seed: int  #: of the split, the model and the intervals
+    seed: int  #: of the split and the model
     split: SplitName
     validation: SplitName  #: cut from the training part
     samples_digest: str  #: of all samples that there are, with their labels, images and masks
@@ -111,8 +111,8 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
 class Run(Config, frozen=True, kw_only=True, eq=False):
     """A finished fit: the configuration and, from `metrics.json`, what came out.
 
-    Scores are of the held-out samples, with 95 % bootstrap intervals. Classification: `accuracy`, `balanced_accuracy`,
-    `macro_f1`, `ece`, `log_loss` (nats). Segmentation: see `samtl.metrics.segmentation.bootstrap`.
+    Scores are of the held-out samples, with 95 % intervals. Classification: see `samtl.metrics.classification.score`;
+    segmentation: see `samtl.metrics.segmentation.score`.
     """
 
     path: Path = Path()  #: the folder; in neither file
@@ -124,6 +124,9 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     n_train: Count
     n_validation: Count  #: samples that were chosen on; `logreg` then learns from these, too
     n_test: Count
+    n_groups: Count = (
+        0  #: what the held-out samples were cut from, such as scenes; 0 if that is not known
+    )
     #: Held-out samples whose image file is that of another one to train or validate on, too; only in splits that are
     #: given, since no drawn one divides identical images.
     copies_held_out: Count = 0

@@ -16,13 +16,13 @@ from PIL import Image
 from samtl._io import digest, inside, replace
 from samtl.errors import InputError
 from samtl.experiment.run import Run, RunFolder
-from samtl.metrics.bootstrap import ImageScores, Predictions
+from samtl.metrics.paired import ImageScores, Predictions
 from samtl.splits import Samples, SplitRecord
 
 Rows = NDArray[np.int64]
 
 SPLIT, PREDICTIONS, IMAGES, CURVES = "split.json", "predictions.csv", "images.csv", "curves.csv"
-PIXELS = "pixels.csv"
+PIXELS, GROUPS = "pixels.csv", "groups.csv"
 MASKS = "masks"
 CONFIDENCE = "confidence"  # probability of the predicted class
 #: Black for the background, then Okabe and Ito's colours, which colour-blind readers can tell apart, repeated.
@@ -97,6 +97,12 @@ def write_pixels(
     folder.write_csv(PIXELS, ["sample_id", "class", "true", "predicted", "both"], told)
 
 
+def write_groups(folder: RunFolder, samples: Samples, rows: Rows, groups: Sequence[str]) -> None:
+    """Write the group of each held-out sample."""
+    told = zip((samples.ids[row] for row in rows), groups, strict=True)
+    folder.write_csv(GROUPS, ["sample_id", "group"], told)
+
+
 def read_predictions(run: Run) -> Predictions:
     """Read the predictions of a run of a classification; InputError if the table is damaged."""
     code = {name: i for i, name in enumerate(run.classes)}
@@ -106,7 +112,8 @@ def read_predictions(run: Run) -> Predictions:
         own = [0] * len(rows) if names == [CONFIDENCE] else guess.tolist() if names else []
         chances = [float(row[3 + i]) for row, i in zip(rows, own, strict=False)]
         confidence = np.array(chances) if names else None
-        return Predictions(tuple(row[0] for row in rows), truth, guess, confidence)
+        ids = tuple(row[0] for row in rows)
+    return Predictions(ids, truth, guess, confidence, _read_groups(run, ids))
 
 
 def read_images(run: Run) -> ImageScores:
@@ -115,7 +122,16 @@ def read_images(run: Run) -> ImageScores:
         values = np.array([row[2:] for row in rows], dtype=np.float64)
         masks = tuple(inside(run.path, row[1]) for row in rows)
         scores, ids = dict(zip(names, values.T, strict=True)), tuple(row[0] for row in rows)
-    return ImageScores(ids, scores, masks, _read_pixels(run, ids))
+    return ImageScores(ids, scores, masks, _read_pixels(run, ids), _read_groups(run, ids))
+
+
+def _read_groups(run: Run, ids: Sequence[str]) -> tuple[str, ...]:
+    """Read the group of each held-out sample; empty if the run has none."""
+    if GROUPS not in run.files:
+        return ()
+    with _table(run, GROUPS, len(ids)) as (_, rows):
+        group = {row[0]: row[1] for row in rows}
+        return tuple(group[name] for name in ids)
 
 
 def _read_pixels(run: Run, ids: Sequence[str]) -> NDArray[np.int64] | None:
