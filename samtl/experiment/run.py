@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from samtl._io import AtomicFolder, digest, file_sha256, inside, read_json, shortened
 from samtl.errors import InputError, writing
 from samtl.heads.io import TENSORS
-from samtl.metrics import classification
+from samtl.metrics import classification, multilabel
 from samtl.metrics.classification import PerClass, Score
 from samtl.store.storage import as_folder
 
@@ -60,7 +60,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     format: int = FORMAT
     kind: Literal["head", "baseline"]
     name: str  #: the head's or baseline's
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "multilabel", "regression", "segmentation"]
     classes: tuple[str, ...]
     features: str  #: an array of the store, or `pixels`
     columns: tuple[str, ...] = ()  #: groups of columns of `pooled` that were chosen; empty for all
@@ -120,7 +120,9 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     floor: Scores | None  #: of `floor_model` on the same split
     floor_missing: str  #: why there is no floor, or ""
     also: dict[str, Scores]  #: of further models that were scored in the same run
-    confusion: NDArray[np.int64]  #: (K, K), of samples or pixels; rows are the truth
+    #: (K, K), of samples or pixels; rows are the truth. Multilabel: (K, 4), see `samtl.metrics.multilabel.counts`;
+    #: regression: (0,).
+    confusion: NDArray[np.int64]
     n_train: Count
     n_validation: Count  #: samples that were chosen on; `logreg` then learns from these, too
     n_test: Count
@@ -152,8 +154,10 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
 
     @property
     def per_class(self) -> PerClass:
-        """Precision, recall, F1 and support of each class."""
-        return classification.per_class(self.confusion)
+        """Precision, recall, F1 and support of each class; empty if numbers are predicted."""
+        if self.task == "multilabel":
+            return multilabel.per_class(self.confusion)
+        return classification.per_class(self.confusion.reshape((len(self.confusion),) * 2))
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -161,7 +165,7 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
         each = {name: values.tolist() for name, values in asdict(self.per_class).items()}
         content["per_class"] = {
             label: {name: values[i] for name, values in each.items()}
-            for i, label in enumerate(self.classes)
+            for i, label in enumerate(self.classes[: len(self.confusion)])
         }
         return {**content, "run": content.pop("path")}
 
@@ -207,7 +211,8 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
             raise ValueError(f"{METRICS} fails its checksum")
         content |= {**config, "path": str(folder)}
         run = msgspec.convert(content, Run, dec_hook=_from_json)
-        if run.confusion.shape != (len(run.classes),) * 2:
+        k = len(run.classes)
+        if run.confusion.shape != {"multilabel": (k, 4), "regression": (0,)}.get(run.task, (k, k)):
             raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
             if (whole or name != TENSORS) and file_sha256(inside(folder, name)) != expected:

@@ -60,7 +60,6 @@ class Head(RegressorMixin, PooledHead):  # type: ignore[misc]
     tiers: ClassVar[dict[str, str]] = {"regression": "pooled"}
     facts = ("alpha_",)
 
-    coef_: Floats
     alpha: float | None = None
     random_state: Any = 0
 
@@ -81,21 +80,20 @@ class Head(RegressorMixin, PooledHead):  # type: ignore[misc]
         # Sums in one thread, so that they do not depend on how many there are.
         with threadpool_limits(1, "blas"):
             if len(held) and len(grid) > 1:
-                self._solve(X[train], codes[train], grid)
+                several = self._solve(X[train], codes[train], grid)
                 spread = codes[train].var() or 1.0
-                errors = self._values(X[held]) - codes[held, None]
+                errors = self._values(X[held], several) - codes[held, None]
                 losses = np.square(errors).mean(axis=0) / spread
                 self.alpha_ = grid[int(losses.argmin())]
                 for alpha, loss in zip(grid, losses.tolist(), strict=True):
                     tried.append(Candidate("standard", 1 / alpha, loss, np.nan, 1))
                     on_event(tried[-1])
-            self._solve(X, codes, (self.alpha_,))
-        self.coef_ = np.ascontiguousarray(self.coef_[:, 0])
+            self.coef_ = np.ascontiguousarray(self._solve(X, codes, (self.alpha_,))[:, 0])
         columns = Candidate.__dataclass_fields__
         self.curves_ = {name: [getattr(one, name) for one in tried] for name in columns}
 
-    def _solve(self, X: Features, y: Floats, alphas: tuple[float, ...]) -> None:
-        """Solve for some penalties: `coef_` is (F, penalties) then."""
+    def _solve(self, X: Features, y: Floats, alphas: tuple[float, ...]) -> Floats:
+        """Solve for some penalties: weights (F, penalties) of features that are scaled as `_values` does then."""
         self.mean_, deviation = moments(X)
         self.factor_, self.intercept_ = reciprocal(deviation), np.array([y.mean()])
         gram, product = np.zeros((X.shape[1],) * 2), np.zeros(X.shape[1])
@@ -106,14 +104,15 @@ class Head(RegressorMixin, PooledHead):  # type: ignore[misc]
             product += scaled.T @ (y[rows] - self.intercept_) / len(X)
         spread, axes = np.linalg.eigh(gram)
         inverse = 1 / (np.maximum(spread, 0)[:, None] + np.array(alphas))
-        self.coef_ = axes @ ((axes.T @ product)[:, None] * inverse)
+        weights: Floats = axes @ ((axes.T @ product)[:, None] * inverse)
+        return weights
 
-    def _values(self, X: Features) -> Floats:
-        values: Floats = ((X - self.mean_) * self.factor_) @ self.coef_ + self.intercept_
+    def _values(self, X: Features, weights: Floats) -> Floats:
+        values: Floats = ((X - self.mean_) * self.factor_) @ weights + self.intercept_
         return values
 
     def _logits(self, X: Features) -> Floats:
-        return self._values(X)[:, None]
+        return self._values(X, self.coef_[:, None])
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         return {role: getattr(self, f"{role}_") for role in _ROLES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,11 @@ def label_array(task: str, labels: Sequence[Any], n_classes: int) -> NDArray[Any
                 row[list(classes)] = 1
         return found
     return np.array(labels, np.float64 if task == "regression" else np.int64)
+
+
+def no_label(task: str) -> Any:
+    """Return what a `Dataset` has in the place of a label that is not known."""
+    return {"multilabel": None, "regression": math.nan}.get(task, NO_LABEL)
 
 
 def known(labels: NDArray[Any]) -> NDArray[np.bool_]:
