@@ -21,6 +21,7 @@ from samtl.splits.spec import leaks
 from samtl.sweep.results import FAILED, failed_cells
 
 CELLS = "cells"
+_RESOLUTION = "resolution of the masks"
 _ORDER = (FLOOR, "logreg", "mlp", "conv", "vit", "cnn", "vgg19", "unet")  # of known models
 
 
@@ -89,7 +90,10 @@ def _difference(a: Comparison, b: Comparison) -> str:
     facts, others = _facts(a.runs[0]), _facts(b.runs[0])
     for name, value in facts.items():
         if value != others[name]:
-            return f"the {name} differs, {value} and {others[name]}"
+            told = f"the {name} differs, {value} and {others[name]}"
+            if name == _RESOLUTION:
+                told += " (samtl fit-baseline --same-split-as RUN takes over that of a head)"
+            return told
     places = (f"{one.runs[0].path} ({', '.join(one.models)})" for one in (a, b))
     return (
         f"held-out samples or their labels differ, as in {' and '.join(places)}; if the dataset changed, train the "
@@ -103,7 +107,7 @@ def _facts(run: Run) -> dict[str, str]:
         "dataset": run.dataset,
         "task": run.task,
         "list of classes": ", ".join(run.classes),
-        "resolution of the masks": f"{run.resolution} pixels",
+        _RESOLUTION: f"{run.resolution} pixels",
         "way of splitting": "at random" if leaks(run.split.name) else "with places kept apart",
     }
 

@@ -48,11 +48,6 @@ def known(labels: NDArray[Any]) -> NDArray[np.bool_]:
     return found if labels.ndim == 1 else np.asarray(found.all(axis=1))
 
 
-def label_values(labels: NDArray[Any]) -> list[Any]:
-    """Return labels as JSON values: class indices, lists of 0 and 1 for each class, or numbers; None for NaN."""
-    return [None if label != label else label for label in labels.tolist()]
-
-
 def label_texts(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:
     """Write labels as text: the class, or several with `;` between them, or the number; "" if there is none."""
     if labels.dtype.kind == "f":
