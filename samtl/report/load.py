@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from samtl.errors import InputError
 from samtl.experiment.run import CONFIG, METRICS, Run, read_run
-from samtl.experiment.tables import read_images
+from samtl.experiment.tables import read_images, read_predictions
 from samtl.report.compare import FLOOR, Comparison, Kind, kind_of, samples_of, share_of
 from samtl.splits.spec import leaks
 from samtl.sweep.results import FAILED, failed_cells
@@ -129,8 +129,11 @@ def _read(sources: Iterable[Path]) -> tuple[list[Run], list[str], list[tuple[Pat
     for path in paths:
         try:
             run = read_run(path)
+            # A mask may be gone, or scores are not what a table says.
             if run.task == "segmentation":
-                read_images(run)  # a mask may be gone
+                read_images(run)
+            elif run.task == "classification":
+                read_predictions(run)
             runs.append(run)
         except InputError as error:
             warnings.append(f"A run is left out: {error}")
