@@ -379,7 +379,7 @@ def test_held_out_rows_are_not_read_before_the_score(head, task, streamed, store
     if streamed:
         monkeypatch.setattr(feed, "HELD_BYTES", 0)
     store = Guarded(open_store(stores[task]).state)
-    split = holdout(store, 0.25)
+    split = splits.holdout(store.samples(store.tiers[0]), 0.25)
     store.forbidden = store.held_out = frozenset(split.test.tolist())
     with pytest.raises(AssertionError, match="is held out"):  # the guard would bark
         store.read("image_stats", split.test)
