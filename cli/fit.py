@@ -68,7 +68,7 @@ def draw(result: samtl.FitResult) -> None:
     )
     declared = [metric for metric in metrics_of(result.task) if metric.name in result.metrics]
     rows = [
-        (metric.title, *(_cell(metric, scores[metric.name]) for scores in every))
+        (metric.title, *(metric.shown(scores[metric.name]) for scores in every))
         for metric in declared
     ]
     render.grid(headers, rows, right=range(1, len(headers)))
@@ -101,11 +101,6 @@ def draw(result: samtl.FitResult) -> None:
             render.say(text, "yellow")
     render.warn_untrained(result.weights, result.untrained, "SAM" if result.store else result.name)
     render.say(f"run: {result.path}")
-
-
-def _cell(metric: Any, score: Any) -> str:
-    value, low, high = map(metric.written, (score.value, score.low, score.high))
-    return f"{value}{'%' * (metric.unit == '%')} [{low}, {high}]"
 
 
 _MEANS = {"segmentation": "mean share of pixels", "regression": "mean"}

@@ -63,14 +63,14 @@ class Trained(Run, frozen=True, kw_only=True, eq=False):
         return self.model.outputs(features)
 
 
-def read_trained(run: str | Path) -> Trained:
+def read_trained(run: str | Path | Run) -> Trained:
     """Read a run folder with its model; raises as `read_run`."""
     found = read_run(run, whole=True)
     return Trained(**msgspec.structs.asdict(found), model=load(found.path))
 
 
 def predict(
-    run: str | Path,
+    run: str | Path | Run,
     images: str | Path | None = None,
     *,
     from_store: str | Path | Store | bool | None = None,
@@ -91,7 +91,7 @@ def predict(
 
     Parameters
     ----------
-    run : path
+    run : path or Run
         A run folder.
     images : path, optional
         A folder, with every image below it, in natural order; or one image file. Masks have the images' own size.

@@ -22,6 +22,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from samtl._html import table
 from samtl._io import (
     AtomicFolder,
     digest,
@@ -35,7 +36,7 @@ from samtl.errors import InputError, writing
 from samtl.heads.io import CARD, TENSORS
 from samtl.metrics import classification, multilabel
 from samtl.metrics.classification import PerClass, Score
-from samtl.metrics.declared import metrics_of
+from samtl.metrics.declared import metrics_of, ranked_by
 from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
@@ -167,6 +168,31 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     comparison_key: str  #: runs with the same key may be compared; see `samtl.experiment.held_out`
     files: dict[str, str] = {}  #: sha256 of the other files of the folder, but for masks
 
+    def __repr__(self) -> str:
+        """Describe the run in a line."""
+        first = ranked_by(self.task)
+        score = self.metrics.get(first.name)
+        told = f", {first.title} {first.shown(score)}" if score else ""
+        source = self.store or self.dataset
+        return f"<samtl run {self.path}: {self.name} on {source}, {self.n_test} held out{told}>"
+
+    def _repr_html_(self) -> str:
+        """Show the scores in a notebook, beside those of the floor."""
+        models = {self.name: self.metrics, **({"floor": self.floor} if self.floor else {})}
+        rows = (
+            (metric.title, *(metric.shown(scores[metric.name]) for scores in models.values()))
+            for metric in metrics_of(self.task)
+            if all(metric.name in scores for scores in models.values())
+        )
+        title = (
+            f"{self.name} on {self.store or self.dataset}, {self.n_test} held out, 95 % intervals"
+        )
+        return table(title, rows, ("", *models))
+
+    def __fspath__(self) -> str:
+        """Stand for its folder wherever a path is expected."""
+        return str(self.path)
+
     @property
     def run(self) -> Path:
         """The run folder."""
@@ -205,7 +231,7 @@ def _from_json(kind: Any, value: Any) -> Any:
     return np.array(msgspec.convert(value, list[list[Count]]), dtype=np.int64)
 
 
-def read_run(path: str | Path, *, whole: bool = False) -> Run:
+def read_run(path: str | os.PathLike[str], *, whole: bool = False) -> Run:
     """Read a run folder and check that its files belong together.
 
     Parameters

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from samtl._runtime import parts
 from samtl.errors import InputError
 from samtl.heads.base import LINKS, Floats, OnEvent, check_ranges, numbered
 from samtl.heads.layers import Stem
@@ -24,7 +25,6 @@ from samtl.heads.trainer import Source, Trainer
 
 STATISTICS_ROWS = 1024  # rows of the training part that channel means are taken over
 UPSAMPLING = 4  # resolution of a predicted mask, in multiples of the embedding's
-_AT_ONCE = 32  # rows in one call when predicting, which bounds memory
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -129,13 +129,15 @@ class GridHead(Network):
     def logits(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Compute scores, in float32 whatever training computed in, so that machines agree.
 
-        From (n, channels, side, side) to (n, K) or (n, K, 4 side, 4 side). Raises InputError if the shape is not that
-        of the training part.
+        From (n, channels, side, side) to (n, K) or (n, K, 4 side, 4 side). Scores of a row do not depend on the others.
+        Raises InputError if the shape is not that of the training part.
         """
-        starts = range(0, len(rows), _AT_ONCE)
-        with torch.inference_mode():
-            parts = (torch.tensor(rows[i : i + _AT_ONCE], dtype=torch.float32) for i in starts)
-            return np.concatenate([self._network(part).numpy() for part in parts])
+        return torch.cat(parts.each(self._scores, torch.split(torch.from_numpy(rows), 1))).numpy()
+
+    @torch.inference_mode()
+    def _scores(self, row: Tensor) -> Tensor:
+        scores: Tensor = self._network(row.float())
+        return scores
 
     def predict_proba(self, rows: NDArray[Any]) -> Floats:
         """Compute the probability of each class, (n, ...) to (n, K, ...) float64.
@@ -168,12 +170,13 @@ class GridHead(Network):
         sizes : sequence of (height, width), optional
             Of each image before that, and of the masks.
         """
-        maps = []
-        for i, one in enumerate(torch.from_numpy(self.logits(rows))):
+
+        def class_map(row: Tensor, i: int) -> NDArray[np.uint8]:
             height, width = shapes[i]
-            square = interpolate(one[None], (image_size, image_size), mode="bilinear")[0]
-            maps.append(largest(square[:, :height, :width], sizes[i] if sizes else None))
-        return maps
+            square = interpolate(self._scores(row), (image_size, image_size), mode="bilinear")[0]
+            return largest(square[:, :height, :width], sizes[i] if sizes else None)
+
+        return parts.each(class_map, torch.split(torch.from_numpy(rows), 1), range(len(rows)))
 
     def network(self) -> nn.Module:
         channels, side, _ = self.shape_
