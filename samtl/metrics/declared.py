@@ -50,6 +50,18 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("ece", "calibration error", higher_is_better=False),
         Metric("log_loss", "log loss", "nats", higher_is_better=False, decimals=3),
     ),
+    "multilabel": (
+        Metric("macro_ap", "macro average precision", curve=True),
+        Metric("micro_ap", "micro average precision"),
+        Metric("macro_f1", "macro F1", curve=True),
+        Metric("micro_f1", "micro F1"),
+    ),
+    "regression": (
+        Metric("r2", "R²", "", curve=True, decimals=3),
+        # In the unit of the numbers, which may be tiny or huge.
+        Metric("mae", "mean absolute error", "", higher_is_better=False, curve=True, decimals=4),
+        Metric("rmse", "root mean squared error", "", higher_is_better=False, decimals=4),
+    ),
     # Over all held-out pixels first: a mean over images scores an image without foreground 0 or 1.
     "segmentation": (
         Metric("pooled_iou", "pooled IoU", curve=True),
