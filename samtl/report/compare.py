@@ -101,6 +101,8 @@ class Series:
     @property
     def only_class(self) -> str:
         """The class that every run predicts everywhere; "" if there is none, or it is not known."""
+        if self.runs[0].task not in ("classification", "segmentation"):
+            return ""
         said = {tuple(np.flatnonzero(run.confusion.any(0)).tolist()) for run in self.runs}
         alike = not self.beside and len(said) == 1 and len(min(said)) == 1
         return self.runs[0].classes[min(said)[0]] if alike else ""

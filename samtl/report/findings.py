@@ -10,9 +10,9 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from samtl.experiment.run import Run
-from samtl.experiment.tables import read_images, read_predictions
+from samtl.experiment.tables import READERS
 from samtl.metrics.declared import SHARE, Metric
-from samtl.metrics.paired import FEWEST, Difference, Outcome, paired_differences
+from samtl.metrics.paired import FEWEST, Difference, ImageScores, Outcome, paired_differences
 from samtl.report.compare import Comparison, Series
 
 
@@ -132,13 +132,9 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _outcome(run: Run) -> Outcome | None:
-    """Read what a model did on each held-out sample; None if that was not kept."""
-    if run.task == "classification":
-        return read_predictions(run)
-    if run.task == "segmentation":
-        found = read_images(run)
-        return None if found.counts is None else found
-    return None
+    """Read what a model said of each held-out sample; None if that was not kept."""
+    found = READERS[run.task](run)
+    return None if isinstance(found, ImageScores) and found.counts is None else found
 
 
 def _differences(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from samtl.errors import InputError
 from samtl.experiment.held_out import FLOOR, floor_title
 from samtl.experiment.run import CONFIG, METRICS, Run, read_run
-from samtl.experiment.tables import read_images, read_predictions
+from samtl.experiment.tables import READERS
 from samtl.report.compare import Comparison, Kind, kind_of, samples_of, share_of
 from samtl.splits.spec import leaks
 from samtl.sweep.results import FAILED, failed_cells
@@ -122,10 +122,7 @@ def _read(sources: Iterable[Path]) -> tuple[list[Run], list[str], list[tuple[Pat
         try:
             run = read_run(path)
             # A mask may be gone, or scores are not what a table says.
-            if run.task == "segmentation":
-                read_images(run)
-            elif run.task == "classification":
-                read_predictions(run)
+            READERS[run.task](run)
             runs.append(run)
         except InputError as error:
             warnings.append(f"A run is left out: {error}")
