@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 TAIL = (1 - 0.95) / 2
 NORMAL = 1.959964  # the same quantile of the normal distribution
 FEW, FEW_GROUPS = 30, 10
-_PRIOR = 0.5  # weight, in units, of the largest variance that there can be
+_PRIOR = 1.0  # units of the largest variance that there can be, beside those that were seen
 _BLOCKS = 50  # of a jackknife
 
 
@@ -100,17 +100,30 @@ def share(value: float, n: float) -> Score:
     return Score.around(value, float(low), float(high))
 
 
-def share_of_units(value: float, variance: float, n: int) -> Score:
+def share_of_units(value: float, variance: float, n: int, least: float | None = None) -> Score:
     """Return the interval of a figure in [0, 1] whose variance was estimated between n units.
 
-    Half a unit of the largest possible variance, `value * (1 - value)`, is added to those that were seen, because a few
-    units that happen to be alike say little about others. The figure is at least as certain as a share of n trials.
+    One unit of the largest possible variance is added to those that were seen, because a few units that happen to be
+    alike say little about others. The figure is at least as certain as the share of hits in `least` trials: by default
+    n, which holds for a mean over the units; fewer if units differ in weight, see `effective`.
     """
+    trials = n if least is None else least
     largest = value * (1 - value)
     if not largest:
-        return share(value, n)
-    spread = ((n - 1) * variance + _PRIOR * largest / n) / (n - 1 + _PRIOR)
-    return share(value, max(n, largest / spread * (NORMAL / student(n - 1)) ** 2))
+        return share(value, trials)
+    spread = ((n - 1) * variance + _PRIOR * largest / trials) / (n - 1 + _PRIOR)
+    return share(value, max(trials, largest / spread * (NORMAL / student(n - 1)) ** 2))
+
+
+def effective(weights: Floats) -> Floats:
+    """Return how many units of equal weight are as certain as n of these, (n, ...) to (...); 0 without any weight.
+
+    See Kish (1965).
+    """
+    squares = np.square(weights).sum(0)
+    found: Floats = np.zeros_like(squares)
+    np.divide(np.square(weights.sum(0)), squares, out=found, where=squares > 0)
+    return found
 
 
 def unbounded(value: float, variance: float, n: int, lowest: float = -np.inf) -> Score:
@@ -122,7 +135,7 @@ def unbounded(value: float, variance: float, n: int, lowest: float = -np.inf) ->
 def inflation(contributions: Floats, units: Rows | None) -> float:
     """Return by what factor groups multiply the variance of a figure, at least 1; 1 without groups.
 
-    This is Kish's design effect, with Student's quantile in the place of the normal one. As in `share_of_units`, half a
+    This is Kish's design effect, with Student's quantile in the place of the normal one. As in `share_of_units`, one
     group is added whose samples are all alike.
 
     Parameters
