@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from samtl.experiment.output import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
     from samtl.experiment.run import Run
+    from samtl.experiment.trained import load_head as load_head
     from samtl.report.api import ReportResult as ReportResult
     from samtl.report.api import make_report as make_report
     from samtl.store.maintenance import Compacted as Compacted
@@ -62,6 +63,7 @@ _PUBLIC = {
         "samtl.experiment.output": "PredictResult",
         "samtl.experiment.predict": "predict",
         "samtl.experiment.run": "FitResult=Run",
+        "samtl.experiment.trained": "load_head",
         "samtl.report.api": "make_report ReportResult",
         "samtl.store.maintenance": "compact Compacted",
         "samtl.store.reader": "open=open_store Store",

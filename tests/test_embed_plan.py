@@ -76,6 +76,18 @@ def test_a_disk_that_is_too_small_stops_the_pass_before_it_starts(monkeypatch, e
     assert embed_toys().missing == 0
 
 
+def test_no_store_begins_in_the_folder_that_is_listed():
+    """Fault: the store was among the folders of classes, and the same command failed the next time."""
+    Path("data/land").mkdir(parents=True)
+    listed = dataclasses.replace(toy_dataset(37), root=Path("data"))
+    for out in ("data", "data/land", "data/a.zarr", "land/../data"):
+        with pytest.raises(InputError, match="--out"):
+            plan_of(dataset=listed, out=out)
+    assert plan_of(dataset=listed, out=".").rows == 37
+    embed(toy_dataset(37), "stub", device="cpu", out="data/a.zarr")
+    assert plan_of(dataset=listed, out="data/a.zarr").resumes
+
+
 def test_a_plan_writes_nothing_reads_no_image_and_loads_no_weights(monkeypatch, encoders):
     monkeypatch.setattr(encoders, "Encoder", None)
     bad = dict.fromkeys(range(37), AssertionError("an image was read"))

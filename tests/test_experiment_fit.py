@@ -260,7 +260,7 @@ def overflowing(store):
         (None, {"same_split_as": "runs/x"}, InputError, "runs/x"),
         (without_features, {}, InputError, "tier pooled, .* has grid: .*--tiers pooled --out"),
         (without_features, {"head": "conv", "features": "mean"}, InputError, "reads grid"),
-        (unlabelled, {}, InputError, "0 usable rows and 3 classes"),
+        (unlabelled, {}, InputError, "no image of .* has a label"),
         (infinite, {"head": "logreg"}, InputError, r"pooled of sample 'River/17\.png'"),
         (lambda store: infinite(store, "image_stats"), {}, InputError, "image_stats"),
         (overflowing, {"params": FAST}, InputError, "extreme values in the features"),

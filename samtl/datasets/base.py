@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ class LeftOut:
     what: str  #: what they are, such as ".gif files"
     count: int
     examples: tuple[str, ...]  #: names of the first few, relative to the root
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.what}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Dataset:
         Files beside the images that are no images of the dataset.
     readings : tuple of str
         What the layout and the names were taken for, a sentence each, for whoever checks a plan.
+    root : Path, optional
+        A folder whose sub-folders are listed, so that no new store may be in it.
 
     Raises
     ------
@@ -109,18 +115,34 @@ class Dataset:
     parts: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     readings: tuple[str, ...] = ()
+    root: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("classes", "sample_ids", "labels", "groups", "parts"):
+            given = getattr(self, name)
+            fixed = tuple(given.tolist() if isinstance(given, np.ndarray) else given)
+            object.__setattr__(self, name, fixed)
         n, count, masked = len(self.sample_ids), len(self.classes), self.read_mask is not None
-        texts = itertools.chain(self.sample_ids, self.classes, self.groups)
+        texts: tuple[Any, ...] = (*self.sample_ids, *self.classes, *self.groups)
+        every = (self.name, self.note, *self.parts, *texts)
+        if foreign := [text for text in every if not isinstance(text, str)]:
+            raise InputError(f"the dataset must have names that are text, not {foreign[0]!r}")
         unprintable = next(filter(_UNPRINTABLE.search, texts), None)
+        # Names that look alike would be taken for one class.
+        looks = Counter(unicodedata.normalize("NFC", name).strip() for name in self.classes)
         allowed, odd = _ALLOWED[self.task]
         strange = [label for label in dict.fromkeys(self.labels) if not allowed(label, count)]
         rules = {
             "a name of letters, digits, '.', '_' and '-'": re.fullmatch(r"\w[\w.-]*", self.name),
             f"one label for each of its {n} images, not {len(self.labels)}": len(self.labels) == n,
             f"no control characters in names: {unprintable!a}": unprintable is None,
-            f"each class once, not {', '.join(self.classes)}": len(set(self.classes)) == count,
+            f"each class once and named, not {_twice(looks)}": len(looks) == count
+            and "" not in looks,
+            f"each image once and named, not {_twice(Counter(self.sample_ids))}": len(
+                {*self.sample_ids, ""}
+            )
+            == n + 1,
+            "a function that reads an image": callable(self.read),
             f"{odd.format(count - 1)}, not {strange[:3]}": not strange,
             f"one class, named like its numbers, not {count}": self.task != "regression"
             or count == 1,
@@ -193,6 +215,11 @@ class Dataset:
         )
 
 
+def _twice(counts: Counter[str]) -> str:
+    """Show the first name that occurs several times or is empty."""
+    return next((f"{name!a} {count} times" for name, count in counts.items() if count > 1), "''")
+
+
 #: For each task, whether something may be a label beside so many classes, and what it may be.
 _ALLOWED: dict[str, tuple[Callable[[Any, int], bool], str]] = {
     "classification": (lambda label, k: label in range(-1, k), "labels from -1 to {}"),
@@ -240,7 +267,7 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
     for option, count in (("--limit", limit), ("--per-class", per_class)):
         if count is not None and count < 1:
             raise InputError(f"{option} must be at least 1, got {count}")
-    if per_class is not None and dataset.task != "classification":
+    if per_class is not None and (dataset.task != "classification" or not dataset.classes):
         raise InputError(
             f"--per-class counts images by their class, but those of {dataset.name} do not have one each "
             f"({dataset.task}); use --limit"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from samtl._io import digest
-from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.files.listing import FolderTree, kind_of, options_of, own_name
-from samtl.datasets.folder import PART_NAMES
+from samtl.datasets.base import Dataset
+from samtl.datasets.files.listing import PART_NAMES, FolderTree, kind_of, options_of, own_name
 from samtl.datasets.tables.columns import chosen_column, read_columns, some
 from samtl.datasets.tables.labels import (
     class_columns,
@@ -162,7 +161,7 @@ def _parts(
     texts = [text_of(value) for value in columns[name]] if name else []
     strange = [text for text in dict.fromkeys(texts) if text.lower() not in PART_NAMES]
     if not strange:
-        return tuple(PARTS[PART_NAMES[text.lower()]] for text in texts), []
+        return tuple(PART_NAMES[text.lower()] for text in texts), []
     if asked:
         raise InputError(
             f"the column {name!r} must have one of {', '.join(PART_NAMES)} for every image, got {some(strange)}"

@@ -296,6 +296,12 @@ def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
     store = which
     if not isinstance(store, Store):
         store = open_store(locate(None if isinstance(store, bool) else store))
+    require_encoder(trained, store)
+    return store
+
+
+def require_encoder(trained: Trained, store: Store) -> None:
+    """Raise MismatchError if a store was not made with a run's encoder, InputError if it lacks the head's array."""
     if found := differences(store.identity, trained.identity):
         raise MismatchError(
             f"{store.path} was not made with the encoder that the head of {trained.path} learnt from; name another "
@@ -307,7 +313,6 @@ def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
             f"the head of {trained.path} needs the tier {array}, and {store.path} has "
             f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {array}"
         )
-    return store
 
 
 def _stored(trained: Trained, store: Store) -> _Answers:

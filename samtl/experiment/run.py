@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,16 +22,26 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from samtl._io import AtomicFolder, digest, file_sha256, inside, read_json, shortened
+from samtl._io import (
+    AtomicFolder,
+    digest,
+    file_sha256,
+    inside,
+    read_json,
+    require_size,
+    shortened,
+)
 from samtl.errors import InputError, writing
-from samtl.heads.io import TENSORS
+from samtl.heads.io import CARD, TENSORS
 from samtl.metrics import classification
 from samtl.metrics.classification import PerClass, Score
+from samtl.metrics.declared import metrics_of
 from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
 FORMAT = 3  # of a run folder
-CONFIG, METRICS = "config.json", "metrics.json"
+CONFIG, METRICS, SPLIT = "config.json", "metrics.json", "split.json"
+MOST_TABLE = 2**29  # bytes of a table that is read
 _DECIDES = (
     "kind", "name", "task", "features", "columns", "params", "seed", "split", "validation",
     "samples_digest", "resolution", "order", "warm_start", "dataset", "fingerprint",
@@ -52,6 +63,20 @@ class SplitName(Struct, frozen=True):
     share: float
     seed: int
     digest: str
+
+
+class _Model(Struct):
+    """What `head.json` repeats of `config.json`."""
+
+    task: str
+    class_names: tuple[str, ...]
+
+
+class _Parts(Struct):
+    """What `split.json` repeats of it."""
+
+    digest: str
+    validation_digest: str
 
 
 class Config(Struct, frozen=True, kw_only=True, eq=False):
@@ -210,11 +235,39 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
         if run.confusion.shape != (len(run.classes),) * 2:
             raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
-            if (whole or name != TENSORS) and file_sha256(inside(folder, name)) != expected:
-                raise ValueError(f"{name} is not the file that was written with the run")
+            if whole or name != TENSORS:
+                _require_file(inside(folder, name), expected)
+        _require_agreement(run)
     except (ValueError, OverflowError, RecursionError, OSError) as error:
         raise InputError(f"{folder} is damaged: {error}") from error
     return run
+
+
+def _require_file(path: Path, sha256: str) -> None:
+    """Raise ValueError if a file is larger than a run's can be, or is not the one that was written."""
+    if path.name != TENSORS:
+        require_size(path.name, path.stat().st_size, MOST_TABLE)
+    if file_sha256(path) != sha256:
+        raise ValueError(f"{path.name} is not the file that was written with the run")
+
+
+def _require_agreement(run: Run) -> None:
+    """Raise ValueError if scores are none or missing, or the files of a run contradict each other."""
+    wanted = {one.name for one in metrics_of(run.task) if one.curve}
+    if missing := wanted - run.metrics.keys() | {"total"} - run.seconds.keys():
+        raise ValueError(f"{METRICS} lacks {', '.join(sorted(missing))}")
+    for scores in (run.metrics, run.floor or {}, *run.also.values()):
+        for name, score in scores.items():
+            if not -math.inf < score.low <= score.value <= score.high < math.inf:
+                raise ValueError(f"the interval of {name} does not hold its value")
+    if CARD in run.files:
+        model = read_json(run.path / CARD, _Model)
+        if (model.task, model.class_names) != (run.task, run.classes):
+            raise ValueError(f"{CARD} is of another task or other classes than {CONFIG}")
+    if SPLIT in run.files:
+        parts = read_json(run.path / SPLIT, _Parts)
+        if (parts.digest, parts.validation_digest) != (run.split.digest, run.validation.digest):
+            raise ValueError(f"{SPLIT} is of another split than {CONFIG}")
 
 
 class RunFolder(AtomicFolder):

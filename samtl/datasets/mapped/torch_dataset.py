@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.files.listing import natural
-from samtl.datasets.folder import PART_NAMES
+from samtl.datasets.base import Dataset
+from samtl.datasets.files.listing import PART_NAMES, natural
 from samtl.datasets.mapped import attributes
 from samtl.datasets.mapped.arrays import Scale, array_of, by_rows, guessed_scale, mask_of
 from samtl.datasets.mapped.samples import MapStyle, Samples
@@ -213,7 +212,7 @@ def _parts(dataset: Any) -> list[tuple[str, Any]]:
     if isinstance(dataset, Mapping):
         if odd := [key for key in dataset if str(key).lower() not in PART_NAMES]:
             raise InputError(f"data sets are given by train, val and test, got {odd[0]!r}")
-        parts = [(PARTS[PART_NAMES[str(key).lower()]], one) for key, one in dataset.items()]
+        parts = [(PART_NAMES[str(key).lower()], one) for key, one in dataset.items()]
     else:
         parts = [("", dataset)]
     for _, one in parts:
