@@ -7,7 +7,7 @@ does not say what another training part would change. How often the intervals co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ TAIL = (1 - 0.95) / 2
 NORMAL = 1.959964  # the same quantile of the normal distribution
 FEW, FEW_GROUPS = 30, 10
 _PRIOR = 1.0  # units of the largest variance that there can be, beside those that were seen
-_BLOCKS = 50  # of a jackknife
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,10 @@ def effective(weights: Floats) -> Floats:
     return found
 
 
-def unbounded(value: float, variance: float, n: int, lowest: float = -np.inf) -> Score:
+def unbounded(value: float, variance: float, n: int) -> Score:
     """Return the t interval of a figure whose variance was estimated between n units."""
     half = student(n - 1) * float(np.sqrt(variance))
-    return Score.around(value, max(lowest, value - half), value + half)
+    return Score.around(value, value - half, value + half)
 
 
 def inflation(contributions: Floats, units: Rows | None) -> float:
@@ -161,24 +160,3 @@ def jackknife(without: Floats) -> Floats:
     squares = np.square(without - without.mean(0)).sum(0)
     variance: Floats = squares * (n - 1) / n
     return variance
-
-
-def without_blocks(
-    figures: Callable[[Rows], Mapping[str, float]], n: int, units: Rows | None = None, seed: int = 0
-) -> tuple[dict[str, float], dict[str, float], int]:
-    """Compute figures of n samples, and their variances from leaving out blocks of units (a delete-a-group jackknife).
-
-    For figures that are no function of sums, such as an average precision. `figures` maps rows to figures. Returns
-    figures, variances, and the number of blocks, at most 50, for `share_of_units` and `unbounded`.
-    """
-    every = np.arange(n)
-    total = count_units(units, n)
-    blocks = min(_BLOCKS, total)
-    block = np.random.default_rng(seed).permutation(total) % blocks
-    of_row = block[every if units is None else units]
-    value = dict(figures(every))
-    if blocks < 2:
-        return value, dict.fromkeys(value, 0.0), 1
-    left = [figures(every[of_row != b]) for b in range(blocks)]
-    each = np.array([[one[name] for name in value] for one in left])
-    return value, dict(zip(value, jackknife(each).tolist(), strict=True)), blocks
