@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -9,13 +10,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import r2_score
 
 from samtl.errors import InputError
 from samtl.experiment.features import AT_ONCE
 from samtl.experiment.predict import read_trained, require_encoder
 from samtl.experiment.run import Run
 from samtl.images.transforms import IGNORE
+from samtl.metrics.multilabel import LIKELY
 from samtl.store.reader import Store
+from samtl.store.views import row_numbers
 
 Part = tuple[NDArray[Any], Any, NDArray[Any]]  # features, their columns, height and width of images
 
@@ -68,16 +72,18 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
         Raises
         ------
         InputError
-            If features have another shape, or rows are not embedded.
+            If features have another shape, rows are not embedded, or numbers are predicted.
         MismatchError
             If the store was made with another encoder.
         """
         model = self._trained.model
+        if self._trained.task == "regression":
+            raise InputError(f"the head of {self.run} predicts numbers: use predict")
         if self._trained.task == "segmentation":
             return self._joined(
                 model.predict_proba(features) for features, _, _ in self._parts(X, rows)
             )
-        return self._joined(self._answers(*part) for part in self._parts(X, rows))
+        return self._outputs(X, rows)
 
     def predict(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
         """Predict the most probable class; parameters are those of `predict_proba`.
@@ -85,12 +91,28 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
         Returns
         -------
         (n,) ndarray
-            Of a segmentation (n, S, S) uint8, on the encoder's square as a store's `mask`; beyond an image of a store
+            Numbers of a regression. Of several classes (n, K), 1 for those with a probability of at least 0.5. Of a
+            segmentation (n, S, S) uint8, on the encoder's square as a store's `mask`; beyond an image of a store
             they are 255.
         """
-        if self._trained.task == "segmentation":
+        task = self._trained.task
+        if task == "segmentation":
             return self._joined(self._masks(*part) for part in self._parts(X, rows))
-        return np.asarray(self.classes_[self.predict_proba(X, rows).argmax(axis=1)])
+        said = self._outputs(X, rows)
+        if task == "regression":
+            return said[:, 0]
+        if task == "multilabel":
+            return (said >= LIKELY).astype(np.int64)
+        return np.asarray(self.classes_[said.argmax(axis=1)])
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Score predictions: R2 of numbers, else the accuracy, of several classes only if all of them are right."""
+        if self._trained.task == "regression":
+            return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
+        return float(super().score(X, y, sample_weight))
+
+    def _outputs(self, X: ArrayLike | Store, rows: ArrayLike | None) -> NDArray[Any]:
+        return self._joined(self._answers(*part) for part in self._parts(X, rows))
 
     def _answers(self, features: NDArray[Any], columns: Any, sizes: NDArray[Any]) -> Any:
         side = int(self._trained.identity["image_size"])
@@ -121,7 +143,7 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
                 yield features[i : i + step], self._trained.model.columns_, whole[i : i + step]
             return
         require_encoder(self._trained, X)
-        chosen = np.arange(len(X)) if rows is None else np.asarray(rows)
+        chosen = row_numbers(X, np.arange(len(X)) if rows is None else rows)
         valid = X.valid(self.tier, "original_size")
         bad = [int(row) for row in chosen if 0 <= row < len(X) and not valid[row]]
         if bad:
@@ -167,4 +189,4 @@ def load_head(run: str | Path | Run) -> TrainedHead:
     InputError
         The folder is no run of a head, or is damaged.
     """
-    return TrainedHead(run.path if isinstance(run, Run) else run)
+    return TrainedHead(os.fspath(run))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SHARE = "%"
 
@@ -26,6 +26,11 @@ class Metric(NamedTuple):
         """Write a value in the unit, without it."""
         return f"{self.factor * value:.{self.decimals}f}"
 
+    def shown(self, score: Any) -> str:
+        """Write a `Score` with its unit and interval."""
+        value, low, high = map(self.written, (score.value, score.low, score.high))
+        return f"{value}{SHARE * (self.unit == SHARE)} [{low}, {high}]"
+
     def better(self, value: float) -> float:
         """Return a number that is larger for a better value."""
         return value if self.higher_is_better else -value
@@ -43,6 +48,18 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("macro_f1", "macro F1", curve=True),
         Metric("ece", "calibration error", higher_is_better=False),
         Metric("log_loss", "log loss", "nats", higher_is_better=False, decimals=3),
+    ),
+    "multilabel": (
+        Metric("macro_ap", "macro average precision", curve=True),
+        Metric("micro_ap", "micro average precision"),
+        Metric("macro_f1", "macro F1", curve=True),
+        Metric("micro_f1", "micro F1"),
+    ),
+    "regression": (
+        Metric("r2", "R²", "", curve=True, decimals=3),
+        # In the unit of the numbers, which may be tiny or huge.
+        Metric("mae", "mean absolute error", "", higher_is_better=False, curve=True, decimals=4),
+        Metric("rmse", "root mean squared error", "", higher_is_better=False, decimals=4),
     ),
     # Over all held-out pixels first: a mean over images scores an image without foreground 0 or 1.
     "segmentation": (

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Figure = tuple[float, Floats]  # a score, and what each of n samples contributes to its error, (n,)
 
 TAIL = (1 - 0.95) / 2
 NORMAL = 1.959964  # the same quantile of the normal distribution
@@ -129,6 +130,21 @@ def unbounded(value: float, variance: float, n: int) -> Score:
     """Return the t interval of a figure whose variance was estimated between n units."""
     half = student(n - 1) * float(np.sqrt(variance))
     return Score.around(value, value - half, value + half)
+
+
+def positive(value: float, variance: float, n: int) -> Score:
+    """Return the t interval, of its logarithm, of a figure above 0 whose variance was estimated between n units."""
+    if value <= 0:
+        return Score(value, value, value)
+    factor = float(np.exp(student(n - 1) * np.sqrt(variance) / value))
+    return Score.around(value, value / factor, value * factor)
+
+
+def variance_between(parts: Floats, units: Rows | None) -> tuple[float, int]:
+    """Return the variance of a figure from what each sample contributes to its error, and the number of units."""
+    sums = by_unit(parts, units)
+    n = len(sums)
+    return float(np.square(sums).sum()) * n / max(n - 1, 1), n
 
 
 def inflation(contributions: Floats, units: Rows | None) -> float:

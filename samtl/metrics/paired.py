@@ -14,11 +14,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samtl.errors import InputError, UnknownName
-from samtl.metrics import segmentation
+from samtl.metrics import multilabel, regression, segmentation
 from samtl.metrics.classification import (
     Counts,
     accuracy,
@@ -80,7 +82,21 @@ class ImageScores:
     groups: tuple[str, ...] = ()  #: of each image; empty if there are none
 
 
-Outcome = Predictions | ImageScores
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model said of the held-out samples of one seed if that is not one class for each."""
+
+    task: str  #: of `FIGURES`
+    ids: tuple[str, ...]
+    truth: NDArray[Any]  #: (n, K) of 0 and 1, or (n,) numbers
+    said: Floats  #: (n, K) probabilities, or (n, 1) numbers
+    groups: tuple[str, ...] = ()  #: of each sample; empty if there are none
+
+
+#: For each task of `Outputs`, its scores with what each sample contributes to their errors.
+FIGURES = {"multilabel": multilabel.figures, "regression": regression.figures}
+
+Outcome = Predictions | ImageScores | Outputs
 
 
 def paired_differences(
@@ -134,7 +150,8 @@ def paired_differences(
         variance *= n / max(n - 1, 1)
         gap = unbounded(values[a] - values[b], variance, n)
         shown = (gap.low > 0 or gap.high < 0) and len(names) >= FEWEST
-        figures = (gap.value, max(gap.low, -1.0), min(gap.high, 1.0))
+        limit = math.inf if metric in regression.SCORES else 1.0
+        figures = (gap.value, max(gap.low, -limit), min(gap.high, limit))
         groups = 0 if units is None else n
         found[a, b] = Difference(*figures, shown, len(names), len(by_seed), groups)
     return found
@@ -180,9 +197,11 @@ def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome
     return by_seed
 
 
-def _truth(outcome: Outcome) -> dict[str, int]:
+def _truth(outcome: Outcome) -> dict[str, Any]:
     """Return the label of each sample by id, -1 for an image with a mask."""
-    labels = outcome.truth.tolist() if isinstance(outcome, Predictions) else [-1] * len(outcome.ids)
+    labels: list[Any] = [-1] * len(outcome.ids)
+    if not isinstance(outcome, ImageScores):
+        labels = list(map(str, outcome.truth.tolist()))
     truth = dict(zip(outcome.ids, labels, strict=True))
     if not truth or len(truth) < len(outcome.ids):
         raise InputError(
@@ -213,6 +232,11 @@ def _scored(outcome: Outcome, metric: str) -> tuple[float, Floats]:
         matrix = confusion(outcome.truth, outcome.guess, k)
         parts = contributions(metric, outcome.truth, outcome.guess, k)
         return float(METRICS[metric](matrix)), parts
+    if isinstance(outcome, Outputs):
+        found = FIGURES[outcome.task](outcome.truth, outcome.said)
+        if metric not in found:
+            raise UnknownName(f"score of a {outcome.task}", metric, found)
+        return found[metric]
     n, pooled = len(outcome.ids), metric.removeprefix(_POOLED)
     if outcome.counts is not None and pooled != metric:
         total = outcome.counts.sum(0)
