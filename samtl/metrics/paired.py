@@ -28,6 +28,7 @@ from samtl.metrics.classification import (
     confusion,
     contributions,
     macro_f1,
+    ratio,
     stakes,
 )
 from samtl.metrics.intervals import Floats, by_unit, unbounded, units_of
@@ -103,8 +104,8 @@ def paired_differences(
 ) -> dict[tuple[str, str], Difference]:
     """Compare each model with each that comes after it on the same held-out samples.
 
-    The interval is a t interval between groups or, without groups, samples. Among few labels there are few that only
-    one model is right about: two more, one for each model, are added for the variance (Bonett and Price 2012).
+    The interval is a t interval between groups or, without groups, samples. The image, or the group of images, that
+    differs most counts twice, since few images show little of a skewed distribution.
 
     Raises InputError if samples differ or repeat, or there are none; UnknownName if there is no such metric.
 
@@ -124,6 +125,7 @@ def paired_differences(
     values = dict.fromkeys(models, 0.0)
     errors = {model: np.zeros(len(names)) for model in models}
     worth = np.zeros(len(names))  # of a hit
+    label = np.zeros(len(names), dtype=np.int64)
     for outcomes in by_seed:
         for model, outcome in zip(models, outcomes, strict=True):
             rows = [rank[name] for name in outcome.ids]
@@ -133,13 +135,19 @@ def paired_differences(
             group |= dict(zip(outcome.ids, outcome.groups, strict=False))
         if isinstance(outcome, Predictions):
             worth[rows] += stakes(metric, outcome.truth) / len(by_seed)
+            label[rows] = outcome.truth
     units = units_of([group[name] for name in names], len(names)) if group else None
-    added = 2 * float(np.square(worth).mean())
     found = {}
     for a, b in itertools.combinations(models, 2):
-        parts = by_unit(errors[a] - errors[b], units)
-        n = len(parts)
-        variance = (float(np.square(parts).sum()) + added) * n / max(n - 1, 1)
+        parts = errors[a] - errors[b]
+        together = np.square(by_unit(parts, units))
+        n = len(together)
+        if worth.any():
+            effect = max(1.0, float(ratio(together.sum(), np.square(parts).sum())))
+            variance = _variance_of_labels(parts, worth, label) * effect
+        else:
+            variance = float(together.sum() + together.max())
+        variance *= n / max(n - 1, 1)
         gap = unbounded(values[a] - values[b], variance, n)
         shown = (gap.low > 0 or gap.high < 0) and len(names) >= FEWEST
         limit = math.inf if metric in regression.SCORES else 1.0
@@ -181,6 +189,18 @@ def _truth(outcome: Outcome) -> dict[str, Any]:
             f"{len(outcome.ids)} with {len(truth)} ids"
         )
     return truth
+
+
+def _variance_of_labels(parts: Floats, worth: Floats, label: Counts) -> float:
+    """Return the variance of a difference from what each sample contributes, and what a hit of it is worth, (n,) each.
+
+    Among few labels there are few that only one model is right about: two more are added, one for each model (Bonett
+    and Price 2012), and the rates of such labels in small classes are drawn towards the common one.
+    """
+    size, most = np.bincount(label), np.bincount(label, np.square(worth))
+    differing = size * ratio(np.bincount(label, np.square(parts)), most) + 2 * size / size.sum()
+    rate = (differing + 4 * differing.sum() / size.sum()) / (size + 4)
+    return float((rate * most).sum())
 
 
 def _scored(outcome: Outcome, metric: str) -> tuple[float, Floats]:
