@@ -16,6 +16,7 @@ from samtl.experiment.features import AT_ONCE
 from samtl.experiment.predict import read_trained, require_encoder
 from samtl.experiment.run import Run, read_run
 from samtl.images.transforms import IGNORE
+from samtl.metrics.multilabel import LIKELY
 from samtl.store.reader import Store
 from samtl.store.views import row_numbers
 
@@ -84,7 +85,7 @@ class TrainedHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         if task == "regression":
             return found[:, 0]
         if task == "multilabel":
-            return (found >= 0.5).astype(np.int8)
+            return (found >= LIKELY).astype(np.int64)
         return np.asarray(self.classes_[found.argmax(axis=1)])
 
     def _answers(self, features: NDArray[Any], columns: Any, sizes: NDArray[Any]) -> Any:

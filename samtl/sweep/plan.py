@@ -28,6 +28,8 @@ from samtl.store.reader import Store, open_store
 
 DEFAULT_HEADS = {
     "classification": ("logreg", "mlp", "conv", "vit"),
+    "multilabel": ("logreg", "mlp", "conv", "vit"),
+    "regression": ("ridge", "mlp"),
     "segmentation": ("conv", "vit"),
 }
 MOST_KNOWN = 0.05  # part of a validation part that a warm start may have learnt from
