@@ -13,13 +13,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from samtl._runtime import parts
 from samtl.errors import InputError
-from samtl.heads.base import Floats, OnEvent, check_ranges, numbered
+from samtl.heads.base import LINKS, Floats, OnEvent, check_ranges, numbered
 from samtl.heads.layers import Stem
 from samtl.heads.network import Network
 from samtl.heads.trainer import Source, Trainer
@@ -37,9 +36,12 @@ class GridHead(Network):
     """
 
     #: The store's array that each task reads.
-    tiers: ClassVar[dict[str, str]] = {"classification": "grid", "segmentation": "dense"}
+    tiers: ClassVar[dict[str, str]] = {
+        "classification": "grid", "multilabel": "grid", "segmentation": "dense"
+    }  # fmt: skip
     defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "classification": {"epochs": 20, "batch_size": 128, "lr": 2e-3},
+        "multilabel": {"epochs": 20, "batch_size": 128, "lr": 2e-3},
         "segmentation": {"epochs": 60, "batch_size": 4, "lr": 2e-3},
     }
 
@@ -73,7 +75,7 @@ class GridHead(Network):
             raise InputError(
                 f"a grid of features is (channels, side, side), the side even, got {tuple(shape)}"
             )
-        self.task_, self.classes_ = task, numbered(classes)
+        self.task_, self.classes_ = task, numbered(classes, task)
         self.shape_, self.columns_, self.curves_ = tuple(int(n) for n in shape), (), {}
 
     def fit(
@@ -96,8 +98,8 @@ class GridHead(Network):
         ----------
         training, validation : Source
             Batches of inputs, (batch, channels, side, side) float16 or float32, and targets, int64: class indices
-            (batch,), or masks (batch, 4 side, 4 side) in which 255 is ignored.
-        task : {"classification", "segmentation"}
+            (batch,), 0 or 1 for each class (batch, K), or masks (batch, 4 side, 4 side) in which 255 is ignored.
+        task : {"classification", "multilabel", "segmentation"}
         n_classes : int
         shape : (channels, side, side)
         statistics : (2, channels) Tensor, optional
@@ -143,8 +145,13 @@ class GridHead(Network):
         return scores
 
     def predict_proba(self, rows: NDArray[Any]) -> Floats:
-        """Compute the probability of each class, (n, ...) to (n, K, ...) float64, summing to 1 along axis 1."""
-        return np.asarray(softmax(self.logits(rows).astype(np.float64), axis=1))
+        """Compute the probability of each class, (n, ...) to (n, K, ...) float64.
+
+        They sum to 1 along axis 1, unless several classes may apply.
+        """
+        return np.asarray(LINKS[self.task_](self.logits(rows).astype(np.float64)))
+
+    outputs = predict_proba
 
     def class_maps(
         self,
@@ -178,7 +185,7 @@ class GridHead(Network):
 
     def network(self) -> nn.Module:
         channels, side, _ = self.shape_
-        build = self._classifier if self.task_ == "classification" else self._segmenter
+        build = self._segmenter if self.task_ == "segmentation" else self._classifier
         return _Cast(build(channels, side, len(self.classes_)), self.shape_)
 
     def _statistics(self, training: Source) -> Tensor:

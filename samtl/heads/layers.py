@@ -10,7 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, cross_entropy
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    conv2d,
+    cross_entropy,
+    mse_loss,
+)
 
 from samtl.errors import InputError
 from samtl.images.transforms import IGNORE
@@ -169,5 +174,7 @@ def cross_entropy_dice(logits: Tensor, targets: Tensor) -> Tensor:
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "classification": cross_entropy,
+    "multilabel": lambda logits, targets: binary_cross_entropy_with_logits(logits, targets.float()),
+    "regression": lambda logits, targets: mse_loss(logits[:, 0], targets),
     "segmentation": cross_entropy_dice,
 }

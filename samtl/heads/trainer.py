@@ -126,18 +126,21 @@ class Tally:
     loss: float = 0.0
     right: int = 0
     samples: int = 0
-    targets: int = 0  # labels, or valid pixels of masks
+    targets: int = 0  # labels, or valid pixels of masks; numbers do not count
 
     def add(self, value: float, logits: Tensor, targets: Tensor) -> None:
         self.loss += value * len(targets)
-        self.right += int((logits.argmax(1) == targets).sum())
         self.samples += len(targets)
+        if targets.is_floating_point():
+            return
+        several = targets.shape == logits.shape  # classes may apply
+        self.right += int(((logits > 0) if several else logits.argmax(1)).eq(targets).sum())
         self.targets += len(targets) if targets.ndim == 1 else int((targets != IGNORE).sum())
 
     @property
     def means(self) -> tuple[float, float]:
-        """Loss and accuracy."""
-        return self.loss / self.samples, self.right / max(self.targets, 1)
+        """Loss and accuracy, NaN if there is none."""
+        return self.loss / self.samples, self.right / self.targets if self.targets else math.nan
 
 
 class Trainer:

@@ -36,6 +36,7 @@ from samtl.experiment.run import RunFolder
 from samtl.heads.grid import STATISTICS_ROWS, GridHead
 from samtl.heads.trainer import Tally, isolated
 from samtl.store.reader import Store
+from samtl.store.views import samples_of
 from samtl.sweep.plan import Cell
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class _Stream:
 
     def __init__(self, store: Store, array: str) -> None:
         self.store, self.array = store, array
-        labels = None if store.task == "segmentation" else np.asarray(store.labels, dtype=np.int64)
+        labels = None if store.task == "segmentation" else samples_of(store, array).labels
         self.targets = Targets(store, array, labels)
         self.size = window_rows(store, array)
         self._windows = windows_of(store, array)
