@@ -81,13 +81,16 @@ def __getattr__(name: str) -> Any:
 
         return version("samtl")
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'samtl' has no attribute {name!r}")
-    module, attribute = _PUBLIC[name]
-    return getattr(importlib.import_module(module), attribute)
+        module = sys.modules[__name__]  # by which Python finds the nearest name
+        raise AttributeError(f"module 'samtl' has no attribute {name!r}", name=name, obj=module)
+    place, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(place), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC, "__version__"])
+    """List what is public, and the sub-packages that are imported, without what this module imports for itself."""
+    inside = (n for n, v in globals().items() if getattr(v, "__name__", "").startswith("samtl."))
+    return sorted({*inside, *_PUBLIC, *(n for n in globals() if n.startswith("__")), "__version__"})
 
 
 class _Samtl(ModuleType):

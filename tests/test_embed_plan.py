@@ -141,7 +141,7 @@ def test_grids_that_no_head_reads_are_refused_before_the_pass():
     ("option", "values", "told"),
     [
         ("image_size", (0, 100, 4096), "--image-size must be a multiple of 16"),
-        ("tiers", ((), ("pooled", "dens"), ("",), "pooled"), "--tiers takes one or more of pooled,grid,dense"),
+        ("tiers", ((), ("pooled", "dens"), ("",), "dens"), "--tiers takes one or more of pooled,grid,dense"),
         ("batch_size", (0, -1, 1.5, "many", "", "²", None, True), "--batch-size must be auto or a whole number from 1"),
         ("limit", (0, -3), "--limit must be at least 1"),
         ("per_class", (0, -3), "--per-class must be at least 1"),

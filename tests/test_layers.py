@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
-    "errors", "registry", "_io", "_download", "_runtime", "images", "splits", "metrics", "datasets", "encoders",
-    "store", "embed", "heads", "baselines", "experiment", "sweep", "report", "study", "cli",
+    "errors", "registry", "_io", "_html", "_download", "_runtime", "images", "splits", "metrics", "datasets",
+    "encoders", "store", "embed", "heads", "baselines", "experiment", "sweep", "report", "study", "cli",
 ]  # fmt: skip
 STRANGERS = {"datasets", "encoders", "store", "heads"}  # do not know each other
 

@@ -49,6 +49,7 @@ def resolve(
     ResourceError
         If a download fails.
     """
+    spec = str(spec) if isinstance(spec, Path) else spec
     if not isinstance(spec, str):
         found = spec if isinstance(spec, Dataset) else from_torch(spec)
         if root is not None:

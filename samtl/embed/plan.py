@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from samtl import registry
 from samtl.datasets import Dataset, MapStyle, groups_by, only, resolve, shuffled, subset
 from samtl.embed.changes import Changes, find_changes, table_of
@@ -50,6 +52,14 @@ class EmbedConfig:
     out: str | Path | None = None
     check_images: bool = True
     untrusted: bool = False
+
+    def __post_init__(self) -> None:
+        """Take numbers of numpy, and one name for a list of them."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+        if isinstance(self.tiers, str):
+            object.__setattr__(self, "tiers", self.tiers.split(","))
 
     @property
     def source(self) -> str | None:

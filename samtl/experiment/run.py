@@ -22,6 +22,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from samtl._html import table
 from samtl._io import (
     AtomicFolder,
     digest,
@@ -33,9 +34,9 @@ from samtl._io import (
 )
 from samtl.errors import InputError, writing
 from samtl.heads.io import CARD, TENSORS
-from samtl.metrics import classification
+from samtl.metrics import classification, multilabel
 from samtl.metrics.classification import PerClass, Score
-from samtl.metrics.declared import metrics_of
+from samtl.metrics.declared import metrics_of, ranked_by
 from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
@@ -85,7 +86,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     format: int = FORMAT
     kind: Literal["head", "baseline"]
     name: str  #: the head's or baseline's
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "multilabel", "regression", "segmentation"]
     classes: tuple[str, ...]
     features: str  #: an array of the store, or `pixels`
     columns: tuple[str, ...] = ()  #: groups of columns of `pooled` that were chosen; empty for all
@@ -145,7 +146,9 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     floor: Scores | None  #: of `floor_model` on the same split
     floor_missing: str  #: why there is no floor, or ""
     also: dict[str, Scores]  #: of further models that were scored in the same run
-    confusion: NDArray[np.int64]  #: (K, K), of samples or pixels; rows are the truth
+    #: (K, K), of samples or pixels; rows are the truth. Multilabel: (K, 4), see `samtl.metrics.multilabel.counts`;
+    #: regression: (0,).
+    confusion: NDArray[np.int64]
     n_train: Count
     n_validation: Count  #: samples that were chosen on; `logreg` then learns from these, too
     n_test: Count
@@ -165,6 +168,31 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     comparison_key: str  #: runs with the same key may be compared; see `samtl.experiment.held_out`
     files: dict[str, str] = {}  #: sha256 of the other files of the folder, but for masks
 
+    def __repr__(self) -> str:
+        """Describe the run in a line."""
+        first = ranked_by(self.task)
+        score = self.metrics.get(first.name)
+        told = f", {first.title} {first.shown(score)}" if score else ""
+        source = self.store or self.dataset
+        return f"<samtl run {self.path}: {self.name} on {source}, {self.n_test} held out{told}>"
+
+    def _repr_html_(self) -> str:
+        """Show the scores in a notebook, beside those of the floor."""
+        models = {self.name: self.metrics, **({"floor": self.floor} if self.floor else {})}
+        rows = (
+            (metric.title, *(metric.shown(scores[metric.name]) for scores in models.values()))
+            for metric in metrics_of(self.task)
+            if all(metric.name in scores for scores in models.values())
+        )
+        title = (
+            f"{self.name} on {self.store or self.dataset}, {self.n_test} held out, 95 % intervals"
+        )
+        return table(title, rows, ("", *models))
+
+    def __fspath__(self) -> str:
+        """Stand for its folder wherever a path is expected."""
+        return str(self.path)
+
     @property
     def run(self) -> Path:
         """The run folder."""
@@ -177,8 +205,10 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
 
     @property
     def per_class(self) -> PerClass:
-        """Precision, recall, F1 and support of each class."""
-        return classification.per_class(self.confusion)
+        """Precision, recall, F1 and support of each class; empty if numbers are predicted."""
+        if self.task == "multilabel":
+            return multilabel.per_class(self.confusion)
+        return classification.per_class(self.confusion.reshape((len(self.confusion),) * 2))
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -186,7 +216,7 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
         each = {name: values.tolist() for name, values in asdict(self.per_class).items()}
         content["per_class"] = {
             label: {name: values[i] for name, values in each.items()}
-            for i, label in enumerate(self.classes)
+            for i, label in enumerate(self.classes[: len(self.confusion)])
         }
         return {**content, "run": content.pop("path")}
 
@@ -201,7 +231,7 @@ def _from_json(kind: Any, value: Any) -> Any:
     return np.array(msgspec.convert(value, list[list[Count]]), dtype=np.int64)
 
 
-def read_run(path: str | Path, *, whole: bool = False) -> Run:
+def read_run(path: str | os.PathLike[str], *, whole: bool = False) -> Run:
     """Read a run folder and check that its files belong together.
 
     Parameters
@@ -232,7 +262,8 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
             raise ValueError(f"{METRICS} fails its checksum")
         content |= {**config, "path": str(folder)}
         run = msgspec.convert(content, Run, dec_hook=_from_json)
-        if run.confusion.shape != (len(run.classes),) * 2:
+        k = len(run.classes)
+        if run.confusion.shape != {"multilabel": (k, 4), "regression": (0,)}.get(run.task, (k, k)):
             raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
             if whole or name != TENSORS:

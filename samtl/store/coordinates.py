@@ -110,6 +110,11 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
     _, sizes = np.unique(table.rows // state.log.block_rows, return_counts=True)
     now = _coordinates(state, ())
     along = {name: (dim, v[table.rows]) for name, (dim, v) in now.items() if dim == "sample"}
+    for variable in found.variables.values():  # netCDF has texts and numbers only
+        variable.attrs = {
+            name: value if isinstance(value, (str, int, float)) else canonical(value).decode()
+            for name, value in variable.attrs.items()
+        }
     return found.chunk({"sample": tuple(sizes.tolist())}).assign_coords(along)
 
 

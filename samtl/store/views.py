@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samtl._html import table
 from samtl._runtime import machine_memory, size
 from samtl.errors import InputError, UnknownName
 from samtl.splits import Samples
@@ -47,13 +48,13 @@ def choose_columns(columns: Sequence[str], patterns: str) -> tuple[Rows, tuple[s
 
 
 def features(
-    store: Store, array: str, rows: ArrayLike, columns: str | None
+    store: Store, array: str, rows: Rows, columns: str | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read the values of rows in an array, of all or some columns, and their targets."""
-    needed = np.size(rows) * (store.bytes_of(array) // max(len(store), 1))
+    needed = len(rows) * (store.bytes_of(array) // max(len(store), 1))
     if needed > machine_memory():
         raise InputError(
-            f"{np.size(rows)} rows of {array} take {size(needed)}, and this machine has {size(machine_memory())}: "
+            f"{len(rows)} rows of {array} take {size(needed)}, and this machine has {size(machine_memory())}: "
             "choose fewer rows, or use to_xarray, which reads as it computes"
         )
     at = None if columns is None else choose_columns(store.columns(array), columns)[0]
@@ -71,6 +72,20 @@ def targets(store: Store, rows: ArrayLike) -> NDArray[Any]:
 def _labels(store: Store) -> NDArray[Any]:
     labels = store.labels
     return labels.astype(np.int64) if labels.dtype == np.int32 else labels
+
+
+def row_numbers(store: Store, rows: ArrayLike) -> Rows:
+    """Return row numbers that are given as such, or as a mask of all rows; InputError if they are neither."""
+    found = np.asarray(rows)
+    if found.dtype == bool and found.shape == (len(store),):
+        return np.flatnonzero(found)
+    # An empty list has no integers; other masks of booleans would mean rows 0 and 1.
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+        raise InputError(
+            f"rows must be a list of row numbers, or a mask of {len(store)} rows, got shape {found.shape} of "
+            f"{found.dtype}"
+        )
+    return found.astype(np.int64)
 
 
 def row_number(store: Store, key: SupportsIndex | str) -> int:
@@ -125,6 +140,20 @@ class Pairs:
             raise IndexError(f"there are {len(self)} pairs, numbered from 0") from error
         found = self.store.read(self.array, rows), targets(self.store, rows)
         return list(zip(*found, strict=True))
+
+
+def html(store: Store) -> str:
+    """Describe a store as a table for a notebook."""
+    rows = [
+        ("rows", f"{int(store.valid().sum())} of {len(store)} embedded"),
+        (
+            "task",
+            f"{store.task}: {', '.join(store.classes[:12])}" + ", ..." * (len(store.classes) > 12),
+        ),
+        ("encoder", f"{store.encoder}, {store.image_size} pixels, weights {store.weights}"),
+        *((name, f"{store.shape(name)} {store.dtype(name)}") for name in store.arrays),
+    ]
+    return table(f"samtl store {store.path}", rows)
 
 
 def summary(store: Store) -> Summary:
