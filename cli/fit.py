@@ -51,6 +51,7 @@ def draw(result: samtl.FitResult) -> None:
     """Print the scores with their intervals beside those of the floor."""
     from samtl.experiment.held_out import FLOOR, floor_title
     from samtl.metrics.declared import metrics_of
+    from samtl.metrics.intervals import few
 
     render.say(
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
@@ -60,10 +61,14 @@ def draw(result: samtl.FitResult) -> None:
     compared |= {floor_title(result.task, name): also for name, also in result.also.items()}
     own = floor_title(result.task) if result.name == FLOOR else result.name
     every = (result.metrics, *compared.values())
-    headers = ("95 % interval", own, *compared)
+    headers = (
+        ", ".join(filter(None, ("95 % interval", few(result.n_test, result.n_groups)))),
+        own,
+        *compared,
+    )
     declared = [metric for metric in metrics_of(result.task) if metric.name in result.metrics]
     rows = [
-        (metric.title, *(_cell(metric, scores[metric.name]) for scores in every))
+        (metric.title, *(metric.shown(scores[metric.name]) for scores in every))
         for metric in declared
     ]
     render.grid(headers, rows, right=range(1, len(headers)))
@@ -96,11 +101,6 @@ def draw(result: samtl.FitResult) -> None:
             render.say(text, "yellow")
     render.warn_untrained(result.weights, result.untrained, "SAM" if result.store else result.name)
     render.say(f"run: {result.path}")
-
-
-def _cell(metric: Any, score: Any) -> str:
-    value, low, high = map(metric.written, (score.value, score.low, score.high))
-    return f"{value}{'%' * (metric.unit == '%')} [{low}, {high}]"
 
 
 @verb("samtl.experiment.predict:predict", skip=("from_store",))

@@ -22,7 +22,7 @@ import typer
 import typer.core
 import typer.main
 
-from samtl.errors import InputError
+from samtl.errors import InputError, UnknownName
 
 _NOT_OPTIONS = {"on_event", "on_row", "on_progress", "should_stop", "params"}
 _REQUIRED = inspect.Parameter.empty
@@ -189,13 +189,29 @@ class Verbs(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name of the command, the command with its options, and its arguments."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            raise UnknownName("command", args[0], self.commands)
         name, command, rest = super().resolve_command(ctx, args)
         build = getattr(command and command.callback, "build", None)
         if build is not None:
             alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-            alone.command(name)(build())
+            alone.command(name, cls=_Command)(build())
             command = typer.main.get_command(alone)
         return name, command, rest
+
+
+class _Command(typer.core.TyperCommand):
+    """A verb that lists its options if one is unknown."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # the class is in click, or in typer's copy of it
+            if type(error).__name__ != "NoSuchOption":
+                raise
+            known = [name for one in self.params for name in one.opts if name.startswith("--")]
+            name = getattr(error, "option_name", "")
+            raise UnknownName(f"option of samtl {self.name}", name, known) from error
 
 
 def _parameter(name: str, shown: str, option: Option, text: str) -> inspect.Parameter:

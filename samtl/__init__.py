@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samtl.datasets import Dataset as Dataset
+    from samtl.datasets import from_torch as from_torch
     from samtl.embed.api import EmbedResult as EmbedResult
     from samtl.embed.api import embed as embed
     from samtl.embed.verify import Verification as Verification
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from samtl.experiment.output import PredictResult as PredictResult
     from samtl.experiment.predict import predict as predict
     from samtl.experiment.run import Run
+    from samtl.experiment.trained import load_head as load_head
     from samtl.report.api import ReportResult as ReportResult
     from samtl.report.api import make_report as make_report
     from samtl.store.maintenance import Compacted as Compacted
@@ -53,7 +55,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 _PUBLIC = {
     name.partition("=")[0]: (module, name.rpartition("=")[2])
     for module, names in {
-        "samtl.datasets": "Dataset",
+        "samtl.datasets": "Dataset from_torch",
         "samtl.embed.api": "embed EmbedResult",
         "samtl.embed.verify": "verify Verification",
         "samtl.errors": "SamtlError",
@@ -61,6 +63,7 @@ _PUBLIC = {
         "samtl.experiment.output": "PredictResult",
         "samtl.experiment.predict": "predict",
         "samtl.experiment.run": "FitResult=Run",
+        "samtl.experiment.trained": "load_head",
         "samtl.report.api": "make_report ReportResult",
         "samtl.store.maintenance": "compact Compacted",
         "samtl.store.reader": "open=open_store Store",
@@ -78,13 +81,16 @@ def __getattr__(name: str) -> Any:
 
         return version("samtl")
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'samtl' has no attribute {name!r}")
-    module, attribute = _PUBLIC[name]
-    return getattr(importlib.import_module(module), attribute)
+        module = sys.modules[__name__]  # by which Python finds the nearest name
+        raise AttributeError(f"module 'samtl' has no attribute {name!r}", name=name, obj=module)
+    place, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(place), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC, "__version__"])
+    """List what is public, and the sub-packages that are imported, without what this module imports for itself."""
+    inside = (n for n, v in globals().items() if getattr(v, "__name__", "").startswith("samtl."))
+    return sorted({*inside, *_PUBLIC, *(n for n in globals() if n.startswith("__")), "__version__"})
 
 
 class _Samtl(ModuleType):

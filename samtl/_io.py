@@ -74,6 +74,11 @@ def digest(content: object) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
+def shortened(name: str, most: int) -> str:
+    """Cut a name so that it has at most that many bytes in UTF-8: file systems take 255."""
+    return os.fsencode(name)[:most].decode(errors="ignore")
+
+
 def seal(content: Mapping[str, object]) -> bytes:
     """Encode a document that carries the sha256 of the rest of itself as `checksum`."""
     rest = {key: value for key, value in content.items() if key != "checksum"}

@@ -52,7 +52,11 @@ class UnknownName(InputError, LookupError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = list(known)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        bare = {
+            known.lstrip("-"): known for known in names
+        }  # two dashes alone make no options near
+        found = difflib.get_close_matches(name.lstrip("-"), bare, n=3, cutoff=0.5)
+        near = [bare[one] for one in found]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         super().__init__(f"no {kind} is called {name!r}: {hint}known are {', '.join(names)}")
 

@@ -90,7 +90,7 @@ def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, *
                 pixels.append([sample_id, label, *counts])
         folder.write_csv("images.csv", ["sample_id", "mask", *scores], rows)
         folder.write_csv("pixels.csv", ["sample_id", "class", "true", "predicted", "both"], pixels)
-        metrics = segmentation.bootstrap(np.stack(matrices), resamples=50)
+        metrics = segmentation.score(np.stack(matrices))
         split = a_split(given.pop("split_name", "holdout"), share, seed, str(test))
         about = {"task": "segmentation", "classes": data.classes, "dataset": data.name}
         about |= {"resolution": SIZE, "features": "dense" if name in TIERS else "pixels"}

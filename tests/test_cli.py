@@ -94,6 +94,9 @@ BAD = {
     "predict --run run --images images --cache cache": "--from-store",
     "verify --quick --deep": "--deep",
     "sweep --unknown": "--unknown",
+    "sweep --seed 3": "did you mean --seeds",
+    "fit-head --model mlp": "known are --head,",
+    "fit --head mlp": "did you mean fit-head",
 }
 OTHER = {
     "predict --run run --images images --checkpoint random:1": "encoder.weights_sha256",

@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +115,7 @@ def test_classes_and_parts_are_counted():
         (made([0, 1, 2]), {"per_class": -1}, "--per-class must be at least 1, got -1"),
         (made([0, 0, 1, 2, 2]), {"per_class": 2}, "b has 1; use --per-class 1 or less"),
         (MASKED, {"per_class": 1}, "use --limit"),
+        (replace(MASKED, read_mask=None, classes=()), {"per_class": 1}, "use --limit"),
     ],
 )
 def test_subsets_that_cannot_be_had(dataset, options, said):
@@ -130,11 +132,22 @@ def test_unknown_names_are_refused_and_a_bare_folder_is_told_how_it_is_read(tmp_
 
 
 REFUSED = {
-    "name": ["a b", "", "../a"],
-    "sample_ids": [("x",), ("x", "a\rb"), ("x", "\ud83d"), ("x", "a\u2028b")],
-    "classes": [("p", "p"), ("p", "q\n")],
-    "groups": [("p",), ("p", "q\x7f")],
-    "labels": [(0,), (0, 2), (0, -2)],
+    "name": ["a b", "", "../a", 3],
+    "note": [None],
+    "sample_ids": [
+        ("x",),
+        ("x", "a\rb"),
+        ("x", "\ud83d"),
+        ("x", "a\u2028b"),
+        ("x", "x"),
+        ("x", ""),
+        ("x", Path("y")),
+    ],
+    # Names that look alike, too.
+    "classes": [("p", "p"), ("p", "q\n"), ("\xe9", "e\u0301"), ("p", "p "), ("p", ""), (1, 2)],
+    "groups": [("p",), ("p", "q\x7f"), ("p", None)],
+    "labels": [(0,), (0, 2), (0, -2), ("p", "q")],
+    "read": [None],
     "parts": [("train",), ("train", "dev")],
     "read_mask": [no_reading],
 }
@@ -150,6 +163,12 @@ def test_what_cannot_become_a_store_is_refused_when_the_dataset_is_made():
         with pytest.raises(InputError, match="the dataset") as caught:
             Dataset(**{**fields, "read": no_reading, **change})
         assert str(caught.value).isprintable()
+
+
+def test_lists_and_arrays_become_tuples():
+    dataset = Dataset("made", ["p", "q"], np.array(["x", "y"]), np.array([1, 0]), no_reading)
+    assert (dataset.classes, dataset.sample_ids, dataset.labels) == (("p", "q"), ("x", "y"), (1, 0))
+    assert {type(label) for label in dataset.labels} == {int}
 
 
 def test_a_group_is_what_the_first_parenthesis_finds_or_all_that_is_found():

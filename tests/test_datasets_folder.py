@@ -44,6 +44,12 @@ def test_classes_are_alphabetical_and_files_in_natural_order(root):
     assert dataset.sample_ids == tuple(names)
     assert dataset.labels == (0, 0, 0, 0, 0, 0, 1, 1, 1)
     assert dataset.note.endswith(": 2 .gif files, 1 .heic files")
+    told = {one.what: (one.count, one.examples) for one in dataset.left_out}
+    assert told == {
+        ".gif files": (2, ("city/a.gif", "city/b.GIF")),
+        ".heic files": (1, ("water/c.heic",)),
+        ".txt files": (1, ("water/d.txt",)),
+    }
     assert dataset.read("water/3.png") == picture(2)
 
 
@@ -69,6 +75,37 @@ def test_parts_are_read_as_parts(tmp_path):
     assert dataset.read("test/city/1.png") == picture(1)
 
 
+def test_parts_in_class_folders_are_read_as_parts(tmp_path):
+    """Fault: the published split was dropped without a word."""
+    files = [f"{name}/{part}/1.png" for name in "ab" for part in ("Training", "test")]
+    dataset = listed(add(tmp_path, *files))
+    assert (dataset.sample_ids, dataset.labels) == (tuple(files), (0, 0, 1, 1))
+    assert dataset.parts == ("train", "test") * 2
+    add(tmp_path, "a/more/1.png")
+    dataset = listed(tmp_path)
+    assert (len(dataset), dataset.parts) == (5, ())
+    assert [reading.endswith(": Training, more, test") for reading in dataset.readings] == [True]
+
+
+def test_images_without_folders_have_no_labels(tmp_path):
+    dataset = listed(add(tmp_path, "2.png", "10.png", "1.jpg", "notes.txt"))
+    assert (dataset.classes, dataset.labels) == ((), (-1, -1, -1))
+    assert dataset.sample_ids == ("1.jpg", "2.png", "10.png")
+    found = dataset.understood()
+    assert (found.unlabelled, found.classes) == (3, {})
+    assert [str(one) for one in found.left_out] == ["1 .txt files"]
+
+
+@pytest.mark.parametrize("suffix", [".jp2", ".jfif", ".JPE", ".j2k"])
+def test_less_usual_endings_are_read(root, suffix):
+    """Fault: they were left out without a word."""
+    form = "JPEG2000" if "2" in suffix else "JPEG"
+    unpack(root, {f"city/4{suffix}": picture(7, form=form)})
+    dataset = listed(root)
+    assert (dataset.sample_ids[-3], dataset.left_out) == (f"city/4{suffix}", ())
+    assert decode(dataset.read(f"city/4{suffix}"))[0, 0].tolist() == [7, 7, 7]
+
+
 PARTED = [f"{part}/{name}/1.png" for part in ("train", "test") for name in ("a", "b")]
 
 
@@ -77,11 +114,14 @@ PARTED = [f"{part}/{name}/1.png" for part in ("train", "test") for name in ("a",
     [
         ([], "is no folder"),
         ([".hidden"], "sub-folders"),
+        (["notes.txt"], "sub-folders"),
         (["a/1.png"], "'a'"),
         (["a/1.png", "b/1.png", "1.png"], r"'1\.png'"),
         (["a/1.png", "a/b/2.png"], "'a'"),
         (["a/1.png", "b/notes.txt"], "'b'"),
         ([*PARTED, "test/c/1.png"], "'c'"),
+        ([*PARTED, "other/a/1.png"], "'other'"),
+        (["top/a/1.png", "top/b/1.png"], "folder:.*top"),
         ([*PARTED, "train/2.png"], r"'2\.png'"),
     ],
 )
@@ -98,7 +138,8 @@ def test_other_layouts_are_refused_with_the_one_expected(tmp_path, files, named)
     [
         ("folder", None, "neither"),
         ("folder:", None, "neither"),
-        ("folder:~/My Photos", "~/My Photos", "both"),
+        ("folder:city", "~/nothing", "is no folder"),
+        ("folder:../..", "~/My Photos", "is not in"),
         ("folder", "~/My Photos/city/1.png", "is no folder"),
     ],
 )
@@ -123,6 +164,7 @@ def put(path, target):
         ("city/3.png", None, "not a regular file"),
         ("city/3.png", "nothing.png", "not a regular file"),
         ("city/3.png", "../../secret.png", "leads out"),
+        ("third", "../other", "leads out"),
         ("third", "water", "link to a folder"),
         ("city/sub", "../water", "link to a folder"),
         ("third", "..", "link to a folder"),
@@ -133,7 +175,7 @@ def put(path, target):
 def test_pipes_other_links_and_names_that_cannot_be_stored_are_refused(
     root, tmp_path, place, target, said
 ):
-    add(tmp_path, "secret.png")
+    add(tmp_path, "secret.png", "other/1.png")
     put(root / place, target)
     with pytest.raises(InputError, match="; rename, replace or remove it") as caught:
         listed(root)
@@ -160,6 +202,53 @@ def test_ids_and_files_that_changed_lead_nowhere_and_no_pipe_is_waited_for(
     put(root / "city/1.png", target)
     with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match=said):
         pool.submit(dataset.read, sample_id).result(10)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Make a folder whose data are links to files and folders beside it, as version control of data makes it."""
+    files = {f".cache/{i}": picture(i) for i in range(4)} | {"real/water/9.png": picture(9)}
+    unpack(tmp_path / "repository", files)
+    (tmp_path / "repository/data/city").mkdir(parents=True)
+    for i in range(4):
+        (tmp_path / f"repository/data/city/{i}.png").symlink_to(f"../../.cache/{i}")
+    (tmp_path / "repository/data/water").symlink_to("../real/water")
+    return tmp_path / "repository"
+
+
+def test_links_are_followed_in_the_folder_that_is_named(repository, tmp_path):
+    """Fault: they were refused wherever they led to."""
+    with pytest.raises(InputError, match="--root"):
+        listed(repository / "data")
+    for name in ("data", repository / "data"):
+        dataset = resolve(f"folder:{name}", repository)
+        assert dataset.name == "folder-data"
+        ids = (*(f"city/{i}.png" for i in range(4)), "water/9.png")
+        assert dataset.sample_ids == ids
+        assert [dataset.read(sample_id) for sample_id in ids] == [
+            picture(i) for i in (0, 1, 2, 3, 9)
+        ]
+    for odd in ("../real/water/9.png", "../.cache/1"):
+        with pytest.raises(InputError, match="leads out"):
+            dataset.read(odd)
+    (repository / "data/city/1.png").unlink()
+    (repository / "data/city/1.png").symlink_to(add(tmp_path, "secret.png") / "secret.png")
+    with pytest.raises(InputError, match="leads out"):
+        dataset.read("city/1.png")
+    with pytest.raises(InputError, match="leads out"):
+        resolve("folder:data", repository)
+
+
+@pytest.mark.parametrize(
+    "links",
+    [{"data/water/up": "../.."}, {"real/water/on": "../a", "real/a/back": "../water"}, {"real/water/a": "../../data"}],
+)  # fmt: skip
+def test_no_circle_of_links_is_followed(repository, links):
+    for place, target in links.items():
+        (repository / place).parent.mkdir(exist_ok=True)
+        (repository / place).symlink_to(target)
+    with pytest.raises(InputError, match="listed already"):
+        resolve("folder:data", repository)
 
 
 # EuroSAT

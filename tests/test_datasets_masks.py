@@ -1,19 +1,19 @@
 """Images with masks, and the roads of Cheng et al.: what belongs together, what values mean, what is refused soon."""
 
+import io
 import itertools
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from test_images_codecs import png
+from PIL import Image, ImageFilter
+from test_images_codecs import geotiff, png
 from zips import encoded, pack, picture, unpack
 
 from samtl.datasets import PARTS, resolve, roads
 from samtl.errors import InputError
-from samtl.images.codecs import BadImage, decode
+from samtl.images.codecs import BadImage, decode, decode_mask
 
 HEIGHT, WIDTH = 5, 7
 
@@ -28,7 +28,7 @@ def mask(*some, **options):
 
 
 SOFT = np.linspace(0, 255, HEIGHT * WIDTH).astype(np.uint8).reshape(HEIGHT, WIDTH)
-MASKS = {1: values(0, 255, 1), 2: values(0, 255, 2), 10: SOFT}
+MASKS = {1: values(0, 255, 1, 254), 2: values(0, 255, 2, 253), 10: SOFT}
 FILES = {f"images/{i}.jpg": picture(i, form="JPEG") for i in MASKS}
 FILES |= {f"masks/{i}.png": encoded(pixels) for i, pixels in MASKS.items()}
 
@@ -81,7 +81,7 @@ UNMATCHED = [f"images/{i}.png" for i in range(1, 9)] + [f"masks/{i}.png" for i i
     ],
 )
 def test_other_layouts_are_refused_with_the_one_expected(tmp_path, names, told):
-    expected = r"PATH/images \(or image, img, sat\)|stem=REGEX"
+    expected = r"PATH/images \(or image, img, sat, input\)|stem=REGEX"
     with pytest.raises(InputError, match=f"{told}.*({expected})"):
         listed(unpack(tmp_path, dict.fromkeys(names.split(), b"")))
 
@@ -99,12 +99,10 @@ def test_names_are_matched_and_grouped_by_what_a_regex_finds(tmp_path, option):
 @pytest.mark.parametrize(
     ("option", "classes", "expected"),
     [
-        ("", "background foreground", (0, 0, 1, 1)),
-        ("?", "background foreground", (0, 0, 1, 1)),
         ("?foreground=3", "background foreground", (0, 1, 0, 0)),
         ("?foreground=3,200", "background foreground", (0, 1, 1, 0)),
         ("?foreground=3&ignore=255", "background foreground", (0, 1, 0, 255)),
-        ("?ignore=3,255", "background foreground", (0, 255, 1, 255)),
+        ("?ignore=3,200", "background foreground", (0, 255, 255, 1)),
         ("?classes=sea:0,road:3,roof:200,tree:255", "sea road roof tree", (0, 1, 2, 3)),
         ("?classes=road:3,sea:0&ignore=200,255", "road sea", (1, 0, 255, 255)),
     ],
@@ -124,6 +122,76 @@ def test_another_coding_is_another_dataset(root):
     assert len(set(names)) == len(names)
 
 
+# Layouts: an image, its mask, and its id, in a part.
+LAYOUTS = {
+    "in parts": ("{}/images/{}.jpg", "{}/masks/{}.png", "{}/{}.jpg"),
+    "sat and map": ("{}/sat/{}.tiff", "{}/map/{}.tif", "{}/{}.tiff"),
+    "input and output": ("roads/{}/input/{}.tiff", "roads/{}/output/{}.tif", "{}/{}.tiff"),
+    "labels beside parts": ("tiff/{}/{}.tiff", "tiff/{}_labels/{}.tif", "{}/{}.tiff"),
+    "parts by two": ("{}_images/{}.png", "{}_masks/{}.png", "{}_images/{}.png"),
+    "parts in folders": ("images/{}/{}.jpg", "masks/{}/{}.png", "{}/{}.jpg"),
+    "side by side in parts": ("{}/{}_sat.jpg", "{}/{}_mask.png", "{}/{}_sat.jpg"),
+}
+FORMS = {".png": "PNG", ".jpg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+
+
+@pytest.mark.parametrize("make", [pack, unpack])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parts_of_published_layouts(tmp_path, layout, make):
+    files, ids = {"metadata.csv": b"x"}, []
+    for part, i in itertools.product(("train", "val", "test"), (7, 12)):
+        image, label, sample_id = (form.format(part, i) for form in LAYOUTS[layout])
+        files[image] = picture(i, form=FORMS[Path(image).suffix])
+        files[label] = encoded(values(*[0] * i, 255), FORMS[Path(label).suffix])
+        ids.append(sample_id)
+    files[str(Path(image).with_name("a.xml"))] = b"x"
+    dataset = listed(make(tmp_path / "a", files))
+    assert sorted(dataset.sample_ids) == sorted(ids)
+    parts = dict(zip(dataset.sample_ids, dataset.parts, strict=True))
+    assert [parts[sample_id] for sample_id in ids] == [part for part in PARTS for _ in range(2)]
+    for sample_id, i in zip(ids, (7, 12) * 3, strict=True):
+        assert (decode(dataset.read(sample_id)) == decode(picture(i))).all()
+        np.testing.assert_array_equal(dataset.read_mask(sample_id), values(*[0] * i, 1))
+    assert [str(one) for one in dataset.left_out] == ["1 .xml files"]
+    assert len(dataset.readings) == 2
+
+
+@pytest.mark.parametrize(
+    "form", [("{}_sat.jpg", "{}_mask.png"), ("{}.jpg", "{}-label.png"), ("{}-img.jpg", "{}_GT.png")]
+)
+@pytest.mark.parametrize("top", ["", "top/"])
+def test_files_side_by_side(tmp_path, form, top):
+    files = {top + form[0].format(i): picture(i, form="JPEG") for i in (7, 12)}
+    files |= {top + form[1].format(i): mask(0, 255 * (i == 7)) for i in (7, 12)}
+    dataset = listed(unpack(tmp_path / "a", files))
+    assert dataset.sample_ids == tuple(form[0].format(i) for i in (7, 12))
+    assert [dataset.read_mask(i).max() for i in dataset.sample_ids] == [1, 0]
+    assert dataset.parts == ()
+
+
+def test_parts_without_masks_are_refused(tmp_path):
+    files = {
+        "train/1_sat.jpg": picture(),
+        "train/1_mask.png": mask(0),
+        "valid/2_sat.jpg": picture(),
+    }
+    with pytest.raises(InputError, match=r"'valid' .* no masks"):
+        listed(unpack(tmp_path, files))
+    assert len(listed(tmp_path / "train")) == 1
+
+
+def test_links_are_followed_in_the_folder_that_is_named(root, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/images").symlink_to("../My Roads/images")
+    (tmp_path / "data/masks").mkdir()
+    for i in MASKS:
+        (tmp_path / f"data/masks/{i}.png").symlink_to(f"../../My Roads/masks/{i}.png")
+    with pytest.raises(InputError, match="--root"):
+        listed(tmp_path / "data")
+    dataset = resolve("masks:data?ignore=9", tmp_path)
+    np.testing.assert_array_equal(dataset.read_mask("1.jpg"), MASKS[1] > 127)
+
+
 # What is said of options that do not do.
 SAID = {
     "is no regular expression": ["?stem=("],
@@ -133,7 +201,7 @@ SAID = {
     "foreground": ["?foreground", "?foreground=1&foreground=2"],
     "foreground=.*classes=": ["?foreground=1&classes=a,b"],
     "foreground=": ["?foreground=256"],
-    r"none of 3 .* values 0, 1, 2, \.\.\.": ["?foreground=3"],
+    r"none of 3 .* values 0, 1, 2, .*\.\.\.": ["?foreground=3"],
     "ignore=": ["?ignore=1,,2", "?ignore=-1"],
     "7 is": ["?foreground=7&ignore=7"],
     "8 is": ["?classes=a:7,b:8&ignore=8"],
@@ -156,27 +224,108 @@ def palette(colours, *some):
 
 
 VOC = [0, 0, 0, 128, 0, 0, 0, 128, 0]  # the usual palette's black, red and green
+GREYS = [0, 0, 0, 255, 255, 255, 128, 128, 128]
 FOUR_BITS = png(WIDTH, HEIGHT, 4, 0, (b"\0" + b"\x01\x20" * 2) * HEIGHT)
 
 
-@pytest.mark.parametrize(
-    ("data", "option"),
-    [
-        (mask(0, 1), "?foreground=1"),
-        (mask(0, 100), "?foreground=100"),
-        (mask(0, 1, 2), "?classes=class0:0,class1:1,class2:2"),
-        (mask(0, 128, 255), "?classes=class0:0,class1:128,class2:255"),
-        (palette(VOC, 0, 1, 2), "?classes=class0:0,class1:1,class2:2"),
-        (palette([0, 0, 0, 99, 99, 99], 0, 1), "?foreground=1"),
-        (FOUR_BITS, "?classes=class0:0,class1:1,class2:2"),
+def areas(*some):
+    """Make a mask with an area of each value."""
+    return encoded(np.repeat(np.array([some], np.uint8), 9, axis=1).repeat(9, axis=0))
+
+
+SIX = "background:0,class1:1,class2:2,class3:3,class4:4,class5:5"
+TENTHS = [25 * i for i in range(11)]
+NUMBERED = {
+    "?classes=background:0,foreground:1": [
+        [mask(0, 1)],
+        [mask(0, 1), mask(0)],
+        [mask(1), mask(0)],
+        [palette([0, 0, 0, 99, 99, 99], 0, 1)],
+        *[[geotiff(values(0, 1)[None].astype(t))] for t in ("uint16", "int32", "float32")],
+        [encoded(values(0, 1).astype(np.uint16))],
     ],
+    "?classes=background:0,foreground:100": [[mask(0, 100)], [mask(100)]],
+    "?classes=background:0,foreground:200": [[mask(0, 200)]],
+    "?classes=background:1,foreground:2": [[mask(1, 2)]],
+    "?classes=background:0,class1:1,class2:2": [
+        [mask(0, 1, 2)],
+        [mask(0, 1), mask(0, 2)],
+        [palette(VOC, 0, 1, 2)],
+        [palette(GREYS, 0, 1), palette(GREYS, 0, 1, 2)],
+        [FOUR_BITS],
+    ],
+    "?classes=background:0,class128:128,class255:255": [[mask(0, 128, 255)]],
+    "?classes=background:0,foreground:1&ignore=255": [[mask(0, 1, 255)], [mask(0, 1, 255), mask(0, 255)]],
+    f"?classes={SIX}": [[mask(*range(6))]],
+    f"?classes={SIX}&ignore=255": [[areas(*range(6), 255)], [mask(*range(6)), mask(0, 255)]],
+    "?classes=background:0," + ",".join(f"class{v}:{v}" for v in TENTHS[1:]): [[areas(*TENTHS)]],
+    # A few files of another coding among many.
+    "?foreground=1,255": [[mask(0, 1), mask(0, 1), mask(0, 255)], [mask(0, 255), mask(0, 1)]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "masks"), [(o, m) for o, some in NUMBERED.items() for m in some]
 )
-def test_numbers_of_classes_are_no_light(root, data, option):
-    """Fault: every pixel was background, and the advice for palettes and 4 bits did not help."""
-    with pytest.raises(InputError, match=re.escape(f"masks:PATH{option}")):
-        listed(unpack(root, {"masks/1.png": data}))
-    unpack(root, {f"masks/{i}.png": data for i in (1, 2, 10)})
-    assert listed(root, option).read_mask("1.jpg").max() >= 1
+def test_numbers_of_classes_are_refused_with_the_option_that_reads_them(tmp_path, option, masks):
+    """Fault: every pixel was background, 255 was foreground although it meant "unlabelled"; the advice did not help."""
+    files = {f"masks/{i}.png": data for i, data in enumerate(masks)}
+    shapes = [decode_mask(data).shape for data in masks]
+    files |= {f"images/{i}.png": picture(shape=shape) for i, shape in enumerate(shapes)}
+    with pytest.raises(InputError) as caught:
+        listed(unpack(tmp_path, files))
+    assert str(caught.value).endswith(f"masks:PATH{option}")
+    dataset, background = listed(tmp_path, option), int("background:1" in option)
+    found = [dataset.read_mask(sample_id) for sample_id in dataset.sample_ids]
+    for classes, data in zip(found, masks, strict=True):
+        stored = decode_mask(data)
+        assert len(np.unique(classes)) == len(np.unique(stored))
+        assert ((classes == 0) == (stored == background)).all()
+    assert dataset.understood().unusable == 0
+
+
+SHARP = (np.indices((64, 96)).sum(axis=0) % 40 < 12) * np.uint8(255)
+
+
+@pytest.mark.parametrize(
+    "soften",
+    [
+        lambda image: image,
+        lambda image: image.filter(ImageFilter.GaussianBlur(2)),
+        lambda image: image.resize((48, 32), Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BICUBIC),
+        lambda image: Image.open(io.BytesIO(encoded(image, "JPEG", quality=50))),
+    ],
+)  # fmt: skip
+def test_soft_edges_and_blurred_ends_are_black_and_white(tmp_path, soften):
+    data = encoded(soften(Image.fromarray(SHARP)))
+    dataset = listed(
+        unpack(tmp_path, {"images/1.png": picture(shape=SHARP.shape), "masks/1.png": data})
+    )
+    assert (dataset.read_mask("1.png") == SHARP // 255).mean() > 0.9
+    assert dataset.understood().readings == (
+        "values in masks: up to 127 background, others foreground",
+    )
+
+
+def test_what_values_were_taken_for_is_told(root):
+    unpack(root, {f"masks/{i}.png": mask(0, 1, 7, 9) for i in (1, 2, 10)})
+    told = listed(root, "?classes=sea:0,land:1,town:7&ignore=9").readings
+    assert told == ("values in masks: 0 sea; 1 land; 7 town; 9 ignored",)
+    assert listed(root, "?foreground=7").readings == (
+        "values in masks: 0, 1, 9 background; 7 foreground",
+    )
+    found = listed(root, "?foreground=1,7").understood().pixels
+    assert found == {"background": 17 / 35, "foreground": 18 / 35}
+
+
+def test_another_coding_in_a_file_that_is_not_sampled_is_told_when_read(tmp_path):
+    files = {f"images/{i}.png": picture() for i in range(40)}
+    files |= {f"masks/{i}.png": mask(0, 1 if i == 1 else 255) for i in range(40)}
+    dataset = listed(unpack(tmp_path, files))
+    with pytest.raises(BadImage, match="mask") as caught:
+        dataset.read_mask("1.png")
+    assert caught.value.code == "mask_values"
+    assert dataset.read_mask("2.png").max() == 1
 
 
 USELESS = r"the mask masks/2\.png in .* cannot be used"
@@ -188,7 +337,7 @@ USELESS = r"the mask masks/2\.png in .* cannot be used"
         (mask(0, shape=(WIDTH, HEIGHT)), r"2 of 3 .*images/2\.jpg is 7 x 5, its mask 5 x 7"),
         (encoded(np.dstack([values(0, 255)] * 2 + [values(0)])), USELESS),
         (encoded(np.full((HEIGHT, WIDTH), 300, np.uint16)), USELESS),
-        (encoded(np.full((HEIGHT, WIDTH, 4), 255, np.uint8)), USELESS),
+        (encoded(np.full((HEIGHT, WIDTH, 4), 254, np.uint8)), USELESS),
         (picture(form="JPEG"), USELESS),
     ],
 )

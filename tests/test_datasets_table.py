@@ -162,3 +162,71 @@ def test_lists_of_labels_are_noticed(root):
     dataset = listed(root, "path,label\na.png,x\nf.png,y\nb/c.png,x;y\n")
     assert dataset.classes == ("x", "x;y", "y")
     assert "?separator=;" in dataset.readings[-1]
+
+
+SEVERAL = "path,tags\na.png,haze primary\nb/c.png,primary\nf.png,\n"
+
+
+def test_several_classes_stand_in_one_column(root):
+    dataset = listed(root, SEVERAL, "?separator= ")
+    assert dataset.task == "multilabel"
+    assert (dataset.classes, dataset.labels) == (("haze", "primary"), ((0, 1), (1,), None))
+    assert dataset.truth.tolist() == [[1, 1], [0, 1], [-1, -1]]
+    found = dataset.understood()
+    assert (found.classes, found.unlabelled) == ({"haze": 1, "primary": 2}, 1)
+    columns = {"path": NAMES[:3], "tags": [["haze", "primary"], ["primary"], []]}
+    pq.write_table(pa.table(columns), root / "land.parquet")
+    assert resolve(f"table:{root / 'land.parquet'}").labels == ((0, 1), (1,), ())
+
+
+def test_several_classes_stand_in_columns_of_their_own(root):
+    text = "path,haze,primary,x\na.png,1,1,7\nb/c.png,0,true,7\nf.png,0,0.0,7\nd,,1,7\n".replace(
+        "\nd,", '\n"d, e.png",'
+    )
+    dataset = listed(root, text, "?labels=haze,primary")
+    assert (dataset.classes, dataset.labels) == (("haze", "primary"), ((0, 1), (1,), (), None))
+    assert dataset.task == "multilabel"
+    with pytest.raises(InputError, match="'7'"):
+        listed(root, text, "?labels=haze,x")
+    with pytest.raises(UnknownName):
+        listed(root, text, "?labels=haze,primer")
+    with pytest.raises(InputError, match="at least 2"):
+        listed(root, text, "?labels=haze")
+
+
+def test_numbers_to_be_predicted(root):
+    text = "path,ndvi,x\na.png,0.5,a\nb/c.png,-1e-1,b\nf.png,NaN,b\n"
+    dataset = listed(root, text, "?target=ndvi")
+    assert (dataset.task, dataset.classes, dataset.name) == (
+        "regression",
+        ("ndvi",),
+        "table-land-ndvi",
+    )
+    assert dataset.labels[:2] == (0.5, -0.1)
+    assert dataset.understood().unlabelled == 1
+    assert "2 numbers from -0.1 to 0.5, mean 0.2" in dataset.readings[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (["1,5", "2", "3"], "1 of 3 cells"),
+        (["x", "y", "3"], "'x', 'y'"),
+        (["1", "inf", "3"], "1 of 3 cells"),
+        (["1e999", "2", "3"], "finite"),
+        (["2", "2", ""], "different"),
+        (["", "", ""], "different"),
+    ],
+)
+def test_targets_that_are_refused(root, values, told):
+    rows = [f'{name};"{v}"' for name, v in zip(["a.png", "f.png", "b/c.png"], values, strict=True)]
+    with pytest.raises(InputError, match=told):
+        listed(root, "\n".join(["path;t", *rows]), "?target=t")
+
+
+@pytest.mark.parametrize(
+    "options", ["target=t&label=t", "labels=a,b&target=t", "labels=a&separator=;"]
+)
+def test_labels_are_of_one_kind(root, options):
+    with pytest.raises(InputError, match="one of them"):
+        listed(root, "path,t\na.png,1\nf.png,2\n", f"?{options}")

@@ -186,6 +186,33 @@ def test_what_is_not_dropped_by_mistake(made):
     made(replace(dataset(10), groups=grouped.groups[:10]))
 
 
+def test_another_dataset_with_the_same_names_is_refused(made):
+    """Fault: every row was replaced, without a word."""
+    before = made(dataset()).snapshot
+    with pytest.raises(MismatchError, match="11 with other bytes"):
+        made(dataset(**{f"i{i}": 100 + i for i in range(11)}))
+    with pytest.raises(MismatchError, match="20 with other bytes"):
+        made(dataset(30, **{f"i{i}": 100 + i for i in range(20)}))
+    assert samtl.open("a.zarr").snapshot == before
+    # The same images under each other's names, and half of the images.
+    assert made(dataset(**{f"i{i}": (i + 1) % 20 for i in range(20)})).encoded == 0
+    assert made(dataset(**{f"i{i}": (i + 1) % 20 + 100 * (i % 2) for i in range(20)})).encoded == 10
+
+
+def test_masks_that_are_all_others_are_the_same_dataset(made):
+    made(masked())
+    assert made(masked(**{f"i{i}": 100 + i for i in range(20)})).encoded == 20
+
+
+def test_an_image_that_changes_while_most_are_missing_is_no_other_dataset(made):
+    asked = iter([False] * 20)
+    assert 1 < made(dataset(60), should_stop=lambda: next(asked, True), batch_size=1).encoded < 30
+    store = samtl.open("a.zarr")
+    done = store.sample_ids[int(store.valid("grid").argmax())]
+    assert made(dataset(60, **{done: 100})).rows == 60
+    assert made.counts == {"changed": 1}
+
+
 def test_comparing_images_can_be_left_out_or_stopped(made, encoders):
     store = made(dataset(60)).store
     assert made.read == 0

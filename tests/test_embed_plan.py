@@ -79,6 +79,18 @@ def test_a_disk_that_is_too_small_stops_the_pass_before_it_starts(monkeypatch, e
     assert embed_toys().missing == 0
 
 
+def test_no_store_begins_in_the_folder_that_is_listed():
+    """Fault: the store was among the folders of classes, and the same command failed the next time."""
+    Path("data/land").mkdir(parents=True)
+    listed = dataclasses.replace(toy_dataset(37), root=Path("data"))
+    for out in ("data", "data/land", "data/a.zarr", "land/../data"):
+        with pytest.raises(InputError, match="--out"):
+            plan_of(dataset=listed, out=out)
+    assert plan_of(dataset=listed, out=".").rows == 37
+    embed(toy_dataset(37), "stub", device="cpu", out="data/a.zarr")
+    assert plan_of(dataset=listed, out="data/a.zarr").resumes
+
+
 def test_a_plan_writes_nothing():
     dataset = toy_dataset(37)
     fresh = plan_of(dataset=dataset)
@@ -134,7 +146,7 @@ def test_grids_that_no_head_reads_are_refused_before_the_pass():
     ("option", "values", "told"),
     [
         ("image_size", (0, 100, 4096), "--image-size must be a multiple of 16"),
-        ("tiers", ((), ("pooled", "dens"), ("",), "pooled"), "--tiers takes one or more of pooled,grid,dense"),
+        ("tiers", ((), ("pooled", "dens"), ("",), "dens"), "--tiers takes one or more of pooled,grid,dense"),
         ("batch_size", (0, -1, 1.5, "many", "", "²", None, True), "--batch-size must be auto or a whole number from 1"),
         ("limit", (0, -3), "--limit must be at least 1"),
         ("per_class", (0, -3), "--per-class must be at least 1"),

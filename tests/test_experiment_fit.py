@@ -260,7 +260,7 @@ def overflowing(store):
         (None, {"same_split_as": "runs/x"}, InputError, "runs/x"),
         (without_features, {}, InputError, "tier pooled, .* has grid: .*--tiers pooled --out"),
         (without_features, {"head": "conv", "features": "mean"}, InputError, "reads grid"),
-        (unlabelled, {}, InputError, "0 usable rows and 3 classes"),
+        (unlabelled, {}, InputError, "no image of .* has a label"),
         (infinite, {"head": "logreg"}, InputError, r"pooled of sample 'River/17\.png'"),
         (lambda store: infinite(store, "image_stats"), {}, InputError, "image_stats"),
         (overflowing, {"params": FAST}, InputError, "extreme values in the features"),
@@ -289,7 +289,7 @@ def test_a_head_may_learn_from_some_columns():
         np.testing.assert_array_equal(test, holdout(store, 0.25, 3).test)
         assert head.columns_ == tuple(names[i] for i in kept)
         chances = head.predict_proba(store.data["pooled"][test][:, kept])
-        assert run.metrics == metrics.bootstrap(store.labels[test], chances, seed=3)
+        assert run.metrics == metrics.score(store.labels[test], chances)
         matrix = metrics.confusion(store.labels[test], chances.argmax(1), 3)
         np.testing.assert_array_equal(run.confusion, matrix)
         groups = list(dict.fromkeys(names[i].rpartition("_")[0] for i in kept))
@@ -400,7 +400,7 @@ def test_heads_on_grids_tell_classes_apart_and_streaming_repeats_itself(head, st
     assert {"samples_per_second", "waiting"} < run.training.keys()
     store = open_store(stores["classification"])
     chances = load(run.path).predict_proba(store.read("grid", held_out(run, store)))
-    assert run.metrics == metrics.bootstrap(store.labels[held_out(run, store)], chances)
+    assert run.metrics == metrics.score(store.labels[held_out(run, store)], chances)
     if head == "conv":
         monkeypatch.setattr(feed, "HELD_BYTES", 0)
         monkeypatch.setattr(feed, "WINDOW_BYTES", 1)
@@ -437,7 +437,7 @@ def test_masks_are_found_and_kept(stores):
         (again,) = head.class_maps(store.read("dense", [row]), [(height, width)], 64)
         np.testing.assert_array_equal(guess, again)
     np.testing.assert_array_equal(found.counts, pixel_metrics.class_counts(np.stack(matrices)))
-    assert run.metrics == pixel_metrics.bootstrap(np.stack(matrices), seed=2)
+    assert run.metrics == pixel_metrics.score(np.stack(matrices))
     np.testing.assert_array_equal(run.confusion, np.sum(matrices, axis=0))
     for name, values in pixel_metrics.scores(np.stack(matrices)).items():
         assert found.scores[name] == pytest.approx(values, abs=1e-5)

@@ -171,6 +171,22 @@ def test_from_a_store_no_image_and_no_encoder_is_touched(say, made, monkeypatch,
     assert result.rows + len(result.skipped) == 37
 
 
+def test_a_store_of_images_without_labels_can_be_predicted_and_not_learnt_from(say, made, tmp_path):
+    for place in sorted((made.root / "labelled").glob("class1/*")):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        shutil.copy(place, tmp_path / "new")
+    options = {"device": "cpu", "dtype": "float32", "tiers": ["pooled"], "out": tmp_path}
+    result = embed("folder:new", "stub", **options)
+    predicted = chances(say("logreg", from_store=open_store(result.store)).table)
+    by_image = chances(say("logreg", "labelled/class1", out="images.csv").table)
+    assert len(predicted) == 12
+    assert_close(predicted, by_image)
+    with pytest.raises(InputError, match=r"no image of .* has a label"):
+        fit_head(result.store, "logreg", 0.2)
+    with pytest.raises(InputError, match=r"no image of .* has a label"):
+        fit_baseline("folder:new", "floor", 0.2)
+
+
 @pytest.mark.parametrize("size", [(16, 40), (40, 16), (33, 100), (300, 700), (256, 256)])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_masks_lie_where_their_images_do(say, monkeypatch, tmp_path, size, axis):

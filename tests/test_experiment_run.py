@@ -13,16 +13,27 @@ from msgspec.structs import replace
 from stubs import a_record, edit_run
 
 from samtl.errors import InputError, ResourceError
-from samtl.experiment.run import CONFIG, FORMAT, METRICS, RunFolder, read_run, runs_folder
+from samtl.experiment.run import (
+    CONFIG,
+    FORMAT,
+    METRICS,
+    MOST_TABLE,
+    RunFolder,
+    read_run,
+    runs_folder,
+)
 from samtl.metrics.classification import Score
 
 
 def written(parent, **fields):
     with RunFolder(parent) as folder:
         folder.write_csv("curves.csv", ["epoch", "loss"], [(1, 0.5)])
-        folder.write_json("head.json", {"class_names": ["a", "b"]})
+        run = a_record(**fields)
+        folder.write_json("head.json", {"task": run.task, "class_names": run.classes})
+        digests = {"digest": run.split.digest, "validation_digest": run.validation.digest}
+        folder.write_json("split.json", digests)
         (folder.path / "head.safetensors").write_bytes(b"weights")
-        return folder.record(a_record(**fields))
+        return folder.record(run)
 
 
 def test_runs_land_where_they_are_told_to(monkeypatch, tmp_path):
@@ -57,6 +68,16 @@ def test_a_taken_name_is_left_alone(tmp_path):
     assert [read_run(path).peak_memory for path in paths] == [1, 2]
 
 
+@pytest.mark.parametrize("name", ["n" * 240, "\N{CJK UNIFIED IDEOGRAPH-6797}" * 83])
+def test_the_name_of_a_run_is_one_that_a_disk_takes(tmp_path, name):
+    paths = [written(tmp_path, store=name).path for _ in range(2)]
+    assert len(set(paths)) == 2
+    for path in paths:
+        assert name.startswith(path.name[:60])
+        assert len(f"{path.name}.json".encode()) < 250
+    assert written(tmp_path, store="n" * 180).path.name.startswith("n" * 180 + "-mlp-0.2-s0-")
+
+
 def test_nothing_is_left_of_a_run_that_failed(tmp_path):
     for error, fields in (
         (ValueError, {"metrics": {"accuracy": Score(np.nan, 0, 1)}}),
@@ -76,6 +97,22 @@ def changed(file, **changes):
 
 def edited(file, old, new):
     return lambda run: (run / file).write_text((run / file).read_text().replace(old, new))
+
+
+def scored(value, low, high):
+    """Give both metrics a score."""
+    score = {"value": value, "low": low, "high": high}
+    return changed(METRICS, metrics={"accuracy": score, "macro_f1": score})
+
+
+def grown(file):
+    def spoil(run):
+        os.truncate(run / file, MOST_TABLE + 1)
+
+    return spoil
+
+
+OTHER_SPLIT = {"name": "holdout", "share": 0.2, "seed": 0, "digest": "f" * 64}
 
 
 def in_place_of(file, target):
@@ -111,6 +148,20 @@ def in_place_of(file, target):
         (shutil.rmtree, "is no run"),
         (changed(METRICS, files={"/dev/zero": "0" * 64}), "/dev/zero"),
         (changed(METRICS, files={"../pipe": "0" * 64}), "pipe"),
+        # Sealed anew, so that no checksum tells
+        (changed(CONFIG, classes=["b", "a"]), r"head\.json"),
+        (changed("head.json", class_names=["a"]), r"head\.json"),
+        (changed("head.json", task="segmentation"), r"head\.json"),
+        (changed(CONFIG, split=OTHER_SPLIT), r"split\.json"),
+        (changed("split.json", validation_digest="0" * 64), r"split\.json"),
+        (scored(0.9, 0.1, 0.8), "accuracy"),
+        (scored(0.1, 0.2, 0.8), "accuracy"),
+        (changed(METRICS, metrics={}), "accuracy"),
+        (changed(METRICS, seconds={}), "total"),
+        (changed(METRICS, floor={"accuracy": {"value": 0.1, "low": 0.2, "high": 0.8}}), "accuracy"),
+        (changed(METRICS, also={"knn": {"ece": {"value": 0.9, "low": 0.1, "high": 0.8}}}), "ece"),
+        (changed(METRICS, metrics={"accuracy": {"value": None, "low": 0, "high": 1}}), "float"),
+        (grown("curves.csv"), r"curves\.csv.*bytes"),
         (in_place_of(CONFIG, "/dev/zero"), CONFIG),
         (in_place_of(METRICS, "../pipe"), METRICS),
     ],

@@ -80,6 +80,7 @@ LOSSY = ("jpeg", "progressive jpeg", "webp", "jpeg tiff")
 BANDS = RGB.transpose(2, 0, 1)
 BITS, BLACK_WHITE = Image.fromarray(GREY > 127), (GREY > 127) * np.uint8(255)
 CLEAR = np.zeros(GREY.shape, np.uint8)
+OPAQUE = CLEAR + np.uint8(255)
 PALETTED = Image.fromarray(RGB).quantize(16)
 LATER = {"save_all": True, "append_images": [Image.fromarray(255 - RGB)]}
 HALF = np.random.default_rng(0).integers(1, 256, (256, 256, 3), np.uint8)
@@ -197,17 +198,23 @@ UNSUPPORTED = [
     geotiff(np.stack([*BANDS, GREY]), photometric="RGB", ALPHA="NO"),
 ]
 NO_MASKS = [
+    *(png(2, 2, 16, colour, bytes(34)) for colour in (2, 6)),
+    *UNSUPPORTED[-2:],
+    # Fault: the advice was to convert these to RGB.
+    *(geotiff(np.full((1, 4, 4), odd)) for odd in (np.uint16(300), np.int16(-1), np.float32(0.5))),
+    geotiff(np.full((1, 4, 4), np.nan)),
+    geotiff(np.zeros((1, 4, 4), np.complex64)),
+    png(2, 1, 16, 0, b"\0\0\1\1\0"),
     encoded(RGB, "PNG"),
     encoded(GREY, "JPEG"),
     encoded(RGB, "WEBP", lossless=True),
     *(encoded(np.dstack([GREY, CLEAR]), form) for form in ("PNG", "TIFF")),
-    encoded(np.dstack([GREY] * 4), "PNG"),
+    encoded(np.dstack([RGB, OPAQUE]), "PNG"),
+    geotiff(np.stack([GREY, GREY])),
 ]
 
 
-@pytest.mark.parametrize(
-    ("read", "files"), [(decode, UNSUPPORTED), (decode_mask, UNSUPPORTED + NO_MASKS)]
-)
+@pytest.mark.parametrize(("read", "files"), [(decode, UNSUPPORTED), (decode_mask, NO_MASKS)])
 def test_unsupported_modes_say_what_to_do(read, files):
     for data in files:
         with pytest.raises(BadImage, match=r"expected.*; (write|convert)") as caught:
@@ -262,6 +269,20 @@ MASKS = {
         (encoded(pixels, form), expected, expected)
         for form in ("PNG", "TIFF", "BMP")
         for pixels, expected in ((GREY, GREY), (grey(GREY), GREY), (BITS, BLACK_WHITE))
+    ],
+    # Fault: they were refused.
+    "an opaque alpha": [
+        (encoded(np.dstack([pixels, OPAQUE]), form), GREY, GREY)
+        for form in ("PNG", "TIFF")
+        for pixels in (GREY, grey(GREY))
+    ],
+    "types that hold more than bytes": [
+        *(
+            (geotiff(GREY[None].astype(t)), GREY, GREY)
+            for t in ("uint16", "int32", "float32", "float64")
+        ),
+        (geotiff(np.array([[[0, 1, 127]]], np.int8)), [[0, 1, 127]], [[0, 1, 127]]),
+        (png(2, 1, 16, 0, b"\0\0\1\0\x7f"), [[1, 127]], [[1, 127]]),
     ],
     "palettes": [
         (encoded(INDICES, form), GREY % 3, np.array([0, 255, 7])[GREY % 3])

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up: a module may import what stands before it.
 LAYERS = [
-    "errors", "registry", "_io", "_download", "_runtime", "images", "splits", "metrics", "datasets", "encoders",
-    "store", "embed", "heads", "baselines", "experiment", "sweep", "report", "study", "cli",
+    "errors", "registry", "_io", "_html", "_download", "_runtime", "images", "splits", "metrics", "datasets",
+    "encoders", "store", "embed", "heads", "baselines", "experiment", "sweep", "report", "study", "cli",
 ]  # fmt: skip
 STRANGERS = {"datasets", "encoders", "store", "heads"}  # do not know each other
 
@@ -86,7 +86,7 @@ with contextlib.suppress(SystemExit): main()
         (IMPORT, {"torch", "sklearn", "zarr", "numpy", "PIL", "rich"}),
         (LIST_AND_DECODE, {"torch", "sklearn", "pooch", "requests", "zarr"}),
         (HELP, {"torch", "sklearn", "zarr", "numpy", "PIL"}),
-        ("import samtl.splits, samtl.metrics.bootstrap\n", {"torch", "sklearn", "scipy", "zarr"}),
+        ("import samtl.splits, samtl.metrics.paired\n", {"torch", "sklearn", "scipy", "zarr"}),
     ],
 )
 def test_nothing_heavy_is_loaded(code, heavy):

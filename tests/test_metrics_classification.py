@@ -1,14 +1,16 @@
-"""Scores agree with scikit-learn and with what they mean; intervals are what resampling one by one gives."""
+"""Scores agree with scikit-learn and with what they mean; intervals are exact where exact ones are known."""
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samtl.errors import InputError
 from samtl.metrics import classification as metrics
-from samtl.metrics.classification import bootstrap
+from samtl.metrics.calibration import bin_of, calibration_error
+from samtl.metrics.classification import score
 
 
 def predictions(seed, n=300, k=5, skill=2.0):
@@ -22,30 +24,26 @@ def predictions(seed, n=300, k=5, skill=2.0):
 
 
 def plainly(truth, chances):
-    """The figures by scikit-learn, the calibration error by a loop over its bins."""
-    guess, top, k = chances.argmax(1), chances.max(1), chances.shape[1]
-    hit, error = guess == truth, 0.0
-    for m in range(15):
-        inside = (top > m / 15) & (top <= (m + 1) / 15)
-        if inside.any():
-            error += inside.mean() * abs(hit[inside].mean() - top[inside].mean())
+    """The figures by scikit-learn."""
+    guess, k = chances.argmax(1), chances.shape[1]
     return {
-        "accuracy": hit.mean(),
+        "accuracy": sklearn.metrics.accuracy_score(truth, guess),
         "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(truth, guess),
         "macro_f1": sklearn.metrics.f1_score(truth, guess, average="macro"),
-        "ece": error,
         "log_loss": sklearn.metrics.log_loss(truth, chances, labels=range(k)),
     }
 
 
 def values(scores):
-    return {name: score.value for name, score in scores.items()}
+    return {name: one.value for name, one in scores.items()}
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_figures_agree_with_scikit_learn(seed):
     truth, chances = predictions(seed, n=60)
-    assert values(bootstrap(truth, chances, 1)) == pytest.approx(plainly(truth, chances))
+    found = values(score(truth, chances))
+    del found["ece"]
+    assert found == pytest.approx(plainly(truth, chances))
     guess, classes = chances.argmax(1), range(5)
     matrix = metrics.confusion(truth, guess, 5)
     assert (matrix == sklearn.metrics.confusion_matrix(truth, guess, labels=classes)).all()
@@ -66,35 +64,85 @@ def test_absent_classes_count_as_in_scikit_learn():
 
 
 def test_bins_of_the_calibration_error_are_closed_above():
-    """Exactly 3/15 is not in the bin of 0.21, so errors add."""
-    found = bootstrap([0, 4], [[0.2] * 5, [0.21, 0.19, 0.2, 0.2, 0.2]], resamples=1)["ece"]
-    assert found.value == pytest.approx((0.8 + 0.21) / 2)
+    assert bin_of(np.array([1e-9, 0.2, 0.21, 1.0])).tolist() == [0, 2, 3, 14]
 
 
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_bootstrap_is_resampling_in_slices_or_not(monkeypatch):
-    truth, chances = predictions(0, n=100)
-    scores = bootstrap(truth, chances, resamples=60, seed=7)
-    draws = np.random.default_rng(7).integers(0, 100, (60, 100), dtype=np.int32)
-    plain = [plainly(truth[rows], chances[rows]) for rows in draws]
-    for name, score in scores.items():
-        low, high = np.quantile([found[name] for found in plain], [0.025, 0.975])
-        expected = min(low, score.value), max(high, score.value)
-        assert (score.low, score.high) == pytest.approx(expected)
-    monkeypatch.setattr(metrics, "_BUDGET", 300)
-    assert bootstrap(truth, chances, resamples=60, seed=7) == scores
+def plain_error(confidence, hit):
+    error = 0.0
+    for m in range(15):
+        inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
+        if inside.any():
+            error += inside.mean() * abs(hit[inside].mean() - confidence[inside].mean())
+    return error
+
+
+@pytest.mark.parametrize(("off", "n"), [(0.0, 120), (0.0, 5400), (0.03, 500), (0.2, 120)])
+def test_the_calibration_error_is_not_what_noise_makes_of_it(off, n):
+    """A calibrated model has an error near 0, which the plain figure of few samples hides."""
+    random = np.random.default_rng(0)
+    found, plain = [], []
+    for _ in range(100):
+        confidence = random.uniform(0.5, 1, n)
+        hit = random.random(n) < confidence - off
+        found.append(calibration_error(confidence, hit).value)
+        plain.append(plain_error(confidence, hit))
+    assert abs(np.mean(found) - off) < 0.75 * abs(np.mean(plain) - off)
+
+
+def test_the_calibration_error_of_many_samples_is_the_plain_figure():
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.5, 1, 100_000)
+    hit = random.random(100_000) < confidence - 0.2
+    found = calibration_error(confidence, hit)
+    assert found.value == pytest.approx(plain_error(confidence, hit), abs=1e-3)
+    assert found.high - found.low < 0.02
+
+
+@pytest.mark.parametrize(("hits", "n"), [(60, 100), (98, 100), (30, 30), (0, 4), (4, 4)])
+def test_the_interval_of_the_accuracy_is_exact(hits, n):
+    truth = np.zeros(n, int)
+    guess = np.where(np.arange(n) < hits, 0, 1)
+    found = score(truth, np.eye(2)[guess])["accuracy"]
+    expected = scipy.stats.binomtest(hits, n).proportion_ci(method="exact")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_samples_of_one_group_count_as_alike():
+    truth, chances = predictions(0, n=200)
+    alone = score(truth, chances)
+    ids = [str(i) for i in range(200)]
+    assert score(truth, chances, ids) == alone  # each a group of its own
+    assert score(truth, chances, ["a"] * 200) == alone  # nothing tells how groups differ
+    order = np.argsort(chances.argmax(1) == truth, kind="stable")  # groups are right or wrong
+    grouped = score(truth[order], chances[order], [str(i // 20) for i in range(200)])
+    for name, one in grouped.items():
+        assert one.value == pytest.approx(alone[name].value)
+        assert one.high - one.low > 1.5 * (alone[name].high - alone[name].low)
+
+
+def test_intervals_of_each_class():
+    matrix = np.array([[8, 2, 0], [0, 5, 0], [0, 0, 0]])
+    found = metrics.class_intervals(matrix)
+    for name, hits, n in (("recall", 8, 10), ("precision", 8, 8)):
+        expected = scipy.stats.binomtest(hits, n).proportion_ci(method="exact")
+        assert [bound[0] for bound in found[name]] == pytest.approx([*expected], abs=1e-9)
+    each = metrics.per_class(matrix)
+    for name, (low, high) in found.items():
+        assert (low <= getattr(each, name)).all()
+        assert (high >= getattr(each, name)).all()
+        assert (low[2], high[2]) == (0, 1)
 
 
 @settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6), st.floats(-3, 8))
 def test_laws(seed, n, k, skill):
     truth, chances = predictions(seed, n, k, skill)
-    scores = bootstrap(truth, chances, resamples=20, seed=seed)
-    for name, score in scores.items():
-        assert 0 <= score.low <= score.value <= score.high
-        assert name == "log_loss" or score.high <= 1
+    scores = score(truth, chances)
+    for name, one in scores.items():
+        assert 0 <= one.low <= one.value <= one.high < np.inf
+        assert name == "log_loss" or one.high <= 1
     renamed = np.random.default_rng(seed).permutation(k)  # class c is now called renamed[c]
-    other = bootstrap(renamed[truth], chances[:, np.argsort(renamed)], resamples=1)
+    other = score(renamed[truth], chances[:, np.argsort(renamed)])
     assert values(other) == pytest.approx(values(scores))
 
 
@@ -114,4 +162,4 @@ def test_laws(seed, n, k, skill):
 )
 def test_what_is_not_a_prediction_is_refused(truth, chances, said):
     with pytest.raises(InputError, match=said):
-        bootstrap(truth, chances)
+        score(truth, chances)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from samtl.errors import InputError
+from samtl.metrics import intervals
 from samtl.metrics import segmentation as pixel_metrics
 
 NAMES = ["accuracy", "iou", "dice", "f1", "precision", "recall"]
@@ -58,20 +59,30 @@ def test_scores_agree_with_plain_code(given_masks):
     assert found == pytest.approx(plainly(truth, guess, k))
 
 
-def test_bootstrap_is_resampling_of_images():
+@pytest.mark.parametrize("groups", [None, [i // 3 for i in range(30)]])
+def test_each_image_or_group_is_left_out_once(groups):
     matrices = np.random.default_rng(0).integers(0, 50, (30, 3, 3))
-    figures = pixel_metrics.bootstrap(matrices, resamples=200, seed=7)
+    figures = pixel_metrics.score(matrices, groups and [*map(str, groups)])
     assert list(figures) == NAMES + [f"pooled_{name}" for name in NAMES]
-    draws = np.random.default_rng(7).integers(0, 30, (200, 30), dtype=np.int32)
+    units = np.arange(30) if groups is None else np.array(groups)
+    rest = [matrices[units != unit] for unit in np.unique(units)]
     for name in NAMES:
-        each = [matrices, *(matrices[rows] for rows in draws)]
-        means = [pixel_metrics.scores(some)[name].mean() for some in each]
-        pooled = [pixel_metrics.scores(some.sum(0))[name] for some in each]
-        for score, plain in ((figures[name], means), (figures[f"pooled_{name}"], pooled)):
-            low, high = np.quantile(plain[1:], [0.025, 0.975])
-            expected = float(plain[0]), min(low, score.value), max(high, score.value)
-            assert (score.value, score.low, score.high) == pytest.approx(expected)
-            assert score.low < score.high
+        means = [pixel_metrics.scores(some)[name].mean() for some in (matrices, *rest)]
+        pooled = [pixel_metrics.scores(some.sum(0))[name] for some in (matrices, *rest)]
+        for one, (value, *without) in ((figures[name], means), (figures[f"pooled_{name}"], pooled)):
+            assert one.value == pytest.approx(value)
+            variance = np.var(without) * (len(rest) - 1)
+            expected = intervals.share_of_units(value, variance, len(rest))
+            assert (one.low, one.high) == pytest.approx((expected.low, expected.high))
+            assert one.low < one.value < one.high
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_few_perfect_images_do_not_make_a_perfect_model(n):
+    found = pixel_metrics.score(np.stack([100 * np.eye(2, dtype=int)] * n))
+    for one in found.values():
+        assert (one.value, one.high) == (1, 1)
+        assert one.low == pytest.approx(0.025 ** (1 / n))  # Clopper and Pearson
 
 
 EMPTY = np.zeros((2, 3), np.uint8)
@@ -95,4 +106,4 @@ def test_what_is_not_a_pair_of_masks_is_refused(truth, guess, k, said):
 
 def test_an_image_without_a_known_pixel_is_refused():
     with pytest.raises(InputError, match="image 1 has no pixel"):
-        pixel_metrics.bootstrap(np.array([np.eye(2, dtype=int), np.zeros((2, 2), int)]))
+        pixel_metrics.score(np.array([np.eye(2, dtype=int), np.zeros((2, 2), int)]))

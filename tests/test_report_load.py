@@ -9,14 +9,17 @@ from dataclasses import replace
 import pytest
 from fake_runs import a_mask_run, a_run, the_one
 from stubs import edit_run, embedded
+from sweeps import FAST, run, runs
 from toys import blobs, stripes
 
 from samtl.errors import InputError
+from samtl.experiment import fit as fitting
 from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.experiment.run import read_run
 from samtl.experiment.tables import read_curves, read_predictions
 from samtl.report.compare import share_of
 from samtl.report.load import read_comparisons, require_one
+from samtl.sweep import plan as planning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -234,3 +237,37 @@ def test_one_dataset_is_compared_whichever_verb_read_it_and_tier_was_added(tmp_p
     (read,) = the_one(tmp_path / "masks").runs
     assert (read.path, read.metrics) == (run.path, run.metrics)
     assert json.loads((run.path / "config.json").read_text())["given"]["split"] == 0.25
+
+
+def repainted(data):
+    """Give the image of the first row the bytes of the second, and its mask, if it has one, that one's."""
+    first, second = data.sample_ids[:2]
+    swap = {first: second}
+    masks = data.read_mask and (lambda name: data.read_mask(swap.get(name, name)))
+    return replace(data, read=lambda name: data.read(swap.get(name, name)), read_mask=masks)
+
+
+@pytest.mark.parametrize(
+    ("data", "head", "tiers"),
+    [(stripes(30, 2), "logreg", ("pooled",)), (blobs(24, 2), "conv", ("dense",))],
+    ids=["labels", "masks"],
+)
+def test_one_state_of_a_dataset_is_known_as_such_whichever_verb_read_it(
+    tmp_path, monkeypatch, data, head, tiers
+):
+    """A sweep, a head and a baseline that are fitted alone, and a sweep without a store."""
+    for module in (fitting, planning):
+        monkeypatch.setattr(module, "IMAGE_SIZE", 64)  # else masks have another resolution
+    store, out = embedded(tmp_path, data, 64, tiers), tmp_path / "runs"
+    with_store = {"heads": (head,), "baselines": ("floor",), "splits": "0.25", "dataset": data}
+    swept = runs(run([store], tmp_path / "with", **with_store).out)
+    swept += runs(run([], tmp_path / "without", **{**with_store, "heads": ()}).out)
+    swept += [fit_head(store, head, 0.25, params=FAST[head], out=out)]
+    swept += [fit_baseline(data, "floor", 0.25, out=out)]
+    assert len({one.samples_digest for one in swept}) == 1
+    assert [one.digest for one in swept if one.name == "floor"] == 3 * [swept[-1].digest]
+    sources = tmp_path / "with", tmp_path / "without", out
+    found = the_one(*sources)
+    assert ([*found.models], found.warnings, found.one_state) == (["floor", head], (), True)
+    fit_baseline(repainted(data), "floor", 0.25, seed=1, out=out)
+    assert not the_one(*sources).one_state

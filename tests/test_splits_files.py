@@ -188,3 +188,16 @@ def test_published_lists_are_downloaded_once_and_checked(tmp_path, monkeypatch):
         with pytest.raises(ResourceError, match=r"spatial-test\.txt"):
             torchgeo("torchgeo-spatial")
     assert len(list(downloads.iterdir())) == 4
+
+
+def test_lists_of_a_dataset_are_not_downloaded_for_another(monkeypatch):
+    """Not for a folder of one's own, nor for a part of EuroSAT: some that they list would be missing."""
+    monkeypatch.setattr(given_module, "download", lambda *args: pytest.fail("it began a download"))
+    some = [f"Forest/Forest_{i}.jpg" for i in range(1, 61)]
+    for ids in (samples().ids, some):
+        for text in (*given_module.TORCHGEO, "label:0.5@torchgeo"):
+            with pytest.raises(InputError, match="EuroSAT"):
+                select(replace(samples(), ids=tuple(ids)), parse(text), 0)
+    monkeypatch.setattr(given_module, "IMAGES", 60)
+    with pytest.raises(pytest.fail.Exception):
+        select(replace(samples(), ids=tuple(some)), parse("torchgeo"), 0)

@@ -1,5 +1,7 @@
 """What a user writes after --split is one way to hold out samples, or is refused."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -51,11 +53,18 @@ def test_every_form_that_is_offered_is_one():
         ("shots:5@label:0.1@0.2", "after the @"),
         ("shots:1@0.2", "K from 2"),
         ("file:", "like file:PATH"),
+        *[(text, r"mean 0\.2\?") for text in ("80-20", "80/20", "20%", "20")],
+        *[(text, r"0\.1,0\.2,\.\.\.,0\.9") for text in ("0.1-0.9", ".1:.9", "0.1...0.9")],
+        ("0.05..0.5", r"0\.05,0\.10,\.\.\.,0\.5"),
+        ("0.9-0.1", "known are"),
+        ("80-30", "known are"),
     ],
 )
 def test_numbers_out_of_range_are_refused(written, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as refused:
         parse(written)
+    if meant := re.search("mean ([0-9.,]+)", str(refused.value)):
+        assert parse_many(meant[1])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """A store in the hands of scikit-learn, torch and plain Python: what is given lines up, and only what can be used."""
 
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import samtl
 from samtl import splits
+from samtl._html import table as samtl_table
 from samtl.errors import InputError, UnknownName
 
 BAD, UNLABELLED = (3, 30), (5, 20)
@@ -152,3 +155,44 @@ def test_a_loader_of_batches(store, masked):
     records = next(iter(DataLoader(store, batch_size=3)))
     assert records["sample_id"] == ["i0", "i1", "i2"]
     assert records["pooled"].shape == (3, 5)
+
+
+def test_a_store_is_found_as_a_path_is(store, tmp_path, monkeypatch):
+    place = Path(store.path)
+    shutil.copytree(place, tmp_path / "cache" / "with space.zarr")
+    copy = tmp_path / "cache" / "with space.zarr"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for written in (
+        copy, str(copy), copy.parent, copy.as_uri(), "~/cache/with space.zarr", samtl.open(copy), "cache", None,
+    ):  # fmt: skip
+        found = samtl.open(*[] if written is None else [written])
+        assert (found.snapshot, Path(found.path).resolve()) == (store.snapshot, copy)
+    shutil.copytree(copy, copy.parent / "b.zarr")
+    with pytest.raises(InputError, match="several"):
+        samtl.open("cache")
+    with pytest.raises(InputError, match="no store"):
+        samtl.open("~/nothing.zarr")
+
+
+def test_a_store_travels_from_wherever_it_was_opened(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(store.path).parent)
+    found = samtl.open("a.zarr")
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(pickle.dumps(found)).snapshot == store.snapshot
+
+
+def test_rows_by_a_mask(store):
+    mask = np.array(LABELS) == 1
+    np.testing.assert_array_equal(
+        store.read("pooled", mask), store.read("pooled", np.flatnonzero(mask))
+    )
+    X, y = store.features(rows=mask)
+    assert (len(X), {*y.tolist()}) == (mask.sum(), {1})
+    assert len(store.pairs(rows=mask)) == mask.sum()
+    with pytest.raises(InputError, match="mask"):
+        store.read("pooled", mask[1:])
+
+
+def test_a_notebook_shows_it(store):
+    assert "38 of 40" in store._repr_html_()
+    assert "<script>" not in samtl_table("<script>", [("<script>",)], ["<script>"])

@@ -15,19 +15,21 @@ from samtl.datasets.base import only as only
 from samtl.datasets.base import shuffled as shuffled
 from samtl.datasets.base import subset as subset
 from samtl.datasets.files.listing import kind_of
+from samtl.datasets.mapped.samples import MapStyle as MapStyle
+from samtl.datasets.mapped.torch_dataset import from_torch as from_torch
 from samtl.errors import InputError
 
 
 def resolve(
-    spec: str | Dataset, root: str | Path | None = None, *, download: bool = True
+    spec: str | Dataset | MapStyle, root: str | Path | None = None, *, download: bool = True
 ) -> Dataset:
     """List a dataset.
 
     Parameters
     ----------
-    spec : str or Dataset
+    spec : str, Dataset or map-style data set
         `NAME` or `NAME:ARGUMENT`, such as `eurosat`, `folder:PATH`, `masks:PATH` or `synthetic:100`; a dataset is
-        returned as it is.
+        returned as it is, and what gives samples by their number is listed by `from_torch`.
     root : str or Path, optional
         The folder or archive of the data.
     download : bool
@@ -47,12 +49,12 @@ def resolve(
     ResourceError
         If a download fails.
     """
-    if isinstance(spec, Dataset):
-        if root is not None:
-            raise InputError(f"{spec.name!r} is a Dataset; it takes no root")
-        return spec
+    spec = str(spec) if isinstance(spec, Path) else spec
     if not isinstance(spec, str):
-        raise InputError(f"a dataset is named by text or is a Dataset, got {type(spec).__name__}")
+        found = spec if isinstance(spec, Dataset) else from_torch(spec)
+        if root is not None:
+            raise InputError(f"{found.name!r} is no name of files; it takes no root")
+        return found
     name, colon, argument = spec.partition(":")
     if name not in registry.names("datasets") and spec and kind_of(Path(spec)) == "folder":
         raise InputError(f"no dataset is called {spec!r}, but a folder is; use folder:{spec}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
+import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +20,7 @@ from samtl.errors import InputError
 from samtl.images.codecs import bands_of
 from samtl.images.transforms import IGNORE as IGNORE
 from samtl.splits import PARTS as PARTS
+from samtl.splits.labels import class_counts, known, label_array
 
 Reader = Callable[[str], bytes]  # from a sample's id to the bytes of its image file
 MaskReader = Callable[[str], NDArray[np.uint8]]  # to the classes of its pixels, (height, width)
@@ -31,6 +36,9 @@ class LeftOut:
     what: str  #: what they are, such as ".gif files"
     count: int
     examples: tuple[str, ...]  #: names of the first few, relative to the root
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.what}"
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,12 @@ class Dataset:
     name : str
         Names the stores made from it and is checked against them; of letters, digits, `.`, `_` and `-`.
     classes : tuple of str
-        Class names, unique; a label is an index into them.
+        Class names, unique; a label is an index into them. If labels are numbers, what they are called.
     sample_ids : tuple of str
         One for each image, unique: its path relative to the dataset's root, with `/`.
-    labels : tuple of int
-        Class index of each image, -1 if it has none.
+    labels : tuple
+        What is known of each image: a class index, -1 if it has none; or all class indices that apply, a tuple, None if
+        that is not known; or a number, a float, NaN if there is none. They are of one kind.
     read : callable
         `read(sample_id)` returns the image file's bytes. Thread-safe. It raises `OSError` or `InputError` for an image
         that cannot be read; the caller quarantines it.
@@ -86,6 +95,8 @@ class Dataset:
         Files beside the images that are no images of the dataset.
     readings : tuple of str
         What the layout and the names were taken for, a sentence each, for whoever checks a plan.
+    root : Path, optional
+        A folder whose sub-folders are listed, so that no new store may be in it.
 
     Raises
     ------
@@ -96,7 +107,7 @@ class Dataset:
     name: str
     classes: tuple[str, ...]
     sample_ids: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
     read: Reader
     note: str = ""
     read_mask: MaskReader | None = None
@@ -104,18 +115,39 @@ class Dataset:
     parts: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     readings: tuple[str, ...] = ()
+    root: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("classes", "sample_ids", "labels", "groups", "parts"):
+            given = getattr(self, name)
+            fixed = tuple(given.tolist() if isinstance(given, np.ndarray) else given)
+            object.__setattr__(self, name, fixed)
         n, count, masked = len(self.sample_ids), len(self.classes), self.read_mask is not None
-        texts = itertools.chain(self.sample_ids, self.classes, self.groups)
+        texts: tuple[Any, ...] = (*self.sample_ids, *self.classes, *self.groups)
+        every = (self.name, self.note, *self.parts, *texts)
+        if foreign := [text for text in every if not isinstance(text, str)]:
+            raise InputError(f"the dataset must have names that are text, not {foreign[0]!r}")
         unprintable = next(filter(_UNPRINTABLE.search, texts), None)
-        odd = set(self.labels) - ({-1} if masked else set(range(-1, count)))
+        # Names that look alike would be taken for one class.
+        looks = Counter(unicodedata.normalize("NFC", name).strip() for name in self.classes)
+        allowed, odd = _ALLOWED[self.task]
+        strange = [label for label in dict.fromkeys(self.labels) if not allowed(label, count)]
         rules = {
             "a name of letters, digits, '.', '_' and '-'": re.fullmatch(r"\w[\w.-]*", self.name),
             f"one label for each of its {n} images, not {len(self.labels)}": len(self.labels) == n,
             f"no control characters in names: {unprintable!a}": unprintable is None,
-            f"each class once, not {', '.join(self.classes)}": len(set(self.classes)) == count,
-            f"labels from -1 to {count - 1}, or -1 beside masks, not {list(odd)[:3]}": not odd,
+            f"each class once and named, not {_twice(looks)}": len(looks) == count
+            and "" not in looks,
+            f"each image once and named, not {_twice(Counter(self.sample_ids))}": len(
+                {*self.sample_ids, ""}
+            )
+            == n + 1,
+            "a function that reads an image": callable(self.read),
+            f"{odd.format(count - 1)}, not {strange[:3]}": not strange,
+            f"one class, named like its numbers, not {count}": self.task != "regression"
+            or count == 1,
+            "no ';' in classes of which an image has several": self.task != "multilabel"
+            or not any(";" in name for name in self.classes),
             # Above, a class would have the number that says "ignore".
             f"2 to {IGNORE} classes for its masks": not masked or 2 <= count <= IGNORE,
             f"groups for all {n} images or none": len(self.groups) in (0, n),
@@ -126,10 +158,20 @@ class Dataset:
             if not holds:
                 raise InputError(f"the dataset {self.name!a} must have {told}")
 
-    @property
+    @functools.cached_property
     def task(self) -> str:
-        """`classification` of images, or `segmentation` of their pixels."""
-        return "classification" if self.read_mask is None else "segmentation"
+        """`classification`, `multilabel` or `regression` of images, or `segmentation` of their pixels."""
+        first = self.labels[0] if self.labels else -1
+        if self.read_mask is not None:
+            return "segmentation"
+        if isinstance(first, float):
+            return "regression"
+        return "multilabel" if first is None or isinstance(first, tuple) else "classification"
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """The labels as an array; see `samtl.splits.labels.label_array`."""
+        return label_array(self.task, self.labels, len(self.classes))
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -151,12 +193,11 @@ class Dataset:
                     empty += not counts[1:IGNORE].any()
             except (OSError, InputError) as error:
                 trouble.append(f"{sample_id}: {error}")
-        of_class = Counter(self.labels)
-        known = pixels[:IGNORE].sum()
+        counted = pixels[:IGNORE].sum()
         return Understood(
             images=len(self),
-            classes={} if masked else {name: of_class[i] for i, name in enumerate(self.classes)},
-            unlabelled=0 if masked else of_class[-1],
+            classes={} if masked else class_counts(self.truth, self.classes),
+            unlabelled=0 if masked else int((~known(self.truth)).sum()),
             groups=len(set(self.groups)),
             parts=dict(Counter(self.parts)),
             left_out=self.left_out,
@@ -166,12 +207,34 @@ class Dataset:
             unusable=len(trouble),
             trouble=trouble[0] if trouble else "",
             pixels={
-                name: float(pixels[i] / known) if known else 0.0
+                name: float(pixels[i] / counted) if counted else 0.0
                 for i, name in enumerate(self.classes if masked else ())
             },
             ignored=float(pixels[IGNORE] / max(1, pixels.sum())),
             empty=empty,
         )
+
+
+def _twice(counts: Counter[str]) -> str:
+    """Show the first name that occurs several times or is empty."""
+    return next((f"{name!a} {count} times" for name, count in counts.items() if count > 1), "''")
+
+
+#: For each task, whether something may be a label beside so many classes, and what it may be.
+_ALLOWED: dict[str, tuple[Callable[[Any, int], bool], str]] = {
+    "classification": (lambda label, k: label in range(-1, k), "labels from -1 to {}"),
+    "segmentation": (lambda label, k: label == -1, "labels -1 beside masks"),
+    "multilabel": (
+        lambda label, k: (
+            label is None or (isinstance(label, tuple) and set(label) <= set(range(k)))
+        ),
+        "labels that are tuples of numbers from 0 to {}, or None",
+    ),
+    "regression": (
+        lambda label, k: isinstance(label, float) and not math.isinf(label),
+        "labels that are finite numbers, or NaN",
+    ),
+}
 
 
 def shuffled(dataset: Dataset) -> Dataset:
@@ -204,9 +267,10 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
     for option, count in (("--limit", limit), ("--per-class", per_class)):
         if count is not None and count < 1:
             raise InputError(f"{option} must be at least 1, got {count}")
-    if per_class is not None and dataset.read_mask is not None:
+    if per_class is not None and (dataset.task != "classification" or not dataset.classes):
         raise InputError(
-            f"--per-class counts images by their class, but in {dataset.name} every pixel has one; use --limit"
+            f"--per-class counts images by their class, but those of {dataset.name} do not have one each "
+            f"({dataset.task}); use --limit"
         )
     if per_class is None:
         return _take(dataset, range(len(dataset))[:limit])

@@ -1,75 +1,117 @@
-"""Images of your own, `folder:PATH`: one sub-folder for each class."""
+"""Images of your own, `folder:PATH`: one sub-folder for each class, or no sub-folders and no labels."""
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
 from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.files.listing import FolderTree, kind_of, one_place, own_name
+from samtl.datasets.files.archive import LISTED, left_out
+from samtl.datasets.files.listing import PART_NAMES, FolderTree, kind_of, one_place, own_name
 from samtl.errors import InputError
 
 _LAYOUT = (
     "expected is a folder with one sub-folder for each class, at least two, and images in them: PATH/<class>/*.jpg "
-    "(or .jpeg, .jfif, .png, .webp, .bmp, .tif, .tiff, .jp2); or PATH/train, PATH/val and PATH/test of such folders"
+    "(or .jpeg, .jfif, .png, .webp, .bmp, .tif, .tiff, .jp2); or PATH/train, PATH/val and PATH/test of such folders; "
+    "or, without labels, images and no sub-folders"
 )
-PART_NAMES = {
-    "train": 0,
-    "training": 0,
-    "val": 1,
-    "valid": 1,
-    "validation": 1,
-    "test": 2,
-    "testing": 2,
-}
-# Images in formats that are not read: left out, but named.
+# Images in formats that are not read, of which a reader of figures must know.
 _NOT_READ = frozenset(
-    {".gif", ".heic", ".avif", ".j2k", ".ppm", ".pgm", ".tga", ".dng", ".img", ".nc", ".hdf", ".h5", ".npy"}
+    {".gif", ".heic", ".avif", ".ppm", ".pgm", ".tga", ".dng", ".img", ".nc", ".hdf", ".h5", ".npy"}
 )  # fmt: skip
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
-    """List a folder of class folders, or of parts (train, val, test) of class folders.
+    """List a folder of class folders, of parts (train, val, test) of class folders, or of images without labels.
 
-    The folder is `argument`, as in `folder:PATH`, or `root`. Hidden files and folders, and files that are not named
-    like images, are left out; folders inside a class folder belong to the class. A file that is named like an image
-    but cannot be read safely (a pipe, a device, a link out of the folder, a name that is not UTF-8 or has a line break)
-    is refused: without it, the dataset would be another. The dataset is named `folder-` and the folder's own name;
-    `parts` is set if the folder has parts; `note` counts the images in formats that are not read. Raises InputError
-    if the folder has another layout.
+    The folder is `argument`, as in `folder:PATH`, or `root`; with both, `argument` is a path in `root`, and links may
+    lead to any file in `root`. Hidden files and folders, and files that are not named like images, are left out;
+    folders inside a class folder belong to the class, and are parts if all are named so. A file that is named like an
+    image but cannot be read safely (a pipe, a device, a link that leads out, a name that is not UTF-8 or has a line
+    break) is refused: without it, the dataset would be another. The dataset is named `folder-` and the folder's own
+    name; `note` counts the images in formats that are not read. Raises InputError if the folder has another layout.
     """
-    path = one_place("folder", argument, root)
+    path, bound = one_place("folder", argument, root)
     if kind_of(path) != "folder":
         raise InputError(f"{str(path)!r} is no folder; {_LAYOUT}")
-    tree = FolderTree(path)
-    folders = tree.folders()
-    if len(folders) < 2:
-        raise InputError(f"{str(path)!r} has the sub-folders {folders}; {_LAYOUT}")
-    parted = all(name.lower() in PART_NAMES for name in folders)
-    tops = sorted(folders, key=lambda name: PART_NAMES[name.lower()]) if parted else [""]
-    classes = tree.folders(tops[0])
-    ids, labels, parts = list[str](), list[int](), list[str]()
-    for top in tops:
-        _require_classes(tree, top, classes)
-        for label, name in enumerate(classes):
-            folder = f"{top}/{name}".strip("/")
-            files = tree.images(folder)
-            if not files:
-                raise InputError(f"{str(path)!r} has no image in {folder!r}; {_LAYOUT}")
-            ids += [f"{folder}/{file}" for file in files]
-            labels += [label] * len(files)
-            parts += [PARTS[PART_NAMES[top.lower()]]] * len(files) if parted else []
-    others = (PurePosixPath(f).suffix.lower() for n in folders for f in tree.images(n, _NOT_READ))
-    left_out = ", ".join(f"{n} {suffix} files" for suffix, n in Counter(others).items())
+    tree = FolderTree(path, bound)
+    folders, loose = tree.folders(), tree.images(deep=False)
+    if not folders and loose:
+        ids, labels, classes, tops = loose, [-1] * len(loose), [], [""]
+    else:
+        tops = _tops(path, folders)
+        classes = tree.folders(tops[0])
+        ids, labels = _labelled(tree, tops, classes)
+    parts = [_part(sample_id, 0 if tops[0] else 1) for sample_id in ids]
+    published = all(parts) and len({*parts}) > 1
+    others = left_out(tree, [""])
+    unread = ", ".join(str(one) for one in others if one.what.split()[0] in _NOT_READ)
     return Dataset(
         name=f"folder-{own_name(path)}",
         classes=tuple(classes),
         sample_ids=tuple(ids),
         labels=tuple(labels),
         read=tree.read,
-        note=left_out and f"left out, since they are not read: {left_out}",
-        parts=tuple(parts),
+        note=unread and f"left out, since they are not read: {unread}",
+        parts=tuple(parts) if published else (),
+        left_out=others,
+        readings=tuple(_readings(ids, classes, tops, published)),
+        root=path,
     )
+
+
+def _tops(path: Path, folders: list[str]) -> list[str]:
+    """Return the folders of parts, training first; or "", if the folders are those of classes."""
+    parts = [name for name in folders if name.lower() in PART_NAMES]
+    if len(parts) > 1 and len(parts) == len(folders):
+        return sorted(parts, key=lambda name: PARTS.index(PART_NAMES[name.lower()]))
+    if len(parts) > 1:
+        others = sorted({*folders} - {*parts})
+        raise InputError(
+            f"{str(path)!r} has folders called as parts are, {parts}, and others, {others[:LISTED]}: classes or parts? "
+            f"{_LAYOUT}"
+        )
+    if len(folders) < 2:
+        inner = folders and FolderTree(path / folders[0]).folders()
+        hint = f"; perhaps folder:{path / folders[0]} is meant" if len(inner) > 1 else ""
+        raise InputError(f"{str(path)!r} has the sub-folders {folders}{hint}; {_LAYOUT}")
+    return [""]
+
+
+def _labelled(tree: FolderTree, tops: list[str], classes: list[str]) -> tuple[list[str], list[int]]:
+    """List the ids and the labels of all images."""
+    ids, labels = list[str](), list[int]()
+    for top in tops:
+        _require_classes(tree, top, classes)
+        for label, name in enumerate(classes):
+            folder = f"{top}/{name}".strip("/")
+            files = tree.images(folder)
+            if not files:
+                raise InputError(f"{str(tree.path)!r} has no image in {folder!r}; {_LAYOUT}")
+            ids += [f"{folder}/{file}" for file in files]
+            labels += [label] * len(files)
+    return ids, labels
+
+
+def _part(sample_id: str, level: int) -> str:
+    """Return the part that the folder at this level of an id is called after, or ""."""
+    folders = sample_id.split("/")[:-1]
+    return PART_NAMES.get(folders[level].lower(), "") if len(folders) > level else ""
+
+
+def _readings(
+    ids: list[str], classes: list[str], tops: list[str], published: bool
+) -> Iterator[str]:
+    if not classes:
+        yield "no sub-folders: the images have no labels"
+    if published:
+        yield "the folders of parts are taken for the published split (--split shipped)"
+    depth = 1 + bool(tops[0]) + (published and not tops[0])  # of folders that mean something
+    names = (sample_id.split("/")[:-1] for sample_id in ids)
+    deeper = sorted({folders[depth] for folders in names if len(folders) > depth})
+    if deeper:
+        more = f" and {len(deeper) - LISTED} more" if len(deeper) > LISTED else ""
+        yield f"folders in class folders belong to the class: {', '.join(deeper[:LISTED])}{more}"
 
 
 def _require_classes(tree: FolderTree, top: str, classes: list[str]) -> None:

@@ -7,16 +7,18 @@ import re
 from pathlib import Path
 
 from samtl.datasets.base import IGNORE, Dataset, groups_by
-from samtl.datasets.files.archive import open_tree
-from samtl.datasets.files.listing import one_place, options_of, own_name
-from samtl.datasets.files.pairs import Coding, coded, light, paired, stem, with_masks
+from samtl.datasets.files.archive import left_out, open_tree
+from samtl.datasets.files.coding import Coding, coded, light
+from samtl.datasets.files.layouts import find_places
+from samtl.datasets.files.listing import PART_NAMES, FolderTree, one_place, options_of, own_name
+from samtl.datasets.files.pairs import paired, with_masks
 from samtl.errors import InputError
 
-_IMAGES = frozenset({"images", "image", "img", "sat"})
-_MASKS = frozenset({"masks", "mask", "labels", "label", "map", "gt"})
 _LAYOUT = (
-    "expected is a folder, or a zip of one, with images in PATH/images (or image, img, sat) and masks of the same "
-    "names but for the suffix in PATH/masks (or mask, labels, label, map, gt)"
+    "expected is a folder, or a zip of one, with images in PATH/images (or image, img, sat, input) and masks of the "
+    "same names but for the suffix in PATH/masks (or mask, labels, label, map, gt, output); or PATH/train, PATH/val "
+    "and PATH/test of these, or with PATH/train_labels beside PATH/train; or files side by side as a_sat.jpg, "
+    "a_mask.png"
 )
 _OPTIONS = {
     "stem": "REGEX that finds in an image's name what its mask's name has too",
@@ -37,7 +39,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         `%` and `&` are escaped, `+` is not. Without `foreground` and `classes`, masks are 0 in the background and
         255 in the foreground.
     root : Path, optional
-        The folder or zip, if `argument` has no path.
+        The folder or zip, if `argument` has no path; else a folder that the path is in, and that links may lead to.
     download : bool
         Ignored.
 
@@ -48,20 +50,38 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         the images' paths below the folder of images. Raises InputError.
     """
     text, _, query = (argument or "").partition("?")
-    path = one_place("masks", text, root)
+    path, bound = one_place("masks", text, root)
     options = options_of("masks", query, _OPTIONS)
     coding, suffix = _coding(options)
-    tree, regex = open_tree(path, _LAYOUT), options.get("stem")
-    pairs = paired(
+    tree, regex = open_tree(path, _LAYOUT, bound), options.get("stem")
+    places = find_places(tree, _LAYOUT)
+    pairs, parts = dict[str, tuple[str, str]](), list[str]()
+    for place in places:
+        found = paired(
+            tree,
+            _LAYOUT,
+            place,
+            place.key if regex is None else lambda name: groups_by((name,), regex)[0],
+            "an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX finds in "
+            "both, as in masks:PATH?stem=^(\\d+)_",
+        )
+        pairs |= {f"{place.prefix}{name}": pair for name, pair in found.items()}
+        parts += [place.part or PART_NAMES.get(n.partition("/")[0].lower(), "") for n in found]
+    published = all(parts) and len({*parts}) > 1
+    told = "the folders of parts are taken for the published split (--split shipped)"
+    return with_masks(
+        f"masks-{own_name(path)}{suffix}",
         tree,
-        _LAYOUT,
-        (_IMAGES, _MASKS),
-        stem if regex is None else lambda name: groups_by((name,), regex)[0],
-        "an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX finds in "
-        "both, as in masks:PATH?stem=^(\\d+)_",
+        pairs,
+        coding,
+        groups=groups_by(tuple(pairs), options["group"]) if "group" in options else (),
+        parts=tuple(parts) if published else (),
+        left_out=left_out(
+            tree, sorted({f for place in places for f in (place.images, place.masks)})
+        ),
+        readings=(told,) * published,
+        root=path if isinstance(tree, FolderTree) else None,
     )
-    groups = groups_by(tuple(pairs), options["group"]) if "group" in options else ()
-    return with_masks(f"masks-{own_name(path)}{suffix}", tree, pairs, coding, groups=groups)
 
 
 def _coding(options: dict[str, str]) -> tuple[Coding, str]:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from samtl.datasets.base import PARTS, Dataset
 from samtl.datasets.files.archive import open_tree
-from samtl.datasets.files.pairs import light, located, paired, stem, with_masks
+from samtl.datasets.files.coding import light
+from samtl.datasets.files.layouts import Place, located, stem
+from samtl.datasets.files.pairs import paired, with_masks
 from samtl.errors import InputError
 
 COUNTS = {"train": 160, "validation": 20, "test": 44}
@@ -46,13 +48,13 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     folders = located(tree, _LAYOUT, *(frozenset({part}) for part in PARTS))
     pairs: dict[str, tuple[str, str]] = {}
     for part, folder in zip(PARTS, folders, strict=True):
+        images, labels = located(tree, _LAYOUT, *_KINDS, below=folder)
         found = paired(
             tree,
             _LAYOUT,
-            _KINDS,
+            Place(images, labels, f"{folder}/"),
             lambda name: _PREFIX.sub(r"\1", stem(name)),
             "an image and its label must have the same name but for the suffix, or for 'image' at its start",
-            below=folder,
         )
         pairs |= {f"{part}/{name}": pair for name, pair in found.items()}
     parts = tuple(sample_id.partition("/")[0] for sample_id in pairs)

@@ -7,17 +7,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samtl.datasets.base import PARTS, Dataset
-from samtl.datasets.files.listing import FolderTree, kind_of, options_of, own_name
-from samtl.datasets.folder import PART_NAMES
+from samtl._io import digest
+from samtl.datasets.base import Dataset
+from samtl.datasets.files.listing import PART_NAMES, FolderTree, kind_of, options_of, own_name
 from samtl.datasets.tables.columns import chosen_column, read_columns, some
-from samtl.datasets.tables.labels import class_indices, text_of
+from samtl.datasets.tables.labels import (
+    class_columns,
+    class_indices,
+    class_sets,
+    numbers,
+    require_classes,
+    text_of,
+)
 from samtl.datasets.tables.paths import image_ids
 from samtl.errors import InputError
 
+_LONGEST = 40  # letters of a column's name in that of the dataset
 _OPTIONS = {
     "path": "COLUMN of the images' paths",
     "label": "COLUMN of the class of each image",
+    "separator": "TEXT between several classes in that column",
+    "labels": "COLUMN,COLUMN[,COLUMN...] of 0 and 1, one for each class",
+    "target": "COLUMN of a number to be predicted for each image",
     "group": "COLUMN of what an image was cut from",
     "part": "COLUMN of train, val and test",
 }
@@ -40,7 +51,9 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     ----------
     argument : str
         `FILE` or `FILE?OPTIONS`: a CSV (UTF-8, with a header) or Parquet file, and options as in a URL, which name
-        columns: `path=file&label=class&group=scene&part=split`. Columns with usual names need no option.
+        columns: `path=file&label=class&group=scene&part=split`. Columns with usual names need no option. Several
+        classes of an image are in one column, `label=tags&separator=;`, or in columns of 0 and 1,
+        `labels=water,forest`; a number is in `target=ndvi`.
     root : Path, optional
         The folder that paths are relative to; by default the table's own. All images must lie in it.
     download : bool
@@ -49,8 +62,8 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     Returns
     -------
     Dataset
-        Named `table-`, the file's own name and, unless that is "label", the label's. Ids are the images' paths below
-        the folder. Raises InputError.
+        Named `table-`, the file's own name and, unless that is "label", what is predicted. Ids are the images' paths
+        below the folder. Raises InputError.
     """
     text, _, query = (argument or "").partition("?")
     file, options = Path(text).expanduser(), options_of("table", query, _OPTIONS)
@@ -58,17 +71,21 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         raise InputError(f"table:FILE.csv was expected, and {text!r} is no file")
     columns = read_columns(file)
     named = {
-        what: chosen_column(columns, what, options.get(what), usual)
-        for what, usual in _USUAL.items()
+        what: chosen_column(columns, what, options.get(what), _USUAL[what])
+        for what in ("path", "group", "part")
     }
-    path, label = (_required(named, what, columns, text) for what in ("path", "label"))
+    if named["path"] is None:
+        raise _missing("path", columns, text)
     tree = FolderTree(root or file.parent)
-    ids = image_ids(tree, columns[path], path)
-    classes, labels, readings = class_indices(columns[label], label)
+    ids = image_ids(tree, columns[named["path"]], named["path"])
+    column, classes, labels, readings = _labels(columns, options, text)
     parts, told_of_parts = _parts(columns, named["part"], "part" in options)
-    told = ", ".join(f"{what} from {name!a}" for what, name in named.items() if name)
+    told = ", ".join(
+        f"{what} from {name!a}" for what, name in {"path": "", **column, **named}.items() if name
+    )
+    predicted = next(iter(column.values()))
     return Dataset(
-        name="table-" + own_name(file.with_suffix("")) + _suffix("" if label == "label" else label),
+        name="table-" + own_name(file.with_suffix("")) + _suffix(predicted),
         classes=classes,
         sample_ids=ids,
         labels=labels,
@@ -79,21 +96,52 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     )
 
 
-def _required(
-    named: Mapping[str, str | None], what: str, columns: Mapping[str, Any], text: str
-) -> str:
-    """Return the column of a kind that there must be."""
-    name = named[what]
-    if name is None:
+def _labels(
+    columns: Mapping[str, Sequence[Any]], options: Mapping[str, str], text: str
+) -> tuple[dict[str, str], tuple[str, ...], tuple[Any, ...], list[str]]:
+    """Return the columns of what is to be predicted, the classes, the labels of a `Dataset`, and what to tell."""
+    if len(options.keys() & {"target", "labels", "label"}) > 1 or (
+        "separator" in options and options.keys() & {"target", "labels"}
+    ):
         raise InputError(
-            f"the table has no column with a usual name of the {what}, its columns are {', '.join(columns)}: name "
-            f"one, as in table:{text}?{what}={next(iter(columns))}"
+            "table takes label= (one class, or several with separator=), labels= (a column for each class) or target= "
+            f"(a number), one of them, got {', '.join(options)}"
         )
-    return name
+    if "target" in options:
+        target = chosen_column(columns, "target", options["target"], ()) or ""
+        values, readings = numbers(columns[target], target)
+        return {"target": target}, (target,), values, readings
+    if "labels" in options:
+        names = [
+            chosen_column(columns, "labels", name.strip(), ()) or ""
+            for name in options["labels"].split(",")
+        ]
+        require_classes(names, options["labels"])
+        return {"labels": ",".join(names)}, tuple(names), class_columns(columns, names), []
+    label = chosen_column(columns, "label", options.get("label"), _USUAL["label"])
+    if label is None:
+        raise _missing("label", columns, text)
+    separator = options.get("separator")
+    if separator or any(isinstance(value, list) for value in columns[label]):
+        return {"label": label}, *class_sets(columns[label], label, separator or ";"), []
+    return {"label": label}, *class_indices(columns[label], label)
+
+
+def _missing(what: str, columns: Mapping[str, Any], text: str) -> InputError:
+    return InputError(
+        f"the table has no column with a usual name of the {what}, its columns are {', '.join(columns)}: name one, as "
+        f"in table:{text}?{what}={next(iter(columns))}"
+    )
 
 
 def _suffix(column: str) -> str:
-    return column and "-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", column).strip("-.")[:60] or "column")
+    """Return the end of a dataset's name: what is predicted, shortened if that is long."""
+    if column == "label":
+        return ""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", column).strip("-.")
+    if plain == column and len(column) <= _LONGEST:
+        return f"-{column}"
+    return f"-{plain[:_LONGEST]}-{digest(column)[:8]}"
 
 
 def _groups(columns: Mapping[str, Sequence[Any]], name: str | None) -> tuple[str, ...]:
@@ -113,7 +161,7 @@ def _parts(
     texts = [text_of(value) for value in columns[name]] if name else []
     strange = [text for text in dict.fromkeys(texts) if text.lower() not in PART_NAMES]
     if not strange:
-        return tuple(PARTS[PART_NAMES[text.lower()]] for text in texts), []
+        return tuple(PART_NAMES[text.lower()] for text in texts), []
     if asked:
         raise InputError(
             f"the column {name!r} must have one of {', '.join(PART_NAMES)} for every image, got {some(strange)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl._runtime import Note, peak_memory, size
-from samtl.datasets import Dataset
+from samtl.datasets import Dataset, MapStyle
 from samtl.embed.closeness import close_enough, compare, in_float, must_compare
 from samtl.embed.copies import Copies, count_copies
 from samtl.embed.devices import encode_on_devices
@@ -62,7 +62,7 @@ class EmbedResult:
 
 
 def embed(
-    dataset: str | Dataset = "eurosat",
+    dataset: str | Dataset | MapStyle = "eurosat",
     encoder: str = "sam_vit_b",
     *,
     root: str | Path | None = None,
@@ -90,10 +90,11 @@ def embed(
 
     Parameters
     ----------
-    dataset : str or Dataset
+    dataset : str, Dataset or map-style data set
         A name that `samtl ls datasets` shows, `folder:PATH` or `masks:PATH`.
 
-        Or a dataset of your own.
+        Or a dataset of your own, or one that gives samples by their number, as TorchGeo's and torchvision's do: see
+        `samtl.from_torch`.
     encoder : str
         A name that `samtl ls encoders` shows.
     root : str or Path, optional
@@ -217,7 +218,7 @@ def embed(
 
 
 def plan(
-    dataset: str | Dataset = "eurosat",
+    dataset: str | Dataset | MapStyle = "eurosat",
     encoder: str = "sam_vit_b",
     *,
     on_read: Callable[[int, int], None] = lambda done, total: None,

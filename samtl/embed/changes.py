@@ -69,8 +69,8 @@ def find_changes(
 
     Nothing is written. `listed` is the dataset before `limit` and `per_class`. With `read_images`, those of embedded
     rows are read, to see whether they changed; one that cannot be read is taken to be unchanged. Raises MismatchError
-    for another dataset, if less than half of the store's images are left, and if fewer images are asked for than the
-    store has, although they are there.
+    for another dataset, if less than half of the store's images are left under their names, and if fewer images are
+    asked for than the store has, although they are there.
     """
     stored, facts = state.table, state.log.facts
     _require_same_dataset(stored, dataset, listed, state.storage.url)
@@ -91,6 +91,7 @@ def find_changes(
         on_read(len(found), len(names))
         if should_stop():
             return None
+    _require_same_images(made, found, state.storage.url)
     new_classes = dataset.classes != stored.about.classes
     changed = {name for name, fact in made.items() if _differs(fact, found[name], new_classes)}
     return _next_table(state, dataset, found, changed, unlisted)
@@ -147,7 +148,7 @@ def _next_table(
         changed=len(leaving) - gone,
         removed=gone,
         returned=sum(row < start for row in rows) - len(stay),
-        relabelled=differing("label", "label_name"),
+        relabelled=differing(*table.label_columns),
         regrouped=differing("group", "part"),
     )
 
@@ -203,6 +204,22 @@ def image_hashes(dataset: Dataset) -> tuple[str, ...]:
     """Read all images, and return the sha256 of each, "" if it cannot be read."""
     found = look(replace(dataset, read_mask=None), dataset.sample_ids)
     return tuple(seen.image or "" for _, seen in found)
+
+
+def _require_same_images(made: Mapping[str, Facts], found: Mapping[str, Found], where: str) -> None:
+    """Refuse a dataset whose files have the names of the store's, and whose images are mostly others."""
+    known = {fact.image for fact in made.values()}
+    others = [
+        name
+        for name, fact in made.items()
+        if fact.image and found[name].image and found[name].image not in known
+    ]
+    if 2 * len(others) > len(made):
+        raise MismatchError(
+            f"{where} was made from images of the same names that are mostly others; name another store with --out if "
+            "this is another dataset, or if its images were made anew:",
+            [("images", f"{len(made)} images", f"{len(others)} with other bytes, {others[0]!r} for one")],
+        )  # fmt: skip
 
 
 def look(dataset: Dataset, sample_ids: Iterable[str]) -> Generator[tuple[str, Found], None, None]:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from samtl import registry
 from samtl._runtime.probe import DTYPE
-from samtl.datasets import Dataset, groups_by, only, resolve, shuffled, subset
+from samtl.datasets import Dataset, MapStyle, groups_by, only, resolve, shuffled, subset
 from samtl.datasets.base import Understood
 from samtl.embed.changes import Changes, find_changes, table_of
 from samtl.embed.copies import Copies, find_copies
@@ -31,15 +33,12 @@ from samtl.store.samples import FOLDER, SampleTable
 from samtl.store.state import StoreState, load_state
 from samtl.store.storage import IDENTITY, Storage, as_place, below, cache_folder, open_storage
 
-#: What heads read: a whole `dense` for images with one label would be large and of no use.
-DEFAULT_TIERS = {"classification": ("pooled", "grid"), "segmentation": TIERS}
-
 
 @dataclass(frozen=True)
 class EmbedConfig:
     """The options of `samtl.embed`, which describes them."""
 
-    dataset: str | Dataset = "eurosat"
+    dataset: str | Dataset | MapStyle = "eurosat"
     encoder: str = "sam_vit_b"
     root: str | Path | None = None
     group_by: str | None = None
@@ -55,6 +54,14 @@ class EmbedConfig:
     out: str | Path | None = None
     check_images: bool = True
     untrusted: bool = False
+
+    def __post_init__(self) -> None:
+        """Take numbers of numpy, and one name for a list of them."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+        if isinstance(self.tiers, str):
+            object.__setattr__(self, "tiers", self.tiers.split(","))
 
     @property
     def source(self) -> str | None:
@@ -88,14 +95,13 @@ class Plan:
     copies: Copies  #: identical images among those that were compared
     changes: Changes  #: how the dataset differs from the store
     by_default: dict[str, str]  #: options that were not given, and what their values follow from
-    weights_missing: str = (
-        ""  #: which file of weights is not on this machine; random ones are timed instead
-    )
+    #: Which file of weights is not on this machine, so that random ones were timed; or "".
+    weights_missing: str = ""
     #: That the pass will take, from encoding a batch; None if it was not timed. Rows that are committed by another
     #: command meanwhile save time, a slow disk costs more.
     seconds: float | None = None
     memory: int = (
-        0  #: bytes that this process has held, with the encoder and a batch; 0 if it was not timed
+        0  #: bytes that the process held with the encoder and a batch; 0 if it was not timed
     )
     device_memory: int = 0  #: the same on a CUDA device
     #: How fast an encoder is here in other compute dtypes, as multiples of this one; {} if that was not needed to know.
@@ -169,10 +175,14 @@ def prepare(
             engine = "fast"  # these were too far
         dtype = begun if dtype == "auto" else dtype
     held = () if state is None else [tier for tier in TIERS if tier in state.log.arrays]
-    tiers = _in_order(config.tiers or held or DEFAULT_TIERS[source.task])
+    # A whole `dense` is large, and no head reads it of an image with one label.
+    usual = TIERS if source.task == "segmentation" else ("pooled", "grid")
+    tiers = _in_order(config.tiers or held or usual)
     if config.image_size is not None:
         _require_even(spec, tiers, source.task)
-    if state is not None and config.image_size is None:
+    if state is None:
+        _refuse_inside(place, listed)
+    elif config.image_size is None:
         spec = module.spec(config.encoder, state.identity.image_size)
     compute_dtype = resolve_compute(dtype, engine, devices[0])
     measured = encoder_speeds(devices[0]) if dtype == "auto" else None
@@ -193,7 +203,7 @@ def prepare(
         found = find_changes(state, source, listed, config.check_images, on_read, should_stop)
         table, changes, stopped = (*found, False) if found else (state.table, changes, True)
 
-    known = {} if state is None else _image_hashes(state)
+    known = dict(zip(table.samples, table.images, strict=True))
     copies = find_copies(source, known, state is None or config.check_images)
 
     committed = {} if state is None else state.log.arrays
@@ -270,12 +280,6 @@ def images_per_call(asked: int | str, device: str, untold: int) -> int:
     return int(asked)
 
 
-def _image_hashes(state: StoreState) -> dict[str, str]:
-    """Return the sha256 of the images of a store's rows, "" if it is not known."""
-    rows = state.table.rows.tolist()
-    return dict(zip(state.table.samples, map(state.log.image, rows), strict=True))
-
-
 def _by_default(
     config: EmbedConfig, state: StoreState | None, held: bool, task: str
 ) -> dict[str, str]:
@@ -333,6 +337,16 @@ def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -
 
 def _existing(place: Path) -> Path:
     return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+
+
+def _refuse_inside(place: Path | str, dataset: Dataset) -> None:
+    """Raise InputError if a new store would be in the dataset's folder, where its folders would be listed."""
+    root = dataset.root
+    if root and isinstance(place, Path) and place.resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"{place} would be in the dataset's folder {root}, and the dataset another one the next time; name a "
+            "folder beside it with --out"
+        )
 
 
 def _refuse_foreign(place: Path | str, storage: Storage) -> None:

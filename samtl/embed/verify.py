@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl.datasets import Dataset, resolve
+from samtl.datasets import Dataset, MapStyle, resolve
 from samtl.embed.changes import Found, look
 from samtl.embed.decode import decode_row, require_drive
 from samtl.embed.plan import require_usable
 from samtl.embed.reload import reload_encoder
 from samtl.encoders.base import Encoder
 from samtl.errors import DamageError, InputError, MismatchError
+from samtl.splits.labels import label_texts
 from samtl.store.maintenance import Repaired, repair
 from samtl.store.reader import Store, open_store
 from samtl.store.storage import IDENTITY, as_place, locate, open_storage
@@ -102,7 +103,7 @@ def verify(
     level: str = "rows",
     *,
     repair_it: bool = False,
-    dataset: str | Dataset | None = None,
+    dataset: str | Dataset | MapStyle | None = None,
     root: str | Path | None = None,
     recompute: int = 0,
     seed: int = 0,
@@ -243,10 +244,9 @@ def _other_image(store: Store, row: int, sample_id: str, seen: Found) -> tuple[s
 
 
 def _targets(of: Store | Dataset) -> list[tuple[str, str]]:
-    """List the name of each image's class, and its part, "" if it has none; classes of pixels are in the masks."""
-    names = (*of.classes, "")  # the label -1 means no class
-    classes = [names[label] if of.task == "classification" else "" for label in of.labels]
-    return list(zip(classes, of.parts or [""] * len(of), strict=True))
+    """List each image's label as text, and its part, "" if it has none; classes of pixels are in the masks."""
+    labels = of.truth if isinstance(of, Dataset) else of.labels
+    return list(zip(label_texts(labels, of.classes), of.parts or [""] * len(of), strict=True))
 
 
 def _choose_rows(store: Store, listed: Dataset, where: dict[int, int], seed: int) -> list[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from samtl import registry, splits
-from samtl.datasets import Dataset, groups_by, resolve, shuffled, subset
+from samtl.datasets import Dataset, MapStyle, groups_by, resolve, shuffled, subset
 from samtl.embed.changes import image_hashes
 from samtl.errors import InputError, UnknownName
 from samtl.experiment.clock import Clock, OnEvent
@@ -33,7 +35,7 @@ def fit_head(
     params: Mapping[str, Any] | None = None,
     features: str | None = None,
     group_by: str | None = None,
-    same_split_as: str | Path | None = None,
+    same_split_as: str | Path | Run | None = None,
     allow_partial: bool = False,
     on_event: OnEvent | None = None,
 ) -> Run:
@@ -52,7 +54,7 @@ def fit_head(
 
         Or a `Split` of these samples, made elsewhere.
     seed : int
-        For the split, the head and the intervals; 0 to 2**32 - 1.
+        For the split and the head; 0 to 2**32 - 1.
     out : path, optional
         The folder in which the run folder is made; by default `$SAMTL_RUNS`, else `./runs`.
     params : mapping, optional
@@ -63,7 +65,7 @@ def fit_head(
     group_by : str, optional
         A regular expression that finds what an image was cut from in its id; such groups stay together in every
         part. By default those that the store or the dataset knows.
-    same_split_as : path, optional
+    same_split_as : path or Run, optional
         A run whose held-out, validation and training part are taken over.
     allow_partial : bool
         Whether to go on with a store in which rows are not embedded yet.
@@ -78,7 +80,7 @@ def fit_head(
     ResourceError
         The run folder cannot be written.
     """
-    clock = Clock(on_event)
+    clock, seed = Clock(on_event), operator.index(seed)
     model = configured("heads", head, params or {}, seed)
     opened = open_store(store) if isinstance(store, (str, Path)) else store
     source = Data(opened, array_for(opened, head, model), features, group_by, allow_partial)
@@ -87,7 +89,7 @@ def fit_head(
 
 
 def fit_baseline(
-    dataset: str | Dataset = "eurosat",
+    dataset: str | Dataset | MapStyle = "eurosat",
     baseline: str = "cnn",
     split: float | str | Split | None = None,
     seed: int = 0,
@@ -97,7 +99,7 @@ def fit_baseline(
     limit: int | None = None,
     per_class: int | None = None,
     group_by: str | None = None,
-    same_split_as: str | Path | None = None,
+    same_split_as: str | Path | Run | None = None,
     params: Mapping[str, Any] | None = None,
     on_event: OnEvent | None = None,
 ) -> Run:
@@ -126,7 +128,7 @@ def fit_baseline(
     ResourceError
         The run folder cannot be written.
     """
-    clock = Clock(on_event)
+    clock, seed = Clock(on_event), operator.index(seed)
     model = configured("baselines", baseline, params or {}, seed)
     data = subset(shuffled(resolve(dataset, root)), limit=limit, per_class=per_class)
     if data.task not in model.tasks:
@@ -150,7 +152,7 @@ def _fit(
     given |= {
         "split": None if isinstance(split, Split) else split,
         "group_by": group_by,
-        "same_split_as": same_split_as and str(same_split_as),
+        "same_split_as": same_split_as and os.fspath(same_split_as),
     }
     return Trial(source, name, model, choose(source.samples, *how), seed, given)
 
@@ -182,7 +184,7 @@ def choose(
     samples: Samples,
     split: float | str | Split | None,
     seed: int,
-    same_split_as: str | Path | None = None,
+    same_split_as: str | Path | Run | None = None,
     group_by: str | None = None,
 ) -> Split:
     """Decide who is held out, and which of the others validate; the parameters are those of `fit_head`.
@@ -196,7 +198,8 @@ def choose(
                 raise InputError(
                     f"{option} and --same-split-as exclude each other: the run's split is taken as it is"
                 )
-        return splits.reuse(samples, read_split(same_split_as), same_split_as)
+        run = Path(same_split_as)
+        return splits.reuse(samples, read_split(run), run)
     if split is None:
         split = SHIPPED if samples.parts else DEFAULT_SHARE
     if isinstance(split, Split):

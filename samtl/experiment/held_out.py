@@ -96,13 +96,23 @@ class HeldOut:
                 counts = self.answers[name]
                 counts[position] = segmentation.confusion(truth, guess, counts.shape[-1])
 
-    def scores(self, seed: int) -> dict[str, Scores]:
-        """Score each model."""
-        score = functools.partial(segmentation.bootstrap, seed=seed)
+    def scores(self) -> dict[str, Scores]:
+        """Score each model; intervals are between groups, if there are any."""
+        score = functools.partial(segmentation.score, groups=self.groups)
         if self.true_mask is None:
             labels = self.samples.labels[self.rows]
-            score = functools.partial(classification.bootstrap, labels, seed=seed)
+            score = functools.partial(classification.score, labels, groups=self.groups)
         return {name: score(said) for name, said in self.answers.items()}
+
+    @functools.cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The group of each held-out sample, such as its scene; without groups, the first of its copies, if any."""
+        samples, rows = self.samples, self.rows
+        if samples.groups:
+            return tuple(samples.groups[row] for row in rows)
+        if len(samples.distinct(rows)) == len(rows):
+            return ()
+        return tuple(samples.ids[row] for row in samples.image[rows])
 
     def comparison_key(self, resolution: int) -> str:
         """Return the digest of what runs must have in common to be compared, after all answers."""
@@ -122,5 +132,7 @@ class HeldOut:
             confusion = said.sum(0)
         counts = zip(samples.classes, confusion.tolist(), strict=True)
         header = ["truth", *samples.classes]
+        if self.groups:
+            tables.write_groups(folder, samples, rows, self.groups)
         folder.write_csv("confusion.csv", header, ([name, *row] for name, row in counts))
         return confusion

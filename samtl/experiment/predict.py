@@ -62,14 +62,14 @@ class Trained(Run, frozen=True, kw_only=True, eq=False):
         return self.model.predict_proba(features)
 
 
-def read_trained(run: str | Path) -> Trained:
+def read_trained(run: str | Path | Run) -> Trained:
     """Read a run folder with its model; raises as `read_run`."""
     found = read_run(run, whole=True)
     return Trained(**msgspec.structs.asdict(found), model=load(found.path))
 
 
 def predict(
-    run: str | Path,
+    run: str | Path | Run,
     images: str | Path | None = None,
     *,
     from_store: str | Path | Store | bool | None = None,
@@ -89,7 +89,7 @@ def predict(
 
     Parameters
     ----------
-    run : path
+    run : path or Run
         A run folder.
     images : path, optional
         A folder, with every image below it, in natural order; or one image file. Masks have the images' own size.
@@ -296,6 +296,12 @@ def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
     store = which
     if not isinstance(store, Store):
         store = open_store(locate(None if isinstance(store, bool) else store))
+    require_encoder(trained, store)
+    return store
+
+
+def require_encoder(trained: Trained, store: Store) -> None:
+    """Raise MismatchError if a store was not made with a run's encoder, InputError if it lacks the head's array."""
     if found := differences(store.identity, trained.identity):
         raise MismatchError(
             f"{store.path} was not made with the encoder that the head of {trained.path} learnt from; name another "
@@ -307,7 +313,6 @@ def _store(trained: Trained, which: str | Path | Store | bool | None) -> Store:
             f"the head of {trained.path} needs the tier {array}, and {store.path} has "
             f"{', '.join(store.tiers) or 'none'}: add it with samtl embed --tiers {array}"
         )
-    return store
 
 
 def _stored(trained: Trained, store: Store) -> _Answers:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,16 +22,27 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from samtl._io import AtomicFolder, digest, file_sha256, inside, read_json
+from samtl._html import table
+from samtl._io import (
+    AtomicFolder,
+    digest,
+    file_sha256,
+    inside,
+    read_json,
+    require_size,
+    shortened,
+)
 from samtl.errors import InputError, writing
-from samtl.heads.io import TENSORS
+from samtl.heads.io import CARD, TENSORS
 from samtl.metrics import classification
 from samtl.metrics.classification import PerClass, Score
+from samtl.metrics.declared import metrics_of, ranked_by
 from samtl.store.storage import as_folder
 
 DEFAULT_RUNS = "runs"
 FORMAT = 3  # of a run folder
-CONFIG, METRICS = "config.json", "metrics.json"
+CONFIG, METRICS, SPLIT = "config.json", "metrics.json", "split.json"
+MOST_TABLE = 2**29  # bytes of a table that is read
 _DECIDES = (
     "kind", "name", "task", "features", "columns", "params", "seed", "split", "validation",
     "samples_digest", "resolution", "order", "warm_start", "dataset", "fingerprint",
@@ -54,6 +66,20 @@ class SplitName(Struct, frozen=True):
     digest: str
 
 
+class _Model(Struct):
+    """What `head.json` repeats of `config.json`."""
+
+    task: str
+    class_names: tuple[str, ...]
+
+
+class _Parts(Struct):
+    """What `split.json` repeats of it."""
+
+    digest: str
+    validation_digest: str
+
+
 class Config(Struct, frozen=True, kw_only=True, eq=False):
     """Everything that is needed to repeat a fit: the content of `config.json`."""
 
@@ -66,7 +92,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     columns: tuple[str, ...] = ()  #: groups of columns of `pooled` that were chosen; empty for all
     params: dict[str, Any]  #: of the model
     recipe: dict[str, Any] = {}  #: what `params` and the training part resolved to
-    seed: int  #: of the split, the model and the intervals
+    seed: int  #: of the split and the model
     split: SplitName
     validation: SplitName  #: cut from the training part
     samples_digest: str  #: of all samples that there are, with their labels, images and masks
@@ -100,7 +126,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     def run_name(self) -> str:
         """Name of the run folder: what was learnt from, the model, the held-out share, the seed, the digest."""
         split = f"{self.split.share:.3g}-s{self.seed}-{self.digest[:8]}"
-        return f"{self.store or self.dataset}-{self.name}-{split}"
+        return f"{shortened(self.store or self.dataset, 190)}-{self.name}-{split}"
 
     @property
     def inputs(self) -> str:
@@ -111,8 +137,8 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
 class Run(Config, frozen=True, kw_only=True, eq=False):
     """A finished fit: the configuration and, from `metrics.json`, what came out.
 
-    Scores are of the held-out samples, with 95 % bootstrap intervals. Classification: `accuracy`, `balanced_accuracy`,
-    `macro_f1`, `ece`, `log_loss` (nats). Segmentation: see `samtl.metrics.segmentation.bootstrap`.
+    Scores are of the held-out samples, with 95 % intervals. Classification: see `samtl.metrics.classification.score`;
+    segmentation: see `samtl.metrics.segmentation.score`.
     """
 
     path: Path = Path()  #: the folder; in neither file
@@ -124,6 +150,9 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     n_train: Count
     n_validation: Count  #: samples that were chosen on; `logreg` then learns from these, too
     n_test: Count
+    n_groups: Count = (
+        0  #: what the held-out samples were cut from, such as scenes; 0 if that is not known
+    )
     #: Held-out samples whose image file is that of another one to train or validate on, too; only in splits that are
     #: given, since no drawn one divides identical images.
     copies_held_out: Count = 0
@@ -136,6 +165,31 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     finished: str  #: ISO 8601, UTC
     comparison_key: str  #: runs with the same key may be compared; see `samtl.experiment.held_out`
     files: dict[str, str] = {}  #: sha256 of the other files of the folder, but for masks
+
+    def __repr__(self) -> str:
+        """Describe the run in a line."""
+        first = ranked_by(self.task)
+        score = self.metrics.get(first.name)
+        told = f", {first.title} {first.shown(score)}" if score else ""
+        source = self.store or self.dataset
+        return f"<samtl run {self.path}: {self.name} on {source}, {self.n_test} held out{told}>"
+
+    def _repr_html_(self) -> str:
+        """Show the scores in a notebook, beside those of the floor."""
+        models = {self.name: self.metrics, **({"floor": self.floor} if self.floor else {})}
+        rows = (
+            (metric.title, *(metric.shown(scores[metric.name]) for scores in models.values()))
+            for metric in metrics_of(self.task)
+            if all(metric.name in scores for scores in models.values())
+        )
+        title = (
+            f"{self.name} on {self.store or self.dataset}, {self.n_test} held out, 95 % intervals"
+        )
+        return table(title, rows, ("", *models))
+
+    def __fspath__(self) -> str:
+        """Stand for its folder wherever a path is expected."""
+        return str(self.path)
 
     @property
     def run(self) -> Path:
@@ -173,7 +227,7 @@ def _from_json(kind: Any, value: Any) -> Any:
     return np.array(msgspec.convert(value, list[list[Count]]), dtype=np.int64)
 
 
-def read_run(path: str | Path, *, whole: bool = False) -> Run:
+def read_run(path: str | os.PathLike[str], *, whole: bool = False) -> Run:
     """Read a run folder and check that its files belong together.
 
     Parameters
@@ -207,11 +261,39 @@ def read_run(path: str | Path, *, whole: bool = False) -> Run:
         if run.confusion.shape != (len(run.classes),) * 2:
             raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
-            if (whole or name != TENSORS) and file_sha256(inside(folder, name)) != expected:
-                raise ValueError(f"{name} is not the file that was written with the run")
+            if whole or name != TENSORS:
+                _require_file(inside(folder, name), expected)
+        _require_agreement(run)
     except (ValueError, OverflowError, RecursionError, OSError) as error:
         raise InputError(f"{folder} is damaged: {error}") from error
     return run
+
+
+def _require_file(path: Path, sha256: str) -> None:
+    """Raise ValueError if a file is larger than a run's can be, or is not the one that was written."""
+    if path.name != TENSORS:
+        require_size(path.name, path.stat().st_size, MOST_TABLE)
+    if file_sha256(path) != sha256:
+        raise ValueError(f"{path.name} is not the file that was written with the run")
+
+
+def _require_agreement(run: Run) -> None:
+    """Raise ValueError if scores are none or missing, or the files of a run contradict each other."""
+    wanted = {one.name for one in metrics_of(run.task) if one.curve}
+    if missing := wanted - run.metrics.keys() | {"total"} - run.seconds.keys():
+        raise ValueError(f"{METRICS} lacks {', '.join(sorted(missing))}")
+    for scores in (run.metrics, run.floor or {}, *run.also.values()):
+        for name, score in scores.items():
+            if not -math.inf < score.low <= score.value <= score.high < math.inf:
+                raise ValueError(f"the interval of {name} does not hold its value")
+    if CARD in run.files:
+        model = read_json(run.path / CARD, _Model)
+        if (model.task, model.class_names) != (run.task, run.classes):
+            raise ValueError(f"{CARD} is of another task or other classes than {CONFIG}")
+    if SPLIT in run.files:
+        parts = read_json(run.path / SPLIT, _Parts)
+        if (parts.digest, parts.validation_digest) != (run.split.digest, run.validation.digest):
+            raise ValueError(f"{SPLIT} is of another split than {CONFIG}")
 
 
 class RunFolder(AtomicFolder):

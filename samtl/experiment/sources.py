@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from samtl import registry
-from samtl._io import digest
+from samtl._io import crc32c, digest
 from samtl.baselines.base import PixelBaseline
 from samtl.baselines.floor import Baseline as FloorBaseline
 from samtl.baselines.pixels import read_image, read_mask
@@ -85,6 +88,7 @@ class Data:
             "missing": int(missing.sum()),
             "unlabelled": int((valid & ~usable).sum()),
         }
+        _require_labels(usable, self.left_out["unlabelled"], store.path)
         if len(store.classes) < 2 or not usable.any():
             raise InputError(
                 f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} usable rows "
@@ -98,13 +102,10 @@ class Data:
     def digest(self) -> str:
         """Digest of all samples of the store with their labels, images and masks; the same for every array."""
         store = self.store
-        rows = zip(store.sample_ids, store.labels.tolist(), self.samples.images, strict=True)
-        named: list[list[Any]] = [[*row] for row in rows]
-        if self.masks:
-            # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
-            for row in np.flatnonzero(store.valid("mask")).tolist():
-                named[row].append(store.checksum("mask", row))
-        return digest({"classes": list(store.classes), "samples": sorted(named)})
+        # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
+        rows = np.flatnonzero(store.valid("mask")).tolist() if self.masks else ()
+        masks = {row: store.checksum("mask", row) for row in rows}
+        return _state(store, store.labels, self.samples.images, masks)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -219,7 +220,7 @@ class Images:
     image_size: int = (
         IMAGE_SIZE  #: the resolution of scores, the encoder's of heads to compare with
     )
-    pixels: str = ""  #: a digest of the images and masks if they were read before
+    state: str = ""  #: `digest` if it is known
     images: tuple[str, ...] = ()  #: sha256 of each image file, which splits need
 
     def __post_init__(self) -> None:
@@ -229,16 +230,28 @@ class Images:
         about = (data.name, data.task, data.sample_ids, data.classes)
         self.samples = Samples(*about, labels, usable, data.groups, data.parts, self.images)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
+        _require_labels(self.samples.usable, self.left_out["unlabelled"], data.name)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of all samples with their labels, images and masks; that of `Data` if a store has the same."""
+        if self.state:
+            return self.state
+        data, masks = self.dataset, {}
+        for row in range(len(data)) if self.masks else ():
+            with contextlib.suppress(InputError):  # if it is needed, training says so
+                mask = read_mask(data, row, read_image(data, row).shape[:2])
+                masks[row] = crc32c(mask_square(mask, self.image_size).tobytes())
+        return _state(data, data.truth, self.images or ("",) * len(data), masks)
 
     @property
     def about(self) -> dict[str, Any]:
         """Fields of a `Config` that say what is learnt from."""
         data = self.dataset
-        named = sorted(zip(data.sample_ids, data.labels, strict=True))
         return {
             "kind": "baseline",
             "features": "pixels",
-            "samples_digest": digest([list(data.classes), named, self.pixels]),
+            "samples_digest": self.digest,
             "resolution": self.image_size if self.masks else 0,
             "dataset": data.name,
             "note": data.note,
@@ -270,6 +283,28 @@ class Images:
         floor = FloorBaseline(random_state=seed)
         floor.fit(self.dataset, split.train, split.validation)
         return self.answers(floor, FLOOR, split.test, Clock())
+
+
+def _require_labels(usable: NDArray[np.bool_], unlabelled: int, where: Path | str) -> None:
+    """Raise InputError if no image has a label."""
+    if unlabelled and not usable.any():
+        raise InputError(
+            f"there is nothing to learn from: no image of {where} has a label ({unlabelled} could be used); fit on a "
+            "dataset with labels, and predict these with samtl predict"
+        )
+
+
+def _state(
+    of: Store | Dataset, labels: NDArray[Any], images: Sequence[str], masks: Mapping[int, int]
+) -> str:
+    """Digest samples with their labels, the sha256 of their images and the checksums of their masks."""
+    named: list[list[Any]] = [
+        [name, None if label != label else label, image, *([masks[row]] if row in masks else ())]
+        for row, (name, label, image) in enumerate(
+            zip(of.sample_ids, labels.tolist(), images, strict=True)
+        )
+    ]
+    return digest({"classes": list(of.classes), "samples": sorted(named, key=itemgetter(0))})
 
 
 def array_for(store: Store, name: str, head: Head) -> str:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtl._io import digest, inside, replace
+from samtl._io import digest, inside, replace, require_size
 from samtl.errors import InputError
-from samtl.experiment.run import Run, RunFolder
-from samtl.metrics.bootstrap import ImageScores, Predictions
+from samtl.experiment.run import MOST_TABLE, SPLIT, Run, RunFolder
+from samtl.metrics import classification, segmentation
+from samtl.metrics.paired import ImageScores, Predictions
 from samtl.splits import Samples, SplitRecord
 
 Rows = NDArray[np.int64]
 
-SPLIT, PREDICTIONS, IMAGES, CURVES = "split.json", "predictions.csv", "images.csv", "curves.csv"
-PIXELS = "pixels.csv"
+PREDICTIONS, IMAGES, CURVES = "predictions.csv", "images.csv", "curves.csv"
+PIXELS, GROUPS = "pixels.csv", "groups.csv"
 MASKS = "masks"
+_OF_LABELS = {
+    "accuracy": classification.accuracy,
+    "balanced_accuracy": classification.balanced_accuracy,
+    "macro_f1": classification.macro_f1,
+}
 CONFIDENCE = "confidence"  # probability of the predicted class
 #: Black for the background, then Okabe and Ito's colours, which colour-blind readers can tell apart, repeated.
 _COLOURS = bytes.fromhex("e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7")
@@ -97,8 +105,14 @@ def write_pixels(
     folder.write_csv(PIXELS, ["sample_id", "class", "true", "predicted", "both"], told)
 
 
+def write_groups(folder: RunFolder, samples: Samples, rows: Rows, groups: Sequence[str]) -> None:
+    """Write the group of each held-out sample."""
+    told = zip((samples.ids[row] for row in rows), groups, strict=True)
+    folder.write_csv(GROUPS, ["sample_id", "group"], told)
+
+
 def read_predictions(run: Run) -> Predictions:
-    """Read the predictions of a run of a classification; InputError if the table is damaged."""
+    """Read the predictions of a run of a classification; InputError if the table is damaged or has other scores."""
     code = {name: i for i, name in enumerate(run.classes)}
     with _table(run, PREDICTIONS, run.n_test) as ((_, _, _, *names), rows):
         truth, guess = np.array([[code[row[1]], code[row[2]]] for row in rows], dtype=np.int64).T
@@ -106,16 +120,49 @@ def read_predictions(run: Run) -> Predictions:
         own = [0] * len(rows) if names == [CONFIDENCE] else guess.tolist() if names else []
         chances = [float(row[3 + i]) for row, i in zip(rows, own, strict=False)]
         confidence = np.array(chances) if names else None
-        return Predictions(tuple(row[0] for row in rows), truth, guess, confidence)
+        ids = tuple(row[0] for row in rows)
+        counts = classification.confusion(truth, guess, len(code))
+        _require(run, counts, {name: score(counts) for name, score in _OF_LABELS.items()})
+    return Predictions(ids, truth, guess, confidence, _read_groups(run, ids))
 
 
 def read_images(run: Run) -> ImageScores:
-    """Read the scores of the images of a run of a segmentation; InputError if a table or a mask is damaged."""
+    """Read the scores of the images of a run of a segmentation.
+
+    InputError if a table is damaged or has other scores than the run, or a mask is not there.
+    """
     with _table(run, IMAGES, run.n_test) as ((_, _, *names), rows):
         values = np.array([row[2:] for row in rows], dtype=np.float64)
         masks = tuple(inside(run.path, row[1]) for row in rows)
+        for mask in masks:
+            require_size(mask, mask.stat().st_size, MOST_TABLE)
         scores, ids = dict(zip(names, values.T, strict=True)), tuple(row[0] for row in rows)
-    return ImageScores(ids, scores, masks, _read_pixels(run, ids))
+        pooled = segmentation.scores(run.confusion)
+        means = {name: found.mean() for name, found in scores.items()}
+        _require(run, None, means | {f"pooled_{name}": value for name, value in pooled.items()})
+    pixels = _read_pixels(run, ids)
+    with _named(run, PIXELS):
+        if pixels is not None and (pixels.sum(0) != segmentation.class_counts(run.confusion)).any():
+            raise ValueError("it counts other pixels than the run")
+    return ImageScores(ids, scores, masks, pixels, _read_groups(run, ids))
+
+
+def _require(run: Run, counts: NDArray[np.int64] | None, scores: Mapping[str, Any]) -> None:
+    """Raise ValueError if a table comes to other counts or scores than the run, beyond what it rounds."""
+    if counts is not None and (counts != run.confusion).any():
+        raise ValueError("it counts other predictions than the run")
+    for name in run.metrics.keys() & scores.keys():
+        if not math.isclose(run.metrics[name].value, scores[name], abs_tol=1e-5):
+            raise ValueError(f"its {name} is {scores[name]:.6g}, and that of the run another one")
+
+
+def _read_groups(run: Run, ids: Sequence[str]) -> tuple[str, ...]:
+    """Read the group of each held-out sample; empty if the run has none."""
+    if GROUPS not in run.files:
+        return ()
+    with _table(run, GROUPS, len(ids)) as (_, rows):
+        group = {row[0]: row[1] for row in rows}
+        return tuple(group[name] for name in ids)
 
 
 def _read_pixels(run: Run, ids: Sequence[str]) -> NDArray[np.int64] | None:
@@ -153,11 +200,18 @@ def _table(
     run: Run, name: str, n: int | None = None
 ) -> Iterator[tuple[list[str], list[list[str]]]]:
     """Read the header and the rows of a table; what is wrong with them in the block is an InputError."""
-    try:
+    with _named(run, name):
         with inside(run.path, name).open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
         if len(rows) != (len(rows) if n is None else n):
             raise ValueError(f"expected {n} rows, got {len(rows)}")
         yield header, rows
+
+
+@contextmanager
+def _named(run: Run, name: str) -> Iterator[None]:
+    """Report what is wrong with a table, within a `with` block."""
+    try:
+        yield
     except (OSError, LookupError, ValueError, OverflowError, csv.Error) as error:
         raise InputError(f"{run.path / name} is damaged: {error}") from error

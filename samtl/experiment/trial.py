@@ -140,12 +140,12 @@ class Trial:
             return {}, found
         held = self._held_out()
         held.take(found)
-        return held.scores(self.seed), ""
+        return held.scores(), ""
 
     def write(self, folder: RunFolder, clock: Clock) -> Run:
         """Score the answers, fit the floor and write the run."""
         clock.start("score")
-        self.scores = self.held.scores(self.seed)
+        self.scores = self.held.scores()
         clock.start("floor")
         floors, why_not = (self.floor_of or Trial.floor)(self)
         clock.start("write")
@@ -171,6 +171,7 @@ class Trial:
                 n_train=len(split.train),
                 n_validation=len(split.validation),
                 n_test=len(split.test),
+                n_groups=len({*self.held.groups}) if samples.groups else 0,
                 copies_held_out=split.copies_held_out(samples),
                 left_out_because=self.source.left_out
                 | ({"not_in_the_split": idle} if idle else {}),

@@ -29,7 +29,9 @@ from samtl.images.transforms import IGNORE, resize_longest_side
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".jp2"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".jp2", ".j2k"}
+)
 STATISTICS = tuple(f"{name}_{band}" for name in ("mean", "std", "min", "max") for band in "rgb")
 
 Code = Literal[
@@ -46,6 +48,8 @@ _BANDS = {
     "1": "1-bit grey", "L": "grey", "LA": f"grey{_DROPPED}", "La": f"grey{_DROPPED}", "P": "palette",
     "PA": f"palette{_DROPPED}", "RGB": "RGB", "RGBA": f"RGB{_DROPPED}", "CMYK": "CMYK", "YCbCr": "YCbCr",
 }  # fmt: skip
+_WIDE = frozenset({"I", "I;16", "I;16B"})  # grey of 16 bits
+_MASKS = _WIDE | {"1", "L", "LA", "P", "RGB", "RGBA"}
 _BEGINNINGS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -136,8 +140,8 @@ def decode_mask(data: bytes, *, lookup: bool = False) -> NDArray[np.uint8]:
     Parameters
     ----------
     data : bytes
-        A PNG, TIFF or BMP file: grey or palette with up to 8 bits, or RGB with three equal channels. The values of
-        1-bit files are 0 and 255.
+        A PNG, TIFF or BMP file of one channel, or of three equal ones, with or without an opaque alpha channel. Its
+        values are whole numbers from 0 to 255, whatever their type; those of 1-bit files are 0 and 255.
     lookup : bool
         Whether to return the greys that are shown (palettes looked up, 2 and 4 bits scaled to 0..255) instead of
         the stored values.
@@ -152,27 +156,44 @@ def decode_mask(data: bytes, *, lookup: bool = False) -> NDArray[np.uint8]:
         Of code `unsupported_mode` if the file is an image but no such mask.
     """
     form = _format(data)
+    values: NDArray[Any]
     if form == "TIFF":
         from samtl.images import raster
 
         with _refusing(data, form):
             values = raster.read_mask(data, lookup)
     elif form in ("PNG", "BMP"):
-        with _opened(data, form) as image:
-            if image.mode not in ("1", "L", "P", "RGB"):
-                raise no_mask(f"a {form} in mode {image.mode!r}")
+        with _opened(data, form, _MASKS) as image:
             image.load()
             image.info.pop("transparency", None)
-            if lookup or image.mode in ("1", "RGB"):
+            if image.mode == "1" or (image.mode == "P" and lookup):
                 values = np.asarray(image.convert("RGB"))
-            else:  # Pillow scales 2 and 4 bits of grey
-                scale = 1 if image.mode == "P" else 255 // (2 ** _depth(data, form) - 1)
-                values = np.asarray(image) // scale
+            elif image.mode == "L" and not lookup:  # Pillow scales 2 and 4 bits of grey
+                values = np.asarray(image) // (255 // (2 ** min(8, _depth(data, form)) - 1))
+            else:
+                values = np.asarray(image)
     else:
-        raise no_mask(f"a {form}")
-    if values.ndim == 3 and (values[..., 1:] != values[..., :1]).any():
-        raise no_mask("coded in colours")
-    return np.ascontiguousarray(values[..., 0] if values.ndim == 3 else values)
+        raise no_mask(f"a {form}, which changes values")
+    return _one_channel(values)
+
+
+def _one_channel(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Reduce a mask, (H, W) or (H, W, bands) with alpha last, to one channel of bytes that says the same."""
+    if values.ndim == 3:
+        if values.shape[2] in (2, 4):
+            if (values[..., -1] != 255).any():
+                raise no_mask("partly transparent")
+            values = values[..., :-1]
+        if (values[..., 1:] != values[..., :1]).any():
+            raise no_mask("coded in colours")
+        values = values[..., 0]
+    if values.dtype != np.uint8:
+        with np.errstate(invalid="ignore"):
+            whole = values.astype(np.uint8)
+        if (odd := values[whole != values]).size:
+            raise no_mask(f"of {values.dtype} with values such as {odd[0]}")
+        values = whole
+    return np.ascontiguousarray(values)
 
 
 def mask_sha256(mask: NDArray[np.uint8]) -> str:
@@ -254,8 +275,8 @@ def unsupported(came: str) -> BadImage:
 
 def no_mask(came: str) -> BadImage:
     """Make the error for an image of another kind than `decode_mask` takes."""
-    expected = "a PNG, TIFF or BMP file of one channel, or of three equal ones, with a value for each class"
-    reason = f"{expected}, was expected, this one is {came}; write the classes into one channel of 8 bits"
+    expected = "a PNG, TIFF or BMP file of one channel, or of three equal ones, with a whole number from 0 to 255 for"
+    reason = f"{expected} each class, was expected, this one is {came}; write the classes into one channel of 8 bits"
     return BadImage("unsupported_mode", reason)
 
 
@@ -326,12 +347,15 @@ _PLUGINS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
 
 
 @contextmanager
-def _opened(data: bytes, form: str) -> Iterator[ImageFile]:
-    """Open an image with Pillow, if its header is in order."""
+def _opened(data: bytes, form: str, of_mask: frozenset[str] | None = None) -> Iterator[ImageFile]:
+    """Open an image or, with the modes that it may have, a mask with Pillow, if its header is in order."""
     with _refusing(data, form), _PLUGINS[form](io.BytesIO(data)) as image:
         check_pixels(image.width, image.height)
-        if image.mode not in _BANDS or _depth(data, form) > 8:
-            raise unsupported(f"{_depth(data, form)} bits in mode {image.mode!r}")
+        depth = _depth(data, form)
+        wide = depth > 8 and not (of_mask and image.mode in _WIDE)
+        if wide or image.mode not in (of_mask or _BANDS):
+            refused = no_mask if of_mask else unsupported
+            raise refused(f"{depth} bits in mode {image.mode!r}")
         yield image
 
 

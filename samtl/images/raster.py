@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -24,46 +25,52 @@ class _Reader(DatasetReader):  # type: ignore[misc]
 def read_rgb(data: bytes, form: str) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8."""
     with _opened(data, form) as source:
+        _names(source)
         return _arranged(source)
 
 
 def bands_of(data: bytes, form: str) -> str:
     """Describe the bands of an image; see `codecs.bands_of`."""
     with _opened(data, form) as source:
-        names = [band.name for band in source.colorinterp]
+        names = _names(source)
         colours = [name for name in names if name != "alpha"]
         told = "grey" if colours == ["gray"] else colours[0] if len(colours) == 1 else ""
         told = told or ("RGB" if colours == ["red", "green", "blue"] else "3 bands, taken for RGB")
         return f"{told} and alpha, which is dropped" if len(colours) < len(names) else told
 
 
-def read_mask(data: bytes, lookup: bool) -> NDArray[np.uint8]:
-    """Read a mask as (H, W) or, if it has colours, (H, W, 3) uint8; see `codecs.decode_mask`."""
+def read_mask(data: bytes, lookup: bool) -> NDArray[Any]:
+    """Read a mask as (H, W, bands), alpha last; see `codecs.decode_mask`."""
     with _opened(data, "TIFF") as source:
-        if source.count not in (1, 3):
-            raise no_mask(f"a TIFF of {source.count} bands")
-        if lookup:
+        alpha = [band.name for band in source.colorinterp].count("alpha")
+        if source.count - alpha not in (1, 3) or "complex" in source.dtypes[0]:
+            raise no_mask(f"a TIFF of {source.count} bands of {source.dtypes[0]}")
+        if lookup and source.dtypes[0] == "uint8" and not alpha:
             return _arranged(source)
-        values: NDArray[np.uint8] = source.read()
-        values = values * np.uint8(255) if _bits(source) == 1 else values
-        return values[0] if source.count == 1 else values.transpose(1, 2, 0)
+        values: NDArray[Any] = source.read()
+        return (values * np.uint8(255) if _bits(source) == 1 else values).transpose(1, 2, 0)
 
 
 @contextmanager
 def _opened(data: bytes, form: str) -> Iterator[DatasetReader]:
-    """Open an image if its header is in order."""
+    """Open a file that is one image of a size that may be decoded."""
     with (
         rasterio.Env(),
         MemoryFile(data) as file,
         _Reader(file.name, driver=_DRIVERS[form]) as source,
     ):
         check_pixels(source.width, source.height)
-        names = [band.name for band in source.colorinterp]
         if len(source.subdatasets) > 1:
             raise unsupported(f"{len(source.subdatasets)} pages")
-        if set(source.dtypes) != {"uint8"} or source.count - names.count("alpha") not in (1, 3):
-            raise unsupported(f"{source.count} bands of {source.dtypes[0]} ({', '.join(names)})")
         yield source
+
+
+def _names(source: DatasetReader) -> list[str]:
+    """Return the names of an image's bands, if it can be shown as RGB."""
+    names = [band.name for band in source.colorinterp]
+    if set(source.dtypes) != {"uint8"} or source.count - names.count("alpha") not in (1, 3):
+        raise unsupported(f"{source.count} bands of {source.dtypes[0]} ({', '.join(names)})")
+    return names
 
 
 def _arranged(source: DatasetReader) -> NDArray[np.uint8]:

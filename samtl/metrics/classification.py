@@ -1,35 +1,33 @@
-"""Classification scores and their bootstrap intervals.
+"""Classification scores and their intervals.
 
-Scores of a confusion matrix take any number of leading axes, so that a thousand resamples are one call.
+Scores of a confusion matrix take any number of leading axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import InputError
+from samtl.metrics.calibration import calibration_error
+from samtl.metrics.intervals import (
+    Floats,
+    Rows,
+    binomial,
+    count_units,
+    inflation,
+    share,
+    student,
+    units_of,
+)
+from samtl.metrics.intervals import Score as Score
 
 Counts = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Draws = NDArray[np.int32]
 
-CALIBRATION_BINS = 15
-RESAMPLES = 1000
-TAILS = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # of a 95 % interval
-_BUDGET = 4_000_000  # numbers held at once while resampling: some 100 MB
-
-
-@dataclass(frozen=True)
-class Score:
-    """A figure and its interval; `low <= value <= high`."""
-
-    value: float
-    low: float
-    high: float
+_ADDED = 1  # hits and errors each that are added for the interval of the log loss
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,14 @@ def per_class(matrix: Counts) -> PerClass:
     )
 
 
-def bootstrap(
-    truth: ArrayLike, probabilities: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+def score(
+    truth: ArrayLike, probabilities: ArrayLike, groups: Sequence[str] | None = None
 ) -> dict[str, Score]:
-    """Score class probabilities, with 95 % percentile bootstrap intervals over the samples.
+    """Score class probabilities, with 95 % intervals.
 
-    An interval says how much a figure depends on which samples happened to be held out, not how it would change with
-    another training part. Raises InputError if there are no samples, or these are not labels and probabilities.
+    Intervals are those of a share of hits (Clopper and Pearson 1934) with the effective number of samples (Korn and
+    Graubard 1998) that the variance of a score is equivalent to. Raises InputError if there are no samples, or these
+    are not labels and probabilities.
 
     Parameters
     ----------
@@ -96,12 +95,13 @@ def bootstrap(
         Class indices.
     probabilities : (n, K) float
         Rows sum to 1; the first largest is the prediction.
+    groups : (n,) str, optional
+        What each sample was cut from: intervals then say what other groups would change.
 
     Returns
     -------
     dict of Score
-        `accuracy`, `balanced_accuracy`, `macro_f1`; `ece`, the expected calibration error of the predicted class over
-        15 bins of equal width, (0, 1/15] to (14/15, 1] (Guo et al. 2017, equation 3); and `log_loss` in nats,
+        `accuracy`, `balanced_accuracy`, `macro_f1`; `ece`, see `samtl.metrics.calibration`; and `log_loss` in nats,
         probabilities clipped at 2.2e-16.
     """
     chances = np.asarray(probabilities, dtype=np.float64)
@@ -117,58 +117,130 @@ def bootstrap(
         raise InputError(
             f"each row must hold probabilities that sum to 1, but row {bad.argmax()} is {chances[bad.argmax()][:8]}"
         )
-    guess, top = chances.argmax(1), chances.max(1)
-    cell = true * k + guess
-    last = CALIBRATION_BINS - 1
-    bin_of = np.clip(np.ceil(top * CALIBRATION_BINS).astype(np.int64) - 1, 0, last)
-    gap = top - (guess == true)
-    surprise = -np.log(np.clip(chances[np.arange(n), true], np.finfo(np.float64).eps, 1))
-
-    def figures(draws: Draws) -> dict[str, Floats]:
-        b = len(draws)
-        nth = np.arange(b)[:, None]
-        matrix = np.bincount((nth * k * k + cell[draws]).ravel(), minlength=b * k * k)
-        matrix = matrix.reshape(b, k, k)
-        # Within a bin, samples * |confidence - accuracy| is |sum of (confidence - hit)|.
-        bins = (nth * CALIBRATION_BINS + bin_of[draws]).ravel()
-        gaps = np.bincount(bins, gap[draws].ravel(), minlength=b * CALIBRATION_BINS)
-        return {
-            "accuracy": accuracy(matrix),
-            "balanced_accuracy": balanced_accuracy(matrix),
-            "macro_f1": macro_f1(matrix),
-            "ece": abs(gaps).reshape(b, -1).sum(1) / n,
-            "log_loss": surprise[draws].mean(1),
-        }
-
-    return resample(figures, n, k**2, resamples, seed)
-
-
-def resample(
-    figures: Callable[[Draws], Mapping[str, Floats]], n: int, size: int, resamples: int, seed: int
-) -> dict[str, Score]:
-    """Compute percentile intervals of figures of n things, drawn n at a time with replacement.
-
-    `figures` maps draws (B, n) int32 of indices in [0, n) to each figure, (B,) float64, and holds `size` numbers for
-    each draw, beside n.
-    """
-    random = np.random.default_rng(seed)
-    at_once = max(1, _BUDGET // max(n, size))
-    shapes = [(min(at_once, resamples - i), n) for i in range(0, resamples, at_once)]
-    parts = [figures(random.integers(0, n, shape, dtype=np.int32)) for shape in shapes]
-    whole = figures(np.arange(n, dtype=np.int32)[None])
+    guess, top = chances.argmax(1), np.minimum(chances.max(1), 1)
+    hit, units = guess == true, units_of(groups, n)
+    matrix = confusion(true, guess, k)
+    at_most = n / count_units(units, n)  # if all samples of a group are alike
+    effect = {
+        name: min(at_most, inflation(contributions(name, true, guess, k), units))
+        for name in ("accuracy", "balanced_accuracy", "macro_f1")
+    }
+    gap = top - hit
     return {
-        name: Score(*interval(float(value), np.concatenate([part[name] for part in parts])))
-        for name, (value,) in whole.items()
+        "accuracy": share(hit.mean(), n / effect["accuracy"]),
+        "balanced_accuracy": _balanced(matrix, effect["balanced_accuracy"]),
+        "macro_f1": _macro(matrix, effect["macro_f1"]),
+        "ece": calibration_error(top, hit, min(at_most, inflation(gap - gap.mean(), units))),
+        "log_loss": _log_loss(chances, true, guess, units),
     }
 
 
-def interval(value: float, resampled: Floats) -> tuple[float, float, float]:
-    """Return a value and its 95 % percentile interval.
+def contributions(metric: str, truth: Counts, guess: Counts, n_classes: int) -> Floats:
+    """Return what each sample contributes to the error of a score, (n,); sums to 0.
 
-    It is widened to hold the value: resampling biases some figures, such as the calibration error.
+    The figure is linear in these numbers up to terms that vanish with many samples (its influence function).
     """
-    low, high = np.quantile(resampled, TAILS).tolist()
-    return value, min(low, value), max(high, value)
+    matrix = confusion(truth, guess, n_classes)
+    right, true, guessed = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+    hit = truth == guess
+    if metric == "accuracy":
+        found = (hit - hit.mean()) / len(hit)
+    elif metric == "balanced_accuracy":
+        weight = ratio(true > 0, true) / (true > 0).sum()
+        found = weight[truth] * (hit - ratio(right, true)[truth])
+    else:
+        either = true + guessed
+        f1, weight = ratio(2 * right, either), ratio(either > 0, either) / (either > 0).sum()
+        loss = f1 * weight
+        found = 2 * weight[truth] * hit - loss[truth] - loss[guess]
+    return np.asarray(found, dtype=np.float64)
+
+
+def stakes(metric: str, truth: Counts) -> Floats:
+    """Return by how much a hit more or less changes a score, about, for each sample, (n,)."""
+    if metric == "accuracy":
+        return np.full(len(truth), 1 / len(truth))
+    support = np.bincount(truth)
+    return np.asarray(1 / (support[truth] * (support > 0).sum()), dtype=np.float64)
+
+
+def class_intervals(matrix: Counts) -> dict[str, tuple[Floats, Floats]]:
+    """Return bounds of 95 % intervals of each class's precision, recall and F1 of one confusion matrix, (K,) each."""
+    right, true, guessed = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+    low, high = binomial(right, true + guessed - right)  # of the intersection over the union
+    return {
+        "precision": binomial(right, guessed),
+        "recall": binomial(right, true),
+        "f1": (2 * low / (1 + low), 2 * high / (1 + high)),
+    }
+
+
+def _balanced(matrix: Counts, effect: float) -> Score:
+    """Return the balanced accuracy, a mean of shares, with its interval.
+
+    The shares of small classes are drawn towards the common one to estimate their variance, or a class of one sample
+    would seem to be known. The interval holds what the worst known class alone leaves possible.
+    """
+    true = matrix.sum(1)
+    right, true = np.diagonal(matrix)[true > 0], true[true > 0]
+    rate = _drawn_together(right, true)
+    variance = float((rate * (1 - rate) / true).sum()) / len(true) ** 2
+    value, mean = float(balanced_accuracy(matrix)), float(rate.mean())
+    found = share(value, mean * (1 - mean) / variance / effect)
+    low, high = binomial(right / effect, true / effect)
+    below, above = (right / true - low).max(), (high - right / true).max()
+    return Score.around(
+        value,
+        max(0.0, min(found.low, value - below / len(true))),
+        min(1.0, max(found.high, value + above / len(true))),
+    )
+
+
+def _macro(matrix: Counts, effect: float) -> Score:
+    """Return the macro F1 with its interval.
+
+    F1 is 2 J / (1 + J), where J is the share of hits among the samples that are or are called a class. Each error
+    counts in two classes, which at most doubles its part of the variance. For few samples F1 is too low on average, by
+    half the second derivative times the variance; that is added to the error.
+    """
+    right = np.diagonal(matrix)
+    either = matrix.sum(0) + matrix.sum(1) - right
+    right, either = right[either > 0], either[either > 0]
+    rate = _drawn_together(right, either)
+    each = 4 * rate * (1 - rate) / (1 + rate) ** 3 / either
+    error = float(each.sum()) / len(each) ** 2 + (float(each.mean()) / 2) ** 2
+    mean = float((2 * rate / (1 + rate)).mean())
+    return share(float(macro_f1(matrix)), mean * (1 - mean) / error / effect)
+
+
+def _drawn_together(hits: Counts, n: Counts) -> Floats:
+    """Return shares of hits, each with four more samples of the share that all have together."""
+    common = (hits.sum() + 1) / (n.sum() + 2)
+    return np.asarray((hits + 4 * common) / (n + 4), dtype=np.float64)
+
+
+def _log_loss(chances: Floats, truth: Counts, guess: Counts, units: Rows | None) -> Score:
+    """Return the log loss with a t interval.
+
+    Errors are few and each costs much, so that samples without one say little. A hit and an error of the cost that the
+    probabilities leave to be expected are added to the samples for the interval (Agresti and Coull 1998 do so for
+    shares).
+    """
+    n = len(truth)
+    nth, tiny = np.arange(n), np.finfo(np.float64).eps
+    costs = -np.log(np.clip(chances, tiny, 1))
+    surprise = costs[nth, truth]
+    others = chances.copy()
+    others[nth, guess] = 0
+    others /= np.maximum(others.sum(1, keepdims=True), tiny)
+    added = [costs[nth, guess], (others * costs).sum(1)]
+    added_squares = [costs[nth, guess] ** 2, (others * costs**2).sum(1)]
+    total = n + _ADDED * len(added)
+    mean = (surprise.sum() + _ADDED * sum(one.mean() for one in added)) / total
+    square = (np.square(surprise).sum() + _ADDED * sum(one.mean() for one in added_squares)) / total
+    effect = inflation(surprise - surprise.mean(), units)
+    half = student(n - 1) * np.sqrt(max(square - mean**2, 0) / total * effect)
+    return Score.around(surprise.mean(), max(0.0, mean - half), mean + half)
 
 
 def ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:

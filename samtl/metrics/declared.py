@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SHARE = "%"
 
@@ -25,6 +25,11 @@ class Metric(NamedTuple):
     def written(self, value: float) -> str:
         """Write a value in the unit, without it."""
         return f"{self.factor * value:.{self.decimals}f}"
+
+    def shown(self, score: Any) -> str:
+        """Write a `Score` with its unit and interval."""
+        value, low, high = map(self.written, (score.value, score.low, score.high))
+        return f"{value}{SHARE * (self.unit == SHARE)} [{low}, {high}]"
 
     def better(self, value: float) -> float:
         """Return a number that is larger for a better value."""

@@ -1,23 +1,26 @@
-"""Segmentation scores by image and pooled over all pixels, and their bootstrap intervals.
+"""Segmentation scores by image and pooled over all pixels, and their intervals.
 
 Class 0 is the background, the others are the foreground. Only pixels with a known class count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError
 from samtl.images.transforms import IGNORE
-from samtl.metrics.classification import (
-    RESAMPLES,
-    Counts,
-    Draws,
+from samtl.metrics.classification import Counts, ratio
+from samtl.metrics.intervals import (
     Floats,
+    Rows,
     Score,
-    ratio,
-    resample,
+    by_unit,
+    jackknife,
+    share_of_units,
+    units_of,
 )
 
 
@@ -101,16 +104,20 @@ def scores_of_counts(counts: Counts) -> dict[str, Floats]:
     }
 
 
-def bootstrap(matrices: Counts, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Score]:
-    """Score the masks of several images, with 95 % percentile bootstrap intervals over the images.
+def score(matrices: Counts, groups: Sequence[str] | None = None) -> dict[str, Score]:
+    """Score the masks of several images, with 95 % intervals.
 
-    Neighbouring pixels are alike, so whole images are drawn, never single pixels. Raises InputError if an image has no
-    pixel of a known class.
+    Neighbouring pixels are alike, so whole images, or groups of them, are what varies: each is left out once (the
+    jackknife). The intervals are those of a share of hits in the effective number of trials that this variance is
+    equivalent to (Korn and Graubard 1998), with Student's quantile. Raises InputError if an image has no pixel of a
+    known class.
 
     Parameters
     ----------
     matrices : (n, K, K) int64
         The confusion of each of at least one image.
+    groups : (n,) str, optional
+        What each image was cut from: intervals then say what other groups would change.
 
     Returns
     -------
@@ -118,21 +125,26 @@ def bootstrap(matrices: Counts, resamples: int = RESAMPLES, seed: int = 0) -> di
         Means over the images of each of `scores`, under its name; and `pooled_accuracy`, `pooled_iou` and so on, of
         the pixels of all images together.
     """
-    of_classes = class_counts(matrices)
-    single = scores_of_counts(of_classes)
-    n, k, _ = matrices.shape
-    each = np.stack(list(single.values()), axis=1)
-    counts = of_classes.reshape(n, -1).astype(np.float64)  # sums stay exact, far below 2**53
+    counts = class_counts(matrices)
+    units = units_of(groups, len(matrices))
+    each = scores_of_counts(counts)
+    return {
+        **{name: _mean(values, units) for name, values in each.items()},
+        **_pooled(counts, units),
+    }
 
-    def figures(draws: Draws) -> dict[str, Floats]:
-        nth = np.arange(len(draws))[:, None]
-        times = np.bincount((nth * n + draws).ravel(), minlength=draws.size).reshape(-1, n)
-        drawn = times.astype(np.float64)
-        means = drawn @ each / n
-        pooled = scores_of_counts((drawn @ counts).astype(np.int64).reshape(-1, k, 3))
-        return {
-            **dict(zip(single, means.T, strict=True)),
-            **{f"pooled_{name}": values for name, values in pooled.items()},
-        }
 
-    return resample(figures, n, 3 * k, resamples, seed)
+def _mean(values: Floats, units: Rows | None) -> Score:
+    sums = by_unit(np.stack([values, np.ones_like(values)], axis=1), units)
+    rest = sums.sum(0) - sums
+    variance = jackknife(ratio(*rest.T))
+    return share_of_units(float(values.mean()), float(variance), len(sums))
+
+
+def _pooled(counts: Counts, units: Rows | None) -> dict[str, Score]:
+    total, sums = counts.sum(0), by_unit(counts, units)
+    without = scores_of_counts(total - sums if len(sums) > 1 else sums)
+    return {
+        f"pooled_{name}": share_of_units(float(value), float(jackknife(without[name])), len(sums))
+        for name, value in scores_of_counts(total).items()
+    }

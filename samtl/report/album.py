@@ -12,7 +12,7 @@ from samtl.errors import InputError
 from samtl.images.codecs import decode, decode_mask
 from samtl.images.transforms import IGNORE, mask_square, resize_longest_side, resized_shape
 from samtl.metrics import segmentation
-from samtl.metrics.bootstrap import ImageScores
+from samtl.metrics.paired import ImageScores
 from samtl.report.figures.sheet import UNCOUNTED, Pixels
 from samtl.report.page import caption
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -99,7 +100,7 @@ def make_report(
     """
     began = time.perf_counter()
     tell = on_event or (lambda line: None)
-    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     place = as_folder(out).resolve()  # a link to a folder stays, and what it points to is replaced
     with writing(f"a report into {place}"), AtomicFolder(place.parent) as folder:
         _require_free(place)

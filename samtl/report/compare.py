@@ -13,8 +13,8 @@ import numpy as np
 
 from samtl.experiment.run import Run, Scores
 from samtl.experiment.tables import read_images, read_predictions
-from samtl.metrics.bootstrap import Difference, Outcome, describe, paired_differences
 from samtl.metrics.classification import Score
+from samtl.metrics.paired import Difference, Outcome, describe, paired_differences
 
 FLOOR = "floor"
 STANDARD_SHARE = 0.2  # the held-out share of the comparison in words: "80-20"
@@ -150,9 +150,8 @@ class Comparison:
 
     @property
     def one_state(self) -> bool:
-        """Whether all runs saw the same state of the dataset; pixels and each store are digested by themselves."""
-        states = {(run.store, run.samples_digest) for run in self.runs}
-        return len(states) == len({run.store for run in self.runs})
+        """Whether all runs saw the same state of the dataset."""
+        return len({run.samples_digest for run in self.runs}) == 1
 
     @cached_property
     def by_kind(self) -> dict[Kind, list[Series]]:
@@ -226,7 +225,7 @@ class Comparison:
 
 
 def compared(comparison: Comparison) -> list[dict[str, Any]]:
-    """Compare every two models on each kind of split by paired bootstrap over the samples that both were scored on.
+    """Compare every two models on each kind of split on the samples that both were scored on.
 
     Classifications are compared by accuracy, segmentations by the mean IoU of the images. The better model comes
     first, and values are hundredths of the score.

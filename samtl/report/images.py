@@ -18,7 +18,7 @@ from samtl.experiment.run import Run
 from samtl.experiment.tables import read_images, read_predictions
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification
-from samtl.metrics.bootstrap import ImageScores
+from samtl.metrics.paired import ImageScores
 from samtl.report.album import SIDE, Album
 from samtl.report.compare import FLOOR, Comparison, share_of, untrained
 from samtl.report.figures.sheet import (

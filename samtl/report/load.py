@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 from samtl.errors import InputError
 from samtl.experiment.run import CONFIG, METRICS, Run, read_run
-from samtl.experiment.tables import read_images
+from samtl.experiment.tables import read_images, read_predictions
 from samtl.report.compare import FLOOR, Comparison, Kind, kind_of, samples_of, share_of
 from samtl.splits.spec import leaks
 from samtl.sweep.results import FAILED, failed_cells
 
 CELLS = "cells"
+_RESOLUTION = "resolution of the masks"
 _ORDER = (FLOOR, "logreg", "mlp", "conv", "vit", "cnn", "vgg19", "unet")  # of known models
 
 
@@ -89,7 +90,10 @@ def _difference(a: Comparison, b: Comparison) -> str:
     facts, others = _facts(a.runs[0]), _facts(b.runs[0])
     for name, value in facts.items():
         if value != others[name]:
-            return f"the {name} differs, {value} and {others[name]}"
+            told = f"the {name} differs, {value} and {others[name]}"
+            if name == _RESOLUTION:
+                told += " (samtl fit-baseline --same-split-as RUN takes over that of a head)"
+            return told
     places = (f"{one.runs[0].path} ({', '.join(one.models)})" for one in (a, b))
     return (
         f"held-out samples or their labels differ, as in {' and '.join(places)}; if the dataset changed, train the "
@@ -103,7 +107,7 @@ def _facts(run: Run) -> dict[str, str]:
         "dataset": run.dataset,
         "task": run.task,
         "list of classes": ", ".join(run.classes),
-        "resolution of the masks": f"{run.resolution} pixels",
+        _RESOLUTION: f"{run.resolution} pixels",
         "way of splitting": "at random" if leaks(run.split.name) else "with places kept apart",
     }
 
@@ -125,8 +129,11 @@ def _read(sources: Iterable[Path]) -> tuple[list[Run], list[str], list[tuple[Pat
     for path in paths:
         try:
             run = read_run(path)
+            # A mask may be gone, or scores are not what a table says.
             if run.task == "segmentation":
-                read_images(run)  # a mask may be gone
+                read_images(run)
+            elif run.task == "classification":
+                read_predictions(run)
             runs.append(run)
         except InputError as error:
             warnings.append(f"A run is left out: {error}")

@@ -67,7 +67,7 @@ def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
     _require(samples, rows, folds, f"a split into {folds} folds")
     if not samples.groups:
         ranked = _ranked("fold", seed, samples.ids, samples.distinct(rows).tolist())
-        dealt = sorted(ranked, key=samples.truth.__getitem__)
+        dealt = sorted(ranked, key=samples.strata.__getitem__)
         parts = _with_copies(samples, rows, dealt[which - 1 :: folds])
         return _made(samples, parts, "fold", 1 / folds, seed)
     filled, chosen = [0] * folds, set()
@@ -128,7 +128,7 @@ def _shots(samples: Samples, rows: Rows, count: int, seed: int) -> list[int]:
     chosen: list[int] = []
     for name, members in samples.by_class(samples.distinct(rows)).items():
         if len(members) < count:
-            of = "" if samples.task == "segmentation" else f" of class {name!r}"
+            of = f" of class {name!r}" if samples.task == "classification" else ""
             raise InputError(
                 f"--split shots needs {count} samples{of} in a part for training or validation, got {len(members)}: "
                 "ask for fewer, hold out less, or embed more images"
@@ -198,7 +198,7 @@ def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
     halves; but the first of each class come first, and the last ones last.
     """
     place: dict[int, float] = {}
-    for members in samples.by_class(rows).values():
+    for members in samples.by_stratum(rows):
         ranked = _ranked(purpose, seed, samples.ids, members.tolist())
         place |= {i: (j + 0.5) / len(ranked) for j, i in enumerate(ranked)}
         place |= dict.fromkeys(ranked[-1:], 1.0) | dict.fromkeys(ranked[:1], 0.0)

@@ -7,6 +7,7 @@ archive and `.tif` in another.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -36,6 +37,8 @@ SHA256 = {
     "eurosat-spatial-val.txt": "6c758477604b7057a0fd990d7f6327b63b99a6725aac11a6a9d0174a7fdd8f0b",
     "eurosat-spatial-test.txt": "de22dec83d350cac3b3e4ca8e285cb6733c81ab94bf5bcf9213a567993402452",
 }
+IMAGES = 27_000  # of EuroSAT, all of which are listed
+_OF_EUROSAT = re.compile(r"[A-Z][A-Za-z]+_\d{1,4}")  # such as AnnualCrop_1
 _OF_SPLIT = ("name", "share", "seed", "digest", "validation_digest", "validation_share")
 SHARED = "../../splits"  # where runs of a sweep keep their lists, from a run folder
 
@@ -118,6 +121,16 @@ def listed(samples: Samples, lists: Mapping[str, Sequence[str]], source: str, na
             f"whole dataset that they were made for (without --limit or --per-class), or {_REMEDY}"
         )
     return shipped(replace(samples, parts=tuple(parts)), name)
+
+
+def require_eurosat(samples: Samples, name: str) -> None:
+    """Raise InputError if samples cannot be those of TorchGeo's lists, which are not downloaded in vain then."""
+    known = sum(_OF_EUROSAT.fullmatch(PurePosixPath(one).stem) is not None for one in samples.ids)
+    if known < IMAGES:
+        raise InputError(
+            f"--split {name} holds out what TorchGeo lists of EuroSAT's {IMAGES:,} images, and {samples.where} has "
+            f"{known:,} of them: embed all of EuroSAT (without --limit or --per-class), or {_REMEDY}"
+        )
 
 
 def torchgeo(name: str) -> dict[str, list[str]]:

@@ -46,6 +46,9 @@ MOST = 1000  # splits that "..." may stand for
 
 _RANDOM = frozenset({"holdout", "fold", "label", "shots", "torchgeo"})
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+)", re.ASCII)
+# 20, 20% and 80-20; 0.1-0.9
+_PERCENT = re.compile(r"((?P<first>\d{1,2})[-/:])?(?P<share>\d\d|\d(?=%)|(?<=[-/:])\d)%?", re.ASCII)
+_RANGE = re.compile(r"(0?\.\d{1,3})(?:-|:|\.\.\.?| to )(0?\.\d{1,3})", re.ASCII)
 _ARGUMENTS = {
     "fold": r"(?P<fold>\d{1,9})/(?P<count>\d{1,9})",
     "kfold": r"(?P<count>\d{1,9})",
@@ -111,6 +114,10 @@ def parse(spec: str | float) -> SplitSpec:
     if text == SHIPPED or text in TORCHGEO:
         return SplitSpec(text)
     kind, colon, rest = text.partition(":")
+    if meant := _meant(text):
+        raise InputError(
+            f"--split {text}: did you mean {meant}? A held-out share is written like 0.2"
+        )
     if not colon:
         with suppress(ValueError):
             return SplitSpec("share", float(text))
@@ -124,6 +131,22 @@ def parse(spec: str | float) -> SplitSpec:
         "share": float, "count": int, "fold": int, "path": str, "base": parse
     }  # fmt: skip
     return SplitSpec(kind, **{name: read[name](part) for name, part in found.groupdict().items()})
+
+
+def _meant(text: str) -> str:
+    """Return how a percentage, the shares of two parts, or a range of shares is written here; or ""."""
+    if found := _PERCENT.fullmatch(text):
+        share = Decimal(found["share"]) / 100
+        parts = share + Decimal(found["first"] or 100 - 100 * share) / 100
+        return f"{share}" if parts == 1 and 0 < share < 1 else ""
+    if found := _RANGE.fullmatch(text):
+        low, high = map(Decimal, found.groups())
+        step = (
+            low if low and high % low == 0 else Decimal(1).scaleb(-len(found[1].partition(".")[2]))
+        )
+        if 0 < low < low + 2 * step < high < 1:
+            return f"{low},{low + step},...,{high} with samtl sweep --splits"
+    return ""
 
 
 def parse_many(text: str) -> list[SplitSpec]:
@@ -170,6 +193,7 @@ def select(samples: Samples, spec: SplitSpec, seed: int) -> Split:
     if kind == SHIPPED:
         return given.shipped(samples)
     if kind in TORCHGEO:
+        given.require_eurosat(samples, kind)
         return given.listed(samples, given.torchgeo(kind), f"the {kind} lists", kind)
     if kind == "file":
         return _from_file(samples, Path(spec.path).expanduser())

@@ -8,12 +8,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import InputError
+from samtl.splits.labels import strata_of
 
 Rows = NDArray[np.int64]
 
@@ -30,13 +31,14 @@ class Samples:
     where : str
         Name of the store or dataset, for messages.
     task : str
-        `classification` or `segmentation`; segmentation is split as if all samples had one class.
+        `classification`, `multilabel`, `regression` or `segmentation`. All but the first are split as if all samples
+        had one class; `multilabel` keeps the shares of each sample's rarest class in the parts, as far as it can.
     ids : tuple of str
         Unique.
     classes : tuple of str
         If there are any, each must be in every part of a split.
-    labels : (N,) int64
-        Class index, -1 if unknown.
+    labels : (N,) int64, (N, K) int8 or (N,) float64
+        As `samtl.splits.labels.label_array` makes them.
     usable : (N,) bool
         Samples that can take part: embedded, and labelled if the task needs it.
     groups : tuple of str
@@ -51,7 +53,7 @@ class Samples:
     task: str
     ids: tuple[str, ...]
     classes: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     usable: NDArray[np.bool_]
     groups: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
@@ -61,7 +63,8 @@ class Samples:
         n = len(self.ids)
         columns = (self.groups, self.parts, self.images)
         counts = {len(self.labels), *(len(column) or n for column in columns)}
-        if counts != {n} or self.labels.max(initial=-1) >= (len(self.classes) or np.inf):
+        highest = self.labels.max(initial=-1) if self.labels.dtype.kind == "i" else -1
+        if counts != {n} or highest >= (len(self.classes) or np.inf):
             raise InputError(
                 f"expected a class index, a group and a part for each of {n} samples of {self.where}"
             )
@@ -90,8 +93,17 @@ class Samples:
 
     @functools.cached_property
     def truth(self) -> Rows:
-        """Class index of each sample that takes part (0 for segmentation), else -1."""
-        return np.where(self.usable, 0 if self.task == "segmentation" else self.labels, -1)
+        """Class index of each sample that takes part (0 unless there is one class for each), else -1."""
+        return np.where(self.usable, self.labels if self.task == "classification" else 0, -1)
+
+    @functools.cached_property
+    def strata(self) -> Rows:
+        """What is to have the same share in each part: the class or, of several, the rarest; for usable samples."""
+        if self.task != "multilabel":
+            return self.truth
+        found = self.truth.copy()
+        found[self.usable] = strata_of(self.labels[self.usable])
+        return found
 
     @property
     def rows(self) -> Rows:
@@ -119,6 +131,11 @@ class Samples:
         if self.task == "classification" and self.classes:
             return {name: rows[truth == c] for c, name in enumerate(self.classes)}
         return {str(c): rows[truth == c] for c in np.unique(truth)}
+
+    def by_stratum(self, rows: Rows) -> list[Rows]:
+        """Divide rows by stratum."""
+        strata = self.strata[rows]
+        return [rows[strata == stratum] for stratum in np.unique(strata)]
 
     def group_sizes(self, rows: Rows) -> Counter[str]:
         """Count the rows of each group."""

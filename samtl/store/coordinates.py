@@ -110,6 +110,11 @@ def as_xarray(state: StoreState) -> xarray.Dataset:
     _, sizes = np.unique(table.rows // state.log.block_rows, return_counts=True)
     now = _coordinates(state, ())
     along = {name: (dim, v[table.rows]) for name, (dim, v) in now.items() if dim == "sample"}
+    for variable in found.variables.values():  # netCDF has texts and numbers only
+        variable.attrs = {
+            name: value if isinstance(value, (str, int, float)) else canonical(value).decode()
+            for name, value in variable.attrs.items()
+        }
     return found.chunk({"sample": tuple(sizes.tolist())}).assign_coords(along)
 
 
@@ -161,12 +166,14 @@ def _coordinates(state: StoreState, arrays: Sequence[str]) -> dict[str, tuple[st
     classes = np.array([*table.about.classes, ""], object)
     columns: dict[str, tuple[Any, object]] = {
         "sample": (table.samples, ""),
-        "label": (table.labels, -1),
-        "label_name": (classes[table.labels], ""),
+        "label": (table.indices, -1),
+        "label_name": (table.label_names, ""),
         "valid": (state.marked("ok"), False),
         "group": (table.groups, ""),
         "part": (table.parts, ""),
     }
+    if table.about.task == "regression":
+        columns["target"] = table.labels, np.nan
     for name, (values, fill) in columns.items():
         if name not in ("group", "part") or values:
             dtype = getattr(values, "dtype", np.dtype(object))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samtl._runtime import prefetch
 from samtl.errors import InputError
 from samtl.splits import Samples, Split, resolve
 from samtl.store import views
@@ -20,13 +20,11 @@ from samtl.store.format import TIERS, ArraySpec
 from samtl.store.log import read_log
 from samtl.store.shards import Shards
 from samtl.store.state import Quarantined, StoreState, Summary, load_state, quarantined
-from samtl.store.storage import as_place, open_storage
+from samtl.store.storage import as_place, locate, open_storage
 
 if TYPE_CHECKING:
     import xarray
     import zarr
-
-_FETCHERS = 4  # blocks that are read at a time from a bucket
 
 
 class Store:
@@ -48,7 +46,8 @@ class Store:
     untrained : bool
         Whether they are random numbers.
     dataset, note, task : str
-        `note` is what readers of figures must know; `task` is `classification` (labels) or `segmentation` (masks).
+        `note` is what readers of figures must know; `task` is `classification`, `multilabel` or
+        `regression` (labels), or `segmentation` (masks).
     classes : tuple of str
         A label, or a pixel of a mask, is an index into them.
     arrays, tiers : tuple of str
@@ -67,6 +66,8 @@ class Store:
         self.dataset, self.note, self.task = about.dataset, about.note, about.task
         self.classes, self.encoder = about.classes, identity.encoder
         self.path = as_place(state.storage.url)
+        # The working directory may be another one when it travels.
+        self._place_of_files = self.path if isinstance(self.path, str) else self.path.absolute()
         self.fingerprint, self.identity = identity.sha256, identity.fingerprint
         self.snapshot = state.snapshot
         self.weights = str(identity.about.get("weights", "unknown"))
@@ -84,9 +85,17 @@ class Store:
             f"{self.encoder}, weights {self.weights}>"
         )
 
+    def _repr_html_(self) -> str:
+        """Describe the store in a notebook."""
+        return views.html(self)
+
+    def __fspath__(self) -> str:
+        """Stand for its path wherever one is expected."""
+        return str(self.path)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process, which opens it there."""
-        return _opened_again, (self.path, self._table.about.digest)
+        return _opened_again, (self._place_of_files, self._table.about.digest)
 
     def __len__(self) -> int:
         """Count the listed rows, embedded or not."""
@@ -140,8 +149,12 @@ class Store:
         return self._table.parts
 
     @property
-    def labels(self) -> NDArray[np.int32]:
-        """Class index of each row, (rows,), -1 if there is none."""
+    def labels(self) -> NDArray[Any]:
+        """Class index of each row, (rows,) int32, -1 if there is none; or what the task has instead.
+
+        `multilabel`: (rows, K) int8, 1 for classes that apply, -1 if that is not known; `regression`: (rows,) float64,
+        NaN if there is none.
+        """
         return self._table.labels.copy()
 
     def columns(self, array: str) -> tuple[str, ...]:
@@ -207,7 +220,7 @@ class Store:
         array : str
             A name in `arrays`.
         rows : array_like of int, optional
-            Row numbers in any order, repeats allowed; by default all.
+            Row numbers in any order, repeats allowed, or a mask of all rows; by default all.
 
         Returns
         -------
@@ -221,30 +234,10 @@ class Store:
         InputError
             If a row is not committed, or there is no such array or row.
         """
-        spec = self._spec(array)
-        wanted = np.arange(len(self)) if rows is None else np.asarray(rows)
-        # An empty list has no integers; a mask of booleans would mean rows 0 and 1.
-        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
-            raise InputError(
-                f"rows must be a list of row numbers, got shape {wanted.shape} of {wanted.dtype}; "
-                "of a mask, take numpy.flatnonzero"
-            )
-        out = np.empty((len(wanted), *spec.row_shape), np.dtype(spec.dtype))
+        self._spec(array)
+        wanted = views.row_numbers(self, np.arange(len(self)) if rows is None else rows)
         places = np.array([self._committed(array, row) for row in wanted.tolist()], np.int64)
-        # In the order of the file, so that a shard is opened once however the rows are shuffled.
-        order = np.argsort(places, kind="stable")
-        ends = np.flatnonzero(np.diff(places[order] // self.block_rows)) + 1
-        groups = np.split(order, ends) if len(order) else []
-        read = lambda group: self._shards.rows(array, places[group].tolist())  # noqa: E731
-        blocks = (
-            map(read, groups)
-            if self._shards.mapped
-            else prefetch(read, groups, _FETCHERS, _FETCHERS + 1)
-        )
-        for group, values in zip(groups, blocks, strict=True):
-            for position, value in zip(group, values, strict=True):
-                out[position] = value
-        return out
+        return self._shards.read(array, places)
 
     @overload
     def features(
@@ -296,9 +289,8 @@ class Store:
             As `read`; also if no such split is possible, or the machine has less memory.
         """
         if split is None:
-            return views.features(
-                self, array, self.usable(array) if rows is None else rows, columns
-            )
+            chosen = self.usable(array) if rows is None else rows
+            return views.features(self, array, views.row_numbers(self, chosen), columns)
         if rows is not None:
             raise InputError("rows and split exclude each other: leave one out")
         found = resolve(self.samples(array), split, seed)
@@ -310,8 +302,8 @@ class Store:
 
         Features have the array's dtype; targets are class indices, or masks (S, S) uint8.
         """
-        chosen = self.usable(array) if rows is None else np.asarray(rows)
-        return views.Pairs(self, array, chosen)
+        chosen = self.usable(array) if rows is None else rows
+        return views.Pairs(self, array, views.row_numbers(self, chosen))
 
     def row(self, array: str, row: int) -> NDArray[Any]:
         """Return one row without copying it, verified as by `read`; read-only and backed by the mapped file."""
@@ -376,22 +368,26 @@ def _opened_again(path: str | Path, table: str) -> Store:
     return store
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(path: str | os.PathLike[str] | None = None) -> Store:
     """Open a store for reading.
 
     Parameters
     ----------
-    path : str or Path
-        The `NAME.zarr` folder, or its URL.
+    path : str or path, optional
+        The `NAME.zarr` folder, its URL, or a folder with exactly one; by default $SAMTL_CACHE, or ./cache.
 
     Raises
     ------
     InputError
-        If there is no store, or one of another format.
+        If there is no store, or one of another format, or there are several.
     DamageError
         If its fingerprint, sample table or log is damaged.
     """
-    state = load_state(open_storage(as_place(path)))
+    place = locate() if path is None else as_place(path)
+    state = load_state(open_storage(place))
     if state is None:
-        raise InputError(f"{path} is no store; expected a folder NAME.zarr made by `samtl embed`")
+        place = locate(place)
+        state = load_state(open_storage(place))
+    if state is None:
+        raise InputError(f"{place} is no store; expected a folder NAME.zarr made by `samtl embed`")
     return Store(state)

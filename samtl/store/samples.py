@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from samtl._io import canonical
 from samtl.errors import DamageError, InputError
+from samtl.splits.labels import label_array
 from samtl.store.fingerprint import Identity
 from samtl.store.format import FORMAT
 from samtl.store.storage import Storage
@@ -28,18 +29,25 @@ FOLDER = "samples"
 _NAME = re.compile(r"(\d{6,})\.parquet")
 _UNSIGNED = "0" * 64  # in place of the digest, while it is computed
 _GEO: dict[str, object] = {"geometry": {"encoding": "WKB", "geometry_types": [], "crs": None}}
-_SCHEMA = pa.schema(
-    [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("sample", pa.string(), nullable=False),
-        pa.field("image_sha256", pa.binary(32)),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("label_name", pa.string()),
-        pa.field("group", pa.string()),
-        pa.field("part", pa.string()),
-        pa.field("geometry", pa.binary()),
-    ]
-)
+_FIELDS = [
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("sample", pa.string(), nullable=False),
+    pa.field("image_sha256", pa.binary(32)),
+    pa.field("label", pa.int32(), nullable=False),
+    pa.field("label_name", pa.string()),
+    pa.field("group", pa.string()),
+    pa.field("part", pa.string()),
+    pa.field("geometry", pa.binary()),
+]
+#: Columns of tasks in which an image has more, or something else, than a class.
+_OF_TASK = {
+    "multilabel": pa.field("labels", pa.list_(pa.int32())),
+    "regression": pa.field("target", pa.float64()),
+}
+
+
+def _schema(task: str) -> pa.Schema:
+    return pa.schema([*_FIELDS, *([_OF_TASK[task]] if task in _OF_TASK else [])])
 
 
 class About(msgspec.Struct, frozen=True):
@@ -47,7 +55,7 @@ class About(msgspec.Struct, frozen=True):
 
     dataset: str
     note: str  # what readers of figures must know
-    task: str  # `classification` or `segmentation`
+    task: str  # `classification`, `multilabel`, `regression` or `segmentation`
     classes: tuple[str, ...]
     rows_end: int  # length of the arrays: one more than the largest row ever listed
     number: int = -1  # how many tables came before; -1 until a store has it
@@ -86,7 +94,7 @@ class SampleTable:
         classes: Sequence[str],
         rows: ArrayLike,
         samples: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[Any],
         task: str = "classification",
         note: str = "",
         groups: Sequence[str] = (),
@@ -96,14 +104,18 @@ class SampleTable:
     ) -> SampleTable:
         """Make a table, the rows in any order.
 
-        Labels are class indices, -1 if there is none; parts are `train`, `validation` or `test`; `images` are the
+        Labels are those of a `Dataset`; parts are `train`, `validation` or `test`; `images` are the
         sha256 of the image files, "" if unknown. `rows_end` is by default one more than the last row.
         """
-        place, index = np.asarray(rows, np.int64), np.asarray(labels, np.int32)
-        n = len(place)
-        if not n == len(samples) == len(labels) == len(set(samples)):
-            raise ValueError(f"{n} rows, {len(samples)} samples and {len(labels)} labels")
+        place, n = np.asarray(rows, np.int64), len(samples)
+        index = np.full(n, -1, np.int32) if task in _OF_TASK else np.asarray(labels, np.int32)
+        if not n == len(place) == len(labels) == len(set(samples)):
+            raise ValueError(f"{len(place)} rows, {n} samples and {len(labels)} labels")
         names = [classes[label] if label >= 0 else None for label in index.tolist()]
+        if task == "multilabel":
+            names = [
+                some if some is None else ";".join(classes[i] for i in some) for some in labels
+            ]
         columns = [
             _array(pa.int64(), n, place),
             _text_array(samples),
@@ -116,8 +128,10 @@ class SampleTable:
             ),
             pa.nulls(n, pa.binary()),
         ]
+        if task in _OF_TASK:
+            columns.append(pa.array(labels, _OF_TASK[task].type, from_pandas=True))
         end = int(place.max(initial=-1)) + 1 if rows_end is None else rows_end
-        table = pa.Table.from_arrays(columns, schema=_SCHEMA).sort_by("row")
+        table = pa.Table.from_arrays(columns, schema=_schema(task)).sort_by("row")
         return cls(About(dataset, note, task, tuple(classes), end), table)
 
     def __len__(self) -> int:
@@ -135,9 +149,23 @@ class SampleTable:
         return _values(self.columns["row"], "<i8")
 
     @cached_property
-    def labels(self) -> NDArray[np.int32]:
-        """Class index of each sample, (n,), -1 if there is none."""
+    def indices(self) -> NDArray[np.int32]:
+        """Class index of each sample, (n,), -1 if it has none or several."""
         return _values(self.columns["label"], "<i4")
+
+    @cached_property
+    def label_names(self) -> tuple[str, ...]:
+        """Name of each sample's class, or of several, with `;` between them; "" if there is none."""
+        return tuple(name or "" for name in self.columns["label_name"].to_pylist())
+
+    @cached_property
+    def labels(self) -> NDArray[Any]:
+        """Class index of each sample, (n,) int32, -1 if there is none; else as `samtl.splits.labels.label_array`."""
+        task = self.about.task
+        if task not in _OF_TASK:
+            return self.indices
+        values = self.columns[_OF_TASK[task].name].to_pylist()
+        return label_array(task, values, len(self.about.classes))
 
     @cached_property
     def images(self) -> tuple[str, ...]:
@@ -150,6 +178,12 @@ class SampleTable:
         found = np.full(self.about.rows_end, -1, np.int64)
         found[self.rows] = np.arange(len(self))
         return found
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Names of the columns that say what a sample is."""
+        of_task = _OF_TASK.get(self.about.task)
+        return ["label", "label_name", *([of_task.name] if of_task else [])]
 
     def block_rows(self, block: int, size: int) -> range:
         """Rows of a block of `size` rows up to the last one listed; empty if none is."""
@@ -176,8 +210,9 @@ class SampleTable:
 
     def with_images(self, images: Sequence[str]) -> SampleTable:
         """Return the same table with the sha256 of each image, "" if it is not known."""
-        at = _SCHEMA.get_field_index("image_sha256")
-        columns = self.columns.set_column(at, _SCHEMA.field(at), _hash_array(images))
+        at = self.columns.schema.get_field_index("image_sha256")
+        field = self.columns.schema.field(at)
+        columns = self.columns.set_column(at, field, _hash_array(images))
         return SampleTable(self.about, columns)
 
     def placed(self, identity: Identity, after: About) -> tuple[SampleTable, bytes]:
@@ -195,7 +230,9 @@ class SampleTable:
         with pq.ParquetWriter(
             sink,
             self.columns.schema,
-            compression={n: "none" if n == "image_sha256" else "zstd" for n in _SCHEMA.names},
+            compression={
+                n: "none" if n == "image_sha256" else "zstd" for n in self.columns.column_names
+            },
             use_dictionary=["label_name", "group", "part"],
             store_schema=False,  # it would repeat the metadata
         ) as writer:
@@ -235,7 +272,7 @@ def read_table(storage: Storage, identity: Identity, number: int) -> SampleTable
         blank = signed(raw, about.digest, _UNSIGNED)
         if hashlib.sha256(blank).hexdigest() != about.digest or about.number != number:
             raise DamageError(f"{where} fails its own digest: it was altered or is damaged")
-        columns = file.read().replace_schema_metadata().cast(_SCHEMA)
+        columns = file.read().replace_schema_metadata().cast(_schema(about.task))
     except FileNotFoundError as error:
         raise DamageError(f"{where} is missing: take it from a copy of the store") from error
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError, OverflowError) as error:
@@ -247,11 +284,15 @@ def read_table(storage: Storage, identity: Identity, number: int) -> SampleTable
             f"{where} belongs to another store: take the right one from a copy of this store"
         )
     found = SampleTable(about, columns)
-    rows, labels = found.rows, found.labels
+    rows, labels = found.rows, found.indices
+    try:
+        sound = not len(found.labels) or -1 <= labels.min() <= labels.max() < len(about.classes)
+    except (IndexError, TypeError, ValueError):  # of classes that are not there
+        sound = False
     if (
-        not (np.diff(rows) > 0).all()
+        not sound
+        or not (np.diff(rows) > 0).all()
         or (len(rows) and (rows[0] < 0 or rows[-1] >= about.rows_end))
-        or (len(rows) and not -1 <= labels.min() <= labels.max() < len(about.classes))
     ):
         raise DamageError(f"{where} lists a row twice, or a row or a label that is not there")
     return found

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl._io import crc32c
+from samtl._runtime import prefetch
 from samtl.errors import DamageError
 from samtl.store.state import StoreState
 from samtl.store.writer import open_shard
@@ -17,6 +18,7 @@ from samtl.store.writer import open_shard
 # Mapped shards that are kept for each array: each has a file descriptor, and what was read of it counts as memory.
 OPEN_SHARDS = 32
 OPEN_BYTES = 512 * 2**20
+_FETCHERS = 4  # blocks that are read at a time from a bucket
 
 
 class Shards:
@@ -31,6 +33,26 @@ class Shards:
             )(functools.partial(open_shard, state.storage))
             for name in arrays
         }
+
+    def read(self, array: str, places: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy rows, in any order, by their places in the arrays; raises as `rows`."""
+        spec = self.state.identity.arrays[array]
+        out = np.empty((len(places), *spec.row_shape), np.dtype(spec.dtype))
+        # In the order of the file, so that a shard is opened once however the rows are shuffled.
+        order = np.argsort(places, kind="stable")
+        ends = np.flatnonzero(np.diff(places[order] // self.state.log.block_rows)) + 1
+        groups = np.split(order, ends) if len(order) else []
+
+        def read(group: NDArray[np.int64]) -> list[NDArray[Any]]:
+            return self.rows(array, places[group].tolist())
+
+        blocks = (
+            map(read, groups) if self.mapped else prefetch(read, groups, _FETCHERS, _FETCHERS + 1)
+        )
+        for group, values in zip(groups, blocks, strict=True):
+            for position, value in zip(group, values, strict=True):
+                out[position] = value
+        return out
 
     def rows(self, array: str, places: Sequence[int]) -> list[NDArray[Any]]:
         """Return rows of one block by their places in the arrays; DamageError if one fails its checksum."""

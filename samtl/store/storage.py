@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from samtl import _io
 from samtl._io import TEMPORARY
@@ -226,11 +227,14 @@ def parse(url: str) -> tuple[str, str, str]:
     return scheme, parts[0], "/".join(parts[1:])
 
 
-def as_place(path: str | Path) -> Path | str:
+def as_place(path: str | os.PathLike[str]) -> Path | str:
     """Return a folder as a `Path`, and a URL as the text that it was; InputError if no store can be there."""
-    if not is_url(path):
-        return Path(path)
-    scheme, bucket, prefix = parse(str(path))
+    text = os.fspath(path)
+    if text.startswith("file:///"):
+        text = unquote(text.removeprefix("file://"))
+    if not is_url(text):
+        return Path(text).expanduser() if text.startswith("~/") else Path(text)
+    scheme, bucket, prefix = parse(text)
     return f"{scheme}://{bucket}/{prefix}".rstrip("/")
 
 
@@ -243,7 +247,7 @@ def as_folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def open_storage(place: str | Path) -> Storage:
+def open_storage(place: str | os.PathLike[str]) -> Storage:
     """Return the storage at a folder, or at a URL `s3://`, `gs://` or `az://BUCKET/PREFIX`."""
     place = as_place(place)
     if isinstance(place, Path):
@@ -277,7 +281,7 @@ def stores_in(place: Path | str) -> list[Path | str]:
     ]
 
 
-def locate(cache: str | Path | None = None) -> Path | str:
+def locate(cache: str | os.PathLike[str] | None = None) -> Path | str:
     """Find the store that is meant.
 
     Parameters

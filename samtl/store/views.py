@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samtl._html import table
 from samtl._runtime import machine_memory, size
 from samtl.errors import InputError, UnknownName
 from samtl.splits import Samples
+from samtl.splits.labels import class_counts, known
 from samtl.store.state import ArraySummary, Summary
 
 if TYPE_CHECKING:
@@ -24,9 +26,8 @@ Rows = NDArray[np.int64]
 
 def samples_of(store: Store, array: str) -> Samples:
     """Describe the rows; usable are those that hold an embedding in an array, and a label or a mask."""
-    labels = np.asarray(store.labels, dtype=np.int64)
-    masks = store.task == "segmentation"
-    usable = store.valid(array, "mask") if masks else store.valid(array) & (labels >= 0)
+    labels, masks = _labels(store), store.task == "segmentation"
+    usable = store.valid(array, "mask") if masks else store.valid(array) & known(labels)
     about = (str(store.path), store.task, store.sample_ids, store.classes)
     images = tuple(map(store.image_sha256, range(len(labels))))
     return Samples(*about, labels, usable, store.groups, store.parts, images)
@@ -47,13 +48,13 @@ def choose_columns(columns: Sequence[str], patterns: str) -> tuple[Rows, tuple[s
 
 
 def features(
-    store: Store, array: str, rows: ArrayLike, columns: str | None
+    store: Store, array: str, rows: Rows, columns: str | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read the values of rows in an array, of all or some columns, and their targets."""
-    needed = np.size(rows) * (store.bytes_of(array) // max(len(store), 1))
+    needed = len(rows) * (store.bytes_of(array) // max(len(store), 1))
     if needed > machine_memory():
         raise InputError(
-            f"{np.size(rows)} rows of {array} take {size(needed)}, and this machine has {size(machine_memory())}: "
+            f"{len(rows)} rows of {array} take {size(needed)}, and this machine has {size(machine_memory())}: "
             "choose fewer rows, or use to_xarray, which reads as it computes"
         )
     at = None if columns is None else choose_columns(store.columns(array), columns)[0]
@@ -62,10 +63,29 @@ def features(
 
 
 def targets(store: Store, rows: ArrayLike) -> NDArray[Any]:
-    """Return the class indices, (n,) int64, or the masks, (n, S, S) uint8, of rows."""
+    """Return the labels of rows as `samtl.splits.labels.label_array` has them, or the masks, (n, S, S) uint8."""
     if store.task == "segmentation":
         return store.read("mask", rows)
-    return store.labels[np.asarray(rows, np.int64)].astype(np.int64)
+    return _labels(store)[np.asarray(rows, np.int64)]
+
+
+def _labels(store: Store) -> NDArray[Any]:
+    labels = store.labels
+    return labels.astype(np.int64) if labels.dtype == np.int32 else labels
+
+
+def row_numbers(store: Store, rows: ArrayLike) -> Rows:
+    """Return row numbers that are given as such, or as a mask of all rows; InputError if they are neither."""
+    found = np.asarray(rows)
+    if found.dtype == bool and found.shape == (len(store),):
+        return np.flatnonzero(found)
+    # An empty list has no integers; other masks of booleans would mean rows 0 and 1.
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+        raise InputError(
+            f"rows must be a list of row numbers, or a mask of {len(store)} rows, got shape {found.shape} of "
+            f"{found.dtype}"
+        )
+    return found.astype(np.int64)
 
 
 def row_number(store: Store, key: SupportsIndex | str) -> int:
@@ -86,10 +106,12 @@ def row_number(store: Store, key: SupportsIndex | str) -> int:
 
 def record(store: Store, row: int) -> dict[str, Any]:
     """Return everything about a row, with a copy of its values in each array."""
-    label = int(store.labels[row]) if 0 <= row < len(store) else -1
     arrays = {array: store.read(array, [row])[0] for array in store.arrays}
     told: dict[str, Any] = {"sample_id": store.sample_ids[row]}
-    if store.task == "classification":
+    if store.task in ("multilabel", "regression"):
+        told["label"] = store.labels[row].tolist()
+    elif store.task == "classification":
+        label = int(store.labels[row])
         told |= {"label": label, "label_name": store.classes[label] if label >= 0 else ""}
     for name, values in (("group", store.groups), ("part", store.parts)):
         told |= {name: values[row]} if values else {}
@@ -120,6 +142,20 @@ class Pairs:
         return list(zip(*found, strict=True))
 
 
+def html(store: Store) -> str:
+    """Describe a store as a table for a notebook."""
+    rows = [
+        ("rows", f"{int(store.valid().sum())} of {len(store)} embedded"),
+        (
+            "task",
+            f"{store.task}: {', '.join(store.classes[:12])}" + ", ..." * (len(store.classes) > 12),
+        ),
+        ("encoder", f"{store.encoder}, {store.image_size} pixels, weights {store.weights}"),
+        *((name, f"{store.shape(name)} {store.dtype(name)}") for name in store.arrays),
+    ]
+    return table(f"samtl store {store.path}", rows)
+
+
 def summary(store: Store) -> Summary:
     """Count what a store holds."""
     state = store.state
@@ -133,7 +169,7 @@ def summary(store: Store) -> Summary:
         ok=int(store.valid().sum()),
         missing=store.missing,
         superseded=state.superseded,
-        per_class={c: int((store.labels == i).sum()) for i, c in enumerate(store.classes)},
+        per_class=class_counts(store.labels, store.classes),
         arrays=tuple(
             ArraySummary(name, store.shape(name), store.dtype(name), done[name], sizes[name])
             for name in store.arrays

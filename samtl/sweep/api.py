@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from filelock import FileLock, Timeout
 
 from samtl import _io
@@ -56,9 +57,9 @@ OnEvent = Callable[[Progress | Note], None]
 
 
 def sweep(
-    stores: str | Path | Sequence[str | Path],
+    stores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     heads: Sequence[str] | None = None,
-    splits: str = "0.1,0.2,...,0.9",
+    splits: str | float | Sequence[str | float] = "0.1,0.2,...,0.9",
     seeds: int | str | Sequence[int] = 1,
     out: str | Path | None = None,
     *,
@@ -80,11 +81,11 @@ def sweep(
 
     Parameters
     ----------
-    stores : path or sequence of paths
+    stores : path, Store or sequence of these
         Stores to learn from; none if there are only baselines.
     heads : sequence of str, optional
         Heads to train; by default all for the store's task.
-    splits : str
+    splits : str, float or sequence of these
         Splits as for fit-head, separated by commas. "..." continues a series; kfold:5 is five splits.
     seeds : int, str or sequence of int
         How many, such as 5, or which, such as 0,5,7.
@@ -126,7 +127,9 @@ def sweep(
         If the folder cannot be written.
     """
     began = time.perf_counter()
-    paths = (stores,) if isinstance(stores, str | Path) else stores
+    paths = (stores,) if isinstance(stores, str | os.PathLike) else stores
+    heads, baselines, features = map(_listed, (heads, baselines, features))
+    splits = ",".join(map(str, _listed(splits)))
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
     if baselines and dataset is None:
@@ -138,7 +141,7 @@ def sweep(
     sources = Sources(
         Given(
             as_folder(out if out is not None else runs_folder() / _named(paths, dataset)),
-            tuple(map(str, paths)),
+            tuple(os.fspath(path) for path in paths),
             heads,
             splits,
             _seeds(seeds),
@@ -158,12 +161,19 @@ def sweep(
         return _Sweep(sources, cells, on_event or (lambda event: None)).run(jobs or cores(), began)
 
 
-def _seeds(seeds: int | str | Sequence[int]) -> Sequence[int]:
+def _listed(given: Any) -> Any:
+    """Return names, or splits, that may be one, or several in one text, as a list; None stays None."""
+    if isinstance(given, str):
+        return given.split(",")
+    return [given] if isinstance(given, float) else given
+
+
+def _seeds(seeds: Any) -> Sequence[int]:
     try:
         if isinstance(seeds, str) and "," not in seeds:
             seeds = int(seeds)
-        listed = seeds.split(",") if isinstance(seeds, str) else seeds
-        chosen = range(listed) if isinstance(listed, int) else [int(seed) for seed in listed]
+        listed: Any = seeds.split(",") if isinstance(seeds, str) else seeds
+        chosen = [*range(listed)] if np.ndim(listed) == 0 else [int(seed) for seed in listed]
     except ValueError:
         chosen = []
     if not chosen:
@@ -180,13 +190,13 @@ def _seeds(seeds: int | str | Sequence[int]) -> Sequence[int]:
     return chosen
 
 
-def _named(paths: Sequence[str | Path], dataset: str | Dataset | None) -> str:
+def _named(paths: Sequence[str | os.PathLike[str]], dataset: str | Dataset | None) -> str:
     """Choose a name for the folder."""
     name = "-".join(Path(path).name.removesuffix(".zarr") for path in paths)
     if not paths:
         name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in name)
-    return f"sweep-{name[:100]}"
+    return f"sweep-{_io.shortened(name, 100)}"
 
 
 @contextmanager

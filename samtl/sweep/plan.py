@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 
 from samtl import registry
-from samtl._io import digest
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.embed.changes import look
 from samtl.errors import InputError, MismatchError
@@ -24,6 +23,7 @@ from samtl.experiment.sources import Data, Images, array_for
 from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
 from samtl.splits import Samples, Split, parse_many, select
+from samtl.splits.labels import label_texts
 from samtl.store.reader import Store, open_store
 
 DEFAULT_HEADS = {
@@ -56,7 +56,7 @@ class Given:
     warm_start: bool = True
     allow_partial: bool = False
     room: int = 0
-    pixels: str = ""  #: digest of the images and masks that baselines read
+    state: str = ""  #: digest of the samples that baselines read
     images: tuple[str, ...] = ()  #: sha256 of each of these images
 
 
@@ -114,7 +114,7 @@ class Sources:
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
         size = self.store(cell.store).image_size if cell.store else IMAGE_SIZE
-        return Trial(Images(self.images(cell.store), size, given.pixels, given.images), *common)
+        return Trial(Images(self.images(cell.store), size, given.state, given.images), *common)
 
     def _data(self, store: str, array: str, features: str | None) -> Data:
         given = self.given
@@ -221,7 +221,7 @@ def _chained(sources: Sources, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _pixel_samples(sources: Sources) -> Samples:
-    """Return the samples of baselines, with a store those that its heads use, and keep the digest of their images."""
+    """Return the samples of baselines, with a store those that its heads use, and keep their digest."""
     paths = sources.given.stores
     images = sources.images(paths[0] if paths else "")
     samples = Images(images).samples
@@ -236,18 +236,18 @@ def _pixel_samples(sources: Sources) -> Samples:
             )
         if not store.tiers:
             raise InputError(f"{store.path} holds no features yet; run samtl embed first")
-        stored = sources.data(paths[0], store.tiers[0], None).samples
-        samples = replace(samples, usable=stored.usable, groups=stored.groups)
-    compared = _compared(images, samples, store)
-    found = {name: image or "" for name, image, _ in compared}
+        data = sources.data(paths[0], store.tiers[0], None)
+        samples = replace(samples, usable=data.samples.usable, groups=data.samples.groups)
+    found = _compared(images, samples, store)
     hashes = tuple(found.get(name, "") for name in samples.ids)
-    pixels = digest({"samples": sorted(compared)})
-    sources.given = replace(sources.given, pixels=pixels, images=hashes)
+    # With a store, the usable images and masks are the same as its own.
+    state = data.digest if store else Images(images, IMAGE_SIZE, images=hashes).digest
+    sources.given = replace(sources.given, state=state, images=hashes)
     return replace(samples, images=hashes)
 
 
-def _compared(images: Dataset, samples: Samples, store: Store | None) -> list[list[Any]]:
-    """Hash the usable images and masks; MismatchError names the first that differs from the store's."""
+def _compared(images: Dataset, samples: Samples, store: Store | None) -> dict[str, str]:
+    """Hash the usable images by their ids; MismatchError names the first image or mask that is not the store's."""
 
     def compare(what: str, stored: str, now: str | None) -> None:
         # The cells that need a file report if it cannot be read.
@@ -262,14 +262,17 @@ def _compared(images: Dataset, samples: Samples, store: Store | None) -> list[li
     if store is not None:
         compare("task", store.task, images.task)
         compare("classes", ", ".join(store.classes), ", ".join(images.classes))
-    seen: list[list[Any]] = []
-    names = (*images.classes, "none")  # of -1
+    seen: dict[str, str] = {}
+    now, had = (
+        label_texts(labels, images.classes)
+        for labels in (images.truth, images.truth if store is None else store.labels)
+    )
     rows = np.flatnonzero(samples.usable).tolist()
     looked = look(images, [samples.ids[row] for row in rows])
     for row, (name, found) in zip(rows, looked, strict=True):
-        seen.append([name, found.image, found.mask])
+        seen[name] = found.image or ""
         if store is not None:
-            compare(f"label of {name!r}", names[store.labels[row]], names[images.labels[row]])
+            compare(f"label of {name!r}", had[row], now[row])
             compare(f"image of {name!r}", store.image_sha256(row), found.image)
             compare(f"mask of {name!r}", store.mask_sha256(row), found.mask)
     return seen

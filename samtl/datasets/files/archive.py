@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
-from pathlib import Path
-from posixpath import splitext
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED
 
-from samtl.datasets.files.listing import FolderTree, flaw, is_hidden, kind_of, natural
+from samtl.datasets.base import LeftOut
+from samtl.datasets.files.listing import FolderTree, flaw, is_hidden, is_image, kind_of, natural
 from samtl.errors import InputError
-from samtl.images.codecs import SUFFIXES
 
 MAX_MEMBERS = 200_000
 MAX_MEMBER_BYTES = 512 * 2**20  # of one file, unpacked
 MAX_TOTAL_BYTES = 64 * 2**30  # of all files, unpacked
 MAX_PATH_BYTES = 1024
 MAX_RATIO = 1040  # deflate shrinks nothing more than 1032-fold, and flat masks nearly as far
+LISTED = 3  # files that a message names
 _HEADER_BYTES = 30  # of a member, before its name
 _UNREADABLE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError, ValueError
@@ -47,10 +48,13 @@ class Archive:
         """List folders as `FolderTree.folders` does."""
         return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
 
-    def images(self, folder: str = "") -> list[str]:
+    def images(self, folder: str = "", *, deep: bool = True) -> list[str]:
         """List image files as `FolderTree.images` does."""
-        found = [n for n in self._below(folder) if splitext(n)[1].lower() in SUFFIXES]
-        return sorted(found, key=natural)
+        return sorted(filter(is_image, self._files(folder, deep)), key=natural)
+
+    def others(self, folder: str = "", *, deep: bool = True) -> list[str]:
+        """List other files as `FolderTree.others` does."""
+        return sorted(itertools.filterfalse(is_image, self._files(folder, deep)), key=natural)
 
     def read(self, name: str) -> bytes:
         """Unpack one of `names`; InputError if it does not exist, or has another size or checksum than listed."""
@@ -68,6 +72,9 @@ class Archive:
         raise InputError(
             f"{name!r} in {self.path} is not what the archive's directory says; the archive is damaged, get it again"
         )
+
+    def _files(self, folder: str, deep: bool) -> Iterator[str]:
+        return (name for name in self._below(folder) if deep or "/" not in name)
 
     def _below(self, folder: str) -> list[str]:
         prefix = folder and f"{folder}/"
@@ -103,12 +110,35 @@ def named(tree: Tree, names: Mapping[str, str], sample_id: str) -> bytes:
     return tree.read(names[sample_id])
 
 
-def open_tree(path: Path, layout: str) -> Tree:
-    """Open a folder or a zip archive; raises InputError, which describes the expected `layout`, if there is none."""
+def open_tree(path: Path, layout: str, bound: Path | None = None) -> Tree:
+    """Open a folder or a zip archive; InputError, which describes the expected `layout`, if none is there.
+
+    `bound` is that of `FolderTree`.
+    """
     kind = kind_of(path)
     if kind == "nothing":
         raise InputError(f"there is no {str(path)!r}; {layout}")
-    return FolderTree(path) if kind == "folder" else Archive(path)
+    return FolderTree(path, bound) if kind == "folder" else Archive(path)
+
+
+def left_out(tree: Tree, folders: Iterable[str], *, deep: bool = True) -> tuple[LeftOut, ...]:
+    """Count the files in these folders that are not named like images, by suffix, the most frequent first."""
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        for name in tree.others(folder, deep=deep):
+            suffix, path = PurePosixPath(name).suffix.lower(), f"{folder}/{name}".strip("/")
+            found.setdefault(suffix, []).append(
+                ascii(path) if flaw(PurePosixPath(name).name) else path
+            )
+    told = (
+        LeftOut(
+            f"{suffix} files" if suffix else "files without a suffix",
+            len(names),
+            tuple(names[:LISTED]),
+        )
+        for suffix, names in found.items()
+    )
+    return tuple(sorted(told, key=lambda one: -one.count))
 
 
 def _flaw_of_all(archive: zipfile.ZipFile) -> str:

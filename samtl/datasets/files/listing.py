@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -14,8 +14,21 @@ from urllib.parse import unquote
 from samtl._io import open_regular
 from samtl.errors import InputError
 from samtl.images.codecs import SUFFIXES, check_bytes
+from samtl.splits import PARTS
 
 MAX_NAME_BYTES = 255
+#: Names, in lower case, that folders of the parts of a published split have.
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), PARTS[0]),
+    **dict.fromkeys(("val", "valid", "validation"), PARTS[1]),
+    **dict.fromkeys(("test", "testing"), PARTS[2]),
+}
+_OF_SYSTEMS = {"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+_TWICE = "is a link to a folder whose files are listed already"
+_OUTSIDE = (
+    "is a link that leads out of the dataset's folder (name a folder that holds both with --root, and the dataset's "
+    "folder as a path in it)"
+)
 
 
 def natural(path: str) -> list[list[tuple[int, str]]]:
@@ -36,12 +49,25 @@ def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
 
 
-def one_place(what: str, argument: str | None, root: Path | None) -> Path:
-    """Return the path that a dataset is read from: its argument or `--root`, and InputError if both or neither."""
-    if bool(argument) == (root is not None):
-        came = f"both {argument!r} and {str(root)!r}" if argument else "neither"
-        raise InputError(f"{what}:PATH or {what} with --root was expected, got {came}")
-    return root or Path(argument or "").expanduser()
+def one_place(what: str, argument: str | None, root: Path | None) -> tuple[Path, Path]:
+    """Return the path that a dataset is read from, and the folder that links in it must not lead out of.
+
+    The path is its argument or `--root`. With both, the argument is a path in the root, and links may lead anywhere in
+    the root. Raises InputError if there is neither, or the argument leads out of the root.
+    """
+    if not argument:
+        if root is None:
+            raise InputError(f"{what}:PATH or {what} with --root was expected, got neither")
+        return root, root
+    path = Path(argument).expanduser()
+    if root is None:
+        return path, path
+    path = root / path
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"{str(path)!r} is not in {str(root)!r}; with --root, {what}:PATH is a path in that folder"
+        )
+    return path, root
 
 
 def options_of(what: str, query: str, known: Mapping[str, str]) -> dict[str, str]:
@@ -85,49 +111,73 @@ def flaw(name: str) -> str | None:
 
 def is_hidden(name: str) -> bool:
     """Return whether a name is left out of every listing: files of the system or the archiver."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in _OF_SYSTEMS
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is named like an image that can be read."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 @dataclass(frozen=True)
 class FolderTree:
     """The files in a folder; names are relative to it, with `/`.
 
-    A file named like an image that is no regular file inside the folder, a link to a folder and an unusable name raise
-    InputError. No file is opened to find out.
+    Links lead to files and folders in `bound`, by default the folder itself. A file named like an image that is no
+    regular file in there, a link to a folder that is listed anyway, and an unusable name raise InputError. No file is
+    opened to find out.
     """
 
     path: Path
+    bound: Path | None = None
 
     def folders(self, folder: str = "") -> list[str]:
         """List the names of the visible folders directly in `folder`, alphabetically."""
         return sorted(entry.name for entry, is_folder in self._entries(folder) if is_folder)
 
-    def images(
-        self, folder: str = "", suffixes: frozenset[str] = SUFFIXES, *, deep: bool = True
-    ) -> list[str]:
-        """List the visible files with these suffixes in `folder`, and below it if `deep`.
+    def images(self, folder: str = "", *, deep: bool = True) -> list[str]:
+        """List the visible image files in `folder`, and below it if `deep`.
 
         Paths are relative to `folder`, in natural order.
         """
-        found, waiting = [], [""]
-        while waiting:
-            prefix = waiting.pop()
-            for entry, is_folder in self._entries(f"{folder}/{prefix}".strip("/")):
-                if is_folder:
-                    waiting += [f"{prefix}{entry.name}/"] if deep else []
-                elif PurePosixPath(entry.name).suffix.lower() in suffixes:
-                    self._refuse(entry, flaw(entry.name) or self._flaw_of_file(entry))
-                    found.append(prefix + entry.name)
+        found = []
+        for name, entry in self._files(folder, deep):
+            if is_image(name):
+                self._refuse(entry, flaw(entry.name) or self._flaw_of_file(entry))
+                found.append(name)
+        return sorted(found, key=natural)
+
+    def others(self, folder: str = "", *, deep: bool = True) -> list[str]:
+        """List the visible files that are no images, as `images` does; their names may have line breaks."""
+        found = (name for name, _ in self._files(folder, deep) if not is_image(name))
         return sorted(found, key=natural)
 
     def read(self, name: str) -> bytes:
         """Read one regular file below the folder, whatever became of it since it was listed."""
         path = (self.path / name).resolve(strict=True)
-        if not path.is_relative_to(self.path.resolve()):
+        if ".." in PurePosixPath(name).parts or not self._holds(path):
             raise InputError(f"{name!r} leads out of the dataset's folder")
         with open_regular(path, os.O_NOFOLLOW) as file:
             check_bytes(os.fstat(file.fileno()).st_size)
             return file.read()
+
+    def _holds(self, path: Path) -> bool:
+        return path.is_relative_to((self.bound or self.path).resolve())
+
+    def _files(self, folder: str, deep: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """List the visible entries that are no folders, and the path of each below `folder`."""
+        waiting, linked = [""], set[Path]()
+        while waiting:
+            prefix = waiting.pop()
+            for entry, is_folder in self._entries(f"{folder}/{prefix}".strip("/")):
+                if not is_folder:
+                    yield prefix + entry.name, entry
+                elif deep:
+                    waiting.append(f"{prefix}{entry.name}/")
+                    if entry.is_symlink():
+                        target = Path(entry).resolve()
+                        self._refuse(entry, _TWICE if target in linked else None)
+                        linked.add(target)
 
     def _entries(self, folder: str) -> list[tuple[os.DirEntry[str], bool]]:
         """List what is visible in a folder, and whether each entry is a folder itself."""
@@ -138,17 +188,22 @@ class FolderTree:
             raise InputError(f"{error.filename!a} cannot be listed: {error.strerror}") from error
         for entry, is_folder in found:
             if is_folder:
-                linked = "is a link to a folder, and such links are not followed"
-                self._refuse(entry, linked if entry.is_symlink() else flaw(entry.name))
+                wrong = self._flaw_of_link(entry) if entry.is_symlink() else None
+                self._refuse(entry, wrong or flaw(entry.name))
         return found
+
+    def _flaw_of_link(self, entry: os.DirEntry[str]) -> str | None:
+        """Describe why a link to a folder cannot be followed."""
+        target, own = Path(entry).resolve(), self.path.resolve()
+        if target.is_relative_to(own) or own.is_relative_to(target):
+            return _TWICE
+        return None if self._holds(target) else _OUTSIDE
 
     def _flaw_of_file(self, entry: os.DirEntry[str]) -> str | None:
         if not entry.is_file():
             return "is not a regular file, or a link to no file"
-        outside = entry.is_symlink() and not Path(entry).resolve().is_relative_to(
-            self.path.resolve()
-        )
-        return "is a link that leads out of the dataset's folder" if outside else None
+        inside = not entry.is_symlink() or self._holds(Path(entry).resolve())
+        return None if inside else _OUTSIDE
 
     def _refuse(self, entry: os.DirEntry[str], what: str | None) -> None:
         if what is not None:

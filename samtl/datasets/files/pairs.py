@@ -1,145 +1,48 @@
-"""Images with masks: which mask belongs to which image, and what its values mean."""
+"""Images with masks: which mask belongs to which image, and the dataset of them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets.base import IGNORE, Dataset, Reader
-from samtl.datasets.files.archive import Tree, named
+from samtl.datasets.files.archive import LISTED, Tree, named
+from samtl.datasets.files.coding import FEW, Coding, some, values_of
+from samtl.datasets.files.layouts import Place
 from samtl.errors import InputError
 from samtl.images.codecs import BadImage, decode, decode_mask
 
 SAMPLED = 16  # pairs that are decoded when a dataset is listed, before hours are spent on encoding
-LISTED = 3  # files that a message names
-# Masks of so few values hold classes, not the soft edges of a resampled mask.
-_FEW, _MIDDLE = 4, range(64, 192)
-
-
-@dataclass(frozen=True)
-class Coding:
-    """What the values of a mask file mean.
-
-    `classes` begins with the background. `table` holds the class of each value from 0 to 255: 255 if it is to be
-    ignored, -1 if it must not occur. `light` masks are light where the foreground is, whatever number a file stores.
-    """
-
-    classes: tuple[str, ...]
-    table: tuple[int, ...]
-    light: bool = False
-
-    def read(self, data: bytes) -> NDArray[np.uint8]:
-        """Decode a mask file to class indices, (height, width) uint8; raises BadImage."""
-        if not self.light:
-            return self.decode(decode_mask(data))
-        try:
-            shown = decode_mask(data, lookup=True)
-            if not self._holds_classes(shown):
-                return self.decode(shown)
-        except BadImage as bad:
-            if bad.code != "unsupported_mode":  # a palette of colours holds numbers of classes, too
-                raise
-        values = np.unique(decode_mask(data)).tolist()
-        option = f"classes={','.join(f'class{i}:{value}' for i, value in enumerate(values[:8]))}"
-        if len(values) == 2 and values[0] == 0:
-            option = f"foreground={values[1]}"
-        raise BadImage(
-            "mask_values",
-            f"a mask of 0 (background) and 255 (foreground) was expected, this one holds {_some(values)}; name the "
-            f"values as in masks:PATH?{option}",
-        )
-
-    def decode(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Turn the values of a mask file into class indices, of the same shape and dtype."""
-        # Bytes, not numpy: an index of 8 bytes for each pixel would hold a large mask nine times.
-        raw = values.tobytes()
-        known = [value for value, meaning in enumerate(self.table) if meaning >= 0]
-        unknown = sorted(set(raw.translate(None, bytes(known))))
-        if unknown:
-            raise BadImage(
-                "mask_values",
-                f"a mask with no values but {_some(known)} was expected, this one has {_some(unknown)} too; name every "
-                "class with its value, and the values to be ignored",
-            )
-        indices = raw.translate(bytes(max(meaning, 0) for meaning in self.table))
-        return np.frombuffer(indices, np.uint8).reshape(values.shape)
-
-    def _holds_classes(self, shown: NDArray[np.uint8]) -> bool:
-        """Return whether the greys of a mask are numbers of classes, not background and foreground."""
-        values = [v for v in np.unique(shown).tolist() if self.table[v] != IGNORE]
-        if values in ([], [0]):
-            return False
-        return values[-1] <= 127 or (len(values) <= _FEW and any(v in _MIDDLE for v in values))
-
-
-def coded(
-    classes: Iterable[str], meaning: Callable[[int], int], ignore: Sequence[int] = ()
-) -> Coding:
-    """Make a coding from the class that each value from 0 to 255 means, -1 if it must not occur."""
-    table = (IGNORE if value in ignore else meaning(value) for value in range(256))
-    return Coding(tuple(classes), tuple(table))
-
-
-def light(foreground: str, ignore: Sequence[int] = ()) -> Coding:
-    """Make the coding of masks that are light where the foreground is: above 127 of 255."""
-    coding = coded(("background", foreground), lambda value: int(value > 127), ignore)
-    return replace(coding, light=True)
-
-
-def located(tree: Tree, layout: str, *kinds: frozenset[str], below: str = "") -> list[str]:
-    """Find one folder of each kind beside each other, in the folder `below` or in the only folder in it.
-
-    A kind is the set of the names, in lower case, that its folder may have. Returns the path of each folder; raises
-    InputError, which describes the expected `layout`, if a kind has no folder or several.
-    """
-    names, here = tree.folders(below), below
-    if len(names) == 1 and not any(names[0].lower() in kind for kind in kinds):
-        here = f"{below}/{names[0]}".strip("/")
-        names = tree.folders(here)
-    found = []
-    for kind in kinds:
-        fitting = [name for name in names if name.lower() in kind]
-        if len(fitting) != 1:
-            came = f"the folders {', '.join(map(repr, names[:8]))}" if names else "no folder"
-            raise InputError(
-                f"{str(tree.path)!r} has {came}{f' in {here!r}' if here else ''}, and exactly one called "
-                f"{' or '.join(sorted(kind))} was expected; {layout}"
-            )
-        found.append(f"{here}/{fitting[0]}".strip("/"))
-    return found
-
-
-def stem(name: str) -> str:
-    """Return a file's path without its suffix."""
-    return str(PurePosixPath(name).with_suffix(""))
 
 
 def paired(
     tree: Tree,
     layout: str,
-    kinds: Sequence[frozenset[str]],
+    place: Place,
     key: Callable[[str], str],
     remedy: str,
-    below: str = "",
 ) -> dict[str, tuple[str, str]]:
-    """Find images and their masks, which have the same key, in two folders beside each other.
+    """Match the images and masks of a place, which have the same key.
 
-    `kinds` are the names that the folders may have, see `located`; `key` is computed from a file's path in its folder;
-    `layout` and `remedy` say in messages what is expected, and what makes images and masks fit. Returns the names of
-    each image and its mask in the tree, by the path of the image in its folder and in natural order. Raises InputError
-    if there are no images or masks, or they are not one to one.
+    `key` is computed from a file's path in its folder; `layout` and `remedy` say in messages what is expected, and what
+    makes images and masks fit. Returns the names of each image and its mask in the tree, by the path of the image in
+    its folder and in natural order. Raises InputError if there are no images or masks, or they are not one to one.
     """
-    folders = located(tree, layout, *kinds, below=below)
-    where = f"{below!r} of {str(tree.path)!r}" if below else repr(str(tree.path))
+    where = (
+        f"{place.prefix.strip('/')!r} of {str(tree.path)!r}"
+        if place.prefix
+        else repr(str(tree.path))
+    )
     by_key: list[dict[str, str]] = []
-    for what, folder in zip(("images", "masks"), folders, strict=True):
+    folders = place.images, place.masks
+    for what, folder, files in zip(("images", "masks"), folders, place.files(tree), strict=True):
         by_key.append({})
-        for name in tree.images(folder):
+        for name in files:
             own = key(name)
             if own in by_key[-1]:
                 raise InputError(
@@ -154,11 +57,12 @@ def paired(
     lone = [name for key, name in masks.items() if key not in images]
     if bare or lone:
         raise InputError(
-            f"in {where} {len(bare)} of {len(images)} images have no mask ({_some(bare)}) and {len(lone)} of "
-            f"{len(masks)} masks have no image ({_some(lone)}); {remedy}"
+            f"in {where} {len(bare)} of {len(images)} images have no mask ({some(bare, LISTED)}) and {len(lone)} of "
+            f"{len(masks)} masks have no image ({some(lone, LISTED)}); {remedy}"
         )
     return {
-        name: (f"{folders[0]}/{name}", f"{folders[1]}/{masks[key]}") for key, name in images.items()
+        name: (f"{folders[0]}/{name}".strip("/"), f"{folders[1]}/{masks[key]}".strip("/"))
+        for key, name in images.items()
     }
 
 
@@ -167,18 +71,15 @@ def with_masks(
     tree: Tree,
     pairs: Mapping[str, tuple[str, str]],
     coding: Coding,
-    *,
-    note: str = "",
-    groups: tuple[str, ...] = (),
-    parts: tuple[str, ...] = (),
+    **fields: Any,
 ) -> Dataset:
     """Make a dataset of pairs, after decoding 16 of them.
 
-    `pairs` maps sample ids to the names in the tree of an image and its mask; `note`, `groups` and `parts` are those of
-    `Dataset`. Raises InputError if most of the sampled masks do not have their image's size, or one has another coding
-    than expected. A file that is damaged is no reason: the pass quarantines its row.
+    `pairs` maps sample ids to the names in the tree of an image and its mask; `fields` are others of `Dataset`. Raises
+    InputError if most of the sampled masks do not have their image's size, or one has another coding than expected. A
+    file that is damaged is no reason: the pass quarantines its row.
     """
-    _check(tree, list(pairs.values())[:: -(-len(pairs) // SAMPLED)], coding)
+    values = _check(tree, list(pairs.values())[:: -(-len(pairs) // SAMPLED)], coding)
     images, masks = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
     return Dataset(
         name=name,
@@ -186,10 +87,9 @@ def with_masks(
         sample_ids=tuple(pairs),
         labels=(-1,) * len(pairs),
         read=functools.partial(named, tree, images),
-        note=note,
         read_mask=functools.partial(_read_mask, functools.partial(named, tree, masks), coding),
-        groups=groups,
-        parts=parts,
+        readings=(*fields.pop("readings", ()), coding.reading(values)),
+        **fields,
     )
 
 
@@ -197,36 +97,61 @@ def _read_mask(read: Reader, coding: Coding, sample_id: str) -> NDArray[np.uint8
     return coding.read(read(sample_id))
 
 
-def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> None:
-    """Refuse masks that were made for other images, or coded in another way."""
-    odd, found, values = list[str](), False, set[int]()
-    for image, mask in pairs:
-        try:
-            classes = coding.read(tree.read(mask))
-            values.update(np.unique(decode_mask(tree.read(mask))).tolist())
-            found = found or bool(((classes > 0) & (classes != IGNORE)).any())
-            size = decode(tree.read(image)).shape[:2]
-        except (OSError, InputError) as error:
-            if getattr(error, "code", "") in ("mask_values", "unsupported_mode"):
-                raise InputError(
-                    f"the mask {mask} in {tree.path} cannot be used: {error}"
-                ) from error
-            continue  # other codes are of damaged files
-        if size != classes.shape:
-            (height, width), (h, w) = size, classes.shape
-            odd.append(f"{image} is {width} x {height}, its mask {w} x {h}")
-    if 2 * len(odd) > len(pairs):
+@dataclass(frozen=True)
+class _Looked:
+    """A mask that was decoded to see what it is."""
+
+    mask: str
+    values: set[int]  #: in the file; 0 and 255 if it is black and white with soft edges
+    fits: bool  #: whether the coding reads it
+    found: bool = False  #: whether there is foreground
+    odd: str = ""  #: how its size differs from its image's
+
+
+def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> set[int]:
+    """Refuse masks that were made for other images, or coded in another way; return the values in them."""
+    looked = [one for pair in pairs if (one := _look(tree, *pair, coding))]
+    sampled = f"{len(looked)} sampled masks in {tree.path}"
+    if wrong := [one for one in looked if not one.fits]:
         raise InputError(
-            f"in {tree.path} {len(odd)} of {len(pairs)} sampled masks do not have their image's size: {_some(odd)}. "
+            f"{len(wrong)} of {sampled} have other values than {coding.expected}, such as {wrong[0].mask} with "
+            f"{some(sorted(wrong[0].values))}; {coding.remedy([one.values for one in looked])}"
+        )
+    odd = [one.odd for one in looked if one.odd]
+    if 2 * len(odd) > len(looked):
+        raise InputError(
+            f"{len(odd)} of {sampled} do not have their image's size: {some(odd, LISTED)}. "
             "Bring both to one size, or name the masks of these images"
         )
+    values = set[int]().union(*(one.values for one in looked))
     # Values that the user named occur nowhere, while others than one do: a slip, not empty scenes.
-    if not found and not coding.light and len(values) > 1:
+    if not coding.light and len(values) > 1 and not any(one.found for one in looked):
         raise InputError(
-            f"none of {len(pairs)} sampled masks in {tree.path} has a pixel of the foreground: they hold the values "
-            f"{_some(sorted(values))}; name other values with foreground= or classes="
+            f"none of {sampled} has a pixel of the foreground: they hold the values {some(sorted(values))}; name other "
+            "values with foreground= or classes="
         )
+    return values
 
 
-def _some(things: Sequence[object]) -> str:
-    return ", ".join(map(str, things[:LISTED])) + ", ..." * (len(things) > LISTED)
+def _look(tree: Tree, image: str, mask: str, coding: Coding) -> _Looked | None:
+    """Decode a mask; None if it or its image is damaged. Raises InputError if it is no mask at all."""
+    try:
+        data = tree.read(mask)
+        try:
+            classes = coding.read(data)
+        except BadImage as bad:
+            if bad.code != "mask_values":
+                raise
+            return _Looked(mask, {*values_of(decode_mask(data))}, fits=False)
+        present = {*values_of(classes)}
+        values = {*values_of(decode_mask(data))}
+        if coding.light and len(values) > FEW:  # soft edges
+            values = {0, 255}
+        (height, width), (h, w) = decode(tree.read(image)).shape[:2], classes.shape
+    except (OSError, InputError) as error:
+        if getattr(error, "code", "") == "unsupported_mode":
+            raise InputError(f"the mask {mask} in {tree.path} cannot be used: {error}") from error
+        return None
+    odd = f"{image} is {width} x {height}, its mask {w} x {h}"
+    same = (height, width) == (h, w)
+    return _Looked(mask, values, True, bool(present - {0, IGNORE}), "" if same else odd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def _text(raw: bytes) -> pa.Table:
 
 
 def chosen_column(
-    columns: dict[str, list[Any]], what: str, name: str | None, usual: Sequence[str]
+    columns: Mapping[str, Sequence[Any]], what: str, name: str | None, usual: Sequence[str]
 ) -> str | None:
     """Return the column with a name or, without one, the only column with a usual name; None if there is none.
 

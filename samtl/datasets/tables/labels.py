@@ -1,12 +1,14 @@
-"""Labels in a table's column, which anyone may have written: to classes and their indices."""
+"""Labels in a table's column, which anyone may have written: to classes and their indices, or to numbers."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from samtl.datasets.files.listing import natural
 from samtl.datasets.tables.columns import some
@@ -14,6 +16,7 @@ from samtl.errors import InputError
 
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+_BITS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1, "": None}
 _MANY = 10  # classes from which on numbers may be measurements
 
 
@@ -49,6 +52,65 @@ def class_indices(
     readings += _several(classes, column)
     index = {name: i for i, name in enumerate(classes)}
     return tuple(classes), tuple(index.get(text, -1) for text in texts), readings
+
+
+def class_sets(
+    values: Sequence[Any], column: str, separator: str
+) -> tuple[tuple[str, ...], tuple[tuple[int, ...] | None, ...]]:
+    """Read several classes for each image, texts with a separator or lists: classes in natural order, and indices.
+
+    None stands for an empty cell, which may mean that no class applies or that nobody looked. Raises InputError if
+    there are fewer than two classes, or they differ only by upper and lower case.
+    """
+    cells: list[set[str] | None] = []
+    for value in values:
+        pieces = value if isinstance(value, list) else text_of(value).split(separator)
+        names = {text_of(piece).strip() for piece in pieces} - {""}
+        cells.append(names if names or isinstance(value, list) else None)
+    classes = sorted(set().union(*filter(None, cells)), key=natural)
+    require_classes(classes, column)
+    index = {name: i for i, name in enumerate(classes)}
+    labels = (None if some is None else tuple(sorted(index[n] for n in some)) for some in cells)
+    return tuple(classes), tuple(labels)
+
+
+def class_columns(
+    columns: Mapping[str, Sequence[Any]], names: Sequence[str]
+) -> tuple[tuple[int, ...] | None, ...]:
+    """Read a column of 0 and 1 for each class: the indices of those with 1, None if a cell is empty.
+
+    Raises InputError for other values.
+    """
+    for name in names:
+        strange = [t for t in dict.fromkeys(map(text_of, columns[name])) if t.lower() not in _BITS]
+        if strange:
+            raise InputError(
+                f"the column {name!r} must have 1 where the class applies and 0 where it does not, got {some(strange)}"
+            )
+    rows = zip(*([_BITS[text_of(v).lower()] for v in columns[name]] for name in names), strict=True)
+    return tuple(None if None in row else tuple(np.flatnonzero(row).tolist()) for row in rows)
+
+
+def numbers(values: Sequence[Any], column: str) -> tuple[tuple[float, ...], list[str]]:
+    """Read a number for each image, NaN for an empty cell, and describe them.
+
+    Raises InputError for anything else, infinite numbers, and if there are fewer than two different ones.
+    """
+    texts = [text_of(value) for value in values]
+    bad = [text for text in texts if text and not _NUMBER.fullmatch(text)]
+    if bad:
+        raise InputError(
+            f"the column {column!r} must have a number for each image, with a decimal point, and {len(bad)} of "
+            f"{len(texts)} cells have none: {some(bad)}"
+        )
+    found = [float(text or "nan") for text in texts]
+    known = [number for number in found if number == number]
+    if len(set(known)) < 2 or not np.isfinite(known).all():
+        raise InputError(
+            f"the column {column!r} must have different numbers to learn from, all finite, got {some(texts)}"
+        )
+    told = f"{column!a} has {len(known)} numbers from {min(known):.6g} to {max(known):.6g}, mean {np.mean(known):.6g}"
+    return tuple(found), [told]
 
 
 def require_classes(classes: Sequence[str], column: str) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
 from samtl.experiment.tables import read_images
-from samtl.metrics.bootstrap import ImageScores
+from samtl.metrics.paired import ImageScores
 from samtl.report.compare import FLOOR, SCORES, TITLES, Comparison, Series, Spread, untrained
 from samtl.report.page import Part, caption, slug
 from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names

@@ -1,15 +1,14 @@
-"""The paired bootstrap: which of two models is better, and whether other samples could have reversed it.
+"""Paired differences: which of two models is better, and whether other samples could have reversed it.
 
-Both models were scored on the same held-out samples, so the difference between them is resampled, sample by sample.
-Several seeds hold out overlapping samples: a sample is drawn by its id, and one that is drawn m times counts m times in
-every seed that holds it out (a cluster bootstrap; Efron and Tibshirani 1993, chapters 8 and 13). Intervals say what
-other samples of the same kind would change, and are not corrected for the number of comparisons: of twenty comparisons
-of equal models one is expected to show a difference.
+Both models were scored on the same held-out samples. The variance of the difference of their scores is that of what
+each sample contributes to it. Several seeds hold out overlapping samples: the contributions of a sample, by its id, are
+added up over the seeds, and those of a group over its samples. Intervals say what other samples, or groups, of the same
+kind would change, and are not corrected for the number of comparisons: of twenty comparisons of equal models one is
+expected to show a difference.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,20 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samtl.errors import InputError, UnknownName
 from samtl.metrics import segmentation
 from samtl.metrics.classification import (
-    RESAMPLES,
     Counts,
-    Floats,
     accuracy,
     balanced_accuracy,
-    interval,
+    confusion,
+    contributions,
     macro_f1,
-    ratio,
+    stakes,
 )
+from samtl.metrics.intervals import Floats, by_unit, unbounded, units_of
 
 METRICS: dict[str, Callable[[Counts], Floats]] = {
     "accuracy": accuracy,
@@ -40,9 +38,6 @@ METRICS: dict[str, Callable[[Counts], Floats]] = {
 # With fewer samples, even a model better on each fails a sign test at 5 %: 2 / 2**5 > 0.05.
 FEWEST = 6
 _POOLED = "pooled_"
-_BUDGET = 4_000_000  # numbers held at once, beside the weights
-
-Weights = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,7 @@ class Difference:
     shown: bool  #: whether there are at least `FEWEST` samples, and the interval excludes 0
     n_samples: int  #: different held-out samples, over all seeds
     n_seeds: int
+    n_groups: int = 0  #: different groups that these are of; 0 if they count one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +64,7 @@ class Predictions:
     truth: Counts  #: (n,) class indices
     guess: Counts
     confidence: Floats | None = None  #: (n,) probability of the predicted class; None if unknown
+    groups: tuple[str, ...] = ()  #: of each sample; empty if there are none
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +76,19 @@ class ImageScores:
     masks: tuple[Path, ...] = ()  #: class indices as PNG files, at the encoder's resolution
     #: (n, K, 3): pixels of each class in the truth, the prediction and both; None if unknown.
     counts: Counts | None = None
+    groups: tuple[str, ...] = ()  #: of each image; empty if there are none
 
 
 Outcome = Predictions | ImageScores
 
 
 def paired_differences(
-    models: Mapping[str, Sequence[Outcome]], metric: str, resamples: int = RESAMPLES, seed: int = 0
+    models: Mapping[str, Sequence[Outcome]], metric: str
 ) -> dict[tuple[str, str], Difference]:
     """Compare each model with each that comes after it on the same held-out samples.
+
+    The interval is a t interval between groups or, without groups, samples. Among few labels there are few that only
+    one model is right about: two more, one for each model, are added for the variance (Bonett and Price 2012).
 
     Raises InputError if samples differ or repeat, or there are none; UnknownName if there is no such metric.
 
@@ -99,30 +100,35 @@ def paired_differences(
     metric : str
         One of `METRICS` for labels; for images the name of a score, whose mean over the images is compared, or
         `pooled_` and that name for the score of all their pixels together.
-    seed : int
-        Equal samples and seeds give equal draws, so that all pairs are compared on the same resamples.
     """
     by_seed = _same_samples(models)
     names = sorted({name for outcomes in by_seed for name in outcomes[0].ids})
     rank = {name: i for i, name in enumerate(names)}
-    drawn = _draws(len(names), resamples, seed)
-
-    sums = {model: np.zeros(1 + resamples) for model in models}
-    seeds = np.zeros(1 + resamples)
+    group: dict[str, str] = {}
+    values = dict.fromkeys(models, 0.0)
+    errors = {model: np.zeros(len(names)) for model in models}
+    worth = np.zeros(len(names))  # of a hit
     for outcomes in by_seed:
-        rows = np.sort([rank[name] for name in outcomes[0].ids])
-        # A draw may miss all samples of a seed: its score is then 0, and it does not count in that draw's mean.
-        seeds += np.append(True, drawn[rows].any(0))
         for model, outcome in zip(models, outcomes, strict=True):
-            order = np.argsort([rank[name] for name in outcome.ids])
-            sums[model] += _scores(outcome, order, metric, drawn, rows)
-    means = {model: total / seeds for model, total in sums.items()}
+            rows = [rank[name] for name in outcome.ids]
+            value, parts = _scored(outcome, metric)
+            values[model] += value / len(by_seed)
+            errors[model][rows] += parts / len(by_seed)
+            group |= dict(zip(outcome.ids, outcome.groups, strict=False))
+        if isinstance(outcome, Predictions):
+            worth[rows] += stakes(metric, outcome.truth) / len(by_seed)
+    units = units_of([group[name] for name in names], len(names)) if group else None
+    added = 2 * float(np.square(worth).mean())
     found = {}
     for a, b in itertools.combinations(models, 2):
-        gaps = means[a] - means[b]
-        value, low, high = interval(float(gaps[0]), gaps[1:])
-        shown = (low > 0 or high < 0) and len(names) >= FEWEST
-        found[a, b] = Difference(value, low, high, shown, len(names), len(by_seed))
+        parts = by_unit(errors[a] - errors[b], units)
+        n = len(parts)
+        variance = (float(np.square(parts).sum()) + added) * n / max(n - 1, 1)
+        gap = unbounded(values[a] - values[b], variance, n)
+        shown = (gap.low > 0 or gap.high < 0) and len(names) >= FEWEST
+        figures = (gap.value, max(gap.low, -1.0), min(gap.high, 1.0))
+        groups = 0 if units is None else n
+        found[a, b] = Difference(*figures, shown, len(names), len(by_seed), groups)
     return found
 
 
@@ -178,67 +184,24 @@ def _truth(outcome: Outcome) -> dict[str, int]:
     return truth
 
 
-def _scores(
-    outcome: Outcome,
-    order: NDArray[np.int64],
-    metric: str,
-    drawn: Weights,
-    rows: NDArray[np.int64],
-) -> Floats:
-    """Compute the score of all samples once, and of every draw: (1 + resamples,).
-
-    `order` (n,) sorts the outcome's samples as `rows` (n,), which are ascending rows of `drawn`, (N, resamples).
-    """
-    score: Callable[[Weights], Floats]
-    size = 1
-    pooled = metric.removeprefix(_POOLED)
-    if isinstance(outcome, ImageScores) and outcome.counts is not None and pooled != metric:
-        counts = outcome.counts[order].reshape(len(order), -1).astype(np.float64)  # exact to 2**53
-        size, k = counts.shape[1], outcome.counts.shape[1]
-
-        def score(times: Weights) -> Floats:
-            totals = (times.T @ counts).astype(np.int64).reshape(-1, k, 3)
-            scored = np.zeros(len(totals))
-            some = times.any(0)  # a draw without images scores 0
-            scored[some] = segmentation.scores_of_counts(totals[some])[pooled]
-            return scored
-    elif not isinstance(outcome, Predictions):
-        if metric not in outcome.scores:
-            raise UnknownName("score of images", metric, outcome.scores)
-        values = outcome.scores[metric][order]
-
-        def score(times: Weights) -> Floats:
-            return ratio(values @ times, times.sum(0))
-    else:
+def _scored(outcome: Outcome, metric: str) -> tuple[float, Floats]:
+    """Return a score and what each sample contributes to its error, (n,)."""
+    if isinstance(outcome, Predictions):
         if metric not in METRICS:
             raise UnknownName("metric of labels", metric, METRICS)
         k = 1 + int(max(outcome.truth.max(), outcome.guess.max()))
-        size = k * k
-        # Sorted by cell of the confusion matrix, so that each cell is one run of samples.
-        cells = (outcome.truth * k + outcome.guess)[order]
-        by_cell = np.argsort(cells, kind="stable")
-        rows = rows[by_cell]
-        occupied, starts = np.unique(cells[by_cell], return_index=True)
-
-        def score(times: Weights) -> Floats:
-            matrices = np.zeros((times.shape[1], k * k), dtype=np.int64)
-            matrices[:, occupied] = np.add.reduceat(times, starts, axis=0, dtype=np.int32).T
-            return METRICS[metric](matrices.reshape(-1, k, k))
-
-    at_once = max(1, _BUDGET // max(len(rows), size))
-    once = np.ones((len(rows), 1), dtype=np.uint8)
-    slices = (drawn[rows, i : i + at_once] for i in range(0, drawn.shape[1], at_once))
-    return np.concatenate([score(times) for times in itertools.chain([once], slices)])
-
-
-@functools.lru_cache(maxsize=2)
-def _draws(n: int, resamples: int, seed: int) -> Weights:
-    """Draw n of n things with replacement: how often each was drawn, (n, resamples).
-
-    A byte is enough: the probability that one of more than 255 things is drawn more often is below 1 / 255!
-    """
-    random = np.random.default_rng(seed)
-    times = np.empty((resamples, n), dtype=np.uint8)
-    for row in times:
-        row[:] = np.bincount(random.integers(0, n, n), minlength=n)
-    return np.ascontiguousarray(times.T)
+        matrix = confusion(outcome.truth, outcome.guess, k)
+        parts = contributions(metric, outcome.truth, outcome.guess, k)
+        return float(METRICS[metric](matrix)), parts
+    n, pooled = len(outcome.ids), metric.removeprefix(_POOLED)
+    if outcome.counts is not None and pooled != metric:
+        total = outcome.counts.sum(0)
+        value = float(segmentation.scores_of_counts(total)[pooled])
+        if n == 1:
+            return value, np.zeros(1)
+        without = segmentation.scores_of_counts(total - outcome.counts)[pooled]
+        return value, (without.mean() - without) * (n - 1) / n
+    if metric not in outcome.scores:
+        raise UnknownName("score of images", metric, outcome.scores)
+    each = outcome.scores[metric]
+    return float(each.mean()), (each - each.mean()) / n

@@ -1,4 +1,4 @@
-"""Paired differences are antisymmetric, depend on ids alone, and agree with a plain loop over draws."""
+"""Paired differences are antisymmetric, depend on ids alone, and agree with plain code and known intervals."""
 
 import numpy as np
 import pytest
@@ -7,22 +7,23 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from samtl.errors import InputError, UnknownName
-from samtl.metrics import bootstrap, segmentation
-from samtl.metrics.bootstrap import FEWEST, METRICS, Difference, describe
+from samtl.metrics import paired, segmentation
+from samtl.metrics.classification import confusion
+from samtl.metrics.paired import FEWEST, METRICS, Difference, describe
 
 K = 4
 
 
 def paired_difference(a, b, *arguments, **options):
-    return bootstrap.paired_differences({"a": a, "b": b}, *arguments, **options)["a", "b"]
+    return paired.paired_differences({"a": a, "b": b}, *arguments, **options)["a", "b"]
 
 
 def labels(ids, truth, guess):
-    return bootstrap.Predictions(tuple(ids), np.array(truth, int), np.array(guess, int))
+    return paired.Predictions(tuple(ids), np.array(truth, int), np.array(guess, int))
 
 
 def images(ids, values):
-    return bootstrap.ImageScores(tuple(ids), {"iou": np.array(values, float)})
+    return paired.ImageScores(tuple(ids), {"iou": np.array(values, float)})
 
 
 def trials(seed=0, n=60, seeds=3, held_out=25, right=0.7):
@@ -50,7 +51,7 @@ def count_pixels(seed, seeds=2, n=12):
         matrices = random.integers(0, 50, (n, 3, 3))
         matrices[:3, 1:] = matrices[:3, :, 1:] = 0
         counts = segmentation.class_counts(matrices)
-        found.append(bootstrap.ImageScores(tuple(map(str, range(s, s + n))), {}, (), counts))
+        found.append(paired.ImageScores(tuple(map(str, range(s, s + n))), {}, (), counts))
     return found
 
 
@@ -67,20 +68,21 @@ def shuffled(outcome, seed):
 @given(st.integers(0, 1000), st.integers(0, 1000))
 def test_the_order_of_models_samples_and_seeds_does_not_matter(make, metric, seed, order):
     a, b = make(seed), make(seed + 1)
-    expected = paired_difference(a, b, metric, resamples=50)
+    expected = paired_difference(a, b, metric)
     figures = pytest.approx((expected.value, expected.low, expected.high), abs=1e-12)
     assert expected.low <= expected.value <= expected.high
-    back = paired_difference(b, a, metric, resamples=50)
+    back = paired_difference(b, a, metric)
     assert (-back.value, -back.high, -back.low) == figures
     assert expected.shown == back.shown
     a_mixed, b_mixed = ([shuffled(x, order + i) for x in some] for i, some in enumerate((a, b)))
-    assert paired_difference(a_mixed, b_mixed, metric, 50) == expected
-    turned = paired_difference(a[::-1], b[::-1], metric, 50)
+    mixed = paired_difference(a_mixed, b_mixed, metric)
+    assert (mixed.value, mixed.low, mixed.high) == figures
+    turned = paired_difference(a[::-1], b[::-1], metric)
     assert (turned.value, turned.low, turned.high) == figures
 
 
-def by_hand(outcomes, metric, times):
-    """Score as if every sample stood as often in its seed's list as it was drawn."""
+def by_hand(outcomes, metric):
+    """The mean over seeds by scikit-learn or plain code."""
     scored = {
         "accuracy": lambda truth, guess: (truth == guess).mean(),
         "balanced_accuracy": balanced_accuracy_score,
@@ -88,18 +90,14 @@ def by_hand(outcomes, metric, times):
     }
     scores = []
     for outcome in outcomes:
-        often = [times[name] for name in outcome.ids]
-        if sum(often) and metric == "pooled_iou":
-            true, guess, both = np.repeat(outcome.counts, often, axis=0).sum(0)[1:].T
+        if metric == "pooled_iou":
+            true, guess, both = outcome.counts.sum(0)[1:].T
             union = true + guess - both
             scores.append((both / np.maximum(union, 1)).sum() / max((union > 0).sum(), 1))
-            if not union.any():
-                scores[-1] = 1.0
-        elif sum(often) and metric == "iou":
-            scores.append(np.repeat(outcome.scores["iou"], often).mean())
-        elif sum(often):
-            truth, guess = np.repeat(outcome.truth, often), np.repeat(outcome.guess, often)
-            scores.append(scored[metric](truth, guess))
+        elif metric == "iou":
+            scores.append(outcome.scores["iou"].mean())
+        else:
+            scores.append(scored[metric](outcome.truth, outcome.guess))
     return np.mean(scores)
 
 
@@ -110,19 +108,68 @@ def by_hand(outcomes, metric, times):
         *((metric, trials) for metric in METRICS),
         ("iou", score_images),
         ("pooled_iou", count_pixels),
-        ("accuracy", lambda seed: trials(seed, held_out=2)),  # draws miss some seeds altogether
+        ("accuracy", lambda seed: trials(seed, held_out=2)),
     ],
 )
-def test_a_loop_over_draws_finds_the_same(metric, make):
+def test_the_difference_is_that_of_the_means_over_seeds(metric, make):
     a, b = make(1), make(2)
-    found = paired_difference(a, b, metric, resamples=50, seed=7)
+    expected = by_hand(a, metric) - by_hand(b, metric)
+    assert paired_difference(a, b, metric).value == pytest.approx(expected)
+
+
+def drawn(outcomes, metric, times):
+    """Score each sample as often as it was drawn."""
+    scores = []
+    for outcome in outcomes:
+        rows = np.repeat(np.arange(len(outcome.ids)), [times[name] for name in outcome.ids])
+        if metric in METRICS:
+            matrix = confusion(outcome.truth[rows], outcome.guess[rows], K)
+            scores.append(METRICS[metric](matrix))
+        elif metric == "iou":
+            scores.append(outcome.scores["iou"][rows].mean())
+        else:
+            scores.append(segmentation.scores_of_counts(outcome.counts[rows].sum(0))["iou"])
+    return np.mean(scores)
+
+
+@pytest.mark.parametrize(
+    ("metric", "make"),
+    [
+        *((metric, lambda seed: trials(seed, 120, 2, 80)) for metric in METRICS),
+        ("iou", lambda seed: score_images(seed, n=60)),
+        ("pooled_iou", lambda seed: count_pixels(seed, n=60)),
+    ],
+)
+def test_intervals_are_as_wide_as_a_bootstrap_finds(metric, make):
+    a, b = make(1), make(2)
     names = sorted({name for outcome in a for name in outcome.ids})
-    gaps = []
-    for column in [np.ones(len(names), int), *bootstrap._draws(len(names), 50, 7).T]:
-        times = dict(zip(names, column.tolist(), strict=True))
-        gaps.append(by_hand(a, metric, times) - by_hand(b, metric, times))
-    low, high = np.quantile(gaps[1:], [0.025, 0.975])
-    assert (found.value, found.low, found.high) == pytest.approx((gaps[0], low, high))
+    random, gaps = np.random.default_rng(0), []
+    for _ in range(1000):
+        often = np.bincount(random.integers(0, len(names), len(names)), minlength=len(names))
+        times = dict(zip(names, often.tolist(), strict=True))
+        gaps.append(drawn(a, metric, times) - drawn(b, metric, times))
+    found = paired_difference(a, b, metric)
+    assert found.high - found.low == pytest.approx(2 * 1.98 * np.std(gaps), rel=0.2)
+
+
+def test_few_pairs_that_differ_do_not_make_two_models_equal():
+    same = [labels(map(str, range(50)), [0, 1] * 25, [0, 1] * 25)]
+    found = paired_difference(same, same, "accuracy")
+    assert (found.value, found.shown) == (0, False)
+    assert -0.08 < found.low < -0.04
+    assert found.high == -found.low
+
+
+def test_images_of_one_group_count_as_alike():
+    ids, gains = tuple(map(str, range(18))), np.repeat([0.1, 0.3], 9)
+    groups = tuple("ab"[i // 9] for i in range(18))
+    alone = [paired.ImageScores(ids, {"iou": 0.5 + part * gains}) for part in (1, 0)]
+    both = [paired.ImageScores(ids, one.scores, groups=groups) for one in alone]
+    found = paired_difference([alone[0]], [alone[1]], "iou")
+    assert (found.shown, found.n_groups) == (True, 0)
+    grouped = paired_difference([both[0]], [both[1]], "iou")
+    assert grouped.value == found.value
+    assert (grouped.shown, grouped.n_groups, grouped.n_samples) == (False, 2, 18)
 
 
 def test_a_handful_of_samples_shows_nothing():

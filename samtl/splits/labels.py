@@ -1,0 +1,78 @@
+"""Labels of samples as arrays: class indices, sets of classes, or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Of a class index if there is none, and of every class of a sample whose set of classes is not known.
+NO_LABEL = -1
+
+
+def label_array(task: str, labels: Sequence[Any], n_classes: int) -> NDArray[Any]:
+    """Convert the labels of a dataset to an array.
+
+    Parameters
+    ----------
+    task : str
+        `multilabel`: tuples of class indices, None if not known, to (N, K) int8, 1 for classes that apply, 0 for others
+        and -1 if not known. `regression`: numbers, NaN or None if not known, to (N,) float64. Else class indices,
+        -1 if not known, to (N,) int64.
+    labels : sequence
+    n_classes : int
+        K.
+    """
+    if task == "multilabel":
+        found = np.full((len(labels), n_classes), NO_LABEL, np.int8)
+        for row, classes in zip(found, labels, strict=True):
+            if classes is not None:
+                row[:] = 0
+                row[list(classes)] = 1
+        return found
+    return np.array(labels, np.float64 if task == "regression" else np.int64)
+
+
+def known(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Mark the samples that have a label in an array that `label_array` made."""
+    floats = labels.dtype.kind == "f"
+    found: NDArray[np.bool_] = np.isfinite(labels) if floats else labels >= 0
+    return found if labels.ndim == 1 else np.asarray(found.all(axis=1))
+
+
+def label_values(labels: NDArray[Any]) -> list[Any]:
+    """Return labels as JSON values: class indices, lists of 0 and 1 for each class, or numbers; None for NaN."""
+    return [None if label != label else label for label in labels.tolist()]
+
+
+def label_texts(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:
+    """Write labels as text: the class, or several with `;` between them, or the number; "" if there is none."""
+    if labels.dtype.kind == "f":
+        return ["" if label != label else f"{label!r}" for label in labels.tolist()]
+    if labels.ndim == 1:
+        return [(*classes, "")[label] for label in labels.tolist()]
+    names = np.array(classes, dtype=object)
+    return [";".join(names[row > 0]) for row in labels]
+
+
+def class_counts(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, int]:
+    """Count the samples of each class; nothing if labels are numbers."""
+    if labels.dtype.kind == "f":
+        return {}
+    of = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
+    return dict(zip(classes, of.sum(axis=0).tolist(), strict=True))
+
+
+def strata_of(labels: NDArray[Any], fewest: int = 3) -> NDArray[np.int64]:
+    """Assign each sample of (N, K) sets of classes to its rarest class, for splits that keep rare classes in all parts.
+
+    Classes that would have less than `fewest` samples, one for each part, share a stratum with samples without any.
+    """
+    counts = (labels > 0).sum(axis=0)
+    strata: NDArray[np.int64] = np.where(labels > 0, counts, len(labels) + 1).argmin(axis=1)
+    strata[~(labels > 0).any(axis=1)] = labels.shape[1]
+    sizes = np.bincount(strata, minlength=labels.shape[1] + 1)
+    strata[sizes[strata] < fewest] = labels.shape[1]
+    return strata
