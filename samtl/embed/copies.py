@@ -22,7 +22,7 @@ class Copies:
     relabelled: int  #: of the copies, those that have another label
 
 
-def count_copies(labels: Sequence[int], images: Sequence[str]) -> Copies:
+def count_copies(labels: Sequence[object], images: Sequence[str]) -> Copies:
     """Count copies, given the label and the sha256 of each image, "" if it is not known."""
     first: dict[str, int] = {}
     known = [(label, image) for label, image in zip(labels, images, strict=True) if image]
