@@ -19,6 +19,7 @@ from .options import Outcome, Verbs, verb
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _WHAT = {
     "encoder": "The encoder beside segment_anything as shipped and beside transformers, and how exact it is.",
+    "coverage": "How often 95 % intervals cover the truth, beside those of a plain bootstrap.",
     "embed": "A whole encoder pass for several choices of tiers, beside the encoder alone.",
     "images": "How fast images are decoded, beside plain Pillow.",
     "heads": "How fast heads train, beside plain layers, and whether they wait for the store.",
@@ -75,7 +76,7 @@ def _command(name: str) -> Callable[..., None]:
         return content, 0
 
     command.__doc__ = _WHAT[name]
-    skip = ("choices",) if name == "sweep" else ("choices", "cases")
+    skip = ("choices",) if name in ("coverage", "sweep") else ("choices", "cases")
     return verb(f"benchmarks.{name}:bench_{name}", rename=_RENAME, skip=skip)(command)
 
 

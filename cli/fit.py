@@ -76,7 +76,7 @@ def draw(result: samtl.FitResult) -> None:
         render.say(f"floor: {result.floor_model}", "dim")
     memory = render.size(result.peak_memory)
     took = f"{render.duration(result.seconds['total'])}, peak memory {memory}"
-    support = zip(result.classes, result.per_class.support, strict=True)
+    support = zip(result.classes, result.per_class.support, strict=False)  # none of numbers
     absent = ", ".join(name for name, count in support if not count)
     left_out = ", ".join(f"{n} {what}" for what, n in result.left_out_because.items() if n)
     warnings = {
@@ -101,6 +101,9 @@ def draw(result: samtl.FitResult) -> None:
             render.say(text, "yellow")
     render.warn_untrained(result.weights, result.untrained, "SAM" if result.store else result.name)
     render.say(f"run: {result.path}")
+
+
+_MEANS = {"segmentation": "mean share of pixels", "regression": "mean"}
 
 
 @verb("samtl.experiment.predict:predict", skip=("from_store",))
@@ -129,9 +132,10 @@ def predict(
 
 
 def _draw_predictions(result: samtl.PredictResult) -> None:
-    share = "mean share of pixels" if result.task == "segmentation" else "mean probability"
-    rows = [(name, str(n), f"{result.means[name]:.1%}") for name, n in result.counts.items()]
-    render.grid(("class", "images", share), rows, right=(1, 2))
+    mean = _MEANS.get(result.task, "mean probability")
+    form = "{:.6g}" if result.task == "regression" else "{:.1%}"
+    rows = [(name, str(n), form.format(result.means[name])) for name, n in result.counts.items()]
+    render.grid(("class", "images", mean), rows, right=(1, 2))
     took = render.duration(result.seconds)
     render.say(f"{result.rows} images of {result.source} by {result.name} in {took}", "dim")
     render.listed(result.skipped, f"{len(result.skipped)} more images were skipped:")

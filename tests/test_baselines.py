@@ -46,8 +46,14 @@ def make(name, **parameters):
     return registry.load("baselines", name).Baseline(**{**SMALL.get(name, {}), **parameters})
 
 
+TOYS = {
+    "classification": toys.stripes, "multilabel": toys.several, "regression": toys.numbers,
+    "segmentation": toys.blobs,
+}  # fmt: skip
+
+
 def toy(task, **parameters):
-    return toys.stripes(**parameters) if task == "classification" else toys.blobs(**parameters)
+    return TOYS[task](**parameters)
 
 
 def parts(dataset):
@@ -82,7 +88,11 @@ def test_it_learns_what_can_be_told_apart(fitted):
     assert baseline.weights == ("untrained (random:0)" if name == "vgg19" else "")
     rows = parts(dataset)[2]
     found = predicted(baseline, dataset, rows)
-    if task == "classification":
+    if task == "regression":
+        hits = abs(np.concatenate(found)[:, 0] - dataset.truth[rows]) < 2
+    elif task == "multilabel":
+        hits = (np.concatenate(found) >= 0.5) == dataset.truth[rows]
+    elif task == "classification":
         chances = np.concatenate(found)
         assert chances.shape == (len(rows), 3)
         assert chances.dtype == np.float64
@@ -119,8 +129,9 @@ def test_a_saved_one_predicts_the_same(fitted, tmp_path):
 def test_another_dataset_is_refused(fitted):
     name, task, _, baseline = fitted
     other = toy("segmentation" if task == "classification" else "classification")
-    for wrong in (toy(task, classes=4), other):
-        with pytest.raises(InputError, match=f"was fitted for {task} into 3 classes"):
+    more = () if task == "regression" else (toy(task, classes=4),)
+    for wrong in (*more, other):
+        with pytest.raises(InputError, match=f"was fitted for {task} into"):
             baseline.predict_all(wrong, [0])
     if len(baseline.tasks) == 1:
         with pytest.raises(InputError, match=f"{name} is for {task}, not {other.task}"):

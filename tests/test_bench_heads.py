@@ -12,7 +12,7 @@ def test_every_head_on_grids_is_measured_on_each_of_its_tasks():
         (name, task)
         for name in registry.names("heads")
         for task, tier in registry.load("heads", name).Head.tiers.items()
-        if tier != "pooled"
+        if tier != "pooled" and task != "multilabel"  # whose networks are those of classification
     }
     assert measured == expected
 

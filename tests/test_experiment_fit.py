@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from stubs import embedded, holdout
-from toys import blobs, stripes
+from toys import blobs, numbers, several, stripes
 
 from samtl import registry, splits
 from samtl._io import digest
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ("Crop", "Forest", "River")
 FAST = {"hidden": (16,), "epochs": 6, "lr": 5e-3}
 CONV = {"width": 16, "epochs": 12, "lr": 1e-2}
-OF = {"logreg": {}, "mlp": FAST, "conv": CONV, "vit": {"width": 64, "epochs": 12}}
+OF = {"logreg": {}, "ridge": {}, "mlp": FAST, "conv": CONV, "vit": {"width": 64, "epochs": 12}}
 STANDARD = {"scaling": "standard"}
 
 
@@ -349,6 +349,8 @@ def stores(tmp_path_factory):
     masked.read_mask.content["005.png"][:] = IGNORE
     return {
         "classification": embedded(folder, stripes(60), 64, ("pooled", "grid")),
+        "multilabel": embedded(folder, several(60), 64, ("pooled", "grid")),
+        "regression": embedded(folder, numbers(60), 64, ("pooled",)),
         "segmentation": embedded(folder, masked, 64, ("dense",)),
     }
 
@@ -377,7 +379,7 @@ def test_held_out_rows_are_not_read_before_the_score(head, task, streamed, store
     if streamed:
         monkeypatch.setattr(feed, "HELD_BYTES", 0)
     store = Guarded(open_store(stores[task]).state)
-    split = holdout(store, 0.25)
+    split = splits.holdout(store.samples(store.tiers[0]), 0.25)
     store.forbidden = store.held_out = frozenset(split.test.tolist())
     with pytest.raises(AssertionError, match="is held out"):  # the guard would bark
         store.read("image_stats", split.test)
@@ -386,7 +388,7 @@ def test_held_out_rows_are_not_read_before_the_score(head, task, streamed, store
         if event == Stage("score"):
             store.forbidden = frozenset()
 
-    small = {} if head == "logreg" else {"epochs": 1}
+    small = {} if head in ("logreg", "ridge") else {"epochs": 1}
     run = fit_head(store, head, 0.25, params=OF[head] | small, on_event=release)
     np.testing.assert_array_equal(held_out(run, store), split.test)
     assert store.late >= len(split.test)

@@ -56,9 +56,15 @@ def problem(name, task, n=32, k=3, seed=0):
         cells = targets.reshape(n, 4, 4, 4, 4).transpose(0, 2, 4, 1, 3).reshape(n, 16, 4, 4)
         inputs = np.concatenate([cells == c for c in range(1, k)], axis=1).astype(np.float64)
     else:
-        targets = np.arange(n) % k
         centres = np.random.default_rng(7).normal(size=(k, 8)) * 3
+        targets = np.arange(n) % k
         inputs = centres[targets]
+        if task == "multilabel":
+            targets = (np.arange(n)[:, None] // 2 ** np.arange(k)) % 2
+            inputs = targets @ centres
+        if task == "regression":
+            targets = random.normal(50, 20, n)
+            inputs = np.outer((targets - 50) / 20, centres[0])
         if not pooled(name):
             inputs = np.repeat(inputs, 16, axis=1).reshape(n, 8, 4, 4)
     inputs = inputs + random.normal(0, 0.1 if task == "segmentation" else 0.5, inputs.shape)
@@ -68,10 +74,20 @@ def problem(name, task, n=32, k=3, seed=0):
 def fit(head, task, training, validation=None, on_event=None):
     validation = validation or training
     if isinstance(head, PooledHead):
-        return head.fit(*training, validation=validation, on_event=on_event)
+        return head.fit(*training, validation=validation, on_event=on_event, task=task)
     sources = [InMemory(*map(torch.from_numpy, part)) for part in (training, validation)]
-    about = {"task": task, "n_classes": int(training[1].max()) + 1, "shape": training[0].shape[1:]}
+    classes = training[1].shape[1] if task == "multilabel" else int(training[1].max()) + 1
+    about = {"task": task, "n_classes": classes, "shape": training[0].shape[1:]}
     return head.fit(*sources, **about, on_event=on_event)
+
+
+def right(said, targets, task):
+    """The share of what is right, or as good as that."""
+    if task == "multilabel":
+        return ((said >= 0.5) == targets).mean()
+    if task == "regression":
+        return (abs(said[:, 0] - targets) < 10).mean()
+    return (said.argmax(1) == targets).mean()
 
 
 def copied(head):
@@ -88,26 +104,35 @@ def differing(one, other):
 def fitted(request):
     """Give (name, task, head), trained on three classes."""
     name, task = request.param
-    head = fit(made(name), task, problem(name, task), problem(name, task, seed=1))
+    longer = {"epochs": 100} if (name, task) == ("mlp", "multilabel") else {}
+    head = fit(made(name, **longer), task, problem(name, task), problem(name, task, seed=1))
     return name, task, head
 
 
 def test_learns_a_separable_problem(fitted):
     name, task, head = fitted
     inputs, targets = problem(name, task, n=40, seed=2)
-    chances = head.predict_proba(inputs)
-    assert (chances.argmax(1) == targets).mean() > 0.99
+    chances = head.outputs(inputs)
+    assert right(chances, targets, task) > 0.99
     assert chances.dtype == np.float64
-    assert chances.shape == (40, 3, *targets.shape[1:])
-    assert (chances >= 0).all()
-    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-12)
+    classes = 1 if task == "regression" else 3
+    assert chances.shape == (40, classes, *(targets.shape[1:] if task == "segmentation" else ()))
+    if task in ("classification", "segmentation"):
+        np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-12)
+    if task != "regression":
+        assert ((chances >= 0) & (chances <= 1)).all()
+        np.testing.assert_array_equal(head.predict_proba(inputs), chances)
+    if task in ("multilabel", "regression") and pooled(name):
+        said = head.predict(inputs)
+        assert said.shape == targets.shape
     # They do not hang on the rows beside.
-    alone = np.concatenate([head.predict_proba(inputs[i : i + 1]) for i in range(40)])
-    np.testing.assert_allclose(alone, chances, atol=1e-5)
+    alone = np.concatenate([head.outputs(inputs[i : i + 1]) for i in range(40)])
+    np.testing.assert_allclose(alone, chances, atol=1e-4 if task == "regression" else 1e-5)
 
 
 OVERFIT = {
     "logreg": {"C": 1e3},
+    "ridge": {"alpha": 1e-6},
     "mlp": {"epochs": 100, "dropout": 0.0, "lr": 1e-2, "patience": 100},
     "conv": {"epochs": 60, "weight_decay": 0.0, "patience": 60},
     "vit": {"epochs": 120, "lr": 5e-3, "weight_decay": 0.0, "patience": 120},
@@ -121,7 +146,7 @@ def test_overfits_one_batch(name, task):
     inputs, targets = problem(name, task, n=n)
     batch = inputs, np.roll(targets, 3, axis=0)[np.random.default_rng(0).permutation(n)]
     head = fit(made(name, **OVERFIT.get(name, {})), task, batch)
-    assert (head.predict_proba(batch[0]).argmax(1) == batch[1]).mean() > 0.99
+    assert right(head.outputs(batch[0]), batch[1], task) > 0.99
 
 
 @every_head
@@ -133,7 +158,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_caller_set(name, task
         head = fit(brief(name, 2, random_state=seed), task, training)
         assert torch.equal(torch.get_rng_state(), state)
         torch.rand(3)  # what a caller draws in between does not matter
-        return head, head.predict_proba(training[0])
+        return head, head.outputs(training[0])
 
     one, chances = train(4)
     others = [train(4)]
@@ -162,9 +187,10 @@ def test_a_saved_head_predicts_the_same_to_the_bit(fitted, tmp_path):
     again = load(tmp_path)
     assert (type(again), again.task_, again.shape_) == (type(head), task, inputs.shape[1:])
     assert again.get_params() == head.get_params()
-    assert again.classes_.tolist() == head.classes_.tolist() == [0, 1, 2]
+    classes = [0] if task == "regression" else [0, 1, 2]
+    assert again.classes_.tolist() == head.classes_.tolist() == classes
     assert all(getattr(again, fact) == getattr(head, fact) for fact in head.facts)
-    np.testing.assert_array_equal(again.predict_proba(inputs), head.predict_proba(inputs))
+    np.testing.assert_array_equal(again.outputs(inputs), head.outputs(inputs))
     assert not differing(again.tensors(), before)
     assert head.layout() == {role: (str(a.dtype), a.shape) for role, a in before.items()}
     (tmp_path / "twice").mkdir()
@@ -182,7 +208,7 @@ def test_another_process_predicts_the_same(tmp_path):
             head = fit(brief(name, 1), task, (inputs, targets))
             save(head, tmp_path)
             found = pool.submit(workers.predicted, tmp_path, inputs).result()
-            np.testing.assert_array_equal(found, head.predict_proba(inputs))
+            np.testing.assert_array_equal(found, head.outputs(inputs))
 
 
 def test_wrong_shapes_are_refused(fitted):
@@ -196,7 +222,7 @@ def test_wrong_shapes_are_refused(fitted):
         wrong += [inputs[:, :, :2], inputs[:, 0], inputs[0]]
     for array in wrong:
         with pytest.raises(expected[0], match=expected[1]):
-            head.predict_proba(array)
+            head.outputs(array)
     with pytest.raises((InputError, ValueError), match="features"):
         fit(made(name), task, (inputs, targets), (inputs[:, :-1], targets))
     if not pooled(name):
@@ -215,7 +241,8 @@ def test_curves_say_what_was_seen(name, task):
     head = fit(brief(name, 4), task, training, validation, seen.append)
     for column, values in head.curves_.items():
         assert [getattr(event, column) for event in seen] == values
-    assert all(0 <= value <= 1 for value in head.curves_["validation_accuracy"])
+    known = 0 if task == "regression" else len(seen)  # numbers have no accuracy
+    assert sum(0 <= value <= 1 for value in head.curves_["validation_accuracy"]) == known
     if name in SMALL:
         assert isinstance(seen[0], Epoch)
         assert head.n_iter_ == len(seen) == 4
@@ -227,7 +254,15 @@ def test_curves_say_what_was_seen(name, task):
 @every_head
 def test_a_parameter_out_of_its_range_is_refused(name, task):
     wrong = {"epochs": 0, "batch_size": 1.5, "patience": 0, "lr": 0, "weight_decay": -1}
-    wrong |= {"dropout": 1, "width": 6, "depth": 0, "hidden": (0,), "C": 0, "scaling": "odd"}
+    wrong |= {
+        "dropout": 1,
+        "width": 6,
+        "depth": 0,
+        "hidden": (0,),
+        "C": 0,
+        "scaling": "odd",
+        "alpha": 0,
+    }
     tried = [key for key in wrong if key in made(name).get_params()]
     assert tried
     for key in tried:
@@ -256,7 +291,7 @@ def test_a_constant_input_says_nothing_whatever_it_holds_later(name, task):
     moved = inputs.copy()
     moved[:, 0] = 1e30
     head = fit(brief(name, 2), task, (inputs, targets))
-    np.testing.assert_array_equal(head.predict_proba(moved), head.predict_proba(inputs))
+    np.testing.assert_array_equal(head.outputs(moved), head.outputs(inputs))
 
 
 def test_statistics_need_only_the_first_rows(monkeypatch):
@@ -315,7 +350,9 @@ def test_training_starts_once_from_the_weights_of_another_and_is_shorter(name, t
     # A rate of next to nothing leaves the weights.
     changed = differing(copied(warm(1, lr=1e-30, weight_decay=0.0, random_state=7)), before)
     assert changed
-    assert all(role.endswith(("mean", "factor")) for role in changed)  # of the samples at hand
+    assert all(
+        role.endswith(("mean", "factor", "scale")) for role in changed
+    )  # of the samples at hand
     head = warm(4)
     # To its end: the weights get worse before they get better.
     assert (head.recipe_.epochs, head.recipe_.patience) == (1, 1)

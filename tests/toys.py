@@ -1,6 +1,7 @@
 """Small datasets of images that can be told apart: for what learns from pixels."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -46,6 +47,19 @@ def stripes(n=60, classes=3, shapes=SHAPES):
     labels = tuple(i % classes for i in range(n))
     names = tuple(f"class{i}" for i in range(classes))
     return Dataset("stripes", names, tuple(files), labels, Reads(files))
+
+
+def several(n=60, classes=3, shapes=SHAPES):
+    """The images of `stripes`, with one or two classes for each colour."""
+    sets = ((0,), (0, 1), (2,), (1, 3))
+    labels = tuple(sets[i % classes] for i in range(n))
+    return replace(stripes(n, classes, shapes), name="several", labels=labels)
+
+
+def numbers(n=60, classes=3, shapes=SHAPES):
+    """The images of `stripes`, with a number for each colour."""
+    labels = tuple((10.0, 20.0, 40.0, 80.0)[i % classes] for i in range(n))
+    return replace(stripes(n, classes, shapes), name="numbers", classes=("level",), labels=labels)
 
 
 def blobs(n=24, classes=3, shapes=SHAPES, noise=10.0):

@@ -38,7 +38,7 @@ def predicted(folder, inputs):
     """What a saved head says of these features."""
     from samtl.heads.io import load
 
-    return load(folder).predict_proba(inputs)
+    return load(folder).outputs(inputs)
 
 
 def prepare(data, image_size, seconds):

@@ -18,8 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 from samtl.baselines.pixels import Rows
 from samtl.datasets import Dataset
 from samtl.errors import InputError
-from samtl.heads import logreg
-from samtl.heads.base import Features, Model, OnEvent, numbered
+from samtl.heads import logreg, ridge
+from samtl.heads.base import Features, Model, OnEvent, PooledHead, numbered
+
+#: The head that each task's floor is fitted with.
+LINEAR: dict[str, type[logreg.Head] | type[ridge.Head]] = {
+    "classification": logreg.Head, "multilabel": logreg.Head, "regression": ridge.Head
+}  # fmt: skip
 
 Predictions = dict[str, NDArray[Any]]
 
@@ -44,7 +49,7 @@ class PixelBaseline(Model):
             raise InputError(
                 f"the baseline {self.name} is for {' or '.join(self.tasks)}, not {task}"
             )
-        self.task_, self.classes_ = task, numbered(classes)
+        self.task_, self.classes_ = task, numbered(classes, task)
 
     def fit(
         self,
@@ -104,7 +109,8 @@ class PixelBaseline(Model):
         -------
         iterator of dict
             By name, the baseline's own predictions, then those of its companions. Classification: blocks of (b, K)
-            float64 probabilities, rows summing to 1. Segmentation: for each image a class map, (h, w) uint8 with (h, w)
+            float64 probabilities, rows summing to 1. Multilabel: the same without the sum; regression: (b, 1)
+            numbers. Segmentation: for each image a class map, (h, w) uint8 with (h, w)
             from `samtl.images.transforms.resized_shape`.
         """
         check_is_fitted(self, "classes_")
@@ -136,18 +142,18 @@ class PixelBaseline(Model):
         """Make the predictions of `predict_all`."""
 
 
-def fit_logreg(
+def fit_linear(
     dataset: Dataset, train: Rows, held: Rows, features: Features, seed: int, on_event: OnEvent
-) -> logreg.Head:
-    """Fit the head `logreg` to (n, F) features of the images `train` and `held`, in that order."""
-    labels, n = np.array(dataset.labels, dtype=np.int64), len(train)
+) -> PooledHead:
+    """Fit the task's linear head to (n, F) features of the images `train` and `held`, in that order."""
+    labels, n = dataset.truth, len(train)
     validation = (features[n:], labels[held]) if len(held) else None
-    head = logreg.Head(random_state=seed)
-    return head.fit(features[:n], labels[train], validation, on_event)
+    head = LINEAR[dataset.task](random_state=seed)
+    return head.fit(features[:n], labels[train], validation, on_event, dataset.task)
 
 
-def blank_logreg(classes: NDArray[Any], n_features: int) -> logreg.Head:
-    """Make a head `logreg` that can be asked for its `layout()`, or restored."""
-    head = logreg.Head()
-    head.adopt("classification", classes.tolist(), (n_features,))
+def blank_linear(task: str, classes: NDArray[Any], n_features: int) -> PooledHead:
+    """Make a task's linear head that can be asked for its `layout()`, or restored."""
+    head = LINEAR[task]()
+    head.adopt(task, classes.tolist(), (n_features,))
     return head

@@ -9,6 +9,7 @@ from torch import nn
 
 from samtl.baselines.networks import NetworkBaseline, convolution
 from samtl.heads.base import check_ranges
+from samtl.heads.layers import Dropout
 
 
 @dataclass(eq=False, repr=False)
@@ -56,6 +57,6 @@ class Baseline(NetworkBaseline):
             convolution(128, 256),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Dropout(self.dropout),
+            Dropout(self.dropout),
             nn.Linear(256, n_classes),
         )

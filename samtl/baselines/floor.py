@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from samtl._runtime import prefetch
-from samtl.baselines.base import PixelBaseline, Predictions, blank_logreg, fit_logreg
+from samtl.baselines.base import PixelBaseline, Predictions, blank_linear, fit_linear
 from samtl.baselines.pixels import Pixel, Rows, read_image, read_mask
 from samtl.datasets import Dataset
 from samtl.heads.base import (
@@ -37,7 +37,8 @@ class Baseline(PixelBaseline):
     """A model that is not better than this one has learnt nothing but colours.
 
     Classification: mean, deviation, minimum and maximum of each channel (`samtl.images.codecs.statistics`), classified
-    by the head `logreg` and, as its companion `knn`, by the nearest neighbours of the standardised statistics.
+    by the head `logreg` and, as its companion `knn`, by the nearest neighbours of the standardised statistics. If
+    several classes may apply it is the same; numbers are predicted by the head `ridge`, and by the neighbours' mean.
 
     Segmentation: `mean-colour` assigns each pixel to the class with the nearest mean colour, after whitening by the
     classes' common covariance; this is linear discriminant analysis without class frequencies. Its companion predicts
@@ -56,7 +57,7 @@ class Baseline(PixelBaseline):
     neighbours: int = 5
     random_state: Any = 0
 
-    tasks = ("classification", "segmentation")
+    tasks = ("classification", "multilabel", "regression", "segmentation")
     facts = ("task_", "n_images_")
 
     def _check(self) -> None:
@@ -70,18 +71,17 @@ class Baseline(PixelBaseline):
             self._tensors = _colours(dataset, rows)
             return
         self._features = np.concatenate(list(_described(dataset, rows)))
-        self._codes = np.array(dataset.labels, dtype=np.int64)[rows]
-        self._head = fit_logreg(dataset, train, held, self._features, seed, on_event)
+        self._codes = dataset.truth[rows]
+        self._head = fit_linear(dataset, train, held, self._features, seed, on_event)
         self._find_neighbours()
         self.curves_ = self._head.curves_
 
     def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:
-        if self.task_ == "classification":
+        if self.task_ != "segmentation":
+            linear = type(self._head).__module__.rpartition(".")[2]
             for features in _described(dataset, rows):
-                yield {
-                    "logreg": self._head.predict_proba(features),
-                    "knn": self._knn.predict_proba(scaled(features, *self._scaling)),
-                }
+                near = scaled(features, *self._scaling)
+                yield {linear: self._head.outputs(features), "knn": self._neighbours(near)}
             return
         coef, intercept = _discriminant(**self._tensors)
         most = int(self._tensors["counts"].argmax())
@@ -104,14 +104,17 @@ class Baseline(PixelBaseline):
                 "means": ("float64", (k, 3)),
                 "covariance": ("float64", (3, 3)),
             }
-        own = {"features": ("float32", (n, f)), "codes": ("int64", (n,))}
-        return {**blank_logreg(self.classes_, f).layout(), **own}
+        dtype, shape = {"multilabel": ("int8", (n, k)), "regression": ("float64", (n,))}.get(
+            self.task_, ("int64", (n,))
+        )
+        own = {"features": ("float32", (n, f)), "codes": (dtype, shape)}
+        return {**blank_linear(self.task_, self.classes_, f).layout(), **own}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         if self.task_ == "segmentation":
             self._tensors = dict(tensors)
             return
-        self._head = blank_logreg(self.classes_, len(STATISTICS))
+        self._head = blank_linear(self.task_, self.classes_, len(STATISTICS))
         self._head.restore(tensors)
         self._features, self._codes = tensors["features"], tensors["codes"]
         self._find_neighbours()
@@ -119,8 +122,14 @@ class Baseline(PixelBaseline):
     def _find_neighbours(self) -> None:
         mean, deviation = moments(self._features)
         self._scaling = mean, reciprocal(deviation)
-        self._knn = KNeighborsClassifier(min(self.neighbours, len(self._codes)))
-        self._knn.fit(scaled(self._features, *self._scaling), self._codes)
+        votes = self.task_ == "classification"
+        kind = KNeighborsClassifier if votes else KNeighborsRegressor
+        knn = kind(min(self.neighbours, len(self._codes)))
+        knn.fit(scaled(self._features, *self._scaling), self._codes)
+        self._knn = knn.predict_proba if votes else knn.predict
+
+    def _neighbours(self, features: Features) -> Floats:
+        return np.reshape(self._knn(features), (len(features), -1)).astype(np.float64)
 
 
 def _described(dataset: Dataset, rows: Rows) -> Iterator[Features]:

@@ -18,8 +18,8 @@ from samtl.baselines.base import (
     REDUCTION,
     PixelBaseline,
     Predictions,
-    blank_logreg,
-    fit_logreg,
+    blank_linear,
+    fit_linear,
 )
 from samtl.baselines.networks import Normalised
 from samtl.baselines.pixels import Rows, squares
@@ -108,7 +108,7 @@ class Baseline(PixelBaseline):
         self.weights, self.untrained = loaded.description, loaded.untrained
         self.weights_sha256 = loaded.sha256
         features = np.concatenate(list(self._features(dataset, np.append(train, held))))
-        self._head = fit_logreg(dataset, train, held, features, seed, on_event)
+        self._head = fit_linear(dataset, train, held, features, seed, on_event)
         self.curves_ = self._head.curves_
 
     def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:
@@ -186,9 +186,9 @@ class Baseline(PixelBaseline):
         return self._head.tensors()
 
     def layout(self) -> Layout:
-        return blank_logreg(self.classes_, N_FEATURES).layout()
+        return blank_linear(self.task_, self.classes_, N_FEATURES).layout()
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        self._head = blank_logreg(self.classes_, N_FEATURES)
+        self._head = blank_linear(self.task_, self.classes_, N_FEATURES)
         self._head.restore(tensors)
         self._model = None

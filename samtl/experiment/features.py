@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from samtl._runtime import prefetch
@@ -23,20 +25,21 @@ from samtl.store.reader import Store
 
 HELD_BYTES = 2**30  # features of training and validation part up to this size are kept
 WINDOW_BYTES = 64 * 2**20  # of features; two windows are in memory at a time
-AT_ONCE = {"classification": 512, "segmentation": 4}  # rows that are predicted at a time
+# Rows that are predicted at a time
+AT_ONCE = {"classification": 512, "multilabel": 512, "regression": 512, "segmentation": 4}
 _CHECKED = 16  # rows that are checked for NaN at a time
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be learnt for some rows: class indices given here, or masks in the store."""
+    """What is to be learnt for some rows: labels given here, or masks in the store."""
 
     store: Store
     array: str
-    labels: Rows | None = None
+    labels: NDArray[Any] | None = None
 
     def read(self, rows: Rows) -> Tensor:
-        """Return (n,) int64 class indices, or (n, 4 side, 4 side) uint8 masks.
+        """Return labels as `samtl.splits.labels.label_array` has them, or (n, 4 side, 4 side) uint8 masks.
 
         Masks are learnt at four times the resolution of the features: the pixel in the middle of each cell.
         """

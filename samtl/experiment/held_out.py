@@ -16,12 +16,30 @@ from samtl._io import digest
 from samtl.errors import writing
 from samtl.experiment import tables
 from samtl.experiment.run import RunFolder, Scores
-from samtl.metrics import classification, segmentation
+from samtl.metrics import classification, multilabel, regression, segmentation
 from samtl.splits import Samples
+from samtl.splits.labels import label_texts
 from samtl.splits.split import Rows
 
 FLOOR = "floor"
-_FLOORS = {"classification": "image statistics", "segmentation": "nearest mean colour"}
+_FLOORS = {
+    **dict.fromkeys(("classification", "multilabel", "regression"), "image statistics"),
+    "segmentation": "nearest mean colour",
+}
+#: How labels and what a model said of them, (n, K), are scored.
+_SCORES: dict[str, Callable[..., Scores]] = {
+    "classification": classification.score,
+    "multilabel": multilabel.score,
+    "regression": regression.score,
+}
+#: How they are counted, for `Run.confusion`.
+_COUNTS: dict[str, Callable[..., Rows]] = {
+    "classification": lambda labels, said: classification.confusion(
+        labels, said.argmax(1), said.shape[1]
+    ),
+    "multilabel": multilabel.counts,
+    "regression": lambda labels, said: np.zeros(0, dtype=np.int64),
+}
 _BESIDE = ("segmentation",)  # tasks whose heads read no pixels, so that their floor is another one
 _COMPANIONS = {"knn": "nearest neighbours", "mean-colour": "nearest mean colour"}
 
@@ -58,13 +76,13 @@ class HeldOut:
     def __post_init__(self) -> None:
         n, k, samples = len(self.rows), len(self.samples.classes), self.samples
         shape, kind = ((n, k), float) if self.true_mask is None else ((n, k, k), int)
-        #: By model: probabilities, (n, K), or the confusion of each image, (n, K, K).
+        #: By model: probabilities, (n, K), numbers, (n, 1), or the confusion of each image, (n, K, K).
         self.answers: dict[str, NDArray[Any]] = defaultdict(lambda: np.zeros(shape, kind))
-        #: By sample id: the class name, or the sha256 of the mask.
+        #: By sample id: the label as text, or the sha256 of the mask.
         self.truth: dict[str, str] = {}
         if self.true_mask is None:
-            named = zip(self.rows, samples.labels[self.rows], strict=True)
-            self.truth = {samples.ids[row]: samples.classes[label] for row, label in named}
+            told = label_texts(samples.labels[self.rows], samples.classes)
+            self.truth = {samples.ids[row]: text for row, text in zip(self.rows, told, strict=True)}
 
     def take(self, found: Iterable[Answers], folder: RunFolder | None = None) -> None:
         """Add all answers, which come in order."""
@@ -101,7 +119,7 @@ class HeldOut:
         score = functools.partial(segmentation.score, groups=self.groups)
         if self.true_mask is None:
             labels = self.samples.labels[self.rows]
-            score = functools.partial(classification.score, labels, groups=self.groups)
+            score = functools.partial(_SCORES[self.samples.task], labels, groups=self.groups)
         return {name: score(said) for name, said in self.answers.items()}
 
     @functools.cached_property
@@ -120,19 +138,19 @@ class HeldOut:
         return digest([samples.task, samples.classes, resolution, sorted(self.truth.items())])
 
     def write(self, folder: RunFolder, lean: bool) -> Rows:
-        """Write the tables of the first model, without probabilities if `lean`, and return its confusion, (K, K)."""
+        """Write the tables of the first model, and return its confusion as `Run` has it.
+
+        Probabilities of a classification are left out if `lean`.
+        """
         said, samples, rows = next(iter(self.answers.values())), self.samples, self.rows
         if self.true_mask is None:
             tables.write_predictions(folder, samples, rows, said, lean)
-            labels, names = samples.labels[rows], samples.classes
-            confusion = classification.confusion(labels, said.argmax(1), len(names))
+            confusion = _COUNTS[samples.task](samples.labels[rows], said)
         else:
             tables.write_images(folder, samples, rows, segmentation.scores(said))
             tables.write_pixels(folder, samples, rows, segmentation.class_counts(said))
             confusion = said.sum(0)
-        counts = zip(samples.classes, confusion.tolist(), strict=True)
-        header = ["truth", *samples.classes]
         if self.groups:
             tables.write_groups(folder, samples, rows, self.groups)
-        folder.write_csv("confusion.csv", header, ([name, *row] for name, row in counts))
+        tables.write_confusion(folder, samples, confusion)
         return confusion

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from samtl._io import AtomicFolder, replace
 from samtl.datasets.files.listing import kind_of
 from samtl.errors import InputError, writing
-from samtl.experiment.tables import MASKS, PREDICTIONS, write_mask
+from samtl.experiment.tables import MASKS, PREDICTIONS, predicted_texts, write_mask
+from samtl.metrics.multilabel import LIKELY
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,17 @@ class PredictResult:
     run: Path
     kind: str  #: `head` or `baseline`
     name: str
-    task: str  #: `classification` or `segmentation`
+    task: str  #: `classification`, `multilabel`, `regression` or `segmentation`
     source: str  #: the images' folder or file, or the store
     #: A line for each image; None if the work was interrupted, which leaves nothing behind.
     table: Path | None
     masks: Path | None  #: the folder of the masks, of a segmentation
     rows: int  #: images predicted
-    #: Images of each predicted class; of a segmentation, those with a pixel of it.
+    #: Images of each predicted class; of a segmentation, those with a pixel of it; of a regression, all.
     counts: dict[str, int]
-    means: dict[str, float]  #: mean probability, or share of the pixels, of each class
+    means: dict[
+        str, float
+    ]  #: mean probability, or share of the pixels, of each class; or mean of the numbers
     skipped: tuple[Skipped, ...]
     seconds: float
     encoder: str  #: what the features came from, or ""
@@ -118,7 +121,8 @@ class Output(AtomicFolder):
     ) -> None:
         self.place, self.task, self.classes, self.overwrite = place, task, classes, overwrite
         told, prefix = ("mask", "share") if task == "segmentation" else ("predicted", "p")
-        self._table = [[column, told, *(f"{prefix}_{name}" for name in classes)]]
+        figures = [] if task == "regression" else [f"{prefix}_{name}" for name in classes]
+        self._table = [[column, told, *figures]]
         self._figures: list[NDArray[Any]] = []  # probabilities, or shares of the pixels, (K,) each
         with self._writing():
             super().__init__(place.resolve().parent)
@@ -129,29 +133,34 @@ class Output(AtomicFolder):
         return len(self._figures)
 
     def by_class(self) -> tuple[dict[str, int], dict[str, float]]:
-        """Return each class's images and its mean probability, or share of the pixels.
+        """Return each class's images and its mean probability, or share of the pixels; or the mean of numbers.
 
-        Images count for the likeliest class, or for all that a pixel is of.
+        Images count for the likeliest class, for all that are likely, or for all that a pixel is of.
         """
         figures = np.reshape(self._figures, (-1, len(self.classes)))
-        found = figures > 0
+        found = np.isfinite(figures) if self.task == "regression" else figures > 0
         if self.task == "classification":
             found = np.eye(len(self.classes), dtype=bool)[figures.argmax(1)]
+        if self.task == "multilabel":
+            found = figures >= LIKELY
         means = figures.sum(0) / max(self.rows, 1)
         counted = zip(self.classes, found.sum(0).tolist(), strict=True)
         return dict(counted), dict(zip(self.classes, means.tolist(), strict=True))
 
     def write(self, image: str, mask: str, answer: NDArray[Any]) -> None:
-        """Write what was predicted for one image: probabilities, (K,), or class indices, (height, width).
+        """Write what was predicted for one image: probabilities, (K,), a number, (1,), or a mask, (height, width).
 
         `image` is what the table calls it, `mask` the file of its mask, relative to the folder.
         """
-        figures, told = answer, self.classes[int(answer.argmax())] if answer.ndim == 1 else mask
-        if answer.ndim == 2:
+        figures, told = answer, mask
+        if answer.ndim == 1:
+            told = predicted_texts(self.task, answer[None], self.classes)[0]
+        else:
             figures = np.bincount(answer.ravel(), minlength=len(self.classes)) / answer.size
             with self._writing():
                 write_mask(self.path / mask, answer)
-        self._table.append([image, told, *map("{:.9g}".format, figures)])
+        shown = () if self.task == "regression" else figures
+        self._table.append([image, told, *map("{:.9g}".format, shown)])
         self._figures.append(figures)
 
     def finish(self) -> None:
@@ -160,7 +169,7 @@ class Output(AtomicFolder):
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(self._table)
         with self._writing():
-            if self.task == "classification":
+            if self.task != "segmentation":
                 replace(self.place, text.getvalue().encode())
                 return
             (self.path / PREDICTIONS).write_text(text.getvalue(), encoding="utf-8")

@@ -32,6 +32,7 @@ from samtl.experiment.tables import PREDICTIONS, mask_name
 from samtl.heads.io import load
 from samtl.images.codecs import SUFFIXES
 from samtl.images.transforms import resized_shape
+from samtl.splits.labels import no_label
 from samtl.store.fingerprint import differences
 from samtl.store.reader import Store, open_store
 from samtl.store.storage import locate
@@ -48,7 +49,7 @@ class Trained(Run, frozen=True, kw_only=True, eq=False):
     def answers(
         self, features: NDArray[Any], columns: Sequence[str], sizes: Any, side: int, own: bool
     ) -> Any:
-        """Predict the features of n images: (n, K) probabilities, or n masks.
+        """Predict the features of n images: (n, K) probabilities or (n, 1) numbers, or n masks.
 
         `columns` are those of `pooled`, `sizes` height and width of each image, which masks have if `own`, `side` that
         of the encoder's square.
@@ -59,7 +60,7 @@ class Trained(Run, frozen=True, kw_only=True, eq=False):
             return self.model.class_maps(features, shapes, side, pairs if own else None)
         if self.features == "pooled":
             features = features[:, [columns.index(name) for name in self.model.columns_]]
-        return self.model.predict_proba(features)
+        return self.model.outputs(features)
 
 
 def read_trained(run: str | Path | Run) -> Trained:
@@ -81,9 +82,10 @@ def predict(
     on_event: Callable[[Predicted | Skipped], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PredictResult:
-    """Predict with a trained head or baseline: classes of new images, or masks of them.
+    """Predict with a trained head or baseline: classes or numbers of new images, or masks of them.
 
-    Classification gives a table, `image,predicted,p_<class>...`. Segmentation gives a folder: for each image a PNG of
+    Classification gives a table, `image,predicted,p_<class>...`, in which several classes of an image have `;` between
+    them; regression gives `image,predicted`. Segmentation gives a folder: for each image a PNG of
     class indices with a palette, and a table, `image,mask,share_<class>...`, with each class's share of the pixels.
     An image that cannot be used is skipped and listed.
 
@@ -164,7 +166,7 @@ def predict(
             tell(Predicted(output.rows, len(skipped), len(names)))
         else:
             output.finish()
-    masks = None if interrupted or trained.task == "classification" else place
+    masks = place if trained.task == "segmentation" and not interrupted else None
     counts, means = output.by_class()
     return PredictResult(
         run=Path(run),
@@ -181,7 +183,7 @@ def predict(
     )
 
 
-#: Probabilities, (K,) float64, or a mask, (height, width) uint8, of an image; None if something is wrong with it.
+#: Probabilities, (K,) float64, a number, (1,), or a mask, (height, width) uint8; None if an image is unusable.
 _Answers = Generator[tuple[Decoded, NDArray[Any] | None], None, None]
 
 
@@ -217,7 +219,8 @@ def _listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
                     f"{other!r} and {name!r} would both have the mask {_mask_of(name)!r}: rename one of them"
                 )
     tree = FolderTree(path if kind == "folder" else path.resolve().parent)
-    return Dataset("images", trained.classes, tuple(ids), (-1,) * len(ids), tree.read)
+    labels = (no_label(trained.task),) * len(ids)
+    return Dataset("images", trained.classes, tuple(ids), labels, tree.read)
 
 
 def _mask_of(image: str) -> str:

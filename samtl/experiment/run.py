@@ -34,7 +34,7 @@ from samtl._io import (
 )
 from samtl.errors import InputError, writing
 from samtl.heads.io import CARD, TENSORS
-from samtl.metrics import classification
+from samtl.metrics import classification, multilabel
 from samtl.metrics.classification import PerClass, Score
 from samtl.metrics.declared import metrics_of, ranked_by
 from samtl.store.storage import as_folder
@@ -86,7 +86,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     format: int = FORMAT
     kind: Literal["head", "baseline"]
     name: str  #: the head's or baseline's
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "multilabel", "regression", "segmentation"]
     classes: tuple[str, ...]
     features: str  #: an array of the store, or `pixels`
     columns: tuple[str, ...] = ()  #: groups of columns of `pooled` that were chosen; empty for all
@@ -146,7 +146,9 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
     floor: Scores | None  #: of `floor_model` on the same split
     floor_missing: str  #: why there is no floor, or ""
     also: dict[str, Scores]  #: of further models that were scored in the same run
-    confusion: NDArray[np.int64]  #: (K, K), of samples or pixels; rows are the truth
+    #: (K, K), of samples or pixels; rows are the truth. Multilabel: (K, 4), see `samtl.metrics.multilabel.counts`;
+    #: regression: (0,).
+    confusion: NDArray[np.int64]
     n_train: Count
     n_validation: Count  #: samples that were chosen on; `logreg` then learns from these, too
     n_test: Count
@@ -203,8 +205,10 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
 
     @property
     def per_class(self) -> PerClass:
-        """Precision, recall, F1 and support of each class."""
-        return classification.per_class(self.confusion)
+        """Precision, recall, F1 and support of each class; empty if numbers are predicted."""
+        if self.task == "multilabel":
+            return multilabel.per_class(self.confusion)
+        return classification.per_class(self.confusion.reshape((len(self.confusion),) * 2))
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -212,7 +216,7 @@ class Run(Config, frozen=True, kw_only=True, eq=False):
         each = {name: values.tolist() for name, values in asdict(self.per_class).items()}
         content["per_class"] = {
             label: {name: values[i] for name, values in each.items()}
-            for i, label in enumerate(self.classes)
+            for i, label in enumerate(self.classes[: len(self.confusion)])
         }
         return {**content, "run": content.pop("path")}
 
@@ -258,7 +262,8 @@ def read_run(path: str | os.PathLike[str], *, whole: bool = False) -> Run:
             raise ValueError(f"{METRICS} fails its checksum")
         content |= {**config, "path": str(folder)}
         run = msgspec.convert(content, Run, dec_hook=_from_json)
-        if run.confusion.shape != (len(run.classes),) * 2:
+        k = len(run.classes)
+        if run.confusion.shape != {"multilabel": (k, 4), "regression": (0,)}.get(run.task, (k, k)):
             raise ValueError(f"{METRICS} is of other classes than {CONFIG}")
         for name, expected in run.files.items():
             if whole or name != TENSORS:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from samtl import registry
 from samtl._io import crc32c, digest
-from samtl.baselines.base import PixelBaseline
+from samtl.baselines.base import LINEAR, PixelBaseline
 from samtl.baselines.floor import Baseline as FloorBaseline
 from samtl.baselines.pixels import read_image, read_mask
 from samtl.datasets import Dataset, groups_by
@@ -31,11 +31,11 @@ from samtl.experiment.features import (
     require_finite,
 )
 from samtl.experiment.held_out import FLOOR, Answers, Mask
-from samtl.heads.base import PooledHead
+from samtl.heads.base import PooledHead, fewest_classes
 from samtl.heads.grid import GridHead
-from samtl.heads.logreg import Head as FloorHead
 from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
 from samtl.splits import Samples, Split
+from samtl.splits.labels import known
 from samtl.splits.split import Rows
 from samtl.store.reader import Store
 from samtl.store.views import choose_columns, samples_of
@@ -89,10 +89,11 @@ class Data:
             "unlabelled": int((valid & ~usable).sum()),
         }
         _require_labels(usable, self.left_out["unlabelled"], store.path)
-        if len(store.classes) < 2 or not usable.any():
+        fewest = fewest_classes(store.task)
+        if len(store.classes) < fewest or not usable.any():
             raise InputError(
-                f"a head needs embedded rows of at least 2 classes, and {store.path} has {usable.sum()} usable rows "
-                f"and {len(store.classes)} classes"
+                f"a head needs embedded rows of at least {fewest} classes, and {store.path} has {usable.sum()} usable "
+                f"rows and {len(store.classes)} classes"
             )
         if self.group_by is not None:
             samples = replace(samples, groups=groups_by(samples.ids, self.group_by))
@@ -135,7 +136,7 @@ class Data:
             X, validation = self.read(split.train), self.read(split.validation)
             clock.start("fit")
             held_back = (validation, labels[split.validation])
-            head.fit(X, labels[split.train], held_back, clock.on_event)
+            head.fit(X, labels[split.train], held_back, clock.on_event, store.task)
             return {}
         targets = Targets(store, array, None if self.masks else labels)
         held = held_in_memory(store, array, len(split.seen))
@@ -155,14 +156,14 @@ class Data:
             yield {name: self.answer(head, some, self.read(some))}
 
     def answer(self, head: Any, rows: Rows, features: NDArray[Any]) -> Any:
-        """Predict rows from their features: (n, K) probabilities, or a mask for each."""
+        """Predict rows from their features: (n, K) probabilities or (n, 1) numbers, or a mask for each."""
         if not self.masks:
-            return head.predict_proba(features)
+            return head.outputs(features)
         shapes = [self._shape(row) for row in rows]
         return head.class_maps(features, shapes, self.store.image_size)
 
     def floor(self, split: Split, seed: int, majority: int) -> Iterator[Answers] | str:
-        """Fit logistic regression to image statistics; or predict the most frequent class for every pixel."""
+        """Fit a linear head to image statistics; or predict the most frequent class for every pixel."""
         store, labels = self.store, self.samples.labels
         if self.masks:
             shapes = map(self._shape, split.test)
@@ -173,9 +174,10 @@ class Data:
         if absent := (~store.valid(FLOOR_FEATURES)[np.concatenate(each)]).sum():
             return f"the store has no {FLOOR_FEATURES} for {absent} of the rows"
         X, validation, asked = (read_features(store, FLOOR_FEATURES, rows).numpy() for rows in each)
-        head = FloorHead(random_state=seed)
-        head.fit(X, labels[split.train], (validation, labels[split.validation]))
-        return iter([{FLOOR: head.predict_proba(asked)}])
+        head = LINEAR[store.task](random_state=seed)
+        held_back = (validation, labels[split.validation])
+        head.fit(X, labels[split.train], held_back, task=store.task)
+        return iter([{FLOOR: head.outputs(asked)}])
 
     def hold(self) -> None:
         """Read all features now and keep them if they are small enough."""
@@ -224,9 +226,9 @@ class Images:
     images: tuple[str, ...] = ()  #: sha256 of each image file, which splits need
 
     def __post_init__(self) -> None:
-        data, labels = self.dataset, np.array(self.dataset.labels, dtype=np.int64)
+        data, labels = self.dataset, self.dataset.truth
         self.masks, self.columns = data.task == "segmentation", ()
-        usable = np.full(len(data), True) if self.masks else labels >= 0
+        usable = np.full(len(data), True) if self.masks else known(labels)
         about = (data.name, data.task, data.sample_ids, data.classes)
         self.samples = Samples(*about, labels, usable, data.groups, data.parts, self.images)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from PIL import Image
 from samtl._io import digest, inside, replace, require_size
 from samtl.errors import InputError
 from samtl.experiment.run import MOST_TABLE, SPLIT, Run, RunFolder
-from samtl.metrics import classification, segmentation
-from samtl.metrics.paired import ImageScores, Predictions
+from samtl.metrics import classification, multilabel, segmentation
+from samtl.metrics.paired import FIGURES, ImageScores, Outcome, Outputs, Predictions
 from samtl.splits import Samples, SplitRecord
+from samtl.splits.labels import label_array, label_texts
 
 Rows = NDArray[np.int64]
 
@@ -71,15 +72,39 @@ def write_split(folder: RunFolder, record: SplitRecord, shared: Path | None = No
 def write_predictions(
     folder: RunFolder, samples: Samples, rows: Rows, chances: NDArray[np.float64], lean: bool
 ) -> None:
-    """Write the predicted class of the held-out samples and the probabilities, (n, K); if `lean`, only its own."""
-    names = samples.classes
-    columns = [CONFIDENCE] if lean else [f"p_{name}" for name in names]
+    """Write the predictions on the held-out samples and the probabilities, (n, K); if `lean`, only the class's own."""
+    names, task = samples.classes, samples.task
+    columns, figures = [f"p_{name}" for name in names], chances
+    if task == "regression":
+        columns, figures = [], chances[:, :0]
+    elif task == "classification" and lean:
+        columns, figures = [CONFIDENCE], chances.max(axis=1, keepdims=True)
+    ids = [samples.ids[row] for row in rows]
+    texts = label_texts(samples.labels[rows], names), predicted_texts(task, chances, names)
     told = (
-        [samples.ids[row], names[samples.labels[row]], names[chance.argmax()]]
-        + [f"{value:.9g}" for value in ([chance.max()] if lean else chance)]
-        for row, chance in zip(rows, chances, strict=True)
+        [*told, *map("{:.9g}".format, values)]
+        for *told, values in zip(ids, *texts, figures, strict=True)
     )
     folder.write_csv(PREDICTIONS, ["sample_id", "label", "predicted", *columns], told)
+
+
+def predicted_texts(task: str, said: NDArray[np.float64], classes: Sequence[str]) -> list[str]:
+    """Write what was predicted as text: the likeliest class, or all that are likely, or the number."""
+    if task == "regression":
+        return [f"{value:.9g}" for value in said[:, 0]]
+    if task == "multilabel":
+        return label_texts((said >= multilabel.LIKELY).astype(np.int8), classes)
+    return [classes[i] for i in said.argmax(axis=1)]
+
+
+def write_confusion(folder: RunFolder, samples: Samples, confusion: NDArray[np.int64]) -> None:
+    """Write which class is mistaken for which, (K, K), or how often each is right and wrong, (K, 4)."""
+    header = ["truth", *samples.classes]
+    if samples.task == "multilabel":
+        header = ["class", "true_negatives", "false_positives", "false_negatives", "true_positives"]
+    if confusion.size:
+        counts = zip(samples.classes, confusion.tolist(), strict=True)
+        folder.write_csv("confusion.csv", header, ([name, *row] for name, row in counts))
 
 
 def write_images(
@@ -126,6 +151,30 @@ def read_predictions(run: Run) -> Predictions:
     return Predictions(ids, truth, guess, confidence, _read_groups(run, ids))
 
 
+def read_outputs(run: Run) -> Outputs:
+    """Read the predictions of a run whose samples do not have one class each.
+
+    InputError if the table is damaged or has other scores than the run.
+    """
+    code = {name: i for i, name in enumerate(run.classes)}
+    several = run.task == "multilabel"
+    with _table(run, PREDICTIONS, run.n_test) as (_, rows):
+        labels = [
+            tuple(code[name] for name in row[1].split(";") if name) if several else float(row[1])
+            for row in rows
+        ]
+        said = np.array([row[3:] if several else row[2:] for row in rows], dtype=np.float64)
+        if said.shape != (len(rows), len(code)) or not np.isfinite(said).all():
+            raise ValueError(f"expected {len(code)} numbers for each sample")
+        ids = tuple(row[0] for row in rows)
+        truth = label_array(run.task, labels, len(code))
+        counts = multilabel.counts(truth, said) if several else None
+        _require(
+            run, counts, {k: value for k, (value, _) in FIGURES[run.task](truth, said).items()}
+        )
+    return Outputs(run.task, ids, truth, said, _read_groups(run, ids))
+
+
 def read_images(run: Run) -> ImageScores:
     """Read the scores of the images of a run of a segmentation.
 
@@ -152,8 +201,17 @@ def _require(run: Run, counts: NDArray[np.int64] | None, scores: Mapping[str, An
     if counts is not None and (counts != run.confusion).any():
         raise ValueError("it counts other predictions than the run")
     for name in run.metrics.keys() & scores.keys():
-        if not math.isclose(run.metrics[name].value, scores[name], abs_tol=1e-5):
+        if not math.isclose(run.metrics[name].value, scores[name], rel_tol=1e-6, abs_tol=1e-5):
             raise ValueError(f"its {name} is {scores[name]:.6g}, and that of the run another one")
+
+
+#: Reads what a run of each task said of the held-out samples.
+READERS: dict[str, Callable[[Run], Outcome]] = {
+    "classification": read_predictions,
+    "multilabel": read_outputs,
+    "regression": read_outputs,
+    "segmentation": read_images,
+}
 
 
 def _read_groups(run: Run, ids: Sequence[str]) -> tuple[str, ...]:

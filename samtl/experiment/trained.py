@@ -9,27 +9,27 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from samtl.errors import InputError
 from samtl.experiment.features import AT_ONCE
 from samtl.experiment.predict import read_trained, require_encoder
-from samtl.experiment.run import Run
+from samtl.experiment.run import Run, read_run
 from samtl.images.transforms import IGNORE
+from samtl.metrics.multilabel import LIKELY
 from samtl.store.reader import Store
 from samtl.store.views import row_numbers
 
 Part = tuple[NDArray[Any], Any, NDArray[Any]]  # features, their columns, height and width of images
 
 
-class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn has no types
+class TrainedHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     """The head of a run; made by `samtl.load_head`.
 
     Attributes
     ----------
-    classes_ : (K,) ndarray
-        The labels 0 to K - 1: the columns of probabilities, and what `predict` returns.
     class_names : tuple of str
+        Of measurements, their name.
     tier : str
         The store's array that it was trained on.
     """
@@ -42,7 +42,9 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
                 f"{run} is the run of a baseline, which reads images: use samtl.predict(run, images)"
             )
         self.class_names, self.tier = self._trained.classes, self._trained.features
-        self.classes_: NDArray[Any] = self._trained.model.classes_
+        self.classes_: NDArray[Any] = (
+            self._trained.model.classes_
+        )  # by which scikit-learn knows that it is fitted
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Raise InputError: it is trained, and would predict samples that it learnt from."""
@@ -51,8 +53,8 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
             "it in sklearn.frozen.FrozenEstimator"
         )
 
-    def predict_proba(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
-        """Compute the probability of each class.
+    def predict(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
+        """Predict what `Store.features` returns as y.
 
         Parameters
         ----------
@@ -64,8 +66,10 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
         Returns
         -------
-        (n, K) ndarray
-            Of a segmentation (n, K, 4 side, 4 side), for features (n, channels, side, side).
+        (n,) ndarray
+            The most probable class, an index of `class_names`. `multilabel`: (n, K), 1 for each class with a
+            probability from 0.5. `regression`: numbers. `segmentation`: (n, S, S) uint8, on the encoder's square as a
+            store's `mask`; beyond an image of a store they are 255.
 
         Raises
         ------
@@ -74,25 +78,15 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
         MismatchError
             If the store was made with another encoder.
         """
-        model = self._trained.model
-        if self._trained.task == "segmentation":
-            return self._joined(
-                model.predict_proba(features) for features, _, _ in self._parts(X, rows)
-            )
-        return self._joined(self._answers(*part) for part in self._parts(X, rows))
-
-    def predict(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
-        """Predict the most probable class; parameters are those of `predict_proba`.
-
-        Returns
-        -------
-        (n,) ndarray
-            Of a segmentation (n, S, S) uint8, on the encoder's square as a store's `mask`; beyond an image of a store
-            they are 255.
-        """
-        if self._trained.task == "segmentation":
+        task = self._trained.task
+        if task == "segmentation":
             return self._joined(self._masks(*part) for part in self._parts(X, rows))
-        return np.asarray(self.classes_[self.predict_proba(X, rows).argmax(axis=1)])
+        found = self._joined(self._answers(*part) for part in self._parts(X, rows))
+        if task == "regression":
+            return found[:, 0]
+        if task == "multilabel":
+            return (found >= LIKELY).astype(np.int64)
+        return np.asarray(self.classes_[found.argmax(axis=1)])
 
     def _answers(self, features: NDArray[Any], columns: Any, sizes: NDArray[Any]) -> Any:
         side = int(self._trained.identity["image_size"])
@@ -151,7 +145,31 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
         return features
 
 
-def load_head(run: str | Path | Run) -> TrainedHead:
+class TrainedClassifier(ClassifierMixin, TrainedHead):  # type: ignore[misc]
+    """A head that predicts classes.
+
+    Attributes
+    ----------
+    classes_ : (K,) ndarray
+        The labels 0 to K - 1, whose names are `class_names`: the columns of probabilities.
+    """
+
+    def predict_proba(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
+        """Compute the probability of each class, (n, K); parameters and errors are those of `predict`.
+
+        Of a segmentation (n, K, 4 side, 4 side), for features (n, channels, side, side).
+        """
+        if self._trained.task == "segmentation":
+            chances = self._trained.model.predict_proba
+            return self._joined(chances(features) for features, _, _ in self._parts(X, rows))
+        return self._joined(self._answers(*part) for part in self._parts(X, rows))
+
+
+class TrainedRegressor(RegressorMixin, TrainedHead):  # type: ignore[misc]
+    """A head that predicts numbers."""
+
+
+def load_head(run: str | Path | Run) -> TrainedClassifier | TrainedRegressor:
     """Load the head of a run, to predict arrays of features or the rows of a store.
 
     Parameters
@@ -161,12 +179,13 @@ def load_head(run: str | Path | Run) -> TrainedHead:
 
     Returns
     -------
-    TrainedHead
-        With `predict`, `predict_proba`, `score` and `classes_`, as scikit-learn's classifiers have them.
+    TrainedClassifier or TrainedRegressor
+        With `predict` and `score`, and `predict_proba` and `classes_` of classes, as scikit-learn's have them.
 
     Raises
     ------
     InputError
         The folder is no run of a head, or is damaged.
     """
-    return TrainedHead(os.fspath(run))
+    numbers = read_run(run).task == "regression"
+    return (TrainedRegressor if numbers else TrainedClassifier)(os.fspath(run))

@@ -33,6 +33,8 @@ from samtl.splits.split import Rows
 #: What every model is held against.
 FLOOR_MODELS = {
     "classification": "logistic regression on mean, deviation and extremes of the pixels",
+    "multilabel": "logistic regression, one for each class, on mean, deviation and extremes of the pixels",
+    "regression": "ridge regression on mean, deviation and extremes of the pixels",
     "segmentation": "the most frequent class everywhere",
 }
 _LIBRARIES = ("samtl", "numpy", "scipy", "scikit-learn", "torch", "safetensors")

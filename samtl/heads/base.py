@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -29,6 +29,7 @@ Features = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
+LIKELY = 0.5  # probability from which on a class is said to apply
 _SLICE = 4096  # rows at a time, so that no float64 copy of all features exists
 
 
@@ -36,8 +37,9 @@ _SLICE = 4096  # rows at a time, so that no float64 copy of all features exists
 class Epoch:
     """One pass over the training part.
 
-    Losses are means of cross-entropy in nats (for masks plus the Dice loss), accuracies lie in [0, 1]. Training figures
-    are averages over the pass, with dropout; validation figures follow the pass.
+    Losses are means of cross-entropy in nats (for masks plus the Dice loss; for several classes over these, too), or of
+    squared errors in variances of the training part's numbers. Accuracies lie in [0, 1], and are NaN for numbers.
+    Training figures are averages over the pass, with dropout; validation figures follow the pass.
     """
 
     epoch: int
@@ -48,7 +50,7 @@ class Epoch:
     validation_accuracy: float
 
     def __str__(self) -> str:
-        return f"epoch {self.epoch} of {self.epochs}: validation accuracy {self.validation_accuracy:.1%}"
+        return f"epoch {self.epoch} of {self.epochs}: {_told(self)}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,23 @@ class Candidate:
     iterations: int
 
     def __str__(self) -> str:
-        return f"C = {self.C:.2g}, scaling {self.scaling}: validation accuracy {self.validation_accuracy:.1%}"
+        return f"C = {self.C:.2g}, scaling {self.scaling}: {_told(self)}"
+
+
+def _told(event: Epoch | Candidate) -> str:
+    accuracy = event.validation_accuracy
+    if accuracy != accuracy:
+        return f"validation loss {event.validation_loss:.3g}"
+    return f"validation accuracy {accuracy:.1%}"
+
+
+#: From what a model computes, (n, K), to what it says.
+LINKS: dict[str, Callable[[Any], Any]] = {
+    "classification": lambda scores: softmax(scores, axis=1),  # which sum to 1 along axis 1
+    "segmentation": lambda scores: softmax(scores, axis=1),
+    "multilabel": expit,
+    "regression": lambda scores: scores,
+}
 
 
 OnEvent = Callable[[Epoch | Candidate], None]
@@ -75,7 +93,7 @@ class Model(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     facts: ClassVar[tuple[str, ...]] = ()
 
     random_state: Any
-    task_: str  #: `classification` or `segmentation`
+    task_: str  #: `classification`, `multilabel`, `regression` or `segmentation`
     classes_: NDArray[Any]  #: (K,) labels, ascending: the order of the outputs
     shape_: tuple[int, ...] = ()  #: of a sample; () if samples differ
     columns_: tuple[str, ...] = ()  #: names of the features, if the model was saved with them
@@ -103,7 +121,7 @@ class Model(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
 
 
 class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
-    """A scikit-learn classifier of (n, F) feature rows."""
+    """A scikit-learn classifier of (n, F) feature rows, or what other tasks have in its place."""
 
     n_features_in_: int
     task_ = "classification"
@@ -112,13 +130,15 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
 
     def adopt(self, task: str, classes: Sequence[Any], shape: Sequence[int]) -> None:
         labels = np.array(classes)
-        if labels.ndim != 1 or labels.dtype.kind not in "iU" or len(labels) < 2:
-            raise InputError("classes must be a list of 2 or more integers or strings")
+        fewest = fewest_classes(task)
+        if labels.ndim != 1 or labels.dtype.kind not in "iU" or len(labels) < fewest:
+            raise InputError(f"classes must be a list of {fewest} or more integers or strings")
         if task not in self.tiers or len(shape) != 1 or shape[0] < 1:
             raise InputError(
-                f"a head on pooled features is for classification of rows (F,), not for {task} of {tuple(shape)}"
+                f"this head on pooled features is for {' or '.join(self.tiers)} of rows (F,), not for {task} of "
+                f"{tuple(shape)}"
             )
-        self.classes_, self.columns_ = labels, ()
+        self.task_, self.classes_, self.columns_ = task, labels, ()
         self.shape_ = (int(shape[0]),)
         self.n_features_in_ = self.shape_[0]
 
@@ -128,6 +148,7 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
         y: ArrayLike,
         validation: tuple[ArrayLike, ArrayLike] | None = None,
         on_event: OnEvent | None = None,
+        task: str = "classification",
     ) -> Self:
         """Train, making every choice on the validation part.
 
@@ -138,55 +159,70 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
         X : (n, F) array_like
             Features, finite; used as float32.
         y : (n,) array_like
-            Labels: integers or strings.
+            Labels: integers or strings. For `multilabel`, (n, K) of 0 and 1; for `regression`, numbers.
         validation : (Xv, yv), optional
             By default a fifth of each class of X, drawn with `random_state`.
         on_event : callable, optional
             Called with each `Epoch` or `Candidate`.
+        task : str
+            One of `tiers`.
         """
         self._check()
-        rows, labels = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(labels)
-        self.classes_, codes = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"a classifier needs samples of at least 2 classes, got one class: {self.classes_[0]!r}"
-            )
+        if task not in self.tiers:
+            raise ValueError(f"the head is for {' or '.join(self.tiers)}, not for {task}")
+        checked: dict[str, Any] = {"dtype": np.float32, "multi_output": task == "multilabel"}
+        rows, labels = validate_data(self, X, y, **checked)
+        self.task_ = task
+        self.classes_, codes = _coded(task, labels)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if validation is None:
-            train, held = _cut(codes, seed)
+            alike = np.zeros(len(rows), dtype=np.int64)
+            train, held = _cut(codes if task == "classification" else alike, seed)
         else:
-            Xv, yv = validate_data(self, *validation, reset=False, dtype=np.float32)
-            strange = np.setdiff1d(yv, self.classes_)
-            if len(strange):
-                raise ValueError(f"y of the validation part has labels unknown to y: {strange}")
+            Xv, yv = validate_data(self, *validation, reset=False, **checked)
             train, held = np.arange(len(rows)), len(rows) + np.arange(len(Xv))
             rows = np.concatenate([rows, Xv])
-            codes = np.append(codes, np.searchsorted(self.classes_, yv))
+            codes = np.concatenate([codes, _coded(task, yv, self.classes_)[1]])
         self.shape_, self.columns_ = rows.shape[1:], ()
         self._fit(rows, codes, train, held, seed, on_event or (lambda event: None))
         return self
 
-    def predict_proba(self, X: ArrayLike) -> Floats:
-        """Compute the probability of each class, (n, F) to (n, K).
+    def outputs(self, X: ArrayLike) -> Floats:
+        """Compute the probability of each class, (n, F) to (n, K), or the predicted number, (n, 1).
 
         In float64, so that a row's values do not depend on the rows beside it.
         """
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, dtype=np.float32)
         logits = [self._logits(rows[i : i + _SLICE]) for i in range(0, len(rows), _SLICE)]
-        return np.asarray(softmax(np.concatenate(logits), axis=1))
+        return np.asarray(LINKS[self.task_](np.concatenate(logits)))
+
+    def predict_proba(self, X: ArrayLike) -> Floats:
+        """Compute the probability of each class, (n, F) to (n, K); InputError if numbers are predicted."""
+        if self.task_ == "regression":
+            raise InputError("a head for regression has no probabilities: use predict")
+        return self.outputs(X)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the most probable label of each row, (n, F) to (n,)."""
-        chances = self.predict_proba(X)
-        return np.asarray(self.classes_[chances.argmax(axis=1)])
+        """Return the most probable label of each row, (n, F) to (n,).
+
+        For `multilabel`, (n, K) int64, 1 for classes with a probability of at least 0.5; for `regression` the numbers.
+        """
+        found = self.outputs(X)
+        if self.task_ == "multilabel":
+            return (found >= LIKELY).astype(np.int64)
+        if self.task_ == "regression":
+            return found[:, 0]
+        return np.asarray(self.classes_[found.argmax(axis=1)])
 
     @abstractmethod
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:
-        """Learn from X[train], choose on X[held] (which may be empty); `codes` index `classes_`."""
+        """Learn from X[train], choose on X[held] (which may be empty).
+
+        `codes` index `classes_`; for `multilabel` they are (n, K) of 0 and 1, for `regression` (n,) float64.
+        """
 
     @abstractmethod
     def _logits(self, X: Features) -> Floats:
@@ -217,11 +253,43 @@ def check_ranges(model: Model, **ranges: int | str) -> None:
             raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
-def numbered(classes: Sequence[Any]) -> NDArray[np.int64]:
-    """Return classes as an array; raises InputError unless they are 0 to K - 1, at least 2."""
-    if list(classes) != list(range(max(2, len(classes)))):
-        raise InputError(f"expected at least 2 classes, numbered from 0, got {list(classes)}")
+def fewest_classes(task: str) -> int:
+    """Return how many classes there must be at least: numbers are of one kind."""
+    return 1 if task == "regression" else 2
+
+
+def numbered(classes: Sequence[Any], task: str) -> NDArray[np.int64]:
+    """Return classes as an array; raises InputError unless they are 0 to K - 1, and enough."""
+    fewest = fewest_classes(task)
+    if list(classes) != list(range(max(fewest, len(classes)))):
+        raise InputError(
+            f"expected at least {fewest} classes, numbered from 0, got {list(classes)}"
+        )
     return np.array(classes, dtype=np.int64)
+
+
+def _coded(
+    task: str, y: NDArray[Any], classes: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return classes and codes, as `PooledHead._fit` takes them; `classes` are those of the training part."""
+    if task == "regression":
+        return np.arange(1), y.astype(np.float64)
+    if task == "multilabel":
+        if y.ndim != 2 or y.shape[1] < 2 or not np.isin(y, (0, 1)).all():
+            raise ValueError(f"y must be (n, K) of 0 and 1 for at least 2 classes, got {y.shape}")
+        return np.arange(y.shape[1]), y.astype(np.int64)
+    if classes is None:
+        check_classification_targets(y)
+        classes, codes = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"a classifier needs samples of at least 2 classes, got one class: {classes[0]!r}"
+            )
+        return classes, codes
+    strange = np.setdiff1d(y, classes)
+    if len(strange):
+        raise ValueError(f"y of the validation part has labels unknown to y: {strange}")
+    return classes, np.searchsorted(classes, y)
 
 
 def moments(X: Features) -> tuple[Floats, Floats]:

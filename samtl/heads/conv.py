@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from samtl.heads.grid import GridHead
-from samtl.heads.layers import ChannelNorm, Stem, upsampler
+from samtl.heads.layers import ChannelNorm, Dropout, Stem, upsampler
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -39,7 +39,7 @@ class Head(GridHead):
             Stem(channels, self.width),
             ChannelNorm(self.width),
             nn.GELU(),
-            nn.Dropout2d(self.dropout),
+            Dropout(self.dropout, channels=True),
             nn.Conv2d(self.width, self.width, 3, padding=1),
             ChannelNorm(self.width),
             nn.GELU(),
@@ -62,7 +62,7 @@ class _Classifier(nn.Module):
             ChannelNorm(wide),
             nn.ReLU(),
         )
-        self.scores = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * wide, n_classes))
+        self.scores = nn.Sequential(Dropout(dropout), nn.Linear(2 * wide, n_classes))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)

@@ -13,19 +13,18 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from samtl._runtime import parts
 from samtl.errors import InputError
-from samtl.heads.base import Floats, OnEvent, check_ranges, numbered
+from samtl.heads.base import LINKS, Floats, OnEvent, check_ranges, numbered
 from samtl.heads.layers import Stem
 from samtl.heads.network import Network
 from samtl.heads.trainer import Source, Trainer
 
 STATISTICS_ROWS = 1024  # rows of the training part that channel means are taken over
 UPSAMPLING = 4  # resolution of a predicted mask, in multiples of the embedding's
-_AT_ONCE = 32  # rows in one call when predicting, which bounds memory
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -37,9 +36,12 @@ class GridHead(Network):
     """
 
     #: The store's array that each task reads.
-    tiers: ClassVar[dict[str, str]] = {"classification": "grid", "segmentation": "dense"}
+    tiers: ClassVar[dict[str, str]] = {
+        "classification": "grid", "multilabel": "grid", "segmentation": "dense"
+    }  # fmt: skip
     defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "classification": {"epochs": 20, "batch_size": 128, "lr": 2e-3},
+        "multilabel": {"epochs": 20, "batch_size": 128, "lr": 2e-3},
         "segmentation": {"epochs": 60, "batch_size": 4, "lr": 2e-3},
     }
 
@@ -73,7 +75,7 @@ class GridHead(Network):
             raise InputError(
                 f"a grid of features is (channels, side, side), the side even, got {tuple(shape)}"
             )
-        self.task_, self.classes_ = task, numbered(classes)
+        self.task_, self.classes_ = task, numbered(classes, task)
         self.shape_, self.columns_, self.curves_ = tuple(int(n) for n in shape), (), {}
 
     def fit(
@@ -95,8 +97,8 @@ class GridHead(Network):
         ----------
         training, validation : Source
             Batches of inputs, (batch, channels, side, side) float16 or float32, and targets, int64: class indices
-            (batch,), or masks (batch, 4 side, 4 side) in which 255 is ignored.
-        task : {"classification", "segmentation"}
+            (batch,), 0 or 1 for each class (batch, K), or masks (batch, 4 side, 4 side) in which 255 is ignored.
+        task : {"classification", "multilabel", "segmentation"}
         n_classes : int
         shape : (channels, side, side)
         on_event : callable, optional
@@ -127,17 +129,24 @@ class GridHead(Network):
     def logits(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Compute scores, in float32 whatever training computed in, so that machines agree.
 
-        From (n, channels, side, side) to (n, K) or (n, K, 4 side, 4 side). Raises InputError if the shape is not that
-        of the training part.
+        From (n, channels, side, side) to (n, K) or (n, K, 4 side, 4 side). Scores of a row do not depend on the others.
+        Raises InputError if the shape is not that of the training part.
         """
-        starts = range(0, len(rows), _AT_ONCE)
-        with torch.inference_mode():
-            parts = (torch.tensor(rows[i : i + _AT_ONCE], dtype=torch.float32) for i in starts)
-            return np.concatenate([self._network(part).numpy() for part in parts])
+        return torch.cat(parts.each(self._scores, torch.split(torch.from_numpy(rows), 1))).numpy()
+
+    @torch.inference_mode()
+    def _scores(self, row: Tensor) -> Tensor:
+        scores: Tensor = self._network(row.float())
+        return scores
 
     def predict_proba(self, rows: NDArray[Any]) -> Floats:
-        """Compute the probability of each class, (n, ...) to (n, K, ...) float64, summing to 1 along axis 1."""
-        return np.asarray(softmax(self.logits(rows).astype(np.float64), axis=1))
+        """Compute the probability of each class, (n, ...) to (n, K, ...) float64.
+
+        They sum to 1 along axis 1, unless several classes may apply.
+        """
+        return np.asarray(LINKS[self.task_](self.logits(rows).astype(np.float64)))
+
+    outputs = predict_proba
 
     def class_maps(
         self,
@@ -161,16 +170,17 @@ class GridHead(Network):
         sizes : sequence of (height, width), optional
             Of each image before that, and of the masks.
         """
-        maps = []
-        for i, one in enumerate(torch.from_numpy(self.logits(rows))):
+
+        def class_map(row: Tensor, i: int) -> NDArray[np.uint8]:
             height, width = shapes[i]
-            square = interpolate(one[None], (image_size, image_size), mode="bilinear")[0]
-            maps.append(largest(square[:, :height, :width], sizes[i] if sizes else None))
-        return maps
+            square = interpolate(self._scores(row), (image_size, image_size), mode="bilinear")[0]
+            return largest(square[:, :height, :width], sizes[i] if sizes else None)
+
+        return parts.each(class_map, torch.split(torch.from_numpy(rows), 1), range(len(rows)))
 
     def network(self) -> nn.Module:
         channels, side, _ = self.shape_
-        build = self._classifier if self.task_ == "classification" else self._segmenter
+        build = self._segmenter if self.task_ == "segmentation" else self._classifier
         return _Cast(build(channels, side, len(self.classes_)), self.shape_)
 
     def _statistics(self, training: Source) -> Tensor:

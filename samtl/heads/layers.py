@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, cross_entropy
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    conv2d,
+    cross_entropy,
+    mse_loss,
+)
 
 from samtl.errors import InputError
 from samtl.images.transforms import IGNORE
+
+_draws = threading.local()
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let `Dropout` draw from a generator in this thread, within a `with` block."""
+    _draws.generator = generator
+    try:
+        yield
+    finally:
+        _draws.generator = None
 
 
 class Stem(nn.Module):
@@ -51,18 +71,22 @@ class ChannelNorm(nn.Module):
 class Dropout(nn.Module):
     """Dropout by random bytes: on a CPU, torch's takes as long as the products around it.
 
-    `p`, in [0, 1), is rounded to a multiple of 1 / 256.
+    `p`, in [0, 1), is rounded to a multiple of 1 / 256. With `channels`, it drops whole channels of (batch, channels,
+    ...). The bytes come from the generator of `drawing_from`; torch's layers all draw from a single one, in an order
+    that threads decide, so a network that is trained must not contain them.
     """
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, channels: bool = False) -> None:
         super().__init__()
-        self.dropped = min(round(256 * p), 255)
+        self.dropped, self.channels = min(round(256 * p), 255), channels
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.dropped:
             return x
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if self.channels else x.shape
+        words = torch.empty(-(-math.prod(shape) // 8), dtype=torch.int64)
+        words.random_(-(2**63), None, generator=getattr(_draws, "generator", None))
+        kept = words.view(torch.uint8)[: math.prod(shape)].view(shape) >= self.dropped
         return x * kept * (256 / (256 - self.dropped))
 
 
@@ -150,5 +174,7 @@ def cross_entropy_dice(logits: Tensor, targets: Tensor) -> Tensor:
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "classification": cross_entropy,
+    "multilabel": lambda logits, targets: binary_cross_entropy_with_logits(logits, targets.float()),
+    "regression": lambda logits, targets: mse_loss(logits[:, 0], targets),
     "segmentation": cross_entropy_dice,
 }

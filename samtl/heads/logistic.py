@@ -1,4 +1,4 @@
-"""Solver for multinomial logistic regression with several penalties on one set of features.
+"""Solver for logistic regression, multinomial or one for each class, with several penalties on one set of features.
 
 Features are correlated, and the problem is long and narrow: scikit-learn's solver takes some 200 passes over them for
 each penalty. Here they are rotated once to the axes of their covariance, where the curvature of the loss is nearly
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from samtl.heads.base import Features, Floats, Rows, moments, reciprocal, scaled
 
@@ -31,8 +31,8 @@ class Point(NamedTuple):
 class Problem:
     """Minimises the sum of cross-entropies + |coef|^2 / (2 C), without a penalty on intercepts.
 
-    X are features, (n, F) float32, `codes` class indices, (n,) int64; for `scaling` see `samtl.heads.logreg.Head`.
-    With two classes, coefficients are those into which scikit-learn's single row splits.
+    X are features, (n, F) float32, `codes` class indices, (n,) int64, or 0 and 1 for each class, (n, K); for `scaling`
+    see `samtl.heads.logreg.Head`. With two classes, coefficients are those into which scikit-learn's single row splits.
     """
 
     def __init__(self, X: Features, codes: Rows, n_classes: int, scaling: str) -> None:
@@ -69,7 +69,8 @@ class Problem:
         Returns the point, the number of iterations, and whether it converged.
         """
         k, coef, intercept = self.classes, start.coef, start.intercept
-        weight = (2 if k == 2 else 1) / C  # scikit-learn penalises the one row of two classes
+        one_row = k == 2 and self._codes.ndim == 1  # which scikit-learn penalises
+        weight = (2 if one_row else 1) / C
         # The loss curves by about p (1 - p) along each axis times its spread; the penalty adds its own.
         curvature = self._uncertainty(coef, intercept)
         size = 1 / np.sqrt(curvature * self._spread + weight)
@@ -89,7 +90,8 @@ class Problem:
         options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": tol, "gtol": 0.0}
         found = minimize(objective, packed, jac=True, method="L-BFGS-B", options=options)
         weights, offsets = unpacked(found.x)
-        coef, intercept = (self._axes @ weights).T, offsets - offsets.mean()
+        coef = (self._axes @ weights).T
+        intercept = offsets - offsets.mean() if self._codes.ndim == 1 else offsets
         point = Point(coef, intercept, self.mean, self.factor)
         return point, int(found.nit), bool(found.success)
 
@@ -100,15 +102,8 @@ class Problem:
         for start in range(0, self.n, self._at_once):
             z = self._rotated[start : start + self._at_once]
             codes = self._codes[start : start + self._at_once]
-            scores = z @ narrow + offset
-            scores -= scores.max(axis=1, keepdims=True)
-            nth = np.arange(len(z))
-            right = scores[nth, codes]
-            np.exp(scores, out=scores)
-            sums = scores.sum(axis=1, keepdims=True)
-            total += float((np.log(sums[:, 0]) - right).sum(dtype=np.float64))
-            scores /= sums
-            scores[nth, codes] -= 1
+            part, scores = _surprise(z @ narrow + offset, codes)
+            total += part
             slope += z.T @ scores
             slope0 += scores.sum(axis=0, dtype=np.float64)
         return total, slope, slope0
@@ -116,5 +111,23 @@ class Problem:
     def _uncertainty(self, coef: Floats, intercept: Floats) -> float:
         """Compute the mean of p (1 - p), over at most some thousand samples; at least 0.001."""
         z = self._rotated[:: max(1, self.n // 4096)]
-        chances = softmax(z @ (self._axes.T @ coef.T) + intercept, axis=1)
+        scores = z @ (self._axes.T @ coef.T) + intercept
+        chances = softmax(scores, axis=1) if self._codes.ndim == 1 else expit(scores)
         return max(float((chances * (1 - chances)).mean()), 1e-3)
+
+
+def _surprise(scores: Floats, codes: Rows) -> tuple[float, Floats]:
+    """Sum of cross-entropies, and its slope with respect to the scores, (n, K), which takes their place."""
+    if codes.ndim == 2:
+        total = float((np.logaddexp(0, scores) - codes * scores).sum(dtype=np.float64))
+        expit(scores, out=scores)
+        scores -= codes
+        return total, scores
+    scores -= scores.max(axis=1, keepdims=True)
+    nth = np.arange(len(scores))
+    right = scores[nth, codes]
+    np.exp(scores, out=scores)
+    sums = scores.sum(axis=1, keepdims=True)
+    scores /= sums
+    scores[nth, codes] -= 1
+    return float((np.log(sums[:, 0]) - right).sum(dtype=np.float64)), scores

@@ -1,10 +1,10 @@
-"""Multinomial logistic regression with scaling and strength of the penalty chosen on validation samples."""
+"""Logistic regression with scaling and strength of the penalty chosen on validation samples."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ _ROLES = ("mean", "factor", "coef", "intercept")
 @dataclass(eq=False, repr=False)
 class Head(PooledHead):
     """Logistic regression with an L2 penalty on scaled features; the optimum is that of scikit-learn's.
+
+    It is multinomial or, if several classes may apply, one for each class, all with the same penalty.
 
     The pair (scaling, C) with the least validation loss wins. The loss is smooth in C, unlike accuracy, and rewards
     honest probabilities. The winner is then fitted to training and validation part together.
@@ -55,6 +57,7 @@ class Head(PooledHead):
         Iterations of the final fit, and whether they were fewer than `max_iter`.
     """
 
+    tiers: ClassVar[dict[str, str]] = {"classification": "pooled", "multilabel": "pooled"}
     facts = ("C_", "scaling_", "n_iter_", "converged_")
     #: The result does not depend on the starting point.
     convex = True
@@ -151,10 +154,7 @@ def _search(
         nonlocal point
         if i not in losses:
             point, iterations, _ = problem.solve(grid[i], point, SEARCH_TOL, SEARCH_ITER)
-            chances = softmax(judged @ point.coef.T + point.intercept, axis=1)
-            right = chances[np.arange(len(codes)), codes]
-            losses[i] = float(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean())
-            hits = float((chances.argmax(axis=1) == codes).mean())
+            losses[i], hits = _judged(judged @ point.coef.T + point.intercept, codes)
             candidate = Candidate(problem.scaling, grid[i], losses[i], hits, iterations)
             tried[candidate] = point
             on_event(candidate)
@@ -175,3 +175,13 @@ def _search(
         if best != first:
             break
     return tried
+
+
+def _judged(scores: Floats, codes: Rows) -> tuple[float, float]:
+    """Return the mean cross-entropy, over the classes too if several may apply, and the share of right answers."""
+    if codes.ndim == 2:
+        loss = np.logaddexp(0, scores) - codes * scores
+        return float(loss.mean()), float(((scores > 0) == codes).mean())
+    chances = softmax(scores, axis=1)
+    right = np.maximum(chances[np.arange(len(codes)), codes], np.finfo(np.float64).tiny)
+    return float(-np.log(right).mean()), float((chances.argmax(axis=1) == codes).mean())

@@ -6,8 +6,9 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,13 +26,15 @@ from samtl.heads.layers import Dropout
 from samtl.heads.network import Network
 from samtl.heads.trainer import InMemory
 
+_SCALE = "scale"
+
 
 @dataclass(eq=False, repr=False)
 class Head(PooledHead, Network):
     """Multi-layer perceptron.
 
-    Inputs are standardised by mean and deviation of the training part. The defaults were found on EuroSAT, with 1,152
-    features of an untrained encoder and 50 to 21,600 training samples.
+    Inputs, and numbers to be predicted, are standardised by mean and deviation of the training part. The defaults were
+    found on EuroSAT, with 1,152 features of an untrained encoder and 50 to 21,600 training samples.
 
     Parameters
     ----------
@@ -55,6 +58,9 @@ class Head(PooledHead, Network):
     random_state: Any = 0
 
     _fewest = 16
+    tiers: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("classification", "multilabel", "regression"), "pooled"
+    )
 
     def _check(self) -> None:
         super()._check()
@@ -70,6 +76,10 @@ class Head(PooledHead, Network):
         standardised: Any = self._network.get_submodule("0")
         standardised.mean.copy_(torch.from_numpy(mean))
         standardised.factor.copy_(torch.from_numpy(reciprocal(deviation)))
+        if self.task_ == "regression":
+            level, spread = codes[train].mean(), codes[train].std() or 1.0
+            self._network.get_buffer(_SCALE).copy_(torch.tensor([level, spread]))
+            codes = ((codes - level) / spread).astype(np.float32)
 
         def source(rows: Rows) -> InMemory:
             return InMemory(torch.from_numpy(X[rows]), torch.from_numpy(codes[rows]))
@@ -82,12 +92,18 @@ class Head(PooledHead, Network):
         widths = self.n_features_in_, *self.hidden, len(self.classes_)
         for wide, narrow in itertools.pairwise(widths):
             layers += [nn.Linear(wide, narrow), nn.ReLU(), Dropout(self.dropout)]
-        return nn.Sequential(*layers[:-2])
+        network = nn.Sequential(*layers[:-2])
+        if self.task_ == "regression":  # mean and deviation of the training part's numbers
+            network.register_buffer(_SCALE, torch.tensor([0.0, 1.0], dtype=torch.float64))
+        return network
 
     def _logits(self, X: Features) -> Floats:
         exact = copy.deepcopy(self._network).double()
         with torch.inference_mode():
             scores: Floats = exact(torch.tensor(X, dtype=torch.float64)).numpy()
+        if self.task_ == "regression":
+            level, spread = exact.get_buffer(_SCALE).numpy()
+            scores = scores * spread + level
         return scores
 
 

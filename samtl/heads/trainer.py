@@ -7,6 +7,7 @@ kept; products in bfloat16 if this machine is faster with it, weights in float32
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from samtl._io import digest
-from samtl._runtime import bounded, probe
+from samtl._runtime import bounded, parts, probe
 from samtl._runtime.probe import Work
 from samtl.errors import InputError
 from samtl.heads.base import Epoch
+from samtl.heads.layers import drawing_from
 from samtl.images.transforms import IGNORE
 
 WARM_SAMPLES, WARM_SHARE = 75_000, 0.25  # see `warm_epochs`
@@ -89,18 +91,25 @@ def warm_epochs(epochs: int, n: int) -> int:
 
 def mixed(precision: str) -> torch.autocast:
     """Make the context in which products are in a dtype, and weights in float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    # The cache of converted weights would be shared by threads.
+    low = precision == "bfloat16"
+    return torch.autocast("cpu", torch.bfloat16, enabled=low, cache_enabled=False)
 
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Neither depend on nor change the caller's settings of torch while models are made and trained.
 
-    These are no_grad, inference_mode, the default dtype and the random state. Initial weights and dropout can only draw
-    from torch's global generator, which therefore starts at `seed`.
+    These are no_grad, inference_mode, the default dtype, the number of threads and the random state. Initial weights
+    can only be drawn from torch's global generator, which therefore starts at `seed`.
     """
     dtype = torch.get_default_dtype()
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+        parts.one_thread(),
+    ):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
         torch.set_default_dtype(torch.float32)
         try:
@@ -117,18 +126,21 @@ class Tally:
     loss: float = 0.0
     right: int = 0
     samples: int = 0
-    targets: int = 0  # labels, or valid pixels of masks
+    targets: int = 0  # labels, or valid pixels of masks; numbers do not count
 
     def add(self, value: float, logits: Tensor, targets: Tensor) -> None:
         self.loss += value * len(targets)
-        self.right += int((logits.argmax(1) == targets).sum())
         self.samples += len(targets)
+        if targets.is_floating_point():
+            return
+        several = targets.shape == logits.shape  # classes may apply
+        self.right += int(((logits > 0) if several else logits.argmax(1)).eq(targets).sum())
         self.targets += len(targets) if targets.ndim == 1 else int((targets != IGNORE).sum())
 
     @property
     def means(self) -> tuple[float, float]:
-        """Loss and accuracy."""
-        return self.loss / self.samples, self.right / max(self.targets, 1)
+        """Loss and accuracy, NaN if there is none."""
+        return self.loss / self.samples, self.right / self.targets if self.targets else math.nan
 
 
 class Trainer:
@@ -167,7 +179,9 @@ class Trainer:
         self.model, self.loss, self.recipe, self.on_epoch = model, loss, recipe, on_epoch
         self.name = name
         self.order = torch.Generator().manual_seed(seed)
-        self._random = torch.Generator().manual_seed(seed).get_state()
+        seeds = torch.randint(2**62, (parts.PARTS,), generator=torch.Generator().manual_seed(seed))
+        self._draws = [torch.Generator().manual_seed(one) for one in seeds.tolist()]
+        self._parameters = list(model.parameters())
         decay = {True: recipe.weight_decay, False: 0.0}  # of matrices, and of vectors
         groups: list[dict[str, Any]] = [
             {
@@ -205,22 +219,31 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * self._rate()
         self._step += 1
-        self._optimiser.zero_grad(set_to_none=True)
-        outer = torch.default_generator.get_state()
-        torch.default_generator.set_state(self._random)  # dropout draws from numbers of its own
-        with mixed(self.recipe.precision):
-            logits = self.model(inputs)
-        self._random = torch.default_generator.get_state()
-        torch.default_generator.set_state(outer)
-        value = self.loss(logits.float(), targets)
-        self._tally.add(value.item(), logits, targets)
+        divided = parts.split(inputs)
+        logits = parts.each(self._forward, divided, self._draws[: len(divided)])
+        whole = torch.cat([part.detach() for part in logits]).float().requires_grad_()
+        value = self.loss(whole, targets)
+        self._tally.add(value.item(), whole.detach(), targets)
         self.diverged = not math.isfinite(self._tally.loss)
         if not self.diverged:
             value.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            assert whole.grad is not None
+            slopes = torch.tensor_split(whole.grad.to(logits[0].dtype), len(divided))
+            found = zip(*parts.each(self._backward, logits, slopes), strict=True)
+            for parameter, gradients in zip(self._parameters, found, strict=True):
+                parameter.grad = functools.reduce(torch.add, gradients)
+            nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
             self._optimiser.step()
         self.samples += len(targets)
         self.seconds += time.perf_counter() - began
+
+    def _forward(self, inputs: Tensor, draws: torch.Generator) -> Tensor:
+        with drawing_from(draws), mixed(self.recipe.precision):
+            logits: Tensor = self.model(inputs)
+        return logits
+
+    def _backward(self, logits: Tensor, slopes: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(logits, self._parameters, slopes)
 
     def _choose(self, inputs: Tensor, targets: Tensor) -> None:
         """Find out which dtype is faster, from steps of a copy on some samples of a batch."""
@@ -262,10 +285,15 @@ class Trainer:
     def judge(self, model: nn.Module, tally: Tally, inputs: Tensor, targets: Tensor) -> None:
         """Add a batch of the validation part to a tally, for this model or a copy of it."""
         model.eval()
-        with torch.no_grad():
+
+        @torch.no_grad()
+        def score(some: Tensor) -> Tensor:
             with mixed(self.recipe.precision):
-                logits = model(inputs).float()
-            tally.add(self.loss(logits, targets).item(), logits, targets)
+                logits: Tensor = model(some)
+            return logits.float()
+
+        logits = torch.cat(parts.each(score, parts.split(inputs)))
+        tally.add(self.loss(logits, targets).item(), logits, targets)
 
     def settle(self, learnt: Tally, judged: Tally, weights: Mapping[str, Tensor]) -> None:
         """Record an epoch, and decide whether it is the last; `weights` is the model's state at its end.
@@ -302,9 +330,9 @@ class Trainer:
     def run(self, training: Source, validation: Source) -> Self:
         """Train to the end.
 
-        The same seed gives the same weights on the same machine, with the same number of threads and the same dtype,
-        which a recipe with `auto` chooses by what was measured there. Raises InputError as `settle` does, and
-        ResourceError if memory runs out.
+        The same seed gives the same weights to the last bit, whatever the number of threads, on the same processor with
+        the same version of torch and the same dtype, which a recipe with `auto` chooses by what was measured. Raises
+        InputError as `settle` does, and ResourceError if memory runs out.
         """
         remedy = "lower --batch-size, or --image-size where pixels are read"
         size = self.recipe.batch_size

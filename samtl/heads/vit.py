@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from samtl.heads.base import check_ranges
 from samtl.heads.grid import GridHead
-from samtl.heads.layers import Block, ChannelNorm, Stem, upsampler
+from samtl.heads.layers import Block, ChannelNorm, Dropout, Stem, upsampler
 
 PATCH = 2
 
@@ -54,7 +54,7 @@ class Head(GridHead):
         return nn.Sequential(
             _Tokens(self, channels, side),
             _Mean(),
-            nn.Dropout(self.dropout),
+            Dropout(self.dropout),
             nn.Linear(self.width, n_classes),
         )
 
@@ -93,7 +93,10 @@ class _Segmenter(nn.Module):
         self.spread = nn.ConvTranspose2d(head.width, narrow, PATCH, stride=PATCH)
         self.near = Stem(channels, narrow)
         self.up = nn.Sequential(
-            ChannelNorm(narrow), nn.GELU(), nn.Dropout2d(head.dropout), upsampler(narrow, n_classes)
+            ChannelNorm(narrow),
+            nn.GELU(),
+            Dropout(head.dropout, channels=True),
+            upsampler(narrow, n_classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:

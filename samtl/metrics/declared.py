@@ -16,6 +16,7 @@ class Metric(NamedTuple):
     higher_is_better: bool = True
     curve: bool = False  #: whether reports draw it against the training share
     decimals: int = 1
+    listed: bool = True  #: whether reports list it; that of single images are shown by themselves
 
     @property
     def factor(self) -> int:
@@ -36,8 +37,8 @@ class Metric(NamedTuple):
         return value if self.higher_is_better else -value
 
 
-def _shares(**titles: str) -> list[Metric]:
-    return [Metric(name, title) for name, title in titles.items()]
+def _shares(listed: bool = True, **titles: str) -> list[Metric]:
+    return [Metric(name, title, listed=listed) for name, title in titles.items()]
 
 
 #: The scores of each task; models are ranked and compared by the first.
@@ -49,6 +50,18 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("ece", "calibration error", higher_is_better=False),
         Metric("log_loss", "log loss", "nats", higher_is_better=False, decimals=3),
     ),
+    "multilabel": (
+        Metric("macro_ap", "macro average precision", curve=True),
+        Metric("micro_ap", "micro average precision"),
+        Metric("macro_f1", "macro F1", curve=True),
+        Metric("micro_f1", "micro F1"),
+    ),
+    "regression": (
+        Metric("r2", "R²", "", curve=True, decimals=3),
+        # In the unit of the numbers, which may be tiny or huge.
+        Metric("mae", "mean absolute error", "", higher_is_better=False, curve=True, decimals=4),
+        Metric("rmse", "root mean squared error", "", higher_is_better=False, decimals=4),
+    ),
     # Over all held-out pixels first: a mean over images scores an image without foreground 0 or 1.
     "segmentation": (
         Metric("pooled_iou", "pooled IoU", curve=True),
@@ -59,8 +72,9 @@ METRICS: dict[str, tuple[Metric, ...]] = {
             pooled_precision="pooled precision",
             pooled_recall="pooled recall",
         ),
-        Metric("iou", "image IoU", curve=True),
         *_shares(
+            listed=False,
+            iou="image IoU",
             dice="image Dice",
             f1="image F1",
             accuracy="image accuracy",

@@ -7,7 +7,7 @@ does not say what another training part would change. How often the intervals co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Figure = tuple[float, Floats]  # a score, and what each of n samples contributes to its error, (n,)
 
 TAIL = (1 - 0.95) / 2
 NORMAL = 1.959964  # the same quantile of the normal distribution
 FEW, FEW_GROUPS = 30, 10
-_PRIOR = 0.5  # weight, in units, of the largest variance that there can be
-_BLOCKS = 50  # of a jackknife
+_PRIOR = 1.0  # units of the largest variance that there can be, beside those that were seen
 
 
 @dataclass(frozen=True)
@@ -100,29 +100,57 @@ def share(value: float, n: float) -> Score:
     return Score.around(value, float(low), float(high))
 
 
-def share_of_units(value: float, variance: float, n: int) -> Score:
+def share_of_units(value: float, variance: float, n: int, least: float | None = None) -> Score:
     """Return the interval of a figure in [0, 1] whose variance was estimated between n units.
 
-    Half a unit of the largest possible variance, `value * (1 - value)`, is added to those that were seen, because a few
-    units that happen to be alike say little about others. The figure is at least as certain as a share of n trials.
+    One unit of the largest possible variance is added to those that were seen, because a few units that happen to be
+    alike say little about others. The figure is at least as certain as the share of hits in `least` trials: by default
+    n, which holds for a mean over the units; fewer if units differ in weight, see `effective`.
     """
+    trials = n if least is None else least
     largest = value * (1 - value)
     if not largest:
-        return share(value, n)
-    spread = ((n - 1) * variance + _PRIOR * largest / n) / (n - 1 + _PRIOR)
-    return share(value, max(n, largest / spread * (NORMAL / student(n - 1)) ** 2))
+        return share(value, trials)
+    spread = ((n - 1) * variance + _PRIOR * largest / trials) / (n - 1 + _PRIOR)
+    return share(value, max(trials, largest / spread * (NORMAL / student(n - 1)) ** 2))
 
 
-def unbounded(value: float, variance: float, n: int, lowest: float = -np.inf) -> Score:
+def effective(weights: Floats) -> Floats:
+    """Return how many units of equal weight are as certain as n of these, (n, ...) to (...); 0 without any weight.
+
+    See Kish (1965).
+    """
+    squares = np.square(weights).sum(0)
+    found: Floats = np.zeros_like(squares)
+    np.divide(np.square(weights.sum(0)), squares, out=found, where=squares > 0)
+    return found
+
+
+def unbounded(value: float, variance: float, n: int) -> Score:
     """Return the t interval of a figure whose variance was estimated between n units."""
     half = student(n - 1) * float(np.sqrt(variance))
-    return Score.around(value, max(lowest, value - half), value + half)
+    return Score.around(value, value - half, value + half)
+
+
+def positive(value: float, variance: float, n: int) -> Score:
+    """Return the t interval, of its logarithm, of a figure above 0 whose variance was estimated between n units."""
+    if value <= 0:
+        return Score(value, value, value)
+    factor = float(np.exp(student(n - 1) * np.sqrt(variance) / value))
+    return Score.around(value, value / factor, value * factor)
+
+
+def variance_between(parts: Floats, units: Rows | None) -> tuple[float, int]:
+    """Return the variance of a figure from what each sample contributes to its error, and the number of units."""
+    sums = by_unit(parts, units)
+    n = len(sums)
+    return float(np.square(sums).sum()) * n / max(n - 1, 1), n
 
 
 def inflation(contributions: Floats, units: Rows | None) -> float:
     """Return by what factor groups multiply the variance of a figure, at least 1; 1 without groups.
 
-    This is Kish's design effect, with Student's quantile in the place of the normal one. As in `share_of_units`, half a
+    This is Kish's design effect, with Student's quantile in the place of the normal one. As in `share_of_units`, one
     group is added whose samples are all alike.
 
     Parameters
@@ -148,24 +176,3 @@ def jackknife(without: Floats) -> Floats:
     squares = np.square(without - without.mean(0)).sum(0)
     variance: Floats = squares * (n - 1) / n
     return variance
-
-
-def without_blocks(
-    figures: Callable[[Rows], Mapping[str, float]], n: int, units: Rows | None = None, seed: int = 0
-) -> tuple[dict[str, float], dict[str, float], int]:
-    """Compute figures of n samples, and their variances from leaving out blocks of units (a delete-a-group jackknife).
-
-    For figures that are no function of sums, such as an average precision. `figures` maps rows to figures. Returns
-    figures, variances, and the number of blocks, at most 50, for `share_of_units` and `unbounded`.
-    """
-    every = np.arange(n)
-    total = count_units(units, n)
-    blocks = min(_BLOCKS, total)
-    block = np.random.default_rng(seed).permutation(total) % blocks
-    of_row = block[every if units is None else units]
-    value = dict(figures(every))
-    if blocks < 2:
-        return value, dict.fromkeys(value, 0.0), 1
-    left = [figures(every[of_row != b]) for b in range(blocks)]
-    each = np.array([[one[name] for name in value] for one in left])
-    return value, dict(zip(value, jackknife(each).tolist(), strict=True)), blocks

@@ -14,11 +14,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samtl.errors import InputError, UnknownName
-from samtl.metrics import segmentation
+from samtl.metrics import multilabel, regression, segmentation
 from samtl.metrics.classification import (
     Counts,
     accuracy,
@@ -26,6 +28,7 @@ from samtl.metrics.classification import (
     confusion,
     contributions,
     macro_f1,
+    ratio,
     stakes,
 )
 from samtl.metrics.intervals import Floats, by_unit, unbounded, units_of
@@ -79,7 +82,21 @@ class ImageScores:
     groups: tuple[str, ...] = ()  #: of each image; empty if there are none
 
 
-Outcome = Predictions | ImageScores
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model said of the held-out samples of one seed if that is not one class for each."""
+
+    task: str  #: of `FIGURES`
+    ids: tuple[str, ...]
+    truth: NDArray[Any]  #: (n, K) of 0 and 1, or (n,) numbers
+    said: Floats  #: (n, K) probabilities, or (n, 1) numbers
+    groups: tuple[str, ...] = ()  #: of each sample; empty if there are none
+
+
+#: For each task of `Outputs`, its scores with what each sample contributes to their errors.
+FIGURES = {"multilabel": multilabel.figures, "regression": regression.figures}
+
+Outcome = Predictions | ImageScores | Outputs
 
 
 def paired_differences(
@@ -87,8 +104,8 @@ def paired_differences(
 ) -> dict[tuple[str, str], Difference]:
     """Compare each model with each that comes after it on the same held-out samples.
 
-    The interval is a t interval between groups or, without groups, samples. Among few labels there are few that only
-    one model is right about: two more, one for each model, are added for the variance (Bonett and Price 2012).
+    The interval is a t interval between groups or, without groups, samples. The image, or the group of images, that
+    differs most counts twice, since few images show little of a skewed distribution.
 
     Raises InputError if samples differ or repeat, or there are none; UnknownName if there is no such metric.
 
@@ -108,6 +125,7 @@ def paired_differences(
     values = dict.fromkeys(models, 0.0)
     errors = {model: np.zeros(len(names)) for model in models}
     worth = np.zeros(len(names))  # of a hit
+    label = np.zeros(len(names), dtype=np.int64)
     for outcomes in by_seed:
         for model, outcome in zip(models, outcomes, strict=True):
             rows = [rank[name] for name in outcome.ids]
@@ -117,39 +135,26 @@ def paired_differences(
             group |= dict(zip(outcome.ids, outcome.groups, strict=False))
         if isinstance(outcome, Predictions):
             worth[rows] += stakes(metric, outcome.truth) / len(by_seed)
+            label[rows] = outcome.truth
     units = units_of([group[name] for name in names], len(names)) if group else None
-    added = 2 * float(np.square(worth).mean())
     found = {}
     for a, b in itertools.combinations(models, 2):
-        parts = by_unit(errors[a] - errors[b], units)
-        n = len(parts)
-        variance = (float(np.square(parts).sum()) + added) * n / max(n - 1, 1)
+        parts = errors[a] - errors[b]
+        together = np.square(by_unit(parts, units))
+        n = len(together)
+        if worth.any():
+            effect = max(1.0, float(ratio(together.sum(), np.square(parts).sum())))
+            variance = _variance_of_labels(parts, worth, label) * effect
+        else:
+            variance = float(together.sum() + together.max())
+        variance *= n / max(n - 1, 1)
         gap = unbounded(values[a] - values[b], variance, n)
         shown = (gap.low > 0 or gap.high < 0) and len(names) >= FEWEST
-        figures = (gap.value, max(gap.low, -1.0), min(gap.high, 1.0))
+        limit = math.inf if metric in regression.SCORES else 1.0
+        figures = (gap.value, max(gap.low, -limit), min(gap.high, limit))
         groups = 0 if units is None else n
         found[a, b] = Difference(*figures, shown, len(names), len(by_seed), groups)
     return found
-
-
-def describe(name_a: str, name_b: str, difference: Difference, unit: str = "points") -> str:
-    """Describe a difference in hundredths of the score, the better model first.
-
-    Such as "vit beats mlp by 1.2 points [0.4, 2.0]", or "no difference shown between vit and mlp (0.3 points
-    [-0.2, 0.8])".
-    """
-    value, low, high = difference.value, difference.low, difference.high
-    if difference.shown and value < 0:
-        name_a, name_b, value, low, high = name_b, name_a, -value, -high, -low
-    digits = 1
-    if difference.shown:  # enough that the interval does not seem to hold 0
-        digits = max(1, math.ceil(-math.log10(100 * low)))
-    amount, left, right = (f"{round(100 * x, digits) + 0.0:.{digits}f}" for x in (value, low, high))
-    figures = f"{amount} {unit} [{left}, {right}]"
-    if difference.shown:
-        return f"{name_a} beats {name_b} by {figures}"
-    few = f", of {difference.n_samples} samples only" if difference.n_samples < FEWEST else ""
-    return f"no difference shown between {name_a} and {name_b} ({figures}{few})"
 
 
 def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome, ...]]:
@@ -172,9 +177,11 @@ def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome
     return by_seed
 
 
-def _truth(outcome: Outcome) -> dict[str, int]:
+def _truth(outcome: Outcome) -> dict[str, Any]:
     """Return the label of each sample by id, -1 for an image with a mask."""
-    labels = outcome.truth.tolist() if isinstance(outcome, Predictions) else [-1] * len(outcome.ids)
+    labels: list[Any] = [-1] * len(outcome.ids)
+    if not isinstance(outcome, ImageScores):
+        labels = list(map(str, outcome.truth.tolist()))
     truth = dict(zip(outcome.ids, labels, strict=True))
     if not truth or len(truth) < len(outcome.ids):
         raise InputError(
@@ -182,6 +189,18 @@ def _truth(outcome: Outcome) -> dict[str, int]:
             f"{len(outcome.ids)} with {len(truth)} ids"
         )
     return truth
+
+
+def _variance_of_labels(parts: Floats, worth: Floats, label: Counts) -> float:
+    """Return the variance of a difference from what each sample contributes, and what a hit of it is worth, (n,) each.
+
+    Among few labels there are few that only one model is right about: two more are added, one for each model (Bonett
+    and Price 2012), and the rates of such labels in small classes are drawn towards the common one.
+    """
+    size, most = np.bincount(label), np.bincount(label, np.square(worth))
+    differing = size * ratio(np.bincount(label, np.square(parts)), most) + 2 * size / size.sum()
+    rate = (differing + 4 * differing.sum() / size.sum()) / (size + 4)
+    return float((rate * most).sum())
 
 
 def _scored(outcome: Outcome, metric: str) -> tuple[float, Floats]:
@@ -193,6 +212,11 @@ def _scored(outcome: Outcome, metric: str) -> tuple[float, Floats]:
         matrix = confusion(outcome.truth, outcome.guess, k)
         parts = contributions(metric, outcome.truth, outcome.guess, k)
         return float(METRICS[metric](matrix)), parts
+    if isinstance(outcome, Outputs):
+        found = FIGURES[outcome.task](outcome.truth, outcome.said)
+        if metric not in found:
+            raise UnknownName(f"score of a {outcome.task}", metric, found)
+        return found[metric]
     n, pooled = len(outcome.ids), metric.removeprefix(_POOLED)
     if outcome.counts is not None and pooled != metric:
         total = outcome.counts.sum(0)

@@ -18,6 +18,7 @@ from samtl.metrics.intervals import (
     Rows,
     Score,
     by_unit,
+    effective,
     jackknife,
     share_of_units,
     units_of,
@@ -143,8 +144,13 @@ def _mean(values: Floats, units: Rows | None) -> Score:
 
 def _pooled(counts: Counts, units: Rows | None) -> dict[str, Score]:
     total, sums = counts.sum(0), by_unit(counts, units)
-    without = scores_of_counts(total - sums if len(sums) > 1 else sums)
+    n = len(sums)
+    without = scores_of_counts(total - sums if n > 1 else sums)
+    true, guessed, right = np.moveaxis(sums[:, 1:].astype(np.float64), -1, 0)
+    # A class may have most of its pixels in few units.
+    least = effective(true + guessed - right)
+    trials = float(least[least > 0].min(initial=n))
     return {
-        f"pooled_{name}": share_of_units(float(value), float(jackknife(without[name])), len(sums))
+        f"pooled_{name}": share_of_units(float(value), float(jackknife(without[name])), n, trials)
         for name, value in scores_of_counts(total).items()
     }

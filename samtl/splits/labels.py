@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,16 +36,16 @@ def label_array(task: str, labels: Sequence[Any], n_classes: int) -> NDArray[Any
     return np.array(labels, np.float64 if task == "regression" else np.int64)
 
 
+def no_label(task: str) -> Any:
+    """Return what a `Dataset` has in the place of a label that is not known."""
+    return {"multilabel": None, "regression": math.nan}.get(task, NO_LABEL)
+
+
 def known(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Mark the samples that have a label in an array that `label_array` made."""
     floats = labels.dtype.kind == "f"
     found: NDArray[np.bool_] = np.isfinite(labels) if floats else labels >= 0
     return found if labels.ndim == 1 else np.asarray(found.all(axis=1))
-
-
-def label_values(labels: NDArray[Any]) -> list[Any]:
-    """Return labels as JSON values: class indices, lists of 0 and 1 for each class, or numbers; None for NaN."""
-    return [None if label != label else label for label in labels.tolist()]
 
 
 def label_texts(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:

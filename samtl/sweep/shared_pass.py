@@ -28,6 +28,7 @@ from samtl.heads.grid import STATISTICS_ROWS, GridHead, moments
 from samtl.heads.trainer import Tally, isolated
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
+from samtl.store.views import samples_of
 from samtl.sweep.plan import Cell
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Stream:
 
     def __init__(self, store: Store, array: str) -> None:
         self.store, self.array = store, array
-        labels = None if store.task == "segmentation" else np.asarray(store.labels, dtype=np.int64)
+        labels = None if store.task == "segmentation" else samples_of(store, array).labels
         self.targets = Targets(store, array, labels)
         self.size = window_rows(store, array)
         blocks = -(-len(store) // BLOCK_ROWS)
