@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from samtl.datasets import Dataset
 from samtl.embed.changes import look
@@ -22,9 +23,9 @@ class Copies:
     relabelled: int  #: of the copies, those that have another label
 
 
-def count_copies(labels: Sequence[object], images: Sequence[str]) -> Copies:
+def count_copies(labels: Sequence[Any], images: Sequence[str]) -> Copies:
     """Count copies, given the label and the sha256 of each image, "" if it is not known."""
-    first: dict[str, int] = {}
+    first: dict[str, Any] = {}
     known = [(label, image) for label, image in zip(labels, images, strict=True) if image]
     changed = sum(first.setdefault(image, label) != label for label, image in known)
     return Copies(len(known), len(known) - len(first), changed)
