@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Data:
         # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
         rows = np.flatnonzero(store.valid("mask")).tolist() if self.masks else ()
         masks = {row: store.checksum("mask", row) for row in rows}
-        return _state(store, store.labels, self.samples.images, masks)
+        return state_of(store, store.labels, self.samples.images, masks)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -247,7 +248,7 @@ class Images:
             with contextlib.suppress(InputError):  # if it is needed, training says so
                 mask = read_mask(data, row, read_image(data, row).shape[:2])
                 masks[row] = crc32c(mask_square(mask, self.image_size).tobytes())
-        return _state(data, data.truth, self.images or ("",) * len(data), masks)
+        return state_of(data, data.truth, self.images, masks)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -299,16 +300,19 @@ def _require_labels(usable: NDArray[np.bool_], unlabelled: int, where: Path | st
         )
 
 
-def _state(
-    of: Store | Dataset, labels: NDArray[Any], images: Sequence[str], masks: Mapping[int, int]
+def state_of(
+    of: Store | Dataset,
+    labels: NDArray[Any],
+    images: Sequence[str] = (),
+    masks: Mapping[int, int] | None = None,
 ) -> str:
-    """Digest samples with their labels, the sha256 of their images and the checksums of their masks."""
+    """Digest samples with their labels, the sha256 of their images and the checksums of their masks, by row."""
     named: list[list[Any]] = [
-        [name, None if label != label else label, image, *([masks[row]] if row in masks else ())]
-        for row, (name, label, image) in enumerate(
-            zip(of.sample_ids, labels.tolist(), images, strict=True)
-        )
+        [name, None if label != label else label, image]
+        for name, label, image in zip_longest(of.sample_ids, labels.tolist(), images, fillvalue="")
     ]
+    for row, checksum in (masks or {}).items():
+        named[row].append(checksum)
     return digest({"classes": list(of.classes), "samples": sorted(named, key=itemgetter(0))})
 
 

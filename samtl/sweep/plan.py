@@ -19,7 +19,7 @@ from samtl.embed.changes import look
 from samtl.errors import InputError, MismatchError
 from samtl.experiment.fit import configured
 from samtl.experiment.run import Config
-from samtl.experiment.sources import Data, Images, array_for
+from samtl.experiment.sources import Data, Images, array_for, state_of
 from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
 from samtl.splits import Samples, Split, parse_many, select
@@ -59,6 +59,7 @@ class Given:
     allow_partial: bool = False
     room: int = 0
     state: str = ""  #: digest of the samples that baselines read
+    listed: str = ""  #: digest of their ids and labels alone, which is quickly made again
     images: dict[str, str] = field(default_factory=dict)  #: sha256 of each of these, by id
 
 
@@ -131,6 +132,8 @@ class Sources:
         data = only(found, self.store(store).sample_ids) if store else shuffled(found)
         if self.given.group_by is not None:
             data = replace(data, groups=groups_by(data.sample_ids, self.given.group_by))
+        if self.given.listed not in ("", state_of(data, data.truth)):
+            raise MismatchError(f"{data.name} changed while the sweep ran: run it again", [])
         return data
 
 
@@ -246,7 +249,8 @@ def _pixel_samples(sources: Sources) -> Samples:
     hashes = tuple(found.get(name, "") for name in samples.ids)
     # With a store, the usable images and masks are the same as its own.
     state = data.digest if store else Images(images, IMAGE_SIZE, images=hashes).digest
-    sources.given = replace(sources.given, state=state, images=found)
+    listed = state_of(images, images.truth)
+    sources.given = replace(sources.given, state=state, listed=listed, images=found)
     return replace(samples, images=hashes)
 
 
