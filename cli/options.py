@@ -36,6 +36,8 @@ _SHARED = {
     "epochs": "Maximum number of passes over the training part.",
     "lr": "Learning rate after the warm-up.",
     "batch_size": "Samples in one step.",
+    "precision": "Dtype of products in training: auto (the faster one here), float32 or bfloat16.",
+    "class_weights": "balanced weights samples inversely to the size of their class.",
     "patience": "Epochs without a better validation loss before training stops.",
 }
 _targets: dict[str, str] = {}  # of the verbs, by the name of the library's function

@@ -115,6 +115,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     untrained: bool = False  #: whether these weights are random numbers
     given: dict[str, Any] = {}  #: what the user asked for
     floor_model: str = ""  #: what `Run.floor` are the scores of
+    machine: dict[str, Any] = {}  #: processor, its instructions, and what limits their use
     versions: dict[str, str] = {}  #: of Python and the libraries that decide figures
 
     def with_digest(self) -> Self:
