@@ -20,6 +20,8 @@ POPULATION = 40_000  # samples
 SCENE = 20  # samples
 PIXELS = 10_000  # of an image
 RESAMPLES = 200  # of the plain bootstrap
+SAMPLES = (10, 30, 120, 1000, 5000)  # that are held out
+IMAGES = (2, 4, 6, 10, 20, 60, 1000)  # with masks
 #: Populations that few samples cannot tell from better ones; drawn from only if they are named.
 EXTREME = ("masks-a-fifth-floods",)
 IMAGE_METRICS = ("iou", "dice", "f1", "accuracy", "pooled_iou")
@@ -152,8 +154,6 @@ Population = Labels | Images | Pair
 
 
 def bench_coverage(
-    samples: Sequence[int] = (10, 30, 120, 1000, 5000),
-    images: Sequence[int] = (2, 4, 6, 10, 20, 60, 1000),
     cases: Sequence[str] = (),
     repeats: int = 300,
     seed: int = 0,
@@ -163,10 +163,6 @@ def bench_coverage(
 
     Parameters
     ----------
-    samples : sequence of int
-        How many samples are held out.
-    images : sequence of int
-        How many images with masks are held out.
     cases : sequence of str
         Populations: 98%, rare-classes, scenes, masks-good, pair-98% and so on; by default all but those that few
         samples cannot tell from better ones.
@@ -180,8 +176,9 @@ def bench_coverage(
     Returns
     -------
     list of Row
-        `METRIC/N`: the share of intervals that cover, of the worst population, from the worst to the best; and the same
-        with `/bootstrap` for percentile intervals of a plain bootstrap. Samples of scenes are held out in whole scenes.
+        `METRIC/N`: the share of intervals that cover for N held-out samples or images, of the worst population, from
+        the worst to the best; and the same with `/bootstrap` for percentile intervals of a plain bootstrap. Scenes are
+        held out as a whole, at least two.
     """
     known = dict(populations())
     for name in cases:
@@ -189,13 +186,10 @@ def bench_coverage(
             raise UnknownName("population", name, known)
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for name, make in known.items():
-        if (cases and name not in cases) or (not cases and name in EXTREME):
+        if name not in cases if cases else name in EXTREME:
             continue
         population = make(np.random.default_rng([seed, *name.encode()]))
-        pictures = isinstance(population, Images) or (
-            isinstance(population, Pair) and isinstance(population.models[0], Images)
-        )
-        for n in images if pictures else samples:
+        for n in IMAGES if "masks" in name else SAMPLES:
             for metric, shares in covered(population, n, repeats, seed).items():
                 found.setdefault((metric, n), []).append(shares)
     rows = []
