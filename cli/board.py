@@ -19,9 +19,9 @@ from samtl._runtime import Note
 from . import render
 
 if TYPE_CHECKING:
+    from samtl.metrics.declared import Metric
     from samtl.sweep.api import Progress
 
-HEADLINES = {"iou": "IoU", "accuracy": "accuracy"}  # segmentation has both
 _RUNNING_SHOWN = 3  # cells whose last event is shown
 _MARKS = {"failed": ("!", "red"), "running": ("*", "cyan")}
 _LEAST_DONE = 0.03  # of the work, before the time left is estimated
@@ -66,7 +66,7 @@ class Board:
         elif self.terminal:
             return
         elif event.what == "done":
-            scores = [f": {HEADLINES[name]} {value:.1%}" for name, value in _headline(event)]
+            scores = [f": {m.title} {m.written(x)} {m.unit}".rstrip() for m, x in _headline(event)]
             render.say("".join([ended, *scores]), console=self.console)
         elif event.what == "event" and late:
             self._last_line = time.monotonic()
@@ -124,11 +124,12 @@ class Board:
     def _place(self, events: list[Progress]) -> Text:
         """Write the mean score of a model on a split once all seeds are done, else how many are."""
         states = {_state(event) for event in events}
-        scores = [value for event in events for _, value in _headline(event)]
+        scores = [score for event in events for score in _headline(event)]
         if not events:
             return Text("")
         if len(scores) == len(events):
-            return Text(f"{100 * sum(scores) / len(scores):.1f}", style="green")
+            mean = sum(value for _, value in scores) / len(scores)
+            return Text(scores[0][0].written(mean), style="green")
         mark, style = next((_MARKS[state] for state in _MARKS if state in states), ("", "dim"))
         return Text(f"{mark}{len(scores)}/{len(events)}", style=style)
 
@@ -137,7 +138,12 @@ def _state(event: Progress) -> str:
     return "running" if event.what in ("started", "event") else event.what
 
 
-def _headline(event: Progress) -> list[tuple[str, float]]:
-    """Return the name and value of the main score of a finished cell, if it has one."""
-    figures = event.figures or {}
-    return [(name, figures[name]) for name in HEADLINES if name in figures][:1]
+def _headline(event: Progress) -> list[tuple[Metric, float]]:
+    """Return the score of a finished cell that models are ranked by, if it has one."""
+    from samtl.metrics.declared import ranked_by
+
+    figures = event.figures
+    if not figures or event.cell.config is None:
+        return []
+    metric = ranked_by(event.cell.config.task)
+    return [(metric, figures[metric.name])]

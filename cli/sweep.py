@@ -81,9 +81,10 @@ def draw(result: samtl.SweepResult) -> None:
 def _draw_summary(summary: Any) -> None:
     several = any(len(one.values) > 1 for line in summary.scores.values() for one in line.values())
     means = "mean and deviation over seeds" if several else "one seed"
-    render.say(f"{summary.title} on {summary.dataset} in %, {means}")
+    unit = f" in {summary.metric.unit}" if summary.metric.unit else ""
+    render.say(f"{summary.metric.title} on {summary.dataset}{unit}, {means}")
     rows = [
-        [model, *(_written(line.get(split)) for split in summary.splits)]
+        [model, *(_written(summary.metric, line.get(split)) for split in summary.splits)]
         for model, line in summary.scores.items()
     ]
     table = [["", *summary.splits], *rows]
@@ -98,12 +99,12 @@ def _draw_summary(summary: Any) -> None:
         render.warn_untrained(weights)
 
 
-def _written(score: Any) -> str:
-    """Write a score in percent, with its deviation if there is one."""
+def _written(metric: Any, score: Any) -> str:
+    """Write a score, with its deviation if there is one."""
     if score is None:
         return ""
-    deviation = "" if score.deviation is None else f" ± {100 * score.deviation:.1f}"
-    return f"{100 * score.mean:.1f}{deviation}"
+    deviation = "" if score.deviation is None else f" ± {metric.written(score.deviation)}"
+    return f"{metric.written(score.mean)}{deviation}"
 
 
 def _params(settings: list[str]) -> dict[str, dict[str, Any]]:

@@ -66,18 +66,25 @@ def a_run(
 
 
 def a_mask_run(parent, name="conv", seed=0, share=0.25, *, data=None, shift=1, **given):
-    """Write the run of a segmentation whose masks are the true ones, moved by columns: `shift`, or one for each."""
+    """Write the run of a segmentation whose masks are the true ones, moved by columns: `shift`, or one for each.
+
+    "nothing" is no foreground at all, and "half" is the first foreground class in the upper half.
+    """
     data = data or blobs(24)
     n_test = round(len(data) * share)
     test = sorted(np.random.default_rng(seed).permutation(len(data))[:n_test].tolist())
-    shifts = [shift] * n_test if isinstance(shift, int) else shift
+    shifts = shift if isinstance(shift, range) else [shift] * n_test
     with RunFolder(parent) as folder:
         matrices, truths, rows, pixels = [], {}, [], []
         for place, (i, moved) in enumerate(zip(test, shifts, strict=True)):
             sample_id, mask = data.sample_ids[i], data.read_mask(data.sample_ids[i])
             height, width = resized_shape(*mask.shape, SIZE)
             truth = mask_square(mask, SIZE)[:height, :width]
-            guess = np.roll(np.where(truth == IGNORE, 0, truth), moved, axis=1).astype(np.uint8)
+            if isinstance(moved, int):
+                guess = np.roll(np.where(truth == IGNORE, 0, truth), moved, axis=1).astype(np.uint8)
+            else:
+                guess = np.zeros((height, width), dtype=np.uint8)
+                guess[: height // 2 * (moved == "half")] = 1
             matrices.append(segmentation.confusion(truth, guess, len(data.classes)))
             truths[sample_id] = hashlib.sha256(mask.tobytes()).hexdigest()
             file = f"masks/{mask_name(place, sample_id)}"

@@ -15,12 +15,13 @@ from samtl.sweep.api import Progress
 from samtl.sweep.plan import Cell
 
 
-def cells(models, splits, seeds):
+def cells(models, splits, seeds, task="classification"):
     """Cells with what the grid asks of them."""
     rows = SimpleNamespace(seen=range(100))
+    config = SimpleNamespace(task=task, inputs="pooled", run_name="")
     asked = enumerate(itertools.product(models, splits, range(seeds)))
     return [
-        Cell(model, "s.zarr", "pooled", None, split, seed, rows, number=number)
+        Cell(model, "s.zarr", "", None, split, seed, rows, number=number, config=config)
         for number, (model, split, seed) in asked
     ]
 
@@ -66,9 +67,9 @@ def test_each_place_shows_how_far_it_is():
 
 
 def test_splits_that_do_not_fit_share_a_column():
-    some = cells(["logreg"], [f"0.{i}" for i in range(10, 40)], 2)
+    some = cells(["logreg"], [f"0.{i}" for i in range(10, 40)], 2, "segmentation")
     made = board(some, width=80)
-    made.tell(Progress(some[5], "done", figures={"iou": 0.5, "accuracy": 0.9}))
+    made.tell(Progress(some[5], "done", figures={"pooled_iou": 0.5, "accuracy": 0.9}))
     lines = drawn(made)
     assert lines[0].split() == ["30", "splits"]
     assert lines[1].split() == ["logreg,", "s", "1/60"]
@@ -99,7 +100,7 @@ def test_a_log_has_a_line_for_each_cell_that_ended(monkeypatch):
     made = half(terminal=False)
     made.tell(Note("the last line was half-written"))
     lines = made.console.file.getvalue().splitlines()
-    assert lines[0] == "4/12 logreg, split 0.2, seed 0: accuracy 70.0%"
+    assert lines[0] == "4/12 logreg, split 0.2, seed 0: accuracy 70.0 %"
     assert lines[1].startswith("4/12 cells, 1 running, ")
     assert lines[1].endswith("; vit, split 0.1, seed 0: epoch 3 of 20: validation accuracy 51.0%")
     assert lines[2] == "5/12 vit, split 0.2, seed 0: failed: no memory"

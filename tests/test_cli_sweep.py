@@ -23,7 +23,7 @@ def test_a_sweep_prints_the_scores_beside_the_floor_and_goes_on(run, told, embed
     code, output, errors = run(*SWEEP, "--table", "t.csv")
     assert code == 0
     assert re.search(r"^ +0\.25 +0\.5$", output, re.MULTILINE)
-    for model in ("logreg", "floor"):
+    for model in ("logreg", r"floor \(image statistics\)"):
         assert re.search(rf"^{model}( +[\d.]+ ± [\d.]+){{2}}$", output, re.MULTILINE)
     for text in ("untrained", f"samtl report {OUT}"):
         assert text in output
@@ -42,7 +42,7 @@ def test_baselines_need_no_store(run, folder):
     code, output, _ = run("sweep", *args, "--splits", "0.25", "--jobs", "1", "--out", "pixels")
     assert code == 0
     assert "accuracy on folder-images in %, one seed" in output
-    assert re.search(r"^floor +[\d.]+$", output, re.MULTILINE)
+    assert re.search(r"^floor \(image statistics\) +[\d.]+$", output, re.MULTILINE)
     assert list(Path("pixels/cells").iterdir())
 
 
@@ -91,9 +91,10 @@ def test_a_wide_table_is_turned_and_words_say_which_model_is_better(run, embedde
     args = ("--heads", "logreg,mlp", "--set", "logreg.C=1", "--set", "mlp.epochs=2")
     code, output, _ = run("sweep", *args, "--splits", splits, "--seeds", "2", "--jobs", "1")
     assert code == 0
-    assert re.search(r"^ +logreg +mlp +floor$", output, re.MULTILINE)
+    assert re.search(r"^ +logreg +mlp +floor \(image statistics\)$", output, re.MULTILINE)
     assert re.search(r"^0\.31( +[\d.]+ ± [\d.]+){3}$", output, re.MULTILINE)
-    assert re.search(r"(logreg|mlp) \(untrained\) (beats|and)", output)
+    assert re.search(r"(logreg|mlp|floor \(image statistics\)) (beats|and)", output)
+    assert "untrained" in output
 
 
 def gone(group):

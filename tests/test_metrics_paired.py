@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from samtl.errors import InputError, UnknownName
 from samtl.metrics import paired, segmentation
 from samtl.metrics.classification import confusion
-from samtl.metrics.paired import FEWEST, METRICS, Difference, describe
+from samtl.metrics.paired import FEWEST, METRICS
 
 K = 4
 
@@ -205,18 +205,3 @@ def test_what_cannot_be_compared_is_said(a, b, message):
 def test_metrics_go_by_their_names(make, metric):
     with pytest.raises(UnknownName, match=metric):
         paired_difference(make(0), make(1), metric)
-
-
-@pytest.mark.parametrize(
-    ("figures", "text"),
-    [
-        ((0.012, 0.004, 0.02, True), "vit beats mlp by 1.2 points [0.4, 2.0]"),
-        ((-0.012, -0.02, -0.004, True), "mlp beats vit by 1.2 points [0.4, 2.0]"),
-        ((0.0007, 0.00004, 0.001, True), "vit beats mlp by 0.070 points [0.004, 0.100]"),
-        ((0.003, -0.002, 0.008, False), "no difference shown between vit and mlp (0.3 points [-0.2, 0.8])"),
-        ((-0.003, -0.008, 0.0, False), "no difference shown between vit and mlp (-0.3 points [-0.8, 0.0])"),
-        ((-0.0001, -0.0004, 0.0, False), "no difference shown between vit and mlp (0.0 points [0.0, 0.0])"),
-    ],
-)  # fmt: skip
-def test_words(figures, text):
-    assert describe("vit", "mlp", Difference(*figures, 99, 1)) == text

@@ -1,5 +1,6 @@
 """Runs become a folder with a page and its figures; nothing that was there before is lost."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from unittest.mock import Mock
 import pages
 import pytest
 from fake_runs import a_mask_run, a_run, read_csv, the_one
+from markupsafe import escape
 from PIL import Image
 from toys import blobs, stripes
 
@@ -46,7 +48,7 @@ def both(runs, tmp_path_factory):
         found = {"stripes": FIELDS, "blobs": blobs()}
         patch.setattr("samtl.report.api.resolve", lambda name, *_, **__: found[name])
         out = folder / "out" / "report"
-        result = make_report(sources, out, separate=True, on_event=told.append)
+        result = make_report(sources, out, on_event=told.append)
     assert told[0] == "reading runs"
     return result, sources
 
@@ -54,7 +56,7 @@ def both(runs, tmp_path_factory):
 @pytest.fixture
 def plain(monkeypatch):
     """Draw one small figure for whatever there is, where the folder is what matters."""
-    section = Section("Findings", [pages.chart(panels=1)])
+    section = Section("Result", [pages.chart(panels=1)])
     monkeypatch.setattr("samtl.report.api._chapter", lambda *_: [section])
 
 
@@ -75,25 +77,30 @@ def test_the_folder_holds_the_page_and_every_figure_in_each_format(both):
     assert "data:image/webp" in page
 
 
-def test_what_cannot_be_compared_stands_apart_or_is_refused(both, tmp_path):
-    result, sources = both
+def test_what_cannot_be_compared_stands_apart(both):
+    result, _ = both
     page = result.page.read_text(encoding="utf-8")
-    names = ["findings", "scores", "images", "training", "mistakes", "cost", "provenance"]
+    names = ["result", "scores", "classes", "calibration", "images", "training", "mistakes", "cost"]
     shown = (*(f"2-stripes-{name}" for name in (*names, "differences")), "1-blobs-masks")
     for name in (*shown, "1-blobs-failures", "1-blobs-differences", "2-stripes-masks"):
         assert (f'id="section-{name}"' in page) == (name in shown), name
     assert any("cannot be compared" in text for text in result.warnings)
-    with pytest.raises(InputError, match="--separate"):
-        make_report(sources, tmp_path / "report")
 
 
 def test_findings_are_in_words_and_in_a_table(both):
     result, _ = both
     (row,) = read_csv(result.folder / "figures" / "2-stripes-differences.csv")
-    assert (row["model"], row["other model"], row["seeds"]) == ("mlp", "floor", "2")
-    assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
-    assert result.lines == (row["in words"],)
-    assert f"<li>{row['in words']}</li>" in result.page.read_text(encoding="utf-8")
+    assert (row["model"], row["other model"]) == ("mlp", "floor (image statistics)")
+    assert row["seeds"] == "2"
+    assert float(row["low"]) <= float(row["difference, points"]) <= float(row["high"])
+    best, floor, difference = result.lines[-3:]
+    assert best.startswith("Best head: mlp, accuracy ")
+    assert best.endswith(" images held out.")
+    assert floor.startswith("Best floor: floor (image statistics)")
+    assert row["in words"].split(" by ")[-1] in difference
+    page = result.page.read_text(encoding="utf-8")
+    assert "<li>Best head: <code>mlp</code>, accuracy" in page
+    assert page.count("untrained") == 0
 
 
 def test_warnings_name_what_readers_must_know(both, tmp_path):
@@ -106,11 +113,19 @@ def test_warnings_name_what_readers_must_know(both, tmp_path):
     result = make_report(tmp_path / "runs", tmp_path / "report")
     weights, _, state, note, damaged = result.warnings
     assert "vit are untrained (random:0)" in weights
+    files = result.folder / "figures"
+    assert "untrained" in (files / "by-share-accuracy.svg").read_text(encoding="utf-8").lower()
     assert "same state of the dataset" in state
     assert note == "Made up"
     assert str(bad) in damaged
     assert "--dataset" in result.missing[-1]
     page = result.page.read_text(encoding="utf-8")
+    assert page.partition('<section id="section-result"')[2].count("The weights behind") == 1
+    assert not [
+        text
+        for text in page.split("<figure")[1:]
+        if "untrained" in text.partition("<details")[0].lower()
+    ]
     assert "<code>--dataset</code>" in page
     assert "data:image/" not in page
 
@@ -215,8 +230,8 @@ def swept(out, *seeds, **given):
 
 def test_a_summary_has_means_over_seeds_and_the_floor_last_or_why_there_is_none(tmp_path):
     (found,) = summarise(swept(tmp_path / "a", 0, 1, untrained=True, weights="random:0"))
-    assert (found.dataset, found.title, found.splits) == ("toy", "accuracy", ("0.5", "0.2"))
-    assert list(found.scores) == ["logreg", "mlp", "floor"]
+    assert (found.dataset, found.metric.title, found.splits) == ("toy", "accuracy", ("0.5", "0.2"))
+    assert list(found.scores) == ["logreg", "mlp", "floor (image statistics)"]
     runs = [run for run in the_one(tmp_path / "a").models["mlp"] if run.split.share == 0.5]
     spread = found.scores["mlp"]["0.5"]
     mean = sum(run.metrics["accuracy"].value for run in runs) / 2
@@ -254,3 +269,25 @@ def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
     unknown += [("s3://bucket/store.zarr",), ("s3:/bucket",), ("s3://",), ("no\0path",)]
     for i, stores in enumerate(unknown):
         assert time_of_pass(tmp_path / f"none{i}", *stores) is None
+
+
+def test_names_are_no_formulas_in_tables_for_spreadsheets(tmp_path):
+    names = ('=HYPERLINK("http://x")', "@sum", "-1+1")
+    a_run(tmp_path / "sweep" / "cells", classes=names)
+    result = make_report(tmp_path / "sweep", tmp_path / "report")
+    rows = read_csv(result.folder / "figures" / "classes.csv")
+    assert [row["class"] for row in rows] == [f"'{name}" for name in names]
+    assert f"<td>{escape(names[0])}</td>" in result.page.read_text(encoding="utf-8")
+    for path in (result.folder / "figures").glob("*.csv"):
+        with path.open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(("=", "@", "-1+"))], path
+    row = {"dataset": names[0], "metric_value": -0.5, "untrained": True, "seed": -1}
+    SweepResult(tmp_path, 1, 0, {}, [row], 1.0, ()).write_table(tmp_path / "t.csv")
+    (read,) = read_csv(tmp_path / "t.csv")
+    assert read == {
+        "dataset": f"'{names[0]}",
+        "metric_value": "-0.5",
+        "untrained": "true",
+        "seed": "-1",
+    }

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pages
 import pytest
 
-from samtl.report.page import Part, Section, render
+from samtl.report.page import Cell, Part, Section, render
 from samtl.report.style import GRID, INK
 
 
@@ -66,7 +66,6 @@ def test_names_do_nothing_and_code_is_code(read, text):
     assert any(pages.NASTY in svg["aria-label"] for svg, _ in read.all("svg"))
     assert "<li><code>b&lt;</code></li>" in text
     assert "<p><code>code</code> &lt;/title&gt;" in text
-    assert "Untrained weights say nothing about trained ones: &lt;/title&gt;" in text
 
 
 def test_nothing_is_fetched_and_no_other_script_runs(read):
@@ -137,17 +136,35 @@ def test_tables_carry_the_values_they_are_sorted_by(read):
     assert len(scrolls) == len(read.all("table")) == 6
 
 
-def test_how_a_cell_is_written_and_sorted_and_that_a_long_table_is_cut():
-    cells = (0.83796, 275.25, 1640.4, 27_000, 2026, None, float("nan"), "as it is", 1.5e-7, True)
-    texts = ["0.838", "275.2", "1,640", "27,000", "2026", "", "", "as it is", "1.5e-07", "True"]
+def page(rows, **look):
+    return render("Title", "", [Section("One", [Part("t", "T", "", rows, **look)])], {}, "")
 
-    def page(rows):
-        return render("Title", "", [Section("One", [Part("t", "T", "", rows)])], {}, "")
 
-    found = Read(page([{"a. b": cell} for cell in cells])).all("td")
-    assert [text for _, text in found] == texts
-    values = [attributes.get("data-value") for attributes, _ in found[:8]]
-    assert values == ["0.83796", "275.25", "1640.4", "27000", "2026", None, None, None]
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((83.796, 9.5, None, float("nan"), 100.0), ("83.8", "9.5", "", "", "100.0")),
+        ((0.5, 0.03125, 1.5e-7, 0.0), ("0.500", "0.031", "1.5e-07", "0.000")),
+        ((1640.4, 275.25), ("1,640", "275")),
+        ((80.0, 20.0), ("80", "20")),
+        ((27_000, 2026, "as it is", True), ("27,000", "2026", "as it is", "True")),
+        ((Cell(0.5, "50.0 ± 1.0", best=True), None), ("50.0 ± 1.0", "")),
+    ],
+)
+def test_the_numbers_of_a_column_have_as_many_decimals_and_are_sorted_by_value(values, texts):
+    found = Read(page([{"a. b": value} for value in values])).all("td")
+    assert tuple(text for _, text in found) == texts
+    for value, (attributes, _) in zip(values, found, strict=True):
+        number = value.value if isinstance(value, Cell) else value
+        known = isinstance(number, int | float) and number == number
+        assert attributes.get("data-value") == (str(number) if known else None)
+        assert ("best" in attributes.get("class", "")) == isinstance(value, Cell)
+
+
+def test_a_table_may_show_other_rows_than_its_file_and_a_long_one_is_cut():
+    found = Read(page([{"long": 1.0}], shown=[{"short": 2.0}]))
+    assert [text for _, text in found.all("th")] == ["short"]
+    assert [text for _, text in found.all("td")] == ["2"]
     text = page([{"i": i} for i in range(3234)])
     assert text.count("<td") == 2000
     assert "1,234 more rows" in text

@@ -16,6 +16,7 @@ class Metric(NamedTuple):
     higher_is_better: bool = True
     curve: bool = False  #: whether reports draw it against the training share
     decimals: int = 1
+    listed: bool = True  #: whether reports list it; that of single images are shown by themselves
 
     @property
     def factor(self) -> int:
@@ -36,8 +37,8 @@ class Metric(NamedTuple):
         return value if self.higher_is_better else -value
 
 
-def _shares(**titles: str) -> list[Metric]:
-    return [Metric(name, title) for name, title in titles.items()]
+def _shares(listed: bool = True, **titles: str) -> list[Metric]:
+    return [Metric(name, title, listed=listed) for name, title in titles.items()]
 
 
 #: The scores of each task; models are ranked and compared by the first.
@@ -71,8 +72,9 @@ METRICS: dict[str, tuple[Metric, ...]] = {
             pooled_precision="pooled precision",
             pooled_recall="pooled recall",
         ),
-        Metric("iou", "image IoU", curve=True),
         *_shares(
+            listed=False,
+            iou="image IoU",
             dice="image Dice",
             f1="image F1",
             accuracy="image accuracy",

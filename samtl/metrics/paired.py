@@ -157,26 +157,6 @@ def paired_differences(
     return found
 
 
-def describe(name_a: str, name_b: str, difference: Difference, unit: str = "points") -> str:
-    """Describe a difference in hundredths of the score, the better model first.
-
-    Such as "vit beats mlp by 1.2 points [0.4, 2.0]", or "no difference shown between vit and mlp (0.3 points
-    [-0.2, 0.8])".
-    """
-    value, low, high = difference.value, difference.low, difference.high
-    if difference.shown and value < 0:
-        name_a, name_b, value, low, high = name_b, name_a, -value, -high, -low
-    digits = 1
-    if difference.shown:  # enough that the interval does not seem to hold 0
-        digits = max(1, math.ceil(-math.log10(100 * low)))
-    amount, left, right = (f"{round(100 * x, digits) + 0.0:.{digits}f}" for x in (value, low, high))
-    figures = f"{amount} {unit} [{left}, {right}]"
-    if difference.shown:
-        return f"{name_a} beats {name_b} by {figures}"
-    few = f", of {difference.n_samples} samples only" if difference.n_samples < FEWEST else ""
-    return f"no difference shown between {name_a} and {name_b} ({figures}{few})"
-
-
 def _same_samples(models: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome, ...]]:
     """Return the outcomes of all models for each seed, after checking that they are of the same samples."""
     counts = [len(outcomes) for outcomes in models.values()]

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,15 +22,18 @@ from samtl.errors import InputError, SamtlError, writing
 from samtl.experiment.run import runs_folder
 from samtl.report import figures, images
 from samtl.report.album import Album
-from samtl.report.compare import Comparison, compared, findings, share_of, weights_of
-from samtl.report.load import read_comparisons, require_one
+from samtl.report.compare import Comparison, samples_of, weights_of
+from samtl.report.findings import compared, findings, headline
+from samtl.report.load import read_comparisons, set_apart
 from samtl.report.page import Part, Section, caption, render, slug
 from samtl.report.style import png, svg
 from samtl.splits.spec import leaks
 from samtl.store.storage import as_folder
+from samtl.sweep.results import no_formula
 
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
+RESULT = "Result"
 _QUALITY = 85  # of photographs in the page; the PNG files are lossless
 
 
@@ -60,12 +64,13 @@ def make_report(
     *,
     dataset: str | Dataset | None = None,
     root: str | Path | None = None,
-    separate: bool = False,
     title: str | None = None,
     encoder_seconds: float | None = None,
     on_event: Callable[[str], None] | None = None,
 ) -> ReportResult:
     """Draw all figures of a study, and write them with their findings as one page that needs no network.
+
+    Runs that cannot be compared, such as those of several datasets, are reported one set after the other.
 
     Parameters
     ----------
@@ -77,8 +82,6 @@ def make_report(
         The dataset of the runs, for figures with images; by default the one that they name, if it is on this machine.
     root : path, optional
         Where its files are.
-    separate : bool
-        Whether runs that cannot be compared are reported side by side.
     title : str, optional
         Title of the page.
     encoder_seconds : float, optional
@@ -93,8 +96,8 @@ def make_report(
     Raises
     ------
     InputError
-        If there are no runs, or some cannot be compared and `separate` is not given; if a dataset that was named
-        cannot be opened; if `out` holds anything but a report; if the extra `report` is not installed.
+        If there are no runs; if a dataset that was named cannot be opened; if `out` holds anything but a report; if
+        the extra `report` is not installed.
     ResourceError
         If the report cannot be written.
     """
@@ -105,7 +108,7 @@ def make_report(
     with writing(f"a report into {place}"), AtomicFolder(place.parent) as folder:
         _require_free(place)
         tell("reading runs")
-        comparisons = require_one(read_comparisons(given or [runs_folder()]), separate)
+        comparisons = set_apart(read_comparisons(given or [runs_folder()]))
         sections: list[Section] = []
         missing: dict[str, None] = {}
         for number, one in enumerate(comparisons, 1):
@@ -120,10 +123,14 @@ def make_report(
         written = {part.name: _write(part, folder.path / FIGURES) for part in parts}
         shown = {name: image for name, image in written.items() if image is not None}
         runs = [run for one in comparisons for run in one.runs]
-        names = " and ".join(dict.fromkeys(one.dataset for one in comparisons))
-        encoders = dict.fromkeys(weights_of(run) for run in runs if run.encoder)
+        encoders: dict[str, set[int]] = defaultdict(set)
+        for run in runs:
+            if run.encoder:
+                encoders[weights_of(run)] |= {
+                    run.identity[key] for key in run.identity.keys() & {"image_size"}
+                }
         content = render(
-            title or f"How far a frozen encoder gets on {names}",
+            title or caption("title", comparisons=comparisons),
             caption("subtitle", comparisons=comparisons, encoders=encoders),
             sections,
             shown,
@@ -144,7 +151,7 @@ def make_report(
         tables=len(parts) - len(shown),
         bytes=len(content),
         seconds=time.perf_counter() - began,
-        lines=tuple(line for section in sections for line in section.bullets),
+        lines=tuple(line.replace("`", "") for section in sections for line in section.bullets),
         warnings=tuple(dict.fromkeys(text for section in sections for text in section.warnings)),
         missing=tuple(missing),
     )
@@ -181,9 +188,11 @@ def _write(part: Part, folder: Path) -> bytes | None:
     """Write the files of a part, and return the image that the page embeds; None for a table."""
     with (folder / f"{part.name}.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(part.header)
+        table.writerow(map(no_formula, part.header))
         for row in part.rows:
-            table.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
+            table.writerow(
+                f"{v:.6g}" if isinstance(v, float) else no_formula(v) for v in row.values()
+            )
     if part.figure is None:
         return None
     bitmap = png(part.figure, tight=part.picture)
@@ -200,32 +209,52 @@ def _write(part: Part, folder: Path) -> bytes | None:
 
 def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None) -> list[Section]:
     """Return the sections of the page on one comparison."""
-    found, runs = compared(comparison), comparison.runs
+    pairs, runs = compared(comparison), comparison.runs
     if encoder_seconds is None:
         encoder_seconds = figures.pass_seconds(comparison)
-    best, *by_share = figures.by_share(comparison)
     samples, panels = images.samples(album), images.panels(comparison, album)
     mistakes = (*images.confused(comparison, album), *images.hardest(comparison, album))
-    shares = [share_of(run) for run in runs]
-    counts = caption("counts", comparison=comparison, low=min(shares), high=max(shares))
-    lines, warnings = findings(comparison, found), _warnings(comparison)
-    paired = [caption("paired")] if found else []
-    if found and any(run.split.name.startswith("grouped") for run in runs):
+    lines = [*headline(comparison), *findings(comparison, pairs)]
+    paired = [caption("paired")] if pairs else []
+    if pairs and any(run.split.name.startswith("grouped") for run in runs):
         paired.append(caption("grouped"))
-    differences = [figures.differences(comparison, found)] if found else []
     sections = [
-        Section("Findings", [best], [counts], lines, warnings),
-        Section("Scores", [*by_share, figures.scores_table(comparison)]),
-        Section("Differences", differences, paired),
+        Section(
+            RESULT,
+            figures.score_tables(comparison),
+            [_counts(comparison, album), caption("reading", comparison=comparison)],
+            lines,
+            _warnings(comparison),
+        ),
+        Section("Scores", figures.by_share(comparison)),
+        Section("Differences", figures.differences(comparison, pairs), paired),
+        Section("Classes", figures.per_class(comparison)),
+        Section("Calibration", figures.reliability(comparison)),
         Section("Images", samples, album.notes),
         Section("Masks", [*panels, *figures.image_scores(comparison)]),
-        Section("Training", figures.training_curves(comparison)),
         Section("Mistakes", [*figures.confusions(comparison), *mistakes]),
+        Section("Training", figures.training_curves(comparison)),
         Section("Cost", [figures.costs(comparison, encoder_seconds)]),
         Section("Failures", figures.failures(comparison)),
         Section("Provenance", figures.provenance(comparison)),
     ]
     return [section for section in sections if section.parts or section.texts]
+
+
+def _counts(comparison: Comparison, album: Album) -> str:
+    """Say how much of the dataset was used, and what the figures are of."""
+    sizes = sorted({run.n_test for run in comparison.standard[0].runs})
+    return caption(
+        "counts",
+        comparison=comparison,
+        used=max(map(samples_of, comparison.runs)),
+        whole=0 if album.dataset is None else len(album.dataset),
+        shares=[
+            f"{share:g}"
+            for share in sorted({float(f"{100 * one.share:.3g}") for one in comparison.series})
+        ],
+        held_out=" to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))),
+    )
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -238,6 +267,11 @@ def _warnings(comparison: Comparison) -> list[str]:
         found.append(caption("random_splits"))
     if not comparison.one_state:
         found.append(caption("other_state"))
+    if comparison.task == "segmentation":
+        if not any(run.confusion[1:].any() for one in comparison.standard for run in one.runs):
+            found.append(caption("no_foreground", names=" or ".join(comparison.classes[1:])))
+        if len(sizes := sorted({run.resolution for run in runs})) > 1:
+            found.append(caption("resolutions", sizes=sizes))
     notes = dict.fromkeys(run.note for run in runs if run.note)
     return [*found, *(note[0].upper() + note[1:] for note in notes), *comparison.warnings]
 

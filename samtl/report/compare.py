@@ -1,4 +1,4 @@
-"""Runs that may be compared, put together as figures need them, and the differences between their models."""
+"""Runs that may be compared, put together as figures need them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations, pairwise
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
+from samtl.experiment.held_out import FLOOR, floor_title
 from samtl.experiment.run import Run, Scores
-from samtl.experiment.tables import read_images, read_predictions
 from samtl.metrics.classification import Score
-from samtl.metrics.paired import Difference, Outcome, describe, paired_differences
+from samtl.metrics.declared import Metric, ranked_by
 
-FLOOR = "floor"
-STANDARD_SHARE = 0.2  # the held-out share of the comparison in words: "80-20"
-SCORES = {
-    "classification": ("accuracy", "macro_f1"),
-    "segmentation": ("iou", "dice", "f1", "pooled_iou"),
-}
-TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "iou": "IoU",
-    "dice": "Dice",
-    "f1": "F1",
-    "pooled_iou": "pooled IoU",
-}
+STANDARD_SHARE = 0.2  # the held-out share of the headline: "80-20"
 
 
 def share_of(run: Run) -> float:
@@ -98,7 +84,7 @@ class Spread(NamedTuple):
 class Series:
     """One model on one kind of split: a run for each seed or fold, and the scores of each.
 
-    `beside` marks the floor that was fitted with other models instead of being run itself.
+    `beside` marks models of the floor that have no runs of their own: the runs are those that they were fitted with.
     """
 
     model: str
@@ -111,6 +97,15 @@ class Series:
     def is_floor(self) -> bool:
         """Whether these are scores of the floor."""
         return self.beside or self.runs[0].name == FLOOR
+
+    @property
+    def only_class(self) -> str:
+        """The class that every run predicts everywhere; "" if there is none, or it is not known."""
+        if self.runs[0].task not in ("classification", "segmentation"):
+            return ""
+        said = {tuple(np.flatnonzero(run.confusion.any(0)).tolist()) for run in self.runs}
+        alike = not self.beside and len(said) == 1 and len(min(said)) == 1
+        return self.runs[0].classes[min(said)[0]] if alike else ""
 
     @property
     def share(self) -> float:
@@ -168,34 +163,41 @@ class Comparison:
         }
         return dict(sorted(found.items(), key=lambda item: (item[0].split, item[1][0].share)))
 
-    @property
+    @cached_property
     def series(self) -> list[Series]:
         """Each model on each kind of split, ordered by model, way of splitting and training share.
 
-        If no floor was run, the one that was fitted beside the heads comes last.
+        The floor's companions follow. If no floor was run, the one that was fitted beside other models is last.
         """
         found = [one for some in self.by_kind.values() for one in some]
         found.sort(key=lambda one: list(self.models).index(one.model))
         if any(one.is_floor for one in found):
-            return found
+            return found + [
+                replace(
+                    one, model=title, scores=tuple(run.also[name] for run in one.runs), beside=True
+                )
+                for one in found
+                if one.is_floor
+                for name in one.runs[0].also
+                if (title := floor_title(self.task, name)) not in self.models
+            ]
         for kind, some in self.by_kind.items():
             each = {run.split.digest: run for one in some for run in one.runs if run.floor}
             if each:  # one floor for each split
                 scores = tuple(run.floor or {} for run in each.values())
-                found.append(Series(FLOOR, kind, tuple(each.values()), scores, beside=True))
+                title = floor_title(self.task, beside=True)
+                found.append(Series(title, kind, tuple(each.values()), scores, beside=True))
         return found
 
     @property
-    def companions(self) -> list[Series]:
-        """Further models that were scored with the floor, such as `floor/knn`."""
-        return [
-            replace(
-                one, model=f"{one.model}/{name}", scores=tuple(run.also[name] for run in one.runs)
-            )
-            for one in self.series
-            if one.is_floor and not one.beside
-            for name in one.runs[0].also
-        ]
+    def names(self) -> list[str]:
+        """Every model that has scores, floors and their companions among them."""
+        return list(dict.fromkeys((*self.models, *(one.model for one in self.series))))
+
+    @property
+    def metric(self) -> Metric:
+        """The score that models are ranked and compared by."""
+        return ranked_by(self.task)
 
     @property
     def standard(self) -> list[Series]:
@@ -220,74 +222,24 @@ class Comparison:
         return min(splits.items(), key=lambda item: (-len(item[1]), item[0]))[1]
 
     def ranked(self, some: Iterable[Series]) -> list[Series]:
-        """Sort series from the best to the worst by the first score of the task."""
-        return sorted(some, key=lambda one: -one.spread(SCORES[self.task][0]).mean)
+        """Sort series from the best to the worst by their mean over seeds of the score of the task."""
+        metric = self.metric
+        return sorted(some, key=lambda one: -metric.better(one.spread(metric.name).mean))
 
+    @property
+    def leading(self) -> list[Series]:
+        """The best head, the best baseline and the best floor that was run, on the standard split, the best first.
 
-def compared(comparison: Comparison) -> list[dict[str, Any]]:
-    """Compare every two models on each kind of split on the samples that both were scored on.
+        Models that predict one class everywhere are passed over if there are others.
+        """
+        kinds: dict[str, list[Series]] = defaultdict(list)
+        ranked = self.ranked(self.standard)
+        for one in sorted(ranked, key=lambda one: bool(one.only_class)):
+            kinds[FLOOR if one.is_floor else one.runs[0].kind].append(one)
+        first = [some[0] for some in kinds.values()]
+        return [one for one in ranked if one in first]
 
-    Classifications are compared by accuracy, segmentations by the mean IoU of the images. The better model comes
-    first, and values are hundredths of the score.
-    """
-    metric = SCORES[comparison.task][0]
-    read = read_images if comparison.task == "segmentation" else read_predictions
-    rows = []
-    for some in comparison.by_kind.values():
-        ranked = comparison.ranked(some)
-        outcomes = {
-            one.model: {(run.seed, run.split.digest): read(run) for run in one.runs}
-            for one in ranked
-        }
-        found = _differences(outcomes, metric)
-        rows += [
-            {
-                "in words": describe(_name(a), _name(b), gap),
-                "training share": a.share,
-                "split": a.kind.split,
-                "model": a.model,
-                "other model": b.model,
-                "difference": 100 * gap.value,
-                "low": 100 * gap.low,
-                "high": 100 * gap.high,
-                "shown": "yes" if gap.shown else "no",
-                "seeds": gap.n_seeds,
-                "held-out samples": gap.n_samples,
-            }
-            for a, b in combinations(ranked, 2)
-            if (gap := found.get((a.model, b.model)))
-        ]
-    return rows
-
-
-def findings(comparison: Comparison, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the words on each model against the next better one, on the standard split."""
-    words = {
-        (row["split"], row["training share"], row["model"], row["other model"]): row["in words"]
-        for row in found
-    }
-    pairs = pairwise(comparison.ranked(comparison.standard))
-    wanted = ((a.kind.split, a.share, a.model, b.model) for a, b in pairs)
-    return tuple(words[pair] for pair in wanted if pair in words)
-
-
-def _name(one: Series) -> str:
-    return f"{one.model} (untrained)" if one.runs[0].untrained else one.model
-
-
-def _differences(
-    outcomes: Mapping[str, Mapping[tuple[int, str], Outcome]], metric: str
-) -> dict[tuple[str, str], Difference]:
-    """Compare every two models on the splits, by seed and digest, that both have."""
-    # Models with the same splits are resampled together, which is much faster.
-    groups: dict[Any, dict[str, None]] = defaultdict(dict)
-    for a, b in combinations(outcomes, 2):
-        both = frozenset(outcomes[a].keys() & outcomes[b].keys())
-        alike = outcomes[a].keys() == outcomes[b].keys()
-        groups[both, () if alike else (a, b)] |= {a: None, b: None}
-    found: dict[tuple[str, str], Difference] = {}
-    for (splits, _), models in groups.items():
-        if splits:
-            several = {model: [outcomes[model][s] for s in sorted(splits)] for model in models}
-            found |= paired_differences(several, metric)
-    return found
+    def beside(self, some: Iterable[Series]) -> list[Series]:
+        """Return the models of the floor without runs of their own, on the kinds of split of some series."""
+        kinds = {one.kind for one in some}
+        return [one for one in self.series if one.beside and one.kind in kinds]

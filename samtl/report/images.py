@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from samtl.datasets import Dataset
+from samtl.experiment.held_out import FLOOR
 from samtl.experiment.run import Run
 from samtl.experiment.tables import read_images, read_predictions
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification
 from samtl.metrics.paired import ImageScores
 from samtl.report.album import SIDE, Album
-from samtl.report.compare import FLOOR, Comparison, share_of, untrained
+from samtl.report.compare import Comparison, Series, share_of, untrained
 from samtl.report.figures.sheet import (
     Picture,
     Row,
@@ -29,9 +30,10 @@ from samtl.report.figures.sheet import (
     of_classes,
     of_errors,
     sheet,
-    shortened,
 )
+from samtl.report.figures.single_images import without_foreground
 from samtl.report.page import Part, caption
+from samtl.report.style import shortened
 
 TITLES = {"unet": "UNet", "vit": "SAM-ViT", "conv": "SAM-CONV"}  # of mask panels, in their order
 
@@ -107,15 +109,20 @@ def panels(comparison: Comparison, album: Album) -> list[Part]:
         np.array([of.scores[name][np.argsort(of.ids)] for of in images])
         for name in ("iou", "dice", "accuracy")
     )
+    empty = without_foreground(images[0])[np.argsort(images[0].ids)]
+    if not empty.all():  # an image with nothing to find is no example of a model that finds it
+        ids = [name for name, none in zip(ids, empty.tolist(), strict=True) if not none]
+        iou, dice, accuracy = (values[:, ~empty] for values in (iou, dice, accuracy))
     ranked = np.lexsort((-accuracy.mean(axis=0), -iou.mean(axis=0))).tolist()
     places = {"Best": ranked[0], "Median": ranked[(len(ids) - 1) // 2], "Worst": ranked[-1]}
     if len(ids) < 3:
         del places["Median"]
     rows = []
     for place, i in list(places.items())[: len(ids)]:
-        label = f"{place}: {shortened(ids[i], 40)}, mean IoU {iou[:, i].mean():.2f}"
+        label = f"{place}: {shortened(ids[i], 40)}, mean IoU {100 * iou[:, i].mean():.0f} %"
         records = [
-            {"rank": place, "sample_id": ids[i], "model": _title(*item), "iou": a, "dice": b}
+            {"rank": place, "sample_id": ids[i], "model": _title(*item)}
+            | {"IoU, %": 100 * float(a), "Dice, %": 100 * float(b)}
             for item, a, b in zip(shown.items(), iou[:, i], dice[:, i], strict=True)
         ]
         rows.append(Row(label, _panel(album, images, records, comparison.classes)))
@@ -125,7 +132,7 @@ def panels(comparison: Comparison, album: Album) -> list[Part]:
         columns.append("\n".join(filter(None, lines)))
     titles = [_title(model, runs[model]) for model in models]
     facts = {"shown": titles[:_MODELS], "hidden": titles[_MODELS:], "count": len(ids)}
-    facts["dataset"] = album.dataset
+    facts |= {"dataset": album.dataset, "empty": 0 if empty.all() else int(empty.sum())}
     colours = of_classes if album.dataset is None else of_errors
     look = {"columns": columns, "legend": album.legend(colours(comparison.classes))}
     title = "Best, median and worst held-out image"
@@ -152,7 +159,8 @@ def _panel(
         else:
             before = [Picture(ground), Picture(mapped(ground, truth, classes))]
             shown = judged(ground, truth, guess)
-        masks.append(Picture(shown, "IoU {iou:.2f}\nDice {dice:.2f}".format(**record), record))
+        under = "IoU {IoU, %:.0f} %\nDice {Dice, %:.0f} %".format(**record)
+        masks.append(Picture(shown, under, record))
     return masks if album.dataset is None else [*before, *masks]
 
 
@@ -163,19 +171,16 @@ def confused(comparison: Comparison, album: Album) -> list[Part]:
     """
     if comparison.task != "classification" or album.dataset is None:
         return []
-    runs = _without_floor(comparison).items()
     found = []
-    for kind in ("head", "baseline"):
-        some = [item for item in runs if item[1].kind == kind]
-        if some:
-            found += _mistakes(
-                *max(some, key=lambda item: item[1].metrics["accuracy"].value), album
-            )
+    for one in comparison.leading:
+        if not one.is_floor:
+            found += _mistakes(comparison, one, album)
     return found
 
 
-def _mistakes(model: str, run: Run, album: Album) -> list[Part]:
-    """Draw the pairs of classes that one model confuses; nothing if it confuses none."""
+def _mistakes(comparison: Comparison, one: Series, album: Album) -> list[Part]:
+    """Draw the pairs of classes that the first run of a model confuses; nothing if it confuses none."""
+    model, run, metric = one.model, one.runs[0], comparison.metric
     said, classes = read_predictions(run), run.classes
     matrix = classification.confusion(said.truth, said.guess, len(classes))
     errors = matrix - np.diag(np.diag(matrix))
@@ -195,7 +200,8 @@ def _mistakes(model: str, run: Run, album: Album) -> list[Part]:
         ]
         label = f"{classes[true]} taken for {classes[guess]}: {count} of {of}"
         rows.append(Row(label, pictures))
-    facts = {"model": _title(model, run), "score": run.metrics["accuracy"], "most": _ACROSS}
+    score = f"{metric.title} {metric.written(one.spread(metric.name).mean)} {metric.unit}"
+    facts = {"model": _title(model, run), "score": score, "most": _ACROSS}
     title = f"Pairs of classes that {_title(model, run)} confuses most"
     return _drawn(f"confused-{run.kind}", title, rows, _ACROSS, facts, {model: run})
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from samtl.errors import InputError
+from samtl.experiment.held_out import FLOOR, floor_title
 from samtl.experiment.run import CONFIG, METRICS, Run, read_run
-from samtl.experiment.tables import read_images, read_predictions
-from samtl.report.compare import FLOOR, Comparison, Kind, kind_of, samples_of, share_of
+from samtl.experiment.tables import READERS
+from samtl.report.compare import Comparison, Kind, kind_of, samples_of, share_of
 from samtl.splits.spec import leaks
 from samtl.sweep.results import FAILED, failed_cells
 
 CELLS = "cells"
-_RESOLUTION = "resolution of the masks"
 _ORDER = (FLOOR, "logreg", "mlp", "conv", "vit", "cnn", "vgg19", "unet")  # of known models
 
 
@@ -70,13 +71,8 @@ def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
     return [replace(one, failed=tuple(some)) for one, some in zip(found, lists, strict=True)]
 
 
-def require_one(comparisons: Sequence[Comparison], separate: bool = False) -> list[Comparison]:
-    """Refuse several comparisons unless they are to be reported `separate`ly, with a warning in each."""
-    if len(comparisons) > 1 and not separate:
-        raise InputError(
-            f"these runs cannot be compared: {_difference(*comparisons[:2])}; name the runs of one of them, or report "
-            "each by itself with --separate"
-        )
+def set_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Add to each of several comparisons a warning that says why the others are not in it."""
     found = []
     for one in comparisons:
         why = dict.fromkeys(_difference(one, other) for other in comparisons if other is not one)
@@ -90,10 +86,7 @@ def _difference(a: Comparison, b: Comparison) -> str:
     facts, others = _facts(a.runs[0]), _facts(b.runs[0])
     for name, value in facts.items():
         if value != others[name]:
-            told = f"the {name} differs, {value} and {others[name]}"
-            if name == _RESOLUTION:
-                told += " (samtl fit-baseline --same-split-as RUN takes over that of a head)"
-            return told
+            return f"the {name} differs, {value} and {others[name]}"
     places = (f"{one.runs[0].path} ({', '.join(one.models)})" for one in (a, b))
     return (
         f"held-out samples or their labels differ, as in {' and '.join(places)}; if the dataset changed, train the "
@@ -107,7 +100,6 @@ def _facts(run: Run) -> dict[str, str]:
         "dataset": run.dataset,
         "task": run.task,
         "list of classes": ", ".join(run.classes),
-        _RESOLUTION: f"{run.resolution} pixels",
         "way of splitting": "at random" if leaks(run.split.name) else "with places kept apart",
     }
 
@@ -130,10 +122,7 @@ def _read(sources: Iterable[Path]) -> tuple[list[Run], list[str], list[tuple[Pat
         try:
             run = read_run(path)
             # A mask may be gone, or scores are not what a table says.
-            if run.task == "segmentation":
-                read_images(run)
-            elif run.task == "classification":
-                read_predictions(run)
+            READERS[run.task](run)
             runs.append(run)
         except InputError as error:
             warnings.append(f"A run is left out: {error}")
@@ -199,9 +188,10 @@ def _alike(unit: Sequence[Run], group: Sequence[Run]) -> bool:
     """Tell whether a model was scored on the samples of a group wherever both have the same split, share and seed."""
     if _facts(unit[0]) != _facts(group[0]):
         return False
-    ours, theirs = _keys(unit), _keys(group)
-    if any(ours[place].isdisjoint(theirs[place]) for place in ours.keys() & theirs.keys()):
-        return False
+    ours, theirs = _by_place(unit), _by_place(group)
+    for place in ours.keys() & theirs.keys():
+        if not any(_same_samples(a, b) for a, b in product(ours[place], theirs[place])):
+            return False
     mine, others = (
         {mark for run in some for mark in (run.comparison_key, samples_of(run))}
         for some in (unit, group)
@@ -209,18 +199,29 @@ def _alike(unit: Sequence[Run], group: Sequence[Run]) -> bool:
     return not mine.isdisjoint(others)
 
 
-def _keys(runs: Iterable[Run]) -> dict[tuple[Kind, int], set[str]]:
-    keys: dict[tuple[Kind, int], set[str]] = defaultdict(set)
+def _by_place(runs: Iterable[Run]) -> dict[tuple[Kind, int], list[Run]]:
+    places: dict[tuple[Kind, int], list[Run]] = defaultdict(list)
     for run in runs:
-        keys[kind_of(run), run.seed].add(run.comparison_key)
-    return keys
+        places[kind_of(run), run.seed].append(run)
+    return places
+
+
+def _same_samples(a: Run, b: Run) -> bool:
+    """Tell whether two runs were scored on the same samples with the same truth.
+
+    Stores of several image sizes have the masks at several resolutions, so that only the images can be told to be the
+    same ones.
+    """
+    if a.resolution == b.resolution:
+        return a.comparison_key == b.comparison_key
+    return a.split.digest == b.split.digest
 
 
 def _comparison(runs: Sequence[Run], warnings: Iterable[str]) -> Comparison:
     models: dict[Model, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (share_of(run), run.seed, run.split.digest)):
         models[Model.of(run)].append(run)
-    names = _names({model: some[0].store for model, some in models.items()})
+    names = _names({model: some[0] for model, some in models.items()})
     known = [*_ORDER, *(model.name for model in models)]
     order = sorted(models, key=lambda model: (known.index(model.name), names[model]))
     return Comparison(
@@ -232,13 +233,13 @@ def _comparison(runs: Sequence[Run], warnings: Iterable[str]) -> Comparison:
     )
 
 
-def _names(stores: dict[Model, str]) -> dict[Model, str]:
+def _names(runs: dict[Model, Run]) -> dict[Model, str]:
     """Name models; inputs, parameters and stores are added if models of one name differ in them."""
     names = {}
-    for model, store in stores.items():
-        same = [other for other in stores if other.name == model.name]
+    for model, run in runs.items():
+        same = [other for other in runs if other.name == model.name]
         read = [other for other in same if (other.kind, other.inputs) == (model.kind, model.inputs)]
-        name = model.name
+        name = floor_title(run.task) if model.name == FLOOR else model.name
         if len({other.inputs for other in same}) > 1:
             name += f" on {model.inputs}"
         differ = [
@@ -248,7 +249,21 @@ def _names(stores: dict[Model, str]) -> dict[Model, str]:
         ]
         if differ:
             name += f" ({', '.join(differ)})"
-        if at := {stores[other] for other in same if other.store != model.store} - {""}:
-            name += f" @ {store}" if at - {store} else f" @ {model.store[:8]}"
+        if others := [runs[other] for other in same if other.store != model.store and other.store]:
+            name += f" @ {_store(run, others)}"
         names[model] = name
     return names
+
+
+def _store(run: Run, others: Sequence[Run]) -> str:
+    """Describe the store of a run by what tells it from those of others."""
+    for facts in (_embedding, lambda run: [run.store], lambda run: [run.fingerprint[:8]]):
+        own, rest = facts(run), [facts(other) for other in others]
+        differ = [fact for i, fact in enumerate(own) if any(other[i] != fact for other in rest)]
+        if differ and all(other != own for other in rest):
+            return " ".join(differ)
+    return run.fingerprint
+
+
+def _embedding(run: Run) -> list[str]:
+    return [run.encoder, run.weights, f"{run.identity.get('image_size')} px"]

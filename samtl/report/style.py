@@ -33,6 +33,8 @@ ON_COLOUR = (
 WIDTH = 5.6  # inches: on a phone of 340 pixels, text of 10 points is still larger than 8
 DPI = 160  # of PNG files
 SMALL = 9.0
+NOTE = "note"  # id of the note in an SVG; a page says once what it says
+NOTE_HEIGHT = 16.0  # points
 _STYLE = resources.files(__package__).joinpath("report.mplstyle")
 _RC = matplotlib.rc_params_from_file(str(_STYLE), use_default_template=False)
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -93,7 +95,8 @@ def new_figure(height: float, width: float = WIDTH, note: str = "") -> Iterator[
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         if note:
-            figure.suptitle(note[0].upper() + note[1:], x=0.01, ha="left", style="italic")
+            text = figure.suptitle(note[0].upper() + note[1:], x=0.01, ha="left", style="italic")
+            text.set_gid(NOTE)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # so that it is the same in every format
 
@@ -108,6 +111,12 @@ def rows_of_names(axes: Axes, names: Sequence[str], values: Sequence[str]) -> No
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+
+
+def shortened(text: str, most: int) -> str:
+    """Replace the middle of a text by an ellipsis, so that at most so many letters are left."""
+    kept = max(most - 1, 2)
+    return text if len(text) <= most else f"{text[: kept // 2]}…{text[kept // 2 - kept :]}"
 
 
 def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:

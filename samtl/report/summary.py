@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from samtl.errors import SamtlError
 from samtl.metrics.classification import Score
-from samtl.report.compare import SCORES, TITLES, Comparison, Spread, compared, findings
+from samtl.metrics.declared import Metric
+from samtl.report.compare import Comparison, Spread
+from samtl.report.findings import compared, findings
 from samtl.report.load import read_comparisons
 from samtl.sweep.results import SweepResult
 
@@ -17,11 +19,11 @@ class Summary:
     """The finished cells of a sweep that may be compared."""
 
     dataset: str
-    title: str  #: of the score: `accuracy` or `IoU`
+    metric: Metric  #: the score that models are ranked by
     splits: tuple[str, ...]  #: in the order in which they were asked for
     scores: dict[str, dict[str, Spread]]  #: over seeds, of each model, floors last, by split
     floor_missing: str  #: why there is no floor, or ""
-    words: tuple[str, ...]  #: each model against the next better one, near the 80-20 split
+    words: tuple[str, ...]  #: which model beats which, near the 80-20 split
     weights: tuple[str, ...]  #: those that are untrained
 
 
@@ -37,18 +39,18 @@ def summarise(result: SweepResult) -> list[Summary]:
 
 
 def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
-    metric = SCORES[comparison.task][0]
+    metric = comparison.metric
     values: dict[str, dict[str, list[Score]]] = defaultdict(lambda: defaultdict(list))
     series = sorted(comparison.series, key=lambda one: one.is_floor)
-    for one in (*series, *comparison.companions):
+    for one in series:
         for run, scores in zip(one.runs, one.scores, strict=True):
-            values[one.model][str(run.given.get("split"))].append(scores[metric])
+            values[one.model][str(run.given.get("split"))].append(scores[metric.name])
     return Summary(
         comparison.dataset,
-        TITLES[metric],
+        metric,
         splits,
         {model: {k: Spread.of(v) for k, v in some.items()} for model, some in values.items()},
         "" if series[-1].is_floor else comparison.runs[0].floor_missing,
-        findings(comparison, compared(comparison)),
+        tuple(line.replace("`", "") for line in findings(comparison, compared(comparison))),
         tuple(dict.fromkeys(run.weights for run in comparison.runs if run.untrained)),
     )

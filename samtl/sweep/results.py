@@ -19,6 +19,7 @@ from samtl.metrics.classification import Score
 Row = dict[str, Any]
 
 FAILED = "failed"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a formula may begin with in a spreadsheet
 _OF_STORE = ("encoder", "weights", "untrained", "store", "fingerprint", "snapshot")
 
 
@@ -48,7 +49,10 @@ class SweepResult:
         table = csv.writer(text, lineterminator="\n")
         table.writerow(self.rows[0])
         table.writerows(
-            [str(value).lower() if isinstance(value, bool) else value for value in row.values()]
+            [
+                str(value).lower() if isinstance(value, bool) else no_formula(value)
+                for value in row.values()
+            ]
             for row in self.rows
         )
         with writing(str(place), "name another file, or make room"):
@@ -57,6 +61,11 @@ class SweepResult:
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
         return {**vars(self), "out": str(self.out), "seconds": round(self.seconds, 3)}
+
+
+def no_formula(value: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would take for a formula; other values stay."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def failed_cells(folder: Path) -> list[tuple[str, str]]:

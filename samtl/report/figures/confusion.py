@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from samtl.metrics.classification import ratio
 from samtl.report.compare import Comparison, Series, untrained
+from samtl.report.figures.scores import wrapped
 from samtl.report.page import Part, caption
 from samtl.report.style import INK, LOOKS, ON_COLOUR, SMALL, new_figure
 
-_BEST = 3
 _FEW = 4  # classes up to which several matrices share a figure
 _WRITTEN = 20  # classes up to which percentages fit into the cells
 _MOST = 40  # classes that are readable in one matrix
+_PAIRS = 20  # of classes, of each model, if there are more
 _STRONG = 0.7  # share of a row from which light text is more readable than dark
 _NORM = PowerNorm(0.6, vmin=0, vmax=1)  # makes small shares off the diagonal visible
 # From transparent to a colour, so that weak cells look like the page, light or dark.
@@ -33,17 +34,50 @@ Parts = NDArray[np.float64]
 def confusions(comparison: Comparison) -> list[Part]:
     """Draw confusion matrices of the standard split, summed over seeds, in percent of the true class.
 
-    Up to four classes, one figure has all models; else there is one for each of the best three and the floor. Of more
-    than 40 classes those with the most errors are shown.
+    Up to four classes, one figure has all models; else there is one for each of the best head, the best baseline and
+    the floor. Of more than 40 classes the pairs that are confused most are listed.
     """
-    shown = comparison.standard
+    if comparison.task not in ("classification", "segmentation"):
+        return []
     if len(comparison.classes) <= _FEW:
+        shown = comparison.ranked(comparison.standard)
         return [_matrices(comparison, shown, "confusions", "Confusion matrices")]
-    best = [one for one in comparison.ranked(shown) if not one.is_floor][:_BEST]
+    if len(comparison.classes) > _MOST:
+        return _worst_pairs(comparison)
     return [
         _matrices(comparison, [one], f"confusions-{i}", f"Confusion matrix of {one.model}")
-        for i, one in enumerate([*best, *(one for one in shown if one.is_floor)], 1)
+        for i, one in enumerate(comparison.leading, 1)
     ]
+
+
+def _worst_pairs(comparison: Comparison) -> list[Part]:
+    """List the pairs of classes that leading models confuse most; nothing if they confuse none."""
+    shown, things = comparison.leading, _things(comparison)
+    rows = []
+    for one in shown:
+        counts: NDArray[np.int64] = np.sum([run.confusion for run in one.runs], axis=0)
+        support = counts.sum(1)
+        np.fill_diagonal(counts, 0)
+        for flat in np.argsort(-counts, axis=None, kind="stable")[:_PAIRS].tolist():
+            true, guess = divmod(flat, len(counts))
+            if counts[true, guess]:
+                rows.append(
+                    {
+                        "model": one.model,
+                        "true": comparison.classes[true],
+                        "predicted": comparison.classes[guess],
+                        things: int(counts[true, guess]),
+                        "% of true": 100 * float(counts[true, guess] / support[true]),
+                    }
+                )
+    note = untrained(pair for one in shown for pair in one.pairs)
+    text = caption("worst_pairs", series=shown, things=things, most=_PAIRS)
+    title = "Pairs of classes that are confused most"
+    return [Part("confusions", title, text, rows, note)] if rows else []
+
+
+def _things(comparison: Comparison) -> str:
+    return "pixels" if comparison.task == "segmentation" else "samples"
 
 
 def _matrices(comparison: Comparison, shown: Sequence[Series], name: str, title: str) -> Part:
@@ -55,11 +89,7 @@ def _matrices(comparison: Comparison, shown: Sequence[Series], name: str, title:
         model: ratio(matrix, np.broadcast_to(matrix.sum(1, keepdims=True), matrix.shape))
         for model, matrix in counts.items()
     }
-    total = np.sum([*counts.values()], axis=0)
-    errors = total.sum(0) + total.sum(1) - 2 * np.diagonal(total)
-    chosen = sorted(np.argsort(-errors, kind="stable")[:_MOST].tolist())
-    cut = len(chosen) < len(classes)
-    things = "pixels" if comparison.task == "segmentation" else "samples"
+    things = _things(comparison)
     rows = [
         {
             "model": model,
@@ -69,14 +99,11 @@ def _matrices(comparison: Comparison, shown: Sequence[Series], name: str, title:
             "% of true": 100 * float(parts[model][i, j]),
         }
         for model, matrix in counts.items()
-        # Of many classes only the pairs that occur, or a thousand classes would be a million rows.
-        for i, j in (np.argwhere(matrix) if cut else np.ndindex(matrix.shape))
+        for i, j in np.ndindex(matrix.shape)
     ]
     note = untrained(pair for one in shown for pair in one.pairs)
-    drawn = {model: part[np.ix_(chosen, chosen)] for model, part in parts.items()}
-    facts = {"things": things, "classes": len(classes), "shown": len(chosen)}
-    figure = _drawn([classes[i] for i in chosen], drawn, note)
-    return Part(name, title, caption("confusion", series=shown, **facts), rows, note, figure)
+    text = caption("confusion", series=shown, things=things)
+    return Part(name, title, text, rows, note, _drawn(classes, parts, note))
 
 
 def _drawn(classes: Sequence[str], matrices: Mapping[str, Parts], note: str) -> Figure:
@@ -87,7 +114,7 @@ def _drawn(classes: Sequence[str], matrices: Mapping[str, Parts], note: str) -> 
         panels: Any = figure.subplots(rows, columns, squeeze=False)
         for axes, (model, part) in zip(panels.flat, matrices.items(), strict=False):
             _matrix(axes, classes, part)
-            axes.set_title(model)
+            axes.set_title(wrapped(model))
         for axes in panels.flat[len(matrices) :]:
             axes.remove()
     return figure

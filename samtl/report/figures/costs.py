@@ -57,7 +57,7 @@ def costs(comparison: Comparison, encoder_seconds: float | None = None) -> Part:
     time = encoder_seconds and duration(encoder_seconds)
     warm = any(row["start"] == "warm" for row in rows)
     text = caption("costs", one=series[0], heads=heads, encoder_time=time, warm=warm)
-    figure = _drawn(looks(comparison.models), rows, encoder_seconds if heads else None, note)
+    figure = _drawn(looks(comparison.names), rows, encoder_seconds if heads else None, note)
     return Part("costs", "Cost of fits", text, rows, note, figure)
 
 

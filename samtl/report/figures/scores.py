@@ -1,174 +1,304 @@
-"""Scores against the share of the samples that models were trained on, and scores of single images."""
+"""Scores by model and training share: tables with one unit, and curves as small multiples."""
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, StrMethodFormatter
 
-from samtl.experiment.tables import read_images
-from samtl.metrics.paired import ImageScores
-from samtl.report.compare import FLOOR, SCORES, TITLES, Comparison, Series, Spread, untrained
-from samtl.report.page import Part, caption, slug
-from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names
+from samtl.metrics.declared import Metric, metrics_of
+from samtl.report.compare import Comparison, Series, Spread, untrained, weights_of
+from samtl.report.page import Cell, Part, Row, caption, slug
+from samtl.report.style import GRID, SMALL, Look, log_scale, looks, new_figure, rows_of_names
 
 _WIDE = 12  # largest share / smallest share above which the axis is logarithmic
-_OF_IMAGES = ("accuracy", "dice", "f1")
+_ACROSS = 3  # panels of curves in a row
+_LETTERS = 20  # of a panel's title in a line
+_FIGURE_SPACE = "\u2007"  # as wide as a digit
 
 Scored = Sequence[tuple[Series, Spread]]
 
 
-def by_share(comparison: Comparison) -> list[Part]:
-    """Draw each score against the training share: means, bands, and every seed.
-
-    Each way of splitting has a figure for each score. If it has a single share, its models are rows instead.
-    """
-    ways: dict[str, list[Series]] = defaultdict(list)
+def ways(comparison: Comparison) -> dict[str, list[Series]]:
+    """Group series by the way of splitting; a curve over fractions of the labels ends in all labels."""
+    found: dict[str, list[Series]] = defaultdict(list)
     for one in comparison.series:
-        ways[one.kind.split].append(one)
-    drawings = []
-    for way, some in ways.items():
+        found[one.kind.split].append(one)
+    joined = {}
+    for way, some in found.items():
         base, _, last = way.rpartition("-")
-        # A curve over fractions of the labels ends in the series that was trained on all labels.
-        whole = ways.get(base or "holdout", []) if last in ("label", "shots") else []
+        whole = found.get(base or "holdout", []) if last in ("label", "shots") else []
         held_out = {one.kind.held_out for one in some}
-        shown = [*some, *(one for one in whole if one.kind.held_out in held_out)]
-        drawings += [
-            _by_share(comparison, metric, shown, way if len(ways) > 1 else "")
-            for metric in SCORES[comparison.task]
-        ]
-    return drawings
+        joined[way] = [*some, *(one for one in whole if one.kind.held_out in held_out)]
+    return joined
 
 
-def _by_share(comparison: Comparison, metric: str, some: Sequence[Series], way: str) -> Part:
-    scored = [(one, one.spread(metric)) for one in some]
+def score_tables(comparison: Comparison) -> list[Part]:
+    """Return the score that models are ranked by for each model and share, and all scores on the standard split."""
+    found, metric, note = ways(comparison), comparison.metric, untrained(comparison.pairs)
+    parts = []
+    for way, some in found.items():
+        if _has_shares(some):
+            several = f" ({way})" if len(found) > 1 else ""
+            text = caption("by_share_table", metric=metric, series=some)
+            title = f"{capital(metric.title)} by training share{several}"
+            rows = [row for one in some for row in _long(one, [metric])]
+            parts.append(
+                Part(
+                    slug(f"scores by share {way if several else ''}"),
+                    title,
+                    text,
+                    rows,
+                    note,
+                    shown=_by_share_rows(comparison, some),
+                )
+            )
+    standard = [*comparison.standard, *comparison.beside(comparison.standard)]
+    text = caption("scores", series=standard)
+    listed = [m for m in metrics_of(comparison.task) if m.listed]
+    every = [row for one in comparison.series for row in _long(one, metrics_of(comparison.task))]
+    parts.append(
+        Part(
+            "scores",
+            "Scores of each model",
+            text,
+            every,
+            note,
+            shown=_metric_rows(comparison, standard, listed),
+        )
+    )
+    return parts
+
+
+def _has_shares(some: Sequence[Series]) -> bool:
     shares = [one.share for one in some]
-    several = len({one.kind for one in some}) > 1 and max(shares) > 1.01 * min(shares)
+    return len({one.kind for one in some}) > 1 and max(shares) > 1.01 * min(shares)
+
+
+def _long(one: Series, metrics: Sequence[Metric]) -> list[Row]:
+    """Return a row of numbers for each score, in its unit."""
+    rows: list[Row] = []
+    for metric in metrics:
+        if all(metric.name in scores for scores in one.scores):
+            spread, scale = one.spread(metric.name), metric.factor
+            rows.append(
+                {
+                    "model": one.model,
+                    "reads": "pixels" if one.is_floor else one.runs[0].inputs,
+                    "encoder and weights": "" if one.is_floor else weights_of(one.runs[0]),
+                    "split": one.kind.split,
+                    "training share, %": 100 * one.share,
+                    "held out": max(run.n_test for run in one.runs),
+                    "score": metric.title,
+                    "unit": metric.unit,
+                    "repeats": len(one.runs),
+                    "mean": scale * spread.mean,
+                    "deviation": None if spread.deviation is None else scale * spread.deviation,
+                    "low": scale * spread.low,
+                    "high": scale * spread.high,
+                }
+            )
+    return rows
+
+
+def _by_share_rows(comparison: Comparison, some: Sequence[Series]) -> list[Row]:
+    metric = comparison.metric
+    shares = sorted({_percent(one.share) for one in some})
+    cells: dict[str, dict[float, Spread]] = defaultdict(dict)
+    for one in some:
+        cells[one.model][_percent(one.share)] = one.spread(metric.name)
+    columns = [{model: spreads.get(share) for model, spreads in cells.items()} for share in shares]
+    written = [_column(metric, column, _plus_minus) for column in columns]
+
+    def worth(model: str) -> tuple[bool, float]:
+        last = columns[-1][model]
+        return last is None, 0.0 if last is None else -metric.better(last.mean)
+
+    return [
+        {"model": model}
+        | {f"{share:g} %": column[model] for share, column in zip(shares, written, strict=True)}
+        for model in sorted(cells, key=worth)
+    ]
+
+
+def _percent(share: float) -> float:
+    return float(f"{100 * share:.3g}")
+
+
+def _metric_rows(
+    comparison: Comparison, some: Sequence[Series], metrics: Sequence[Metric]
+) -> list[Row]:
+    ranked = comparison.ranked(some)
+    columns = {}
+    for metric in (m for m in metrics if any(m.name in one.scores[0] for one in some)):
+        column = {
+            one.model: one.spread(metric.name) if metric.name in one.scores[0] else None
+            for one in ranked
+        }
+        unit = f", {metric.unit}" if metric.unit else ""
+        columns[f"{metric.title}{unit}"] = _column(metric, column, _interval)
+    return [
+        {"model": one.model, **{title: cells[one.model] for title, cells in columns.items()}}
+        for one in ranked
+    ]
+
+
+def _plus_minus(metric: Metric, spread: Spread) -> list[str]:
+    deviation = spread.deviation
+    return [
+        metric.written(spread.mean),
+        *([] if deviation is None else [metric.written(deviation)]),
+    ]
+
+
+def _interval(metric: Metric, spread: Spread) -> list[str]:
+    return [metric.written(x) for x in (spread.mean, spread.low, spread.high)]
+
+
+def _column(metric: Metric, column: Mapping[str, Spread | None], write: Any) -> dict[str, Any]:
+    """Write the cells of a column with aligned decimals, and mark the best."""
+    texts = {model: write(metric, spread) for model, spread in column.items() if spread}
+    widths = [max(map(len, some)) for some in zip(*texts.values(), strict=False)]
+    best = min((-metric.better(spread.mean) for spread in column.values() if spread), default=0.0)
+    cells: dict[str, Any] = {}
+    for model, spread in column.items():
+        if spread is None:
+            cells[model] = None
+            continue
+        padded = [
+            text.rjust(n, _FIGURE_SPACE) for text, n in zip(texts[model], widths, strict=False)
+        ]
+        text = padded[0]
+        if write is _interval:
+            text += f" [{padded[1]}, {padded[2]}]"
+        elif len(padded) > 1:
+            text += f" ± {padded[1]}"
+        cells[model] = Cell(spread.mean, text, -metric.better(spread.mean) == best)
+    return cells
+
+
+def by_share(comparison: Comparison) -> list[Part]:
+    """Draw scores against the training share, with a panel for each model: means, bands, and every seed.
+
+    Each way of splitting has a figure for each score. If it has a single share, its models are rows of one panel.
+    """
+    found = ways(comparison)
+    return [
+        _by_share(comparison, metric, some, way if len(found) > 1 else "")
+        for way, some in found.items()
+        for metric in metrics_of(comparison.task)
+        if metric.curve
+    ]
+
+
+def _by_share(comparison: Comparison, metric: Metric, some: Sequence[Series], way: str) -> Part:
+    scored = [(one, one.spread(metric.name)) for one in some]
+    several = _has_shares(some)
     what = "against the training share" if several else "of each model"
     text = caption("by_share", comparison=comparison, series=some, several=several)
-    rows = [
-        {
-            "model": one.model,
-            "training share": one.share,
-            "repeats": len(one.runs),
-            **{key: getattr(found, key) for key in ("mean", "deviation", "low", "high")},
-        }
-        for one, found in scored
-    ]
     note = untrained(pair for one in some for pair in one.pairs)
-    draw, style = _lines if several else _rows, looks((*comparison.models, FLOOR))
+    draw, style = _panels if several else _rows, looks(comparison.names)
     return Part(
-        slug(f"by share {metric} {way}"),
-        f"{TITLES[metric][0].upper()}{TITLES[metric][1:]} {what}{f' ({way})' if way else ''}",
+        slug(f"by share {metric.name} {way}"),
+        f"{capital(metric.title)} {what}{f' ({way})' if way else ''}",
         text,
-        rows,
+        [row for one in some for row in _long(one, [metric])],
         note,
         draw(metric, scored, style, note),
     )
 
 
-def _lines(metric: str, scored: Scored, style: Mapping[str, Look], note: str) -> Figure:
-    with new_figure(4.2, note=note) as figure:
-        axes = figure.subplots()
-        ends = {}
-        for model in dict.fromkeys(one.model for one, _ in scored):
-            some = sorted((p for p in scored if p[0].model == model), key=lambda p: p[0].share)
-            look, x = style[model], [100 * one.share for one, _ in some]
-            low, high = ([getattr(found, end) for _, found in some] for end in ("low", "high"))
-            axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
-            for place, (_, found) in zip(x, some, strict=True):
-                dots = [place] * len(found.values)
-                axes.plot(dots, found.values, "o", color=look.colour, alpha=0.55, ms=2.8, mew=0)
-            (line,) = axes.plot(
-                x,
-                [found.mean for _, found in some],
-                color=look.colour,
-                linestyle=look.dashes,
-                marker=look.marker,
-                markeredgewidth=1.6 if look.marker == "_" else 0.0,
-                label=model,
-            )
-            ends[line] = some[-1][1].mean
-        shares = sorted({round(100 * one.share, 1) for one, _ in scored})
-        if shares[-1] > _WIDE * shares[0]:
-            log_scale(axes, "x")
-        else:
-            axes.xaxis.set_major_locator(FixedLocator(shares, nbins=10))
-            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.set_xlabel("training share (% of all samples)")
-        axes.set_title(TITLES[metric])
-        # In the order in which lines end, so that a legend reads like labels.
-        ordered = sorted(ends, key=lambda line: -ends[line])
-        figure.legend(handles=ordered, loc="outside right center", handlelength=3.2)
+def capital(text: str) -> str:
+    """Begin a text with a capital letter."""
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def axis_title(metric: Metric) -> str:
+    """Name a score with its unit."""
+    return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+
+
+def _panels(metric: Metric, scored: Scored, style: Mapping[str, Look], note: str) -> Figure:
+    lines: dict[str, list[tuple[float, Spread]]] = defaultdict(list)
+    for one, spread in scored:
+        lines[one.model].append((100 * one.share, spread))
+    for line in lines.values():
+        line.sort(key=lambda point: point[0])
+    # From the best at the largest share to the worst, as in the table.
+    order = sorted(lines, key=lambda model: -metric.better(lines[model][-1][1].mean))
+    across = min(_ACROSS, len(order))
+    down = -(-len(order) // across)
+    with new_figure(0.7 + 1.75 * down, note=note) as figure:
+        grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        shares = sorted({round(x, 1) for line in lines.values() for x, _ in line})
+        for axes, model in zip(grid.flat, order, strict=False):
+            for other in order:
+                if other != model:
+                    x, means = zip(
+                        *((x, metric.factor * s.mean) for x, s in lines[other]), strict=True
+                    )
+                    axes.plot(x, means, color=GRID, lw=1.0, zorder=1)
+            _panel(axes, metric, lines[model], style[model])
+            axes.set_title(wrapped(model), fontsize=SMALL)
+            if shares[-1] > _WIDE * shares[0]:
+                log_scale(axes, "x")
+            else:
+                axes.xaxis.set_major_locator(FixedLocator(shares, nbins=5))
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+        drop_empty(grid, len(order))
+        figure.supxlabel("training share (% of all samples)", fontsize=10)
+        figure.supylabel(axis_title(metric), fontsize=10)
     return figure
 
 
-def _rows(metric: str, scored: Scored, style: Mapping[str, Look], note: str) -> Figure:
-    ordered = sorted(scored, key=lambda pair: pair[1].mean)
+def drop_empty(grid: Any, used: int) -> None:
+    """Remove the panels that are left over; those above them get the labels of their axis."""
+    for axes in grid.flat[used:]:
+        axes.remove()
+    for axes in grid.flat[max(0, used - grid.shape[1]) : used]:
+        axes.tick_params(labelbottom=True)
+
+
+def _panel(axes: Axes, metric: Metric, line: Sequence[tuple[float, Spread]], look: Look) -> None:
+    x = [place for place, _ in line]
+    mean, low, high = (
+        [metric.factor * getattr(spread, end) for _, spread in line]
+        for end in ("mean", "low", "high")
+    )
+    axes.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0)
+    for place, spread in line:
+        dots = [metric.factor * value for value in spread.values]
+        axes.plot([place] * len(dots), dots, "o", color=look.colour, alpha=0.55, ms=2.8, mew=0)
+    edge = 1.6 if look.marker == "_" else 0.0
+    axes.plot(x, mean, color=look.colour, ls=look.dashes, marker=look.marker, mew=edge, ms=4.5)
+
+
+def wrapped(name: str) -> str:
+    """Break a model's name so that it fits above a panel."""
+    return "\n".join(textwrap.wrap(name, _LETTERS)[:2]) or name
+
+
+def _rows(metric: Metric, scored: Scored, style: Mapping[str, Look], note: str) -> Figure:
+    ordered = sorted(scored, key=lambda pair: metric.better(pair[1].mean))
     with new_figure(0.9 + 0.36 * len(ordered), note=note) as figure:
         axes = figure.subplots()
         for place, (one, found) in enumerate(ordered):
-            look, values = style[one.model], found.values
-            ends = [found.low, found.high]
+            look, values = style[one.model], [metric.factor * value for value in found.values]
+            ends = [metric.factor * found.low, metric.factor * found.high]
             axes.plot(ends, [place] * 2, color=look.colour, alpha=0.35, lw=7, solid_capstyle="butt")
             rings: Any = {"mfc": "none", "mec": look.colour, "ms": 4.5, "alpha": 0.8}
             axes.plot(values, [place] * len(values), "o", **rings)
             marker = "d" if look.marker == "_" else look.marker
-            axes.plot([found.mean], [place], marker, color=look.colour, markersize=7)
-        means = [f"{found.mean:.3f}" for _, found in ordered]
+            axes.plot(
+                [metric.factor * found.mean], [place], marker, color=look.colour, markersize=7
+            )
+        means = [metric.written(found.mean) for _, found in ordered]
         rows_of_names(axes, [one.model for one, _ in ordered], means)
-        axes.set_xlabel(TITLES[metric])
-    return figure
-
-
-def image_scores(comparison: Comparison) -> list[Part]:
-    """Draw accuracy, Dice and F1 of every held-out image of the standard split, one seed of it, models side by side.
-
-    There is no figure for a classification.
-    """
-    if comparison.task != "segmentation":
-        return []
-    runs, one = comparison.together, comparison.standard[0]
-    images = {model: read_images(run) for model, run in runs.items()}
-    rows = [
-        {"model": model, "image": name}
-        | {TITLES[key]: float(found.scores[key][i]) for key in _OF_IMAGES}
-        for model, found in images.items()
-        for i, name in enumerate(found.ids)
-    ]
-    first, note = next(iter(runs.values())), untrained(runs.items())
-    text = caption("image_scores", comparison=comparison, one=one, run=first)
-    figure = _boxes(images, looks(comparison.models), note)
-    return [Part("image-scores", "Scores of single test images", text, rows, note, figure)]
-
-
-def _boxes(images: Mapping[str, ImageScores], style: Mapping[str, Look], note: str) -> Figure:
-    models = list(images)[::-1]
-    with new_figure(0.8 + 3 * (0.35 + 0.4 * len(images)), note=note) as figure:
-        for key, axes in zip(_OF_IMAGES, figure.subplots(3, 1), strict=True):
-            axes.set_title(TITLES[key])
-            random = np.random.default_rng(0)  # the height of a point within its row means nothing
-            values = [images[model].scores[key] for model in models]
-            for place, (model, found) in enumerate(zip(models, values, strict=True)):
-                colour = style[model].colour
-                axes.boxplot(
-                    found,
-                    positions=[place],
-                    widths=0.62,
-                    orientation="horizontal",
-                    showfliers=False,
-                    patch_artist=True,
-                    medianprops={"color": INK, "linewidth": 1.8},
-                    boxprops={"edgecolor": colour, "facecolor": (colour, 0.18), "linewidth": 1.2},
-                    whiskerprops={"color": colour},
-                    capprops={"color": colour},
-                    manage_ticks=False,
-                )
-                height = place + random.uniform(-0.2, 0.2, len(found))
-                axes.plot(found, height, "o", color=colour, alpha=0.6, ms=3.4, mew=0)
-            rows_of_names(axes, models, [f"{np.median(found):.3f}" for found in values])
+        axes.set_xlabel(axis_title(metric))
     return figure

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samtl.experiment.tables import PALETTE
 from samtl.images.transforms import IGNORE
-from samtl.report.style import new_figure
+from samtl.report.style import new_figure, shortened
 
 _WIDTH = 10.0  # inches of a row of pictures; lengths within are in widths of one place
 _GAP = 0.04
@@ -63,7 +63,7 @@ def sheet(
     lines = [max((len(p.under.splitlines()) for p in row.pictures), default=0) for row in rows]
     bottoms = np.cumsum([high + n * line + _GAP for high, n in zip(tall, lines, strict=True)])
     small: Any = {"fontsize": _TEXT - 2, "ha": "center", "va": "top"}
-    with new_figure(2 + _WIDTH * bottoms[-1] / across, _WIDTH, note) as figure:
+    with new_figure(2 + _WIDTH * bottoms[-1] / across, _WIDTH) as figure:
         axes = figure.subplots()
         for row, high, bottom, n in zip(rows, tall, bottoms, lines, strict=True):
             foot = bottom - n * line - _GAP
@@ -81,6 +81,10 @@ def sheet(
         for place, title in enumerate(columns):
             above: Any = {"fontsize": _TEXT, "ha": "center", "va": "bottom"}
             axes.text(place + 0.5, -_GAP, _fitted(title, across), **above)
+        if note:
+            high = _GAP + line * max((title.count("\n") + 1 for title in columns), default=0)
+            said: Any = {"fontsize": _TEXT - 4, "style": "italic", "va": "bottom"}
+            axes.text(0, -high, f"{note[0].upper()}{note[1:]}", **said)
         axes.set(xlim=(0, across), ylim=(bottoms[-1], 0), aspect="equal")
         axes.set_axis_off()
         if legend:
@@ -88,12 +92,6 @@ def sheet(
             below: Any = {"fontsize": _TEXT - 2, "loc": "upper left", "bbox_to_anchor": (0, 0)}
             axes.legend(handles=patches, ncols=3, **below)
     return figure
-
-
-def shortened(text: str, most: int) -> str:
-    """Replace the middle of a text by an ellipsis, so that at most so many letters are left."""
-    kept = max(most - 1, 2)
-    return text if len(text) <= most else f"{text[: kept // 2]}…{text[kept // 2 - kept :]}"
 
 
 def _fitted(text: str, across: int) -> str:

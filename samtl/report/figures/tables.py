@@ -1,61 +1,56 @@
-"""Tables: scores, differences between models, failed fits, and where the figures come from."""
+"""Tables: differences between models, failed fits, and where the figures come from."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from samtl.experiment.run import Run, Scores
-from samtl.report.compare import (
-    FLOOR,
-    SCORES,
-    TITLES,
-    Comparison,
-    Series,
-    share_of,
-    untrained,
-    unused,
-    weights_of,
-)
-from samtl.report.page import Part, Row, caption
+from samtl.experiment.run import Run
+from samtl.report.compare import Comparison, share_of, untrained, unused, weights_of
+from samtl.report.findings import Pair, points
+from samtl.report.page import Cell, Part, Row, caption
 
 
-def scores_table(comparison: Comparison) -> Part:
-    """Return the main scores of every model and kind of split, and of the floor's companions, with their intervals."""
-    floors = {run.split.digest: run.metrics for run in comparison.runs if run.name == FLOOR}
-    series = (*comparison.series, *comparison.companions)
-    rows = [_scores(one, SCORES[comparison.task], floors) for one in series]
-    text = caption("scores", comparison=comparison)
-    return Part("scores", "Scores", text, rows, untrained(comparison.pairs))
-
-
-def _scores(one: Series, metrics: Sequence[str], floors: Mapping[str, Scores]) -> Row:
-    row: dict[str, Any] = {
-        "model": one.model,
-        "reads": "pixels" if one.is_floor else one.runs[0].inputs,
-        "encoder and weights": "" if one.is_floor else weights_of(one.runs[0]),
-        "split": one.kind.split,
-        "training share": one.share,
-        "repeats": len(one.runs),
-    }
-    # Of the same samples: of the floors that were run, else of those beside the heads.
-    beside = [floors.get(run.split.digest, {}) if floors else run.floor or {} for run in one.runs]
-    for metric in metrics:
-        found, title = one.spread(metric), TITLES[metric]
-        row |= {title: found.mean, f"± {title}": found.deviation}
-        row |= {f"{title}, low": found.low, f"{title}, high": found.high}
-        values = [floor[metric].value for floor in beside if floor and not one.is_floor]
-        mean = sum(values) / len(values) if len(values) == len(beside) else None
-        row[f"{title} of the floor"] = mean
-    return row
-
-
-def differences(comparison: Comparison, rows: Sequence[Row]) -> Part:
-    """Return every comparison of two models, as `compared` returns them."""
-    title = f"Differences in {TITLES[SCORES[comparison.task][0]]} between every two models"
-    text = caption("differences", count=len(rows))
-    return Part("differences", title, text, rows, untrained(comparison.pairs))
+def differences(comparison: Comparison, pairs: Sequence[Pair]) -> list[Part]:
+    """Return how much better the best model is than each other, and every comparison of two models."""
+    if not pairs:
+        return []
+    metric, kind = comparison.metric, comparison.standard[0].kind
+    best = comparison.ranked(comparison.standard)[0].model
+    unit = points(metric)
+    rows = [
+        {
+            "model": pair.better.model,
+            "other model": pair.other.model,
+            "training share, %": 100 * pair.better.share,
+            "split": pair.better.kind.split,
+            f"difference{f', {unit}' if unit else ''}": metric.factor * pair.gap.value,
+            "low": metric.factor * pair.gap.low,
+            "high": metric.factor * pair.gap.high,
+            "shown": "yes" if pair.gap.shown else "no",
+            "seeds": pair.gap.n_seeds,
+            "held-out samples": pair.gap.n_samples,
+            "in words": pair.words(metric),
+        }
+        for pair in pairs
+    ]
+    first = [p for p in pairs if p.better.kind == kind and p.better.model == best]
+    shown = [
+        {
+            "other model": pair.other.model,
+            f"{best} is better by{f', {unit}' if unit else ''}": Cell(
+                pair.gap.value, pair.figures(metric)
+            ),
+            "shown": "yes" if pair.gap.shown else "no",
+            "seeds": pair.gap.n_seeds,
+            "held-out samples": pair.gap.n_samples,
+        }
+        for pair in first
+    ]
+    title = f"Differences in {metric.title}"
+    text = caption("differences", count=len(rows), one=comparison.standard[0], best=best)
+    return [Part("differences", title, text, rows, untrained(comparison.pairs), shown=shown)]
 
 
 def failures(comparison: Comparison) -> list[Part]:
@@ -100,7 +95,7 @@ def _source(run: Run) -> Row:
 def _split(run: Run) -> Row:
     return {
         "split": run.split.name,
-        "held-out share": run.split.share,
+        "held-out share, %": 100 * run.split.share,
         "seed": run.split.seed,
         "train": run.n_train,
         "validation": run.n_validation,
@@ -114,7 +109,7 @@ def _run(run: Run) -> Row:
     return {
         "encoder and weights": weights_of(run),
         "split": run.split.name,
-        "training share": share_of(run),
+        "training share, %": 100 * share_of(run),
         "seed": run.seed,
         "run": run.path.name,
         "configuration": run.digest,

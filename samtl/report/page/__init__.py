@@ -6,16 +6,17 @@ import base64
 import functools
 import hashlib
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
 from samtl.errors import require_extra
-from samtl.report.style import DPI, GRID, INK, PAPER, png
+from samtl.report.style import DPI, GRID, INK, NOTE, NOTE_HEIGHT, PAPER, png
 
 jinja2 = require_extra("jinja2", "report")
 
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 
 _CSS_PIXELS = 4 / 3  # in a point, the unit of matplotlib's SVG
 
-Row = Mapping[str, Any]  # texts, numbers and None by the names of the columns
+Row = Mapping[str, Any]  # texts, numbers, cells and None by the names of the columns
+
+
+class Cell(NamedTuple):
+    """A number that a table shows as a text, such as with its interval."""
+
+    value: float
+    text: str
+    best: bool = False  #: whether it is the best of its column
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +45,61 @@ class Part:
     name: str  #: of its files and its anchor: see `slug`
     title: str
     caption: str
-    rows: Sequence[Row]  #: all with the same columns
+    rows: Sequence[Row]  #: of the CSV file, all with the same columns
     note: str = ""  #: the untrained weights that it depends on, and whose they are
     figure: Figure | None = None
     picture: bool = False  #: whether it consists of photographs: pixels are embedded, not SVG
+    shown: Sequence[Row] | None = None  #: what the page shows instead of `rows`
 
     @property
     def header(self) -> list[str]:
-        """Names of the columns."""
+        """Names of the columns of the CSV file."""
         return list(self.rows[0]) if self.rows else []
+
+    @property
+    def table(self) -> Sequence[Row]:
+        """The rows that the page shows."""
+        return self.rows if self.shown is None else self.shown
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that the page shows."""
+        return list(self.table[0]) if self.table else []
 
     def _repr_png_(self) -> bytes | None:
         """Show the figure in a notebook."""
         return None if self.figure is None else png(self.figure, tight=self.picture)
 
+    def written(self, name: str, value: Any) -> str:
+        """Write a value of a column; the numbers of a column have as many decimals."""
+        if value is None or value != value:  # NaN
+            return ""
+        if isinstance(value, Cell):
+            return value.text
+        if isinstance(value, int) and not isinstance(value, bool):
+            return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        if not isinstance(value, float):
+            return str(value)
+        text = f"{value:,.{self._decimals[name]}f}"
+        return f"{value:.2g}" if value and not text.strip("-0.") else text
+
+    @functools.cached_property
+    def _decimals(self) -> dict[str, int]:
+        """Four digits of the largest number of each column, and at most three decimals."""
+        found: dict[str, int] = {}
+        for name in self.columns:
+            values = [row[name] for row in self.table if isinstance(row[name], float)]
+            largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+            places = 3 - math.floor(math.log10(largest)) if largest else 0
+            whole = all(v == round(v) for v in values if math.isfinite(v))
+            found[name] = 0 if whole else min(3, max(0, places))
+        return found
+
     @functools.cached_property
     def numeric(self) -> set[str]:
         """Names of the columns with numbers; words in them, such as `never`, are sorted last."""
-        return {name for row in self.rows for name, v in row.items() if isinstance(v, int | float)}
+        numbers = int | float | Cell
+        return {name for row in self.table for name, v in row.items() if isinstance(v, numbers)}
 
 
 @dataclass(frozen=True)
@@ -148,8 +194,12 @@ def _shown(image: bytes, name: str) -> dict[str, Any]:
     svg = re.sub(r"<!--.*?-->|<style.*?</style>", "", svg, flags=re.S)
     head, _, content = svg.removesuffix("</svg>\n").partition(">")
     wide, high = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)[0])
+    # The page says at its top which weights are untrained; a file, which leaves the page, says it itself.
+    content, notes = re.subn(rf'<g id="{NOTE}">.*?</g>', "", content, flags=re.S)
+    top = notes * NOTE_HEIGHT
     # The ids of all figures share the page, so they get a prefix.
     content = re.sub(r'( id="| xlink:href="#|url\(#)', rf"\g<1>{name}--", content)
     for colour, variable in ((INK, "--ink"), (GRID, "--grid"), (PAPER, "--paper")):
         content = re.sub(rf": {colour}\b", f": var({variable})", content, flags=re.I)
-    return {"svg": Markup(content), "width": wide, "height": high, "pixels": wide * _CSS_PIXELS}
+    shown = {"svg": Markup(content), "width": wide, "height": high - top, "top": top}
+    return {**shown, "pixels": wide * _CSS_PIXELS}
