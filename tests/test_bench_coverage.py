@@ -23,7 +23,7 @@ def population(monkeypatch):
         ("60%", 120), ("98%", 30), ("99.9%", 120), ("100%", 10), ("two-classes", 10), ("rare-classes", 30),
         ("overconfident", 120), ("underconfident", 1000), ("scenes", 120), ("masks-good", 2), ("masks-middling", 4),
         ("masks-poor", 6), ("masks-mostly-perfect", 10), ("masks-some-empty", 2), ("masks-scenes", 60),
-        ("pair-99.9%", 30), ("pair-rare-classes", 1000), ("pair-scenes", 120), ("pair-masks", 20),
+        ("pair-99.9%", 30), ("pair-rare-classes", 1000), ("pair-scenes", 120), ("pair-masks", 20), ("tags-1", 120), ("tags-3", 30), ("numbers-1", 30),
     ],
 )  # fmt: skip
 def test_intervals_cover(population, name, n):
