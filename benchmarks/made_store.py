@@ -58,8 +58,9 @@ def begin_store(
 
 def write_block(writer: Writer, block: int, arrays: Mapping[str, Sequence[Any]]) -> None:
     """Commit a block of rows with status `ok`."""
-    n = len(writer.block_rows(block))
-    writer.write_block(block, arrays, [OK] * n, {}, ["1" * 64] * n)
+    rows = writer.block_rows(block)
+    images = [f"{row:064x}" for row in rows]  # all different
+    writer.write_block(block, arrays, [OK] * len(rows), {}, images)
 
 
 def write_store(

@@ -161,7 +161,7 @@ def test_version(run):
 def test_embed_prints_the_plan_then_the_result(told, encoders, folder):
     code, plan, output = told(*EMBED, "--dry-run")
     assert (code, plan["pending_rows"], encoders.images) == (0, 24, 0)
-    assert "24 rows" in output
+    assert "24 images" in output
     assert untouched(Path("cache"))
     code, written, output = told(*EMBED)
     assert code == 0
@@ -196,7 +196,7 @@ def test_info(run, told, embedded):
     code, info, output = told("info")
     assert (code, info["rows"], info["ok"]) == (0, 24, 24)
     assert info["per_class"] == {"field": 12, "town": 12}
-    assert info["tiers"] == ["pooled", "grid", "dense"]
+    assert info["tiers"] == ["pooled", "grid"]
     assert {a["name"]: a["rows"] for a in info["arrays"]}["pooled"] == 24
     assert info["fingerprint"] in output
     assert run("info", STORE)[0] == run("info", "--cache", STORE)[0] == 0

@@ -240,8 +240,10 @@ class Words(IterableDataset):
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        (TorchGeo(PIXELS, np.eye(N, 19, dtype=int)), "table:FILE"),
-        ([(image, 0.5) for image in PIXELS], "table:FILE"),
+        ([(image, [0, 2]) for image in PIXELS], "0 or 1 for each class"),
+        ([(image, [0, 1][: 1 + i % 2] * 2) for i, image in enumerate(PIXELS)], "for each of"),
+        ([(image, float(i % 2)) for i, image in enumerate(PIXELS)], "not certain"),
+        ([(image, 0.5 if i else 1) for i, image in enumerate(PIXELS)], "of one kind"),
         ([(image, 100 * (i % 2)) for i, image in enumerate(PIXELS)], "classes="),
         ([{"image": p, "label": 0, "mask": p[..., 0]} for p in PIXELS], "target="),
         ([{"image1": p, "image2": p} for p in PIXELS], "image1"),
@@ -338,3 +340,20 @@ def test_the_plan_shows_what_was_guessed(encoders, tmp_path):
     assert plan(source, "stub", out=tmp_path / "a.zarr").rows == N
     with pytest.raises(InputError, match="takes no root"):
         samtl.datasets.resolve(source, root=Path())
+
+
+def test_several_classes_and_measurements():
+    several = np.eye(N, 19, dtype=int) + np.eye(N, 19, k=1, dtype=int)
+    found = samtl.from_torch(TorchGeo(PIXELS, several))
+    assert (found.task, len(found.classes)) == ("multilabel", 19)
+    assert found.labels == tuple((i, i + 1) for i in range(N))
+    floats = samtl.from_torch([*zip(PIXELS, torch.from_numpy(several).float(), strict=True)])
+    assert floats.labels == found.labels
+    single = samtl.from_torch(TorchGeo(PIXELS, np.eye(N, dtype=int)))
+    assert (single.task, single.labels) == ("classification", tuple(range(N)))
+    assert any("single 1" in told for told in single.readings)
+    measured = samtl.from_torch([(p, torch.tensor(i / 4)) for i, p in enumerate(PIXELS)])
+    assert (measured.task, measured.classes) == ("regression", ("label",))
+    np.testing.assert_array_equal(measured.truth, np.arange(N) / 4)
+    named = samtl.from_torch([(p, float(i)) for i, p in enumerate(PIXELS)], classes=["height"])
+    assert (named.task, named.classes) == ("regression", ("height",))

@@ -12,8 +12,8 @@ from toys import Reads
 import samtl
 from samtl.datasets import Dataset
 from samtl.embed import api
+from samtl.embed.api import plan as plan_of
 from samtl.embed.plan import Plan
-from samtl.embed.plan import plan as plan_of
 from samtl.embed.verify import verify
 from samtl.errors import MismatchError, ResourceError
 from samtl.images.codecs import BadImage, decode
@@ -206,10 +206,10 @@ def test_masks_that_are_all_others_are_the_same_dataset(made):
 
 def test_an_image_that_changes_while_most_are_missing_is_no_other_dataset(made):
     asked = iter([False] * 20)
-    assert 1 < made(dataset(60), should_stop=lambda: next(asked, True), batch_size=1).encoded < 30
+    assert 1 < made(dataset(120), should_stop=lambda: next(asked, True), batch_size=1).encoded < 60
     store = samtl.open("a.zarr")
     done = store.sample_ids[int(store.valid("grid").argmax())]
-    assert made(dataset(60, **{done: 100})).rows == 60
+    assert made(dataset(120, **{done: 100})).rows == 120
     assert made.counts == {"changed": 1}
 
 
@@ -247,7 +247,7 @@ def test_a_tier_is_added_to_rows_that_count(made):
     made(now, tiers=["pooled"])
     now.read.asked.clear()
     made(now, check_images=False)
-    assert sorted(now.read.asked) == sorted(now.sample_ids)  # no image of a row that is not listed
+    assert set(now.read.asked) == set(now.sample_ids)  # no image of a row that is not listed
     expect(now)
     # A row that was not listed when the tier was added lacks it.
     result = made(dataset())

@@ -1,5 +1,6 @@
 """A head that is loaded again says what its run said, and behaves as a classifier of scikit-learn."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,10 +8,10 @@ import pytest
 import stubs
 import toys
 from fake_runs import read_csv
-from sklearn.base import clone, is_classifier
+from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import ConfusionMatrixDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, r2_score
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.validation import check_is_fitted
 
@@ -104,3 +105,29 @@ def test_what_does_not_fit_is_refused(made, tmp_path):
         samtl.load_head(made.runs["floor"])
     with pytest.raises(InputError, match="no run"):
         samtl.load_head(tmp_path)
+
+
+def test_numbers_and_several_classes(tmp_path):
+    images = stubs.toy_dataset(40, classes=2)
+    sets = tuple(((0,), (1,), (0, 1), ())[i % 4] for i in range(40))
+    several = replace(images, labels=sets, name="several")
+    measured = replace(images, labels=tuple(map(float, range(40))), classes=("height",), name="m")
+    stores = [samtl.open(stubs.embedded(tmp_path, d, 64, ["pooled"])) for d in (several, measured)]
+    heads = [
+        samtl.load_head(samtl.fit_head(store, name, 0.25))
+        for store, name in zip(stores, ("logreg", "ridge"), strict=True)
+    ]
+    for store, head in zip(stores, heads, strict=True):
+        X, y = store.features()
+        np.testing.assert_array_equal(head.predict(store), head.predict(X))
+        assert head.predict(X).shape == y.shape
+        assert head.score(X, y) <= 1
+    assert [is_regressor(head) for head in heads] == [False, True]
+    assert heads[0].predict_proba(stores[0]).shape == (40, 2)
+    np.testing.assert_array_equal(
+        heads[0].predict(stores[0]), heads[0].predict_proba(stores[0]) >= 0.5
+    )
+    assert not hasattr(heads[1], "predict_proba")
+    X, y = stores[1].features()
+    assert heads[1].score(X, y) == pytest.approx(r2_score(y, heads[1].predict(X)))
+    assert (y.dtype, stores[0].features()[1].shape) == (np.float64, (40, 2))

@@ -47,7 +47,7 @@ MUTANTS = {
         ("require_same(state.identity, identity.fingerprint, storage.url)\n    storage", "pass\n    storage"),
         "storage.probe()\n",
     ],
-    "store/reader.py": [
+    "store/shards.py": [
         ("if np.array_equal(sums, state.crc32c[places]):", "if True:"),
         "if len(shard) != size:",
         ("for anew in (False, True):", "for anew in (False,):"),

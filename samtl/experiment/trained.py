@@ -9,13 +9,12 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import r2_score
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from samtl.errors import InputError
 from samtl.experiment.features import AT_ONCE
 from samtl.experiment.predict import read_trained, require_encoder
-from samtl.experiment.run import Run
+from samtl.experiment.run import Run, read_run
 from samtl.images.transforms import IGNORE
 from samtl.metrics.multilabel import LIKELY
 from samtl.store.reader import Store
@@ -24,14 +23,13 @@ from samtl.store.views import row_numbers
 Part = tuple[NDArray[Any], Any, NDArray[Any]]  # features, their columns, height and width of images
 
 
-class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn has no types
+class TrainedHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     """The head of a run; made by `samtl.load_head`.
 
     Attributes
     ----------
-    classes_ : (K,) ndarray
-        The labels 0 to K - 1: the columns of probabilities, and what `predict` returns.
     class_names : tuple of str
+        Of measurements, their name.
     tier : str
         The store's array that it was trained on.
     """
@@ -44,7 +42,9 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
                 f"{run} is the run of a baseline, which reads images: use samtl.predict(run, images)"
             )
         self.class_names, self.tier = self._trained.classes, self._trained.features
-        self.classes_: NDArray[Any] = self._trained.model.classes_
+        self.classes_: NDArray[Any] = (
+            self._trained.model.classes_
+        )  # by which scikit-learn knows that it is fitted
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Raise InputError: it is trained, and would predict samples that it learnt from."""
@@ -53,8 +53,8 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
             "it in sklearn.frozen.FrozenEstimator"
         )
 
-    def predict_proba(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
-        """Compute the probability of each class.
+    def predict(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
+        """Predict what `Store.features` returns as y.
 
         Parameters
         ----------
@@ -66,53 +66,27 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
         Returns
         -------
-        (n, K) ndarray
-            Of a segmentation (n, K, 4 side, 4 side), for features (n, channels, side, side).
+        (n,) ndarray
+            The most probable class, an index of `class_names`. `multilabel`: (n, K), 1 for each class with a
+            probability from 0.5. `regression`: numbers. `segmentation`: (n, S, S) uint8, on the encoder's square as a
+            store's `mask`; beyond an image of a store they are 255.
 
         Raises
         ------
         InputError
-            If features have another shape, rows are not embedded, or numbers are predicted.
+            If features have another shape, or rows are not embedded.
         MismatchError
             If the store was made with another encoder.
-        """
-        model = self._trained.model
-        if self._trained.task == "regression":
-            raise InputError(f"the head of {self.run} predicts numbers: use predict")
-        if self._trained.task == "segmentation":
-            return self._joined(
-                model.predict_proba(features) for features, _, _ in self._parts(X, rows)
-            )
-        return self._outputs(X, rows)
-
-    def predict(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
-        """Predict the most probable class; parameters are those of `predict_proba`.
-
-        Returns
-        -------
-        (n,) ndarray
-            Numbers of a regression. Of several classes (n, K), 1 for those with a probability of at least 0.5. Of a
-            segmentation (n, S, S) uint8, on the encoder's square as a store's `mask`; beyond an image of a store
-            they are 255.
         """
         task = self._trained.task
         if task == "segmentation":
             return self._joined(self._masks(*part) for part in self._parts(X, rows))
-        said = self._outputs(X, rows)
+        found = self._joined(self._answers(*part) for part in self._parts(X, rows))
         if task == "regression":
-            return said[:, 0]
+            return found[:, 0]
         if task == "multilabel":
-            return (said >= LIKELY).astype(np.int64)
-        return np.asarray(self.classes_[said.argmax(axis=1)])
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Score predictions: R2 of numbers, else the accuracy, of several classes only if all of them are right."""
-        if self._trained.task == "regression":
-            return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
-        return float(super().score(X, y, sample_weight))
-
-    def _outputs(self, X: ArrayLike | Store, rows: ArrayLike | None) -> NDArray[Any]:
-        return self._joined(self._answers(*part) for part in self._parts(X, rows))
+            return (found >= LIKELY).astype(np.int64)
+        return np.asarray(self.classes_[found.argmax(axis=1)])
 
     def _answers(self, features: NDArray[Any], columns: Any, sizes: NDArray[Any]) -> Any:
         side = int(self._trained.identity["image_size"])
@@ -171,7 +145,31 @@ class TrainedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # skle
         return features
 
 
-def load_head(run: str | Path | Run) -> TrainedHead:
+class TrainedClassifier(ClassifierMixin, TrainedHead):  # type: ignore[misc]
+    """A head that predicts classes.
+
+    Attributes
+    ----------
+    classes_ : (K,) ndarray
+        The labels 0 to K - 1, whose names are `class_names`: the columns of probabilities.
+    """
+
+    def predict_proba(self, X: ArrayLike | Store, rows: ArrayLike | None = None) -> NDArray[Any]:
+        """Compute the probability of each class, (n, K); parameters and errors are those of `predict`.
+
+        Of a segmentation (n, K, 4 side, 4 side), for features (n, channels, side, side).
+        """
+        if self._trained.task == "segmentation":
+            chances = self._trained.model.predict_proba
+            return self._joined(chances(features) for features, _, _ in self._parts(X, rows))
+        return self._joined(self._answers(*part) for part in self._parts(X, rows))
+
+
+class TrainedRegressor(RegressorMixin, TrainedHead):  # type: ignore[misc]
+    """A head that predicts numbers."""
+
+
+def load_head(run: str | Path | Run) -> TrainedClassifier | TrainedRegressor:
     """Load the head of a run, to predict arrays of features or the rows of a store.
 
     Parameters
@@ -181,12 +179,13 @@ def load_head(run: str | Path | Run) -> TrainedHead:
 
     Returns
     -------
-    TrainedHead
-        With `predict`, `predict_proba`, `score` and `classes_`, as scikit-learn's classifiers have them.
+    TrainedClassifier or TrainedRegressor
+        With `predict` and `score`, and `predict_proba` and `classes_` of classes, as scikit-learn's have them.
 
     Raises
     ------
     InputError
         The folder is no run of a head, or is damaged.
     """
-    return TrainedHead(os.fspath(run))
+    numbers = read_run(run).task == "regression"
+    return (TrainedRegressor if numbers else TrainedClassifier)(os.fspath(run))

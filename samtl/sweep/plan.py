@@ -59,7 +59,7 @@ class Given:
     allow_partial: bool = False
     room: int = 0
     state: str = ""  #: digest of the samples that baselines read
-    images: tuple[str, ...] = ()  #: sha256 of each of these images
+    images: dict[str, str] = field(default_factory=dict)  #: sha256 of each of these, by id
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,9 @@ class Sources:
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
         size = self.store(cell.store).image_size if cell.store else IMAGE_SIZE
-        return Trial(Images(self.images(cell.store), size, given.state, given.images), *common)
+        images = self.images(cell.store)
+        hashes = tuple(given.images.get(name, "") for name in images.sample_ids)
+        return Trial(Images(images, size, given.state, hashes), *common)
 
     def _data(self, store: str, array: str, features: str | None) -> Data:
         given = self.given
@@ -244,7 +246,7 @@ def _pixel_samples(sources: Sources) -> Samples:
     hashes = tuple(found.get(name, "") for name in samples.ids)
     # With a store, the usable images and masks are the same as its own.
     state = data.digest if store else Images(images, IMAGE_SIZE, images=hashes).digest
-    sources.given = replace(sources.given, state=state, images=hashes)
+    sources.given = replace(sources.given, state=state, images=found)
     return replace(samples, images=hashes)
 
 

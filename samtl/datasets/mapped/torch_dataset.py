@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets.base import Dataset
-from samtl.datasets.files.listing import PART_NAMES, natural
+from samtl.datasets.files.listing import PART_NAMES
 from samtl.datasets.mapped import attributes
-from samtl.datasets.mapped.arrays import Scale, array_of, by_rows, guessed_scale, mask_of
+from samtl.datasets.mapped.arrays import Scale, by_rows, guessed_scale, mask_of
+from samtl.datasets.mapped.labels import Label, dataset_labels, label_of
 from samtl.datasets.mapped.samples import MapStyle, Samples
 from samtl.errors import InputError
 from samtl.images.transforms import IGNORE
@@ -29,7 +30,8 @@ def from_torch(
     """List the samples of a map-style data set, such as TorchGeo's and torchvision's.
 
     Samples are dicts with `image` and `label` or `mask`, or pairs of an image and one of these. Images are tensors
-    (bands, height, width), arrays (height, width[, bands]) or Pillow images. Some samples are read, twice each, and
+    (bands, height, width), arrays (height, width[, bands]) or Pillow images. Labels are numbers or names of classes,
+    0 or 1 for each of several classes, or measurements. Some samples are read, twice each, and
     what they are taken for is in `readings`; if that is ambiguous, it is refused. All are read if only they tell the
     labels. Images are kept as 8 bits, and a pass is resumed by the sha256 of these pixels.
 
@@ -41,7 +43,8 @@ def from_torch(
         Of the dataset, which names its stores. By default "torch-", the name of its class and its split.
     classes : sequence of str, optional
         Names of the labels, or of the values of masks, 0, 1, ...; by default the attribute `classes`. Without it,
-        labels are named by their number, and masks of 0 and 1 have a background and a foreground.
+        labels are named by their number, and masks of 0 and 1 have a background and a foreground. Of measurements, one
+        name, by default "label".
     value_range : (low, high), optional
         The values that become 0 and 255; others are clipped. By default, what has 8 bits is left alone, and floats are
         of 0 to 1 or of 0 to 255.
@@ -73,9 +76,10 @@ def from_torch(
         raise InputError(f"some samples have a {kinds[1]}, others {kinds[0] or 'none'}")
     names = attributes.class_names(samples.sources) if classes is None else list(classes)
     targets = {sample_id: found for sample_id, (_, _, found) in looked.items()}
-    labels, told = [-1] * len(samples), "samples have no label and no mask"
+    labels: list[Any] = [-1] * len(samples)
+    told = "samples have no label and no mask"
     if kinds == ["label"]:
-        names, labels, told = *_class_indices(_all_labels(samples, targets), names), ""
+        names, labels, told = dataset_labels(_all_labels(samples, targets), names)
     elif kinds == ["mask"]:
         names, told = _mask_classes(list(targets.values()), names)
     return Dataset(
@@ -136,53 +140,23 @@ def _look(samples: Samples) -> Iterator[tuple[str, tuple[NDArray[Any], str, Any]
         raise InputError(f"none of {len(bad)} samples can be used, the first because: {bad[0]}")
 
 
-def _all_labels(samples: Samples, seen: Mapping[str, Any]) -> list[int | str]:
-    """Return the label of each sample, -1 if it cannot be read."""
+def _all_labels(samples: Samples, seen: Mapping[str, Any]) -> list[Label]:
+    """Return the label of each sample, None if it cannot be read."""
     listed = attributes.targets(samples.sources)
     if listed is not None:
-        found = dict(zip(samples.index, map(_label, listed), strict=True))
+        found = dict(zip(samples.index, map(label_of, listed), strict=True))
         # Else targets are transformed when samples are read.
-        if all(found[sample_id] == _label(label) for sample_id, label in seen.items()):
+        if all(found[sample_id] == label_of(label) for sample_id, label in seen.items()):
             return [*found.values()]
-    labels = list[int | str]()
+    labels = list[Label]()
     for sample_id in samples.index:
         try:
             target = samples.sample(sample_id)[2]
         except (OSError, InputError):
-            target = -1
-        labels.append(_label(target))
+            labels.append(None)
+        else:
+            labels.append(label_of(target))
     return labels
-
-
-def _label(value: Any) -> int | str:
-    if isinstance(value, str):
-        return value
-    number = array_of(value)
-    if number.size != 1 or number.dtype.kind not in "biu":
-        raise InputError(
-            f"a label must be the whole number of a class, got {number.dtype} of shape {number.shape}: for several "
-            "labels of an image, or measurements, write a table and use table:FILE"
-        )
-    return int(number.reshape(()))
-
-
-def _class_indices(labels: Sequence[int | str], names: list[str]) -> tuple[list[str], list[int]]:
-    """Return the classes, named after the labels if they have no names, and the index of each label."""
-    if texts := {label for label in labels if isinstance(label, str)}:
-        names = names or sorted(texts, key=natural)
-        place: dict[Any, int] = {**{text: i for i, text in enumerate(names)}, -1: -1}
-        if strange := [label for label in labels if label not in place]:
-            raise InputError(f"labels must be of {', '.join(names[:5])}, got {strange[0]!r}")
-        return names, [place[label] for label in labels]
-    values = [int(label) for label in labels]
-    found = sorted({*values} - {-1})
-    names = names or [str(i) for i in range(len(found))]
-    if found and not 0 <= found[0] <= found[-1] < len(names):
-        raise InputError(
-            f"labels must be 0 to {len(names) - 1}, for the classes {', '.join(names[:5])}, or -1 for none, and these "
-            f"are {found[0]} to {found[-1]}: name all classes with samtl.from_torch(dataset, classes=[...])"
-        )
-    return names, values
 
 
 def _mask_classes(masks: Sequence[NDArray[np.uint8]], names: list[str]) -> tuple[list[str], str]:
