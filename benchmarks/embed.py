@@ -14,7 +14,7 @@ from benchmarks.paired import TIER_IN_ROWS, Row, against, alternating
 from benchmarks.paired import alone as alone_row
 from samtl import registry
 from samtl.embed.api import embed
-from samtl.embed.plan import plan as plan_of
+from samtl.embed.api import plan as plan_of
 
 CHOICES = (("pooled",), ("pooled", "grid"), ("pooled", "grid", "dense"))
 

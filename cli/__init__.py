@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from samtl._runtime import StopNow
+from samtl._runtime import StopNow, stop_at_once
 from samtl.errors import ResourceError, SamtlError
 
 from . import bench, embed, fit, report, stores, sweep
@@ -32,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 done, with quarantined rows or failed cells; 2 bad input or damage; 3 the store has "
     "another fingerprint or dataset; 5 disk, device or network failed; 70 a defect of samtl; 130 stopped by Ctrl-C, "
-    "143 by SIGTERM.",
+    "143 by SIGTERM, 129 by SIGHUP.",
 )
 for name, command in {
     "embed": embed.embed,
@@ -86,20 +86,22 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        app()
+        with stop_at_once():
+            app()
     except SamtlError as error:
         complain(str(error))
         sys.exit(error.exit_code)
     except StopNow as stop:
-        complain("stopped; what was committed is kept, and the same command resumes")
+        complain("stopped; what is finished is kept, and the same command resumes or begins again")
         sys.exit(stop.exit_code)
     except MemoryError:
         complain("out of memory; close other programs or use a smaller encoder")
         sys.exit(ResourceError.exit_code)
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        complain(f"{error.strerror or error}{where}")
+        where = f"{error.filename}: " if error.filename else ""
         wrong = errno.errorcode.get(error.errno or 0) in _WRONG_PATH
+        remedy = "check the path and its permissions" if wrong else "check the disk or the network"
+        complain(f"{where}{error.strerror or error}; {remedy}, then run it again")
         sys.exit(SamtlError.exit_code if wrong else ResourceError.exit_code)
     except (SystemExit, KeyboardInterrupt):
         raise

@@ -12,6 +12,7 @@ from samtl.errors import EXIT_QUARANTINED
 
 from . import render
 from .options import Outcome, verb
+from .plan import copies_of, draw_plan
 
 STOPPING = "stopping after the block in flight; press Ctrl-C again to stop at once"
 
@@ -26,10 +27,10 @@ def embed(options: dict[str, Any], dry_run: bool = False) -> Outcome:
     Parameters
     ----------
     dry_run
-        Print the plan and stop.
+        Print the plan and stop; a batch is encoded for it, and nothing is written.
     """
     if dry_run:
-        from samtl.embed.plan import plan as plan_of
+        from samtl.embed.api import plan as plan_of
 
         with render.EmbedBar() as bar:
             plan = plan_of(**options, on_read=bar.count)
@@ -65,42 +66,6 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Any], None]:
     return show
 
 
-def draw_plan(plan: Any) -> None:
-    """Print what a pass will do."""
-    from samtl._runtime.probe import LOAD
-
-    changes = {
-        "new": plan.changes.added,
-        "changed": plan.changes.changed,
-        "gone or left out": plan.changes.removed,
-        "back": plan.changes.returned,
-        "with another label": plan.changes.relabelled,
-        "in another group or part": plan.changes.regrouped,
-    }
-    changed = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
-    free = "" if plan.bytes_free is None else f", {render.size(plan.bytes_free)} free"
-    ratios = [f"{name} {ratio:.2f} x" for name, ratio in plan.speeds.items() if ratio != 1]
-    speeds = f"{plan.compute_dtype} 1 x, {', '.join(ratios)}" if ratios else ""
-    if any(name.startswith("int8") for name in plan.speeds) and plan.engine == "fast":
-        speeds += " (--engine int8)"
-    if plan.load > LOAD:
-        speeds += f"; {plan.load:.1f} cores were busy otherwise, --dtype decides instead"
-    render.facts(
-        {
-            "store": plan.store,
-            "dataset": f"{plan.dataset}, {plan.rows} rows, {plan.pending_rows} still to do",
-            "changes": changed and f"images: {changed}",
-            "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}, "
-            f"{plan.compute_dtype} on {plan.device}, batch size {plan.batch_size or 'auto'}",
-            "speed here": speeds,
-            "size": "  ".join(f"{tier} {render.size(n)}" for tier, n in plan.bytes_by_tier.items()),
-            "disk": f"{render.size(plan.bytes_to_write)} to write{free}",
-            "time": "known after the first batches" if plan.pending_rows else "none",
-            "note": plan.note,
-        }
-    )
-
-
 def draw_result(result: samtl.EmbedResult) -> None:
     """Print what a pass did."""
     if result.encoded:
@@ -110,6 +75,8 @@ def draw_result(result: samtl.EmbedResult) -> None:
         )
     bad = len(result.quarantined)
     render.listed(result.quarantined, f"{bad} of {result.rows} rows are quarantined:")
+    if result.copies.copies:
+        render.say(f"identical images: {copies_of(result.copies, result.rows)}", "yellow")
     render.warn_untrained(result.weights, result.untrained)
     if result.interrupted:
         done = f"{result.rows - result.missing} of {result.rows} rows"

@@ -98,7 +98,7 @@ class EmbedBar(Progress):
             disable=not err.is_terminal,
             transient=True,
         )
-        self._last_line = 0.0
+        self._last_line = time.monotonic()
         self._bar = self.add_task("starting", total=1, figures="")
 
     def show(self, progress: EmbedProgress) -> None:

@@ -5,14 +5,30 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from samtl._io import AtomicFolder
 from samtl.errors import InputError, ResourceError, SamtlError
 
 _log = logging.getLogger(__name__)
+_forbidden = ContextVar("_forbidden", default=False)
+
+
+class NotHere(ResourceError):
+    """A published file is not on this machine, and downloads are forbidden."""
+
+
+@contextmanager
+def forbidden() -> Iterator[None]:
+    """Let `download` raise `NotHere` within a `with` block, instead of downloading."""
+    token = _forbidden.set(True)
+    try:
+        yield
+    finally:
+        _forbidden.reset(token)
 
 
 def has_hash(path: Path, known: str) -> bool:
@@ -52,12 +68,15 @@ def download(sources: Mapping[str, str], folder: Path, remedy: str, size: str = 
     InputError
         If every URL gives a file with another hash.
     ResourceError
-        If a download fails.
+        If a download fails; `NotHere` if it is forbidden.
     """
     import pooch
 
     if path := downloaded(sources, folder):
         return path
+    if _forbidden.get():
+        name = _file_name(next(iter(sources)))
+        raise NotHere(f"{name}{size and f' ({size})'} is not on this machine")
     pooch.get_logger().setLevel(logging.WARNING)  # it would log to standard error
     failures: list[str] = []
     kind: type[SamtlError] = InputError

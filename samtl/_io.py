@@ -32,6 +32,7 @@ import numpy as np
 from samtl.errors import DamageError
 
 TEMPORARY = ".tmp-"  # begins the names of what is being written, or was when its writer was killed
+_UNLOCKED = ".tmp-new-"  # and these are of folders that are about to be locked
 MOST_JSON = 64 * 2**20  # bytes of a document that is read
 _Kind = TypeVar("_Kind")
 
@@ -217,13 +218,20 @@ class AtomicFolder:
         parent.mkdir(parents=True, exist_ok=True)
         prefix = TEMPORARY + re.sub(r"\W", "_", platform.node()) + "-"
         for leftover in parent.glob(f"{prefix}*"):
-            if (lock := _lock(leftover)) is not None:
-                if time.time() - os.fstat(lock).st_mtime > 60:  # younger: about to be locked
+            with suppress(OSError):
+                if (lock := lock_folder(leftover)) is not None:
                     shutil.rmtree(leftover, ignore_errors=True)
-                os.close(lock)
+                    os.close(lock)
+        for leftover in parent.glob(f"{_UNLOCKED}*"):
+            with suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > 60:
+                    leftover.rmdir()
         self.path = parent / f"{prefix}{uuid.uuid4().hex}"
-        self.path.mkdir()
-        self._lock = _lock(self.path)
+        # It has a name by which others remove it once it is locked.
+        unlocked = parent / f"{_UNLOCKED}{uuid.uuid4().hex}"
+        unlocked.mkdir()
+        self._lock = lock_folder(unlocked)
+        unlocked.rename(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -278,13 +286,17 @@ def _replace_folder(new: Path, place: Path) -> None:
     shutil.rmtree(new, ignore_errors=True)
 
 
-def _lock(folder: Path) -> int | None:
-    """Lock a folder while this process lives; None if another one holds it, or the file system has no locks."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError:
-            os.close(descriptor)
-    return None
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder until the descriptor that is returned is closed, or this process ends.
+
+    None if the file system has no locks; BlockingIOError if another process holds this one.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None

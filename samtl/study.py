@@ -203,7 +203,8 @@ def reproduce(
         **(_fewer(images) if quick else {}),
         "out": folder / STORE,
     }
-    store = Path(planning.plan(given, name, root=root, **options, check_images=False).store)
+    config = planning.EmbedConfig(given, name, root=root, **options, check_images=False)
+    store = Path(planning.prepare(config, download=False).plan.store)
     others = [path for path in map(Path, stores_in(store.parent)) if path.name != store.name]
     if others:  # nothing in such a study could be compared
         raise InputError(

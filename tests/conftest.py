@@ -79,11 +79,13 @@ def _small_store(tmp_path_factory):
     import stubs
 
     from samtl.embed.api import embed
+    from samtl.store.format import TIERS
 
     with pytest.MonkeyPatch.context() as patch:
         stubs.install(stubs.StubEncoders(), patch.setattr)
         out = tmp_path_factory.mktemp("made") / "small.zarr"
-        return embed(stubs.small_dataset(), "stub", out=out, device="cpu", dtype="float32")
+        options = {"device": "cpu", "dtype": "float32", "tiers": TIERS}
+        return embed(stubs.small_dataset(), "stub", out=out, **options)
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_errors_of_the_drive_and_of_samtl_itself(monkeypatch, capsys, number, co
         main()
     assert end.value.code == code
     errors = capsys.readouterr().err
-    assert ("ZeroDivisionError: it" if code == 70 else f"{error.strerror}: it") in errors
+    assert ("ZeroDivisionError: it" if code == 70 else f"it: {error.strerror}; check") in errors
     assert ("Traceback" in errors) == (code == 70)
 
 
@@ -161,7 +161,7 @@ def test_version(run):
 def test_embed_prints_the_plan_then_the_result(told, encoders, folder):
     code, plan, output = told(*EMBED, "--dry-run")
     assert (code, plan["pending_rows"], encoders.images) == (0, 24, 0)
-    assert "24 rows" in output
+    assert "24 images" in output
     assert untouched(Path("cache"))
     code, written, output = told(*EMBED)
     assert code == 0
@@ -196,7 +196,7 @@ def test_info(run, told, embedded):
     code, info, output = told("info")
     assert (code, info["rows"], info["ok"]) == (0, 24, 24)
     assert info["per_class"] == {"field": 12, "town": 12}
-    assert info["tiers"] == ["pooled", "grid", "dense"]
+    assert info["tiers"] == ["pooled", "grid"]
     assert {a["name"]: a["rows"] for a in info["arrays"]}["pooled"] == 24
     assert info["fingerprint"] in output
     assert run("info", STORE)[0] == run("info", "--cache", STORE)[0] == 0
@@ -287,6 +287,28 @@ def slow_embed(seconds, until):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("where", "args"),
+    [
+        ("samtl.experiment.trial.tables.write_split", "fit-head --head logreg --split 0.25"),
+        ("samtl.report.api.render", "report run"),
+        ("samtl.experiment.output.Output.write", "predict --run run --from-store"),
+    ],
+)
+def test_a_signal_leaves_nothing_half_written(run, trained, monkeypatch, number, where, args):
+    def stop(*given, **options):
+        signal.raise_signal(number)
+
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(where, stop)
+    before = stubs.contents(trained)
+    code, _, errors = run(*args.split())
+    assert code == 128 + number, errors
+    assert stubs.contents(trained) == before
+    assert not list(trained.rglob(".tmp-*"))
 
 
 def test_a_signal_ends_the_pass_after_the_block_in_flight(told, encoders):

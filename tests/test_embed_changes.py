@@ -12,8 +12,8 @@ from toys import Reads
 import samtl
 from samtl.datasets import Dataset
 from samtl.embed import api
+from samtl.embed.api import plan as plan_of
 from samtl.embed.plan import Plan
-from samtl.embed.plan import plan as plan_of
 from samtl.embed.verify import verify
 from samtl.errors import MismatchError, ResourceError
 from samtl.images.codecs import BadImage, decode
@@ -247,7 +247,7 @@ def test_a_tier_is_added_to_rows_that_count(made):
     made(now, tiers=["pooled"])
     now.read.asked.clear()
     made(now, check_images=False)
-    assert sorted(now.read.asked) == sorted(now.sample_ids)  # no image of a row that is not listed
+    assert set(now.read.asked) == set(now.sample_ids)  # no image of a row that is not listed
     expect(now)
     # A row that was not listed when the tier was added lacks it.
     result = made(dataset())

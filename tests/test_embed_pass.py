@@ -24,6 +24,7 @@ from samtl.embed import plan as planning
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.images.codecs import BadImage, decode, statistics
 from samtl.images.transforms import mask_square, resize_longest_side
+from samtl.store.format import TIERS
 from samtl.store.log import record_places
 from samtl.store.reader import open_store
 from samtl.store.state import Quarantined, load_state
@@ -35,7 +36,8 @@ CPU, GPU = (0, 1), (2, 4)
 
 
 def run(dataset=None, out="a.zarr", **options):
-    return api.embed(dataset or toy_dataset(ROWS), "stub", out=out, device="cpu", **options)
+    options = {"device": "cpu", "tiers": TIERS, **options}
+    return api.embed(dataset or toy_dataset(ROWS), "stub", out=out, **options)
 
 
 def rows_of(path="a.zarr"):
@@ -336,8 +338,12 @@ def test_decoding_stops_with_the_pass(encoders):
 
     encoders.before_batch = fail
     dataset = toy_dataset(ROWS)
+
+    def begun(event):
+        dataset.read.asked.clear()  # what the plan has read
+
     with pytest.raises(RuntimeError, match="the encoder is broken") as caught:
-        run(dataset, batch_size=4)
+        run(dataset, batch_size=4, on_event=begun)
     assert len(dataset.read.asked) <= 4 + 4 + 2
     alive = [t.name for t in threading.enumerate() if t.name.startswith(("prefetch", "write"))]
     assert alive == [], caught  # whoever keeps the error keeps no thread with it

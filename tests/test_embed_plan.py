@@ -8,12 +8,13 @@ from collections import namedtuple
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 from stubs import contents, small_dataset, toy_dataset
 from toys import blobs
 
-from samtl.embed.api import embed
-from samtl.embed.plan import EmbedConfig, plan, prepare
+from samtl.embed.api import embed, plan
+from samtl.embed.plan import EmbedConfig, prepare
 from samtl.errors import InputError, MismatchError, ResourceError
 from samtl.store.format import TIERS
 from samtl.store.storage import IDENTITY
@@ -40,8 +41,10 @@ def test_the_bytes_planned_are_the_bytes_written(rows, tiers):
     sizes = {**{tier: on_disk(tier) for tier in tiers}, "others": others}
     assert result.plan.bytes_by_tier == sizes
     assert result.plan.bytes_to_write == result.bytes_written == sum(sizes.values())
-    masked = dataclasses.replace(toy_dataset(37), labels=(-1,) * 37, read_mask=lambda i: None)
-    more = plan_of(dataset=masked).bytes_to_write - plan_of().bytes_to_write
+    masked = dataclasses.replace(
+        toy_dataset(37), labels=(-1,) * 37, read_mask=lambda i: np.eye(9, dtype=np.uint8)
+    )
+    more = plan_of(dataset=masked).bytes_to_write - plan_of(tiers=TIERS).bytes_to_write
     assert more == 37 * (64 * 64 + 4) + 3 * (32 + 260)
 
 
@@ -88,14 +91,16 @@ def test_no_store_begins_in_the_folder_that_is_listed():
     assert plan_of(dataset=listed, out="data/a.zarr").resumes
 
 
-def test_a_plan_writes_nothing_reads_no_image_and_loads_no_weights(monkeypatch, encoders):
-    monkeypatch.setattr(encoders, "Encoder", None)
-    bad = dict.fromkeys(range(37), AssertionError("an image was read"))
-    fresh = plan_of(dataset=toy_dataset(37, bad=bad))
+def test_a_plan_writes_nothing():
+    dataset = toy_dataset(37)
+    fresh = plan_of(dataset=dataset)
     assert (fresh.pending_rows, fresh.resumes, fresh.weights) == (37, False, "untrained (random:0)")
-    assert not Path("cache").exists()
+    assert list(Path().iterdir()) == []
+    assert fresh.understood == dataset.understood()
     told = json.loads(json.dumps(fresh.to_json()))
-    assert (told["tiers"], told["added"], "changes" in told) == (list(TIERS), 0, False)
+    assert (told["tiers"], told["added"], "changes" in told) == (["pooled", "grid"], 0, False)
+    assert told["understood"]["classes"] == {"class0": 13, "class1": 12, "class2": 12}
+    assert told["copies"] == {"compared": 37, "copies": 0, "relabelled": 0}
 
 
 def test_a_place_that_is_taken_is_refused(tmp_path):
@@ -157,6 +162,17 @@ def test_arguments_are_checked(option, values, told):
     for value in values:
         with pytest.raises(InputError, match=told):
             plan_of(**{option: value})
+
+
+def test_tiers_that_are_not_asked_for_are_what_heads_read_or_what_the_store_has():
+    assert (plan_of().tiers, plan_of(dataset=blobs()).tiers) == (("pooled", "grid"), TIERS)
+    embed_toys(tiers=["dense"])
+    found = plan_of(out="a.zarr")
+    assert (found.tiers, found.pending_rows) == (("dense",), 0)
+    assert (plan_of().by_default["tiers"], found.by_default["tiers"]) == (
+        "for classification", "those of the store"
+    )  # fmt: skip
+    assert "tiers" not in plan_of(tiers=["pooled"]).by_default
 
 
 def test_arguments_are_understood():

@@ -397,7 +397,7 @@ def test_held_out_rows_are_not_read_before_the_score(head, task, streamed, store
 @pytest.mark.parametrize("head", ["conv", "vit"])
 def test_heads_on_grids_tell_classes_apart_and_streaming_repeats_itself(head, stores, monkeypatch):
     run = fit_head(stores["classification"], head, params=OF[head])
-    assert (run.features, run.task, run.order) == ("grid", "classification", "own")
+    assert (run.features, run.task, run.order) == ("grid", "classification", "windows")
     assert run.metrics["accuracy"].value > 0.9
     assert {"samples_per_second", "waiting"} < run.training.keys()
     store = open_store(stores["classification"])

@@ -121,14 +121,18 @@ def test_a_folder_appears_when_it_is_published(tmp_path, monkeypatch, exchange):
 def test_what_killed_processes_left_is_swept(tmp_path):
     with _io.AtomicFolder(tmp_path) as alive:
         prefix = alive.path.name.rpartition("-")[0]
-        left = {f"{prefix}-dead": 100, f"{prefix}-young": 0, ".tmp-far-machine": 100}
+        left = {
+            f"{prefix}-dead": 100, f"{prefix}-young": 0, ".tmp-far-machine": 100,
+            ".tmp-new-dead": 100, ".tmp-new-young": 0,
+        }  # fmt: skip
         for name, age in left.items():
-            (tmp_path / name / "a").mkdir(parents=True)
+            (tmp_path / name / ("" if "-new-" in name else "a")).mkdir(parents=True)
             os.utime(tmp_path / name, (time.time() - age,) * 2)
         os.utime(alive.path, (time.time() - 100,) * 2)
         with _io.AtomicFolder(tmp_path):
             pass
-        del left[f"{prefix}-dead"]
+        for name in (f"{prefix}-dead", f"{prefix}-young", ".tmp-new-dead"):
+            del left[name]
         assert names(tmp_path) == sorted([alive.path.name, *left])
         descriptor = os.open(alive.path, os.O_RDONLY)
         with pytest.raises(BlockingIOError):

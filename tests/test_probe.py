@@ -12,7 +12,7 @@ from torch import nn
 from samtl._download import user_folder
 from samtl._runtime import probe
 from samtl.baselines import vgg19
-from samtl.embed.plan import plan
+from samtl.embed.api import plan
 from samtl.encoders import compute
 from samtl.encoders.compute import resolve_compute
 from samtl.encoders.torch_encoder import TorchEncoder

@@ -115,7 +115,7 @@ def test_work_that_cannot_be_sent_and_a_script_without_a_guard_are_refused(tmp_p
     assert "__main__" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_a_request_and_the_next_one_ends_it(number, capfd):
     before = signal.getsignal(number)
     with _runtime.polite_stop("stopping") as asked:
@@ -130,6 +130,15 @@ def test_the_first_signal_is_a_request_and_the_next_one_ends_it(number, capfd):
         signal.raise_signal(number)
     assert stop.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
+
+
+def test_nohup_holds():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _runtime.stop_at_once():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_a_disk_answers_is_told_as_one_error():

@@ -259,9 +259,10 @@ class StopRequest:
 
 @contextmanager
 def polite_stop(announcement: str = "") -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request, announced on standard error, and the next into `StopNow`.
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request, and the next one into `StopNow`.
 
-    Without an announcement, the first one becomes `StopNow`.
+    The request is announced on standard error. Without an announcement, the first one becomes `StopNow`. A SIGHUP that
+    is ignored, as under nohup, stays ignored.
     """
     request = StopRequest()
 
@@ -272,7 +273,11 @@ def polite_stop(announcement: str = "") -> Iterator[StopRequest]:
         # Straight to the descriptor: a handler may run in the middle of another write to the stream.
         os.write(2, f"\n{announcement}\n".encode())
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, handle)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)
+    }
     try:
         yield request
     finally:
@@ -282,7 +287,7 @@ def polite_stop(announcement: str = "") -> Iterator[StopRequest]:
 
 @contextmanager
 def stop_at_once() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `StopNow`, for work that loses little by it."""
+    """Turn SIGINT, SIGTERM and SIGHUP into `StopNow`, which removes what is half-written on its way."""
     with polite_stop():
         yield
 

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from samtl._runtime import Note, peak_memory, size
 from samtl.datasets import Dataset, MapStyle
 from samtl.embed.closeness import close_enough, compare, in_float, must_compare
+from samtl.embed.copies import Copies, count_copies
 from samtl.embed.devices import encode_on_devices
 from samtl.embed.pipeline import Meter, Progress, encode_blocks, load_encoder, start_writer
 from samtl.embed.plan import EmbedConfig, Job, Plan, prepare
+from samtl.embed.timing import load_without_download, timed
 from samtl.errors import ResourceError
 from samtl.store.reader import Store
 from samtl.store.state import Quarantined, load_state
@@ -43,6 +46,7 @@ class EmbedResult:
     encoded: int  #: by this pass
     missing: int  #: still to be encoded
     quarantined: tuple[Quarantined, ...]  #: all of the store's, not only of this pass
+    copies: Copies  #: identical images among all of the store's
     bytes_written: int
     seconds: float  #: from the first image to the last commit
     images_per_second: float
@@ -67,7 +71,7 @@ def embed(
     device: str = "auto",
     dtype: str = "auto",
     image_size: int | None = None,
-    tiers: Sequence[str] = ("pooled", "grid", "dense"),
+    tiers: Sequence[str] | None = None,
     limit: int | None = None,
     per_class: int | None = None,
     batch_size: int | str = "auto",
@@ -108,8 +112,9 @@ def embed(
     image_size : int, optional
         Pixels that an image's longest side is resized to, a multiple of 16 up to 2048; by default the encoder's own, or
         what the store was begun with. The cost grows with its square.
-    tiers : sequence of str
-        What to keep: any of `pooled`, `grid` and `dense`.
+    tiers : sequence of str, optional
+        What to keep: any of `pooled`, `grid` and `dense`. By default what the store was begun with; else `pooled,grid`
+        for classification, and all for segmentation.
     limit : int, optional
         Take at most this many images, at random but the same ones each time.
     per_class : int, optional
@@ -160,25 +165,28 @@ def embed(
         assert job.state is not None
         meter, store, interrupted = Meter(tell, 0), Store(job.state), True
     else:
-        tell(plan)
         # Folders and records take a little more.
         if plan.bytes_free is not None and plan.bytes_to_write * 1.02 > plan.bytes_free:
+            tell(plan)
             raise ResourceError(
                 f"{plan.store} needs {size(plan.bytes_to_write)} more, but its disk has {size(plan.bytes_free)} free: "
                 "free some, choose another disk with --out, or keep less with --tiers pooled,grid"
             )
         if must_compare(job):
             job = _compared(job, tell)
-            plan = job.plan
         elif config.engine == "int8" != plan.engine:
             tell(Note(f"the store was begun in {plan.compute_dtype}, and goes on in it"))
         devices = plan.device.split(",")
+        model = load_encoder(job, devices[0])
+        job = timed(job, model)
+        plan = job.plan
+        tell(plan)
         if len(devices) == 1 or not plan.pending_rows:
-            model = load_encoder(job, devices[0])
             writer = start_writer(job, model, devices[0])
             began = time.monotonic()
             meter = encode_blocks(job, model, writer, devices[0], tell, should_stop)
         else:
+            del model  # each device's process loads its own
             began = time.monotonic()
             meter = encode_on_devices(job, devices, tell, should_stop)
             state = load_state(job.storage)
@@ -197,6 +205,9 @@ def embed(
         encoded=meter.encoded,
         missing=store.missing,
         quarantined=store.quarantined,
+        copies=count_copies(
+            store.labels.tolist(), [store.image_sha256(row) for row in range(len(store))]
+        ),
         bytes_written=meter.bytes_written,
         seconds=seconds,
         images_per_second=meter.encoded / seconds if seconds else 0.0,
@@ -204,6 +215,22 @@ def embed(
         interrupted=interrupted,
         plan=plan,
     )
+
+
+def plan(
+    dataset: str | Dataset | MapStyle = "eurosat",
+    encoder: str = "sam_vit_b",
+    *,
+    on_read: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Plan:
+    """Return what `embed` would do with the same arguments, without downloading anything or writing to the store.
+
+    A batch is encoded, with random weights if those of the encoder are not on this machine. `on_read` is called with
+    the number of images that were read, and that are to be read. Raises what `embed` raises.
+    """
+    job = prepare(EmbedConfig(dataset, encoder, **options), on_read, download=False)
+    return timed(job, *load_without_download(job)).plan
 
 
 def _compared(job: Job, tell: Callable[[Event], None]) -> Job:

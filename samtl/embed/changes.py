@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -222,7 +222,7 @@ def _require_same_images(made: Mapping[str, Facts], found: Mapping[str, Found], 
         )  # fmt: skip
 
 
-def look(dataset: Dataset, sample_ids: Iterable[str]) -> Iterator[tuple[str, Found]]:
+def look(dataset: Dataset, sample_ids: Iterable[str]) -> Generator[tuple[str, Found], None, None]:
     """Read images and their masks, several at a time, and yield each id, in order, with what is there."""
 
     def seen(name: str) -> tuple[str, Found]:

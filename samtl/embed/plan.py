@@ -1,4 +1,4 @@
-"""What an encoder pass will do, known before weights are loaded or a byte is written."""
+"""What an encoder pass will do, known before a byte is written."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from samtl import registry
+from samtl._runtime.probe import DTYPE
 from samtl.datasets import Dataset, MapStyle, groups_by, only, resolve, shuffled, subset
+from samtl.datasets.base import Understood
 from samtl.embed.changes import Changes, find_changes, table_of
+from samtl.embed.copies import Copies, find_copies
 from samtl.encoders.base import EncoderSpec
 from samtl.encoders.checkpoints import check_source
 from samtl.encoders.compute import encoder_speeds, resolve_compute
@@ -44,7 +46,7 @@ class EmbedConfig:
     device: str = "auto"
     dtype: str = "auto"
     image_size: int | None = None
-    tiers: Sequence[str] = TIERS
+    tiers: Sequence[str] | None = None
     limit: int | None = None
     per_class: int | None = None
     batch_size: int | str = "auto"
@@ -74,7 +76,7 @@ class Plan:
     store: Path | str  #: str in a bucket
     dataset: str
     encoder: str
-    weights: str  #: what was asked for
+    weights: str  #: what they are, or what was asked for if they are not on this machine
     device: str  #: several are separated by commas
     compute_dtype: str
     tiers: tuple[str, ...]
@@ -89,7 +91,19 @@ class Plan:
     resumes: bool  #: whether the store exists
     note: str  #: what the user should know about the dataset, or ""
     task: str
+    understood: Understood  #: what the dataset was taken for
+    copies: Copies  #: identical images among those that were compared
     changes: Changes  #: how the dataset differs from the store
+    by_default: dict[str, str]  #: options that were not given, and what their values follow from
+    #: Which file of weights is not on this machine, so that random ones were timed; or "".
+    weights_missing: str = ""
+    #: That the pass will take, from encoding a batch; None if it was not timed. Rows that are committed by another
+    #: command meanwhile save time, a slow disk costs more.
+    seconds: float | None = None
+    memory: int = (
+        0  #: bytes that the process held with the encoder and a batch; 0 if it was not timed
+    )
+    device_memory: int = 0  #: the same on a CUDA device
     #: How fast an encoder is here in other compute dtypes, as multiples of this one; {} if that was not needed to know.
     speeds: dict[str, float] = field(default_factory=dict)
     load: float = 0.0  #: cores that other processes kept busy while these were measured
@@ -119,18 +133,6 @@ class Job:
     closeness: dict[str, float] = field(default_factory=dict)
 
 
-def plan(
-    dataset: str | Dataset | MapStyle = "eurosat", encoder: str = "sam_vit_b", **options: Any
-) -> Plan:
-    """Return what `embed` would do with the same arguments, without downloading anything or writing to the store.
-
-    `on_read` is called with the number of images that were read, and that are to be read. Raises what `embed` raises;
-    a difference in weights alone is found only once they are loaded.
-    """
-    on_read = options.pop("on_read", lambda done, total: None)
-    return prepare(EmbedConfig(dataset, encoder, **options), on_read, download=False).plan
-
-
 def prepare(
     config: EmbedConfig,
     on_read: Callable[[int, int], None] = lambda done, total: None,
@@ -143,7 +145,8 @@ def prepare(
     `on_read` and `should_stop` are those of `find_changes`; `download` says whether the dataset may be fetched. Raises
     what `samtl.embed` raises.
     """
-    tiers = _in_order(config.tiers)
+    if config.tiers is not None:
+        _in_order(config.tiers)
     if config.source is not None:
         check_source(config.source)
     module = registry.load("encoders", config.encoder)
@@ -159,9 +162,6 @@ def prepare(
     require_usable(listed)
     source = subset(shuffled(listed), limit=config.limit, per_class=config.per_class)
     spec: EncoderSpec = module.spec(config.encoder, config.image_size)
-    if config.image_size is not None:
-        _require_even(spec, tiers, source.task)
-
     wanted = config.source or spec.default_checkpoint
     place = _place(config, source.name, spec, wanted)
     storage = open_storage(place)
@@ -174,6 +174,12 @@ def prepare(
         elif engine == "int8" and not begun.startswith(INT8):
             engine = "fast"  # these were too far
         dtype = begun if dtype == "auto" else dtype
+    held = () if state is None else [tier for tier in TIERS if tier in state.log.arrays]
+    # A whole `dense` is large, and no head reads it of an image with one label.
+    usual = TIERS if source.task == "segmentation" else ("pooled", "grid")
+    tiers = _in_order(config.tiers or held or usual)
+    if config.image_size is not None:
+        _require_even(spec, tiers, source.task)
     if state is None:
         _refuse_inside(place, listed)
     elif config.image_size is None:
@@ -196,6 +202,9 @@ def prepare(
     if state is not None and state.table.about.number >= 0:
         found = find_changes(state, source, listed, config.check_images, on_read, should_stop)
         table, changes, stopped = (*found, False) if found else (state.table, changes, True)
+
+    known = dict(zip(table.samples, table.images, strict=True))
+    copies = find_copies(source, known, state is None or config.check_images)
 
     committed = {} if state is None else state.log.arrays
     sizes, to_write, pending_rows = dict.fromkeys(arrays, 0), 0, 0
@@ -232,7 +241,10 @@ def prepare(
         resumes=state is not None,
         note=source.note,
         task=source.task,
+        understood=source.understood(),
+        copies=copies,
         changes=changes,
+        by_default=_by_default(config, state, bool(held), source.task),
         speeds=measured.relative_to(compute_dtype) if measured else {},
         load=measured.load if measured else 0.0,
     )
@@ -266,6 +278,24 @@ def images_per_call(asked: int | str, device: str, untold: int) -> int:
     if not str(asked).isdecimal() or int(asked) < 1:
         raise InputError(f"--batch-size must be auto or a whole number from 1, got {asked!r}")
     return int(asked)
+
+
+def _by_default(
+    config: EmbedConfig, state: StoreState | None, held: bool, task: str
+) -> dict[str, str]:
+    """Say of each option that was not given what decides instead."""
+    begun = "as the store was begun"
+    told = f"${DTYPE}" if os.environ.get(DTYPE) else "the fastest here"
+    found = {
+        "checkpoint": (config.checkpoint is None, "the encoder's own"),
+        "device": (config.device == "auto", "what is there"),
+        "dtype": (config.dtype == "auto", begun if state else told),
+        "image-size": (config.image_size is None, begun if state else "the encoder's own"),
+        "tiers": (config.tiers is None, "those of the store" if held else f"for {task}"),
+        "batch-size": (config.batch_size == "auto", "for the device"),
+        "engine": (config.engine == "fast", "fast"),
+    }
+    return {option: why for option, (holds, why) in found.items() if holds}
 
 
 def _in_order(tiers: Sequence[str]) -> tuple[str, ...]:

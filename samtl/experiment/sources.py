@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from samtl.experiment.features import (
     Feed,
     Targets,
     held_in_memory,
+    moments_of,
     read_features,
     require_finite,
 )
 from samtl.experiment.held_out import FLOOR, Answers, Mask
 from samtl.heads.base import PooledHead, fewest_classes
-from samtl.heads.grid import GridHead
+from samtl.heads.grid import STATISTICS_ROWS, GridHead
 from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
 from samtl.splits import Samples, Split
 from samtl.splits.labels import known
@@ -106,7 +108,7 @@ class Data:
         # As they are learnt from: the hashes of the dataset's own masks are not known of all rows.
         rows = np.flatnonzero(store.valid("mask")).tolist() if self.masks else ()
         masks = {row: store.checksum("mask", row) for row in rows}
-        return _state(store, store.labels, self.samples.images, masks)
+        return state_of(store, store.labels, self.samples.images, masks)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ class Data:
             "columns": self._groups,
             "samples_digest": self.digest,
             "resolution": store.image_size if self.masks else 0,
-            "order": "" if self.array == "pooled" else "own",
+            "order": "" if self.array == "pooled" else "windows",
             "store": store.name,
             "store_path": str(store.path),
         }
@@ -145,6 +147,8 @@ class Data:
         clock.start("fit")
         about: dict[str, Any] = {"task": store.task, "n_classes": len(store.classes)}
         shape = store.shape(array)[1:]
+        first = moments_of(store, array, split.train[:STATISTICS_ROWS])
+        about["statistics"] = torch.stack([*first]).mean(0)
         head.fit(training, validating, **about, shape=shape, on_event=clock.on_event)
         return {}
 
@@ -244,7 +248,7 @@ class Images:
             with contextlib.suppress(InputError):  # if it is needed, training says so
                 mask = read_mask(data, row, read_image(data, row).shape[:2])
                 masks[row] = crc32c(mask_square(mask, self.image_size).tobytes())
-        return _state(data, data.truth, self.images or ("",) * len(data), masks)
+        return state_of(data, data.truth, self.images, masks)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -296,16 +300,19 @@ def _require_labels(usable: NDArray[np.bool_], unlabelled: int, where: Path | st
         )
 
 
-def _state(
-    of: Store | Dataset, labels: NDArray[Any], images: Sequence[str], masks: Mapping[int, int]
+def state_of(
+    of: Store | Dataset,
+    labels: NDArray[Any],
+    images: Sequence[str] = (),
+    masks: Mapping[int, int] | None = None,
 ) -> str:
-    """Digest samples with their labels, the sha256 of their images and the checksums of their masks."""
+    """Digest samples with their labels, the sha256 of their images and the checksums of their masks, by row."""
     named: list[list[Any]] = [
-        [name, None if label != label else label, image, *([masks[row]] if row in masks else ())]
-        for row, (name, label, image) in enumerate(
-            zip(of.sample_ids, labels.tolist(), images, strict=True)
-        )
+        [name, None if label != label else label, image]
+        for name, label, image in zip_longest(of.sample_ids, labels.tolist(), images, fillvalue="")
     ]
+    for row, checksum in (masks or {}).items():
+        named[row].append(checksum)
     return digest({"classes": list(of.classes), "samples": sorted(named, key=itemgetter(0))})
 
 

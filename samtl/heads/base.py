@@ -22,6 +22,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from samtl.errors import InputError
+from samtl.metrics.multilabel import LIKELY
 from samtl.splits import VALIDATION_SHARE
 
 Rows = NDArray[np.int64]
@@ -29,7 +30,6 @@ Features = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
-LIKELY = 0.5  # probability from which on a class is said to apply
 _SLICE = 4096  # rows at a time, so that no float64 copy of all features exists
 
 

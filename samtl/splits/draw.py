@@ -201,7 +201,9 @@ def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
     for members in samples.by_stratum(rows):
         ranked = _ranked(purpose, seed, samples.ids, members.tolist())
         place |= {i: (j + 0.5) / len(ranked) for j, i in enumerate(ranked)}
-        place |= dict.fromkeys(ranked[-1:], 1.0) | dict.fromkeys(ranked[:1], 0.0)
+        # A single one, which only a rare class of several for a sample can have, is for training.
+        first = ranked[:1] if len(ranked) > 1 or purpose == "label" else []
+        place |= dict.fromkeys(ranked[-1:], 1.0) | dict.fromkeys(first, 0.0)
     return sorted(place, key=place.__getitem__)
 
 

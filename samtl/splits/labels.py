@@ -25,13 +25,23 @@ def label_array(task: str, labels: Sequence[Any], n_classes: int) -> NDArray[Any
     labels : sequence
     n_classes : int
         K.
+
+    Raises
+    ------
+    IndexError
+        If a set has a class that is not there.
     """
     if task == "multilabel":
         found = np.full((len(labels), n_classes), NO_LABEL, np.int8)
         for row, classes in zip(found, labels, strict=True):
-            if classes is not None:
-                row[:] = 0
-                row[list(classes)] = 1
+            if classes is None:
+                continue
+            if classes and not 0 <= min(classes) <= max(classes) < n_classes:
+                raise IndexError(
+                    f"of {n_classes} classes there is none with the number {max(classes)}"
+                )
+            row[:] = 0
+            row[list(classes)] = 1
         return found
     return np.array(labels, np.float64 if task == "regression" else np.int64)
 
@@ -54,7 +64,7 @@ def label_texts(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:
         return ["" if label != label else f"{label!r}" for label in labels.tolist()]
     if labels.ndim == 1:
         return [(*classes, "")[label] for label in labels.tolist()]
-    names = np.array(classes, dtype=object)
+    names = np.array([*classes], dtype=object)
     return [";".join(names[row > 0]) for row in labels]
 
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from filelock import FileLock, Timeout
 
 from samtl import _io
 from samtl._runtime import Note, machine_memory, run_tasks
@@ -69,7 +68,7 @@ def sweep(
     dataset: str | Dataset | None = None,
     root: str | Path | None = None,
     group_by: str | None = None,
-    warm_start: bool = True,
+    warm_start: bool = False,
     jobs: int | None = None,
     allow_partial: bool = False,
     room: int | None = None,
@@ -104,7 +103,8 @@ def sweep(
     group_by : str, optional
         Regular expression that finds the group in a sample's id, as for fit-head.
     warm_start : bool
-        Start from the model of a smaller training part with the same seed if that shortens training without loss.
+        Start from the model of a smaller training part with the same seed if that shortens training. Results then
+        differ from those of the same fits alone.
     jobs : int, optional
         Number of processes; by default one for each core.
 
@@ -157,8 +157,9 @@ def sweep(
         )
     )
     cells = plan(sources)
-    with _locked(sources.given.out):
-        return _Sweep(sources, cells, on_event or (lambda event: None)).run(jobs or cores(), began)
+    with _locked(sources.given.out) as alone:
+        work = _Sweep(sources, cells, alone, on_event or (lambda event: None))
+        return work.run(jobs or cores(), began)
 
 
 def _listed(given: Any) -> Any:
@@ -200,25 +201,31 @@ def _named(paths: Sequence[str | os.PathLike[str]], dataset: str | Dataset | Non
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Allow one sweep at a time in a folder."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Allow one sweep at a time in a folder, if its file system has locks; else cells may be trained twice."""
     with writing(f"a sweep into {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(folder / ".lock", timeout=0):
-                yield
-        except Timeout as error:
+            lock = _io.lock_folder(folder)
+        except BlockingIOError as error:
             raise InputError(
                 f"another sweep writes to {folder}; wait for it, or choose another folder with --out"
             ) from error
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 class _Sweep:
     """Keeps account of the cells while they are trained, here or in worker processes."""
 
-    def __init__(self, sources: Sources, cells: Sequence[Cell], on_event: OnEvent) -> None:
+    def __init__(
+        self, sources: Sources, cells: Sequence[Cell], alone: bool, on_event: OnEvent
+    ) -> None:
         self.sources, self.out, self.on_event = sources, sources.given.out, on_event
-        self.cells = cells
+        self.cells, self.alone = cells, alone
         self.count: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
         self.rows: dict[int, list[Row]] = {}  # of the cells that are done or failed
@@ -316,8 +323,8 @@ class _Sweep:
         self.on_event(Progress(cell, what, text, figures))
 
     def _tidy(self) -> None:
-        """Remove what killed processes have left half-written; nobody else writes here."""
-        for old in self.out.glob("*/.*"):
+        """Remove what killed processes have left half-written, if it is known that nobody else writes here."""
+        for old in self.out.glob(f"*/{_io.TEMPORARY}*") if self.alone else ():
             if old.is_dir():
                 shutil.rmtree(old, ignore_errors=True)
             else:

@@ -19,7 +19,7 @@ from samtl.embed.changes import look
 from samtl.errors import InputError, MismatchError
 from samtl.experiment.fit import configured
 from samtl.experiment.run import Config
-from samtl.experiment.sources import Data, Images, array_for
+from samtl.experiment.sources import Data, Images, array_for, state_of
 from samtl.experiment.trial import Trial
 from samtl.images.transforms import IMAGE_SIZE
 from samtl.splits import Samples, Split, parse_many, select
@@ -55,10 +55,11 @@ class Given:
     dataset: str | Dataset | None = None
     root: str | Path | None = None
     group_by: str | None = None
-    warm_start: bool = True
+    warm_start: bool = False
     allow_partial: bool = False
     room: int = 0
     state: str = ""  #: digest of the samples that baselines read
+    listed: str = ""  #: digest of their ids and labels alone, which is quickly made again
     images: dict[str, str] = field(default_factory=dict)  #: sha256 of each of these, by id
 
 
@@ -112,7 +113,7 @@ class Sources:
         common = (cell.name, model, cell.rows, cell.seed, asked, cell.start)
         if cell.array:
             data = self.data(cell.store, cell.array, cell.features)
-            return Trial(data, *common, cell.streamed)
+            return Trial(data, *common)
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
         size = self.store(cell.store).image_size if cell.store else IMAGE_SIZE
@@ -131,6 +132,8 @@ class Sources:
         data = only(found, self.store(store).sample_ids) if store else shuffled(found)
         if self.given.group_by is not None:
             data = replace(data, groups=groups_by(data.sample_ids, self.given.group_by))
+        if self.given.listed not in ("", state_of(data, data.truth)):
+            raise MismatchError(f"{data.name} changed while the sweep ran: run it again", [])
         return data
 
 
@@ -246,7 +249,8 @@ def _pixel_samples(sources: Sources) -> Samples:
     hashes = tuple(found.get(name, "") for name in samples.ids)
     # With a store, the usable images and masks are the same as its own.
     state = data.digest if store else Images(images, IMAGE_SIZE, images=hashes).digest
-    sources.given = replace(sources.given, state=state, images=found)
+    listed = state_of(images, images.truth)
+    sources.given = replace(sources.given, state=state, listed=listed, images=found)
     return replace(samples, images=hashes)
 
 

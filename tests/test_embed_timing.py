@@ -1,0 +1,106 @@
+"""A batch is encoded before a pass: its time is told, and a pass that would come to nothing does not begin."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stubs import toy_dataset
+
+from samtl import registry
+from samtl.embed import api, timing
+from samtl.embed.copies import count_copies
+from samtl.embed.plan import Plan
+from samtl.encoders import sam
+from samtl.errors import InputError, MismatchError, ResourceError
+
+LOAD = registry.load
+
+
+@pytest.fixture(autouse=True)
+def timed_stubs(encoders, monkeypatch):
+    monkeypatch.setattr(api, "timed", timing.timed)
+
+
+def embed(dataset, **options):
+    return api.embed(dataset, "stub", out="a.zarr", device="cpu", **options)
+
+
+def plan(dataset, **options):
+    return api.plan(dataset, "stub", out="a.zarr", device="cpu", **options)
+
+
+def test_the_time_is_known_before_the_pass(encoders):
+    encoders.seconds, events = 0.02, []
+    dataset = toy_dataset(40, bad={7: "empty"})
+    planned = plan(dataset, batch_size=5)
+    assert planned.seconds > 40 * 0.02
+    assert planned.memory > 10 * 2**20
+    assert (encoders.images, Path("a.zarr").exists()) == (10, False)  # twice, since it is fast
+    result = embed(dataset, batch_size=5, on_event=events.append)
+    assert isinstance(events[0], Plan)
+    assert events[0].seconds > 40 * 0.02
+    assert encoders.images == 10 + 10 + 39
+    assert (result.missing, result.plan.seconds) == (0, events[0].seconds)
+    assert plan(dataset).seconds == 0
+    assert encoders.images == 59
+
+
+@pytest.mark.parametrize("rows", [9, 150])
+def test_a_pass_of_which_no_image_can_be_used_does_not_begin(rows):
+    kinds = ["not_an_image", "not_an_image", "empty"]
+    dataset = toy_dataset(rows, bad={i: kinds[i % 3] for i in range(rows)})
+    dataset.read.asked.clear()
+    for verb in (plan, embed):
+        with pytest.raises(
+            InputError, match=r"\d+ are not_an_image, such as .*convert or remove it"
+        ):
+            verb(dataset)
+    assert not Path("a.zarr").exists()
+    with pytest.raises(ResourceError, match="can be read"):
+        embed(toy_dataset(rows, bad=dict.fromkeys(range(rows), "unreadable")))
+    # One that can be used is enough, and a store that has rows goes on.
+    few = toy_dataset(9, bad=dict.fromkeys(range(8), "empty"))
+    assert len(embed(few).quarantined) == 8
+    worse = toy_dataset(12, bad=dict.fromkeys([*range(8), 9, 10, 11], "empty"))
+    assert len(embed(worse).quarantined) == 11
+
+
+def test_an_encoder_that_gives_nan_makes_no_store(encoders):
+    encoders.spoil = lambda outputs: [array.fill(np.nan) for array in outputs.values()]
+    with pytest.raises(InputError, match="NaN or infinity"):
+        embed(toy_dataset(20))
+    assert not Path("a.zarr").exists()
+
+
+def test_weights_that_are_not_here_are_replaced_by_random_ones_for_a_plan(monkeypatch):
+    monkeypatch.setattr(registry, "load", LOAD)
+    monkeypatch.setenv("SAMTL_WEIGHTS", "nowhere")
+    monkeypatch.setitem(
+        sam.VARIANTS,
+        "tiny",
+        replace(sam.VARIANTS["tiny"], official=sam.VARIANTS["sam_vit_b"].official),
+    )
+    options = {"image_size": 64, "device": "cpu", "out": "a.zarr", "checkpoint": "official"}
+    found = api.plan(toy_dataset(8), "tiny", **options)
+    assert re.search(r"sam_vit_b_01ec64.pth \(375 MB\)", found.weights_missing)
+    assert (found.weights, found.seconds > 0) == ("official", True)
+    assert list(Path().iterdir()) == []
+
+
+def test_other_weights_than_those_of_the_store_are_found_by_a_plan():
+    embed(toy_dataset(20))
+    with pytest.raises(MismatchError, match="weights_sha256"):
+        plan(toy_dataset(20), checkpoint="random:1")
+
+
+def test_copies_are_counted_before_and_after_the_pass():
+    dataset = toy_dataset(12)
+    twice = [*dataset.sample_ids[:9], *dataset.sample_ids[:3]]
+    files = dict(zip(dataset.sample_ids, map(dataset.read, twice), strict=True))
+    dataset = replace(dataset, read=files.__getitem__, labels=(*dataset.labels[:10], 0, 0))
+    planned, result = plan(dataset).copies, embed(dataset)
+    assert (planned.compared, planned.copies, planned.relabelled) == (12, 3, 2)
+    assert result.copies == plan(dataset).copies == planned
+    assert count_copies([0, 1, 1, 1], ["a", "a", "", ""]) == count_copies([1, 0], ["a", "a"])
