@@ -39,3 +39,14 @@ def outcome(out):
         )
         for one in runs(out)
     }
+
+
+def trained(out):
+    """What a fit comes to, in a sweep or alone, by run: scores, and weights and curves to the last bit."""
+    return {
+        one.path.name: (
+            *(one.metrics, one.floor, one.training.get("stopped"), one.recipe),
+            [(one.path / file).read_bytes() for file in FILES[:3]],
+        )
+        for one in runs(out)
+    }

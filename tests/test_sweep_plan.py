@@ -23,7 +23,7 @@ def store(tmp_path_factory):
 def planned(store, splits=NESTED, seeds=(0,), heads=("mlp",), baselines=(), **options):
     dataset = options.pop("dataset", stripes(75) if baselines else None)
     given = {"splits": splits, "seeds": seeds, "heads": heads, "baselines": baselines}
-    given |= {"room": 10**9, "dataset": dataset, "stores": (str(store),)}
+    given |= {"room": 10**9, "warm_start": True, "dataset": dataset, "stores": (str(store),)}
     return plan(Sources(Given(Path("out"), **given | options)))
 
 
@@ -71,7 +71,7 @@ def test_a_cell_starts_from_the_largest_within_it(store, options):
         {"heads": ("vit",)},  # it would lose by a start
         {"heads": (), "baselines": ("floor", "vgg19")},  # they cannot
         {"splits": "kfold:3"},  # folds are not within each other
-        {"warm_start": False},
+        {"warm_start": Given(Path()).warm_start},
     ],
 )
 def test_what_starts_from_nothing(store, options):

@@ -1,5 +1,6 @@
 """Worker processes share the work, and one that is killed costs no more than the cell that it was at."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stubs import embedded
-from sweeps import outcome
+from sweeps import outcome, trained
 from toys import stripes
 
+from samtl.experiment.fit import fit_baseline, fit_head
 from samtl.sweep.api import Progress, cores, sweep
 from samtl.sweep.results import failed_cells
 
@@ -39,17 +42,45 @@ def test_the_cores_that_this_process_may_use_are_counted(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_come_to_the_same(store, tmp_path):
-    params = {"logreg": {"C": 1.0}, "conv": {"width": 4, "epochs": 2}, "floor": {}}
-    options = {"baselines": ["floor"], "dataset": stripes(60), "params": params}
-    one, two = (
-        sweep(store, ["logreg", "conv"], "0.6,0.2", 1, tmp_path / str(jobs), jobs=jobs, **options)
-        for jobs in (1, 2)
-    )
-    assert (one.done, two.done, one.failed, two.failed) == (6, 6, {}, {})
-    assert outcome(tmp_path / "1").keys() == outcome(tmp_path / "2").keys()
-    if len(os.sched_getaffinity(0)) < 4:  # a worker has one thread, as this process has
-        assert outcome(tmp_path / "1") == outcome(tmp_path / "2")
+def test_jobs_and_threads_come_to_the_same_as_each_fit_alone(store, tmp_path, monkeypatch):
+    """Splits within each other, which warm starts would connect."""
+    data, splits = stripes(60), ("0.6", "0.2")
+    params = {"mlp": {"epochs": 3}, "conv": {"epochs": 2}, "cnn": {"epochs": 1}, "logreg": {}}
+    options = {"baselines": ["cnn"], "dataset": data, "params": params}
+    for jobs, room in ((1, 0), (4, None)):
+        out = tmp_path / str(jobs)
+        made = sweep(
+            store,
+            ["logreg", "mlp", "conv"],
+            ",".join(splits),
+            1,
+            out,
+            jobs=jobs,
+            room=room,
+            **options,
+        )
+        assert (made.done, made.failed) == (8, {})
+    before, alone = torch.get_num_threads(), tmp_path / "alone" / "cells"
+    torch.set_num_threads(8)
+    try:
+        for name, split in itertools.product(("logreg", "mlp", "conv"), splits):
+            fit_head(store, name, split, out=alone, params=params[name])
+        for split in splits:
+            fit_baseline(data, "cnn", split, out=alone, params=params["cnn"])
+    finally:
+        torch.set_num_threads(before)
+
+    assert trained(tmp_path / "1") == trained(tmp_path / "4")
+    heads = {name: one for name, one in trained(tmp_path / "1").items() if "-cnn-" not in name}
+    assert len(heads) == 6
+    assert heads.items() <= trained(tmp_path / "alone").items()
+    # The name of a baseline's run covers the store that it is beside.
+    weights = [
+        {path.read_bytes() for path in folder.glob("*-cnn-*/head.safetensors")}
+        for folder in (tmp_path / "1" / "cells", alone)
+    ]
+    assert weights[0] == weights[1]
+    assert len(weights[0]) == 2
 
 
 @pytest.mark.slow

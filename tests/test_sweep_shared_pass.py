@@ -8,19 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stubs import embedded
-from sweeps import outcome, runs
+from sweeps import outcome, runs, trained
 from toys import blobs, stripes
 
 from samtl.errors import DamageError, ResourceError
 from samtl.experiment import features
+from samtl.experiment.features import Pool
 from samtl.experiment.fit import fit_head
-from samtl.experiment.tables import read_curves
 from samtl.experiment.trial import Trial
 from samtl.splits import read_split
 from samtl.store.reader import Store, open_store
 from samtl.sweep import shared_pass
 from samtl.sweep.api import sweep
-from samtl.sweep.shared_pass import _Pool
 
 pytestmark = pytest.mark.usefixtures("one_thread", "warm_starts")
 
@@ -156,18 +155,24 @@ def test_a_shared_pass_teaches_as_well(store, windows, tmp_path):
         ({"epochs": 9, "lr": 1.0, "weight_decay": 10.0}, "diverged at step "),
     ],
 )
-def test_it_ends_as_alone(store, tmp_path, params, stopped):
-    params = params | {"batch_size": 6}  # of 48 training samples: the batches are the same
+@pytest.mark.parametrize("held", [True, False])
+def test_it_ends_as_alone(store, windows, tmp_path, monkeypatch, params, stopped, held):
+    """To the last bit, whether a head that is trained alone holds its features in memory or streams them."""
+    if not held:
+        monkeypatch.setattr(features, "HELD_BYTES", 0)
     run(store, tmp_path / "a", ["conv", "vit"], conv=params)
-    (one,) = (run for run in runs(tmp_path / "a") if run.name == "conv")
-    alone = fit_head(store, "conv", 0.2, params=PARAMS["conv"] | params)
-    assert one.n_train == 48
-    assert one.training["stopped"].startswith(stopped)
-    for fact in ("stopped", "epochs", "best_epoch"):
-        assert one.training[fact] == alone.training[fact]
-    assert one.training["epochs"] < 40
-    for name, curve in read_curves(alone).items():
-        np.testing.assert_allclose(read_curves(one)[name], curve, rtol=0.05, atol=0.02)
+    for one in runs(tmp_path / "a"):
+        settings = PARAMS[one.name] | (params if one.name == "conv" else {})
+        alone = fit_head(store, one.name, 0.2, out=tmp_path / "b" / "cells", params=settings)
+        assert alone.path.name == one.path.name
+        assert one.name != "conv" or one.training["stopped"].startswith(stopped)
+    assert trained(tmp_path / "a") == trained(tmp_path / "b")
+
+
+def test_masks_end_as_alone(dense, windows, tmp_path):
+    run(dense, tmp_path / "a", ["conv"])
+    fit_head(dense, "conv", 0.2, out=tmp_path / "b" / "cells", params=PARAMS["conv"])
+    assert trained(tmp_path / "a") == trained(tmp_path / "b")
 
 
 # What fails, fails alone
@@ -225,14 +230,14 @@ def test_what_fails_fails_alone_and_the_next_in_its_lane_begins(store, tmp_path,
 @given(n=st.integers(1, 120), batch=st.integers(1, 40), capacity=st.integers(1, 60), data=st.data())
 def test_a_pool_gives_each_row_once_an_epoch(n, batch, capacity, data):
     """Whatever the windows: empty ones, and leftovers from one to the next."""
-    pool, order, orders = _Pool(batch, max(batch, capacity)), torch.Generator().manual_seed(0), []
+    pool, orders = Pool(batch, capacity, torch.Generator().manual_seed(0)), []
     for _ in range(2):
         cuts, found = sorted(data.draw(st.lists(st.integers(0, n), max_size=12))), []
         for rows in torch.tensor_split(torch.arange(n), cuts):
             pool.add(rows, rows * 10)
-            found += pool.batches(order)
+            found += pool.batches()
             assert all(len(targets) == batch for _, targets in found)
-        last = list(pool.batches(order, last=True))
+        last = list(pool.batches(last=True))
         assert all(len(targets) == batch for _, targets in last[:-1])
         assert all(torch.equal(10 * x, y) for x, y in found + last)
         orders.append(torch.cat([x for x, _ in found + last]).tolist())

@@ -1,13 +1,14 @@
-"""Features of a store, in memory or as a stream of batches.
+"""Features of a store, in memory or as a stream of batches, in the same order either way.
 
-Streaming reads every row once in a pass, a window ahead of the training, in the order of the file within a window;
-two windows and the mapped shards are all that is ever held. The store's own order mixes the samples, so windows of
-blocks are as good as windows of single rows.
+A pass goes over the store in windows of blocks, whose order is fixed for a store. It collects training rows until there
+are as many as a window holds, and takes random batches of these. So a head sees the same batches whether its features
+are held in memory, streamed, or read in a pass that other heads share. The store's own order mixes the samples, so
+this is as good as an order of single rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samtl._runtime import prefetch
+from samtl._runtime.parts import one_thread
 from samtl.errors import InputError
-from samtl.heads.grid import UPSAMPLING
+from samtl.heads.grid import UPSAMPLING, moments
+from samtl.heads.trainer import in_order
 from samtl.splits.split import Rows
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
 
+ORDER = 0  # seed of the order of blocks, which must not depend on when a head began
 HELD_BYTES = 2**30  # features of training and validation part up to this size are kept
 WINDOW_BYTES = 64 * 2**20  # of features; two windows are in memory at a time
 # Rows that are predicted at a time
@@ -53,6 +57,40 @@ class Targets:
         return torch.from_numpy(np.stack(masks))
 
 
+class Pool:
+    """Collects rows until there are enough, and yields them in batches: random ones, or in order without a generator.
+
+    Parameters
+    ----------
+    batch : int
+        Rows of a batch.
+    capacity : int
+        Rows from which random batches are taken.
+    order : torch.Generator, optional
+    """
+
+    def __init__(self, batch: int, capacity: int, order: torch.Generator | None) -> None:
+        self.batch, self.order = batch, order
+        self.capacity = batch if order is None else max(batch, capacity)
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    def add(self, *rows: Tensor) -> None:
+        """Add rows, as one or more tensors of one length."""
+        self._parts.append(rows)
+
+    def batches(self, last: bool = False) -> Iterator[tuple[Tensor, ...]]:
+        """Yield full batches if there are enough rows, or all that is left, whose last batch may be smaller."""
+        n = sum(len(rows[0]) for rows in self._parts)
+        if n < self.capacity and not (last and n):
+            return
+        joined = [torch.cat(columns) for columns in zip(*self._parts, strict=True)]
+        whole = n if last else n - n % self.batch
+        chosen, left = torch.split(in_order(n, self.order), [whole, n - whole])
+        self._parts = [tuple(column[left] for column in joined)]
+        for some in torch.split(chosen, self.batch):
+            yield tuple(column[some] for column in joined)
+
+
 @dataclass
 class Feed:
     """A source of batches for the training loop: see `samtl.heads.trainer.Source`.
@@ -67,7 +105,7 @@ class Feed:
     held: bool = False
 
     def __post_init__(self) -> None:
-        self._all = self._load(np.arange(len(self.rows))) if self.held else None
+        self._all = self._load(self.rows) if self.held else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,41 +115,58 @@ class Feed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every row once: inputs (batch, ...) as stored, and int64 targets.
 
-        In order if there is no generator. All batches but the last have `size` rows.
+        Shuffled by the generator or, if that is None, in the order of a pass. All batches but the last have `size`
+        rows.
         """
-        if self._all is None:
-            for window in prefetch(self._load, self._windows(size, generator)):
-                for inputs, targets in zip(
-                    *(torch.split(part, size) for part in window), strict=True
-                ):
-                    yield inputs, targets.long()
-            return
-        order = torch.arange(len(self))
-        if generator is not None:
-            order = torch.randperm(len(self), generator=generator)
-        for chosen in torch.split(order, size):
-            yield self._all[0][chosen], self._all[1][chosen].long()
+        place = np.full(len(self.store), -1)
+        place[self.rows] = np.arange(len(self.rows))
+        windows = wanted_in(windows_of(self.store, self.array), place >= 0)
+        pool = Pool(size, min(window_rows(self.store, self.array), len(self)), generator)
+        if self._all is not None:
+            # Positions are collected, not the features themselves.
+            found: Iterable[tuple[Tensor, ...]] = ((torch.from_numpy(place[w]),) for w in windows)
+        else:
+            found = prefetch(self._load, windows)
+        for window in found:
+            pool.add(*window)
+            for batch in pool.batches():
+                yield self._taken(batch)
+        for batch in pool.batches(last=True):
+            yield self._taken(batch)
 
-    def _windows(self, size: int, generator: torch.Generator | None) -> list[Rows]:
-        """Cut the rows (by their positions) into windows of whole batches: random blocks, and random rows within."""
-        positions = np.arange(len(self))
-        if generator is not None:
-            positions = np.argsort(self.rows, kind="stable")
-            starts = np.flatnonzero(np.diff(self.rows[positions] // BLOCK_ROWS)) + 1
-            blocks = np.split(positions, starts)
-            order = torch.randperm(len(blocks), generator=generator).tolist()
-            positions = np.concatenate([blocks[i] for i in order])
-        # Nothing can be learnt while the first window is read, so that one is small.
-        rows = window_rows(self.store, self.array)
-        first, later = (max(n // size, 1) * size for n in (max(BLOCK_ROWS, rows // 8), rows))
-        windows = np.split(positions, range(first, len(positions), later))
-        if generator is None:
-            return windows
-        return [w[torch.randperm(len(w), generator=generator).numpy()] for w in windows]
+    def _taken(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        if self._all is not None:
+            (chosen,) = batch
+            batch = tuple(column[chosen] for column in self._all)
+        inputs, targets = batch
+        return inputs, targets.long()
 
-    def _load(self, positions: Rows) -> tuple[Tensor, Tensor]:
-        rows = self.rows[positions]
+    def _load(self, rows: Rows) -> tuple[Tensor, Tensor]:
         return read_features(self.store, self.array, rows), self.targets.read(rows)
+
+
+def windows_of(store: Store, array: str) -> list[Rows]:
+    """Divide the rows of a store into windows, in the order of a pass."""
+    size = window_rows(store, array)
+    order = np.random.default_rng(ORDER).permutation(-(-len(store) // BLOCK_ROWS))
+    rows = (order[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).ravel()
+    rows = rows[rows < len(store)]
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def wanted_in(windows: Sequence[Rows], wanted: NDArray[np.bool_]) -> list[Rows]:
+    """Return the wanted rows of each window, ascending; windows without any are left out."""
+    kept = [np.sort(rows[wanted[rows]]) for rows in windows]
+    return [rows for rows in kept if len(rows)]
+
+
+def moments_of(store: Store, array: str, rows: Rows) -> Iterator[Tensor]:
+    """Yield the `moments` of each row, (2, channels) float64, which do not depend on the other rows."""
+    at_once = max(BLOCK_ROWS, window_rows(store, array) // 4)
+    for start in range(0, len(rows), at_once):
+        inputs = read_features(store, array, rows[start : start + at_once])
+        with one_thread():
+            yield from [moments(row[None])[0] for row in inputs]
 
 
 def read_features(store: Store, array: str, rows: Rows) -> Tensor:

@@ -97,7 +97,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     validation: SplitName  #: cut from the training part
     samples_digest: str  #: of all samples that there are, with their labels, images and masks
     resolution: Count = 0  #: longest side at which masks are scored; 0 for labels
-    #: Of a head on grids: `own`, or `shared` if others shared the passes over the store.
+    #: Of samples in training, of a head on grids: `windows`; `own` or `shared` in earlier runs.
     order: str = ""
     warm_start: str = ""  #: the run of a sweep whose weights training began with, or ""
     digest: str = ""  #: of the fields that decide the outcome

@@ -28,12 +28,13 @@ from samtl.experiment.features import (
     Feed,
     Targets,
     held_in_memory,
+    moments_of,
     read_features,
     require_finite,
 )
 from samtl.experiment.held_out import FLOOR, Answers, Mask
 from samtl.heads.base import PooledHead, fewest_classes
-from samtl.heads.grid import GridHead
+from samtl.heads.grid import STATISTICS_ROWS, GridHead
 from samtl.images.transforms import IMAGE_SIZE, mask_square, resized_shape
 from samtl.splits import Samples, Split
 from samtl.splits.labels import known
@@ -119,7 +120,7 @@ class Data:
             "columns": self._groups,
             "samples_digest": self.digest,
             "resolution": store.image_size if self.masks else 0,
-            "order": "" if self.array == "pooled" else "own",
+            "order": "" if self.array == "pooled" else "windows",
             "store": store.name,
             "store_path": str(store.path),
         }
@@ -146,6 +147,8 @@ class Data:
         clock.start("fit")
         about: dict[str, Any] = {"task": store.task, "n_classes": len(store.classes)}
         shape = store.shape(array)[1:]
+        first = moments_of(store, array, split.train[:STATISTICS_ROWS])
+        about["statistics"] = torch.stack([*first]).mean(0)
         head.fit(training, validating, **about, shape=shape, on_event=clock.on_event)
         return {}
 

@@ -60,7 +60,6 @@ class Trial:
     seed: int
     given: Mapping[str, Any]  #: what the user asked for, to be written down
     warm_start: str = ""  #: the run whose weights training begins with
-    streamed: bool = False  #: whether other heads share its passes over the store
     #: Takes the place of the method `floor`.
     floor_of: Callable[[Trial], tuple[Floors, str]] | None = None
     #: Where runs share their lists of samples; predictions are then written without probabilities.
@@ -68,7 +67,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.samples, split = self.source.samples, self.split
-        about = self.source.about | ({"order": "shared"} if self.streamed else {})
+        about = self.source.about
         self.config = Config(
             name=self.name,
             task=self.samples.task,  # type: ignore[arg-type]

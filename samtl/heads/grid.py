@@ -86,6 +86,7 @@ class GridHead(Network):
         task: str,
         n_classes: int,
         shape: Sequence[int],
+        statistics: Tensor | None = None,
         on_event: OnEvent | None = None,
     ) -> Self:
         """Train, with early stopping on the validation part.
@@ -101,12 +102,16 @@ class GridHead(Network):
         task : {"classification", "multilabel", "segmentation"}
         n_classes : int
         shape : (channels, side, side)
+        statistics : (2, channels) Tensor, optional
+            As for `begin`; by default of the first rows of the training part.
         on_event : callable, optional
             Called with each `Epoch`.
         """
         self._check()
         self.adopt(task, list(range(n_classes)), shape)
-        trainer = self.begin(len(training), self._statistics(training), on_event)
+        if statistics is None:
+            statistics = self._statistics(training)
+        trainer = self.begin(len(training), statistics, on_event)
         return self.finish(trainer.run(training, validation))
 
     def begin(self, n: int, statistics: Tensor, on_event: OnEvent | None = None) -> Trainer:

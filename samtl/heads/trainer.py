@@ -208,6 +208,11 @@ class Trainer:
         """Whether the last epoch was settled."""
         return bool(self.stopped)
 
+    @property
+    def judged_at_once(self) -> int:
+        """How many validation samples are judged at a time."""
+        return 2 * self.recipe.batch_size
+
     def learn(self, inputs: Tensor, targets: Tensor) -> None:
         """Take one step."""
         if self.diverged or self.stopped:
@@ -346,7 +351,7 @@ class Trainer:
                     if self.diverged:
                         break
                 learnt, judged = self.seal(), Tally()
-                for inputs, targets in validation.batches(2 * size, None):
+                for inputs, targets in validation.batches(self.judged_at_once, None):
                     self.judge(self.model, judged, inputs, targets)
                 self.settle(learnt, judged, self.model.state_dict())
         return self

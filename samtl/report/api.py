@@ -238,6 +238,7 @@ def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None
         Section("Differences", figures.differences(comparison, pairs), paired),
         Section("Classes", figures.per_class(comparison)),
         Section("Calibration", figures.reliability(comparison)),
+        Section("Predictions", figures.predicted_numbers(comparison)),
         Section("Images", samples, album.notes),
         Section("Masks", [*panels, *figures.image_scores(comparison)]),
         Section("Mistakes", [*figures.confusions(comparison), *mistakes]),

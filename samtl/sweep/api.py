@@ -68,7 +68,7 @@ def sweep(
     dataset: str | Dataset | None = None,
     root: str | Path | None = None,
     group_by: str | None = None,
-    warm_start: bool = True,
+    warm_start: bool = False,
     jobs: int | None = None,
     allow_partial: bool = False,
     room: int | None = None,
@@ -104,7 +104,8 @@ def sweep(
     group_by : str, optional
         Regular expression that finds the group in a sample's id, as for fit-head.
     warm_start : bool
-        Start from the model of a smaller training part with the same seed if that shortens training without loss.
+        Start from the model of a smaller training part with the same seed if that shortens training. Results then
+        differ from those of the same fits alone.
     jobs : int, optional
         Number of processes; by default one for each core.
 

@@ -55,7 +55,7 @@ class Given:
     dataset: str | Dataset | None = None
     root: str | Path | None = None
     group_by: str | None = None
-    warm_start: bool = True
+    warm_start: bool = False
     allow_partial: bool = False
     room: int = 0
     state: str = ""  #: digest of the samples that baselines read
@@ -113,7 +113,7 @@ class Sources:
         common = (cell.name, model, cell.rows, cell.seed, asked, cell.start)
         if cell.array:
             data = self.data(cell.store, cell.array, cell.features)
-            return Trial(data, *common, cell.streamed)
+            return Trial(data, *common)
         if model.caches:
             model.use_cache(self._cached[cell.store, cell.name])
         size = self.store(cell.store).image_size if cell.store else IMAGE_SIZE

@@ -1,10 +1,10 @@
 """Train many heads on grids of features at once: each pass over the store serves all of them.
 
-A pass reads every row that a head needs, once, in windows of blocks whose order is fixed for a store. In a pass, a head
-learns from its training rows, its state at the end of the last pass is judged on its validation rows, and a head whose
+A pass reads every row that a head needs, once, in the order of `samtl.experiment.features`. In a pass, a head learns
+from its training rows, its state at the end of the last pass is judged on its validation rows, and a head whose
 training has ended predicts its held-out rows. So an epoch costs one pass, however many heads there are.
 
-The result of a head does not depend on which others share its passes, so a resumed sweep ends as an uninterrupted one.
+The result is that of a head that is trained alone, to the last bit.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ from torch import Tensor
 
 from samtl._runtime import bounded, prefetch
 from samtl.errors import SamtlError
-from samtl.experiment.features import AT_ONCE, Targets, read_features, window_rows
+from samtl.experiment.features import (
+    AT_ONCE,
+    Pool,
+    Targets,
+    moments_of,
+    read_features,
+    wanted_in,
+    window_rows,
+    windows_of,
+)
 from samtl.experiment.run import RunFolder
-from samtl.heads.grid import STATISTICS_ROWS, GridHead, moments
+from samtl.heads.grid import STATISTICS_ROWS, GridHead
 from samtl.heads.trainer import Tally, isolated
-from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
 from samtl.store.views import samples_of
 from samtl.sweep.plan import Cell
@@ -35,9 +43,6 @@ if TYPE_CHECKING:
     from samtl.sweep.worker import Worker
 
 Rows = NDArray[np.int64]
-
-ORDER = 0  # seed of the order of blocks, which must not depend on when a head began
-_JUDGED_AT_ONCE = 64  # rows
 
 
 def fit_together(store: Store, array: str, lanes: Sequence[Sequence[Cell]], worker: Worker) -> None:
@@ -101,17 +106,12 @@ class _Stream:
         labels = None if store.task == "segmentation" else samples_of(store, array).labels
         self.targets = Targets(store, array, labels)
         self.size = window_rows(store, array)
-        blocks = -(-len(store) // BLOCK_ROWS)
-        order = np.random.default_rng(ORDER).permutation(blocks)
-        rows = (order[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).ravel()
-        rows = rows[rows < len(store)]
-        self._windows = [rows[i : i + self.size] for i in range(0, len(rows), self.size)]
+        self._windows = windows_of(store, array)
         self._moments: dict[int, Tensor] = {}
 
     def windows(self, wanted: NDArray[np.bool_]) -> Iterator[_Window]:
         """Yield the wanted rows, ascending within a window; windows are cut before unwanted rows are left out."""
-        kept = [np.sort(rows[wanted[rows]]) for rows in self._windows]
-        return prefetch(self._window, [rows for rows in kept if len(rows)])
+        return prefetch(self._window, wanted_in(self._windows, wanted))
 
     def _window(self, rows: Rows) -> _Window:
         try:
@@ -134,10 +134,8 @@ class _Stream:
     def moments(self, rows: Rows) -> Tensor:
         """Return the mean of the `moments` of some rows; each row is read once for all heads."""
         missing = np.array([row for row in rows.tolist() if row not in self._moments], dtype=int)
-        at_once = max(BLOCK_ROWS, self.size // 4)
-        for start in range(0, len(missing), at_once):
-            part = missing[start : start + at_once]
-            self._moments.update(zip(part.tolist(), moments(self.read(part)), strict=True))
+        found = moments_of(self.store, self.array, missing)
+        self._moments.update(zip(missing.tolist(), found, strict=True))
         return torch.stack([self._moments[row] for row in rows.tolist()]).mean(0)
 
 
@@ -164,7 +162,8 @@ class _Fit:
                 statistics = stream.moments(split.train[:STATISTICS_ROWS])
                 self._trainer = head.begin(len(split.train), statistics, self.clock.on_event)
         batch, n = self._trainer.recipe.batch_size, len(split.train)
-        self._pool = _Pool(batch, max(batch, min(stream.size, n)))
+        self._learning = Pool(batch, min(stream.size, n), self._trainer.order)
+        self._judging = Pool(self._trainer.judged_at_once, 0, None)
         self._passes = 0  # that were learnt from
         # The last of them, which is judged in the next pass
         self._sealed, self._tally = Tally(), Tally()
@@ -201,18 +200,22 @@ class _Fit:
             self._learn(window)
 
     def _learn(self, window: _Window) -> None:
-        trainer = self._trainer
         if self._learns:
             mine = np.flatnonzero(self._learnt[window.rows] >= 0)
-            self._pool.add(window.inputs[mine], window.targets[mine])
-            for inputs, targets in self._pool.batches(trainer.order):
-                trainer.learn(inputs, targets)
+            self._learning.add(window.inputs[mine], window.targets[mine])
+            self._take_steps()
         if self._passes:
             mine = np.flatnonzero(self._judged[window.rows] >= 0)
-            for start in range(0, len(mine), _JUDGED_AT_ONCE):
-                some = mine[start : start + _JUDGED_AT_ONCE]
-                inputs, targets = window.inputs[some], window.targets[some].long()
-                trainer.judge(self._frozen, self._tally, inputs, targets)
+            self._judging.add(window.inputs[mine], window.targets[mine])
+            self._judge()
+
+    def _take_steps(self, last: bool = False) -> None:
+        for inputs, targets in self._learning.batches(last):
+            self._trainer.learn(inputs, targets.long())
+
+    def _judge(self, last: bool = False) -> None:
+        for inputs, targets in self._judging.batches(last):
+            self._trainer.judge(self._frozen, self._tally, inputs, targets.long())
 
     def _predict(self, window: _Window, folder: RunFolder) -> None:
         positions = self._held_out[window.rows]
@@ -230,9 +233,9 @@ class _Fit:
             return
         with self.clock.spending("fit"):
             trainer = self._trainer
-            for inputs, targets in self._pool.batches(trainer.order, last=True):
-                trainer.learn(inputs, targets)
+            self._take_steps(last=True)
             if self._passes:
+                self._judge(last=True)
                 trainer.settle(self._sealed, self._tally, self._frozen.state_dict())
             if not trainer.finished:
                 self._sealed, self._tally = trainer.seal(), Tally()
@@ -249,32 +252,6 @@ class _Fit:
         self.ended = True
         if self.folder is not None:
             self.folder.__exit__(None, None, None)
-
-
-class _Pool:
-    """Collects a head's rows until there are as many as a window holds, and yields them in random batches."""
-
-    def __init__(self, batch: int, capacity: int) -> None:
-        self.batch, self.capacity = batch, capacity
-        self._parts: list[tuple[Tensor, Tensor]] = []
-
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Add rows."""
-        self._parts.append((inputs, targets))
-
-    def batches(
-        self, order: torch.Generator, last: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield full batches if there are enough rows, or all that is left, whose last batch may be smaller."""
-        n = sum(len(targets) for _, targets in self._parts)
-        if n < self.capacity and not (last and n):
-            return
-        inputs, targets = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
-        whole = n if last else n - n % self.batch
-        chosen, left = torch.split(torch.randperm(n, generator=order), [whole, n - whole])
-        self._parts = [(inputs[left], targets[left])]
-        for some in torch.split(chosen, self.batch):
-            yield inputs[some], targets[some].long()
 
 
 def _places(n: int, rows: Rows) -> Rows:
