@@ -102,7 +102,7 @@ def fewer(samples: Samples, split: Split, seed: int, *, share: float = 0, count:
 
 
 def validation_of(samples: Samples, rows: Rows, seed: int = 0) -> tuple[Rows, Rows]:
-    """Divide rows that are not held out into those to train and those to validate on; raises InputError as `holdout`."""
+    """Divide rows that are not held out: to train on, and to validate on; raises InputError as `holdout`."""
     _require(samples, rows, 2, "a training part, some of which is for validation,")
     return _cut(samples, rows, VALIDATION_SHARE, seed, "validation")
 
