@@ -320,9 +320,8 @@ def _numbers(random: Random, noise: float) -> Rest:
 
 def _pair(random: Random, accuracy: float, **options: float) -> Pair:
     one = _labels(random, accuracy, **options)  # type: ignore[arg-type]
-    # The other one errs elsewhere on a twentieth of the samples.
     chances = one.chances.copy()
-    some = random.random(one.rows) < 0.05
+    some = random.random(one.rows) < 0.05  # where the other one errs
     chances[some] = np.roll(chances[some], 1, axis=1)
     better = random.random(one.rows) < 0.05
     chances[better] = 0.01
