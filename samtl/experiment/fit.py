@@ -82,6 +82,8 @@ def fit_head(
     """
     clock, seed = Clock(on_event), operator.index(seed)
     model = configured("heads", head, params or {}, seed)
+    if isinstance(store, (list, tuple)):
+        raise InputError("a head learns from one store; samtl.sweep takes several")
     opened = open_store(store) if isinstance(store, (str, Path)) else store
     source = Data(opened, array_for(opened, head, model), features, group_by, allow_partial)
     how, given = (split, seed, same_split_as, group_by), {"allow_partial": allow_partial}
