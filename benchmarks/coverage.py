@@ -70,11 +70,9 @@ class Labels:
 
     def scored(self, rows: Rows) -> Scores:
         """Score some of the samples."""
-        return classification.score(self.truth[rows], self.chances[rows], self.groups(rows))
-
-    def groups(self, rows: Rows) -> list[str] | None:
-        """Return the scenes of samples."""
-        return [str(row // SCENE) for row in rows] if self.scenes else None
+        return classification.score(
+            self.truth[rows], self.chances[rows], _scenes(rows, self.scenes)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +105,8 @@ class Images:
 
     def scored(self, rows: Rows) -> Scores:
         """Score some of the images."""
-        found = segmentation.score(self.matrices[rows], self.groups(rows))
+        found = segmentation.score(self.matrices[rows], _scenes(rows, self.scenes))
         return {name: found[name] for name in IMAGE_METRICS}
-
-    def groups(self, rows: Rows) -> list[str] | None:
-        """Return the scenes of images."""
-        return [str(row // SCENE) for row in rows] if self.scenes else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,9 +258,13 @@ def _drawn(random: Random, population: Population, n: int) -> Rows:
     return (scenes[:, None] * SCENE + np.arange(SCENE)).ravel()
 
 
+def _scenes(rows: Rows, scenes: bool) -> list[str]:
+    return [str(row // SCENE) for row in rows] if scenes else []
+
+
 def _outcome(model: Labels | Images, rows: Rows) -> Predictions | ImageScores:
     ids = tuple(map(str, range(len(rows))))
-    groups = tuple(model.groups(rows) or ())
+    groups = tuple(_scenes(rows, model.scenes))
     if isinstance(model, Labels):
         return Predictions(ids, model.truth[rows], model.chances[rows].argmax(1), None, groups)
     matrices = model.matrices[rows]
@@ -322,9 +320,8 @@ def _numbers(random: Random, noise: float) -> Rest:
 
 def _pair(random: Random, accuracy: float, **options: float) -> Pair:
     one = _labels(random, accuracy, **options)  # type: ignore[arg-type]
-    # The other one errs elsewhere on a twentieth of the samples.
     chances = one.chances.copy()
-    some = random.random(one.rows) < 0.05
+    some = random.random(one.rows) < 0.05  # where the other one errs
     chances[some] = np.roll(chances[some], 1, axis=1)
     better = random.random(one.rows) < 0.05
     chances[better] = 0.01
