@@ -120,9 +120,7 @@ def test_a_fit_finds_what_is_planted_and_a_run_holds_it(task, stores):
     assert said.shape == outputs.truth.shape
     expected = outputs.said[:, 0] if task == "regression" else outputs.said >= 0.5
     np.testing.assert_allclose(said, expected, rtol=1e-6)
-    if task == "regression":
-        with pytest.raises(InputError):
-            head.predict_proba(store)
+    assert hasattr(head, "predict_proba") == (task == "multilabel")
 
 
 @every_task
@@ -229,7 +227,7 @@ def test_a_sweep_trains_the_heads_of_the_task(task, stores):
         stores[task],
         splits="0.25,0.5",
         seeds=1,
-        params=dict.fromkeys(("mlp", "conv", "vit"), params),
+        params={head: {"epochs": 2} for head in by_steps},
         room=0,
         jobs=1,
         out="swept",
