@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paired import Row
 from samtl.errors import UnknownName
-from samtl.metrics import classification, segmentation
+from samtl.metrics import classification, multilabel, regression, segmentation
 from samtl.metrics.calibration import BINS, bin_of
 from samtl.metrics.intervals import Score
 from samtl.metrics.paired import ImageScores, Predictions, paired_differences
@@ -19,7 +20,9 @@ from samtl.metrics.paired import ImageScores, Predictions, paired_differences
 POPULATION = 40_000  # samples
 SCENE = 20  # samples
 PIXELS = 10_000  # of an image
-RESAMPLES = 200  # of the plain bootstrap
+RESAMPLES, SLOW_RESAMPLES = 200, 50  # of the plain bootstrap
+SAMPLES = (10, 30, 120, 1000, 5000)  # that are held out
+IMAGES = (2, 4, 6, 10, 20, 60, 1000)  # with masks
 #: Populations that few samples cannot tell from better ones; drawn from only if they are named.
 EXTREME = ("masks-a-fifth-floods",)
 IMAGE_METRICS = ("iou", "dice", "f1", "accuracy", "pooled_iou")
@@ -67,11 +70,9 @@ class Labels:
 
     def scored(self, rows: Rows) -> Scores:
         """Score some of the samples."""
-        return classification.score(self.truth[rows], self.chances[rows], self.groups(rows))
-
-    def groups(self, rows: Rows) -> list[str] | None:
-        """Return the scenes of samples."""
-        return [str(row // SCENE) for row in rows] if self.scenes else None
+        return classification.score(
+            self.truth[rows], self.chances[rows], _scenes(rows, self.scenes)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +105,38 @@ class Images:
 
     def scored(self, rows: Rows) -> Scores:
         """Score some of the images."""
-        found = segmentation.score(self.matrices[rows], self.groups(rows))
+        found = segmentation.score(self.matrices[rows], _scenes(rows, self.scenes))
         return {name: found[name] for name in IMAGE_METRICS}
 
-    def groups(self, rows: Rows) -> list[str] | None:
-        """Return the scenes of images."""
-        return [str(row // SCENE) for row in rows] if self.scenes else None
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """Answers of a population that one function scores: of several labels, or numbers."""
+
+    module: Any  #: `samtl.metrics.multilabel` or `regression`
+    truth: NDArray[Any]
+    said: NDArray[np.float64]
+    scenes = False
+
+    @property
+    def rows(self) -> int:
+        """How many samples there are."""
+        return len(self.truth)
+
+    def truths(self) -> Figures:
+        """Return the scores of the population."""
+        found = self.module.figures(self.truth, self.said)
+        return {name: np.array([value]) for name, (value, _) in found.items()}
+
+    def plain(self, draws: Rows) -> Figures:
+        """Return plain scores of samples, (B, n) rows to (B,) each."""
+        each = [self.module.figures(self.truth[rows], self.said[rows]) for rows in draws]
+        return {name: np.array([one[name][0] for one in each]) for name in each[0]}
+
+    def scored(self, rows: Rows) -> Scores:
+        """Score some of the samples."""
+        found: Scores = self.module.score(self.truth[rows], self.said[rows])
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +175,10 @@ class Pair:
         return found
 
 
-Population = Labels | Images | Pair
+Population = Labels | Images | Rest | Pair
 
 
 def bench_coverage(
-    samples: Sequence[int] = (10, 30, 120, 1000, 5000),
-    images: Sequence[int] = (2, 4, 6, 10, 20, 60, 1000),
     cases: Sequence[str] = (),
     repeats: int = 300,
     seed: int = 0,
@@ -163,10 +188,6 @@ def bench_coverage(
 
     Parameters
     ----------
-    samples : sequence of int
-        How many samples are held out.
-    images : sequence of int
-        How many images with masks are held out.
     cases : sequence of str
         Populations: 98%, rare-classes, scenes, masks-good, pair-98% and so on; by default all but those that few
         samples cannot tell from better ones.
@@ -180,8 +201,9 @@ def bench_coverage(
     Returns
     -------
     list of Row
-        `METRIC/N`: the share of intervals that cover, of the worst population, from the worst to the best; and the same
-        with `/bootstrap` for percentile intervals of a plain bootstrap. Samples of scenes are held out in whole scenes.
+        `METRIC/N`: the share of intervals that cover for N held-out samples or images, of the worst population, from
+        the worst to the best; and the same with `/bootstrap` for percentile intervals of a plain bootstrap. Scenes are
+        held out as a whole, at least two.
     """
     known = dict(populations())
     for name in cases:
@@ -189,13 +211,10 @@ def bench_coverage(
             raise UnknownName("population", name, known)
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for name, make in known.items():
-        if (cases and name not in cases) or (not cases and name in EXTREME):
+        if name not in cases if cases else name in EXTREME:
             continue
         population = make(np.random.default_rng([seed, *name.encode()]))
-        pictures = isinstance(population, Images) or (
-            isinstance(population, Pair) and isinstance(population.models[0], Images)
-        )
-        for n in images if pictures else samples:
+        for n in IMAGES if "masks" in name else SAMPLES:
             for metric, shares in covered(population, n, repeats, seed).items():
                 found.setdefault((metric, n), []).append(shares)
     rows = []
@@ -213,10 +232,11 @@ def covered(
 ) -> dict[str, tuple[float, float]]:
     """Return the shares of intervals of n samples that cover, of ours and of the plain bootstrap, by metric."""
     random, truth = np.random.default_rng([seed, n]), population.truths()
+    resamples = RESAMPLES if not isinstance(population, Rest) else SLOW_RESAMPLES
     hits = {metric: np.zeros(2) for metric in truth}
     for _ in range(repeats):
         rows = _drawn(random, population, n)
-        draws = rows[random.integers(0, len(rows), (RESAMPLES, len(rows)))]
+        draws = rows[random.integers(0, len(rows), (resamples, len(rows)))]
         resampled = population.plain(draws)
         for metric, score in population.scored(rows).items():
             low, high = np.quantile(resampled[metric], [0.025, 0.975])
@@ -238,9 +258,13 @@ def _drawn(random: Random, population: Population, n: int) -> Rows:
     return (scenes[:, None] * SCENE + np.arange(SCENE)).ravel()
 
 
+def _scenes(rows: Rows, scenes: bool) -> list[str]:
+    return [str(row // SCENE) for row in rows] if scenes else []
+
+
 def _outcome(model: Labels | Images, rows: Rows) -> Predictions | ImageScores:
     ids = tuple(map(str, range(len(rows))))
-    groups = tuple(model.groups(rows) or ())
+    groups = tuple(_scenes(rows, model.scenes))
     if isinstance(model, Labels):
         return Predictions(ids, model.truth[rows], model.chances[rows].argmax(1), None, groups)
     matrices = model.matrices[rows]
@@ -268,6 +292,10 @@ def populations() -> Iterator[tuple[str, Callable[[Random], Population]]]:
     ):
         yield f"masks-{kind}", lambda random, k=kind: Images(_matrices(random, k, POPULATION))  # type: ignore[misc]
     yield "masks-scenes", lambda random: Images(_matrices(random, "scenes", POPULATION), True)
+    for shift in (1.0, 3.0):
+        yield f"tags-{shift:g}", lambda random, s=shift: _tags(random, s)  # type: ignore[misc]
+    for noise in (0.1, 1.0):
+        yield f"numbers-{noise:g}", lambda random, z=noise: _numbers(random, z)  # type: ignore[misc]
     for percent in (70.0, 98.0, 99.9):
         yield (
             f"pair-{percent:g}%",
@@ -278,11 +306,22 @@ def populations() -> Iterator[tuple[str, Callable[[Random], Population]]]:
     yield "pair-masks", _pair_of_masks
 
 
+def _tags(random: Random, shift: float) -> Rest:
+    """Make several labels of a sample, from frequent to rare, that a model finds better with a larger shift."""
+    truth = random.random((POPULATION, 6)) < np.geomspace(0.5, 0.02, 6)
+    evidence = random.normal(size=truth.shape) + shift * truth - shift / 2
+    return Rest(multilabel, truth.astype(np.int64), 1 / (1 + np.exp(-shift * evidence)))
+
+
+def _numbers(random: Random, noise: float) -> Rest:
+    truth = random.normal(size=POPULATION)
+    return Rest(regression, truth, truth + noise * random.standard_t(5, POPULATION))
+
+
 def _pair(random: Random, accuracy: float, **options: float) -> Pair:
     one = _labels(random, accuracy, **options)  # type: ignore[arg-type]
-    # The other one errs elsewhere on a twentieth of the samples.
     chances = one.chances.copy()
-    some = random.random(one.rows) < 0.05
+    some = random.random(one.rows) < 0.05  # where the other one errs
     chances[some] = np.roll(chances[some], 1, axis=1)
     better = random.random(one.rows) < 0.05
     chances[better] = 0.01

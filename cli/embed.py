@@ -55,7 +55,8 @@ def shown_on(bar: render.EmbedBar) -> Callable[[Any], None]:
     def show(event: Any) -> None:
         kind = type(event).__name__  # the classes take long to import
         if kind == "Plan":
-            draw_plan(event)
+            with bar.hidden():
+                draw_plan(event)
         elif kind == "Progress":
             bar.show(event)
         elif kind == "Reading":

@@ -102,6 +102,8 @@ def draw(result: samtl.FitResult) -> None:
         if holds:
             render.say(text, "yellow")
     render.warn_untrained(result.weights, result.untrained, "SAM" if result.store else result.name)
+    if result.path.name != result.run_name:
+        render.say(f"{result.run_name} is there already; this run is beside it", "yellow")
     render.say(f"run: {result.path}")
 
 
@@ -150,3 +152,5 @@ def _draw_predictions(result: samtl.PredictResult) -> None:
         render.say(f"masks: {result.masks}, with the shares of pixels in {result.table}")
     else:
         render.say(f"table: {result.table}")
+    if result.beside and not result.interrupted:
+        render.say(f"{result.beside} was there, and is kept; --overwrite replaces it", "yellow")

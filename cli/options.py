@@ -164,7 +164,7 @@ def verb(
                 content, code = body(*[taken] if target else [], **given)
                 if json is not None:
                     told = json_format.dumps(content, indent=2, ensure_ascii=False)
-                    json.write_text(told + "\n", encoding="utf-8")
+                    json.write_text(told + "\n", encoding="utf-8", errors="backslashreplace")
                 if code:
                     raise typer.Exit(code)
 

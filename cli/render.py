@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -93,26 +95,39 @@ class EmbedBar(Progress):
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}"),
             console=err,
             disable=not err.is_terminal,
             transient=True,
         )
         self._last_line = time.monotonic()
-        self._bar = self.add_task("starting", total=1, figures="")
+        self._bar = self.add_task("starting", total=None, figures="")
+
+    def get_renderable(self) -> RenderableType:
+        """Leave room for the `^C` that terminals echo, so that it does not begin a line."""
+        return Constrain(super().get_renderable(), err.width - len("^C") - 1)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Take the bar away within a `with` block, for what is printed on standard output."""
+        self.stop()
+        yield
+        if not self.disable:
+            self.start()
 
     def show(self, progress: EmbedProgress) -> None:
         """Draw how far the pass is."""
         rate, left = progress.images_per_second, progress.seconds_left
         figures = [f"{rate:.2f} img/s"] if rate else []
         figures += [] if left is None else [f"{duration(left)} left"]
-        figures.append(f"{size(progress.bytes_written)} written")
+        figures += [f"{size(progress.bytes_written)} written"] if progress.bytes_written else []
         figures += [f"{progress.quarantined} bad"] if progress.quarantined else []
         self.count(progress.encoded, progress.pending_rows, "embedding", ", ".join(figures))
 
     def count(self, done: int, total: int, what: str = "reading images", figures: str = "") -> None:
         """Draw how many images are done."""
-        self.update(self._bar, description=what, completed=done, total=total, figures=figures)
+        told = f"{done}/{total} {figures}".strip()
+        self.update(self._bar, description=what, completed=done, total=total, figures=told)
         if not err.is_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             say(f"{what} {done}/{total}{': ' if figures else ''}{figures}", console=err)

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
+_LISTED = 50  # names in a message
+
 # Beside the codes above: done, with quarantined rows or failed cells.
 EXIT_QUARANTINED = EXIT_FAILED_CELLS = 1
 
@@ -58,7 +60,9 @@ class UnknownName(InputError, LookupError):
         found = difflib.get_close_matches(name.lstrip("-"), bare, n=3, cutoff=0.5)
         near = [bare[one] for one in found]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        super().__init__(f"no {kind} is called {name!r}: {hint}known are {', '.join(names)}")
+        more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        listed = ", ".join(names[:_LISTED])
+        super().__init__(f"no {kind} is called {name!r}: {hint}known are {listed}{more}")
 
 
 class DamageError(InputError):

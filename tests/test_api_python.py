@@ -89,5 +89,7 @@ def test_names_of_a_store_are_explained(store):
         store.features("poold")
     with pytest.raises(UnknownName, match="class0/0000"):
         store["class0/000.png"]
+    with pytest.raises(InputError, match="one store"):
+        samtl.fit_head([store])
     with pytest.raises(InputError, match="0 to 35"):
         store[36]

@@ -265,6 +265,39 @@ def test_compact_drops_rows_that_are_not_listed(run, told, embedded, folder):
     assert (code, done["rewritten"]) == (0, False)
 
 
+# --out
+
+# What a verb makes by default, and with `--out` in a folder that holds something else or under a name of its own; and
+# how many there are after the second time.
+PLACES = [
+    ("embed --dataset folder:images --encoder tiny", "cache/*.zarr", "mine", "mine/*.zarr", 1),
+    ("embed --dataset folder:images --encoder tiny", "cache/*.zarr", "a.zarr", "a.zarr", 1),
+    ("fit-head --head logreg --split 0.25", "runs/*-logreg-*", "mine", "mine/*-logreg-*", 2),
+    ("fit-baseline --baseline floor --dataset folder:images", "runs/*-floor-*", "mine", "mine/*-floor-*", 2),
+    ("sweep --heads logreg --splits 0.25 --jobs 1", "runs/sweep-*", "mine", "mine/sweep-*", 1),
+    ("report run", "report*", "mine", "mine/report*", 1),
+    ("predict --run run --from-store", "predictions/*.csv", "mine", "mine/*.csv", 2),
+    ("predict --run run --from-store", "predictions/*.csv", "a.csv", "a*.csv", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "usual", "out", "asked", "count"), PLACES)
+def test_out_is_a_folder_that_a_verb_writes_into(
+    run, encoders, trained, tmp_path, monkeypatch, line, usual, out, asked, count
+):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    Path("mine").mkdir()
+    Path("mine", "notes.txt").write_text("months of work")
+    for options, pattern in ((), usual), (("--out", out), asked):
+        for _ in range(2):
+            code, output, errors = run(*line.split(), *options)
+            assert code == 0, errors
+        assert len(list(Path().glob(pattern))) == count
+        told = re.search(r"is there already|was there, and is kept", output)
+        assert bool(told) == (count == 2)
+    assert Path("mine", "notes.txt").read_text() == "months of work"
+
+
 # Signals
 
 SLOW_EMBED = """
@@ -382,10 +415,10 @@ def test_predict_lists_bad_images_and_takes_the_only_store(run, told, encoders, 
     assert (code, done["rows"]) == (0, 24)
     for text in ("field", "town", "untrained", "predictions.csv"):
         assert text in output
-    assert len(Path("predictions.csv").read_text().splitlines()) == 25
+    assert len(Path("predictions/predictions.csv").read_text().splitlines()) == 25
+    code, _, output = told(*predict, "--images", "images")
+    assert (code, "--overwrite" in output) == (0, True)
     Path("images/field/zero.png").write_bytes(b"")
-    code, _, errors = run(*predict, "--images", "images")
-    assert (code, "--overwrite" in errors) == (2, True)
     code, done, output = told(*predict, "--images", "images", "--overwrite")
     assert (code, done["rows"]) == (1, 24)
     assert [(bad["image"], bad["code"]) for bad in done["skipped"]] == [("field/zero.png", "empty")]

@@ -113,7 +113,10 @@ def test_a_store_follows_its_dataset(made, now, told, encoded):
     assert (made.counts, again.encoded, again.snapshot) == ({}, 0, result.snapshot)
     # Plain readers see which rows count.
     store, group = samtl.open(path), samtl.open(path).zarr()
-    assert int(group["valid"][:].sum()) == len(now)
+    valid, names = group["valid"][:], group["sample"][:]
+    assert int(valid.sum()) == len(now)
+    assert sorted(names[valid]) == sorted(now.sample_ids)
+    assert set(names[~valid]) <= {""}
     assert np.array_equal(group["pooled"][:][group["valid"][:]], store.read("pooled"))
     # The table has the hash of each image, once nothing is missing.
     expected = [hashlib.sha256(now.read(name)).hexdigest() for name in store.sample_ids]

@@ -151,7 +151,7 @@ def test_roads_the_whole_way():
     samtl_command("predict", "--run", run, "--images", "new")
     samtl_command("predict", "--run", run, "--from-store", "--cache", store, "--out", "all")
     for number, name in enumerate(names):
-        mask = np.asarray(Image.open(f"masks/{number}.png"))
+        mask = np.asarray(Image.open(f"predictions/{number}.png"))
         truth = dataset.read_mask(name)
         assert mask.shape == truth.shape
         assert set(np.unique(mask)) <= {0, 1}

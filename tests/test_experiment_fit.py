@@ -317,6 +317,24 @@ def test_groups_stay_together_and_a_shipped_split_is_the_default():
         assert split.validation == list(store.sample_ids[1::10])
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+def test_intervals_are_between_the_groups_of_the_held_out_samples(grouped):
+    store = FakeStore()
+    run = fit_head(store, "logreg", 0.3, group_by=r"(\d)\.png$" if grouped else None)
+    found = read_predictions(run)
+    groups = [name[-5] for name in found.ids] if grouped else []
+    assert found.groups == tuple(groups)
+    assert (run.n_groups, "groups.csv" in run.files) == (len({*groups}), grouped)
+    with (run.path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        chances = np.array([row[3:] for row in csv.reader(file)][1:], dtype=float)
+    expected = metrics.score(found.truth, chances, groups)
+    for name, score in run.metrics.items():
+        bounds = (score.value, score.low, score.high)
+        assert bounds == pytest.approx(
+            (expected[name].value, expected[name].low, expected[name].high)
+        )
+
+
 @pytest.mark.parametrize("at", ["read", "fit", "score", "floor", "write", "epoch", "disk"])
 def test_a_run_that_ends_early_leaves_nothing(at, tmp_path, monkeypatch):
     def stop(event):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,6 +79,7 @@ def say(made, encoders):
         if isinstance(from_store, str):
             from_store = made.root / from_store
         images = images and made.root / images
+        options.setdefault("out", "masks" if run == "masks" else "predictions.csv")
         return predict(made.runs.get(run, run), images, from_store=from_store, **options)
 
     return say
@@ -337,39 +339,48 @@ def test_a_damaged_run_is_refused(say, made, tmp_path):
     assert_nothing_left(tmp_path, "run")
 
 
-def test_a_table_is_replaced_only_when_asked(say, encoders, tmp_path):
+def test_a_table_is_replaced_only_when_asked(say, tmp_path):
     place = tmp_path / "predictions.csv"
     place.write_text("mine")
     images = "labelled/class1"
-    with pytest.raises(InputError, match="exists already"):
-        say("logreg", images)
+    for count in (2, 3):
+        result = say("logreg", images)
+        assert (result.table, result.beside) == (Path(f"predictions.{count}.csv"), Path(place.name))
+        assert len(read_csv(result.table)) == 12
     assert place.read_text() == "mine"
-    assert encoders.images == 0
-    say("logreg", images, overwrite=True)
+    result = say("logreg", images, overwrite=True)
+    assert (result.table, result.beside) == (Path(place.name), None)
     assert len(read_csv(place)) == 12
-    with pytest.raises(InputError, match="expected a file, and this is a folder"):
-        say("logreg", images, out=tmp_path, overwrite=True)
-    with pytest.raises(InputError, match="expected a name in a folder that exists"):
-        say("logreg", images, out=tmp_path / "no" / "p.csv")
-    assert_nothing_left(tmp_path, "predictions.csv")
+    names = ["predictions.2.csv", "predictions.3.csv", "predictions.csv"]
+    (tmp_path / "file").write_text("")
+    for wrong, told in (
+        ("file", "expected a folder, and this is a file"),
+        ("d.csv", "expected a f"),
+    ):
+        (tmp_path / "d.csv").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match=told):
+            say("logreg", images, out=wrong, overwrite=True)
+    assert_nothing_left(tmp_path, "file", "d.csv", *names)
 
 
 def test_a_folder_of_masks_is_replaced_as_a_whole_and_nothing_else_is(say, tmp_path):
     one = "masked/000.png"
     (tmp_path / "masks").mkdir()
     say("masks", "masked")  # an empty folder is no obstacle
-    with pytest.raises(InputError, match="exists already"):
-        say("masks", one)
+    result = say("masks", one)
+    assert (result.masks, result.beside) == (Path("masks.2"), Path("masks"))
+    assert_nothing_left(tmp_path / "masks.2", "000.png", "predictions.csv")
     say("masks", one, overwrite=True)
     assert_nothing_left(tmp_path / "masks", "000.png", "predictions.csv")
     (tmp_path / "masks" / "thesis.txt").write_text("months of work")
     (tmp_path / "other").mkdir()
     say("logreg", "labelled", out=tmp_path / "other" / "predictions.csv")
     for place in ("masks", "other"):
-        with pytest.raises(InputError, match="holds more than predictions"):
-            say("masks", one, out=place, overwrite=True)
+        for _ in range(2):
+            assert say("masks", one, out=place, overwrite=True).masks == Path(place, "masks")
+        assert_nothing_left(tmp_path / place / "masks", "000.png", "predictions.csv")
     assert (tmp_path / "masks" / "thesis.txt").exists()
-    assert_nothing_left(tmp_path, "masks", "other")
+    assert_nothing_left(tmp_path, "masks", "masks.2", "other")
 
 
 @pytest.mark.parametrize("run", ["logreg", "masks"])

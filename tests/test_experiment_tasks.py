@@ -120,9 +120,7 @@ def test_a_fit_finds_what_is_planted_and_a_run_holds_it(task, stores):
     assert said.shape == outputs.truth.shape
     expected = outputs.said[:, 0] if task == "regression" else outputs.said >= 0.5
     np.testing.assert_allclose(said, expected, rtol=1e-6)
-    if task == "regression":
-        with pytest.raises(InputError):
-            head.predict_proba(store)
+    assert hasattr(head, "predict_proba") == (task == "multilabel")
 
 
 @every_task
@@ -218,3 +216,38 @@ def test_numbers_may_be_missing(tmp_path):
     store = open_store(tmp_path / "a")
     np.testing.assert_array_equal(store.labels, labels)
     assert store.state.table.columns["target"].null_count == 1
+
+
+@every_task
+def test_a_sweep_trains_the_heads_of_the_task(task, stores):
+    """With no room for grids, those heads share the passes over the store."""
+    heads = {"regression": {"ridge", "mlp"}, "multilabel": {"logreg", "mlp", "conv", "vit"}}[task]
+    by_steps = heads - {"ridge", "logreg"}
+    result = samtl.sweep(
+        stores[task],
+        splits="0.25,0.5",
+        seeds=1,
+        params={head: {"epochs": 2} for head in by_steps},
+        room=0,
+        jobs=1,
+        out="swept",
+    )
+    assert result.failed == {}
+    assert {row["method"] for row in result.rows} == heads
+    assert {row["metric_name"] for row in result.rows} >= {BEST[task]}
+    for path in (result.out / "cells").iterdir():
+        assert len(read_outputs(read_run(path)).ids) == read_run(path).n_test
+
+
+def test_a_table_becomes_a_run(tmp_path, encoders):
+    data = numbers(30)
+    lines = ["file;level;split"]
+    for i, (name, label) in enumerate(zip(data.sample_ids, data.labels, strict=True)):
+        (tmp_path / f"{i}.png").write_bytes(data.read(name))
+        lines.append(f"{i}.png;{label};{'test' if i % 5 == 4 else 'train'}")
+    (tmp_path / "t.csv").write_text("\r\n".join(lines))
+    place = f"table:{tmp_path / 't.csv'}?target=level"
+    made = samtl.embed(place, "stub", device="cpu", tiers=["pooled"], out=tmp_path / "a.zarr")
+    run = fit_head(made.store, "ridge")
+    assert (run.split.name, run.n_test, run.n_validation, run.n_train) == ("shipped", 6, 5, 19)
+    assert run.classes == ("level",)

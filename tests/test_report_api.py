@@ -291,3 +291,28 @@ def test_names_are_no_formulas_in_tables_for_spreadsheets(tmp_path):
         "untrained": "true",
         "seed": "-1",
     }
+
+
+def test_a_report_of_a_thousand_classes_is_small(tmp_path):
+    classes = tuple(f"class {i:04d}" for i in range(1000))
+    for name in ("mlp", "floor"):
+        a_run(tmp_path / "runs", name, ids=3000, classes=classes)
+    result = make_report(tmp_path / "runs", tmp_path / "report")
+    assert result.bytes < 2**20
+    files = [path for path in result.folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 4 * 2**20
+    assert len(read_csv(result.folder / "figures" / "confusions.csv")) == 2 * 20
+    assert len(read_csv(result.folder / "figures" / "classes.csv")) == 2 * 1000
+
+
+def test_the_title_is_no_name_of_a_folder(tmp_path):
+    a_run(tmp_path / "runs", dataset="folder-my_own_folder")
+    page = make_report(tmp_path / "runs", tmp_path / "report").page.read_text(encoding="utf-8")
+    assert "<title>Classification of 3 classes from frozen embeddings</title>" in page
+
+
+def test_how_much_of_the_dataset_was_used_is_said(tmp_path):
+    ids = FIELDS.sample_ids[:12]
+    a_run(tmp_path / "runs", share=0.5, ids=ids, classes=FIELDS.classes, dataset="stripes")
+    result = make_report(tmp_path / "runs", tmp_path / "report", dataset=FIELDS)
+    assert "<p>12 of 24 images of <code>stripes</code>, 3 classes;" in result.page.read_text()

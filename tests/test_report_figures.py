@@ -19,7 +19,7 @@ from samtl.report.album import Album
 from samtl.report.figures.confusion import percent
 from samtl.report.findings import Pair, compared, findings, headline
 from samtl.report.images import panels
-from samtl.report.style import looks, svg
+from samtl.report.style import looks, png, svg
 
 MODELS = ("floor", "logreg", "mlp", "conv", "vit", "cnn")
 HEADS = MODELS[1:-1]
@@ -113,8 +113,12 @@ def test_class_and_model_names_are_text_and_no_formulas(tmp_path):
     classes = ("$\\frac{$", "$x^2$", "<b>&", "d", "e")
     a_run(tmp_path, classes=classes, params={"dollar": "$\\frac{"})
     a_run(tmp_path, classes=classes)
-    drawing = every(the_one(tmp_path))["confusions-1"]
-    assert all(f">{name}<" in svg(drawing.figure) for name in ("$\\frac{$", "$x^2$"))
+    drawn = every(the_one(tmp_path))
+    for name in ("confusions-1", "classes"):
+        image = svg(drawn[name].figure)
+        assert all(f">{name}<" in image for name in ("$\\frac{$", "$x^2$"))
+    for drawing in drawn.values():
+        assert png(drawing.figure)
 
 
 def test_training_curves_are_the_runs_own(drawn, tmp_path):

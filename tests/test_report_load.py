@@ -18,6 +18,7 @@ from samtl.experiment.held_out import floor_title
 from samtl.experiment.run import read_run
 from samtl.experiment.tables import read_curves, read_predictions
 from samtl.report.compare import share_of
+from samtl.report.findings import compared
 from samtl.report.load import read_comparisons, set_apart
 from samtl.sweep import plan as planning
 
@@ -294,3 +295,17 @@ def test_one_state_of_a_dataset_is_known_as_such_whichever_verb_read_it(
     )
     fit_baseline(repainted(data), "floor", 0.25, seed=1, out=out)
     assert not the_one(*sources).one_state
+
+
+def test_a_sweep_over_stores_of_two_image_sizes_is_one_comparison(tmp_path):
+    data = blobs(24, 2)
+    stores = [embedded(tmp_path / str(size), data, size, ("dense",)) for size in (64, 96)]
+    asked = {"heads": ("conv",), "splits": "0.25"}
+    found = the_one(run(stores, tmp_path / "sweep", **asked).out)
+    assert [name for name in found.models if name.startswith("conv")] == [
+        "conv @ 64 px",
+        "conv @ 96 px",
+    ]
+    assert {run.resolution for run in found.runs} == {64, 96}
+    pairs = {(pair.better.model, pair.other.model) for pair in compared(found)}
+    assert {"conv @ 64 px", "conv @ 96 px"} in map(set, pairs)

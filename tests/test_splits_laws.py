@@ -320,7 +320,8 @@ LAKES = {"labels": [0] * 6 + [1] * 10, "classes": ["Lake", "River"]}
         ({}, "shots:100@0.2", "needs 80 samples in .*, got 10"),
         ({}, "shipped", "does not come with a split"),
         ({}, "kfold:5", "5 splits: .* fold:1/5"),
-        ({"parts": ["train", "test"] * 8}, "shipped", "8 in train, 0 in validation, 8 in test"),
+        ({"parts": ["train", "validation"] * 8}, "shipped", "8 in train, 8 in validation, 0 in test"),
+        ({"parts": ["train"] + ["test"] * 15}, "shipped", "training part, some of which"),
         ({"parts": ["train", "val"] * 8}, "shipped", "got 'val'"),
         ({**LAKES, "parts": [*PARTS] * 2 + ["train", "validation"] * 5}, "shipped", "'River' has no test"),
     ],
@@ -329,3 +330,14 @@ def test_samples_that_cannot_be_split_so_are_refused(about, spec, said):
     samples = Samples.of([f"{i}.png" for i in range(16)], **about)
     with pytest.raises(InputError, match=said):
         select(samples, parse(spec), 0)
+
+
+def test_a_shipped_split_without_a_validation_part_has_one_drawn_from_training():
+    parts = ["train", "test"] * 8
+    samples = Samples.of([f"{i}.png" for i in range(16)], **LAKES, parts=parts)
+    split = select(samples, parse("shipped"), 3)
+    assert [parts[row] for row in split.test] == ["test"] * 8
+    assert [parts[row] for row in split.seen] == ["train"] * 8
+    assert len(split.validation) == 2
+    assert {int(samples.labels[row]) for row in split.validation} == {0, 1}
+    assert select(samples, parse("shipped"), 4).validation_digest == split.validation_digest

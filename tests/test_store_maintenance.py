@@ -112,11 +112,12 @@ def test_what_an_interrupted_pass_left_is_removed(store):
     """A shard may be of images that have changed since."""
     for path in store.glob("log/1.*"):
         path.unlink()
-    (store / "valid/.tmp-1").write_bytes(b"half")
+    half = f"valid/.tmp-{32 * '0'}"
+    (store / half).write_bytes(b"half")
     with pytest.raises(DamageError, match=r"c\.1.*verify --repair"):
         make(store, images={17: "another"}, task="segmentation")
     done = repaired(store)
-    assert {"pooled/c.1.0", "grid/c.1.0.0.0", "valid/.tmp-1"} <= set(done.removed)
+    assert {"pooled/c.1.0", "grid/c.1.0.0.0", half} <= set(done.removed)
     assert (done.blocks, open_store(store).missing) == (0, 16)
 
 
@@ -240,3 +241,24 @@ def test_what_stops_it_loses_nothing(changed, monkeypatch, told):
         compact(changed)
     assert contents(changed) == before
     assert [p.name for p in changed.parent.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", ".git/HEAD", ".tmp-mine", "samples/a.csv", "pooled/a.txt"]
+)
+def test_files_of_others_in_a_store_are_kept(changed, name):
+    mine = changed / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("months of work")
+    with pytest.raises(InputError, match=mine.name):
+        compact(changed)
+    repair(open_storage(changed), check(changed))
+    assert mine.read_text() == "months of work"
+    shutil.move(mine, changed.parent / "elsewhere")
+    assert compact(changed).rewritten
+
+
+def test_what_killed_processes_left_in_a_store_is_no_obstacle(changed):
+    (changed / "pooled" / f".tmp-{'0' * 32}").write_text("half of a shard")
+    assert compact(changed).rewritten
+    assert not list(changed.rglob(".tmp-*"))

@@ -193,6 +193,29 @@ def test_rows_by_a_mask(store):
         store.read("pooled", mask[1:])
 
 
+def test_grids_are_saved_as_netcdf(store, tmp_path):
+    pytest.importorskip("dask")
+    xarray = pytest.importorskip("xarray")
+    found = store.to_xarray()
+    assert found["grid"].attrs["geoemb:type"] == "chip"
+    found.astype("float32").to_netcdf(tmp_path / "a.nc")
+    with xarray.open_dataset(tmp_path / "a.nc") as saved:
+        np.testing.assert_array_equal(saved["grid"].sel(sample="i7"), drawn("grid", "i7"))
+
+
+def test_columns_are_names_in_a_text_or_a_list(store, tmp_path):
+    np.testing.assert_array_equal(store.features(columns=["*"])[0], store.features(columns="*")[0])
+    with pytest.raises(InputError, match="no named columns"):
+        store.features("grid", columns="mean")
+
+
+def test_a_message_does_not_list_every_sample():
+    with pytest.raises(UnknownName) as caught:
+        raise UnknownName("sample", "i1", [f"i{row}" for row in range(1000)])
+    assert "i10" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
 def test_a_notebook_shows_it(store):
     assert "38 of 40" in store._repr_html_()
     assert "<script>" not in samtl_table("<script>", [("<script>",)], ["<script>"])

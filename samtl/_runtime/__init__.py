@@ -270,8 +270,10 @@ def polite_stop(announcement: str = "") -> Iterator[StopRequest]:
         if request() or not announcement:
             raise StopNow(128 + number)
         request.exit_code = 128 + number
-        # Straight to the descriptor: a handler may run in the middle of another write to the stream.
-        os.write(2, f"\n{announcement}\n".encode())
+        # Straight to the descriptor: a handler may run in the middle of another write to the stream. On a terminal it
+        # takes the place of the line with the progress and with the ^C that the terminal has echoed.
+        begin = "\r\x1b[2K" if os.isatty(2) else "\n"
+        os.write(2, f"{begin}{announcement}\n".encode())
 
     before = {
         number: signal.signal(number, handle)

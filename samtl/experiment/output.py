@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from samtl.datasets.files.listing import kind_of
 from samtl.errors import InputError, writing
 from samtl.experiment.tables import MASKS, PREDICTIONS, predicted_texts, write_mask
 from samtl.metrics.multilabel import LIKELY
+
+DEFAULT_OUT, TABLE_SUFFIX = "predictions", ".csv"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class PredictResult:
         str, float
     ]  #: mean probability, or share of the pixels, of each class; or mean of the numbers
     skipped: tuple[Skipped, ...]
+    beside: Path | None  #: earlier predictions that were in the place of these, and are kept
     seconds: float
     encoder: str  #: what the features came from, or ""
     weights: str
@@ -77,30 +81,37 @@ class PredictResult:
         return content
 
 
-def place_for(out: str | Path | None, task: str, overwrite: bool) -> Path:
-    """Return where predictions go; the parameters are those of `predict`.
+def place_for(out: str | Path | None, task: str, overwrite: bool) -> tuple[Path, Path | None]:
+    """Return where predictions go, and the earlier ones beside which they go; the parameters are those of `predict`.
 
-    Raises InputError if the place is taken and must not be replaced: only a table is, or a folder that holds nothing
-    but masks and their table.
+    A table is `predictions.csv` in the folder `out`, or `out` itself if that ends in `.csv`. Masks fill the folder, or
+    `masks` in it if it holds anything else. Earlier predictions are replaced with `overwrite`; else the next free
+    number is added to the name. Nothing else is ever replaced.
     """
     masks = task == "segmentation"
-    place = Path(out if out is not None else MASKS if masks else PREDICTIONS).expanduser()
-    if kind_of(place.absolute().parent) != "folder":
-        raise InputError(f"--out {place}: expected a name in a folder that exists")
-    kind, wanted = kind_of(place), "folder" if masks else "file"
-    if kind not in (wanted, "nothing"):
+    place = Path(out if out is not None else DEFAULT_OUT).expanduser()
+    if not masks and place.suffix != TABLE_SUFFIX:
+        _require_kind(place, "folder")
+        place /= PREDICTIONS
+    if masks and kind_of(place) == "folder" and any(place.iterdir()) and not _is_ours(place):
+        place /= MASKS
+    _require_kind(place, "folder" if masks else "file")
+    if kind_of(place) == "nothing" or (masks and not any(place.iterdir())):
+        return place, None
+    if overwrite and (_is_ours(place) if masks else True):
+        return place, None
+    for count in itertools.count(2):
+        stem, suffix = (place.name, "") if masks else (place.stem, place.suffix)
+        free = place.with_name(f"{stem}.{count}{suffix}")
+        if kind_of(free) == "nothing":
+            return free, place
+    raise AssertionError
+
+
+def _require_kind(place: Path, wanted: str) -> None:
+    """Raise InputError if something else is there."""
+    if (kind := kind_of(place)) not in (wanted, "nothing"):
         raise InputError(f"--out {place}: expected a {wanted}, and this is a {kind}")
-    if kind == "nothing" or (masks and not any(place.iterdir())):
-        return place
-    if not overwrite:
-        raise InputError(
-            f"{place} exists already: name another with --out, or replace it with --overwrite"
-        )
-    if not (_is_ours(place) if masks else place.is_file()):
-        raise InputError(
-            f"{place} holds more than predictions, and is not replaced: name another with --out, or remove it yourself"
-        )
-    return place
 
 
 def _is_ours(folder: Path) -> bool:
@@ -124,8 +135,15 @@ class Output(AtomicFolder):
         figures = [] if task == "regression" else [f"{prefix}_{name}" for name in classes]
         self._table = [[column, told, *figures]]
         self._figures: list[NDArray[Any]] = []  # probabilities, or shares of the pixels, (K,) each
+        self._new_parent = not place.parent.exists()
         with self._writing():
             super().__init__(place.resolve().parent)
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if self._new_parent:
+            with suppress(OSError):  # unless something was written
+                self.parent.rmdir()
 
     @property
     def rows(self) -> int:
@@ -164,8 +182,8 @@ class Output(AtomicFolder):
         self._figures.append(figures)
 
     def finish(self) -> None:
-        """Move what was written to its place."""
-        place_for(self.place, self.task, self.overwrite)  # hours may have passed
+        """Move what was written to its place, or beside it if that was taken meanwhile: hours may have passed."""
+        self.place = place_for(self.place, self.task, self.overwrite)[0]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(self._table)
         with self._writing():

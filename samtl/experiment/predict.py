@@ -100,9 +100,10 @@ def predict(
         True for the only one where stores are by default. No image is read and no encoder is loaded. The tables have
         `sample_id` in the place of `image`; masks have the encoder's resolution.
     out : path, optional
-        The file of a classification, by default `predictions.csv`; the folder of a segmentation, by default `masks`.
+        The folder that predictions are written into, by default `predictions`; or the name of a table, NAME.csv. Masks
+        are put into `masks` in it if it holds anything else. If there are predictions, these get the next number.
     overwrite : bool
-        Whether an earlier prediction there may be replaced.
+        Whether earlier predictions there are replaced.
     checkpoint : path, optional
         The weights of the run's encoder if they came from a file or lie elsewhere now.
     device : str
@@ -132,7 +133,7 @@ def predict(
     if (images is None) == (from_store is None or from_store is False):
         raise InputError("predict from images or from a store: use one of --images, --from-store")
     trained = read_trained(run)
-    place = place_for(out, trained.task, overwrite)
+    place, beside = place_for(out, trained.task, overwrite)
     if images is None:
         _refuse("the rows of a store", checkpoint=checkpoint, device=device, batch_size=batch_size)
         store = _store(trained, from_store)
@@ -166,6 +167,7 @@ def predict(
             tell(Predicted(output.rows, len(skipped), len(names)))
         else:
             output.finish()
+    place = output.place
     masks = place if trained.task == "segmentation" and not interrupted else None
     counts, means = output.by_class()
     return PredictResult(
@@ -174,6 +176,7 @@ def predict(
         table=None if interrupted else masks / PREDICTIONS if masks else place,
         masks=masks,
         rows=output.rows,
+        beside=beside,
         counts=counts,
         means=means,
         skipped=tuple(skipped),

@@ -1,1 +1,1 @@
-"""Scores of classifications and segmentations, with bootstrap intervals."""
+"""Scores of each task, with 95 % intervals."""

@@ -125,11 +125,11 @@ def score(
         name: min(at_most, inflation(contributions(name, true, guess, k), units))
         for name in ("accuracy", "balanced_accuracy", "macro_f1")
     }
-    gap = top - hit
+    gap, right = top - hit, np.diagonal(matrix)
     return {
         "accuracy": share(hit.mean(), n / effect["accuracy"]),
         "balanced_accuracy": _balanced(matrix, effect["balanced_accuracy"]),
-        "macro_f1": _macro(matrix, effect["macro_f1"]),
+        "macro_f1": mean_f1(right, matrix.sum(0) + matrix.sum(1) - right, effect["macro_f1"]),
         "ece": calibration_error(top, hit, min(at_most, inflation(gap - gap.mean(), units))),
         "log_loss": _log_loss(chances, true, guess, units),
     }
@@ -196,21 +196,29 @@ def _balanced(matrix: Counts, effect: float) -> Score:
     )
 
 
-def _macro(matrix: Counts, effect: float) -> Score:
-    """Return the macro F1 with its interval.
+def mean_f1(right: Counts, union: Counts, effect: float = 1.0) -> Score:
+    """Return the mean F1 over classes with its interval.
 
     F1 is 2 J / (1 + J), where J is the share of hits among the samples that are or are called a class. Each error
     counts in two classes, which at most doubles its part of the variance. For few samples F1 is too low on average, by
     half the second derivative times the variance; that is added to the error.
+
+    Parameters
+    ----------
+    right, union : (K,) int64
+        Hits of each class, and samples that are of it or called it; classes without any do not count.
+    effect : float
+        By what factor groups multiply the variance.
     """
-    right = np.diagonal(matrix)
-    either = matrix.sum(0) + matrix.sum(1) - right
-    right, either = right[either > 0], either[either > 0]
-    rate = _drawn_together(right, either)
-    each = 4 * rate * (1 - rate) / (1 + rate) ** 3 / either
+    right, union = right[union > 0], union[union > 0]
+    if not len(union):
+        return Score(0.0, 0.0, 1.0)
+    rate = _drawn_together(right, union)
+    each = 4 * rate * (1 - rate) / (1 + rate) ** 3 / union
     error = float(each.sum()) / len(each) ** 2 + (float(each.mean()) / 2) ** 2
     mean = float((2 * rate / (1 + rate)).mean())
-    return share(float(macro_f1(matrix)), mean * (1 - mean) / error / effect)
+    value = float(ratio(2 * right, right + union).mean())
+    return share(value, mean * (1 - mean) / error / effect)
 
 
 def _drawn_together(hits: Counts, n: Counts) -> Floats:

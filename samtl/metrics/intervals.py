@@ -140,11 +140,15 @@ def positive(value: float, variance: float, n: int) -> Score:
     return Score.around(value, value / factor, value * factor)
 
 
-def variance_between(parts: Floats, units: Rows | None) -> tuple[float, int]:
-    """Return the variance of a figure from what each sample contributes to its error, and the number of units."""
-    sums = by_unit(parts, units)
-    n = len(sums)
-    return float(np.square(sums).sum()) * n / max(n - 1, 1), n
+def variance_between(parts: Floats, units: Rows | None, skewed: bool = False) -> tuple[float, int]:
+    """Return the variance of a figure from what each sample contributes to its error, and the number of units.
+
+    If the contributions are `skewed`, the largest one counts twice, since few units show little of the tail.
+    """
+    squares = np.square(by_unit(parts, units))
+    n, total = len(squares), float(squares.sum())
+    total += float(squares.max()) if skewed else 0.0
+    return total * n / max(n - 1, 1), n
 
 
 def inflation(contributions: Floats, units: Rows | None) -> float:

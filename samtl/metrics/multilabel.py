@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import InputError
-from samtl.metrics.classification import Counts, PerClass, ratio
+from samtl.metrics.classification import Counts, PerClass, mean_f1, ratio
 from samtl.metrics.intervals import (
     Figure,
     Floats,
+    Rows,
     Score,
+    count_units,
+    inflation,
     share_of_units,
     units_of,
     variance_between,
@@ -54,11 +57,16 @@ def score(
         If there are no samples, or these are no such arrays.
     """
     found = figures(truth, probabilities)
-    units = units_of(groups, len(np.asarray(truth)))
-    return {
+    true, guess = np.asarray(truth) > 0, np.asarray(probabilities) >= LIKELY
+    units = units_of(groups, len(true))
+    scores = {
         name: share_of_units(value, *variance_between(parts, units))
         for name, (value, parts) in found.items()
     }
+    effect = min(len(true) / count_units(units, len(true)), inflation(found["macro_f1"][1], units))
+    scores["macro_f1"] = mean_f1((true & guess).sum(0), (true | guess).sum(0), effect)
+    scores["macro_ap"] = _mean_ap(*found["macro_ap"], true, np.asarray(probabilities), units)
+    return scores
 
 
 def figures(truth: ArrayLike, probabilities: ArrayLike) -> dict[str, Figure]:
@@ -124,6 +132,29 @@ def per_class(counted: Counts) -> PerClass:
         f1=ratio(2 * right, 2 * right + wrong + missed),
         support=right + missed,
     )
+
+
+def _mean_ap(
+    value: float, parts: Floats, truth: NDArray[np.bool_], chances: Floats, units: Rows | None
+) -> Score:
+    """Return the mean average precision with its interval.
+
+    An average precision is a mean of precisions at the positives, so few of these leave it uncertain, however they
+    happen to agree: the variance of a class is at least that of a share of as many hits. It is too high on average,
+    because a positive counts in its own precision; that is added to the error.
+    """
+    some = truth.any(0)
+    n = truth.sum(0)[some]
+    if not len(n):
+        return Score(0.0, 0.0, 1.0)
+    each = [average_precision(truth[:, k], chances[:, k])[0] for k in np.flatnonzero(some)]
+    rate = (n * each + 4 * np.mean(each)) / (n + 4)
+    least = float((rate * (1 - rate) / n).sum()) / len(n) ** 2
+    bias = float(((1 - rate) / (n + 1)).mean())
+    variance, number = variance_between(parts, units)
+    error = max(variance, least * inflation(parts, units)) + bias**2
+    trials = min(number, value * (1 - value) / error) if error else number
+    return share_of_units(value, error, number, trials)
 
 
 def _f1(both: NDArray[Any], either: NDArray[Any]) -> tuple[Floats, Floats]:

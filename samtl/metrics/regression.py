@@ -45,7 +45,7 @@ def score(
     units = units_of(groups, len(next(iter(found.values()))[1]))
     scores = {}
     for name, (value, parts) in found.items():
-        variance, n = variance_between(parts, units)
+        variance, n = variance_between(parts, units, skewed=True)
         if name == "r2":
             rest = positive(1 - value, variance, n)
             scores[name] = Score(value, min(1 - rest.high, value), max(1 - rest.low, value))

@@ -77,7 +77,8 @@ def make_report(
     sources : path or sequence of path
         Run folders, sweep folders, and folders of such; by default `$SAMTL_RUNS`, else `./runs`.
     out : path
-        The report's folder, with `index.html` and `figures/`. An earlier report there is replaced.
+        The report's folder, with `index.html` and `figures/`. An earlier report there is replaced. If the folder holds
+        other things, the report is `report` in it.
     dataset : str or Dataset, optional
         The dataset of the runs, for figures with images; by default the one that they name, if it is on this machine.
     root : path, optional
@@ -104,7 +105,8 @@ def make_report(
     began = time.perf_counter()
     tell = on_event or (lambda line: None)
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    place = as_folder(out).resolve()  # a link to a folder stays, and what it points to is replaced
+    out = _folder(as_folder(out))
+    place = out.resolve()  # a link to a folder stays, and what it points to is replaced
     with writing(f"a report into {place}"), AtomicFolder(place.parent) as folder:
         _require_free(place)
         tell("reading runs")
@@ -143,8 +145,8 @@ def make_report(
         _require_free(place)  # minutes may have passed
         folder.publish(place.name, replace=True)
     return ReportResult(
-        folder=Path(out),
-        page=Path(out, PAGE),
+        folder=out,
+        page=out / PAGE,
         studies=len(comparisons),
         runs=len(runs),
         figures=len(shown),
@@ -155,6 +157,12 @@ def make_report(
         warnings=tuple(dict.fromkeys(text for section in sections for text in section.warnings)),
         missing=tuple(missing),
     )
+
+
+def _folder(out: Path) -> Path:
+    """Return the folder of a report: `out`, or `report` in it if it holds other things and no report."""
+    others = out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists()
+    return out / DEFAULT_OUT if others else out
 
 
 def _require_free(place: Path) -> None:
@@ -230,6 +238,7 @@ def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None
         Section("Differences", figures.differences(comparison, pairs), paired),
         Section("Classes", figures.per_class(comparison)),
         Section("Calibration", figures.reliability(comparison)),
+        Section("Predictions", figures.predicted_numbers(comparison)),
         Section("Images", samples, album.notes),
         Section("Masks", [*panels, *figures.image_scores(comparison)]),
         Section("Mistakes", [*figures.confusions(comparison), *mistakes]),

@@ -55,13 +55,28 @@ def samples(album: Album, seed: int = 0) -> list[Part]:
 
 def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part]:
     rows = []
-    for label, name in enumerate(dataset.classes[:_CLASSES]):
-        ids = (dataset.sample_ids[i] for i in order if dataset.labels[i] == label)
-        found = album.some(ids, _SAMPLES, SIDE // 2)
+    for name, some in _rows_of(dataset, order):
+        found = album.some((dataset.sample_ids[i] for i in some), _SAMPLES, SIDE // 2)
         pictures = [Picture(pixels, "", {"class": name, "sample_id": i}) for i, pixels in found]
         rows.append(Row(name, pictures))
     facts = {"dataset": dataset, "shown": len(rows), "most": _SAMPLES}
     return _drawn("samples", "Samples of the dataset", rows, _SAMPLES, facts)
+
+
+def _rows_of(dataset: Dataset, order: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """Choose the images of each class, or those with the lowest, middle and highest numbers."""
+    labels = dataset.truth
+    if dataset.task == "regression":
+        known = [i for i in np.argsort(labels, kind="stable").tolist() if not np.isnan(labels[i])]
+        middle = max(0, len(known) // 2 - _SAMPLES // 2)
+        return [
+            (f"lowest {dataset.classes[0]}", known[:_SAMPLES]),
+            ("middle", known[middle : middle + _SAMPLES]),
+            ("highest", known[-_SAMPLES:]),
+        ]
+    of = labels.T == 1 if dataset.task == "multilabel" else [labels == k for k in range(_CLASSES)]
+    names = dataset.classes[:_CLASSES]
+    return [(name, [i for i in order if mine[i]]) for name, mine in zip(names, of, strict=False)]
 
 
 def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part]:

@@ -101,11 +101,16 @@ def fewer(samples: Samples, split: Split, seed: int, *, share: float = 0, count:
     return Split.of(samples, rows, name, split.share, seed, split.validation_share)
 
 
+def validation_of(samples: Samples, rows: Rows, seed: int = 0) -> tuple[Rows, Rows]:
+    """Divide rows that are not held out: to train on, and to validate on; raises InputError as `holdout`."""
+    _require(samples, rows, 2, "a training part, some of which is for validation,")
+    return _cut(samples, rows, VALIDATION_SHARE, seed, "validation")
+
+
 def _made(samples: Samples, parts: tuple[Rows, Rows], name: str, share: float, seed: int) -> Split:
     """Make a split from the other rows and those that are held out; some of the former are for validation."""
     seen, test = parts
-    _require(samples, seen, 2, "a training part, some of which is for validation,")
-    train, validation = _cut(samples, seen, VALIDATION_SHARE, seed, "validation")
+    train, validation = validation_of(samples, seen, seed)
     return Split.of(samples, (train, validation, test), name, share, seed, VALIDATION_SHARE)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from samtl._download import download, user_folder
 from samtl._io import inside, read_json
 from samtl.errors import DamageError, InputError
+from samtl.splits.draw import validation_of
 from samtl.splits.split import PARTS, Samples, Split, require_every_class, require_usable
 
 _REMEDY = "choose a held-out share, such as --split 0.2"
@@ -46,6 +47,7 @@ SHARED = "../../splits"  # where runs of a sweep keep their lists, from a run fo
 def shipped(samples: Samples, name: str = "shipped") -> Split:
     """Split samples by their `parts`, for instance those that a dataset comes with.
 
+    If none is for validation, a fifth of those to train on is, drawn as by other splits, the same whatever the seed.
     Raises InputError if a part is unknown or has no samples, or a class is not in every part.
     """
     if not samples.parts:
@@ -56,6 +58,8 @@ def shipped(samples: Samples, name: str = "shipped") -> Split:
         )
     of = np.array(samples.parts)
     members = {part: np.flatnonzero((samples.truth >= 0) & (of == part)) for part in PARTS}
+    if len(members["train"]) and len(members["test"]) and not len(members["validation"]):
+        members["train"], members["validation"] = validation_of(samples, members["train"])
     if not all(map(len, members.values())):
         found = ", ".join(f"{len(rows)} in {part}" for part, rows in members.items())
         raise InputError(f"the {name} split needs samples in each part, got {found}: {_REMEDY}")

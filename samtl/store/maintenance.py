@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import uuid
 from contextlib import suppress
@@ -26,6 +27,7 @@ from samtl.store.verify import LISTS, Checked, OnProgress
 from samtl.store.writer import Writer, open_writer
 
 ASIDE = ".damaged"
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY)}(probe-)?[0-9a-f]{{32}}")
 _SPARE = 1.02  # of the bytes to be written, for folders and records
 _TOLD = (
     "versions",
@@ -94,7 +96,9 @@ def repair(storage: Storage, checked: Checked) -> Repaired:
         with suppress(FileNotFoundError):
             _set_aside(storage, name)
             done.set_aside.append(name)
-    for name in [*removed, *(name for name in checked.leftovers if name != ROOT)]:
+    # What is no file of a store's is somebody's.
+    left = (name for name in checked.leftovers if name != ROOT and _is_own(name, state))
+    for name in [*removed, *left]:
         if storage.size(name) is not None:
             storage.delete(name)
             done.removed.append(name)
@@ -173,10 +177,10 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
         raise InputError(
             f"{path} is not complete, {source.missing} of its rows are not in every array: run samtl embed first"
         )
-    known = {IDENTITY, log.LOG, samples.FOLDER, ROOT, ASIDE, *state.identity.arrays, *COORDINATES}
-    for name in sorted(DiskStorage(path).list().keys() - known):
-        if not name.startswith(TEMPORARY):
-            raise InputError(f"{path / name} does not belong to the store: move it elsewhere first")
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if not (file.is_dir() and not file.is_symlink()) and not _is_own(name, state):
+            raise InputError(f"{file} does not belong to the store: move it elsewhere first")
     free = shutil.disk_usage(path).free
     if before * _SPARE > free:
         raise ResourceError(
@@ -192,6 +196,20 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
     return Compacted(
         path, len(source), state.superseded, before, _shard_bytes(after), after.snapshot, True
     )
+
+
+def _is_own(name: str, state: StoreState) -> bool:
+    """Whether a path in a store's folder is one that samtl gives to a file, so that no user's can be there."""
+    folder, _, file = name.rpartition("/")
+    if _TEMPORARY.fullmatch(file) or name in (IDENTITY, ROOT, log.PACK):
+        return True
+    forms = {
+        log.LOG: r"\d+\.\d+\.json",
+        samples.FOLDER: r"\d{6,}\.parquet",
+        ASIDE: ".*",
+        **dict.fromkeys((*state.identity.arrays, *COORDINATES), r"zarr\.json|c(\.\d+)+"),
+    }
+    return folder in forms and re.fullmatch(forms[folder], file) is not None
 
 
 def _shard_bytes(state: StoreState) -> int:

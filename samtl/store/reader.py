@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -241,7 +241,11 @@ class Store:
 
     @overload
     def features(
-        self, array: str = ..., *, rows: ArrayLike | None = ..., columns: str | None = ...
+        self,
+        array: str = ...,
+        *,
+        rows: ArrayLike | None = ...,
+        columns: str | Sequence[str] | None = ...,
     ) -> tuple[NDArray[Any], NDArray[Any]]: ...
     @overload
     def features(
@@ -250,14 +254,14 @@ class Store:
         *,
         split: float | str | Split,
         seed: int = ...,
-        columns: str | None = ...,
+        columns: str | Sequence[str] | None = ...,
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]: ...
     def features(
         self,
         array: str = "pooled",
         *,
         rows: ArrayLike | None = None,
-        columns: str | None = None,
+        columns: str | Sequence[str] | None = None,
         split: float | str | Split | None = None,
         seed: int = 0,
     ) -> tuple[NDArray[Any], ...]:
@@ -269,7 +273,7 @@ class Store:
             A name in `arrays`. For scikit-learn, `grid` and `dense` have to be flattened.
         rows : array_like of int, optional
             By default `usable(array)`.
-        columns : str, optional
+        columns : str or sequence of str, optional
             Which columns: patterns of their names without the number, such as "mean,std" or "block*".
         split, seed : float, str or Split, int
             As for `samtl.fit_head`, which holds out the same samples.
@@ -347,7 +351,8 @@ class Store:
         """Return the listed rows as a dataset of dask arrays with a chunk for each block.
 
         Coordinates along `sample` are `sample`, `label`, `label_name`, `valid`, and `group` and `part` if known.
-        Values are not verified against the records. Needs the extra `xarray`.
+        Values are not verified against the records. Attributes are numbers and texts, which netCDF takes, but grids
+        are float16, which it does not. Needs the extra `xarray`.
         """
         return as_xarray(self.state)
 

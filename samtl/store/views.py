@@ -33,13 +33,16 @@ def samples_of(store: Store, array: str) -> Samples:
     return Samples(*about, labels, usable, store.groups, store.parts, images)
 
 
-def choose_columns(columns: Sequence[str], patterns: str) -> tuple[Rows, tuple[str, ...]]:
-    """Choose columns by patterns of their names without the number, separated by commas.
+def choose_columns(
+    columns: Sequence[str], patterns: str | Sequence[str]
+) -> tuple[Rows, tuple[str, ...]]:
+    """Choose columns by patterns of their names without the number, in one text separated by commas.
 
     Returns their positions and the names that were found; UnknownName if a pattern fits none.
     """
     groups = [name.rpartition("_")[0] for name in columns]
-    known, wanted = dict.fromkeys(groups), [pattern.strip() for pattern in patterns.split(",")]
+    listed = patterns.split(",") if isinstance(patterns, str) else patterns
+    known, wanted = dict.fromkeys(groups), [pattern.strip() for pattern in listed]
     for pattern in wanted:
         if not fnmatch.filter(known, pattern):
             raise UnknownName("group of columns", pattern, known)
@@ -48,7 +51,7 @@ def choose_columns(columns: Sequence[str], patterns: str) -> tuple[Rows, tuple[s
 
 
 def features(
-    store: Store, array: str, rows: Rows, columns: str | None
+    store: Store, array: str, rows: Rows, columns: str | Sequence[str] | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read the values of rows in an array, of all or some columns, and their targets."""
     needed = len(rows) * (store.bytes_of(array) // max(len(store), 1))
@@ -56,6 +59,10 @@ def features(
         raise InputError(
             f"{len(rows)} rows of {array} take {size(needed)}, and this machine has {size(machine_memory())}: "
             "choose fewer rows, or use to_xarray, which reads as it computes"
+        )
+    if columns is not None and not store.columns(array):
+        raise InputError(
+            f"{array} has no named columns: leave columns out, or choose them of pooled"
         )
     at = None if columns is None else choose_columns(store.columns(array), columns)[0]
     X = store.read(array, rows)

@@ -33,7 +33,7 @@ from samtl.sweep.plan import DEFAULT_HEADS as DEFAULT_HEADS
 from samtl.sweep.plan import Cell, Given, Sources, Unit, plan, units_of
 from samtl.sweep.results import Failure, Row, failed_row, rows_of
 from samtl.sweep.results import SweepResult as SweepResult
-from samtl.sweep.worker import CELLS, FAILED, Remote, Worker, why
+from samtl.sweep.worker import CELLS, FAILED, FLOORS, SPLITS, Remote, Worker, why
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def sweep(
     seeds : int, str or sequence of int
         How many, such as 5, or which, such as 0,5,7.
     out : path, optional
-        Folder of the sweep; by default sweep-STORE in $SAMTL_RUNS or ./runs. An existing sweep is resumed.
+        Folder of the sweep; by default sweep-STORE in $SAMTL_RUNS or ./runs. An existing sweep is resumed. If the
+        folder holds other things, the sweep is sweep-STORE in it.
     baselines : sequence of str
         Baselines to train on the pixels of the same samples; they need a dataset.
     features : sequence of str
@@ -140,7 +141,7 @@ def sweep(
         raise InputError(f"--group-by has no bearing on the splits {splits}: leave it out")
     sources = Sources(
         Given(
-            as_folder(out if out is not None else runs_folder() / _named(paths, dataset)),
+            _folder(out, _named(paths, dataset)),
             tuple(os.fspath(path) for path in paths),
             heads,
             splits,
@@ -198,6 +199,15 @@ def _named(paths: Sequence[str | os.PathLike[str]], dataset: str | Dataset | Non
         name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in name)
     return f"sweep-{_io.shortened(name, 100)}"
+
+
+def _folder(out: str | Path | None, name: str) -> Path:
+    """Return the folder of a sweep: `out`, or a folder of the name in it if it holds other things than a sweep."""
+    if out is None:
+        return runs_folder() / name
+    folder = as_folder(out)
+    held = {path.name for path in folder.glob("[!.]*")} if folder.is_dir() else set()
+    return folder / name if held and not held & {CELLS, FAILED, SPLITS, FLOORS} else folder
 
 
 @contextmanager

@@ -64,7 +64,13 @@ class _Places:
 
     def __init__(self, tree: FolderTree) -> None:
         self.root, self.real = tree.path, tree.path.resolve()
-        self.resolved = functools.cache(Path.resolve)  # many files, few folders
+        # Many files, few folders.
+        self.flawed = functools.cache(lambda folder: any(map(flaw, folder.split("/"))))
+        self.folder_inside = functools.cache(lambda folder: self.inside(self.root / folder))
+
+    def inside(self, path: Path) -> bool:
+        """Whether a path leads below the folder."""
+        return path.resolve().is_relative_to(self.real)
 
     def of(self, text: str) -> tuple[str, str]:
         """Return the path below the folder, and what is wrong with it."""
@@ -79,12 +85,13 @@ class _Places:
     def _checked(self, text: str) -> tuple[str, str]:
         # normpath, since `a/../b.png` and `b.png` are one image.
         name = posixpath.normpath(text)
-        for top in (self.root.absolute(), self.real):
+        for top in (self.root.absolute(), self.real) if name.startswith("/") else ():
             if PurePosixPath(name).is_relative_to(top):
                 name = str(PurePosixPath(name).relative_to(top))
         if name.startswith("/") or name.split("/")[0] == "..":
             return text, _OUTSIDE
-        if any(map(flaw, name.split("/"))):
+        parent, _, own = name.rpartition("/")
+        if flaw(own) or self.flawed(parent):
             return text, _UNPRINTABLE
         mode = self._mode(name)
         if mode is None and PurePosixPath(name).suffix.lower() not in SUFFIXES:
@@ -94,8 +101,7 @@ class _Places:
         if mode is None:
             return text, _MISSING
         path = self.root / name
-        inside = path.resolve() if path.is_symlink() else self.resolved(path.parent)
-        if not inside.is_relative_to(self.real):
+        if not (self.inside(path) if path.is_symlink() else self.folder_inside(parent)):
             return text, _OUTSIDE
         return (name, "") if stat.S_ISREG(mode) else (text, _IRREGULAR)
 

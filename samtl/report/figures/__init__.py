@@ -6,6 +6,7 @@ from samtl.report.figures.classes import per_class as per_class
 from samtl.report.figures.confusion import confusions as confusions
 from samtl.report.figures.costs import costs as costs
 from samtl.report.figures.costs import pass_seconds as pass_seconds
+from samtl.report.figures.numbers import predicted_numbers as predicted_numbers
 from samtl.report.figures.scores import by_share as by_share
 from samtl.report.figures.scores import score_tables as score_tables
 from samtl.report.figures.single_images import image_scores as image_scores

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from samtl.experiment.run import Run
-from samtl.experiment.tables import read_images, read_predictions
+from samtl.experiment.tables import read_images, read_outputs, read_predictions
 from samtl.metrics.classification import ratio
 from samtl.metrics.intervals import (
     Floats,
@@ -22,6 +22,7 @@ from samtl.metrics.intervals import (
     share_of_units,
     units_of,
 )
+from samtl.metrics.multilabel import LIKELY
 from samtl.metrics.segmentation import class_counts
 from samtl.report.compare import Comparison, untrained
 from samtl.report.page import Cell, Part, caption
@@ -55,7 +56,7 @@ def per_class(comparison: Comparison) -> list[Part]:
     It is recall for classifications and IoU over all pixels for segmentations. Of many classes those with the lowest
     scores of the best model are shown.
     """
-    if comparison.task not in ("classification", "segmentation"):
+    if comparison.task == "regression":
         return []
     pixels = comparison.task == "segmentation"
     title, score = ("IoU", _iou) if pixels else ("recall", _recall)
@@ -64,7 +65,7 @@ def per_class(comparison: Comparison) -> list[Part]:
     found = {model: scored for model, scored in found.items() if not np.isnan(scored.value).all()}
     if not found:
         return []
-    support = np.mean([run.confusion.sum(1) for run in leading[0].runs], axis=0)
+    support = np.mean([_counts(run)[0] for run in leading[0].runs], axis=0)
     precision = {
         one.model: ByClass.over([*map(_precision, one.runs)]) for one in leading if not pixels
     }
@@ -111,12 +112,22 @@ def _cell(scored: ByClass, i: int) -> Cell | None:
     return None if np.isnan(value) else Cell(value, f"{value:.1f} [{low:.1f}, {high:.1f}]")
 
 
+def _counts(run: Run) -> NDArray[np.int64]:
+    """Count how often each class is in the truth, the prediction and both: (3, K)."""
+    if run.task == "multilabel":
+        _, false, missed, right = run.confusion.T
+        return np.stack([right + missed, right + false, right])
+    return class_counts(run.confusion).T
+
+
 def _recall(run: Run) -> Bounds:
-    return _shares(np.diagonal(run.confusion), run.confusion.sum(1), _effects(run, "truth"))
+    true, _, right = _counts(run)
+    return _shares(right, true, _effects(run, "truth"))
 
 
 def _precision(run: Run) -> Bounds:
-    return _shares(np.diagonal(run.confusion), run.confusion.sum(0), _effects(run, "guess"))
+    _, guessed, right = _counts(run)
+    return _shares(right, guessed, _effects(run, "guess"))
 
 
 def _shares(hits: NDArray[np.int64], n: NDArray[np.int64], effects: Floats) -> Bounds:
@@ -127,18 +138,25 @@ def _shares(hits: NDArray[np.int64], n: NDArray[np.int64], effects: Floats) -> B
 
 def _effects(run: Run, of: Literal["truth", "guess"]) -> Floats:
     """Return by what factor groups multiply the variance of each class's share of hits, (K,)."""
-    said = read_predictions(run)
     effects = np.ones(len(run.classes))
-    if said.groups:
-        hit = (said.truth == said.guess).astype(np.float64)
-        labels = getattr(said, of)
-        for k in np.unique(labels).tolist():
-            mine = labels == k
-            units = units_of(
-                [g for g, one in zip(said.groups, mine, strict=True) if one], mine.sum()
-            )
-            effects[k] = inflation(hit[mine] - hit[mine].mean(), units)
+    if not run.n_groups:
+        return effects
+    truth, guess, groups = _said(run)
+    for k in range(len(effects)):
+        mine = np.flatnonzero((truth if of == "truth" else guess)[:, k])
+        hit = (truth & guess)[mine, k].astype(np.float64)
+        if len(mine):
+            effects[k] = inflation(hit - hit.mean(), units_of([groups[i] for i in mine], len(mine)))
     return effects
+
+
+def _said(run: Run) -> tuple[NDArray[np.bool_], NDArray[np.bool_], tuple[str, ...]]:
+    """Return which classes each sample has, and which were predicted, (n, K) each, and the groups."""
+    if run.task == "multilabel":
+        outputs = read_outputs(run)
+        return outputs.truth == 1, outputs.said >= LIKELY, outputs.groups
+    said, classes = read_predictions(run), np.arange(len(run.classes))
+    return said.truth[:, None] == classes, said.guess[:, None] == classes, said.groups
 
 
 def _iou(run: Run) -> Bounds:

@@ -39,17 +39,15 @@ def differences(comparison: Comparison, pairs: Sequence[Pair]) -> list[Part]:
     shown = [
         {
             "other model": pair.other.model,
-            f"{best} is better by{f', {unit}' if unit else ''}": Cell(
-                pair.gap.value, pair.figures(metric)
-            ),
+            f"better by{f', {unit}' if unit else ''}": Cell(pair.gap.value, pair.figures(metric)),
             "shown": "yes" if pair.gap.shown else "no",
             "seeds": pair.gap.n_seeds,
             "held-out samples": pair.gap.n_samples,
         }
         for pair in first
     ]
-    title = f"Differences in {metric.title}"
-    text = caption("differences", count=len(rows), one=comparison.standard[0], best=best)
+    title = f"By how much {best} is better in {metric.title} than each other model"
+    text = caption("differences", count=len(rows), one=comparison.standard[0], unit=unit)
     return [Part("differences", title, text, rows, untrained(comparison.pairs), shown=shown)]
 
 

@@ -36,17 +36,12 @@ def training_curves(comparison: Comparison) -> list[Part]:
     }
     if not trained:
         return []
-    seen = [
-        key.removeprefix(_VALIDATION)
-        for key in next(iter(trained.values()))[2]
-        if key.startswith(_VALIDATION)
-    ]
+    every = [curves for _, _, curves in trained.values()]
     quantities = [
         name
-        for name in seen
+        for name in (key.removeprefix(_VALIDATION) for key in every[0])
         if all(
-            {_TRAIN + name, _VALIDATION + name} <= curves.keys()
-            for _, _, curves in trained.values()
+            _is_seen(curves, prefix + name) for curves in every for prefix in (_TRAIN, _VALIDATION)
         )
     ]
     pairs = [(model, run) for model, run, _ in trained.values()]
@@ -70,6 +65,11 @@ def training_curves(comparison: Comparison) -> list[Part]:
     figure = _drawn(looks(comparison.names), trained, quantities, note)
     name = "training-curves"
     return [Part(name, "Training and validation by epoch", text, rows, note, figure)]
+
+
+def _is_seen(curves: Curves, key: str) -> bool:
+    """Tell whether a quantity was recorded; that of another task is NaN."""
+    return key in curves and not np.isnan(curves[key]).all()
 
 
 def _scale(name: str) -> int:
