@@ -50,7 +50,7 @@ def test_every_option_is_described_and_every_switch_can_be_turned_off(commands):
             if any(name.startswith("--no-") for name in (*option.opts, *option.secondary_opts)):
                 assert (option.opts, option.secondary_opts) == ([f"--{flag}"], [f"--no-{flag}"])
                 switches.add((verb, flag))
-    assert switches >= {("embed", "check-images"), ("sweep", "warm-start")}
+    assert ("embed", "check-images") in switches
 
 
 def test_a_verb_has_the_options_of_its_function(commands):
