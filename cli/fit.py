@@ -12,7 +12,9 @@ from samtl.errors import EXIT_QUARANTINED, InputError
 from . import render
 from .options import Outcome, verb
 
-TRAINING = {"epochs": int, "lr": float, "batch_size": int, "patience": int}
+TRAINING = {
+    "epochs": int, "lr": float, "batch_size": int, "patience": int, "precision": str, "class_weights": str
+}  # fmt: skip
 OF_PIXELS = {**TRAINING, "image_size": int, "checkpoint": str}
 
 

@@ -36,6 +36,8 @@ _SHARED = {
     "epochs": "Maximum number of passes over the training part.",
     "lr": "Learning rate after the warm-up.",
     "batch_size": "Samples in one step.",
+    "precision": "Dtype of products in training: auto (the faster one here), float32 or bfloat16.",
+    "class_weights": "balanced weights samples inversely to the size of their class.",
     "patience": "Epochs without a better validation loss before training stops.",
 }
 _targets: dict[str, str] = {}  # of the verbs, by the name of the library's function
@@ -162,7 +164,7 @@ def verb(
                 content, code = body(*[taken] if target else [], **given)
                 if json is not None:
                     told = json_format.dumps(content, indent=2, ensure_ascii=False)
-                    json.write_text(told + "\n", encoding="utf-8")
+                    json.write_text(told + "\n", encoding="utf-8", errors="backslashreplace")
                 if code:
                     raise typer.Exit(code)
 

@@ -80,7 +80,8 @@ def draw(result: samtl.SweepResult) -> None:
 
 def _draw_summary(summary: Any) -> None:
     several = any(len(one.values) > 1 for line in summary.scores.values() for one in line.values())
-    means = "mean and deviation over seeds" if several else "one seed"
+    folds = any(split.startswith("kfold:") for split in summary.splits)
+    means = f"mean and deviation over seeds{' and folds' * folds}" if several else "one seed"
     unit = f" in {summary.metric.unit}" if summary.metric.unit else ""
     render.say(f"{summary.metric.title} on {summary.dataset}{unit}, {means}")
     rows = [

@@ -80,6 +80,11 @@ def shortened(name: str, most: int) -> str:
     return os.fsencode(name)[:most].decode(errors="ignore")
 
 
+def as_text(path: str | Path) -> str:
+    """Return a path as text that files can hold: a name need not be UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def seal(content: Mapping[str, object]) -> bytes:
     """Encode a document that carries the sha256 of the rest of itself as `checksum`."""
     rest = {key: value for key, value in content.items() if key != "checksum"}

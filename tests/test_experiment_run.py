@@ -1,5 +1,6 @@
 """A run folder is there whole or not at all, takes nobody's place, and is read only if its files belong together."""
 
+import csv
 import json
 import os
 import shutil
@@ -188,3 +189,24 @@ def test_threads_wait_without_spinning_if_samtl_is_imported_first():
     clean = {name: value for name, value in os.environ.items() if not name.startswith("O")}
     done = subprocess.run([sys.executable, "-c", told], env=clean, capture_output=True, text=True)
     assert done.stdout.split() == ["passive", "False"]
+
+
+def test_a_carriage_return_ends_no_line_of_a_table(tmp_path):
+    rows = [["a", "b"], ["x\ry", "z\r\n"], ["'", 'c"d']]
+    with RunFolder(tmp_path) as folder:
+        folder.write_csv("t.csv", rows[0], rows[1:])
+        with (folder.path / "t.csv").open(newline="") as file:
+            assert list(csv.reader(file)) == rows
+
+
+def test_a_folder_whose_name_is_not_utf8_is_no_obstacle(run, embedded, tmp_path):
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 a")
+    Path(place).mkdir()
+    shutil.move("cache", f"{place}/cache")
+    fit = ("fit-head", "--head", "logreg", "--split", "0.25", "--cache", f"{place}/cache")
+    code, _, errors = run(*fit, "--out", f"{place}/runs", "--json", tmp_path / "a.json")
+    assert code == 0, errors
+    (path,) = Path(place, "runs").iterdir()
+    assert read_run(path).store_path.endswith(".zarr")
+    code, _, errors = run("predict", "--run", path, "--from-store", "--cache", f"{place}/cache")
+    assert code == 0, errors

@@ -239,6 +239,9 @@ def test_curves_say_what_was_seen(name, task):
     seen = []
     training, validation = problem(name, task, n=16), problem(name, task, n=8, seed=1)
     head = fit(brief(name, 4), task, training, validation, seen.append)
+    if name == "knn":  # takes no time
+        assert not seen
+        return
     for column, values in head.curves_.items():
         assert [getattr(event, column) for event in seen] == values
     known = 0 if task == "regression" else len(seen)  # numbers have no accuracy
@@ -262,6 +265,7 @@ def test_a_parameter_out_of_its_range_is_refused(name, task):
         "C": 0,
         "scaling": "odd",
         "alpha": 0,
+        "neighbours": 0,
     }
     tried = [key for key in wrong if key in made(name).get_params()]
     assert tried

@@ -24,7 +24,7 @@ class Baseline(NetworkBaseline):
     ----------
     dropout : float
         In [0, 1), before the linear layer.
-    image_size, epochs, batch_size, lr, weight_decay, patience, random_state
+    image_size, epochs, batch_size, lr, weight_decay, patience, precision, class_weights, random_state
         See `NetworkBaseline`.
     """
 
@@ -35,6 +35,8 @@ class Baseline(NetworkBaseline):
     lr: float = 2e-3
     weight_decay: float = 0.05
     patience: int = 8
+    precision: str = "auto"
+    class_weights: str | None = None
     random_state: Any = 0
 
     tasks = ("classification",)

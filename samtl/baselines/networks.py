@@ -28,7 +28,7 @@ class NetworkBaseline(PixelBaseline, Network):
     ----------
     image_size : int
         Longest side that images are resized to, a multiple of 32.
-    epochs, batch_size, lr, weight_decay, patience, random_state
+    epochs, batch_size, lr, weight_decay, patience, precision, class_weights, random_state
         See `samtl.heads.network.Network`.
     """
 
@@ -47,7 +47,9 @@ class NetworkBaseline(PixelBaseline, Network):
     def _fit(self, dataset: Dataset, train: Rows, held: Rows, seed: int, on_event: OnEvent) -> None:
         training = Pixels(dataset, train, self.image_size, augment=True)
         validation = Pixels(dataset, held if len(held) else train, self.image_size)
-        trainer = self._begin(len(training), seed, on_event)
+        trainer = self._begin(
+            len(training), seed, on_event, np.array(dataset.labels, dtype=np.int64)[train]
+        )
         self.finish(trainer.run(training, validation))
 
     def _predict(self, dataset: Dataset, rows: Rows, image_size: int) -> Iterator[Predictions]:

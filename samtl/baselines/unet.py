@@ -27,7 +27,7 @@ class Baseline(NetworkBaseline):
     width : int
         Channels of the first level. With the default 32 (up to 512, 7.8 M weights) an epoch of 1,000 images takes
         about 2 minutes on 2 CPU cores with bfloat16; with 16 a third of that.
-    image_size, epochs, batch_size, lr, weight_decay, patience, random_state
+    image_size, epochs, batch_size, lr, weight_decay, patience, precision, class_weights, random_state
         See `NetworkBaseline`.
     """
 
@@ -38,6 +38,8 @@ class Baseline(NetworkBaseline):
     lr: float = 1e-3
     weight_decay: float = 0.05
     patience: int = 10
+    precision: str = "auto"
+    class_weights: str | None = None
     random_state: Any = 0
 
     tasks = ("segmentation",)

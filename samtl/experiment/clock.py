@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from samtl._runtime import Note
 from samtl.heads.base import Candidate, Epoch
 
 _DOING = {
@@ -28,7 +29,7 @@ class Stage:
         return _DOING[self.name]
 
 
-OnEvent = Callable[[Stage | Epoch | Candidate], None]
+OnEvent = Callable[[Stage | Epoch | Candidate | Note], None]
 
 
 class Clock:

@@ -115,6 +115,7 @@ class Config(Struct, frozen=True, kw_only=True, eq=False):
     untrained: bool = False  #: whether these weights are random numbers
     given: dict[str, Any] = {}  #: what the user asked for
     floor_model: str = ""  #: what `Run.floor` are the scores of
+    machine: dict[str, Any] = {}  #: processor, its instructions, and what limits their use
     versions: dict[str, str] = {}  #: of Python and the libraries that decide figures
 
     def with_digest(self) -> Self:
@@ -316,7 +317,11 @@ class RunFolder(AtomicFolder):
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table."""
         with (self.path / name).open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(itertools.chain([header], rows))
+            plain = csv.writer(file, lineterminator="\n")
+            quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+            for row in itertools.chain([header], rows):
+                # A reader would take it for the end of a line.
+                (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
 
     def record(self, run: Run) -> Run:
         """Write `config.json` and, after all other files, `metrics.json`, and move the folder to its name."""

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from samtl import registry
-from samtl._io import crc32c, digest
+from samtl._io import as_text, crc32c, digest
 from samtl.baselines.base import LINEAR, PixelBaseline
 from samtl.baselines.floor import Baseline as FloorBaseline
 from samtl.baselines.pixels import read_image, read_mask
@@ -121,8 +121,8 @@ class Data:
             "samples_digest": self.digest,
             "resolution": store.image_size if self.masks else 0,
             "order": "" if self.array == "pooled" else "windows",
-            "store": store.name,
-            "store_path": str(store.path),
+            "store": as_text(store.name),
+            "store_path": as_text(store.path),
         }
 
     def mask(self, row: int) -> Mask:

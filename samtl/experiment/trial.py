@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from samtl._runtime import peak_memory
+from samtl._runtime import peak_memory, probe
 from samtl.errors import InputError, writing
 from samtl.experiment import tables
 from samtl.experiment.clock import Clock
@@ -47,6 +47,13 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that decide figures."""
     found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {"python": platform.python_version(), **found}
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    """Describe the processor: what decides the last digits of figures beside the versions."""
+    found = probe.machine()
+    return {name: found[name] for name in ("processor", "features", "limits")}
 
 
 @dataclass(eq=False)
@@ -79,6 +86,7 @@ class Trial:
                 "validation", split.validation_share, split.seed, split.validation_digest
             ),
             floor_model=FLOOR_MODELS[self.samples.task],
+            machine=machine(),
             versions=versions(),
             warm_start=self.warm_start,
             given=dict(self.given),

@@ -21,6 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from samtl._runtime import Note
 from samtl.errors import InputError
 from samtl.metrics.multilabel import LIKELY
 from samtl.splits import VALIDATION_SHARE
@@ -29,6 +30,8 @@ Rows = NDArray[np.int64]
 Features = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Layout = dict[str, tuple[str, tuple[int, ...]]]
+
+CLASS_WEIGHTS = (None, "balanced")
 
 _SLICE = 4096  # rows at a time, so that no float64 copy of all features exists
 
@@ -83,7 +86,7 @@ LINKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-OnEvent = Callable[[Epoch | Candidate], None]
+OnEvent = Callable[[Epoch | Candidate | Note], None]
 
 
 class Model(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
@@ -230,8 +233,8 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
 
 
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "positive": ("a number above 0", lambda value: value > 0),
-    "not negative": ("a number not below 0", lambda value: value >= 0),
+    "positive": ("a finite number above 0", lambda value: value > 0),
+    "not negative": ("a finite number not below 0", lambda value: value >= 0),
     "share": ("a number in [0, 1)", lambda value: 0 <= value < 1),
 }
 
@@ -242,15 +245,29 @@ def check_ranges(model: Model, **ranges: int | str) -> None:
         value = getattr(model, name)
         if value is None and getattr(type(model), name) is None:
             continue
+        truth = isinstance(value, (bool, np.bool_))  # which is a number, too
         if isinstance(kind, int):
             expected = f"a multiple of {kind}" if kind > 1 else "a whole number from 1"
-            holds = isinstance(value, (int, np.integer)) and value >= kind and value % kind == 0
+            whole = isinstance(value, (int, np.integer)) and not truth
+            holds = whole and value >= kind and value % kind == 0
         else:
             expected, inside = _RANGES[kind]
             number = isinstance(value, (int, float, np.number)) and np.isfinite(value)
-            holds = bool(number and inside(value))
+            holds = bool(number and not truth and inside(value))
         if not holds:
             raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def check_choice(model: Model, name: str, among: Sequence[Any]) -> None:
+    """Raise ValueError if a parameter is none of some values."""
+    if (value := getattr(model, name)) not in among:
+        raise ValueError(f"{name} must be {' or '.join(map(str, among))}, got {value!r}")
+
+
+def balanced(codes: NDArray[Any], n_classes: int) -> Floats:
+    """Compute class weights, (K,), inversely proportional to how many samples a class has, of mean 1 over samples."""
+    counts = np.bincount(codes, minlength=n_classes)
+    return len(codes) / (n_classes * np.maximum(counts, 1))
 
 
 def fewest_classes(task: str) -> int:

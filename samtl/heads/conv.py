@@ -25,7 +25,7 @@ class Head(GridHead):
         Channels of the first layer; a multiple of 4.
     dropout : float
         In [0, 1); on the pooled features of a classifier, on whole channels of a segmenter.
-    epochs, batch_size, lr, weight_decay, patience, random_state
+    epochs, batch_size, lr, weight_decay, patience, precision, class_weights, random_state
         See `GridHead`.
     """
 

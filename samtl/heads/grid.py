@@ -52,6 +52,8 @@ class GridHead(Network):
     lr: float | None = None
     weight_decay: float = 0.05
     patience: int = 8
+    precision: str = "auto"
+    class_weights: str | None = None
     random_state: Any = 0
 
     @abstractmethod
@@ -111,16 +113,27 @@ class GridHead(Network):
         self.adopt(task, list(range(n_classes)), shape)
         if statistics is None:
             statistics = self._statistics(training)
-        trainer = self.begin(len(training), statistics, on_event)
+        codes = None
+        if self.class_weights:
+            size = self._chosen("batch_size", task)
+            codes = np.concatenate([targets.numpy() for _, targets in training.batches(size, None)])
+        trainer = self.begin(len(training), statistics, on_event, codes)
         return self.finish(trainer.run(training, validation))
 
-    def begin(self, n: int, statistics: Tensor, on_event: OnEvent | None = None) -> Trainer:
+    def begin(
+        self,
+        n: int,
+        statistics: Tensor,
+        on_event: OnEvent | None = None,
+        codes: NDArray[Any] | None = None,
+    ) -> Trainer:
         """Build the network and its trainer, after `adopt`; call `finish` once the trainer is finished.
 
-        `n` is the number of training samples; `statistics` are the mean of their `moments`, (2, channels) float64.
+        `n` is the number of training samples; `statistics` are the mean of their `moments`, (2, channels) float64;
+        `codes` are their classes, (n,), which class weights need.
         """
         self._check()
-        trainer = self._begin(n, int(self.random_state or 0), on_event)
+        trainer = self._begin(n, int(self.random_state or 0), on_event, codes)
         mean, square = statistics
         deviation = (square - mean**2).clamp(min=0).sqrt()
         constant = deviation <= mean.abs() * 5e-4  # their factor is 0

@@ -25,6 +25,8 @@ TENSORS = "head.safetensors"
 #: Name of the class of each kind of model in its module.
 CLASSES = {"heads": "Head", "baselines": "Baseline"}
 
+_LATER = ("precision", "class_weights")  # parameters that models of this format may lack
+
 
 class Card(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The content of `head.json`."""
@@ -113,7 +115,9 @@ def _load(folder: Path, raw: bytes) -> Model:
         raise ValueError(f"its format is {found!r}, and this samtl reads {FORMAT}: train it again")
     card = msgspec.json.decode(raw, type=Card)
     made = getattr(registry.load(card.kind, card.name), CLASSES[card.kind])
-    _require("parameters", card.parameters, made().get_params())
+    known = made().get_params()
+    earlier = {name: known[name] for name in _LATER if name in known}
+    _require("parameters", {**earlier, **card.parameters}, known)
     _require("facts", card.facts, made.facts)
     model: Model = made(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in card.parameters.items()}

@@ -35,7 +35,14 @@ class Problem:
     see `samtl.heads.logreg.Head`. With two classes, coefficients are those into which scikit-learn's single row splits.
     """
 
-    def __init__(self, X: Features, codes: Rows, n_classes: int, scaling: str) -> None:
+    def __init__(
+        self,
+        X: Features,
+        codes: Rows,
+        n_classes: int,
+        scaling: str,
+        sample_weights: Floats | None = None,
+    ) -> None:
         (self.n, self.features), self.classes, self.scaling = X.shape, n_classes, scaling
         self.mean, deviation = moments(X)
         if scaling == "none":
@@ -47,7 +54,7 @@ class Problem:
         self._spread = np.maximum(spread, 0)
         self._dtype = np.float64 if X.size <= _DOUBLE else np.float32
         self._rotated = X.astype(self._dtype, copy=False) @ self._axes.astype(self._dtype)
-        self._codes = codes
+        self._codes, self._sample_weights = codes, sample_weights
         self._at_once = max(128, _CACHED // (4 * max(self.features, n_classes)))
 
     def scaled(self, X: Features) -> Features:
@@ -102,8 +109,11 @@ class Problem:
         for start in range(0, self.n, self._at_once):
             z = self._rotated[start : start + self._at_once]
             codes = self._codes[start : start + self._at_once]
-            part, scores = _surprise(z @ narrow + offset, codes)
-            total += part
+            surprise, scores = _surprise(z @ narrow + offset, codes)
+            if self._sample_weights is not None:
+                weight = self._sample_weights[start : start + self._at_once]
+                surprise, scores = surprise * weight, scores * weight[:, None]
+            total += float(surprise.sum(dtype=np.float64))
             slope += z.T @ scores
             slope0 += scores.sum(axis=0, dtype=np.float64)
         return total, slope, slope0
@@ -116,13 +126,13 @@ class Problem:
         return max(float((chances * (1 - chances)).mean()), 1e-3)
 
 
-def _surprise(scores: Floats, codes: Rows) -> tuple[float, Floats]:
-    """Sum of cross-entropies, and its slope with respect to the scores, (n, K), which takes their place."""
+def _surprise(scores: Floats, codes: Rows) -> tuple[Floats, Floats]:
+    """Cross-entropies, (n,) or (n, K), and their slopes with respect to the scores, (n, K), which take their place."""
     if codes.ndim == 2:
-        total = float((np.logaddexp(0, scores) - codes * scores).sum(dtype=np.float64))
+        surprise = np.logaddexp(0, scores) - codes * scores
         expit(scores, out=scores)
         scores -= codes
-        return total, scores
+        return surprise, scores
     scores -= scores.max(axis=1, keepdims=True)
     nth = np.arange(len(scores))
     right = scores[nth, codes]
@@ -130,4 +140,4 @@ def _surprise(scores: Floats, codes: Rows) -> tuple[float, Floats]:
     sums = scores.sum(axis=1, keepdims=True)
     scores /= sums
     scores[nth, codes] -= 1
-    return float((np.log(sums[:, 0]) - right).sum(dtype=np.float64)), scores
+    return np.log(sums[:, 0]) - right, scores

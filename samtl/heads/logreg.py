@@ -11,12 +11,26 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from samtl.heads.base import Candidate, Features, Floats, Layout, OnEvent, PooledHead, Rows
+from samtl._runtime import Note
+from samtl.heads.base import (
+    CLASS_WEIGHTS,
+    Candidate,
+    Features,
+    Floats,
+    Layout,
+    OnEvent,
+    PooledHead,
+    Rows,
+    balanced,
+    check_choice,
+    check_ranges,
+)
 from samtl.heads.logistic import Point, Problem
 
 GRID = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # C from 1e-4 to 1e3 in half decades
 # The search stops each fit early: the ranking of penalties is known long before the last digit.
 SEARCH_TOL, SEARCH_ITER = 1e-5, 200
+_SLOW = 2**30  # products in one pass over the features
 RISES = 2  # worse candidates in a row after which weaker penalties are not tried
 _ROLES = ("mean", "factor", "coef", "intercept")
 
@@ -41,6 +55,8 @@ class Head(PooledHead):
         Most iterations of the final fit.
     tol : float
         The final fit ends at an iteration that decreases the mean loss by less, relative to a loss above 1.
+    class_weights : {"balanced"}, optional
+        `balanced` weights samples inversely to the size of their class, in every loss. For classification.
     random_state : int
         For the validation part that is drawn if none is passed.
 
@@ -66,10 +82,11 @@ class Head(PooledHead):
     C: float | None = None
     max_iter: int = 1000
     tol: float = 1e-6
+    class_weights: str | None = None
     random_state: Any = 0
 
     def gains(self, n: int, task: str) -> bool:
-        """Return True: a warm start always shortens the fit, and does not change the result."""
+        """Return True: a warm start always shortens the fit. Its search may end at another penalty."""
         return True
 
     def start_from(self, other: Self) -> None:
@@ -80,16 +97,28 @@ class Head(PooledHead):
         self._start = other
 
     def _check(self) -> None:
-        if self.scaling not in ("auto", "standard", "none"):
-            raise ValueError(f"scaling must be auto, standard or none, got {self.scaling!r}")
-        if self.C is not None and not self.C > 0:
-            raise ValueError(f"C must be above 0, got {self.C!r}")
+        check_choice(self, "scaling", ("auto", "standard", "none"))
+        check_choice(self, "class_weights", CLASS_WEIGHTS)
+        check_ranges(self, C="positive", max_iter=1, tol="not negative")
 
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:
         k, point, tried = len(self.classes_), None, dict[Candidate, Point]()
+        if self.class_weights and self.task_ != "classification":
+            raise ValueError(f"class_weights is for classification, not for {self.task_}")
+
+        def weights(some: Rows) -> Floats | None:
+            return balanced(codes[train], k)[codes[some]] if self.class_weights else None
+
         start: Any = self.__dict__.pop("_start", None)
+        if len(X) * X.shape[1] * k > _SLOW:
+            on_event(
+                Note(
+                    f"logistic regression of {k:,} classes on {len(X):,} samples with {X.shape[1]:,} features is slow: "
+                    "minutes in all; mlp is faster, and a given C spares the search for it"
+                )
+            )
         scalings = ("standard", "none") if self.scaling == "auto" else (self.scaling,)
         grid = GRID if self.C is None else (self.C,)
         self.scaling_, self.C_ = scalings[0], 1.0 if self.C is None else self.C
@@ -101,11 +130,13 @@ class Head(PooledHead):
             if len(held) and len(scalings) * len(grid) > 1:
                 at = start and start.C_
                 for scaling in (start.scaling_,) if start else scalings:
-                    problem = Problem(X[train], codes[train], k, scaling)
-                    tried |= _search(problem, X[held], codes[held], grid, point, at, on_event)
+                    problem = Problem(X[train], codes[train], k, scaling, weights(train))
+                    judged = X[held], codes[held], weights(held)
+                    tried |= _search(problem, judged, grid, point, at, on_event)
                     best = min(tried, key=lambda candidate: candidate.validation_loss)
                     self.scaling_, self.C_, point = best.scaling, best.C, tried[best]
-            problem = Problem(X, codes, k, self.scaling_)
+            every = weights(np.arange(len(codes)))
+            problem = Problem(X, codes, k, self.scaling_, every)
             found, self.n_iter_, self.converged_ = problem.solve(
                 self.C_, problem.moved(point), self.tol, self.max_iter
             )
@@ -116,7 +147,8 @@ class Head(PooledHead):
         self.curves_ = {name: [getattr(one, name) for one in tried] for name in columns}
 
     def _logits(self, X: Features) -> Floats:
-        return np.asarray(((X - self.mean_) * self.factor_) @ self.coef_.T + self.intercept_)
+        with threadpool_limits(1, "blas"):
+            return np.asarray(((X - self.mean_) * self.factor_) @ self.coef_.T + self.intercept_)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         return {role: getattr(self, f"{role}_") for role in _ROLES}
@@ -133,17 +165,17 @@ class Head(PooledHead):
 
 def _search(
     problem: Problem,
-    X: Features,
-    codes: Rows,
+    held: tuple[Features, Rows, Floats | None],
     grid: tuple[float, ...],
     start: Point | None,
     C: float | None,
     on_event: OnEvent,
 ) -> dict[Candidate, Point]:
-    """Try penalties on the validation part, each fit starting from the last.
+    """Try penalties on the validation part (features, classes, weights), each fit starting from the last.
 
     From strong to weak ones while the loss improves or, if a penalty `C` was best before, from that to better ones.
     """
+    X, codes, weights = held
     judged, point = problem.scaled(X), problem.moved(start)
     if not np.isfinite(judged).all():
         raise ValueError("the validation part is infinite once it is scaled like the training part")
@@ -154,7 +186,7 @@ def _search(
         nonlocal point
         if i not in losses:
             point, iterations, _ = problem.solve(grid[i], point, SEARCH_TOL, SEARCH_ITER)
-            losses[i], hits = _judged(judged @ point.coef.T + point.intercept, codes)
+            losses[i], hits = _judged(judged @ point.coef.T + point.intercept, codes, weights)
             candidate = Candidate(problem.scaling, grid[i], losses[i], hits, iterations)
             tried[candidate] = point
             on_event(candidate)
@@ -177,11 +209,12 @@ def _search(
     return tried
 
 
-def _judged(scores: Floats, codes: Rows) -> tuple[float, float]:
+def _judged(scores: Floats, codes: Rows, weights: Floats | None) -> tuple[float, float]:
     """Return the mean cross-entropy, over the classes too if several may apply, and the share of right answers."""
     if codes.ndim == 2:
-        loss = np.logaddexp(0, scores) - codes * scores
-        return float(loss.mean()), float(((scores > 0) == codes).mean())
+        losses = np.logaddexp(0, scores) - codes * scores
+        return float(losses.mean()), float(((scores > 0) == codes).mean())
     chances = softmax(scores, axis=1)
     right = np.maximum(chances[np.arange(len(codes)), codes], np.finfo(np.float64).tiny)
-    return float(-np.log(right).mean()), float((chances.argmax(axis=1) == codes).mean())
+    loss = float(np.average(-np.log(right), weights=weights))
+    return loss, float((chances.argmax(axis=1) == codes).mean())

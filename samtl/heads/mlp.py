@@ -42,7 +42,7 @@ class Head(PooledHead, Network):
         Width of each hidden layer.
     dropout : float
         In [0, 1), after each hidden layer.
-    epochs, batch_size, lr, weight_decay, patience
+    epochs, batch_size, lr, weight_decay, patience, precision, class_weights
         See `Network`.
     random_state : int
         For initial weights, order of samples, dropout, and the validation part that is drawn if none is passed.
@@ -55,6 +55,8 @@ class Head(PooledHead, Network):
     lr: float = 1e-3
     weight_decay: float = 1e-2
     patience: int = 10
+    precision: str = "auto"
+    class_weights: str | None = None
     random_state: Any = 0
 
     _fewest = 16
@@ -65,13 +67,14 @@ class Head(PooledHead, Network):
     def _check(self) -> None:
         super()._check()
         check_ranges(self, dropout="share")
-        if min(self.hidden, default=1) < 1:
+        widths = [*self.hidden]
+        if not all(type(width) is int and width >= 1 for width in widths):
             raise ValueError(f"hidden must hold widths from 1, got {self.hidden!r}")
 
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:
-        trainer = self._begin(len(train), seed, on_event)
+        trainer = self._begin(len(train), seed, on_event, codes[train])
         mean, deviation = moments(X[train])
         standardised: Any = self._network.get_submodule("0")
         standardised.mean.copy_(torch.from_numpy(mean))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,8 +11,19 @@ from typing import Any, ClassVar, Self
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from samtl.heads.base import Epoch, Layout, Model, OnEvent, check_ranges
+from samtl._runtime.probe import MIXED
+from samtl.heads.base import (
+    CLASS_WEIGHTS,
+    Epoch,
+    Layout,
+    Model,
+    OnEvent,
+    balanced,
+    check_choice,
+    check_ranges,
+)
 from samtl.heads.layers import LOSSES
 from samtl.heads.trainer import Recipe, Trainer, isolated, warm_epochs
 
@@ -30,6 +42,10 @@ class Network(Model):
     weight_decay : float
     patience : int
         Epochs without a better validation loss after which training ends.
+    precision : {"auto", "float32", "bfloat16"}
+        Dtype of products in training; `auto` is the faster one here.
+    class_weights : {"balanced"}, optional
+        `balanced` weights samples inversely to the size of their class, in every loss. For classification.
     random_state : int
         For initial weights, order of samples, dropout and, if pixels are learnt from, flips.
 
@@ -51,6 +67,8 @@ class Network(Model):
     lr: float | None
     weight_decay: float
     patience: int
+    precision: str
+    class_weights: str | None
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -59,19 +77,27 @@ class Network(Model):
     def _check(self) -> None:
         counts = dict.fromkeys(("epochs", "batch_size", "patience"), 1)
         check_ranges(self, **counts, lr="positive", weight_decay="not negative")
+        check_choice(self, "precision", ("auto", *MIXED))
+        check_choice(self, "class_weights", CLASS_WEIGHTS)
 
     def _chosen(self, name: str, task: str) -> Any:
         value = getattr(self, name)
         return self.defaults[task][name] if value is None else value
 
-    def _begin(self, n: int, seed: int, on_event: OnEvent | None) -> Trainer:
-        """Build the network and its trainer for n training samples; `finish` takes the result."""
+    def _begin(
+        self, n: int, seed: int, on_event: OnEvent | None, codes: NDArray[Any] | None = None
+    ) -> Trainer:
+        """Build the network and its trainer for n training samples; `finish` takes the result.
+
+        `codes` are the classes of the samples, for `class_weights`.
+        """
         recipe = Recipe(
             epochs=self._chosen("epochs", self.task_),
             batch_size=min(self._chosen("batch_size", self.task_), max(self._fewest, n // 8)),
             learning_rate=self._chosen("lr", self.task_),
             weight_decay=self.weight_decay,
             patience=self.patience,
+            precision=self.precision,
         )
         start = self.__dict__.pop("_start", None)
         with isolated(seed):
@@ -81,6 +107,11 @@ class Network(Model):
                 epochs = warm_epochs(recipe.epochs, n)
                 recipe = replace(recipe, epochs=epochs, patience=epochs)
             loss = LOSSES[self.task_]
+            if self.class_weights:
+                if self.task_ != "classification" or codes is None:
+                    raise ValueError(f"class_weights is for classification, not for {self.task_}")
+                weights = torch.from_numpy(balanced(codes, len(self.classes_))).float()
+                loss = functools.partial(cross_entropy, weight=weights)
             tell = on_event or (lambda event: None)
             name = f"{type(self).__module__.rpartition('.')[2]} {self.task_}"
             return Trainer(self._network, loss, n, recipe, seed, tell, name)

@@ -30,7 +30,7 @@ class Head(GridHead):
         Transformer blocks.
     dropout : float
         In [0, 1); on the mean token of a classifier, on whole channels of a segmenter.
-    epochs, batch_size, lr, weight_decay, patience, random_state
+    epochs, batch_size, lr, weight_decay, patience, precision, class_weights, random_state
         See `GridHead`.
     """
 

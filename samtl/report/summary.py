@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samtl.errors import SamtlError
@@ -13,6 +15,8 @@ from samtl.report.findings import compared, findings
 from samtl.report.load import read_comparisons
 from samtl.sweep.results import SweepResult
 
+_FOLD = re.compile(r"^fold:\d+/(\d+)$")
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -20,8 +24,10 @@ class Summary:
 
     dataset: str
     metric: Metric  #: the score that models are ranked by
-    splits: tuple[str, ...]  #: in the order in which they were asked for
-    scores: dict[str, dict[str, Spread]]  #: over seeds, of each model, floors last, by split
+    splits: tuple[str, ...]  #: in the order in which they were asked for; all folds are one
+    scores: dict[
+        str, dict[str, Spread]
+    ]  #: over seeds and folds, of each model, floors last, by split
     floor_missing: str  #: why there is no floor, or ""
     words: tuple[str, ...]  #: which model beats which, near the 80-20 split
     weights: tuple[str, ...]  #: those that are untrained
@@ -39,18 +45,34 @@ def summarise(result: SweepResult) -> list[Summary]:
 
 
 def _summary(comparison: Comparison, splits: tuple[str, ...]) -> Summary:
-    metric = comparison.metric
+    metric, kinds = comparison.metric, _together(splits)
     values: dict[str, dict[str, list[Score]]] = defaultdict(lambda: defaultdict(list))
     series = sorted(comparison.series, key=lambda one: one.is_floor)
     for one in series:
         for run, scores in zip(one.runs, one.scores, strict=True):
-            values[one.model][str(run.given.get("split"))].append(scores[metric.name])
+            asked = str(run.given.get("split"))
+            values[one.model][kinds.get(asked, asked)].append(scores[metric.name])
     return Summary(
         comparison.dataset,
         metric,
-        splits,
+        tuple(dict.fromkeys(kinds[split] for split in splits)),
         {model: {k: Spread.of(v) for k, v in some.items()} for model, some in values.items()},
         "" if series[-1].is_floor else comparison.runs[0].floor_missing,
         tuple(line.replace("`", "") for line in findings(comparison, compared(comparison))),
         tuple(dict.fromkeys(run.weights for run in comparison.runs if run.untrained)),
     )
+
+
+def _together(splits: Sequence[str]) -> dict[str, str]:
+    """Return what each split is shown as: folds as `kfold:K` if all K of them are there."""
+    folds: dict[str, list[str]] = defaultdict(list)
+    for split in splits:
+        if found := _FOLD.match(split):
+            folds[found[1]].append(split)
+    whole = {
+        split: f"kfold:{count}"
+        for count, some in folds.items()
+        if len(some) == int(count)
+        for split in some
+    }
+    return {split: whole.get(split, split) for split in splits}

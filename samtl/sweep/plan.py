@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from samtl import registry
+from samtl._io import as_text
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.embed.changes import look
 from samtl.errors import InputError, MismatchError
@@ -109,7 +110,7 @@ class Sources:
         """Make the trial of a cell; nothing is read or trained."""
         given, kind = self.given, "heads" if cell.array else "baselines"
         model = configured(kind, cell.name, given.params.get(cell.name, {}), cell.seed)
-        asked = {"sweep": given.out.name, "split": cell.split, "group_by": given.group_by}
+        asked = {"sweep": as_text(given.out.name), "split": cell.split, "group_by": given.group_by}
         common = (cell.name, model, cell.rows, cell.seed, asked, cell.start)
         if cell.array:
             data = self.data(cell.store, cell.array, cell.features)

@@ -160,7 +160,8 @@ class _Fit:
             head.adopt(store.task, classes, store.shape(stream.array)[1:])
             with self.trial.refusing():
                 statistics = stream.moments(split.train[:STATISTICS_ROWS])
-                self._trainer = head.begin(len(split.train), statistics, self.clock.on_event)
+                codes = self.trial.samples.labels[split.train]
+                self._trainer = head.begin(len(split.train), statistics, self.clock.on_event, codes)
         batch, n = self._trainer.recipe.batch_size, len(split.train)
         self._learning = Pool(batch, min(stream.size, n), self._trainer.order)
         self._judging = Pool(self._trainer.judged_at_once, 0, None)

@@ -1,0 +1,105 @@
+"""Nearest neighbours of standardised features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
+
+from samtl.heads.base import (
+    Features,
+    Floats,
+    Layout,
+    OnEvent,
+    PooledHead,
+    Rows,
+    check_ranges,
+    moments,
+    reciprocal,
+    scaled,
+)
+
+TRIED = (1, 3, 5, 9, 15, 25)
+_UNJUDGED = 5  # neighbours if there is no validation part
+
+
+@dataclass(eq=False, repr=False)
+class Head(PooledHead):
+    """The nearest neighbours of a sample vote, by the Euclidean distance of standardised features.
+
+    Each class has half a vote beforehand. The number of neighbours with the least log loss on the validation part wins;
+    the validation part then votes, too. A saved head holds the features of all samples that vote.
+
+    Parameters
+    ----------
+    neighbours : int, optional
+        How many vote; by default chosen from 1, 3, 5, 9, 15 and 25.
+    random_state : int
+        For the validation part that is drawn if none is passed.
+
+    Attributes
+    ----------
+    neighbours_ : int
+        The chosen number, at most that of samples.
+    """
+
+    tiers: ClassVar[dict[str, str]] = {"classification": "pooled"}
+    facts = ("neighbours_", "n_samples_")
+
+    neighbours: int | None = None
+    random_state: Any = 0
+
+    def _check(self) -> None:
+        check_ranges(self, neighbours=1)
+
+    def _fit(
+        self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
+    ) -> None:
+        self.neighbours_ = min(self.neighbours or _UNJUDGED, len(X))
+        tried = [count for count in TRIED if count <= len(train)]
+        losses: list[float] = []
+        hits: list[float] = []
+        for count in tried if self.neighbours is None and len(held) else ():
+            self._remember(X[train], codes[train], count)
+            logits = self._logits(X[held])
+            chances = softmax(logits, axis=1)[np.arange(len(held)), codes[held]]
+            losses.append(float(-np.log(chances).mean()))
+            hits.append(float((logits.argmax(axis=1) == codes[held]).mean()))
+        if losses:
+            self.neighbours_ = tried[int(np.argmin(losses))]
+        self._remember(X, codes, self.neighbours_)
+        tried = tried[: len(losses)]
+        self.curves_ = {
+            "neighbours": tried, "validation_loss": losses, "validation_accuracy": hits
+        }  # fmt: skip
+
+    def _remember(self, X: Features, codes: Rows, neighbours: int) -> None:
+        self._features, self._codes, self.n_samples_ = X, codes, len(X)
+        mean, deviation = moments(X)
+        self._scaling = mean, reciprocal(deviation)
+        self._voting = KNeighborsClassifier(neighbours, algorithm="brute")
+        self._voting.fit(scaled(X, *self._scaling), codes)
+
+    def _logits(self, X: Features) -> Floats:
+        with threadpool_limits(1):
+            shares = self._voting.predict_proba(scaled(X, *self._scaling))
+        return np.asarray(np.log(shares * self._voting.n_neighbors + 0.5))
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        return {"features": self._features, "codes": self._codes}
+
+    def layout(self) -> Layout:
+        n, f = self.n_samples_, self.n_features_in_
+        return {"features": ("float32", (n, f)), "codes": ("int64", (n,))}
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        codes = tensors["codes"]
+        if not np.array_equal(np.unique(codes), np.arange(len(self.classes_))):
+            raise ValueError("codes must name every class")
+        self._remember(tensors["features"], codes, self.neighbours_)
