@@ -35,7 +35,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ("Crop", "Forest", "River")
 FAST = {"hidden": (16,), "epochs": 6, "lr": 5e-3}
 CONV = {"width": 16, "epochs": 12, "lr": 1e-2}
-OF = {"logreg": {}, "ridge": {}, "mlp": FAST, "conv": CONV, "vit": {"width": 64, "epochs": 12}}
+OF = {
+    "knn": {},
+    "logreg": {},
+    "ridge": {},
+    "mlp": FAST,
+    "conv": CONV,
+    "vit": {"width": 64, "epochs": 12},
+}
 STANDARD = {"scaling": "standard"}
 
 
@@ -406,7 +413,7 @@ def test_held_out_rows_are_not_read_before_the_score(head, task, streamed, store
         if event == Stage("score"):
             store.forbidden = frozenset()
 
-    small = {} if head in ("logreg", "ridge") else {"epochs": 1}
+    small = {} if head in ("knn", "logreg", "ridge") else {"epochs": 1}
     run = fit_head(store, head, 0.25, params=OF[head] | small, on_event=release)
     np.testing.assert_array_equal(held_out(run, store), split.test)
     assert store.late >= len(split.test)
