@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from datetime import timedelta
@@ -20,6 +21,9 @@ os.environ["SAMTL_DTYPE"] = "float32"
 
 import pytest
 from hypothesis import settings
+
+# As in a terminal, also if the tests were started by nohup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest.register_assert_rewrite("chaos", "fuzzing", "power", "toys")  # to see what differs
 # The machines that run these tests are shared, so time per example says nothing.

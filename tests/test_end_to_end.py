@@ -39,7 +39,7 @@ def test_the_store_holds_what_segment_anything_computes(tmp_path):
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}.png")
     options = {"checkpoint": "random:11", "dtype": "float32", "device": "cpu"}
-    store = samtl.open(samtl.embed("folder:images", "tiny", **options).store)
+    store = samtl.open(samtl.embed("folder:images", "tiny", tiers=("dense",), **options).store)
     assert len(store) == 3
     for row, sample_id in enumerate(store.sample_ids):
         pixels = np.asarray(Image.open(Path("images") / sample_id))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import stubs
+import torch
 import toys
 from fake_runs import read_csv
 from PIL import Image
@@ -195,14 +196,14 @@ def test_masks_lie_where_their_images_do(say, monkeypatch, tmp_path, size, axis)
     """The border at 40 % of the image's height or width stays there, whatever was resized and padded."""
     border = 0.4 * resized_shape(*size, 256)[axis]
 
-    def logits(self, rows):  # of class 1, above 0 beyond the border
-        side = 4 * rows.shape[-1]
+    def scores(self, row):  # of class 1, above 0 beyond the border
+        side = 4 * row.shape[-1]
         centre = (np.arange(side) + 0.5) * 256 / side
         score = np.broadcast_to(centre - border, (side, side)).astype(np.float32)
         score = score if axis == 1 else score.T
-        return np.repeat(np.stack([np.zeros_like(score), score])[None], len(rows), axis=0)
+        return torch.from_numpy(np.stack([np.zeros_like(score), score])[None])
 
-    monkeypatch.setattr(conv.Head, "logits", logits)
+    monkeypatch.setattr(conv.Head, "_scores", scores)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(stubs.png(0, size))
     say("masks", tmp_path / "in")

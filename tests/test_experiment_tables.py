@@ -20,7 +20,10 @@ from samtl.report.load import read_comparisons
 def test_the_probability_of_the_predicted_class_is_kept(tmp_path, lean):
     chances = np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]])
     labelled = SimpleNamespace(
-        ids=("b", "a"), labels=np.array([1, 2]), classes=("x", "p_x", "confidence")
+        task="classification",
+        ids=("b", "a"),
+        labels=np.array([1, 2]),
+        classes=("x", "p_x", "confidence"),
     )
     with RunFolder(tmp_path) as folder:
         write_predictions(folder, labelled, np.array([0, 1]), chances, lean)
