@@ -23,6 +23,7 @@ ROWS = 128  # eight blocks
 
 def run(devices="cpu,cpu", dataset="synthetic:16", out="a.zarr", **options):
     options = {"dtype": "float32", "image_size": 96, "batch_size": 2, **options}
+    options.setdefault("tiers", ("pooled", "grid", "dense"))
     return embed(dataset, "tiny", device=devices, out=out, **options)
 
 

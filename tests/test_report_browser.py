@@ -84,7 +84,7 @@ def test_tables_are_sorted_by_click_and_by_keyboard(visit):
         assert head.get_attribute("aria-sort") == order
         assert column(page, 1) == names.split()
     page.keyboard.press("Tab")
-    for key, seconds in (("Enter", ["25", "275.2", "1,640"]), ("Space", ["1,640", "275.2", "25"])):
+    for key, seconds in (("Enter", ["25", "275", "1,640"]), ("Space", ["1,640", "275", "25"])):
         page.keyboard.press(key)
         assert page.locator("#scores [aria-sort]").all_inner_texts() == ["seconds"]
         assert column(page, 4) == [*seconds, ""]
