@@ -212,8 +212,19 @@ def test_no_time_is_spent_on_little_work_or_on_a_hopeless_way():
     assert tried == ["a", "a"]
     made, tried = ways(a=0.002, b=0.3)
     assert probe.measured("hopeless", made).fastest(made) == "a"
-    assert tried.count("b") == 1
+    assert tried.count("b") == 2
     assert [work for path in kept() for work in probe.read(path)] == ["hopeless"]
+
+
+def test_a_way_that_only_begins_slowly_is_not_hopeless():
+    made, _ = ways(a=0.03, b=0.002)
+    begun = made["b"]()
+
+    def prepare():
+        cold = [0.5]
+        return lambda: (time.sleep(cold.pop() if cold else 0), begun())
+
+    assert probe.measured("cold", {**made, "b": prepare}).fastest(made) == "b"
 
 
 @pytest.mark.parametrize(

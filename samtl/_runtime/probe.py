@@ -33,6 +33,7 @@ MIXED = ("float32", "bfloat16")  # that products may be in beside weights in flo
 GAIN = 1.1  # how much faster a way must be to be taken in place of an earlier, more exact one
 TRIVIAL = 1e-3  # seconds: for less work than this nothing is gained by a choice
 _HOPELESS = 4  # times as long as the fastest: a way that is not tried again
+_COLD = 5.0  # seconds: a way whose first call takes less may only have to make its kernels, and is tried again
 _CLEAR = 1.2  # how much slower each way must be than the one before it, for two rounds to be enough
 _ROUNDS, _SECONDS = 6, 2.0  # at most, and time after which no further round begins
 _LONG = 0.3  # seconds: work that takes longer is not repeated to warm up
@@ -200,11 +201,12 @@ def _measure(ways: Mapping[str, Prepare]) -> Timing:
     for name, prepare in ways.items():
         call = prepare()
         least[name] = _seconds(call)  # a warm-up
-        if not ready and least[name] < _LONG:
+        first, bound = not ready, _HOPELESS * min(least.values()) + 0.05
+        if least[name] < _LONG if first else bound <= least[name] < _COLD:
             least[name] = _seconds(call)
-            if least[name] < TRIVIAL:
-                break
-        if least[name] < _HOPELESS * min(least.values()) + 0.05:
+        if first and least[name] < TRIVIAL:
+            break
+        if least[name] < bound:
             ready[name] = call
     for round_ in range(_ROUNDS if len(ready) > 1 else 0):
         for name, call in ready.items():

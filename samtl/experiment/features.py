@@ -127,12 +127,16 @@ class Feed:
             found: Iterable[tuple[Tensor, ...]] = ((torch.from_numpy(place[w]),) for w in windows)
         else:
             found = prefetch(self._load, windows)
-        for window in found:
-            pool.add(*window)
-            for batch in pool.batches():
-                yield self._taken(batch)
-        for batch in pool.batches(last=True):
-            yield self._taken(batch)
+
+        def batches() -> Iterator[tuple[Tensor, ...]]:
+            for window in found:
+                pool.add(*window)
+                yield from pool.batches()
+            yield from pool.batches(last=True)
+
+        # Batches are put together ahead of the training, too.
+        made, count = batches(), -(-len(self) // size)
+        yield from prefetch(lambda _: self._taken(next(made)), range(count))
 
     def _taken(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         if self._all is not None:
