@@ -102,6 +102,7 @@ def test_a_training_avoids_a_dtype_that_is_slow_here(monkeypatch, slow, expected
 def test_a_measurement_changes_neither_weights_nor_random_numbers(monkeypatch):
     monkeypatch.setattr(probe, "TRIVIAL", 0)
     monkeypatch.setattr(probe.Timing, "fastest", lambda timing, among: "float32")
+
     def trained():
         torch.manual_seed(0)
         model = nn.Sequential(
