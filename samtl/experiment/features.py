@@ -131,6 +131,7 @@ class Feed:
         def batches() -> Iterator[tuple[Tensor, ...]]:
             for window in found:
                 pool.add(*window)
+                del window  # else its rows would be in memory twice while the pool is emptied
                 yield from pool.batches()
             yield from pool.batches(last=True)
 
