@@ -157,7 +157,7 @@ def test_windows_take_whole_blocks_in_random_order(monkeypatch):
 
 @pytest.mark.parametrize(("size", "windows"), [(8, 10), (11, 10), (100, 10)])
 def test_two_windows_are_all_that_is_in_memory(size, windows, monkeypatch):
-    """The one that batches are taken from and, once it is read, the next; nothing holds on to those before."""
+    """What batches are taken from is a copy; beside it are the next window and, while it is copied, the one before."""
     windows_of(monkeypatch, 32)
     given = []
 
@@ -173,7 +173,7 @@ def test_two_windows_are_all_that_is_in_memory(size, windows, monkeypatch):
         time.sleep(0.005)  # time to read the next
         alive.append(sum(window() is not None for window in given))
     assert len(given) == windows
-    assert max(alive) == 2
+    assert 1 <= max(alive) <= 2
     batches = source.batches(size, generator())
     next(batches)
     assert readers()
