@@ -181,7 +181,7 @@ def prepare(
     if config.image_size is not None:
         _require_even(spec, tiers, source.task)
     if state is None:
-        _refuse_inside(place, listed)
+        listed.require_outside(place)
     elif config.image_size is None:
         spec = module.spec(config.encoder, state.identity.image_size)
     compute_dtype = resolve_compute(dtype, engine, devices[0])
@@ -337,16 +337,6 @@ def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -
 
 def _existing(place: Path) -> Path:
     return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-
-
-def _refuse_inside(place: Path | str, dataset: Dataset) -> None:
-    """Raise InputError if a new store would be in the dataset's folder, where its folders would be listed."""
-    root = dataset.root
-    if root and isinstance(place, Path) and place.resolve().is_relative_to(root.resolve()):
-        raise InputError(
-            f"{place} would be in the dataset's folder {root}, and the dataset another one the next time; name a "
-            "folder beside it with --out"
-        )
 
 
 def _refuse_foreign(place: Path | str, storage: Storage) -> None:
