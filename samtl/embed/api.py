@@ -103,7 +103,8 @@ def embed(
         A regular expression that finds in each sample id what the image was cut from, such as its scene. Replaces the
         dataset's own groups.
     checkpoint : str or Path, optional
-        `official`, a file of the same architecture, or `random:SEED` for untrained weights.
+        `official`, a file or folder with weights of the same architecture, in the containers of common trainers and of
+        the Hugging Face hub, or `random:SEED` for untrained weights.
     device : str
         `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. Several, separated by commas, or `cuda:all`, share the work.
     dtype : str

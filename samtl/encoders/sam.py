@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn.functional import interpolate
 from samtl.encoders.base import EncoderSpec, Weights
 from samtl.encoders.checkpoints import Official, load_weights
 from samtl.encoders.compute import resolve_compute
+from samtl.encoders.containers import Tensors
 from samtl.encoders.device import resolve_device
 from samtl.encoders.engines import ENGINES, check_engine
 from samtl.encoders.pooling import feature_names
@@ -62,6 +64,18 @@ VARIANTS = {
     )),
     "tiny": Variant(192, 6, 3, (2, 5)),
 }  # fmt: skip
+
+
+# Names in transformers' `SamModel`, and those of the same tensors here.
+_HUGGING_FACE = {
+    r"\.layers\.": ".blocks.",
+    r"\.layer_norm([12])\.": r".norm\1.",
+    r"patch_embed\.projection": "patch_embed.proj",
+    r"neck\.conv1": "neck.0",
+    r"neck\.norm1": "neck.1",
+    r"neck\.conv2": "neck.2",
+    r"neck\.norm2": "neck.3",
+}
 
 
 def spec(name: str, image_size: int | None = None) -> EncoderSpec:
@@ -129,13 +143,27 @@ def load(
 ) -> tuple[nn.Module, Weights]:
     """Return the plain `ImageEncoderViT` with its weights, in float32 on the CPU, for inference; see `Encoder`."""
     model, source = build(name), checkpoint or spec(name).default_checkpoint
-    prefix, remedy = "image_encoder.", "Choose the --encoder it was made for"
+    official, remedy = VARIANTS[name].official, "Choose the --encoder it was made for"
     weights = load_weights(
-        model, source, VARIANTS[name].official, name, prefix=prefix, remedy=remedy
+        model, source, official, name, remedy=remedy, adapt=lambda t: _adapt(t, model, name)
     )
-    if image_size != IMAGE_SIZE:
+    if image_size != model.pos_embed.shape[1] * PATCH:  # type: ignore[index]
         model = _resampled(model, build(name, image_size))
     return model.eval().requires_grad_(False), weights
+
+
+def _adapt(tensors: Tensors, model: nn.Module, name: str) -> Tensors:
+    """Give tensors the names of `segment_anything`, and the model the image size that they were trained at."""
+    if any(".layer_norm1." in key for key in tensors):
+        for pattern, ours in _HUGGING_FACE.items():
+            tensors = {re.sub(pattern, ours, key): tensor for key, tensor in tensors.items()}
+    shapes = (tensor.shape for key, tensor in tensors.items() if key.endswith("pos_embed"))
+    side = next((s[1] for s in shapes if len(s) == 4 and s[1] == s[2]), IMAGE_SIZE // PATCH)
+    if side != IMAGE_SIZE // PATCH:
+        for key, parameter in build(name, side * PATCH).named_parameters():
+            module, _, leaf = key.rpartition(".")
+            setattr(model.get_submodule(module), leaf, parameter)
+    return tensors
 
 
 def build(name: str, image_size: int = IMAGE_SIZE) -> nn.Module:
