@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
+from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 from zips import encoded
 
@@ -40,13 +41,15 @@ def png(width, height, depth, colour, rows=b""):
     return b"\x89PNG\r\n\x1a\n" + header + body
 
 
-def geotiff(bands, **options):
+def geotiff(bands, named=(), **options):
     """Make a TIFF of (bands, H, W) with rasterio."""
     shape = dict(zip(("count", "height", "width"), bands.shape, strict=True))
     with warnings.catch_warnings(), MemoryFile() as file:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with file.open(**{"driver": "GTiff", "dtype": bands.dtype, **shape, **options}) as made:
             made.write(bands)
+            if named:
+                made.colorinterp = [ColorInterp[name] for name in named]
         return file.read()
 
 
@@ -99,6 +102,11 @@ EXACT = {
         *((encoded(np.dstack([RGB, CLEAR]), form), RGB) for form in ("PNG", "TIFF")),
         *((encoded(np.dstack([GREY, CLEAR]), form), grey(GREY)) for form in ("PNG", "TIFF")),
         (geotiff(np.stack([*BANDS, GREY]), photometric="RGB", ALPHA="YES"), RGB),
+    ],
+    "bands that are called red, green and blue, in any order, and alpha at any place": [
+        (geotiff(np.stack([*BANDS[::-1], GREY]), named=("blue", "green", "red", "alpha")), RGB),
+        (geotiff(np.stack([GREY, *BANDS]), named=("alpha", "red", "green", "blue")), RGB),
+        (geotiff(np.stack([OPAQUE, GREY]), named=("alpha", "gray")), grey(GREY)),
     ],
     "palettes are looked up": [
         (encoded(PALETTED, "TIFF"), PALETTED.convert("RGB")),
