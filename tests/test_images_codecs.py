@@ -134,6 +134,12 @@ EXACT = {
         for name in (None, "deflate")
         for called in ({}, {"photometric": "MINISBLACK"}, {"photometric": "RGB"})
     ],
+    # Fault: they were negatives.
+    "greys of which 0 is white": [
+        (geotiff(bands[:1], nbits=bits, photometric="MINISWHITE"), 255 - grey(SHOWN[bits][0]))
+        for bits, bands in FEW.items()
+    ]
+    + [(geotiff(GREY[None], photometric="MINISWHITE"), grey(255 - GREY))],
     "overviews are no pages": [
         (geotiff(HALF.transpose(2, 0, 1), driver="COG", blocksize=128), HALF)
     ],
@@ -166,6 +172,7 @@ def test_pixels_are_exact(what):
         *((encoded(np.dstack([RGB, CLEAR]), f), "RGB and alpha, which is dropped") for f in ("PNG", "TIFF")),
         *((encoded(PALETTED, form), "palette") for form in ("PNG", "TIFF")),
         (geotiff(BANDS, photometric="MINISBLACK"), "3 bands, taken for RGB"),
+        (geotiff(GREY[None], photometric="MINISWHITE"), "grey"),
     ],
 )  # fmt: skip
 def test_bands_are_told_from_the_header(data, told):
@@ -277,6 +284,14 @@ MASKS = {
         (encoded(pixels, form), expected, expected)
         for form in ("PNG", "TIFF", "BMP")
         for pixels, expected in ((GREY, GREY), (grey(GREY), GREY), (BITS, BLACK_WHITE))
+    ],
+    # Fault: black was 255 if greys were not to be looked up.
+    "one bit of which 0 is white": [
+        (
+            geotiff(FEW[1][:1], nbits=1, photometric="MINISWHITE"),
+            255 - SHOWN[1][0],
+            255 - SHOWN[1][0],
+        )
     ],
     # Fault: they were refused.
     "an opaque alpha": [

@@ -34,7 +34,7 @@ def bands_of(data: bytes, form: str) -> str:
     with _opened(data, form) as source:
         names = [source.colorinterp[number - 1].name for number in _colours(source)]
         told = names[0] if len(names) == 1 else "3 bands, taken for RGB"
-        told = {"gray": "grey"}.get(told, told) if names != _RGB else "RGB"
+        told = {"gray": "grey", "undefined": "grey"}.get(told, told) if names != _RGB else "RGB"
         return f"{told} and alpha, which is dropped" if len(names) < source.count else told
 
 
@@ -47,7 +47,9 @@ def read_mask(data: bytes, lookup: bool) -> NDArray[Any]:
         if lookup and source.dtypes[0] == "uint8" and not alpha:
             return _arranged(source, source.indexes)
         values: NDArray[Any] = source.read()
-        return (values * np.uint8(255) if _bits(source) == 1 else values).transpose(1, 2, 0)
+        if _bits(source) == 1:
+            values = ((values != 0) != _zero_is_white(source)) * np.uint8(255)
+        return values.transpose(1, 2, 0)
 
 
 @contextmanager
@@ -83,9 +85,16 @@ def _arranged(source: DatasetReader, numbers: Sequence[int]) -> NDArray[np.uint8
         return np.asarray(table[bands[0]])
     most = 2 ** _bits(source) - 1
     levels = ((np.arange(256) * 255 + most // 2) // most).astype(np.uint8)
+    if _zero_is_white(source):
+        levels = ~levels
     shown = np.broadcast_to(levels[bands], (3, *bands.shape[1:]))
     return np.ascontiguousarray(shown.transpose(1, 2, 0))
 
 
 def _bits(source: DatasetReader) -> int:
     return int(source.get_tag_item("NBITS", "IMAGE_STRUCTURE", bidx=1) or 8)
+
+
+def _zero_is_white(source: DatasetReader) -> bool:
+    """Whether a TIFF says so of its greys, which GDAL passes on as they are stored."""
+    return "MINISWHITE" in source.tags(ns="IMAGE_STRUCTURE")
