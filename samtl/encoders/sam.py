@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from samtl.encoders.checkpoints import Official, load_weights
 from samtl.encoders.compute import resolve_compute
 from samtl.encoders.containers import Tensors
 from samtl.encoders.device import resolve_device
-from samtl.encoders.engines import ENGINES, check_engine
+from samtl.encoders.engines import check_engine, forward_pass
 from samtl.encoders.pooling import feature_names
 from samtl.encoders.torch_encoder import INT8, TorchEncoder
 from samtl.errors import InputError
@@ -101,23 +102,9 @@ def spec(name: str, image_size: int | None = None) -> EncoderSpec:
 
 
 class Encoder(TorchEncoder):
-    """A frozen SAM encoder on a device.
+    """A frozen SAM encoder on a device; options as in `samtl.embed`.
 
-    Parameters
-    ----------
-    name : str
-        One of `NAMES`.
-    checkpoint : str, optional
-        `official`, `random:SEED` or a file; by default that of the spec.
-    device : str
-        See `samtl.encoders.device`.
-    dtype : str
-        See `samtl.encoders.compute`.
-    image_size : int, optional
-        Side of the input in pixels, a multiple of 16 up to 2048. If it is not 1024, positions are resampled.
-    engine : {"fast", "reference", "int8"}
-        `reference` is `segment_anything`'s own forward pass, `fast` computes the same in less time, `int8` nearly the
-        same in less time still.
+    If `image_size` is not 1024, positions are resampled.
     """
 
     def __init__(
@@ -132,10 +119,11 @@ class Encoder(TorchEncoder):
         check_engine(engine)
         found, on = spec(name, image_size), resolve_device(device)
         compute_dtype = resolve_compute(dtype, engine, on)
-        make = ENGINES["int8" if compute_dtype.startswith(INT8) else engine]
+        if compute_dtype.startswith(INT8):
+            engine = "int8"
         model, weights = load(name, checkpoint, found.image_size)
-        taps = VARIANTS[name].taps
-        super().__init__(found, weights, model, lambda m: make(m, taps), on, compute_dtype)
+        forward = partial(forward_pass, engine, taps=VARIANTS[name].taps)
+        super().__init__(found, weights, model, forward, on, compute_dtype)
 
 
 def load(
