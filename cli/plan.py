@@ -32,7 +32,7 @@ def draw_plan(plan: Any) -> None:
             "left out": "; ".join(_left_out(one) for one in known.left_out),
             "changes": _changes(plan.changes),
             "store": store,
-            "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}",
+            "encoder": f"{plan.encoder} at {plan.image_size} pixels{_taken(plan)}, weights {plan.weights}",
             "computed": f"in {plan.compute_dtype} on {plan.device}, engine {plan.engine}, batch size "
             f"{plan.batch_size or 'auto'}",
             "speed here": _speeds(plan),
@@ -81,12 +81,17 @@ def _pixels(known: Any) -> str:
     return f"{', '.join(told)} in {known.looked_at} masks{empty}"
 
 
+def _taken(plan: Any) -> str:
+    return "" if plan.bands == ("red", "green", "blue") else f", of bands {', '.join(plan.bands)}"
+
+
 def _images(known: Any) -> str:
     bands = ", ".join(
         f"{name}{f' ({count})' if len(known.bands) > 1 else ''}"
         for name, count in known.bands.items()
     )
     told = f"{bands} in {known.looked_at} that were looked at"
+    told += f"; {known.values}" if known.values else ""
     if known.unusable:
         told += f"; {known.unusable} of these cannot be used, such as {known.trouble}"
     return told

@@ -24,7 +24,7 @@ from samtl.heads.base import (
     reciprocal,
     scaled,
 )
-from samtl.images.codecs import STATISTICS, statistics
+from samtl.images.codecs import statistics, statistics_of
 from samtl.images.transforms import IGNORE, resize_longest_side
 
 _AT_ONCE = 256  # images
@@ -97,7 +97,7 @@ class Baseline(PixelBaseline):
         return {**self._head.tensors(), "features": self._features, "codes": self._codes}
 
     def layout(self) -> Layout:
-        k, n, f = len(self.classes_), self.n_images_, len(STATISTICS)
+        k, n, f = len(self.classes_), self.n_images_, len(statistics_of())
         if self.task_ == "segmentation":
             return {
                 "counts": ("int64", (k,)),
@@ -114,7 +114,7 @@ class Baseline(PixelBaseline):
         if self.task_ == "segmentation":
             self._tensors = dict(tensors)
             return
-        self._head = blank_linear(self.task_, self.classes_, len(STATISTICS))
+        self._head = blank_linear(self.task_, self.classes_, len(statistics_of()))
         self._head.restore(tensors)
         self._features, self._codes = tensors["features"], tensors["codes"]
         self._find_neighbours()

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from samtl._runtime import hash_order
 from samtl.errors import InputError
-from samtl.images.codecs import bands_of
+from samtl.images.bands import BYTES, RGB, Reading, common_names, require_units, told_range
+from samtl.images.codecs import bands_of, prepare
 from samtl.images.transforms import IGNORE as IGNORE
 from samtl.splits import PARTS as PARTS
 from samtl.splits.labels import class_counts, known, label_array
@@ -56,6 +57,7 @@ class Understood:
     readings: tuple[str, ...]  #: what the layout and the names were taken for, a sentence each
     looked_at: int  #: images that were read to learn what follows, evenly spaced in the order of the dataset
     bands: dict[str, int]  #: how many of these have bands of a kind, such as "RGB": 15
+    values: str  #: the range of values in these; "" if they are RGB of 8 bits
     unusable: int  #: how many of these, or their masks, cannot be used
     trouble: str  #: what is wrong with the first of these, or ""
     #: Share of the pixels of each class in the masks looked at, from 0 to 1, without ignored ones; {} without masks.
@@ -95,6 +97,13 @@ class Dataset:
         Files beside the images that are no images of the dataset.
     readings : tuple of str
         What the layout and the names were taken for, a sentence each, for whoever checks a plan.
+    bands : tuple of str
+        Bands of the images by their common names, such as `red`, `nir` or `B08`. Unless they are red, green and blue of
+        8 bits, image files are TIFFs or JPEG 2000 with just these bands, of any dtype.
+    units : str
+        What their values are: `0 to 255`, `reflectance x 10000` or `reflectance`.
+    taken : tuple of int
+        Positions of the bands that an encoder takes; see `taking`. Empty if it takes all.
     root : Path, optional
         A folder whose sub-folders are listed, so that nothing may be written into it.
 
@@ -116,12 +125,17 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
     readings: tuple[str, ...] = ()
     root: Path | None = None
+    bands: tuple[str, ...] = RGB
+    units: str = BYTES
+    taken: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("classes", "sample_ids", "labels", "groups", "parts"):
             given = getattr(self, name)
             fixed = tuple(given.tolist() if isinstance(given, np.ndarray) else given)
             object.__setattr__(self, name, fixed)
+        object.__setattr__(self, "bands", common_names(self.bands))
+        require_units(self.units)
         n, count, masked = len(self.sample_ids), len(self.classes), self.read_mask is not None
         texts: tuple[Any, ...] = (*self.sample_ids, *self.classes, *self.groups)
         every = (self.name, self.note, *self.parts, *texts)
@@ -171,6 +185,28 @@ class Dataset:
         return "multilabel" if first is None or isinstance(first, tuple) else "classification"
 
     @property
+    def reading(self) -> Reading:
+        """How the bands that are taken come out of an image file."""
+        pictures = (self.bands, self.units) == (RGB, BYTES)
+        return Reading(
+            0 if pictures else len(self.bands), self.taken or tuple(range(len(self.bands)))
+        )
+
+    def taking(self, bands: Sequence[str], units: str) -> Dataset:
+        """Let an encoder take these bands, in this order; InputError names what the images do not have."""
+        absent = [name for name in bands if name not in self.bands]
+        if absent:
+            raise InputError(
+                f"the encoder takes {', '.join(bands)}; images of {self.name} have {', '.join(self.bands)}, and so no "
+                f"{', '.join(absent)}: choose bands that they have with --bands, or another encoder"
+            )
+        if units != self.units:
+            raise InputError(
+                f"pixels in units of {units} were expected, those of {self.name} are {self.units}"
+            )
+        return replace(self, taken=tuple(self.bands.index(name) for name in bands))
+
+    @property
     def truth(self) -> NDArray[Any]:
         """The labels as an array; see `samtl.splits.labels.label_array`."""
         return label_array(self.task, self.labels, len(self.classes))
@@ -195,9 +231,16 @@ class Dataset:
         masked = self.read_mask is not None
         ids = self.sample_ids[:: max(1, -(-len(self) // sample))]
         bands, pixels, empty, trouble = Counter[str](), np.zeros(256, np.int64), 0, list[str]()
+        ranges: list[NDArray[np.float32]] = []
         for sample_id in ids:
             try:
-                bands[bands_of(self.read(sample_id))] += 1
+                data = self.read(sample_id)
+                if self.reading.count:
+                    found = prepare(data, 1, replace(self, taken=()).reading).statistics
+                    bands[", ".join(self.bands)] += 1
+                    ranges.append(found.reshape(4, -1)[2:])
+                else:
+                    bands[bands_of(data)] += 1
                 if self.read_mask is not None:
                     counts = np.bincount(self.read_mask(sample_id).ravel(), minlength=256)
                     pixels += counts
@@ -215,6 +258,7 @@ class Dataset:
             readings=self.readings,
             looked_at=len(ids),
             bands=dict(bands.most_common()),
+            values=told_range(np.array(ranges), self.units) if ranges else "",
             unusable=len(trouble),
             trouble=trouble[0] if trouble else "",
             pixels={

@@ -71,6 +71,7 @@ def embed(
     device: str = "auto",
     dtype: str = "auto",
     image_size: int | None = None,
+    bands: Sequence[str] | None = None,
     tiers: Sequence[str] | None = None,
     limit: int | None = None,
     per_class: int | None = None,
@@ -113,6 +114,9 @@ def embed(
     image_size : int, optional
         Pixels that an image's longest side is resized to, a multiple of 16 up to 2048; by default the encoder's own, or
         what the store was begun with. The cost grows with its square.
+    bands : sequence of str, optional
+        Bands of the images that the encoder takes, in the order of its input, by common names such as `nir,red,green`
+        or `B08`; by default those that it was trained with, or what the store was begun with.
     tiers : sequence of str, optional
         What to keep: any of `pooled`, `grid` and `dense`. By default what the store was begun with; else `pooled,grid`
         for classification, and all for segmentation.
@@ -157,8 +161,8 @@ def embed(
     """
     tell = on_event or (lambda event: None)
     config = EmbedConfig(
-        dataset, encoder, root, group_by, checkpoint, device, dtype, image_size, tiers, limit, per_class, batch_size,
-        engine, out, check_images, untrusted,
+        dataset, encoder, root, group_by, checkpoint, device, dtype, image_size, bands, tiers, limit, per_class,
+        batch_size, engine, out, check_images, untrusted,
     )  # fmt: skip
     job = prepare(config, lambda done, total: tell(Reading(done, total)), should_stop)
     plan, seconds = job.plan, 0.0

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
+from samtl.images.bands import Reading
 from samtl.images.codecs import BadImage, Prepared, check_mask, mask_sha256, prepare
 from samtl.images.safe_decoder import SafeDecoder
-from samtl.images.transforms import mask_square
+from samtl.images.transforms import Pixels, mask_square
+
+Prepare = Callable[[bytes, int, Reading], Prepared]
 
 # What reading an image may raise that is no property of the image.
 _OUT_OF_RESOURCES = {
@@ -31,9 +34,11 @@ class Decoded:
 
     row: int  #: its position in the dataset
     image_sha256: str = ""  #: of the file's bytes, "" if they could not be read
-    pixels: NDArray[np.uint8] | None = None  #: (h, w, 3), resized for the encoder
+    pixels: Pixels | None = None  #: (h, w, bands), resized for the encoder
     original_size: tuple[int, int] = (0, 0)  #: (height, width)
-    image_stats: NDArray[np.float32] | None = None  #: (12,), `statistics` of the original pixels
+    image_stats: NDArray[np.float32] | None = (
+        None  #: (4 bands,), `statistics` of the original pixels
+    )
     mask: NDArray[np.uint8] | None = None  #: (image_size, image_size), see `mask_square`
     mask_sha256: str = ""  #: of the mask as the dataset gives it, "" if it could not be read
     code: str = ""  #: of what is wrong, "" if nothing is
@@ -72,15 +77,13 @@ def decoded_ahead(
         safe.close()
 
 
-def decode_row(
-    dataset: Dataset, row: int, image_size: int, prepare: Callable[[bytes, int], Prepared] = prepare
-) -> Decoded:
+def decode_row(dataset: Dataset, row: int, image_size: int, prepare: Prepare = prepare) -> Decoded:
     """Read, decode, measure and resize one image and its mask; ResourceError if the drive gives out. Thread-safe."""
     sample_id, found, code = dataset.sample_ids[row], Decoded(row), "unreadable"
     try:
         data = dataset.read(sample_id)
         found = replace(found, image_sha256=hashlib.sha256(data).hexdigest())
-        image = prepare(data, image_size)
+        image = prepare(data, image_size, dataset.reading)
         if dataset.read_mask is not None:
             code = "mask_unreadable"
             mask = dataset.read_mask(sample_id)

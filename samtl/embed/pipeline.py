@@ -25,6 +25,7 @@ from samtl.embed.decode import Decoded, decoded_ahead
 from samtl.embed.plan import Job, specs_of
 from samtl.encoders.base import Encoder
 from samtl.errors import ResourceError
+from samtl.images.bands import Bands
 from samtl.images.codecs import BadImage
 from samtl.store.fingerprint import make_identity
 from samtl.store.log import OK, QUARANTINED, UNLISTED
@@ -60,7 +61,13 @@ def load_encoder(job: Job, device: str) -> Encoder:
     """Load the encoder of a pass on one of its devices."""
     plan = job.plan
     encoder: Encoder = registry.load("encoders", plan.encoder).Encoder(
-        plan.encoder, job.config.source, device, plan.compute_dtype, plan.image_size, plan.engine
+        plan.encoder,
+        job.config.source,
+        device,
+        plan.compute_dtype,
+        plan.image_size,
+        plan.engine,
+        Bands(plan.bands, job.dataset.units),
     )
     return encoder
 

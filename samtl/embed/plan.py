@@ -26,7 +26,8 @@ from samtl.encoders.device import resolve_devices
 from samtl.encoders.engines import check_engine
 from samtl.encoders.torch_encoder import INT8
 from samtl.errors import InputError
-from samtl.images.codecs import STATISTICS
+from samtl.images.bands import BYTES, Bands, common_names
+from samtl.images.codecs import statistics_of
 from samtl.images.transforms import check_image_size
 from samtl.store.fingerprint import require_same
 from samtl.store.format import TIERS, ArraySpec, array_specs, rows_of_a_block
@@ -48,6 +49,7 @@ class EmbedConfig:
     device: str = "auto"
     dtype: str = "auto"
     image_size: int | None = None
+    bands: Sequence[str] | None = None
     tiers: Sequence[str] | None = None
     limit: int | None = None
     per_class: int | None = None
@@ -62,8 +64,11 @@ class EmbedConfig:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):
                 object.__setattr__(self, name, value.item())
-        if isinstance(self.tiers, str):
-            object.__setattr__(self, "tiers", self.tiers.split(","))
+        for name in ("tiers", "bands"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, value.split(","))
+        if self.bands is not None:
+            object.__setattr__(self, "bands", common_names(self.bands))
 
     @property
     def source(self) -> str | None:
@@ -88,6 +93,7 @@ class Plan:
     bytes_to_write: int
     bytes_free: int | None  #: on the store's disk; None in a bucket
     image_size: int  #: side of the encoder's input in pixels
+    bands: tuple[str, ...]  #: that the encoder takes
     batch_size: int  #: 0 if the device is tried first
     engine: str
     resumes: bool  #: whether the store exists
@@ -155,8 +161,7 @@ def prepare(
     if config.image_size is not None:
         check_image_size(config.image_size)
     check_engine(config.engine)
-    module = registry.load("encoders", config.encoder)
-    spec: EncoderSpec = module.spec(config.encoder, config.image_size)
+    _spec_of(config)
     devices = resolve_devices(config.device)
     batch_size = images_per_call(config.batch_size, devices[0].type, untold=0)
 
@@ -165,7 +170,6 @@ def prepare(
         listed = replace(listed, groups=groups_by(listed.sample_ids, config.group_by))
     require_usable(listed)
     source = subset(shuffled(listed), limit=config.limit, per_class=config.per_class)
-    wanted = config.source or spec.default_checkpoint
     place = place_of(config, source.name)
     storage = open_storage(place)
     _refuse_foreign(place, storage)
@@ -181,12 +185,13 @@ def prepare(
     # A whole `dense` is large, and no head reads it of an image with one label.
     usual = TIERS if source.task == "segmentation" else ("pooled", "grid")
     tiers = _in_order(config.tiers or held or usual)
+    spec = _spec_of(config, listed, state)
+    source = source.taking(spec.bands, spec.units)
+    wanted = config.source or spec.default_checkpoint
     if config.image_size is not None:
         _require_even(spec, tiers, source.task)
     if state is None:
         listed.require_outside(place)
-    elif config.image_size is None:
-        spec = module.spec(config.encoder, state.identity.image_size)
     compute_dtype = resolve_compute(dtype, engine, devices[0])
     measured = encoder_speeds(devices[0]) if dtype == "auto" else None
     if compute_dtype.startswith(INT8):
@@ -247,6 +252,7 @@ def prepare(
         bytes_to_write=to_write,
         bytes_free=shutil.disk_usage(_existing(place)).free if isinstance(place, Path) else None,
         image_size=spec.image_size,
+        bands=spec.bands,
         batch_size=batch_size,
         engine=engine,
         resumes=state is not None,
@@ -265,6 +271,21 @@ def prepare(
     )
 
 
+def _spec_of(
+    config: EmbedConfig, dataset: Dataset | None = None, state: StoreState | None = None
+) -> EncoderSpec:
+    """Describe the encoder of a pass over the dataset: as was asked for, else as the store was begun."""
+    begun = {} if state is None else state.identity.fingerprint
+    names = tuple(config.bands or begun.get("bands", ()))
+    size = config.image_size or (state and state.identity.image_size)
+    units = BYTES if dataset is None else dataset.units
+    describe = registry.load("encoders", config.encoder).spec
+    spec: EncoderSpec = describe(config.encoder, size, Bands(names, units))
+    if not spec.bands and dataset is not None:
+        spec = describe(config.encoder, size, Bands(dataset.bands, units))
+    return spec
+
+
 def specs_of(spec: EncoderSpec) -> dict[str, ArraySpec]:
     """Describe the arrays of a store that an encoder makes."""
     return array_specs(
@@ -273,7 +294,7 @@ def specs_of(spec: EncoderSpec) -> dict[str, ArraySpec]:
         cells=spec.cells,
         square=spec.image_size,
         features=spec.features,
-        statistics=STATISTICS,
+        statistics=statistics_of(spec.bands),
     )
 
 
@@ -336,12 +357,14 @@ def place_of(config: EmbedConfig, dataset: str) -> Path | str:
     """Name the store of a pass after what decides its content, so that different passes do not meet."""
     if config.out is not None and str(config.out).endswith(".zarr"):
         return as_place(config.out)
-    spec = registry.load("encoders", config.encoder).spec(config.encoder, config.image_size)
+    spec = _spec_of(config)
     embedding, weights = config.encoder, config.source or spec.default_checkpoint
     if weights != spec.default_checkpoint:
         name = weights if weights.startswith("random:") else Path(weights).stem
         name = re.sub(r"[^\w-]+", "", name)
         embedding += f"-{name or 'file'}"
+    if config.bands is not None:
+        embedding += f"-{'-'.join(config.bands)}"
     parts = [
         dataset,
         f"per-class-{config.per_class}" if config.per_class else "",

@@ -10,6 +10,7 @@ from typing import Any
 from samtl import registry
 from samtl.encoders.base import Encoder
 from samtl.errors import InputError, MismatchError
+from samtl.images.bands import Bands
 from samtl.store.fingerprint import differences
 from samtl.store.format import FORMAT
 
@@ -37,7 +38,12 @@ def reload_encoder(
         checkpoint = seed[1] if seed else "official"
     name, dtype = str(identity["encoder"]["name"]), str(identity["compute_dtype"])
     encoder: Encoder = registry.load("encoders", name).Encoder(
-        name, checkpoint, device, dtype, int(identity["image_size"])
+        name,
+        checkpoint,
+        device,
+        dtype,
+        int(identity["image_size"]),
+        bands=Bands(tuple(identity["bands"]), str(identity["units"])),
     )
     if found := differences(identity, {**encoder.fingerprint(), "format": FORMAT}):
         raise MismatchError(

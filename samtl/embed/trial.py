@@ -23,6 +23,7 @@ from samtl.encoders.base import Encoder
 from samtl.encoders.compute import resolve_compute
 from samtl.encoders.device import resolve_device
 from samtl.errors import InputError, ResourceError
+from samtl.images.transforms import Pixels
 from samtl.store.fingerprint import require_same
 
 TRIED = 100  # images that are decoded before they are all taken to be unusable
@@ -70,7 +71,7 @@ def compared(job: Job, tell: Callable[[Note], None]) -> tuple[Job, Encoder]:
 def closeness(
     ours: Mapping[str, NDArray[Any]],
     exact: Mapping[str, NDArray[Any]],
-    pixels: Sequence[NDArray[np.uint8]],
+    pixels: Sequence[Pixels],
     patch: int,
 ) -> dict[str, float]:
     """Compare what two encoders give for the same images.

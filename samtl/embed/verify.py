@@ -187,6 +187,7 @@ def verify(
         weights = None if checkpoint is None else str(checkpoint)
         encoder = reload_encoder(opened.identity, opened.weights, opened.path, weights, device)
         images = replace(listed, labels=(-1,) * len(listed), read_mask=None)  # it sees no mask
+        images = images.taking(encoder.spec.bands, encoder.spec.units)
         again = []
         for done, row in enumerate(rows):
             tell("rows through the encoder", done, len(rows))

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-from samtl.images.transforms import grid_cells
+from samtl.errors import InputError
+from samtl.images.bands import BYTES, RGB, Bands
+from samtl.images.transforms import Pixels, grid_cells
 
+OWN = Bands(())
 # Arrays that an encoder's output is kept in, from the smallest to the largest, and the dtype of each in a store.
 STORED_DTYPES = {"pooled": "float32", "grid": "float16", "dense": "float16"}
 TIERS = tuple(STORED_DTYPES)
@@ -79,11 +81,32 @@ class EncoderSpec:
         }
 
 
+def three(encoder: str, bands: Sequence[str]) -> tuple[str, ...]:
+    """Return the three bands that an encoder of RGB images is given; InputError if it is given more or fewer."""
+    if len(bands) not in (0, 3):
+        raise InputError(
+            f"{encoder} takes three bands in the places of red, green and blue, got {', '.join(bands)}"
+        )
+    return tuple(bands) or RGB
+
+
+def preprocessing(units: str) -> dict[str, str]:
+    """Describe how images in these units are decoded and resized."""
+    if units != BYTES:
+        return {"resize": "longest side, Pillow bilinear, antialiased, float32"}
+    return {
+        "colour": "RGB, 8 bits, alpha dropped, EXIF orientation ignored",
+        "resize": "longest side, Pillow bilinear, antialiased, uint8",
+    }
+
+
 class Encoder(Protocol):
     """A frozen network on a device, from resized pixels to the arrays that a store keeps.
 
     An encoder that users can name is a module of this package with such a class, named `Encoder` and constructed as
-    `Encoder(name, checkpoint, device, dtype, image_size, engine)`, and a function `spec(name, image_size=None)`.
+    `Encoder(name, checkpoint, device, dtype, image_size, engine, bands)`, and a function
+    `spec(name, image_size=None, bands=OWN)`. `bands` are what it is given: without names, the bands that it was trained
+    with. If it has none of its own, `spec(name).bands` is empty, and it is given all that the images have.
     """
 
     spec: EncoderSpec
@@ -91,7 +114,7 @@ class Encoder(Protocol):
     compute_dtype: str  #: what the network computes in, such as `bfloat16` or `int8+float32`
 
     def encode(
-        self, pixels: Sequence[NDArray[np.uint8]], tiers: Sequence[str] = TIERS
+        self, pixels: Sequence[Pixels], tiers: Sequence[str] = TIERS
     ) -> dict[str, NDArray[Any]]:
         """Encode a batch of images.
 
@@ -100,8 +123,8 @@ class Encoder(Protocol):
 
         Parameters
         ----------
-        pixels : sequence of ndarray of uint8, (h, w, bands)
-            Resized so that the longest side is `spec.image_size`; sizes may differ between images.
+        pixels : sequence of ndarray, (h, w, bands), of uint8 or float32
+            In the spec's units, resized so that the longest side is `spec.image_size`; sizes may differ between images.
         tiers : sequence of {"pooled", "grid", "dense"}
 
         Returns

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from samtl.encoders.base import EncoderSpec, Weights
+from samtl.encoders.base import OWN, EncoderSpec, Weights, preprocessing, three
 from samtl.encoders.checkpoints import Official, load_weights
 from samtl.encoders.compute import resolve_compute
 from samtl.encoders.containers import Tensors
@@ -24,6 +24,7 @@ from samtl.encoders.engines import check_engine, forward_pass
 from samtl.encoders.pooling import feature_names
 from samtl.encoders.torch_encoder import INT8, TorchEncoder
 from samtl.errors import InputError
+from samtl.images.bands import BYTES, Bands, scaling
 from samtl.images.transforms import PATCH, PIXEL_MEAN, PIXEL_STD, check_image_size
 
 NAMES = {
@@ -79,8 +80,8 @@ _HUGGING_FACE = {
 }
 
 
-def spec(name: str, image_size: int | None = None) -> EncoderSpec:
-    """Return the properties of the encoder `name` without loading it; for `image_size` see `Encoder`."""
+def spec(name: str, image_size: int | None = None, bands: Bands = OWN) -> EncoderSpec:
+    """Return the properties of the encoder `name` without loading it; see `Encoder`."""
     variant, size = VARIANTS[name], image_size or IMAGE_SIZE
     check_image_size(size)
     return EncoderSpec(
@@ -89,12 +90,11 @@ def spec(name: str, image_size: int | None = None) -> EncoderSpec:
         patch=PATCH,
         channels=CHANNELS,
         features=feature_names(CHANNELS, dict.fromkeys(variant.taps, variant.width)),
-        bands=("red", "green", "blue"),
-        units="0 to 255",
-        scaling={"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)},
+        bands=three(name, bands.names),
+        units=bands.units,
+        scaling=scaling(PIXEL_MEAN, PIXEL_STD, BYTES, bands.units),
         preprocessing={
-            "colour": "RGB, 8 bits, alpha dropped, EXIF orientation ignored",
-            "resize": "longest side, Pillow bilinear, antialiased, uint8",
+            **preprocessing(bands.units),
             "pad": "zeros at the bottom and right, after scaling",
         },
         default_checkpoint="official" if variant.official else "random:0",
@@ -115,9 +115,10 @@ class Encoder(TorchEncoder):
         dtype: str = "auto",
         image_size: int | None = None,
         engine: str = "fast",
+        bands: Bands = OWN,
     ) -> None:
         check_engine(engine)
-        found, on = spec(name, image_size), resolve_device(device)
+        found, on = spec(name, image_size, bands), resolve_device(device)
         compute_dtype = resolve_compute(dtype, engine, on)
         if compute_dtype.startswith(INT8):
             engine = "int8"

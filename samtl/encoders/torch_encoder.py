@@ -18,11 +18,12 @@ from samtl._runtime import bounded, out_of_memory
 from samtl.encoders import pooling
 from samtl.encoders.base import TIERS, EncoderSpec, Weights
 from samtl.errors import ResourceError
+from samtl.images.transforms import Pixels
 
 _Item = TypeVar("_Item")
 _Part = TypeVar("_Part")
 
-Pixels = Sequence[NDArray[np.uint8]]
+Images = Sequence[Pixels]
 Output = dict[str, NDArray[Any]]
 
 # Maps (batch, bands, size, size) to the dense output; calls its second argument with the output (batch, h, w, width) of
@@ -69,7 +70,7 @@ class TorchEncoder:
         return self.spec.fingerprint(self.weights.sha256, self.compute_dtype)
 
     @torch.inference_mode()
-    def encode(self, pixels: Pixels, tiers: Sequence[str] = TIERS) -> Output:
+    def encode(self, pixels: Images, tiers: Sequence[str] = TIERS) -> Output:
         """Encode a batch of images; may be called by several threads."""
         limit = self._limit
         if len(pixels) > limit:
@@ -107,7 +108,7 @@ class TorchEncoder:
             return torch.cat(_one_per_core(self.forward, torch.split(x, 1)))
         return self._network(x, lambda tokens: None)
 
-    def _attempt(self, pixels: Pixels, tiers: Sequence[str]) -> Output:
+    def _attempt(self, pixels: Images, tiers: Sequence[str]) -> Output:
         if self.device.type == "cpu":
             found = _one_per_core(lambda image: self._computed([image], tiers), pixels)
             return _joined([{k: t.numpy() for k, t in part.items()} for part in found])
@@ -115,7 +116,7 @@ class TorchEncoder:
             kept = self._computed(pixels, tiers)
         return {tier: tensor.cpu().numpy() for tier, tensor in kept.items()}
 
-    def _computed(self, pixels: Pixels, tiers: Sequence[str]) -> dict[str, Tensor]:
+    def _computed(self, pixels: Images, tiers: Sequence[str]) -> dict[str, Tensor]:
         """Compute tiers on the device."""
         patch = self.spec.patch
         tokens = [(-(-image.shape[0] // patch), -(-image.shape[1] // patch)) for image in pixels]
@@ -133,14 +134,17 @@ class TorchEncoder:
         }
         return {tier: made[tier]() for tier in made if tier in tiers}
 
-    def _scaled(self, pixels: Pixels) -> Tensor:
+    def _scaled(self, pixels: Images) -> Tensor:
         """Scale in float32, then pad with zeros: (batch, bands, size, size) in the compute dtype."""
         size, pinned = self.spec.image_size, self.device.type == "cuda"
         shape = len(pixels), size, size, len(self.spec.bands)
-        raw = torch.zeros(shape, dtype=torch.uint8, pin_memory=pinned)
+        dtype = torch.from_numpy(pixels[0][:0]).dtype
+        raw = torch.zeros(shape, dtype=dtype, pin_memory=pinned)
         for square, image in zip(raw.numpy(), pixels, strict=True):
             square[: image.shape[0], : image.shape[1]] = image
         on_device = raw.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        if "clip" in self.spec.scaling:
+            on_device = on_device.clip(*self.spec.scaling["clip"])
         batch = ((on_device - self._mean) / self._std).to(self.dtype)
         for square, image in zip(batch, pixels, strict=True):
             square[:, image.shape[0] :] = 0

@@ -248,6 +248,7 @@ def _encoded(
         said = iter(trained.answers(found, columns, sizes, side, own=True) if len(found) else ())
         return [next(said) if ok else None for ok in finite]
 
+    dataset = dataset.taking(encoder.spec.bands, encoder.spec.units)
     decoded = decoded_ahead(dataset, iter(range(len(dataset))), side, at_once, str(target))
     return _answered(decoded, at_once, predicted)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Literal
@@ -25,14 +25,14 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from samtl.errors import InputError
-from samtl.images.transforms import IGNORE, resize_longest_side
+from samtl.images.bands import PICTURES, RGB, Reading
+from samtl.images.transforms import IGNORE, Pixels, resize_bands, resize_longest_side
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".jp2", ".j2k"}
 )
-STATISTICS = tuple(f"{name}_{band}" for name in ("mean", "std", "min", "max") for band in "rgb")
 
 Code = Literal[
     "empty", "not_an_image", "truncated", "too_large", "unsupported_mode", "undecodable",
@@ -48,6 +48,7 @@ _BANDS = {
     "1": "1-bit grey", "L": "grey", "LA": f"grey{_DROPPED}", "La": f"grey{_DROPPED}", "P": "palette",
     "PA": f"palette{_DROPPED}", "RGB": "RGB", "RGBA": f"RGB{_DROPPED}", "CMYK": "CMYK", "YCbCr": "YCbCr",
 }  # fmt: skip
+_COLOURS = "one grey, palette, RGB or CMYK image with up to 8 bits a sample, with or without alpha"
 _WIDE = frozenset({"I", "I;16", "I;16B"})  # grey of 16 bits
 _MASKS = _WIDE | {"1", "L", "LA", "P", "RGB", "RGBA"}
 _BEGINNINGS = {
@@ -84,18 +85,37 @@ class BadImage(InputError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image resized for an encoder: (h, w, 3) uint8 pixels, and (height, width) and `statistics` before resizing."""
+    """An image resized for an encoder, (h, w, bands), and (height, width) and `statistics` before resizing.
 
-    pixels: NDArray[np.uint8]
+    Pixels are uint8 if the image is RGB of 8 bits, else float32.
+    """
+
+    pixels: Pixels
     size: tuple[int, int]
     statistics: NDArray[np.float32]
 
 
-def prepare(data: bytes, image_size: int) -> Prepared:
+def prepare(data: bytes, image_size: int, reading: Reading = PICTURES) -> Prepared:
     """Decode, measure and resize an image file to a longest side of `image_size` pixels; see `decode`."""
+    if reading.count:
+        form = _format(data)
+        if form in _PLUGINS:
+            raise unsupported(f"a {form}", f"a TIFF or JPEG 2000 of {reading.count} bands")
+        from samtl.images import raster
+
+        with _refusing(data, form):
+            bands = raster.read_bands(data, form, reading)
+        values = bands.reshape(-1, bands.shape[2]).astype(np.float64)
+        measured = [f(values, axis=0) for f in (np.mean, np.std, np.min, np.max)]
+        described = np.concatenate(measured).astype(np.float32)
+        height, width, _ = bands.shape
+        return Prepared(resize_bands(bands, image_size), (height, width), described)
     image = _rgb(data)
-    pixels = resize_longest_side(image, image_size)
-    return Prepared(pixels, (image.height, image.width), statistics(image))
+    pixels, described = resize_longest_side(image, image_size), statistics(image)
+    if reading.taken != PICTURES.taken:
+        columns = list(reading.taken)
+        pixels, described = pixels[..., columns], described.reshape(4, 3)[:, columns].ravel()
+    return Prepared(pixels, (image.height, image.width), described)
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -241,6 +261,12 @@ def check_mask(mask: NDArray[Any], size: tuple[int, int], n_classes: int) -> Non
         )
 
 
+def statistics_of(bands: Sequence[str] = RGB) -> tuple[str, ...]:
+    """Name the columns of `statistics` of an image with these bands."""
+    names = [name[0] for name in bands] if tuple(bands) == RGB else bands
+    return tuple(f"{what}_{name}" for what in ("mean", "std", "min", "max") for name in names)
+
+
 def statistics(pixels: NDArray[np.uint8] | Image.Image) -> NDArray[np.float32]:
     """Compute the moments and the range of each channel of an image, (H, W, 3) uint8 or Pillow's in mode RGB.
 
@@ -250,7 +276,7 @@ def statistics(pixels: NDArray[np.uint8] | Image.Image) -> NDArray[np.float32]:
     Returns
     -------
     ndarray, (12,) float32
-        Mean, population standard deviation, minimum and maximum of each channel, in the order of `STATISTICS`.
+        Mean, population standard deviation, minimum and maximum of each channel, in the order of `statistics_of`.
     """
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     counts = np.array(image.histogram()).reshape(3, 256)
@@ -281,12 +307,10 @@ def check_bytes(size: int) -> None:
         )
 
 
-def unsupported(came: str) -> BadImage:
-    """Make the error for an image of another kind than `decode` takes."""
-    expected = (
-        "one grey, palette, RGB or CMYK image with up to 8 bits a sample, with or without alpha"
-    )
-    reason = f"{expected}, was expected, this file has {came}; convert it to 8-bit RGB first"
+def unsupported(came: str, expected: str = _COLOURS) -> BadImage:
+    """Make the error for an image of another kind than is expected."""
+    remedy = "convert it to 8-bit RGB first" if expected == _COLOURS else "leave it out"
+    reason = f"{expected}, was expected, this file has {came}; {remedy}"
     return BadImage("unsupported_mode", reason)
 
 

@@ -11,6 +11,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader, MemoryFile
 
+from samtl.images.bands import Reading
 from samtl.images.codecs import check_pixels, no_mask, unsupported
 
 _RGB = ["red", "green", "blue"]
@@ -27,6 +28,19 @@ def read_rgb(data: bytes, form: str) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8."""
     with _opened(data, form) as source:
         return _arranged(source, _colours(source))
+
+
+def read_bands(data: bytes, form: str, reading: Reading) -> NDArray[np.float32]:
+    """Read the bands that are wanted as (H, W, bands) float32, with the values that are stored."""
+    with _opened(data, form) as source:
+        if source.count != reading.count or "complex" in source.dtypes[0]:
+            raise unsupported(
+                f"{source.count} bands of {source.dtypes[0]}", f"{reading.count} bands of numbers"
+            )
+        bands: NDArray[np.float32] = source.read([i + 1 for i in reading.taken]).astype(np.float32)
+        if not np.isfinite(bands).all():
+            raise unsupported("NaN or infinity", "a number for every pixel")
+        return np.ascontiguousarray(bands.transpose(1, 2, 0))
 
 
 def bands_of(data: bytes, form: str) -> str:

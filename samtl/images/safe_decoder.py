@@ -17,6 +17,7 @@ from contextlib import suppress
 from samtl._runtime import process_pool
 from samtl.errors import ResourceError
 from samtl.images import codecs
+from samtl.images.bands import PICTURES, Reading
 from samtl.images.codecs import BadImage, Prepared
 
 # An answer may take this many times the limit of processor time, on a busy machine.
@@ -38,7 +39,7 @@ class SafeDecoder:
         self.memory, self.seconds = memory, seconds
         self._workers: dict[int, tuple[ProcessPoolExecutor, int]] = {}  # by thread
 
-    def prepare(self, data: bytes, image_size: int) -> Prepared:
+    def prepare(self, data: bytes, image_size: int, reading: Reading = PICTURES) -> Prepared:
         """Do what `samtl.images.codecs.prepare` does.
 
         Raises
@@ -54,7 +55,7 @@ class SafeDecoder:
                 self._workers[thread] = self._started()
             pool, process = self._workers[thread]
             try:
-                task = pool.submit(_prepare, data, image_size, self.seconds)
+                task = pool.submit(_prepare, data, image_size, reading, self.seconds)
                 return task.result(self.seconds * _PATIENCE)
             except BrokenProcessPool:
                 self._end(thread)
@@ -98,9 +99,9 @@ def _start(memory: int) -> None:
     _limit(resource.RLIMIT_AS, taken + memory)
 
 
-def _prepare(data: bytes, image_size: int, seconds: int) -> Prepared:
+def _prepare(data: bytes, image_size: int, reading: Reading, seconds: int) -> Prepared:
     _limit_time(seconds)
-    return codecs.prepare(data, image_size)
+    return codecs.prepare(data, image_size, reading)
 
 
 def _limit_time(seconds: int) -> None:

@@ -14,6 +14,7 @@ from samtl.errors import InputError
 
 IMAGE_SIZE = 1024  # side of an encoder's input in pixels, unless another is named
 PATCH = 16  # pixels of the resized image per token, in both directions
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
 IGNORE = 255  # in a mask: unknown, or beyond the image
 LARGEST = 2048  # side of an encoder's input in pixels; attention costs 16 times as much as at 1024
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # R, G, B on the 0 to 255 scale
@@ -50,6 +51,18 @@ def resize_longest_side(
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+def resize_bands(bands: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
+    """Resize an image as `resize_longest_side` does, (height, width, bands) float32, band by band."""
+    height, width = resized_shape(bands.shape[0], bands.shape[1], image_size)
+    if bands.shape[:2] == (height, width):
+        return bands
+    resized = [
+        Image.fromarray(band).resize((width, height), Image.Resampling.BILINEAR)
+        for band in bands.transpose(2, 0, 1)
+    ]
+    return np.stack([np.asarray(band) for band in resized], axis=2)
 
 
 def mask_square(mask: NDArray[np.uint8], image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
