@@ -18,9 +18,10 @@ from samtl._io import digest, file_sha256
 from samtl.datasets import Dataset
 from samtl.embed import api
 from samtl.embed.api import embed
-from samtl.encoders.base import EncoderSpec, Weights
+from samtl.encoders.base import OWN, EncoderSpec, Weights
 from samtl.errors import InputError
 from samtl.experiment.run import METRICS, Run, SplitName
+from samtl.images.bands import RGB
 from samtl.images.transforms import PATCH, grid_cells
 from samtl.metrics.classification import Score
 
@@ -95,21 +96,28 @@ class StubEncoders:
         self.spoil = lambda outputs: None  # may alter them
 
     def Encoder(
-        self, name, checkpoint=None, device="auto", dtype="auto", image_size=None, engine="fast"
+        self,
+        name,
+        checkpoint=None,
+        device="auto",
+        dtype="auto",
+        image_size=None,
+        engine="fast",
+        bands=OWN,
     ):
-        return self.kind(self, self.spec(name, image_size), checkpoint, dtype)
+        return self.kind(self, self.spec(name, image_size, bands), checkpoint, dtype)
 
     features = tuple(f"column_{i}" for i in range(10))
 
-    def spec(self, name, image_size=None):
+    def spec(self, name, image_size=None, bands=OWN):
         return EncoderSpec(
             name,
             image_size or self.IMAGE_SIZE,
             patch=PATCH,
             channels=256,
             features=self.features,
-            bands=("red", "green", "blue"),
-            units="0 to 255",
+            bands=bands.names or RGB,
+            units=bands.units,
             scaling={},
             preprocessing={"resize": "longest side"},
             default_checkpoint="random:0",

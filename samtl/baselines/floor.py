@@ -24,7 +24,8 @@ from samtl.heads.base import (
     reciprocal,
     scaled,
 )
-from samtl.images.codecs import statistics, statistics_of
+from samtl.images.bands import statistics_of
+from samtl.images.codecs import statistics
 from samtl.images.transforms import IGNORE, resize_longest_side
 
 _AT_ONCE = 256  # images

@@ -18,7 +18,7 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.heads.trainer import in_order
-from samtl.images.codecs import BadImage, check_mask, decode
+from samtl.images.codecs import BadImage, check_mask
 from samtl.images.transforms import PIXEL_MEAN, mask_square, resize_longest_side
 
 Rows = NDArray[np.int64]
@@ -33,7 +33,7 @@ _REMEDY = "replace it, or use the split of a run that left it out with --same-sp
 def read_image(dataset: Dataset, row: int) -> Pixel:
     """Decode one image, (H, W, 3) uint8; InputError if it is missing or unusable."""
     with _reading(f"image {dataset.sample_ids[row]!r} of {dataset.name}"):
-        return decode(dataset.read(dataset.sample_ids[row]))
+        return dataset.picture(dataset.sample_ids[row])
 
 
 def read_mask(dataset: Dataset, row: int, shape: tuple[int, int]) -> Pixel:

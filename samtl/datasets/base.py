@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from samtl._runtime import hash_order
 from samtl.errors import InputError
-from samtl.images.bands import BYTES, RGB, Reading, common_names, require_units, told_range
-from samtl.images.codecs import bands_of, prepare
+from samtl.images.bands import BYTES, RGB, UNITS, Reading, common_names, require_units, told_range
+from samtl.images.codecs import bands_of, decode, decode_bands, prepare
 from samtl.images.transforms import IGNORE as IGNORE
 from samtl.splits import PARTS as PARTS
 from samtl.splits.labels import class_counts, known, label_array
@@ -205,6 +205,17 @@ class Dataset:
                 f"pixels in units of {units} were expected, those of {self.name} are {self.units}"
             )
         return replace(self, taken=tuple(self.bands.index(name) for name in bands))
+
+    def picture(self, sample_id: str) -> NDArray[np.uint8]:
+        """Decode an image as it is shown, (H, W, 3): red, green and blue of 8 bits, see `samtl.images.bands.UNITS`.
+
+        Raises what `read` raises, BadImage, and InputError if the images have no such bands.
+        """
+        if not self.reading.count:
+            return decode(self.read(sample_id))
+        shown = self.taking(RGB, self.units).reading
+        levels = decode_bands(self.read(sample_id), shown) / UNITS[self.units]
+        return levels.round().clip(0, 255).astype(np.uint8)
 
     @property
     def truth(self) -> NDArray[Any]:

@@ -8,6 +8,7 @@ level. Sample ids are `<Class>/<file>` in each of them, so that stores made from
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 from samtl import _download
@@ -15,6 +16,7 @@ from samtl.datasets.base import Dataset
 from samtl.datasets.files.archive import named, open_tree
 from samtl.datasets.files.listing import Tree
 from samtl.errors import InputError
+from samtl.images.bands import BYTES, RGB
 
 # The study's slide gives Pasture 2,500; the published set has 2,000, and 27,000 in all.
 COUNTS = {
@@ -30,20 +32,35 @@ COUNTS = {
     "SeaLake": 3000,
 }
 
-# URLs of the official archives and their hashes, tried in this order.
-SOURCES = {
-    "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip":
-        "md5:c8fa014336c82ac7804f0398fcb19387",
-    "https://zenodo.org/records/7711810/files/EuroSAT_RGB.zip?download=1":
-        "sha256:b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90",
-}  # fmt: skip
 
-_SUFFIXES = (".jpg", ".jpeg")
-_LEVELS = ("2750", "EuroSAT_RGB", "eurosat", "EuroSAT")  # folders above those of the classes
-_LAYOUT = (
-    "expected is EuroSAT RGB as EuroSAT.zip (eurosat/2750/<Class>/*.jpg) or EuroSAT_RGB.zip "
-    "(EuroSAT_RGB/<Class>/*.jpg), the zip itself or the folder that it unpacks to"
-)
+@dataclass(frozen=True)
+class Archive:
+    """An official archive of EuroSAT, and what is in it."""
+
+    name: str
+    sources: dict[str, str]  #: URLs of the archive and their hashes, tried in this order
+    size: str
+    suffixes: tuple[str, ...]
+    levels: tuple[str, ...]  #: folders above those of the classes
+    layout: str
+    bands: tuple[str, ...] = RGB
+    units: str = BYTES
+
+
+ARCHIVE = Archive(
+    name="eurosat",
+    sources={
+        "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip":
+            "md5:c8fa014336c82ac7804f0398fcb19387",
+        "https://zenodo.org/records/7711810/files/EuroSAT_RGB.zip?download=1":
+            "sha256:b4f5b234ecb7d7ff9c6cddb046543b4717c53fd6e9815be6c0e80cc614f51b90",
+    },
+    size="90 MB",
+    suffixes=(".jpg", ".jpeg"),
+    levels=("2750", "EuroSAT_RGB", "eurosat", "EuroSAT"),
+    layout="expected is EuroSAT RGB as EuroSAT.zip (eurosat/2750/<Class>/*.jpg) or EuroSAT_RGB.zip "
+    "(EuroSAT_RGB/<Class>/*.jpg), the zip itself or the folder that it unpacks to",
+)  # fmt: skip
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
@@ -53,33 +70,42 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     folder, and is fetched (90 MB) if `download` allows it. Labels index the alphabetical list of the classes present;
     `note` says if it is not the whole set. Raises InputError and ResourceError (if the download fails).
     """
+    return listed(ARCHIVE, argument, root, download)
+
+
+def listed(archive: Archive, argument: str | None, root: Path | None, download: bool) -> Dataset:
+    """List an archive of EuroSAT; see `open_dataset`."""
     if argument is not None:
         raise InputError(
-            f"eurosat takes no argument, got {argument!r}; a copy of the data is named with --root"
+            f"{archive.name} takes no argument, got {argument!r}; a copy of the data is named with --root"
         )
-    path = root if root is not None else _official_archive(download)
-    tree = open_tree(path, _LAYOUT)
-    base, classes = _class_folders(tree)
+    path = root if root is not None else _official(archive, download)
+    tree = open_tree(path, archive.layout)
+    base, classes = _class_folders(tree, archive)
     names: dict[str, str] = {}
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = [f for f in tree.images(base + name) if f.lower().endswith(_SUFFIXES)]
+        files = [f for f in tree.images(base + name) if f.lower().endswith(archive.suffixes)]
         if not files:
-            raise InputError(f"{path} has no JPEG images in {name}; {_LAYOUT}")
+            raise InputError(
+                f"{path} has no {archive.suffixes[0]} images in {name}; {archive.layout}"
+            )
         names |= {f"{name}/{file}": f"{base}{name}/{file}" for file in files}
         labels += [label] * len(files)
     return Dataset(
-        name="eurosat",
+        name=archive.name,
         classes=tuple(classes),
         sample_ids=tuple(names),
         labels=tuple(labels),
         read=functools.partial(named, tree, names),
         note=_note({name: labels.count(i) for i, name in enumerate(classes)}),
         root=path / base if path.is_dir() else None,
+        bands=archive.bands,
+        units=archive.units,
     )
 
 
-def _class_folders(tree: Tree) -> tuple[str, list[str]]:
+def _class_folders(tree: Tree, archive: Archive) -> tuple[str, list[str]]:
     """Find the level of the class folders; return its prefix and their names."""
     waiting = [""]
     for level in waiting:
@@ -87,14 +113,16 @@ def _class_folders(tree: Tree) -> tuple[str, list[str]]:
         if COUNTS.keys() & set(found):
             if unknown := sorted(set(found) - COUNTS.keys()):
                 raise InputError(
-                    f"{tree.path} has class folders that EuroSAT has not: {', '.join(unknown[:5])}; {_LAYOUT}. "
+                    f"{tree.path} has class folders that EuroSAT has not: {', '.join(unknown[:5])}; {archive.layout}. "
                     "Images of your own are read with --dataset folder:PATH"
                 )
             return level and f"{level}/", found
-        waiting += [f"{level}/{name}".strip("/") for name in found if name in _LEVELS]
+        waiting += [f"{level}/{name}".strip("/") for name in found if name in archive.levels]
     zips = sorted(p.name for p in tree.path.glob("*.zip")) if tree.path.is_dir() else []
     hint = f"; it holds {zips[0]}: name that file" if zips else ""
-    raise InputError(f"{tree.path} holds no folder named after a EuroSAT class{hint}; {_LAYOUT}")
+    raise InputError(
+        f"{tree.path} holds no folder named after a EuroSAT class{hint}; {archive.layout}"
+    )
 
 
 def _note(counts: dict[str, int]) -> str:
@@ -105,12 +133,12 @@ def _note(counts: dict[str, int]) -> str:
     return f"{note}, no {', '.join(missing)}" if missing else note
 
 
-def _official_archive(download: bool) -> Path:
+def _official(archive: Archive, download: bool) -> Path:
     """Find the official archive among the downloads, or fetch it; its hash is checked each time."""
-    folder = _download.user_folder("SAMTL_DATA_CACHE")
-    by_hand = f"download {next(iter(SOURCES))} by hand and name the file with --root"
-    if not (download or _download.downloaded(SOURCES, folder)):
+    folder, sources = _download.user_folder("SAMTL_DATA_CACHE"), archive.sources
+    by_hand = f"download {next(iter(sources))} by hand and name the file with --root"
+    if not (download or _download.downloaded(sources, folder)):
         raise InputError(
-            f"EuroSAT is not in {folder} and a dry run does not download it: run without --dry-run, or {by_hand}"
+            f"{archive.name} is not in {folder} and a dry run does not download it: run without --dry-run, or {by_hand}"
         )
-    return _download.download(SOURCES, folder, by_hand, "90 MB")
+    return _download.download(sources, folder, by_hand, archive.size)

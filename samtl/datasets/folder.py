@@ -8,11 +8,14 @@ from pathlib import Path
 from samtl.datasets.base import PARTS, Dataset
 from samtl.datasets.files.archive import LISTED, left_out
 from samtl.datasets.files.listing import (
+    BANDS,
     PART_NAMES,
     PUBLISHED,
     FolderTree,
+    bands_in,
     kind_of,
     one_place,
+    options_of,
     own_name,
     published,
     some,
@@ -33,14 +36,17 @@ _NOT_READ = frozenset(
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
     """List a folder of class folders, of parts (train, val, test) of class folders, or of images without labels.
 
-    The folder is `argument`, as in `folder:PATH`, or `root`; with both, `argument` is a path in `root`, and links may
-    lead to any file in `root`. Hidden files and folders, and files that are not named like images, are left out;
+    The folder is `argument`, as in `folder:PATH` or `folder:PATH?bands=B02,B03,B04`, or `root`; with both, `argument`
+    is a path in `root`, and links may lead to any file in `root`. Hidden files and folders, and files that are not
+    named like images, are left out;
     folders inside a class folder belong to the class, and are parts if all are named so. A file that is named like an
     image but cannot be read safely (a pipe, a device, a link that leads out, a name that is not UTF-8 or has a line
     break) is refused: without it, the dataset would be another. The dataset is named `folder-` and the folder's own
     name; `note` counts the images in formats that are not read. Raises InputError if the folder has another layout.
     """
-    path, bound = one_place("folder", argument, root)
+    text, _, query = (argument or "").partition("?")
+    path, bound = one_place("folder", text, root)
+    options = options_of("folder", query, BANDS)
     if kind_of(path) != "folder":
         raise InputError(f"{str(path)!r} is no folder; {_LAYOUT}")
     tree = FolderTree(path, bound)
@@ -65,6 +71,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         left_out=others,
         readings=tuple(_readings(ids, classes, tops, bool(parts))),
         root=path,
+        **bands_in(options),
     )
 
 

@@ -13,8 +13,10 @@ from samtl.datasets.files.archive import left_out, open_tree
 from samtl.datasets.files.coding import Coding, coded, light
 from samtl.datasets.files.layouts import find_places
 from samtl.datasets.files.listing import (
+    BANDS,
     PART_NAMES,
     PUBLISHED,
+    bands_in,
     one_place,
     options_of,
     own_name,
@@ -31,7 +33,7 @@ _LAYOUT = (
 )
 _COLOUR = re.compile("#[0-9a-f]{6}")
 _VALUES = ("ignore", "foreground", "classes")  # options that name values
-_OPTIONS = {
+_OPTIONS = BANDS | {
     "stem": "REGEX that finds in an image's name what its mask's name has too",
     "foreground": "VALUE[,VALUE...] of the foreground; all other values are background",
     "classes": "NAME[:VALUE],NAME[:VALUE]... with the value of each class, 0, 1 ... by default, or its colour, #rrggbb",
@@ -78,6 +80,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
             tree, sorted({f for place in places for f in (place.images, place.masks)})
         ),
         readings=[PUBLISHED] if published(parts) else [],
+        **bands_in(options),
     )
 
 

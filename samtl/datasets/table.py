@@ -10,8 +10,10 @@ from typing import Any
 from samtl._io import digest
 from samtl.datasets.base import Dataset
 from samtl.datasets.files.listing import (
+    BANDS,
     PART_NAMES,
     FolderTree,
+    bands_in,
     kind_of,
     options_of,
     own_name,
@@ -30,7 +32,7 @@ from samtl.datasets.tables.paths import image_ids
 from samtl.errors import InputError
 
 _LONGEST = 40  # letters of a column's name in that of the dataset
-_OPTIONS = {
+_OPTIONS = BANDS | {
     "path": "COLUMN of the images' paths",
     "label": "COLUMN of the class of each image",
     "separator": "TEXT between several classes in that column",
@@ -88,6 +90,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         read=tree.read,
         groups=_groups(columns, named["group"]),
         parts=parts,
+        **bands_in(options),
         readings=(f"columns of the table: {told}", *readings, *told_of_parts),
     )
 

@@ -26,8 +26,7 @@ from samtl.encoders.device import resolve_devices
 from samtl.encoders.engines import check_engine
 from samtl.encoders.torch_encoder import INT8
 from samtl.errors import InputError
-from samtl.images.bands import BYTES, Bands, common_names
-from samtl.images.codecs import statistics_of
+from samtl.images.bands import BYTES, Bands, common_names, statistics_of
 from samtl.images.transforms import check_image_size
 from samtl.store.fingerprint import require_same
 from samtl.store.format import TIERS, ArraySpec, array_specs, rows_of_a_block

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets import Dataset
-from samtl.datasets.files.listing import FolderTree, kind_of
+from samtl.datasets.files.listing import BANDS, FolderTree, bands_in, kind_of, options_of
 from samtl.embed.decode import Decoded, decode_row, decoded_ahead
 from samtl.embed.plan import images_per_call
 from samtl.embed.reload import reload_encoder
@@ -95,6 +95,7 @@ def predict(
         A run folder.
     images : path, optional
         A folder, with every image below it, in natural order; or one image file. Masks have the images' own size.
+        Bands are named as for datasets: `PATH?bands=B02,B03,B04,B08&units=reflectance x 10000`.
     from_store : path, Store or True, optional
         Instead of images, the rows of a store that was made with the run's encoder: the store, a folder with one, or
         True for the only one where stores are by default. No image is read and no encoder is loaded. The tables have
@@ -200,7 +201,8 @@ def _refuse(what: str, **options: Any) -> None:
 
 def _listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
     """List images without labels as a dataset."""
-    path = Path(images).expanduser()
+    text, _, query = str(images).partition("?")
+    path, options = Path(text).expanduser(), options_of("images", query, BANDS)
     kind = kind_of(path)
     if kind == "nothing":
         raise InputError(f"{str(path)!r} does not exist; expected a folder of images, or an image")
@@ -223,7 +225,8 @@ def _listed(images: str | Path, trained: Trained, place: Path) -> Dataset:
                 )
     tree = FolderTree(path if kind == "folder" else path.resolve().parent)
     labels = (no_label(trained.task),) * len(ids)
-    return Dataset("images", trained.classes, tuple(ids), labels, tree.read)
+    known = bands_in(options)
+    return Dataset("images", trained.classes, tuple(ids), labels, tree.read, **known)
 
 
 def _mask_of(image: str) -> str:

@@ -24,7 +24,7 @@ SENTINEL_2 = {
 # for all: 255 is a reflectance of 0.275 (Helber et al., arXiv 1709.00029, whose script scales 0..2750 to 1..255).
 REFLECTANCE, FRACTION = "reflectance x 10000", "reflectance"
 UNITS = {BYTES: 1.0, REFLECTANCE: 2750 / 255, FRACTION: 0.275 / 255}
-_FULL = {BYTES: 255.0, REFLECTANCE: 10_000.0, FRACTION: 1.0}
+_USUAL = {BYTES: (0, 255), REFLECTANCE: (-2000, 40_000), FRACTION: (-0.2, 4)}
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,14 @@ def scaling(mean: Sequence[float], std: Sequence[float], own: str, given: str) -
     return found | ({"clip": [0.0, 255 * UNITS[given]]} if own == BYTES else {})
 
 
+def statistics_of(bands: Sequence[str] = RGB) -> tuple[str, ...]:
+    """Name the columns of `samtl.images.codecs.statistics` of an image with these bands."""
+    names = [name[0] for name in bands] if tuple(bands) == RGB else bands
+    return tuple(f"{what}_{name}" for what in ("mean", "std", "min", "max") for name in names)
+
+
 def told_range(values: NDArray[np.floating], units: str) -> str:
     """Tell the values that were seen, and if they do not look like their units."""
-    lowest, highest, full = float(values.min()), float(values.max()), _FULL[units]
-    likely = -full <= lowest and full / 100 < highest <= 10 * full
+    lowest, highest, (least, most) = float(values.min()), float(values.max()), _USUAL[units]
+    likely = least <= lowest and most / 400 < highest <= most
     return f"values from {lowest:g} to {highest:g}{'' if likely else f', which hardly are {units}'}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Literal
@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from samtl.errors import InputError
-from samtl.images.bands import PICTURES, RGB, Reading
+from samtl.images.bands import PICTURES, Reading
 from samtl.images.transforms import IGNORE, Pixels, resize_bands, resize_longest_side
 
 MAX_BYTES = 512 * 2**20
@@ -98,13 +98,7 @@ class Prepared:
 def prepare(data: bytes, image_size: int, reading: Reading = PICTURES) -> Prepared:
     """Decode, measure and resize an image file to a longest side of `image_size` pixels; see `decode`."""
     if reading.count:
-        form = _format(data)
-        if form in _PLUGINS:
-            raise unsupported(f"a {form}", f"a TIFF or JPEG 2000 of {reading.count} bands")
-        from samtl.images import raster
-
-        with _refusing(data, form):
-            bands = raster.read_bands(data, form, reading)
+        bands = decode_bands(data, reading)
         values = bands.reshape(-1, bands.shape[2]).astype(np.float64)
         measured = [f(values, axis=0) for f in (np.mean, np.std, np.min, np.max)]
         described = np.concatenate(measured).astype(np.float32)
@@ -137,6 +131,17 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         Whatever is wrong with the file; no other error is raised for any bytes.
     """
     return np.array(_rgb(data))
+
+
+def decode_bands(data: bytes, reading: Reading) -> NDArray[np.float32]:
+    """Decode the bands that are wanted of a TIFF or JPEG 2000 file, (H, W, bands); raises BadImage."""
+    form = _format(data)
+    if form in _PLUGINS:
+        raise unsupported(f"a {form}", f"a TIFF or JPEG 2000 of {reading.count} bands")
+    from samtl.images import raster
+
+    with _refusing(data, form):
+        return raster.read_bands(data, form, reading)
 
 
 def bands_of(data: bytes) -> str:
@@ -261,12 +266,6 @@ def check_mask(mask: NDArray[Any], size: tuple[int, int], n_classes: int) -> Non
         )
 
 
-def statistics_of(bands: Sequence[str] = RGB) -> tuple[str, ...]:
-    """Name the columns of `statistics` of an image with these bands."""
-    names = [name[0] for name in bands] if tuple(bands) == RGB else bands
-    return tuple(f"{what}_{name}" for what in ("mean", "std", "min", "max") for name in names)
-
-
 def statistics(pixels: NDArray[np.uint8] | Image.Image) -> NDArray[np.float32]:
     """Compute the moments and the range of each channel of an image, (H, W, 3) uint8 or Pillow's in mode RGB.
 
@@ -276,7 +275,7 @@ def statistics(pixels: NDArray[np.uint8] | Image.Image) -> NDArray[np.float32]:
     Returns
     -------
     ndarray, (12,) float32
-        Mean, population standard deviation, minimum and maximum of each channel, in the order of `statistics_of`.
+        Mean, population standard deviation, minimum and maximum of each channel, in this order.
     """
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     counts = np.array(image.histogram()).reshape(3, 256)

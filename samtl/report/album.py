@@ -9,7 +9,7 @@ import numpy as np
 
 from samtl.datasets import Dataset
 from samtl.errors import InputError
-from samtl.images.codecs import decode, decode_mask
+from samtl.images.codecs import decode_mask
 from samtl.images.transforms import IGNORE, mask_square, resize_longest_side, resized_shape
 from samtl.metrics import segmentation
 from samtl.metrics.paired import ImageScores
@@ -40,7 +40,7 @@ class Album:
         """Decode an image and resize its longest side."""
         return self._tried(
             sample_id,
-            lambda dataset: resize_longest_side(decode(dataset.read(sample_id)), size),
+            lambda dataset: resize_longest_side(dataset.picture(sample_id), size),
         )
 
     def truth(self, sample_id: str, shape: tuple[int, ...]) -> Pixels | None:

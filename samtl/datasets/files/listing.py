@@ -10,11 +10,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from samtl._io import open_regular
 from samtl.errors import InputError
+from samtl.images.bands import UNITS
 from samtl.images.codecs import SUFFIXES, check_bytes
 from samtl.splits import PARTS
 
@@ -87,6 +88,13 @@ def one_place(what: str, argument: str | None, root: Path | None) -> tuple[Path,
     return path, root
 
 
+#: Options of datasets whose images are not RGB of 8 bits.
+BANDS = {
+    "bands": "NAME,NAME... of all bands of the images, by common names such as blue,green,red,nir or B02,B03,B04,B08",
+    "units": f"what their values are: {', '.join(UNITS)}",
+}
+
+
 def options_of(what: str, query: str, known: Mapping[str, str]) -> dict[str, str]:
     """Read the options of a dataset, `NAME=VALUE&NAME=VALUE`; InputError unless each is known, once, not empty.
 
@@ -101,6 +109,12 @@ def options_of(what: str, query: str, known: Mapping[str, str]) -> dict[str, str
             f"{query!r}"
         )
     return options
+
+
+def bands_in(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the bands and the units of a dataset that its options, `BANDS`, name."""
+    units = {"units": options["units"]} if "units" in options else {}
+    return units | ({"bands": tuple(options["bands"].split(","))} if "bands" in options else {})
 
 
 def own_name(path: Path) -> str:

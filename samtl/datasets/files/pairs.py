@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from samtl.datasets.files.coding import FEW, Coding, colours_in, remedy_of_colou
 from samtl.datasets.files.layouts import Place
 from samtl.datasets.files.listing import FolderTree, Tree, some
 from samtl.errors import InputError
-from samtl.images.codecs import decode
+from samtl.images.bands import Reading
+from samtl.images.codecs import prepare
 
 SAMPLED = 16  # pairs that are decoded when a dataset is listed, before hours are spent on encoding
 
@@ -82,22 +84,24 @@ def with_masks(
     InputError if most of the sampled masks do not have their image's size, or one has another coding than expected. A
     file that is damaged is no reason: the pass quarantines its row.
     """
-    told = _check(tree, list(pairs.values())[:: -(-len(pairs) // SAMPLED)], coding)
     images, masks = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
     tops = {name.partition("/")[:2] for pair in pairs.values() for name in pair}
     # What is written beside `images` and `masks` is not listed.
     listed = len(tops) == 1 or any(not slash for _, slash in tops)
-    return Dataset(
+    dataset = Dataset(
         name=name,
         classes=coding.classes,
         sample_ids=tuple(pairs),
         labels=(-1,) * len(pairs),
         read=functools.partial(named, tree, images),
         read_mask=functools.partial(_read_mask, tree, masks, coding),
-        readings=(*readings, told),
+        readings=tuple(readings),
         root=tree.path if listed and isinstance(tree, FolderTree) else None,
         **fields,
     )
+    sampled = list(pairs.values())[:: -(-len(pairs) // SAMPLED)]
+    told = _check(tree, sampled, coding, dataset.reading)
+    return replace(dataset, readings=(*readings, told))
 
 
 def _read_mask(
@@ -106,7 +110,7 @@ def _read_mask(
     return coding.read(named(tree, masks, sample_id))
 
 
-def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> str:
+def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding, reading: Reading) -> str:
     """Refuse masks that were made for other images, or coded in another way; say what values in them were taken for."""
     stored, wrong, odd, found = dict[str, set[Any]](), list[str](), list[str](), False
     for image, mask in pairs:
@@ -127,7 +131,7 @@ def _check(tree: Tree, pairs: Sequence[tuple[str, str]], coding: Coding) -> str:
         stored[mask] = {0, 255} if coding.light and len(told) > FEW else told  # soft edges
         found = found or not {*values_of(classes)} <= {0, IGNORE}
         with contextlib.suppress(OSError, InputError):  # the image's own trouble
-            (height, width), own = decode(tree.read(image)).shape[:2], classes.shape
+            (height, width), own = prepare(tree.read(image), 1, reading).size, classes.shape
             if (height, width) != own:
                 odd.append(f"{image} is {width} x {height}, its mask {own[1]} x {own[0]}")
     sampled = f"{len(stored)} sampled masks in {tree.path}"
