@@ -120,19 +120,6 @@ def test_samples_of_one_group_count_as_alike():
         assert one.high - one.low > 1.5 * (alone[name].high - alone[name].low)
 
 
-def test_intervals_of_each_class():
-    matrix = np.array([[8, 2, 0], [0, 5, 0], [0, 0, 0]])
-    found = metrics.class_intervals(matrix)
-    for name, hits, n in (("recall", 8, 10), ("precision", 8, 8)):
-        expected = scipy.stats.binomtest(hits, n).proportion_ci(method="exact")
-        assert [bound[0] for bound in found[name]] == pytest.approx([*expected], abs=1e-9)
-    each = metrics.per_class(matrix)
-    for name, (low, high) in found.items():
-        assert (low <= getattr(each, name)).all()
-        assert (high >= getattr(each, name)).all()
-        assert (low[2], high[2]) == (0, 1)
-
-
 @settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6), st.floats(-3, 8))
 def test_laws(seed, n, k, skill):

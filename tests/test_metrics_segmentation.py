@@ -69,18 +69,18 @@ def test_each_image_or_group_is_left_out_once(groups):
     for name in NAMES:
         means = [pixel_metrics.scores(some)[name].mean() for some in (matrices, *rest)]
         pooled = [pixel_metrics.scores(some.sum(0))[name] for some in (matrices, *rest)]
-        front = [
-            pixel_metrics.class_counts(matrices[units == u].sum(0))[1:] for u in np.unique(units)
-        ]
-        union = np.array(front) @ [1, 1, -1]  # of the true and the predicted pixels
-        certain = (union.sum(0) ** 2 / (union**2).sum(0)).min()
-        for one, (value, *without), least in (
+        counts = [pixel_metrics.class_counts(matrices[units == u].sum(0)) for u in np.unique(units)]
+        weight = np.array(counts)[:, 1:] @ [1, 1, -1]  # the true and the predicted pixels
+        if name == "accuracy":
+            weight = np.array(counts)[:, :, 0].sum(1)
+        certain = (weight.sum(0) ** 2 / (weight**2).sum(0)).min()
+        for one, (value, *without), n in (
             (figures[name], means, len(rest)),
             (figures[f"pooled_{name}"], pooled, certain),
         ):
             assert one.value == pytest.approx(value)
             variance = np.var(without) * (len(rest) - 1)
-            expected = intervals.share_of_units(value, variance, len(rest), least)
+            expected = intervals.share_of_units(value, variance, n)
             assert (one.low, one.high) == pytest.approx((expected.low, expected.high))
             assert one.low < one.value < one.high
 
