@@ -120,6 +120,22 @@ def test_samples_of_one_group_count_as_alike():
         assert one.high - one.low > 1.5 * (alone[name].high - alone[name].low)
 
 
+def test_a_large_group_counts_as_one_whatever_is_beside_it():
+    """Of ten independent answers one is there a hundred times, as a copied image is."""
+    random, groups, held = np.random.default_rng(0), [0] * 100 + [*range(1, 10)], 0
+    for _ in range(200):
+        right = (random.random(10) < 0.7)[groups]
+        one = score(np.zeros(109, int), np.eye(2)[1 - right], [str(group) for group in groups])
+        held += one["accuracy"].low <= 0.7 <= one["accuracy"].high
+    assert held >= 180
+
+
+def test_an_error_of_a_model_without_doubts_would_cost_much():
+    found = score([0, 1, 1, 0], np.eye(2)[[0, 1, 1, 0]])["log_loss"]
+    assert (found.value, found.low) == (0, 0)
+    assert found.high > 1  # an error costs 36 nats
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6), st.floats(-3, 8))
 def test_laws(seed, n, k, skill):

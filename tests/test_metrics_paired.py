@@ -180,6 +180,14 @@ def test_a_handful_of_samples_shows_nothing():
         assert -1 <= found.low < 0.8  # images that are alike do not make a model certainly better
 
 
+def test_samples_without_a_group_are_groups_of_their_own():
+    """As if one of two runs were older than groups."""
+    old, new = trials(seeds=2)
+    grouped = paired.Predictions(new.ids, new.truth, new.guess, None, ("a",) * 5 + new.ids[5:])
+    same = [old, grouped]
+    assert paired_difference(same, same, "accuracy").n_groups == len({*old.ids, *new.ids}) - 4
+
+
 AB = labels("ab", [0, 1], [0, 1])
 
 

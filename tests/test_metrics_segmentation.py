@@ -93,6 +93,23 @@ def test_few_perfect_images_do_not_make_a_perfect_model(n):
         assert one.low == pytest.approx(0.025 ** (1 / n))  # Clopper and Pearson
 
 
+def test_images_without_foreground_tell_nothing_of_it():
+    found = pixel_metrics.score(np.stack([np.diag([100, 0])] * 50))
+    assert [getattr(found["pooled_iou"], part) for part in ("low", "value", "high")] == [0, 1, 1]
+    assert found["pooled_accuracy"].low > 0.9
+
+
+def test_a_class_is_as_uncertain_as_the_images_that_it_is_in():
+    matrices = np.zeros((40, 4, 4), int)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = 100
+    matrices[0, 2, 2] = 100
+    every, common, rare, absent = pixel_metrics.class_ious(pixel_metrics.class_counts(matrices))
+    assert every == common
+    assert (common.value, common.low) == (1, pytest.approx(0.025 ** (1 / 40)))
+    assert (rare.value, rare.low) == (1, pytest.approx(0.025))
+    assert absent is None
+
+
 EMPTY = np.zeros((2, 3), np.uint8)
 
 
