@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,7 @@ from benchmarks.paired import TIER_IN_ROWS, Row, against, alternating
 from benchmarks.paired import alone as alone_row
 from samtl import registry
 from samtl.embed.api import embed
-from samtl.embed.api import plan as plan_of
-
-CHOICES = (("pooled",), ("pooled", "grid"), ("pooled", "grid", "dense"))
+from samtl.embed.plan import EmbedConfig, prepare
 
 
 def bench_embed(
@@ -31,7 +30,7 @@ def bench_embed(
     image_size: int | None = None,
     batch_size: int | str = "auto",
     limit: int | None = None,
-    choices: Sequence[Sequence[str]] = CHOICES,
+    tiers: Sequence[str] = ("pooled", "pooled+grid", "pooled+grid+dense"),
     rounds: int = 3,
     out: str | Path | None = None,
     on_row: Callable[[Row], None] | None = None,
@@ -64,8 +63,9 @@ def bench_embed(
         Images in a batch.
     limit : int, optional
         Largest number of images.
-    choices : sequence of sequence of {"pooled", "grid", "dense"}
-        Tiers of each pass that is measured.
+    tiers : sequence of str
+        Passes to measure, by the tiers that each keeps, joined by `+`. With `--engine int8` each pass also encodes
+        eight images twice before it begins.
     rounds : int
         Rounds of each pair; figures are medians.
     out : path, optional
@@ -78,13 +78,14 @@ def bench_embed(
     list of Row
         `embed/TIERS` in seconds, with the ratio to `encoder-alone`; then `encoder-alone`.
     """
-    told = on_event or (lambda text: None)
+    told, add = on_event or (lambda text: None), on_row or (lambda row: None)
     options: dict[str, Any] = {
         "root": root, "checkpoint": checkpoint, "device": device, "dtype": dtype, "engine": engine,
         "image_size": image_size, "batch_size": batch_size, "limit": limit,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
-        plan = plan_of(dataset, encoder, out=Path(folder) / "bench.zarr", **options)
+        options |= {"tiers": "+".join(tiers).split("+"), "out": Path(folder) / "bench.zarr"}
+        plan = prepare(EmbedConfig(dataset, encoder, **options), download=False).plan
     told(f"loading {encoder}")
     model = registry.load("encoders", encoder).Encoder(
         encoder, checkpoint, plan.device, plan.compute_dtype, plan.image_size
@@ -104,16 +105,16 @@ def bench_embed(
         output[0, 0, 0, 0].item()  # waits for the device
         return time.perf_counter() - began
 
-    def whole(tiers: Sequence[str]) -> float:
-        told(f"a pass that keeps {', '.join(tiers)}")
+    def whole(kept: str) -> float:
+        told(f"a pass that keeps {kept}")
         with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
-            store = Path(folder) / "bench.zarr"
-            return embed(dataset, encoder, tiers=tiers, out=store, **options).seconds
+            options.update(tiers=kept.split("+"), out=Path(folder) / "bench.zarr")
+            return embed(dataset, encoder, **options).seconds
 
     sides: dict[str, Callable[[], float]] = {"alone": alone}
-    for tiers in choices:
-        name = "+".join(TIER_IN_ROWS.get(tier, tier) for tier in tiers)
-        sides[name] = lambda tiers=tiers: whole(tiers)  # type: ignore[misc]
+    for kept in tiers:
+        name = "+".join(TIER_IN_ROWS.get(tier, tier) for tier in kept.split("+"))
+        sides[name] = partial(whole, kept)
     values = alternating(sides, rounds)
     of = values.pop("alone")
     rows = [
@@ -121,6 +122,5 @@ def bench_embed(
     ]
     rows.append(alone_row("encoder-alone", "s", of))
     for row in rows:
-        if on_row is not None:
-            on_row(row)
+        add(row)
     return rows

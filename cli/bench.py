@@ -76,7 +76,7 @@ def _command(name: str) -> Callable[..., None]:
         return content, 0
 
     command.__doc__ = _WHAT[name]
-    skip = ("choices",) if name in ("coverage", "sweep") else ("choices", "cases")
+    skip = () if name in ("coverage", "sweep") else ("cases",)
     return verb(f"benchmarks.{name}:bench_{name}", rename=_RENAME, skip=skip)(command)
 
 

@@ -203,8 +203,8 @@ def reproduce(
         **(_fewer(images) if quick else {}),
         "out": folder / STORE,
     }
-    config = planning.EmbedConfig(given, name, root=root, **options, check_images=False)
-    store = Path(planning.prepare(config, download=False).plan.store)
+    config = planning.EmbedConfig(given, name, root=root, **options)
+    store = Path(planning.place_of(config, images.name))
     others = [path for path in map(Path, stores_in(store.parent)) if path.name != store.name]
     if others:  # nothing in such a study could be compared
         raise InputError(

@@ -1,7 +1,7 @@
 """The parts of a report made by hand, with names that are out to break the page."""
 
 import numpy as np
-from toys import encoded
+from zips import encoded
 
 from samtl.report.page import Part, Section, render
 from samtl.report.style import LOOKS, new_figure, svg

@@ -10,7 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-from toys import Reads, encoded
+from toys import Reads
+from zips import encoded, unpack
 
 from samtl import registry, splits
 from samtl._io import digest, file_sha256
@@ -33,11 +34,10 @@ def png(seed, shape=(20, 20)):
 
 def image_folder(root):
     """Write 24 images in two classes; gives the folder."""
-    for name in ("field", "town"):
-        (root / name).mkdir(parents=True)
-        for i in range(12):
-            (root / name / f"{i}.png").write_bytes(png(len(name) * 100 + i))
-    return root
+    files = {
+        f"{name}/{i}.png": png(len(name) * 100 + i) for name in ("field", "town") for i in range(12)
+    }
+    return unpack(root, files)
 
 
 def huge_png():

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import embed as bench
-from benchmarks.embed import CHOICES, bench_embed
+from benchmarks.embed import bench_embed
 from samtl.embed import api as embedding
 from samtl.encoders import sam
 from samtl.errors import InputError
@@ -23,7 +23,8 @@ def test_every_choice_is_a_pass_beside_the_encoder_alone(tmp_path, monkeypatch):
     )
     options = {"image_size": 64, "batch_size": 3, "limit": 5, "rounds": 1, "out": tmp_path}
     rows = bench_embed("tiny", dataset="synthetic:2", device="cpu", **options)
-    assert passes == [(tiers, 5, 5, 0) for tiers in (*CHOICES, *CHOICES[::-1])]
+    choices = [["pooled"], ["pooled", "grid"], ["pooled", "grid", "dense"]]
+    assert passes == [(tiers, 5, 5, 0) for tiers in (*choices, *choices[::-1])]
     # The encoder alone sees every image in each round.
     assert [n for n in seen if n > 1] == [3, 2, 3, 2]
     assert [row.name for row in rows] == [
@@ -33,5 +34,10 @@ def test_every_choice_is_a_pass_beside_the_encoder_alone(tmp_path, monkeypatch):
         assert (row.unit, row.vs) == ("s", "encoder-alone")
         assert row.ratio == pytest.approx(row.value / rows[-1].value)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(InputError):
-        bench_embed("tiny", dataset="no-such", device="cpu", out=tmp_path)
+    passes.clear()
+    rows = bench_embed("tiny", dataset="synthetic:2", device="cpu", tiers=["grid"], **options)
+    assert passes == [(["grid"], 5, 5, 0)] * 2
+    assert [row.name for row in rows] == ["embed/grid16", "encoder-alone"]
+    for wrong in ({"dataset": "no-such"}, {"tiers": ["pooled+dens"]}):
+        with pytest.raises(InputError):
+            bench_embed("tiny", device="cpu", out=tmp_path, **wrong)

@@ -114,15 +114,6 @@ def test_bad_input_writes_nothing(run, encoders, trained, monkeypatch, line, nam
     assert stubs.contents(trained) == before
 
 
-def test_a_terminal_without_the_characters_of_a_name():
-    code = "from samtl.cli.render import say; from samtl.cli import main; main()"
-    command, ascii_only = [sys.executable, "-c", code], {**os.environ, "PYTHONIOENCODING": "ascii"}
-    result = subprocess.run([*command, "info", "Ünlü.zarr"], capture_output=True, env=ascii_only)
-    assert result.returncode == 2
-    assert b"?nl?.zarr" in result.stderr
-    assert b"Traceback" not in result.stderr
-
-
 def test_bench_needs_a_checkout(run, monkeypatch):
     monkeypatch.setattr("samtl.cli.bench._CHECKOUT", Path("nowhere"))
     code, _, errors = run("bench", "store")

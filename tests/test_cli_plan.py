@@ -7,15 +7,8 @@ from samtl.cli import render
 from stubs import image_folder, png
 
 EMBED = (
-    "embed",
-    "--encoder",
-    "tiny",
-    "--image-size",
-    "64",
-    "--checkpoint",
-    "random:0",
-    "--out",
-    "a.zarr",
+    *("embed", "--encoder", "tiny", "--image-size", "64", "--checkpoint", "random:0"),
+    *("--out", "a.zarr"),
 )
 
 
@@ -73,12 +66,11 @@ def test_masks(planned):
 
 
 def test_parts_groups_and_a_store_that_is_there(run, planned, tmp_path):
-    for part in ("train", "val", "test"):
+    for number, part in enumerate(("train", "val", "test")):
         image_folder(tmp_path / "parted" / part)
         for i in range(12):
-            (tmp_path / "parted" / part / "field" / f"{i}.png").write_bytes(
-                png(f"{part}{i}".__hash__() % 2**32)
-            )
+            path = tmp_path / "parted" / part / "field" / f"{i}.png"
+            path.write_bytes(png(12 * number + i))
     dataset = ("--dataset", "folder:parted", "--device", "cpu", "--dtype", "float32")
     plan, text = planned(*dataset, "--group-by", r"(\w+)/\w+/")
     assert "train 24, validation 24, test 24" in text

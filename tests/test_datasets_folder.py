@@ -84,7 +84,18 @@ def test_parts_in_class_folders_are_read_as_parts(tmp_path):
     add(tmp_path, "a/more/1.png")
     dataset = listed(tmp_path)
     assert (len(dataset), dataset.parts) == (5, ())
-    assert [reading.endswith(": Training, more, test") for reading in dataset.readings] == [True]
+    assert [reading.endswith("'Training', 'more', 'test'") for reading in dataset.readings] == [
+        True
+    ]
+
+
+@pytest.mark.parametrize("twin", ["City", " city", "CITY "])
+def test_class_folders_that_look_alike_are_refused(root, twin):
+    """Fault: they were two classes."""
+    add(root, f"{twin}/1.png")
+    with pytest.raises(InputError, match="upper and lower case") as caught:
+        listed(root)
+    assert f"{twin!r}" in str(caught.value)
 
 
 def test_images_without_folders_have_no_labels(tmp_path):
@@ -272,6 +283,7 @@ def below(top, files=FILES):
 def test_all_layouts_of_eurosat_give_the_same_dataset(tmp_path, top, make):
     files = FILES | dict.fromkeys(OTHERS.split(), b"x")
     dataset = resolve("eurosat", make(tmp_path / "data", below(top, files)))
+    assert dataset.root == (tmp_path / "data" / top if make is unpack else None)
     assert (dataset.name, dataset.classes) == ("eurosat", tuple(eurosat.COUNTS))
     ids = [f"{name}/{name}_{i}.jpg" for name in eurosat.COUNTS for i in (1, 2, 9, 10)]
     assert dataset.sample_ids == tuple(ids)

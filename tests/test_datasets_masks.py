@@ -76,7 +76,7 @@ UNMATCHED = [f"images/{i}.png" for i in range(1, 9)] + [f"masks/{i}.png" for i i
         ("images/1.png masks/1.txt", "no masks in 'masks'"),
         (
             " ".join(UNMATCHED),
-            r"4 of 8 .*\(1\.png, 2\.png, 3\.png, \.\.\.\) and 2 of 6 .*\(9\.png, 10\.png\)",
+            r"4 of 8 .*\('1\.png', '2\.png', '3\.png' and 1 more\) and 2 of 6 .*\('9\.png', '10\.png'\)",
         ),
     ],
 )
@@ -94,6 +94,29 @@ def test_names_are_matched_and_grouped_by_what_a_regex_finds(tmp_path, option):
     assert dataset.sample_ids == ("7_sat.jpg", "12_sat.jpg")
     assert [dataset.read_mask(i).max() for i in dataset.sample_ids] == [0, 1]
     assert dataset.groups == ("7", "1")
+
+
+@pytest.mark.parametrize(
+    "ends", [("", "_mask"), ("_sat", "-Label"), ("_RGB", "_label"), ("_1", "_1_gt")]
+)
+@pytest.mark.parametrize("folders", [("images", "masks"), ("train", "train_labels")])
+def test_usual_ends_of_names_need_no_regex(tmp_path, ends, folders):
+    names = [f"{folder}/{{}}{end}.png" for folder, end in zip(folders, ends, strict=True)]
+    files = {names[0].format(i): picture(i) for i in (7, 12)}
+    files |= {names[1].format(i): mask(0, 255 * (i == 7)) for i in (7, 12)}
+    dataset = listed(unpack(tmp_path, files))
+    assert [dataset.read_mask(i).max() for i in dataset.sample_ids] == [1, 0]
+    unpack(tmp_path, {f"{folders[1]}/7-map.png": mask(0)})
+    with pytest.raises(InputError, match=r"3 of 3 masks have no image .*stem="):
+        listed(tmp_path)
+
+
+def test_same_names_count_before_their_ends(tmp_path):
+    names = ("a_sat", "a_map", "b")
+    files = {
+        f"{folder}/{name}.png": mask(0, 255) for folder in ("images", "masks") for name in names
+    }
+    assert len(listed(unpack(tmp_path, files))) == 3
 
 
 @pytest.mark.parametrize(
@@ -132,6 +155,7 @@ LAYOUTS = {
     "parts in folders": ("images/{}/{}.jpg", "masks/{}/{}.png", "{}/{}.jpg"),
     "side by side in parts": ("{}/{}_sat.jpg", "{}/{}_mask.png", "{}/{}_sat.jpg"),
 }
+INSIDE = ("input and output", "labels beside parts")
 FORMS = {".png": "PNG", ".jpg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 
 
@@ -154,6 +178,8 @@ def test_parts_of_published_layouts(tmp_path, layout, make):
         np.testing.assert_array_equal(dataset.read_mask(sample_id), values(*[0] * i, 1))
     assert [str(one) for one in dataset.left_out] == ["1 .xml files"]
     assert len(dataset.readings) == 2
+    # Whether another folder in it would hide the only one.
+    assert dataset.root == (tmp_path / "a" if make is unpack and layout in INSIDE else None)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +193,7 @@ def test_files_side_by_side(tmp_path, form, top):
     assert dataset.sample_ids == tuple(form[0].format(i) for i in (7, 12))
     assert [dataset.read_mask(i).max() for i in dataset.sample_ids] == [1, 0]
     assert dataset.parts == ()
+    assert dataset.root == tmp_path / "a"
 
 
 def test_parts_without_masks_are_refused(tmp_path):
@@ -201,13 +228,21 @@ SAID = {
     "foreground": ["?foreground", "?foreground=1&foreground=2"],
     "foreground=.*classes=": ["?foreground=1&classes=a,b"],
     "foreground=": ["?foreground=256"],
-    r"none of 3 .* values 0, 1, 2, .*\.\.\.": ["?foreground=3"],
+    r"none of 3 .* values 0, 1, 2, .* and \d+ more": ["?foreground=3"],
     "ignore=": ["?ignore=1,,2", "?ignore=-1"],
     "7 is": ["?foreground=7&ignore=7"],
     "8 is": ["?classes=a:7,b:8&ignore=8"],
     "2 to 255 classes": ["?classes=a,"],
     "once": ["?classes=a,a", "?classes=a:1,b"],
     "classes=": ["?classes=a:x,b"],
+    "values or colours": [
+        "?classes=a:#000000,b:1",
+        "?classes=a:#000000,b:#ffffff&ignore=7",
+        "?ignore=%23ff0000",
+    ],
+    "each value once": ["?classes=a:#ff0000,b:#FF0000"],
+    "#ff0000 is": ["?classes=a:#ff0000,b:#0000ff&ignore=#ff0000"],
+    "or colours as #ff0000": ["?classes=a:#ff,b:#000"],
 }
 
 
@@ -284,6 +319,67 @@ def test_numbers_of_classes_are_refused_with_the_option_that_reads_them(tmp_path
     assert dataset.understood().unusable == 0
 
 
+COLOURS = np.array([[0, 0, 0], [0, 255, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
+CODED = values(0, 1, 2, 3)
+NAMED = "?classes=0:#000000,road:#00FFFF,field:#ffff00&ignore=%23ff00ff"
+
+
+def coloured(pixels=CODED, **options):
+    return encoded(COLOURS[pixels], **options)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        coloured(),
+        coloured(form="TIFF"),
+        coloured(form="BMP"),
+        palette(COLOURS.ravel().tolist(), 0, 1, 2, 3),
+        encoded(np.dstack([COLOURS[CODED], values(255)])),
+    ],
+    ids=["PNG", "TIFF", "BMP", "palette", "opaque"],
+)
+def test_colours_are_classes_if_they_are_named(tmp_path, data):
+    """Fault: masks in colours could not be read at all."""
+    files = {f"images/{i}.png": picture() for i in (1, 2)}
+    dataset = listed(unpack(tmp_path, files | {"masks/1.png": data, "masks/2.png": mask(0)}), NAMED)
+    assert dataset.classes == ("0", "road", "field")
+    np.testing.assert_array_equal(dataset.read_mask("1.png"), values(0, 1, 2, 255))
+    np.testing.assert_array_equal(dataset.read_mask("2.png"), values(0))
+    told = "colours in masks: '#000000' 0; '#00ffff' road; '#ffff00' field; '#ff00ff' ignored"
+    assert dataset.readings == (told,)
+
+
+def test_other_colours_are_refused_with_the_option_that_reads_them(tmp_path):
+    files = {f"images/{i}.png": picture() for i in range(40)}
+    files |= {f"masks/{i}.png": coloured(CODED % 3) for i in range(40)}
+    with pytest.raises(InputError) as caught:
+        listed(unpack(tmp_path, files))
+    option = "?classes=background:#000000,class1:#00ffff,class2:#ffff00"
+    assert str(caught.value).endswith(f"masks:PATH{option}")
+    names = {listed(tmp_path, o).name for o in (option, option + ",class3:#123456", NAMED)}
+    assert len(names) == 3
+    with pytest.raises(InputError, match=r"'#ffff00', too, in classes="):
+        listed(tmp_path, "?classes=a:#000000,b:#00ffff")
+    with pytest.raises(InputError, match=r"none of 14 .* foreground"):
+        listed(tmp_path, "?classes=a:#111111,b:#222222&ignore=#000000,#00ffff,#ffff00")
+    unpack(tmp_path, {"masks/1.png": coloured()})  # is not sampled
+    with pytest.raises(BadImage, match="'#ff00ff', too, in classes=") as told:
+        listed(tmp_path, option).read_mask("1.png")
+    assert told.value.code == "mask_values"
+
+
+def test_photographs_are_no_masks_in_colours(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    clear = encoded(np.dstack([COLOURS[CODED], values(0, 255)]))
+    for data in (encoded(pixels), coloured(form="JPEG"), clear):
+        unpack(tmp_path, {"images/1.png": picture(), "masks/1.png": data})
+        with pytest.raises(InputError, match=r"cannot be used: (?!.*its colours)"):
+            listed(tmp_path)
+        with pytest.raises(InputError):
+            listed(tmp_path, NAMED)
+
+
 SHARP = (np.indices((64, 96)).sum(axis=0) % 40 < 12) * np.uint8(255)
 
 
@@ -344,6 +440,13 @@ USELESS = r"the mask masks/2\.png in .* cannot be used"
 def test_masks_that_do_not_do_are_told_when_listed(root, data, told):
     with pytest.raises(InputError, match=told):
         listed(unpack(root, {"masks/2.png": data, "masks/10.png": data}))
+
+
+def test_an_image_that_cannot_be_used_is_no_fault_of_its_mask(root):
+    """Fault: its mask was refused, and the dataset with it."""
+    wide = encoded(values(0, 255).astype(np.uint16) * 257)
+    dataset = listed(unpack(root, {"images/2.jpg": wide}))
+    assert (len(dataset), dataset.understood().unusable) == (3, 1)
 
 
 @pytest.mark.parametrize("make", [pack, unpack])
@@ -417,7 +520,7 @@ def test_without_a_root_it_is_told_where_to_get_roads():
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        (made(parts=("Train", "Test")), "exactly one called validation"),
+        (made(parts=("Train", "Test")), "each part, but 'Train/, Test/'"),
         ({k: v for k, v in made().items() if "Test/label" not in k}, "in 'Test'"),
         (made(image="image_{}.bmp"), "3 of 3 images have no mask .* and 3 of 3 masks"),
         (made() | {"Test/image/2.bmp": encoded(ROAD)}, "two images are both known as '2'"),

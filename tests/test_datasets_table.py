@@ -104,7 +104,7 @@ def test_parquet_keeps_its_types(root):
         (["a.png,0", "away/d.png,1"], "1 lead out"),
         (["a.png,0", "b,1"], "1 lead to something other"),
         (["a.png,0", ",1"], "1 are empty"),
-        (["a.png,0", "./a.png,1", "f.png,1"], "1 stand in several rows"),
+        (["a.png,0", "./a.png,1", "f.png,1"], "2 stand in several rows"),
         (["a.png,", "f.png,"], "at least 2 classes"),
         (["a.png,x", "f.png,x"], "at least 2 classes"),
         (["a.png,x", "f.png,X"], "upper and lower case"),

@@ -208,7 +208,7 @@ def test_masks_that_are_all_others_are_the_same_dataset(made):
 
 
 def test_an_image_that_changes_while_most_are_missing_is_no_other_dataset(made):
-    asked = iter([False] * 20)
+    asked = iter([False] * (120 + 20))  # of images that are compared, and of batches
     assert 1 < made(dataset(120), should_stop=lambda: next(asked, True), batch_size=1).encoded < 60
     store = samtl.open("a.zarr")
     done = store.sample_ids[int(store.valid("grid").argmax())]

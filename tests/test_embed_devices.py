@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from zips import put
 
 from samtl._runtime import Note
 from samtl.datasets import resolve
@@ -78,10 +79,7 @@ def test_if_a_process_is_killed_the_others_go_on_and_a_device_may_fail(always):
 
 def test_what_goes_wrong_in_a_process_is_raised_in_this_one(tmp_path):
     source = resolve("synthetic:16")
-    for sample_id in source.sample_ids:
-        path = tmp_path / "images" / sample_id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.read(sample_id))
+    put(source, tmp_path / "images")
 
     def take_away(event):
         if isinstance(event, Progress):

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu
 from samtl.encoders import attention, linear, sam
 from samtl.encoders.attention import Attention, merge, split
 from samtl.encoders.checkpoints import load_weights
-from samtl.encoders.engines import ENGINES
+from samtl.encoders.engines import forward_pass
 from samtl.encoders.linear import Linear, packs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,7 +132,7 @@ def shallow(name, size):
 
 def fast(model, x):
     with torch.inference_mode():
-        return ENGINES["fast"](copy.deepcopy(model), (1,))(x, lambda tokens: None)
+        return forward_pass("fast", copy.deepcopy(model), (1,))(x, lambda tokens: None)
 
 
 @pytest.mark.parametrize(

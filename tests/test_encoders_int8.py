@@ -1,22 +1,20 @@
 """8-bit products are close to floats, extreme channels stay floats, and a pass sees whether that is enough."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import stubs
 import torch
 from stubs import toy_dataset
 from torch import nn
 
 import samtl
 from samtl._runtime import Note, probe
-from samtl.embed import closeness, plan
-from samtl.embed.plan import EmbedConfig, prepare
+from samtl.embed import plan, trial
 from samtl.encoders import int8, sam
 from samtl.encoders.compute import resolve_compute
+from samtl.encoders.engines import forward_pass
 from samtl.errors import InputError, MismatchError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,7 +92,7 @@ def spoilt(seed=0, factor=0):
 def outputs(model, x):
     """Run a network in floats and in integers, which empties it; the least cosine of a token."""
     exact = model(x)
-    found = sam.ENGINES["int8"](model, (2, 5))(x, lambda tokens: None)
+    found = forward_pass("int8", model, (2, 5))(x, lambda tokens: None)
     return float(nn.functional.cosine_similarity(exact, found, dim=1).min())
 
 
@@ -153,10 +151,10 @@ def test_integers_that_are_too_far_are_not_used(monkeypatch, dtype):
 
 def test_one_token_or_feature_that_is_far_is_enough():
     good = {"images": 8, "token_cosine": 0.9995, "pooled_error": 0.004}
-    assert closeness.close_enough(good)
-    assert not closeness.close_enough({**good, "token_cosine": 0.9989})
-    assert not closeness.close_enough({**good, "pooled_error": 0.011})
-    assert not closeness.close_enough({**good, "pooled_error": np.nan})
+    assert trial.close_enough(good)
+    assert not trial.close_enough({**good, "token_cosine": 0.9989})
+    assert not trial.close_enough({**good, "pooled_error": 0.011})
+    assert not trial.close_enough({**good, "pooled_error": np.nan})
 
 
 @pytest.mark.parametrize("largest", [10, 1e6])
@@ -182,31 +180,15 @@ def test_float16_that_nobody_asked_for_is_compared_with_float32(monkeypatch, lar
     assert ("too far" in notes[1]) != fits
 
 
-def test_only_tokens_of_the_image_count(monkeypatch):
+def test_only_tokens_of_the_image_count():
     """The image covers half of the square; the rest of the output is other."""
-    found = []
-
-    class Halved:
-        spec = sam.spec("tiny", 64)
-
-        def encode(self, pixels, tiers):
-            dense = np.ones((len(pixels), 256, 4, 4), np.float16)
-            if found:
-                dense[:, ::2, 2:] = -1  # below the image
-            found.append(1)
-            return {"pooled": np.ones((len(pixels), 3), np.float32), "dense": dense}
-
-    monkeypatch.setattr(closeness, "load_encoder", lambda job, device: Halved())
-    monkeypatch.setattr(stubs, "SHAPES", [(32, 64)] * 3)
-    monkeypatch.setitem(OPTIONS, "image_size", 64)
-    job = prepare(EmbedConfig(toy_dataset(3), "tiny", **OPTIONS))
-    assert closeness.compare(job) == {
-        "images": 3,
-        "token_cosine": pytest.approx(1),
-        "pooled_error": 0,
-    }
-    nothing = replace(job, dataset=replace(job.dataset, read=lambda sample: b"no image"))
-    assert not closeness.close_enough(closeness.compare(nothing))
+    exact = {"pooled": np.ones((3, 5), np.float32), "dense": np.ones((3, 256, 4, 4), np.float16)}
+    ours = {**exact, "dense": exact["dense"].copy()}
+    ours["dense"][:, ::2, 2:] = -1  # below the image
+    found = trial.closeness(ours, exact, [np.zeros((32, 64, 3), np.uint8)] * 3, 16)
+    assert found == {"images": 3, "token_cosine": pytest.approx(1), "pooled_error": 0}
+    ours["dense"][1, :, 1, 3] = np.nan
+    assert not trial.close_enough(trial.closeness(ours, exact, [np.zeros((32, 64, 3))] * 3, 16))
 
 
 @pytest.mark.parametrize("found", [{}, {"avx512_f": True, "avx512_bf16": True}])

@@ -163,6 +163,13 @@ def test_the_batch_on_a_gpu_follows_its_memory(monkeypatch):
         monkeypatch.setattr(encoder, "_bytes_per_image", lambda each=each: each)
         assert encoder.best_batch(most) == expected
 
+    def full():
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(encoder, "_bytes_per_image", full)
+    with pytest.raises(ResourceError, match="one image"):
+        encoder.best_batch(3)
+
 
 @pytest.mark.parametrize(
     ("name", "millions", "file"),

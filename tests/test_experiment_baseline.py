@@ -18,11 +18,22 @@ from samtl.heads.io import load
 from samtl.images.transforms import mask_square, resized_shape
 from samtl.metrics import segmentation as pixel_metrics
 from samtl.splits import read_split
+from samtl.sweep.api import sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FAST = {"epochs": 2, "image_size": 32}
 UNET = {**FAST, "width": 4}
+
+
+def test_no_run_begins_in_the_folder_that_is_listed(tmp_path):
+    """Fault: runs were among the folders of classes, and the same command failed the next time."""
+    listed = replace(stripes(), root=tmp_path)
+    with pytest.raises(InputError, match="--out"):
+        fit_baseline(listed, "floor", 0.2, out=tmp_path / "runs")
+    with pytest.raises(InputError, match="--out"):
+        sweep([], (), "0.2", baselines=["floor"], dataset=listed, out=tmp_path / "sweep")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_of_the_floor():

@@ -12,6 +12,7 @@ import torch
 import toys
 from fake_runs import read_csv
 from PIL import Image
+from zips import put
 
 from samtl.embed.api import embed
 from samtl.errors import InputError, MismatchError, ResourceError
@@ -31,14 +32,6 @@ class Encoders(stubs.StubEncoders):
     """Has columns of two groups, so that a head can learn from one."""
 
     features = tuple(f"{group}_{i}" for group in ("mean", "max") for i in range(5))
-
-
-def put(dataset, root):
-    """Write a dataset's images into a folder, each at its id."""
-    for sample_id in dataset.sample_ids:
-        path = root / sample_id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dataset.read(sample_id))
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,16 @@
 """Several classes for each image, and numbers: from a dataset to a store, a fit, a run, predictions."""
 
-import csv
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from fake_runs import read_csv
 from made import begin
 from stubs import edit_run, embedded
-from toys import Reads, encoded, numbers, several
+from toys import Reads, numbers, several
+from zips import encoded
 
 import samtl
 from samtl.datasets import Dataset
@@ -35,10 +36,6 @@ def stores(tmp_path_factory):
     """A store of each task."""
     folder = tmp_path_factory.mktemp("stores")
     return {task: embedded(folder, of(60), 64, ("pooled", "grid")) for task, of in DATA.items()}
-
-
-def rows_of(path):
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 @every_task
@@ -105,7 +102,7 @@ def test_a_fit_finds_what_is_planted_and_a_run_holds_it(task, stores):
     assert 0.7 < score.low <= score.value <= score.high <= 1
     assert run.floor[BEST[task]].value > 0.95  # the colours are all there is to be found
     assert read_run(run.path, whole=True).to_json() == run.to_json()
-    rows = rows_of(run.path / "predictions.csv")
+    rows = read_csv(run.path / "predictions.csv")
     assert len(rows) == run.n_test
     outputs = read_outputs(run)
     store = open_store(stores[task])
@@ -148,7 +145,7 @@ def test_new_images_are_predicted(task, stores, tmp_path):
         (folder / f"{i}.png").write_bytes(data.read(name))
     run = fit_baseline(DATA[task](60), "floor", 0.25)
     found = predict(run.path, folder, out=tmp_path / "said.csv")
-    rows = rows_of(found.table)
+    rows = read_csv(found.table)
     texts = ["class0", "class0;class1", "class2"] * 2
     if task == "multilabel":
         assert [row["predicted"] for row in rows] == texts

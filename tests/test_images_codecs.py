@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
+from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 from zips import encoded
 
@@ -40,13 +41,15 @@ def png(width, height, depth, colour, rows=b""):
     return b"\x89PNG\r\n\x1a\n" + header + body
 
 
-def geotiff(bands, **options):
+def geotiff(bands, named=(), **options):
     """Make a TIFF of (bands, H, W) with rasterio."""
     shape = dict(zip(("count", "height", "width"), bands.shape, strict=True))
     with warnings.catch_warnings(), MemoryFile() as file:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with file.open(**{"driver": "GTiff", "dtype": bands.dtype, **shape, **options}) as made:
             made.write(bands)
+            if named:
+                made.colorinterp = [ColorInterp[name] for name in named]
         return file.read()
 
 
@@ -100,6 +103,11 @@ EXACT = {
         *((encoded(np.dstack([GREY, CLEAR]), form), grey(GREY)) for form in ("PNG", "TIFF")),
         (geotiff(np.stack([*BANDS, GREY]), photometric="RGB", ALPHA="YES"), RGB),
     ],
+    "bands that are called red, green and blue, in any order, and alpha at any place": [
+        (geotiff(np.stack([*BANDS[::-1], GREY]), named=("blue", "green", "red", "alpha")), RGB),
+        (geotiff(np.stack([GREY, *BANDS]), named=("alpha", "red", "green", "blue")), RGB),
+        (geotiff(np.stack([OPAQUE, GREY]), named=("alpha", "gray")), grey(GREY)),
+    ],
     "palettes are looked up": [
         (encoded(PALETTED, "TIFF"), PALETTED.convert("RGB")),
         (encoded(PALETTED, "PNG"), PALETTED.convert("RGB")),
@@ -126,6 +134,12 @@ EXACT = {
         for name in (None, "deflate")
         for called in ({}, {"photometric": "MINISBLACK"}, {"photometric": "RGB"})
     ],
+    # Fault: they were negatives.
+    "greys of which 0 is white": [
+        (geotiff(bands[:1], nbits=bits, photometric="MINISWHITE"), 255 - grey(SHOWN[bits][0]))
+        for bits, bands in FEW.items()
+    ]
+    + [(geotiff(GREY[None], photometric="MINISWHITE"), grey(255 - GREY))],
     "overviews are no pages": [
         (geotiff(HALF.transpose(2, 0, 1), driver="COG", blocksize=128), HALF)
     ],
@@ -158,6 +172,7 @@ def test_pixels_are_exact(what):
         *((encoded(np.dstack([RGB, CLEAR]), f), "RGB and alpha, which is dropped") for f in ("PNG", "TIFF")),
         *((encoded(PALETTED, form), "palette") for form in ("PNG", "TIFF")),
         (geotiff(BANDS, photometric="MINISBLACK"), "3 bands, taken for RGB"),
+        (geotiff(GREY[None], photometric="MINISWHITE"), "grey"),
     ],
 )  # fmt: skip
 def test_bands_are_told_from_the_header(data, told):
@@ -269,6 +284,14 @@ MASKS = {
         (encoded(pixels, form), expected, expected)
         for form in ("PNG", "TIFF", "BMP")
         for pixels, expected in ((GREY, GREY), (grey(GREY), GREY), (BITS, BLACK_WHITE))
+    ],
+    # Fault: black was 255 if greys were not to be looked up.
+    "one bit of which 0 is white": [
+        (
+            geotiff(FEW[1][:1], nbits=1, photometric="MINISWHITE"),
+            255 - SHOWN[1][0],
+            255 - SHOWN[1][0],
+        )
     ],
     # Fault: they were refused.
     "an opaque alpha": [

@@ -281,9 +281,25 @@ def test_groups_with_an_image_in_common_stay_together():
     assert select(replace(samples, images=tuple(images)), parse("0.3"), 1) == select(
         samples, parse("0.3"), 1
     )
-    black = tuple(f"{i % 4 and i}" for i in range(24))  # the first of each scene
+    every = tuple(f"{i % 4}" for i in range(24))  # six copies of one scene
     with pytest.raises(InputError, match="at least 2 groups without identical images"):
-        select(replace(samples, images=black), parse("0.3"), 0)
+        select(replace(samples, images=every), parse("0.3"), 0)
+
+
+@pytest.mark.parametrize("size", [4, 150])
+def test_a_blank_tile_that_scenes_have_in_common_does_not_join_them(size):
+    """Fault: no split was possible; copies of the tile are counted."""
+    samples = scenes([size] * 6)
+    black = [f"{i % size and i}" for i in range(6 * size)]  # the first of each scene
+    white = [image if i % size != 1 or size == 4 else "1" for i, image in enumerate(black)]
+    for spec in ("0.3", "fold:1/3", "label:0.5@0.3"):
+        split = select(replace(samples, images=tuple(white)), parse(spec), 0)
+        assert split == select(samples, parse(spec), 0)
+    assert split.copies_held_out(replace(samples, images=tuple(white))) > 0
+    white[5 * size + 2] = white[2]  # a picture that two scenes have in common
+    split = select(replace(samples, images=tuple(white)), parse("0.3"), 0)
+    for part in parts_of(split):
+        assert np.isin([2, 5 * size + 2], part).sum() in (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,14 @@
 """Small datasets of images that can be told apart: for what learns from pixels."""
 
-import io
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
+from zips import encoded
 
 from samtl.datasets import IGNORE, Dataset
 
 COLOURS = np.array([[200, 60, 60], [60, 190, 70], [70, 80, 210], [220, 210, 60]])
 SHAPES = ((32, 32), (32, 20), (24, 32))  # square, tall, wide
-
-
-def encoded(pixels):
-    """Bytes of a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 class Reads:

@@ -32,6 +32,11 @@ def unpack(path, files):
     return path
 
 
+def put(dataset, root):
+    """Write a dataset's images into a folder, each at its id."""
+    return unpack(root, {sample_id: dataset.read(sample_id) for sample_id in dataset.sample_ids})
+
+
 def pack(path, files):
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:

@@ -124,7 +124,7 @@ class Baseline(PixelBaseline):
         network = convolutions()
         remedy = "Pass the state dict of torchvision's vgg19"
         loaded = sources.load_weights(
-            network, self.checkpoint, OFFICIAL, "vgg19", prefix="features.", remedy=remedy, gain=2
+            network, self.checkpoint, OFFICIAL, "vgg19", remedy=remedy, gain=2
         )
         self._device = resolve_device(self.device)
         self._model = Normalised(network).eval().requires_grad_(False).to(self._device)

@@ -96,7 +96,7 @@ class Dataset:
     readings : tuple of str
         What the layout and the names were taken for, a sentence each, for whoever checks a plan.
     root : Path, optional
-        A folder whose sub-folders are listed, so that no new store may be in it.
+        A folder whose sub-folders are listed, so that nothing may be written into it.
 
     Raises
     ------
@@ -128,19 +128,21 @@ class Dataset:
         if foreign := [text for text in every if not isinstance(text, str)]:
             raise InputError(f"the dataset must have names that are text, not {foreign[0]!r}")
         unprintable = next(filter(_UNPRINTABLE.search, texts), None)
-        # Names that look alike would be taken for one class.
-        looks = Counter(unicodedata.normalize("NFC", name).strip() for name in self.classes)
+        # Names that look alike are one class that was written in two ways.
+        looks: dict[str, list[str]] = {}
+        for name in self.classes:
+            looks.setdefault(unicodedata.normalize("NFC", name).strip().casefold(), []).append(name)
+        alike = [names for names in looks.values() if len(names) > 1]
         allowed, odd = _ALLOWED[self.task]
         strange = [label for label in dict.fromkeys(self.labels) if not allowed(label, count)]
         rules = {
             "a name of letters, digits, '.', '_' and '-'": re.fullmatch(r"\w[\w.-]*", self.name),
             f"one label for each of its {n} images, not {len(self.labels)}": len(self.labels) == n,
             f"no control characters in names: {unprintable!a}": unprintable is None,
-            f"each class once and named, not {_twice(looks)}": len(looks) == count
-            and "" not in looks,
-            f"each image once and named, not {_twice(Counter(self.sample_ids))}": len(
-                {*self.sample_ids, ""}
-            )
+            "a name for each class": "" not in looks,
+            "classes that differ by more than upper and lower case and spaces around them, not "
+            f"{', '.join(map(ascii, (*alike, ())[0]))}: make them one": not alike,
+            f"each image once and named, not {_twice(self.sample_ids)}": len({*self.sample_ids, ""})
             == n + 1,
             "a function that reads an image": callable(self.read),
             f"{odd.format(count - 1)}, not {strange[:3]}": not strange,
@@ -175,6 +177,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    def require_outside(self, place: Path | str) -> None:
+        """Raise InputError if what is written to a place, a str in a bucket, would be listed the next time."""
+        root = self.root
+        if root and isinstance(place, Path) and place.resolve().is_relative_to(root.resolve()):
+            raise InputError(
+                f"{place} would be in the dataset's folder {root}, and the dataset another one the next time; name a "
+                "folder beside it with --out"
+            )
 
     def understood(self, sample: int = 16) -> Understood:
         """Describe what the dataset was taken for; `sample` images and their masks are read.
@@ -215,9 +226,10 @@ class Dataset:
         )
 
 
-def _twice(counts: Counter[str]) -> str:
+def _twice(names: Sequence[str]) -> str:
     """Show the first name that occurs several times or is empty."""
-    return next((f"{name!a} {count} times" for name, count in counts.items() if count > 1), "''")
+    counts = Counter(names).items()
+    return next((f"{name!a} {count} times" for name, count in counts if count > 1), "''")
 
 
 #: For each task, whether something may be a label beside so many classes, and what it may be.
@@ -288,38 +300,21 @@ def subset(dataset: Dataset, limit: int | None = None, per_class: int | None = N
 def groups_by(sample_ids: Sequence[str], regex: str) -> tuple[str, ...]:
     r"""Derive the group of each image, such as its scene, from its id with a regular expression.
 
-    Parameters
-    ----------
-    sample_ids : sequence of str
-    regex : str
-        Searched anywhere in an id. Its first group, or the whole match if it has none, is the image's group:
-        `tile(\d+)_`.
-
-    Returns
-    -------
-    tuple of str
-        One for each id, not empty.
-
-    Raises
-    ------
-    InputError
-        If `regex` is no regular expression, or finds nothing in an id.
+    It is searched anywhere in an id; its first group, or the whole match if it has none, is the image's group, as in
+    `tile(\d+)_`. Raises InputError if it is no regular expression, or finds nothing in an id.
     """
     try:
         pattern = re.compile(regex)
     except re.error as error:
         raise InputError(f"{regex!r} is no regular expression: {error}") from error
-    found = []
-    for sample_id in sample_ids:
-        match = pattern.search(sample_id)
-        name = match[1 if pattern.groups else 0] if match else None
-        if not name:
-            raise InputError(
-                f"the regular expression {regex!r} must find something in every file's name, but it finds nothing in "
-                f"{sample_id!r}"
-            )
-        found.append(name)
-    return tuple(found)
+    matches = map(pattern.search, sample_ids)
+    found = tuple((match and match[min(pattern.groups, 1)]) or "" for match in matches)
+    if "" in found:
+        raise InputError(
+            f"the regular expression {regex!r} must find something in every file's name, but it finds nothing in "
+            f"{sample_ids[found.index('')]!r}"
+        )
+    return found
 
 
 def _take(dataset: Dataset, rows: Sequence[int]) -> Dataset:

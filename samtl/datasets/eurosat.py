@@ -12,7 +12,8 @@ from pathlib import Path
 
 from samtl import _download
 from samtl.datasets.base import Dataset
-from samtl.datasets.files.archive import Tree, named, open_tree
+from samtl.datasets.files.archive import named, open_tree
+from samtl.datasets.files.listing import Tree
 from samtl.errors import InputError
 
 # The study's slide gives Pasture 2,500; the published set has 2,000, and 27,000 in all.
@@ -74,6 +75,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         labels=tuple(labels),
         read=functools.partial(named, tree, names),
         note=_note({name: labels.count(i) for i, name in enumerate(classes)}),
+        root=path / base if path.is_dir() else None,
     )
 
 

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from samtl.datasets.base import PARTS, Dataset
 from samtl.datasets.files.archive import LISTED, left_out
-from samtl.datasets.files.listing import PART_NAMES, FolderTree, kind_of, one_place, own_name
+from samtl.datasets.files.listing import (
+    PART_NAMES,
+    PUBLISHED,
+    FolderTree,
+    kind_of,
+    one_place,
+    own_name,
+    published,
+    some,
+)
 from samtl.errors import InputError
 
 _LAYOUT = (
@@ -42,8 +51,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         tops = _tops(path, folders)
         classes = tree.folders(tops[0])
         ids, labels = _labelled(tree, tops, classes)
-    parts = [_part(sample_id, 0 if tops[0] else 1) for sample_id in ids]
-    published = all(parts) and len({*parts}) > 1
+    parts = published([_part(sample_id, 0 if tops[0] else 1) for sample_id in ids])
     others = left_out(tree, [""])
     unread = ", ".join(str(one) for one in others if one.what.split()[0] in _NOT_READ)
     return Dataset(
@@ -53,9 +61,9 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
         labels=tuple(labels),
         read=tree.read,
         note=unread and f"left out, since they are not read: {unread}",
-        parts=tuple(parts) if published else (),
+        parts=parts,
         left_out=others,
-        readings=tuple(_readings(ids, classes, tops, published)),
+        readings=tuple(_readings(ids, classes, tops, bool(parts))),
         root=path,
     )
 
@@ -99,19 +107,16 @@ def _part(sample_id: str, level: int) -> str:
     return PART_NAMES.get(folders[level].lower(), "") if len(folders) > level else ""
 
 
-def _readings(
-    ids: list[str], classes: list[str], tops: list[str], published: bool
-) -> Iterator[str]:
+def _readings(ids: list[str], classes: list[str], tops: list[str], parted: bool) -> Iterator[str]:
     if not classes:
         yield "no sub-folders: the images have no labels"
-    if published:
-        yield "the folders of parts are taken for the published split (--split shipped)"
-    depth = 1 + bool(tops[0]) + (published and not tops[0])  # of folders that mean something
+    if parted:
+        yield PUBLISHED
+    depth = 1 + bool(tops[0]) + (parted and not tops[0])  # of folders that mean something
     names = (sample_id.split("/")[:-1] for sample_id in ids)
     deeper = sorted({folders[depth] for folders in names if len(folders) > depth})
     if deeper:
-        more = f" and {len(deeper) - LISTED} more" if len(deeper) > LISTED else ""
-        yield f"folders in class folders belong to the class: {', '.join(deeper[:LISTED])}{more}"
+        yield f"folders in class folders belong to the class: {some(deeper, LISTED)}"
 
 
 def _require_classes(tree: FolderTree, top: str, classes: list[str]) -> None:

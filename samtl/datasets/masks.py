@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from samtl.datasets.base import IGNORE, Dataset, groups_by
 from samtl.datasets.files.archive import left_out, open_tree
 from samtl.datasets.files.coding import Coding, coded, light
 from samtl.datasets.files.layouts import find_places
-from samtl.datasets.files.listing import PART_NAMES, FolderTree, one_place, options_of, own_name
+from samtl.datasets.files.listing import (
+    PART_NAMES,
+    PUBLISHED,
+    one_place,
+    options_of,
+    own_name,
+    published,
+)
 from samtl.datasets.files.pairs import paired, with_masks
 from samtl.errors import InputError
 
@@ -20,11 +29,13 @@ _LAYOUT = (
     "and PATH/test of these, or with PATH/train_labels beside PATH/train; or files side by side as a_sat.jpg, "
     "a_mask.png"
 )
+_COLOUR = re.compile("#[0-9a-f]{6}")
+_VALUES = ("ignore", "foreground", "classes")  # options that name values
 _OPTIONS = {
     "stem": "REGEX that finds in an image's name what its mask's name has too",
     "foreground": "VALUE[,VALUE...] of the foreground; all other values are background",
-    "classes": "NAME[:VALUE],NAME[:VALUE]... with the value of each class, 0, 1, 2 ... by default",
-    "ignore": "VALUE[,VALUE...] of pixels to be left out",
+    "classes": "NAME[:VALUE],NAME[:VALUE]... with the value of each class, 0, 1 ... by default, or its colour, #rrggbb",
+    "ignore": "VALUE[,VALUE...] or colours of pixels to be left out",
     "group": "REGEX that finds in an image's name what it was cut from",
 }
 
@@ -32,22 +43,11 @@ _OPTIONS = {
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
     """List images and their masks.
 
-    Parameters
-    ----------
-    argument : str, optional
-        `PATH`, `PATH?OPTIONS` or `?OPTIONS`, with options as in a URL: `stem=REGEX&foreground=255&group=REGEX`;
-        `%` and `&` are escaped, `+` is not. Without `foreground` and `classes`, masks are 0 in the background and
-        255 in the foreground.
-    root : Path, optional
-        The folder or zip, if `argument` has no path; else a folder that the path is in, and that links may lead to.
-    download : bool
-        Ignored.
-
-    Returns
-    -------
-    Dataset
-        Named `masks-` and the folder's or the zip's own name, and after the coding if it is not the default. Ids are
-        the images' paths below the folder of images. Raises InputError.
+    `argument` is `PATH`, `PATH?OPTIONS` or `?OPTIONS`, with options as in a URL: `stem=REGEX&classes=sea:0,land:7`; `%`
+    and `&` are escaped, `+` is not. Without `foreground` and `classes`, masks are 0 in the background and 255 in the
+    foreground. `root` is the folder or zip, if `argument` has no path; else a folder that the path is in, and to which
+    links may lead. The dataset is named `masks-` and the folder's or the zip's own name, and after the coding if it is
+    not the default. Ids are the images' paths below the folder of images. Raises InputError.
     """
     text, _, query = (argument or "").partition("?")
     path, bound = one_place("masks", text, root)
@@ -61,26 +61,23 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
             tree,
             _LAYOUT,
             place,
-            place.key if regex is None else lambda name: groups_by((name,), regex)[0],
-            "an image and its mask must have the same name but for the suffix, or the same in what stem=REGEX finds in "
-            "both, as in masks:PATH?stem=^(\\d+)_",
+            place.keys if regex is None else [lambda name: groups_by((name,), regex)[0]],
+            "an image and its mask must have the same name but for the suffix and ends such as _sat and _mask, or the "
+            "same in what stem=REGEX finds in both, as in masks:PATH?stem=^(\\d+)_",
         )
         pairs |= {f"{place.prefix}{name}": pair for name, pair in found.items()}
         parts += [place.part or PART_NAMES.get(n.partition("/")[0].lower(), "") for n in found]
-    published = all(parts) and len({*parts}) > 1
-    told = "the folders of parts are taken for the published split (--split shipped)"
     return with_masks(
         f"masks-{own_name(path)}{suffix}",
         tree,
         pairs,
         coding,
         groups=groups_by(tuple(pairs), options["group"]) if "group" in options else (),
-        parts=tuple(parts) if published else (),
+        parts=published(parts),
         left_out=left_out(
             tree, sorted({f for place in places for f in (place.images, place.masks)})
         ),
-        readings=(told,) * published,
-        root=path if isinstance(tree, FolderTree) else None,
+        readings=[PUBLISHED] if published(parts) else [],
     )
 
 
@@ -88,17 +85,20 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
     """Return the coding, and a suffix of the dataset's name if it is not the default."""
     if "foreground" in options and "classes" in options:
         raise InputError("masks take foreground= (two classes) or classes= (any number), not both")
-    ignore = _values("ignore", options.get("ignore"))
-    named, coding = list[int](), light("foreground", ignore)
-    if "foreground" in options:
-        named = _values("foreground", options["foreground"])
-        coding = coded(coding.classes, lambda value: int(value in named), ignore)
-    elif "classes" in options:
-        pairs = [part.partition(":") for part in options["classes"].split(",")]
+    texts = {option: options[option].split(",") for option in _VALUES if option in options}
+    names: list[str] = []
+    if "classes" in options:
+        pairs = [part.partition(":") for part in texts["classes"]]
         names = [name.strip() for name, _, _ in pairs]
-        texts = [value if colon else f"{i}" for i, (_, colon, value) in enumerate(pairs)]
-        named = _values("classes", ",".join(texts))
-        if not 2 <= len({*names} - {""}) == len({*named}) == len(pairs) <= IGNORE:
+        texts["classes"] = [value if colon else f"{i}" for i, (_, colon, value) in enumerate(pairs)]
+    colours = _colours(texts)
+    values = {option: _values(option, found, colours) for option, found in texts.items()}
+    ignore, named = values.pop("ignore", []), next(iter(values.values()), [])
+    coding = light("foreground", ignore)
+    if "foreground" in options:
+        coding = coded(coding.classes, lambda value: int(value in named), ignore)
+    elif names:
+        if not 2 <= len({*names} - {""}) == len({*named}) == len(names) <= IGNORE:
             raise InputError(
                 f"classes= names 2 to {IGNORE} classes, the background first, each name and each value once, as in "
                 f"classes=background:0,road:255; got {options['classes']!r}"
@@ -106,15 +106,34 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
         index = {value: i for i, value in enumerate(named)}
         coding = coded(names, lambda value: index.get(value, -1), ignore)
     if both := sorted(set(named) & set(ignore)):
-        raise InputError(f"a mask's value is a class or ignored, but {both[0]} is given for both")
+        raise InputError(
+            f"a mask's value is a class or ignored, but {(*colours, *range(256))[both[0]]} is given for both"
+        )
     if coding == light("foreground"):
         return coding, ""
     # Masks that are read in another way make another dataset, and so another store.
-    return coding, f"-coding-{hashlib.sha256(repr(coding).encode()).hexdigest()[:8]}"
+    coding = replace(coding, colours=colours)
+    written = repr(coding) + "".join(colours)
+    return coding, f"-coding-{hashlib.sha256(written.encode()).hexdigest()[:8]}"
 
 
-def _values(option: str, text: str | None) -> list[int]:
-    parts = [] if text is None else text.split(",")
-    if not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", p, re.ASCII) and int(p) < 256 for p in parts):
-        raise InputError(f"{option}= takes values from 0 to 255, separated by commas, got {text!r}")
-    return [int(part) for part in parts]
+def _colours(texts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the colours that options name; InputError if some name colours and others numbers."""
+    every = [text.strip().lower() for found in texts.values() for text in found]
+    colours = tuple(dict.fromkeys(text for text in every if _COLOUR.fullmatch(text)))
+    if colours and not ({*every} == {*colours} and "classes" in texts and len(colours) <= 256):
+        raise InputError(
+            "masks have values or colours, not both: name each colour, up to 256, in classes= or ignore="
+        )
+    return colours
+
+
+def _values(option: str, texts: Sequence[str], colours: Sequence[str]) -> list[int]:
+    """Read values of masks; those of colours are their numbers."""
+    if colours:
+        return [colours.index(text.strip().lower()) for text in texts]
+    if not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", t, re.ASCII) and int(t) < 256 for t in texts):
+        raise InputError(
+            f"{option}= takes values from 0 to 255, or colours as #ff0000, separated by commas, got {','.join(texts)!r}"
+        )
+    return [int(text) for text in texts]

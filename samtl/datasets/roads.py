@@ -12,13 +12,12 @@ from pathlib import Path
 from samtl.datasets.base import PARTS, Dataset
 from samtl.datasets.files.archive import open_tree
 from samtl.datasets.files.coding import light
-from samtl.datasets.files.layouts import Place, located, stem
+from samtl.datasets.files.layouts import find_places, stem
 from samtl.datasets.files.pairs import paired, with_masks
 from samtl.errors import InputError
 
 COUNTS = {"train": 160, "validation": 20, "test": 44}
 
-_KINDS = frozenset({"image"}), frozenset({"label"})
 _LAYOUT = (
     "expected is the folder or the zip with Train, Validation and Test, in each of them image/*.bmp and label/*.bmp "
     "(.png, .tif and, for images, .jpg will do)"
@@ -45,18 +44,19 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
             f"with --root; {_LAYOUT}"
         )
     tree = open_tree(root, _LAYOUT)
-    folders = located(tree, _LAYOUT, *(frozenset({part}) for part in PARTS))
-    pairs: dict[str, tuple[str, str]] = {}
-    for part, folder in zip(PARTS, folders, strict=True):
-        images, labels = located(tree, _LAYOUT, *_KINDS, below=folder)
+    places, pairs = find_places(tree, _LAYOUT), dict[str, tuple[str, str]]()
+    if [place.part for place in places] != [*PARTS]:
+        came = ", ".join(place.prefix for place in places)
+        raise InputError(f"{root} has not one folder of each part, but {came!r}; {_LAYOUT}")
+    for place in places:
         found = paired(
             tree,
             _LAYOUT,
-            Place(images, labels, f"{folder}/"),
-            lambda name: _PREFIX.sub(r"\1", stem(name)),
+            place,
+            [lambda name: _PREFIX.sub(r"\1", stem(name))],
             "an image and its label must have the same name but for the suffix, or for 'image' at its start",
         )
-        pairs |= {f"{part}/{name}": pair for name, pair in found.items()}
+        pairs |= {f"{place.part}/{name}": pair for name, pair in found.items()}
     parts = tuple(sample_id.partition("/")[0] for sample_id in pairs)
     return with_masks("roads", tree, pairs, light("road"), note=_note(parts), parts=parts)
 

@@ -9,8 +9,15 @@ from typing import Any
 
 from samtl._io import digest
 from samtl.datasets.base import Dataset
-from samtl.datasets.files.listing import PART_NAMES, FolderTree, kind_of, options_of, own_name
-from samtl.datasets.tables.columns import chosen_column, read_columns, some
+from samtl.datasets.files.listing import (
+    PART_NAMES,
+    FolderTree,
+    kind_of,
+    options_of,
+    own_name,
+    some,
+)
+from samtl.datasets.tables.columns import chosen_column, read_columns
 from samtl.datasets.tables.labels import (
     class_columns,
     class_indices,
@@ -47,23 +54,12 @@ _USUAL = {
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
     """List the images of a table.
 
-    Parameters
-    ----------
-    argument : str
-        `FILE` or `FILE?OPTIONS`: a CSV (UTF-8, with a header) or Parquet file, and options as in a URL, which name
-        columns: `path=file&label=class&group=scene&part=split`. Columns with usual names need no option. Several
-        classes of an image are in one column, `label=tags&separator=;`, or in columns of 0 and 1,
-        `labels=water,forest`; a number is in `target=ndvi`.
-    root : Path, optional
-        The folder that paths are relative to; by default the table's own. All images must lie in it.
-    download : bool
-        Ignored.
-
-    Returns
-    -------
-    Dataset
-        Named `table-`, the file's own name and, unless that is "label", what is predicted. Ids are the images' paths
-        below the folder. Raises InputError.
+    `argument` is `FILE` or `FILE?OPTIONS`: a CSV (UTF-8, with a header) or Parquet file, and options as in a URL, which
+    name columns: `path=file&label=class&group=scene&part=split`. Columns with usual names need no option. Several
+    classes of an image are in one column, `label=tags&separator=;`, or in columns of 0 and 1, `labels=water,forest`; a
+    number is in `target=ndvi`. `root` is the folder that paths are relative to, and that all images lie in; by default
+    the table's own. The dataset is named `table-`, the file's own name and, unless that is "label", what is predicted.
+    Ids are the images' paths below the folder. Raises InputError.
     """
     text, _, query = (argument or "").partition("?")
     file, options = Path(text).expanduser(), options_of("table", query, _OPTIONS)

@@ -10,13 +10,13 @@ from typing import Any
 
 from samtl._runtime import Note, peak_memory, size
 from samtl.datasets import Dataset, MapStyle
-from samtl.embed.closeness import close_enough, compare, in_float, must_compare
 from samtl.embed.copies import Copies, count_copies
 from samtl.embed.devices import encode_on_devices
 from samtl.embed.pipeline import Meter, Progress, encode_blocks, load_encoder, start_writer
-from samtl.embed.plan import EmbedConfig, Job, Plan, prepare
-from samtl.embed.timing import load_without_download, timed
+from samtl.embed.plan import EmbedConfig, Plan, prepare
+from samtl.embed.trial import compared, load_without_download, must_compare, timed
 from samtl.errors import ResourceError
+from samtl.splits.labels import label_texts
 from samtl.store.reader import Store
 from samtl.store.state import Quarantined, load_state
 from samtl.store.writer import Writer
@@ -103,7 +103,8 @@ def embed(
         A regular expression that finds in each sample id what the image was cut from, such as its scene. Replaces the
         dataset's own groups.
     checkpoint : str or Path, optional
-        `official`, a file of the same architecture, or `random:SEED` for untrained weights.
+        `official`, a file or folder with weights of the same architecture, in the containers of common trainers and of
+        the Hugging Face hub, or `random:SEED` for untrained weights.
     device : str
         `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. Several, separated by commas, or `cuda:all`, share the work.
     dtype : str
@@ -172,22 +173,21 @@ def embed(
                 f"{plan.store} needs {size(plan.bytes_to_write)} more, but its disk has {size(plan.bytes_free)} free: "
                 "free some, choose another disk with --out, or keep less with --tiers pooled,grid"
             )
-        if must_compare(job):
-            job = _compared(job, tell)
-        elif config.engine == "int8" != plan.engine:
+        if config.engine == "int8" != plan.engine:
             tell(Note(f"the store was begun in {plan.compute_dtype}, and goes on in it"))
         devices = plan.device.split(",")
-        model = load_encoder(job, devices[0])
+        job, model = (
+            compared(job, tell) if must_compare(job) else (job, load_encoder(job, devices[0]))
+        )
+        began = time.monotonic()
         job = timed(job, model)
         plan = job.plan
         tell(plan)
         if len(devices) == 1 or not plan.pending_rows:
             writer = start_writer(job, model, devices[0])
-            began = time.monotonic()
             meter = encode_blocks(job, model, writer, devices[0], tell, should_stop)
         else:
             del model  # each device's process loads its own
-            began = time.monotonic()
             meter = encode_on_devices(job, devices, tell, should_stop)
             state = load_state(job.storage)
             assert state is not None
@@ -206,7 +206,7 @@ def embed(
         missing=store.missing,
         quarantined=store.quarantined,
         copies=count_copies(
-            store.labels.tolist(), [store.image_sha256(row) for row in range(len(store))]
+            label_texts(store.labels, store.classes), map(store.image_sha256, range(len(store)))
         ),
         bytes_written=meter.bytes_written,
         seconds=seconds,
@@ -231,18 +231,3 @@ def plan(
     """
     job = prepare(EmbedConfig(dataset, encoder, **options), on_read, download=False)
     return timed(job, *load_without_download(job)).plan
-
-
-def _compared(job: Job, tell: Callable[[Event], None]) -> Job:
-    """Compare a compute dtype with a more exact one, and take that if they are too far apart."""
-    exact, ours = in_float(job), job.plan.compute_dtype
-    theirs = exact.plan.compute_dtype
-    tell(Note(f"comparing {ours} with {theirs} on some of the images"))
-    figures = compare(job)
-    close = close_enough(figures)
-    told = (
-        f"{ours} beside {theirs}, {figures['images']} images: least cosine of a token {figures['token_cosine']:.5f}, "
-        f"largest error of pooled features {figures['pooled_error']:.2%}"
-    )
-    tell(Note(told if close else f"{told}: too far, so the pass computes in {theirs}"))
-    return replace(job, closeness=figures) if close else exact

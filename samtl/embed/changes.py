@@ -64,13 +64,13 @@ def find_changes(
     read_images: bool,
     on_read: Callable[[int, int], None],
     should_stop: Callable[[], bool],
-) -> tuple[SampleTable, Changes] | None:
+) -> tuple[SampleTable, Changes, dict[str, str]] | None:
     """Compare a dataset with a store, and return the next table, or the store's own; None if asked to stop.
 
-    Nothing is written. `listed` is the dataset before `limit` and `per_class`. With `read_images`, those of embedded
-    rows are read, to see whether they changed; one that cannot be read is taken to be unchanged. Raises MismatchError
-    for another dataset, if less than half of the store's images are left under their names, and if fewer images are
-    asked for than the store has, although they are there.
+    The third is the sha256 of each image that was read. Nothing is written. `listed` is the dataset before `limit` and
+    `per_class`. With `read_images`, those of embedded rows are read, to see whether they changed; one that cannot be
+    read is taken to be unchanged. Raises MismatchError for another dataset, if less than half of the store's images are
+    left under their names, and if fewer images are asked for than the store has, although they are there.
     """
     stored, facts = state.table, state.log.facts
     _require_same_dataset(stored, dataset, listed, state.storage.url)
@@ -94,7 +94,8 @@ def find_changes(
     _require_same_images(made, found, state.storage.url)
     new_classes = dataset.classes != stored.about.classes
     changed = {name for name, fact in made.items() if _differs(fact, found[name], new_classes)}
-    return _next_table(state, dataset, found, changed, unlisted)
+    read = {name: seen.image for name, seen in found.items() if seen.image}
+    return *_next_table(state, dataset, found, changed, unlisted), read
 
 
 def _next_table(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Decoded:
     code: str = ""  #: of what is wrong, "" if nothing is
     reason: str = ""
     unread: bool = False  #: whether the bytes could not be read, which may be the drive's fault
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)  #: the encoder's, by tier
 
 
 def decoded_ahead(
@@ -49,18 +50,22 @@ def decoded_ahead(
     device: str,
     processes: int = 1,
     untrusted: bool = False,
+    known: Mapping[int, Decoded] | None = None,
 ) -> Generator[Decoded, None, None]:
     """Yield images in order, at least a batch of them ready while the encoder works on the one before.
 
     `rows` are positions in the dataset, taken as they are needed. `device` is what the encoder runs on, and `processes`
     the number of processes that share this machine's cores. With `untrusted`, images are decoded in worker processes
-    with limits of memory and time.
+    with limits of memory and time. Those that are `known` are not read again.
     """
     # On a CPU the encoder needs the cores, and one thread keeps ahead of it.
     workers = 1 if device == "cpu" else max(1, min(32, (os.cpu_count() or 1) // processes))
     safe = SafeDecoder()  # starts a worker when it is used
     decode = safe.prepare if untrusted else prepare
-    decoded = functools.partial(decode_row, dataset, image_size=image_size, prepare=decode)
+
+    def decoded(row: int) -> Decoded:
+        return (known or {}).get(row) or decode_row(dataset, row, image_size, decode)
+
     try:
         yield from prefetch(decoded, rows, workers, depth=batch_size + 2 * workers)
     finally:

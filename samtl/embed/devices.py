@@ -27,6 +27,7 @@ def encode_on_devices(
     If a worker process is killed, the devices go on one after the other. What goes wrong in a worker is raised here,
     once the others are through with the block that they are at.
     """
+    torch.cuda.empty_cache()  # what the trial of an encoder took, for the process of the same device
     meter = Meter(tell, job.plan.pending_rows)
     latest: dict[int, Progress] = {}  # of each process
     failures: list[BaseException] = []
@@ -37,7 +38,9 @@ def encode_on_devices(
         meter.bytes_written = sum(progress.bytes_written for progress in latest.values())
         meter.advance(sum(progress.encoded for progress in latest.values()) - meter.encoded)
 
-    work = functools.partial(_work, replace(job, state=None), len(devices))
+    work = functools.partial(
+        _work, replace(job, state=None, pending=job.pending[:0], tried={}), len(devices)
+    )
     for device, found in run_tasks(
         work,
         devices,

@@ -11,14 +11,12 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samtl import registry
 from samtl._runtime import Note, prefetch
@@ -119,11 +117,10 @@ class _Block:
     number: int
     arrays: tuple[str, ...]
     positions: list[int]
-    items: dict[int, tuple[Decoded, Mapping[str, object]]] = field(default_factory=dict)
+    items: dict[int, Decoded] = field(default_factory=dict)
 
 
 _Batch = list[tuple[_Block, Decoded]]
-_Encoded = list[tuple[_Block, Decoded, dict[str, NDArray[Any]]]]
 
 
 def encode_blocks(
@@ -170,24 +167,23 @@ def encode_blocks(
             meter.bytes_written += written or 0
 
     decoded = decoded_ahead(
-        job.dataset, positions(), job.plan.image_size, batch_size, device, processes, job.config.untrusted
+        job.dataset, positions(), job.plan.image_size, batch_size, device, processes, job.config.untrusted, job.tried
     )  # fmt: skip
     batches = _batches(decoded, blocks, batch_size, should_stop)
-    encoded = _encoded(encoder, batches, job.plan.tiers, batches_at_once)
+    ready = _encoded(encoder, batches, job.plan.tiers, batches_at_once)
     with (
         closing(decoded),
-        closing(encoded),
+        closing(ready),
         ThreadPoolExecutor(writes, thread_name_prefix="write") as disk,
     ):
-        for batch in encoded:
+        for batch in ready:
             # The disk had the time of one batch, so a kill costs a block and a batch at most.
             settle(writes - 1)
-            for block, found, arrays in batch:
-                item = _checked(job, writer, found)
+            for block, found in batch:
+                block.items[found.row] = item = _checked(job, writer, found)
                 if item.code:
                     meter.quarantined += 1
                     tell(Quarantined(item.row, names[item.row], item.code, item.reason))
-                block.items[item.row] = item, arrays
                 if len(block.items) == len(block.positions):
                     _require_readable(job, writer, block)
                     settle(writes - 1)
@@ -216,27 +212,32 @@ def _batches(
         yield batch
 
 
+def encoded(encoder: Encoder, items: Sequence[Decoded], tiers: Sequence[str]) -> list[Decoded]:
+    """Put what the encoder makes of images in the place of their pixels, and mark those for which it is not finite."""
+    pixels = [item.pixels for item in items if item.pixels is not None]
+    outputs = encoder.encode(pixels, tiers) if pixels and tiers else {}
+    number, found = itertools.count(), []
+    for item in items:
+        if item.pixels is not None:
+            at = next(number)
+            arrays = {name: output[at] for name, output in outputs.items()}
+            item = replace(item, pixels=None, outputs=arrays)
+            if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
+                reason = "the encoder gave NaN or infinity for this image"
+                item = replace(item, code="nonfinite", reason=reason)
+        found.append(item)
+    return found
+
+
 def _encoded(
     encoder: Encoder, batches: Iterator[_Batch], tiers: Sequence[str], threads: int
-) -> Generator[_Encoded, None, None]:
+) -> Generator[_Batch, None, None]:
     """Yield batches with what the encoder makes of them."""
 
-    def encode(batch: _Batch) -> _Encoded:
+    def encode(batch: _Batch) -> _Batch:
         wanted = [name for name in tiers if any(name in block.arrays for block, _ in batch)]
-        pixels = [item.pixels for _, item in batch if item.pixels is not None]
-        outputs = encoder.encode(pixels, wanted) if pixels and wanted else {}
-        number = itertools.count()
-        found: _Encoded = []
-        for block, item in batch:
-            arrays: dict[str, NDArray[Any]] = {}
-            if item.pixels is not None:
-                at = next(number)
-                arrays = {name: output[at] for name, output in outputs.items()}
-                if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
-                    reason = "the encoder gave NaN or infinity for this image"
-                    item = replace(item, code="nonfinite", reason=reason)
-            found.append((block, item, arrays))
-        return found
+        blocks, items = zip(*batch, strict=True)
+        return list(zip(blocks, encoded(encoder, items, wanted), strict=True))
 
     if threads:
         yield from prefetch(encode, batches, threads, depth=threads + 1)
@@ -256,25 +257,20 @@ def _checked(job: Job, writer: Writer, item: Decoded) -> Decoded:
 
 def _commit(writer: Writer, block: _Block) -> int | None:
     """Write a block and return the bytes of its shards, None if another writer was faster."""
-    arrays: dict[str, list[Any]] = {name: [] for name in block.arrays}
-    status, images, masks, reasons = [], [], [], {}
     rows = writer.block_rows(block.number)
-    for row, position in zip(rows, writer.positions(block.number), strict=True):
-        item, encoded = block.items.get(position, (Decoded(-1, code=UNLISTED), {}))
-        values: Mapping[str, object] = {**encoded, **vars(item)}
-        if item.code == UNLISTED:
-            status.append(UNLISTED)
-        elif item.code:
-            status.append(QUARANTINED + item.code)
-            reasons[row] = item.reason
-        else:
-            status.append(OK)
-        images.append(item.image_sha256)
-        masks.append(item.mask_sha256)
-        for name, column in arrays.items():
-            column.append(None if item.code else values[name])
+    unlisted = Decoded(-1, code=UNLISTED)
+    items = [block.items.get(position, unlisted) for position in writer.positions(block.number)]
+    codes = [
+        item.code and (item.code if item is unlisted else QUARANTINED + item.code) for item in items
+    ]
+    columns = [{**vars(item), **item.outputs} for item in items]
     return writer.write_block(
-        block.number, arrays, status, reasons, images, masks if "mask" in arrays else ()
+        block.number,
+        {name: [None if c["code"] else c[name] for c in columns] for name in block.arrays},
+        [code or OK for code in codes],
+        {row: item.reason for row, item in zip(rows, items, strict=True) if item.reason},
+        [item.image_sha256 for item in items],
+        [item.mask_sha256 for item in items] if "mask" in block.arrays else (),
     )
 
 
@@ -284,7 +280,7 @@ def _require_readable(job: Job, writer: Writer, block: _Block) -> None:
     That is so if an image that could be read before, or its mask, cannot be read any more; or, if none could be read
     before, if no other can.
     """
-    items = [item for item, _ in block.items.values()]
+    items = block.items.values()
     if not any(item.unread for item in items):
         return
     tried = [item.row for item in items if not item.unread][:1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samtl import registry
 from samtl._runtime.probe import DTYPE
@@ -17,6 +18,7 @@ from samtl.datasets import Dataset, MapStyle, groups_by, only, resolve, shuffled
 from samtl.datasets.base import Understood
 from samtl.embed.changes import Changes, find_changes, table_of
 from samtl.embed.copies import Copies, find_copies
+from samtl.embed.decode import Decoded
 from samtl.encoders.base import EncoderSpec
 from samtl.encoders.checkpoints import check_source
 from samtl.encoders.compute import encoder_speeds, resolve_compute
@@ -100,9 +102,7 @@ class Plan:
     #: That the pass will take, from encoding a batch; None if it was not timed. Rows that are committed by another
     #: command meanwhile save time, a slow disk costs more.
     seconds: float | None = None
-    memory: int = (
-        0  #: bytes that the process held with the encoder and a batch; 0 if it was not timed
-    )
+    memory: int = 0  #: bytes that the process held with the encoder and a batch; 0 if not timed
     device_memory: int = 0  #: the same on a CUDA device
     #: How fast an encoder is here in other compute dtypes, as multiples of this one; {} if that was not needed to know.
     speeds: dict[str, float] = field(default_factory=dict)
@@ -125,12 +125,15 @@ class Job:
     table: SampleTable  #: the store's, or the next one
     arrays: tuple[str, ...]  #: what every row must be in
     block_rows: int
+    pending: NDArray[np.int64]  #: positions in the table that remain to be encoded
     storage: Storage
     #: The store as it was found; None if there was none, or in a worker process, which loads it itself.
     state: StoreState | None
     stopped: bool  #: whether it was stopped while images were compared: then nothing may be done
-    #: How close the compute dtype is to a more exact one, see `samtl.embed.closeness`; {} if that was not compared.
+    #: How close the compute dtype is to a more exact one, see `samtl.embed.trial`; {} if that was not compared.
     closeness: dict[str, float] = field(default_factory=dict)
+    #: Images that were encoded before the pass begins, by their positions in the table; a worker process has none.
+    tried: Mapping[int, Decoded] = field(default_factory=dict)
 
 
 def prepare(
@@ -149,10 +152,11 @@ def prepare(
         _in_order(config.tiers)
     if config.source is not None:
         check_source(config.source)
-    module = registry.load("encoders", config.encoder)
-    check_engine(config.engine)
     if config.image_size is not None:
         check_image_size(config.image_size)
+    check_engine(config.engine)
+    module = registry.load("encoders", config.encoder)
+    spec: EncoderSpec = module.spec(config.encoder, config.image_size)
     devices = resolve_devices(config.device)
     batch_size = images_per_call(config.batch_size, devices[0].type, untold=0)
 
@@ -161,9 +165,8 @@ def prepare(
         listed = replace(listed, groups=groups_by(listed.sample_ids, config.group_by))
     require_usable(listed)
     source = subset(shuffled(listed), limit=config.limit, per_class=config.per_class)
-    spec: EncoderSpec = module.spec(config.encoder, config.image_size)
     wanted = config.source or spec.default_checkpoint
-    place = _place(config, source.name, spec, wanted)
+    place = place_of(config, source.name)
     storage = open_storage(place)
     _refuse_foreign(place, storage)
     state, dtype, engine = load_state(storage), config.dtype, config.engine
@@ -181,7 +184,7 @@ def prepare(
     if config.image_size is not None:
         _require_even(spec, tiers, source.task)
     if state is None:
-        _refuse_inside(place, listed)
+        listed.require_outside(place)
     elif config.image_size is None:
         spec = module.spec(config.encoder, state.identity.image_size)
     compute_dtype = resolve_compute(dtype, engine, devices[0])
@@ -198,27 +201,35 @@ def prepare(
         block_rows = state.identity.block_rows
     else:
         block_rows = rows_of_a_block(len(source), [specs[name] for name in arrays])
-    table, changes, stopped = table_of(source), Changes(), False
+    table, changes, hashes, stopped = table_of(source), Changes(), dict[str, str](), False
     if state is not None and state.table.about.number >= 0:
         found = find_changes(state, source, listed, config.check_images, on_read, should_stop)
-        table, changes, stopped = (*found, False) if found else (state.table, changes, True)
-
-    known = dict(zip(table.samples, table.images, strict=True))
-    copies = find_copies(source, known, state is None or config.check_images)
+        table, changes, hashes = found or (state.table, changes, hashes)
+        stopped = found is None
+    hashes |= {
+        name: image for name, image in zip(table.samples, table.images, strict=True) if image
+    }
+    read = not stopped and (state is None or config.check_images)
 
     committed = {} if state is None else state.log.arrays
-    sizes, to_write, pending_rows = dict.fromkeys(arrays, 0), 0, 0
-    for block in sorted(set((table.rows // block_rows).tolist())):
-        rows, lacking = table.block_rows(block, block_rows), False
+    sizes, to_write, lacking, of_rows = (
+        dict.fromkeys(arrays, 0),
+        0,
+        set[int](),
+        table.rows // block_rows,
+    )
+    for block in np.unique(of_rows).tolist():
+        rows = len(table.block_rows(block, block_rows))
         for name in arrays:
-            size = specs[name].shard_bytes(len(rows), block_rows)
+            size = specs[name].shard_bytes(rows, block_rows)
             sizes[name] += size
             if (
                 name not in committed
                 or not (committed[name].sequence[block : block + 1] >= 0).any()
             ):
-                to_write, lacking = to_write + size, True
-        pending_rows += lacking * int((table.position[rows.start : rows.stop] >= 0).sum())
+                to_write += size
+                lacking.add(block)
+    pending = np.flatnonzero(np.isin(of_rows, sorted(lacking)))
     job_plan = Plan(
         store=place,
         dataset=source.name,
@@ -228,7 +239,7 @@ def prepare(
         compute_dtype=compute_dtype,
         tiers=tiers,
         rows=len(table),
-        pending_rows=pending_rows,
+        pending_rows=len(pending),
         bytes_by_tier={
             **{tier: sizes[tier] for tier in tiers},
             "others": sum(sizes[name] for name in always),
@@ -242,14 +253,16 @@ def prepare(
         note=source.note,
         task=source.task,
         understood=source.understood(),
-        copies=copies,
+        copies=find_copies(source, hashes, read, should_stop),
         changes=changes,
         by_default=_by_default(config, state, bool(held), source.task),
         speeds=measured.relative_to(compute_dtype) if measured else {},
         load=measured.load if measured else 0.0,
     )
     dataset = source if stopped else only(source, table.samples)
-    return Job(config, job_plan, dataset, table, arrays, block_rows, storage, state, stopped)
+    return Job(
+        config, job_plan, dataset, table, arrays, block_rows, pending, storage, state, stopped
+    )
 
 
 def specs_of(spec: EncoderSpec) -> dict[str, ArraySpec]:
@@ -286,16 +299,19 @@ def _by_default(
     """Say of each option that was not given what decides instead."""
     begun = "as the store was begun"
     told = f"${DTYPE}" if os.environ.get(DTYPE) else "the fastest here"
-    found = {
-        "checkpoint": (config.checkpoint is None, "the encoder's own"),
-        "device": (config.device == "auto", "what is there"),
-        "dtype": (config.dtype == "auto", begun if state else told),
-        "image-size": (config.image_size is None, begun if state else "the encoder's own"),
-        "tiers": (config.tiers is None, "those of the store" if held else f"for {task}"),
-        "batch-size": (config.batch_size == "auto", "for the device"),
-        "engine": (config.engine == "fast", "fast"),
+    reasons = {
+        "checkpoint": "the encoder's own",
+        "device": "what is there",
+        "dtype": begun if state else told,
+        "image-size": begun if state else "the encoder's own",
+        "tiers": "those of the store" if held else f"for {task}",
+        "batch-size": "for the device",
+        "engine": begun if state else "fast",
     }
-    return {option: why for option, (holds, why) in found.items() if holds}
+    given = {option: getattr(config, option.replace("-", "_")) for option in reasons}
+    return {
+        option: why for option, why in reasons.items() if given[option] in (None, "auto", "fast")
+    }
 
 
 def _in_order(tiers: Sequence[str]) -> tuple[str, ...]:
@@ -316,11 +332,12 @@ def _require_even(spec: EncoderSpec, tiers: Sequence[str], task: str) -> None:
         )
 
 
-def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -> Path | str:
-    """Name the store after what decides its content, so that different passes do not meet."""
+def place_of(config: EmbedConfig, dataset: str) -> Path | str:
+    """Name the store of a pass after what decides its content, so that different passes do not meet."""
     if config.out is not None and str(config.out).endswith(".zarr"):
         return as_place(config.out)
-    embedding = config.encoder
+    spec = registry.load("encoders", config.encoder).spec(config.encoder, config.image_size)
+    embedding, weights = config.encoder, config.source or spec.default_checkpoint
     if weights != spec.default_checkpoint:
         name = weights if weights.startswith("random:") else Path(weights).stem
         name = re.sub(r"[^\w-]+", "", name)
@@ -337,16 +354,6 @@ def _place(config: EmbedConfig, dataset: str, spec: EncoderSpec, weights: str) -
 
 def _existing(place: Path) -> Path:
     return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-
-
-def _refuse_inside(place: Path | str, dataset: Dataset) -> None:
-    """Raise InputError if a new store would be in the dataset's folder, where its folders would be listed."""
-    root = dataset.root
-    if root and isinstance(place, Path) and place.resolve().is_relative_to(root.resolve()):
-        raise InputError(
-            f"{place} would be in the dataset's folder {root}, and the dataset another one the next time; name a "
-            "folder beside it with --out"
-        )
 
 
 def _refuse_foreign(place: Path | str, storage: Storage) -> None:

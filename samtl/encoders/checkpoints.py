@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from samtl import _download
 from samtl.encoders.base import Weights
+from samtl.encoders.containers import Tensors, below, kind_of, read_tensors
 from samtl.errors import InputError
 
 
@@ -40,10 +40,10 @@ class Official:
 
 
 def check_source(checkpoint: str) -> None:
-    """Raise InputError unless the argument is `official`, `random:SEED` or the path of a file; reads nothing."""
+    """Raise InputError unless the argument is `official`, `random:SEED` or an existing path; reads nothing."""
     kind, _, seed = checkpoint.partition(":")
     seeded = kind == "random" and seed.isascii() and seed.isdecimal()
-    if not seeded and checkpoint != "official" and not Path(checkpoint).is_file():
+    if not seeded and checkpoint != "official" and not Path(checkpoint).exists():
         raise InputError(
             f"--checkpoint {checkpoint}: no such file (expected a file, official, or random:SEED with a whole number)"
         )
@@ -55,9 +55,9 @@ def load_weights(
     official: Official | None,
     name: str,
     *,
-    prefix: str = "",
     remedy: str = "",
     gain: int = 1,
+    adapt: Callable[[Tensors], Tensors] = lambda tensors: tensors,
 ) -> Weights:
     """Fill a network's parameters, in float32.
 
@@ -69,16 +69,17 @@ def load_weights(
     model : nn.Module
         Without buffers.
     checkpoint : str
-        `official`, `random:SEED`, or the path of a file with the network's tensors.
+        `official`, `random:SEED`, or the path of a file or folder with the network's tensors, alone or within a larger
+        model; see `samtl.encoders.containers`.
     official : Official or None
         The published checkpoint of this architecture, if there is one.
     name, remedy : str
         For messages: the network's name, and what can be done about a file of another architecture.
-    prefix : str
-        Prefix of the network's tensors in a file that holds a larger model; the other tensors are ignored.
     gain : int
         Ratio of the variances of output and input of a layer with random weights: 1, or 2 if a ReLU follows, which
         halves it again (He et al. 2015).
+    adapt : callable
+        Gives the tensors of a file the names that they have in `model`; it may change the shape of its parameters.
     """
     check_source(checkpoint)
     kind, _, seed = checkpoint.partition(":")
@@ -98,13 +99,19 @@ def load_weights(
             f"{official.sha256}: download it again, or rename a file of your own"
         )
     published = official is not None and path.name == official.file
-    tensors = _read_tensors(path, prefix)
+    held = read_tensors(path)
+    tensors = below(adapt(held), model.state_dict())
     odd = _shapes(model.state_dict()) ^ _shapes(tensors)
     if odd:
+        what = kind_of(held)
         raise InputError(
-            f"--checkpoint {path} is not of the architecture {name}: {len(odd)} tensors are missing, do not belong or "
-            f"have another shape, such as {min(odd)}. {remedy}"
+            f"--checkpoint {path} is {what and what + ', and '}not of the architecture {name}: {len(odd)} tensors are "
+            f"missing, do not belong or have another shape, such as {min(odd)}. {remedy}"
         )
+    useless = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if useless or not any(tensor.any() for tensor in tensors.values()):
+        came = f"NaN or infinity in {useless[0]}" if useless else "nothing but zeros"
+        raise InputError(f"--checkpoint {path} holds {came}: its training failed; use another file")
     model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
     description = f"{'official' if published else 'file'} {path.name}"
     return Weights(description, False, tensors_digest(model))
@@ -149,30 +156,5 @@ def download(official: Official) -> Path:
     )
 
 
-def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors; if names begin with `prefix`, only those, without it."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: object = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about old formats and environment variables
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and safetensors have their own classes for damage
-        more = "it holds more than tensors, and was not run; "
-        raise InputError(
-            f"--checkpoint {path} cannot be read ({type(error).__name__}): "
-            f"{more if isinstance(error, pickle.UnpicklingError) else ''}expected a PyTorch or safetensors file of "
-            "tensors, as torch.save(model.state_dict(), FILE) writes it"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise InputError(f"--checkpoint {path} must hold a state dict (names to tensors)")
-    if prefix and any(key.startswith(prefix) for key in content):
-        content = {k.removeprefix(prefix): t for k, t in content.items() if k.startswith(prefix)}
-    return content
-
-
-def _shapes(tensors: dict[str, Tensor]) -> set[tuple[str, tuple[int, ...]]]:
+def _shapes(tensors: Tensors) -> set[tuple[str, tuple[int, ...]]]:
     return {(key, tuple(tensor.shape)) for key, tensor in tensors.items()}

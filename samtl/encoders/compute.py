@@ -13,7 +13,7 @@ from samtl._runtime import probe
 from samtl._runtime.probe import Timing, Work
 from samtl.encoders.attention import added
 from samtl.encoders.base import Weights
-from samtl.encoders.engines import ENGINES
+from samtl.encoders.engines import forward_pass
 from samtl.encoders.torch_encoder import DTYPES, INT8, Forward, TorchEncoder, encoder_dtype
 from samtl.errors import InputError
 
@@ -79,10 +79,10 @@ def small_encoder(compute_dtype: str) -> Work:
         for parameter in model.parameters():
             parameter.normal_(std=0.02)
         tokens = torch.randn(4, 1, _SEEING, _SEEN**2, variant.width // variant.heads)
-    engine = ENGINES["int8" if compute_dtype.startswith(INT8) else "fast"]
+    engine = "int8" if compute_dtype.startswith(INT8) else "fast"
 
     def forward(model: nn.Module) -> Forward:
-        run = engine(model, variant.taps)
+        run = forward_pass(engine, model, variant.taps)
         q, k, v, bias = tokens.to(encoder_dtype(compute_dtype))
 
         def both(x: Tensor, tap: Callable[[Tensor], None]) -> Tensor:
@@ -91,14 +91,8 @@ def small_encoder(compute_dtype: str) -> Work:
 
         return both
 
-    encoder = TorchEncoder(
-        sam.spec("tiny", _SIZE),
-        Weights("untrained", True, ""),
-        model,
-        forward,
-        torch.device("cpu"),
-        compute_dtype,
-    )
+    spec, weights = sam.spec("tiny", _SIZE), Weights("untrained", True, "")
+    encoder = TorchEncoder(spec, weights, model, forward, torch.device("cpu"), compute_dtype)
     return partial(encoder.forward, pixels.to(encoder.dtype))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,48 +11,43 @@ from torch import Tensor
 from samtl.encoders.attention import Attention
 from samtl.encoders.int8 import Int8Linear
 from samtl.encoders.linear import Linear
+from samtl.encoders.torch_encoder import Forward
 from samtl.errors import UnknownName
 
 # Tokens that a CPU takes through an MLP at a time, so that what is between its layers is not fetched from memory.
 BAND = 1024
+# The linear layers of each engine's blocks; `reference` runs the blocks of `segment_anything` themselves.
+LAYERS: dict[str, type[Linear | Int8Linear] | None] = {
+    "fast": Linear,
+    "reference": None,
+    "int8": Int8Linear,
+}
 
 
-class Reference:
-    """The forward pass of an `ImageEncoderViT`, which also passes on the outputs of the blocks `taps`."""
+def check_engine(name: str) -> None:
+    """Raise UnknownName unless `name` is that of an engine."""
+    if name not in LAYERS:
+        raise UnknownName("engine", name, LAYERS)
 
-    def __init__(self, model: Any, taps: Sequence[int]) -> None:
-        self.model, self.taps = model, taps
-        self.blocks: list[Callable[[Tensor], Tensor]] = list(model.blocks)
 
-    def __call__(self, x: Tensor, tap: Callable[[Tensor], None]) -> Tensor:
-        """Run the encoder, (batch, 3, size, size) to (batch, channels, side, side).
+def forward_pass(engine: str, model: Any, taps: Sequence[int]) -> Forward:
+    """Return an engine's forward pass through an `ImageEncoderViT`, which also passes on the outputs of blocks `taps`.
 
-        `tap` is called with the output (batch, side, side, width) of each tapped block.
-        """
-        x = self.model.patch_embed(x) + self.model.pos_embed
-        for index, block in enumerate(self.blocks):
+    It maps (batch, 3, size, size) to (batch, channels, side, side). If it is not `reference`, the weights of linear
+    layers are moved out of the model.
+    """
+    layer, side = LAYERS[engine], model.pos_embed.shape[1]
+    blocks = [_Block(block, side, layer) if layer else block for block in model.blocks]
+
+    def forward(x: Tensor, tap: Any) -> Tensor:
+        x = model.patch_embed(x) + model.pos_embed
+        for index, block in enumerate(blocks):
             x = block(x)
-            if index in self.taps:
+            if index in taps:
                 tap(x)
-        return self.model.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+        return model.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
-
-class Fast(Reference):
-    """The same function in less time. The model's weights are moved out of it: see `Linear`."""
-
-    linear: ClassVar[type[Linear | Int8Linear]] = Linear
-
-    def __init__(self, model: Any, taps: Sequence[int]) -> None:
-        super().__init__(model, taps)
-        self.blocks = [
-            _Block(block, model.pos_embed.shape[1], self.linear) for block in model.blocks
-        ]
-
-
-class Int8(Fast):
-    """Nearly the same function: linear layers of blocks multiply 8-bit integers."""
-
-    linear = Int8Linear
+    return forward
 
 
 class _Block:
@@ -72,12 +67,3 @@ class _Block:
         for seen in torch.split(tokens, band):
             seen.copy_(self.narrow.plus(self.widen.gelu(self.norm2(seen)), seen))
         return x
-
-
-ENGINES: dict[str, type[Reference]] = {"fast": Fast, "reference": Reference, "int8": Int8}
-
-
-def check_engine(name: str) -> None:
-    """Raise UnknownName unless `name` is that of an engine."""
-    if name not in ENGINES:
-        raise UnknownName("engine", name, ENGINES)

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor, nn
 
 BAND = 64  # tokens at a time, so that what is between the passes stays in a core's cache
-LARGEST, ZERO = (
-    127,
-    128,
-)  # tokens are stored from 1 to 255: some processors multiply signed integers far slower
+# Tokens are stored from 1 to 255: some processors multiply signed integers far slower.
+LARGEST, ZERO = 127, 128
 #: A channel stays in float if its largest value exceeds that of the median channel this many times.
 EXTREME = 4
 _TINY = 1e-30

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +18,9 @@ from torch.nn.functional import interpolate
 from samtl.encoders.base import EncoderSpec, Weights
 from samtl.encoders.checkpoints import Official, load_weights
 from samtl.encoders.compute import resolve_compute
+from samtl.encoders.containers import Tensors
 from samtl.encoders.device import resolve_device
-from samtl.encoders.engines import ENGINES, check_engine
+from samtl.encoders.engines import check_engine, forward_pass
 from samtl.encoders.pooling import feature_names
 from samtl.encoders.torch_encoder import INT8, TorchEncoder
 from samtl.errors import InputError
@@ -64,6 +67,18 @@ VARIANTS = {
 }  # fmt: skip
 
 
+# Names in transformers' `SamModel`, and those of the same tensors here.
+_HUGGING_FACE = {
+    r"\.layers\.": ".blocks.",
+    r"\.layer_norm([12])\.": r".norm\1.",
+    r"patch_embed\.projection": "patch_embed.proj",
+    r"neck\.conv1": "neck.0",
+    r"neck\.norm1": "neck.1",
+    r"neck\.conv2": "neck.2",
+    r"neck\.norm2": "neck.3",
+}
+
+
 def spec(name: str, image_size: int | None = None) -> EncoderSpec:
     """Return the properties of the encoder `name` without loading it; for `image_size` see `Encoder`."""
     variant, size = VARIANTS[name], image_size or IMAGE_SIZE
@@ -87,23 +102,9 @@ def spec(name: str, image_size: int | None = None) -> EncoderSpec:
 
 
 class Encoder(TorchEncoder):
-    """A frozen SAM encoder on a device.
+    """A frozen SAM encoder on a device; options as in `samtl.embed`.
 
-    Parameters
-    ----------
-    name : str
-        One of `NAMES`.
-    checkpoint : str, optional
-        `official`, `random:SEED` or a file; by default that of the spec.
-    device : str
-        See `samtl.encoders.device`.
-    dtype : str
-        See `samtl.encoders.compute`.
-    image_size : int, optional
-        Side of the input in pixels, a multiple of 16 up to 2048. If it is not 1024, positions are resampled.
-    engine : {"fast", "reference", "int8"}
-        `reference` is `segment_anything`'s own forward pass, `fast` computes the same in less time, `int8` nearly the
-        same in less time still.
+    If `image_size` is not 1024, positions are resampled.
     """
 
     def __init__(
@@ -118,10 +119,11 @@ class Encoder(TorchEncoder):
         check_engine(engine)
         found, on = spec(name, image_size), resolve_device(device)
         compute_dtype = resolve_compute(dtype, engine, on)
-        make = ENGINES["int8" if compute_dtype.startswith(INT8) else engine]
+        if compute_dtype.startswith(INT8):
+            engine = "int8"
         model, weights = load(name, checkpoint, found.image_size)
-        taps = VARIANTS[name].taps
-        super().__init__(found, weights, model, lambda m: make(m, taps), on, compute_dtype)
+        forward = partial(forward_pass, engine, taps=VARIANTS[name].taps)
+        super().__init__(found, weights, model, forward, on, compute_dtype)
 
 
 def load(
@@ -129,13 +131,27 @@ def load(
 ) -> tuple[nn.Module, Weights]:
     """Return the plain `ImageEncoderViT` with its weights, in float32 on the CPU, for inference; see `Encoder`."""
     model, source = build(name), checkpoint or spec(name).default_checkpoint
-    prefix, remedy = "image_encoder.", "Choose the --encoder it was made for"
+    official, remedy = VARIANTS[name].official, "Choose the --encoder it was made for"
     weights = load_weights(
-        model, source, VARIANTS[name].official, name, prefix=prefix, remedy=remedy
+        model, source, official, name, remedy=remedy, adapt=lambda t: _adapt(t, model, name)
     )
-    if image_size != IMAGE_SIZE:
+    if image_size != model.pos_embed.shape[1] * PATCH:  # type: ignore[index]
         model = _resampled(model, build(name, image_size))
     return model.eval().requires_grad_(False), weights
+
+
+def _adapt(tensors: Tensors, model: nn.Module, name: str) -> Tensors:
+    """Give tensors the names of `segment_anything`, and the model the image size that they were trained at."""
+    if any(".layer_norm1." in key for key in tensors):
+        for pattern, ours in _HUGGING_FACE.items():
+            tensors = {re.sub(pattern, ours, key): tensor for key, tensor in tensors.items()}
+    shapes = (tensor.shape for key, tensor in tensors.items() if key.endswith("pos_embed"))
+    side = next((s[1] for s in shapes if len(s) == 4 and s[1] == s[2]), IMAGE_SIZE // PATCH)
+    if side != IMAGE_SIZE // PATCH:
+        for key, parameter in build(name, side * PATCH).named_parameters():
+            module, _, leaf = key.rpartition(".")
+            setattr(model.get_submodule(module), leaf, parameter)
+    return tensors
 
 
 def build(name: str, image_size: int = IMAGE_SIZE) -> nn.Module:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samtl._runtime import out_of_memory
+from samtl._runtime import bounded, out_of_memory
 from samtl.encoders import pooling
 from samtl.encoders.base import TIERS, EncoderSpec, Weights
 from samtl.errors import ResourceError
@@ -32,6 +32,7 @@ Forward = Callable[[Tensor, Callable[[Tensor], None]], Tensor]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8+"  # begins a compute dtype in which linear layers multiply integers; the rest is in the dtype after it
 MOST = 32  # images in a batch that is chosen for a GPU
+_SMALLER = "use --dtype bfloat16, a smaller --image-size, a smaller encoder or --device cpu"
 
 
 def encoder_dtype(compute_dtype: str) -> torch.dtype:
@@ -57,12 +58,8 @@ class TorchEncoder:
     ) -> None:
         self.spec, self.weights, self.device = spec, weights, device
         self.compute_dtype, self.dtype = compute_dtype, encoder_dtype(compute_dtype)
-        try:
+        with bounded(f"{spec.name} on {device}", _SMALLER):
             self._network = make_forward(model.to(device, self.dtype))
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise ResourceError(f"{spec.name} does not fit in the memory of {device}") from error
         self._mean = torch.tensor(spec.scaling["mean"], device=device).view(-1, 1, 1)
         self._std = torch.tensor(spec.scaling["std"], device=device).view(-1, 1, 1)
         self._limit = sys.maxsize  # images that have not yet been found to be too many
@@ -89,10 +86,8 @@ class TorchEncoder:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(pixels) == 1:
-            raise ResourceError(
-                f"one image through {self.spec.name} does not fit in the memory of {self.device}; "
-                "use --dtype bfloat16, a smaller --image-size, a smaller encoder or --device cpu"
-            )
+            what = f"one image through {self.spec.name}"
+            raise ResourceError(f"{what} does not fit in the memory of {self.device}; {_SMALLER}")
         self._limit = min(self._limit, len(pixels) // 2)
         return self.encode(pixels, tiers)
 
@@ -100,7 +95,9 @@ class TorchEncoder:
         """Return a batch size: on a CPU an image for each core, on a GPU what half of the free memory holds."""
         fits = 4 if self.device.type == "mps" else min(8, os.cpu_count() or 1)
         if self.device.type == "cuda":
-            fits = torch.cuda.mem_get_info(self.device)[0] // 2 // self._bytes_per_image()
+            with bounded(f"one image through {self.spec.name} on {self.device}", _SMALLER):
+                each = self._bytes_per_image()
+            fits = torch.cuda.mem_get_info(self.device)[0] // 2 // each
         return max(1, min(most, fits, MOST))
 
     @torch.inference_mode()

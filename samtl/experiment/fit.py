@@ -134,6 +134,7 @@ def fit_baseline(
     clock, seed = Clock(on_event), operator.index(seed)
     model = configured("baselines", baseline, params or {}, seed)
     data = subset(shuffled(resolve(dataset, root)), limit=limit, per_class=per_class)
+    data.require_outside(runs_folder(out))
     if data.task not in model.tasks:
         raise InputError(
             f"the baseline {baseline} is for {' and '.join(model.tasks)}, and {data.name} is for {data.task}"

@@ -155,6 +155,18 @@ def decode_mask(data: bytes, *, lookup: bool = False) -> NDArray[np.uint8]:
     BadImage
         Of code `unsupported_mode` if the file is an image but no such mask.
     """
+    return _one_channel(_opaque(_mask_values(data, lookup)))
+
+
+def decode_colours(data: bytes) -> NDArray[np.uint8]:
+    """Decode a mask whose classes are colours to those that are shown, (H, W, 3); as `decode_mask` otherwise."""
+    shown = _opaque(_mask_values(data, lookup=True))
+    if shown.dtype != np.uint8:
+        raise no_mask(f"of {shown.dtype}, where colours were expected")
+    return shown if shown.shape[2] == 3 else shown.repeat(3, axis=2)
+
+
+def _mask_values(data: bytes, lookup: bool) -> NDArray[Any]:
     form = _format(data)
     values: NDArray[Any]
     if form == "TIFF":
@@ -174,19 +186,24 @@ def decode_mask(data: bytes, *, lookup: bool = False) -> NDArray[np.uint8]:
                 values = np.asarray(image)
     else:
         raise no_mask(f"a {form}, which changes values")
-    return _one_channel(values)
+    return values
+
+
+def _opaque(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a mask, (H, W) or (H, W, bands) with alpha last, as (H, W, 1 or 3) if alpha hides nothing."""
+    values = values[..., None] if values.ndim == 2 else values
+    if values.shape[2] in (1, 3):
+        return values
+    if (values[..., -1] != 255).any():
+        raise no_mask("partly transparent")
+    return values[..., :-1]
 
 
 def _one_channel(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Reduce a mask, (H, W) or (H, W, bands) with alpha last, to one channel of bytes that says the same."""
-    if values.ndim == 3:
-        if values.shape[2] in (2, 4):
-            if (values[..., -1] != 255).any():
-                raise no_mask("partly transparent")
-            values = values[..., :-1]
-        if (values[..., 1:] != values[..., :1]).any():
-            raise no_mask("coded in colours")
-        values = values[..., 0]
+    """Reduce a mask, (H, W, bands), to one channel of bytes that says the same."""
+    if (values[..., 1:] != values[..., :1]).any():
+        raise no_mask("coded in colours")
+    values = values[..., 0]
     if values.dtype != np.uint8:
         with np.errstate(invalid="ignore"):
             whole = values.astype(np.uint8)

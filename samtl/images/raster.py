@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from rasterio.io import DatasetReader, MemoryFile
 
 from samtl.images.codecs import check_pixels, no_mask, unsupported
 
+_RGB = ["red", "green", "blue"]
 _DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG"}
 
 
@@ -25,18 +26,16 @@ class _Reader(DatasetReader):  # type: ignore[misc]
 def read_rgb(data: bytes, form: str) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8."""
     with _opened(data, form) as source:
-        _names(source)
-        return _arranged(source)
+        return _arranged(source, _colours(source))
 
 
 def bands_of(data: bytes, form: str) -> str:
     """Describe the bands of an image; see `codecs.bands_of`."""
     with _opened(data, form) as source:
-        names = _names(source)
-        colours = [name for name in names if name != "alpha"]
-        told = "grey" if colours == ["gray"] else colours[0] if len(colours) == 1 else ""
-        told = told or ("RGB" if colours == ["red", "green", "blue"] else "3 bands, taken for RGB")
-        return f"{told} and alpha, which is dropped" if len(colours) < len(names) else told
+        names = [source.colorinterp[number - 1].name for number in _colours(source)]
+        told = names[0] if len(names) == 1 else "3 bands, taken for RGB"
+        told = {"gray": "grey", "undefined": "grey"}.get(told, told) if names != _RGB else "RGB"
+        return f"{told} and alpha, which is dropped" if len(names) < source.count else told
 
 
 def read_mask(data: bytes, lookup: bool) -> NDArray[Any]:
@@ -46,9 +45,11 @@ def read_mask(data: bytes, lookup: bool) -> NDArray[Any]:
         if source.count - alpha not in (1, 3) or "complex" in source.dtypes[0]:
             raise no_mask(f"a TIFF of {source.count} bands of {source.dtypes[0]}")
         if lookup and source.dtypes[0] == "uint8" and not alpha:
-            return _arranged(source)
+            return _arranged(source, source.indexes)
         values: NDArray[Any] = source.read()
-        return (values * np.uint8(255) if _bits(source) == 1 else values).transpose(1, 2, 0)
+        if _bits(source) == 1:
+            values = ((values != 0) != _zero_is_white(source)) * np.uint8(255)
+        return values.transpose(1, 2, 0)
 
 
 @contextmanager
@@ -65,17 +66,18 @@ def _opened(data: bytes, form: str) -> Iterator[DatasetReader]:
         yield source
 
 
-def _names(source: DatasetReader) -> list[str]:
-    """Return the names of an image's bands, if it can be shown as RGB."""
+def _colours(source: DatasetReader) -> list[int]:
+    """Return the numbers of an image's bands without alpha, in the order of RGB if they have these names."""
     names = [band.name for band in source.colorinterp]
-    if set(source.dtypes) != {"uint8"} or source.count - names.count("alpha") not in (1, 3):
+    found = [number for number, name in enumerate(names, 1) if name != "alpha"]
+    if set(source.dtypes) != {"uint8"} or len(found) not in (1, 3):
         raise unsupported(f"{source.count} bands of {source.dtypes[0]} ({', '.join(names)})")
-    return names
+    return [names.index(name) + 1 for name in _RGB] if {*_RGB} <= {*names} else found
 
 
-def _arranged(source: DatasetReader) -> NDArray[np.uint8]:
-    """Read the bands as (H, W, 3), fewer than 8 bits scaled to 0..255; alpha comes last."""
-    bands: NDArray[np.uint8] = source.read()
+def _arranged(source: DatasetReader, numbers: Sequence[int]) -> NDArray[np.uint8]:
+    """Read one or three bands as (H, W, 3), fewer than 8 bits scaled to 0..255."""
+    bands: NDArray[np.uint8] = source.read(numbers)
     if source.colorinterp[0].name == "palette":
         table = np.zeros((256, 3), dtype=np.uint8)
         for value, colour in source.colormap(1).items():
@@ -83,9 +85,16 @@ def _arranged(source: DatasetReader) -> NDArray[np.uint8]:
         return np.asarray(table[bands[0]])
     most = 2 ** _bits(source) - 1
     levels = ((np.arange(256) * 255 + most // 2) // most).astype(np.uint8)
-    shown = levels[bands[:1].repeat(3, axis=0) if len(bands) < 3 else bands[:3]]
+    if _zero_is_white(source):
+        levels = ~levels
+    shown = np.broadcast_to(levels[bands], (3, *bands.shape[1:]))
     return np.ascontiguousarray(shown.transpose(1, 2, 0))
 
 
 def _bits(source: DatasetReader) -> int:
     return int(source.get_tag_item("NBITS", "IMAGE_STRUCTURE", bidx=1) or 8)
+
+
+def _zero_is_white(source: DatasetReader) -> bool:
+    """Whether a TIFF says so of its greys, which GDAL passes on as they are stored."""
+    return "MINISWHITE" in source.tags(ns="IMAGE_STRUCTURE")

@@ -6,6 +6,8 @@ Every draw takes the first samples, or groups, of a ranking by sha256 of (purpos
 the key, so that the validation part is not the runners-up of the held-out one.
 
 Identical images are drawn as one, under the id that comes first, and groups that have an image in common as one group.
+An image that three groups or more have in common, such as a blank tile, joins them only if more than one different
+image in a hundred is so: then the groups are copies of each other. Else copies of it may be on both sides of a split.
 """
 
 from __future__ import annotations
@@ -177,7 +179,12 @@ def _joined(samples: Samples) -> Samples:
     from scipy.sparse.csgraph import connected_components
 
     names, of = np.unique(samples.groups, return_inverse=True)
-    edges = np.ones(len(of)), (of, of[samples.image])
+    pairs = np.unique(np.stack([samples.image, of]), axis=1)
+    images, spread = np.unique(pairs[0], return_counts=True)
+    wide = images[spread > 2]
+    if len(wide) <= max(1, len(images) / 100):
+        pairs = pairs[:, ~np.isin(pairs[0], wide)]
+    edges = np.ones(pairs.shape[1]), (pairs[1], of[pairs[0]])
     _, joined = connected_components(coo_array(edges, shape=(len(names), len(names))), False)
     _, first = np.unique(joined, return_index=True)
     return replace(samples, groups=tuple(names[first[joined[of]]].tolist()))

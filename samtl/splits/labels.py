@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -32,16 +33,13 @@ def label_array(task: str, labels: Sequence[Any], n_classes: int) -> NDArray[Any
         If a set has a class that is not there.
     """
     if task == "multilabel":
-        found = np.full((len(labels), n_classes), NO_LABEL, np.int8)
-        for row, classes in zip(found, labels, strict=True):
-            if classes is None:
-                continue
-            if classes and not 0 <= min(classes) <= max(classes) < n_classes:
-                raise IndexError(
-                    f"of {n_classes} classes there is none with the number {max(classes)}"
-                )
-            row[:] = 0
-            row[list(classes)] = 1
+        sets = [() if classes is None else classes for classes in labels]
+        every = np.fromiter(itertools.chain.from_iterable(sets), np.int64)
+        if len(every) and not 0 <= every.min() <= every.max() < n_classes:
+            raise IndexError(f"of {n_classes} classes there is none with the number {every.max()}")
+        found = np.zeros((len(labels), n_classes), np.int8)
+        found[[classes is None for classes in labels]] = NO_LABEL
+        found[np.arange(len(sets)).repeat(np.array([*map(len, sets)], np.int64)), every] = 1
         return found
     return np.array(labels, np.float64 if task == "regression" else np.int64)
 

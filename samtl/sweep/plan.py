@@ -130,6 +130,7 @@ class Sources:
         """Open the images of a store's rows, in their order, or all images without a store."""
         assert self.given.dataset is not None
         found = resolve(self.given.dataset, self.given.root)
+        found.require_outside(self.given.out)
         data = only(found, self.store(store).sample_ids) if store else shuffled(found)
         if self.given.group_by is not None:
             data = replace(data, groups=groups_by(data.sample_ids, self.given.group_by))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 import struct
@@ -14,7 +13,7 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 from samtl.datasets.base import LeftOut
-from samtl.datasets.files.listing import FolderTree, flaw, is_hidden, is_image, kind_of, natural
+from samtl.datasets.files.listing import FolderTree, Tree, flaw, is_hidden, kind_of
 from samtl.errors import InputError
 
 MAX_MEMBERS = 200_000
@@ -29,7 +28,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-class Archive:
+class Archive(Tree):
     """A zip archive whose files are read in place. It can be shared by threads, pickled and forked.
 
     `names` are the regular files in it, in the order of the archive's directory, with `/`. Raises InputError if it is
@@ -45,16 +44,8 @@ class Archive:
         self._shown = [n for n in self.names if not any(map(is_hidden, n.split("/")))]
 
     def folders(self, folder: str = "") -> list[str]:
-        """List folders as `FolderTree.folders` does."""
+        """List folders as `Tree.folders` does."""
         return sorted({name.split("/", 1)[0] for name in self._below(folder) if "/" in name})
-
-    def images(self, folder: str = "", *, deep: bool = True) -> list[str]:
-        """List image files as `FolderTree.images` does."""
-        return sorted(filter(is_image, self._files(folder, deep)), key=natural)
-
-    def others(self, folder: str = "", *, deep: bool = True) -> list[str]:
-        """List other files as `FolderTree.others` does."""
-        return sorted(itertools.filterfalse(is_image, self._files(folder, deep)), key=natural)
 
     def read(self, name: str) -> bytes:
         """Unpack one of `names`; InputError if it does not exist, or has another size or checksum than listed."""
@@ -100,9 +91,6 @@ class Archive:
         return {**self.__dict__, "_file": None}
 
 
-Tree = FolderTree | Archive
-
-
 def named(tree: Tree, names: Mapping[str, str], sample_id: str) -> bytes:
     """Read a file of a tree by its sample id; `names` maps ids to names in the tree."""
     if sample_id not in names:
@@ -121,22 +109,18 @@ def open_tree(path: Path, layout: str, bound: Path | None = None) -> Tree:
     return FolderTree(path, bound) if kind == "folder" else Archive(path)
 
 
-def left_out(tree: Tree, folders: Iterable[str], *, deep: bool = True) -> tuple[LeftOut, ...]:
+def left_out(tree: Tree, folders: Iterable[str]) -> tuple[LeftOut, ...]:
     """Count the files in these folders that are not named like images, by suffix, the most frequent first."""
     found: dict[str, list[str]] = {}
     for folder in folders:
-        for name in tree.others(folder, deep=deep):
-            suffix, path = PurePosixPath(name).suffix.lower(), f"{folder}/{name}".strip("/")
-            found.setdefault(suffix, []).append(
-                ascii(path) if flaw(PurePosixPath(name).name) else path
-            )
+        for name in tree.others(folder):
+            own, path = PurePosixPath(name), f"{folder}/{name}".strip("/")
+            found.setdefault(own.suffix.lower(), []).append(ascii(path) if flaw(own.name) else path)
     told = (
         LeftOut(
-            f"{suffix} files" if suffix else "files without a suffix",
-            len(names),
-            tuple(names[:LISTED]),
+            f"{end} files" if end else "files without a suffix", len(names), tuple(names[:LISTED])
         )
-        for suffix, names in found.items()
+        for end, names in found.items()
     )
     return tuple(sorted(told, key=lambda one: -one.count))
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from samtl.datasets.base import PARTS
-from samtl.datasets.files.archive import Tree
-from samtl.datasets.files.listing import PART_NAMES
+from samtl.datasets.files.listing import PART_NAMES, Tree, some
 from samtl.errors import InputError
 
 IMAGES = frozenset({"images", "image", "img", "sat"})
 MASKS = frozenset({"masks", "mask", "labels", "label", "map", "gt"})
 # The second pair is only looked for if the first is not there.
 _KINDS = (IMAGES, MASKS), (frozenset({"input"}), frozenset({"output"}))
-# Ends of the names of files side by side, and of folders beside those of parts.
-_IMAGE_END = re.compile(r"[_-](sat|images?|img)$", re.IGNORECASE)
+_KNOWN = {*PART_NAMES}.union(*(names for pair in _KINDS for names in pair))
+# Ends of the names of images and masks, and of folders beside those of parts.
+_IMAGE_END = re.compile(r"[_-](sat|images?|img|rgb)$", re.IGNORECASE)
 _MASK_END = re.compile(r"[_-](masks?|labels?|map|gt)$", re.IGNORECASE)
 
 
@@ -38,11 +38,10 @@ class Place:
         masks = [name for name in images if _MASK_END.search(stem(name))]
         return [name for name in images if name not in {*masks}], masks
 
-    def key(self, name: str) -> str:
-        """Return what the names of an image and of its mask have in common."""
-        if self.images != self.masks:
-            return stem(name)
-        return _IMAGE_END.sub("", _MASK_END.sub("", stem(name)))
+    @property
+    def keys(self) -> list[Callable[[str], str]]:
+        """What the names of an image and of its mask have in common, the next if the first does not fit."""
+        return [stem, _without_end] if self.images != self.masks else [_without_end]
 
 
 def find_places(tree: Tree, layout: str) -> list[Place]:
@@ -50,7 +49,9 @@ def find_places(tree: Tree, layout: str) -> list[Place]:
 
     Raises InputError, which describes the expected `layout`, if it is none that is known.
     """
-    here, names = _top(tree, {*PART_NAMES}.union(*(IMAGES | MASKS, *_KINDS[1])))
+    here, names = "", tree.folders()
+    if len(names) == 1 and names[0].lower() not in _KNOWN:
+        here, names = names[0], tree.folders(names[0])
     if kinds := _beside(names):
         return [Place(*_one_of_each(tree, layout, here, names, kinds))]
     parts = {name: PART_NAMES.get(_IMAGE_END.sub("", name).lower(), "") for name in names}
@@ -73,27 +74,13 @@ def find_places(tree: Tree, layout: str) -> list[Place]:
     return found
 
 
-def located(tree: Tree, layout: str, *kinds: frozenset[str], below: str | None = None) -> list[str]:
-    """Find one folder of each kind beside each other, in the folder `below` or in the only folder of the tree.
-
-    A kind is the set of the names, in lower case, that its folder may have. Returns the path of each folder; raises
-    InputError, which describes the expected `layout`, if a kind has no folder or several.
-    """
-    here, names = (below, tree.folders(below)) if below else _top(tree, frozenset().union(*kinds))
-    return _one_of_each(tree, layout, here, names, kinds)
-
-
 def stem(name: str) -> str:
     """Return a file's path without its suffix."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _top(tree: Tree, known: frozenset[str] | set[str]) -> tuple[str, list[str]]:
-    """Return the folder to look in and the folders in it: the root, or the only folder in it."""
-    names = tree.folders()
-    if len(names) == 1 and names[0].lower() not in known:
-        return names[0], tree.folders(names[0])
-    return "", names
+def _without_end(name: str) -> str:
+    return _IMAGE_END.sub("", _MASK_END.sub("", stem(name)))
 
 
 def _beside(names: Sequence[str]) -> tuple[frozenset[str], frozenset[str]] | None:
@@ -109,7 +96,7 @@ def _one_of_each(
     for kind in kinds:
         fitting = [name for name in names if name.lower() in kind]
         if len(fitting) != 1:
-            came = f"the folders {', '.join(map(repr, names[:8]))}" if names else "no folder"
+            came = f"the folders {some(names)}" if names else "no folder"
             raise InputError(
                 f"{str(tree.path)!r} has {came}{f' in {here!r}' if here else ''}, and exactly one called "
                 f"{' or '.join(sorted(kind))} was expected; {layout}"

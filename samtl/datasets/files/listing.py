@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import abc
+import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -31,12 +33,27 @@ _OUTSIDE = (
 )
 
 
+#: Told if folders are called after parts.
+PUBLISHED = "the folders of parts are taken for the published split (--split shipped)"
+
+
+def published(parts: Sequence[str]) -> tuple[str, ...]:
+    """Return the parts of a published split; () if an image is in none, "", or all are in one."""
+    return tuple(parts) if all(parts) and len({*parts}) > 1 else ()
+
+
 def natural(path: str) -> list[list[tuple[int, str]]]:
     """Return the key that sorts relative paths part by part as people count: `a2` before `a10`."""
     return [
         [(int(p) if p.isdecimal() else -1, p) for p in re.split(r"([0-9]+)", name)]
         for name in path.split("/")
     ]
+
+
+def some(things: Sequence[object], most: int = 5) -> str:
+    """List the first of some things in a message, and count the others."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(map(repr, things[:most])) + more
 
 
 def kind_of(path: Path) -> Literal["folder", "file", "nothing"]:
@@ -119,9 +136,37 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
+class Tree(abc.ABC):
+    """Files in a folder or an archive. Names are relative to it, with `/`; hidden ones are left out."""
+
+    path: Path
+
+    @abc.abstractmethod
+    def folders(self, folder: str = "") -> list[str]:
+        """List the names of the folders directly in `folder`, alphabetically."""
+
+    @abc.abstractmethod
+    def read(self, name: str) -> bytes:
+        """Read one file; raises InputError or OSError."""
+
+    @abc.abstractmethod
+    def _files(self, folder: str, deep: bool) -> Iterable[str]: ...
+
+    def images(self, folder: str = "", *, deep: bool = True) -> list[str]:
+        """List the files in `folder`, and below it if `deep`, that are named like images, in natural order.
+
+        Paths are relative to `folder`.
+        """
+        return sorted(filter(is_image, self._files(folder, deep)), key=natural)
+
+    def others(self, folder: str = "") -> list[str]:
+        """List the other files in `folder` and below it; their names may have line breaks."""
+        return sorted(itertools.filterfalse(is_image, self._files(folder, True)), key=natural)
+
+
 @dataclass(frozen=True)
-class FolderTree:
-    """The files in a folder; names are relative to it, with `/`.
+class FolderTree(Tree):
+    """The files in a folder.
 
     Links lead to files and folders in `bound`, by default the folder itself. A file named like an image that is no
     regular file in there, a link to a folder that is listed anyway, and an unusable name raise InputError. No file is
@@ -132,25 +177,8 @@ class FolderTree:
     bound: Path | None = None
 
     def folders(self, folder: str = "") -> list[str]:
-        """List the names of the visible folders directly in `folder`, alphabetically."""
+        """List folders as `Tree.folders` does."""
         return sorted(entry.name for entry, is_folder in self._entries(folder) if is_folder)
-
-    def images(self, folder: str = "", *, deep: bool = True) -> list[str]:
-        """List the visible image files in `folder`, and below it if `deep`.
-
-        Paths are relative to `folder`, in natural order.
-        """
-        found = []
-        for name, entry in self._files(folder, deep):
-            if is_image(name):
-                self._refuse(entry, flaw(entry.name) or self._flaw_of_file(entry))
-                found.append(name)
-        return sorted(found, key=natural)
-
-    def others(self, folder: str = "", *, deep: bool = True) -> list[str]:
-        """List the visible files that are no images, as `images` does; their names may have line breaks."""
-        found = (name for name, _ in self._files(folder, deep) if not is_image(name))
-        return sorted(found, key=natural)
 
     def read(self, name: str) -> bytes:
         """Read one regular file below the folder, whatever became of it since it was listed."""
@@ -164,14 +192,15 @@ class FolderTree:
     def _holds(self, path: Path) -> bool:
         return path.is_relative_to((self.bound or self.path).resolve())
 
-    def _files(self, folder: str, deep: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """List the visible entries that are no folders, and the path of each below `folder`."""
+    def _files(self, folder: str, deep: bool) -> Iterator[str]:
         waiting, linked = [""], set[Path]()
         while waiting:
             prefix = waiting.pop()
             for entry, is_folder in self._entries(f"{folder}/{prefix}".strip("/")):
                 if not is_folder:
-                    yield prefix + entry.name, entry
+                    if is_image(entry.name):
+                        self._refuse(entry, flaw(entry.name) or self._flaw_of_file(entry))
+                    yield prefix + entry.name
                 elif deep:
                     waiting.append(f"{prefix}{entry.name}/")
                     if entry.is_symlink():

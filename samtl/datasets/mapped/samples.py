@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,11 +13,12 @@ from PIL import Image
 
 from samtl.datasets.landscapes import bmp
 from samtl.datasets.mapped.arrays import Scale, array_of, by_rows, eight_bits, mask_of
-from samtl.datasets.mapped.attributes import paths
 from samtl.errors import InputError
 
 _TARGETS = ("label", "mask")
 _LOOKED_AT = 16  # samples that are read to learn what they are
+_LOCK = threading.Lock()  # many data sets keep a file open
+_LATEST = threading.local()  # what this thread read last
 
 
 class MapStyle(Protocol):
@@ -35,30 +36,17 @@ class Samples:
     """Samples by their ids, each read once for its image and its target. Thread-safe."""
 
     sources: list[Any]
+    paths: InitVar[list[str]]
     target: str | None
     bands: Sequence[int] | None = None
     scale: Scale | None = None
     index: dict[str, tuple[int, int]] = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, paths: list[str]) -> None:
         places = [(s, i) for s, one in enumerate(self.sources) for i in range(len(one))]
         numbers = [f"{s}/{i:06d}" if len(self.sources) > 1 else f"{i:06d}" for s, i in places]
-        found = paths(self.sources)
-        ids = found if len(set(found)) == len(places) else numbers
+        ids = paths if len(set(paths)) == len(places) else numbers
         self.index = dict(zip(ids, places, strict=True))
-        self._begin()
-
-    def _begin(self) -> None:
-        self._lock, self._latest = threading.Lock(), threading.local()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in vars(self).items() if name not in ("_lock", "_latest")
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._begin()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -79,19 +67,19 @@ class Samples:
 
     def sample(self, sample_id: str, anew: bool = False) -> Sample:
         """Read a sample; InputError if the data set raises anything but an OSError."""
-        if not anew and getattr(self._latest, "name", None) == sample_id:
-            return self._latest.sample  # type: ignore[no-any-return]
+        if not anew and getattr(_LATEST, "of", None) == (self, sample_id):
+            return _LATEST.sample  # type: ignore[no-any-return]
         source, number = self.index[sample_id]
         try:
-            with self._lock:  # many data sets keep a file open
+            with _LOCK:
                 found = self.sources[source][number]
         except OSError:
             raise
         except Exception as error:  # whatever another library raises
             told = f"{type(error).__name__}: {error}"
             raise InputError(f"sample {number} of the data set cannot be read: {told}") from error
-        self._latest.name, self._latest.sample = sample_id, self._taken_apart(found)
-        return self._latest.sample  # type: ignore[no-any-return]
+        _LATEST.of, _LATEST.sample = (self, sample_id), self._taken_apart(found)
+        return _LATEST.sample  # type: ignore[no-any-return]
 
     def _taken_apart(self, sample: Any) -> Sample:
         """Find the image and the target of a sample."""

@@ -66,24 +66,26 @@ def from_torch(
         If it is no such data set, or values, bands, labels or masks are ambiguous.
     """
     parts = _parts(dataset)
-    samples = Samples([one for _, one in parts], target)
-    samples.bands, told_of_bands = _chosen_bands(bands, samples.sources)
+    leaves = [leaf for _, one in parts for leaf in attributes.leaves(one, range(len(one)))]
+    sources = [*{id(source): source for source, _ in leaves}.values()]
+    samples = Samples([one for _, one in parts], attributes.paths(leaves), target)
+    samples.bands, told_of_bands = _chosen_bands(bands, sources)
     given = None if value_range is None else _given_scale(*value_range)
     looked = dict(_look(samples))
     samples.scale = given or guessed_scale([pixels for pixels, _, _ in looked.values()])
     kinds = sorted({kind for _, kind, _ in looked.values()})
     if len(kinds) > 1:
         raise InputError(f"some samples have a {kinds[1]}, others {kinds[0] or 'none'}")
-    names = attributes.class_names(samples.sources) if classes is None else list(classes)
+    names = attributes.class_names(sources) if classes is None else list(classes)
     targets = {sample_id: found for sample_id, (_, _, found) in looked.items()}
     labels: list[Any] = [-1] * len(samples)
     told = "samples have no label and no mask"
     if kinds == ["label"]:
-        names, labels, told = dataset_labels(_all_labels(samples, targets), names)
+        names, labels, told = dataset_labels(_all_labels(samples, leaves, targets), names)
     elif kinds == ["mask"]:
         names, told = _mask_classes(list(targets.values()), names)
     return Dataset(
-        name=name or attributes.usual_name(samples.sources[0]),
+        name=name or attributes.usual_name(sources[0]),
         classes=tuple(names),
         sample_ids=tuple(samples.index),
         labels=tuple(labels),
@@ -140,9 +142,11 @@ def _look(samples: Samples) -> Iterator[tuple[str, tuple[NDArray[Any], str, Any]
         raise InputError(f"none of {len(bad)} samples can be used, the first because: {bad[0]}")
 
 
-def _all_labels(samples: Samples, seen: Mapping[str, Any]) -> list[Label]:
+def _all_labels(
+    samples: Samples, leaves: Sequence[attributes.Leaf], seen: Mapping[str, Any]
+) -> list[Label]:
     """Return the label of each sample, None if it cannot be read."""
-    listed = attributes.targets(samples.sources)
+    listed = attributes.targets(leaves)
     if listed is not None:
         found = dict(zip(samples.index, map(label_of, listed), strict=True))
         # Else targets are transformed when samples are read.

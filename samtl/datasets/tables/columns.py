@@ -93,9 +93,3 @@ def chosen_column(
             f"table:FILE?{what}={found[0]}"
         )
     return found[0] if found else None
-
-
-def some(values: Sequence[object]) -> str:
-    """List the first five values, and count the others."""
-    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
-    return ", ".join(ascii(value) for value in values[:5]) + more

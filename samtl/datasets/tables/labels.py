@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from samtl.datasets.files.listing import natural
-from samtl.datasets.tables.columns import some
+from samtl.datasets.files.listing import natural, some
 from samtl.errors import InputError
 
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
@@ -34,8 +33,7 @@ def class_indices(
     """Read one class for each image: classes in natural order, the index of each image, and what labels were taken for.
 
     The index is -1 without a label. Whole numbers that were written as floats, such as 1.0, are read as 1. Raises
-    InputError if there are fewer than two classes, numbers do not look like classes, or classes differ only by upper
-    and lower case.
+    InputError if there are fewer than two classes, or numbers do not look like classes.
     """
     texts = [text_of(value) for value in values]
     known = [text for text in texts if text]
@@ -60,7 +58,7 @@ def class_sets(
     """Read several classes for each image, texts with a separator or lists: classes in natural order, and indices.
 
     None stands for an empty cell, which may mean that no class applies or that nobody looked. Raises InputError if
-    there are fewer than two classes, or they differ only by upper and lower case.
+    there are fewer than two classes.
     """
     cells: list[set[str] | None] = []
     for value in values:
@@ -114,18 +112,11 @@ def numbers(values: Sequence[Any], column: str) -> tuple[tuple[float, ...], list
 
 
 def require_classes(classes: Sequence[str], column: str) -> None:
-    """Raise InputError if there are fewer than two classes, or some differ only by upper and lower case."""
+    """Raise InputError if there are fewer than two classes."""
     if len(classes) < 2:
         raise InputError(
             f"the column {column!r} must have at least 2 classes, got {', '.join(classes) or 'empty cells only'}"
         )
-    first: dict[str, str] = {}
-    for name in classes:
-        if (other := first.setdefault(name.casefold(), name)) != name:
-            raise InputError(
-                f"the column {column!r} has the classes {other!r} and {name!r}, which differ only by upper and lower "
-                "case: write them alike"
-            )
 
 
 def _whole(texts: Sequence[str], column: str) -> list[str]:

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samtl.datasets.files.listing import FolderTree, flaw
-from samtl.datasets.tables.columns import some
+from samtl.datasets.files.listing import FolderTree, flaw, some
 from samtl.errors import InputError
 from samtl.images.codecs import SUFFIXES
 
@@ -25,24 +24,15 @@ def image_ids(tree: FolderTree, texts: Sequence[Any], column: str) -> tuple[str,
     """
     places = _Places(tree)
     found = [places.of("" if text is None else str(text)) for text in texts]
+    rows = Counter(name for name, _ in found)
+    found = [(name, wrong or _TWICE * (rows[name] > 1)) for name, wrong in found]
     for problem, remedy in _REMEDIES.items():
         if bad := [name for name, wrong in found if wrong == problem]:
-            raise _refused(tree, bad, len(texts), column, problem, remedy)
-    names = tuple(name for name, _ in found)
-    if twice := [name for name, n in Counter(names).items() if n > 1]:
-        remedy = "list each image once, with all of its labels in one row"
-        raise _refused(
-            tree, twice, len(texts), column, "stand in several rows for one file in", remedy
-        )
-    return names
-
-
-def _refused(
-    tree: FolderTree, bad: Sequence[str], n: int, column: str, problem: str, remedy: str
-) -> InputError:
-    return InputError(
-        f"of the {n} paths in the column {column!r}, {len(bad)} {problem} {str(tree.path)!r}: {some(bad)}; {remedy}"
-    )
+            raise InputError(
+                f"of the {len(texts)} paths in the column {column!r}, {len(bad)} {problem} {str(tree.path)!r}: "
+                f"{some([*dict.fromkeys(bad)])}; {remedy}"
+            )
+    return tuple(name for name, _ in found)
 
 
 _EMPTY = "are empty and name nothing in"
@@ -50,12 +40,14 @@ _OUTSIDE = "lead out of the folder"
 _MISSING = "lead to no file in"
 _IRREGULAR = "lead to something other than a regular file in"
 _UNPRINTABLE = "cannot be printed, compared and stored as names in"
+_TWICE = "stand in several rows for one file in"
 _REMEDIES = {
     _EMPTY: "fill them in, or remove the rows",
     _OUTSIDE: "name a folder that holds all images with --root",
     _MISSING: "name the folder that paths are relative to with --root, or another column with ?path=COLUMN",
     _IRREGULAR: "list image files only",
     _UNPRINTABLE: "rename the files",
+    _TWICE: "list each image once, with all of its labels in one row",
 }
 
 

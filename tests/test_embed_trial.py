@@ -1,5 +1,6 @@
 """A batch is encoded before a pass: its time is told, and a pass that would come to nothing does not begin."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 from stubs import toy_dataset
 
 from samtl import registry
-from samtl.embed import api, timing
+from samtl.datasets import Dataset
+from samtl.embed import api, devices, trial
 from samtl.embed.copies import count_copies
-from samtl.embed.plan import Plan
+from samtl.embed.plan import EmbedConfig, Plan, prepare
 from samtl.encoders import sam
 from samtl.errors import InputError, MismatchError, ResourceError
 
@@ -20,7 +22,7 @@ LOAD = registry.load
 
 @pytest.fixture(autouse=True)
 def timed_stubs(encoders, monkeypatch):
-    monkeypatch.setattr(api, "timed", timing.timed)
+    monkeypatch.setattr(api, "timed", trial.timed)
 
 
 def embed(dataset, **options):
@@ -41,10 +43,10 @@ def test_the_time_is_known_before_the_pass(encoders):
     result = embed(dataset, batch_size=5, on_event=events.append)
     assert isinstance(events[0], Plan)
     assert events[0].seconds > 40 * 0.02
-    assert encoders.images == 10 + 10 + 39
+    assert encoders.images == 10 + 10 + 39 - 5  # what was tried is not encoded again
     assert (result.missing, result.plan.seconds) == (0, events[0].seconds)
     assert plan(dataset).seconds == 0
-    assert encoders.images == 59
+    assert encoders.images == 54
 
 
 @pytest.mark.parametrize("rows", [9, 150])
@@ -103,4 +105,41 @@ def test_copies_are_counted_before_and_after_the_pass():
     planned, result = plan(dataset).copies, embed(dataset)
     assert (planned.compared, planned.copies, planned.relabelled) == (12, 3, 2)
     assert result.copies == plan(dataset).copies == planned
-    assert count_copies([0, 1, 1, 1], ["a", "a", "", ""]) == count_copies([1, 0], ["a", "a"])
+    assert count_copies("0111", ["a", "a", "", ""]) == count_copies("10", ["a", "a"])
+
+
+def test_images_without_a_number_are_no_copies_with_another_label():
+    """Fault: NaN is not NaN."""
+    dataset = toy_dataset(6)
+    same = replace(dataset, read=lambda name: dataset.read(dataset.sample_ids[0]))
+    unknown = replace(same, classes=("height",), labels=(math.nan,) * 5 + (1.0,))
+    planned, result = plan(unknown).copies, embed(unknown)
+    assert (planned.copies, planned.relabelled) == (5, 1)
+    assert result.copies == planned
+
+
+def test_the_plan_reads_no_image_twice_and_stops_when_asked(monkeypatch):
+    embed(toy_dataset(20))
+    now = toy_dataset(23)
+    gone = now.sample_ids[0]
+    now = replace(now, sample_ids=now.sample_ids[1:], labels=now.labels[1:])
+    monkeypatch.setattr(Dataset, "understood", lambda self: None)
+    prepare(EmbedConfig(now, "stub", device="cpu", out="a.zarr"))
+    assert sorted(now.read.asked) == sorted(set(now.read.asked))
+    assert gone not in now.read.asked
+    now.read.asked.clear()
+    assert embed(now, should_stop=lambda: True).interrupted
+    assert len(now.read.asked) < 20
+
+
+def test_worker_processes_are_not_sent_what_was_tried(encoders, monkeypatch):
+    sent = []
+
+    def run_tasks(work, *given, **options):
+        sent.extend(work.args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(devices, "run_tasks", run_tasks)
+    with pytest.raises(KeyboardInterrupt):
+        api.embed(toy_dataset(20), "stub", out="a.zarr", device="cpu,cpu")
+    assert (encoders.images > 0, sent[0].tried, len(sent[0].pending)) == (True, {}, 0)
