@@ -61,7 +61,7 @@ def units_of(groups: Sequence[str] | None, n: int) -> Rows | None:
     return units if 1 < units.max() + 1 < n else None
 
 
-def effective(weights: Floats) -> Floats:
+def effective(weights: NDArray[Any]) -> Floats:
     """Return how many units of equal weight are as certain as n of these, (n, ...) to (...); 0 without any weight.
 
     See Kish (1965). The number may be a fraction.
