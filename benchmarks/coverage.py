@@ -25,7 +25,6 @@ SAMPLES = (10, 30, 120, 1000, 5000)  # that are held out
 IMAGES = (2, 4, 6, 10, 20, 60, 1000)  # with masks
 #: Populations that few samples cannot tell from better ones; drawn from only if they are named.
 EXTREME = ("masks-a-fifth-floods",)
-IMAGE_METRICS = ("iou", "dice", "f1", "accuracy", "pooled_iou")
 
 Random = np.random.Generator
 Rows = NDArray[np.int64]
@@ -61,9 +60,7 @@ class Labels:
         gaps = np.bincount(bins, (top - (guess == self.truth))[draws].ravel(), len(draws) * BINS)
         chosen = self.chances[np.arange(self.rows), self.truth]
         return {
-            "accuracy": classification.accuracy(matrices),
-            "balanced_accuracy": classification.balanced_accuracy(matrices),
-            "macro_f1": classification.macro_f1(matrices),
+            **{name: score(matrices) for name, score in classification.OF_MATRIX.items()},
             "ece": abs(gaps).reshape(-1, BINS).sum(1) / n,
             "log_loss": -np.log(np.maximum(chosen, 2.2e-16))[draws].mean(1),
         }
@@ -99,14 +96,12 @@ class Images:
     def plain(self, draws: Rows) -> Figures:
         """Return plain scores of images, (B, n) rows to (B,) each."""
         pooled = segmentation.scores(self.matrices[draws].sum(1))
-        every = {name: values[draws].mean(1) for name, values in self.single.items()}
-        every |= {f"pooled_{name}": values for name, values in pooled.items()}
-        return {name: every[name] for name in IMAGE_METRICS}
+        means = {name: values[draws].mean(1) for name, values in self.single.items()}
+        return means | {f"pooled_{name}": values for name, values in pooled.items()}
 
     def scored(self, rows: Rows) -> Scores:
         """Score some of the images."""
-        found = segmentation.score(self.matrices[rows], _scenes(rows, self.scenes))
-        return {name: found[name] for name in IMAGE_METRICS}
+        return segmentation.score(self.matrices[rows], _scenes(rows, self.scenes))
 
 
 @dataclass(frozen=True, eq=False)

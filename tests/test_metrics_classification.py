@@ -120,17 +120,20 @@ def test_samples_of_one_group_count_as_alike():
         assert one.high - one.low > 1.5 * (alone[name].high - alone[name].low)
 
 
-def test_intervals_of_each_class():
-    matrix = np.array([[8, 2, 0], [0, 5, 0], [0, 0, 0]])
-    found = metrics.class_intervals(matrix)
-    for name, hits, n in (("recall", 8, 10), ("precision", 8, 8)):
-        expected = scipy.stats.binomtest(hits, n).proportion_ci(method="exact")
-        assert [bound[0] for bound in found[name]] == pytest.approx([*expected], abs=1e-9)
-    each = metrics.per_class(matrix)
-    for name, (low, high) in found.items():
-        assert (low <= getattr(each, name)).all()
-        assert (high >= getattr(each, name)).all()
-        assert (low[2], high[2]) == (0, 1)
+def test_a_large_group_counts_as_one_whatever_is_beside_it():
+    """Of ten independent answers one is there a hundred times, as a copied image is."""
+    random, groups, held = np.random.default_rng(0), [0] * 100 + [*range(1, 10)], 0
+    for _ in range(200):
+        right = (random.random(10) < 0.7)[groups]
+        one = score(np.zeros(109, int), np.eye(2)[1 - right], [str(group) for group in groups])
+        held += one["accuracy"].low <= 0.7 <= one["accuracy"].high
+    assert held >= 180
+
+
+def test_an_error_of_a_model_without_doubts_would_cost_much():
+    found = score([0, 1, 1, 0], np.eye(2)[[0, 1, 1, 0]])["log_loss"]
+    assert (found.value, found.low) == (0, 0)
+    assert found.high > 1  # an error costs 36 nats
 
 
 @settings(max_examples=40)

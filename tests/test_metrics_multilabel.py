@@ -65,6 +65,18 @@ def test_counts_and_scores_of_each_class():
     assert each.support.tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("positives", [0, 1, 3])
+def test_few_positives_are_little_to_go_by_however_many_samples_there_are(positives):
+    truth = np.zeros((1000, 2), int)
+    truth[:positives, 0] = 1
+    found = multilabel.score(truth, truth.astype(float))
+    certain = 0.025 ** (1 / max(positives, 1))  # Clopper and Pearson, of as many hits
+    for name, one in found.items():
+        assert one.value == (positives > 0)
+        assert one.low <= certain + 1e-9, name
+        assert one.high == 1
+
+
 @pytest.mark.parametrize("n", [10, 30, 300])
 def test_intervals_cover_the_truth(n):
     """The truth is the score of very many samples."""

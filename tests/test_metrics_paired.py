@@ -8,8 +8,8 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from samtl.errors import InputError, UnknownName
 from samtl.metrics import paired, segmentation
-from samtl.metrics.classification import confusion
-from samtl.metrics.paired import FEWEST, METRICS
+from samtl.metrics.classification import OF_MATRIX, confusion
+from samtl.metrics.paired import FEWEST
 
 K = 4
 
@@ -105,7 +105,7 @@ def by_hand(outcomes, metric):
 @pytest.mark.parametrize(
     ("metric", "make"),
     [
-        *((metric, trials) for metric in METRICS),
+        *((metric, trials) for metric in OF_MATRIX),
         ("iou", score_images),
         ("pooled_iou", count_pixels),
         ("accuracy", lambda seed: trials(seed, held_out=2)),
@@ -122,9 +122,9 @@ def drawn(outcomes, metric, times):
     scores = []
     for outcome in outcomes:
         rows = np.repeat(np.arange(len(outcome.ids)), [times[name] for name in outcome.ids])
-        if metric in METRICS:
+        if metric in OF_MATRIX:
             matrix = confusion(outcome.truth[rows], outcome.guess[rows], K)
-            scores.append(METRICS[metric](matrix))
+            scores.append(OF_MATRIX[metric](matrix))
         elif metric == "iou":
             scores.append(outcome.scores["iou"][rows].mean())
         else:
@@ -135,7 +135,7 @@ def drawn(outcomes, metric, times):
 @pytest.mark.parametrize(
     ("metric", "make"),
     [
-        *((metric, lambda seed: trials(seed, 120, 2, 80)) for metric in METRICS),
+        *((metric, lambda seed: trials(seed, 120, 2, 80)) for metric in OF_MATRIX),
         ("iou", lambda seed: score_images(seed, n=60)),
         ("pooled_iou", lambda seed: count_pixels(seed, n=60)),
     ],
@@ -176,7 +176,16 @@ def test_a_handful_of_samples_shows_nothing():
     for n in (1, FEWEST - 1, FEWEST):
         a, b = (images(map(str, range(n)), [value] * n) for value in (1, 0))
         found = paired_difference([a], [b], "iou")
-        assert (found.value, found.low, found.shown) == (1, 1, n == FEWEST)
+        assert (found.value, found.high, found.shown) == (1, 1, n == FEWEST)
+        assert -1 <= found.low < 0.8  # images that are alike do not make a model certainly better
+
+
+def test_samples_without_a_group_are_groups_of_their_own():
+    """As if one of two runs were older than groups."""
+    old, new = trials(seeds=2)
+    grouped = paired.Predictions(new.ids, new.truth, new.guess, None, ("a",) * 5 + new.ids[5:])
+    same = [old, grouped]
+    assert paired_difference(same, same, "accuracy").n_groups == len({*old.ids, *new.ids}) - 4
 
 
 AB = labels("ab", [0, 1], [0, 1])

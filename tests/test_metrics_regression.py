@@ -50,6 +50,15 @@ def test_edges():
     assert mean["r2"].value == pytest.approx(0)
 
 
+def test_one_sample_and_equal_errors_do_not_make_a_sure_figure():
+    for n in (1, 4):
+        found = regression.score(np.arange(n), np.arange(n) + 2.0)
+        assert found["mae"].value == found["rmse"].value == 2
+        for name in ("mae", "rmse"):
+            assert found[name].low < 1.5
+            assert 3 < found[name].high < np.inf
+
+
 @pytest.mark.parametrize("n", [10, 30, 300])
 @pytest.mark.parametrize("noise", [0.2, 2.0])
 def test_intervals_cover_the_truth(n, noise):
@@ -60,7 +69,7 @@ def test_intervals_cover_the_truth(n, noise):
         for name, score in regression.score(*drawn(seed, n=n, noise=noise)).items():
             assert score.low <= score.value <= score.high
             hits[name] += score.low <= whole[name] <= score.high
-    assert min(hits.values()) >= 0.88 * 300
+    assert min(hits.values()) >= 0.9 * 300
 
 
 @pytest.mark.parametrize("pair", [([], []), ([1, 2], [1]), ([1, np.nan], [1, 2]), ([1], [np.inf])])

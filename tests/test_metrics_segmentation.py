@@ -69,18 +69,18 @@ def test_each_image_or_group_is_left_out_once(groups):
     for name in NAMES:
         means = [pixel_metrics.scores(some)[name].mean() for some in (matrices, *rest)]
         pooled = [pixel_metrics.scores(some.sum(0))[name] for some in (matrices, *rest)]
-        front = [
-            pixel_metrics.class_counts(matrices[units == u].sum(0))[1:] for u in np.unique(units)
-        ]
-        union = np.array(front) @ [1, 1, -1]  # of the true and the predicted pixels
-        certain = (union.sum(0) ** 2 / (union**2).sum(0)).min()
-        for one, (value, *without), least in (
+        counts = [pixel_metrics.class_counts(matrices[units == u].sum(0)) for u in np.unique(units)]
+        weight = np.array(counts)[:, 1:] @ [1, 1, -1]  # the true and the predicted pixels
+        if name == "accuracy":
+            weight = np.array(counts)[:, :, 0].sum(1)
+        certain = (weight.sum(0) ** 2 / (weight**2).sum(0)).min()
+        for one, (value, *without), n in (
             (figures[name], means, len(rest)),
             (figures[f"pooled_{name}"], pooled, certain),
         ):
             assert one.value == pytest.approx(value)
             variance = np.var(without) * (len(rest) - 1)
-            expected = intervals.share_of_units(value, variance, len(rest), least)
+            expected = intervals.share_of_units(value, variance, n)
             assert (one.low, one.high) == pytest.approx((expected.low, expected.high))
             assert one.low < one.value < one.high
 
@@ -91,6 +91,23 @@ def test_few_perfect_images_do_not_make_a_perfect_model(n):
     for one in found.values():
         assert (one.value, one.high) == (1, 1)
         assert one.low == pytest.approx(0.025 ** (1 / n))  # Clopper and Pearson
+
+
+def test_images_without_foreground_tell_nothing_of_it():
+    found = pixel_metrics.score(np.stack([np.diag([100, 0])] * 50))
+    assert [getattr(found["pooled_iou"], part) for part in ("low", "value", "high")] == [0, 1, 1]
+    assert found["pooled_accuracy"].low > 0.9
+
+
+def test_a_class_is_as_uncertain_as_the_images_that_it_is_in():
+    matrices = np.zeros((40, 4, 4), int)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = 100
+    matrices[0, 2, 2] = 100
+    every, common, rare, absent = pixel_metrics.class_ious(pixel_metrics.class_counts(matrices))
+    assert every == common
+    assert (common.value, common.low) == (1, pytest.approx(0.025 ** (1 / 40)))
+    assert (rare.value, rare.low) == (1, pytest.approx(0.025))
+    assert absent is None
 
 
 EMPTY = np.zeros((2, 3), np.uint8)

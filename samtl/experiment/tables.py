@@ -28,11 +28,6 @@ Rows = NDArray[np.int64]
 PREDICTIONS, IMAGES, CURVES = "predictions.csv", "images.csv", "curves.csv"
 PIXELS, GROUPS = "pixels.csv", "groups.csv"
 MASKS = "masks"
-_OF_LABELS = {
-    "accuracy": classification.accuracy,
-    "balanced_accuracy": classification.balanced_accuracy,
-    "macro_f1": classification.macro_f1,
-}
 CONFIDENCE = "confidence"  # probability of the predicted class
 #: Black for the background, then Okabe and Ito's colours, which colour-blind readers can tell apart, repeated.
 _COLOURS = bytes.fromhex("e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7")
@@ -147,7 +142,9 @@ def read_predictions(run: Run) -> Predictions:
         confidence = np.array(chances) if names else None
         ids = tuple(row[0] for row in rows)
         counts = classification.confusion(truth, guess, len(code))
-        _require(run, counts, {name: score(counts) for name, score in _OF_LABELS.items()})
+        _require(
+            run, counts, {name: score(counts) for name, score in classification.OF_MATRIX.items()}
+        )
     return Predictions(ids, truth, guess, confidence, _read_groups(run, ids))
 
 

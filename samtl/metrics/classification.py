@@ -5,8 +5,9 @@ Scores of a confusion matrix take any number of leading axes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,10 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from samtl.errors import InputError
 from samtl.metrics.calibration import calibration_error
 from samtl.metrics.intervals import (
+    Figure,
     Floats,
     Rows,
     binomial,
-    count_units,
+    design_effect,
+    effective_units,
     inflation,
     share,
     student,
@@ -38,6 +41,13 @@ class PerClass:
     recall: Floats
     f1: Floats
     support: Counts
+
+    @classmethod
+    def of(cls, right: Counts, true: Counts, guessed: Counts) -> PerClass:
+        """Compute them from how often each class is right, in the truth, and predicted, (K,) each."""
+        return cls(
+            ratio(right, guessed), ratio(right, true), ratio(2 * right, true + guessed), true
+        )
 
 
 def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> Counts:
@@ -69,15 +79,17 @@ def macro_f1(matrix: Counts) -> Floats:
     return ratio(f1.sum(-1), (either > 0).sum(-1))
 
 
+#: The scores of a confusion matrix.
+OF_MATRIX: dict[str, Callable[[Counts], Floats]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+}
+
+
 def per_class(matrix: Counts) -> PerClass:
     """Precision, recall and F1 of each class of one (K, K) confusion matrix."""
-    right, true, guessed = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
-    return PerClass(
-        precision=ratio(right, guessed),
-        recall=ratio(right, true),
-        f1=ratio(2 * right, true + guessed),
-        support=true,
-    )
+    return PerClass.of(np.diagonal(matrix), matrix.sum(1), matrix.sum(0))
 
 
 def score(
@@ -120,40 +132,34 @@ def score(
     guess, top = chances.argmax(1), np.minimum(chances.max(1), 1)
     hit, units = guess == true, units_of(groups, n)
     matrix = confusion(true, guess, k)
-    at_most = n / count_units(units, n)  # if all samples of a group are alike
-    effect = {
-        name: min(at_most, inflation(contributions(name, true, guess, k), units))
-        for name in ("accuracy", "balanced_accuracy", "macro_f1")
-    }
+    effect = {name: inflation(parts, units) for name, (_, parts) in figures(true, guess, k).items()}
     gap, right = top - hit, np.diagonal(matrix)
     return {
         "accuracy": share(hit.mean(), n / effect["accuracy"]),
         "balanced_accuracy": _balanced(matrix, effect["balanced_accuracy"]),
         "macro_f1": mean_f1(right, matrix.sum(0) + matrix.sum(1) - right, effect["macro_f1"]),
-        "ece": calibration_error(top, hit, min(at_most, inflation(gap - gap.mean(), units))),
+        "ece": calibration_error(top, hit, inflation(gap - gap.mean(), units)),
         "log_loss": _log_loss(chances, true, guess, units),
     }
 
 
-def contributions(metric: str, truth: Counts, guess: Counts, n_classes: int) -> Floats:
-    """Return what each sample contributes to the error of a score, (n,); sums to 0.
+def figures(truth: Counts, guess: Counts, n_classes: int) -> dict[str, Figure]:
+    """Compute each score of `OF_MATRIX`, and what each sample contributes to its error, (n,); sums to 0.
 
-    The figure is linear in these numbers up to terms that vanish with many samples (its influence function).
+    A score is linear in these numbers up to terms that vanish with many samples (its influence function).
     """
     matrix = confusion(truth, guess, n_classes)
-    right, true, guessed = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+    right, true, either = np.diagonal(matrix), matrix.sum(1), matrix.sum(0) + matrix.sum(1)
     hit = truth == guess
-    if metric == "accuracy":
-        found = (hit - hit.mean()) / len(hit)
-    elif metric == "balanced_accuracy":
-        weight = ratio(true > 0, true) / (true > 0).sum()
-        found = weight[truth] * (hit - ratio(right, true)[truth])
-    else:
-        either = true + guessed
-        f1, weight = ratio(2 * right, either), ratio(either > 0, either) / (either > 0).sum()
-        loss = f1 * weight
-        found = 2 * weight[truth] * hit - loss[truth] - loss[guess]
-    return np.asarray(found, dtype=np.float64)
+    of_class = ratio(true > 0, true) / (true > 0).sum()
+    of_both = ratio(either > 0, either) / (either > 0).sum()
+    loss = ratio(2 * right, either) * of_both
+    parts = {
+        "accuracy": (hit - hit.mean()) / len(hit),
+        "balanced_accuracy": of_class[truth] * (hit - ratio(right, true)[truth]),
+        "macro_f1": 2 * of_both[truth] * hit - loss[truth] - loss[guess],
+    }
+    return {name: (float(value(matrix)), parts[name]) for name, value in OF_MATRIX.items()}
 
 
 def stakes(metric: str, truth: Counts) -> Floats:
@@ -164,17 +170,6 @@ def stakes(metric: str, truth: Counts) -> Floats:
     return np.asarray(1 / (support[truth] * (support > 0).sum()), dtype=np.float64)
 
 
-def class_intervals(matrix: Counts) -> dict[str, tuple[Floats, Floats]]:
-    """Return bounds of 95 % intervals of each class's precision, recall and F1 of one confusion matrix, (K,) each."""
-    right, true, guessed = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
-    low, high = binomial(right, true + guessed - right)  # of the intersection over the union
-    return {
-        "precision": binomial(right, guessed),
-        "recall": binomial(right, true),
-        "f1": (2 * low / (1 + low), 2 * high / (1 + high)),
-    }
-
-
 def _balanced(matrix: Counts, effect: float) -> Score:
     """Return the balanced accuracy, a mean of shares, with its interval.
 
@@ -183,7 +178,7 @@ def _balanced(matrix: Counts, effect: float) -> Score:
     """
     true = matrix.sum(1)
     right, true = np.diagonal(matrix)[true > 0], true[true > 0]
-    rate = _drawn_together(right, true)
+    rate = drawn_together(right, true)
     variance = float((rate * (1 - rate) / true).sum()) / len(true) ** 2
     value, mean = float(balanced_accuracy(matrix)), float(rate.mean())
     found = share(value, mean * (1 - mean) / variance / effect)
@@ -213,7 +208,7 @@ def mean_f1(right: Counts, union: Counts, effect: float = 1.0) -> Score:
     right, union = right[union > 0], union[union > 0]
     if not len(union):
         return Score(0.0, 0.0, 1.0)
-    rate = _drawn_together(right, union)
+    rate = drawn_together(right, union)
     each = 4 * rate * (1 - rate) / (1 + rate) ** 3 / union
     error = float(each.sum()) / len(each) ** 2 + (float(each.mean()) / 2) ** 2
     mean = float((2 * rate / (1 + rate)).mean())
@@ -221,8 +216,8 @@ def mean_f1(right: Counts, union: Counts, effect: float = 1.0) -> Score:
     return share(value, mean * (1 - mean) / error / effect)
 
 
-def _drawn_together(hits: Counts, n: Counts) -> Floats:
-    """Return shares of hits, each with four more samples of the share that all have together."""
+def drawn_together(hits: NDArray[Any], n: Counts) -> Floats:
+    """Return shares of hits, each with four more samples of the share that all have together; never 0 or 1."""
     common = (hits.sum() + 1) / (n.sum() + 2)
     return np.asarray((hits + 4 * common) / (n + 4), dtype=np.float64)
 
@@ -236,9 +231,9 @@ def _log_loss(chances: Floats, truth: Counts, guess: Counts, units: Rows | None)
     """
     n = len(truth)
     nth, tiny = np.arange(n), np.finfo(np.float64).eps
-    costs = -np.log(np.clip(chances, tiny, 1))
+    others = np.clip(chances, tiny, 1)
+    costs = -np.log(others)
     surprise = costs[nth, truth]
-    others = chances.copy()
     others[nth, guess] = 0
     others /= np.maximum(others.sum(1, keepdims=True), tiny)
     added = [costs[nth, guess], (others * costs).sum(1)]
@@ -246,8 +241,9 @@ def _log_loss(chances: Floats, truth: Counts, guess: Counts, units: Rows | None)
     total = n + _ADDED * len(added)
     mean = (surprise.sum() + _ADDED * sum(one.mean() for one in added)) / total
     square = (np.square(surprise).sum() + _ADDED * sum(one.mean() for one in added_squares)) / total
-    effect = inflation(surprise - surprise.mean(), units)
-    half = student(n - 1) * np.sqrt(max(square - mean**2, 0) / total * effect)
+    effect = design_effect(surprise - surprise.mean(), units)
+    degrees = effective_units(units, n) - 1
+    half = student(degrees) * np.sqrt(max(square - mean**2, 0) / total * effect)
     return Score.around(surprise.mean(), max(0.0, mean - half), mean + half)
 
 

@@ -21,7 +21,9 @@ Figure = tuple[float, Floats]  # a score, and what each of n samples contributes
 TAIL = (1 - 0.95) / 2
 NORMAL = 1.959964  # the same quantile of the normal distribution
 FEW, FEW_GROUPS = 30, 10
-_PRIOR = 1.0  # units of the largest variance that there can be, beside those that were seen
+_PRIOR = 1.0  # groups, or errors, of the largest deviation that there can be, beside those that were seen
+# The same for images: of n without a failure, 3 / n may fail (the rule of three; Hanley and Lippman-Hand 1983).
+_UNSEEN = 3.0
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,27 @@ def units_of(groups: Sequence[str] | None, n: int) -> Rows | None:
     return units if 1 < units.max() + 1 < n else None
 
 
-def count_units(units: Rows | None, n: int) -> int:
-    """Count what is drawn independently: groups, or samples."""
-    return n if units is None else int(units.max()) + 1
+def effective(weights: NDArray[Any]) -> Floats:
+    """Return how many units of equal weight are as certain as n of these, (n, ...) to (...); 0 without any weight.
+
+    See Kish (1965). The number may be a fraction.
+    """
+    squares = np.square(weights).sum(0, dtype=np.float64)
+    found: Floats = np.zeros_like(squares)
+    np.divide(np.square(weights.sum(0, dtype=np.float64)), squares, out=found, where=squares > 0)
+    return found
+
+
+def effective_units(units: Rows | None, n: int) -> float:
+    """Return how many units of equal size are as certain as the groups of n samples, or as the samples."""
+    return n if units is None else float(effective(np.bincount(units)))
 
 
 def by_unit(values: NDArray[Any], units: Rows | None) -> NDArray[Any]:
     """Add up what samples of a unit have, (n, ...) to (units, ...)."""
     if units is None:
         return values
-    sums = np.zeros((count_units(units, len(units)), *values.shape[1:]), values.dtype)
+    sums = np.zeros((units.max() + 1, *values.shape[1:]), values.dtype)
     np.add.at(sums, units, values)
     return sums
 
@@ -100,62 +113,56 @@ def share(value: float, n: float) -> Score:
     return Score.around(value, float(low), float(high))
 
 
-def share_of_units(value: float, variance: float, n: int, least: float | None = None) -> Score:
-    """Return the interval of a figure in [0, 1] whose variance was estimated between n units.
+def share_of_units(value: float, variance: float, n: float) -> Score:
+    """Return the interval of a figure in [0, 1] whose variance was estimated between n units of equal weight.
 
-    One unit of the largest possible variance is added to those that were seen, because a few units that happen to be
-    alike say little about others. The figure is at least as certain as the share of hits in `least` trials: by default
-    n, which holds for a mean over the units; fewer if units differ in weight, see `effective`.
+    Three units of the largest possible variance are added to those that were seen, because a few units that happen to
+    be alike say little about others. The figure is at least as certain as the share of hits in n trials. If units
+    differ in weight, n is their `effective` number.
     """
-    trials = n if least is None else least
     largest = value * (1 - value)
-    if not largest:
-        return share(value, trials)
-    spread = ((n - 1) * variance + _PRIOR * largest / trials) / (n - 1 + _PRIOR)
-    return share(value, max(trials, largest / spread * (NORMAL / student(n - 1)) ** 2))
+    if not largest or n <= 1:
+        return share(value, n)
+    spread = ((n - 1) * variance + _UNSEEN * largest / n) / (n - 1 + _UNSEEN)
+    return share(value, max(n, largest / spread * (NORMAL / student(n - 1)) ** 2))
 
 
-def effective(weights: Floats) -> Floats:
-    """Return how many units of equal weight are as certain as n of these, (n, ...) to (...); 0 without any weight.
-
-    See Kish (1965).
-    """
-    squares = np.square(weights).sum(0)
-    found: Floats = np.zeros_like(squares)
-    np.divide(np.square(weights.sum(0)), squares, out=found, where=squares > 0)
-    return found
-
-
-def unbounded(value: float, variance: float, n: int) -> Score:
+def unbounded(value: float, variance: float, n: float) -> Score:
     """Return the t interval of a figure whose variance was estimated between n units."""
     half = student(n - 1) * float(np.sqrt(variance))
     return Score.around(value, value - half, value + half)
 
 
-def positive(value: float, variance: float, n: int) -> Score:
-    """Return the t interval, of its logarithm, of a figure above 0 whose variance was estimated between n units."""
+def positive(value: float, variance: float, n: float) -> Score:
+    """Return the t interval, of its logarithm, of a figure above 0 whose variance was estimated between n units.
+
+    One unit that deviates by as much as the figure is added to those that were seen.
+    """
     if value <= 0:
         return Score(value, value, value)
-    factor = float(np.exp(student(n - 1) * np.sqrt(variance) / value))
+    spread = ((n - 1) * variance / value**2 + _PRIOR / n) / (n - 1 + _PRIOR)
+    factor = float(np.exp(student(n - 1) * np.sqrt(spread)))
     return Score.around(value, value / factor, value * factor)
 
 
-def variance_between(parts: Floats, units: Rows | None, skewed: bool = False) -> tuple[float, int]:
+def variance_between(
+    parts: Floats, units: Rows | None, skewed: bool = False
+) -> tuple[float, float]:
     """Return the variance of a figure from what each sample contributes to its error, and the number of units.
 
-    If the contributions are `skewed`, the largest one counts twice, since few units show little of the tail.
+    That is the infinitesimal jackknife (Efron and Tibshirani 1993, chapter 21). If the contributions are `skewed`, the
+    largest one counts three times, since few units show little of the tail.
     """
     squares = np.square(by_unit(parts, units))
-    n, total = len(squares), float(squares.sum())
-    total += float(squares.max()) if skewed else 0.0
+    n, total = effective_units(units, len(parts)), float(squares.sum())
+    total += 2 * float(squares.max()) if skewed else 0.0
     return total * n / max(n - 1, 1), n
 
 
-def inflation(contributions: Floats, units: Rows | None) -> float:
+def design_effect(contributions: Floats, units: Rows | None) -> float:
     """Return by what factor groups multiply the variance of a figure, at least 1; 1 without groups.
 
-    This is Kish's design effect, with Student's quantile in the place of the normal one. As in `share_of_units`, one
-    group is added whose samples are all alike.
+    See Kish (1965). One group whose samples are all alike is added to those that were seen.
 
     Parameters
     ----------
@@ -166,12 +173,25 @@ def inflation(contributions: Floats, units: Rows | None) -> float:
     """
     if units is None:
         return 1.0
-    n, groups = len(units), count_units(units, len(units))
-    alone, degrees = float(np.square(contributions).sum()), groups - 1
-    together = float(np.square(np.bincount(units, contributions)).sum()) * groups / degrees
+    groups = effective_units(units, len(units))
+    degrees = max(groups - 1, 1)
+    alone = float(np.square(contributions).sum())
+    together = float(np.square(by_unit(contributions, units)).sum()) * groups / degrees
     effect = max(1.0, together / alone) if alone else 1.0
-    effect = (degrees * effect + _PRIOR * n / groups) / (degrees + _PRIOR)
-    return effect * (student(degrees) / NORMAL) ** 2
+    return (degrees * effect + _PRIOR * len(units) / groups) / (degrees + _PRIOR)
+
+
+def inflation(contributions: Floats, units: Rows | None) -> float:
+    """Return what to divide a number of samples by, so that a share of hits in the rest is as uncertain as a figure.
+
+    It is the `design_effect`, with Student's quantile in the place of the normal one, but at most what it is if all
+    samples of a group are alike.
+    """
+    if units is None:
+        return 1.0
+    groups = effective_units(units, len(units))
+    effect = design_effect(contributions, units) * (student(groups - 1) / NORMAL) ** 2
+    return min(effect, len(units) / groups)
 
 
 def jackknife(without: Floats) -> Floats:

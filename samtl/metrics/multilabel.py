@@ -9,15 +9,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import InputError
-from samtl.metrics.classification import Counts, PerClass, mean_f1, ratio
+from samtl.metrics.classification import Counts, PerClass, drawn_together, mean_f1, ratio
 from samtl.metrics.intervals import (
+    NORMAL,
     Figure,
     Floats,
     Rows,
     Score,
-    count_units,
+    by_unit,
+    effective,
     inflation,
+    share,
     share_of_units,
+    student,
     units_of,
     variance_between,
 )
@@ -32,7 +36,7 @@ def score(
     """Score the probabilities of classes that apply or not.
 
     Intervals are those of a share whose variance is the sum of the squares of what each sample, or group, contributes
-    to the error (the infinitesimal jackknife; Efron and Tibshirani 1993, chapter 21).
+    to the error (the infinitesimal jackknife), and of at most as many trials as there are samples that count.
 
     Parameters
     ----------
@@ -57,16 +61,22 @@ def score(
         If there are no samples, or these are no such arrays.
     """
     found = figures(truth, probabilities)
-    true, guess = np.asarray(truth) > 0, np.asarray(probabilities) >= LIKELY
+    chances = np.asarray(probabilities, dtype=np.float64)
+    true, guess = np.asarray(truth) > 0, chances >= LIKELY
     units = units_of(groups, len(true))
-    scores = {
-        name: share_of_units(value, *variance_between(parts, units))
-        for name, (value, parts) in found.items()
+
+    def of_pairs(name: str, pairs: NDArray[np.bool_]) -> Score:
+        value, parts = found[name]
+        trials = effective(by_unit(pairs.sum(1), units))
+        return share_of_units(value, variance_between(parts, units)[0], float(trials))
+
+    effect = inflation(found["macro_f1"][1], units)
+    return {
+        "macro_ap": _mean_ap(*found["macro_ap"], true, chances, units),
+        "micro_ap": of_pairs("micro_ap", true),
+        "macro_f1": mean_f1((true & guess).sum(0), (true | guess).sum(0), effect),
+        "micro_f1": of_pairs("micro_f1", true | guess),
     }
-    effect = min(len(true) / count_units(units, len(true)), inflation(found["macro_f1"][1], units))
-    scores["macro_f1"] = mean_f1((true & guess).sum(0), (true | guess).sum(0), effect)
-    scores["macro_ap"] = _mean_ap(*found["macro_ap"], true, np.asarray(probabilities), units)
-    return scores
 
 
 def figures(truth: ArrayLike, probabilities: ArrayLike) -> dict[str, Figure]:
@@ -126,12 +136,7 @@ def counts(truth: ArrayLike, probabilities: ArrayLike) -> Counts:
 def per_class(counted: Counts) -> PerClass:
     """Compute precision, recall, F1 and support of each class from `counts`."""
     _, wrong, missed, right = counted.T
-    return PerClass(
-        precision=ratio(right, right + wrong),
-        recall=ratio(right, right + missed),
-        f1=ratio(2 * right, 2 * right + wrong + missed),
-        support=right + missed,
-    )
+    return PerClass.of(right, right + missed, right + wrong)
 
 
 def _mean_ap(
@@ -148,13 +153,13 @@ def _mean_ap(
     if not len(n):
         return Score(0.0, 0.0, 1.0)
     each = [average_precision(truth[:, k], chances[:, k])[0] for k in np.flatnonzero(some)]
-    rate = (n * each + 4 * np.mean(each)) / (n + 4)
+    rate = drawn_together(n * each, n)
     least = float((rate * (1 - rate) / n).sum()) / len(n) ** 2
     bias = float(((1 - rate) / (n + 1)).mean())
     variance, number = variance_between(parts, units)
     error = max(variance, least * inflation(parts, units)) + bias**2
-    trials = min(number, value * (1 - value) / error) if error else number
-    return share_of_units(value, error, number, trials)
+    mean = float(rate.mean())
+    return share(value, mean * (1 - mean) / error * (NORMAL / student(number - 1)) ** 2)
 
 
 def _f1(both: NDArray[Any], either: NDArray[Any]) -> tuple[Floats, Floats]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.errors import InputError, UnknownName
-from samtl.metrics import multilabel, regression, segmentation
-from samtl.metrics.classification import (
-    Counts,
-    accuracy,
-    balanced_accuracy,
-    confusion,
-    contributions,
-    macro_f1,
-    ratio,
-    stakes,
-)
-from samtl.metrics.intervals import Floats, by_unit, unbounded, units_of
+from samtl.metrics import classification, multilabel, regression, segmentation
+from samtl.metrics.classification import Counts, ratio, stakes
+from samtl.metrics.intervals import Figure, Floats, by_unit, effective_units, unbounded, units_of
 
-METRICS: dict[str, Callable[[Counts], Floats]] = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "macro_f1": macro_f1,
-}
 # With fewer samples, even a model better on each fails a sign test at 5 %: 2 / 2**5 > 0.05.
 FEWEST = 6
 _POOLED = "pooled_"
@@ -105,7 +91,8 @@ def paired_differences(
     """Compare each model with each that comes after it on the same held-out samples.
 
     The interval is a t interval between groups or, without groups, samples. The image, or the group of images, that
-    differs most counts twice, since few images show little of a skewed distribution.
+    differs most counts twice, since few images show little of a skewed distribution, and one that deviates by as much
+    as the models differ is added to those that were seen.
 
     Raises InputError if samples differ or repeat, or there are none; UnknownName if there is no such metric.
 
@@ -115,8 +102,8 @@ def paired_differences(
         For each model its outcomes, one for each seed, in the same order of seeds. The n-th outcomes of all models
         hold the same samples, in any order.
     metric : str
-        One of `METRICS` for labels; for images the name of a score, whose mean over the images is compared, or
-        `pooled_` and that name for the score of all their pixels together.
+        One of `samtl.metrics.classification.OF_MATRIX` for labels; for images the name of a score, whose mean over the
+        images is compared, or `pooled_` and that name for the score of all their pixels together.
     """
     by_seed = _same_samples(models)
     names = sorted({name for outcomes in by_seed for name in outcomes[0].ids})
@@ -136,23 +123,22 @@ def paired_differences(
         if isinstance(outcome, Predictions):
             worth[rows] += stakes(metric, outcome.truth) / len(by_seed)
             label[rows] = outcome.truth
-    units = units_of([group[name] for name in names], len(names)) if group else None
+    units = units_of([group.get(name, name) for name in names], len(names)) if group else None
+    n, groups = effective_units(units, len(names)), 0 if units is None else int(units.max()) + 1
     found = {}
     for a, b in itertools.combinations(models, 2):
-        parts = errors[a] - errors[b]
+        value, parts = values[a] - values[b], errors[a] - errors[b]
         together = np.square(by_unit(parts, units))
-        n = len(together)
         if worth.any():
             effect = max(1.0, float(ratio(together.sum(), np.square(parts).sum())))
             variance = _variance_of_labels(parts, worth, label) * effect
         else:
-            variance = float(together.sum() + together.max())
-        variance *= n / max(n - 1, 1)
-        gap = unbounded(values[a] - values[b], variance, n)
+            largest = value**2 / n  # of one more unit
+            variance = ((n - 1) * float(together.sum() + together.max()) + largest) / n
+        gap = unbounded(value, variance * n / max(n - 1, 1), n)
         shown = (gap.low > 0 or gap.high < 0) and len(names) >= FEWEST
         limit = math.inf if metric in regression.SCORES else 1.0
         figures = (gap.value, max(gap.low, -limit), min(gap.high, limit))
-        groups = 0 if units is None else n
         found[a, b] = Difference(*figures, shown, len(names), len(by_seed), groups)
     return found
 
@@ -203,19 +189,16 @@ def _variance_of_labels(parts: Floats, worth: Floats, label: Counts) -> float:
     return float((rate * most).sum())
 
 
-def _scored(outcome: Outcome, metric: str) -> tuple[float, Floats]:
+def _scored(outcome: Outcome, metric: str) -> Figure:
     """Return a score and what each sample contributes to its error, (n,)."""
-    if isinstance(outcome, Predictions):
-        if metric not in METRICS:
-            raise UnknownName("metric of labels", metric, METRICS)
-        k = 1 + int(max(outcome.truth.max(), outcome.guess.max()))
-        matrix = confusion(outcome.truth, outcome.guess, k)
-        parts = contributions(metric, outcome.truth, outcome.guess, k)
-        return float(METRICS[metric](matrix)), parts
-    if isinstance(outcome, Outputs):
-        found = FIGURES[outcome.task](outcome.truth, outcome.said)
+    if not isinstance(outcome, ImageScores):
+        if isinstance(outcome, Predictions):
+            k = 1 + int(max(outcome.truth.max(), outcome.guess.max()))
+            found = classification.figures(outcome.truth, outcome.guess, k)
+        else:
+            found = FIGURES[outcome.task](outcome.truth, outcome.said)
         if metric not in found:
-            raise UnknownName(f"score of a {outcome.task}", metric, found)
+            raise UnknownName("compared score", metric, found)
         return found[metric]
     n, pooled = len(outcome.ids), metric.removeprefix(_POOLED)
     if outcome.counts is not None and pooled != metric:

@@ -22,6 +22,7 @@ from samtl.metrics.intervals import (
     jackknife,
     share_of_units,
     units_of,
+    variance_between,
 )
 
 
@@ -128,29 +129,45 @@ def score(matrices: Counts, groups: Sequence[str] | None = None) -> dict[str, Sc
     """
     counts = class_counts(matrices)
     units = units_of(groups, len(matrices))
-    each = scores_of_counts(counts)
     return {
-        **{name: _mean(values, units) for name, values in each.items()},
+        **{
+            name: share_of_units(
+                float(values.mean()),
+                *variance_between((values - values.mean()) / len(values), units),
+            )
+            for name, values in scores_of_counts(counts).items()
+        },
         **_pooled(counts, units),
     }
 
 
-def _mean(values: Floats, units: Rows | None) -> Score:
-    sums = by_unit(np.stack([values, np.ones_like(values)], axis=1), units)
-    rest = sums.sum(0) - sums
-    variance = jackknife(ratio(*rest.T))
-    return share_of_units(float(values.mean()), float(variance), len(sums))
-
-
 def _pooled(counts: Counts, units: Rows | None) -> dict[str, Score]:
     total, sums = counts.sum(0), by_unit(counts, units)
-    n = len(sums)
-    without = scores_of_counts(total - sums if n > 1 else sums)
-    true, guessed, right = np.moveaxis(sums[:, 1:].astype(np.float64), -1, 0)
+    without = scores_of_counts(total - sums if len(sums) > 1 else sums)
     # A class may have most of its pixels in few units.
-    least = effective(true + guessed - right)
-    trials = float(least[least > 0].min(initial=n))
+    each = effective(_union(sums)[:, 1:])
+    fewest = float(each[each > 0].min()) if each.any() else 0.0
+    trials = {"accuracy": float(effective(sums[..., 0].sum(1)))}
     return {
-        f"pooled_{name}": share_of_units(float(value), float(jackknife(without[name])), n, trials)
+        f"pooled_{name}": share_of_units(
+            float(value), float(jackknife(without[name])), trials.get(name, fewest)
+        )
         for name, value in scores_of_counts(total).items()
     }
+
+
+def class_ious(counts: Counts, groups: Sequence[str] | None = None) -> list[Score | None]:
+    """Score each class over the pixels of all images, from (n, K, 3) of `class_counts`; None if it does not occur.
+
+    For intervals and `groups` see `score`.
+    """
+    sums = by_unit(counts, units_of(groups, len(counts)))
+    union, both = _union(sums), sums[..., 2]
+    iou = ratio(both.sum(0), union.sum(0))
+    variance = jackknife(ratio(both.sum(0) - both, union.sum(0) - union))
+    found = zip(iou, variance, effective(union), strict=True)
+    return [share_of_units(*map(float, one)) if one[2] else None for one in found]
+
+
+def _union(counts: Counts) -> Counts:
+    return counts[..., 0] + counts[..., 1] - counts[..., 2]

@@ -12,18 +12,9 @@ from numpy.typing import NDArray
 from samtl.experiment.run import Run
 from samtl.experiment.tables import read_images, read_outputs, read_predictions
 from samtl.metrics.classification import ratio
-from samtl.metrics.intervals import (
-    Floats,
-    Score,
-    binomial,
-    by_unit,
-    inflation,
-    jackknife,
-    share_of_units,
-    units_of,
-)
+from samtl.metrics.intervals import Floats, Score, binomial, inflation, units_of
 from samtl.metrics.multilabel import LIKELY
-from samtl.metrics.segmentation import class_counts
+from samtl.metrics.segmentation import class_counts, class_ious
 from samtl.report.compare import Comparison, untrained
 from samtl.report.page import Cell, Part, caption
 from samtl.report.style import Look, looks, new_figure, shortened
@@ -163,23 +154,14 @@ def _iou(run: Run) -> Bounds:
     """Return the IoU of each class over all pixels; without counts of pixels it has no interval."""
     images = read_images(run)
     if images.counts is None:
-        whole = _iou_of(class_counts(run.confusion))
+        true, guessed, both = _counts(run)
+        union = true + guessed - both
+        whole = np.where(union > 0, ratio(both, union), np.nan)
         return whole, whole, whole
-    units = by_unit(images.counts, units_of(images.groups, len(images.ids)))
-    total, n = units.sum(0), len(units)
-    value = _iou_of(total)
-    variance = jackknife(np.nan_to_num(_iou_of(total - units))) if n > 1 else np.zeros(len(value))
-    found = [
-        share_of_units(v, spread, n) if v == v else Score(np.nan, np.nan, np.nan)
-        for v, spread in zip(value.tolist(), variance.tolist(), strict=True)
-    ]
-    return value, np.array([one.low for one in found]), np.array([one.high for one in found])
-
-
-def _iou_of(counts: NDArray[np.int64]) -> Floats:
-    true, guessed, both = np.moveaxis(counts, -1, 0)
-    union = true + guessed - both
-    return np.where(union > 0, ratio(both, union), np.nan)
+    unknown = Score(np.nan, np.nan, np.nan)
+    found = [one or unknown for one in class_ious(images.counts, images.groups)]
+    value, low, high = np.array([[one.value, one.low, one.high] for one in found]).T
+    return value, low, high
 
 
 def _drawn(
