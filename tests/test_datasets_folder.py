@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -343,7 +344,8 @@ def offer(tmp_path, monkeypatch):
                 sources[url + name] = f"sha256:{hashlib.sha256(known).hexdigest()}"
                 if kind == "missing":
                     path.unlink()
-            monkeypatch.setattr(eurosat, "SOURCES", sources)
+            archive = replace(eurosat.ARCHIVE, sources=sources)
+            monkeypatch.setattr(eurosat, "ARCHIVE", archive)
             return asked
 
         yield offer

@@ -18,7 +18,8 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError
 from samtl.heads.trainer import in_order
-from samtl.images.codecs import BadImage, check_mask
+from samtl.images.codecs import BadImage
+from samtl.images.masks import check_mask
 from samtl.images.transforms import PIXEL_MEAN, mask_square, resize_longest_side
 
 Rows = NDArray[np.int64]

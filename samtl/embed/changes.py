@@ -13,7 +13,8 @@ import numpy as np
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, MismatchError
-from samtl.images.codecs import BadImage, mask_sha256
+from samtl.images.codecs import BadImage
+from samtl.images.masks import mask_sha256
 from samtl.store.fingerprint import differences
 from samtl.store.log import UNLISTED, Facts
 from samtl.store.samples import SampleTable

@@ -16,7 +16,8 @@ from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError, ResourceError
 from samtl.images.bands import Reading
-from samtl.images.codecs import BadImage, Prepared, check_mask, mask_sha256, prepare
+from samtl.images.codecs import BadImage, Prepared, prepare
+from samtl.images.masks import check_mask, mask_sha256
 from samtl.images.safe_decoder import SafeDecoder
 from samtl.images.transforms import Pixels, mask_square
 

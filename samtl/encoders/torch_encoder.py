@@ -138,7 +138,7 @@ class TorchEncoder:
         """Scale in float32, then pad with zeros: (batch, bands, size, size) in the compute dtype."""
         size, pinned = self.spec.image_size, self.device.type == "cuda"
         shape = len(pixels), size, size, len(self.spec.bands)
-        dtype = torch.from_numpy(pixels[0][:0]).dtype
+        dtype = torch.uint8 if pixels[0].dtype == np.uint8 else torch.float32
         raw = torch.zeros(shape, dtype=dtype, pin_memory=pinned)
         for square, image in zip(raw.numpy(), pixels, strict=True):
             square[: image.shape[0], : image.shape[1]] = image

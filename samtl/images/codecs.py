@@ -7,12 +7,12 @@ A file that decodes can still be damaged (a JPEG with a flipped bit usually deco
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from samtl.errors import InputError
 from samtl.images.bands import PICTURES, Reading
-from samtl.images.transforms import IGNORE, Pixels, resize_bands, resize_longest_side
+from samtl.images.transforms import Pixels, resize_bands, resize_longest_side
 
 MAX_BYTES = 512 * 2**20
 MAX_PIXELS = 89_478_485
@@ -138,10 +138,8 @@ def decode_bands(data: bytes, reading: Reading) -> NDArray[np.float32]:
     form = _format(data)
     if form in _PLUGINS:
         raise unsupported(f"a {form}", f"a TIFF or JPEG 2000 of {reading.count} bands")
-    from samtl.images import raster
-
-    with _refusing(data, form):
-        return raster.read_bands(data, form, reading)
+    with _raster(data, form) as raster:
+        return raster.read_bands(data, form, reading)  # type: ignore[no-any-return]
 
 
 def bands_of(data: bytes) -> str:
@@ -151,10 +149,8 @@ def bands_of(data: bytes) -> str:
     """
     form = _format(data)
     if form not in _PLUGINS:
-        from samtl.images import raster
-
-        with _refusing(data, form):
-            return raster.bands_of(data, form)
+        with _raster(data, form) as raster:
+            return str(raster.bands_of(data, form))
     with _opened(data, form) as image:
         return _BANDS[image.mode]
 
@@ -195,9 +191,7 @@ def _mask_values(data: bytes, lookup: bool) -> NDArray[Any]:
     form = _format(data)
     values: NDArray[Any]
     if form == "TIFF":
-        from samtl.images import raster
-
-        with _refusing(data, form):
+        with _raster(data, form) as raster:
             values = raster.read_mask(data, lookup)
     elif form in ("PNG", "BMP"):
         with _opened(data, form, _MASKS) as image:
@@ -236,34 +230,6 @@ def _one_channel(values: NDArray[Any]) -> NDArray[np.uint8]:
             raise no_mask(f"of {values.dtype} with values such as {odd[0]}")
         values = whole
     return np.ascontiguousarray(values)
-
-
-def mask_sha256(mask: NDArray[np.uint8]) -> str:
-    """Hash the shape and the values of a mask, (H, W) uint8, to 64 hexadecimal digits."""
-    head = f"{mask.dtype} {mask.shape} ".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(mask).tobytes()).hexdigest()
-
-
-def check_mask(mask: NDArray[Any], size: tuple[int, int], n_classes: int) -> None:
-    """Raise BadImage unless a mask can be the target of an image of this height and width."""
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        told = f"a mask must be (height, width) uint8, this one is {mask.shape} {mask.dtype}"
-        raise BadImage("mask_unreadable", told)
-    if mask.shape != size:
-        raise BadImage(
-            "mask_size",
-            f"a mask of the image's size, {size[1]} x {size[0]}, was expected, this one is "
-            f"{mask.shape[1]} x {mask.shape[0]}; bring both to one size",
-        )
-    known = mask[mask != IGNORE]
-    if known.max(initial=0) >= n_classes:
-        told = f"class indices below {n_classes}, or {IGNORE} to be ignored, this one holds {known.max()}"
-        raise BadImage("mask_values", f"a mask must hold {told}")
-    if not known.size:
-        raise BadImage(
-            "mask_values",
-            "a mask must have a pixel of a known class, all of this one are to be ignored; leave the image out",
-        )
 
 
 def statistics(pixels: NDArray[np.uint8] | Image.Image) -> NDArray[np.float32]:
@@ -337,6 +303,15 @@ def _refusing(data: bytes, form: str) -> Iterator[None]:
         raise BadImage(code, reason) from error
 
 
+@contextmanager
+def _raster(data: bytes, form: str) -> Iterator[ModuleType]:
+    """Import `samtl.images.raster` on first use, since rasterio is slow to import, and refuse as `_refusing` does."""
+    from samtl.images import raster
+
+    with _refusing(data, form):
+        yield raster
+
+
 def _cut_short(data: bytes, form: str, said: str) -> bool:
     if "truncated" in said.lower() or "TIFFReadDirectory" in said:
         return True
@@ -362,9 +337,7 @@ def _format(data: bytes) -> str:
 def _rgb(data: bytes) -> Image.Image:
     form = _format(data)
     if form not in _PLUGINS:
-        from samtl.images import raster  # on first use: rasterio is slow to import
-
-        with _refusing(data, form):
+        with _raster(data, form) as raster:
             return Image.fromarray(raster.read_rgb(data, form))
     with _opened(data, form) as image:
         image.load()
