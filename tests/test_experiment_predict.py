@@ -294,7 +294,7 @@ def test_another_encoder_is_refused_field_by_field(say, encoders, tmp_path, monk
         say("logreg", from_store=small)
     assert ("image_size", "64", "256") in caught.value.differences
     other = stubs.StubEncoder(encoders, encoders.spec("stub", 64), None, "float32")
-    monkeypatch.setattr(encoders, "Encoder", lambda *asked: other)
+    monkeypatch.setattr(encoders, "Encoder", lambda *asked, **more: other)
     with pytest.raises(MismatchError) as caught:
         say("logreg", "labelled")
     assert [field for field, _, _ in caught.value.differences] == ["image_size"]
@@ -308,9 +308,9 @@ def test_the_weights_are_found_again_by_what_the_run_says_of_them(
     run, wanted, make = tmp_path / "run", [], encoders.Encoder
     shutil.copytree(made.runs["logreg"], run)
 
-    def asked(name, checkpoint, *others):
+    def asked(name, checkpoint, *others, **more):
         wanted.append(checkpoint)
-        return make(name, "random:0", *others)
+        return make(name, "random:0", *others, **more)
 
     monkeypatch.setattr(encoders, "Encoder", asked)
     for weights, option, checkpoint in (
