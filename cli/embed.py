@@ -85,5 +85,7 @@ def draw_result(result: samtl.EmbedResult) -> None:
         return
     render.say(f"{result.rows} rows are in {result.store}")
     head, tier = ("conv", "dense") if result.plan.task == "segmentation" else ("mlp", "pooled")
-    if tier in result.plan.tiers:
+    if result.plan.understood.unlabelled == result.plan.understood.images:
+        render.say(f"next: samtl predict --run RUN --from-store --cache {result.store}", "dim")
+    elif tier in result.plan.tiers:
         render.say(f"next: samtl fit-head --head {head} --cache {result.store}", "dim")
