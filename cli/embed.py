@@ -76,7 +76,7 @@ def draw_result(result: samtl.EmbedResult) -> None:
         )
     bad = len(result.quarantined)
     render.listed(result.quarantined, f"{bad} of {result.rows} rows are quarantined:")
-    if result.copies.copies:
+    if result.copies.copies and result.copies != result.plan.copies:
         render.say(f"identical images: {copies_of(result.copies, result.rows)}", "yellow")
     render.warn_untrained(result.weights, result.untrained)
     if result.interrupted:
