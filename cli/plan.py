@@ -29,7 +29,9 @@ def draw_plan(plan: Any) -> None:
             "groups": f"{known.groups}, which no split divides" if known.groups else "none",
             "images": _images(known),
             "identical": copies_of(plan.copies, plan.rows),
-            "left out": "; ".join(_left_out(one) for one in known.left_out),
+            "left out": "; ".join(
+                f"{one} ({', '.join(one.examples[:_EXAMPLES])})" for one in known.left_out
+            ),
             "changes": _changes(plan.changes),
             "store": store,
             "encoder": f"{plan.encoder} at {plan.image_size} pixels, weights {plan.weights}",
@@ -92,10 +94,6 @@ def _images(known: Any) -> str:
     return told
 
 
-def _left_out(one: Any) -> str:
-    return f"{one.count} {one.what} ({', '.join(one.examples[:_EXAMPLES])})"
-
-
 def _changes(changes: Any) -> str:
     counts = {
         "new": changes.added,
@@ -114,7 +112,8 @@ def _speeds(plan: Any) -> str:
 
     ratios = [f"{name} {ratio:.2f} x" for name, ratio in plan.speeds.items() if ratio != 1]
     speeds = f"{plan.compute_dtype} 1 x, {', '.join(ratios)}" if ratios else ""
-    if any(name.startswith("int8") for name in plan.speeds) and plan.engine == "fast":
+    better = [name for name, ratio in plan.speeds.items() if ratio > 1]
+    if any(name.startswith("int8") for name in better) and plan.engine == "fast":
         speeds += " (--engine int8)"
     if plan.load > LOAD:
         speeds += f"; {plan.load:.1f} cores were busy otherwise, --dtype decides instead"

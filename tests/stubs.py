@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from toys import Reads
+from toys import Reads, samples_of
 from zips import encoded, unpack
 
 from samtl import registry, splits
@@ -225,7 +225,7 @@ def embedded(folder, dataset, image_size, tiers, **options):
 def holdout(data, share, seed=0):
     """Split a dataset's samples, or a store's, as a fit does."""
     labels = data.labels if data.task == "classification" else None
-    return splits.holdout(splits.Samples.of(data.sample_ids, labels), share, seed)
+    return splits.holdout(samples_of(data.sample_ids, labels), share, seed)
 
 
 def a_record(**fields):

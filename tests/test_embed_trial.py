@@ -1,13 +1,14 @@
 """A batch is encoded before a pass: its time is told, and a pass that would come to nothing does not begin."""
 
 import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stubs import toy_dataset
+from stubs import everything, toy_dataset
 
 from samtl import registry
 from samtl.datasets import Dataset
@@ -16,6 +17,7 @@ from samtl.embed.copies import count_copies
 from samtl.embed.plan import EmbedConfig, Plan, prepare
 from samtl.encoders import sam
 from samtl.errors import InputError, MismatchError, ResourceError
+from samtl.store.reader import open_store
 
 LOAD = registry.load
 
@@ -33,20 +35,34 @@ def plan(dataset, **options):
     return api.plan(dataset, "stub", out="a.zarr", device="cpu", **options)
 
 
-def test_the_time_is_known_before_the_pass(encoders):
+def test_the_time_is_known_before_the_pass(encoders, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
     encoders.seconds, events = 0.02, []
     dataset = toy_dataset(40, bad={7: "empty"})
     planned = plan(dataset, batch_size=5)
     assert planned.seconds > 40 * 0.02
     assert planned.memory > 10 * 2**20
-    assert (encoders.images, Path("a.zarr").exists()) == (10, False)  # twice, since it is fast
+    assert (encoders.images, Path("a.zarr").exists()) == (6, False)  # twice, since it is fast
     result = embed(dataset, batch_size=5, on_event=events.append)
     assert isinstance(events[0], Plan)
     assert events[0].seconds > 40 * 0.02
-    assert encoders.images == 10 + 10 + 39 - 5  # what was tried is not encoded again
+    assert encoders.images == 6 + 6 + 39 - 3  # what was tried is not encoded again
     assert (result.missing, result.plan.seconds) == (0, events[0].seconds)
     assert plan(dataset).seconds == 0
-    assert encoders.images == 54
+    assert encoders.images == 48
+    monkeypatch.setattr(api, "timed", lambda job, encoder: job)
+    untried = api.embed(dataset, "stub", out="b.zarr", device="cpu", batch_size=7)
+    rows = [everything(open_store(one.store)) for one in (result, untried)]
+    assert rows[0] == rows[1]
+    assert result.quarantined == untried.quarantined
+
+
+def test_an_image_that_the_trial_found_bad_is_put_aside(encoders, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    encoders.spoil = lambda outputs: outputs["pooled"].__setitem__((0, 1), np.nan)
+    found = embed(toy_dataset(3), batch_size=8)
+    assert [one.code for one in found.quarantined] == ["nonfinite"]
+    assert encoders.images == 2 * 3
 
 
 @pytest.mark.parametrize("rows", [9, 150])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toys import samples_of
 
 import samtl
 from samtl import splits
@@ -57,7 +58,7 @@ def test_a_head_from_the_store_is_a_head_from_the_features():
     pixels = [resize_longest_side(decode(dataset.read(i)), size) for i in dataset.sample_ids]
     features = np.concatenate([encoder.encode([one], ("pooled",))["pooled"] for one in pixels])
     labels = np.array(dataset.labels)
-    split = splits.holdout(splits.Samples.of(dataset.sample_ids, labels), 0.2, seed=1)
+    split = splits.holdout(samples_of(dataset.sample_ids, labels), 0.2, seed=1)
 
     options = {"device": "cpu", "image_size": size, "tiers": ["pooled"], "batch_size": 1}
     result = samtl.embed("synthetic:5", "tiny", **options)

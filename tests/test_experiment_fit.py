@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from stubs import embedded, holdout
-from toys import blobs, numbers, several, stripes
+from toys import blobs, numbers, samples_of, several, stripes
 
 from samtl import registry, splits
 from samtl._io import digest
@@ -309,7 +309,7 @@ def test_a_head_may_learn_from_some_columns():
 
 def test_groups_stay_together_and_a_shipped_split_is_the_default():
     store, digits = FakeStore(), tuple(name[-5] for name in FakeStore().sample_ids)
-    samples = splits.Samples.of(store.sample_ids, store.labels, groups=digits)
+    samples = samples_of(store.sample_ids, store.labels, groups=digits)
     expected = splits.holdout(samples, 0.3)
     run = fit_head(store, "logreg", 0.3, group_by=r"(\d)\.png$")
     assert (run.split.name, run.split.digest) == ("grouped", expected.digest)

@@ -1,6 +1,7 @@
 """Image files: what decodes is exact, the rest is refused with the right code; pixels are resized as SAM does."""
 
 import importlib.util
+import io
 import struct
 import sys
 import types
@@ -88,6 +89,7 @@ PALETTED = Image.fromarray(RGB).quantize(16)
 LATER = {"save_all": True, "append_images": [Image.fromarray(255 - RGB)]}
 HALF = np.random.default_rng(0).integers(1, 256, (256, 256, 3), np.uint8)
 HALF[:, 128:] = 0
+YCC = encoded(Image.fromarray(RGB).convert("YCbCr"), "JPEG2000")
 TILES = {"tiled": True, "blockxsize": 64, "blockysize": 64, "SPARSE_OK": "TRUE", "nodata": 0}
 
 # Files, and the pixels that they must have.
@@ -134,6 +136,8 @@ EXACT = {
         for name in (None, "deflate")
         for called in ({}, {"photometric": "MINISBLACK"}, {"photometric": "RGB"})
     ],
+    # Fault: luma and chroma were taken for RGB.
+    "luma and chroma in JPEG 2000": [(YCC, Image.open(io.BytesIO(YCC)).convert("RGB"))],
     # Fault: they were negatives.
     "greys of which 0 is white": [
         (geotiff(bands[:1], nbits=bits, photometric="MINISWHITE"), 255 - grey(SHOWN[bits][0]))

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import samples_of
 from zips import serving
 
 from samtl import splits
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.splits import Samples, parse, read_split, read_split_file, select
 from samtl.splits import given as given_module
+from samtl.splits import parse, read_split, read_split_file, select
 from samtl.splits.given import listed, torchgeo
 
 
 def samples(n=60, **about):
     ids = [f"{'abc'[i % 3]}/{i:03d}.jpg" for i in range(n)]
-    return replace(Samples.of(ids, np.arange(n) % 3, ["a", "b", "c"]), **about)
+    return replace(samples_of(ids, np.arange(n) % 3, ["a", "b", "c"]), **about)
 
 
 def moved(some, order):
@@ -129,7 +130,7 @@ def test_lists_name_the_parts_by_ids_or_their_stems(tmp_path):
     for part, text in (("train", train), ("val", "  4 é "), ("test", test)):
         (tmp_path / f"mine-{part}.txt").write_text(text, encoding="utf-8")
     ids = ["a/1.jpg", "a/2.jpg", "b/2.jpg", "b/3.v2.jpg", "4 é.png", "5.png", "6.png", "7.png"]
-    some = Samples.of(ids)
+    some = samples_of(ids)
     split = chosen(tmp_path / "mine", replace(some, usable=np.arange(8) != 5))
     assert names(some, split) == {
         "train": {"a/1.jpg", "b/3.v2.jpg", "7.png"}, "validation": {"4 é.png"}, "test": {"a/2.jpg", "6.png"}
@@ -156,7 +157,7 @@ def test_lists_name_the_parts_by_ids_or_their_stems(tmp_path):
 )
 def test_names_that_are_not_of_one_sample_are_refused(lists, said):
     with pytest.raises(InputError, match=said):
-        listed(Samples.of(["a/1.jpg", "a/2.jpg", "b/2.jpg"]), lists, "the lists", "mine")
+        listed(samples_of(["a/1.jpg", "a/2.jpg", "b/2.jpg"]), lists, "the lists", "mine")
 
 
 def test_published_lists_are_downloaded_once_and_checked(tmp_path, monkeypatch):

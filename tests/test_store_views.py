@@ -83,7 +83,7 @@ def test_a_split_holds_out_what_a_fit_holds_out(store):
     with pytest.raises(InputError, match="exclude"):
         store.features("pooled", rows=[1], split=0.2)
     with pytest.raises(InputError, match="other samples"):
-        samtl.open(store.path).features(split=splits.holdout(splits.Samples.of("abcdef"), 0.5))
+        samtl.open(store.path).features(split=splits.holdout(toys.samples_of("abcdef"), 0.5))
 
 
 def test_scikit_learn_takes_them_as_they_are(store):

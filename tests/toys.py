@@ -6,6 +6,7 @@ import numpy as np
 from zips import encoded
 
 from samtl.datasets import IGNORE, Dataset
+from samtl.splits import Samples
 
 COLOURS = np.array([[200, 60, 60], [60, 190, 70], [70, 80, 210], [220, 210, 60]])
 SHAPES = ((32, 32), (32, 20), (24, 32))  # square, tall, wide
@@ -69,3 +70,11 @@ def blobs(n=24, classes=3, shapes=SHAPES, noise=10.0):
         masks[f"{i:03d}.png"] = mask
     names = ("background", *(f"class{i}" for i in range(1, classes)))
     return Dataset("blobs", names, tuple(files), (-1,) * n, Reads(files), read_mask=Reads(masks))
+
+
+def samples_of(ids, labels=None, classes=(), groups=(), parts=()):
+    """Samples with these ids and class indices, or with masks."""
+    known = np.full(len(ids), -1) if labels is None else np.array(labels, np.int64)
+    task, usable = ("segmentation", known < 0) if labels is None else ("classification", known >= 0)
+    columns = tuple(groups), tuple(parts)
+    return Samples("the samples", task, tuple(ids), tuple(classes), known, usable, *columns)

@@ -25,6 +25,7 @@ from samtl.splits.labels import class_counts, known, label_array
 Reader = Callable[[str], bytes]  # from a sample's id to the bytes of its image file
 MaskReader = Callable[[str], NDArray[np.uint8]]  # to the classes of its pixels, (height, width)
 
+_COLUMNS = ("sample_ids", "labels", "groups", "parts")  # of a dataset, for each image
 # Control characters, line separators and halves of surrogate pairs: no table, log or terminal keeps them.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -118,7 +119,7 @@ class Dataset:
     root: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("classes", "sample_ids", "labels", "groups", "parts"):
+        for name in ("classes", *_COLUMNS):
             given = getattr(self, name)
             fixed = tuple(given.tolist() if isinstance(given, np.ndarray) else given)
             object.__setattr__(self, name, fixed)
@@ -318,10 +319,6 @@ def groups_by(sample_ids: Sequence[str], regex: str) -> tuple[str, ...]:
 
 
 def _take(dataset: Dataset, rows: Sequence[int]) -> Dataset:
-    return replace(
-        dataset,
-        sample_ids=tuple(dataset.sample_ids[i] for i in rows),
-        labels=tuple(dataset.labels[i] for i in rows),
-        groups=tuple(dataset.groups[i] for i in rows) if dataset.groups else (),
-        parts=tuple(dataset.parts[i] for i in rows) if dataset.parts else (),
-    )
+    columns: dict[str, Any] = {name: getattr(dataset, name) for name in _COLUMNS}
+    taken: dict[str, Any] = {name: [of[i] for i in rows] for name, of in columns.items() if of}
+    return replace(dataset, **taken)

@@ -17,7 +17,7 @@ from samtl.datasets.files.listing import (
     own_name,
     some,
 )
-from samtl.datasets.tables.columns import chosen_column, read_columns
+from samtl.datasets.tables.columns import chosen_column, known_column, read_columns
 from samtl.datasets.tables.labels import (
     class_columns,
     class_indices,
@@ -39,16 +39,6 @@ _OPTIONS = {
     "group": "COLUMN of what an image was cut from",
     "part": "COLUMN of train, val and test",
 }
-#: Names that a column has if it is not named.
-_USUAL = {
-    "path": (
-        "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name", "img",
-        "img_path",
-    ),
-    "label": ("label", "labels", "class", "class_name", "category", "tags"),
-    "group": ("group", "scene", "site"),
-    "part": ("part", "split", "subset", "partition"),
-}  # fmt: skip
 
 
 def open_dataset(argument: str | None, root: Path | None, download: bool = True) -> Dataset:
@@ -66,15 +56,10 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
     if not text or kind_of(file) != "file":
         raise InputError(f"table:FILE.csv was expected, and {text!r} is no file")
     columns = read_columns(file)
-    named = {
-        what: chosen_column(columns, what, options.get(what), _USUAL[what])
-        for what in ("path", "group", "part")
-    }
-    if named["path"] is None:
-        raise _missing("path", columns, text)
+    named = {what: chosen_column(columns, what, options) for what in ("path", "group", "part")}
     tree = FolderTree(root or file.parent)
     ids = image_ids(tree, columns[named["path"]], named["path"])
-    column, classes, labels, readings = _labels(columns, options, text)
+    column, classes, labels, readings = _labels(columns, options)
     parts, told_of_parts = _parts(columns, named["part"], "part" in options)
     told = ", ".join(
         f"{what} from {name!a}" for what, name in {"path": "", **column, **named}.items() if name
@@ -93,7 +78,7 @@ def open_dataset(argument: str | None, root: Path | None, download: bool = True)
 
 
 def _labels(
-    columns: Mapping[str, Sequence[Any]], options: Mapping[str, str], text: str
+    columns: Mapping[str, Sequence[Any]], options: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[str, ...], tuple[Any, ...], list[str]]:
     """Return the columns of what is to be predicted, the classes, the labels of a `Dataset`, and what to tell."""
     if len(options.keys() & {"target", "labels", "label"}) > 1 or (
@@ -104,30 +89,18 @@ def _labels(
             f"(a number), one of them, got {', '.join(options)}"
         )
     if "target" in options:
-        target = chosen_column(columns, "target", options["target"], ()) or ""
+        target = known_column(columns, options["target"])
         values, readings = numbers(columns[target], target)
         return {"target": target}, (target,), values, readings
     if "labels" in options:
-        names = [
-            chosen_column(columns, "labels", name.strip(), ()) or ""
-            for name in options["labels"].split(",")
-        ]
+        names = [known_column(columns, name.strip()) for name in options["labels"].split(",")]
         require_classes(names, options["labels"])
         return {"labels": ",".join(names)}, tuple(names), class_columns(columns, names), []
-    label = chosen_column(columns, "label", options.get("label"), _USUAL["label"])
-    if label is None:
-        raise _missing("label", columns, text)
+    label = chosen_column(columns, "label", options)
     separator = options.get("separator")
     if separator or any(isinstance(value, list) for value in columns[label]):
         return {"label": label}, *class_sets(columns[label], label, separator or ";"), []
     return {"label": label}, *class_indices(columns[label], label)
-
-
-def _missing(what: str, columns: Mapping[str, Any], text: str) -> InputError:
-    return InputError(
-        f"the table has no column with a usual name of the {what}, its columns are {', '.join(columns)}: name one, as "
-        f"in table:{text}?{what}={next(iter(columns))}"
-    )
 
 
 def _suffix(column: str) -> str:
@@ -140,7 +113,7 @@ def _suffix(column: str) -> str:
     return f"-{plain[:_LONGEST]}-{digest(column)[:8]}"
 
 
-def _groups(columns: Mapping[str, Sequence[Any]], name: str | None) -> tuple[str, ...]:
+def _groups(columns: Mapping[str, Sequence[Any]], name: str) -> tuple[str, ...]:
     groups = tuple(text_of(value) for value in columns[name]) if name else ()
     if empty := groups.count(""):
         raise InputError(
@@ -151,7 +124,7 @@ def _groups(columns: Mapping[str, Sequence[Any]], name: str | None) -> tuple[str
 
 
 def _parts(
-    columns: Mapping[str, Sequence[Any]], name: str | None, asked: bool
+    columns: Mapping[str, Sequence[Any]], name: str, asked: bool
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the part of each image, and what to tell; a column that was not asked for may hold something else."""
     texts = [text_of(value) for value in columns[name]] if name else []

@@ -130,8 +130,9 @@ def timed(job: Job, encoder: Encoder, missing: str = "") -> Job:
         return replace(job, plan=replace(plan, seconds=0.0))
     kind, _, number = _device(job).partition(":")
     batch_size = plan.batch_size or encoder.best_batch(plan.pending_rows)
-    began = time.perf_counter()
-    tried = _decoded(job, batch_size)
+    cores, began = os.cpu_count() or 1, time.perf_counter()
+    # A CPU takes no more at a time, whatever the size of a batch.
+    tried = _decoded(job, min(batch_size, cores) if kind == "cpu" else batch_size)
     decoding = (time.perf_counter() - began) / len(tried)
     usable = [item for item in tried if item.pixels is not None]
     fresh = state is None or not state.marked("ok").any()
@@ -153,7 +154,7 @@ def timed(job: Job, encoder: Encoder, missing: str = "") -> Job:
         )
     each = seconds / len(made)
     # On a GPU other cores decode meanwhile, on a CPU these are the same.
-    each = each + decoding / (os.cpu_count() or 1) if kind == "cpu" else max(each, decoding)
+    each = each + decoding / cores if kind == "cpu" else max(each, decoding)
     on_gpu = torch.cuda.max_memory_allocated(int(number or 0)) if kind == "cuda" else 0
     told = replace(
         plan,

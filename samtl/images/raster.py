@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from PIL import Image
 from rasterio.io import DatasetReader, MemoryFile
 
 from samtl.images.codecs import check_pixels, no_mask, unsupported
 
 _RGB = ["red", "green", "blue"]
+_SYCC = b"colr\1\0\0\0\0\0\x12"  # the box that says that bands are luma and chroma, which GDAL passes on
 _DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG"}
 
 
@@ -26,7 +28,11 @@ class _Reader(DatasetReader):  # type: ignore[misc]
 def read_rgb(data: bytes, form: str) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8."""
     with _opened(data, form) as source:
-        return _arranged(source, _colours(source))
+        pixels = _arranged(source, _colours(source))
+    if form == "JPEG 2000" and _SYCC in data[:4096]:
+        bands = [Image.fromarray(band) for band in pixels.transpose(2, 0, 1)]
+        pixels = np.array(Image.merge("YCbCr", bands).convert("RGB"))
+    return pixels
 
 
 def bands_of(data: bytes, form: str) -> str:

@@ -210,8 +210,9 @@ def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
     halves; but the first of each class come first, and the last ones last.
     """
     place: dict[int, float] = {}
-    for members in samples.by_stratum(rows):
-        ranked = _ranked(purpose, seed, samples.ids, members.tolist())
+    strata = samples.strata[rows]
+    for stratum in np.unique(strata):
+        ranked = _ranked(purpose, seed, samples.ids, rows[strata == stratum].tolist())
         place |= {i: (j + 0.5) / len(ranked) for j, i in enumerate(ranked)}
         # A single one, which only a rare class of several for a sample can have, is for training.
         first = ranked[:1] if len(ranked) > 1 or purpose == "label" else []

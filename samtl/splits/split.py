@@ -7,11 +7,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from samtl.errors import InputError
 from samtl.splits.labels import strata_of
@@ -60,36 +60,9 @@ class Samples:
     images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        n = len(self.ids)
-        columns = (self.groups, self.parts, self.images)
-        counts = {len(self.labels), *(len(column) or n for column in columns)}
-        highest = self.labels.max(initial=-1) if self.labels.dtype.kind == "i" else -1
-        if counts != {n} or highest >= (len(self.classes) or np.inf):
-            raise InputError(
-                f"expected a class index, a group and a part for each of {n} samples of {self.where}"
-            )
-        if len(set(self.ids)) < n:
+        if len(set(self.ids)) < len(self.ids):
             twice = max(self.ids, key=Counter(self.ids).__getitem__)
-            raise InputError(f"sample ids must be unique, but {twice!r} occurs more than once")
-
-    @classmethod
-    def of(
-        cls,
-        ids: Iterable[str],
-        labels: ArrayLike | None = None,
-        classes: Iterable[str] = (),
-        groups: Iterable[str] = (),
-        parts: Iterable[str] = (),
-    ) -> Self:
-        """Describe samples by their ids and, for classification, their class indices."""
-        ids = tuple(ids)
-        truth = np.full(len(ids), -1) if labels is None else np.array(labels, dtype=np.int64)
-        task, usable = (
-            ("segmentation", truth < 0) if labels is None else ("classification", truth >= 0)
-        )
-        return cls(
-            "the samples", task, ids, tuple(classes), truth, usable, tuple(groups), tuple(parts)
-        )
+            raise InputError(f"{self.where} has the sample {twice!r} more than once")
 
     @functools.cached_property
     def truth(self) -> Rows:
@@ -131,11 +104,6 @@ class Samples:
         if self.task == "classification" and self.classes:
             return {name: rows[truth == c] for c, name in enumerate(self.classes)}
         return {str(c): rows[truth == c] for c in np.unique(truth)}
-
-    def by_stratum(self, rows: Rows) -> list[Rows]:
-        """Divide rows by stratum."""
-        strata = self.strata[rows]
-        return [rows[strata == stratum] for stratum in np.unique(strata)]
 
     def group_sizes(self, rows: Rows) -> Counter[str]:
         """Count the rows of each group."""
@@ -189,8 +157,17 @@ class Split:
         for part in rows:
             part.flags.writeable = False
         train, validation, test = rows
-        about = (name, float(share), int(seed), "", float(validation_share), "")
-        return cls(train, validation, test, *about)._digested(samples.ids)
+        return cls(
+            train,
+            validation,
+            test,
+            name,
+            float(share),
+            int(seed),
+            digest_of(samples.ids, np.concatenate([train, validation]), test),
+            float(validation_share),
+            digest_of(samples.ids, train, validation),
+        )
 
     @functools.cached_property
     def seen(self) -> Rows:
@@ -205,14 +182,9 @@ class Split:
         """Return whether its rows are, among these samples, those that it was made for."""
         rows = np.concatenate([self.seen, self.test])
         inside = rows.min(initial=0) >= 0 and rows.max(initial=0) < len(samples.ids)
-        return bool(inside) and self._digested(samples.ids) == self
-
-    def _digested(self, ids: Sequence[str]) -> Self:
-        return replace(
-            self,
-            digest=digest_of(ids, self.seen, self.test),
-            validation_digest=digest_of(ids, self.train, self.validation),
-        )
+        about = (self.name, self.share, self.seed, self.validation_share)
+        parts = (self.train, self.validation, self.test)
+        return bool(inside) and Split.of(samples, parts, *about) == self
 
 
 def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,17 @@ from samtl.images.codecs import SUFFIXES
 _PARQUET, _TEXT = frozenset({".parquet", ".pq"}), frozenset({".csv", ".tsv", ".txt"})
 _SEPARATORS = ",;\t|"
 _MOST = 2**31  # bytes of a table
+#: Names that a column has if it is not named.
+_USUAL = {
+    "path": (
+        "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name", "img",
+        "img_path",
+    ),
+    "label": ("label", "labels", "class", "class_name", "category", "tags"),
+    "group": ("group", "scene", "site"),
+    "part": ("part", "split", "subset", "partition"),
+}  # fmt: skip
+_NEEDED = ("path", "label")
 
 
 def read_columns(path: Path) -> dict[str, list[Any]]:
@@ -75,21 +86,25 @@ def _text(raw: bytes) -> pa.Table:
     return table.rename_columns(names)
 
 
-def chosen_column(
-    columns: Mapping[str, Sequence[Any]], what: str, name: str | None, usual: Sequence[str]
-) -> str | None:
-    """Return the column with a name or, without one, the only column with a usual name; None if there is none.
+def known_column(columns: Mapping[str, Any], name: str) -> str:
+    """Return a column's name if it is there; else raise UnknownName."""
+    if name not in columns:
+        raise UnknownName("column of the table", name, columns)
+    return name
 
-    Raises UnknownName if there is no such column, and InputError if several have usual names.
+
+def chosen_column(columns: Mapping[str, Any], what: str, options: Mapping[str, str]) -> str:
+    """Return the column that an option names or, without it, the only one with a usual name.
+
+    Without either, it is "" for what images need not have. Raises UnknownName, or InputError.
     """
-    if name is not None:
-        if name not in columns:
-            raise UnknownName("column of the table", name, columns)
-        return name
-    found = [column for column in columns if column.lower().replace(" ", "_") in usual]
-    if len(found) > 1:
-        raise InputError(
-            f"the table's columns {', '.join(found)} could each be the {what}: choose one, as in "
-            f"table:FILE?{what}={found[0]}"
-        )
-    return found[0] if found else None
+    if what in options:
+        return known_column(columns, options[what])
+    found = [column for column in columns if column.lower().replace(" ", "_") in _USUAL[what]]
+    if len(found) == 1 or (not found and what not in _NEEDED):
+        return "".join(found)
+    how = f"several columns ({', '.join(found)})" if found else "no column"
+    raise InputError(
+        f"the table has {how} with a usual name of the {what}, its columns are {', '.join(columns)}: name one, as in "
+        f"table:FILE?{what}={(found or [*columns])[0]}"
+    )

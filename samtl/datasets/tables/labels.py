@@ -35,17 +35,14 @@ def class_indices(
     The index is -1 without a label. Whole numbers that were written as floats, such as 1.0, are read as 1. Raises
     InputError if there are fewer than two classes, or numbers do not look like classes.
     """
-    texts = [text_of(value) for value in values]
-    known = [text for text in texts if text]
-    readings = list[str]()
-    if all(map(_NUMBER.fullmatch, known)):
-        texts = _whole(texts, column)
-        if texts != [text_of(value) for value in values]:
+    texts, readings = [text_of(value) for value in values], list[str]()
+    if all(map(_NUMBER.fullmatch, filter(None, texts))):
+        written, texts = texts, _whole(texts, column)
+        if texts != written:
             readings.append(
                 f"the labels in {column!a}, which are whole numbers, are read without .0"
             )
-    counts = Counter(text for text in texts if text)
-    classes = sorted(counts, key=natural)
+    classes = sorted({*texts} - {""}, key=natural)
     require_classes(classes, column)
     readings += _several(classes, column)
     index = {name: i for i, name in enumerate(classes)}
