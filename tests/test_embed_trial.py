@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stubs import toy_dataset
+from stubs import everything, toy_dataset
 
 from samtl import registry
 from samtl.datasets import Dataset
@@ -17,6 +17,7 @@ from samtl.embed.copies import count_copies
 from samtl.embed.plan import EmbedConfig, Plan, prepare
 from samtl.encoders import sam
 from samtl.errors import InputError, MismatchError, ResourceError
+from samtl.store.reader import open_store
 
 LOAD = registry.load
 
@@ -49,6 +50,19 @@ def test_the_time_is_known_before_the_pass(encoders, monkeypatch):
     assert (result.missing, result.plan.seconds) == (0, events[0].seconds)
     assert plan(dataset).seconds == 0
     assert encoders.images == 48
+    monkeypatch.setattr(api, "timed", lambda job, encoder: job)
+    untried = api.embed(dataset, "stub", out="b.zarr", device="cpu", batch_size=7)
+    rows = [everything(open_store(one.store)) for one in (result, untried)]
+    assert rows[0] == rows[1]
+    assert result.quarantined == untried.quarantined
+
+
+def test_an_image_that_the_trial_found_bad_is_put_aside(encoders, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    encoders.spoil = lambda outputs: outputs["pooled"].__setitem__((0, 1), np.nan)
+    found = embed(toy_dataset(3), batch_size=8)
+    assert [one.code for one in found.quarantined] == ["nonfinite"]
+    assert encoders.images == 2 * 3
 
 
 @pytest.mark.parametrize("rows", [9, 150])

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from samtl.errors import InputError
 from samtl.heads import conv, logreg, mlp
 from samtl.heads.io import load, save
-from samtl.heads.trainer import InMemory
+from samtl.heads.training.trainer import InMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
