@@ -55,7 +55,7 @@ def copies_of(copies: Any, rows: int) -> str:
         return f"no two{among}" + (", the pass compares all" if among else "")
     other = f", {copies.relabelled} of them with another label" if copies.relabelled else ""
     are = "is a copy of another" if copies.copies == 1 else "are copies of others"
-    return f"{copies.copies}{among} {are}{other}; splits keep copies together"
+    return f"{copies.copies}{among} {are}{other}; splits keep copies together, unless many groups share them"
 
 
 def _classes(known: Any) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from samtl import _download
 from samtl.datasets.base import Dataset
 from samtl.datasets.files.archive import named, open_tree
-from samtl.datasets.files.listing import Tree
+from samtl.datasets.files.listing import Tree, some
 from samtl.errors import InputError
 
 # The study's slide gives Pasture 2,500; the published set has 2,000, and 27,000 in all.
@@ -87,7 +87,7 @@ def _class_folders(tree: Tree) -> tuple[str, list[str]]:
         if COUNTS.keys() & set(found):
             if unknown := sorted(set(found) - COUNTS.keys()):
                 raise InputError(
-                    f"{tree.path} has class folders that EuroSAT has not: {', '.join(unknown[:5])}; {_LAYOUT}. "
+                    f"{tree.path} has class folders that EuroSAT has not: {some(unknown)}; {_LAYOUT}. "
                     "Images of your own are read with --dataset folder:PATH"
                 )
             return level and f"{level}/", found

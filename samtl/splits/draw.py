@@ -20,7 +20,7 @@ from itertools import accumulate
 import numpy as np
 
 from samtl.errors import InputError
-from samtl.splits.split import VALIDATION_SHARE, Rows, Samples, Split, require_every_class
+from samtl.splits.split import VALIDATION_SHARE, Rows, Samples, Split, divided, require_every_class
 
 
 def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
@@ -210,9 +210,8 @@ def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
     halves; but the first of each class come first, and the last ones last.
     """
     place: dict[int, float] = {}
-    strata = samples.strata[rows]
-    for stratum in np.unique(strata):
-        ranked = _ranked(purpose, seed, samples.ids, rows[strata == stratum].tolist())
+    for members in divided(rows, samples.strata[rows]).values():
+        ranked = _ranked(purpose, seed, samples.ids, members.tolist())
         place |= {i: (j + 0.5) / len(ranked) for j, i in enumerate(ranked)}
         # A single one, which only a rare class of several for a sample can have, is for training.
         first = ranked[:1] if len(ranked) > 1 or purpose == "label" else []

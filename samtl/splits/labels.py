@@ -70,8 +70,13 @@ def class_counts(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, int]
     """Count the samples of each class; nothing if labels are numbers."""
     if labels.dtype.kind == "f":
         return {}
-    of = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
-    return dict(zip(classes, of.sum(axis=0).tolist(), strict=True))
+    one_each = labels.ndim == 1
+    counts = (
+        np.bincount(labels[labels >= 0], minlength=len(classes))
+        if one_each
+        else (labels > 0).sum(axis=0)
+    )
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def strata_of(labels: NDArray[Any], fewest: int = 3) -> NDArray[np.int64]:

@@ -100,10 +100,10 @@ class Samples:
 
     def by_class(self, rows: Rows) -> dict[str, Rows]:
         """Divide rows by class; a class without a name is called by its index."""
-        truth = self.truth[rows]
+        found = divided(rows, self.truth[rows])
         if self.task == "classification" and self.classes:
-            return {name: rows[truth == c] for c, name in enumerate(self.classes)}
-        return {str(c): rows[truth == c] for c in np.unique(truth)}
+            return {name: found.get(c, rows[:0]) for c, name in enumerate(self.classes)}
+        return {str(c): members for c, members in found.items()}
 
     def group_sizes(self, rows: Rows) -> Counter[str]:
         """Count the rows of each group."""
@@ -187,6 +187,13 @@ class Split:
         return bool(inside) and Split.of(samples, parts, *about) == self
 
 
+def divided(rows: Rows, by: Rows) -> dict[int, Rows]:
+    """Divide rows by a number of each, ascending."""
+    order = np.argsort(by, kind="stable")
+    numbers, starts = np.unique(by[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(rows[order], starts[1:]), strict=False))
+
+
 def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
     """Identify the samples in two parts, whatever the order of rows.
 
@@ -202,9 +209,10 @@ def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
 def require_every_class(samples: Samples, parts: Mapping[str, Rows], why: str = "") -> None:
     """Raise InputError if a part lacks a class; without `why`, because groups stay whole."""
     every = np.concatenate(list(parts.values()))
+    in_parts = {part: samples.by_class(rows) for part, rows in parts.items()}
     for name, rows in samples.by_class(every).items():
-        for part, members in parts.items():
-            if not np.isin(members, rows).any():
+        for part, classes in in_parts.items():
+            if not len(classes.get(name, ())):
                 if not why:
                     found, of = len(samples.group_sizes(rows)), len(samples.group_sizes(every))
                     why = (
