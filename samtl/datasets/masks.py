@@ -24,9 +24,9 @@ from samtl.errors import InputError
 
 _LAYOUT = (
     "expected is a folder, or a zip of one, with images in PATH/images (or image, img, sat, input) and masks of the "
-    "same names but for the suffix in PATH/masks (or mask, labels, label, map, gt, output); or PATH/train, PATH/val "
-    "and PATH/test of these, or with PATH/train_labels beside PATH/train; or files side by side as a_sat.jpg, "
-    "a_mask.png"
+    "same names, but for the suffix and ends such as _mask, in PATH/masks (or mask, labels, label, map, gt, output); "
+    "or PATH/train, PATH/val and PATH/test of these, or with PATH/train_labels beside PATH/train; or files side by "
+    "side as a_sat.jpg, a_mask.png"
 )
 _VALUES = ("ignore", "foreground", "classes")  # options that name values
 _OPTIONS = {
