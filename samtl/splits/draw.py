@@ -30,11 +30,8 @@ def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
     of the ranked groups are held out as bring the number of held-out samples closest to the share; classes are then not
     balanced, only checked to be in both parts.
 
-    Raises
-    ------
-    InputError
-        If the share leaves a part empty or without a class, there are fewer than 2 samples (of a class) or groups to
-        divide, or whole groups leave a part without a class.
+    Raises InputError if the share leaves a part empty or without a class, there are fewer than 2 samples (of a class)
+    or groups to divide, or whole groups leave a part without a class.
     """
     samples, rows = _joined(samples), samples.rows
     _require(samples, rows, 2, "a split")
@@ -59,11 +56,8 @@ def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
     The ranked samples of one class after another are dealt to the folds in turn, so that neither folds nor a class in
     them differ by more than one sample. Each ranked group goes to the fold with the fewest samples so far.
 
-    Raises
-    ------
-    InputError
-        If there are fewer samples (of a class) or groups than folds, or fewer than 2 to train and validate on, or whole
-        groups leave a part without a class.
+    Raises InputError if there are fewer samples (of a class) or groups than folds, or fewer than 2 to train and
+    validate on, or whole groups leave a part without a class.
     """
     samples, rows = _joined(samples), samples.rows
     _require(samples, rows, folds, f"a split into {folds} folds")

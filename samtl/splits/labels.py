@@ -15,22 +15,11 @@ NO_LABEL = -1
 
 
 def label_array(task: str, labels: Sequence[Any], n_classes: int) -> NDArray[Any]:
-    """Convert the labels of a dataset to an array.
+    """Convert the labels of a dataset with K classes to an array.
 
-    Parameters
-    ----------
-    task : str
-        `multilabel`: tuples of class indices, None if not known, to (N, K) int8, 1 for classes that apply, 0 for others
-        and -1 if not known. `regression`: numbers, NaN or None if not known, to (N,) float64. Else class indices,
-        -1 if not known, to (N,) int64.
-    labels : sequence
-    n_classes : int
-        K.
-
-    Raises
-    ------
-    IndexError
-        If a set has a class that is not there.
+    `multilabel`: tuples of class indices, None if not known, to (N, K) int8, 1 for classes that apply, 0 for others and
+    -1 if not known; IndexError if a class is not there. `regression`: numbers, NaN or None if not known, to (N,)
+    float64. Other tasks: class indices, -1 if not known, to (N,) int64.
     """
     if task == "multilabel":
         sets = [() if classes is None else classes for classes in labels]
