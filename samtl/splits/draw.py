@@ -142,14 +142,14 @@ def _require(samples: Samples, rows: Rows, n: int, purpose: str) -> None:
     """Raise InputError if rows cannot be divided into n parts that each have every class, or a group."""
     drawn = samples.distinct(rows)
     copies = len(drawn) < len(rows)
-    sizes = {f"{'different images' if copies else 'samples'} that can be used": len(drawn)}
+    one = "different images" if copies else "samples"
+    sizes = {f"{one} that can be used": len(drawn)}
     if samples.groups:
-        between = " without identical images between them" if copies else ""
+        between = " without identical images between them" * copies
         sizes[f"groups{between}"] = len(samples.group_sizes(rows))
     elif samples.task == "classification":
         found = samples.by_class(drawn).items()
-        what = "different images" if copies else "samples"
-        sizes |= {f"{what} of class {name!r}": len(members) for name, members in found}
+        sizes |= {f"{one} of class {name!r}": len(members) for name, members in found}
     for what, size in sizes.items():
         if size < n:
             finer = "remove copies of images" if copies else "group the images more finely"

@@ -98,7 +98,9 @@ def from_torch(
         read=samples.read,
         read_mask=samples.read_mask if kinds == ["mask"] else None,
         parts=tuple(part for part, one in parts for _ in range(len(one)) if part),
-        readings=tuple(filter(None, (told_of_bands, _told_scale(samples.scale), told))),
+        readings=tuple(
+            filter(None, (told_of_bands, str(samples.scale or "images have 8 bits"), told))
+        ),
     )
 
 
@@ -112,13 +114,6 @@ def _chosen_bands(
     if len(given) != 3 or min(given) < 0:
         raise InputError(f"bands are three positions, counted from 0, got {tuple(given)}")
     return [*map(int, given)], f"bands {', '.join(map(str, given))} are red, green and blue"
-
-
-def _told_scale(scale: Scale | None) -> str:
-    if scale is None:
-        return "images have 8 bits"
-    how = "taken for" if scale.guessed else "scaled from"
-    return f"values are {how} {scale.low:g} to {scale.high:g}, and kept as 8 bits"
 
 
 def _look(samples: Samples) -> Iterator[tuple[str, tuple[NDArray[Any], str, Any]]]:
