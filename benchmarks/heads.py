@@ -24,8 +24,8 @@ from benchmarks.paired import TIER_IN_ROWS, Row, against, alternating
 from samtl import registry
 from samtl.experiment.features import Feed, Targets
 from samtl.heads.grid import UPSAMPLING
-from samtl.heads.layers import LOSSES
-from samtl.heads.trainer import InMemory, Recipe, Source, Trainer
+from samtl.heads.training.layers import LOSSES
+from samtl.heads.training.trainer import InMemory, Recipe, Source, Trainer
 from samtl.images.transforms import PATCH
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import open_store

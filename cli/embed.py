@@ -76,7 +76,7 @@ def draw_result(result: samtl.EmbedResult) -> None:
         )
     bad = len(result.quarantined)
     render.listed(result.quarantined, f"{bad} of {result.rows} rows are quarantined:")
-    if result.copies.copies:
+    if result.copies.copies and result.copies != result.plan.copies:
         render.say(f"identical images: {copies_of(result.copies, result.rows)}", "yellow")
     render.warn_untrained(result.weights, result.untrained)
     if result.interrupted:
@@ -85,5 +85,7 @@ def draw_result(result: samtl.EmbedResult) -> None:
         return
     render.say(f"{result.rows} rows are in {result.store}")
     head, tier = ("conv", "dense") if result.plan.task == "segmentation" else ("mlp", "pooled")
-    if tier in result.plan.tiers:
+    if result.plan.understood.unlabelled == result.plan.understood.images:
+        render.say(f"next: samtl predict --run RUN --from-store --cache {result.store}", "dim")
+    elif tier in result.plan.tiers:
         render.say(f"next: samtl fit-head --head {head} --cache {result.store}", "dim")

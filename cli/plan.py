@@ -54,7 +54,8 @@ def copies_of(copies: Any, rows: int) -> str:
     if not copies.copies:
         return f"no two{among}" + (", the pass compares all" if among else "")
     other = f", {copies.relabelled} of them with another label" if copies.relabelled else ""
-    return f"{copies.copies}{among} are copies of others{other}; splits keep copies together"
+    are = "is a copy of another" if copies.copies == 1 else "are copies of others"
+    return f"{copies.copies}{among} {are}{other}; splits keep copies together, unless many groups share them"
 
 
 def _classes(known: Any) -> str:

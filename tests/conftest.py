@@ -60,7 +60,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def warm_starts():
     """Let warm starts shorten trainings on few samples, too: many cells of a sweep then start from one another."""
-    from samtl.heads import trainer
+    from samtl.heads.training import trainer
     from samtl.sweep import plan
 
     with pytest.MonkeyPatch.context() as patch:

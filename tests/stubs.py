@@ -78,6 +78,19 @@ def reading(dataset, instead):
     )
 
 
+def masked_dataset(n=37, classes=3, bad=None, unreadable=(), **fields):
+    """Small images with masks; `bad` maps a number or an id to what stands in a mask's place."""
+    images = toy_dataset(n, classes, dict.fromkeys(unreadable, "unreadable"))
+    masks, ids = {}, images.sample_ids
+    for number, sample_id in enumerate(ids):
+        random = np.random.default_rng(number)
+        masks[sample_id] = random.integers(0, classes, SHAPES[number % 3], np.uint8)
+        masks[sample_id][0, 0] = 255
+    masks |= {ids[at] if isinstance(at, int) else at: other for at, other in (bad or {}).items()}
+    fields = {"labels": (-1,) * n, "read_mask": Reads(masks), **fields}
+    return dataclasses.replace(images, **fields)
+
+
 def small_dataset():
     """Images of the `small` fixture: 37, two of them broken."""
     return toy_dataset(37, bad={3: "truncated", 30: "empty"})

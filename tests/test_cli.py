@@ -183,6 +183,15 @@ def test_bad_images_are_listed_and_end_with_1(run, told, encoders, folder):
     assert {one["sample_id"]: one["code"] for one in again["quarantined"]} == bad
 
 
+def test_images_without_labels_are_for_predictions(run, encoders, folder):
+    for path in [*folder.glob("*/*.png")]:
+        path.rename(folder / f"{path.parent.name}-{path.name}")
+    for path in ("field", "town"):
+        (folder / path).rmdir()
+    code, output, _ = run(*EMBED)
+    assert (code, "fit-head" in output, "samtl predict" in output) == (0, False, True)
+
+
 def test_info(run, told, embedded):
     code, info, output = told("info")
     assert (code, info["rows"], info["ok"]) == (0, 24, 24)

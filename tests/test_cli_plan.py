@@ -6,6 +6,8 @@ import pytest
 from samtl.cli import render
 from stubs import image_folder, png
 
+from samtl.embed import copies
+
 EMBED = (
     *("embed", "--encoder", "tiny", "--image-size", "64", "--checkpoint", "random:0"),
     *("--out", "a.zarr"),
@@ -54,6 +56,17 @@ def test_classes_copies_and_what_was_chosen(planned, tmp_path):
         "a.zarr (new)",
     ):
         assert said in text.replace("bfloat16", "float32"), text
+
+
+def test_copies_are_told_once_unless_the_pass_finds_more(run, monkeypatch, tmp_path):
+    folder = image_folder(tmp_path / "images")
+    shutil.copy(folder / "field/0.png", folder / "field/copy.png")
+    told = "1 is a copy of another"
+    command = (*EMBED, "--dataset", "folder:images")
+    assert [run(*command)[1].count(told) for _ in range(2)] == [1, 1]
+    monkeypatch.setattr(copies, "SECONDS", -1)  # one image is compared
+    code, output, _ = run(*command, "--limit", "25", "--out", "b.zarr")
+    assert (code, "no two of the 1 compared" in output, output.count(told)) == (0, True, 1)
 
 
 def test_masks(planned):

@@ -16,8 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stubs
-from stubs import SHAPES, StubEncoders, contents, png, small_dataset, toy_dataset
-from toys import Reads
+from stubs import (
+    SHAPES,
+    StubEncoders,
+    contents,
+    masked_dataset,
+    png,
+    small_dataset,
+    toy_dataset,
+)
 
 from samtl.embed import api, pipeline
 from samtl.embed import plan as planning
@@ -171,17 +178,6 @@ def test_later_passes_set_other_and_bad_images_aside(encoders):
     assert run(later, check_images=False).quarantined == result.quarantined
     alone = run(toy_dataset(18, bad=dict.fromkeys(range(18), "empty")), out="alone.zarr")
     assert (len(alone.quarantined), alone.missing) == (18, 0)
-
-
-def masked_dataset(n=37, bad=None, unreadable=()):
-    """Small images with masks of three classes; `bad` maps a number to what stands in a mask's place."""
-    images, masks = toy_dataset(n, bad=dict.fromkeys(unreadable, "unreadable")), {}
-    for number, sample_id in enumerate(images.sample_ids):
-        random_ = np.random.default_rng(number)
-        masks[sample_id] = random_.integers(0, 3, SHAPES[number % 3], np.uint8)
-        masks[sample_id][0, 0] = 255
-    masks |= {images.sample_ids[number]: content for number, content in (bad or {}).items()}
-    return dataclasses.replace(images, labels=(-1,) * n, read_mask=Reads(masks))
 
 
 def test_masks_lie_on_the_encoders_square(encoders):

@@ -159,3 +159,14 @@ def test_worker_processes_are_not_sent_what_was_tried(encoders, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         api.embed(toy_dataset(20), "stub", out="a.zarr", device="cpu,cpu")
     assert (encoders.images > 0, sent[0].tried, len(sent[0].pending)) == (True, {}, 0)
+
+
+def test_a_tier_is_not_bad_because_another_one_is(encoders):
+    encoders.spoil = lambda outputs: [
+        array.put(0, np.nan) for array in [*outputs.get("pooled", [])]
+    ]
+    for tiers in (["pooled"], ["pooled", "grid"]):
+        assert len(embed(toy_dataset(9), tiers=tiers).quarantined) == 9
+    store = open_store("a.zarr")
+    assert [bool(store.valid(tier).any()) for tier in ("pooled", "grid")] == [False, True]
+    assert store.valid("grid").all()

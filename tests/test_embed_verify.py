@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shutil
@@ -10,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stubs import SHAPES, StubEncoders, install, reading, toy_dataset
-from toys import Reads
+from stubs import StubEncoders, install, masked_dataset, reading, toy_dataset
 
 from samtl.embed import verify as verifying
 from samtl.embed.api import embed
@@ -46,12 +46,7 @@ def recompute(store, dataset, rows=ROWS, **options):
     return verify(store, "quick", dataset=dataset, recompute=rows, device="cpu", **options)
 
 
-def masked(instead=None, **fields):
-    """A dataset with masks, some of them those that `instead` maps ids to."""
-    dataset = toy_dataset(ROWS, classes=2)
-    masks = {n: np.eye(*SHAPES[i % 3], dtype=np.uint8) for i, n in enumerate(dataset.sample_ids)}
-    fields = {"read_mask": Reads(masks | (instead or {})), **fields}
-    return dataclasses.replace(dataset, labels=(-1,) * ROWS, **fields)
+masked = functools.partial(masked_dataset, ROWS, 2)
 
 
 def differing(store, dataset):

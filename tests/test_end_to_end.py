@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from test_encoders_sam import plain, relative_l2
 from toys import samples_of
 
 import samtl
@@ -18,18 +18,7 @@ from samtl.datasets import resolve, shuffled, subset
 from samtl.encoders import sam
 from samtl.heads import logreg, mlp
 from samtl.images.codecs import decode
-from samtl.images.transforms import PIXEL_MEAN, PIXEL_STD, resize_longest_side
-
-
-@torch.inference_mode()
-def plain_segment_anything(pixels):
-    """What `segment_anything` itself computes: its modules, its preprocessing, float32."""
-    model, _ = sam.load("tiny", "random:11")
-    assert min(p.abs().max() for n, p in model.named_parameters() if "rel_pos" in n) > 0.01
-    mean, std = torch.tensor(PIXEL_MEAN).view(-1, 1, 1), torch.tensor(PIXEL_STD).view(-1, 1, 1)
-    x = (torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() - mean) / std
-    x = torch.nn.functional.pad(x, (0, 1024 - x.shape[2], 0, 1024 - x.shape[1]))
-    return model(x[None])[0].numpy()
+from samtl.images.transforms import resize_longest_side
 
 
 def test_the_store_holds_what_segment_anything_computes(tmp_path):
@@ -41,13 +30,12 @@ def test_the_store_holds_what_segment_anything_computes(tmp_path):
         Image.fromarray(pixels).save(folder / f"{name}.png")
     options = {"checkpoint": "random:11", "dtype": "float32", "device": "cpu"}
     store = samtl.open(samtl.embed("folder:images", "tiny", tiers=("dense",), **options).store)
+    model, _ = sam.load("tiny", "random:11")
     assert len(store) == 3
     for row, sample_id in enumerate(store.sample_ids):
         pixels = np.asarray(Image.open(Path("images") / sample_id))
-        reference = plain_segment_anything(resize_longest_side(pixels)).astype(np.float64)
-        stored = store.row("dense", row).astype(np.float64)
-        error = np.linalg.norm(stored - reference) / np.linalg.norm(reference)
-        assert error < 1e-3, sample_id
+        reference = plain(model, resize_longest_side(pixels), 1024)
+        assert relative_l2(store.row("dense", row), reference) < 1e-3, sample_id
 
 
 def test_a_head_from_the_store_is_a_head_from_the_features():

@@ -270,6 +270,7 @@ def test_samples_are_named_by_labels_and_masks_and_fed_as_they_are(path, tmp_pat
 STREAM = """
 import sys
 import numpy as np
+import torch
 from samtl.experiment import features
 from samtl.experiment.features import Feed, Targets
 from samtl.heads.conv import Head
@@ -285,7 +286,8 @@ def train(rows):
     source = Feed(store, "dense", rows, Targets(store, "dense"), held=False)
     head = Head(width=16, epochs=1)
     shape = store.shape("dense")[1:]
-    return head.fit(source, source, task="segmentation", n_classes=2, shape=shape)
+    statistics = torch.stack([*features.moments_of(store, "dense", rows)]).mean(0)
+    return head.fit(source, source, statistics, task="segmentation", n_classes=2, shape=shape)
 
 train(np.arange(16))
 before = peak_memory()

@@ -10,10 +10,11 @@ import workers
 
 from samtl import registry
 from samtl.errors import InputError
-from samtl.heads import grid, trainer
+from samtl.heads import grid
 from samtl.heads.base import Epoch, PooledHead
 from samtl.heads.io import load, save
-from samtl.heads.trainer import InMemory
+from samtl.heads.training import trainer
+from samtl.heads.training.trainer import InMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +79,8 @@ def fit(head, task, training, validation=None, on_event=None):
     sources = [InMemory(*map(torch.from_numpy, part)) for part in (training, validation)]
     classes = training[1].shape[1] if task == "multilabel" else int(training[1].max()) + 1
     about = {"task": task, "n_classes": classes, "shape": training[0].shape[1:]}
-    return head.fit(*sources, **about, on_event=on_event)
+    statistics = grid.moments(sources[0].inputs).mean(0)
+    return head.fit(*sources, statistics, **about, on_event=on_event)
 
 
 def right(said, targets, task):
@@ -227,8 +229,9 @@ def test_wrong_shapes_are_refused(fitted):
         fit(made(name), task, (inputs, targets), (inputs[:, :-1], targets))
     if not pooled(name):
         source = InMemory(*map(torch.from_numpy, (inputs, targets)))
+        moments = grid.moments(source.inputs).mean(0)
         with pytest.raises(InputError, match=r"takes features of shape .*, got \("):
-            made(name).fit(source, source, task=task, n_classes=3, shape=(channels, 8, 8))
+            made(name).fit(source, source, moments, task=task, n_classes=3, shape=(channels, 8, 8))
     if task == "segmentation":
         with pytest.raises(InputError, match=r"masks of shape \(\d, 16, 16\), got \(\d, 8, 8\)"):
             fit(made(name), task, (inputs, targets[:, :8, :8].copy()))
@@ -298,14 +301,6 @@ def test_a_constant_input_says_nothing_whatever_it_holds_later(name, task):
     np.testing.assert_array_equal(head.outputs(moved), head.outputs(inputs))
 
 
-def test_statistics_need_only_the_first_rows(monkeypatch):
-    monkeypatch.setattr(grid, "STATISTICS_ROWS", 8)
-    inputs, targets = problem("conv", "classification")
-    head = fit(brief("conv", 1, batch_size=4), "classification", (inputs, targets))
-    mean = head.tensors()["network.features.0.mean"]
-    np.testing.assert_allclose(mean, inputs[:8].mean((0, 2, 3)), rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("params", "task", "n", "expected"),
     [
@@ -335,7 +330,7 @@ def test_what_is_left_open_depends_on_the_task(params, task, n, expected):
 )
 def test_what_a_head_on_grids_is_not_for(task, classes, shape, said):
     with pytest.raises(InputError, match=said):
-        made("conv").fit((), (), task=task, n_classes=classes, shape=shape)
+        made("conv").fit((), (), None, task=task, n_classes=classes, shape=shape)
 
 
 @by_steps

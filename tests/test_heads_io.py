@@ -9,8 +9,9 @@ from safetensors.numpy import load_file, save_file
 
 from samtl.errors import InputError
 from samtl.heads import conv, logreg, mlp
+from samtl.heads.grid import moments
 from samtl.heads.io import load, save
-from samtl.heads.trainer import InMemory
+from samtl.heads.training.trainer import InMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,10 +26,11 @@ def data():
 def models():
     source = InMemory(torch.randn(4, 5, 4, 4), torch.randint(0, 3, (4, 16, 16)))
     about = {"task": "segmentation", "n_classes": 3, "shape": (5, 4, 4)}
+    statistics = moments(source.inputs).mean(0)
     return {
         "logreg": logreg.Head().fit(*data()),
         "mlp": mlp.Head(hidden=(16, 8), epochs=5).fit(*data()),
-        "conv": conv.Head(width=64, epochs=1).fit(source, source, **about),
+        "conv": conv.Head(width=64, epochs=1).fit(source, source, statistics, **about),
     }
 
 

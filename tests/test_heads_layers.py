@@ -9,8 +9,8 @@ from scipy.special import softmax
 from torch import nn
 
 from samtl.heads import conv, vit
-from samtl.heads.layers import Block, ChannelNorm, Dropout, Stem, cross_entropy_dice
-from samtl.heads.trainer import isolated
+from samtl.heads.training.layers import Block, ChannelNorm, Dropout, Stem, cross_entropy_dice
+from samtl.heads.training.trainer import isolated
 from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

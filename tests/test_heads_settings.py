@@ -14,6 +14,7 @@ from toys import stripes
 
 from samtl import registry
 from samtl.errors import InputError
+from samtl.experiment import features, sources
 from samtl.experiment.fit import configured, fit_head
 from samtl.heads import conv, knn, logreg, mlp
 from samtl.heads.io import load
@@ -110,6 +111,23 @@ def test_weights_of_classes_are_the_same_in_a_shared_pass(store, tmp_path):
     assert alone.path.name == one.path.name
     tensors = [(run.path / "head.safetensors").read_bytes() for run in (one, alone)]
     assert tensors[0] == tensors[1]
+
+
+def test_class_weights_do_not_read_the_store_once_more(store, monkeypatch):
+    monkeypatch.setattr(sources, "held_in_memory", lambda *arguments: False)
+    read, original = [], features.read_features
+
+    def counted(store, array, rows):
+        read.append(len(rows))
+        return original(store, array, rows)
+
+    monkeypatch.setattr(features, "read_features", counted)
+    sums = []
+    for weights in (None, "balanced"):
+        fit_head(store, "conv", params={"width": 4, "epochs": 1, "class_weights": weights})
+        sums.append(sum(read))
+        read.clear()
+    assert sums[0] == sums[1] > 0
 
 
 def test_class_weights_are_for_classes():

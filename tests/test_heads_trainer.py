@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from samtl.errors import InputError
 from samtl.heads import mlp
-from samtl.heads import trainer as _train
-from samtl.heads.layers import Dropout
-from samtl.heads.trainer import InMemory, Recipe, Tally, Trainer, isolated, warm_epochs
+from samtl.heads.training import trainer as _train
+from samtl.heads.training.layers import Dropout
+from samtl.heads.training.trainer import InMemory, Recipe, Tally, Trainer, isolated, warm_epochs
 from samtl.images.transforms import IGNORE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,7 +17,7 @@ from samtl.encoders import compute
 from samtl.encoders.compute import resolve_compute
 from samtl.encoders.torch_encoder import TorchEncoder
 from samtl.errors import InputError
-from samtl.heads.trainer import InMemory, Recipe, Trainer
+from samtl.heads.training.trainer import InMemory, Recipe, Trainer
 
 CPU = torch.device("cpu")
 FLAGS = {"avx512_f": True, "avx512_bf16": True, "avx512_vnni": True}

@@ -13,7 +13,8 @@ from samtl import registry
 from samtl._runtime import parts
 from samtl.baselines.networks import BatchNorm
 from samtl.heads.base import PooledHead
-from samtl.heads.trainer import InMemory
+from samtl.heads.grid import moments
+from samtl.heads.training.trainer import InMemory
 
 HEADS = [
     (name, task)
@@ -80,7 +81,9 @@ def test_heads_do_not_depend_on_threads(name, task, divided, precision):
             InMemory(torch.from_numpy(X[part]), torch.from_numpy(y[part]))
             for part in (slice(0, 50), slice(50, None))
         )
-        model.fit(training, held, task=task, n_classes=3, shape=shape)
+        model.fit(
+            training, held, moments(training.inputs).mean(0), task=task, n_classes=3, shape=shape
+        )
         return model, model.predict_proba(X[:7])
 
     require_equal(outcomes(fit))

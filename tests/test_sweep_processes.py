@@ -129,7 +129,7 @@ SCRIPT = f"""
     import os, sys
     os.fsync = lambda descriptor: None
     os.sched_getaffinity = lambda process: {{0, 1}}  # a thread for each worker
-    from samtl.heads import trainer
+    from samtl.heads.training import trainer
     trainer.WARM_SAMPLES = 30
     from samtl.sweep import plan
     plan.MOST_KNOWN = 1.0

@@ -39,11 +39,6 @@ class Crops:
     centre: Tensor
     turn: Tensor
 
-    def to_image(self, points: Tensor) -> Tensor:
-        """Turn points of the views, (batch, n, 2), into points of their images."""
-        turned = points @ self.turn.transpose(1, 2)
-        return self.side[:, None, None] * turned + self.centre[:, None]
-
     def from_image(self, points: Tensor) -> Tensor:
         """Turn points of the images, (batch, n, 2), into points of their views."""
         return (points - self.centre[:, None]) / self.side[:, None, None] @ self.turn

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from samtl.baselines.networks import NetworkBaseline, convolution
 from samtl.heads.base import check_ranges
-from samtl.heads.layers import Dropout
+from samtl.heads.training.layers import Dropout
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class Baseline(NetworkBaseline):
     """Four stages of 3 x 3 convolutions, 32, 64, 128 and 256 wide, each at half the resolution of the last.
 
@@ -33,11 +32,6 @@ class Baseline(NetworkBaseline):
     epochs: int = 25
     batch_size: int = 128
     lr: float = 2e-3
-    weight_decay: float = 0.05
-    patience: int = 8
-    precision: str = "auto"
-    class_weights: str | None = None
-    random_state: Any = 0
 
     tasks = ("classification",)
 

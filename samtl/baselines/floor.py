@@ -14,16 +14,7 @@ from samtl._runtime import prefetch
 from samtl.baselines.base import PixelBaseline, Predictions, blank_linear, fit_linear
 from samtl.baselines.pixels import Pixel, Rows, read_image, read_mask
 from samtl.datasets import Dataset
-from samtl.heads.base import (
-    Features,
-    Floats,
-    Layout,
-    OnEvent,
-    check_ranges,
-    moments,
-    reciprocal,
-    scaled,
-)
+from samtl.heads.base import Features, Floats, Layout, OnEvent, check_ranges, scaled, standard
 from samtl.images.bands import statistics_of
 from samtl.images.codecs import statistics
 from samtl.images.transforms import IGNORE, resize_longest_side
@@ -121,8 +112,7 @@ class Baseline(PixelBaseline):
         self._find_neighbours()
 
     def _find_neighbours(self) -> None:
-        mean, deviation = moments(self._features)
-        self._scaling = mean, reciprocal(deviation)
+        self._scaling = standard(self._features)
         votes = self.task_ == "classification"
         kind = KNeighborsClassifier if votes else KNeighborsRegressor
         knn = kind(min(self.neighbours, len(self._codes)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from samtl.baselines.pixels import Pixels, Rows, squares
 from samtl.datasets import Dataset
 from samtl.heads.base import OnEvent, check_ranges
 from samtl.heads.grid import largest
-from samtl.heads.network import Network
+from samtl.heads.training.network import Network
 from samtl.images.transforms import PIXEL_MEAN, PIXEL_STD, resized_shape
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class NetworkBaseline(PixelBaseline, Network):
     """A convolutional network, trained from scratch.
 
@@ -29,7 +31,7 @@ class NetworkBaseline(PixelBaseline, Network):
     image_size : int
         Longest side that images are resized to, a multiple of 32.
     epochs, batch_size, lr, weight_decay, patience, precision, class_weights, random_state
-        See `samtl.heads.network.Network`.
+        See `samtl.heads.training.network.Network`.
     """
 
     facts = ("task_", *Network.facts)

@@ -17,7 +17,7 @@ from torch import Tensor
 from samtl._runtime import prefetch
 from samtl.datasets import Dataset
 from samtl.errors import InputError
-from samtl.heads.trainer import in_order
+from samtl.heads.training.trainer import in_order
 from samtl.images.codecs import BadImage
 from samtl.images.masks import check_mask
 from samtl.images.transforms import PIXEL_MEAN, mask_square, resize_longest_side
@@ -60,7 +60,7 @@ def square(pixels: Pixel, size: int) -> Pixel:
 
 
 class Pixels:
-    """Batches for the training loop: see `samtl.heads.trainer.Source`.
+    """Batches for the training loop: see `samtl.heads.training.trainer.Source`.
 
     Inputs are (batch, 3, size, size) uint8, channels last in memory; the model normalises them. Targets are int64:
     labels (batch,), or masks (batch, size, size) with 255 to be ignored. Images are decoded once if all their pixels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from samtl.heads.base import check_ranges
 LEVELS = 5
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class Baseline(NetworkBaseline):
     """The UNet of Ronneberger et al. 2015 (arXiv 1505.04597), half as wide as there.
 
@@ -36,11 +35,7 @@ class Baseline(NetworkBaseline):
     epochs: int = 60
     batch_size: int = 8
     lr: float = 1e-3
-    weight_decay: float = 0.05
     patience: int = 10
-    precision: str = "auto"
-    class_weights: str | None = None
-    random_state: Any = 0
 
     tasks = ("segmentation",)
 

@@ -23,31 +23,12 @@ from samtl.errors import InputError
 def resolve(
     spec: str | Dataset | MapStyle, root: str | Path | None = None, *, download: bool = True
 ) -> Dataset:
-    """List a dataset.
+    """List a dataset in natural order: class by class, files by number. Nothing is decoded yet.
 
-    Parameters
-    ----------
-    spec : str, Dataset or map-style data set
-        `NAME` or `NAME:ARGUMENT`, such as `eurosat`, `folder:PATH`, `masks:PATH` or `synthetic:100`; a dataset is
-        returned as it is, and what gives samples by their number is listed by `from_torch`.
-    root : str or Path, optional
-        The folder or archive of the data.
-    download : bool
-        Whether a dataset that is not on this machine may be downloaded.
-
-    Returns
-    -------
-    Dataset
-        In natural order: class by class, files by number. Nothing is decoded yet.
-
-    Raises
-    ------
-    UnknownName
-        If no dataset has that name.
-    InputError
-        If the data are missing or have another layout.
-    ResourceError
-        If a download fails.
+    `spec` is `NAME` or `NAME:ARGUMENT`, such as `eurosat`, `folder:PATH`, `masks:PATH` or `synthetic:100`; a dataset is
+    returned as it is, and what gives samples by their number is listed by `from_torch`. `root` is the folder or archive
+    of the data. Raises UnknownName if no dataset has that name, InputError if the data are missing or have another
+    layout, or must be downloaded and may not be, and ResourceError if a download fails.
     """
     spec = str(spec) if isinstance(spec, Path) else spec
     if not isinstance(spec, str):

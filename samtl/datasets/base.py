@@ -142,12 +142,16 @@ class Dataset:
         every = (self.name, self.note, *self.parts, *texts)
         if foreign := [text for text in every if not isinstance(text, str)]:
             raise InputError(f"the dataset must have names that are text, not {foreign[0]!r}")
-        unprintable = next(filter(_UNPRINTABLE.search, texts), None)
+        found = _UNPRINTABLE.search("".join(texts))
+        unprintable = found and next(filter(_UNPRINTABLE.search, texts))
         # Names that look alike are one class that was written in two ways.
         looks: dict[str, list[str]] = {}
         for name in self.classes:
             looks.setdefault(unicodedata.normalize("NFC", name).strip().casefold(), []).append(name)
         alike = [names for names in looks.values() if len(names) > 1]
+        bad = None  # an id that is there twice, or empty
+        if len({*self.sample_ids, ""}) <= n:
+            bad = Counter([*self.sample_ids, *[""] * ("" in self.sample_ids)]).most_common(1)[0][0]
         allowed, odd = _ALLOWED[self.task]
         strange = [label for label in dict.fromkeys(self.labels) if not allowed(label, count)]
         rules = {
@@ -157,8 +161,7 @@ class Dataset:
             "a name for each class": "" not in looks,
             "classes that differ by more than upper and lower case and spaces around them, not "
             f"{', '.join(map(ascii, (*alike, ())[0]))}: make them one": not alike,
-            f"each image once and named, not {_twice(self.sample_ids)}": len({*self.sample_ids, ""})
-            == n + 1,
+            f"each image once and named, not {bad!a}": bad is None,
             "a function that reads an image": callable(self.read),
             f"{odd.format(count - 1)}, not {strange[:3]}": not strange,
             f"one class, named like its numbers, not {count}": self.task != "regression"
@@ -280,12 +283,6 @@ class Dataset:
             ignored=float(pixels[IGNORE] / max(1, pixels.sum())),
             empty=empty,
         )
-
-
-def _twice(names: Sequence[str]) -> str:
-    """Show the first name that occurs several times or is empty."""
-    counts = Counter(names).items()
-    return next((f"{name!a} {count} times" for name, count in counts if count > 1), "''")
 
 
 #: For each task, whether something may be a label beside so many classes, and what it may be.

@@ -14,7 +14,7 @@ from pathlib import Path
 from samtl import _download
 from samtl.datasets.base import Dataset
 from samtl.datasets.files.archive import named, open_tree
-from samtl.datasets.files.listing import Tree
+from samtl.datasets.files.listing import Tree, some
 from samtl.errors import InputError
 from samtl.images.bands import BYTES, RGB
 
@@ -113,7 +113,7 @@ def _class_folders(tree: Tree, archive: Archive) -> tuple[str, list[str]]:
         if COUNTS.keys() & set(found):
             if unknown := sorted(set(found) - COUNTS.keys()):
                 raise InputError(
-                    f"{tree.path} has class folders that EuroSAT has not: {', '.join(unknown[:5])}; {archive.layout}. "
+                    f"{tree.path} has class folders that EuroSAT has not: {some(unknown)}; {archive.layout}. "
                     "Images of your own are read with --dataset folder:PATH"
                 )
             return level and f"{level}/", found

@@ -94,10 +94,20 @@ def _tops(path: Path, folders: list[str]) -> list[str]:
 
 
 def _labelled(tree: FolderTree, tops: list[str], classes: list[str]) -> tuple[list[str], list[int]]:
-    """List the ids and the labels of all images."""
+    """List the ids and the labels of all images; each part must have the same classes, and no image beside them."""
     ids, labels = list[str](), list[int]()
     for top in tops:
-        _require_classes(tree, top, classes)
+        found, loose = tree.folders(top), tree.images(top, deep=False)
+        if found != classes or len(found) < 2:
+            raise InputError(
+                f"the parts of {str(tree.path)!r} must have the same classes, at least two: {top!r} has {found}, "
+                f"another has {classes}; {_LAYOUT}"
+            )
+        if loose:
+            raise InputError(
+                f"{str(tree.path / top)!r} has images beside its class folders ({len(loose)}, such as {loose[0]!a}), "
+                f"whose class is unknown; {_LAYOUT}"
+            )
         for label, name in enumerate(classes):
             folder = f"{top}/{name}".strip("/")
             files = tree.images(folder)
@@ -124,18 +134,3 @@ def _readings(ids: list[str], classes: list[str], tops: list[str], parted: bool)
     deeper = sorted({folders[depth] for folders in names if len(folders) > depth})
     if deeper:
         yield f"folders in class folders belong to the class: {some(deeper, LISTED)}"
-
-
-def _require_classes(tree: FolderTree, top: str, classes: list[str]) -> None:
-    """Require that the class folders in a part are those of the others, with no image beside them."""
-    found, loose = tree.folders(top), tree.images(top, deep=False)
-    if found != classes or len(found) < 2:
-        raise InputError(
-            f"the parts of {str(tree.path)!r} must have the same classes, at least two: {top!r} has {found}, another "
-            f"has {classes}; {_LAYOUT}"
-        )
-    if loose:
-        raise InputError(
-            f"{str(tree.path / top)!r} has images beside its class folders ({len(loose)}, such as {loose[0]!a}), whose "
-            f"class is unknown; {_LAYOUT}"
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +26,10 @@ from samtl.errors import InputError
 
 _LAYOUT = (
     "expected is a folder, or a zip of one, with images in PATH/images (or image, img, sat, input) and masks of the "
-    "same names but for the suffix in PATH/masks (or mask, labels, label, map, gt, output); or PATH/train, PATH/val "
-    "and PATH/test of these, or with PATH/train_labels beside PATH/train; or files side by side as a_sat.jpg, "
-    "a_mask.png"
+    "same names, but for the suffix and ends such as _mask, in PATH/masks (or mask, labels, label, map, gt, output); "
+    "or PATH/train, PATH/val and PATH/test of these, or with PATH/train_labels beside PATH/train; or files side by "
+    "side as a_sat.jpg, a_mask.png"
 )
-_COLOUR = re.compile("#[0-9a-f]{6}")
 _VALUES = ("ignore", "foreground", "classes")  # options that name values
 _OPTIONS = BANDS | {
     "stem": "REGEX that finds in an image's name what its mask's name has too",
@@ -89,54 +87,47 @@ def _coding(options: dict[str, str]) -> tuple[Coding, str]:
     if "foreground" in options and "classes" in options:
         raise InputError("masks take foreground= (two classes) or classes= (any number), not both")
     texts = {option: options[option].split(",") for option in _VALUES if option in options}
-    names: list[str] = []
-    if "classes" in options:
-        pairs = [part.partition(":") for part in texts["classes"]]
-        names = [name.strip() for name, _, _ in pairs]
-        texts["classes"] = [value if colon else f"{i}" for i, (_, colon, value) in enumerate(pairs)]
-    colours = _colours(texts)
-    values = {option: _values(option, found, colours) for option, found in texts.items()}
-    ignore, named = values.pop("ignore", []), next(iter(values.values()), [])
-    coding = light("foreground", ignore)
-    if "foreground" in options:
-        coding = coded(coding.classes, lambda value: int(value in named), ignore)
-    elif names:
-        if not 2 <= len({*names} - {""}) == len({*named}) == len(names) <= IGNORE:
-            raise InputError(
-                f"classes= names 2 to {IGNORE} classes, the background first, each name and each value once, as in "
-                f"classes=background:0,road:255; got {options['classes']!r}"
-            )
-        index = {value: i for i, value in enumerate(named)}
-        coding = coded(names, lambda value: index.get(value, -1), ignore)
-    if both := sorted(set(named) & set(ignore)):
+    named = [part.partition(":") for part in texts.get("classes", ())]
+    names = [name.strip() for name, _, _ in named]
+    texts["classes"] = [value if colon else f"{i}" for i, (_, colon, value) in enumerate(named)]
+    values = {option: [_value(text) for text in texts.get(option, ())] for option in _VALUES}
+    meant = [*values["classes"], *values["foreground"]]
+    if named and not 2 <= len({*names} - {""}) == len({*meant}) == len(names) <= IGNORE:
         raise InputError(
-            f"a mask's value is a class or ignored, but {(*colours, *range(256))[both[0]]} is given for both"
+            f"classes= names 2 to {IGNORE} classes, the background first, each name and each value once, as in "
+            f"classes=background:0,road:255; got {options['classes']!r}"
         )
+    if both := [value for value in meant if value in values["ignore"]]:
+        raise InputError(f"a mask's value is a class or ignored, but {both[0]} is given for both")
+    every = {*meant, *values["ignore"]}
+    colours = tuple(sorted(value for value in every if isinstance(value, str)))
+    if colours and not (named and len(colours) == len(every) <= 256):
+        raise InputError(
+            "masks have values or colours, not both: name each colour, up to 256, in classes= or ignore="
+        )
+    number = {value: i for i, value in enumerate(colours or range(256))}
+    ignore = [number[value] for value in values["ignore"]]
+    index = {number[value]: i for i, value in enumerate(values["classes"])}
+    coding = light("foreground", ignore)
+    if named:
+        coding = replace(coded(names, lambda i: index.get(i, -1), ignore), colours=colours)
+    elif "foreground" in options:
+        coding = coded(coding.classes, lambda i: int(i in values["foreground"]), ignore)
     if coding == light("foreground"):
         return coding, ""
     # Masks that are read in another way make another dataset, and so another store.
-    coding = replace(coding, colours=colours)
     written = repr(coding) + "".join(colours)
     return coding, f"-coding-{hashlib.sha256(written.encode()).hexdigest()[:8]}"
 
 
-def _colours(texts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the colours that options name; InputError if some name colours and others numbers."""
-    every = [text.strip().lower() for found in texts.values() for text in found]
-    colours = tuple(dict.fromkeys(text for text in every if _COLOUR.fullmatch(text)))
-    if colours and not ({*every} == {*colours} and "classes" in texts and len(colours) <= 256):
-        raise InputError(
-            "masks have values or colours, not both: name each colour, up to 256, in classes= or ignore="
-        )
-    return colours
-
-
-def _values(option: str, texts: Sequence[str], colours: Sequence[str]) -> list[int]:
-    """Read values of masks; those of colours are their numbers."""
-    if colours:
-        return [colours.index(text.strip().lower()) for text in texts]
-    if not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", t, re.ASCII) and int(t) < 256 for t in texts):
-        raise InputError(
-            f"{option}= takes values from 0 to 255, or colours as #ff0000, separated by commas, got {','.join(texts)!r}"
-        )
-    return [int(text) for text in texts]
+def _value(text: str) -> int | str:
+    """Read a value of masks, or a colour."""
+    value = text.strip().lower()
+    if re.fullmatch("#[0-9a-f]{6}", value):
+        return value
+    if re.fullmatch("[0-9]{1,3}", value) and int(value) < 256:
+        return int(value)
+    raise InputError(
+        f"foreground=, classes= and ignore= take values from 0 to 255, or colours as #ff0000, separated by commas, got "
+        f"{text!r}"
+    )

@@ -220,31 +220,31 @@ def _batches(
 
 
 def encoded(encoder: Encoder, items: Sequence[Decoded], tiers: Sequence[str]) -> list[Decoded]:
-    """Put what the encoder makes of images in the place of their pixels, and mark those for which it is not finite."""
+    """Put what the encoder makes of images in the place of their pixels."""
     pixels = [item.pixels for item in items if item.pixels is not None]
     outputs = encoder.encode(pixels, tiers) if pixels and tiers else {}
-    number, found = itertools.count(), []
-    for item in items:
-        if item.pixels is not None:
-            at = next(number)
-            arrays = {name: output[at] for name, output in outputs.items()}
-            item = replace(item, pixels=None, outputs=arrays)
-            if not all(bool(np.isfinite(array).all()) for array in arrays.values()):
-                reason = "the encoder gave NaN or infinity for this image"
-                item = replace(item, code="nonfinite", reason=reason)
-        found.append(item)
-    return found
+    rows = ({name: output[i] for name, output in outputs.items()} for i in itertools.count())
+    return [
+        item if item.pixels is None else replace(item, pixels=None, outputs=next(rows))
+        for item in items
+    ]
 
 
 def _encoded(
     encoder: Encoder, batches: Iterator[_Batch], tiers: Sequence[str], threads: int
 ) -> Generator[_Batch, None, None]:
-    """Yield batches with what the encoder makes of them."""
+    """Yield batches with what the encoder makes of them; images for which it is not finite are bad."""
 
     def encode(batch: _Batch) -> _Batch:
         wanted = [name for name in tiers if any(name in block.arrays for block, _ in batch)]
         blocks, items = zip(*batch, strict=True)
-        return list(zip(blocks, encoded(encoder, items, wanted), strict=True))
+        found = encoded(encoder, items, wanted)
+        for i, item in enumerate(found):
+            arrays = (item.outputs[name] for name in wanted if name in item.outputs)
+            if not all(bool(np.isfinite(array).all()) for array in arrays):
+                reason = "the encoder gave NaN or infinity for this image"
+                found[i] = replace(item, code="nonfinite", reason=reason)
+        return list(zip(blocks, found, strict=True))
 
     if threads:
         yield from prefetch(encode, batches, threads, depth=threads + 1)

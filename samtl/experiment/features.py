@@ -21,7 +21,7 @@ from samtl._runtime import prefetch
 from samtl._runtime.parts import one_thread
 from samtl.errors import InputError
 from samtl.heads.grid import UPSAMPLING, moments
-from samtl.heads.trainer import in_order
+from samtl.heads.training.trainer import in_order
 from samtl.splits.split import Rows
 from samtl.store.format import BLOCK_ROWS
 from samtl.store.reader import Store
@@ -93,7 +93,7 @@ class Pool:
 
 @dataclass
 class Feed:
-    """A source of batches for the training loop: see `samtl.heads.trainer.Source`.
+    """A source of batches for the training loop: see `samtl.heads.training.trainer.Source`.
 
     Nothing but `rows` is read of the store; if `held`, once, and kept in memory.
     """

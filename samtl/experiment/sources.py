@@ -146,10 +146,10 @@ class Data:
         validating = Feed(store, array, split.validation, targets, held)
         clock.start("fit")
         about: dict[str, Any] = {"task": store.task, "n_classes": len(store.classes)}
-        shape = store.shape(array)[1:]
+        about |= {"shape": store.shape(array)[1:], "codes": labels[split.train]}
         first = moments_of(store, array, split.train[:STATISTICS_ROWS])
-        about["statistics"] = torch.stack([*first]).mean(0)
-        head.fit(training, validating, **about, shape=shape, on_event=clock.on_event)
+        statistics = torch.stack([*first]).mean(0)
+        head.fit(training, validating, statistics, **about, on_event=clock.on_event)
         return {}
 
     def answers(self, head: Head, name: str, rows: Rows, clock: Clock) -> Iterator[Answers]:

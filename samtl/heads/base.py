@@ -8,6 +8,7 @@ says whether that is worth it for n training samples. A head without `start_from
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from samtl._runtime import Note
 from samtl.errors import InputError
@@ -79,12 +81,10 @@ def _told(event: Epoch | Candidate) -> str:
 
 #: From what a model computes, (n, K), to what it says.
 LINKS: dict[str, Callable[[Any], Any]] = {
-    "classification": lambda scores: softmax(scores, axis=1),  # which sum to 1 along axis 1
-    "segmentation": lambda scores: softmax(scores, axis=1),
+    **dict.fromkeys(("classification", "segmentation"), functools.partial(softmax, axis=1)),
     "multilabel": expit,
     "regression": lambda scores: scores,
 }
-
 
 OnEvent = Callable[[Epoch | Candidate | Note], None]
 
@@ -232,6 +232,42 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
         """Compute unnormalised log-probabilities, (n, F) to (n, K)."""
 
 
+class LinearHead(PooledHead):
+    """A linear function of scaled features.
+
+    Attributes
+    ----------
+    coef_ : (K, F) or, of a number, (F,) float64
+        Weights of the scaled features, one row for each class, also of two classes.
+    intercept_ : (K,) float64
+    mean_, factor_ : (F,) float64
+        Features are scaled as (X - mean_) * factor_; the factor of a constant column is 0.
+    """
+
+    coef_: Floats
+    intercept_: Floats
+    mean_: Floats
+    factor_: Floats
+
+    def _logits(self, X: Features) -> Floats:
+        with threadpool_limits(1, "blas"):
+            scaled = (X - self.mean_) * self.factor_
+            return np.asarray(scaled @ np.atleast_2d(self.coef_).T + self.intercept_)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        return {role: getattr(self, f"{role}_") for role in ("mean", "factor", "coef", "intercept")}
+
+    def layout(self) -> Layout:
+        k, f = len(self.classes_), self.n_features_in_
+        coef = (f,) if self.task_ == "regression" else (k, f)
+        shapes = {"mean": (f,), "factor": (f,), "coef": coef, "intercept": (k,)}
+        return {role: ("float64", shape) for role, shape in shapes.items()}
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        for role, array in tensors.items():
+            setattr(self, f"{role}_", array)
+
+
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "positive": ("a finite number above 0", lambda value: value > 0),
     "not negative": ("a finite number not below 0", lambda value: value >= 0),
@@ -321,6 +357,12 @@ def moments(X: Features) -> tuple[Floats, Floats]:
     deviation = np.sqrt(square / len(X))
     deviation[deviation <= np.finfo(np.float32).eps * abs(mean)] = 0
     return mean, deviation
+
+
+def standard(X: Features) -> tuple[Floats, Floats]:
+    """Compute mean and reciprocal deviation of each column, which standardise it, (n, F) to (F,) and (F,)."""
+    mean, deviation = moments(X)
+    return mean, reciprocal(deviation)
 
 
 def reciprocal(deviation: Floats) -> Floats:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from samtl.heads.grid import GridHead
-from samtl.heads.layers import ChannelNorm, Dropout, Stem, upsampler
+from samtl.heads.training.layers import ChannelNorm, Dropout, Stem, upsampler
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

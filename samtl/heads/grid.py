@@ -19,9 +19,9 @@ from torch.nn.functional import interpolate
 from samtl._runtime import parts
 from samtl.errors import InputError
 from samtl.heads.base import LINKS, Floats, OnEvent, check_ranges, numbered
-from samtl.heads.layers import Stem
-from samtl.heads.network import Network
-from samtl.heads.trainer import Source, Trainer
+from samtl.heads.training.layers import Stem
+from samtl.heads.training.network import Network
+from samtl.heads.training.trainer import Source, Trainer
 
 STATISTICS_ROWS = 1024  # rows of the training part that channel means are taken over
 UPSAMPLING = 4  # resolution of a predicted mask, in multiples of the embedding's
@@ -32,7 +32,7 @@ class GridHead(Network):
     """A network on grids of features, (channels, side, side) for each sample; `classes_` are 0 to K - 1.
 
     Channels are standardised by their mean and deviation over the training part. Parameters that are None have the
-    task's `defaults`; see `samtl.heads.network.Network`.
+    task's `defaults`; see `samtl.heads.training.network.Network`.
     """
 
     #: The store's array that each task reads.
@@ -47,14 +47,6 @@ class GridHead(Network):
 
     width: int
     dropout: float = 0.2
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    weight_decay: float = 0.05
-    patience: int = 8
-    precision: str = "auto"
-    class_weights: str | None = None
-    random_state: Any = 0
 
     @abstractmethod
     def _classifier(self, channels: int, side: int, n_classes: int) -> nn.Module:
@@ -84,11 +76,12 @@ class GridHead(Network):
         self,
         training: Source,
         validation: Source,
+        statistics: Tensor,
         *,
         task: str,
         n_classes: int,
         shape: Sequence[int],
-        statistics: Tensor | None = None,
+        codes: NDArray[Any] | None = None,
         on_event: OnEvent | None = None,
     ) -> Self:
         """Train, with early stopping on the validation part.
@@ -101,22 +94,17 @@ class GridHead(Network):
         training, validation : Source
             Batches of inputs, (batch, channels, side, side) float16 or float32, and targets, int64: class indices
             (batch,), 0 or 1 for each class (batch, K), or masks (batch, 4 side, 4 side) in which 255 is ignored.
+        statistics : (2, channels) Tensor of float64
+            Mean of the `moments` of training samples.
         task : {"classification", "multilabel", "segmentation"}
         n_classes : int
         shape : (channels, side, side)
-        statistics : (2, channels) Tensor, optional
-            As for `begin`; by default of the first rows of the training part.
+        codes : (n,) int, optional
+            The classes of the training samples, which class weights need.
         on_event : callable, optional
             Called with each `Epoch`.
         """
-        self._check()
-        self.adopt(task, list(range(n_classes)), shape)
-        if statistics is None:
-            statistics = self._statistics(training)
-        codes = None
-        if self.class_weights:
-            size = self._chosen("batch_size", task)
-            codes = np.concatenate([targets.numpy() for _, targets in training.batches(size, None)])
+        self.adopt(task, range(n_classes), shape)
         trainer = self.begin(len(training), statistics, on_event, codes)
         return self.finish(trainer.run(training, validation))
 
@@ -127,10 +115,9 @@ class GridHead(Network):
         on_event: OnEvent | None = None,
         codes: NDArray[Any] | None = None,
     ) -> Trainer:
-        """Build the network and its trainer, after `adopt`; call `finish` once the trainer is finished.
+        """Build the network and its trainer for n training samples, after `adopt`.
 
-        `n` is the number of training samples; `statistics` are the mean of their `moments`, (2, channels) float64;
-        `codes` are their classes, (n,), which class weights need.
+        The other parameters are those of `fit`; call `finish` once the trainer is finished.
         """
         self._check()
         trainer = self._begin(n, int(self.random_state or 0), on_event, codes)
@@ -201,17 +188,6 @@ class GridHead(Network):
         build = self._segmenter if self.task_ == "segmentation" else self._classifier
         return _Cast(build(channels, side, len(self.classes_)), self.shape_)
 
-    def _statistics(self, training: Source) -> Tensor:
-        """Compute `moments` over the first rows, which are in random order in a store."""
-        total, samples = torch.zeros(2, self.shape_[0], dtype=torch.float64), 0
-        for inputs, _ in training.batches(self._chosen("batch_size", self.task_), None):
-            _require_shape(inputs.shape, self.shape_)
-            total += moments(inputs).sum(0)
-            samples += len(inputs)
-            if samples >= STATISTICS_ROWS:
-                break
-        return total / samples
-
 
 def moments(rows: Tensor) -> Tensor:
     """Compute mean and mean square of each channel, (n, channels, side, side) to (n, 2, channels) float64."""
@@ -233,13 +209,6 @@ def largest(scores: Tensor, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     return classes.numpy()
 
 
-def _require_shape(got: Sequence[int], shape: tuple[int, ...]) -> None:
-    if tuple(got[1:]) != shape:
-        raise InputError(
-            f"this head takes features of shape {shape}, one for each sample, got {tuple(got[1:])}"
-        )
-
-
 class _Cast(nn.Module):
     """Converts stored float16 to the dtype of products and to channels-last, and refuses samples of another shape."""
 
@@ -249,7 +218,10 @@ class _Cast(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        _require_shape(x.shape, self.shape)
+        if tuple(x.shape[1:]) != self.shape:
+            raise InputError(
+                f"this head takes features of shape {self.shape}, one for each sample, got {tuple(x.shape[1:])}"
+            )
         mixed = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if mixed else torch.float32
         return self.network(x.to(dtype, memory_format=torch.channels_last))  # type: ignore[no-any-return]

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
@@ -20,9 +19,8 @@ from samtl.heads.base import (
     PooledHead,
     Rows,
     check_ranges,
-    moments,
-    reciprocal,
     scaled,
+    standard,
 )
 
 TRIED = (1, 3, 5, 9, 15, 25)
@@ -62,27 +60,27 @@ class Head(PooledHead):
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:
         self.neighbours_ = min(self.neighbours or _UNJUDGED, len(X))
+        self.curves_ = {"neighbours": [], "validation_loss": [], "validation_accuracy": []}
         tried = [count for count in TRIED if count <= len(train)]
-        losses: list[float] = []
-        hits: list[float] = []
-        for count in tried if self.neighbours is None and len(held) else ():
-            self._remember(X[train], codes[train], count)
-            logits = self._logits(X[held])
-            chances = softmax(logits, axis=1)[np.arange(len(held)), codes[held]]
-            losses.append(float(-np.log(chances).mean()))
-            hits.append(float((logits.argmax(axis=1) == codes[held]).mean()))
-        if losses:
-            self.neighbours_ = tried[int(np.argmin(losses))]
+        if self.neighbours is None and len(held):
+            self._remember(X[train], codes[train], tried[-1])
+            with threadpool_limits(1):
+                near = self._voting.kneighbors(scaled(X[held], *self._scaling))[1]
+            nth, votes = np.arange(len(held)), np.full((len(held), len(self.classes_)), 0.5)
+            for count, column in enumerate(codes[train][near].T, 1):
+                votes[nth, column] += 1
+                if count in tried:
+                    losses = -np.log(votes[nth, codes[held]] / votes.sum(1))
+                    right = votes.argmax(axis=1) == codes[held]
+                    figures = count, float(losses.mean()), float(right.mean())
+                    for curve, figure in zip(self.curves_.values(), figures, strict=True):
+                        curve.append(figure)
+            self.neighbours_ = tried[int(np.argmin(self.curves_["validation_loss"]))]
         self._remember(X, codes, self.neighbours_)
-        tried = tried[: len(losses)]
-        self.curves_ = {
-            "neighbours": tried, "validation_loss": losses, "validation_accuracy": hits
-        }  # fmt: skip
 
     def _remember(self, X: Features, codes: Rows, neighbours: int) -> None:
         self._features, self._codes, self.n_samples_ = X, codes, len(X)
-        mean, deviation = moments(X)
-        self._scaling = mean, reciprocal(deviation)
+        self._scaling = standard(X)
         self._voting = KNeighborsClassifier(neighbours, algorithm="brute")
         self._voting.fit(scaled(X, *self._scaling), codes)
 

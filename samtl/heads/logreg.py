@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
@@ -17,9 +15,8 @@ from samtl.heads.base import (
     Candidate,
     Features,
     Floats,
-    Layout,
+    LinearHead,
     OnEvent,
-    PooledHead,
     Rows,
     balanced,
     check_choice,
@@ -32,11 +29,10 @@ GRID = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # C from 1e-4 to 1e3 
 SEARCH_TOL, SEARCH_ITER = 1e-5, 200
 _SLOW = 2**30  # products in one pass over the features
 RISES = 2  # worse candidates in a row after which weaker penalties are not tried
-_ROLES = ("mean", "factor", "coef", "intercept")
 
 
 @dataclass(eq=False, repr=False)
-class Head(PooledHead):
+class Head(LinearHead):
     """Logistic regression with an L2 penalty on scaled features; the optimum is that of scikit-learn's.
 
     It is multinomial or, if several classes may apply, one for each class, all with the same penalty.
@@ -62,11 +58,8 @@ class Head(PooledHead):
 
     Attributes
     ----------
-    coef_ : (K, F) float64
-        Weights of the scaled features, one row for each class, also of two classes.
-    intercept_ : (K,) float64
-    mean_, factor_ : (F,) float64
-        Features are scaled as (X - mean_) * factor_.
+    coef_, intercept_, mean_, factor_
+        See `samtl.heads.base.LinearHead`.
     C_, scaling_ : float, str
         The chosen pair.
     n_iter_, converged_ : int, bool
@@ -145,22 +138,6 @@ class Head(PooledHead):
         self.coef_ = np.ascontiguousarray(found.coef)
         columns = Candidate.__dataclass_fields__
         self.curves_ = {name: [getattr(one, name) for one in tried] for name in columns}
-
-    def _logits(self, X: Features) -> Floats:
-        with threadpool_limits(1, "blas"):
-            return np.asarray(((X - self.mean_) * self.factor_) @ self.coef_.T + self.intercept_)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        return {role: getattr(self, f"{role}_") for role in _ROLES}
-
-    def layout(self) -> Layout:
-        k, f = len(self.classes_), self.n_features_in_
-        shapes = (f,), (f,), (k, f), (k,)
-        return {role: ("float64", shape) for role, shape in zip(_ROLES, shapes, strict=True)}
-
-    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        for role in _ROLES:
-            setattr(self, f"{role}_", tensors[role])
 
 
 def _search(

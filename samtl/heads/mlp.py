@@ -19,17 +19,16 @@ from samtl.heads.base import (
     PooledHead,
     Rows,
     check_ranges,
-    moments,
-    reciprocal,
+    standard,
 )
-from samtl.heads.layers import Dropout
-from samtl.heads.network import Network
-from samtl.heads.trainer import InMemory
+from samtl.heads.training.layers import Dropout
+from samtl.heads.training.network import Network
+from samtl.heads.training.trainer import InMemory
 
 _SCALE = "scale"
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class Head(PooledHead, Network):
     """Multi-layer perceptron.
 
@@ -55,9 +54,6 @@ class Head(PooledHead, Network):
     lr: float = 1e-3
     weight_decay: float = 1e-2
     patience: int = 10
-    precision: str = "auto"
-    class_weights: str | None = None
-    random_state: Any = 0
 
     _fewest = 16
     tiers: ClassVar[dict[str, str]] = dict.fromkeys(
@@ -75,10 +71,9 @@ class Head(PooledHead, Network):
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent
     ) -> None:
         trainer = self._begin(len(train), seed, on_event, codes[train])
-        mean, deviation = moments(X[train])
         standardised: Any = self._network.get_submodule("0")
-        standardised.mean.copy_(torch.from_numpy(mean))
-        standardised.factor.copy_(torch.from_numpy(reciprocal(deviation)))
+        for buffer, values in zip(standardised.buffers(), standard(X[train]), strict=True):
+            buffer.copy_(torch.from_numpy(values))
         if self.task_ == "regression":
             level, spread = codes[train].mean(), codes[train].std() or 1.0
             self._network.get_buffer(_SCALE).copy_(torch.tensor([level, spread]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,23 +14,20 @@ from samtl.heads.base import (
     Candidate,
     Features,
     Floats,
-    Layout,
+    LinearHead,
     OnEvent,
-    PooledHead,
     Rows,
     check_ranges,
-    moments,
-    reciprocal,
+    standard,
 )
 
 GRID = tuple(10.0 ** (step / 2) for step in range(-12, 7))  # from 1e-6 to 1e3 in half decades
 _UNJUDGED = 1.0  # the penalty if there is no validation part
 _AT_ONCE = 4096  # rows
-_ROLES = ("mean", "factor", "coef", "intercept")
 
 
 @dataclass(eq=False, repr=False)
-class Head(RegressorMixin, PooledHead):  # type: ignore[misc]
+class Head(RegressorMixin, LinearHead):  # type: ignore[misc]
     """Linear regression with an L2 penalty on standardised features.
 
     The penalty with the least mean squared error on the validation part wins, and is then used on training and
@@ -49,11 +45,8 @@ class Head(RegressorMixin, PooledHead):  # type: ignore[misc]
     ----------
     alpha_ : float
         The chosen one.
-    coef_ : (F,) float64
-        Weights of the scaled features.
-    intercept_ : (1,) float64
-    mean_, factor_ : (F,) float64
-        Features are scaled as (X - mean_) * factor_; the factor of a constant column is 0.
+    coef_, intercept_, mean_, factor_
+        See `samtl.heads.base.LinearHead`.
     """
 
     task_ = "regression"
@@ -82,7 +75,8 @@ class Head(RegressorMixin, PooledHead):  # type: ignore[misc]
             if len(held) and len(grid) > 1:
                 several = self._solve(X[train], codes[train], grid)
                 spread = codes[train].var() or 1.0
-                errors = self._values(X[held], several) - codes[held, None]
+                self.coef_ = several.T
+                errors = self._logits(X[held]) - codes[held, None]
                 losses = np.square(errors).mean(axis=0) / spread
                 self.alpha_ = grid[int(losses.argmin())]
                 for alpha, loss in zip(grid, losses.tolist(), strict=True):
@@ -93,9 +87,9 @@ class Head(RegressorMixin, PooledHead):  # type: ignore[misc]
         self.curves_ = {name: [getattr(one, name) for one in tried] for name in columns}
 
     def _solve(self, X: Features, y: Floats, alphas: tuple[float, ...]) -> Floats:
-        """Solve for some penalties: weights (F, penalties) of features that are scaled as `_values` does then."""
-        self.mean_, deviation = moments(X)
-        self.factor_, self.intercept_ = reciprocal(deviation), np.array([y.mean()])
+        """Solve for some penalties: weights (F, penalties) of features that are scaled as `_logits` does then."""
+        self.mean_, self.factor_ = standard(X)
+        self.intercept_ = np.array([y.mean()])
         gram, product = np.zeros((X.shape[1],) * 2), np.zeros(X.shape[1])
         for start in range(0, len(X), _AT_ONCE):
             rows = slice(start, start + _AT_ONCE)
@@ -106,21 +100,3 @@ class Head(RegressorMixin, PooledHead):  # type: ignore[misc]
         inverse = 1 / (np.maximum(spread, 0)[:, None] + np.array(alphas))
         weights: Floats = axes @ ((axes.T @ product)[:, None] * inverse)
         return weights
-
-    def _values(self, X: Features, weights: Floats) -> Floats:
-        values: Floats = ((X - self.mean_) * self.factor_) @ weights + self.intercept_
-        return values
-
-    def _logits(self, X: Features) -> Floats:
-        return self._values(X, self.coef_[:, None])
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        return {role: getattr(self, f"{role}_") for role in _ROLES}
-
-    def layout(self) -> Layout:
-        f = self.n_features_in_
-        return {role: ("float64", (1,) if role == "intercept" else (f,)) for role in _ROLES}
-
-    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        for role in _ROLES:
-            setattr(self, f"{role}_", tensors[role])

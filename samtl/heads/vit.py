@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from samtl.heads.base import check_ranges
 from samtl.heads.grid import GridHead
-from samtl.heads.layers import Block, ChannelNorm, Dropout, Stem, upsampler
+from samtl.heads.training.layers import Block, ChannelNorm, Dropout, Stem, upsampler
 
 PATCH = 2
 

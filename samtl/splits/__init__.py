@@ -8,29 +8,20 @@ Images cut from one scene look alike, and a head that was trained on one recogni
 groups are ranked, and none is divided between parts.
 """
 
-from samtl.splits.draw import fold, holdout
-from samtl.splits.given import SplitRecord, read_split, read_split_file, record_of, reuse
-from samtl.splits.spec import SplitSpec, leaks, parse, parse_many, resolve, select
-from samtl.splits.split import PARTS, VALIDATION_SHARE, Samples, Split, digest_of, require_usable
-
-__all__ = [
-    "PARTS",
-    "VALIDATION_SHARE",
-    "Samples",
-    "Split",
-    "SplitRecord",
-    "SplitSpec",
-    "digest_of",
-    "fold",
-    "holdout",
-    "leaks",
-    "parse",
-    "parse_many",
-    "read_split",
-    "read_split_file",
-    "record_of",
-    "require_usable",
-    "resolve",
-    "reuse",
-    "select",
-]
+from samtl.splits.draw import fold as fold
+from samtl.splits.draw import holdout as holdout
+from samtl.splits.given import SplitRecord as SplitRecord
+from samtl.splits.given import read_split as read_split
+from samtl.splits.given import read_split_file as read_split_file
+from samtl.splits.given import record_of as record_of
+from samtl.splits.given import reuse as reuse
+from samtl.splits.spec import leaks as leaks
+from samtl.splits.spec import parse as parse
+from samtl.splits.spec import parse_many as parse_many
+from samtl.splits.spec import resolve as resolve
+from samtl.splits.spec import select as select
+from samtl.splits.split import PARTS as PARTS
+from samtl.splits.split import VALIDATION_SHARE as VALIDATION_SHARE
+from samtl.splits.split import Samples as Samples
+from samtl.splits.split import Split as Split
+from samtl.splits.split import digest_of as digest_of

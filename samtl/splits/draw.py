@@ -20,7 +20,7 @@ from itertools import accumulate
 import numpy as np
 
 from samtl.errors import InputError
-from samtl.splits.split import VALIDATION_SHARE, Rows, Samples, Split, require_every_class
+from samtl.splits.split import VALIDATION_SHARE, Rows, Samples, Split, divided, require_every_class
 
 
 def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
@@ -30,11 +30,8 @@ def holdout(samples: Samples, share: float, seed: int = 0) -> Split:
     of the ranked groups are held out as bring the number of held-out samples closest to the share; classes are then not
     balanced, only checked to be in both parts.
 
-    Raises
-    ------
-    InputError
-        If the share leaves a part empty or without a class, there are fewer than 2 samples (of a class) or groups to
-        divide, or whole groups leave a part without a class.
+    Raises InputError if the share leaves a part empty or without a class, there are fewer than 2 samples (of a class)
+    or groups to divide, or whole groups leave a part without a class.
     """
     samples, rows = _joined(samples), samples.rows
     _require(samples, rows, 2, "a split")
@@ -59,11 +56,8 @@ def fold(samples: Samples, which: int, folds: int, seed: int = 0) -> Split:
     The ranked samples of one class after another are dealt to the folds in turn, so that neither folds nor a class in
     them differ by more than one sample. Each ranked group goes to the fold with the fewest samples so far.
 
-    Raises
-    ------
-    InputError
-        If there are fewer samples (of a class) or groups than folds, or fewer than 2 to train and validate on, or whole
-        groups leave a part without a class.
+    Raises InputError if there are fewer samples (of a class) or groups than folds, or fewer than 2 to train and
+    validate on, or whole groups leave a part without a class.
     """
     samples, rows = _joined(samples), samples.rows
     _require(samples, rows, folds, f"a split into {folds} folds")
@@ -148,14 +142,14 @@ def _require(samples: Samples, rows: Rows, n: int, purpose: str) -> None:
     """Raise InputError if rows cannot be divided into n parts that each have every class, or a group."""
     drawn = samples.distinct(rows)
     copies = len(drawn) < len(rows)
-    sizes = {f"{'different images' if copies else 'samples'} that can be used": len(drawn)}
+    one = "different images" if copies else "samples"
+    sizes = {f"{one} that can be used": len(drawn)}
     if samples.groups:
-        between = " without identical images between them" if copies else ""
+        between = " without identical images between them" * copies
         sizes[f"groups{between}"] = len(samples.group_sizes(rows))
     elif samples.task == "classification":
         found = samples.by_class(drawn).items()
-        what = "different images" if copies else "samples"
-        sizes |= {f"{what} of class {name!r}": len(members) for name, members in found}
+        sizes |= {f"{one} of class {name!r}": len(members) for name, members in found}
     for what, size in sizes.items():
         if size < n:
             finer = "remove copies of images" if copies else "group the images more finely"
@@ -210,9 +204,8 @@ def _line(samples: Samples, rows: Rows, purpose: str, seed: int) -> list[int]:
     halves; but the first of each class come first, and the last ones last.
     """
     place: dict[int, float] = {}
-    strata = samples.strata[rows]
-    for stratum in np.unique(strata):
-        ranked = _ranked(purpose, seed, samples.ids, rows[strata == stratum].tolist())
+    for members in divided(rows, samples.strata[rows]).values():
+        ranked = _ranked(purpose, seed, samples.ids, members.tolist())
         place |= {i: (j + 0.5) / len(ranked) for j, i in enumerate(ranked)}
         # A single one, which only a rare class of several for a sample can have, is for training.
         first = ranked[:1] if len(ranked) > 1 or purpose == "label" else []

@@ -92,11 +92,8 @@ def read_lists(prefix: str | Path) -> dict[str, list[str]]:
 def listed(samples: Samples, lists: Mapping[str, Sequence[str]], source: str, name: str) -> Split:
     """Split samples by lists of the names in each part, as `shipped` does; `source` says where they are from.
 
-    Raises
-    ------
-    InputError
-        As `shipped`; also if a name matches no sample (figures on a part of a published split would not compare),
-        several, or one that is listed already.
+    Raises InputError as `shipped`; also if a name matches no sample (figures on a part of a published split would not
+    compare), several, or one that is listed already.
     """
     ids, known = samples.ids, dict[str, list[int]]()
     for i, sample in enumerate(ids):
@@ -140,12 +137,7 @@ def require_eurosat(samples: Samples, name: str) -> None:
 def torchgeo(name: str) -> dict[str, list[str]]:
     """Read TorchGeo's lists of EuroSAT, of `TORCHGEO`; missing files are downloaded (500 kB).
 
-    Raises
-    ------
-    InputError
-        If a download is not the published file.
-    ResourceError
-        If a download fails.
+    Raises InputError if a download is not the published file; ResourceError if a download fails.
     """
     folder = user_folder("SAMTL_DATA_CACHE")
     prefix = folder / TORCHGEO[name]
@@ -197,10 +189,7 @@ def read_split_file(path: str | Path) -> SplitRecord:
 
     The `split.json` of a sweep's run names a `file` with the lists of ids, which the sweep's runs share.
 
-    Raises
-    ------
-    InputError
-        If the file, or the one that it names, is missing, damaged, or of another split.
+    Raises InputError if the file, or the one that it names, is missing, damaged, or of another split.
     """
     file = Path(path)
     try:

@@ -15,22 +15,11 @@ NO_LABEL = -1
 
 
 def label_array(task: str, labels: Sequence[Any], n_classes: int) -> NDArray[Any]:
-    """Convert the labels of a dataset to an array.
+    """Convert the labels of a dataset with K classes to an array.
 
-    Parameters
-    ----------
-    task : str
-        `multilabel`: tuples of class indices, None if not known, to (N, K) int8, 1 for classes that apply, 0 for others
-        and -1 if not known. `regression`: numbers, NaN or None if not known, to (N,) float64. Else class indices,
-        -1 if not known, to (N,) int64.
-    labels : sequence
-    n_classes : int
-        K.
-
-    Raises
-    ------
-    IndexError
-        If a set has a class that is not there.
+    `multilabel`: tuples of class indices, None if not known, to (N, K) int8, 1 for classes that apply, 0 for others and
+    -1 if not known; IndexError if a class is not there. `regression`: numbers, NaN or None if not known, to (N,)
+    float64. Other tasks: class indices, -1 if not known, to (N,) int64.
     """
     if task == "multilabel":
         sets = [() if classes is None else classes for classes in labels]
@@ -70,8 +59,13 @@ def class_counts(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, int]
     """Count the samples of each class; nothing if labels are numbers."""
     if labels.dtype.kind == "f":
         return {}
-    of = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(len(classes))
-    return dict(zip(classes, of.sum(axis=0).tolist(), strict=True))
+    one_each = labels.ndim == 1
+    counts = (
+        np.bincount(labels[labels >= 0], minlength=len(classes))
+        if one_each
+        else (labels > 0).sum(axis=0)
+    )
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def strata_of(labels: NDArray[Any], fewest: int = 3) -> NDArray[np.int64]:

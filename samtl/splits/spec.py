@@ -155,10 +155,8 @@ def parse_many(text: str) -> list[SplitSpec]:
     Between the second and the last spec of an arithmetic sequence, "..." stands for those left out: `0.1,0.2,...,0.9`,
     or `label:0.1@0.2,label:0.2@0.2,...,label:1@0.2`.
 
-    Raises
-    ------
-    UnknownName, InputError
-        As `parse`; also if a step does not lead to the last spec, or a split is listed twice.
+    Raises UnknownName, InputError as `parse`; also if a step does not lead to the last spec, or a split is listed
+    twice.
     """
     items = [item.strip() for item in text.split(",")]
     if "" in items:
@@ -178,12 +176,8 @@ def parse_many(text: str) -> list[SplitSpec]:
 def select(samples: Samples, spec: SplitSpec, seed: int) -> Split:
     """Select the samples that are held out, for validation and for training; others are left out.
 
-    Raises
-    ------
-    InputError
-        If no such split of these samples is possible, or `spec` is a `kfold`, which is several splits.
-    ResourceError
-        If lists cannot be downloaded.
+    Raises InputError if no such split of these samples is possible, or `spec` is a `kfold`, which is several splits;
+    ResourceError if lists cannot be downloaded.
     """
     kind = spec.kind
     if spec.base is not None:

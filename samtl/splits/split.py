@@ -24,39 +24,19 @@ VALIDATION_SHARE = 0.2  # of the training part, for early stopping and hyper-par
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a store or a dataset, as far as splits need them.
+    """The samples of a store or a dataset, as far as splits need them."""
 
-    Attributes
-    ----------
-    where : str
-        Name of the store or dataset, for messages.
-    task : str
-        `classification`, `multilabel`, `regression` or `segmentation`. All but the first are split as if all samples
-        had one class; `multilabel` keeps the shares of each sample's rarest class in the parts, as far as it can.
-    ids : tuple of str
-        Unique.
-    classes : tuple of str
-        If there are any, each must be in every part of a split.
-    labels : (N,) int64, (N, K) int8 or (N,) float64
-        As `samtl.splits.labels.label_array` makes them.
-    usable : (N,) bool
-        Samples that can take part: embedded, and labelled if the task needs it.
-    groups : tuple of str
-        What must not be divided, such as the scene an image was cut from; or empty.
-    parts : tuple of str
-        Of `PARTS`, or "" for no part; or empty.
-    images : tuple of str
-        sha256 of each image file, "" if it is not known; or empty. No drawn split divides identical images.
-    """
-
-    where: str
+    where: str  #: name of the store or dataset, for messages
+    #: `classification`, `multilabel`, `regression` or `segmentation`. All but the first are split as if all samples had
+    #: one class; `multilabel` keeps the shares of each sample's rarest class in the parts, as far as it can.
     task: str
-    ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    labels: NDArray[Any]
-    usable: NDArray[np.bool_]
-    groups: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
+    ids: tuple[str, ...]  #: unique
+    classes: tuple[str, ...]  #: if there are any, each must be in every part of a split
+    labels: NDArray[Any]  #: (N, ...), as `samtl.splits.labels.label_array` makes them
+    usable: NDArray[np.bool_]  #: samples that can take part: embedded, and labelled if need be
+    groups: tuple[str, ...] = ()  #: what must not be divided, such as a scene; or empty
+    parts: tuple[str, ...] = ()  #: of `PARTS`, or "" for no part; or empty
+    #: sha256 of each image file, "" if it is not known; or empty. No drawn split divides identical images.
     images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -100,10 +80,10 @@ class Samples:
 
     def by_class(self, rows: Rows) -> dict[str, Rows]:
         """Divide rows by class; a class without a name is called by its index."""
-        truth = self.truth[rows]
+        found = divided(rows, self.truth[rows])
         if self.task == "classification" and self.classes:
-            return {name: rows[truth == c] for c, name in enumerate(self.classes)}
-        return {str(c): rows[truth == c] for c in np.unique(truth)}
+            return {name: found.get(c, rows[:0]) for c, name in enumerate(self.classes)}
+        return {str(c): members for c, members in found.items()}
 
     def group_sizes(self, rows: Rows) -> Counter[str]:
         """Count the rows of each group."""
@@ -114,33 +94,21 @@ class Samples:
 class Split:
     """Three disjoint sets of rows.
 
-    Splits are equal if everything but the rows is, whatever store these are counted in.
-
-    Attributes
-    ----------
-    train, validation, test : (n,) int64
-        Row numbers, ascending, read-only. `test` is held out.
-    name : str
-        `holdout` or `fold`; `grouped` or `grouped-fold` if groups stayed whole; `shipped` or another name of a split
-        that was given; with fewer labels the same with `-label` or `-shots` (only `label` or `shots` for `holdout`).
-    share, validation_share : float
-        Requested shares of `test`, and of `validation` among the others, in (0, 1); actual ones of a split that was
-        given.
-    seed : int
-        0 if nothing was drawn.
-    digest, validation_digest : str
-        `digest_of` the samples that are held out and the others; of those for validation and for training.
+    Rows are (n,) int64, ascending, read-only. Splits are equal if everything else is, whatever store rows are counted
+    in. Shares are requested ones, in (0, 1), or actual ones of a split that was given.
     """
 
     train: Rows = field(compare=False, repr=False)
     validation: Rows = field(compare=False, repr=False)
-    test: Rows = field(compare=False, repr=False)
+    test: Rows = field(compare=False, repr=False)  #: those that are held out
+    #: `holdout` or `fold`; `grouped` or `grouped-fold` if groups stayed whole; `shipped` or another name of one that
+    #: was given; with fewer labels the same with `-label` or `-shots` (only `label` or `shots` for `holdout`).
     name: str
-    share: float
-    seed: int
-    digest: str
-    validation_share: float
-    validation_digest: str
+    share: float  #: of `test`
+    seed: int  #: 0 if nothing was drawn
+    digest: str  #: `digest_of` the samples that are held out and the others
+    validation_share: float  #: of `validation` among the others
+    validation_digest: str  #: `digest_of` the samples for validation and for training
 
     @classmethod
     def of(
@@ -187,6 +155,13 @@ class Split:
         return bool(inside) and Split.of(samples, parts, *about) == self
 
 
+def divided(rows: Rows, by: Rows) -> dict[int, Rows]:
+    """Divide rows by a number of each, ascending."""
+    order = np.argsort(by, kind="stable")
+    numbers, starts = np.unique(by[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(rows[order], starts[1:]), strict=False))
+
+
 def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
     """Identify the samples in two parts, whatever the order of rows.
 
@@ -202,9 +177,10 @@ def digest_of(sample_ids: Sequence[str], train: Rows, test: Rows) -> str:
 def require_every_class(samples: Samples, parts: Mapping[str, Rows], why: str = "") -> None:
     """Raise InputError if a part lacks a class; without `why`, because groups stay whole."""
     every = np.concatenate(list(parts.values()))
+    in_parts = {part: samples.by_class(rows) for part, rows in parts.items()}
     for name, rows in samples.by_class(every).items():
-        for part, members in parts.items():
-            if not np.isin(members, rows).any():
+        for part, classes in in_parts.items():
+            if not len(classes.get(name, ())):
                 if not why:
                     found, of = len(samples.group_sizes(rows)), len(samples.group_sizes(every))
                     why = (

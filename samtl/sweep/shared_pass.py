@@ -34,7 +34,7 @@ from samtl.experiment.features import (
 )
 from samtl.experiment.run import RunFolder
 from samtl.heads.grid import STATISTICS_ROWS, GridHead
-from samtl.heads.trainer import Tally, isolated
+from samtl.heads.training.trainer import Tally, isolated
 from samtl.store.reader import Store
 from samtl.store.views import samples_of
 from samtl.sweep.plan import Cell

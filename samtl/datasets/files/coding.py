@@ -18,7 +18,7 @@ from samtl.images.codecs import BadImage, decode_colours, decode_mask
 _NEAR = 31  # how far from 0 and 255 the values of a black and white mask may be
 FEW = 4  # masks of so few values have no soft edges
 _AREAS = 0.01  # share of pixels amid others of the same grey; those of soft edges are not
-_MANY = 40  # values of a mask that can be classes
+MANY = 40  # values of a mask that can be classes
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class Coding:
         kinds = [{*mask} - ignored for mask in masks]
         values = {*itertools.chain(*kinds)}
         others = sorted(values - {0, 255})
-        if len(values) > _MANY:
-            return f"these are more than {_MANY} classes: write a mask of 0 and 255, or a number for each class"
+        if len(values) > MANY:
+            return f"these are more than {MANY} classes: write a mask of 0 and 255, or a number for each class"
         if 255 in values and len(others) == 1 and not any({255, *others} <= kind for kind in kinds):
             option = f"foreground={others[0]},255"  # files of two codings
         else:
@@ -163,15 +163,6 @@ def values_of(pixels: NDArray[np.uint8]) -> dict[int, int]:
 def colours_in(data: bytes) -> list[str]:
     """List the colours in a mask, ascending."""
     return [f"#{colour:06x}" for colour in np.unique(_packed(data)).tolist()]
-
-
-def remedy_of_colours(colours: Iterable[str]) -> str:
-    """Say which option reads masks of these colours; "" if they are too many or too few for classes."""
-    first, *others = sorted(colours) or [""]
-    if not 1 <= len(others) < _MANY:
-        return ""
-    names = ",".join(f"class{i}:{colour}" for i, colour in enumerate(others, 1))
-    return f"; or say what its colours mean, as in masks:PATH?classes=background:{first},{names}"
 
 
 def _packed(data: bytes) -> NDArray[np.uint32]:

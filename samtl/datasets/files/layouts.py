@@ -35,8 +35,8 @@ class Place:
         images = tree.images(self.images)
         if self.images != self.masks:
             return images, tree.images(self.masks)
-        masks = [name for name in images if _MASK_END.search(stem(name))]
-        return [name for name in images if name not in {*masks}], masks
+        masks = dict.fromkeys(name for name in images if _MASK_END.search(stem(name)))
+        return [name for name in images if name not in masks], [*masks]
 
     @property
     def keys(self) -> list[Callable[[str], str]]:

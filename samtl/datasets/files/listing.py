@@ -26,6 +26,7 @@ PART_NAMES = {
     **dict.fromkeys(("val", "valid", "validation"), PARTS[1]),
     **dict.fromkeys(("test", "testing"), PARTS[2]),
 }
+_ENDINGS = tuple(SUFFIXES)
 _OF_SYSTEMS = {"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _TWICE = "is a link to a folder whose files are listed already"
 _OUTSIDE = (
@@ -147,7 +148,7 @@ def is_hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Return whether a file is named like an image that can be read."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    return name.lower().endswith(_ENDINGS)
 
 
 class Tree(abc.ABC):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from samtl.datasets.base import IGNORE, Dataset
 from samtl.datasets.files.archive import LISTED, named
-from samtl.datasets.files.coding import FEW, Coding, colours_in, remedy_of_colours, values_of
+from samtl.datasets.files.coding import FEW, MANY, Coding, colours_in, values_of
 from samtl.datasets.files.layouts import Place
 from samtl.datasets.files.listing import FolderTree, Tree, some
 from samtl.errors import InputError
@@ -161,4 +161,8 @@ def _remedy(tree: Tree, pairs: Sequence[tuple[str, str]]) -> str:
     for _, mask in pairs:
         with contextlib.suppress(OSError, InputError):
             colours.update(colours_in(tree.read(mask)))
-    return remedy_of_colours(colours)
+    if not 2 <= len(colours) <= MANY:
+        return ""
+    first, *others = sorted(colours)
+    named = ",".join(f"class{i}:{colour}" for i, colour in enumerate(others, 1))
+    return f"; or say what its colours mean, as in masks:PATH?classes=background:{first},{named}"

@@ -26,6 +26,10 @@ class Scale:
     high: float
     guessed: bool
 
+    def __str__(self) -> str:
+        how = "taken for" if self.guessed else "scaled from"
+        return f"values are {how} {self.low:g} to {self.high:g}, and kept as 8 bits"
+
 
 def array_of(value: Any) -> NDArray[Any]:
     """Return a tensor, array, number or Pillow image as an array, with its axes as they are."""

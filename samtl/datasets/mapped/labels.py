@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from samtl.datasets.files.listing import natural
+from samtl.datasets.files.listing import natural, some
 from samtl.datasets.mapped.arrays import array_of
 from samtl.errors import InputError
 
@@ -49,7 +49,7 @@ def _numbers(labels: Sequence[Any], names: list[str]) -> tuple[list[str], list[A
     names = names or [str(i) for i in range(len(found))]
     if found and not 0 <= found[0] <= found[-1] < len(names):
         raise InputError(
-            f"labels must be 0 to {len(names) - 1}, for the classes {', '.join(names[:5])}, or -1 for none, and these "
+            f"labels must be 0 to {len(names) - 1}, for the classes {some(names)}, or -1 for none, and these "
             f"are {found[0]} to {found[-1]}: name all classes with samtl.from_torch(dataset, classes=[...])"
         )
     return names, values, ""
@@ -59,7 +59,7 @@ def _names(labels: Sequence[Any], names: list[str]) -> tuple[list[str], list[Any
     names = names or sorted({*labels} - {None}, key=natural)
     place: dict[Any, int] = {**{name: i for i, name in enumerate(names)}, None: -1}
     if strange := [label for label in labels if label not in place]:
-        raise InputError(f"labels must be of {', '.join(names[:5])}, got {strange[0]!r}")
+        raise InputError(f"labels must be of {some(names)}, got {strange[0]!r}")
     return names, [place[label] for label in labels], ""
 
 

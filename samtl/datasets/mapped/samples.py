@@ -17,7 +17,7 @@ from samtl.errors import InputError
 
 _TARGETS = ("label", "mask")
 _LOOKED_AT = 16  # samples that are read to learn what they are
-_LOCK = threading.Lock()  # many data sets keep a file open
+_LOCK = threading.RLock()  # many data sets keep a file open, and some read from others
 _LATEST = threading.local()  # what this thread read last
 
 

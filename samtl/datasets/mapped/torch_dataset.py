@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtl.datasets.base import Dataset
-from samtl.datasets.files.listing import PART_NAMES
+from samtl.datasets.files.listing import PART_NAMES, some
 from samtl.datasets.mapped import attributes
 from samtl.datasets.mapped.arrays import Scale, by_rows, guessed_scale, mask_of
 from samtl.datasets.mapped.labels import Label, dataset_labels, label_of
@@ -70,9 +70,15 @@ def from_torch(
     sources = [*{id(source): source for source, _ in leaves}.values()]
     samples = Samples([one for _, one in parts], attributes.paths(leaves), target)
     samples.bands, told_of_bands = _chosen_bands(bands, sources)
-    given = None if value_range is None else _given_scale(*value_range)
+    low, high = (0, 1) if value_range is None else value_range
+    if not -np.inf < low < high < np.inf:
+        raise InputError(f"value_range is a lower and a higher value, got {(low, high)}")
     looked = dict(_look(samples))
-    samples.scale = given or guessed_scale([pixels for pixels, _, _ in looked.values()])
+    samples.scale = (
+        guessed_scale([pixels for pixels, _, _ in looked.values()])
+        if value_range is None
+        else Scale(float(low), float(high), guessed=False)
+    )
     kinds = sorted({kind for _, kind, _ in looked.values()})
     if len(kinds) > 1:
         raise InputError(f"some samples have a {kinds[1]}, others {kinds[0] or 'none'}")
@@ -92,7 +98,9 @@ def from_torch(
         read=samples.read,
         read_mask=samples.read_mask if kinds == ["mask"] else None,
         parts=tuple(part for part, one in parts for _ in range(len(one)) if part),
-        readings=tuple(filter(None, (told_of_bands, _told_scale(samples.scale), told))),
+        readings=tuple(
+            filter(None, (told_of_bands, str(samples.scale or "images have 8 bits"), told))
+        ),
     )
 
 
@@ -106,19 +114,6 @@ def _chosen_bands(
     if len(given) != 3 or min(given) < 0:
         raise InputError(f"bands are three positions, counted from 0, got {tuple(given)}")
     return [*map(int, given)], f"bands {', '.join(map(str, given))} are red, green and blue"
-
-
-def _given_scale(low: float, high: float) -> Scale:
-    if not -np.inf < low < high < np.inf:
-        raise InputError(f"value_range is a lower and a higher value, got {(low, high)}")
-    return Scale(float(low), float(high), guessed=False)
-
-
-def _told_scale(scale: Scale | None) -> str:
-    if scale is None:
-        return "images have 8 bits"
-    how = "taken for" if scale.guessed else "scaled from"
-    return f"values are {how} {scale.low:g} to {scale.high:g}, and kept as 8 bits"
 
 
 def _look(samples: Samples) -> Iterator[tuple[str, tuple[NDArray[Any], str, Any]]]:
@@ -167,7 +162,7 @@ def _mask_classes(masks: Sequence[NDArray[np.uint8]], names: list[str]) -> tuple
     """Return the classes of masks, and say what their values were taken for; InputError if that is ambiguous."""
     values = sorted({int(value) for mask in masks for value in np.unique(mask)})
     inside = [value for value in values if value != IGNORE]
-    told = ", ".join(map(str, values[:8]))
+    told = some(values, 8)
     if not names and set(inside) <= {0, 1} and 1 in inside:
         names = ["background", "foreground"]
     elif not names:
@@ -180,9 +175,8 @@ def _mask_classes(masks: Sequence[NDArray[np.uint8]], names: list[str]) -> tuple
             f"masks of {len(names)} classes must have values from 0 to {len(names) - 1}, and {IGNORE} only where they "
             f"are to be ignored; some of these have {told}: map them in the data set"
         )
-    pairs = ", ".join(f"{i} {name}" for i, name in enumerate(names[:8]))
-    more = ", ..." if len(names) > 8 else ""
-    return names, f"values of masks are classes: {pairs}{more}; {IGNORE} is ignored"
+    pairs = some([f"{i} {name}" for i, name in enumerate(names)], 8)
+    return names, f"values of masks are classes: {pairs}; {IGNORE} is ignored"
 
 
 def _parts(dataset: Any) -> list[tuple[str, Any]]:

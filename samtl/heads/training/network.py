@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -24,10 +24,11 @@ from samtl.heads.base import (
     check_choice,
     check_ranges,
 )
-from samtl.heads.layers import LOSSES
-from samtl.heads.trainer import Recipe, Trainer, isolated, warm_epochs
+from samtl.heads.training.layers import LOSSES
+from samtl.heads.training.trainer import Recipe, Trainer, isolated, warm_epochs
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Network(Model):
     """A model that `Trainer` trains; the weights kept are those of the epoch with the least validation loss.
 
@@ -52,7 +53,7 @@ class Network(Model):
     Attributes
     ----------
     n_iter_, best_epoch_, stopped_, curves_, recipe_
-        Of the training: see `samtl.heads.trainer.Trainer`.
+        Of the training: see `samtl.heads.training.trainer.Trainer`.
     rate_, waiting_ : float
         Samples learnt from per second, and the share of the time spent waiting for data.
     """
@@ -62,13 +63,14 @@ class Network(Model):
     defaults: ClassVar[dict[str, dict[str, Any]]] = {}
     _fewest: ClassVar[int] = 4  # samples in one step, at least
 
-    epochs: int | None
-    batch_size: int | None
-    lr: float | None
-    weight_decay: float
-    patience: int
-    precision: str
-    class_weights: str | None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    weight_decay: float = 0.05
+    patience: int = 8
+    precision: str = "auto"
+    class_weights: str | None = None
+    random_state: Any = 0
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -109,7 +111,9 @@ class Network(Model):
             loss = LOSSES[self.task_]
             if self.class_weights:
                 if self.task_ != "classification" or codes is None:
-                    raise ValueError(f"class_weights is for classification, not for {self.task_}")
+                    raise ValueError(
+                        "class_weights is for classification, of samples whose classes are given"
+                    )
                 weights = torch.from_numpy(balanced(codes, len(self.classes_))).float()
                 loss = functools.partial(cross_entropy, weight=weights)
             tell = on_event or (lambda event: None)

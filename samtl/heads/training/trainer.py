@@ -23,7 +23,7 @@ from samtl._runtime import bounded, parts, probe
 from samtl._runtime.probe import Work
 from samtl.errors import InputError
 from samtl.heads.base import Epoch
-from samtl.heads.layers import drawing_from
+from samtl.heads.training.layers import drawing_from
 from samtl.images.transforms import IGNORE
 
 WARM_SAMPLES, WARM_SHARE = 75_000, 0.25  # see `warm_epochs`
