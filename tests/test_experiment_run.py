@@ -42,6 +42,9 @@ def test_runs_land_where_they_are_told_to(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMTL_RUNS", str(tmp_path))
     assert runs_folder() == tmp_path
     assert runs_folder("here") == Path("here")
+    (tmp_path / "file").write_text("notes")
+    with pytest.raises(InputError, match="is a file"):
+        runs_folder(tmp_path / "file")
 
 
 def test_what_was_written_is_read(tmp_path):

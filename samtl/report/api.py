@@ -167,8 +167,6 @@ def _folder(out: Path) -> Path:
 
 def _require_free(place: Path) -> None:
     """Refuse a place that holds anything but an earlier report."""
-    if place.exists() and not place.is_dir():
-        raise InputError(f"--out {place}: expected a folder for the report, and this is a file")
     if not place.exists() or not any(place.iterdir()):
         return
     try:
