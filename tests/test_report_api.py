@@ -19,8 +19,9 @@ from PIL import Image
 from toys import blobs, stripes
 
 from samtl.errors import InputError, ResourceError
-from samtl.report.api import MARKER, make_report
+from samtl.report.api import MARKER, make_report, warnings_of
 from samtl.report.figures import pass_seconds
+from samtl.report.load import read_comparisons
 from samtl.report.page import Section
 from samtl.report.summary import summarise
 from samtl.sweep.api import SweepResult
@@ -101,6 +102,16 @@ def test_findings_are_in_words_and_in_a_table(both):
     page = result.page.read_text(encoding="utf-8")
     assert "<li>Best head: <code>mlp</code>, accuracy" in page
     assert page.count("untrained") == 0
+
+
+def test_copies_and_few_groups_are_told(tmp_path):
+    fields = ({"copies_held_out": 3}, {"n_groups": 2}, {"n_groups": 9})
+    for seed, some in enumerate(fields):
+        a_run(tmp_path / "runs", "mlp", seed, **some)
+    (comparison,) = read_comparisons([tmp_path / "runs"])
+    _, copies, groups = warnings_of(comparison)
+    assert copies.startswith("Up to 3 held-out images")
+    assert "only 2 groups" in groups
 
 
 def test_warnings_name_what_readers_must_know(both, tmp_path):

@@ -34,6 +34,9 @@ from samtl.sweep.results import no_formula
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
 RESULT = "Result"
+FEW_GROUPS = (
+    5  # held-out groups that an interval rests on: fewer make it nearly as wide as the scale
+)
 _QUALITY = 85  # of photographs in the page; the PNG files are lossless
 
 
@@ -230,7 +233,7 @@ def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None
             figures.score_tables(comparison),
             [_counts(comparison, album), caption("reading", comparison=comparison)],
             lines,
-            _warnings(comparison),
+            warnings_of(comparison),
         ),
         Section("Scores", figures.by_share(comparison)),
         Section("Differences", figures.differences(comparison, pairs), paired),
@@ -264,7 +267,7 @@ def _counts(comparison: Comparison, album: Album) -> str:
     )
 
 
-def _warnings(comparison: Comparison) -> list[str]:
+def warnings_of(comparison: Comparison) -> list[str]:
     """Return what a reader must know before comparing."""
     runs, found = comparison.runs, []
     if models := dict.fromkeys(model for model, run in comparison.pairs if run.untrained):
@@ -274,6 +277,11 @@ def _warnings(comparison: Comparison) -> list[str]:
         found.append(caption("random_splits"))
     if not comparison.one_state:
         found.append(caption("other_state"))
+    if most := max(run.copies_held_out for run in runs):
+        found.append(caption("copies", most=most))
+    groups = min((run.n_groups for run in runs if run.n_groups), default=FEW_GROUPS)
+    if groups < FEW_GROUPS:
+        found.append(caption("few_groups", groups=groups))
     if comparison.task == "segmentation":
         if not any(run.confusion[1:].any() for one in comparison.standard for run in one.runs):
             found.append(caption("no_foreground", names=" or ".join(comparison.classes[1:])))
