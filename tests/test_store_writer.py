@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from made import ARRAYS, ROWS, begin, contents, drawn, make, relisted, sha256, state_of, write
 
+from samtl import _io
 from samtl.errors import DamageError, InputError, MismatchError, ResourceError
 from samtl.store import log, writer
 from samtl.store.log import LogState, Record, Shard
@@ -105,6 +106,18 @@ def test_writers_at_once_commit_every_block_once(place):
     whole(place, ["pooled"])
     assert len(list((place / "log").iterdir())) == 40
     assert not list(place.rglob(".*"))
+
+
+def test_what_another_writer_has_just_named_is_made_durable(place, monkeypatch):
+    """Else a power cut may keep the rows of the second writer and lose what the first one had written before."""
+    done, sync, read = [], _io.sync_folder, writer.read_root
+    begin(place)
+    monkeypatch.setattr(_io, "sync_folder", lambda path: (done.append(path), sync(path)))
+    monkeypatch.setattr(
+        writer, "read_root", lambda storage: (done.append("read"), read(storage))[1]
+    )
+    begin(place)
+    assert place in done[done.index("read") :]
 
 
 def test_writers_that_share_blocks(place):

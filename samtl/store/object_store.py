@@ -174,6 +174,9 @@ class BucketStorage(Storage):
         with suppress(FileNotFoundError), self._explained(name):
             obstore.delete(self._client, name)
 
+    def settle(self) -> None:
+        """Do nothing: what a bucket lists is durable."""
+
     def each(self, work: Callable[[Task], Result], items: Iterable[Task]) -> Iterator[Result]:
         return prefetch(work, items, REQUESTS, 2 * REQUESTS)
 

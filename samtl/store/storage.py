@@ -91,6 +91,10 @@ class Storage(ABC):
         """Remove a file, if it is there."""
 
     @abstractmethod
+    def settle(self) -> None:
+        """Make the names in the store's folder durable: others may have given them a moment ago, and not yet synced."""
+
+    @abstractmethod
     def zarr_store(self) -> Any:
         """What `zarr.open_group` takes to read the store."""
 
@@ -165,6 +169,10 @@ class DiskStorage(Storage):
         with _explained(path, "removed"), suppress(FileNotFoundError):
             path.unlink()
             _io.sync_folder(path.parent)
+
+    def settle(self) -> None:
+        with _explained(self.root, "synced"):
+            _io.sync_folder(self.root)
 
     def path(self, name: str) -> Path:
         return self.root / name

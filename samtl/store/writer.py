@@ -68,6 +68,8 @@ def open_writer(
     # Of an earlier log it may be until the pass ends: two writers that derive at once may mix what they write.
     if root.table < state.table.about.number or not root.arrays.issuperset(arrays):
         writer.derive()
+    # What is committed from here on rests on metadata that another writer may have named a moment ago.
+    storage.settle()
     return writer
 
 
