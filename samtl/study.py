@@ -25,7 +25,7 @@ from samtl.experiment.sources import Data
 from samtl.report.api import ReportResult, make_report
 from samtl.splits import Samples, parse, select
 from samtl.store.reader import open_store
-from samtl.store.storage import as_folder, stores_in
+from samtl.store.storage import as_output, stores_in
 from samtl.sweep.api import DEFAULT_HEADS, Progress, SweepResult, sweep
 
 STORE, SWEEP, REPORT = "store", "sweep", "report"  # folders of a study
@@ -178,7 +178,7 @@ def reproduce(
     if study not in CASES:
         raise UnknownName("case study", study, CASES)
     case, tell = CASES[study], on_event or (lambda event: None)
-    folder = as_folder(out) if out is not None else Path(f"{study}-{'quick' if quick else 'study'}")
+    folder = as_output(out) if out is not None else Path(f"{study}-{'quick' if quick else 'study'}")
     notes: list[str] = []
 
     def note(text: str) -> None:

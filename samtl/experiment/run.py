@@ -37,7 +37,7 @@ from samtl.heads.io import CARD, TENSORS
 from samtl.metrics import classification, multilabel
 from samtl.metrics.classification import PerClass, Score
 from samtl.metrics.declared import metrics_of, ranked_by
-from samtl.store.storage import as_folder
+from samtl.store.storage import as_output
 
 DEFAULT_RUNS = "runs"
 FORMAT = 3  # of a run folder
@@ -54,7 +54,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 def runs_folder(out: str | Path | None = None) -> Path:
     """Return the folder of run folders: `out`, else `$SAMTL_RUNS`, else `./runs`."""
-    return as_folder(out if out is not None else os.environ.get("SAMTL_RUNS") or DEFAULT_RUNS)
+    return as_output(out if out is not None else os.environ.get("SAMTL_RUNS") or DEFAULT_RUNS)
 
 
 class SplitName(Struct, frozen=True):

@@ -28,7 +28,7 @@ from samtl.report.load import read_comparisons, set_apart
 from samtl.report.page import Part, Section, caption, render, slug
 from samtl.report.style import png, svg
 from samtl.splits.spec import leaks
-from samtl.store.storage import as_folder
+from samtl.store.storage import as_output
 from samtl.sweep.results import no_formula
 
 DEFAULT_OUT = "report"
@@ -108,7 +108,7 @@ def make_report(
     began = time.perf_counter()
     tell = on_event or (lambda line: None)
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    out = _folder(as_folder(out))
+    out = _folder(as_output(out))
     place = out.resolve()  # a link to a folder stays, and what it points to is replaced
     with writing(f"a report into {place}"), AtomicFolder(place.parent) as folder:
         _require_free(place)

@@ -247,12 +247,17 @@ def as_place(path: str | os.PathLike[str]) -> Path | str:
 
 
 def as_folder(path: str | Path) -> Path:
-    """Return a folder on a disk, or one to be made; InputError for a URL, since only stores can be in buckets."""
+    """Return a folder on a disk; InputError for a URL, since only stores can be in buckets."""
     if is_url(path):
         raise InputError(
             f"{as_place(path)} is in a bucket, where only stores can be; name a folder"
         )
-    if (folder := Path(path)).exists() and not folder.is_dir():
+    return Path(path)
+
+
+def as_output(path: str | Path) -> Path:
+    """Return a folder on a disk that is there or can be made; InputError for a URL or a file."""
+    if (folder := as_folder(path)).exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder")
     return folder
 

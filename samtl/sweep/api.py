@@ -28,7 +28,7 @@ from samtl.datasets import Dataset
 from samtl.errors import InputError, writing
 from samtl.experiment.run import read_run, runs_folder
 from samtl.splits import parse_many
-from samtl.store.storage import as_folder
+from samtl.store.storage import as_output
 from samtl.sweep.plan import DEFAULT_HEADS as DEFAULT_HEADS
 from samtl.sweep.plan import Cell, Given, Sources, Unit, plan, units_of
 from samtl.sweep.results import Failure, Row, failed_row, rows_of
@@ -205,7 +205,7 @@ def _folder(out: str | Path | None, name: str) -> Path:
     """Return the folder of a sweep: `out`, or a folder of the name in it if it holds other things than a sweep."""
     if out is None:
         return runs_folder() / name
-    folder = as_folder(out)
+    folder = as_output(out)
     held = {path.name for path in folder.glob("[!.]*")} if folder.is_dir() else set()
     return folder / name if held and not held & {CELLS, FAILED, SPLITS, FLOORS} else folder
 
