@@ -41,7 +41,7 @@ def predicted(folder, inputs):
     return load(folder).outputs(inputs)
 
 
-def prepare(data, image_size, seconds):
+def prepare(data, image_size, reading, seconds):
     """What the file says, in the place of `samtl.images.safe_decoder._prepare`."""
     import numpy as np
 
