@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from samtl.errors import InputError
-from samtl.heads import conv, logreg, mlp
+from samtl.heads import conv, knn, logreg, mlp
 from samtl.heads.grid import moments
 from samtl.heads.io import load, save
 from samtl.heads.training.trainer import InMemory
@@ -135,3 +135,15 @@ def test_what_cannot_be_saved_is_said(tmp_path):
     with pytest.raises(InputError, match="integer or string labels"):
         save(logreg.Head().fit(X, y == 1), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [0, 41, "all"])
+def test_more_neighbours_than_samples_are_refused(tmp_path, count):
+    X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    save(knn.Head().fit(X, np.arange(40) % 2), tmp_path)
+    path = tmp_path / "head.json"
+    card = json.loads(path.read_text())
+    card["facts"]["neighbours_"] = count
+    path.write_text(json.dumps(card))
+    with pytest.raises(InputError):
+        load(tmp_path)

@@ -100,4 +100,6 @@ class Head(PooledHead):
         codes = tensors["codes"]
         if not np.array_equal(np.unique(codes), np.arange(len(self.classes_))):
             raise ValueError("codes must name every class")
+        if not 1 <= self.neighbours_ <= len(codes):
+            raise ValueError(f"neighbours_ must be 1 to {len(codes)}")
         self._remember(tensors["features"], codes, self.neighbours_)
