@@ -116,7 +116,9 @@ def test_a_fit_finds_what_is_planted_and_a_run_holds_it(task, stores):
     said = head.predict(store, place)
     assert said.shape == outputs.truth.shape
     expected = outputs.said[:, 0] if task == "regression" else outputs.said >= 0.5
-    np.testing.assert_allclose(said, expected, rtol=1e-6)
+    np.testing.assert_allclose(said, expected, rtol=1e-13)
+    if task == "multilabel":
+        np.testing.assert_allclose(head.predict_proba(store, place), outputs.said, rtol=1e-13)
     assert hasattr(head, "predict_proba") == (task == "multilabel")
 
 
@@ -162,15 +164,29 @@ def test_new_images_are_predicted(task, stores, tmp_path):
     assert stored.rows == 60
 
 
-def test_a_run_with_other_predictions_is_damaged(stores):
-    run = fit_head(stores["regression"], "ridge", 0.25)
+def test_numbers_far_from_zero_are_read_as_they_were_scored():
+    """Such as times: their differences are small beside themselves."""
+    data = numbers(60)
+    late = replace(data, labels=tuple(1.7e9 + 0.01 * label for label in data.labels))
+    run = fit_baseline(late, "floor", 0.25)
+    outputs = read_outputs(run)
+    error = abs(outputs.said[:, 0] - outputs.truth).mean()
+    assert error == pytest.approx(run.metrics["mae"].value)
+
+
+@every_task
+def test_a_run_with_other_predictions_is_damaged(task, stores):
+    run = fit_head(stores[task], LINEAR[task], 0.25)
     header, row, *rest = (run.path / "predictions.csv").read_text().splitlines()
-    sample, label, said = row.split(",")
-    other = "\n".join([header, f"{sample},{label},{float(said) + 1}", *rest])
-    (run.path / "predictions.csv").write_text(other)
+    *told, said = row.split(",")
+    other = 1 - float(said) if task == "multilabel" else float(said) + 1
+    (run.path / "predictions.csv").write_text(
+        "\n".join([header, ",".join([*told, str(other)]), *rest])
+    )
     with pytest.raises(InputError):
         read_outputs(run)
-    edit_run(run.path, "metrics.json", lambda content: {**content, "confusion": [[1]]})
+    wrong = [[1]] if task == "regression" else []
+    edit_run(run.path, "metrics.json", lambda content: {**content, "confusion": wrong})
     with pytest.raises(InputError, match="damaged"):
         read_run(run.path)
 

@@ -74,11 +74,13 @@ def write_predictions(
         columns, figures = [], chances[:, :0]
     elif task == "classification" and lean:
         columns, figures = [CONFIDENCE], chances.max(axis=1, keepdims=True)
+    # Scores of other tasks are computed anew from the table, and rounding makes ties of what is nearly certain.
+    written: Callable[[float], str] = "{:.9g}".format if task == "classification" else repr
     ids = [samples.ids[row] for row in rows]
     texts = label_texts(samples.labels[rows], names), predicted_texts(task, chances, names)
     told = (
-        [*told, *map("{:.9g}".format, values)]
-        for *told, values in zip(ids, *texts, figures, strict=True)
+        [*told, *map(written, values)]
+        for *told, values in zip(ids, *texts, figures.tolist(), strict=True)
     )
     folder.write_csv(PREDICTIONS, ["sample_id", "label", "predicted", *columns], told)
 
@@ -86,7 +88,7 @@ def write_predictions(
 def predicted_texts(task: str, said: NDArray[np.float64], classes: Sequence[str]) -> list[str]:
     """Write what was predicted as text: the likeliest class, or all that are likely, or the number."""
     if task == "regression":
-        return [f"{value:.9g}" for value in said[:, 0]]
+        return [*map(repr, said[:, 0].tolist())]
     if task == "multilabel":
         return label_texts((said >= multilabel.LIKELY).astype(np.int8), classes)
     return [classes[i] for i in said.argmax(axis=1)]
