@@ -8,6 +8,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 
 from samtl.errors import InputError
 from samtl.metrics import regression
+from samtl.metrics.declared import metric_of
 
 
 def drawn(seed, n=50, noise=0.5):
@@ -76,3 +77,9 @@ def test_intervals_cover_the_truth(n, noise):
 def test_wrong_arrays_are_refused(pair):
     with pytest.raises(InputError):
         regression.score(*pair)
+
+
+def test_errors_are_written_in_three_digits_whatever_their_unit():
+    mae = metric_of("regression", "mae")
+    said = [mae.written(value) for value in (13.8972, 1.25e-6, 0.0, 123456.7, float("nan"))]
+    assert said == ["13.9", "0.00000125", "0", "123457", "nan"]

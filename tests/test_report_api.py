@@ -112,6 +112,16 @@ def test_copies_and_few_groups_are_told(tmp_path):
     _, copies, groups = warnings_of(comparison)
     assert copies.startswith("Up to 3 held-out images")
     assert "only 2 groups" in groups
+    assert "each image" not in groups  # which are shown of masks alone
+
+
+def test_stores_of_two_image_sizes_are_one_state_of_a_dataset(tmp_path):
+    """Although their masks, and so the digests of their samples, differ."""
+    a_mask_run(tmp_path / "runs", "conv")
+    a_mask_run(tmp_path / "runs", "vit", resolution=128, samples_digest="another")
+    (comparison,) = read_comparisons([tmp_path / "runs"])
+    assert not any("same state of the dataset" in text for text in warnings_of(comparison))
+    assert any("64 and 128 pixels" in text for text in warnings_of(comparison))
 
 
 def test_warnings_name_what_readers_must_know(both, tmp_path):

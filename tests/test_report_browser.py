@@ -177,3 +177,25 @@ def test_without_its_script_and_on_paper_the_page_is_whole_and_has_no_buttons(vi
     assert colours(page)[1] == "rgb(31, 36, 40)"  # as in light
     assert not page.locator("nav, #theme").filter(visible=True).count()
     assert page.locator("#scores th").first.inner_text() == "model"
+
+
+def test_tables_are_whole_on_paper(browser, tmp_path):
+    digests = {f"digest {i}": f"{i}" * 64 for i in range(4)}
+    rows = [{"model": "floor", "split": "grouped"} | digests] * 200
+    part = pages.Part("sources", "Sources", "Of two.", rows)
+    path = tmp_path / "index.html"
+    path.write_text(pages.render("T", "", [pages.Section("All", [part])], {}, ""), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 680, "height": 900})
+    page.goto(path.as_uri())
+    page.emulate_media(media="print")
+    box, table, text = (
+        page.locator(what).bounding_box() for what in (".scroll", "table", ".caption")
+    )
+    lines = page.locator("tbody tr:first-child td:nth-child(2)").evaluate(
+        "cell => { const range = document.createRange(); range.selectNodeContents(cell); "
+        "return range.getClientRects().length }"
+    )
+    page.close()
+    assert table["x"] + table["width"] <= 680
+    assert table["y"] + table["height"] <= box["y"] + box["height"] + 1 <= text["y"] + 1
+    assert lines == 1  # a short word is not broken

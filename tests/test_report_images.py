@@ -218,7 +218,8 @@ def test_text_of_a_sheet_does_not_touch():
     tall, wide = np.zeros((300, 30, 3), np.uint8), np.zeros((20, 200, 3), np.uint8)
     first, second = ([Picture(tall, "x\ny"), Picture(wide)], [Picture(None, "z"), Picture(tall)])
     colours = {f"{'long ' * i}{i}": "#123456" for i in range(12)}
-    drawn = sheets.sheet([Row("a " * 30, first), Row("b", second)], 2, ("p" * 200, "q"), colours)
+    rows, titles = [Row("a " * 30, first), Row("b", second)], ("p" * 200, "x\ny\nz")
+    drawn = sheets.sheet(rows, 2, titles, colours, "weights " * 12)
     texts = [text for text in drawn.axes[0].texts if text.get_text()]
     boxes = [text.get_window_extent() for text in (*texts, drawn.axes[0].get_legend())]
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 SHARE = "%"
@@ -15,7 +16,7 @@ class Metric(NamedTuple):
     unit: str = SHARE  #: "" if it has none
     higher_is_better: bool = True
     curve: bool = False  #: whether reports draw it against the training share
-    decimals: int = 1
+    decimals: int | None = 1  #: None: three digits, for numbers that may be tiny or huge
     listed: bool = True  #: whether reports list it; that of single images are shown by themselves
 
     @property
@@ -25,7 +26,12 @@ class Metric(NamedTuple):
 
     def written(self, value: float) -> str:
         """Write a value in the unit, without it."""
-        return f"{self.factor * value:.{self.decimals}f}"
+        shown = self.factor * value
+        decimals = self.decimals
+        if decimals is None:
+            known = shown and math.isfinite(shown)
+            decimals = max(0, 2 - math.floor(math.log10(abs(shown)))) if known else 0
+        return f"{shown:.{decimals}f}"
 
     def shown(self, score: Any) -> str:
         """Write a `Score` with its unit and interval."""
@@ -58,9 +64,9 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     ),
     "regression": (
         Metric("r2", "R²", "", curve=True, decimals=3),
-        # In the unit of the numbers, which may be tiny or huge.
-        Metric("mae", "mean absolute error", "", higher_is_better=False, curve=True, decimals=4),
-        Metric("rmse", "root mean squared error", "", higher_is_better=False, decimals=4),
+        # In the unit of the numbers.
+        Metric("mae", "mean absolute error", "", higher_is_better=False, curve=True, decimals=None),
+        Metric("rmse", "root mean squared error", "", higher_is_better=False, decimals=None),
     ),
     # Over all held-out pixels first: a mean over images scores an image without foreground 0 or 1.
     "segmentation": (

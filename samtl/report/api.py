@@ -34,9 +34,7 @@ from samtl.sweep.results import no_formula
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
 RESULT = "Result"
-FEW_GROUPS = (
-    5  # held-out groups that an interval rests on: fewer make it nearly as wide as the scale
-)
+FEW_GROUPS = 5  # held-out groups: an interval of fewer is nearly as wide as the scale
 _QUALITY = 85  # of photographs in the page; the PNG files are lossless
 
 
@@ -281,7 +279,8 @@ def warnings_of(comparison: Comparison) -> list[str]:
         found.append(caption("copies", most=most))
     groups = min((run.n_groups for run in runs if run.n_groups), default=FEW_GROUPS)
     if groups < FEW_GROUPS:
-        found.append(caption("few_groups", groups=groups))
+        masks = comparison.task == "segmentation"
+        found.append(caption("few_groups", groups=groups, masks=masks))
     if comparison.task == "segmentation":
         if not any(run.confusion[1:].any() for one in comparison.standard for run in one.runs):
             found.append(caption("no_foreground", names=" or ".join(comparison.classes[1:])))

@@ -145,8 +145,9 @@ class Comparison:
 
     @property
     def one_state(self) -> bool:
-        """Whether all runs saw the same state of the dataset."""
-        return len({run.samples_digest for run in self.runs}) == 1
+        """Whether all runs saw the same state of the dataset, as far as they have masks of one size."""
+        states = {(run.resolution, run.samples_digest) for run in self.runs}
+        return len(states) == len({resolution for resolution, _ in states})
 
     @cached_property
     def by_kind(self) -> dict[Kind, list[Series]]:

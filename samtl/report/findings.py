@@ -32,7 +32,7 @@ class Pair(NamedTuple):
     def figures(self, metric: Metric) -> str:
         """Write the difference with its interval."""
         figures = [metric.factor * x for x in (self.gap.value, self.gap.low, self.gap.high)]
-        digits = metric.decimals
+        digits = metric.decimals or 0
         if self.gap.shown:  # enough that the interval does not seem to hold 0
             digits = max(digits, math.ceil(-math.log10(min(map(abs, figures[1:])))))
         value, low, high = (f"{round(x, digits) + 0.0:.{digits}f}" for x in figures)
@@ -106,7 +106,7 @@ def _absolute(metric: Metric, one: Series) -> str:
     sizes = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
     # As the intervals count: groups of samples, if there are any.
     groups = min(run.n_groups for run in one.runs)
-    of_groups = f" in {groups} groups" if groups else ""
+    of_groups = f" in {groups} group{'s' * (groups > 1)}" if groups else ""
     return f"{metric.title} {value}{unit} [{low}, {high}], {sizes} images held out{of_groups}"
 
 

@@ -82,9 +82,11 @@ def sheet(
             above: Any = {"fontsize": _TEXT, "ha": "center", "va": "bottom"}
             axes.text(place + 0.5, -_GAP, _fitted(title, across), **above)
         if note:
-            high = _GAP + line * max((title.count("\n") + 1 for title in columns), default=0)
+            lines_above = max((title.count("\n") + 1 for title in columns), default=0)
             said: Any = {"fontsize": _TEXT - 4, "style": "italic", "va": "bottom"}
-            axes.text(0, -high, f"{note[0].upper()}{note[1:]}", **said)
+            # In points: labels at the left make the places narrower, but not the letters.
+            above = {"xytext": (0, 1.4 * _TEXT * lines_above), "textcoords": "offset points"}
+            axes.annotate(f"{note[0].upper()}{note[1:]}", (0, -_GAP), **above, **said)
         axes.set(xlim=(0, across), ylim=(bottoms[-1], 0), aspect="equal")
         axes.set_axis_off()
         if legend:

@@ -110,5 +110,7 @@ def _boxes(
                 )
                 height = place + random.uniform(-0.2, 0.2, len(found))
                 axes.plot(found, height, "o", color=colour, alpha=0.6, ms=3.4, mew=0)
+            if not np.ptp(np.concatenate(values)):  # or the axis would show thousandths around it
+                axes.set_xlim(-2, 102)
             rows_of_names(axes, models, [f"{np.median(found):.1f}" for found in values])
     return figure

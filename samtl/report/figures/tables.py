@@ -47,7 +47,7 @@ def differences(comparison: Comparison, pairs: Sequence[Pair]) -> list[Part]:
         for pair in first
     ]
     title = f"By how much {best} is better in {metric.title} than each other model"
-    text = caption("differences", count=len(rows), one=comparison.standard[0], unit=unit)
+    text = caption("differences", one=comparison.standard[0], unit=unit)
     return [Part("differences", title, text, rows, untrained(comparison.pairs), shown=shown)]
 
 
