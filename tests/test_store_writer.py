@@ -11,7 +11,7 @@ from made import ARRAYS, ROWS, begin, contents, drawn, make, relisted, sha256, s
 
 from samtl import _io
 from samtl.errors import DamageError, InputError, MismatchError, ResourceError
-from samtl.store import log, writer
+from samtl.store import log, samples, writer
 from samtl.store.log import LogState, Record, Shard
 from samtl.store.reader import open_store
 from samtl.store.storage import DiskStorage
@@ -108,16 +108,62 @@ def test_writers_at_once_commit_every_block_once(place):
     assert not list(place.rglob(".*"))
 
 
-def test_what_another_writer_has_just_named_is_made_durable(place, monkeypatch):
+@pytest.fixture
+def moments(monkeypatch):
+    """What happens, in order: folders that are synced, with the names in them, and files that are replaced."""
+    done, sync, replace = [], _io.sync_folder, DiskStorage.replace
+
+    def noted(path):
+        done.append((path.name, {one.name for one in path.iterdir()}))
+        sync(path)
+
+    def replaced(self, name, content):
+        done.append((name, None))
+        replace(self, name, content)
+
+    monkeypatch.setattr(_io, "sync_folder", noted)
+    monkeypatch.setattr(DiskStorage, "replace", replaced)
+    return done
+
+
+def test_what_another_writer_has_just_named_is_made_durable(place, monkeypatch, moments):
     """Else a power cut may keep the rows of the second writer and lose what the first one had written before."""
-    done, sync, read = [], _io.sync_folder, writer.read_root
+    read = writer.read_root
     begin(place)
-    monkeypatch.setattr(_io, "sync_folder", lambda path: (done.append(path), sync(path)))
     monkeypatch.setattr(
-        writer, "read_root", lambda storage: (done.append("read"), read(storage))[1]
+        writer, "read_root", lambda storage: (moments.append("read"), read(storage))[1]
     )
     begin(place)
-    assert place in done[done.index("read") :]
+    after = moments[moments.index("read") :]
+    assert [names for name, names in after[1:] if name == place.name and "zarr.json" in names]
+
+
+def test_the_folder_of_records_is_durable_before_the_first(place, moments):
+    """Another writer may have made it for its own first record, and not yet synced the store's folder."""
+    begin(place)
+    assert [names for name, names in moments if name == place.name and "log" in names]
+
+
+def test_a_table_is_durable_before_the_root_that_follows_from_it(place, monkeypatch, moments):
+    """Else a power cut may leave a root that says that the newest table is missing."""
+
+    def overtake():
+        one = begin(place)
+        for block in one.pending():
+            write(one, block)
+        with monkeypatch.context() as patch:
+            patch.setattr(writer.Writer, "derive", lambda self: None)  # which is yet to come
+            one.finish()
+        moments.clear()
+
+    made.meanwhile(monkeypatch, writer, "begun", overtake)
+    read = samples.read_table
+    monkeypatch.setattr(
+        samples, "read_table", lambda *which: (moments.append(("table", None)), read(*which))[1]
+    )
+    assert begin(place).state.table.about.number == 1
+    order = [name for name, _ in moments]
+    assert "samples" in order[order.index("table") : order.index("zarr.json")]
 
 
 def test_writers_that_share_blocks(place):

@@ -174,7 +174,7 @@ class BucketStorage(Storage):
         with suppress(FileNotFoundError), self._explained(name):
             obstore.delete(self._client, name)
 
-    def settle(self) -> None:
+    def settle(self, *folders: str) -> None:
         """Do nothing: what a bucket lists is durable."""
 
     def each(self, work: Callable[[Task], Result], items: Iterable[Task]) -> Iterator[Result]:

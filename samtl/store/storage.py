@@ -91,8 +91,11 @@ class Storage(ABC):
         """Remove a file, if it is there."""
 
     @abstractmethod
-    def settle(self) -> None:
-        """Make the names in the store's folder durable: others may have given them a moment ago, and not yet synced."""
+    def settle(self, *folders: str) -> None:
+        """Make the names in the store and some of its folders, which are made if need be, durable.
+
+        Others may have given them a moment ago, and not yet synced them.
+        """
 
     @abstractmethod
     def zarr_store(self) -> Any:
@@ -170,9 +173,11 @@ class DiskStorage(Storage):
             path.unlink()
             _io.sync_folder(path.parent)
 
-    def settle(self) -> None:
-        with _explained(self.root, "synced"):
-            _io.sync_folder(self.root)
+    def settle(self, *folders: str) -> None:
+        for folder in (*folders, ""):
+            with _explained(self.root / folder, "synced"):
+                _io.make_folder(self.root / folder)
+                _io.sync_folder(self.root / folder)
 
     def path(self, name: str) -> Path:
         return self.root / name

@@ -68,8 +68,8 @@ def open_writer(
     # Of an earlier log it may be until the pass ends: two writers that derive at once may mix what they write.
     if root.table < state.table.about.number or not root.arrays.issuperset(arrays):
         writer.derive()
-    # What is committed from here on rests on metadata that another writer may have named a moment ago.
-    storage.settle()
+    # What is committed from here on rests on metadata, and is in a folder, that another may have made a moment ago.
+    storage.settle(log.LOG)
     return writer
 
 
@@ -303,6 +303,8 @@ class Writer:
         if same and valid_is_current(state):
             return
         files = derived(state, there)
+        # What another writer named must not be lost while the root says that it follows from it.
+        storage.settle(log.LOG, samples.FOLDER)
         for name, content in files.items():
             storage.replace(name, content)
         gone = root.arrays.intersection(COORDINATES)
