@@ -20,6 +20,7 @@ RECORD = (
 _LINE = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+)")
 _FOLDER = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>")
 _STRING = re.compile(r'"([^"]*)"')
+_NAMING = ("create", "mkdir", "link", "rename", "unlink")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,22 +34,31 @@ class Call:
 
 
 def calls(trace, root):
-    """The calls below `root`, in order, that strace wrote down."""
+    """The calls below `root`, in order, that strace wrote down.
+
+    Others may see a name from the moment at which the call that gives it begins, and what they sync then has it.
+    """
     root, found, waiting = os.path.realpath(root), [], {}
     for line in trace.splitlines():
         thread, _, rest = line.partition(" ")
         rest = rest.strip()
         if rest.endswith("<unfinished ...>"):  # another thread's call comes between
-            waiting[thread] = rest.removesuffix("<unfinished ...>")
+            waiting[thread] = rest.removesuffix("<unfinished ...>"), len(found)
+            found.append(None)
             continue
+        begun = None
         if resumed := re.match(r"<\.\.\. \w+ resumed>\s?(.*)$", rest):
-            rest = waiting.pop(thread) + resumed[1]
+            text, begun = waiting.pop(thread)
+            rest = text + resumed[1]
         match = _LINE.match(rest)
         if match and int(match[3]) >= 0:
             call = _call(match[1], match[2], int(match[3]))
             if call and f"{call.path}/".startswith(f"{root}/"):
-                found.append(call)
-    return found
+                if begun is not None and call.what in _NAMING:
+                    found[begun] = call
+                else:
+                    found.append(call)
+    return [call for call in found if call]
 
 
 def _call(name, arguments, result):

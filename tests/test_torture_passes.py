@@ -46,6 +46,13 @@ def whole(ram):
     return open_store(out), time.monotonic() - began
 
 
+@pytest.fixture
+def store(ram):
+    """A place for stores that are made one after the other; a test that fails leaves nothing there."""
+    yield ram / "a.zarr"
+    shutil.rmtree(ram / "a.zarr", ignore_errors=True)
+
+
 def require_rest(store, expected, had):
     """Check that another pass encodes what is missing, and no more."""
     done = Pass(store).end()
@@ -70,9 +77,9 @@ def begun(whole, ram):
 @chaos.needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault"), FAULTS if ALL else SOME)
-def test_at_any_call(begun, whole, ram, record_property, call, fault):
+def test_at_any_call(begun, whole, store, record_property, call, fault):
     """Try the nth call for n = 1, 2 ... until a pass ends to which nothing happened."""
-    expected, struck, store = whole[0], 0, ram / "a.zarr"
+    expected, struck = whole[0], 0
     fails = -9 if "KILL" in fault else 5
     for had, before in begun.items():
         n, step = 1, 1 if ALL else 173 if call == "write" else 47
@@ -98,15 +105,9 @@ def test_at_any_call(begun, whole, ram, record_property, call, fault):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("writers", "rows", "kills", "most"), KILLS)
-def test_writers_that_are_killed(whole, ram, record_property, writers, rows, kills, most):
+def test_writers_that_are_killed(whole, ram, store, record_property, writers, rows, kills, most):
     """They start at once, others in the place of the killed, `most` on a store: every block is committed once."""
-    out, store, chance, killed, wasted = (
-        ram / f"{rows}.zarr",
-        ram / "a.zarr",
-        random.Random(0),
-        0,
-        0,
-    )
+    out, chance, killed, wasted = ram / f"{rows}.zarr", random.Random(0), 0, 0
     assert Pass(out, rows=rows).end().code == 0
     expected, pause = open_store(out), 0.02 if writers > 1 else 0.8 * whole[1]
     while killed < kills:
@@ -188,6 +189,14 @@ def test_readers_beside_a_writer(tmp_path, encoders, record_property):
 # Power cuts
 
 
+def test_a_name_counts_from_the_moment_at_which_others_may_see_it():
+    trace = """1 link("/s/.tmp", "/s/a" <unfinished ...>
+2 fsync(3</s>) = 0
+1 <... link resumed>) = 0
+"""
+    assert calls(trace, "/s") == [Call("link", "/s/a", "/s/.tmp"), Call("sync", "/s")]
+
+
 def recorded(ram, how):
     """What a pass made, and its calls."""
     root = ram / f"recorded-{how}.zarr"
@@ -197,7 +206,7 @@ def recorded(ram, how):
 
 
 def cuts(root, calls, place, n):
-    """Draw so many moments and what may be lost at each; gives the number of calls made, and what is left."""
+    """Draw so many moments and lay out what may be left at each; gives the number of calls made."""
     chance = random.Random(0)
     moments = [*sorted(chance.randrange(len(calls)) for _ in range(n - 2)), len(calls), len(calls)]
     disk, done = Disk(root), 0
@@ -206,14 +215,14 @@ def cuts(root, calls, place, n):
             disk.apply(call)
         done = moment
         lay_out(disk.cut(chance), root, place)
-        yield moment, place
+        yield moment
         shutil.rmtree(place)
 
 
 @chaos.needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize("writers", ["one", "two"])
-def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
+def test_no_power_cut_makes_a_row_wrong(ram, store, record_property, writers):
     """And a record that a caller saw is there after every cut that follows."""
     expected, root, made = recorded(ram, writers)
     log = os.path.realpath(root / "log")
@@ -224,7 +233,7 @@ def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
             safe[Path(call.path).name] = made.index(Call("sync", log), at)
     assert safe.keys() == {f"{block}.0.json" for block in range(4)}
     rows = []
-    for moment, store in cuts(root, made, ram / "a.zarr", STATES):
+    for moment in cuts(root, made, store, STATES):
         rows.append(chaos.committed_rows(store, expected, "deep"))
         for name, at in safe.items():
             assert moment <= at or (store / "log" / name).exists()
@@ -236,12 +245,12 @@ def test_no_power_cut_makes_a_row_wrong(ram, record_property, writers):
 
 @chaos.needs_strace
 @pytest.mark.slow
-def test_a_pass_that_syncs_nothing_does_not_get_through(ram):
+def test_a_pass_that_syncs_nothing_does_not_get_through(ram, store):
     """Or the test above would prove nothing."""
     expected, root, made = recorded(ram, "careless")
     assert not any(call.what == "sync" for call in made)
     wrong = 0
-    for _, store in cuts(root, made, ram / "a.zarr", 40):
+    for _ in cuts(root, made, store, 40):
         try:
             chaos.committed_rows(store, expected, "deep")
         except (AssertionError, SamtlError):
