@@ -120,7 +120,7 @@ def _bucket_server():
 @pytest.fixture
 def bucket_server(_bucket_server, monkeypatch, tmp_path):
     """Start an object store, once for all tests; settings point there, and nothing is waited for long."""
-    from samtl.store import object_store
+    from samtl.store.storage import object_store
 
     _bucket_server.reset()
     for name in list(os.environ):

@@ -275,7 +275,8 @@ from samtl.experiment import features
 from samtl.experiment.features import Feed, Targets
 from samtl.heads.conv import Head
 from samtl._runtime import peak_memory
-from samtl.store import reader, shards
+from samtl.store import reader
+from samtl.store.reader import shards
 
 features.WINDOW_BYTES = 32 * 2**20
 shards.OPEN_BYTES = 64 * 2**20

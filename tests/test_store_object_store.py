@@ -11,10 +11,9 @@ pytest.importorskip("obstore")
 from made import make
 
 from samtl.errors import DamageError, InputError, ResourceError
-from samtl.store import object_store
-from samtl.store.object_store import RowCache, client, row_cache
 from samtl.store.reader import open_store
-from samtl.store.storage import open_storage
+from samtl.store.storage import object_store, open_storage
+from samtl.store.storage.object_store import RowCache, client, row_cache
 
 
 @pytest.fixture

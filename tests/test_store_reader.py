@@ -16,8 +16,7 @@ from made import ARRAYS, DAMAGES, ROWS, drawn, make, relisted, sha256
 
 import samtl
 from samtl.errors import DamageError, InputError
-from samtl.store import shards
-from samtl.store.reader import Store, open_store
+from samtl.store.reader import Store, open_store, shards
 
 NUMBERS = (*ARRAYS, "dense", "original_size", "mask")
 

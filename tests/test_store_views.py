@@ -113,7 +113,7 @@ def test_masks_are_the_targets_of_a_segmentation(masked):
 
 
 def test_more_than_memory_is_refused_before_it_is_read(store, monkeypatch):
-    monkeypatch.setattr("samtl.store.views.machine_memory", lambda: 100)
+    monkeypatch.setattr("samtl.store.reader.views.machine_memory", lambda: 100)
     with pytest.raises(InputError, match="to_xarray"):
         store.features("grid")
 

@@ -13,9 +13,8 @@ from chaos import ALL, committed_rows, require_whole
 
 from samtl.embed.api import embed
 from samtl.errors import ResourceError
-from samtl.store import object_store
 from samtl.store.reader import open_store
-from samtl.store.storage import DiskStorage
+from samtl.store.storage import DiskStorage, object_store
 
 pytestmark = pytest.mark.slow
 STRUCK, ROUNDS = (500, 200) if ALL else (40, 1)

@@ -20,7 +20,7 @@ MUTANTS = {
         ('temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"\n', "temporary = path\n"),
         "if hashlib.sha256(rest).hexdigest() != checksum:",
     ],
-    "store/storage.py": [
+    "store/storage/__init__.py": [
         ('self.create(name, [b"2"])\n                raise', "return\n                raise"),
     ],
     "store/log.py": [
@@ -47,7 +47,7 @@ MUTANTS = {
         ("require_same(state.identity, identity.fingerprint, storage.url)\n    storage", "pass\n    storage"),
         "storage.probe()\n",
     ],
-    "store/shards.py": [
+    "store/reader/shards.py": [
         ("if np.array_equal(sums, state.crc32c[places]):", "if True:"),
         "if len(shard) != size:",
         ("for anew in (False, True):", "for anew in (False,):"),
@@ -60,7 +60,7 @@ MUTANTS = {
         "if found.findings and _listed(storage) != before:",
     ],
     "store/maintenance.py": ["if one.what in LISTS:", (".get(name) == FOLDER:", ".get(name) == -2:")],
-    "store/object_store.py": [
+    "store/storage/object_store.py": [
         ("name, content, mode=mode, use", 'name, content, mode="overwrite", use'),
         ("if self.read(name) == content:", "if False:"),  # an answer that was lost
         ('raise FileExistsError(f"{self.url}/{name} exists")', "return"),

@@ -40,7 +40,7 @@ from samtl.splits import Samples, Split
 from samtl.splits.labels import known
 from samtl.splits.split import Rows
 from samtl.store.reader import Store
-from samtl.store.views import choose_columns, samples_of
+from samtl.store.reader.views import choose_columns, samples_of
 
 Head = PooledHead | GridHead
 

@@ -18,7 +18,7 @@ from samtl.experiment.run import Run, read_run
 from samtl.images.transforms import IGNORE
 from samtl.metrics.multilabel import LIKELY
 from samtl.store.reader import Store
-from samtl.store.views import row_numbers
+from samtl.store.reader.views import row_numbers
 
 Part = tuple[NDArray[Any], Any, NDArray[Any]]  # features, their columns, height and width of images
 

@@ -36,7 +36,7 @@ from samtl.experiment.run import RunFolder
 from samtl.heads.grid import STATISTICS_ROWS, GridHead
 from samtl.heads.training.trainer import Tally, isolated
 from samtl.store.reader import Store
-from samtl.store.views import samples_of
+from samtl.store.reader.views import samples_of
 from samtl.sweep.plan import Cell
 
 if TYPE_CHECKING:

@@ -273,7 +273,7 @@ def open_storage(place: str | os.PathLike[str]) -> Storage:
     if isinstance(place, Path):
         return DiskStorage(place)
     require_extra("obstore", "cloud")
-    from samtl.store.object_store import BucketStorage
+    from samtl.store.storage.object_store import BucketStorage
 
     return BucketStorage(place)
 

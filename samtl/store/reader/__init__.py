@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from samtl.errors import InputError
 from samtl.splits import Samples, Split, resolve
-from samtl.store import views
 from samtl.store.coordinates import as_xarray, as_zarr
 from samtl.store.format import TIERS, ArraySpec
 from samtl.store.log import read_log
-from samtl.store.shards import Shards
+from samtl.store.reader import views
+from samtl.store.reader.shards import Shards
 from samtl.store.state import Quarantined, StoreState, Summary, load_state, quarantined
 from samtl.store.storage import as_place, locate, open_storage
 
