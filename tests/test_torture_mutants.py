@@ -46,6 +46,8 @@ MUTANTS = {
         "if damaged or not whole:",
         ("require_same(state.identity, identity.fingerprint, storage.url)\n    storage", "pass\n    storage"),
         "storage.probe()\n",
+        "storage.settle(log.LOG)\n",
+        "storage.settle(log.LOG, samples.FOLDER)\n",
     ],
     "store/reader/shards.py": [
         ("if np.array_equal(sums, state.crc32c[places]):", "if True:"),

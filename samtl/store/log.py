@@ -74,13 +74,8 @@ def record_name(block: int, sequence: int) -> str:
 
 def block_key(record: Record, array: str) -> bytes:
     """Return the 32 bytes at the start of a shard: what its rows were made from, and with which outcome."""
-    fields = (
-        "fingerprint",
-        "block",
-        "status",
-        "image_sha256",
-        *["mask_sha256"] * (array == "mask"),
-    )
+    fields = ["fingerprint", "block", "status", "image_sha256"]
+    fields += ["mask_sha256"] * (array == "mask")
     return hashlib.sha256(canonical({name: getattr(record, name) for name in fields})).digest()
 
 

@@ -29,13 +29,8 @@ from samtl.store.writer import Writer, open_writer
 ASIDE = ".damaged"
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY)}(probe-)?[0-9a-f]{{32}}")
 _SPARE = 1.02  # of the bytes to be written, for folders and records
-_TOLD = (
-    "versions",
-    "device",
-    "engine",
-    "closeness",
-    "batch_size",
-)  # what records go on saying of the rows
+# What records go on saying of the rows.
+_TOLD = ("versions", "device", "engine", "closeness", "batch_size")
 
 
 @dataclass
