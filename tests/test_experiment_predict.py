@@ -348,8 +348,11 @@ def test_a_table_is_replaced_only_when_asked(say, tmp_path):
     names = ["predictions.2.csv", "predictions.3.csv", "predictions.csv"]
     (tmp_path / "file").write_text("")
     for wrong, told in (
-        ("file", "expected a folder, and this is a file"),
+        ("file", "is a file"),
+        ("file/a", "is a file"),
+        ("file/a.csv", "is a file"),
         ("d.csv", "expected a f"),
+        ("s3://bucket/a", "in a bucket"),
     ):
         (tmp_path / "d.csv").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=told):

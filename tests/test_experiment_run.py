@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from stubs import a_record, edit_run
 
 from samtl.errors import InputError, ResourceError
+from samtl.experiment.fit import fit_head
 from samtl.experiment.run import (
     CONFIG,
     FORMAT,
@@ -43,8 +44,9 @@ def test_runs_land_where_they_are_told_to(monkeypatch, tmp_path):
     assert runs_folder() == tmp_path
     assert runs_folder("here") == Path("here")
     (tmp_path / "file").write_text("notes")
-    with pytest.raises(InputError, match="is a file"):
-        runs_folder(tmp_path / "file")
+    for place in ("file", "file/runs", "file/a/b"):
+        with pytest.raises(InputError, match="is a file"):
+            runs_folder(tmp_path / place)
 
 
 def test_what_was_written_is_read(tmp_path):
@@ -213,3 +215,14 @@ def test_a_folder_whose_name_is_not_utf8_is_no_obstacle(run, embedded, tmp_path)
     assert read_run(path).store_path.endswith(".zarr")
     code, _, errors = run("predict", "--run", path, "--from-store", "--cache", f"{place}/cache")
     assert code == 0, errors
+    again = (*fit[:3], "--cache", f"{place}/cache", "--same-split-as", path, "--out", "runs")
+    code, _, errors = run(*again)
+    assert code == 0, errors
+    (same,) = Path("runs").iterdir()
+    assert read_run(same).split == read_run(path).split
+    assert read_run(same).given["same_split_as"].endswith(path.name)
+
+
+def test_a_pattern_that_is_not_utf8_is_kept_as_far_as_text_can_hold_it(small, tmp_path):
+    found = fit_head(small, "logreg", 0.25, out=tmp_path, group_by="(.+)\udce9?")
+    assert read_run(found).given["group_by"] == "(.+)\ufffd?"

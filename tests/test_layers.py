@@ -87,6 +87,7 @@ with contextlib.suppress(SystemExit): main()
         (LIST_AND_DECODE, {"torch", "sklearn", "pooch", "requests", "zarr"}),
         (HELP, {"torch", "sklearn", "zarr", "numpy", "PIL"}),
         ("import samtl.splits, samtl.metrics.paired\n", {"torch", "sklearn", "scipy", "zarr"}),
+        ("import samtl.sweep.worker\n", {"sklearn.neighbors", "matplotlib"}),
     ],
 )
 def test_nothing_heavy_is_loaded(code, heavy):

@@ -244,6 +244,14 @@ def test_a_damaged_row_fails_the_cells_that_need_it(store, out, tmp_path, array,
     assert not list(out.glob("*/.*"))
 
 
+def test_failures_on_stores_of_one_name_are_told_apart(store, out, tmp_path):
+    other = embedded(tmp_path, stripes(75), 32, ("pooled",))
+    diverging = {"mlp": {"hidden": (8,), "epochs": 2, "lr": 1e30}}
+    result = run([store, other], out, ["mlp"], "0.4", params=diverging)
+    assert counts(result) == (0, 0, 2)
+    assert [name.rpartition(", ")[2] for name in result.failed] == [str(store), str(other)]
+
+
 @pytest.mark.parametrize(("head", "change"), [("logreg", "rows"), ("conv", "images")])
 def test_a_store_that_changes_after_the_plan_is_not_learnt_from(out, tmp_path, head, change):
     """Row numbers of the plan are of other samples then, and its names of other images."""
@@ -365,10 +373,17 @@ def test_what_cannot_be_is_refused_before_anything_is_written(store, out, option
     assert not out.exists()
 
 
-def test_where_nothing_can_be_written(store, tmp_path):
+def test_where_nothing_can_be_written(store, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match=r"cannot write a sweep into .*choose another place"):
+    with pytest.raises(InputError, match="is a file"):
         run(store, tmp_path / "file" / "sweep")
+
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(ResourceError, match=r"cannot write a sweep into .*choose another place"):
+        run(store, tmp_path / "sweep")
 
 
 def test_one_sweep_at_a_time_in_the_default_folder(store, monkeypatch, tmp_path):

@@ -38,6 +38,15 @@ def test_cells_are_heads_by_splits_by_seeds(store):
     assert {cell.name for cell in planned(store, heads=None)} == {"logreg", "mlp", "conv", "vit"}
 
 
+def test_arrays_with_the_same_samples_share_their_splits(store, monkeypatch):
+    drawn = []
+    select = planning.select
+    monkeypatch.setattr(planning, "select", lambda *one: drawn.append(one) or select(*one))
+    cells = planned(store, seeds=(0, 7), heads=("logreg", "conv"))
+    assert len(drawn) == 6
+    assert len({id(cell.rows) for cell in cells}) == 6 == len(cells) / 2
+
+
 @pytest.mark.parametrize(
     "options",
     [

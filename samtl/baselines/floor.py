@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from samtl._runtime import prefetch
 from samtl.baselines.base import PixelBaseline, Predictions, blank_linear, fit_linear
@@ -112,6 +111,8 @@ class Baseline(PixelBaseline):
         self._find_neighbours()
 
     def _find_neighbours(self) -> None:
+        from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor  # slow to import
+
         self._scaling = standard(self._features)
         votes = self.task_ == "classification"
         kind = KNeighborsClassifier if votes else KNeighborsRegressor

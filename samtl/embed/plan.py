@@ -33,7 +33,15 @@ from samtl.store.format import TIERS, ArraySpec, array_specs, rows_of_a_block
 from samtl.store.log import LOG
 from samtl.store.samples import FOLDER, SampleTable
 from samtl.store.state import StoreState, load_state
-from samtl.store.storage import IDENTITY, Storage, as_place, below, cache_folder, open_storage
+from samtl.store.storage import (
+    IDENTITY,
+    Storage,
+    as_place,
+    below,
+    cache_folder,
+    existing,
+    open_storage,
+)
 
 
 @dataclass(frozen=True)
@@ -249,7 +257,7 @@ def prepare(
             "others": sum(sizes[name] for name in always),
         },
         bytes_to_write=to_write,
-        bytes_free=shutil.disk_usage(_existing(place)).free if isinstance(place, Path) else None,
+        bytes_free=shutil.disk_usage(existing(place)).free if isinstance(place, Path) else None,
         image_size=spec.image_size,
         bands=spec.bands,
         batch_size=batch_size,
@@ -374,14 +382,10 @@ def place_of(config: EmbedConfig, dataset: str) -> Path | str:
     return below(folder, ".".join(filter(None, parts)))
 
 
-def _existing(place: Path) -> Path:
-    return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-
-
 def _refuse_foreign(place: Path | str, storage: Storage) -> None:
     """Raise InputError if the place of a store is taken by something else."""
-    if isinstance(place, Path) and not (existing := _existing(place)).is_dir():
-        raise InputError(f"{existing} is a file; a store is a folder: name another with --out")
+    if isinstance(place, Path) and not (there := existing(place)).is_dir():
+        raise InputError(f"{there} is a file; a store is a folder: name another with --out")
     names = storage.list()
     others = sorted(name for name in names if not name.startswith("."))
     if others and names.keys().isdisjoint((IDENTITY, LOG, FOLDER)):

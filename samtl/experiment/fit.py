@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from samtl import registry, splits
-from samtl._io import as_text
 from samtl.datasets import Dataset, MapStyle, groups_by, resolve, shuffled, subset
 from samtl.embed.changes import image_hashes
 from samtl.errors import InputError, UnknownName
@@ -142,7 +141,7 @@ def fit_baseline(
     if group_by is not None:
         data = replace(data, groups=groups_by(data.sample_ids, group_by))
     size = 0 if same_split_as is None else read_run(same_split_as).resolution
-    given = {"root": root and as_text(root), "limit": limit, "per_class": per_class}
+    given = {"root": root and os.fspath(root), "limit": limit, "per_class": per_class}
     source = Images(data, size or IMAGE_SIZE, images=image_hashes(data))
     how = (split, seed, same_split_as, group_by)
     return _fit(source, baseline, model, how, given).fit(runs_folder(out), clock)

@@ -20,6 +20,7 @@ from samtl.datasets.files.listing import kind_of
 from samtl.errors import InputError, writing
 from samtl.experiment.tables import MASKS, PREDICTIONS, predicted_texts, write_mask
 from samtl.metrics.multilabel import LIKELY
+from samtl.store.storage import as_folder, as_output
 
 DEFAULT_OUT, TABLE_SUFFIX = "predictions", ".csv"
 
@@ -63,9 +64,8 @@ class PredictResult:
     rows: int  #: images predicted
     #: Images of each predicted class; of a segmentation, those with a pixel of it; of a regression, all.
     counts: dict[str, int]
-    means: dict[
-        str, float
-    ]  #: mean probability, or share of the pixels, of each class; or mean of the numbers
+    #: Mean probability, or share of the pixels, of each class; or mean of the numbers.
+    means: dict[str, float]
     skipped: tuple[Skipped, ...]
     beside: Path | None  #: earlier predictions that were in the place of these, and are kept
     seconds: float
@@ -89,29 +89,25 @@ def place_for(out: str | Path | None, task: str, overwrite: bool) -> tuple[Path,
     number is added to the name. Nothing else is ever replaced.
     """
     masks = task == "segmentation"
-    place = Path(out if out is not None else DEFAULT_OUT).expanduser()
+    place = as_folder(DEFAULT_OUT if out is None else out).expanduser()
     if not masks and place.suffix != TABLE_SUFFIX:
-        _require_kind(place, "folder")
         place /= PREDICTIONS
-    if masks and kind_of(place) == "folder" and any(place.iterdir()) and not _is_ours(place):
+    as_output(place if masks else place.parent)
+    if masks and not _is_free(place) and not _is_ours(place):
         place /= MASKS
-    _require_kind(place, "folder" if masks else "file")
-    if kind_of(place) == "nothing" or (masks and not any(place.iterdir())):
+    if kind_of(place) == ("file" if masks else "folder"):
+        raise InputError(f"--out {place}: expected a {'folder' if masks else 'file'} there")
+    if _is_free(place) or (overwrite and (not masks or _is_ours(place))):
         return place, None
-    if overwrite and (_is_ours(place) if masks else True):
-        return place, None
-    for count in itertools.count(2):
-        stem, suffix = (place.name, "") if masks else (place.stem, place.suffix)
-        free = place.with_name(f"{stem}.{count}{suffix}")
-        if kind_of(free) == "nothing":
-            return free, place
-    raise AssertionError
+    stem, suffix = (place.name, "") if masks else (place.stem, place.suffix)
+    beside = (place.with_name(f"{stem}.{count}{suffix}") for count in itertools.count(2))
+    return next(free for free in beside if kind_of(free) == "nothing"), place
 
 
-def _require_kind(place: Path, wanted: str) -> None:
-    """Raise InputError if something else is there."""
-    if (kind := kind_of(place)) not in (wanted, "nothing"):
-        raise InputError(f"--out {place}: expected a {wanted}, and this is a {kind}")
+def _is_free(place: Path) -> bool:
+    """Return whether nothing is there but an empty folder."""
+    kind = kind_of(place)
+    return kind == "nothing" or (kind == "folder" and not any(place.iterdir()))
 
 
 def _is_ours(folder: Path) -> bool:

@@ -89,10 +89,9 @@ class Trial:
             machine=machine(),
             versions=versions(),
             warm_start=self.warm_start,
-            given=dict(self.given),
+            given={key: plain(value) for key, value in self.given.items()},
             **about,
         ).with_digest()
-        self.held = self._held_out()
         #: Of the model and its companions, once the run is being written.
         self.scores: Floors = {}
         self._majority = 0
@@ -191,6 +190,11 @@ class Trial:
                 comparison_key=self.held.comparison_key(self.config.resolution),
             )
             return folder.record(run)
+
+    @functools.cached_property
+    def held(self) -> HeldOut:
+        """What the model says of the held-out samples."""
+        return self._held_out()
 
     def _held_out(self) -> HeldOut:
         true_mask = self.source.mask if self.source.masks else None

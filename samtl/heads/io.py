@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from samtl import registry
-from samtl._io import inside, read_regular
+from samtl._io import as_text, inside, read_regular
 from samtl.errors import InputError
 from samtl.heads.base import Layout, Model
 
@@ -164,6 +164,8 @@ def plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
-    if not isinstance(value, (str, int, float, bool, type(None))):
+    if isinstance(value, str):
+        return as_text(value)  # a path need not be UTF-8
+    if not isinstance(value, (int, float, bool, type(None))):
         raise InputError(f"a head with the parameter {value!r} cannot be saved; use plain numbers")
     return value

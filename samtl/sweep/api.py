@@ -326,7 +326,7 @@ class _Sweep:
         if what == "failed":
             assert cell.config is not None
             several = len(self.sources.given.stores) > 1
-            self.failed[f"{cell}, {cell.config.store}" if several else str(cell)] = text
+            self.failed[f"{cell}, {cell.store}" if several else str(cell)] = text
             self.rows[number] = [failed_row(cell.config, cell.split, text)]
             _io.replace(failure, msgspec.json.encode(Failure(str(cell), text)))
         self.count[what] += 1

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 
 from samtl import registry
-from samtl._io import as_text
 from samtl.datasets import Dataset, groups_by, only, resolve, shuffled
 from samtl.embed.changes import look
 from samtl.errors import InputError, MismatchError
@@ -110,7 +109,7 @@ class Sources:
         """Make the trial of a cell; nothing is read or trained."""
         given, kind = self.given, "heads" if cell.array else "baselines"
         model = configured(kind, cell.name, given.params.get(cell.name, {}), cell.seed)
-        asked = {"sweep": as_text(given.out.name), "split": cell.split, "group_by": given.group_by}
+        asked = {"sweep": given.out.name, "split": cell.split, "group_by": given.group_by}
         common = (cell.name, model, cell.rows, cell.seed, asked, cell.start)
         if cell.array:
             data = self.data(cell.store, cell.array, cell.features)
@@ -159,13 +158,15 @@ def plan(sources: Sources) -> list[Cell]:
 
     for path in given.stores:
         store: Store = sources.store(path)
-        # By array, which decides the usable rows
-        parts = functools.cache(lambda a, p=path: parts_of(sources.data(p, a, None).samples))
+        parts: dict[bytes, list[tuple[str, int, Split]]] = {}  # by usable rows
         for name in DEFAULT_HEADS[store.task] if given.heads is None else given.heads:
             array = array_for(store, name, configured("heads", name, {}, 0))
             streamed = array != "pooled" and store.bytes_of(array) > given.room
+            samples = sources.data(path, array, None).samples
+            if (usable := samples.usable.tobytes()) not in parts:
+                parts[usable] = parts_of(samples)
             for columns in given.features if array == "pooled" and given.features else (None,):
-                cells += [Cell(name, path, array, columns, *one, streamed) for one in parts(array)]
+                cells += [Cell(name, path, array, columns, *one, streamed) for one in parts[usable]]
     if given.baselines:
         path = given.stores[0] if given.stores else ""
         pixels = parts_of(_pixel_samples(sources))

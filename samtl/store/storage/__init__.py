@@ -261,10 +261,15 @@ def as_folder(path: str | Path) -> Path:
 
 
 def as_output(path: str | Path) -> Path:
-    """Return a folder on a disk that is there or can be made; InputError for a URL or a file."""
-    if (folder := as_folder(path)).exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder")
+    """Return a folder on a disk that is there or can be made; InputError for a URL, a file or a place in a file."""
+    if not (there := existing(folder := as_folder(path))).is_dir():
+        raise InputError(f"{there} is a file; name a folder")
     return folder
+
+
+def existing(place: Path) -> Path:
+    """Return a path if it exists, else the nearest of its parents that does."""
+    return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
 
 
 def open_storage(place: str | os.PathLike[str]) -> Storage:
