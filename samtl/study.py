@@ -19,7 +19,7 @@ from samtl.datasets import Dataset, resolve
 from samtl.embed import api as embed_api
 from samtl.embed import plan as planning
 from samtl.embed.api import EmbedResult
-from samtl.encoders import checkpoints
+from samtl.encoders.weights import checkpoints
 from samtl.errors import InputError, ResourceError, UnknownName
 from samtl.experiment.sources import Data
 from samtl.report.api import ReportResult, make_report

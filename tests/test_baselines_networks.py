@@ -16,7 +16,7 @@ from samtl.baselines import unet, vgg19
 from samtl.baselines.networks import Normalised, class_map
 from samtl.baselines.pixels import Pixels, turned
 from samtl.datasets import IGNORE
-from samtl.encoders.checkpoints import Official
+from samtl.encoders.weights.checkpoints import Official
 from samtl.errors import InputError
 from samtl.heads.io import load, save
 from samtl.images.transforms import mask_square

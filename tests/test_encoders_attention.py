@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import gelu
 
-from samtl.encoders import attention, linear, sam
-from samtl.encoders.attention import Attention, merge, split
-from samtl.encoders.checkpoints import load_weights
-from samtl.encoders.engines import forward_pass
-from samtl.encoders.linear import Linear, packs
+from samtl.encoders import sam
+from samtl.encoders.fast import attention, linear
+from samtl.encoders.fast.attention import Attention, merge, split
+from samtl.encoders.fast.engines import forward_pass
+from samtl.encoders.fast.linear import Linear, packs
+from samtl.encoders.weights.checkpoints import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODULES = sam.modeling().image_encoder

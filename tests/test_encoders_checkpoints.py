@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from samtl.encoders import sam
-from samtl.encoders.checkpoints import Official, load_weights, tensors_digest
+from samtl.encoders.weights.checkpoints import Official, load_weights, tensors_digest
 from samtl.errors import InputError, ResourceError
 
 

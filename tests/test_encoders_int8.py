@@ -12,9 +12,10 @@ from torch import nn
 import samtl
 from samtl._runtime import Note, probe
 from samtl.embed import plan, trial
-from samtl.encoders import int8, sam
+from samtl.encoders import sam
 from samtl.encoders.compute import resolve_compute
-from samtl.encoders.engines import forward_pass
+from samtl.encoders.fast import int8
+from samtl.encoders.fast.engines import forward_pass
 from samtl.errors import InputError, MismatchError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

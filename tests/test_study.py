@@ -21,7 +21,7 @@ from samtl._runtime import Note
 from samtl.baselines import vgg19
 from samtl.embed.plan import Plan
 from samtl.encoders import sam
-from samtl.encoders.checkpoints import Official
+from samtl.encoders.weights.checkpoints import Official
 from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
 from samtl.registry import names
 from samtl.report.album import Album

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from samtl.encoders.attention import fused, merge, query_bias, relative_positions, split
+from samtl.encoders.fast.attention import fused, merge, query_bias, relative_positions, split
 from samtl.encoders.sam import CHANNELS, VARIANTS, WINDOW, build
 
 INITIAL_STD = 0.02

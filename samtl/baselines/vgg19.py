@@ -24,11 +24,11 @@ from samtl.baselines.base import (
 from samtl.baselines.networks import Normalised
 from samtl.baselines.pixels import Rows, squares
 from samtl.datasets import Dataset
-from samtl.encoders import checkpoints as sources
 from samtl.encoders.base import Weights
 from samtl.encoders.compute import resolve_compute
 from samtl.encoders.device import resolve_device
 from samtl.encoders.torch_encoder import DTYPES
+from samtl.encoders.weights import checkpoints as sources
 from samtl.errors import InputError
 from samtl.heads.base import Features, Layout, OnEvent, check_ranges
 from samtl.images.transforms import resized_shape

@@ -20,11 +20,11 @@ from samtl.embed.changes import Changes, find_changes, table_of
 from samtl.embed.copies import Copies, find_copies
 from samtl.embed.decode import Decoded
 from samtl.encoders.base import EncoderSpec
-from samtl.encoders.checkpoints import check_source
 from samtl.encoders.compute import encoder_speeds, resolve_compute
 from samtl.encoders.device import resolve_devices
-from samtl.encoders.engines import check_engine
+from samtl.encoders.fast.engines import check_engine
 from samtl.encoders.torch_encoder import INT8
+from samtl.encoders.weights.checkpoints import check_source
 from samtl.errors import InputError
 from samtl.images.bands import BYTES, Bands, common_names, statistics_of
 from samtl.images.transforms import check_image_size

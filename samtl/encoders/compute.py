@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from samtl._runtime import probe
 from samtl._runtime.probe import Timing, Work
-from samtl.encoders.attention import added
 from samtl.encoders.base import Weights
-from samtl.encoders.engines import forward_pass
+from samtl.encoders.fast.attention import added
+from samtl.encoders.fast.engines import forward_pass
 from samtl.encoders.torch_encoder import DTYPES, INT8, Forward, TorchEncoder, encoder_dtype
 from samtl.errors import InputError
 

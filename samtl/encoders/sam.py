@@ -16,13 +16,13 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from samtl.encoders.base import OWN, EncoderSpec, Weights, preprocessing, three
-from samtl.encoders.checkpoints import Official, load_weights
 from samtl.encoders.compute import resolve_compute
-from samtl.encoders.containers import Tensors
 from samtl.encoders.device import resolve_device
-from samtl.encoders.engines import check_engine, forward_pass
+from samtl.encoders.fast.engines import check_engine, forward_pass
 from samtl.encoders.pooling import feature_names
 from samtl.encoders.torch_encoder import INT8, TorchEncoder
+from samtl.encoders.weights.checkpoints import Official, load_weights
+from samtl.encoders.weights.containers import Tensors
 from samtl.errors import InputError
 from samtl.images.bands import BYTES, Bands, scaling
 from samtl.images.transforms import PATCH, PIXEL_MEAN, PIXEL_STD, check_image_size

@@ -18,7 +18,7 @@ from torch import nn
 
 from samtl import _download
 from samtl.encoders.base import Weights
-from samtl.encoders.containers import Tensors, below, kind_of, read_tensors
+from samtl.encoders.weights.containers import Tensors, below, kind_of, read_tensors
 from samtl.errors import InputError
 
 
@@ -70,7 +70,7 @@ def load_weights(
         Without buffers.
     checkpoint : str
         `official`, `random:SEED`, or the path of a file or folder with the network's tensors, alone or within a larger
-        model; see `samtl.encoders.containers`.
+        model; see `samtl.encoders.weights.containers`.
     official : Official or None
         The published checkpoint of this architecture, if there is one.
     name, remedy : str

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samtl.encoders.attention import Attention
-from samtl.encoders.int8 import Int8Linear
-from samtl.encoders.linear import Linear
+from samtl.encoders.fast.attention import Attention
+from samtl.encoders.fast.int8 import Int8Linear
+from samtl.encoders.fast.linear import Linear
 from samtl.encoders.torch_encoder import Forward
 from samtl.errors import UnknownName
 

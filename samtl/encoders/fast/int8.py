@@ -23,7 +23,7 @@ _TINY = 1e-30
 
 
 class Int8Linear:
-    """A linear layer with a bias, with the interface of `samtl.encoders.linear.Linear`.
+    """A linear layer with a bias, with the interface of `samtl.encoders.fast.linear.Linear`.
 
     What rounding takes from the weights is kept, and its product with the mean of the tokens, each in its own scale, is
     added: else it would shift all tokens alike, and their mean as much as each. The weights are moved out of `module`.

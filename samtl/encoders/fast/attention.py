@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, unflatten
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from samtl.encoders.int8 import Int8Linear
-from samtl.encoders.linear import Linear
+from samtl.encoders.fast.int8 import Int8Linear
+from samtl.encoders.fast.linear import Linear
 
 # Queries per band for many tokens on a CPU, one head at a time, and otherwise.
 CPU_BAND, BAND = 128, 256

@@ -1,0 +1,1 @@
+"""Faster and smaller computations of the same networks."""

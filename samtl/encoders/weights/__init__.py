@@ -1,0 +1,1 @@
+"""Weights of networks: official files, and checkpoints as people have them."""
