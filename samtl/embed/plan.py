@@ -269,7 +269,7 @@ def prepare(
         understood=source.understood(),
         copies=find_copies(source, hashes, read, should_stop),
         changes=changes,
-        by_default=_by_default(config, state, bool(held), source.task),
+        by_default=_by_default(config, spec, state, bool(held), source.task),
         speeds=measured.relative_to(compute_dtype) if measured else {},
         load=measured.load if measured else 0.0,
     )
@@ -323,16 +323,16 @@ def images_per_call(asked: int | str, device: str, untold: int) -> int:
 
 
 def _by_default(
-    config: EmbedConfig, state: StoreState | None, held: bool, task: str
+    config: EmbedConfig, spec: EncoderSpec, state: StoreState | None, held: bool, task: str
 ) -> dict[str, str]:
     """Say of each option that was not given what decides instead."""
-    begun = "as the store was begun"
+    begun, own = "as the store was begun", "the encoder's own"
     told = f"${DTYPE}" if os.environ.get(DTYPE) else "the fastest here"
     reasons = {
-        "checkpoint": "the encoder's own",
+        "checkpoint": own,
         "device": "what is there",
-        "dtype": begun if state else told,
-        "image-size": begun if state else "the encoder's own",
+        "dtype": begun if state else told if spec.usual_dtype == "auto" else own,
+        "image-size": begun if state else "the images' own" if spec.keeps_size else own,
         "tiers": "those of the store" if held else f"for {task}",
         "batch-size": "for the device",
         "engine": begun if state else "fast",

@@ -133,8 +133,8 @@ class Encoder(TorchEncoder):
         if engine == "int8":
             raise InputError("rcf has no 8-bit products: leave --engine out")
         model = _load(checkpoint, len(bands.names))
-        origin = "{checkpoint}, images of {dataset}".format(**told(checkpoint))
-        description = f"filters from images, without labels ({origin})"
+        form = "filters from images of {dataset}, held-out ones too, without labels ({checkpoint})"
+        description = form.format(**told(checkpoint))
         weights = Weights(description, False, tensors_digest(model))
         compute = found.usual_dtype if dtype == "auto" else dtype
         super().__init__(found, weights, model, lambda m: _forward(m, found.patch), on, compute)
