@@ -41,7 +41,7 @@ SEED = "patches:"  # and the seed of the draw: filters from the images that are 
 
 def spec(name: str, image_size: int | None = None, bands: Bands = OWN) -> EncoderSpec:
     """Return the properties of the encoder; a token covers 4 to 16 pixels, so that there are 64 along most sides."""
-    size, count = image_size or 64, len(bands.names)
+    size, count = 64 if image_size is None else image_size, len(bands.names)
     check_image_size(size)
     channels = 2 * FILTERS
     return EncoderSpec(
