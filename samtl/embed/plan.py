@@ -27,7 +27,6 @@ from samtl.encoders.torch_encoder import INT8
 from samtl.encoders.weights.checkpoints import check_source
 from samtl.errors import InputError
 from samtl.images.bands import BYTES, Bands, common_names, statistics_of
-from samtl.images.transforms import check_image_size
 from samtl.store.fingerprint import require_same
 from samtl.store.format import TIERS, ArraySpec, array_specs, rows_of_a_block
 from samtl.store.log import LOG
@@ -165,8 +164,6 @@ def prepare(
         _in_order(config.tiers)
     if config.source is not None:
         check_source(config.source)
-    if config.image_size is not None:
-        check_image_size(config.image_size)
     check_engine(config.engine)
     _spec_of(config)
     devices = resolve_devices(config.device)
@@ -284,7 +281,9 @@ def _spec_of(
     """Describe the encoder of a pass over the dataset: as was asked for, else as the store was begun."""
     begun = {} if state is None else state.identity.fingerprint
     names = tuple(config.bands or begun.get("bands", ()))
-    size = config.image_size or (state and state.identity.image_size)
+    size = config.image_size
+    if size is None and state is not None:
+        size = state.identity.image_size
     units = BYTES if dataset is None else dataset.units
     describe = registry.load("encoders", config.encoder).spec
     spec: EncoderSpec = describe(config.encoder, size, Bands(names, units))
