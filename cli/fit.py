@@ -59,6 +59,8 @@ def draw(result: samtl.FitResult) -> None:
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
         f"{result.n_validation} to validate, {result.n_test} held out"
     )
+    if result.weights and not result.untrained:
+        render.say(f"weights: {result.weights}", "dim")
     compared = {floor_title(result.task, beside=True): result.floor} if result.floor else {}
     compared |= {floor_title(result.task, name): also for name, also in result.also.items()}
     own = floor_title(result.task) if result.name == FLOOR else result.name
@@ -101,7 +103,8 @@ def draw(result: samtl.FitResult) -> None:
     for text, holds in warnings.items():
         if holds:
             render.say(text, "yellow")
-    render.warn_untrained(result.weights, result.untrained, "SAM" if result.store else result.name)
+    of_what = "the encoder" if result.store else result.name
+    render.warn_untrained(result.weights, result.untrained, of_what)
     if result.path.name != result.run_name:
         render.say(f"{result.run_name} is there already; this run is beside it", "yellow")
     render.say(f"run: {result.path}")
