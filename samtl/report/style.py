@@ -135,7 +135,7 @@ def svg(figure: Figure) -> str:
     """Return a figure as an `<svg>` element with a transparent background, the same bytes each time."""
     file = io.StringIO()
     with matplotlib.rc_context(_RC):
-        figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
+        figure.savefig(file, format="svg", dpi=DPI, transparent=True, metadata=_NO_METADATA)
     text = file.getvalue()
     return text[text.index("<svg") :]
 
