@@ -27,7 +27,6 @@ from samtl.encoders.torch_encoder import INT8
 from samtl.encoders.weights.checkpoints import check_source
 from samtl.errors import InputError
 from samtl.images.bands import BYTES, Bands, common_names, statistics_of
-from samtl.images.transforms import check_image_size
 from samtl.store.fingerprint import require_same
 from samtl.store.format import TIERS, ArraySpec, array_specs, rows_of_a_block
 from samtl.store.log import LOG
@@ -165,8 +164,6 @@ def prepare(
         _in_order(config.tiers)
     if config.source is not None:
         check_source(config.source)
-    if config.image_size is not None:
-        check_image_size(config.image_size)
     check_engine(config.engine)
     _spec_of(config)
     devices = resolve_devices(config.device)
@@ -365,7 +362,9 @@ def place_of(config: EmbedConfig, dataset: str) -> Path | str:
     if config.out is not None and str(config.out).endswith(".zarr"):
         return as_place(config.out)
     spec = _spec_of(config)
-    embedding, weights = config.encoder, config.source or spec.default_checkpoint
+    kind, _, model = spec.name.partition(":")  # of a path, the end
+    embedding = "-".join([kind, *re.findall(r"[\w-]+", "/".join(Path(model).parts[-2:]))])
+    weights = config.source or spec.default_checkpoint
     if weights != spec.default_checkpoint:
         name = weights if weights.startswith("random:") else Path(weights).stem
         name = re.sub(r"[^\w-]+", "", name)

@@ -30,7 +30,7 @@ def reload_encoder(
     """
     if checkpoint is None:
         seed = re.fullmatch(r"untrained \((random:\d+)\)", weights)
-        if seed is None and not weights.startswith("official "):
+        if seed is None and not weights.startswith(("official ", "folder ")):
             raise InputError(
                 f"the encoder of {owner} had weights of a file ({weights.removeprefix('file ')}): name it with "
                 "--checkpoint"

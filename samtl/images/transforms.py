@@ -21,12 +21,14 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)  # R, G, B on the 0 to 255 scale
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
-def check_image_size(image_size: int) -> None:
-    """Raise InputError unless `image_size` is a multiple of 16 up to 2048."""
-    if not PATCH <= image_size <= LARGEST or image_size % PATCH:
+def check_image_size(image_size: int, patch: int = PATCH) -> None:
+    """Raise InputError unless `image_size` is a multiple of `patch` up to 2048."""
+    if not patch <= image_size <= LARGEST or image_size % patch:
+        such = ", ".join(
+            str(tokens * patch) for tokens in (16, 32, 64) if tokens * patch <= LARGEST
+        )
         raise InputError(
-            f"--image-size must be a multiple of {PATCH} from {PATCH} to {LARGEST}, such as 256, 512 or 1024, got "
-            f"{image_size}"
+            f"--image-size must be a multiple of {patch} from {patch} to {LARGEST}, such as {such}, got {image_size}"
         )
 
 
