@@ -101,7 +101,8 @@ def draw(result: samtl.FitResult) -> None:
     for text, holds in warnings.items():
         if holds:
             render.say(text, "yellow")
-    render.warn_untrained(result.weights, result.untrained, "SAM" if result.store else result.name)
+    of_what = "the encoder" if result.store else result.name
+    render.warn_untrained(result.weights, result.untrained, of_what)
     if result.path.name != result.run_name:
         render.say(f"{result.run_name} is there already; this run is beside it", "yellow")
     render.say(f"run: {result.path}")

@@ -49,7 +49,7 @@ def listed(lines: Iterable[object], title: str = "", style: str = "yellow") -> N
         say(f"  and {len(lines) - LISTED} more; --json FILE lists all", style)
 
 
-def warn_untrained(weights: str, untrained: bool = True, name: str = "SAM") -> None:
+def warn_untrained(weights: str, untrained: bool = True, name: str = "the encoder") -> None:
     """Print, beside every score made with random weights, that they are."""
     if untrained:
         say(f"The weights are {weights}: the scores say nothing about {name}.", "yellow")

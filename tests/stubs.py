@@ -22,7 +22,7 @@ from samtl.encoders.base import OWN, EncoderSpec, Weights
 from samtl.errors import InputError
 from samtl.experiment.run import METRICS, Run, SplitName
 from samtl.images.bands import RGB
-from samtl.images.transforms import PATCH, grid_cells
+from samtl.images.transforms import PATCH, check_image_size, grid_cells
 from samtl.metrics.classification import Score
 
 SHAPES = ((20, 20), (12, 30), (30, 9))  # square, wide, tall
@@ -123,9 +123,11 @@ class StubEncoders:
     features = tuple(f"column_{i}" for i in range(10))
 
     def spec(self, name, image_size=None, bands=OWN):
+        size = self.IMAGE_SIZE if image_size is None else image_size
+        check_image_size(size)
         return EncoderSpec(
             name,
-            image_size or self.IMAGE_SIZE,
+            size,
             patch=PATCH,
             channels=256,
             features=self.features,

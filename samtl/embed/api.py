@@ -112,8 +112,8 @@ def embed(
         What to compute in: `auto`, `float32`, `bfloat16` or `float16`. `auto` is what the store was begun with; else
         $SAMTL_DTYPE, or what this machine is fastest in, which is measured at first use.
     image_size : int, optional
-        Pixels that an image's longest side is resized to, a multiple of 16 up to 2048; by default the encoder's own, or
-        what the store was begun with. The cost grows with its square.
+        Pixels that an image's longest side is resized to, a multiple of the encoder's patch (16, or 14) up to 2048; by
+        default the encoder's own, or what the store was begun with. The cost grows with its square.
     bands : sequence of str, optional
         Bands of the images that the encoder takes, in the order of its input, by common names such as `nir,red,green`
         or `B08`; by default those that it was trained with, or what the store was begun with.

@@ -281,7 +281,9 @@ def _spec_of(
     """Describe the encoder of a pass over the dataset: as was asked for, else as the store was begun."""
     begun = {} if state is None else state.identity.fingerprint
     names = tuple(config.bands or begun.get("bands", ()))
-    size = config.image_size or (state and state.identity.image_size)
+    size = config.image_size
+    if size is None and state is not None:
+        size = state.identity.image_size
     units = BYTES if dataset is None else dataset.units
     describe = registry.load("encoders", config.encoder).spec
     spec: EncoderSpec = describe(config.encoder, size, Bands(names, units))

@@ -82,7 +82,7 @@ _HUGGING_FACE = {
 
 def spec(name: str, image_size: int | None = None, bands: Bands = OWN) -> EncoderSpec:
     """Return the properties of the encoder `name` without loading it; see `Encoder`."""
-    variant, size = VARIANTS[name], image_size or IMAGE_SIZE
+    variant, size = VARIANTS[name], IMAGE_SIZE if image_size is None else image_size
     check_image_size(size)
     return EncoderSpec(
         name=name,

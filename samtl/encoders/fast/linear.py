@@ -43,6 +43,13 @@ class Linear:
         return _fused("binary", x, other, self._packed, self.bias, "add")
 
 
+class Unfused(Linear):
+    """The plain layer with this interface."""
+
+    def __init__(self, module: nn.Linear, rows: int) -> None:
+        self._packed, self.weight, self.bias = None, module.weight, module.bias
+
+
 def _fused(overload: str, *arguments: Any) -> Tensor:
     return getattr(torch.ops.mkldnn._linear_pointwise, overload)(*arguments)  # type: ignore[no-any-return]
 
