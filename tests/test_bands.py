@@ -20,6 +20,7 @@ from samtl.encoders.base import OWN
 from samtl.errors import InputError, MismatchError
 from samtl.images.bands import (
     BYTES,
+    FRACTION,
     REFLECTANCE,
     RGB,
     SENTINEL_2,
@@ -200,11 +201,15 @@ def test_units_are_known_ones():
         scene(units=REFLECTANCE).taking(RGB, BYTES)
 
 
-@pytest.mark.parametrize(("values", "odd"), [(1, False), (1e-4, True), (1000, True)])
-def test_values_that_hardly_are_in_their_units_are_told(values, odd):
+@pytest.mark.parametrize(
+    ("values", "likely"),
+    [(1, ""), (1e-4, FRACTION), (255 / 2750, BYTES), (1000, "hardly"), (-1000.0, "hardly")],
+)
+def test_values_that_hardly_are_in_their_units_are_told(values, likely):
     dataset = scene(make=lambda seed, n: (tile(seed, n) * values).astype(np.float32))
     found = dataset.understood()
-    assert ("hardly" in found.values) is odd
+    assert ("hardly" in found.values) is bool(likely)
+    assert found.values.endswith(likely if likely in UNITS else "")
     assert found.bands == {"blue, green, red, nir": 6}
     assert resolve("synthetic:8").understood().values == ""
 

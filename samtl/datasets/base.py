@@ -200,9 +200,10 @@ class Dataset:
         """Let an encoder take these bands, in this order; InputError names what the images do not have."""
         absent = [name for name in bands if name not in self.bands]
         if absent:
+            also = "" if self.reading.count else ", or say with ?bands= what they have"
             raise InputError(
                 f"the encoder takes {', '.join(bands)}; images of {self.name} have {', '.join(self.bands)}, and so no "
-                f"{', '.join(absent)}: choose bands that they have with --bands, or another encoder"
+                f"{', '.join(absent)}: choose bands that they have with --bands, or another encoder{also}"
             )
         if units != self.units:
             raise InputError(

@@ -24,7 +24,8 @@ SENTINEL_2 = {
 # for all: 255 is a reflectance of 0.275 (Helber et al., arXiv 1709.00029, whose script scales 0..2750 to 1..255).
 REFLECTANCE, FRACTION = "reflectance x 10000", "reflectance"
 UNITS = {BYTES: 1.0, REFLECTANCE: 2750 / 255, FRACTION: 0.275 / 255}
-_USUAL = {BYTES: (0, 255), REFLECTANCE: (-2000, 40_000), FRACTION: (-0.2, 4)}
+# Of each unit the lowest value, what the highest of some images exceeds, and the highest value.
+_USUAL = {BYTES: (0, 1, 255), REFLECTANCE: (-2000, 255, 40_000), FRACTION: (-0.2, 0.01, 4)}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,12 @@ def statistics_of(bands: Sequence[str] = RGB) -> tuple[str, ...]:
 
 
 def told_range(values: NDArray[np.floating], units: str) -> str:
-    """Tell the values that were seen, and if they do not look like their units."""
-    lowest, highest, (least, most) = float(values.min()), float(values.max()), _USUAL[units]
-    likely = least <= lowest and most / 400 < highest <= most
-    return f"values from {lowest:g} to {highest:g}{'' if likely else f', which hardly are {units}'}"
+    """Tell the values that were seen, and if they do not look like their units, which they look like."""
+    lowest, highest = float(values.min()), float(values.max())
+    told = f"values from {lowest:g} to {highest:g}"
+    likely = [
+        u for u, (low, dark, high) in _USUAL.items() if low <= lowest and dark < highest <= high
+    ]
+    if units in likely:
+        return told
+    return f"{told}, which hardly are {units}{', rather ' if likely else ''}{' or '.join(likely)}"
