@@ -6,8 +6,6 @@ counts, are tried beside whole ones.
 """
 
 import contextlib
-import functools
-import multiprocessing.forkserver
 import os
 import shutil
 import subprocess
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forking import server
 from stubs import StubEncoders, everything, install, toy_dataset
 
 from samtl.embed import pipeline  # noqa: F401, so that no child has to import it
@@ -30,17 +29,6 @@ from samtl.store.verify import check
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 ROWS = 64  # four blocks
 BLOCK, BATCH = 16, 4
-
-
-@functools.cache
-def server():
-    """Start the server; returns what makes its children."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chaos"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        multiprocessing.forkserver.ensure_running()
-    return context
 
 
 def work(gate, folder, out, rows, seconds, how):

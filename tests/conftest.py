@@ -70,6 +70,16 @@ def warm_starts():
 
 
 @pytest.fixture
+def forked_workers(monkeypatch):
+    """Let worker processes be forked by a server that has imported what they need, which they do in less time."""
+    import forking
+
+    from samtl import _runtime
+
+    monkeypatch.setattr(_runtime, "_SPAWN", forking.server())
+
+
+@pytest.fixture
 def encoders(monkeypatch):
     """A stub in place of every encoder, with small outputs; other kinds of plugins load as ever."""
     import stubs  # loads torch, which most tests can do without

@@ -18,7 +18,7 @@ from samtl.embed.pipeline import Progress
 from samtl.errors import InputError, ResourceError
 from samtl.store.reader import open_store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 ROWS = 128  # eight blocks
 
 
@@ -69,7 +69,7 @@ def test_if_a_process_is_killed_the_others_go_on_and_a_device_may_fail(always):
 
     if always:
         with pytest.raises(ResourceError, match=r"was killed.*run the same command again"):
-            run(dataset="synthetic:80", on_event=kill)
+            run(dataset="synthetic:40", on_event=kill)
     else:
         assert run(on_event=kill).missing == 0
     assert any(isinstance(event, Note) and "killed" in event.text for event in events)
@@ -78,7 +78,7 @@ def test_if_a_process_is_killed_the_others_go_on_and_a_device_may_fail(always):
 
 
 def test_what_goes_wrong_in_a_process_is_raised_in_this_one(tmp_path):
-    source = resolve("synthetic:16")
+    source = resolve("synthetic:12")
     put(source, tmp_path / "images")
 
     def take_away(event):

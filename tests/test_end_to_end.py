@@ -82,15 +82,16 @@ def samtl_command(*args):
 
 
 @pytest.mark.slow
-def test_the_demo_beats_its_floor():
+def test_the_demo_beats_its_floor_by_more_than_chance():
+    """Real images, and weights that are no random numbers: intervals of head and floor lie apart."""
     output, told = samtl_command("demo")
+    assert [one["untrained"] for one in told["embed"]] == [False, True]
     assert "untrained" in output
-    assert told["embed"]["untrained"] is True
     for fit in told["fits"]:
-        assert fit["metrics"]["accuracy"]["value"] > fit["floor"]["accuracy"]["value"]
+        assert fit["metrics"]["accuracy"]["low"] > fit["floor"]["accuracy"]["high"]
         assert Path(fit["run"], "head.safetensors").is_file()
         assert f"run: {fit['run']}" in output
-    assert 0 < int(Path("peak.txt").read_text()) < 2.5 * 2**20
+    assert 0 < int(Path("peak.txt").read_text()) < 2**20
 
 
 @pytest.mark.slow
@@ -103,7 +104,7 @@ def test_eurosat_end_to_end():
     """A few real images: the way is whole, and the figures come with their intervals and their floor."""
     archive = Path(os.environ["SAMTL_DATA"]) / "EuroSAT.zip"
     args = ("--dataset", "eurosat", "--root", archive, "--encoder", "tiny", "--per-class", "12")
-    _, embedded = samtl_command("embed", *args, "--image-size", "256")
+    _, embedded = samtl_command("embed", *args, "--image-size", "128")
     assert embedded["rows"] == 120
     _, fit = samtl_command("fit-head", "--head", "logreg", "--split", "0.25")
     assert fit["fingerprint"] == embedded["fingerprint"]
@@ -114,34 +115,40 @@ def test_eurosat_end_to_end():
 
 
 @pytest.mark.slow
-def test_roads_the_whole_way():
+@pytest.mark.usefixtures("one_thread")
+def test_roads_the_whole_way(told):
     """Masks in, masks out: embed, two heads and a baseline on one split, and masks of images from a folder."""
-    roads = ("--dataset", "synthetic-roads:72", "--image-size")
-    samtl_command("embed", "--encoder", "tiny", *roads, 256)
+
+    def verb(*args):
+        code, found, output = told(*args)
+        assert code == 0
+        return output, found
+
+    roads = ("--dataset", "synthetic-roads:36", "--image-size")
+    verb("embed", "--encoder", "tiny", *roads, 128)
     store = next(Path("cache").glob("*.zarr"))
     fits = {}
     for head, epochs in (("conv", 30), ("vit", 2)):
-        options = ("--head", head, "--split", "0.25", "--epochs", epochs)
-        output, fits[head] = samtl_command("fit-head", *options)
+        output, fits[head] = verb("fit-head", "--head", head, "--split", "0.25", "--epochs", epochs)
         assert "untrained" in output
     run = fits["conv"]["run"]
     options = ("--baseline", "unet", "--same-split-as", run, "--epochs", "1")
-    _, fits["unet"] = samtl_command("fit-baseline", *options, *roads, 64)
+    _, fits["unet"] = verb("fit-baseline", *options, *roads, 64)
     assert len({fit["split"]["digest"] for fit in fits.values()}) == 1
     # Nothing but colour tells generated roads apart for an untrained encoder, and edges of fields look alike.
     assert fits["conv"]["metrics"]["pooled_iou"]["value"] > 0.1
     assert fits["conv"]["floor"]["pooled_iou"]["value"] == 0
 
-    dataset = resolve("synthetic-roads:72")
+    dataset = resolve("synthetic-roads:36")
     Path("new").mkdir()
     names = ("scene_1/1.bmp", "scene_1/2.bmp")
     for number, name in enumerate(names):
         Path("new", f"{number}.png").write_bytes(dataset.read(name))
-    samtl_command("predict", "--run", run, "--images", "new")
-    samtl_command("predict", "--run", run, "--from-store", "--cache", store, "--out", "all")
+    verb("predict", "--run", run, "--images", "new")
+    verb("predict", "--run", run, "--from-store", "--cache", store, "--out", "all")
     for number, name in enumerate(names):
         mask = np.asarray(Image.open(f"predictions/{number}.png"))
         truth = dataset.read_mask(name)
         assert mask.shape == truth.shape
         assert set(np.unique(mask)) <= {0, 1}
-    assert len(list(Path("all").glob("*.png"))) == 72
+    assert len(list(Path("all").glob("*.png"))) == 36

@@ -42,6 +42,7 @@ def test_the_cores_that_this_process_may_use_are_counted(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_jobs_and_threads_come_to_the_same_as_each_fit_alone(store, tmp_path, monkeypatch):
     """Splits within each other, which warm starts would connect."""
     data, splits = stripes(60), ("0.6", "0.2")
@@ -84,6 +85,7 @@ def test_jobs_and_threads_come_to_the_same_as_each_fit_alone(store, tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_cell_that_kills_its_worker_fails_and_a_worker_that_is_killed_once_costs_only_time(
     store, tmp_path
 ):
@@ -109,6 +111,7 @@ def test_a_cell_that_kills_its_worker_fails_and_a_worker_that_is_killed_once_cos
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_what_stops_the_parent_ends_the_workers(store, tmp_path):
     class Stop(BaseException):
         pass

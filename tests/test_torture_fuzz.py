@@ -37,7 +37,7 @@ from samtl.store.verify import check
 
 ALL = bool(os.environ.get("SAMTL_TORTURE"))
 MOST, SECONDS = (20_000, 600) if ALL else (25, 20)
-RUNS = 1_000_000 if ALL else 1_000
+RUNS = 1_000_000 if ALL else 300
 CHANCE = np.random.default_rng(0)
 X, Y = CHANCE.random((60, 5), np.float32), CHANCE.integers(0, 3, 60)
 

@@ -18,7 +18,8 @@ import made
 import numpy as np
 import pytest
 import torch
-from chaos import ALL, server
+from chaos import ALL
+from forking import server
 from stubs import png
 from test_images_codecs import chunk
 from test_torture_fuzz import save_head
