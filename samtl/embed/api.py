@@ -98,7 +98,7 @@ def embed(
         Or a dataset of your own, or one that gives samples by their number, as TorchGeo's and torchvision's do: see
         `samtl.from_torch`.
     encoder : str
-        A name that `samtl ls encoders` shows.
+        A name that `samtl ls encoders` shows; `hf:FOLDER` or `hf:REPO[@REVISION]` is a vision backbone of transformers.
     root : str or Path, optional
         Folder or archive with the dataset's files.
     group_by : str, optional
@@ -130,7 +130,7 @@ def embed(
     batch_size : int or str
         Images per call of the encoder, or `auto`.
     engine : str
-        `fast`, or `reference`: segment_anything's own forward pass, which is slower and gives the same values to
+        `fast`, or `reference`: the network's own forward pass, which is slower and gives the same values to
         within rounding. Or `int8`, on CPUs: linear layers multiply 8-bit integers, if that is close enough for eight of
         the images.
     out : str or Path, optional

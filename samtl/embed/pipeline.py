@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -78,7 +79,8 @@ def load_encoder(job: Job, device: str) -> Encoder:
 def start_writer(job: Job, encoder: Encoder, device: str) -> Writer:
     """Open the store of a pass, making it if it is not there; MismatchError if another encoder made it."""
     weights = encoder.weights
-    packages = ("samtl", "torch", "segment-anything", "numpy", "pillow")
+    packages = ["samtl", "torch", "segment-anything", "numpy", "pillow"]
+    packages += {"transformers"} & sys.modules.keys()  # of an encoder from there
     about = {
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "device": device,

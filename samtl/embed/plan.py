@@ -365,7 +365,9 @@ def place_of(config: EmbedConfig, dataset: str) -> Path | str:
     if config.out is not None and str(config.out).endswith(".zarr"):
         return as_place(config.out)
     spec = _spec_of(config)
-    embedding, weights = config.encoder, config.source or spec.default_checkpoint
+    kind, _, model = spec.name.partition(":")  # of a path, the end
+    embedding = "-".join([kind, *re.findall(r"[\w-]+", "/".join(Path(model).parts[-2:]))])
+    weights = config.source or spec.default_checkpoint
     if weights != spec.default_checkpoint:
         name = weights if weights.startswith("random:") else Path(weights).stem
         name = re.sub(r"[^\w-]+", "", name)

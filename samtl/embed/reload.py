@@ -34,7 +34,7 @@ def reload_encoder(
         content = read_weights(checkpoint or str(owner))
     elif checkpoint is None:
         seed = re.fullmatch(r"untrained \((random:\d+)\)", weights)
-        if seed is None and not weights.startswith("official "):
+        if seed is None and not weights.startswith(("official ", "folder ")):
             raise InputError(
                 f"the encoder of {owner} had weights of a file ({weights.removeprefix('file ')}): name it with "
                 "--checkpoint"
