@@ -20,6 +20,7 @@ matplotlib = require_extra("matplotlib", "report")
 
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: E402
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter  # noqa: E402
 
 INK = "#1f2428"  # text and axes
@@ -92,13 +93,13 @@ def new_figure(height: float, width: float = WIDTH, note: str = "") -> Iterator[
     The background is transparent. The note stands above everything, in small type.
     """
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height))
         yield figure
         if note:
             text = figure.suptitle(note[0].upper() + note[1:], x=0.01, ha="left", style="italic")
             text.set_gid(NOTE)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # so that it is the same in every format
+        # Once, so that it is the same in every format: an engine that stays lets each file draw the figure twice.
+        ConstrainedLayoutEngine().execute(figure)
 
 
 def rows_of_names(axes: Axes, names: Sequence[str], values: Sequence[str]) -> None:
