@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 .PHONY: help demo test test-slow test-all torture lint docs format clean
 
 help:
-	@echo "make demo       the whole workflow on generated images: embed, fit two heads, print their scores"
+	@echo "make demo       the whole workflow on images that come with samtl: embed, fit two heads, print their scores"
 	@echo "make test       the fast tests: no network, no weights, no GPU"
 	@echo "make test-slow  the slow tests"
 	@echo "make torture    kill passes and fail disks at every system call; takes hours"

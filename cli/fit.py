@@ -59,6 +59,8 @@ def draw(result: samtl.FitResult) -> None:
         f"{result.name} on {result.store or result.dataset}: {result.n_train} images to train on, "
         f"{result.n_validation} to validate, {result.n_test} held out"
     )
+    if result.weights and not result.untrained:
+        render.say(f"weights: {result.weights}", "dim")
     compared = {floor_title(result.task, beside=True): result.floor} if result.floor else {}
     compared |= {floor_title(result.task, name): also for name, also in result.also.items()}
     own = floor_title(result.task) if result.name == FLOOR else result.name

@@ -31,6 +31,11 @@ def forbidden() -> Iterator[None]:
         _forbidden.reset(token)
 
 
+def is_forbidden() -> bool:
+    """Whether downloads are forbidden here."""
+    return _forbidden.get()
+
+
 def has_hash(path: Path, known: str) -> bool:
     """Whether there is a file with this hash, `ALGORITHM:DIGITS`; the first digits are enough."""
     algorithm, _, digits = known.partition(":")

@@ -1,8 +1,8 @@
 """Datasets, encoders, heads and baselines by name: the folder is the list, a new file is a new entry.
 
 A file `samtl/heads/mlp.py` is the head `mlp`, and the first line of its docstring is its description. A file with
-several entries has a literal `NAMES = {name: description}`, as `sam.py` does. Both are read from the source text, so
-that `samtl --help` and `samtl ls` do not wait for torch.
+several entries has a literal `NAMES = {name: description}`, as `sam.py` does; a name such as `hf:FOLDER` stands for all
+that begin with `hf:`. Both are read from the source text, so that `samtl --help` and `samtl ls` do not wait for torch.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def names(kind: str) -> dict[str, str]:
 def load(kind: str, name: str) -> ModuleType:
     """Import the module of an entry; raises UnknownName, which offers the nearest names, if there is none."""
     known = _entries(kind)
-    if name not in known:
+    beginning, colon, rest = name.partition(":")
+    form = next((n for n in known if colon and rest and n.startswith(beginning + colon)), name)
+    if form not in known:
         raise UnknownName(kind.removesuffix("s"), name, known)
-    return importlib.import_module(f"samtl.{kind}.{known[name][0]}")
+    return importlib.import_module(f"samtl.{kind}.{known[form][0]}")

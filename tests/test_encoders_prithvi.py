@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -291,3 +292,21 @@ def test_from_bands_to_predictions(small, tmp_path):
         (folder / "ab"[i % 2] / f"{i}.tif").write_bytes(dataset.read(f"{i}.tif"))
     place = f"{folder}?bands={','.join(bands)}&units={REFLECTANCE}"
     assert samtl.predict(run.path, place, out="new.csv").rows == 4
+
+
+def test_masks_of_patches_of_14_pixels(monkeypatch):
+    """Masks are learnt at four cells a token, which 14 pixels do not divide into."""
+    monkeypatch.setitem(prithvi.VARIANTS, "prithvi_600m", replace(SMALL, patch=14))
+    made = samtl.embed(
+        "synthetic-roads:16",
+        "prithvi_600m",
+        checkpoint="random:0",
+        device="cpu",
+        dtype="float32",
+        image_size=56,
+        bands="red,green,blue",
+        out="stores",
+    )
+    assert samtl.open(made.store).shape("dense") == (16, 64, 4, 4)
+    run = samtl.fit_head(made.store, head="conv", split=0.5, params={"epochs": 1}, out="runs")
+    assert 4 <= run.n_test < 16

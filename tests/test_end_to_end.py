@@ -82,15 +82,16 @@ def samtl_command(*args):
 
 
 @pytest.mark.slow
-def test_the_demo_beats_its_floor():
+def test_the_demo_beats_its_floor_by_more_than_chance():
+    """Real images, and weights that are no random numbers: intervals of head and floor lie apart."""
     output, told = samtl_command("demo")
+    assert [one["untrained"] for one in told["embed"]] == [False, True]
     assert "untrained" in output
-    assert told["embed"]["untrained"] is True
     for fit in told["fits"]:
-        assert fit["metrics"]["accuracy"]["value"] > fit["floor"]["accuracy"]["value"]
+        assert fit["metrics"]["accuracy"]["low"] > fit["floor"]["accuracy"]["high"]
         assert Path(fit["run"], "head.safetensors").is_file()
         assert f"run: {fit['run']}" in output
-    assert 0 < int(Path("peak.txt").read_text()) < 2.5 * 2**20
+    assert 0 < int(Path("peak.txt").read_text()) < 2**20
 
 
 @pytest.mark.slow

@@ -15,10 +15,10 @@ from samtl.experiment.tables import read_images, read_predictions
 from samtl.metrics.declared import ranked_by
 from samtl.metrics.paired import Difference
 from samtl.report import figures
-from samtl.report.album import Album
 from samtl.report.figures.confusion import percent
 from samtl.report.findings import Pair, compared, findings, headline
-from samtl.report.images import panels
+from samtl.report.pictures.album import Album
+from samtl.report.pictures.images import panels
 from samtl.report.style import looks, png, svg
 
 MODELS = ("floor", "logreg", "mlp", "conv", "vit", "cnn")

@@ -14,10 +14,10 @@ from toys import blobs, stripes
 from samtl.datasets import resolve
 from samtl.experiment.tables import read_images
 from samtl.images.transforms import IGNORE
-from samtl.report.album import Album
-from samtl.report.figures import sheet as sheets
-from samtl.report.figures.sheet import Picture, Row, judged, mapped
-from samtl.report.images import confused, hardest, panels, samples
+from samtl.report.pictures import sheet as sheets
+from samtl.report.pictures.album import Album
+from samtl.report.pictures.images import confused, hardest, panels, samples
+from samtl.report.pictures.sheet import Picture, Row, judged, mapped
 from samtl.report.style import png
 
 

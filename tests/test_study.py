@@ -24,10 +24,10 @@ from samtl.encoders import sam
 from samtl.encoders.weights.checkpoints import Official
 from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
 from samtl.registry import names
-from samtl.report.album import Album
-from samtl.report.images import panels
 from samtl.report.load import read_comparisons
 from samtl.report.page import Part, Section
+from samtl.report.pictures.album import Album
+from samtl.report.pictures.images import panels
 from samtl.splits.spec import parse_many
 from samtl.study import CASES, Step, reproduce
 from samtl.sweep.api import DEFAULT_HEADS, Progress

@@ -12,6 +12,7 @@ from samtl._runtime import Note, peak_memory, size
 from samtl.datasets import Dataset, MapStyle
 from samtl.embed.copies import Copies, count_copies
 from samtl.embed.devices import encode_on_devices
+from samtl.embed.fitted import keep_weights, with_weights
 from samtl.embed.pipeline import Meter, Progress, encode_blocks, load_encoder, start_writer
 from samtl.embed.plan import EmbedConfig, Plan, prepare
 from samtl.embed.trial import compared, load_without_download, must_compare, timed
@@ -97,7 +98,7 @@ def embed(
         Or a dataset of your own, or one that gives samples by their number, as TorchGeo's and torchvision's do: see
         `samtl.from_torch`.
     encoder : str
-        A name that `samtl ls encoders` shows.
+        A name that `samtl ls encoders` shows; `hf:FOLDER` or `hf:REPO[@REVISION]` is a vision backbone of transformers.
     root : str or Path, optional
         Folder or archive with the dataset's files.
     group_by : str, optional
@@ -105,7 +106,8 @@ def embed(
         dataset's own groups.
     checkpoint : str or Path, optional
         `official`, a file or folder with weights of the same architecture, in the containers of common trainers and of
-        the Hugging Face hub, or `random:SEED` for untrained weights.
+        the Hugging Face hub, or `random:SEED` for untrained weights. For `rcf`, `patches:SEED`, or another store, whose
+        filters are taken.
     device : str
         `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. Several, separated by commas, or `cuda:all`, share the work.
     dtype : str
@@ -113,7 +115,8 @@ def embed(
         $SAMTL_DTYPE, or what this machine is fastest in, which is measured at first use.
     image_size : int, optional
         Pixels that an image's longest side is resized to, a multiple of the encoder's patch (16, or 14) up to 2048; by
-        default the encoder's own, or what the store was begun with. The cost grows with its square.
+        default what the store was begun with, or the encoder's own, for `rcf` the images'. The cost grows with its
+        square.
     bands : sequence of str, optional
         Bands of the images that the encoder takes, in the order of its input, by common names such as `nir,red,green`
         or `B08`; by default those that it was trained with, or what the store was begun with.
@@ -127,7 +130,7 @@ def embed(
     batch_size : int or str
         Images per call of the encoder, or `auto`.
     engine : str
-        `fast`, or `reference`: segment_anything's own forward pass, which is slower and gives the same values to
+        `fast`, or `reference`: the network's own forward pass, which is slower and gives the same values to
         within rounding. Or `int8`, on CPUs: linear layers multiply 8-bit integers, if that is close enough for eight of
         the images.
     out : str or Path, optional
@@ -179,7 +182,7 @@ def embed(
             )
         if config.engine == "int8" != plan.engine:
             tell(Note(f"the store was begun in {plan.compute_dtype}, and goes on in it"))
-        devices = plan.device.split(",")
+        devices, job = plan.device.split(","), with_weights(job)
         job, model = (
             compared(job, tell) if must_compare(job) else (job, load_encoder(job, devices[0]))
         )
@@ -187,6 +190,7 @@ def embed(
         job = timed(job, model)
         plan = job.plan
         tell(plan)
+        keep_weights(job)
         if len(devices) == 1 or not plan.pending_rows:
             writer = start_writer(job, model, devices[0])
             meter = encode_blocks(job, model, writer, devices[0], tell, should_stop)
@@ -234,4 +238,5 @@ def plan(
     the number of images that were read, and that are to be read. Raises what `embed` raises.
     """
     job = prepare(EmbedConfig(dataset, encoder, **options), on_read, download=False)
+    job = with_weights(job)
     return timed(job, *load_without_download(job)).plan

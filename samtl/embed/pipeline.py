@@ -6,15 +6,18 @@ progress is a block: a pass that is interrupted goes on with the blocks that hav
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import itertools
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +31,7 @@ from samtl.errors import ResourceError
 from samtl.images.bands import Bands
 from samtl.images.codecs import BadImage
 from samtl.store.fingerprint import make_identity
+from samtl.store.format import ENCODER
 from samtl.store.log import OK, QUARANTINED, UNLISTED
 from samtl.store.state import Quarantined
 from samtl.store.writer import Writer, open_writer
@@ -62,7 +66,7 @@ def load_encoder(job: Job, device: str) -> Encoder:
     plan = job.plan
     encoder: Encoder = registry.load("encoders", plan.encoder).Encoder(
         plan.encoder,
-        job.config.source,
+        job.weights or job.config.source,
         device,
         plan.compute_dtype,
         plan.image_size,
@@ -75,15 +79,18 @@ def load_encoder(job: Job, device: str) -> Encoder:
 def start_writer(job: Job, encoder: Encoder, device: str) -> Writer:
     """Open the store of a pass, making it if it is not there; MismatchError if another encoder made it."""
     weights = encoder.weights
-    packages = ("samtl", "torch", "segment-anything", "numpy", "pillow")
+    packages = ["samtl", "torch", "segment-anything", "numpy", "pillow"]
+    packages += {"transformers"} & sys.modules.keys()  # of an encoder from there
     about = {
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "device": device,
         "engine": job.plan.engine,
     }
-    of_weights = {"weights": weights.description, "untrained": weights.untrained}
+    of_weights: dict[str, Any] = {"weights": weights.description, "untrained": weights.untrained}
     if job.closeness:
         about["closeness"] = of_weights["closeness"] = job.closeness
+    if job.weights is not None:
+        of_weights["files"] = {ENCODER: hashlib.sha256(job.weights).hexdigest()}
     identity = make_identity(
         encoder.fingerprint(), specs_of(encoder.spec), of_weights, job.block_rows
     )

@@ -18,7 +18,7 @@ from samtl.datasets import Dataset, MapStyle, groups_by, only, resolve, shuffled
 from samtl.datasets.base import Understood
 from samtl.embed.changes import Changes, find_changes, table_of
 from samtl.embed.copies import Copies, find_copies
-from samtl.embed.decode import Decoded
+from samtl.embed.decode import Decoded, own_size
 from samtl.encoders.base import EncoderSpec
 from samtl.encoders.compute import encoder_speeds, resolve_compute
 from samtl.encoders.device import resolve_devices
@@ -28,7 +28,7 @@ from samtl.encoders.weights.checkpoints import check_source
 from samtl.errors import InputError
 from samtl.images.bands import BYTES, Bands, common_names, statistics_of
 from samtl.store.fingerprint import require_same
-from samtl.store.format import TIERS, ArraySpec, array_specs, rows_of_a_block
+from samtl.store.format import ENCODER, TIERS, ArraySpec, array_specs, rows_of_a_block
 from samtl.store.log import LOG
 from samtl.store.samples import FOLDER, SampleTable
 from samtl.store.state import StoreState, load_state
@@ -146,6 +146,7 @@ class Job:
     closeness: dict[str, float] = field(default_factory=dict)
     #: Images that were encoded before the pass begins, by their positions in the table; a worker process has none.
     tried: Mapping[int, Decoded] = field(default_factory=dict)
+    weights: bytes | None = field(default=None, repr=False)  #: that come from the images
 
 
 def prepare(
@@ -162,12 +163,13 @@ def prepare(
     """
     if config.tiers is not None:
         _in_order(config.tiers)
-    if config.source is not None:
+    if config.source is not None and not hasattr(registry.load("encoders", config.encoder), "fit"):
         check_source(config.source)
     check_engine(config.engine)
-    _spec_of(config)
+    described = _spec_of(config)
     devices = resolve_devices(config.device)
-    batch_size = images_per_call(config.batch_size, devices[0].type, untold=0)
+    kind = "" if described.keeps_size else devices[0].type
+    batch_size = images_per_call(config.batch_size, kind, untold=0)
 
     listed = resolve(config.dataset, config.root, download=download)
     if config.group_by is not None:
@@ -191,11 +193,14 @@ def prepare(
     tiers = _in_order(config.tiers or held or usual)
     spec = _spec_of(config, listed, state)
     source = source.taking(spec.bands, spec.units)
+    if spec.keeps_size and not (config.image_size or state):
+        spec = _spec_of(replace(config, image_size=own_size(source)), listed)
     wanted = config.source or spec.default_checkpoint
     if config.image_size is not None:
         _require_even(spec, tiers, source.task)
     if state is None:
         listed.require_outside(place)
+    dtype = spec.usual_dtype if dtype == "auto" else dtype
     compute_dtype = resolve_compute(dtype, engine, devices[0])
     measured = encoder_speeds(devices[0]) if dtype == "auto" else None
     if compute_dtype.startswith(INT8):
@@ -221,12 +226,8 @@ def prepare(
     read = not stopped and (state is None or config.check_images)
 
     committed = {} if state is None else state.log.arrays
-    sizes, to_write, lacking, of_rows = (
-        dict.fromkeys(arrays, 0),
-        0,
-        set[int](),
-        table.rows // block_rows,
-    )
+    sizes, to_write = dict.fromkeys(arrays, 0), 0
+    lacking, of_rows = set[int](), table.rows // block_rows
     for block in np.unique(of_rows).tolist():
         rows = len(table.block_rows(block, block_rows))
         for name in arrays:
@@ -265,7 +266,7 @@ def prepare(
         understood=source.understood(),
         copies=find_copies(source, hashes, read, should_stop),
         changes=changes,
-        by_default=_by_default(config, state, bool(held), source.task),
+        by_default=_by_default(config, spec, state, bool(held), source.task),
         speeds=measured.relative_to(compute_dtype) if measured else {},
         load=measured.load if measured else 0.0,
     )
@@ -321,16 +322,16 @@ def images_per_call(asked: int | str, device: str, untold: int) -> int:
 
 
 def _by_default(
-    config: EmbedConfig, state: StoreState | None, held: bool, task: str
+    config: EmbedConfig, spec: EncoderSpec, state: StoreState | None, held: bool, task: str
 ) -> dict[str, str]:
     """Say of each option that was not given what decides instead."""
-    begun = "as the store was begun"
+    begun, own = "as the store was begun", "the encoder's own"
     told = f"${DTYPE}" if os.environ.get(DTYPE) else "the fastest here"
     reasons = {
-        "checkpoint": "the encoder's own",
+        "checkpoint": own,
         "device": "what is there",
-        "dtype": begun if state else told,
-        "image-size": begun if state else "the encoder's own",
+        "dtype": begun if state else told if spec.usual_dtype == "auto" else own,
+        "image-size": begun if state else "the images' own" if spec.keeps_size else own,
         "tiers": "those of the store" if held else f"for {task}",
         "batch-size": "for the device",
         "engine": begun if state else "fast",
@@ -364,7 +365,9 @@ def place_of(config: EmbedConfig, dataset: str) -> Path | str:
     if config.out is not None and str(config.out).endswith(".zarr"):
         return as_place(config.out)
     spec = _spec_of(config)
-    embedding, weights = config.encoder, config.source or spec.default_checkpoint
+    kind, _, model = spec.name.partition(":")  # of a path, the end
+    embedding = "-".join([kind, *re.findall(r"[\w-]+", "/".join(Path(model).parts[-2:]))])
+    weights = config.source or spec.default_checkpoint
     if weights != spec.default_checkpoint:
         name = weights if weights.startswith("random:") else Path(weights).stem
         name = re.sub(r"[^\w-]+", "", name)
@@ -375,7 +378,10 @@ def place_of(config: EmbedConfig, dataset: str) -> Path | str:
         dataset,
         f"per-class-{config.per_class}" if config.per_class else "",
         f"limit-{config.limit}" if config.limit else "",
-        f"{embedding}.{spec.image_size}.zarr",
+        embedding
+        if spec.keeps_size and not config.image_size
+        else f"{embedding}.{spec.image_size}",
+        "zarr",
     ]
     folder = as_place(config.out) if config.out is not None else cache_folder()
     return below(folder, ".".join(filter(None, parts)))
@@ -387,7 +393,7 @@ def _refuse_foreign(place: Path | str, storage: Storage) -> None:
         raise InputError(f"{there} is a file; a store is a folder: name another with --out")
     names = storage.list()
     others = sorted(name for name in names if not name.startswith("."))
-    if others and names.keys().isdisjoint((IDENTITY, LOG, FOLDER)):
+    if others and names.keys().isdisjoint((IDENTITY, LOG, FOLDER, ENCODER)):
         raise InputError(
             f"{place} is a folder that holds something else ({others[0]}); name a new one with --out"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samtl import registry
+from samtl.embed.fitted import read_weights, takes_from_images
 from samtl.encoders.base import Encoder
 from samtl.errors import InputError, MismatchError
 from samtl.images.bands import Bands
@@ -28,20 +29,22 @@ def reload_encoder(
     run, for messages. Raises InputError if the weights are those of a file, and none is named; MismatchError if the
     encoder is another one.
     """
-    if checkpoint is None:
+    name, content = str(identity["encoder"]["name"]), None
+    if takes_from_images(name):
+        content = read_weights(checkpoint or str(owner))
+    elif checkpoint is None:
         seed = re.fullmatch(r"untrained \((random:\d+)\)", weights)
-        if seed is None and not weights.startswith("official "):
+        if seed is None and not weights.startswith(("official ", "folder ")):
             raise InputError(
                 f"the encoder of {owner} had weights of a file ({weights.removeprefix('file ')}): name it with "
                 "--checkpoint"
             )
         checkpoint = seed[1] if seed else "official"
-    name, dtype = str(identity["encoder"]["name"]), str(identity["compute_dtype"])
     encoder: Encoder = registry.load("encoders", name).Encoder(
         name,
-        checkpoint,
+        content or checkpoint,
         device,
-        dtype,
+        str(identity["compute_dtype"]),
         int(identity["image_size"]),
         bands=Bands(tuple(identity["bands"]), str(identity["units"])),
     )

@@ -41,6 +41,8 @@ class EncoderSpec:
     scaling: Mapping[str, Any]  #: how pixel values become the network's input
     preprocessing: Mapping[str, Any]  #: everything else that is done to an image
     default_checkpoint: str = "official"  #: loaded if the user names none
+    keeps_size: bool = False  #: whether images keep their size unless another is asked for
+    usual_dtype: str = "auto"  #: computed in unless another is asked for
     #: The dtype in which a store keeps each tier.
     stored_dtypes: Mapping[str, str] = field(default_factory=lambda: dict(STORED_DTYPES))
 
@@ -107,6 +109,10 @@ class Encoder(Protocol):
     `Encoder(name, checkpoint, device, dtype, image_size, engine, bands)`, and a function
     `spec(name, image_size=None, bands=OWN)`. `bands` are what it is given: without names, the bands that it was trained
     with. If it has none of its own, `spec(name).bands` is empty, and it is given all that the images have.
+
+    If its weights come from the images, the module has a function `fit(images, checkpoint, dataset)` that returns them
+    as the content of a file, which is what `Encoder` then gets as `checkpoint`; the spec's `default_checkpoint` is what
+    stands before the seed, and the seed.
     """
 
     spec: EncoderSpec

@@ -51,9 +51,9 @@ class Targets:
             return torch.from_numpy(self.labels[rows])
         if not len(rows):
             return torch.empty(0, dtype=torch.uint8)
-        step = self.store.shape("mask")[1] // (UPSAMPLING * self.store.shape(self.array)[2])
-        cells = slice(step // 2, None, step)
-        masks = [self.store.row("mask", int(row))[cells, cells] for row in rows]
+        square, cells = self.store.shape("mask")[1], UPSAMPLING * self.store.shape(self.array)[2]
+        middles = (2 * np.arange(cells) + 1) * square // (2 * cells)
+        masks = [self.store.row("mask", int(row))[np.ix_(middles, middles)] for row in rows]
         return torch.from_numpy(np.stack(masks))
 
 

@@ -101,6 +101,11 @@ class Data:
             samples = replace(samples, groups=groups_by(samples.ids, self.group_by))
         self.samples = samples
 
+    def files(self) -> dict[str, bytes]:
+        """Read what `predict` needs beside the head where the store is not: weights that come from the images."""
+        state = self.store.state
+        return {name: state.storage.read(name) for name in state.identity.files}
+
     @functools.cached_property
     def digest(self) -> str:
         """Digest of all samples of the store with their labels, images and masks; the same for every array."""
@@ -237,6 +242,10 @@ class Images:
         self.samples = Samples(*about, labels, usable, data.groups, data.parts, self.images)
         self.left_out = {"unlabelled": int((~self.samples.usable).sum())}
         _require_labels(self.samples.usable, self.left_out["unlabelled"], data.name)
+
+    def files(self) -> dict[str, bytes]:
+        """Return nothing: a baseline reads pixels."""
+        return {}
 
     @functools.cached_property
     def digest(self) -> str:

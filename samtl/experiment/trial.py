@@ -164,6 +164,8 @@ class Trial:
         idle = int(samples.usable.sum()) - len(split.seen) - len(split.test)
         with writing(f"a run into {folder.parent}"):
             save(model, folder.path, self.source.columns, samples.classes)
+            for name, content in self.source.files().items():
+                (folder.path / name).write_bytes(content)
             tables.write_split(folder, record_of(samples.ids, split), self.shared)
             confusion = self.held.write(folder, lean=self.shared is not None)
             curves = zip(*model.curves_.values(), strict=True)

@@ -20,12 +20,14 @@ from samtl._io import AtomicFolder
 from samtl.datasets import Dataset, resolve
 from samtl.errors import InputError, SamtlError, writing
 from samtl.experiment.run import runs_folder
-from samtl.report import figures, images
-from samtl.report.album import Album
+from samtl.report import figures
 from samtl.report.compare import Comparison, samples_of, weights_of
 from samtl.report.findings import compared, findings, headline
-from samtl.report.load import read_comparisons, set_apart
+from samtl.report.load import read_comparisons, read_stores, set_apart
 from samtl.report.page import Part, Section, caption, render, slug
+from samtl.report.pictures import images
+from samtl.report.pictures.album import Album
+from samtl.report.pictures.stores import embeddings
 from samtl.report.style import png, svg
 from samtl.splits.spec import leaks
 from samtl.store.storage import as_output
@@ -33,7 +35,7 @@ from samtl.sweep.results import no_formula
 
 DEFAULT_OUT = "report"
 PAGE, MARKER, FIGURES = "index.html", "report.json", "figures"
-RESULT = "Result"
+RESULT, STORES = "Result", "Embeddings"
 FEW_GROUPS = 5  # held-out groups: an interval of fewer is nearly as wide as the scale
 _QUALITY = 85  # of photographs in the page; the PNG files are lossless
 
@@ -118,7 +120,8 @@ def make_report(
             tell(f"drawing {one.dataset}, runs: {len(one.runs)}")
             album = Album(*_dataset(one, dataset, root))
             chapter = _chapter(one, album, encoder_seconds)
-            missing |= dict.fromkeys(album.notes)
+            unseen = [text for part in chapter if part.title == STORES for text in part.texts]
+            missing |= dict.fromkeys([*unseen, *album.notes])
             sections += _numbered(chapter, one, number) if len(comparisons) > 1 else chapter
         parts = [part for section in sections for part in section.parts]
         (folder.path / FIGURES).mkdir()
@@ -221,6 +224,10 @@ def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None
         encoder_seconds = figures.pass_seconds(comparison)
     samples, panels = images.samples(album), images.panels(comparison, album)
     mistakes = (*images.confused(comparison, album), *images.hardest(comparison, album))
+    stores, absent = read_stores(comparison)
+    pictures, notes = embeddings(stores, album)
+    if absent:
+        notes.insert(0, caption("no_store", names=absent))
     lines = [*headline(comparison), *findings(comparison, pairs)]
     paired = [caption("paired")] if pairs else []
     if pairs and any(run.split.name.startswith("grouped") for run in runs):
@@ -239,6 +246,7 @@ def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None
         Section("Calibration", figures.reliability(comparison)),
         Section("Predictions", figures.predicted_numbers(comparison)),
         Section("Images", samples, album.notes),
+        Section(STORES, pictures, notes),
         Section("Masks", [*panels, *figures.image_scores(comparison)]),
         Section("Mistakes", [*figures.confusions(comparison), *mistakes]),
         Section("Training", figures.training_curves(comparison)),

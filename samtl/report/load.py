@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samtl.errors import InputError
+from samtl.errors import InputError, SamtlError
 from samtl.experiment.held_out import FLOOR, floor_title
 from samtl.experiment.run import CONFIG, METRICS, Run, read_run
 from samtl.experiment.tables import READERS
 from samtl.report.compare import Comparison, Kind, kind_of, samples_of, share_of
 from samtl.splits.spec import leaks
+from samtl.store.reader import Store, open_store
+from samtl.store.storage import is_url
 from samtl.sweep.results import FAILED, failed_cells
 
 CELLS = "cells"
@@ -69,6 +72,27 @@ def read_comparisons(sources: Sequence[str | Path]) -> list[Comparison]:
         counts = [sum(folder in run.path.parents for run in one.runs) for one in found]
         lists[counts.index(max(counts))].append((what, why))
     return [replace(one, failed=tuple(some)) for one, some in zip(found, lists, strict=True)]
+
+
+def read_stores(comparison: Comparison) -> tuple[dict[str, Store], list[str]]:
+    """Open the stores that heads read, by what tells them apart; name those that are not where the runs found them."""
+    heads = [run for run in comparison.runs if run.store]
+    runs, found = {run.fingerprint: run for run in heads}, {}
+    for run in heads:
+        # A report contacts no server.
+        if run.fingerprint in found or is_url(run.store_path):
+            continue
+        with suppress(SamtlError, OSError, ValueError):
+            store = open_store(run.store_path)
+            if store.fingerprint == run.fingerprint:
+                found[run.fingerprint] = store
+    names = {
+        key: _store(run, [other for other in runs.values() if other is not run])
+        for key, run in runs.items()
+    }
+    return {names[k]: found[k] for k in runs if k in found}, [
+        names[k] for k in runs if k not in found
+    ]
 
 
 def set_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -256,7 +280,9 @@ def _names(runs: dict[Model, Run]) -> dict[Model, str]:
 
 
 def _store(run: Run, others: Sequence[Run]) -> str:
-    """Describe the store of a run by what tells it from those of others."""
+    """Describe the store of a run by what tells it from those of others; by its encoder if there are none."""
+    if not others:
+        return run.encoder
     for facts in (_embedding, lambda run: [run.store], lambda run: [run.fingerprint[:8]]):
         own, rest = facts(run), [facts(other) for other in others]
         differ = [fact for i, fact in enumerate(own) if any(other[i] != fact for other in rest)]

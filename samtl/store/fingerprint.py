@@ -22,7 +22,7 @@ class Identity(msgspec.Struct, frozen=True):
     store_id: str  # random; the sample tables of the store carry it
     block_rows: int
     arrays: dict[str, ArraySpec]  # all that this store may have
-    about: dict[str, Any]  # for people: `weights` in words, `untrained`, `model` (a URL)
+    about: dict[str, Any]  # for people: `weights` in words, `untrained`, `model` (a URL), `files`
     checksum: str = ""
 
     @property
@@ -34,6 +34,11 @@ class Identity(msgspec.Struct, frozen=True):
     def image_size(self) -> int:
         """Side of the encoder's input in pixels."""
         return int(self.fingerprint["image_size"])
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Further files that the store was begun with, and the sha256 of each."""
+        return dict(self.about.get("files", {}))
 
     def to_bytes(self) -> bytes:
         """Return the file."""

@@ -22,6 +22,7 @@ BLOCK_ROWS = 16
 KEY_BYTES = 32
 MISSING = 2**64 - 1  # offset and length, in an index, of a row that a shorter block does not have
 ROOT = "zarr.json"  # of the group; of an array, in its folder
+ENCODER = "encoder.safetensors"  # weights of an encoder that took them from the images
 TIERS = ("pooled", "grid", "dense")
 COORDINATES = (
     "sample", "label", "label_name", "group", "part", "valid", "class_name",

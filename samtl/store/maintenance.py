@@ -185,6 +185,8 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
     remedy = "make room; the store is as it was"
     with writing(f"into {path.parent}", remedy), AtomicFolder(path.parent) as folder:
         after = _copy(source, order, folder.path, on_progress)
+        for name in state.identity.files:
+            shutil.copyfile(path / name, folder.path / name)
         if (path / ASIDE).is_dir():
             shutil.copytree(path / ASIDE, folder.path / ASIDE)
         folder.publish(path.name, replace=True)
@@ -196,7 +198,7 @@ def compact(store: str | Path | None = None, on_progress: OnProgress | None = No
 def _is_own(name: str, state: StoreState) -> bool:
     """Whether a path in a store's folder is one that samtl gives to a file, so that no user's can be there."""
     folder, _, file = name.rpartition("/")
-    if _TEMPORARY.fullmatch(file) or name in (IDENTITY, ROOT, log.PACK):
+    if _TEMPORARY.fullmatch(file) or name in (IDENTITY, ROOT, log.PACK, *state.identity.files):
         return True
     forms = {
         log.LOG: r"\d+\.\d+\.json",

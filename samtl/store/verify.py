@@ -23,7 +23,7 @@ from samtl.store.format import KEY_BYTES, ROOT, ArraySpec, check_shard
 from samtl.store.state import StoreState, load_state
 from samtl.store.storage import FOLDER, Storage, open_storage
 
-LISTS = ("identity", "rows")  # findings about what everything else refers to
+LISTS = ("identity", "rows", "encoder")  # findings about what everything else refers to
 LEVELS = ("quick", "rows", "deep")
 _SHARDS = ("row", "index", "key", "sha256")
 _READERS = 2  # shards that are read and summed at a time
@@ -35,8 +35,8 @@ OnProgress = Callable[[int, int], None]
 class Finding:
     """Something that is not as it was committed.
 
-    `what` is `identity`, `rows` (the newest sample table), `table` (an older one), `metadata`, `record`, `pack`; of
-    shards `file`, `size`, `row`, `index`, `key`, `sha256`.
+    `what` is `identity`, `encoder` (its weights), `rows` (the newest sample table), `table` (an older one), `metadata`,
+    `record`, `pack`; of shards `file`, `size`, `row`, `index`, `key`, `sha256`.
     """
 
     what: str
@@ -133,6 +133,7 @@ class _Check:
             found.leftovers += [ROOT] * stale
             for name, told in damaged.items():
                 self.tell("metadata", name, told)
+        self._files(state)
         self._pack(state)
         self._shards(state)
         committed, ok = state.marked("committed"), state.marked("ok")
@@ -145,6 +146,17 @@ class _Check:
             left = sorted(name for name in storage.list(folder) if name.startswith(TEMPORARY))
             found.leftovers += [f"{folder}/{name}".lstrip("/") for name in left]
         return found
+
+    def _files(self, state: StoreState) -> None:
+        """Compare the files that the identity names with their sha256."""
+        for name, expected in state.identity.files.items():
+            try:
+                if hashlib.sha256(self.storage.read(name)).hexdigest() != expected:
+                    raise DamageError("it is not the file that the store was begun with")
+            except FileNotFoundError:
+                self.tell("encoder", name, "it is missing")
+            except DamageError as error:
+                self.tell("encoder", name, error)
 
     def _older_tables(self, state: StoreState) -> None:
         after = state.table.about

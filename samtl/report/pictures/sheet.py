@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from samtl.experiment.tables import PALETTE
@@ -18,6 +18,7 @@ from samtl.report.style import new_figure, shortened
 
 _WIDTH = 10.0  # inches of a row of pictures; lengths within are in widths of one place
 _GAP = 0.04
+_FRAME = 4.0  # points
 _TEXT = 14.0
 _TALLEST = 1.3  # height / width of a place
 _LETTERS = 72  # that fit across the pictures
@@ -38,6 +39,7 @@ class Picture(NamedTuple):
     pixels: Pixels | None
     under: str = ""
     record: dict[str, Any] | None = None  #: its row in the table beside the sheet
+    frame: str = ""  #: its colour
 
 
 class Row(NamedTuple):
@@ -69,7 +71,7 @@ def sheet(
             foot = bottom - n * line - _GAP
             label: Any = {"fontsize": _TEXT, "ha": "right", "va": "center"}
             axes.text(-_GAP, foot - high / 2, textwrap.fill(row.label, _LABEL), **label)
-            for place, (pixels, text, _) in enumerate(row.pictures):
+            for place, (pixels, text, _, frame) in enumerate(row.pictures):
                 axes.text(place + 0.5, foot, _fitted(text, across), **small)
                 if pixels is None:
                     axes.text(place + 0.5, foot - high / 2, "not available", **small)
@@ -77,7 +79,12 @@ def sheet(
                 scale = min((1 - _GAP) / pixels.shape[1], high / pixels.shape[0])
                 half, top = scale * pixels.shape[1] / 2, foot - high
                 sides = (place + 0.5 - half, place + 0.5 + half)
-                axes.imshow(pixels, extent=(*sides, top + scale * pixels.shape[0], top))
+                base = top + scale * pixels.shape[0]
+                axes.imshow(pixels, extent=(*sides, base, top))
+                if frame:
+                    corner, wide = (sides[0], top), 2 * half
+                    box = Rectangle(corner, wide, base - top, fill=False, ec=frame, lw=_FRAME)
+                    axes.add_patch(box)
         for place, title in enumerate(columns):
             above: Any = {"fontsize": _TEXT, "ha": "center", "va": "bottom"}
             axes.text(place + 0.5, -_GAP, _fitted(title, across), **above)

@@ -13,8 +13,8 @@ from samtl.images.codecs import decode_mask
 from samtl.images.transforms import IGNORE, mask_square, resize_longest_side, resized_shape
 from samtl.metrics import segmentation
 from samtl.metrics.paired import ImageScores
-from samtl.report.figures.sheet import UNCOUNTED, Pixels
 from samtl.report.page import caption
+from samtl.report.pictures.sheet import UNCOUNTED, Pixels
 
 SIDE = 512  # pixels of the longest side of an image, unless it lies under a mask of another size
 

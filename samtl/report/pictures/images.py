@@ -20,9 +20,11 @@ from samtl.experiment.tables import read_images, read_predictions
 from samtl.images.transforms import IGNORE
 from samtl.metrics import classification
 from samtl.metrics.paired import ImageScores
-from samtl.report.album import SIDE, Album
 from samtl.report.compare import Comparison, Series, share_of, untrained
-from samtl.report.figures.sheet import (
+from samtl.report.figures.single_images import without_foreground
+from samtl.report.page import Part, caption
+from samtl.report.pictures.album import SIDE, Album
+from samtl.report.pictures.sheet import (
     Picture,
     Row,
     judged,
@@ -31,8 +33,6 @@ from samtl.report.figures.sheet import (
     of_errors,
     sheet,
 )
-from samtl.report.figures.single_images import without_foreground
-from samtl.report.page import Part, caption
 from samtl.report.style import shortened
 
 TITLES = {"unet": "UNet", "vit": "SAM-ViT", "conv": "SAM-CONV"}  # of mask panels, in their order
@@ -60,7 +60,7 @@ def _by_class(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Part
         pictures = [Picture(pixels, "", {"class": name, "sample_id": i}) for i, pixels in found]
         rows.append(Row(name, pictures))
     facts = {"dataset": dataset, "shown": len(rows), "most": _SAMPLES}
-    return _drawn("samples", "Samples of the dataset", rows, _SAMPLES, facts)
+    return drawn("samples", "Samples of the dataset", rows, _SAMPLES, facts)
 
 
 def _rows_of(dataset: Dataset, order: Sequence[int]) -> list[tuple[str, list[int]]]:
@@ -103,7 +103,7 @@ def _with_masks(dataset: Dataset, album: Album, order: Sequence[int]) -> list[Pa
     rows = [row for pair in pairs for row in pair]
     facts = {"dataset": dataset, "shown": len(masks), "most": 0}
     legend = album.legend(of_classes(dataset.classes))
-    return _drawn("samples", "Samples of the dataset", rows, _ACROSS, facts, legend=legend)
+    return drawn("samples", "Samples of the dataset", rows, _ACROSS, facts, legend=legend)
 
 
 def panels(comparison: Comparison, album: Album) -> list[Part]:
@@ -149,9 +149,9 @@ def panels(comparison: Comparison, album: Album) -> list[Part]:
     facts = {"shown": titles[:_MODELS], "hidden": titles[_MODELS:], "count": len(ids)}
     facts |= {"dataset": album.dataset, "empty": 0 if empty.all() else int(empty.sum())}
     colours = of_classes if album.dataset is None else of_errors
-    look = {"columns": columns, "legend": album.legend(colours(comparison.classes))}
+    look: dict[str, Any] = {"columns": columns, "legend": album.legend(colours(comparison.classes))}
     title = "Best, median and worst held-out image"
-    return _drawn("panels", title, rows, len(columns), facts, shown, **look)
+    return drawn("panels", title, rows, len(columns), facts, shown, **look)
 
 
 def _panel(
@@ -218,7 +218,7 @@ def _mistakes(comparison: Comparison, one: Series, album: Album) -> list[Part]:
     score = f"{metric.title} {metric.written(one.spread(metric.name).mean)} {metric.unit}"
     facts = {"model": _title(model, run), "score": score, "most": _ACROSS}
     title = f"Pairs of classes that {_title(model, run)} confuses most"
-    return _drawn(f"confused-{run.kind}", title, rows, _ACROSS, facts, {model: run})
+    return drawn(f"confused-{run.kind}", title, rows, _ACROSS, facts, {model: run})
 
 
 def hardest(comparison: Comparison, album: Album) -> list[Part]:
@@ -248,21 +248,22 @@ def hardest(comparison: Comparison, album: Album) -> list[Part]:
         pictures.append(Picture(pixels, under, record))
     facts = {"models": runs, "shown": len(pictures), "count": len(wrong)}
     title = "Images that no model recognises"
-    return _drawn("hardest", title, _in_rows(pictures), _ACROSS, facts, runs)
+    return drawn("hardest", title, _in_rows(pictures), _ACROSS, facts, runs)
 
 
-def _drawn(
+def drawn(
     name: str,
     title: str,
     rows: Sequence[Row],
     across: int,
     facts: Mapping[str, Any],
     runs: Mapping[str, Run] | None = None,
+    note: str = "",
     **look: Any,
 ) -> list[Part]:
     """Draw a sheet, with the records of its pictures as a table and `facts` in the caption; nothing without pictures.
 
-    `runs` are of one split and seed.
+    `runs` are of one split and seed; `note` says what is untrained beside their models.
     """
     records = [picture.record for row in rows for picture in row.pictures if picture.record]
     if not records:
@@ -270,7 +271,7 @@ def _drawn(
     if runs:
         run = next(iter(runs.values()))
         facts = {**facts, "run": run, "share": share_of(run)}
-    note = untrained((runs or {}).items())
+    note = note or untrained((runs or {}).items())
     figure = sheet(rows, across, note=note, **look)
     text = caption(name.partition("-")[0], **facts)
     return [Part(name, title, text, records, note, figure, picture=True)]
