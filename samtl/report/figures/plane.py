@@ -53,7 +53,7 @@ def plane(
             ]
             figure.legend(handles=marks, loc="outside lower left", ncols=3)
         else:
-            figure.colorbar(shown, ax=grid, label=unit, shrink=0.8, aspect=30)
+            figure.colorbar(shown, ax=figure.axes, label=unit, shrink=0.8, aspect=30)
     return figure
 
 
