@@ -145,6 +145,8 @@ def _draw_predictions(result: samtl.PredictResult) -> None:
     render.grid(("class", "images", mean), rows, right=(1, 2))
     took = render.duration(result.seconds)
     render.say(f"{result.rows} images of {result.source} by {result.name} in {took}", "dim")
+    if result.values:
+        render.say(f"pixels have {result.values}", "dim")
     render.listed(result.skipped, f"{len(result.skipped)} more images were skipped:")
     if result.note:
         render.say(result.note, "yellow")

@@ -245,7 +245,11 @@ def test_predictions_on_images_with_these_bands(tmp_path):
         (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         (folder / "ab"[i % 2] / f"{i}.tif").write_bytes(scene(4).read(f"{i}.tif"))
     options = f"bands=B02,B03,B04,B08&units={REFLECTANCE}"
-    assert samtl.predict(run.path, f"{folder}?{options}", out="new.csv").rows == 4
+    found = samtl.predict(run.path, f"{folder}?{options}", out="new.csv")
+    assert (found.rows, "hardly" in found.values) == (4, False)
+    for path in folder.rglob("*.tif"):
+        path.write_bytes(tif((tile(0) / 10_000).astype(np.float32)))
+    assert FRACTION in samtl.predict(run.path, f"{folder}?{options}", out="odd.csv").values
     with pytest.raises(InputError):
         samtl.predict(run.path, folder, out="other.csv")
 

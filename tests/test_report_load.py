@@ -130,7 +130,7 @@ FOLDS = [{"split_name": "fold", "salt": k, "given": {"split": f"fold:{k}/3"}} fo
         ("mlp @ toy.small, mlp @ toy.tiny.64, cnn", [CNN, MLP, one("mlp", **SMALL)]),
         ("mlp @ 128 px, mlp @ 64 px", [MLP, one("mlp", **SMALL, identity={"image_size": 128})]),
         (
-            "mlp @ sam_vit_b 64 px, mlp @ tiny 128 px",
+            "mlp @ sam_vit_b, mlp @ tiny",
             [one("mlp", encoder="sam_vit_b"), one("mlp", **LARGE)],
         ),
         ("mlp @ official, mlp @ random:0", [MLP, one("mlp", **SMALL, weights="random:0")]),

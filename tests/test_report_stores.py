@@ -172,3 +172,5 @@ def test_few_samples_have_no_map_and_many_classes_share_a_colour(tmp_path):
     said = [text.get_text() for text in legend.get_texts()]
     assert len(said) == MOST_COLOURS + 1
     assert said[-1] == "others"
+    three = dict.fromkeys("abc", (points, ("x", "y")))
+    assert len(plane(three, None, points[:, 0], "level", "").axes) == 3 + 1  # that of the colours

@@ -67,6 +67,8 @@ class PredictResult:
     #: Mean probability, or share of the pixels, of each class; or mean of the numbers.
     means: dict[str, float]
     skipped: tuple[Skipped, ...]
+    #: The least and the largest value of pixels, and whether they hardly are in their units; "" for pictures.
+    values: str
     beside: Path | None  #: earlier predictions that were in the place of these, and are kept
     seconds: float
     encoder: str  #: what the features came from, or ""

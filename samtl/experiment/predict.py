@@ -30,6 +30,7 @@ from samtl.experiment.output import Output, Predicted, PredictResult, Skipped, p
 from samtl.experiment.run import Run, read_run
 from samtl.experiment.tables import PREDICTIONS, mask_name
 from samtl.heads.io import load
+from samtl.images.bands import told_range
 from samtl.images.codecs import SUFFIXES
 from samtl.images.transforms import resized_shape
 from samtl.splits.labels import no_label
@@ -135,6 +136,7 @@ def predict(
         raise InputError("predict from images or from a store: use one of --images, --from-store")
     trained = read_trained(run)
     place, beside = place_for(out, trained.task, overwrite)
+    dataset = None
     if images is None:
         _refuse("the rows of a store", checkpoint=checkpoint, device=device, batch_size=batch_size)
         store = _store(trained, from_store)
@@ -150,6 +152,7 @@ def predict(
             _refuse(trained.name, batch_size=batch_size)
             answers = _by_pixels(trained, dataset, told, device)
     skipped: list[Skipped] = []
+    ranges: list[NDArray[np.float32]] = []
     interrupted = False
     with (
         closing(answers),
@@ -159,6 +162,8 @@ def predict(
             if interrupted := should_stop():
                 break
             name = names[image.row]
+            if dataset and dataset.reading.count and image.image_stats is not None:
+                ranges.append(image.image_stats.reshape(4, -1)[2:])
             if answer is None:
                 skipped.append(Skipped(name, image.code, image.reason))
                 tell(skipped[-1])
@@ -181,6 +186,7 @@ def predict(
         counts=counts,
         means=means,
         skipped=tuple(skipped),
+        values=told_range(np.array(ranges), dataset.units) if dataset and ranges else "",
         seconds=time.perf_counter() - began,
         interrupted=interrupted,
         **{name: getattr(trained, name) for name in _OF_RUN},

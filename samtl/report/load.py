@@ -283,13 +283,15 @@ def _store(run: Run, others: Sequence[Run]) -> str:
     """Describe the store of a run by what tells it from those of others; by its encoder if there are none."""
     if not others:
         return run.encoder
-    for facts in (_embedding, lambda run: [run.store], lambda run: [run.fingerprint[:8]]):
-        own, rest = facts(run), [facts(other) for other in others]
+    for own, *rest in zip(_descriptions(run), *map(_descriptions, others), strict=True):
         differ = [fact for i, fact in enumerate(own) if any(other[i] != fact for other in rest)]
         if differ and all(other != own for other in rest):
             return " ".join(differ)
     return run.fingerprint
 
 
-def _embedding(run: Run) -> list[str]:
-    return [run.encoder, run.weights, f"{run.identity.get('image_size')} px"]
+def _descriptions(run: Run) -> list[list[str]]:
+    """Describe the store of a run by ever more of what made it, then by its name, then by its fingerprint."""
+    size = f"{run.identity.get('image_size')} px"
+    embedding = [run.encoder], [run.encoder, size], [run.encoder, run.weights, size]
+    return [*embedding, [run.store], [run.fingerprint[:8]]]

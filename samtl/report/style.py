@@ -95,14 +95,13 @@ def new_figure(height: float, width: float = WIDTH, note: str = "") -> Iterator[
     The background is transparent. The note stands above everything, in small type.
     """
     with matplotlib.rc_context(_RC):
-        layout = ConstrainedLayoutEngine()
-        figure = Figure(figsize=(width, height), layout=layout)
+        figure = Figure(figsize=(width, height))
         yield figure
         if note:
             text = figure.suptitle(capital(note), x=0.01, ha="left", style="italic")
             text.set_gid(NOTE)
-        layout.execute(figure)
-        figure.set_layout_engine("none")  # so that it is the same in every format
+        # Once, so that it is the same in every format: an engine that stays lets each file draw the figure twice.
+        ConstrainedLayoutEngine().execute(figure)
 
 
 @contextmanager
