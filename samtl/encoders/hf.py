@@ -24,8 +24,8 @@ from samtl.encoders.fast.engines import LAYERS, check_engine
 from samtl.encoders.pooling import feature_names
 from samtl.encoders.torch_encoder import INT8, Forward, TorchEncoder
 from samtl.encoders.weights.checkpoints import load_weights
-from samtl.encoders.weights.hub import Source, find, with_weights
-from samtl.errors import InputError, require_extra
+from samtl.encoders.weights.hub import CONFIG, Source, find, with_weights
+from samtl.errors import InputError, SamtlError, require_extra
 from samtl.images.bands import BYTES, Bands, scaling
 from samtl.images.transforms import IMAGE_SIZE, check_image_size
 
@@ -53,9 +53,12 @@ class Layout:
 
 def spec(name: str, image_size: int | None = None, bands: Bands = OWN) -> EncoderSpec:
     """Return the properties of the encoder `name` without its weights, but with its configuration; see `Encoder`."""
-    source = find(name)
+    return _spec_of(find(name), image_size, bands)
+
+
+def _spec_of(source: Source, image_size: int | None, bands: Bands) -> EncoderSpec:
     layout, scale = _layout(source.folder, image_size), _normalisation(source.folder)
-    taken = three(name, bands.names)
+    taken = three(source.name, bands.names)
     mean, std = scale or ([255 * value for value in values] for values in _IMAGENET)
     features = feature_names(layout.channels, {})
     if layout.cls:
@@ -82,7 +85,7 @@ class Encoder(TorchEncoder):
 
     `dense` are the final tokens of the grid, for SAM 2 its features at 1/16 of the resolution. `pooled` has the CLS
     token at its end if there is one. If `image_size` is not the network's own, positions are resampled as transformers
-    does it.
+    does it. `checkpoint` may also be a copy of the model's folder, if the model is not where `name` says.
     """
 
     def __init__(
@@ -96,11 +99,16 @@ class Encoder(TorchEncoder):
         bands: Bands = OWN,
     ) -> None:
         check_engine(engine)
-        found, on = spec(name, image_size, bands), resolve_device(device)
+        try:
+            source = find(name)
+        except SamtlError:  # the folder was moved, or the repository is out of reach
+            if checkpoint is None or not Path(checkpoint, CONFIG).is_file():
+                raise
+            source, checkpoint = Source(name, Path(checkpoint).resolve()), None
+        found, on = _spec_of(source, image_size, bands), resolve_device(device)
         compute_dtype = resolve_compute(dtype, engine, on)
         if compute_dtype.startswith(INT8):
             engine = "int8"
-        source = find(name)
         model, weights = load(source, checkpoint)
         # What positions are computed from, which a smaller dtype would move.
         exact = {key: b.clone() for key, b in model.named_buffers() if key.endswith("inv_freq")}
