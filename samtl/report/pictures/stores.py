@@ -154,7 +154,8 @@ def _tokens(stores: Mapping[str, Store], arrays: Mapping[str, str], album: Album
     chosen = _varied(known, _COLOURED - each)
     found = {n: _coloured(s, arrays[n], [known.ids[i] for i in chosen]) for n, s in stores.items()}
     photographs = album.dataset is not None
-    titles = ["image"] * photographs + (list(stores) if len(stores) > 1 else ["tokens"])
+    of = [name.replace(" ", "\n") for name in stores] if len(stores) > 1 else ["tokens"]
+    titles = ["image"] * photographs + of
     pictures = []
     for place, i in enumerate(chosen):
         sample, label = known.ids[i], known.names[i]
