@@ -23,17 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.paired import (
-    Row,
-    against,
-    alone,
-    alternating,
-)
+from benchmarks.paired import Row, against, alone, alternating
 from samtl._runtime import out_of_memory, peak_memory, probe
 from samtl.encoders import sam
 from samtl.encoders.compute import resolve_compute
 from samtl.encoders.device import resolve_device
 from samtl.encoders.torch_encoder import DTYPES, INT8
+from samtl.encoders.weights.hub import PREFIX
 from samtl.errors import InputError, UnknownName
 from samtl.images.transforms import PATCH
 
@@ -81,7 +77,7 @@ def bench_encoder(
     Parameters
     ----------
     encoder : str
-        Name of the encoder.
+        SAM's, or `hf:NAME`, which is measured beside a plain loop over the same network.
     checkpoint : str
         Weights, as for embed; the speed does not depend on them.
     device : str
@@ -115,7 +111,8 @@ def bench_encoder(
     InputError
         For an unknown encoder, device, dtype or side.
     """
-    if encoder not in sam.VARIANTS:
+    is_backbone = encoder.startswith(PREFIX)
+    if encoder not in sam.VARIANTS and not is_backbone:
         raise UnknownName("encoder", encoder, sam.VARIANTS)
     for name in others:
         if name not in OTHERS:
@@ -132,18 +129,25 @@ def bench_encoder(
                 on_row(row)
 
     target = resolve_device(device)
-    told(f"loading {encoder}")
-    plain, _ = sam.load(encoder, checkpoint, image_size)
-    plain = plain.to(target)
-    ours = []
     if not (target.type == "cpu" and probe.has_int8()):
         dtypes = [name for name in dtypes if name != "int8"]
     computes = {name: _resolved(name, target) for name in dtypes}
+    told(f"loading {encoder}")
+    if is_backbone:
+        from benchmarks.backbone import rows_of  # which imports this module
+
+        distinct = list(dict.fromkeys(computes.values()))
+        add(*rows_of(encoder, checkpoint, target, distinct, image_size, batch_size, rounds))
+        return found
+    plain, _ = sam.load(encoder, checkpoint, image_size)
+    plain = plain.to(target)
+    ours = []
     for compute in dict.fromkeys(computes.values()):
         made = sam.Encoder(encoder, checkpoint, str(target), compute, image_size)
         ours.append(Side(f"{compute}/{image_size}", made.dtype, made.forward))
     theirs = [_shipped(name, plain, target) for name in others if name.startswith(SHIPPED)]
-    if TRANSFORMERS in others and _has_transformers() and image_size == sam.IMAGE_SIZE:
+    installed = importlib.util.find_spec("transformers") is not None
+    if TRANSFORMERS in others and installed and image_size == sam.IMAGE_SIZE:
         theirs.append(_transformers(encoder, target))
 
     threads = torch.get_num_threads()
@@ -165,7 +169,7 @@ def bench_encoder(
     measures: dict[str, Callable[[], float]] = {}
     for side in (*ours, *theirs):
         x = pixels[: batches[side.name]].to(side.dtype)
-        measures[side.name] = lambda side=side, x=x: _rate(side, x, target)  # type: ignore[misc]
+        measures[side.name] = lambda side=side, x=x: rate(side, x, target)  # type: ignore[misc]
     for side in ours:
         name = _peak_name(side.dtype)
         measures[name] = lambda dtype=side.dtype: _product_rate(target, dtype)  # type: ignore[misc]
@@ -229,10 +233,6 @@ def _shipped(name: str, plain: nn.Module, device: torch.device) -> Side:
     return Side(name, torch.float32, run)
 
 
-def _has_transformers() -> bool:
-    return importlib.util.find_spec("transformers") is not None
-
-
 def _transformers(encoder: str, device: torch.device) -> Side:
     """Return the encoder of transformers as a side: same shape, random weights, bfloat16, fused attention."""
     from transformers import SamVisionConfig, SamVisionModel
@@ -260,7 +260,7 @@ def _transformers(encoder: str, device: torch.device) -> Side:
 
 @torch.inference_mode()
 def _batch(side: Side, ours: bool, pixels: Tensor, device: torch.device) -> int:
-    """Choose the batch size of a side; 0 if not even one image fits."""
+    """Choose the batch size of a side, 0 if not even one image fits."""
     if device.type == "cpu":
         return torch.get_num_threads() if ours and not side.name.endswith(ONE) else 1
     size = len(pixels)
@@ -276,7 +276,7 @@ def _batch(side: Side, ours: bool, pixels: Tensor, device: torch.device) -> int:
 
 
 @torch.inference_mode()
-def _rate(side: Side, x: Tensor, device: torch.device) -> float:
+def rate(side: Side, x: Tensor, device: torch.device) -> float:
     """Measure images per second; on a CPU, one call is long enough to be timed."""
     began, done = _now(device), 0
     while True:

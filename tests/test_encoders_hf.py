@@ -13,6 +13,7 @@ from PIL import Image
 from stubs import png, unpack
 
 import samtl
+from benchmarks.encoder import bench_encoder
 from samtl.encoders import hf
 from samtl.encoders.weights import hub as found
 from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
@@ -279,6 +280,16 @@ def test_what_is_no_model(tmp_path, models):
         )
         with pytest.raises(InputError, match=r"(?i)weights"):
             hf.Encoder(f"hf:{place}", device="cpu", image_size=56)
+
+
+def test_the_bench_compares_with_a_plain_loop(models):
+    name = f"hf:{models('dinov3')[0]}"
+    options = {"device": "cpu", "dtypes": ["float32", "int8"], "image_size": 64, "batch_size": 1}
+    rows = bench_encoder(name, **options, rounds=1)
+    assert rows[0].vs == "transformers-float32"
+    errors = [row.value for row in rows if row.name.endswith("/error")]
+    assert errors[0] <= 1e-5
+    assert max(errors) <= 0.1
 
 
 class Hub(BaseHTTPRequestHandler):

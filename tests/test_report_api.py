@@ -275,22 +275,25 @@ def test_how_long_the_pass_took_is_read_from_its_commits(tmp_path, monkeypatch):
     gaps = {"a.zarr": [0, 4, 6, 5, 3600, 5], "quick.zarr": [0, 0, 1, 0, 1], "one.zarr": [0]}
 
     def opened(path):
-        if path.name == "gone.zarr":
+        name = path.rpartition("/")[2]
+        if name not in gaps:
             raise InputError(f"no store at {path}")
-        times = (datetime.fromtimestamp(t, UTC).isoformat() for t in accumulate(gaps[path.name]))
+        times = (datetime.fromtimestamp(t, UTC).isoformat() for t in accumulate(gaps[name]))
         writers = [{"committed": text} for text in times]
         return SimpleNamespace(fingerprint="f" * 64, writers=lambda: writers)
 
-    monkeypatch.setattr(sys.modules["samtl.report.figures.costs"], "open_store", opened)
+    monkeypatch.setattr(sys.modules["samtl.report.load"], "open_store", opened)
     store = tmp_path / "a.zarr"
     assert time_of_pass(tmp_path / "1", store, "a.zarr", f"../{tmp_path.name}/a.zarr") == 6 * 5.0
     assert time_of_pass(tmp_path / "2", tmp_path / "quick.zarr") == 5 * 0.5
     assert time_of_pass(tmp_path / "3", store, fingerprint="e" * 64) is None
-    unknown = [(), ("gone.zarr",), ("a.zarr", "b.zarr"), ("one.zarr",)]
+    unknown = [(), ("gone.zarr",), ("one.zarr",)]
     # A bucket is not even asked, however its address is written.
     unknown += [("s3://bucket/store.zarr",), ("s3:/bucket",), ("s3://",), ("no\0path",)]
     for i, stores in enumerate(unknown):
         assert time_of_pass(tmp_path / f"none{i}", *stores) is None
+    a_run(tmp_path / "1", "logreg", store_path="b.zarr", fingerprint="e" * 64)
+    assert pass_seconds(the_one(tmp_path / "1")) is None
 
 
 def test_names_are_no_formulas_in_tables_for_spreadsheets(tmp_path):

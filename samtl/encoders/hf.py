@@ -276,7 +276,7 @@ def _try(model: Any, size: int, patch: int = 0) -> Layout:
     """Run a network that is on no device on a square image; InputError if tokens are not squares of `patch` pixels."""
     kind, registers = model.config.model_type, getattr(model.config, "num_register_tokens", 0)
     try:
-        shape = _output(model, torch.empty(1, 3, size, size, device="meta")).shape
+        shape = output(model, torch.empty(1, 3, size, size, device="meta")).shape
     except Exception as error:  # what a network does not like, it says in its own way
         raise _unfit(kind, f"with {size} pixels: {_first_line(error)}") from error
     if len(shape) == 4:
@@ -298,7 +298,7 @@ def _is_square(number: int) -> bool:
     return number > 0 and math.isqrt(number) ** 2 == number
 
 
-def _output(model: Any, x: Tensor) -> Tensor:
+def output(model: Any, x: Tensor) -> Tensor:
     """Run a network: (batch, 3, size, size) to its last tokens, (batch, tokens, channels), or feature map."""
     known, patch = _parameters(type(model).forward), getattr(model.config, "patch_size", 1)
     more: dict[str, Any] = {}
@@ -340,7 +340,7 @@ def _forward_pass(model: Any, *, engine: str, layout: Layout, exact: dict[str, T
             part.interpolate_pos_encoding = _once(part.interpolate_pos_encoding)
 
     def forward(x: Tensor, tap: Callable[[Tensor], None]) -> Tensor:
-        found = _output(model, x)
+        found = output(model, x)
         if found.ndim == 4:
             return found
         if layout.cls:

@@ -28,7 +28,7 @@ from samtl.report.page import Part, Section, caption, render, slug
 from samtl.report.pictures import images
 from samtl.report.pictures.album import Album
 from samtl.report.pictures.stores import embeddings
-from samtl.report.style import png, svg
+from samtl.report.style import capital, png, svg
 from samtl.splits.spec import leaks
 from samtl.store.storage import as_output
 from samtl.sweep.results import no_formula
@@ -295,7 +295,7 @@ def warnings_of(comparison: Comparison) -> list[str]:
         if len(sizes := sorted({run.resolution for run in runs})) > 1:
             found.append(caption("resolutions", sizes=sizes))
     notes = dict.fromkeys(run.note for run in runs if run.note)
-    return [*found, *(note[0].upper() + note[1:] for note in notes), *comparison.warnings]
+    return [*found, *map(capital, notes), *comparison.warnings]
 
 
 def _numbered(chapter: Sequence[Section], comparison: Comparison, number: int) -> list[Section]:

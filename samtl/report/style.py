@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from samtl.errors import require_extra
 
@@ -96,10 +98,34 @@ def new_figure(height: float, width: float = WIDTH, note: str = "") -> Iterator[
         figure = Figure(figsize=(width, height))
         yield figure
         if note:
-            text = figure.suptitle(note[0].upper() + note[1:], x=0.01, ha="left", style="italic")
+            text = figure.suptitle(capital(note), x=0.01, ha="left", style="italic")
             text.set_gid(NOTE)
         # Once, so that it is the same in every format: an engine that stays lets each file draw the figure twice.
         ConstrainedLayoutEngine().execute(figure)
+
+
+@contextmanager
+def panels(
+    count: int, across: int, height: float, more: float, note: str = "", shared: bool = False
+) -> Iterator[tuple[Figure, NDArray[Any]]]:
+    """Make a figure of panels, `across` in a row, and return it with its axes, (count,).
+
+    A row has `height` inches, and all together have some `more`. Panels may have `shared` axes.
+    """
+    across = min(across, count)
+    down = -(-count // across)
+    with new_figure(more + down * height, note=note) as figure:
+        every = figure.subplots(down, across, sharex=shared, sharey=shared, squeeze=False).ravel()
+        for axes in every[count:]:
+            axes.remove()
+        for axes in every[max(0, count - across) : count]:  # also those above a place that is empty
+            axes.tick_params(labelbottom=True)
+        yield figure, every[:count]
+
+
+def capital(text: str) -> str:
+    """Begin a text with a capital letter."""
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def rows_of_names(axes: Axes, names: Sequence[str], values: Sequence[str]) -> None:
@@ -134,7 +160,7 @@ def svg(figure: Figure) -> str:
     """Return a figure as an `<svg>` element with a transparent background, the same bytes each time."""
     file = io.StringIO()
     with matplotlib.rc_context(_RC):
-        figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
+        figure.savefig(file, format="svg", dpi=DPI, transparent=True, metadata=_NO_METADATA)
     text = file.getvalue()
     return text[text.index("<svg") :]
 

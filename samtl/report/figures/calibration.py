@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,9 +13,9 @@ from samtl.metrics.declared import metrics_of
 from samtl.metrics.intervals import binomial
 from samtl.metrics.paired import Predictions
 from samtl.report.compare import Comparison, Series, untrained
-from samtl.report.figures.scores import drop_empty, wrapped
+from samtl.report.figures.scores import wrapped
 from samtl.report.page import Part, Row, caption
-from samtl.report.style import GRID, INK, SMALL, Look, looks, new_figure
+from samtl.report.style import GRID, INK, SMALL, Look, looks, panels
 
 BINS = 10
 _ACROSS = 3
@@ -78,11 +77,9 @@ def _drawn(
     style: Mapping[str, Look],
     note: str,
 ) -> Figure:
-    across = min(_ACROSS, len(found))
-    down = -(-len(found) // across)
-    with new_figure(0.5 + 2.15 * down, note=note) as figure:
-        grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for axes, (model, (one, rows)) in zip(grid.flat, found.items(), strict=False):
+    shape = (len(found), _ACROSS, 2.15, 0.5)
+    with panels(*shape, note, shared=True) as (figure, every):
+        for axes, (model, (one, rows)) in zip(every, found.items(), strict=True):
             _panel(axes, rows, style[model])
             said = [
                 f"{metric.title} {metric.written(one.spread(metric.name).mean)} {metric.unit}"
@@ -90,7 +87,6 @@ def _drawn(
                 if not metric.higher_is_better and metric.name in one.scores[0]
             ]
             axes.set_title("\n".join((wrapped(model), *said)), fontsize=SMALL - 1)
-        drop_empty(grid, len(found))
         figure.supxlabel("probability of the predicted class (%)", fontsize=10)
         figure.supylabel("right (%)", fontsize=10)
     return figure

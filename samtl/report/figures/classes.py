@@ -17,7 +17,7 @@ from samtl.metrics.multilabel import LIKELY
 from samtl.metrics.segmentation import class_counts, class_ious
 from samtl.report.compare import Comparison, untrained
 from samtl.report.page import Cell, Part, caption
-from samtl.report.style import Look, looks, new_figure, shortened
+from samtl.report.style import Look, capital, looks, new_figure, shortened
 
 MOST = 40  # classes that one figure shows
 _APART = 0.22  # between the models of a class, in rows
@@ -83,7 +83,7 @@ def per_class(comparison: Comparison) -> list[Part]:
     return [
         Part(
             "classes",
-            f"{title[0].upper()}{title[1:]} of each class",
+            f"{capital(title)} of each class",
             text,
             rows,
             note,

@@ -15,7 +15,7 @@ from samtl.metrics.classification import ratio
 from samtl.report.compare import Comparison, Series, untrained
 from samtl.report.figures.scores import wrapped
 from samtl.report.page import Part, caption
-from samtl.report.style import INK, LOOKS, ON_COLOUR, SMALL, new_figure
+from samtl.report.style import INK, LOOKS, ON_COLOUR, SMALL, panels
 
 _FEW = 4  # classes up to which several matrices share a figure
 _WRITTEN = 20  # classes up to which percentages fit into the cells
@@ -107,16 +107,11 @@ def _matrices(comparison: Comparison, shown: Sequence[Series], name: str, title:
 
 
 def _drawn(classes: Sequence[str], matrices: Mapping[str, Parts], note: str) -> Figure:
-    columns = 2 if len(matrices) > 1 else 1
-    rows = -(-len(matrices) // columns)
-    one = min(5.4, 2 + 0.36 * len(classes))
-    with new_figure(one if columns == 1 else 0.4 + 2.5 * rows, note=note) as figure:
-        panels: Any = figure.subplots(rows, columns, squeeze=False)
-        for axes, (model, part) in zip(panels.flat, matrices.items(), strict=False):
+    height, more = (2.5, 0.4) if len(matrices) > 1 else (min(5.4, 2 + 0.36 * len(classes)), 0)
+    with panels(len(matrices), 2, height, more, note) as (figure, every):
+        for axes, (model, part) in zip(every, matrices.items(), strict=True):
             _matrix(axes, classes, part)
             axes.set_title(wrapped(model))
-        for axes in panels.flat[len(matrices) :]:
-            axes.remove()
     return figure
 
 

@@ -14,13 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from samtl._runtime import duration
-from samtl.errors import SamtlError
 from samtl.experiment.run import Run
 from samtl.report.compare import Comparison, untrained
+from samtl.report.load import read_stores
 from samtl.report.page import Part, Row, caption
 from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names
-from samtl.store.reader import open_store
-from samtl.store.storage import is_url
 
 _TOTAL, _TRAINING = "seconds, median", "training alone, s"
 _PAUSE = 10  # times the usual gap between two commits, above which the encoder was not working
@@ -124,21 +122,14 @@ def pass_seconds(comparison: Comparison) -> float | None:
     Commits of blocks carry their time in seconds. Pauses between two commands are left out. None if there are several
     stores, the store is in a bucket or no longer where the runs found it, or all of it was committed within a second.
     """
-    heads = [run for run in comparison.runs if run.store]
-    if any(is_url(run.store_path) for run in heads):  # a report contacts no server
+    stores, absent = read_stores(comparison)
+    if absent or len(stores) != 1:
         return None
-    try:
-        # Resolved, since the same store may have been named from several folders.
-        places = {Path(run.store_path).resolve() for run in heads}
-        if len(places) != 1:
-            return None
-        store = open_store(places.pop())
-        committed = [str(writer["committed"]) for writer in store.writers()]
-        times = sorted(datetime.fromisoformat(text).timestamp() for text in committed)
-    except (SamtlError, OSError, ValueError):
-        return None
+    (store,) = stores.values()
+    committed = [str(writer["committed"]) for writer in store.writers()]
+    times = sorted(datetime.fromisoformat(text).timestamp() for text in committed)
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    if {store.fingerprint} != {run.fingerprint for run in heads} or not any(gaps):
+    if not any(gaps):
         return None
     working = [gap for gap in gaps if gap <= _PAUSE * max(median(gaps), 1.0)]
     # The first block has no gap before it, and those after a pause have none that counts.

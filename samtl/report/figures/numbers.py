@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,9 +10,9 @@ from matplotlib.figure import Figure
 from samtl.experiment.tables import read_outputs
 from samtl.metrics.paired import Outputs
 from samtl.report.compare import Comparison, Series, untrained
-from samtl.report.figures.scores import drop_empty, wrapped
+from samtl.report.figures.scores import wrapped
 from samtl.report.page import Part, caption
-from samtl.report.style import INK, SMALL, Look, looks, new_figure
+from samtl.report.style import INK, SMALL, Look, looks, panels
 
 MOST = 500  # points of a panel
 _ACROSS = 3
@@ -47,13 +46,11 @@ def _drawn(
     style: Mapping[str, Look],
     note: str,
 ) -> Figure:
-    across = min(_ACROSS, len(found))
-    down = -(-len(found) // across)
     every = np.concatenate([one.truth for one in found.values()])
     ends = [float(every.min()), float(every.max())]
-    with new_figure(0.6 + 2.1 * down, note=note) as figure:
-        grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for axes, (model, one) in zip(grid.flat, found.items(), strict=False):
+    shape = (len(found), _ACROSS, 2.1, 0.6)
+    with panels(*shape, note, shared=True) as (figure, every):
+        for axes, (model, one) in zip(every, found.items(), strict=True):
             shown = np.random.default_rng(0).permutation(len(one.ids))[:MOST]
             colour = style[model].colour
             axes.plot(
@@ -63,7 +60,6 @@ def _drawn(
             metric = comparison.metric
             score = f"{metric.title} {metric.written(series[model].spread(metric.name).mean)}"
             axes.set_title(f"{wrapped(model)}\n{score}", fontsize=SMALL - 1)
-        drop_empty(grid, len(found))
         name = comparison.classes[0] if comparison.classes else "number"
         figure.supxlabel(f"true {name}", fontsize=10)
         figure.supylabel(f"predicted {name}", fontsize=10)

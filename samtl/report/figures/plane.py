@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from samtl.report.figures.scores import drop_empty
-from samtl.report.style import SMALL, new_figure, shortened
+from samtl.report.style import SMALL, panels, shortened
 
 MOST_COLOURS = 20  # classes that have a colour
 _OTHERS = "#808080"
@@ -21,7 +20,7 @@ _HEIGHT = {1: 4.4, 2: 2.7}  # inches of a panel, by how many are in a row
 
 
 def plane(
-    panels: Mapping[str, tuple[NDArray[np.float32], tuple[str, str]]],
+    found: Mapping[str, tuple[NDArray[np.float32], tuple[str, str]]],
     classes: Sequence[str] | None,
     values: NDArray[np.float64],
     unit: str,
@@ -31,21 +30,18 @@ def plane(
 
     Samples have the colours of their `classes`, else of their `values`, of which `unit` is the name.
     """
-    across = min(len(panels), 2)
-    down = -(-len(panels) // across)
+    across = min(len(found), 2)
     colours, legend = _by_class(classes) if classes is not None else (values, {})
     size = 14.0 if len(values) <= 500 else 6.0
     order = np.random.default_rng(0).permutation(len(values))  # no class hides the others
     below = 0.3 * -(-len(legend) // 3) if legend else 0.0
-    with new_figure(0.3 + below + down * _HEIGHT[across], note=note) as figure:
-        grid: Any = figure.subplots(down, across, squeeze=False)
-        for axes, (name, (points, labels)) in zip(grid.flat, panels.items(), strict=False):
+    with panels(len(found), across, _HEIGHT[across], 0.3 + below, note) as (figure, every):
+        for axes, (name, (points, labels)) in zip(every, found.items(), strict=True):
             shown = axes.scatter(
                 *points[order].T, s=size, c=colours[order], alpha=0.75, lw=0, rasterized=True
             )
             axes.set(xlabel=labels[0], ylabel=labels[1])
             axes.set_title(shortened(name, 60 // across), fontsize=SMALL)
-        drop_empty(grid, len(panels))
         if legend:
             marks = [
                 Line2D([], [], marker="o", ls="", color=c, label=shortened(label, 24))
@@ -53,7 +49,7 @@ def plane(
             ]
             figure.legend(handles=marks, loc="outside lower left", ncols=3)
         else:
-            figure.colorbar(shown, ax=figure.axes, label=unit, shrink=0.8, aspect=30)
+            figure.colorbar(shown, ax=list(every), label=unit, shrink=0.8, aspect=30)
     return figure
 
 

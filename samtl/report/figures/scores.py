@@ -14,7 +14,17 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, StrMethodFormatter
 from samtl.metrics.declared import Metric, metrics_of
 from samtl.report.compare import Comparison, Series, Spread, untrained, weights_of
 from samtl.report.page import Cell, Part, Row, caption, slug
-from samtl.report.style import GRID, SMALL, Look, log_scale, looks, new_figure, rows_of_names
+from samtl.report.style import (
+    GRID,
+    SMALL,
+    Look,
+    capital,
+    log_scale,
+    looks,
+    new_figure,
+    panels,
+    rows_of_names,
+)
 
 _WIDE = 12  # largest share / smallest share above which the axis is logarithmic
 _ACROSS = 3  # panels of curves in a row
@@ -113,7 +123,7 @@ def _by_share_rows(comparison: Comparison, some: Sequence[Series]) -> list[Row]:
     for one in some:
         cells[one.model][_percent(one.share)] = one.spread(metric.name)
     columns = [{model: spreads.get(share) for model, spreads in cells.items()} for share in shares]
-    written = [_column(metric, column, _plus_minus) for column in columns]
+    written = [_column(metric, column) for column in columns]
 
     def worth(model: str) -> tuple[bool, float]:
         last = columns[-1][model]
@@ -141,28 +151,26 @@ def _metric_rows(
             for one in ranked
         }
         unit = f", {metric.unit}" if metric.unit else ""
-        columns[f"{metric.title}{unit}"] = _column(metric, column, _interval)
+        columns[f"{metric.title}{unit}"] = _column(metric, column, interval=True)
     return [
         {"model": one.model, **{title: cells[one.model] for title, cells in columns.items()}}
         for one in ranked
     ]
 
 
-def _plus_minus(metric: Metric, spread: Spread) -> list[str]:
-    deviation = spread.deviation
-    return [
-        metric.written(spread.mean),
-        *([] if deviation is None else [metric.written(deviation)]),
-    ]
-
-
-def _interval(metric: Metric, spread: Spread) -> list[str]:
-    return [metric.written(x) for x in (spread.mean, spread.low, spread.high)]
-
-
-def _column(metric: Metric, column: Mapping[str, Spread | None], write: Any) -> dict[str, Any]:
+def _column(
+    metric: Metric, column: Mapping[str, Spread | None], interval: bool = False
+) -> dict[str, Any]:
     """Write the cells of a column with aligned decimals, and mark the best."""
-    texts = {model: write(metric, spread) for model, spread in column.items() if spread}
+    texts = {
+        model: [
+            metric.written(x)
+            for x in (s.mean, *((s.low, s.high) if interval else (s.deviation,)))
+            if x is not None
+        ]
+        for model, s in column.items()
+        if s
+    }
     widths = [max(map(len, some)) for some in zip(*texts.values(), strict=False)]
     best = min((-metric.better(spread.mean) for spread in column.values() if spread), default=0.0)
     cells: dict[str, Any] = {}
@@ -174,7 +182,7 @@ def _column(metric: Metric, column: Mapping[str, Spread | None], write: Any) -> 
             text.rjust(n, _FIGURE_SPACE) for text, n in zip(texts[model], widths, strict=False)
         ]
         text = padded[0]
-        if write is _interval:
+        if interval:
             text += f" [{padded[1]}, {padded[2]}]"
         elif len(padded) > 1:
             text += f" ± {padded[1]}"
@@ -213,11 +221,6 @@ def _by_share(comparison: Comparison, metric: Metric, some: Sequence[Series], wa
     )
 
 
-def capital(text: str) -> str:
-    """Begin a text with a capital letter."""
-    return f"{text[0].upper()}{text[1:]}"
-
-
 def axis_title(metric: Metric) -> str:
     """Name a score with its unit."""
     return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
@@ -231,12 +234,10 @@ def _panels(metric: Metric, scored: Scored, style: Mapping[str, Look], note: str
         line.sort(key=lambda point: point[0])
     # From the best at the largest share to the worst, as in the table.
     order = sorted(lines, key=lambda model: -metric.better(lines[model][-1][1].mean))
-    across = min(_ACROSS, len(order))
-    down = -(-len(order) // across)
-    with new_figure(0.7 + 1.75 * down, note=note) as figure:
-        grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    shape = (len(order), _ACROSS, 1.75, 0.7)
+    with panels(*shape, note, shared=True) as (figure, every):
         shares = sorted({round(x, 1) for line in lines.values() for x, _ in line})
-        for axes, model in zip(grid.flat, order, strict=False):
+        for axes, model in zip(every, order, strict=True):
             for other in order:
                 if other != model:
                     x, means = zip(
@@ -251,18 +252,9 @@ def _panels(metric: Metric, scored: Scored, style: Mapping[str, Look], note: str
                 axes.xaxis.set_major_locator(FixedLocator(shares, nbins=5))
                 axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_major_locator(MaxNLocator(5))
-        drop_empty(grid, len(order))
         figure.supxlabel("training share (% of all samples)", fontsize=10)
         figure.supylabel(axis_title(metric), fontsize=10)
     return figure
-
-
-def drop_empty(grid: Any, used: int) -> None:
-    """Remove the panels that are left over; those above them get the labels of their axis."""
-    for axes in grid.flat[used:]:
-        axes.remove()
-    for axes in grid.flat[max(0, used - grid.shape[1]) : used]:
-        axes.tick_params(labelbottom=True)
 
 
 def _panel(axes: Axes, metric: Metric, line: Sequence[tuple[float, Spread]], look: Look) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samtl.experiment.tables import PALETTE
 from samtl.images.transforms import IGNORE
-from samtl.report.style import new_figure, shortened
+from samtl.report.style import capital, new_figure, shortened
 
 _WIDTH = 10.0  # inches of a row of pictures; lengths within are in widths of one place
 _GAP = 0.04
@@ -93,7 +93,7 @@ def sheet(
             said: Any = {"fontsize": _TEXT - 4, "style": "italic", "va": "bottom"}
             # In points: labels at the left make the places narrower, but not the letters.
             above = {"xytext": (0, 1.4 * _TEXT * lines_above), "textcoords": "offset points"}
-            axes.annotate(f"{note[0].upper()}{note[1:]}", (0, -_GAP), **above, **said)
+            axes.annotate(capital(note), (0, -_GAP), **above, **said)
         axes.set(xlim=(0, across), ylim=(bottoms[-1], 0), aspect="equal")
         axes.set_axis_off()
         if legend:
