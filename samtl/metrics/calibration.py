@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from samtl.metrics.intervals import NORMAL, Floats, Score, binomial
 
@@ -29,6 +27,8 @@ def fit_temperature(logits: Floats, codes: NDArray[np.int64]) -> float:
     codes : (n,) int64
         Their classes.
     """
+    from scipy.optimize import minimize_scalar  # slow to import
+    from scipy.special import log_softmax
 
     def log_loss(log_temperature: float) -> float:
         scores = log_softmax(logits / np.exp(log_temperature), axis=1)
