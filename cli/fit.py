@@ -10,24 +10,40 @@ from samtl._runtime import polite_stop
 from samtl.errors import EXIT_QUARANTINED, InputError
 
 from . import render
-from .options import Outcome, verb
+from .options import Outcome, parsed, verb
 
 TRAINING = {
-    "epochs": int, "lr": float, "batch_size": int, "patience": int, "precision": str, "class_weights": str
+    "epochs": int, "lr": float, "batch_size": int, "patience": int, "precision": str, "class_weights": str,
 }  # fmt: skip
 OF_PIXELS = {**TRAINING, "image_size": int, "checkpoint": str}
 
 
-@verb("samtl.experiment.fit:fit_head", skip=("store",), params=TRAINING)
-def fit_head(options: dict[str, Any], cache: Path | None = None) -> Outcome:
-    """Train a head on the embeddings of a store and score it on the held-out images."""
+@verb(
+    "samtl.experiment.fit:fit_head",
+    skip=("store",),
+    params={**TRAINING, "calibrate": bool},
+    rename={"settings": "set"},
+)
+def fit_head(
+    options: dict[str, Any], cache: Path | None = None, settings: list[str] | None = None
+) -> Outcome:
+    """Train a head on the embeddings of a store and score it on the held-out images.
+
+    Parameters
+    ----------
+    calibrate
+        Scale the probabilities by one temperature, chosen on the validation part (logreg, mlp, knn).
+    settings
+        A parameter of the head as NAME=VALUE, such as hidden=[64,64]; repeat it for several.
+    """
     from samtl.store.storage import locate
 
+    with_settings(options, options["head"], settings)
     return run({**options, "store": locate(cache)}), 0
 
 
-@verb("samtl.experiment.fit:fit_baseline", params=OF_PIXELS)
-def fit_baseline(options: dict[str, Any]) -> Outcome:
+@verb("samtl.experiment.fit:fit_baseline", params=OF_PIXELS, rename={"settings": "set"})
+def fit_baseline(options: dict[str, Any], settings: list[str] | None = None) -> Outcome:
     """Train a baseline on the pixels of a dataset and score it on the held-out images.
 
     Parameters
@@ -36,8 +52,22 @@ def fit_baseline(options: dict[str, Any]) -> Outcome:
         Longest side of the images in pixels.
     checkpoint
         Weights of vgg19: official, a file, or random:SEED for untrained ones.
+    settings
+        A parameter of the baseline as NAME=VALUE, such as C=0.1; repeat it for several.
     """
+    with_settings(options, options["baseline"], settings)
     return run(options, "fit_baseline"), 0
+
+
+def with_settings(options: dict[str, Any], model: str, settings: list[str] | None) -> None:
+    """Add what `--set` gives to the parameters of a model, whose name may stand before a dot."""
+    full = [one if one.startswith(f"{model}.") else f"{model}.{one}" for one in settings or []]
+    given = parsed(full, "NAME=VALUE, such as lr=0.001").get(model, {})
+    for name in given.keys() & options["params"].keys():
+        raise InputError(
+            f"--set {name} and --{name.replace('_', '-')} name one parameter: leave one out"
+        )
+    options["params"] |= given
 
 
 def run(options: dict[str, Any], verb: str = "fit_head") -> dict[str, Any]:

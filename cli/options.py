@@ -13,6 +13,7 @@ import inspect
 import itertools
 import json as json_format
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from samtl.errors import InputError, UnknownName
 _NOT_OPTIONS = {"on_event", "on_row", "on_progress", "should_stop", "params"}
 _REQUIRED = inspect.Parameter.empty
 _KINDS: dict[str, Any] = {"bool": bool, "int": int, "float": float}
+_SETTING = re.compile(r"([^.=\s]+)\.([^.=\s]+)=(.*)", re.DOTALL)
 _SAME = re.compile(r"As for `samtl\.(\w+)`[.:;]? ?")
 # Options of the command line that several verbs have
 _SHARED = {
@@ -126,6 +128,25 @@ def _value(module: str, node: ast.expr) -> Any:
         if any((alias.asname or alias.name) == node.id for alias in imported):
             return _value(str(statement.module), node)  # type: ignore[attr-defined]
     raise LookupError(f"{module} has no constant {node.id}")
+
+
+def parsed(
+    settings: Sequence[str], expected: str = "MODEL.NAME=VALUE, such as vit.epochs=5"
+) -> dict[str, dict[str, Any]]:
+    """Parse MODEL.NAME=VALUE by model and name; a value is JSON, or else text."""
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for setting in settings:
+        parts = _SETTING.fullmatch(setting)
+        if parts is None:
+            raise InputError(f"--set takes {expected}, got {setting!r}")
+        model, name, text = parts.groups()
+        if name in found[model]:
+            raise InputError(f"--set names {model}.{name} twice; leave one out")
+        try:
+            found[model][name] = json_format.loads(text)
+        except ValueError:
+            found[model][name] = text
+    return dict(found)
 
 
 def verb(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import samtl
 from samtl._runtime import StopNow, stop_at_once
-from samtl.errors import EXIT_FAILED_CELLS, InputError
+from samtl.errors import EXIT_FAILED_CELLS
 
 from . import render
 from .board import Board
-from .options import Outcome, verb
-
-_SETTING = re.compile(r"([^.=\s]+)\.([^.=\s]+)=(.*)", re.DOTALL)
+from .options import Outcome, parsed, verb
 
 
 @verb("samtl.sweep.api:sweep", skip=("stores", "features"), rename={"settings": "set"})
@@ -45,7 +40,7 @@ def sweep(
 
     if options["heads"] == ["none"]:
         options["heads"] = []
-    options |= {"features": features or [], "params": _params(settings or [])}
+    options |= {"features": features or [], "params": parsed(settings or [])}
     caches: list[Path | None] = [*(cache or [])] or ([] if options["heads"] == [] else [None])
     stores, board = [locate(cache) for cache in caches], Board()
     try:
@@ -106,20 +101,3 @@ def _written(metric: Any, score: Any) -> str:
         return ""
     deviation = "" if score.deviation is None else f" ± {metric.written(score.deviation)}"
     return f"{metric.written(score.mean)}{deviation}"
-
-
-def _params(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """Parse MODEL.NAME=VALUE; a value is JSON, or else text."""
-    found: dict[str, dict[str, Any]] = defaultdict(dict)
-    for setting in settings:
-        parts = _SETTING.fullmatch(setting)
-        if parts is None:
-            raise InputError(f"--set takes MODEL.NAME=VALUE, such as vit.epochs=5, got {setting!r}")
-        model, name, text = parts.groups()
-        if name in found[model]:
-            raise InputError(f"--set names {model}.{name} twice; leave one out")
-        try:
-            found[model][name] = json.loads(text)
-        except ValueError:
-            found[model][name] = text
-    return dict(found)

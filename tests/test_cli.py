@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 from collections import Counter
 from pathlib import Path
 
+import forking
 import pytest
 import stubs
 from samtl.cli import app, main
@@ -88,6 +87,10 @@ BAD = {
     "info images": "images",
     "fit-head --lr -1": "--lr",
     "fit-head --epochs 0": "epochs",
+    "fit-head --set epocs=3": "epochs",
+    "fit-head --set epochs": "NAME=VALUE",
+    "fit-head --set lr=1 --lr 1": "--lr",
+    "fit-head --calibrate --head ridge": "calibrate",
     "fit-head --split 0.01": "0.01",
     "fit-head --cache nowhere": "nowhere",
     "predict --run run": "--from-store",
@@ -300,21 +303,11 @@ def test_out_is_a_folder_that_a_verb_writes_into(
 
 # Signals
 
-SLOW_EMBED = """
-    import sys
-    sys.path.insert(0, {tests!r})
-    import stubs
-    stubs.install(stubs.StubEncoders(seconds={seconds}))
-    from samtl.cli import main
-    sys.argv = ["samtl", "embed", "--dataset", "synthetic:20", "--encoder", "tiny", "--out", "s.zarr"]
-    main()
-"""
-
 
 def slow_embed(seconds, until):
     """Start an embedding that takes some seconds for each image, and wait for a file of its store."""
-    code = textwrap.dedent(SLOW_EMBED.format(tests=str(Path(__file__).parent), seconds=seconds))
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    args = ("embed", "--dataset", "synthetic:20", "--encoder", "tiny", "--out", "s.zarr")
+    process = forking.samtl(*args, seconds=seconds)
     deadline = time.monotonic() + 60
     while not list(Path("s.zarr").glob(until)):
         assert time.monotonic() < deadline
@@ -346,9 +339,9 @@ def test_a_signal_leaves_nothing_half_written(run, trained, monkeypatch, number,
 
 def test_a_signal_ends_the_pass_after_the_block_in_flight(told, encoders):
     process = slow_embed(0.05, "log/*.json")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 143
     store = samtl.open("s.zarr")
     done = len(store) - store.missing
     assert 0 < done < len(store)
@@ -362,12 +355,12 @@ def test_a_signal_ends_the_pass_after_the_block_in_flight(told, encoders):
 def test_a_second_signal_stops_at_once():
     process = slow_embed(0.5, "zarr.json")
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=6)  # the block in flight alone would take 8 seconds
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    os.kill(process.pid, signal.SIGINT)
+    process.join(6)  # the block in flight alone would take 8 seconds
+    assert process.exitcode == 130
+    assert "Traceback" not in Path("errors").read_text()
 
 
 # Fits and predictions

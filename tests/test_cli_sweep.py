@@ -4,11 +4,10 @@ import csv
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forking
 import pytest
 
 from samtl.heads import logreg
@@ -117,22 +116,16 @@ def test_a_signal_stops_it_and_keeps_what_is_finished(small, number, jobs):
     # Long enough that it is never done by itself before the signal comes.
     options = f"""sweep --cache {small} --out o --heads mlp --splits 0.2,0.3,0.4,0.5 --seeds 20 --jobs {jobs}
         --set mlp.epochs=20 --set mlp.patience=20"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from samtl.cli import main; main()", *options.split()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = forking.samtl(*options.split(), OMP_NUM_THREADS="1")
     deadline = time.monotonic() + 120
     while len(list(Path("o/cells").glob("[!.]*"))) < 2:
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), Path("errors").read_text()
         time.sleep(0.05)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    os.kill(process.pid, number)
+    process.join(60)
+    output, errors = Path("output").read_text(), Path("errors").read_text()
+    assert process.exitcode == 128 + number
     assert "Traceback" not in errors
     assert gone(process.pid)
     assert "the same command resumes" in errors

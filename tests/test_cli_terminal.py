@@ -4,10 +4,10 @@ import fcntl
 import os
 import re
 import struct
-import subprocess
-import sys
 import termios
+from pathlib import Path
 
+import forking
 import pytest
 import stubs
 
@@ -15,8 +15,6 @@ EMBED = (
     *("embed", "--encoder", "tiny", "--image-size", "64", "--checkpoint", "random:0"),
     *("--device", "cpu", "--dtype", "float32", "--out", "a.zarr"),
 )
-# A session of its own, whose Ctrl-C is a signal.
-START = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from samtl.cli import main; main()"
 
 
 def screen(written, width):
@@ -44,13 +42,10 @@ def on_a_terminal(width, *arguments, interrupt=False):
     """Run samtl on a terminal; its exit code, and the screen at the end."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
-    for name in ("COLUMNS", "LINES", "NO_COLOR"):
-        environment.pop(name, None)
-    command = [sys.executable, "-c", START, *arguments]
-    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    process = subprocess.Popen(command, start_new_session=True, env=environment, **streams)
-    os.close(theirs)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
+            patch.delenv(name, raising=False)
+        process = forking.samtl(*arguments, streams=[os.ttyname(theirs)] * 3, TERM="xterm")
     written = b""
     try:
         while True:
@@ -61,12 +56,16 @@ def on_a_terminal(width, *arguments, interrupt=False):
             if not found:
                 break
             written += found
+            if theirs is not None:  # the child has opened it
+                os.close(theirs)
+                theirs = None
             if interrupt and re.search(rb"embedding .*?[1-9]\d*/", written):
                 os.write(ours, b"\x03")
                 interrupt = False
     finally:
         os.close(ours)
-    return process.wait(60), screen(written.decode(), width)
+    process.join(60)
+    return process.exitcode, screen(written.decode(), width)
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -90,14 +89,15 @@ def test_a_terminal_without_the_characters_that_are_printed(tmp_path):
     """Scores have no sign that ASCII lacks, or it is replaced; names of classes, too."""
     folder = stubs.image_folder(tmp_path / "images")
     (folder / "field").rename(folder / "Forêt 森林")
-    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     sweep = "sweep --heads logreg --splits 0.25 --seeds 2 --cache a.zarr --jobs 1"
     for verb, code in (
         ([*EMBED, "--dataset", "folder:images"], 0),
         (sweep.split(), 0),
         (["info", "Straße.zarr"], 2),
     ):
-        command = [sys.executable, "-m", "samtl.cli", *verb]
-        result = subprocess.run(command, capture_output=True, env=ascii_only)
-        assert result.returncode == code, result.stderr
-        assert (result.stdout + result.stderr).isascii()
+        process = forking.samtl(*verb, encoding="ascii", LC_ALL="C")
+        process.join(60)
+        written = b"".join(Path(name).read_bytes() for name in ("output", "errors"))
+        assert process.exitcode == code, written
+        assert written.isascii()
+        assert written

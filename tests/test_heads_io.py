@@ -54,7 +54,7 @@ REFUSED = [
     (POOLED, lambda c, t: c.update(more=1), "more"),
     (POOLED, lambda c, t: c.update(format=2), "format is 2"),
     (POOLED, lambda c, t: c["parameters"].update(gamma=1), "gamma"),
-    (POOLED, lambda c, t: c["facts"].popitem(), "facts"),
+    (POOLED, lambda c, t: c["facts"].pop(next(iter(c["facts"]))), "facts"),
     (POOLED, lambda c, t: c.update(parameters=[1]), "parameters"),
     (POOLED, lambda c, t: c.update(classes=[0]), "2 or more"),
     (POOLED, lambda c, t: c.update(classes=[0.5, 1.5, 2.5]), "classes"),

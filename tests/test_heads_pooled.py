@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from samtl.heads import logreg, mlp
+from samtl.heads import knn, logreg, mlp
 from samtl.heads.base import moments, reciprocal, scaled
+from samtl.heads.io import load, save
 from samtl.heads.logreg import Head
+from samtl.metrics.calibration import fit_temperature
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = mlp.Head(hidden=(32,), epochs=20, lr=1e-2)
@@ -148,3 +152,33 @@ def test_learns_what_a_line_cannot():
 def test_classes_of_one_sample_need_no_validation_part():
     head = mlp.Head(epochs=40, lr=1e-2).fit(np.eye(3), ["a", "b", "c"])
     assert head.predict(np.eye(3)).tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [Head(C=100.0, scaling="none"), mlp.Head(hidden=(64,), epochs=30, patience=30), knn.Head()],
+)
+def test_calibration_makes_probabilities_honest_and_changes_no_class(head, tmp_path):
+    X, y = problem(600, 40, spread=0.25)
+    X, y, new_X, new_y = X[:300], y[:300], X[300:], y[300:]
+    plain = clone(head).fit(X, y)
+    calibrated = clone(head).set_params(calibrate=True).fit(X, y)
+    before, after = plain.predict_proba(new_X), calibrated.predict_proba(new_X)
+    np.testing.assert_array_equal(before.argmax(1), after.argmax(1))
+    assert log_loss(new_y, after) < log_loss(new_y, before) + 1e-3
+    assert plain.temperature_ == 1
+    save(calibrated, tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).predict_proba(new_X), after)
+
+
+def test_the_temperature_is_that_of_overconfident_logits():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(20_000, 5)) * 2
+    codes = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
+    assert fit_temperature(logits * 3, codes) == pytest.approx(3, rel=0.05)
+
+
+def test_numbers_have_no_temperature():
+    X, y = problem()
+    with pytest.raises(ValueError, match="calibrate"):
+        mlp.Head(calibrate=True, epochs=1).fit(X, y.astype(float), task="regression")

@@ -25,7 +25,16 @@ NUMBERS = [
     for kind, made in (("heads", "Head"), ("baselines", "Baseline"))
     for name in registry.names(kind)
     for key, value in getattr(registry.load(kind, name), made)().get_params().items()
-    if key not in ("random_state", "checkpoint", "device", "scaling", "class_weights", "precision")
+    if key
+    not in (
+        "random_state",
+        "checkpoint",
+        "device",
+        "scaling",
+        "class_weights",
+        "precision",
+        "calibrate",
+    )
 ]
 WHOLE = {
     "epochs",

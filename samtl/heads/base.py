@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from samtl._runtime import Note
 from samtl.errors import InputError
+from samtl.metrics.calibration import fit_temperature
 from samtl.metrics.multilabel import LIKELY
 from samtl.splits import VALIDATION_SHARE
 
@@ -128,6 +129,7 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
 
     n_features_in_: int
     task_ = "classification"
+    calibrate, temperature_ = False, 1.0
     #: The store's array that each task reads.
     tiers: ClassVar[dict[str, str]] = {"classification": "pooled"}
 
@@ -186,7 +188,12 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
             train, held = np.arange(len(rows)), len(rows) + np.arange(len(Xv))
             rows = np.concatenate([rows, Xv])
             codes = np.concatenate([codes, _coded(task, yv, self.classes_)[1]])
-        self.shape_, self.columns_ = rows.shape[1:], ()
+        self.shape_, self.columns_, self.temperature_ = rows.shape[1:], (), 1.0
+        if self.calibrate:
+            if task != "classification":
+                raise ValueError(f"calibrate is for classification, not for {task}")
+            alone = clone(self).set_params(calibrate=False).fit(rows[train], codes[train])
+            self.temperature_ = fit_temperature(alone._logits(rows[held]), codes[held])
         self._fit(rows, codes, train, held, seed, on_event or (lambda event: None))
         return self
 
@@ -198,7 +205,7 @@ class PooledHead(ClassifierMixin, Model):  # type: ignore[misc]
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, dtype=np.float32)
         logits = [self._logits(rows[i : i + _SLICE]) for i in range(0, len(rows), _SLICE)]
-        return np.asarray(LINKS[self.task_](np.concatenate(logits)))
+        return np.asarray(LINKS[self.task_](np.concatenate(logits) / self.temperature_))
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Compute the probability of each class, (n, F) to (n, K); InputError if numbers are predicted."""

@@ -25,7 +25,12 @@ TENSORS = "head.safetensors"
 #: Name of the class of each kind of model in its module.
 CLASSES = {"heads": "Head", "baselines": "Baseline"}
 
-_LATER = ("precision", "class_weights")  # parameters that models of this format may lack
+_LATER = (
+    "precision",
+    "class_weights",
+    "calibrate",
+)  # parameters that models of this format may lack
+_LATER_FACTS = {"temperature_": 1.0}
 
 
 class Card(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -118,11 +123,12 @@ def _load(folder: Path, raw: bytes) -> Model:
     known = made().get_params()
     earlier = {name: known[name] for name in _LATER if name in known}
     _require("parameters", {**earlier, **card.parameters}, known)
-    _require("facts", card.facts, made.facts)
+    facts = {name: value for name, value in _LATER_FACTS.items() if name in made.facts} | card.facts
+    _require("facts", facts, made.facts)
     model: Model = made(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in card.parameters.items()}
     )
-    for name, value in card.facts.items():
+    for name, value in facts.items():
         setattr(model, name, value)
     model.adopt(card.task, card.classes, card.shape)
     if card.columns and len(card.columns) != model.shape_[0]:

@@ -18,6 +18,7 @@ from samtl.heads.base import (
     OnEvent,
     PooledHead,
     Rows,
+    check_choice,
     check_ranges,
     scaled,
     standard,
@@ -38,6 +39,9 @@ class Head(PooledHead):
     ----------
     neighbours : int, optional
         How many vote; by default chosen from 1, 3, 5, 9, 15 and 25.
+    calibrate : bool
+        Whether one temperature, chosen on the validation part, scales the logits (for classification). A head of the
+        training part alone is fitted for that, too.
     random_state : int
         For the validation part that is drawn if none is passed.
 
@@ -48,13 +52,15 @@ class Head(PooledHead):
     """
 
     tiers: ClassVar[dict[str, str]] = {"classification": "pooled"}
-    facts = ("neighbours_", "n_samples_")
+    facts = ("neighbours_", "n_samples_", "temperature_")
 
     neighbours: int | None = None
+    calibrate: bool = False
     random_state: Any = 0
 
     def _check(self) -> None:
         check_ranges(self, neighbours=1)
+        check_choice(self, "calibrate", (False, True))
 
     def _fit(
         self, X: Features, codes: Rows, train: Rows, held: Rows, seed: int, on_event: OnEvent

@@ -53,6 +53,9 @@ class Head(LinearHead):
         The final fit ends at an iteration that decreases the mean loss by less, relative to a loss above 1.
     class_weights : {"balanced"}, optional
         `balanced` weights samples inversely to the size of their class, in every loss. For classification.
+    calibrate : bool
+        Whether one temperature, chosen on the validation part, scales the logits (for classification). A head of the
+        training part alone is fitted for that, too.
     random_state : int
         For the validation part that is drawn if none is passed.
 
@@ -67,7 +70,7 @@ class Head(LinearHead):
     """
 
     tiers: ClassVar[dict[str, str]] = {"classification": "pooled", "multilabel": "pooled"}
-    facts = ("C_", "scaling_", "n_iter_", "converged_")
+    facts = ("C_", "scaling_", "n_iter_", "converged_", "temperature_")
     #: The result does not depend on the starting point.
     convex = True
 
@@ -76,6 +79,7 @@ class Head(LinearHead):
     max_iter: int = 1000
     tol: float = 1e-6
     class_weights: str | None = None
+    calibrate: bool = False
     random_state: Any = 0
 
     def gains(self, n: int, task: str) -> bool:
@@ -92,6 +96,7 @@ class Head(LinearHead):
     def _check(self) -> None:
         check_choice(self, "scaling", ("auto", "standard", "none"))
         check_choice(self, "class_weights", CLASS_WEIGHTS)
+        check_choice(self, "calibrate", (False, True))
         check_ranges(self, C="positive", max_iter=1, tol="not negative")
 
     def _fit(

@@ -18,6 +18,7 @@ from samtl.heads.base import (
     OnEvent,
     PooledHead,
     Rows,
+    check_choice,
     check_ranges,
     standard,
 )
@@ -43,6 +44,9 @@ class Head(PooledHead, Network):
         In [0, 1), after each hidden layer.
     epochs, batch_size, lr, weight_decay, patience, precision, class_weights
         See `Network`.
+    calibrate : bool
+        Whether one temperature, chosen on the validation part, scales the logits (for classification). A head of the
+        training part alone is fitted for that, too.
     random_state : int
         For initial weights, order of samples, dropout, and the validation part that is drawn if none is passed.
     """
@@ -54,8 +58,10 @@ class Head(PooledHead, Network):
     lr: float = 1e-3
     weight_decay: float = 1e-2
     patience: int = 10
+    calibrate: bool = False
 
     _fewest = 16
+    facts = (*Network.facts, "temperature_")
     tiers: ClassVar[dict[str, str]] = dict.fromkeys(
         ("classification", "multilabel", "regression"), "pooled"
     )
@@ -63,6 +69,7 @@ class Head(PooledHead, Network):
     def _check(self) -> None:
         super()._check()
         check_ranges(self, dropout="share")
+        check_choice(self, "calibrate", (False, True))
         widths = [*self.hidden]
         if not all(type(width) is int and width >= 1 for width in widths):
             raise ValueError(f"hidden must hold widths from 1, got {self.hidden!r}")

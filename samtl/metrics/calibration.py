@@ -17,6 +17,26 @@ def bin_of(confidence: Floats) -> NDArray[np.int64]:
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
+def fit_temperature(logits: Floats, codes: NDArray[np.int64]) -> float:
+    """Return the temperature T > 0 for which softmax(logits / T) has the least log loss (Guo et al. 2017).
+
+    Parameters
+    ----------
+    logits : (n, K) float64
+        Unnormalised log-probabilities of samples that the model has not learnt from.
+    codes : (n,) int64
+        Their classes.
+    """
+    from scipy.optimize import minimize_scalar  # slow to import
+    from scipy.special import log_softmax
+
+    def log_loss(log_temperature: float) -> float:
+        scores = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -float(scores[np.arange(len(codes)), codes].mean())
+
+    return float(np.exp(minimize_scalar(log_loss, bounds=(-4, 4), method="bounded").x))
+
+
 def calibration_error(confidence: Floats, hit: NDArray[np.bool_], inflation: float = 1.0) -> Score:
     """Estimate the expected calibration error without bias, with a 95 % interval.
 

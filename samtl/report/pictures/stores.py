@@ -92,8 +92,8 @@ def _maps(stores: Mapping[str, Store], arrays: Mapping[str, str], album: Album) 
             nearest = known.ids[near.places[i, 0]] if np.isfinite(near.cosines[i, 0]) else ""
             record |= {"x": float(place[0]), "y": float(place[1]), "nearest": nearest}
             records.append(record)
-        share = {"store": name, "encoder": one.encoder, "samples": len(rows)}
-        share["same class, %"] = near.agreement(known.values)
+        agreed = near.agreement(known.values)
+        share = {"store": name, "samples": len(rows), "same class, %": agreed}
         if "image_stats" in one.arrays and one.valid("image_stats")[rows].all():
             floor = _nearest(_standardised(one.read("image_stats", rows)), alike, 1)
             share["by image statistics, %"] = floor.agreement(known.values)
@@ -224,7 +224,8 @@ def _alike(store: Store, ids: Sequence[str]) -> list[NDArray[np.int64]]:
 
 def _standardised(values: NDArray[Any]) -> Floats:
     """Bring the columns of (n, F) to mean 0 and deviation 1; what is not finite is taken for 0."""
-    x: Floats = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)
+    x: Floats = values.astype(np.float32)
+    x[~np.isfinite(x)] = 0
     x -= x.mean(axis=0)
     x /= np.maximum(x.std(axis=0), 1e-6)
     return x
