@@ -31,7 +31,7 @@ from samtl.images.transforms import IMAGE_SIZE, check_image_size
 
 NAMES = {
     "hf:REPO_OR_FOLDER": "DINOv2 and 3, SAM 2, SigLIP, CLIP, ... of transformers: hf:REPO[@REVISION] or hf:FOLDER",
-}  # fmt: skip
+}
 
 _SIDE = 64  # tokens along a side by default
 _USUAL_SIZE = 224  # pixels, for a network that has no size of its own
@@ -110,10 +110,8 @@ class Encoder(TorchEncoder):
         if compute_dtype.startswith(INT8):
             engine = "int8"
         model, weights = load(source, checkpoint)
-        # What positions are computed from, which a smaller dtype would move.
-        exact = {key: b.clone() for key, b in model.named_buffers() if key.endswith("inv_freq")}
         layout = _layout(source.folder, found.image_size)
-        forward = functools.partial(_forward_pass, engine=engine, layout=layout, exact=exact)
+        forward = functools.partial(_forward_pass, engine=engine, layout=layout)
         super().__init__(found, weights, model, forward, on, compute_dtype)
 
 
@@ -269,12 +267,13 @@ def _layout(folder: Path, image_size: int | None) -> Layout:
             raise _unfit(config.model_type, f"its images are {' x '.join(map(str, own))}")
         own = own[0]
     first = _try(model, own)
-    if image_size in (None, own):
-        size = min(_SIDE, IMAGE_SIZE // first.patch) * first.patch if image_size is None else own
+    if image_size is None:
         try:
-            return _try(model, size, first.patch)
+            return _try(model, min(_SIDE, IMAGE_SIZE // first.patch) * first.patch, first.patch)
         except InputError:  # it has a fixed number of positions
             return first
+    if image_size == own:
+        return first
     check_image_size(image_size, first.patch)
     return _try(model, image_size, first.patch)
 
@@ -313,9 +312,8 @@ def output(model: Any, x: Tensor) -> Tensor:
     if "interpolate_pos_encoding" in known:
         more["interpolate_pos_encoding"] = True
     if "noise" in known:  # by which ViT-MAE sorts tokens
-        more["noise"] = torch.arange((x.shape[-1] // patch) ** 2, device=x.device).expand(
-            len(x), -1
-        )
+        order = torch.arange((x.shape[-1] // patch) ** 2, device=x.device)
+        more["noise"] = order.expand(len(x), -1)
     if "spatial_shapes" in known:  # SigLIP 2 takes patches, whose channels come last
         sides = [side // patch for side in x.shape[-2:]]
         more["spatial_shapes"] = torch.tensor([sides] * len(x), device="cpu")
@@ -332,12 +330,8 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
-def _forward_pass(model: Any, *, engine: str, layout: Layout, exact: dict[str, Tensor]) -> Forward:
+def _forward_pass(model: Any, *, engine: str, layout: Layout) -> Forward:
     """Return the forward pass of an engine; if it is not `reference`, the weights of linear layers are moved."""
-    for key, buffer in exact.items():
-        module, _, leaf = key.rpartition(".")
-        part = model.get_submodule(module)
-        setattr(part, leaf, buffer.to(getattr(part, leaf).device))
     side = layout.image_size // layout.patch
     if (kind := LAYERS[engine]) is not None:
         parts = [*model.modules()]
