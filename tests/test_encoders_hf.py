@@ -1,8 +1,10 @@
 """Backbones of transformers as encoders, on tiny networks with random weights, against transformers itself."""
 
+import copy
 import hashlib
 import json
 import os
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,6 +16,7 @@ from stubs import png, unpack
 
 import samtl
 from benchmarks.encoder import bench_encoder
+from samtl.embed.reload import reload_encoder
 from samtl.encoders import hf
 from samtl.encoders.weights import hub as found
 from samtl.errors import InputError, MismatchError, ResourceError, UnknownName
@@ -172,6 +175,13 @@ def test_a_run_says_which_model_it_needs(models, images, tmp_path, told):
     for options in (["--images", images], ["--from-store", "--cache", embedded["store"]]):
         code, found, _ = told("predict", "--run", run["path"], *options)
         assert (code, found["rows"]) == (0, 8)
+    moved, own = tmp_path / "moved", tmp_path / "own"
+    shutil.copytree(folder, moved)
+    identity = open_store(embedded["store"]).identity
+    (gone := copy.deepcopy(identity))["encoder"]["name"] = f"hf:{own}"
+    assert reload_encoder(gone, "folder own", "run", str(moved)).spec.name == f"hf:{own}"
+    with pytest.raises(InputError, match="own"):
+        reload_encoder(gone, "folder own", "run")
 
 
 def test_weights_from_elsewhere(models, images, tmp_path):

@@ -109,6 +109,7 @@ def test_other_tasks_are_coloured_by_a_number(tmp_path, data, unit):
     assert [*found] == ["map", "neighbours-1", "tokens"]
     assert all(isinstance(row[unit], float) for row in found["map"].rows)
     assert found["map"].figure.axes[-1].get_ylabel() == unit
+    assert len({row["sample_id"] for row in found["neighbours-1"].rows}) == 5
     values = {row["sample_id"]: row[unit] for row in found["map"].rows}
     if "%" in unit:
         name, value = next(iter(values.items()))

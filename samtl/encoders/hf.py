@@ -24,14 +24,14 @@ from samtl.encoders.fast.engines import LAYERS, check_engine
 from samtl.encoders.pooling import feature_names
 from samtl.encoders.torch_encoder import INT8, Forward, TorchEncoder
 from samtl.encoders.weights.checkpoints import load_weights
-from samtl.encoders.weights.hub import Source, find, with_weights
-from samtl.errors import InputError, require_extra
+from samtl.encoders.weights.hub import CONFIG, Source, find, with_weights
+from samtl.errors import InputError, SamtlError, require_extra
 from samtl.images.bands import BYTES, Bands, scaling
 from samtl.images.transforms import IMAGE_SIZE, check_image_size
 
 NAMES = {
     "hf:REPO_OR_FOLDER": "DINOv2 and 3, SAM 2, SigLIP, CLIP, ... of transformers: hf:REPO[@REVISION] or hf:FOLDER",
-}  # fmt: skip
+}
 
 _SIDE = 64  # tokens along a side by default
 _USUAL_SIZE = 224  # pixels, for a network that has no size of its own
@@ -53,9 +53,12 @@ class Layout:
 
 def spec(name: str, image_size: int | None = None, bands: Bands = OWN) -> EncoderSpec:
     """Return the properties of the encoder `name` without its weights, but with its configuration; see `Encoder`."""
-    source = find(name)
+    return _spec_of(find(name), image_size, bands)
+
+
+def _spec_of(source: Source, image_size: int | None, bands: Bands) -> EncoderSpec:
     layout, scale = _layout(source.folder, image_size), _normalisation(source.folder)
-    taken = three(name, bands.names)
+    taken = three(source.name, bands.names)
     mean, std = scale or ([255 * value for value in values] for values in _IMAGENET)
     features = feature_names(layout.channels, {})
     if layout.cls:
@@ -82,7 +85,7 @@ class Encoder(TorchEncoder):
 
     `dense` are the final tokens of the grid, for SAM 2 its features at 1/16 of the resolution. `pooled` has the CLS
     token at its end if there is one. If `image_size` is not the network's own, positions are resampled as transformers
-    does it.
+    does it. `checkpoint` may also be a copy of the model's folder, if the model is not where `name` says.
     """
 
     def __init__(
@@ -96,16 +99,19 @@ class Encoder(TorchEncoder):
         bands: Bands = OWN,
     ) -> None:
         check_engine(engine)
-        found, on = spec(name, image_size, bands), resolve_device(device)
+        try:
+            source = find(name)
+        except SamtlError:  # the folder was moved, or the repository is out of reach
+            if checkpoint is None or not Path(checkpoint, CONFIG).is_file():
+                raise
+            source, checkpoint = Source(name, Path(checkpoint).resolve()), None
+        found, on = _spec_of(source, image_size, bands), resolve_device(device)
         compute_dtype = resolve_compute(dtype, engine, on)
         if compute_dtype.startswith(INT8):
             engine = "int8"
-        source = find(name)
         model, weights = load(source, checkpoint)
-        # What positions are computed from, which a smaller dtype would move.
-        exact = {key: b.clone() for key, b in model.named_buffers() if key.endswith("inv_freq")}
         layout = _layout(source.folder, found.image_size)
-        forward = functools.partial(_forward_pass, engine=engine, layout=layout, exact=exact)
+        forward = functools.partial(_forward_pass, engine=engine, layout=layout)
         super().__init__(found, weights, model, forward, on, compute_dtype)
 
 
@@ -261,12 +267,13 @@ def _layout(folder: Path, image_size: int | None) -> Layout:
             raise _unfit(config.model_type, f"its images are {' x '.join(map(str, own))}")
         own = own[0]
     first = _try(model, own)
-    if image_size in (None, own):
-        size = min(_SIDE, IMAGE_SIZE // first.patch) * first.patch if image_size is None else own
+    if image_size is None:
         try:
-            return _try(model, size, first.patch)
+            return _try(model, min(_SIDE, IMAGE_SIZE // first.patch) * first.patch, first.patch)
         except InputError:  # it has a fixed number of positions
             return first
+    if image_size == own:
+        return first
     check_image_size(image_size, first.patch)
     return _try(model, image_size, first.patch)
 
@@ -305,9 +312,8 @@ def output(model: Any, x: Tensor) -> Tensor:
     if "interpolate_pos_encoding" in known:
         more["interpolate_pos_encoding"] = True
     if "noise" in known:  # by which ViT-MAE sorts tokens
-        more["noise"] = torch.arange((x.shape[-1] // patch) ** 2, device=x.device).expand(
-            len(x), -1
-        )
+        order = torch.arange((x.shape[-1] // patch) ** 2, device=x.device)
+        more["noise"] = order.expand(len(x), -1)
     if "spatial_shapes" in known:  # SigLIP 2 takes patches, whose channels come last
         sides = [side // patch for side in x.shape[-2:]]
         more["spatial_shapes"] = torch.tensor([sides] * len(x), device="cpu")
@@ -324,12 +330,8 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
-def _forward_pass(model: Any, *, engine: str, layout: Layout, exact: dict[str, Tensor]) -> Forward:
+def _forward_pass(model: Any, *, engine: str, layout: Layout) -> Forward:
     """Return the forward pass of an engine; if it is not `reference`, the weights of linear layers are moved."""
-    for key, buffer in exact.items():
-        module, _, leaf = key.rpartition(".")
-        part = model.get_submodule(module)
-        setattr(part, leaf, buffer.to(getattr(part, leaf).device))
     side = layout.image_size // layout.patch
     if (kind := LAYERS[engine]) is not None:
         parts = [*model.modules()]

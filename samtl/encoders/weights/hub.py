@@ -16,8 +16,8 @@ from samtl.errors import InputError, ResourceError, SamtlError, require_extra
 
 _log = logging.getLogger(__name__)
 PREFIX = "hf:"
-_CONFIG = "config.json"
-_ABOUT = (_CONFIG, "preprocessor_config.json", "processor_config.json")
+CONFIG = "config.json"
+_ABOUT = (CONFIG, "preprocessor_config.json", "processor_config.json")
 # The usual files first; a repository may hold the same weights in others.
 _WEIGHTS = (
     ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
@@ -58,9 +58,9 @@ def find(name: str) -> Source:
                 f"--encoder {name}: no such folder (expected a folder, or a repository such as facebook/dinov2-small)"
             )
         source = Source(name, _described(repository, revision), repository)
-    if not (source.folder / _CONFIG).is_file():
+    if not (source.folder / CONFIG).is_file():
         raise InputError(
-            f"--encoder {name} has no {_CONFIG}: expected a model of transformers, as save_pretrained writes it"
+            f"--encoder {name} has no {CONFIG}: expected a model of transformers, as save_pretrained writes it"
         )
     return source
 

@@ -124,7 +124,7 @@ def _neighbours(
     """Show the nearest neighbours of some samples."""
     rows = []
     legend = {"same class": HIT, "another class": MISSED} if known.unit == "class" else {}
-    for asked in _varied(known, _ASKED):
+    for asked in _varied(known, _ASKED if legend else _ASKED // 2):
         sample, mine = known.ids[asked], known.names[asked]
         pictures = [Picture(album.photograph(sample, SIDE // 2), mine)]
         each = zip(near.places[asked].tolist(), near.cosines[asked].tolist(), strict=True)
