@@ -24,6 +24,8 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "samtl needs Python 3.11 or later, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "making $(VENV) failed; on Debian: apt install python3-venv" >&2; exit 2; }
+# The pip that comes with Python 3.11 takes three times as long to find what fits.
+	@$(INSTALL) --upgrade pip
 
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) -e .

@@ -13,14 +13,15 @@ import torch
 
 from benchmarks.paired import TIER_IN_ROWS, Row, against, alternating
 from benchmarks.paired import alone as alone_row
-from samtl import registry
 from samtl.embed.api import embed
+from samtl.embed.fitted import takes_from_images, with_weights
+from samtl.embed.pipeline import load_encoder
 from samtl.embed.plan import EmbedConfig, prepare
 
 
 def bench_embed(
     encoder: str = "tiny",
-    checkpoint: str = "random:0",
+    checkpoint: str | None = None,
     dataset: str = "synthetic:8",
     *,
     root: str | Path | None = None,
@@ -45,8 +46,8 @@ def bench_embed(
     ----------
     encoder : str
         Name of the encoder.
-    checkpoint : str
-        Weights, as for embed; the duration does not depend on them.
+    checkpoint : str, optional
+        Weights, as for embed; by default untrained ones, since the duration does not depend on them.
     dataset : str
         Dataset to embed. On a GPU, some tens of batches are needed until stages overlap.
     root : path, optional
@@ -78,6 +79,8 @@ def bench_embed(
     list of Row
         `embed/TIERS` in seconds, with the ratio to `encoder-alone`; then `encoder-alone`.
     """
+    if checkpoint is None and not takes_from_images(encoder):
+        checkpoint = "random:0"
     told, add = on_event or (lambda text: None), on_row or (lambda row: None)
     options: dict[str, Any] = {
         "root": root, "checkpoint": checkpoint, "device": device, "dtype": dtype, "engine": engine,
@@ -85,14 +88,13 @@ def bench_embed(
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="samtl-bench-", dir=out) as folder:
         options |= {"tiers": "+".join(tiers).split("+"), "out": Path(folder) / "bench.zarr"}
-        plan = prepare(EmbedConfig(dataset, encoder, **options), download=False).plan
+        job = prepare(EmbedConfig(dataset, encoder, **options), download=False)
+    plan = job.plan
     told(f"loading {encoder}")
-    model = registry.load("encoders", encoder).Encoder(
-        encoder, checkpoint, plan.device, plan.compute_dtype, plan.image_size
-    )
+    model: Any = load_encoder(with_weights(job), plan.device)
     # The same for all sides, even if a pass would choose another.
     options["batch_size"] = batch = plan.batch_size or model.best_batch(plan.rows)
-    shape = batch, 3, plan.image_size, plan.image_size
+    shape = batch, len(plan.bands), plan.image_size, plan.image_size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(
         model.device, model.dtype
     )

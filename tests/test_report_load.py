@@ -18,6 +18,7 @@ from samtl.experiment.held_out import floor_title
 from samtl.experiment.run import read_run
 from samtl.experiment.tables import read_curves, read_predictions
 from samtl.report.compare import share_of
+from samtl.report.figures import score_tables
 from samtl.report.findings import compared
 from samtl.report.load import read_comparisons, set_apart
 from samtl.sweep import plan as planning
@@ -309,3 +310,13 @@ def test_a_sweep_over_stores_of_two_image_sizes_is_one_comparison(tmp_path):
     assert {run.resolution for run in found.runs} == {64, 96}
     pairs = {(pair.better.model, pair.other.model) for pair in compared(found)}
     assert {"conv @ 64 px", "conv @ 96 px"} in map(set, pairs)
+
+
+def test_encoders_and_heads_have_a_table(tmp_path):
+    for name in ("mlp", "logreg"):
+        a_run(tmp_path, name, encoder="hf:/folder/dinov2")
+        a_run(tmp_path, name, encoder="rcf", fingerprint="e" * 64, store="toy.rcf")
+    parts = score_tables(the_one(tmp_path))
+    (part,) = [part for part in parts if part.name == "scores-by-encoder"]
+    assert sorted(row["encoder"] for row in part.shown) == ["dinov2", "rcf"]
+    assert {*part.shown[0]} == {"encoder", "mlp", "logreg"}

@@ -188,6 +188,9 @@ def _forward(model: nn.Module, patch: int) -> Forward:
     before = (SIDE - STRIDE) // 2
 
     def run(x: Tensor, tap: Callable[[Tensor], None]) -> Tensor:
+        x = x.contiguous(
+            memory_format=torch.channels_last
+        )  # or the product takes three times as long
         x = pad(x, (before, SIDE - STRIDE - before) * 2, mode="replicate")
         responses = conv2d(x, weight, model.bias, STRIDE)
         signed = avg_pool2d(responses, patch // STRIDE).contiguous()

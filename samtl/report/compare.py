@@ -15,6 +15,7 @@ from samtl.experiment.run import Run, Scores
 from samtl.metrics.classification import Score
 from samtl.metrics.declared import Metric, ranked_by
 
+STORE = " @ "  # in a model's name, before what its head reads
 STANDARD_SHARE = 0.2  # the held-out share of the headline: "80-20"
 
 

@@ -19,7 +19,7 @@ from samtl.errors import InputError, SamtlError
 from samtl.experiment.held_out import FLOOR, floor_title
 from samtl.experiment.run import CONFIG, METRICS, Run, read_run
 from samtl.experiment.tables import READERS
-from samtl.report.compare import Comparison, Kind, kind_of, samples_of, share_of
+from samtl.report.compare import STORE, Comparison, Kind, kind_of, samples_of, share_of
 from samtl.splits.spec import leaks
 from samtl.store.reader import Store, open_store
 from samtl.store.storage import is_url
@@ -274,7 +274,7 @@ def _names(runs: dict[Model, Run]) -> dict[Model, str]:
         if differ:
             name += f" ({', '.join(differ)})"
         if others := [runs[other] for other in same if other.store != model.store and other.store]:
-            name += f" @ {_store(run, others)}"
+            name += f"{STORE}{_store(run, others)}"
         names[model] = name
     return names
 
@@ -282,7 +282,7 @@ def _names(runs: dict[Model, Run]) -> dict[Model, str]:
 def _store(run: Run, others: Sequence[Run]) -> str:
     """Describe the store of a run by what tells it from those of others; by its encoder if there are none."""
     if not others:
-        return run.encoder
+        return run.encoder.rpartition("/")[2]
     for own, *rest in zip(_descriptions(run), *map(_descriptions, others), strict=True):
         differ = [fact for i, fact in enumerate(own) if any(other[i] != fact for other in rest)]
         if differ and all(other != own for other in rest):
@@ -292,6 +292,7 @@ def _store(run: Run, others: Sequence[Run]) -> str:
 
 def _descriptions(run: Run) -> list[list[str]]:
     """Describe the store of a run by ever more of what made it, then by its name, then by its fingerprint."""
-    size = f"{run.identity.get('image_size')} px"
-    embedding = [run.encoder], [run.encoder, size], [run.encoder, run.weights, size]
+    # Of a model of transformers, the folder or the name of the repository.
+    encoder, size = run.encoder.rpartition("/")[2], f"{run.identity.get('image_size')} px"
+    embedding = [encoder], [encoder, size], [run.encoder, run.weights, size]
     return [*embedding, [run.store], [run.fingerprint[:8]]]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, StrMethodFormatter
 
 from samtl.metrics.declared import Metric, metrics_of
-from samtl.report.compare import Comparison, Series, Spread, untrained, weights_of
+from samtl.report.compare import STORE, Comparison, Series, Spread, untrained, weights_of
 from samtl.report.page import Cell, Part, Row, caption, slug
 from samtl.report.style import (
     GRID,
@@ -69,6 +69,7 @@ def score_tables(comparison: Comparison) -> list[Part]:
                 )
             )
     standard = [*comparison.standard, *comparison.beside(comparison.standard)]
+    parts += _by_encoder(comparison, comparison.standard)
     text = caption("scores", series=standard)
     listed = [m for m in metrics_of(comparison.task) if m.listed]
     every = [row for one in comparison.series for row in _long(one, metrics_of(comparison.task))]
@@ -83,6 +84,29 @@ def score_tables(comparison: Comparison) -> list[Part]:
         )
     )
     return parts
+
+
+def _by_encoder(comparison: Comparison, some: Sequence[Series]) -> list[Part]:
+    """Return a table of encoders and heads, if there are several of both."""
+    metric, cells = comparison.metric, defaultdict[str, dict[str, Spread | None]](dict)
+    split = {one.model: one.model.partition(STORE) for one in some if STORE in one.model}
+    stores = dict.fromkeys(store for _, _, store in split.values())
+    for one in comparison.ranked([one for one in some if one.model in split]):
+        head, _, store = split[one.model]
+        cells[head].setdefault(store, one.spread(metric.name))
+    if min(len(cells), len(stores)) < 2:
+        return []
+    columns = {
+        head: _column(metric, {store: column.get(store) for store in stores}, interval=True)
+        for head, column in cells.items()
+    }
+    shown = [
+        {"encoder": store} | {h: column[store] for h, column in columns.items()} for store in stores
+    ]
+    rows = [row for one in some if one.model in split for row in _long(one, [metric])]
+    title = f"{capital(metric.title)} of each head on each encoder"
+    text, note = caption("by_encoder", metric=metric, series=some), untrained(comparison.pairs)
+    return [Part("scores-by-encoder", title, text, rows, note, shown=shown)]
 
 
 def _has_shares(some: Sequence[Series]) -> bool:
