@@ -55,6 +55,7 @@ class FakeStore:
     encoder, weights, untrained = "tiny", "untrained (random:0)", True
     groups = parts = ()
     tiers = ("pooled",)
+    state = SimpleNamespace(identity=SimpleNamespace(files={}))
 
     def __init__(self, n=120, statistics=True):
         random, centres = np.random.default_rng(0), 1.5 * np.eye(3, 8)
