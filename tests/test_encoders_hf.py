@@ -250,14 +250,10 @@ def test_normalisation_is_the_checkpoint_s(tmp_path, about, mean, std):
         ("AST", VIT, "audio-spectrogram"),
         ("Dinov2", dict(VIT, image_size=[56, 112]), "56 x 112"),
         ("Dinov2", dict(VIT, num_channels=6), "6 bands"),
-        ("ViT", dict(VIT, image_size=64, patch_size=[16, 8]), "grid"),
     ],
 )
 def test_other_models_are_refused_by_their_type(tmp_path, kind, options, told):
-    try:
-        whole(kind, **options).save_pretrained(tmp_path)
-    except Exception:
-        pytest.skip("this transformers has no such configuration")
+    whole(kind, **options).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=told):
         hf.spec(f"hf:{tmp_path}")
 
@@ -270,9 +266,8 @@ def test_what_is_no_model(tmp_path, models):
     for name in ("empty", "odd", "torn", "gone/at/all", "../gone"):
         with pytest.raises(InputError):
             hf.spec(f"hf:{tmp_path}/{name}" if "gone" not in name else f"hf:{name}")
-    for name in ("hf", "hf:"):
-        with pytest.raises(UnknownName):
-            samtl.embed("synthetic:1", name)
+    with pytest.raises(UnknownName):
+        samtl.embed("synthetic:1", "hf")
     with pytest.raises(InputError, match="14"):
         hf.spec(f"hf:{folder}", 64)
     weights = (folder / "model.safetensors").read_bytes()
@@ -308,10 +303,7 @@ class Hub(BaseHTTPRequestHandler):
     folder, asked = None, []
     commit = "0123456789abcdef0123456789abcdef01234567"
 
-    def do_HEAD(self):
-        self.do_GET(body=False)
-
-    def do_GET(self, body=True):
+    def do_GET(self):
         path = self.path.partition("?")[0]
         self.asked.append(path)
         status, code, content, headers = 200, "", b"", {}
@@ -347,11 +339,10 @@ class Hub(BaseHTTPRequestHandler):
         ).items():
             self.send_header(name, str(value))
         self.end_headers()
-        if body:
+        if self.command == "GET":
             self.wfile.write(content)
 
-    def log_message(self, *arguments):
-        pass
+    do_HEAD, log_message = do_GET, lambda *told: None
 
 
 @pytest.fixture
@@ -366,9 +357,7 @@ def hub(models, monkeypatch, tmp_path):
         "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
     }.items():  # fmt: skip
         monkeypatch.setattr(constants, name, value)
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     found._described.cache_clear()
     yield constants
     server.shutdown()
@@ -376,7 +365,7 @@ def hub(models, monkeypatch, tmp_path):
 
 
 def test_a_repository_is_downloaded_once(hub, images, monkeypatch, tmp_path):
-    (Hub.folder / "notes.txt").write_text("not needed")
+    (Hub.folder / "notes.txt").touch()
     first = embed(images, "hf:some/model", 56)
     assert first.path.name == "folder-images.hf-some-model.56.zarr"
     assert first.weights == f"official some/model@{Hub.commit[:12]}"
