@@ -25,10 +25,10 @@ def test_verbs_are_timed_on_one_finished_store(run, monkeypatch, tmp_path, one_t
         return float(len(told) + len(fits))
 
     monkeypatch.setattr(verbs, "_seconds", seconds)
-    rows = verbs.bench_verbs("synthetic:4", rounds=1, out=tmp_path)
-    assert [row.name for row in rows] == ["embed-again/32", "embed-again/32/reading", "fit/cli"]
+    rows = verbs.bench_verbs("synthetic:20", rounds=1, out=tmp_path)
+    assert [row.name for row in rows] == ["embed-again/160", "embed-again/160/reading", "fit/cli"]
     assert [row.vs for row in rows] == ["", "", "fit-python"]
-    assert all("32 images for classification, 0 to do" in output for output in told)
+    assert all("160 images for classification, 0 to do" in output for output in told)
     assert (len(told), len(fits), fits.count("python")) == (4, 4, 2)
     assert not list(tmp_path.glob("samtl-bench-*"))
 
