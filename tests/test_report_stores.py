@@ -13,6 +13,7 @@ from stubs import embedded
 from toys import Reads, blobs, numbers, several, stripes
 
 from samtl.errors import DamageError
+from samtl.report.figures import encoder_costs
 from samtl.report.figures.plane import MOST_COLOURS, plane
 from samtl.report.load import read_stores
 from samtl.report.pictures import stores as pictures
@@ -175,3 +176,19 @@ def test_few_samples_have_no_map_and_many_classes_share_a_colour(tmp_path):
     assert said[-1] == "others"
     three = dict.fromkeys("abc", (points, ("x", "y")))
     assert len(plane(three, None, points[:, 0], "level", "").axes) == 3 + 1  # that of the colours
+
+
+def test_what_encoders_cost_stands_beside_the_best_score(two, tmp_path):
+    for name, store in two.items():
+        options = {"store": name, "encoder": name, "fingerprint": store.fingerprint}
+        for head in ("mlp", "logreg"):
+            a_run(tmp_path, head, store_path=str(store.path), **options)
+    comparison = the_one(tmp_path)
+    (part,) = encoder_costs(comparison, read_stores(comparison)[0])
+    assert {row["encoder"]: row["image size"] for row in part.rows} == {"small": 64, "large": 128}
+    for row in part.rows:
+        store = two[row["encoder"]]
+        size = sum(store.bytes_of(tier) for tier in store.tiers) / 24 / 1024
+        assert row["KiB an image"] == pytest.approx(size)
+        assert row["best model"].endswith(f"@ {row['encoder']}")
+    assert encoder_costs(comparison, {"small": two["small"]}) == []

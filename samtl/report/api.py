@@ -250,7 +250,13 @@ def _chapter(comparison: Comparison, album: Album, encoder_seconds: float | None
         Section("Masks", [*panels, *figures.image_scores(comparison)]),
         Section("Mistakes", [*figures.confusions(comparison), *mistakes]),
         Section("Training", figures.training_curves(comparison)),
-        Section("Cost", [figures.costs(comparison, encoder_seconds)]),
+        Section(
+            "Cost",
+            [
+                *figures.encoder_costs(comparison, stores),
+                figures.costs(comparison, encoder_seconds),
+            ],
+        ),
         Section("Failures", figures.failures(comparison)),
         Section("Provenance", figures.provenance(comparison)),
     ]

@@ -5,6 +5,7 @@ from samtl.report.figures.calibration import reliability as reliability
 from samtl.report.figures.classes import per_class as per_class
 from samtl.report.figures.confusion import confusions as confusions
 from samtl.report.figures.costs import costs as costs
+from samtl.report.figures.costs import encoder_costs as encoder_costs
 from samtl.report.figures.costs import pass_seconds as pass_seconds
 from samtl.report.figures.numbers import predicted_numbers as predicted_numbers
 from samtl.report.figures.scores import by_share as by_share

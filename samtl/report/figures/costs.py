@@ -15,10 +15,11 @@ from matplotlib.ticker import StrMethodFormatter
 
 from samtl._runtime import duration
 from samtl.experiment.run import Run
-from samtl.report.compare import Comparison, untrained
+from samtl.report.compare import STORE, Comparison, untrained
 from samtl.report.load import read_stores
 from samtl.report.page import Part, Row, caption
 from samtl.report.style import INK, Look, log_scale, looks, new_figure, rows_of_names
+from samtl.store.reader import Store
 
 _TOTAL, _TRAINING = "seconds, median", "training alone, s"
 _PAUSE = 10  # times the usual gap between two commits, above which the encoder was not working
@@ -123,9 +124,38 @@ def pass_seconds(comparison: Comparison) -> float | None:
     stores, the store is in a bucket or no longer where the runs found it, or all of it was committed within a second.
     """
     stores, absent = read_stores(comparison)
-    if absent or len(stores) != 1:
-        return None
-    (store,) = stores.values()
+    return None if absent or len(stores) != 1 else _working_seconds(*stores.values())
+
+
+def encoder_costs(comparison: Comparison, stores: Mapping[str, Store]) -> list[Part]:
+    """Return what an image costs each of several encoders, beside the best score on what it gives."""
+    metric, ranked = comparison.metric, comparison.ranked(comparison.standard)
+    rows: list[Row] = []
+    for name, store in stores.items() if len(stores) > 1 else ():
+        best = next((one for one in ranked if one.model.endswith(f"{STORE}{name}")), None)
+        if best is None:
+            continue
+        seconds, images = _working_seconds(store), int(store.valid().sum())
+        spread, unit = best.spread(metric.name), f", {metric.unit}" if metric.unit else ""
+        device = next((str(writer["device"]) for writer in store.writers()), "")
+        rows.append(
+            {
+                "encoder": name,
+                "ms an image": seconds and 1000 * seconds / max(images, 1),
+                "device": device,
+                "computed in": store.identity["compute_dtype"],
+                "image size": store.image_size,
+                "KiB an image": sum(map(store.bytes_of, store.tiers)) / 1024 / max(len(store), 1),
+                "best model": best.model,
+                f"{metric.title}{unit}": metric.factor * spread.mean,
+            }
+        )
+    text = caption("encoder_costs", one=comparison.standard[0])
+    return [Part("encoders", "Cost and score of each encoder", text, rows)] if rows else []
+
+
+def _working_seconds(store: Store) -> float | None:
+    """Add up the time between the commits of a store, without pauses; None if all are of one second."""
     committed = [str(writer["committed"]) for writer in store.writers()]
     times = sorted(datetime.fromisoformat(text).timestamp() for text in committed)
     gaps = [later - earlier for earlier, later in pairwise(times)]
