@@ -80,7 +80,7 @@ def test_held_out_samples_are_those_of_other_stores(dataset, features, embedded)
     assert one.split.digest == two.split.digest
     assert one.comparison_key == two.comparison_key
     assert one.floor == two.floor
-    assert one.metrics["accuracy"] > 0.9
+    assert one.metrics["accuracy"].value > 0.9
     assert (
         imported(file, "--dataset", DATA)["fingerprint"] == told["fingerprint"]
     )  # again: nothing to do
@@ -112,7 +112,7 @@ def test_features_with_labels_need_no_images(dataset, features, kind):
     assert samtl.verify(store).exit_code == 0
     for head in ("logreg", "mlp"):
         run = samtl.fit_head(store, head=head, split=0.5)
-        assert run.metrics["accuracy"] > 0.8
+        assert run.metrics["accuracy"].value > 0.8
     done = samtl.predict(run, from_store=store)
     assert done.rows == N
     model = samtl.load_head(run)
