@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from stubs import embedded, image_folder
-from sweeps import FAST, counts, outcome
+from sweeps import FAST, counts, outcome, runs
 from sweeps import run as run_cold
 from toys import stripes
 
@@ -448,3 +448,16 @@ def test_what_cells_have_in_common_is_read_and_fitted_once(store, out, monkeypat
         path.write_text(json.dumps(content))
     (row, *_) = run(store, out, ["mlp"], "0.4").rows
     assert read_run(out / row["run"]).floor["accuracy"].value == 0.125
+
+
+def test_stores_of_one_dataset_hold_out_the_same_samples(store, out, tmp_path):
+    """Whatever one of them lacks is in no part of any, and is counted."""
+    dataset = stripes(75)
+    broken = {dataset.sample_ids[5], dataset.sample_ids[40]}
+    files = {name: b"" if name in broken else dataset.read(name) for name in dataset.sample_ids}
+    other = embedded(tmp_path, replace(dataset, read=files.__getitem__), 32, ("pooled",))
+    run([store, other], out, ["logreg"], "0.4,0.2")
+    found = runs(out)
+    assert len({one.split.digest for one in found}) == 2
+    assert len({one.comparison_key for one in found}) == 2
+    assert {one.left_out_because.get("not_in_every_store") for one in found} == {0, 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from operator import itemgetter
@@ -100,6 +100,20 @@ class Data:
         if self.group_by is not None:
             samples = replace(samples, groups=groups_by(samples.ids, self.group_by))
         self.samples = samples
+
+    def keep_ids(self, why: str, others: Sequence[Set[str]]) -> None:
+        """Leave out the samples whose ids are not in all of some sets, and count them."""
+        if not others:
+            return
+        samples = self.samples
+        kept = [all(name in ids for ids in others) for name in samples.ids]
+        usable = samples.usable & np.array(kept, dtype=bool)
+        if not usable.any():
+            raise InputError(
+                f"{self.store.path} and the other stores have no usable sample in common"
+            )
+        self.left_out[why] = int((samples.usable & ~usable).sum())
+        self.samples = replace(samples, usable=usable)
 
     def files(self) -> dict[str, bytes]:
         """Read what `predict` needs beside the head where the store is not: weights that come from the images."""

@@ -122,8 +122,18 @@ class Sources:
         return Trial(Images(images, size, given.state, hashes), *common)
 
     def _data(self, store: str, array: str, features: str | None) -> Data:
-        given = self.given
-        return Data(self.store(store), array, features, given.group_by, given.allow_partial)
+        given, own = self.given, self.store(store)
+        data = Data(own, array, features, given.group_by, given.allow_partial)
+        others = [self.store(other) for other in given.stores if other != store]
+        data.keep_ids(
+            "not_in_every_store",
+            [
+                {name for name, ok in zip(other.sample_ids, other.valid(), strict=True) if ok}
+                for other in others
+                if other.dataset == own.dataset
+            ],
+        )
+        return data
 
     def _images(self, store: str) -> Dataset:
         """Open the images of a store's rows, in their order, or all images without a store."""
