@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from samtl.cli import app
 from typer.testing import CliRunner
 
@@ -117,8 +118,9 @@ def test_features_with_labels_need_no_images(dataset, features, kind):
     assert done.rows == N
     model = samtl.load_head(run)
     assert len(model.predict(store)) == N
+    Image.new("RGB", (8, 8)).save("one.png")
     with pytest.raises(InputError, match="samtl import"):
-        samtl.predict(run, images=".")
+        samtl.predict(run, images="one.png")
     with pytest.raises(InputError, match="samtl import"):
         samtl.embed(DATA, "tiny", out=told["store"])
 
